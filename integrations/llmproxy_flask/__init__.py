@@ -1,0 +1,1 @@
+"""llmproxy-asgi for flask."""

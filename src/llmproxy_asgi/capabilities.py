@@ -1,0 +1,63 @@
+"""What a model takes, as data.
+
+The catalog fills one `Capabilities` per target (built-in knowledge, then the configuration's overrides) and the
+outbound translators obey it. Nothing here is code that decides; unknown models are taken to be able to do everything.
+"""
+
+from typing import Literal
+
+import msgspec
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+"""The one ladder, from least to most."""
+
+Sampling = Literal["any", "default", "none"]
+ThinkingControl = Literal["effort", "budget", "both"]
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one model at one upstream takes. Every field may be overridden in the configuration."""
+
+    tools: bool = True
+    parallel_tools: bool = True
+    images: bool = True
+    documents: bool = True
+    audio: bool = True
+    structured_output: bool = True
+    """A JSON schema by the upstream's own means."""
+    json_mode: bool = True
+    custom_tools: bool = True
+    """Free-text tools (OpenAI's `custom`)."""
+    max_output_tokens: int | None = None
+    """The model's ceiling; None: not known."""
+    default_max_output_tokens: int | None = None
+    """Sent where the protocol demands a number and the caller gave none; None: the protocol's own default."""
+    sampling: Sampling = "any"
+    """Whether temperature, top_p and top_k are taken: any value, default values only (so: left out), or not at all."""
+    efforts: tuple[Effort, ...] = EFFORTS
+    """The levels that the model takes, in the ladder's order; empty: no effort control at all."""
+    thinking: ThinkingControl = "effort"
+    """How thinking is asked for where the protocol knows both."""
+    thinking_off: bool = True
+    """Whether thinking can be switched off."""
+    max_thinking_budget: int | None = None
+    forced_tool_choice: bool = True
+    forced_tool_choice_with_thinking: bool = True
+    prefill: bool = True
+    """Whether a trailing assistant message is continued."""
+    system_midway: bool = True
+    """Whether a system message may stand in the middle of the conversation."""
+    developer_role: bool = True
+    """Whether `developer` is understood beside `system` (OpenAI's own models)."""
+    max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
+    stream_usage: bool = True
+    """Whether `stream_options: {include_usage: true}` is understood."""
+    cache_marks: bool = True
+    strict_tools: bool = True
+    """Whether `strict` is understood on tools."""
+    reasoning_content: bool = False
+    """Whether readable reasoning may be sent back as `reasoning_content`."""
+
+
+DEFAULT = Capabilities()

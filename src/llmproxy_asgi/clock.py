@@ -1,0 +1,43 @@
+"""The time, as the rest of the house asks for it: real here, turned by hand in tests.
+
+Durations are seconds on a monotonic clock; instants that people or wires see are aware UTC datetimes.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What may be asked of time."""
+
+    def monotonic(self) -> float:
+        """Seconds since some fixed moment; never steps."""
+
+    def now(self) -> datetime:
+        """The instant, aware, UTC."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after that many seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class SystemClock:
+    """The machine's time."""
+
+    def monotonic(self) -> float:
+        """Seconds since some fixed moment; never steps."""
+        return time.monotonic()
+
+    def now(self) -> datetime:
+        """The instant, aware, UTC."""
+        return datetime.now(UTC)
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after that many seconds."""
+        await asyncio.sleep(seconds)
+
+
+SYSTEM = SystemClock()

@@ -1,0 +1,611 @@
+"""The one vocabulary that every protocol is read into and written from.
+
+A `Request` asks, a `Response` answers, and a stream is a row of `StreamEvent`s that folds into a `Response`.
+Everything is an ordered list of parts, because order is meaning: thinking before a call, text between calls.
+
+Decisions that hold everywhere:
+
+- Four roles. A tool message holds only `ToolResult` parts: all results of one step. A protocol that mixes results and
+  text in one user message is read as a tool message followed by a user message.
+- A system message can stand anywhere and knows its authority. Encoders place it; decoders never glue.
+- Arguments of calls stay the raw JSON text they came as.
+- Reasoning state is sealed: a blob and its issuer. Only an encoder for that issuer opens it.
+- Usage counts totals: cache reads and writes are inside `input`, reasoning is inside `output`.
+- What has no word here becomes an `Opaque` part or an entry in `extras[protocol]`, at its place.
+
+No logic, no vendor's field names and no I/O live here.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from llmproxy_asgi.capabilities import Effort
+from llmproxy_asgi.errors import GatewayError
+
+JSONObject: TypeAlias = dict[str, Any]
+Extras: TypeAlias = Mapping[str, JSONObject]
+"""Protocol id to the fields of that protocol which have no word here."""
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+Role = Literal["system", "user", "assistant", "tool"]
+Authority = Literal["system", "developer"]
+Phase = Literal["commentary", "final_answer"]
+MediaKind = Literal["image", "audio", "video", "document"]
+Detail = Literal["auto", "low", "high", "original"]
+CallKind = Literal["function", "custom"]
+CacheLifetime = Literal["5m", "30m", "1h", "12h", "24h"]
+Visibility = Literal["hidden", "summary", "updates", "full"]
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is made per call. Subclasses are keyword-only, which msgspec does not inherit."""
+
+
+class Small(msgspec.Struct, frozen=True, gc=False):
+    """What is made per event and holds no other containers of ours; positional, because it is small."""
+
+
+# ── reasoning state, citations, cache marks ──────────────────────────────────────────────────────────────────────────
+
+
+class Seal(Record, frozen=True, kw_only=True):
+    """A vendor's opaque state and who can open it."""
+
+    issuer: str
+    """The route that made it and alone can read it: `anthropic`, `openai`, `gemini`, or one provider's own name."""
+    kind: Literal["signature", "encrypted", "redacted"]
+    data: str
+    model: str | None = None
+    item_id: str | None = None
+
+
+class Citation(Record, frozen=True, kw_only=True):
+    """Where a stretch of text comes from. `start` and `end` are code points within their text part."""
+
+    kind: Literal["url", "document", "file", "place"] = "url"
+    url: str | None = None
+    title: str | None = None
+    cited_text: str | None = None
+    start: int | None = None
+    end: int | None = None
+    source: str | None = None
+    extras: Extras = EMPTY
+
+
+class CacheMark(Record, frozen=True, kw_only=True):
+    """The end of a prefix that the caller wants cached."""
+
+    lifetime: CacheLifetime | None = None
+
+
+# ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class PartBase(Record, tag_field="part", frozen=True, kw_only=True):
+    """What every part may carry beside its own content."""
+
+    cache_mark: CacheMark | None = None
+    seals: tuple[Seal, ...] = ()
+    id: str | None = None
+    extras: Extras = EMPTY
+
+
+class Text(PartBase, tag="text", frozen=True, kw_only=True):
+    """Words."""
+
+    text: str
+    citations: tuple[Citation, ...] = ()
+
+
+class InlineData(Record, tag_field="source", tag="inline", frozen=True, kw_only=True):
+    """The bytes themselves, as base64 text in the standard alphabet with padding."""
+
+    data: str
+
+
+class Link(Record, tag_field="source", tag="link", frozen=True, kw_only=True):
+    """An address that the upstream fetches."""
+
+    url: str
+
+
+class StoredFile(Record, tag_field="source", tag="file", frozen=True, kw_only=True):
+    """A file that one vendor keeps; the id means nothing to another."""
+
+    protocol: str
+    id: str
+
+
+class PlainText(Record, tag_field="source", tag="text", frozen=True, kw_only=True):
+    """A document given as its text."""
+
+    text: str
+
+
+Source: TypeAlias = InlineData | Link | StoredFile | PlainText
+
+
+class Media(PartBase, tag="media", frozen=True, kw_only=True):
+    """An image, a sound, a film or a document."""
+
+    kind: MediaKind
+    source: Source
+    media_type: str | None = None
+    name: str | None = None
+    """The file's name."""
+    title: str | None = None
+    detail: Detail | None = None
+    context: str | None = None
+    transcript: str | None = None
+
+
+class Reasoning(PartBase, tag="reasoning", frozen=True, kw_only=True):
+    """What the model thought: readable text (maybe empty), its state in `seals`."""
+
+    text: str = ""
+    style: Literal["full", "summary"] = "full"
+    redacted: bool = False
+
+
+class Refusal(PartBase, tag="refusal", frozen=True, kw_only=True):
+    """The model's words for declining."""
+
+    text: str
+    category: str | None = None
+
+
+class ToolCall(PartBase, tag="tool_call", frozen=True, kw_only=True):
+    """The model asks the caller to run a tool. `arguments` is JSON text for functions, free text for custom tools."""
+
+    call_id: str
+    name: str
+    arguments: str = ""
+    kind: CallKind = "function"
+    namespace: str | None = None
+    caller: JSONObject | None = None
+
+
+class Opaque(PartBase, tag="opaque", frozen=True, kw_only=True):
+    """Something that only `protocol` has a word for, untouched and at its place."""
+
+    protocol: str
+    kind: str
+    data: JSONObject
+
+
+class ToolResult(PartBase, tag="tool_result", frozen=True, kw_only=True):
+    """What a tool gave back."""
+
+    call_id: str
+    content: tuple[Text | Media | Opaque, ...] = ()
+    name: str | None = None
+    is_error: bool = False
+    kind: CallKind = "function"
+
+
+class ServerToolCall(PartBase, tag="server_tool_call", frozen=True, kw_only=True):
+    """A tool that the upstream runs by itself (`web_search`, `url_fetch`...)."""
+
+    call_id: str
+    tool: str
+    arguments: str = ""
+    status: str | None = None
+
+
+class SearchHit(Record, frozen=True, kw_only=True):
+    """One result of an upstream's own search."""
+
+    url: str
+    title: str | None = None
+    text: str | None = None
+    extras: Extras = EMPTY
+
+
+class ServerToolResult(PartBase, tag="server_tool_result", frozen=True, kw_only=True):
+    """What an upstream's own tool found."""
+
+    call_id: str
+    tool: str
+    hits: tuple[SearchHit, ...] = ()
+    content: tuple[Opaque, ...] = ()
+    is_error: bool = False
+
+
+Part: TypeAlias = (
+    Text | Media | Reasoning | Refusal | ToolCall | ToolResult | ServerToolCall | ServerToolResult | Opaque
+)
+
+
+class Message(Record, frozen=True, kw_only=True):
+    """One turn, or an instruction."""
+
+    role: Role
+    parts: tuple[Part, ...]
+    authority: Authority | None = None
+    """For role system: which of the two words the caller used."""
+    name: str | None = None
+    phase: Phase | None = None
+    expires: str | None = None
+    id: str | None = None
+    extras: Extras = EMPTY
+
+
+# ── tools ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Grammar(Record, frozen=True, kw_only=True):
+    """What a custom tool's input must look like."""
+
+    syntax: str
+    definition: str
+
+
+class Tool(Record, frozen=True, kw_only=True):
+    """A tool that the model may use. `parameters` is always JSON Schema 2020-12."""
+
+    name: str
+    description: str | None = None
+    parameters: JSONObject | None = None
+    kind: Literal["function", "custom", "server"] = "function"
+    strict: bool | None = None
+    """None: the caller did not say."""
+    grammar: Grammar | None = None
+    namespace: str | None = None
+    deferred: bool = False
+    settings: JSONObject | None = None
+    cache_mark: CacheMark | None = None
+    extras: Extras = EMPTY
+
+
+class ToolChoice(Record, frozen=True, kw_only=True):
+    """Whether the model must call; a named choice is `required` with one name, an allowed list names several."""
+
+    mode: Literal["auto", "none", "required"] = "auto"
+    only: tuple[str, ...] = ()
+    parallel: bool | None = None
+    given: bool = False
+    """Whether the caller named a mode at all."""
+
+
+# ── the request ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Sampling(Record, frozen=True, kw_only=True):
+    """How the next token is drawn; None: the caller did not say."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: Mapping[str, float] | None = None
+    logprobs: int | None = None
+    """How many alternatives per token; 0: the chosen tokens only."""
+
+
+class ReasoningOptions(Record, frozen=True, kw_only=True):
+    """How much to think, and how much of it to show."""
+
+    effort: Effort | None = None
+    budget_tokens: int | None = None
+    """-1: the model decides."""
+    visible: Visibility | None = None
+
+
+class OutputFormat(Record, frozen=True, kw_only=True):
+    """What the answer's text must look like."""
+
+    kind: Literal["text", "json", "json_schema"] = "text"
+    name: str | None = None
+    description: str | None = None
+    schema: JSONObject | None = None
+    strict: bool | None = None
+    verbosity: str | None = None
+    modalities: tuple[str, ...] = ()
+
+
+class CacheOptions(Record, frozen=True, kw_only=True):
+    """Prompt caching for the request as a whole."""
+
+    key: str | None = None
+    automatic: bool | None = None
+    lifetime: CacheLifetime | None = None
+
+
+class ServiceTier(StrEnum):
+    """How urgently, and at what price, the upstream is asked to serve."""
+
+    AUTO = "auto"
+    STANDARD = "standard"
+    FLEX = "flex"
+    PRIORITY = "priority"
+    FAST = "fast"
+    SCALE = "scale"
+    ULTRAFAST = "ultrafast"
+
+
+class Request(Record, frozen=True, kw_only=True):
+    """What the caller wants, in nobody's dialect."""
+
+    protocol: str
+    model: str
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    output: OutputFormat = OutputFormat()
+    reasoning: ReasoningOptions = ReasoningOptions()
+    sampling: Sampling = Sampling()
+    max_output_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    candidates: int = 1
+    stream: bool = False
+    include_usage: bool = True
+    cache: CacheOptions = CacheOptions()
+    end_user: str | None = None
+    metadata: Mapping[str, str] = EMPTY
+    service_tier: ServiceTier | None = None
+    continues: str | None = None
+    store: bool | None = None
+    version: str | None = None
+    """The protocol's version that the caller named (`anthropic-version`)."""
+    betas: tuple[str, ...] = ()
+    extras: Extras = EMPTY
+
+
+# ── the answer ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class FinishReason(StrEnum):
+    """Why a candidate ended."""
+
+    STOP = "stop"
+    STOP_SEQUENCE = "stop_sequence"
+    TOOL_CALLS = "tool_calls"
+    LENGTH = "length"
+    CONTEXT_LENGTH = "context_length"
+    CONTENT_FILTER = "content_filter"
+    REFUSAL = "refusal"
+    PAUSE = "pause"
+    MALFORMED_CALL = "malformed_call"
+    COMPACTION = "compaction"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+
+class Finish(Record, frozen=True, kw_only=True):
+    """The reason, and the vendor's own word beside it."""
+
+    reason: FinishReason
+    native: str | None = None
+    stop_sequence: str | None = None
+    message: str | None = None
+    category: str | None = None
+
+
+class Usage(Record, frozen=True, kw_only=True):
+    """Tokens, as the upstream counted them. Cache reads and writes are inside `input`, reasoning inside `output`."""
+
+    input: int = 0
+    output: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    """Everything written, whatever its lifetime."""
+    cache_write_long: int = 0
+    """The share of `cache_write` that lives an hour or longer."""
+    reasoning: int = 0
+    audio_input: int = 0
+    audio_output: int = 0
+    image_input: int = 0
+    image_output: int = 0
+    server_tool_calls: Mapping[str, int] = EMPTY
+    estimated: bool = False
+    extras: Extras = EMPTY
+
+    @property
+    def total(self) -> int:
+        """All tokens, in and out."""
+        return self.input + self.output
+
+
+class TokenLogprob(Record, frozen=True, kw_only=True):
+    """How likely a token was, and what else might have stood there."""
+
+    token: str
+    logprob: float
+    token_bytes: tuple[int, ...] | None = None
+    top: tuple["TokenLogprob", ...] = ()
+    refusal: bool = False
+
+
+class Candidate(Record, frozen=True, kw_only=True):
+    """One of the answers (there is more than one only where the caller asked for it)."""
+
+    index: int = 0
+    parts: tuple[Part, ...] = ()
+    finish: Finish
+    logprobs: tuple[TokenLogprob, ...] = ()
+    phase: Phase | None = None
+    extras: Extras = EMPTY
+
+
+class Response(Record, frozen=True, kw_only=True):
+    """A whole answer."""
+
+    id: str
+    model: str
+    created_at: datetime
+    candidates: tuple[Candidate, ...]
+    usage: Usage = Usage()
+    service_tier: ServiceTier | None = None
+    extras: Extras = EMPTY
+
+    @property
+    def text(self) -> str:
+        """The words of the first candidate."""
+        parts = self.candidates[0].parts if self.candidates else ()
+        return "".join(part.text for part in parts if isinstance(part, Text))
+
+    @property
+    def reasoning(self) -> str:
+        """The readable reasoning of the first candidate."""
+        parts = self.candidates[0].parts if self.candidates else ()
+        return "".join(part.text for part in parts if isinstance(part, Reasoning))
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls of the first candidate, in order."""
+        parts = self.candidates[0].parts if self.candidates else ()
+        return tuple(part for part in parts if isinstance(part, ToolCall))
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why the first candidate ended."""
+        return self.candidates[0].finish.reason if self.candidates else FinishReason.UNKNOWN
+
+
+# ── the stream ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class TextDelta(Small, frozen=True):
+    """More words of a text part."""
+
+    text: str
+
+
+class ReasoningDelta(Small, frozen=True):
+    """More readable reasoning."""
+
+    text: str
+
+
+class RefusalDelta(Small, frozen=True):
+    """More words of a refusal."""
+
+    text: str
+
+
+class ArgumentsDelta(Small, frozen=True):
+    """More of a call's argument text."""
+
+    text: str
+
+
+class MediaDelta(Small, frozen=True):
+    """More of a sound or image: base64 text, and what is said in it."""
+
+    data: str = ""
+    transcript: str = ""
+
+
+class CitationDelta(Small, frozen=True):
+    """A citation of the text part that is open."""
+
+    citation: Citation
+
+
+class SealDelta(Small, frozen=True):
+    """A part's sealed state, always whole."""
+
+    seal: Seal
+
+
+class LogprobsDelta(Small, frozen=True):
+    """Probabilities of the tokens that came since the last such delta."""
+
+    tokens: tuple[TokenLogprob, ...]
+
+
+Delta: TypeAlias = (
+    TextDelta | ReasoningDelta | RefusalDelta | ArgumentsDelta | MediaDelta | CitationDelta | SealDelta | LogprobsDelta
+)
+
+
+class Started(Small, frozen=True):
+    """The answer has begun. `usage` is what the upstream said of it so far, if it said anything."""
+
+    id: str
+    model: str
+    created_at: datetime
+    usage: Usage | None = None
+    service_tier: ServiceTier | None = None
+    extras: Extras = EMPTY
+
+
+class PartStarted(Small, frozen=True):
+    """A part has begun: ids and names are known; its content is empty, or already whole."""
+
+    candidate: int
+    index: int
+    part: Part
+
+
+class PartDelta(Small, frozen=True):
+    """A part goes on."""
+
+    candidate: int
+    index: int
+    delta: Delta
+
+
+class PartEnded(Small, frozen=True):
+    """A part is complete. `part` is given for calls, sealed parts and what the vendor restated; else fold it."""
+
+    candidate: int
+    index: int
+    part: Part | None = None
+
+
+class Finished(Small, frozen=True):
+    """A candidate is complete."""
+
+    candidate: int
+    finish: Finish
+
+
+class UsageReported(Small, frozen=True):
+    """A snapshot of the usage so far; a later one replaces it."""
+
+    usage: Usage
+
+
+class Failed(Small, frozen=True):
+    """The stream broke. The last event of its stream."""
+
+    error: GatewayError
+
+
+class Ended(Small, frozen=True):
+    """The stream is over and all went well. The last event of its stream."""
+
+    service_tier: ServiceTier | None = None
+
+
+class Passed(Small, frozen=True):
+    """A frame with no canonical meaning, for callers who speak the same protocol."""
+
+    protocol: str
+    name: str | None
+    data: bytes
+
+
+StreamEvent: TypeAlias = (
+    Started | PartStarted | PartDelta | PartEnded | Finished | UsageReported | Failed | Ended | Passed
+)
+
+
+class Batch(Small, frozen=True):
+    """What one upstream read completed: the events, or for a relay the very bytes of the finished frames.
+
+    `raw` is None where the full codec is at work; then `events` holds everything. Where a relay is at work `events`
+    holds only what somebody must act on: the first frame, usage, finishes, `Failed` and `Ended`.
+    """
+
+    events: Sequence[StreamEvent]
+    raw: bytes | None = None

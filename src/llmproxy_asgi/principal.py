@@ -1,0 +1,52 @@
+"""Who calls, and the one scope key under which an adapter hands that over.
+
+A principal is made by the host (through `identify`, a framework's own user, or a machine key) and is only ever
+passed as an object inside the process: no header and no query can name one. This module decides nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+SCOPE_KEY = "llmproxy.principal"
+"""Where an adapter puts the `Principal` it has vouched for, in the ASGI scope."""
+
+MAX_ID = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=False)
+class Principal:
+    """Who is calling.
+
+    Args:
+        id: 1 to 255 printable characters, unique within the tenant.
+        display_name: For pages and logs.
+        groups: What access rules may name.
+        claims: Whatever else the host wants to carry along; never sent anywhere.
+        tenant: Whose customer, team or organisation; part of every storage key.
+
+    Raises:
+        ValueError: The id or the tenant is not of that form.
+    """
+
+    id: str
+    display_name: str | None = None
+    groups: tuple[str, ...] = ()
+    claims: Mapping[str, Any] = field(default=MappingProxyType({}), hash=False)
+    tenant: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.id, str):
+            raise TypeError(f"a principal's id is a str, not {type(self.id).__name__}")
+        if not 1 <= len(self.id) <= MAX_ID or not self.id.isprintable() or self.id.isspace():
+            raise ValueError("a principal's id is 1 to 255 printable characters")
+        if not isinstance(self.tenant, str) or len(self.tenant) > MAX_ID or not self.tenant.isprintable():
+            raise ValueError("a principal's tenant is at most 255 printable characters")
+        if isinstance(self.groups, str):
+            raise TypeError("a principal's groups are a tuple of names, not one str")
+        object.__setattr__(self, "groups", tuple(self.groups))
+
+
+LOCAL = Principal("local")
+"""The caller of a `Gateway` that the host built itself and calls without naming anybody."""

@@ -1,0 +1,1 @@
+"""Protocols: each is read into, and written from, one vocabulary (`conversation.py`)."""

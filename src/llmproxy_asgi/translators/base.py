@@ -1,0 +1,204 @@
+"""What a translator is: two halves that share one vocabulary.
+
+The *inbound* half serves a protocol to our callers, the *outbound* half calls an upstream that speaks it::
+
+    caller ──bytes──▶ Inbound.open ─▶ Intake ─┬─ same protocol ──▶ Outbound.splice ──▶ Outgoing ──bytes──▶ upstream
+                                              └─ another ─ Inbound.decode ─▶ Request ─ Outbound.encode ─▶ Outgoing
+
+    upstream ──bytes──▶ Outbound.relay (same protocol)  ─▶ Batch.raw ──────────────────────────────▶ caller
+                        Outbound.decoder (another)      ─▶ Batch.events ─▶ Inbound.encoder ─bytes──▶ caller
+
+Everything here is plain functions and `feed()` methods: no I/O, no clock, no task. Encoding the same thing twice gives
+the same bytes. A decoder never raises for what an upstream sent: it ends its events with `Failed`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import ClassVar
+
+import msgspec
+
+from llmproxy_asgi.capabilities import DEFAULT, Capabilities
+from llmproxy_asgi.conversation import EMPTY, Batch, Request, Response, StreamEvent
+from llmproxy_asgi.errors import GatewayError, UpstreamError
+
+Headers = Mapping[str, str]
+"""Header names in lower case; repeated headers joined by a comma."""
+
+
+class Intake(msgspec.Struct, frozen=True, kw_only=True):
+    """A request as it came in: read just far enough to know where it must go."""
+
+    protocol: str
+    model: str
+    """As the caller said it; empty where the caller named none."""
+    stream: bool = False
+    include_usage: bool = True
+    """Whether the caller wants usage in the stream (Chat: only if asked)."""
+    raw: Mapping[str, msgspec.Raw]
+    """The body's top-level values, unparsed, in their order."""
+    size: int = 0
+    """Bytes of the body; what an estimate of its tokens is made from."""
+    version: str | None = None
+    betas: tuple[str, ...] = ()
+    path: Mapping[str, str] = EMPTY
+    """What the path itself said (Gemini names the model there)."""
+
+
+class Upstream(msgspec.Struct, frozen=True, kw_only=True):
+    """What an outbound translator must know of where a request goes."""
+
+    provider: str
+    model: str
+    """The upstream's own name of the model."""
+    asked: str
+    """The name that the caller used, and reads in the answer."""
+    issuer: str
+    """Whose reasoning state this route can open (see `Seal.issuer`)."""
+    capabilities: Capabilities = DEFAULT
+
+
+class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
+    """A request ready for the wire, and what its answer's decoder must remember."""
+
+    body: bytes
+    stream: bool
+    headers: tuple[tuple[str, str], ...] = ()
+    """Headers that the protocol itself wants (`anthropic-version`); never a credential."""
+    warnings: tuple[str, ...] = ()
+    """`dropped:FIELD`, `clamped:FIELD`, `downgraded:FIELD`, `emulated:FIELD`, `moved:WHAT`, `estimated:WHAT`."""
+    names: Mapping[str, str] = EMPTY
+    """Tool names as they went upstream, to the names the caller knows; only those that differ."""
+    call_ids: Mapping[str, str] = EMPTY
+    """Call ids as they went upstream, to the ids the caller knows; only those that differ."""
+    emulated: frozenset[str] = frozenset()
+    """Upstream names of custom tools that went as functions with one string property `input`."""
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """An error as one protocol says it."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+class StreamEncoder(ABC):
+    """Writes one stream to a caller."""
+
+    @abstractmethod
+    def feed(self, events: Sequence[StreamEvent]) -> bytes:
+        """The bytes of these events, maybe none yet.
+
+        `Failed` is written as the protocol's own error event, also when it is the very first event and also when an
+        instance made only for it continues a relayed stream. `Ended` writes the protocol's end sign.
+        """
+
+
+class StreamDecoder(ABC):
+    """Reads one upstream stream. Never raises for what came; the last event is `Failed` or `Ended`, exactly once."""
+
+    @abstractmethod
+    def feed(self, data: bytes) -> Batch:
+        """What this read completed."""
+
+    @abstractmethod
+    def close(self) -> Batch:
+        """The upstream's body ended. A stream without its protocol's own end sign yields `Failed` here."""
+
+
+class Inbound(ABC):
+    """The half that serves callers."""
+
+    protocol: ClassVar[str]
+    keepalive: ClassVar[bytes]
+    """What may be sent at any frame border, also before the first frame, without any official SDK noticing."""
+
+    @abstractmethod
+    def open(self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY) -> Intake:
+        """Read a request just far enough to route it.
+
+        Raises:
+            BadRequest: Not JSON, not an object, or one of the few fields that routing needs is of the wrong type.
+        """
+
+    @abstractmethod
+    def decode(self, intake: Intake) -> Request:
+        """Read a request whole.
+
+        Raises:
+            BadRequest: A field is wrong; `param` names it by its path (``messages[2].content[0].text``).
+        """
+
+    @abstractmethod
+    def encode(self, response: Response, intake: Intake) -> bytes:
+        """A whole answer. Its `model` is the name that the caller asked for."""
+
+    @abstractmethod
+    def encoder(self, intake: Intake) -> StreamEncoder:
+        """A writer for one streamed answer."""
+
+    @abstractmethod
+    def problem(self, error: GatewayError, *, request_id: str | None = None) -> Problem:
+        """An error as this protocol says it, with its status and headers (`retry-after`)."""
+
+
+class Outbound(ABC):
+    """The half that calls upstreams."""
+
+    protocol: ClassVar[str]
+
+    @abstractmethod
+    def encode(self, request: Request, upstream: Upstream) -> Outgoing:
+        """A request that came in another protocol. Deterministic: no random ids, no clock.
+
+        Raises:
+            Unsupported: This upstream cannot express it and the answer would be wrong without it.
+            BadRequest: The conversation itself is broken (a result without its call).
+        """
+
+    @abstractmethod
+    def splice(self, intake: Intake, upstream: Upstream) -> Outgoing:
+        """A request in this very protocol: every value's bytes kept, but the model name and what we must set."""
+
+    @abstractmethod
+    def decoder(self, outgoing: Outgoing, upstream: Upstream) -> StreamDecoder:
+        """The full codec, for callers of another protocol and for whoever needs events."""
+
+    @abstractmethod
+    def relay(self, intake: Intake, upstream: Upstream) -> StreamDecoder:
+        """The relay codec, for callers of this protocol: `Batch.raw` is what they get."""
+
+    @abstractmethod
+    def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Response:
+        """A whole answer.
+
+        Raises:
+            UpstreamError: The body is not this protocol's answer, or carries an error (`UpstreamProtocolError`...).
+        """
+
+    @abstractmethod
+    def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
+        """A whole answer for a caller of this protocol: checked, its bytes kept but the model name.
+
+        `raw` is the answer; `events` holds a `UsageReported` if it told its usage.
+
+        Raises:
+            UpstreamError: As `decode`.
+        """
+
+    @abstractmethod
+    def decode_error(self, status: int, headers: Headers, body: bytes) -> UpstreamError:
+        """What an answer with a status of 400 and more means.
+
+        Decided by status and the vendor's code, never by the message's text.
+        """
+
+
+class Translator(msgspec.Struct, frozen=True):
+    """Both halves of one protocol."""
+
+    protocol: str
+    inbound: Inbound
+    outbound: Outbound

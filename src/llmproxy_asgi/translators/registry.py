@@ -1,0 +1,28 @@
+"""Which protocols there are. One line a protocol; the halves are imported when the protocol is first used."""
+
+from functools import cache
+from importlib import import_module
+
+from llmproxy_asgi.errors import MisuseError
+from llmproxy_asgi.translators.base import Translator
+
+TRANSLATORS: dict[str, str] = {
+    "openai-chat": "llmproxy_asgi.translators.openai_chat",
+    "anthropic-messages": "llmproxy_asgi.translators.anthropic_messages",
+}
+"""Protocol id to the package whose `TRANSLATOR` speaks it."""
+
+
+@cache
+def translator(protocol: str) -> Translator:
+    """The translator of a protocol.
+
+    Raises:
+        MisuseError: No such protocol; the message lists those there are.
+    """
+    path = TRANSLATORS.get(protocol)
+    if path is None:
+        raise MisuseError(f"unknown protocol {protocol!r}; known: {', '.join(TRANSLATORS)}")
+    found = import_module(path).TRANSLATOR
+    assert isinstance(found, Translator)
+    return found
