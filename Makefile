@@ -1,0 +1,90 @@
+# The front door. It needs Python 3.11 or newer, make and git; everything else is
+# installed, pinned and by hash, into .venv by the first target that wants it.
+
+# Which interpreter builds .venv: `make venv PYTHON=python3.12`. Empty: the first that fits.
+PYTHON ?=
+USUAL := python3 python3.11 python3.12 python3.13 python3.14 python
+HOST ?= 127.0.0.1
+PORT ?= 8000
+# Further arguments for pytest: `make test ARGS="tests/unit -k sse"`.
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check format verify bench coverage build requirements clean
+
+help:  ## list what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
+
+venv: $(INSTALLED)  ## create .venv with the pinned tools and the project
+
+# One stamp, so that this runs again only when the pins or the project's own metadata change.
+$(INSTALLED): requirements/dev.txt pyproject.toml
+	@set -e; \
+	fits='import sys; sys.exit(sys.version_info < (3, 11))'; \
+	if [ ! -x $(BIN)/python ]; then \
+	  found=; able=; \
+	  for name in $(or $(PYTHON),$(USUAL)); do \
+	    "$$name" -c "$$fits" 2>/dev/null || continue; \
+	    found=$$name; \
+	    if "$$name" -c 'import ensurepip' 2>/dev/null; then able=$$name; break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo 'Python 3.11 or newer is needed: $(or $(PYTHON),none of the usual names) is not one.' >&2; \
+	    echo 'Name one with: make venv PYTHON=/path/to/python' >&2; exit 1; \
+	  fi; \
+	  if [ -z "$$able" ]; then \
+	    echo "$$found cannot make virtual environments: its ensurepip module is missing." >&2; \
+	    echo 'On Debian and Ubuntu: apt install python3-venv. Or name another with PYTHON=' >&2; exit 1; \
+	  fi; \
+	  echo "creating $(VENV) with $$able"; \
+	  "$$able" -m venv $(VENV); \
+	fi; \
+	$(PIP) --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --default-pip
+	$(PIP) install --quiet --require-hashes -r requirements/dev.txt
+	$(PIP) install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+demo: $(INSTALLED)  ## run the gateway with its simulated provider: no key, no network (HOST, PORT)
+	$(BIN)/llmproxy demo --host $(HOST) --port $(PORT)
+
+test: $(INSTALLED)  ## run the tests, without the long ones (ARGS)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(INSTALLED)  ## lint, formatting, types and the direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy src integrations tests
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)  ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+# The long runs may sit still for minutes, so the guard against hanging tests is off; property
+# tests draw fresh examples here, where `make test` repeats the same ones.
+verify: $(INSTALLED)  ## run the long tests only: fuzzing, soak, kill rounds (ARGS)
+	$(BIN)/python -m pytest -m verify -o faulthandler_timeout=0 --hypothesis-profile=search $(ARGS)
+
+bench: $(INSTALLED)  ## measure added latency, throughput and memory (ARGS)
+	$(BIN)/python tests/bench/run.py $(ARGS)
+
+coverage: $(INSTALLED)  ## run the tests and show the branches they miss (ARGS)
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+build: $(INSTALLED)  ## build the wheel and the source distribution into dist/
+	$(BIN)/python -m build --no-isolation
+
+# UPGRADE=1 moves the pins to the newest releases; without it only what changed above moves.
+requirements: $(INSTALLED)  ## compile requirements/dev.txt anew (UPGRADE=1)
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
+	  --python-version 3.11 --all-extras $(if $(UPGRADE),--upgrade) \
+	  pyproject.toml requirements/dev.in --output-file requirements/dev.txt
+
+clean:  ## remove what was built and cached; .venv stays
+	rm -rf dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage coverage.xml
+	find src integrations tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
