@@ -1,0 +1,133 @@
+"""The core stays light: few distributions to install, few modules to import, nothing set in motion by it.
+
+How long the import takes is measured by the benchmark, not judged here.
+"""
+
+import json
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+PROBE = Path(__file__).with_name("import_probe.py")
+MOST_DISTRIBUTIONS = 20
+HEAVY = {
+    "aiohttp",
+    "anthropic",
+    "authlib",
+    "cryptography",
+    "django",
+    "fastapi",
+    "flask",
+    "openai",
+    "rich",
+    "sqlalchemy",
+    "typer",
+    "uvicorn",
+}
+
+
+def requirements_of(distribution: str, extras: frozenset[str]) -> list[Requirement]:
+    """What one installed distribution asks for here, for itself and for the extras that are named."""
+    declared = [Requirement(line) for line in metadata.requires(distribution) or ()]
+    return [
+        requirement
+        for requirement in declared
+        if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in extras | {""})
+    ]
+
+
+def closure(distribution: str) -> set[str]:
+    """The distributions that installing one, without extras, brings along; itself left out."""
+    start = (canonicalize_name(distribution), frozenset[str]())
+    seen, waiting = {start}, [start]
+    while waiting:
+        for requirement in requirements_of(*waiting.pop()):
+            found = (canonicalize_name(requirement.name), frozenset(requirement.extras))
+            if found not in seen:
+                seen.add(found)
+                waiting.append(found)
+    return {str(name) for name, _ in seen if name != start[0]}
+
+
+def probe(module: str, *, folder: Path | None = None) -> dict[str, Any]:
+    """What importing a module in a fresh interpreter did, as import_probe.py tells it."""
+    # A package under test in a folder of its own is imported from there, ours as it is installed.
+    command = [sys.executable, "-W", "error", str(PROBE), module]
+    environment = {"PYTHONPATH": str(folder)} if folder else {}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
+    report: dict[str, Any] = json.loads(ended.stdout)
+    return report
+
+
+@pytest.fixture(scope="module")
+def core() -> dict[str, Any]:
+    """What importing the core did."""
+    return probe("llmproxy_asgi")
+
+
+def test_core_brings_few_distributions() -> None:
+    """Installing the core without extras brings at most twenty further distributions."""
+    brought = closure("llmproxy-asgi")
+    assert {"httpx2", "msgspec", "starlette"} <= brought
+    assert len(brought) <= MOST_DISTRIBUTIONS, sorted(brought)
+
+
+def test_closure_follows_extras_that_are_asked_for() -> None:
+    """A requirement with an extra is counted with what that extra brings."""
+    speed = {requirement.name for requirement in requirements_of("llmproxy-asgi", frozenset({"speed"}))}
+    plain = {requirement.name for requirement in requirements_of("llmproxy-asgi", frozenset())}
+    assert speed - plain == {"aiohttp"}
+
+
+def test_import_brings_nothing_heavy(core: dict[str, Any]) -> None:
+    """Importing the core and its public names loads no host framework, SDK, server, driver or command line."""
+    roots = {name.partition(".")[0] for name in core["modules"]}
+    assert "llmproxy_asgi" in roots
+    assert roots & HEAVY == set()
+
+
+def test_import_reads_no_environment(core: dict[str, Any]) -> None:
+    """The core's own code neither reads nor changes an environment variable while it is imported."""
+    assert core["environment"] == []
+    assert not core["environment_changed"]
+
+
+def test_import_sets_nothing_in_motion(core: dict[str, Any]) -> None:
+    """Importing the core starts no thread, takes no signal and configures no logging."""
+    assert core["threads"] == ["MainThread"]
+    assert not core["signal_handlers_changed"]
+    assert core["log_handlers"] == []
+
+
+def test_probe_notices_what_an_import_does(tmp_path: Path) -> None:
+    """The probe sees a thread, a handler, a log set-up, a heavy module and each way to the environment."""
+    (tmp_path / "busy.py").write_text(
+        "import logging, os, signal, threading\n"
+        "import flask\n"
+        "__all__ = ['lazy']\n"
+        "def __getattr__(name):\n"
+        "    if name == 'lazy':\n"
+        "        return os.environ.get('READ_LATE')\n"
+        "    raise AttributeError(name)\n"
+        "os.getenv('READ')\n"
+        "'ASKED' in os.environ\n"
+        "os.environ['WRITTEN'] = '1'\n"
+        "logging.basicConfig()\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "threading.Thread(target=threading.Event().wait, name='idle', daemon=True).start()\n",
+        encoding="utf-8",
+    )
+    seen = probe("busy", folder=tmp_path)
+    assert "flask" in seen["modules"]
+    assert seen["environment"] == ["ASKED", "READ", "READ_LATE", "WRITTEN"]
+    assert seen["environment_changed"]
+    assert seen["signal_handlers_changed"]
+    assert "idle" in seen["threads"]
+    assert len(seen["log_handlers"]) == 1
