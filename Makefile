@@ -6,7 +6,7 @@ PYTHON ?=
 USUAL := python3 python3.11 python3.12 python3.13 python3.14 python
 HOST ?= 127.0.0.1
 PORT ?= 8000
-# Further arguments for pytest: `make test ARGS="tests/unit -k sse"`.
+# Further arguments for pytest: `make test ARGS="tests/unit -k docs"`.
 ARGS ?=
 
 VENV := .venv
@@ -34,7 +34,7 @@ $(INSTALLED): requirements/dev.txt pyproject.toml
 	    if "$$name" -c 'import ensurepip' 2>/dev/null; then able=$$name; break; fi; \
 	  done; \
 	  if [ -z "$$found" ]; then \
-	    echo 'Python 3.11 or newer is needed: $(or $(PYTHON),none of the usual names) is not one.' >&2; \
+	    echo 'Python 3.11 or newer is needed; not found as: $(or $(PYTHON),$(USUAL))' >&2; \
 	    echo 'Name one with: make venv PYTHON=/path/to/python' >&2; exit 1; \
 	  fi; \
 	  if [ -z "$$able" ]; then \
@@ -45,8 +45,8 @@ $(INSTALLED): requirements/dev.txt pyproject.toml
 	  "$$able" -m venv $(VENV); \
 	fi; \
 	$(PIP) --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --default-pip
-	$(PIP) install --quiet --require-hashes -r requirements/dev.txt
-	$(PIP) install --quiet --no-build-isolation --no-deps --editable .
+	$(PIP) install -qq --require-hashes -r requirements/dev.txt
+	$(PIP) install -qq --no-build-isolation --no-deps --editable .
 	@touch $@
 
 demo: $(INSTALLED)  ## run the gateway with its simulated provider: no key, no network (HOST, PORT)
@@ -59,7 +59,7 @@ check: $(INSTALLED)  ## lint, formatting, types and the direction of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy src integrations tests
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 format: $(INSTALLED)  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix-only
