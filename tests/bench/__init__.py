@@ -1,0 +1,1 @@
+"""The benchmark: what one call costs through a mounted gateway, beside a relay written by hand."""

@@ -1,0 +1,394 @@
+"""From findings to a page: medians, ratios within a round, goals met or not. It measures nothing."""
+
+import dataclasses
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from bench import load, processes, startup
+
+Name = Literal["direct", "bare", "relayed", "translated", "keys"]
+Measure = Literal["closed", "single", "paced", "full", "hold"]
+
+TITLES: dict[Name, str] = {
+    "direct": "direct, no gateway",
+    "bare": "bare relay (aiohttp + Starlette)",
+    "relayed": "ours, Chat to Chat",
+    "translated": "ours, Messages to Chat",
+    "keys": "ours, Chat to Chat, with a key",
+}
+_OURS: tuple[Name, ...] = ("relayed", "translated", "keys")
+_LIBRARIES = ("uvicorn", "uvloop", "httptools", "aiohttp", "httpx2", "starlette", "msgspec")
+
+
+@dataclasses.dataclass(slots=True)
+class Findings:
+    """All that one run saw."""
+
+    rounds: dict[tuple[Measure, Name], list[load.Finding]] = dataclasses.field(
+        default_factory=lambda: defaultdict(list)
+    )
+    starts: dict[Name, list[float]] = dataclasses.field(default_factory=lambda: defaultdict(list))
+    imports: startup.Imports | None = None
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    def add(self, measure: Measure, name: Name, finding: load.Finding) -> None:
+        """Keep one round's finding; what went wrong in it becomes a note."""
+        self.rounds[measure, name].append(finding)
+        if finding.errors:
+            self.notes.append(f"{TITLES[name]}, {measure}: {finding.errors} errors, the first: {finding.first_error}")
+
+
+class Facts(NamedTuple):
+    """The circumstances of a run."""
+
+    quick: bool
+    rounds: int
+    seconds: float
+    cores: processes.Cores
+    load_before: float
+
+
+Figure = Callable[[load.Finding], float]
+
+
+def _cpu(finding: load.Finding) -> float:
+    return finding.cpu / finding.done
+
+
+def _p50(finding: load.Finding) -> float:
+    return finding.p50
+
+
+def _p99(finding: load.Finding) -> float:
+    return finding.p99
+
+
+def _rate(finding: load.Finding) -> float:
+    return finding.done / finding.wall
+
+
+def _per_stream(finding: load.Finding) -> float:
+    return (finding.bytes_after - finding.bytes_before) / finding.done / 1024
+
+
+class _Results:
+    """Figures by measure and contestant; None where nothing was seen."""
+
+    def __init__(self, findings: Findings) -> None:
+        self._rounds = findings.rounds
+
+    def values(self, measure: Measure, name: Name, figure: Figure) -> list[float]:
+        """One value per round; empty unless every round saw something."""
+        seen = self._rounds.get((measure, name), [])
+        return [figure(finding) for finding in seen] if all(finding.done for finding in seen) else []
+
+    def median(self, measure: Measure, name: Name, figure: Figure) -> float | None:
+        """The median over the rounds."""
+        return _median(self.values(measure, name, figure))
+
+    def ratios(self, measure: Measure, name: Name, figure: Figure) -> list[float]:
+        """To the bare relay, round by round."""
+        mine, bare = self.values(measure, name, figure), self.values(measure, "bare", figure)
+        return [one / other for one, other in zip(mine, bare, strict=True)] if mine and bare else []
+
+    def added(self, name: Name) -> list[float]:
+        """Seconds that the median request at one connection takes longer than the direct one, round by round."""
+        mine, direct = self.values("single", name, _p50), self.values("single", "direct", _p50)
+        return [one - other for one, other in zip(mine, direct, strict=True)] if mine and direct else []
+
+    def added_ratios(self, name: Name) -> list[float]:
+        """The same, as multiples of what the bare relay adds."""
+        mine, bare = self.added(name), self.added("bare")
+        return [one / other for one, other in zip(mine, bare, strict=True)] if mine and bare else []
+
+
+def _median(values: Iterable[float]) -> float | None:
+    return statistics.median(seen) if (seen := list(values)) else None
+
+
+def _inverse(values: list[float]) -> list[float]:
+    return [1 / value for value in values]
+
+
+class Goal(NamedTuple):
+    """One promise and what became of it."""
+
+    claim: str
+    limit: float
+    at_least: bool
+    unit: str
+    seen: list[float]
+    digits: int = 2
+
+    def row(self) -> list[str]:
+        """Its line in the table of goals."""
+        wanted = f"{'>=' if self.at_least else '<='} {self.limit:g}{self.unit}"
+        value = _median(self.seen)
+        if value is None:
+            return [self.claim, wanted, "not measured", "", "-"]
+        met = value >= self.limit if self.at_least else value <= self.limit
+        spread = f"{min(self.seen):.{self.digits}f} to {max(self.seen):.{self.digits}f}" if len(self.seen) > 1 else ""
+        return [self.claim, wanted, f"{value:.{self.digits}f}{self.unit}", spread, "met" if met else "NOT MET"]
+
+
+def _goals(results: _Results, findings: Findings) -> list[Goal]:
+    bare = " x bare"
+    rates: dict[Name, float] = {"relayed": 0.6, "translated": 0.5, "keys": 0.6}
+    chunks: dict[Name, float] = {"relayed": 1.3, "translated": 1.6}
+    package: list[float] = []
+    main_class: list[float] = []
+    if findings.imports:
+        package, main_class = [findings.imports.package * 1000], [findings.imports.name * 1000]
+    return [
+        *(
+            Goal(
+                f"requests per CPU second: {TITLES[name]}",
+                limit,
+                True,
+                bare,
+                _inverse(results.ratios("closed", name, _cpu)),
+            )
+            for name, limit in rates.items()
+        ),
+        *(Goal(f"added latency: {TITLES[name]}", 2, False, bare, results.added_ratios(name)) for name in rates),
+        *(
+            Goal(f"CPU per paced chunk: {TITLES[name]}", limit, False, bare, results.ratios("paced", name, _cpu))
+            for name, limit in chunks.items()
+        ),
+        *(
+            Goal(
+                f"memory per open stream: {TITLES[name]}",
+                48,
+                False,
+                " KiB",
+                results.values("hold", name, _per_stream),
+                1,
+            )
+            for name in chunks
+        ),
+        *(Goal(f"start to first answer: {TITLES[name]}", 0.5, False, " s", findings.starts[name]) for name in chunks),
+        Goal("`import llmproxy_asgi`", 250, False, " ms", package, 0),
+        Goal("`from llmproxy_asgi import LLMProxy`", 250, False, " ms", main_class, 0),
+    ]
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table that is also readable in a terminal; all columns but the first are figures."""
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+
+    def line(cells: list[str]) -> str:
+        padded = [cells[0].ljust(widths[0])]
+        padded += [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+        return f"| {' | '.join(padded)} |"
+
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join([line(head), line(rule), *map(line, rows)])
+
+
+def _cell(value: float | None, scale: float = 1, digits: int = 0) -> str:
+    return "-" if value is None else f"{value * scale:,.{digits}f}"
+
+
+def _closed(results: _Results) -> str:
+    rows = []
+    for name in ("bare", *_OURS):
+        cpu = results.median("closed", name, _cpu)
+        rows.append(
+            [
+                TITLES[name],
+                _cell(cpu, 1e3, 3),
+                _cell(1 / cpu if cpu else None),
+                _cell(_median(_inverse(results.ratios("closed", name, _cpu))), digits=2),
+                _cell(results.median("closed", name, _rate)),
+            ]
+        )
+    return _table(["64 connections", "CPU ms/request", "requests/CPU s", "x bare", "requests/s seen"], rows)
+
+
+def _single(results: _Results) -> str:
+    rows = [
+        [
+            TITLES[name],
+            _cell(results.median("single", name, _p50), 1e6),
+            _cell(_median(results.added(name)) if name != "direct" else None, 1e6),
+            _cell(_median(results.added_ratios(name)) if name != "direct" else None, digits=2),
+            _cell(results.median("single", name, _cpu) if name != "direct" else None, 1e3, 3),
+        ]
+        for name in TITLES
+    ]
+    return _table(["one connection", "p50 us", "added p50 us", "x bare", "CPU ms/request"], rows)
+
+
+def _paced(results: _Results) -> str:
+    rows = [
+        [
+            TITLES[name],
+            _cell(results.median("paced", name, _cpu) if name != "direct" else None, 1e6, 1),
+            _cell(_median(results.ratios("paced", name, _cpu)) if name != "direct" else None, digits=2),
+            _cell(results.median("paced", name, _p50), 1e3, 2),
+            _cell(results.median("paced", name, _p99), 1e3, 2),
+            _cell(results.median("paced", name, _rate)),
+        ]
+        for name in TITLES
+        if name != "keys"
+    ]
+    return _table(["50 paced streams", "CPU us/chunk", "x bare", "lag p50 ms", "lag p99 ms", "chunks/s"], rows)
+
+
+def _full(results: _Results) -> str:
+    rows = [
+        [
+            TITLES[name],
+            _cell(results.median("full", name, _cpu) if name != "direct" else None, 1e6, 1),
+            _cell(_median(results.ratios("full", name, _cpu)) if name != "direct" else None, digits=2),
+            _cell(results.median("full", name, _rate)),
+        ]
+        for name in TITLES
+        if name != "keys"
+    ]
+    return _table(["64 streams at full speed", "CPU us/chunk", "x bare", "chunks/s"], rows)
+
+
+def _resident(finding: load.Finding) -> float:
+    return finding.bytes_before / 2**20
+
+
+def _resident_held(finding: load.Finding) -> float:
+    return finding.bytes_after / 2**20
+
+
+def _process(results: _Results, findings: Findings) -> str:
+    rows = [
+        [
+            TITLES[name],
+            _cell(_median(findings.starts[name]), digits=2),
+            _cell(results.median("hold", name, _resident), digits=1),
+            _cell(results.median("hold", name, _resident_held), digits=1),
+            _cell(results.median("hold", name, _per_stream), digits=1),
+        ]
+        for name in ("bare", *_OURS[:2])
+    ]
+    head = ["a fresh process", "start to first answer s", "RSS MiB", "RSS MiB, 1000 streams", "KiB per open stream"]
+    return _table(head, rows)
+
+
+def _imports(imports: startup.Imports) -> str:
+    rows = [
+        ["`import llmproxy_asgi`", _cell(imports.package, 1e3)],
+        ["`from llmproxy_asgi import LLMProxy`", _cell(imports.name, 1e3)],
+        ["`import httpx2, pydantic, starlette.applications`", _cell(imports.libraries, 1e3)],
+    ]
+    counts = f"`LLMProxy` brings {imports.own_modules} modules of ours and {imports.all_modules} in all."
+    return f"{_table(['import', 'ms'], rows)}\n\n{counts}"
+
+
+def _versions() -> str:
+    versions = [f"Python {platform.python_version()}"]
+    for library in _LIBRARIES:
+        try:
+            versions.append(f"{library} {metadata.version(library)}")
+        except metadata.PackageNotFoundError:
+            versions.append(f"{library} (not installed)")
+    return ", ".join(versions)
+
+
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.run(command, cwd=processes.TESTS.parent, capture_output=True, check=True).stdout.decode()
+
+    try:
+        commit = git("rev-parse", "--short=12", "HEAD").strip()
+        changed = git("status", "--porcelain", "--", "src")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{commit}, with changes that are not committed" if changed.strip() else commit
+
+
+def _circumstances(facts: Facts) -> str:
+    shared = "" if facts.cores.gateway != facts.cores.rest else ", all on one core: read no figure as exact"
+    return "\n".join(
+        [
+            f"- Versions: {_versions()}.",
+            f"- Commit: {_commit()}.",
+            f"- Machine: {os.cpu_count()} cores, {platform.machine()}, {platform.system()}{shared}.",
+            f"- Load average before the run: {facts.load_before:.2f}.",
+            f"- Rounds: {facts.rounds}{' (quick)' if facts.quick else ''}, {facts.seconds:.0f} s in all.",
+        ]
+    )
+
+
+def _without_places(note: str) -> str:
+    """One line that says nothing of where this machine keeps its files."""
+    line = " ".join(note.split())
+    for place in (processes.TESTS.parent, sys.prefix, sys.base_prefix, Path.home()):
+        line = line.replace(f"{place}{os.sep}", "")
+    return line
+
+
+def write(findings: Findings, facts: Facts) -> str:
+    """The whole page, in Markdown that also reads well in a terminal."""
+    results = _Results(findings)
+    goals = _table(
+        ["goal", "wanted", "median", "spread", "verdict"], [goal.row() for goal in _goals(results, findings)]
+    )
+    notes = [_without_places(note) for note in dict.fromkeys(findings.notes)]
+    if facts.load_before > 0.7:
+        notes.append("The machine was busy before the run: expect more spread than its own.")
+    sections = [
+        "# Benchmarks",
+        _INTRODUCTION,
+        "## Goals",
+        goals,
+        *(["## What went wrong", "\n".join(f"- {note}" for note in notes)] if notes else []),
+        "## Requests",
+        _closed(results),
+        _single(results),
+        "## Streams",
+        _paced(results),
+        _full(results),
+        "## Beginning and memory",
+        _process(results, findings),
+        *([_imports(findings.imports)] if findings.imports else []),
+        "## Circumstances",
+        _circumstances(facts),
+        "## How to repeat it",
+        _REPEAT,
+    ]
+    return "\n\n".join(sections)
+
+
+_INTRODUCTION = """\
+Written by the benchmark itself; do not edit. It compares the gateway with the least that could be put in its place:
+a relay of forty lines on aiohttp and Starlette, without keys, models, limits or accounting. Only ratios inside one run
+mean something: another machine, or the same one an hour later, has other figures.
+
+Every server has one core while it is measured, one worker of uvicorn with uvloop and httptools and no access log. The
+upstream and the load share another core. Contestants take turns in every round; figures are medians over the rounds.
+Every answer is checked: status, all chunks, their order, the proper end."""
+
+_REPEAT = """\
+```sh
+make bench                                                               # to the terminal
+.venv/bin/python tests/bench/run.py --quick                              # about a minute
+.venv/bin/python tests/bench/run.py --write docs/benchmarks.md           # this page
+.venv/bin/python tests/bench/profile.py --wire messages --model full-256 # where the time goes
+```
+
+- **Requests**: plain requests, each connection sending its next one when the last is answered. *CPU* is user and system
+  time of the server's process. *Added* is the median latency less the median of asking the upstream directly.
+- **Paced**: one chunk each 20 ms in each stream, so nearly every chunk is a wake-up of its own, as in life. What the
+  idle server uses is taken off. *Lag* is the time from the upstream's write to the client's read.
+- **Full speed**: streams of 256 chunks without pauses, so many chunks arrive in one read.
+- **Memory**: what 1000 streams, held open after their first chunk, add to the resident size of a process that has
+  served a few requests, divided by 1000.
+- **Start**: from the start of the process to the first answer with status 200. Imports: fresh interpreters with warm
+  bytecode, less the start of an interpreter that imports nothing."""

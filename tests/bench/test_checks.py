@@ -1,0 +1,85 @@
+"""The benchmark's own checks: a figure is worth something only if a lost chunk could not pass for a fast one."""
+
+import pytest
+
+from bench import load, processes, report, traffic
+
+EXPECTED = [b"0", b"1", b"2"]
+
+
+def chat_stream(*indexes: int, end: bool = True) -> bytes:
+    finish, done = traffic.LAST_FRAMES
+    frames = [traffic.FIRST_FRAME, *(traffic.text_frame(index, 17) for index in indexes), finish]
+    return b"".join([*frames, done] if end else frames)
+
+
+def test_a_whole_stream_has_no_fault() -> None:
+    """All chunks in order and the proper end are what is asked for."""
+    assert not traffic.fault_in_stream(chat_stream(0, 1, 2), "chat", EXPECTED)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(chat_stream(0, 1), id="a chunk is missing"),
+        pytest.param(chat_stream(0, 2, 1), id="two chunks changed places"),
+        pytest.param(chat_stream(0, 1, 1, 2), id="a chunk came twice"),
+        pytest.param(chat_stream(0, 1, 2, end=False), id="the end is missing"),
+        pytest.param(b"", id="nothing came"),
+    ],
+)
+def test_a_broken_stream_is_seen(body: bytes) -> None:
+    """A stream that lost, doubled or swapped a chunk, or just stopped, counts as an error."""
+    assert traffic.fault_in_stream(body, "chat", EXPECTED)
+
+
+def test_an_end_in_another_protocol_is_no_end() -> None:
+    """A Messages client that gets a Chat stream has not been served."""
+    assert traffic.fault_in_stream(chat_stream(0, 1, 2), "messages", EXPECTED)
+
+
+def test_chunk_framing_is_taken_off_wherever_it_cuts() -> None:
+    """A mark that the server's chunks cut in two is found again."""
+    body = chat_stream(0, 1, 2)
+    framed = b"".join(b"%x\r\n%s\r\n" % (len(body[at : at + 7]), body[at : at + 7]) for at in range(0, len(body), 7))
+    assert load.Answer(200, framed + b"0\r\n\r\n", chunked=True).body() == body
+
+
+@pytest.mark.parametrize("wire", ["chat", "messages"])
+def test_the_upstream_finds_the_model_in_what_the_load_sends(wire: traffic.Wire) -> None:
+    """Both ends of the benchmark agree on what is asked for."""
+    found = traffic.MODEL.search(traffic.request(wire, "paced-150", prefix="/llm", key=traffic.KEY))
+    assert found is not None
+    assert (found[1], found[2]) == (b"paced", b"150")
+
+
+def finding(cpu: float) -> load.Finding:
+    return load.Finding(done=1000, cpu=cpu, wall=1.0, p50=cpu / 1000)
+
+
+@pytest.mark.parametrize(("ours", "verdict"), [(0.4, "met"), (0.6, "NOT MET")])
+def test_a_goal_is_judged_by_the_median_ratio_to_the_bare_relay(ours: float, verdict: str) -> None:
+    """Against a bare relay of 0.3 s per 1000 requests, 0.4 s is 0.75 of its rate and 0.6 s is half of it."""
+    findings = report.Findings()
+    for _ in range(3):
+        findings.add("closed", "bare", finding(0.3))
+        findings.add("closed", "relayed", finding(ours))
+    assert verdict in _line(findings, "requests per CPU second: ours, Chat to Chat ")
+
+
+def test_what_went_wrong_is_on_the_page_and_spoils_the_figure() -> None:
+    """A contestant that answered nothing in a round has no figure, and its error is shown."""
+    findings = report.Findings()
+    findings.add("closed", "bare", finding(0.3))
+    findings.add("closed", "relayed", load.Finding(done=0, errors=3, first_error="status 500"))
+    assert "not measured" in _line(findings, "requests per CPU second: ours, Chat to Chat ")
+    assert "3 errors, the first: status 500" in _page(findings)
+
+
+def _page(findings: report.Findings) -> str:
+    facts = report.Facts(quick=True, rounds=1, seconds=1.0, cores=processes.Cores(1, 0), load_before=0.0)
+    return report.write(findings, facts)
+
+
+def _line(findings: report.Findings, start: str) -> str:
+    return next(line for line in _page(findings).splitlines() if line.startswith(f"| {start}"))
