@@ -1,0 +1,307 @@
+"""Server-sent events: frames out of bytes, and bytes out of frames.
+
+Source: WHATWG HTML, section 9.2 "Server-sent events", 9.2.5 "Parsing an event stream" and 9.2.6
+"Interpreting an event stream", https://html.spec.whatwg.org/multipage/server-sent-events.html.
+
+A frame is everything up to and including a blank line. A line ends in LF, CRLF or CR and in nothing
+else; U+2028 and its like are text. So a frame ends where one line end follows another::
+
+    LF LF      LF CR [LF]      CR CR [LF]        CRLF CRLF is the second: its first CR ends nothing new
+
+and the brackets say why no frame ever waits for its last byte: the CR has ended it, and an LF that comes
+later is one more blank line, which means nothing.
+
+Two readers stand on this. `FrameSplitter` only finds the ends, for a relay that sends on what it got.
+`Decoder` also reads the fields. Both are linear in the bytes they are fed, however these are cut: what is
+held back is searched once and copied once.
+
+Left out on purpose: `id` and `retry` (a model's answer is not resumed), reconnecting, text decoding of data
+(the JSON reader wants bytes, and a character cut in two by the network is whole again inside its frame).
+"""
+
+import re
+from functools import lru_cache
+
+import msgspec
+
+DEFAULT_MAX_EVENT = 16 * 1024 * 1024
+"""Bytes. A whole picture comes as one event, in base64."""
+
+_BOM = b"\xef\xbb\xbf"
+_USUAL_ENDS = (b"\n\n", b"\r\n\r\n")
+_FRAME_END = re.compile(rb"\n(?:\n|\r\n?)|\r\r\n?")
+_BLANK_LINES = re.compile(rb"[\r\n]+")
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_EVENT_NAME = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
+
+
+class EventTooLarge(ValueError):
+    """One event outgrew the limit; its stream cannot be read any further."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"an event is longer than {limit} bytes")
+        self.limit = limit
+
+
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """One dispatched event."""
+
+    event: str | None
+    """The event's name; None where the stream gave none, or an empty one."""
+    data: bytes
+    """The data lines, joined by LF. Not decoded: may hold invalid UTF-8."""
+    raw: bytes
+    """The frame's bytes as they came, with its terminating blank line.
+
+    The blank line is missing from a last frame that came without one. The LF of a CRLF that ends a frame is
+    missing where a read ended just before it.
+    """
+
+
+class FrameSplitter:
+    """Finds frame ends and holds back the unfinished tail; reads nothing.
+
+    Call either `complete` or `split` for each read. Nothing is lost or changed, but for a byte order mark at
+    the stream's start: what was returned, joined with `tail`, is what was fed.
+
+    A frame longer than `max_event` bytes, finished or not, raises `EventTooLarge`; the splitter is of no
+    use afterwards.
+    """
+
+    __slots__ = ("_at_frame_start", "_at_stream_start", "_max_event", "_tail")
+
+    def __init__(self, *, max_event: int = DEFAULT_MAX_EVENT) -> None:
+        self._max_event = max_event
+        self._tail = bytearray()
+        self._at_stream_start = True
+        self._at_frame_start = False  # nothing held back, and no mark to look for
+
+    @property
+    def tail(self) -> bytes:
+        """What is held back: the bytes after the last frame end."""
+        return bytes(self._tail)
+
+    def complete(self, data: bytes) -> bytes:
+        """Everything up to and including the last frame end, the held back tail first.
+
+        Gives `data` itself, uncopied, where it starts and ends with a frame.
+
+        Raises:
+            EventTooLarge: a frame is longer than `max_event`.
+        """
+        if self._at_frame_start and data.endswith(_USUAL_ENDS) and len(data) <= self._max_event:
+            return data
+        if self._at_stream_start:
+            data = self._without_mark(data)
+        block = self._extend(data) if self._tail else self._begin(data)
+        self._at_frame_start = not (self._tail or self._at_stream_start)
+        self._check_size(block)
+        return block
+
+    def split(self, data: bytes) -> list[bytes]:
+        """The frames that `data` completes, one by one.
+
+        Each starts with its first field or comment. Blank lines beyond the one that ends a frame come as
+        pieces of their own.
+
+        Raises:
+            EventTooLarge: a frame is longer than `max_event`.
+        """
+        return _cut(self.complete(data))
+
+    def _without_mark(self, data: bytes) -> bytes:
+        head = bytes(self._tail) + data
+        self._tail.clear()
+        if len(head) < len(_BOM) and _BOM.startswith(head):
+            self._tail += head
+            return b""
+        self._at_stream_start = False
+        return head.removeprefix(_BOM)
+
+    def _begin(self, data: bytes) -> bytes:
+        end = _last_end(data, 0)
+        if data[:1] in (b"\n", b"\r"):  # at a frame's start one line end makes a blank line
+            end = max(end, len(data) - len(data.lstrip(b"\r\n")))
+        self._tail += data[end:]
+        return data[:end]
+
+    def _extend(self, data: bytes) -> bytes:
+        tail = self._tail
+        seen = len(tail) - 1  # its last byte may be the first half of an end
+        tail += data
+        end = _last_end(tail, seen)
+        if not end:
+            return b""
+        unfinished = data[len(data) - (len(tail) - end) :]
+        del tail[end:]
+        block = bytes(tail)
+        self._tail = bytearray(unfinished)
+        return block
+
+    def _check_size(self, block: bytes) -> None:
+        limit = self._max_event
+        too_large = len(self._tail) > limit or (
+            len(block) > limit and any(len(piece) > limit and piece[0] not in b"\r\n" for piece in _cut(block))
+        )
+        if too_large:
+            self._tail = bytearray()
+            raise EventTooLarge(limit)
+
+
+class Decoder:
+    """Bytes in, dispatched events out.
+
+    Comments, unknown fields, `id` and `retry` are passed over. A frame without a data line is no event; one
+    whose data is empty is.
+
+    A frame longer than `max_event` bytes, finished or not, raises `EventTooLarge`; the decoder is of no use
+    afterwards.
+    """
+
+    __slots__ = ("_complete", "_splitter")
+
+    def __init__(self, *, max_event: int = DEFAULT_MAX_EVENT) -> None:
+        self._splitter = FrameSplitter(max_event=max_event)
+        self._complete = self._splitter.complete
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The events that `data` completes.
+
+        Raises:
+            EventTooLarge: a frame is longer than `max_event`.
+        """
+        block = self._complete(data)
+        if not block:
+            return []
+        frames: list[Frame] | None = None
+        if block.startswith(b"data: "):
+            frames = _decode_alike(block)
+        elif block.startswith(b"event: "):
+            frames = _decode_named_alike(block)
+        if frames is None:
+            return [frame for raw in _cut(block) if (frame := _decode_frame(raw)) is not None]
+        return frames
+
+    def close(self) -> list[Frame]:
+        """The last event, if the stream ended without its blank line.
+
+        The rules would drop it; real upstreams forget the blank line, and a cut one shows itself as
+        data that cannot be read, which is better than silence.
+        """
+        frame = _decode_frame(self._splitter.tail)
+        return [] if frame is None else [frame]
+
+
+def encode(data: bytes, event: str | None = None) -> bytes:
+    """One frame that holds `data`, however many lines it has.
+
+    Line ends within `data` reach the reader as LF.
+
+    Raises:
+        ValueError: `event` holds anything but ASCII letters, digits, dots, dashes and underscores.
+    """
+    if b"\n" in data or b"\r" in data:
+        data = _LINE_END.sub(b"\ndata: ", data)
+    if event is None:
+        return b"data: %b\n\n" % data
+    return b"%bdata: %b\n\n" % (_event_line(event), data)
+
+
+def comment(text: str) -> bytes:
+    """A frame that readers pass over; keeps a silent connection alive."""
+    return b": %b\n\n" % _LINE_END.sub(b"\n: ", text.encode())
+
+
+@lru_cache(maxsize=256)
+def _event_line(event: str) -> bytes:
+    if not _EVENT_NAME.fullmatch(event):
+        raise ValueError(f"not a name for an event: {event!r}")
+    return b"event: %b\n" % event.encode()
+
+
+def _last_end(buffer: bytes | bytearray, start: int) -> int:
+    """Where the last frame that ends after `start` does; 0 if none."""
+    end = buffer.rfind(b"\n\n", start) + 2
+    if end == 1:
+        end = 0
+    if buffer.find(b"\r", start) < 0:
+        return end
+    for pair in (b"\n\r", b"\r\r"):
+        at = buffer.rfind(pair, start)
+        if at >= 0:
+            stop = at + 2
+            end = max(end, stop + 1 if buffer[stop : stop + 1] == b"\n" else stop)
+    return end
+
+
+def _cut(block: bytes) -> list[bytes]:
+    """Whole frames, and runs of blank lines between them."""
+    pieces: list[bytes] = []
+    plain = b"\r" not in block
+    start, size = 0, len(block)
+    while start < size:
+        if block[start] in b"\r\n":
+            stop = _end(_BLANK_LINES.match(block, start))
+        elif plain:
+            stop = block.index(b"\n\n", start) + 2
+        else:
+            stop = _end(_FRAME_END.search(block, start))
+        pieces.append(block[start:stop])
+        start = stop
+    return pieces
+
+
+def _end(match: re.Match[bytes] | None) -> int:
+    assert match is not None  # a block ends with a frame
+    return match.end()
+
+
+def _decode_alike(block: bytes) -> list[Frame] | None:
+    """The frames of a block that starts with `data: `, if each is one such line; else None.
+
+    A few searches over the whole block and no look at a single line: nearly every read of a stream is of
+    this kind. Where the cuts account for all line ends, no frame hides another line.
+    """
+    if b"\r" not in block:
+        lines = block[6:-2].split(b"\n\ndata: ")
+        if block.count(b"\n") == 2 * len(lines):
+            return [Frame(None, line, b"data: %b\n\n" % line) for line in lines]
+    elif block.endswith(b"\r\n\r\n"):
+        lines = block[6:-4].split(b"\r\n\r\ndata: ")
+        if block.count(b"\n") == 2 * len(lines) == block.count(b"\r"):
+            return [Frame(None, line, b"data: %b\r\n\r\n" % line) for line in lines]
+    return None
+
+
+def _decode_named_alike(block: bytes) -> list[Frame] | None:
+    """The same for a block that starts with `event: `, if each frame is that and one `data: ` line."""
+    if b"\r" in block:
+        return None
+    pieces = block[7:-2].split(b"\n\nevent: ")
+    if block.count(b"\n") != 3 * len(pieces):
+        return None
+    frames: list[Frame] = []
+    for piece in pieces:
+        name, between, data = piece.partition(b"\ndata: ")
+        if not between:
+            return None
+        frames.append(Frame(_name(name), data, b"event: %b\n\n" % piece))
+    return frames
+
+
+def _decode_frame(raw: bytes) -> Frame | None:
+    text = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in raw else raw
+    lines = text.split(b"\n")
+    event: str | None = None
+    data: list[bytes] = []
+    for line in lines:
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            data.append(value.removeprefix(b" "))
+        elif field == b"event":
+            event = _name(value.removeprefix(b" "))
+    return Frame(event, b"\n".join(data), raw) if data else None
+
+
+def _name(value: bytes) -> str | None:
+    return value.decode("utf-8", "replace") or None
