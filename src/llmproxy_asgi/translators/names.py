@@ -2,36 +2,76 @@
 
 What is legal stays as it is. The rest is derived from the original alone, by hash, so that history reads the same in
 every turn. A rewriting lives as long as one call; nothing is remembered between calls.
+
+Two originals never share a name: if a derived name is taken, the later comer is derived anew. That takes a caller who
+sends both an illegal name and the very name that is derived from it; only then does the order of asking matter.
 """
 
 import re
+from collections.abc import Iterator
+from hashlib import sha256
+from itertools import count
+from string import ascii_letters, digits
+
+CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""The form of call ids that every large vendor takes."""
+
+_ALPHABET = digits + ascii_letters
+_FOREIGN = re.compile(r"[^A-Za-z0-9_-]")
+_HASH_SIZE = 8
 
 
 class Renamer:
     """Tool names for one call.
 
     Args:
-        pattern: What the upstream takes; a name must match it as a whole.
-        limit: The longest name it takes, in characters.
+        pattern: What the upstream takes; a name must match it as a whole. ASCII letters, digits and underscores in
+            any order must be legal, but for the first character, where letters and underscores must be.
+        limit: The longest name it takes, in characters; at least 16.
     """
 
     def __init__(self, pattern: re.Pattern[str], limit: int) -> None:
+        if limit < 2 * _HASH_SIZE:
+            raise ValueError("a limit under 16 characters leaves no room for a derived name")
+        self._pattern = pattern
+        self._limit = limit
+        self._given: dict[tuple[str | None, str], str] = {}
+        self._taken: set[str] = set()
         self.table: dict[str, str] = {}
         """Upstream name to the caller's; only those that differ."""
         self.namespaces: dict[str, str] = {}
-        """Upstream name to the namespace it was flattened from."""
+        """Upstream name to the namespace that was flattened into it."""
 
     def outward(self, name: str, namespace: str | None = None) -> str:
-        """The name for the upstream, the same each time it is asked for; never one given to another name."""
-        raise NotImplementedError
+        """The name for the upstream, the same each time it is asked for; never one given to another name.
+
+        A namespace is flattened: `namespace__name`.
+        """
+        key = (namespace, name)
+        given = self._given.get(key)
+        if given is None:
+            given = next(made for made in self._choices(key) if made not in self._taken)
+            self._given[key] = given
+            self._taken.add(given)
+            if given != name:
+                self.table[given] = name
+            if namespace is not None:
+                self.namespaces[given] = namespace
+        return given
 
     def inward(self, name: str) -> str:
         """The caller's name for an upstream name."""
         return self.table.get(name, name)
 
-
-CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-"""The form of call ids that every large vendor takes."""
+    def _choices(self, key: tuple[str | None, str]) -> Iterator[str]:
+        namespace, name = key
+        flat = name if namespace is None else f"{namespace}__{name}"
+        if len(flat) <= self._limit and self._pattern.fullmatch(flat):
+            yield flat
+        readable = _FOREIGN.sub("_", flat).replace("-", "_")[: self._limit - _HASH_SIZE - 2]
+        for attempt in count():
+            made = f"{readable}_{_digest(namespace, name, attempt, size=_HASH_SIZE)}"
+            yield made if self._pattern.fullmatch(made) else f"_{made}"
 
 
 class CallIds:
@@ -44,13 +84,43 @@ class CallIds:
     """
 
     def __init__(self, pattern: re.Pattern[str] = CALL_ID, *, prefix: str = "call_", size: int = 24) -> None:
+        self._pattern = pattern
+        self._prefix = prefix
+        self._size = size
+        self._given: dict[str, str] = {}
+        self._taken: set[str] = set()
         self.table: dict[str, str] = {}
         """Upstream id to the caller's; only those that differ."""
 
     def outward(self, call_id: str) -> str:
         """The id for the upstream, the same each time it is asked for; never one given to another id."""
-        raise NotImplementedError
+        given = self._given.get(call_id)
+        if given is None:
+            given = next(made for made in self._choices(call_id) if made not in self._taken)
+            self._given[call_id] = given
+            self._taken.add(given)
+            if given != call_id:
+                self.table[given] = call_id
+        return given
 
     def inward(self, call_id: str) -> str:
         """The caller's id for an upstream id."""
         return self.table.get(call_id, call_id)
+
+    def _choices(self, call_id: str) -> Iterator[str]:
+        if self._pattern.fullmatch(call_id):
+            yield call_id
+        for attempt in count():
+            yield self._prefix + _digest(None, call_id, attempt, size=self._size)
+
+
+def _digest(namespace: str | None, name: str, attempt: int, *, size: int) -> str:
+    """Letters and digits that depend on the arguments alone."""
+    # Lengths first, so that no two originals read alike; half surrogate pairs are hashed as they are.
+    text = f"{-1 if namespace is None else len(namespace)} {attempt} {namespace or ''}{name}"
+    number = int.from_bytes(sha256(text.encode("utf-8", "surrogatepass")).digest())
+    made = []
+    for _ in range(size):
+        number, digit = divmod(number, len(_ALPHABET))
+        made.append(_ALPHABET[digit])
+    return "".join(made)

@@ -2,15 +2,24 @@
 
 Callers trim histories, interrupt tools, answer parallel calls one by one and in any order. Upstreams want every call
 answered exactly once, directly after the step that made it. Encoders call `drop_empty`, `pair` and `merge`, in this
-order, as far as their protocol needs them. Nothing here invents words of the user or of the model.
+order, as far as their protocol needs them. Nothing here invents words of the user or of the model; the one thing made
+up is the result of a call that was never answered, and it says so.
 """
 
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import groupby
+from typing import Any, TypeVar, cast
 
 import msgspec
 
-from llmproxy_asgi.conversation import Message, Role
+from llmproxy_asgi.conversation import EMPTY, Extras, Message, Part, Role, Text, ToolCall, ToolResult
+from llmproxy_asgi.errors import BadRequest
+
+_T = TypeVar("_T")
+
+MISSING_RESULT = "[no result]"
+"""What stands in for the result of a call that was never answered."""
 
 
 class Paired(msgspec.Struct, frozen=True):
@@ -23,26 +32,242 @@ class Paired(msgspec.Struct, frozen=True):
 def pair(messages: Sequence[Message]) -> Paired:
     """Calls and results of each step put together: one tool message right after the assistant message.
 
+    Neighbouring assistant messages that hold calls are one step and become one message. Results stand in the order of
+    their calls and take name and kind from them. A call without a result gets an error result that says so, unless
+    the conversation ends with its step. Where one call has several results the last one wins: it is what the caller
+    knows by now. Call ids may be used again in later steps; a result answers the nearest open call before it.
+
     Raises:
         BadRequest: A result names a call that is not in the conversation.
     """
-    raise NotImplementedError
+    if not any(isinstance(part, ToolCall | ToolResult) for message in messages for part in message.parts):
+        return Paired(tuple(messages))
+    rows = _join_steps(messages)
+    steps, duplicates = _answered(rows)
+    ordered, emulated = _in_order(rows, steps)
+    warnings = (("emulated:tool_result",) if emulated else ()) + (("dropped:tool_result",) if duplicates else ())
+    return Paired(tuple(ordered), warnings)
+
+
+class _Slot:
+    """A call, and what answers it."""
+
+    __slots__ = ("call", "result", "source")
+
+    def __init__(self, call: ToolCall) -> None:
+        self.call = call
+        self.result: ToolResult | None = None
+        self.source: Message | None = None
+
+    def answer(self, result: ToolResult, source: Message) -> bool:
+        """Take a result; whether another, different one had to go for it."""
+        before = self.result
+        # A result knows its call by id alone; what else it says of it may be a guess of the caller's library.
+        self.result = msgspec.structs.replace(result, name=self.call.name, kind=self.call.kind)
+        self.source = source
+        return before is not None and before != self.result
+
+    def filled(self) -> ToolResult:
+        """The result, made up where there is none."""
+        return self.result or ToolResult(
+            call_id=self.call.call_id,
+            name=self.call.name,
+            kind=self.call.kind,
+            is_error=True,
+            content=(Text(text=MISSING_RESULT),),
+        )
+
+
+class _SameId:
+    """The calls that share one id: the open ones by step, the nearest last, and the one answered last."""
+
+    __slots__ = ("answered", "open")
+
+    def __init__(self) -> None:
+        self.open: deque[deque[_Slot]] = deque()
+        self.answered: _Slot | None = None
+
+    def take(self, *, nearest: bool) -> _Slot | None:
+        """The open call that a result answers."""
+        if not self.open:
+            return None
+        group = self.open[-1 if nearest else 0]
+        slot = group.popleft()
+        if not group:
+            (self.open.pop if nearest else self.open.popleft)()
+        self.answered = slot
+        return slot
+
+
+def _answered(rows: Sequence[Message]) -> tuple[dict[int, list[_Slot]], bool]:
+    """Each step's calls with their results, by the position of its message, and whether a result had to go."""
+    ids: dict[str, _SameId] = {}
+    steps: dict[int, list[_Slot]] = {}
+    early: list[tuple[ToolResult, Message]] = []
+    duplicates = False
+    for position, message in enumerate(rows):
+        slots = [_Slot(part) for part in message.parts if isinstance(part, ToolCall)]
+        if slots:
+            steps[position] = slots
+        groups: dict[str, deque[_Slot]] = {}
+        for slot in slots:
+            groups.setdefault(slot.call.call_id, deque()).append(slot)
+        for call_id, group in groups.items():
+            ids.setdefault(call_id, _SameId()).open.append(group)
+        for result in (part for part in message.parts if isinstance(part, ToolResult)):
+            same = ids.get(result.call_id)
+            slot_found = (same.take(nearest=True) or same.answered) if same else None
+            if slot_found is None:
+                early.append((result, message))
+            else:
+                duplicates |= slot_found.answer(result, message)
+    for result, message in early:
+        same = ids.get(result.call_id)
+        if same is None:
+            shown = result.call_id[:100]
+            raise BadRequest(
+                f"A tool result answers the call {shown!r}, which is not in the conversation.", param="messages"
+            )
+        slot_found = same.take(nearest=False)
+        if slot_found is None:
+            duplicates = True
+        else:
+            slot_found.answer(result, message)
+    return steps, duplicates
+
+
+def _in_order(rows: Sequence[Message], steps: dict[int, list[_Slot]]) -> tuple[list[Message], bool]:
+    """The messages, each step's results right behind it, and whether a result was made up."""
+    rest = [_without_results(message) for message in rows]
+    last = max((position for position, message in enumerate(rest) if message is not None), default=-1)
+    ordered: list[Message] = []
+    emulated = False
+    for position, message in enumerate(rest):
+        if message is not None:
+            ordered.append(message)
+        slots = steps.get(position)
+        if slots is None:
+            continue
+        missing = sum(slot.result is None for slot in slots)
+        if missing == len(slots) and position == last:
+            continue
+        emulated |= missing > 0
+        ordered.append(_tool_message(slots))
+    return ordered, emulated
+
+
+def _without_results(message: Message) -> Message | None:
+    """What is left of a message when its results are taken out; None: nothing."""
+    parts = tuple(part for part in message.parts if not isinstance(part, ToolResult))
+    if len(parts) == len(message.parts):
+        return message
+    if not parts:
+        return None
+    return msgspec.structs.replace(message, role="user" if message.role == "tool" else message.role, parts=parts)
+
+
+def _tool_message(slots: Sequence[_Slot]) -> Message:
+    sources = {id(slot.source): slot.source for slot in slots if slot.source is not None and slot.source.role == "tool"}
+    parts = tuple(slot.filled() for slot in slots)
+    return _one(tuple(sources.values()), parts) if sources else Message(role="tool", parts=parts)
+
+
+def _join_steps(messages: Sequence[Message]) -> list[Message]:
+    """Neighbouring assistant messages made one where they hold calls: they are one step of the model."""
+    joined: list[Message] = []
+    for role, group in groupby(messages, key=lambda message: message.role):
+        run = tuple(group)
+        calls = any(isinstance(part, ToolCall) for message in run for part in message.parts)
+        if role == "assistant" and calls:
+            joined.append(_one(run))
+        else:
+            joined.extend(run)
+    return joined
 
 
 def merge(messages: Sequence[Message], roles: Collection[Role] = ("user", "assistant")) -> tuple[Message, ...]:
-    """Neighbouring messages of one role made one; parts are appended, never glued."""
-    raise NotImplementedError
+    """Neighbouring messages of one role made one; parts are appended as they are, never glued.
+
+    A message's own fields stay where all agree on them; system messages of different authority stay apart.
+    """
+    merged: list[Message] = []
+    for (role, _), group in groupby(messages, key=lambda message: (message.role, message.authority)):
+        run = tuple(group)
+        if role in roles:
+            merged.append(_one(run))
+        else:
+            merged.extend(run)
+    return tuple(merged)
+
+
+def _one(messages: Sequence[Message], parts: tuple[Part, ...] | None = None) -> Message:
+    """One message made of several of one role; `parts` in the place of theirs, if given."""
+    first = messages[0]
+    if parts is None:
+        parts = tuple(part for message in messages for part in message.parts)
+    if len(messages) == 1:
+        return first if parts == first.parts else msgspec.structs.replace(first, parts=parts)
+    return Message(
+        role=first.role,
+        parts=parts,
+        authority=_agreed(messages, lambda message: message.authority),
+        name=_agreed(messages, lambda message: message.name),
+        phase=_agreed(messages, lambda message: message.phase),
+        expires=_agreed(messages, lambda message: message.expires),
+        id=_agreed(messages, lambda message: message.id),
+        extras=_united(message.extras for message in messages),
+    )
+
+
+def _agreed(messages: Sequence[Message], field: Callable[[Message], _T | None]) -> _T | None:
+    first = field(messages[0])
+    return first if all(field(message) == first for message in messages) else None
+
+
+def _united(all_extras: Iterable[Extras]) -> Extras:
+    united: dict[str, dict[str, Any]] = {}
+    for extras in all_extras:
+        for protocol, fields in extras.items():
+            united[protocol] = {**united.get(protocol, {}), **fields}
+    return united or EMPTY
 
 
 def drop_empty(messages: Sequence[Message], *, blank: bool = False, keep_sealed: bool = False) -> tuple[Message, ...]:
-    """Empty texts left out, and messages that hold nothing then.
+    """Empty texts left out, also inside tool results, and messages that hold nothing then. Nothing is filled in.
+
+    The cache mark of a text that goes moves to the part before it in the same message.
 
     Args:
         messages: The conversation.
         blank: Leave out texts of white space alone as well (Anthropic refuses them).
         keep_sealed: Keep an empty text that carries seals (Gemini seals them).
     """
-    raise NotImplementedError
+
+    def is_empty(part: object) -> bool:
+        if not isinstance(part, Text) or (keep_sealed and part.seals):
+            return False
+        return not (part.text.strip() if blank else part.text)
+
+    kept: list[Message] = []
+    for message in messages:
+        parts = _filled_parts(message.parts, is_empty)
+        if parts:
+            kept.append(message if parts == message.parts else msgspec.structs.replace(message, parts=parts))
+    return tuple(kept)
+
+
+def _filled_parts(parts: Sequence[Part], is_empty: Callable[[object], bool]) -> tuple[Part, ...]:
+    kept: list[Part] = []
+    for part in parts:
+        if is_empty(part):
+            if part.cache_mark and kept and kept[-1].cache_mark is None:
+                kept[-1] = msgspec.structs.replace(kept[-1], cache_mark=part.cache_mark)
+        elif isinstance(part, ToolResult) and any(map(is_empty, part.content)):
+            content = tuple(inner for inner in part.content if not is_empty(inner))
+            kept.append(msgspec.structs.replace(part, content=content))
+        else:
+            kept.append(part)
+    return tuple(kept)
 
 
 def arguments_object(text: str) -> dict[str, Any]:
@@ -50,9 +275,20 @@ def arguments_object(text: str) -> dict[str, Any]:
 
     Nothing or `null` is `{}`, another JSON value is `{"value": ...}`, anything else is `{"_raw": text}`.
     """
-    raise NotImplementedError
+    if not text.strip():
+        return {}
+    try:
+        value = msgspec.json.decode(text)
+    except (ValueError, RecursionError):  # not JSON, half a surrogate pair, or nested deeper than anything real
+        return {"_raw": text}
+    if isinstance(value, dict):
+        return cast("dict[str, Any]", value)
+    return {} if value is None else {"value": value}
 
 
 def arguments_raw(text: str) -> msgspec.Raw:
     """`arguments_object` as JSON, keeping the very text (number spelling, key order) where it is an object already."""
-    raise NotImplementedError
+    value = arguments_object(text)
+    if text.lstrip().startswith("{") and value.keys() != {"_raw"}:
+        return msgspec.Raw(text.strip().encode())
+    return msgspec.Raw(msgspec.json.encode(value))
