@@ -137,7 +137,8 @@ def first_answer(running: Running, request: bytes, *, patience: float = 20.0) ->
     received = b""
     try:
         with socket.create_connection(("127.0.0.1", running.port), timeout=patience) as connection:
-            connection.sendall(request)
+            # Asked to close, a server ends a refusal too, so nobody waits for a mark that won't come.
+            connection.sendall(request.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1))
             while b"~0@" not in received:
                 data = connection.recv(65536)
                 if not data:

@@ -377,8 +377,8 @@ Every answer is checked: status, all chunks, their order, the proper end."""
 
 _REPEAT = """\
 ```sh
-make bench                                                               # to the terminal
-.venv/bin/python tests/bench/run.py --quick                              # about a minute
+make bench                                                               # about five minutes, to the terminal
+make bench ARGS=--quick                                                  # about one minute
 .venv/bin/python tests/bench/run.py --write docs/benchmarks.md           # this page
 .venv/bin/python tests/bench/profile.py --wire messages --model full-256 # where the time goes
 ```

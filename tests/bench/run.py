@@ -77,12 +77,19 @@ class Load:
         )
 
     def play(self, job: load.Job) -> load.Finding:
-        """Wait for a job's finding."""
+        """Wait for a job's finding.
+
+        Raises:
+            RuntimeError: the load generator broke down, so no further figure can be had.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(msgspec.json.encode(job) + b"\n")
         self._process.stdin.flush()
-        return msgspec.json.decode(self._process.stdout.readline(), type=load.Finding)
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("The load generator has ended; what it said stands above.")
+        return msgspec.json.decode(line, type=load.Finding)
 
     def close(self) -> None:
         """End the process."""
