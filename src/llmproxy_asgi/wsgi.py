@@ -1,0 +1,696 @@
+"""Any ASGI application seen from a WSGI server: it streams, it cancels, and a process needs one event loop.
+
+```
+worker thread (WSGI)                             event-loop thread (one per process)
+────────────────────                             ───────────────────────────────────
+bridge(environ, start_response)
+  read wsgi.input, environ -> scope   ──begin──▶  task: await app(scope, receive, send)
+  wait for the head                   ◀──head───  send(http.response.start)
+  start_response(status, headers)
+  next(answer)                        ◀──deque──  send(http.response.body); waits once too much is unread
+                                      ──room───▶  goes on
+  answer.close(): the client left     ──leave──▶  receive() -> http.disconnect; cancelled soon after
+```
+
+What holds:
+
+- **One loop.** The first request starts a daemon thread with an event loop, and every bridge of the process shares
+  it, so an application's pools see one loop. It is module state, and the only such: threads can't be
+  shared through anything smaller than the process. It is keyed by pid and forgotten after a fork, so
+  preloading servers and forks after first use work; a child gets a thread of its own with its first
+  request. The last bridge that closes ends the thread, and so does the exit of the process.
+- **Back-pressure.** Of one answer at most `ahead` pieces or 256 KiB stay unread; then `send` waits.
+- **The client's leaving.** A WSGI server notices it with a write that fails, and closes the iterator. The
+  application reads `http.disconnect` and gets an `OSError` from `send` at once, and is cancelled 0.1 s
+  later. Closing never waits. An application that may be silent for long has to send heartbeats.
+- **Failures.** Before the head the application's exception is raised in the worker, and the server answers
+  500. After the head the iterator raises, so the server breaks the connection off: never a
+  silent truncation. A failure nobody can be told of (the client left, the answer is out) is logged.
+- **Request bodies** are read in the worker, before the application is called, because only the worker may
+  read `wsgi.input`. Of a body that is over `max_body` the application gets what its limit needs for
+  a refusal in its own words: nothing if the length was declared (`content-length` tells it), else the
+  first `max_body` + 1 bytes; then, as after an upload broken off, `http.disconnect`. If it gives up without an
+  answer, the bridge answers 413. A body shorter than declared is broken off the same way (400).
+- **Context.** The application runs in a copy of the worker's context variables, so traces keep their parent.
+
+What it refuses to do: it runs no lifespan, makes no decision about who is calling, buffers no answer, sets
+no loop policy and no signal handler, and never touches an event loop of the host.
+
+Under gevent's monkey patching `threading.Thread` is a greenlet, and the loop is one greenlet of the worker
+among others. That works, because request greenlets only wait on a `threading.Condition`, which gevent makes
+cooperative, and never ask asyncio for a running loop. (Tried with gevent 26.9 and its pywsgi server: a hundred
+streams at once, and clients that leave.) One thing is lost there: host code that calls `asyncio.run` in
+a request greenlet is told that a loop is running already.
+"""
+
+import asyncio
+import atexit
+import logging
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Self
+from urllib.parse import quote, unquote_to_bytes
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+from starlette.types import ASGIApp, Message, Scope
+
+_MIB = 1024 * 1024
+_UNREAD_BYTES = 256 * 1024  # of one answer, between the application and the server
+_READ_SIZE = 64 * 1024
+_GRACE = 0.1  # seconds between http.disconnect and the cancellation
+_ENDING = 1.0  # seconds a bridge that closes gives to each step of ending its calls
+_CLOSING = 5.0  # seconds a bridge that closes waits for the loop in all
+
+# They speak of one connection, and the connection belongs to the server (PEP 3333, "Other HTTP Features").
+_HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"trailers",
+        b"transfer-encoding",
+        b"upgrade",
+    },
+)
+
+_CLOSED = "the WSGI bridge is closed"
+_BROKEN_OFF = "the application did not finish its answer"
+
+logger = logging.getLogger(__name__)
+
+
+class ClientGoneError(OSError):
+    """Raised by `send` once the client has left, as ASGI 2.4 asks."""
+
+
+class WSGIBridge:
+    """A WSGI application that hands every request to an ASGI application.
+
+    Args:
+        app: An ASGI 3 application. It is not closed by the bridge.
+        max_body: Bytes of a request's body that are read at most; see the module's docstring.
+        ahead: Pieces of an answer that may be unread by the server before `send` waits.
+        on_close: Awaited on the event loop when the bridge closes, after its calls have ended; here the
+            owner of the application closes what lives on that loop. Not called if no request ever came.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        max_body: int = 32 * _MIB,
+        ahead: int = 16,
+        on_close: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        if ahead < 1:
+            raise ValueError("ahead must be at least 1")
+        self._app = app
+        self._max_body = max_body
+        self._ahead = ahead
+        self._on_close = on_close
+        self._closed = False
+
+    def __call__(
+        self,
+        environ: WSGIEnvironment,
+        start_response: StartResponse,
+        *,
+        scope_extra: Mapping[str, object] | None = None,
+    ) -> Iterable[bytes]:
+        """Call the application, and return once its head has been given to `start_response`.
+
+        The returned iterator yields each piece of the body as it comes and has a `close()`, so it may be
+        the body of a Flask response. `scope_extra` is merged into the ASGI scope.
+
+        Raises:
+            RuntimeError: the bridge is closed, or the application ended without an answer.
+            Exception: whatever the application raised before its head.
+        """
+        body = _read_body(environ, self._max_body)
+        if body is None:
+            return _refuse(start_response, HTTPStatus.BAD_REQUEST)
+        scope = _scope(environ)
+        scope.update(scope_extra or {})
+        call = _Call(_process.enter(self), self, scope, body)
+        answer = _Answer(call)
+        try:
+            call.submit()
+            head = call.wait_for_head()
+            if isinstance(head, HTTPStatus):
+                return _refuse(start_response, head)
+            start_response(*_encode_head(head))
+        except BaseException:
+            answer.close()
+            raise
+        return answer
+
+    def close(self) -> None:
+        """End the calls of this bridge; the last bridge of the process ends the event loop.
+
+        Waits some seconds at most. Must not be called on the bridge's own event loop. Requests
+        after it raise RuntimeError.
+        """
+        home = _process.leave(self)
+        if home is None:
+            return
+        try:
+            home.run(self._finish(home), timeout=_CLOSING)
+        except TimeoutError:
+            logger.warning("calls of a WSGI bridge did not end in %s seconds", _CLOSING)
+        finally:
+            _process.release(self, home)
+
+    async def _finish(self, home: "_LoopThread") -> None:
+        await home.end([call for call in home.calls if call.bridge is self])
+        if self._on_close is not None:
+            await self._on_close()
+
+
+class _Process:
+    """The event-loop thread of this process, and what a fork does to it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._home: _LoopThread | None = None
+        self._hooked = False
+        # A child must not let go of its parent's loop: closing it would take file descriptors out of
+        # the epoll set that both still share.
+        self._inherited: list[_LoopThread] = []
+
+    def enter(self, bridge: WSGIBridge) -> "_LoopThread":
+        """Give the bridge the loop it runs on, started if need be."""
+        with self._lock:
+            if bridge._closed:  # noqa: SLF001 - a bridge's only state, guarded by this lock
+                raise RuntimeError(_CLOSED)
+            home = self._of_this_process()
+            if home is None:
+                self._hook()
+                home = self._home = _LoopThread()
+            home.bridges.add(bridge)
+            return home
+
+    def leave(self, bridge: WSGIBridge) -> "_LoopThread | None":
+        """Mark the bridge closed; the loop it has still to be ended on, if any."""
+        with self._lock:
+            bridge._closed = True  # noqa: SLF001 - as above
+            home = self._of_this_process()
+            return home if home is not None and bridge in home.bridges else None
+
+    def release(self, bridge: WSGIBridge, home: "_LoopThread") -> None:
+        with self._lock:
+            home.bridges.discard(bridge)
+            if home.bridges or home is not self._home:
+                return
+            self._home = None
+        home.stop()
+
+    def _of_this_process(self) -> "_LoopThread | None":
+        if self._home is not None and self._home.pid != os.getpid():
+            self._forget()
+        return self._home
+
+    def _hook(self) -> None:
+        if not self._hooked:
+            self._hooked = True
+            os.register_at_fork(after_in_child=self._after_fork)
+            atexit.register(self._at_exit)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()  # the parent's may have been held by a thread that the child has not
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._home is not None:
+            self._inherited.append(self._home)
+            self._home = None
+
+    def _at_exit(self) -> None:
+        home = self._of_this_process()
+        if home is None:
+            return
+        for bridge in list(home.bridges):
+            bridge.close()
+        home.stop()
+
+
+class _LoopThread:
+    """An event loop in a daemon thread, and the calls that run on it."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.bridges: weakref.WeakSet[WSGIBridge] = weakref.WeakSet()
+        self.calls: set[_Call] = set()  # touched on the loop only
+        self._lock = threading.Lock()
+        self._stopping = False
+        self._stopped = False
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._serve, name="llmproxy-wsgi", daemon=True)
+        self._thread.start()
+
+    def submit(self, callback: Callable[[], object]) -> bool:
+        """Have the callback run on the loop; False if the loop ends and won't run it."""
+        with self._lock:  # so that what was taken on before the stop is also run before it
+            if self._stopping:
+                return False
+            self._loop.call_soon_threadsafe(callback)
+            return True
+
+    def run(self, work: Coroutine[Any, Any, None], *, timeout: float) -> None:
+        """Run the coroutine on the loop and wait for its end, `timeout` seconds at most."""
+        with self._lock:
+            if self._stopping:
+                work.close()
+                return
+            done = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            done.result(timeout)
+        except TimeoutError:
+            done.cancel()
+            raise
+
+    def stop(self) -> None:
+        with self._lock:
+            if self._stopping:
+                return
+            self._stopping = True
+            self._loop.call_soon_threadsafe(self._stop)
+        self._thread.join(_CLOSING)
+        if self._thread.is_alive():
+            logger.warning("the event loop of the WSGI bridges did not end in %s seconds", _CLOSING)
+
+    def _stop(self) -> None:
+        self._stopped = True
+        self._loop.stop()
+
+    def _serve(self) -> None:
+        while not self._stopped:
+            try:
+                self._loop.run_forever()
+            except BaseException:
+                # A SystemExit in somebody's task must not leave every later request waiting for ever.
+                logger.exception("an application tried to end the event loop of the WSGI bridges")
+        try:
+            self._loop.run_until_complete(self._finish())
+        finally:
+            self._loop.close()
+
+    async def _finish(self) -> None:
+        await self.end(list(self.calls))
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        if rest:
+            await asyncio.wait(rest, timeout=_ENDING)
+        await self._loop.shutdown_asyncgens()
+
+    async def end(self, calls: "list[_Call]") -> None:
+        """End the calls: by http.disconnect first, and by cancelling what is left after a second."""
+        for call in calls:
+            call.disconnect()
+        tasks = {call.task for call in calls if call.task is not None}
+        if not tasks:
+            return
+        _, running = await asyncio.wait(tasks, timeout=_ENDING)
+        for task in running:
+            task.cancel()
+        if running:
+            _, running = await asyncio.wait(running, timeout=_ENDING)
+        if running:
+            logger.warning("%d calls of a WSGI bridge did not end when they were cancelled", len(running))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RequestBody:
+    """What was read of a request's body; `refusal` says why that isn't the whole of it."""
+
+    data: bytes
+    refusal: HTTPStatus | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Head:
+    status: int
+    headers: list[tuple[bytes, bytes]]
+
+
+class _Call:
+    """One request: the application's task on the loop, and a worker thread that reads its answer.
+
+    What both touch is guarded by `_changed`; everything else belongs to the loop.
+    """
+
+    def __init__(self, home: _LoopThread, bridge: WSGIBridge, scope: Scope, body: _RequestBody) -> None:
+        self.home = home
+        self.bridge = bridge
+        self.task: asyncio.Task[None] | None = None
+        self._app = bridge._app  # noqa: SLF001 - a call is a part of its bridge
+        self._ahead = bridge._ahead  # noqa: SLF001 - as above
+        self._scope = scope
+        self._head_only = scope["method"] == "HEAD"
+        self._body: _RequestBody | None = body
+        self._refusal = body.refusal
+        self._broken_off = False  # the application has been told that the body ends early
+        self._gone = asyncio.Event()
+        self._room = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+
+        self._changed = threading.Condition(threading.Lock())
+        self._head: _Head | None = None
+        self._bodiless = self._head_only
+        self._chunks: deque[bytes] = deque()
+        self._unread = 0
+        self._stalled = False  # a send waits for room
+        self._complete = False  # the application has sent its last message
+        self._ended = False  # the application's task is over
+        self._error: BaseException | None = None
+        self._left = False  # nobody reads the answer any more
+
+    # On the loop.
+
+    def begin(self) -> None:
+        self.home.calls.add(self)
+        self.task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        error: BaseException | None = None
+        try:
+            await self._app(self._scope, self._receive, self._send)
+        except BaseException as raised:  # noqa: BLE001 - it belongs to the worker thread
+            error = raised
+        self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        self.home.calls.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._gone.set()
+        with self._changed:
+            self._ended = True
+            unheard = self._left or self._complete
+            self._error = None if unheard else error
+            self._changed.notify_all()
+        if unheard and error is not None:
+            _report(error)
+
+    async def _receive(self) -> Message:
+        body, self._body = self._body, None
+        if body is not None:
+            return {"type": "http.request", "body": body.data, "more_body": body.refusal is not None}
+        if self._refusal is not None:
+            self._broken_off = True
+        else:
+            await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Message) -> None:
+        match message["type"]:
+            case "http.response.start":
+                self._start(message)
+            case "http.response.body":
+                chunk = bytes(message.get("body", b""))
+                more = bool(message.get("more_body", False))
+                if self._bodiless and self._head is not None:
+                    chunk = b""
+                    await asyncio.sleep(0)  # nothing here waits, and an endless sender must not hold the loop
+                while not self._offer(chunk, more=more):
+                    await self._room.wait()
+            case other:
+                raise RuntimeError(f"a WSGI server can't be sent {other!r}")
+
+    def _start(self, message: Message) -> None:
+        status = int(message["status"])
+        head = _Head(status=status, headers=[(bytes(k), bytes(v)) for k, v in message.get("headers", ())])
+        with self._changed:
+            self._refuse_if_left()
+            if self._head is not None:
+                raise RuntimeError("the response has already started")
+            self._head = head
+            if status < HTTPStatus.OK or status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
+                self._bodiless = True
+            self._changed.notify_all()
+
+    def _offer(self, chunk: bytes, *, more: bool) -> bool:
+        """Hand a piece to the worker; False if too much is unread, and `_room` will say when not."""
+        with self._changed:
+            if self._head is None:
+                raise RuntimeError("the response has not started yet")
+            if self._complete:
+                raise RuntimeError("the response is already complete")
+            self._refuse_if_left()
+            if len(self._chunks) >= self._ahead or self._unread >= _UNREAD_BYTES:
+                self._stalled = True
+                self._room.clear()
+                return False
+            # An empty piece that isn't the last one is how an application has its head sent at once.
+            if chunk or (more and not self._bodiless):
+                self._chunks.append(chunk)
+                self._unread += len(chunk)
+            if not more:
+                self._complete = True
+                self._gone.set()
+            self._changed.notify_all()
+            return True
+
+    def _refuse_if_left(self) -> None:
+        if self._left:
+            raise ClientGoneError("the client has left")
+
+    def disconnect(self) -> None:
+        """Tell the application that the client left, and cancel it soon if it goes on answering."""
+        self._gone.set()
+        self._room.set()
+        with self._changed:
+            self._left = True
+            answering = not (self._complete or self._ended)
+            self._changed.notify_all()
+        # What an application does after its answer is its own affair, until the bridge closes.
+        if answering and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_GRACE, self.cancel)
+
+    def cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+    # In the worker thread.
+
+    def submit(self) -> None:
+        if not self.home.submit(self.begin):
+            raise RuntimeError(_CLOSED)
+
+    def wait_for_head(self) -> _Head | HTTPStatus:
+        """The application's head, or the status with which to refuse a body it could not take."""
+        with self._changed:
+            while self._head is None and not (self._ended or self._left):
+                self._changed.wait()
+            if self._head is not None:
+                return self._head
+            error, self._error = self._error, None
+            closed = self._left
+        if self._broken_off and self._refusal is not None and not isinstance(error, asyncio.CancelledError):
+            logger.debug("the application gave up on a broken off request body", exc_info=error)
+            return self._refusal
+        if isinstance(error, Exception):
+            raise error
+        raise RuntimeError(_CLOSED if closed else "the application ended without an answer") from error
+
+    def next_chunk(self) -> bytes | None:
+        """The next piece of the body, or None after the last one.
+
+        Raises:
+            RuntimeError: the application failed in the middle of its answer.
+        """
+        with self._changed:
+            if self._head_only:
+                return None
+            while not (self._chunks or self._complete or self._ended or self._left):
+                self._changed.wait()
+            if self._chunks:
+                chunk = self._chunks.popleft()
+                self._unread -= len(chunk)
+                # At half, so that a fast application is woken once for many pieces.
+                wake = self._stalled and 2 * len(self._chunks) <= self._ahead and 2 * self._unread <= _UNREAD_BYTES
+                if wake:
+                    self._stalled = False
+            elif self._complete:
+                return None
+            else:
+                error, self._error = self._error, None
+                raise RuntimeError(_CLOSED if self._left else _BROKEN_OFF) from error
+        if wake:
+            self.home.submit(self._room.set)
+        return chunk
+
+    def leave(self) -> None:
+        """Stop reading. Returns at once; the application is told and ended on the loop."""
+        if self.home.pid != os.getpid():
+            return  # inherited by a fork: the call belongs to the parent
+        with self._changed:
+            done = self._left or self._ended or (self._complete and not self._chunks)
+            self._left = True
+            error, self._error = self._error, None
+        if error is not None:
+            _report(error)
+        if not done:
+            self.home.submit(self.disconnect)
+
+
+class _Answer:
+    """The body as WSGI wants it: an iterator with `close()`.
+
+    Apart from `_Call`, so that an iterator dropped without `close()` is noticed although the task lives on.
+    """
+
+    __slots__ = ("__weakref__", "_call")
+
+    def __init__(self, call: _Call) -> None:
+        self._call = call
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        chunk = self._call.next_chunk()
+        if chunk is None:
+            raise StopIteration
+        return chunk
+
+    def close(self) -> None:
+        self._call.leave()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _report(error: BaseException) -> None:
+    """Log what an application raised when nobody could be told any more."""
+    if isinstance(error, ClientGoneError | asyncio.CancelledError):
+        return  # it left when it was told to
+    # Frameworks wrap the error that ends a sender into one of their own.
+    level = logging.DEBUG if _is_caused_by_leaving(error) else logging.ERROR
+    logger.log(level, "an application failed after the client left or had its answer", exc_info=error)
+
+
+def _is_caused_by_leaving(error: BaseException) -> bool:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ClientGoneError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _read_body(environ: WSGIEnvironment, limit: int) -> _RequestBody | None:
+    """Read the request's body up to the limit; None if its length is no number."""
+    declared = environ.get("CONTENT_LENGTH") or ""
+    if declared:
+        if not (declared.isascii() and declared.isdecimal()):
+            return None
+        length = int(declared)
+        if length > limit:
+            return _RequestBody(data=b"", refusal=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        data = b"".join(_read(environ, length))
+        return _RequestBody(data=data, refusal=None if len(data) == length else HTTPStatus.BAD_REQUEST)
+    if not environ.get("wsgi.input_terminated"):
+        return _RequestBody(data=b"")
+    data = b"".join(_read(environ, limit + 1))
+    return _RequestBody(data=data, refusal=HTTPStatus.REQUEST_ENTITY_TOO_LARGE if len(data) > limit else None)
+
+
+def _read(environ: WSGIEnvironment, length: int) -> Iterator[bytes]:
+    while length > 0:
+        data = environ["wsgi.input"].read(min(length, _READ_SIZE))
+        if not data:
+            return
+        length -= len(data)
+        yield data
+
+
+def _scope(environ: WSGIEnvironment) -> Scope:
+    root = environ.get("SCRIPT_NAME", "").rstrip("/").encode("latin-1")
+    path = (root + environ.get("PATH_INFO", "").encode("latin-1")) or b"/"
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": _http_version(environ),
+        "method": environ["REQUEST_METHOD"].upper(),
+        "scheme": environ.get("wsgi.url_scheme", "http"),
+        "path": path.decode("utf-8", "replace"),
+        "raw_path": _raw_path(environ, path),
+        "query_string": environ.get("QUERY_STRING", "").encode("latin-1"),
+        "root_path": root.decode("utf-8", "replace"),
+        "headers": list(_decode_headers(environ)),
+        "client": _decode_client(environ),
+        "server": _decode_server(environ),
+    }
+
+
+def _http_version(environ: WSGIEnvironment) -> str:
+    version: str = environ.get("SERVER_PROTOCOL", "HTTP/1.1").partition("/")[2]
+    return version.removesuffix(".0") if version.startswith(("2", "3")) else version
+
+
+def _raw_path(environ: WSGIEnvironment, path: bytes) -> bytes:
+    """The path as the client wrote it, if the server tells it and it says what the decoded one says."""
+    target: str = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
+    raw = target.partition("?")[0].encode("latin-1")
+    if raw and unquote_to_bytes(raw) == path:
+        return raw
+    return quote(path, safe="/:@!$&'()*+,;=~-._").encode("ascii")
+
+
+def _decode_headers(environ: WSGIEnvironment) -> Iterator[tuple[bytes, bytes]]:
+    for name, key in (("CONTENT_TYPE", b"content-type"), ("CONTENT_LENGTH", b"content-length")):
+        if environ.get(name):
+            yield key, environ[name].encode("latin-1")
+    for name, value in environ.items():
+        if name.startswith("HTTP_") and name not in {"HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH"}:
+            yield name[5:].replace("_", "-").lower().encode("latin-1"), value.encode("latin-1")
+
+
+def _decode_client(environ: WSGIEnvironment) -> tuple[str, int] | None:
+    address = environ.get("REMOTE_ADDR")
+    return (address, _port(environ.get("REMOTE_PORT")) or 0) if address else None
+
+
+def _decode_server(environ: WSGIEnvironment) -> tuple[str, int | None] | None:
+    name = environ.get("SERVER_NAME")
+    return (name, _port(environ.get("SERVER_PORT"))) if name else None
+
+
+def _port(value: object) -> int | None:
+    text = str(value or "")
+    return int(text) if text.isascii() and text.isdecimal() else None
+
+
+def _encode_head(head: _Head) -> tuple[str, list[tuple[str, str]]]:
+    dropped = _HOP_BY_HOP | {b"content-length"} if head.status == HTTPStatus.NO_CONTENT else _HOP_BY_HOP
+    headers = [
+        (name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers if name.lower() not in dropped
+    ]
+    return _status_line(head.status), headers
+
+
+def _status_line(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return f"{status} Unknown"
+
+
+def _refuse(start_response: StartResponse, status: HTTPStatus) -> Iterable[bytes]:
+    text = f"{status.phrase}\n".encode()
+    headers = [("content-type", "text/plain; charset=utf-8"), ("content-length", str(len(text)))]
+    start_response(_status_line(status), headers)
+    return [text]
+
+
+_process = _Process()
