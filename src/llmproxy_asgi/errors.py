@@ -23,6 +23,7 @@
     │   ├── UpstreamOverloaded     503   (529 in the Messages protocol)
     │   ├── UpstreamFailed         502   its own 5xx
     │   ├── UpstreamUnreachable    502   no connection, or it broke
+    │   ├── UpstreamUntrusted      502   its certificate does not prove who it is
     │   ├── UpstreamTimeout        504   one of our clocks ran out
     │   └── UpstreamProtocolError  502   what it sent breaks its protocol
     ├── InternalError              500   a bug of ours, and only that
@@ -282,6 +283,12 @@ class UpstreamFailed(UpstreamError):
 
 class UpstreamUnreachable(UpstreamError):
     """No connection could be made, or it broke before or during the answer."""
+
+
+class UpstreamUntrusted(UpstreamError):
+    """The upstream's certificate does not prove that it is who we meant to call; nothing was sent to it."""
+
+    retryable = False
 
 
 class UpstreamTimeout(UpstreamError):
