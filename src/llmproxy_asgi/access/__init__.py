@@ -1,0 +1,1 @@
+"""Who may call us, and what they may use. No decision means refusal."""

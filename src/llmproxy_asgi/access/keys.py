@@ -1,0 +1,97 @@
+"""Machine keys: where a request carries one, and whose it is.
+
+A key is judged by the table alone: it is somebody's, or it is refused. This module never asks the host.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import parse_qs
+
+from llmproxy_asgi.errors import Unauthenticated
+from llmproxy_asgi.principal import Principal
+from llmproxy_asgi.settings import KeyEntry
+
+PREFIX = "llmp_"
+"""What begins like this is one of our keys, and never anything else's business."""
+
+MAX_KEY = 1024
+_HEADERS = (b"authorization", b"x-api-key", b"x-goog-api-key")
+
+Scope = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Somebody who may call us, and the models they may use (None: all)."""
+
+    principal: Principal
+    models: tuple[str, ...] | None = None
+
+
+class KeyTable:
+    """The keys there are, held as keyed digests: neither a look-up's time nor a dump of it tells one."""
+
+    def __init__(self, entries: Iterable[KeyEntry]) -> None:
+        self._pepper = secrets.token_bytes(32)
+        self._grants = {
+            self._digest(entry.key.reveal()): Grant(
+                Principal(entry.name, display_name=entry.name, groups=entry.groups, tenant=entry.tenant), entry.models
+            )
+            for entry in entries
+        }
+
+    def __bool__(self) -> bool:
+        return bool(self._grants)
+
+    def find(self, key: str) -> Grant | None:
+        """Whose key this is, if anybody's. A wrong key and an unknown one take the same path."""
+        return self._grants.get(self._digest(key))
+
+    def _digest(self, key: str) -> bytes:
+        return hashlib.blake2b(key.encode("utf-8", "surrogateescape"), key=self._pepper, digest_size=32).digest()
+
+
+def sent_key(headers: Iterable[tuple[bytes, bytes]], query: bytes = b"") -> str | None:
+    """The one key that a request carries; the same key in several headers counts once.
+
+    Args:
+        headers: The ASGI scope's, names in lower case.
+        query: The raw query, for Gemini's paths alone (`?key=`); empty elsewhere.
+
+    Raises:
+        Unauthenticated: Two different keys, or something that cannot be a key.
+    """
+    found: str | None = None
+    for name, value in headers:
+        if name in _HEADERS:
+            text = _text(name, value)
+            if text is not None:
+                found = _same(found, text)
+    if query and b"key=" in query:
+        for text in parse_qs(query.decode("latin-1"), max_num_fields=64).get("key", ()):
+            found = _same(found, text)
+    return found
+
+
+def _text(name: bytes, value: bytes) -> str | None:
+    if len(value) > MAX_KEY:
+        raise Unauthenticated("The key is too long.")
+    text = value.decode("latin-1").strip()
+    if name == b"authorization":
+        scheme, _, text = text.partition(" ")
+        text = text.strip()
+        if scheme.lower() != "bearer":
+            return None  # Basic and the like are the host's own business
+    if not text:
+        return None
+    if not text.isascii() or not text.isprintable():
+        raise Unauthenticated("The key holds characters that no key has.")
+    return text
+
+
+def _same(found: str | None, text: str) -> str:
+    if found is not None and found != text:
+        raise Unauthenticated("Two different keys were sent; send one.")
+    return text

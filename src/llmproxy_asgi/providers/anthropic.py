@@ -1,0 +1,38 @@
+"""Anthropic itself, or whoever speaks Messages at another address."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from typing_extensions import override
+
+from llmproxy_asgi.capabilities import Capabilities
+from llmproxy_asgi.providers.base import Credential, Provider, join, provider
+from llmproxy_asgi.translators.anthropic_messages.families import capabilities_of
+from llmproxy_asgi.transport import Address
+
+
+@provider("anthropic")
+class Anthropic(Provider):
+    """api.anthropic.com, or an address that stands for it (without a version, as the vendor's SDK has it)."""
+
+    speaks: ClassVar[tuple[str, ...]] = ("anthropic-messages",)
+    base_url: ClassVar[str | None] = "https://api.anthropic.com"
+
+    @override
+    def address(self, protocol: str, model: str, *, stream: bool) -> Address:
+        return join(self.root, "/messages", version="v1")
+
+    @override
+    def authorize(self, protocol: str, credential: Credential) -> Mapping[str, str]:
+        # Both header forms are accepted by the vendor; this one is understood by every compatible server, too.
+        if credential.secret is None:
+            return {}
+        return {"x-api-key": credential.secret.reveal()}
+
+    @override
+    def capabilities(self, model: str, protocol: str) -> Capabilities:
+        return capabilities_of(model)
+
+    @override
+    def issuer(self, model: str, protocol: str) -> str:
+        return "anthropic"

@@ -1,0 +1,259 @@
+"""What a provider is, what its block of configuration holds, and how one is registered.
+
+A provider says where a request goes, with what credential, in which protocols and with which quirks. It does not
+retry, sleep, read the environment or translate.
+"""
+
+import hashlib
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from llmproxy_asgi.capabilities import DEFAULT, Capabilities
+from llmproxy_asgi.errors import MisuseError
+from llmproxy_asgi.settings import Block, Duration, Retry, Secret, Timeouts
+from llmproxy_asgi.transport import Address, AsyncTransport, address
+
+HeaderList = tuple[tuple[bytes, bytes], ...]
+
+_OUR_HEADERS = frozenset({"authorization", "host", "content-length", "transfer-encoding", "connection", "cookie"})
+
+
+class ModelEntry(Block):
+    """One model that a provider serves."""
+
+    name: str = Field(min_length=1, description="The name that clients use; may hold * as a pattern.")
+    upstream: str | None = Field(None, min_length=1, description="The upstream's own name; the same by default.")
+    enabled: bool = True
+    max_output_tokens: int | None = Field(None, ge=1)
+    capabilities: dict[str, Any] = Field(
+        default_factory=dict, description="What the model takes, where we have it wrong."
+    )
+
+    @field_validator("capabilities")
+    @classmethod
+    def _known(cls, value: dict[str, Any]) -> dict[str, Any]:
+        known = Capabilities.__struct_fields__
+        for name in value:
+            if name not in known:
+                raise ValueError(f"unknown capability {name!r}; known: {', '.join(known)}")
+        return value
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether the name stands for several."""
+        return "*" in self.name
+
+
+def _entry(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _listed(value: object) -> object:
+    return value if value is None or isinstance(value, list) else [value]
+
+
+class ProviderConfig(Block):
+    """What every provider's block may hold. A provider of one's own extends it."""
+
+    type: str = Field(description="Which provider; its own name by default.")
+    enabled: bool = True
+    api_key: Annotated[list[Secret] | None, BeforeValidator(_listed, json_schema_input_type=str | list[str])] = Field(
+        None, description="One key, or several that are taken in turn."
+    )
+    base_url: str | None = Field(None, description="What that vendor's own SDK takes as base_url.")
+    models: list[Annotated[ModelEntry, BeforeValidator(_entry, json_schema_input_type=str | ModelEntry)]] | None = (
+        Field(None, description="What it serves; left out: whatever it is asked for.")
+    )
+    default_model: str | None = Field(None, description="For requests that name none.")
+    bypass_model: bool = Field(default=False, description="Always default_model, whatever the caller names.")
+    protocol: Annotated[tuple[str, ...] | None, BeforeValidator(_listed, json_schema_input_type=str | list[str])] = (
+        Field(None, description="What this upstream speaks, one or several.")
+    )
+    allow_insecure: bool = Field(default=False, description="Plain http beyond loopback.")
+    priority: int = Field(0, description="Higher is tried first where several serve a model.")
+    cooldown: Duration = Field(
+        30.0, ge=0, description="Rest after a 429 or repeated failures, if the upstream names none."
+    )
+    timeout: Timeouts = Timeouts()
+    retry: Retry = Retry()
+    headers: dict[str, str] = Field(default_factory=dict, description="Sent with every request to this upstream.")
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an http:// or https:// address")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("must hold no user, password, query or fragment")
+        return value.rstrip("/")
+
+    @field_validator("headers")
+    @classmethod
+    def _safe_headers(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
+                raise ValueError(f"{name!r} is not a header name")
+            if name.lower() in _OUR_HEADERS:
+                raise ValueError(f"{name} is ours to set")
+            if not text.isascii() or not text.isprintable():
+                raise ValueError(f"the value of {name} must be printable ASCII")
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> "ProviderConfig":
+        if self.bypass_model and self.default_model is None:
+            raise ValueError("bypass_model needs default_model")
+        if self.base_url is not None and self.base_url.startswith("http:") and not self.allow_insecure:
+            host = urlsplit(self.base_url).hostname or ""
+            if not _is_loopback(host):
+                raise ValueError("base_url is plain http beyond loopback; use https, or say allow_insecure: true")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What signs one call."""
+
+    provider: str
+    secret: Secret | None = None
+    fingerprint: str = field(init=False)
+    """Names the credential in cooldowns and logs without telling it."""
+
+    def __post_init__(self) -> None:
+        material = self.secret.reveal() if self.secret else ""
+        digest = hashlib.blake2s(material.encode(), digest_size=6, person=b"llmproxy").hexdigest()
+        object.__setattr__(self, "fingerprint", f"{self.provider}:{digest}")
+
+
+class Provider:
+    """Whom we call. Subclasses fill in the class attributes and what differs.
+
+    Args:
+        name: The user's name for it.
+        config: Its block, already validated as `Config`.
+    """
+
+    Config: ClassVar[type[ProviderConfig]] = ProviderConfig
+    type: ClassVar[str] = ""
+    speaks: ClassVar[tuple[str, ...]] = ()
+    """Protocol ids; the caller's own is chosen if it is among them, else the first."""
+    base_url: ClassVar[str | None] = None
+    """Where it is unless the configuration says otherwise; None: the configuration must say."""
+    needs_key: ClassVar[bool] = True
+
+    def __init__(self, name: str, config: ProviderConfig) -> None:
+        self.name = name
+        self.config = config
+        self.protocols = tuple(config.protocol or self.speaks)
+        self.root = config.base_url or self.base_url or ""
+        self.credentials = tuple(Credential(name, secret) for secret in config.api_key or ()) or (Credential(name),)
+        self._headers: dict[tuple[str, str], HeaderList] = {}
+
+    @classmethod
+    def check(cls, config: ProviderConfig) -> list[str]:
+        """What is wrong with a block beyond what its fields say; one sentence each, starting with the field."""
+        findings = []
+        if cls.base_url is None and config.base_url is None:
+            findings.append("base_url: is required for this type")
+        if cls.needs_key and not config.api_key:
+            findings.append("api_key: is required for this type")
+        findings.extend(
+            f"protocol: {protocol!r} is not spoken here; choose from {', '.join(cls.speaks)}"
+            for protocol in config.protocol or ()
+            if protocol not in cls.speaks
+        )
+        return findings
+
+    def address(self, protocol: str, model: str, *, stream: bool) -> Address:
+        """Where a request goes. Called once per (protocol, model, stream) and kept by the caller."""
+        raise NotImplementedError
+
+    def authorize(self, protocol: str, credential: Credential) -> Mapping[str, str]:
+        """The headers that prove who we are."""
+        raise NotImplementedError
+
+    def headers(self, protocol: str, credential: Credential) -> HeaderList:
+        """All headers but those of the single request; built once per protocol and credential."""
+        key = (protocol, credential.fingerprint)
+        built = self._headers.get(key)
+        if built is None:
+            named = {
+                "content-type": "application/json",
+                "user-agent": "llmproxy-asgi",
+                **{name.lower(): value for name, value in self.config.headers.items()},
+                **self.authorize(protocol, credential),
+            }
+            built = tuple((name.encode("ascii"), value.encode("ascii")) for name, value in named.items())
+            self._headers[key] = built
+        return built
+
+    def capabilities(self, model: str, protocol: str) -> Capabilities:
+        """What we know of one of the upstream's models, before the configuration has its say."""
+        return DEFAULT
+
+    def issuer(self, model: str, protocol: str) -> str:
+        """Whose reasoning state this route can open (see `Seal.issuer`)."""
+        return self.name
+
+    def offers(self) -> tuple[str, ...]:
+        """Models worth listing that the configuration need not name (an embedded provider knows its own)."""
+        return ()
+
+    def transport(self) -> AsyncTransport | None:
+        """A transport of its own, for a provider that answers without a network; None: the usual one."""
+        return None
+
+
+def join(root: str, path: str, *, version: str | None = None) -> Address:
+    """A base address and a path below it.
+
+    Args:
+        root: As the configuration has it.
+        path: Starts with a slash.
+        version: A path segment (`v1`) that must stand between them once, whether or not the root has it.
+    """
+    if version is not None and not root.endswith("/" + version):
+        root = f"{root}/{version}"
+    return address(root + path)
+
+
+_P = TypeVar("_P", bound=type[Provider])
+
+REGISTERED: dict[str, type[Provider]] = {}
+"""Provider classes that have been imported, by type; the registry knows where the others are."""
+
+
+def provider(name: str, *, config: type[ProviderConfig] = ProviderConfig) -> Callable[[_P], _P]:
+    """Register a provider class under a type name.
+
+    Raises:
+        MisuseError: Another class has that name already.
+    """
+
+    def register(cls: _P) -> _P:
+        other = REGISTERED.get(name)
+        if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise MisuseError(f"the provider type {name!r} is taken by {other.__module__}.{other.__qualname__}")
+        cls.type = name
+        cls.Config = config
+        REGISTERED[name] = cls
+        return cls
+
+    return register
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

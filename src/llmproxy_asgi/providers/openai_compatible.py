@@ -1,0 +1,34 @@
+"""Servers that speak OpenAI's Chat Completions: vLLM, Ollama, llama.cpp, and vendors with such an endpoint."""
+
+from typing import ClassVar
+
+from typing_extensions import override
+
+from llmproxy_asgi.capabilities import Capabilities
+from llmproxy_asgi.providers.base import ProviderConfig, provider
+from llmproxy_asgi.providers.openai import OpenAIShaped
+
+COMPATIBLE = Capabilities(
+    developer_role=False,
+    max_tokens_field="max_tokens",
+    custom_tools=False,
+    cache_marks=False,
+    reasoning_content=True,
+)
+"""What servers of this kind have in common, as far as anything can be said of all of them."""
+
+
+class OpenAICompatibleConfig(ProviderConfig):
+    """A server's own differences are given per model, under `capabilities`."""
+
+
+@provider("openai-compatible", config=OpenAICompatibleConfig)
+class OpenAICompatible(OpenAIShaped):
+    """An address that speaks Chat Completions; most local servers want no key."""
+
+    speaks: ClassVar[tuple[str, ...]] = ("openai-chat",)
+    needs_key: ClassVar[bool] = False
+
+    @override
+    def capabilities(self, model: str, protocol: str) -> Capabilities:
+        return COMPATIBLE

@@ -1,0 +1,1 @@
+"""From the name a caller says to the targets that can serve it."""

@@ -1,0 +1,196 @@
+"""Which targets a model name stands for.
+
+In this order: a name under `models`; `provider/model`; the enabled providers that list the name, exactly and then by
+pattern, higher priority first; providers that list nothing serve whatever they are asked for. The catalog is immutable
+and decides nothing about callers: whoever asks hands in what that caller may use.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import translate
+from re import compile as compile_pattern
+from typing import Protocol
+
+import msgspec
+
+from llmproxy_asgi.capabilities import Capabilities
+from llmproxy_asgi.errors import ModelNotFound
+from llmproxy_asgi.providers.base import ModelEntry, Provider
+
+MAX_NAME = 512
+_REMEMBERED = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A provider, and the name it gives the model."""
+
+    provider: Provider
+    model: str
+    entry: ModelEntry | None = None
+
+    @property
+    def name(self) -> str:
+        """`provider/model`, for logs and `x-llmproxy-attempts`."""
+        return f"{self.provider.name}/{self.model}"
+
+    def capabilities(self, protocol: str) -> Capabilities:
+        """What the model takes: what we know of it, with the configuration's word over it."""
+        known = self.provider.capabilities(self.model, protocol)
+        if self.entry is None:
+            return known
+        overrides = dict(self.entry.capabilities)
+        if self.entry.max_output_tokens is not None:
+            overrides["max_output_tokens"] = self.entry.max_output_tokens
+        if not overrides:
+            return known
+        return msgspec.convert({**msgspec.to_builtins(known), **overrides}, Capabilities)
+
+
+class Route(Protocol):
+    """A name that stands for several targets (`models:` in the configuration)."""
+
+    @property
+    def targets(self) -> Sequence[str]:
+        """Each a `provider/model`."""
+
+
+Allowed = Callable[[str], bool]
+"""Whether a caller may use a name."""
+
+
+def everything(_name: str) -> bool:
+    """The grant of a caller without limits."""
+    return True
+
+
+def allow(patterns: Sequence[str]) -> Allowed:
+    """A grant of the names that match one of some patterns (`*` stands for anything)."""
+    tests = [compile_pattern(translate(pattern.replace("[", "[[]").replace("?", "[?]"))).match for pattern in patterns]
+    return lambda name: any(test(name) for test in tests)
+
+
+class Catalog:
+    """The names there are.
+
+    Args:
+        providers: The enabled ones, by name.
+        routes: Names that stand for several targets.
+        default_provider: Serves requests that name no model, and goes first among those that list nothing.
+    """
+
+    def __init__(
+        self, providers: Mapping[str, Provider], routes: Mapping[str, Route], *, default_provider: str | None = None
+    ) -> None:
+        ranked = sorted(
+            providers.values(), key=lambda provider: (-provider.config.priority, provider.name != default_provider)
+        )
+        self._providers = providers
+        self._ranked = ranked
+        self._default = providers.get(default_provider) if default_provider else None
+        self._routes = {name: self._expand(route.targets) for name, route in routes.items()}
+        self._patterns = [
+            (provider, entry, allow([entry.name]))
+            for provider in ranked
+            for entry in _enabled(provider)
+            if entry.is_pattern
+        ]
+        self._found: dict[str, tuple[Target, ...]] = {}
+
+    def resolve(self, name: str, allowed: Allowed = everything) -> tuple[Target, ...]:
+        """The targets of a name, best first; never empty.
+
+        Args:
+            name: As the caller said it; empty for none.
+            allowed: What this caller may use.
+
+        Raises:
+            ModelNotFound: There is no such name, or not for this caller (the same answer for both).
+        """
+        if not name:
+            name = self._unnamed()
+        if len(name) > MAX_NAME or not allowed(name):
+            raise ModelNotFound(name)
+        targets = self._found.get(name)
+        if targets is None:
+            targets = self._find(name)
+            if not targets:
+                raise ModelNotFound(name)
+            if len(self._found) < _REMEMBERED:  # names are callers' text: what is remembered of them is bounded
+                self._found[name] = targets
+        return targets
+
+    def names(self, allowed: Allowed = everything) -> list[str]:
+        """Every name that can be listed, in the configuration's order; patterns cannot."""
+        listed: dict[str, None] = dict.fromkeys(self._routes)
+        for provider in self._providers.values():
+            listed.update(dict.fromkeys(entry.name for entry in _enabled(provider) if not entry.is_pattern))
+            if provider.config.models is None and provider.config.default_model:
+                listed[provider.config.default_model] = None
+            listed.update(dict.fromkeys(f"{provider.name}/{model}" for model in provider.offers()))
+        return [name for name in listed if allowed(name)]
+
+    def _find(self, name: str) -> tuple[Target, ...]:
+        if name in self._routes:
+            return self._routes[name]
+        provider_name, slash, model = name.partition("/")
+        if slash and provider_name in self._providers and model:
+            return _targets([self._direct(self._providers[provider_name], model)])
+        return _targets([*self._exact(name), *self._matching(name), *self._unlisted(name)])
+
+    def _exact(self, name: str) -> Iterable[Target | None]:
+        for provider in self._ranked:
+            for entry in _enabled(provider):
+                if entry.name == name and not entry.is_pattern:
+                    yield _served(provider, entry, name)
+
+    def _matching(self, name: str) -> Iterable[Target | None]:
+        for provider, entry, matches in self._patterns:
+            if matches(name):
+                yield _served(provider, entry, name)
+
+    def _unlisted(self, name: str) -> Iterable[Target | None]:
+        for provider in self._ranked:
+            if provider.config.models is None:
+                yield _served(provider, None, name)
+
+    def _direct(self, provider: Provider, model: str) -> Target | None:
+        entries = provider.config.models or ()
+        entry = next((entry for entry in entries if entry.name == model and not entry.is_pattern), None)
+        if entry is not None and not entry.enabled:
+            return None
+        return _served(provider, entry, model)
+
+    def _expand(self, targets: Sequence[str]) -> tuple[Target, ...]:
+        found = []
+        for target in targets:
+            provider_name, _, model = target.partition("/")
+            if provider_name in self._providers:
+                found.append(self._direct(self._providers[provider_name], model))
+        return _targets(found)
+
+    def _unnamed(self) -> str:
+        for provider in [self._default] if self._default else self._ranked:
+            if provider.config.default_model:
+                return f"{provider.name}/{provider.config.default_model}"
+        raise ModelNotFound("")
+
+
+def _enabled(provider: Provider) -> list[ModelEntry]:
+    return [entry for entry in provider.config.models or () if entry.enabled]
+
+
+def _served(provider: Provider, entry: ModelEntry | None, name: str) -> Target:
+    if provider.config.bypass_model and provider.config.default_model:
+        return Target(provider, provider.config.default_model)
+    upstream = entry.upstream if entry is not None and entry.upstream is not None else name
+    return Target(provider, upstream, entry)
+
+
+def _targets(found: Iterable[Target | None]) -> tuple[Target, ...]:
+    """Without repeats: a target that was found twice is tried once, at its first place."""
+    kept: dict[tuple[str, str], Target] = {}
+    for target in found:
+        if target is not None:
+            kept.setdefault((target.provider.name, target.model), target)
+    return tuple(kept.values())

@@ -1,0 +1,174 @@
+"""What several rooms' configuration blocks are made of: durations, secrets, clocks, retries.
+
+Pydantic models here describe what an operator writes; they decide nothing and read no environment.
+"""
+
+import hmac
+import re
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    field_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+from typing_extensions import override
+
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h)")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION_HELP = "a duration is like 250ms, 30s, 5m or 2h, or a number of seconds"
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from `250ms`, `30s`, `5m`, `2h` or a number of seconds.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError(_DURATION_HELP)  # noqa: TRY004  pydantic turns ValueError alone into a finding
+    if isinstance(value, str):
+        found = _DURATION.fullmatch(value.strip())
+        if found is None:
+            return parse_duration(_number(value))
+        value = float(found[1]) * _UNITS[found[2]]
+    if not 0 <= value < 10**9:
+        raise ValueError(_DURATION_HELP)
+    return float(value)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(_DURATION_HELP) from None
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(parse_duration, json_schema_input_type=str | float),
+]
+"""Seconds; written as `250ms`, `30s`, `5m`, `2h` or a number."""
+
+
+PLACEHOLDER_KEYS = frozenset(
+    {
+        "changeme", "change-me", "secret", "password", "test", "key", "api-key", "apikey", "your-key", "your-api-key",
+        "your_api_key", "your-api-key-1", "your-api-key-2", "sk-1234", "sk-123456", "sk-xxx", "sk-test", "xxx", "none",
+        "null", "todo", "example", "llmp_changeme",
+    }
+)  # fmt: skip
+"""Keys that stand in sample files; people scan for gateways that accept them."""
+
+
+class Secret:
+    """A text that cannot be printed by accident. `reveal()` is the only way to it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself, for the one place that puts it on the wire."""
+        return self._text
+
+    @override
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    @override
+    def __str__(self) -> str:
+        return "***"
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._text.encode(), other._text.encode())
+
+    @override
+    def __hash__(self) -> int:
+        return hash((Secret, self._text))
+
+    @override
+    def __reduce__(self) -> Any:
+        raise TypeError("a Secret is not pickled")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(
+            cls._validate,
+            core_schema.is_instance_schema(cls),
+            serialization=core_schema.plain_serializer_function_ser_schema(str),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"type": "string", "format": "password"}
+
+    @classmethod
+    def _validate(cls, value: object) -> Self:
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, str):
+            raise ValueError("a key is text; quote it")  # noqa: TRY004  as above
+        if not value.strip():
+            raise ValueError("a key must not be empty")
+        if not value.isascii() or not value.isprintable() or value != value.strip():
+            raise ValueError("a key is printable ASCII without space around it")
+        return cls(value)
+
+
+class Block(BaseModel):
+    """A block of configuration: unknown keys are refused, values are not changed after loading."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid", frozen=True, arbitrary_types_allowed=True, protected_namespaces=(), hide_input_in_errors=True
+    )
+
+
+class Timeouts(Block):
+    """The four clocks of one upstream call, in seconds."""
+
+    connect: Duration = Field(5.0, gt=0, description="DNS, TCP and TLS together, and waiting for a place in the pool.")
+    first_byte: Duration = Field(60.0, gt=0, description="From the request's last byte to the answer's first event.")
+    idle: Duration = Field(60.0, gt=0, description="Between two reads of one answer.")
+    total: Duration = Field(600.0, gt=0, description="The whole call, however lively.")
+
+
+class Retry(Block):
+    """How often one target is tried before the next one is."""
+
+    attempts: int = Field(2, ge=1, le=10, description="All tries on one target together; 1: no retry.")
+    backoff: Duration = Field(
+        0.25, ge=0, description="The first wait; doubled each time, with full jitter, at most 8 s."
+    )
+
+
+class KeyEntry(Block):
+    """A key for a machine."""
+
+    name: str = Field(min_length=1, max_length=255, description="Who calls with it; the principal's id.")
+    key: Secret = Field(description="The key itself, at least 16 characters.")
+    models: tuple[str, ...] | None = Field(
+        None, description="What it may use, with * as a pattern; left out: everything."
+    )
+    groups: tuple[str, ...] = Field((), description="Groups that its principal has.")
+    tenant: str = Field("", max_length=255, description="The tenant that its principal belongs to.")
+
+    @field_validator("key")
+    @classmethod
+    def _strong(cls, value: Secret) -> Secret:
+        text = value.reveal()
+        if text.lower() in PLACEHOLDER_KEYS or len(set(text)) < 4:
+            raise ValueError("this is a placeholder; make a key of your own, for example with `openssl rand -hex 24`")
+        if len(text) < 16:
+            raise ValueError("must be at least 16 characters")
+        return value
