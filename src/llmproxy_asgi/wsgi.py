@@ -158,6 +158,9 @@ class WSGIBridge:
 
         Waits some seconds at most. Must not be called on the bridge's own event loop. Requests
         after it raise RuntimeError.
+
+        Raises:
+            Exception: whatever `on_close` raised; the bridge is closed all the same.
         """
         home = _process.leave(self)
         if home is None:
@@ -238,7 +241,10 @@ class _Process:
         if home is None:
             return
         for bridge in list(home.bridges):
-            bridge.close()
+            try:
+                bridge.close()
+            except Exception:
+                logger.exception("a WSGI bridge failed to close")  # and the others still have to
         home.stop()
 
 

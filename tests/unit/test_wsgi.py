@@ -934,6 +934,25 @@ def test_process_that_forgets_to_close_ends_in_order() -> None:
     assert lines == ["held call ended in parent", "closed in parent"]
 
 
+def test_bridge_that_fails_to_close_does_not_keep_others_from_it() -> None:
+    """At exit each bridge has its turn, whatever the one before it raised."""
+    lines = run_script(
+        """
+        import logging
+        logging.basicConfig(stream=sys.stdout, format="%(message)s")
+
+        async def fail():
+            raise ValueError("mine")
+
+        others = [WSGIBridge(app, on_close=each) for each in (fail, on_close, fail)]
+        for bridge in others:
+            assert b"".join(ask()) == b"onetwo"
+        """,
+    )
+    assert lines.count("closed in parent") == 1
+    assert lines.count("ValueError: mine") == 2
+
+
 def test_import_starts_no_thread_and_installs_nothing() -> None:
     """Whoever imports the module pays with nothing but memory."""
     assert run_script("print(threading.active_count())") == ["1"]

@@ -1,0 +1,221 @@
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from llmproxy_asgi import wsgi
+
+HANG = 30.0  # seconds after which a wait is a failure; nothing here depends on how long it takes
+SOURCES = Path(wsgi.__file__).parents[1]
+
+# The application is a client of the test: it relays what the test's socket sends, line by line, and its end
+# is seen there as the end of the connection. The bridge is used before any worker is forked.
+TARGET = """
+import asyncio
+import os
+from wsgiref.util import setup_testing_defaults
+
+from llmproxy_asgi.wsgi import WSGIBridge
+
+
+async def app(scope, receive, send):
+    if scope["path"] == "/warm":
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+        return
+    if scope["path"] == "/refuse":
+        raise ValueError("before the head")
+    if scope["path"] == "/echo":
+        message = await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"<" + message["body"] + b">"})
+        return
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(os.environ["TARGET_PORT"]))
+    try:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+        while line := await reader.readline():
+            if line == b"fail\\n":
+                raise ValueError("in the middle")
+            await send({"type": "http.response.body", "body": line, "more_body": True})
+        await send({"type": "http.response.body"})
+    finally:
+        writer.close()
+
+
+async def on_close():
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(os.environ["TARGET_PORT"]))
+    writer.write(b"closed")
+    await writer.drain()
+    writer.close()
+
+
+bridge = WSGIBridge(app, on_close=on_close)
+environ = {"PATH_INFO": "/warm"}
+setup_testing_defaults(environ)
+assert b"".join(bridge(environ, lambda *_: None)) == b""
+"""
+
+WERKZEUG = """
+import sys
+from werkzeug.serving import WSGIRequestHandler, make_server
+from target import bridge
+
+WSGIRequestHandler.protocol_version = "HTTP/1.1"
+make_server("127.0.0.1", 0, bridge, threaded=True, fd=int(sys.argv[1])).serve_forever()
+"""
+
+
+def gunicorn(worker: str, fd: int) -> list[str]:
+    options = ["--worker-class", worker, "--preload", "--graceful-timeout", "10"]
+    if worker == "gthread":
+        options += ["--threads", "4"]  # with them gunicorn would also turn a sync worker into this one
+    return [sys.executable, "-m", "gunicorn", "--no-control-socket", *options, "--bind", f"fd://{fd}", "target:bridge"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A running server, and the socket its application calls."""
+
+    port: int
+    upstream: socket.socket
+    process: subprocess.Popen[bytes]
+
+    def ask(self, request: bytes) -> socket.socket:
+        client = socket.create_connection(("127.0.0.1", self.port), timeout=HANG)
+        client.sendall(request)
+        return client
+
+    def get(self, path: str = "/relay") -> socket.socket:
+        return self.ask(b"GET %s HTTP/1.1\r\nHost: test\r\n\r\n" % path.encode())
+
+    def accept(self) -> socket.socket:
+        connection, _ = self.upstream.accept()
+        connection.settimeout(HANG)
+        return connection
+
+
+def listen() -> socket.socket:
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(HANG)
+    return listener
+
+
+@pytest.fixture(params=["gthread", "sync", "werkzeug"], scope="module")
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    yield from serve(str(request.param), tmp_path_factory.mktemp("site"))
+
+
+def serve(server: str, folder: Path) -> Generator[Site, None, None]:
+    (folder / "target.py").write_text(TARGET)
+    (folder / "serve.py").write_text(WERKZEUG)
+    with listen() as listener, listen() as upstream, (folder / "log").open("wb") as log:
+        fd = listener.fileno()
+        command = [sys.executable, "serve.py", str(fd)] if server == "werkzeug" else gunicorn(server, fd)
+        paths = os.pathsep.join([str(SOURCES), str(folder)])
+        environ = os.environ | {"TARGET_PORT": str(upstream.getsockname()[1]), "PYTHONPATH": paths}
+        process = subprocess.Popen(command, cwd=folder, env=environ, pass_fds=[fd], stdout=log, stderr=log)
+        try:
+            yield Site(port=listener.getsockname()[1], upstream=upstream, process=process)
+        finally:
+            process.terminate()
+            try:
+                process.wait(HANG)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise
+
+
+def read_until(client: socket.socket, end: bytes) -> bytes:
+    data = b""
+    while end not in data:
+        piece = client.recv(4096)
+        assert piece, data
+        data += piece
+    return data
+
+
+def read_all(client: socket.socket) -> bytes:
+    data = b""
+    while piece := client.recv(4096):
+        data += piece
+    return data
+
+
+def leave(client: socket.socket) -> None:
+    """Close so that the server's next write fails, and not only the one after it."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+def test_pieces_arrive_while_the_application_is_held(site: Site) -> None:
+    """Each piece is on the wire when the application has sent it, and the end is the protocol's own."""
+    with closing(site.get()) as client, closing(site.accept()) as upstream:
+        upstream.sendall(b"first\n")
+        head = read_until(client, b"first\n")
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+        upstream.sendall(b"second\n")
+        assert b"first" not in read_until(client, b"second\n")
+        upstream.shutdown(socket.SHUT_WR)
+        read_until(client, b"0\r\n\r\n")
+
+
+def test_client_that_leaves_ends_the_application_with_the_next_write(site: Site) -> None:
+    """One write after the client has gone, the application has let go of its own connection."""
+    with closing(site.get()) as client, closing(site.accept()) as upstream:
+        upstream.sendall(b"first\n")
+        read_until(client, b"first\n")
+        assert select.select([upstream], [], [], 0) == ([], [], [])
+        leave(client)
+        upstream.sendall(b"second\n")
+        assert upstream.recv(1) == b""
+
+
+def test_failure_in_the_middle_is_no_end(site: Site) -> None:
+    """The connection breaks off without the last chunk, so no client takes the answer for complete."""
+    with closing(site.get()) as client, closing(site.accept()) as upstream:
+        upstream.sendall(b"first\n")
+        read_until(client, b"first\n")
+        upstream.sendall(b"fail\n")
+        assert b"0\r\n\r\n" not in read_all(client)
+
+
+def test_failure_before_the_head_is_a_500(site: Site) -> None:
+    """The server answers for an application that could not."""
+    with closing(site.ask(b"GET /refuse HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")) as client:
+        assert read_all(client).split()[1] == b"500"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(b"Content-Length: 5\r\n\r\nhello", id="length"),
+        pytest.param(b"Transfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n", id="chunked"),
+    ],
+)
+def test_body_of_a_request_arrives(site: Site, message: bytes) -> None:
+    """Declared or chunked, the application has the body and the worker isn't left waiting for more."""
+    with closing(site.ask(b"POST /echo HTTP/1.1\r\nHost: test\r\nConnection: close\r\n" + message)) as client:
+        assert b"<hello>" in read_all(client)
+
+
+def test_bridge_closes_with_its_worker(tmp_path: Path) -> None:
+    """A worker that is asked to end ends its calls, runs `on_close` on the loop, and exits cleanly."""
+    with contextmanager(serve)("gthread", tmp_path) as site:
+        with closing(site.ask(b"POST /echo HTTP/1.0\r\nContent-Length: 0\r\n\r\n")) as client:
+            assert b"<>" in read_all(client)
+        site.process.send_signal(signal.SIGTERM)
+        # Two processes close: the worker, and the one that was loaded before the fork.
+        for _ in range(2):
+            with closing(site.accept()) as goodbye:
+                assert read_all(goodbye) == b"closed"
+        assert site.process.wait(HANG) == 0
