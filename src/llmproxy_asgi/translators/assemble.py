@@ -1,28 +1,54 @@
 """Streams and answers are one thing: events fold into a `Response`, a `Response` unfolds into legal events.
 
-What no event carries is lost on the way through a stream: `Candidate.phase` and `Candidate.extras`.
+What no event carries does not come through a stream: `Candidate.phase`, `Candidate.extras`, and the log probabilities
+of a candidate without any part. Folding trusts the order that `grammar.py` describes; a stream that breaks it in a
+way that leaves no answer is its upstream's error, never a crash.
 """
 
-from collections.abc import Iterable, Iterator
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Iterator, Sequence
+from typing import assert_never
 
-from llmproxy_asgi.conversation import Response, StreamEvent
+import msgspec
 
-
-class Folder:
-    """Folds a stream as it comes, in time linear in its size."""
-
-    def feed(self, events: Iterable[StreamEvent]) -> None:
-        """Take the next events."""
-        raise NotImplementedError
-
-    def result(self) -> Response:
-        """The whole answer.
-
-        Raises:
-            GatewayError: The error of the stream's `Failed`.
-            UpstreamProtocolError: The stream is not over, or breaks the grammar so that there is no answer.
-        """
-        raise NotImplementedError
+from llmproxy_asgi.conversation import (
+    ArgumentsDelta,
+    Candidate,
+    Citation,
+    CitationDelta,
+    Delta,
+    Ended,
+    Failed,
+    Finish,
+    Finished,
+    InlineData,
+    LogprobsDelta,
+    Media,
+    MediaDelta,
+    Part,
+    PartDelta,
+    PartEnded,
+    PartStarted,
+    Passed,
+    Reasoning,
+    ReasoningDelta,
+    Refusal,
+    RefusalDelta,
+    Response,
+    Seal,
+    SealDelta,
+    ServerToolCall,
+    Started,
+    StreamEvent,
+    Text,
+    TextDelta,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+    UsageReported,
+)
+from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
+from llmproxy_asgi.translators.grammar import FITS
 
 
 def fold(events: Iterable[StreamEvent]) -> Response:
@@ -32,9 +58,259 @@ def fold(events: Iterable[StreamEvent]) -> Response:
         GatewayError: The error of the stream's `Failed`.
         UpstreamProtocolError: The stream has no ending, or breaks the grammar so that there is no answer.
     """
-    raise NotImplementedError
+    folder = Folder()
+    folder.feed(events)
+    return folder.result()
+
+
+class Folder:
+    """Folds a stream as it comes, in time linear in its size."""
+
+    def __init__(self) -> None:
+        self._started: Started | None = None
+        self._ended: Ended | None = None
+        self._error: GatewayError | None = None
+        self._usage = Usage()
+        self._candidates: dict[int, _OpenCandidate] = {}
+
+    def feed(self, events: Iterable[StreamEvent]) -> None:
+        """Take the next events. What comes after the ending, or after a broken rule, is not looked at."""
+        for event in events:
+            if self._error is not None or self._ended is not None:
+                return
+            try:
+                self._take(event)
+            except _Broken as broken:
+                self._error = UpstreamProtocolError(f"The upstream's stream is out of order: {broken}.")
+
+    def result(self) -> Response:
+        """The whole answer.
+
+        Raises:
+            GatewayError: The error of the stream's `Failed`.
+            UpstreamProtocolError: The stream is not over, or breaks the grammar so that there is no answer.
+        """
+        if self._error is not None:
+            raise self._error
+        if self._started is None or self._ended is None:
+            raise UpstreamProtocolError("The upstream's stream ended without its end sign.")
+        return Response(
+            id=self._started.id,
+            model=self._started.model,
+            created_at=self._started.created_at,
+            candidates=tuple(self._candidates[index].closed(index) for index in sorted(self._candidates)),
+            usage=self._usage,
+            service_tier=self._ended.service_tier or self._started.service_tier,
+            extras=self._started.extras,
+        )
+
+    def _take(self, event: StreamEvent) -> None:
+        match event:
+            case PartDelta(candidate=number, index=index, delta=delta):
+                self._candidate(number).add(index, delta)
+            case PartStarted(candidate=number, index=index, part=part):
+                self._candidate(number).start(index, part)
+            case PartEnded(candidate=number, index=index, part=restated):
+                self._candidate(number).end(index, restated)
+            case UsageReported(usage=usage):
+                self._usage = usage
+            case Finished(candidate=number, finish=finish):
+                self._candidate(number).finish = finish
+            case Started():
+                self._start(event)
+            case Ended():
+                self._end(event)
+            case Failed(error=error):
+                self._error = error
+            case Passed():
+                pass
+            case _:
+                assert_never(event)
+
+    def _candidate(self, number: int) -> "_OpenCandidate":
+        if self._started is None:
+            raise _Broken("it begins in the middle")
+        candidate = self._candidates.get(number)
+        if candidate is None:
+            candidate = self._candidates[number] = _OpenCandidate()
+        return candidate
+
+    def _start(self, event: Started) -> None:
+        if self._started is not None:
+            raise _Broken("it starts twice")
+        self._started = event
+        self._usage = event.usage or self._usage
+
+    def _end(self, event: Ended) -> None:
+        if not self._candidates or not all(candidate.whole for candidate in self._candidates.values()):
+            raise _Broken("it ends before its answer does")
+        self._ended = event
 
 
 def unfold(response: Response) -> Iterator[StreamEvent]:
-    """A legal stream that tells this answer; every `PartEnded` carries its part whole."""
-    raise NotImplementedError
+    """A legal stream that tells this answer; every `PartEnded` carries its part whole.
+
+    Texts, reasoning, refusals and calls start empty and come in one delta; other parts start whole. Seals always come
+    as deltas. An answer without any candidate is none: it unfolds into `Started` and `Failed`.
+    """
+    told = None if response.usage == Usage() else response.usage
+    yield Started(response.id, response.model, response.created_at, told, response.service_tier, response.extras)
+    if not response.candidates:
+        yield Failed(UpstreamProtocolError("The upstream's answer holds no candidate."))
+        return
+    for candidate in response.candidates:
+        for index, part in enumerate(candidate.parts):
+            yield PartStarted(candidate.index, index, _header(part))
+            for delta in _deltas(part):
+                yield PartDelta(candidate.index, index, delta)
+            if index == 0 and candidate.logprobs:
+                yield PartDelta(candidate.index, index, LogprobsDelta(candidate.logprobs))
+            yield PartEnded(candidate.index, index, part)
+    for candidate in response.candidates:
+        yield Finished(candidate.index, candidate.finish)
+    if told is not None:
+        yield UsageReported(told)
+    yield Ended(response.service_tier)
+
+
+def _header(part: Part) -> Part:
+    """A part as it is when it starts."""
+    match part:
+        case Text():
+            return msgspec.structs.replace(part, text="", citations=(), seals=())
+        case Reasoning() | Refusal():
+            return msgspec.structs.replace(part, text="", seals=())
+        case ToolCall() | ServerToolCall():
+            return msgspec.structs.replace(part, arguments="", seals=())
+        case _:
+            return msgspec.structs.replace(part, seals=()) if part.seals else part
+
+
+def _deltas(part: Part) -> Iterator[Delta]:
+    """What makes the whole part of its header."""
+    match part:
+        case Text(text=text, citations=citations):
+            if text:
+                yield TextDelta(text)
+            yield from map(CitationDelta, citations)
+        case Reasoning(text=text) if text:
+            yield ReasoningDelta(text)
+        case Refusal(text=text) if text:
+            yield RefusalDelta(text)
+        case ToolCall(arguments=arguments) | ServerToolCall(arguments=arguments) if arguments:
+            yield ArgumentsDelta(arguments)
+        case _:
+            pass
+    yield from map(SealDelta, part.seals)
+
+
+class _Broken(Exception):
+    """A stream out of which no answer can be made."""
+
+
+class _OpenPart:
+    """A part that goes on: its header and what has come since, in pieces that are joined once."""
+
+    __slots__ = ("_citations", "_data", "_header", "_seals", "_texts")
+
+    def __init__(self, header: Part) -> None:
+        self._header = header
+        self._texts: list[str] = []
+        self._data: list[str] = []
+        self._citations: list[Citation] = []
+        self._seals: list[Seal] = []
+
+    def add(self, delta: Delta) -> None:
+        if not isinstance(self._header, FITS[type(delta)]):
+            raise _Broken("a piece does not fit its part")
+        match delta:
+            case TextDelta(text=text) | ReasoningDelta(text=text) | RefusalDelta(text=text) | ArgumentsDelta(text=text):
+                self._texts.append(text)
+            case MediaDelta(data=data, transcript=transcript):
+                self._data.append(data)
+                self._texts.append(transcript)
+            case CitationDelta(citation=citation):
+                self._citations.append(citation)
+            case SealDelta(seal=seal):
+                self._seals.append(seal)
+            case LogprobsDelta():
+                pass  # they belong to the candidate
+            case _:
+                assert_never(delta)
+
+    def whole(self) -> Part:
+        """The header with everything that came."""
+        part = self._header
+        added = "".join(self._texts)
+        seals = (*part.seals, *self._seals)
+        match part:
+            case Text():
+                citations = (*part.citations, *self._citations)
+                return msgspec.structs.replace(part, text=part.text + added, citations=citations, seals=seals)
+            case Reasoning() | Refusal():
+                return msgspec.structs.replace(part, text=part.text + added, seals=seals)
+            case ToolCall() | ServerToolCall():
+                return msgspec.structs.replace(part, arguments=part.arguments + added, seals=seals)
+            case Media():
+                return self._media(part, added, seals)
+            case _:
+                return msgspec.structs.replace(part, seals=seals)
+
+    def _media(self, part: Media, added: str, seals: tuple[Seal, ...]) -> Media:
+        source = part.source
+        if any(self._data):
+            before = [source.data] if isinstance(source, InlineData) else []
+            source = InlineData(data=_joined_base64([*before, *self._data]))
+        transcript = (part.transcript or "") + added
+        return msgspec.structs.replace(part, source=source, transcript=transcript or part.transcript, seals=seals)
+
+
+class _OpenCandidate:
+    """A candidate that goes on."""
+
+    __slots__ = ("_logprobs", "_open", "_parts", "finish")
+
+    def __init__(self) -> None:
+        self.finish: Finish | None = None
+        self._parts: list[Part] = []
+        self._open: dict[int, _OpenPart] = {}
+        self._logprobs: list[TokenLogprob] = []
+
+    @property
+    def whole(self) -> bool:
+        return self.finish is not None and not self._open
+
+    def start(self, index: int, header: Part) -> None:
+        if index != len(self._parts):
+            raise _Broken("a part has the wrong number")
+        self._parts.append(header)
+        self._open[index] = _OpenPart(header)
+
+    def add(self, index: int, delta: Delta) -> None:
+        part = self._open.get(index)
+        if part is None:
+            raise _Broken("a piece belongs to no open part")
+        part.add(delta)
+        if isinstance(delta, LogprobsDelta):
+            self._logprobs.extend(delta.tokens)
+
+    def end(self, index: int, restated: Part | None) -> None:
+        part = self._open.pop(index, None)
+        if part is None:
+            raise _Broken("a part ends that is not open")
+        self._parts[index] = part.whole() if restated is None else restated
+
+    def closed(self, index: int) -> Candidate:
+        assert self.finish is not None  # `Ended` was not taken before
+        return Candidate(index=index, parts=tuple(self._parts), finish=self.finish, logprobs=tuple(self._logprobs))
+
+
+def _joined_base64(pieces: Sequence[str]) -> str:
+    """Base64 text out of pieces that were cut anywhere, or encoded (and padded) one by one."""
+    filled = [piece for piece in pieces if piece]
+    if not any("=" in piece for piece in filled[:-1]):
+        return "".join(filled)
+    try:
+        return b64encode(b"".join(b64decode(piece, validate=True) for piece in filled)).decode()
+    except ValueError as error:
+        raise _Broken("a sound or an image cannot be read") from error
