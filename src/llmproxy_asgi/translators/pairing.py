@@ -32,10 +32,11 @@ class Paired(msgspec.Struct, frozen=True):
 def pair(messages: Sequence[Message]) -> Paired:
     """Calls and results of each step put together: one tool message right after the assistant message.
 
-    Neighbouring assistant messages that hold calls are one step and become one message. Results stand in the order of
-    their calls and take name and kind from them. A call without a result gets an error result that says so, unless
-    the conversation ends with its step. Where one call has several results the last one wins: it is what the caller
-    knows by now. Call ids may be used again in later steps; a result answers the nearest open call before it.
+    Neighbouring assistant messages are one step from the first that holds calls on, and become one message. Results
+    stand in the order of their calls and take name and kind from them. A call without a result gets an error result
+    that says so, unless the conversation ends with its step. Where one call has several results the last one wins: it
+    is what the caller knows by now. Call ids may be used again in later steps; a result answers the nearest open call
+    before it.
 
     Raises:
         BadRequest: A result names a call that is not in the conversation.
@@ -106,7 +107,7 @@ def _answered(rows: Sequence[Message]) -> tuple[dict[int, list[_Slot]], bool]:
     early: list[tuple[ToolResult, Message]] = []
     duplicates = False
     for position, message in enumerate(rows):
-        slots = [_Slot(part) for part in message.parts if isinstance(part, ToolCall)]
+        slots = [_Slot(call) for call in _calls(message)]
         if slots:
             steps[position] = slots
         groups: dict[str, deque[_Slot]] = {}
@@ -173,16 +174,21 @@ def _tool_message(slots: Sequence[_Slot]) -> Message:
 
 
 def _join_steps(messages: Sequence[Message]) -> list[Message]:
-    """Neighbouring assistant messages made one where they hold calls: they are one step of the model."""
+    """Neighbouring assistant messages made one from the first with calls on: its results must stand behind them all."""
     joined: list[Message] = []
     for role, group in groupby(messages, key=lambda message: message.role):
         run = tuple(group)
-        calls = any(isinstance(part, ToolCall) for message in run for part in message.parts)
-        if role == "assistant" and calls:
-            joined.append(_one(run))
-        else:
-            joined.extend(run)
+        step = len(run)
+        if role == "assistant":
+            step = next((at for at, message in enumerate(run) if _calls(message)), step)
+        joined.extend(run[:step])
+        if step < len(run):
+            joined.append(_one(run[step:]))
     return joined
+
+
+def _calls(message: Message) -> list[ToolCall]:
+    return [part for part in message.parts if isinstance(part, ToolCall)]
 
 
 def merge(messages: Sequence[Message], roles: Collection[Role] = ("user", "assistant")) -> tuple[Message, ...]:
