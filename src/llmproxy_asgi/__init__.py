@@ -1,1 +1,66 @@
-"""An LLM gateway that mounts inside a Python web app and shares its login."""
+"""An LLM gateway that mounts inside a Python web app and shares its login.
+
+The names below are the public ones. They are imported when they are first used, so that importing the package is quick
+and brings nothing along.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmproxy_asgi.app import LLMProxy, LLMProxyMiddleware
+    from llmproxy_asgi.client import LLMClient, create_llm_client
+    from llmproxy_asgi.config.schema import Config
+    from llmproxy_asgi.conversation import Message, Response, StreamEvent
+    from llmproxy_asgi.errors import CallerError, ConfigError, GatewayError, MisuseError, UpstreamError
+    from llmproxy_asgi.gateway import Gateway
+    from llmproxy_asgi.principal import Principal
+
+__all__ = [
+    "CallerError",
+    "Config",
+    "ConfigError",
+    "Gateway",
+    "GatewayError",
+    "LLMClient",
+    "LLMProxy",
+    "LLMProxyMiddleware",
+    "Message",
+    "MisuseError",
+    "Principal",
+    "Response",
+    "StreamEvent",
+    "UpstreamError",
+    "create_llm_client",
+]
+
+_HOMES = {
+    "CallerError": "errors",
+    "Config": "config.schema",
+    "ConfigError": "errors",
+    "Gateway": "gateway",
+    "GatewayError": "errors",
+    "LLMClient": "client",
+    "LLMProxy": "app",
+    "LLMProxyMiddleware": "app",
+    "Message": "conversation",
+    "MisuseError": "errors",
+    "Principal": "principal",
+    "Response": "conversation",
+    "StreamEvent": "conversation",
+    "UpstreamError": "errors",
+    "create_llm_client": "client",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,12 +7,13 @@ hook. Nothing that a client sends can name a principal. A cookie alone counts on
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from asgiref.sync import sync_to_async
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from llmproxy_asgi.access.keys import PREFIX, Grant, KeyTable, sent_key
 from llmproxy_asgi.errors import CallerError, Forbidden, GatewayError, InternalError, Unauthenticated
@@ -60,7 +61,7 @@ class Doorkeeper:
         self._is_async = identify is not None and _is_async(identify)
         self._csrf = csrf
 
-    async def admit(self, scope: dict[str, Any], *, key_in_query: bool = False) -> Grant:
+    async def admit(self, scope: Scope, *, key_in_query: bool = False) -> Grant:
         """Who sent this request.
 
         Args:
@@ -89,7 +90,7 @@ class Doorkeeper:
             raise self._nobody(key)
         return await self._ask_host(scope, key)
 
-    async def _ask_host(self, scope: dict[str, Any], key: str | None) -> Grant:
+    async def _ask_host(self, scope: Scope, key: str | None) -> Grant:
         principal = None
         if self._identify is not None:
             principal = await self._call(HTTPConnection(scope))
@@ -124,7 +125,7 @@ class Doorkeeper:
             _log.exception("the host's identify hook failed")
             raise InternalError("The application could not tell who is calling.") from error
 
-    def _check_origin(self, scope: dict[str, Any], *, key: str | None) -> None:
+    def _check_origin(self, scope: Scope, *, key: str | None) -> None:
         """A cookie without a key header is the browser's doing: changing requests must come from the same site."""
         if key is not None or scope["method"] in _SAFE_METHODS:
             return

@@ -148,6 +148,7 @@ class Provider:
     base_url: ClassVar[str | None] = None
     """Where it is unless the configuration says otherwise; None: the configuration must say."""
     needs_key: ClassVar[bool] = True
+    takes_key: ClassVar[bool] = True
 
     def __init__(self, name: str, config: ProviderConfig) -> None:
         self.name = name

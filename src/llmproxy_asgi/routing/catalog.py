@@ -6,45 +6,16 @@ and decides nothing about callers: whoever asks hands in what that caller may us
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import translate
 from re import compile as compile_pattern
 from typing import Protocol
 
-import msgspec
-
-from llmproxy_asgi.capabilities import Capabilities
 from llmproxy_asgi.errors import ModelNotFound
 from llmproxy_asgi.providers.base import ModelEntry, Provider
+from llmproxy_asgi.providers.target import Target
 
 MAX_NAME = 512
 _REMEMBERED = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A provider, and the name it gives the model."""
-
-    provider: Provider
-    model: str
-    entry: ModelEntry | None = None
-
-    @property
-    def name(self) -> str:
-        """`provider/model`, for logs and `x-llmproxy-attempts`."""
-        return f"{self.provider.name}/{self.model}"
-
-    def capabilities(self, protocol: str) -> Capabilities:
-        """What the model takes: what we know of it, with the configuration's word over it."""
-        known = self.provider.capabilities(self.model, protocol)
-        if self.entry is None:
-            return known
-        overrides = dict(self.entry.capabilities)
-        if self.entry.max_output_tokens is not None:
-            overrides["max_output_tokens"] = self.entry.max_output_tokens
-        if not overrides:
-            return known
-        return msgspec.convert({**msgspec.to_builtins(known), **overrides}, Capabilities)
 
 
 class Route(Protocol):
@@ -88,7 +59,7 @@ class Catalog:
         self._providers = providers
         self._ranked = ranked
         self._default = providers.get(default_provider) if default_provider else None
-        self._routes = {name: self._expand(route.targets) for name, route in routes.items()}
+        self._routes = {name: self._expand(name, route.targets) for name, route in routes.items()}
         self._patterns = [
             (provider, entry, allow([entry.name]))
             for provider in ranked
@@ -109,7 +80,7 @@ class Catalog:
         """
         if not name:
             name = self._unnamed()
-        if len(name) > MAX_NAME or not allowed(name):
+        if len(name) > MAX_NAME or not name.isprintable() or not allowed(name):
             raise ModelNotFound(name)
         targets = self._found.get(name)
         if targets is None:
@@ -135,7 +106,7 @@ class Catalog:
             return self._routes[name]
         provider_name, slash, model = name.partition("/")
         if slash and provider_name in self._providers and model:
-            return _targets([self._direct(self._providers[provider_name], model)])
+            return _targets([_direct(self._providers[provider_name], model, asked=name)])
         return _targets([*self._exact(name), *self._matching(name), *self._unlisted(name)])
 
     def _exact(self, name: str) -> Iterable[Target | None]:
@@ -154,19 +125,12 @@ class Catalog:
             if provider.config.models is None:
                 yield _served(provider, None, name)
 
-    def _direct(self, provider: Provider, model: str) -> Target | None:
-        entries = provider.config.models or ()
-        entry = next((entry for entry in entries if entry.name == model and not entry.is_pattern), None)
-        if entry is not None and not entry.enabled:
-            return None
-        return _served(provider, entry, model)
-
-    def _expand(self, targets: Sequence[str]) -> tuple[Target, ...]:
+    def _expand(self, name: str, targets: Sequence[str]) -> tuple[Target, ...]:
         found = []
         for target in targets:
             provider_name, _, model = target.partition("/")
             if provider_name in self._providers:
-                found.append(self._direct(self._providers[provider_name], model))
+                found.append(_direct(self._providers[provider_name], model, asked=name))
         return _targets(found)
 
     def _unnamed(self) -> str:
@@ -180,11 +144,25 @@ def _enabled(provider: Provider) -> list[ModelEntry]:
     return [entry for entry in provider.config.models or () if entry.enabled]
 
 
-def _served(provider: Provider, entry: ModelEntry | None, name: str) -> Target:
+def _direct(provider: Provider, model: str, *, asked: str) -> Target | None:
+    """A provider's model by the provider's own client-side name; one that it does not list is passed on as it is."""
+    entries = provider.config.models or ()
+    entry = next((entry for entry in entries if entry.name == model and not entry.is_pattern), None)
+    if entry is not None and not entry.enabled:
+        return None
+    return _served(provider, entry, model, asked=asked)
+
+
+def _served(provider: Provider, entry: ModelEntry | None, model: str, *, asked: str | None = None) -> Target:
+    asked = asked or model
     if provider.config.bypass_model and provider.config.default_model:
-        return Target(provider, provider.config.default_model)
-    upstream = entry.upstream if entry is not None and entry.upstream is not None else name
-    return Target(provider, upstream, entry)
+        return Target(provider, provider.config.default_model, asked=asked)
+    if entry is None:
+        return Target(provider, model, asked=asked)
+    overrides = dict(entry.capabilities)
+    if entry.max_output_tokens is not None:
+        overrides["max_output_tokens"] = entry.max_output_tokens
+    return Target(provider, entry.upstream or model, asked=asked, overrides=overrides)
 
 
 def _targets(found: Iterable[Target | None]) -> tuple[Target, ...]:

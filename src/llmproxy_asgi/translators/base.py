@@ -144,6 +144,15 @@ class Inbound(ABC):
         """An error as this protocol says it, with its status and headers (`retry-after`)."""
 
 
+    @abstractmethod
+    def list_models(self, names: Sequence[str]) -> bytes:
+        """The models that a caller may use, as this vendor's SDK lists them."""
+
+    @abstractmethod
+    def show_model(self, name: str) -> bytes:
+        """One of them."""
+
+
 class Outbound(ABC):
     """The half that calls upstreams."""
 

@@ -1,0 +1,184 @@
+"""The short way: one provider, one model, text in and text out.
+
+`create_llm_client` builds a `Gateway` with a single provider behind a client whose methods return plain text. What
+needs more (tools, several providers, usage) uses `Gateway`.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from llmproxy_asgi.conversation import PartDelta, PartStarted, Text, TextDelta
+from llmproxy_asgi.errors import MisuseError
+from llmproxy_asgi.gateway import Gateway, Messages, Transports
+from llmproxy_asgi.providers.registry import known_types, provider_class
+
+_SYNONYMS = {"generic": "openai-compatible"}
+
+
+class LLMClient:
+    """One model of one provider.
+
+    Args:
+        gateway: Closed with the client.
+        model: What is asked.
+    """
+
+    def __init__(self, gateway: Gateway, *, model: str) -> None:
+        self.gateway = gateway
+        self.model = model
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close idle connections."""
+        await self.gateway.aclose()
+
+    async def generate(
+        self,
+        messages: Messages,
+        *,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        stream: bool = False,
+        on_text: Callable[[str], None] | None = None,
+        **options: Any,
+    ) -> str:
+        """The answer's text.
+
+        Args:
+            messages: What was said so far.
+            temperature: Sent only if given.
+            max_tokens: Sent only if given.
+            stream: Ask for a stream and collect it (long answers then never look idle).
+            on_text: Called with each piece as it comes; implies `stream`.
+            options: Further fields of a Chat request.
+
+        Raises:
+            CallerError: The request is wrong.
+            UpstreamError: The upstream failed.
+        """
+        asked = _given(options, temperature=temperature, max_tokens=max_tokens)
+        if not stream and on_text is None:
+            return (await self.gateway.complete(model=self.model, messages=messages, **asked)).text
+        pieces = []
+        async for piece in self.generate_stream(messages, **asked):
+            pieces.append(piece)
+            if on_text is not None:
+                on_text(piece)
+        return "".join(pieces)
+
+    async def generate_stream(
+        self,
+        messages: Messages,
+        *,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        **options: Any,
+    ) -> AsyncIterator[str]:
+        """The answer's text, piece by piece.
+
+        Raises:
+            CallerError: The request is wrong.
+            UpstreamError: The upstream failed, maybe in mid-stream.
+        """
+        asked = _given(options, temperature=temperature, max_tokens=max_tokens)
+        async for event in self.gateway.stream(model=self.model, messages=messages, **asked):
+            match event:
+                case PartStarted(part=Text(text=text)) | PartDelta(delta=TextDelta(text=text)) if text:
+                    yield text
+
+    async def generate_multiple(
+        self, conversations: Sequence[Messages], *, concurrency: int = 4, **options: Any
+    ) -> list[str]:
+        """The texts of several answers, in order; the first failure is raised and the rest is cancelled.
+
+        Args:
+            conversations: One list of messages each.
+            concurrency: How many are asked at once.
+            options: As for `generate`.
+        """
+        if concurrency < 1:
+            raise ValueError("concurrency must be at least 1")
+        places = asyncio.Semaphore(concurrency)
+
+        async def one(messages: Messages) -> str:
+            async with places:
+                return await self.generate(messages, **options)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(messages)) for messages in conversations]
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    def generate_sync(self, messages: Messages, **options: Any) -> str:
+        """`generate`, for code that is not asynchronous.
+
+        Raises:
+            MisuseError: It was called inside a running event loop.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(self._once(messages, options))
+        raise MisuseError("generate_sync cannot run inside an event loop; await generate() instead.")
+
+    async def _once(self, messages: Messages, options: Mapping[str, Any]) -> str:
+        try:
+            return await self.generate(messages, **options)
+        finally:
+            await self.aclose()
+
+
+def create_llm_client(
+    provider: str,
+    *,
+    model: str,
+    api_key: str | None = None,
+    base_url: str | None = None,
+    timeout: float | str | None = None,
+    transport: Transports | None = None,
+) -> LLMClient:
+    """A client of one provider's model.
+
+    Args:
+        provider: A provider type, in any case; `generic` is `openai-compatible`.
+        model: The upstream's name of the model.
+        api_key: Without one, `<PROVIDER>_API_KEY` is read from the environment.
+        base_url: Without one, `<PROVIDER>_API_BASE_URL`, else the provider's own.
+        timeout: For the whole call, in seconds or as `5m`.
+        transport: The host's own httpx2 client or transport.
+
+    Raises:
+        ValueError: There is no such provider; the message lists those there are.
+        ConfigError: Something is missing (a key, an address).
+    """
+    name = provider.strip().lower().replace("_", "-")
+    kind = _SYNONYMS.get(name, name)
+    if kind not in known_types():
+        raise ValueError(f"unknown provider {provider!r}; known: {', '.join([*known_types(), *_SYNONYMS])}")
+    prefix = name.upper().replace("-", "_")
+    block: dict[str, Any] = {"type": kind}
+    key = api_key or os.environ.get(f"{prefix}_API_KEY")
+    address = base_url or os.environ.get(f"{prefix}_API_BASE_URL")
+    if key and provider_class(kind).takes_key:
+        block["api_key"] = key
+    if address:
+        block["base_url"] = address
+    if timeout is not None:
+        block["timeout"] = {"total": timeout, "first_byte": timeout, "idle": timeout}
+    return LLMClient(Gateway({"providers": {name: block}}, transport=transport), model=f"{name}/{model}")
+
+
+def _given(options: dict[str, Any], **named: Any) -> dict[str, Any]:
+    return {**options, **{name: value for name, value in named.items() if value is not None}}

@@ -1,0 +1,100 @@
+"""The paths that reach a model: one handler for every protocol, streamed or not.
+
+A failure before the first byte is a real status in the caller's own protocol; after it, the protocol's error event.
+"""
+
+import logging
+
+from llmproxy_asgi.access.keys import Grant
+from llmproxy_asgi.conversation import Response
+from llmproxy_asgi.endpoints.exchange import CallerGone, CallerWatch, Exchange, KeepAlive
+from llmproxy_asgi.engine import Call, CallerStream, Engine, failure
+from llmproxy_asgi.errors import GatewayError, InternalError
+from llmproxy_asgi.translators.base import Inbound, Intake
+
+_log = logging.getLogger("llmproxy_asgi.calls")
+
+_JSON = (b"content-type", b"application/json")
+
+
+async def serve_call(engine: Engine, exchange: Exchange, inbound: Inbound) -> None:
+    """Answer one request in `inbound`'s protocol."""
+    try:
+        grant = await engine.runtime.doorkeeper.admit(exchange.scope)
+        limits = engine.runtime.config.limits
+        body = await exchange.json_body(limit=limits.body, seconds=limits.body_time)
+        intake = inbound.open(body, headers=exchange.headers)
+        async with CallerWatch(exchange.receive):
+            if intake.stream:
+                await _serve_stream(engine, exchange, inbound, intake, grant)
+            else:
+                await _serve_whole(engine, exchange, inbound, intake, grant)
+    except CallerGone:
+        return
+    except GatewayError as error:
+        await refuse(exchange, inbound, error)
+    except Exception as error:  # noqa: BLE001  the last stop: a bug of ours is a 500 in the caller's protocol, and is logged
+        await refuse(exchange, inbound, unexpected(error, exchange))
+
+
+async def refuse(exchange: Exchange, inbound: Inbound, error: GatewayError) -> None:
+    """An error as an answer of its own."""
+    problem = inbound.problem(error, request_id=exchange.request_id)
+    if problem.status >= 500:
+        provider = getattr(error, "provider", None)
+        facts = {"request_id": exchange.request_id, "status": problem.status, "provider": provider}
+        _log.warning("%s: %s", type(error).__name__, error.message, extra=facts)
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in problem.headers]
+    await exchange.answer(problem.status, headers, problem.body)
+
+
+def unexpected(error: Exception, exchange: Exchange) -> InternalError:
+    """A bug of ours, logged; the caller reads nothing of it but the request's id."""
+    _log.error("a call failed unexpectedly", exc_info=error, extra={"request_id": exchange.request_id})
+    return InternalError("The gateway failed unexpectedly; its log holds the request id.")
+
+
+async def _serve_whole(engine: Engine, exchange: Exchange, inbound: Inbound, intake: Intake, grant: Grant) -> None:
+    async with engine.take(intake, inbound, grant) as call:
+        answer = call.answer()
+        body = inbound.encode(answer, intake) if isinstance(answer, Response) else answer.raw or b""
+        headers = _headers(call)
+    await exchange.answer(200, [_JSON, *headers], body)
+
+
+async def _serve_stream(engine: Engine, exchange: Exchange, inbound: Inbound, intake: Intake, grant: Grant) -> None:
+    keepalive = KeepAlive(exchange, inbound.keepalive, every=engine.runtime.config.keepalive)
+    try:
+        async with engine.take(intake, inbound, grant) as call:
+            await _copy(call, CallerStream(call, inbound, intake), exchange, keepalive)
+    except Exception as error:
+        await keepalive.settle()
+        if not exchange.started:
+            raise
+        known = error if isinstance(error, GatewayError) else unexpected(error, exchange)
+        await exchange.write(failure(inbound, intake, known))
+    finally:
+        keepalive.cancel()
+    await exchange.end()
+
+
+async def _copy(call: Call, stream: CallerStream, exchange: Exchange, keepalive: KeepAlive) -> None:
+    """Every batch as one write, as it comes."""
+    await keepalive.settle()
+    if not exchange.started:
+        await exchange.begin_stream(_headers(call))
+    while (data := await stream.next()) is not None:
+        if data:
+            await keepalive.write(data)
+
+
+def _headers(call: Call) -> list[tuple[bytes, bytes]]:
+    headers = [(b"x-llmproxy-model", _header_text(call.upstream_model))]
+    if call.warnings:
+        headers.append((b"x-llmproxy-warnings", _header_text(", ".join(call.warnings))))
+    return headers
+
+
+def _header_text(text: str) -> bytes:
+    """Names can be callers' text: what a header cannot carry is shown as a question mark."""
+    return "".join(char if " " <= char <= "~" else "?" for char in text).encode("ascii")

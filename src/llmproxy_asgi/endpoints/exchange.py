@@ -1,0 +1,246 @@
+"""One HTTP request and its answer, on bare ASGI.
+
+It bounds what is read, watches whether the caller is still there, and writes; it knows no protocol and no call.
+"""
+
+import asyncio
+import re
+import secrets
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+from starlette.types import Receive, Scope, Send
+
+from llmproxy_asgi.errors import BodyTimeout, BodyTooLarge, WrongMediaType
+
+HeaderPairs = Iterable[tuple[bytes, bytes]]
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_PRIVATE = ((b"cache-control", b"no-store"), (b"vary", b"Authorization, Cookie"))
+_WATCH_AFTER = 0.02
+"""Seconds a call may take before it is worth a task to notice that its caller has left."""
+
+
+class CallerGone(Exception):
+    """The caller left; there is nobody to answer. Never leaves the endpoints."""
+
+
+class Exchange:
+    """A request, read once, and its answer, begun once.
+
+    Args:
+        scope: An ASGI `http` scope.
+        receive: Of the same request.
+        send: Of the same request.
+    """
+
+    __slots__ = ("_headers", "receive", "request_id", "scope", "send", "started")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.started = False
+        self._headers: dict[str, str] | None = None
+        sent = self.header("x-request-id")
+        self.request_id = sent if sent and _REQUEST_ID.fullmatch(sent) else "req_" + secrets.token_hex(12)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Names in lower case; repeated ones joined by a comma."""
+        headers = self._headers
+        if headers is None:
+            headers = self._headers = {}
+            for name, value in self.scope["headers"]:
+                key, text = name.decode("latin-1"), value.decode("latin-1")
+                headers[key] = f"{headers[key]}, {text}" if key in headers else text
+        return headers
+
+    def header(self, name: str) -> str | None:
+        """One header's value."""
+        return self.headers.get(name)
+
+    async def json_body(self, *, limit: int, seconds: float) -> bytes:
+        """The body, whole.
+
+        Args:
+            limit: Bytes it may have; it is never read beyond.
+            seconds: How long it may take to arrive.
+
+        Raises:
+            BodyTooLarge: It is longer, or says that it is.
+            BodyTimeout: It did not arrive in time.
+            WrongMediaType: It is not JSON, or is compressed.
+            CallerGone: The caller left.
+        """
+        self._check_type()
+        declared = self.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > limit:
+            raise _too_large(limit)
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._read(limit)
+        except TimeoutError:
+            raise BodyTimeout("The request's body did not arrive in time.") from None
+
+    async def answer(self, status: int, headers: HeaderPairs, body: bytes) -> None:
+        """A whole answer."""
+        self.started = True
+        sent = [
+            *headers,
+            (b"content-length", str(len(body)).encode()),
+            (b"x-request-id", self.request_id.encode()),
+            *_PRIVATE,
+        ]
+        await self.send({"type": "http.response.start", "status": status, "headers": sent, "trailers": False})
+        # An answer to HEAD says how long the body would be, and has none.
+        shown = b"" if self.scope["method"] == "HEAD" else body
+        await self.send({"type": "http.response.body", "body": shown, "more_body": False})
+
+    async def begin_stream(self, headers: HeaderPairs) -> None:
+        """The head of a streamed answer."""
+        self.started = True
+        sent = [
+            *headers,
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"x-accel-buffering", b"no"),
+            (b"x-request-id", self.request_id.encode()),
+            *_PRIVATE,
+        ]
+        await self.send({"type": "http.response.start", "status": 200, "headers": sent, "trailers": False})
+
+    async def write(self, data: bytes) -> None:
+        """More of a streamed answer. Returns when the server takes more: a slow caller slows us."""
+        await self.send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self) -> None:
+        """The end of a streamed answer."""
+        await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _read(self, limit: int) -> bytes:
+        pieces: list[bytes] = []
+        size = 0
+        while True:
+            message = await self.receive()
+            if message["type"] != "http.request":
+                raise CallerGone
+            piece = message.get("body", b"")
+            size += len(piece)
+            if size > limit:
+                raise _too_large(limit)
+            pieces.append(piece)
+            if not message.get("more_body", False):
+                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _check_type(self) -> None:
+        coding = self.headers.get("content-encoding", "identity").strip().lower()
+        if coding not in ("identity", ""):
+            raise WrongMediaType("Compressed request bodies are not taken; send it without content-encoding.")
+        media_type = self.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+        if media_type != "application/json" and not media_type.endswith("+json"):
+            raise WrongMediaType("The body must be JSON, with content-type: application/json.")
+
+
+class CallerWatch:
+    """Cancels the work inside `async with` when the caller leaves, and ends quietly then.
+
+    A task is made only for calls that take longer than a moment; most short ones never need it.
+    """
+
+    __slots__ = ("_handle", "_loop", "_receive", "_task", "_watcher", "gone")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.gone = False
+
+    async def __aenter__(self) -> Self:
+        task = asyncio.current_task()
+        assert task is not None, "a request runs in a task"
+        self._task = task
+        self._watcher: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._handle = self._loop.call_later(_WATCH_AFTER, self._start)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._handle.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if not self.gone:
+            return False
+        return self._task.uncancel() == 0 and isinstance(error, asyncio.CancelledError)
+
+    def _start(self) -> None:
+        self._watcher = self._loop.create_task(self._listen())
+
+    async def _listen(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.gone = True
+        self._task.cancel()
+
+
+class KeepAlive:
+    """Writes a protocol's keep-alive into a stream that has been silent for a while, the head first if need be.
+
+    Args:
+        exchange: Where the stream goes.
+        data: What is written; harmless at any frame border.
+        every: Seconds of silence.
+    """
+
+    __slots__ = ("_busy", "_data", "_every", "_exchange", "_handle", "_last", "_loop", "_sending")
+
+    def __init__(self, exchange: Exchange, data: bytes, *, every: float) -> None:
+        self._exchange = exchange
+        self._data = data
+        self._every = every
+        self._busy = False
+        self._sending: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._last = self._loop.time()
+        self._handle = self._loop.call_at(self._last + every, self._tick)
+
+    async def write(self, data: bytes) -> None:
+        """Write what is really there; never into the middle of a keep-alive."""
+        if self._sending is not None:
+            await self.settle()
+        self._busy = True
+        await self._exchange.write(data)
+        self._busy = False
+        self._last = self._loop.time()
+
+    def cancel(self) -> None:
+        """No more keep-alives; one that is under way is given up."""
+        self._handle.cancel()
+        if self._sending is not None:
+            self._sending.cancel()
+
+    async def settle(self) -> None:
+        """Wait for a keep-alive that is under way."""
+        sending, self._sending = self._sending, None
+        if sending is not None:
+            await sending
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        due = self._last + self._every
+        if now >= due:
+            if not self._busy and self._sending is None:
+                self._sending = self._loop.create_task(self._send())
+            due = now + self._every
+        self._handle = self._loop.call_at(due, self._tick)
+
+    async def _send(self) -> None:
+        if not self._exchange.started:
+            await self._exchange.begin_stream(())
+        await self._exchange.write(self._data)
+        self._last = self._loop.time()
+        self._sending = None
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The request's body is larger than the {limit} bytes that this gateway takes.")

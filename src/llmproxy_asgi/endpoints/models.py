@@ -1,0 +1,28 @@
+"""The list of models that this caller may use, in the shape of the caller's own vendor."""
+
+from llmproxy_asgi.endpoints.exchange import Exchange
+from llmproxy_asgi.engine import Engine, granted
+from llmproxy_asgi.errors import ModelNotFound
+from llmproxy_asgi.translators.base import Inbound
+
+_JSON = (b"content-type", b"application/json")
+
+
+async def list_models(engine: Engine, exchange: Exchange, inbound: Inbound) -> None:
+    """Answer with every name that can be listed."""
+    grant = await engine.runtime.doorkeeper.admit(exchange.scope)
+    names = engine.runtime.catalog.names(granted(grant))
+    await exchange.answer(200, [_JSON], inbound.list_models(names))
+
+
+async def show_model(engine: Engine, exchange: Exchange, inbound: Inbound, name: str) -> None:
+    """Answer with one model, if this caller may use it.
+
+    Raises:
+        ModelNotFound: There is none for this caller.
+    """
+    grant = await engine.runtime.doorkeeper.admit(exchange.scope)
+    if not name:
+        raise ModelNotFound(name)
+    engine.runtime.catalog.resolve(name, granted(grant))
+    await exchange.answer(200, [_JSON], inbound.show_model(name))

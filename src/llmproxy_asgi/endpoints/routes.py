@@ -1,0 +1,102 @@
+"""Which path is answered by what. Decided on the routed path alone: never on a host name, a rebuilt URL or a header.
+
+Paths are compared as they are, letter by letter: a doubled slash, a dot segment or a trailing slash is another path.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+from starlette.types import Receive, Scope, Send
+
+from llmproxy_asgi.endpoints.calls import refuse, serve_call, unexpected
+from llmproxy_asgi.endpoints.exchange import Exchange
+from llmproxy_asgi.endpoints.models import list_models, show_model
+from llmproxy_asgi.endpoints.status import health, ready
+from llmproxy_asgi.endpoints.ui import serve_page
+from llmproxy_asgi.engine import Engine
+from llmproxy_asgi.errors import GatewayError, MethodNotAllowed, NotFound
+from llmproxy_asgi.translators.base import Inbound
+from llmproxy_asgi.translators.registry import translator
+
+CHAT = "openai-chat"
+MESSAGES = "anthropic-messages"
+
+CALLS = {
+    "/v1/chat/completions": CHAT,
+    "/v1/messages": MESSAGES,
+}
+"""Paths that reach a model, and the protocol they speak."""
+
+Handler: TypeAlias = Callable[[Engine, Exchange], Awaitable[None]]
+
+STATUS: dict[str, Handler] = {"/health": health, "/ready": ready}
+_MODELS = "/v1/models"
+
+
+class Endpoints:
+    """Every path of one gateway, as one ASGI `http` application.
+
+    Args:
+        engine: What serves the calls.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        exchange = Exchange(scope, receive, send)
+        path = routed_path(scope)
+        protocol = CALLS.get(path)
+        if protocol is not None and scope["method"] == "POST":
+            await serve_call(self.engine, exchange, translator(protocol).inbound)
+        else:
+            await self._other(exchange, path, protocol)
+
+    async def _other(self, exchange: Exchange, path: str, protocol: str | None) -> None:
+        inbound = translator(protocol or _shape(exchange, path)).inbound
+        try:
+            await self._route(exchange, path, inbound)
+        except GatewayError as error:
+            await refuse(exchange, inbound, error)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001  as for calls: a bug of ours is a 500, and is logged
+            await refuse(exchange, inbound, unexpected(error, exchange))
+
+    async def _route(self, exchange: Exchange, path: str, inbound: Inbound) -> None:
+        if path in CALLS:
+            raise MethodNotAllowed("This path takes POST.", allow="POST")
+        known = path in STATUS or path == _MODELS or path.startswith(_MODELS + "/") or self._is_page(path)
+        if not known:
+            raise NotFound("There is nothing at this path.")
+        if exchange.scope["method"] not in ("GET", "HEAD"):
+            raise MethodNotAllowed("This path takes GET.", allow="GET, HEAD")
+        if path in STATUS:
+            await STATUS[path](self.engine, exchange)
+        elif path == _MODELS:
+            await list_models(self.engine, exchange, inbound)
+        elif path.startswith(_MODELS + "/"):
+            await show_model(self.engine, exchange, inbound, path.removeprefix(_MODELS + "/"))
+        else:
+            await serve_page(self.engine, exchange, path)
+
+    def _is_page(self, path: str) -> bool:
+        return self.engine.runtime.config.endpoints.ui and (path == "/ui" or path.startswith("/ui/"))
+
+
+def routed_path(scope: Scope) -> str:
+    """The path below the mount. Servers and frameworks differ in whether `path` holds `root_path`; both are read."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    if root and path.startswith(root) and (len(path) == len(root) or path[len(root)] == "/"):
+        return path[len(root) :]
+    return path
+
+
+def _shape(exchange: Exchange, path: str) -> str:
+    """Whose words an answer that belongs to no protocol is written in."""
+    if path.startswith("/v1/messages") or exchange.header("anthropic-version") is not None:
+        return MESSAGES
+    return CHAT

@@ -1,0 +1,206 @@
+"""One try on one target: the request goes out, and the answer comes back a read at a time.
+
+An attempt knows neither the caller nor any other attempt. It raises until it has begun; from then on a failure is the
+last event of what `next()` gives. Whoever began it closes it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import msgspec
+
+from llmproxy_asgi.conversation import Batch, Ended, Failed, Request, Response
+from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamProtocolError
+from llmproxy_asgi.execution.clocks import Clocks
+from llmproxy_asgi.providers.base import Credential
+from llmproxy_asgi.providers.target import Target
+from llmproxy_asgi.translators.base import Intake, Outgoing, StreamDecoder
+from llmproxy_asgi.transport import Answer, Pool
+
+_LARGEST_ERROR = 256 * 1024
+_SSE = "text/event-stream"
+
+_T = TypeVar("_T")
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be done, whoever does it.
+
+    Args:
+        protocol: The caller's.
+        stream: Whether the answer is wanted as it comes.
+        request: The request, read whole; called where its bytes cannot be passed on.
+        intake: The request as it came. None: it never was bytes, and whoever made it reads events; nothing is relayed.
+    """
+
+    protocol: str
+    stream: bool
+    request: Callable[[], Request]
+    intake: Intake | None = None
+
+
+class Attempt:
+    """One try. Make it, `await begin()`, then read; `await close()` always.
+
+    Attributes:
+        first: The first batch of a stream, read when it began.
+        relays: The request whose bytes were passed on, so that the answer's are, too; None where both are translated.
+        whole: The answer, where no stream was wanted: a `Response`, or a `Batch` of the caller's own protocol.
+    """
+
+    __slots__ = (
+        "_answer",
+        "_clocks",
+        "_decoder",
+        "_ended",
+        "credential",
+        "first",
+        "job",
+        "outgoing",
+        "relays",
+        "target",
+        "whole",
+    )
+
+    def __init__(self, job: Job, target: Target, credential: Credential) -> None:
+        self.job = job
+        self.target = target
+        self.credential = credential
+        self.first: Batch | None = None
+        self.whole: Batch | Response | None = None
+        self._answer: Answer | None = None
+        self._decoder: StreamDecoder | None = None
+        self._ended = False
+        line = target.line(job.protocol)
+        self.relays: Intake | None = job.intake if line.outbound.protocol == job.protocol else None
+        self.outgoing: Outgoing = (
+            line.outbound.encode(job.request(), line.upstream)
+            if self.relays is None
+            else line.outbound.splice(self.relays, line.upstream)
+        )
+
+    async def begin(self, pool: Pool, *, largest_answer: int) -> None:
+        """Send the request and read until the answer has something to say, or is whole.
+
+        Args:
+            pool: The provider's connections.
+            largest_answer: Bytes that a whole answer may have.
+
+        Raises:
+            UpstreamError: It failed; nothing of it has been shown to anybody.
+        """
+        self._clocks = Clocks(self.target.provider.config.timeout)
+        line = self.target.line(self.job.protocol)
+        headers = self.target.provider.headers(line.outbound.protocol, self.credential)
+        if self.outgoing.headers:
+            own = tuple((name.encode("ascii"), value.encode("latin-1")) for name, value in self.outgoing.headers)
+            headers = (*headers, *own)
+        answer = self._answer = await self._upstreams_turn(
+            pool.open(
+                "POST",
+                line.stream if self.job.stream else line.whole,
+                headers,
+                self.outgoing.body,
+                connect=self.target.provider.config.timeout.connect,
+            )
+        )
+        if answer.status >= 300:
+            raise line.outbound.decode_error(answer.status, answer.headers, await self._error_body(answer))
+        if self.job.stream:
+            await self._begin_stream(answer)
+        else:
+            await self._read_whole(answer, largest_answer)
+
+    async def next(self) -> Batch | None:
+        """The next batch of a stream; None after the last. A failure is a batch that ends with `Failed`."""
+        if self.first is not None:
+            batch, self.first = self.first, None
+            return batch
+        try:
+            return await self._read()
+        except UpstreamError as error:
+            self._ended = True
+            return Batch((Failed(error),))
+
+    async def close(self) -> None:
+        """Let go of the upstream: at once where it has not said everything. May be called more than once."""
+        if hasattr(self, "_clocks"):
+            self._clocks.stop()
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            await answer.aclose()
+
+    async def _begin_stream(self, answer: Answer) -> None:
+        media_type = (answer.header("content-type") or _SSE).partition(";")[0].strip().lower()
+        if media_type != _SSE:
+            raise UpstreamProtocolError("The upstream did not answer with a stream.", upstream_status=answer.status)
+        line = self.target.line(self.job.protocol)
+        if self.relays is not None:
+            self._decoder = line.outbound.relay(self.relays, line.upstream)
+        else:
+            self._decoder = line.outbound.decoder(self.outgoing, line.upstream)
+        batch = await self._read()
+        last = batch.events[-1] if batch is not None and batch.events else None
+        if isinstance(last, Failed):
+            raise _as_upstream(last.error)
+        self.first = batch
+
+    async def _read(self) -> Batch | None:
+        """The next batch that holds anything."""
+        answer, decoder = self._answer, self._decoder
+        assert answer is not None
+        assert decoder is not None
+        while not self._ended:
+            data = await self._upstreams_turn(answer.chunk())
+            self._clocks.began()
+            batch = decoder.feed(data) if data else decoder.close()
+            events = batch.events
+            if not data or (events and isinstance(events[-1], Failed | Ended)):
+                self._ended = True
+            if events or batch.raw:
+                return batch
+        return None
+
+    async def _read_whole(self, answer: Answer, largest: int) -> None:
+        body = await self._body(answer, largest)
+        line = self.target.line(self.job.protocol)
+        if self.relays is not None:
+            self.whole = line.outbound.restore(body, self.relays, line.upstream)
+        else:
+            self.whole = line.outbound.decode(body, self.outgoing, line.upstream, received_at=datetime.now(UTC))
+
+    async def _error_body(self, answer: Answer) -> bytes:
+        try:
+            return await self._body(answer, _LARGEST_ERROR)
+        except UpstreamError:
+            return b""  # the status alone already says what happened
+
+    async def _body(self, answer: Answer, limit: int) -> bytes:
+        pieces: list[bytes] = []
+        size = 0
+        while data := await self._upstreams_turn(answer.chunk()):
+            self._clocks.began()
+            pieces.append(data)
+            size += len(data)
+            if size > limit:
+                raise UpstreamProtocolError("The upstream's answer is larger than this gateway takes.")
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def _upstreams_turn(self, waiting: Awaitable[_T]) -> _T:
+        clocks = self._clocks
+        clocks.waiting()
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            verdict = clocks.verdict()
+            if verdict is None:
+                raise
+            raise verdict from None
+        finally:
+            clocks.working()
+
+
+def _as_upstream(error: GatewayError) -> UpstreamError:
+    return error if isinstance(error, UpstreamError) else UpstreamProtocolError(error.message, code=error.code)

@@ -1,0 +1,29 @@
+"""How long to wait before the next try on one target, and whether there is one."""
+
+import random
+
+from llmproxy_asgi.errors import UpstreamError
+from llmproxy_asgi.settings import Retry
+
+LONGEST_BACKOFF = 8.0
+"""Seconds."""
+LONGEST_ASKED_WAIT = 5.0
+"""Seconds that we wait ourselves where the upstream asks; beyond, the caller is told instead."""
+
+
+def wait_before_retry(error: UpstreamError, retry: Retry, *, tried: int, draw: random.Random) -> float | None:
+    """Seconds to wait before another try on the same target; None: there is none.
+
+    Capped exponential backoff with full jitter; what the upstream asks for is obeyed where it is short.
+
+    Args:
+        error: How the last try ended.
+        retry: As configured.
+        tried: How many tries there were on this target.
+        draw: Where the jitter comes from.
+    """
+    if not error.retryable or tried >= retry.attempts:
+        return None
+    if error.retry_after is not None:
+        return error.retry_after if error.retry_after <= LONGEST_ASKED_WAIT else None
+    return draw.uniform(0.0, min(LONGEST_BACKOFF, retry.backoff * 2 ** (tried - 1)))

@@ -1,0 +1,174 @@
+"""The Python face: the same corridor without HTTP, and clients of the official SDKs that need no socket.
+
+The host program calls this itself, so no access rule stands in its way: whoever holds a `Gateway` may use it. Calls are
+made for a principal all the same, because everything that is kept or counted belongs to one.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+import msgspec
+from starlette.requests import HTTPConnection
+
+from llmproxy_asgi.access.identify import Identify, as_principal
+from llmproxy_asgi.access.keys import Grant
+from llmproxy_asgi.config.loader import ConfigSource, load
+from llmproxy_asgi.conversation import Message, Request, Response, StreamEvent
+from llmproxy_asgi.endpoints.routes import CHAT, Endpoints
+from llmproxy_asgi.engine import Engine
+from llmproxy_asgi.errors import BadRequest, MisuseError
+from llmproxy_asgi.inprocess import anthropic_client, openai_client
+from llmproxy_asgi.principal import LOCAL, SCOPE_KEY, Principal
+from llmproxy_asgi.runtime import Live, Runtime
+from llmproxy_asgi.translators.registry import translator
+from llmproxy_asgi.transport import HostTransport
+
+if TYPE_CHECKING:
+    import anthropic
+    import openai
+
+Messages: TypeAlias = Sequence[Message | Mapping[str, Any]]
+"""Chat-shaped dicts, or the model's own `Message`, or both."""
+
+Transports: TypeAlias = HostTransport | Mapping[str, HostTransport]
+"""One for every provider, or by provider name (`*` for the others)."""
+
+
+class Gateway:
+    """A gateway, from Python. Opens what it needs when it first needs it; closing it is good manners.
+
+    Args:
+        config: A path, a dict, a `Config`, or several of these, later over earlier.
+        identify: The host's hook, for calls that come over HTTP.
+        csrf: The host's own check of a CSRF token, for browsers that cannot show where a request comes from.
+        transport: The host's own httpx2 client or transport. Whoever made it closes it.
+
+    Raises:
+        ConfigError: The configuration is wrong; all findings at once.
+    """
+
+    def __init__(
+        self,
+        config: ConfigSource,
+        *,
+        identify: Identify | None = None,
+        csrf: Callable[[HTTPConnection], bool] | None = None,
+        transport: Transports | None = None,
+    ) -> None:
+        transports = transport if isinstance(transport, Mapping) else ({} if transport is None else {"*": transport})
+        self._live = Live(transports=transports)
+        self._engine = Engine(Runtime.build(load(config), self._live, identify=identify, csrf=csrf))
+        self.endpoints = Endpoints(self._engine)
+        """Every path, as an ASGI `http` application; what `LLMProxy` mounts."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close idle connections. The gateway can be used again; it opens new ones then."""
+        await self._live.aclose()
+
+    async def complete(
+        self, *, model: str = "", messages: Messages, principal: Principal | str | None = None, **options: Any
+    ) -> Response:
+        """A whole answer.
+
+        Args:
+            model: As clients name it.
+            messages: What was said so far.
+            principal: Who it is for; without one, `Principal("local")`.
+            options: Further fields of a Chat request (`tools`, `temperature`, `response_format`...).
+
+        Raises:
+            CallerError: The request is wrong, or there is no such model.
+            UpstreamError: Every target failed.
+        """
+        request = chat_request(model, messages, options, stream=False)
+        async with self._engine.ask(request, _grant(principal)) as call:
+            answer = call.answer()
+        assert isinstance(answer, Response), "a call made in Python relays no bytes"
+        return answer
+
+    async def stream(
+        self, *, model: str = "", messages: Messages, principal: Principal | str | None = None, **options: Any
+    ) -> AsyncIterator[StreamEvent]:
+        """An answer as it comes, event by event. Leaving the loop early lets go of the upstream when it is closed.
+
+        Raises:
+            CallerError: The request is wrong, or there is no such model.
+            UpstreamError: Every target failed, or the stream broke.
+        """
+        request = chat_request(model, messages, options, stream=True)
+        async with self._engine.ask(request, _grant(principal)) as call:
+            async for event in call.events():
+                yield event
+
+    def models(self) -> list[str]:
+        """Every name that can be listed."""
+        return self._engine.runtime.catalog.names()
+
+    def openai(self, *, principal: Principal | str | None = None, **options: Any) -> "openai.AsyncOpenAI":
+        """The official AsyncOpenAI client, in process. `options` are its own; close it as any other.
+
+        Raises:
+            ImportError: The SDK is not installed.
+        """
+        return openai_client(self.endpoints, scope_extra=_vouched(principal), **options)
+
+    def anthropic(self, *, principal: Principal | str | None = None, **options: Any) -> "anthropic.AsyncAnthropic":
+        """The official AsyncAnthropic client, in process. `options` are its own; close it as any other.
+
+        Raises:
+            ImportError: The SDK is not installed.
+        """
+        return anthropic_client(self.endpoints, scope_extra=_vouched(principal), **options)
+
+
+def chat_request(model: str, messages: Messages, options: Mapping[str, Any], *, stream: bool) -> Request:
+    """A request from Chat-shaped keywords.
+
+    Raises:
+        BadRequest: One of them is wrong; `param` names it.
+    """
+    if isinstance(messages, str | bytes | Mapping):
+        raise BadRequest("messages: expected a list of messages.", param="messages")
+    inbound = translator(CHAT).inbound
+
+    def read(shaped: Sequence[Mapping[str, Any]]) -> Request:
+        body = {"model": model, "messages": list(shaped), "stream": stream, **options}
+        try:
+            encoded = msgspec.json.encode(body)
+        except (TypeError, ValueError) as error:
+            raise BadRequest(f"The request holds what JSON cannot: {error}.") from None
+        return inbound.decode(inbound.open(encoded, headers={}))
+
+    if not any(isinstance(message, Message) for message in messages):
+        return read([message for message in messages if not isinstance(message, Message)])
+    collected: list[Message] = []
+    for message in messages:
+        collected.extend((message,) if isinstance(message, Message) else read([message]).messages)
+    settings = read([{"role": "user", "content": "-"}])
+    return msgspec.structs.replace(settings, messages=tuple(collected))
+
+
+def _principal(principal: Principal | str | None) -> Principal:
+    if principal is None:
+        return LOCAL
+    found = as_principal(principal)
+    if found is None:
+        raise MisuseError("principal must be a Principal or a str.")
+    return found
+
+
+def _grant(principal: Principal | str | None) -> Grant:
+    return Grant(_principal(principal))
+
+
+def _vouched(principal: Principal | str | None) -> dict[str, object]:
+    return {SCOPE_KEY: _principal(principal)}

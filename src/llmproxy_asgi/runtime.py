@@ -1,0 +1,88 @@
+"""The immutable plan that one configuration implies, and what is alive beside it.
+
+A `Runtime` is made from a `Config` and never changes: a call takes one and keeps it. A `Live` holds what must outlive
+any plan (connection pools, rests), by provider, so that a new plan finds it again.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from starlette.requests import HTTPConnection
+
+from llmproxy_asgi.access.identify import Doorkeeper, Identify
+from llmproxy_asgi.clock import SYSTEM, Clock
+from llmproxy_asgi.config.schema import Config
+from llmproxy_asgi.execution.cooldown import Cooldowns
+from llmproxy_asgi.execution.executor import Executor
+from llmproxy_asgi.providers.base import Provider
+from llmproxy_asgi.providers.registry import provider_class
+from llmproxy_asgi.routing.catalog import Catalog
+from llmproxy_asgi.transport import HostTransport, Pool
+
+
+class Live:
+    """Connection pools and rests, kept across plans.
+
+    Args:
+        transports: The host's own httpx2 clients or transports, by provider name; `*` for every other provider.
+        clock: What rests are measured with.
+    """
+
+    def __init__(self, *, transports: Mapping[str, HostTransport] | None = None, clock: Clock = SYSTEM) -> None:
+        self.clock = clock
+        self.cooldowns = Cooldowns(clock)
+        self._transports = transports or {}
+        self._pools: dict[str, Pool] = {}
+
+    def pool(self, provider: Provider) -> Pool:
+        """The connections of a provider; made when they are first needed."""
+        pool = self._pools.get(provider.name)
+        if pool is None:
+            given = self._transports.get(provider.name, self._transports.get("*"))
+            pool = self._pools[provider.name] = Pool(transport=provider.transport() or given)
+        return pool
+
+    async def aclose(self) -> None:
+        """Close every connection that is idle; open answers are their calls' to close."""
+        pools, self._pools = self._pools, {}
+        for pool in pools.values():
+            await pool.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """One plan: what a call needs to know, and nothing that changes."""
+
+    config: Config
+    providers: Mapping[str, Provider]
+    catalog: Catalog
+    doorkeeper: Doorkeeper
+    executor: Executor
+
+    @classmethod
+    def build(
+        cls,
+        config: Config,
+        live: Live,
+        *,
+        identify: Identify | None = None,
+        csrf: Callable[[HTTPConnection], bool] | None = None,
+    ) -> "Runtime":
+        """The plan that a configuration implies.
+
+        Args:
+            config: Already validated.
+            live: What outlives the plan.
+            identify: The host's hook, that says who is calling.
+            csrf: The host's own check of a CSRF token.
+        """
+        providers = {
+            name: provider_class(block.type)(name, block) for name, block in config.providers.items() if block.enabled
+        }
+        return cls(
+            config=config,
+            providers=providers,
+            catalog=Catalog(providers, config.models, default_provider=config.default_provider),
+            doorkeeper=Doorkeeper(mode=config.access.mode, keys=config.access.keys, identify=identify, csrf=csrf),
+            executor=Executor(live.pool, live.cooldowns, largest_answer=config.limits.answer, clock=live.clock),
+        )
