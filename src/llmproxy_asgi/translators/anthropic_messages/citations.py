@@ -1,0 +1,55 @@
+"""Citations: Anthropic hangs them on whole texts, we give each its span."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmproxy_asgi.conversation import EMPTY, Citation, JSONObject
+from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
+
+_TITLES = {
+    "web_search_result_location": "title",
+    "search_result_location": "title",
+    "char_location": "document_title",
+    "page_location": "document_title",
+    "content_block_location": "document_title",
+}
+
+
+def decode_citation(native: Mapping[str, Any], length: int | None = None) -> Citation:
+    """One citation; `length` is that of the text it hangs on, in code points."""
+    kind = _text(native, "type") or ""
+    url = _text(native, "url")
+    source = _text(native, "source")
+    if url is None and source is not None and source.startswith(("http://", "https://")):
+        url = source
+    return Citation(
+        kind="url" if url else "document",
+        url=url,
+        title=_text(native, _TITLES.get(kind, "title")),
+        cited_text=_text(native, "cited_text"),
+        start=None if length is None else 0,
+        end=length,
+        source=source,
+        extras={PROTOCOL: dict(native)} if native else EMPTY,
+    )
+
+
+def encode_citation(citation: Citation) -> JSONObject | None:
+    """One citation; None where Anthropic has no words for it."""
+    native = citation.extras.get(PROTOCOL)
+    if native:
+        return dict(native)
+    if citation.url is None:
+        return None
+    return {
+        "type": "web_search_result_location",
+        "url": citation.url,
+        "title": citation.title,
+        "cited_text": citation.cited_text or "",
+        "encrypted_index": "",
+    }
+
+
+def _text(native: Mapping[str, Any], key: str) -> str | None:
+    value = native.get(key)
+    return value if isinstance(value, str) and value else None

@@ -1,0 +1,329 @@
+"""Streams of an upstream that speaks Messages, read into events.
+
+Tolerant of what compatible servers do: blocks that are not ended or carry their content at the start, fields that are
+null or left out, `message_stop` left out after a stop reason. What cannot be read ends the stream with `Failed`.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import msgspec
+from typing_extensions import override
+
+from llmproxy_asgi.conversation import (
+    ArgumentsDelta,
+    Batch,
+    CitationDelta,
+    Ended,
+    Failed,
+    Finished,
+    JSONObject,
+    Part,
+    PartDelta,
+    PartEnded,
+    PartStarted,
+    Passed,
+    Reasoning,
+    ReasoningDelta,
+    SealDelta,
+    ServerToolCall,
+    Started,
+    StreamEvent,
+    Text,
+    TextDelta,
+    ToolCall,
+    UsageReported,
+)
+from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
+from llmproxy_asgi.translators.anthropic_messages.citations import decode_citation
+from llmproxy_asgi.translators.anthropic_messages.decode_answer import (
+    Blocks,
+    arguments_of,
+    decode_finish,
+    server_call,
+    unwrapped,
+)
+from llmproxy_asgi.translators.anthropic_messages.problems import stream_error
+from llmproxy_asgi.translators.anthropic_messages.schema import (
+    ABSENT,
+    BLOCK,
+    EVENT,
+    PROTOCOL,
+    Answer,
+    Block,
+    Delta,
+    Event,
+)
+from llmproxy_asgi.translators.anthropic_messages.usage import decode_tier, decode_usage, newer
+from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.wire import sse
+
+UNDATED = datetime.fromtimestamp(0, UTC)
+"""Anthropic does not say when an answer was made."""
+
+_NOTHING = Batch(events=())
+
+
+class EventStream(StreamDecoder):
+    """Reads one stream."""
+
+    def __init__(self, outgoing: Outgoing, upstream: Upstream) -> None:
+        self._blocks = Blocks(outgoing, upstream)
+        self._asked = upstream.asked
+        self._frames = sse.Decoder()
+        self._started = False
+        self._over = False
+        self._parts = 0
+        self._open: dict[int, _Open] = {}
+        self._usage: JSONObject = {}
+        self._ending = Delta()
+
+    @override
+    def feed(self, data: bytes) -> Batch:
+        if self._over:
+            return _NOTHING
+        try:
+            frames = self._frames.feed(data)
+        except sse.EventTooLarge as error:
+            return self._failed([], UpstreamProtocolError(f"The upstream sent {error}."))
+        return self._read(frames)
+
+    @override
+    def close(self) -> Batch:
+        if self._over:
+            return _NOTHING
+        batch = self._read(self._frames.close())
+        if self._over:
+            return batch
+        events = list(batch.events)
+        if self._started and self._ending.stop_reason is not None:
+            self._end(events)
+            return Batch(events)
+        return self._failed(events, UpstreamProtocolError("The upstream's stream ended without its end sign."))
+
+    def _failed(self, events: list[StreamEvent], error: GatewayError) -> Batch:
+        self._over = True
+        events.append(Failed(error))
+        return Batch(events)
+
+    def _read(self, frames: Sequence[sse.Frame]) -> Batch:
+        events: list[StreamEvent] = []
+        try:
+            for frame in frames:
+                event = EVENT.decode(frame.data)
+                if event.type == "content_block_delta":
+                    self._delta(event, events, frame)
+                else:
+                    self._other(event, events, frame)
+                if self._over:
+                    break
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return self._failed(events, UpstreamProtocolError("The upstream sent an event that cannot be read."))
+        except _BrokenStream as broken:
+            return self._failed(events, UpstreamProtocolError(str(broken)))
+        return Batch(events)
+
+    def _delta(self, event: Event, events: list[StreamEvent], frame: sse.Frame) -> None:
+        part = self._open.get(event.index or 0)
+        delta = event.delta
+        if part is None:
+            raise _BrokenStream("The upstream continued a content block that is not open.")
+        if delta is not None and not part.delta(delta, events):
+            events.append(Passed(PROTOCOL, event.type, frame.data))
+
+    def _other(self, event: Event, events: list[StreamEvent], frame: sse.Frame) -> None:
+        match event.type:
+            case "message_start":
+                self._start(event.message or Answer(), events)
+            case "content_block_start":
+                self._block(event, events)
+            case "content_block_stop":
+                part = self._open.pop(event.index or 0, None)
+                if part is not None:
+                    part.end(events)
+            case "message_delta":
+                self._note(event)
+            case "message_stop":
+                self._end(events)
+            case "error":
+                self._over = True
+                events.append(Failed(stream_error(event.error)))
+            case "ping":
+                pass
+            case None if event.error is not None:
+                self._over = True
+                events.append(Failed(stream_error(event.error)))
+            case _:
+                events.append(Passed(PROTOCOL, event.type or frame.event, frame.data))
+
+    def _start(self, message: Answer, events: list[StreamEvent]) -> None:
+        if self._started:
+            return
+        self._started = True
+        self._usage = newer({}, message.usage)
+        usage = decode_usage(self._usage) if self._usage else None
+        events.append(Started(message.id or "", self._asked, UNDATED, usage, decode_tier(self._usage)))
+
+    def _block(self, event: Event, events: list[StreamEvent]) -> None:
+        if not self._started:
+            raise _BrokenStream("The upstream's stream did not begin with message_start.")
+        index = event.index or 0
+        if event.content_block is ABSENT or index in self._open:
+            raise _BrokenStream("The upstream began a content block that is none.")
+        self._open[index] = _opened(self._parts, event.content_block, self._blocks, events)
+        self._parts += 1
+
+    def _note(self, event: Event) -> None:
+        self._usage = newer(self._usage, event.usage)
+        delta = event.delta
+        if delta is not None and (delta.stop_reason is not None or self._ending.stop_reason is None):
+            self._ending = delta
+
+    def _end(self, events: list[StreamEvent]) -> None:
+        if not self._started:
+            raise _BrokenStream("The upstream's stream did not begin with message_start.")
+        for part in self._open.values():
+            part.end(events)
+        ending = self._ending
+        events.append(Finished(0, decode_finish(ending.stop_reason, ending.stop_sequence, ending.stop_details)))
+        if self._usage:
+            events.append(UsageReported(decode_usage(self._usage)))
+        events.append(Ended(decode_tier(self._usage)))
+        self._over = True
+
+
+class _BrokenStream(Exception):
+    """What came cannot follow what came before."""
+
+
+class _Open:
+    """A block that is being read. This one came whole with its start."""
+
+    __slots__ = ("_part", "index")
+
+    def __init__(self, index: int, part: Part, events: list[StreamEvent]) -> None:
+        self.index = index
+        self._part = part
+        events.append(PartStarted(0, index, part))
+
+    def delta(self, delta: Delta, events: list[StreamEvent]) -> bool:
+        """Take a delta; False where it has no meaning here."""
+        return False
+
+    def end(self, events: list[StreamEvent]) -> None:
+        """The block is complete."""
+        events.append(PartEnded(0, self.index, self._part))
+
+
+class _Text(_Open):
+    """Text. Its citations are told at its end, when their span is known."""
+
+    __slots__ = ("_citations", "_length")
+
+    def __init__(self, index: int, block: Block, events: list[StreamEvent]) -> None:
+        super().__init__(index, Text(text=""), events)
+        self._length = 0
+        self._citations: list[JSONObject] = list(block.citations or ())
+        if block.text:
+            self.delta(Delta(text=block.text), events)
+
+    @override
+    def delta(self, delta: Delta, events: list[StreamEvent]) -> bool:
+        text = delta.text
+        if text:
+            self._length += len(text)
+            events.append(PartDelta(0, self.index, TextDelta(text)))
+            return True
+        if delta.citation is not None:
+            self._citations.append(delta.citation)
+            return True
+        return text is not None
+
+    @override
+    def end(self, events: list[StreamEvent]) -> None:
+        told = (CitationDelta(decode_citation(native, self._length)) for native in self._citations)
+        events.extend(PartDelta(0, self.index, delta) for delta in told)
+        events.append(PartEnded(0, self.index))
+
+
+class _Thinking(_Open):
+    """Thinking; its signature is told whole at its end."""
+
+    __slots__ = ("_blocks", "_pieces", "_signature")
+
+    def __init__(self, index: int, block: Block, blocks: Blocks, events: list[StreamEvent]) -> None:
+        super().__init__(index, Reasoning(), events)
+        self._blocks = blocks
+        self._pieces: list[str] = []
+        self._signature = block.signature or ""
+        if block.thinking:
+            self.delta(Delta(thinking=block.thinking), events)
+
+    @override
+    def delta(self, delta: Delta, events: list[StreamEvent]) -> bool:
+        if delta.thinking:
+            self._pieces.append(delta.thinking)
+            events.append(PartDelta(0, self.index, ReasoningDelta(delta.thinking)))
+        if delta.signature:
+            self._signature = delta.signature
+        return delta.thinking is not None or delta.signature is not None
+
+    @override
+    def end(self, events: list[StreamEvent]) -> None:
+        seals = (self._blocks.seal(self._signature),) if self._signature else ()
+        events.extend(PartDelta(0, self.index, SealDelta(seal)) for seal in seals)
+        events.append(PartEnded(0, self.index, Reasoning(text="".join(self._pieces), seals=seals)))
+
+
+class _Call(_Open):
+    """A call. One of a free-text tool is read to its end, because its text stands inside JSON."""
+
+    __slots__ = ("_emulated", "_given", "_pieces")
+
+    def __init__(
+        self, index: int, part: ToolCall | ServerToolCall, events: list[StreamEvent], *, given: str, emulated: bool
+    ) -> None:
+        super().__init__(index, part, events)
+        self._pieces: list[str] = []
+        self._given = given
+        self._emulated = emulated
+
+    @override
+    def delta(self, delta: Delta, events: list[StreamEvent]) -> bool:
+        piece = delta.partial_json
+        if piece:
+            self._pieces.append(piece)
+            if not self._emulated:
+                events.append(PartDelta(0, self.index, ArgumentsDelta(piece)))
+        return piece is not None
+
+    @override
+    def end(self, events: list[StreamEvent]) -> None:
+        assert isinstance(self._part, ToolCall | ServerToolCall)
+        text = "".join(self._pieces)
+        if not text.strip():
+            text, told = self._given, False
+        else:
+            told = not self._emulated
+        if self._emulated:
+            text = unwrapped(text)
+        if text and not told:
+            events.append(PartDelta(0, self.index, ArgumentsDelta(text)))
+        events.append(PartEnded(0, self.index, msgspec.structs.replace(self._part, arguments=text)))
+
+
+def _opened(index: int, raw: msgspec.Raw, blocks: Blocks, events: list[StreamEvent]) -> _Open:
+    block = BLOCK.decode(raw)
+    match block.type:
+        case "text":
+            return _Text(index, block, events)
+        case "thinking":
+            return _Thinking(index, block, blocks, events)
+        case "tool_use":
+            emulated = blocks.is_emulated(block.name or "")
+            call = msgspec.structs.replace(blocks.call(block, ""), arguments="")
+            return _Call(index, call, events, given=arguments_of(block), emulated=emulated)
+        case "server_tool_use":
+            return _Call(index, server_call(block, ""), events, given=arguments_of(block), emulated=False)
+        case _:
+            return _Open(index, blocks.part(raw), events)

@@ -1,0 +1,350 @@
+"""Turns and parts, written as an upstream that speaks Messages takes them.
+
+Order rules: instructions that lead go to `system`; results of a step stand first in the user message that follows it;
+neighbouring turns of one role are one message; the user begins. What one upstream's state is to another is dropped and
+said, never shown as text.
+"""
+
+from base64 import b64decode
+from binascii import Error as NotBase64
+from collections.abc import Iterable, Sequence
+
+from llmproxy_asgi.conversation import (
+    CacheMark,
+    InlineData,
+    JSONObject,
+    Link,
+    Media,
+    Message,
+    Opaque,
+    Part,
+    PlainText,
+    Reasoning,
+    Refusal,
+    Request,
+    Seal,
+    ServerToolCall,
+    ServerToolResult,
+    StoredFile,
+    Text,
+    ToolCall,
+    ToolResult,
+)
+from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators.anthropic_messages import server_tools
+from llmproxy_asgi.translators.anthropic_messages.citations import encode_citation
+from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
+from llmproxy_asgi.translators.base import Upstream
+from llmproxy_asgi.translators.names import CallIds, Renamer
+from llmproxy_asgi.translators.pairing import arguments_object, arguments_raw, drop_empty, pair
+from llmproxy_asgi.translators.seals import usable
+
+_FIRST_TURN = "."
+_IMAGES = {
+    b"\xff\xd8\xff": "image/jpeg",
+    b"\x89PNG\r\n\x1a\n": "image/png",
+    b"GIF87a": "image/gif",
+    b"GIF89a": "image/gif",
+}
+_TAKEN = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
+_LONG = frozenset({"30m", "1h", "12h", "24h"})
+
+
+class Warnings:
+    """What was lost or changed on the way, each said once, in the order it was met."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, None] = {}
+
+    def add(self, *warnings: str) -> None:
+        """Say it, unless it was said."""
+        self._seen.update(dict.fromkeys(warnings))
+
+    def all(self) -> tuple[str, ...]:
+        """All that was said."""
+        return tuple(self._seen)
+
+
+class Turns:
+    """Writes the conversation of one request.
+
+    `messages` and `system` are Anthropic's; blocks that carry a cache mark are also listed in `marked`, in the order
+    in which the upstream reads them.
+    """
+
+    def __init__(self, request: Request, upstream: Upstream, names: Renamer, ids: CallIds, warnings: Warnings) -> None:
+        self._request = request
+        self._upstream = upstream
+        self._capabilities = upstream.capabilities
+        self._names = names
+        self._ids = ids
+        self._warnings = warnings
+        self.system: list[JSONObject] = []
+        self.messages: list[JSONObject] = []
+        self.marked: list[JSONObject] = []
+        self._postponed: list[JSONObject] = []
+
+    def write(self) -> None:
+        """Write everything.
+
+        Raises:
+            Unsupported: A part cannot be expressed, or the model does not continue a trailing assistant message.
+            BadRequest: A result answers no call.
+        """
+        paired = pair(drop_empty(self._request.messages, blank=True))
+        self._warnings.add(*paired.warnings)
+        turns = self._without_leading_system(paired.messages)
+        for turn in turns:
+            self._turn(turn)
+        self._flush()
+        self._check_ends()
+
+    # ── turns ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _without_leading_system(self, messages: Sequence[Message]) -> Sequence[Message]:
+        count = next((at for at, message in enumerate(messages) if message.role != "system"), len(messages))
+        for message in messages[:count]:
+            self._warn_of_name(message)
+            self.system += self._blocks(message.parts)
+        return messages[count:]
+
+    def _turn(self, turn: Message) -> None:
+        self._warn_of_name(turn)
+        if turn.role == "system":
+            self._system_midway(turn)
+            return
+        if turn.role != "tool":  # results stand first, directly after the calls
+            self._flush()
+        self._append("assistant" if turn.role == "assistant" else "user", self._blocks(turn.parts))
+
+    def _flush(self) -> None:
+        """Instructions that could not stand where they stood become words of the user."""
+        blocks, self._postponed = self._postponed, []
+        self._append("user", blocks)
+
+    def _append(self, role: str, blocks: list[JSONObject]) -> None:
+        """A turn; merged into the one before it if that is of the same role."""
+        if not blocks:
+            return
+        if not self.messages and role == "assistant":
+            self.messages.append({"role": "user", "content": [{"type": "text", "text": _FIRST_TURN}]})
+            self._warnings.add("emulated:first_user_turn")
+        if self.messages and self.messages[-1]["role"] == role:
+            self.messages[-1]["content"] += blocks
+        else:
+            self.messages.append({"role": role, "content": blocks})
+
+    def _system_midway(self, turn: Message) -> None:
+        """Native where the model can and a user turn comes before, else words of the next user message."""
+        blocks = self._blocks(turn.parts)
+        before = self.messages[-1]["role"] if self.messages else None
+        if self._capabilities.system_midway and before in {"user", "system"} and not self._postponed:
+            native = turn.extras.get(PROTOCOL, {})
+            if before == "system" and not native and not turn.expires:
+                self.messages[-1]["content"] += blocks
+                return
+            if before == "user":
+                expires = {"clear_at": turn.expires} if turn.expires else {}
+                self.messages.append({"role": "system", "content": blocks, **expires, **native})
+                return
+        self._warnings.add("downgraded:system_message")
+        self._postponed += blocks
+
+    def _check_ends(self) -> None:
+        if not self.messages:
+            raise Unsupported("The conversation holds no turn that this upstream could answer.", param="messages")
+        last = self.messages[-1]
+        if last["role"] != "assistant":
+            return
+        if any(block["type"] == "tool_use" for block in last["content"]):
+            raise Unsupported("The last message makes tool calls that nothing answers.", param="messages")
+        if not self._capabilities.prefill:
+            raise Unsupported("This upstream does not continue a trailing assistant message.", param="messages")
+
+    def _warn_of_name(self, message: Message) -> None:
+        if message.name:
+            self._warnings.add("dropped:name")
+
+    # ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _blocks(self, parts: Iterable[Part]) -> list[JSONObject]:
+        blocks: list[JSONObject] = []
+        for part in parts:
+            block = self._block(part)
+            if block is None:
+                continue
+            if part.cache_mark and block["type"] not in {"thinking", "redacted_thinking"}:
+                self._mark(block, part.cache_mark)
+            blocks.append(block)
+        return blocks
+
+    def _mark(self, block: JSONObject, mark: CacheMark) -> None:
+        if self._capabilities.cache_marks:
+            block["cache_control"] = cache_control(mark)
+            self.marked.append(block)
+
+    def _block(self, part: Part) -> JSONObject | None:
+        if part.seals and not isinstance(part, Reasoning):
+            self._warnings.add("dropped:reasoning")  # Anthropic seals nothing but thinking
+        match part:
+            case Text():
+                return self._text(part)
+            case Refusal(text=text):
+                return {"type": "text", "text": text} if text.strip() else None
+            case Reasoning():
+                return self._reasoning(part)
+            case ToolCall():
+                return self._tool_use(part)
+            case ToolResult():
+                return self._tool_result(part)
+            case Media():
+                return self._media(part)
+            case ServerToolCall() | ServerToolResult():
+                return self._server_tool(part)
+            case Opaque():
+                return self._opaque(part)
+
+    def _text(self, part: Text) -> JSONObject:
+        own = [citation for citation in part.citations if PROTOCOL in citation.extras]
+        citations = [native for native in map(encode_citation, own) if native]
+        # Only Anthropic's own citations go back: others lack the index that it checks.
+        rest = {"citations": citations} if citations else {}
+        return {"type": "text", "text": part.text, **rest, **part.extras.get(PROTOCOL, {})}
+
+    def _reasoning(self, part: Reasoning) -> JSONObject | None:
+        seal = next((seal for seal in part.seals if usable(seal, self._upstream)), None)
+        if seal is None or seal.kind == "encrypted":
+            if part.text or part.seals:
+                self._warnings.add("dropped:reasoning")
+            return None
+        return native_thinking(part.text, seal)
+
+    def _tool_use(self, part: ToolCall) -> JSONObject:
+        custom = part.kind == "custom"
+        return {
+            "type": "tool_use",
+            "id": self._ids.outward(part.call_id),
+            "name": self._names.outward(part.name, part.namespace),
+            "input": {"input": part.arguments} if custom else arguments_raw(part.arguments),
+            **({"caller": part.caller} if part.caller and self._request.protocol == PROTOCOL else {}),
+            **part.extras.get(PROTOCOL, {}),
+        }
+
+    def _tool_result(self, part: ToolResult) -> JSONObject:
+        content = self._blocks(part.content)
+        return {
+            "type": "tool_result",
+            "tool_use_id": self._ids.outward(part.call_id),
+            **({"content": content} if content else {}),
+            **({"is_error": True} if part.is_error else {}),
+            **part.extras.get(PROTOCOL, {}),
+        }
+
+    def _server_tool(self, part: ServerToolCall | ServerToolResult) -> JSONObject | None:
+        block = None
+        if isinstance(part, ServerToolResult):
+            block = server_tools.encode_result(part)
+        elif self._request.protocol == PROTOCOL or PROTOCOL in part.extras:
+            block = server_tools.encode_call(part, arguments_object(part.arguments))
+        if block is None:
+            self._warnings.add(f"dropped:{part.tool}")
+        return block
+
+    def _opaque(self, part: Opaque) -> JSONObject | None:
+        if part.protocol == PROTOCOL:
+            return dict(part.data)
+        if part.kind.startswith("compaction"):
+            raise Unsupported("A compacted conversation can only go back to where it was compacted.", param="messages")
+        self._warnings.add(f"dropped:{part.kind}")
+        return None
+
+    # ── media ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _media(self, part: Media) -> JSONObject:
+        if part.kind == "image":
+            if not self._capabilities.images:
+                raise Unsupported("This upstream's model takes no images.", param="messages")
+            return {"type": "image", "source": _image_source(part), **part.extras.get(PROTOCOL, {})}
+        if part.kind != "document":
+            raise Unsupported(f"Anthropic's models take no {part.kind}.", param="messages")
+        if not self._capabilities.documents:
+            raise Unsupported("This upstream's model takes no documents.", param="messages")
+        native = part.extras.get(PROTOCOL, {})
+        if native.get("type") == "search_result":
+            return dict(native)
+        title = part.title or part.name
+        return {
+            "type": "document",
+            "source": _document_source(part),
+            **({"title": title} if title else {}),
+            **({"context": part.context} if part.context else {}),
+            **native,
+        }
+
+
+def native_thinking(text: str, seal: Seal) -> JSONObject:
+    """A thinking block that the upstream itself sealed."""
+    if seal.kind == "redacted":
+        return {"type": "redacted_thinking", "data": seal.data}
+    return {"type": "thinking", "thinking": text, "signature": seal.data}
+
+
+def cache_control(mark: CacheMark) -> JSONObject:
+    """A cache mark."""
+    if mark.lifetime is None:
+        return {"type": "ephemeral"}
+    return {"type": "ephemeral", "ttl": "1h" if mark.lifetime in _LONG else "5m"}
+
+
+def _elsewhere(source: Link | StoredFile) -> JSONObject:
+    if isinstance(source, Link):
+        return {"type": "url", "url": source.url}
+    if source.protocol != PROTOCOL:
+        raise Unsupported("A file that another vendor keeps cannot be read by this upstream.", param="messages")
+    return {"type": "file", "file_id": source.id}
+
+
+def _image_source(part: Media) -> JSONObject:
+    match part.source:
+        case InlineData(data=data):
+            media_type = _sniff(data) or part.media_type
+            if media_type not in _TAKEN:
+                raise Unsupported("Anthropic takes images as JPEG, PNG, GIF or WebP only.", param="messages")
+            return {"type": "base64", "media_type": media_type, "data": data}
+        case PlainText():
+            raise Unsupported("An image cannot be given as text.", param="messages")
+        case source:
+            return _elsewhere(source)
+
+
+def _document_source(part: Media) -> JSONObject:
+    match part.source:
+        case PlainText(text=text):
+            return {"type": "text", "media_type": "text/plain", "data": text}
+        case InlineData(data=data):
+            if data.startswith("JVBER") or part.media_type == "application/pdf":  # %PDF
+                return {"type": "base64", "media_type": "application/pdf", "data": data}
+            return {"type": "text", "media_type": "text/plain", "data": _document_text(part, data)}
+        case source:
+            return _elsewhere(source)
+
+
+def _document_text(part: Media, data: str) -> str:
+    kind = part.media_type or ""
+    if kind.startswith("text/") or kind in {"application/json", "application/xml"}:
+        try:
+            return b64decode(data, validate=True).decode()
+        except (NotBase64, ValueError):
+            pass
+    raise Unsupported("Anthropic takes documents as PDF or plain text only.", param="messages")
+
+
+def _sniff(data: str) -> str | None:
+    """What the first bytes say; callers often name the wrong type."""
+    try:
+        head = b64decode(data[:24])
+    except (NotBase64, ValueError):
+        return None
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "image/webp"
+    return next((kind for magic, kind in _IMAGES.items() if head.startswith(magic)), None)

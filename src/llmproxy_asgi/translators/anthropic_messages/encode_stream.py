@@ -1,0 +1,423 @@
+"""Streams for Anthropic's clients.
+
+Anthropic never interleaves content blocks and its clients rely on it, so parts that overlap are written one after the
+other: while one is open, events of the others wait; when it ends, they are written in the order of their starts. What
+waits is bounded by what came.
+
+Text, thinking and argument fragments are written as they come: a prefix that is made once per block, the text as JSON,
+a suffix. A fragment that was sent cannot be taken back, so arguments that turn out not to be JSON are only helped where
+it shows at once: a call whose first letter is not `{` is held to its end and then written as an object.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+from typing_extensions import override
+
+from llmproxy_asgi.conversation import (
+    ArgumentsDelta,
+    Citation,
+    CitationDelta,
+    Ended,
+    Failed,
+    Finish,
+    Finished,
+    FinishReason,
+    JSONObject,
+    Part,
+    PartDelta,
+    PartEnded,
+    PartStarted,
+    Passed,
+    Reasoning,
+    ReasoningDelta,
+    Refusal,
+    RefusalDelta,
+    Seal,
+    SealDelta,
+    ServerToolCall,
+    ServiceTier,
+    Started,
+    StreamEvent,
+    Text,
+    TextDelta,
+    ToolCall,
+    Usage,
+    UsageReported,
+)
+from llmproxy_asgi.translators.anthropic_messages import server_tools
+from llmproxy_asgi.translators.anthropic_messages.citations import encode_citation
+from llmproxy_asgi.translators.anthropic_messages.encode_answer import (
+    encode_blocks,
+    encode_call_id,
+    encode_stop,
+    message_start,
+)
+from llmproxy_asgi.translators.anthropic_messages.problems import error_body
+from llmproxy_asgi.translators.anthropic_messages.reasoning import (
+    for_call,
+    needs_thinking_block,
+    redacted_block,
+    signature_of,
+)
+from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
+from llmproxy_asgi.translators.anthropic_messages.usage import encode_usage, estimated_input
+from llmproxy_asgi.translators.base import Intake, StreamEncoder
+from llmproxy_asgi.translators.pairing import arguments_raw
+from llmproxy_asgi.wire import sse
+
+_json = msgspec.json.Encoder().encode
+_END = b"}}\n\n"
+_STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+_DELTA = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":{"type":%b,%b:'
+
+_PartEvent = PartStarted | PartDelta | PartEnded
+
+
+def _frame(name: str, fields: JSONObject) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), _json({"type": name, **fields}))
+
+
+class AnswerStream(StreamEncoder):
+    """Writes one stream."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._model = intake.model
+        self._size = intake.size
+        self._usage: Usage | None = None
+        self._reported = False
+        self._tier: ServiceTier | None = None
+        self._finish: Finish | None = None
+        self._blocks = _Blocks()
+        self._open: _Open | None = None
+        self._open_index = -1
+        self._waiting: dict[int, list[_PartEvent]] = {}
+        self._over = False
+
+    @override
+    def feed(self, events: Sequence[StreamEvent]) -> bytes:
+        out: list[bytes] = []
+        for event in events:
+            if type(event) is PartDelta and event.index == self._open_index and not event.candidate:
+                assert self._open is not None
+                self._open.delta(event.delta, out)
+            elif not self._over:
+                self._other(event, out)
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def _other(self, event: StreamEvent, out: list[bytes]) -> None:
+        match event:
+            case PartStarted(candidate=0) | PartDelta(candidate=0) | PartEnded(candidate=0):
+                self._part(event, out)
+            case Finished(candidate=0, finish=finish):
+                self._finish = finish
+            case UsageReported(usage=usage):
+                self._usage, self._reported = usage, True
+            case Started():
+                self._start(event, out)
+            case Ended(service_tier=tier):
+                self._end(tier, out)
+            case Failed(error=error):
+                self._over = True
+                out.append(sse.encode(error_body(error), "error"))
+            case Passed(protocol=protocol, name=name, data=data):
+                if protocol == PROTOCOL and name is not None:
+                    out.append(sse.encode(data, name))
+            case _:  # of another candidate: Anthropic's answers have one
+                pass
+
+    def _start(self, event: Started, out: list[bytes]) -> None:
+        self._usage = event.usage
+        self._tier = event.service_tier
+        usage = event.usage if event.usage and event.usage.input else estimated_input(self._size)
+        out.append(b"event: message_start\ndata: %b\n\n" % message_start(event.id, self._model or event.model, usage))
+
+    def _end(self, tier: ServiceTier | None, out: list[bytes]) -> None:
+        self._over = True
+        while self._open is not None:
+            self._close(None, out)
+        blocks = self._blocks
+        finish = self._finish or Finish(reason=FinishReason.UNKNOWN)
+        usage = self._usage or estimated_input(self._size)
+        if not self._reported:
+            usage = msgspec.structs.replace(usage, output=max(usage.output, -(-blocks.written // 4)))
+        delta = encode_stop(finish, Refusal(text=blocks.refusal) if blocks.refusal is not None else None)
+        out.append(_frame("message_delta", {"delta": delta, "usage": encode_usage(usage, tier or self._tier)}))
+        out.append(_STOP)
+
+    def _part(self, event: _PartEvent, out: list[bytes]) -> None:
+        """An event of a part: written if it is its turn, else kept for later."""
+        index = event.index
+        if index == self._open_index and type(event) is PartEnded:
+            self._close(event.part, out)
+        elif self._open is None and type(event) is PartStarted:
+            self._open_index = index
+            self._open = _opened(event.part, self._blocks, out)
+        elif type(event) is PartStarted:
+            self._waiting[index] = [event]
+        elif index in self._waiting:
+            self._waiting[index].append(event)
+
+    def _close(self, part: Part | None, out: list[bytes]) -> None:
+        """End the open part, then write those that waited, up to the first that is still open."""
+        assert self._open is not None
+        self._open.end(part, out)
+        self._open, self._open_index = None, -1
+        while self._waiting and self._open is None:
+            index = next(iter(self._waiting))
+            self._replay(self._waiting.pop(index), out)
+
+    def _replay(self, events: list[_PartEvent], out: list[bytes]) -> None:
+        for event in events:
+            match event:
+                case PartStarted(index=index, part=part):
+                    self._open_index = index
+                    self._open = _opened(part, self._blocks, out)
+                case PartDelta(delta=delta):
+                    assert self._open is not None
+                    self._open.delta(delta, out)
+                case PartEnded(part=part):
+                    assert self._open is not None
+                    self._open.end(part, out)
+                    self._open, self._open_index = None, -1
+
+
+class _Blocks:
+    """The blocks written so far."""
+
+    __slots__ = ("count", "refusal", "written")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.refusal: str | None = None
+        self.written = 0
+        """Characters of content, for an estimate where the upstream tells no usage."""
+
+    def start(self, block: JSONObject, out: list[bytes]) -> int:
+        """Begin a block; its index."""
+        index = self.count
+        self.count += 1
+        out.append(_frame("content_block_start", {"index": index, "content_block": block}))
+        return index
+
+    def stop(self, index: int, out: list[bytes]) -> None:
+        """End a block."""
+        out.append(
+            b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n' % index,
+        )
+
+    def whole(self, block: JSONObject, out: list[bytes]) -> None:
+        """A block that comes in one piece."""
+        self.stop(self.start(block, out), out)
+
+
+class _Open:
+    """The part that is being written. This one is written in whole blocks when it ends, if at all."""
+
+    __slots__ = ("_blocks", "_part")
+
+    def __init__(self, part: Part, blocks: _Blocks) -> None:
+        self._part = part
+        self._blocks = blocks
+
+    def delta(self, delta: object, out: list[bytes]) -> None:
+        """The part goes on."""
+
+    def end(self, part: Part | None, out: list[bytes]) -> None:
+        """The part is complete; `part`: as the upstream restated it."""
+        for block in encode_blocks(part or self._part):
+            self._blocks.whole(block, out)
+
+
+class _Words(_Open):
+    """Text, and the words of a refusal. Its block begins with its first word: Anthropic takes no empty text back."""
+
+    __slots__ = ("_index", "_prefix")
+
+    def __init__(self, part: Text | Refusal, blocks: _Blocks, out: list[bytes]) -> None:
+        super().__init__(part, blocks)
+        self._index = -1
+        self._prefix = b""
+        if isinstance(part, Refusal):
+            blocks.refusal = part.text
+        self._say(part.text, out)
+        if isinstance(part, Text):
+            for citation in part.citations:
+                self._cite(citation, out)
+
+    def _begin(self, out: list[bytes]) -> None:
+        self._index = self._blocks.start({"type": "text", "text": ""}, out)
+        self._prefix = _DELTA % (self._index, b'"text_delta"', b'"text"')
+
+    def _say(self, text: str, out: list[bytes]) -> None:
+        if not text:
+            return
+        if self._index < 0:
+            self._begin(out)
+        self._blocks.written += len(text)
+        out.append(self._prefix + _json(text) + _END)
+
+    def _cite(self, citation: Citation, out: list[bytes]) -> None:
+        native = encode_citation(citation)
+        if native is None:
+            return
+        if self._index < 0:
+            self._begin(out)
+        delta = {"type": "citations_delta", "citation": native}
+        out.append(_frame("content_block_delta", {"index": self._index, "delta": delta}))
+
+    @override
+    def delta(self, delta: object, out: list[bytes]) -> None:
+        if type(delta) is TextDelta:
+            self._say(delta.text, out)
+        elif type(delta) is RefusalDelta:
+            self._blocks.refusal = (self._blocks.refusal or "") + delta.text
+            self._say(delta.text, out)
+        elif type(delta) is CitationDelta:
+            self._cite(delta.citation, out)
+
+    @override
+    def end(self, part: Part | None, out: list[bytes]) -> None:
+        if self._index < 0 and isinstance(part, Text | Refusal):
+            self._say(part.text, out)
+        if self._index >= 0:
+            self._blocks.stop(self._index, out)
+
+
+class _Thinking(_Open):
+    """Reasoning. Its block begins with its first word, or at its end: only then is it known which kind it is."""
+
+    __slots__ = ("_index", "_prefix", "_seals", "_text")
+
+    def __init__(self, part: Reasoning, blocks: _Blocks, out: list[bytes]) -> None:
+        super().__init__(part, blocks)
+        self._index = -1
+        self._prefix = b""
+        self._seals: list[Seal] = list(part.seals)
+        self._say(part.text, out)
+
+    def _begin(self, out: list[bytes]) -> None:
+        self._index = self._blocks.start({"type": "thinking", "thinking": "", "signature": ""}, out)
+        self._prefix = _DELTA % (self._index, b'"thinking_delta"', b'"thinking"')
+
+    def _say(self, text: str, out: list[bytes]) -> None:
+        if not text:
+            return
+        if self._index < 0:
+            self._begin(out)
+        self._blocks.written += len(text)
+        out.append(self._prefix + _json(text) + _END)
+
+    @override
+    def delta(self, delta: object, out: list[bytes]) -> None:
+        if type(delta) is ReasoningDelta:
+            self._say(delta.text, out)
+        elif type(delta) is SealDelta:
+            self._seals.append(delta.seal)
+
+    @override
+    def end(self, part: Part | None, out: list[bytes]) -> None:
+        seals = tuple(part.seals) if isinstance(part, Reasoning) and part.seals else tuple(self._seals)
+        if self._index < 0 and isinstance(part, Reasoning) and not part.redacted:
+            self._say(part.text, out)
+        if self._index < 0 and needs_thinking_block("", seals):
+            self._begin(out)
+        if self._index >= 0:
+            signature = signature_of(seals[0] if seals else None)
+            seals = seals[1:]
+            fields = {"index": self._index, "delta": {"type": "signature_delta", "signature": signature}}
+            out.append(_frame("content_block_delta", fields))
+            self._blocks.stop(self._index, out)
+        for seal in seals:
+            self._blocks.whole(redacted_block(seal), out)
+
+
+class _Call(_Open):
+    """A call of the client's tools."""
+
+    __slots__ = ("_begun", "_held", "_index", "_late", "_prefix", "_sent")
+
+    def __init__(self, part: ToolCall, blocks: _Blocks, out: list[bytes]) -> None:
+        super().__init__(part, blocks)
+        call_id = encode_call_id(part.call_id)
+        for seal in part.seals:
+            blocks.whole(for_call(seal, call_id), out)
+        block: JSONObject = {"type": "tool_use", "id": call_id, "name": part.name, "input": {}}
+        if part.caller:
+            block["caller"] = part.caller
+        self._index = blocks.start(block, out)
+        self._prefix = _DELTA % (self._index, b'"input_json_delta"', b'"partial_json"')
+        self._held = ""
+        self._late: list[JSONObject] = []
+        self._begun = False
+        if part.arguments:
+            self._fragment(part.arguments, out)
+
+    def _fragment(self, text: str, out: list[bytes]) -> None:
+        self._blocks.written += len(text)
+        if self._begun:
+            out.append(self._prefix + _json(text) + _END)
+            return
+        self._held += text
+        if self._part_kind == "function" and self._held.lstrip()[:1] == "{":
+            self._begun = True
+            out.append(self._prefix + _json(self._held) + _END)
+
+    @property
+    def _part_kind(self) -> str:
+        assert isinstance(self._part, ToolCall)
+        return self._part.kind
+
+    @override
+    def delta(self, delta: object, out: list[bytes]) -> None:
+        if type(delta) is ArgumentsDelta:
+            if self._begun:
+                text = delta.text
+                self._blocks.written += len(text)
+                out.append(self._prefix + _json(text) + _END)
+            else:
+                self._fragment(delta.text, out)
+        elif type(delta) is SealDelta:
+            assert isinstance(self._part, ToolCall)
+            self._late.append(for_call(delta.seal, encode_call_id(self._part.call_id)))
+
+    @override
+    def end(self, part: Part | None, out: list[bytes]) -> None:
+        if not self._begun:
+            text = part.arguments if isinstance(part, ToolCall) else self._held
+            whole = _json({"input": text}) if self._part_kind == "custom" else bytes(arguments_raw(text))
+            out.append(self._prefix + _json(whole.decode()) + _END)
+        self._blocks.stop(self._index, out)
+        for block in self._late:
+            self._blocks.whole(block, out)
+
+
+class _ServerCall(_Open):
+    """A call that Anthropic made and runs itself; only its own are written."""
+
+    __slots__ = ()
+
+    @override
+    def end(self, part: Part | None, out: list[bytes]) -> None:
+        call = part if isinstance(part, ServerToolCall) else self._part
+        assert isinstance(call, ServerToolCall)
+        if not call.extras:
+            return
+        index = self._blocks.start(server_tools.encode_call(call, {}), out)
+        prefix = _DELTA % (index, b'"input_json_delta"', b'"partial_json"')
+        out.append(prefix + _json(bytes(arguments_raw(call.arguments)).decode()) + _END)
+        self._blocks.stop(index, out)
+
+
+def _opened(part: Part, blocks: _Blocks, out: list[bytes]) -> _Open:
+    match part:
+        case Text() | Refusal():
+            return _Words(part, blocks, out)
+        case ToolCall():
+            return _Call(part, blocks, out)
+        case Reasoning():
+            return _Thinking(part, blocks, out)
+        case ServerToolCall():
+            return _ServerCall(part, blocks)
+        case _:
+            return _Open(part, blocks)

@@ -1,0 +1,147 @@
+"""Tools and the choice among them.
+
+Free-text tools have no word here: they go as functions with one string property, their grammar in the description, and
+are unwrapped in the answer. A set of allowed tools is expressed by leaving the others out.
+"""
+
+import re
+from collections.abc import Sequence
+
+from llmproxy_asgi.capabilities import Capabilities
+from llmproxy_asgi.conversation import EMPTY, JSONObject, Request, Tool, ToolChoice
+from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators.anthropic_messages import server_tools
+from llmproxy_asgi.translators.anthropic_messages.encode_messages import Warnings, cache_control
+from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
+from llmproxy_asgi.translators.names import Renamer
+
+TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
+TOOL_NAME_LIMIT = 128
+
+_EMPTY_SCHEMA: JSONObject = {"type": "object", "properties": {}}
+
+
+class Tools:
+    """Writes the tools of one request."""
+
+    def __init__(self, request: Request, capabilities: Capabilities, names: Renamer, warnings: Warnings) -> None:
+        self._request = request
+        self._capabilities = capabilities
+        self._names = names
+        self._warnings = warnings
+        self.marked: list[JSONObject] = []
+        self.emulated: set[str] = set()
+
+    def name_all(self) -> None:
+        """Give out all names first, so that none depends on history or on which tools are left out."""
+        for tool in self._request.tools:
+            if tool.kind != "server":
+                self._names.outward(tool.name, tool.namespace)
+
+    def write(self, *, thinking: bool) -> JSONObject:
+        """The fields `tools` and `tool_choice`, as far as there are any.
+
+        Raises:
+            Unsupported: A tool that this upstream cannot run or take.
+        """
+        if not self._request.tools:
+            return {}
+        if not self._capabilities.tools:
+            raise Unsupported("This upstream's model takes no tools.", param="tools")
+        choice = self._request.tool_choice
+        forced = self._can_force(choice, thinking=thinking)
+        offered = self._offered(choice, forced=forced)
+        fields: JSONObject = {"tools": [self._tool(tool) for tool in offered]}
+        word = self._choice(choice, forced=forced)
+        if word:
+            fields["tool_choice"] = word
+        return fields
+
+    def _can_force(self, choice: ToolChoice, *, thinking: bool) -> bool:
+        able = self._capabilities
+        forced = able.forced_tool_choice and (able.forced_tool_choice_with_thinking or not thinking)
+        if choice.mode == "required" and not forced:
+            self._warnings.add("downgraded:tool_choice")
+        return forced
+
+    def _offered(self, choice: ToolChoice, *, forced: bool) -> Sequence[Tool]:
+        """The tools that are declared: fewer where that is the only way to limit the choice."""
+        tools = self._request.tools
+        if not choice.only or (choice.mode == "required" and len(choice.only) == 1 and forced):
+            return tools
+        allowed = [tool for tool in tools if tool.name in choice.only]
+        if not allowed:
+            raise Unsupported("tool_choice names no tool that is declared.", param="tool_choice")
+        if len(allowed) < len(tools):
+            self._warnings.add("downgraded:tool_choice")
+        return allowed
+
+    def _choice(self, choice: ToolChoice, *, forced: bool) -> JSONObject | None:
+        single = choice.parallel is False
+        if choice.mode == "none":
+            return {"type": "none"}
+        if choice.mode == "required" and forced:
+            if len(choice.only) == 1:
+                word: JSONObject = {"type": "tool", "name": self._chosen(choice.only[0])}
+            else:
+                word = {"type": "any"}
+        elif choice.given or single:
+            word = {"type": "auto"}
+        else:
+            return None
+        return {**word, "disable_parallel_tool_use": True} if single else word
+
+    def _chosen(self, name: str) -> str:
+        tool = next((tool for tool in self._request.tools if tool.name == name), None)
+        if tool is None:
+            raise Unsupported(f"tool_choice names {name[:64]!r}, which is not declared.", param="tool_choice")
+        if tool.kind == "server":
+            native = server_tools.encode_declared(tool) or EMPTY
+            return str(native.get("name", name))
+        return self._names.outward(tool.name, tool.namespace)
+
+    def _tool(self, tool: Tool) -> JSONObject:
+        if tool.kind == "server":
+            native = self._server(tool)
+        else:
+            native = self._custom(tool) if tool.kind == "custom" else self._function(tool)
+        if tool.cache_mark and self._capabilities.cache_marks:
+            native["cache_control"] = cache_control(tool.cache_mark)
+            self.marked.append(native)
+        return native
+
+    def _function(self, tool: Tool) -> JSONObject:
+        schema = tool.parameters or _EMPTY_SCHEMA
+        strict = tool.strict and self._capabilities.strict_tools
+        if tool.strict and not strict:
+            self._warnings.add("dropped:strict")
+        own = tool.extras.get(PROTOCOL, {})
+        return {
+            "name": self._names.outward(tool.name, tool.namespace),
+            **({"description": tool.description} if tool.description else {}),
+            "input_schema": schema if "type" in schema else {"type": "object", **schema},
+            **({"strict": True} if strict else {}),
+            **({"defer_loading": True} if tool.deferred and self._request.protocol == PROTOCOL else {}),
+            **own,
+        }
+
+    def _custom(self, tool: Tool) -> JSONObject:
+        self._warnings.add("emulated:custom_tool")
+        name = self._names.outward(tool.name, tool.namespace)
+        self.emulated.add(name)
+        lines = [tool.description or "", "The input is free text, given in the property `input` as it is."]
+        if tool.grammar:
+            lines.append(f"It must follow this grammar ({tool.grammar.syntax}):\n{tool.grammar.definition}")
+        return {
+            "name": name,
+            "description": "\n\n".join(filter(None, lines)),
+            "input_schema": {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]},
+        }
+
+    def _server(self, tool: Tool) -> JSONObject:
+        native = server_tools.encode_declared(tool)
+        if native is None:
+            raise Unsupported(f"This upstream has no tool {tool.name[:64]!r} of its own.", param="tools")
+        if PROTOCOL not in tool.extras:
+            self._warnings.add(*(f"dropped:{key}" for key in server_tools.unknown_settings(tool)))
+        return native

@@ -1,0 +1,153 @@
+"""Serving Anthropic's Messages protocol: what its clients send, and what they must get back.
+
+Source: Anthropic's Python SDK 2.11.0 (types, stream accumulator, error classes) and public documentation, read
+2026-11-21. `open` looks at the top level alone and is strict there, so that a wrong type is our own clear 400 also
+where the request is only passed on.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import msgspec
+from msgspec import Raw
+from typing_extensions import override
+
+from llmproxy_asgi.conversation import EMPTY, JSONObject, Request, Response
+from llmproxy_asgi.errors import BadRequest, GatewayError
+from llmproxy_asgi.translators.anthropic_messages.decode_request import decode_request
+from llmproxy_asgi.translators.anthropic_messages.encode_answer import encode_answer
+from llmproxy_asgi.translators.anthropic_messages.encode_stream import AnswerStream
+from llmproxy_asgi.translators.anthropic_messages.problems import encode_problem
+from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL, VERSION
+from llmproxy_asgi.translators.base import Headers, Inbound, Intake, Problem, StreamEncoder
+from llmproxy_asgi.translators.fields import Node, missing, open_body
+
+_FORM = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_FIRST_BYTES = {
+    "messages": (b"[", "an array"),
+    "tools": (b"[", "an array"),
+    "stop_sequences": (b"[", "an array"),
+    "system": (b'["', "a string or an array"),
+    "thinking": (b"{", "an object"),
+    "output_config": (b"{", "an object"),
+    "tool_choice": (b"{", "an object"),
+    "metadata": (b"{", "an object"),
+    "cache_control": (b"{", "an object"),
+    "temperature": (b"-0123456789", "a number"),
+    "top_p": (b"-0123456789", "a number"),
+    "top_k": (b"-0123456789", "a number"),
+}
+_NULL = ord("n")
+_REMOVED = ("temperature", "top_p", "top_k")
+
+
+class MessagesInbound(Inbound):
+    """The half that serves callers."""
+
+    protocol: ClassVar[str] = PROTOCOL
+    keepalive: ClassVar[bytes] = b'event: ping\ndata: {"type": "ping"}\n\n'
+
+    @override
+    def open(self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY) -> Intake:
+        raw = open_body(body)
+        _check_types(raw)
+        model, stream = Node.of(raw, "model"), Node.of(raw, "stream")
+        _check_max_tokens(raw, path)
+        if "messages" not in raw:
+            raise missing("messages")
+        version = _version(headers.get("anthropic-version"))
+        if version == VERSION:
+            _check_removed(raw)
+        return Intake(
+            protocol=PROTOCOL,
+            model=model.text() if model else "",
+            stream=stream.boolean() if stream else False,
+            raw=raw,
+            size=len(body),
+            version=version,
+            betas=_betas(headers.get("anthropic-beta")),
+            path=path,
+        )
+
+    @override
+    def decode(self, intake: Intake) -> Request:
+        return decode_request(intake)
+
+    @override
+    def encode(self, response: Response, intake: Intake) -> bytes:
+        return encode_answer(response, intake.model or response.model)
+
+    @override
+    def encoder(self, intake: Intake) -> StreamEncoder:
+        return AnswerStream(intake)
+
+    @override
+    def problem(self, error: GatewayError, *, request_id: str | None = None) -> Problem:
+        return encode_problem(error, request_id)
+
+    @override
+    def list_models(self, names: Sequence[str]) -> bytes:
+        page: JSONObject = {
+            "data": [_model(name) for name in names],
+            "has_more": False,
+            "first_id": names[0] if names else None,
+            "last_id": names[-1] if names else None,
+        }
+        return msgspec.json.encode(page)
+
+    @override
+    def show_model(self, name: str) -> bytes:
+        return msgspec.json.encode(_model(name))
+
+
+def _model(name: str) -> JSONObject:
+    # Nobody knows when it was made; the epoch is Anthropic's own way to say so.
+    return {
+        "type": "model",
+        "id": name,
+        "display_name": name,
+        "created_at": "1970-01-01T00:00:00Z",
+        "lifecycle": "active",
+    }
+
+
+def _check_types(raw: Mapping[str, Raw]) -> None:
+    for key, (starts, wanted) in _FIRST_BYTES.items():
+        value = raw.get(key)
+        if value is None:
+            continue
+        first = memoryview(value)[0]
+        if first not in starts and (first != _NULL or key == "messages"):
+            raise BadRequest(f"{key}: expected {wanted}.", param=key, code="invalid_type")
+
+
+def _check_max_tokens(raw: Mapping[str, Raw], path: Mapping[str, str]) -> None:
+    limit = Node.of(raw, "max_tokens")
+    if limit is not None:
+        limit.integer(0)
+    elif path.get("operation") != "count_tokens":
+        raise missing("max_tokens")
+
+
+def _check_removed(raw: Mapping[str, Raw]) -> None:
+    for key in _REMOVED:
+        if Node.of(raw, key) is not None:
+            raise BadRequest(f"{key} is not taken since version {VERSION}.", param=key, code="invalid_value")
+
+
+def _version(header: str | None) -> str | None:
+    """The version as the caller named it; unknown ones are the upstream's to judge."""
+    if not header:
+        return None
+    if not _FORM.fullmatch(header):
+        raise BadRequest("anthropic-version is not a version.", param="anthropic-version", code="invalid_value")
+    return header
+
+
+def _betas(header: str | None) -> tuple[str, ...]:
+    names = tuple(name for entry in (header or "").split(",") if (name := entry.strip()))
+    for name in names:
+        if not _FORM.fullmatch(name):
+            raise BadRequest("anthropic-beta holds a name that is none.", param="anthropic-beta", code="invalid_value")
+    return names

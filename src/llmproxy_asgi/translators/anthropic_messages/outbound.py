@@ -1,0 +1,124 @@
+"""Calling an upstream that speaks Anthropic's Messages protocol.
+
+Source: Anthropic's Python SDK 2.11.0 and public documentation, read 2026-11-21; nothing here was tried on the vendor's
+own endpoint. What a model takes is data (`families.py`, the catalog), not code.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import ClassVar
+
+import msgspec
+from msgspec import Raw
+from typing_extensions import override
+
+from llmproxy_asgi.conversation import Batch, JSONObject, Request, Response, UsageReported
+from llmproxy_asgi.errors import UpstreamError
+from llmproxy_asgi.translators.anthropic_messages.decode_answer import decode_answer, read_answer
+from llmproxy_asgi.translators.anthropic_messages.decode_stream import EventStream
+from llmproxy_asgi.translators.anthropic_messages.encode_messages import native_thinking
+from llmproxy_asgi.translators.anthropic_messages.encode_request import encode_request
+from llmproxy_asgi.translators.anthropic_messages.problems import decode_error
+from llmproxy_asgi.translators.anthropic_messages.scan import MessagesScan
+from llmproxy_asgi.translators.anthropic_messages.schema import FIRST_VERSION, PROTOCOL
+from llmproxy_asgi.translators.anthropic_messages.usage import decode_usage
+from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.relay import Relay
+from llmproxy_asgi.translators.seals import unwrap, usable
+
+_WRAPPED = b"bGxtcHJveHkx"
+"""How every wrapped seal begins."""
+
+
+class MessagesOutbound(Outbound):
+    """The half that calls upstreams."""
+
+    protocol: ClassVar[str] = PROTOCOL
+
+    @override
+    def encode(self, request: Request, upstream: Upstream) -> Outgoing:
+        return encode_request(request, upstream)
+
+    @override
+    def splice(self, intake: Intake, upstream: Upstream) -> Outgoing:
+        raw = dict(intake.raw)
+        raw["model"] = Raw(msgspec.json.encode(upstream.model))
+        warnings: tuple[str, ...] = ()
+        messages = raw.get("messages")
+        if messages is not None and _WRAPPED in bytes(messages):
+            raw["messages"], warnings = _with_native_state(messages, upstream)
+        betas = (("anthropic-beta", ",".join(intake.betas)),) if intake.betas else ()
+        return Outgoing(
+            body=_joined(raw),
+            stream=intake.stream,
+            headers=(("anthropic-version", intake.version or FIRST_VERSION), *betas),
+            warnings=warnings,
+        )
+
+    @override
+    def decoder(self, outgoing: Outgoing, upstream: Upstream) -> StreamDecoder:
+        return EventStream(outgoing, upstream)
+
+    @override
+    def relay(self, intake: Intake, upstream: Upstream) -> StreamDecoder:
+        return Relay(MessagesScan(upstream.asked), asked=upstream.asked)
+
+    @override
+    def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Response:
+        return decode_answer(body, outgoing, upstream, received_at)
+
+    @override
+    def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
+        answer = read_answer(body)
+        events = (UsageReported(decode_usage(answer.usage)),) if answer.usage else ()
+        if answer.model is None or answer.model == upstream.asked:
+            return Batch(events, body)
+        raw = msgspec.json.decode(body, type=dict[str, Raw])
+        raw["model"] = Raw(msgspec.json.encode(upstream.asked))
+        return Batch(events, _joined(raw))
+
+    @override
+    def decode_error(self, status: int, headers: Headers, body: bytes) -> UpstreamError:
+        return decode_error(status, headers, body)
+
+
+def _joined(raw: Mapping[str, Raw]) -> bytes:
+    """An object of these values, each with the very bytes it came in."""
+    return b"{%b}" % b",".join(b"%b:%b" % (msgspec.json.encode(key), bytes(value)) for key, value in raw.items())
+
+
+def _with_native_state(messages: Raw, upstream: Upstream) -> tuple[Raw, tuple[str, ...]]:
+    """The conversation with state that we wrapped taken out, or put back where this upstream made it.
+
+    A caller who talked to somebody else before holds that upstream's state in Anthropic's clothes, and would be
+    refused with it. Bodies without wrapped state never come here.
+    """
+    try:
+        turns = msgspec.json.decode(messages)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return messages, ()  # the upstream says what is wrong with it
+    dropped = False
+    kept: list[object] = []
+    for turn in turns:
+        content = turn.get("content") if isinstance(turn, dict) else None
+        if not isinstance(content, list):
+            kept.append(turn)
+            continue
+        blocks = [native for block in content if (native := _native_block(block, upstream)) is not None]
+        dropped |= len(blocks) < len(content)
+        if blocks:
+            kept.append({**turn, "content": blocks})
+    return Raw(msgspec.json.encode(kept)), ("dropped:reasoning",) if dropped else ()
+
+
+def _native_block(block: object, upstream: Upstream) -> object:
+    if not isinstance(block, dict) or block.get("type") not in {"thinking", "redacted_thinking"}:
+        return block
+    native: JSONObject = block
+    data = native.get("signature") or native.get("data")
+    seal = unwrap(data) if isinstance(data, str) else None
+    if seal is None:
+        return native
+    if not seal.data or not usable(seal, upstream) or seal.kind == "encrypted":
+        return None
+    return native_thinking(str(native.get("thinking") or ""), seal)

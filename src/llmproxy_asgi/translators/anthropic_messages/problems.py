@@ -1,0 +1,225 @@
+"""Errors: Anthropic's words for ours, and ours for Anthropic's. Status and type decide, never a message's text."""
+
+import math
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import msgspec
+
+from llmproxy_asgi.conversation import JSONObject
+from llmproxy_asgi.errors import (
+    ErrorKind,
+    GatewayError,
+    UpstreamAuthFailed,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamOverloaded,
+    UpstreamProtocolError,
+    UpstreamQuotaSpent,
+    UpstreamRateLimited,
+    UpstreamRefused,
+)
+from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
+from llmproxy_asgi.translators.base import Headers, Problem
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    409: "conflict_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+_STATUSES = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "conflict_error": 409,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+_CONTEXT_CODES = frozenset({"context_length_exceeded", "context_window_exceeded", "prompt_too_long"})
+_MAX_WAIT = 3600.0
+_REASON_MAX = 4000
+
+
+# ── ours in Anthropic's words ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def encode_problem(error: GatewayError, request_id: str | None) -> Problem:
+    """An error with its status, headers and body."""
+    status = _status(error)
+    headers = [("content-type", "application/json")]
+    if request_id:
+        headers.append(("request-id", request_id))
+    if error.retry_after is not None:
+        headers.append(("retry-after", str(max(0, math.ceil(error.retry_after)))))
+    if isinstance(error, UpstreamError):
+        headers.append(("x-should-retry", "false"))
+    allow = getattr(error, "allow", None)
+    if isinstance(allow, str):
+        headers.append(("allow", allow))
+    return Problem(status=status, headers=tuple(headers), body=error_body(error, request_id))
+
+
+def error_body(error: GatewayError, request_id: str | None = None) -> bytes:
+    """An error's JSON, as a body and in a stream alike."""
+    body: JSONObject = {"type": "error", "error": _native(error) or _error_object(error)}
+    if request_id:
+        body["request_id"] = request_id
+    return msgspec.json.encode(body)
+
+
+def _status(error: GatewayError) -> int:
+    if error.kind is ErrorKind.OVERLOADED:
+        return 529
+    if error.kind is ErrorKind.BILLING:
+        return 402
+    return error.status
+
+
+def _error_object(error: GatewayError) -> JSONObject:
+    message = error.message
+    if error.param and error.param not in message:
+        message = f"{error.param}: {message}"
+    return {"type": _TYPES.get(_status(error)) or _type_of_rest(error), "message": message}
+
+
+def _type_of_rest(error: GatewayError) -> str:
+    return "invalid_request_error" if error.status < 500 else "api_error"
+
+
+def _native(error: GatewayError) -> JSONObject | None:
+    """The upstream's own error object, where it speaks this protocol and is about the caller's request."""
+    if not isinstance(error, UpstreamRefused | UpstreamRateLimited) or error.protocol != PROTOCOL:
+        return None
+    native = error.native
+    if not native or not isinstance(native.get("type"), str) or not isinstance(native.get("message"), str):
+        return None
+    return dict(native)
+
+
+# ── Anthropic's in ours ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def decode_error(status: int, headers: Headers, body: bytes) -> UpstreamError:
+    """What an answer with a status of 400 and more means."""
+    return _upstream_error(status, _error_of(body), wait=_retry_after(headers), request_id=headers.get("request-id"))
+
+
+def stream_error(native: Mapping[str, Any] | None) -> UpstreamError:
+    """What an error object inside a 200 means; its type stands in for the status."""
+    found = native or {}
+    return _upstream_error(_STATUSES.get(str(found.get("type")), 500), found)
+
+
+def _upstream_error(
+    status: int, native: Mapping[str, Any] | None, *, wait: float | None = None, request_id: str | None = None
+) -> UpstreamError:
+    details = native.get("details") if native else None
+    code = details.get("error_code") if isinstance(details, dict) else None
+    kind = str(native.get("type")) if native else ""
+    same: dict[str, Any] = {
+        "native": native,
+        "protocol": PROTOCOL if native else None,
+        "upstream_status": status,
+        "upstream_request_id": request_id,
+        "code": code if isinstance(code, str) else None,
+        "retry_after": wait,
+    }
+    if status in {401, 403}:
+        return UpstreamAuthFailed("The upstream refused the gateway's credential.", **same)
+    if status == 402 or kind == "billing_error":
+        return UpstreamQuotaSpent("The gateway's quota at the upstream is spent.", **same)
+    if status == 429:
+        return UpstreamRateLimited(_reason(native, "The upstream limits the rate of requests."), **same)
+    if status in {503, 529} or kind == "overloaded_error":
+        return UpstreamOverloaded("The upstream is overloaded.", **same)
+    if status == 504:
+        return UpstreamFailed("The upstream took too long.", status=504, kind=ErrorKind.TIMEOUT, **same)
+    if 400 <= status < 500:
+        return _refused(status, native, same)
+    if native is None:
+        return UpstreamProtocolError("The upstream answered with an error that cannot be read.", **same)
+    return UpstreamFailed("The upstream failed.", **same)
+
+
+_REFUSED_KINDS = {
+    404: ErrorKind.MODEL_NOT_FOUND,
+    409: ErrorKind.CONFLICT,
+    413: ErrorKind.TOO_LARGE,
+    422: ErrorKind.UNPROCESSABLE,
+}
+
+
+def _refused(status: int, native: Mapping[str, Any] | None, same: dict[str, Any]) -> UpstreamError:
+    if native is None:
+        return UpstreamRefused("The upstream refused the request.", status=status, kind=_kind(status, None), **same)
+    message = _reason(native, "The upstream refused the request.")
+    return UpstreamRefused(message, status=status, kind=_kind(status, same["code"]), **same)
+
+
+def _kind(status: int, code: str | None) -> ErrorKind:
+    if code in _CONTEXT_CODES:
+        return ErrorKind.CONTEXT_LENGTH
+    return _REFUSED_KINDS.get(status, ErrorKind.BAD_REQUEST)
+
+
+def _reason(native: Mapping[str, Any] | None, otherwise: str) -> str:
+    message = native.get("message") if native else None
+    return message[:_REASON_MAX] if isinstance(message, str) and message else otherwise
+
+
+def _error_of(body: bytes) -> Mapping[str, Any] | None:
+    try:
+        answer = msgspec.json.decode(body)
+    except (ValueError, RecursionError):
+        return None
+    error = answer.get("error") if isinstance(answer, dict) else None
+    return error if isinstance(error, dict) else None
+
+
+def _retry_after(headers: Headers) -> float | None:
+    """Seconds that the upstream asked us to wait; None where it named none that makes sense."""
+    exact = _number(headers.get("retry-after-ms"))
+    if exact is not None:
+        return _clamp(exact / 1000)
+    text = headers.get("retry-after")
+    plain = _number(text)
+    if plain is not None:
+        return _clamp(plain)
+    return _until(text, headers.get("date"))
+
+
+def _until(text: str | None, now: str | None) -> float | None:
+    """A date minus the upstream's own `date`: its clock against itself, so that nothing here reads one."""
+    if not text or not now:
+        return None
+    try:
+        return _clamp((parsedate_to_datetime(text) - parsedate_to_datetime(now)).total_seconds())
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text) if text else math.nan
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value >= 0 else None
+
+
+def _clamp(seconds: float) -> float:
+    return min(max(0.0, seconds), _MAX_WAIT)

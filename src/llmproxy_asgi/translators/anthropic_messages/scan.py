@@ -1,0 +1,83 @@
+"""What a relay must see of a Messages stream: its start, its usage, its end and its errors."""
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+from typing_extensions import override
+
+from llmproxy_asgi.conversation import Ended, Failed, Finished, JSONObject, Started, StreamEvent, UsageReported
+from llmproxy_asgi.translators.anthropic_messages.decode_answer import decode_finish
+from llmproxy_asgi.translators.anthropic_messages.decode_stream import UNDATED
+from llmproxy_asgi.translators.anthropic_messages.problems import stream_error
+from llmproxy_asgi.translators.anthropic_messages.schema import EVENT, Answer, Event
+from llmproxy_asgi.translators.anthropic_messages.usage import decode_tier, decode_usage, newer
+from llmproxy_asgi.translators.relay import Inspection, Scan
+from llmproxy_asgi.wire.sse import Frame
+
+_NOTHING = Inspection()
+_STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+
+
+class MessagesScan(Scan):
+    """The eyes for one stream."""
+
+    # An event's name or its JSON type, so that servers that leave out one of the two are seen too.
+    pattern: ClassVar[re.Pattern[bytes]] = re.compile(
+        rb'event: ?(?:message_|error)|"type" ?: ?"(?:message_delta|message_stop|error)"'
+    )
+    model_path: ClassVar[tuple[str, ...]] = ("message", "model")
+    model_repeats: ClassVar[bool] = False
+
+    def __init__(self, asked: str) -> None:
+        self._asked = asked
+        self._usage: JSONObject = {}
+        self._finished = False
+        self._stopped = False
+
+    @override
+    def first(self, frame: Frame) -> Sequence[StreamEvent]:
+        event = EVENT.decode(frame.data)
+        if event.type != "message_start":
+            return (Failed(stream_error(event.error)),) if _is_error(event) else ()
+        message = event.message or Answer()
+        self._usage = newer({}, message.usage)
+        usage = decode_usage(self._usage) if self._usage else None
+        return (Started(message.id or "", self._asked, UNDATED, usage, decode_tier(self._usage)),)
+
+    @override
+    def inspect(self, frame: Frame) -> Inspection:
+        event = EVENT.decode(frame.data)
+        if _is_error(event):
+            return Inspection((Failed(stream_error(event.error)),))
+        match event.type:
+            case "message_delta":
+                return Inspection(self._delta(event))
+            case "message_stop":
+                self._stopped = True
+                return Inspection((Ended(decode_tier(self._usage)),))
+            case _:
+                return _NOTHING
+
+    def _delta(self, event: Event) -> Sequence[StreamEvent]:
+        events: list[StreamEvent] = []
+        delta = event.delta
+        if delta is not None and delta.stop_reason is not None and not self._finished:
+            self._finished = True
+            events.append(Finished(0, decode_finish(delta.stop_reason, delta.stop_sequence, delta.stop_details)))
+        if event.usage:
+            self._usage = newer(self._usage, event.usage)
+            events.append(UsageReported(decode_usage(self._usage)))
+        return events
+
+    @override
+    def ended(self) -> bool:
+        return self._finished or self._stopped
+
+    @override
+    def end_sign(self) -> bytes:
+        return _STOP
+
+
+def _is_error(event: Event) -> bool:
+    return event.type == "error" or (event.type is None and event.error is not None)
