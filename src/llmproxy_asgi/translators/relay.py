@@ -155,9 +155,11 @@ class Relay(StreamDecoder):
         tail = self._splitter.tail
         # A last frame without its blank line counts if it tells something: the end sign often comes so. Content in
         # such a frame may be cut anywhere, and nothing good can follow it.
-        seen = self._look(tail + _BLANK) if not self._started or self._search(tail) else _NOTHING
+        seen = self._look(tail + _BLANK) if self._search(tail) else _NOTHING
         if self._over:
             return seen
+        if not seen.events:
+            seen = _NOTHING  # not even a frame
         self._over = True
         if self._started and self._scan.ended():
             return Batch((*seen.events, Ended()), (seen.raw or b"") + self._scan.end_sign())
@@ -181,7 +183,10 @@ class Relay(StreamDecoder):
         else:
             pieces.append(whole[taken:])
         self._plain = self._started and not self._looks
-        return Batch(events, self._renamed(b"".join(pieces)))
+        raw = self._renamed(b"".join(pieces))
+        if self._over and raw.endswith(b"\r\n\r"):
+            raw += b"\n"  # the second half of the last line end comes in a read that is not looked at any more
+        return Batch(events, raw)
 
     def _meaning(self, frame: Frame) -> Inspection:
         events: list[StreamEvent] = []
