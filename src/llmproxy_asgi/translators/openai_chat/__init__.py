@@ -1,0 +1,10 @@
+"""OpenAI Chat Completions, and what compatible servers make of it."""
+
+from llmproxy_asgi.translators.base import Translator
+from llmproxy_asgi.translators.openai_chat.inbound import ChatInbound
+from llmproxy_asgi.translators.openai_chat.outbound import ChatOutbound
+from llmproxy_asgi.translators.openai_chat.words import PROTOCOL
+
+TRANSLATOR = Translator(PROTOCOL, ChatInbound(), ChatOutbound())
+
+__all__ = ["TRANSLATOR"]

@@ -1,0 +1,133 @@
+"""The small shapes of an answer that its whole form and its streamed form share."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llmproxy_asgi.conversation import (
+    Citation,
+    FinishReason,
+    InlineData,
+    Link,
+    Media,
+    Source,
+    TokenLogprob,
+)
+from llmproxy_asgi.translators.openai_chat.words import FINISH_OUT, PROTOCOL, derived, picture_type
+
+_ANSWER_PREFIX = "chatcmpl-"
+
+
+def answer_id(found: str) -> str:
+    """The upstream's id where it has this protocol's form, else one made from it."""
+    if found.startswith(_ANSWER_PREFIX) and len(found) <= 128:
+        return found
+    return derived(_ANSWER_PREFIX, found)
+
+
+def finish_word(reason: FinishReason, *, refused: bool, legacy: bool) -> str:
+    """The finish reason as callers read it; those who declared `functions` know another word for a call."""
+    if legacy and reason is FinishReason.TOOL_CALLS:
+        return "function_call"
+    if reason is FinishReason.REFUSAL and not refused:
+        return "content_filter"  # without words of refusal "stop" would look like an ordinary end
+    return FINISH_OUT[reason]
+
+
+def annotation(citation: Citation, offset: int, end: int) -> dict[str, Any] | None:
+    """A citation as `url_citation`, counted from the message's start; None where there is no address to give.
+
+    Args:
+        citation: With its span within its own text part.
+        offset: Code points of the message before that part.
+        end: Code points of the message so far, for a citation without a span.
+    """
+    if citation.url is None:
+        return None
+    start = offset + citation.start if citation.start is not None else offset
+    stop = offset + citation.end if citation.end is not None else end
+    native = {k: v for k, v in citation.extras.get(PROTOCOL, {}).items() if k not in {"start_index", "end_index"}}
+    inner = {**native, "start_index": start, "end_index": stop, "url": citation.url, "title": citation.title or ""}
+    return {"type": "url_citation", "url_citation": inner}
+
+
+def decode_annotation(found: Any) -> Citation | None:
+    """A `url_citation`, its span as it stands in the message; None for anything else."""
+    if type(found) is not dict or type(inner := found.get("url_citation")) is not dict:
+        return None
+    url, title = inner.get("url"), inner.get("title")
+    start, end = inner.get("start_index"), inner.get("end_index")
+    spanned = type(start) is int and type(end) is int and 0 <= start <= end
+    extras = {k: v for k, v in inner.items() if k not in {"url", "title", "start_index", "end_index"}}
+    if type(url) is not str:
+        return None
+    return Citation(
+        url=url,
+        title=title if type(title) is str and title else None,
+        start=start if spanned else None,
+        end=end if spanned else None,
+        extras={PROTOCOL: extras} if extras else {},
+    )
+
+
+def image_entry(media: Media, source: Source, index: int) -> dict[str, Any]:
+    """A picture in the `images` list that other gateways write and their clients read."""
+    match source:
+        case InlineData(data=data):
+            url = f"data:{picture_type(data, media.media_type)};base64,{data}"
+        case Link(url=url):
+            pass
+        case _:
+            url = ""
+    return {"index": index, "type": "image_url", "image_url": {"url": url}}
+
+
+def logprobs_object(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """Token probabilities, content and refusal apart."""
+    refusal = [_encode_logprob(token) for token in tokens if token.refusal]
+    content = [_encode_logprob(token) for token in tokens if not token.refusal]
+    return {"content": content or (None if refusal else []), "refusal": refusal or None}
+
+
+def _encode_logprob(token: TokenLogprob) -> dict[str, Any]:
+    return {**_encode_alternative(token), "top_logprobs": [_encode_alternative(other) for other in token.top]}
+
+
+def _encode_alternative(token: TokenLogprob) -> dict[str, Any]:
+    spelled = token.token_bytes if token.token_bytes is not None else token.token.encode(errors="replace")
+    return {"token": token.token, "bytes": list(spelled), "logprob": token.logprob}
+
+
+def decode_logprobs(found: Any) -> tuple[TokenLogprob, ...]:
+    """The probabilities of a choice; entries that cannot be read are passed over."""
+    if type(found) is not dict:
+        return ()
+    tokens: list[TokenLogprob] = []
+    for key in ("content", "refusal"):
+        entries = found.get(key)
+        if type(entries) is list:
+            tokens += [token for entry in entries if (token := _decode_logprob(entry, refusal=key == "refusal"))]
+    return tuple(tokens)
+
+
+def _decode_logprob(found: Any, *, refusal: bool = False) -> TokenLogprob | None:
+    if type(found) is not dict or type(found.get("token")) is not str:
+        return None
+    value = _number(found, "logprob")
+    if value is None:
+        return None
+    spelled = found.get("bytes")
+    plain = type(spelled) is list and all(type(byte) is int and 0 <= byte < 256 for byte in spelled)
+    others = found.get("top_logprobs")
+    top = tuple(t for other in others if (t := _decode_logprob(other))) if type(others) is list else ()
+    return TokenLogprob(
+        token=found["token"],
+        logprob=value,
+        token_bytes=tuple(spelled) if plain and spelled is not None else None,
+        top=top,
+        refusal=refusal,
+    )
+
+
+def _number(found: Mapping[str, Any], key: str) -> float | None:
+    value = found.get(key)
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e300 else None

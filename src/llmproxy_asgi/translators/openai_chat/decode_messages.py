@@ -1,0 +1,270 @@
+"""A caller's messages, read into turns of ordered parts."""
+
+from typing import Any, cast
+
+from llmproxy_asgi.conversation import (
+    CacheLifetime,
+    CacheMark,
+    Detail,
+    InlineData,
+    Link,
+    Media,
+    Message,
+    Opaque,
+    Part,
+    Reasoning,
+    Refusal,
+    Seal,
+    StoredFile,
+    Text,
+    ToolCall,
+    ToolResult,
+)
+from llmproxy_asgi.translators.fields import Node, missing
+from llmproxy_asgi.translators.openai_chat.reasoning import (
+    GOOGLE_ISSUER,
+    decode_details,
+    google_signature,
+    opened_seal,
+)
+from llmproxy_asgi.translators.openai_chat.words import (
+    AUDIO_TYPES,
+    NATIVE_ISSUER,
+    PROTOCOL,
+    derived,
+    picture_type,
+    standard_base64,
+)
+
+_ROLES = ("developer", "system", "user", "assistant", "tool", "function")
+_LIFETIMES = ("5m", "30m", "1h", "12h", "24h")
+
+
+def decode_messages(node: Node) -> tuple[Message, ...]:
+    """The turns; results that follow each other are one step and become one message."""
+    messages: list[Message] = []
+    last_call = ""
+    entries = node.array()
+    if not entries:
+        node.fail("must hold at least one message.", code="empty_array")
+    for position, entry in enumerate(entries):
+        role = entry.need("role").choice(_ROLES)
+        if role in {"tool", "function"}:
+            result = _result(entry, last_call if role == "function" else None)
+            if messages and messages[-1].role == "tool":
+                before = messages.pop()
+                messages.append(Message(role="tool", parts=(*before.parts, result)))
+            else:
+                messages.append(Message(role="tool", parts=(result,)))
+        elif role == "assistant":
+            message, last_call = _assistant(entry, position, last_call)
+            messages.append(message)
+        else:
+            messages.append(_plain(entry, role))
+    return tuple(messages)
+
+
+def cache_mark(node: Node) -> CacheMark | None:
+    """The mark at the end of a reusable prefix, in the vendor's spelling or in the one that gateways taught clients."""
+    found = node.get("prompt_cache_breakpoint") or node.get("cache_control")
+    if found is None:
+        return None
+    ttl = found.get("ttl")
+    return CacheMark(lifetime=cast("CacheLifetime", ttl.choice(_LIFETIMES)) if ttl else None)
+
+
+def _plain(node: Node, role: str) -> Message:
+    content = node.need("content")
+    name = _name(node)
+    if role == "user":
+        return Message(role="user", parts=_parts(content), name=name)
+    return Message(
+        role="system",
+        authority="developer" if role == "developer" else "system",
+        parts=_parts(content),
+        name=name,
+    )
+
+
+def _name(node: Node) -> str | None:
+    name = node.get("name")
+    return name.text() or None if name else None
+
+
+# ── the model's turns and the tools' ─────────────────────────────────────────────────────────────────────────────────
+
+
+def _assistant(node: Node, position: int, last_call: str) -> tuple[Message, str]:
+    calls_node = node.get("tool_calls")
+    calls = [_call(entry) for entry in calls_node.array()] if calls_node else []
+    old = node.get("function_call")
+    if old is not None:
+        last_call = derived("call_", "function_call", str(position))
+        arguments = old.get("arguments")
+        name = old.need("name").text()
+        calls.append(ToolCall(call_id=last_call, name=name, arguments=arguments.text() if arguments else ""))
+    thoughts, sealed = _reasoning(node, [call.call_id for call in calls])
+    parts: list[Part] = list(thoughts)
+    content = node.get("content")
+    if content is not None:
+        parts += _parts(content)
+    refusal = node.get("refusal")
+    if refusal is not None and refusal.text():
+        parts.append(Refusal(text=refusal.text()))
+    audio = node.get("audio")
+    if audio is not None:
+        parts.append(Opaque(protocol=PROTOCOL, kind="audio", data=dict(audio.object())))
+    parts += [_with_seals(call, sealed.get(call.call_id, [])) for call in calls]
+    return Message(role="assistant", parts=tuple(parts), name=_name(node)), last_call
+
+
+def _reasoning(node: Node, call_ids: list[str]) -> tuple[list[Reasoning], dict[str, list[Seal]]]:
+    details = node.get("reasoning_details")
+    thoughts, sealed = decode_details(details.value if details else None, issuer=NATIVE_ISSUER, call_ids=call_ids)
+    if not any(part.text for part in thoughts):
+        readable = node.get("reasoning_content") or node.get("reasoning")
+        if readable is not None and type(readable.value) is str and readable.value:
+            if len(thoughts) == 1 and not thoughts[0].redacted:
+                thoughts = [Reasoning(text=readable.value, style=thoughts[0].style, seals=thoughts[0].seals)]
+            else:
+                thoughts.insert(0, Reasoning(text=readable.value))
+    return thoughts, sealed
+
+
+def _call(node: Node) -> ToolCall:
+    call_id = node.need("id")
+    if not call_id.text():
+        call_id.fail("must not be empty.")
+    kind = node.get("type")
+    word = kind.choice(("function", "custom")) if kind else "custom" if node.get("custom") else "function"
+    if word == "custom":
+        custom = node.need("custom")
+        given = custom.get("input")
+        call = ToolCall(
+            call_id=call_id.text(),
+            kind="custom",
+            name=custom.need("name").text(),
+            arguments=given.text() if given else "",
+        )
+    else:
+        function = node.need("function")
+        arguments = function.get("arguments")
+        call = ToolCall(
+            call_id=call_id.text(),
+            name=function.need("name").text(),
+            arguments=arguments.text() if arguments else "",
+        )
+    extra = node.get("extra_content")
+    blob = google_signature(extra.value) if extra else None
+    return _with_seals(call, [opened_seal(blob, issuer=GOOGLE_ISSUER, kind="signature")] if blob else [])
+
+
+def _with_seals(call: ToolCall, seals: list[Seal]) -> ToolCall:
+    """The call with these seals too. The same state comes back from two fields; the fuller account of it is kept."""
+    if not seals:
+        return call
+    kept = {(seal.issuer, seal.data): seal for seal in (*call.seals, *seals)}
+    return ToolCall(
+        call_id=call.call_id, name=call.name, arguments=call.arguments, kind=call.kind, seals=tuple(kept.values())
+    )
+
+
+def _result(node: Node, call_id: str | None) -> ToolResult:
+    if call_id is None:
+        call_id = node.need("tool_call_id").text()
+    content = node.get("content")
+    parts = _parts(content) if content else ()
+    return ToolResult(
+        call_id=call_id,
+        content=tuple(part for part in parts if isinstance(part, Text | Media | Opaque)),
+        name=_name(node),
+    )
+
+
+# ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _parts(content: Node) -> tuple[Part, ...]:
+    if type(content.value) is str:
+        return (Text(text=content.value),)
+    if type(content.value) is not list:
+        content.refuse("a string or an array of parts")
+    return tuple(_part(node) for node in content.array())
+
+
+def _part(node: Node) -> Part:
+    if type(node.value) is str:  # some clients mix bare strings in
+        return Text(text=node.value)
+    match node.need("type").text():
+        case "text" | "input_text" | "output_text":
+            return Text(text=node.need("text").text(), cache_mark=cache_mark(node))
+        case "image_url":
+            return _image(node)
+        case "input_audio":
+            return _audio(node)
+        case "file":
+            return _file(node)
+        case "refusal":
+            return Refusal(text=node.need("refusal").text(), cache_mark=cache_mark(node))
+        case kind:
+            return Opaque(protocol=PROTOCOL, kind=kind, data=dict(node.object()), cache_mark=cache_mark(node))
+
+
+def _image(node: Node) -> Media:
+    image = node.need("image_url")
+    flat = type(image.value) is str
+    address = image if flat else image.need("url")
+    detail = None if flat else image.get("detail")
+    media_type, data = _data_url(address)
+    return Media(
+        kind="image",
+        source=InlineData(data=data) if data is not None else Link(url=address.text()),
+        media_type=picture_type(data, media_type) if data is not None else None,
+        detail=cast("Detail", detail.choice(("auto", "low", "high", "original"))) if detail else None,
+        cache_mark=cache_mark(node),
+    )
+
+
+def _audio(node: Node) -> Media:
+    audio = node.need("input_audio")
+    word = audio.need("format").text()
+    return Media(
+        kind="audio",
+        source=InlineData(data=standard_base64(audio.need("data").text())),
+        media_type=AUDIO_TYPES.get(word, f"audio/{word}"),
+        cache_mark=cache_mark(node),
+    )
+
+
+def _file(node: Node) -> Media:
+    file = node.need("file")
+    name = file.get("filename")
+    known: dict[str, Any] = {
+        "kind": "document",
+        "name": name.text() if name else None,
+        "cache_mark": cache_mark(node),
+    }
+    stored = file.get("file_id")
+    if stored is not None:
+        return Media(source=StoredFile(protocol=PROTOCOL, id=stored.text()), **known)
+    inline = file.get("file_data")
+    if inline is None:
+        raise missing(f"{file.path}.file_data")
+    media_type, data = _data_url(inline)
+    if data is None:
+        if inline.text().startswith(("http://", "https://")):
+            return Media(source=Link(url=inline.text()), media_type="application/pdf", **known)
+        media_type, data = "application/pdf", standard_base64(inline.text())
+    return Media(source=InlineData(data=data), media_type=media_type or "application/pdf", **known)
+
+
+def _data_url(node: Node) -> tuple[str | None, str | None]:
+    """Type and base64 text of a data address; (None, None) for any other address."""
+    text = node.text()
+    if text[:5].lower() != "data:":
+        return None, None
+    head, comma, data = text.partition(",")
+    words = head[5:].lower().split(";")
+    if not comma or words[-1].strip() != "base64":
+        node.fail("a data URL must hold base64.")
+    return words[0].strip() or None, standard_base64(data)

@@ -1,0 +1,327 @@
+"""A caller's request read whole: the top level here, messages in `decode_messages`.
+
+As strict as the vendor about types, required fields and words; lenient where real clients are odd (tools of unknown
+kinds, cache marks in another vendor's spelling). Unknown top-level fields are kept in `extras`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import msgspec
+
+from llmproxy_asgi.capabilities import EFFORTS, Effort
+from llmproxy_asgi.conversation import (
+    CacheLifetime,
+    CacheMark,
+    CacheOptions,
+    Grammar,
+    OutputFormat,
+    ReasoningOptions,
+    Request,
+    Sampling,
+    ServiceTier,
+    Tool,
+    ToolChoice,
+)
+from llmproxy_asgi.errors import BadRequest
+from llmproxy_asgi.translators.base import Intake
+from llmproxy_asgi.translators.fields import Node
+from llmproxy_asgi.translators.openai_chat.decode_messages import cache_mark, decode_messages
+from llmproxy_asgi.translators.openai_chat.words import PROTOCOL, TIER_IN
+
+Raw = Mapping[str, msgspec.Raw]
+
+_KNOWN = frozenset(
+    {
+        "model",
+        "messages",
+        "max_tokens",
+        "max_completion_tokens",
+        "temperature",
+        "top_p",
+        "frequency_penalty",
+        "presence_penalty",
+        "logit_bias",
+        "logprobs",
+        "top_logprobs",
+        "n",
+        "stop",
+        "seed",
+        "stream",
+        "stream_options",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "functions",
+        "function_call",
+        "response_format",
+        "reasoning_effort",
+        "verbosity",
+        "modalities",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "user",
+        "metadata",
+        "service_tier",
+        "store",
+        "web_search_options",
+    }
+)
+
+
+def decode_request(intake: Intake) -> Request:
+    """The request in nobody's dialect."""
+    raw = intake.raw
+    messages = Node.of(raw, "messages")
+    if messages is None:
+        raise BadRequest("messages is required.", param="messages", code="missing_required_parameter")
+    search = Node.of(raw, "web_search_options")
+    tools = _tools(raw) + ((_web_search(search),) if search else ())
+    return Request(
+        protocol=PROTOCOL,
+        model=intake.model,
+        messages=decode_messages(messages),
+        tools=tools,
+        tool_choice=_tool_choice(raw),
+        output=_output(raw),
+        reasoning=_reasoning(raw),
+        sampling=_sampling(raw),
+        max_output_tokens=_max_tokens(raw),
+        stop=_stop(raw),
+        candidates=_integer(raw, "n", low=1) or 1,
+        stream=intake.stream,
+        include_usage=intake.include_usage,
+        cache=_cache(raw),
+        end_user=_string(raw, "safety_identifier") or _string(raw, "user"),
+        metadata=_metadata(raw),
+        service_tier=_service_tier(raw),
+        store=_boolean(raw, "store"),
+        extras=_extras(raw),
+    )
+
+
+# ── tools ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _tools(raw: Raw) -> tuple[Tool, ...]:
+    tools = Node.of(raw, "tools")
+    if tools is not None:
+        return tuple(_tool(node) for node in tools.array())
+    functions = Node.of(raw, "functions")
+    if functions is not None:
+        return tuple(_function(node) for node in functions.array())
+    return ()
+
+
+def _tool(node: Node) -> Tool:
+    kind = node.need("type").text()
+    if kind == "function":
+        # Some clients write functions flat, as Responses has them.
+        return _function(node.get("function") or node, mark=cache_mark(node))
+    if kind == "custom":
+        return _custom(node.get("custom") or node, mark=cache_mark(node))
+    name = node.get("name")
+    return Tool(
+        name=name.text() if name else kind, kind="server", settings=None, extras={PROTOCOL: dict(node.object())}
+    )
+
+
+def _function(node: Node, *, mark: CacheMark | None = None) -> Tool:
+    description, parameters, strict = node.get("description"), node.get("parameters"), node.get("strict")
+    return Tool(
+        name=_tool_name(node),
+        description=description.text() if description else None,
+        parameters=parameters.object() if parameters else None,
+        strict=strict.boolean() if strict else None,
+        cache_mark=mark,
+    )
+
+
+def _custom(node: Node, *, mark: CacheMark | None) -> Tool:
+    description, form = node.get("description"), node.get("format")
+    grammar = None
+    if form is not None and form.need("type").choice(("text", "grammar")) == "grammar":
+        rules = form.get("grammar") or form
+        grammar = Grammar(syntax=rules.need("syntax").text(), definition=rules.need("definition").text())
+    return Tool(
+        name=_tool_name(node),
+        kind="custom",
+        description=description.text() if description else None,
+        grammar=grammar,
+        cache_mark=mark,
+    )
+
+
+def _tool_name(node: Node) -> str:
+    name = node.need("name")
+    if not name.text():
+        name.fail("must not be empty.")
+    return name.text()
+
+
+def _web_search(node: Node) -> Tool:
+    """The search options of the models that always search, as the tool they stand for."""
+    settings: dict[str, Any] = {}
+    size = node.get("search_context_size")
+    if size is not None:
+        settings["search_context_size"] = size.choice(("low", "medium", "high"))
+    place = node.get("user_location")
+    if place is not None:
+        settings["user_location"] = {"type": "approximate", **(place.get("approximate") or place).object()}
+    return Tool(name="web_search", kind="server", settings=settings or None)
+
+
+def _tool_choice(raw: Raw) -> ToolChoice:
+    parallel = _boolean(raw, "parallel_tool_calls")
+    if "functions" in raw and "tools" not in raw:
+        parallel = False
+    node = Node.of(raw, "tool_choice") or Node.of(raw, "function_call")
+    if node is None:
+        return ToolChoice(parallel=parallel)
+    if type(node.value) is str:
+        return ToolChoice(mode=_mode(node, ("none", "auto", "required")), parallel=parallel, given=True)
+    node.object()
+    kind = node.get("type")
+    if kind is not None and kind.text() == "allowed_tools":
+        allowed = node.get("allowed_tools") or node
+        names = tuple(_chosen(entry) for entry in allowed.need("tools").array())
+        return ToolChoice(
+            mode=_mode(allowed.need("mode"), ("auto", "required")), only=names, parallel=parallel, given=True
+        )
+    return ToolChoice(mode="required", only=(_chosen(node),), parallel=parallel, given=True)
+
+
+def _mode(node: Node, options: tuple[str, ...]) -> Any:
+    return node.choice(options)
+
+
+def _chosen(node: Node) -> str:
+    """The name in a named choice: nested under its kind, or flat, or the bare kind of an upstream's own tool."""
+    nested = node.get("function") or node.get("custom")
+    if nested is not None:
+        return nested.need("name").text()
+    kind = node.get("type")
+    if kind is not None and kind.text() not in {"function", "custom"} and node.get("name") is None:
+        return kind.text()
+    return node.need("name").text()
+
+
+# ── options ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _output(raw: Raw) -> OutputFormat:
+    verbosity = Node.of(raw, "verbosity")
+    modalities = Node.of(raw, "modalities")
+    shown = {
+        "verbosity": verbosity.choice(("low", "medium", "high")) if verbosity else None,
+        "modalities": tuple(node.text() for node in modalities.array()) if modalities else (),
+    }
+    node = Node.of(raw, "response_format")
+    if node is None:
+        return OutputFormat(**cast("dict[str, Any]", shown))
+    kind = node.need("type").choice(("text", "json_object", "json_schema"))
+    if kind == "json_object":
+        return OutputFormat(kind="json", **cast("dict[str, Any]", shown))
+    if kind == "text":
+        return OutputFormat(**cast("dict[str, Any]", shown))
+    form = node.need("json_schema")
+    description, schema, strict = form.get("description"), form.get("schema"), form.get("strict")
+    return OutputFormat(
+        kind="json_schema",
+        name=form.need("name").text(),
+        description=description.text() if description else None,
+        schema=schema.object() if schema else {},
+        strict=strict.boolean() if strict else None,
+        **cast("dict[str, Any]", shown),
+    )
+
+
+def _reasoning(raw: Raw) -> ReasoningOptions:
+    node = Node.of(raw, "reasoning_effort")
+    return ReasoningOptions(effort=cast("Effort", node.choice(EFFORTS)) if node else None)
+
+
+def _sampling(raw: Raw) -> Sampling:
+    bias = Node.of(raw, "logit_bias")
+    logprobs = None
+    top = _integer(raw, "top_logprobs", low=0, high=20)
+    if _boolean(raw, "logprobs"):
+        logprobs = top or 0
+    elif top is not None:
+        raise BadRequest("top_logprobs: needs logprobs to be true.", param="top_logprobs", code="invalid_value")
+    return Sampling(
+        temperature=_number(raw, "temperature", 0, 2),
+        top_p=_number(raw, "top_p", 0, 1),
+        seed=_integer(raw, "seed"),
+        frequency_penalty=_number(raw, "frequency_penalty", -2, 2),
+        presence_penalty=_number(raw, "presence_penalty", -2, 2),
+        logit_bias={key: node.number(-100, 100) for key, node in bias.items()} if bias else None,
+        logprobs=logprobs,
+    )
+
+
+def _max_tokens(raw: Raw) -> int | None:
+    new = _integer(raw, "max_completion_tokens", low=1)
+    old = _integer(raw, "max_tokens", low=1)
+    return new if new is not None else old
+
+
+def _stop(raw: Raw) -> tuple[str, ...]:
+    node = Node.of(raw, "stop")
+    if node is None:
+        return ()
+    if type(node.value) is str:
+        return (node.value,)
+    return tuple(entry.text() for entry in node.array())
+
+
+def _cache(raw: Raw) -> CacheOptions:
+    options = Node.of(raw, "prompt_cache_options")
+    mode = options.get("mode") if options else None
+    ttl = options.get("ttl") if options else None
+    retention = Node.of(raw, "prompt_cache_retention")
+    lifetime: str | None = ttl.choice(("5m", "30m", "1h", "12h", "24h")) if ttl else None
+    if lifetime is None and retention is not None and retention.text() == "24h":
+        lifetime = "24h"
+    return CacheOptions(
+        key=_string(raw, "prompt_cache_key"),
+        automatic=mode.choice(("implicit", "explicit")) == "implicit" if mode else None,
+        lifetime=cast("CacheLifetime | None", lifetime),
+    )
+
+
+def _metadata(raw: Raw) -> Mapping[str, str]:
+    node = Node.of(raw, "metadata")
+    return {key: value.text() for key, value in node.items()} if node else {}
+
+
+def _service_tier(raw: Raw) -> ServiceTier | None:
+    node = Node.of(raw, "service_tier")
+    return TIER_IN[node.choice(tuple(TIER_IN))] if node else None
+
+
+def _extras(raw: Raw) -> Mapping[str, dict[str, Any]]:
+    kept = {key: found.value for key in raw if key not in _KNOWN and (found := Node.of(raw, key)) is not None}
+    return {PROTOCOL: kept} if kept else {}
+
+
+def _string(raw: Raw, key: str) -> str | None:
+    node = Node.of(raw, key)
+    return node.text() or None if node else None
+
+
+def _boolean(raw: Raw, key: str) -> bool | None:
+    node = Node.of(raw, key)
+    return node.boolean() if node else None
+
+
+def _integer(raw: Raw, key: str, *, low: int | None = None, high: int | None = None) -> int | None:
+    node = Node.of(raw, key)
+    return node.integer(low, high) if node else None
+
+
+def _number(raw: Raw, key: str, low: float, high: float) -> float | None:
+    node = Node.of(raw, key)
+    return node.number(low, high) if node else None

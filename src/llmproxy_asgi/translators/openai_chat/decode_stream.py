@@ -1,0 +1,614 @@
+"""An upstream's stream of chunks, read into events.
+
+What servers that call themselves compatible really send rules here: roles missing or repeated, deltas null, `choices`
+empty or absent, a call's id and name late, repeated or never, every parallel call on index 0, usage in any chunk, the
+finish twice, no `[DONE]`. What breaks the protocol for good ends the events with `Failed`; nothing is ever raised.
+
+A candidate's finish is held back until the stream's end, because some servers say it before their last words. The end
+sign is a finish reason for every candidate that was seen; `[DONE]` alone ends nothing well.
+"""
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+from typing_extensions import override
+
+from llmproxy_asgi.conversation import (
+    ArgumentsDelta,
+    Batch,
+    CitationDelta,
+    Ended,
+    Failed,
+    Finish,
+    Finished,
+    FinishReason,
+    InlineData,
+    Link,
+    LogprobsDelta,
+    Media,
+    MediaDelta,
+    Part,
+    PartDelta,
+    PartEnded,
+    PartStarted,
+    Reasoning,
+    ReasoningDelta,
+    Refusal,
+    RefusalDelta,
+    Seal,
+    SealDelta,
+    ServiceTier,
+    Started,
+    StreamEvent,
+    Text,
+    TextDelta,
+    ToolCall,
+    UsageReported,
+)
+from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
+from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.openai_chat.answer_words import decode_annotation, decode_logprobs
+from llmproxy_asgi.translators.openai_chat.problems import decode_error_object
+from llmproxy_asgi.translators.openai_chat.reasoning import Detail, google_signature, opened_seal, read_details
+from llmproxy_asgi.translators.openai_chat.schema import CHUNK, CallDelta, Chunk, ChunkChoice, Delta
+from llmproxy_asgi.translators.openai_chat.words import (
+    FINISH_IN,
+    TIER_IN,
+    decode_usage,
+    derived,
+    standard_base64,
+)
+from llmproxy_asgi.translators.pairing import arguments_object
+from llmproxy_asgi.wire.sse import Decoder, EventTooLarge, Frame
+
+_NOT_AN_EVENT = Batch(())
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_SOUND = ("data", "transcript", "id")
+_LATEST = 253_402_300_799
+"""The last second that a date can name."""
+
+
+def created(found: float | None) -> datetime:
+    """When the upstream says that it began; the epoch where it says nothing usable."""
+    if found is None or not 0 <= found <= _LATEST:
+        return _EPOCH
+    return datetime.fromtimestamp(found, UTC)
+
+
+def started(chunk: Any, upstream: Upstream) -> Started:
+    """The first event, from the first chunk that says something (or from what a relay read of it)."""
+    return Started(
+        chunk.id or derived("chatcmpl-", upstream.model, str(chunk.created)),
+        chunk.model or upstream.model,
+        created(chunk.created),
+        None,
+        TIER_IN.get(chunk.service_tier) if type(chunk.service_tier) is str else None,
+    )
+
+
+class _Call:
+    """A call as far as it has come. It is told of when its name is known, and its id known or given up."""
+
+    __slots__ = ("arguments", "call_id", "custom", "index", "name", "pending", "seals", "told", "unwrap")
+
+    def __init__(self) -> None:
+        self.call_id = ""
+        self.name = ""
+        self.custom = False
+        self.unwrap = False
+        """A custom tool that went as a function: its arguments are told of when they are whole."""
+        self.told = False
+        self.index = -1
+        self.arguments: list[str] = []
+        self.pending: list[str] = []
+        self.seals: list[Seal] = []
+
+
+class _Candidate:
+    """What must be remembered of one candidate."""
+
+    __slots__ = (
+        "by_id",
+        "by_index",
+        "calls",
+        "detail",
+        "finish",
+        "kind",
+        "last_call",
+        "length",
+        "media",
+        "number",
+        "open_index",
+        "parts",
+        "refused",
+        "seals",
+        "starts",
+        "style",
+        "texts",
+    )
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.parts = 0
+        self.kind: Literal["", "text", "reasoning", "refusal", "audio"] = ""
+        """Which part is open beside the calls: at most one flows at a time."""
+        self.open_index = -1
+        self.length = 0
+        self.starts: list[tuple[int, int]] = []
+        """Where in the message each text part begins, and its index."""
+        self.texts: list[str] = []
+        """The pieces of the open reasoning part."""
+        self.seals: list[Seal] = []
+        self.style: Literal["full", "summary"] = "full"
+        self.detail: int | None = None
+        self.media: Media | None = None
+        self.calls: list[_Call] = []
+        self.by_index: dict[int, _Call] = {}
+        self.by_id: dict[str, _Call] = {}
+        self.last_call: _Call | None = None
+        self.refused = False
+        self.finish: str | None = None
+
+    def part(self) -> int:
+        """The index of a new part."""
+        self.parts += 1
+        return self.parts - 1
+
+
+class ChatStreamDecoder(StreamDecoder):
+    """Reads one stream."""
+
+    def __init__(self, outgoing: Outgoing, upstream: Upstream) -> None:
+        self._names = outgoing.names
+        self._call_ids = outgoing.call_ids
+        self._emulated = outgoing.emulated
+        self._upstream = upstream
+        self._frames = Decoder()
+        self._id = ""
+        self._candidates: dict[int, _Candidate] = {}
+        self._usage: Any = None
+        self._tier: ServiceTier | None = None
+        self._over = False
+
+    @override
+    def feed(self, data: bytes) -> Batch:
+        if self._over:
+            return _NOT_AN_EVENT
+        out: list[StreamEvent] = []
+        try:
+            frames = self._frames.feed(data)
+        except EventTooLarge:
+            self._fail(UpstreamProtocolError("The upstream sent an event that is too large."), out)
+            return Batch(out)
+        self._read(frames, out)
+        return Batch(out)
+
+    @override
+    def close(self) -> Batch:
+        if self._over:
+            return _NOT_AN_EVENT
+        out: list[StreamEvent] = []
+        self._read(self._frames.close(), out)
+        if not self._over:
+            self._end(out)
+        return Batch(out)
+
+    def decode_whole(self, chunk: Chunk) -> list[StreamEvent]:
+        """The events of an answer that came in one piece, read as a stream of one chunk."""
+        out: list[StreamEvent] = []
+        self._chunk(chunk, out)
+        if not self._over:
+            self._end(out)
+        return out
+
+    def _read(self, frames: list[Frame], out: list[StreamEvent]) -> None:
+        for frame in frames:
+            data = frame.data
+            if data[:1] == b"{":
+                try:
+                    chunk = CHUNK.decode(data)
+                except (msgspec.MsgspecError, ValueError, RecursionError):
+                    self._fail(UpstreamProtocolError("The upstream sent an event that cannot be read."), out)
+                    return
+                self._chunk(chunk, out)
+            elif data.strip() == b"[DONE]":
+                self._end(out)
+            elif data.strip():
+                self._fail(UpstreamProtocolError("The upstream sent an event that cannot be read."), out)
+            if self._over:
+                return
+
+    # ── the frame of the stream ──────────────────────────────────────────────────────────────────────────────────────
+
+    def _chunk(self, chunk: Chunk, out: list[StreamEvent]) -> None:
+        if chunk.error:
+            self._fail(decode_error_object(chunk.error), out)
+            return
+        choices = chunk.choices
+        if not self._id and (choices or chunk.id):
+            event = started(chunk, self._upstream)
+            self._id = event.id
+            out.append(event)
+        if chunk.service_tier is not None:
+            self._tier = TIER_IN.get(chunk.service_tier, self._tier)
+        if choices:
+            for choice in choices:
+                self._choice(choice, out)
+                if self._over:
+                    return
+        if chunk.usage is not None:
+            self._usage = chunk.usage
+            if not choices:
+                self._report(out)
+
+    def _report(self, out: list[StreamEvent]) -> None:
+        """Usage at the stream's end is told at once, so that it is known should the caller leave now."""
+        usage = decode_usage(self._usage)
+        self._usage = None
+        if usage is not None and self._id:
+            out.append(UsageReported(usage))
+
+    def _choice(self, choice: ChunkChoice, out: list[StreamEvent]) -> None:
+        number = choice.index or 0
+        candidate = self._candidates.get(number)
+        if candidate is None:
+            candidate = self._candidates[number] = _Candidate(number)
+        delta = choice.delta
+        if delta is not None:
+            self._delta(candidate, delta, out)
+        if choice.logprobs is not None:
+            self._logprobs(candidate, choice.logprobs, out)
+        if choice.finish_reason:
+            if choice.finish_reason == "error":
+                self._fail(decode_error_object({}), out)
+            elif candidate.finish is None:
+                candidate.finish = choice.finish_reason
+
+    def _end(self, out: list[StreamEvent]) -> None:
+        if not self._candidates or any(each.finish is None for each in self._candidates.values()):
+            self._fail(UpstreamProtocolError("The upstream's stream ended without its end sign."), out)
+            return
+        for number in sorted(self._candidates):
+            candidate = self._candidates[number]
+            self._close_flow(candidate, out)
+            for call in candidate.calls:
+                self._end_call(candidate, call, out)
+            out.append(Finished(number, self._finish(candidate)))
+        if self._usage is not None:
+            self._report(out)
+        out.append(Ended(self._tier))
+        self._over = True
+
+    def _finish(self, candidate: _Candidate) -> Finish:
+        native = candidate.finish or ""
+        reason = FINISH_IN.get(native, FinishReason.UNKNOWN)
+        told = any(call.told for call in candidate.calls)
+        if told and (reason is FinishReason.STOP or not native):
+            reason = FinishReason.TOOL_CALLS
+        elif reason is FinishReason.TOOL_CALLS and not told:
+            reason = FinishReason.STOP
+        elif reason is FinishReason.STOP and candidate.refused:
+            reason = FinishReason.REFUSAL
+        return Finish(reason=reason, native=native or None)
+
+    def _fail(self, error: GatewayError, out: list[StreamEvent]) -> None:
+        out.append(Failed(error))
+        self._over = True
+
+    # ── what flows: text, reasoning, refusal, sound ──────────────────────────────────────────────────────────────────
+
+    def _delta(self, candidate: _Candidate, delta: Delta, out: list[StreamEvent]) -> None:
+        if delta.reasoning_content is not None or delta.reasoning_details is not None or delta.reasoning is not None:
+            self._reasoning(candidate, delta, out)
+        content = delta.content
+        if content:
+            if isinstance(content, str):
+                if candidate.kind != "text":
+                    self._open_text(candidate, out)
+                candidate.length += len(content)
+                out.append(PartDelta(candidate.number, candidate.open_index, TextDelta(content)))
+            else:
+                self._content_parts(candidate, content, out)
+        if (
+            delta.refusal
+            or delta.annotations
+            or delta.audio is not None
+            or delta.images
+            or delta.function_call is not None
+        ):
+            self._rare(candidate, delta, out)
+        if delta.tool_calls:
+            self._close_flow(candidate, out)
+            for call in delta.tool_calls:
+                self._call(candidate, call, out)
+
+    def _rare(self, candidate: _Candidate, delta: Delta, out: list[StreamEvent]) -> None:
+        """What few chunks have; behind the text and before the calls, where it stands in a whole message."""
+        for entry in delta.annotations or ():
+            self._cite(candidate, entry, out)
+        if delta.refusal:
+            if candidate.kind != "refusal":
+                self._open(candidate, "refusal", Refusal(text=""), out)
+            candidate.refused = True
+            out.append(PartDelta(candidate.number, candidate.open_index, RefusalDelta(delta.refusal)))
+        for entry in delta.images or ():
+            self._show(candidate, entry, out)
+        if type(delta.audio) is dict:
+            self._sound(candidate, delta.audio, out)
+        if delta.function_call is not None:
+            self._close_flow(candidate, out)
+            self._call(candidate, CallDelta(index=-1, function=delta.function_call), out)
+
+    def _open(
+        self, candidate: _Candidate, kind: Literal["text", "reasoning", "refusal", "audio"], part: Part, out: list[Any]
+    ) -> None:
+        self._close_flow(candidate, out)
+        candidate.kind = kind
+        candidate.open_index = candidate.part()
+        out.append(PartStarted(candidate.number, candidate.open_index, part))
+
+    def _open_text(self, candidate: _Candidate, out: list[StreamEvent]) -> None:
+        self._open(candidate, "text", Text(text=""), out)
+        candidate.starts.append((candidate.length, candidate.open_index))
+
+    def _close_flow(self, candidate: _Candidate, out: list[StreamEvent]) -> None:
+        if not candidate.kind:
+            return
+        part: Part | None = None
+        if candidate.kind == "reasoning" and candidate.seals:
+            text = "".join(candidate.texts)
+            part = Reasoning(
+                text=text,
+                style=candidate.style,
+                redacted=_redacted(text, candidate.seals),
+                seals=tuple(candidate.seals),
+            )
+        out.append(PartEnded(candidate.number, candidate.open_index, part))
+        candidate.kind = ""
+        candidate.open_index = -1
+        candidate.media = None
+
+    def _logprobs(self, candidate: _Candidate, found: Any, out: list[StreamEvent]) -> None:
+        tokens = decode_logprobs(found)
+        if not tokens:
+            return
+        if not candidate.kind and not candidate.parts:
+            self._open_text(candidate, out)
+        index = candidate.open_index if candidate.kind else candidate.parts - 1
+        if candidate.kind or any(call.index == index for call in candidate.calls):
+            out.append(PartDelta(candidate.number, index, LogprobsDelta(tokens)))
+
+    def _content_parts(self, candidate: _Candidate, content: list[Any], out: list[StreamEvent]) -> None:
+        """Content as a list of typed parts, which Mistral's reasoning models send."""
+        for entry in content:
+            if type(entry) is not dict:
+                continue
+            inner = entry.get("text")
+            thinking = entry.get("thinking")
+            if type(thinking) is list:
+                texts = [each.get("text") for each in thinking if type(each) is dict]
+                self._think(candidate, "".join(text for text in texts if type(text) is str), out)
+            elif type(inner) is str and inner:
+                self._delta(candidate, Delta(content=inner), out)
+
+    # ── reasoning ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _reasoning(self, candidate: _Candidate, delta: Delta, out: list[StreamEvent]) -> None:
+        details = read_details(delta.reasoning_details)
+        if not any(detail.text for detail in details):  # else the two say the same
+            readable = delta.reasoning_content or (delta.reasoning if type(delta.reasoning) is str else None)
+            if readable:
+                self._think(candidate, readable, out)
+        for detail in details:
+            self._detail(candidate, detail, out)
+
+    def _think(
+        self,
+        candidate: _Candidate,
+        text: str,
+        out: list[StreamEvent],
+        *,
+        style: Literal["full", "summary"] = "full",
+        detail: int | None = None,
+    ) -> None:
+        another = detail is not None and candidate.detail is not None and detail != candidate.detail
+        if candidate.kind != "reasoning" or another or (candidate.seals and text):
+            self._open_reasoning(candidate, out, style=style, detail=detail)
+        if detail is not None:
+            candidate.detail = detail
+        if text:
+            candidate.texts.append(text)
+            out.append(PartDelta(candidate.number, candidate.open_index, ReasoningDelta(text)))
+
+    def _open_reasoning(
+        self,
+        candidate: _Candidate,
+        out: list[StreamEvent],
+        *,
+        style: Literal["full", "summary"] = "full",
+        detail: int | None = None,
+        redacted: bool = False,
+    ) -> None:
+        self._open(candidate, "reasoning", Reasoning(style=style, redacted=redacted), out)
+        candidate.texts = []
+        candidate.seals = []
+        candidate.style = style
+        candidate.detail = detail
+
+    def _detail(self, candidate: _Candidate, detail: Detail, out: list[StreamEvent]) -> None:
+        if detail.text:
+            style: Literal["full", "summary"] = "summary" if detail.style == "summary" else "full"
+            self._think(candidate, detail.text, out, style=style, detail=detail.index)
+        issuer, model = self._upstream.issuer, self._upstream.model
+        if detail.signature:
+            seal = opened_seal(detail.signature, issuer=issuer, kind="signature", model=model)
+            self._seal(candidate, seal, detail, out)
+        if detail.data:
+            seal = opened_seal(detail.data, issuer=issuer, kind="encrypted", item_id=detail.id or None, model=model)
+            self._seal(candidate, seal, detail, out)
+
+    def _seal(self, candidate: _Candidate, seal: Seal, detail: Detail, out: list[StreamEvent]) -> None:
+        call = candidate.by_id.get(detail.id) if detail.id else None
+        if call is not None:
+            self._seal_call(candidate, call, seal, out)
+            return
+        if candidate.kind != "reasoning" or candidate.seals:
+            self._open_reasoning(candidate, out, detail=detail.index, redacted=seal.kind == "redacted")
+        candidate.seals.append(seal)
+        out.append(PartDelta(candidate.number, candidate.open_index, SealDelta(seal)))
+
+    # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _call(self, candidate: _Candidate, delta: CallDelta, out: list[StreamEvent]) -> None:
+        call = self._find_call(candidate, delta)
+        if delta.id and not call.call_id:
+            call.call_id = delta.id
+            candidate.by_id[delta.id] = call
+        name: str | None = None
+        text: str | None = None
+        if delta.function is not None:
+            name = delta.function.name
+            given = delta.function.arguments
+            text = given if given is None or type(given) is str else msgspec.json.encode(given).decode()
+        elif delta.custom is not None:
+            call.custom = True
+            name, text = delta.custom.name, delta.custom.input
+        if name and not call.name:
+            call.name = name
+        if text:
+            call.pending.append(text)
+        if not call.told and call.name and (call.call_id or text):
+            self._tell_call(candidate, call, out)
+        elif call.told and text:
+            self._go_on_with_call(candidate, call, out)
+        blob = google_signature(delta.extra_content) if delta.extra_content is not None else None
+        if blob is not None:
+            issuer, model = self._upstream.issuer, self._upstream.model
+            self._seal_call(candidate, call, opened_seal(blob, issuer=issuer, kind="signature", model=model), out)
+
+    def _find_call(self, candidate: _Candidate, delta: CallDelta) -> _Call:
+        """The call that a piece belongs to: by index; by id where the index is missing or used twice."""
+        if delta.index is None:
+            found = candidate.by_id.get(delta.id) if delta.id else candidate.last_call
+        else:
+            found = candidate.by_index.get(delta.index)
+            if found is not None and delta.id and found.call_id and delta.id != found.call_id:
+                # Google's endpoint numbers all parallel calls 0; an id that comes with a name begins a call.
+                known = candidate.by_id.get(delta.id)
+                begins = delta.function is not None and delta.function.name
+                found = known or (None if begins else found)
+        if found is None:
+            found = _Call()
+            candidate.calls.append(found)
+        if delta.index is not None:
+            candidate.by_index[delta.index] = found
+        candidate.last_call = found
+        return found
+
+    def _tell_call(self, candidate: _Candidate, call: _Call, out: list[StreamEvent]) -> None:
+        if not call.call_id:
+            call.call_id = derived("call_", self._id, str(candidate.number), str(candidate.calls.index(call)))
+        call.told = True
+        call.index = candidate.part()
+        call.unwrap = call.name in self._emulated
+        out.append(PartStarted(candidate.number, call.index, self._part(call, "", ())))
+        out.extend(PartDelta(candidate.number, call.index, SealDelta(seal)) for seal in call.seals)
+        self._go_on_with_call(candidate, call, out)
+
+    def _part(self, call: _Call, arguments: str, seals: tuple[Seal, ...]) -> ToolCall:
+        return ToolCall(
+            call_id=self._call_ids.get(call.call_id, call.call_id),
+            name=self._names.get(call.name, call.name),
+            kind="custom" if call.custom or call.unwrap else "function",
+            arguments=arguments,
+            seals=seals,
+        )
+
+    def _go_on_with_call(self, candidate: _Candidate, call: _Call, out: list[StreamEvent]) -> None:
+        pieces, call.pending = call.pending, []
+        call.arguments += pieces
+        if not call.unwrap:
+            out.extend(PartDelta(candidate.number, call.index, ArgumentsDelta(text)) for text in pieces)
+
+    def _end_call(self, candidate: _Candidate, call: _Call, out: list[StreamEvent]) -> None:
+        if not call.told:
+            if not call.name:
+                return  # a call without a name says nothing
+            self._tell_call(candidate, call, out)
+        arguments = "".join(call.arguments)
+        if call.unwrap:
+            arguments = unwrapped_input(arguments)
+            if arguments:
+                out.append(PartDelta(candidate.number, call.index, ArgumentsDelta(arguments)))
+        elif not arguments and not call.custom:
+            arguments = "{}"
+            out.append(PartDelta(candidate.number, call.index, ArgumentsDelta(arguments)))
+        out.append(PartEnded(candidate.number, call.index, self._part(call, arguments, tuple(call.seals))))
+
+    def _seal_call(self, candidate: _Candidate, call: _Call, seal: Seal, out: list[StreamEvent]) -> None:
+        if any(known.data == seal.data for known in call.seals):
+            return
+        call.seals.append(seal)
+        if call.told:
+            out.append(PartDelta(candidate.number, call.index, SealDelta(seal)))
+
+    # ── pictures, sounds, citations ──────────────────────────────────────────────────────────────────────────────────
+
+    def _show(self, candidate: _Candidate, entry: Any, out: list[StreamEvent]) -> None:
+        image = _image(entry)
+        if image is not None:
+            self._close_flow(candidate, out)
+            index = candidate.part()
+            out.append(PartStarted(candidate.number, index, image))
+            out.append(PartEnded(candidate.number, index, image))
+
+    def _sound(self, candidate: _Candidate, audio: dict[str, Any], out: list[StreamEvent]) -> None:
+        data, words, known = (found if type(found := audio.get(key)) is str else "" for key in _SOUND)
+        if candidate.kind != "audio":
+            if not (data or words or known):
+                return
+            head = Media(kind="audio", source=InlineData(data=""), id=known or None)
+            self._open(candidate, "audio", head, out)
+        if data or words:
+            out.append(PartDelta(candidate.number, candidate.open_index, MediaDelta(data, words)))
+
+    def _cite(self, candidate: _Candidate, entry: Any, out: list[StreamEvent]) -> None:
+        """A citation counts from the message's start here, from its text part's start elsewhere."""
+        citation = decode_annotation(entry)
+        if citation is None:
+            return
+        if candidate.kind != "text":
+            if candidate.starts:
+                return  # its text is over; there is no place to put it
+            self._open_text(candidate, out)
+        offset = candidate.starts[-1][0]
+        if citation.start is not None and citation.end is not None:
+            citation = msgspec.structs.replace(
+                citation, start=max(0, citation.start - offset), end=max(0, citation.end - offset)
+            )
+        out.append(PartDelta(candidate.number, candidate.open_index, CitationDelta(citation)))
+
+
+def unwrapped_input(arguments: str) -> str:
+    """The free text of a custom tool that went as a function with one string property."""
+    found = arguments_object(arguments)
+    text = found.get("input")
+    if type(text) is str and len(found) == 1:
+        return text
+    return "" if not found else arguments
+
+
+def _redacted(text: str, seals: list[Seal]) -> bool:
+    return not text and any(seal.kind == "redacted" for seal in seals)
+
+
+def _image(entry: Any) -> Media | None:
+    inner = entry.get("image_url") if type(entry) is dict else None
+    url = inner.get("url") if type(inner) is dict else None
+    if type(url) is not str or not url:
+        return None
+    if not url.startswith("data:"):
+        return Media(kind="image", source=Link(url=url))
+    head, _, data = url[5:].partition(",")
+    return Media(kind="image", source=InlineData(data=standard_base64(data)), media_type=head.split(";")[0] or None)

@@ -1,0 +1,139 @@
+"""A whole answer as Chat Completions' callers read it."""
+
+from typing import Any
+
+import msgspec
+
+from llmproxy_asgi.conversation import (
+    Candidate,
+    FinishReason,
+    InlineData,
+    Media,
+    Reasoning,
+    Refusal,
+    Response,
+    Text,
+    ToolCall,
+)
+from llmproxy_asgi.translators.base import Intake
+from llmproxy_asgi.translators.openai_chat.answer_words import (
+    annotation,
+    answer_id,
+    finish_word,
+    image_entry,
+    logprobs_object,
+)
+from llmproxy_asgi.translators.openai_chat.reasoning import call_extras, encode_details
+from llmproxy_asgi.translators.openai_chat.words import PROTOCOL, TIER_OUT, encode_usage
+
+
+def encode_answer(response: Response, intake: Intake) -> bytes:
+    """The answer's JSON, with the model's name as it was asked for."""
+    legacy = "functions" in intake.raw and "tools" not in intake.raw
+    answer: dict[str, Any] = {
+        "id": answer_id(response.id),
+        "object": "chat.completion",
+        "created": int(response.created_at.timestamp()),
+        "model": intake.model or response.model,
+        "choices": [_choice(candidate, legacy=legacy) for candidate in response.candidates],
+        "usage": encode_usage(response.usage),
+        "system_fingerprint": response.extras.get(PROTOCOL, {}).get("system_fingerprint"),
+    }
+    if response.service_tier is not None and response.service_tier in TIER_OUT:
+        answer["service_tier"] = TIER_OUT[response.service_tier]
+    return msgspec.json.encode(answer)
+
+
+def _choice(candidate: Candidate, *, legacy: bool) -> dict[str, Any]:
+    message = _message(candidate, legacy=legacy)
+    refused = message["refusal"] is not None
+    return {
+        "index": candidate.index,
+        "message": message,
+        "logprobs": logprobs_object(candidate.logprobs) if candidate.logprobs else None,
+        "finish_reason": finish_word(candidate.finish.reason, refused=refused, legacy=legacy),
+    }
+
+
+def _message(candidate: Candidate, *, legacy: bool) -> dict[str, Any]:
+    texts: list[str] = []
+    annotations: list[dict[str, Any]] = []
+    refusals: list[str] = []
+    thoughts: list[Reasoning] = []
+    calls: list[ToolCall] = []
+    media: list[Media] = []
+    length = 0
+    for part in candidate.parts:
+        match part:
+            case Text():
+                end = length + len(part.text)
+                annotations += [found for cited in part.citations if (found := annotation(cited, length, end))]
+                texts.append(part.text)
+                length = end
+                if part.seals:
+                    thoughts.append(Reasoning(seals=part.seals))
+            case Refusal():
+                refusals.append(part.text)
+            case Reasoning():
+                thoughts.append(part)
+            case ToolCall():
+                calls.append(part)
+            case Media():
+                media.append(part)
+            case _:  # what the upstream's own tools did has no word here
+                pass
+    finish = candidate.finish
+    if finish.reason is FinishReason.REFUSAL and finish.message and not (length or refusals):
+        refusals.append(finish.message)
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": "".join(texts) if texts else None,
+        "refusal": "".join(refusals) if refusals else None,
+        "annotations": annotations,
+    }
+    _add_reasoning(message, thoughts, calls)
+    _add_calls(message, calls, legacy=legacy)
+    _add_media(message, media)
+    return message
+
+
+def _add_reasoning(message: dict[str, Any], thoughts: list[Reasoning], calls: list[ToolCall]) -> None:
+    readable = "".join(part.text for part in thoughts)
+    if readable:
+        message["reasoning_content"] = readable
+    details = encode_details(thoughts, [(call.call_id, call.seals) for call in calls])
+    if details:
+        message["reasoning_details"] = details
+
+
+def _add_calls(message: dict[str, Any], calls: list[ToolCall], *, legacy: bool) -> None:
+    if legacy and calls:
+        message["function_call"] = {"name": calls[0].name, "arguments": calls[0].arguments or "{}"}
+    elif calls:
+        message["tool_calls"] = [encode_call(call) for call in calls]
+
+
+def encode_call(call: ToolCall) -> dict[str, Any]:
+    """A call of a whole message."""
+    if call.kind == "custom":
+        encoded: dict[str, Any] = {"name": call.name, "input": call.arguments}
+    else:
+        encoded = {"name": call.name, "arguments": call.arguments or "{}"}
+    extra = call_extras(call.seals)
+    entry = {"id": call.call_id, "type": call.kind, call.kind: encoded}
+    return {**entry, "extra_content": extra} if extra else entry
+
+
+def _add_media(message: dict[str, Any], media: list[Media]) -> None:
+    images = [part for part in media if part.kind == "image"]
+    if images:
+        message["images"] = [image_entry(part, part.source, number) for number, part in enumerate(images)]
+    sound = next((part for part in media if part.kind == "audio" and isinstance(part.source, InlineData)), None)
+    if sound is not None and isinstance(sound.source, InlineData):
+        expires = sound.extras.get(PROTOCOL, {}).get("expires_at", 0)
+        message["audio"] = {
+            "id": sound.id or "",
+            "data": sound.source.data,
+            "expires_at": expires,
+            "transcript": sound.transcript or "",
+        }

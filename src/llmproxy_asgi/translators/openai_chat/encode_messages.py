@@ -1,0 +1,390 @@
+"""Turns, written as the messages of a Chat Completions request.
+
+Where this protocol has no place for something, it moves (media of tool results go into a user message behind the
+whole batch), is said in words (an error flag, a plain-text document) or is refused; each with its warning.
+"""
+
+import re
+from base64 import b64decode
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeGuard, assert_never
+
+import msgspec
+
+from llmproxy_asgi.capabilities import Capabilities
+from llmproxy_asgi.conversation import (
+    CacheMark,
+    InlineData,
+    Link,
+    Media,
+    Message,
+    Opaque,
+    Part,
+    PlainText,
+    Reasoning,
+    Refusal,
+    Request,
+    ServerToolCall,
+    ServerToolResult,
+    StoredFile,
+    Text,
+    ToolCall,
+    ToolResult,
+)
+from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators.base import Upstream
+from llmproxy_asgi.translators.names import CallIds, Renamer
+from llmproxy_asgi.translators.openai_chat.reasoning import GOOGLE_ISSUER
+from llmproxy_asgi.translators.openai_chat.words import (
+    AUDIO_FORMATS,
+    MARK_LIFETIMES,
+    NATIVE_ISSUER,
+    PROTOCOL,
+    picture_type,
+)
+from llmproxy_asgi.translators.pairing import pair
+from llmproxy_asgi.translators.seals import usable
+
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ERROR_PREFIX = "[tool error] "
+_MOST_MARKS = 4
+
+_KINDS: Mapping[type, str] = {
+    ServerToolCall: "server_tool_call",
+    ServerToolResult: "server_tool_result",
+    Media: "media",
+    Reasoning: "reasoning",
+    ToolCall: "tool_call",
+    ToolResult: "tool_result",
+}
+"""What a part is called in a warning."""
+
+JSONObject = dict[str, Any]
+
+
+class Losses:
+    """The warnings of one request, each once, in the order they came up."""
+
+    def __init__(self) -> None:
+        self._words: dict[str, None] = {}
+
+    def add(self, *words: str) -> None:
+        """Note these."""
+        self._words.update(dict.fromkeys(words))
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All that were noted."""
+        return tuple(self._words)
+
+
+class MessageEncoder:
+    """Writes the messages of one request."""
+
+    def __init__(self, request: Request, upstream: Upstream, losses: Losses) -> None:
+        self._request = request
+        self._upstream = upstream
+        self._can: Capabilities = upstream.capabilities
+        self._losses = losses
+        self.names = Renamer(NAME, 64)
+        self.call_ids = CallIds()
+        self.emulated: set[str] = set()
+        """Upstream names of custom tools that go as functions."""
+        self._marked: list[JSONObject] = []
+
+    def encode(self) -> list[JSONObject]:
+        """The messages, in order."""
+        paired = pair(self._request.messages)
+        self._losses.add(*paired.warnings)
+        messages = paired.messages
+        self._refuse_prefill(messages)
+        leading = next((n for n, message in enumerate(messages) if message.role != "system"), len(messages))
+        out: list[JSONObject] = []
+        for position, message in enumerate(messages):
+            match message.role:
+                case "system":
+                    out += self._system(message, midway=position > leading)
+                case "user":
+                    out += self._user(message)
+                case "assistant":
+                    out += self._assistant(message)
+                case "tool":
+                    out += self._tool(message)
+                case _:
+                    assert_never(message.role)
+        self._keep_last_marks()
+        return out
+
+    def _refuse_prefill(self, messages: Sequence[Message]) -> None:
+        """A trailing assistant message is a beginning to go on from elsewhere; here it would silently be repeated."""
+        foreign = self._request.protocol != PROTOCOL
+        if messages and messages[-1].role == "assistant" and (foreign or not self._can.prefill):
+            raise Unsupported("The model cannot continue a message of its own; end with a user turn.", param="messages")
+
+    # ── roles ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _system(self, message: Message, *, midway: bool) -> list[JSONObject]:
+        if midway and not self._can.system_midway:
+            role = "user"
+            self._losses.add("downgraded:system_message")
+        elif self._can.developer_role:
+            role = message.authority or "developer"
+        else:
+            role = "system"
+        return self._plain(role, message)
+
+    def _user(self, message: Message) -> list[JSONObject]:
+        return self._plain("user", message)
+
+    def _plain(self, role: str, message: Message) -> list[JSONObject]:
+        entries = [entry for part in message.parts if (entry := self._part(part)) is not None]
+        if not entries:
+            return []
+        encoded: JSONObject = {"role": role, "content": _content(entries)}
+        return [self._named(encoded, message)]
+
+    def _named(self, encoded: JSONObject, message: Message) -> JSONObject:
+        if message.name:
+            encoded["name"] = message.name
+        return encoded
+
+    def _assistant(self, message: Message) -> list[JSONObject]:
+        parts = message.parts
+        texts = [entry for part in parts if isinstance(part, Text) and (entry := self._part(part)) is not None]
+        refusals = [part.text for part in parts if isinstance(part, Refusal)]
+        calls = [self._call(part) for part in parts if isinstance(part, ToolCall)]
+        audio = next((part.data for part in parts if _is_own_audio(part)), None)
+        for part in parts:
+            if isinstance(part, Media | ServerToolCall | ServerToolResult | Opaque) and not _is_own_audio(part):
+                self._losses.add(f"dropped:{_kind(part)}")
+        encoded: JSONObject = {"role": "assistant"}
+        self._add_reasoning(encoded, [part for part in parts if isinstance(part, Reasoning)])
+        if not (texts or refusals or calls or audio or len(encoded) > 1):
+            return []
+        encoded["content"] = _said(texts)
+        if refusals:
+            encoded["refusal"] = "".join(refusals)
+        if audio is not None:
+            encoded["audio"] = audio
+        if calls:
+            encoded["tool_calls"] = calls
+        return [self._named(encoded, message)]
+
+    def _tool(self, message: Message) -> list[JSONObject]:
+        out: list[JSONObject] = []
+        moved: list[JSONObject] = []
+        for part in message.parts:
+            if not isinstance(part, ToolResult):
+                continue
+            call_id = self.call_ids.outward(part.call_id)
+            entries: list[JSONObject] = []
+            media: list[JSONObject] = []
+            for inner in part.content:
+                entry = self._part(inner)
+                if entry is not None:
+                    (entries if entry["type"] == "text" else media).append(entry)
+            if part.is_error:
+                entries = _flagged(entries)
+            if part.cache_mark and entries:
+                self._marked_entry(entries[-1], part.cache_mark)
+            out.append({"role": "tool", "tool_call_id": call_id, "content": _content(entries) if entries else ""})
+            if media:
+                moved += [{"type": "text", "text": f"[{call_id}]"}, *media]
+        if moved:
+            self._losses.add("moved:tool_result_media")
+            out.append({"role": "user", "content": moved})
+        return out
+
+    # ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _part(self, part: Part) -> JSONObject | None:
+        match part:
+            case Text():
+                return self._marked_entry({"type": "text", "text": part.text}, part.cache_mark) if part.text else None
+            case Media():
+                return self._marked_entry(self._media(part), part.cache_mark)
+            case Refusal():
+                return {"type": "text", "text": part.text}
+            case Opaque(protocol="openai-chat"):
+                return part.data
+            case _:
+                self._losses.add(f"dropped:{_kind(part)}")
+                return None
+
+    def _media(self, part: Media) -> JSONObject:
+        match part.kind:
+            case "image":
+                return self._image(part)
+            case "audio":
+                return self._audio(part)
+            case "document":
+                return self._document(part)
+            case "video":
+                raise self._cannot("film")
+            case _:
+                assert_never(part.kind)
+
+    def _image(self, part: Media) -> JSONObject:
+        if not self._can.images:
+            raise self._cannot("pictures")
+        match part.source:
+            case InlineData(data=data):
+                url = f"data:{picture_type(data, part.media_type)};base64,{data}"
+            case Link(url=url):
+                pass
+            case _:
+                raise self._cannot("a picture that another vendor stores")
+        image = {"url": url}
+        if part.detail:
+            image["detail"] = part.detail
+        return {"type": "image_url", "image_url": image}
+
+    def _audio(self, part: Media) -> JSONObject:
+        word = AUDIO_FORMATS.get((part.media_type or "").partition(";")[0].lower())
+        if not self._can.audio or word is None or not isinstance(part.source, InlineData):
+            raise self._cannot("sound other than inline wav and mp3" if self._can.audio else "sound")
+        return {"type": "input_audio", "input_audio": {"data": part.source.data, "format": word}}
+
+    def _document(self, part: Media) -> JSONObject:
+        media_type = (part.media_type or "application/pdf").lower()
+        match part.source:
+            case PlainText(text=text):
+                return self._told(part, text)
+            case InlineData(data=data) if media_type.startswith("text/"):
+                return self._told(part, _text_of(data))
+            case InlineData(data=data) if self._can.documents:
+                name = part.name or part.title or "document.pdf"
+                url = f"data:{media_type};base64,{data}"
+                return {"type": "file", "file": {"filename": name, "file_data": url}}
+            case StoredFile(protocol="openai-chat", id=stored):
+                return {"type": "file", "file": {"file_id": stored}}
+            case Link():
+                raise self._cannot("a document by its address")
+            case StoredFile():
+                raise self._cannot("a document that another vendor stores")
+            case _:
+                raise self._cannot("documents")
+
+    def _told(self, part: Media, text: str) -> JSONObject:
+        """A document in words, headed by its title."""
+        self._losses.add("downgraded:document")
+        heads = [head for head in (part.title or part.name, part.context) if head]
+        return {"type": "text", "text": "\n\n".join([*heads, text])}
+
+    def _cannot(self, what: str) -> Unsupported:
+        return Unsupported(f"This model cannot be given {what}.", param="messages")
+
+    # ── reasoning and calls ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def _add_reasoning(self, encoded: JSONObject, thoughts: Iterable[Reasoning]) -> None:
+        """What the model thought before, back to whoever can read it; the rest goes, and never becomes visible text."""
+        readable: list[str] = []
+        details: list[JSONObject] = []
+        for part in thoughts:
+            kept = self._kept(part)
+            if not kept and (part.seals or not self._can.reasoning_content):
+                self._losses.add("dropped:reasoning")
+                continue
+            if self._can.reasoning_content and part.text:
+                readable.append(part.text)
+            if kept:
+                details += _details(part, kept, len(details))
+        if readable:
+            encoded["reasoning_content"] = "".join(readable)
+        if details:
+            encoded["reasoning_details"] = details
+
+    def _kept(self, part: Reasoning | ToolCall) -> list[Any]:
+        if self._upstream.issuer == NATIVE_ISSUER:  # the vendor itself has no field for state
+            return []
+        kept = [seal for seal in part.seals if usable(seal, self._upstream)]
+        if self._upstream.issuer == GOOGLE_ISSUER and isinstance(part, Reasoning):
+            return []  # its state lives on calls
+        return kept
+
+    def _call(self, part: ToolCall) -> JSONObject:
+        name = self.names.outward(part.name, part.namespace)
+        call_id = self.call_ids.outward(part.call_id)
+        if part.kind == "custom" and self._can.custom_tools:
+            return {"id": call_id, "type": "custom", "custom": {"name": name, "input": part.arguments}}
+        arguments = part.arguments or "{}"
+        if part.kind == "custom":
+            self.emulated.add(name)
+            arguments = msgspec.json.encode({"input": part.arguments}).decode()
+        encoded: JSONObject = {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+        kept = self._kept(part)
+        if kept:
+            encoded["extra_content"] = {"google": {"thought_signature": kept[0].data}}
+        return encoded
+
+    # ── cache marks ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _marked_entry(self, entry: JSONObject, mark: CacheMark | None) -> JSONObject:
+        if mark is None or not self._can.cache_marks:
+            return entry
+        lifetime = MARK_LIFETIMES[mark.lifetime]
+        entry["prompt_cache_breakpoint"] = {"mode": "explicit", **({"ttl": lifetime} if lifetime else {})}
+        self._marked.append(entry)
+        return entry
+
+    def _keep_last_marks(self) -> None:
+        for entry in self._marked[:-_MOST_MARKS]:
+            del entry["prompt_cache_breakpoint"]
+            self._losses.add("clamped:cache_breakpoints")
+
+
+def _content(entries: list[JSONObject]) -> str | list[JSONObject]:
+    """One plain text as a string, which every server takes; anything else as parts."""
+    if len(entries) == 1 and entries[0].keys() == {"type", "text"}:
+        return str(entries[0]["text"])
+    return entries
+
+
+def _said(texts: list[JSONObject]) -> str | list[JSONObject] | None:
+    """What the model said: one string again where nothing hangs on a piece of it."""
+    if not texts:
+        return None
+    if all(entry.keys() == {"type", "text"} for entry in texts):
+        return "".join(entry["text"] for entry in texts)
+    return texts
+
+
+def _flagged(entries: list[JSONObject]) -> list[JSONObject]:
+    if not entries:
+        return [{"type": "text", "text": _ERROR_PREFIX.strip()}]
+    return [{**entries[0], "text": _ERROR_PREFIX + entries[0]["text"]}, *entries[1:]]
+
+
+def _details(part: Reasoning, kept: Sequence[Any], start: int) -> list[JSONObject]:
+    """The entries as their issuer made them: its own blobs, unwrapped."""
+    field = "summary" if part.style == "summary" else "text"
+    entries: list[JSONObject] = []
+    if part.text:
+        entries.append({"type": f"reasoning.{field}", field: part.text})
+    for seal in kept:
+        if seal.kind == "signature":
+            if not entries or "signature" in entries[-1] or "data" in entries[-1]:
+                entries.append({"type": "reasoning.text", "text": ""})
+            entries[-1]["signature"] = seal.data
+        else:
+            entry = {"type": "reasoning.encrypted", "data": seal.data}
+            entries.append({**entry, "id": seal.item_id} if seal.item_id else entry)
+    return [{"index": start + number, **entry} for number, entry in enumerate(entries)]
+
+
+def _is_own_audio(part: Part) -> TypeGuard[Opaque]:
+    """Whether this is a sound that the upstream made before and knows by its id."""
+    return isinstance(part, Opaque) and part.protocol == PROTOCOL and part.kind == "audio"
+
+
+def _kind(part: object) -> str:
+    if isinstance(part, Opaque):
+        return part.kind
+    return _KINDS.get(type(part), "part")
+
+
+def _text_of(data: str) -> str:
+    try:
+        return b64decode(data).decode("utf-8", errors="replace")
+    except ValueError:
+        raise Unsupported("A document's base64 cannot be read.", param="messages") from None

@@ -1,0 +1,372 @@
+"""A request of another protocol, written as Chat Completions: the top level here, messages in `encode_messages`.
+
+It obeys the model's capabilities and names every loss. What would make the answer wrong is refused, what only tunes it
+is left out. Same request, same bytes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from llmproxy_asgi.conversation import Request, Text, Tool
+from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators.base import Outgoing, Upstream
+from llmproxy_asgi.translators.openai_chat.encode_messages import JSONObject, Losses, MessageEncoder
+from llmproxy_asgi.translators.openai_chat.words import (
+    PROTOCOL,
+    TIER_OUT,
+    derived,
+    effort_of_budget,
+    nearest_effort,
+)
+
+_MOST_STOPS = 4
+_MOST_LOGPROBS = 20
+_LONGEST_END_USER = 128
+_SILENT_EXTRAS = frozenset({"safetySettings"})
+_JSON_LINE = "Answer with one JSON object and nothing else."
+_SCHEMA_LINE = "Answer with one JSON value and nothing else. It must satisfy this JSON Schema:\n"
+
+
+def encode_request(request: Request, upstream: Upstream) -> Outgoing:
+    """The request, and what its answer's decoder must remember."""
+    return _RequestEncoder(request, upstream).encode()
+
+
+class _RequestEncoder:
+    def __init__(self, request: Request, upstream: Upstream) -> None:
+        self._request = request
+        self._upstream = upstream
+        self._can = upstream.capabilities
+        self._losses = Losses()
+        self._messages = MessageEncoder(request, upstream, self._losses)
+        self._names = self._messages.names
+        self._body: JSONObject = {}
+
+    def encode(self) -> Outgoing:
+        request = self._request
+        if request.continues:
+            raise Unsupported(
+                "This upstream keeps no conversations of its own to go on from.", param="previous_response_id"
+            )
+        tools = self._tools()  # before the messages, so that declared names get the plain spelling
+        body = self._body
+        body["model"] = self._upstream.model
+        body["messages"] = self._messages.encode()
+        if tools:
+            body["tools"] = tools
+        self._tool_choice(tools)
+        self._output()
+        self._reasoning()
+        self._sampling()
+        self._limits()
+        self._service()
+        self._extras()
+        if request.stream:
+            body["stream"] = True
+            if self._can.stream_usage:
+                body["stream_options"] = {"include_usage": True}
+        return Outgoing(
+            body=msgspec.json.encode(body),
+            stream=request.stream,
+            warnings=self._losses.words,
+            names=self._names.table,
+            call_ids=self._messages.call_ids.table,
+            emulated=frozenset(self._messages.emulated),
+        )
+
+    # ── tools ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _tools(self) -> list[JSONObject]:
+        tools: list[JSONObject] = []
+        for tool in self._request.tools:
+            if tool.kind == "server":
+                self._server_tool(tool, tools)
+            elif not self._can.tools:
+                raise Unsupported("This model takes no tools.", param="tools")
+            else:
+                tools.append(self._custom(tool) if tool.kind == "custom" else self._function(tool))
+        return tools
+
+    def _function(self, tool: Tool) -> JSONObject:
+        function: JSONObject = {"name": self._names.outward(tool.name, tool.namespace)}
+        if tool.description is not None:
+            function["description"] = tool.description
+        if tool.parameters is not None:
+            function["parameters"] = tool.parameters
+        if tool.strict is not None and self._can.strict_tools:
+            function["strict"] = tool.strict
+        return {"type": "function", "function": function}
+
+    def _custom(self, tool: Tool) -> JSONObject:
+        name = self._names.outward(tool.name, tool.namespace)
+        if not self._can.custom_tools:
+            return self._emulated(tool, name)
+        custom: JSONObject = {"name": name}
+        if tool.description is not None:
+            custom["description"] = tool.description
+        if tool.grammar is not None:
+            rules = {"syntax": tool.grammar.syntax, "definition": tool.grammar.definition}
+            custom["format"] = {"type": "grammar", "grammar": rules}
+        return {"type": "custom", "custom": custom}
+
+    def _emulated(self, tool: Tool, name: str) -> JSONObject:
+        """A free-text tool for a model that has none: a function with one string; the grammar is told, not enforced."""
+        self._losses.add("emulated:custom_tool")
+        self._messages.emulated.add(name)
+        words = [tool.description] if tool.description else []
+        if tool.grammar is not None:
+            words.append(f"The input must follow this {tool.grammar.syntax} grammar:\n{tool.grammar.definition}")
+        function: JSONObject = {"name": name}
+        if words:
+            function["description"] = "\n\n".join(words)
+        function["parameters"] = {
+            "type": "object",
+            "properties": {"input": {"type": "string"}},
+            "required": ["input"],
+            "additionalProperties": False,
+        }
+        return {"type": "function", "function": function}
+
+    def _server_tool(self, tool: Tool, tools: list[JSONObject]) -> None:
+        native = tool.extras.get(PROTOCOL)
+        if native:
+            tools.append(native)
+            return
+        if tool.name != "web_search":
+            raise Unsupported(f"This upstream cannot run the tool {tool.name[:100]!r}.", param="tools")
+        options: JSONObject = {}
+        for key, value in (tool.settings or {}).items():
+            if key == "search_context_size":
+                options[key] = value
+            elif key == "user_location" and isinstance(value, Mapping):
+                place = {name: known for name, known in value.items() if name != "type"}
+                options[key] = {"type": "approximate", "approximate": place}
+            else:
+                self._losses.add(f"dropped:{key}")
+        self._body["web_search_options"] = options
+
+    def _tool_choice(self, tools: list[JSONObject]) -> None:
+        choice = self._request.tool_choice
+        if not tools:
+            return
+        if choice.parallel is not None:
+            if self._can.parallel_tools:
+                self._body["parallel_tool_calls"] = choice.parallel
+            else:
+                self._losses.add("dropped:parallel_tool_calls")
+        if choice.mode == "required" and not self._can.forced_tool_choice:
+            self._losses.add("downgraded:tool_choice")
+            self._body["tool_choice"] = "auto"
+            if choice.only:
+                names = {self._outward(name) for name in choice.only}
+                self._body["tools"] = [tool for tool in tools if _declared(tool) in names] or tools
+            return
+        if not choice.given and not choice.only and choice.mode == "auto":
+            return
+        if not choice.only or choice.mode == "none":
+            self._body["tool_choice"] = choice.mode
+            return
+        named = [self._named(name, tools) for name in choice.only]
+        if choice.mode == "required" and len(named) == 1:
+            self._body["tool_choice"] = named[0]
+        else:
+            allowed = {"mode": choice.mode, "tools": named}
+            self._body["tool_choice"] = {"type": "allowed_tools", "allowed_tools": allowed}
+
+    def _outward(self, name: str) -> str:
+        declared = next((tool for tool in self._request.tools if tool.name == name), None)
+        return self._names.outward(name, declared.namespace if declared else None)
+
+    def _named(self, name: str, tools: Sequence[JSONObject]) -> JSONObject:
+        outward = self._outward(name)
+        custom = any(tool["type"] == "custom" and _declared(tool) == outward for tool in tools)
+        kind = "custom" if custom else "function"
+        return {"type": kind, kind: {"name": outward}}
+
+    # ── what the answer looks like ───────────────────────────────────────────────────────────────────────────────────
+
+    def _output(self) -> None:
+        output = self._request.output
+        if output.verbosity:
+            self._body["verbosity"] = output.verbosity
+        if output.kind == "json":
+            self._json_mode()
+        elif output.kind == "json_schema":
+            self._json_schema()
+        spoken = set(output.modalities) - {"text"}
+        if "image" in spoken:
+            raise Unsupported("This upstream makes no pictures in an answer.", param="modalities")
+        if "audio" in spoken:
+            if not self._can.audio:
+                raise Unsupported("This model does not speak.", param="modalities")
+            self._body["modalities"] = ["text", "audio"]
+            if not self._request.extras.get(PROTOCOL, {}).get("audio"):
+                self._losses.add("emulated:audio")  # another vendor's voices have no names here
+                form = "pcm16" if self._request.stream else "wav"
+                self._body["audio"] = {"voice": "alloy", "format": form}
+
+    def _json_mode(self) -> None:
+        if self._can.json_mode:
+            self._body["response_format"] = {"type": "json_object"}
+            if self._request.protocol != PROTOCOL and not self._mentions_json():
+                self._say(_JSON_LINE)  # the vendor refuses JSON mode where nobody speaks of JSON
+        else:
+            self._say(_JSON_LINE)
+            self._losses.add("emulated:response_format")
+
+    def _json_schema(self) -> None:
+        output = self._request.output
+        schema = output.schema or {}
+        if not self._can.structured_output:
+            self._losses.add("emulated:response_format")
+            if self._can.json_mode:
+                self._body["response_format"] = {"type": "json_object"}
+            self._say(_SCHEMA_LINE + msgspec.json.encode(schema).decode())
+            return
+        strict = output.strict
+        if strict is None and self._request.protocol in {"anthropic-messages", "gemini"}:
+            strict = _qualifies(schema)
+        form: JSONObject = {"name": output.name or "response"}
+        if output.description is not None:
+            form["description"] = output.description
+        form["schema"] = schema
+        if strict is not None:
+            form["strict"] = strict
+        self._body["response_format"] = {"type": "json_schema", "json_schema": form}
+
+    def _mentions_json(self) -> bool:
+        texts = (part.text for each in self._request.messages for part in each.parts if isinstance(part, Text))
+        return any("json" in text.lower() for text in texts)
+
+    def _say(self, line: str) -> None:
+        """One more instruction, behind those that lead the conversation."""
+        messages: list[JSONObject] = self._body["messages"]
+        leading = ("system", "developer")
+        place = next((n for n, each in enumerate(messages) if each["role"] not in leading), len(messages))
+        role = "developer" if self._can.developer_role else "system"
+        messages.insert(place, {"role": role, "content": line})
+
+    def _reasoning(self) -> None:
+        options = self._request.reasoning
+        effort = options.effort
+        if effort is None and options.budget_tokens is not None:
+            effort = effort_of_budget(options.budget_tokens)
+        if effort is None:
+            return
+        nearest = nearest_effort(effort, self._can.efforts)
+        if nearest is None:
+            self._losses.add("dropped:reasoning_effort")
+            return
+        if nearest != effort:
+            self._losses.add("clamped:reasoning_effort")
+        self._body["reasoning_effort"] = nearest
+
+    # ── how it is drawn, and how long ────────────────────────────────────────────────────────────────────────────────
+
+    def _sampling(self) -> None:
+        sampling = self._request.sampling
+        free = self._can.sampling == "any"
+        self._number("temperature", sampling.temperature, 0.0, 2.0, taken=free)
+        self._number("top_p", sampling.top_p, 0.0, 1.0, taken=free)
+        self._number("frequency_penalty", sampling.frequency_penalty, -2.0, 2.0)
+        self._number("presence_penalty", sampling.presence_penalty, -2.0, 2.0)
+        if sampling.top_k is not None:
+            self._losses.add("dropped:top_k")
+        if sampling.seed is not None:
+            self._body["seed"] = sampling.seed
+        if sampling.logit_bias is not None:
+            self._body["logit_bias"] = dict(sampling.logit_bias)
+        if sampling.logprobs is not None:
+            self._body["logprobs"] = True
+            if sampling.logprobs > _MOST_LOGPROBS:
+                self._losses.add("clamped:top_logprobs")
+            if sampling.logprobs:
+                self._body["top_logprobs"] = min(sampling.logprobs, _MOST_LOGPROBS)
+
+    def _number(self, name: str, value: float | None, low: float, high: float, *, taken: bool = True) -> None:
+        if value is None:
+            return
+        if not taken:
+            self._losses.add(f"dropped:{name}")
+            return
+        self._body[name] = min(max(value, low), high)
+        if self._body[name] != value:
+            self._losses.add(f"clamped:{name}")
+
+    def _limits(self) -> None:
+        request, can = self._request, self._can
+        limit = request.max_output_tokens
+        if limit is not None and limit < 1:
+            raise Unsupported("This upstream cannot be asked for an empty answer.", param="max_tokens")
+        if limit is not None and can.max_output_tokens is not None and limit > can.max_output_tokens:
+            limit = can.max_output_tokens
+            self._losses.add("clamped:max_tokens")
+        if limit is not None:
+            self._body[can.max_tokens_field] = limit
+        stops = tuple(dict.fromkeys(stop for stop in request.stop if stop))
+        if len(stops) > _MOST_STOPS:
+            self._losses.add("clamped:stop")
+        if stops:
+            self._body["stop"] = list(stops[:_MOST_STOPS])
+        if request.candidates > 1:
+            self._body["n"] = request.candidates
+
+    # ── who asks, and how it is served ───────────────────────────────────────────────────────────────────────────────
+
+    def _service(self) -> None:
+        request, body = self._request, self._body
+        own = self._can.developer_role  # OpenAI's own; compatible servers refuse or ignore its newer fields
+        if request.end_user:
+            user = request.end_user
+            if len(user) > _LONGEST_END_USER:
+                user = derived("user_", user, size=64)
+            body["safety_identifier" if own else "user"] = user
+        if request.metadata:
+            body["metadata"] = dict(request.metadata)
+        if request.service_tier is not None:
+            if request.service_tier in TIER_OUT:
+                body["service_tier"] = TIER_OUT[request.service_tier]
+            else:
+                self._losses.add("dropped:service_tier")
+        cache = request.cache
+        if cache.key and (own or self._can.cache_marks):
+            body["prompt_cache_key"] = cache.key
+        if self._can.cache_marks and (cache.automatic is not None or cache.lifetime is not None):
+            options = {"mode": "explicit" if cache.automatic is False else "implicit"}
+            if cache.lifetime is not None:
+                options["ttl"] = "30m"
+            body["prompt_cache_options"] = options
+
+    def _extras(self) -> None:
+        for protocol, fields in self._request.extras.items():
+            if protocol == PROTOCOL:
+                self._body.update({key: value for key, value in fields.items() if key not in self._body})
+            else:
+                self._losses.add(*(f"dropped:{key}" for key in fields if key not in _SILENT_EXTRAS))
+
+
+def _declared(tool: JSONObject) -> str | None:
+    inner = tool.get(tool["type"])
+    name = inner.get("name") if isinstance(inner, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _qualifies(schema: Any) -> bool:
+    """Whether the vendor would take the schema as strict: every object closed, every property required."""
+    if isinstance(schema, list):
+        return all(_qualifies(each) for each in schema)
+    if not isinstance(schema, dict):
+        return True
+    properties = schema.get("properties")
+    if schema.get("type") == "object" or isinstance(properties, dict):
+        named = properties if isinstance(properties, dict) else {}
+        required = schema.get("required", [])
+        if schema.get("additionalProperties") is not False or not isinstance(required, list):
+            return False
+        if set(named) != {each for each in required if isinstance(each, str)}:
+            return False
+        if not all(_qualifies(each) for each in named.values()):
+            return False
+    return all(_qualifies(value) for key, value in schema.items() if key not in {"properties", "enum", "const"})

@@ -1,0 +1,404 @@
+"""A stream as Chat Completions' callers read it: nameless chunks, usage last, `[DONE]`.
+
+What the official client's accumulator makes of chunks rules here (it was asked, not guessed): strings are appended, so
+role, call ids and names go out once; calls are numbered from 0 without gaps; objects in lists carry an integer index
+or come in one chunk only; a later chunk without usage wipes it out. Deltas are written from prefixes that are built
+once, because they are nearly all that a stream consists of.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, assert_never
+
+import msgspec
+from typing_extensions import override
+
+from llmproxy_asgi.conversation import (
+    ArgumentsDelta,
+    Citation,
+    CitationDelta,
+    Delta,
+    Ended,
+    Failed,
+    Finish,
+    Finished,
+    FinishReason,
+    InlineData,
+    LogprobsDelta,
+    Media,
+    MediaDelta,
+    Opaque,
+    Part,
+    PartDelta,
+    PartEnded,
+    PartStarted,
+    Passed,
+    Reasoning,
+    ReasoningDelta,
+    Refusal,
+    RefusalDelta,
+    Seal,
+    SealDelta,
+    ServerToolCall,
+    ServerToolResult,
+    Started,
+    StreamEvent,
+    Text,
+    TextDelta,
+    ToolCall,
+    ToolResult,
+    Usage,
+    UsageReported,
+)
+from llmproxy_asgi.translators.base import Intake, StreamEncoder
+from llmproxy_asgi.translators.openai_chat.answer_words import (
+    annotation,
+    answer_id,
+    finish_word,
+    image_entry,
+    logprobs_object,
+)
+from llmproxy_asgi.translators.openai_chat.problems import encode_error_object
+from llmproxy_asgi.translators.openai_chat.reasoning import call_extras, seal_entry
+from llmproxy_asgi.translators.openai_chat.words import TIER_OUT, encode_usage
+
+_json = msgspec.json.encode
+_DONE = b"data: [DONE]\n\n"
+
+
+class _Call:
+    """A call, numbered as this stream numbers its calls."""
+
+    __slots__ = ("call_id", "custom", "number", "written")
+
+    def __init__(self, number: int, part: ToolCall) -> None:
+        self.number = number
+        self.call_id = part.call_id
+        self.custom = part.kind == "custom"
+        self.written = False
+
+
+class _Choice:
+    """What must be remembered of one candidate."""
+
+    __slots__ = (
+        "annotations",
+        "arguments",
+        "calls",
+        "details",
+        "entries",
+        "images",
+        "length",
+        "media",
+        "offsets",
+        "opened",
+        "refused",
+        "sealed",
+        "summaries",
+        "text",
+    )
+
+    def __init__(self, head: bytes, index: int) -> None:
+        self.opened = head + b'{"index":%d,"delta":{' % index
+        self.text = self.opened + b'"content":'
+        self.refused = False
+        self.length = 0
+        """Code points of text so far: annotations count from the message's start."""
+        self.offsets: dict[int, int] = {}
+        self.annotations: list[dict[str, Any]] = []
+        self.calls: dict[int, _Call] = {}
+        self.arguments: dict[int, bytes] = {}
+        self.entries = 0
+        self.details: dict[int, int] = {}
+        """Reasoning parts, to the numbers of their entries; once an entry is sealed it takes nothing more."""
+        self.summaries: set[int] = set()
+        self.sealed: set[int] = set()
+        self.media: dict[int, tuple[Media, list[str]]] = {}
+        self.images = 0
+
+    def entry(self) -> int:
+        """The number of a new entry of `reasoning_details`."""
+        self.entries += 1
+        return self.entries - 1
+
+
+class ChatStreamEncoder(StreamEncoder):
+    """Writes one stream."""
+
+    def __init__(self, intake: Intake) -> None:
+        raw = intake.raw
+        self._model = intake.model
+        self._legacy = "functions" in raw and "tools" not in raw
+        self._asked_usage = intake.include_usage
+        self._tail = b',"usage":null}\n\n' if intake.include_usage else b"}\n\n"
+        self._delta_end = b'},"logprobs":null,"finish_reason":null}]' + self._tail
+        self._head = b""
+        self._choices: dict[int, _Choice] = {}
+        self._usage: Usage | None = None
+        self._over = False
+
+    @override
+    def feed(self, events: Sequence[StreamEvent]) -> bytes:
+        out: list[bytes] = []
+        choices = self._choices
+        for event in events:
+            if type(event) is PartDelta:
+                delta = event.delta
+                if type(delta) is TextDelta:
+                    choice = choices.get(event.candidate) or self._choice(event.candidate, out)
+                    text = delta.text
+                    if text:
+                        choice.length += len(text)
+                        out.append(choice.text + _json(text) + self._delta_end)
+                    continue
+                if type(delta) is ArgumentsDelta:
+                    self._go_on_with_call(choices[event.candidate], event.index, delta.text, out)
+                    continue
+            if self._over:
+                break
+            self._event(event, out)
+        return b"".join(out)
+
+    def _event(self, event: StreamEvent, out: list[bytes]) -> None:
+        match event:
+            case PartDelta():
+                choice = self._choice(event.candidate, out)
+                self._other_delta(choice, event.index, event.delta, out)
+            case PartStarted():
+                self._start_part(self._choice(event.candidate, out), event.index, event.part, out)
+            case PartEnded():
+                self._end_part(self._choice(event.candidate, out), event.index, event.part, out)
+            case Started():
+                self._start(event, out)
+            case UsageReported():
+                self._usage = event.usage
+            case Finished():
+                self._finish(event.candidate, event.finish, out)
+            case Failed():
+                out.append(b"data: " + encode_error_object(event.error) + b"\n\n")
+                self._over = True
+            case Ended():
+                self._end(event, out)
+            case Passed():
+                pass
+            case _:
+                assert_never(event)
+
+    # ── the frame of the stream ──────────────────────────────────────────────────────────────────────────────────────
+
+    def _start(self, event: Started, out: list[bytes]) -> None:
+        self._usage = event.usage
+        self._head = self._open(event.id, event.created_at, event)
+        self._choice(0, out)
+
+    def _open(self, answer: str, created_at: datetime, event: Started | None = None) -> bytes:
+        head: dict[str, Any] = {
+            "id": answer_id(answer),
+            "object": "chat.completion.chunk",
+            "created": int(created_at.timestamp()),
+            "model": self._model or (event.model if event else ""),
+        }
+        if event is not None and event.service_tier is not None and event.service_tier in TIER_OUT:
+            head["service_tier"] = TIER_OUT[event.service_tier]
+        return b"data: " + _json(head)[:-1] + b',"choices":['
+
+    def _choice(self, index: int, out: list[bytes]) -> _Choice:
+        """The candidate's memory; its first mention writes the role, and the official client wants index 0 first."""
+        found = self._choices.get(index)
+        if found is not None:
+            return found
+        if not self._head:
+            self._head = self._open("", datetime.fromtimestamp(0, UTC))
+        if index and 0 not in self._choices:
+            self._choice(0, out)
+        choice = self._choices[index] = _Choice(self._head, index)
+        out.append(choice.opened + b'"role":"assistant","content":""' + self._delta_end)
+        return choice
+
+    def _finish(self, candidate: int, finish: Finish, out: list[bytes]) -> None:
+        choice = self._choice(candidate, out)
+        if finish.reason is FinishReason.REFUSAL and finish.message and not (choice.length or choice.refused):
+            self._write(choice, b'"refusal":' + _json(finish.message), out)
+            choice.refused = True
+        if choice.annotations:
+            self._write(choice, b'"annotations":' + _json(choice.annotations), out)
+        word = finish_word(finish.reason, refused=choice.refused, legacy=self._legacy)
+        out.append(choice.opened + b'},"logprobs":null,"finish_reason":"' + word.encode() + b'"}]' + self._tail)
+
+    def _end(self, event: Ended, out: list[bytes]) -> None:
+        self._over = True
+        if self._asked_usage and self._usage is not None:
+            tier = b""
+            if (
+                event.service_tier is not None
+                and event.service_tier in TIER_OUT
+                and b'"service_tier":' not in self._head
+            ):
+                tier = b',"service_tier":' + _json(TIER_OUT[event.service_tier])
+            out.append(self._head + b'],"usage":' + _json(encode_usage(self._usage)) + tier + b"}\n\n")
+        out.append(_DONE)
+
+    def _write(self, choice: _Choice, fields: bytes, out: list[bytes]) -> None:
+        out.append(choice.opened + fields + self._delta_end)
+
+    # ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _start_part(self, choice: _Choice, index: int, part: Part, out: list[bytes]) -> None:
+        match part:
+            case Text():
+                choice.offsets[index] = choice.length
+                self._speak(choice, part.text, out)
+                self._cite(choice, index, part.citations)
+            case Reasoning():
+                if part.style == "summary":
+                    choice.summaries.add(index)
+                self._reason(choice, index, part.text, out)
+            case Refusal():
+                self._refuse(choice, part.text, out)
+            case ToolCall():
+                self._start_call(choice, index, part, out)
+                return
+            case Media():
+                choice.media[index] = (part, [])
+            case ServerToolCall() | ServerToolResult() | ToolResult() | Opaque():
+                return
+            case _:
+                assert_never(part)
+        self._seal(choice, index, part.seals, out)
+
+    def _other_delta(self, choice: _Choice, index: int, delta: Delta, out: list[bytes]) -> None:
+        match delta:
+            case ReasoningDelta():
+                self._reason(choice, index, delta.text, out)
+            case RefusalDelta():
+                self._refuse(choice, delta.text, out)
+            case SealDelta():
+                self._seal(choice, index, (delta.seal,), out)
+            case CitationDelta():
+                self._cite(choice, index, (delta.citation,))
+            case LogprobsDelta():
+                fields = b'},"logprobs":' + _json(logprobs_object(delta.tokens)) + b',"finish_reason":null}]'
+                out.append(choice.opened + fields + self._tail)
+            case MediaDelta():
+                self._go_on_with_media(choice, index, delta, out)
+            case TextDelta() | ArgumentsDelta():  # written by `feed`
+                pass
+            case _:
+                assert_never(delta)
+
+    def _end_part(self, choice: _Choice, index: int, part: Part | None, out: list[bytes]) -> None:
+        if index in choice.calls:
+            self._end_call(choice, index, part, out)
+        elif index in choice.media:
+            self._end_media(choice, index, part, out)
+        elif isinstance(part, Text) and choice.length == choice.offsets.get(index):
+            self._speak(choice, part.text, out)
+        elif isinstance(part, Reasoning) and index not in choice.details and index not in choice.sealed:
+            self._reason(choice, index, part.text, out)
+        if part is not None and part.seals and index not in choice.sealed:
+            self._seal(choice, index, part.seals, out)
+
+    def _speak(self, choice: _Choice, text: str, out: list[bytes]) -> None:
+        if text:
+            choice.length += len(text)
+            out.append(choice.text + _json(text) + self._delta_end)
+
+    def _refuse(self, choice: _Choice, text: str, out: list[bytes]) -> None:
+        choice.refused = True
+        if text:
+            self._write(choice, b'"refusal":' + _json(text), out)
+
+    def _cite(self, choice: _Choice, index: int, citations: Sequence[Citation]) -> None:
+        for citation in citations:
+            entry = annotation(citation, choice.offsets.get(index, 0), choice.length)
+            if entry is not None:
+                choice.annotations.append(entry)
+
+    # ── pictures and sounds ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def _go_on_with_media(self, choice: _Choice, index: int, delta: MediaDelta, out: list[bytes]) -> None:
+        """A sound goes on piece by piece; a picture is collected, because nobody can show half of one."""
+        head, pieces = choice.media[index]
+        if delta.data:
+            pieces.append(delta.data)
+        if head.kind == "audio":
+            sound = {"id": head.id, "data": delta.data, "transcript": delta.transcript}
+            if len(pieces) > 1:
+                del sound["id"]  # once: the client appends strings
+            self._write(choice, b'"audio":' + _json({key: value for key, value in sound.items() if value}), out)
+
+    def _end_media(self, choice: _Choice, index: int, part: Part | None, out: list[bytes]) -> None:
+        head, pieces = choice.media[index]
+        media = part if isinstance(part, Media) else head
+        source = media.source
+        if pieces and not (isinstance(source, InlineData) and source.data):
+            source = InlineData(data="".join(pieces))
+        if media.kind == "image":
+            choice.images += 1
+            entry = image_entry(media, source, choice.images - 1)
+            self._write(choice, b'"images":[' + _json(entry) + b"]", out)
+        elif media.kind == "audio" and not pieces and isinstance(source, InlineData):
+            sound = {"id": media.id, "data": source.data, "transcript": media.transcript}
+            self._write(choice, b'"audio":' + _json({key: value for key, value in sound.items() if value}), out)
+
+    # ── reasoning ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _reason(self, choice: _Choice, index: int, text: str, out: list[bytes]) -> None:
+        """Readable reasoning twice: as text for whoever shows it, and by part for whoever sends it back."""
+        if not text:
+            return
+        words = _json(text)
+        field = b"summary" if index in choice.summaries else b"text"
+        number = choice.details.get(index)
+        if number is None:
+            number = choice.details[index] = choice.entry()
+        out.append(
+            b'%b"reasoning_content":%b,"reasoning_details":[{"index":%d,"type":"reasoning.%b","%b":%b}]%b'
+            % (choice.opened, words, number, field, field, words, self._delta_end)
+        )
+
+    def _seal(self, choice: _Choice, index: int, seals: Sequence[Seal], out: list[bytes]) -> None:
+        call = choice.calls.get(index)
+        for seal in seals:
+            choice.sealed.add(index)
+            if call is not None and not self._legacy:
+                extra = call_extras((seal,))
+                if extra is not None:
+                    entry = {"index": call.number, "extra_content": extra}
+                    self._write(choice, b'"tool_calls":[' + _json(entry) + b"]", out)
+            number = choice.details.pop(index, None) if seal.kind == "signature" else None
+            field = ("summary" if index in choice.summaries else "text") if number is not None else None
+            if number is None:
+                number = choice.entry()
+            entry = seal_entry(seal, number, goes_on=field, call_id=call.call_id if call else None)
+            self._write(choice, b'"reasoning_details":[' + _json(entry) + b"]", out)
+
+    # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _start_call(self, choice: _Choice, index: int, part: ToolCall, out: list[bytes]) -> None:
+        call = choice.calls[index] = _Call(len(choice.calls), part)
+        if self._legacy:
+            self._write(choice, b'"function_call":' + _json({"name": part.name, "arguments": ""}), out)
+            choice.arguments[index] = choice.opened + b'"function_call":{"arguments":'
+        else:
+            kind = "custom" if call.custom else "function"
+            field = "input" if call.custom else "arguments"
+            head = {"index": call.number, "id": part.call_id, "type": kind, kind: {"name": part.name, field: ""}}
+            self._write(choice, b'"tool_calls":[' + _json(head) + b"]", out)
+            prefix = b'"tool_calls":[{"index":%d,"%b":{"%b":' % (call.number, kind.encode(), field.encode())
+            choice.arguments[index] = choice.opened + prefix
+        self._seal(choice, index, part.seals, out)
+        self._go_on_with_call(choice, index, part.arguments, out)
+
+    def _go_on_with_call(self, choice: _Choice, index: int, text: str, out: list[bytes]) -> None:
+        if text:
+            choice.calls[index].written = True
+            end = b"}" if self._legacy else b"}}]"
+            out.append(choice.arguments[index] + _json(text) + end + self._delta_end)
+
+    def _end_call(self, choice: _Choice, index: int, part: Part | None, out: list[bytes]) -> None:
+        call = choice.calls[index]
+        if not call.written and isinstance(part, ToolCall):
+            self._go_on_with_call(choice, index, part.arguments, out)
+        if not call.written and not call.custom:
+            self._go_on_with_call(choice, index, "{}", out)

@@ -1,0 +1,119 @@
+"""Chat Completions served to our callers.
+
+`open` looks at a request's outside only; what is inside is read by `decode_request` when another protocol, or
+somebody who needs to see it, asks for it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from typing_extensions import override
+
+from llmproxy_asgi.conversation import EMPTY, Request, Response
+from llmproxy_asgi.errors import BadRequest, GatewayError
+from llmproxy_asgi.translators.base import Headers, Inbound, Intake, Problem, StreamEncoder
+from llmproxy_asgi.translators.fields import Node, missing, open_body
+from llmproxy_asgi.translators.openai_chat.decode_request import decode_request
+from llmproxy_asgi.translators.openai_chat.encode_answer import encode_answer
+from llmproxy_asgi.translators.openai_chat.encode_stream import ChatStreamEncoder
+from llmproxy_asgi.translators.openai_chat.problems import encode_problem
+from llmproxy_asgi.translators.openai_chat.words import PROTOCOL
+
+_STRING: Final = (b'"', "a string")
+_ARRAY: Final = (b"[", "an array")
+_OBJECT: Final = (b"{", "an object")
+_BOOLEAN: Final = (b"tf", "a boolean")
+_NUMBER: Final = (b"-0123456789", "a number")
+_OUTSIDES: Mapping[str, tuple[bytes, str]] = {
+    "model": _STRING,
+    "messages": _ARRAY,
+    "stream": _BOOLEAN,
+    "stream_options": _OBJECT,
+    "tools": _ARRAY,
+    "functions": _ARRAY,
+    "temperature": _NUMBER,
+    "top_p": _NUMBER,
+    "parallel_tool_calls": _BOOLEAN,
+    "response_format": _OBJECT,
+    "metadata": _OBJECT,
+    "logprobs": _BOOLEAN,
+}
+"""What a value's first byte must be; checked also where the request is only relayed."""
+_NULL = ord("n")
+_TRUE = ord("t")
+_SMALLEST = len('[{"role":""}]')
+"""Bytes; whatever is shorter may be an empty array."""
+_COUNTS = ("max_tokens", "max_completion_tokens", "n")
+
+
+class ChatInbound(Inbound):
+    """The half that serves callers."""
+
+    protocol = PROTOCOL
+    keepalive = b": keep-alive\n\n"
+
+    @override
+    def open(self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY) -> Intake:
+        raw = open_body(body)
+        for key, value in raw.items():
+            outside = _OUTSIDES.get(key)
+            if outside is not None and memoryview(value)[0] not in outside[0]:
+                node = Node.of(raw, key)
+                if node is not None:
+                    node.refuse(outside[1])
+        messages = raw.get("messages")
+        if messages is None or memoryview(messages)[0] == _NULL:
+            raise missing("messages")
+        if len(memoryview(messages)) < _SMALLEST and not msgspec.json.decode(messages):
+            raise BadRequest("messages: must hold at least one message.", param="messages", code="empty_array")
+        for key in _COUNTS:
+            if key in raw:
+                count = Node.of(raw, key)
+                if count is not None:
+                    count.integer(1)
+        model = Node.of(raw, "model")
+        return Intake(
+            protocol=PROTOCOL,
+            model=model.text() if model else "",
+            stream="stream" in raw and memoryview(raw["stream"])[0] == _TRUE,
+            include_usage=_asks_usage(raw),
+            raw=raw,
+            size=len(body),
+            path=path,
+        )
+
+    @override
+    def decode(self, intake: Intake) -> Request:
+        return decode_request(intake)
+
+    @override
+    def encode(self, response: Response, intake: Intake) -> bytes:
+        return encode_answer(response, intake)
+
+    @override
+    def encoder(self, intake: Intake) -> StreamEncoder:
+        return ChatStreamEncoder(intake)
+
+    @override
+    def list_models(self, names: Sequence[str]) -> bytes:
+        return msgspec.json.encode({"object": "list", "data": [_model(name) for name in names]})
+
+    @override
+    def show_model(self, name: str) -> bytes:
+        return msgspec.json.encode(_model(name))
+
+    @override
+    def problem(self, error: GatewayError, *, request_id: str | None = None) -> Problem:
+        return encode_problem(error)
+
+
+def _model(name: str) -> dict[str, Any]:
+    """A model as the official client lists it. Nobody knows when it was made, and 0 says so."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "llmproxy"}
+
+
+def _asks_usage(raw: Mapping[str, msgspec.Raw]) -> bool:
+    options = Node.of(raw, "stream_options") if "stream_options" in raw else None
+    asked = options.get("include_usage") if options else None
+    return asked.boolean() if asked else False

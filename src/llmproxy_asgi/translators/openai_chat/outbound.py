@@ -1,0 +1,117 @@
+"""Chat Completions spoken to an upstream."""
+
+from datetime import datetime
+
+import msgspec
+from typing_extensions import override
+
+from llmproxy_asgi.conversation import Batch, Request, Response, UsageReported
+from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
+from llmproxy_asgi.translators.assemble import fold
+from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.fields import Node
+from llmproxy_asgi.translators.openai_chat.decode_stream import ChatStreamDecoder
+from llmproxy_asgi.translators.openai_chat.encode_request import encode_request
+from llmproxy_asgi.translators.openai_chat.problems import decode_error, decode_error_object
+from llmproxy_asgi.translators.openai_chat.relay import ChatScan
+from llmproxy_asgi.translators.openai_chat.schema import ANSWER, Answer, Chunk, ChunkChoice
+from llmproxy_asgi.translators.openai_chat.words import PROTOCOL, decode_usage
+from llmproxy_asgi.translators.relay import Relay
+
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_RELAYED_OPTIONS = msgspec.json.encode({"include_usage": True})
+
+
+class ChatOutbound(Outbound):
+    """The half that calls upstreams."""
+
+    protocol = PROTOCOL
+
+    @override
+    def encode(self, request: Request, upstream: Upstream) -> Outgoing:
+        return encode_request(request, upstream)
+
+    @override
+    def splice(self, intake: Intake, upstream: Upstream) -> Outgoing:
+        values = dict(intake.raw)
+        if intake.model != upstream.model or "model" not in values:
+            values["model"] = msgspec.Raw(msgspec.json.encode(upstream.model))
+        if intake.stream and upstream.capabilities.stream_usage and not intake.include_usage:
+            values["stream_options"] = _asking_usage(values.get("stream_options"))
+        return Outgoing(body=_joined(values), stream=intake.stream)
+
+    @override
+    def decoder(self, outgoing: Outgoing, upstream: Upstream) -> StreamDecoder:
+        return ChatStreamDecoder(outgoing, upstream)
+
+    @override
+    def relay(self, intake: Intake, upstream: Upstream) -> StreamDecoder:
+        asked = Node.of(intake.raw, "n") if "n" in intake.raw else None
+        scan = ChatScan(upstream, keep_usage=intake.include_usage, candidates=asked.integer() if asked else 1)
+        return Relay(scan, asked=upstream.asked)
+
+    @override
+    def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Response:
+        answer = _read(body)
+        choices = [
+            # A whole body is its own end sign: a server may leave the reason out, and then there is none to report.
+            ChunkChoice(
+                delta=choice.message,
+                index=position if choice.index is None else choice.index,
+                finish_reason=choice.finish_reason or "",
+                logprobs=choice.logprobs,
+            )
+            for position, choice in enumerate(answer.choices or ())
+        ]
+        chunk = Chunk(
+            choices=choices,
+            id=answer.id,
+            model=answer.model,
+            created=answer.created or received_at.timestamp(),
+            usage=answer.usage,
+            service_tier=answer.service_tier,
+        )
+        return fold(ChatStreamDecoder(outgoing, upstream).decode_whole(chunk))
+
+    @override
+    def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
+        answer = _read(body)
+        if answer.model != upstream.asked:
+            values = _MEMBERS.decode(body)
+            values["model"] = msgspec.Raw(msgspec.json.encode(upstream.asked))
+            body = _joined(values)
+        usage = decode_usage(answer.usage)
+        return Batch(() if usage is None else (UsageReported(usage),), body)
+
+    @override
+    def decode_error(self, status: int, headers: Headers, body: bytes) -> UpstreamError:
+        return decode_error(status, headers, body)
+
+
+def _read(body: bytes) -> Answer:
+    try:
+        answer = ANSWER.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise UpstreamProtocolError("The upstream's answer cannot be read.") from None
+    if answer.error:
+        raise decode_error_object(answer.error)
+    if not answer.choices:
+        raise UpstreamProtocolError("The upstream's answer holds no choice.")
+    return answer
+
+
+def _asking_usage(options: msgspec.Raw | None) -> msgspec.Raw:
+    """The caller's stream options with usage asked for; its other options keep their bytes."""
+    if options is None or memoryview(options)[0] == ord("n"):
+        return msgspec.Raw(_RELAYED_OPTIONS)
+    values = _MEMBERS.decode(options)
+    values["include_usage"] = msgspec.Raw(b"true")
+    return msgspec.Raw(_joined(values))
+
+
+def _joined(values: dict[str, msgspec.Raw]) -> bytes:
+    """An object of these members, their bytes as they are."""
+    pieces: list[bytes | msgspec.Raw] = []
+    for key, value in values.items():
+        pieces += (b"," if pieces else b"{", msgspec.json.encode(key), b":", value)
+    return b"".join(pieces) + b"}" if pieces else b"{}"

@@ -1,0 +1,96 @@
+"""What a relay must know of a stream of chunks: where it starts, what it costs, how it ends.
+
+Content is never looked at. The expression hits where a finish reason, usage or an error is more than null, and at
+`[DONE]`; a stream has about three such frames.
+"""
+
+import re
+from collections.abc import Sequence
+
+from typing_extensions import override
+
+from llmproxy_asgi.conversation import Ended, Failed, Finish, Finished, FinishReason, StreamEvent, UsageReported
+from llmproxy_asgi.errors import UpstreamProtocolError
+from llmproxy_asgi.translators.base import Upstream
+from llmproxy_asgi.translators.openai_chat.decode_stream import started
+from llmproxy_asgi.translators.openai_chat.problems import decode_error_object
+from llmproxy_asgi.translators.openai_chat.schema import RELAYED, RelayedChunk
+from llmproxy_asgi.translators.openai_chat.words import FINISH_IN, decode_usage
+from llmproxy_asgi.translators.relay import Inspection, Scan
+from llmproxy_asgi.wire.sse import Frame
+
+_DONE = b"[DONE]"
+
+
+class ChatScan(Scan):
+    """One stream's.
+
+    Args:
+        upstream: Where it comes from.
+        keep_usage: Whether the caller asked for the usage chunk; else it is ours alone.
+        candidates: How many answers were asked for.
+    """
+
+    pattern = re.compile(
+        rb'"(?:finish_reason"[ \t]*:[ \t]*"|usage"[ \t]*:[ \t]*\{|error"[ \t]*:[ \t]*[^n \t])|\[DONE\]'
+    )
+
+    def __init__(self, upstream: Upstream, *, keep_usage: bool, candidates: int) -> None:
+        self._upstream = upstream
+        self._keep_usage = keep_usage
+        self._candidates = candidates
+        self._finished: set[int] = set()
+        self._done = False
+
+    @override
+    def first(self, frame: Frame) -> Sequence[StreamEvent]:
+        data = frame.data.strip()
+        if not data or data == _DONE:
+            return ()
+        chunk = RELAYED.decode(data)
+        if chunk.error:
+            return (Failed(decode_error_object(chunk.error)),)
+        return (started(chunk, self._upstream),)
+
+    @override
+    def inspect(self, frame: Frame) -> Inspection:
+        data = frame.data.strip()
+        if data == _DONE:
+            self._done = True
+            return Inspection((Ended(),))
+        if not data:
+            return Inspection()
+        chunk = RELAYED.decode(data)
+        if chunk.error:
+            return Inspection((Failed(decode_error_object(chunk.error)),))
+        events = self._finishes(chunk)
+        usage = decode_usage(chunk.usage)
+        if usage is None:
+            return Inspection(events)
+        drop = not self._keep_usage and not chunk.choices
+        return Inspection((*events, UsageReported(usage)), drop)
+
+    def _finishes(self, chunk: RelayedChunk) -> Sequence[StreamEvent]:
+        events: list[StreamEvent] = []
+        for choice in chunk.choices or ():
+            index, word = choice.index or 0, choice.finish_reason
+            if word == "error":
+                return (Failed(decode_error_object({})),)
+            if word and index not in self._finished:
+                self._finished.add(index)
+                reason = FINISH_IN.get(word, FinishReason.UNKNOWN)
+                events.append(Finished(index, Finish(reason=reason, native=word)))
+        return events
+
+    @override
+    def ended(self) -> bool:
+        # A server that takes no notice of `n` says so by its [DONE].
+        return len(self._finished) >= (1 if self._done else self._candidates)
+
+    @override
+    def end_sign(self) -> bytes:
+        return b"" if self._done else b"data: [DONE]\n\n"
+
+    @override
+    def close_error(self) -> UpstreamProtocolError:
+        return UpstreamProtocolError("The upstream's stream ended without its end sign.")

@@ -1,0 +1,110 @@
+"""Chat Completions' JSON as far as we act on it: one permissive struct per shape, read by one typed decoder each.
+
+Source: the types of the openai Python SDK 3.52.0 (read 2026-11-21), and what compatible servers add
+(`reasoning_content`, `reasoning`, `reasoning_details`, `extra_content`, `images`).
+
+Everything is optional and may be null, because servers that call themselves compatible leave out or null whatever the
+official clients do not look at. Unknown fields are passed over. Requests have no struct: a complaint about one must
+name the field's path, which `decode_request` does.
+"""
+
+from typing import Any
+
+import msgspec
+
+Loose = Any
+"""A value that is looked at by hand, where it is there at all."""
+
+
+class FunctionDelta(msgspec.Struct, gc=False):
+    name: str | None = None
+    arguments: str | dict[str, Any] | None = None
+
+
+class CustomDelta(msgspec.Struct, gc=False):
+    name: str | None = None
+    input: str | None = None
+
+
+class CallDelta(msgspec.Struct):
+    index: int | None = None
+    id: str | None = None
+    type: str | None = None
+    function: FunctionDelta | None = None
+    custom: CustomDelta | None = None
+    extra_content: Loose = None
+
+
+class Delta(msgspec.Struct):
+    """A piece of a message, or the whole of one."""
+
+    content: str | list[Any] | None = None
+    tool_calls: list[CallDelta] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | Loose = None
+    reasoning_details: list[Any] | None = None
+    refusal: str | None = None
+    function_call: FunctionDelta | None = None
+    audio: Loose = None
+    annotations: list[Any] | None = None
+    images: list[Any] | None = None
+
+
+class ChunkChoice(msgspec.Struct):
+    delta: Delta | None = None
+    index: int | None = None
+    finish_reason: str | None = None
+    logprobs: Loose = None
+
+
+class Chunk(msgspec.Struct):
+    """One event of a stream."""
+
+    choices: list[ChunkChoice] | None = None
+    id: str | None = None
+    model: str | None = None
+    created: int | float | None = None
+    usage: Loose = None
+    service_tier: str | None = None
+    error: Loose = None
+
+
+class Choice(msgspec.Struct):
+    message: Delta | None = None
+    index: int | None = None
+    finish_reason: str | None = None
+    logprobs: Loose = None
+
+
+class Answer(msgspec.Struct):
+    """A whole answer."""
+
+    choices: list[Choice] | None = None
+    id: str | None = None
+    model: str | None = None
+    created: int | float | None = None
+    usage: Loose = None
+    service_tier: str | None = None
+    error: Loose = None
+
+
+class RelayedChoice(msgspec.Struct, gc=False):
+    index: int | None = None
+    finish_reason: str | None = None
+
+
+class RelayedChunk(msgspec.Struct):
+    """What a relay looks at in a frame."""
+
+    choices: list[RelayedChoice] | None = None
+    id: str | None = None
+    model: str | None = None
+    created: int | float | None = None
+    usage: Loose = None
+    service_tier: str | None = None
+    error: Loose = None
+
+
+CHUNK = msgspec.json.Decoder(Chunk)
+ANSWER = msgspec.json.Decoder(Answer)
+RELAYED = msgspec.json.Decoder(RelayedChunk)

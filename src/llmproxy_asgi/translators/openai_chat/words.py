@@ -1,0 +1,199 @@
+"""The words of Chat Completions and what they mean: tables for both directions, and the shape of usage.
+
+Source: the types of the openai Python SDK 3.52.0 (read 2026-11-21), and what compatible servers answer with.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from llmproxy_asgi.capabilities import EFFORTS, Effort
+from llmproxy_asgi.conversation import CacheLifetime, FinishReason, ServiceTier, Usage
+
+PROTOCOL = "openai-chat"
+NATIVE_ISSUER = "openai"
+"""Whose state an unwrapped blob in a caller's history is taken to be."""
+
+FINISH_IN: Mapping[str, FinishReason] = {
+    "stop": FinishReason.STOP,
+    "length": FinishReason.LENGTH,
+    "tool_calls": FinishReason.TOOL_CALLS,
+    "function_call": FinishReason.TOOL_CALLS,
+    "content_filter": FinishReason.CONTENT_FILTER,
+    # Words of compatible servers: other vendors' reasons that they pass through.
+    "eos": FinishReason.STOP,
+    "end_turn": FinishReason.STOP,
+    "stop_sequence": FinishReason.STOP_SEQUENCE,
+    "max_tokens": FinishReason.LENGTH,
+    "model_length": FinishReason.CONTEXT_LENGTH,
+    "tool_use": FinishReason.TOOL_CALLS,
+    "refusal": FinishReason.REFUSAL,
+    "safety": FinishReason.CONTENT_FILTER,
+}
+
+FINISH_OUT: Mapping[FinishReason, str] = {
+    FinishReason.STOP: "stop",
+    FinishReason.STOP_SEQUENCE: "stop",
+    FinishReason.TOOL_CALLS: "tool_calls",
+    FinishReason.LENGTH: "length",
+    FinishReason.CONTEXT_LENGTH: "length",
+    FinishReason.CONTENT_FILTER: "content_filter",
+    FinishReason.REFUSAL: "stop",
+    FinishReason.PAUSE: "stop",
+    FinishReason.MALFORMED_CALL: "stop",
+    FinishReason.COMPACTION: "stop",
+    FinishReason.CANCELLED: "stop",
+    FinishReason.UNKNOWN: "stop",
+}
+
+TIER_IN: Mapping[str, ServiceTier] = {
+    "auto": ServiceTier.AUTO,
+    "default": ServiceTier.STANDARD,
+    "flex": ServiceTier.FLEX,
+    "priority": ServiceTier.PRIORITY,
+    "fast": ServiceTier.FAST,
+    "scale": ServiceTier.SCALE,
+}
+TIER_OUT: Mapping[ServiceTier, str] = {tier: word for word, tier in TIER_IN.items()}
+
+MARK_LIFETIMES: Mapping[CacheLifetime | None, str | None] = {
+    None: None,
+    "5m": "30m",
+    "30m": "30m",
+    "1h": "12h",
+    "12h": "12h",
+    "24h": "12h",
+}
+"""A cache mark's lifetime, to the nearest that the vendor knows."""
+
+IMAGE_MARKS: tuple[tuple[str, str], ...] = (
+    ("/9j/", "image/jpeg"),
+    ("iVBORw0KGgo", "image/png"),
+    ("R0lGOD", "image/gif"),
+    ("UklGR", "image/webp"),
+)
+"""How the base64 text of a picture begins."""
+
+AUDIO_FORMATS: Mapping[str, str] = {
+    "audio/wav": "wav",
+    "audio/x-wav": "wav",
+    "audio/wave": "wav",
+    "audio/mpeg": "mp3",
+    "audio/mp3": "mp3",
+}
+AUDIO_TYPES: Mapping[str, str] = {
+    "wav": "audio/wav",
+    "mp3": "audio/mpeg",
+    "flac": "audio/flac",
+    "opus": "audio/opus",
+    "aac": "audio/aac",
+    "pcm16": "audio/pcm",
+}
+
+_BUDGETS: tuple[tuple[int, Effort], ...] = (
+    (1, "none"),
+    (1_024, "minimal"),
+    (4_096, "low"),
+    (16_384, "medium"),
+    (32_768, "high"),
+)
+
+
+def effort_of_budget(tokens: int) -> Effort | None:
+    """The level that a thinking budget stands for; None where the model decides."""
+    if tokens < 0:
+        return None
+    return next((effort for limit, effort in _BUDGETS if tokens < limit), "xhigh")
+
+
+def nearest_effort(wanted: Effort, offered: tuple[Effort, ...]) -> Effort | None:
+    """The offered level nearest below the wanted one, else the lowest; None where there is no control at all."""
+    if not offered:
+        return None
+    ranked = sorted(offered, key=EFFORTS.index)
+    below = [effort for effort in ranked if EFFORTS.index(effort) <= EFFORTS.index(wanted)]
+    return below[-1] if below else ranked[0]
+
+
+def picture_type(data: str, declared: str | None) -> str:
+    """What a picture is by its first bytes, else what it is said to be."""
+    return next((media for mark, media in IMAGE_MARKS if data.startswith(mark)), declared or "image/png")
+
+
+def standard_base64(data: str) -> str:
+    """Base64 text in the standard alphabet, padded; what is so already is given back as it is."""
+    if "-" in data or "_" in data:
+        data = data.replace("-", "+").replace("_", "/")
+    return data if len(data) % 4 == 0 else data.rstrip("=") + "=" * (-len(data.rstrip("=")) % 4)
+
+
+def derived(prefix: str, *seeds: str, size: int = 24) -> str:
+    """An id made from what is known, the same each time."""
+    return prefix + hashlib.sha256("\0".join(seeds).encode()).hexdigest()[:size]
+
+
+def decode_usage(found: Any) -> Usage | None:
+    """The token counts, or None where there are none. Whatever cannot be a count is taken as 0."""
+    if type(found) is not dict:
+        return None
+    spent_in, spent_out = _count(found, "prompt_tokens"), _count(found, "completion_tokens")
+    total = _count(found, "total_tokens")
+    ins, outs = _details(found, "prompt_tokens_details"), _details(found, "completion_tokens_details")
+    cached = _count(ins, "cached_tokens") or _count(found, "prompt_cache_hit_tokens")  # the second is DeepSeek's
+    reasoning = _count(outs, "reasoning_tokens")
+    if reasoning and total == spent_in + spent_out + reasoning:
+        spent_out += reasoning  # xAI counts reasoning beside the completion
+    written = _count(ins, "cache_write_tokens")
+    return Usage(
+        input=max(spent_in, cached + written),
+        output=max(spent_out, reasoning),
+        cache_read=cached,
+        cache_write=written,
+        reasoning=reasoning,
+        audio_input=_count(ins, "audio_tokens"),
+        audio_output=_count(outs, "audio_tokens"),
+        image_input=_count(ins, "image_tokens"),
+        image_output=_count(outs, "image_tokens"),
+        extras={PROTOCOL: found},
+    )
+
+
+def encode_usage(usage: Usage) -> dict[str, Any]:
+    """The token counts as callers read them."""
+    ins: dict[str, Any] = {
+        "cached_tokens": usage.cache_read,
+        "cache_write_tokens": usage.cache_write,
+        "audio_tokens": usage.audio_input,
+    }
+    if usage.image_input:
+        ins["image_tokens"] = usage.image_input
+    outs: dict[str, Any] = {
+        "reasoning_tokens": usage.reasoning,
+        "audio_tokens": usage.audio_output,
+        "accepted_prediction_tokens": 0,
+        "rejected_prediction_tokens": 0,
+    }
+    native = usage.extras.get(PROTOCOL, {})
+    for key in ("accepted_prediction_tokens", "rejected_prediction_tokens"):
+        outs[key] = _count(_details(native, "completion_tokens_details"), key)
+    if usage.image_output:
+        outs["image_tokens"] = usage.image_output
+    return {
+        "prompt_tokens": usage.input,
+        "completion_tokens": usage.output,
+        "total_tokens": usage.total,
+        "prompt_tokens_details": ins,
+        "completion_tokens_details": outs,
+    }
+
+
+def _details(found: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = found.get(key)
+    return value if type(value) is dict else {}
+
+
+def _count(found: Mapping[str, Any], key: str) -> int:
+    value = found.get(key)
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and value > 0 else 0
