@@ -22,10 +22,8 @@ _STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 class MessagesScan(Scan):
     """The eyes for one stream."""
 
-    # An event's name or its JSON type, so that servers that leave out one of the two are seen too.
-    pattern: ClassVar[re.Pattern[bytes]] = re.compile(
-        rb'event: ?(?:message_|error)|"type" ?: ?"(?:message_delta|message_stop|error)"'
-    )
+    # The type within the JSON, and the key of an error; words like these in a text are escaped and do not hit.
+    pattern: ClassVar[re.Pattern[bytes]] = re.compile(rb'"(?:message_(?:delta|stop)|error)"')
     model_path: ClassVar[tuple[str, ...]] = ("message", "model")
     model_repeats: ClassVar[bool] = False
 

@@ -67,7 +67,7 @@ class Answer(msgspec.Struct):
     error: dict[str, Any] | None = None
 
 
-class Event(msgspec.Struct):
+class Event(msgspec.Struct, gc=False):
     """Any event of a stream."""
 
     type: str | None = None
