@@ -4,10 +4,18 @@ These models say what is legal and what the defaults are. They read no file and 
 they hold no provider of their own: a provider's block is validated by the class that its `type` names.
 """
 
-from typing import Annotated, Any, Literal
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
+import msgspec
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+from typing_extensions import override
 
+from llmproxy_asgi.capabilities import Capabilities
+from llmproxy_asgi.config.document import Path, hint, spell
 from llmproxy_asgi.errors import MisuseError
 from llmproxy_asgi.providers.base import ProviderConfig
 from llmproxy_asgi.providers.registry import provider_class
@@ -89,65 +97,179 @@ def _typed(value: object) -> object:
         return ProviderConfig.model_validate(value)
     try:
         cls = provider_class(kind)
-    except MisuseError as error:
-        raise ValueError(f"type: {error.message}") from None
+    except MisuseError:
+        raise _unknown_type(kind, value) from None
     return cls.Config.model_validate(value)
+
+
+def _unknown_type(kind: str, value: dict[str, object]) -> ValidationError:
+    """That there is no such type, and what is wrong with the keys that every type has."""
+    wrong = [
+        InitErrorDetails(type=PydanticCustomError(UNKNOWN_TYPE, "unknown provider type"), loc=("type",), input=kind)
+    ]
+    own = {key: item for key, item in value.items() if key in ProviderConfig.model_fields}
+    try:
+        ProviderConfig.model_validate(own)
+    except ValidationError as error:
+        wrong += [_again(one) for one in error.errors(include_url=False)]
+    return ValidationError.from_exception_data("ProviderConfig", wrong, hide_input=True)
+
+
+def _again(one: ErrorDetails) -> InitErrorDetails:
+    kind: str | PydanticCustomError = one["type"]
+    if kind == "value_error":
+        kind = PydanticCustomError("value_error", "{error}", {"error": str(one["ctx"]["error"])})
+    return InitErrorDetails(type=kind, loc=one["loc"], input=one["input"], ctx=one.get("ctx", {}))
 
 
 ProviderBlock = Annotated[
     SerializeAsAny[ProviderConfig], BeforeValidator(_typed, json_schema_input_type=ProviderConfig)
 ]
 
+UNKNOWN_TYPE = "unknown_provider_type"
+"""Pydantic's name for the error that a provider's type is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong: where in the configuration, and what."""
+
+    path: Path
+    text: str
+
+    @override
+    def __str__(self) -> str:
+        return f"{spell(self.path)}: {self.text}"
+
+
+class Inconsistent(ValueError):
+    """The parts are legal each for itself, but not together."""
+
+    def __init__(self, findings: list[Finding]) -> None:
+        super().__init__("\n".join(map(str, findings)))
+        self.findings = findings
+
+
+def provider_findings(name: str, block: ProviderConfig) -> list[Finding]:
+    """What is wrong with a provider beyond what its fields say."""
+    findings = []
+    where = ("providers", name)
+    if not name or "/" in name or not name.isprintable():
+        findings.append(Finding(where, "a provider's name must not be empty or hold a slash"))
+    if block.enabled:
+        for sentence in provider_class(block.type).check(block):
+            field, _, text = sentence.partition(": ")
+            findings.append(Finding((*where, field), text) if text else Finding(where, sentence))
+    for index, entry in enumerate(block.models or ()):
+        for capability, value in entry.capabilities.items():
+            problem = _capability_problem(capability, value)
+            if problem:
+                findings.append(Finding((*where, "models", index, "capabilities", capability), problem))
+    return findings
+
+
+def route_findings(name: str, targets: Sequence[str], providers: Collection[str]) -> list[Finding]:
+    """What is wrong with a name that stands for several targets.
+
+    Args:
+        name: The name.
+        targets: What it stands for.
+        providers: The names of the providers there are.
+    """
+    findings = []
+    for index, target in enumerate(targets):
+        provider, slash, model = target.partition("/")
+        where = ("models", name, "targets", index)
+        if not slash or not model:
+            findings.append(Finding(where, f"{target!r} must be provider/model"))
+        elif provider not in providers:
+            findings.append(Finding(where, f"there is no provider {provider!r}{hint(provider, providers)}"))
+    return findings
+
+
+def default_findings(name: str | None, providers: Collection[str]) -> list[Finding]:
+    """What is wrong with the choice of a default provider."""
+    if name is None or name in providers:
+        return []
+    return [Finding(("default_provider",), f"{name!r} is not among the providers{hint(name, providers)}")]
+
+
+def _capability_problem(name: str, value: object) -> str | None:
+    try:
+        msgspec.convert({name: value}, Capabilities)
+    except msgspec.ValidationError as error:
+        problem = str(error).partition(" - at ")[0]
+        return problem[:1].lower() + problem[1:].replace("`", "")
+    return None
+
 
 class Config(Block):
     """Everything. `Config.load(...)` reads files; `Config.model_validate(dict)` takes a dict as it is."""
 
-    providers: dict[str, ProviderBlock] = Field(default_factory=dict)
+    providers: dict[str, ProviderBlock] = Field(
+        default_factory=dict, description="Whom we call, each under a name of yours."
+    )
     default_provider: str | None = Field(None, description="Takes the models that no provider lists.")
-    models: dict[str, ModelRoute] = Field(default_factory=dict)
-    access: Access = Access()
-    endpoints: Endpoints = Endpoints()
-    limits: Limits = Limits()
+    models: dict[str, ModelRoute] = Field(default_factory=dict, description="Names that stand for several targets.")
+    access: Access = Field(Access(), description="Who may call us.")
+    endpoints: Endpoints = Field(Endpoints(), description="What is served beside the protocols and /health.")
+    limits: Limits = Field(Limits(), description="Bounds on what callers and upstreams may send.")
     keepalive: Duration = Field(15.0, gt=0, description="How long a stream may be silent before a keep-alive is sent.")
+
+    @classmethod
+    def load(
+        cls,
+        source: "Source | Sequence[Source]",
+        *,
+        environment: Mapping[str, str] | None = os.environ,
+        overrides: Mapping[str, object] | None = None,
+    ) -> "Config":
+        """Read a configuration; a later layer wins: the sources in their order, the environment, the overrides.
+
+        Args:
+            source: The path of a YAML, TOML or JSON file, a dict, a `Config`, or several of these.
+            environment: Where `${NAME}` and `LLMPROXY__...` are looked up; None: nowhere.
+            overrides: What the host program has the last word on.
+
+        Raises:
+            ConfigError: It cannot be used; carries every finding with its place.
+        """
+        from llmproxy_asgi.config.loader import load
+
+        return load(source, environment=environment, overrides=overrides)
 
     @model_validator(mode="before")
     @classmethod
-    def _name_types(cls, value: Any) -> Any:
-        """A provider's type is its name unless it says otherwise."""
-        if not isinstance(value, dict) or not isinstance(value.get("providers"), dict):
+    def _fill_in(cls, value: Any) -> Any:
+        """A block with nothing in it is one that was left out, and a provider's type is its name by default."""
+        if not isinstance(value, dict):
             return value
-        blocks = {
-            name: {"type": name, **block} if isinstance(block, dict) else ({"type": name} if block is None else block)
-            for name, block in value["providers"].items()
-        }
-        return {**value, "providers": blocks}
+        kept = {key: item for key, item in value.items() if item is not None or key not in cls.model_fields}
+        if isinstance(kept.get("providers"), dict):
+            kept["providers"] = {name: _with_type(name, block) for name, block in kept["providers"].items()}
+        return kept
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
-        findings = [*self._provider_findings(), *self._route_findings()]
-        if self.default_provider is not None and self.default_provider not in self.providers:
-            findings.append(f"default_provider: {self.default_provider!r} is not among the providers")
+        findings = [
+            *(finding for name, block in self.providers.items() for finding in provider_findings(name, block)),
+            *(
+                finding
+                for name, route in self.models.items()
+                for finding in route_findings(name, route.targets, self.providers)
+            ),
+            *default_findings(self.default_provider, self.providers),
+        ]
         if findings:
-            raise ValueError("\n".join(findings))
+            raise Inconsistent(findings)
         return self
 
-    def _provider_findings(self) -> list[str]:
-        findings = []
-        for name, block in self.providers.items():
-            if not name or "/" in name or not name.isprintable():
-                findings.append(f"providers.{name}: a provider's name must not be empty or hold a slash")
-            if block.enabled:
-                findings.extend(f"providers.{name}.{text}" for text in provider_class(block.type).check(block))
-        return findings
 
-    def _route_findings(self) -> list[str]:
-        findings = []
-        for name, route in self.models.items():
-            for index, target in enumerate(route.targets):
-                provider, slash, model = target.partition("/")
-                where = f"models.{name}.targets[{index}]"
-                if not slash or not model:
-                    findings.append(f"{where}: {target!r} must be provider/model")
-                elif provider not in self.providers:
-                    findings.append(f"{where}: there is no provider {provider!r}")
-        return findings
+Source: TypeAlias = str | os.PathLike[str] | Mapping[str, object] | Config
+"""Where a configuration comes from: a file's path, a dict, or one that is made already."""
+
+
+def _with_type(name: str, block: object) -> object:
+    if block is None:
+        return {"type": name}
+    return {"type": name, **block} if isinstance(block, dict) else block

@@ -1,0 +1,114 @@
+"""`${NAME}` and `${NAME:-default}` in texts, and `api_key_env`.
+
+What is put in is final: it is neither searched for `${` again nor read as YAML. Keys are never touched. This module
+looks names up in the mapping it is given and nowhere else.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from llmproxy_asgi.config.document import Path
+from llmproxy_asgi.config.layers import SECRET_KEYS, Layers
+from llmproxy_asgi.config.schema import Finding
+
+_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+_TOKEN = re.compile(rf"(?P<escaped>\$\$\{{)|\$\{{(?P<name>{_NAME})(?::-(?P<default>(?:(?!\$\{{)[^}}])*))?\}}|\$\{{")
+_SHORTEST_HIDDEN = 6
+"""A shorter text would be found in half the words there are, and hides nothing worth hiding."""
+
+
+@dataclass(slots=True)
+class Interpolation:
+    """What came of it."""
+
+    findings: list[Finding] = field(default_factory=list)
+    hidden: set[str] = field(default_factory=set)
+    """Texts that must appear in no message."""
+
+
+def interpolate(layers: Layers, environment: Mapping[str, str]) -> Interpolation:
+    """Put the environment's texts into the values, in place. A value that cannot be had is taken out."""
+    done = Interpolation()
+    for path, text in list(_texts(layers.values, ())):
+        place = layers.place(path)
+        is_final = place is not None and place.literal
+        final = text if is_final else _replace(layers, path, text, environment, done)
+        if final is not None and _is_secret(path):
+            done.hidden.add(final)
+    _name_keys(layers, environment, done)
+    done.hidden = {text for text in done.hidden if len(text) >= _SHORTEST_HIDDEN}
+    return done
+
+
+def _replace(layers: Layers, path: Path, text: str, environment: Mapping[str, str], done: Interpolation) -> str | None:
+    if "${" not in text:
+        return text
+    problems: list[str] = []
+
+    def look_up(token: re.Match[str]) -> str:
+        if token["escaped"]:
+            return "${"
+        name, default = token["name"], token["default"]
+        if name is None:
+            problems.append("has a `${` that is not `${NAME}` or `${NAME:-default}`; write `$${` for a literal one")
+            return ""
+        found = environment.get(name)
+        if default is not None:
+            found = found or default
+        if found is None:
+            problems.append(_not_set(name))
+            return ""
+        done.hidden.add(found)
+        return found
+
+    replaced = _TOKEN.sub(look_up, text)
+    if problems:
+        done.findings.extend(Finding(path, problem) for problem in dict.fromkeys(problems))
+        layers.drop(path)
+        return None
+    layers.replace(path, replaced)
+    return replaced
+
+
+def _name_keys(layers: Layers, environment: Mapping[str, str], done: Interpolation) -> None:
+    """Turn each provider's `api_key_env` into its `api_key`."""
+    providers = layers.values.get("providers")
+    for name, block in providers.items() if isinstance(providers, dict) else ():
+        if not isinstance(block, dict) or "api_key_env" not in block:
+            continue
+        path = ("providers", name, "api_key_env")
+        variable = block.pop("api_key_env")
+        key = environment.get(variable) if isinstance(variable, str) else None
+        if "api_key" in block:
+            done.findings.append(Finding(path, "says the same as api_key; give one of the two"))
+        elif not isinstance(variable, str) or not re.fullmatch(_NAME, variable):
+            done.findings.append(Finding(path, "must be the name of an environment variable"))
+        elif not key:
+            done.findings.append(
+                Finding(path, _not_set(variable) if key is None else f"the environment variable {variable} is empty")
+            )
+        else:
+            done.hidden.add(key)
+            block["api_key"] = key
+            layers.places[*path[:-1], "api_key"] = layers.places[path]
+
+
+def _not_set(name: str) -> str:
+    return f"the environment variable {name} is not set"
+
+
+def _texts(value: object, path: Path) -> Iterator[tuple[Path, str]]:
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _texts(item, (*path, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _texts(item, (*path, index))
+
+
+def _is_secret(path: Path) -> bool:
+    """Whether a text is a key, or sent as a header."""
+    return not SECRET_KEYS.isdisjoint(path[-2:]) or "headers" in path

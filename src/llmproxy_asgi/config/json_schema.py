@@ -1,0 +1,109 @@
+"""The configuration's JSON Schema, for editors: completion, descriptions and squiggles while typing.
+
+It is made from the same classes that validate, so it cannot drift from them. It says less than they do: what depends
+on several parts at once (a target's provider, a missing key) is found by `llmproxy check` alone.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from llmproxy_asgi.config.schema import Config
+from llmproxy_asgi.providers.base import ProviderConfig
+from llmproxy_asgi.providers.registry import known_types, provider_class
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+JSONObject = dict[str, Any]
+
+_REFERENCE = "#/$defs/{model}"
+_TEXT_FROM_ENVIRONMENT = {"type": "string", "pattern": r"\$\{"}
+_NOT_TEXT = frozenset({"integer", "number", "boolean"})
+_KEY_FROM_ENVIRONMENT = {
+    "type": "string",
+    "pattern": "^[A-Za-z_][A-Za-z0-9_]*$",
+    "description": "The environment variable that holds api_key.",
+}
+
+
+def schema(types: Iterable[str] | None = None) -> JSONObject:
+    """The schema of a whole configuration.
+
+    Args:
+        types: The provider types to describe; all that are known by default.
+    """
+    whole = Config.model_json_schema(ref_template=_REFERENCE)
+    definitions: JSONObject = whole.pop("$defs")
+    names = known_types() if types is None else sorted(types)
+    for name in names:
+        definitions[f"provider-{name}"] = _block(name, definitions)
+    definitions["provider"] = _any_block(names)
+    whole["properties"]["providers"] = _providers(names, whole["properties"]["providers"])
+    definitions.pop(ProviderConfig.__name__, None)
+    return {
+        "$schema": DIALECT,
+        "title": "llmproxy-asgi configuration",
+        "description": "What `llmproxy serve --config` and `LLMProxy(...)` read.",
+        **{key: _lenient(value) for key, value in whole.items() if key not in ("title", "description")},
+        "$defs": {name: _lenient(definition) for name, definition in sorted(definitions.items())},
+    }
+
+
+def _block(name: str, definitions: JSONObject) -> JSONObject:
+    """The block of one provider type; the classes that it is made of join the definitions."""
+    cls = provider_class(name)
+    block = cls.Config.model_json_schema(ref_template=_REFERENCE)
+    definitions.update(block.pop("$defs", {}))
+    properties = {**block["properties"], "type": {"const": name}, "api_key_env": _KEY_FROM_ENVIRONMENT}
+    required = [field for field in block.get("required", ()) if field != "type"]
+    return {
+        "title": f"provider of type {name}",
+        "description": (cls.__doc__ or name).strip().splitlines()[0],
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+        **({"required": required} if required else {}),
+    }
+
+
+def _any_block(names: Iterable[str]) -> JSONObject:
+    """A block that names its type."""
+    return {
+        "type": "object",
+        "required": ["type"],
+        "oneOf": [_reference(name) for name in names],
+    }
+
+
+def _providers(names: Iterable[str], field: JSONObject) -> JSONObject:
+    """Blocks by name. Under the name of a type the type may be left out."""
+    return {
+        "type": "object",
+        "description": field["description"],
+        "properties": {
+            name: {
+                "if": {"type": "object", "required": ["type"]},
+                "then": {"$ref": "#/$defs/provider"},
+                "else": {"anyOf": [_reference(name), {"type": "null"}]},
+            }
+            for name in names
+        },
+        "additionalProperties": {"$ref": "#/$defs/provider"},
+    }
+
+
+def _reference(name: str) -> JSONObject:
+    return {"$ref": f"#/$defs/provider-{name}"}
+
+
+def _lenient(node: Any) -> Any:
+    """The same, but a number or boolean may also be a text with `${NAME}` in it."""
+    if isinstance(node, list):
+        return [_lenient(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    copy = {key: value if key in ("default", "const", "enum") else _lenient(value) for key, value in node.items()}
+    kind = copy.get("type")  # of properties, this may be the one that is called so
+    if not isinstance(kind, str) or kind not in _NOT_TEXT:
+        return copy
+    about = {key: copy.pop(key) for key in ("title", "description", "default") if key in copy}
+    return {**about, "anyOf": [copy, _TEXT_FROM_ENVIRONMENT]}

@@ -1,0 +1,177 @@
+"""From files, dicts and the environment to a `Config`, or to every finding at once.
+
+A later layer wins: defaults, sources in their order, environment, overrides. Everything that is wrong is collected
+before anything is raised, each finding with the place where its value was said. A finding never holds a secret.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from llmproxy_asgi.config.document import MAX_BYTES, Document, Tree, Unreadable, spell
+from llmproxy_asgi.config.findings import explain
+from llmproxy_asgi.config.interpolation import interpolate
+from llmproxy_asgi.config.json_text import read_json
+from llmproxy_asgi.config.layers import CODE, Layers, Place, plain, read_environment, unfold
+from llmproxy_asgi.config.schema import (
+    Config,
+    Finding,
+    ProviderBlock,
+    Source,
+    default_findings,
+    provider_findings,
+    route_findings,
+)
+from llmproxy_asgi.config.toml_text import read_toml
+from llmproxy_asgi.config.yaml import read_yaml
+from llmproxy_asgi.errors import ConfigError
+
+_READERS: dict[str, Callable[[str], Document]] = {".json": read_json, ".toml": read_toml}
+_PROVIDER: TypeAdapter[ProviderBlock] = TypeAdapter(ProviderBlock)
+
+
+def load(
+    source: Source | Sequence[Source],
+    *,
+    environment: Mapping[str, str] | None = os.environ,
+    overrides: Mapping[str, object] | None = None,
+) -> Config:
+    """A configuration from its sources; see `Config.load`.
+
+    Raises:
+        ConfigError: It cannot be used; carries every finding with its place.
+    """
+    if isinstance(source, Config) and not overrides:
+        return source  # it was validated when it was made, from whatever environment there was
+    sources = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
+    layers, problems = _lay(sources, environment or {}, overrides)
+    if problems:
+        raise ConfigError(problems)
+    done = interpolate(layers, environment or {})
+    config, findings = _validate(layers.values)
+    lost = {finding.path for finding in done.findings}
+    wrong = [*done.findings, *(finding for finding in findings if finding.path not in lost)]
+    if wrong or config is None:
+        raise ConfigError(_lines(wrong, layers, done.hidden))
+    return config
+
+
+def _lay(
+    sources: Sequence[object], environment: Mapping[str, str], overrides: Mapping[str, object] | None
+) -> tuple[Layers, list[str]]:
+    """All layers over each other, and what cannot be read of them."""
+    layers = Layers()
+    problems: list[str] = []
+    for rank, source in enumerate(sources):
+        _lay_source(layers, source, rank, problems)
+    problems += [f"{name}: {problem}" for name, problem in read_environment(layers, environment, len(sources))]
+    if overrides:
+        _lay_source(layers, overrides, len(sources) + 1, problems)
+    return layers, problems
+
+
+def _lay_source(layers: Layers, source: object, rank: int, problems: list[str]) -> None:
+    base = Place(_source_name(source), rank=rank, literal=isinstance(source, Config))
+    try:
+        document = _read(source)
+    except Unreadable as error:
+        problems.append(f"{_spot(replace(base, line=error.line))}: {error.problem}")
+        return
+    layers.lay(document.values, {path: replace(base, line=line) for path, line in document.lines.items()}, base)
+
+
+def _read(source: object) -> Document:
+    if isinstance(source, (str, os.PathLike)):
+        return read_file(source)
+    if isinstance(source, Config):
+        return Document(unfold(source))
+    if isinstance(source, Mapping):
+        return Document(plain(source))
+    raise Unreadable(f"a configuration is a path, a dict or a Config, not {type(source).__name__}")
+
+
+def read_file(path: str | os.PathLike[str]) -> Document:
+    """What a file holds, read by what its name ends in: JSON, TOML, or else YAML.
+
+    Raises:
+        Unreadable: It cannot be opened, is too big, or is not of its language.
+    """
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123  a path-like of any kind
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise Unreadable("there is no such file") from None
+    except (OSError, ValueError) as error:
+        raise Unreadable(f"cannot be read: {getattr(error, 'strerror', None) or 'not a usable path'}") from None
+    if len(content) > MAX_BYTES:
+        raise Unreadable(f"is larger than {MAX_BYTES // 2**20} MiB")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Unreadable("is not UTF-8", content.count(b"\n", 0, error.start) + 1) from None
+    return _READERS.get(Path(path).suffix.lower(), read_yaml)(text)
+
+
+def _source_name(source: object) -> str:
+    if not isinstance(source, (str, os.PathLike)):
+        return CODE
+    name = str(os.fspath(source))
+    return name if name.isprintable() else "a path with control characters"
+
+
+def _validate(values: Tree) -> tuple[Config | None, list[Finding]]:
+    try:
+        return Config.model_validate(values), []
+    except ValidationError as error:
+        findings = list(explain(error, values))
+    # What depends on several parts is looked at only once the parts are right, so it is asked for part by part here.
+    found = {(finding.path, finding.text) for finding in findings}
+    findings += [finding for finding in _across(values) if (finding.path, finding.text) not in found]
+    return None, findings
+
+
+def _across(values: Tree) -> Iterator[Finding]:
+    """What is wrong between the parts that are right each for itself."""
+    providers = values.get("providers")
+    names: dict[str, object] = providers if isinstance(providers, dict) else {}
+    for name, block in names.items():
+        typed = {"type": name, **block} if isinstance(block, dict) else block
+        try:
+            yield from provider_findings(name, _PROVIDER.validate_python({"type": name} if typed is None else typed))
+        except ValidationError:
+            continue  # told already, by the whole
+    models = values.get("models")
+    for name, route in models.items() if isinstance(models, dict) else ():
+        targets = route.get("targets") if isinstance(route, dict) else None
+        if isinstance(targets, list) and all(isinstance(target, str) for target in targets):
+            yield from route_findings(name, targets, names)
+    default = values.get("default_provider")
+    if isinstance(default, str):
+        yield from default_findings(default, names)
+
+
+def _lines(findings: Sequence[Finding], layers: Layers, hidden: set[str]) -> list[str]:
+    """Findings as text, in the order of their places, without any secret."""
+    placed = [(layers.place(finding.path), finding) for finding in findings]
+    placed.sort(key=lambda pair: _order(pair[0]))
+    secrets = sorted(hidden, key=len, reverse=True)
+    return list(dict.fromkeys(_line(place, finding, secrets) for place, finding in placed))
+
+
+def _order(place: Place | None) -> tuple[int, int]:
+    return (-1, 0) if place is None else (place.rank, place.line or 0)
+
+
+def _line(place: Place | None, finding: Finding, secrets: Sequence[str]) -> str:
+    text = finding.text
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    said = f"{spell(finding.path)}: {text}" if finding.path else text
+    return f"{_spot(place)}: {said}" if place is not None else said
+
+
+def _spot(place: Place) -> str:
+    return f"{place.source}:{place.line}" if place.line is not None else place.source

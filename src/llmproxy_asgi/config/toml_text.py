@@ -1,0 +1,116 @@
+"""TOML through the standard library, and the lines on which its keys stand.
+
+`tomllib` tells no lines, so they are found by looking for headers and keys once the text is known to be valid. A key
+that is written in an unusual way keeps its table's line.
+"""
+
+import re
+import tomllib
+from datetime import date, datetime, time
+
+from llmproxy_asgi.config.document import MAX_DEPTH, Document, Path, Unreadable
+
+_WHERE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+_QUOTED = re.compile(r"'[^']{2,}'")
+_PART = re.compile(r"""\s*(?:([A-Za-z0-9_-]+)|"([^"\\]*)"|'([^']*)')\s*""")
+_HEADER = re.compile(r"\s*(\[\[?)(.*?)\]\]?\s*(?:#.*)?")
+_FENCES = ('"""', "'''")
+
+
+def read_toml(text: str) -> Document:
+    """A TOML document; its dates and times are text.
+
+    Raises:
+        Unreadable: It is not valid TOML, or nests too deep.
+    """
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _unreadable(text, str(error)) from None
+    except RecursionError:
+        raise Unreadable(f"nests deeper than {MAX_DEPTH} levels") from None
+    kept = {key: _plain(value, 1) for key, value in values.items()}
+    return Document(kept, _find_lines(text, kept))
+
+
+def _unreadable(text: str, message: str) -> Unreadable:
+    place = _WHERE.search(message)
+    problem = "is not valid TOML: " + _QUOTED.sub("...", _WHERE.sub("", message))
+    if place is None:
+        return Unreadable(problem)
+    return Unreadable(problem, int(place[1]) if place[1] else text.count("\n") + 1)
+
+
+def _plain(value: object, depth: int) -> object:
+    if depth > MAX_DEPTH:
+        raise Unreadable(f"nests deeper than {MAX_DEPTH} levels")
+    if isinstance(value, dict):
+        return {key: _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item, depth + 1) for item in value]
+    return value.isoformat() if isinstance(value, (date, datetime, time)) else value
+
+
+def _find_lines(text: str, values: dict[str, object]) -> dict[Path, int]:
+    lines: dict[Path, int] = {}
+    table: Path = ()
+    counts: dict[Path, int] = {}
+    fence = ""
+    for number, line in enumerate(text.split("\n"), 1):
+        if fence:
+            fence = "" if fence in line else fence
+            continue
+        header = _HEADER.fullmatch(line)
+        if header is not None:
+            table = _table(_parts(header[2]), counts, is_array=header[1] == "[[")
+            _note(lines, table, number, values)
+        elif "=" in line:
+            _note(lines, (*table, *_parts(line)), number, values)
+        fence = next((mark for mark in _FENCES if line.count(mark) % 2), "")
+    return lines
+
+
+def _parts(text: str) -> Path:
+    """The dotted key that a text begins with."""
+    parts: list[str] = []
+    at = 0
+    while (found := _PART.match(text, at)) is not None:
+        parts.append(next(group for group in found.groups() if group is not None))
+        at = found.end()
+        if text[at : at + 1] != ".":
+            break
+        at += 1
+    return tuple(parts)
+
+
+def _table(parts: Path, counts: dict[Path, int], *, is_array: bool) -> Path:
+    """A header's path, with the index of each array of tables on its way."""
+    path: Path = ()
+    for position, part in enumerate(parts):
+        path = (*path, part)
+        if is_array and position == len(parts) - 1:
+            counts[path] = counts.get(path, -1) + 1
+        if path in counts:
+            path = (*path, counts[path])
+    return path
+
+
+def _note(lines: dict[Path, int], path: Path, number: int, values: dict[str, object]) -> None:
+    """Remember a line, and that of the tables that come into being with it, if the path really exists."""
+    if not _exists(values, path):
+        return
+    for length in range(1, len(path) + 1):
+        lines.setdefault(path[:length], number)
+
+
+def _exists(values: object, path: Path) -> bool:
+    for step in path:
+        if isinstance(step, int):
+            if not isinstance(values, list) or step >= len(values):
+                return False
+            values = values[step]
+        else:
+            if not isinstance(values, dict) or step not in values:
+                return False
+            values = values[step]
+    return True

@@ -1,0 +1,200 @@
+"""YAML as people mean it: a safe reader that surprises nobody and remembers lines.
+
+Only `true` and `false` are booleans (`no`, `on` and `yes` are text), `1:30`, `0123` and dates are text, and a key is
+always text. Tags, repeated keys, more than one document, deep nesting and aliases beyond a few are refused: an alias
+bomb loads quickly as shared nodes and explodes only when somebody walks it.
+"""
+
+import re
+
+import yaml
+from typing_extensions import override
+
+from llmproxy_asgi.config.document import MAX_DEPTH, MAX_VALUES, Document, Path, Unreadable, spell, whole
+
+MAX_ALIASES = 50
+
+_CONSTANTS: dict[str, bool | None] = {
+    "": None, "~": None, "null": None, "Null": None, "NULL": None,
+    "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
+}  # fmt: skip
+_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?")
+_MERGE = "<<"
+
+# What PyYAML's messages quote may be part of a key; what it says of its own tokens (`'<scalar>'`) may stay.
+_QUOTED = re.compile(r"(?<=\s)'(?!<)[^']{2,}'")
+
+_EXPLAINED = (
+    ("found undefined alias", "refers (with `*`) to an anchor that is not there; quote a text that begins with `*`"),
+    ("found duplicate anchor", "has the same anchor (`&`) twice"),
+    ("but found another document", "holds more than one document (`---`)"),
+    ("found character '\\t'", "is indented with a tab; YAML wants spaces"),
+    ("found character", "has an unquoted text that begins with a character that YAML keeps for itself; quote it"),
+    (
+        "mapping values are not allowed",
+        "has a `:` where none can be: check the indentation, and quote text that holds `: `",
+    ),
+    (
+        "could not find expected ':'",
+        "has a key without a `:` after it, or a text that goes on over several lines unquoted",
+    ),
+    ("found unexpected end of stream", "ends in the middle of a quoted text"),
+)
+
+
+def read_yaml(text: str) -> Document:
+    """One YAML document whose outermost value is a mapping; an empty one counts as an empty mapping.
+
+    Raises:
+        Unreadable: It is not that, or holds what we refuse.
+    """
+    root = _compose(text)
+    if root is None or (isinstance(root, yaml.ScalarNode) and root.style is None and read_scalar(root.value) is None):
+        return Document({})
+    if not isinstance(root, yaml.MappingNode):
+        raise Unreadable("must hold keys and values, like `providers:`", root.start_mark.line + 1)
+    reader = _Reader()
+    return Document(reader.mapping(root, ()), reader.lines)
+
+
+def _compose(text: str) -> yaml.Node | None:
+    try:
+        loader = _Loader(text)
+        try:
+            return loader.get_single_node()
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise Unreadable(_explain(error), None if mark is None else mark.line + 1) from None
+    except yaml.reader.ReaderError as error:
+        raise Unreadable(
+            "holds a character that YAML does not allow", text.count("\n", 0, error.position) + 1
+        ) from None
+
+
+def read_scalar(text: str) -> str | int | float | bool | None:
+    """What an unquoted YAML scalar means."""
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    return text
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's scanner and parser, refusing early what would be costly late."""
+
+    # Plain scalars are told apart by `read_scalar` alone.
+    yaml_implicit_resolvers = {}  # noqa: RUF012  the class attribute is the library's interface
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+        self._aliases = 0
+
+    @override
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        # The stubs leave its type out.
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent):
+            self._aliases += 1
+            if self._aliases > MAX_ALIASES:
+                raise Unreadable(f"has more than {MAX_ALIASES} aliases", line)
+        elif getattr(event, "tag", None) is not None:
+            raise Unreadable(
+                "has a tag (a word after `!`), and tags are not read; quote a text that begins with `!`", line
+            )
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise Unreadable(f"nests deeper than {MAX_DEPTH} levels", line)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
+class _Reader:
+    """Nodes into values. Aliased nodes are walked once for each place where they stand, within a bound."""
+
+    def __init__(self) -> None:
+        self.lines: dict[Path, int] = {}
+        self._values = 0
+
+    def mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, object]:
+        return {
+            key: self._value(value_node, (*path, key), key_node.start_mark.line + 1)
+            for key, (key_node, value_node) in self._pairs(node, 0).items()
+        }
+
+    def _pairs(self, node: yaml.MappingNode, depth: int) -> dict[str, tuple[yaml.Node, yaml.Node]]:
+        """What a mapping holds, what it merges in included: its own keys win, then those of the first merged."""
+        self._count(node, depth)
+        own: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        merged: list[yaml.MappingNode] | None = None
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            key = _key(key_node)
+            if key == _MERGE and key_node.style is None:
+                if merged is not None:
+                    raise Unreadable("has two merge keys (`<<`) in one mapping; give one of them a list", line)
+                merged = _merged(value_node)
+                continue
+            if key in own:
+                first = own[key][0].start_mark.line + 1
+                raise Unreadable(f"repeats the key {spell([key])}, which is on line {first} already", line)
+            own[key] = (key_node, value_node)
+        pairs: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        for source in reversed(merged or []):
+            pairs.update(self._pairs(source, depth + 1))
+        return {**pairs, **own}
+
+    def _value(self, node: yaml.Node, path: Path, line: int) -> object:
+        self._count(node, len(path))
+        self.lines[path] = line
+        if isinstance(node, yaml.MappingNode):
+            return self.mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [
+                self._value(item, (*path, index), item.start_mark.line + 1) for index, item in enumerate(node.value)
+            ]
+        assert isinstance(node, yaml.ScalarNode)
+        return read_scalar(node.value) if node.style is None else whole(node.value, line)
+
+    def _count(self, node: yaml.Node, depth: int) -> None:
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise Unreadable(f"unfolds to more than {MAX_VALUES} values", node.start_mark.line + 1)
+        if depth > MAX_DEPTH:
+            raise Unreadable(f"nests deeper than {MAX_DEPTH} levels", node.start_mark.line + 1)
+
+
+def _key(node: yaml.Node) -> str:
+    line = node.start_mark.line + 1
+    if not isinstance(node, yaml.ScalarNode):
+        raise Unreadable("has a key that is not text; quote text that begins with a bracket or brace", line)
+    if node.style is None and _CONSTANTS.get(node.value, True) is None:
+        raise Unreadable("has a key that is empty", line)
+    return whole(node.value, line)
+
+
+def _merged(node: yaml.Node) -> list[yaml.MappingNode]:
+    """The mappings behind `<<`, the one that counts most first."""
+    nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    mappings = [item for item in nodes if isinstance(item, yaml.MappingNode)]
+    if len(mappings) < len(nodes):
+        raise Unreadable("has a merge key (`<<`) with something other than mappings", node.start_mark.line + 1)
+    return mappings
+
+
+def _explain(error: yaml.MarkedYAMLError) -> str:
+    """The library's words about a text that is not YAML, without what they quote of it."""
+    problem = error.problem or error.context or "cannot be read"
+    said = (problem, error.context or "")
+    for beginning, meaning in _EXPLAINED:
+        if any(words.startswith(beginning) for words in said):
+            return meaning
+    return "is not valid YAML: " + _QUOTED.sub("...", problem)
