@@ -1,0 +1,48 @@
+"""The only outbound HTTP: connection pools, the connect clock, and every way a call can break, as our errors.
+
+::
+
+    Pool.open(method, address, headers, body) ──▶ Answer.status, .header(), .chunk() ... ──▶ Answer.aclose()
+      │ one of
+      ├── aiohttp.py     the fast way, where the extra `speed` is installed: aiohttp's connections and parser alone
+      └── interface.py   the httpx programming interface: httpx2's own transport, or what the host program hands in
+
+It follows no redirect, keeps no cookie, reads no proxy variable and no netrc file, and retries nothing but a
+kept-alive connection that turns out to be dead before a byte of the answer came. It reads no JSON and knows no protocol
+above HTTP, and apart from the connect clock it has no timeouts: whoever reads an answer cancels the task that does.
+"""
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from httpx2 import AsyncBaseTransport as AsyncTransport
+from httpx2 import AsyncByteStream, AsyncClient
+from httpx2 import Request as HTTPRequest
+from httpx2 import Response as HTTPResponse
+
+from llmproxy_asgi.transport.adapter import AiohttpTransport
+from llmproxy_asgi.transport.answer import CHUNK, Answer
+from llmproxy_asgi.transport.channel import Limits
+from llmproxy_asgi.transport.outgoing import Address, address
+from llmproxy_asgi.transport.pool import Pool
+
+if TYPE_CHECKING:
+    import httpx  # noqa: TID251 - only to say in types what is accepted
+
+    HostTransport: TypeAlias = AsyncTransport | AsyncClient | httpx.AsyncBaseTransport | httpx.AsyncClient
+else:
+    HostTransport = AsyncTransport | AsyncClient
+
+__all__ = [
+    "CHUNK",
+    "Address",
+    "AiohttpTransport",
+    "Answer",
+    "AsyncByteStream",
+    "AsyncTransport",
+    "HTTPRequest",
+    "HTTPResponse",
+    "HostTransport",
+    "Limits",
+    "Pool",
+    "address",
+]

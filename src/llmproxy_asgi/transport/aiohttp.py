@@ -1,0 +1,379 @@
+"""The fast way: aiohttp's connections and its parser in C, without its session, request and response objects.
+
+Those objects cost twice what all the rest of a call does. Left away with them are redirects, cookies, proxies, netrc,
+decompression and retries, none of which is wanted here. What is used is `TCPConnector` (places, DNS, happy eyeballs,
+TLS) and the protocol it makes; `incompatibility` tells when a release of aiohttp has changed what we rely on.
+"""
+
+import asyncio
+import functools
+import inspect
+import ssl
+from collections.abc import Sequence
+from typing import Any
+
+import aiohttp
+import yarl
+from aiohttp import ClientRequest, ClientTimeout, TCPConnector, ThreadedResolver
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.connector import Connection
+from aiohttp.http import HttpProcessingError
+from aiohttp.streams import EofStream, StreamReader
+from typing_extensions import override
+
+from llmproxy_asgi.errors import (
+    MisuseError,
+    UpstreamError,
+    UpstreamProtocolError,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+    UpstreamUntrusted,
+)
+from llmproxy_asgi.transport.answer import Answer
+from llmproxy_asgi.transport.channel import Limits, Trust
+from llmproxy_asgi.transport.outgoing import Address, Headers, allowed, block, verb
+
+# aiohttp stops reading from the socket at twice this many bytes, so that a slow reader slows the upstream down.
+_READ_BUFFER = 64 * 1024
+
+# From here on a request's body is not copied behind its headers.
+_JOINED = 64 * 1024
+
+# Interim answers (RFC 9110, 15.2) before the real one.
+_INTERIM = 20
+
+# Addresses remembered; a provider has a handful, one that builds them per call must not fill the memory.
+_ROUTES = 512
+
+_BROKEN = (aiohttp.ClientError, OSError, EofStream)
+
+
+def incompatibility() -> str:
+    """What keeps the installed aiohttp from being used; empty if nothing does."""
+    wanted = {"skip_payload", "read_until_eof", "auto_decompress", "read_bufsize", "max_line_size", "max_field_size"}
+    offered = set(inspect.signature(ResponseHandler.set_response_params).parameters)
+    if wanted <= offered and "_factory" in TCPConnector._create_direct_connection.__code__.co_names:  # noqa: SLF001
+        return ""
+    return f"release {aiohttp.__version__} does not have the insides we know"
+
+
+class _Line(ResponseHandler):
+    """One connection, which also knows what aiohttp does not ask: has it been used, and what came when."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, channel: "AiohttpChannel") -> None:
+        super().__init__(loop)
+        self.channel = channel
+        self.used = False
+        """Whether it has carried a request before."""
+        self.resting = False
+        """Whether it is kept for later."""
+        self.heard = 0
+        """Bytes of the answer so far, until its headers are complete."""
+        self.broke = False
+        """Whether it ended by an error rather than by the upstream's closing it."""
+        self.body: StreamReader | None = None
+        self._heading = True
+
+    def begin(self) -> None:
+        """Forget the last answer."""
+        self.heard, self._heading, self.body = 0, True, None
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        if not self._heading:
+            if self.resting and data:
+                # Nobody asked. Kept, these bytes would be read as the answer to the next request.
+                self.abort()
+                return
+            super().data_received(data)
+            return
+        self.heard += len(data)
+        super().data_received(data)
+        if len(self) or self.exception() is not None:
+            self._heading = False
+        elif self.heard > self.channel.limits.max_header_bytes:
+            self.set_exception(HttpProcessingError(message="headers too large"))
+            self.abort_socket()
+
+    @override
+    def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
+        # After a parser's error aiohttp tells whoever waits for headers, but not whoever reads the body.
+        super().set_exception(exc, exc if exc_cause is None else exc_cause)
+        if self.body is not None and not self.body.is_eof():
+            self.body.set_exception(exc, exc if exc_cause is None else exc_cause)
+
+    @override
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.broke = exc is not None
+        self.channel.idle.discard(self)
+        super().connection_lost(exc)
+
+    def abort_socket(self) -> None:
+        """Close the socket and leave the rest to `connection_lost`."""
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class _Route(ClientRequest):
+    """What the connector has to know of an address, worked out once; and the request line for it."""
+
+    def __init__(self, url: Address, context: ssl.SSLContext | None, loop: asyncio.AbstractEventLoop) -> None:
+        origin = yarl.URL.build(
+            scheme=url.scheme, host=url.raw_host.decode("ascii"), port=url.port, path="/", encoded=True
+        )
+        super().__init__("GET", origin, loop=loop, ssl=True if context is None else context)
+        self.address = url
+        self.netloc = url.netloc
+        self.line_end = b" " + url.raw_path + b" HTTP/1.1\r\n"
+        self._key = super().connection_key
+
+    @property
+    @override
+    def connection_key(self) -> ConnectionKey:
+        return self._key
+
+
+class AiohttpChannel:
+    """One pool's connections on the running event loop."""
+
+    def __init__(self, limits: Limits, trust: Trust) -> None:
+        self.limits = limits
+        self.idle: set[_Line] = set()
+        self._trust = trust
+        self._loop = asyncio.get_running_loop()
+        self._connector = TCPConnector(
+            limit=limits.max_connections,
+            limit_per_host=0,
+            keepalive_timeout=limits.keepalive_expiry,
+            # As everything else on the machine resolves, whatever else is installed.
+            resolver=ThreadedResolver(loop=self._loop),
+        )
+        self._connector._factory = functools.partial(_Line, self._loop, self)  # type: ignore[assignment] # noqa: SLF001
+        self._routes: dict[int, _Route] = {}
+        self._timeouts: dict[float, ClientTimeout] = {}
+        self._calls = 0
+        self._closing: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def open(self, method: str, url: Address, headers: Headers, body: bytes, connect: float) -> Answer:
+        """As `Pool.open`."""
+        route = self._routes.get(id(url)) or await self._route(url)
+        head = verb(method) + route.line_end + block(allowed(headers, route.netloc, method, body)) + b"\r\n"
+        if self._closed:
+            raise UpstreamUnreachable("The connections to this upstream have been closed.")
+        self._calls += 1
+        try:
+            return await self._ask(route, head, body, self._timeout(connect), bodiless=method == "HEAD")
+        except BaseException:
+            self._done()
+            raise
+
+    async def _ask(
+        self, route: _Route, head: bytes, body: bytes, within: ClientTimeout, *, bodiless: bool
+    ) -> "AiohttpAnswer":
+        tried_again = False
+        while True:
+            connection, line = await self._take(route, within)
+            used, line.used = line.used, True
+            try:
+                message, payload = await self._exchange(line, head, body, bodiless=bodiless)
+            except BaseException as broken:
+                fault = _fault(broken, line)
+                line.abort()
+                connection.close()
+                if fault is None:
+                    raise
+                if not used or line.heard or tried_again or not isinstance(fault, UpstreamUnreachable):
+                    raise fault from broken
+                tried_again = True
+                # Whatever else has been lying about may be as dead as this one was.
+                self._close_idle()
+                continue
+            return AiohttpAnswer(self, connection, line, message, payload)
+
+    async def _take(self, route: _Route, within: ClientTimeout) -> tuple[Connection, _Line]:
+        try:
+            connection = await self._connector.connect(route, [], within)
+        except TimeoutError as late:
+            raise UpstreamTimeout("The upstream could not be reached in time.") from late
+        except aiohttp.ClientConnectorCertificateError as untrusted:
+            raise UpstreamUntrusted("The upstream's certificate was not accepted.") from untrusted
+        except (aiohttp.ClientError, OSError) as unreachable:
+            raise UpstreamUnreachable("The upstream could not be reached.") from unreachable
+        line = connection.protocol
+        assert isinstance(line, _Line)
+        if line.resting:
+            line.resting = False
+            self.idle.discard(line)
+        return connection, line
+
+    async def _exchange(self, line: _Line, head: bytes, body: bytes, *, bodiless: bool) -> tuple[Any, StreamReader]:
+        transport = line.transport
+        if transport is None:
+            raise aiohttp.ServerDisconnectedError
+        line.begin()
+        line.set_response_params(
+            skip_payload=bodiless,
+            read_until_eof=True,
+            auto_decompress=False,
+            read_bufsize=_READ_BUFFER,
+            max_line_size=self.limits.max_header_bytes,
+            max_field_size=self.limits.max_header_bytes,
+        )
+        if len(body) < _JOINED:
+            transport.write(head + body)
+        else:
+            transport.write(head)
+            transport.write(body)
+        for _ in range(_INTERIM):
+            message, payload = await line.read()
+            status = message.code
+            if status >= 200:
+                line.body = payload
+                if (broken := line.exception()) is not None and not payload.is_eof():
+                    payload.set_exception(broken)
+                return message, payload
+            if status == 101:
+                break
+        raise HttpProcessingError(message="no final answer")
+
+    def keep(self, connection: Connection, line: _Line) -> None:
+        """Take a connection back whose answer was read whole."""
+        transport = line.transport
+        if (
+            self._closed
+            or transport is None
+            or len(self.idle) >= self.limits.max_keepalive
+            or line.should_close
+            # Answered before it had read all of the request: the rest would precede the next one.
+            or transport.get_write_buffer_size()
+        ):
+            connection.close()
+        else:
+            line.resting = True
+            self.idle.add(line)
+            connection.release()
+        self._done()
+
+    def drop(self, connection: Connection, line: _Line) -> None:
+        """Close a connection whose answer will not be read to its end."""
+        # At once: an orderly close would first send what is left of the request.
+        line.abort()
+        connection.close()
+        self._done()
+
+    def _done(self) -> None:
+        self._calls -= 1
+        if self._closed and not self._calls:
+            self._closing = self._loop.create_task(self._connector.close())
+
+    def _close_idle(self) -> None:
+        for line in list(self.idle):
+            line.abort()
+        self.idle.clear()
+
+    async def aclose(self) -> None:
+        """As `Pool.aclose`."""
+        self._closed = True
+        self._close_idle()
+        if not self._calls:
+            await self._connector.close()
+
+    def _timeout(self, connect: float) -> ClientTimeout:
+        timeout = self._timeouts.get(connect)
+        if timeout is None:
+            if len(self._timeouts) >= _ROUTES:
+                self._timeouts.clear()
+            # aiohttp would round longer waits up to a whole second.
+            timeout = ClientTimeout(total=None, connect=connect, ceil_threshold=float("inf"))
+            self._timeouts[connect] = timeout
+        return timeout
+
+    async def _route(self, url: Address) -> _Route:
+        context = await self._trust.context() if url.scheme == "https" else None
+        if len(self._routes) >= _ROUTES:
+            self._routes.clear()
+        # The route keeps the address alive, so the number stays its own.
+        route = self._routes[id(url)] = _Route(url, context, self._loop)
+        return route
+
+
+class AiohttpAnswer(Answer):
+    """An answer that is read from one of aiohttp's connections."""
+
+    __slots__ = ("_channel", "_connection", "_line", "_message", "_payload", "_whole")
+
+    def __init__(
+        self,
+        channel: AiohttpChannel,
+        connection: Connection,
+        line: _Line,
+        message: Any,
+        payload: StreamReader,
+    ) -> None:
+        headers = message.headers
+        encoding = ",".join(headers.getall("content-encoding")) if "content-encoding" in headers else None
+        super().__init__(message.code, encoding)
+        self._channel = channel
+        self._connection: Connection | None = connection
+        self._line = line
+        self._message = message
+        self._payload = payload
+        self._whole = False
+
+    @property
+    @override
+    def raw_headers(self) -> Sequence[tuple[bytes, bytes]]:
+        raw: Sequence[tuple[bytes, bytes]] = self._message.raw_headers
+        return raw
+
+    @override
+    async def raw(self) -> bytes:
+        connection = self._connection
+        if connection is None:
+            if self._whole:
+                return b""
+            raise MisuseError("An upstream's answer was read after it had been closed.")
+        try:
+            piece = await self._payload.readany()
+        except BaseException as broken:
+            fault = _fault(broken, self._line)
+            await self.aclose()
+            if fault is None:
+                raise
+            raise fault from broken
+        if self._payload.at_eof():
+            if self._line.broke and self._until_close():
+                await self.aclose()
+                raise UpstreamUnreachable("The connection to the upstream broke.")
+            self._whole = True
+            self._connection = None
+            self._channel.keep(connection, self._line)
+        return piece
+
+    def _until_close(self) -> bool:
+        """Whether only the connection's end says where the body ends."""
+        return not self._message.chunked and "content-length" not in self._message.headers
+
+    @override
+    async def aclose(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if self._payload.at_eof():
+            self._whole = True
+            self._channel.keep(connection, self._line)
+        else:
+            self._channel.drop(connection, self._line)
+
+
+def _fault(broken: BaseException, line: _Line) -> UpstreamError | None:
+    """Our error for one of theirs; none for what is not about the connection, such as a cancellation."""
+    if not isinstance(broken, (*_BROKEN, HttpProcessingError)) and line.transport is not None:
+        return None
+    if not isinstance(broken, Exception):
+        return None
+    if isinstance(broken, HttpProcessingError) or isinstance(line.exception(), HttpProcessingError):
+        return UpstreamProtocolError("What the upstream sent is not HTTP, or its headers are too large.")
+    return UpstreamUnreachable("The connection to the upstream broke.")

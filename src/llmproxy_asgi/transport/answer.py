@@ -1,0 +1,138 @@
+"""What comes back: status, headers, and a body that is read in pieces.
+
+The caller of `Pool.open` owns the answer and closes it. Until the body has been read whole, closing closes the socket:
+that is how a client's leaving reaches the upstream.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Self
+
+from llmproxy_asgi.errors import UpstreamProtocolError
+from llmproxy_asgi.transport.decoding import decoder
+
+CHUNK = 64 * 1024
+"""Bytes; no piece of a body is larger."""
+
+# What must not travel on in a header of ours; a tab may.
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class Answer(ABC):
+    """One upstream's answer to one request; status and headers are there, the body is still arriving.
+
+    Not for two readers at once. Cancelling the task that reads closes the socket.
+    """
+
+    __slots__ = ("_decoder", "_headers", "_surplus", "status")
+
+    def __init__(self, status: int, content_encoding: str | None) -> None:
+        self.status = status
+        self._headers: dict[str, str] | None = None
+        self._decoder = decoder(content_encoding)
+        self._surplus: memoryview | None = None
+
+    @property
+    @abstractmethod
+    def raw_headers(self) -> Sequence[tuple[bytes, bytes]]:
+        """Names and values as they came."""
+
+    @abstractmethod
+    async def raw(self) -> bytes:
+        """The next piece of the body as it came, of any size; empty at its end.
+
+        Raises:
+            UpstreamUnreachable: the connection broke, or closed before the body's end.
+            UpstreamProtocolError: the body breaks HTTP's rules.
+            MisuseError: the answer was closed before its body's end.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Give the connection back if the body was read whole; else close its socket at once. May be called again."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """By lower-case name; repeated ones joined by a comma, those with control characters left out."""
+        if self._headers is None:
+            headers: dict[str, str] = {}
+            for raw_name, raw_value in self.raw_headers:
+                name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+                if _CONTROLS.search(value) is None:
+                    headers[name] = f"{headers[name]}, {value}" if name in headers else value
+            self._headers = headers
+        return self._headers
+
+    def header(self, name: str) -> str | None:
+        """One header by its lower-case name."""
+        return self.headers.get(name)
+
+    async def chunk(self) -> bytes:
+        """The next piece of the body, decoded, at most `CHUNK` bytes; empty at its end.
+
+        Raises:
+            UpstreamUnreachable: the connection broke, or closed before the body's end.
+            UpstreamProtocolError: the body breaks HTTP's rules or cannot be decoded.
+            MisuseError: the answer was closed before its body's end.
+        """
+        if self._decoder is not None:
+            return await self._decoded()
+        if self._surplus is not None:
+            return self._slice()
+        piece = await self.raw()
+        if len(piece) <= CHUNK:
+            return piece
+        self._surplus = memoryview(piece)
+        return self._slice()
+
+    def _slice(self) -> bytes:
+        surplus = self._surplus
+        assert surplus is not None
+        self._surplus = surplus[CHUNK:] if len(surplus) > CHUNK else None
+        return bytes(surplus[:CHUNK])
+
+    async def _decoded(self) -> bytes:
+        reader = self._decoder
+        assert reader is not None
+        try:
+            while not (piece := reader.take(CHUNK)):
+                data = await self.raw()
+                if not data:
+                    reader.finish()
+                    return b""
+                reader.feed(data)
+        except UpstreamProtocolError:
+            await self.aclose()
+            raise
+        return piece
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body, decoded, at most `limit` bytes.
+
+        Raises:
+            UpstreamProtocolError: it is longer than `limit`; besides, what `chunk` raises.
+        """
+        pieces: list[bytes] = []
+        size = 0
+        while piece := await self.chunk():
+            size += len(piece)
+            if size > limit:
+                await self.aclose()
+                raise UpstreamProtocolError("The upstream's answer is larger than is accepted.")
+            pieces.append(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if piece := await self.chunk():
+            return piece
+        raise StopAsyncIteration
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()

@@ -1,0 +1,106 @@
+"""What we send: the address, and headers that cannot be mistaken for anything else.
+
+Framing belongs to this package. A header that says how the body is delimited or what becomes of the connection is left
+out wherever it comes from, so no two readers of one request can disagree about where it ends.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import httpx2
+
+from llmproxy_asgi.errors import MisuseError
+
+Address: TypeAlias = httpx2.URL
+"""Where a call goes, parsed. Build it once and keep it: what a connection needs of it is remembered by identity."""
+
+Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
+
+METHODS = {name: name.encode() for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
+
+# Where no body is the rule, saying so (`content-length: 0`) is not needed and some servers dislike it.
+_BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+
+_OURS = frozenset(
+    {
+        b"connection",
+        b"content-length",
+        b"expect",
+        b"keep-alive",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+
+# RFC 9110, 5.1 and 5.5: a token, and anything but line breaks and NUL; other controls are refused as well.
+_BLOCK = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++: [\t\x20-\x7e\x80-\xff]*+\r\n)*+")
+
+
+def address(text: str) -> Address:
+    """Read an address; once, when a provider is built.
+
+    Raises:
+        MisuseError: it is not an absolute http or https URL, or carries credentials or a fragment.
+    """
+    try:
+        url = httpx2.URL(text)
+    except (httpx2.InvalidURL, ValueError) as broken:
+        raise MisuseError("An upstream's address is not a URL.") from broken
+    if url.scheme not in {"http", "https"} or not url.raw_host:
+        raise MisuseError("An upstream's address must begin with http:// or https:// and name a host.")
+    if url.port is not None and not 0 < url.port < 1 << 16:
+        raise MisuseError("An upstream's address names a port that does not exist.")
+    if url.userinfo or url.fragment:
+        raise MisuseError("An upstream's address must hold neither credentials nor a fragment.")
+    return url
+
+
+def verb(method: str) -> bytes:
+    """The method as it stands in the request line.
+
+    Raises:
+        MisuseError: it is none that we send.
+    """
+    try:
+        return METHODS[method]
+    except KeyError:
+        raise MisuseError("A call to an upstream uses an HTTP method that is not supported.") from None
+
+
+def allowed(headers: Headers, netloc: bytes, method: str, body: bytes) -> list[tuple[bytes, bytes]]:
+    """The headers of one request, complete: those given less the ones that are ours, then ours.
+
+    An answer's compression would hold back the pieces of a stream, so none is asked for unless `headers` do.
+
+    Raises:
+        MisuseError: a name or value could break out of its line.
+    """
+    names = [name.lower() for name, _ in headers]
+    kept = [pair for name, pair in zip(names, headers, strict=True) if name not in _OURS]
+    if b"host" not in names:
+        kept.insert(0, (b"host", netloc))
+    if b"accept-encoding" not in names:
+        kept.append((b"accept-encoding", b"identity"))
+    if body or method not in _BODILESS:
+        kept.append((b"content-length", b"%d" % len(body)))
+    return kept
+
+
+def block(headers: Headers) -> bytes:
+    """Header lines as they go out, checked as a whole.
+
+    Raises:
+        MisuseError: a name or value could break out of its line.
+    """
+    lines = b"".join([b"%b: %b\r\n" % pair for pair in headers])
+    # As many line ends as headers, or a value has brought its own.
+    if _BLOCK.fullmatch(lines) is None or lines.count(b"\n") != len(headers):
+        raise MisuseError(
+            "A header of this call holds a line break or another character that HTTP does not allow; nothing was sent. "
+            "The usual cause is a credential with a stray line break."
+        )
+    return lines

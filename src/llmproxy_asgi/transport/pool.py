@@ -1,0 +1,157 @@
+"""A provider's connections: which way they are made, one set per event loop, none shared with a forked child."""
+
+import asyncio
+import functools
+import importlib.util
+import logging
+import os
+import ssl
+import sys
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import httpx2
+
+from llmproxy_asgi.errors import MisuseError, UpstreamUnreachable
+from llmproxy_asgi.transport.answer import Answer
+from llmproxy_asgi.transport.channel import Channel, Limits, Trust
+from llmproxy_asgi.transport.interface import InterfaceChannel
+from llmproxy_asgi.transport.outgoing import Address, Headers
+
+if TYPE_CHECKING:
+    import httpx  # noqa: TID251 - only to say in types what is accepted
+
+    Injected: TypeAlias = httpx2.AsyncBaseTransport | httpx2.AsyncClient | httpx.AsyncBaseTransport | httpx.AsyncClient
+
+_log = logging.getLogger("llmproxy_asgi.transport")
+
+_pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
+_parents: list[object] = []
+
+
+class Pool:
+    """The connections of one provider.
+
+    Args:
+        transport: The host's own httpx2 client or transport (or one of the old httpx), used instead of ours for
+            proxies, client certificates and the like; whoever made it closes it. A client is the slow way: it costs
+            more than all the rest of a call. Its own headers, cookies, credentials and timeouts do not apply to our
+            calls; it may log the addresses of upstreams.
+        limits: What may be open at once.
+        fast: Whether to go through aiohttp: None where it is installed, True or else complain, False never.
+        verify: Whether to check certificates, or the TLS context that does; it is made to offer HTTP/1.1 alone.
+
+    Raises:
+        MisuseError: `transport` is nothing we can use, or `fast` is asked for and aiohttp is not there.
+    """
+
+    def __init__(
+        self,
+        *,
+        transport: "Injected | None" = None,
+        limits: Limits | None = None,
+        fast: bool | None = None,
+        verify: bool | ssl.SSLContext = True,
+    ) -> None:
+        limits = limits or Limits()
+        if isinstance(verify, ssl.SSLContext):
+            verify.set_alpn_protocols(["http/1.1"])
+        self._make = _ours(limits, Trust(verify), fast=fast) if transport is None else _theirs(transport)
+        # A host's transport is shared as the host shares it; ours are bound to the loop they were opened on.
+        self._shared = None if transport is None else self._make()
+        self._channels: dict[asyncio.AbstractEventLoop, Channel] = {}
+        self._closed = False
+        _pools.add(self)
+
+    async def open(self, method: str, url: Address, headers: Headers, body: bytes, *, connect: float) -> Answer:
+        """Send a request and wait for the status line and headers; the caller closes the answer.
+
+        A kept-alive connection that the upstream closed before it answered a byte is replaced once, unnoticed.
+
+        Args:
+            method: In capitals.
+            url: From `address`; keep it for the next call.
+            headers: All but those about framing, which are ours and left out. The host and, unless given,
+                `accept-encoding: identity` are added.
+            body: The whole of it.
+            connect: Seconds for a place in the pool, DNS, TCP and TLS together.
+
+        Raises:
+            UpstreamTimeout: no connection within `connect` seconds.
+            UpstreamUntrusted: the certificate does not prove who answers.
+            UpstreamUnreachable: no connection, or it broke before the headers were there; or the pool is closed.
+            UpstreamProtocolError: what came is not HTTP/1, or its headers are too large.
+            MisuseError: a header would break out of its line, or the method is none that we send.
+        """
+        channel = self._shared or self._channels.get(asyncio.get_running_loop()) or self._channel()
+        return await channel.open(method, url, headers, body, connect)
+
+    def _channel(self) -> Channel:
+        if self._closed:
+            raise UpstreamUnreachable("The connections to this upstream have been closed.")
+        for loop in [loop for loop in self._channels if loop.is_closed()]:
+            # Nothing can be awaited there any more; its sockets go with it.
+            del self._channels[loop]
+        channel = self._channels[asyncio.get_running_loop()] = self._make()
+        return channel
+
+    async def aclose(self) -> None:
+        """Close what is idle now, the rest as each open answer ends; refuse new calls; leave what is the host's."""
+        self._closed = True
+        channels, self._channels = self._channels, {}
+        here = asyncio.get_running_loop()
+        for loop, channel in channels.items():
+            if loop is here:
+                await channel.aclose()
+            elif not loop.is_closed():
+                loop.call_soon_threadsafe(_close_there, loop, channel)
+
+    def _forget_parent(self) -> None:
+        # Kept, not dropped: destroying a loop's handles in the child would unregister them in the parent, too.
+        _parents.append(self._channels)
+        self._channels = {}
+
+
+def _close_there(loop: asyncio.AbstractEventLoop, channel: Channel) -> None:
+    closing = loop.create_task(channel.aclose())
+    _closing.add(closing)
+    closing.add_done_callback(_closing.discard)
+
+
+_closing: set[asyncio.Task[None]] = set()
+
+
+def _forget_parents() -> None:
+    for pool in list(_pools):
+        pool._forget_parent()  # noqa: SLF001 - this module's own
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parents)
+
+
+def _ours(limits: Limits, trust: Trust, *, fast: bool | None) -> Callable[[], Channel]:
+    if fast is not False:
+        problem = "it is not installed (the extra `speed` brings it)"
+        if importlib.util.find_spec("aiohttp") is not None:
+            from llmproxy_asgi.transport.aiohttp import AiohttpChannel, incompatibility
+
+            problem = incompatibility()
+            if not problem:
+                return functools.partial(AiohttpChannel, limits, trust)
+            _log.warning("aiohttp is not used for calls to upstreams, which makes them slower: %s", problem)
+        if fast:
+            raise MisuseError(f"`fast=True` needs aiohttp, but {problem}.")
+    return functools.partial(InterfaceChannel.built_in, limits, trust)
+
+
+def _theirs(transport: Any) -> Callable[[], Channel]:
+    # Whoever hands in an object of the old httpx has imported it; we never do.
+    for module in (httpx2, sys.modules.get("httpx")):
+        if module is not None:
+            if isinstance(transport, module.AsyncClient):
+                return functools.partial(InterfaceChannel.of_client, module, transport)
+            if isinstance(transport, module.AsyncBaseTransport):
+                return functools.partial(InterfaceChannel.of_transport, module, transport)
+    raise MisuseError("`transport` must be an asynchronous client or transport of httpx2 (or of the old httpx).")

@@ -1,0 +1,167 @@
+"""Certificates: what is believed, and that nothing is sent to who cannot prove who it is."""
+
+import asyncio
+import datetime as dt
+import ipaddress
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from llmproxy_asgi.errors import UpstreamTimeout, UpstreamUnreachable, UpstreamUntrusted
+from llmproxy_asgi.transport import address
+from support_transport import OK, WAYS, Peer, fetch, pool_by, post, replying, serve
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("way", WAYS)]
+
+Served = tuple[ssl.SSLContext, ssl.SSLContext]
+
+
+def certify(folder: Path, *names: str, days: int = 1) -> Served:
+    """A server's context with a self-signed certificate for `names`, and a client's that trusts it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "upstream under test")])
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - dt.timedelta(days=9))
+        .not_valid_after(now + dt.timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([_alternative(named) for named in names]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    chain, private = folder / "certificate.pem", folder / "key.pem"
+    chain.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(chain, private)
+    serving.set_alpn_protocols(["h2", "http/1.1"])
+    return serving, ssl.create_default_context(cafile=str(chain))
+
+
+def _alternative(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Served]:
+    def made(*names: str, days: int = 1) -> Served:
+        return certify(tmp_path, *names, days=days)
+
+    return made
+
+
+async def test_trusted_certificate(way: str, make: Callable[..., Served]) -> None:
+    """With a certificate we trust a call goes through, over HTTP/1.1 although more was on offer, and is kept alive."""
+    serving, trusting = make("localhost")
+    agreed: list[str | None] = []
+
+    async def script(peer: Peer) -> None:
+        agreed.append(peer.writer.get_extra_info("ssl_object").selected_alpn_protocol())
+        await replying(OK)(peer)
+
+    async with serve(script, ssl=serving) as server, pool_by(way, verify=trusting) as pool:
+        for _ in range(3):
+            assert await fetch(pool, server.url) == (200, b"ok")
+        assert len(server.peers) == 1
+    assert agreed == ["http/1.1"]
+
+
+@pytest.mark.parametrize(
+    ("names", "days", "trusted"),
+    [(("localhost",), 1, False), (("elsewhere.example",), 1, True), (("localhost",), -1, True)],
+    ids=["unknown issuer", "another host", "expired"],
+)
+async def test_untrusted_certificate(
+    way: str, make: Callable[..., Served], *, names: tuple[str, ...], days: int, trusted: bool
+) -> None:
+    """A certificate that proves nothing is told apart from a broken connection, and the request is not sent."""
+    serving, trusting = make(*names, days=days)
+    options = {"verify": trusting} if trusted else {}
+
+    async def script(peer: Peer) -> None:
+        raise AssertionError(f"sent {await peer.request()}")
+
+    async with serve(script, ssl=serving) as server, pool_by(way, **options) as pool:
+        with pytest.raises(UpstreamUntrusted) as refused:
+            await post(pool, server.url)
+    assert "localhost" not in refused.value.message
+
+
+async def test_verification_can_be_turned_off(way: str, make: Callable[..., Served]) -> None:
+    """Where the operator says so, any certificate will do."""
+    serving, _ = make("elsewhere.example")
+    async with serve(replying(OK), ssl=serving) as server, pool_by(way, verify=False) as pool:
+        assert await fetch(pool, server.url) == (200, b"ok")
+
+
+async def test_handshake_that_stalls(way: str) -> None:
+    """An upstream that accepts and then says nothing falls under the connect clock, and its socket is closed."""
+
+    async def script(peer: Peer) -> None:
+        await peer.gone()
+
+    async with serve(script) as server, pool_by(way) as pool:
+        with pytest.raises(UpstreamTimeout):
+            await post(pool, address(f"https://127.0.0.1:{server.port}/"), connect=0.1)
+        await server.peers[0].closed.wait()
+
+
+async def test_cancelled_in_the_handshake(way: str) -> None:
+    """Cancelling a call that is still connecting closes its socket."""
+
+    async def script(peer: Peer) -> None:
+        assert await peer.reader.read(1)
+        greeted.set()
+        await peer.gone()
+
+    greeted = asyncio.Event()
+    async with serve(script) as server, pool_by(way) as pool:
+        task = asyncio.create_task(post(pool, address(f"https://127.0.0.1:{server.port}/")))
+        await greeted.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await server.peers[0].closed.wait()
+
+
+async def test_answer_is_not_tls(way: str) -> None:
+    """An upstream that speaks plain HTTP where TLS is expected is unreachable."""
+
+    async def script(peer: Peer) -> None:
+        await peer.reader.read(1)
+        await peer.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with serve(script) as server, pool_by(way) as pool:
+        with pytest.raises(UpstreamUnreachable):
+            await post(pool, address(f"https://127.0.0.1:{server.port}/"))
+
+
+async def test_early_close_over_tls(way: str, make: Callable[..., Served]) -> None:
+    """Closing early closes the socket at once under TLS, too, without waiting for a farewell."""
+    serving, trusting = make("localhost")
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nsome")
+        await peer.gone()
+
+    async with serve(script, ssl=serving) as server, pool_by(way, verify=trusting) as pool:
+        answer = await post(pool, server.url)
+        assert await answer.chunk() == b"some"
+        await answer.aclose()
+        await server.peers[0].closed.wait()

@@ -1,0 +1,72 @@
+"""Addresses and header lines: nothing gets out of its place."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmproxy_asgi.errors import MisuseError
+from llmproxy_asgi.transport.outgoing import address, allowed, block, verb
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "upstream", "/v1", "ftp://upstream/", "http://", "https:///v1", "http://user@upstream/", "http://u:p@upstream/",
+     "https://upstream/#there", "http://upstream:port/", "http://up\nstream/", "http://[::1/", "http://upstream:99999/"],
+)  # fmt: skip
+def test_addresses_that_are_refused(text: str) -> None:
+    """An address is absolute, http or https, and carries neither credentials nor a fragment; the message is silent."""
+    with pytest.raises(MisuseError) as refused:
+        address(text)
+    assert "upstream/" not in refused.value.message
+
+
+@pytest.mark.parametrize("text", ["http://upstream", "https://upstream:8443/v1/a%2Fb?x=1", "http://[::1]:80/"])
+def test_addresses_that_are_read(text: str) -> None:
+    """What is a URL is read once and kept whole."""
+    assert address(text).raw_path == address(str(address(text))).raw_path
+
+
+def test_lines_as_they_go_out() -> None:
+    """Headers keep their order and spelling."""
+    assert block([(b"X-One", b"1"), (b"x-two", b"a\tb"), (b"e", b"")]) == b"X-One: 1\r\nx-two: a\tb\r\ne: \r\n"
+
+
+LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [^\x00-\x08\x0a-\x1f\x7f]*")
+
+
+@given(st.lists(st.tuples(st.binary(max_size=6), st.binary(max_size=8)), max_size=4))
+def test_whatever_is_given_stays_in_its_line(headers: list[tuple[bytes, bytes]]) -> None:
+    """Any names and values give exactly one clean line each, or are refused together."""
+    fine = all(LINE.fullmatch(b"%b: %b" % header) and b":" not in header[0] for header in headers)
+    if fine:
+        assert block(headers).split(b"\r\n") == [*(b"%b: %b" % header for header in headers), b""]
+    else:
+        with pytest.raises(MisuseError):
+            block(headers)
+
+
+def test_two_lines_in_one_value() -> None:
+    """A value that is a well-formed second header is refused all the same."""
+    with pytest.raises(MisuseError):
+        block([(b"x", b"1\r\nauthorization: mine")])
+
+
+def test_host_and_coding_may_be_given() -> None:
+    """Our host and coding are defaults."""
+    given_headers = [(b"Host", b"other"), (b"Accept-Encoding", b"gzip")]
+    assert allowed(given_headers, b"upstream", "GET", b"") == given_headers
+
+
+def test_an_empty_post_says_so() -> None:
+    """A POST always tells its length, a GET only if there is one."""
+    assert (b"content-length", b"0") in allowed([], b"upstream", "POST", b"")
+    assert (b"content-length", b"2") in allowed([], b"upstream", "GET", b"{}")
+
+
+@pytest.mark.parametrize("method", ["get", "CONNECT", "TRACE", "POST ", "", "X\r\n"])
+def test_methods_that_are_refused(method: str) -> None:
+    """Only the usual methods are sent, in capitals."""
+    with pytest.raises(MisuseError):
+        verb(method)
