@@ -11,8 +11,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmproxy_asgi.access.identify import Identify
-from llmproxy_asgi.config.loader import ConfigSource
-from llmproxy_asgi.gateway import Gateway, Transports
+from llmproxy_asgi.gateway import ConfigSource, Gateway, Transports
 
 
 class LLMProxy:

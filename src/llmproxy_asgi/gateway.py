@@ -13,7 +13,8 @@ from starlette.requests import HTTPConnection
 
 from llmproxy_asgi.access.identify import Identify, as_principal
 from llmproxy_asgi.access.keys import Grant
-from llmproxy_asgi.config.loader import ConfigSource, load
+from llmproxy_asgi.config.loader import load
+from llmproxy_asgi.config.schema import Source
 from llmproxy_asgi.conversation import Message, Request, Response, StreamEvent
 from llmproxy_asgi.endpoints.routes import CHAT, Endpoints
 from llmproxy_asgi.engine import Engine
@@ -27,6 +28,9 @@ from llmproxy_asgi.transport import HostTransport
 if TYPE_CHECKING:
     import anthropic
     import openai
+
+ConfigSource: TypeAlias = Source | Sequence[Source]
+"""A path, a dict, a `Config`, or several of these, later over earlier."""
 
 Messages: TypeAlias = Sequence[Message | Mapping[str, Any]]
 """Chat-shaped dicts, or the model's own `Message`, or both."""

@@ -15,7 +15,11 @@ SCOPE_KEY = "llmproxy.principal"
 MAX_ID = 255
 
 
-@dataclass(frozen=True, slots=True, kw_only=False)
+def _no_claims() -> Mapping[str, Any]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
 class Principal:
     """Who is calling.
 
@@ -33,7 +37,7 @@ class Principal:
     id: str
     display_name: str | None = None
     groups: tuple[str, ...] = ()
-    claims: Mapping[str, Any] = field(default=MappingProxyType({}), hash=False)
+    claims: Mapping[str, Any] = field(default_factory=_no_claims, hash=False)
     tenant: str = ""
 
     def __post_init__(self) -> None:
