@@ -19,6 +19,7 @@ from llmproxy_asgi.errors import (
     UpstreamQuotaSpent,
     UpstreamRateLimited,
     UpstreamRefused,
+    UpstreamTimeout,
 )
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.base import Headers, Problem
@@ -51,8 +52,15 @@ _STATUSES = {
     "overloaded_error": 529,
 }
 _CONTEXT_CODES = frozenset({"context_length_exceeded", "context_window_exceeded", "prompt_too_long"})
+_ANY = ErrorKind.BAD_REQUEST
 _MAX_WAIT = 3600.0
 _REASON_MAX = 4000
+
+
+class RefusedByModel(UpstreamRefused):
+    """A refusal that another model may not repeat: too long for this one, or this one is not there."""
+
+    failover = True
 
 
 # ── ours in Anthropic's words ────────────────────────────────────────────────────────────────────────────────────────
@@ -84,7 +92,8 @@ def error_body(error: GatewayError, request_id: str | None = None) -> bytes:
 
 def _status(error: GatewayError) -> int:
     if error.kind is ErrorKind.OVERLOADED:
-        return 529
+        told = getattr(error, "upstream_status", None)
+        return told if told in {503, 529} else 529
     if error.kind is ErrorKind.BILLING:
         return 402
     return error.status
@@ -140,15 +149,15 @@ def _upstream_error(
         "retry_after": wait,
     }
     if status in {401, 403}:
-        return UpstreamAuthFailed("The upstream refused the gateway's credential.", **same)
+        return UpstreamAuthFailed("The upstream refused the gateway's credential.", **{**same, **_SECRET})
     if status == 402 or kind == "billing_error":
-        return UpstreamQuotaSpent("The gateway's quota at the upstream is spent.", **same)
+        return UpstreamQuotaSpent("The gateway's quota at the upstream is spent.", **{**same, **_SECRET})
     if status == 429:
         return UpstreamRateLimited(_reason(native, "The upstream limits the rate of requests."), **same)
     if status in {503, 529} or kind == "overloaded_error":
         return UpstreamOverloaded("The upstream is overloaded.", **same)
-    if status == 504:
-        return UpstreamFailed("The upstream took too long.", status=504, kind=ErrorKind.TIMEOUT, **same)
+    if status in {408, 504}:
+        return UpstreamTimeout("The upstream took too long, by its own account.", **same)
     if 400 <= status < 500:
         return _refused(status, native, same)
     if native is None:
@@ -156,6 +165,8 @@ def _upstream_error(
     return UpstreamFailed("The upstream failed.", **same)
 
 
+_SECRET: dict[str, Any] = {"native": None, "protocol": None, "code": None}
+"""What an error about the operator's own account must not carry on."""
 _REFUSED_KINDS = {
     404: ErrorKind.MODEL_NOT_FOUND,
     409: ErrorKind.CONFLICT,
@@ -165,16 +176,9 @@ _REFUSED_KINDS = {
 
 
 def _refused(status: int, native: Mapping[str, Any] | None, same: dict[str, Any]) -> UpstreamError:
-    if native is None:
-        return UpstreamRefused("The upstream refused the request.", status=status, kind=_kind(status, None), **same)
-    message = _reason(native, "The upstream refused the request.")
-    return UpstreamRefused(message, status=status, kind=_kind(status, same["code"]), **same)
-
-
-def _kind(status: int, code: str | None) -> ErrorKind:
-    if code in _CONTEXT_CODES:
-        return ErrorKind.CONTEXT_LENGTH
-    return _REFUSED_KINDS.get(status, ErrorKind.BAD_REQUEST)
+    kind = ErrorKind.CONTEXT_LENGTH if same["code"] in _CONTEXT_CODES else _REFUSED_KINDS.get(status, _ANY)
+    refusal = RefusedByModel if kind in {ErrorKind.CONTEXT_LENGTH, ErrorKind.MODEL_NOT_FOUND} else UpstreamRefused
+    return refusal(_reason(native, "The upstream refused the request."), status=status, kind=kind, **same)
 
 
 def _reason(native: Mapping[str, Any] | None, otherwise: str) -> str:
