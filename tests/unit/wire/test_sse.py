@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import httpx2
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmproxy_asgi.wire import sse
@@ -25,12 +25,14 @@ STREAMS: dict[str, tuple[bytes, list[Event]]] = {
     "named": (b"event: ping\ndata: {}\n\nevent: stop\ndata: 1\n\n", [("ping", b"{}"), ("stop", b"1")]),
     "named, CRLF": (b"event: ping\r\ndata: {}\r\n\r\n", [("ping", b"{}")]),
     "named, data first": (b"data: x\nevent: late\n\n", [("late", b"x")]),
+    "named with spaces": (b"event:  a \ndata: x\n\n", [(" a ", b"x")]),
     "named twice": (b"event: a\nevent: b\ndata: x\n\n", [("b", b"x")]),
     "named by nothing": (b"event: a\nevent:\ndata: x\n\nevent: \ndata: y\n\n", [(None, b"x"), (None, b"y")]),
     "a name lasts one event": (b"event: a\n\ndata: x\n\n", [(None, b"x")]),
     "line ends mixed": (b"data: a\r\ndata: b\rdata: c\n\r\ndata: d\r\r\n", [(None, b"a\nb\nc"), (None, b"d")]),
     "LF then CR": (b"data: a\n\rdata: b\n\r\n", [(None, b"a"), (None, b"b")]),
     "CR CR among LF": (b"data: a\r\rb\n\ndata: c\n\n", [(None, b"a"), (None, b"c")]),
+    "one line more than CRLF tells": (b"data: a\ndata: b\r\n\r\n", [(None, b"a\nb")]),
     "as many CR as LF": (b"data: a\r\rb\r\n\n\ndata: c\r\n\r\n", [(None, b"a"), (None, b"c")]),
     "several lines": (b"data: a\ndata: b\ndata\ndata:\n\n", [(None, b"a\nb\n\n")]),
     "one space goes": (b"data:a\n\ndata:  a\n\ndata:\ta\n\n", [(None, b"a"), (None, b" a"), (None, b"\ta")]),
@@ -162,6 +164,14 @@ def test_decodes_as_the_reference(stream: bytes, cuts: list[int]) -> None:
     assert events(decode(cut_at(stream, cuts))) == reference(stream)
 
 
+@pytest.mark.verify
+@settings(max_examples=100_000)
+@given(stream=streams | regular_streams(), cuts=st.lists(st.integers(0, 400), max_size=8))
+def test_decodes_as_the_reference_for_long(stream: bytes, cuts: list[int]) -> None:
+    """Any stream, cut anywhere, gives what the rules give: a hundred thousand of them."""
+    assert events(decode(cut_at(stream, cuts))) == reference(stream)
+
+
 @given(stream=streams | regular_streams())
 def test_delivers_without_delay(stream: bytes) -> None:
     """After each byte, all events that are finished by then have been delivered."""
@@ -251,6 +261,14 @@ def test_relay_copies_nothing_it_need_not(end: bytes) -> None:
     assert splitter.complete(read) is read
 
 
+def test_first_byte_is_not_held_back() -> None:
+    """Only what may become a byte order mark waits for its rest; a keep-alive does not."""
+    assert FrameSplitter().complete(b"\n") == b"\n"
+    splitter = FrameSplitter()
+    assert splitter.complete(b"\xef\xbb") == b""
+    assert splitter.complete(b"\xbf\n") == b"\n"
+
+
 def test_late_line_feed_is_not_held_back() -> None:
     """The LF of a CRLF that the network cut reaches a strict client at once, not with the next event."""
     splitter = FrameSplitter()
@@ -290,6 +308,7 @@ def test_limit_counts_one_frame_at_a_time(feeder: Feeder) -> None:
     """A read of many small frames or blank lines may be longer than the limit."""
     feed = feeder(11)
     feed(b"data: a\n\n" * 20 + b"\n" * 50 + b"data: a\n\n")
+    feed(b"\r\n" * 50 + b"data: a\n\n")
     feed(b"data: a\r\n" + b"\r\n" + b"data:")
     feed(b" b\n\n" + b"data: c\n\n" * 5)
 
@@ -348,7 +367,15 @@ def test_encoded_is_decoded_as_one_event(data: bytes, event: str | None) -> None
 def test_encoded_bytes() -> None:
     """The form is the one that the strictest client reads: one space, LF, no other field."""
     assert encode(b"{}") == b"data: {}\n\n"
+    assert encode(b"a\nb\rc") == b"data: a\ndata: b\ndata: c\n\n"
+    assert encode(b"a\n") == encode(b"a\r") == b"data: a\ndata: \n\n"
     assert encode(b"a\r\nb", "x.y") == b"event: x.y\ndata: a\ndata: b\n\n"
+
+
+def test_comment_bytes() -> None:
+    """Each line of a comment is one."""
+    assert comment("keep-alive") == b": keep-alive\n\n"
+    assert comment("a\r\nb\n") == b": a\n: b\n: \n\n"
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a\n", "a\ndata: x", "a\r", "a:b", "é", "a\u2028", "a\0"])
