@@ -19,5 +19,6 @@ def configuration(upstream: str, *, keys: bool) -> dict[str, Any]:
     return {"providers": {"bench": provider}, "access": access}
 
 
-app = Starlette()
-app.mount("/llm", LLMProxy(configuration(os.environ["BENCH_UPSTREAM"], keys=os.environ.get("BENCH_ACCESS") == "keys")))
+proxy = LLMProxy(configuration(os.environ["BENCH_UPSTREAM"], keys=os.environ.get("BENCH_ACCESS") == "keys"))
+app = Starlette(lifespan=proxy.lifespan)
+app.mount("/llm", proxy)

@@ -384,7 +384,8 @@ make bench ARGS=--quick                                                  # about
 ```
 
 - **Requests**: plain requests, each connection sending its next one when the last is answered. *CPU* is user and system
-  time of the server's process. *Added* is the median latency less the median of asking the upstream directly.
+  time of the server's process. *Added* is the median latency less the median of asking the upstream directly. Where
+  requests per second seen are far below requests per CPU second, something else was using the server's core.
 - **Paced**: one chunk each 20 ms in each stream, so nearly every chunk is a wake-up of its own, as in life. What the
   idle server uses is taken off. *Lag* is the time from the upstream's write to the client's read.
 - **Full speed**: streams of 256 chunks without pauses, so many chunks arrive in one read.
