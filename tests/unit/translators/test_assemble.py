@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from conversations.strategies import broken_rows, event_rows, responses
 from llmproxy_asgi.conversation import (
     ArgumentsDelta,
+    Candidate,
     Ended,
     Failed,
     Finish,
@@ -16,6 +17,7 @@ from llmproxy_asgi.conversation import (
     InlineData,
     Media,
     MediaDelta,
+    Opaque,
     PartDelta,
     PartEnded,
     PartStarted,
@@ -138,6 +140,30 @@ def test_seals_add_up() -> None:
         Ended(),
     ]
     assert fold(row).candidates[0].parts == (Reasoning(seals=tuple(seals)),)
+
+
+def test_any_part_can_be_sealed_by_a_delta() -> None:
+    """A seal that comes for a part which has no text of its own is kept with it."""
+    seal = Seal(issuer="gemini", kind="signature", data="a")
+    header = Opaque(protocol="p", kind="k", data={})
+    row: list[StreamEvent] = [
+        STARTED,
+        PartStarted(0, 0, header),
+        PartDelta(0, 0, SealDelta(seal)),
+        PartEnded(0, 0),
+        STOP,
+        Ended(),
+    ]
+    assert fold(row).candidates[0].parts == (Opaque(protocol="p", kind="k", data={}, seals=(seal,)),)
+
+
+def test_an_empty_text_unfolds_without_deltas() -> None:
+    """No delta is made up for what says nothing."""
+    candidate = Candidate(parts=(Text(text=""),), finish=Finish(reason=FinishReason.STOP))
+    response = Response(id="r", model="m", created_at=STARTED.created_at, candidates=(candidate,))
+    events = list(unfold(response))
+    assert [type(event) for event in events] == [Started, PartStarted, PartEnded, Finished, Ended]
+    assert fold(events) == response
 
 
 def test_the_last_usage_counts() -> None:

@@ -44,7 +44,9 @@ class Chunk(msgspec.Struct):
 class ToyScan(Scan):
     """Ends with a finish, says so with `END`; usage comes alone, only for those who asked."""
 
-    pattern = re.compile(rb'"(?:finish":"|usage":\d|error":")|END')
+    pattern: ClassVar[re.Pattern[bytes] | tuple[re.Pattern[bytes], ...]] = re.compile(
+        rb'"(?:finish":"|usage":\d|error":")|END'
+    )
 
     def __init__(self, *, usage_wanted: bool = True) -> None:
         self._usage_wanted = usage_wanted
@@ -138,6 +140,19 @@ def test_a_stream_passes_as_it_is_at_every_split(line_end: bytes) -> None:
         assert events == [STARTED, FINISHED, USED, Ended()]
 
 
+class ScanOfSeveral(ToyScan):
+    """The same eyes, with one expression for each thing to see."""
+
+    pattern = (re.compile(rb'"finish":"'), re.compile(rb'"usage":\d'), re.compile(rb'"error":"'), re.compile(rb"END"))
+
+
+def test_several_expressions_are_as_good_as_one() -> None:
+    """A scan may name its marks one by one; that is faster and tells the same."""
+    stream = b"".join(GOOD)
+    for reads in splits(stream):
+        assert run(relay(ScanOfSeveral()), reads) == run(relay(), reads)
+
+
 @given(st.lists(texts(), max_size=5), st.lists(st.integers(0, 400), max_size=5))
 def test_any_words_pass(words: list[str], cuts: list[int]) -> None:
     """No text of the model is taken for anything else, at any split."""
@@ -209,6 +224,25 @@ def test_a_nested_model_is_renamed_once() -> None:
         assert raw.startswith(b'data: {"message":{"model":"a"},"model":"x"}')
     raw, _ = run(Relay(NestedScan(), asked="a"), [first, later, FINISH, END])
     assert raw.endswith(later + FINISH + END)
+
+
+def test_a_model_that_is_not_where_it_should_be_is_left_alone() -> None:
+    """What stands on the way to the name may be anything, even no object."""
+    stream = [b'data: {"message":"none"}\n\n', FINISH, END]
+    assert run(Relay(NestedScan(), asked="a"), stream)[0] == b"".join(stream)
+
+
+class SignlessScan(ToyScan):
+    """A protocol without an end sign of its own."""
+
+    end_sign = Scan.end_sign
+
+
+def test_a_protocol_may_have_no_end_sign() -> None:
+    """Where the finish is the end nothing is added at the close."""
+    raw, events = run(relay(SignlessScan()), [*HELLO, FINISH])
+    assert raw == b"".join([*HELLO, FINISH])
+    assert events[-1] == Ended()
 
 
 def test_usage_that_nobody_asked_for_is_left_out() -> None:
