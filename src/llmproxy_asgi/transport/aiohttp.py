@@ -18,6 +18,7 @@ from aiohttp import ClientRequest, ClientTimeout, TCPConnector, ThreadedResolver
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
+from aiohttp.hdrs import CONTENT_ENCODING
 from aiohttp.http import HttpProcessingError
 from aiohttp.streams import EofStream, StreamReader
 from typing_extensions import override
@@ -32,7 +33,7 @@ from llmproxy_asgi.errors import (
 )
 from llmproxy_asgi.transport.answer import Answer
 from llmproxy_asgi.transport.channel import Limits, Trust
-from llmproxy_asgi.transport.outgoing import Address, Headers, allowed, block, verb
+from llmproxy_asgi.transport.outgoing import Address, Headers, beginning, lines, verb
 
 # aiohttp stops reading from the socket at twice this many bytes, so that a slow reader slows the upstream down.
 _READ_BUFFER = 64 * 1024
@@ -77,7 +78,9 @@ class _Line(ResponseHandler):
 
     def begin(self) -> None:
         """Forget the last answer."""
-        self.heard, self._heading, self.body = 0, True, None
+        self.heard = 0
+        self._heading = True
+        self.body = None
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -126,6 +129,7 @@ class _Route(ClientRequest):
         self.address = url
         self.netloc = url.netloc
         self.line_end = b" " + url.raw_path + b" HTTP/1.1\r\n"
+        self.usual = beginning(url.netloc)
         self._key = super().connection_key
 
     @property
@@ -159,37 +163,34 @@ class AiohttpChannel:
     async def open(self, method: str, url: Address, headers: Headers, body: bytes, connect: float) -> Answer:
         """As `Pool.open`."""
         route = self._routes.get(id(url)) or await self._route(url)
-        head = verb(method) + route.line_end + block(allowed(headers, route.netloc, method, body)) + b"\r\n"
+        head = verb(method) + route.line_end + lines(headers, route.usual, route.netloc, method, body)
+        within = self._timeouts.get(connect) or self._timeout(connect)
         if self._closed:
             raise UpstreamUnreachable("The connections to this upstream have been closed.")
         self._calls += 1
-        try:
-            return await self._ask(route, head, body, self._timeout(connect), bodiless=method == "HEAD")
-        except BaseException:
-            self._done()
-            raise
-
-    async def _ask(
-        self, route: _Route, head: bytes, body: bytes, within: ClientTimeout, *, bodiless: bool
-    ) -> "AiohttpAnswer":
         tried_again = False
         while True:
-            connection, line = await self._take(route, within)
+            try:
+                connection, line = await self._take(route, within)
+            except BaseException:
+                self._done()
+                raise
             used, line.used = line.used, True
             try:
-                message, payload = await self._exchange(line, head, body, bodiless=bodiless)
+                message, payload = await self._exchange(line, head, body, bodiless=method == "HEAD")
             except BaseException as broken:
                 fault = _fault(broken, line)
                 line.abort()
                 connection.close()
+                if used and not line.heard and not tried_again and isinstance(fault, UpstreamUnreachable):
+                    tried_again = True
+                    # Whatever else has been lying about may be as dead as this one was.
+                    self._close_idle()
+                    continue
+                self._done()
                 if fault is None:
                     raise
-                if not used or line.heard or tried_again or not isinstance(fault, UpstreamUnreachable):
-                    raise fault from broken
-                tried_again = True
-                # Whatever else has been lying about may be as dead as this one was.
-                self._close_idle()
-                continue
+                raise fault from broken
             return AiohttpAnswer(self, connection, line, message, payload)
 
     async def _take(self, route: _Route, within: ClientTimeout) -> tuple[Connection, _Line]:
@@ -241,19 +242,15 @@ class AiohttpChannel:
     def keep(self, connection: Connection, line: _Line) -> None:
         """Take a connection back whose answer was read whole."""
         transport = line.transport
-        if (
-            self._closed
-            or transport is None
-            or len(self.idle) >= self.limits.max_keepalive
-            or line.should_close
-            # Answered before it had read all of the request: the rest would precede the next one.
-            or transport.get_write_buffer_size()
-        ):
-            connection.close()
-        else:
+        # Something left to send: it answered without reading all of the request, and the rest would precede the next.
+        if transport is None or transport.get_write_buffer_size():
+            line.abort()
+        elif self._closed or len(self.idle) >= self.limits.max_keepalive:
+            line.force_close()
+        connection.release()
+        if line.transport is not None:
             line.resting = True
             self.idle.add(line)
-            connection.release()
         self._done()
 
     def drop(self, connection: Connection, line: _Line) -> None:
@@ -281,14 +278,11 @@ class AiohttpChannel:
             await self._connector.close()
 
     def _timeout(self, connect: float) -> ClientTimeout:
-        timeout = self._timeouts.get(connect)
-        if timeout is None:
-            if len(self._timeouts) >= _ROUTES:
-                self._timeouts.clear()
-            # aiohttp would round longer waits up to a whole second.
-            timeout = ClientTimeout(total=None, connect=connect, ceil_threshold=float("inf"))
-            self._timeouts[connect] = timeout
-        return timeout
+        if len(self._timeouts) >= _ROUTES:
+            self._timeouts.clear()
+        # aiohttp would round longer waits up to a whole second.
+        within = self._timeouts[connect] = ClientTimeout(total=None, connect=connect, ceil_threshold=float("inf"))
+        return within
 
     async def _route(self, url: Address) -> _Route:
         context = await self._trust.context() if url.scheme == "https" else None
@@ -312,9 +306,8 @@ class AiohttpAnswer(Answer):
         message: Any,
         payload: StreamReader,
     ) -> None:
-        headers = message.headers
-        encoding = ",".join(headers.getall("content-encoding")) if "content-encoding" in headers else None
-        super().__init__(message.code, encoding)
+        codings = message.headers.getall(CONTENT_ENCODING, None)
+        super().__init__(message.code, None if codings is None else ",".join(codings))
         self._channel = channel
         self._connection: Connection | None = connection
         self._line = line
@@ -327,6 +320,16 @@ class AiohttpAnswer(Answer):
     def raw_headers(self) -> Sequence[tuple[bytes, bytes]]:
         raw: Sequence[tuple[bytes, bytes]] = self._message.raw_headers
         return raw
+
+    @override
+    def header(self, name: str) -> str | None:
+        values = self._message.headers.getall(name, None)
+        if values is None:
+            return None
+        if len(values) == 1 and values[0].isascii() and values[0].isprintable():
+            only: str = values[0]
+            return only
+        return super().header(name)
 
     @override
     async def raw(self) -> bytes:

@@ -30,7 +30,7 @@ class Answer(ABC):
     def __init__(self, status: int, content_encoding: str | None) -> None:
         self.status = status
         self._headers: dict[str, str] | None = None
-        self._decoder = decoder(content_encoding)
+        self._decoder = decoder(content_encoding) if content_encoding else None
         self._surplus: memoryview | None = None
 
     @property

@@ -4,7 +4,6 @@ Framing belongs to this package. A header that says how the body is delimited or
 out wherever it comes from, so no two readers of one request can disagree about where it ends.
 """
 
-import re
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -36,8 +35,11 @@ _OURS = frozenset(
     }
 )
 
-# RFC 9110, 5.1 and 5.5: a token, and anything but line breaks and NUL; other controls are refused as well.
-_BLOCK = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++: [\t\x20-\x7e\x80-\xff]*+\r\n)*+")
+_SPECIAL = _OURS | {b"host", b"accept-encoding"}
+
+# RFC 9110, 5.1 and 5.5: a name is a token; a value has no line break and no NUL, nor for us any other control but tab.
+_TOKEN = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_TEXT = bytes(byte for byte in range(256) if byte == 9 or (byte >= 32 and byte != 127))
 
 
 def address(text: str) -> Address:
@@ -90,17 +92,42 @@ def allowed(headers: Headers, netloc: bytes, method: str, body: bytes) -> list[t
     return kept
 
 
-def block(headers: Headers) -> bytes:
-    """Header lines as they go out, checked as a whole.
+def beginning(netloc: bytes) -> bytes:
+    """The lines that every request to a host begins with unless its headers say otherwise."""
+    return b"host: " + netloc + b"\r\naccept-encoding: identity\r\n"
+
+
+def lines(headers: Headers, usual: bytes, netloc: bytes, method: str, body: bytes) -> bytes:
+    """All header lines of one request and the empty one after them: `allowed` and `block` at a fraction of the cost.
+
+    `usual` is the `beginning` for this `netloc`.
 
     Raises:
         MisuseError: a name or value could break out of its line.
     """
-    lines = b"".join([b"%b: %b\r\n" % pair for pair in headers])
-    # As many line ends as headers, or a value has brought its own.
-    if _BLOCK.fullmatch(lines) is None or lines.count(b"\n") != len(headers):
+    if not _SPECIAL.isdisjoint([name.lower() for name, _ in headers]):
+        return block(allowed(headers, netloc, method, body)) + b"\r\n"
+    if body or method not in _BODILESS:
+        return b"%b%bcontent-length: %d\r\n\r\n" % (usual, block(headers), len(body))
+    return b"%b%b\r\n" % (usual, block(headers))
+
+
+def block(headers: Headers) -> bytes:
+    """Header lines as they go out.
+
+    Raises:
+        MisuseError: a name or value could break out of its line.
+    """
+    names = [name for name, _ in headers]
+    joined = b"".join([b"%b: %b\r\n" % pair for pair in headers])
+    # Without everything that may stand in a line, what is left is the line ends; more would be a value's own.
+    if (
+        joined.translate(None, _TEXT) != b"\r\n" * len(names)
+        or b"".join(names).translate(None, _TOKEN)
+        or not all(names)
+    ):
         raise MisuseError(
             "A header of this call holds a line break or another character that HTTP does not allow; nothing was sent. "
             "The usual cause is a credential with a stray line break."
         )
-    return lines
+    return joined

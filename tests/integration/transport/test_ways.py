@@ -1,6 +1,7 @@
 """Whichever way a pool takes, the same thing happens: bytes, connections and errors over real sockets."""
 
 import asyncio
+import functools
 import gzip
 import re
 import socket
@@ -490,6 +491,7 @@ async def test_empty_compressed_answer(way: str) -> None:
         assert await fetch(pool, server.url) == (200, b"")
 
 
+@functools.cache
 def bomb(size: int) -> bytes:
     squeeze = zlib.compressobj(9, wbits=31)
     zeros = bytes(1 << 20)
