@@ -183,7 +183,9 @@ class Bench:
                 if contestant.name == "keys":
                     continue
                 with self._server(contestant) as running:
-                    self.findings.starts[contestant.name].append(self._first_answer(running, contestant))
+                    wall = self._first_answer(running, contestant)
+                    cost = startup.Cost(wall, processes.cpu_seconds(running.pid))
+                    self.findings.starts[contestant.name].append(cost)
                     if number < self.plan.memory:
                         job = load.Hold(subject=contestant.subject(running.port, running.pid), streams=_HELD)
                         self.findings.add("hold", contestant.name, self._load.play(job))
