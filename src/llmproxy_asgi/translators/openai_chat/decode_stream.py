@@ -60,10 +60,11 @@ from llmproxy_asgi.translators.openai_chat.words import (
     standard_base64,
 )
 from llmproxy_asgi.translators.pairing import arguments_object
-from llmproxy_asgi.wire.sse import Decoder, EventTooLarge, Frame
+from llmproxy_asgi.wire.sse import DEFAULT_MAX_EVENT, Decoder, EventTooLarge, Frame, FrameSplitter
 
 _NOT_AN_EVENT = Batch(())
 _EPOCH = datetime.fromtimestamp(0, UTC)
+_BLANK = b"\n\n"
 _SOUND = ("data", "transcript", "id")
 _LATEST = 253_402_300_799
 """The last second that a date can name."""
@@ -164,7 +165,9 @@ class ChatStreamDecoder(StreamDecoder):
         self._call_ids = outgoing.call_ids
         self._emulated = outgoing.emulated
         self._upstream = upstream
-        self._frames = Decoder()
+        self._splitter = FrameSplitter()
+        self._complete = self._splitter.complete
+        self._frames = Decoder(max_event=DEFAULT_MAX_EVENT + len(_BLANK))  # `close` adds what was forgotten
         self._id = ""
         self._candidates: dict[int, _Candidate] = {}
         self._usage: Any = None
@@ -177,11 +180,16 @@ class ChatStreamDecoder(StreamDecoder):
             return _NOT_AN_EVENT
         out: list[StreamEvent] = []
         try:
-            frames = self._frames.feed(data)
+            block = self._complete(data)
         except EventTooLarge:
             self._fail(UpstreamProtocolError("The upstream sent an event that is too large."), out)
             return Batch(out)
-        self._read(frames, out)
+        if not block:
+            return _NOT_AN_EVENT
+        if block.startswith(b"data: {") and block.count(b"\n") == 2 and block.endswith(_BLANK) and b"\r" not in block:
+            self._read_chunk(block[6:-2], out)  # what a read nearly always is: one chunk on one line
+        else:
+            self._read(self._frames.feed(block), out)
         return Batch(out)
 
     @override
@@ -189,7 +197,9 @@ class ChatStreamDecoder(StreamDecoder):
         if self._over:
             return _NOT_AN_EVENT
         out: list[StreamEvent] = []
-        self._read(self._frames.close(), out)
+        tail = self._splitter.tail
+        if tail:
+            self._read(self._frames.feed(tail + _BLANK), out)
         if not self._over:
             self._end(out)
         return Batch(out)
@@ -204,20 +214,23 @@ class ChatStreamDecoder(StreamDecoder):
 
     def _read(self, frames: list[Frame], out: list[StreamEvent]) -> None:
         for frame in frames:
-            data = frame.data
-            if data[:1] == b"{":
-                try:
-                    chunk = CHUNK.decode(data)
-                except (msgspec.MsgspecError, ValueError, RecursionError):
-                    self._fail(UpstreamProtocolError("The upstream sent an event that cannot be read."), out)
-                    return
-                self._chunk(chunk, out)
-            elif data.strip() == b"[DONE]":
+            data = frame.data.strip()
+            if frame.event == "error":
+                self._fail(decode_error_object(_loose(data)), out)
+            elif data == b"[DONE]":
                 self._end(out)
-            elif data.strip():
-                self._fail(UpstreamProtocolError("The upstream sent an event that cannot be read."), out)
+            elif data:
+                self._read_chunk(data, out)
             if self._over:
                 return
+
+    def _read_chunk(self, data: bytes, out: list[StreamEvent]) -> None:
+        try:
+            chunk = CHUNK.decode(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            self._fail(UpstreamProtocolError("The upstream sent an event that cannot be read."), out)
+        else:
+            self._chunk(chunk, out)
 
     # ── the frame of the stream ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -597,6 +610,14 @@ def unwrapped_input(arguments: str) -> str:
     if type(text) is str and len(found) == 1:
         return text
     return "" if not found else arguments
+
+
+def _loose(data: bytes) -> Any:
+    """An error's data, whatever of it can be read."""
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _redacted(text: str, seals: list[Seal]) -> bool:

@@ -87,6 +87,8 @@ class _Choice:
         "calls",
         "details",
         "entries",
+        "flow",
+        "held",
         "images",
         "length",
         "media",
@@ -102,6 +104,9 @@ class _Choice:
         self.opened = head + b'{"index":%d,"delta":{' % index
         self.text = self.opened + b'"content":'
         self.refused = False
+        self.flow = -1
+        """The text part that is open. Another one waits until it ends: a reader sees one text."""
+        self.held: dict[int, list[PartStarted | PartDelta | PartEnded]] = {}
         self.length = 0
         """Code points of text so far: annotations count from the message's start."""
         self.offsets: dict[int, int] = {}
@@ -145,13 +150,11 @@ class ChatStreamEncoder(StreamEncoder):
             if type(event) is PartDelta:
                 delta = event.delta
                 if type(delta) is TextDelta:
-                    choice = choices.get(event.candidate) or self._choice(event.candidate, out)
-                    text = delta.text
-                    if text:
-                        choice.length += len(text)
-                        out.append(choice.text + _json(text) + self._delta_end)
-                    continue
-                if type(delta) is ArgumentsDelta:
+                    choice = choices[event.candidate]
+                    if choice.flow == event.index:
+                        self._speak(choice, delta.text, out)
+                        continue
+                elif type(delta) is ArgumentsDelta:
                     self._go_on_with_call(choices[event.candidate], event.index, delta.text, out)
                     continue
             if self._over:
@@ -161,13 +164,14 @@ class ChatStreamEncoder(StreamEncoder):
 
     def _event(self, event: StreamEvent, out: list[bytes]) -> None:
         match event:
-            case PartDelta():
+            case PartDelta() | PartStarted() | PartEnded():
                 choice = self._choice(event.candidate, out)
-                self._other_delta(choice, event.index, event.delta, out)
-            case PartStarted():
-                self._start_part(self._choice(event.candidate, out), event.index, event.part, out)
-            case PartEnded():
-                self._end_part(self._choice(event.candidate, out), event.index, event.part, out)
+                if event.index in choice.held:
+                    choice.held[event.index].append(event)
+                elif isinstance(event, PartStarted) and isinstance(event.part, Text) and choice.flow >= 0:
+                    choice.held[event.index] = [event]
+                else:
+                    self._part(choice, event, out)
             case Started():
                 self._start(event, out)
             case UsageReported():
@@ -243,9 +247,31 @@ class ChatStreamEncoder(StreamEncoder):
 
     # ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _part(self, choice: _Choice, event: PartStarted | PartDelta | PartEnded, out: list[bytes]) -> None:
+        match event:
+            case PartStarted():
+                self._start_part(choice, event.index, event.part, out)
+            case PartDelta():
+                self._other_delta(choice, event.index, event.delta, out)
+            case PartEnded():
+                self._end_part(choice, event.index, event.part, out)
+                if event.index == choice.flow:
+                    choice.flow = -1
+                    self._release(choice, out)
+            case _:
+                assert_never(event)
+
+    def _release(self, choice: _Choice, out: list[bytes]) -> None:
+        """Let the text part that has waited longest go on."""
+        waiting = next(iter(choice.held), None)
+        if waiting is not None:
+            for event in choice.held.pop(waiting):
+                self._part(choice, event, out)
+
     def _start_part(self, choice: _Choice, index: int, part: Part, out: list[bytes]) -> None:
         match part:
             case Text():
+                choice.flow = index
                 choice.offsets[index] = choice.length
                 self._speak(choice, part.text, out)
                 self._cite(choice, index, part.citations)
@@ -273,7 +299,7 @@ class ChatStreamEncoder(StreamEncoder):
             case RefusalDelta():
                 self._refuse(choice, delta.text, out)
             case SealDelta():
-                self._seal(choice, index, (delta.seal,), out)
+                self._seal_late(choice, index, delta.seal, out)
             case CitationDelta():
                 self._cite(choice, index, (delta.citation,))
             case LogprobsDelta():
@@ -281,8 +307,10 @@ class ChatStreamEncoder(StreamEncoder):
                 out.append(choice.opened + fields + self._tail)
             case MediaDelta():
                 self._go_on_with_media(choice, index, delta, out)
-            case TextDelta() | ArgumentsDelta():  # written by `feed`
-                pass
+            case TextDelta():
+                self._speak(choice, delta.text, out)
+            case ArgumentsDelta():
+                self._go_on_with_call(choice, index, delta.text, out)
             case _:
                 assert_never(delta)
 
@@ -296,7 +324,8 @@ class ChatStreamEncoder(StreamEncoder):
         elif isinstance(part, Reasoning) and index not in choice.details and index not in choice.sealed:
             self._reason(choice, index, part.text, out)
         if part is not None and part.seals and index not in choice.sealed:
-            self._seal(choice, index, part.seals, out)
+            for seal in part.seals:
+                self._seal_late(choice, index, seal, out)
 
     def _speak(self, choice: _Choice, text: str, out: list[bytes]) -> None:
         if text:
@@ -361,17 +390,22 @@ class ChatStreamEncoder(StreamEncoder):
         call = choice.calls.get(index)
         for seal in seals:
             choice.sealed.add(index)
-            if call is not None and not self._legacy:
-                extra = call_extras((seal,))
-                if extra is not None:
-                    entry = {"index": call.number, "extra_content": extra}
-                    self._write(choice, b'"tool_calls":[' + _json(entry) + b"]", out)
             number = choice.details.pop(index, None) if seal.kind == "signature" else None
             field = ("summary" if index in choice.summaries else "text") if number is not None else None
             if number is None:
                 number = choice.entry()
             entry = seal_entry(seal, number, goes_on=field, call_id=call.call_id if call else None)
             self._write(choice, b'"reasoning_details":[' + _json(entry) + b"]", out)
+
+    def _seal_late(self, choice: _Choice, index: int, seal: Seal, out: list[bytes]) -> None:
+        """A seal that came behind its part's start."""
+        call = choice.calls.get(index)
+        extra = call_extras((seal,)) if call is not None and not call.custom and not self._legacy else None
+        if call is not None and extra is not None:
+            # The official client insists on a function in every piece of a function call.
+            entry = {"index": call.number, "function": {"arguments": ""}, "extra_content": extra}
+            self._write(choice, b'"tool_calls":[' + _json(entry) + b"]", out)
+        self._seal(choice, index, (seal,), out)
 
     # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -383,7 +417,15 @@ class ChatStreamEncoder(StreamEncoder):
         else:
             kind = "custom" if call.custom else "function"
             field = "input" if call.custom else "arguments"
-            head = {"index": call.number, "id": part.call_id, "type": kind, kind: {"name": part.name, field: ""}}
+            head: dict[str, Any] = {
+                "index": call.number,
+                "id": part.call_id,
+                "type": kind,
+                kind: {"name": part.name, field: ""},
+            }
+            extra = call_extras(part.seals)
+            if extra is not None:
+                head["extra_content"] = extra
             self._write(choice, b'"tool_calls":[' + _json(head) + b"]", out)
             prefix = b'"tool_calls":[{"index":%d,"%b":{"%b":' % (call.number, kind.encode(), field.encode())
             choice.arguments[index] = choice.opened + prefix
