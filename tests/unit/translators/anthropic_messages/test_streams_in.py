@@ -1,0 +1,486 @@
+"""Streams of an upstream that speaks Messages: read into events, and relayed as bytes."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmproxy_asgi.conversation import (
+    Ended,
+    Failed,
+    Finished,
+    FinishReason,
+    Opaque,
+    PartEnded,
+    Passed,
+    Reasoning,
+    Response,
+    ServerToolCall,
+    ServerToolResult,
+    ServiceTier,
+    Started,
+    StreamEvent,
+    Text,
+    ToolCall,
+    Usage,
+    UsageReported,
+)
+from llmproxy_asgi.errors import (
+    GatewayError,
+    UpstreamAuthFailed,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamOverloaded,
+    UpstreamProtocolError,
+    UpstreamRateLimited,
+    UpstreamRefused,
+)
+from llmproxy_asgi.translators.assemble import fold
+from llmproxy_asgi.translators.base import Outgoing, StreamDecoder
+from llmproxy_asgi.translators.grammar import Grammar
+from support_messages import (
+    INBOUND,
+    OUTBOUND,
+    RECEIVED_AT,
+    STREAMS,
+    drained,
+    events_of,
+    frames,
+    opened,
+    plain_outgoing,
+    read_by_sdk,
+    upstream,
+    wire,
+)
+
+GOOD = [name for name in STREAMS if not name.startswith(("error", "cut"))]
+
+
+def decoder(outgoing: Outgoing | None = None) -> StreamDecoder:
+    return OUTBOUND.decoder(outgoing or plain_outgoing(), upstream())
+
+
+def relay() -> StreamDecoder:
+    return OUTBOUND.relay(opened({"stream": True}), upstream())
+
+
+def folded(name: str) -> Response:
+    return fold(events_of(name))
+
+
+def error_of(events: Sequence[StreamEvent]) -> GatewayError:
+    last = events[-1]
+    assert isinstance(last, Failed)
+    return last.error
+
+
+def same(events: Sequence[StreamEvent]) -> list[object]:
+    """Events, comparable: an error is its class and its words."""
+    return [(type(event.error), str(event.error)) if isinstance(event, Failed) else event for event in events]
+
+
+def frame(name: str, **fields: object) -> bytes:
+    return f"event: {name}\ndata: {json.dumps({'type': name, **fields})}\n\n".encode()
+
+
+START = frame("message_start", message={"id": "msg_1", "role": "assistant", "content": [], "usage": {}})
+
+
+def block(index: int, content: dict[str, object], *deltas: dict[str, object]) -> bytes:
+    return b"".join(
+        [
+            frame("content_block_start", index=index, content_block=content),
+            *(frame("content_block_delta", index=index, delta=delta) for delta in deltas),
+            frame("content_block_stop", index=index),
+        ]
+    )
+
+
+def ending(reason: str | None = "end_turn") -> bytes:
+    return frame("message_delta", delta={"stop_reason": reason}, usage={"output_tokens": 3}) + frame("message_stop")
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_1_cut_at_every_byte(name: str) -> None:
+    """A stream cut in two anywhere gives the events of the whole one, and so does one that comes byte by byte."""
+    whole = wire(name)
+    expected = same(drained(decoder(), [whole]))
+    for cut in range(len(whole)):
+        assert same(drained(decoder(), [whole[:cut], whole[cut:]])) == expected
+    assert same(drained(decoder(), [whole[at : at + 1] for at in range(len(whole))])) == expected
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_1_relayed_bytes_do_not_depend_on_cuts(name: str) -> None:
+    """What a relay passes on, and what it sees of it, is the same wherever the stream is cut."""
+    whole = wire(name)
+
+    def run(pieces: Sequence[bytes]) -> tuple[list[object], bytes]:
+        codec, events, raw = relay(), list[StreamEvent](), b""
+        for piece in pieces:
+            batch = codec.feed(piece)
+            events.extend(batch.events)
+            raw += batch.raw or b""
+        batch = codec.close()
+        return same([*events, *batch.events]), raw + (batch.raw or b"")
+
+    expected = run([whole])
+    for cut in range(0, len(whole), 3):
+        assert run([whole[:cut], whole[cut:]]) == expected
+    assert run([whole[at : at + 1] for at in range(len(whole))]) == expected
+
+
+@pytest.mark.parametrize("line_end", ["\r\n", "\r", "\n"], ids=["crlf", "cr", "lf"])
+@pytest.mark.parametrize("name", GOOD)
+def test_2_any_line_end(name: str, line_end: str) -> None:
+    """Line ends are the framing's business alone."""
+    other = wire(name).replace(b"\n", line_end.encode())
+    assert drained(decoder(), [other]) == drained(decoder(), [wire(name)])
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_every_stream_satisfies_the_grammar(name: str) -> None:
+    """Whatever comes, the events stand in their legal order and have one ending."""
+    grammar = Grammar()
+    for event in events_of(name):
+        grammar.check(event)
+    assert grammar.complete
+
+
+def test_5_text_arrives_intact() -> None:
+    """Code points of several bytes and raw U+2028 arrive as they were."""
+    assert folded("text.sse").text == "Grüße aus Köln 😀\u2028 und 東京"
+
+
+def test_18_a_plain_answer() -> None:
+    """Text, finish, usage, id, and the name that the caller asked for."""
+    response = folded("text.sse")
+    assert (response.id, response.model, response.finish_reason) == ("msg_01Wire", "asked", FinishReason.STOP)
+    assert (response.usage.input, response.usage.output) == (10, 5)
+
+
+def test_36_calls_keep_their_own_text() -> None:
+    """Arguments are the upstream's JSON text to the byte; a call without arguments has `{}`."""
+    first, second = folded("thinking_and_calls.sse").tool_calls
+    assert (first.call_id, first.name, first.arguments) == ("toolu_01A", "weather", '{"city": "Köln", "days": 1.0}')
+    assert (second.call_id, second.name, second.arguments) == ("toolu_01B", "now", "{}")
+
+
+def test_63_thinking_is_sealed_by_its_upstream() -> None:
+    """Thinking and redacted thinking carry the upstream's state, its issuer and its model."""
+    thinking, redacted, *_ = folded("thinking_and_calls.sse").candidates[0].parts
+    assert isinstance(thinking, Reasoning)
+    assert isinstance(redacted, Reasoning)
+    assert thinking.text == "Two cities, two calls."
+    seals = [(seal.issuer, seal.model, seal.kind, seal.data) for seal in (*thinking.seals, *redacted.seals)]
+    assert seals == [
+        ("anthropic", "claude-upstream-1", "signature", "EqQBsignature=="),
+        ("anthropic", "claude-upstream-1", "redacted", "EmwKredacted=="),
+    ]
+
+
+def test_70_omitted_thinking_is_reasoning() -> None:
+    """Thinking without words is kept for its signature."""
+    part = folded("omitted_thinking.sse").candidates[0].parts[0]
+    assert isinstance(part, Reasoning)
+    assert (part.text, part.seals[0].data) == ("", "EqQBomitted==")
+
+
+def test_80_83_usage_is_counted_once_and_in_full() -> None:
+    """The input holds cache reads and writes, a restated counter replaces, thinking is inside the output."""
+    usage = folded("thinking_and_calls.sse").usage
+    assert (usage.input, usage.cache_read, usage.cache_write, usage.cache_write_long) == (237, 200, 30, 20)
+    assert (usage.output, usage.reasoning) == (41, 12)
+
+
+def test_82_the_start_tells_its_usage() -> None:
+    """Usage of the first event is given with it."""
+    started = events_of("thinking_and_calls.sse")[0]
+    assert isinstance(started, Started)
+    assert started.usage is not None
+    assert started.usage.input == 237
+    assert started.service_tier is ServiceTier.STANDARD
+
+
+def test_84_a_web_search() -> None:
+    """The upstream's own search is a call and a result of its own, the citation spans its text in code points."""
+    response = folded("web_search.sse")
+    call, result, text = response.candidates[0].parts
+    assert isinstance(call, ServerToolCall)
+    assert (call.tool, call.arguments) == ("web_search", '{"query": "köln"}')
+    assert isinstance(result, ServerToolResult)
+    assert [hit.url for hit in result.hits] == ["https://example.org/a"]
+    assert isinstance(text, Text)
+    citation = text.citations[0]
+    assert (citation.url, citation.start, citation.end) == ("https://example.org/a", 0, len("Köln liegt am Rhein."))
+    assert response.usage.server_tool_calls == {"web_search": 1}
+
+
+def test_85_a_refusal_says_why() -> None:
+    """The stop's details are kept beside the reason."""
+    finish = folded("refusal.sse").candidates[0].finish
+    assert (finish.reason, finish.category, finish.message) == (FinishReason.REFUSAL, "cyber", "This could harm.")
+
+
+def test_79_the_stop_sequence_is_named() -> None:
+    """Which sequence stopped the answer is known."""
+    finish = folded("stop_sequence.sse").candidates[0].finish
+    assert (finish.reason, finish.stop_sequence) == (FinishReason.STOP_SEQUENCE, "END")
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("end_turn", FinishReason.STOP),
+        ("tool_use", FinishReason.TOOL_CALLS),
+        ("max_tokens", FinishReason.LENGTH),
+        ("model_context_window_exceeded", FinishReason.CONTEXT_LENGTH),
+        ("pause_turn", FinishReason.PAUSE),
+        ("compaction", FinishReason.COMPACTION),
+        ("tomorrow", FinishReason.UNKNOWN),
+    ],
+)
+def test_79_stop_reasons(word: str, reason: FinishReason) -> None:
+    """Each word has its reason, and stays beside it."""
+    finish = next(event.finish for event in drained(decoder(), [START + ending(word)]) if isinstance(event, Finished))
+    assert (finish.reason, finish.native) == (reason, word)
+
+
+def test_what_is_new_survives() -> None:
+    """An unknown event is passed, an unknown block is opaque at its place, an unknown reason keeps its word."""
+    events = events_of("unknown.sse")
+    response = fold(events)
+    opaque, text = response.candidates[0].parts
+    assert isinstance(opaque, Opaque)
+    assert opaque.data == {"type": "brand_new_block", "content": "abc"}
+    assert isinstance(text, Text)
+    assert response.candidates[0].finish.native == "brand_new_reason"
+    assert [event.name for event in events if isinstance(event, Passed)] == ["brand_new_event", "content_block_delta"]
+
+
+def test_56_a_free_text_tool_is_unwrapped() -> None:
+    """A call that stands for a free-text tool comes as such a call, under the name and id that the caller knows."""
+    outgoing = Outgoing(
+        body=b"", stream=True, names={"f_1": "f.1"}, call_ids={"toolu_x": "mine"}, emulated=frozenset({"f_1"})
+    )
+    use: dict[str, object] = {"type": "tool_use", "id": "toolu_x", "name": "f_1", "input": {}}
+    pieces = [{"type": "input_json_delta", "partial_json": part} for part in ('{"inp', 'ut": "a\\n', 'b"}')]
+    stream = START + block(0, use, *pieces) + ending("tool_use")
+    (call,) = fold(drained(decoder(outgoing), [stream])).tool_calls
+    assert (call.kind, call.name, call.call_id, call.arguments) == ("custom", "f.1", "mine", "a\nb")
+
+
+def test_compatible_servers_are_read() -> None:
+    """Content in the start of a block, a whole input there, blocks never ended and a missing message_stop are read."""
+    stream = (
+        START
+        + frame("content_block_start", index=0, content_block={"type": "text", "text": "Hel"})
+        + frame("content_block_delta", index=0, delta={"type": "text_delta", "text": "lo"})
+        + frame(
+            "content_block_start",
+            index=1,
+            content_block={"type": "tool_use", "id": "a", "name": "f", "input": {"x": 1}},
+        )
+        + frame("content_block_stop", index=1)
+        + frame("message_delta", delta={"stop_reason": "tool_use"}, usage=None)
+    )
+    response = fold(drained(decoder(), [stream]))
+    assert response.text == "Hello"
+    assert json.loads(response.tool_calls[0].arguments) == {"x": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("overloaded_error", UpstreamOverloaded),
+        ("rate_limit_error", UpstreamRateLimited),
+        ("api_error", UpstreamFailed),
+        ("invalid_request_error", UpstreamRefused),
+        ("authentication_error", UpstreamAuthFailed),
+        ("never_heard_of", UpstreamFailed),
+    ],
+)
+@pytest.mark.parametrize("codec", [decoder, relay], ids=["full", "relay"])
+def test_38_an_error_event_ends_the_stream(codec: object, kind: str, error: type[UpstreamError]) -> None:
+    """An error event, first or later, is the failure of its type, and nothing follows it."""
+    assert callable(codec)
+    broken = frame("error", error={"type": kind, "message": "m"})
+    for stream in (broken, START + broken):
+        events = drained(codec(), [stream + ending()])
+        assert type(error_of(events)) is error
+
+
+@pytest.mark.parametrize("codec", [decoder, relay], ids=["full", "relay"])
+def test_95_a_stream_that_stops_is_a_failure(codec: object) -> None:
+    """Without an end sign a stream has failed, and a half-sent call is not completed."""
+    assert callable(codec)
+    events = drained(codec(), [wire("cut.sse")])
+    assert isinstance(error_of(events), UpstreamProtocolError)
+    assert not [event for event in events if isinstance(event, PartEnded | Finished | Ended)]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"data: {nonsense\n\n",
+        b'event: message_start\ndata: {"type": "message_start", "message": 3}\n\n',
+        START + frame("content_block_delta", index=4, delta={"type": "text_delta", "text": "?"}),
+        frame("content_block_start", index=0, content_block={"type": "text"}),
+        START + frame("content_block_start", index=0),
+        frame("message_stop"),
+        START + b'event: x\ndata: {"type": "x", "a": "\xff"}\n\n',
+        b"",
+        b"<html>Bad gateway</html>",
+        b'{"type": "error", "error": {"type": "api_error"}}',
+    ],
+)
+def test_96_rubbish_is_a_failure_of_the_upstream(broken: bytes) -> None:
+    """What cannot be read, or cannot stand where it stands, ends the stream with one protocol failure."""
+    codec = decoder()
+    events = drained(codec, [broken])
+    assert isinstance(error_of(events), UpstreamProtocolError)
+    assert sum(isinstance(event, Failed | Ended) for event in events) == 1
+    assert not codec.feed(START).events
+    assert not codec.close().events
+
+
+@given(st.lists(st.binary(max_size=60) | st.sampled_from([START, ending(), block(0, {"type": "text"}, {"text": "x"})])))
+def test_no_bytes_raise(pieces: list[bytes]) -> None:
+    """Whatever bytes come, both codecs end with exactly one ending and never raise."""
+    for codec in (decoder(), relay()):
+        events = drained(codec, pieces)
+        assert sum(isinstance(event, Failed | Ended) for event in events) == 1
+        assert isinstance(events[-1], Failed | Ended)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_14_a_relay_changes_the_models_name_alone(name: str) -> None:
+    """The caller gets the upstream's bytes, with the name that they asked for."""
+    codec = relay()
+    raw = (codec.feed(wire(name)).raw or b"") + (codec.close().raw or b"")
+    assert raw == wire(name).replace(b'"claude-upstream-1"', b'"asked"')
+
+
+def test_14_a_relay_tells_what_others_must_know() -> None:
+    """Start, finish, usage and end are told while the bytes pass."""
+    events = drained(relay(), [wire("thinking_and_calls.sse")])
+    assert [type(event) for event in events] == [Started, Finished, UsageReported, Ended]
+    reported = events[2]
+    assert isinstance(reported, UsageReported)
+    assert (reported.usage.input, reported.usage.output) == (237, 41)
+
+
+def test_94_a_relay_stops_before_the_error() -> None:
+    """What came before the error is relayed, the error itself is left to the encoder."""
+    codec = relay()
+    batch = codec.feed(wire("error_midway.sse"))
+    assert isinstance(error_of(batch.events), UpstreamOverloaded)
+    raw = (batch.raw or b"") + INBOUND.encoder(opened()).feed(batch.events[-1:])
+    assert [name for name, _ in frames(raw)][-2:] == ["content_block_delta", "error"]
+
+
+def test_a_forgotten_end_sign_is_written() -> None:
+    """An upstream that leaves out message_stop after a stop reason gets it written for its caller."""
+    codec = relay()
+    stream = wire("text.sse").removesuffix(b'event: message_stop\ndata: {"type": "message_stop"}\n\n')
+    raw = (codec.feed(stream).raw or b"") + (codec.close().raw or b"")
+    assert [name for name, _ in frames(raw)][-1] == "message_stop"
+    assert read_by_sdk(raw)[0].stop_reason == "end_turn"
+
+
+# ── whole answers ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def whole(body: bytes, at: datetime = RECEIVED_AT) -> Response:
+    return OUTBOUND.decode(body, plain_outgoing(), upstream(), received_at=at)
+
+
+def test_60_a_whole_answer() -> None:
+    """Every part, its state, the arguments' own spelling, and all counts."""
+    response = whole(wire("answer.response.json"))
+    thinking, redacted, text, call = response.candidates[0].parts
+    assert isinstance(thinking, Reasoning)
+    assert thinking.seals[0].data == "EqQBwhole=="
+    assert isinstance(redacted, Reasoning)
+    assert (redacted.redacted, redacted.seals[0].data) == (True, "EmwK==")
+    assert isinstance(text, Text)
+    assert text.text == "Köln: 12 °C"
+    assert isinstance(call, ToolCall)
+    assert call.arguments == '{"b": 1.0, "a": [1000.0]}'
+    assert response.finish_reason is FinishReason.TOOL_CALLS
+    usage = response.usage
+    assert (usage.input, usage.output, usage.cache_read, usage.cache_write, usage.cache_write_long) == (17, 5, 4, 3, 2)
+
+
+def test_14_a_restored_answer_keeps_its_bytes() -> None:
+    """For a caller of the same protocol each value keeps its bytes, but the model's name is theirs."""
+    batch = OUTBOUND.restore(wire("answer.response.json"), opened(), upstream())
+    assert batch.raw is not None
+    assert json.loads(batch.raw) == {**json.loads(wire("answer.response.json")), "model": "asked"}
+    assert b'{"b": 1.0, "a": [1000.0]}' in batch.raw
+    (reported,) = batch.events
+    assert isinstance(reported, UsageReported)
+    assert reported.usage.input == 17
+
+
+def test_14_an_answer_that_needs_no_change_is_the_same_object() -> None:
+    """Where the upstream's name is the caller's, the very bytes pass."""
+    body = wire("answer.response.json").replace(b"claude-upstream-1", b"asked")
+    assert OUTBOUND.restore(body, opened(), upstream()).raw is body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"[]",
+        b"{}",
+        b'{"content": 3}',
+        b'{"content": [3]}',
+        b'{"content": [{"type": "text", "text": 3}]}',
+    ],
+)
+def test_96_a_whole_answer_that_is_none(body: bytes) -> None:
+    """What is no answer is the upstream's failure, and its body is not shown."""
+    with pytest.raises(UpstreamProtocolError) as caught:
+        whole(body)
+    assert "html" not in str(caught.value)
+
+
+def test_38_an_error_with_a_good_status() -> None:
+    """An error object in a 200 is the failure of its type, whole and restored."""
+    body = b'{"type": "error", "error": {"type": "overloaded_error", "message": "m"}}'
+    with pytest.raises(UpstreamOverloaded):
+        whole(body)
+    with pytest.raises(UpstreamOverloaded):
+        OUTBOUND.restore(body, opened(), upstream())
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda x: (
+            st.lists(x)
+            | st.dictionaries(st.sampled_from(["content", "type", "usage", "id", "text", "input", "input_tokens"]), x)
+        ),
+    )
+)
+def test_no_answer_raises_anything_else(value: object) -> None:
+    """Whatever JSON comes as an answer, it is read or is an upstream's error."""
+    body = json.dumps(value).encode()
+    for read in (whole, lambda body: OUTBOUND.restore(body, opened(), upstream())):
+        try:
+            read(body)
+        except UpstreamError:
+            continue
+
+
+def test_usage_may_be_missing_or_odd() -> None:
+    """Counts that are no counts are 0, and no usage is none."""
+    response = whole(b'{"content": [], "usage": {"input_tokens": null, "output_tokens": "3", "cache_creation": 3}}')
+    assert (response.usage.input, response.usage.output) == (0, 0)
+    assert whole(b'{"content": []}').usage == Usage()

@@ -1,0 +1,369 @@
+"""Streams as Anthropic's clients get them; Anthropic's own SDK is the reader."""
+
+import json
+from collections.abc import Sequence
+
+import anthropic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conversations.strategies import broken_rows, event_rows, responses
+from llmproxy_asgi.conversation import (
+    ArgumentsDelta,
+    Citation,
+    CitationDelta,
+    Ended,
+    Failed,
+    Finish,
+    Finished,
+    FinishReason,
+    PartDelta,
+    PartEnded,
+    PartStarted,
+    Reasoning,
+    ReasoningDelta,
+    Refusal,
+    RefusalDelta,
+    Response,
+    Seal,
+    SealDelta,
+    Started,
+    StreamEvent,
+    Text,
+    TextDelta,
+    ToolCall,
+    Usage,
+    UsageReported,
+)
+from llmproxy_asgi.errors import UpstreamFailed, UpstreamOverloaded
+from llmproxy_asgi.translators.anthropic_messages.decode_stream import UNDATED
+from llmproxy_asgi.translators.assemble import unfold
+from llmproxy_asgi.translators.seals import unwrap
+from support_messages import INBOUND, events_of, frames, opened, read_by_sdk, wire, written
+
+START = Started("msg_1", "asked", UNDATED)
+
+
+def ending(reason: FinishReason = FinishReason.STOP, usage: Usage | None = None, **more: str) -> list[StreamEvent]:
+    reported = [UsageReported(usage)] if usage else []
+    return [Finished(0, Finish(reason=reason, **more)), *reported, Ended()]
+
+
+def call(index: int, call_id: str, *fragments: str) -> list[StreamEvent]:
+    return [
+        PartStarted(0, index, ToolCall(call_id=call_id, name="f")),
+        *(PartDelta(0, index, ArgumentsDelta(text)) for text in fragments),
+        PartEnded(0, index, ToolCall(call_id=call_id, name="f", arguments="".join(fragments))),
+    ]
+
+
+def test_18_the_sdk_reads_text_thinking_and_calls() -> None:
+    """A stream with every common part is whole to Anthropic's client: signature, inputs, stop, usage, name."""
+    message, _ = read_by_sdk(written(events_of("thinking_and_calls.sse")))
+    assert (message.id, message.model, message.stop_reason) == ("msg_01Wire", "asked", "tool_use")
+    thinking, redacted, text, first, second = message.content
+    assert (thinking.thinking, thinking.signature) == ("Two cities, two calls.", "EqQBsignature==")
+    assert redacted.data == "EmwKredacted=="
+    assert text.text == "I look it up."
+    assert (first.id, first.name, first.input) == ("toolu_01A", "weather", {"city": "Köln", "days": 1})
+    assert (second.id, second.name, second.input) == ("toolu_01B", "now", {})
+    usage = message.usage
+    assert (usage.input_tokens, usage.cache_creation_input_tokens, usage.cache_read_input_tokens) == (7, 30, 200)
+    assert (usage.output_tokens, usage.output_tokens_details.thinking_tokens) == (41, 12)
+
+
+def test_8_every_event_is_named_by_its_type() -> None:
+    """Each event has an event line equal to its type, and data on one line."""
+    for name, data in frames(written(events_of("thinking_and_calls.sse"))):
+        assert name == data["type"]
+
+
+def test_38_overlapping_calls_are_written_one_after_the_other() -> None:
+    """Interleaved fragments of two calls become two closed blocks, in the order of their starts."""
+    events: list[StreamEvent] = [
+        START,
+        PartStarted(0, 0, ToolCall(call_id="a", name="f")),
+        PartStarted(0, 1, ToolCall(call_id="b", name="g")),
+        PartDelta(0, 1, ArgumentsDelta('{"y":')),
+        PartDelta(0, 0, ArgumentsDelta('{"x":')),
+        PartDelta(0, 1, ArgumentsDelta("2}")),
+        PartEnded(0, 1, ToolCall(call_id="b", name="g", arguments='{"y":2}')),
+        PartDelta(0, 0, ArgumentsDelta("1}")),
+        PartEnded(0, 0, ToolCall(call_id="a", name="f", arguments='{"x":1}')),
+        *ending(FinishReason.TOOL_CALLS),
+    ]
+    stream = written(events)
+    message, _ = read_by_sdk(stream)
+    assert [(block.id, block.input) for block in message.content] == [("a", {"x": 1}), ("b", {"y": 2})]
+    open_blocks: set[int] = set()
+    for _, data in frames(stream):
+        match data["type"]:
+            case "content_block_start":
+                assert not open_blocks
+                open_blocks.add(data["index"])
+            case "content_block_delta":
+                assert open_blocks == {data["index"]}
+            case "content_block_stop":
+                open_blocks.remove(data["index"])
+
+
+def test_overlapping_parts_left_open_are_closed_at_the_end() -> None:
+    """Parts that nobody ended, open and waiting, are all written and closed before the message ends."""
+    events: list[StreamEvent] = [
+        START,
+        PartStarted(0, 0, Text(text="")),
+        PartDelta(0, 0, TextDelta("a")),
+        PartStarted(0, 1, Text(text="b")),
+        PartStarted(0, 2, Text(text="c")),
+        PartEnded(0, 2),
+        *ending(),
+    ]
+    message, _ = read_by_sdk(written(events))
+    assert [block.text for block in message.content] == ["a", "b", "c"]
+
+
+def test_text_is_written_while_another_part_waits() -> None:
+    """What the open part says is not held back by what waits behind it."""
+    encoder_events: list[StreamEvent] = [START, PartStarted(0, 0, Text(text="")), PartStarted(0, 1, Text(text=""))]
+    stream = written([*encoder_events, PartDelta(0, 1, TextDelta("later")), PartDelta(0, 0, TextDelta("now"))])
+    assert b'"now"' in stream
+    assert b'"later"' not in stream
+
+
+@pytest.mark.parametrize(
+    ("fragments", "read"),
+    [
+        ([], {}),
+        ([""], {}),
+        (["null"], {}),
+        (["  ", '{"a"', ":1}"], {"a": 1}),
+        (["[1,", "2]"], {"value": [1, 2]}),
+        (["not", " json"], {"_raw": "not json"}),
+    ],
+    ids=["none", "empty", "null", "spaces", "array", "rubbish"],
+)
+def test_37_arguments_always_join_to_an_object(fragments: Sequence[str], read: dict[str, object]) -> None:
+    """However a model spells its arguments, the fragments join to a JSON object that the SDK reads."""
+    stream = written([START, *call(0, "a", *fragments), *ending(FinishReason.TOOL_CALLS)])
+    message, _ = read_by_sdk(stream)
+    assert message.content[0].input == read
+    joined = "".join(data["delta"]["partial_json"] for name, data in frames(stream) if name == "content_block_delta")
+    assert json.loads(joined) == read
+
+
+def test_60_a_signature_is_sent_whole_and_last() -> None:
+    """One signature event, directly before the block's end."""
+    names = [
+        data.get("delta", {}).get("type", name)
+        for name, data in frames(written(events_of("thinking_and_calls.sse")))
+        if data.get("index") == 0
+    ]
+    assert names == ["content_block_start", "thinking_delta", "thinking_delta", "signature_delta", "content_block_stop"]
+
+
+def test_70_thinking_without_words_keeps_its_signature() -> None:
+    """A thinking block that shows nothing is still a thinking block with its signature."""
+    message, _ = read_by_sdk(written(events_of("omitted_thinking.sse")))
+    assert (message.content[0].type, message.content[0].signature) == ("thinking", "EqQBomitted==")
+
+
+def test_64_foreign_state_is_wrapped() -> None:
+    """Another vendor's state travels as the signature of its words, or as redacted thinking where it has none."""
+    seal = Seal(issuer="openai", kind="encrypted", data="blob", item_id="rs_1")
+    events: list[StreamEvent] = [
+        START,
+        PartStarted(0, 0, Reasoning()),
+        PartDelta(0, 0, ReasoningDelta("Hm.")),
+        PartDelta(0, 0, SealDelta(seal)),
+        PartEnded(0, 0, Reasoning(text="Hm.", seals=(seal,))),
+        PartStarted(0, 1, Reasoning()),
+        PartDelta(0, 1, SealDelta(seal)),
+        PartEnded(0, 1, Reasoning(seals=(seal,))),
+        *ending(),
+    ]
+    message, _ = read_by_sdk(written(events))
+    readable, silent = message.content
+    assert (readable.thinking, unwrap(readable.signature)) == ("Hm.", seal)
+    assert (silent.type, unwrap(silent.data)) == ("redacted_thinking", seal)
+
+
+def test_unsigned_reasoning_never_looks_like_anthropics() -> None:
+    """Readable reasoning that nobody sealed gets a signature that is recognisably ours and holds nothing."""
+    events: list[StreamEvent] = [
+        START,
+        PartStarted(0, 0, Reasoning()),
+        PartDelta(0, 0, ReasoningDelta("Hm.")),
+        PartEnded(0, 0),
+        *ending(),
+    ]
+    message, _ = read_by_sdk(written(events))
+    found = unwrap(message.content[0].signature)
+    assert found is not None
+    assert found.data == ""
+
+
+def test_state_of_a_call_stands_before_it() -> None:
+    """State that another vendor hangs on a call becomes redacted thinking before the call, and names the call."""
+    seal = Seal(issuer="gemini", kind="signature", data="blob")
+    sealed = ToolCall(call_id="a", name="f", seals=(seal,))
+    events: list[StreamEvent] = [START, PartStarted(0, 0, sealed), PartEnded(0, 0, sealed), *ending()]
+    message, _ = read_by_sdk(written(events))
+    state, use = message.content
+    found = unwrap(state.data)
+    assert (use.type, found and found.item_id) == ("tool_use", "a")
+
+
+def test_82_a_stream_starts_with_usable_usage() -> None:
+    """Where the upstream tells no usage at the start, the input is estimated from the request's size and is never 0."""
+    usage = Usage(input=30, cache_read=20, output=7)
+    stream = written([START, *ending(usage=usage)], opened({"stream": True}))
+    first = frames(stream)[0][1]["message"]["usage"]
+    assert first["input_tokens"] > 0
+    message, _ = read_by_sdk(stream)
+    assert (message.usage.input_tokens, message.usage.cache_read_input_tokens) == (10, 20)
+    assert message.usage.output_tokens == 7
+
+
+def test_usage_that_nobody_told_is_estimated_at_the_end() -> None:
+    """Without any usage the end still carries numbers above 0, made from what was written."""
+    part: list[StreamEvent] = [PartStarted(0, 0, Text(text="")), PartDelta(0, 0, TextDelta("x" * 400)), PartEnded(0, 0)]
+    message, _ = read_by_sdk(written([START, *part, *ending()]))
+    assert message.usage.output_tokens == 100
+    assert message.usage.input_tokens > 0
+
+
+def test_85_a_refusal_is_text_and_a_stop_reason() -> None:
+    """A refusal part becomes text, and the stop says refusal with the model's words."""
+    events: list[StreamEvent] = [
+        START,
+        PartStarted(0, 0, Refusal(text="")),
+        PartDelta(0, 0, RefusalDelta("I cannot ")),
+        PartDelta(0, 0, RefusalDelta("do that.")),
+        PartEnded(0, 0),
+        *ending(FinishReason.STOP),
+    ]
+    message, _ = read_by_sdk(written(events))
+    assert message.content[0].text == "I cannot do that."
+    assert message.stop_reason == "refusal"
+    assert message.stop_details.explanation == "I cannot do that."
+    assert message.stop_details.category is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [
+        (FinishReason.STOP, "end_turn"),
+        (FinishReason.STOP_SEQUENCE, "stop_sequence"),
+        (FinishReason.TOOL_CALLS, "tool_use"),
+        (FinishReason.LENGTH, "max_tokens"),
+        (FinishReason.CONTEXT_LENGTH, "model_context_window_exceeded"),
+        (FinishReason.CONTENT_FILTER, "refusal"),
+        (FinishReason.REFUSAL, "refusal"),
+        (FinishReason.PAUSE, "pause_turn"),
+        (FinishReason.MALFORMED_CALL, "end_turn"),
+        (FinishReason.UNKNOWN, "end_turn"),
+    ],
+)
+def test_79_every_finish_has_its_word(reason: FinishReason, word: str) -> None:
+    """Each canonical reason is written as its row says."""
+    assert read_by_sdk(written([START, *ending(reason)]))[0].stop_reason == word
+
+
+def test_84_citations_of_others_become_search_locations() -> None:
+    """A citation with an address reaches the SDK on the text that it belongs to."""
+    cited = Citation(url="https://example.org/a", title="A", cited_text="Köln")
+    events: list[StreamEvent] = [
+        START,
+        PartStarted(0, 0, Text(text="")),
+        PartDelta(0, 0, TextDelta("Köln")),
+        PartDelta(0, 0, CitationDelta(cited)),
+        PartEnded(0, 0),
+        *ending(),
+    ]
+    block = read_by_sdk(written(events))[0].content[0]
+    assert (block.citations[0].url, block.citations[0].cited_text) == ("https://example.org/a", "Köln")
+
+
+def test_what_only_anthropic_has_comes_back_whole() -> None:
+    """Searches that Anthropic ran keep their call, their findings and their encrypted index."""
+    message, _ = read_by_sdk(written(events_of("web_search.sse")))
+    use, found, text = message.content
+    assert (use.id, use.name, use.input) == ("srvtoolu_1", "web_search", {"query": "köln"})
+    assert found.content[0].encrypted_content == "ENC"
+    assert text.citations[0].encrypted_index == "IDX"
+    assert message.usage.server_tool_use.web_search_requests == 1
+
+
+def test_94_a_failure_after_the_first_event_is_an_error_event() -> None:
+    """The SDK raises with the error's body, nothing follows, and the open block is not closed."""
+    failed = Failed(UpstreamOverloaded("The upstream is overloaded."))
+    stream = written([START, PartStarted(0, 0, Text(text="Half")), failed, Ended()])
+    assert frames(stream)[-1] == (
+        "error",
+        {"type": "error", "error": {"type": "overloaded_error", "message": "The upstream is overloaded."}},
+    )
+    assert b"content_block_stop" not in stream
+    with pytest.raises(anthropic.APIStatusError) as caught:
+        read_by_sdk(stream)
+    assert caught.value.body == frames(stream)[-1][1]
+
+
+def test_94_a_failure_may_be_the_only_event() -> None:
+    """An encoder that is made only to end a relayed stream writes the error event and nothing else."""
+    assert [name for name, _ in frames(written([Failed(UpstreamFailed("It broke."))]))] == ["error"]
+
+
+def test_3_keepalives_are_unseen_by_the_sdk() -> None:
+    """Keep-alives between all frames, also before the first, change nothing of what the SDK reads."""
+    stream = wire("thinking_and_calls.sse")
+    pieces = [piece + b"\n\n" for piece in stream.split(b"\n\n")[:-1]]
+    noisy = INBOUND.keepalive + INBOUND.keepalive.join(pieces)
+    assert read_by_sdk(noisy)[0] == read_by_sdk(stream)[0]
+
+
+def test_ids_of_others_become_ids_of_anthropics_form() -> None:
+    """An answer's id that is not Anthropic's is derived, the same each time."""
+    events: list[StreamEvent] = [Started("chatcmpl-9", "asked", UNDATED), *ending()]
+    first, second = read_by_sdk(written(events))[0].id, read_by_sdk(written(events))[0].id
+    assert first == second
+    assert first.startswith("msg_")
+
+
+@given(event_rows(), st.data())
+def test_any_legal_stream_is_readable_by_the_strict_reader(row: list[StreamEvent], data: st.DataObject) -> None:
+    """Whatever legal row comes, cut anywhere: one block at a time, dense indexes, one start, one end."""
+    cut = data.draw(st.integers(0, len(row)))
+    encoder = INBOUND.encoder(opened({"stream": True}))
+    found = frames(encoder.feed(row[:cut]) + encoder.feed(row[cut:]))
+    names = [name for name, _ in found if name != "ping"]
+    assert names[0] == "message_start"
+    assert names[-2:] == ["message_delta", "message_stop"]
+    current, blocks = None, 0
+    for name, body in found:
+        if name == "content_block_start":
+            assert current is None
+            assert body["index"] == blocks
+            current, blocks = blocks, blocks + 1
+        elif name in {"content_block_delta", "content_block_stop"}:
+            assert body["index"] == current
+            current = None if name == "content_block_stop" else current
+
+
+@given(broken_rows())
+def test_any_broken_stream_ends_with_its_error(row: list[StreamEvent]) -> None:
+    """A stream that fails anywhere ends with one error event and without an end sign."""
+    names = [name for name, _ in frames(written(row))]
+    assert names[-1] == "error"
+    assert names.count("error") == 1
+    assert "message_stop" not in names
+
+
+@given(responses(kinds={"text", "tool_call", "reasoning"}, candidates=1, with_logprobs=False, with_extras=False))
+def test_a_streamed_answer_reads_like_a_whole_one(response: Response) -> None:
+    """What the SDK accumulates from the stream equals the answer written whole."""
+    intake = opened({"stream": True})
+    streamed, _ = read_by_sdk(written(list(unfold(response)), intake))
+    whole = json.loads(INBOUND.encode(response, intake))
+    assert json.loads(streamed.to_json(exclude_unset=True))["content"] == whole["content"]
+    assert streamed.stop_reason == whole["stop_reason"]
