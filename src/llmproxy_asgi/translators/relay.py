@@ -203,7 +203,7 @@ class Relay(StreamDecoder):
                 self._started = any(isinstance(event, Started) for event in events)
             if self._looks:
                 self._look_for_model(frame)
-            if self._search(frame.raw) and not any(isinstance(event, Failed) for event in events):
+            if self._search(frame.raw):
                 inspection = self._scan.inspect(frame)
                 events.extend(inspection.events)
                 drop = inspection.drop

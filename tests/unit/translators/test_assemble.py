@@ -38,6 +38,7 @@ from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.assemble import Folder, fold, unfold
 
 STARTED = Started("r", "m", datetime(2026, 1, 1, tzinfo=UTC))
+TEXT = PartStarted(0, 0, Text(text=""))
 STOP = Finished(0, Finish(reason=FinishReason.STOP))
 
 
@@ -94,7 +95,8 @@ BROKEN: dict[str, list[StreamEvent]] = {
     "starts twice": [STARTED, STARTED],
     "delta to nothing": [STARTED, PartDelta(0, 0, TextDelta("x"))],
     "end of nothing": [STARTED, PartEnded(0, 0)],
-    "wrong number": [STARTED, PartStarted(0, 3, Text(text=""))],
+    "wrong number": [STARTED, PartStarted(0, 3, Text(text="")), PartEnded(0, 3), STOP],
+    "number twice": [STARTED, TEXT, PartEnded(0, 0), TEXT, PartEnded(0, 0), STOP],
     "wrong delta": [STARTED, PartStarted(0, 0, Text(text="")), PartDelta(0, 0, ArgumentsDelta("{}"))],
     "part left open": [STARTED, PartStarted(0, 0, Text(text="")), STOP],
     "never finished": [STARTED, PartStarted(0, 0, Text(text="")), PartEnded(0, 0)],

@@ -40,6 +40,15 @@ def test_the_same_name_in_every_turn(name: str) -> None:
     assert renamer().outward(name) == other.outward(name)
 
 
+def test_names_that_look_alike_do_not_depend_on_each_other() -> None:
+    """Where a namespace ends and a name begins is part of what a derived name is made of."""
+    alike = [("a!", "b"), ("a", "!b")]
+    forwards, backwards = renamer(), renamer()
+    one = [forwards.outward(name, namespace) for namespace, name in alike]
+    other = [backwards.outward(name, namespace) for namespace, name in reversed(alike)]
+    assert one == other[::-1]
+
+
 def test_legal_names_stay() -> None:
     """A name that the upstream takes is not touched and not in the table."""
     names = renamer()

@@ -316,6 +316,13 @@ def test_an_end_without_its_blank_line_counts(missing: bytes) -> None:
     assert events[-1] == Ended()
 
 
+def test_rubbish_at_the_end_is_not_passed_on() -> None:
+    """What is no frame is dropped, even if it looks like the end sign."""
+    raw, events = run(relay(), [*HELLO, FINISH, b"END"])
+    assert raw == b"".join([*HELLO, FINISH, END])
+    assert events == [STARTED, FINISHED, Ended()]
+
+
 def test_a_forgotten_end_sign_is_written() -> None:
     """A stream that has finished but stops without its sign is whole; the caller gets the sign."""
     for stream in (b"".join([*HELLO, FINISH]), b"".join([*HELLO, FINISH]).removesuffix(b"\n\n")):
