@@ -1,1 +1,13 @@
-"""llmproxy-asgi for flask."""
+"""llmproxy-asgi in a Flask application: a blueprint, behind the application's own sessions and hooks."""
+
+try:
+    import flask as _flask  # noqa: F401  only whether it is there
+except ModuleNotFoundError as error:
+    if error.name != "flask":
+        raise
+    raise ImportError('llmproxy_flask needs Flask: pip install "llmproxy-asgi[flask]"', name="flask") from error
+
+from llmproxy_flask.extension import LLMProxy
+from llmproxy_flask.identity import principal_of
+
+__all__ = ["LLMProxy", "principal_of"]

@@ -1,0 +1,104 @@
+"""Hang a gateway into a Starlette application, and let it live and know its callers as the application does.
+
+`app.mount(path, proxy)` serves, too. What it leaves out is done here: the gateway's connections are closed with the
+application, and the user that `AuthenticationMiddleware` found is the caller. The gateway alone decides who is let in.
+"""
+
+import inspect
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.routing import Router
+from starlette.types import Lifespan, Receive, Scope, Send
+
+from llmproxy_asgi import LLMProxy, MisuseError
+from llmproxy_asgi.principal import SCOPE_KEY
+from llmproxy_starlette.identity import PrincipalOf, caller_of
+
+
+def mount(
+    app: Starlette | Router,
+    path: str,
+    proxy: LLMProxy,
+    *,
+    principal: PrincipalOf | None = None,
+    name: str | None = None,
+) -> None:
+    """Serve the gateway below `path`. Routes that were added before it come first.
+
+    If the gateway has no `identify` of its own, the caller is `request.user`, where `AuthenticationMiddleware` is
+    installed. One gateway may be mounted several times. Call it before the application starts.
+
+    Args:
+        app: The application, or one of its routers.
+        path: Where it hangs, like `/llm`.
+        proxy: The gateway. The application's lifespan closes its connections; nobody else has to.
+        principal: Makes a principal of a signed-in user; by default `principal_of`.
+        name: The route's name.
+
+    Raises:
+        ValueError: The path does not begin with a slash, or names nothing.
+        MisuseError: `principal` is asynchronous.
+    """
+    if not path.startswith("/") or path.rstrip("/") == "":
+        raise ValueError("path must start with a slash and name something, like /llm")
+    if inspect.iscoroutinefunction(principal):
+        raise MisuseError("principal= must not be asynchronous; look things up in your authentication backend.")
+    router = app.router if isinstance(app, Starlette) else app
+    router.mount(path.rstrip("/"), _Handover(proxy, principal), name=name)
+    _share_life(router, proxy)
+
+
+class _Handover:
+    """The gateway, told who is calling."""
+
+    def __init__(self, proxy: LLMProxy, principal: PrincipalOf | None) -> None:
+        self._proxy = proxy
+        self._principal = principal
+        # An identify hook that the host wrote for the gateway is more explicit than a user that is there anyway.
+        self._asks_user = not _has_identify(proxy)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope = {**scope, "path": _full_path(scope)}
+            if self._asks_user and "user" in scope:
+                scope[SCOPE_KEY] = caller_of(scope["user"], self._principal)
+        await self._proxy(scope, receive, send)
+
+
+def _has_identify(proxy: LLMProxy) -> bool:
+    """Whether the gateway has a hook of its own that says who is calling."""
+    return proxy.gateway.endpoints.engine.runtime.doorkeeper._identify is not None  # noqa: SLF001  the core has no word for it
+
+
+def _full_path(scope: Scope) -> str:
+    """The path with what lies above the mount: some servers leave `root_path` out, and a `Mount` adds to one only."""
+    path: str = scope["path"]
+    root: str = scope["root_path"]
+    above: str = scope.get("app_root_path", "").rstrip("/")
+    return path if path == root or path.startswith(root + "/") else above + path
+
+
+class _SharedLife:
+    """A host's lifespan, with those of gateways around it; what the host's yields is passed on."""
+
+    def __init__(self, host: Lifespan[Any]) -> None:
+        self._host = host
+        self.proxies: list[LLMProxy] = []
+
+    @asynccontextmanager
+    async def __call__(self, app: Any) -> AsyncIterator[Any]:
+        async with AsyncExitStack() as stack:
+            for proxy in self.proxies:
+                await stack.enter_async_context(proxy.lifespan(app))
+            yield await stack.enter_async_context(self._host(app))
+
+
+def _share_life(router: Router, proxy: LLMProxy) -> None:
+    life = router.lifespan_context
+    if not isinstance(life, _SharedLife):
+        life = router.lifespan_context = _SharedLife(life)
+    if proxy not in life.proxies:
+        life.proxies.append(proxy)
