@@ -73,7 +73,7 @@ def ending(reason: FinishReason = FinishReason.STOP, **finish: Any) -> list[Stre
     return [Finished(0, Finish(reason=reason, **finish)), Ended()]
 
 
-ASKING = {"stream_options": {"include_usage": True}}
+ASKING: dict[str, Any] = {"stream_options": {"include_usage": True}}
 HELLO: list[StreamEvent] = [STARTED, *part(0, Text(text=""), TextDelta("Hel"), TextDelta("lo")), *ending()]
 
 
