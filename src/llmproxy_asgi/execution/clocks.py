@@ -58,8 +58,13 @@ class Clocks:
 
     def began(self) -> None:
         """Something was read of the answer: from now on silence is idleness."""
+        if self._reason == "idle":
+            return
         self._reason = "idle"
         self._limit = self._timeouts.idle
+        # The new limit may end before the timer that was armed for the first byte.
+        self._handle.cancel()
+        self._handle = self._loop.call_at(min(self._loop.time() + self._limit, self._ends_at), self._tick)
 
     def working(self) -> None:
         """The upstream's turn ends."""
