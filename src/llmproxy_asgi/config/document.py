@@ -48,16 +48,15 @@ class Unreadable(ValueError):
 
 
 def whole(text: str, line: int) -> str:
-    """The text, unless an escape in it stands for half a character, which nothing could ever print or send.
+    """The text, with the two halves that JSON writes some characters in put together.
 
     Raises:
-        Unreadable: It does.
+        Unreadable: There is only one of the halves, which nothing could ever print or send.
     """
     try:
-        text.encode()
-    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    except UnicodeDecodeError:
         raise Unreadable("has a text with half a character in it (a lone surrogate)", line) from None
-    return text
 
 
 def spell(path: Iterable[str | int]) -> str:

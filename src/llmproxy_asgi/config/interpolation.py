@@ -8,12 +8,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from llmproxy_asgi.config.document import Path
+from llmproxy_asgi.config.document import Path, Tree
 from llmproxy_asgi.config.layers import SECRET_KEYS, Layers
 from llmproxy_asgi.config.schema import Finding
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _TOKEN = re.compile(rf"(?P<escaped>\$\$\{{)|\$\{{(?P<name>{_NAME})(?::-(?P<default>(?:(?!\$\{{)[^}}])*))?\}}|\$\{{")
+_MALFORMED = "has a `${` that is not `${NAME}` or `${NAME:-default}`; write `$${` for a literal one"
 _SHORTEST_HIDDEN = 6
 """A shorter text would be found in half the words there are, and hides nothing worth hiding."""
 
@@ -23,6 +24,8 @@ class Interpolation:
     """What came of it."""
 
     findings: list[Finding] = field(default_factory=list)
+    lost: set[Path] = field(default_factory=set)
+    """What has no value because of a finding, and need not be looked at again."""
     hidden: set[str] = field(default_factory=set)
     """Texts that must appear in no message."""
 
@@ -51,7 +54,7 @@ def _replace(layers: Layers, path: Path, text: str, environment: Mapping[str, st
             return "${"
         name, default = token["name"], token["default"]
         if name is None:
-            problems.append("has a `${` that is not `${NAME}` or `${NAME:-default}`; write `$${` for a literal one")
+            problems.append(_MALFORMED)
             return ""
         found = environment.get(name)
         if default is not None:
@@ -64,7 +67,10 @@ def _replace(layers: Layers, path: Path, text: str, environment: Mapping[str, st
 
     replaced = _TOKEN.sub(look_up, text)
     if problems:
-        done.findings.extend(Finding(path, problem) for problem in dict.fromkeys(problems))
+        # What follows a `${` that is none may only look like a variable.
+        told = [_MALFORMED] if _MALFORMED in problems else dict.fromkeys(problems)
+        done.findings.extend(Finding(path, problem) for problem in told)
+        done.lost.add(path)
         layers.drop(path)
         return None
     layers.replace(path, replaced)
@@ -78,20 +84,26 @@ def _name_keys(layers: Layers, environment: Mapping[str, str], done: Interpolati
         if not isinstance(block, dict) or "api_key_env" not in block:
             continue
         path = ("providers", name, "api_key_env")
-        variable = block.pop("api_key_env")
-        key = environment.get(variable) if isinstance(variable, str) else None
-        if "api_key" in block:
-            done.findings.append(Finding(path, "says the same as api_key; give one of the two"))
-        elif not isinstance(variable, str) or not re.fullmatch(_NAME, variable):
-            done.findings.append(Finding(path, "must be the name of an environment variable"))
-        elif not key:
-            done.findings.append(
-                Finding(path, _not_set(variable) if key is None else f"the environment variable {variable} is empty")
-            )
+        problem = _name_key(block, environment, done)
+        if problem:
+            done.findings.append(Finding(path, problem))
+            done.lost |= {path, (*path[:-1], "api_key")}
         else:
-            done.hidden.add(key)
-            block["api_key"] = key
             layers.places[*path[:-1], "api_key"] = layers.places[path]
+
+
+def _name_key(block: Tree, environment: Mapping[str, str], done: Interpolation) -> str | None:
+    variable = block.pop("api_key_env")
+    if "api_key" in block:
+        return "says the same as api_key; give one of the two"
+    if not isinstance(variable, str) or not re.fullmatch(_NAME, variable):
+        return "must be the name of an environment variable"
+    key = environment.get(variable)
+    if not key:
+        return _not_set(variable) if key is None else f"the environment variable {variable} is empty"
+    done.hidden.add(key)
+    block["api_key"] = key
+    return None
 
 
 def _not_set(name: str) -> str:

@@ -52,8 +52,7 @@ def load(
         raise ConfigError(problems)
     done = interpolate(layers, environment or {})
     config, findings = _validate(layers.values)
-    lost = {finding.path for finding in done.findings}
-    wrong = [*done.findings, *(finding for finding in findings if finding.path not in lost)]
+    wrong = [*done.findings, *(finding for finding in findings if finding.path not in done.lost)]
     if wrong or config is None:
         raise ConfigError(_lines(wrong, layers, done.hidden))
     return config

@@ -1,0 +1,1 @@
+"""The command: reads arguments, calls the library, prints. What is heavy is imported by the command that needs it."""

@@ -1,0 +1,95 @@
+"""`init`, `check` and `schema`: the configuration file's life outside the gateway."""
+
+import json
+import os
+import secrets
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmproxy_asgi.cli.reading import USUAL, fail
+
+_KEY_MARK = "llmp_REPLACED_BY_INIT"
+
+
+def init(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Where to write.", show_default=True)] = USUAL,
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a commented starter file, with a fresh key for your first client in it.
+
+    Only you can read the file. It takes the upstreams' keys from OPENAI_API_KEY and ANTHROPIC_API_KEY.
+    """
+    text = files("llmproxy_asgi.cli").joinpath("starter.yaml").read_text(encoding="utf-8")
+    text = text.replace(_KEY_MARK, f"llmp_{secrets.token_hex(24)}")
+    try:
+        if force:
+            path.unlink(missing_ok=True)
+        # Made anew with its mode: nobody else can have it open, and no link is followed.
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        fail(f"{path} is there already; --force replaces it.")
+    except OSError as error:
+        fail(f"{path} cannot be written: {error.strerror}.", code=2)
+    typer.echo(f"Wrote {path}. Next:")
+    typer.echo("  export OPENAI_API_KEY=... ANTHROPIC_API_KEY=...   # or take a provider out of the file")
+    typer.echo(f"  llmproxy check {path}")
+    typer.echo(f"  llmproxy serve --config {path}")
+
+
+def check(
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Several files are layers; later ones win.")],
+) -> None:
+    """Validate a configuration: every mistake with its place.
+
+    Environment variables count as they do when serving. Ends with 0 if all is well, 1 on any finding, 2 if a file
+    cannot be read.
+    """
+    from llmproxy_asgi.config.schema import Config
+    from llmproxy_asgi.errors import ConfigError
+
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                file.read(1)
+        except OSError as error:
+            fail(f"{path}: cannot be read: {error.strerror}", code=2)
+    try:
+        config = Config.load(list(paths))
+    except ConfigError as error:
+        typer.echo("\n".join(error.findings))
+        count = len(error.findings)
+        fail(f"{count} {'finding' if count == 1 else 'findings'}.")
+    models = len(config.models) + sum(len(block.models or ()) for block in config.providers.values() if block.enabled)
+    providers = sum(block.enabled for block in config.providers.values())
+    typer.echo(f"ok: {_counted(providers, 'provider')}, {_counted(models, 'model')}")
+
+
+def schema(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it here instead of printing it.")
+    ] = None,
+) -> None:
+    """The configuration's JSON Schema, for editors.
+
+    With `llmproxy schema -o llmproxy.schema.json`, an editor with a YAML language server completes and checks a file
+    that begins with `# yaml-language-server: $schema=llmproxy.schema.json`.
+    """
+    from llmproxy_asgi.config.json_schema import schema as make
+
+    text = json.dumps(make(), indent=2) + "\n"
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        fail(f"{output} cannot be written: {error.strerror}.", code=2)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

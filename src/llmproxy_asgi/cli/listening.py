@@ -1,0 +1,172 @@
+"""Where a server listens, and running it until somebody ends it."""
+
+import errno
+import ipaddress
+import math
+import signal
+import socket
+import sys
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from llmproxy_asgi.cli.reading import fail
+
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.types import ASGIApp
+
+_BACKLOG = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A resolved place to listen at."""
+
+    ip: str
+    port: int
+    family: socket.AddressFamily
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        return ipaddress.ip_address(self.ip.partition("%")[0]).is_loopback
+
+    @property
+    def url(self) -> str:
+        """How a browser on this machine gets there."""
+        ip = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.ip, self.ip)  # noqa: S104  it is what is not shown
+        return f"http://[{ip}]:{self.port}" if ":" in ip else f"http://{ip}:{self.port}"
+
+
+def resolve(host: str, port: int) -> Address:
+    """The address that a host name means here.
+
+    Raises:
+        typer.Exit: None.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        fail(f"{host!r} is not a host name or address that this machine knows.", code=2)
+    family, _, _, _, where = found[0]
+    return Address(str(where[0]), port, family)
+
+
+def listen(address: Address) -> socket.socket:
+    """A socket that connections can already queue at.
+
+    Raises:
+        typer.Exit: The address cannot be had.
+    """
+    try:
+        return socket.create_server((address.ip, address.port), family=address.family, backlog=_BACKLOG)
+    except OSError as error:
+        where = f"{address.ip} port {address.port}"
+        if error.errno == errno.EADDRINUSE:
+            fail(f"{where} is in use already. End what listens there, or choose another with --port.")
+        if error.errno == errno.EACCES:
+            fail(f"{where} needs more rights than this user has; a port from 1024 on does not.")
+        fail(f"Cannot listen at {where}: {error.strerror}.")
+
+
+def at(listener: socket.socket) -> Address:
+    """Where a socket listens, its port included where any free one was asked for."""
+    name = listener.getsockname()
+    return Address(str(name[0]), int(name[1]), socket.AddressFamily(listener.family))
+
+
+def need_server() -> None:
+    """Make sure that there is a server to run.
+
+    Raises:
+        typer.Exit: There is none; says what to install.
+    """
+    if find_spec("uvicorn") is None:
+        fail('Serving needs uvicorn. Install it with:\n  pip install "llmproxy-asgi[server]"')
+
+
+def run(app: "ASGIApp", listener: socket.socket, **options: Any) -> None:
+    """Serve an application in this process; SIGTERM and SIGINT end it well, once what is open has ended.
+
+    Args:
+        app: What to serve.
+        listener: Where; closed at the end.
+        options: As `settings` takes them.
+    """
+    import uvicorn
+
+    _end_well()
+    with closing(listener):
+        uvicorn.Server(settings(app, **options)).run(sockets=[listener])
+
+
+def run_workers(factory: str, address: Address, *, workers: int, **options: Any) -> None:
+    """Serve from several processes, each with an application of its own.
+
+    Args:
+        factory: `module:function` that makes the application.
+        address: Where.
+        workers: How many.
+        options: As `settings` takes them.
+    """
+    import uvicorn
+
+    _end_well()
+    uvicorn.run(factory, factory=True, workers=workers, host=address.ip, port=address.port, **_options(**options))
+
+
+def settings(app: "ASGIApp", **options: Any) -> "uvicorn.Config":
+    """What uvicorn is told."""
+    import uvicorn
+
+    return uvicorn.Config(app, **_options(**options))
+
+
+def _options(*, log_level: str, access_log: bool, graceful: float) -> dict[str, Any]:
+    return {
+        "ws": "none",
+        "lifespan": "on",
+        "server_header": False,
+        "backlog": _BACKLOG,
+        "log_config": _logging(log_level),
+        "log_level": log_level,
+        "access_log": access_log,
+        "timeout_graceful_shutdown": math.ceil(graceful),
+    }
+
+
+def _logging(level: str) -> dict[str, Any]:
+    """Uvicorn's own way to log, for our loggers too, and without queries: a key may stand in one."""
+    from uvicorn.config import LOGGING_CONFIG
+
+    loggers = {**LOGGING_CONFIG["loggers"], "llmproxy_asgi": {"handlers": ["default"], "level": level.upper()}}
+    loggers["uvicorn.access"] = {**loggers["uvicorn.access"], "filters": ["without_query"]}
+    return {**LOGGING_CONFIG, "loggers": loggers, "filters": {"without_query": {"()": f"{__name__}.WithoutQuery"}}}
+
+
+class WithoutQuery:
+    """A logging filter that cuts the query off the path in uvicorn's access log."""
+
+    def filter(self, record: Any) -> bool:
+        """Let everything through, shortened."""
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                argument.partition("?")[0] if isinstance(argument, str) and argument.startswith("/") else argument
+                for argument in record.args
+            )
+        return True
+
+
+def _end_well() -> None:
+    """Let the signals that ask for an end end this process with 0.
+
+    Uvicorn takes them while it serves and raises them once more when it is done, for whoever had them before.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+
+
+def _leave(_number: int, _frame: object) -> NoReturn:
+    sys.exit(0)

@@ -1,0 +1,51 @@
+"""Reading a configuration for a command: what is wrong is printed, and the command ends."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeAlias
+
+import typer
+
+if TYPE_CHECKING:
+    from llmproxy_asgi.config.schema import Config
+
+USUAL = Path("llmproxy.yaml")
+
+ConfigOption: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        show_default=str(USUAL),
+        help="YAML, TOML or JSON. May be given several times; later files win.",
+    ),
+]
+
+
+def fail(message: str, *, code: int = 1) -> NoReturn:
+    """Say why on standard error, and end the command.
+
+    Raises:
+        typer.Exit: Always.
+    """
+    typer.echo(message, err=True)
+    raise typer.Exit(code)
+
+
+def read_config(files: Sequence[Path] | None) -> "Config":
+    """The configuration in some files, or in the usual one.
+
+    Raises:
+        typer.Exit: It is not usable; every finding has been printed.
+    """
+    from llmproxy_asgi.config.schema import Config
+    from llmproxy_asgi.errors import ConfigError
+
+    chosen = list(files or [USUAL])
+    if not files and not USUAL.exists():
+        fail(f"There is no {USUAL} here. Write one with `llmproxy init`, or name yours with --config.")
+    try:
+        return Config.load(chosen)
+    except ConfigError as error:
+        fail("\n".join(error.findings))

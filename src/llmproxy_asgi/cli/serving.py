@@ -1,0 +1,174 @@
+"""`serve` and `demo`: the gateway alone, without a host application."""
+
+import os
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmproxy_asgi.cli.reading import USUAL, ConfigOption, fail, read_config
+
+if TYPE_CHECKING:
+    from llmproxy_asgi.cli.listening import Address
+    from llmproxy_asgi.config.schema import Config
+
+DEMO = {
+    "providers": {"simulated": {"delay": "20ms"}},
+    "access": {"mode": "open"},
+    "endpoints": {"ui": True},
+}
+"""What the demo serves; the delay lets a person see a stream arrive."""
+
+
+class LogLevel(StrEnum):
+    """How much is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+HostOption = Annotated[str, typer.Option(help="Address to listen at.")]
+PortOption = Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")]
+
+
+def serve(  # noqa: PLR0917  each is an option of the command
+    config: ConfigOption = None,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+    prefix: Annotated[str, typer.Option(metavar="PATH", help="Serve below this path, like /llm.")] = "",
+    workers: Annotated[int, typer.Option(min=1, max=256, help="How many processes serve.")] = 1,
+    graceful: Annotated[
+        str, typer.Option(metavar="DURATION", help="How long open calls may take to end when the server is ended.")
+    ] = "30s",
+    log_level: Annotated[LogLevel, typer.Option(help="How much is logged.")] = LogLevel.INFO,
+    *,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Log each request, without its query.")] = False,
+    insecure_open: Annotated[
+        bool, typer.Option("--insecure-open", help="Serve `access.mode: open` beyond this machine all the same.")
+    ] = False,
+) -> None:
+    """Serve a configuration by itself, without a host application.
+
+    With `access.mode: open` only this machine may call, under the name localhost, unless `--insecure-open` is given.
+    """
+    from llmproxy_asgi.cli import listening
+
+    listening.need_server()
+    where = _prefix(prefix)
+    seconds = _seconds(graceful)
+    plan = read_config(config)
+    address = listening.resolve(host, port)
+    is_open = plan.access.mode == "open"
+    if is_open and not address.is_loopback and not insecure_open:
+        fail(
+            f"access.mode is open, so anybody who reaches {host} could spend your keys. Listen at 127.0.0.1, list keys "
+            "under access.keys with access.mode: keys, or insist with --insecure-open."
+        )
+    from llmproxy_asgi.cli import worker
+
+    listener = listening.listen(address)
+    address = listening.at(listener)
+    local_hosts = is_open and not insecure_open
+    _announce(plan, address, where)
+    if workers == 1:
+        app = worker.application(plan, prefix=where, local_hosts=local_hosts)
+        listening.run(app, listener, log_level=log_level, access_log=access_log, graceful=seconds)
+        return
+    listener.close()  # it was only to see whether the address can be had; uvicorn binds for its workers
+    files = [os.path.abspath(path) for path in config or [USUAL]]  # noqa: PTH100  links stay what they are
+    worker.instruct(files, prefix=where, local_hosts=local_hosts)
+    listening.run_workers(
+        worker.FACTORY, address, workers=workers, log_level=log_level, access_log=access_log, graceful=seconds
+    )
+
+
+def demo(
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+    *,
+    open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Run everything with an embedded provider that only pretends: no key, no file, no network.
+
+    Nothing but this machine can reach it.
+    """
+    from llmproxy_asgi.cli import listening
+
+    listening.need_server()
+    address = listening.resolve(host, port)
+    if not address.is_loopback:
+        fail(f"The demo lets anybody in, so it listens on this machine alone; {host} is beyond it.", code=2)
+    from llmproxy_asgi.cli import worker
+    from llmproxy_asgi.config.schema import Config
+
+    config = Config.load(DEMO, environment=None)
+    listener = listening.listen(address)
+    url = listening.at(listener).url
+    typer.echo(_HOW_TO_CALL.format(url=url))
+    if open_page:
+        import webbrowser
+
+        webbrowser.open(f"{url}/ui/")  # connections queue at the listener until the server takes them
+    app = worker.application(config, prefix="", local_hosts=True)
+    listening.run(app, listener, log_level="warning", access_log=False, graceful=2)
+
+
+_HOW_TO_CALL = """\
+Everything runs, with an embedded provider that only pretends. Ctrl+C ends it.
+
+  page         {url}/ui/
+  base_url     {url}/v1   (OpenAI's SDK)
+  base_url     {url}      (Anthropic's SDK)
+
+Try it from another terminal:
+
+  curl {url}/v1/chat/completions -H 'content-type: application/json' \\
+    -d '{{"model": "simulated/echo", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+
+  curl {url}/v1/messages -H 'content-type: application/json' \\
+    -d '{{"model": "simulated/echo", "max_tokens": 200, "messages": [{{"role": "user", "content": "Hello"}}]}}'
+
+  curl -N {url}/v1/chat/completions -H 'content-type: application/json' \\
+    -d '{{"model": "simulated/story", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
+
+From Python:
+
+  from openai import OpenAI
+  client = OpenAI(base_url="{url}/v1", api_key="unused")
+  messages = [{{"role": "user", "content": "Hello"}}]
+  print(client.chat.completions.create(model="simulated/echo", messages=messages))
+
+  from anthropic import Anthropic
+  client = Anthropic(base_url="{url}", api_key="unused")
+  messages = [{{"role": "user", "content": "Hello"}}]
+  print(client.messages.create(model="simulated/echo", max_tokens=200, messages=messages))
+"""
+
+
+def _announce(plan: "Config", address: "Address", prefix: str) -> None:
+    names = [name for name, block in plan.providers.items() if block.enabled]
+    typer.echo(f"Serving {', '.join(names) or 'no provider'} at {address.url}{prefix}. Ctrl+C ends it.")
+    if plan.access.mode != "open" and not plan.access.keys:
+        typer.echo(
+            "Every call will be refused: no keys are listed under access.keys, and nothing else can say who is calling "
+            "when the gateway is served by itself.",
+            err=True,
+        )
+
+
+def _prefix(text: str) -> str:
+    prefix = text.rstrip("/")
+    if prefix and (not prefix.startswith("/") or any(mark in prefix for mark in "{}?#% \\") or "//" in prefix):
+        fail(f"--prefix is a path like /llm, not {text!r}.", code=2)
+    return prefix
+
+
+def _seconds(text: str) -> float:
+    from llmproxy_asgi.settings import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        fail(f"--graceful: {error}.", code=2)

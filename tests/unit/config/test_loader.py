@@ -1,0 +1,483 @@
+"""Loading: layers in their order, the environment, and every finding at once with its place."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmproxy_asgi import Config, ConfigError
+from llmproxy_asgi.config.loader import load
+from llmproxy_asgi.settings import Secret
+
+CORPUS = Path(__file__).with_name("corpus")
+KEYS = {"OPENAI_API_KEY": "sk-openai-0123456789", "CI_KEY": "llmp_ci-0123456789abcdef"}
+
+GOOD = """\
+# One of everything.
+providers:
+  openai:
+    api_key: ${OPENAI_API_KEY}
+    base_url: https://api.openai.com/v1
+    models:
+      - gpt-5
+      - {name: fast, upstream: gpt-5-mini, enabled: true, max_output_tokens: 8000, capabilities: {tools: true}}
+      - "o*"
+    default_model: gpt-5
+    priority: 10
+    cooldown: 30s
+    timeout: {connect: 5s, first_byte: 60s, idle: 60s, total: 10m}
+    retry: {attempts: 2, backoff: 250ms}
+    headers: {X-Team: search}
+  claude:
+    type: anthropic
+    api_key: [sk-ant-one-0123456789, sk-ant-two-0123456789]
+default_provider: openai
+models:
+  smart:
+    targets: [claude/claude-opus-4-5, openai/gpt-5]
+    strategy: failover
+access:
+  mode: keys
+  keys:
+    - {name: ci, key: "${CI_KEY}", models: [fast]}
+endpoints: {ui: true}
+limits: {body: 32MiB, json_depth: 64, event: 16MiB}
+keepalive: 15s
+"""
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in an empty folder, so that findings name files as they were given."""
+    monkeypatch.chdir(tmp_path)
+
+
+def findings(
+    text: str, *, environment: Mapping[str, str] | None = None, name: str = "llmproxy.yaml"
+) -> tuple[str, ...]:
+    """What is found in one file."""
+    Path(name).write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as refused:
+        load(name, environment=environment or {})
+    return refused.value.findings
+
+
+def test_good_file() -> None:
+    """A file with one of everything means what it says."""
+    Path("llmproxy.yaml").write_text(GOOD, encoding="utf-8")
+    config = load("llmproxy.yaml", environment=KEYS)
+    openai, claude = config.providers["openai"], config.providers["claude"]
+    assert openai.api_key == [Secret(KEYS["OPENAI_API_KEY"])]
+    assert [entry.name for entry in openai.models or ()] == ["gpt-5", "fast", "o*"]
+    assert (openai.timeout.total, openai.retry.backoff) == (600.0, 0.25)
+    assert (claude.type, len(claude.api_key or ())) == ("anthropic", 2)
+    assert config.access.keys[0].key == Secret(KEYS["CI_KEY"])
+    assert config.limits.body == 32 * 2**20
+
+
+@pytest.mark.parametrize("case", sorted(path.stem for path in CORPUS.glob("*.yaml")))
+def test_every_finding_of_a_bad_file(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is wrong with a file is found at once, in its order, each with line, path and plain words."""
+    monkeypatch.chdir(CORPUS)
+    with pytest.raises(ConfigError) as refused:
+        load(f"{case}.yaml", environment={"OPENAI_API_KEY": "sk-openai-0123456789", "EMPTY": ""})
+    assert list(refused.value.findings) == Path(f"{case}.txt").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        (
+            "a.json",
+            '{"providers": {\n "openai": {\n  "timeuot": 1}}}',
+            "a.json:3: providers.openai.timeuot: unknown key",
+        ),
+        ("a.json", '{"providers": \n no}', "a.json:2: has something here that is no JSON value"),
+        ("a.toml", "[providers.openai]\ntimeuot = 1\n", "a.toml:2: providers.openai.timeuot: unknown key"),
+        ("a.toml", "[providers.openai\n", "a.toml:1: is not valid TOML"),
+        ("a.conf", "providers:\n  openai: {timeuot: 1}\n", "a.conf:2: providers.openai.timeuot: unknown key"),
+    ],
+)
+def test_every_language(name: str, text: str, expected: str) -> None:
+    """JSON and TOML are known by their names and have lines, too; anything else is YAML."""
+    assert findings(text, name=name)[0].startswith(expected)
+
+
+def test_files_that_cannot_be_read() -> None:
+    """What cannot be read is told for every file at once."""
+    Path("big.yaml").write_bytes(b"#" * 2**20 + b"\n")
+    Path("latin.yaml").write_bytes(b"a: 1\nb: caf\xe9\n")
+    Path("folder").mkdir()
+    with pytest.raises(ConfigError) as refused:
+        load(["none.yaml", "folder", "big.yaml", "latin.yaml", "x\0y"], environment={})
+    assert refused.value.findings == (
+        "none.yaml: there is no such file",
+        "folder: cannot be read: Is a directory",
+        "big.yaml: is larger than 1 MiB",
+        "latin.yaml:2: is not UTF-8",
+        "a path with control characters: cannot be read: not a usable path",
+    )
+
+
+def test_source_that_is_none() -> None:
+    """What is no configuration at all is told so."""
+    with pytest.raises(ConfigError, match="a configuration is a path, a dict or a Config, not int"):
+        load(5, environment={})  # type: ignore[arg-type]
+
+
+def test_byte_order_mark_is_no_mistake() -> None:
+    """A file that begins with a byte order mark is read."""
+    Path("a.yaml").write_bytes(b"\xef\xbb\xbfkeepalive: 5s\n")
+    assert load("a.yaml", environment={}).keepalive == 5.0
+
+
+# Layers
+
+
+def test_later_file_wins() -> None:
+    """Mappings merge, lists and values replace."""
+    Path("a.yaml").write_text(
+        "providers:\n  openai: {api_key: one, models: [a, b], priority: 1}\nkeepalive: 5s\n", encoding="utf-8"
+    )
+    Path("b.yaml").write_text(
+        "providers:\n  openai: {models: [c]}\n  x: {type: openai, api_key: two}\n", encoding="utf-8"
+    )
+    config = load(["a.yaml", "b.yaml"], environment={})
+    openai = config.providers["openai"]
+    assert [entry.name for entry in openai.models or ()] == ["c"]
+    assert (openai.api_key, openai.priority, config.keepalive) == ([Secret("one")], 1, 5.0)
+    assert list(config.providers) == ["openai", "x"]
+
+
+def test_layers_in_their_order() -> None:
+    """Defaults, file, environment, code: the later one wins."""
+    Path("a.yaml").write_text("keepalive: 5s\n", encoding="utf-8")
+    variable = {"LLMPROXY__KEEPALIVE": "6s"}
+    assert load({}, environment={}).keepalive == 15.0
+    assert load("a.yaml", environment={}).keepalive == 5.0
+    assert load("a.yaml", environment=variable).keepalive == 6.0
+    assert load("a.yaml", environment=variable, overrides={"keepalive": "7s"}).keepalive == 7.0
+
+
+def test_each_finding_names_its_source() -> None:
+    """A finding says which file, line, variable or whether code said it."""
+    Path("a.yaml").write_text("providers:\n  openai:\n    api_key: x\n    priority: a\n", encoding="utf-8")
+    Path("b.yaml").write_text("\nproviders:\n  openai:\n    retry: {attempts: b}\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as refused:
+        load(
+            ["a.yaml", "b.yaml"],
+            environment={
+                "LLMPROXY__PROVIDERS__OPENAI__TIMEOUT__IDLE": "c",
+                "LLMPROXY__PROVIDERS__OPENAI__TIMEOUT__IDEL": "5",
+            },
+            overrides={"keepalive": "d"},
+        )
+    assert [line.partition(": providers.openai")[0] for line in refused.value.findings] == [
+        "a.yaml:4",
+        "b.yaml:4",
+        "LLMPROXY__PROVIDERS__OPENAI__TIMEOUT__IDLE",
+        "LLMPROXY__PROVIDERS__OPENAI__TIMEOUT__IDEL",
+        "code: keepalive: a duration is like 250ms, 30s, 5m or 2h, or a number of seconds",
+    ]
+
+
+def test_what_a_later_layer_replaced_is_not_looked_at() -> None:
+    """A mistake or missing variable in a value that a later layer replaces is none."""
+    Path("a.yaml").write_text("providers:\n  openai: {api_key: '${NOT_SET}', priority: x}\n", encoding="utf-8")
+    config = load(
+        "a.yaml",
+        environment={"LLMPROXY__PROVIDERS__OPENAI__API_KEY": "sk-1", "LLMPROXY__PROVIDERS__OPENAI__PRIORITY": "3"},
+    )
+    assert config.providers["openai"].priority == 3
+    assert config.providers["openai"].api_key == [Secret("sk-1")]
+
+
+@pytest.mark.parametrize("name", ["LLMPROXY__PROVIDERS__MY_OPENAI__API_KEY", "llmproxy__providers__my_openai__api_key"])
+def test_environment_finds_existing_keys(name: str) -> None:
+    """A variable finds a key whatever its case, and characters that no variable has are underscores in it."""
+    config = load({"providers": {"My-OpenAI": {"type": "openai"}}}, environment={name: "sk-12345"})
+    assert config.providers["My-OpenAI"].api_key == [Secret("sk-12345")]
+
+
+def test_environment_makes_what_is_not_there() -> None:
+    """Variables alone can make a whole configuration; their values are read as YAML scalars, keys as they are."""
+    config = load(
+        {},
+        environment={
+            "LLMPROXY__PROVIDERS__OPENAI__API_KEY": "1234567890",
+            "LLMPROXY__PROVIDERS__OPENAI__ENABLED": "true",
+            "LLMPROXY__PROVIDERS__OPENAI__PRIORITY": "5",
+            "LLMPROXY__PROVIDERS__OPENAI__DEFAULT_MODEL": '"4.1"',
+            "LLMPROXY__PROVIDERS__OPENAI__TIMEOUT__IDLE": "5s",
+            "LLMPROXY_SERVE": "not ours",
+        },
+    )
+    openai = config.providers["openai"]
+    assert (openai.api_key, openai.priority) == ([Secret("1234567890")], 5)
+    assert (openai.default_model, openai.timeout.idle) == ("4.1", 5.0)
+
+
+def test_environment_reaches_into_lists() -> None:
+    """A number in a variable's name is an item of a list that is there."""
+    keys = [{"name": "a", "key": "sk-0123456789abcdef"}]
+    config = load({"access": {"keys": keys}}, environment={"LLMPROXY__ACCESS__KEYS__0__KEY": "sk-fedcba9876543210"})
+    assert config.access.keys[0].key == Secret("sk-fedcba9876543210")
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("LLMPROXY__", "has an empty part in its name"),
+        ("LLMPROXY__PROVIDERS____X", "has an empty part in its name"),
+        ("LLMPROXY__ACCESS__KEYS__1__KEY", "names '1' in a list of 1, counted from 0"),
+        ("LLMPROXY__ACCESS__KEYS__A", "names 'A' in a list of 1, counted from 0"),
+        ("LLMPROXY__PROVIDERS__A_B__API_KEY", "may mean any of a-b, A_B"),
+    ],
+)
+def test_environment_that_means_nothing(name: str, problem: str) -> None:
+    """A variable that cannot be followed is an error that names it."""
+    source = {
+        "providers": {"a-b": {"type": "openai"}, "A_B": {"type": "openai"}},
+        "access": {"keys": [{"name": "a", "key": "sk-0123456789abcdef"}]},
+    }
+    with pytest.raises(ConfigError) as refused:
+        load(source, environment={name: "x"})
+    assert refused.value.findings == (f"{name}: {problem}",)
+
+
+def test_without_environment() -> None:
+    """With environment=None nothing is looked up anywhere."""
+    with pytest.raises(ConfigError, match="the environment variable PATH is not set"):
+        load({"default_provider": "${PATH}"}, environment=None)
+
+
+def test_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless told otherwise, the process's own environment counts, as it is when loading."""
+    monkeypatch.setenv("LLMPROXY__KEEPALIVE", "3s")
+    assert Config.load({}).keepalive == 3.0
+
+
+def test_config_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Config alone stays itself; under overrides what was set in it, its secrets included, stays set."""
+    monkeypatch.setenv("LLMPROXY__KEEPALIVE", "3s")
+    made = Config.model_validate({"providers": {"openai": {"api_key": "sk-$${x"}}, "keepalive": 9})
+    assert Config.load(made) is made
+    changed = load(made, environment={}, overrides={"providers": {"openai": {"priority": 4}}})
+    openai = changed.providers["openai"]
+    assert (openai.api_key, openai.priority, changed.keepalive) == ([Secret("sk-$${x")], 4, 9.0)
+
+
+def test_sources_are_not_changed() -> None:
+    """A dict that is loaded stays as it was, and later changes to it change nothing."""
+    source = {"providers": {"openai": {"api_key": "${K}", "models": ["a"]}}}
+    config = load(source, environment={"K": "sk-1"}, overrides={"providers": {"openai": {"priority": 1}}})
+    assert source == {"providers": {"openai": {"api_key": "${K}", "models": ["a"]}}}
+    source["providers"]["openai"]["models"] = []
+    assert len(config.providers["openai"].models or ()) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ({"providers": {1: {}}}, "code: has a key that is not text but int"),
+        ({"a": {None: 1}}, "code: has a key that is not text but NoneType"),
+        ({"access": {"keys": "x"}}, "code: access.keys: must be a list"),
+    ],
+)
+def test_dict_that_is_wrong(source: dict[str, object], problem: str) -> None:
+    """A finding in a dict says that code said it."""
+    with pytest.raises(ConfigError) as refused:
+        load(source, environment={})
+    assert refused.value.findings == (problem,)
+
+
+def test_dict_that_holds_itself() -> None:
+    """A dict that contains itself is refused."""
+    endless: dict[str, object] = {}
+    endless["a"] = endless
+    with pytest.raises(ConfigError, match="nests deeper than 64"):
+        load(endless, environment={})
+
+
+# Interpolation
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("${A}", "value"),
+        ("x-${A}-y-${A}", "x-value-y-value"),
+        ("${A:-other}", "value"),
+        ("${NONE:-other}", "other"),
+        ("${NONE:-}", ""),
+        ("${EMPTY:-other}", "other"),
+        ("$${A}", "${A}"),
+        ("$A ${A}", "$A value"),
+        ("$", "$"),
+        ("${TRICK}", "${A}"),
+        ("${YAML}", "{a: [1"),
+    ],
+)
+def test_interpolation(written: str, meant: str) -> None:
+    """Variables are put in whole or within a text, once: what is put in is neither searched nor parsed again."""
+    environment = {"A": "value", "EMPTY": "", "TRICK": "${A}", "YAML": "{a: [1"}
+    config = load({"providers": {"openai": {"api_key": "x", "default_model": written}}}, environment=environment)
+    assert config.providers["openai"].default_model == meant
+
+
+def test_keys_are_not_interpolated() -> None:
+    """`${NAME}` in a key is the key's own text."""
+    config = load({"models": {"${A}": {"targets": ["o/x"]}}, "providers": {"o": {"type": "openai", "api_key": "x"}}})
+    assert list(config.models) == ["${A}"]
+
+
+def test_environment_layer_is_not_interpolated() -> None:
+    """A value that a variable sets is taken as it is."""
+    variable = {"LLMPROXY__PROVIDERS__OPENAI__API_KEY": "sk-${A}"}
+    config = load({"providers": {"openai": {}}}, environment=variable)
+    assert config.providers["openai"].api_key == [Secret("sk-${A}")]
+
+
+def test_api_key_env() -> None:
+    """`api_key_env` names the variable that holds the key; a later layer's api_key replaces it, and the other way."""
+    environment = {"MY_KEY": "sk-mine-${x}"}
+    named = {"providers": {"openai": {"api_key_env": "MY_KEY"}}}
+    given_key = {"providers": {"openai": {"api_key": "sk-given"}}}
+    assert load(named, environment=environment).providers["openai"].api_key == [Secret("sk-mine-${x}")]
+    assert load([named, given_key], environment={}).providers["openai"].api_key == [Secret("sk-given")]
+    assert load([given_key, named], environment=environment).providers["openai"].api_key == [Secret("sk-mine-${x}")]
+
+
+def test_empty_blocks_are_left_out() -> None:
+    """A block that is opened and left empty counts as left out; a provider's, as all defaults."""
+    Path("a.yaml").write_text("providers:\n  simulated:\nmodels:\naccess:\nlimits:\n", encoding="utf-8")
+    config = load("a.yaml", environment={})
+    assert config.models == {}
+    assert config.access.mode == "host"
+    assert config.providers["simulated"].type == "simulated"
+
+
+# Prefixes, secrets
+
+
+def loaded(name: str, *, environment: Mapping[str, str]) -> Config | None:
+    """A file's configuration; None if it is refused as it should be, with findings."""
+    try:
+        return load(name, environment=environment)
+    except ConfigError as refused:
+        if refused.findings:
+            return None
+        raise
+
+
+def test_a_file_that_was_cut_is_never_a_surprise() -> None:
+    """Every beginning of a good file is refused with findings or holds nothing that the whole does not hold."""
+    Path("whole.yaml").write_text(GOOD, encoding="utf-8")
+    whole = load("whole.yaml", environment=KEYS).model_dump()
+    for length in range(0, len(GOOD), 3):
+        Path("cut.yaml").write_text(GOOD[:length], encoding="utf-8")
+        cut = loaded("cut.yaml", environment=KEYS)
+        if cut is not None:
+            assert set(cut.providers) <= set(whole["providers"])
+            assert cut.access.mode in ("host", "keys")
+
+
+@given(
+    st.binary(max_size=60) | st.text(st.sampled_from("providers: {}[]-\n${A}'\"&*!|>#"), max_size=60).map(str.encode)
+)
+def test_no_file_raises_anything_else(content: bytes) -> None:
+    """Whatever bytes a file holds, loading it gives a Config or a ConfigError."""
+    for name in ("any.yaml", "any.json", "any.toml"):
+        Path(name).write_bytes(content)
+        loaded(name, environment={})
+
+
+SECRETS = {
+    "file": "sk-file-5b2c8a11",
+    "interpolated": "sk-env-77aa90b3",
+    "named": "sk-named-0c44de5f",
+    "layer": "sk-layer-e81f22aa",
+    "machine": "llmp_machine-93bc7d",
+}
+
+
+def with_secrets(**more: object) -> Config:
+    return load(
+        {
+            "providers": {
+                "a": {"type": "openai", "api_key": [SECRETS["file"], "${K}"]},
+                "b": {"type": "anthropic", "api_key_env": "N"},
+                "c": {"type": "openai"},
+            },
+            "access": {"keys": [{"name": "ci", "key": SECRETS["machine"]}]},
+            **more,
+        },
+        environment={
+            "K": SECRETS["interpolated"], "N": SECRETS["named"], "LLMPROXY__PROVIDERS__C__API_KEY": SECRETS["layer"],
+        },
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("show", [repr, str, Config.model_dump_json, Config.model_dump, "{!r:s}".format])
+def test_secrets_are_not_shown(show: object) -> None:
+    """No way to print a configuration prints a key."""
+    assert callable(show)
+    shown = str(show(with_secrets()))
+    assert "***" in shown
+    assert [name for name, secret in SECRETS.items() if secret in shown] == []
+
+
+@pytest.mark.parametrize(
+    "misplaced",
+    [
+        {"default_provider": "${K}"},
+        {"models": {"m": {"targets": ["${K}", f"{SECRETS['file']}/x"]}}},
+        {"models": {"m": {"targets": ["a/b"], "strategy": "${K}"}}},
+        {"keepalive": "${K}"},
+        {"limits": {"body": "${K}", "json_depth": "${K}"}},
+        {"access": {"mode": "${K}", "keys": [{"name": "ci", "key": SECRETS["machine"], "models": "${N}"}]}},
+        {"providers": {"x": {"type": "${K}"}, "y": {"type": "openai", "api_key": SECRETS["file"], "protocol": "${K}"}}},
+        {
+            "providers": {
+                "x": {"type": "openai", "base_url": "http://${K}@[", "headers": {"X-A": f"{SECRETS['file']}\n"}}
+            }
+        },
+    ],
+)
+def test_findings_hold_no_secret(misplaced: dict[str, object]) -> None:
+    """A key in the wrong place is an error that does not repeat it."""
+    with pytest.raises(ConfigError) as refused:
+        with_secrets(**misplaced)
+    assert [name for name, secret in SECRETS.items() if secret in str(refused.value)] == []
+
+
+def test_yaml_mistakes_quote_no_value() -> None:
+    """A file that is not YAML because of a key is refused without showing the key."""
+    for text in (
+        "api_key: *{}\n",
+        "api_key: !{}\n",
+        "api_key: '{}\n",
+        "a: b: {}\n",
+        "{}\nb: 1\n",
+        "a: [{}\n",
+        "- {}: x: y\n",
+    ):
+        shown = " ".join(findings(text.format("sk-file-5b2c8a11")))
+        assert "5b2c8a11" not in shown
+
+
+def test_findings_are_lines() -> None:
+    """No finding holds a line break, whatever a key is made of."""
+    shown = findings('"a\\nb": 1\nproviders: {"c\\nd": {type: openai, "e\\u001b[31m": 1}}\n')
+    assert len(shown) >= 2
+    assert all(line.isprintable() for line in shown)
+
+
+def test_path_like_source(tmp_path: Path) -> None:
+    """A path object is as good as its text."""
+    (tmp_path / "a.yaml").write_text("keepalive: 5s\n", encoding="utf-8")
+    assert load(tmp_path / "a.yaml", environment={}).keepalive == 5.0
+    assert load(os.fspath(tmp_path / "a.yaml"), environment={}).keepalive == 5.0
