@@ -25,7 +25,7 @@ from llmproxy_asgi.translators.anthropic_messages import server_tools
 from llmproxy_asgi.translators.anthropic_messages.citations import encode_citation
 from llmproxy_asgi.translators.anthropic_messages.reasoning import encode_reasoning, for_call
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
-from llmproxy_asgi.translators.anthropic_messages.usage import encode_usage
+from llmproxy_asgi.translators.anthropic_messages.usage import encode_usage, estimated_input
 from llmproxy_asgi.translators.names import CallIds
 from llmproxy_asgi.translators.pairing import arguments_object, arguments_raw
 
@@ -112,8 +112,14 @@ def _tool_use(part: ToolCall) -> JSONObject:
     }
 
 
-def encode_answer(response: Response, model: str) -> bytes:
-    """A whole answer: the first candidate, since Anthropic knows no other."""
+def encode_answer(response: Response, model: str, size: int) -> bytes:
+    """A whole answer: the first candidate, since Anthropic knows no other.
+
+    Args:
+        response: The answer.
+        model: The name that the caller asked for.
+        size: Bytes of the request, for an estimate where the upstream told no usage.
+    """
     empty = Candidate(finish=Finish(reason=FinishReason.UNKNOWN))
     candidate = response.candidates[0] if response.candidates else empty
     refusal = next((part for part in candidate.parts if isinstance(part, Refusal)), None)
@@ -125,9 +131,16 @@ def encode_answer(response: Response, model: str) -> bytes:
         "content": [block for part in candidate.parts for block in encode_blocks(part)],
         "stop_details": None,
         **encode_stop(candidate.finish, refusal),
-        "usage": encode_usage(response.usage, response.service_tier),
+        "usage": encode_usage(_usage(response, candidate, size), response.service_tier),
     }
     return msgspec.json.encode({**body, **response.extras.get(PROTOCOL, {})})
+
+
+def _usage(response: Response, candidate: Candidate, size: int) -> Usage:
+    if response.usage.total:
+        return response.usage
+    written = sum(len(part.text) for part in candidate.parts if isinstance(part, Text | Reasoning | Refusal))
+    return msgspec.structs.replace(estimated_input(size), output=max(1, -(-written // 4)))
 
 
 def message_start(answer: str, model: str, usage: Usage) -> bytes:

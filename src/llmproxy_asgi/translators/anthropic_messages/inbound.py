@@ -76,7 +76,7 @@ class MessagesInbound(Inbound):
 
     @override
     def encode(self, response: Response, intake: Intake) -> bytes:
-        return encode_answer(response, intake.model or response.model)
+        return encode_answer(response, intake.model or response.model, intake.size)
 
     @override
     def encoder(self, intake: Intake) -> StreamEncoder:

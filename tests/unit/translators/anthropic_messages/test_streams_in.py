@@ -1,7 +1,7 @@
 """Streams of an upstream that speaks Messages: read into events, and relayed as bytes."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import pytest
@@ -89,7 +89,7 @@ def frame(name: str, **fields: object) -> bytes:
 START = frame("message_start", message={"id": "msg_1", "role": "assistant", "content": [], "usage": {}})
 
 
-def block(index: int, content: dict[str, object], *deltas: dict[str, object]) -> bytes:
+def block(index: int, content: dict[str, object], *deltas: Mapping[str, object]) -> bytes:
     return b"".join(
         [
             frame("content_block_start", index=index, content_block=content),

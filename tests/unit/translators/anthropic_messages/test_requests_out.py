@@ -1,0 +1,735 @@
+"""Requests from other protocols, as an upstream that speaks Messages gets them."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from llmproxy_asgi.conversation import (
+    CacheMark,
+    CacheOptions,
+    Citation,
+    Grammar,
+    InlineData,
+    Link,
+    Media,
+    Message,
+    Opaque,
+    OutputFormat,
+    PlainText,
+    Reasoning,
+    ReasoningOptions,
+    Refusal,
+    Sampling,
+    Seal,
+    ServerToolCall,
+    ServiceTier,
+    StoredFile,
+    Text,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+)
+from llmproxy_asgi.errors import BadRequest, Unsupported
+from llmproxy_asgi.translators.anthropic_messages import capabilities_of
+from llmproxy_asgi.translators.anthropic_messages.reasoning import UNSIGNED
+from llmproxy_asgi.translators.base import Upstream
+from llmproxy_asgi.translators.seals import wrap
+from support_messages import INBOUND, OUTBOUND, encoded, opened, request, upstream
+
+PNG = "iVBORw0KGgoAAAANSUhEUg=="
+JPEG = "/9j/4AAQSkZJRgABAQAAAQABAAD="
+
+
+def user(*texts: str) -> Message:
+    return Message(role="user", parts=tuple(Text(text=text) for text in texts))
+
+
+def system(text: str, authority: str = "system") -> Message:
+    return Message(
+        role="system", authority="developer" if authority == "developer" else "system", parts=(Text(text=text),)
+    )
+
+
+def assistant(*parts: Any) -> Message:
+    return Message(role="assistant", parts=parts)
+
+
+def call(call_id: str, name: str = "f", arguments: str = "{}") -> ToolCall:
+    return ToolCall(call_id=call_id, name=name, arguments=arguments)
+
+
+def results(*ids: str) -> Message:
+    return Message(role="tool", parts=tuple(ToolResult(call_id=i, content=(Text(text=f"r-{i}"),)) for i in ids))
+
+
+def text(*texts: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": one} for one in texts]
+
+
+def sent(*messages: Message, to: Upstream | None = None, **fields: Any) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """The turns that the upstream gets, and the warnings."""
+    body, outgoing = encoded(request(*messages, **fields), to)
+    return body["messages"], outgoing.warnings
+
+
+def refused(*messages: Message, to: Upstream | None = None, **fields: Any) -> str | None:
+    with pytest.raises(Unsupported) as caught:
+        encoded(request(*messages, **fields), to)
+    return caught.value.param
+
+
+def model(name: str) -> Upstream:
+    return Upstream(
+        provider="claude", model=name, asked="asked", issuer="anthropic", capabilities=capabilities_of(name)
+    )
+
+
+OLD, BUDGET, BOTH, FIVE, NEWEST = map(
+    model,
+    [
+        "claude-3-5-haiku-20241022",
+        "claude-sonnet-4-5-20250929",
+        "claude-opus-4-6",
+        "claude-sonnet-5",
+        "claude-opus-5-5",
+    ],
+)
+
+
+# ── turns ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_plain_question() -> None:
+    """Model, limit and turn, with the newest version; the same bytes each time."""
+    body, outgoing = encoded(request(max_output_tokens=50))
+    assert body == {
+        "model": "claude-upstream-1",
+        "max_tokens": 50,
+        "messages": [{"role": "user", "content": text("Hi")}],
+    }
+    assert outgoing.headers == (("anthropic-version", "2026-10-21"),)
+    assert outgoing.warnings == ()
+    assert OUTBOUND.encode(request(max_output_tokens=50), upstream()) == outgoing
+
+
+def test_19_leading_instructions_are_separate_texts() -> None:
+    """System and developer messages that lead go to `system`, one text each, in their order."""
+    body, _ = encoded(request(system("a"), system("b", "developer"), system("c"), user("Hi")))
+    assert body["system"] == text("a", "b", "c")
+    assert [turn["role"] for turn in body["messages"]] == ["user"]
+
+
+def test_20_a_system_message_stays_in_the_middle() -> None:
+    """A model that can, after a user turn, gets it in place."""
+    turns, warnings = sent(user("a"), system("s"), assistant(Text(text="b")), user("c"), to=FIVE)
+    assert [turn["role"] for turn in turns] == ["user", "system", "assistant", "user"]
+    assert turns[1]["content"] == text("s")
+    assert warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("turns", "expected"),
+    [
+        ([user("a"), assistant(Text(text="b")), system("s"), user("c")], ["a", "b", "s c"]),
+        ([user("a"), system("s"), assistant(Text(text="b")), user("c")], ["a s", "b", "c"]),
+        ([user("a"), assistant(Text(text="b")), system("s")], ["a", "b", "s"]),
+        ([user("a"), system("s")], ["a s"]),
+        (
+            [user("a"), assistant(Text(text="b")), system("s"), assistant(Text(text="c")), user("d")],
+            ["a", "b", "s", "c", "d"],
+        ),
+    ],
+)
+def test_21_an_old_model_gets_it_from_the_user(turns: Sequence[Message], expected: list[str]) -> None:
+    """Elsewhere it becomes a text of the next user message, is never dropped, and is said."""
+    written, warnings = sent(*turns, to=OLD)
+    assert [" ".join(part["text"] for part in turn["content"]) for turn in written] == expected
+    assert warnings == ("downgraded:system_message",)
+
+
+def test_21_results_stay_first() -> None:
+    """An instruction between calls and results is written after the results."""
+    turns, _ = sent(user("a"), assistant(call("1")), system("s"), results("1"), user("b"), to=OLD)
+    assert [part["type"] for part in turns[2]["content"]] == ["tool_result", "text", "text"]
+
+
+def test_neighbours_of_one_role_are_one_turn() -> None:
+    """Parts are appended, strings are not joined."""
+    turns, _ = sent(user("a"), user("b"), assistant(Text(text="c")), assistant(Text(text="d")), user("e"))
+    assert [[part["text"] for part in turn["content"]] for turn in turns] == [["a", "b"], ["c", "d"], ["e"]]
+
+
+def test_the_user_begins() -> None:
+    """A conversation that begins with the model gets a first turn, and says so."""
+    turns, warnings = sent(assistant(Text(text="a")), user("b"))
+    assert turns[0] == {"role": "user", "content": text(".")}
+    assert warnings == ("emulated:first_user_turn",)
+
+
+def test_24_no_empty_text() -> None:
+    """Empty and blank texts are left out, and so are messages that hold nothing else."""
+    turns, _ = sent(
+        user("a"), assistant(Text(text=""), call("1")), results("1"), assistant(Text(text=" \n")), user("b", "")
+    )
+    assert [[part["type"] for part in turn["content"]] for turn in turns] == [
+        ["text"],
+        ["tool_use"],
+        ["tool_result", "text"],
+    ]
+
+
+def test_25_a_trailing_assistant_message() -> None:
+    """It is continued where the model does so, else it is a 400 that names the messages."""
+    assert refused(user("a"), assistant(Text(text="b")), to=FIVE) == "messages"
+    assert sent(user("a"), assistant(Text(text="b")), to=OLD)[0][-1]["role"] == "assistant"
+    assert refused(user("a"), assistant(call("1")), to=OLD) == "messages"
+
+
+def test_a_conversation_without_a_turn_is_refused() -> None:
+    """Instructions alone cannot be answered."""
+    assert refused(system("a")) == "messages"
+
+
+def test_names_of_participants_are_said_to_be_lost() -> None:
+    """A name is dropped with a warning."""
+    _, warnings = sent(Message(role="user", name="ann", parts=(Text(text="Hi"),)))
+    assert warnings == ("dropped:name",)
+
+
+# ── calls and results ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_43_results_in_the_order_of_their_calls() -> None:
+    """Three parallel results in any order are one user message, results first, text after."""
+    turns, _ = sent(user("a"), assistant(call("1"), call("2"), call("3")), results("3"), results("1", "2"), user("b"))
+    last = turns[-1]["content"]
+    assert [part.get("tool_use_id") for part in last] == ["1", "2", "3", None]
+
+
+def test_46_orphans() -> None:
+    """A call that was never answered gets an honest error; a result without a call is a 400."""
+    turns, warnings = sent(user("a"), assistant(call("1")), user("b"))
+    (result, said) = turns[-1]["content"]
+    assert (result["tool_use_id"], result["is_error"], said["text"]) == ("1", True, "b")
+    assert warnings == ("emulated:tool_result",)
+    with pytest.raises(BadRequest):
+        encoded(request(user("a"), results("9")))
+
+
+def test_47_ids_are_made_legal() -> None:
+    """Ids outside the charset are derived for call and result alike, and the way back is known."""
+    given = "functions.f:0/" + "x" * 80
+    body, outgoing = encoded(request(user("a"), assistant(call(given)), results(given)))
+    used, answered = body["messages"][1]["content"][0]["id"], body["messages"][2]["content"][0]["tool_use_id"]
+    assert used == answered != given
+    assert len(used) <= 64
+    assert outgoing.call_ids == {used: given}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [("", "{}"), ('{"b": 1.0}', '{"b": 1.0}'), ("[1]", '{"value":[1]}'), ("oops", '{"_raw":"oops"}')],
+)
+def test_36_arguments_are_objects(arguments: str, expected: str) -> None:
+    """An object keeps its spelling; whatever else a model wrote becomes one."""
+    body = OUTBOUND.encode(request(user("a"), assistant(call("1", arguments=arguments)), results("1")), upstream()).body
+    assert b'"input":' + expected.encode() in body
+
+
+def test_45_results_keep_errors_and_media() -> None:
+    """The error flag, texts and pictures of a result are native."""
+    picture = Media(kind="image", source=InlineData(data=PNG), media_type="image/png")
+    result = ToolResult(call_id="1", content=(Text(text="see"), picture), is_error=True)
+    turns, _ = sent(user("a"), assistant(call("1")), Message(role="tool", parts=(result,)))
+    (block,) = turns[-1]["content"]
+    assert block["is_error"] is True
+    assert [part["type"] for part in block["content"]] == ["text", "image"]
+
+
+# ── media ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def media(**fields: Any) -> Message:
+    return Message(role="user", parts=(Media(**fields),))
+
+
+def block_of(**fields: Any) -> dict[str, Any]:
+    part: dict[str, Any] = sent(media(**fields))[0][0]["content"][0]
+    return part
+
+
+def test_27_29_images() -> None:
+    """Inline images tell their real type, addresses stay addresses."""
+    source = block_of(kind="image", source=InlineData(data=JPEG), media_type="image/png")["source"]
+    assert source == {"type": "base64", "media_type": "image/jpeg", "data": JPEG}
+    linked = block_of(kind="image", source=Link(url="https://example.org/a.png"), detail="high")
+    assert linked == {"type": "image", "source": {"type": "url", "url": "https://example.org/a.png"}}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "image", "source": InlineData(data="Qk0="), "media_type": "image/bmp"},
+        {"kind": "image", "source": StoredFile(protocol="openai-chat", id="file-1")},
+        {"kind": "document", "source": InlineData(data="UEsDBA=="), "media_type": "application/msword"},
+        {"kind": "audio", "source": InlineData(data="UklGRg=="), "media_type": "audio/wav"},
+        {"kind": "video", "source": Link(url="https://example.org/v")},
+    ],
+    ids=["bitmap", "foreign file", "word", "audio", "video"],
+)
+def test_32_35_what_the_model_cannot_see_is_refused(fields: dict[str, Any]) -> None:
+    """Media that Anthropic does not take, and files that another vendor keeps, are a 400."""
+    assert refused(media(**fields)) == "messages"
+
+
+def test_30_31_documents() -> None:
+    """PDFs inline and by address, and plain text in both of its forms; the file's name is the title."""
+    inline = block_of(kind="document", source=InlineData(data="JVBERi0xLjc="), name="a.pdf")
+    assert inline["source"] == {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0xLjc="}
+    assert inline["title"] == "a.pdf"
+    linked = block_of(kind="document", source=Link(url="https://example.org/a.pdf"))
+    assert linked["source"] == {"type": "url", "url": "https://example.org/a.pdf"}
+    said = {"type": "text", "media_type": "text/plain", "data": "Grüße"}
+    assert block_of(kind="document", source=PlainText(text="Grüße"))["source"] == said
+    as_data = InlineData(data="R3LDvMOfZQ==")
+    assert block_of(kind="document", source=as_data, media_type="text/markdown")["source"] == said
+
+
+# ── reasoning in history ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def signed(**fields: Any) -> Seal:
+    return Seal(**{"issuer": "anthropic", "kind": "signature", "data": "sig", **fields})
+
+
+def test_61_state_of_this_upstream_is_native_again() -> None:
+    """Thinking that this upstream sealed stands before the call that it led to, to the letter."""
+    thought = Reasoning(text="Hm.", seals=(signed(),))
+    hidden = Reasoning(redacted=True, seals=(signed(kind="redacted", data="blob"),))
+    turns, warnings = sent(user("a"), assistant(thought, hidden, call("1")), results("1"))
+    assert turns[1]["content"][:2] == [
+        {"type": "thinking", "thinking": "Hm.", "signature": "sig"},
+        {"type": "redacted_thinking", "data": "blob"},
+    ]
+    assert warnings == ()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        Reasoning(text="secret"),
+        Reasoning(text="secret", seals=(signed(issuer="openai", kind="encrypted"),)),
+        Reasoning(text="secret", seals=(signed(model="another-model"),)),
+    ],
+    ids=["unsigned", "foreign", "other model"],
+)
+def test_66_other_state_is_dropped_and_never_shown(part: Reasoning) -> None:
+    """Reasoning that this upstream cannot open goes with its words, and it is said."""
+    body, outgoing = encoded(request(user("a"), assistant(part, Text(text="b")), user("c")))
+    assert "secret" not in json.dumps(body)
+    assert outgoing.warnings == ("dropped:reasoning",)
+
+
+def test_seals_on_other_parts_are_dropped() -> None:
+    """State that hangs on a call of another vendor is dropped; the call stays."""
+    sealed = ToolCall(call_id="1", name="f", seals=(signed(issuer="gemini"),))
+    turns, warnings = sent(user("a"), assistant(sealed), results("1"))
+    assert turns[1]["content"][0]["type"] == "tool_use"
+    assert warnings == ("dropped:reasoning",)
+
+
+def test_a_budget_is_given_up_where_the_turn_lost_its_thinking() -> None:
+    """A tool loop whose thinking is gone goes on without a budget, which such models would refuse."""
+    turns = (user("a"), assistant(call("1")), results("1"))
+    body, outgoing = encoded(request(*turns, reasoning=ReasoningOptions(effort="high")), BUDGET)
+    assert "thinking" not in body
+    assert "dropped:reasoning_effort" in outgoing.warnings
+    fresh, _ = encoded(request(user("a"), reasoning=ReasoningOptions(effort="high")), BUDGET)
+    assert fresh["thinking"]["type"] == "enabled"
+
+
+def test_other_parts_in_history() -> None:
+    """Refusals are text, citations of others are left out, other vendors' own parts are dropped and said."""
+    cited = Text(text="b", citations=(Citation(url="https://example.org"),))
+    foreign = Opaque(protocol="openai-responses", kind="computer_call", data={})
+    search = ServerToolCall(call_id="s", tool="web_search")
+    turns, warnings = sent(user("a"), assistant(Refusal(text="No."), cited, foreign, search), user("c"))
+    assert turns[1]["content"] == text("No.", "b")
+    assert warnings == ("dropped:computer_call", "dropped:web_search")
+    compacted = Opaque(protocol="openai-responses", kind="compaction", data={})
+    assert refused(user("a"), assistant(compacted), user("b")) == "messages"
+
+
+# ── tools ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+F, G = Tool(name="f", parameters={"type": "object"}), Tool(name="g")
+
+
+def tooled(
+    *tools: Tool, choice: ToolChoice | None = None, to: Upstream | None = None, **fields: Any
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    body, outgoing = encoded(request(tools=tools, tool_choice=choice or ToolChoice(), **fields), to)
+    return body, outgoing.warnings
+
+
+def test_tools_are_declared() -> None:
+    """Schema, description and strictness; a missing schema is an empty object."""
+    strict = Tool(name="f", description="d", parameters={"type": "object"}, strict=True, deferred=True)
+    body, warnings = tooled(strict, G)
+    assert body["tools"] == [
+        {"name": "f", "description": "d", "input_schema": {"type": "object"}, "strict": True},
+        {"name": "g", "input_schema": {"type": "object", "properties": {}}},
+    ]
+    assert "tool_choice" not in body
+    assert warnings == ()
+
+
+def test_50_strictness_that_the_model_lacks_is_said() -> None:
+    """`strict` towards a model without it is dropped with a warning."""
+    assert tooled(Tool(name="f", strict=True), to=OLD)[1] == ("dropped:strict",)
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        (ToolChoice(mode="auto", given=True), {"type": "auto"}),
+        (ToolChoice(mode="none", given=True), {"type": "none"}),
+        (ToolChoice(mode="required", given=True), {"type": "any"}),
+        (ToolChoice(mode="required", only=("g",), given=True), {"type": "tool", "name": "g"}),
+        (ToolChoice(parallel=False), {"type": "auto", "disable_parallel_tool_use": True}),
+        (
+            ToolChoice(mode="required", only=("g",), parallel=False, given=True),
+            {"type": "tool", "name": "g", "disable_parallel_tool_use": True},
+        ),
+        (ToolChoice(mode="none", parallel=False, given=True), {"type": "none"}),
+    ],
+)
+def test_53_tool_choice(choice: ToolChoice, expected: dict[str, Any]) -> None:
+    """Each choice has its form, and all tools stay declared."""
+    body, warnings = tooled(F, G, choice=choice)
+    assert body["tool_choice"] == expected
+    assert len(body["tools"]) == 2
+    assert warnings == ()
+
+
+def test_without_tools_there_is_no_choice() -> None:
+    """A choice without tools is left out."""
+    body, _ = tooled(choice=ToolChoice(mode="none", parallel=False, given=True))
+    assert "tool_choice" not in body
+    assert "tools" not in body
+
+
+@pytest.mark.parametrize(
+    ("to", "reasoning"),
+    [(NEWEST, None), (FIVE, "high"), (BUDGET, "high")],
+    ids=["never forced", "effort", "budget"],
+)
+def test_54_forcing_is_weakened(to: Upstream, reasoning: Any) -> None:
+    """Where a model refuses to be forced it may choose, among the named tool alone, and it is said."""
+    choice = ToolChoice(mode="required", only=("g",), given=True)
+    body, warnings = tooled(F, G, choice=choice, to=to, reasoning=ReasoningOptions(effort=reasoning))
+    assert body["tool_choice"] == {"type": "auto"}
+    assert [tool["name"] for tool in body["tools"]] == ["g"]
+    assert warnings == ("downgraded:tool_choice",)
+
+
+def test_55_an_allowed_list_leaves_the_others_out() -> None:
+    """Several allowed tools are those declared, with auto or any."""
+    third = Tool(name="h")
+    body, warnings = tooled(F, G, third, choice=ToolChoice(mode="required", only=("f", "h"), given=True))
+    assert ([tool["name"] for tool in body["tools"]], body["tool_choice"]) == (["f", "h"], {"type": "any"})
+    assert warnings == ("downgraded:tool_choice",)
+    with pytest.raises(Unsupported):
+        tooled(F, choice=ToolChoice(only=("x", "y"), given=True))
+
+
+def test_56_free_text_tools_are_emulated() -> None:
+    """A free-text tool is a function with one string, its grammar in the description; its history too."""
+    patch = Tool(
+        name="patch", kind="custom", description="Edit.", grammar=Grammar(syntax="lark", definition="start: x")
+    )
+    made = ToolCall(call_id="1", name="patch", kind="custom", arguments="*** a\nb")
+    body, outgoing = encoded(request(user("a"), assistant(made), results("1"), tools=(patch,)))
+    (tool,) = body["tools"]
+    assert tool["input_schema"]["required"] == ["input"]
+    assert "start: x" in tool["description"]
+    assert body["messages"][1]["content"][0]["input"] == {"input": "*** a\nb"}
+    assert outgoing.emulated == {"patch"}
+    assert outgoing.warnings == ("emulated:custom_tool",)
+
+
+def test_57_59_names_are_made_legal() -> None:
+    """Illegal names and namespaces are rewritten in declaration, history and choice, and the way back is known."""
+    dotted = Tool(name="ns.read")
+    spaced = Tool(name="read", namespace="files")
+    history = (user("a"), assistant(call("1", "ns.read")), results("1"))
+    body, outgoing = encoded(
+        request(
+            *history, tools=(dotted, spaced), tool_choice=ToolChoice(mode="required", only=("ns.read",), given=True)
+        )
+    )
+    first, second = (tool["name"] for tool in body["tools"])
+    assert body["messages"][1]["content"][0]["name"] == first == body["tool_choice"]["name"]
+    assert second == "files__read"
+    assert outgoing.names == {first: "ns.read", "files__read": "read"}
+
+
+def test_server_tools() -> None:
+    """Searching the web is mapped, its unknown settings are said; a tool that does not exist here is a 400."""
+    search = Tool(
+        name="web_search", kind="server", settings={"allowed_domains": ["a.org"], "search_context_size": "low"}
+    )
+    body, warnings = tooled(search)
+    assert body["tools"] == [{"type": "web_search_20250305", "name": "web_search", "allowed_domains": ["a.org"]}]
+    assert warnings == ("dropped:search_context_size",)
+    with pytest.raises(Unsupported) as caught:
+        tooled(Tool(name="code_interpreter", kind="server"))
+    assert caught.value.param == "tools"
+
+
+# ── options ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("to", "wish", "thinking", "effort", "warnings"),
+    [
+        (FIVE, {}, None, None, ()),
+        (FIVE, {"effort": "none"}, {"type": "disabled"}, None, ()),
+        (FIVE, {"effort": "minimal"}, {"type": "adaptive"}, "low", ("clamped:reasoning_effort",)),
+        (FIVE, {"effort": "low"}, {"type": "adaptive"}, "low", ()),
+        (FIVE, {"effort": "xhigh"}, {"type": "adaptive"}, "xhigh", ()),
+        (FIVE, {"budget_tokens": 10_000}, {"type": "adaptive"}, "medium", ()),
+        (FIVE, {"budget_tokens": -1}, {"type": "adaptive"}, None, ()),
+        (FIVE, {"budget_tokens": 0}, {"type": "disabled"}, None, ()),
+        (FIVE, {"effort": "max", "visible": "summary"}, {"type": "adaptive", "display": "summarized"}, "max", ()),
+        (FIVE, {"visible": "hidden"}, None, None, ()),
+        (NEWEST, {"effort": "none"}, None, "low", ("clamped:reasoning_effort",)),
+        (BOTH, {"effort": "xhigh"}, {"type": "adaptive"}, "high", ("clamped:reasoning_effort",)),
+        (BOTH, {"budget_tokens": 2048}, {"type": "enabled", "budget_tokens": 2048}, None, ()),
+        (BUDGET, {"effort": "none"}, {"type": "disabled"}, None, ()),
+        (BUDGET, {"effort": "low"}, {"type": "enabled", "budget_tokens": 1024}, None, ()),
+        (BUDGET, {"effort": "medium"}, {"type": "enabled", "budget_tokens": 8192}, None, ()),
+        (BUDGET, {"effort": "high"}, {"type": "enabled", "budget_tokens": 24_576}, None, ()),
+        (BUDGET, {"effort": "max"}, {"type": "enabled", "budget_tokens": 48_000}, None, ()),
+        (
+            BUDGET,
+            {"budget_tokens": 500},
+            {"type": "enabled", "budget_tokens": 1024},
+            None,
+            ("clamped:reasoning_effort",),
+        ),
+        (OLD, {"effort": "high"}, None, None, ("dropped:reasoning_effort",)),
+        (OLD, {"effort": "none"}, None, None, ()),
+    ],
+)
+def test_68_reasoning(
+    to: Upstream, wish: dict[str, Any], thinking: object, effort: str | None, warnings: tuple[str, ...]
+) -> None:
+    """Each wish is an effort or a budget, never both, and nothing where nothing was said."""
+    body, outgoing = encoded(request(reasoning=ReasoningOptions(**wish)), to)
+    assert body.get("thinking") == thinking
+    assert body.get("output_config", {}).get("effort") == effort
+    assert outgoing.warnings == warnings
+
+
+@pytest.mark.parametrize(
+    ("limit", "budget", "warning"),
+    [(4000, 3999, "clamped:reasoning_effort"), (1000, None, "dropped:reasoning_effort")],
+)
+def test_69_a_budget_stays_below_the_limit(limit: int, budget: int | None, warning: str) -> None:
+    """A budget is less than max_tokens; where that leaves too little there is none."""
+    body, outgoing = encoded(request(max_output_tokens=limit, reasoning=ReasoningOptions(effort="high")), BUDGET)
+    assert body.get("thinking", {}).get("budget_tokens") == budget
+    assert outgoing.warnings == (warning,)
+
+
+def test_readable_reasoning_is_asked_for_where_it_is_shown() -> None:
+    """A protocol whose clients see reasoning by themselves gets it summarised."""
+    body, _ = encoded(request(protocol="openai-chat", reasoning=ReasoningOptions(effort="low")), FIVE)
+    assert body["thinking"] == {"type": "adaptive", "display": "summarized"}
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "wanted", "expected", "warnings"),
+    [
+        ({}, None, 32_000, ()),
+        ({"max_output_tokens": 8192}, None, 8192, ()),
+        ({"default_max_output_tokens": 9000}, None, 9000, ()),
+        ({"max_output_tokens": 8192}, 100_000, 8192, ("clamped:max_tokens",)),
+        ({"max_output_tokens": 8192}, 5, 5, ()),
+    ],
+)
+def test_71_the_limit(
+    capabilities: dict[str, Any], wanted: int | None, expected: int, warnings: tuple[str, ...]
+) -> None:
+    """Without a wish the model's own ceiling is sent; above the ceiling it is clamped."""
+    body, outgoing = encoded(request(max_output_tokens=wanted), upstream(**capabilities))
+    assert (body["max_tokens"], outgoing.warnings) == (expected, warnings)
+
+
+def test_72_sampling() -> None:
+    """Old models get it clamped and by the old version, newer ones not at all; it is said either way."""
+    hot = Sampling(temperature=1.5, top_k=3)
+    body, outgoing = encoded(request(sampling=hot), OLD)
+    assert (body["temperature"], body["top_k"]) == (1.0, 3)
+    assert dict(outgoing.headers)["anthropic-version"] == "2023-06-01"
+    assert outgoing.warnings == ("clamped:temperature",)
+    body, outgoing = encoded(request(sampling=hot), FIVE)
+    assert "temperature" not in body
+    assert dict(outgoing.headers)["anthropic-version"] == "2026-10-21"
+    assert outgoing.warnings == ("dropped:temperature", "dropped:top_k")
+    both = encoded(request(sampling=Sampling(temperature=0.5, top_p=0.5)), OLD)
+    assert ("top_p" in both[0], both[1].warnings) == (False, ("dropped:top_p",))
+
+
+def test_78_what_anthropic_has_no_word_for_is_warned_about() -> None:
+    """Seeds, penalties, biases and probabilities are dropped, each by name."""
+    wish = Sampling(seed=1, frequency_penalty=0.1, presence_penalty=0.1, logit_bias={"1": 1.0}, logprobs=0)
+    expected = {f"dropped:{key}" for key in ("seed", "frequency_penalty", "presence_penalty", "logit_bias", "logprobs")}
+    assert set(encoded(request(sampling=wish))[1].warnings) == expected
+
+
+def test_73_stops() -> None:
+    """Stops are sent, those of white space alone are not."""
+    body, outgoing = encoded(request(stop=("END", "\n")))
+    assert (body["stop_sequences"], outgoing.warnings) == (["END"], ("dropped:stop",))
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"candidates": 2}, "n"),
+        ({"output": OutputFormat(modalities=("text", "audio"))}, "modalities"),
+        ({"continues": "resp_1"}, "previous_response_id"),
+    ],
+)
+def test_74_what_would_change_the_answer_is_refused(fields: dict[str, Any], param: str) -> None:
+    """Several answers, sounds and stored responses are a 400 that names the field."""
+    assert refused(**fields) == param
+
+
+def test_75_a_schema() -> None:
+    """Objects are closed at every depth, keywords that Anthropic refuses are cut and named."""
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": {
+            "minimum": {"type": "integer", "minimum": 1},
+            "list": {"type": "array", "items": {"$ref": "#/$defs/x"}},
+        },
+        "$defs": {"x": {"type": ["object", "null"], "properties": {}}},
+    }
+    body, outgoing = encoded(request(output=OutputFormat(kind="json_schema", schema=schema)))
+    assert body["output_config"]["format"] == {
+        "type": "json_schema",
+        "schema": {
+            "type": "object",
+            "properties": {"minimum": {"type": "integer"}, "list": {"type": "array", "items": {"$ref": "#/$defs/x"}}},
+            "$defs": {"x": {"type": ["object", "null"], "properties": {}, "additionalProperties": False}},
+            "additionalProperties": False,
+        },
+    }
+    assert outgoing.warnings == ("dropped:response_format.minimum",)
+
+
+def test_75_json_by_words() -> None:
+    """JSON mode, and a schema for a model without the means, are asked for in the instructions."""
+    body, outgoing = encoded(request(system("Be brief."), user("Hi"), output=OutputFormat(kind="json")))
+    assert body["system"][0]["text"] == "Be brief."
+    assert "JSON" in body["system"][1]["text"]
+    assert outgoing.warnings == ("emulated:response_format",)
+    wanted = OutputFormat(kind="json_schema", schema={"type": "object", "title": "Thing"})
+    body, outgoing = encoded(request(output=wanted), OLD)
+    assert "Thing" in body["system"][0]["text"]
+    assert outgoing.warnings == ("emulated:response_format",)
+
+
+def test_76_cache_marks() -> None:
+    """Lifetimes are mapped; of too many the last ones in the order of the prompt stay, and it is said."""
+    mark = CacheMark(lifetime="30m")
+    tool = Tool(name="f", cache_mark=mark)
+    lead = Message(role="system", authority="system", parts=(Text(text="s", cache_mark=CacheMark()),))
+    said = Message(role="user", parts=tuple(Text(text=str(n), cache_mark=CacheMark(lifetime="5m")) for n in range(4)))
+    body, outgoing = encoded(request(lead, said, tools=(tool,)))
+    assert "cache_control" not in body["tools"][0]
+    assert "cache_control" not in body["system"][0]
+    assert [part["cache_control"]["ttl"] for part in body["messages"][0]["content"]] == ["5m"] * 4
+    assert outgoing.warnings == ("clamped:cache_breakpoints",)
+    body, outgoing = encoded(request(lead, user("Hi"), tools=(tool,), cache=CacheOptions(automatic=True)))
+    assert body["tools"][0]["cache_control"] == {"type": "ephemeral", "ttl": "1h"}
+    assert body["system"][0]["cache_control"] == body["cache_control"] == {"type": "ephemeral"}
+    assert outgoing.warnings == ()
+    body, _ = encoded(request(said), upstream(cache_marks=False))
+    assert "cache_control" not in json.dumps(body)
+
+
+@pytest.mark.parametrize(
+    ("tier", "fields", "warnings"),
+    [
+        (ServiceTier.AUTO, {}, ()),
+        (ServiceTier.STANDARD, {"service_tier": "standard_only"}, ()),
+        (ServiceTier.PRIORITY, {"speed": "fast"}, ()),
+        (ServiceTier.FLEX, {}, ("dropped:service_tier",)),
+    ],
+)
+def test_service_tiers(tier: ServiceTier, fields: dict[str, str], warnings: tuple[str, ...]) -> None:
+    """Each tier has its field, or is said to be lost."""
+    body, outgoing = encoded(request(service_tier=tier))
+    assert {key: body[key] for key in ("service_tier", "speed") if key in body} == fields
+    assert outgoing.warnings == warnings
+
+
+def test_77_the_end_user() -> None:
+    """The end user is named, the caller's own notes are not sent."""
+    body, outgoing = encoded(request(end_user="u-1", metadata={"a": "b"}))
+    assert body["metadata"] == {"user_id": "u-1"}
+    assert outgoing.warnings == ()
+
+
+# ── the same protocol ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_13_a_spliced_request_keeps_every_value() -> None:
+    """Values, their order and spelling stay; only the model's name changes, even where there was none."""
+    turns = b'[ {"role":"user","content":"\\u00fc 1.50"} ]'
+    body = b'{"max_tokens":9,"messages":%b,"model":"asked","new":{"b":1e3,"a":[]}}' % turns
+    outgoing = OUTBOUND.splice(INBOUND.open(body, headers={}), upstream())
+    assert outgoing.body == body.replace(b'"asked"', b'"claude-upstream-1"')
+    nameless = opened({"model": ...})
+    assert json.loads(OUTBOUND.splice(nameless, upstream()).body)["model"] == "claude-upstream-1"
+
+
+def test_15_a_spliced_request_keeps_its_headers() -> None:
+    """The caller's version and betas pass; without a version it is the first one."""
+    named = OUTBOUND.splice(opened(anthropic_version="2026-10-21", anthropic_beta="a,b"), upstream())
+    assert named.headers == (("anthropic-version", "2026-10-21"), ("anthropic-beta", "a,b"))
+    assert OUTBOUND.splice(opened(), upstream()).headers == (("anthropic-version", "2023-06-01"),)
+
+
+def test_66_wrapped_state_never_reaches_an_upstream_that_did_not_make_it() -> None:
+    """A caller who switched here from another upstream keeps the conversation without that state."""
+    foreign = wrap(Seal(issuer="openai", kind="encrypted", data="blob"))
+    own = wrap(signed(issuer="bedrock"))
+    turns = [
+        {"role": "user", "content": "a"},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "x", "signature": foreign},
+                {"type": "thinking", "thinking": "y", "signature": UNSIGNED},
+                {"type": "thinking", "thinking": "z", "signature": own},
+                {"type": "thinking", "thinking": "n", "signature": "native"},
+                {"type": "text", "text": "b"},
+            ],
+        },
+        {"role": "assistant", "content": [{"type": "redacted_thinking", "data": foreign}]},
+        {"role": "user", "content": "c"},
+    ]
+    outgoing = OUTBOUND.splice(opened({"messages": turns}), upstream(issuer="bedrock"))
+    written = json.loads(outgoing.body)["messages"]
+    assert [turn["role"] for turn in written] == ["user", "assistant", "user"]
+    assert [part.get("signature") for part in written[1]["content"]] == ["sig", "native", None]
+    assert outgoing.warnings == ("dropped:reasoning",)
