@@ -122,6 +122,70 @@ async def test_addresses_made_per_call_do_not_pile_up(*, fast: bool) -> None:
         await pool.aclose()
 
 
+@pytest.mark.anyio
+async def test_answer_that_has_begun_is_not_asked_for_again() -> None:
+    """A kept connection that breaks after the first byte of its answer is not replaced: the upstream may have acted."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        await peer.request()
+        await peer.send(b"HTTP/1.1 20")
+
+    async with serve(script) as server:
+        pool = Pool(fast=True)
+        await fetch(pool, server.url)
+        with pytest.raises(UpstreamUnreachable):
+            await fetch(pool, server.url)
+        assert len(server.peers) == 1
+        await pool.aclose()
+
+
+LARGE = bytes(32 << 20)
+"""More than the kernel takes for somebody who does not read."""
+
+
+@pytest.mark.anyio
+async def test_connection_with_an_unread_request_is_not_kept() -> None:
+    """Where the upstream answers without reading the request, the next request does not queue up behind its rest."""
+    asked_again = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        await peer.send(OK)
+        if len(server.peers) == 1:
+            await asked_again.wait()
+        await peer.gone()
+
+    async with serve(script) as server:
+        pool = Pool(fast=True)
+        async with await post(pool, server.url, LARGE) as answer:
+            assert await answer.read(10) == b"ok"
+        assert await fetch(pool, server.url) == (200, b"ok")
+        asked_again.set()
+        assert len(server.peers) == 2
+        await pool.aclose()
+
+
+@pytest.mark.anyio
+async def test_closing_early_does_not_wait_for_the_request_to_be_sent() -> None:
+    """Closing an answer closes the socket although the upstream has not read all of the request."""
+
+    async def script(peer: Peer) -> None:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        await peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 10000000000\r\n\r\n")
+        while True:  # until it fails: nobody is there any more
+            await peer.send(bytes(65536))
+
+    async with serve(script) as server:
+        pool = Pool(fast=True)
+        answer = await post(pool, server.url, LARGE)
+        await answer.chunk()
+        await answer.aclose()
+        await server.peers[0].closed.wait()
+        await pool.aclose()
+
+
 class Elsewhere:
     """A server on a thread and loop of its own, for tests that stop and start loops."""
 

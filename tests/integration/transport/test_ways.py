@@ -394,6 +394,39 @@ async def test_bad_chunk(way: str) -> None:
             await fetch(pool, server.url)
 
 
+async def test_bad_chunk_while_waiting(way: str) -> None:
+    """A bad chunk that arrives while somebody waits for it wakes them up."""
+    read = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n")
+        await read.wait()
+        await peer.send(b"zz\r\n")
+        await peer.gone()
+
+    async with serve(script) as server, pool_by(way) as pool, await post(pool, server.url) as answer:
+        assert await answer.chunk() == b"ok"
+        read.set()
+        with pytest.raises(UpstreamProtocolError):
+            await answer.chunk()
+
+
+async def test_headers_that_never_end(way: str) -> None:
+    """A header block of many moderate lines is cut off, although no line of it is at fault."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\n")
+        for number in range(120):
+            await peer.send(b"x-%d: %b\r\n" % (number, b"v" * 1024))
+        await peer.gone()
+
+    async with serve(script) as server, pool_by(way) as pool:
+        with pytest.raises(UpstreamProtocolError):
+            await post(pool, server.url)
+
+
 @pytest.mark.parametrize(
     "line", [b"x-big: " + b"v" * 200_000 + b"\r\n", b"x-many: 1\r\n" * 30_000], ids=["one", "many"]
 )
