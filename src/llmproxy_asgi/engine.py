@@ -8,7 +8,7 @@ It reads like that drawing and decides nothing by itself: who may call is decide
 after it.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
@@ -61,9 +61,10 @@ class Call:
         """Whether `Batch.raw` is already in the caller's protocol."""
         return self._attempt.relays is not None
 
-    async def next(self) -> Batch | None:
+    @property
+    def next(self) -> Callable[[], Awaitable[Batch | None]]:
         """The next batch of a stream; None after the last. A failure is a batch that ends with `Failed`."""
-        return await self._attempt.next()
+        return self._attempt.next  # handed on as it is: a layer here would cost every read of every stream
 
     async def events(self) -> AsyncIterator[StreamEvent]:
         """A stream, event by event.
@@ -127,17 +128,17 @@ class CallerStream:
     A failure is written as the protocol's own error event, whether the stream was relayed or translated.
     """
 
-    __slots__ = ("_call", "_encoder", "_inbound", "_intake")
+    __slots__ = ("_encoder", "_inbound", "_intake", "_next")
 
     def __init__(self, call: Call, inbound: Inbound, intake: Intake) -> None:
-        self._call = call
+        self._next = call.next
         self._inbound = inbound
         self._intake = intake
         self._encoder: StreamEncoder | None = None if call.relays else inbound.encoder(intake)
 
     async def next(self) -> bytes | None:
         """The next bytes, maybe none yet; None after the last."""
-        batch = await self._call.next()
+        batch = await self._next()
         if batch is None:
             return None
         if self._encoder is not None:

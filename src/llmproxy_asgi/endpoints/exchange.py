@@ -209,7 +209,7 @@ class KeepAlive:
         if self._sending is not None:
             await self.settle()
         self._busy = True
-        await self._exchange.write(data)
+        await self._exchange.send({"type": "http.response.body", "body": data, "more_body": True})
         self._busy = False
         self._last = self._loop.time()
 

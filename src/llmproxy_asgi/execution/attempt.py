@@ -114,15 +114,38 @@ class Attempt:
             await self._read_whole(answer, largest_answer)
 
     async def next(self) -> Batch | None:
-        """The next batch of a stream; None after the last. A failure is a batch that ends with `Failed`."""
+        """The next batch of a stream that holds anything; None after the last.
+
+        A failure is a batch that ends with `Failed`. This runs once per read of every stream, so the wait for the
+        upstream stands here in full instead of behind `_upstreams_turn`.
+        """
         if self.first is not None:
             batch, self.first = self.first, None
             return batch
-        try:
-            return await self._read()
-        except UpstreamError as error:
-            self._ended = True
-            return Batch((Failed(error),))
+        clocks, answer, decoder = self._clocks, self._answer, self._decoder
+        assert answer is not None
+        assert decoder is not None
+        while not self._ended:
+            try:
+                clocks.waiting()
+                data = await answer.chunk()
+            except asyncio.CancelledError:
+                verdict = clocks.verdict()
+                if verdict is None:
+                    raise
+                return self._failed(verdict)
+            except UpstreamError as error:
+                return self._failed(error)
+            finally:
+                clocks.working()
+            clocks.began()
+            batch = decoder.feed(data) if data else decoder.close()
+            events = batch.events
+            if not data or (events and isinstance(events[-1], Failed | Ended)):
+                self._ended = True
+            if events or batch.raw:
+                return batch
+        return None
 
     async def close(self) -> None:
         """Let go of the upstream: at once where it has not said everything. May be called more than once."""
@@ -141,27 +164,15 @@ class Attempt:
             self._decoder = line.outbound.relay(self.relays, line.upstream)
         else:
             self._decoder = line.outbound.decoder(self.outgoing, line.upstream)
-        batch = await self._read()
+        batch = await self.next()
         last = batch.events[-1] if batch is not None and batch.events else None
         if isinstance(last, Failed):
             raise _as_upstream(last.error)
         self.first = batch
 
-    async def _read(self) -> Batch | None:
-        """The next batch that holds anything."""
-        answer, decoder = self._answer, self._decoder
-        assert answer is not None
-        assert decoder is not None
-        while not self._ended:
-            data = await self._upstreams_turn(answer.chunk())
-            self._clocks.began()
-            batch = decoder.feed(data) if data else decoder.close()
-            events = batch.events
-            if not data or (events and isinstance(events[-1], Failed | Ended)):
-                self._ended = True
-            if events or batch.raw:
-                return batch
-        return None
+    def _failed(self, error: UpstreamError) -> Batch:
+        self._ended = True
+        return Batch((Failed(error),))
 
     async def _read_whole(self, answer: Answer, largest: int) -> None:
         body = await self._body(answer, largest)
