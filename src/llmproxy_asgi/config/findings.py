@@ -205,7 +205,7 @@ def _sentence(one: ErrorDetails, path: Path) -> str:
 
 def _choice(one: ErrorDetails, path: Path) -> str:
     given = one["input"]
-    if given in RESERVED_CHOICES.get(str(path[-1]), ()):
+    if isinstance(given, str) and given in RESERVED_CHOICES.get(str(path[-1]), ()):
         return f"{given} {NOT_YET}"
     choices = [part.strip(" '") for part in one["ctx"]["expected"].replace(" or ", ",").split(",")]
     if len(choices) == 1:

@@ -101,6 +101,8 @@ def _lenient(node: Any) -> Any:
         return [_lenient(item) for item in node]
     if not isinstance(node, dict):
         return node
+    if {"type": "string"} in node.get("anyOf", ()):
+        return node  # any text is allowed already
     copy = {key: value if key in ("default", "const", "enum") else _lenient(value) for key, value in node.items()}
     kind = copy.get("type")  # of properties, this may be the one that is called so
     if not isinstance(kind, str) or kind not in _NOT_TEXT:

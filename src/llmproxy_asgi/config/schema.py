@@ -94,22 +94,20 @@ def _typed(value: object) -> object:
         return value
     kind = value.get("type")
     if not isinstance(kind, str):
-        return ProviderConfig.model_validate(value)
+        raise _refused_type("missing" if "type" not in value else "string_type", value)
     try:
         cls = provider_class(kind)
     except MisuseError:
-        raise _unknown_type(kind, value) from None
+        raise _refused_type(PydanticCustomError(UNKNOWN_TYPE, "unknown provider type"), value) from None
     return cls.Config.model_validate(value)
 
 
-def _unknown_type(kind: str, value: dict[str, object]) -> ValidationError:
-    """That there is no such type, and what is wrong with the keys that every type has."""
-    wrong = [
-        InitErrorDetails(type=PydanticCustomError(UNKNOWN_TYPE, "unknown provider type"), loc=("type",), input=kind)
-    ]
+def _refused_type(problem: str | PydanticCustomError, value: dict[str, object]) -> ValidationError:
+    """What is wrong with a block's type, and with the keys that every type has."""
+    wrong = [InitErrorDetails(type=problem, loc=("type",), input=value.get("type"))]
     own = {key: item for key, item in value.items() if key in ProviderConfig.model_fields}
     try:
-        ProviderConfig.model_validate(own)
+        ProviderConfig.model_validate({**own, "type": ""})
     except ValidationError as error:
         wrong += [_again(one) for one in error.errors(include_url=False)]
     return ValidationError.from_exception_data("ProviderConfig", wrong, hide_input=True)

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmproxy_asgi import Config, ConfigError
+from llmproxy_asgi.config.document import spell
 from llmproxy_asgi.config.loader import load
+from llmproxy_asgi.config.yaml import read_yaml
 from llmproxy_asgi.settings import Secret
 
 CORPUS = Path(__file__).with_name("corpus")
@@ -393,6 +395,48 @@ def test_no_file_raises_anything_else(content: bytes) -> None:
     for name in ("any.yaml", "any.json", "any.toml"):
         Path(name).write_bytes(content)
         loaded(name, environment={})
+
+
+def paths(value: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    if isinstance(value, dict):
+        return [path, *(below for key, item in value.items() for below in paths(item, (*path, key)))]
+    if isinstance(value, list):
+        return [path, *(below for index, item in enumerate(value) for below in paths(item, (*path, index)))]
+    return [path]
+
+
+def changed(value: object, path: tuple[str | int, ...], other: object) -> object:
+    if not path:
+        return other
+    if isinstance(value, dict):
+        return {key: changed(item, path[1:], other) if key == path[0] else item for key, item in value.items()}
+    assert isinstance(value, list)
+    return [changed(item, path[1:], other) if index == path[0] else item for index, item in enumerate(value)]
+
+
+ODD_VALUES = [
+    None, True, 0, -1, 1.5, 10**30, float("nan"), float("inf"),
+    "", "x", "${A}", "5s", "a/b", "\n", "é", b"x", Secret("sk-1"),
+    [], ["x"], [None], [{"name": "x"}], (1,), {1}, object(),
+    {}, {"x": 1}, {"x": {}}, {"type": "openai"}, {"name": None},
+]  # fmt: skip
+WHOLE = read_yaml(GOOD).values
+
+
+@pytest.mark.parametrize("path", paths(WHOLE)[1:], ids=spell)
+def test_no_value_raises_anything_else(path: tuple[str | int, ...]) -> None:
+    """Whatever stands in the place of a value, loading it gives a Config, or findings of one line each."""
+    for odd in ODD_VALUES:
+        values = changed(WHOLE, path, odd)
+        assert isinstance(values, dict)
+        try:
+            load(values, environment={**KEYS, "A": "a text"})
+        except ConfigError as refused:
+            lines = refused.findings
+        else:
+            continue
+        assert lines
+        assert all(line.startswith("code: ") and line.isprintable() for line in lines)
 
 
 SECRETS = {
