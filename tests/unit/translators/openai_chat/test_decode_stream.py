@@ -424,77 +424,22 @@ def test_no_bytes_raise(pieces: list[bytes]) -> None:
     assert grammar.complete
 
 
+KEYS = (
+    *("content", "tool_calls", "index", "id", "function", "custom", "name", "arguments", "input", "reasoning"),
+    *("reasoning_details", "text", "signature", "data", "audio", "images", "image_url", "url", "annotations"),
+    *("url_citation", "refusal", "thinking", "type", "extra_content", "google", "thought_signature"),
+    *("function_call", "start_index", "end_index"),
+)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 3) | st.text(max_size=3) | st.sampled_from(["stop", "function", "id"]),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                [
-                    "content",
-                    "tool_calls",
-                    "index",
-                    "id",
-                    "function",
-                    "custom",
-                    "name",
-                    "arguments",
-                    "input",
-                    "reasoning",
-                    "reasoning_details",
-                    "text",
-                    "signature",
-                    "data",
-                    "audio",
-                    "images",
-                    "image_url",
-                    "url",
-                    "annotations",
-                    "url_citation",
-                    "refusal",
-                    "thinking",
-                    "type",
-                    "extra_content",
-                    "google",
-                    "thought_signature",
-                    "function_call",
-                    "start_index",
-                    "end_index",
-                ]
-            ),
-            inner,
-            max_size=4,
-        )
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
     max_leaves=12,
 )
+DELTAS = st.lists(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=3), max_size=4)
 
 
 @settings(max_examples=300)
-@given(
-    st.lists(
-        st.dictionaries(
-            st.sampled_from(
-                [
-                    "content",
-                    "tool_calls",
-                    "reasoning_details",
-                    "reasoning",
-                    "audio",
-                    "images",
-                    "annotations",
-                    "refusal",
-                    "function_call",
-                ]
-            ),
-            JSON,
-            max_size=3,
-        ),
-        max_size=4,
-    ),
-    JSON,
-    JSON,
-)
+@given(DELTAS, JSON, JSON)
 def test_no_shape_raises(deltas: list[dict[str, object]], logprobs: object, usage: object) -> None:
     """Whatever the JSON within a chunk, the decoder answers with events in legal order."""
     row = [delta(each, logprobs=logprobs) for each in deltas]
