@@ -1,0 +1,227 @@
+"""Who is calling: keys first, then an adapter's word, then the host; and nobody is refused."""
+
+from typing import Any
+
+import pytest
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+
+from llmproxy_asgi.access.identify import ANYBODY, Doorkeeper, Identify
+from llmproxy_asgi.errors import Forbidden, InternalError, Unauthenticated
+from llmproxy_asgi.principal import SCOPE_KEY, Principal
+from llmproxy_asgi.settings import KeyEntry, Secret
+
+pytestmark = pytest.mark.anyio
+
+KEY = "llmp_abcdefghijklmnop"
+OTHER_KEY = "team-key-0123456789"
+ENTRIES = [
+    KeyEntry(name="ci", key=Secret(KEY), models=("fast",), groups=("robots",), tenant="t1"),
+    KeyEntry(name="team", key=Secret(OTHER_KEY)),
+]
+
+
+def scope(*headers: tuple[str, str], method: str = "POST", query: str = "", **more: Any) -> dict[str, Any]:
+    return {
+        "type": "http",
+        "method": method,
+        "path": "/v1/chat/completions",
+        "query_string": query.encode(),
+        "headers": [(name.encode(), value.encode()) for name, value in headers],
+        **more,
+    }
+
+
+def doorkeeper(
+    mode: Any = "host", identify: Identify | None = None, keys: Any = ENTRIES, csrf: Any = None
+) -> Doorkeeper:
+    return Doorkeeper(mode=mode, keys=keys, identify=identify, csrf=csrf)
+
+
+async def test_without_any_rule_every_call_is_refused_with_what_to_set() -> None:
+    """The safe default names identify, keys and open."""
+    with pytest.raises(Unauthenticated, match=r"identify=.*access\.keys.*access\.mode: open"):
+        await doorkeeper(keys=[]).admit(scope())
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        ("authorization", f"Bearer {KEY}"),
+        ("authorization", f"bearer {KEY}"),
+        ("x-api-key", KEY),
+        ("x-goog-api-key", KEY),
+    ],
+    ids=["bearer", "lower-case", "x-api-key", "x-goog-api-key"],
+)
+async def test_a_key_is_found_in_every_vendors_header(header: tuple[str, str]) -> None:
+    """The official SDKs put it where their vendor wants it."""
+    grant = await doorkeeper().admit(scope(header))
+    assert (grant.principal.id, grant.principal.tenant, grant.principal.groups) == ("ci", "t1", ("robots",))
+    assert grant.models == ("fast",)
+
+
+async def test_the_same_key_twice_is_one_key_and_two_keys_are_none() -> None:
+    """Two different keys in one request are a 401, whichever is right."""
+    assert await doorkeeper().admit(scope(("authorization", f"Bearer {KEY}"), ("x-api-key", KEY)))
+    with pytest.raises(Unauthenticated, match="Two different keys"):
+        await doorkeeper().admit(scope(("authorization", f"Bearer {KEY}"), ("x-api-key", OTHER_KEY)))
+
+
+async def test_a_key_in_the_query_counts_only_where_the_path_allows_it() -> None:
+    """`?key=` is Gemini's way, and nobody else's."""
+    asked = scope(query=f"key={KEY}&alt=sse")
+    assert (await doorkeeper().admit(asked, key_in_query=True)).principal.id == "ci"
+    with pytest.raises(Unauthenticated):
+        await doorkeeper().admit(asked)
+
+
+async def test_our_prefix_is_judged_by_the_table_alone() -> None:
+    """A wrong key of our form never falls through to the host, not even in open mode."""
+    for mode in ("host", "keys", "open"):
+        with pytest.raises(Unauthenticated, match="not valid"):
+            await doorkeeper(mode, lambda _: "alice").admit(scope(("x-api-key", "llmp_wrong")))
+
+
+async def test_a_foreign_key_goes_to_the_host() -> None:
+    """What is not ours may be the host's own token."""
+    seen: list[str | None] = []
+
+    def identify(connection: HTTPConnection) -> str:
+        seen.append(connection.headers.get("authorization"))
+        return "alice"
+
+    grant = await doorkeeper(identify=identify).admit(scope(("authorization", "Bearer host-token")))
+    assert (grant.principal.id, seen) == ("alice", ["Bearer host-token"])
+
+
+@pytest.mark.parametrize("answer", ["alice", 7, Principal("alice", tenant="t2")], ids=["str", "int", "principal"])
+async def test_identify_may_be_sync_or_async(answer: Any) -> None:
+    """Both give the same principal; an int becomes text."""
+
+    async def later(_: HTTPConnection) -> Any:
+        return answer
+
+    expected = answer if isinstance(answer, Principal) else Principal(str(answer))
+    assert (await doorkeeper(identify=lambda _: answer).admit(scope())).principal == expected
+    assert (await doorkeeper(identify=later).admit(scope())).principal == expected
+
+
+async def test_identify_that_says_nobody_is_a_401_and_in_open_mode_anybody() -> None:
+    """None means nobody; `open` lets nobody in, too, because somebody wrote it."""
+    with pytest.raises(Unauthenticated, match="not signed in"):
+        await doorkeeper(identify=lambda _: None).admit(scope())
+    assert await doorkeeper("open", identify=lambda _: None).admit(scope()) == ANYBODY
+    assert await doorkeeper("open").admit(scope(("authorization", "Bearer sk-whatever"))) == ANYBODY
+
+
+@pytest.mark.parametrize("answer", [True, 1.5, object(), "", "a\nb", "x" * 256, Exception()])
+async def test_identify_that_says_nonsense_refuses(answer: Any) -> None:
+    """An answer that names nobody is the host's bug: a 500, never a pass."""
+    with pytest.raises(InternalError):
+        await doorkeeper(identify=lambda _: answer).admit(scope())
+
+
+async def test_identify_that_fails_refuses_and_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """The reason is in the log, not in the answer."""
+
+    def identify(_: HTTPConnection) -> str:
+        raise RuntimeError("database password is hunter2")
+
+    with pytest.raises(InternalError) as caught:
+        await doorkeeper(identify=identify).admit(scope())
+    assert "hunter2" not in caught.value.message
+    assert "hunter2" in caplog.text
+
+
+@pytest.mark.parametrize(("status", "error"), [(401, Unauthenticated), (403, Forbidden), (302, Unauthenticated)])
+async def test_the_hosts_own_refusal_is_kept(status: int, error: type[Exception]) -> None:
+    """A hook may refuse as its framework does."""
+
+    def identify(_: HTTPConnection) -> str:
+        raise HTTPException(status)
+
+    with pytest.raises(error):
+        await doorkeeper(identify=identify).admit(scope())
+
+
+async def test_an_adapters_principal_beats_identify_and_a_key_beats_both() -> None:
+    """The order is fixed."""
+    vouched: dict[str, Any] = {SCOPE_KEY: Principal("bob")}
+    keeper = doorkeeper(identify=lambda _: "alice")
+    assert (await keeper.admit(scope(**vouched))).principal.id == "bob"
+    assert (await keeper.admit(scope(("x-api-key", KEY), **vouched))).principal.id == "ci"
+    with pytest.raises(InternalError):
+        await keeper.admit(scope(**{SCOPE_KEY: "bob"}))
+
+
+async def test_no_header_names_a_principal() -> None:
+    """Whatever a client sends, only the host's object counts."""
+    named = [("x-user", "root"), ("x-forwarded-user", "root"), (SCOPE_KEY, "root"), ("x-llmproxy-principal", "root")]
+    with pytest.raises(Unauthenticated):
+        await doorkeeper().admit(scope(*named))
+
+
+JSON = ("content-type", "application/json")
+COOKIE = ("cookie", "session=abc")
+
+
+@pytest.mark.parametrize(
+    ("headers", "passes"),
+    [
+        ([COOKIE, JSON, ("sec-fetch-site", "same-origin")], True),
+        ([COOKIE, JSON, ("sec-fetch-site", "same-site")], False),
+        ([COOKIE, JSON, ("sec-fetch-site", "cross-site")], False),
+        ([COOKIE, JSON, ("sec-fetch-site", "none")], False),
+        ([COOKIE, JSON, ("origin", "https://app.example"), ("host", "app.example")], True),
+        ([COOKIE, JSON, ("origin", "https://evil.example"), ("host", "app.example")], False),
+        ([COOKIE, JSON, ("origin", "null"), ("host", "app.example")], False),
+        ([COOKIE, JSON, ("origin", "null")], False),
+        ([COOKIE, ("content-type", "text/plain"), ("sec-fetch-site", "same-origin"), ("content-length", "5")], False),
+        ([COOKIE, JSON], True),
+        ([COOKIE, ("content-type", "text/plain"), ("content-length", "5")], False),
+        ([COOKIE, ("content-type", "text/plain"), ("sec-fetch-site", "cross-site"), ("x-api-key", "sk-foreign")], True),
+        ([JSON, ("sec-fetch-site", "cross-site")], True),
+    ],
+)
+async def test_a_cookie_alone_counts_only_from_the_same_site(headers: list[tuple[str, str]], passes: bool) -> None:
+    """A page of another site cannot make a signed-in browser call a model."""
+    keeper = doorkeeper(identify=lambda _: "alice")
+    if passes:
+        assert (await keeper.admit(scope(*headers))).principal.id == "alice"
+    else:
+        with pytest.raises(Forbidden, match="same origin"):
+            await keeper.admit(scope(*headers))
+
+
+async def test_the_hosts_csrf_token_stands_in_for_the_origin() -> None:
+    """A host that checks a token of its own may vouch for the request."""
+    asked = scope(COOKIE, JSON, ("sec-fetch-site", "cross-site"), ("x-csrf-token", "right"))
+
+    def csrf(connection: HTTPConnection) -> bool:
+        return connection.headers.get("x-csrf-token") == "right"
+
+    assert await doorkeeper(identify=lambda _: "alice", csrf=csrf).admit(asked)
+    with pytest.raises(Forbidden):
+        await doorkeeper(identify=lambda _: "alice", csrf=lambda _: False).admit(asked)
+
+
+async def test_reading_needs_no_origin() -> None:
+    """A GET changes nothing, so a cookie is enough."""
+    asked = scope(COOKIE, ("sec-fetch-site", "cross-site"), method="GET")
+    assert await doorkeeper(identify=lambda _: "alice").admit(asked)
+
+
+@pytest.mark.parametrize(
+    "value", ["Bearer " + "x" * 2000, "Bearer a\x01b", "Bearer \xff\xfe"], ids=["long", "control", "latin"]
+)
+async def test_what_cannot_be_a_key_is_refused_before_any_look_up(value: str) -> None:
+    """Length and characters are checked first."""
+    with pytest.raises(Unauthenticated):
+        await doorkeeper("open").admit(scope(("authorization", value)))
+
+
+async def test_basic_credentials_are_the_hosts_business() -> None:
+    """`Authorization: Basic` is no key of ours."""
+    keeper = doorkeeper(identify=lambda connection: connection.headers["authorization"])
+    assert (await keeper.admit(scope(("authorization", "Basic YTpi")))).principal.id == "Basic YTpi"

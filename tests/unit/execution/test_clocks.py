@@ -1,0 +1,81 @@
+"""One timer keeps three clocks, and tells its own cancellation from anybody else's."""
+
+import asyncio
+
+import pytest
+
+from llmproxy_asgi.errors import UpstreamTimeout
+from llmproxy_asgi.execution.clocks import Clocks
+from llmproxy_asgi.settings import Timeouts
+
+pytestmark = pytest.mark.anyio
+
+
+def clocks(connect: float = 60, first_byte: float = 60, idle: float = 60, total: float = 60) -> Clocks:
+    return Clocks(Timeouts(connect=connect, first_byte=first_byte, idle=idle, total=total))
+
+
+async def interrupted(made: Clocks) -> UpstreamTimeout | None:
+    made.waiting()
+    try:
+        await asyncio.sleep(30)
+    except asyncio.CancelledError:
+        return made.verdict()
+    finally:
+        made.working()
+        made.stop()
+    raise AssertionError("nothing interrupted the wait")
+
+
+async def test_the_first_byte_clock_runs_from_the_start() -> None:
+    """It holds connecting, too, whose own clock is the transport's."""
+    verdict = await interrupted(clocks(connect=0.01, first_byte=0.02))
+    assert verdict is not None
+    assert verdict.code == "upstream_first_byte_timeout"
+
+
+async def test_the_idle_clock_takes_over_at_once() -> None:
+    """A long first-byte clock does not delay a short idle one."""
+    made = clocks(idle=0.02)
+    made.began()
+    verdict = await interrupted(made)
+    assert verdict is not None
+    assert verdict.code == "upstream_idle_timeout"
+
+
+async def test_the_total_clock_ends_a_wait() -> None:
+    """However the other clocks stand."""
+    verdict = await interrupted(clocks(total=0.03))
+    assert verdict is not None
+    assert verdict.code == "upstream_total_timeout"
+
+
+async def test_no_clock_runs_while_it_is_not_the_upstreams_turn() -> None:
+    """A slow caller is not the upstream's fault; an overdue total is noticed at the next wait."""
+    made = clocks(idle=0.01, total=0.02)
+    made.began()
+    made.working()
+    await asyncio.sleep(0.06)
+    with pytest.raises(UpstreamTimeout, match="longer than it may"):
+        made.waiting()
+    made.stop()
+
+
+async def test_somebody_elses_cancellation_is_not_ours() -> None:
+    """A caller who leaves cancels the call, and no timeout is made of it."""
+    made = clocks()
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().call_soon(task.cancel)
+    assert await interrupted(made) is None
+    assert task.cancelling() == 1
+    task.uncancel()
+
+
+async def test_a_verdict_leaves_the_task_uncancelled() -> None:
+    """After a timeout the same task goes on to the next attempt."""
+    assert await interrupted(clocks(connect=0.01, first_byte=0.01))
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    await asyncio.sleep(0)

@@ -1,0 +1,129 @@
+"""What rests and for how long, and whether one target is tried again."""
+
+import random
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pytest
+
+from llmproxy_asgi.errors import (
+    UpstreamAuthFailed,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamQuotaSpent,
+    UpstreamRateLimited,
+    UpstreamRefused,
+)
+from llmproxy_asgi.execution.cooldown import FAILURES_BEFORE_REST, LONGEST_REST, Cooldowns
+from llmproxy_asgi.execution.retry import LONGEST_BACKOFF, wait_before_retry
+from llmproxy_asgi.settings import Retry
+
+
+@dataclass
+class HandClock:
+    """A clock that only a test turns."""
+
+    at: float = 1000.0
+
+    def monotonic(self) -> float:
+        return self.at
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.at, UTC)
+
+    async def sleep(self, seconds: float) -> None:
+        self.at += seconds
+
+
+def test_a_rest_lasts_as_long_as_the_upstream_asks() -> None:
+    """Not a moment less, and it is over then."""
+    clock = HandClock()
+    rests = Cooldowns(clock)
+    rests.failed("k", UpstreamRateLimited("", retry_after=20), 5)
+    rest = rests.resting("k")
+    assert rest is not None
+    assert rest.asked
+    assert rests.seconds_left(rest) == 20
+    clock.at += 19.9
+    assert rests.resting("k")
+    clock.at += 0.1
+    assert rests.resting("k") is None
+
+
+@pytest.mark.parametrize("error", [UpstreamRateLimited(""), UpstreamQuotaSpent(""), UpstreamAuthFailed("")])
+def test_without_a_word_from_the_upstream_the_configured_rest_holds(error: UpstreamError) -> None:
+    """It counts as ours, so the credential may still be tried if nothing else is left."""
+    clock = HandClock()
+    rests = Cooldowns(clock)
+    rests.failed("k", error, 5)
+    rest = rests.resting("k")
+    assert rest is not None
+    assert not rest.asked
+    assert rests.seconds_left(rest) == 5
+
+
+def test_an_absurd_wait_is_cut() -> None:
+    """Nobody rests for a century."""
+    rests = Cooldowns(HandClock())
+    rests.failed("k", UpstreamRateLimited("", retry_after=1e12), 5)
+    rest = rests.resting("k")
+    assert rest is not None
+    assert rests.seconds_left(rest) == LONGEST_REST
+
+
+def test_failures_in_a_row_make_a_rest_and_a_success_forgets_them() -> None:
+    """One good answer starts the count anew."""
+    rests = Cooldowns(HandClock())
+    for _ in range(FAILURES_BEFORE_REST - 1):
+        rests.failed("k", UpstreamFailed(""), 5)
+    rests.succeeded("k")
+    for _ in range(FAILURES_BEFORE_REST - 1):
+        rests.failed("k", UpstreamFailed(""), 5)
+    assert rests.resting("k") is None
+    rests.failed("k", UpstreamFailed(""), 5)
+    assert rests.resting("k")
+
+
+def test_a_refusal_of_the_request_rests_nobody() -> None:
+    """A 400 is the caller's doing."""
+    rests = Cooldowns(HandClock())
+    for _ in range(100):
+        rests.failed("k", UpstreamRefused(""), 5)
+    assert rests.resting("k") is None
+
+
+def test_a_cooldown_of_nothing_switches_rests_off() -> None:
+    """But not those that an upstream asks for."""
+    rests = Cooldowns(HandClock())
+    rests.failed("k", UpstreamRateLimited(""), 0)
+    assert rests.resting("k") is None
+    rests.failed("k", UpstreamRateLimited("", retry_after=3), 0)
+    assert rests.resting("k")
+
+
+@pytest.mark.parametrize("tried", [1, 2, 3, 9])
+def test_backoff_is_jittered_doubles_and_is_capped(tried: int) -> None:
+    """Every draw lies between nothing and the doubled, capped wait, and they differ."""
+    draw = random.Random(7)
+    retry = Retry(attempts=10, backoff=0.25)
+    waits = [wait_before_retry(UpstreamFailed(""), retry, tried=tried, draw=draw) for _ in range(200)]
+    ceiling = min(LONGEST_BACKOFF, 0.25 * 2 ** (tried - 1))
+    assert all(wait is not None and 0 <= wait <= ceiling for wait in waits)
+    assert max(wait for wait in waits if wait is not None) > ceiling * 0.9
+    assert len(set(waits)) > 100
+
+
+def test_one_attempt_is_no_retry_and_a_refusal_never_is() -> None:
+    """`attempts` counts all tries; what cannot get better is not repeated."""
+    draw = random.Random(7)
+    assert wait_before_retry(UpstreamFailed(""), Retry(attempts=1), tried=1, draw=draw) is None
+    assert wait_before_retry(UpstreamRefused(""), Retry(attempts=5), tried=1, draw=draw) is None
+    assert wait_before_retry(UpstreamAuthFailed(""), Retry(attempts=5), tried=1, draw=draw) is None
+
+
+def test_a_short_wait_that_the_upstream_asks_for_is_obeyed_and_a_long_one_is_the_callers() -> None:
+    """We wait seconds for the caller, not minutes."""
+    draw = random.Random(7)
+    retry = Retry(attempts=2)
+    assert wait_before_retry(UpstreamRateLimited("", retry_after=2), retry, tried=1, draw=draw) == 2
+    assert wait_before_retry(UpstreamRateLimited("", retry_after=60), retry, tried=1, draw=draw) is None

@@ -1,0 +1,130 @@
+"""Which targets a name stands for, and who may say it."""
+
+from typing import Any
+
+import pytest
+
+from llmproxy_asgi.config.schema import Config
+from llmproxy_asgi.errors import ModelNotFound
+from llmproxy_asgi.providers.registry import provider_class
+from llmproxy_asgi.routing.catalog import Catalog, allow
+
+
+def catalog(providers: dict[str, Any], models: dict[str, Any] | None = None, **more: Any) -> Catalog:
+    blocks = {
+        name: {"type": "openai-compatible", "base_url": "http://127.0.0.1:1/v1", **block}
+        for name, block in providers.items()
+    }
+    config = Config.model_validate({"providers": blocks, "models": models or {}, **more})
+    made = {n: provider_class(b.type)(n, b) for n, b in config.providers.items() if b.enabled}
+    return Catalog(made, config.models, default_provider=config.default_provider)
+
+
+def names(found: Any) -> list[str]:
+    return [target.name for target in found]
+
+
+def test_a_route_comes_before_everything_else() -> None:
+    """A name under `models` hides what providers list under the same name."""
+    made = catalog({"a": {"models": ["smart"]}, "b": {}}, {"smart": {"targets": ["b/x", "a/smart"]}})
+    assert names(made.resolve("smart")) == ["b/x", "a/smart"]
+
+
+def test_provider_and_model_are_taken_by_their_names() -> None:
+    """`provider/model` reaches that provider alone; a model that it does not list is passed on."""
+    made = catalog({"a": {"models": [{"name": "fast", "upstream": "gpt-mini"}]}, "b": {}})
+    assert names(made.resolve("a/fast")) == ["a/gpt-mini"]
+    assert names(made.resolve("a/unlisted/with/slashes")) == ["a/unlisted/with/slashes"]
+
+
+def test_exact_names_come_before_patterns_and_those_before_whoever_takes_anything() -> None:
+    """Within each of the three, higher priority goes first."""
+    made = catalog(
+        {
+            "any": {"priority": 99},
+            "pattern": {"models": ["gpt-*"], "priority": 50},
+            "low": {"models": ["gpt-5"]},
+            "high": {"models": ["gpt-5"], "priority": 1},
+        }
+    )
+    assert names(made.resolve("gpt-5")) == ["high/gpt-5", "low/gpt-5", "pattern/gpt-5", "any/gpt-5"]
+    assert names(made.resolve("gpt-6")) == ["pattern/gpt-6", "any/gpt-6"]
+
+
+def test_a_pattern_is_a_star_and_nothing_else() -> None:
+    """Brackets and question marks in names are letters."""
+    made = catalog({"a": {"models": ["o[1]?*"]}})
+    assert names(made.resolve("o[1]?x")) == ["a/o[1]?x"]
+    with pytest.raises(ModelNotFound):
+        made.resolve("o1zx")
+
+
+def test_disabled_models_and_providers_do_not_exist() -> None:
+    """Neither by their name nor by `provider/model`."""
+    made = catalog({"a": {"models": [{"name": "m", "enabled": False}]}, "b": {"enabled": False}})
+    for name in ("m", "a/m", "b/m"):
+        with pytest.raises(ModelNotFound):
+            made.resolve(name)
+
+
+def test_no_name_asks_the_default_provider_for_its_default_model() -> None:
+    """A request that names none is served by what the operator chose."""
+    made = catalog({"a": {"default_model": "x"}, "b": {"default_model": "y"}}, default_provider="b")
+    assert names(made.resolve("")) == ["b/y"]
+    with pytest.raises(ModelNotFound):
+        catalog({"a": {}}).resolve("")
+
+
+def test_bypass_model_replaces_whatever_is_asked() -> None:
+    """The caller still reads the name that it asked for."""
+    (target,) = catalog({"a": {"default_model": "real", "bypass_model": True}}).resolve("wish")
+    assert (target.model, target.asked) == ("real", "wish")
+
+
+def test_a_caller_reads_the_name_that_it_asked_for() -> None:
+    """Routes, prefixes and renamed models all keep the caller's own word."""
+    made = catalog({"a": {"models": [{"name": "fast", "upstream": "u"}]}}, {"smart": {"targets": ["a/fast"]}})
+    assert [made.resolve(name)[0].asked for name in ("smart", "a/fast", "fast")] == ["smart", "a/fast", "fast"]
+    assert [made.resolve(name)[0].model for name in ("smart", "a/fast", "fast")] == ["u", "u", "u"]
+
+
+def test_what_a_caller_may_not_use_does_not_exist_for_it() -> None:
+    """The refusal is the same as for a name that nobody has."""
+    made = catalog({"a": {"models": ["fast", "slow"]}})
+    assert names(made.resolve("fast", allow(["f*"]))) == ["a/fast"]
+    with pytest.raises(ModelNotFound) as refused:
+        made.resolve("slow", allow(["f*"]))
+    with pytest.raises(ModelNotFound) as unknown:
+        made.resolve("nope", allow(["f*"]))
+    assert refused.value.message.replace("slow", "nope") == unknown.value.message
+    assert made.names(allow(["f*"])) == ["fast"]
+
+
+def test_a_grant_on_a_name_does_not_open_another_way_to_it() -> None:
+    """`provider/model` is a name of its own: a grant of `fast` is none of `a/fast`."""
+    made = catalog({"a": {"models": ["fast"]}})
+    with pytest.raises(ModelNotFound):
+        made.resolve("a/fast", allow(["fast"]))
+
+
+@pytest.mark.parametrize("name", ["x" * 513, "a\nb", "a\x00", "a\u2028b"])
+def test_names_that_no_model_has_are_unknown(name: str) -> None:
+    """Neither length nor control characters get past the catalog."""
+    with pytest.raises(ModelNotFound):
+        catalog({"a": {}}).resolve(name)
+
+
+def test_what_is_remembered_of_callers_names_is_bounded() -> None:
+    """A caller who invents names does not fill the memory."""
+    made = catalog({"a": {}})
+    for number in range(5000):
+        made.resolve(f"model-{number}")
+    assert len(made._found) <= 1024
+
+
+def test_the_configuration_has_the_last_word_on_capabilities() -> None:
+    """Overrides of one model reach the translator; others keep what is known."""
+    made = catalog({"a": {"models": [{"name": "m", "max_output_tokens": 99, "capabilities": {"images": False}}, "n"]}})
+    changed = made.resolve("m")[0].capabilities("openai-chat")
+    assert (changed.images, changed.max_output_tokens, changed.max_tokens_field) == (False, 99, "max_tokens")
+    assert made.resolve("n")[0].capabilities("openai-chat").images
