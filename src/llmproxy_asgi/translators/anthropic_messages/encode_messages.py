@@ -36,7 +36,7 @@ from llmproxy_asgi.translators.anthropic_messages.citations import encode_citati
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.names import CallIds, Renamer
-from llmproxy_asgi.translators.pairing import arguments_object, arguments_raw, drop_empty, pair
+from llmproxy_asgi.translators.pairing import MISSING_RESULT, arguments_object, arguments_raw, drop_empty, pair
 from llmproxy_asgi.translators.seals import usable
 
 _FIRST_TURN = "."
@@ -83,6 +83,14 @@ class Turns:
         self.messages: list[JSONObject] = []
         self.marked: list[JSONObject] = []
         self._postponed: list[JSONObject] = []
+        self._role = "system"
+        self._uses: dict[str, int] = {}
+        self._again: dict[str, str] = {}
+
+    @property
+    def call_ids(self) -> dict[str, str]:
+        """Call ids as they were written, to the caller's; only those that differ."""
+        return {made: self._again.get(given, given) for made, given in self._ids.table.items()}
 
     def write(self) -> None:
         """Write everything.
@@ -110,6 +118,7 @@ class Turns:
 
     def _turn(self, turn: Message) -> None:
         self._warn_of_name(turn)
+        self._role = turn.role
         if turn.role == "system":
             self._system_midway(turn)
             return
@@ -223,18 +232,29 @@ class Turns:
         custom = part.kind == "custom"
         return {
             "type": "tool_use",
-            "id": self._ids.outward(part.call_id),
+            "id": self._call_id(part.call_id, new=True),
             "name": self._names.outward(part.name, part.namespace),
             "input": {"input": part.arguments} if custom else arguments_raw(part.arguments),
             **({"caller": part.caller} if part.caller and self._request.protocol == PROTOCOL else {}),
             **part.extras.get(PROTOCOL, {}),
         }
 
+    def _call_id(self, call_id: str, *, new: bool) -> str:
+        """A call's id. One that is used again in a later step is derived anew: Anthropic wants each only once."""
+        uses = self._uses[call_id] = self._uses.get(call_id, 0) + new
+        if uses < 2:
+            return self._ids.outward(call_id)
+        key = f"{call_id} {uses}"
+        self._again[key] = call_id
+        return self._ids.outward(key)
+
     def _tool_result(self, part: ToolResult) -> JSONObject:
         content = self._blocks(part.content)
+        if part.is_error and not content:
+            content = [{"type": "text", "text": MISSING_RESULT}]  # an error without words is refused
         return {
             "type": "tool_result",
-            "tool_use_id": self._ids.outward(part.call_id),
+            "tool_use_id": self._call_id(part.call_id, new=False),
             **({"content": content} if content else {}),
             **({"is_error": True} if part.is_error else {}),
             **part.extras.get(PROTOCOL, {}),
@@ -255,6 +275,8 @@ class Turns:
             return dict(part.data)
         if part.kind.startswith("compaction"):
             raise Unsupported("A compacted conversation can only go back to where it was compacted.", param="messages")
+        if self._role != "assistant":
+            raise Unsupported(f"This upstream cannot read a part of the kind {part.kind[:64]!r}.", param="messages")
         self._warnings.add(f"dropped:{part.kind}")
         return None
 

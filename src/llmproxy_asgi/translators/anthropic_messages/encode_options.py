@@ -8,7 +8,6 @@ from llmproxy_asgi.capabilities import EFFORTS, Capabilities, Effort
 from llmproxy_asgi.conversation import EMPTY, JSONObject, ReasoningOptions, Request, ServiceTier
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.anthropic_messages.encode_messages import Warnings
-from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 
 DEFAULT_MAX_TOKENS = 32_000
 LEAST_BUDGET = 1024
@@ -24,8 +23,8 @@ _BUDGETS: dict[Effort, int] = {
     "max": 48_000,
 }
 _DISPLAYS = {"summary": "summarized", "full": "summarized", "updates": "summarized", "hidden": "omitted"}
-_SHOWS_REASONING = frozenset({"openai-chat", PROTOCOL})
-"""Protocols whose clients see readable reasoning without asking for it."""
+_SHOWS_REASONING = frozenset({"openai-chat"})
+"""Other protocols whose clients see readable reasoning without asking for it."""
 
 _JSON_ONLY = "Answer with one JSON object and nothing else."
 _CUT = frozenset(

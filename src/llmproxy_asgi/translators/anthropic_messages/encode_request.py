@@ -68,7 +68,7 @@ def encode_request(request: Request, upstream: Upstream) -> Outgoing:
         headers=_headers(request, old=bool(taken)),
         warnings=warnings.all(),
         names=dict(names.table),
-        call_ids=dict(ids.table),
+        call_ids=turns.call_ids,
         emulated=frozenset(tools.emulated),
     )
 

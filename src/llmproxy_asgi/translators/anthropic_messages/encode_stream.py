@@ -335,7 +335,7 @@ class _Thinking(_Open):
 class _Call(_Open):
     """A call of the client's tools."""
 
-    __slots__ = ("_begun", "_held", "_index", "_late", "_prefix", "_sent")
+    __slots__ = ("_begun", "_held", "_index", "_late", "_prefix", "_told")
 
     def __init__(self, part: ToolCall, blocks: _Blocks, out: list[bytes]) -> None:
         super().__init__(part, blocks)
@@ -348,7 +348,8 @@ class _Call(_Open):
         self._index = blocks.start(block, out)
         self._prefix = _DELTA % (self._index, b'"input_json_delta"', b'"partial_json"')
         self._held = ""
-        self._late: list[JSONObject] = []
+        self._told = part.seals
+        self._late: list[Seal] = []
         self._begun = False
         if part.arguments:
             self._fragment(part.arguments, out)
@@ -378,8 +379,7 @@ class _Call(_Open):
             else:
                 self._fragment(delta.text, out)
         elif type(delta) is SealDelta:
-            assert isinstance(self._part, ToolCall)
-            self._late.append(for_call(delta.seal, encode_call_id(self._part.call_id)))
+            self._late.append(delta.seal)
 
     @override
     def end(self, part: Part | None, out: list[bytes]) -> None:
@@ -388,8 +388,11 @@ class _Call(_Open):
             whole = _json({"input": text}) if self._part_kind == "custom" else bytes(arguments_raw(text))
             out.append(self._prefix + _json(whole.decode()) + _END)
         self._blocks.stop(self._index, out)
-        for block in self._late:
-            self._blocks.whole(block, out)
+        assert isinstance(self._part, ToolCall)
+        restated = part.seals if isinstance(part, ToolCall) else ()
+        for seal in restated or self._late:
+            if seal not in self._told:
+                self._blocks.whole(for_call(seal, encode_call_id(self._part.call_id)), out)
 
 
 class _ServerCall(_Open):

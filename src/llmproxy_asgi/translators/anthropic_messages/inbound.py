@@ -9,12 +9,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-import msgspec
 from msgspec import Raw
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import EMPTY, JSONObject, Request, Response
+from llmproxy_asgi.conversation import EMPTY, Request, Response
 from llmproxy_asgi.errors import BadRequest, GatewayError
+from llmproxy_asgi.translators.anthropic_messages import listing
 from llmproxy_asgi.translators.anthropic_messages.decode_request import decode_request
 from llmproxy_asgi.translators.anthropic_messages.encode_answer import encode_answer
 from llmproxy_asgi.translators.anthropic_messages.encode_stream import AnswerStream
@@ -88,28 +88,11 @@ class MessagesInbound(Inbound):
 
     @override
     def list_models(self, names: Sequence[str]) -> bytes:
-        page: JSONObject = {
-            "data": [_model(name) for name in names],
-            "has_more": False,
-            "first_id": names[0] if names else None,
-            "last_id": names[-1] if names else None,
-        }
-        return msgspec.json.encode(page)
+        return listing.list_models(names)
 
     @override
     def show_model(self, name: str) -> bytes:
-        return msgspec.json.encode(_model(name))
-
-
-def _model(name: str) -> JSONObject:
-    # Nobody knows when it was made; the epoch is Anthropic's own way to say so.
-    return {
-        "type": "model",
-        "id": name,
-        "display_name": name,
-        "created_at": "1970-01-01T00:00:00Z",
-        "lifecycle": "active",
-    }
+        return listing.show_model(name)
 
 
 def _check_types(raw: Mapping[str, Raw]) -> None:

@@ -26,4 +26,10 @@ def show_model(name: str) -> bytes:
 
 
 def _model(name: str) -> dict[str, object]:
-    return {"type": "model", "id": name, "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
+    return {
+        "type": "model",
+        "id": name,
+        "display_name": name,
+        "created_at": "1970-01-01T00:00:00Z",
+        "lifecycle": "active",
+    }

@@ -733,3 +733,98 @@ def test_66_wrapped_state_never_reaches_an_upstream_that_did_not_make_it() -> No
     assert [turn["role"] for turn in written] == ["user", "assistant", "user"]
     assert [part.get("signature") for part in written[1]["content"]] == ["sig", "native", None]
     assert outgoing.warnings == ("dropped:reasoning",)
+
+
+def test_what_another_vendor_alone_can_read_is_refused() -> None:
+    """A part of the user's that only another vendor has a word for is a 400: the model would not see it."""
+    assert refused(Message(role="user", parts=(Opaque(protocol="gemini", kind="fileData", data={}),))) == "messages"
+
+
+def test_ids_that_are_used_again_are_told_apart() -> None:
+    """Clients that count calls anew in each step are understood; what goes upstream names each call once."""
+    step = (assistant(call("call_0")), results("call_0"))
+    body, outgoing = encoded(request(user("a"), *step, *step))
+    used = [part["id"] for turn in body["messages"] for part in turn["content"] if part["type"] == "tool_use"]
+    answered = [part["tool_use_id"] for turn in body["messages"] for part in turn["content"] if "tool_use_id" in part]
+    assert used == answered
+    assert len(set(used)) == 2
+    assert outgoing.call_ids == {used[1]: "call_0"}
+
+
+def test_an_error_result_is_never_without_words() -> None:
+    """An error that says nothing is given words, since Anthropic refuses it otherwise."""
+    result = Message(role="tool", parts=(ToolResult(call_id="1", is_error=True),))
+    turns, _ = sent(user("a"), assistant(call("1")), result)
+    assert turns[-1]["content"][0]["content"] == text("[no result]")
+
+
+def test_the_same_protocol_through_the_full_codec() -> None:
+    """A request that is read and written again, as for a hook that edits it, says what it said."""
+    mark = {"type": "ephemeral", "ttl": "1h"}
+    body = {
+        "model": "asked",
+        "max_tokens": 2000,
+        "system": [{"type": "text", "text": "s", "cache_control": mark}],
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image", "source": {"type": "file", "file_id": "file_1"}, "transformations": [{"a": 1}]},
+                    {"type": "document", "source": {"type": "url", "url": "https://example.org"}, "title": "T"},
+                    {
+                        "type": "search_result",
+                        "source": "https://example.org",
+                        "title": "T",
+                        "content": [{"type": "text", "text": "found"}],
+                    },
+                    {"type": "container_upload", "file_id": "file_2"},
+                ],
+            },
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "thinking", "thinking": "Hm.", "signature": "sig"},
+                    {"type": "redacted_thinking", "data": "blob"},
+                    {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"query": "x"}},
+                    {"type": "web_search_tool_result", "tool_use_id": "s", "content": []},
+                    {
+                        "type": "text",
+                        "text": "b",
+                        "citations": [{"type": "char_location", "cited_text": "b", "document_index": 0}],
+                    },
+                    {"type": "tool_use", "id": "a", "name": "f", "input": {"x": 1}, "caller": {"type": "direct"}},
+                ],
+            },
+            {
+                "role": "user",
+                "content": [
+                    {
+                        "type": "tool_result",
+                        "tool_use_id": "a",
+                        "content": [{"type": "tool_reference", "tool_name": "f"}],
+                        "is_error": True,
+                    },
+                    {"type": "text", "text": "c"},
+                ],
+            },
+            {"role": "system", "content": [{"type": "text", "text": "Be brief."}], "clear_at": "never"},
+        ],
+        "tools": [
+            {"name": "f", "input_schema": {"type": "object"}, "strict": True, "defer_loading": True, "new": 1},
+            {"type": "web_search_20260318", "name": "web_search", "max_uses": 1, "cache_control": mark},
+        ],
+        "tool_choice": {"type": "auto", "disable_parallel_tool_use": True},
+        "thinking": {"type": "adaptive", "display": "omitted", "block_binding": {"a": 1}},
+        "output_config": {"effort": "high", "format": {"type": "json_schema", "schema": {"type": "string"}}, "new": 1},
+        "stop_sequences": ["END"],
+        "metadata": {"user_id": "u", "new": 1},
+        "service_tier": "standard_only",
+        "cache_control": {"type": "ephemeral"},
+        "container": "c_1",
+        "stream": True,
+    }
+    intake = opened(body, anthropic_version="2026-10-21", anthropic_beta="a")
+    outgoing = OUTBOUND.encode(INBOUND.decode(intake), FIVE)
+    assert json.loads(outgoing.body) == {**body, "model": "claude-sonnet-5"}
+    assert outgoing.headers == (("anthropic-version", "2026-10-21"), ("anthropic-beta", "a"))
+    assert outgoing.warnings == ()

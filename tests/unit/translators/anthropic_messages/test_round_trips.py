@@ -54,8 +54,10 @@ def without_reasoning(messages: Sequence[Message]) -> list[Message]:
 
 
 def says_something(asked: Request) -> bool:
-    """Whether each turn holds more than white space, which Anthropic does not take."""
-    return all(not isinstance(part, Text) or part.text.strip() for turn in asked.messages for part in turn.parts)
+    """Whether nothing is white space alone, which Anthropic does not take."""
+    parts = [part for turn in asked.messages for part in turn.parts]
+    inner = [part for result in parts if isinstance(result, ToolResult) for part in result.content]
+    return all(not isinstance(part, Text) or part.text.strip() for part in [*parts, *inner])
 
 
 @given(requests(images=False, with_reasoning=True))

@@ -214,6 +214,17 @@ def test_state_of_a_call_stands_before_it() -> None:
     assert (use.type, found and found.item_id) == ("tool_use", "a")
 
 
+def test_state_that_a_call_learns_late_stands_after_it() -> None:
+    """State that comes during a call or with its end is written once, after it, and names the call."""
+    seal = Seal(issuer="gemini", kind="signature", data="blob")
+    whole = ToolCall(call_id="a", name="f", arguments="{}", seals=(seal,))
+    for late in ([PartDelta(0, 0, SealDelta(seal)), PartEnded(0, 0)], [PartEnded(0, 0, whole)]):
+        events: list[StreamEvent] = [START, PartStarted(0, 0, ToolCall(call_id="a", name="f")), *late, *ending()]
+        use, state = read_by_sdk(written(events))[0].content
+        found = unwrap(state.data)
+        assert (use.type, found and found.item_id) == ("tool_use", "a")
+
+
 def test_82_a_stream_starts_with_usable_usage() -> None:
     """Where the upstream tells no usage at the start, the input is estimated from the request's size and is never 0."""
     usage = Usage(input=30, cache_read=20, output=7)
