@@ -205,9 +205,14 @@ class ChatStreamDecoder(StreamDecoder):
         return Batch(out)
 
     def decode_whole(self, chunk: Chunk) -> list[StreamEvent]:
-        """The events of an answer that came in one piece, read as a stream of one chunk."""
+        """The events of an answer that came in one piece, read as a stream of one chunk.
+
+        A whole body is its own end sign: where a server leaves the finish reason out there is just none to report.
+        """
         out: list[StreamEvent] = []
         self._chunk(chunk, out)
+        for candidate in self._candidates.values():
+            candidate.finish = candidate.finish or ""
         if not self._over:
             self._end(out)
         return out

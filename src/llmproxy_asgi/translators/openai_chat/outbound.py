@@ -54,11 +54,10 @@ class ChatOutbound(Outbound):
     def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Response:
         answer = _read(body)
         choices = [
-            # A whole body is its own end sign: a server may leave the reason out, and then there is none to report.
             ChunkChoice(
                 delta=choice.message,
                 index=position if choice.index is None else choice.index,
-                finish_reason=choice.finish_reason or "",
+                finish_reason=choice.finish_reason,
                 logprobs=choice.logprobs,
             )
             for position, choice in enumerate(answer.choices or ())
