@@ -87,8 +87,21 @@ def need_server() -> None:
         fail('Serving needs uvicorn. Install it with:\n  pip install "llmproxy-asgi[server]"')
 
 
+def end_well() -> None:
+    """From now on, let the signals that ask for an end end this process with 0.
+
+    Uvicorn takes them while it serves and raises them once more when it is done, for whoever had them before.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+
+
+def _leave(_number: int, _frame: object) -> NoReturn:
+    sys.exit(0)
+
+
 def run(app: "ASGIApp", listener: socket.socket, **options: Any) -> None:
-    """Serve an application in this process; SIGTERM and SIGINT end it well, once what is open has ended.
+    """Serve an application in this process, until a signal asks for the end and what is open has ended.
 
     Args:
         app: What to serve.
@@ -97,7 +110,6 @@ def run(app: "ASGIApp", listener: socket.socket, **options: Any) -> None:
     """
     import uvicorn
 
-    _end_well()
     with closing(listener):
         uvicorn.Server(settings(app, **options)).run(sockets=[listener])
 
@@ -113,7 +125,6 @@ def run_workers(factory: str, address: Address, *, workers: int, **options: Any)
     """
     import uvicorn
 
-    _end_well()
     uvicorn.run(factory, factory=True, workers=workers, host=address.ip, port=address.port, **_options(**options))
 
 
@@ -157,16 +168,3 @@ class WithoutQuery:
                 for argument in record.args
             )
         return True
-
-
-def _end_well() -> None:
-    """Let the signals that ask for an end end this process with 0.
-
-    Uvicorn takes them while it serves and raises them once more when it is done, for whoever had them before.
-    """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave)
-
-
-def _leave(_number: int, _frame: object) -> NoReturn:
-    sys.exit(0)

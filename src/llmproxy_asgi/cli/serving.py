@@ -68,15 +68,17 @@ def serve(  # noqa: PLR0917  each is an option of the command
         )
     from llmproxy_asgi.cli import worker
 
+    listening.end_well()
     listener = listening.listen(address)
     address = listening.at(listener)
     local_hosts = is_open and not insecure_open
-    _announce(plan, address, where)
     if workers == 1:
+        _announce(plan, address, where)
         app = worker.application(plan, prefix=where, local_hosts=local_hosts)
         listening.run(app, listener, log_level=log_level, access_log=access_log, graceful=seconds)
         return
     listener.close()  # it was only to see whether the address can be had; uvicorn binds for its workers
+    _announce(plan, address, where)
     files = [os.path.abspath(path) for path in config or [USUAL]]  # noqa: PTH100  links stay what they are
     worker.instruct(files, prefix=where, local_hosts=local_hosts)
     listening.run_workers(
@@ -104,6 +106,7 @@ def demo(
     from llmproxy_asgi.config.schema import Config
 
     config = Config.load(DEMO, environment=None)
+    listening.end_well()
     listener = listening.listen(address)
     url = listening.at(listener).url
     typer.echo(_HOW_TO_CALL.format(url=url))
@@ -149,13 +152,13 @@ From Python:
 
 def _announce(plan: "Config", address: "Address", prefix: str) -> None:
     names = [name for name, block in plan.providers.items() if block.enabled]
-    typer.echo(f"Serving {', '.join(names) or 'no provider'} at {address.url}{prefix}. Ctrl+C ends it.")
     if plan.access.mode != "open" and not plan.access.keys:
         typer.echo(
             "Every call will be refused: no keys are listed under access.keys, and nothing else can say who is calling "
             "when the gateway is served by itself.",
             err=True,
         )
+    typer.echo(f"Serving {', '.join(names) or 'no provider'} at {address.url}{prefix}. Ctrl+C ends it.")
 
 
 def _prefix(text: str) -> str:

@@ -1,0 +1,239 @@
+"""The commands that need no server, and what the others refuse before they listen."""
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from llmproxy_asgi.cli.program import program
+from llmproxy_asgi.config.loader import load
+
+KEYS = {"OPENAI_API_KEY": "sk-one-0123456789", "ANTHROPIC_API_KEY": "sk-two-0123456789"}
+COMMANDS = ["demo", "serve", "init", "check", "schema", "models"]
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in an empty folder, with a terminal as wide as needed and without variables of ours."""
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.upper().startswith("LLMPROXY_") or name in KEYS:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("TERMINAL_WIDTH", "200")
+
+
+def run(*arguments: str, environment: dict[str, str] | None = None) -> Result:
+    return CliRunner().invoke(program, list(arguments), env=environment, prog_name="llmproxy")
+
+
+def write(text: str, name: str = "llmproxy.yaml") -> None:
+    Path(name).write_text(text, encoding="utf-8")
+
+
+OPEN = "providers: {simulated: }\naccess: {mode: open}\n"
+
+
+# Help
+
+
+def test_no_arguments_show_help() -> None:
+    """Without arguments the commands are listed."""
+    shown = run().output
+    assert [name for name in COMMANDS if name not in shown] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    """Each command says in `--help` and `-h` what it does, and each of its options has words of its own."""
+    shown = run(command, "--help")
+    assert shown.exit_code == 0
+    assert shown.output == run(command, "-h").output
+    assert f"Usage: llmproxy {command}" in shown.output
+    options = [line for line in shown.output.splitlines() if " --" in line]
+    assert options
+    assert all(len(line.strip("│ ").split("  ")[-1].split()) > 1 for line in options), options
+
+
+def test_version() -> None:
+    """`--version` prints the name, the version and Python's, and ends."""
+    shown = run("--version")
+    assert shown.exit_code == 0
+    assert shown.output.startswith("llmproxy 0.")
+
+
+def test_unknown_command() -> None:
+    """An unknown command is a usage error."""
+    assert run("sevre").exit_code == 2
+
+
+# init
+
+
+def test_init_writes_a_file_that_passes_check() -> None:
+    """The starter file is its owner's alone, passes `check` with the two keys set, and serves with a key of its own."""
+    shown = run("init")
+    assert shown.exit_code == 0
+    path = Path("llmproxy.yaml")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    checked = run("check", "llmproxy.yaml", environment=KEYS)
+    assert (checked.exit_code, checked.output) == (0, "ok: 2 providers, 1 model\n")
+    key = load(path, environment=KEYS).access.keys[0].key.reveal()
+    assert key.startswith("llmp_")
+    assert len(key) == len("llmp_") + 48
+    assert key not in shown.output
+
+
+def test_init_makes_another_key_each_time() -> None:
+    """Two starter files never share a key."""
+    run("init", "a.yaml")
+    run("init", "b.yaml")
+    keys = [load(name, environment=KEYS).access.keys[0].key for name in ("a.yaml", "b.yaml")]
+    assert keys[0] != keys[1]
+
+
+def test_init_replaces_nothing_unless_told() -> None:
+    """A file that is there stays, unless --force is given; then it has the starter's mode, and no link is followed."""
+    write("mine: 1\n", "mine.yaml")
+    Path("link.yaml").symlink_to("mine.yaml")
+    refused = run("init", "link.yaml")
+    assert refused.exit_code == 1
+    assert "is there already" in refused.output
+    assert run("init", "link.yaml", "--force").exit_code == 0
+    assert Path("mine.yaml").read_text(encoding="utf-8") == "mine: 1\n"
+    assert not Path("link.yaml").is_symlink()
+    assert stat.S_IMODE(Path("link.yaml").stat().st_mode) == 0o600
+
+
+def test_init_where_nothing_can_be_written() -> None:
+    """A place that cannot be written to is an error, not a traceback."""
+    refused = run("init", "no/such/folder/llmproxy.yaml")
+    assert refused.exit_code == 2
+    assert "cannot be written" in refused.output
+
+
+# check
+
+
+def test_check_prints_every_finding() -> None:
+    """Each mistake is one line with its place; the command ends with 1."""
+    write("providers:\n  openai: {timeuot: 1}\nkeepalive: x\n")
+    checked = run("check", "llmproxy.yaml")
+    assert checked.exit_code == 1
+    assert checked.stdout.splitlines() == [
+        "llmproxy.yaml:2: providers.openai.timeuot: unknown key; did you mean 'timeout'?",
+        "llmproxy.yaml:3: keepalive: a duration is like 250ms, 30s, 5m or 2h, or a number of seconds",
+    ]
+    assert checked.stderr == "2 findings.\n"
+
+
+def test_check_takes_layers() -> None:
+    """Several files are one configuration, the later over the earlier."""
+    write("providers:\n  openai: {models: [a]}\n", "a.yaml")
+    write("providers:\n  openai: {api_key: sk-1}\nmodels:\n  x: {targets: [openai/a]}\n", "b.yaml")
+    assert run("check", "a.yaml").exit_code == 1
+    assert run("check", "a.yaml", "b.yaml").stdout == "ok: 1 provider, 2 models\n"
+
+
+def test_check_counts_what_is_enabled() -> None:
+    """A provider that is off is not counted, nor are its models."""
+    write("providers:\n  simulated: {models: [echo]}\n  openai: {enabled: false, models: [a, b]}\n")
+    assert run("check", "llmproxy.yaml").stdout == "ok: 1 provider, 1 model\n"
+
+
+@pytest.mark.parametrize("name", ["none.yaml", "folder"])
+def test_check_of_what_cannot_be_read(name: str) -> None:
+    """A file that cannot be read ends the command with 2."""
+    Path("folder").mkdir()
+    checked = run("check", name)
+    assert checked.exit_code == 2
+    assert checked.stderr.startswith(f"{name}: cannot be read: ")
+
+
+# schema, models
+
+
+def test_schema() -> None:
+    """The JSON Schema is printed, or written where it is asked for."""
+    printed = run("schema")
+    assert json.loads(printed.stdout)["$schema"].startswith("https://json-schema.org/")
+    assert run("schema", "--output", "s.json").stdout == ""
+    assert Path("s.json").read_text(encoding="utf-8") == printed.stdout
+    assert run("schema", "--output", "no/such/s.json").exit_code == 2
+
+
+def test_models() -> None:
+    """Names, patterns and providers that take anything are listed with their targets and protocols."""
+    write(
+        """\
+providers:
+  openai: {api_key: x, models: [gpt-5, {name: fast, upstream: gpt-5-mini}, {name: gone, enabled: false}, "o*"]}
+  claude: {type: anthropic, api_key: x}
+  unused: {type: openai, enabled: false}
+models:
+  smart: {targets: [claude/opus, openai/fast]}
+"""
+    )
+    listed = run("models")
+    assert listed.exit_code == 0
+    assert [line.split("  ")[0] for line in listed.stdout.splitlines()] == ["NAME", "smart", "gpt-5", "fast", "o*", "*"]
+    rows = {line.split()[0]: line for line in listed.stdout.splitlines()}
+    assert "claude/opus, openai/gpt-5-mini" in rows["smart"]
+    assert "anthropic-messages, openai-chat" in rows["smart"]
+    assert "openai/gpt-5-mini" in rows["fast"]
+    assert "claude/*" in rows["*"]
+
+
+def test_models_of_nobody() -> None:
+    """Without providers it is said that there are none."""
+    write("{}")
+    listed = run("models", "--config", "llmproxy.yaml")
+    assert (listed.exit_code, listed.stdout) == (0, "")
+    assert "no provider" in listed.stderr
+
+
+@pytest.mark.parametrize("command", ["models", "serve"])
+def test_configuration_that_is_not_there(command: str) -> None:
+    """Where the usual file is missing, the way to one is named."""
+    refused = run(command)
+    assert refused.exit_code == 1
+    assert "llmproxy init" in refused.stderr
+
+
+# serve and demo, before they listen
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["serve", "--host", "0.0.0.0"], 1, "--insecure-open"),
+        (["serve", "--host", "::"], 1, "--insecure-open"),
+        (["serve", "--host", "a" * 300], 2, "not a host name"),
+        (["serve", "--prefix", "llm"], 2, "--prefix is a path like /llm"),
+        (["serve", "--prefix", "/{llm}"], 2, "--prefix is a path like /llm"),
+        (["serve", "--prefix", "//llm"], 2, "--prefix is a path like /llm"),
+        (["serve", "--graceful", "soon"], 2, "--graceful: a duration is like"),
+        (["serve", "--port", "70000"], 2, "65535"),
+        (["serve", "--workers", "0"], 2, "--workers"),
+        (["serve", "--log-level", "loud"], 2, "loud"),
+        (["serve", "--config", "none.yaml"], 1, "none.yaml: there is no such file"),
+        (["demo", "--host", "0.0.0.0"], 2, "this machine alone"),
+    ],
+)
+def test_what_is_refused_before_listening(arguments: list[str], code: int, words: str) -> None:
+    """What cannot work, or would let everybody in, is refused with words that say what to do."""
+    write(OPEN)
+    refused = run(*arguments)
+    assert refused.exit_code == code
+    assert words in refused.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "demo"])
+def test_without_a_server(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without uvicorn, the extra that brings it is named."""
+    monkeypatch.setitem(__import__("sys").modules, "uvicorn", None)
+    refused = run(command)
+    assert refused.exit_code == 1
+    assert 'pip install "llmproxy-asgi[server]"' in refused.stderr
