@@ -62,6 +62,9 @@ UNDATED = datetime.fromtimestamp(0, UTC)
 """Anthropic does not say when an answer was made."""
 
 _NOTHING = Batch(events=())
+_EMPTY = (b"", b"[DONE]")
+"""What some compatible servers send between or after events."""
+_SHORT = 10
 
 
 class EventStream(StreamDecoder):
@@ -110,6 +113,8 @@ class EventStream(StreamDecoder):
         events: list[StreamEvent] = []
         try:
             for frame in frames:
+                if len(frame.data) < _SHORT and frame.data.strip() in _EMPTY:
+                    continue
                 event = EVENT.decode(frame.data)
                 if event.type == "content_block_delta":
                     self._delta(event, events, frame)

@@ -85,7 +85,8 @@ def encode_blocks(part: Part) -> list[JSONObject]:
         case ToolCall():
             return [*(for_call(seal, encode_call_id(part.call_id)) for seal in part.seals), _tool_use(part)]
         case ServerToolCall():
-            return [server_tools.encode_call(part, arguments_object(part.arguments))] if part.extras else []
+            own = PROTOCOL in part.extras
+            return [server_tools.encode_call(part, arguments_object(part.arguments))] if own else []
         case ServerToolResult():
             block = server_tools.encode_result(part)
             return [block] if block else []

@@ -396,19 +396,28 @@ class _Call(_Open):
 
 
 class _ServerCall(_Open):
-    """A call that Anthropic made and runs itself; only its own are written."""
+    """A call that Anthropic made and ran itself; only its own are written, at their end."""
 
-    __slots__ = ()
+    __slots__ = ("_arguments",)
+
+    def __init__(self, part: ServerToolCall, blocks: _Blocks) -> None:
+        super().__init__(part, blocks)
+        self._arguments = part.arguments
+
+    @override
+    def delta(self, delta: object, out: list[bytes]) -> None:
+        if type(delta) is ArgumentsDelta:
+            self._arguments += delta.text
 
     @override
     def end(self, part: Part | None, out: list[bytes]) -> None:
         call = part if isinstance(part, ServerToolCall) else self._part
         assert isinstance(call, ServerToolCall)
-        if not call.extras:
+        if PROTOCOL not in call.extras:
             return
         index = self._blocks.start(server_tools.encode_call(call, {}), out)
         prefix = _DELTA % (index, b'"input_json_delta"', b'"partial_json"')
-        out.append(prefix + _json(bytes(arguments_raw(call.arguments)).decode()) + _END)
+        out.append(prefix + _json(bytes(arguments_raw(call.arguments or self._arguments)).decode()) + _END)
         self._blocks.stop(index, out)
 
 

@@ -1,0 +1,384 @@
+"""What is rare, in both halves."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from llmproxy_asgi.conversation import (
+    ArgumentsDelta,
+    Candidate,
+    Citation,
+    Ended,
+    Failed,
+    Finish,
+    Finished,
+    FinishReason,
+    InlineData,
+    Media,
+    Message,
+    Opaque,
+    OutputFormat,
+    PartDelta,
+    PartEnded,
+    PartStarted,
+    PlainText,
+    Reasoning,
+    ReasoningOptions,
+    Refusal,
+    Response,
+    ServerToolCall,
+    ServerToolResult,
+    ServiceTier,
+    Started,
+    StreamEvent,
+    Text,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    Usage,
+)
+from llmproxy_asgi.errors import BadRequest, Unsupported
+from llmproxy_asgi.translators.anthropic_messages.decode_stream import UNDATED
+from llmproxy_asgi.translators.anthropic_messages.usage import decode_tier, decode_usage, encode_usage
+from llmproxy_asgi.translators.assemble import fold
+from llmproxy_asgi.wire.sse import DEFAULT_MAX_EVENT
+from support_messages import (
+    INBOUND,
+    OUTBOUND,
+    RECEIVED_AT,
+    decoded,
+    drained,
+    encoded,
+    events_of,
+    frames,
+    opened,
+    plain_outgoing,
+    read_by_sdk,
+    request,
+    upstream,
+    wire,
+    written,
+)
+
+START = Started("msg_1", "asked", UNDATED)
+END: list[StreamEvent] = [Finished(0, Finish(reason=FinishReason.STOP)), Ended()]
+
+
+def user(*parts: Any) -> Message:
+    return Message(role="user", parts=parts or (Text(text="Hi"),))
+
+
+def answered(*parts: Any, usage: Usage | None = None) -> dict[str, Any]:
+    """A whole answer as a caller gets it."""
+    response = Response(
+        id="x",
+        model="asked",
+        created_at=RECEIVED_AT,
+        candidates=(Candidate(parts=parts, finish=Finish(reason=FinishReason.STOP)),),
+        usage=usage or Usage(input=1, output=1),
+    )
+    body: dict[str, Any] = json.loads(INBOUND.encode(response, opened()))
+    return body
+
+
+@pytest.mark.parametrize(
+    ("native", "tier"),
+    [
+        ({"service_tier": "standard"}, ServiceTier.STANDARD),
+        ({"service_tier": "priority"}, ServiceTier.PRIORITY),
+        ({"service_tier": "standard", "speed": "fast"}, ServiceTier.FAST),
+        ({"service_tier": "batch"}, None),
+        ({}, None),
+    ],
+)
+def test_the_tier_that_served(native: Mapping[str, str], tier: ServiceTier | None) -> None:
+    """The tier is told by the usage and written into it again."""
+    assert decode_tier(native) is tier
+    found = encode_usage(Usage(input=1), tier)
+    assert decode_tier(found) is tier
+
+
+def test_cache_writes_by_lifetime() -> None:
+    """Where only the lifetimes are told their sum is the whole; both are written again."""
+    native = {"input_tokens": 1, "cache_creation": {"ephemeral_5m_input_tokens": 2, "ephemeral_1h_input_tokens": 3}}
+    usage = decode_usage(native)
+    assert (usage.input, usage.cache_write, usage.cache_write_long) == (6, 5, 3)
+    assert encode_usage(Usage(input=6, cache_write=5, cache_write_long=3))["cache_creation"] == native["cache_creation"]
+
+
+def test_80_the_input_is_never_negative() -> None:
+    """Counts that do not add up are not passed on as a negative number."""
+    assert encode_usage(Usage(input=1, cache_read=5))["input_tokens"] == 0
+
+
+def test_usage_of_a_whole_answer_that_nobody_told() -> None:
+    """A whole answer without usage carries estimates."""
+    usage = answered(Text(text="x" * 40), usage=Usage())["usage"]
+    assert usage["input_tokens"] > 0
+    assert usage["output_tokens"] == 10
+
+
+def test_parts_of_a_whole_answer() -> None:
+    """What has a word is written, what has none is left out."""
+    body = answered(
+        Text(text=""),
+        Refusal(text="No."),
+        Text(text="a", citations=(Citation(url="https://example.org"), Citation(title="no address"))),
+        ToolCall(call_id="a.b", name="f", kind="custom", arguments="free"),
+        Opaque(protocol="anthropic-messages", kind="new", data={"type": "new"}),
+        Opaque(protocol="gemini", kind="other", data={}),
+        ServerToolCall(call_id="s", tool="web_search"),
+        ServerToolResult(call_id="s", tool="web_search"),
+        Media(kind="image", source=InlineData(data="")),
+        Reasoning(),
+    )
+    refusal, text, call, new = body["content"]
+    assert refusal == {"type": "text", "text": "No."}
+    assert [citation["url"] for citation in text["citations"]] == ["https://example.org"]
+    assert call["input"] == {"input": "free"}
+    assert call["id"].startswith("toolu_")
+    assert new == {"type": "new"}
+    assert body["stop_reason"] == "refusal"
+
+
+def test_a_whole_answer_keeps_a_search() -> None:
+    """What Anthropic searched is whole again for its own client."""
+    body = json.loads(INBOUND.encode(fold(events_of("web_search.sse")), opened()))
+    use, found, text = body["content"]
+    assert (use["name"], use["input"], found["content"][0]["encrypted_content"]) == (
+        "web_search",
+        {"query": "köln"},
+        "ENC",
+    )
+    assert text["citations"][0]["encrypted_index"] == "IDX"
+
+
+def test_an_answer_without_candidates_is_still_an_answer() -> None:
+    """Nothing said is an empty message."""
+    response = Response(id="", model="m", created_at=RECEIVED_AT, candidates=())
+    assert json.loads(INBOUND.encode(response, opened({"model": ...})))["content"] == []
+
+
+def test_a_server_call_in_pieces() -> None:
+    """The arguments of a search that is told in pieces are written whole; another vendor's search is not."""
+    own = ServerToolCall(call_id="s", tool="web_search", extras={"anthropic-messages": {"name": "web_search"}})
+    foreign = ServerToolCall(call_id="t", tool="web_search")
+    events: list[StreamEvent] = [
+        START,
+        PartStarted(0, 0, own),
+        PartDelta(0, 0, ArgumentsDelta('{"query":')),
+        PartDelta(0, 0, ArgumentsDelta('"x"}')),
+        PartEnded(0, 0),
+        PartStarted(0, 1, foreign),
+        PartEnded(0, 1),
+        *END,
+    ]
+    message, _ = read_by_sdk(written(events))
+    assert [block.input for block in message.content] == [{"query": "x"}]
+
+
+def test_parts_that_come_whole() -> None:
+    """Texts, calls and reasoning that are whole at their start are written like others; restated ones too."""
+    cited = Text(text="a", citations=(Citation(url="https://example.org"),))
+    events: list[StreamEvent] = [
+        START,
+        PartStarted(0, 0, cited),
+        PartEnded(0, 0),
+        PartStarted(0, 1, Text(text="")),
+        PartEnded(0, 1, Text(text="restated")),
+        PartStarted(0, 2, Reasoning()),
+        PartEnded(0, 2, Reasoning(text="thought")),
+        PartStarted(0, 3, ToolCall(call_id="c", name="f", arguments='{"x":1}', caller={"type": "direct"})),
+        PartEnded(0, 3),
+        PartStarted(0, 4, ToolCall(call_id="d", name="f", kind="custom")),
+        PartDelta(0, 4, ArgumentsDelta("free")),
+        PartEnded(0, 4),
+        PartStarted(0, 5, Text(text="")),
+        PartEnded(0, 5),
+        *END,
+    ]
+    first, second, third, fourth, fifth = read_by_sdk(written(events))[0].content
+    assert (first.text, first.citations[0].url) == ("a", "https://example.org")
+    assert (second.text, third.thinking, fourth.input) == ("restated", "thought", {"x": 1})
+    assert fifth.input == {"input": "free"}
+
+
+def test_other_candidates_are_left_out() -> None:
+    """Anthropic's answers have one candidate."""
+    other: list[StreamEvent] = [
+        PartStarted(1, 0, Text(text="other")),
+        PartEnded(1, 0),
+        Finished(1, Finish(reason=FinishReason.LENGTH)),
+    ]
+    message, _ = read_by_sdk(written([START, *other, *END]))
+    assert (message.content, message.stop_reason) == ([], "end_turn")
+
+
+def test_an_unknown_event_is_passed_to_its_own_client() -> None:
+    """Frames that have no meaning to us reach a client of the same protocol."""
+    found = frames(written(events_of("unknown.sse")))
+    assert ("brand_new_event", {"type": "brand_new_event", "x": 1}) in found
+    assert ("content_block_start", {"type": "brand_new_block", "content": "abc"}) in [
+        (name, data.get("content_block")) for name, data in found
+    ]
+
+
+def test_6_an_alien_end_sign_is_passed_over() -> None:
+    """`[DONE]` and empty data are no events."""
+    stream = wire("text.sse").replace(b"event: ping", b"data: [DONE]\n\ndata:\n\nevent: ping")
+    assert drained(OUTBOUND.decoder(plain_outgoing(), upstream()), [stream]) == events_of("text.sse")
+
+
+@pytest.mark.parametrize("codec", ["full", "relay"])
+def test_an_event_without_end_is_a_failure(codec: str) -> None:
+    """An event over the limit ends the stream instead of filling the memory."""
+    decoder = (
+        OUTBOUND.decoder(plain_outgoing(), upstream()) if codec == "full" else OUTBOUND.relay(opened(), upstream())
+    )
+    last = [*decoder.feed(b"data: " + b"x" * DEFAULT_MAX_EVENT).events, *decoder.close().events][-1]
+    assert isinstance(last, Failed)
+
+
+def test_an_error_without_a_type_is_seen() -> None:
+    """A bare error object in a stream is a failure in both codecs."""
+    for codec in (OUTBOUND.decoder(plain_outgoing(), upstream()), OUTBOUND.relay(opened(), upstream())):
+        assert isinstance(drained(codec, [b'data: {"error": {"message": "m"}}\n\n'])[-1], Failed)
+
+
+def test_a_stream_that_starts_twice() -> None:
+    """A second start changes nothing."""
+    stream = wire("text.sse")
+    start = stream[: stream.index(b"\n\n") + 2]
+    assert drained(OUTBOUND.decoder(plain_outgoing(), upstream()), [start + stream]) == events_of("text.sse")
+
+
+# ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_names_in_headers_are_checked() -> None:
+    """A version or a beta that is no name is a 400, so that nothing odd reaches an upstream's headers."""
+    for header in ({"anthropic_version": "a b"}, {"anthropic_beta": "a b"}, {"anthropic_beta": "a\r\nx: y"}):
+        with pytest.raises(BadRequest):
+            opened(None, **header)
+
+
+def test_100_a_count_needs_no_limit() -> None:
+    """Where the path says that tokens are counted, `max_tokens` may be absent."""
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}]}).encode()
+    intake = INBOUND.open(body, headers={}, path={"operation": "count_tokens"})
+    assert INBOUND.decode(intake).max_output_tokens is None
+
+
+def test_odd_requests_are_read() -> None:
+    """Blocks of new kinds in `system`, empty system texts, several results with state, thinking between tools."""
+    asked = decoded(
+        {"system": [{"type": "new"}], "thinking": {"type": "between_tools"}, "metadata": {}, "service_tier": "auto"}
+    )
+    assert isinstance(asked.messages[0].parts[0], Opaque)
+    assert asked.reasoning.budget_tokens == -1
+    assert asked.extras == {"anthropic-messages": {"thinking": {"type": "between_tools"}}}
+    assert asked.service_tier is ServiceTier.AUTO
+    assert decoded({"system": ""}).messages[0].role == "user"
+    said = {"type": "text", "text": "x", "citations": [{"type": "char_location", "cited_text": "x"}]}
+    result = {"type": "search_result", "source": "s", "title": "t", "content": [], "citations": [said]}
+    with pytest.raises(BadRequest):
+        decoded({"messages": [{"role": "user", "content": [result]}]}, anthropic_version="2026-10-21")
+
+
+def test_a_document_given_as_one_string() -> None:
+    """A document's content may be a plain string."""
+    source = {"type": "content", "content": "whole"}
+    asked = decoded({"messages": [{"role": "user", "content": [{"type": "document", "source": source}]}]})
+    part = asked.messages[0].parts[0]
+    assert isinstance(part, Media)
+    assert part.source == PlainText(text="whole")
+
+
+def test_search_results_with_an_address_are_cited_by_it() -> None:
+    """A citation of a caller's own search result has its address."""
+    native = {"type": "search_result_location", "source": "https://example.org", "title": "T", "cited_text": "c"}
+    turns = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": [{"type": "text", "text": "b", "citations": [native]}]},
+    ]
+    part = decoded({"messages": turns}).messages[1].parts[0]
+    assert isinstance(part, Text)
+    assert (part.citations[0].kind, part.citations[0].url) == ("url", "https://example.org")
+
+
+def test_several_instructions_in_the_middle() -> None:
+    """Neighbouring instructions after a user turn are one; one with a lifetime of its own stays apart."""
+    one = Message(role="system", parts=(Text(text="s"),))
+    lasting = Message(role="system", parts=(Text(text="t"),), expires="never")
+    body, _ = encoded(request(user(), one, one))
+    assert [len(turn["content"]) for turn in body["messages"]] == [1, 2]
+    body, outgoing = encoded(request(user(), one, lasting))
+    assert [turn["role"] for turn in body["messages"]] == ["user", "system", "user"]
+    assert outgoing.warnings == ("downgraded:system_message",)
+
+
+@pytest.mark.parametrize(
+    ("part", "able"),
+    [
+        (Media(kind="image", source=InlineData(data="iVBORw0KGgo="), media_type="image/png"), {"images": False}),
+        (Media(kind="document", source=PlainText(text="x")), {"documents": False}),
+        (Media(kind="image", source=PlainText(text="x")), {}),
+        (Media(kind="document", source=InlineData(data="////"), media_type="text/plain"), {}),
+        (Media(kind="image", source=InlineData(data="é"), media_type="image/x"), {}),
+    ],
+)
+def test_media_that_this_model_cannot_take(part: Media, able: dict[str, Any]) -> None:
+    """What the model cannot see is a 400."""
+    with pytest.raises(Unsupported):
+        encoded(request(user(part)), upstream(**able))
+
+
+def test_webp_is_recognised() -> None:
+    """WebP is told by its container."""
+    part = Media(kind="image", source=InlineData(data="UklGRgAAAABXRUJQVlA4"), media_type="image/png")
+    body, _ = encoded(request(user(part)))
+    assert body["messages"][0]["content"][0]["source"]["media_type"] == "image/webp"
+
+
+def test_tools_that_this_model_cannot_take() -> None:
+    """Tools towards a model without them, and a choice that names nothing, are a 400."""
+    with pytest.raises(Unsupported):
+        encoded(request(tools=(Tool(name="f"),)), upstream(tools=False))
+    unknown = ToolChoice(mode="required", only=("g",), given=True)
+    with pytest.raises(Unsupported):
+        encoded(request(tools=(Tool(name="f"),), tool_choice=unknown))
+
+
+def test_a_search_may_be_forced() -> None:
+    """A mapped tool of the upstream's own is forced by Anthropic's name for it."""
+    fetch = Tool(name="url_fetch", kind="server")
+    choice = ToolChoice(mode="required", only=("url_fetch",), given=True)
+    body, _ = encoded(request(tools=(fetch,), tool_choice=choice))
+    assert body["tool_choice"] == {"type": "tool", "name": "web_fetch"}
+
+
+def test_automatic_thinking_on_a_model_with_budgets() -> None:
+    """Such a model does not decide by itself: it gets a middling budget, within its own bounds, and it is said."""
+    wish = ReasoningOptions(budget_tokens=-1)
+    body, outgoing = encoded(request(reasoning=wish), upstream(thinking="budget", max_thinking_budget=4000))
+    assert body["thinking"] == {"type": "enabled", "budget_tokens": 4000}
+    assert outgoing.warnings == ("emulated:reasoning_effort", "clamped:reasoning_effort")
+
+
+def test_verbosity_and_open_objects() -> None:
+    """Verbosity is said to be lost, and so is a schema's leave for further properties."""
+    schema = {"type": "object", "additionalProperties": True, "anyOf": [{"properties": {}}, 3], "enum": [1]}
+    wanted = OutputFormat(kind="json_schema", schema=schema, verbosity="low")
+    body, outgoing = encoded(request(output=wanted))
+    assert body["output_config"]["format"]["schema"]["anyOf"] == [{"properties": {}, "additionalProperties": False}, 3]
+    assert outgoing.warnings == ("dropped:verbosity", "dropped:response_format.additionalProperties")
+
+
+def test_a_broken_conversation_with_wrapped_state_is_the_upstreams_to_judge() -> None:
+    """Turns of odd shapes pass as they are when wrapped state is looked for."""
+    turns: list[Any] = [3, {"role": "user", "content": "bGxtcHJveHkx"}, {"role": "user", "content": [3]}]
+    outgoing = OUTBOUND.splice(opened({"messages": turns}), upstream())
+    assert json.loads(outgoing.body)["messages"] == turns
+    assert outgoing.warnings == ()
