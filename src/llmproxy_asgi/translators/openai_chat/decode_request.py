@@ -56,6 +56,9 @@ _KNOWN = frozenset(
         "function_call",
         "response_format",
         "reasoning_effort",
+        "reasoning",
+        "thinking",
+        "top_k",
         "verbosity",
         "modalities",
         "prompt_cache_key",
@@ -239,8 +242,26 @@ def _output(raw: Raw) -> OutputFormat:
 
 
 def _reasoning(raw: Raw) -> ReasoningOptions:
+    """The effort, or what clients learned to say elsewhere: OpenRouter's `reasoning`, Anthropic's `thinking`."""
     node = Node.of(raw, "reasoning_effort")
-    return ReasoningOptions(effort=cast("Effort", node.choice(EFFORTS)) if node else None)
+    if node is not None:
+        return ReasoningOptions(effort=cast("Effort", node.choice(EFFORTS)))
+    thinking = Node.of(raw, "thinking")
+    if thinking is not None:
+        budget = thinking.get("budget_tokens")
+        off = thinking.need("type").choice(("enabled", "disabled", "adaptive")) == "disabled"
+        return ReasoningOptions(
+            effort="none" if off else None, budget_tokens=budget.integer(1) if budget and not off else None
+        )
+    options = Node.of(raw, "reasoning")
+    if options is None:
+        return ReasoningOptions()
+    effort, tokens, exclude = options.get("effort"), options.get("max_tokens"), options.get("exclude")
+    return ReasoningOptions(
+        effort=cast("Effort", effort.choice(EFFORTS)) if effort else None,
+        budget_tokens=tokens.integer(0) if tokens and not effort else None,
+        visible="hidden" if exclude and exclude.boolean() else None,
+    )
 
 
 def _sampling(raw: Raw) -> Sampling:
@@ -254,12 +275,19 @@ def _sampling(raw: Raw) -> Sampling:
     return Sampling(
         temperature=_number(raw, "temperature", 0, 2),
         top_p=_number(raw, "top_p", 0, 1),
+        top_k=_top_k(raw),
         seed=_integer(raw, "seed"),
         frequency_penalty=_number(raw, "frequency_penalty", -2, 2),
         presence_penalty=_number(raw, "presence_penalty", -2, 2),
         logit_bias={key: node.number(-100, 100) for key, node in bias.items()} if bias else None,
         logprobs=logprobs,
     )
+
+
+def _top_k(raw: Raw) -> int | None:
+    """Not the vendor's, but many servers have it; some say -1 or 0 for none."""
+    value = _integer(raw, "top_k")
+    return value if value is not None and value > 0 else None
 
 
 def _max_tokens(raw: Raw) -> int | None:

@@ -272,7 +272,9 @@ class _RequestEncoder:
         self._number("top_p", sampling.top_p, 0.0, 1.0, taken=free)
         self._number("frequency_penalty", sampling.frequency_penalty, -2.0, 2.0)
         self._number("presence_penalty", sampling.presence_penalty, -2.0, 2.0)
-        if sampling.top_k is not None:
+        if sampling.top_k is not None and self._request.protocol == PROTOCOL:
+            self._body["top_k"] = sampling.top_k  # whoever says it here speaks to a server that has it
+        elif sampling.top_k is not None:
             self._losses.add("dropped:top_k")
         if sampling.seed is not None:
             self._body["seed"] = sampling.seed

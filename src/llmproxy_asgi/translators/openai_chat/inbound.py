@@ -5,7 +5,7 @@ somebody who needs to see it, asks for it.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from typing_extensions import override
@@ -14,6 +14,7 @@ from llmproxy_asgi.conversation import EMPTY, Request, Response
 from llmproxy_asgi.errors import BadRequest, GatewayError
 from llmproxy_asgi.translators.base import Headers, Inbound, Intake, Problem, StreamEncoder
 from llmproxy_asgi.translators.fields import Node, missing, open_body
+from llmproxy_asgi.translators.openai_chat import listing
 from llmproxy_asgi.translators.openai_chat.decode_request import decode_request
 from llmproxy_asgi.translators.openai_chat.encode_answer import encode_answer
 from llmproxy_asgi.translators.openai_chat.encode_stream import ChatStreamEncoder
@@ -97,20 +98,15 @@ class ChatInbound(Inbound):
 
     @override
     def list_models(self, names: Sequence[str]) -> bytes:
-        return msgspec.json.encode({"object": "list", "data": [_model(name) for name in names]})
+        return listing.list_models(names)
 
     @override
     def show_model(self, name: str) -> bytes:
-        return msgspec.json.encode(_model(name))
+        return listing.show_model(name)
 
     @override
     def problem(self, error: GatewayError, *, request_id: str | None = None) -> Problem:
         return encode_problem(error)
-
-
-def _model(name: str) -> dict[str, Any]:
-    """A model as the official client lists it. Nobody knows when it was made, and 0 says so."""
-    return {"id": name, "object": "model", "created": 0, "owned_by": "llmproxy"}
 
 
 def _asks_usage(raw: Mapping[str, msgspec.Raw]) -> bool:

@@ -1,6 +1,6 @@
 """What a relay must know of a stream of chunks: where it starts, what it costs, how it ends.
 
-Content is never looked at. The expression hits where a finish reason, usage or an error is more than null, and at
+Content is never looked at. The expressions hit where a finish reason, usage or an error is more than null, and at
 `[DONE]`; a stream has about three such frames.
 """
 
@@ -31,8 +31,11 @@ class ChatScan(Scan):
         candidates: How many answers were asked for.
     """
 
-    pattern = re.compile(
-        rb'"(?:finish_reason"[ \t]*:[ \t]*"|usage"[ \t]*:[ \t]*\{|error"[ \t]*:[ \t]*[^n \t])|\[DONE\]'
+    pattern = (
+        re.compile(rb'finish_reason"[ \t]*:[ \t]*"'),
+        re.compile(rb'"usage"[ \t]*:[ \t]*\{'),
+        re.compile(rb'"error"[ \t]*:[ \t]*[^n \t]'),
+        re.compile(rb"\[DONE\]"),
     )
 
     def __init__(self, upstream: Upstream, *, keep_usage: bool, candidates: int) -> None:
