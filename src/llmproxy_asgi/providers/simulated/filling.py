@@ -17,6 +17,9 @@ _DEEPEST = 40
 _MOST_VALUES = 2000
 _LONGEST = 10_000
 _MOST_ENTRIES = 100
+_LARGEST = 1e100
+_FINEST = 1e-9
+"""Bounds and steps beyond these are not looked at."""
 
 _FORMATS = {
     "date-time": "2026-01-02T03:04:05Z",
@@ -65,7 +68,7 @@ class _Filler:
         self._left -= 1
         if not isinstance(schema, Mapping):
             return _text({}, name)
-        if depth > _DEEPEST or self._left < -_MOST_VALUES:
+        if depth > _DEEPEST or self._spent:
             return None
         plain = self._plain(schema, depth)
         if "const" in plain:
@@ -90,6 +93,10 @@ class _Filler:
             case _:
                 return _text(plain, name)
 
+    @property
+    def _spent(self) -> bool:
+        return self._left < -_MOST_VALUES
+
     def _terse(self, depth: int) -> bool:
         return depth >= _SHALLOW or self._left < 0
 
@@ -109,7 +116,9 @@ class _Filler:
             if not isinstance(parts, list):
                 break
             for part in parts:
-                plain = _merged(self._plain(part, depth + 1) if _usable(part, depth) else {}, plain)
+                self._left -= 1
+                if isinstance(part, Mapping) and depth < _DEEPEST and not self._spent:
+                    plain = _merged(self._plain(part, depth + 1), plain)
         return plain
 
     def _choose(self, alternatives: Sequence[Any], depth: int) -> Mapping[str, Any]:
@@ -139,7 +148,7 @@ class _Filler:
         further = schema.get("additionalProperties")
         made: dict[str, Any] = {}
         for name in names:
-            if self._left < -_MOST_VALUES:
+            if self._spent:
                 break
             made[name] = self.value(properties.get(name, further), name, depth + 1)
         return made
@@ -158,10 +167,6 @@ class _Filler:
             for number in range(min(count, most, _MOST_ENTRIES))
         ]
         return _distinct(made) if schema.get("uniqueItems") is True else made
-
-
-def _usable(part: object, depth: int) -> bool:
-    return isinstance(part, Mapping) and depth < _DEEPEST
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,7 +201,7 @@ def _kind(schema: Mapping[str, Any]) -> str:
 def _number(schema: Mapping[str, Any], *, whole: bool) -> int | float:
     low, high = _bound(schema, "minimum", "exclusiveMinimum"), _bound(schema, "maximum", "exclusiveMaximum")
     step = _real(schema.get("multipleOf"))
-    unit: float = step if step and step > 0 else 1
+    unit: float = step if step and step >= _FINEST else 1
     value: float = 1
     if low is not None:
         value = low[0]
@@ -227,7 +232,7 @@ def _bound(schema: Mapping[str, Any], inclusive: str, exclusive: str) -> tuple[f
 
 
 def _real(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300:
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > _LARGEST:
         return None
     return value
 
