@@ -121,7 +121,11 @@ def _parts(content: Node, role: str, *, version_2: bool) -> Iterable[Part]:
     if type(content.value) is not list:
         content.refuse("a string or an array")
     for block in content.array():
-        yield _part(block, role, version_2=version_2)
+        value = block.value
+        if type(value) is dict and len(value) == 2 and value.get("type") == "text" and type(value.get("text")) is str:
+            yield Text(text=value["text"])  # nearly every block; all that `_part` would find
+        else:
+            yield _part(block, role, version_2=version_2)
 
 
 def _part(block: Node, role: str, *, version_2: bool) -> Part:

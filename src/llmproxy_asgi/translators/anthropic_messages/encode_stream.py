@@ -9,6 +9,7 @@ a suffix. A fragment that was sent cannot be taken back, so arguments that turn 
 it shows at once: a call whose first letter is not `{` is held to its end and then written as an object.
 """
 
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -66,6 +67,7 @@ from llmproxy_asgi.translators.base import Intake, StreamEncoder
 from llmproxy_asgi.translators.pairing import arguments_raw
 from llmproxy_asgi.wire import sse
 
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _json = msgspec.json.Encoder().encode
 _END = b"}}\n\n"
 _STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
@@ -119,9 +121,10 @@ class AnswerStream(StreamEncoder):
                 self._end(tier, out)
             case Failed(error=error):
                 self._over = True
+                self._open, self._open_index = None, -1  # left open: what was half said is not completed
                 out.append(sse.encode(error_body(error), "error"))
             case Passed(protocol=protocol, name=name, data=data):
-                if protocol == PROTOCOL and name is not None:
+                if protocol == PROTOCOL and name is not None and _NAME.fullmatch(name):
                     out.append(sse.encode(data, name))
             case _:  # of another candidate: Anthropic's answers have one
                 pass

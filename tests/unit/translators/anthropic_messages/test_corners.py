@@ -34,12 +34,13 @@ from llmproxy_asgi.conversation import (
     Started,
     StreamEvent,
     Text,
+    TextDelta,
     Tool,
     ToolCall,
     ToolChoice,
     Usage,
 )
-from llmproxy_asgi.errors import BadRequest, Unsupported
+from llmproxy_asgi.errors import BadRequest, Unsupported, UpstreamFailed
 from llmproxy_asgi.translators.anthropic_messages.decode_stream import UNDATED
 from llmproxy_asgi.translators.anthropic_messages.usage import decode_tier, decode_usage, encode_usage
 from llmproxy_asgi.translators.assemble import fold
@@ -223,6 +224,27 @@ def test_an_unknown_event_is_passed_to_its_own_client() -> None:
     assert ("content_block_start", {"type": "brand_new_block", "content": "abc"}) in [
         (name, data.get("content_block")) for name, data in found
     ]
+
+
+def test_names_of_events_cannot_break_the_framing() -> None:
+    """An event whose name is no plain word is left out rather than written."""
+    stream = wire("unknown.sse").replace(b"brand_new_event", b"a b")
+    assert all(
+        name != "a b" for name, _ in frames(written(drained(OUTBOUND.decoder(plain_outgoing(), upstream()), [stream])))
+    )
+
+
+def test_nothing_follows_a_failure() -> None:
+    """Events after a failure are not written, not even those of the part that was open."""
+    failed = Failed(UpstreamFailed("It broke."))
+    events: list[StreamEvent] = [
+        START,
+        PartStarted(0, 0, Text(text="a")),
+        failed,
+        PartDelta(0, 0, TextDelta("b")),
+        *END,
+    ]
+    assert [name for name, _ in frames(written(events))][-1] == "error"
 
 
 def test_6_an_alien_end_sign_is_passed_over() -> None:
