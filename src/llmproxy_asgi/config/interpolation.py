@@ -15,6 +15,7 @@ from llmproxy_asgi.config.schema import Finding
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _TOKEN = re.compile(rf"(?P<escaped>\$\$\{{)|\$\{{(?P<name>{_NAME})(?::-(?P<default>(?:(?!\$\{{)[^}}])*))?\}}|\$\{{")
 _MALFORMED = "has a `${` that is not `${NAME}` or `${NAME:-default}`; write `$${` for a literal one"
+_KEY_BEGINNINGS = ("sk-", "llmp_", "Bearer ")
 _SHORTEST_HIDDEN = 6
 """A shorter text would be found in half the words there are, and hides nothing worth hiding."""
 
@@ -37,7 +38,7 @@ def interpolate(layers: Layers, environment: Mapping[str, str]) -> Interpolation
         place = layers.place(path)
         is_final = place is not None and place.literal
         final = text if is_final else _replace(layers, path, text, environment, done)
-        if final is not None and _is_secret(path):
+        if final is not None and (is_final or _is_secret(path, final)):
             done.hidden.add(final)
     _name_keys(layers, environment, done)
     done.hidden = {text for text in done.hidden if len(text) >= _SHORTEST_HIDDEN}
@@ -121,6 +122,6 @@ def _texts(value: object, path: Path) -> Iterator[tuple[Path, str]]:
             yield from _texts(item, (*path, index))
 
 
-def _is_secret(path: Path) -> bool:
-    """Whether a text is a key, or sent as a header."""
-    return not SECRET_KEYS.isdisjoint(path[-2:]) or "headers" in path
+def _is_secret(path: Path, text: str) -> bool:
+    """Whether a text is a key or sent as a header, or looks like a key that somebody put in a wrong place."""
+    return not SECRET_KEYS.isdisjoint(path[-2:]) or "headers" in path or text.startswith(_KEY_BEGINNINGS)

@@ -3,15 +3,19 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field, ValidationError
 
 from llmproxy_asgi import Config, ConfigError
 from llmproxy_asgi.config.document import spell
 from llmproxy_asgi.config.loader import load
 from llmproxy_asgi.config.yaml import read_yaml
+from llmproxy_asgi.providers.base import REGISTERED, ProviderConfig, provider
+from llmproxy_asgi.providers.openai import OpenAI
 from llmproxy_asgi.settings import Secret
 
 CORPUS = Path(__file__).with_name("corpus")
@@ -250,6 +254,41 @@ def test_environment_that_means_nothing(name: str, problem: str) -> None:
     assert refused.value.findings == (f"{name}: {problem}",)
 
 
+def test_environment_replaces_what_is_no_block() -> None:
+    """A variable that leads through a single value puts a block in its place."""
+    source = {"providers": {"openai": {"api_key": "x", "timeout": "5s"}}}
+    config = load(source, environment={"LLMPROXY__PROVIDERS__OPENAI__TIMEOUT__IDLE": "6s"})
+    assert config.providers["openai"].timeout.idle == 6.0
+
+
+def test_own_provider_with_rules_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider from outside brings fields and rules; their mistakes are told like ours."""
+    monkeypatch.setattr("llmproxy_asgi.providers.base.REGISTERED", registered := dict(REGISTERED))
+    monkeypatch.setattr("llmproxy_asgi.providers.registry.REGISTERED", registered)
+
+    class OwnConfig(ProviderConfig):
+        step: int = Field(2, multiple_of=2)
+        region: Literal["eu"] | int = "eu"
+
+    provider("own", config=OwnConfig)(type("Own", (OpenAI,), {}))
+    source = {"providers": {"own": {"api_key": "x", "step": 3, "regio": 1, "region": "us"}}}
+    with pytest.raises(ConfigError) as refused:
+        load(source, environment={})
+    assert sorted(refused.value.findings) == [
+        "code: providers.own.regio: unknown key; did you mean 'region'?",
+        "code: providers.own.region: must be a whole number",
+        "code: providers.own.region: must be eu",
+        "code: providers.own.step: must be a multiple of 2",
+    ]
+    assert load({"providers": {"own": {"api_key": "x"}}}, environment={}).providers["own"].type == "own"
+
+
+def test_not_even_a_dict() -> None:
+    """Pydantic's own way in refuses what is no mapping, too."""
+    with pytest.raises(ValidationError):
+        Config.model_validate("providers")
+
+
 def test_without_environment() -> None:
     """With environment=None nothing is looked up anywhere."""
     with pytest.raises(ConfigError, match="the environment variable PATH is not set"):
@@ -445,6 +484,7 @@ SECRETS = {
     "named": "sk-named-0c44de5f",
     "layer": "sk-layer-e81f22aa",
     "machine": "llmp_machine-93bc7d",
+    "misplaced": "sk-misplaced-4d20c1",
 }
 
 
@@ -481,6 +521,7 @@ def test_secrets_are_not_shown(show: object) -> None:
         {"models": {"m": {"targets": ["${K}", f"{SECRETS['file']}/x"]}}},
         {"models": {"m": {"targets": ["a/b"], "strategy": "${K}"}}},
         {"keepalive": "${K}"},
+        {"default_provider": "sk-misplaced-4d20c1"},
         {"limits": {"body": "${K}", "json_depth": "${K}"}},
         {"access": {"mode": "${K}", "keys": [{"name": "ci", "key": SECRETS["machine"], "models": "${N}"}]}},
         {"providers": {"x": {"type": "${K}"}, "y": {"type": "openai", "api_key": SECRETS["file"], "protocol": "${K}"}}},
