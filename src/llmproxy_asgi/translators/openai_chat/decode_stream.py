@@ -49,6 +49,7 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.openai_chat.answer_words import decode_annotation, decode_logprobs
+from llmproxy_asgi.translators.openai_chat.candidates import OpenCall, OpenCandidate
 from llmproxy_asgi.translators.openai_chat.problems import decode_error_object
 from llmproxy_asgi.translators.openai_chat.reasoning import Detail, google_signature, opened_seal, read_details
 from llmproxy_asgi.translators.openai_chat.schema import CHUNK, CallDelta, Chunk, ChunkChoice, Delta
@@ -62,6 +63,7 @@ from llmproxy_asgi.translators.openai_chat.words import (
 from llmproxy_asgi.translators.pairing import arguments_object
 from llmproxy_asgi.wire.sse import DEFAULT_MAX_EVENT, Decoder, EventTooLarge, Frame, FrameSplitter
 
+_Flowing = Literal["text", "reasoning", "refusal", "audio"]
 _NOT_AN_EVENT = Batch(())
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _BLANK = b"\n\n"
@@ -88,75 +90,6 @@ def started(chunk: Any, upstream: Upstream) -> Started:
     )
 
 
-class _Call:
-    """A call as far as it has come. It is told of when its name is known, and its id known or given up."""
-
-    __slots__ = ("arguments", "call_id", "custom", "index", "name", "pending", "seals", "told", "unwrap")
-
-    def __init__(self) -> None:
-        self.call_id = ""
-        self.name = ""
-        self.custom = False
-        self.unwrap = False
-        """A custom tool that went as a function: its arguments are told of when they are whole."""
-        self.told = False
-        self.index = -1
-        self.arguments: list[str] = []
-        self.pending: list[str] = []
-        self.seals: list[Seal] = []
-
-
-class _Candidate:
-    """What must be remembered of one candidate."""
-
-    __slots__ = (
-        "by_id",
-        "by_index",
-        "calls",
-        "detail",
-        "finish",
-        "kind",
-        "last_call",
-        "length",
-        "media",
-        "number",
-        "open_index",
-        "parts",
-        "refused",
-        "seals",
-        "starts",
-        "style",
-        "texts",
-    )
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.parts = 0
-        self.kind: Literal["", "text", "reasoning", "refusal", "audio"] = ""
-        """Which part is open beside the calls: at most one flows at a time."""
-        self.open_index = -1
-        self.length = 0
-        self.starts: list[tuple[int, int]] = []
-        """Where in the message each text part begins, and its index."""
-        self.texts: list[str] = []
-        """The pieces of the open reasoning part."""
-        self.seals: list[Seal] = []
-        self.style: Literal["full", "summary"] = "full"
-        self.detail: int | None = None
-        self.media: Media | None = None
-        self.calls: list[_Call] = []
-        self.by_index: dict[int, _Call] = {}
-        self.by_id: dict[str, _Call] = {}
-        self.last_call: _Call | None = None
-        self.refused = False
-        self.finish: str | None = None
-
-    def part(self) -> int:
-        """The index of a new part."""
-        self.parts += 1
-        return self.parts - 1
-
-
 class ChatStreamDecoder(StreamDecoder):
     """Reads one stream."""
 
@@ -169,7 +102,7 @@ class ChatStreamDecoder(StreamDecoder):
         self._complete = self._splitter.complete
         self._frames = Decoder(max_event=DEFAULT_MAX_EVENT + len(_BLANK))  # `close` adds what was forgotten
         self._id = ""
-        self._candidates: dict[int, _Candidate] = {}
+        self._candidates: dict[int, OpenCandidate] = {}
         self._usage: Any = None
         self._tier: ServiceTier | None = None
         self._over = False
@@ -271,7 +204,7 @@ class ChatStreamDecoder(StreamDecoder):
         number = choice.index or 0
         candidate = self._candidates.get(number)
         if candidate is None:
-            candidate = self._candidates[number] = _Candidate(number)
+            candidate = self._candidates[number] = OpenCandidate(number)
         delta = choice.delta
         if delta is not None:
             self._delta(candidate, delta, out)
@@ -298,7 +231,7 @@ class ChatStreamDecoder(StreamDecoder):
         out.append(Ended(self._tier))
         self._over = True
 
-    def _finish(self, candidate: _Candidate) -> Finish:
+    def _finish(self, candidate: OpenCandidate) -> Finish:
         native = candidate.finish or ""
         reason = FINISH_IN.get(native, FinishReason.UNKNOWN)
         told = any(call.told for call in candidate.calls)
@@ -316,7 +249,7 @@ class ChatStreamDecoder(StreamDecoder):
 
     # ── what flows: text, reasoning, refusal, sound ──────────────────────────────────────────────────────────────────
 
-    def _delta(self, candidate: _Candidate, delta: Delta, out: list[StreamEvent]) -> None:
+    def _delta(self, candidate: OpenCandidate, delta: Delta, out: list[StreamEvent]) -> None:
         if delta.reasoning_content is not None or delta.reasoning_details is not None or delta.reasoning is not None:
             self._reasoning(candidate, delta, out)
         content = delta.content
@@ -341,7 +274,7 @@ class ChatStreamDecoder(StreamDecoder):
             for call in delta.tool_calls:
                 self._call(candidate, call, out)
 
-    def _rare(self, candidate: _Candidate, delta: Delta, out: list[StreamEvent]) -> None:
+    def _rare(self, candidate: OpenCandidate, delta: Delta, out: list[StreamEvent]) -> None:
         """What few chunks have; behind the text and before the calls, where it stands in a whole message."""
         for entry in delta.annotations or ():
             self._cite(candidate, entry, out)
@@ -359,18 +292,22 @@ class ChatStreamDecoder(StreamDecoder):
             self._call(candidate, CallDelta(index=-1, function=delta.function_call), out)
 
     def _open(
-        self, candidate: _Candidate, kind: Literal["text", "reasoning", "refusal", "audio"], part: Part, out: list[Any]
+        self,
+        candidate: OpenCandidate,
+        kind: Literal["text", "reasoning", "refusal", "audio"],
+        part: Part,
+        out: list[Any],
     ) -> None:
         self._close_flow(candidate, out)
         candidate.kind = kind
         candidate.open_index = candidate.part()
         out.append(PartStarted(candidate.number, candidate.open_index, part))
 
-    def _open_text(self, candidate: _Candidate, out: list[StreamEvent]) -> None:
+    def _open_text(self, candidate: OpenCandidate, out: list[StreamEvent]) -> None:
         self._open(candidate, "text", Text(text=""), out)
         candidate.starts.append((candidate.length, candidate.open_index))
 
-    def _close_flow(self, candidate: _Candidate, out: list[StreamEvent]) -> None:
+    def _close_flow(self, candidate: OpenCandidate, out: list[StreamEvent]) -> None:
         if not candidate.kind:
             return
         part: Part | None = None
@@ -385,9 +322,8 @@ class ChatStreamDecoder(StreamDecoder):
         out.append(PartEnded(candidate.number, candidate.open_index, part))
         candidate.kind = ""
         candidate.open_index = -1
-        candidate.media = None
 
-    def _logprobs(self, candidate: _Candidate, found: Any, out: list[StreamEvent]) -> None:
+    def _logprobs(self, candidate: OpenCandidate, found: Any, out: list[StreamEvent]) -> None:
         tokens = decode_logprobs(found)
         if not tokens:
             return
@@ -397,7 +333,7 @@ class ChatStreamDecoder(StreamDecoder):
         if candidate.kind or any(call.index == index for call in candidate.calls):
             out.append(PartDelta(candidate.number, index, LogprobsDelta(tokens)))
 
-    def _content_parts(self, candidate: _Candidate, content: list[Any], out: list[StreamEvent]) -> None:
+    def _content_parts(self, candidate: OpenCandidate, content: list[Any], out: list[StreamEvent]) -> None:
         """Content as a list of typed parts, which Mistral's reasoning models send."""
         for entry in content:
             if type(entry) is not dict:
@@ -412,7 +348,7 @@ class ChatStreamDecoder(StreamDecoder):
 
     # ── reasoning ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _reasoning(self, candidate: _Candidate, delta: Delta, out: list[StreamEvent]) -> None:
+    def _reasoning(self, candidate: OpenCandidate, delta: Delta, out: list[StreamEvent]) -> None:
         details = read_details(delta.reasoning_details)
         if not any(detail.text for detail in details):  # else the two say the same
             readable = delta.reasoning_content or (delta.reasoning if type(delta.reasoning) is str else None)
@@ -423,7 +359,7 @@ class ChatStreamDecoder(StreamDecoder):
 
     def _think(
         self,
-        candidate: _Candidate,
+        candidate: OpenCandidate,
         text: str,
         out: list[StreamEvent],
         *,
@@ -441,7 +377,7 @@ class ChatStreamDecoder(StreamDecoder):
 
     def _open_reasoning(
         self,
-        candidate: _Candidate,
+        candidate: OpenCandidate,
         out: list[StreamEvent],
         *,
         style: Literal["full", "summary"] = "full",
@@ -454,7 +390,7 @@ class ChatStreamDecoder(StreamDecoder):
         candidate.style = style
         candidate.detail = detail
 
-    def _detail(self, candidate: _Candidate, detail: Detail, out: list[StreamEvent]) -> None:
+    def _detail(self, candidate: OpenCandidate, detail: Detail, out: list[StreamEvent]) -> None:
         if detail.text:
             style: Literal["full", "summary"] = "summary" if detail.style == "summary" else "full"
             self._think(candidate, detail.text, out, style=style, detail=detail.index)
@@ -466,7 +402,7 @@ class ChatStreamDecoder(StreamDecoder):
             seal = opened_seal(detail.data, issuer=issuer, kind="encrypted", item_id=detail.id or None, model=model)
             self._seal(candidate, seal, detail, out)
 
-    def _seal(self, candidate: _Candidate, seal: Seal, detail: Detail, out: list[StreamEvent]) -> None:
+    def _seal(self, candidate: OpenCandidate, seal: Seal, detail: Detail, out: list[StreamEvent]) -> None:
         call = candidate.by_id.get(detail.id) if detail.id else None
         if call is not None:
             self._seal_call(candidate, call, seal, out)
@@ -478,7 +414,7 @@ class ChatStreamDecoder(StreamDecoder):
 
     # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _call(self, candidate: _Candidate, delta: CallDelta, out: list[StreamEvent]) -> None:
+    def _call(self, candidate: OpenCandidate, delta: CallDelta, out: list[StreamEvent]) -> None:
         call = self._find_call(candidate, delta)
         if delta.id and not call.call_id:
             call.call_id = delta.id
@@ -505,7 +441,7 @@ class ChatStreamDecoder(StreamDecoder):
             issuer, model = self._upstream.issuer, self._upstream.model
             self._seal_call(candidate, call, opened_seal(blob, issuer=issuer, kind="signature", model=model), out)
 
-    def _find_call(self, candidate: _Candidate, delta: CallDelta) -> _Call:
+    def _find_call(self, candidate: OpenCandidate, delta: CallDelta) -> OpenCall:
         """The call that a piece belongs to: by index; by id where the index is missing or used twice."""
         if delta.index is None:
             found = candidate.by_id.get(delta.id) if delta.id else candidate.last_call
@@ -517,14 +453,14 @@ class ChatStreamDecoder(StreamDecoder):
                 begins = delta.function is not None and delta.function.name
                 found = known or (None if begins else found)
         if found is None:
-            found = _Call()
+            found = OpenCall()
             candidate.calls.append(found)
         if delta.index is not None:
             candidate.by_index[delta.index] = found
         candidate.last_call = found
         return found
 
-    def _tell_call(self, candidate: _Candidate, call: _Call, out: list[StreamEvent]) -> None:
+    def _tell_call(self, candidate: OpenCandidate, call: OpenCall, out: list[StreamEvent]) -> None:
         if not call.call_id:
             call.call_id = derived("call_", self._id, str(candidate.number), str(candidate.calls.index(call)))
         call.told = True
@@ -534,7 +470,7 @@ class ChatStreamDecoder(StreamDecoder):
         out.extend(PartDelta(candidate.number, call.index, SealDelta(seal)) for seal in call.seals)
         self._go_on_with_call(candidate, call, out)
 
-    def _part(self, call: _Call, arguments: str, seals: tuple[Seal, ...]) -> ToolCall:
+    def _part(self, call: OpenCall, arguments: str, seals: tuple[Seal, ...]) -> ToolCall:
         return ToolCall(
             call_id=self._call_ids.get(call.call_id, call.call_id),
             name=self._names.get(call.name, call.name),
@@ -543,13 +479,13 @@ class ChatStreamDecoder(StreamDecoder):
             seals=seals,
         )
 
-    def _go_on_with_call(self, candidate: _Candidate, call: _Call, out: list[StreamEvent]) -> None:
+    def _go_on_with_call(self, candidate: OpenCandidate, call: OpenCall, out: list[StreamEvent]) -> None:
         pieces, call.pending = call.pending, []
         call.arguments += pieces
         if not call.unwrap:
             out.extend(PartDelta(candidate.number, call.index, ArgumentsDelta(text)) for text in pieces)
 
-    def _end_call(self, candidate: _Candidate, call: _Call, out: list[StreamEvent]) -> None:
+    def _end_call(self, candidate: OpenCandidate, call: OpenCall, out: list[StreamEvent]) -> None:
         if not call.told:
             if not call.name:
                 return  # a call without a name says nothing
@@ -564,7 +500,7 @@ class ChatStreamDecoder(StreamDecoder):
             out.append(PartDelta(candidate.number, call.index, ArgumentsDelta(arguments)))
         out.append(PartEnded(candidate.number, call.index, self._part(call, arguments, tuple(call.seals))))
 
-    def _seal_call(self, candidate: _Candidate, call: _Call, seal: Seal, out: list[StreamEvent]) -> None:
+    def _seal_call(self, candidate: OpenCandidate, call: OpenCall, seal: Seal, out: list[StreamEvent]) -> None:
         if any(known.data == seal.data for known in call.seals):
             return
         call.seals.append(seal)
@@ -573,7 +509,7 @@ class ChatStreamDecoder(StreamDecoder):
 
     # ── pictures, sounds, citations ──────────────────────────────────────────────────────────────────────────────────
 
-    def _show(self, candidate: _Candidate, entry: Any, out: list[StreamEvent]) -> None:
+    def _show(self, candidate: OpenCandidate, entry: Any, out: list[StreamEvent]) -> None:
         image = _image(entry)
         if image is not None:
             self._close_flow(candidate, out)
@@ -581,7 +517,7 @@ class ChatStreamDecoder(StreamDecoder):
             out.append(PartStarted(candidate.number, index, image))
             out.append(PartEnded(candidate.number, index, image))
 
-    def _sound(self, candidate: _Candidate, audio: dict[str, Any], out: list[StreamEvent]) -> None:
+    def _sound(self, candidate: OpenCandidate, audio: dict[str, Any], out: list[StreamEvent]) -> None:
         data, words, known = (found if type(found := audio.get(key)) is str else "" for key in _SOUND)
         if candidate.kind != "audio":
             if not (data or words or known):
@@ -591,7 +527,7 @@ class ChatStreamDecoder(StreamDecoder):
         if data or words:
             out.append(PartDelta(candidate.number, candidate.open_index, MediaDelta(data, words)))
 
-    def _cite(self, candidate: _Candidate, entry: Any, out: list[StreamEvent]) -> None:
+    def _cite(self, candidate: OpenCandidate, entry: Any, out: list[StreamEvent]) -> None:
         """A citation counts from the message's start here, from its text part's start elsewhere."""
         citation = decode_annotation(entry)
         if citation is None:

@@ -348,8 +348,7 @@ class ChatStreamEncoder(StreamEncoder):
     def _go_on_with_media(self, choice: _Choice, index: int, delta: MediaDelta, out: list[bytes]) -> None:
         """A sound goes on piece by piece; a picture is collected, because nobody can show half of one."""
         head, pieces = choice.media[index]
-        if delta.data:
-            pieces.append(delta.data)
+        pieces.append(delta.data)
         if head.kind == "audio":
             sound = {"id": head.id, "data": delta.data, "transcript": delta.transcript}
             if len(pieces) > 1:

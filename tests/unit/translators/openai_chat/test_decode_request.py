@@ -20,6 +20,7 @@ from llmproxy_asgi.conversation import (
     OutputFormat,
     Part,
     Reasoning,
+    ReasoningOptions,
     Refusal,
     Seal,
     ServiceTier,
@@ -455,3 +456,38 @@ def test_no_request_raises_anything_but_bad_request(messages: list[Any], fields:
     """Whatever the JSON, it is read or refused as the caller's fault with a path."""
     with suppress(BadRequest):
         INBOUND.decode(INBOUND.open(body(**{**fields, "messages": messages}), headers={}))
+
+
+def test_reasoning_options_of_other_gateways() -> None:
+    """Effort, budget and visibility are read in the spellings that clients learned elsewhere."""
+    assert decoded(reasoning={"effort": "low", "exclude": True}).reasoning == ReasoningOptions(
+        effort="low", visible="hidden"
+    )
+    assert decoded(reasoning={"max_tokens": 2000}).reasoning == ReasoningOptions(budget_tokens=2000)
+    thinking = {"type": "enabled", "budget_tokens": 2000}
+    assert decoded(thinking=thinking).reasoning == ReasoningOptions(budget_tokens=2000)
+    assert decoded(thinking={"type": "disabled"}).reasoning == ReasoningOptions(effort="none")
+    assert decoded(reasoning_effort="high", thinking=thinking).reasoning == ReasoningOptions(effort="high")
+    assert decoded(top_k=5).sampling.top_k == 5
+    assert decoded(top_k=-1).sampling.top_k is None
+
+
+def test_sound_that_the_model_made_before() -> None:
+    """An earlier spoken answer is known by its id alone, and stays what it is."""
+    assert assistant(content=None, audio={"id": "audio_1"}) == (
+        Opaque(protocol="openai-chat", kind="audio", data={"id": "audio_1"}),
+    )
+
+
+def test_a_document_by_its_address() -> None:
+    """Some clients put an address where data belongs."""
+    (part,) = parts([{"type": "file", "file": {"file_data": "https://example.org/a.pdf"}}])
+    assert isinstance(part, Media)
+    assert part.source == Link(url="https://example.org/a.pdf")
+
+
+def test_a_call_without_an_id_is_refused() -> None:
+    """An empty id cannot be answered."""
+    with pytest.raises(BadRequest) as refused:
+        assistant(tool_calls=[call("")])
+    assert refused.value.param == "messages[0].tool_calls[0].id"

@@ -524,3 +524,168 @@ def test_a_call_is_never_told_without_id_and_name() -> None:
     """Every call that starts has both, in every recorded stream."""
     heads = [e.part for name in STREAMS for e in events(wire(name)) if isinstance(e, PartStarted)]
     assert all(head.call_id and head.name for head in heads if isinstance(head, ToolCall))
+
+
+# ── oddities ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_event_that_is_too_large_ends_the_stream() -> None:
+    """An upstream cannot make us hold more than one event of the largest size."""
+    decoder = OUTBOUND.decoder(outgoing(), upstream())
+    decoder.feed(b"data: ")
+    piece = b"x" * (4 * 1024 * 1024)
+    row = [event for _ in range(5) for event in decoder.feed(piece).events]
+    assert isinstance(failure(row), UpstreamProtocolError)
+    assert not decoder.close().events
+
+
+def test_a_finish_of_error_is_a_failure_in_both_codecs() -> None:
+    """`finish_reason: error` without an error object is still a failure."""
+    content = delta({"content": "x"}) + delta(finish="error") + DONE
+    assert isinstance(failure(events(content)), UpstreamFailed)
+    assert isinstance(batched(OUTBOUND.relay(intake(stream=True), upstream()), content).events[-1], Failed)
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["first", "later"])
+def test_a_relayed_error_frame_is_not_passed_on(place: int) -> None:
+    """An error is left to the encoder wherever it stands."""
+    frames = [delta({"content": "x"})][:place]
+    content = b"".join(frames) + chunk(error={"message": "m", "code": 429}) + DONE
+    relayed = batched(OUTBOUND.relay(intake(stream=True), upstream()), content)
+    assert isinstance(failure(list(relayed.events)), UpstreamRateLimited)
+    assert relayed.raw == b"".join(frames).replace(b"big-1", b"smart")
+
+
+def test_done_before_anything_is_a_failure_in_the_relay() -> None:
+    """[DONE] alone is no answer."""
+    assert isinstance(batched(OUTBOUND.relay(intake(stream=True), upstream()), DONE).events[-1], Failed)
+
+
+def test_a_finish_of_tool_calls_without_a_call_is_a_stop() -> None:
+    """Nobody waits for a call that never came; the native word is kept."""
+    found = fold(events(delta({"content": "x"}), delta(finish="tool_calls"), DONE)).candidates[0].finish
+    assert (found.reason, found.native) == (FinishReason.STOP, "tool_calls")
+
+
+def test_an_unknown_finish_is_unknown() -> None:
+    """A word that nobody knows is not taken for success, and is kept."""
+    found = fold(events(delta({"content": "x"}), delta(finish="asteroid"), DONE)).candidates[0].finish
+    assert (found.reason, found.native) == (FinishReason.UNKNOWN, "asteroid")
+
+
+def test_the_seal_of_a_call_may_come_as_a_detail() -> None:
+    """An entry whose id is a call's belongs to that call, before its name is known and after."""
+    entry = {"index": 0, "type": "reasoning.encrypted", "data": "ZW5j", "id": "c"}
+    call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}
+    early = {"index": 0, "id": "c"}
+    for row in (
+        [delta({"tool_calls": [call]}), delta({"reasoning_details": [entry]}), delta({"reasoning_details": [entry]})],
+        [delta({"tool_calls": [early]}), delta({"reasoning_details": [entry]}), delta({"tool_calls": [call]})],
+    ):
+        found = fold(events(*row, delta(finish="stop"), DONE, issuer="route"))
+        seal = Seal(issuer="route", kind="encrypted", data="ZW5j", item_id="c", model="big-1")
+        assert [each.seals for each in found.tool_calls] == [(seal,)]
+
+
+def test_a_detail_without_words_is_a_part_of_its_own() -> None:
+    """Sealed thought without text is kept, a second seal does not join the first."""
+    entries = [{"index": n, "type": "reasoning.encrypted", "data": f"ZW5{n}"} for n in range(2)]
+    found = fold(events(delta({"reasoning_details": entries}), delta(finish="stop"), DONE, issuer="route"))
+    assert [len(part.seals) for part in found.candidates[0].parts] == [1, 1]
+
+
+def test_calls_that_are_named_but_never_go_on() -> None:
+    """A name without id and arguments is a call when the stream ends; a call without a name is none."""
+    row = [delta({"tool_calls": [{"index": 0, "function": {"name": "f"}}, {"index": 1, "id": "x"}]})]
+    found = fold(events(*row, delta(finish="tool_calls"), DONE))
+    assert [(call.name, call.arguments) for call in found.tool_calls] == [("f", "{}")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [("", ""), ('{"input":7}', '{"input":7}'), ('{"input":"a","b":1}', '{"input":"a","b":1}'), ("raw", "raw")],
+)
+def test_an_emulated_call_with_other_arguments_keeps_them(arguments: str, text: str) -> None:
+    """What is not one string property `input` reaches the tool as the model wrote it."""
+    memory = outgoing(emulated=frozenset({"p"}))
+    call = {"index": 0, "id": "c", "function": {"name": "p", "arguments": arguments}}
+    row = [delta({"tool_calls": [call]}), delta(finish="tool_calls"), DONE]
+    assert fold(read(OUTBOUND.decoder(memory, upstream()), *row)).tool_calls[0].arguments == text
+
+
+def test_pictures_in_answers() -> None:
+    """Pictures of other gateways are parts, inline and by address; what is no picture is passed over."""
+    images = [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
+        {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}},
+        {"type": "image_url"},
+        7,
+    ]
+    found = fold(events(delta({"images": images}), delta(finish="stop"), DONE)).candidates[0].parts
+    assert [part.kind for part in found if isinstance(part, Media)] == ["image", "image"]
+    assert isinstance(found[0], Media)
+    assert (found[0].source, found[0].media_type) == (InlineData(data="iVBORw0KGgo="), "image/png")
+
+
+def test_citations_before_and_after_their_text() -> None:
+    """A citation before any text opens one; one behind a call has lost its place; one without a span has none."""
+    cited = {"type": "url_citation", "url_citation": {"url": "https://a", "title": ""}}
+    call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}}
+    row = [
+        delta({"annotations": [cited, {"type": "file_citation"}, {"url_citation": {"url": 7}}]}),
+        delta({"content": "x"}),
+        delta({"tool_calls": [call]}),
+        delta({"annotations": [cited]}),
+        delta(finish="stop"),
+        DONE,
+    ]
+    text = fold(events(*row)).candidates[0].parts[0]
+    assert isinstance(text, Text)
+    assert [(each.url, each.start) for each in text.citations] == [("https://a", None)]
+
+
+def test_a_chunk_may_name_a_choice_without_a_delta() -> None:
+    """A choice without a delta, and pieces that cannot be read, say nothing."""
+    row = [
+        chunk([{"index": 0}]),
+        delta({"content": [7, {"text": ""}, {"type": "text", "text": "x"}, {"thinking": [{"text": ""}]}]}),
+        delta({"audio": {}}, logprobs={"content": [{"token": "x"}, {"token": 7}, 7]}),
+        delta(finish="stop"),
+        DONE,
+    ]
+    assert fold(events(*row)).text == "x"
+
+
+@pytest.mark.parametrize("created", [None, -1, 1e300, 10**20])
+def test_times_that_cannot_be(created: float | None) -> None:
+    """A time that is missing or out of range is the epoch."""
+    first = events(chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}], created=created))[0]
+    assert isinstance(first, Started)
+    assert first.created_at == datetime.fromtimestamp(0, UTC)
+
+
+def test_usage_with_pictures_and_whole_floats() -> None:
+    """Counts of pictures and sound are read; 7.0 is 7."""
+    usage = {
+        "prompt_tokens": 7.0,
+        "completion_tokens": 3,
+        "total_tokens": 10,
+        "prompt_tokens_details": {"image_tokens": 4, "audio_tokens": 2},
+        "completion_tokens_details": {"image_tokens": 1, "audio_tokens": 1},
+    }
+    found = fold(events(delta({"content": "x"}), delta(finish="stop"), chunk(usage=usage), DONE)).usage
+    assert (found.input, found.image_input, found.audio_input) == (7, 4, 2)
+    assert (found.image_output, found.audio_output) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [("insufficient_quota", ErrorKind.QUOTA), ("model_not_found", ErrorKind.MODEL_NOT_FOUND)]
+)
+def test_codes_in_streams_decide_the_cause(code: str, kind: ErrorKind) -> None:
+    """A spent quota and a missing model are known by their codes alone."""
+    assert failure(events(chunk(error={"message": "m", "code": code}))).kind is kind
+
+
+def test_an_error_event_that_is_no_json() -> None:
+    """An event named error fails the stream whatever it holds."""
+    assert isinstance(failure(events(b"event: error\ndata: <html>\n\n")), UpstreamFailed)

@@ -26,6 +26,7 @@ from llmproxy_asgi.conversation import (
     Request,
     Sampling,
     Seal,
+    ServerToolCall,
     ServiceTier,
     StoredFile,
     Text,
@@ -636,3 +637,81 @@ def test_conversations_kept_elsewhere_are_refused() -> None:
 def test_encoding_twice_gives_the_same_bytes(made: Request) -> None:
     """No random id and no clock: prompt caches depend on it."""
     assert OUTBOUND.encode(made, upstream()) == OUTBOUND.encode(made, upstream())
+
+
+def test_top_k_where_it_was_said_in_this_protocol() -> None:
+    """Who says top_k in Chat speaks to a server that has it."""
+    assert encoded(request(protocol="openai-chat", sampling=Sampling(top_k=5)))[0]["top_k"] == 5
+
+
+def test_turns_of_the_model_with_things_that_have_no_place() -> None:
+    """Pictures of the model and foreign server tools are dropped by name; its own sound is named again."""
+    sound = Opaque(protocol="openai-chat", kind="audio", data={"id": "audio_1"})
+    picture = media("image", Link(url="https://example.org/a"))
+    search = ServerToolCall(call_id="s", tool="web_search")
+    body, warnings = encoded(request(ASKS, model(sound, picture, search), ASKS))
+    assert body["messages"][1] == {"role": "assistant", "content": None, "audio": {"id": "audio_1"}}
+    assert warnings == ("dropped:media", "dropped:server_tool_call")
+
+
+def test_a_turn_of_foreign_thought_alone_vanishes() -> None:
+    """A message without anything that can be said is no message."""
+    body, warnings = encoded(request(ASKS, model(THOUGHT), ASKS), issuer="other")
+    assert [each["role"] for each in body["messages"]] == ["user", "user"]
+    assert warnings == ("dropped:reasoning",)
+
+
+def test_marks_on_the_models_texts_and_on_results() -> None:
+    """A mark keeps its text a part of its own; a mark on a result stands on its last text."""
+    marked = Text(text="a", cache_mark=CacheMark())
+    call = ToolCall(call_id="c", name="f")
+    result = ToolResult(call_id="c", content=(Text(text="1"),), cache_mark=CacheMark())
+    found = messages(ASKS, model(marked, Text(text="b"), call), results(result))
+    breakpoint_ = {"prompt_cache_breakpoint": {"mode": "explicit"}}
+    assert found[1]["content"] == [{"type": "text", "text": "a", **breakpoint_}, {"type": "text", "text": "b"}]
+    assert found[2]["content"] == [{"type": "text", "text": "1", **breakpoint_}]
+
+
+def test_an_error_without_words_still_says_that_it_is_one() -> None:
+    """The flag of an empty error result is told."""
+    call = ToolCall(call_id="c", name="f")
+    found = messages(ASKS, model(call), results(ToolResult(call_id="c", is_error=True)))
+    assert found[2]["content"] == "[tool error]"
+
+
+def test_state_of_google_lives_on_calls() -> None:
+    """Google's own endpoint gets no details, only signatures of calls."""
+    seal = Seal(issuer="gemini", kind="signature", data="c2ln")
+    assert "reasoning_details" not in thinking(Reasoning(text="hm", seals=(seal,)), issuer="gemini")[0]
+
+
+def test_two_seals_of_one_thought() -> None:
+    """A second signature has an entry of its own."""
+    twice = Reasoning(text="hm", seals=(SIGNATURE, SIGNATURE))
+    found = thinking(twice, issuer="openrouter")[0]["reasoning_details"]
+    assert [(each["index"], each["text"], each["signature"]) for each in found] == [(0, "hm", "sig"), (1, "", "sig")]
+
+
+def test_a_document_that_is_no_base64_is_refused() -> None:
+    """A text document whose base64 cannot be read is the caller's fault."""
+    with pytest.raises(Unsupported):
+        encoded(request(user(media("document", InlineData(data="a"), media_type="text/plain"))))
+
+
+def test_descriptions_and_search_settings() -> None:
+    """Descriptions of custom tools and schemas are kept, and the size of a search."""
+    tool = Tool(name="p", kind="custom", description="d")
+    search = Tool(name="web_search", kind="server", settings={"search_context_size": "low"})
+    output = OutputFormat(kind="json_schema", schema={}, name="n", description="d")
+    body = encoded(request(tools=(tool, search), output=output))[0]
+    assert body["tools"][0]["custom"]["description"] == "d"
+    assert body["web_search_options"] == {"search_context_size": "low"}
+    assert body["response_format"]["json_schema"]["description"] == "d"
+
+
+def test_own_audio_options_are_kept() -> None:
+    """A request of this protocol keeps its voice."""
+    output = OutputFormat(modalities=("text", "audio"))
+    voice = {"openai-chat": {"audio": {"voice": "nova", "format": "mp3"}}}
+    body, warnings = encoded(request(protocol="openai-chat", output=output, extras=voice))
+    assert (body["audio"], warnings) == ({"voice": "nova", "format": "mp3"}, ())

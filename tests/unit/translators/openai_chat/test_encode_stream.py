@@ -395,3 +395,63 @@ def _calls_by_start(row: Sequence[StreamEvent], candidate: Candidate) -> list[To
     begun = [each.index for each in row if isinstance(each, PartStarted) and each.candidate == candidate.index]
     found = [candidate.parts[index] for index in begun]
     return [each for each in found if isinstance(each, ToolCall)]
+
+
+def test_seals_that_come_late_are_told_without_breaking_the_client() -> None:
+    """A call's seal behind its start comes with an empty piece of arguments, as the client insists."""
+    seal = Seal(issuer="gemini:vertex", kind="signature", data="c2ln")
+    head = ToolCall(call_id="call_1", name="f")
+    for deltas, whole in (
+        ((ArgumentsDelta("{}"), SealDelta(seal)), None),
+        ((ArgumentsDelta("{}"),), ToolCall(call_id="call_1", name="f", arguments="{}", seals=(seal,))),
+    ):
+        row = [STARTED, *part(0, head, *deltas, whole=whole), *ending(FinishReason.TOOL_CALLS)]
+        call = accumulated(stream(row)).choices[0].message.model_dump()["tool_calls"][0]
+        assert unwrap(call["extra_content"]["google"]["thought_signature"]) == seal
+        assert call["function"]["arguments"] == "{}"
+
+
+def test_parts_that_are_told_only_at_their_end() -> None:
+    """What no delta said is taken from the part that is restated whole."""
+    seal = Seal(issuer="anthropic", kind="signature", data="s")
+    row = [
+        STARTED,
+        *part(0, Reasoning(style="summary"), whole=Reasoning(text="hm", style="summary", seals=(seal,))),
+        *part(1, Text(text=""), whole=Text(text="Hello")),
+        *part(2, ToolCall(call_id="c", name="f"), whole=ToolCall(call_id="c", name="f", arguments='{"a":1}')),
+        *ending(FinishReason.TOOL_CALLS),
+    ]
+    message = accumulated(stream(row)).choices[0].message.model_dump()
+    assert message["content"] == "Hello"
+    assert message["tool_calls"][0]["function"]["arguments"] == '{"a":1}'
+    (entry,) = message["reasoning_details"]
+    assert (entry["type"], entry["summary"], unwrap(entry["signature"])) == ("reasoning.summary", "hm", seal)
+
+
+def test_sound_that_comes_whole_and_pictures_that_come_in_pieces() -> None:
+    """Sound is told once however it came; a picture is told when it is whole."""
+    sound = Media(kind="audio", source=InlineData(data="AAAA"), id="audio_1", transcript="hi")
+    picture = Media(kind="image", source=InlineData(data=""), media_type="image/webp")
+    words_first = Media(kind="audio", source=InlineData(data=""), id="audio_2")
+    row = [STARTED, *part(0, sound), *part(1, picture, MediaDelta("AA"), MediaDelta("BB")), *ending()]
+    message = accumulated(stream(row)).choices[0].message.model_dump()
+    assert (message["audio"]["id"], message["audio"]["data"], message["audio"]["transcript"]) == (
+        "audio_1",
+        "AAAA",
+        "hi",
+    )
+    assert message["images"][0]["image_url"]["url"] == "data:image/webp;base64,AABB"
+    row = [STARTED, *part(0, words_first, MediaDelta("", "he"), MediaDelta("AA", "y")), *ending()]
+    assert accumulated(stream(row)).choices[0].message.model_dump()["audio"]["id"] == "audio_2"
+
+
+def test_candidate_1_alone_still_lets_choice_0_begin() -> None:
+    """A stream whose first words are of candidate 1 starts with choice 0, also without a start of its own."""
+    row: list[StreamEvent] = [*part(0, Text(text="x"), candidate=1), Finished(1, Finish(reason=FinishReason.STOP))]
+    assert [each.choices[0].index for each in chunks(stream(row))][:2] == [0, 1]
+
+
+def test_a_tier_that_is_known_only_at_the_end() -> None:
+    """The tier that served is told with the usage where the start did not know it."""
+    row = [*HELLO[:-1], UsageReported(Usage(input=1)), Ended(ServiceTier.PRIORITY)]
+    assert chunks(stream(row, **ASKING))[-1].service_tier == "priority"

@@ -1,0 +1,72 @@
+"""What the decoder of a stream remembers of its candidates and their calls. It holds; `decode_stream` decides."""
+
+from typing import Literal
+
+from llmproxy_asgi.conversation import Seal
+
+
+class OpenCall:
+    """A call as far as it has come. It is told of when its name is known, and its id known or given up."""
+
+    __slots__ = ("arguments", "call_id", "custom", "index", "name", "pending", "seals", "told", "unwrap")
+
+    def __init__(self) -> None:
+        self.call_id = ""
+        self.name = ""
+        self.custom = False
+        self.unwrap = False
+        """A custom tool that went as a function: its arguments are told of when they are whole."""
+        self.told = False
+        self.index = -1
+        self.arguments: list[str] = []
+        self.pending: list[str] = []
+        self.seals: list[Seal] = []
+
+
+class OpenCandidate:
+    """What must be remembered of one candidate."""
+
+    __slots__ = (
+        "by_id",
+        "by_index",
+        "calls",
+        "detail",
+        "finish",
+        "kind",
+        "last_call",
+        "length",
+        "number",
+        "open_index",
+        "parts",
+        "refused",
+        "seals",
+        "starts",
+        "style",
+        "texts",
+    )
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.parts = 0
+        self.kind: Literal["", "text", "reasoning", "refusal", "audio"] = ""
+        """Which part is open beside the calls: at most one flows at a time."""
+        self.open_index = -1
+        self.length = 0
+        self.starts: list[tuple[int, int]] = []
+        """Where in the message each text part begins, and its index."""
+        self.texts: list[str] = []
+        """The pieces of the open reasoning part."""
+        self.seals: list[Seal] = []
+        self.style: Literal["full", "summary"] = "full"
+        self.detail: int | None = None
+        self.calls: list[OpenCall] = []
+        self.by_index: dict[int, OpenCall] = {}
+        self.by_id: dict[str, OpenCall] = {}
+        self.last_call: OpenCall | None = None
+        self.refused = False
+        self.finish: str | None = None
+
+    def part(self) -> int:
+        """The index of a new part."""
+        self.parts += 1
+        return self.parts - 1
