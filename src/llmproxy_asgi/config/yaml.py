@@ -95,6 +95,7 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
         self._depth = 0
         self._aliases = 0
+        self._nodes = 0
 
     @override
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
@@ -109,6 +110,9 @@ class _Loader(yaml.SafeLoader):
             raise Unreadable(
                 "has a tag (a word after `!`), and tags are not read; quote a text that begins with `!`", line
             )
+        self._nodes += 1
+        if self._nodes > 2 * MAX_VALUES:  # a key is a node, too
+            raise Unreadable(f"holds more than {MAX_VALUES} values", line)
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise Unreadable(f"nests deeper than {MAX_DEPTH} levels", line)

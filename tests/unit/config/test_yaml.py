@@ -161,6 +161,14 @@ def test_bombs_are_refused(bomb: str) -> None:
         read_yaml(text)
 
 
+def test_very_many_values_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text with more values than any configuration has is refused while it is read."""
+    monkeypatch.setattr("llmproxy_asgi.config.yaml.MAX_VALUES", 100)  # the real bound takes seconds to reach
+    assert len(read_yaml("a: [" + "1," * 90 + "1]").lines) == 92
+    with pytest.raises(Unreadable, match="holds more than 100 values"):
+        read_yaml("a: [" + "1," * 200 + "1]")
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**15), 10**15) | st.text(st.characters(codec="utf-8"), max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abcdefg", min_size=1), inner, max_size=4),
