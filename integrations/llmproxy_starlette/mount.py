@@ -62,7 +62,7 @@ class _Handover:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope = {**scope, "path": _full_path(scope)}
+            scope = {**scope, **_place(scope)}
             if self._asks_user and "user" in scope:
                 scope[SCOPE_KEY] = caller_of(scope["user"], self._principal)
         await self._proxy(scope, receive, send)
@@ -73,12 +73,14 @@ def _has_identify(proxy: LLMProxy) -> bool:
     return proxy.gateway.endpoints.engine.runtime.doorkeeper._identify is not None  # noqa: SLF001  the core has no word for it
 
 
-def _full_path(scope: Scope) -> str:
-    """The path with what lies above the mount: some servers leave `root_path` out, and a `Mount` adds to one only."""
+def _place(scope: Scope) -> dict[str, str]:
+    """`root_path` and `path` as they belong together: some servers leave the one out of the other."""
     path: str = scope["path"]
-    root: str = scope["root_path"]
-    above: str = scope.get("app_root_path", "").rstrip("/")
-    return path if path == root or path.startswith(root + "/") else above + path
+    above: str = scope.get("app_root_path", "")  # what the server said, before a Mount appended to it
+    root = above.rstrip("/") + scope["root_path"][len(above) :]
+    if not (path == root or path.startswith(root + "/")):
+        path = above.rstrip("/") + path
+    return {"root_path": root, "path": path}
 
 
 class _SharedLife:
