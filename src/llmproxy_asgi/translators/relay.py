@@ -23,9 +23,10 @@ from llmproxy_asgi.translators.base import StreamDecoder
 from llmproxy_asgi.wire.sse import DEFAULT_MAX_EVENT, Decoder, EventTooLarge, Frame, FrameSplitter
 
 _NOTHING = Batch((), b"")
-_INNER_COMMENT = re.compile(rb"\n:").search
-_COMMENT = re.compile(rb"(?<![^\r\n]):[^\r\n]*(?:\r\n|\r|\n)")
-_COLON = ord(":")
+# Comments, and two fields that tell a browser how to connect again: OpenAI's client breaks at an event without data.
+_INNER_COMMENT = re.compile(rb"\n(?::|retry:|id:)").search
+_COMMENT = re.compile(rb"(?<![^\r\n])(?::|retry:|id:)[^\r\n]*(?:\r\n|\r|\n)")
+_COMMENT_STARTS = b":ri"
 _BLANK = b"\n\n"
 _LOOKS_FOR_MODEL = 16
 """Frames that are searched for the model's name. Some servers send a few without it first, some never tell it."""
@@ -88,14 +89,15 @@ class Scan(ABC):
 class Relay(StreamDecoder):
     """Relays one stream.
 
-    `Batch.raw` always ends where a frame ends. It is what came, but for comments, frames that the scan drops, the
-    model's name, an error frame (the caller's encoder writes its `Failed`) and whatever follows the end.
+    `Batch.raw` always ends where a frame ends. It is what came, but for comments and what concerns reconnecting
+    (`retry:`, `id:`), frames that the scan drops, the model's name, an error frame (the caller's encoder writes its
+    `Failed`) and whatever follows the end.
 
     Args:
         scan: The protocol's eyes; made for this stream.
         asked: The model's name as the caller said it, put in the place of the upstream's.
-        strip_comments: Leave out comment lines (other gateways' keep-alives), but within streams that end their lines
-            with CR alone.
+        strip_comments: Leave out such lines (comments are other gateways' keep-alives), but within streams that end
+            their lines with CR alone.
         max_event: Bytes of the longest frame that is taken.
     """
 
@@ -145,7 +147,7 @@ class Relay(StreamDecoder):
             return _NOTHING
         # Mostly a read is one frame of one line: its one line end is found at once, and no comment can follow it.
         if self._strip_comments and (
-            whole[0] == _COLON or (whole.find(b"\n", 0, -2) >= 0 and _INNER_COMMENT(whole) is not None)
+            whole[0] in _COMMENT_STARTS or (whole.find(b"\n", 0, -2) >= 0 and _INNER_COMMENT(whole) is not None)
         ):
             whole = _COMMENT.sub(b"", whole)
             if not whole.strip(b"\r\n"):

@@ -1,0 +1,299 @@
+"""Streams on the wire: when events arrive, how upstreams may frame them, and what reaches the caller byte by byte."""
+
+import json
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import httpx2
+import msgspec
+import pytest
+
+from llmproxy_asgi.capabilities import Capabilities
+from llmproxy_asgi.conversation import Ended, Failed
+from llmproxy_asgi.testing import Drip, Gate, Hold, Scenario, Step
+from llmproxy_asgi.translators.base import Upstream
+from llmproxy_asgi.translators.registry import translator
+from support_pairs import (
+    CHAT,
+    KEY,
+    MESSAGES,
+    Call,
+    Lane,
+    Reply,
+    Stage,
+    chat_chunks,
+    delta,
+    messages_events,
+    sse,
+    staged,
+)
+from support_pairs.asks import QUESTION, counting, tools
+from support_pairs.lanes import lanes, pairs
+from support_pairs.wires import call_deltas
+
+ARGUMENTS = '{"city":"京都 ☃\u2028","deep":{"n":[1,2.50]}}'
+CALL = Call(id="call_1", name="get_weather", arguments=ARGUMENTS)
+TEXTS = ("Snow ", "雪 und ☃ 👩‍🚀", " \u2028 and \u0085 end.")
+REASON = ("Hm, 雪", " ☃ 👩‍🚀.")
+
+
+def frames(protocol: str) -> list[bytes]:
+    """A stream with everything in it that can break: reasoning, text, a call; CJK, emoji, odd line separators."""
+    if protocol == CHAT:
+        reasons = [{"reasoning_content": text} for text in REASON]
+        texts = [{"content": text} for text in TEXTS]
+        return chat_chunks(*reasons, *texts, *call_deltas(0, CALL), finish="tool_calls")
+    return messages_events(
+        {"type": "thinking", "thinking": "".join(REASON), "signature": "claude-signature"},
+        {"type": "text", "text": TEXTS},
+        {"type": "tool_use", "id": CALL.id, "name": CALL.name, "input": ARGUMENTS},
+        stop="tool_use",
+    )
+
+
+def question(lane: Lane, **more: Any) -> dict[str, Any]:
+    """The same as a body, for calls by hand."""
+    limit = {"max_tokens": 2000} if lane.client == MESSAGES else {}
+    model = {CHAT: "openai/gpt-5.9", MESSAGES: "anthropic/claude-sonnet-5"}[lane.upstream]
+    return {"model": model, "stream": True, **limit, **QUESTION[lane.client], **more}
+
+
+def bytes_for(stage: Stage, lane: Lane, steps: Iterable[bytes | Step], **options: Any) -> bytes:
+    """What the caller reads of a stream, byte for byte."""
+    stage.play(sse(steps, **options))
+    answer = stage.post(lane, question(lane, tools=tools(lane.client, "get_weather")))
+    assert answer.status_code == 200, answer.text
+    return answer.content
+
+
+# ── when ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.fidelity(11)
+@pytest.mark.parametrize("lane", lanes(streams=(True,)))
+def test_each_event_is_delivered_before_the_next_is_made(stage: Stage, lane: Lane) -> None:
+    """The upstream writes a word only after the SDK has handed out the one before."""
+    words = ["one ", "two ", "three "]
+    gates = [Gate() for _ in words]
+    steps: list[bytes | Step] = []
+    for frame in Reply(texts=tuple(words)).frames(lane.upstream):
+        steps.append(frame)
+        steps += [Hold(gate) for word, gate in zip(words, gates, strict=True) if word.encode() in frame]
+    seen: list[str] = []
+
+    def on_event(found: Any) -> None:
+        text = text_in(found)
+        if text:
+            seen.append(text)
+            gates[len(seen) - 1].set()
+
+    stage.play(sse(steps))
+    assert stage.ask(lane, on_event=on_event, **QUESTION[lane.client]).text == "one two three "
+    assert seen == words
+
+
+def text_in(found: Any) -> str:
+    """The words in an event of either SDK."""
+    if getattr(found, "object", None) == "chat.completion.chunk":
+        return "".join(choice.delta.content or "" for choice in found.choices)
+    if getattr(found, "type", None) == "content_block_delta" and found.delta.type == "text_delta":
+        return str(found.delta.text)
+    return ""
+
+
+@pytest.mark.fidelity(12)
+@pytest.mark.parametrize("lane", pairs(stream=True))
+def test_a_caller_who_leaves_ends_the_upstreams_work(stage: Stage, lane: Lane) -> None:
+    """When the SDK closes its stream in the middle, the upstream's connection is closed, although it would go on."""
+    frames = Reply(texts=("one ",)).frames(lane.upstream)
+    said = next(number for number, frame in enumerate(frames) if b"one " in frame)
+    stage.play(sse([*frames[: said + 1], Hold()]))
+
+    class Left(Exception):
+        pass
+
+    def leave(found: Any) -> None:
+        if text_in(found):
+            raise Left
+
+    with pytest.raises(Left):
+        stage.ask(lane, on_event=leave, **QUESTION[lane.client])
+    stage.upstream.wait_closed(len(stage.upstream.requests) - 1)
+
+
+@pytest.mark.fidelity(8, 9)
+@pytest.mark.parametrize("lane", pairs(stream=True))
+def test_a_slow_upstream_is_bridged_in_the_callers_protocol(lane: Lane) -> None:
+    """While the upstream is silent the caller's own keep-alive comes; its SDK reads past it to the answer."""
+    with staged(keepalive="30ms") as stage:
+        whole = Reply(texts=("fine",)).scenario(lane.upstream, stream=True)
+        held = Scenario(Hold(), *whole.steps)
+        stage.play(held)
+        body = question(lane)
+        path = "/v1/chat/completions" if lane.client == CHAT else "/v1/messages"
+        sent = {"authorization": f"Bearer {KEY}"}
+        with (
+            httpx2.Client(timeout=30, trust_env=False) as client,
+            client.stream("POST", stage.base + path, json=body, headers=sent) as answer,
+        ):
+            first = next(answer.iter_raw())
+            held.gate.set()
+        assert first.startswith(b": keep-alive" if lane.client == CHAT else b"event: ping")
+        again = Scenario(Hold(), *whole.steps)
+        stage.play(again)
+        threading.Timer(0.15, again.gate.set).start()  # long enough for several keep-alives; none is needed to pass
+        assert stage.ask(lane, **QUESTION[lane.client]).text == "fine"
+
+
+# ── how ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def piped(client: str, upstream: str, pieces: Iterable[bytes]) -> bytes:
+    """A stream through both halves of the translators alone, in these pieces, as the corridor joins them."""
+    ids = {CHAT: "openai-chat", MESSAGES: "anthropic-messages"}
+    inbound, outbound = translator(ids[client]).inbound, translator(ids[upstream]).outbound
+    lane = Lane(client=client, upstream=upstream, stream=True)
+    intake = inbound.open(msgspec.json.encode(question(lane)), headers={"anthropic-version": "2023-06-01"})
+    to = Upstream(provider="up", model="m", asked=intake.model, issuer=PROVIDER[upstream], capabilities=Capabilities())
+    if client == upstream:
+        relay = outbound.relay(intake, to)
+        batches = [*(relay.feed(piece) for piece in pieces), relay.close()]
+        return b"".join(batch.raw or b"" for batch in batches)
+    decoder = outbound.decoder(outbound.encode(inbound.decode(intake), to), to)
+    encoder = inbound.encoder(intake)
+    batches = [*(decoder.feed(piece) for piece in pieces), decoder.close()]
+    assert isinstance([event for batch in batches for event in batch.events][-1], Ended | Failed)
+    return b"".join(encoder.feed(batch.events) for batch in batches)
+
+
+PROVIDER = {CHAT: "openai", MESSAGES: "anthropic"}
+PAIRS = [pytest.param(one, other, id=f"{one}-to-{other}") for one in (CHAT, MESSAGES) for other in (CHAT, MESSAGES)]
+
+
+@pytest.mark.fidelity(1, 5)
+@pytest.mark.parametrize(("client", "upstream"), PAIRS)
+def test_a_cut_at_every_byte_changes_nothing(client: str, upstream: str) -> None:
+    """Whatever two pieces an upstream's stream comes in, the caller's bytes are the same."""
+    stream = b"".join(frames(upstream))
+    whole = piped(client, upstream, [stream])
+    assert "👩‍🚀".encode() in whole
+    for position in range(1, len(stream)):
+        assert piped(client, upstream, [stream[:position], stream[position:]]) == whole, position
+
+
+@pytest.mark.fidelity(1, 5)
+@pytest.mark.parametrize("lane", pairs(stream=True))
+def test_a_stream_that_comes_byte_by_byte_changes_nothing(stage: Stage, lane: Lane) -> None:
+    """On real sockets, too: one byte per write gives the very bytes that one write per frame gives."""
+    whole = bytes_for(stage, lane, frames(lane.upstream))
+    assert bytes_for(stage, lane, [Drip(b"".join(frames(lane.upstream)), 1, 0)]) == whole
+
+
+@pytest.mark.fidelity(5)
+@pytest.mark.parametrize("lane", lanes(streams=(True,)))
+def test_code_points_that_are_torn_apart_arrive_whole(stage: Stage, lane: Lane) -> None:
+    """CJK, emoji and raw line separators in text, reasoning and arguments, cut inside their bytes."""
+    stage.play(sse([Drip(b"".join(frames(lane.upstream)), 3, 0)]))
+    answer = stage.ask(lane, **QUESTION[lane.client], tools=tools(lane.client, "get_weather"))
+    assert answer.text == "".join(TEXTS)
+    assert json.loads(answer.calls[0].arguments) == json.loads(ARGUMENTS)
+    if lane.client == CHAT and lane.upstream == MESSAGES:
+        assert answer.whole.choices[0].message.reasoning_content == "".join(REASON)
+    if lane.client == MESSAGES:
+        assert answer.whole.content[0].thinking == "".join(REASON)
+
+
+def crlf(stream: bytes) -> list[bytes | Step]:
+    return [stream.replace(b"\n", b"\r\n")]
+
+
+def cr(stream: bytes) -> list[bytes | Step]:
+    return [stream.replace(b"\n", b"\r")]
+
+
+def split_crlf(stream: bytes) -> list[bytes | Step]:
+    """A write ends between each carriage return and its line feed."""
+    return list(stream.replace(b"\n", b"\r\0\n").split(b"\0"))
+
+
+def noisy(stream: bytes) -> list[bytes | Step]:
+    """Everything that is no content: comments, pings, blank lines, `retry:` and `id:`."""
+    noise = b": comment\n\nretry: 100\n\n\n\nid: 7\n\n"
+    return [noise, stream.replace(b"\n\n", b"\n\n: still here\n\n\n"), b": bye\n\n"]
+
+
+def tight(stream: bytes) -> list[bytes | Step]:
+    """No space behind the colon."""
+    return [stream.replace(b"data: {", b"data:{")]
+
+
+def several_lines(stream: bytes) -> list[bytes | Step]:
+    """Each event's JSON on two `data:` lines."""
+    return [stream.replace(b"data: {", b"data: {\ndata: ")]
+
+
+def no_last_blank(stream: bytes) -> list[bytes | Step]:
+    """The last event is ended by the connection, not by a blank line."""
+    return [stream.removesuffix(b"data: [DONE]\n\n").rstrip(b"\n")]
+
+
+FRAMINGS: list[Any] = [
+    pytest.param(crlf, id="crlf", marks=pytest.mark.fidelity(2)),
+    pytest.param(cr, id="cr", marks=pytest.mark.fidelity(2)),
+    pytest.param(split_crlf, id="crlf-in-two-writes", marks=pytest.mark.fidelity(2)),
+    pytest.param(noisy, id="noise", marks=pytest.mark.fidelity(3)),
+    pytest.param(tight, id="no-space", marks=pytest.mark.fidelity(4)),
+    pytest.param(several_lines, id="several-data-lines", marks=pytest.mark.fidelity(4)),
+    pytest.param(no_last_blank, id="no-last-blank-line", marks=pytest.mark.fidelity(4)),
+]
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+@pytest.mark.parametrize("lane", pairs(stream=True))
+def test_any_legal_framing_says_the_same(
+    stage: Stage, lane: Lane, framing: Callable[[bytes], list[bytes | Step]]
+) -> None:
+    """However an upstream ends its lines and pads its stream, the SDK reads the same answer."""
+    asked = {**QUESTION[lane.client], "tools": tools(lane.client, "get_weather"), **counting(lane.client, stream=True)}
+    stage.play(sse(frames(lane.upstream)))
+    plain = stage.ask(lane, **asked)
+    stage.play(sse(framing(b"".join(frames(lane.upstream)))))
+    framed = stage.ask(lane, **asked)
+    assert framed.whole.model_dump() == plain.whole.model_dump()
+    assert framed.text == "".join(TEXTS)
+
+
+@pytest.mark.fidelity(6)
+@pytest.mark.parametrize("lane", pairs(upstream=CHAT, stream=True))
+def test_the_end_sign_of_chat_may_be_missing_and_nothing_counts_behind_it(stage: Stage, lane: Lane) -> None:
+    """A finished stream without `[DONE]` is whole, and what follows `[DONE]` is nobody's."""
+    plain = chat_chunks({"content": "Snow."})
+    late = [*plain, delta({"content": " Never said."})]
+    answers = []
+    for stream in (plain, plain[:-1], late):
+        stage.play(sse(stream))
+        answers.append(
+            stage.ask(lane, **QUESTION[lane.client], **counting(lane.client, stream=True)).whole.model_dump()
+        )
+    assert answers[0] == answers[1] == answers[2]
+
+
+@pytest.mark.fidelity(8)
+@pytest.mark.parametrize("lane", pairs(client=MESSAGES, stream=True))
+def test_every_event_of_messages_is_named(stage: Stage, lane: Lane) -> None:
+    """Each event has an `event:` line, and it is the `type` of its data."""
+    named = [frame.split(b"\n") for frame in bytes_for(stage, lane, frames(lane.upstream)).split(b"\n\n") if frame]
+    assert len(named) > 10
+    for lines in named:
+        kind, data = lines
+        assert kind == b"event: " + json.loads(data.removeprefix(b"data: "))["type"].encode()
+
+
+@pytest.mark.fidelity(9)
+@pytest.mark.parametrize("lane", pairs(client=CHAT, stream=True))
+def test_a_chat_stream_ends_with_its_end_sign(stage: Stage, lane: Lane) -> None:
+    """The last thing is `data: [DONE]`, whoever answered."""
+    seen = bytes_for(stage, lane, frames(lane.upstream))
+    assert seen.endswith(b"data: [DONE]\n\n")
+    assert seen.count(b"[DONE]") == 1

@@ -1,0 +1,36 @@
+"""Which lanes a test runs on, with ids that a person can read."""
+
+from collections.abc import Iterable
+from itertools import product
+
+import pytest
+from _pytest.mark import ParameterSet
+
+from support_pairs.callers import Lane
+from support_pairs.wires import CHAT, MESSAGES
+
+PROTOCOLS = (CHAT, MESSAGES)
+
+
+def lanes(
+    *,
+    client: str | None = None,
+    upstream: str | None = None,
+    modes: Iterable[str] = ("sync", "async"),
+    streams: Iterable[bool] = (False, True),
+) -> list[ParameterSet]:
+    """All lanes, or those of one client or upstream, as parameters."""
+    clients = [client] if client else PROTOCOLS
+    upstreams = [upstream] if upstream else PROTOCOLS
+    found = [
+        Lane(client=one, upstream=other, mode=mode, stream=stream)
+        for one, other, mode, stream in product(clients, upstreams, modes, streams)
+    ]
+    return [pytest.param(lane, id=str(lane)) for lane in found]
+
+
+def pairs(*, client: str | None = None, upstream: str | None = None, stream: bool | None = None) -> list[ParameterSet]:
+    """One synchronous lane per pair, streamed and whole unless `stream` says which."""
+    return lanes(
+        client=client, upstream=upstream, modes=("sync",), streams=(False, True) if stream is None else (stream,)
+    )

@@ -1,0 +1,128 @@
+"""A gateway on a real socket between the official SDKs and a scripted upstream that is as strict as the vendor."""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+import httpx2
+from anyio.from_thread import start_blocking_portal
+
+from contract.strict import check_chat, check_messages
+from llmproxy_asgi import LLMProxy
+from llmproxy_asgi.testing import Received, Scenario, ThreadedUpstream, Upstream
+from support_gateway import served
+from support_pairs.callers import Answer, ChatCaller, Lane, MessagesCaller
+from support_pairs.wires import CHAT, MESSAGES
+
+KEY = "llmp_pairs-of-protocols-0123456789"
+MODELS = {CHAT: "gpt-5.9", MESSAGES: "claude-sonnet-5"}
+"""The upstream's model, unless a test names another."""
+TYPES = {CHAT: "openai", MESSAGES: "anthropic"}
+STRICT = {"/v1/chat/completions": check_chat, "/v1/messages": check_messages}
+
+Play = Scenario | Callable[[Received], Scenario]
+
+
+def gateway_config(upstream: ThreadedUpstream, *, spares: int = 0, **provider: Any) -> dict[str, Any]:
+    """A configuration with one provider per protocol, and `spares` more of each, for calls that leave traces."""
+    names = [TYPES[protocol] for protocol in TYPES]
+    blocks = {
+        f"{name}{suffix}": {
+            "type": name,
+            "base_url": upstream.base_url + ("/v1" if name == "openai" else ""),
+            "api_key": f"sk-upstream-{name}-{suffix or 'only'}",
+            "retry": {"attempts": 1},
+            **provider,
+        }
+        for name in names
+        for suffix in ["", *map(str, range(spares))]
+    }
+    return {"providers": blocks, "access": {"mode": "keys", "keys": [{"name": "pairs", "key": KEY}]}}
+
+
+class Stage:
+    """Everything between two official SDKs and what the upstream will say."""
+
+    def __init__(self, base: str, upstream: ThreadedUpstream, callers: dict[str, ChatCaller | MessagesCaller]) -> None:
+        self.base = base
+        self.upstream = upstream
+        self.callers = callers
+        self._spares = count()
+
+    def reset(self) -> None:
+        """Forget what earlier tests did."""
+        self.upstream.requests.clear()
+        self.upstream.errors.clear()
+        self.upstream.default = None
+
+    def play(self, *answers: Play, allow: Collection[str] = ()) -> None:
+        """Answer the next requests with these, the last one for ever; each request must be one the vendor takes.
+
+        Args:
+            answers: In order.
+            allow: Names of the strict rules that shall not count.
+        """
+        left = list(answers)
+
+        def answer(received: Received) -> Scenario:
+            STRICT[received.path](received, allow=allow)
+            following = left.pop(0) if len(left) > 1 else left[0]
+            return following if isinstance(following, Scenario) else following(received)
+
+        self.upstream.default = answer
+
+    def model(self, lane: Lane, model: str | None = None, *, spare: bool = False) -> str:
+        """A model's name at the gateway; `spare`: by a provider of its own, so that its rests concern nobody else."""
+        suffix = str(next(self._spares)) if spare else ""
+        return f"{TYPES[lane.upstream]}{suffix}/{model or MODELS[lane.upstream]}"
+
+    def ask(self, lane: Lane, *, model: str | None = None, on_event: Any = None, **request: Any) -> Answer:
+        """One call by the lane's SDK. A refusal by a strict rule is raised as such, whatever the SDK made of it."""
+        name = model if model and "/" in model else self.model(lane, model)
+        try:
+            return self.callers[lane.client].ask(lane, on_event=on_event, model=name, **request)
+        finally:
+            if self.upstream.errors:
+                raise self.upstream.errors[0]
+
+    @property
+    def received(self) -> Received:
+        """The last request that the upstream got."""
+        return self.upstream.requests[-1]
+
+    @property
+    def asked(self) -> Any:
+        """Its body."""
+        return self.received.json()
+
+    def post(self, lane: Lane, body: dict[str, Any] | bytes, **headers: str) -> httpx2.Response:
+        """A call by hand, where what matters are bytes."""
+        path = "/v1/chat/completions" if lane.client == CHAT else "/v1/messages"
+        sent = {"authorization": f"Bearer {KEY}", "content-type": "application/json", **headers}
+        content: Any = {"content": body} if isinstance(body, bytes) else {"json": body}
+        with httpx2.Client(timeout=30, trust_env=False) as client:
+            return client.post(self.base + path, headers=sent, **content)
+
+
+@contextmanager
+def staged(*, spares: int = 0, keepalive: str = "15s", **provider: Any) -> Iterator[Stage]:
+    """A stage of one's own.
+
+    Args:
+        spares: How many further providers of each type it has.
+        keepalive: The gateway's setting.
+        provider: More for every provider's block.
+    """
+    with Upstream.in_thread() as upstream, start_blocking_portal() as portal:
+        config = gateway_config(upstream, spares=spares, **provider)
+        with served(LLMProxy({**config, "keepalive": keepalive})) as base:
+            callers: dict[str, ChatCaller | MessagesCaller] = {
+                CHAT: ChatCaller(base, KEY, portal),
+                MESSAGES: MessagesCaller(base, KEY, portal),
+            }
+            try:
+                yield Stage(base, upstream, callers)
+            finally:
+                for caller in callers.values():
+                    caller.close()
