@@ -5,7 +5,8 @@ Source: the types of the openai Python SDK 3.52.0 (read 2026-11-21), and what co
 
 Everything is optional and may be null, because servers that call themselves compatible leave out or null whatever the
 official clients do not look at. Unknown fields are passed over. Requests have no struct: a complaint about one must
-name the field's path, which `decode_request` does.
+name the field's path, which `decode_request` does. No struct is tracked by the collector: what a JSON reader makes
+are trees, and they need none.
 """
 
 from typing import Any
@@ -26,7 +27,7 @@ class CustomDelta(msgspec.Struct, gc=False):
     input: str | None = None
 
 
-class CallDelta(msgspec.Struct):
+class CallDelta(msgspec.Struct, gc=False):
     index: int | None = None
     id: str | None = None
     type: str | None = None
@@ -35,7 +36,7 @@ class CallDelta(msgspec.Struct):
     extra_content: Loose = None
 
 
-class Delta(msgspec.Struct):
+class Delta(msgspec.Struct, gc=False):
     """A piece of a message, or the whole of one."""
 
     content: str | list[Any] | None = None
@@ -50,14 +51,14 @@ class Delta(msgspec.Struct):
     images: list[Any] | None = None
 
 
-class ChunkChoice(msgspec.Struct):
+class ChunkChoice(msgspec.Struct, gc=False):
     delta: Delta | None = None
     index: int | None = None
     finish_reason: str | None = None
     logprobs: Loose = None
 
 
-class Chunk(msgspec.Struct):
+class Chunk(msgspec.Struct, gc=False):
     """One event of a stream."""
 
     choices: list[ChunkChoice] | None = None
@@ -69,14 +70,14 @@ class Chunk(msgspec.Struct):
     error: Loose = None
 
 
-class Choice(msgspec.Struct):
+class Choice(msgspec.Struct, gc=False):
     message: Delta | None = None
     index: int | None = None
     finish_reason: str | None = None
     logprobs: Loose = None
 
 
-class Answer(msgspec.Struct):
+class Answer(msgspec.Struct, gc=False):
     """A whole answer."""
 
     choices: list[Choice] | None = None
@@ -93,7 +94,7 @@ class RelayedChoice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
 
 
-class RelayedChunk(msgspec.Struct):
+class RelayedChunk(msgspec.Struct, gc=False):
     """What a relay looks at in a frame."""
 
     choices: list[RelayedChoice] | None = None
