@@ -142,19 +142,20 @@ HOSTS: dict[str, type[Host]] = {host.example: host for host in (StarletteApp, Fa
 
 
 @contextmanager
-def running(kind: type[Host], folder: Path) -> Iterator[Host]:
+def running(kind: type[Host], folder: Path, *, vendors: bool = True) -> Iterator[Host]:
     """Start an example's server and its upstream; end both.
 
     Args:
         kind: Which one.
         folder: For its log and notes.
+        vendors: Whether the environment has keys of vendors, for whom the upstream stands.
     """
     with Upstream.in_thread(default=answer) as upstream, socket.create_server(("127.0.0.1", 0)) as listener:
         callers = folder / "callers"
         callers.touch()
         environment = {
             **_surroundings(),
-            **UPSTREAM_KEYS,
+            **(UPSTREAM_KEYS if vendors else {}),
             **kind.environment,
             "OPENAI_BASE_URL": upstream.base_url + "/v1",
             "ANTHROPIC_BASE_URL": upstream.base_url,

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -326,6 +327,19 @@ def test_wrong_password_signs_nobody_in(host: Host) -> None:
         cookie = host.session(user, password)
         with host.client({"cookie": cookie} if cookie else None) as client:
             assert client.post(CHAT, json=BODIES[CHAT]).status_code == 401
+
+
+@pytest.mark.parametrize("name", list(HOSTS))
+def test_example_needs_no_key_of_a_vendor(name: str, tmp_path: Path) -> None:
+    """As it is started by its README, without any key, the example answers from the simulated provider."""
+    with (
+        running(HOSTS[name], tmp_path, vendors=False) as host,
+        openai_client(host, host.sign_in("alice")) as client,
+    ):
+        with client.chat.completions.create(model="assistant", messages=SAY["messages"], stream=True) as chunks:
+            # Its story is a long one, so its first word has to do.
+            assert any(chunk.choices and chunk.choices[0].delta.content for chunk in chunks)
+        assert upstream_calls(host) == []
 
 
 # Machines and single sign-on
