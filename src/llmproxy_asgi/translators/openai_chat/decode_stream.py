@@ -83,7 +83,7 @@ def started(chunk: Any, upstream: Upstream) -> Started:
     """The first event, from the first chunk that says something (or from what a relay read of it)."""
     return Started(
         chunk.id or derived("chatcmpl-", upstream.model, str(chunk.created)),
-        chunk.model or upstream.model,
+        upstream.asked,
         created(chunk.created),
         None,
         TIER_IN.get(chunk.service_tier) if type(chunk.service_tier) is str else None,

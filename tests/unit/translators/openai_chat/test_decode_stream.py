@@ -130,11 +130,11 @@ def test_11_the_first_chunk_gives_the_first_events() -> None:
 
 
 def test_18_text_usage_and_tier() -> None:
-    """A plain stream: id, time, text, finish, and every count of its usage."""
+    """A plain stream: id, asked model, time, text, finish, and every count of its usage."""
     found = answer("stream_text.sse")
     assert (found.id, found.model, found.created_at) == (
         "chatcmpl-Bt1",
-        "big-1",
+        "smart",
         datetime.fromtimestamp(1795000000, UTC),
     )
     assert found.text == "Grüß Gott 🙂"
