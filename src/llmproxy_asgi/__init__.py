@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llmproxy_asgi.app import LLMProxy, LLMProxyMiddleware
     from llmproxy_asgi.client import LLMClient, create_llm_client
+    from llmproxy_asgi.config.loader import load_config
     from llmproxy_asgi.config.schema import Config
     from llmproxy_asgi.conversation import Message, Response, StreamEvent
     from llmproxy_asgi.errors import CallerError, ConfigError, GatewayError, MisuseError, UpstreamError
@@ -32,6 +33,7 @@ __all__ = [
     "StreamEvent",
     "UpstreamError",
     "create_llm_client",
+    "load_config",
 ]
 
 _HOMES = {
@@ -50,6 +52,7 @@ _HOMES = {
     "StreamEvent": "conversation",
     "UpstreamError": "errors",
     "create_llm_client": "client",
+    "load_config": "config.loader",
 }
 
 

@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 
 from llmproxy_asgi.access.identify import Identify, as_principal
 from llmproxy_asgi.access.keys import Grant
-from llmproxy_asgi.config.loader import load
+from llmproxy_asgi.config.loader import load_config
 from llmproxy_asgi.config.schema import Source
 from llmproxy_asgi.conversation import Message, Request, Response, StreamEvent
 from llmproxy_asgi.endpoints.routes import CHAT, Endpoints
@@ -62,7 +62,7 @@ class Gateway:
     ) -> None:
         transports = transport if isinstance(transport, Mapping) else ({} if transport is None else {"*": transport})
         self._live = Live(transports=transports)
-        self._engine = Engine(Runtime.build(load(config), self._live, identify=identify, csrf=csrf))
+        self._engine = Engine(Runtime.build(load_config(config), self._live, identify=identify, csrf=csrf))
         self.endpoints = Endpoints(self._engine)
         """Every path, as an ASGI `http` application; what `LLMProxy` mounts."""
 

@@ -118,11 +118,11 @@ class Secret:
         if isinstance(value, cls):
             return value
         if not isinstance(value, str):
-            raise ValueError("a key is text; quote it")  # noqa: TRY004  as above
+            raise ValueError("must be text; quote it")  # noqa: TRY004  as above
         if not value.strip():
-            raise ValueError("a key must not be empty")
+            raise ValueError("must not be empty")
         if not value.isascii() or not value.isprintable() or value != value.strip():
-            raise ValueError("a key is printable ASCII without space around it")
+            raise ValueError("must be printable ASCII without space around it")
         return cls(value)
 
 

@@ -39,13 +39,13 @@ def read_config(files: Sequence[Path] | None) -> "Config":
     Raises:
         typer.Exit: It is not usable; every finding has been printed.
     """
-    from llmproxy_asgi.config.schema import Config
+    from llmproxy_asgi.config.loader import load_config
     from llmproxy_asgi.errors import ConfigError
 
     chosen = list(files or [USUAL])
     if not files and not USUAL.exists():
         fail(f"There is no {USUAL} here. Write one with `llmproxy init`, or name yours with --config.")
     try:
-        return Config.load(chosen)
+        return load_config(chosen)
     except ConfigError as error:
         fail("\n".join(error.findings))

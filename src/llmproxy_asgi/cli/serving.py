@@ -103,9 +103,9 @@ def demo(
     if not address.is_loopback:
         fail(f"The demo lets anybody in, so it listens on this machine alone; {host} is beyond it.", code=2)
     from llmproxy_asgi.cli import worker
-    from llmproxy_asgi.config.schema import Config
+    from llmproxy_asgi.config.loader import load_config
 
-    config = Config.load(DEMO, environment=None)
+    config = load_config(DEMO, environment=None)
     listening.end_well()
     listener = listening.listen(address)
     url = listening.at(listener).url

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel
 
 from llmproxy_asgi.config.document import MAX_DEPTH, Path, Tree, Unreadable
-from llmproxy_asgi.config.yaml import read_scalar
+from llmproxy_asgi.config.scalars import read_scalar
 
 PREFIX = "LLMPROXY__"
 """What the names of environment variables begin with that set a value."""

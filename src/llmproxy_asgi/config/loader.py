@@ -14,7 +14,6 @@ from pydantic import TypeAdapter, ValidationError
 from llmproxy_asgi.config.document import MAX_BYTES, Document, Tree, Unreadable, spell
 from llmproxy_asgi.config.findings import explain
 from llmproxy_asgi.config.interpolation import interpolate
-from llmproxy_asgi.config.json_text import read_json
 from llmproxy_asgi.config.layers import CODE, Layers, Place, plain, read_environment, unfold
 from llmproxy_asgi.config.schema import (
     Config,
@@ -25,21 +24,23 @@ from llmproxy_asgi.config.schema import (
     provider_findings,
     route_findings,
 )
-from llmproxy_asgi.config.toml_text import read_toml
-from llmproxy_asgi.config.yaml import read_yaml
 from llmproxy_asgi.errors import ConfigError
 
-_READERS: dict[str, Callable[[str], Document]] = {".json": read_json, ".toml": read_toml}
 _PROVIDER: TypeAdapter[ProviderBlock] = TypeAdapter(ProviderBlock)
 
 
-def load(
+def load_config(
     source: Source | Sequence[Source],
     *,
     environment: Mapping[str, str] | None = os.environ,
     overrides: Mapping[str, object] | None = None,
 ) -> Config:
-    """A configuration from its sources; see `Config.load`.
+    """A configuration; a later layer wins: the sources in their order, the environment, the overrides.
+
+    Args:
+        source: The path of a YAML, TOML or JSON file, a dict, a `Config`, or several of these.
+        environment: Where `${NAME}` and `LLMPROXY__...` are looked up; None: nowhere.
+        overrides: What the host program has the last word on.
 
     Raises:
         ConfigError: It cannot be used; carries every finding with its place.
@@ -111,7 +112,18 @@ def read_file(path: str | os.PathLike[str]) -> Document:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise Unreadable("is not UTF-8", content.count(b"\n", 0, error.start) + 1) from None
-    return _READERS.get(Path(path).suffix.lower(), read_yaml)(text)
+    return _reader(Path(path).suffix.lower())(text)
+
+
+def _reader(suffix: str) -> Callable[[str], Document]:
+    """What reads files of a kind; imported when there is one."""
+    if suffix == ".json":
+        from llmproxy_asgi.config.json_text import read_json as read
+    elif suffix == ".toml":
+        from llmproxy_asgi.config.toml_text import read_toml as read
+    else:
+        from llmproxy_asgi.config.yaml import read_yaml as read
+    return read
 
 
 def _source_name(source: object) -> str:

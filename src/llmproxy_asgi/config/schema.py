@@ -202,7 +202,7 @@ def _capability_problem(name: str, value: object) -> str | None:
 
 
 class Config(Block):
-    """Everything. `Config.load(...)` reads files; `Config.model_validate(dict)` takes a dict as it is."""
+    """Everything, checked. `load_config` makes one from files, the environment and dicts."""
 
     providers: dict[str, ProviderBlock] = Field(
         default_factory=dict, description="Whom we call, each under a name of yours."
@@ -213,28 +213,6 @@ class Config(Block):
     endpoints: Endpoints = Field(Endpoints(), description="What is served beside the protocols and /health.")
     limits: Limits = Field(Limits(), description="Bounds on what callers and upstreams may send.")
     keepalive: Duration = Field(15.0, gt=0, description="How long a stream may be silent before a keep-alive is sent.")
-
-    @classmethod
-    def load(
-        cls,
-        source: "Source | Sequence[Source]",
-        *,
-        environment: Mapping[str, str] | None = os.environ,
-        overrides: Mapping[str, object] | None = None,
-    ) -> "Config":
-        """Read a configuration; a later layer wins: the sources in their order, the environment, the overrides.
-
-        Args:
-            source: The path of a YAML, TOML or JSON file, a dict, a `Config`, or several of these.
-            environment: Where `${NAME}` and `LLMPROXY__...` are looked up; None: nowhere.
-            overrides: What the host program has the last word on.
-
-        Raises:
-            ConfigError: It cannot be used; carries every finding with its place.
-        """
-        from llmproxy_asgi.config.loader import load
-
-        return load(source, environment=environment, overrides=overrides)
 
     @model_validator(mode="before")
     @classmethod

@@ -11,15 +11,10 @@ import yaml
 from typing_extensions import override
 
 from llmproxy_asgi.config.document import MAX_DEPTH, MAX_VALUES, Document, Path, Unreadable, spell, whole
+from llmproxy_asgi.config.scalars import read_scalar
 
 MAX_ALIASES = 50
 
-_CONSTANTS: dict[str, bool | None] = {
-    "": None, "~": None, "null": None, "Null": None, "NULL": None,
-    "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
-}  # fmt: skip
-_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?")
 _MERGE = "<<"
 
 # What PyYAML's messages quote may be part of a key; what it says of its own tokens (`'<scalar>'`) may stay.
@@ -72,17 +67,6 @@ def _compose(text: str) -> yaml.Node | None:
         raise Unreadable(
             "holds a character that YAML does not allow", text.count("\n", 0, error.position) + 1
         ) from None
-
-
-def read_scalar(text: str) -> str | int | float | bool | None:
-    """What an unquoted YAML scalar means."""
-    if text in _CONSTANTS:
-        return _CONSTANTS[text]
-    if _INTEGER.fullmatch(text):
-        return int(text)
-    if _FLOAT.fullmatch(text):
-        return float(text)
-    return text
 
 
 class _Loader(yaml.SafeLoader):
@@ -180,7 +164,7 @@ def _key(node: yaml.Node) -> str:
     line = node.start_mark.line + 1
     if not isinstance(node, yaml.ScalarNode):
         raise Unreadable("has a key that is not text; quote text that begins with a bracket or brace", line)
-    if node.style is None and _CONSTANTS.get(node.value, True) is None:
+    if node.style is None and read_scalar(node.value) is None:
         raise Unreadable("has a key that is empty", line)
     return whole(node.value, line)
 

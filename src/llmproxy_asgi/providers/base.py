@@ -81,7 +81,7 @@ class ProviderConfig(Block):
     )
     timeout: Timeouts = Timeouts()
     retry: Retry = Retry()
-    headers: dict[str, str] = Field(default_factory=dict, description="Sent with every request to this upstream.")
+    headers: dict[str, Secret] = Field(default_factory=dict, description="Sent with every request to this upstream.")
 
     @field_validator("base_url")
     @classmethod
@@ -97,14 +97,12 @@ class ProviderConfig(Block):
 
     @field_validator("headers")
     @classmethod
-    def _safe_headers(cls, value: dict[str, str]) -> dict[str, str]:
-        for name, text in value.items():
+    def _safe_headers(cls, value: dict[str, Secret]) -> dict[str, Secret]:
+        for name in value:
             if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
                 raise ValueError(f"{name!r} is not a header name")
             if name.lower() in _OUR_HEADERS:
                 raise ValueError(f"{name} is ours to set")
-            if not text.isascii() or not text.isprintable():
-                raise ValueError(f"the value of {name} must be printable ASCII")
         return value
 
     @model_validator(mode="after")
@@ -189,7 +187,7 @@ class Provider:
             named = {
                 "content-type": "application/json",
                 "user-agent": "llmproxy-asgi",
-                **{name.lower(): value for name, value in self.config.headers.items()},
+                **{name.lower(): value.reveal() for name, value in self.config.headers.items()},
                 **self.authorize(protocol, credential),
             }
             built = tuple((name.encode("ascii"), value.encode("ascii")) for name, value in named.items())

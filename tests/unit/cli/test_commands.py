@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from llmproxy_asgi.cli.program import program
-from llmproxy_asgi.config.loader import load
+from llmproxy_asgi.config.loader import load_config
 
 KEYS = {"OPENAI_API_KEY": "sk-one-0123456789", "ANTHROPIC_API_KEY": "sk-two-0123456789"}
 COMMANDS = ["demo", "serve", "init", "check", "schema", "models"]
@@ -80,7 +80,7 @@ def test_init_writes_a_file_that_passes_check() -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     checked = run("check", "llmproxy.yaml", environment=KEYS)
     assert (checked.exit_code, checked.output) == (0, "ok: 2 providers, 1 model\n")
-    key = load(path, environment=KEYS).access.keys[0].key.reveal()
+    key = load_config(path, environment=KEYS).access.keys[0].key.reveal()
     assert key.startswith("llmp_")
     assert len(key) == len("llmp_") + 48
     assert key not in shown.output
@@ -90,7 +90,7 @@ def test_init_makes_another_key_each_time() -> None:
     """Two starter files never share a key."""
     run("init", "a.yaml")
     run("init", "b.yaml")
-    keys = [load(name, environment=KEYS).access.keys[0].key for name in ("a.yaml", "b.yaml")]
+    keys = [load_config(name, environment=KEYS).access.keys[0].key for name in ("a.yaml", "b.yaml")]
     assert keys[0] != keys[1]
 
 

@@ -11,7 +11,7 @@ from llmproxy_asgi import Config
 from llmproxy_asgi.config.document import spell
 from llmproxy_asgi.config.findings import RESERVED
 from llmproxy_asgi.config.json_schema import schema
-from llmproxy_asgi.config.loader import load
+from llmproxy_asgi.config.loader import load_config
 from llmproxy_asgi.providers.registry import known_types
 from llmproxy_asgi.settings import Secret
 
@@ -68,7 +68,7 @@ def test_every_type_is_named() -> None:
 def test_the_page_shows_a_configuration_that_loads() -> None:
     """The first example of the page is a configuration."""
     text = PAGE.partition("```yaml\n")[2].partition("```")[0]
-    config = load(yaml.safe_load(text), environment=KEYS)
+    config = load_config(yaml.safe_load(text), environment=KEYS)
     assert config.models["smart"].targets == ("claude/claude-opus-4-5", "openai/gpt-5")
 
 
@@ -76,7 +76,7 @@ def test_example_has_every_key() -> None:
     """The example holds every key at least once, loads, and says nothing but defaults where it claims so."""
     text = EXAMPLE.read_text(encoding="utf-8")
     assert [name for name in fields() if not re.search(rf"\b{name}:", text)] == []
-    config = load(EXAMPLE, environment=KEYS)
+    config = load_config(EXAMPLE, environment=KEYS)
     assert config.limits == Config().limits
     assert config.keepalive == Config().keepalive
     assert config.providers["openai"].timeout == config.providers["claude"].timeout
@@ -88,7 +88,7 @@ def test_starter_asks_for_two_keys_alone() -> None:
     """The starter file is usable as soon as the two upstreams' keys are set, and has a key of its own."""
     text = STARTER.read_text(encoding="utf-8")
     assert set(re.findall(r"^[^#\n]*\$\{(\w+)", text, re.MULTILINE)) == {"OPENAI_API_KEY", "ANTHROPIC_API_KEY"}
-    config = load(STARTER, environment=KEYS)
+    config = load_config(STARTER, environment=KEYS)
     assert config.access.mode == "keys"
     assert config.access.keys[0].key == Secret("llmp_REPLACED_BY_INIT")
 
@@ -99,4 +99,4 @@ def test_what_the_starter_comments_out_is_right() -> None:
     values = yaml.safe_load(text)
     assert {"openai", "claude", "local", "pretend"} == set(values["providers"])
     assert set(values["models"]) == {"smart"}
-    load(values, environment=KEYS)
+    load_config(values, environment=KEYS)

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from llmproxy_asgi import Config, ConfigError
 from llmproxy_asgi.config.document import spell
-from llmproxy_asgi.config.loader import load
+from llmproxy_asgi.config.loader import load_config
 from llmproxy_asgi.config.yaml import read_yaml
 from llmproxy_asgi.providers.base import REGISTERED, ProviderConfig, provider
 from llmproxy_asgi.providers.openai import OpenAI
@@ -67,14 +67,14 @@ def findings(
     """What is found in one file."""
     Path(name).write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as refused:
-        load(name, environment=environment or {})
+        load_config(name, environment=environment or {})
     return refused.value.findings
 
 
 def test_good_file() -> None:
     """A file with one of everything means what it says."""
     Path("llmproxy.yaml").write_text(GOOD, encoding="utf-8")
-    config = load("llmproxy.yaml", environment=KEYS)
+    config = load_config("llmproxy.yaml", environment=KEYS)
     openai, claude = config.providers["openai"], config.providers["claude"]
     assert openai.api_key == [Secret(KEYS["OPENAI_API_KEY"])]
     assert [entry.name for entry in openai.models or ()] == ["gpt-5", "fast", "o*"]
@@ -89,7 +89,7 @@ def test_every_finding_of_a_bad_file(case: str, monkeypatch: pytest.MonkeyPatch)
     """All that is wrong with a file is found at once, in its order, each with line, path and plain words."""
     monkeypatch.chdir(CORPUS)
     with pytest.raises(ConfigError) as refused:
-        load(f"{case}.yaml", environment={"OPENAI_API_KEY": "sk-openai-0123456789", "EMPTY": ""})
+        load_config(f"{case}.yaml", environment={"OPENAI_API_KEY": "sk-openai-0123456789", "EMPTY": ""})
     assert list(refused.value.findings) == Path(f"{case}.txt").read_text(encoding="utf-8").splitlines()
 
 
@@ -118,7 +118,7 @@ def test_files_that_cannot_be_read() -> None:
     Path("latin.yaml").write_bytes(b"a: 1\nb: caf\xe9\n")
     Path("folder").mkdir()
     with pytest.raises(ConfigError) as refused:
-        load(["none.yaml", "folder", "big.yaml", "latin.yaml", "x\0y"], environment={})
+        load_config(["none.yaml", "folder", "big.yaml", "latin.yaml", "x\0y"], environment={})
     assert refused.value.findings == (
         "none.yaml: there is no such file",
         "folder: cannot be read: Is a directory",
@@ -131,13 +131,13 @@ def test_files_that_cannot_be_read() -> None:
 def test_source_that_is_none() -> None:
     """What is no configuration at all is told so."""
     with pytest.raises(ConfigError, match="a configuration is a path, a dict or a Config, not int"):
-        load(5, environment={})  # type: ignore[arg-type]
+        load_config(5, environment={})  # type: ignore[arg-type]
 
 
 def test_byte_order_mark_is_no_mistake() -> None:
     """A file that begins with a byte order mark is read."""
     Path("a.yaml").write_bytes(b"\xef\xbb\xbfkeepalive: 5s\n")
-    assert load("a.yaml", environment={}).keepalive == 5.0
+    assert load_config("a.yaml", environment={}).keepalive == 5.0
 
 
 # Layers
@@ -151,7 +151,7 @@ def test_later_file_wins() -> None:
     Path("b.yaml").write_text(
         "providers:\n  openai: {models: [c]}\n  x: {type: openai, api_key: two}\n", encoding="utf-8"
     )
-    config = load(["a.yaml", "b.yaml"], environment={})
+    config = load_config(["a.yaml", "b.yaml"], environment={})
     openai = config.providers["openai"]
     assert [entry.name for entry in openai.models or ()] == ["c"]
     assert (openai.api_key, openai.priority, config.keepalive) == ([Secret("one")], 1, 5.0)
@@ -162,10 +162,10 @@ def test_layers_in_their_order() -> None:
     """Defaults, file, environment, code: the later one wins."""
     Path("a.yaml").write_text("keepalive: 5s\n", encoding="utf-8")
     variable = {"LLMPROXY__KEEPALIVE": "6s"}
-    assert load({}, environment={}).keepalive == 15.0
-    assert load("a.yaml", environment={}).keepalive == 5.0
-    assert load("a.yaml", environment=variable).keepalive == 6.0
-    assert load("a.yaml", environment=variable, overrides={"keepalive": "7s"}).keepalive == 7.0
+    assert load_config({}, environment={}).keepalive == 15.0
+    assert load_config("a.yaml", environment={}).keepalive == 5.0
+    assert load_config("a.yaml", environment=variable).keepalive == 6.0
+    assert load_config("a.yaml", environment=variable, overrides={"keepalive": "7s"}).keepalive == 7.0
 
 
 def test_each_finding_names_its_source() -> None:
@@ -173,7 +173,7 @@ def test_each_finding_names_its_source() -> None:
     Path("a.yaml").write_text("providers:\n  openai:\n    api_key: x\n    priority: a\n", encoding="utf-8")
     Path("b.yaml").write_text("\nproviders:\n  openai:\n    retry: {attempts: b}\n", encoding="utf-8")
     with pytest.raises(ConfigError) as refused:
-        load(
+        load_config(
             ["a.yaml", "b.yaml"],
             environment={
                 "LLMPROXY__PROVIDERS__OPENAI__TIMEOUT__IDLE": "c",
@@ -193,7 +193,7 @@ def test_each_finding_names_its_source() -> None:
 def test_what_a_later_layer_replaced_is_not_looked_at() -> None:
     """A mistake or missing variable in a value that a later layer replaces is none."""
     Path("a.yaml").write_text("providers:\n  openai: {api_key: '${NOT_SET}', priority: x}\n", encoding="utf-8")
-    config = load(
+    config = load_config(
         "a.yaml",
         environment={"LLMPROXY__PROVIDERS__OPENAI__API_KEY": "sk-1", "LLMPROXY__PROVIDERS__OPENAI__PRIORITY": "3"},
     )
@@ -204,13 +204,13 @@ def test_what_a_later_layer_replaced_is_not_looked_at() -> None:
 @pytest.mark.parametrize("name", ["LLMPROXY__PROVIDERS__MY_OPENAI__API_KEY", "llmproxy__providers__my_openai__api_key"])
 def test_environment_finds_existing_keys(name: str) -> None:
     """A variable finds a key whatever its case, and characters that no variable has are underscores in it."""
-    config = load({"providers": {"My-OpenAI": {"type": "openai"}}}, environment={name: "sk-12345"})
+    config = load_config({"providers": {"My-OpenAI": {"type": "openai"}}}, environment={name: "sk-12345"})
     assert config.providers["My-OpenAI"].api_key == [Secret("sk-12345")]
 
 
 def test_environment_makes_what_is_not_there() -> None:
     """Variables alone can make a whole configuration; their values are read as YAML scalars, keys as they are."""
-    config = load(
+    config = load_config(
         {},
         environment={
             "LLMPROXY__PROVIDERS__OPENAI__API_KEY": "1234567890",
@@ -229,7 +229,9 @@ def test_environment_makes_what_is_not_there() -> None:
 def test_environment_reaches_into_lists() -> None:
     """A number in a variable's name is an item of a list that is there."""
     keys = [{"name": "a", "key": "sk-0123456789abcdef"}]
-    config = load({"access": {"keys": keys}}, environment={"LLMPROXY__ACCESS__KEYS__0__KEY": "sk-fedcba9876543210"})
+    config = load_config(
+        {"access": {"keys": keys}}, environment={"LLMPROXY__ACCESS__KEYS__0__KEY": "sk-fedcba9876543210"}
+    )
     assert config.access.keys[0].key == Secret("sk-fedcba9876543210")
 
 
@@ -250,14 +252,14 @@ def test_environment_that_means_nothing(name: str, problem: str) -> None:
         "access": {"keys": [{"name": "a", "key": "sk-0123456789abcdef"}]},
     }
     with pytest.raises(ConfigError) as refused:
-        load(source, environment={name: "x"})
+        load_config(source, environment={name: "x"})
     assert refused.value.findings == (f"{name}: {problem}",)
 
 
 def test_environment_replaces_what_is_no_block() -> None:
     """A variable that leads through a single value puts a block in its place."""
     source = {"providers": {"openai": {"api_key": "x", "timeout": "5s"}}}
-    config = load(source, environment={"LLMPROXY__PROVIDERS__OPENAI__TIMEOUT__IDLE": "6s"})
+    config = load_config(source, environment={"LLMPROXY__PROVIDERS__OPENAI__TIMEOUT__IDLE": "6s"})
     assert config.providers["openai"].timeout.idle == 6.0
 
 
@@ -273,14 +275,14 @@ def test_own_provider_with_rules_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     provider("own", config=OwnConfig)(type("Own", (OpenAI,), {}))
     source = {"providers": {"own": {"api_key": "x", "step": 3, "regio": 1, "region": "us"}}}
     with pytest.raises(ConfigError) as refused:
-        load(source, environment={})
+        load_config(source, environment={})
     assert sorted(refused.value.findings) == [
         "code: providers.own.regio: unknown key; did you mean 'region'?",
         "code: providers.own.region: must be a whole number",
         "code: providers.own.region: must be eu",
         "code: providers.own.step: must be a multiple of 2",
     ]
-    assert load({"providers": {"own": {"api_key": "x"}}}, environment={}).providers["own"].type == "own"
+    assert load_config({"providers": {"own": {"api_key": "x"}}}, environment={}).providers["own"].type == "own"
 
 
 def test_not_even_a_dict() -> None:
@@ -292,21 +294,21 @@ def test_not_even_a_dict() -> None:
 def test_without_environment() -> None:
     """With environment=None nothing is looked up anywhere."""
     with pytest.raises(ConfigError, match="the environment variable PATH is not set"):
-        load({"default_provider": "${PATH}"}, environment=None)
+        load_config({"default_provider": "${PATH}"}, environment=None)
 
 
 def test_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless told otherwise, the process's own environment counts, as it is when loading."""
     monkeypatch.setenv("LLMPROXY__KEEPALIVE", "3s")
-    assert Config.load({}).keepalive == 3.0
+    assert load_config({}).keepalive == 3.0
 
 
 def test_config_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Config alone stays itself; under overrides what was set in it, its secrets included, stays set."""
     monkeypatch.setenv("LLMPROXY__KEEPALIVE", "3s")
     made = Config.model_validate({"providers": {"openai": {"api_key": "sk-$${x"}}, "keepalive": 9})
-    assert Config.load(made) is made
-    changed = load(made, environment={}, overrides={"providers": {"openai": {"priority": 4}}})
+    assert load_config(made) is made
+    changed = load_config(made, environment={}, overrides={"providers": {"openai": {"priority": 4}}})
     openai = changed.providers["openai"]
     assert (openai.api_key, openai.priority, changed.keepalive) == ([Secret("sk-$${x")], 4, 9.0)
 
@@ -314,7 +316,7 @@ def test_config_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_sources_are_not_changed() -> None:
     """A dict that is loaded stays as it was, and later changes to it change nothing."""
     source = {"providers": {"openai": {"api_key": "${K}", "models": ["a"]}}}
-    config = load(source, environment={"K": "sk-1"}, overrides={"providers": {"openai": {"priority": 1}}})
+    config = load_config(source, environment={"K": "sk-1"}, overrides={"providers": {"openai": {"priority": 1}}})
     assert source == {"providers": {"openai": {"api_key": "${K}", "models": ["a"]}}}
     source["providers"]["openai"]["models"] = []
     assert len(config.providers["openai"].models or ()) == 1
@@ -331,7 +333,7 @@ def test_sources_are_not_changed() -> None:
 def test_dict_that_is_wrong(source: dict[str, object], problem: str) -> None:
     """A finding in a dict says that code said it."""
     with pytest.raises(ConfigError) as refused:
-        load(source, environment={})
+        load_config(source, environment={})
     assert refused.value.findings == (problem,)
 
 
@@ -340,7 +342,7 @@ def test_dict_that_holds_itself() -> None:
     endless: dict[str, object] = {}
     endless["a"] = endless
     with pytest.raises(ConfigError, match="nests deeper than 64"):
-        load(endless, environment={})
+        load_config(endless, environment={})
 
 
 # Interpolation
@@ -365,20 +367,22 @@ def test_dict_that_holds_itself() -> None:
 def test_interpolation(written: str, meant: str) -> None:
     """Variables are put in whole or within a text, once: what is put in is neither searched nor parsed again."""
     environment = {"A": "value", "EMPTY": "", "TRICK": "${A}", "YAML": "{a: [1"}
-    config = load({"providers": {"openai": {"api_key": "x", "default_model": written}}}, environment=environment)
+    config = load_config({"providers": {"openai": {"api_key": "x", "default_model": written}}}, environment=environment)
     assert config.providers["openai"].default_model == meant
 
 
 def test_keys_are_not_interpolated() -> None:
     """`${NAME}` in a key is the key's own text."""
-    config = load({"models": {"${A}": {"targets": ["o/x"]}}, "providers": {"o": {"type": "openai", "api_key": "x"}}})
+    config = load_config(
+        {"models": {"${A}": {"targets": ["o/x"]}}, "providers": {"o": {"type": "openai", "api_key": "x"}}}
+    )
     assert list(config.models) == ["${A}"]
 
 
 def test_environment_layer_is_not_interpolated() -> None:
     """A value that a variable sets is taken as it is."""
     variable = {"LLMPROXY__PROVIDERS__OPENAI__API_KEY": "sk-${A}"}
-    config = load({"providers": {"openai": {}}}, environment=variable)
+    config = load_config({"providers": {"openai": {}}}, environment=variable)
     assert config.providers["openai"].api_key == [Secret("sk-${A}")]
 
 
@@ -387,15 +391,17 @@ def test_api_key_env() -> None:
     environment = {"MY_KEY": "sk-mine-${x}"}
     named = {"providers": {"openai": {"api_key_env": "MY_KEY"}}}
     given_key = {"providers": {"openai": {"api_key": "sk-given"}}}
-    assert load(named, environment=environment).providers["openai"].api_key == [Secret("sk-mine-${x}")]
-    assert load([named, given_key], environment={}).providers["openai"].api_key == [Secret("sk-given")]
-    assert load([given_key, named], environment=environment).providers["openai"].api_key == [Secret("sk-mine-${x}")]
+    assert load_config(named, environment=environment).providers["openai"].api_key == [Secret("sk-mine-${x}")]
+    assert load_config([named, given_key], environment={}).providers["openai"].api_key == [Secret("sk-given")]
+    assert load_config([given_key, named], environment=environment).providers["openai"].api_key == [
+        Secret("sk-mine-${x}")
+    ]
 
 
 def test_empty_blocks_are_left_out() -> None:
     """A block that is opened and left empty counts as left out; a provider's, as all defaults."""
     Path("a.yaml").write_text("providers:\n  simulated:\nmodels:\naccess:\nlimits:\n", encoding="utf-8")
-    config = load("a.yaml", environment={})
+    config = load_config("a.yaml", environment={})
     assert config.models == {}
     assert config.access.mode == "host"
     assert config.providers["simulated"].type == "simulated"
@@ -407,7 +413,7 @@ def test_empty_blocks_are_left_out() -> None:
 def loaded(name: str, *, environment: Mapping[str, str]) -> Config | None:
     """A file's configuration; None if it is refused as it should be, with findings."""
     try:
-        return load(name, environment=environment)
+        return load_config(name, environment=environment)
     except ConfigError as refused:
         if refused.findings:
             return None
@@ -417,7 +423,7 @@ def loaded(name: str, *, environment: Mapping[str, str]) -> Config | None:
 def test_a_file_that_was_cut_is_never_a_surprise() -> None:
     """Every beginning of a good file is refused with findings or holds nothing that the whole does not hold."""
     Path("whole.yaml").write_text(GOOD, encoding="utf-8")
-    whole = load("whole.yaml", environment=KEYS).model_dump()
+    whole = load_config("whole.yaml", environment=KEYS).model_dump()
     for length in range(0, len(GOOD), 3):
         Path("cut.yaml").write_text(GOOD[:length], encoding="utf-8")
         cut = loaded("cut.yaml", environment=KEYS)
@@ -469,7 +475,7 @@ def test_no_value_raises_anything_else(path: tuple[str | int, ...]) -> None:
         values = changed(WHOLE, path, odd)
         assert isinstance(values, dict)
         try:
-            load(values, environment={**KEYS, "A": "a text"})
+            load_config(values, environment={**KEYS, "A": "a text"})
         except ConfigError as refused:
             lines = refused.findings
         else:
@@ -489,7 +495,7 @@ SECRETS = {
 
 
 def with_secrets(**more: object) -> Config:
-    return load(
+    return load_config(
         {
             "providers": {
                 "a": {"type": "openai", "api_key": [SECRETS["file"], "${K}"]},
@@ -564,5 +570,5 @@ def test_findings_are_lines() -> None:
 def test_path_like_source(tmp_path: Path) -> None:
     """A path object is as good as its text."""
     (tmp_path / "a.yaml").write_text("keepalive: 5s\n", encoding="utf-8")
-    assert load(tmp_path / "a.yaml", environment={}).keepalive == 5.0
-    assert load(os.fspath(tmp_path / "a.yaml"), environment={}).keepalive == 5.0
+    assert load_config(tmp_path / "a.yaml", environment={}).keepalive == 5.0
+    assert load_config(os.fspath(tmp_path / "a.yaml"), environment={}).keepalive == 5.0

@@ -1,0 +1,24 @@
+"""What an unquoted word means: the same in a YAML file and in an environment variable.
+
+Only `true` and `false` are booleans; `no`, `1:30`, `0123` and dates are text. Needs no YAML library.
+"""
+
+import re
+
+_CONSTANTS: dict[str, bool | None] = {
+    "": None, "~": None, "null": None, "Null": None, "NULL": None,
+    "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
+}  # fmt: skip
+_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?")
+
+
+def read_scalar(text: str) -> str | int | float | bool | None:
+    """What an unquoted YAML scalar means."""
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    return text
