@@ -17,6 +17,7 @@
     ├── Unavailable                503   nothing can serve this now (draining, no target left)
     ├── UpstreamError                    one attempt failed; `retryable` and `failover` say what may help
     │   ├── UpstreamRefused        4xx   the upstream's own refusal of this request, status kept
+    │   │   └── UpstreamUnsuited   4xx   another model may take it: too long for this one, or this one is not there
     │   ├── UpstreamAuthFailed     502   the operator's credential was refused
     │   ├── UpstreamRateLimited    429   with the wait it asked for
     │   ├── UpstreamQuotaSpent     429   the operator's quota is gone; waiting will not help soon
@@ -246,6 +247,12 @@ class UpstreamRefused(UpstreamError):
     kind = ErrorKind.BAD_REQUEST
     retryable = False
     failover = False
+
+
+class UpstreamUnsuited(UpstreamRefused):
+    """A refusal that another model may not repeat: the request is too long for this one, or this one is not there."""
+
+    failover = True
 
 
 class UpstreamAuthFailed(UpstreamError):

@@ -20,6 +20,7 @@ from llmproxy_asgi.errors import (
     UpstreamRateLimited,
     UpstreamRefused,
     UpstreamTimeout,
+    UpstreamUnsuited,
 )
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.base import Headers, Problem
@@ -55,12 +56,6 @@ _CONTEXT_CODES = frozenset({"context_length_exceeded", "context_window_exceeded"
 _ANY = ErrorKind.BAD_REQUEST
 _MAX_WAIT = 3600.0
 _REASON_MAX = 4000
-
-
-class RefusedByModel(UpstreamRefused):
-    """A refusal that another model may not repeat: too long for this one, or this one is not there."""
-
-    failover = True
 
 
 # ── ours in Anthropic's words ────────────────────────────────────────────────────────────────────────────────────────
@@ -177,7 +172,7 @@ _REFUSED_KINDS = {
 
 def _refused(status: int, native: Mapping[str, Any] | None, same: dict[str, Any]) -> UpstreamError:
     kind = ErrorKind.CONTEXT_LENGTH if same["code"] in _CONTEXT_CODES else _REFUSED_KINDS.get(status, _ANY)
-    refusal = RefusedByModel if kind in {ErrorKind.CONTEXT_LENGTH, ErrorKind.MODEL_NOT_FOUND} else UpstreamRefused
+    refusal = UpstreamUnsuited if kind in {ErrorKind.CONTEXT_LENGTH, ErrorKind.MODEL_NOT_FOUND} else UpstreamRefused
     return refusal(_reason(native, "The upstream refused the request."), status=status, kind=kind, **same)
 
 

@@ -24,6 +24,7 @@ from llmproxy_asgi.errors import (
     UpstreamRateLimited,
     UpstreamRefused,
     UpstreamTimeout,
+    UpstreamUnsuited,
 )
 from llmproxy_asgi.translators.base import Headers, Problem
 from llmproxy_asgi.translators.openai_chat.words import PROTOCOL
@@ -103,12 +104,6 @@ _STREAM_STATUSES: Mapping[str, int] = {
     "permission_error": 403,
 }
 """Words of an error that comes without a status, in the middle of a stream."""
-
-
-class RefusedByModel(UpstreamRefused):
-    """A refusal that another model may not repeat: too long for this one, or this one is not there."""
-
-    failover = True
 
 
 def encode_problem(error: GatewayError) -> Problem:
@@ -217,9 +212,9 @@ def _refused(
     kind = kinds.get(status, ErrorKind.BAD_REQUEST)
     refusal = UpstreamRefused
     if words & _CONTEXT_CODES:
-        kind, refusal = ErrorKind.CONTEXT_LENGTH, RefusedByModel
+        kind, refusal = ErrorKind.CONTEXT_LENGTH, UpstreamUnsuited
     elif status in {400, 404} and (words & _MODEL_CODES or (status == 404 and param == "model")):
-        kind, refusal = ErrorKind.MODEL_NOT_FOUND, RefusedByModel
+        kind, refusal = ErrorKind.MODEL_NOT_FOUND, UpstreamUnsuited
     message = _message(found) or f"The upstream refused the request with status {status}."
     return refusal(message, status=status, kind=kind, param=param, **seen)
 
