@@ -1,0 +1,89 @@
+"""Pictures, documents and sound, beyond the plain picture that `test_exchanges` sends through every lane."""
+
+from typing import Any
+
+import openai
+import pytest
+
+from support_pairs import CHAT, MESSAGES, Lane, Reply, Stage
+from support_pairs.asks import PDF, PNG, messages_tool, tool_result, tool_use
+from support_pairs.lanes import pairs
+
+FINE = Reply(texts=("Fine.",))
+PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}}
+
+
+@pytest.mark.fidelity(27)
+@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=MESSAGES))
+def test_a_picture_is_what_its_bytes_say(stage: Stage, lane: Lane) -> None:
+    """A PNG that its sender calls a JPEG reaches Anthropic as the PNG it is."""
+    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+    part = {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{PNG}", "detail": "low"}}
+    stage.ask(lane, messages=[{"role": "user", "content": [part]}])
+    assert stage.asked["messages"][0]["content"] == [PICTURE]
+
+
+@pytest.mark.fidelity(31)
+@pytest.mark.parametrize("lane", pairs(client=MESSAGES, upstream=CHAT))
+def test_a_document_becomes_a_file_named_by_its_title(stage: Stage, lane: Lane) -> None:
+    """A PDF document reaches Chat as a file part with the document's title as its name."""
+    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+    source = {"type": "base64", "media_type": "application/pdf", "data": PDF}
+    document: Any = {"type": "document", "source": source, "title": "snow.pdf"}
+    stage.ask(lane, messages=[{"role": "user", "content": [document, {"type": "text", "text": "Sum it up."}]}])
+    [file, text] = stage.asked["messages"][0]["content"]
+    assert file == {
+        "type": "file",
+        "file": {"filename": "snow.pdf", "file_data": f"data:application/pdf;base64,{PDF}"},
+    }
+    assert text == {"type": "text", "text": "Sum it up."}
+
+
+@pytest.mark.fidelity(31)
+@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=MESSAGES))
+def test_a_file_becomes_a_document_titled_by_its_name(stage: Stage, lane: Lane) -> None:
+    """And back: a file part reaches Anthropic as a document."""
+    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+    file = {"filename": "snow.pdf", "file_data": f"data:application/pdf;base64,{PDF}"}
+    stage.ask(lane, messages=[{"role": "user", "content": [{"type": "file", "file": file}]}])
+    [document] = stage.asked["messages"][0]["content"]
+    assert document["type"] == "document"
+    assert document["title"] == "snow.pdf"
+    assert document["source"] == {"type": "base64", "media_type": "application/pdf", "data": PDF}
+
+
+@pytest.mark.fidelity(32)
+@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=MESSAGES))
+def test_sound_is_refused_where_nobody_hears_it(stage: Stage, lane: Lane) -> None:
+    """Anthropic takes no sound: a 400 that names `messages`, and the upstream is not asked."""
+    sound = {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}}
+    with pytest.raises(openai.BadRequestError) as refused:
+        stage.ask(lane, messages=[{"role": "user", "content": [sound]}])
+    assert refused.value.param is not None
+    assert refused.value.param.startswith("messages")
+    assert stage.upstream.requests == []
+
+
+@pytest.mark.fidelity(33)
+@pytest.mark.parametrize("lane", pairs(client=MESSAGES, upstream=CHAT))
+def test_pictures_in_results_follow_the_whole_batch(stage: Stage, lane: Lane) -> None:
+    """Tool messages keep their text; pictures follow in one user message behind them all, under their call's id."""
+    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+    results = [
+        tool_result("toolu_1", [{"type": "text", "text": "a photo"}, PICTURE]),
+        tool_result("toolu_2", "no photo"),
+    ]
+    turns: list[Any] = [
+        {"role": "user", "content": "Show me."},
+        {"role": "assistant", "content": [tool_use("toolu_1"), tool_use("toolu_2")]},
+        {"role": "user", "content": results},
+    ]
+    answer = stage.ask(lane, messages=turns, tools=[messages_tool()])
+    *_, first, second, moved = stage.asked["messages"]
+    assert first == {"role": "tool", "tool_call_id": "toolu_1", "content": "a photo"}
+    assert second == {"role": "tool", "tool_call_id": "toolu_2", "content": "no photo"}
+    assert moved["role"] == "user"
+    head, picture = moved["content"]
+    assert "toolu_1" in head["text"]
+    assert picture == {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
+    assert "moved:tool_result_media" in answer.warnings

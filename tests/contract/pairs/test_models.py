@@ -1,0 +1,86 @@
+"""The list of models in each vendor's shape, and whose key is whose."""
+
+import logging
+from typing import Any
+
+import anthropic
+import httpx2
+import openai
+import pytest
+
+from llmproxy_asgi import LLMProxy
+from llmproxy_asgi.testing import Upstream
+from support_gateway import served
+from support_pairs import KEY, MESSAGES, Lane, Reply, Stage, gateway_config
+from support_pairs.asks import QUESTION
+from support_pairs.lanes import pairs
+
+OTHER_KEY = "llmp_another-key-0123456789"
+
+
+@pytest.mark.fidelity(99)
+def test_each_sdk_lists_and_finds_models() -> None:
+    """A bare Bearer gets OpenAI's shape, `anthropic-version` gets Anthropic's; both SDKs list, and find one by name."""
+    with Upstream.in_thread() as upstream:
+        config = gateway_config(upstream, models=["small", "large"])
+        with (
+            served(LLMProxy(config)) as base,
+            openai.OpenAI(base_url=base + "/v1", api_key=KEY, max_retries=0) as chat,
+            anthropic.Anthropic(base_url=base, api_key=KEY, max_retries=0) as messages,
+        ):
+            assert {"small", "large"} <= {model.id for model in chat.models.list()}
+            found = chat.models.retrieve("openai/large")
+            assert (found.id, found.object) == ("openai/large", "model")
+            assert {"small", "large"} <= {model.id for model in messages.models.list()}
+            shown = messages.models.retrieve("anthropic/large")
+            assert (shown.id, shown.type) == ("anthropic/large", "model")
+            with pytest.raises(openai.NotFoundError):
+                chat.models.retrieve("nothing")
+            with pytest.raises(anthropic.NotFoundError):
+                messages.models.retrieve("nothing")
+    assert upstream.requests == []
+
+
+def sent(stage: Stage, lane: Lane, **headers: str) -> httpx2.Response:
+    limit = {"max_tokens": 9} if lane.client == MESSAGES else {}
+    return stage.post(lane, {"model": stage.model(lane), **limit, **QUESTION[lane.client]}, **headers)
+
+
+@pytest.mark.fidelity(103)
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"authorization": "", "x-api-key": KEY}, {"x-api-key": KEY}],
+    ids=["bearer", "x-api-key", "both-the-same"],
+)
+@pytest.mark.parametrize("lane", pairs(stream=False))
+def test_a_key_in_any_header_is_the_same_caller(stage: Stage, lane: Lane, headers: dict[str, str]) -> None:
+    """One key, in either header or in both, is let in; and it is never what the upstream gets."""
+    stage.play(Reply(texts=("Fine.",)).scenario(lane.upstream, stream=False))
+    assert sent(stage, lane, **headers).status_code == 200
+    received: Any = stage.received
+    assert KEY not in str(received.headers)
+    assert KEY.encode() not in received.body
+
+
+@pytest.mark.fidelity(103)
+@pytest.mark.parametrize("lane", pairs(stream=False))
+def test_two_different_keys_are_nobody(stage: Stage, lane: Lane, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever sends two keys is not believed, and neither key is written anywhere."""
+    caplog.set_level(logging.DEBUG)
+    answer = sent(stage, lane, **{"x-api-key": OTHER_KEY})
+    assert answer.status_code == 401
+    assert stage.upstream.requests == []
+    logged = [record for record in caplog.records if record.name.startswith("llmproxy")]
+    assert not [record for record in logged if KEY in record.getMessage() or OTHER_KEY in record.getMessage()]
+    assert KEY not in answer.text
+    assert OTHER_KEY not in answer.text
+
+
+@pytest.mark.fidelity(103)
+@pytest.mark.parametrize("lane", pairs(stream=False))
+def test_a_wrong_key_is_the_sdks_authentication_error(stage: Stage, lane: Lane) -> None:
+    """A key that nobody knows raises the SDK's own class for it."""
+    wrong = {"Authorization": f"Bearer {OTHER_KEY}"}
+    with pytest.raises((openai.AuthenticationError, anthropic.AuthenticationError)):
+        stage.ask(lane, **QUESTION[lane.client], extra_headers=wrong)
+    assert stage.upstream.requests == []

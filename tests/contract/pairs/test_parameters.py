@@ -1,0 +1,242 @@
+"""Limits, sampling, formats, cache marks and identity: carried over, clamped or dropped, and never silently."""
+
+import json
+from typing import Any
+
+import openai
+import pydantic
+import pytest
+
+from support_pairs import CHAT, MESSAGES, Lane, Reply, Stage
+from support_pairs.asks import QUESTION
+from support_pairs.lanes import pairs
+
+FINE = Reply(texts=("Fine.",))
+
+
+@pytest.mark.fidelity(71)
+@pytest.mark.parametrize(
+    ("model", "limit"),
+    [("claude-3-5-haiku-latest", 8192), ("claude-sonnet-4-5", 64_000), ("claude-sonnet-5", 32_000)],
+    ids=["8k", "64k", "unknown-ceiling"],
+)
+@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=MESSAGES))
+def test_no_limit_is_the_models_own(stage: Stage, lane: Lane, model: str, limit: int) -> None:
+    """Anthropic demands a limit: without one from the caller it is the model's ceiling, and nothing small."""
+    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+    stage.ask(lane, model=model, **QUESTION[CHAT])
+    assert stage.asked["max_tokens"] == limit
+
+
+@pytest.mark.fidelity(71)
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=MESSAGES))
+def test_a_limit_beyond_the_models_own_is_clamped(stage: Stage, lane: Lane, field: str) -> None:
+    """Either of Chat's two fields is the limit; what the model cannot give is cut, and told."""
+    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+    limit: Any = {field: 100_000}
+    answer = stage.ask(lane, model="claude-sonnet-4-5", **QUESTION[CHAT], **limit)
+    assert stage.asked["max_tokens"] == 64_000
+    assert "clamped:max_tokens" in answer.warnings
+
+
+@pytest.mark.fidelity(71)
+@pytest.mark.parametrize("lane", pairs(client=MESSAGES, upstream=CHAT))
+def test_the_limit_has_openais_newer_name(stage: Stage, lane: Lane) -> None:
+    """`max_tokens` of Messages is `max_completion_tokens` of Chat."""
+    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+    stage.ask(lane, **QUESTION[MESSAGES], max_tokens=77)
+    assert stage.asked["max_completion_tokens"] == 77
+    assert "max_tokens" not in stage.asked
+
+
+@pytest.mark.fidelity(72)
+@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=MESSAGES))
+def test_a_temperature_beyond_claudes_range(stage: Stage, lane: Lane) -> None:
+    """An old model gets the nearest it takes, in the version of the protocol that still knows the field."""
+    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+    answer = stage.ask(lane, model="claude-sonnet-4-5", **QUESTION[CHAT], temperature=1.5)
+    assert stage.asked["temperature"] == 1
+    assert stage.received.header("anthropic-version") == "2023-06-01"
+    assert "clamped:temperature" in answer.warnings
+
+
+@pytest.mark.fidelity(72)
+@pytest.mark.parametrize("model", ["claude-sonnet-5", "claude-opus-5-5"])
+@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=MESSAGES))
+def test_sampling_is_left_out_where_the_model_takes_none(stage: Stage, lane: Lane, model: str) -> None:
+    """New models refuse sampling values, whichever they are; the newest version of the protocol is spoken."""
+    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+    answer = stage.ask(lane, model=model, **QUESTION[CHAT], temperature=1.5, top_p=0.5)
+    assert not {"temperature", "top_p", "top_k"} & stage.asked.keys()
+    assert stage.received.header("anthropic-version") == "2026-10-21"
+    assert {"dropped:temperature", "dropped:top_p"} <= set(answer.warnings)
+
+
+@pytest.mark.fidelity(73)
+@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=MESSAGES))
+@pytest.mark.parametrize("stop", ["END", ["END", "STOP"]], ids=["text", "list"])
+def test_stops_for_messages(stage: Stage, lane: Lane, stop: Any) -> None:
+    """Stop sequences are carried over."""
+    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+    stage.ask(lane, **QUESTION[CHAT], stop=stop)
+    assert stage.asked["stop_sequences"] == ([stop] if isinstance(stop, str) else stop)
+
+
+@pytest.mark.fidelity(73)
+@pytest.mark.parametrize("lane", pairs(client=MESSAGES, upstream=CHAT))
+def test_stops_for_chat(stage: Stage, lane: Lane) -> None:
+    """Chat takes four: the first four go, and the caller is told."""
+    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+    answer = stage.ask(lane, **QUESTION[MESSAGES], stop_sequences=list("ABCDE"))
+    assert stage.asked["stop"] == list("ABCD")
+    assert "clamped:stop" in answer.warnings
+
+
+@pytest.mark.fidelity(74)
+@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=MESSAGES))
+def test_two_answers_cannot_be_had_of_messages(stage: Stage, lane: Lane) -> None:
+    """`n: 2` would be answered once: a 400 that names the field."""
+    with pytest.raises(openai.BadRequestError) as refused:
+        stage.ask(lane, **QUESTION[CHAT], n=2)
+    assert refused.value.param == "n"
+    assert stage.upstream.requests == []
+
+
+class Forecast(pydantic.BaseModel):
+    sky: str
+    degrees: int
+
+
+SAID = Reply(texts=('{"sky":"grey",', '"degrees":-3}'))
+
+
+@pytest.mark.fidelity(75)
+@pytest.mark.parametrize("upstream", [CHAT, MESSAGES])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_openais_parse(stage: Stage, upstream: str, stream: bool) -> None:
+    """The SDK's helper hands out a model instance, whoever answered, streamed or not."""
+    lane = Lane(client=CHAT, upstream=upstream, stream=stream)
+    stage.play(SAID.scenario(upstream, stream=stream))
+    client: Any = stage.callers[CHAT].client
+    asked: Any = {"model": stage.model(lane), "response_format": Forecast, **QUESTION[CHAT]}
+    if stream:
+        with client.chat.completions.stream(**asked) as read:
+            found = read.get_final_completion()
+    else:
+        found = client.chat.completions.parse(**asked)
+    assert found.choices[0].message.parsed == Forecast(sky="grey", degrees=-3)
+
+
+@pytest.mark.fidelity(75)
+@pytest.mark.parametrize("upstream", [CHAT, MESSAGES])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_anthropics_parse(stage: Stage, upstream: str, stream: bool) -> None:
+    """The same for Anthropic's helper."""
+    lane = Lane(client=MESSAGES, upstream=upstream, stream=stream)
+    stage.play(SAID.scenario(upstream, stream=stream))
+    client: Any = stage.callers[MESSAGES].client
+    asked: Any = {"model": stage.model(lane), "output_format": Forecast, "max_tokens": 99, **QUESTION[MESSAGES]}
+    if stream:
+        with client.messages.stream(**asked) as read:
+            found = read.get_final_message()
+    else:
+        found = client.messages.parse(**asked)
+    assert found.parsed_output == Forecast(sky="grey", degrees=-3)
+
+
+@pytest.mark.fidelity(75)
+@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=MESSAGES))
+def test_json_mode_is_asked_for_in_words(stage: Stage, lane: Lane) -> None:
+    """Anthropic has no JSON mode: one more line of instructions asks for it, and the caller is told."""
+    stage.play(SAID.scenario(lane.upstream, stream=lane.stream))
+    answer = stage.ask(lane, **QUESTION[CHAT], response_format={"type": "json_object"})
+    assert "JSON" in stage.asked["system"][-1]["text"]
+    assert "output_config" not in stage.asked
+    assert "emulated:response_format" in answer.warnings
+
+
+def marked(number: int, **ttl: str) -> dict[str, Any]:
+    return {"type": "text", "text": f"Part {number}.", "cache_control": {"type": "ephemeral", **ttl}}
+
+
+@pytest.mark.fidelity(76)
+@pytest.mark.parametrize("lane", pairs(client=MESSAGES, upstream=CHAT))
+def test_cache_marks_in_chats_terms(stage: Stage, lane: Lane) -> None:
+    """Each mark stays on its part, its lifetime as OpenAI has it."""
+    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+    parts: Any = [marked(1), marked(2, ttl="5m"), marked(3, ttl="1h")]
+    answer = stage.ask(lane, messages=[{"role": "user", "content": parts}])
+    sent = stage.asked["messages"][0]["content"]
+    assert [part["text"] for part in sent] == ["Part 1.", "Part 2.", "Part 3."]
+    assert [part["prompt_cache_breakpoint"] for part in sent] == [
+        {"mode": "explicit"},
+        {"mode": "explicit", "ttl": "30m"},
+        {"mode": "explicit", "ttl": "12h"},
+    ]
+    assert answer.warnings == []
+
+
+@pytest.mark.fidelity(76)
+@pytest.mark.parametrize("lane", [*pairs(client=MESSAGES, upstream=CHAT), *pairs(client=CHAT, upstream=MESSAGES)])
+def test_only_four_cache_marks_are_kept(stage: Stage, lane: Lane) -> None:
+    """Of six marks the last four stay, because they cover the longest prefixes, and the caller is told."""
+    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+    key = "cache_control" if lane.client == MESSAGES else "prompt_cache_breakpoint"
+    mark = {"type": "ephemeral"} if lane.client == MESSAGES else {"mode": "explicit"}
+    parts: Any = [{"type": "text", "text": f"Part {number}.", key: mark} for number in range(6)]
+    answer = stage.ask(lane, messages=[{"role": "user", "content": parts}])
+    there = "cache_control" if lane.upstream == MESSAGES else "prompt_cache_breakpoint"
+    assert [there in part for part in stage.asked["messages"][0]["content"]] == [False] * 2 + [True] * 4
+    assert "clamped:cache_breakpoints" in answer.warnings
+
+
+@pytest.mark.fidelity(77)
+@pytest.mark.parametrize("field", ["user", "safety_identifier"])
+@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=MESSAGES))
+def test_the_end_user_in_anthropics_terms(stage: Stage, lane: Lane, field: str) -> None:
+    """Either of Chat's names for the end user is `metadata.user_id`; the metadata map itself is not Anthropic's."""
+    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+    named: Any = {field: "user-7"}
+    stage.ask(lane, **QUESTION[CHAT], **named, metadata={"team": "blue"})
+    assert stage.asked["metadata"] == {"user_id": "user-7"}
+
+
+@pytest.mark.fidelity(77)
+@pytest.mark.parametrize("lane", pairs(client=MESSAGES, upstream=CHAT))
+def test_the_end_user_in_openais_terms(stage: Stage, lane: Lane) -> None:
+    """And back: `metadata.user_id` is the safety identifier."""
+    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+    stage.ask(lane, **QUESTION[MESSAGES], metadata={"user_id": "user-7"})
+    assert stage.asked["safety_identifier"] == "user-7"
+    assert "metadata" not in stage.asked
+
+
+@pytest.mark.fidelity(78)
+@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=MESSAGES))
+def test_knobs_that_anthropic_lacks_are_told(stage: Stage, lane: Lane) -> None:
+    """Seed, penalties, biases and probabilities are left out with a warning each, never refused."""
+    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+    knobs: Any = {
+        "seed": 7,
+        "frequency_penalty": 0.5,
+        "presence_penalty": 0.5,
+        "logit_bias": {"42": 5},
+        "logprobs": True,
+        "top_logprobs": 2,
+    }
+    answer = stage.ask(lane, **QUESTION[CHAT], **knobs)
+    assert {f"dropped:{name}" for name in knobs if name != "top_logprobs"} <= set(answer.warnings)
+
+
+@pytest.mark.fidelity(78)
+@pytest.mark.parametrize("lane", pairs(client=MESSAGES, upstream=CHAT))
+def test_knobs_that_openai_lacks_are_told(stage: Stage, lane: Lane) -> None:
+    """The same the other way round: `top_k` is dropped with a warning; temperature and top_p are carried over."""
+    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+    knobs: Any = {"temperature": 0.5, "top_p": 0.25, "top_k": 40}
+    old = {"anthropic-version": "2023-06-01"}
+    answer = stage.ask(lane, **QUESTION[MESSAGES], extra_body=knobs, extra_headers=old)
+    assert (stage.asked["temperature"], stage.asked["top_p"]) == (0.5, 0.25)
+    assert answer.warnings == ["dropped:top_k"]
+    assert json.loads(stage.received.body).keys().isdisjoint({"top_k"})
