@@ -15,7 +15,7 @@ from typing import Self
 from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.conversation import Batch, Failed, Request, Response, StreamEvent
 from llmproxy_asgi.errors import GatewayError, InternalError
-from llmproxy_asgi.execution.attempt import Attempt, Job
+from llmproxy_asgi.execution.attempt import Job
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.routing.catalog import Allowed, allow, everything
 from llmproxy_asgi.runtime import Runtime
@@ -38,7 +38,7 @@ class Call:
         self._job = job
 
     async def __aenter__(self) -> Self:
-        self._attempt: Attempt = await self._runtime.executor.begin(self._job, self._targets)
+        self._attempt = await self._runtime.executor.begin(self._job, self._targets)
         return self
 
     async def __aexit__(

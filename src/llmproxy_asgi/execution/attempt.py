@@ -44,6 +44,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 class Attempt:
     """One try. Make it, `await begin()`, then read; `await close()` always.
 
+    Args:
+        job: What is to be done.
+        target: Where.
+        credential: What signs it.
+        outgoing: The request, where it is another than the job's own encoding. An answer is still relayed if it can be.
+
     Attributes:
         first: The first batch of a stream, read when it began.
         relays: The request whose bytes were passed on, so that the answer's are, too; None where both are translated.
@@ -64,7 +70,7 @@ class Attempt:
         "whole",
     )
 
-    def __init__(self, job: Job, target: Target, credential: Credential) -> None:
+    def __init__(self, job: Job, target: Target, credential: Credential, *, outgoing: Outgoing | None = None) -> None:
         self.job = job
         self.target = target
         self.credential = credential
@@ -75,11 +81,13 @@ class Attempt:
         self._ended = False
         line = target.line(job.protocol)
         self.relays: Intake | None = job.intake if line.outbound.protocol == job.protocol else None
-        self.outgoing: Outgoing = (
-            line.outbound.encode(job.request(), line.upstream)
-            if self.relays is None
-            else line.outbound.splice(self.relays, line.upstream)
-        )
+        if outgoing is None:
+            outgoing = (
+                line.outbound.encode(job.request(), line.upstream)
+                if self.relays is None
+                else line.outbound.splice(self.relays, line.upstream)
+            )
+        self.outgoing: Outgoing = outgoing
 
     async def begin(self, pool: Pool, *, largest_answer: int) -> None:
         """Send the request and read until the answer has something to say, or is whole.

@@ -11,6 +11,7 @@ from llmproxy_asgi.errors import (
     UpstreamError,
     UpstreamQuotaSpent,
     UpstreamRateLimited,
+    UpstreamRefused,
 )
 
 FAILURES_BEFORE_REST = 5
@@ -68,7 +69,7 @@ class Cooldowns:
         if isinstance(error, UpstreamRateLimited | UpstreamQuotaSpent | UpstreamAuthFailed):
             asked = error.retry_after is not None
             self._rest(fingerprint, error.retry_after if error.retry_after is not None else cooldown, asked=asked)
-        elif error.failover:
+        elif error.failover and not isinstance(error, UpstreamRefused):
             count = self._failures.get(fingerprint, 0) + 1
             self._failures[fingerprint] = count
             if count >= FAILURES_BEFORE_REST:

@@ -1,8 +1,10 @@
 """Tries targets until one has something to say: the only place that retries, and the commit point.
 
 Up to an attempt's first event (or its whole answer) any failure may be retried or taken to the next target, because
-nothing of it has reached the caller. After it nothing is retried any more. Who may call, and what is written to the
-caller, is decided elsewhere.
+nothing of it has reached the caller. After it nothing is retried any more. Two recoveries are looked for here and made
+elsewhere: a request refused for its reasoning goes once more without it (`reasoning`), and an answer that its upstream
+pauses is gone on with for callers who cannot (`continuation`). Who may call, and what is written to the caller, is
+decided elsewhere.
 """
 
 import itertools
@@ -18,12 +20,16 @@ from llmproxy_asgi.errors import (
     UpstreamError,
     UpstreamQuotaSpent,
     UpstreamRateLimited,
+    UpstreamRefused,
 )
 from llmproxy_asgi.execution.attempt import Attempt, Job
+from llmproxy_asgi.execution.continuation import Continuation, may_need
 from llmproxy_asgi.execution.cooldown import Cooldowns, Rest
+from llmproxy_asgi.execution.reasoning import without_reasoning
 from llmproxy_asgi.execution.retry import wait_before_retry
 from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.providers.target import Target
+from llmproxy_asgi.translators.base import Outgoing
 from llmproxy_asgi.transport import Pool
 
 _CREDENTIAL_BOUND = (UpstreamRateLimited, UpstreamQuotaSpent, UpstreamAuthFailed)
@@ -59,7 +65,7 @@ class Executor:
         self._draw = draw or random.Random()  # noqa: S311  jitter, not secrets
         self._turn = itertools.count()
 
-    async def begin(self, job: Job, targets: Sequence[Target]) -> Attempt:
+    async def begin(self, job: Job, targets: Sequence[Target]) -> Attempt | Continuation:
         """The first attempt that has something to say. The caller closes it.
 
         Args:
@@ -82,7 +88,7 @@ class Executor:
                     break
         raise failure or Unavailable("No upstream can serve this model now.")
 
-    async def _on_target(self, job: Job, target: Target, credentials: list[Credential]) -> Attempt:
+    async def _on_target(self, job: Job, target: Target, credentials: list[Credential]) -> Attempt | Continuation:
         config = target.provider.config
         tried = 0
         while True:
@@ -91,8 +97,6 @@ class Executor:
             try:
                 return await self._once(job, target, credential)
             except UpstreamError as error:
-                error.provider = target.provider.name
-                self._cooldowns.failed(credential.fingerprint, error, config.cooldown)
                 if isinstance(error, _CREDENTIAL_BOUND) and tried < min(len(credentials), config.retry.attempts):
                     continue
                 wait = wait_before_retry(error, config.retry, tried=tried, draw=self._draw)
@@ -100,14 +104,43 @@ class Executor:
                     raise
             await self._clock.sleep(wait)
 
-    async def _once(self, job: Job, target: Target, credential: Credential) -> Attempt:
+    async def _once(self, job: Job, target: Target, credential: Credential) -> Attempt | Continuation:
         attempt = Attempt(job, target, credential)
         try:
-            await attempt.begin(self._pools(target.provider), largest_answer=self._largest_answer)
+            await self._begun(attempt)
+        except UpstreamRefused as refusal:
+            bare = without_reasoning(attempt, refusal)
+            if bare is None:
+                raise
+            attempt = await self._begun(bare)
+        return await self._in_rounds(attempt) if may_need(attempt) else attempt
+
+    async def _in_rounds(self, attempt: Attempt) -> Continuation:
+        """An answer that may take several rounds; they are over already where no stream is wanted."""
+
+        async def next_round(outgoing: Outgoing) -> Attempt:
+            return await self._begun(Attempt(attempt.job, attempt.target, attempt.credential, outgoing=outgoing))
+
+        continuation = Continuation(attempt, next_round)
+        try:
+            await continuation.complete()
         except BaseException:
+            await continuation.close()
+            raise
+        return continuation
+
+    async def _begun(self, attempt: Attempt) -> Attempt:
+        """Begin it, and take note of how that went; closed where it failed."""
+        provider, fingerprint = attempt.target.provider, attempt.credential.fingerprint
+        try:
+            await attempt.begin(self._pools(provider), largest_answer=self._largest_answer)
+        except BaseException as error:
+            if isinstance(error, UpstreamError):
+                error.provider = provider.name
+                self._cooldowns.failed(fingerprint, error, provider.config.cooldown)
             await attempt.close()
             raise
-        self._cooldowns.succeeded(credential.fingerprint)
+        self._cooldowns.succeeded(fingerprint)
         return attempt
 
     def _candidates(self, targets: Sequence[Target]) -> list[Candidate]:

@@ -143,7 +143,6 @@ class Inbound(ABC):
     def problem(self, error: GatewayError, *, request_id: str | None = None) -> Problem:
         """An error as this protocol says it, with its status and headers (`retry-after`)."""
 
-
     @abstractmethod
     def list_models(self, names: Sequence[str]) -> bytes:
         """The models that a caller may use, as this vendor's SDK lists them."""
@@ -157,6 +156,8 @@ class Outbound(ABC):
     """The half that calls upstreams."""
 
     protocol: ClassVar[str]
+    pauses: ClassVar[bool] = False
+    """Whether an answer may end with `pause`, so that whoever asked sends it back for the rest."""
 
     @abstractmethod
     def encode(self, request: Request, upstream: Upstream) -> Outgoing:
@@ -196,6 +197,10 @@ class Outbound(ABC):
         Raises:
             UpstreamError: As `decode`.
         """
+
+    def replays_reasoning(self, body: bytes) -> bool:
+        """Whether a request's body carries reasoning of earlier turns, which its upstream may refuse to take back."""
+        return False
 
     @abstractmethod
     def decode_error(self, status: int, headers: Headers, body: bytes) -> UpstreamError:

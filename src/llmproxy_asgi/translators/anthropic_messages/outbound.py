@@ -4,6 +4,7 @@ Source: Anthropic's Python SDK 2.11.0 and public documentation, read 2026-11-21;
 own endpoint. What a model takes is data (`families.py`, the catalog), not code.
 """
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import ClassVar
@@ -28,12 +29,15 @@ from llmproxy_asgi.translators.seals import unwrap, usable
 
 _WRAPPED = b"bGxtcHJveHkx"
 """How every wrapped seal begins."""
+_THINKING_BLOCK = re.compile(rb'"type"\s*:\s*"(?:redacted_)?thinking"')
+"""Never found in a text: there the quotes are escaped."""
 
 
 class MessagesOutbound(Outbound):
     """The half that calls upstreams."""
 
     protocol: ClassVar[str] = PROTOCOL
+    pauses: ClassVar[bool] = True
 
     @override
     def encode(self, request: Request, upstream: Upstream) -> Outgoing:
@@ -76,6 +80,10 @@ class MessagesOutbound(Outbound):
         raw = msgspec.json.decode(body, type=dict[str, Raw])
         raw["model"] = Raw(msgspec.json.encode(upstream.asked))
         return Batch(events, _joined(raw))
+
+    @override
+    def replays_reasoning(self, body: bytes) -> bool:
+        return _THINKING_BLOCK.search(body) is not None
 
     @override
     def decode_error(self, status: int, headers: Headers, body: bytes) -> UpstreamError:

@@ -432,7 +432,7 @@ class ChatStreamEncoder(StreamEncoder):
         self._go_on_with_call(choice, index, part.arguments, out)
 
     def _go_on_with_call(self, choice: _Choice, index: int, text: str, out: list[bytes]) -> None:
-        if text:
+        if text and index in choice.calls:  # else the upstream's own call, of which this protocol tells nothing
             choice.calls[index].written = True
             end = b"}" if self._legacy else b"}}]"
             out.append(choice.arguments[index] + _json(text) + end + self._delta_end)

@@ -1,0 +1,46 @@
+"""Requests that are refused with a 400 while they replay reasoning: the same try without it.
+
+Reasoning state is its upstream's secret, and no seal tells whether the upstream will take it back: keys rotate, models
+are replaced, callers edit the turns before it. A conversation is worth more than what was thought in it, so the state
+goes. Status and presence decide, never a message's words; whoever asks for this does so once.
+"""
+
+import msgspec
+
+from llmproxy_asgi.conversation import Message, Part, Reasoning, Request
+from llmproxy_asgi.errors import BadRequest, UpstreamRefused
+from llmproxy_asgi.execution.attempt import Attempt
+
+_WARNING = "dropped:reasoning"
+
+
+def without_reasoning(attempt: Attempt, refusal: UpstreamRefused) -> Attempt | None:
+    """The same try with all replayed reasoning left out; None where there is none, or nothing else can be said."""
+    job, target = attempt.job, attempt.target
+    line = target.line(job.protocol)
+    if refusal.status != 400 or not line.outbound.replays_reasoning(attempt.outgoing.body):
+        return None
+    try:
+        request = _stripped(job.request())
+        outgoing = line.outbound.encode(request, line.upstream)
+    except BadRequest:
+        return None  # bytes that were passed on need not be such as we can read; the refusal stands
+    outgoing = msgspec.structs.replace(outgoing, warnings=tuple(dict.fromkeys((*outgoing.warnings, _WARNING))))
+    # An answer that speaks of tools by other names cannot be passed on as it comes.
+    renamed = attempt.relays is not None and bool(outgoing.names or outgoing.emulated)
+    bare = msgspec.structs.replace(job, request=lambda: request, intake=None if renamed else job.intake)
+    return Attempt(bare, target, attempt.credential, outgoing=outgoing)
+
+
+def _stripped(request: Request) -> Request:
+    messages = (_bare_message(message) for message in request.messages)
+    return msgspec.structs.replace(request, messages=tuple(message for message in messages if message.parts))
+
+
+def _bare_message(message: Message) -> Message:
+    parts = tuple(_bare_part(part) for part in message.parts if not isinstance(part, Reasoning))
+    return msgspec.structs.replace(message, parts=parts)
+
+
+def _bare_part(part: Part) -> Part:
+    return msgspec.structs.replace(part, seals=()) if part.seals else part
