@@ -1,0 +1,656 @@
+"""Which target is asked with which credential, how often, and what is left behind: executor and pools of ours."""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from typing_extensions import override
+
+from llmproxy_asgi.conversation import (
+    Batch,
+    Ended,
+    Failed,
+    Finished,
+    FinishReason,
+    Response,
+    Started,
+    StreamEvent,
+    UsageReported,
+)
+from llmproxy_asgi.errors import (
+    BadRequest,
+    GatewayError,
+    Unsupported,
+    UpstreamFailed,
+    UpstreamProtocolError,
+    UpstreamRateLimited,
+    UpstreamRefused,
+    UpstreamUnreachable,
+)
+from llmproxy_asgi.execution.attempt import Attempt, Job
+from llmproxy_asgi.execution.continuation import Continuation
+from llmproxy_asgi.execution.cooldown import FAILURES_BEFORE_REST, Cooldowns
+from llmproxy_asgi.execution.executor import Executor
+from llmproxy_asgi.providers.base import Provider
+from llmproxy_asgi.providers.registry import provider_class
+from llmproxy_asgi.providers.target import Target
+from llmproxy_asgi.translators.assemble import fold
+from llmproxy_asgi.translators.grammar import Grammar
+from llmproxy_asgi.translators.registry import translator
+from llmproxy_asgi.transport import Answer, Pool
+
+pytestmark = pytest.mark.anyio
+
+CHAT, MESSAGES = "openai-chat", "anthropic-messages"
+PICTURE = {"type": "image_url", "image_url": {"url": "https://a.example/a.png"}}
+THOUGHT = {"type": "thinking", "thinking": "hm", "signature": "c2lnbmF0dXJl"}
+
+
+# ── the world outside ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class HandClock:
+    """A clock that only a test turns; sleeping turns it."""
+
+    at: float = 1000.0
+    slept: list[float] = field(default_factory=list)
+
+    def monotonic(self) -> float:
+        return self.at
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.at, UTC)
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.at += seconds
+
+
+class Told(Answer):
+    """An answer out of these pieces; an error among them is raised in its turn, and `...` never comes."""
+
+    def __init__(self, *pieces: Any, status: int = 200, **headers: str) -> None:
+        super().__init__(status, None)
+        self._pieces = list(pieces)
+        self._told = headers
+        self.closed = 0
+        self.awaited = asyncio.Event()
+        """Somebody waits for what never comes."""
+
+    @property
+    @override
+    def raw_headers(self) -> Sequence[tuple[bytes, bytes]]:
+        return [(name.replace("_", "-").encode(), value.encode()) for name, value in self._told.items()]
+
+    @override
+    async def raw(self) -> bytes:
+        if not self._pieces:
+            return b""
+        piece = self._pieces.pop(0)
+        if piece is ...:
+            self.awaited.set()
+            await asyncio.Event().wait()
+        if isinstance(piece, Exception):
+            raise piece
+        return bytes(piece)
+
+    @override
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+@dataclass
+class Asked:
+    """One request as the pool was given it."""
+
+    provider: str
+    key: str
+    body: dict[str, Any]
+
+
+class World:
+    """Providers by name, what each answers to its next requests, and what they were asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Asked] = []
+        self.answers: dict[str, list[Told | Exception]] = {}
+        self.given: list[Told] = []
+        self.clock = HandClock()
+        self.cooldowns = Cooldowns(self.clock)
+        self.executor = Executor(
+            self.pool, self.cooldowns, largest_answer=10_000, clock=self.clock, draw=random.Random(7)
+        )
+
+    def target(self, name: str, *answers: Told | Exception, type: str = "openai-compatible", **block: Any) -> Target:  # noqa: A002  as in the configuration
+        """A target whose provider gives these answers; then the test fails."""
+        capabilities = block.pop("overrides", None)
+        made = provider_class(type)
+        config = made.Config(type=type, **{"base_url": "http://127.0.0.1/v1", "api_key": ["key-1"], **block})
+        self.answers[name] = list(answers)
+        return Target(made(name, config), "upstream-model", asked="m", overrides=capabilities)
+
+    def pool(self, provider: Provider) -> Pool:
+        return OnePool(self, provider.name)
+
+    @property
+    def names(self) -> list[str]:
+        """Who was asked, in order."""
+        return [asked.provider for asked in self.asked]
+
+
+class OnePool(Pool):
+    """A provider's connections, without any."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self._world = world
+        self._name = name
+
+    @override
+    async def open(self, method: str, url: Any, headers: Any, body: bytes, *, connect: float) -> Answer:
+        named = {name.decode(): value.decode() for name, value in headers}
+        key = named.get("x-api-key") or named.get("authorization", "").removeprefix("Bearer ")
+        self._world.asked.append(Asked(self._name, key, json.loads(body)))
+        answers = self._world.answers[self._name]
+        assert answers, f"{self._name} was asked more often than it should"
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        self._world.given.append(answer)
+        return answer
+
+
+def job(protocol: str = CHAT, *, stream: bool = False, python: bool = False, **fields: Any) -> Job:
+    """A call as the engine makes it."""
+    body = {"model": "m", "stream": stream, "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}], **fields}
+    inbound = translator(protocol).inbound
+    intake = inbound.open(json.dumps(body).encode(), headers={})
+    request = inbound.decode(intake)
+    return Job(protocol=protocol, stream=stream, request=lambda: request, intake=None if python else intake)
+
+
+def fine(words: str = "fine") -> Told:
+    """A whole Chat answer."""
+    message = {"role": "assistant", "content": words}
+    choices = [{"index": 0, "finish_reason": "stop", "message": message}]
+    return Told(json.dumps({"id": "chatcmpl-1", "created": 1, "model": "u", "choices": choices}).encode())
+
+
+def frame(**chunk: Any) -> bytes:
+    return b"data: " + json.dumps({"id": "chatcmpl-1", "created": 1, "model": "u", **chunk}).encode() + b"\n\n"
+
+
+def first_frame() -> bytes:
+    return frame(choices=[{"index": 0, "delta": {"role": "assistant", "content": "x"}}])
+
+
+def streamed(*pieces: Any) -> Told:
+    return Told(*pieces, content_type="text/event-stream")
+
+
+def refused(status: int = 400, message: str = "no", **headers: str) -> Told:
+    return Told(json.dumps({"error": {"message": message}}).encode(), status=status, **headers)
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    """Whatever happens in a test, no answer stays open behind it that nobody was given."""
+    made = World()
+    yield made
+    assert all(answer.closed for answer in made.given), "an answer was left open"
+
+
+async def words_of(attempt: Attempt | Continuation) -> str:
+    """The words of a whole answer that was relayed; the attempt is closed."""
+    whole = attempt.whole
+    await attempt.close()
+    assert isinstance(whole, Batch)
+    assert whole.raw is not None
+    content = json.loads(whole.raw)["choices"][0]["message"]["content"]
+    assert isinstance(content, str)
+    return content
+
+
+# ── targets ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_targets_are_asked_in_their_order(world: World) -> None:
+    """The next one is asked when the one before it has used up its tries, and nobody after the one that answers."""
+    targets = [
+        world.target("a", refused(500), UpstreamUnreachable("gone")),
+        world.target("b", refused(503), refused(529)),
+        world.target("c", fine("from c")),
+        world.target("d"),
+    ]
+    assert await words_of(await world.executor.begin(job(), targets)) == "from c"
+    assert world.names == ["a", "a", "b", "b", "c"]
+
+
+async def test_the_last_failure_is_the_one_that_is_told(world: World) -> None:
+    """It names its provider, for the log."""
+    targets = [world.target("a", refused(500), retry={"attempts": 1}), world.target("b", Told(b"no JSON"), Told(b""))]
+    with pytest.raises(UpstreamProtocolError) as caught:
+        await world.executor.begin(job(), targets)
+    assert caught.value.provider == "b"
+
+
+async def test_a_target_that_cannot_say_it_is_passed_over(world: World) -> None:
+    """A picture goes to the target that takes pictures; the other one is never asked."""
+    blind = world.target("blind", type="anthropic", overrides={"images": False})
+    seeing = world.target("seeing", fine("seen"))
+    asked = job(messages=[{"role": "user", "content": [PICTURE]}])
+    assert await words_of(await world.executor.begin(asked, [blind, seeing])) == "seen"
+    assert world.names == ["seeing"]
+
+
+async def test_where_no_target_can_say_it_the_first_one_tells_why(world: World) -> None:
+    """A request that nobody can express is the caller's to change; no upstream is asked."""
+    blind = world.target("blind", type="anthropic", overrides={"images": False})
+    single = world.target("single", type="anthropic")
+    asked = job(messages=[{"role": "user", "content": [PICTURE]}], n=2)
+    only_picture = job(messages=[{"role": "user", "content": [PICTURE]}])
+    with pytest.raises(Unsupported) as first:
+        await world.executor.begin(only_picture, [blind])
+    with pytest.raises(Unsupported) as several:
+        await world.executor.begin(asked, [single, blind])
+    assert "image" in first.value.message
+    assert "image" not in several.value.message
+    assert world.asked == []
+
+
+async def test_a_failure_outweighs_an_earlier_misfit(world: World) -> None:
+    """Who was really asked and failed says how the call ended."""
+    blind = world.target("blind", type="anthropic", overrides={"images": False})
+    failing = world.target("failing", refused(500), refused(500))
+    with pytest.raises(UpstreamFailed):
+        await world.executor.begin(job(messages=[{"role": "user", "content": [PICTURE]}]), [blind, failing])
+
+
+async def test_a_broken_request_ends_the_call(world: World) -> None:
+    """It is as broken for the next target."""
+    orphan = [{"role": "tool", "tool_call_id": "call_x", "content": "?"}]
+    targets = [world.target("a", type="anthropic"), world.target("b", fine())]
+    with pytest.raises(BadRequest) as caught:
+        await world.executor.begin(job(messages=orphan), targets)
+    assert not isinstance(caught.value, Unsupported)
+    assert world.asked == []
+
+
+@pytest.mark.parametrize("status", [400, 409, 413, 422])
+async def test_a_refused_request_is_nobody_elses(world: World, status: int) -> None:
+    """A refusal is the answer: no retry, no other target."""
+    targets = [world.target("a", refused(status)), world.target("b")]
+    with pytest.raises(UpstreamRefused) as caught:
+        await world.executor.begin(job(), targets)
+    assert caught.value.status == status
+    assert world.names == ["a"]
+
+
+async def test_a_model_that_is_not_there_may_be_elsewhere(world: World) -> None:
+    """A 404 is about one upstream's model; the next target has its own, and no credential rests for it."""
+    answers = [refused(404) for _ in range(FAILURES_BEFORE_REST)]
+    lacking = world.target("lacking", *answers, type="anthropic")
+    for _ in answers:
+        assert await words_of(await world.executor.begin(job(), [lacking, world.target("b", fine())])) == "fine"
+    assert world.names == ["lacking", "b"] * FAILURES_BEFORE_REST
+    assert world.cooldowns.resting(lacking.provider.credentials[0].fingerprint) is None
+
+
+# ── credentials and rests ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_credentials_are_taken_in_turn(world: World) -> None:
+    """Call after call starts with the next one."""
+    target = world.target("a", *(fine() for _ in range(6)), api_key=["key-1", "key-2", "key-3"])
+    for _ in range(6):
+        await words_of(await world.executor.begin(job(), [target]))
+    assert [asked.key for asked in world.asked] == ["key-1", "key-2", "key-3"] * 2
+
+
+@pytest.mark.parametrize("status", [401, 402, 429])
+async def test_what_binds_one_credential_is_tried_with_the_next_at_once(world: World, status: int) -> None:
+    """No backoff: the other key need not share the trouble. The first one rests."""
+    target = world.target("a", refused(status), fine(), fine(), api_key=["key-1", "key-2"])
+    await words_of(await world.executor.begin(job(), [target]))
+    assert [asked.key for asked in world.asked] == ["key-1", "key-2"]
+    assert world.clock.slept == []
+    await words_of(await world.executor.begin(job(), [target]))
+    assert world.asked[-1].key == "key-2"
+
+
+async def test_attempts_bound_the_credentials_tried(world: World) -> None:
+    """`attempts` counts all tries on a target, with whatever credential."""
+    target = world.target("a", refused(401), refused(401), api_key=["key-1", "key-2", "key-3"])
+    other = world.target("b", fine())
+    await words_of(await world.executor.begin(job(), [target, other]))
+    assert world.names == ["a", "a", "b"]
+
+
+async def test_resting_targets_are_skipped(world: World) -> None:
+    """While another can serve, nobody asks the one that rests; when its rest is over it is first again."""
+    busy = world.target("busy", refused(429, retry_after="30"), fine("busy again"))
+    other = world.target("other", *(fine("other") for _ in range(2)))
+    for _ in range(2):
+        assert await words_of(await world.executor.begin(job(), [busy, other])) == "other"
+    assert world.names == ["busy", "other", "other"]
+    world.clock.at += 30
+    assert await words_of(await world.executor.begin(job(), [busy, other])) == "busy again"
+
+
+async def test_when_all_were_asked_to_wait_the_caller_gets_the_shortest_wait(world: World) -> None:
+    """Nobody is asked; the answer is a 429 with what is left of the nearest rest."""
+    targets = [
+        world.target("a", refused(429, retry_after="40")),
+        world.target("b", refused(429, retry_after="25")),
+    ]
+    with pytest.raises(UpstreamRateLimited):
+        await world.executor.begin(job(), targets)
+    world.clock.at += 5
+    with pytest.raises(UpstreamRateLimited) as caught:
+        await world.executor.begin(job(), targets)
+    assert caught.value.retry_after == 20
+    assert world.names == ["a", "b"]
+
+
+async def test_when_all_rest_unasked_the_one_nearest_its_end_is_tried(world: World) -> None:
+    """A rest of our own making must not turn into an outage; what an upstream asked for is kept all the same."""
+    slow = world.target("slow", refused(401), cooldown=90)
+    quick = world.target("quick", refused(401), fine("quick"), cooldown=60)
+    asked = world.target("asked", refused(429, retry_after="10"))
+    with pytest.raises(GatewayError):
+        await world.executor.begin(job(), [slow, quick, asked])
+    world.asked.clear()
+    assert await words_of(await world.executor.begin(job(), [slow, quick, asked])) == "quick"
+    assert world.names == ["quick"]
+
+
+# ── retries ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_backoff_is_slept_with_the_clock(world: World) -> None:
+    """Between tries on one target, within jittered doubling bounds; not before the next target."""
+    target = world.target("a", *(refused(500) for _ in range(4)), retry={"attempts": 4, "backoff": 1})
+    await words_of(await world.executor.begin(job(), [target, world.target("b", fine())]))
+    assert len(world.clock.slept) == 3
+    assert all(0 <= slept <= bound for slept, bound in zip(world.clock.slept, (1, 2, 4), strict=True))
+    assert len(set(world.clock.slept)) == 3
+
+
+async def test_a_short_wait_that_was_asked_for_is_waited(world: World) -> None:
+    """To the second, then the same target answers."""
+    target = world.target("a", refused(529, retry_after="3"), fine())
+    await words_of(await world.executor.begin(job(), [target]))
+    assert world.clock.slept == [3]
+
+
+async def test_a_success_forgets_earlier_failures(world: World) -> None:
+    """Failures make a rest only in a row."""
+    row = [refused(500) for _ in range(FAILURES_BEFORE_REST - 1)]
+    target = world.target("a", *row, fine(), refused(500), fine(), retry={"attempts": 10, "backoff": 0})
+    await words_of(await world.executor.begin(job(), [target]))
+    await words_of(await world.executor.begin(job(), [target]))
+    assert world.cooldowns.resting(target.provider.credentials[0].fingerprint) is None
+
+
+# ── what is left behind ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: refused(500),
+        lambda: refused(400),
+        streamed,
+        lambda: streamed(UpstreamUnreachable("broke")),
+        lambda: streamed(b"data: {broken\n\n"),
+        lambda: Told(b"<html>", content_type="text/html"),
+        lambda: Told(b"x" * 20_000),
+        lambda: Told(b'{"half', UpstreamUnreachable("broke"), status=500),
+    ],
+    ids=["500", "400", "empty", "broken", "unreadable", "html", "too large", "error cut"],
+)
+async def test_every_failed_attempt_is_closed(world: World, make: Callable[[], Told], stream: bool) -> None:
+    """Whatever was wrong with an answer, its connection is let go before the next try (the fixture looks)."""
+    answer = make()
+    target = world.target("a", answer, retry={"attempts": 1})
+    with pytest.raises(GatewayError):
+        await world.executor.begin(job(stream=stream), [target])
+    assert answer.closed
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_a_cancelled_call_closes_its_attempt(world: World, stream: bool) -> None:
+    """A caller who leaves while an upstream thinks takes the attempt along; nobody else is asked."""
+    silent = streamed(...) if stream else Told(...)
+    targets = [world.target("a", silent), world.target("b")]
+    task = asyncio.ensure_future(world.executor.begin(job(stream=stream), targets))
+    await silent.awaited.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert silent.closed
+    assert world.names == ["a"]
+
+
+async def test_nothing_is_retried_after_the_first_event(world: World) -> None:
+    """A stream that breaks after its first event ends with the failure, and no other target is asked."""
+    targets = [world.target("a", streamed(first_frame(), UpstreamUnreachable("broke"))), world.target("b")]
+    attempt = await world.executor.begin(job(stream=True), targets)
+    batches = [batch async for batch in read(attempt)]
+    assert isinstance(batches[-1].events[-1], Failed)
+    assert await attempt.next() is None
+    await attempt.close()
+    assert world.names == ["a"]
+
+
+# ── reasoning that is refused ────────────────────────────────────────────────────────────────────────────────────────
+
+THINKING_TURNS = [
+    {"role": "user", "content": "hi"},
+    {"role": "assistant", "content": [THOUGHT, {"type": "text", "text": "So."}]},
+    {"role": "user", "content": "and?"},
+]
+
+
+async def test_leaving_reasoning_out_counts_no_try_and_rests_nobody(world: World) -> None:
+    """With a single attempt allowed, and with the same credential; the warning says what is gone."""
+    target = world.target(
+        "a", refused(400), message("fine"), type="anthropic", api_key=["key-1", "key-2"], retry={"attempts": 1}
+    )
+    attempt = await world.executor.begin(job(MESSAGES, messages=THINKING_TURNS), [target])
+    assert attempt.relays is not None
+    assert attempt.outgoing.warnings == ("dropped:reasoning",)
+    await attempt.close()
+    assert [asked.key for asked in world.asked] == ["key-1", "key-1"]
+    assert [asked.body["messages"][1]["content"] for asked in world.asked] == [
+        [THOUGHT, {"type": "text", "text": "So."}],
+        [{"type": "text", "text": "So."}],
+    ]
+    assert world.clock.slept == []
+    assert all(world.cooldowns.resting(one.fingerprint) is None for one in target.provider.credentials)
+
+
+async def test_the_second_refusal_is_the_answer(world: World) -> None:
+    """Twice, and never a third time; no other target either."""
+    target = world.target("a", refused(400), refused(400, "still no"), type="anthropic", retry={"attempts": 9})
+    with pytest.raises(UpstreamRefused, match="still no"):
+        await world.executor.begin(job(MESSAGES, messages=THINKING_TURNS), [target, world.target("b")])
+    assert world.names == ["a", "a"]
+
+
+async def test_another_target_gets_the_reasoning_again(world: World) -> None:
+    """Where the second try fails otherwise the next target is asked with everything."""
+    first = world.target("a", refused(400), refused(500), type="anthropic", retry={"attempts": 1})
+    second = world.target("b", message("fine"), type="anthropic")
+    attempt = await world.executor.begin(job(MESSAGES, messages=THINKING_TURNS), [first, second])
+    await attempt.close()
+    assert attempt.outgoing.warnings == ()
+    assert world.asked[-1].body["messages"] == THINKING_TURNS
+
+
+# ── answers that pause ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def message(*words: str, stop: str = "end_turn") -> Told:
+    """A whole Messages answer with a text for each of the words."""
+    content = [{"type": "text", "text": word} for word in words]
+    usage = {"input_tokens": 10, "output_tokens": 3}
+    whole = {"id": "msg_1", "type": "message", "model": "u", "content": content, "stop_reason": stop, "usage": usage}
+    return Told(json.dumps(whole).encode())
+
+
+def message_stream(*words: str, stop: str = "end_turn", size: int = 10_000) -> Told:
+    """The same as a stream, in pieces of `size` bytes."""
+    usage = {"input_tokens": 10, "output_tokens": 3}
+    events: list[dict[str, Any]] = [{"type": "message_start", "message": {"id": "msg_1", "usage": usage}}]
+    for index, word in enumerate(words):
+        events.append({"type": "content_block_start", "index": index, "content_block": {"type": "text", "text": ""}})
+        delta = {"type": "content_block_delta", "index": index}
+        events += [{**delta, "delta": {"type": "text_delta", "text": letter}} for letter in word]
+        events.append({"type": "content_block_stop", "index": index})
+    events.append({"type": "message_delta", "delta": {"stop_reason": stop}, "usage": usage})
+    events.append({"type": "message_stop"})
+    data = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+    return streamed(*(data[at : at + size] for at in range(0, len(data), size)))
+
+
+async def read(attempt: Attempt | Continuation) -> AsyncIterator[Batch]:
+    while (batch := await attempt.next()) is not None:
+        yield batch
+
+
+async def events_of(attempt: Attempt | Continuation) -> list[StreamEvent]:
+    """All events of a stream, held to the grammar; the attempt is closed."""
+    grammar, events = Grammar(), []
+    async for batch in read(attempt):
+        assert batch.events, "a batch tells something"
+        for event in batch.events:
+            grammar.check(event)
+            events.append(event)
+    assert grammar.complete
+    await attempt.close()
+    return events
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 500, 10_000])
+async def test_rounds_are_one_legal_stream_however_they_are_cut(world: World, size: int) -> None:
+    """One start, dense parts, growing usage, one finish, one end."""
+    target = world.target(
+        "a",
+        message_stream("One. ", "Two. ", stop="pause_turn", size=size),
+        message_stream("Three. ", stop="pause_turn", size=size),
+        message_stream("Four. ", "Five.", size=size),
+        type="anthropic",
+    )
+    events = await events_of(await world.executor.begin(job(stream=True), [target]))
+    assert [type(event) for event in events].count(Started) == 1
+    assert [event.finish.reason for event in events if isinstance(event, Finished)] == [FinishReason.STOP]
+    assert [type(event) for event in events].count(Ended) == 1
+    totals = [event.usage.input for event in events if isinstance(event, UsageReported)]
+    assert totals == sorted(totals)
+    whole = fold(events)
+    assert [part.text for part in whole.candidates[0].parts if hasattr(part, "text")] == [
+        "One. ",
+        "Two. ",
+        "Three. ",
+        "Four. ",
+        "Five.",
+    ]
+    assert (whole.usage.input, whole.usage.output) == (30, 9)
+    assert [len(asked.body["messages"]) for asked in world.asked] == [1, 2, 2]
+    assert len(world.asked[2].body["messages"][1]["content"]) == 3
+
+
+async def test_a_long_round_goes_back_whole(world: World) -> None:
+    """What is remembered in little room is still every word, part by part."""
+    long = "".join(chr(97 + number % 26) for number in range(1000))
+    target = world.target(
+        "a", message_stream(long, "z" * 300, stop="pause_turn", size=50), message_stream("."), type="anthropic"
+    )
+    await events_of(await world.executor.begin(job(stream=True), [target]))
+    turn = world.asked[1].body["messages"][1]["content"]
+    assert turn == [{"type": "text", "text": long}, {"type": "text", "text": "z" * 300}]
+
+
+async def test_a_failed_round_ends_the_stream_for_good(world: World) -> None:
+    """The failure is told once, names its provider, and counts against the credential."""
+    target = world.target(
+        "a", message_stream("One.", stop="pause_turn"), refused(429, retry_after="30"), type="anthropic"
+    )
+    attempt = await world.executor.begin(job(stream=True), [target])
+    last = [batch async for batch in read(attempt)][-1].events[-1]
+    assert isinstance(last, Failed)
+    assert isinstance(last.error, UpstreamRateLimited)
+    assert last.error.provider == "a"
+    assert await attempt.next() is None
+    await attempt.close()
+    assert world.cooldowns.resting(target.provider.credentials[0].fingerprint)
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["beginning", "reading"])
+async def test_cancelling_a_later_round_closes_it(world: World, begun: bool) -> None:
+    """Whichever attempt is open when a caller leaves is closed, and the earlier one already was."""
+    head = b'data: {"type":"message_start","message":{"id":"msg_2"}}\n\n'
+    second = streamed(head, ...) if begun else streamed(...)
+    target = world.target("a", message_stream("One.", stop="pause_turn"), second, type="anthropic")
+    attempt = await world.executor.begin(job(stream=True), [target])
+    task = asyncio.ensure_future(events_of(attempt))
+    await second.awaited.wait()
+    assert world.given[0].closed
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await attempt.close()
+    assert second.closed
+
+
+async def test_cancelling_a_whole_answer_in_a_later_round_closes_it(world: World) -> None:
+    """Likewise where the caller has seen nothing yet."""
+    second = Told(...)
+    target = world.target("a", message("One.", stop="pause_turn"), second, type="anthropic")
+    task = asyncio.ensure_future(world.executor.begin(job(), [target]))
+    await second.awaited.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert second.closed
+
+
+async def test_who_reads_events_is_told_the_pause(world: World) -> None:
+    """A call made in Python can say pause itself; nothing is sent on its behalf."""
+    target = world.target("a", message("One.", stop="pause_turn"), type="anthropic")
+    attempt = await world.executor.begin(job(python=True), [target])
+    await attempt.close()
+    assert isinstance(attempt.whole, Response)
+    assert attempt.whole.finish_reason is FinishReason.PAUSE
+
+
+@pytest.mark.parametrize(
+    ("protocol", "kind", "answer"),
+    [(CHAT, "openai-compatible", fine), (MESSAGES, "anthropic", message)],
+    ids=["chat", "messages"],
+)
+async def test_relays_are_read_without_a_layer(
+    world: World, protocol: str, kind: str, answer: Callable[[], Told]
+) -> None:
+    """Where bytes are passed on there is nothing between the attempt and its reader."""
+    attempt = await world.executor.begin(job(protocol), [world.target("a", answer(), type=kind)])
+    await attempt.close()
+    assert type(attempt) is Attempt
+
+
+async def test_a_whole_answer_in_one_round_is_as_it_came(world: World) -> None:
+    """Looking for a pause changes nothing where there is none."""
+    target = world.target("a", message("One.", "Two."), type="anthropic")
+    attempt = await world.executor.begin(job(), [target])
+    await attempt.close()
+    assert isinstance(attempt.whole, Response)
+    assert attempt.whole.text == "One.Two."
+    assert attempt.whole.usage.extras["anthropic-messages"]["input_tokens"] == 10
+    assert attempt.outgoing.warnings == ()
