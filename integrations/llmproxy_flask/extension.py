@@ -103,7 +103,7 @@ class LLMProxy:
         elif config is not None:
             raise MisuseError("The gateway is made already, so this application cannot have another configuration.")
         # What is larger is refused by the gateway, in the client's protocol; the bridge only must not read on for ever.
-        largest = proxy.gateway.endpoints.engine.runtime.config.limits.body
+        largest = proxy.gateway.config.limits.body
         bridge = WSGIBridge(proxy, max_body=largest, on_close=proxy.gateway.aclose)
         app.register_blueprint(self.blueprint)
         app.extensions[self._name] = State(proxy, bridge, owned=self._proxy is None)

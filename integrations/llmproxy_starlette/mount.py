@@ -58,7 +58,7 @@ class _Handover:
         self._proxy = proxy
         self._principal = principal
         # An identify hook that the host wrote for the gateway is more explicit than a user that is there anyway.
-        self._asks_user = not _has_identify(proxy)
+        self._asks_user = not proxy.gateway.asks_host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -66,11 +66,6 @@ class _Handover:
             if self._asks_user and "user" in scope:
                 scope[SCOPE_KEY] = caller_of(scope["user"], self._principal)
         await self._proxy(scope, receive, send)
-
-
-def _has_identify(proxy: LLMProxy) -> bool:
-    """Whether the gateway has a hook of its own that says who is calling."""
-    return proxy.gateway.endpoints.engine.runtime.doorkeeper._identify is not None  # noqa: SLF001  the core has no word for it
 
 
 def _place(scope: Scope) -> dict[str, str]:

@@ -14,7 +14,7 @@ from starlette.requests import HTTPConnection
 from llmproxy_asgi.access.identify import Identify, as_principal
 from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.config.loader import load_config
-from llmproxy_asgi.config.schema import Source
+from llmproxy_asgi.config.schema import Config, Source
 from llmproxy_asgi.conversation import Message, Request, Response, StreamEvent
 from llmproxy_asgi.endpoints.routes import CHAT, Endpoints
 from llmproxy_asgi.engine import Engine
@@ -65,6 +65,16 @@ class Gateway:
         self._engine = Engine(Runtime.build(load_config(config), self._live, identify=identify, csrf=csrf))
         self.endpoints = Endpoints(self._engine)
         """Every path, as an ASGI `http` application; what `LLMProxy` mounts."""
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self._engine.runtime.config
+
+    @property
+    def asks_host(self) -> bool:
+        """Whether it has an `identify` hook; an adapter that knows the framework's user leaves the word to it then."""
+        return self._engine.runtime.doorkeeper.asks_host
 
     async def __aenter__(self) -> Self:
         return self

@@ -61,6 +61,11 @@ class Doorkeeper:
         self._is_async = identify is not None and _is_async(identify)
         self._csrf = csrf
 
+    @property
+    def asks_host(self) -> bool:
+        """Whether there is a hook of the host's; an adapter leaves the word to it then."""
+        return self._identify is not None
+
     async def admit(self, scope: Scope, *, key_in_query: bool = False) -> Grant:
         """Who sent this request.
 
@@ -88,9 +93,10 @@ class Doorkeeper:
             return Grant(vouched)
         if self._mode == "keys":
             raise self._nobody(key)
-        return await self._ask_host(scope, key)
+        # None under the adapter's key: it has asked the host, and nobody is signed in.
+        return await self._ask_host(scope, key, asked=SCOPE_KEY in scope)
 
-    async def _ask_host(self, scope: Scope, key: str | None) -> Grant:
+    async def _ask_host(self, scope: Scope, key: str | None, *, asked: bool) -> Grant:
         principal = None
         if self._identify is not None:
             principal = await self._call(HTTPConnection(scope))
@@ -99,10 +105,10 @@ class Doorkeeper:
             return Grant(principal)
         if self._mode == "open":
             return ANYBODY
-        raise self._nobody(key)
+        raise self._nobody(key, asked=asked)
 
-    def _nobody(self, key: str | None) -> Unauthenticated:
-        if not self._keys and (self._identify is None or self._mode == "keys"):
+    def _nobody(self, key: str | None, *, asked: bool = False) -> Unauthenticated:
+        if not asked and not self._keys and (self._identify is None or self._mode == "keys"):
             return Unauthenticated(NOT_CONFIGURED)
         return Unauthenticated(_NOBODY if key is None else _WRONG_KEY, code=None if key is None else "invalid_api_key")
 

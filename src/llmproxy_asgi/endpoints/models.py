@@ -2,7 +2,7 @@
 
 from llmproxy_asgi.endpoints.exchange import Exchange
 from llmproxy_asgi.engine import Engine, granted
-from llmproxy_asgi.errors import ModelNotFound
+from llmproxy_asgi.errors import NotFound
 from llmproxy_asgi.translators.base import Inbound
 
 _JSON = (b"content-type", b"application/json")
@@ -20,9 +20,10 @@ async def show_model(engine: Engine, exchange: Exchange, inbound: Inbound, name:
 
     Raises:
         ModelNotFound: There is none for this caller.
+        NotFound: The path names none.
     """
     grant = await engine.runtime.doorkeeper.admit(exchange.scope)
     if not name:
-        raise ModelNotFound(name)
+        raise NotFound("There is nothing at this path.")
     engine.runtime.catalog.resolve(name, granted(grant))
     await exchange.answer(200, [_JSON], inbound.show_model(name))

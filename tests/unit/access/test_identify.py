@@ -225,3 +225,11 @@ async def test_basic_credentials_are_the_hosts_business() -> None:
     """`Authorization: Basic` is no key of ours."""
     keeper = doorkeeper(identify=lambda connection: connection.headers["authorization"])
     assert (await keeper.admit(scope(("authorization", "Basic YTpi")))).principal.id == "Basic YTpi"
+
+
+async def test_an_adapter_that_found_nobody_is_believed() -> None:
+    """A signed-out caller of a mount whose adapter asks the host reads that, not the operator's instructions."""
+    with pytest.raises(Unauthenticated, match="not signed in"):
+        await doorkeeper(keys=[]).admit({**scope(), SCOPE_KEY: None})
+    assert not doorkeeper().asks_host
+    assert doorkeeper(identify=lambda _: "alice").asks_host
