@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
-from llmproxy_asgi.conversation import FinishReason, Request
+from llmproxy_asgi.conversation import (
+    FinishReason,
+    Message,
+    Reasoning,
+    ReasoningOptions,
+    Request,
+    Seal,
+    Text,
+    Tool,
+    ToolCall,
+)
 from llmproxy_asgi.errors import GatewayError
 from llmproxy_asgi.providers.simulated import Simulated, SimulatedConfig, SimulatedTransport, names
 from llmproxy_asgi.providers.simulated.behaviours import (
@@ -234,8 +244,8 @@ async def test_usage_counts_words() -> None:
     assert usage["output_tokens"] > usage["output_tokens_details"]["thinking_tokens"]
 
 
-def ask(model: str, **fields: Any) -> Performance:
-    request = Request(protocol="openai-chat", model=model, messages=(), **fields)
+def ask(model: str, *messages: Message, **fields: Any) -> Performance:
+    request = Request(protocol="openai-chat", model=model, messages=messages, **fields)
     return perform(Ask(request, "0" * 32, "openai"))
 
 
@@ -259,6 +269,40 @@ def test_a_limit_ends_the_story_early() -> None:
     )
     assert ask("story", max_output_tokens=10_000).finish is FinishReason.STOP
     assert ask("length").finish is FinishReason.LENGTH
+
+
+def test_reasoning_shows_what_the_caller_wants_to_see() -> None:
+    """Hidden thoughts leave their seal alone; without any effort there are none."""
+    thought, _ = ask("reasoning").parts
+    hidden, _ = ask("reasoning", reasoning=ReasoningOptions(visible="hidden")).parts
+    assert isinstance(thought, Reasoning)
+    assert isinstance(hidden, Reasoning)
+    assert (bool(thought.text), hidden.text, hidden.seals) == (True, "", thought.seals)
+    assert [type(part) for part in ask("reasoning", reasoning=ReasoningOptions(effort="none")).parts] == [Text]
+
+
+def test_seals_are_checked_against_their_words() -> None:
+    """A seal that comes back without its words is believed, one with other words or of another maker is not."""
+    thought, _ = ask("reasoning").parts
+    for sent_back in (thought, Reasoning(seals=thought.seals)):
+        said = ask("reasoning", Message(role="assistant", parts=(sent_back,))).parts[-1]
+        assert isinstance(said, Text)
+        assert "1 seal is whole" in said.text
+    foreign = Seal(issuer="openai", kind="signature", data="foreign")
+    for wrong in (Reasoning(text="other", seals=thought.seals), Reasoning(text="words", seals=(foreign,))):
+        with pytest.raises(GatewayError) as caught:
+            ask("reasoning", Message(role="assistant", parts=(wrong,)))
+        assert caught.value.status == 400
+
+
+def test_free_text_tools_are_called_with_text() -> None:
+    """A custom tool gets words, a tool without parameters an empty object, an upstream's own tool no call."""
+    tools = (Tool(name="web_search", kind="server"), Tool(name="patch", kind="custom"), Tool(name="ping"))
+    calls = [part for part in ask("parallel", tools=tools).parts if isinstance(part, ToolCall)]
+    assert [(call.name, call.kind, call.arguments) for call in calls] == [
+        ("patch", "custom", "some patch"),
+        ("ping", "function", "{}"),
+    ]
 
 
 @pytest.mark.parametrize("text", ["", " ", "a", " a  b\n\nc \n", TALE, "x" * 200_000, "a " * 200_000])
