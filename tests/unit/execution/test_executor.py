@@ -40,6 +40,7 @@ from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.translators.assemble import fold
+from llmproxy_asgi.translators.base import Outgoing
 from llmproxy_asgi.translators.grammar import Grammar
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.transport import Answer, Pool
@@ -248,18 +249,17 @@ async def test_a_target_that_cannot_say_it_is_passed_over(world: World) -> None:
     assert world.names == ["seeing"]
 
 
-async def test_where_no_target_can_say_it_the_first_one_tells_why(world: World) -> None:
+@pytest.mark.parametrize("order", [("blind", "proud"), ("proud", "blind")], ids="-".join)
+async def test_where_no_target_can_say_it_the_first_one_tells_why(world: World, order: tuple[str, str]) -> None:
     """A request that nobody can express is the caller's to change; no upstream is asked."""
-    blind = world.target("blind", type="anthropic", overrides={"images": False})
-    single = world.target("single", type="anthropic")
-    asked = job(messages=[{"role": "user", "content": [PICTURE]}], n=2)
-    only_picture = job(messages=[{"role": "user", "content": [PICTURE]}])
-    with pytest.raises(Unsupported) as first:
-        await world.executor.begin(only_picture, [blind])
-    with pytest.raises(Unsupported) as several:
-        await world.executor.begin(asked, [single, blind])
-    assert "image" in first.value.message
-    assert "image" not in several.value.message
+    targets = {
+        "blind": world.target("blind", type="anthropic", overrides={"images": False, "prefill": True}),
+        "proud": world.target("proud", type="anthropic", overrides={"images": True, "prefill": False}),
+    }
+    asked = job(messages=[{"role": "user", "content": [PICTURE]}, {"role": "assistant", "content": "It is"}])
+    with pytest.raises(Unsupported) as caught:
+        await world.executor.begin(asked, [targets[name] for name in order])
+    assert ("image" in caught.value.message) == (order[0] == "blind")
     assert world.asked == []
 
 
@@ -497,27 +497,41 @@ async def test_another_target_gets_the_reasoning_again(world: World) -> None:
 # ── answers that pause ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def message(*words: str, stop: str = "end_turn") -> Told:
+USAGE = {"input_tokens": 10, "output_tokens": 3}
+
+
+def message(*words: str | dict[str, Any], stop: str = "end_turn", id: str = "msg_1") -> Told:  # noqa: A002  as on the wire
     """A whole Messages answer with a text for each of the words."""
-    content = [{"type": "text", "text": word} for word in words]
-    usage = {"input_tokens": 10, "output_tokens": 3}
-    whole = {"id": "msg_1", "type": "message", "model": "u", "content": content, "stop_reason": stop, "usage": usage}
+    content = [{"type": "text", "text": word} if isinstance(word, str) else word for word in words]
+    whole = {"id": id, "type": "message", "model": "u", "content": content, "stop_reason": stop, "usage": USAGE}
     return Told(json.dumps(whole).encode())
 
 
 def message_stream(*words: str, stop: str = "end_turn", size: int = 10_000) -> Told:
     """The same as a stream, in pieces of `size` bytes."""
-    usage = {"input_tokens": 10, "output_tokens": 3}
-    events: list[dict[str, Any]] = [{"type": "message_start", "message": {"id": "msg_1", "usage": usage}}]
+    events = []
     for index, word in enumerate(words):
-        events.append({"type": "content_block_start", "index": index, "content_block": {"type": "text", "text": ""}})
-        delta = {"type": "content_block_delta", "index": index}
-        events += [{**delta, "delta": {"type": "text_delta", "text": letter}} for letter in word]
-        events.append({"type": "content_block_stop", "index": index})
-    events.append({"type": "message_delta", "delta": {"stop_reason": stop}, "usage": usage})
-    events.append({"type": "message_stop"})
-    data = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+        events += [text_start(index), *(text_delta(index, letter) for letter in word), text_stop(index)]
+    data = message_wire(events, stop)
     return streamed(*(data[at : at + size] for at in range(0, len(data), size)))
+
+
+def text_start(index: int) -> dict[str, Any]:
+    return {"type": "content_block_start", "index": index, "content_block": {"type": "text", "text": ""}}
+
+
+def text_delta(index: int, text: str) -> dict[str, Any]:
+    return {"type": "content_block_delta", "index": index, "delta": {"type": "text_delta", "text": text}}
+
+
+def text_stop(index: int) -> dict[str, Any]:
+    return {"type": "content_block_stop", "index": index}
+
+
+def message_wire(events: Sequence[dict[str, Any]], stop: str) -> bytes:
+    head = {"type": "message_start", "message": {"id": "msg_1", "usage": USAGE}}
+    tail = [{"type": "message_delta", "delta": {"stop_reason": stop}, "usage": USAGE}, {"type": "message_stop"}]
+    return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in [head, *events, *tail])
 
 
 async def read(attempt: Attempt | Continuation) -> AsyncIterator[Batch]:
@@ -576,6 +590,69 @@ async def test_a_long_round_goes_back_whole(world: World) -> None:
     await events_of(await world.executor.begin(job(stream=True), [target]))
     turn = world.asked[1].body["messages"][1]["content"]
     assert turn == [{"type": "text", "text": long}, {"type": "text", "text": "z" * 300}]
+
+
+async def test_parts_that_overlap_go_back_apart(world: World) -> None:
+    """However an upstream mixes the pieces of two texts, each comes back as it was."""
+    mixed = [text_start(0), text_start(1)]
+    for number in range(300):
+        mixed += [text_delta(0, f"a{number} "), text_delta(1, f"b{number} ")]
+    mixed += [text_stop(0), text_stop(1)]
+    target = world.target("a", streamed(message_wire(mixed, "pause_turn")), message_stream("."), type="anthropic")
+    await events_of(await world.executor.begin(job(stream=True), [target]))
+    texts = [block["text"] for block in world.asked[1].body["messages"][1]["content"]]
+    assert texts == ["".join(f"{letter}{number} " for number in range(300)) for letter in "ab"]
+
+
+class OneByOne(Attempt):
+    """An attempt whose every batch holds one event."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._waiting: list[StreamEvent] = []
+
+    @override
+    async def next(self) -> Batch | None:
+        if self.first is not None or not self._waiting:
+            batch = await super().next()
+            if batch is None:
+                return None
+            self._waiting = [*batch.events, *self._waiting]
+        return Batch((self._waiting.pop(0),))
+
+
+async def test_a_pause_and_its_end_may_come_apart(world: World) -> None:
+    """A finish is not told before it is known whether it is one; nothing depends on what shares a batch."""
+    target = world.target("a", message_stream("One. ", stop="pause_turn"), message_stream("Two."), type="anthropic")
+    asked, credential = job(stream=True), target.provider.credentials[0]
+
+    async def begun(outgoing: Outgoing | None = None) -> Attempt:
+        attempt = OneByOne(asked, target, credential, outgoing=outgoing)
+        await attempt.begin(world.pool(target.provider), largest_answer=10_000)
+        return attempt
+
+    events = await events_of(Continuation(await begun(), begun))
+    assert [event.finish.reason for event in events if isinstance(event, Finished)] == [FinishReason.STOP]
+    assert fold(events).text == "One. Two."
+
+
+async def test_a_whole_answer_in_rounds_is_the_first_one_gone_on_with(world: World) -> None:
+    """It keeps the first round's id, adds up parts and usage, and says what was lost when it went back."""
+    unsigned = {"type": "thinking", "thinking": "hm", "signature": ""}
+    target = world.target(
+        "a",
+        message(unsigned, "One. ", stop="pause_turn", id="msg_first"),
+        message("Two.", stop="max_tokens", id="msg_last"),
+        type="anthropic",
+    )
+    attempt = await world.executor.begin(job(), [target])
+    await attempt.close()
+    assert isinstance(attempt.whole, Response)
+    assert attempt.whole.id == "msg_first"
+    assert (attempt.whole.reasoning, attempt.whole.text) == ("hm", "One. Two.")
+    assert attempt.whole.finish_reason is FinishReason.LENGTH
+    assert attempt.whole.usage.total == 26
+    assert attempt.outgoing.warnings == ("dropped:reasoning",)
 
 
 async def test_a_failed_round_ends_the_stream_for_good(world: World) -> None:
