@@ -17,7 +17,7 @@ No logic, no vendor's field names and no I/O live here.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
@@ -525,6 +525,10 @@ class LogprobsDelta(Small, frozen=True):
 Delta: TypeAlias = (
     TextDelta | ReasoningDelta | RefusalDelta | ArgumentsDelta | MediaDelta | CitationDelta | SealDelta | LogprobsDelta
 )
+
+
+UNDATED = datetime.fromtimestamp(0, UTC)
+"""When an answer began whose upstream does not say; whoever reads it from the wire dates it."""
 
 
 class Started(Small, frozen=True):

@@ -76,9 +76,11 @@ class Runtime:
             identify: The host's hook, that says who is calling.
             csrf: The host's own check of a CSRF token.
         """
-        providers = {
-            name: provider_class(block.type)(name, block) for name, block in config.providers.items() if block.enabled
-        }
+        providers = {}
+        for name, block in config.providers.items():
+            if block.enabled:
+                providers[name] = provider_class(block.type)(name, block)
+                providers[name].max_event = config.limits.event
         return cls(
             config=config,
             providers=providers,

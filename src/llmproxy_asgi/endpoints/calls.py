@@ -23,7 +23,7 @@ async def serve_call(engine: Engine, exchange: Exchange, inbound: Inbound) -> No
         grant = await engine.runtime.doorkeeper.admit(exchange.scope)
         limits = engine.runtime.config.limits
         body = await exchange.json_body(limit=limits.body, seconds=limits.body_time)
-        intake = inbound.open(body, headers=exchange.headers)
+        intake = inbound.open(body, headers=exchange.headers, max_depth=limits.json_depth)
         async with CallerWatch(exchange.receive):
             if intake.stream:
                 await _serve_stream(engine, exchange, inbound, intake, grant)

@@ -5,13 +5,13 @@ last event of what `next()` gives. Whoever began it closes it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
 import msgspec
 
-from llmproxy_asgi.conversation import Batch, Ended, Failed, Request, Response
+from llmproxy_asgi.conversation import UNDATED, Batch, Ended, Failed, Request, Response, Started, StreamEvent
 from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.execution.clocks import Clocks
 from llmproxy_asgi.providers.base import Credential
@@ -173,9 +173,10 @@ class Attempt:
         else:
             self._decoder = line.outbound.decoder(self.outgoing, line.upstream)
         batch = await self.next()
-        last = batch.events[-1] if batch is not None and batch.events else None
-        if isinstance(last, Failed):
-            raise _as_upstream(last.error)
+        if batch is not None and batch.events:
+            if isinstance(batch.events[-1], Failed):
+                raise _as_upstream(batch.events[-1].error)
+            batch = Batch(_dated(batch.events), batch.raw)
         self.first = batch
 
     def _failed(self, error: UpstreamError) -> Batch:
@@ -219,6 +220,16 @@ class Attempt:
             raise verdict from None
         finally:
             clocks.working()
+
+
+def _dated(events: Sequence[StreamEvent]) -> Sequence[StreamEvent]:
+    """With the time of its arrival on an answer that its upstream did not date."""
+    return [
+        msgspec.structs.replace(event, created_at=datetime.now(UTC))
+        if isinstance(event, Started) and event.created_at == UNDATED
+        else event
+        for event in events
+    ]
 
 
 def _as_upstream(error: GatewayError) -> UpstreamError:

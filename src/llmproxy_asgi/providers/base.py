@@ -17,6 +17,7 @@ from llmproxy_asgi.capabilities import DEFAULT, Capabilities
 from llmproxy_asgi.errors import MisuseError
 from llmproxy_asgi.settings import Block, Duration, Retry, Secret, Timeouts
 from llmproxy_asgi.transport import Address, AsyncTransport, address
+from llmproxy_asgi.wire.sse import DEFAULT_MAX_EVENT
 
 HeaderList = tuple[tuple[bytes, bytes], ...]
 
@@ -154,6 +155,8 @@ class Provider:
         self.protocols = tuple(config.protocol or self.speaks)
         self.root = config.base_url or self.base_url or ""
         self.credentials = tuple(Credential(name, secret) for secret in config.api_key or ()) or (Credential(name),)
+        self.max_event = DEFAULT_MAX_EVENT
+        """Bytes that one event of a stream may have; the runtime sets what is configured for all."""
         self._headers: dict[tuple[str, str], HeaderList] = {}
 
     @classmethod

@@ -69,6 +69,7 @@ class Target:
                 asked=self.asked,
                 issuer=provider.issuer(self.model, protocol),
                 capabilities=self.capabilities(protocol),
+                max_event=provider.max_event,
             ),
             whole=provider.address(protocol, self.model, stream=False),
             stream=provider.address(protocol, self.model, stream=True),

@@ -22,6 +22,8 @@ import msgspec
 from llmproxy_asgi.capabilities import DEFAULT, Capabilities
 from llmproxy_asgi.conversation import EMPTY, Batch, Request, Response, StreamEvent
 from llmproxy_asgi.errors import GatewayError, UpstreamError
+from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
+from llmproxy_asgi.wire.sse import DEFAULT_MAX_EVENT
 
 Headers = Mapping[str, str]
 """Header names in lower case; repeated headers joined by a comma."""
@@ -57,6 +59,8 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     issuer: str
     """Whose reasoning state this route can open (see `Seal.issuer`)."""
     capabilities: Capabilities = DEFAULT
+    max_event: int = DEFAULT_MAX_EVENT
+    """Bytes that one event of its streams may have."""
 
 
 class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,8 +120,16 @@ class Inbound(ABC):
     """What may be sent at any frame border, also before the first frame, without any official SDK noticing."""
 
     @abstractmethod
-    def open(self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY) -> Intake:
+    def open(
+        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, max_depth: int = DEFAULT_DEPTH
+    ) -> Intake:
         """Read a request just far enough to route it.
+
+        Args:
+            body: Whole.
+            headers: Of the request.
+            path: What the path itself says.
+            max_depth: How deep the JSON may nest.
 
         Raises:
             BadRequest: Not JSON, not an object, or one of the few fields that routing needs is of the wrong type.

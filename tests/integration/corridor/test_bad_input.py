@@ -228,3 +228,13 @@ def test_the_process_still_serves_after_all_that(base: str) -> None:
     """Bad input leaves nothing behind."""
     assert post(base, CHAT, chat_body()).json()["choices"][0]["message"]["content"] == "fine"
     assert post(base, MESSAGES, messages_body()).json()["content"][0]["text"] == "fine"
+
+
+def test_the_configured_depth_is_the_depth(upstream: ThreadedUpstream) -> None:
+    """`limits.json_depth` is what counts, in both directions of the default."""
+    nested = b'{"model":"m","messages":[{"role":"user","content":"x"}],"x":' + b"[" * 100 + b"]" * 100 + b"}"
+    block = {"type": "openai-compatible", "base_url": upstream.base_url + "/v1"}
+    for depth, status in ((8, 400), (128, 200)):
+        config = {"providers": {"up": block}, "access": {"mode": "open"}, "limits": {"json_depth": depth}}
+        with served(LLMProxy(config)) as address:
+            assert post(address, CHAT, nested, authorization="").status_code == status

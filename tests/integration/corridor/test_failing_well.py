@@ -1,5 +1,6 @@
 """What callers see when upstreams fail: nothing, a real status, or their protocol's own error event."""
 
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -324,3 +325,52 @@ def test_an_oversize_answer_is_a_502(upstream: ThreadedUpstream) -> None:
     with served(proxy) as base:
         answer = post(base, CHAT, chat_body())
     assert answer.status_code == 502
+
+
+@pytest.mark.parametrize(
+    ("path", "make"), [(CHAT, chat_body), (MESSAGES, messages_body)], ids=["relayed", "translated"]
+)
+def test_an_event_beyond_the_limit_ends_the_stream(upstream: ThreadedUpstream, path: str, make: Any) -> None:
+    """`limits.event` bounds what is held of one event, relayed or translated."""
+    first, second, *rest = chat_frames("fine", "x" * 5000)
+    scenario = sse_answer([first, second, Hold(), *rest])
+    upstream.default = scenario
+    proxy = LLMProxy({"providers": {"up": provider(upstream)}, "access": {"mode": "open"}, "limits": {"event": "2KiB"}})
+    with (
+        served(proxy) as base,
+        httpx2.Client(timeout=30, trust_env=False) as client,
+        client.stream("POST", base + path, json=make(stream=True)) as answer,
+    ):
+        pieces = answer.iter_raw()
+        seen = next(pieces)
+        scenario.gate.set()
+        seen += b"".join(pieces)
+    assert b"fine" in seen
+    assert b"xxx" not in seen
+    assert b"error" in seen
+
+
+def test_an_answer_without_a_date_is_dated_on_arrival() -> None:
+    """Messages say no time; a Chat client reads when the answer came."""
+    before = int(time.time())
+    message = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "c",
+        "content": [],
+        "usage": {"input_tokens": 1, "output_tokens": 1},
+    }
+    events: list[dict[str, Any]] = [
+        {"type": "message_start", "message": message},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 1}},
+        {"type": "message_stop"},
+    ]
+    frames = [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in events]
+    with Upstream.in_thread(default=sse_answer(frames)) as upstream:
+        block = {"type": "anthropic", "base_url": upstream.base_url, "api_key": "sk-x"}
+        proxy = LLMProxy({"providers": {"up": block}, "access": {"mode": "open"}})
+        with served(proxy) as base:
+            answer = post(base, CHAT, chat_body(stream=True))
+    first = json.loads(answer.text.split("\n")[0].removeprefix("data: "))
+    assert before <= first["created"] <= int(time.time())

@@ -5,12 +5,12 @@ null or left out, `message_stop` left out after a stop reason. What cannot be re
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import msgspec
 from typing_extensions import override
 
 from llmproxy_asgi.conversation import (
+    UNDATED,
     ArgumentsDelta,
     Batch,
     CitationDelta,
@@ -58,9 +58,6 @@ from llmproxy_asgi.translators.anthropic_messages.usage import decode_tier, deco
 from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.wire import sse
 
-UNDATED = datetime.fromtimestamp(0, UTC)
-"""Anthropic does not say when an answer was made."""
-
 _NOTHING = Batch(events=())
 _EMPTY = (b"", b"[DONE]")
 """What some compatible servers send between or after events."""
@@ -73,7 +70,7 @@ class EventStream(StreamDecoder):
     def __init__(self, outgoing: Outgoing, upstream: Upstream) -> None:
         self._blocks = Blocks(outgoing, upstream)
         self._asked = upstream.asked
-        self._frames = sse.Decoder()
+        self._frames = sse.Decoder(max_event=upstream.max_event)
         self._started = False
         self._over = False
         self._parts = 0

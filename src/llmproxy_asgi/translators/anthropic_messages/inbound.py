@@ -22,6 +22,7 @@ from llmproxy_asgi.translators.anthropic_messages.problems import encode_problem
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL, VERSION
 from llmproxy_asgi.translators.base import Headers, Inbound, Intake, Problem, StreamEncoder
 from llmproxy_asgi.translators.fields import Node, missing, open_body
+from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
 
 _FORM = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _FIRST_BYTES = {
@@ -49,8 +50,10 @@ class MessagesInbound(Inbound):
     keepalive: ClassVar[bytes] = b'event: ping\ndata: {"type": "ping"}\n\n'
 
     @override
-    def open(self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY) -> Intake:
-        raw = open_body(body)
+    def open(
+        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, max_depth: int = DEFAULT_DEPTH
+    ) -> Intake:
+        raw = open_body(body, max_depth=max_depth)
         _check_types(raw)
         model, stream = Node.of(raw, "model"), Node.of(raw, "stream")
         _check_max_tokens(raw, path)

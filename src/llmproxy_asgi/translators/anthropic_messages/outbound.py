@@ -65,7 +65,7 @@ class MessagesOutbound(Outbound):
 
     @override
     def relay(self, intake: Intake, upstream: Upstream) -> StreamDecoder:
-        return Relay(MessagesScan(upstream.asked), asked=upstream.asked)
+        return Relay(MessagesScan(upstream.asked), asked=upstream.asked, max_event=upstream.max_event)
 
     @override
     def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Response:

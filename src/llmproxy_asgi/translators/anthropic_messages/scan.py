@@ -6,9 +6,8 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import Ended, Failed, Finished, JSONObject, Started, StreamEvent, UsageReported
+from llmproxy_asgi.conversation import UNDATED, Ended, Failed, Finished, JSONObject, Started, StreamEvent, UsageReported
 from llmproxy_asgi.translators.anthropic_messages.decode_answer import decode_finish
-from llmproxy_asgi.translators.anthropic_messages.decode_stream import UNDATED
 from llmproxy_asgi.translators.anthropic_messages.problems import stream_error
 from llmproxy_asgi.translators.anthropic_messages.schema import EVENT, Answer, Event
 from llmproxy_asgi.translators.anthropic_messages.usage import decode_tier, decode_usage, newer
@@ -23,7 +22,7 @@ class MessagesScan(Scan):
     """The eyes for one stream."""
 
     # The type within the JSON, and the key of an error; words like these in a text are escaped and do not hit.
-    pattern: ClassVar[re.Pattern[bytes]] = re.compile(rb'"(?:message_(?:delta|stop)|error)"')
+    patterns = (re.compile(rb'"message_(?:delta|stop)"'), re.compile(rb'"error"'))
     model_path: ClassVar[tuple[str, ...]] = ("message", "model")
     model_repeats: ClassVar[bool] = False
 
@@ -32,6 +31,10 @@ class MessagesScan(Scan):
         self._usage: JSONObject = {}
         self._finished = False
         self._stopped = False
+
+    @override
+    def quiet(self, run: bytes) -> bool:
+        return not (run.count(b'"message_') or run.count(b'"error"'))
 
     @override
     def first(self, frame: Frame) -> Sequence[StreamEvent]:

@@ -15,6 +15,7 @@ import msgspec
 from typing_extensions import override
 
 from llmproxy_asgi.conversation import (
+    UNDATED,
     ArgumentsDelta,
     Batch,
     CitationDelta,
@@ -61,11 +62,10 @@ from llmproxy_asgi.translators.openai_chat.words import (
     standard_base64,
 )
 from llmproxy_asgi.translators.pairing import arguments_object
-from llmproxy_asgi.wire.sse import DEFAULT_MAX_EVENT, Decoder, EventTooLarge, Frame, FrameSplitter
+from llmproxy_asgi.wire.sse import Decoder, EventTooLarge, Frame, FrameSplitter
 
 _Flowing = Literal["text", "reasoning", "refusal", "audio"]
 _NOT_AN_EVENT = Batch(())
-_EPOCH = datetime.fromtimestamp(0, UTC)
 _BLANK = b"\n\n"
 _SOUND = ("data", "transcript", "id")
 _LATEST = 253_402_300_799
@@ -73,9 +73,9 @@ _LATEST = 253_402_300_799
 
 
 def created(found: float | None) -> datetime:
-    """When the upstream says that it began; the epoch where it says nothing usable."""
+    """When the upstream says that it began; undated where it says nothing usable."""
     if found is None or not 0 <= found <= _LATEST:
-        return _EPOCH
+        return UNDATED
     return datetime.fromtimestamp(found, UTC)
 
 
@@ -98,9 +98,9 @@ class ChatStreamDecoder(StreamDecoder):
         self._call_ids = outgoing.call_ids
         self._emulated = outgoing.emulated
         self._upstream = upstream
-        self._splitter = FrameSplitter()
+        self._splitter = FrameSplitter(max_event=upstream.max_event)
         self._complete = self._splitter.complete
-        self._frames = Decoder(max_event=DEFAULT_MAX_EVENT + len(_BLANK))  # `close` adds what was forgotten
+        self._frames = Decoder(max_event=upstream.max_event + len(_BLANK))  # `close` adds what was forgotten
         self._id = ""
         self._candidates: dict[int, OpenCandidate] = {}
         self._usage: Any = None

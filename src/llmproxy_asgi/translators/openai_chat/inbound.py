@@ -20,6 +20,7 @@ from llmproxy_asgi.translators.openai_chat.encode_answer import encode_answer
 from llmproxy_asgi.translators.openai_chat.encode_stream import ChatStreamEncoder
 from llmproxy_asgi.translators.openai_chat.problems import encode_problem
 from llmproxy_asgi.translators.openai_chat.words import PROTOCOL
+from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
 
 _STRING: Final = (b'"', "a string")
 _ARRAY: Final = (b"[", "an array")
@@ -55,8 +56,10 @@ class ChatInbound(Inbound):
     keepalive = b": keep-alive\n\n"
 
     @override
-    def open(self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY) -> Intake:
-        raw = open_body(body)
+    def open(
+        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, max_depth: int = DEFAULT_DEPTH
+    ) -> Intake:
+        raw = open_body(body, max_depth=max_depth)
         for key, value in raw.items():
             outside = _OUTSIDES.get(key)
             if outside is not None and memoryview(value)[0] not in outside[0]:

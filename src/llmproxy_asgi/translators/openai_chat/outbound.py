@@ -48,7 +48,7 @@ class ChatOutbound(Outbound):
     def relay(self, intake: Intake, upstream: Upstream) -> StreamDecoder:
         asked = Node.of(intake.raw, "n") if "n" in intake.raw else None
         scan = ChatScan(upstream, keep_usage=intake.include_usage, candidates=asked.integer() if asked else 1)
-        return Relay(scan, asked=upstream.asked)
+        return Relay(scan, asked=upstream.asked, max_event=upstream.max_event)
 
     @override
     def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Response:

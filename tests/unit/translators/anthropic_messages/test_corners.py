@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from llmproxy_asgi.conversation import (
+    UNDATED,
     ArgumentsDelta,
     Candidate,
     Citation,
@@ -41,7 +42,6 @@ from llmproxy_asgi.conversation import (
     Usage,
 )
 from llmproxy_asgi.errors import BadRequest, Unsupported, UpstreamFailed
-from llmproxy_asgi.translators.anthropic_messages.decode_stream import UNDATED
 from llmproxy_asgi.translators.anthropic_messages.usage import decode_tier, decode_usage, encode_usage
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.wire.sse import DEFAULT_MAX_EVENT

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from conversations.strategies import broken_rows, event_rows, responses
 from llmproxy_asgi.conversation import (
+    UNDATED,
     ArgumentsDelta,
     Citation,
     CitationDelta,
@@ -37,7 +38,6 @@ from llmproxy_asgi.conversation import (
     UsageReported,
 )
 from llmproxy_asgi.errors import UpstreamFailed, UpstreamOverloaded
-from llmproxy_asgi.translators.anthropic_messages.decode_stream import UNDATED
 from llmproxy_asgi.translators.assemble import unfold
 from llmproxy_asgi.translators.seals import unwrap
 from support_messages import INBOUND, events_of, frames, opened, read_by_sdk, wire, written
