@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from itertools import count
 from typing import Any
 
 import httpx2
@@ -19,7 +18,9 @@ KEY = "llmp_pairs-of-protocols-0123456789"
 MODELS = {CHAT: "gpt-5.9", MESSAGES: "claude-sonnet-5"}
 """The upstream's model, unless a test names another."""
 TYPES = {CHAT: "openai", MESSAGES: "anthropic"}
-STRICT = {"/v1/chat/completions": check_chat, "/v1/messages": check_messages}
+PATHS = {CHAT: "/v1/chat/completions", MESSAGES: "/v1/messages"}
+STRICT = {PATHS[CHAT]: check_chat, PATHS[MESSAGES]: check_messages}
+_HEADERS = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
 
 Play = Scenario | Callable[[Received], Scenario]
 
@@ -44,11 +45,18 @@ def gateway_config(upstream: ThreadedUpstream, *, spares: int = 0, **provider: A
 class Stage:
     """Everything between two official SDKs and what the upstream will say."""
 
-    def __init__(self, base: str, upstream: ThreadedUpstream, callers: dict[str, ChatCaller | MessagesCaller]) -> None:
+    def __init__(
+        self,
+        base: str,
+        upstream: ThreadedUpstream,
+        callers: dict[str, ChatCaller | MessagesCaller],
+        *,
+        spares: int,
+    ) -> None:
         self.base = base
         self.upstream = upstream
         self.callers = callers
-        self._spares = count()
+        self._spares = {protocol: iter(range(spares)) for protocol in TYPES}
 
     def reset(self) -> None:
         """Forget what earlier tests did."""
@@ -74,7 +82,7 @@ class Stage:
 
     def model(self, lane: Lane, model: str | None = None, *, spare: bool = False) -> str:
         """A model's name at the gateway; `spare`: by a provider of its own, so that its rests concern nobody else."""
-        suffix = str(next(self._spares)) if spare else ""
+        suffix = str(next(self._spares[lane.upstream])) if spare else ""
         return f"{TYPES[lane.upstream]}{suffix}/{model or MODELS[lane.upstream]}"
 
     def ask(self, lane: Lane, *, model: str | None = None, on_event: Any = None, **request: Any) -> Answer:
@@ -84,7 +92,7 @@ class Stage:
             return self.callers[lane.client].ask(lane, on_event=on_event, model=name, **request)
         finally:
             if self.upstream.errors:
-                raise self.upstream.errors[0]
+                raise self.upstream.errors.pop()
 
     @property
     def received(self) -> Received:
@@ -98,11 +106,24 @@ class Stage:
 
     def post(self, lane: Lane, body: dict[str, Any] | bytes, **headers: str) -> httpx2.Response:
         """A call by hand, where what matters are bytes."""
-        path = "/v1/chat/completions" if lane.client == CHAT else "/v1/messages"
-        sent = {"authorization": f"Bearer {KEY}", "content-type": "application/json", **headers}
         content: Any = {"content": body} if isinstance(body, bytes) else {"json": body}
         with httpx2.Client(timeout=30, trust_env=False) as client:
-            return client.post(self.base + path, headers=sent, **content)
+            return client.post(self._url(lane), headers={**_HEADERS, **headers}, **content)
+
+    def read(self, lane: Lane, body: dict[str, Any], *, on_first: Callable[[], object]) -> str:
+        """A stream by hand; `on_first` is called when something of it has come."""
+        with (
+            httpx2.Client(timeout=30, trust_env=False) as client,
+            client.stream("POST", self._url(lane), headers=_HEADERS, json=body) as answer,
+        ):
+            assert answer.status_code == 200
+            pieces = answer.iter_raw()
+            first = next(pieces)
+            on_first()
+            return b"".join([first, *pieces]).decode()
+
+    def _url(self, lane: Lane) -> str:
+        return self.base + PATHS[lane.client]
 
 
 @contextmanager
@@ -122,7 +143,7 @@ def staged(*, spares: int = 0, keepalive: str = "15s", **provider: Any) -> Itera
                 MESSAGES: MessagesCaller(base, KEY, portal),
             }
             try:
-                yield Stage(base, upstream, callers)
+                yield Stage(base, upstream, callers, spares=spares)
             finally:
                 for caller in callers.values():
                     caller.close()

@@ -139,7 +139,7 @@ def messages_whole(
 
 
 def _whole_block(block: JSONObject) -> JSONObject:
-    if block["type"] == "tool_use" and isinstance(block["input"], str):
+    if block["type"].endswith("tool_use") and isinstance(block["input"], str):
         return {**block, "input": json.loads(block["input"])}
     if block["type"] == "text" and not isinstance(block["text"], str):
         return {**block, "text": "".join(block["text"])}
@@ -194,7 +194,7 @@ def _opened(block: JSONObject) -> tuple[JSONObject, list[JSONObject]]:
             changes = [{"type": "text_delta", "text": piece} for piece in pieces]
             changes += [{"type": "citations_delta", "citation": each} for each in block.get("citations") or ()]
             return {"type": "text", "text": ""}, changes
-        case "tool_use":
+        case "tool_use" | "server_tool_use":
             given = block["input"]
             text = given if isinstance(given, str) else json.dumps(given)
             changes = [{"type": "input_json_delta", "partial_json": piece} for piece in ["", *fragments(text)]]

@@ -9,7 +9,7 @@ from support_pairs import Stage, staged
 
 @pytest.fixture(scope="session")
 def shared_stage() -> Iterator[Stage]:
-    with staged(spares=200) as made:
+    with staged(spares=300) as made:
         yield made
 
 

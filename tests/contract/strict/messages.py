@@ -199,7 +199,8 @@ def _first_turn(asked: Asked) -> Complaints:
 def _last_turn(asked: Asked) -> Complaints:
     last = asked.messages[-1] if asked.messages else {}
     if last.get("role") == "assistant":
-        if not _family(asked).prefill:
+        # A turn that paused within an upstream's own tool is gone on with by any model.
+        if not _family(asked).prefill and not any(block.get("type") == "server_tool_use" for block in _blocks(last)):
             yield "this model continues no message of its own"
         content = last.get("content")
         said = content if isinstance(content, str) else (_blocks(last) or [{}])[-1].get("text", "")
