@@ -249,14 +249,17 @@ async def test_anthropic_reasoning_round_trip(messages: anthropic.AsyncAnthropic
     assert "1 seal is whole" in said.text
 
 
-async def test_anthropic_refuses_thinking_that_was_changed() -> None:
-    """Thinking whose text was edited no longer belongs to its signature."""
+async def test_anthropic_thinking_that_was_changed_is_left_out() -> None:
+    """Thinking whose text was edited is refused for its signature, so the gateway asks once more without it."""
     async with gateway("anthropic-messages") as opened, opened.anthropic() as client:
         first = await client.messages.create(model="reasoning", max_tokens=100, messages=QUESTION)
-        changed: Any = [{**block.to_dict(), "thinking": "other"} for block in first.content[:1]]
-        more: Any = [*QUESTION, {"role": "assistant", "content": changed}, {"role": "user", "content": "go on"}]
-        with pytest.raises(anthropic.BadRequestError, match="does not belong to its text"):
-            await client.messages.create(model="reasoning", max_tokens=100, messages=more)
+        thinking, said = (block.to_dict() for block in first.content)
+        answer = {"role": "assistant", "content": [{**thinking, "thinking": "other"}, said]}
+        more: Any = [*QUESTION, answer, {"role": "user", "content": "go on"}]
+        second = await client.messages.create(model="reasoning", max_tokens=100, messages=more)
+    block = second.content[-1]
+    assert isinstance(block, anthropic.types.TextBlock)
+    assert block.text == "Having thought about your 2 words, I agree with you."
 
 
 async def test_anthropic_refusal_and_length(messages: anthropic.AsyncAnthropic) -> None:
