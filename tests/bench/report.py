@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from bench import load, processes, startup
+from bench import leaving, load, processes, startup
 
 Name = Literal["direct", "bare", "relayed", "translated", "keys"]
 Measure = Literal["closed", "single", "paced", "full", "hold"]
@@ -37,6 +37,7 @@ class Findings:
     )
     starts: dict[Name, list[startup.Cost]] = dataclasses.field(default_factory=lambda: defaultdict(list))
     imports: startup.Imports | None = None
+    leaving: dict[leaving.Kind, list[float]] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, measure: Measure, name: Name, finding: load.Finding) -> None:
@@ -139,6 +140,19 @@ class Goal(NamedTuple):
         return [self.claim, wanted, f"{value:.{self.digits}f}{self.unit}", spread, "met" if met else "NOT MET"]
 
 
+def _last(seconds: list[float]) -> list[float]:
+    """The 99th percentile, in milliseconds."""
+    return [statistics.quantiles(seconds, n=100)[98] * 1000] if len(seconds) > 1 else []
+
+
+def _leaving(found: dict[leaving.Kind, list[float]]) -> str:
+    rows = [
+        [leaving.TITLES[kind], str(len(seconds)), _cell(_median(seconds), 1e3, 1), _cell(_last(seconds)[0], digits=1)]
+        for kind, seconds in found.items()
+    ]
+    return _table(["the caller leaves", "calls", "p50 ms", "p99 ms"], rows)
+
+
 def _wall(costs: list[startup.Cost]) -> list[float]:
     return [cost.wall for cost in costs]
 
@@ -181,6 +195,10 @@ def _goals(results: _Results, findings: Findings) -> list[Goal]:
         *(
             Goal(f"start to first answer: {TITLES[name]}", 0.5, False, " s", _wall(findings.starts[name]))
             for name in chunks
+        ),
+        *(
+            Goal(f"caller gone {title}, p99", 250, False, " ms", _last(findings.leaving.get(kind, [])), 0)
+            for kind, title in leaving.TITLES.items()
         ),
         Goal(f"`{startup.PACKAGE}`", 250, False, " ms", package, 0),
         Goal(f"`{startup.NAME}`", 250, False, " ms", main_class, 0),
@@ -376,6 +394,7 @@ def write(findings: Findings, facts: Facts) -> str:
         "## Beginning and memory",
         _process(results, findings),
         *([_imports(findings.imports)] if findings.imports else []),
+        *(["## Callers who leave", _leaving(findings.leaving)] if findings.leaving else []),
         "## Circumstances",
         _circumstances(facts),
         "## How to repeat it",
@@ -409,6 +428,8 @@ make bench ARGS=--quick                                                  # about
 - **Full speed**: streams of 256 chunks without pauses, so many chunks arrive in one read.
 - **Memory**: what 1000 streams, held open after their first chunk, add to the resident size of a process that has
   served a few requests, divided by 1000.
+- **Callers who leave**: from the close of the caller's socket to the close of the upstream's connection, one call at a
+  time, through uvicorn.
 - **Start**: from the start of the process to the first answer with status 200. Imports: fresh interpreters with warm
   bytecode, less the start of an interpreter that imports nothing. Both are wall clock, which a busy machine stretches;
   the CPU time beside it is what a quiet one would need."""

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import msgspec
 
-from bench import load, processes, report, startup, traffic
+from bench import leaving, load, processes, report, startup, traffic
 
 
 class Plan(NamedTuple):
@@ -36,10 +36,11 @@ class Plan(NamedTuple):
     starts: int
     memory: int
     imports: int
+    leavers: int
 
 
-_DEFAULT = Plan(rounds=5, closed=2.0, single=1.0, paced=3.0, turns=8, starts=5, memory=3, imports=7)
-_QUICK = Plan(rounds=3, closed=0.6, single=0.3, paced=0.8, turns=3, starts=3, memory=1, imports=3)
+_DEFAULT = Plan(rounds=5, closed=2.0, single=1.0, paced=3.0, turns=8, starts=5, memory=3, imports=7, leavers=200)
+_QUICK = Plan(rounds=3, closed=0.6, single=0.3, paced=0.8, turns=3, starts=3, memory=1, imports=3, leavers=20)
 _HELD = 1000
 """Streams held open to see what one costs in memory."""
 
@@ -228,6 +229,8 @@ def main() -> None:
     if len(contestants) > 1:
         _say("imports")
         findings.imports = startup.measure(plan.imports)
+        _say("callers who leave")
+        findings.leaving = leaving.measure(cores.gateway, calls=plan.leavers, prefix=_RELAYED.prefix)
     facts = report.Facts(
         quick=options.quick,
         rounds=plan.rounds,
