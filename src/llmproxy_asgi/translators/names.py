@@ -114,6 +114,11 @@ class CallIds:
             yield self._prefix + _digest(None, call_id, attempt, size=self._size)
 
 
+def derived(prefix: str, *seeds: str, size: int = 24) -> str:
+    """An id made from what is known, the same each time: the prefix and `size` hexadecimal digits, at most 64."""
+    return prefix + sha256("\0".join(seeds).encode("utf-8", "surrogatepass")).hexdigest()[:size]
+
+
 def _digest(namespace: str | None, name: str, attempt: int, *, size: int) -> str:
     """Letters and digits that depend on the arguments alone."""
     # Lengths first, so that no two originals read alike; half surrogate pairs are hashed as they are.

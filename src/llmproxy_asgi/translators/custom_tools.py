@@ -1,0 +1,36 @@
+"""Free-text tools for upstreams that have none: a function with one string property, unwrapped in the answer.
+
+The grammar of such a tool is told, not enforced.
+"""
+
+from typing import Any
+
+from llmproxy_asgi.conversation import Tool
+from llmproxy_asgi.translators.pairing import arguments_object
+
+
+def emulated_description(tool: Tool) -> str | None:
+    """What the function says of itself: the tool's own words, and its grammar."""
+    words = [tool.description] if tool.description else []
+    if tool.grammar is not None:
+        words.append(f"The input must follow this {tool.grammar.syntax} grammar:\n{tool.grammar.definition}")
+    return "\n\n".join(words) or None
+
+
+def emulated_parameters() -> dict[str, Any]:
+    """The function's parameters."""
+    return {
+        "type": "object",
+        "properties": {"input": {"type": "string"}},
+        "required": ["input"],
+        "additionalProperties": False,
+    }
+
+
+def unwrapped_input(arguments: str) -> str:
+    """The free text in the function's arguments."""
+    found = arguments_object(arguments)
+    text = found.get("input")
+    if type(text) is str and len(found) == 1:
+        return text
+    return "" if not found else arguments

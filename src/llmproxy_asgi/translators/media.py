@@ -1,0 +1,45 @@
+"""Base64 as protocols carry it: alphabets, data addresses, and what a picture is by its first bytes."""
+
+from base64 import b64decode
+
+from llmproxy_asgi.translators.fields import Node
+
+IMAGE_MARKS: tuple[tuple[str, str], ...] = (
+    ("/9j/", "image/jpeg"),
+    ("iVBORw0KGgo", "image/png"),
+    ("R0lGOD", "image/gif"),
+    ("UklGR", "image/webp"),
+)
+"""How the base64 text of a picture begins."""
+
+
+def picture_type(data: str, declared: str | None) -> str:
+    """What a picture is by its first bytes, else what it is said to be."""
+    return next((media for mark, media in IMAGE_MARKS if data.startswith(mark)), declared or "image/png")
+
+
+def standard_base64(data: str) -> str:
+    """Base64 text in the standard alphabet, padded; what is so already is given back as it is."""
+    if "-" in data or "_" in data:
+        data = data.replace("-", "+").replace("_", "/")
+    return data if len(data) % 4 == 0 else data.rstrip("=") + "=" * (-len(data.rstrip("=")) % 4)
+
+
+def data_url(node: Node) -> tuple[str | None, str | None]:
+    """Type and base64 text of a data address; (None, None) for any other address."""
+    text = node.text()
+    if text[:5].lower() != "data:":
+        return None, None
+    head, comma, data = text.partition(",")
+    words = head[5:].lower().split(";")
+    if not comma or words[-1].strip() != "base64":
+        node.fail("a data URL must hold base64.")
+    return words[0].strip() or None, standard_base64(data)
+
+
+def decoded_text(data: str) -> str | None:
+    """The text that is meant by base64; None where it is not base64."""
+    try:
+        return b64decode(data).decode("utf-8", errors="replace")
+    except ValueError:
+        return None

@@ -1,0 +1,1 @@
+"""What OpenAI's two protocols, Chat Completions and Responses, have in common."""

@@ -1,0 +1,23 @@
+"""Models as OpenAI's SDK lists them.
+
+Shape: the model object of the OpenAI API reference, read from openai 3.52 on 2026-11-21. We do not know when an
+upstream's model was made, so `created` is the epoch.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+
+def list_models(names: Sequence[str]) -> bytes:
+    """All of them."""
+    return msgspec.json.encode({"object": "list", "data": [_model(name) for name in names]})
+
+
+def show_model(name: str) -> bytes:
+    """One of them."""
+    return msgspec.json.encode(_model(name))
+
+
+def _model(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "llmproxy"}

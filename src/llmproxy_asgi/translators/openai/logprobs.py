@@ -1,0 +1,45 @@
+"""Token probabilities: the entries that Chat puts beside a message and Responses into a text part."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmproxy_asgi.conversation import TokenLogprob
+
+
+def encode_logprob(token: TokenLogprob) -> dict[str, Any]:
+    """A token with its alternatives."""
+    return {**_encode_alternative(token), "top_logprobs": [_encode_alternative(other) for other in token.top]}
+
+
+def _encode_alternative(token: TokenLogprob) -> dict[str, Any]:
+    spelled = token.token_bytes if token.token_bytes is not None else token.token.encode(errors="replace")
+    return {"token": token.token, "bytes": list(spelled), "logprob": token.logprob}
+
+
+def decode_entries(found: Any, *, refusal: bool = False) -> tuple[TokenLogprob, ...]:
+    """The tokens of a list; entries that cannot be read are passed over."""
+    if type(found) is not list:
+        return ()
+    return tuple(token for entry in found if (token := _decode_logprob(entry, refusal=refusal)))
+
+
+def _decode_logprob(found: Any, *, refusal: bool = False) -> TokenLogprob | None:
+    if type(found) is not dict or type(found.get("token")) is not str:
+        return None
+    value = _number(found, "logprob")
+    if value is None:
+        return None
+    spelled = found.get("bytes")
+    plain = type(spelled) is list and all(type(byte) is int and 0 <= byte < 256 for byte in spelled)
+    return TokenLogprob(
+        token=found["token"],
+        logprob=value,
+        token_bytes=tuple(spelled) if plain and spelled is not None else None,
+        top=decode_entries(found.get("top_logprobs")),
+        refusal=refusal,
+    )
+
+
+def _number(found: Mapping[str, Any], key: str) -> float | None:
+    value = found.get(key)
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e300 else None

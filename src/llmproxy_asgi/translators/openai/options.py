@@ -1,0 +1,57 @@
+"""The options of a caller's request that both protocols spell alike, each read from the top level by its name."""
+
+from collections.abc import Mapping
+from typing import cast
+
+import msgspec
+
+from llmproxy_asgi.conversation import CacheLifetime, CacheOptions
+from llmproxy_asgi.translators.fields import Node
+
+Raw = Mapping[str, msgspec.Raw]
+
+
+def string(raw: Raw, key: str) -> str | None:
+    """A text; None where there is none, or an empty one."""
+    node = Node.of(raw, key)
+    return node.text() or None if node else None
+
+
+def boolean(raw: Raw, key: str) -> bool | None:
+    """A boolean."""
+    node = Node.of(raw, key)
+    return node.boolean() if node else None
+
+
+def integer(raw: Raw, key: str, *, low: int | None = None, high: int | None = None) -> int | None:
+    """A whole number within bounds (both included)."""
+    node = Node.of(raw, key)
+    return node.integer(low, high) if node else None
+
+
+def number(raw: Raw, key: str, low: float, high: float) -> float | None:
+    """A number within bounds (both included)."""
+    node = Node.of(raw, key)
+    return node.number(low, high) if node else None
+
+
+def cache_options(raw: Raw) -> CacheOptions:
+    """Prompt caching for the request as a whole."""
+    options = Node.of(raw, "prompt_cache_options")
+    mode = options.get("mode") if options else None
+    ttl = options.get("ttl") if options else None
+    retention = Node.of(raw, "prompt_cache_retention")
+    lifetime: str | None = ttl.choice(("5m", "30m", "1h", "12h", "24h")) if ttl else None
+    if lifetime is None and retention is not None and retention.text() == "24h":
+        lifetime = "24h"
+    return CacheOptions(
+        key=string(raw, "prompt_cache_key"),
+        automatic=mode.choice(("implicit", "explicit")) == "implicit" if mode else None,
+        lifetime=cast("CacheLifetime | None", lifetime),
+    )
+
+
+def metadata(raw: Raw) -> Mapping[str, str]:
+    """The caller's own notes."""
+    node = Node.of(raw, "metadata")
+    return {key: value.text() for key, value in node.items()} if node else {}

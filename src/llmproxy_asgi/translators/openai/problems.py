@@ -1,0 +1,284 @@
+"""Errors as OpenAI's protocols say them, and what their errors mean to us.
+
+An upstream's error is judged by its status and its machine-readable words, never by its message. Messages of refusals
+concern the request and are kept; those about credentials and those of broken upstreams are not.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+import msgspec
+
+from llmproxy_asgi.errors import (
+    ErrorKind,
+    GatewayError,
+    MethodNotAllowed,
+    UpstreamAuthFailed,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamOverloaded,
+    UpstreamProtocolError,
+    UpstreamQuotaSpent,
+    UpstreamRateLimited,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamUnsuited,
+)
+from llmproxy_asgi.translators.base import Headers, Problem
+from llmproxy_asgi.translators.waits import wait_of
+
+_WORDS: Mapping[ErrorKind, tuple[str, str | None]] = {
+    ErrorKind.BAD_REQUEST: ("invalid_request_error", None),
+    ErrorKind.CONTEXT_LENGTH: ("invalid_request_error", "context_length_exceeded"),
+    ErrorKind.UNSUPPORTED: ("invalid_request_error", "unsupported_by_upstream"),
+    ErrorKind.AUTHENTICATION: ("authentication_error", "invalid_api_key"),
+    ErrorKind.FORBIDDEN: ("permission_error", None),
+    ErrorKind.BILLING: ("insufficient_quota", "insufficient_quota"),
+    ErrorKind.NOT_FOUND: ("invalid_request_error", "not_found"),
+    ErrorKind.MODEL_NOT_FOUND: ("invalid_request_error", "model_not_found"),
+    ErrorKind.METHOD: ("invalid_request_error", "method_not_allowed"),
+    ErrorKind.CONFLICT: ("invalid_request_error", None),
+    ErrorKind.TOO_LARGE: ("invalid_request_error", "request_too_large"),
+    ErrorKind.MEDIA_TYPE: ("invalid_request_error", "unsupported_media_type"),
+    ErrorKind.UNPROCESSABLE: ("invalid_request_error", None),
+    ErrorKind.RATE_LIMIT: ("rate_limit_error", "rate_limit_exceeded"),
+    ErrorKind.QUOTA: ("insufficient_quota", "insufficient_quota"),
+    ErrorKind.CLIENT_TIMEOUT: ("invalid_request_error", "request_timeout"),
+    ErrorKind.UPSTREAM: ("server_error", None),
+    ErrorKind.UPSTREAM_AUTH: ("server_error", "upstream_auth"),
+    ErrorKind.OVERLOADED: ("overloaded_error", None),
+    ErrorKind.UNAVAILABLE: ("server_error", None),
+    ErrorKind.TIMEOUT: ("timeout_error", None),
+    ErrorKind.INTERNAL: ("server_error", None),
+}
+_STATUSES: Mapping[int, int] = {402: 429, 529: 503}
+"""Statuses that this protocol's clients do not know."""
+
+_CONTEXT_CODES = frozenset(
+    {
+        "context_length_exceeded",
+        "context_window_exceeded",
+        "model_context_window_exceeded",
+        "exceed_context_size_error",
+        "string_above_max_length",
+        "request_too_long",
+    }
+)
+_QUOTA_CODES = frozenset(
+    {
+        "insufficient_quota",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+        "quota_exceeded",
+        "insufficient_balance",
+        "insufficient_credits",
+        "access_terminated",
+    }
+)
+_MODEL_CODES = frozenset(
+    {"model_not_found", "deploymentnotfound", "model_not_exist", "notfounderror", "model_not_available"}
+)
+_STREAM_STATUSES: Mapping[str, int] = {
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "requests": 429,
+    "tokens": 429,
+    "overloaded_error": 503,
+    "overloaded": 503,
+    "unavailable": 503,
+    "service_unavailable": 503,
+    "timeout_error": 504,
+    "timeout": 504,
+    "invalid_request_error": 400,
+    "bad_request": 400,
+    "badrequesterror": 400,
+    "content_filter": 400,
+    "content_policy_violation": 400,
+    "authentication_error": 401,
+    "invalid_api_key": 401,
+    "permission_error": 403,
+    "vector_store_timeout": 504,
+    **dict.fromkeys(
+        (
+            "invalid_prompt",
+            "data_residency_mismatch",
+            "bio_policy",
+            "misalignment_policy_violation",
+            "invalid_image",
+            "invalid_image_format",
+            "invalid_base64_image",
+            "invalid_image_url",
+            "image_too_large",
+            "image_too_small",
+            "image_parse_error",
+            "image_content_policy_violation",
+            "invalid_image_mode",
+            "image_file_too_large",
+            "unsupported_image_media_type",
+            "empty_image_file",
+            "failed_to_download_image",
+            "image_file_not_found",
+        ),
+        400,
+    ),
+}
+"""Words of an error that comes without a status, in the middle of a stream."""
+
+
+def encode_problem(error: GatewayError) -> Problem:
+    """The error with its status and headers."""
+    headers = [("content-type", "application/json")]
+    if error.retry_after is not None:
+        wait = max(0.0, error.retry_after)
+        headers.append(("retry-after", str(math.ceil(wait))))
+        headers.append(("retry-after-ms", str(math.ceil(wait * 1000))))
+    if isinstance(error, UpstreamError):
+        headers.append(("x-should-retry", "false"))
+    if isinstance(error, MethodNotAllowed):
+        headers.append(("allow", error.allow))
+    return Problem(
+        status=_STATUSES.get(error.status, error.status), headers=tuple(headers), body=encode_error_object(error)
+    )
+
+
+def encode_error_object(error: GatewayError) -> bytes:
+    """The error's JSON, for a body and for a stream's event alike."""
+    return msgspec.json.encode({"error": error_object(error)})
+
+
+def error_object(error: GatewayError) -> dict[str, Any]:
+    """The error: message, type, param and code; the upstream's own where it is about the request."""
+    kind, code = _WORDS[error.kind]
+    ours = {"message": error.message, "type": kind, "param": error.param, "code": error.code or code}
+    if (
+        isinstance(error, UpstreamRefused | UpstreamRateLimited)
+        and error.protocol in PROTOCOLS
+        and isinstance(error.native, Mapping)
+    ):
+        theirs = dict(error.native)
+        if type(theirs.get("message")) is not str or not theirs["message"]:
+            theirs["message"] = error.message
+        if type(theirs.get("type")) is not str or not theirs["type"]:
+            theirs["type"] = kind
+        return {"param": None, "code": None, **theirs}
+    return ours
+
+
+def decode_error(status: int, headers: Headers, body: bytes, *, protocol: str) -> UpstreamError:
+    """What an answer with this status means."""
+    found = _find_error(body)
+    return _judge(
+        status,
+        found,
+        retry_after=wait_of(headers) if headers else None,
+        request_id=headers.get("x-request-id") or headers.get("apim-request-id"),
+    )
+
+
+def decode_error_object(found: Any, *, protocol: str) -> UpstreamError:
+    """What an error inside an answer that began well means."""
+    error = _as_error(found) or {}
+    status = error.get("code")
+    if type(status) is str and status.isascii() and status.isdigit() and len(status) == 3:
+        status = int(status)
+    if type(status) is not int or not 400 <= status <= 599:
+        words = _codes(error)
+        status = next((_STREAM_STATUSES[word] for word in words if word in _STREAM_STATUSES), 500)
+        if any(word in _CONTEXT_CODES for word in words):
+            status = 400
+        elif any(word in _QUOTA_CODES for word in words):
+            status = 429
+        elif any(word in _MODEL_CODES for word in words):
+            status = 404
+    return _judge(status, error, protocol=protocol, retry_after=None, request_id=None)
+
+
+def _judge(
+    status: int,
+    found: Mapping[str, Any] | None,
+    *,
+    protocol: str,
+    retry_after: float | None,
+    request_id: str | None,
+) -> UpstreamError:
+    words = _codes(found or {})
+    seen: dict[str, Any] = {
+        "retry_after": retry_after,
+        "upstream_status": status,
+        "upstream_request_id": request_id,
+        "native": found,
+        "protocol": protocol if found is not None else None,
+        "code": _text(found, "code"),
+    }
+    if status in {401, 403}:
+        return UpstreamAuthFailed(
+            "The upstream refused the gateway's credential.", **{**seen, "native": None, "code": None}
+        )
+    if status == 402 or (status == 429 and words & _QUOTA_CODES):
+        return UpstreamQuotaSpent("The gateway's quota at the upstream is spent.", **{**seen, "code": None})
+    if status == 429:
+        return UpstreamRateLimited(_message(found) or "The upstream asks for a wait.", **seen)
+    if status in {400, 404, 409, 413, 422}:
+        return _refused(status, found, words, seen)
+    if status in {503, 529}:
+        return UpstreamOverloaded(_message(found) or "The upstream is overloaded.", status=status, **seen)
+    if status in {408, 504}:
+        return UpstreamTimeout(_message(found) or "The upstream took too long, by its own account.", **seen)
+    if status < 400:
+        return UpstreamProtocolError(f"The upstream answered with status {status}, which has no meaning here.", **seen)
+    return UpstreamFailed(f"The upstream failed with status {status}.", **seen)
+
+
+def _refused(
+    status: int, found: Mapping[str, Any] | None, words: frozenset[str], seen: dict[str, Any]
+) -> UpstreamRefused:
+    param = _text(found, "param")
+    kinds = {409: ErrorKind.CONFLICT, 413: ErrorKind.TOO_LARGE, 422: ErrorKind.UNPROCESSABLE, 404: ErrorKind.NOT_FOUND}
+    kind = kinds.get(status, ErrorKind.BAD_REQUEST)
+    refusal = UpstreamRefused
+    if words & _CONTEXT_CODES:
+        kind, refusal = ErrorKind.CONTEXT_LENGTH, UpstreamUnsuited
+    elif status in {400, 404} and (words & _MODEL_CODES or (status == 404 and param == "model")):
+        kind, refusal = ErrorKind.MODEL_NOT_FOUND, UpstreamUnsuited
+    message = _message(found) or f"The upstream refused the request with status {status}."
+    return refusal(message, status=status, kind=kind, param=param, **seen)
+
+
+def _find_error(body: bytes) -> Mapping[str, Any] | None:
+    """The error's object in whatever shape a compatible server gave it; None where the body is no JSON."""
+    try:
+        decoded = msgspec.json.decode(body)
+    except (ValueError, RecursionError):
+        return None
+    return _as_error(decoded)
+
+
+def _as_error(found: Any) -> Mapping[str, Any] | None:
+    if type(found) is list and found:
+        found = found[0]
+    if type(found) is str and found:
+        return {"message": found}
+    if type(found) is not dict:
+        return None
+    inner = found.get("error")
+    if type(inner) is dict:
+        return cast("dict[str, Any]", inner)
+    if type(inner) is str and inner:
+        return {"message": inner, **{key: found[key] for key in ("type", "code", "param") if key in found}}
+    if type(found.get("detail")) is str:
+        return {"message": found["detail"]}
+    return found if type(found.get("message")) is str else None
+
+
+def _codes(found: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(str(found[key]).lower() for key in ("code", "type") if type(found.get(key)) is str)
+
+
+def _text(found: Mapping[str, Any] | None, key: str) -> str | None:
+    value = found.get(key) if found else None
+    return value if type(value) is str and value else None
+
+
+def _message(found: Mapping[str, Any] | None) -> str | None:
+    return _text(found, "message")

@@ -1,0 +1,78 @@
+"""The words that OpenAI's two protocols share, and what they mean.
+
+Source: the types of the openai Python SDK 3.52.0 (read 2026-11-21).
+"""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from llmproxy_asgi.conversation import CacheLifetime, CacheMark, ServiceTier
+from llmproxy_asgi.translators.fields import Node
+
+NATIVE_ISSUER = "openai"
+"""Whose state an unwrapped blob in a caller's history is taken to be."""
+
+TIER_IN: Mapping[str, ServiceTier] = {
+    "auto": ServiceTier.AUTO,
+    "default": ServiceTier.STANDARD,
+    "flex": ServiceTier.FLEX,
+    "priority": ServiceTier.PRIORITY,
+    "fast": ServiceTier.FAST,
+    "scale": ServiceTier.SCALE,
+}
+"""The tiers that both know; Responses has one more."""
+
+MARK_LIFETIMES: Mapping[CacheLifetime | None, str | None] = {
+    None: None,
+    "5m": "30m",
+    "30m": "30m",
+    "1h": "12h",
+    "12h": "12h",
+    "24h": "12h",
+}
+"""A cache mark's lifetime, to the nearest that the vendor knows."""
+MOST_MARKS = 4
+"""Cache marks of one request; where there are more, the last ones cover the longest prefixes."""
+
+JSON_LINE = "Answer with one JSON object and nothing else."
+SCHEMA_LINE = "Answer with one JSON value and nothing else. It must satisfy this JSON Schema:\n"
+ERROR_PREFIX = "[tool error] "
+"""How a tool's failure is told where there is no flag for it."""
+
+_LIFETIMES = ("5m", "30m", "1h", "12h", "24h")
+
+
+def cache_mark(node: Node) -> CacheMark | None:
+    """The mark at the end of a reusable prefix, in the vendor's spelling or in the one that gateways taught clients."""
+    found = node.get("prompt_cache_breakpoint") or node.get("cache_control")
+    if found is None:
+        return None
+    ttl = found.get("ttl")
+    return CacheMark(lifetime=cast("CacheLifetime", ttl.choice(_LIFETIMES)) if ttl else None)
+
+
+def encode_mark(mark: CacheMark) -> dict[str, Any]:
+    """A mark as a part's `prompt_cache_breakpoint`."""
+    lifetime = MARK_LIFETIMES[mark.lifetime]
+    return {"mode": "explicit", **({"ttl": lifetime} if lifetime else {})}
+
+
+def qualifies_as_strict(schema: Any) -> bool:
+    """Whether the vendor would take the schema as strict: every object closed, every property required."""
+    if isinstance(schema, list):
+        return all(qualifies_as_strict(each) for each in schema)
+    if not isinstance(schema, dict):
+        return True
+    properties = schema.get("properties")
+    if schema.get("type") == "object" or isinstance(properties, dict):
+        named = properties if isinstance(properties, dict) else {}
+        required = schema.get("required", [])
+        if schema.get("additionalProperties") is not False or not isinstance(required, list):
+            return False
+        if set(named) != {each for each in required if isinstance(each, str)}:
+            return False
+        if not all(qualifies_as_strict(each) for each in named.values()):
+            return False
+    return all(
+        qualifies_as_strict(value) for key, value in schema.items() if key not in {"properties", "enum", "const"}
+    )
