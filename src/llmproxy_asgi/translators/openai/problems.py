@@ -28,6 +28,9 @@ from llmproxy_asgi.errors import (
 from llmproxy_asgi.translators.base import Headers, Problem
 from llmproxy_asgi.translators.waits import wait_of
 
+PROTOCOLS = frozenset({"openai-chat", "openai-responses"})
+"""Those that say errors in this way, so that each takes the other's as they are."""
+
 _WORDS: Mapping[ErrorKind, tuple[str, str | None]] = {
     ErrorKind.BAD_REQUEST: ("invalid_request_error", None),
     ErrorKind.CONTEXT_LENGTH: ("invalid_request_error", "context_length_exceeded"),
@@ -171,6 +174,7 @@ def decode_error(status: int, headers: Headers, body: bytes, *, protocol: str) -
     return _judge(
         status,
         found,
+        protocol=protocol,
         retry_after=wait_of(headers) if headers else None,
         request_id=headers.get("x-request-id") or headers.get("apim-request-id"),
     )
