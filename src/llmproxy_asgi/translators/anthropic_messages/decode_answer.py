@@ -28,6 +28,7 @@ from llmproxy_asgi.translators.anthropic_messages.problems import stream_error
 from llmproxy_asgi.translators.anthropic_messages.schema import ABSENT, ANSWER, BLOCK, PROTOCOL, Answer, Block
 from llmproxy_asgi.translators.anthropic_messages.usage import decode_tier, decode_usage
 from llmproxy_asgi.translators.base import Outgoing, Upstream
+from llmproxy_asgi.translators.custom_tools import unwrapped_input
 
 _REASONS = {
     "end_turn": FinishReason.STOP,
@@ -82,7 +83,7 @@ class Blocks:
         return ToolCall(
             call_id=self._outgoing.call_ids.get(call_id, call_id),
             name=self._outgoing.names.get(name, name),
-            arguments=unwrapped(arguments) if emulated else arguments,
+            arguments=unwrapped_input(arguments) if emulated else arguments,
             kind="custom" if emulated else "function",
             caller=block.caller,
         )
@@ -119,16 +120,6 @@ def arguments_of(block: Block) -> str:
     """A call's arguments, in the upstream's own spelling."""
     text = bytes(block.input).decode().strip() if block.input is not ABSENT else ""
     return "{}" if text in {"", "null"} else text
-
-
-def unwrapped(arguments: str) -> str:
-    """The free text of a call that was declared as a function with one property `input`."""
-    try:
-        value = msgspec.json.decode(arguments)
-    except (ValueError, RecursionError):
-        return arguments
-    inner = value.get("input") if isinstance(value, dict) else None
-    return inner if isinstance(inner, str) else arguments
 
 
 def text_part(block: Block) -> Text:

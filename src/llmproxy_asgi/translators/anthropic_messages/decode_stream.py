@@ -41,7 +41,6 @@ from llmproxy_asgi.translators.anthropic_messages.decode_answer import (
     arguments_of,
     decode_finish,
     server_call,
-    unwrapped,
 )
 from llmproxy_asgi.translators.anthropic_messages.problems import stream_error
 from llmproxy_asgi.translators.anthropic_messages.schema import (
@@ -56,6 +55,7 @@ from llmproxy_asgi.translators.anthropic_messages.schema import (
 )
 from llmproxy_asgi.translators.anthropic_messages.usage import decode_tier, decode_usage, newer
 from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.custom_tools import unwrapped_input
 from llmproxy_asgi.wire import sse
 
 _NOTHING = Batch(events=())
@@ -308,7 +308,7 @@ class _Call(_Open):
         else:
             told = not self._emulated
         if self._emulated:
-            text = unwrapped(text)
+            text = unwrapped_input(text)
         if text and not told:
             events.append(PartDelta(0, self.index, ArgumentsDelta(text)))
         events.append(PartEnded(0, self.index, msgspec.structs.replace(self._part, arguments=text)))

@@ -35,6 +35,7 @@ from llmproxy_asgi.translators.anthropic_messages import server_tools
 from llmproxy_asgi.translators.anthropic_messages.citations import encode_citation
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.base import Upstream
+from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.names import CallIds, Renamer
 from llmproxy_asgi.translators.pairing import MISSING_RESULT, arguments_object, arguments_raw, drop_empty, pair
 from llmproxy_asgi.translators.seals import usable
@@ -50,21 +51,6 @@ _TAKEN = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 _LONG = frozenset({"30m", "1h", "12h", "24h"})
 
 
-class Warnings:
-    """What was lost or changed on the way, each said once, in the order it was met."""
-
-    def __init__(self) -> None:
-        self._seen: dict[str, None] = {}
-
-    def add(self, *warnings: str) -> None:
-        """Say it, unless it was said."""
-        self._seen.update(dict.fromkeys(warnings))
-
-    def all(self) -> tuple[str, ...]:
-        """All that was said."""
-        return tuple(self._seen)
-
-
 class Turns:
     """Writes the conversation of one request.
 
@@ -72,7 +58,7 @@ class Turns:
     in which the upstream reads them.
     """
 
-    def __init__(self, request: Request, upstream: Upstream, names: Renamer, ids: CallIds, warnings: Warnings) -> None:
+    def __init__(self, request: Request, upstream: Upstream, names: Renamer, ids: CallIds, warnings: Losses) -> None:
         self._request = request
         self._upstream = upstream
         self._capabilities = upstream.capabilities

@@ -4,10 +4,11 @@ from typing import Any
 
 import msgspec
 
-from llmproxy_asgi.capabilities import EFFORTS, Capabilities, Effort
+from llmproxy_asgi.capabilities import Capabilities, Effort
 from llmproxy_asgi.conversation import EMPTY, JSONObject, ReasoningOptions, Request, ServiceTier
 from llmproxy_asgi.errors import Unsupported
-from llmproxy_asgi.translators.anthropic_messages.encode_messages import Warnings
+from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
+from llmproxy_asgi.translators.losses import Losses
 
 DEFAULT_MAX_TOKENS = 32_000
 LEAST_BUDGET = 1024
@@ -60,7 +61,7 @@ _CUT = frozenset(
 """Keywords of JSON Schema that Anthropic's structured output does not take."""
 
 
-def max_tokens(request: Request, capabilities: Capabilities, warnings: Warnings) -> int:
+def max_tokens(request: Request, capabilities: Capabilities, warnings: Losses) -> int:
     """The limit that Anthropic demands: the caller's, else the model's own."""
     ceiling = capabilities.max_output_tokens
     wanted = request.max_output_tokens
@@ -76,7 +77,7 @@ def max_tokens(request: Request, capabilities: Capabilities, warnings: Warnings)
 class Thinking:
     """How a request's wish to think is said: an effort or a budget, never both."""
 
-    def __init__(self, request: Request, capabilities: Capabilities, limit: int, warnings: Warnings) -> None:
+    def __init__(self, request: Request, capabilities: Capabilities, limit: int, warnings: Losses) -> None:
         self._options = request.reasoning
         self._capabilities = capabilities
         self._limit = limit
@@ -158,27 +159,16 @@ def _wanted_effort(options: ReasoningOptions) -> Effort | None:
     """The rung that the caller means; None: the model shall decide, or the caller said nothing."""
     if options.effort is not None:
         return options.effort
-    budget = options.budget_tokens
-    if budget is None or budget < 0:
-        return None
-    steps: tuple[tuple[int, Effort], ...] = (
-        (1, "none"),
-        (1024, "minimal"),
-        (4096, "low"),
-        (16_384, "medium"),
-        (32_768, "high"),
-    )
-    return next((effort for below, effort in steps if budget < below), "xhigh")
+    return None if options.budget_tokens is None else effort_of_budget(options.budget_tokens)
 
 
 def _nearest(effort: Effort, capabilities: Capabilities) -> str:
     """The model's own rung: the nearest lower one, else its lowest."""
-    offered = [rung for rung in capabilities.efforts if rung in _WORDS] or list(_WORDS)
-    lower = [rung for rung in offered if EFFORTS.index(rung) <= EFFORTS.index(effort)]
-    return lower[-1] if lower else offered[0]
+    offered = tuple(rung for rung in capabilities.efforts if rung in _WORDS)
+    return nearest_effort(effort, offered or _WORDS) or effort
 
 
-def sampling(request: Request, capabilities: Capabilities, warnings: Warnings, *, thinking: bool) -> JSONObject:
+def sampling(request: Request, capabilities: Capabilities, warnings: Losses, *, thinking: bool) -> JSONObject:
     """Temperature and its like, as far as the model takes them."""
     asked = request.sampling
     for field in ("seed", "frequency_penalty", "presence_penalty", "logit_bias", "logprobs"):
@@ -202,7 +192,7 @@ def sampling(request: Request, capabilities: Capabilities, warnings: Warnings, *
     return fields
 
 
-def stop_sequences(request: Request, warnings: Warnings) -> list[str]:
+def stop_sequences(request: Request, warnings: Losses) -> list[str]:
     """The stops; Anthropic refuses those that are white space alone."""
     kept = [text for text in request.stop if text.strip()]
     if len(kept) < len(request.stop):
@@ -218,7 +208,7 @@ _TIERS: dict[ServiceTier, JSONObject] = {
 }
 
 
-def service_tier(request: Request, warnings: Warnings) -> JSONObject:
+def service_tier(request: Request, warnings: Losses) -> JSONObject:
     """The tier, in one of two fields."""
     if request.service_tier is None:
         return {}
@@ -244,7 +234,7 @@ def refuse_impossible(request: Request) -> None:
 class Output:
     """What the answer must look like: a schema in its own field, or words in the instructions."""
 
-    def __init__(self, request: Request, capabilities: Capabilities, warnings: Warnings) -> None:
+    def __init__(self, request: Request, capabilities: Capabilities, warnings: Losses) -> None:
         self.format: JSONObject | None = None
         self.instruction: str | None = None
         wanted = request.output

@@ -3,7 +3,7 @@
 import msgspec
 
 from llmproxy_asgi.conversation import CacheMark, JSONObject, Request
-from llmproxy_asgi.translators.anthropic_messages.encode_messages import Turns, Warnings, cache_control
+from llmproxy_asgi.translators.anthropic_messages.encode_messages import Turns, cache_control
 from llmproxy_asgi.translators.anthropic_messages.encode_options import (
     Output,
     Thinking,
@@ -16,6 +16,7 @@ from llmproxy_asgi.translators.anthropic_messages.encode_options import (
 from llmproxy_asgi.translators.anthropic_messages.encode_tools import TOOL_NAME, TOOL_NAME_LIMIT, Tools
 from llmproxy_asgi.translators.anthropic_messages.schema import FIRST_VERSION, PROTOCOL, VERSION
 from llmproxy_asgi.translators.base import Outgoing, Upstream
+from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.names import CallIds, Renamer
 
 _MOST_MARKS = 4
@@ -31,7 +32,7 @@ def encode_request(request: Request, upstream: Upstream) -> Outgoing:
     """
     refuse_impossible(request)
     capabilities = upstream.capabilities
-    warnings = Warnings()
+    warnings = Losses()
     names, ids = Renamer(TOOL_NAME, TOOL_NAME_LIMIT), CallIds()
     tools = Tools(request, capabilities, names, warnings)
     tools.name_all()
@@ -66,7 +67,7 @@ def encode_request(request: Request, upstream: Upstream) -> Outgoing:
         body=msgspec.json.encode(body),
         stream=request.stream,
         headers=_headers(request, old=bool(taken)),
-        warnings=warnings.all(),
+        warnings=warnings.words,
         names=dict(names.table),
         call_ids=turns.call_ids,
         emulated=frozenset(tools.emulated),
@@ -96,9 +97,7 @@ def _headers(request: Request, *, old: bool) -> tuple[tuple[str, str], ...]:
     return (("anthropic-version", version), *betas)
 
 
-def _limit_marks(
-    request: Request, body: JSONObject, marked: list[JSONObject], warnings: Warnings, *, able: bool
-) -> None:
+def _limit_marks(request: Request, body: JSONObject, marked: list[JSONObject], warnings: Losses, *, able: bool) -> None:
     """At most four marks, the one for the whole request included; the last ones cover the longest prefixes."""
     room = _MOST_MARKS
     if request.cache.automatic and able:

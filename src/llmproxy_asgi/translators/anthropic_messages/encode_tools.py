@@ -11,8 +11,10 @@ from llmproxy_asgi.capabilities import Capabilities
 from llmproxy_asgi.conversation import EMPTY, JSONObject, Request, Tool, ToolChoice
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.anthropic_messages import server_tools
-from llmproxy_asgi.translators.anthropic_messages.encode_messages import Warnings, cache_control
+from llmproxy_asgi.translators.anthropic_messages.encode_messages import cache_control
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
+from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
+from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.names import Renamer
 
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
@@ -24,7 +26,7 @@ _EMPTY_SCHEMA: JSONObject = {"type": "object", "properties": {}}
 class Tools:
     """Writes the tools of one request."""
 
-    def __init__(self, request: Request, capabilities: Capabilities, names: Renamer, warnings: Warnings) -> None:
+    def __init__(self, request: Request, capabilities: Capabilities, names: Renamer, warnings: Losses) -> None:
         self._request = request
         self._capabilities = capabilities
         self._names = names
@@ -129,13 +131,10 @@ class Tools:
         self._warnings.add("emulated:custom_tool")
         name = self._names.outward(tool.name, tool.namespace)
         self.emulated.add(name)
-        lines = [tool.description or "", "The input is free text, given in the property `input` as it is."]
-        if tool.grammar:
-            lines.append(f"It must follow this grammar ({tool.grammar.syntax}):\n{tool.grammar.definition}")
         return {
             "name": name,
-            "description": "\n\n".join(filter(None, lines)),
-            "input_schema": {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]},
+            "description": emulated_description(tool),
+            "input_schema": emulated_parameters(),
         }
 
     def _server(self, tool: Tool) -> JSONObject:

@@ -5,7 +5,6 @@ own endpoint. What a model takes is data (`families.py`, the catalog), not code.
 """
 
 import re
-from collections.abc import Mapping
 from datetime import datetime
 from typing import ClassVar
 
@@ -24,6 +23,7 @@ from llmproxy_asgi.translators.anthropic_messages.scan import MessagesScan
 from llmproxy_asgi.translators.anthropic_messages.schema import FIRST_VERSION, PROTOCOL
 from llmproxy_asgi.translators.anthropic_messages.usage import decode_usage
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.members import joined
 from llmproxy_asgi.translators.relay import Relay
 from llmproxy_asgi.translators.seals import unwrap, usable
 
@@ -53,7 +53,7 @@ class MessagesOutbound(Outbound):
             raw["messages"], warnings = _with_native_state(messages, upstream)
         betas = (("anthropic-beta", ",".join(intake.betas)),) if intake.betas else ()
         return Outgoing(
-            body=_joined(raw),
+            body=joined(raw),
             stream=intake.stream,
             headers=(("anthropic-version", intake.version or FIRST_VERSION), *betas),
             warnings=warnings,
@@ -79,7 +79,7 @@ class MessagesOutbound(Outbound):
             return Batch(events, body)
         raw = msgspec.json.decode(body, type=dict[str, Raw])
         raw["model"] = Raw(msgspec.json.encode(upstream.asked))
-        return Batch(events, _joined(raw))
+        return Batch(events, joined(raw))
 
     @override
     def replays_reasoning(self, body: bytes) -> bool:
@@ -88,11 +88,6 @@ class MessagesOutbound(Outbound):
     @override
     def decode_error(self, status: int, headers: Headers, body: bytes) -> UpstreamError:
         return decode_error(status, headers, body)
-
-
-def _joined(raw: Mapping[str, Raw]) -> bytes:
-    """An object of these values, each with the very bytes it came in."""
-    return b"{%b}" % b",".join(b"%b:%b" % (msgspec.json.encode(key), bytes(value)) for key, value in raw.items())
 
 
 def _with_native_state(messages: Raw, upstream: Upstream) -> tuple[Raw, tuple[str, ...]]:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import msgspec
@@ -24,6 +23,7 @@ from llmproxy_asgi.errors import (
 )
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.base import Headers, Problem
+from llmproxy_asgi.translators.waits import wait_of
 
 _TYPES = {
     400: "invalid_request_error",
@@ -54,7 +54,6 @@ _STATUSES = {
 }
 _CONTEXT_CODES = frozenset({"context_length_exceeded", "context_window_exceeded", "prompt_too_long"})
 _ANY = ErrorKind.BAD_REQUEST
-_MAX_WAIT = 3600.0
 _REASON_MAX = 4000
 
 
@@ -120,7 +119,7 @@ def _native(error: GatewayError) -> JSONObject | None:
 
 def decode_error(status: int, headers: Headers, body: bytes) -> UpstreamError:
     """What an answer with a status of 400 and more means."""
-    return _upstream_error(status, _error_of(body), wait=_retry_after(headers), request_id=headers.get("request-id"))
+    return _upstream_error(status, _error_of(body), wait=wait_of(headers), request_id=headers.get("request-id"))
 
 
 def stream_error(native: Mapping[str, Any] | None) -> UpstreamError:
@@ -188,37 +187,3 @@ def _error_of(body: bytes) -> Mapping[str, Any] | None:
         return None
     error = answer.get("error") if isinstance(answer, dict) else None
     return error if isinstance(error, dict) else None
-
-
-def _retry_after(headers: Headers) -> float | None:
-    """Seconds that the upstream asked us to wait; None where it named none that makes sense."""
-    exact = _number(headers.get("retry-after-ms"))
-    if exact is not None:
-        return _clamp(exact / 1000)
-    text = headers.get("retry-after")
-    plain = _number(text)
-    if plain is not None:
-        return _clamp(plain)
-    return _until(text, headers.get("date"))
-
-
-def _until(text: str | None, now: str | None) -> float | None:
-    """A date minus the upstream's own `date`: its clock against itself, so that nothing here reads one."""
-    if not text or not now:
-        return None
-    try:
-        return _clamp((parsedate_to_datetime(text) - parsedate_to_datetime(now)).total_seconds())
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text) if text else math.nan
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value >= 0 else None
-
-
-def _clamp(seconds: float) -> float:
-    return min(max(0.0, seconds), _MAX_WAIT)

@@ -22,7 +22,7 @@ class MessagesScan(Scan):
     """The eyes for one stream."""
 
     # The type within the JSON, and the key of an error; words like these in a text are escaped and do not hit.
-    patterns = (re.compile(rb'"message_(?:delta|stop)"'), re.compile(rb'"error"'))
+    pattern = (re.compile(rb'message_(?:delta|stop)"'), re.compile(rb'error"'))
     model_path: ClassVar[tuple[str, ...]] = ("message", "model")
     model_repeats: ClassVar[bool] = False
 
@@ -31,10 +31,6 @@ class MessagesScan(Scan):
         self._usage: JSONObject = {}
         self._finished = False
         self._stopped = False
-
-    @override
-    def quiet(self, run: bytes) -> bool:
-        return not (run.count(b'"message_') or run.count(b'"error"'))
 
     @override
     def first(self, frame: Frame) -> Sequence[StreamEvent]:

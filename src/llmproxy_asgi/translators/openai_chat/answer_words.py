@@ -12,7 +12,8 @@ from llmproxy_asgi.conversation import (
     Source,
     TokenLogprob,
 )
-from llmproxy_asgi.translators.openai_chat.words import FINISH_OUT, PROTOCOL, derived, picture_type
+from llmproxy_asgi.translators.media import picture_type
+from llmproxy_asgi.translators.openai_chat.words import FINISH_OUT, PROTOCOL, derived
 
 _ANSWER_PREFIX = "chatcmpl-"
 

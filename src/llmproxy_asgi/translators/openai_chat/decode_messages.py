@@ -21,6 +21,7 @@ from llmproxy_asgi.conversation import (
     ToolResult,
 )
 from llmproxy_asgi.translators.fields import Node, missing
+from llmproxy_asgi.translators.media import picture_type, standard_base64
 from llmproxy_asgi.translators.openai_chat.reasoning import (
     GOOGLE_ISSUER,
     decode_details,
@@ -32,8 +33,6 @@ from llmproxy_asgi.translators.openai_chat.words import (
     NATIVE_ISSUER,
     PROTOCOL,
     derived,
-    picture_type,
-    standard_base64,
 )
 
 _ROLES = ("developer", "system", "user", "assistant", "tool", "function")

@@ -49,6 +49,8 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.custom_tools import unwrapped_input
+from llmproxy_asgi.translators.media import standard_base64
 from llmproxy_asgi.translators.openai_chat.answer_words import decode_annotation, decode_logprobs
 from llmproxy_asgi.translators.openai_chat.candidates import OpenCall, OpenCandidate
 from llmproxy_asgi.translators.openai_chat.problems import decode_error_object
@@ -59,9 +61,7 @@ from llmproxy_asgi.translators.openai_chat.words import (
     TIER_IN,
     decode_usage,
     derived,
-    standard_base64,
 )
-from llmproxy_asgi.translators.pairing import arguments_object
 from llmproxy_asgi.wire.sse import Decoder, EventTooLarge, Frame, FrameSplitter
 
 _Flowing = Literal["text", "reasoning", "refusal", "audio"]
@@ -542,15 +542,6 @@ class ChatStreamDecoder(StreamDecoder):
                 citation, start=max(0, citation.start - offset), end=max(0, citation.end - offset)
             )
         out.append(PartDelta(candidate.number, candidate.open_index, CitationDelta(citation)))
-
-
-def unwrapped_input(arguments: str) -> str:
-    """The free text of a custom tool that went as a function with one string property."""
-    found = arguments_object(arguments)
-    text = found.get("input")
-    if type(text) is str and len(found) == 1:
-        return text
-    return "" if not found else arguments
 
 
 def _loose(data: bytes) -> Any:

@@ -33,6 +33,8 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Upstream
+from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.media import picture_type
 from llmproxy_asgi.translators.names import CallIds, Renamer
 from llmproxy_asgi.translators.openai_chat.reasoning import GOOGLE_ISSUER
 from llmproxy_asgi.translators.openai_chat.words import (
@@ -40,7 +42,6 @@ from llmproxy_asgi.translators.openai_chat.words import (
     MARK_LIFETIMES,
     NATIVE_ISSUER,
     PROTOCOL,
-    picture_type,
 )
 from llmproxy_asgi.translators.pairing import pair
 from llmproxy_asgi.translators.seals import usable
@@ -60,22 +61,6 @@ _KINDS: Mapping[type, str] = {
 """What a part is called in a warning."""
 
 JSONObject = dict[str, Any]
-
-
-class Losses:
-    """The warnings of one request, each once, in the order they came up."""
-
-    def __init__(self) -> None:
-        self._words: dict[str, None] = {}
-
-    def add(self, *words: str) -> None:
-        """Note these."""
-        self._words.update(dict.fromkeys(words))
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """All that were noted."""
-        return tuple(self._words)
 
 
 class MessageEncoder:

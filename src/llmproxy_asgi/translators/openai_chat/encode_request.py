@@ -12,13 +12,14 @@ import msgspec
 from llmproxy_asgi.conversation import Request, Text, Tool
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Outgoing, Upstream
-from llmproxy_asgi.translators.openai_chat.encode_messages import JSONObject, Losses, MessageEncoder
+from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
+from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
+from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.openai_chat.encode_messages import JSONObject, MessageEncoder
 from llmproxy_asgi.translators.openai_chat.words import (
     PROTOCOL,
     TIER_OUT,
     derived,
-    effort_of_budget,
-    nearest_effort,
 )
 
 _MOST_STOPS = 4
@@ -115,17 +116,10 @@ class _RequestEncoder:
         """A free-text tool for a model that has none: a function with one string; the grammar is told, not enforced."""
         self._losses.add("emulated:custom_tool")
         self._messages.emulated.add(name)
-        words = [tool.description] if tool.description else []
-        if tool.grammar is not None:
-            words.append(f"The input must follow this {tool.grammar.syntax} grammar:\n{tool.grammar.definition}")
-        function: JSONObject = {"name": name}
-        if words:
-            function["description"] = "\n\n".join(words)
-        function["parameters"] = {
-            "type": "object",
-            "properties": {"input": {"type": "string"}},
-            "required": ["input"],
-            "additionalProperties": False,
+        function: JSONObject = {
+            "name": name,
+            "description": emulated_description(tool),
+            "parameters": {**emulated_parameters(), "additionalProperties": False},
         }
         return {"type": "function", "function": function}
 

@@ -10,6 +10,7 @@ from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.fields import Node
+from llmproxy_asgi.translators.members import joined, split
 from llmproxy_asgi.translators.openai_chat.decode_stream import ChatStreamDecoder
 from llmproxy_asgi.translators.openai_chat.encode_request import encode_request
 from llmproxy_asgi.translators.openai_chat.problems import decode_error, decode_error_object
@@ -18,7 +19,6 @@ from llmproxy_asgi.translators.openai_chat.schema import ANSWER, Answer, Chunk, 
 from llmproxy_asgi.translators.openai_chat.words import PROTOCOL, decode_usage
 from llmproxy_asgi.translators.relay import Relay
 
-_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _RELAYED_OPTIONS = msgspec.json.encode({"include_usage": True})
 
 
@@ -38,7 +38,7 @@ class ChatOutbound(Outbound):
             values["model"] = msgspec.Raw(msgspec.json.encode(upstream.model))
         if intake.stream and upstream.capabilities.stream_usage and not intake.include_usage:
             values["stream_options"] = _asking_usage(values.get("stream_options"))
-        return Outgoing(body=_joined(values), stream=intake.stream)
+        return Outgoing(body=joined(values), stream=intake.stream)
 
     @override
     def decoder(self, outgoing: Outgoing, upstream: Upstream) -> StreamDecoder:
@@ -76,9 +76,9 @@ class ChatOutbound(Outbound):
     def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
         answer = _read(body)
         if answer.model != upstream.asked:
-            values = _MEMBERS.decode(body)
+            values = split(body)
             values["model"] = msgspec.Raw(msgspec.json.encode(upstream.asked))
-            body = _joined(values)
+            body = joined(values)
         usage = decode_usage(answer.usage)
         return Batch(() if usage is None else (UsageReported(usage),), body)
 
@@ -103,14 +103,6 @@ def _asking_usage(options: msgspec.Raw | None) -> msgspec.Raw:
     """The caller's stream options with usage asked for; its other options keep their bytes."""
     if options is None or memoryview(options)[0] == ord("n"):
         return msgspec.Raw(_RELAYED_OPTIONS)
-    values = _MEMBERS.decode(options)
+    values = split(options)
     values["include_usage"] = msgspec.Raw(b"true")
-    return msgspec.Raw(_joined(values))
-
-
-def _joined(values: dict[str, msgspec.Raw]) -> bytes:
-    """An object of these members, their bytes as they are."""
-    pieces: list[bytes | msgspec.Raw] = []
-    for key, value in values.items():
-        pieces += (b"," if pieces else b"{", msgspec.json.encode(key), b":", value)
-    return b"".join(pieces) + b"}" if pieces else b"{}"
+    return msgspec.Raw(joined(values))

@@ -6,7 +6,6 @@ concern the request and are kept; those about credentials and those of broken up
 
 import math
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
 import msgspec
@@ -28,9 +27,7 @@ from llmproxy_asgi.errors import (
 )
 from llmproxy_asgi.translators.base import Headers, Problem
 from llmproxy_asgi.translators.openai_chat.words import PROTOCOL
-
-_LONGEST_WAIT = 3600.0
-_ABSURD_WAIT = 10 * 365 * 86_400.0
+from llmproxy_asgi.translators.waits import wait_of
 
 _WORDS: Mapping[ErrorKind, tuple[str, str | None]] = {
     ErrorKind.BAD_REQUEST: ("invalid_request_error", None),
@@ -150,7 +147,7 @@ def decode_error(status: int, headers: Headers, body: bytes) -> UpstreamError:
     return _judge(
         status,
         found,
-        retry_after=_wait(headers) if headers else None,
+        retry_after=wait_of(headers) if headers else None,
         request_id=headers.get("x-request-id") or headers.get("apim-request-id"),
     )
 
@@ -256,32 +253,3 @@ def _text(found: Mapping[str, Any] | None, key: str) -> str | None:
 
 def _message(found: Mapping[str, Any] | None) -> str | None:
     return _text(found, "message")
-
-
-def _wait(headers: Headers) -> float | None:
-    """Seconds that the upstream asks to wait, at most an hour; None where it names none or an absurd one."""
-    milliseconds = _number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return _sane(milliseconds / 1000)
-    value = headers.get("retry-after")
-    seconds = _number(value)
-    if seconds is not None:
-        return _sane(seconds)
-    try:
-        # A date counts from the upstream's own clock; without that there is nothing to count from.
-        wait = parsedate_to_datetime(value or "") - parsedate_to_datetime(headers.get("date", ""))
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return _sane(max(0.0, wait.total_seconds()))
-
-
-def _number(value: str | None) -> float | None:
-    try:
-        number = float(value or "")
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _sane(seconds: float) -> float | None:
-    return min(seconds, _LONGEST_WAIT) if 0 <= seconds <= _ABSURD_WAIT else None

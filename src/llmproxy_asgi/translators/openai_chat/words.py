@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from llmproxy_asgi.capabilities import EFFORTS, Effort
 from llmproxy_asgi.conversation import CacheLifetime, FinishReason, ServiceTier, Usage
 
 PROTOCOL = "openai-chat"
@@ -66,14 +65,6 @@ MARK_LIFETIMES: Mapping[CacheLifetime | None, str | None] = {
 }
 """A cache mark's lifetime, to the nearest that the vendor knows."""
 
-IMAGE_MARKS: tuple[tuple[str, str], ...] = (
-    ("/9j/", "image/jpeg"),
-    ("iVBORw0KGgo", "image/png"),
-    ("R0lGOD", "image/gif"),
-    ("UklGR", "image/webp"),
-)
-"""How the base64 text of a picture begins."""
-
 AUDIO_FORMATS: Mapping[str, str] = {
     "audio/wav": "wav",
     "audio/x-wav": "wav",
@@ -89,42 +80,6 @@ AUDIO_TYPES: Mapping[str, str] = {
     "aac": "audio/aac",
     "pcm16": "audio/pcm",
 }
-
-_BUDGETS: tuple[tuple[int, Effort], ...] = (
-    (1, "none"),
-    (1_024, "minimal"),
-    (4_096, "low"),
-    (16_384, "medium"),
-    (32_768, "high"),
-)
-
-
-def effort_of_budget(tokens: int) -> Effort | None:
-    """The level that a thinking budget stands for; None where the model decides."""
-    if tokens < 0:
-        return None
-    return next((effort for limit, effort in _BUDGETS if tokens < limit), "xhigh")
-
-
-def nearest_effort(wanted: Effort, offered: tuple[Effort, ...]) -> Effort | None:
-    """The offered level nearest below the wanted one, else the lowest; None where there is no control at all."""
-    if not offered:
-        return None
-    ranked = sorted(offered, key=EFFORTS.index)
-    below = [effort for effort in ranked if EFFORTS.index(effort) <= EFFORTS.index(wanted)]
-    return below[-1] if below else ranked[0]
-
-
-def picture_type(data: str, declared: str | None) -> str:
-    """What a picture is by its first bytes, else what it is said to be."""
-    return next((media for mark, media in IMAGE_MARKS if data.startswith(mark)), declared or "image/png")
-
-
-def standard_base64(data: str) -> str:
-    """Base64 text in the standard alphabet, padded; what is so already is given back as it is."""
-    if "-" in data or "_" in data:
-        data = data.replace("-", "+").replace("_", "/")
-    return data if len(data) % 4 == 0 else data.rstrip("=") + "=" * (-len(data.rstrip("=")) % 4)
 
 
 def derived(prefix: str, *seeds: str, size: int = 24) -> str:
