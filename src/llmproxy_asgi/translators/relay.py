@@ -1,7 +1,7 @@
 """The relay codec: where caller and upstream speak one protocol, frames pass as the bytes they came as.
 
-Each read costs one search for the end of the last whole frame and a few for literals in its bytes. Only where one of
-these hits are frames taken apart and looked at: usage, a finish, an error, the end sign. What a protocol
+Each read costs one search for the end of the last whole frame and a few for literals in its bytes. Only from where one
+of these hits are frames taken apart and looked at: usage, a finish, an error, the end sign. What a protocol
 must tell is a `Scan`; this module knows none.
 
 It does not check content, does not repair frames and does not re-encode them. The one thing that it changes is the
@@ -12,6 +12,7 @@ tells it. Within JSON strings quotes are escaped, so what a model says can never
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import ClassVar
 
 import msgspec
@@ -20,7 +21,15 @@ from typing_extensions import override
 from llmproxy_asgi.conversation import Batch, Ended, Failed, Started, StreamEvent
 from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import StreamDecoder
-from llmproxy_asgi.wire.sse import DEFAULT_MAX_EVENT, Decoder, EventTooLarge, Frame, FrameSplitter
+from llmproxy_asgi.wire.sse import (
+    DEFAULT_MAX_EVENT,
+    EventTooLarge,
+    Frame,
+    FrameSplitter,
+    after_first,
+    begin_of,
+    decode,
+)
 
 _NOTHING = Batch((), b"")
 # Comments, and two fields that tell a browser how to connect again: OpenAI's client breaks at an event without data.
@@ -104,7 +113,6 @@ class Relay(StreamDecoder):
     __slots__ = (
         "_asked",
         "_complete",
-        "_decoder",
         "_literal",
         "_looks",
         "_over",
@@ -125,7 +133,6 @@ class Relay(StreamDecoder):
         self._strip_comments = strip_comments
         self._splitter = FrameSplitter(max_event=max_event)
         self._complete = self._splitter.complete
-        self._decoder = Decoder(max_event=max_event + len(_BLANK))  # `close` adds what was forgotten
         self._search = _any_of(scan.pattern)
         self._started = False
         self._over = False
@@ -145,9 +152,9 @@ class Relay(StreamDecoder):
             return Batch((Failed(UpstreamProtocolError(f"The upstream sent {error}.")),), b"")
         if not whole:
             return _NOTHING
-        # Mostly a read is one frame of one line: its one line end is found at once, and no comment can follow it.
+        # Mostly a read is one frame of one line: its first line end is its last, and no comment can follow it.
         if self._strip_comments and (
-            whole[0] in _COMMENT_STARTS or (whole.find(b"\n", 0, -2) >= 0 and _INNER_COMMENT(whole) is not None)
+            whole[0] in _COMMENT_STARTS or (whole.find(b"\n") < len(whole) - 2 and _INNER_COMMENT(whole) is not None)
         ):
             whole = _COMMENT.sub(b"", whole)
             if not whole.strip(b"\r\n"):
@@ -174,27 +181,45 @@ class Relay(StreamDecoder):
         return Batch((*seen.events, Failed(self._scan.close_error())), seen.raw)
 
     def _look(self, whole: bytes) -> Batch:
-        """Take these frames one by one."""
+        """Take frames one by one: the first of a stream, then those from where the pattern hits."""
         events: list[StreamEvent] = []
         pieces: list[bytes] = []
         taken = 0
-        for frame in self._decoder.feed(whole):
-            begin = whole.index(frame.raw, taken)
-            end = begin + len(frame.raw)
-            meaning = self._meaning(frame)
-            ending = self._take(meaning.events, events)
-            pieces.append(whole[taken : begin if meaning.drop or isinstance(ending, Failed) else end])
+        while taken < len(whole) and not self._over:
+            begin, end = taken, len(whole)
+            if self._plain:
+                begin = self._first_hit(whole, taken)
+            else:
+                end = after_first(whole, taken)
+            pieces.append(whole[taken:begin])
+            self._take_frames(whole[begin:end], events, pieces)
             taken = end
-            if ending is not None:
-                self._over = True
-                break
-        else:
-            pieces.append(whole[taken:])
-        self._plain = self._started and not self._looks
         raw = self._renamed(b"".join(pieces))
         if self._over and raw.endswith(b"\r\n\r"):
             raw += b"\n"  # the second half of the last line end comes in a read that is not looked at any more
         return Batch(events, raw)
+
+    def _first_hit(self, whole: bytes, start: int) -> int:
+        """Where the first frame begins, from `start` on, in which the pattern hits; the end if it hits in none."""
+        run = whole[start:] if start else whole
+        hits = [hit.start() for pattern in _listed(self._scan.pattern) if (hit := pattern.search(run))]
+        return start + begin_of(run, min(hits)) if hits else len(whole)
+
+    def _take_frames(self, run: bytes, events: list[StreamEvent], pieces: list[bytes]) -> None:
+        """Add what these frames tell and what of them is passed on."""
+        taken = 0
+        for frame in decode(run):
+            begin = run.index(frame.raw, taken)
+            end = begin + len(frame.raw)
+            meaning = self._meaning(frame)
+            ending = self._take(meaning.events, events)
+            pieces.append(run[taken : begin if meaning.drop or isinstance(ending, Failed) else end])
+            taken = end
+            if ending is not None:
+                self._over = True
+                return
+        pieces.append(run[taken:])
+        self._plain = self._started and not self._looks
 
     def _meaning(self, frame: Frame) -> Inspection:
         events: list[StreamEvent] = []
@@ -236,11 +261,14 @@ class Relay(StreamDecoder):
         if not value.startswith(b'"') or value == b'""':
             return
         self._looks = 0
-        key = msgspec.json.encode(self._scan.model_path[-1])
-        spelled = re.search(re.escape(key) + rb"\s*:\s*" + re.escape(value), frame.raw)
-        if spelled and msgspec.json.decode(value) != self._asked:
-            self._literal = spelled[0]
-            self._replacement = spelled[0].removesuffix(value) + msgspec.json.encode(self._asked)
+        if msgspec.json.decode(value) == self._asked:
+            return
+        raw = frame.raw
+        for key in _key(self._scan.model_path[-1]).finditer(raw):
+            if raw.startswith(value, key.end()):
+                self._literal = key[0] + value
+                self._replacement = key[0] + msgspec.json.encode(self._asked)
+                return
 
     def _renamed(self, raw: bytes) -> bytes:
         if not self._literal:
@@ -251,10 +279,14 @@ class Relay(StreamDecoder):
         return renamed
 
 
-def _any_of(patterns: re.Pattern[bytes] | tuple[re.Pattern[bytes], ...]) -> Callable[[bytes], object]:
-    if isinstance(patterns, re.Pattern):
-        return patterns.search
-    searches = tuple(pattern.search for pattern in patterns)
+def _listed(pattern: re.Pattern[bytes] | tuple[re.Pattern[bytes], ...]) -> tuple[re.Pattern[bytes], ...]:
+    return (pattern,) if isinstance(pattern, re.Pattern) else pattern
+
+
+def _any_of(pattern: re.Pattern[bytes] | tuple[re.Pattern[bytes], ...]) -> Callable[[bytes], object]:
+    if isinstance(pattern, re.Pattern):
+        return pattern.search
+    searches = tuple(one.search for one in pattern)
 
     def search(data: bytes) -> bool:
         for one in searches:  # noqa: SIM110 - `any` would make a generator for each read
@@ -263,6 +295,11 @@ def _any_of(patterns: re.Pattern[bytes] | tuple[re.Pattern[bytes], ...]) -> Call
         return False
 
     return search
+
+
+@cache
+def _key(name: str) -> re.Pattern[bytes]:
+    return re.compile(re.escape(msgspec.json.encode(name)) + rb"\s*:\s*")
 
 
 def _member(data: bytes, path: Sequence[str]) -> bytes:

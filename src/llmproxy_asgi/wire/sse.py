@@ -12,8 +12,8 @@ and the brackets say why no frame ever waits for its last byte: the CR has ended
 later is one more blank line, which means nothing.
 
 Two readers stand on this. `FrameSplitter` only finds the ends, for a relay that sends on what it got.
-`Decoder` also reads the fields. Both are linear in the bytes they are fed, however these are cut: what is
-held back is searched once and copied once.
+`Decoder` also reads the fields, as does `decode` for frames that are known to be whole. Both are linear in the bytes
+they are fed, however these are cut: what is held back is searched once and copied once.
 
 Left out on purpose: `id` and `retry` (a model's answer is not resumed), reconnecting, text decoding of data
 (the JSON reader wants bytes, and a character cut in two by the network is whole again inside its frame).
@@ -171,16 +171,7 @@ class Decoder:
             EventTooLarge: a frame is longer than `max_event`.
         """
         block = self._complete(data)
-        if not block:
-            return []
-        frames: list[Frame] | None = None
-        if block.startswith(b"data: "):
-            frames = _decode_alike(block)
-        elif block.startswith(b"event: "):
-            frames = _decode_named_alike(block)
-        if frames is None:
-            return [frame for raw in _cut(block) if (frame := _decode_frame(raw)) is not None]
-        return frames
+        return decode(block) if block else []
 
     def close(self) -> list[Frame]:
         """The last event, if the stream ended without its blank line.
@@ -190,6 +181,31 @@ class Decoder:
         """
         frame = _decode_frame(self._splitter.tail)
         return [] if frame is None else [frame]
+
+
+def decode(block: bytes) -> list[Frame]:
+    """The events of whole frames, such as `FrameSplitter.complete` gives."""
+    frames: list[Frame] | None = None
+    if block.startswith(b"data: "):
+        frames = _decode_alike(block)
+    elif block.startswith(b"event: "):
+        frames = _decode_named_alike(block)
+    if frames is None:
+        return [frame for raw in _cut(block) if (frame := _decode_frame(raw)) is not None]
+    return frames
+
+
+def after_first(block: bytes, start: int) -> int:
+    """Where the first of these whole frames ends, blank lines before it included; looks from `start` on."""
+    first = _BLANK_LINES.match(block, start)
+    if first is not None and first.end() == len(block):
+        return first.end()
+    return _end(_FRAME_END.search(block, start if first is None else first.end()))
+
+
+def begin_of(block: bytes, place: int) -> int:
+    """Where the frame begins that holds the byte at `place`."""
+    return _last_end(block[:place], 0)
 
 
 def encode(data: bytes, event: str | None = None) -> bytes:

@@ -164,6 +164,21 @@ def test_any_words_pass(words: list[str], cuts: list[int]) -> None:
     assert events == [STARTED, FINISHED, Ended()]
 
 
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
+def test_frames_around_a_hit_pass(line_end: bytes) -> None:
+    """Where one read holds usage among words, whatever stands before and after it passes as it came."""
+    before, after = [frame(say=f"{n}") for n in range(30)], [frame(say=f"{n}") for n in range(30, 40)]
+    reads = [
+        b"".join(part).replace(b"\n", line_end)
+        for part in ([HELLO[0], *before], [*before, USAGE, *after, FINISH, *after], [END])
+    ]
+    kept = b"".join([HELLO[0], *before, *before, *after, FINISH, *after, END]).replace(b"\n", line_end)
+    for cut in (reads, [b"".join(reads)]):
+        raw, events = run(relay(ToyScan(usage_wanted=False)), cut)
+        assert raw == kept
+        assert events == [STARTED, USED, FINISHED, Ended()]
+
+
 def test_every_read_is_passed_on_at_once() -> None:
     """A frame is not held back once its last byte has come; an unfinished one is."""
     codec = relay()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import httpx2
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from llmproxy_asgi.wire import sse
@@ -250,6 +250,34 @@ def test_splitter_delivers_without_delay(stream: bytes, cuts: list[int]) -> None
     for chunk in cut_at(stream, cuts):
         splitter.complete(chunk)
         assert reference(b"\n" + splitter.tail, close=False) == []
+
+
+@given(stream=streams | regular_streams())
+def test_whole_frames_can_be_taken_one_by_one(stream: bytes) -> None:
+    """From frame end to frame end, the pieces are the block and mean what it means, at most one event each."""
+    block = FrameSplitter().complete(stream)
+    pieces, at = list[bytes](), 0
+    while at < len(block):
+        end = sse.after_first(block, at)
+        assert end > at
+        pieces.append(block[at:end])
+        at = end
+    assert b"".join(pieces) == block
+    read = [sse.decode(piece) for piece in pieces]
+    assert all(len(found) <= 1 for found in read)
+    assert events([frame for found in read for frame in found]) == events(sse.decode(block))
+
+
+@given(stream=streams | regular_streams(), place=st.integers(0, 400))
+def test_a_frames_begin_is_found_from_within(stream: bytes, place: int) -> None:
+    """For a byte of a field's line, the block falls in two where that line's frame begins."""
+    block = FrameSplitter().complete(stream)
+    assume(place < len(block) and block[place] not in b"\r\n")
+    begin = sse.begin_of(block, place)
+    assert begin <= place
+    assert events(sse.decode(block[:begin]) + sse.decode(block[begin:])) == events(sse.decode(block))
+    assert len(sse.decode(block[begin : sse.after_first(block, begin)])) <= 1
+    assert sse.after_first(block, begin) > place
 
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r"], ids=["LF", "CRLF", "CR"])

@@ -32,9 +32,10 @@ class ChatScan(Scan):
     """
 
     pattern = (
+        # Without the keys' first quotes: an expression that begins with a rare letter is found faster.
         re.compile(rb'finish_reason"[ \t]*:[ \t]*"'),
-        re.compile(rb'"usage"[ \t]*:[ \t]*\{'),
-        re.compile(rb'"error"[ \t]*:[ \t]*[^n \t]'),
+        re.compile(rb'usage"[ \t]*:[ \t]*\{'),
+        re.compile(rb'error"[ \t]*:[ \t]*[^n \t]'),
         re.compile(rb"\[DONE\]"),
     )
 
