@@ -1,0 +1,125 @@
+"""Who may open which path: every route against every kind of caller."""
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from llmproxy_asgi import LLMProxy
+from support_gateway import chat_body, messages_body, served
+
+KEY = "llmp_abcdefghijklmnopqrstuvwxyz"
+ROUTES = [
+    ("POST", "/v1/chat/completions", chat_body(model="echo")),
+    ("POST", "/v1/messages", messages_body(model="echo")),
+    ("GET", "/v1/models", None),
+    ("GET", "/v1/models/echo", None),
+    ("GET", "/v1/models/simulated/echo", None),
+    ("GET", "/ui/", None),
+    ("GET", "/ui/page.js", None),
+]
+PUBLIC = [("GET", "/health"), ("GET", "/ready")]
+STRANGERS: list[dict[str, str]] = [
+    {},
+    {"authorization": "Bearer llmp_wrong-wrong-wrong"},
+    {"x-api-key": "sk-unknown"},
+    {"cookie": "session=forged"},
+    {"x-user": "root", "x-forwarded-user": "root", "x-original-url": "/health", "x-http-method-override": "GET"},
+    {"host": "127.0.0.1/health#@"},
+]
+
+
+@pytest.fixture(scope="module")
+def base() -> Iterator[str]:
+    config = {
+        "providers": {"simulated": {}},
+        "access": {"keys": [{"name": "ci", "key": KEY}]},
+        "endpoints": {"ui": True},
+    }
+    with served(LLMProxy(config, identify=lambda _: None)) as address:
+        yield address
+
+
+def ask(base: str, method: str, path: str, body: Any, headers: dict[str, str]) -> httpx2.Response:
+    with httpx2.Client(timeout=30, trust_env=False) as client:
+        return client.request(method, base + path, json=body, headers=headers)
+
+
+@pytest.mark.parametrize(("method", "path", "body"), ROUTES, ids=[path for _, path, _ in ROUTES])
+def test_strangers_open_nothing(base: str, method: str, path: str, body: Any) -> None:
+    """Nobody, a wrong key, a forged cookie and headers that name somebody are all a 401."""
+    for headers in STRANGERS:
+        answer = ask(base, method, path, body, headers)
+        assert answer.status_code in (400, 401), (headers, answer.text)
+
+
+@pytest.mark.parametrize(("method", "path", "body"), ROUTES, ids=[path for _, path, _ in ROUTES])
+def test_a_key_opens_what_is_switched_on(base: str, method: str, path: str, body: Any) -> None:
+    """And no answer may be kept by anybody in between."""
+    answer = ask(base, method, path, body, {"authorization": f"Bearer {KEY}"})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["vary"] == "Authorization, Cookie"
+    assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize(("method", "path"), PUBLIC)
+def test_anybody_may_ask_whether_it_lives(base: str, method: str, path: str) -> None:
+    """The two status paths say nothing else."""
+    answer = ask(base, method, path, None, {})
+    assert answer.status_code == 200
+    assert list(answer.json()) == ["status"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/models/",
+        "/v1/models//",
+        "/v1/../health",
+        "/v1/%2e%2e/health",
+        "/health/",
+        "/health;x",
+        "/HEALTH",
+        "/v1/models%00",
+    ],
+)
+def test_near_misses_are_other_paths(base: str, path: str) -> None:
+    """Dot segments, doubled slashes, parameters, other cases and NUL reach nothing that needs a key."""
+    host, port = base.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+        assert connection.recv(64).split(b" ")[1] in (b"404", b"401", b"400")
+
+
+def test_without_any_rule_every_route_refuses_with_what_to_set() -> None:
+    """A gateway that nobody told whom to serve serves nobody."""
+    with served(LLMProxy({"providers": {"simulated": {}}, "endpoints": {"ui": True}})) as address:
+        for method, path, body in ROUTES:
+            answer = ask(address, method, path, body, {"authorization": "Bearer anything"})
+            assert answer.status_code == 401
+            assert "access.mode: open" in answer.text
+
+
+def test_with_keys_alone_the_page_loads_and_its_calls_need_a_key() -> None:
+    """The page's files are public then; what it shows is not."""
+    config = {
+        "providers": {"simulated": {}},
+        "access": {"mode": "keys", "keys": [{"name": "ci", "key": KEY}]},
+        "endpoints": {"ui": True},
+    }
+    with served(LLMProxy(config)) as address:
+        assert ask(address, "GET", "/ui/", None, {}).status_code == 200
+        assert ask(address, "GET", "/v1/models", None, {}).status_code == 401
+
+
+def test_models_are_listed_in_the_callers_own_shape(base: str) -> None:
+    """Anthropic's clients say which they are by their version header."""
+    key = {"authorization": f"Bearer {KEY}"}
+    openai = ask(base, "GET", "/v1/models", None, key).json()
+    anthropic = ask(base, "GET", "/v1/models", None, {**key, "anthropic-version": "2023-06-01"}).json()
+    assert openai["object"] == "list"
+    assert {model["id"] for model in openai["data"]} == {model["id"] for model in anthropic["data"]}
+    assert anthropic["has_more"] is False
