@@ -37,7 +37,7 @@ class Findings:
     )
     starts: dict[Name, list[startup.Cost]] = dataclasses.field(default_factory=lambda: defaultdict(list))
     imports: startup.Imports | None = None
-    leaving: dict[leaving.Kind, list[float]] = dataclasses.field(default_factory=dict)
+    leavers: dict[leaving.Kind, list[float]] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, measure: Measure, name: Name, finding: load.Finding) -> None:
@@ -197,7 +197,7 @@ def _goals(results: _Results, findings: Findings) -> list[Goal]:
             for name in chunks
         ),
         *(
-            Goal(f"caller gone {title}, p99", 250, False, " ms", _last(findings.leaving.get(kind, [])), 0)
+            Goal(f"caller gone {title}, p99", 250, False, " ms", _last(findings.leavers.get(kind, [])), 0)
             for kind, title in leaving.TITLES.items()
         ),
         Goal(f"`{startup.PACKAGE}`", 250, False, " ms", package, 0),
@@ -394,7 +394,7 @@ def write(findings: Findings, facts: Facts) -> str:
         "## Beginning and memory",
         _process(results, findings),
         *([_imports(findings.imports)] if findings.imports else []),
-        *(["## Callers who leave", _leaving(findings.leaving)] if findings.leaving else []),
+        *(["## Callers who leave", _leaving(findings.leavers)] if findings.leavers else []),
         "## Circumstances",
         _circumstances(facts),
         "## How to repeat it",

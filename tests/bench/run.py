@@ -230,7 +230,7 @@ def main() -> None:
         _say("imports")
         findings.imports = startup.measure(plan.imports)
         _say("callers who leave")
-        findings.leaving = leaving.measure(cores.gateway, calls=plan.leavers, prefix=_RELAYED.prefix)
+        findings.leavers = leaving.measure(cores.gateway, calls=plan.leavers, prefix=_RELAYED.prefix)
     facts = report.Facts(
         quick=options.quick,
         rounds=plan.rounds,
