@@ -15,7 +15,7 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format verify bench coverage build requirements clean
+.PHONY: help venv demo test check format verify protocols bench coverage build requirements clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -69,6 +69,9 @@ format: $(INSTALLED)  ## let ruff rewrite what it can
 # tests draw fresh examples here, where `make test` repeats the same ones.
 verify: $(INSTALLED)  ## run the long tests only: fuzzing, soak, kill rounds (ARGS)
 	$(BIN)/python -m pytest -m verify -o faulthandler_timeout=0 --hypothesis-profile=search $(ARGS)
+
+protocols: $(INSTALLED)  ## run the tests of the fidelity checklist and write docs/protocols.md
+	PYTHONPATH=tests $(BIN)/python -m fidelity_checklist
 
 bench: $(INSTALLED)  ## measure added latency, throughput and memory (ARGS)
 	$(BIN)/python tests/bench/run.py $(ARGS)
