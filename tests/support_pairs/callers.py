@@ -68,7 +68,7 @@ class ChatCaller:
     protocol = CHAT
 
     def __init__(self, base: str, key: str, portal: BlockingPortal) -> None:
-        self._portal = portal
+        self.portal = portal
         options: Any = {"base_url": base + "/v1", "api_key": key, "max_retries": 0, "timeout": 30.0}
         self.client = openai.OpenAI(**options, http_client=openai.DefaultHttpx2Client(trust_env=False))
         self.aclient = openai.AsyncOpenAI(**options, http_client=openai.DefaultAsyncHttpx2Client(trust_env=False))
@@ -76,7 +76,7 @@ class ChatCaller:
     def close(self) -> None:
         """Close both clients."""
         self.client.close()
-        self._portal.call(self.aclient.close)
+        self.portal.call(self.aclient.close)
 
     def ask(self, lane: Lane, on_event: Callable[[Any], None] | None = None, **request: Any) -> Answer:
         """One call; raises what the SDK raises.
@@ -88,7 +88,7 @@ class ChatCaller:
         """
         if lane.mode == "async":
             work = self._astream if lane.stream else self._awhole
-            return self._portal.call(partial(work, on_event, request))
+            return self.portal.call(partial(work, on_event, request))
         return self._stream(on_event, request) if lane.stream else self._whole(request)
 
     def _whole(self, request: dict[str, Any]) -> Answer:
@@ -155,7 +155,7 @@ class MessagesCaller:
     protocol = MESSAGES
 
     def __init__(self, base: str, key: str, portal: BlockingPortal) -> None:
-        self._portal = portal
+        self.portal = portal
         options: Any = {"base_url": base, "api_key": key, "max_retries": 0, "timeout": 30.0}
         self.client = anthropic.Anthropic(**options, http_client=anthropic.DefaultHttpxClient(trust_env=False))
         self.aclient = anthropic.AsyncAnthropic(
@@ -165,14 +165,14 @@ class MessagesCaller:
     def close(self) -> None:
         """Close both clients."""
         self.client.close()
-        self._portal.call(self.aclient.close)
+        self.portal.call(self.aclient.close)
 
     def ask(self, lane: Lane, on_event: Callable[[Any], None] | None = None, **request: Any) -> Answer:
         """One call; see `ChatCaller.ask`."""
         asked = {"max_tokens": 2000, **request}
         if lane.mode == "async":
             work: Callable[..., Awaitable[Answer]] = self._astream if lane.stream else self._awhole
-            return self._portal.call(partial(work, on_event, asked))
+            return self.portal.call(partial(work, on_event, asked))
         return self._stream(on_event, asked) if lane.stream else self._whole(asked)
 
     def _whole(self, request: dict[str, Any]) -> Answer:

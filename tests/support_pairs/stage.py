@@ -17,7 +17,8 @@ from support_pairs.wires import CHAT, MESSAGES
 KEY = "llmp_pairs-of-protocols-0123456789"
 MODELS = {CHAT: "gpt-5.9", MESSAGES: "claude-sonnet-5"}
 """The upstream's model, unless a test names another."""
-TYPES = {CHAT: "openai", MESSAGES: "anthropic"}
+PROVIDERS = {CHAT: "openai", MESSAGES: "anthropic"}
+"""Their names; spares have a number behind it."""
 PATHS = {CHAT: "/v1/chat/completions", MESSAGES: "/v1/messages"}
 STRICT = {PATHS[CHAT]: check_chat, PATHS[MESSAGES]: check_messages}
 _HEADERS = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
@@ -25,18 +26,26 @@ _HEADERS = {"authorization": f"Bearer {KEY}", "content-type": "application/json"
 Play = Scenario | Callable[[Received], Scenario]
 
 
-def gateway_config(upstream: ThreadedUpstream, *, spares: int = 0, **provider: Any) -> dict[str, Any]:
-    """A configuration with one provider per protocol, and `spares` more of each, for calls that leave traces."""
-    names = [TYPES[protocol] for protocol in TYPES]
+def gateway_config(
+    upstream: ThreadedUpstream, *, spares: int = 0, chat: str = "openai", **provider: Any
+) -> dict[str, Any]:
+    """A configuration with one provider per protocol.
+
+    Args:
+        upstream: Where both go.
+        spares: How many more of each, for calls that leave traces.
+        chat: The type of the provider that speaks Chat.
+        provider: More for every provider's block.
+    """
     blocks = {
         f"{name}{suffix}": {
-            "type": name,
-            "base_url": upstream.base_url + ("/v1" if name == "openai" else ""),
+            "type": chat if protocol == CHAT else name,
+            "base_url": upstream.base_url + ("/v1" if protocol == CHAT else ""),
             "api_key": f"sk-upstream-{name}-{suffix or 'only'}",
             "retry": {"attempts": 1},
             **provider,
         }
-        for name in names
+        for protocol, name in PROVIDERS.items()
         for suffix in ["", *map(str, range(spares))]
     }
     return {"providers": blocks, "access": {"mode": "keys", "keys": [{"name": "pairs", "key": KEY}]}}
@@ -56,7 +65,7 @@ class Stage:
         self.base = base
         self.upstream = upstream
         self.callers = callers
-        self._spares = {protocol: iter(range(spares)) for protocol in TYPES}
+        self._spares = {protocol: iter(range(spares)) for protocol in PROVIDERS}
 
     def reset(self) -> None:
         """Forget what earlier tests did."""
@@ -83,7 +92,7 @@ class Stage:
     def model(self, lane: Lane, model: str | None = None, *, spare: bool = False) -> str:
         """A model's name at the gateway; `spare`: by a provider of its own, so that its rests concern nobody else."""
         suffix = str(next(self._spares[lane.upstream])) if spare else ""
-        return f"{TYPES[lane.upstream]}{suffix}/{model or MODELS[lane.upstream]}"
+        return f"{PROVIDERS[lane.upstream]}{suffix}/{model or MODELS[lane.upstream]}"
 
     def ask(self, lane: Lane, *, model: str | None = None, on_event: Any = None, **request: Any) -> Answer:
         """One call by the lane's SDK. A refusal by a strict rule is raised as such, whatever the SDK made of it."""
@@ -127,16 +136,16 @@ class Stage:
 
 
 @contextmanager
-def staged(*, spares: int = 0, keepalive: str = "15s", **provider: Any) -> Iterator[Stage]:
+def staged(*, spares: int = 0, keepalive: str = "15s", **options: Any) -> Iterator[Stage]:
     """A stage of one's own.
 
     Args:
         spares: How many further providers of each type it has.
         keepalive: The gateway's setting.
-        provider: More for every provider's block.
+        options: More for `gateway_config`.
     """
     with Upstream.in_thread() as upstream, start_blocking_portal() as portal:
-        config = gateway_config(upstream, spares=spares, **provider)
+        config = gateway_config(upstream, spares=spares, **options)
         with served(LLMProxy({**config, "keepalive": keepalive})) as base:
             callers: dict[str, ChatCaller | MessagesCaller] = {
                 CHAT: ChatCaller(base, KEY, portal),

@@ -203,7 +203,7 @@ class Provider:
 
     def issuer(self, model: str, protocol: str) -> str:
         """Whose reasoning state this route can open (see `Seal.issuer`)."""
-        return self.name
+        return f"provider:{self.name}"  # people call providers `openai` that are not OpenAI
 
     def offers(self) -> tuple[str, ...]:
         """Models worth listing that the configuration need not name (an embedded provider knows its own)."""

@@ -7,9 +7,9 @@ import openai
 import pydantic
 import pytest
 
-from support_pairs import CHAT, MESSAGES, Lane, Reply, Stage
+from support_pairs import CHAT, MESSAGES, Lane, Reply, Stage, staged
 from support_pairs.asks import QUESTION
-from support_pairs.lanes import pairs
+from support_pairs.lanes import lanes, pairs
 
 FINE = Reply(texts=("Fine.",))
 
@@ -48,6 +48,18 @@ def test_the_limit_has_openais_newer_name(stage: Stage, lane: Lane) -> None:
     stage.ask(lane, **QUESTION[MESSAGES], max_tokens=77)
     assert stage.asked["max_completion_tokens"] == 77
     assert "max_tokens" not in stage.asked
+
+
+@pytest.mark.fidelity(71)
+@pytest.mark.parametrize("lane", pairs(client=MESSAGES, upstream=CHAT))
+def test_the_limit_has_its_older_name_where_that_is_known(lane: Lane) -> None:
+    """A server that knows the older name only is sent that, where the configuration says so."""
+    model = {"name": "gpt-5.9", "capabilities": {"max_tokens_field": "max_tokens"}}
+    with staged(models=[model]) as stage:
+        stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+        stage.ask(lane, **QUESTION[MESSAGES], max_tokens=77)
+        assert stage.asked["max_tokens"] == 77
+        assert "max_completion_tokens" not in stage.asked
 
 
 @pytest.mark.fidelity(72)
@@ -112,36 +124,50 @@ SAID = Reply(texts=('{"sky":"grey",', '"degrees":-3}'))
 
 
 @pytest.mark.fidelity(75)
-@pytest.mark.parametrize("upstream", [CHAT, MESSAGES])
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_openais_parse(stage: Stage, upstream: str, stream: bool) -> None:
+@pytest.mark.parametrize("lane", lanes(client=CHAT))
+def test_openais_parse(stage: Stage, lane: Lane) -> None:
     """The SDK's helper hands out a model instance, whoever answered, streamed or not."""
-    lane = Lane(client=CHAT, upstream=upstream, stream=stream)
-    stage.play(SAID.scenario(upstream, stream=stream))
-    client: Any = stage.callers[CHAT].client
+    stage.play(SAID.scenario(lane.upstream, stream=lane.stream))
+    caller: Any = stage.callers[CHAT]
     asked: Any = {"model": stage.model(lane), "response_format": Forecast, **QUESTION[CHAT]}
-    if stream:
-        with client.chat.completions.stream(**asked) as read:
+
+    async def parse() -> Any:
+        if not lane.stream:
+            return await caller.aclient.chat.completions.parse(**asked)
+        async with caller.aclient.chat.completions.stream(**asked) as read:
+            return await read.get_final_completion()
+
+    if lane.mode == "async":
+        found = caller.portal.call(parse)
+    elif lane.stream:
+        with caller.client.chat.completions.stream(**asked) as read:
             found = read.get_final_completion()
     else:
-        found = client.chat.completions.parse(**asked)
+        found = caller.client.chat.completions.parse(**asked)
     assert found.choices[0].message.parsed == Forecast(sky="grey", degrees=-3)
 
 
 @pytest.mark.fidelity(75)
-@pytest.mark.parametrize("upstream", [CHAT, MESSAGES])
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_anthropics_parse(stage: Stage, upstream: str, stream: bool) -> None:
+@pytest.mark.parametrize("lane", lanes(client=MESSAGES))
+def test_anthropics_parse(stage: Stage, lane: Lane) -> None:
     """The same for Anthropic's helper."""
-    lane = Lane(client=MESSAGES, upstream=upstream, stream=stream)
-    stage.play(SAID.scenario(upstream, stream=stream))
-    client: Any = stage.callers[MESSAGES].client
+    stage.play(SAID.scenario(lane.upstream, stream=lane.stream))
+    caller: Any = stage.callers[MESSAGES]
     asked: Any = {"model": stage.model(lane), "output_format": Forecast, "max_tokens": 99, **QUESTION[MESSAGES]}
-    if stream:
-        with client.messages.stream(**asked) as read:
+
+    async def parse() -> Any:
+        if not lane.stream:
+            return await caller.aclient.messages.parse(**asked)
+        async with caller.aclient.messages.stream(**asked) as read:
+            return await read.get_final_message()
+
+    if lane.mode == "async":
+        found = caller.portal.call(parse)
+    elif lane.stream:
+        with caller.client.messages.stream(**asked) as read:
             found = read.get_final_message()
     else:
-        found = client.messages.parse(**asked)
+        found = caller.client.messages.parse(**asked)
     assert found.parsed_output == Forecast(sky="grey", degrees=-3)
 
 

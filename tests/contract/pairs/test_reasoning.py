@@ -1,5 +1,6 @@
 """Reasoning: asked for in the upstream's terms, shown in the caller's, and its state carried between turns."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,9 +19,11 @@ from support_pairs import (
     messages_events,
     messages_whole,
     sse,
+    staged,
 )
-from support_pairs.asks import QUESTION, step, tools
+from support_pairs.asks import QUESTION, messages_tool, step, tool_result, tools
 from support_pairs.lanes import lanes, pairs
+from support_pairs.wires import call_deltas, chat_call
 
 USER: dict[str, Any] = {"role": "user", "content": "How is the weather?"}
 REDACTED = {"type": "redacted_thinking", "data": "claude-redacted/+=="}
@@ -113,6 +116,59 @@ def test_readable_reasoning_is_shown_to_anthropics_client(stage: Stage, lane: La
     assert first.text == "Snow."
     stage.ask(lane, messages=[USER, {"role": "assistant", "content": first.whole.content}, USER])
     assert stage.asked["messages"][1] == {"role": "assistant", "content": "Snow."}
+
+
+ROUTED = {"index": 0, "type": "reasoning.text", "text": "Hm, snow?", "signature": "routers-state/+=="}
+
+
+@pytest.fixture(scope="module")
+def routed() -> Iterator[Stage]:
+    """A gateway whose Chat upstream is a server that signs its reasoning, as some that resemble OpenAI's do."""
+    with staged(chat="openai-compatible") as made:
+        yield made
+
+
+@pytest.mark.parametrize("lane", lanes(client=MESSAGES, upstream=CHAT))
+def test_state_of_a_chat_upstream_survives_at_anthropics_client(routed: Stage, lane: Lane) -> None:
+    """What such a server signed is a signature for Anthropic's caller, and its own again in the next turn."""
+    made = Call(id="call_1", name="get_weather", arguments='{"city":"Oslo"}')
+    told: dict[str, Any] = {"reasoning_content": "Hm, snow?", "reasoning_details": [ROUTED]}
+    if lane.stream:
+        routed.play(sse(chat_chunks(told, *call_deltas(0, made), finish="tool_calls")))
+    else:
+        whole: dict[str, Any] = {**told, "tool_calls": [chat_call(made)]}
+        routed.play(json_answer(200, chat_whole(finish="tool_calls", **whole)))
+    first = routed.ask(lane, **QUESTION[MESSAGES], tools=[messages_tool()])
+    block = first.whole.content[0]
+    assert (block.type, block.thinking) == ("thinking", "Hm, snow?")
+    assert block.signature != ROUTED["signature"]
+    routed.play(Reply(texts=("Snow.",)).scenario(CHAT, stream=lane.stream), allow=("unknown-keyword",))
+    result = {"role": "user", "content": [tool_result("call_1", "snow")]}
+    turns = [USER, {"role": "assistant", "content": first.whole.content}, result]
+    answer = routed.ask(lane, messages=turns, tools=[messages_tool()])
+    [entry] = routed.asked["messages"][1]["reasoning_details"]
+    assert (entry["text"], entry["signature"]) == ("Hm, snow?", ROUTED["signature"])
+    assert answer.warnings == []
+
+
+@pytest.mark.parametrize("lane", pairs(client=MESSAGES))
+def test_state_of_a_chat_upstream_is_not_shown_to_claude(routed: Stage, lane: Lane) -> None:
+    """The same conversation goes on with Claude, or with OpenAI itself: the state is left out, nobody refuses it."""
+    there = Lane(client=MESSAGES, upstream=CHAT, stream=lane.stream)
+    told: dict[str, Any] = {"reasoning_content": "Hm, snow?", "reasoning_details": [ROUTED], "content": "Snow."}
+    routed.play(sse(chat_chunks(told)) if lane.stream else json_answer(200, chat_whole(**told)))
+    first = routed.ask(there, **QUESTION[MESSAGES])
+    turns = [USER, {"role": "assistant", "content": first.whole.content}, USER]
+    if lane.upstream == MESSAGES:
+        routed.play(Reply(texts=("Still.",)).scenario(MESSAGES, stream=lane.stream))
+        answer = routed.ask(lane, messages=turns)
+        assert routed.asked["messages"][1]["content"] == [{"type": "text", "text": "Snow."}]
+    else:
+        with staged() as openais:
+            openais.play(Reply(texts=("Still.",)).scenario(CHAT, stream=lane.stream))
+            answer = openais.ask(lane, messages=turns)
+            assert openais.asked["messages"][1] == {"role": "assistant", "content": "Snow."}
+    assert "dropped:reasoning" in answer.warnings
 
 
 @pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=MESSAGES))

@@ -6,7 +6,9 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import anthropic
 import msgspec
+import openai
 import pytest
 
 from llmproxy_asgi.capabilities import Capabilities
@@ -122,6 +124,16 @@ def test_a_caller_who_leaves_ends_the_upstreams_work(stage: Stage, lane: Lane) -
 
     with pytest.raises(Left):
         stage.ask(lane, on_event=leave, **QUESTION[lane.client])
+    stage.upstream.wait_closed(len(stage.upstream.requests) - 1)
+
+
+@pytest.mark.fidelity(12)
+@pytest.mark.parametrize("lane", pairs(stream=False))
+def test_a_caller_who_gives_up_ends_the_upstreams_work(stage: Stage, lane: Lane) -> None:
+    """The same for a whole answer: when the SDK's own clock runs out, the upstream's connection is closed."""
+    stage.play(Scenario(Hold()))
+    with pytest.raises((openai.APITimeoutError, anthropic.APITimeoutError)):
+        stage.ask(lane, timeout=0.3, **QUESTION[lane.client])
     stage.upstream.wait_closed(len(stage.upstream.requests) - 1)
 
 
