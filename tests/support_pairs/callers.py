@@ -5,7 +5,7 @@ the little that both have (text, calls, how it ended).
 """
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -87,15 +87,18 @@ class ChatCaller:
             request: The SDK's own arguments.
         """
         if lane.mode == "async":
-            work = self._astream if lane.stream else self._awhole
-            return self.portal.call(partial(work, on_event, request))
+            return self.portal.call(partial(self.ask_async, lane, on_event, **request))
         return self._stream(on_event, request) if lane.stream else self._whole(request)
+
+    async def ask_async(self, lane: Lane, on_event: Callable[[Any], None] | None = None, **request: Any) -> Answer:
+        """The same on the portal's event loop."""
+        return await (self._astream(on_event, request) if lane.stream else self._awhole(request))
 
     def _whole(self, request: dict[str, Any]) -> Answer:
         raw = self.client.chat.completions.with_raw_response.create(**request)
         return _chat_answer(raw.parse(), raw.headers, [])
 
-    async def _awhole(self, _: object, request: dict[str, Any]) -> Answer:
+    async def _awhole(self, request: dict[str, Any]) -> Answer:
         raw = await self.aclient.chat.completions.with_raw_response.create(**request)
         return _chat_answer(raw.parse(), raw.headers, [])
 
@@ -169,17 +172,21 @@ class MessagesCaller:
 
     def ask(self, lane: Lane, on_event: Callable[[Any], None] | None = None, **request: Any) -> Answer:
         """One call; see `ChatCaller.ask`."""
-        asked = {"max_tokens": 2000, **request}
         if lane.mode == "async":
-            work: Callable[..., Awaitable[Answer]] = self._astream if lane.stream else self._awhole
-            return self.portal.call(partial(work, on_event, asked))
+            return self.portal.call(partial(self.ask_async, lane, on_event, **request))
+        asked = {"max_tokens": 2000, **request}
         return self._stream(on_event, asked) if lane.stream else self._whole(asked)
+
+    async def ask_async(self, lane: Lane, on_event: Callable[[Any], None] | None = None, **request: Any) -> Answer:
+        """The same on the portal's event loop."""
+        asked = {"max_tokens": 2000, **request}
+        return await (self._astream(on_event, asked) if lane.stream else self._awhole(asked))
 
     def _whole(self, request: dict[str, Any]) -> Answer:
         raw = self.client.messages.with_raw_response.create(**request)
         return _messages_answer(raw.parse(), raw.headers, [])
 
-    async def _awhole(self, _: object, request: dict[str, Any]) -> Answer:
+    async def _awhole(self, request: dict[str, Any]) -> Answer:
         raw = await self.aclient.messages.with_raw_response.create(**request)
         return _messages_answer(await raw.parse(), raw.headers, [])
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 from itertools import product
+from typing import Any
 
 import pytest
-from _pytest.mark import ParameterSet
 
 from support_pairs.callers import Lane
 from support_pairs.wires import CHAT, MESSAGES
@@ -18,7 +18,7 @@ def lanes(
     upstream: str | None = None,
     modes: Iterable[str] = ("sync", "async"),
     streams: Iterable[bool] = (False, True),
-) -> list[ParameterSet]:
+) -> list[Any]:
     """All lanes, or those of one client or upstream, as parameters."""
     clients = [client] if client else PROTOCOLS
     upstreams = [upstream] if upstream else PROTOCOLS
@@ -29,7 +29,7 @@ def lanes(
     return [pytest.param(lane, id=str(lane)) for lane in found]
 
 
-def pairs(*, client: str | None = None, upstream: str | None = None, stream: bool | None = None) -> list[ParameterSet]:
+def pairs(*, client: str | None = None, upstream: str | None = None, stream: bool | None = None) -> list[Any]:
     """One synchronous lane per pair, streamed and whole unless `stream` says which."""
     return lanes(
         client=client, upstream=upstream, modes=("sync",), streams=(False, True) if stream is None else (stream,)

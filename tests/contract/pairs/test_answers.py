@@ -135,9 +135,10 @@ def test_usage_comes_last_and_only_where_asked(stage: Stage, lane: Lane, asks: b
 @pytest.mark.fidelity(82)
 @pytest.mark.parametrize("lane", lanes(client=MESSAGES, upstream=CHAT, streams=(True,)))
 def test_a_stream_of_messages_knows_its_input_from_the_start(stage: Stage, lane: Lane) -> None:
-    """The first event tells some input tokens, the last the true ones."""
+    """The first event tells some input tokens, the last the true ones, for which the upstream was asked."""
     stage.play(Reply(texts=("Snow.",)).scenario(CHAT, stream=True))
     answer = stage.ask(lane, **QUESTION[MESSAGES])
+    assert stage.asked["stream_options"] == {"include_usage": True}
     start = next(found for found in answer.events if found.type == "message_start")
     end = next(found for found in answer.events if found.type == "message_delta")
     assert start.message.usage.input_tokens > 0

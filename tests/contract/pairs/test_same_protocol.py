@@ -123,6 +123,17 @@ def test_the_sdks_own_version_passes(stage: Stage) -> None:
     assert stage.received.header("anthropic-version") == caller.client.default_headers["anthropic-version"]
 
 
+@pytest.mark.fidelity(15)
+def test_the_sdks_beta_methods_pass(stage: Stage) -> None:
+    """What the SDK sends from its `beta` namespace, `?beta=true` and all, reaches the upstream with its betas."""
+    stage.play(Reply(texts=("Snow.",)).scenario(MESSAGES, stream=False))
+    client: Any = stage.callers[MESSAGES].client
+    model = stage.model(Lane(client=MESSAGES, upstream=MESSAGES))
+    found = client.beta.messages.create(model=model, max_tokens=9, betas=["one-2026-01-01"], **QUESTION[MESSAGES])
+    assert found.content[0].text == "Snow."
+    assert stage.received.header("anthropic-beta") == "one-2026-01-01"
+
+
 THINKING = {"type": "thinking", "thinking": "Hm. 雪", "signature": "claude-signature/+=="}
 REDACTED = {"type": "redacted_thinking", "data": "claude-redacted/+=="}
 

@@ -126,7 +126,10 @@ def encode_error_object(error: GatewayError) -> bytes:
 
 def _error_object(error: GatewayError) -> dict[str, Any]:
     kind, code = _WORDS[error.kind]
-    ours = {"message": error.message, "type": kind, "param": error.param, "code": error.code or code}
+    foreign = isinstance(error, UpstreamError) and error.protocol not in {None, PROTOCOL}
+    # Clients act on codes, and another vendor's tell them nothing.
+    known = (code or error.code) if foreign else (error.code or code)
+    ours = {"message": error.message, "type": kind, "param": error.param, "code": known}
     if (
         isinstance(error, UpstreamRefused | UpstreamRateLimited)
         and error.protocol == PROTOCOL
