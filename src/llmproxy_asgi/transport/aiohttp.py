@@ -54,7 +54,14 @@ def incompatibility() -> str:
     """What keeps the installed aiohttp from being used; empty if nothing does."""
     wanted = {"skip_payload", "read_until_eof", "auto_decompress", "read_bufsize", "max_line_size", "max_field_size"}
     offered = set(inspect.signature(ResponseHandler.set_response_params).parameters)
-    if wanted <= offered and "_factory" in TCPConnector._create_direct_connection.__code__.co_names:  # noqa: SLF001
+    kept = {"_buffer", "_cursor", "_http_chunk_splits", "_size", "_wait", "total_bytes"}
+    held = {"_reading_paused", "_buffer_paused"}
+    if (
+        wanted <= offered
+        and kept <= set(dir(StreamReader))
+        and held <= set(dir(ResponseHandler))
+        and "_factory" in TCPConnector._create_direct_connection.__code__.co_names  # noqa: SLF001
+    ):
         return ""
     return f"release {aiohttp.__version__} does not have the insides we know"
 
@@ -75,12 +82,26 @@ class _Line(ResponseHandler):
         """Whether it ended by an error rather than by the upstream's closing it."""
         self.body: StreamReader | None = None
         self._heading = True
+        self._held_back = False
 
     def begin(self) -> None:
         """Forget the last answer."""
         self.heard = 0
         self._heading = True
+        self._held_back = self._reading_paused
         self.body = None
+
+    @override
+    def pause_reading(self) -> None:
+        self._held_back = True
+        super().pause_reading()
+
+    @override
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        # aiohttp calls this for every chunk that is taken out of its buffer, and would wake parser and socket each
+        # time. Where nothing of this answer was ever held back there is nothing to wake.
+        if self._held_back or self._buffer_paused:
+            super().resume_reading(resume_parser)
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -339,7 +360,7 @@ class AiohttpAnswer(Answer):
                 return b""
             raise MisuseError("An upstream's answer was read after it had been closed.")
         try:
-            piece = await self._payload.readany()
+            piece = await _arrived(self._payload, self._line)
         except BaseException as broken:
             fault = _fault(broken, self._line)
             await self.aclose()
@@ -369,6 +390,26 @@ class AiohttpAnswer(Answer):
             self._channel.keep(connection, self._line)
         else:
             self._channel.drop(connection, self._line)
+
+
+async def _arrived(payload: StreamReader, line: _Line) -> bytes:
+    """All that is there, as soon as anything is; empty at the end: `readany`, without its work for each chunk."""
+    if payload.at_eof():
+        return payload.read_nowait()
+    chunks = payload._buffer  # noqa: SLF001
+    while not chunks and not payload.is_eof() and payload.exception() is None:
+        await payload._wait("readany")  # noqa: SLF001
+    if len(chunks) < 2 or payload.exception() is not None:
+        return payload.read_nowait()
+    everything = b"".join(chunks)
+    chunks.clear()
+    ends = payload._http_chunk_splits  # noqa: SLF001
+    if ends is not None:
+        ends.clear()
+    payload._size = 0  # noqa: SLF001
+    payload._cursor = payload.total_bytes  # noqa: SLF001
+    line.resume_reading()
+    return everything
 
 
 def _fault(broken: BaseException, line: _Line) -> UpstreamError | None:

@@ -695,6 +695,32 @@ async def test_cancelling_closes_the_socket(way: str, waiting_for: str) -> None:
         await server.peers[0].closed.wait()
 
 
+async def test_a_flood_of_tiny_chunks_arrives_whole(way: str) -> None:
+    """Thousands of chunks that wait for a slow reader, more than are kept, come in order and to their end."""
+    body = bytes(range(256)) * 80
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            peer.writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+            for at in range(0, len(chunks), 10_000):
+                peer.writer.write(chunks[at : at + 10_000])
+                await asyncio.sleep(0)
+            peer.writer.write(b"0\r\n\r\n")
+
+    async with serve(script) as server, pool_by(way) as pool:
+        for _ in range(2):  # the connection is as good as before
+            async with await post(pool, server.url) as answer:
+                pieces = []
+                while piece := await answer.chunk():
+                    pieces.append(piece)
+                    for _ in range(20):  # a slow reader: the rest piles up meanwhile
+                        await asyncio.sleep(0)
+                assert b"".join(pieces) == body
+        assert len(server.peers) == 1
+
+
 async def test_slow_reader_slows_the_upstream(way: str) -> None:
     """While nobody reads, the upstream's writing stalls after a bounded amount."""
     written = 0
