@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from llmproxy_asgi.errors import CallerError, ConfigError, GatewayError, MisuseError, UpstreamError
     from llmproxy_asgi.gateway import Gateway
     from llmproxy_asgi.principal import Principal
+    from llmproxy_asgi.translators.embeddings.records import Embeddings
 
 __all__ = [
     "CallerError",
     "Config",
     "ConfigError",
+    "Embeddings",
     "Gateway",
     "GatewayError",
     "LLMClient",
@@ -40,6 +42,7 @@ _HOMES = {
     "CallerError": "errors",
     "Config": "config.schema",
     "ConfigError": "errors",
+    "Embeddings": "translators.embeddings.records",
     "Gateway": "gateway",
     "GatewayError": "errors",
     "LLMClient": "client",

@@ -13,13 +13,14 @@ from types import TracebackType
 from typing import Self
 
 from llmproxy_asgi.access.keys import Grant
-from llmproxy_asgi.conversation import Batch, Failed, Request, Response, StreamEvent
+from llmproxy_asgi.conversation import Batch, Failed, StreamEvent
 from llmproxy_asgi.errors import GatewayError, InternalError
-from llmproxy_asgi.execution.attempt import Job
+from llmproxy_asgi.execution.attempt import Answered, Asked, Job
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.routing.catalog import Allowed, allow, everything
 from llmproxy_asgi.runtime import Runtime
-from llmproxy_asgi.translators.base import Inbound, Intake, StreamEncoder
+from llmproxy_asgi.translators.base import AnyInbound, Intake, StreamEncoder
+from llmproxy_asgi.translators.embeddings.records import Embeddings
 
 
 class Call:
@@ -48,8 +49,10 @@ class Call:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What of the request was lost or approximated on its way."""
-        return self._attempt.outgoing.warnings
+        """What of the request, or of its answer, was lost or approximated on its way."""
+        warnings = self._attempt.outgoing.warnings
+        whole = self._attempt.whole
+        return (*warnings, "estimated:usage") if isinstance(whole, Embeddings) and whole.usage.estimated else warnings
 
     @property
     def upstream_model(self) -> str:
@@ -78,7 +81,7 @@ class Call:
                     raise event.error
                 yield event
 
-    def answer(self) -> Batch | Response:
+    def answer(self) -> Batch | Answered:
         """The whole answer, where no stream was wanted: a `Batch` whose `raw` is it if the call relays."""
         whole = self._attempt.whole
         if whole is None:
@@ -92,23 +95,29 @@ class Engine:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
 
-    def take(self, intake: Intake, inbound: Inbound, grant: Grant) -> Call:
+    def take(self, intake: Intake, inbound: AnyInbound, grant: Grant) -> Call:
         """A call for a request that came as bytes.
 
         Raises:
             ModelNotFound: There is no such model for this caller.
         """
-        decoded: list[Request] = []
+        decoded: list[Asked] = []
 
-        def request() -> Request:
+        def request() -> Asked:
             if not decoded:
                 decoded.append(inbound.decode(intake))
             return decoded[0]
 
-        job = Job(protocol=intake.protocol, stream=intake.stream, request=request, intake=intake)
+        job = Job(
+            protocol=intake.protocol,
+            stream=intake.stream,
+            request=request,
+            intake=intake,
+            each=(lambda: inbound.decode_each(intake)) if intake.several else None,
+        )
         return self._call(intake.model, grant, job)
 
-    def ask(self, request: Request, grant: Grant) -> Call:
+    def ask(self, request: Asked, grant: Grant) -> Call:
         """A call for a request made in Python, for somebody who reads events.
 
         Raises:
@@ -130,7 +139,7 @@ class CallerStream:
 
     __slots__ = ("_encoder", "_inbound", "_intake", "_next")
 
-    def __init__(self, call: Call, inbound: Inbound, intake: Intake) -> None:
+    def __init__(self, call: Call, inbound: AnyInbound, intake: Intake) -> None:
         self._next = call.next
         self._inbound = inbound
         self._intake = intake
@@ -149,7 +158,7 @@ class CallerStream:
         return raw
 
 
-def failure(inbound: Inbound, intake: Intake, error: GatewayError) -> bytes:
+def failure(inbound: AnyInbound, intake: Intake, error: GatewayError) -> bytes:
     """An error as an event of the caller's protocol, for a stream of which anything may have been sent already."""
     return inbound.encoder(intake).feed((Failed(error),))
 

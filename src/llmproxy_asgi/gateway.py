@@ -16,12 +16,13 @@ from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.config.loader import load_config
 from llmproxy_asgi.config.schema import Config, Source
 from llmproxy_asgi.conversation import Message, Request, Response, StreamEvent
-from llmproxy_asgi.endpoints.routes import CHAT, Endpoints
+from llmproxy_asgi.endpoints.routes import CHAT, EMBEDDINGS, Endpoints
 from llmproxy_asgi.engine import Engine
 from llmproxy_asgi.errors import BadRequest, MisuseError
 from llmproxy_asgi.inprocess import anthropic_client, openai_client
 from llmproxy_asgi.principal import LOCAL, SCOPE_KEY, Principal
 from llmproxy_asgi.runtime import Live, Runtime
+from llmproxy_asgi.translators.embeddings.records import EmbeddingRequest, Embeddings
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.transport import HostTransport
 
@@ -123,6 +124,32 @@ class Gateway:
             async for event in call.events():
                 yield event
 
+    async def embed(
+        self,
+        *,
+        model: str = "",
+        input: str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]],  # noqa: A002  as OpenAI's clients call it
+        principal: Principal | str | None = None,
+        **options: Any,
+    ) -> Embeddings:
+        """Vectors: `.vectors` holds one for each input, in their order, as floats.
+
+        Args:
+            model: As clients name it.
+            input: A text or several, or the ids of tokens in place of a text.
+            principal: Who it is for; without one, `Principal("local")`.
+            options: Further fields of an Embeddings request (`dimensions`, `user`...).
+
+        Raises:
+            CallerError: The request is wrong, there is no such model, or none of its upstreams makes embeddings.
+            UpstreamError: Every target failed.
+        """
+        request = embedding_request(model, input, options)
+        async with self._engine.ask(request, _grant(principal)) as call:
+            answer = call.answer()
+        assert isinstance(answer, Embeddings), "a call made in Python relays no bytes"
+        return answer
+
     def models(self) -> list[str]:
         """Every name that can be listed."""
         return self._engine.runtime.catalog.names()
@@ -152,15 +179,11 @@ def chat_request(model: str, messages: Messages, options: Mapping[str, Any], *, 
     """
     if isinstance(messages, str | bytes | Mapping):
         raise BadRequest("messages: expected a list of messages.", param="messages")
-    inbound = translator(CHAT).inbound
 
     def read(shaped: Sequence[Mapping[str, Any]]) -> Request:
-        body = {"model": model, "messages": list(shaped), "stream": stream, **options}
-        try:
-            encoded = msgspec.json.encode(body)
-        except (TypeError, ValueError) as error:
-            raise BadRequest(f"The request holds what JSON cannot: {error}.") from None
-        return inbound.decode(inbound.open(encoded, headers={}))
+        request = _decoded(CHAT, {"model": model, "messages": list(shaped), "stream": stream, **options})
+        assert isinstance(request, Request)
+        return request
 
     if not any(isinstance(message, Message) for message in messages):
         return read([message for message in messages if not isinstance(message, Message)])
@@ -169,6 +192,27 @@ def chat_request(model: str, messages: Messages, options: Mapping[str, Any], *, 
         collected.extend((message,) if isinstance(message, Message) else read([message]).messages)
     settings = read([{"role": "user", "content": "-"}])
     return msgspec.structs.replace(settings, messages=tuple(collected))
+
+
+def embedding_request(model: str, given: object, options: Mapping[str, Any]) -> EmbeddingRequest:
+    """A request from the keywords of an Embeddings request.
+
+    Raises:
+        BadRequest: One of them is wrong; `param` names it.
+    """
+    request = _decoded(EMBEDDINGS, {"model": model, "input": given, **options})
+    assert isinstance(request, EmbeddingRequest)
+    return request
+
+
+def _decoded(protocol: str, body: Mapping[str, Any]) -> object:
+    """A body as that protocol's callers would send it, read whole."""
+    inbound = translator(protocol).inbound
+    try:
+        encoded = msgspec.json.encode(body)
+    except (TypeError, ValueError) as error:
+        raise BadRequest(f"The request holds what JSON cannot: {error}.") from None
+    return inbound.decode(inbound.open(encoded, headers={}))
 
 
 def _principal(principal: Principal | str | None) -> Principal:

@@ -6,18 +6,18 @@ A failure before the first byte is a real status in the caller's own protocol; a
 import logging
 
 from llmproxy_asgi.access.keys import Grant
-from llmproxy_asgi.conversation import Response
+from llmproxy_asgi.conversation import Batch
 from llmproxy_asgi.endpoints.exchange import CallerGone, CallerWatch, Exchange, KeepAlive
 from llmproxy_asgi.engine import Call, CallerStream, Engine, failure
 from llmproxy_asgi.errors import GatewayError, InternalError
-from llmproxy_asgi.translators.base import Inbound, Intake
+from llmproxy_asgi.translators.base import AnyInbound, Intake
 
 _log = logging.getLogger("llmproxy_asgi.calls")
 
 _JSON = (b"content-type", b"application/json")
 
 
-async def serve_call(engine: Engine, exchange: Exchange, inbound: Inbound) -> None:
+async def serve_call(engine: Engine, exchange: Exchange, inbound: AnyInbound) -> None:
     """Answer one request in `inbound`'s protocol."""
     try:
         grant = await engine.runtime.doorkeeper.admit(exchange.scope)
@@ -37,7 +37,7 @@ async def serve_call(engine: Engine, exchange: Exchange, inbound: Inbound) -> No
         await refuse(exchange, inbound, unexpected(error, exchange))
 
 
-async def refuse(exchange: Exchange, inbound: Inbound, error: GatewayError) -> None:
+async def refuse(exchange: Exchange, inbound: AnyInbound, error: GatewayError) -> None:
     """An error as an answer of its own."""
     problem = inbound.problem(error, request_id=exchange.request_id)
     if problem.status >= 500:
@@ -54,15 +54,15 @@ def unexpected(error: Exception, exchange: Exchange) -> InternalError:
     return InternalError("The gateway failed unexpectedly; its log holds the request id.")
 
 
-async def _serve_whole(engine: Engine, exchange: Exchange, inbound: Inbound, intake: Intake, grant: Grant) -> None:
+async def _serve_whole(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, grant: Grant) -> None:
     async with engine.take(intake, inbound, grant) as call:
         answer = call.answer()
-        body = inbound.encode(answer, intake) if isinstance(answer, Response) else answer.raw or b""
+        body = answer.raw or b"" if isinstance(answer, Batch) else inbound.encode(answer, intake)
         headers = _headers(call)
     await exchange.answer(200, [_JSON, *headers], body)
 
 
-async def _serve_stream(engine: Engine, exchange: Exchange, inbound: Inbound, intake: Intake, grant: Grant) -> None:
+async def _serve_stream(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, grant: Grant) -> None:
     keepalive = KeepAlive(exchange, inbound.keepalive, every=engine.runtime.config.keepalive)
     try:
         async with engine.take(intake, inbound, grant) as call:

@@ -20,10 +20,14 @@ from llmproxy_asgi.translators.base import Inbound
 from llmproxy_asgi.translators.registry import translator
 
 CHAT = "openai-chat"
+COMPLETIONS = "openai-completions"
+EMBEDDINGS = "openai-embeddings"
 MESSAGES = "anthropic-messages"
 
 CALLS = {
     "/v1/chat/completions": CHAT,
+    "/v1/completions": COMPLETIONS,
+    "/v1/embeddings": EMBEDDINGS,
     "/v1/messages": MESSAGES,
 }
 """Paths that reach a model, and the protocol they speak."""

@@ -7,7 +7,7 @@ last event of what `next()` gives. Whoever began it closes it.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
@@ -17,12 +17,16 @@ from llmproxy_asgi.execution.clocks import Clocks
 from llmproxy_asgi.providers.base import Credential
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.translators.base import Intake, Outgoing, StreamDecoder
+from llmproxy_asgi.translators.embeddings.records import EmbeddingRequest, Embeddings
 from llmproxy_asgi.transport import Answer, Pool
 
 _LARGEST_ERROR = 256 * 1024
 _SSE = "text/event-stream"
 
 _T = TypeVar("_T")
+
+Asked: TypeAlias = Request | EmbeddingRequest
+Answered: TypeAlias = Response | Embeddings
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,12 +37,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         stream: Whether the answer is wanted as it comes.
         request: The request, read whole; called where its bytes cannot be passed on.
         intake: The request as it came. None: it never was bytes, and whoever made it reads events; nothing is relayed.
+        each: Where the caller asked several things at once: one request for each, for an upstream that takes them only
+            one by one. `request` then refuses.
     """
 
     protocol: str
     stream: bool
-    request: Callable[[], Request]
+    request: Callable[[], Asked]
     intake: Intake | None = None
+    each: Callable[[], Sequence[Request]] | None = None
 
 
 class Attempt:
@@ -53,7 +60,7 @@ class Attempt:
     Attributes:
         first: The first batch of a stream, read when it began.
         relays: The request whose bytes were passed on, so that the answer's are, too; None where both are translated.
-        whole: The answer, where no stream was wanted: a `Response`, or a `Batch` of the caller's own protocol.
+        whole: The answer, where no stream was wanted; a `Batch` where it is in the caller's own protocol already.
     """
 
     __slots__ = (
@@ -75,7 +82,7 @@ class Attempt:
         self.target = target
         self.credential = credential
         self.first: Batch | None = None
-        self.whole: Batch | Response | None = None
+        self.whole: Batch | Answered | None = None
         self._answer: Answer | None = None
         self._decoder: StreamDecoder | None = None
         self._ended = False

@@ -11,14 +11,12 @@ Whoever reads is told nothing of rounds. Nothing is retried here: a round that f
 """
 
 import logging
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 import msgspec
 
 from llmproxy_asgi.conversation import (
-    EMPTY,
     ArgumentsDelta,
     Batch,
     Candidate,
@@ -32,6 +30,7 @@ from llmproxy_asgi.conversation import (
     PartEnded,
     PartStarted,
     ReasoningDelta,
+    Request,
     Response,
     Started,
     StreamEvent,
@@ -42,6 +41,7 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import GatewayError
 from llmproxy_asgi.execution.attempt import Attempt
+from llmproxy_asgi.execution.spent import total
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.registry import translator
@@ -176,6 +176,7 @@ class Continuation:
     def _resumed(self) -> Outgoing:
         line = self.target.line(self._job.protocol)
         request = self._job.request()
+        assert isinstance(request, Request), "only conversations are paused"
         turn = Message(role="assistant", parts=self._said)
         longer = msgspec.structs.replace(request, messages=(*request.messages, turn))
         return line.outbound.encode(longer, _resuming(line.upstream))
@@ -194,7 +195,7 @@ class Continuation:
         )
 
     def _total(self, usage: Usage) -> Usage:
-        return _sum(self._spent, usage) if self._rounds else usage
+        return total((self._spent, usage)) if self._rounds else usage
 
     def _ended(self, candidate: Candidate) -> Candidate:
         """A candidate that will not be gone on with, as the caller's protocol can say it."""
@@ -275,16 +276,6 @@ def _resuming(upstream: Upstream) -> Upstream:
 
 def _calls(candidate: Candidate) -> bool:
     return any(isinstance(part, ToolCall) for part in candidate.parts)
-
-
-_COUNTS = tuple(field.name for field in msgspec.structs.fields(Usage) if field.type is int)
-
-
-def _sum(one: Usage, other: Usage) -> Usage:
-    """The counts of both. The vendor's own object goes: it speaks of one round alone."""
-    counts = {name: getattr(one, name) + getattr(other, name) for name in _COUNTS}
-    tools = Counter(one.server_tool_calls) + Counter(other.server_tool_calls)
-    return Usage(**counts, server_tool_calls=tools or EMPTY, estimated=one.estimated or other.estimated)
 
 
 _WORDS = (TextDelta, ReasoningDelta, ArgumentsDelta)

@@ -1,15 +1,16 @@
 """Tries targets until one has something to say: the only place that retries, and the commit point.
 
 Up to an attempt's first event (or its whole answer) any failure may be retried or taken to the next target, because
-nothing of it has reached the caller. After it nothing is retried any more. Two recoveries are looked for here and made
-elsewhere: a request refused for its reasoning goes once more without it (`reasoning`), and an answer that its upstream
-pauses is gone on with for callers who cannot (`continuation`). Who may call, and what is written to the caller, is
-decided elsewhere.
+nothing of it has reached the caller. After it nothing is retried any more. Three turns are looked for here and made
+elsewhere: a request refused for its reasoning goes once more without it (`reasoning`), an answer that its upstream
+pauses is gone on with for callers who cannot (`continuation`), and what a caller asks at once is asked one by one where
+the upstream takes it only so (`together`). Who may call, and what is written to the caller, is decided elsewhere.
 """
 
 import itertools
 import random
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from llmproxy_asgi.clock import SYSTEM, Clock
 from llmproxy_asgi.errors import (
@@ -27,6 +28,7 @@ from llmproxy_asgi.execution.continuation import Continuation, may_need
 from llmproxy_asgi.execution.cooldown import Cooldowns, Rest
 from llmproxy_asgi.execution.reasoning import without_reasoning
 from llmproxy_asgi.execution.retry import wait_before_retry
+from llmproxy_asgi.execution.together import Together
 from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.translators.base import Outgoing
@@ -36,6 +38,8 @@ _CREDENTIAL_BOUND = (UpstreamRateLimited, UpstreamQuotaSpent, UpstreamAuthFailed
 """Failures that another credential of the same provider need not share."""
 
 Candidate = tuple[Target, list[Credential]]
+Opened: TypeAlias = Attempt | Continuation | Together
+"""What has begun, and is read and closed in the same way whatever it is."""
 
 
 class Executor:
@@ -65,7 +69,7 @@ class Executor:
         self._draw = draw or random.Random()  # noqa: S311  jitter, not secrets
         self._turn = itertools.count()
 
-    async def begin(self, job: Job, targets: Sequence[Target]) -> Attempt | Continuation:
+    async def begin(self, job: Job, targets: Sequence[Target]) -> Opened:
         """The first attempt that has something to say. The caller closes it.
 
         Args:
@@ -77,7 +81,9 @@ class Executor:
             BadRequest: No target can express the request, or the request itself is broken.
         """
         failure: GatewayError | None = None
-        for target, credentials in self._candidates(targets):
+        # One that cannot be spoken to for this caller must not stand in for a fit one that rests.
+        fit = [target for target in targets if target.takes(job.protocol)]
+        for target, credentials in self._candidates(fit or targets):
             try:
                 return await self._on_target(job, target, credentials)
             except Unsupported as error:
@@ -88,13 +94,15 @@ class Executor:
                     break
         raise failure or Unavailable("No upstream can serve this model now.")
 
-    async def _on_target(self, job: Job, target: Target, credentials: list[Credential]) -> Attempt | Continuation:
+    async def _on_target(self, job: Job, target: Target, credentials: list[Credential]) -> Opened:
         config = target.provider.config
         tried = 0
         while True:
             credential = credentials[tried % len(credentials)]
             tried += 1
             try:
+                if job.each is not None and target.line(job.protocol).outbound.protocol != job.protocol:
+                    return await self._together(job, target, credential)
                 return await self._once(job, target, credential)
             except UpstreamError as error:
                 if isinstance(error, _CREDENTIAL_BOUND) and tried < min(len(credentials), config.retry.attempts):
@@ -114,6 +122,16 @@ class Executor:
                 raise
             attempt = await self._begun(bare)
         return await self._in_rounds(attempt) if may_need(attempt) else attempt
+
+    async def _together(self, job: Job, target: Target, credential: Credential) -> Together:
+        """What was asked at once, one by one; no stream: all of it is there."""
+        together = Together(job, target, lambda one: self._once(one, target, credential))
+        try:
+            await together.begin()
+        except BaseException:
+            await together.close()
+            raise
+        return together
 
     async def _in_rounds(self, attempt: Attempt) -> Continuation:
         """An answer that may take several rounds; they are over already where no stream is wanted."""

@@ -21,7 +21,9 @@ def without_reasoning(attempt: Attempt, refusal: UpstreamRefused) -> Attempt | N
     if refusal.status != 400 or not line.outbound.replays_reasoning(attempt.outgoing.body):
         return None
     try:
-        request = _stripped(job.request())
+        asked = job.request()
+        assert isinstance(asked, Request), "only conversations hold reasoning"
+        request = _stripped(asked)
         outgoing = line.outbound.encode(request, line.upstream)
     except BadRequest:
         return None  # bytes that were passed on need not be such as we can read; the refusal stands

@@ -143,7 +143,9 @@ class Provider:
     Config: ClassVar[type[ProviderConfig]] = ProviderConfig
     type: ClassVar[str] = ""
     speaks: ClassVar[tuple[str, ...]] = ()
-    """Protocol ids; the caller's own is chosen if it is among them, else the first."""
+    """Protocol ids; the caller's own is chosen if it is among them, else the first that can carry its requests."""
+    if_told: ClassVar[frozenset[str]] = frozenset()
+    """Those of them that are spoken only where the configuration's `protocol` names them."""
     base_url: ClassVar[str | None] = None
     """Where it is unless the configuration says otherwise; None: the configuration must say."""
     needs_key: ClassVar[bool] = True
@@ -152,7 +154,7 @@ class Provider:
     def __init__(self, name: str, config: ProviderConfig) -> None:
         self.name = name
         self.config = config
-        self.protocols = tuple(config.protocol or self.speaks)
+        self.protocols = config.protocol or tuple(each for each in self.speaks if each not in self.if_told)
         self.root = config.base_url or self.base_url or ""
         self.credentials = tuple(Credential(name, secret) for secret in config.api_key or ()) or (Credential(name),)
         self.max_event = DEFAULT_MAX_EVENT
@@ -200,6 +202,10 @@ class Provider:
     def capabilities(self, model: str, protocol: str) -> Capabilities:
         """What we know of one of the upstream's models, before the configuration has its say."""
         return DEFAULT
+
+    def protocols_of(self, model: str) -> tuple[str, ...]:
+        """What is spoken where one of the upstream's models is asked for."""
+        return self.protocols
 
     def issuer(self, model: str, protocol: str) -> str:
         """Whose reasoning state this route can open (see `Seal.issuer`)."""

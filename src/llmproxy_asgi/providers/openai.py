@@ -1,5 +1,6 @@
 """OpenAI itself. The Responses protocol joins `speaks` when its translator does."""
 
+import re
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -8,14 +9,21 @@ from typing_extensions import override
 from llmproxy_asgi.providers.base import Credential, Provider, join, provider
 from llmproxy_asgi.transport import Address
 
-PATHS = {"openai-chat": "/chat/completions"}
+PATHS = {
+    "openai-chat": "/chat/completions",
+    "openai-completions": "/completions",
+    "openai-embeddings": "/embeddings",
+}
 """Protocol to its path below the version; OpenAI-compatible servers share it."""
+_COMPLETES_ONLY = re.compile(r"(?:ft:)?(?:gpt-3\.5-turbo-instruct|davinci-002|babbage-002)(?![a-z]).*")
+"""The last models that take legacy completions; they take nothing else, and every other model takes Chat."""
 
 
 class OpenAIShaped(Provider):
     """Any upstream whose paths and key header are OpenAI's."""
 
     speaks: ClassVar[tuple[str, ...]] = tuple(PATHS)
+    if_told: ClassVar[frozenset[str]] = frozenset({"openai-completions"})
 
     @override
     def address(self, protocol: str, model: str, *, stream: bool) -> Address:
@@ -35,6 +43,12 @@ class OpenAI(OpenAIShaped):
     """api.openai.com, or an address that stands for it."""
 
     base_url: ClassVar[str | None] = "https://api.openai.com/v1"
+
+    @override
+    def protocols_of(self, model: str) -> tuple[str, ...]:
+        if self.config.protocol is None and _COMPLETES_ONLY.fullmatch(model):
+            return ("openai-completions",)
+        return self.protocols
 
     @override
     def issuer(self, model: str, protocol: str) -> str:

@@ -1,4 +1,8 @@
-"""Servers that speak OpenAI's Chat Completions: vLLM, Ollama, llama.cpp, and vendors with such an endpoint."""
+"""Servers that speak OpenAI's Chat Completions: vLLM, Ollama, llama.cpp, and vendors with such an endpoint.
+
+Legacy completions are bridged to Chat, which all of them have, unless the configuration says that the server takes them
+itself (`protocol: [openai-chat, openai-completions]`).
+"""
 
 from typing import ClassVar
 
@@ -24,9 +28,9 @@ class OpenAICompatibleConfig(ProviderConfig):
 
 @provider("openai-compatible", config=OpenAICompatibleConfig)
 class OpenAICompatible(OpenAIShaped):
-    """An address that speaks Chat Completions; most local servers want no key."""
+    """An address that speaks Chat Completions and Embeddings; most local servers want no key."""
 
-    speaks: ClassVar[tuple[str, ...]] = ("openai-chat",)
+    speaks: ClassVar[tuple[str, ...]] = ("openai-chat", "openai-completions", "openai-embeddings")
     needs_key: ClassVar[bool] = False
 
     @override

@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 
 from llmproxy_asgi.capabilities import Capabilities
+from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.providers.base import Provider
-from llmproxy_asgi.translators.base import Outbound, Upstream
+from llmproxy_asgi.translators.base import AnyOutbound, Upstream
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.transport import Address
 
@@ -15,7 +16,7 @@ from llmproxy_asgi.transport import Address
 class Line(msgspec.Struct, frozen=True):
     """How a target is spoken to in one protocol; worked out once."""
 
-    outbound: Outbound
+    outbound: AnyOutbound
     upstream: Upstream
     whole: Address
     """Where a request for one whole answer goes."""
@@ -45,12 +46,22 @@ class Target:
         self._lines: dict[str, Line] = {}
 
     def line(self, protocol: str) -> Line:
-        """How to speak to it for a caller of `protocol`: in that same one if the upstream can, else in its first."""
-        spoken = protocol if protocol in self.provider.protocols else self.provider.protocols[0]
-        line = self._lines.get(spoken)
+        """How to speak to it for a caller of `protocol`: in that very one if the upstream can, else in one that fits.
+
+        Raises:
+            Unsupported: It speaks none that could stand for the caller's.
+        """
+        line = self._lines.get(protocol)
         if line is None:
-            line = self._lines[spoken] = self._line(spoken)
+            spoken = self._spoken(protocol)
+            if spoken is None:
+                raise _unfit(self, protocol)
+            line = self._lines[protocol] = self._line(spoken)
         return line
+
+    def takes(self, protocol: str) -> bool:
+        """Whether it can be spoken to at all for a caller of `protocol`."""
+        return protocol in self._lines or self._spoken(protocol) is not None
 
     def capabilities(self, protocol: str) -> Capabilities:
         """What the model takes: what is known of it, with the configuration's word over it."""
@@ -58,6 +69,15 @@ class Target:
         if not self.overrides:
             return known
         return msgspec.convert({**msgspec.to_builtins(known), **self.overrides}, Capabilities)
+
+    def _spoken(self, protocol: str) -> str | None:
+        """The protocol that a caller's requests go out in: of the same family, and able to carry them."""
+        offered = self.provider.protocols_of(self.model)
+        if protocol in offered:
+            return protocol
+        family = translator(protocol).outbound.family
+        outbounds = (translator(other).outbound for other in offered)
+        return next((each.protocol for each in outbounds if each.family == family and each.carries_others), None)
 
     def _line(self, protocol: str) -> Line:
         provider = self.provider
@@ -74,3 +94,14 @@ class Target:
             whole=provider.address(protocol, self.model, stream=False),
             stream=provider.address(protocol, self.model, stream=True),
         )
+
+
+def _unfit(target: Target, protocol: str) -> Unsupported:
+    provider = target.provider.name
+    if translator(protocol).outbound.family == "embedding":
+        return Unsupported(f"The upstream {provider!r} makes no embeddings.", param="model")
+    if any(translator(each).outbound.family == "conversation" for each in target.provider.protocols_of(target.model)):
+        return Unsupported(
+            f"The upstream {provider!r} takes this model's requests as legacy completions only.", param="model"
+        )
+    return Unsupported(f"The upstream {provider!r} makes embeddings and holds no conversations.", param="model")

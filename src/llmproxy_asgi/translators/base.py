@@ -15,9 +15,10 @@ the same bytes. A decoder never raises for what an upstream sent: it ends its ev
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar, Generic, Literal, TypeAlias
 
 import msgspec
+from typing_extensions import TypeVar
 
 from llmproxy_asgi.capabilities import DEFAULT, Capabilities
 from llmproxy_asgi.conversation import EMPTY, Batch, Request, Response, StreamEvent
@@ -27,6 +28,13 @@ from llmproxy_asgi.wire.sse import DEFAULT_MAX_EVENT
 
 Headers = Mapping[str, str]
 """Header names in lower case; repeated headers joined by a comma."""
+
+Family = Literal["conversation", "embedding"]
+"""What a protocol is for. Only protocols of one family can stand for each other."""
+
+# A protocol that is no conversation names its own two records: `class Half(Inbound[EmbeddingRequest, Embeddings])`.
+AskedT = TypeVar("AskedT", default=Request)
+AnsweredT = TypeVar("AnsweredT", default=Response)
 
 
 class Intake(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +54,8 @@ class Intake(msgspec.Struct, frozen=True, kw_only=True):
     betas: tuple[str, ...] = ()
     path: Mapping[str, str] = EMPTY
     """What the path itself said (Gemini names the model there)."""
+    several: bool = False
+    """Whether it asks several things at once, so that `Inbound.decode_each` reads it (legacy completions do)."""
 
 
 class Upstream(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +122,7 @@ class StreamDecoder(ABC):
         """The upstream's body ended. A stream without its protocol's own end sign yields `Failed` here."""
 
 
-class Inbound(ABC):
+class Inbound(ABC, Generic[AskedT, AnsweredT]):
     """The half that serves callers."""
 
     protocol: ClassVar[str]
@@ -136,15 +146,25 @@ class Inbound(ABC):
         """
 
     @abstractmethod
-    def decode(self, intake: Intake) -> Request:
+    def decode(self, intake: Intake) -> AskedT:
         """Read a request whole.
 
         Raises:
             BadRequest: A field is wrong; `param` names it by its path (``messages[2].content[0].text``).
         """
 
+    def decode_each(self, intake: Intake) -> Sequence[AskedT]:
+        """Read a request that asks several things at once (`Intake.several`), as one request each.
+
+        The candidates of their answers, one answer after the other, are those of the one answer that the caller reads.
+
+        Raises:
+            BadRequest: As `decode`.
+        """
+        return (self.decode(intake),)
+
     @abstractmethod
-    def encode(self, response: Response, intake: Intake) -> bytes:
+    def encode(self, response: AnsweredT, intake: Intake) -> bytes:
         """A whole answer. Its `model` is the name that the caller asked for."""
 
     @abstractmethod
@@ -164,15 +184,18 @@ class Inbound(ABC):
         """One of them."""
 
 
-class Outbound(ABC):
+class Outbound(ABC, Generic[AskedT, AnsweredT]):
     """The half that calls upstreams."""
 
     protocol: ClassVar[str]
+    family: ClassVar[Family] = "conversation"
+    carries_others: ClassVar[bool] = True
+    """Whether it can say what came in another protocol of its family; if not, only its own requests go this way."""
     pauses: ClassVar[bool] = False
     """Whether an answer may end with `pause`, so that whoever asked sends it back for the rest."""
 
     @abstractmethod
-    def encode(self, request: Request, upstream: Upstream) -> Outgoing:
+    def encode(self, request: AskedT, upstream: Upstream) -> Outgoing:
         """A request that came in another protocol. Deterministic: no random ids, no clock.
 
         Raises:
@@ -193,7 +216,7 @@ class Outbound(ABC):
         """The relay codec, for callers of this protocol: `Batch.raw` is what they get."""
 
     @abstractmethod
-    def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Response:
+    def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> AnsweredT:
         """A whole answer.
 
         Raises:
@@ -222,9 +245,14 @@ class Outbound(ABC):
         """
 
 
-class Translator(msgspec.Struct, frozen=True):
+class Translator(msgspec.Struct, Generic[AskedT, AnsweredT], frozen=True):
     """Both halves of one protocol."""
 
     protocol: str
-    inbound: Inbound
-    outbound: Outbound
+    inbound: Inbound[AskedT, AnsweredT]
+    outbound: Outbound[AskedT, AnsweredT]
+
+
+AnyInbound: TypeAlias = Inbound[Any, Any]
+AnyOutbound: TypeAlias = Outbound[Any, Any]
+AnyTranslator: TypeAlias = Translator[Any, Any]

@@ -28,8 +28,11 @@ from llmproxy_asgi.errors import (
 from llmproxy_asgi.translators.base import Headers, Problem
 from llmproxy_asgi.translators.waits import wait_of
 
-PROTOCOLS = frozenset({"openai-chat", "openai-responses"})
+PROTOCOLS = frozenset({"openai-chat", "openai-responses", "openai-completions", "openai-embeddings"})
 """Those that say errors in this way, so that each takes the other's as they are."""
+
+FAILED_EVENT = "failed_event"
+"""Where an error keeps the event that a relayed stream of Responses failed with; no caller reads it as a field."""
 
 _WORDS: Mapping[ErrorKind, tuple[str, str | None]] = {
     ErrorKind.BAD_REQUEST: ("invalid_request_error", None),
@@ -159,7 +162,7 @@ def error_object(error: GatewayError) -> dict[str, Any]:
         and error.protocol in PROTOCOLS
         and isinstance(error.native, Mapping)
     ):
-        theirs = dict(error.native)
+        theirs = {key: value for key, value in error.native.items() if key != FAILED_EVENT}
         if type(theirs.get("message")) is not str or not theirs["message"]:
             theirs["message"] = error.message
         if type(theirs.get("type")) is not str or not theirs["type"]:

@@ -1,0 +1,250 @@
+"""Gemini's embeddings, both halves: `:embedContent` for one content and `:batchEmbedContents` for several.
+
+Upstreams are always asked for a batch, of one content if need be, so that one address serves both; which of the two a
+caller used stands in `Intake.path["method"]`. The classic models count no tokens: usage is 0 then, and marked.
+
+Source: the types and converters of google-genai 3.4.0 (read 2026-11-21).
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from typing_extensions import override
+
+from llmproxy_asgi.conversation import EMPTY, Batch, JSONObject, Usage, UsageReported
+from llmproxy_asgi.errors import BadRequest, GatewayError, Unsupported, UpstreamError, UpstreamProtocolError
+from llmproxy_asgi.translators.base import Headers, Intake, Outgoing, Problem, Translator, Upstream
+from llmproxy_asgi.translators.embeddings.halves import EmbeddingInbound, EmbeddingOutbound, check_count, no_tokens
+from llmproxy_asgi.translators.embeddings.records import EmbeddingInput, EmbeddingRequest, Embeddings
+from llmproxy_asgi.translators.fields import missing, open_body
+from llmproxy_asgi.translators.gemini import listing
+from llmproxy_asgi.translators.gemini.problems import decode_error, encode_problem, stream_error
+from llmproxy_asgi.translators.gemini.proto import Proto, spelled
+from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.members import joined, raw, split
+from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
+
+PROTOCOL: Final = "gemini-embeddings"
+ONE: Final = "embedContent"
+BATCH: Final = "batchEmbedContents"
+
+_TUNING = ("taskType", "title")
+"""What one content may say beside itself and its vector's size; other vendors have no word for it."""
+
+
+# ── to our callers ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class GeminiEmbeddingInbound(EmbeddingInbound):
+    """The half that serves callers. `path` must hold `model` and `method`, which is `ONE` or `BATCH`."""
+
+    protocol = PROTOCOL
+
+    @override
+    def open(
+        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, max_depth: int = DEFAULT_DEPTH
+    ) -> Intake:
+        opened = open_body(body, max_depth=max_depth)
+        wanted = "content" if path.get("method") == ONE else "requests"
+        if spelled(opened, wanted) is None:
+            raise missing(wanted)
+        return Intake(
+            protocol=PROTOCOL,
+            model=path.get("model", "").removeprefix("models/"),
+            raw=opened,
+            size=len(body),
+            path=path,
+        )
+
+    @override
+    def decode(self, intake: Intake) -> EmbeddingRequest:
+        asked = _asked(intake)
+        sizes = {size.integer(1) if (size := each.get("outputDimensionality")) else None for each in asked}
+        if len(sizes) > 1:
+            raise Unsupported(
+                "This upstream makes all vectors of a call of one size.", param="requests[].outputDimensionality"
+            )
+        return EmbeddingRequest(
+            protocol=PROTOCOL, model=intake.model, inputs=tuple(map(_input, asked)), dimensions=sizes.pop()
+        )
+
+    @override
+    def encode(self, response: Embeddings, intake: Intake) -> bytes:
+        found = [{"values": vector} for vector in response.vectors]
+        answer: JSONObject = {"embedding": found[0]} if intake.path.get("method") == ONE else {"embeddings": found}
+        if not response.usage.estimated:
+            counts = {"promptTokenCount": response.usage.input, "totalTokenCount": response.usage.total}
+            answer["usageMetadata"] = counts
+        return msgspec.json.encode(answer)
+
+    @override
+    def problem(self, error: GatewayError, *, request_id: str | None = None) -> Problem:
+        return encode_problem(error)
+
+    @override
+    def list_models(self, names: Sequence[str]) -> bytes:
+        return listing.list_models(names)
+
+    @override
+    def show_model(self, name: str) -> bytes:
+        return listing.show_model(name)
+
+
+def _asked(intake: Intake) -> list[Proto]:
+    """What is to be embedded, one object each."""
+    if intake.path.get("method") == ONE:
+        fields = {key: msgspec.json.decode(value) for key, value in intake.raw.items()}
+        return [_Top(fields, "")]
+    requests = Proto.of_body(intake.raw, "requests")
+    if requests is None:
+        raise missing("requests")
+    entries = requests.entries()
+    if not entries:
+        requests.fail("must hold at least one request.", code="empty_array")
+    return entries
+
+
+class _Top(Proto):
+    """The body itself, whose fields have no path before their names."""
+
+    __slots__ = ()
+
+    @override
+    def get(self, key: str) -> Proto | None:
+        found = super().get(key)
+        return Proto(found.value, found.path.removeprefix(".")) if found else None
+
+
+def _input(asked: Proto) -> EmbeddingInput:
+    content = asked.get("content")
+    if content is None:
+        raise missing(f"{asked.path}.content".removeprefix("."))
+    texts = []
+    for part in content.need("parts").entries():
+        text = part.get("text")
+        if text is None:
+            raise Unsupported("This upstream embeds text only.", param=part.path)
+        texts.append(text.text())
+    if not any(texts):
+        raise BadRequest(f"{content.path}: must hold a text.", param=content.path, code="invalid_value")
+    tuning = {key: node.text() for key in _TUNING if (node := asked.get(key)) is not None}
+    return EmbeddingInput(text="\n".join(texts), extras={PROTOCOL: tuning} if tuning else EMPTY)
+
+
+# ── to upstreams ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Embedding(msgspec.Struct, gc=False):
+    values: list[float]
+
+
+class _Answer(msgspec.Struct, gc=False, rename="camel"):
+    embeddings: list[_Embedding] | None = None
+    usage_metadata: Any = None
+    error: Any = None
+
+
+class _Frame(msgspec.Struct, gc=False, rename="camel"):
+    """What is looked at in an answer that is passed on."""
+
+    embeddings: list[msgspec.Raw] | None = None
+    usage_metadata: Any = None
+    error: Any = None
+
+
+_ANSWER = msgspec.json.Decoder(_Answer)
+_FRAME = msgspec.json.Decoder(_Frame)
+
+
+class GeminiEmbeddingOutbound(EmbeddingOutbound):
+    """The half that calls upstreams; the address is that of `:batchEmbedContents`."""
+
+    protocol = PROTOCOL
+
+    @override
+    def encode(self, request: EmbeddingRequest, upstream: Upstream) -> Outgoing:
+        losses = Losses()
+        for fields in request.extras.values():
+            losses.add(*(f"dropped:{key}" for key in fields))
+        model = f"models/{upstream.model}"
+        requests = [_request(each, model, request.dimensions) for each in request.inputs]
+        return Outgoing(body=msgspec.json.encode({"requests": requests}), stream=False, warnings=losses.words)
+
+    @override
+    def splice(self, intake: Intake, upstream: Upstream) -> Outgoing:
+        model = raw(f"models/{upstream.model}")
+        if intake.path.get("method") == ONE:
+            return Outgoing(body=b'{"requests":[%b]}' % joined({**intake.raw, "model": model}), stream=False)
+        values = dict(intake.raw)
+        key = spelled(values, "requests") or "requests"
+        requests = [joined({**each, "model": model}) for each in _entries(values[key], key)]
+        values[key] = msgspec.Raw(b"[" + b",".join(requests) + b"]")
+        return Outgoing(body=joined(values), stream=False)
+
+    @override
+    def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Embeddings:
+        answer = _read(_ANSWER, body)
+        vectors = tuple(tuple(each.values) for each in answer.embeddings)
+        check_count(len(vectors), len(msgspec.json.decode(outgoing.body, type=_Sent).requests))
+        return Embeddings(model=upstream.asked, vectors=vectors, usage=_usage(answer.usage_metadata))
+
+    @override
+    def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
+        answer = _read(_FRAME, body)
+        usage = _usage(answer.usage_metadata)
+        if intake.path.get("method") == ONE:
+            check_count(len(answer.embeddings), 1)
+            values = split(body)
+            del values["embeddings"]
+            body = joined({"embedding": answer.embeddings[0], **values})
+        return Batch(() if usage.estimated else (UsageReported(usage),), body)
+
+    @override
+    def decode_error(self, status: int, headers: Headers, body: bytes) -> UpstreamError:
+        return decode_error(status, headers, body)
+
+
+class _Sent(msgspec.Struct, gc=False):
+    """Of a request that we wrote: how many contents there are."""
+
+    requests: list[msgspec.Raw]
+
+
+def _request(each: EmbeddingInput, model: str, dimensions: int | None) -> JSONObject:
+    if each.tokens:
+        raise no_tokens("input")
+    fields: JSONObject = {"model": model, "content": {"parts": [{"text": each.text}]}}
+    if dimensions is not None:
+        fields["outputDimensionality"] = dimensions
+    return {**fields, **each.extras.get(PROTOCOL, {})}
+
+
+def _entries(requests: msgspec.Raw, key: str) -> list[dict[str, msgspec.Raw]]:
+    try:
+        return msgspec.json.decode(requests, type=list[dict[str, msgspec.Raw]])
+    except msgspec.MsgspecError:
+        raise BadRequest(f"{key}: expected an array of objects.", param=key, code="invalid_type") from None
+
+
+def _read(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
+    try:
+        answer = decoder.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise UpstreamProtocolError("The upstream's answer cannot be read.") from None
+    if answer.error:
+        raise stream_error(answer.error)
+    if answer.embeddings is None:
+        raise UpstreamProtocolError("The upstream's answer holds no embeddings.")
+    return answer
+
+
+def _usage(found: Any) -> Usage:
+    tokens = found.get("promptTokenCount") if isinstance(found, dict) else None
+    if type(tokens) is not int or tokens < 0:
+        return Usage(estimated=True)
+    return Usage(input=tokens, extras={PROTOCOL: found})
+
+
+TRANSLATOR = Translator(PROTOCOL, GeminiEmbeddingInbound(), GeminiEmbeddingOutbound())

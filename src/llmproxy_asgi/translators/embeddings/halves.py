@@ -1,0 +1,61 @@
+"""What the two halves of every embedding protocol have in common: they never stream."""
+
+from typing import ClassVar, NoReturn
+
+from typing_extensions import override
+
+from llmproxy_asgi.errors import InternalError, Unsupported, UpstreamProtocolError
+from llmproxy_asgi.translators.base import (
+    Family,
+    Inbound,
+    Intake,
+    Outbound,
+    Outgoing,
+    StreamDecoder,
+    StreamEncoder,
+    Upstream,
+)
+from llmproxy_asgi.translators.embeddings.records import EmbeddingRequest, Embeddings
+
+
+class EmbeddingInbound(Inbound[EmbeddingRequest, Embeddings]):
+    """The half that serves callers. Its `Intake.stream` is always false."""
+
+    keepalive: ClassVar[bytes] = b""
+
+    @override
+    def encoder(self, intake: Intake) -> StreamEncoder:
+        _never()
+
+
+class EmbeddingOutbound(Outbound[EmbeddingRequest, Embeddings]):
+    """The half that calls upstreams."""
+
+    family: ClassVar[Family] = "embedding"
+
+    @override
+    def decoder(self, outgoing: Outgoing, upstream: Upstream) -> StreamDecoder:
+        _never()
+
+    @override
+    def relay(self, intake: Intake, upstream: Upstream) -> StreamDecoder:
+        _never()
+
+
+def check_count(vectors: int, asked: int) -> None:
+    """Hold an upstream to one vector for each input.
+
+    Raises:
+        UpstreamProtocolError: There are more or fewer.
+    """
+    if vectors != asked:
+        raise UpstreamProtocolError(f"The upstream gave {vectors} embeddings for {asked} inputs.")
+
+
+def no_tokens(param: str) -> Unsupported:
+    """The refusal of token ids by an upstream whose tokens are others."""
+    return Unsupported("Token ids mean nothing to this upstream; send the text itself.", param=param)
+
+
+def _never() -> NoReturn:
+    raise InternalError("Embeddings are not streamed.")

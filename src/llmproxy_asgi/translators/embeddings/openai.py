@@ -1,0 +1,264 @@
+"""OpenAI's Embeddings, both halves.
+
+Vectors cross the wire as lists of numbers or as base64 of little-endian float32; the official Python SDK asks for the
+latter unless told otherwise. Upstreams are asked for lists, which all compatible servers give, and read in either form.
+
+Source: the types of the openai Python SDK 3.52.0 (read 2026-11-21).
+"""
+
+import sys
+from array import array
+from base64 import b64decode, b64encode
+from binascii import Error as NotBase64
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from typing_extensions import override
+
+from llmproxy_asgi.conversation import EMPTY, Batch, Usage, UsageReported
+from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamProtocolError
+from llmproxy_asgi.translators.base import Headers, Intake, Outgoing, Problem, Translator, Upstream
+from llmproxy_asgi.translators.embeddings.halves import EmbeddingInbound, EmbeddingOutbound, check_count
+from llmproxy_asgi.translators.embeddings.records import EmbeddingInput, EmbeddingRequest, Embeddings
+from llmproxy_asgi.translators.fields import Node, missing, open_body
+from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.members import joined, raw, split
+from llmproxy_asgi.translators.openai import listing
+from llmproxy_asgi.translators.openai.options import integer, string
+from llmproxy_asgi.translators.openai.problems import decode_error, decode_error_object, encode_problem
+from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
+
+PROTOCOL: Final = "openai-embeddings"
+
+_KNOWN = frozenset({"model", "input", "dimensions", "encoding_format", "user"})
+_ENCODINGS = ("float", "base64")
+
+
+# ── to our callers ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class OpenAIEmbeddingInbound(EmbeddingInbound):
+    """The half that serves callers."""
+
+    protocol = PROTOCOL
+
+    @override
+    def open(
+        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, max_depth: int = DEFAULT_DEPTH
+    ) -> Intake:
+        opened = open_body(body, max_depth=max_depth)
+        given = opened.get("input")
+        if given is None or memoryview(given)[0] == ord("n"):
+            raise missing("input")
+        if memoryview(given)[0] not in b'"[':
+            Node(msgspec.json.decode(given), "input").refuse("a string or an array")
+        integer(opened, "dimensions", low=1)
+        _encoding(opened)
+        model = Node.of(opened, "model")
+        return Intake(protocol=PROTOCOL, model=model.text() if model else "", raw=opened, size=len(body), path=path)
+
+    @override
+    def decode(self, intake: Intake) -> EmbeddingRequest:
+        given = Node.of(intake.raw, "input")
+        if given is None:
+            raise missing("input")
+        kept = {key: node.value for key in intake.raw if key not in _KNOWN and (node := Node.of(intake.raw, key))}
+        return EmbeddingRequest(
+            protocol=PROTOCOL,
+            model=intake.model,
+            inputs=_inputs(given),
+            dimensions=integer(intake.raw, "dimensions", low=1),
+            end_user=string(intake.raw, "user"),
+            extras={PROTOCOL: kept} if kept else {},
+        )
+
+    @override
+    def encode(self, response: Embeddings, intake: Intake) -> bytes:
+        shown = _base64 if _encoding(intake.raw) == "base64" else _floats
+        usage = response.usage
+        return msgspec.json.encode(
+            {
+                "object": "list",
+                "data": [
+                    {"object": "embedding", "index": index, "embedding": shown(vector)}
+                    for index, vector in enumerate(response.vectors)
+                ],
+                "model": intake.model or response.model,
+                "usage": {"prompt_tokens": usage.input, "total_tokens": usage.total},
+            }
+        )
+
+    @override
+    def problem(self, error: GatewayError, *, request_id: str | None = None) -> Problem:
+        return encode_problem(error)
+
+    @override
+    def list_models(self, names: Sequence[str]) -> bytes:
+        return listing.list_models(names)
+
+    @override
+    def show_model(self, name: str) -> bytes:
+        return listing.show_model(name)
+
+
+def _encoding(opened: Mapping[str, msgspec.Raw]) -> str:
+    node = Node.of(opened, "encoding_format")
+    return node.choice(_ENCODINGS) if node else "float"
+
+
+def _inputs(given: Node) -> tuple[EmbeddingInput, ...]:
+    if type(given.value) is str:
+        return (_input(given),)
+    entries = given.array()
+    if not entries:
+        given.fail("must hold at least one input.", code="empty_array")
+    if type(entries[0].value) is int:
+        return (_input(given),)
+    return tuple(map(_input, entries))
+
+
+def _input(node: Node) -> EmbeddingInput:
+    if not node.value:
+        node.fail("must not be empty.")
+    if type(node.value) is list:
+        if not all(type(token) is int for token in node.value):
+            node.refuse("a string or an array of token ids")
+        return EmbeddingInput(tokens=tuple(node.value))
+    return EmbeddingInput(text=node.text())
+
+
+def _floats(vector: tuple[float, ...]) -> tuple[float, ...]:
+    return vector
+
+
+def _base64(vector: tuple[float, ...]) -> str:
+    packed = array("f", vector)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return b64encode(packed.tobytes()).decode("ascii")
+
+
+# ── to upstreams ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Item(msgspec.Struct, gc=False):
+    embedding: list[float] | str
+    index: int | None = None
+
+
+class _Answer(msgspec.Struct, gc=False):
+    data: list[_Item] | None = None
+    usage: Any = None
+    error: Any = None
+
+
+class _Frame(msgspec.Struct, gc=False):
+    """What is looked at in an answer that is passed on."""
+
+    data: list[msgspec.Raw] | None = None
+    model: str | None = None
+    usage: Any = None
+    error: Any = None
+
+
+_ANSWER = msgspec.json.Decoder(_Answer)
+_FRAME = msgspec.json.Decoder(_Frame)
+
+
+class OpenAIEmbeddingOutbound(EmbeddingOutbound):
+    """The half that calls upstreams."""
+
+    protocol = PROTOCOL
+
+    @override
+    def encode(self, request: EmbeddingRequest, upstream: Upstream) -> Outgoing:
+        own = request.extras.get(PROTOCOL, {})
+        losses = Losses()
+        for protocol, fields in request.extras.items():
+            if protocol != PROTOCOL:
+                losses.add(*(f"dropped:{key}" for key in fields))
+        for each in request.inputs:
+            losses.add(*(f"dropped:{key}" for fields in each.extras.values() for key in fields))
+        given = [list(each.tokens) if each.tokens else each.text for each in request.inputs]
+        body: dict[str, Any] = {"model": upstream.model, "input": given}
+        if request.dimensions is not None:
+            body["dimensions"] = request.dimensions
+        if request.end_user is not None:
+            body["user"] = request.end_user
+        return Outgoing(body=msgspec.json.encode({**body, **own}), stream=False, warnings=losses.words)
+
+    @override
+    def splice(self, intake: Intake, upstream: Upstream) -> Outgoing:
+        values = dict(intake.raw)
+        if intake.model != upstream.model or "model" not in values:
+            values["model"] = raw(upstream.model)
+        return Outgoing(body=joined(values), stream=False)
+
+    @override
+    def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Embeddings:
+        answer = _read(_ANSWER, body)
+        items = answer.data or []
+        check_count(len(items), len(msgspec.json.decode(outgoing.body, type=_Sent).input))
+        placed = {position if item.index is None else item.index: item for position, item in enumerate(items)}
+        if sorted(placed) != list(range(len(items))):
+            raise UpstreamProtocolError("The upstream's embeddings are not numbered one after the other.")
+        vectors = tuple(_vector(placed[index].embedding) for index in range(len(items)))
+        return Embeddings(model=upstream.asked, vectors=vectors, usage=_usage(answer.usage))
+
+    @override
+    def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
+        answer = _read(_FRAME, body)
+        if answer.model != upstream.asked:
+            values = split(body)
+            values["model"] = raw(upstream.asked)
+            body = joined(values)
+        usage = _usage(answer.usage)
+        return Batch(() if usage.estimated else (UsageReported(usage),), body)
+
+    @override
+    def decode_error(self, status: int, headers: Headers, body: bytes) -> UpstreamError:
+        return decode_error(status, headers, body, protocol=PROTOCOL)
+
+
+class _Sent(msgspec.Struct, gc=False):
+    """Of a request that we wrote: how many inputs there are."""
+
+    input: list[msgspec.Raw]
+
+
+def _read(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
+    try:
+        answer = decoder.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise UpstreamProtocolError("The upstream's answer cannot be read.") from None
+    if answer.error:
+        raise decode_error_object(answer.error, protocol=PROTOCOL)
+    if answer.data is None:
+        raise UpstreamProtocolError("The upstream's answer holds no embeddings.")
+    return answer
+
+
+def _vector(found: list[float] | str) -> tuple[float, ...]:
+    if isinstance(found, list):
+        return tuple(found)
+    unpacked = array("f")
+    try:
+        unpacked.frombytes(b64decode(found, validate=True))
+    except (NotBase64, ValueError):
+        raise UpstreamProtocolError("The upstream sent an embedding that cannot be read.") from None
+    if sys.byteorder == "big":
+        unpacked.byteswap()
+    return tuple(unpacked)
+
+
+def _usage(found: Any) -> Usage:
+    """The tokens counted; where the upstream counts none there is nothing to go by, and that is said."""
+    tokens = found.get("prompt_tokens") if isinstance(found, dict) else None
+    if type(tokens) is not int or tokens < 0:
+        return Usage(estimated=True)
+    return Usage(input=tokens, extras={PROTOCOL: found})
+
+
+TRANSLATOR = Translator(PROTOCOL, OpenAIEmbeddingInbound(), OpenAIEmbeddingOutbound())

@@ -1,0 +1,39 @@
+"""The vocabulary of embeddings, which is no conversation: what is asked, and what comes back.
+
+No logic, no vendor's field names and no I/O live here.
+"""
+
+from typing import ClassVar
+
+from llmproxy_asgi.conversation import EMPTY, Extras, Record, Usage
+
+
+class EmbeddingInput(Record, frozen=True, kw_only=True):
+    """One thing to embed: a text, or the ids of its tokens."""
+
+    text: str = ""
+    tokens: tuple[int, ...] = ()
+    """Ids of one vendor's tokens; if there are any, there is no text."""
+    extras: Extras = EMPTY
+
+
+class EmbeddingRequest(Record, frozen=True, kw_only=True):
+    """What the caller wants embedded, in nobody's dialect."""
+
+    stream: ClassVar[bool] = False
+
+    protocol: str
+    model: str
+    inputs: tuple[EmbeddingInput, ...]
+    dimensions: int | None = None
+    end_user: str | None = None
+    extras: Extras = EMPTY
+
+
+class Embeddings(Record, frozen=True, kw_only=True):
+    """The answer: one vector for each input, in their order."""
+
+    model: str
+    vectors: tuple[tuple[float, ...], ...]
+    usage: Usage = Usage()
+    extras: Extras = EMPTY

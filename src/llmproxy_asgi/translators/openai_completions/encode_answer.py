@@ -1,0 +1,145 @@
+"""Answers as completions' callers read them: whole, and as a stream of chunks that ends with `[DONE]`.
+
+Only words are told. A refusal's words are text like any other here, and its finish is `content_filter`.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from typing_extensions import override
+
+from llmproxy_asgi.conversation import (
+    Candidate,
+    Ended,
+    Failed,
+    Finish,
+    Finished,
+    FinishReason,
+    Part,
+    PartDelta,
+    PartEnded,
+    PartStarted,
+    Refusal,
+    RefusalDelta,
+    Response,
+    Started,
+    StreamEvent,
+    Text,
+    TextDelta,
+    Usage,
+    UsageReported,
+)
+from llmproxy_asgi.translators.base import Intake, StreamEncoder
+from llmproxy_asgi.translators.openai.problems import encode_error_object
+from llmproxy_asgi.translators.openai_chat.words import derived, encode_usage
+
+_json = msgspec.json.encode
+_PREFIX = "cmpl-"
+_WORDS = {
+    FinishReason.LENGTH: "length",
+    FinishReason.CONTEXT_LENGTH: "length",
+    FinishReason.CONTENT_FILTER: "content_filter",
+    FinishReason.REFUSAL: "content_filter",
+}
+"""Finish reasons that are not `stop`."""
+
+
+def encode_answer(response: Response, intake: Intake) -> bytes:
+    """A whole answer, with the model's name as it was asked for."""
+    choices = [_choice(candidate) for candidate in response.candidates]
+    head = _head(response.id, response.created_at, intake.model or response.model)
+    return _json({**head, "choices": choices, "usage": encode_usage(response.usage)})
+
+
+def _choice(candidate: Candidate) -> dict[str, Any]:
+    text = "".join(part.text for part in candidate.parts if isinstance(part, Text | Refusal))
+    return {
+        "text": text or _declined(candidate.finish),
+        "index": candidate.index,
+        "logprobs": None,
+        "finish_reason": _word(candidate.finish),
+    }
+
+
+def _head(answer: str, created_at: datetime, model: str) -> dict[str, Any]:
+    return {
+        "id": answer if answer.startswith(_PREFIX) and len(answer) <= 128 else derived(_PREFIX, answer),
+        "object": "text_completion",
+        "created": int(created_at.timestamp()),
+        "model": model,
+    }
+
+
+def _word(finish: Finish) -> str:
+    return _WORDS.get(finish.reason, "stop")
+
+
+def _declined(finish: Finish) -> str:
+    """Why nothing was said, where the upstream tells."""
+    return finish.message or "" if finish.reason is FinishReason.REFUSAL else ""
+
+
+class CompletionsStreamEncoder(StreamEncoder):
+    """Writes one stream."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._model = intake.model
+        self._asked_usage = intake.include_usage
+        self._tail = b',"usage":null}\n\n' if intake.include_usage else b"}\n\n"
+        self._head = b""
+        self._spoken: set[tuple[int, int]] = set()
+        """Parts of which anything was told, by candidate and index."""
+        self._usage: Usage | None = None
+
+    @override
+    def feed(self, events: Sequence[StreamEvent]) -> bytes:
+        out: list[bytes] = []
+        for event in events:
+            match event:
+                case PartDelta(candidate=candidate, index=index, delta=TextDelta() | RefusalDelta() as delta):
+                    self._speak(candidate, index, delta.text, out)
+                case PartStarted(candidate=candidate, index=index, part=Text() | Refusal() as part):
+                    self._speak(candidate, index, part.text, out)
+                case PartEnded(candidate=candidate, index=index, part=part):
+                    self._restate(candidate, index, part, out)
+                case Started(id=answer, created_at=created_at, model=model, usage=usage):
+                    head = _json(_head(answer, created_at, self._model or model))
+                    self._head = b"data: " + head[:-1] + b',"choices":['
+                    self._usage = usage
+                case Finished(candidate=candidate, finish=finish):
+                    self._finish(candidate, finish, out)
+                case UsageReported(usage=usage):
+                    self._usage = usage
+                case Failed(error=error):
+                    out.append(b"data: " + encode_error_object(error) + b"\n\n")
+                    break
+                case Ended():
+                    self._end(out)
+                case _:  # thoughts, calls and media have no word here
+                    pass
+        return b"".join(out)
+
+    def _speak(self, candidate: int, index: int, text: str, out: list[bytes]) -> None:
+        if text:
+            self._spoken.add((candidate, index))
+            self._write(candidate, text, b"null", out)
+
+    def _restate(self, candidate: int, index: int, part: Part | None, out: list[bytes]) -> None:
+        """A part that was told only when it was whole."""
+        if isinstance(part, Text | Refusal) and (candidate, index) not in self._spoken:
+            self._speak(candidate, index, part.text, out)
+
+    def _finish(self, candidate: int, finish: Finish, out: list[bytes]) -> None:
+        spoken = any(each == candidate for each, _ in self._spoken)
+        self._write(candidate, "" if spoken else _declined(finish), _json(_word(finish)), out)
+
+    def _end(self, out: list[bytes]) -> None:
+        if self._asked_usage and self._usage is not None:
+            out.append(self._head + b'],"usage":' + _json(encode_usage(self._usage)) + b"}\n\n")
+        out.append(b"data: [DONE]\n\n")
+
+    def _write(self, candidate: int, text: str, finish: bytes, out: list[bytes]) -> None:
+        choice = b'{"text":%b,"index":%d,"logprobs":null,"finish_reason":%b}]' % (_json(text), candidate, finish)
+        out.append(self._head + choice + self._tail)

@@ -1,0 +1,83 @@
+"""Completions served to our callers."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from typing_extensions import override
+
+from llmproxy_asgi.conversation import EMPTY, Request, Response
+from llmproxy_asgi.errors import GatewayError, Unsupported
+from llmproxy_asgi.translators.base import Headers, Inbound, Intake, Problem, StreamEncoder
+from llmproxy_asgi.translators.fields import Node, open_body
+from llmproxy_asgi.translators.openai import listing
+from llmproxy_asgi.translators.openai.options import boolean, integer, number
+from llmproxy_asgi.translators.openai.problems import encode_problem
+from llmproxy_asgi.translators.openai_completions.decode_request import PROTOCOL, decode_each, prompts_of
+from llmproxy_asgi.translators.openai_completions.encode_answer import CompletionsStreamEncoder, encode_answer
+from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
+
+
+class CompletionsInbound(Inbound):
+    """The half that serves callers."""
+
+    protocol = PROTOCOL
+    keepalive = b": keep-alive\n\n"
+
+    @override
+    def open(
+        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, max_depth: int = DEFAULT_DEPTH
+    ) -> Intake:
+        raw = open_body(body, max_depth=max_depth)
+        prompts = prompts_of(raw)
+        integer(raw, "n", low=1)
+        integer(raw, "max_tokens", low=0)
+        number(raw, "temperature", 0, 2)
+        number(raw, "top_p", 0, 1)
+        model = Node.of(raw, "model")
+        return Intake(
+            protocol=PROTOCOL,
+            model=model.text() if model else "",
+            stream=boolean(raw, "stream") or False,
+            include_usage=_asks_usage(raw),
+            raw=raw,
+            size=len(body),
+            path=path,
+            several=len(prompts) > 1,
+        )
+
+    @override
+    def decode(self, intake: Intake) -> Request:
+        first, *others = decode_each(intake)
+        if others:
+            raise Unsupported("This upstream takes one prompt in a call.", param="prompt")
+        return first
+
+    @override
+    def decode_each(self, intake: Intake) -> Sequence[Request]:
+        return decode_each(intake)
+
+    @override
+    def encode(self, response: Response, intake: Intake) -> bytes:
+        return encode_answer(response, intake)
+
+    @override
+    def encoder(self, intake: Intake) -> StreamEncoder:
+        return CompletionsStreamEncoder(intake)
+
+    @override
+    def problem(self, error: GatewayError, *, request_id: str | None = None) -> Problem:
+        return encode_problem(error)
+
+    @override
+    def list_models(self, names: Sequence[str]) -> bytes:
+        return listing.list_models(names)
+
+    @override
+    def show_model(self, name: str) -> bytes:
+        return listing.show_model(name)
+
+
+def _asks_usage(raw: Mapping[str, msgspec.Raw]) -> bool:
+    options = Node.of(raw, "stream_options")
+    asked = options.get("include_usage") if options else None
+    return asked.boolean() if asked else False

@@ -1,0 +1,40 @@
+"""Completions spoken to an upstream that has them: requests and answers in the bytes they came in.
+
+The frame of an answer (id, model, choices with a finish reason, usage, `[DONE]`) is that of Chat Completions, and so is
+all that is looked at in it. A conversation is never written this way: no prompt says faithfully who said what.
+"""
+
+from typing import ClassVar
+
+from typing_extensions import override
+
+from llmproxy_asgi.conversation import Request
+from llmproxy_asgi.errors import Unsupported, UpstreamError
+from llmproxy_asgi.translators.base import Headers, Intake, Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.openai.options import integer
+from llmproxy_asgi.translators.openai.problems import decode_error
+from llmproxy_asgi.translators.openai_chat.outbound import ChatOutbound
+from llmproxy_asgi.translators.openai_chat.relay import ChatScan
+from llmproxy_asgi.translators.openai_completions.decode_request import PROTOCOL, prompts_of
+from llmproxy_asgi.translators.relay import Relay
+
+
+class CompletionsOutbound(ChatOutbound):
+    """The half that calls upstreams."""
+
+    protocol = PROTOCOL
+    carries_others: ClassVar[bool] = False
+
+    @override
+    def encode(self, request: Request, upstream: Upstream) -> Outgoing:
+        raise Unsupported("This upstream continues prompts and holds no conversations.", param="messages")
+
+    @override
+    def relay(self, intake: Intake, upstream: Upstream) -> StreamDecoder:
+        candidates = (integer(intake.raw, "n") or 1) * len(prompts_of(intake.raw))
+        scan = ChatScan(upstream, keep_usage=intake.include_usage, candidates=candidates)
+        return Relay(scan, asked=upstream.asked, max_event=upstream.max_event)
+
+    @override
+    def decode_error(self, status: int, headers: Headers, body: bytes) -> UpstreamError:
+        return decode_error(status, headers, body, protocol=PROTOCOL)
