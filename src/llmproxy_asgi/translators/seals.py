@@ -19,6 +19,8 @@ from llmproxy_asgi.translators.base import Upstream
 
 _MARK = b"llmproxy1"
 _SIGN = b64encode(_MARK).decode()  # nine bytes are twelve letters without padding, so they start every wrapped text
+WRAPPED = _SIGN.encode()
+"""How every wrapped seal begins, for a search in bytes."""
 _URL_SAFE = str.maketrans("-_", "+/")
 _LEVEL = 6
 

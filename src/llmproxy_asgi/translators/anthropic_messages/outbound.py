@@ -25,10 +25,8 @@ from llmproxy_asgi.translators.anthropic_messages.usage import decode_usage
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.members import joined
 from llmproxy_asgi.translators.relay import Relay
-from llmproxy_asgi.translators.seals import unwrap, usable
+from llmproxy_asgi.translators.seals import WRAPPED, unwrap, usable
 
-_WRAPPED = b"bGxtcHJveHkx"
-"""How every wrapped seal begins."""
 _THINKING_BLOCK = re.compile(rb'"type"\s*:\s*"(?:redacted_)?thinking"')
 """Never found in a text: there the quotes are escaped."""
 
@@ -49,7 +47,7 @@ class MessagesOutbound(Outbound):
         raw["model"] = Raw(msgspec.json.encode(upstream.model))
         warnings: tuple[str, ...] = ()
         messages = raw.get("messages")
-        if messages is not None and _WRAPPED in bytes(messages):
+        if messages is not None and WRAPPED in bytes(messages):
             raw["messages"], warnings = _with_native_state(messages, upstream)
         betas = (("anthropic-beta", ",".join(intake.betas)),) if intake.betas else ()
         return Outgoing(

@@ -1,0 +1,379 @@
+"""A caller's input items, read into turns of ordered parts.
+
+Items are flat: what the model said, thought and called stands one after the other. Those that follow each other are one
+turn; so are results that follow each other. An item that only this protocol knows stays what it is, at its place, on
+the side that made it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, cast
+
+import msgspec
+
+from llmproxy_asgi.conversation import (
+    EMPTY,
+    Detail,
+    Extras,
+    InlineData,
+    Link,
+    Media,
+    Message,
+    Opaque,
+    Part,
+    Phase,
+    Reasoning,
+    Refusal,
+    Role,
+    Seal,
+    StoredFile,
+    Text,
+    ToolCall,
+    ToolResult,
+)
+from llmproxy_asgi.translators.fields import Node, missing
+from llmproxy_asgi.translators.media import data_url, picture_type, standard_base64
+from llmproxy_asgi.translators.openai.words import NATIVE_ISSUER, cache_mark
+from llmproxy_asgi.translators.openai_responses.decode_answer import (
+    decode_annotation,
+    reasoning_of,
+    thought_of,
+    web_search,
+)
+from llmproxy_asgi.translators.openai_responses.words import PROTOCOL
+from llmproxy_asgi.translators.seals import unwrap
+
+_ROLES = ("user", "assistant", "system", "developer")
+_PHASES = ("commentary", "final_answer")
+_MADE_BY_MODEL = frozenset(
+    {
+        "web_search_call",
+        "file_search_call",
+        "computer_call",
+        "image_generation_call",
+        "code_interpreter_call",
+        "local_shell_call",
+        "shell_call",
+        "apply_patch_call",
+        "mcp_list_tools",
+        "mcp_approval_request",
+        "mcp_call",
+        "tool_search_call",
+        "compaction",
+        "program",
+    }
+)
+"""Items of the model's side; whatever else we do not know is the caller's."""
+WITHIN: Extras = {PROTOCOL: {"within": "message"}}
+"""Marks a part that only this protocol knows as a content of its message; without it, it is an item."""
+_AUDIO_TYPES = {"wav": "audio/wav", "mp3": "audio/mpeg"}
+_DOCUMENT_TYPES = {"txt": "text/plain", "md": "text/markdown", "csv": "text/csv", "json": "application/json"}
+
+
+def decode_items(node: Node) -> tuple[Message, ...]:
+    """The turns of an input, be it one text or items."""
+    if type(node.value) is str:
+        return (Message(role="user", parts=(Text(text=node.value),)),)
+    turns = _Turns()
+    for item in node.array():
+        _item(item, turns)
+    return turns.messages()
+
+
+class _Turns:
+    """The turns so far; parts of one side that follow each other are one."""
+
+    def __init__(self) -> None:
+        self._messages: list[Message] = []
+        self._side: Role | None = None
+        self._parts: list[Part] = []
+        self._phases: set[str | None] = set()
+
+    def add(
+        self, side: Literal["assistant", "tool"], *parts: Part, phase: str | None = None, said: bool = False
+    ) -> None:
+        """More of the model's turn, or of what its tools gave back."""
+        if self._side != side:
+            self._close()
+            self._side = side
+        self._parts += parts
+        if said:
+            self._phases.add(phase)
+
+    def turn(self, message: Message) -> None:
+        """A turn of its own."""
+        self._close()
+        self._messages.append(message)
+
+    def messages(self) -> tuple[Message, ...]:
+        """All of them, state that was apart put back on what it hung on."""
+        self._close()
+        return _with_state(self._messages)
+
+    def _close(self) -> None:
+        if self._side is not None and self._parts:
+            phase = next(iter(self._phases)) if len(self._phases) == 1 else None
+            self._messages.append(Message(role=self._side, parts=tuple(self._parts), phase=cast("Phase | None", phase)))
+        self._side = None
+        self._parts = []
+        self._phases = set()
+
+
+# ── items ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _item(item: Node, turns: _Turns) -> None:
+    kind = item.get("type")
+    word = kind.text() if kind else "message" if item.get("role") else None
+    if word is None:
+        raise missing(f"{item.path}.type")
+    if word == "message":
+        _message(item, turns)
+    elif word == "reasoning":
+        thought = _reasoning(item)
+        if thought is not None:
+            turns.add("assistant", thought)
+    elif word in {"function_call", "custom_tool_call"}:
+        turns.add("assistant", _call(item, word))
+    elif word in {"function_call_output", "custom_tool_call_output"}:
+        turns.add("tool", _result(item, word))
+    elif word == "web_search_call":
+        turns.add("assistant", *web_search(item.object()))
+    else:
+        part = Opaque(protocol=PROTOCOL, kind=word, data=dict(item.object()), id=_id(item))
+        if word in _MADE_BY_MODEL:
+            turns.add("assistant", part)
+        else:
+            turns.turn(Message(role="user", parts=(part,)))
+
+
+def _message(item: Node, turns: _Turns) -> None:
+    role = item.need("role").choice(_ROLES)
+    content = item.need("content")
+    if role != "assistant":
+        turns.turn(
+            Message(
+                role="user" if role == "user" else "system",
+                authority=None if role == "user" else "developer" if role == "developer" else "system",
+                parts=_parts(content),
+                id=_id(item),
+            )
+        )
+        return
+    phase = item.get("phase")
+    word = phase.choice(_PHASES) if phase else None
+    known: Extras = {PROTOCOL: {"phase": word}} if word else EMPTY
+    own = _id(item)
+    parts = tuple(
+        msgspec.structs.replace(part, id=own, extras=known or part.extras) if isinstance(part, Text | Refusal) else part
+        for part in _parts(content)
+    )
+    turns.add("assistant", *parts, phase=word, said=True)
+
+
+def _reasoning(item: Node) -> Reasoning | None:
+    """What the model thought; None where it holds neither words nor state."""
+    blob = item.get("encrypted_content")
+    found = item.object()
+    text, plain = thought_of(found)
+    own = _id(item)
+    seals: tuple[Seal, ...] = ()
+    if blob is not None and blob.text():
+        native = Seal(issuer=NATIVE_ISSUER, kind="encrypted", data=blob.value, item_id=own)
+        seals = (unwrap(blob.value) or native,)
+    if not (text or seals):
+        return None
+    return reasoning_of(found, text, plain=plain, seals=seals)
+
+
+def _call(item: Node, word: str) -> ToolCall:
+    custom = word == "custom_tool_call"
+    given = item.get("input" if custom else "arguments")
+    namespace, caller = item.get("namespace"), item.get("caller")
+    return ToolCall(
+        call_id=_filled(item.need("call_id")),
+        name=_filled(item.need("name")),
+        arguments=given.text() if given else "",
+        kind="custom" if custom else "function",
+        namespace=namespace.text() if namespace else None,
+        caller=caller.object() if caller else None,
+        id=_id(item),
+        extras={PROTOCOL: {}} if caller else EMPTY,
+    )
+
+
+def _result(item: Node, word: str) -> ToolResult:
+    output = item.get("output")
+    name = item.get("name")
+    parts = _parts(output) if output else ()
+    return ToolResult(
+        call_id=_filled(item.need("call_id")),
+        content=tuple(part for part in parts if isinstance(part, Text | Media | Opaque)),
+        name=name.text() if name else None,
+        kind="custom" if word == "custom_tool_call_output" else "function",
+    )
+
+
+def _id(item: Node) -> str | None:
+    found = item.get("id")
+    return found.text() or None if found else None
+
+
+def _filled(node: Node) -> str:
+    if not node.text():
+        node.fail("must not be empty.")
+    return node.text()
+
+
+# ── state that hung on something else ────────────────────────────────────────────────────────────────────────────────
+
+
+def _with_state(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Sealed state that an answer told apart, because a call or a text has no place for it here, put back on it."""
+    owners = _owners(messages)
+    loose = {
+        id(part): owner
+        for message in messages
+        for part in message.parts
+        if (owner := _owner(part)) is not None and owner in owners
+    }
+    if not loose:
+        return tuple(messages)
+    state: dict[str, list[Seal]] = {}
+    for message in messages:
+        for part in message.parts:
+            if id(part) in loose:
+                bare = (msgspec.structs.replace(seal, item_id=None) for seal in part.seals)
+                state.setdefault(loose[id(part)], []).extend(bare)
+    kept: list[Message] = []
+    for message in messages:
+        parts = tuple(_sealed(part, state) for part in message.parts if id(part) not in loose)
+        if parts:
+            kept.append(msgspec.structs.replace(message, parts=parts))
+    return tuple(kept)
+
+
+def _owner(part: Part) -> str | None:
+    """What a piece of bare state says that it hung on."""
+    if not isinstance(part, Reasoning) or part.text or not part.seals:
+        return None
+    owner = part.seals[0].item_id
+    return owner if owner and owner != part.id and not owner.startswith("rs_") else None
+
+
+def _owners(messages: Sequence[Message]) -> set[str]:
+    found: set[str] = set()
+    for message in messages:
+        for part in message.parts:
+            if isinstance(part, ToolCall):
+                found.add(part.call_id)
+            elif isinstance(part, Text) and part.id and message.role == "assistant":
+                found.add(part.id)
+    return found
+
+
+def _sealed(part: Part, state: dict[str, list[Seal]]) -> Part:
+    """The part with the state that is its own; of several texts of one message the first takes it."""
+    key = part.call_id if isinstance(part, ToolCall) else part.id if isinstance(part, Text) else None
+    seals = state.pop(key, None) if key else None
+    return msgspec.structs.replace(part, seals=(*part.seals, *seals)) if seals else part
+
+
+# ── contents ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _parts(content: Node) -> tuple[Part, ...]:
+    if type(content.value) is str:
+        return (Text(text=content.value),)
+    if type(content.value) is not list:
+        content.refuse("a string or an array of parts")
+    return tuple(_part(node) for node in content.array())
+
+
+def _part(node: Node) -> Part:
+    if type(node.value) is str:  # some clients mix bare strings in
+        return Text(text=node.value)
+    kind = node.need("type").text()
+    read = _READERS.get(kind)
+    if read is None:
+        return Opaque(
+            protocol=PROTOCOL, kind=kind, data=dict(node.object()), cache_mark=cache_mark(node), extras=WITHIN
+        )
+    return read(node)
+
+
+def _text(node: Node) -> Text:
+    text = node.need("text").text()
+    found = node.get("annotations")
+    entries = found.array() if found else ()
+    citations = tuple(each for entry in entries if (each := decode_annotation(entry.value)) is not None)
+    return Text(text=text, citations=citations, cache_mark=cache_mark(node))
+
+
+def _refusal(node: Node) -> Refusal:
+    return Refusal(text=node.need("refusal").text(), cache_mark=cache_mark(node))
+
+
+def _image(node: Node) -> Media:
+    detail = node.get("detail")
+    known: dict[str, Any] = {
+        "kind": "image",
+        "detail": cast("Detail", detail.choice(("auto", "low", "high", "original"))) if detail else None,
+        "cache_mark": cache_mark(node),
+    }
+    stored = node.get("file_id")
+    if stored is not None:
+        return Media(source=StoredFile(protocol=PROTOCOL, id=stored.text()), **known)
+    address = node.need("image_url")
+    if type(address.value) is dict:  # as Chat has it
+        address = address.need("url")
+    media_type, data = data_url(address)
+    if data is None:
+        return Media(source=Link(url=address.text()), **known)
+    return Media(source=InlineData(data=data), media_type=picture_type(data, media_type), **known)
+
+
+def _file(node: Node) -> Media:
+    name = node.get("filename")
+    known: dict[str, Any] = {
+        "kind": "document",
+        "name": name.text() if name else None,
+        "cache_mark": cache_mark(node),
+    }
+    stored, address = node.get("file_id"), node.get("file_url")
+    if stored is not None:
+        return Media(source=StoredFile(protocol=PROTOCOL, id=stored.text()), **known)
+    if address is not None:
+        return Media(source=Link(url=address.text()), media_type=_document_type(address.text()), **known)
+    inline = node.need("file_data")
+    media_type, data = data_url(inline)
+    if data is None:
+        data = standard_base64(inline.text())
+    return Media(source=InlineData(data=data), media_type=media_type or _document_type(known["name"] or ""), **known)
+
+
+def _document_type(name: str) -> str:
+    return _DOCUMENT_TYPES.get(name.rpartition(".")[2].lower(), "application/pdf")
+
+
+def _audio(node: Node) -> Media:
+    audio = node.need("input_audio")
+    word = audio.need("format").text()
+    return Media(
+        kind="audio",
+        source=InlineData(data=standard_base64(audio.need("data").text())),
+        media_type=_AUDIO_TYPES.get(word, f"audio/{word}"),
+        cache_mark=cache_mark(node),
+    )
+
+
+_READERS: Mapping[str, Callable[[Node], Part]] = {
+    "input_text": _text,
+    "output_text": _text,
+    "text": _text,
+    "refusal": _refusal,
+    "input_image": _image,
+    "image_url": _image,
+    "input_file": _file,
+    "input_audio": _audio,
+}
+"""Kinds of contents, to who reads them; the two that belong to Chat are what some clients send."""

@@ -1,0 +1,194 @@
+"""An upstream's stream of events, read into ours.
+
+Tolerant of what compatible servers do: items that are not told of before they are filled or never done, one
+`output_index` for all items, indexes left out, text that comes with `done` alone, everything in the last event. What
+breaks the protocol for good ends the events with `Failed`; nothing is ever raised.
+
+The end sign is `response.completed`, `.incomplete` or `.failed`; `[DONE]` ends nothing.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from typing_extensions import override
+
+from llmproxy_asgi.conversation import (
+    EMPTY,
+    UNDATED,
+    Batch,
+    Ended,
+    Extras,
+    Failed,
+    Finished,
+    JSONObject,
+    Passed,
+    Started,
+    StreamEvent,
+    UsageReported,
+)
+from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
+from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.names import derived
+from llmproxy_asgi.translators.openai.problems import decode_error_object
+from llmproxy_asgi.translators.openai_responses.decode_answer import Items
+from llmproxy_asgi.translators.openai_responses.readers import BrokenStream, Reader
+from llmproxy_asgi.translators.openai_responses.schema import ANSWER, EVENT, Answer, Event
+from llmproxy_asgi.translators.openai_responses.words import (
+    PROTOCOL,
+    TIER_IN,
+    decode_finish,
+    decode_usage,
+)
+from llmproxy_asgi.wire.sse import Decoder, EventTooLarge, Frame
+
+_NOTHING = Batch(())
+_LATEST = 253_402_300_799
+"""The last second that a date can name."""
+_BEGINNINGS = frozenset({"response.created", "response.queued", "response.in_progress"})
+ENDINGS = {
+    "response.completed": "completed",
+    "response.incomplete": "incomplete",
+    "response.cancelled": "cancelled",
+    "response.failed": "failed",
+}
+"""What ends a stream, and the status it means."""
+_KEPT = ("input_transformations", "tool_usage", "moderation", "prompt_cache_diagnostics")
+"""What only this protocol tells of a whole answer."""
+
+
+def created(found: float | None) -> datetime:
+    """When the upstream says that it began; undated where it says nothing usable."""
+    if found is None or not 0 <= found <= _LATEST:
+        return UNDATED
+    return datetime.fromtimestamp(found, UTC)
+
+
+def started(answer: Any, upstream: Upstream) -> Started:
+    """The first event, from the first account of the answer (or from what a relay read of it)."""
+    return Started(
+        answer.id or derived("resp_", upstream.model, str(answer.created_at)),
+        upstream.asked,
+        created(answer.created_at),
+        None,
+        TIER_IN.get(answer.service_tier) if answer.service_tier else None,
+    )
+
+
+class ResponsesStreamDecoder(StreamDecoder):
+    """Reads one stream."""
+
+    def __init__(self, outgoing: Outgoing, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._reader = Reader(Items(outgoing, upstream))
+        self._frames = Decoder(max_event=upstream.max_event)
+        self._started = False
+        self._over = False
+
+    @override
+    def feed(self, data: bytes) -> Batch:
+        if self._over:
+            return _NOTHING
+        try:
+            frames = self._frames.feed(data)
+        except EventTooLarge as error:
+            return self._failed([], UpstreamProtocolError(f"The upstream sent {error}."))
+        return self._read(frames)
+
+    @override
+    def close(self) -> Batch:
+        if self._over:
+            return _NOTHING
+        batch = self._read(self._frames.close())
+        if self._over:
+            return batch
+        return self._failed(
+            list(batch.events), UpstreamProtocolError("The upstream's stream ended without its end sign.")
+        )
+
+    def decode_whole(self, answer: Answer) -> list[StreamEvent]:
+        """The events of an answer that came in one piece."""
+        events: list[StreamEvent] = []
+        self._start(answer, events)
+        self._end(answer, answer.status or "completed", events)
+        return events
+
+    def _read(self, frames: Sequence[Frame]) -> Batch:
+        events: list[StreamEvent] = []
+        try:
+            for frame in frames:
+                event = EVENT.decode(frame.data) if frame.data[:1] == b"{" else _odd(frame)
+                if event is None:
+                    continue
+                self._event(event, frame, events)
+                if self._over:
+                    break
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return self._failed(events, UpstreamProtocolError("The upstream sent an event that cannot be read."))
+        except BrokenStream as broken:
+            return self._failed(events, UpstreamProtocolError(str(broken)))
+        return Batch(events)
+
+    def _failed(self, events: list[StreamEvent], error: GatewayError) -> Batch:
+        self._over = True
+        events.append(Failed(error))
+        return Batch(events)
+
+    def _event(self, event: Event, frame: Frame, events: list[StreamEvent]) -> None:
+        kind = event.type or frame.event
+        if kind in _BEGINNINGS:
+            if event.response is not None:
+                self._start(ANSWER.decode(event.response), events)
+        elif kind in ENDINGS:
+            answer = ANSWER.decode(event.response) if event.response is not None else Answer()
+            self._end(answer, answer.status or ENDINGS[kind], events)
+        elif kind == "error" or (kind is None and event.error):
+            self._failed(events, decode_error_object(error_of(frame.data), protocol=PROTOCOL))
+        elif kind is not None:
+            if not self._started:
+                self._start(Answer(), events)
+            if not self._reader.take(kind, event, events):
+                events.append(Passed(PROTOCOL, kind, frame.data))
+
+    def _start(self, answer: Answer, events: list[StreamEvent]) -> None:
+        if not self._started:
+            self._started = True
+            events.append(started(answer, self._upstream))
+
+    def _end(self, answer: Answer, status: str, events: list[StreamEvent]) -> None:
+        self._start(answer, events)
+        reader = self._reader
+        if status == "failed" or (answer.error and status != "completed"):
+            self._failed(events, decode_error_object(answer.error or {}, protocol=PROTOCOL))
+            return
+        reader.finish(answer.output or (), events)
+        why = answer.incomplete_details.reason if answer.incomplete_details else None
+        events.append(Finished(0, decode_finish(status, why, called=reader.called, refused=reader.refused)))
+        usage = decode_usage(answer.usage, answer.tool_usage)
+        if usage is not None:
+            events.append(UsageReported(usage))
+        events.append(Ended(TIER_IN.get(answer.service_tier) if answer.service_tier else None))
+        self._over = True
+
+
+def answer_extras(body: bytes) -> Extras:
+    """What of a whole answer has no word of ours."""
+    found = msgspec.json.decode(body)
+    kept = {key: found[key] for key in _KEPT if found.get(key)} if type(found) is dict else {}
+    return {PROTOCOL: kept} if kept else EMPTY
+
+
+def _odd(frame: Frame) -> Event | None:
+    """A frame that does not begin like an event: padding, an end sign of another protocol, or nothing readable."""
+    data = frame.data.strip()
+    return None if not data or data == b"[DONE]" else EVENT.decode(data)
+
+
+def error_of(data: bytes) -> JSONObject:
+    """The error in an event, flat or nested."""
+    found = msgspec.json.decode(data)
+    inner = found.get("error")
+    if type(inner) is dict:
+        return inner
+    return {key: value for key, value in found.items() if key not in {"type", "sequence_number"}}

@@ -1,0 +1,163 @@
+"""A caller's tools and its choice among them.
+
+Tools that a namespace holds become tools that name it. Tools that the vendor runs are kept as they were declared;
+searching the web is the one that others have too.
+"""
+
+from typing import Any, cast
+
+from llmproxy_asgi.conversation import EMPTY, Extras, Grammar, JSONObject, Tool, ToolChoice
+from llmproxy_asgi.translators.fields import Node
+from llmproxy_asgi.translators.openai.options import Raw, boolean
+from llmproxy_asgi.translators.openai.words import cache_mark
+from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, WEB_SEARCH
+
+_TOOL_FIELDS = frozenset(
+    {
+        "type",
+        "name",
+        "description",
+        "parameters",
+        "strict",
+        "format",
+        "defer_loading",
+        "prompt_cache_breakpoint",
+        "cache_control",
+    }
+)
+_OWN_CHOICES = frozenset({"function", "custom", "allowed_tools"})
+
+
+def decode_tools(raw: Raw) -> tuple[Tool, ...]:
+    """All tools, in order."""
+    node = Node.of(raw, "tools")
+    if node is None:
+        return ()
+    return tuple(tool for entry in node.array() for tool in _tools(entry))
+
+
+def _tools(node: Node) -> tuple[Tool, ...]:
+    kind = node.need("type").text()
+    if kind == "namespace":
+        place, description = node.need("name").text(), node.get("description")
+        about = {"namespace_description": description.text()} if description else {}
+        return tuple(_tool(entry, namespace=place, about=about) for entry in node.need("tools").array())
+    return (_tool(node),)
+
+
+def _tool(node: Node, *, namespace: str | None = None, about: JSONObject | None = None) -> Tool:
+    kind = node.need("type").text()
+    if kind == "function":
+        return _function(node.get("function") or node, namespace, about or {})  # nested, as Chat has it
+    if kind == "custom":
+        return _custom(node.get("custom") or node, namespace, about or {})
+    return _server(node, kind)
+
+
+def _function(node: Node, namespace: str | None, about: JSONObject) -> Tool:
+    parameters, strict = node.get("parameters"), node.get("strict")
+    return Tool(
+        name=_name(node),
+        description=_description(node),
+        parameters=parameters.object() if parameters else None,
+        strict=strict.boolean() if strict else None,
+        namespace=namespace,
+        deferred=_deferred(node),
+        cache_mark=cache_mark(node),
+        extras=_extras(node, about),
+    )
+
+
+def _custom(node: Node, namespace: str | None, about: JSONObject) -> Tool:
+    form = node.get("format")
+    grammar = None
+    if form is not None and form.need("type").choice(("text", "grammar")) == "grammar":
+        rules = form.get("grammar") or form
+        grammar = Grammar(syntax=rules.need("syntax").text(), definition=rules.need("definition").text())
+    return Tool(
+        name=_name(node),
+        kind="custom",
+        description=_description(node),
+        grammar=grammar,
+        namespace=namespace,
+        deferred=_deferred(node),
+        cache_mark=cache_mark(node),
+        extras=_extras(node, about),
+    )
+
+
+def _server(node: Node, kind: str) -> Tool:
+    native = dict(node.object())
+    if not kind.startswith(WEB_SEARCH):
+        name = node.get("name")
+        return Tool(name=name.text() if name else kind, kind="server", extras={PROTOCOL: native})
+    filters = node.get("filters")
+    asked = {**(filters.object() if filters else {}), **native}
+    settings = {
+        key: asked[key]
+        for key in ("allowed_domains", "blocked_domains", "search_context_size", "user_location")
+        if asked.get(key)
+    }
+    return Tool(name=WEB_SEARCH, kind="server", settings=settings or None, extras={PROTOCOL: native})
+
+
+def _name(node: Node) -> str:
+    name = node.need("name")
+    if not name.text():
+        name.fail("must not be empty.")
+    return name.text()
+
+
+def _description(node: Node) -> str | None:
+    description = node.get("description")
+    return description.text() if description else None
+
+
+def _deferred(node: Node) -> bool:
+    found = node.get("defer_loading")
+    return found.boolean() if found else False
+
+
+def _extras(node: Node, about: JSONObject) -> Extras:
+    rest = {key: value for key, value in node.object().items() if key not in _TOOL_FIELDS and value is not None}
+    kept = {**rest, **about}
+    return {PROTOCOL: kept} if kept else EMPTY
+
+
+# ── the choice ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def decode_choice(raw: Raw) -> ToolChoice:
+    """Whether the model must call, and what."""
+    parallel = boolean(raw, "parallel_tool_calls")
+    node = Node.of(raw, "tool_choice")
+    if node is None:
+        return ToolChoice(parallel=parallel)
+    if type(node.value) is str:
+        mode = cast("Any", node.choice(("none", "auto", "required")))
+        return ToolChoice(mode=mode, parallel=parallel, given=True)
+    if node.need("type").text() == "allowed_tools":
+        allowed = node.get("allowed_tools") or node
+        mode = cast("Any", allowed.need("mode").choice(("auto", "required")))
+        names = tuple(_chosen(entry) for entry in allowed.need("tools").array())
+        return ToolChoice(mode=mode, only=names, parallel=parallel, given=True)
+    return ToolChoice(mode="required", only=(_chosen(node),), parallel=parallel, given=True)
+
+
+def native_choice(raw: Raw) -> Any:
+    """The choice of a tool that the vendor runs, as it was said; None for any other."""
+    node = Node.of(raw, "tool_choice")
+    if node is None or type(node.value) is str:
+        return None
+    return None if node.need("type").text() in _OWN_CHOICES else node.value
+
+
+def _chosen(node: Node) -> str:
+    nested = node.get("function") or node.get("custom")
+    if nested is not None:
+        return nested.need("name").text()
+    kind = node.need("type").text()
+    if kind in {"function", "custom"}:
+        return node.need("name").text()
+    name = node.get("name")
+    return WEB_SEARCH if kind.startswith(WEB_SEARCH) else name.text() if name else kind

@@ -1,0 +1,394 @@
+"""Turns, written as the input items of a Responses request.
+
+Order is kept as it is: a reasoning item stands right before what it led to, or goes. Ids of items are sent where the
+vendor would take them; reasoning that goes takes the ids of its turn with it, because the vendor would miss it.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import assert_never
+
+import msgspec
+
+from llmproxy_asgi.conversation import (
+    EMPTY,
+    CacheMark,
+    InlineData,
+    JSONObject,
+    Link,
+    Media,
+    Message,
+    Opaque,
+    Part,
+    PlainText,
+    Reasoning,
+    Refusal,
+    Request,
+    ServerToolCall,
+    ServerToolResult,
+    StoredFile,
+    Text,
+    ToolCall,
+    ToolResult,
+)
+from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators.base import Upstream
+from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.media import decoded_text, picture_type
+from llmproxy_asgi.translators.names import CallIds, Renamer, derived
+from llmproxy_asgi.translators.openai.words import ERROR_PREFIX, MOST_MARKS, NATIVE_ISSUER, encode_mark
+from llmproxy_asgi.translators.openai_responses.encode_answer import annotation, phase_of
+from llmproxy_asgi.translators.openai_responses.words import BETWEEN_SUMMARIES, PROTOCOL, legal_item_id
+from llmproxy_asgi.translators.pairing import drop_empty, pair
+from llmproxy_asgi.translators.seals import usable
+
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+_KINDS: Mapping[type, str] = {
+    ServerToolCall: "server_tool_call",
+    ServerToolResult: "server_tool_result",
+    Media: "media",
+    Reasoning: "reasoning",
+    ToolCall: "tool_call",
+    ToolResult: "tool_result",
+}
+"""What a part is called in a warning."""
+_SAME_FILES = frozenset({"openai-responses", "openai-chat"})
+"""Whose file ids mean the same files."""
+
+
+class ItemEncoder:
+    """Writes the input of one request. `instructions` are the leading words of one system that fit into one string."""
+
+    def __init__(self, request: Request, upstream: Upstream, losses: Losses) -> None:
+        self._request = request
+        self._upstream = upstream
+        self._can = upstream.capabilities
+        self._losses = losses
+        self.names = Renamer(NAME, 64)
+        self.call_ids = CallIds()
+        self.emulated: set[str] = set()
+        """Upstream names of custom tools that go as functions."""
+        self.instructions: str | None = None
+        self.replays = False
+        """Whether reasoning of earlier turns is among the items."""
+        self._marked: list[JSONObject] = []
+
+    def encode(self) -> list[JSONObject]:
+        """The items, in order."""
+        paired = pair(drop_empty(self._request.messages))
+        self._losses.add(*paired.warnings)
+        messages = paired.messages
+        self._refuse_prefill(messages)
+        leading = next((n for n, message in enumerate(messages) if message.role != "system"), len(messages))
+        if leading and self._fits_instructions(messages[0], alone=leading == 1):
+            self.instructions = "".join(part.text for part in messages[0].parts if isinstance(part, Text))
+        out: list[JSONObject] = []
+        for position, message in enumerate(messages[1:] if self.instructions is not None else messages):
+            if message.name:
+                self._losses.add("dropped:name")
+            match message.role:
+                case "system":
+                    out += self._system(message, midway=position >= leading)
+                case "user":
+                    out += self._plain("user", message)
+                case "assistant":
+                    out += self._assistant(message)
+                case "tool":
+                    out += [self._result(part) for part in message.parts if isinstance(part, ToolResult)]
+                case _:
+                    assert_never(message.role)
+        self._keep_last_marks()
+        return out
+
+    def _refuse_prefill(self, messages: Sequence[Message]) -> None:
+        """A trailing assistant message is a beginning to go on from elsewhere; here it would silently be repeated."""
+        if messages and messages[-1].role == "assistant" and self._request.protocol != PROTOCOL:
+            raise Unsupported("The model cannot continue a message of its own; end with a user turn.", param="messages")
+
+    def _fits_instructions(self, message: Message, *, alone: bool) -> bool:
+        """Whether the first system message came as such a string, or can be one without anything being lost."""
+        if message.authority is None and self._request.protocol == PROTOCOL:
+            return True
+        plain = len(message.parts) == 1 and isinstance(message.parts[0], Text) and not message.parts[0].cache_mark
+        return alone and plain and self._request.protocol in {"anthropic-messages", "gemini"}
+
+    # ── instructions and what the user says ──────────────────────────────────────────────────────────────────────────
+
+    def _system(self, message: Message, *, midway: bool) -> list[JSONObject]:
+        if midway and not self._can.system_midway:
+            self._losses.add("downgraded:system_message")
+            return self._plain("user", message)
+        role = (message.authority or "developer") if self._can.developer_role else "system"
+        return self._plain(role, message)
+
+    def _plain(self, role: str, message: Message) -> list[JSONObject]:
+        items: list[JSONObject] = []
+        content: list[JSONObject] = []
+        for part in message.parts:
+            if isinstance(part, Opaque) and part.protocol == PROTOCOL and PROTOCOL not in part.extras:
+                items.append(part.data)
+            elif (entry := self._content(part)) is not None:
+                content.append(entry)
+        if not content:
+            return items
+        own = legal_item_id(message.id, "msg_")
+        known = {"id": own} if own else {}
+        return [*items, {"type": "message", **known, "role": role, "content": content}]
+
+    # ── what the model said, thought and called ──────────────────────────────────────────────────────────────────────
+
+    def _assistant(self, message: Message) -> list[JSONObject]:
+        parts = message.parts
+        thoughts = [part for part in parts if isinstance(part, Reasoning)]
+        kept = {id(part): item for part in thoughts if (item := self._reasoning(part)) is not None}
+        followed = max((n for n, part in enumerate(parts) if isinstance(part, Text | Refusal | ToolCall)), default=-1)
+        last = [part for part in parts[followed + 1 :] if id(part) in kept]
+        for part in last:  # nothing that they led to is left, and alone they are refused
+            del kept[id(part)]
+        if len(kept) < len(thoughts) or any(part.seals for part in parts if not isinstance(part, Reasoning)):
+            self._losses.add("dropped:reasoning")
+        self.replays |= bool(kept)
+        with_ids = len(kept) == len(thoughts)
+        items: list[JSONObject] = []
+        said: list[Text | Refusal] = []
+        for part in parts:
+            if isinstance(part, Text | Refusal) and (not said or _go_together(said[-1], part)):
+                said.append(part)
+                continue
+            self._flush(said, message, items, with_ids=with_ids)
+            if isinstance(part, Text | Refusal):
+                said.append(part)
+            elif isinstance(part, Reasoning):
+                items += [kept[id(part)]] if id(part) in kept else []
+            else:
+                items += self._made(part, with_ids=with_ids)
+        self._flush(said, message, items, with_ids=with_ids)
+        return items
+
+    def _flush(self, said: list[Text | Refusal], message: Message, items: list[JSONObject], *, with_ids: bool) -> None:
+        """The texts gathered so far, as one message item."""
+        if not said:
+            return
+        content: list[JSONObject] = []
+        for part in said:
+            if isinstance(part, Refusal):
+                content.append({"type": "refusal", "refusal": part.text})
+            else:
+                cited = [entry for each in part.citations if (entry := annotation(each, len(part.text)))]
+                content.append({"type": "output_text", "text": part.text, "annotations": cited})
+        item: JSONObject = {"type": "message", "role": "assistant", "content": content}
+        own = legal_item_id(said[0].id, "msg_") if with_ids else None
+        if own:
+            item |= {"id": own, "status": "completed"}
+        phase = phase_of(said[0]) or message.phase
+        if phase:
+            item["phase"] = phase
+        items.append(item)
+        said.clear()
+
+    def _reasoning(self, part: Reasoning) -> JSONObject | None:
+        """What was thought before, for whoever can read it; the rest goes, and never becomes visible text."""
+        found = next((seal for seal in part.seals if seal.kind == "encrypted" and usable(seal, self._upstream)), None)
+        plain = part.style == "full" and PROTOCOL in part.extras
+        if found is None and not (self._can.reasoning_content and part.text and not part.seals):
+            return None
+        native = (found.item_id if found else None) or part.id
+        item: JSONObject = {
+            "type": "reasoning",
+            "id": legal_item_id(native, "rs_") or derived("rs_", found.data if found else part.text, size=40),
+            "summary": [] if plain or not part.text else _summary(part),
+        }
+        if part.text and (plain or found is None):
+            item["summary"] = []
+            item["content"] = [{"type": "reasoning_text", "text": part.text}]
+        if found is not None:
+            item["encrypted_content"] = found.data
+        return item
+
+    def _made(self, part: Part, *, with_ids: bool) -> list[JSONObject]:
+        match part:
+            case ToolCall():
+                return [self._call(part, with_ids=with_ids)]
+            case ServerToolCall() if PROTOCOL in part.extras:
+                return [part.extras[PROTOCOL]]
+            case ServerToolResult() if any(PROTOCOL in each.extras for each in self._calls_of(part)):
+                return []  # told within its call
+            case Media(kind="image", source=InlineData(data=data)) if PROTOCOL in part.extras and part.id:
+                made = {**part.extras[PROTOCOL], "id": part.id, "status": "completed", "result": data}
+                return [{"type": "image_generation_call", **made}]
+            case Opaque(protocol=protocol) if protocol == PROTOCOL:
+                return [part.data]
+            case _:
+                self._losses.add(f"dropped:{_kind(part)}")
+                return []
+
+    def _calls_of(self, result: ServerToolResult) -> Iterable[ServerToolCall]:
+        return (
+            part
+            for message in self._request.messages
+            for part in message.parts
+            if isinstance(part, ServerToolCall) and part.call_id == result.call_id
+        )
+
+    def _call(self, part: ToolCall, *, with_ids: bool) -> JSONObject:
+        call_id, name = self.call_ids.outward(part.call_id), self.names.outward(part.name)
+        own = legal_item_id(part.id, "ctc_" if part.kind == "custom" else "fc_") if with_ids else None
+        item: JSONObject = {"id": own} if own else {}
+        if part.kind == "custom" and self._can.custom_tools:
+            item |= {"type": "custom_tool_call", "call_id": call_id, "name": name, "input": part.arguments}
+        else:
+            arguments = part.arguments or "{}"
+            if part.kind == "custom":
+                self.emulated.add(name)
+                arguments = msgspec.json.encode({"input": part.arguments}).decode()
+            item |= {"type": "function_call", "call_id": call_id, "name": name, "arguments": arguments}
+        if part.namespace is not None:
+            item["namespace"] = part.namespace
+        if part.caller is not None and PROTOCOL in part.extras:
+            item["caller"] = part.caller
+        return item
+
+    def _result(self, part: ToolResult) -> JSONObject:
+        entries = [entry for inner in part.content if (entry := self._content(inner)) is not None]
+        if part.is_error:
+            entries = _flagged(entries)
+        if part.cache_mark and entries:
+            self._mark(entries[-1], part.cache_mark)
+        custom = part.kind == "custom" and self._can.custom_tools
+        return {
+            "type": "custom_tool_call_output" if custom else "function_call_output",
+            "call_id": self.call_ids.outward(part.call_id),
+            "output": _output(entries),
+        }
+
+    # ── contents ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _content(self, part: Part) -> JSONObject | None:
+        match part:
+            case Text():
+                return self._marked_entry({"type": "input_text", "text": part.text}, part.cache_mark)
+            case Media():
+                return self._marked_entry(self._media(part), part.cache_mark)
+            case Refusal():
+                return {"type": "input_text", "text": part.text}
+            case Opaque(protocol=protocol) if protocol == PROTOCOL:
+                return part.data
+            case _:
+                self._losses.add(f"dropped:{_kind(part)}")
+                return None
+
+    def _media(self, part: Media) -> JSONObject:
+        if part.kind == "image":
+            return self._image(part)
+        if part.kind == "document":
+            return self._document(part)
+        raise self._cannot("sound" if part.kind == "audio" else "film")
+
+    def _image(self, part: Media) -> JSONObject:
+        if not self._can.images:
+            raise self._cannot("pictures")
+        match part.source:
+            case InlineData(data=data):
+                where = {"image_url": f"data:{picture_type(data, part.media_type)};base64,{data}"}
+            case Link(url=url):
+                where = {"image_url": url}
+            case StoredFile():
+                where = self._stored(part.source)
+            case _:
+                raise self._cannot("a picture in words")
+        return {"type": "input_image", **where, "detail": part.detail or "auto"}
+
+    def _document(self, part: Media) -> JSONObject:
+        media_type = (part.media_type or "application/pdf").lower()
+        name = part.name or part.title
+        source = part.source
+        if isinstance(source, PlainText):
+            return self._told(part, source.text)
+        if isinstance(source, InlineData) and media_type.startswith("text/") and self._request.protocol != PROTOCOL:
+            words = decoded_text(source.data)
+            if words is None:
+                raise Unsupported("A document's base64 cannot be read.", param="messages")
+            return self._told(part, words)
+        if not self._can.documents:
+            raise self._cannot("documents")
+        match source:
+            case InlineData(data=data):
+                where = {"filename": name or "document.pdf", "file_data": f"data:{media_type};base64,{data}"}
+            case Link(url=url):
+                where = {"file_url": url}
+            case StoredFile():
+                where = self._stored(source)
+            case _:
+                assert_never(source)
+        return {"type": "input_file", **where}
+
+    def _stored(self, source: StoredFile) -> dict[str, str]:
+        if source.protocol not in _SAME_FILES or not self._can.stored:
+            raise self._cannot("a file that somebody else stores; send the file itself")
+        return {"file_id": source.id}
+
+    def _told(self, part: Media, text: str) -> JSONObject:
+        """A document in words, headed by its title."""
+        self._losses.add("downgraded:document")
+        heads = [head for head in (part.title or part.name, part.context) if head]
+        return {"type": "input_text", "text": "\n\n".join([*heads, text])}
+
+    def _cannot(self, what: str) -> Unsupported:
+        return Unsupported(f"This model cannot be given {what}.", param="messages")
+
+    # ── cache marks ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _marked_entry(self, entry: JSONObject, mark: CacheMark | None) -> JSONObject:
+        if mark is not None:
+            self._mark(entry, mark)
+        return entry
+
+    def _mark(self, entry: JSONObject, mark: CacheMark) -> None:
+        if self._can.cache_marks:
+            entry["prompt_cache_breakpoint"] = encode_mark(mark)
+            self._marked.append(entry)
+
+    def _keep_last_marks(self) -> None:
+        for entry in self._marked[:-MOST_MARKS]:
+            del entry["prompt_cache_breakpoint"]
+            self._losses.add("clamped:cache_breakpoints")
+
+
+def holds_state(issuer: str) -> bool:
+    """Whether reasoning state has to be asked for: the vendor gives it to those who name it."""
+    return issuer == NATIVE_ISSUER
+
+
+def _go_together(before: Text | Refusal, after: Text | Refusal) -> bool:
+    """Whether two texts are contents of one message: nothing that is known of them sets them apart."""
+    return before.id == after.id and phase_of(before) == phase_of(after)
+
+
+def _summary(part: Reasoning) -> list[JSONObject]:
+    """The summary as it was divided, if that is known and still true."""
+    divided = part.extras.get(PROTOCOL, EMPTY).get("summary")
+    texts = divided if isinstance(divided, list) and BETWEEN_SUMMARIES.join(divided) == part.text else [part.text]
+    return [{"type": "summary_text", "text": text} for text in texts]
+
+
+def _output(entries: list[JSONObject]) -> str | list[JSONObject]:
+    """One plain text as a string, which every server takes; anything else as parts."""
+    if not entries:
+        return ""
+    if len(entries) == 1 and entries[0].keys() == {"type", "text"}:
+        return str(entries[0]["text"])
+    return entries
+
+
+def _flagged(entries: list[JSONObject]) -> list[JSONObject]:
+    """A failure said in words: there is no flag for it."""
+    first = next((n for n, entry in enumerate(entries) if entry["type"] == "input_text"), None)
+    if first is None:
+        return [{"type": "input_text", "text": ERROR_PREFIX.strip()}, *entries]
+    flagged = {**entries[first], "text": ERROR_PREFIX + entries[first]["text"]}
+    return [*entries[:first], flagged, *entries[first + 1 :]]
+
+
+def _kind(part: object) -> str:
+    return part.kind if isinstance(part, Opaque) else _KINDS.get(type(part), "part")

@@ -1,0 +1,259 @@
+"""A request of another protocol, written as Responses: the top level here, its input in `encode_items`.
+
+It obeys the model's capabilities and names every loss. What would make the answer wrong is refused, what only tunes it
+is left out. Nothing is kept at the vendor: who comes back brings everything along. Same request, same bytes.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from llmproxy_asgi.conversation import JSONObject, Request, Text
+from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators.base import Outgoing, Upstream
+from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
+from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.names import derived
+from llmproxy_asgi.translators.openai.words import JSON_LINE, SCHEMA_LINE, qualifies_as_strict
+from llmproxy_asgi.translators.openai_responses.encode_items import ItemEncoder
+from llmproxy_asgi.translators.openai_responses.encode_tools import ToolEncoder
+from llmproxy_asgi.translators.openai_responses.words import LOGPROBS, PROTOCOL, STATE, TIER_OUT
+
+LEAST_OUTPUT = 16
+"""Tokens; the vendor refuses a lower limit."""
+_MOST_LOGPROBS = 20
+_LONGEST_END_USER = 128
+_SHOWS_REASONING = frozenset({"openai-chat"})
+"""Other protocols whose clients see readable reasoning without asking for it."""
+_SHOWN = frozenset({"summary", "full", "updates"})
+_SILENT_EXTRAS = frozenset({"safetySettings"})
+_APART = frozenset({"tool_choice", "reasoning", "include"})
+"""Own fields that are laid over what is made of the request's, not beside it."""
+
+
+def encode_request(request: Request, upstream: Upstream) -> Outgoing:
+    """The request, and what its answer's decoder must remember."""
+    return _RequestEncoder(request, upstream).encode()
+
+
+class _RequestEncoder:
+    def __init__(self, request: Request, upstream: Upstream) -> None:
+        self._request = request
+        self._upstream = upstream
+        self._can = upstream.capabilities
+        self._losses = Losses()
+        self._items = ItemEncoder(request, upstream, self._losses)
+        self._tools = ToolEncoder(request, upstream, self._items, self._losses)
+        self._own: Mapping[str, Any] = request.extras.get(PROTOCOL, {})
+        self._include: list[str] = []
+        self._body: JSONObject = {}
+
+    def encode(self) -> Outgoing:
+        request, body = self._request, self._body
+        self._refuse_impossible()
+        tools = self._tools.encode()  # before the items, so that declared names get the plain spelling
+        items = self._items.encode()
+        body["model"] = self._upstream.model
+        if self._items.instructions is not None:
+            body["instructions"] = self._items.instructions
+        body["input"] = items
+        if tools:
+            body["tools"] = tools
+        body |= self._tools.choose(tools)
+        self._output(items)
+        self._reasoning()
+        self._sampling()
+        self._limit()
+        self._service()
+        self._store()
+        self._extras()
+        if self._include:
+            body["include"] = list(dict.fromkeys(self._include))
+        if request.stream:
+            body["stream"] = True
+        return Outgoing(
+            body=msgspec.json.encode(body),
+            stream=request.stream,
+            warnings=self._losses.words,
+            names=self._items.names.table,
+            call_ids=self._items.call_ids.table,
+            emulated=frozenset(self._items.emulated),
+        )
+
+    def _refuse_impossible(self) -> None:
+        request = self._request
+        if request.continues and not self._can.stored:
+            raise Unsupported(
+                "This upstream keeps no conversations of its own to go on from.", param="previous_response_id"
+            )
+        if request.candidates > 1:
+            raise Unsupported("This upstream gives one answer only.", param="n")
+        if any(modality != "text" for modality in request.output.modalities):
+            raise Unsupported("This upstream answers in text only.", param="modalities")
+        for key in () if self._can.stored else ("conversation", "prompt", "background"):
+            if self._own.get(key):
+                raise Unsupported("This upstream keeps nothing of its own that could be named.", param=key)
+
+    # ── what the answer looks like ───────────────────────────────────────────────────────────────────────────────────
+
+    def _output(self, items: list[JSONObject]) -> None:
+        output = self._request.output
+        text: JSONObject = {}
+        if output.kind == "json":
+            if self._can.json_mode:
+                text["format"] = {"type": "json_object"}
+                if self._request.protocol != PROTOCOL and not self._mentions_json():
+                    self._say(JSON_LINE, items)  # the vendor refuses JSON mode where nobody speaks of JSON
+            else:
+                self._say(JSON_LINE, items)
+                self._losses.add("emulated:response_format")
+        elif output.kind == "json_schema":
+            form = self._json_schema(items)
+            if form:
+                text["format"] = form
+        if output.verbosity:
+            text["verbosity"] = output.verbosity
+        if text:
+            self._body["text"] = text
+
+    def _json_schema(self, items: list[JSONObject]) -> JSONObject | None:
+        output = self._request.output
+        schema = output.schema or {}
+        if not self._can.structured_output:
+            self._losses.add("emulated:response_format")
+            self._say(SCHEMA_LINE + msgspec.json.encode(schema).decode(), items)
+            return {"type": "json_object"} if self._can.json_mode else None
+        strict = output.strict
+        if strict is None and self._request.protocol in {"anthropic-messages", "gemini"}:
+            strict = qualifies_as_strict(schema)
+        if strict is None and self._request.protocol != PROTOCOL:
+            strict = False
+        form: JSONObject = {"type": "json_schema", "name": output.name or "response", "schema": schema}
+        if output.description is not None:
+            form["description"] = output.description
+        if strict is not None:
+            form["strict"] = strict
+        return form
+
+    def _mentions_json(self) -> bool:
+        texts = (part.text for each in self._request.messages for part in each.parts if isinstance(part, Text))
+        return any("json" in text.lower() for text in texts)
+
+    def _say(self, line: str, items: list[JSONObject]) -> None:
+        """One more instruction, behind those that lead the conversation."""
+        leading = ("system", "developer")
+        place = next((n for n, each in enumerate(items) if each.get("role") not in leading), len(items))
+        role = "developer" if self._can.developer_role else "system"
+        said = {"type": "message", "role": role, "content": [{"type": "input_text", "text": line}]}
+        items.insert(place, said)
+
+    def _reasoning(self) -> None:
+        options = self._request.reasoning
+        effort = options.effort
+        if effort is None and options.budget_tokens is not None:
+            effort = effort_of_budget(options.budget_tokens)
+        fields: JSONObject = {}
+        if effort is not None:
+            nearest = nearest_effort(effort, self._can.efforts)
+            if nearest is None:
+                self._losses.add("dropped:reasoning_effort")
+            else:
+                if nearest != effort:
+                    self._losses.add("clamped:reasoning_effort")
+                fields["effort"] = nearest
+        thinks = fields.get("effort", "none") != "none"
+        asked = options.visible in _SHOWN
+        shown = asked or (options.visible is None and thinks and self._request.protocol in _SHOWS_REASONING)
+        if shown and self._can.efforts:
+            fields["summary"] = "auto"
+        own = self._own.get("reasoning", {})
+        if self._can.efforts:
+            fields |= own
+        if fields:
+            self._body["reasoning"] = fields
+        if thinks or "summary" in fields or self._items.replays:
+            self._include.append(STATE)
+
+    # ── how it is drawn, and how long ────────────────────────────────────────────────────────────────────────────────
+
+    def _sampling(self) -> None:
+        sampling = self._request.sampling
+        free = self._can.sampling == "any"
+        self._number("temperature", sampling.temperature, 2.0, taken=free)
+        self._number("top_p", sampling.top_p, 1.0, taken=free)
+        for name in ("top_k", "seed", "frequency_penalty", "presence_penalty", "logit_bias"):
+            if getattr(sampling, name) is not None:
+                self._losses.add(f"dropped:{name}")
+        if self._request.stop:
+            self._losses.add("dropped:stop")
+        if sampling.logprobs is not None:
+            self._include.append(LOGPROBS)
+            if sampling.logprobs > _MOST_LOGPROBS:
+                self._losses.add("clamped:top_logprobs")
+            if sampling.logprobs:
+                self._body["top_logprobs"] = min(sampling.logprobs, _MOST_LOGPROBS)
+
+    def _number(self, name: str, value: float | None, high: float, *, taken: bool) -> None:
+        if value is None:
+            return
+        if not taken:
+            self._losses.add(f"dropped:{name}")
+            return
+        self._body[name] = min(max(value, 0.0), high)
+        if self._body[name] != value:
+            self._losses.add(f"clamped:{name}")
+
+    def _limit(self) -> None:
+        asked, ceiling = self._request.max_output_tokens, self._can.max_output_tokens
+        if asked is None:
+            return
+        if asked < 1:
+            raise Unsupported("This upstream cannot be asked for an empty answer.", param="max_tokens")
+        limit = max(asked, LEAST_OUTPUT)
+        if ceiling is not None:
+            limit = min(limit, ceiling)
+        if limit != asked:
+            self._losses.add("clamped:max_tokens")
+        self._body["max_output_tokens"] = limit
+
+    # ── who asks, and how it is served ───────────────────────────────────────────────────────────────────────────────
+
+    def _service(self) -> None:
+        request, body = self._request, self._body
+        if request.end_user:
+            user = request.end_user
+            if len(user) > _LONGEST_END_USER:
+                user = derived("user_", user, size=59)
+            body["safety_identifier" if self._can.developer_role else "user"] = user
+        if request.metadata:
+            body["metadata"] = dict(request.metadata)
+        if request.service_tier is not None:
+            body["service_tier"] = TIER_OUT[request.service_tier]
+        cache = request.cache
+        if cache.key:
+            body["prompt_cache_key"] = cache.key
+        if self._can.cache_marks and (cache.automatic is not None or cache.lifetime is not None):
+            options = {"mode": "explicit" if cache.automatic is False else "implicit"}
+            if cache.lifetime is not None:
+                options["ttl"] = "30m" if cache.lifetime in {"5m", "30m"} else "12h"
+            body["prompt_cache_options"] = options
+
+    def _store(self) -> None:
+        request = self._request
+        if self._can.stored:
+            if request.continues:
+                self._body["previous_response_id"] = request.continues
+            if request.store is not None or request.protocol != PROTOCOL:
+                self._body["store"] = bool(request.store)
+            return
+        self._body["store"] = False
+        if request.store:
+            self._losses.add("dropped:store")
+
+    def _extras(self) -> None:
+        for protocol, fields in self._request.extras.items():
+            if protocol != PROTOCOL:
+                self._losses.add(*(f"dropped:{key}" for key in fields if key not in _SILENT_EXTRAS))
+        self._include += self._own.get("include", ())
+        self._body |= {key: value for key, value in self._own.items() if key not in _APART and key not in self._body}

@@ -1,0 +1,288 @@
+"""A stream as Responses' callers read it: lifecycle events around items, each item told of, filled and done.
+
+What the official client's accumulator makes of events rules here (it was asked, not guessed): `response.created` comes
+first and its id never changes; an item is told of before anything in it; ids stay the same from `added` to `done`; the
+final `output` is what counts. Parts may overlap, because every event names its item.
+
+Neighbouring texts and refusals are the contents of one message. Whether an item is its answer's last, and so the one
+that was cut off, shows only when the next thing comes; so messages and calls are done then. Items are in `writers`.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, assert_never
+
+import msgspec
+from typing_extensions import override
+
+from llmproxy_asgi.conversation import (
+    Ended,
+    Failed,
+    Finish,
+    Finished,
+    FinishReason,
+    JSONObject,
+    Media,
+    Opaque,
+    Part,
+    PartDelta,
+    PartEnded,
+    PartStarted,
+    Passed,
+    Reasoning,
+    Refusal,
+    Response,
+    ServerToolCall,
+    ServerToolResult,
+    Started,
+    StreamEvent,
+    Text,
+    ToolCall,
+    ToolResult,
+    Usage,
+    UsageReported,
+)
+from llmproxy_asgi.errors import GatewayError, UpstreamFailed
+from llmproxy_asgi.translators.assemble import unfold
+from llmproxy_asgi.translators.base import Intake, StreamEncoder
+from llmproxy_asgi.translators.openai_responses.encode_answer import (
+    ResponseObject,
+    error_event,
+    failure_object,
+    relayed_failure,
+)
+from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, answer_id, encode_finish
+from llmproxy_asgi.translators.openai_responses.writers import (
+    Call,
+    Message,
+    Output,
+    Picture,
+    Search,
+    Thought,
+    Unwritten,
+    Whole,
+    Words,
+    Writer,
+)
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+class ResponsesStreamEncoder(StreamEncoder):
+    """Writes one stream."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._output = Output("")
+        self._object: ResponseObject | None = None
+        self._open: dict[int, Writer] = {}
+        self._message: Message | None = None
+        self._call: Call | None = None
+        self._usage: Usage | None = None
+        self._finish: Finish | None = None
+        self._namespaces: dict[str, str] | None = None
+        self._refused = False
+        self._spoken = False
+        self._over = False
+        self.last = b""
+        """The response object that the stream ended with."""
+
+    @override
+    def feed(self, events: Sequence[StreamEvent]) -> bytes:
+        out: list[bytes] = []
+        for event in events:
+            if type(event) is PartDelta:
+                writer = self._open.get(event.index)
+                if writer is not None and not event.candidate:
+                    writer.delta(event.delta, out)
+            elif not self._over:
+                self._other(event, out)
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def _other(self, event: StreamEvent, out: list[bytes]) -> None:
+        match event:
+            case PartStarted(candidate=0, index=index, part=part):
+                self._open[index] = self._start_part(part, out)
+            case PartEnded(candidate=0, index=index, part=part):
+                self._end_part(index, part, out)
+            case Finished(candidate=0, finish=finish):
+                self._finished(finish, out)
+            case UsageReported(usage=usage):
+                self._usage = usage
+            case Started():
+                self._start(event, out)
+            case Ended(service_tier=tier):
+                if self._object is not None:
+                    self._object.service_tier = tier or self._object.service_tier
+                self._end(out)
+            case Failed(error=error):
+                self._fail(error, out)
+            case PartStarted() | PartDelta() | PartEnded() | Finished() | Passed():
+                pass  # another candidate's: this protocol knows one; or another upstream's numbering
+            case _:
+                assert_never(event)
+
+    # ── the life of the answer ───────────────────────────────────────────────────────────────────────────────────────
+
+    def _start(self, event: Started, out: list[bytes]) -> None:
+        found = answer_id(event.id)
+        self._usage = event.usage
+        self._object = ResponseObject(
+            self._intake,
+            answer=found,
+            model=event.model,
+            created_at=event.created_at,
+            extras=event.extras.get(PROTOCOL, {}),
+        )
+        self._object.service_tier = event.service_tier
+        self._output = Output(found)
+        begun = msgspec.Raw(self._object.encode("in_progress", ()))
+        self._output.event("response.created", {"response": begun}, out)
+        self._output.event("response.in_progress", {"response": begun}, out)
+
+    def _finished(self, finish: Finish, out: list[bytes]) -> None:
+        self._finish = finish
+        if finish.reason is FinishReason.REFUSAL and finish.message and not (self._spoken or self._refused):
+            refusal = Refusal(text=finish.message)
+            self._start_part(refusal, out).end(refusal, out)
+        status, _ = encode_finish(finish, refused=self._refused)
+        self._settle(out, status="incomplete" if status == "incomplete" else "completed")
+
+    def _end(self, out: list[bytes]) -> None:
+        finish = self._finish or Finish(reason=FinishReason.UNKNOWN)
+        status, why = encode_finish(finish, refused=self._refused)
+        error: JSONObject | None = None
+        if status == "failed":
+            error = failure_object(UpstreamFailed(finish.message or "The model made a call that cannot be read."))
+        name = "response.incomplete" if status == "cancelled" else f"response.{status}"
+        self._close(name, status, out, incomplete=why, error=error)
+
+    def _fail(self, error: GatewayError, out: list[bytes]) -> None:
+        self._over = True
+        if self._object is None:
+            event = relayed_failure(error)
+            if event is not None:
+                answer = {**event.get("response", {}), "model": self._intake.model}
+                Output("").event("response.failed", {**event, "response": answer}, out, numbered=False)
+            else:
+                Output("").event("error", error_event(error), out, numbered=False)
+            return
+        self._close("response.failed", "failed", out, error=failure_object(error))
+
+    def _close(
+        self,
+        name: str,
+        status: str,
+        out: list[bytes],
+        *,
+        incomplete: str | None = None,
+        error: JSONObject | None = None,
+    ) -> None:
+        self._over = True
+        self._open.clear()
+        if self._object is None:
+            return
+        self.last = self._object.encode(
+            status, self._output.items(), usage=self._usage, error=error, incomplete=incomplete
+        )
+        self._output.event(name, {"response": msgspec.Raw(self.last)}, out)
+
+    # ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _start_part(self, part: Part, out: list[bytes]) -> Writer:
+        match part:
+            case Text() | Refusal():
+                return self._words(part, out)
+            case Reasoning():
+                self._settle(out)
+                return Thought(self._output, part, out)
+            case ToolCall():
+                self._settle(out)
+                self._call = Call(self._output, part, self._namespace(part), out)
+                return self._call
+            case ServerToolCall():
+                self._settle(out)
+                return Search(self._output, part, out)
+            case Media():
+                self._settle(out)
+                return Picture(self._output, part)
+            case Opaque(protocol=protocol) if protocol == PROTOCOL:
+                self._settle(out)
+                return Whole(self._output, part.data)
+            case Opaque() | ServerToolResult() | ToolResult():
+                return Unwritten()
+            case _:
+                assert_never(part)
+
+    def _words(self, part: Text | Refusal, out: list[bytes]) -> Writer:
+        """A text goes on with the message before it, if nothing came between and nothing sets them apart."""
+        if isinstance(part, Refusal):
+            self._refused = True
+        else:
+            self._spoken = True
+        if self._message is None or not self._message.takes(part):
+            self._settle(out)
+            self._message = Message(self._output, part, out)
+        return Words(self._message, part, out)
+
+    def _end_part(self, index: int, part: Part | None, out: list[bytes]) -> None:
+        writer = self._open.pop(index, None)
+        if writer is not None:
+            writer.end(part, out)
+
+    def _settle(self, out: list[bytes], *, status: str = "completed") -> None:
+        """Whatever waited for what comes next is done now, or as soon as its parts have ended."""
+        if self._message is not None:
+            self._message.complete(status, out)
+            self._message = None
+        if self._call is not None:
+            self._call.complete(status, out)
+            self._call = None
+
+    def _namespace(self, call: ToolCall) -> str | None:
+        """The namespace of a call, found again where an upstream that knows none has answered."""
+        if call.namespace is not None:
+            return call.namespace
+        if self._namespaces is None:
+            self._namespaces = _namespaces(self._intake)
+        return self._namespaces.get(call.name)
+
+
+def encode_answer(response: Response, intake: Intake) -> bytes:
+    """A whole answer: what its stream would end with."""
+    encoder = ResponsesStreamEncoder(intake)
+    encoder.feed(tuple(unfold(_with_phase(response))))
+    return encoder.last
+
+
+def _with_phase(response: Response) -> Response:
+    """The answer with each candidate's phase on its texts, where a stream carries it."""
+    if not any(candidate.phase for candidate in response.candidates):
+        return response
+    candidates = []
+    for candidate in response.candidates:
+        own = {PROTOCOL: {"phase": candidate.phase}}
+        parts = tuple(
+            msgspec.structs.replace(part, extras={**own, **part.extras}) if isinstance(part, Text | Refusal) else part
+            for part in candidate.parts
+        )
+        candidates.append(msgspec.structs.replace(candidate, parts=parts))
+    return msgspec.structs.replace(response, candidates=tuple(candidates))
+
+
+def _namespaces(intake: Intake) -> dict[str, str]:
+    """Names of tools that are declared in just one namespace and nowhere else, to that namespace."""
+    raw = intake.raw.get("tools")
+    if raw is None or b'"namespace"' not in bytes(raw):
+        return {}
+    places: dict[str, set[str | None]] = {}
+    for tool in _entries(msgspec.json.decode(raw)):
+        inner = _entries(tool.get("tools")) if tool.get("type") == "namespace" else [tool]
+        place = tool.get("name") if tool.get("type") == "namespace" else None
+        for each in inner:
+            places.setdefault(str(each.get("name")), set()).add(place if isinstance(place, str) else None)
+    return {name: place for name, found in places.items() if len(found) == 1 and (place := next(iter(found)))}
+
+
+def _entries(found: Any) -> list[dict[str, Any]]:
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []

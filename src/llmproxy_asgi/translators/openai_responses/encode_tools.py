@@ -1,0 +1,158 @@
+"""Tools and the choice among them, as a Responses request declares them.
+
+`strict` is always said, because a server that is not told tries it by itself and then fills in what is optional.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmproxy_asgi.conversation import EMPTY, JSONObject, Request, Tool
+from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators.base import Upstream
+from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
+from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.openai_responses.encode_items import ItemEncoder
+from llmproxy_asgi.translators.openai_responses.words import EMPTY_PARAMETERS, PROTOCOL, WEB_SEARCH
+
+_ABOUT_NAMESPACE = "namespace_description"
+
+
+class ToolEncoder:
+    """Writes the tools of one request."""
+
+    def __init__(self, request: Request, upstream: Upstream, items: ItemEncoder, losses: Losses) -> None:
+        self._request = request
+        self._can = upstream.capabilities
+        self._names = items.names
+        self._emulated = items.emulated
+        self._losses = losses
+
+    def encode(self) -> list[JSONObject]:
+        """The declarations, those of one namespace together where its first stands.
+
+        Raises:
+            Unsupported: A tool that this upstream cannot run or take.
+        """
+        declared: list[JSONObject] = []
+        spaces: dict[str, list[JSONObject]] = {}
+        for tool in self._request.tools:
+            entry = self._tool(tool)
+            if tool.namespace is None:
+                declared.append(entry)
+            elif tool.namespace in spaces:
+                spaces[tool.namespace].append(entry)
+            else:
+                inner = spaces[tool.namespace] = [entry]
+                about = tool.extras.get(PROTOCOL, EMPTY).get(_ABOUT_NAMESPACE, tool.namespace)
+                declared.append({"type": "namespace", "name": tool.namespace, "description": about, "tools": inner})
+        return declared
+
+    def _tool(self, tool: Tool) -> JSONObject:
+        if tool.kind == "server":
+            return self._server(tool)
+        if not self._can.tools:
+            raise Unsupported("This model takes no tools.", param="tools")
+        own = {key: value for key, value in tool.extras.get(PROTOCOL, EMPTY).items() if key != _ABOUT_NAMESPACE}
+        declared = self._custom(tool) if tool.kind == "custom" else self._function(tool)
+        if tool.deferred and self._request.protocol == PROTOCOL:
+            declared["defer_loading"] = True
+        return {**declared, **own}
+
+    def _function(self, tool: Tool) -> JSONObject:
+        declared: JSONObject = {"type": "function", "name": self._names.outward(tool.name)}
+        if tool.description is not None:
+            declared["description"] = tool.description
+        declared["parameters"] = tool.parameters or dict(EMPTY_PARAMETERS)
+        said_nothing = tool.strict is None and self._request.protocol == PROTOCOL
+        if self._can.strict_tools and not said_nothing:
+            declared["strict"] = bool(tool.strict)
+        elif tool.strict:
+            self._losses.add("dropped:strict")
+        return declared
+
+    def _custom(self, tool: Tool) -> JSONObject:
+        name = self._names.outward(tool.name)
+        if not self._can.custom_tools:
+            self._losses.add("emulated:custom_tool")
+            self._emulated.add(name)
+            about = emulated_description(tool)
+            described = {"description": about} if about else {}
+            return {
+                "type": "function",
+                "name": name,
+                **described,
+                "parameters": emulated_parameters(),
+                "strict": False,
+            }
+        declared: JSONObject = {"type": "custom", "name": name}
+        if tool.description is not None:
+            declared["description"] = tool.description
+        if tool.grammar is not None:
+            rules = {"syntax": tool.grammar.syntax, "definition": tool.grammar.definition}
+            declared["format"] = {"type": "grammar", **rules}
+        return declared
+
+    def _server(self, tool: Tool) -> JSONObject:
+        native = tool.extras.get(PROTOCOL)
+        if native:
+            return native
+        if tool.name != WEB_SEARCH:
+            raise Unsupported(f"This upstream cannot run the tool {tool.name[:100]!r}.", param="tools")
+        declared: JSONObject = {"type": WEB_SEARCH}
+        for key, value in (tool.settings or EMPTY).items():
+            if key == "allowed_domains" and value:
+                declared["filters"] = {"allowed_domains": value}
+            elif key == "search_context_size":
+                declared[key] = value
+            elif key == "user_location" and isinstance(value, Mapping):
+                declared[key] = {**value, "type": "approximate"}
+            elif value:
+                self._losses.add(f"dropped:{key}")
+        return declared
+
+    # ── the choice ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def choose(self, tools: list[JSONObject]) -> JSONObject:
+        """The fields that say what is chosen, and `tools` again where fewer of them is the only way to say it."""
+        choice = self._request.tool_choice
+        if not tools:
+            return {}
+        fields: JSONObject = {}
+        if choice.parallel is not None:
+            if self._can.parallel_tools:
+                fields["parallel_tool_calls"] = choice.parallel
+            else:
+                self._losses.add("dropped:parallel_tool_calls")
+        if choice.mode == "required" and not self._can.forced_tool_choice:
+            self._losses.add("downgraded:tool_choice")
+            if choice.only:
+                kept = [tool for tool in self._request.tools if tool.name in choice.only]
+                names = {self._names.outward(tool.name) for tool in kept}
+                fields["tools"] = [tool for tool in tools if tool.get("name", tool["type"]) in names] or tools
+            return {**fields, "tool_choice": "auto"}
+        said = self._said()
+        return {**fields, "tool_choice": said} if said is not None else fields
+
+    def _said(self) -> Any:
+        choice = self._request.tool_choice
+        native = self._request.extras.get(PROTOCOL, EMPTY).get("tool_choice")
+        if native is not None:
+            return native
+        if not choice.given and not choice.only and choice.mode == "auto":
+            return None
+        if not choice.only or choice.mode == "none":
+            return choice.mode
+        named = [self._named(name) for name in choice.only]
+        if choice.mode == "required" and len(named) == 1:
+            return named[0]
+        return {"type": "allowed_tools", "mode": choice.mode, "tools": named}
+
+    def _named(self, name: str) -> JSONObject:
+        tool = next((each for each in self._request.tools if each.name == name), None)
+        if tool is None:
+            raise Unsupported(f"tool_choice names {name[:64]!r}, which is not declared.", param="tool_choice")
+        if tool.kind == "server":
+            return {"type": tool.extras.get(PROTOCOL, EMPTY).get("type", WEB_SEARCH)}
+        custom = tool.kind == "custom" and self._can.custom_tools
+        space = {"namespace": tool.namespace} if tool.namespace is not None else {}
+        return {"type": "custom" if custom else "function", "name": self._names.outward(name), **space}

@@ -1,0 +1,125 @@
+"""Responses served to our callers.
+
+`open` looks at a request's outside only; what is inside is read by `decode_request` when another protocol, or
+somebody who needs to see it, asks for it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+from typing_extensions import override
+
+from llmproxy_asgi.conversation import EMPTY, Request, Response
+from llmproxy_asgi.errors import BadRequest, GatewayError
+from llmproxy_asgi.translators.base import Headers, Inbound, Intake, Problem, StreamEncoder
+from llmproxy_asgi.translators.fields import Node, missing, open_body
+from llmproxy_asgi.translators.openai import listing
+from llmproxy_asgi.translators.openai.problems import encode_problem
+from llmproxy_asgi.translators.openai_responses.decode_request import decode_request
+from llmproxy_asgi.translators.openai_responses.encode_stream import ResponsesStreamEncoder, encode_answer
+from llmproxy_asgi.translators.openai_responses.words import PROTOCOL
+from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
+
+_STRING: Final = (b'"', "a string")
+_ARRAY: Final = (b"[", "an array")
+_OBJECT: Final = (b"{", "an object")
+_BOOLEAN: Final = (b"tf", "a boolean")
+_NUMBER: Final = (b"-0123456789", "a number")
+_OUTSIDES: Mapping[str, tuple[bytes, str]] = {
+    "model": _STRING,
+    "input": (b'"[', "a string or an array"),
+    "instructions": _STRING,
+    "previous_response_id": _STRING,
+    "stream": _BOOLEAN,
+    "store": _BOOLEAN,
+    "background": _BOOLEAN,
+    "parallel_tool_calls": _BOOLEAN,
+    "tools": _ARRAY,
+    "include": _ARRAY,
+    "text": _OBJECT,
+    "reasoning": _OBJECT,
+    "metadata": _OBJECT,
+    "stream_options": _OBJECT,
+    "temperature": _NUMBER,
+    "top_p": _NUMBER,
+}
+"""What a value's first byte must be; checked also where the request is only relayed."""
+_NULL = ord("n")
+_TRUE = ord("t")
+_SUPPLIERS = ("previous_response_id", "prompt", "conversation")
+"""What may stand in for the input."""
+_COUNTING = "input_tokens"
+
+
+class ResponsesInbound(Inbound):
+    """The half that serves callers."""
+
+    protocol = PROTOCOL
+    keepalive = b": keep-alive\n\n"
+
+    @override
+    def open(
+        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, max_depth: int = DEFAULT_DEPTH
+    ) -> Intake:
+        raw = open_body(body, max_depth=max_depth)
+        for key, value in raw.items():
+            outside = _OUTSIDES.get(key)
+            if outside is not None and memoryview(value)[0] not in outside[0]:
+                node = Node.of(raw, key)
+                if node is not None:
+                    node.refuse(outside[1])
+        if path.get("operation") != _COUNTING:
+            _check_input(raw)
+        limit = Node.of(raw, "max_output_tokens") if "max_output_tokens" in raw else None
+        if limit is not None:
+            limit.integer(1)
+        model = Node.of(raw, "model")
+        return Intake(
+            protocol=PROTOCOL,
+            model=model.text() if model else "",
+            stream="stream" in raw and memoryview(raw["stream"])[0] == _TRUE,
+            raw=raw,
+            size=len(body),
+            path=path,
+        )
+
+    @override
+    def decode(self, intake: Intake) -> Request:
+        return decode_request(intake)
+
+    @override
+    def encode(self, response: Response, intake: Intake) -> bytes:
+        return encode_answer(response, intake)
+
+    @override
+    def encoder(self, intake: Intake) -> StreamEncoder:
+        return ResponsesStreamEncoder(intake)
+
+    @override
+    def problem(self, error: GatewayError, *, request_id: str | None = None) -> Problem:
+        return encode_problem(error)
+
+    @override
+    def list_models(self, names: Sequence[str]) -> bytes:
+        return listing.list_models(names)
+
+    @override
+    def show_model(self, name: str) -> bytes:
+        return listing.show_model(name)
+
+
+def encode_count(tokens: int) -> bytes:
+    """What `POST /v1/responses/input_tokens` answers."""
+    return msgspec.json.encode({"object": "response.input_tokens", "input_tokens": tokens})
+
+
+def _check_input(raw: Mapping[str, msgspec.Raw]) -> None:
+    given = raw.get("input")
+    supplied = any(key in raw and memoryview(raw[key])[0] != _NULL for key in _SUPPLIERS)
+    if supplied:
+        return
+    if given is None or memoryview(given)[0] == _NULL:
+        raise missing("input")
+    if len(memoryview(given)) < len('[{"id":""}]') and not msgspec.json.decode(given):
+        raise BadRequest("input: must hold something to answer.", param="input", code="empty_array")

@@ -1,0 +1,92 @@
+"""Responses spoken to an upstream.
+
+Source: the openai Python SDK 3.52.0 and public documentation, read 2026-11-21; nothing here was tried on the vendor's
+own endpoint.
+"""
+
+import re
+from datetime import datetime
+from typing import TypeVar
+
+import msgspec
+from typing_extensions import override
+
+from llmproxy_asgi.conversation import Batch, Request, Response, UsageReported
+from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
+from llmproxy_asgi.translators.assemble import fold
+from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.members import joined, raw, split
+from llmproxy_asgi.translators.openai.problems import decode_error, decode_error_object
+from llmproxy_asgi.translators.openai_responses.decode_stream import ResponsesStreamDecoder, answer_extras
+from llmproxy_asgi.translators.openai_responses.encode_request import encode_request
+from llmproxy_asgi.translators.openai_responses.relay import ResponsesScan
+from llmproxy_asgi.translators.openai_responses.schema import ANSWER, RELAYED_ANSWER, Answer, RelayedAnswer
+from llmproxy_asgi.translators.openai_responses.splice import splice
+from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, decode_usage
+from llmproxy_asgi.translators.relay import Relay
+
+_REASONING = re.compile(rb'"type"\s*:\s*"reasoning"')
+"""Never found in a text: there the quotes are escaped."""
+_Answer = TypeVar("_Answer", Answer, RelayedAnswer)
+_UNFINISHED = frozenset({"queued", "in_progress"})
+
+
+class ResponsesOutbound(Outbound):
+    """The half that calls upstreams."""
+
+    protocol = PROTOCOL
+
+    @override
+    def encode(self, request: Request, upstream: Upstream) -> Outgoing:
+        return encode_request(request, upstream)
+
+    @override
+    def splice(self, intake: Intake, upstream: Upstream) -> Outgoing:
+        return splice(intake, upstream)
+
+    @override
+    def decoder(self, outgoing: Outgoing, upstream: Upstream) -> StreamDecoder:
+        return ResponsesStreamDecoder(outgoing, upstream)
+
+    @override
+    def relay(self, intake: Intake, upstream: Upstream) -> StreamDecoder:
+        return Relay(ResponsesScan(upstream), asked=upstream.asked, max_event=upstream.max_event)
+
+    @override
+    def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Response:
+        answer = _read(body, ANSWER)
+        if answer.created_at is None:
+            answer.created_at = received_at.timestamp()
+        response = fold(ResponsesStreamDecoder(outgoing, upstream).decode_whole(answer))
+        return msgspec.structs.replace(response, extras=answer_extras(body))
+
+    @override
+    def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
+        answer = _read(body, RELAYED_ANSWER)
+        if answer.model != upstream.asked:
+            values = split(body)
+            values["model"] = raw(upstream.asked)
+            body = joined(values)
+        usage = decode_usage(answer.usage, answer.tool_usage)
+        return Batch(() if usage is None else (UsageReported(usage),), body)
+
+    @override
+    def replays_reasoning(self, body: bytes) -> bool:
+        return _REASONING.search(body) is not None
+
+    @override
+    def decode_error(self, status: int, headers: Headers, body: bytes) -> UpstreamError:
+        return decode_error(status, headers, body, protocol=PROTOCOL)
+
+
+def _read(body: bytes, decoder: "msgspec.json.Decoder[_Answer]") -> _Answer:
+    """A whole answer, if it is one that went well."""
+    try:
+        answer = decoder.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise UpstreamProtocolError("The upstream's answer cannot be read.") from None
+    if answer.error or answer.status == "failed":
+        raise decode_error_object(answer.error or {}, protocol=PROTOCOL)
+    if answer.output is None or answer.status in _UNFINISHED:
+        raise UpstreamProtocolError("The upstream's answer is not one that is complete.")
+    return answer

@@ -1,0 +1,485 @@
+"""The items of an upstream's stream, each read by one of these while it goes on.
+
+Servers restate everything when it is done, some restate what they never streamed: so each reader knows what it has
+told of, and tells the rest then.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+from typing_extensions import override
+
+from llmproxy_asgi.conversation import (
+    EMPTY,
+    ArgumentsDelta,
+    CitationDelta,
+    Extras,
+    JSONObject,
+    LogprobsDelta,
+    PartDelta,
+    PartEnded,
+    PartStarted,
+    Reasoning,
+    ReasoningDelta,
+    Refusal,
+    RefusalDelta,
+    SealDelta,
+    ServerToolCall,
+    StreamEvent,
+    Text,
+    TextDelta,
+)
+from llmproxy_asgi.translators.openai.logprobs import decode_entries
+from llmproxy_asgi.translators.openai_responses.decode_answer import (
+    CALLS,
+    Items,
+    decode_annotation,
+    entries_of,
+    reasoning_extras,
+    reasoning_of,
+    text_of,
+    thought_of,
+)
+from llmproxy_asgi.translators.openai_responses.schema import Event
+from llmproxy_asgi.translators.openai_responses.words import BETWEEN_SUMMARIES, PROTOCOL
+
+
+class BrokenStream(Exception):
+    """What came cannot follow what came before."""
+
+
+def _checked(delta: Any) -> str:
+    if type(delta) is str:
+        return delta
+    if delta is None:
+        return ""
+    raise BrokenStream("The upstream sent a piece of text that is none.")
+
+
+_SAID = frozenset({"output_text", "refusal"})
+"""The contents of a message."""
+_SAID_AGAIN = frozenset(
+    {
+        "response.reasoning_summary_part.added",
+        "response.reasoning_summary_part.done",
+        "response.reasoning_summary_text.done",
+        "response.reasoning_text.done",
+        "keepalive",
+    }
+)
+"""Events that tell nothing which others do not."""
+
+
+class Reader:
+    """Reads what happens to the items of one answer; parts are numbered as they start.
+
+    What cannot follow what came before raises `BrokenStream`.
+    """
+
+    def __init__(self, items: Items) -> None:
+        self.items = items
+        self.parts = 0
+        self.called = False
+        self.refused = False
+        self._open: dict[int, _Open] = {}
+        self._places: dict[str, int] = {}
+        self._last = 0
+        self._seen = False
+        self._words: dict[tuple[int | None, int | None], _Words] = {}
+
+    def part(self) -> int:
+        """The number of a new part."""
+        self.parts += 1
+        return self.parts - 1
+
+    def take(self, kind: str, event: Event, events: list[StreamEvent]) -> bool:
+        """Take an event; False where it has no meaning here."""
+        if kind == "response.output_text.delta":
+            words = self._words.get((event.output_index, event.content_index))
+            if words is None:
+                words = self._message(event).words(event, events, refusal=False)
+                self._words[event.output_index, event.content_index] = words
+            if event.delta:
+                words.say(event.delta, events)
+            if event.logprobs:
+                words.weigh(event.logprobs, events)
+            return True
+        if kind == "response.output_item.added":
+            self._add(event, events)
+        elif kind == "response.output_item.done":
+            self._done(event, events)
+        else:
+            fill = self._FILLS.get(kind)
+            if fill is not None:
+                fill(self, event, events)
+            return fill is not None or kind in _SAID_AGAIN
+        return True
+
+    def finish(self, output: Sequence[Any], events: list[StreamEvent]) -> None:
+        """The answer is complete: end what is open, and read what was never streamed."""
+        for item in list(self._open.values()):
+            item.end({}, events)
+        self._open.clear()
+        if not self._seen:
+            for item in output:
+                if type(item) is dict:
+                    opened = self._opened(item, events)
+                    opened.end(item, events)
+
+    # ── places ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _place(self, event: Event) -> int:
+        """Where the item of an event stands; found by its id, or taken to be the last, where the event does not say."""
+        if event.output_index is not None:
+            return event.output_index
+        return self._places.get(event.item_id or "", self._last)
+
+    def _add(self, event: Event, events: list[StreamEvent]) -> None:
+        item = event.item
+        if type(item) is not dict:
+            return
+        place = event.output_index
+        if place is None:
+            place = self._last + 1 if self._seen else 0
+        before = self._open.get(place)
+        if before is not None:  # one index for every item: the one before is over
+            before.end({}, events)
+            self._forget(place)
+        self._open[place] = self._opened(item, events)
+        self._last = place
+        if text_of(item, "id"):
+            self._places[item["id"]] = place
+
+    def _done(self, event: Event, events: list[StreamEvent]) -> None:
+        item = event.item if type(event.item) is dict else {}
+        place = event.output_index
+        if place is None:
+            place = self._places.get(text_of(item, "id"), self._last)
+        opened = self._open.pop(place, None)
+        if opened is None:
+            if not item:
+                return
+            opened = self._opened(item, events)
+        self._forget(place)
+        opened.end(item, events)
+
+    def _forget(self, place: int) -> None:
+        for key in [key for key in self._words if (self._last if key[0] is None else key[0]) == place]:
+            del self._words[key]
+
+    def _opened(self, item: JSONObject, events: list[StreamEvent]) -> "_Open":
+        self._seen = True
+        match item.get("type"):
+            case "message":
+                return _Message(self, item)
+            case "reasoning":
+                return _Thought(self, item)
+            case kind if kind in CALLS:
+                return _Call(self, item, events)
+            case _:
+                return _Open(self, item)
+
+    def _message(self, event: Event) -> "_Message":
+        place = self._place(event)
+        found = self._open.get(place)
+        if isinstance(found, _Message):
+            return found
+        if found is not None:
+            raise BrokenStream("The upstream put a text where there is none.")
+        made = self._open[place] = _Message(self, {"id": event.item_id})
+        self._seen = True
+        self._last = place
+        return made
+
+    def _thought(self, event: Event) -> "_Thought":
+        place = self._place(event)
+        found = self._open.get(place)
+        if isinstance(found, _Thought):
+            return found
+        if found is not None:
+            raise BrokenStream("The upstream put reasoning where there is none.")
+        made = self._open[place] = _Thought(self, {"id": event.item_id})
+        self._seen = True
+        self._last = place
+        return made
+
+    # ── what fills items ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _go_on_with_call(self, event: Event, events: list[StreamEvent]) -> None:
+        self._call(event).go_on(_checked(event.delta), events)
+
+    def _restate_call(self, event: Event, events: list[StreamEvent]) -> None:
+        self._call(event).restate(event.arguments or event.input)
+
+    def _summarise(self, event: Event, events: list[StreamEvent]) -> None:
+        self._thought(event).think(_checked(event.delta), event.summary_index or 0, events, plain=False)
+
+    def _think(self, event: Event, events: list[StreamEvent]) -> None:
+        self._thought(event).think(_checked(event.delta), 0, events, plain=True)
+
+    def _refuse(self, event: Event, events: list[StreamEvent]) -> None:
+        if event.delta:
+            self._message(event).words(event, events, refusal=True).say(event.delta, events)
+
+    def _cite(self, event: Event, events: list[StreamEvent]) -> None:
+        self._message(event).words(event, events, refusal=False).cite(event.annotation, events)
+
+    def _restate_text(self, event: Event, events: list[StreamEvent]) -> None:
+        said: JSONObject = {"text": event.text, "logprobs": event.logprobs}
+        self._message(event).words(event, events, refusal=False).restate(said, events)
+
+    def _restate_refusal(self, event: Event, events: list[StreamEvent]) -> None:
+        self._message(event).words(event, events, refusal=True).restate({"refusal": event.refusal}, events)
+
+    def _begin_content(self, event: Event, events: list[StreamEvent]) -> None:
+        part = event.part if type(event.part) is dict else {}
+        if part.get("type") in _SAID:
+            words = self._message(event).words(event, events, refusal=part["type"] == "refusal")
+            words.restate(part, events)
+
+    def _end_content(self, event: Event, events: list[StreamEvent]) -> None:
+        part = event.part if type(event.part) is dict else {}
+        if part.get("type") in _SAID:
+            words = self._message(event).words(event, events, refusal=part["type"] == "refusal")
+            words.restate(part, events)
+            words.end(events)
+
+    def _call(self, event: Event) -> "_Call":
+        found = self._open.get(self._place(event))
+        if not isinstance(found, _Call):
+            raise BrokenStream("The upstream continued a call that is not open.")
+        return found
+
+    _FILLS: ClassVar[Mapping[str, Callable[["Reader", Event, list[StreamEvent]], None]]] = {
+        "response.function_call_arguments.delta": _go_on_with_call,
+        "response.function_call_arguments.done": _restate_call,
+        "response.custom_tool_call_input.delta": _go_on_with_call,
+        "response.custom_tool_call_input.done": _restate_call,
+        "response.reasoning_summary_text.delta": _summarise,
+        "response.reasoning_text.delta": _think,
+        "response.content_part.added": _begin_content,
+        "response.content_part.done": _end_content,
+        "response.output_text.done": _restate_text,
+        "response.output_text.annotation.added": _cite,
+        "response.refusal.delta": _refuse,
+        "response.refusal.done": _restate_refusal,
+    }
+    """Events that fill items, to who reads them."""
+
+
+class _Open:
+    """An item that is being read. One of this kind is read when it is done."""
+
+    __slots__ = ("_item", "_reader")
+
+    def __init__(self, reader: Reader, item: JSONObject) -> None:
+        self._reader = reader
+        self._item = item
+
+    def end(self, item: JSONObject, events: list[StreamEvent]) -> None:
+        """The item is complete; `item`: as the upstream restated it, maybe empty."""
+        for part in self._reader.items.whole(item or self._item):
+            index = self._reader.part()
+            if isinstance(part, ServerToolCall):
+                events.append(PartStarted(0, index, msgspec.structs.replace(part, arguments="")))
+                events.append(PartDelta(0, index, ArgumentsDelta(part.arguments)))
+            else:
+                events.append(PartStarted(0, index, part))
+            events.append(PartEnded(0, index, part))
+
+
+class _Words:
+    """A text or a refusal: one content of a message."""
+
+    __slots__ = ("_cited", "_ended", "_reader", "_refusal", "_said", "_weighed", "index")
+
+    def __init__(self, reader: Reader, part: Text | Refusal, events: list[StreamEvent]) -> None:
+        self._reader = reader
+        self._refusal = isinstance(part, Refusal)
+        self.index = reader.part()
+        self._said = False
+        self._cited = 0
+        self._weighed = False
+        self._ended = False
+        events.append(PartStarted(0, self.index, part))
+
+    def say(self, text: Any, events: list[StreamEvent]) -> None:
+        """More words."""
+        if self._ended:
+            raise BrokenStream("The upstream went on with a text that had ended.")
+        self._said = True
+        words = _checked(text)
+        events.append(PartDelta(0, self.index, RefusalDelta(words) if self._refusal else TextDelta(words)))
+
+    def weigh(self, found: Any, events: list[StreamEvent]) -> None:
+        """How likely its tokens were."""
+        tokens = decode_entries(found)
+        if tokens and not self._ended:
+            self._weighed = True
+            events.append(PartDelta(0, self.index, LogprobsDelta(tokens)))
+
+    def cite(self, found: Any, events: list[StreamEvent]) -> None:
+        """An annotation."""
+        citation = decode_annotation(found)
+        self._cited += 1
+        if citation is not None and not self._refusal and not self._ended:
+            events.append(PartDelta(0, self.index, CitationDelta(citation)))
+
+    def restate(self, content: JSONObject, events: list[StreamEvent]) -> None:
+        """The content as it is said again when it is complete: whatever was not told before."""
+        text = text_of(content, "refusal" if self._refusal else "text")
+        if self._ended:
+            return
+        if text and not self._said:
+            self.say(text, events)
+        for entry in entries_of(content, "annotations")[self._cited :]:
+            self.cite(entry, events)
+        if not self._weighed and content.get("logprobs"):
+            self.weigh(content["logprobs"], events)
+
+    def end(self, events: list[StreamEvent]) -> None:
+        """The content is complete."""
+        if not self._ended:
+            self._ended = True
+            events.append(PartEnded(0, self.index))
+
+
+class _Message(_Open):
+    """Something said."""
+
+    __slots__ = ("_contents",)
+
+    def __init__(self, reader: Reader, item: JSONObject) -> None:
+        super().__init__(reader, item)
+        self._contents: dict[int, _Words] = {}
+
+    def words(self, event: Event, events: list[StreamEvent], *, refusal: bool) -> _Words:
+        """The content that an event is about; begun if this is the first of it."""
+        return self._content(event.content_index or 0, events, refusal=refusal)
+
+    def _content(self, index: int, events: list[StreamEvent], *, refusal: bool) -> _Words:
+        found = self._contents.get(index)
+        if found is None:
+            item = self._item
+            phase = text_of(item, "phase")
+            extras: Extras = {PROTOCOL: {"phase": phase}} if phase else EMPTY
+            known = text_of(item, "id") or None
+            part: Text | Refusal = Text(text="", id=known, extras=extras)
+            if refusal:
+                part = Refusal(text="", id=known, extras=extras)
+                self._reader.refused = True
+            found = self._contents[index] = _Words(self._reader, part, events)
+        return found
+
+    @override
+    def end(self, item: JSONObject, events: list[StreamEvent]) -> None:
+        self._item = {**item, **self._item}
+        for index, content in enumerate(entries_of(item, "content")):
+            kind = content.get("type")
+            if kind in _SAID:
+                words = self._content(index, events, refusal=kind == "refusal")
+                words.restate(content, events)
+                words.end(events)
+        for words in self._contents.values():
+            words.end(events)
+
+
+class _Thought(_Open):
+    """Something thought. Its part starts with the first word, or at its end: then it is known of which kind it is."""
+
+    __slots__ = ("_index", "_pieces", "_plain", "_summary")
+
+    def __init__(self, reader: Reader, item: JSONObject) -> None:
+        super().__init__(reader, item)
+        self._index = -1
+        self._pieces: list[str] = []
+        self._plain = False
+        self._summary = 0
+
+    def think(self, text: str, summary: int, events: list[StreamEvent], *, plain: bool) -> None:
+        """More of it; each further part of a summary is set apart."""
+        if not text or (self._pieces and plain is not self._plain):
+            return  # told both plainly and as a summary: the first that came is what is shown
+        if self._index < 0:
+            self._plain = plain
+            self._start(events)
+        elif summary != self._summary:
+            text = BETWEEN_SUMMARIES + text
+        self._summary = summary
+        self._pieces.append(text)
+        events.append(PartDelta(0, self._index, ReasoningDelta(text)))
+
+    def _start(self, events: list[StreamEvent]) -> None:
+        self._index = self._reader.part()
+        header = Reasoning(
+            style="full" if self._plain else "summary",
+            id=text_of(self._item, "id") or None,
+            extras=reasoning_extras({}, plain=self._plain),
+        )
+        events.append(PartStarted(0, self._index, header))
+
+    @override
+    def end(self, item: JSONObject, events: list[StreamEvent]) -> None:
+        whole = {**self._item, **item}
+        if not self._pieces:
+            text, plain = thought_of(whole)
+            self.think(text, self._summary, events, plain=plain)
+        # Only what is done has its whole state; the one told of at the beginning may be cut short.
+        seals = self._reader.items.seals(item)
+        if self._index < 0:
+            if not seals:
+                return
+            self._start(events)
+        events.extend(PartDelta(0, self._index, SealDelta(seal)) for seal in seals)
+        part = reasoning_of(whole, "".join(self._pieces), plain=self._plain, seals=seals)
+        events.append(PartEnded(0, self._index, part))
+
+
+class _Call(_Open):
+    """A call. It starts when its name is known; one of an emulated tool is told of when it is whole."""
+
+    __slots__ = ("_index", "_pieces", "_restated")
+
+    def __init__(self, reader: Reader, item: JSONObject, events: list[StreamEvent]) -> None:
+        super().__init__(reader, item)
+        self._index = -1
+        self._pieces: list[str] = []
+        self._restated = ""
+        self._start(item, events)
+
+    def go_on(self, text: str, events: list[StreamEvent]) -> None:
+        """More of its arguments."""
+        if not text:
+            return
+        self._pieces.append(text)
+        if self._index < 0 or self._reader.items.is_emulated(self._item):
+            return
+        events.append(PartDelta(0, self._index, ArgumentsDelta(text)))
+
+    def restate(self, arguments: str | None) -> None:
+        """Its arguments whole."""
+        self._restated = arguments or self._restated
+
+    def _start(self, item: JSONObject, events: list[StreamEvent]) -> None:
+        part = self._reader.items.call(item)
+        if part is None or self._index >= 0:
+            return
+        self._index = self._reader.part()
+        self._reader.called = True
+        events.append(PartStarted(0, self._index, part))
+
+    @override
+    def end(self, item: JSONObject, events: list[StreamEvent]) -> None:
+        items = self._reader.items
+        late = self._index < 0
+        whole = {**item, **{key: value for key, value in self._item.items() if value}}
+        if late:
+            self._start(whole, events)
+            if self._index < 0:
+                return  # a call without a name says nothing
+        streamed = "".join(self._pieces)
+        arguments = items.arguments({**whole, "arguments": item.get("arguments")}, streamed or self._restated)
+        if arguments and (not streamed or late or items.is_emulated(whole)):
+            events.append(PartDelta(0, self._index, ArgumentsDelta(arguments)))
+        events.append(PartEnded(0, self._index, items.call(whole, arguments)))

@@ -1,0 +1,89 @@
+"""What a relay must see of a Responses stream: which model answers, what it costs, how it ends.
+
+Content is never looked at. The expressions hit in the events that end a stream, and where an error may be told; a
+stream has about three such frames.
+"""
+
+import re
+from collections.abc import Sequence
+
+import msgspec
+from typing_extensions import override
+
+from llmproxy_asgi.conversation import Ended, Failed, Finished, StreamEvent, UsageReported
+from llmproxy_asgi.errors import UpstreamAuthFailed, UpstreamError
+from llmproxy_asgi.translators.base import Upstream
+from llmproxy_asgi.translators.openai.problems import FAILED_EVENT, decode_error_object
+from llmproxy_asgi.translators.openai_responses.decode_answer import CALLS
+from llmproxy_asgi.translators.openai_responses.decode_stream import ENDINGS, error_of, started
+from llmproxy_asgi.translators.openai_responses.schema import RELAYED, RelayedAnswer
+from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, TIER_IN, decode_finish, decode_usage
+from llmproxy_asgi.translators.relay import Inspection, Scan
+from llmproxy_asgi.wire.sse import Frame
+
+_NOTHING = Inspection()
+_DONE = b"[DONE]"
+
+
+class ResponsesScan(Scan):
+    """One stream's."""
+
+    # Words like these in a text are escaped and do not hit: their quotes are.
+    pattern = (
+        re.compile(rb'"response\.(?:completed|incomplete|failed|cancelled)"'),
+        re.compile(rb'"error"'),
+        re.compile(rb"\[DONE\]"),
+    )
+    model_path = ("response", "model")
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._ended = False
+
+    @override
+    def first(self, frame: Frame) -> Sequence[StreamEvent]:
+        data = frame.data.strip()
+        if not data or data == _DONE:
+            return ()
+        event = RELAYED.decode(data)
+        return () if event.response is None else (started(event.response, self._upstream),)
+
+    @override
+    def inspect(self, frame: Frame) -> Inspection:
+        data = frame.data.strip()
+        if not data or data == _DONE:
+            return Inspection(drop=bool(data))
+        event = RELAYED.decode(data)
+        kind = event.type or frame.event
+        if kind == "error" or (kind is None and event.error):
+            return Inspection((Failed(decode_error_object(error_of(data), protocol=PROTOCOL)),))
+        if kind not in ENDINGS:
+            return _NOTHING
+        answer = event.response or RelayedAnswer()
+        if (answer.status or ENDINGS[kind]) == "failed":
+            return Inspection((Failed(_failure(answer, data)),))
+        self._ended = True
+        return Inspection(tuple(_ending(answer, answer.status or ENDINGS[kind])))
+
+    @override
+    def ended(self) -> bool:
+        return self._ended
+
+
+def _ending(answer: RelayedAnswer, status: str) -> list[StreamEvent]:
+    called = any(item.type in CALLS for item in answer.output or ())
+    why = answer.incomplete_details.reason if answer.incomplete_details else None
+    events: list[StreamEvent] = [Finished(0, decode_finish(status, why, called=called, refused=False))]
+    usage = decode_usage(answer.usage, answer.tool_usage)
+    if usage is not None:
+        events.append(UsageReported(usage))
+    events.append(Ended(TIER_IN.get(answer.service_tier) if answer.service_tier else None))
+    return events
+
+
+def _failure(answer: RelayedAnswer, data: bytes) -> UpstreamError:
+    """The failure, and the event that tells it: callers of this protocol get it as it came."""
+    error = decode_error_object(answer.error or {}, protocol=PROTOCOL)
+    if not isinstance(error, UpstreamAuthFailed):
+        error.native = {**(error.native or {}), FAILED_EVENT: msgspec.json.decode(data)}
+    return error

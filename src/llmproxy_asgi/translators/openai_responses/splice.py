@@ -1,0 +1,137 @@
+"""A request of a caller who speaks Responses, passed on to an upstream that does: its bytes but for what must change.
+
+The model's name changes, and `store`: nothing is kept behind a credential that several people share, and nothing that
+is kept there can be named. State that we wrapped for the caller is put back, or taken out where this upstream did not
+make it.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators.base import Intake, Outgoing, Upstream
+from llmproxy_asgi.translators.members import joined, raw
+from llmproxy_asgi.translators.openai_responses.words import legal_item_id
+from llmproxy_asgi.translators.seals import WRAPPED, unwrap, usable
+
+_STORED = ("previous_response_id", "conversation", "prompt", "background")
+"""Fields that name, or make, something that the vendor keeps."""
+_FILE = re.compile(rb'"(?:file_id|vector_store_ids|container|item_reference|container_id)"')
+_MADE_BY_MODEL = frozenset({"output_text", "refusal"})
+_NOTHING = frozenset({b"null", b"false", b'""'})
+
+
+def splice(intake: Intake, upstream: Upstream) -> Outgoing:
+    """The request as it goes on.
+
+    Raises:
+        Unsupported: It names something that the vendor keeps, which is not this caller's alone.
+    """
+    values = dict(intake.raw)
+    if intake.model != upstream.model or "model" not in values:
+        values["model"] = raw(upstream.model)
+    warnings: list[str] = []
+    if not upstream.capabilities.stored:
+        _refuse_stored(values)
+        if "store" in values and bytes(values["store"]) == b"true":
+            warnings.append("dropped:store")
+        values["store"] = Raw(b"false")
+    given = values.get("input")
+    if given is not None and WRAPPED in bytes(given):
+        values["input"], dropped = _with_native_state(given, upstream)
+        if dropped:
+            warnings.append("dropped:reasoning")
+    return Outgoing(body=joined(values), stream=intake.stream, warnings=tuple(warnings))
+
+
+def _refuse_stored(values: Mapping[str, Raw]) -> None:
+    for key in _STORED:
+        if key in values and bytes(values[key]) not in _NOTHING:
+            raise _unshared(key)
+    for key in ("input", "tools"):
+        value = values.get(key)
+        if value is not None and _FILE.search(bytes(value)):
+            path = _stored_place(_read(value), key)
+            if path is not None:
+                raise _unshared(path)
+
+
+def _unshared(path: str) -> Unsupported:
+    return Unsupported(f"{path}: what the upstream keeps is not shared between callers; send it whole.", param=path)
+
+
+def _stored_place(found: Any, path: str) -> str | None:
+    """Where something that the vendor keeps is named; what a replayed answer cites is only told again."""
+    if isinstance(found, list):
+        return next((place for n, each in enumerate(found) if (place := _stored_place(each, f"{path}[{n}]"))), None)
+    if not isinstance(found, dict) or found.get("type") in _MADE_BY_MODEL:
+        return None
+    kind = found.get("type")
+    if kind == "item_reference":
+        return path
+    named: tuple[str, ...] = ()
+    if kind in {"input_image", "input_file", "computer_screenshot"}:
+        named = ("file_id",)
+    elif kind == "file_search":
+        named = ("vector_store_ids",)
+    elif kind == "code_interpreter":
+        named = ("container",) if isinstance(found.get("container"), str) else ()
+    elif kind == "container_reference":
+        named = ("container_id",)
+    place = next((f"{path}.{key}" for key in named if found.get(key)), None)
+    if place is not None:
+        return place
+    return next((inner for key, each in found.items() if (inner := _stored_place(each, f"{path}.{key}"))), None)
+
+
+def _read(value: Raw) -> Any:
+    try:
+        return msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None  # the upstream says what is wrong with it
+
+
+# ── reasoning state ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _with_native_state(given: Raw, upstream: Upstream) -> tuple[Raw, bool]:
+    """The items with state that we wrapped taken out, or put back; and whether any was taken out.
+
+    A caller who talked to somebody else before holds that upstream's state in this vendor's clothes, and would be
+    refused with it. An item that such a thought led to goes on without its id, by which the thought would be missed.
+    """
+    items = _read(given)
+    if not isinstance(items, list):
+        return given, False
+    kept: list[Any] = []
+    dropped = lost = False
+    for item in items:
+        if not isinstance(item, dict):
+            kept.append(item)
+            continue
+        native = _native(item, upstream)
+        if native is None:
+            dropped = lost = True
+            continue
+        if lost and native.get("type") in {"message", "function_call", "custom_tool_call"}:
+            native = {key: value for key, value in native.items() if key != "id"}
+        lost = lost and native.get("type") == "reasoning"
+        kept.append(native)
+    return raw(kept), dropped
+
+
+def _native(item: dict[str, Any], upstream: Upstream) -> dict[str, Any] | None:
+    """The item as this upstream made it; None for a thought that it did not make."""
+    if item.get("type") != "reasoning" or not isinstance(blob := item.get("encrypted_content"), str):
+        return item
+    seal = unwrap(blob)
+    if seal is None:
+        return item
+    if seal.kind != "encrypted" or not usable(seal, upstream):
+        return None
+    own = legal_item_id(seal.item_id, "rs_")
+    return {**item, "encrypted_content": seal.data, **({"id": own} if own else {})}
