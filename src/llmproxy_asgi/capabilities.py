@@ -21,6 +21,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     tools: bool = True
     parallel_tools: bool = True
+    tool_result_media: bool = True
+    """Whether pictures and the like may stand within a tool's result, where the protocol has a place for them."""
     images: bool = True
     documents: bool = True
     audio: bool = True
@@ -42,6 +44,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     thinking_off: bool = True
     """Whether thinking can be switched off."""
     max_thinking_budget: int | None = None
+    min_thinking_budget: int | None = None
+    """The least that thinking takes, in tokens, where it is not off; None: no floor."""
     forced_tool_choice: bool = True
     forced_tool_choice_with_thinking: bool = True
     prefill: bool = True
@@ -58,6 +62,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Whether `strict` is understood on tools."""
     reasoning_content: bool = False
     """Whether readable reasoning may be sent back as `reasoning_content`."""
+    stored: bool = False
+    """Whether the vendor may keep answers and be asked for what it keeps (earlier answers, files): only where its
+    credential is one principal's alone, or its operator says that all who share it may read each other's."""
 
 
 DEFAULT = Capabilities()
