@@ -5,8 +5,7 @@ of a candidate without any part. Folding trusts the order that `grammar.py` desc
 way that leaves no answer is its upstream's error, never a crash.
 """
 
-from base64 import b64decode, b64encode
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import assert_never
 
 import msgspec
@@ -49,6 +48,7 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
 from llmproxy_asgi.translators.grammar import FITS
+from llmproxy_asgi.translators.media import joined_base64
 
 
 def fold(events: Iterable[StreamEvent]) -> Response:
@@ -260,7 +260,10 @@ class _OpenPart:
         source = part.source
         if any(self._data):
             before = [source.data] if isinstance(source, InlineData) else []
-            source = InlineData(data=_joined_base64([*before, *self._data]))
+            try:
+                source = InlineData(data=joined_base64([*before, *self._data]))
+            except ValueError as error:
+                raise _Broken("a sound or an image cannot be read") from error
         transcript = (part.transcript or "") + added
         return msgspec.structs.replace(part, source=source, transcript=transcript or part.transcript, seals=seals)
 
@@ -303,14 +306,3 @@ class _OpenCandidate:
     def closed(self, index: int) -> Candidate:
         assert self.finish is not None  # `Ended` was not taken before
         return Candidate(index=index, parts=tuple(self._parts), finish=self.finish, logprobs=tuple(self._logprobs))
-
-
-def _joined_base64(pieces: Sequence[str]) -> str:
-    """Base64 text out of pieces that were cut anywhere, or encoded (and padded) one by one."""
-    filled = [piece for piece in pieces if piece]
-    if not any("=" in piece for piece in filled[:-1]):
-        return "".join(filled)
-    try:
-        return b64encode(b"".join(b64decode(piece, validate=True) for piece in filled)).decode()
-    except ValueError as error:
-        raise _Broken("a sound or an image cannot be read") from error

@@ -5,6 +5,8 @@ The grammar of such a tool is told, not enforced.
 
 from typing import Any
 
+import msgspec
+
 from llmproxy_asgi.conversation import Tool
 from llmproxy_asgi.translators.pairing import arguments_object
 
@@ -34,3 +36,8 @@ def unwrapped_input(arguments: str) -> str:
     if type(text) is str and len(found) == 1:
         return text
     return "" if not found else arguments
+
+
+def wrapped_input(text: str) -> str:
+    """Free text as the function's arguments."""
+    return msgspec.json.encode({"input": text}).decode()

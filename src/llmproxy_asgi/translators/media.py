@@ -1,6 +1,7 @@
 """Base64 as protocols carry it: alphabets, data addresses, and what a picture is by its first bytes."""
 
-from base64 import b64decode
+from base64 import b64decode, b64encode
+from collections.abc import Sequence
 
 from llmproxy_asgi.translators.fields import Node
 
@@ -43,3 +44,15 @@ def decoded_text(data: str) -> str | None:
         return b64decode(data).decode("utf-8", errors="replace")
     except ValueError:
         return None
+
+
+def joined_base64(pieces: Sequence[str]) -> str:
+    """Base64 text out of pieces that were cut anywhere, or encoded (and padded) one by one.
+
+    Raises:
+        ValueError: A padded piece is not base64.
+    """
+    filled = [piece for piece in pieces if piece]
+    if not any("=" in piece for piece in filled[:-1]):
+        return "".join(filled)
+    return b64encode(b"".join(b64decode(piece, validate=True) for piece in filled)).decode()

@@ -1,0 +1,265 @@
+"""What callers write in `systemInstruction` and `contents`, read into messages and parts.
+
+Strict where Google is (roles, one payload a part), lenient where protobuf's JSON is. Parts that we have no word for
+become `Opaque` at their place. Calls without an id get one that follows from their place, results without one are given
+to the first unanswered call of their name. Google's answers are streamed as pieces that its clients send back piece by
+piece, so neighbouring texts of the model are one text again, and neighbouring contents of the model one message.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from llmproxy_asgi.conversation import (
+    InlineData,
+    JSONObject,
+    Link,
+    Media,
+    Message,
+    Opaque,
+    Part,
+    Reasoning,
+    Seal,
+    StoredFile,
+    Text,
+    ToolCall,
+    ToolResult,
+)
+from llmproxy_asgi.translators.fields import missing
+from llmproxy_asgi.translators.gemini.proto import Proto
+from llmproxy_asgi.translators.gemini.reasoning import decode_signature, is_of_part, with_seal_of_thought
+from llmproxy_asgi.translators.gemini.schema import PROTOCOL
+from llmproxy_asgi.translators.gemini.words import RESOLUTIONS_IN, media_kind
+from llmproxy_asgi.translators.names import derived
+
+_PAYLOADS = (
+    "functionCall",
+    "functionResponse",
+    "inlineData",
+    "fileData",
+    "text",
+    "executableCode",
+    "codeExecutionResult",
+    "toolCall",
+    "toolResponse",
+    "audioTranscription",
+)
+_BESIDE = ("thought", "thoughtSignature")
+_OWN_FILES = ("https://generativelanguage.googleapis.com/", "gs://")
+
+
+def decode_system(instruction: Proto) -> Message | None:
+    """The instruction; its texts stay apart."""
+    if type(instruction.value) is str:
+        parts: tuple[Part, ...] = (Text(text=instruction.value),)
+    else:
+        given = instruction.get("parts")
+        parts = tuple(_Contents().parts(given, "user")) if given else ()
+    return Message(role="system", authority="system", parts=parts) if parts else None
+
+
+def decode_contents(contents: Proto) -> list[Message]:
+    """All turns in their order."""
+    entries = contents.entries()
+    if not entries:
+        contents.fail("at least one content is required.")
+    reader = _Contents()
+    messages: list[Message] = []
+    for entry in entries:
+        role = entry.get("role")
+        word = role.text() if role else ""
+        if role and word not in {"user", "model", "function", ""}:
+            role.choice(("user", "model"))
+        given = entry.get("parts")
+        parts = reader.parts(given, "model" if word == "model" else "user") if given else []
+        if word == "model":
+            if messages and messages[-1].role == "assistant":
+                parts = [*messages.pop().parts, *parts]
+            messages.append(Message(role="assistant", parts=tuple(parts)))
+        else:
+            messages += _user(parts)
+    return [
+        msgspec.structs.replace(message, parts=_pieced(message.parts)) if message.role == "assistant" else message
+        for message in messages
+    ]
+
+
+def _user(parts: Sequence[Part]) -> Iterable[Message]:
+    results = tuple(part for part in parts if isinstance(part, ToolResult))
+    rest = tuple(part for part in parts if not isinstance(part, ToolResult))
+    if results:
+        yield Message(role="tool", parts=results)
+    if rest or not results:
+        yield Message(role="user", parts=rest)
+
+
+def _pieced(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """The model's parts: what came in pieces in one piece, and seals of others' thoughts on those thoughts."""
+    made: list[Part] = []
+    for part in parts:
+        foreign = [seal for seal in part.seals if not is_of_part(seal)]
+        for seal in foreign:
+            made = with_seal_of_thought(made, seal)
+        own = tuple(seal for seal in part.seals if is_of_part(seal))
+        if foreign and not own and part == Text(text="", seals=part.seals):
+            continue  # it was there for its signature alone
+        kept = msgspec.structs.replace(part, seals=own) if foreign else part
+        last = made[-1] if made else None
+        if isinstance(kept, Text) and isinstance(last, Text) and not (last.seals or last.extras or kept.extras):
+            if kept.text or not kept.seals:
+                made[-1] = msgspec.structs.replace(last, text=last.text + kept.text, seals=kept.seals)
+                continue
+        elif isinstance(kept, Reasoning) and isinstance(last, Reasoning) and not last.seals:
+            made[-1] = msgspec.structs.replace(last, text=last.text + kept.text, seals=kept.seals)
+            continue
+        made.append(kept)
+    return tuple(made)
+
+
+class _Contents:
+    """Reads contents in their order, and remembers which calls wait for a result."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[str, str]] = []
+        self._ids: set[str] = set()
+        self._calls = 0
+
+    def parts(self, given: Proto, role: str) -> list[Part]:
+        """The parts of one content."""
+        made: list[Part] = []
+        for node in given.entries():
+            value = node.value
+            if type(value) is dict and len(value) == 1 and type(value.get("text")) is str:
+                made.append(Text(text=value["text"]))  # nearly every part; all that `_part` would find
+            else:
+                made.append(self._part(node, role))
+        return made
+
+    def _part(self, node: Proto, role: str) -> Part:
+        present = [key for key in _PAYLOADS if node.get(key) is not None]
+        kind = present[0] if present else None
+        if len(present) > 1:
+            node.fail(f"holds both {present[0]} and {present[1]}; a part is one of them.")
+        match kind:
+            case "text":
+                return self._text(node)
+            case "functionCall":
+                return self._call(node)
+            case "functionResponse":
+                if role != "user":
+                    node.fail("results may only stand in the user's contents.")
+                return self._result(node.need("functionResponse"))
+            case "inlineData" | "fileData":
+                return _media(node, kind)
+            case None:
+                return self._unknown(node)
+            case _:
+                return Opaque(protocol=PROTOCOL, kind=kind, data=node.rest())
+
+    def _unknown(self, node: Proto) -> Part:
+        fields = node.rest()
+        kind = next((key for key in fields if key not in _BESIDE), None)
+        if kind is None and node.get("thoughtSignature") is None:
+            node.fail("is empty; a part needs one of its payloads.")
+        if kind is None:
+            return Text(text="", seals=_seals(node))
+        return Opaque(protocol=PROTOCOL, kind=kind, data=fields)
+
+    def _text(self, node: Proto) -> Part:
+        text = node.need("text").text()
+        thought = node.get("thought")
+        seals = _seals(node)
+        if thought and thought.boolean():
+            return Reasoning(text=text, style="summary", seals=seals)
+        return Text(text=text, seals=seals, extras=node.extras("text", *_BESIDE))
+
+    def _call(self, node: Proto) -> ToolCall:
+        call = node.need("functionCall")
+        name = call.need("name").text()
+        arguments, given = call.get("args"), call.get("id")
+        text = msgspec.json.encode(arguments.object() if arguments else {}).decode()
+        call_id = given.text() if given else ""
+        if not call_id:
+            call_id = derived("call_", "call", str(self._calls), name)
+        self._calls += 1
+        self._waiting.append((name, call_id))
+        self._ids.add(call_id)
+        return ToolCall(call_id=call_id, name=name, arguments=text, seals=_seals(node))
+
+    def _result(self, node: Proto) -> ToolResult:
+        name = node.need("name").text()
+        given = node.get("id")
+        response = node.get("response")
+        fields = response.object() if response else {}
+        parts = node.get("parts")
+        media = [_result_media(part) for part in parts.entries()] if parts else []
+        text, failed = _said(fields)
+        return ToolResult(
+            call_id=self._answered(node, given.text() if given else "", name),
+            name=name,
+            content=(*([Text(text=text)] if text or not media else []), *media),
+            is_error=failed,
+            extras=node.extras("name", "id", "response", "parts"),
+        )
+
+    def _answered(self, node: Proto, call_id: str, name: str) -> str:
+        """The id of the call that a result answers."""
+        if call_id and call_id in self._ids:
+            self._waiting = [entry for entry in self._waiting if entry[1] != call_id]
+            return call_id
+        found = next((entry for entry in self._waiting if entry[0] == name), None)
+        if found is None:
+            node.fail(f"answers no call of {name[:100]!r} that waits for a result.")
+        self._waiting.remove(found)
+        return found[1]
+
+
+def _said(fields: JSONObject) -> tuple[str, bool]:
+    """A result in words, and whether it tells of a failure."""
+    for key, failed in (("output", False), ("error", True)):
+        if len(fields) == 1 and key in fields:
+            value = fields[key]
+            return (value if isinstance(value, str) else msgspec.json.encode(value).decode()), failed
+    return msgspec.json.encode(fields).decode(), "error" in fields and "output" not in fields
+
+
+def _result_media(node: Proto) -> Media | Opaque:
+    for kind in ("inlineData", "fileData"):
+        if node.get(kind) is not None:
+            return _media(node, kind)
+    fields = node.rest()
+    return Opaque(protocol=PROTOCOL, kind=next(iter(fields), "part"), data=fields)
+
+
+def _media(node: Proto, kind: str) -> Media:
+    given = node.need(kind)
+    name = given.get("displayName")
+    declared = given.get("mimeType")
+    media_type = declared.text() if declared else None
+    if kind == "inlineData":
+        if media_type is None:
+            raise missing(f"{given.path}.mimeType")
+        source: InlineData | StoredFile | Link = InlineData(data=given.need("data").base64())
+    else:
+        address = given.need("fileUri").text()
+        own = address.startswith(_OWN_FILES) or "://" not in address
+        source = StoredFile(protocol=PROTOCOL, id=address) if own else Link(url=address)
+    level = node.get("mediaResolution")
+    word = level.get("level") if level else None
+    detail = RESOLUTIONS_IN.get(word.word()) if word else None
+    known = (kind, *_BESIDE, *(("mediaResolution",) if detail else ()))
+    return Media(
+        kind=media_kind(media_type),
+        source=source,
+        media_type=media_type,
+        name=name.text() if name else None,
+        detail=detail,
+        seals=_seals(node),
+        extras=node.extras(*known),
+    )
+
+
+def _seals(node: Proto) -> tuple[Seal, ...]:
+    given = node.get("thoughtSignature")
+    seal = decode_signature(given.text()) if given else None
+    return (seal,) if seal else ()

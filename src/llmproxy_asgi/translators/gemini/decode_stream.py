@@ -1,0 +1,438 @@
+"""Answers of an upstream that speaks generateContent, read into events: a stream's chunks, and a whole answer as one.
+
+Parts of a chunk go on where the last chunk's ended: texts and thoughts are pieces, all else is whole. There is no end
+sign; a stream is whole if each of its candidates told why it ended. So the ends of parts and candidates are told when
+the stream is, and whatever Google says late (citations, counts, a reason behind the last call) finds its place.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import msgspec
+from typing_extensions import override
+
+from llmproxy_asgi.conversation import (
+    UNDATED,
+    ArgumentsDelta,
+    Batch,
+    Citation,
+    CitationDelta,
+    Ended,
+    Failed,
+    Finish,
+    Finished,
+    FinishReason,
+    InlineData,
+    JSONObject,
+    LogprobsDelta,
+    Media,
+    MediaDelta,
+    Opaque,
+    Part,
+    PartDelta,
+    PartEnded,
+    PartStarted,
+    Reasoning,
+    ReasoningDelta,
+    Seal,
+    SealDelta,
+    Source,
+    Started,
+    StoredFile,
+    StreamEvent,
+    Text,
+    TextDelta,
+    ToolCall,
+    UsageReported,
+)
+from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamFailed, UpstreamProtocolError, UpstreamRefused
+from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.custom_tools import unwrapped_input
+from llmproxy_asgi.translators.gemini.framing import ChunkFrames
+from llmproxy_asgi.translators.gemini.grounding import Found, decode_grounding, placed, searches
+from llmproxy_asgi.translators.gemini.partial_args import PartialCall
+from llmproxy_asgi.translators.gemini.problems import stream_error
+from llmproxy_asgi.translators.gemini.schema import ABSENT, CHUNK, PROTOCOL, Blob, Candidate, Chunk, FunctionCall
+from llmproxy_asgi.translators.gemini.schema import Part as WirePart
+from llmproxy_asgi.translators.gemini.words import (
+    FINISH_IN,
+    LOST_SIGNATURE,
+    decode_finish,
+    decode_logprobs,
+    decode_usage,
+    media_kind,
+)
+from llmproxy_asgi.translators.media import joined_base64, standard_base64
+from llmproxy_asgi.translators.names import derived
+
+_NOTHING = Batch(())
+CUT = "The upstream's stream ended without a finish reason."
+
+
+class ChunkStream(StreamDecoder):
+    """Reads one stream."""
+
+    def __init__(self, outgoing: Outgoing, upstream: Upstream) -> None:
+        self._outgoing = outgoing
+        self._upstream = upstream
+        self._frames = ChunkFrames(upstream.max_event)
+        self._candidates: dict[int, _Open] = {}
+        self._started = False
+        self._over = False
+        self._id = ""
+        self._usage: JSONObject = {}
+        self._searches = 0
+        self._blocked: Finish | None = None
+
+    @override
+    def feed(self, data: bytes) -> Batch:
+        if self._over:
+            return _NOTHING
+        events: list[StreamEvent] = []
+        try:
+            for frame in self._frames.feed(data):
+                self._chunk(CHUNK.decode(frame), frame, events)
+        except (UpstreamError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            return self._failed(events, error)
+        return Batch(events)
+
+    @override
+    def close(self) -> Batch:
+        if self._over:
+            return _NOTHING
+        events: list[StreamEvent] = []
+        try:
+            for frame in self._frames.close():
+                self._chunk(CHUNK.decode(frame), frame, events)
+            self._end(events)
+        except (UpstreamError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            return self._failed(events, error)
+        self._over = True
+        return Batch(events)
+
+    def whole(self, body: bytes, received_at: datetime) -> list[StreamEvent]:
+        """All events of a whole answer.
+
+        Raises:
+            UpstreamError: It is none, or an error.
+            msgspec.MsgspecError: It cannot be read.
+        """
+        chunk = CHUNK.decode(body)
+        events: list[StreamEvent] = []
+        for candidate in chunk.candidates or ():
+            self._candidate(candidate.index or 0).measure(candidate)
+        self._chunk(chunk, body, events, received_at)
+        self._end(events)
+        return events
+
+    def _failed(self, events: list[StreamEvent], error: Exception) -> Batch:
+        self._over = True
+        if not isinstance(error, GatewayError):
+            error = UpstreamProtocolError("The upstream sent a chunk that cannot be read.")
+        events.append(Failed(error))
+        return Batch(events)
+
+    def _chunk(self, chunk: Chunk, raw: bytes, events: list[StreamEvent], date: datetime = UNDATED) -> None:
+        if chunk.error is not None:
+            raise stream_error(chunk.error)
+        if chunk.usage_metadata:
+            self._usage = {**self._usage, **chunk.usage_metadata}
+        if not self._started:
+            self._start(chunk, events, date)
+        for position, candidate in enumerate(chunk.candidates or ()):
+            found = self._candidate(candidate.index or 0)
+            for number, part in enumerate((candidate.content and candidate.content.parts) or ()):
+                if part.text is not None:
+                    found.text(part.text, part, events)
+                else:
+                    self._part(found, part, (raw, position, number), events)
+            self._notes(found, candidate, events)
+        if chunk.prompt_feedback and not chunk.candidates:
+            self._feedback(chunk.prompt_feedback)
+
+    def _start(self, chunk: Chunk, events: list[StreamEvent], date: datetime) -> None:
+        self._refuse_silence(chunk)
+        self._started = True
+        self._id = chunk.response_id or ""
+        usage = decode_usage(self._usage) if self._usage else None
+        events.append(Started(self._id, self._upstream.asked, moment(chunk.create_time, date), usage))
+
+    def _refuse_silence(self, chunk: Chunk) -> None:
+        """A call that went wrong before anything was said may go right the next time: no answer, but a failure."""
+        for candidate in chunk.candidates or ():
+            reason = FINISH_IN.get(candidate.finish_reason or "")
+            if reason is FinishReason.MALFORMED_CALL and not (candidate.content and candidate.content.parts):
+                raise UpstreamFailed("The upstream's model made a call that cannot be read.", code="malformed_call")
+
+    def _candidate(self, number: int) -> "_Open":
+        found = self._candidates.get(number)
+        if found is None:
+            found = self._candidates[number] = _Open(number, self._upstream)
+        return found
+
+    def _notes(self, found: "_Open", candidate: Candidate, events: list[StreamEvent]) -> None:
+        """What is said of a candidate beside its content."""
+        if candidate.logprobs_result:
+            found.logprobs(candidate.logprobs_result, events)
+        if candidate.grounding_metadata or candidate.citation_metadata:
+            found.cited(candidate)
+            self._searches = max(self._searches, searches(candidate.grounding_metadata))
+        word = candidate.finish_reason
+        if word == LOST_SIGNATURE:
+            raise lost_signature()
+        if word and word != "FINISH_REASON_UNSPECIFIED":
+            found.reason, found.message = word, candidate.finish_message
+
+    def _feedback(self, feedback: JSONObject) -> None:
+        word = feedback.get("blockReason")
+        if isinstance(word, str) and word:
+            message = feedback.get("blockReasonMessage")
+            self._blocked = Finish(
+                reason=FinishReason.CONTENT_FILTER,
+                native=word,
+                message=message if isinstance(message, str) and message else None,
+            )
+
+    def _part(self, found: "_Open", part: WirePart, place: tuple[bytes, int, int], events: list[StreamEvent]) -> None:
+        if part.function_call is not None:
+            self._call(found, part.function_call, part, events)
+        elif part.inline_data is not None:
+            found.media(part.inline_data, part, events)
+        elif part.file_data is not None and part.file_data.file_uri:
+            stored = StoredFile(protocol=PROTOCOL, id=part.file_data.file_uri)
+            found.whole(_media(part.file_data.mime_type, stored), part, events)
+        else:
+            native = _native(*place)
+            kind = next((key for key in native if key not in {"thought", "thoughtSignature"}), "")
+            if kind:
+                found.whole(Opaque(protocol=PROTOCOL, kind=kind, data=native), None, events)
+            elif part.thought_signature:
+                found.text("", part, events)
+
+    def _call(self, found: "_Open", call: FunctionCall, part: WirePart, events: list[StreamEvent]) -> None:
+        arguments = bytes(call.args).decode().strip() if call.args is not ABSENT else ""
+        if call.partial_args or call.will_continue or found.partial is not None:
+            if found.partial is None:
+                found.partial = PartialCall(call.id or "", call.name or "", part.thought_signature)
+            found.partial.add(call.partial_args or ())
+            if call.will_continue:
+                return
+            waiting, found.partial = found.partial, None
+            call = FunctionCall(id=waiting.call_id or call.id, name=waiting.name or call.name)
+            part = WirePart(thought_signature=part.thought_signature or waiting.signature)
+            arguments = waiting.arguments()
+        if not call.name:
+            raise UpstreamProtocolError("The upstream called a function without a name.")
+        call_id = call.id or derived("call_", self._id, str(found.number), str(found.calls), call.name, arguments)
+        custom = call.name in self._outgoing.emulated
+        arguments = "{}" if arguments in {"", "null"} else arguments
+        found.calls += 1
+        found.call(
+            ToolCall(
+                call_id=self._outgoing.call_ids.get(call_id, call_id),
+                name=self._outgoing.names.get(call.name, call.name),
+                arguments=unwrapped_input(arguments) if custom else arguments,
+                kind="custom" if custom else "function",
+            ),
+            part,
+            events,
+        )
+
+    def _end(self, events: list[StreamEvent]) -> None:
+        if not self._started:
+            raise UpstreamProtocolError("The upstream answered with nothing.")
+        finishes = [Finished(0, self._blocked)] if self._blocked and not self._candidates else []
+        for number, candidate in sorted(self._candidates.items()):
+            if candidate.reason is None or candidate.partial is not None:
+                raise UpstreamProtocolError(CUT)
+            called = bool(candidate.calls)
+            finishes.append(Finished(number, decode_finish(candidate.reason, candidate.message, called=called)))
+        if not finishes:
+            raise UpstreamProtocolError(CUT)
+        for candidate in self._candidates.values():
+            candidate.close(events)
+        events += finishes
+        if self._usage:
+            events.append(UsageReported(decode_usage(self._usage, self._searches)))
+        events.append(Ended())
+
+
+class _Open:
+    """A candidate as far as it has come. One part is open at a time, and the last one until the stream's end."""
+
+    __slots__ = (
+        "_base",
+        "_found",
+        "_index",
+        "_kind",
+        "_media",
+        "_parts",
+        "_pieces",
+        "_seals",
+        "_starts",
+        "_upstream",
+        "calls",
+        "message",
+        "number",
+        "partial",
+        "reason",
+    )
+
+    def __init__(self, number: int, upstream: Upstream) -> None:
+        self.number = number
+        self.calls = 0
+        self.reason: str | None = None
+        self.message: str | None = None
+        self.partial: PartialCall | None = None
+        self._upstream = upstream
+        self._parts = 0
+        self._kind = ""
+        self._index = -1
+        self._pieces: list[str] = []
+        self._seals: list[Seal] = []
+        self._media: Media | None = None
+        self._base = 0
+        self._starts: dict[int, int] = {}
+        self._found: list[Found] = []
+
+    def measure(self, candidate: Candidate) -> None:
+        """Look through a whole answer: citations count from the start of their part, and may come before it here."""
+        parts = candidate.content.parts if candidate.content else None
+        base = 0
+        for number, part in enumerate(parts or ()):
+            self._starts[number] = base
+            if part.text and not part.thought:
+                base += len(part.text.encode("utf-8", "surrogatepass"))
+        self.cited(candidate)
+
+    def cited(self, candidate: Candidate) -> None:
+        """Note what the words so far are about."""
+        for found in decode_grounding(candidate.grounding_metadata, candidate.citation_metadata, self._starts):
+            if found not in self._found:
+                self._found.append(found)
+
+    def text(self, text: str, part: WirePart, events: list[StreamEvent]) -> None:
+        """A piece of text, or of a thought."""
+        kind = "thought" if part.thought else "text"
+        signature = part.thought_signature
+        if self._kind != kind or (signature and not text and kind == "text"):
+            if not text and not signature:
+                return
+            self.close(events)
+            self._open(kind, Reasoning(style="summary") if part.thought else Text(text=""), events)
+        if text:
+            self._pieces.append(text)
+            delta = ReasoningDelta(text) if part.thought else TextDelta(text)
+            events.append(PartDelta(self.number, self._index, delta))
+        if signature:
+            self._seal(signature, events)
+            self.close(events)
+
+    def call(self, call: ToolCall, part: WirePart, events: list[StreamEvent]) -> None:
+        """A call, which comes whole."""
+        self.close(events)
+        self._open("call", msgspec.structs.replace(call, arguments=""), events)
+        events.append(PartDelta(self.number, self._index, ArgumentsDelta(call.arguments)))
+        if part.thought_signature:
+            self._seal(part.thought_signature, events)
+        events.append(PartEnded(self.number, self._index, msgspec.structs.replace(call, seals=tuple(self._seals))))
+        self._kind = ""
+
+    def media(self, blob: Blob, part: WirePart, events: list[StreamEvent]) -> None:
+        """A picture whole, or a piece of a sound."""
+        data = standard_base64(blob.data or "")
+        kind = media_kind(blob.mime_type)
+        if kind != "audio":
+            self.whole(_media(blob.mime_type, InlineData(data=data)), part, events)
+            return
+        if self._kind != "audio" or self._media is None or self._media.media_type != blob.mime_type:
+            self.close(events)
+            self._media = _media(blob.mime_type, InlineData(data=""))
+            self._open("audio", self._media, events)
+        self._pieces.append(data)
+        events.append(PartDelta(self.number, self._index, MediaDelta(data)))
+        if part.thought_signature:
+            self._seal(part.thought_signature, events)
+
+    def whole(self, made: Part, part: WirePart | None, events: list[StreamEvent]) -> None:
+        """A part that comes in one piece."""
+        self.close(events)
+        self._open("whole", made, events)
+        if part is not None and part.thought_signature:
+            self._seal(part.thought_signature, events)
+            made = msgspec.structs.replace(made, seals=tuple(self._seals))
+        events.append(PartEnded(self.number, self._index, made))
+        self._kind = ""
+
+    def logprobs(self, native: JSONObject, events: list[StreamEvent]) -> None:
+        """How likely the tokens of this chunk were; they need a part that is open."""
+        tokens = decode_logprobs(native)
+        if tokens and self._kind:
+            events.append(PartDelta(self.number, self._index, LogprobsDelta(tokens)))
+
+    def close(self, events: list[StreamEvent]) -> None:
+        """End the open part."""
+        kind, self._kind = self._kind, ""
+        if not kind:
+            return
+        part: Part | None = None
+        text = "".join(self._pieces)
+        seals = tuple(self._seals)
+        citations: tuple[Citation, ...] = ()
+        if kind == "text":
+            citations = tuple(placed(self._found, text, self._base)) if self._found else ()
+            self._base += len(text.encode("utf-8", "surrogatepass"))
+            events += [PartDelta(self.number, self._index, CitationDelta(citation)) for citation in citations]
+            part = Text(text=text, citations=citations, seals=seals) if seals else None
+        elif kind == "thought":
+            part = Reasoning(text=text, style="summary", seals=seals) if seals else None
+        elif kind == "audio" and self._media is not None:
+            part = msgspec.structs.replace(self._media, source=_joined(self._pieces), seals=seals)
+        events.append(PartEnded(self.number, self._index, part))
+
+    def _open(self, kind: str, header: Part, events: list[StreamEvent]) -> None:
+        self._kind = kind
+        self._index = self._parts
+        self._parts += 1
+        self._pieces = []
+        self._seals = []
+        events.append(PartStarted(self.number, self._index, header))
+
+    def _seal(self, signature: str, events: list[StreamEvent]) -> None:
+        upstream = self._upstream
+        seal = Seal(issuer=upstream.issuer, model=upstream.model, kind="signature", data=standard_base64(signature))
+        self._seals.append(seal)
+        events.append(PartDelta(self.number, self._index, SealDelta(seal)))
+
+
+def _media(media_type: str | None, source: Source) -> Media:
+    return Media(kind=media_kind(media_type), source=source, media_type=media_type)
+
+
+def _joined(pieces: Sequence[str]) -> InlineData:
+    try:
+        return InlineData(data=joined_base64(pieces))
+    except ValueError:
+        raise UpstreamProtocolError("The upstream sent a sound that cannot be read.") from None
+
+
+def _native(raw: bytes, candidate: int, part: int) -> JSONObject:
+    """A part that we have no word for, as it came."""
+    native: JSONObject = msgspec.json.decode(raw)["candidates"][candidate]["content"]["parts"][part]
+    return native
+
+
+def lost_signature() -> UpstreamRefused:
+    """What it means that an answer ended for want of a signature: the request is at fault."""
+    return UpstreamRefused(
+        "The upstream wants the signature of an earlier call back.", code="missing_thought_signature"
+    )
+
+
+def moment(text: str | None, otherwise: datetime = UNDATED) -> datetime:
+    """When the upstream says that it began."""
+    try:
+        found = datetime.fromisoformat(text) if text else otherwise
+    except ValueError:
+        return otherwise
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

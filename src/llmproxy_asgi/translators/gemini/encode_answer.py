@@ -1,0 +1,128 @@
+"""Answers for Google's clients: what stands in whole answers and in streams alike, and the whole answer."""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from llmproxy_asgi.conversation import (
+    Candidate,
+    Finish,
+    FinishReason,
+    InlineData,
+    JSONObject,
+    Link,
+    Media,
+    Opaque,
+    Part,
+    Reasoning,
+    Refusal,
+    Response,
+    StoredFile,
+    Text,
+    ToolCall,
+)
+from llmproxy_asgi.translators.custom_tools import wrapped_input
+from llmproxy_asgi.translators.gemini.grounding import Grounding
+from llmproxy_asgi.translators.gemini.reasoning import signature_of
+from llmproxy_asgi.translators.gemini.schema import PROTOCOL
+from llmproxy_asgi.translators.gemini.words import BLOCK_REASONS, encode_logprobs, encode_usage, finish_word
+from llmproxy_asgi.translators.pairing import arguments_raw
+
+
+def encode_answer(response: Response, model: str) -> bytes:
+    """A whole answer."""
+    body: JSONObject = {}
+    if is_blocked([(candidate.finish, bool(candidate.parts)) for candidate in response.candidates]):
+        body |= prompt_feedback(response.candidates[0].finish)
+    else:
+        body["candidates"] = [_candidate(candidate) for candidate in response.candidates]
+    body["usageMetadata"] = encode_usage(response.usage)
+    return msgspec.json.encode({**body, **head(model, response.id), **response.extras.get(PROTOCOL, {})})
+
+
+def head(model: str, answer: str) -> JSONObject:
+    """What every chunk says of its answer."""
+    return {"modelVersion": model, **({"responseId": answer} if answer else {})}
+
+
+def is_blocked(endings: Iterable[tuple[Finish, bool]]) -> bool:
+    """Whether nothing was said because the prompt was refused; each candidate's finish, and whether it has parts."""
+    found = list(endings)
+    return bool(found) and all(finish.reason is FinishReason.CONTENT_FILTER and not said for finish, said in found)
+
+
+def prompt_feedback(finish: Finish) -> JSONObject:
+    """A refused prompt, in the place of candidates."""
+    word = finish.native if finish.native in BLOCK_REASONS else "SAFETY"
+    message = {"blockReasonMessage": finish.message} if finish.message else {}
+    return {"promptFeedback": {"blockReason": word, **message}}
+
+
+def ending(finish: Finish) -> JSONObject:
+    """Why a candidate ended."""
+    fields: JSONObject = {"finishReason": finish_word(finish)}
+    return {**fields, "finishMessage": finish.message} if finish.message else fields
+
+
+def encode_part(part: Part) -> JSONObject | None:
+    """A part without its seals; None where Google's clients have no word for it."""
+    match part:
+        case Text(text=text) | Refusal(text=text):
+            return {"text": text}
+        case Reasoning(text=text):
+            return {"text": text, "thought": True}
+        case ToolCall():
+            arguments = wrapped_input(part.arguments) if part.kind == "custom" else part.arguments
+            return {"functionCall": {"id": part.call_id, "name": part.name, "args": arguments_raw(arguments)}}
+        case Media():
+            return _media(part)
+        case Opaque(protocol=protocol, data=data):
+            return dict(data) if protocol == PROTOCOL else None
+        case _:
+            return None
+
+
+def bare_signature(signature: str) -> JSONObject:
+    """A signature that has no part of its own."""
+    return {"text": "", "thoughtSignature": signature}
+
+
+def signed(wire: JSONObject, signatures: Sequence[str]) -> list[JSONObject]:
+    """A part with its signature, the last of these; the others before it, as there is room for one."""
+    if not signatures:
+        return [wire]
+    return [*map(bare_signature, signatures[:-1]), {**wire, "thoughtSignature": signatures[-1]}]
+
+
+def _candidate(candidate: Candidate) -> JSONObject:
+    parts: list[JSONObject] = []
+    grounding = Grounding()
+    pending: list[str] = []
+    for part in candidate.parts:
+        signatures = [signature_of(seal) for seal in part.seals]
+        wire = encode_part(part)
+        if isinstance(part, Reasoning):
+            parts += map(bare_signature, pending)
+            pending = signatures
+            parts += [wire] if wire and part.text else []
+        elif wire is not None and (wire != {"text": ""} or signatures):
+            parts += signed(wire, [*pending, *signatures])
+            pending = []
+            if isinstance(part, Text):
+                grounding.add(part.citations, part.text, part=len(parts) - 1)
+    parts += map(bare_signature, pending)
+    fields: JSONObject = {"content": {"parts": parts, "role": "model"}, **ending(candidate.finish)}
+    if candidate.logprobs:
+        fields["logprobsResult"] = encode_logprobs(candidate.logprobs)
+    return {**fields, "index": candidate.index, **grounding.fields()}
+
+
+def _media(part: Media) -> JSONObject | None:
+    match part.source:
+        case InlineData(data=data):
+            return {"inlineData": {"mimeType": part.media_type or "application/octet-stream", "data": data}}
+        case Link(url=address) | StoredFile(protocol="gemini", id=address):
+            kind = {"mimeType": part.media_type} if part.media_type else {}
+            return {"fileData": {"fileUri": address, **kind}}
+        case _:
+            return None

@@ -1,0 +1,80 @@
+"""A request that came in another protocol, written for an upstream that speaks generateContent."""
+
+import msgspec
+
+from llmproxy_asgi.conversation import JSONObject, Request
+from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators.base import Outgoing, Upstream
+from llmproxy_asgi.translators.gemini.encode_contents import Contents
+from llmproxy_asgi.translators.gemini.encode_options import generation_config
+from llmproxy_asgi.translators.gemini.encode_tools import TOOL_NAME, TOOL_NAME_LIMIT, Tools
+from llmproxy_asgi.translators.gemini.schema import PROTOCOL
+from llmproxy_asgi.translators.gemini.words import TIERS_OUT
+from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.names import Renamer
+
+_SCHEMA_LINE = "Answer with one JSON value and nothing else. It must satisfy this JSON Schema:\n"
+
+
+def encode_request(request: Request, upstream: Upstream) -> Outgoing:
+    """Write a request; each loss is a warning.
+
+    Raises:
+        Unsupported: The answer would be wrong without what this upstream cannot take.
+        BadRequest: The conversation is broken.
+    """
+    if request.continues:
+        raise Unsupported("This upstream keeps no responses.", param="previous_response_id")
+    losses = Losses()
+    names = Renamer(TOOL_NAME, TOOL_NAME_LIMIT)
+    tools = Tools(request, upstream, names, losses)
+    tools.name_all()
+    contents = Contents(request, upstream, names, losses)
+    contents.write()
+    body: JSONObject = {}
+    system = [*contents.system, *_instruction(request, upstream, losses)]
+    if system:
+        body["systemInstruction"] = {"parts": system}
+    body["contents"] = contents.contents
+    body |= tools.write()
+    config = generation_config(request, upstream, losses)
+    if config:
+        body["generationConfig"] = config
+    body |= _tier(request, losses)
+    for protocol, fields in request.extras.items():
+        if protocol == PROTOCOL:
+            body |= {key: _laid_over(body.get(key), value) for key, value in fields.items()}
+        else:
+            losses.add(*(f"dropped:{key}" for key in fields))
+    return Outgoing(
+        body=msgspec.json.encode(body),
+        stream=request.stream,
+        warnings=losses.words,
+        names=dict(names.table),
+        emulated=frozenset(tools.emulated | contents.emulated),
+    )
+
+
+def _instruction(request: Request, upstream: Upstream, losses: Losses) -> list[JSONObject]:
+    """A schema in words, for models that take none."""
+    if request.output.kind != "json_schema" or upstream.capabilities.structured_output:
+        return []
+    losses.add("emulated:response_format")
+    schema = msgspec.json.encode(request.output.schema or {}).decode()
+    return [{"text": _SCHEMA_LINE + schema}]
+
+
+def _tier(request: Request, losses: Losses) -> JSONObject:
+    tier = request.service_tier
+    if tier is None:
+        return {}
+    if tier not in TIERS_OUT:
+        losses.add("dropped:service_tier")
+    word = TIERS_OUT.get(tier)
+    return {"serviceTier": word} if word else {}
+
+
+def _laid_over(ours: object, theirs: object) -> object:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return {**ours, **{key: _laid_over(ours.get(key), value) for key, value in theirs.items()}}
+    return theirs

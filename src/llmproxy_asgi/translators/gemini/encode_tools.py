@@ -1,0 +1,112 @@
+"""Tools, and the choice among them."""
+
+import re
+from collections.abc import Sequence
+
+from llmproxy_asgi.conversation import EMPTY, JSONObject, Request, Tool, ToolChoice
+from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators.base import Upstream
+from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
+from llmproxy_asgi.translators.gemini.json_schemas import Unexpressed, lowered_parameters
+from llmproxy_asgi.translators.gemini.schema import PROTOCOL
+from llmproxy_asgi.translators.gemini.words import SERVER_TOOLS_OUT
+from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.names import Renamer
+
+TOOL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.:-]{0,127}")
+TOOL_NAME_LIMIT = 128
+
+
+class Tools:
+    """Writes the tools of one request."""
+
+    def __init__(self, request: Request, upstream: Upstream, names: Renamer, losses: Losses) -> None:
+        self._request = request
+        self._upstream = upstream
+        self._can = upstream.capabilities
+        self._names = names
+        self._losses = losses
+        self.emulated: set[str] = set()
+
+    def name_all(self) -> None:
+        """Give out all names first, so that none depends on history."""
+        for tool in self._request.tools:
+            if tool.kind != "server":
+                self._names.outward(tool.name, tool.namespace)
+
+    def write(self) -> JSONObject:
+        """The fields `tools` and `toolConfig`, as far as there are any.
+
+        Raises:
+            Unsupported: A tool that this upstream cannot run or take.
+        """
+        tools = self._request.tools
+        if not tools:
+            return {}
+        if not self._can.tools:
+            raise Unsupported("This upstream's model takes no tools.", param="tools")
+        functions = [self._function(tool) for tool in tools if tool.kind != "server"]
+        served = [self._server(tool) for tool in tools if tool.kind == "server"]
+        fields: JSONObject = {"tools": [*([{"functionDeclarations": functions}] if functions else []), *served]}
+        config: JSONObject = {}
+        if functions:
+            config = self._choice(self._request.tool_choice)
+            if served and not self._upstream.issuer.endswith("vertex"):
+                config["includeServerSideToolInvocations"] = True
+        if config:
+            fields["toolConfig"] = config
+        return fields
+
+    def _choice(self, choice: ToolChoice) -> JSONObject:
+        if choice.parallel is False:
+            self._losses.add("dropped:parallel_tool_calls")
+        mode = {"auto": "AUTO", "none": "NONE", "required": "ANY"}[choice.mode]
+        only = self._allowed(choice.only) if choice.mode != "none" else []
+        if choice.mode == "required" and not self._can.forced_tool_choice:
+            self._losses.add("downgraded:tool_choice")
+            mode = "AUTO"
+        if only and mode == "AUTO":
+            mode = "VALIDATED"
+        if not (choice.given or only or choice.mode != "auto"):
+            return {}
+        calling: JSONObject = {"mode": mode, **({"allowedFunctionNames": only} if only else {})}
+        return {"functionCallingConfig": calling}
+
+    def _allowed(self, names: Sequence[str]) -> list[str]:
+        declared = {tool.name: tool for tool in self._request.tools if tool.kind != "server"}
+        found = [declared[name] for name in names if name in declared]
+        if names and not found:
+            raise Unsupported("tool_choice names no function that is declared.", param="tool_choice")
+        if len(found) < len(names):
+            self._losses.add("downgraded:tool_choice")
+        return [self._names.outward(tool.name, tool.namespace) for tool in found]
+
+    def _function(self, tool: Tool) -> JSONObject:
+        name = self._names.outward(tool.name, tool.namespace)
+        description, given = tool.description, tool.parameters
+        if tool.kind == "custom":
+            self._losses.add("emulated:custom_tool")
+            self.emulated.add(name)
+            description, given = emulated_description(tool), emulated_parameters()
+        try:
+            parameters = lowered_parameters(given, self._losses)
+        except Unexpressed as why:
+            raise Unsupported(
+                f"This upstream cannot take the tool {tool.name[:100]!r}: {why}.", param="tools"
+            ) from None
+        return {
+            "name": name,
+            **({"description": description} if description else {}),
+            **({"parametersJsonSchema": parameters} if parameters else {}),
+            **tool.extras.get(PROTOCOL, {}),
+        }
+
+    def _server(self, tool: Tool) -> JSONObject:
+        native = tool.extras.get(PROTOCOL)
+        if native:
+            return dict(native)
+        key = SERVER_TOOLS_OUT.get(tool.name)
+        if key is None:
+            raise Unsupported(f"This upstream has no tool {tool.name[:100]!r} of its own.", param="tools")
+        self._losses.add(*(f"dropped:{setting}" for setting, value in (tool.settings or EMPTY).items() if value))
+        return {key: {}}

@@ -1,0 +1,116 @@
+"""Serving Google's generateContent: what its clients send, and what they must get back.
+
+Source: Google's Python SDK google-genai 3.4.0 (types, stream reader, error classes) and public documentation, read
+2026-11-21. The path names the model and says whether the answer is streamed, and how: as server-sent events, or as one
+JSON array whose elements come one by one.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import msgspec
+from msgspec import Raw
+from typing_extensions import override
+
+from llmproxy_asgi.conversation import EMPTY, Request, Response
+from llmproxy_asgi.errors import BadRequest, GatewayError
+from llmproxy_asgi.translators.base import Headers, Inbound, Intake, Problem, StreamEncoder
+from llmproxy_asgi.translators.fields import missing, open_body
+from llmproxy_asgi.translators.gemini import listing
+from llmproxy_asgi.translators.gemini.decode_request import decode_request
+from llmproxy_asgi.translators.gemini.encode_answer import encode_answer
+from llmproxy_asgi.translators.gemini.encode_stream import AnswerStream
+from llmproxy_asgi.translators.gemini.framing import ArrayIntake
+from llmproxy_asgi.translators.gemini.problems import encode_problem
+from llmproxy_asgi.translators.gemini.proto import Proto, spelled
+from llmproxy_asgi.translators.gemini.schema import PROTOCOL
+from llmproxy_asgi.translators.members import split
+from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
+
+_OUTSIDES = {
+    "contents": (b"[", "an array"),
+    "tools": (b"[", "an array"),
+    "safetySettings": (b"[", "an array"),
+    "systemInstruction": (b'{"', "an object"),
+    "generationConfig": (b"{", "an object"),
+    "toolConfig": (b"{", "an object"),
+    "labels": (b"{", "an object"),
+    "cachedContent": (b'"', "a string"),
+    "serviceTier": (b'"', "a string"),
+}
+_NULL = ord("n")
+_STREAM = "streamGenerateContent"
+_COUNT = "countTokens"
+
+
+class GeminiInbound(Inbound):
+    """The half that serves callers.
+
+    `open` wants `path` to hold `model` (what stands between `models/` and the method), `method` and, for streams,
+    `alt`.
+    """
+
+    protocol: ClassVar[str] = PROTOCOL
+    keepalive: ClassVar[bytes] = b"\n"
+
+    @override
+    def open(
+        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, max_depth: int = DEFAULT_DEPTH
+    ) -> Intake:
+        raw = open_body(body, max_depth=max_depth)
+        if path.get("method") == _COUNT:
+            raw = _counted(raw)
+        for key, (starts, wanted) in _OUTSIDES.items():
+            found = spelled(raw, key)
+            first = memoryview(raw[found])[0] if found else _NULL
+            if found and first not in starts and (first != _NULL or key == "contents"):
+                raise BadRequest(f"{found}: expected {wanted}.", param=found, code="invalid_type")
+        if spelled(raw, "contents") is None:
+            raise missing("contents")
+        stream = path.get("method") == _STREAM
+        made = ArrayIntake if stream and path.get("alt", "json") != "sse" else Intake
+        return made(protocol=PROTOCOL, model=_model(raw, path), stream=stream, raw=raw, size=len(body), path=path)
+
+    @override
+    def decode(self, intake: Intake) -> Request:
+        return decode_request(intake)
+
+    @override
+    def encode(self, response: Response, intake: Intake) -> bytes:
+        return encode_answer(response, intake.model or response.model)
+
+    @override
+    def encoder(self, intake: Intake) -> StreamEncoder:
+        return AnswerStream(intake)
+
+    @override
+    def problem(self, error: GatewayError, *, request_id: str | None = None) -> Problem:
+        return encode_problem(error)
+
+    @override
+    def list_models(self, names: Sequence[str]) -> bytes:
+        return listing.list_models(names)
+
+    @override
+    def show_model(self, name: str) -> bytes:
+        return listing.show_model(name)
+
+
+def _model(raw: Mapping[str, Raw], path: Mapping[str, str]) -> str:
+    """The model that the path names; the body's, where it names none."""
+    model = path.get("model", "")
+    if not model:
+        node = Proto.of_body(raw, "model")
+        model = node.text() if node else ""
+    return model.removeprefix("models/")
+
+
+def _counted(raw: Mapping[str, Raw]) -> dict[str, Raw]:
+    """The request whose tokens are to be counted, which may stand in a field of its own."""
+    key = spelled(raw, "generateContentRequest")
+    if key is None:
+        return dict(raw)
+    try:
+        return split(raw[key])
+    except msgspec.MsgspecError:
+        raise BadRequest(f"{key}: expected an object.", param=key, code="invalid_type") from None

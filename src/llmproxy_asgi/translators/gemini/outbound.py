@@ -1,0 +1,146 @@
+"""Calling an upstream that speaks Google's generateContent.
+
+Source: Google's Python SDK google-genai 3.4.0 and public documentation, read 2026-11-21; nothing here was tried on the
+vendor's own endpoint. The model stands in the path, so a request of this very protocol goes on as it came.
+"""
+
+import re
+from datetime import datetime
+from typing import ClassVar
+
+import msgspec
+from msgspec import Raw
+from typing_extensions import override
+
+from llmproxy_asgi.conversation import Batch, JSONObject, Request, Response, UsageReported
+from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
+from llmproxy_asgi.translators.assemble import fold
+from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.gemini.decode_stream import ChunkStream
+from llmproxy_asgi.translators.gemini.encode_request import encode_request
+from llmproxy_asgi.translators.gemini.grounding import searches
+from llmproxy_asgi.translators.gemini.problems import decode_error, stream_error
+from llmproxy_asgi.translators.gemini.proto import spelled
+from llmproxy_asgi.translators.gemini.relay import ChunkRelay, renamed
+from llmproxy_asgi.translators.gemini.schema import CHUNK, PROTOCOL, STAND_IN, Chunk
+from llmproxy_asgi.translators.gemini.words import decode_usage
+from llmproxy_asgi.translators.members import joined, raw
+from llmproxy_asgi.translators.seals import unwrap, usable
+
+_WRAPPED = b"bGxtcHJveHkx"
+"""How every wrapped seal begins, in either alphabet."""
+_SIGNATURE = re.compile(rb'"thought_?[sS]ignature"\s*:\s*"(?!skip_thought_|context_engineering_)')
+_UNREADABLE = "The upstream's answer cannot be read."
+
+
+class GeminiOutbound(Outbound):
+    """The half that calls upstreams."""
+
+    protocol: ClassVar[str] = PROTOCOL
+
+    @override
+    def encode(self, request: Request, upstream: Upstream) -> Outgoing:
+        return encode_request(request, upstream)
+
+    @override
+    def splice(self, intake: Intake, upstream: Upstream) -> Outgoing:
+        values = dict(intake.raw)
+        warnings: tuple[str, ...] = ()
+        if "model" in values:
+            values["model"] = raw(f"models/{upstream.model}")
+        contents = values.get("contents")
+        if contents is not None and _WRAPPED in bytes(contents):
+            values["contents"], warnings = _with_native_state(contents, upstream)
+        return Outgoing(body=joined(values), stream=intake.stream, warnings=warnings)
+
+    @override
+    def decoder(self, outgoing: Outgoing, upstream: Upstream) -> StreamDecoder:
+        return ChunkStream(outgoing, upstream)
+
+    @override
+    def relay(self, intake: Intake, upstream: Upstream) -> StreamDecoder:
+        return ChunkRelay(intake, upstream)
+
+    @override
+    def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Response:
+        try:
+            events = ChunkStream(outgoing, upstream).whole(body, received_at)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            raise UpstreamProtocolError(_UNREADABLE) from None
+        return fold(events)
+
+    @override
+    def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
+        answer = _read(body)
+        found = max((searches(each.grounding_metadata) for each in answer.candidates or ()), default=0)
+        usage = answer.usage_metadata
+        events = (UsageReported(decode_usage(usage, found)),) if usage else ()
+        return Batch(events, renamed(body, upstream.asked))
+
+    @override
+    def replays_reasoning(self, body: bytes) -> bool:
+        return _SIGNATURE.search(body) is not None
+
+    @override
+    def decode_error(self, status: int, headers: Headers, body: bytes) -> UpstreamError:
+        return decode_error(status, headers, body)
+
+
+def _read(body: bytes) -> Chunk:
+    try:
+        answer = CHUNK.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise UpstreamProtocolError(_UNREADABLE) from None
+    if answer.error is not None:
+        raise stream_error(answer.error)
+    if not answer.candidates and not (answer.prompt_feedback or {}).get("blockReason"):
+        raise UpstreamProtocolError("The upstream's answer holds no candidate.")
+    return answer
+
+
+def _with_native_state(contents: Raw, upstream: Upstream) -> tuple[Raw, tuple[str, ...]]:
+    """The conversation with state that we wrapped taken out, or put back where this upstream made it.
+
+    A caller who talked to somebody else before holds that upstream's state in Google's clothes, and would be refused
+    with it. Bodies without wrapped state never come here.
+    """
+    try:
+        turns = msgspec.json.decode(contents)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return contents, ()  # the upstream says what is wrong with it
+    dropped = False
+    kept: list[object] = []
+    for turn in turns:
+        parts = turn.get("parts") if isinstance(turn, dict) else None
+        if not isinstance(parts, list):
+            kept.append(turn)
+            continue
+        native, lost = _native_parts(parts, upstream)
+        dropped |= lost
+        if native:
+            kept.append({**turn, "parts": native})
+    return Raw(msgspec.json.encode(kept)), ("dropped:reasoning",) if dropped else ()
+
+
+def _native_parts(parts: list[object], upstream: Upstream) -> tuple[list[object], bool]:
+    """The parts of one content, and whether state had to go. Then the thoughts go as well: they are not Google's."""
+    kept: list[object] = []
+    lost = False
+    for part in parts:
+        key = spelled(part, "thoughtSignature") if isinstance(part, dict) else None
+        given = part[key] if key and isinstance(part, dict) else None
+        seal = unwrap(given) if isinstance(given, str) else None
+        if seal is None or key is None or not isinstance(part, dict):
+            kept.append(part)
+        elif usable(seal, upstream) and seal.data:
+            kept.append({**part, key: seal.data})
+        else:
+            lost = True
+            bare: JSONObject = {name: value for name, value in part.items() if name != key}
+            if spelled(bare, "functionCall") and upstream.capabilities.thinking != "budget":
+                bare["thoughtSignature"] = STAND_IN
+            if bare != {"text": ""}:
+                kept.append(bare)
+    if lost:
+        kept = [part for part in kept if not (isinstance(part, dict) and part.get("thought") is True)]
+    return kept, lost

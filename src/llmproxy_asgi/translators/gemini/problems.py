@@ -1,0 +1,232 @@
+"""Errors: Google's words for ours, and ours for Google's. Status, code and reason decide, never a message's text."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from llmproxy_asgi.conversation import JSONObject
+from llmproxy_asgi.errors import (
+    ErrorKind,
+    GatewayError,
+    MethodNotAllowed,
+    UpstreamAuthFailed,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamOverloaded,
+    UpstreamProtocolError,
+    UpstreamQuotaSpent,
+    UpstreamRateLimited,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamUnsuited,
+)
+from llmproxy_asgi.translators.base import Headers, Problem
+from llmproxy_asgi.translators.gemini.schema import PROTOCOL
+from llmproxy_asgi.translators.waits import sane_wait, wait_of
+
+_STATUSES: Mapping[int, int] = {402: 429, 529: 503}
+"""Statuses that Google's clients do not know."""
+_WORDS: Mapping[ErrorKind, str] = {
+    ErrorKind.BAD_REQUEST: "INVALID_ARGUMENT",
+    ErrorKind.CONTEXT_LENGTH: "INVALID_ARGUMENT",
+    ErrorKind.UNSUPPORTED: "INVALID_ARGUMENT",
+    ErrorKind.AUTHENTICATION: "UNAUTHENTICATED",
+    ErrorKind.FORBIDDEN: "PERMISSION_DENIED",
+    ErrorKind.BILLING: "RESOURCE_EXHAUSTED",
+    ErrorKind.NOT_FOUND: "NOT_FOUND",
+    ErrorKind.MODEL_NOT_FOUND: "NOT_FOUND",
+    ErrorKind.METHOD: "UNIMPLEMENTED",
+    ErrorKind.CONFLICT: "ABORTED",
+    ErrorKind.TOO_LARGE: "INVALID_ARGUMENT",
+    ErrorKind.MEDIA_TYPE: "INVALID_ARGUMENT",
+    ErrorKind.UNPROCESSABLE: "INVALID_ARGUMENT",
+    ErrorKind.RATE_LIMIT: "RESOURCE_EXHAUSTED",
+    ErrorKind.QUOTA: "RESOURCE_EXHAUSTED",
+    ErrorKind.CLIENT_TIMEOUT: "DEADLINE_EXCEEDED",
+    ErrorKind.UPSTREAM: "INTERNAL",
+    ErrorKind.UPSTREAM_AUTH: "INTERNAL",
+    ErrorKind.OVERLOADED: "UNAVAILABLE",
+    ErrorKind.UNAVAILABLE: "UNAVAILABLE",
+    ErrorKind.TIMEOUT: "DEADLINE_EXCEEDED",
+    ErrorKind.INTERNAL: "INTERNAL",
+}
+_CODES: Mapping[str, int] = {
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "OUT_OF_RANGE": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "ABORTED": 409,
+    "ALREADY_EXISTS": 409,
+    "RESOURCE_EXHAUSTED": 429,
+    "CANCELLED": 499,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+_TYPE = "type.googleapis.com/google.rpc."
+_DELAY = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
+_REASON_MAX = 4000
+
+
+# ── ours in Google's words ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def encode_problem(error: GatewayError) -> Problem:
+    """An error with its status, headers and body."""
+    headers = [("content-type", "application/json")]
+    if error.retry_after is not None:
+        headers.append(("retry-after", str(math.ceil(max(0.0, error.retry_after)))))
+    if isinstance(error, UpstreamError):
+        headers.append(("x-should-retry", "false"))
+    if isinstance(error, MethodNotAllowed):
+        headers.append(("allow", error.allow))
+    return Problem(status=_status(error), headers=tuple(headers), body=error_body(error))
+
+
+def error_body(error: GatewayError) -> bytes:
+    """An error's JSON, as a body and in a stream alike: `error` is its first key and `code` a whole number."""
+    return msgspec.json.encode({"error": _native(error) or _error_object(error)})
+
+
+def _status(error: GatewayError) -> int:
+    return _STATUSES.get(error.status, error.status)
+
+
+def _error_object(error: GatewayError) -> JSONObject:
+    message = error.message
+    if error.param and error.param not in message:
+        message = f"{error.param}: {message}"
+    fields: JSONObject = {"code": _status(error), "message": message, "status": _WORDS[error.kind]}
+    details: list[JSONObject] = []
+    if error.param:
+        violation = {"field": error.param, "description": error.message}
+        details.append({"@type": _TYPE + "BadRequest", "fieldViolations": [violation]})
+    if error.code:
+        details.append({"@type": _TYPE + "ErrorInfo", "reason": error.code.upper()})
+    if error.retry_after is not None:
+        details.append({"@type": _TYPE + "RetryInfo", "retryDelay": f"{math.ceil(max(0.0, error.retry_after))}s"})
+    return {**fields, "details": details} if details else fields
+
+
+def _native(error: GatewayError) -> JSONObject | None:
+    """The upstream's own error object, where it speaks this protocol and is about the caller's request."""
+    if not isinstance(error, UpstreamRefused | UpstreamRateLimited) or error.protocol != PROTOCOL or not error.native:
+        return None
+    message, word = error.native.get("message"), error.native.get("status")
+    return {
+        **error.native,
+        "code": _status(error),
+        "message": message if isinstance(message, str) and message else error.message,
+        "status": word if isinstance(word, str) and word else _WORDS[error.kind],
+    }
+
+
+# ── Google's in ours ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def decode_error(status: int, headers: Headers, body: bytes) -> UpstreamError:
+    """What an answer with a status of 400 and more means."""
+    try:
+        found = _error_of(msgspec.json.decode(body))
+    except (ValueError, RecursionError):
+        found = None
+    return _judged(status, found, wait=wait_of(headers), request_id=headers.get("x-request-id"))
+
+
+def stream_error(found: Any) -> UpstreamError:
+    """What an error object inside a 200 means; its code stands in for the status."""
+    native = _error_of({"error": found}) or {}
+    code = native.get("code")
+    if isinstance(code, str) and code.isdecimal() and len(code) == 3:
+        code = int(code)
+    if type(code) is not int or not 400 <= code <= 599:
+        code = _CODES.get(str(native.get("status")).upper(), 500)
+    return _judged(code, native)
+
+
+def _judged(
+    status: int, native: Mapping[str, Any] | None, *, wait: float | None = None, request_id: str | None = None
+) -> UpstreamError:
+    reasons = set(_values(native, "ErrorInfo", "reason"))
+    same: dict[str, Any] = {
+        "upstream_status": status,
+        "upstream_request_id": request_id,
+        "retry_after": wait if wait is not None else _delay(native),
+        "native": native,
+        "protocol": PROTOCOL if native is not None else None,
+    }
+    secret = {**same, "native": None, "protocol": None}
+    # Google answers a wrong key with 400; only the reason tells.
+    if status in {401, 403} or any(reason.startswith("API_KEY") for reason in reasons):
+        return UpstreamAuthFailed("The upstream refused the gateway's credential.", **secret)
+    if status == 402 or (status == 429 and _spent(native)):
+        return UpstreamQuotaSpent("The gateway's quota at the upstream is spent.", **secret)
+    if status == 429:
+        return UpstreamRateLimited(_reason(native, "The upstream limits the rate of requests."), **same)
+    if status in {503, 529}:
+        return UpstreamOverloaded("The upstream is overloaded.", **same)
+    if status in {408, 504}:
+        return UpstreamTimeout("The upstream took too long, by its own account.", **same)
+    if 400 <= status < 500 and status != 499:
+        return _refused(status, native, same)
+    if native is None:
+        return UpstreamProtocolError("The upstream answered with an error that cannot be read.", **same)
+    return UpstreamFailed("The upstream failed.", **same)
+
+
+_REFUSED_KINDS = {
+    404: ErrorKind.MODEL_NOT_FOUND,
+    409: ErrorKind.CONFLICT,
+    413: ErrorKind.TOO_LARGE,
+    422: ErrorKind.UNPROCESSABLE,
+}
+
+
+def _refused(status: int, native: Mapping[str, Any] | None, same: dict[str, Any]) -> UpstreamError:
+    kind = _REFUSED_KINDS.get(status, ErrorKind.BAD_REQUEST)
+    refusal = UpstreamUnsuited if kind is ErrorKind.MODEL_NOT_FOUND else UpstreamRefused
+    param = next(iter(_values(native, "BadRequest", "field")), None)
+    message = _reason(native, "The upstream refused the request.")
+    return refusal(message, status=status, kind=kind, param=param, **same)
+
+
+def _spent(native: Mapping[str, Any] | None) -> bool:
+    """Whether a limit was met that no short wait helps over: a day's."""
+    return any("PerDay" in quota for quota in _values(native, "QuotaFailure", "quotaId"))
+
+
+def _delay(native: Mapping[str, Any] | None) -> float | None:
+    for text in _values(native, "RetryInfo", "retryDelay"):
+        found = _DELAY.fullmatch(text)
+        if found:
+            return sane_wait(float(found[1]))
+    return None
+
+
+def _reason(native: Mapping[str, Any] | None, otherwise: str) -> str:
+    message = native.get("message") if native else None
+    return message[:_REASON_MAX] if isinstance(message, str) and message else otherwise
+
+
+def _values(native: Mapping[str, Any] | None, kind: str, key: str) -> Iterator[str]:
+    """The texts under a key in the details of one kind, or in the lists within them."""
+    details = native.get("details") if native else None
+    for detail in details if isinstance(details, list) else ():
+        if not isinstance(detail, dict) or not str(detail.get("@type")).endswith(kind):
+            continue
+        rows = [detail, *(row for value in detail.values() if isinstance(value, list) for row in value)]
+        yield from (row[key] for row in rows if isinstance(row, dict) and isinstance(row.get(key), str))
+
+
+def _error_of(answer: Any) -> Mapping[str, Any] | None:
+    """The error's object, which may stand in a list of one."""
+    if isinstance(answer, list) and answer:
+        answer = answer[0]
+    error = answer.get("error") if isinstance(answer, dict) else None
+    if isinstance(error, str) and error:
+        return {"message": error}
+    return error if isinstance(error, dict) else None

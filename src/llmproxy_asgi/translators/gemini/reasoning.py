@@ -1,0 +1,41 @@
+"""Thoughts and their signatures.
+
+Google seals calls and texts with a `thoughtSignature`; its own pass as they are. State of another issuer is wrapped
+(see `seals.py`), which is legal as protobuf bytes, and hangs on the next part that is no thought: on the call that it
+led to, if there is one. Coming back, it belongs to the thought before it again. Google's state that was wrapped because
+its route is another provider's stays on its part.
+"""
+
+from collections.abc import Sequence
+
+from llmproxy_asgi.conversation import Part, Reasoning, Seal
+from llmproxy_asgi.translators.gemini.schema import ISSUER, STAND_IN
+from llmproxy_asgi.translators.media import standard_base64
+from llmproxy_asgi.translators.seals import unwrap, wrap
+
+_STAND_INS = frozenset({STAND_IN, "context_engineering_is_the_way_to_go"})
+
+
+def signature_of(seal: Seal) -> str:
+    """What a client gets as `thoughtSignature`."""
+    return seal.data if seal.issuer == ISSUER and seal.kind == "signature" else wrap(seal)
+
+
+def decode_signature(text: str) -> Seal | None:
+    """A signature that a client sent back; None where it stands for none. Clients may change the alphabet."""
+    if not text or text.rstrip("=").replace("/", "_").replace("+", "-") in _STAND_INS:
+        return None
+    return unwrap(text) or Seal(issuer=ISSUER, kind="signature", data=standard_base64(text))
+
+
+def is_of_part(seal: Seal) -> bool:
+    """Whether a seal belongs to the very part it came on, as Google's do, and not to the thought before it."""
+    return seal.issuer.startswith(ISSUER)
+
+
+def with_seal_of_thought(parts: Sequence[Part], seal: Seal) -> list[Part]:
+    """The parts with a seal given back to the thought before it, or to a new one where none waits for it."""
+    last = parts[-1] if parts else None
+    if isinstance(last, Reasoning) and not last.seals and seal.kind != "redacted":
+        return [*parts[:-1], Reasoning(text=last.text, style=last.style, seals=(seal,))]
+    return [*parts, Reasoning(redacted=seal.kind == "redacted", seals=(seal,))]

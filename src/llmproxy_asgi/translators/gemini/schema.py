@@ -1,0 +1,78 @@
+"""Google's JSON, as far as we act on it.
+
+Source: the types of Google's Python SDK google-genai 3.4.0, read 2026-11-21. Requests are read field by field with
+their paths (`decode_request.py`); what stands here is what an upstream sends: whole answers and the chunks of a stream,
+which have one shape. All fields are optional: proto3 JSON leaves out whatever is empty.
+"""
+
+from typing import Any
+
+import msgspec
+
+from llmproxy_asgi.conversation import JSONObject
+
+PROTOCOL = "gemini"
+ISSUER = "gemini"
+"""Whose signatures Google's own clients hold."""
+
+ABSENT = msgspec.Raw()
+"""A field that is taken as its bytes and is not there."""
+
+STAND_IN = "skip_thought_signature_validator"
+"""What Google documents as the signature of a call that none of its models made."""
+
+
+class Blob(msgspec.Struct, rename="camel"):
+    mime_type: str | None = None
+    data: str | None = None
+
+
+class FileData(msgspec.Struct, rename="camel"):
+    mime_type: str | None = None
+    file_uri: str | None = None
+
+
+class FunctionCall(msgspec.Struct, rename="camel"):
+    id: str | None = None
+    name: str | None = None
+    args: msgspec.Raw = ABSENT
+    partial_args: list[JSONObject] | None = None
+    will_continue: bool | None = None
+
+
+class Part(msgspec.Struct, rename="camel", gc=False):
+    text: str | None = None
+    thought: bool | None = None
+    thought_signature: str | None = None
+    function_call: FunctionCall | None = None
+    inline_data: Blob | None = None
+    file_data: FileData | None = None
+
+
+class Content(msgspec.Struct, gc=False):
+    parts: list[Part] | None = None
+
+
+class Candidate(msgspec.Struct, rename="camel", gc=False):
+    index: int | None = None
+    content: Content | None = None
+    finish_reason: str | None = None
+    finish_message: str | None = None
+    grounding_metadata: JSONObject | None = None
+    citation_metadata: JSONObject | None = None
+    logprobs_result: JSONObject | None = None
+
+
+class Chunk(msgspec.Struct, rename="camel", gc=False):
+    """A whole answer, or a piece of a streamed one."""
+
+    candidates: list[Candidate] | None = None
+    prompt_feedback: JSONObject | None = None
+    usage_metadata: JSONObject | None = None
+    model_version: str | None = None
+    response_id: str | None = None
+    create_time: str | None = None
+    error: Any = None
+
+
+CHUNK = msgspec.json.Decoder(Chunk)

@@ -1,0 +1,202 @@
+"""Google's words and what they mean: finish reasons, tiers, resolutions, counts; tables for both directions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmproxy_asgi.conversation import (
+    EMPTY,
+    Detail,
+    Finish,
+    FinishReason,
+    JSONObject,
+    MediaKind,
+    ServiceTier,
+    TokenLogprob,
+    Usage,
+)
+from llmproxy_asgi.translators.gemini.schema import PROTOCOL
+
+_FILTERED = (
+    "SAFETY",
+    "RECITATION",
+    "LANGUAGE",
+    "BLOCKLIST",
+    "PROHIBITED_CONTENT",
+    "SPII",
+    "MODEL_ARMOR",
+    "ESCALATION",
+    "PUP_LIMITED_DISABLED",
+    "IMAGE_SAFETY",
+    "IMAGE_PROHIBITED_CONTENT",
+    "IMAGE_RECITATION",
+    "IMAGE_OTHER",
+    "JAILBREAK",
+)
+_MALFORMED = ("MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "MALFORMED_RESPONSE")
+
+FINISH_IN: Mapping[str, FinishReason] = {
+    "STOP": FinishReason.STOP,
+    "MAX_TOKENS": FinishReason.LENGTH,
+    **dict.fromkeys(_FILTERED, FinishReason.CONTENT_FILTER),
+    **dict.fromkeys(_MALFORMED, FinishReason.MALFORMED_CALL),
+    "TOO_MANY_TOOL_CALLS": FinishReason.PAUSE,
+    "CONTINUATION": FinishReason.PAUSE,
+}
+FINISH_OUT: Mapping[FinishReason, str] = {
+    FinishReason.STOP: "STOP",
+    FinishReason.STOP_SEQUENCE: "STOP",
+    FinishReason.TOOL_CALLS: "STOP",
+    FinishReason.LENGTH: "MAX_TOKENS",
+    FinishReason.CONTEXT_LENGTH: "MAX_TOKENS",
+    FinishReason.CONTENT_FILTER: "SAFETY",
+    FinishReason.REFUSAL: "SAFETY",
+    FinishReason.PAUSE: "CONTINUATION",
+    FinishReason.MALFORMED_CALL: "MALFORMED_FUNCTION_CALL",
+    FinishReason.COMPACTION: "OTHER",
+    FinishReason.CANCELLED: "OTHER",
+    FinishReason.UNKNOWN: "OTHER",
+}
+BLOCK_REASONS = frozenset(
+    {"SAFETY", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT", "IMAGE_SAFETY", "MODEL_ARMOR", "JAILBREAK"}
+)
+LOST_SIGNATURE = "MISSING_THOUGHT_SIGNATURE"
+"""Not an end but a refusal: a call was sent back without its signature."""
+
+TIERS_IN: Mapping[str, ServiceTier] = {
+    "flex": ServiceTier.FLEX,
+    "standard": ServiceTier.STANDARD,
+    "priority": ServiceTier.PRIORITY,
+}
+TIERS_OUT: Mapping[ServiceTier, str | None] = {
+    ServiceTier.AUTO: None,
+    ServiceTier.STANDARD: "standard",
+    ServiceTier.FLEX: "flex",
+    ServiceTier.PRIORITY: "priority",
+    ServiceTier.FAST: "priority",
+}
+RESOLUTIONS_IN: Mapping[str, Detail] = {
+    "MEDIA_RESOLUTION_LOW": "low",
+    "MEDIA_RESOLUTION_HIGH": "high",
+    "MEDIA_RESOLUTION_ULTRA_HIGH": "original",
+}
+RESOLUTIONS_OUT: Mapping[Detail, str] = {detail: word for word, detail in RESOLUTIONS_IN.items()}
+
+SERVER_TOOLS: Mapping[str, str] = {"googleSearch": "web_search", "urlContext": "url_fetch"}
+"""Tools that Google runs and that others have as well."""
+SERVER_TOOLS_OUT: Mapping[str, str] = {ours: theirs for theirs, ours in SERVER_TOOLS.items()}
+
+
+def decode_finish(word: str, message: str | None, *, called: bool) -> Finish:
+    """Why a candidate ended. A stop behind a call asks for the call; nothing else is overridden."""
+    reason = FINISH_IN.get(word, FinishReason.UNKNOWN)
+    if called and reason is FinishReason.STOP:
+        reason = FinishReason.TOOL_CALLS
+    return Finish(reason=reason, native=word, message=message)
+
+
+def finish_word(finish: Finish) -> str:
+    """Google's own word where it gave one, else the nearest."""
+    native = finish.native
+    if native is not None and FINISH_IN.get(native) is finish.reason:
+        return native
+    return FINISH_OUT[finish.reason]
+
+
+def media_kind(media_type: str | None) -> MediaKind:
+    """What stands behind a media type."""
+    family = (media_type or "").partition("/")[0].lower()
+    return family if family in {"image", "audio", "video"} else "document"  # type: ignore[return-value]  # narrowed by the set
+
+
+def decode_usage(native: Mapping[str, Any], searches: int = 0) -> Usage:
+    """The counts; what is missing or no number counts as 0. Google counts thoughts beside what is said."""
+    thoughts = _count(native, "thoughtsTokenCount")
+    return Usage(
+        input=_count(native, "promptTokenCount") + _count(native, "toolUsePromptTokenCount"),
+        output=_count(native, "candidatesTokenCount") + thoughts,
+        cache_read=_count(native, "cachedContentTokenCount"),
+        reasoning=thoughts,
+        audio_input=_modality(native, "promptTokensDetails", "AUDIO"),
+        audio_output=_modality(native, "candidatesTokensDetails", "AUDIO"),
+        image_input=_modality(native, "promptTokensDetails", "IMAGE"),
+        image_output=_modality(native, "candidatesTokensDetails", "IMAGE"),
+        server_tool_calls={"web_search": searches} if searches else EMPTY,
+        extras={PROTOCOL: dict(native)} if native else EMPTY,
+    )
+
+
+def encode_usage(usage: Usage) -> JSONObject:
+    """The counts as Google's clients read them."""
+    native = usage.extras.get(PROTOCOL, EMPTY)
+    tool_prompt = min(_count(native, "toolUsePromptTokenCount"), usage.input)
+    prompt, said = usage.input - tool_prompt, max(0, usage.output - usage.reasoning)
+    fields: JSONObject = {"promptTokenCount": prompt, "candidatesTokenCount": said, "totalTokenCount": usage.total}
+    if usage.cache_read:
+        fields["cachedContentTokenCount"] = usage.cache_read
+    if usage.reasoning:
+        fields["thoughtsTokenCount"] = usage.reasoning
+    if tool_prompt:
+        fields["toolUsePromptTokenCount"] = tool_prompt
+    if usage.audio_input or usage.image_input:
+        fields["promptTokensDetails"] = _details(prompt, usage.audio_input, usage.image_input)
+    if usage.audio_output or usage.image_output:
+        fields["candidatesTokensDetails"] = _details(said, usage.audio_output, usage.image_output)
+    return {**native, **fields}
+
+
+def decode_logprobs(native: Mapping[str, Any]) -> tuple[TokenLogprob, ...]:
+    """The chosen tokens of `logprobsResult`, each with what else was likely; what cannot be read is passed over."""
+    tops = native.get("topCandidates")
+    rows = tops if isinstance(tops, list) else []
+    tokens: list[TokenLogprob] = []
+    chosen = native.get("chosenCandidates")
+    for position, entry in enumerate(chosen if isinstance(chosen, list) else ()):
+        row = rows[position] if position < len(rows) else None
+        others = row.get("candidates") if isinstance(row, dict) else None
+        top = tuple(
+            token for other in (others if isinstance(others, list) else ()) if (token := _logprob(other)) is not None
+        )
+        token = _logprob(entry, top)
+        if token is not None:
+            tokens.append(token)
+    return tuple(tokens)
+
+
+def encode_logprobs(tokens: tuple[TokenLogprob, ...]) -> JSONObject:
+    """`logprobsResult` of these tokens."""
+    return {
+        "chosenCandidates": [_encode_logprob(token) for token in tokens],
+        "topCandidates": [{"candidates": [_encode_logprob(other) for other in token.top]} for token in tokens],
+    }
+
+
+def _encode_logprob(token: TokenLogprob) -> JSONObject:
+    return {"token": token.token, "logProbability": token.logprob}
+
+
+def _logprob(entry: Any, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob | None:
+    if not isinstance(entry, dict) or not isinstance(entry.get("token"), str):
+        return None
+    value = entry.get("logProbability", 0)  # proto3 leaves a zero out
+    if type(value) not in {int, float} or not abs(value) < 1e300:
+        return None
+    return TokenLogprob(token=entry["token"], logprob=float(value), top=top)
+
+
+def _details(whole: int, audio: int, image: int) -> list[JSONObject]:
+    counts = {"TEXT": max(0, whole - audio - image), "AUDIO": audio, "IMAGE": image}
+    return [{"modality": modality, "tokenCount": count} for modality, count in counts.items() if count]
+
+
+def _modality(native: Mapping[str, Any], key: str, modality: str) -> int:
+    rows = native.get(key)
+    if not isinstance(rows, list):
+        return 0
+    return sum(_count(row, "tokenCount") for row in rows if isinstance(row, dict) and row.get("modality") == modality)
+
+
+def _count(native: Mapping[str, Any], key: str) -> int:
+    value = native.get(key)
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+        value = int(value)
+    return value if type(value) is int and value > 0 else 0
