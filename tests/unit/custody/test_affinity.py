@@ -1,0 +1,71 @@
+"""Which route a conversation belongs to."""
+
+import pytest
+
+from llmproxy_asgi.conversation import Message, Part, Reasoning, Request, Role, Seal, Text, ToolCall
+from llmproxy_asgi.custody.affinity import Pin, distance, pin
+from llmproxy_asgi.custody.reasoning import Thought
+from llmproxy_asgi.translators.base import Upstream
+
+
+def thought(issuer: str, model: str | None = None) -> Reasoning:
+    return Reasoning(seals=(Seal(issuer=issuer, kind="signature", data="AAAA", model=model),))
+
+
+def said(*turns: tuple[Role, Part]) -> Request:
+    return Request(protocol="p", model="m", messages=tuple(Message(role=role, parts=(part,)) for role, part in turns))
+
+
+USER: tuple[Role, Part] = ("user", Text(text="hi"))
+CALL = ToolCall(call_id="call_1", name="f")
+
+
+def test_without_state_there_is_no_pin() -> None:
+    """Words and calls alone can go anywhere."""
+    assert pin(said(USER, ("assistant", Reasoning(text="a")), ("assistant", CALL), USER)) is None
+
+
+def test_the_newest_state_decides() -> None:
+    """A conversation that has moved belongs to where it went."""
+    request = said(USER, ("assistant", thought("openai")), USER, ("assistant", thought("anthropic", "opus")), USER)
+    assert pin(request) == Pin("anthropic", "opus")
+
+
+def test_state_on_calls_counts() -> None:
+    """As that of reasoning does."""
+    sealed = ToolCall(call_id="c", name="f", seals=thought("gemini").seals)
+    assert pin(said(USER, ("assistant", sealed))) == Pin("gemini")
+
+
+def test_two_routes_at_once_are_none() -> None:
+    """Nobody can open both."""
+    parts = (thought("openai"), thought("gemini"))
+    request = Request(protocol="p", model="m", messages=(Message(role="assistant", parts=parts),))
+    assert pin(request) is None
+
+
+def test_two_models_of_one_route_pin_the_route() -> None:
+    """Which of the two is left open."""
+    parts = (thought("openai", "a"), thought("openai", "b"))
+    request = Request(protocol="p", model="m", messages=(Message(role="assistant", parts=parts),))
+    assert pin(request) == Pin("openai")
+
+
+def test_kept_state_counts_as_sent() -> None:
+    """A caller who strips it stays on the route all the same."""
+    request = said(USER, ("assistant", CALL))
+    thoughts = {"call_1": Thought(call="x", first=(thought("anthropic", "opus"),))}
+    assert pin(request) is None
+    assert pin(request, thoughts) == Pin("anthropic", "opus")
+
+
+@pytest.mark.parametrize(
+    ("issuer", "model", "expected"),
+    [("anthropic", "opus", 0), ("anthropic", "haiku", 1), ("openai", "opus", 2)],
+)
+def test_how_far_a_target_is(issuer: str, model: str, expected: int) -> None:
+    """Its own model, its own route, any other."""
+    upstream = Upstream(provider="x", model=model, asked="m", issuer=issuer)
+    assert distance(Pin("anthropic", "opus"), upstream) == expected
+    assert distance(Pin("anthropic"), upstream) == (2 if expected == 2 else 0)
+    assert distance(None, upstream) == 0

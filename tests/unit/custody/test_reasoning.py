@@ -1,0 +1,479 @@
+"""Reasoning state of calls: kept when an answer passes, and back at its place when its caller lost it."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conversations.strategies import event_rows, requests, responses
+from llmproxy_asgi.conversation import (
+    Candidate,
+    Failed,
+    Finish,
+    FinishReason,
+    Message,
+    Part,
+    PartDelta,
+    PartEnded,
+    PartStarted,
+    Reasoning,
+    Request,
+    Response,
+    Seal,
+    Text,
+    TextDelta,
+    ToolCall,
+    ToolResult,
+)
+from llmproxy_asgi.custody.reasoning import (
+    LIFETIME,
+    MOST_CALLS,
+    NOTHING,
+    ReasoningCustody,
+    ReasoningTap,
+    Thought,
+    missing,
+    remember,
+    restore,
+)
+from llmproxy_asgi.errors import Unavailable, UpstreamFailed
+from llmproxy_asgi.stores.base import Bounds, Owner
+from llmproxy_asgi.stores.memory import MemoryStore
+from llmproxy_asgi.translators.assemble import unfold
+from llmproxy_asgi.translators.base import Upstream
+from llmproxy_asgi.translators.registry import translator
+from support_clock import HandClock
+from support_stores import ALICE, BOB, OTHER_ALICE
+
+CLAUDE = Upstream(provider="claude", model="opus", asked="smart", issuer="anthropic")
+GEMINI = Upstream(provider="google", model="pro", asked="smart", issuer="gemini")
+
+
+def seal(data: str = "AAAA", *, issuer: str = "anthropic", model: str | None = "opus") -> Seal:
+    return Seal(issuer=issuer, kind="signature", data=data, model=model)
+
+
+def thinking(text: str, **fields: Any) -> Reasoning:
+    return Reasoning(text=text, seals=(seal(text.encode().hex(), **fields),))
+
+
+def call(call_id: str = "call_1", arguments: str = '{"city": "Köln"}', *seals: Seal) -> ToolCall:
+    return ToolCall(call_id=call_id, name="weather", arguments=arguments, seals=seals)
+
+
+def answer(*parts: Part) -> Response:
+    finish = Finish(reason=FinishReason.TOOL_CALLS)
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    return Response(id="r", model="m", created_at=at, candidates=(Candidate(parts=parts, finish=finish),))
+
+
+def asked(*turns: Sequence[Part]) -> Request:
+    """A request that repeats these turns of the model; every call is answered."""
+    messages = [Message(role="user", parts=(Text(text="hi"),))]
+    for turn in turns:
+        messages.append(Message(role="assistant", parts=tuple(turn)))
+        results = tuple(ToolResult(call_id=part.call_id) for part in turn if isinstance(part, ToolCall))
+        messages.append(Message(role="tool" if results else "user", parts=results or (Text(text="go on"),)))
+    return Request(protocol="openai-chat", model="smart", messages=tuple(messages))
+
+
+def stripped(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """A turn as a caller sends it back who knows nothing of reasoning."""
+    return tuple(
+        msgspec.structs.replace(part, seals=()) if part.seals else part
+        for part in parts
+        if not isinstance(part, Reasoning)
+    )
+
+
+def again(*parts: Part, upstream: Upstream = CLAUDE, sent: Sequence[Part] | None = None) -> tuple[Part, ...]:
+    """The turn that goes upstream after the caller sent it back, stripped or as `sent`."""
+    request = asked(stripped(parts) if sent is None else sent)
+    return restore(request, dict(remember(answer(*parts))), upstream).messages[1].parts
+
+
+# ── back at its place ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (thinking("a"), call()),
+        (thinking("a"), Text(text="Let me see."), call()),
+        (thinking("a"), thinking("b"), call("call_1"), call("call_2")),
+        (thinking("a"), call("call_1"), thinking("b"), call("call_2")),
+        (thinking("a"), Text(text="Let me see."), thinking("b"), call()),
+        (thinking("a"), Text(text="x"), thinking("b"), call("call_1"), Text(text="y"), call("call_2")),
+    ],
+    ids=["before", "before-words", "several", "between-calls", "around-words", "between-words"],
+)
+def test_reasoning_is_back_where_it_was(parts: tuple[Part, ...]) -> None:
+    """Before the words it led to, before the call it led to, in its order."""
+    assert again(*parts) == parts
+
+
+def test_state_of_a_call_is_back_on_it() -> None:
+    """On the very call that it was made for, and no other of its step."""
+    parts = (call("call_1", "{}", seal(issuer="gemini", model="pro")), call("call_2", "{}"))
+    assert again(*parts, upstream=GEMINI) == parts
+
+
+def test_words_without_state_give_way() -> None:
+    """A caller who kept the words alone would else think twice."""
+    parts = (thinking("a"), call())
+    assert again(*parts, sent=(Reasoning(text="a"), call())) == parts
+
+
+def test_words_without_state_stay_where_only_the_call_is_sealed() -> None:
+    """Nothing has come in their place."""
+    parts = (call("call_1", "{}", seal(issuer="gemini", model="pro")),)
+    sent = (Reasoning(text="a"), call("call_1", "{}"))
+    assert again(*parts, upstream=GEMINI, sent=sent) == (sent[0], *parts)
+
+
+def test_a_turn_in_several_messages_begins_with_its_reasoning() -> None:
+    """Callers who send words and calls apart still mean one turn; no message is lost but one of bare reasoning."""
+    parts = (thinking("a"), Text(text="Let me see."), call("call_1"), call("call_2"))
+    rows: list[tuple[Part, ...]] = [
+        (Text(text="Let me see."),),
+        (Reasoning(text="a"),),
+        (call("call_1"),),
+        (call("call_2"),),
+    ]
+    request = Request(
+        protocol="openai-chat",
+        model="smart",
+        messages=tuple(Message(role="assistant", parts=row) for row in rows),
+    )
+    restored = restore(request, dict(remember(answer(*parts))), CLAUDE)
+    assert [message.parts for message in restored.messages] == [parts[:2], parts[2:3], parts[3:]]
+
+
+def test_every_step_gets_its_own() -> None:
+    """A loop of three steps, all of them stripped."""
+    steps = [(thinking(text), call(f"call_{text}")) for text in "abc"]
+    thoughts = {call_id: thought for step in steps for call_id, thought in remember(answer(*step))}
+    request = asked(*map(stripped, steps))
+    assert missing(request) == ("call_a", "call_b", "call_c")
+    assert restore(request, thoughts, CLAUDE) == asked(*steps)
+
+
+# ── and nowhere else ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "upstream",
+    [GEMINI, msgspec.structs.replace(CLAUDE, model="haiku")],
+    ids=["another issuer", "another model"],
+)
+def test_only_who_can_open_it_gets_it(upstream: Upstream) -> None:
+    """For all others the request stays the very same."""
+    parts = (thinking("a"), call())
+    request = asked(stripped(parts))
+    assert restore(request, dict(remember(answer(*parts))), upstream) is request
+
+
+def test_of_several_issuers_each_gets_its_own() -> None:
+    """A turn that two routes had a hand in."""
+    parts = (thinking("a"), thinking("b", issuer="gemini", model=None), call())
+    assert again(*parts) == (parts[0], parts[2])
+    assert again(*parts, upstream=GEMINI) == parts[1:]
+    both = Reasoning(text="a", seals=(seal("x"), seal("y", issuer="gemini")))
+    assert again(both, call()) == (msgspec.structs.replace(both, seals=both.seals[:1]), call())
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        (thinking("z"), call()),
+        (thinking("z", issuer="openai"), call()),
+        (call("call_1", '{"city": "Köln"}', seal("own")),),
+        (Text(text="x", seals=(seal("own"),)), call()),
+    ],
+    ids=["own reasoning", "foreign reasoning", "sealed call", "sealed words"],
+)
+def test_a_turn_that_has_state_is_left_alone(sent: tuple[Part, ...]) -> None:
+    """Whatever its caller sent is what its caller meant."""
+    request = asked(sent)
+    assert missing(request) == ()
+    assert restore(request, dict(remember(answer(thinking("a"), call()))), CLAUDE) is request
+
+
+@pytest.mark.parametrize(
+    "other",
+    [call("call_1", '{"city": "Bonn"}'), ToolCall(call_id="call_1", name="time", arguments='{"city": "Köln"}')],
+    ids=["other arguments", "other tool"],
+)
+def test_another_call_of_the_same_id_is_another_call(other: ToolCall) -> None:
+    """Upstreams that count their calls use the same ids in every conversation."""
+    request = asked((other,))
+    assert restore(request, dict(remember(answer(thinking("a"), call()))), CLAUDE) is request
+
+
+@pytest.mark.parametrize("spelled", ['{"city":"K\\u00f6ln"}', '{ "city" :\n"Köln" }'])
+def test_a_call_is_known_however_it_is_spelled(spelled: str) -> None:
+    """Callers read arguments and write them anew."""
+    parts = (thinking("a"), call())
+    assert again(*parts, sent=(call("call_1", spelled),))[0] == parts[0]
+
+
+@pytest.mark.parametrize("arguments", ["", "free text", '{"a":', "[" * 5_000, '{"n": 1e999}'])
+def test_arguments_of_any_kind_are_known(arguments: str) -> None:
+    """Also those that are no JSON."""
+    parts = (thinking("a"), call("call_1", arguments))
+    assert again(*parts) == parts
+
+
+def test_the_users_words_are_never_touched() -> None:
+    """A call id in somebody else's turn means nothing."""
+    request = Request(protocol="p", model="m", messages=(Message(role="user", parts=(call(),)),))
+    assert missing(request) == ()
+    assert restore(request, dict(remember(answer(thinking("a"), call()))), CLAUDE) is request
+
+
+# ── what is worth keeping ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (Text(text="hi"),),
+        (call(),),
+        (Reasoning(text="a"), call()),
+        (thinking("a"), Text(text="hi")),
+        (call(), thinking("a")),
+    ],
+    ids=["words", "call", "unsealed", "no call", "after the call"],
+)
+def test_nothing_else_is_kept(parts: tuple[Part, ...]) -> None:
+    """Neither reasoning without a call, nor a call without reasoning, nor words that nobody sealed."""
+    assert remember(answer(*parts)) == ()
+    assert ReasoningTap().feed(list(unfold(answer(*parts)))) == ()
+
+
+@given(st.data())
+def test_a_stream_leaves_what_its_answer_leaves(data: st.DataObject) -> None:
+    """However the stream is told, parts overlapping, and however its events come in."""
+    response = data.draw(responses())
+    row = data.draw(event_rows(response))
+    tap = ReasoningTap()
+    kept: list[tuple[str, Thought]] = []
+    while row:
+        size = data.draw(st.integers(1, len(row)))
+        kept += tap.feed(row[:size])
+        row = row[size:]
+    assert sorted(kept, key=repr) == sorted(remember(response), key=repr)
+
+
+def test_it_is_told_before_the_end() -> None:
+    """With the finish, because callers go on when they have read that; the end sign may come later."""
+    row = list(unfold(answer(thinking("a"), call())))
+    tap = ReasoningTap()
+    kept = [bool(tap.feed([event])) for event in row]
+    assert kept.index(True) == len(row) - 2
+    assert kept.count(True) == 1
+
+
+def test_a_broken_stream_leaves_nothing() -> None:
+    """Its calls were never whole."""
+    tap = ReasoningTap()
+    row = list(unfold(answer(thinking("a"), call())))
+    assert tap.feed([*row[:-2], Failed(UpstreamFailed("It broke."))]) == ()
+
+
+def test_words_alone_are_passed_over() -> None:
+    """A tap that sees a long text keeps nothing of it."""
+    tap = ReasoningTap()
+    deltas = [PartDelta(0, 0, TextDelta("x" * 100)) for _ in range(100)]
+    tap.feed([PartStarted(0, 0, Text(text="")), *deltas, PartEnded(0, 0)])
+    assert len(repr(tap._seen)) < 500
+
+
+# ── kept meanwhile ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+KEPT = remember(answer(thinking("a"), call()))
+
+
+def custody(clock: HandClock, **bounds: int) -> ReasoningCustody:
+    return ReasoningCustody(MemoryStore(Bounds(**bounds), clock=clock))
+
+
+@pytest.mark.anyio
+async def test_it_is_its_owners_alone() -> None:
+    """Neither another user nor another tenant's user of that name finds it."""
+    kept = custody(HandClock())
+    await kept.keep(ALICE, KEPT)
+    assert await kept.find(ALICE, ["call_1", "call_2"]) == dict(KEPT)
+    assert await kept.find(BOB, ["call_1"]) == {}
+    assert await kept.find(OTHER_ALICE, ["call_1"]) == {}
+    assert await kept.find(ALICE, []) is NOTHING
+
+
+@pytest.mark.anyio
+async def test_it_lives_as_long_as_it_is_needed() -> None:
+    """An hour after it was last asked for, so that a long loop never loses its beginning."""
+    clock = HandClock()
+    kept = custody(clock)
+    await kept.keep(ALICE, KEPT)
+    for _ in range(5):
+        clock.at += LIFETIME - 1
+        assert await kept.find(ALICE, ["call_1"])
+    clock.at += LIFETIME
+    assert not await kept.find(ALICE, ["call_1"])
+
+
+@pytest.mark.anyio
+async def test_what_is_too_much_is_let_go() -> None:
+    """One owner's thoughts never take more than its bound."""
+    kept = custody(HandClock(), owner_bytes=20_000)
+    for number in range(100):
+        step = remember(answer(thinking("x" * 500), call(f"call_{number}")))
+        await kept.keep(ALICE, step)
+    found = await kept.find(ALICE, [f"call_{number}" for number in range(100)])
+    assert 3 < len(found) < 20
+    assert "call_99" in found
+    await kept.keep(ALICE, remember(answer(thinking("x" * 50_000), call("call_large"))))
+    assert not await kept.find(ALICE, ["call_large"])
+
+
+class Away:
+    """A store that cannot be reached."""
+
+    async def get(self, owner: Owner, key: str) -> bytes | None:
+        raise Unavailable("The store is away.")
+
+    async def get_many(self, owner: Owner, keys: Collection[str]) -> Mapping[str, bytes]:
+        raise Unavailable("The store is away.")
+
+    async def put(self, owner: Owner, key: str, value: bytes, *, ttl: float, replacing: bool = False) -> bool:
+        raise Unavailable("The store is away.")
+
+    async def delete(self, owner: Owner, key: str) -> bool:
+        raise Unavailable("The store is away.")
+
+    async def touch(self, owner: Owner, keys: Collection[str], *, ttl: float) -> None:
+        raise Unavailable("The store is away.")
+
+    async def keys(self, owner: Owner, *, after: str = "", limit: int = 100) -> tuple[str, ...]:
+        raise Unavailable("The store is away.")
+
+    async def aclose(self) -> None:
+        return None
+
+
+@pytest.mark.anyio
+async def test_a_store_that_is_away_fails_no_call(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is kept and nothing is found; the log says so."""
+    kept = ReasoningCustody(Away())
+    await kept.keep(ALICE, KEPT)
+    assert await kept.find(ALICE, ["call_1"]) is NOTHING
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("value", [b"", b"{", b'{"version":2,"call":"x"}', b'{"version":1}'])
+async def test_what_cannot_be_read_is_not_there(value: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """Another version of the program may have written it."""
+    store = MemoryStore()
+    await store.put(ALICE, "call_1", value, ttl=10)
+    assert await ReasoningCustody(store).find(ALICE, ["call_1"]) == {}
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.anyio
+async def test_what_no_json_can_hold_fails_no_call(caplog: pytest.LogCaptureFixture) -> None:
+    """A provider written in Python can make any string."""
+    kept = custody(HandClock())
+    await kept.keep(ALICE, (("call_1", Thought(call="x", first=(Reasoning(text="\ud800"),))),))
+    assert await kept.find(ALICE, ["call_1"]) == {}
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.anyio
+async def test_what_is_kept_says_its_version() -> None:
+    """From the first day."""
+    store = MemoryStore()
+    await ReasoningCustody(store).keep(ALICE, KEPT)
+    value = await store.get(ALICE, "call_1")
+    assert value is not None
+    assert json.loads(value)["version"] == 1
+
+
+def test_a_long_history_is_asked_for_in_part() -> None:
+    """The newest calls, each once."""
+    request = asked(*[(call(f"call_{number}"),) for number in range(MOST_CALLS + 10)], (call("call_9"),))
+    ids = missing(request)
+    assert len(ids) == MOST_CALLS
+    assert ids[-1] == f"call_{MOST_CALLS + 9}"
+
+
+@pytest.mark.anyio
+@given(st.data())
+async def test_whatever_was_kept_comes_back(data: st.DataObject) -> None:
+    """Any answer's thoughts are found again as they were kept."""
+    kept = remember(data.draw(responses(candidates=1)))
+    keeper = custody(HandClock())
+    await keeper.keep(ALICE, kept)
+    assert await keeper.find(ALICE, [call_id for call_id, _ in kept]) == dict(kept)
+
+
+@given(requests())
+def test_requests_of_any_kind_can_be_asked(request_: Request) -> None:
+    """What is missing is always a call of the request, and nothing changes where nothing is known."""
+    ids = missing(request_)
+    calls = {part.call_id for message in request_.messages for part in message.parts if isinstance(part, ToolCall)}
+    assert set(ids) <= calls
+    assert restore(request_, NOTHING, CLAUDE) is request_
+    thoughts = dict.fromkeys(ids, Thought(call="another"))
+    assert restore(request_, thoughts, CLAUDE) is request_
+
+
+# ── the whole way, with the wires of two protocols ───────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.anyio
+async def test_a_chat_loop_over_messages_keeps_its_thinking() -> None:
+    """Three steps of a Chat client that strips `reasoning_details`: native thinking stands before each `tool_use`."""
+    chat, claude = translator("openai-chat").inbound, translator("anthropic-messages").outbound
+    kept = custody(HandClock())
+    history: list[dict[str, Any]] = [{"role": "user", "content": "Weather?"}]
+    upstream = CLAUDE
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+    sent: dict[str, Any] = {}
+    for step in range(4):
+        body = json.dumps({"model": "smart", "messages": history, "tools": tools, "reasoning_effort": "high"}).encode()
+        intake = chat.open(body, headers={})
+        request = chat.decode(intake)
+        found = await kept.find(ALICE, missing(request))
+        outgoing = claude.encode(restore(request, found, upstream), upstream)
+        sent = json.loads(outgoing.body)
+        reply = {
+            "id": f"msg_{step}",
+            "type": "message",
+            "role": "assistant",
+            "model": "opus",
+            "content": [
+                {"type": "thinking", "thinking": f"step {step}", "signature": f"c2ln{step}"},
+                {"type": "tool_use", "id": f"toolu_{step}", "name": "weather", "input": {"day": step}},
+            ],
+            "stop_reason": "tool_use",
+            "stop_sequence": None,
+            "usage": {"input_tokens": 1, "output_tokens": 1},
+        }
+        at = datetime(2026, 1, 1, tzinfo=UTC)
+        response = claude.decode(json.dumps(reply).encode(), outgoing, upstream, received_at=at)
+        await kept.keep(ALICE, remember(response))
+        told = json.loads(chat.encode(response, intake))["choices"][0]["message"]
+        calls = [
+            {"id": entry["id"], "type": "function", "function": dict(entry["function"])} for entry in told["tool_calls"]
+        ]
+        history.append({"role": "assistant", "content": None, "tool_calls": calls})
+        history += [{"role": "tool", "tool_call_id": entry["id"], "content": "rain"} for entry in calls]
+    turns = [message["content"] for message in sent["messages"] if message["role"] == "assistant"]
+    assert [[block["type"] for block in turn] for turn in turns] == [["thinking", "tool_use"]] * 3
+    assert [turn[0]["signature"] for turn in turns] == ["c2ln0", "c2ln1", "c2ln2"]
