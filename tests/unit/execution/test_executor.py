@@ -35,7 +35,7 @@ from llmproxy_asgi.errors import (
 from llmproxy_asgi.execution.attempt import Attempt, Job
 from llmproxy_asgi.execution.continuation import Continuation
 from llmproxy_asgi.execution.cooldown import FAILURES_BEFORE_REST, Cooldowns
-from llmproxy_asgi.execution.executor import Executor
+from llmproxy_asgi.execution.executor import Executor, Opened
 from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.providers.target import Target
@@ -206,7 +206,7 @@ async def world() -> AsyncIterator[World]:
     assert all(answer.closed for answer in made.given), "an answer was left open"
 
 
-async def words_of(attempt: Attempt | Continuation) -> str:
+async def words_of(attempt: Opened) -> str:
     """The words of a whole answer that was relayed; the attempt is closed."""
     whole = attempt.whole
     await attempt.close()
@@ -534,12 +534,12 @@ def message_wire(events: Sequence[dict[str, Any]], stop: str) -> bytes:
     return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in [head, *events, *tail])
 
 
-async def read(attempt: Attempt | Continuation) -> AsyncIterator[Batch]:
+async def read(attempt: Opened) -> AsyncIterator[Batch]:
     while (batch := await attempt.next()) is not None:
         yield batch
 
 
-async def events_of(attempt: Attempt | Continuation) -> list[StreamEvent]:
+async def events_of(attempt: Opened) -> list[StreamEvent]:
     """All events of a stream, held to the grammar; the attempt is closed."""
     grammar, events = Grammar(), []
     async for batch in read(attempt):

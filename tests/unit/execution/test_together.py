@@ -1,0 +1,265 @@
+"""Several requests read as one answer: numbered, summed up, bounded, and let go of together."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import pytest
+
+from llmproxy_asgi.conversation import (
+    Batch,
+    Candidate,
+    Ended,
+    Failed,
+    Finish,
+    Finished,
+    FinishReason,
+    Message,
+    PartDelta,
+    PartEnded,
+    PartStarted,
+    Passed,
+    Request,
+    Response,
+    Started,
+    StreamEvent,
+    Text,
+    TextDelta,
+    Usage,
+    UsageReported,
+)
+from llmproxy_asgi.errors import GatewayError, Unsupported, UpstreamFailed, UpstreamOverloaded
+from llmproxy_asgi.execution.attempt import Attempt, Job
+from llmproxy_asgi.execution.together import AT_ONCE, MOST, Together
+from llmproxy_asgi.providers.target import Target
+from llmproxy_asgi.translators.assemble import fold
+from llmproxy_asgi.translators.base import Outgoing
+from llmproxy_asgi.translators.grammar import Grammar
+
+pytestmark = pytest.mark.anyio
+
+BORN = datetime(2026, 1, 1, tzinfo=UTC)
+STOP = Finish(reason=FinishReason.STOP)
+NOWHERE = cast("Target", None)  # only handed on
+
+
+class Fake:
+    """An attempt that answers with what was asked, in as many pieces as are given."""
+
+    def __init__(self, world: "World", job: Job) -> None:
+        asked = job.request()
+        assert isinstance(asked, Request)
+        part = asked.messages[0].parts[0]
+        assert isinstance(part, Text)
+        self.words = part.text
+        self.outgoing = Outgoing(body=b"", stream=job.stream, warnings=("dropped:seed",))
+        self.whole = None if job.stream else self._whole(asked)
+        self._events = self._stream(asked)
+        self._world = world
+
+    def _whole(self, asked: Request) -> Response:
+        texts = (Text(text=self.words),)
+        candidates = tuple(Candidate(index=each, parts=texts, finish=STOP) for each in range(asked.candidates))
+        usage = Usage(input=1, output=2, server_tool_calls={"web_search": 1})
+        return Response(id=self.words, model="m", created_at=BORN, candidates=candidates, usage=usage)
+
+    def _stream(self, asked: Request) -> Iterator[Sequence[StreamEvent]]:
+        yield [Started(self.words, "m", BORN, Usage(input=1))]
+        for each in range(asked.candidates):
+            yield [PartStarted(each, 0, Text(text="")), Passed("p", None, b"")]
+            for letter in self.words:
+                yield [PartDelta(each, 0, TextDelta(letter))]
+            yield [PartEnded(each, 0), Finished(each, STOP)]
+        yield [UsageReported(Usage(input=1, output=2)), Ended()]
+
+    async def next(self) -> Batch | None:
+        await asyncio.sleep(0)
+        if self.words in self._world.breaks:
+            return Batch((Failed(self._world.breaks[self.words]),))
+        found = next(self._events, None)
+        return None if found is None else Batch(found)
+
+    async def close(self) -> None:
+        self._world.open.discard(self.words)
+
+
+class World:
+    """Begins fake attempts and knows which are open."""
+
+    def __init__(self) -> None:
+        self.open: set[str] = set()
+        self.most_open = 0
+        self.refuses: dict[str, Exception] = {}
+        self.breaks: dict[str, GatewayError] = {}
+        self.gate: asyncio.Event | None = None
+        self.full = asyncio.Event()
+
+    async def begin(self, job: Job) -> Attempt:
+        made = Fake(self, job)
+        self.open.add(made.words)
+        self.most_open = max(self.most_open, len(self.open))
+        try:
+            await self._said(made.words)
+        except BaseException:
+            self.open.discard(made.words)
+            raise
+        return cast("Attempt", made)
+
+    async def _said(self, words: str) -> None:
+        await asyncio.sleep(0)
+        if len(self.open) == AT_ONCE:
+            self.full.set()
+        if self.gate is not None:
+            await self.gate.wait()
+        if words in self.refuses:
+            raise self.refuses[words]
+
+    def together(self, *prompts: str, stream: bool = False, candidates: int = 1) -> Together:
+        requests = [
+            Request(
+                protocol="openai-completions",
+                model="m",
+                messages=(Message(role="user", parts=(Text(text=prompt),)),),
+                candidates=candidates,
+                stream=stream,
+            )
+            for prompt in prompts
+        ]
+        asked: Callable[[], Any] = lambda: pytest.fail("it was to be asked one by one")  # noqa: E731
+        job = Job(protocol="openai-completions", stream=stream, request=asked, each=lambda: requests)
+        return Together(job, NOWHERE, self.begin)
+
+
+async def read(together: Together) -> list[StreamEvent]:
+    events: list[StreamEvent] = []
+    while (batch := await together.next()) is not None:
+        events += batch.events
+    return events
+
+
+async def test_whole_answers_stand_one_after_the_other() -> None:
+    """In the order of the prompts, whichever came first; what they cost is added up."""
+    world = World()
+    together = world.together("a", "b", "c", candidates=2)
+    await together.begin()
+    whole = together.whole
+    await together.close()
+    assert whole is not None
+    assert whole.id == "a"
+    assert [candidate.index for candidate in whole.candidates] == [0, 1, 2, 3, 4, 5]
+    texts = [part.text for each in whole.candidates for part in each.parts if isinstance(part, Text)]
+    assert texts == ["a", "a", "b", "b", "c", "c"]
+    assert (whole.usage.input, whole.usage.output, whole.usage.server_tool_calls) == (3, 6, {"web_search": 3})
+    assert together.outgoing.warnings == ("dropped:seed",)
+    assert world.open == set()
+
+
+@pytest.mark.parametrize("prompts", [["abc", "de"], [f"prompt {number}" for number in range(20)]], ids=len)
+async def test_streams_are_one_legal_stream(prompts: list[str]) -> None:
+    """One start, parts under their own candidates, one end; folded it is the answer."""
+    together = World().together(*prompts, stream=True, candidates=2)
+    await together.begin()
+    events = await read(together)
+    await together.close()
+    grammar = Grammar()
+    for event in events:
+        grammar.check(event)
+    assert grammar.complete
+    answer = fold(events)
+    texts = ["".join(part.text for part in each.parts if isinstance(part, Text)) for each in answer.candidates]
+    assert texts == [prompt for prompt in prompts for _ in range(2)]
+    assert (answer.usage.input, answer.usage.output) == (len(prompts), 2 * len(prompts))
+
+
+async def test_few_are_under_way_at_a_time() -> None:
+    """However many there are."""
+    world = World()
+    together = world.together(*map(str, range(30)))
+    await together.begin()
+    await together.close()
+    assert world.most_open == AT_ONCE
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_a_failure_before_anything_was_said_is_raised(stream: bool) -> None:
+    """As an attempt would raise it, and nothing stays open when it is closed."""
+    world = World()
+    world.refuses = {each: UpstreamOverloaded("busy") for each in "abc"}
+    together = world.together("a", "b", "c", stream=stream)
+    with pytest.raises(UpstreamOverloaded):
+        await together.begin()
+    await together.close()
+    assert world.open == set()
+
+
+async def test_one_failure_fails_a_whole_answer() -> None:
+    """Whatever the others say."""
+    world = World()
+    world.refuses = {"b": Unsupported("no")}
+    together = world.together("a", "b", "c")
+    with pytest.raises(Unsupported):
+        await together.begin()
+    await together.close()
+
+
+@pytest.mark.parametrize("late", ["refuses", "breaks"])
+async def test_a_failure_behind_the_first_words_ends_the_stream(late: str) -> None:
+    """As its last event; nothing follows, and closing lets go of the others."""
+    world = World()
+    prompts = [str(number) for number in range(2 * AT_ONCE)]
+    getattr(world, late)[prompts[-1]] = UpstreamFailed("gone")
+    together = world.together(*prompts, stream=True)
+    await together.begin()
+    events = await read(together)
+    assert isinstance(events[0], Started)
+    assert isinstance(events[-1], Failed)
+    assert not any(isinstance(event, Ended) for event in events)
+    assert await together.next() is None
+    await together.close()
+    assert world.open == set()
+
+
+async def test_a_bug_is_no_event() -> None:
+    """What is no error of ours flies."""
+    world = World()
+    world.refuses = {"a": ZeroDivisionError()}
+    together = world.together("a", "b")
+    with pytest.raises(ZeroDivisionError):
+        await together.begin()
+    await together.close()
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_whoever_leaves_lets_go_of_all(stream: bool) -> None:
+    """Cancelled while all that may be under way are: every one is closed, and the waiting one never begins."""
+    world = World()
+    world.gate = asyncio.Event()
+    together = world.together("a", "b", "c", "d", "e", stream=stream)
+    beginning = asyncio.create_task(together.begin())
+    await world.full.wait()
+    beginning.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await beginning
+    await together.close()
+    assert world.open == set()
+
+
+async def test_a_slow_reader_holds_the_streams_back() -> None:
+    """Only so many batches are read ahead."""
+    world = World()
+    together = world.together("x" * 1000, "y" * 1000, stream=True)
+    await together.begin()
+    for _ in range(3000):
+        await asyncio.sleep(0)
+    assert world.open == {"x" * 1000, "y" * 1000}
+    assert len(await read(together)) > 2000
+    await together.close()
+    assert world.open == set()
+
+
+async def test_one_call_becomes_only_so_many() -> None:
+    """More are refused, naming the field."""
+    with pytest.raises(Unsupported) as refused:
+        World().together(*["p"] * (MOST + 1))
+    assert refused.value.param == "prompt"
