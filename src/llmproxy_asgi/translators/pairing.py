@@ -41,7 +41,8 @@ def pair(messages: Sequence[Message]) -> Paired:
     Raises:
         BadRequest: A result names a call that is not in the conversation.
     """
-    if not any(isinstance(part, ToolCall | ToolResult) for message in messages for part in message.parts):
+    kinds = {type(part) for message in messages for part in message.parts}
+    if kinds.isdisjoint((ToolCall, ToolResult)):
         return Paired(tuple(messages))
     rows = _join_steps(messages)
     steps, duplicates = _answered(rows)

@@ -61,6 +61,9 @@ def decode_messages(messages: Node, *, version_2: bool) -> Iterable[Message]:
     if not turns:
         messages.fail("at least one message is required.")
     for turn in turns:
+        if (plain := _plain(turn.value)) is not None:
+            yield plain
+            continue
         role = turn.need("role").choice(("user", "assistant", "system"))
         parts = list(_parts(turn.need("content"), role, version_2=version_2))
         if role == "user":
@@ -69,6 +72,16 @@ def decode_messages(messages: Node, *, version_2: bool) -> Iterable[Message]:
             yield Message(role="assistant", parts=_with_seals_of_calls(parts), extras=_extras(turn, _TURN_KEYS))
         else:
             yield _system(turn, parts)
+
+
+def _plain(turn: object) -> Message | None:
+    """A turn of one text, as nearly every one is: all that reading it in full would find."""
+    if type(turn) is not dict or len(turn) != 2:
+        return None
+    role, content = turn.get("role"), turn.get("content")
+    if type(content) is not str or role not in ("user", "assistant"):
+        return None
+    return Message(role=role, parts=(Text(text=content),))
 
 
 _TURN_KEYS = frozenset({"role", "content"})
@@ -324,5 +337,8 @@ def _mark(block: Node) -> CacheMark | None:
 
 
 def _extras(block: Node, known: frozenset[str]) -> Extras:
-    rest = {key: value for key, value in block.object().items() if key not in known}
-    return {PROTOCOL: rest} if rest else EMPTY
+    native = block.object()
+    if native.keys() <= known:
+        return EMPTY
+    rest = {key: value for key, value in native.items() if key not in known}
+    return {PROTOCOL: rest}

@@ -91,7 +91,8 @@ class _Reader:
         self._rest: JSONObject = {}
 
     def sampling(self) -> Sampling:
-        temperature, top_p, top_k = (Node.of(self._raw, key) for key in ("temperature", "top_p", "top_k"))
+        raw = self._raw
+        temperature, top_p, top_k = Node.of(raw, "temperature"), Node.of(raw, "top_p"), Node.of(raw, "top_k")
         return Sampling(
             temperature=temperature.number(0, 1) if temperature else None,
             top_p=top_p.number(0, 1) if top_p else None,

@@ -99,10 +99,11 @@ class MessagesInbound(Inbound):
 
 
 def _check_types(raw: Mapping[str, Raw]) -> None:
-    for key, (starts, wanted) in _FIRST_BYTES.items():
-        value = raw.get(key)
-        if value is None:
+    for key, value in raw.items():
+        rule = _FIRST_BYTES.get(key)
+        if rule is None:
             continue
+        starts, wanted = rule
         first = memoryview(value)[0]
         if first not in starts and (first != _NULL or key == "messages"):
             raise BadRequest(f"{key}: expected {wanted}.", param=key, code="invalid_type")
@@ -132,7 +133,9 @@ def _version(header: str | None) -> str | None:
 
 
 def _betas(header: str | None) -> tuple[str, ...]:
-    names = tuple(name for entry in (header or "").split(",") if (name := entry.strip()))
+    if not header:
+        return ()
+    names = tuple(name for entry in header.split(",") if (name := entry.strip()))
     for name in names:
         if not _FORM.fullmatch(name):
             raise BadRequest("anthropic-beta holds a name that is none.", param="anthropic-beta", code="invalid_value")

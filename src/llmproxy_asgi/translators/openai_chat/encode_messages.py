@@ -122,6 +122,8 @@ class MessageEncoder:
         return self._plain("user", message)
 
     def _plain(self, role: str, message: Message) -> list[JSONObject]:
+        if (text := _only_text(message)) is not None:
+            return [self._named({"role": role, "content": text}, message)]
         entries = [entry for part in message.parts if (entry := self._part(part)) is not None]
         if not entries:
             return []
@@ -134,6 +136,8 @@ class MessageEncoder:
         return encoded
 
     def _assistant(self, message: Message) -> list[JSONObject]:
+        if (text := _only_text(message)) is not None:
+            return [self._named({"role": "assistant", "content": text}, message)]
         parts = message.parts
         texts = [entry for part in parts if isinstance(part, Text) and (entry := self._part(part)) is not None]
         refusals = [part.text for part in parts if isinstance(part, Refusal)]
@@ -316,6 +320,14 @@ class MessageEncoder:
         for entry in self._marked[:-_MOST_MARKS]:
             del entry["prompt_cache_breakpoint"]
             self._losses.add("clamped:cache_breakpoints")
+
+
+def _only_text(message: Message) -> str | None:
+    """What a message says that is one plain text, as nearly every one is; None where there is more to it."""
+    if len(message.parts) != 1:
+        return None
+    part = message.parts[0]
+    return part.text or None if isinstance(part, Text) and part.cache_mark is None else None
 
 
 def _content(entries: list[JSONObject]) -> str | list[JSONObject]:

@@ -149,6 +149,8 @@ def _details(found: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 def _count(found: Mapping[str, Any], key: str) -> int:
     value = found.get(key)
+    if not value:  # most are absent, or 0
+        return 0
     if type(value) is float and value.is_integer():
         value = int(value)
     return value if type(value) is int and value > 0 else 0
