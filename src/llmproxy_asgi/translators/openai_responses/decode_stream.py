@@ -138,10 +138,9 @@ class ResponsesStreamDecoder(StreamDecoder):
     def _event(self, event: Event, frame: Frame, events: list[StreamEvent]) -> None:
         kind = event.type or frame.event
         if kind in _BEGINNINGS:
-            if event.response is not None:
-                self._start(ANSWER.decode(event.response), events)
+            self._start(_answer(event), events)
         elif kind in ENDINGS:
-            answer = ANSWER.decode(event.response) if event.response is not None else Answer()
+            answer = _answer(event)
             self._end(answer, answer.status or ENDINGS[kind], events)
         elif kind == "error" or (kind is None and event.error):
             self._failed(events, decode_error_object(error_of(frame.data), protocol=PROTOCOL))
@@ -177,6 +176,12 @@ def answer_extras(body: bytes) -> Extras:
     found = msgspec.json.decode(body)
     kept = {key: found[key] for key in _KEPT if found.get(key)} if type(found) is dict else {}
     return {PROTOCOL: kept} if kept else EMPTY
+
+
+def _answer(event: Event) -> Answer:
+    """What an event of its life says of the answer."""
+    told = bytes(event.response)
+    return Answer() if told in {b"", b"null"} else ANSWER.decode(told)
 
 
 def _odd(frame: Frame) -> Event | None:

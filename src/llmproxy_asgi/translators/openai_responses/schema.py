@@ -16,6 +16,10 @@ Loose = Any
 """A value that is looked at by hand, where it is there at all."""
 
 
+ABSENT = msgspec.Raw()
+"""Where there is no value, not even null."""
+
+
 class Event(msgspec.Struct, gc=False):
     """One event of a stream, whatever it is."""
 
@@ -33,7 +37,7 @@ class Event(msgspec.Struct, gc=False):
     annotation: Loose = None
     part: Loose = None
     item: Loose = None
-    response: msgspec.Raw | None = None
+    response: msgspec.Raw = ABSENT
     error: Loose = None
 
 
