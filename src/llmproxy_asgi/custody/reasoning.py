@@ -17,6 +17,7 @@ import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
+from operator import attrgetter
 from typing import TypeAlias
 
 import msgspec
@@ -81,7 +82,7 @@ def remember(response: Response) -> Kept:
     """What is worth keeping of a whole answer; nothing where it holds no calls, or nothing sealed."""
     kept: list[tuple[str, Thought]] = []
     for candidate in response.candidates:
-        if any(type(part) is ToolCall for part in candidate.parts) and any(part.seals for part in candidate.parts):
+        if _is_worth_keeping(candidate.parts):
             kept += _thoughts(candidate.parts)
     return tuple(kept)
 
@@ -106,19 +107,24 @@ class ReasoningTap:
         return kept
 
     def _border(self, event: StreamEvent) -> Kept:
-        match event:
-            case PartStarted(candidate=number, index=index, part=part):
-                self._seen.setdefault(number, {})[index] = part
-            case PartEnded(candidate=number, index=index, part=part) if part is not None:
-                self._seen.setdefault(number, {})[index] = part
-            case Finished(candidate=number):
-                return self._finished(self._seen.pop(number, {}))
+        if isinstance(event, PartStarted | PartEnded):
+            if event.part is not None:
+                self._seen.setdefault(event.candidate, {})[event.index] = event.part
+        elif isinstance(event, Finished):
+            return self._finished(self._seen.pop(event.candidate, {}))
         return ()
 
     def _finished(self, seen: Mapping[int, Part]) -> Kept:
-        if any(type(part) is ToolCall for part in seen.values()) and any(part.seals for part in seen.values()):
-            return _thoughts(seen[index] for index in sorted(seen))
-        return ()
+        parts = [seen[index] for index in sorted(seen)]
+        return _thoughts(parts) if _is_worth_keeping(parts) else ()
+
+
+def _is_worth_keeping(parts: Iterable[Part]) -> bool:
+    calls = sealed = False
+    for part in parts:
+        calls = calls or type(part) is ToolCall
+        sealed = sealed or bool(part.seals)
+    return calls and sealed
 
 
 def _thoughts(parts: Iterable[Part]) -> Kept:
@@ -181,15 +187,11 @@ def restore(request: Request, thoughts: Thoughts, upstream: Upstream) -> Request
 def _bare_turns(messages: Sequence[Message]) -> Iterator[tuple[int, int, tuple[Message, ...]]]:
     """The turns of the model (neighbouring messages are one) that hold calls and no state, with their places."""
     end = 0
-    for role, group in groupby(messages, key=_role):
+    for role, group in groupby(messages, key=attrgetter("role")):
         turn = tuple(group)
         begin, end = end, end + len(turn)
         if role == "assistant" and _is_bare(turn):
             yield begin, end, turn
-
-
-def _role(message: Message) -> str:
-    return message.role
 
 
 def _is_bare(turn: Sequence[Message]) -> bool:

@@ -57,6 +57,7 @@ def test_kept_state_counts_as_sent() -> None:
     thoughts = {"call_1": Thought(call="x", first=(thought("anthropic", "opus"),))}
     assert pin(request) is None
     assert pin(request, thoughts) == Pin("anthropic", "opus")
+    assert pin(request, {"call_2": thoughts["call_1"]}) is None
 
 
 @pytest.mark.parametrize(

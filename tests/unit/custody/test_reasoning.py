@@ -229,6 +229,14 @@ def test_arguments_of_any_kind_are_known(arguments: str) -> None:
     assert again(*parts) == parts
 
 
+def test_free_text_is_known_by_its_spelling() -> None:
+    """A tool that takes free text may take two that would mean the same to JSON."""
+    one = ToolCall(call_id="call_1", name="run", arguments="[1]", kind="custom")
+    assert again(thinking("a"), one) == (thinking("a"), one)
+    other = msgspec.structs.replace(one, arguments="[ 1 ]")
+    assert again(thinking("a"), one, sent=(other,)) == (other,)
+
+
 def test_the_users_words_are_never_touched() -> None:
     """A call id in somebody else's turn means nothing."""
     request = Request(protocol="p", model="m", messages=(Message(role="user", parts=(call(),)),))

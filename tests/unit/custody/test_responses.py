@@ -227,6 +227,14 @@ async def test_anything_asked_and_answered_comes_back(data: st.DataObject) -> No
     assert await keeper.conversation(ALICE, record.id) == (*request.messages, *expected)
 
 
+async def test_what_json_cannot_hold_is_not_kept(custody: ResponseCustody, store: MemoryStore) -> None:
+    """Only a program can put it there, and is told."""
+    request = msgspec.structs.replace(asked(user("hi")), extras={"made-up": {"x": object()}})
+    with pytest.raises(TypeError, match="cannot hold a object"):
+        await custody.save(ALICE, custody.begin(ALICE, request))
+    assert await store.keys(ALICE) == ()
+
+
 # ── going on ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
