@@ -28,6 +28,7 @@ DEFAULT_MAX_EVENT = 16 * 1024 * 1024
 """Bytes. A whole picture comes as one event, in base64."""
 
 _BOM = b"\xef\xbb\xbf"
+_LF, _CR = b"\n\r"  # as numbers: to ask whether bytes hold one is the cheapest search there is
 _USUAL_ENDS = (b"\n\n", b"\r\n\r\n")
 _FRAME_END = re.compile(rb"\n(?:\n|\r\n?)|\r\r\n?")
 _BLANK_LINES = re.compile(rb"[\r\n]+")
@@ -195,6 +196,27 @@ def decode(block: bytes) -> list[Frame]:
     return frames
 
 
+def only_data(block: bytes) -> list[bytes] | None:
+    """The data of whole frames if each of them is one `data: ` line; else None.
+
+    A few searches over the whole block and no look at a single line: nearly every read of a stream is of this kind.
+    Where the cuts account for all line ends, no frame hides another line.
+    """
+    if not block.startswith(b"data: "):
+        return None
+    if _CR not in block:
+        if block.find(b"\n") == len(block) - 2:
+            return [block[6:-2]]
+        lines = block[6:-2].split(b"\n\ndata: ")
+        if block.count(b"\n") == 2 * len(lines):
+            return lines
+    elif block.endswith(b"\r\n\r\n"):
+        lines = block[6:-4].split(b"\r\n\r\ndata: ")
+        if block.count(b"\n") == 2 * len(lines) == block.count(b"\r"):
+            return lines
+    return None
+
+
 def after_first(block: bytes, start: int) -> int:
     """Where the first of these whole frames ends, blank lines before it included; looks from `start` on."""
     first = _BLANK_LINES.match(block, start)
@@ -216,7 +238,7 @@ def encode(data: bytes, event: str | None = None) -> bytes:
     Raises:
         ValueError: `event` holds anything but ASCII letters, digits, dots, dashes and underscores.
     """
-    if b"\n" in data or b"\r" in data:
+    if _LF in data or _CR in data:
         data = _LINE_END.sub(b"\ndata: ", data)
     if event is None:
         return b"data: %b\n\n" % data
@@ -253,7 +275,7 @@ def _last_end(buffer: bytes | bytearray, start: int) -> int:
 def _cut(block: bytes) -> list[bytes]:
     """Whole frames, and runs of blank lines between them."""
     pieces: list[bytes] = []
-    plain = b"\r" not in block
+    plain = _CR not in block
     start, size = 0, len(block)
     while start < size:
         if block[start] in b"\r\n":
@@ -273,25 +295,17 @@ def _end(match: re.Match[bytes] | None) -> int:
 
 
 def _decode_alike(block: bytes) -> list[Frame] | None:
-    """The frames of a block that starts with `data: `, if each is one such line; else None.
-
-    A few searches over the whole block and no look at a single line: nearly every read of a stream is of
-    this kind. Where the cuts account for all line ends, no frame hides another line.
-    """
-    if b"\r" not in block:
-        lines = block[6:-2].split(b"\n\ndata: ")
-        if block.count(b"\n") == 2 * len(lines):
-            return [Frame(None, line, b"data: %b\n\n" % line) for line in lines]
-    elif block.endswith(b"\r\n\r\n"):
-        lines = block[6:-4].split(b"\r\n\r\ndata: ")
-        if block.count(b"\n") == 2 * len(lines) == block.count(b"\r"):
-            return [Frame(None, line, b"data: %b\r\n\r\n" % line) for line in lines]
-    return None
+    """The frames of a block that starts with `data: `, if each is one such line; else None."""
+    lines = only_data(block)
+    if lines is None:
+        return None
+    end = b"\r\n\r\n" if _CR in block else b"\n\n"
+    return [Frame(None, line, b"data: %b%b" % (line, end)) for line in lines]
 
 
 def _decode_named_alike(block: bytes) -> list[Frame] | None:
     """The same for a block that starts with `event: `, if each frame is that and one `data: ` line."""
-    if b"\r" in block:
+    if _CR in block:
         return None
     pieces = block[7:-2].split(b"\n\nevent: ")
     if block.count(b"\n") != 3 * len(pieces):
@@ -306,7 +320,7 @@ def _decode_named_alike(block: bytes) -> list[Frame] | None:
 
 
 def _decode_frame(raw: bytes) -> Frame | None:
-    text = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in raw else raw
+    text = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if _CR in raw else raw
     lines = text.split(b"\n")
     event: str | None = None
     data: list[bytes] = []

@@ -62,7 +62,7 @@ from llmproxy_asgi.translators.openai_chat.words import (
     decode_usage,
     derived,
 )
-from llmproxy_asgi.wire.sse import Decoder, EventTooLarge, Frame, FrameSplitter
+from llmproxy_asgi.wire.sse import EventTooLarge, Frame, FrameSplitter, decode, only_data
 
 _Flowing = Literal["text", "reasoning", "refusal", "audio"]
 _NOT_AN_EVENT = Batch(())
@@ -100,7 +100,6 @@ class ChatStreamDecoder(StreamDecoder):
         self._upstream = upstream
         self._splitter = FrameSplitter(max_event=upstream.max_event)
         self._complete = self._splitter.complete
-        self._frames = Decoder(max_event=upstream.max_event + len(_BLANK))  # `close` adds what was forgotten
         self._id = ""
         self._candidates: dict[int, OpenCandidate] = {}
         self._usage: Any = None
@@ -119,10 +118,14 @@ class ChatStreamDecoder(StreamDecoder):
             return Batch(out)
         if not block:
             return _NOT_AN_EVENT
-        if block.startswith(b"data: {") and block.count(b"\n") == 2 and block.endswith(_BLANK) and b"\r" not in block:
-            self._read_chunk(block[6:-2], out)  # what a read nearly always is: one chunk on one line
+        lines = only_data(block)
+        if lines is None:
+            self._read(decode(block), out)
         else:
-            self._read(self._frames.feed(block), out)
+            for line in lines:
+                self._read_data(line, out)
+                if self._over:
+                    break
         return Batch(out)
 
     @override
@@ -132,7 +135,7 @@ class ChatStreamDecoder(StreamDecoder):
         out: list[StreamEvent] = []
         tail = self._splitter.tail
         if tail:
-            self._read(self._frames.feed(tail + _BLANK), out)
+            self._read(decode(tail + _BLANK), out)
         if not self._over:
             self._end(out)
         return Batch(out)
@@ -152,17 +155,21 @@ class ChatStreamDecoder(StreamDecoder):
 
     def _read(self, frames: list[Frame], out: list[StreamEvent]) -> None:
         for frame in frames:
-            data = frame.data.strip()
             if frame.event == "error":
-                self._fail(decode_error_object(_loose(data)), out)
-            elif data == b"[DONE]":
-                self._end(out)
-            elif data:
-                self._read_chunk(data, out)
+                self._fail(decode_error_object(_loose(frame.data)), out)
+            else:
+                self._read_data(frame.data, out)
             if self._over:
                 return
 
-    def _read_chunk(self, data: bytes, out: list[StreamEvent]) -> None:
+    def _read_data(self, data: bytes, out: list[StreamEvent]) -> None:
+        if data[:1] != b"{":
+            data = data.strip()
+            if data == b"[DONE]":
+                self._end(out)
+                return
+            if not data:
+                return
         try:
             chunk = CHUNK.decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
