@@ -143,8 +143,10 @@ async def test_others_find_nothing(custody: ResponseCustody, store: MemoryStore)
 
 
 @pytest.mark.parametrize("wrong", ["", "resp_", "resp_1", "msg_" + "0" * 32, "resp_" + "0" * 32 + "/events", "../x"])
-async def test_what_is_no_id_is_not_found(custody: ResponseCustody, wrong: str) -> None:
-    """And cannot reach anything else that lies in the store."""
+async def test_what_is_no_id_is_not_found(
+    custody: ResponseCustody, wrong: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And cannot reach anything else that lies in the store, not even to find that it is no response."""
     record = msgspec.structs.replace(custody.begin(ALICE, asked(user("hi"))), id="resp_" + "0" * 32)
     await custody.save_events(ALICE, record, [])
     assert await custody.find(ALICE, wrong) is None
@@ -152,6 +154,7 @@ async def test_what_is_no_id_is_not_found(custody: ResponseCustody, wrong: str) 
     assert not await custody.delete(ALICE, wrong)
     with pytest.raises(NotFound):
         await custody.conversation(ALICE, wrong)
+    assert not caplog.records
 
 
 async def test_deleted_stays_deleted(custody: ResponseCustody, store: MemoryStore) -> None:

@@ -100,6 +100,15 @@ async def test_coming_and_going_leaves_nothing_behind() -> None:
     assert after - before < 100_000
 
 
+async def test_what_had_to_make_room_leaves_nothing_behind() -> None:
+    """Neither do records that were pushed out long before their time."""
+    store = MemoryStore(Bounds(owner_records=10), clock=HandClock())
+    for number in range(2_000):
+        await store.put(ALICE, f"k{number}", b"x", ttl=1e9)
+    assert store.count == 10
+    assert len(store._expiries) < 100
+
+
 async def test_the_bound_is_honest() -> None:
     """What the store says it holds is not less than what it takes."""
     tracemalloc.start()
