@@ -102,7 +102,6 @@ class MemoryStore:
         there = self._find(owner, key) is not None
         if there:
             self._drop(owner, key)
-            self._compact()
         return there
 
     async def touch(self, owner: Owner, keys: Collection[str], *, ttl: float) -> None:
