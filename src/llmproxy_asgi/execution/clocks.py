@@ -28,14 +28,14 @@ class Clocks:
         timeouts: Seconds, as configured; `connect` itself is the transport's to keep.
     """
 
-    __slots__ = ("_ends_at", "_expired", "_handle", "_limit", "_loop", "_reason", "_since", "_task", "_timeouts")
+    __slots__ = ("_ends_at", "_expired", "_handle", "_idle", "_limit", "_loop", "_reason", "_since", "_task")
 
     def __init__(self, timeouts: Timeouts) -> None:
         task = asyncio.current_task()
         assert task is not None, "a call runs in a task"
         self._task = task
         self._loop = asyncio.get_running_loop()
-        self._timeouts = timeouts
+        self._idle = timeouts.idle
         self._expired: Reason | None = None
         self._reason: Reason = "first_byte"
         # Connecting happens inside this wait, under the transport's own clock.
@@ -43,7 +43,7 @@ class Clocks:
         now = self._loop.time()
         self._since: float | None = now
         self._ends_at = now + timeouts.total
-        self._handle = self._loop.call_at(min(now + self._limit, self._ends_at), self._tick)
+        self._handle = self._loop.call_at(min(now + self._limit, now + timeouts.idle, self._ends_at), self._tick)
 
     def waiting(self) -> None:
         """The upstream's turn begins.
@@ -58,13 +58,8 @@ class Clocks:
 
     def began(self) -> None:
         """Something was read of the answer: from now on silence is idleness."""
-        if self._reason == "idle":
-            return
         self._reason = "idle"
-        self._limit = self._timeouts.idle
-        # The new limit may end before the timer that was armed for the first byte.
-        self._handle.cancel()
-        self._handle = self._loop.call_at(min(self._loop.time() + self._limit, self._ends_at), self._tick)
+        self._limit = self._idle
 
     def working(self) -> None:
         """The upstream's turn ends."""
@@ -91,7 +86,8 @@ class Clocks:
                 self._expired = "total" if now >= self._ends_at else self._reason
                 self._task.cancel()
                 return
-        self._handle = self._loop.call_at(due, self._tick)
+        # Never later than silence from now on would be idleness, so that `began` need not arm it anew.
+        self._handle = self._loop.call_at(min(due, now + self._idle), self._tick)
 
 
 def _timeout(reason: Reason) -> UpstreamTimeout:

@@ -342,10 +342,11 @@ def test_an_event_beyond_the_limit_ends_the_stream(upstream: ThreadedUpstream, p
         client.stream("POST", base + path, json=make(stream=True)) as answer,
     ):
         pieces = answer.iter_raw()
-        seen = next(pieces)
+        seen = b""
+        while b"fine" not in seen:  # the first frame may come alone
+            seen += next(pieces)
         scenario.gate.set()
         seen += b"".join(pieces)
-    assert b"fine" in seen
     assert b"xxx" not in seen
     assert b"error" in seen
 

@@ -43,6 +43,18 @@ async def test_the_idle_clock_takes_over_at_once() -> None:
     assert verdict.code == "upstream_idle_timeout"
 
 
+async def test_the_idle_clock_takes_over_however_late_the_answer_begins() -> None:
+    """A wait for the first byte that outlasts many idle times does not blunt the idle clock after it."""
+    made = clocks(idle=0.01)
+    made.waiting()
+    await asyncio.sleep(0.05)
+    made.working()
+    made.began()
+    verdict = await interrupted(made)
+    assert verdict is not None
+    assert verdict.code == "upstream_idle_timeout"
+
+
 async def test_the_total_clock_ends_a_wait() -> None:
     """However the other clocks stand."""
     verdict = await interrupted(clocks(total=0.03))
