@@ -70,7 +70,7 @@ def kinds(content: bytes) -> list[str]:
 
 def test_18_plain_text_passes_through_the_official_helper() -> None:
     """Text arrives whole, with usage, the model's name as asked, and one id throughout."""
-    row = [
+    row: list[StreamEvent] = [
         STARTED,
         PartStarted(0, 0, Text(text="")),
         PartDelta(0, 0, TextDelta("Hel")),
@@ -210,7 +210,7 @@ def test_the_phase_of_a_whole_answer_is_told() -> None:
 
 def test_38_overlapping_parts_keep_to_their_items() -> None:
     """Calls that interleave, and a text that ends late, all reach their own items."""
-    row = [
+    row: list[StreamEvent] = [
         STARTED,
         PartStarted(0, 0, Text(text="")),
         PartDelta(0, 0, TextDelta("a")),
@@ -273,7 +273,7 @@ def test_plain_reasoning_of_this_protocol_stays_plain() -> None:
 def test_state_of_calls_and_texts_is_told_apart_and_remembers_its_owner() -> None:
     """What another vendor sealed on a call or a text is a bare reasoning item that names it."""
     seal = Seal(issuer="gemini", kind="signature", data="g")
-    row = [
+    row: list[StreamEvent] = [
         STARTED,
         PartStarted(0, 0, ToolCall(call_id="c1", name="f", seals=(seal,))),
         PartEnded(0, 0, ToolCall(call_id="c1", name="f", arguments="{}", seals=(seal,))),
@@ -374,7 +374,7 @@ def test_89_a_call_that_was_cut_off_is_incomplete() -> None:
 
 def test_94_a_failure_midway_is_a_failed_answer_with_what_there_was() -> None:
     """`response.failed` carries the same id, a code of the closed list, and the output so far."""
-    row = [
+    row: list[StreamEvent] = [
         STARTED,
         PartStarted(0, 0, Reasoning()),
         PartEnded(0, 0, Reasoning(text="hm")),
@@ -472,7 +472,7 @@ def test_searches_are_told_of() -> None:
 
 
 def test_pictures_and_own_items_come_whole() -> None:
-    """A picture is a picture that was made; what only this protocol knows stays as it is; foreign parts are left out."""
+    """A picture is a picture that was made; what only this protocol knows stays; foreign parts are left out."""
     item = {"id": "cmp_1", "type": "compaction", "encrypted_content": "x"}
     picture = Media(kind="image", source=InlineData(data="aGk="), media_type="image/png")
     parts = (
