@@ -157,8 +157,8 @@ CASES = _cases(
     # Small endpoints
     ("C M G", "Models are listed and found in each vendor's shape, by each SDK."),
     ("M-* G-* R-*", "Tokens are counted for any upstream, and estimates say that they are.", "the counting endpoints"),
-    ("C-* G-*", "Embeddings come in either encoding, and in Gemini's batches.", "the embeddings endpoints"),
-    ("C-*", "Text completions work over every upstream.", "the text completions endpoint"),
+    ("C-* G-*", "Embeddings come in either encoding, and in Gemini's batches."),
+    ("C-*", "Text completions work over every upstream."),
     (
         "*",
         "One key is one caller in whichever header; two keys are nobody; no key of a caller's is passed on or logged.",
