@@ -33,7 +33,7 @@ class LLMProxy:
         *,
         identify: Identify | None = None,
         csrf: Callable[[HTTPConnection], bool] | None = None,
-        transport: Transports | None = None,
+        transport: "Transports | None" = None,
     ) -> None:
         self.gateway = Gateway(config, identify=identify, csrf=csrf, transport=transport)
 

@@ -147,7 +147,7 @@ def create_llm_client(
     api_key: str | None = None,
     base_url: str | None = None,
     timeout: float | str | None = None,
-    transport: Transports | None = None,
+    transport: "Transports | None" = None,
 ) -> LLMClient:
     """A client of one provider's model.
 

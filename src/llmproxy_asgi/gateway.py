@@ -19,16 +19,16 @@ from llmproxy_asgi.conversation import Message, Request, Response, StreamEvent
 from llmproxy_asgi.endpoints.routes import CHAT, EMBEDDINGS, Endpoints
 from llmproxy_asgi.engine import Engine
 from llmproxy_asgi.errors import BadRequest, MisuseError
-from llmproxy_asgi.inprocess import anthropic_client, openai_client
 from llmproxy_asgi.principal import LOCAL, SCOPE_KEY, Principal
 from llmproxy_asgi.runtime import Live, Runtime
 from llmproxy_asgi.translators.embeddings.records import EmbeddingRequest, Embeddings
 from llmproxy_asgi.translators.registry import translator
-from llmproxy_asgi.transport import HostTransport
 
 if TYPE_CHECKING:
     import anthropic
     import openai
+
+    from llmproxy_asgi.transport import HostTransport
 
 ConfigSource: TypeAlias = Source | Sequence[Source]
 """A path, a dict, a `Config`, or several of these, later over earlier."""
@@ -36,7 +36,7 @@ ConfigSource: TypeAlias = Source | Sequence[Source]
 Messages: TypeAlias = Sequence[Message | Mapping[str, Any]]
 """Chat-shaped dicts, or the model's own `Message`, or both."""
 
-Transports: TypeAlias = HostTransport | Mapping[str, HostTransport]
+Transports: TypeAlias = "HostTransport | Mapping[str, HostTransport]"
 """One for every provider, or by provider name (`*` for the others)."""
 
 
@@ -59,7 +59,7 @@ class Gateway:
         *,
         identify: Identify | None = None,
         csrf: Callable[[HTTPConnection], bool] | None = None,
-        transport: Transports | None = None,
+        transport: "Transports | None" = None,
     ) -> None:
         transports = transport if isinstance(transport, Mapping) else ({} if transport is None else {"*": transport})
         self._live = Live(transports=transports)
@@ -160,6 +160,8 @@ class Gateway:
         Raises:
             ImportError: The SDK is not installed.
         """
+        from llmproxy_asgi.inprocess import openai_client
+
         return openai_client(self.endpoints, scope_extra=_vouched(principal), **options)
 
     def anthropic(self, *, principal: Principal | str | None = None, **options: Any) -> "anthropic.AsyncAnthropic":
@@ -168,6 +170,8 @@ class Gateway:
         Raises:
             ImportError: The SDK is not installed.
         """
+        from llmproxy_asgi.inprocess import anthropic_client
+
         return anthropic_client(self.endpoints, scope_extra=_vouched(principal), **options)
 
 

@@ -6,6 +6,7 @@ any plan (connection pools, rests), by provider, so that a new plan finds it aga
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from starlette.requests import HTTPConnection
 
@@ -17,7 +18,10 @@ from llmproxy_asgi.execution.executor import Executor
 from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.routing.catalog import Catalog
-from llmproxy_asgi.transport import HostTransport, Pool
+from llmproxy_asgi.transport import Pool
+
+if TYPE_CHECKING:
+    from llmproxy_asgi.transport import HostTransport
 
 
 class Live:
@@ -28,7 +32,7 @@ class Live:
         clock: What rests are measured with.
     """
 
-    def __init__(self, *, transports: Mapping[str, HostTransport] | None = None, clock: Clock = SYSTEM) -> None:
+    def __init__(self, *, transports: "Mapping[str, HostTransport] | None" = None, clock: Clock = SYSTEM) -> None:
         self.clock = clock
         self.cooldowns = Cooldowns(clock)
         self._transports = transports or {}

@@ -8,7 +8,7 @@ import hashlib
 import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -16,8 +16,11 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from llmproxy_asgi.capabilities import DEFAULT, Capabilities
 from llmproxy_asgi.errors import MisuseError
 from llmproxy_asgi.settings import Block, Duration, Retry, Secret, Timeouts
-from llmproxy_asgi.transport import Address, AsyncTransport, address
+from llmproxy_asgi.transport import Address, address
 from llmproxy_asgi.wire.sse import DEFAULT_MAX_EVENT
+
+if TYPE_CHECKING:
+    from llmproxy_asgi.transport import AsyncTransport
 
 HeaderList = tuple[tuple[bytes, bytes], ...]
 
@@ -215,7 +218,7 @@ class Provider:
         """Models worth listing that the configuration need not name (an embedded provider knows its own)."""
         return ()
 
-    def transport(self) -> AsyncTransport | None:
+    def transport(self) -> "AsyncTransport | None":
         """A transport of its own, for a provider that answers without a network; None: the usual one."""
         return None
 

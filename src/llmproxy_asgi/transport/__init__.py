@@ -12,14 +12,9 @@ kept-alive connection that turns out to be dead before a byte of the answer came
 above HTTP, and apart from the connect clock it has no timeouts: whoever reads an answer cancels the task that does.
 """
 
-from typing import TYPE_CHECKING, TypeAlias
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from httpx2 import AsyncBaseTransport as AsyncTransport
-from httpx2 import AsyncByteStream, AsyncClient
-from httpx2 import Request as HTTPRequest
-from httpx2 import Response as HTTPResponse
-
-from llmproxy_asgi.transport.adapter import AiohttpTransport
 from llmproxy_asgi.transport.answer import CHUNK, Answer
 from llmproxy_asgi.transport.channel import Limits
 from llmproxy_asgi.transport.outgoing import Address, address
@@ -27,10 +22,14 @@ from llmproxy_asgi.transport.pool import Pool
 
 if TYPE_CHECKING:
     import httpx  # noqa: TID251 - only to say in types what is accepted
+    from httpx2 import AsyncBaseTransport as AsyncTransport
+    from httpx2 import AsyncByteStream, AsyncClient
+    from httpx2 import Request as HTTPRequest
+    from httpx2 import Response as HTTPResponse
+
+    from llmproxy_asgi.transport.adapter import AiohttpTransport
 
     HostTransport: TypeAlias = AsyncTransport | AsyncClient | httpx.AsyncBaseTransport | httpx.AsyncClient
-else:
-    HostTransport = AsyncTransport | AsyncClient
 
 __all__ = [
     "CHUNK",
@@ -46,3 +45,21 @@ __all__ = [
     "Pool",
     "address",
 ]
+
+# The names of the programming interface: who imports one of them here pays for importing httpx2, and nobody else.
+_HOMES = {
+    "AiohttpTransport": ("llmproxy_asgi.transport.adapter", "AiohttpTransport"),
+    "AsyncByteStream": ("httpx2", "AsyncByteStream"),
+    "AsyncTransport": ("httpx2", "AsyncBaseTransport"),
+    "HTTPRequest": ("httpx2", "Request"),
+    "HTTPResponse": ("httpx2", "Response"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(home[0]), home[1])
+    globals()[name] = found
+    return found

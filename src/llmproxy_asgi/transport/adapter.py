@@ -20,6 +20,7 @@ from llmproxy_asgi.errors import (
 )
 from llmproxy_asgi.transport.answer import Answer
 from llmproxy_asgi.transport.channel import Limits
+from llmproxy_asgi.transport.outgoing import address
 from llmproxy_asgi.transport.pool import Pool
 
 # Seconds; a day. An infinite wait is more than some event loops can count.
@@ -54,7 +55,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             async with asyncio.timeout(None if connect is None or reading is None else connect + reading):
                 answer = await self._pool.open(
                     request.method,
-                    request.url,
+                    address(str(request.url)),
                     request.headers.raw,
                     body,
                     connect=connect if connect is not None else _NO_CLOCK,

@@ -6,8 +6,6 @@ import ssl
 from dataclasses import dataclass
 from typing import Protocol
 
-import httpx2
-
 from llmproxy_asgi.transport.answer import Answer
 from llmproxy_asgi.transport.outgoing import Address, Headers
 
@@ -58,6 +56,8 @@ class Trust:
 
 @functools.cache
 def _context(verify: bool) -> ssl.SSLContext:
+    import httpx2  # only where TLS is spoken: it takes as long to import as half of the core
+
     context = httpx2.create_ssl_context(verify=verify)
     # The parsers here read HTTP/1.1; left open, a server may begin to speak something else.
     context.set_alpn_protocols(["http/1.1"])

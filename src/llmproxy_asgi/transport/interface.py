@@ -95,8 +95,7 @@ class InterfaceChannel:
 
     async def _ask(self, method: str, url: Address, headers: Headers, body: bytes, connect: float) -> Any:
         module = self._module
-        # The old package has its own class of URL.
-        target = url if module is httpx2 else module.URL(str(url))
+        target = module.URL(str(url))
         tried_again = False
         while True:
             progress = _Progress()

@@ -6,15 +6,20 @@ out wherever it comes from, so no two readers of one request can disagree about 
 
 from collections.abc import Sequence
 from typing import TypeAlias
+from urllib.parse import quote, urlsplit
 
-import httpx2
+from typing_extensions import override
 
 from llmproxy_asgi.errors import MisuseError
 
-Address: TypeAlias = httpx2.URL
-"""Where a call goes, parsed. Build it once and keep it: what a connection needs of it is remembered by identity."""
-
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
+
+_PORTS = {"http": 80, "https": 443}
+
+# RFC 3986, 3.3 and 3.4: what stands for itself, and `%`, because what is escaped already stays as it is.
+_IN_PATH = "%/:@!$&'()*+,;=-._~"
+_IN_QUERY = _IN_PATH + "?"
+_HOST = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-._~:"
 
 METHODS = {name: name.encode() for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 
@@ -42,23 +47,59 @@ _TOKEN = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqr
 _TEXT = bytes(byte for byte in range(256) if byte == 9 or (byte >= 32 and byte != 127))
 
 
+class Address:
+    """Where a call goes, parsed. Build it once and keep it: what a connection needs of it is remembered by identity."""
+
+    __slots__ = ("netloc", "port", "raw_host", "raw_path", "scheme")
+
+    def __init__(self, *, scheme: str, raw_host: bytes, port: int | None, raw_path: bytes) -> None:
+        self.scheme = scheme
+        self.raw_host = raw_host
+        """In ASCII; an IPv6 address without its brackets."""
+        self.port = port
+        """None: the scheme's own."""
+        self.raw_path = raw_path
+        """With the query, as it stands in the request line."""
+        host = b"[%b]" % raw_host if b":" in raw_host else raw_host
+        self.netloc = host if port is None else b"%b:%d" % (host, port)
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.netloc.decode('ascii')}{self.raw_path.decode('ascii')}"
+
+
 def address(text: str) -> Address:
     """Read an address; once, when a provider is built.
 
     Raises:
         MisuseError: it is not an absolute http or https URL, or carries credentials or a fragment.
     """
+    if not text.isprintable() or " " in text:  # the standard library would leave line breaks out without a word
+        raise MisuseError("An upstream's address holds a space, a line break or another control character.")
     try:
-        url = httpx2.URL(text)
-    except (httpx2.InvalidURL, ValueError) as broken:
-        raise MisuseError("An upstream's address is not a URL.") from broken
-    if url.scheme not in {"http", "https"} or not url.raw_host:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+        raw_host = host.encode("ascii") if host.isascii() else host.encode("idna")
+    except ValueError as broken:
+        raise MisuseError("An upstream's address is not a URL, or names a port that does not exist.") from broken
+    if parts.scheme not in _PORTS or not _is_host(raw_host):
         raise MisuseError("An upstream's address must begin with http:// or https:// and name a host.")
-    if url.port is not None and not 0 < url.port < 1 << 16:
+    if port == 0:
         raise MisuseError("An upstream's address names a port that does not exist.")
-    if url.userinfo or url.fragment:
+    if "@" in parts.netloc or "#" in text:
         raise MisuseError("An upstream's address must hold neither credentials nor a fragment.")
-    return url
+    path = quote(parts.path or "/", safe=_IN_PATH)
+    query = f"?{quote(parts.query, safe=_IN_QUERY)}" if parts.query else ""
+    return Address(
+        scheme=parts.scheme,
+        raw_host=raw_host,
+        port=None if port == _PORTS[parts.scheme] else port,
+        raw_path=(path + query).encode("ascii"),
+    )
+
+
+def _is_host(host: bytes) -> bool:
+    return bool(host) and not host.translate(None, _HOST)
 
 
 def verb(method: str) -> bytes:

@@ -11,16 +11,14 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import httpx2
-
 from llmproxy_asgi.errors import MisuseError, UpstreamUnreachable
 from llmproxy_asgi.transport.answer import Answer
 from llmproxy_asgi.transport.channel import Channel, Limits, Trust
-from llmproxy_asgi.transport.interface import InterfaceChannel
 from llmproxy_asgi.transport.outgoing import Address, Headers
 
 if TYPE_CHECKING:
     import httpx  # noqa: TID251 - only to say in types what is accepted
+    import httpx2
 
     Injected: TypeAlias = httpx2.AsyncBaseTransport | httpx2.AsyncClient | httpx.AsyncBaseTransport | httpx.AsyncClient
 
@@ -143,10 +141,16 @@ def _ours(limits: Limits, trust: Trust, *, fast: bool | None) -> Callable[[], Ch
             _log.warning("aiohttp is not used for calls to upstreams, which makes them slower: %s", problem)
         if fast:
             raise MisuseError(f"`fast=True` needs aiohttp, but {problem}.")
+    from llmproxy_asgi.transport.interface import InterfaceChannel
+
     return functools.partial(InterfaceChannel.built_in, limits, trust)
 
 
 def _theirs(transport: Any) -> Callable[[], Channel]:
+    import httpx2
+
+    from llmproxy_asgi.transport.interface import InterfaceChannel
+
     # Whoever hands in an object of the old httpx has imported it; we never do.
     for module in (httpx2, sys.modules.get("httpx")):
         if module is not None:

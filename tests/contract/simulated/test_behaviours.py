@@ -195,7 +195,7 @@ async def test_reasoning_is_readable_and_sealed(wire: str, stream: bool) -> None
     assert answer.reasoning.startswith("The user wrote 2 words.")
     assert answer.text == "Having thought about your 2 words, I agree with you."
     (seal,) = answer.candidates[0].parts[0].seals
-    assert seal.issuer == "simulated"
+    assert seal.issuer == "provider:simulated"
     assert answer.usage.reasoning == len(answer.reasoning.split())
 
 
