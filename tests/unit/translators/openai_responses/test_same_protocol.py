@@ -1,0 +1,350 @@
+"""Callers and upstreams that both speak Responses: what passes, and the little that changes."""
+
+from typing import Any
+
+import msgspec
+import openai
+import pytest
+
+from llmproxy_asgi.conversation import (
+    Ended,
+    Failed,
+    Finished,
+    FinishReason,
+    Passed,
+    Seal,
+    Started,
+    UsageReported,
+)
+from llmproxy_asgi.errors import (
+    InternalError,
+    ModelNotFound,
+    Unsupported,
+    UpstreamAuthFailed,
+    UpstreamFailed,
+    UpstreamOverloaded,
+    UpstreamProtocolError,
+    UpstreamQuotaSpent,
+    UpstreamRateLimited,
+    UpstreamRefused,
+)
+from llmproxy_asgi.translators.seals import wrap
+from support_openai_responses import (
+    COMPLETED,
+    CREATED,
+    INBOUND,
+    NOW,
+    OUTBOUND,
+    accumulated,
+    batched,
+    client,
+    event,
+    frames,
+    helped,
+    intake,
+    life,
+    outgoing,
+    spliced,
+    upstream,
+    wire,
+)
+
+STREAMS = ("text.sse", "reasoning_and_calls.sse", "web_search.sse", "image.sse", "incomplete.sse", "refusal.sse")
+
+
+# ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_13_bytes_pass_but_for_model_and_store() -> None:
+    """Unknown fields, order, number spelling and escapes survive."""
+    body = b'{"zeta": 1.10, "model": "smart", "input": [ {"role":"user","content":"K\\u00f6ln"} ], "top_p": 1E0}'
+    opened = INBOUND.open(body, headers={})
+    sent = OUTBOUND.splice(opened, upstream())
+    assert sent.body == (
+        b'{"zeta":1.10,"model":"big-1","input":[ {"role":"user","content":"K\\u00f6ln"} ],"top_p":1E0,"store":false}'
+    )
+    assert sent.warnings == ()
+
+
+def test_13_store_is_only_a_warning_where_it_was_asked_for() -> None:
+    """Nothing is kept at the vendor; who asked for it is told."""
+    assert spliced({"store": True})[0]["store"] is False
+    assert spliced({"store": True})[1] == ("dropped:store",)
+    assert spliced({"store": False})[1] == ()
+    assert spliced({"store": True}, stored=True) == ({"model": "big-1", "input": "Hello", "store": True}, ())
+    assert "store" not in spliced({}, stored=True)[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"conversation": {"id": "conv_1"}}, "conversation"),
+        ({"prompt": {"id": "p"}}, "prompt"),
+        ({"background": True}, "background"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0]"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "file_1"}]}]},
+            "input[0].content[0].file_id",
+        ),
+        (
+            {
+                "input": [
+                    {
+                        "type": "function_call_output",
+                        "call_id": "c",
+                        "output": [{"type": "input_image", "file_id": "f"}],
+                    }
+                ]
+            },
+            "input[0].output[0].file_id",
+        ),
+        ({"tools": [{"type": "file_search", "vector_store_ids": ["vs_1"]}]}, "tools[0].vector_store_ids"),
+        ({"tools": [{"type": "code_interpreter", "container": "cntr_1"}]}, "tools[0].container"),
+        (
+            {"tools": [{"type": "shell", "environment": {"type": "container_reference", "container_id": "c"}}]},
+            "tools[0].environment.container_id",
+        ),
+    ],
+)
+def test_35_what_the_vendor_keeps_is_not_shared(fields: dict[str, Any], param: str) -> None:
+    """An id behind a credential that several people share is refused, unless the operator says otherwise."""
+    with pytest.raises(Unsupported) as caught:
+        spliced(fields)
+    assert caught.value.param == param
+    assert spliced(fields, stored=True)[0][param.partition("[")[0].partition(".")[0]]
+
+
+def test_what_only_looks_stored_passes() -> None:
+    """Null ids, automatic containers, cited files and words about files are nobody's state."""
+    cited = {"type": "output_text", "text": "a", "annotations": [{"type": "file_citation", "file_id": "file_1"}]}
+    fields: dict[str, Any] = {
+        "previous_response_id": None,
+        "background": False,
+        "input": [
+            {"role": "user", "content": 'the "file_id"'},
+            {"role": "user", "content": [{"type": "input_image", "image_url": "https://x", "file_id": None}]},
+            {"type": "message", "role": "assistant", "content": [cited]},
+        ],
+        "tools": [{"type": "code_interpreter", "container": {"type": "auto"}}],
+    }
+    assert spliced(fields)[0]["input"] == fields["input"]
+
+
+def test_wrapped_state_becomes_native_or_goes() -> None:
+    """State that this upstream made is its own again; another's is taken out, with the ids that would miss it."""
+    own = wrap(Seal(issuer="openai", kind="encrypted", data="blob==", item_id="rs_7"))
+    other = wrap(Seal(issuer="anthropic", kind="signature", data="sig"))
+    call = {"type": "function_call", "id": "fc_1", "call_id": "c", "name": "f", "arguments": "{}"}
+    given = [
+        "odd",
+        {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": own},
+        {"type": "message", "id": "msg_1", "role": "assistant", "content": "a"},
+        {"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": other},
+        call,
+        {**call, "id": "fc_2"},
+        {"type": "reasoning", "id": "rs_3", "summary": [], "encrypted_content": "native"},
+    ]
+    body, warnings = spliced({"input": given})
+    assert [item if isinstance(item, str) else item.get("id") for item in body["input"]] == [
+        "odd",
+        "rs_7",
+        "msg_1",
+        None,
+        "fc_2",
+        "rs_3",
+    ]
+    assert body["input"][1]["encrypted_content"] == "blob=="
+    assert warnings == ("dropped:reasoning",)
+    assert spliced({"input": given[:3]})[1] == ()
+
+
+# ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_14_17_events_pass_unchanged(name: str) -> None:
+    """Numbers, obfuscation, built-in tools' and unknown events pass; the model is called as it was asked for."""
+    content = wire(name)
+    found = batched(OUTBOUND.relay(intake(stream=True), upstream()), content)
+    assert found.raw == content.replace(b'"big-1-2026-10-01"', b'"smart"')
+    last = helped(found.raw)[-1]
+    assert last.response.model == "smart"
+
+
+@pytest.mark.parametrize("name", [*STREAMS, "compatible_crlf.sse", "failed.sse", "error.sse", "cut.sse"])
+def test_01_a_relay_gives_the_same_at_every_split(name: str) -> None:
+    """Cut anywhere, the same bytes and events come out."""
+    content = wire(name)
+    whole = batched(OUTBOUND.relay(intake(stream=True), upstream()), content)
+    for cut in range(1, len(content), 7):
+        found = batched(OUTBOUND.relay(intake(stream=True), upstream()), content[:cut], content[cut:])
+        assert found.raw == whole.raw, cut
+        assert [type(each) for each in found.events] == [type(each) for each in whole.events], cut
+
+
+def test_a_relay_tells_what_must_be_known() -> None:
+    """Start, finish, usage and end are events; a call makes the finish one of calls."""
+    found = batched(OUTBOUND.relay(intake(stream=True), upstream()), wire("reasoning_and_calls.sse")).events
+    started, finished, usage, ended = found
+    assert isinstance(started, Started)
+    assert (started.id, started.model) == ("resp_calls", "smart")
+    assert isinstance(finished, Finished)
+    assert finished.finish.reason is FinishReason.TOOL_CALLS
+    assert isinstance(usage, UsageReported)
+    assert usage.usage.total == 15
+    assert isinstance(ended, Ended)
+    cut = batched(OUTBOUND.relay(intake(stream=True), upstream()), wire("incomplete.sse")).events[1]
+    assert isinstance(cut, Finished)
+    assert cut.finish.reason is FinishReason.LENGTH
+
+
+def test_95_a_relay_without_an_end_sign_fails() -> None:
+    """What just stops is a failure; so is a stream that only says `[DONE]`, which is not passed on."""
+    for content in (wire("cut.sse"), CREATED + b"data: [DONE]\n\n", CREATED + event("response.x", error=None), b""):
+        found = batched(OUTBOUND.relay(intake(stream=True), upstream()), content)
+        last = found.events[-1]
+        assert isinstance(last, Failed)
+        assert isinstance(last.error, UpstreamProtocolError)
+        assert b"[DONE]" not in (found.raw or b"")
+
+
+def test_94_the_upstreams_own_failure_reaches_its_caller() -> None:
+    """`response.failed` is held back, and written again with the same id and output when the failure is told."""
+    found = batched(OUTBOUND.relay(intake(stream=True), upstream()), wire("failed.sse"))
+    assert b"response.failed" not in (found.raw or b"")
+    last = found.events[-1]
+    assert isinstance(last, Failed)
+    assert isinstance(last.error, UpstreamRateLimited)
+    told = INBOUND.encoder(intake(stream=True)).feed([last])
+    whole = helped((found.raw or b"") + told)[-1]
+    assert whole.type == "response.failed"
+    assert (whole.response.id, whole.response.model) == ("resp_failed", "smart")
+    assert whole.response.error.code == "rate_limit_exceeded"
+    assert frames(told)[0]["sequence_number"] == frames(wire("failed.sse"))[-1]["sequence_number"]
+    assert b"failed_event" not in INBOUND.problem(last.error).body
+
+
+def test_94_an_error_event_makes_the_official_client_raise() -> None:
+    """A flat error is told so that nobody takes the stream for an answer."""
+    found = batched(OUTBOUND.relay(intake(stream=True), upstream()), wire("error.sse"))
+    last = found.events[-1]
+    assert isinstance(last, Failed)
+    assert isinstance(last.error, UpstreamFailed)
+    with pytest.raises(openai.APIError):
+        helped((found.raw or b"") + INBOUND.encoder(intake(stream=True)).feed([last]))
+
+
+def test_a_refused_credential_is_never_told_in_the_vendors_words() -> None:
+    """Even a failed answer of the vendor's is not passed on where it is about the operator's key."""
+    bad = life("response.failed", error={"code": "invalid_api_key", "message": "sk-123 is wrong"})
+    last = batched(OUTBOUND.relay(intake(stream=True), upstream()), CREATED + bad).events[-1]
+    assert isinstance(last, Failed)
+    assert isinstance(last.error, UpstreamAuthFailed)
+    assert b"sk-123" not in INBOUND.encoder(intake(stream=True)).feed([last])
+
+
+def test_a_stream_that_begins_with_an_error() -> None:
+    """A stream whose first event is its failure is one."""
+    found = batched(OUTBOUND.relay(intake(stream=True), upstream()), event("error", message="x", code=None))
+    assert isinstance(found.events[-1], Failed)
+    odd = b"data: {\n\n"
+    assert isinstance(batched(OUTBOUND.relay(intake(stream=True), upstream()), odd).events[-1], Failed)
+
+
+def test_nothing_is_passed_through_events() -> None:
+    """Frames that mean nothing here are told of with their bytes, for whoever reads events."""
+    decoder = OUTBOUND.decoder(outgoing(), upstream())
+    found = decoder.feed(CREATED + event("response.audio.delta", delta="x")).events[-1]
+    assert isinstance(found, Passed)
+    assert found.name == "response.audio.delta"
+    assert decoder.feed(COMPLETED).events
+
+
+# ── whole answers ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_14_a_whole_answer_passes() -> None:
+    """Its bytes are kept but for the model's name; its usage is told."""
+    found = OUTBOUND.restore(wire("answer.response.json"), intake(), upstream())
+    assert msgspec.json.decode(found.raw or b"") == {
+        **msgspec.json.decode(wire("answer.response.json")),
+        "model": "smart",
+    }
+    assert b'"a": 1.1' in (found.raw or b"")
+    assert [type(each) for each in found.events] == [UsageReported]
+    same = (found.raw or b"").replace(b"\n", b"\n ")
+    assert OUTBOUND.restore(same, intake(), upstream()).raw == same
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"output":[],"status":"queued"}', b""])
+def test_96_a_whole_answer_that_is_none_is_an_error(body: bytes) -> None:
+    """Nothing that cannot be read is passed on."""
+    with pytest.raises(UpstreamProtocolError):
+        OUTBOUND.restore(body, intake(), upstream())
+
+
+def test_a_failed_answer_is_an_error() -> None:
+    """A 200 that says it failed may be tried again."""
+    with pytest.raises(UpstreamFailed):
+        OUTBOUND.restore(wire("failed.response.json"), intake(), upstream())
+
+
+# ── errors ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "code"),
+    [
+        (Unsupported("no", param="tools"), openai.BadRequestError, "unsupported_by_upstream"),
+        (ModelNotFound("x"), openai.NotFoundError, "model_not_found"),
+        (UpstreamRateLimited("slow", retry_after=1.5), openai.RateLimitError, "rate_limit_exceeded"),
+        (UpstreamQuotaSpent("spent"), openai.RateLimitError, "insufficient_quota"),
+        (UpstreamAuthFailed("no"), openai.InternalServerError, "upstream_auth"),
+        (UpstreamOverloaded("busy", status=529), openai.InternalServerError, None),
+        (InternalError("bug"), openai.InternalServerError, None),
+    ],
+)
+def test_91_92_problems_are_the_official_clients_errors(
+    error: Any, kind: type[openai.APIStatusError], code: str | None
+) -> None:
+    """Each cause has its class, code and headers."""
+    problem = INBOUND.problem(error)
+    headers = dict(problem.headers)
+    with client(problem.body, status=problem.status, headers=headers) as reader, pytest.raises(kind) as caught:
+        reader.responses.create(model="m", input="x")
+    assert caught.value.code == code
+    if error.retry_after:
+        assert (headers["retry-after"], headers["retry-after-ms"]) == ("2", "1500")
+
+
+def test_91_an_upstreams_refusal_keeps_its_words() -> None:
+    """Status, message, parameter and code of a refusal reach the caller, from either of the vendor's protocols."""
+    native = {"message": "bad", "type": "invalid_request_error", "param": "input[0]", "code": "x", "extra": 1}
+    error = OUTBOUND.decode_error(422, {"x-request-id": "req_1"}, msgspec.json.encode({"error": native}))
+    assert isinstance(error, UpstreamRefused)
+    assert (error.status, error.param, error.code, error.upstream_request_id) == (422, "input[0]", "x", "req_1")
+    assert error.protocol == "openai-responses"
+    problem = INBOUND.problem(error)
+    assert (problem.status, msgspec.json.decode(problem.body)["error"]) == (422, native)
+    assert dict(problem.headers)["x-should-retry"] == "false"
+
+
+def test_a_whole_answer_is_dated_by_its_upstream() -> None:
+    """`created_at` is the upstream's own."""
+    found = OUTBOUND.decode(wire("answer.response.json"), outgoing(), upstream(), received_at=NOW)
+    assert found.created_at.timestamp() == 1_795_000_000
+
+
+def test_models_are_listed_as_the_vendor_does() -> None:
+    """The official client lists and shows them."""
+    with client(INBOUND.list_models(["a", "b"])) as reader:
+        assert [model.id for model in reader.models.list()] == ["a", "b"]
+    with client(INBOUND.show_model("org/a")) as reader:
+        assert reader.models.retrieve("org/a").id == "org/a"
+
+
+def test_the_official_helper_reads_a_relayed_stream() -> None:
+    """What is passed on is an answer to the official client."""
+    found = batched(OUTBOUND.relay(intake(stream=True), upstream()), wire("text.sse"))
+    assert accumulated(found.raw or b"").output_text == "Köln liegt\u2028am Rhein."
