@@ -16,7 +16,13 @@ from typing_extensions import override
 from llmproxy_asgi.conversation import EMPTY, Batch, JSONObject, Usage, UsageReported
 from llmproxy_asgi.errors import BadRequest, GatewayError, Unsupported, UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import Headers, Intake, Outgoing, Problem, Translator, Upstream
-from llmproxy_asgi.translators.embeddings.halves import EmbeddingInbound, EmbeddingOutbound, check_count, no_tokens
+from llmproxy_asgi.translators.embeddings.halves import (
+    EmbeddingInbound,
+    EmbeddingOutbound,
+    check_count,
+    no_tokens,
+    readable,
+)
 from llmproxy_asgi.translators.embeddings.records import EmbeddingInput, EmbeddingRequest, Embeddings
 from llmproxy_asgi.translators.fields import missing, open_body
 from llmproxy_asgi.translators.gemini import listing
@@ -229,10 +235,7 @@ def _entries(requests: msgspec.Raw, key: str) -> list[dict[str, msgspec.Raw]]:
 
 
 def _read(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
-    try:
-        answer = decoder.decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise UpstreamProtocolError("The upstream's answer cannot be read.") from None
+    answer = readable(decoder, body)
     if answer.error:
         raise stream_error(answer.error)
     if answer.embeddings is None:

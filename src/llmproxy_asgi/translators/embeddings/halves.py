@@ -1,7 +1,8 @@
 """What the two halves of every embedding protocol have in common: they never stream."""
 
-from typing import ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn
 
+import msgspec
 from typing_extensions import override
 
 from llmproxy_asgi.errors import InternalError, Unsupported, UpstreamProtocolError
@@ -50,6 +51,18 @@ def check_count(vectors: int, asked: int) -> None:
     """
     if vectors != asked:
         raise UpstreamProtocolError(f"The upstream gave {vectors} embeddings for {asked} inputs.")
+
+
+def readable(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
+    """An upstream's answer.
+
+    Raises:
+        UpstreamProtocolError: It is not of the shape that the decoder reads.
+    """
+    try:
+        return decoder.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise UpstreamProtocolError("The upstream's answer cannot be read.") from None
 
 
 def no_tokens(param: str) -> Unsupported:

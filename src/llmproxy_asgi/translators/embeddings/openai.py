@@ -10,7 +10,7 @@ import sys
 from array import array
 from base64 import b64decode, b64encode
 from binascii import Error as NotBase64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -18,16 +18,16 @@ import msgspec
 from typing_extensions import override
 
 from llmproxy_asgi.conversation import EMPTY, Batch, Usage, UsageReported
-from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamProtocolError
-from llmproxy_asgi.translators.base import Headers, Intake, Outgoing, Problem, Translator, Upstream
-from llmproxy_asgi.translators.embeddings.halves import EmbeddingInbound, EmbeddingOutbound, check_count
+from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
+from llmproxy_asgi.translators.base import Headers, Intake, Outgoing, Translator, Upstream
+from llmproxy_asgi.translators.embeddings.halves import EmbeddingInbound, EmbeddingOutbound, check_count, readable
 from llmproxy_asgi.translators.embeddings.records import EmbeddingInput, EmbeddingRequest, Embeddings
 from llmproxy_asgi.translators.fields import Node, missing, open_body
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.members import joined, raw, split
-from llmproxy_asgi.translators.openai import listing
-from llmproxy_asgi.translators.openai.options import integer, string
-from llmproxy_asgi.translators.openai.problems import decode_error, decode_error_object, encode_problem
+from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
+from llmproxy_asgi.translators.openai.options import integer, others, string
+from llmproxy_asgi.translators.openai.problems import decode_error, decode_error_object
 from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
 
 PROTOCOL: Final = "openai-embeddings"
@@ -39,7 +39,7 @@ _ENCODINGS = ("float", "base64")
 # ── to our callers ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class OpenAIEmbeddingInbound(EmbeddingInbound):
+class OpenAIEmbeddingInbound(OpenAIInbound[EmbeddingRequest, Embeddings], EmbeddingInbound):
     """The half that serves callers."""
 
     protocol = PROTOCOL
@@ -64,14 +64,14 @@ class OpenAIEmbeddingInbound(EmbeddingInbound):
         given = Node.of(intake.raw, "input")
         if given is None:
             raise missing("input")
-        kept = {key: node.value for key in intake.raw if key not in _KNOWN and (node := Node.of(intake.raw, key))}
+        unknown = others(intake.raw, _KNOWN)
         return EmbeddingRequest(
             protocol=PROTOCOL,
             model=intake.model,
             inputs=_inputs(given),
             dimensions=integer(intake.raw, "dimensions", low=1),
             end_user=string(intake.raw, "user"),
-            extras={PROTOCOL: kept} if kept else {},
+            extras={PROTOCOL: unknown} if unknown else EMPTY,
         )
 
     @override
@@ -89,18 +89,6 @@ class OpenAIEmbeddingInbound(EmbeddingInbound):
                 "usage": {"prompt_tokens": usage.input, "total_tokens": usage.total},
             }
         )
-
-    @override
-    def problem(self, error: GatewayError, *, request_id: str | None = None) -> Problem:
-        return encode_problem(error)
-
-    @override
-    def list_models(self, names: Sequence[str]) -> bytes:
-        return listing.list_models(names)
-
-    @override
-    def show_model(self, name: str) -> bytes:
-        return listing.show_model(name)
 
 
 def _encoding(opened: Mapping[str, msgspec.Raw]) -> str:
@@ -229,10 +217,7 @@ class _Sent(msgspec.Struct, gc=False):
 
 
 def _read(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
-    try:
-        answer = decoder.decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise UpstreamProtocolError("The upstream's answer cannot be read.") from None
+    answer = readable(decoder, body)
     if answer.error:
         raise decode_error_object(answer.error, protocol=PROTOCOL)
     if answer.data is None:

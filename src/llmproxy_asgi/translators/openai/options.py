@@ -1,7 +1,7 @@
 """The options of a caller's request that both protocols spell alike, each read from the top level by its name."""
 
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Collection, Mapping
+from typing import Any, cast
 
 import msgspec
 
@@ -55,3 +55,18 @@ def metadata(raw: Raw) -> Mapping[str, str]:
     """The caller's own notes."""
     node = Node.of(raw, "metadata")
     return {key: value.text() for key, value in node.items()} if node else {}
+
+
+def stops(raw: Raw) -> tuple[str, ...]:
+    """Where an answer ends: one text, or several."""
+    node = Node.of(raw, "stop")
+    if node is None:
+        return ()
+    if type(node.value) is str:
+        return (node.value,)
+    return tuple(entry.text() for entry in node.array())
+
+
+def others(raw: Raw, known: Collection[str]) -> dict[str, Any]:
+    """The fields that are not known."""
+    return {key: found.value for key in raw if key not in known and (found := Node.of(raw, key)) is not None}

@@ -9,11 +9,11 @@ from typing import Final
 
 import msgspec
 
-from llmproxy_asgi.conversation import Message, Request, Sampling, Text
+from llmproxy_asgi.conversation import EMPTY, Message, Request, Sampling, Text
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Intake
 from llmproxy_asgi.translators.fields import Node, missing
-from llmproxy_asgi.translators.openai.options import boolean, integer, number, string
+from llmproxy_asgi.translators.openai.options import boolean, integer, number, others, stops, string
 
 PROTOCOL: Final = "openai-completions"
 
@@ -74,6 +74,7 @@ def prompts_of(raw: Raw) -> list[Node]:
 def decode_each(intake: Intake) -> tuple[Request, ...]:
     """A request for each prompt."""
     raw = intake.raw
+    unknown = others(raw, _KNOWN)
     texts = [_text(prompt) for prompt in prompts_of(raw)]
     candidates = integer(raw, "n", low=1, high=_MOST_CANDIDATES) or 1
     _refuse_what_only_completions_have(raw, candidates)
@@ -83,12 +84,12 @@ def decode_each(intake: Intake) -> tuple[Request, ...]:
         messages=(),
         sampling=_sampling(raw),
         max_output_tokens=_max_tokens(raw),
-        stop=_stop(raw),
+        stop=stops(raw),
         candidates=candidates,
         stream=intake.stream,
         include_usage=intake.include_usage,
         end_user=string(raw, "user"),
-        extras=_extras(raw),
+        extras={PROTOCOL: unknown} if unknown else EMPTY,
     )
     turns = (Message(role="user", parts=(Text(text=text),)) for text in texts)
     return tuple(msgspec.structs.replace(shared, messages=(turn,)) for turn in turns)
@@ -139,17 +140,3 @@ def _max_tokens(raw: Raw) -> int | None:
     if tokens == 0:
         raise Unsupported("This upstream cannot answer with no token at all.", param="max_tokens")
     return tokens
-
-
-def _stop(raw: Raw) -> tuple[str, ...]:
-    node = Node.of(raw, "stop")
-    if node is None:
-        return ()
-    if type(node.value) is str:
-        return (node.value,)
-    return tuple(entry.text() for entry in node.array())
-
-
-def _extras(raw: Raw) -> Mapping[str, dict[str, object]]:
-    kept = {key: found.value for key in raw if key not in _KNOWN and (found := Node.of(raw, key)) is not None}
-    return {PROTOCOL: kept} if kept else {}

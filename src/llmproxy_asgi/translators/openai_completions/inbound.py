@@ -6,18 +6,17 @@ import msgspec
 from typing_extensions import override
 
 from llmproxy_asgi.conversation import EMPTY, Request, Response
-from llmproxy_asgi.errors import GatewayError, Unsupported
-from llmproxy_asgi.translators.base import Headers, Inbound, Intake, Problem, StreamEncoder
+from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators.base import Headers, Intake, StreamEncoder
 from llmproxy_asgi.translators.fields import Node, open_body
-from llmproxy_asgi.translators.openai import listing
+from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
 from llmproxy_asgi.translators.openai.options import boolean, integer, number
-from llmproxy_asgi.translators.openai.problems import encode_problem
 from llmproxy_asgi.translators.openai_completions.decode_request import PROTOCOL, decode_each, prompts_of
 from llmproxy_asgi.translators.openai_completions.encode_answer import CompletionsStreamEncoder, encode_answer
 from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
 
 
-class CompletionsInbound(Inbound):
+class CompletionsInbound(OpenAIInbound):
     """The half that serves callers."""
 
     protocol = PROTOCOL
@@ -63,18 +62,6 @@ class CompletionsInbound(Inbound):
     @override
     def encoder(self, intake: Intake) -> StreamEncoder:
         return CompletionsStreamEncoder(intake)
-
-    @override
-    def problem(self, error: GatewayError, *, request_id: str | None = None) -> Problem:
-        return encode_problem(error)
-
-    @override
-    def list_models(self, names: Sequence[str]) -> bytes:
-        return listing.list_models(names)
-
-    @override
-    def show_model(self, name: str) -> bytes:
-        return listing.show_model(name)
 
 
 def _asks_usage(raw: Mapping[str, msgspec.Raw]) -> bool:

@@ -1,0 +1,26 @@
+"""What every half that serves OpenAI's clients says alike: errors, and the models there are."""
+
+from collections.abc import Sequence
+
+from typing_extensions import override
+
+from llmproxy_asgi.errors import GatewayError
+from llmproxy_asgi.translators.base import AnsweredT, AskedT, Inbound, Problem
+from llmproxy_asgi.translators.openai import listing
+from llmproxy_asgi.translators.openai.problems import encode_problem
+
+
+class OpenAIInbound(Inbound[AskedT, AnsweredT]):
+    """The half that serves callers, but for the calls themselves."""
+
+    @override
+    def problem(self, error: GatewayError, *, request_id: str | None = None) -> Problem:
+        return encode_problem(error)
+
+    @override
+    def list_models(self, names: Sequence[str]) -> bytes:
+        return listing.list_models(names)
+
+    @override
+    def show_model(self, name: str) -> bytes:
+        return listing.show_model(name)
