@@ -553,8 +553,20 @@ async def test_the_python_face_says_what_is_wrong(upstream: ThreadedUpstream) ->
     assert wrong.value.param == "input"
 
 
-def test_a_model_of_completions_can_be_asked_by_the_sdk_of_the_gateway_in_process(upstream: ThreadedUpstream) -> None:
-    """A chunk that says nothing is still a chunk to the SDK: an upstream's empty stream is one finish."""
+@pytest.mark.anyio
+async def test_the_sdk_in_process_asks_the_same_paths(upstream: ThreadedUpstream) -> None:
+    """Embeddings and completions, without a socket of ours."""
+    upstream.on("/v1/embeddings", embedding)
+    upstream.default = echoing
+    async with Gateway({"providers": {"up": embedder(upstream)}}) as gateway_, gateway_.openai() as client:
+        found = await client.embeddings.create(model="m", input="one")
+        completed = await client.completions.create(model="m", prompt=["a", "b"])
+    assert found.data[0].embedding == VECTORS[0]
+    assert [choice.text for choice in completed.choices] == ["You said a.", "You said b."]
+
+
+def test_an_answer_without_words_is_one_finish(upstream: ThreadedUpstream) -> None:
+    """The SDK gets a chunk all the same."""
     upstream.default = sse_answer(
         [
             chat_chunk(choices=[{"index": 0, "delta": {"role": "assistant"}, "finish_reason": "stop"}]),

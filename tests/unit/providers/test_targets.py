@@ -1,0 +1,105 @@
+"""Which protocol a target is spoken to in, for which caller, and where that goes."""
+
+from typing import Any
+
+import pytest
+
+from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.providers.base import Provider
+from llmproxy_asgi.providers.registry import provider_class
+from llmproxy_asgi.providers.target import Target
+
+CHAT, MESSAGES = "openai-chat", "anthropic-messages"
+COMPLETIONS, EMBEDDINGS, GOOGLES = "openai-completions", "openai-embeddings", "gemini-embeddings"
+
+
+def provider(kind: str, *protocol: str, **block: Any) -> Provider:
+    made = provider_class(kind)
+    fields = {"type": kind, "base_url": "http://127.0.0.1/v1", "api_key": ["k"], **block}
+    return made("up", made.Config(**fields, **({"protocol": list(protocol)} if protocol else {})))
+
+
+def target(kind: str, *protocol: str, model: str = "any-1") -> Target:
+    return Target(provider(kind, *protocol), model, asked="m")
+
+
+def spoken(to: Target, caller: str) -> str | None:
+    """The protocol of its line; None where there is no line."""
+    if not to.takes(caller):
+        with pytest.raises(Unsupported) as refused:
+            to.line(caller)
+        assert refused.value.param == "model"
+        return None
+    assert to.line(caller) is to.line(caller)
+    return to.line(caller).outbound.protocol
+
+
+@pytest.mark.parametrize(
+    ("kind", "told", "caller", "expected"),
+    [
+        ("openai", (), CHAT, CHAT),
+        ("openai", (), MESSAGES, CHAT),
+        ("openai", (), COMPLETIONS, CHAT),
+        ("openai", (), EMBEDDINGS, EMBEDDINGS),
+        ("openai", (), GOOGLES, EMBEDDINGS),
+        ("openai-compatible", (), COMPLETIONS, CHAT),
+        ("openai-compatible", (), GOOGLES, EMBEDDINGS),
+        ("openai-compatible", (CHAT, COMPLETIONS), COMPLETIONS, COMPLETIONS),
+        ("openai-compatible", (COMPLETIONS, CHAT), MESSAGES, CHAT),
+        ("openai-compatible", (EMBEDDINGS, CHAT), MESSAGES, CHAT),
+        ("openai-compatible", (COMPLETIONS,), CHAT, None),
+        ("openai-compatible", (COMPLETIONS,), COMPLETIONS, COMPLETIONS),
+        ("openai-compatible", (CHAT,), EMBEDDINGS, None),
+        ("openai-compatible", (EMBEDDINGS,), CHAT, None),
+        ("openai-compatible", (EMBEDDINGS,), COMPLETIONS, None),
+        ("anthropic", (), COMPLETIONS, MESSAGES),
+        ("anthropic", (), EMBEDDINGS, None),
+        ("anthropic", (), GOOGLES, None),
+    ],
+)
+def test_protocols_stand_for_each_other_within_a_family(
+    kind: str, told: tuple[str, ...], caller: str, expected: str | None
+) -> None:
+    """A conversation never goes out as a prompt or an embedding, nor the other way round."""
+    assert spoken(target(kind, *told), caller) == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "native"),
+    [
+        ("davinci-002", True),
+        ("babbage-002", True),
+        ("gpt-3.5-turbo-instruct", True),
+        ("gpt-3.5-turbo-instruct-0914", True),
+        ("ft:davinci-002:org::abc", True),
+        ("gpt-3.5-turbo", False),
+        ("gpt-5", False),
+        ("davinci-002x", False),
+    ],
+)
+def test_openais_last_completion_models_are_known(model: str, native: bool) -> None:
+    """They take nothing else; whatever the operator says of protocols counts more."""
+    found = target("openai", model=model)
+    assert spoken(found, COMPLETIONS) == (COMPLETIONS if native else CHAT)
+    assert spoken(found, CHAT) == (None if native else CHAT)
+    assert spoken(target("openai", CHAT, model=model), COMPLETIONS) == CHAT
+
+
+def test_each_protocol_has_its_path() -> None:
+    """Below the version, which stands in the address once."""
+    found = target("openai-compatible", CHAT, COMPLETIONS, EMBEDDINGS)
+    paths = {caller: found.line(caller).whole.raw_path for caller in (CHAT, COMPLETIONS, EMBEDDINGS)}
+    expected = {CHAT: b"/v1/chat/completions", COMPLETIONS: b"/v1/completions", EMBEDDINGS: b"/v1/embeddings"}
+    assert paths == expected
+
+
+def test_a_refusal_says_what_is_missing() -> None:
+    """For each of the three ways to be unfit."""
+    reasons = {
+        "makes no embeddings": (target("anthropic"), EMBEDDINGS),
+        "legacy completions only": (target("openai-compatible", COMPLETIONS), CHAT),
+        "holds no conversations": (target("openai-compatible", EMBEDDINGS), CHAT),
+    }
+    for reason, (unfit, caller) in reasons.items():
+        with pytest.raises(Unsupported, match=reason):
+            unfit.line(caller)
