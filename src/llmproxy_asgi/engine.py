@@ -12,13 +12,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from llmproxy_asgi.access.keys import Grant
-from llmproxy_asgi.conversation import Batch, Failed, StreamEvent
+from llmproxy_asgi.conversation import Batch, Failed, Request, Response, StreamEvent
+from llmproxy_asgi.custody.reasoning import NOTHING, Kept, ReasoningTap, missing, remember, restore
 from llmproxy_asgi.errors import GatewayError, InternalError
 from llmproxy_asgi.execution.attempt import Answered, Asked, Job
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.routing.catalog import Allowed, allow, everything
 from llmproxy_asgi.runtime import Runtime
+from llmproxy_asgi.stores.base import Owner
 from llmproxy_asgi.translators.base import AnyInbound, Intake, StreamEncoder
 from llmproxy_asgi.translators.embeddings.records import Embeddings
 
@@ -31,16 +35,38 @@ class Call:
         UpstreamError: Every target failed before its first event.
     """
 
-    __slots__ = ("_attempt", "_job", "_runtime", "_targets")
+    __slots__ = ("_attempt", "_job", "_owner", "_runtime", "_targets", "tap")
 
-    def __init__(self, runtime: Runtime, targets: tuple[Target, ...], job: Job) -> None:
+    def __init__(self, runtime: Runtime, targets: tuple[Target, ...], job: Job, owner: Owner) -> None:
         self._runtime = runtime
+        self._owner = owner
         self._targets = targets
         self._job = job
 
     async def __aenter__(self) -> Self:
-        self._attempt = await self._runtime.executor.begin(self._job, self._targets)
+        job = await self._recalling(self._job)
+        self._attempt = await self._runtime.executor.begin(job, self._targets)
+        whole = self._attempt.whole
+        if isinstance(whole, Response) and (kept := remember(whole)):
+            await self.keep(kept)
+        self.tap = ReasoningTap()
         return self
+
+    async def _recalling(self, job: Job) -> Job:
+        """The job, with the reasoning that its caller lost; looked for only where a target translates."""
+        protocol = job.protocol
+        if job.each is not None or all(target.line(protocol).outbound.protocol == protocol for target in self._targets):
+            return job
+        asked = job.request()
+        ids = missing(asked) if isinstance(asked, Request) else ()
+        thoughts = await self._runtime.reasoning.find(self._owner, ids) if ids else NOTHING
+        if not thoughts:
+            return job
+        return msgspec.structs.replace(job, recall=lambda request, upstream: restore(request, thoughts, upstream))
+
+    async def keep(self, kept: Kept) -> None:
+        """Keep what the tap told, before the caller reads on."""
+        await self._runtime.reasoning.keep(self._owner, kept)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -76,6 +102,8 @@ class Call:
             GatewayError: It broke.
         """
         while (batch := await self._attempt.next()) is not None:
+            if kept := self.tap.feed(batch.events):
+                await self.keep(kept)
             for event in batch.events:
                 if isinstance(event, Failed):
                     raise event.error
@@ -128,7 +156,7 @@ class Engine:
 
     def _call(self, model: str, grant: Grant, job: Job) -> Call:
         runtime = self.runtime  # one plan for the whole call: a reload never splits it
-        return Call(runtime, runtime.catalog.resolve(model, granted(grant)), job)
+        return Call(runtime, runtime.catalog.resolve(model, granted(grant)), job, Owner.of(grant.principal))
 
 
 class CallerStream:
@@ -137,10 +165,12 @@ class CallerStream:
     A failure is written as the protocol's own error event, whether the stream was relayed or translated.
     """
 
-    __slots__ = ("_encoder", "_inbound", "_intake", "_next")
+    __slots__ = ("_call", "_encoder", "_inbound", "_intake", "_next", "_tap")
 
     def __init__(self, call: Call, inbound: AnyInbound, intake: Intake) -> None:
         self._next = call.next
+        self._call = call
+        self._tap = call.tap
         self._inbound = inbound
         self._intake = intake
         self._encoder: StreamEncoder | None = None if call.relays else inbound.encoder(intake)
@@ -151,6 +181,8 @@ class CallerStream:
         if batch is None:
             return None
         if self._encoder is not None:
+            if kept := self._tap.feed(batch.events):
+                await self._call.keep(kept)
             return self._encoder.feed(batch.events)
         raw = batch.raw or b""
         if batch.events and isinstance(batch.events[-1], Failed):

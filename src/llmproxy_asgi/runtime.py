@@ -13,11 +13,13 @@ from starlette.requests import HTTPConnection
 from llmproxy_asgi.access.identify import Doorkeeper, Identify
 from llmproxy_asgi.clock import SYSTEM, Clock
 from llmproxy_asgi.config.schema import Config
+from llmproxy_asgi.custody.reasoning import BOUNDS, ReasoningCustody
 from llmproxy_asgi.execution.cooldown import Cooldowns
 from llmproxy_asgi.execution.executor import Executor
 from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.routing.catalog import Catalog
+from llmproxy_asgi.stores.memory import MemoryStore
 from llmproxy_asgi.transport import Pool
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class Live:
     def __init__(self, *, transports: "Mapping[str, HostTransport] | None" = None, clock: Clock = SYSTEM) -> None:
         self.clock = clock
         self.cooldowns = Cooldowns(clock)
+        self.reasoning = ReasoningCustody(MemoryStore(BOUNDS, clock=clock))
         self._transports = transports or {}
         self._pools: dict[str, Pool] = {}
 
@@ -62,6 +65,7 @@ class Runtime:
     catalog: Catalog
     doorkeeper: Doorkeeper
     executor: Executor
+    reasoning: ReasoningCustody
 
     @classmethod
     def build(
@@ -91,4 +95,5 @@ class Runtime:
             catalog=Catalog(providers, config.models, default_provider=config.default_provider),
             doorkeeper=Doorkeeper(mode=config.access.mode, keys=config.access.keys, identify=identify, csrf=csrf),
             executor=Executor(live.pool, live.cooldowns, largest_answer=config.limits.answer, clock=live.clock),
+            reasoning=live.reasoning,
         )

@@ -16,7 +16,7 @@ from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamProtocolEr
 from llmproxy_asgi.execution.clocks import Clocks
 from llmproxy_asgi.providers.base import Credential
 from llmproxy_asgi.providers.target import Target
-from llmproxy_asgi.translators.base import Intake, Outgoing, StreamDecoder
+from llmproxy_asgi.translators.base import Intake, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.embeddings.records import EmbeddingRequest, Embeddings
 from llmproxy_asgi.transport import Answer, Pool
 
@@ -39,6 +39,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         intake: The request as it came. None: it never was bytes, and whoever made it reads events; nothing is relayed.
         each: Where the caller asked several things at once: one request for each, for an upstream that takes them only
             one by one. `request` then refuses.
+        recall: Puts back what an upstream needs and the caller lost; None: nothing is missing.
     """
 
     protocol: str
@@ -46,6 +47,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     request: Callable[[], Asked]
     intake: Intake | None = None
     each: Callable[[], Sequence[Request]] | None = None
+    recall: Callable[[Request, Upstream], Request] | None = None
+
+    def asked(self, upstream: Upstream) -> Asked:
+        """The request for this upstream, with what we keep for it put back."""
+        asked = self.request()
+        return self.recall(asked, upstream) if self.recall is not None and isinstance(asked, Request) else asked
 
 
 class Attempt:
@@ -90,7 +97,7 @@ class Attempt:
         self.relays: Intake | None = job.intake if line.outbound.protocol == job.protocol else None
         if outgoing is None:
             outgoing = (
-                line.outbound.encode(job.request(), line.upstream)
+                line.outbound.encode(job.asked(line.upstream), line.upstream)
                 if self.relays is None
                 else line.outbound.splice(self.relays, line.upstream)
             )

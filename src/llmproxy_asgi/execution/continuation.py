@@ -175,7 +175,7 @@ class Continuation:
 
     def _resumed(self) -> Outgoing:
         line = self.target.line(self._job.protocol)
-        request = self._job.request()
+        request = self._job.asked(line.upstream)
         assert isinstance(request, Request), "only conversations are paused"
         turn = Message(role="assistant", parts=self._said)
         longer = msgspec.structs.replace(request, messages=(*request.messages, turn))

@@ -30,7 +30,7 @@ def without_reasoning(attempt: Attempt, refusal: UpstreamRefused) -> Attempt | N
     outgoing = msgspec.structs.replace(outgoing, warnings=tuple(dict.fromkeys((*outgoing.warnings, _WARNING))))
     # An answer that speaks of tools by other names cannot be passed on as it comes.
     renamed = attempt.relays is not None and bool(outgoing.names or outgoing.emulated)
-    bare = msgspec.structs.replace(job, request=lambda: request, intake=None if renamed else job.intake)
+    bare = msgspec.structs.replace(job, request=lambda: request, recall=None, intake=None if renamed else job.intake)
     return Attempt(bare, target, attempt.credential, outgoing=outgoing)
 
 

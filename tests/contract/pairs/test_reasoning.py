@@ -80,7 +80,6 @@ def test_state_survives_a_loop_of_three_steps(stage: Stage, lane: Lane) -> None:
 
 
 @pytest.mark.fidelity(61)
-@pytest.mark.xfail(reason="no store yet that finds the state of a call by its id", strict=True)
 @pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=MESSAGES))
 def test_state_survives_a_caller_who_strips_it(stage: Stage, lane: Lane) -> None:
     """A caller who sends back calls alone still gets its state to Claude: it is found by the call's id."""
