@@ -4,14 +4,16 @@ import base64
 import json
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx2
 import openai
 import pytest
+from typing_extensions import override
 
 from llmproxy_asgi import Gateway, LLMProxy
 from llmproxy_asgi.errors import BadRequest, Unsupported
+from llmproxy_asgi.providers.base import REGISTERED, Credential, Provider, join
 from llmproxy_asgi.testing import (
     Hold,
     Received,
@@ -22,6 +24,7 @@ from llmproxy_asgi.testing import (
     json_answer,
     sse_answer,
 )
+from llmproxy_asgi.transport import Address
 from support_gateway import chat_answer, chat_chunk, chat_frames, served
 
 VECTORS = [[0.5, -1.25, 3.0], [1.0, 0.0, -2.0]]
@@ -523,6 +526,58 @@ def test_openais_last_completion_models_are_asked_in_their_own_protocol(upstream
         )
     assert [answer.status_code for answer in (completed, bridged, refused)] == [200, 200, 400]
     assert [received.path for received in upstream.requests] == ["/v1/completions", "/v1/chat/completions"]
+
+
+class Google(Provider):
+    """An upstream that makes embeddings in Google's way, and nothing else."""
+
+    speaks: ClassVar[tuple[str, ...]] = ("gemini-embeddings",)
+
+    @override
+    def address(self, protocol: str, model: str, *, stream: bool) -> Address:
+        return join(self.root, f"/models/{model}:batchEmbedContents", version="v1beta")
+
+    @override
+    def authorize(self, protocol: str, credential: Credential) -> dict[str, str]:
+        return {"x-goog-api-key": "k"}
+
+
+@pytest.fixture
+def google(monkeypatch: pytest.MonkeyPatch, upstream: ThreadedUpstream) -> dict[str, Any]:
+    """Its block of configuration."""
+    monkeypatch.setitem(REGISTERED, "toy-google", Google)
+    monkeypatch.setattr(Google, "type", "toy-google")
+    models = [{"name": "m", "upstream": "gemini-embedding-001"}]
+    return {"type": "toy-google", "base_url": upstream.base_url, "api_key": "k", "models": models}
+
+
+@pytest.mark.fidelity(101)
+@pytest.mark.parametrize("counted", [True, False])
+def test_101_openais_callers_get_googles_vectors(
+    upstream: ThreadedUpstream, google: dict[str, Any], counted: bool
+) -> None:
+    """One batch upstream, base64 to the SDK; where no tokens were counted the answer says so in a header."""
+    usage = {"usageMetadata": {"promptTokenCount": 4}} if counted else {}
+    upstream.default = json_answer(200, {"embeddings": [{"values": vector} for vector in VECTORS], **usage})
+    with served(gateway(google=google)) as base, sdk(base) as client:
+        raw = client.embeddings.with_raw_response.create(model="m", input=["one", "two"], dimensions=3)
+    answer = raw.parse()
+    assert [each.embedding for each in answer.data] == VECTORS
+    assert (answer.model, answer.usage.prompt_tokens) == ("m", 4 if counted else 0)
+    assert raw.headers.get("x-llmproxy-warnings") == (None if counted else "estimated:usage")
+    (received,) = upstream.requests
+    assert received.path == "/v1beta/models/gemini-embedding-001:batchEmbedContents"
+    assert len(received.json()["requests"]) == 2
+
+
+def test_tokens_go_past_google_to_whoever_knows_them(upstream: ThreadedUpstream, google: dict[str, Any]) -> None:
+    """And are refused where nobody does."""
+    upstream.default = embedding
+    config = {"google": {**google, "priority": 9}, "up": embedder(upstream)}
+    for targets, status in ((config, 200), ({"google": google}, 400)):
+        with served(gateway(**targets)) as base:
+            assert post(base, "/v1/embeddings", {"model": "m", "input": [1, 2]}).status_code == status
+    assert [received.path for received in upstream.requests] == ["/v1/embeddings"]
 
 
 # ── from Python ──────────────────────────────────────────────────────────────────────────────────────────────────────
