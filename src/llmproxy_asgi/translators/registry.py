@@ -8,6 +8,7 @@ from llmproxy_asgi.translators.base import AnyTranslator, Translator
 
 TRANSLATORS: dict[str, str] = {
     "openai-chat": "llmproxy_asgi.translators.openai_chat",
+    "openai-responses": "llmproxy_asgi.translators.openai_responses",
     "anthropic-messages": "llmproxy_asgi.translators.anthropic_messages",
 }
 """Protocol id to the package whose `TRANSLATOR` speaks it. Each of these can say whatever a conversation holds."""

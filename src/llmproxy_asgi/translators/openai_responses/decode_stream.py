@@ -33,17 +33,21 @@ from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.problems import decode_error_object
 from llmproxy_asgi.translators.openai_responses.decode_answer import Items
-from llmproxy_asgi.translators.openai_responses.readers import BrokenStream, Reader
-from llmproxy_asgi.translators.openai_responses.schema import ANSWER, EVENT, Answer, Event
+from llmproxy_asgi.translators.openai_responses.readers import TEXT, BrokenStream, Reader
+from llmproxy_asgi.translators.openai_responses.schema import ANSWER, EVENT, TEXT_EVENT, Answer, Event
 from llmproxy_asgi.translators.openai_responses.words import (
     PROTOCOL,
     TIER_IN,
     decode_finish,
     decode_usage,
 )
-from llmproxy_asgi.wire.sse import Decoder, EventTooLarge, Frame
+from llmproxy_asgi.wire.sse import Decoder, EventTooLarge, Frame, FrameSplitter
 
 _NOTHING = Batch(())
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_ONE_TEXT = f"event: {TEXT}\ndata: ".encode()
+_BLANK = b"\n\n"
+_LINES = 3
 _LATEST = 253_402_300_799
 """The last second that a date can name."""
 _BEGINNINGS = frozenset({"response.created", "response.queued", "response.in_progress"})
@@ -82,7 +86,9 @@ class ResponsesStreamDecoder(StreamDecoder):
     def __init__(self, outgoing: Outgoing, upstream: Upstream) -> None:
         self._upstream = upstream
         self._reader = Reader(Items(outgoing, upstream))
-        self._frames = Decoder(max_event=upstream.max_event)
+        self._splitter = FrameSplitter(max_event=upstream.max_event)
+        self._complete = self._splitter.complete
+        self._frames = Decoder(max_event=upstream.max_event + len(_BLANK))  # `close` adds what was forgotten
         self._started = False
         self._over = False
 
@@ -91,16 +97,22 @@ class ResponsesStreamDecoder(StreamDecoder):
         if self._over:
             return _NOTHING
         try:
-            frames = self._frames.feed(data)
+            block = self._complete(data)
         except EventTooLarge as error:
             return self._failed([], UpstreamProtocolError(f"The upstream sent {error}."))
-        return self._read(frames)
+        if not block:
+            return _NOTHING
+        lines = block.count(b"\n") if self._started and block.startswith(_ONE_TEXT) else 0
+        if lines == _LINES and block.endswith(_BLANK) and b"\r" not in block:
+            return self._say(block)
+        return self._read(self._frames.feed(block))
 
     @override
     def close(self) -> Batch:
         if self._over:
             return _NOTHING
-        batch = self._read(self._frames.close())
+        tail = self._splitter.tail
+        batch = self._read(self._frames.feed(tail + _BLANK)) if tail else _NOTHING
         if self._over:
             return batch
         return self._failed(
@@ -114,6 +126,17 @@ class ResponsesStreamDecoder(StreamDecoder):
         self._end(answer, answer.status or "completed", events)
         return events
 
+    def _say(self, block: bytes) -> Batch:
+        """What a read nearly always is: one piece of text, named, on one line."""
+        events: list[StreamEvent] = []
+        try:
+            self._reader.say(TEXT_EVENT.decode(block[len(_ONE_TEXT) : -len(_BLANK)]), events)
+        except _UNREADABLE:
+            return self._failed(events, UpstreamProtocolError("The upstream sent an event that cannot be read."))
+        except BrokenStream as broken:
+            return self._failed(events, UpstreamProtocolError(str(broken)))
+        return Batch(events)
+
     def _read(self, frames: Sequence[Frame]) -> Batch:
         events: list[StreamEvent] = []
         try:
@@ -124,7 +147,7 @@ class ResponsesStreamDecoder(StreamDecoder):
                 self._event(event, frame, events)
                 if self._over:
                     break
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except _UNREADABLE:
             return self._failed(events, UpstreamProtocolError("The upstream sent an event that cannot be read."))
         except BrokenStream as broken:
             return self._failed(events, UpstreamProtocolError(str(broken)))

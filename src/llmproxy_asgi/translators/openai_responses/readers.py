@@ -41,8 +41,11 @@ from llmproxy_asgi.translators.openai_responses.decode_answer import (
     text_of,
     thought_of,
 )
-from llmproxy_asgi.translators.openai_responses.schema import Event
+from llmproxy_asgi.translators.openai_responses.schema import Event, TextEvent
 from llmproxy_asgi.translators.openai_responses.words import BETWEEN_SUMMARIES, PROTOCOL
+
+TEXT = "response.output_text.delta"
+"""The one kind of event that matters for speed."""
 
 
 class BrokenStream(Exception):
@@ -95,17 +98,9 @@ class Reader:
 
     def take(self, kind: str, event: Event, events: list[StreamEvent]) -> bool:
         """Take an event; False where it has no meaning here."""
-        if kind == "response.output_text.delta":
-            words = self._words.get((event.output_index, event.content_index))
-            if words is None:
-                words = self._message(event).words(event, events, refusal=False)
-                self._words[event.output_index, event.content_index] = words
-            if event.delta:
-                words.say(event.delta, events)
-            if event.logprobs:
-                words.weigh(event.logprobs, events)
-            return True
-        if kind == "response.output_item.added":
+        if kind == TEXT:
+            self.say(event, events)
+        elif kind == "response.output_item.added":
             self._add(event, events)
         elif kind == "response.output_item.done":
             self._done(event, events)
@@ -115,6 +110,17 @@ class Reader:
                 fill(self, event, events)
             return fill is not None or kind in _SAID_AGAIN
         return True
+
+    def say(self, event: Event | TextEvent, events: list[StreamEvent]) -> None:
+        """Take more words of a text."""
+        place = (event.output_index, event.content_index)
+        words = self._words.get(place)
+        if words is None:
+            words = self._words[place] = self._message(event).words(event, events, refusal=False)
+        if event.delta:
+            words.say(event.delta, events)
+        if event.logprobs:
+            words.weigh(event.logprobs, events)
 
     def finish(self, output: Sequence[Any], events: list[StreamEvent]) -> None:
         """The answer is complete: end what is open, and read what was never streamed."""
@@ -129,7 +135,7 @@ class Reader:
 
     # ── places ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _place(self, event: Event) -> int:
+    def _place(self, event: Event | TextEvent) -> int:
         """Where the item of an event stands; found by its id, or taken to be the last, where the event does not say."""
         if event.output_index is not None:
             return event.output_index
@@ -180,7 +186,7 @@ class Reader:
             case _:
                 return _Open(self, item)
 
-    def _message(self, event: Event) -> "_Message":
+    def _message(self, event: Event | TextEvent) -> "_Message":
         place = self._place(event)
         found = self._open.get(place)
         if isinstance(found, _Message):
@@ -354,7 +360,7 @@ class _Message(_Open):
         super().__init__(reader, item)
         self._contents: dict[int, _Words] = {}
 
-    def words(self, event: Event, events: list[StreamEvent], *, refusal: bool) -> _Words:
+    def words(self, event: Event | TextEvent, events: list[StreamEvent], *, refusal: bool) -> _Words:
         """The content that an event is about; begun if this is the first of it."""
         return self._content(event.content_index or 0, events, refusal=refusal)
 

@@ -41,6 +41,16 @@ class Event(msgspec.Struct, gc=False):
     error: Loose = None
 
 
+class TextEvent(msgspec.Struct, gc=False):
+    """More words of a text: nearly all that a stream consists of, read for itself."""
+
+    delta: Loose = None
+    item_id: str | None = None
+    output_index: int | None = None
+    content_index: int | None = None
+    logprobs: Loose = None
+
+
 class IncompleteDetails(msgspec.Struct, gc=False):
     reason: str | None = None
 
@@ -90,6 +100,7 @@ class RelayedEvent(msgspec.Struct, gc=False):
 
 
 EVENT = msgspec.json.Decoder(Event)
+TEXT_EVENT = msgspec.json.Decoder(TextEvent)
 ANSWER = msgspec.json.Decoder(Answer)
 RELAYED = msgspec.json.Decoder(RelayedEvent)
 RELAYED_ANSWER = msgspec.json.Decoder(RelayedAnswer)
