@@ -101,8 +101,8 @@ def _pieced(parts: Sequence[Part]) -> tuple[Part, ...]:
         for seal in foreign:
             made = with_seal_of_thought(made, seal)
         own = tuple(seal for seal in part.seals if is_of_part(seal))
-        if foreign and not own and part == Text(text="", seals=part.seals):
-            continue  # it was there for its signature alone
+        if not own and part == Text(text="", seals=part.seals):
+            continue  # it was there for its signature alone, or with the finish
         kept = msgspec.structs.replace(part, seals=own) if foreign else part
         last = made[-1] if made else None
         if isinstance(kept, Text) and isinstance(last, Text) and not (last.seals or last.extras or kept.extras):

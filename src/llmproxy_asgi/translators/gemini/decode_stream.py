@@ -42,6 +42,7 @@ from llmproxy_asgi.conversation import (
     StreamEvent,
     Text,
     TextDelta,
+    TokenLogprob,
     ToolCall,
     UsageReported,
 )
@@ -141,6 +142,8 @@ class ChunkStream(StreamDecoder):
             self._start(chunk, events, date)
         for position, candidate in enumerate(chunk.candidates or ()):
             found = self._candidate(candidate.index or 0)
+            if candidate.logprobs_result:
+                found.logprobs(candidate.logprobs_result, events)
             for number, part in enumerate((candidate.content and candidate.content.parts) or ()):
                 if part.text is not None:
                     found.text(part.text, part, events)
@@ -172,8 +175,6 @@ class ChunkStream(StreamDecoder):
 
     def _notes(self, found: "_Open", candidate: Candidate, events: list[StreamEvent]) -> None:
         """What is said of a candidate beside its content."""
-        if candidate.logprobs_result:
-            found.logprobs(candidate.logprobs_result, events)
         if candidate.grounding_metadata or candidate.citation_metadata:
             found.cited(candidate)
             self._searches = max(self._searches, searches(candidate.grounding_metadata))
@@ -270,6 +271,7 @@ class _Open:
         "_pieces",
         "_seals",
         "_starts",
+        "_tokens",
         "_upstream",
         "calls",
         "message",
@@ -294,6 +296,7 @@ class _Open:
         self._base = 0
         self._starts: dict[int, int] = {}
         self._found: list[Found] = []
+        self._tokens: tuple[TokenLogprob, ...] = ()
 
     def measure(self, candidate: Candidate) -> None:
         """Look through a whole answer: citations count from the start of their part, and may come before it here."""
@@ -365,10 +368,10 @@ class _Open:
         self._kind = ""
 
     def logprobs(self, native: JSONObject, events: list[StreamEvent]) -> None:
-        """How likely the tokens of this chunk were; they need a part that is open."""
-        tokens = decode_logprobs(native)
-        if tokens and self._kind:
-            events.append(PartDelta(self.number, self._index, LogprobsDelta(tokens)))
+        """How likely the tokens of this chunk were; told with the part that is open, or with the next."""
+        self._tokens += decode_logprobs(native)
+        if self._kind:
+            self._tell_tokens(events)
 
     def close(self, events: list[StreamEvent]) -> None:
         """End the open part."""
@@ -397,6 +400,12 @@ class _Open:
         self._pieces = []
         self._seals = []
         events.append(PartStarted(self.number, self._index, header))
+        self._tell_tokens(events)
+
+    def _tell_tokens(self, events: list[StreamEvent]) -> None:
+        tokens, self._tokens = self._tokens, ()
+        if tokens:
+            events.append(PartDelta(self.number, self._index, LogprobsDelta(tokens)))
 
     def _seal(self, signature: str, events: list[StreamEvent]) -> None:
         upstream = self._upstream

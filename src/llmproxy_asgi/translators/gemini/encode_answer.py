@@ -73,7 +73,9 @@ def encode_part(part: Part) -> JSONObject | None:
             return {"text": text, "thought": True}
         case ToolCall():
             arguments = wrapped_input(part.arguments) if part.kind == "custom" else part.arguments
-            return {"functionCall": {"id": part.call_id, "name": part.name, "args": arguments_raw(arguments)}}
+            # On one line, as every chunk is; within JSON line ends are white space.
+            on_one_line = msgspec.Raw(bytes(arguments_raw(arguments)).translate(None, b"\r\n"))
+            return {"functionCall": {"id": part.call_id, "name": part.name, "args": on_one_line}}
         case Media():
             return _media(part)
         case Opaque(protocol=protocol, data=data):

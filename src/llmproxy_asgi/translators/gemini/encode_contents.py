@@ -33,6 +33,7 @@ from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.custom_tools import wrapped_input
 from llmproxy_asgi.translators.gemini.encode_answer import bare_signature
+from llmproxy_asgi.translators.gemini.reasoning import is_base64
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL, STAND_IN
 from llmproxy_asgi.translators.gemini.words import RESOLUTIONS_OUT
 from llmproxy_asgi.translators.losses import Losses
@@ -59,6 +60,7 @@ class Contents:
         self._losses = losses
         self.system: list[JSONObject] = []
         self.contents: list[JSONObject] = []
+        self._called: dict[str, str] = {}  # call id to the name that was called; each result has its call before it
         self.emulated: set[str] = set()
         """Upstream names of free-text tools that were called before."""
 
@@ -153,7 +155,7 @@ class Contents:
         return kept
 
     def _opens(self, seal: Seal) -> bool:
-        return seal.kind in {"signature", "encrypted"} and bool(seal.data) and usable(seal, self._upstream)
+        return seal.kind in {"signature", "encrypted"} and is_base64(seal.data) and usable(seal, self._upstream)
 
     def _thought(self, part: Reasoning, *, kept: bool) -> list[JSONObject]:
         if self._request.protocol == PROTOCOL and (kept or not part.seals):
@@ -190,7 +192,7 @@ class Contents:
             raise Unsupported("A compacted conversation can only go back to where it was compacted.", param="messages")
 
     def _call(self, part: ToolCall) -> JSONObject:
-        name = self._names.outward(part.name, part.namespace)
+        name = self._called[part.call_id] = self._names.outward(part.name, part.namespace)
         arguments = part.arguments
         if part.kind == "custom":
             self.emulated.add(name)
@@ -215,7 +217,7 @@ class Contents:
                         media.append(wire)
             response: JSONObject = {
                 "id": result.call_id,
-                "name": self._names.outward(result.name or result.call_id),
+                "name": self._called[result.call_id],
                 "response": {"error" if result.is_error else "output": _value("\n".join(words))},
             }
             if media and self._can.tool_result_media:

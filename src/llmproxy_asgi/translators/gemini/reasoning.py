@@ -6,6 +6,7 @@ led to, if there is one. Coming back, it belongs to the thought before it again.
 its route is another provider's stays on its part.
 """
 
+import re
 from collections.abc import Sequence
 
 from llmproxy_asgi.conversation import Part, Reasoning, Seal
@@ -13,12 +14,19 @@ from llmproxy_asgi.translators.gemini.schema import ISSUER, STAND_IN
 from llmproxy_asgi.translators.media import standard_base64
 from llmproxy_asgi.translators.seals import unwrap, wrap
 
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 _STAND_INS = frozenset({STAND_IN, "context_engineering_is_the_way_to_go"})
 
 
 def signature_of(seal: Seal) -> str:
-    """What a client gets as `thoughtSignature`."""
-    return seal.data if seal.issuer == ISSUER and seal.kind == "signature" else wrap(seal)
+    """What a client gets as `thoughtSignature`: always base64, or its reader breaks."""
+    native = seal.issuer == ISSUER and seal.kind == "signature" and is_base64(seal.data)
+    return seal.data if native else wrap(seal)
+
+
+def is_base64(data: str) -> bool:
+    """Whether this can be the bytes of a protobuf field."""
+    return _BASE64.fullmatch(data) is not None and len(data) % 4 == 0
 
 
 def decode_signature(text: str) -> Seal | None:

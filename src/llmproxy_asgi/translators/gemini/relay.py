@@ -40,6 +40,7 @@ from llmproxy_asgi.wire.sse import Frame
 
 _NOTHING = Batch((), b"")
 _LINE = b"data: "
+_COMMENTS = re.compile(rb"\A(?:[\r\n]|:[^\r\n]*[\r\n])*")
 _NAME = b'"modelVersion"'
 
 
@@ -129,11 +130,10 @@ class ChunkRelay(StreamDecoder):
     def feed(self, data: bytes) -> Batch:
         if self._inner is None:
             self._held += data
-            begin = self._held.lstrip()
-            if len(begin) < len(_LINE) and _LINE.startswith(begin[:6]):
-                return _NOTHING
-            plain = begin.startswith((_LINE, b":"))
-            self._inner = self._scanned() if plain else self._reframed()
+            begin = _COMMENTS.sub(b"", self._held)
+            if begin[:1] in b":" or (len(begin) < len(_LINE) and _LINE.startswith(begin)):
+                return _NOTHING  # not a line yet
+            self._inner = self._scanned() if begin.startswith(_LINE) else self._reframed()
             data, self._held = self._held, b""
         return self._inner.feed(data)
 

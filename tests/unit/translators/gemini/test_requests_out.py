@@ -1,0 +1,557 @@
+"""Requests of other protocols, written for an upstream that speaks Google's."""
+
+from typing import Any
+
+import pytest
+
+from llmproxy_asgi.conversation import (
+    CacheMark,
+    CacheOptions,
+    Grammar,
+    InlineData,
+    Link,
+    Media,
+    Message,
+    Opaque,
+    OutputFormat,
+    Part,
+    PlainText,
+    Reasoning,
+    ReasoningOptions,
+    Sampling,
+    Seal,
+    ServerToolCall,
+    ServiceTier,
+    StoredFile,
+    Text,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+)
+from llmproxy_asgi.errors import BadRequest, Unsupported
+from llmproxy_asgi.translators.gemini import capabilities_of
+from llmproxy_asgi.translators.gemini.schema import STAND_IN
+from support_gemini import OUTBOUND, encoded, request, upstream
+
+PNG = InlineData(data="iVBORw0KGgo=")
+
+
+def user(*parts: Part | str) -> Message:
+    return Message(role="user", parts=tuple(Text(text=part) if isinstance(part, str) else part for part in parts))
+
+
+def assistant(*parts: Part | str) -> Message:
+    return Message(role="assistant", parts=tuple(Text(text=part) if isinstance(part, str) else part for part in parts))
+
+
+def system(text: str) -> Message:
+    return Message(role="system", parts=(Text(text=text),))
+
+
+def call(call_id: str = "c1", name: str = "f", arguments: str = "{}", **more: Any) -> ToolCall:
+    return ToolCall(call_id=call_id, name=name, arguments=arguments, **more)
+
+
+def results(*parts: ToolResult) -> Message:
+    return Message(role="tool", parts=parts)
+
+
+def result(call_id: str = "c1", *content: Part | str, **more: Any) -> ToolResult:
+    whole = tuple(Text(text=part) if isinstance(part, str) else part for part in content)
+    return ToolResult(call_id=call_id, content=whole, **more)  # type: ignore[arg-type]  # texts and media only
+
+
+def contents(*messages: Message, **fields: Any) -> list[dict[str, Any]]:
+    body, _ = encoded(request(*messages, **fields))
+    found: list[dict[str, Any]] = body["contents"]
+    return found
+
+
+def test_a_plain_question() -> None:
+    """Nothing is said that was not asked for."""
+    body, outgoing = encoded(request(), upstream())
+    assert body == {"contents": [{"role": "user", "parts": [{"text": "Hi"}]}]}
+    assert (outgoing.warnings, outgoing.stream) == ((), False)
+
+
+def test_19_instructions_stand_apart() -> None:
+    """Several leading instructions are several parts of systemInstruction, in order."""
+    body, _ = encoded(request(system("a"), system("b"), user("Hi")))
+    assert body["systemInstruction"] == {"parts": [{"text": "a"}, {"text": "b"}]}
+
+
+def test_20_a_later_instruction_becomes_the_users_words() -> None:
+    """An instruction in the middle stays where it is, as text of the user, with a warning."""
+    body, outgoing = encoded(request(user("a"), assistant("b"), system("c"), user("d")))
+    assert body["contents"][-1] == {"role": "user", "parts": [{"text": "c"}, {"text": "d"}]}
+    assert outgoing.warnings == ("downgraded:system_message",)
+
+
+def test_22_neighbours_of_one_role_are_one_content() -> None:
+    """Consecutive messages merge, their texts apart and in order; empty ones vanish."""
+    assert contents(user("a"), user("b", ""), assistant(""), user("c")) == [
+        {"role": "user", "parts": [{"text": "a"}, {"text": "b"}, {"text": "c"}]}
+    ]
+
+
+def test_the_user_begins() -> None:
+    """A conversation that the model opens, or that has only instructions, gets a first word of the user's."""
+    body, outgoing = encoded(request(assistant("a"), user("b")))
+    assert body["contents"][0] == {"role": "user", "parts": [{"text": "."}]}
+    assert outgoing.warnings == ("emulated:first_user_turn",)
+    assert contents(system("only")) == [{"role": "user", "parts": [{"text": "."}]}]
+
+
+def test_a_trailing_word_of_the_models() -> None:
+    """It is continued where the caller's protocol may repeat it, and refused where it would be said twice."""
+    with pytest.raises(Unsupported) as refused:
+        encoded(request(user("a"), assistant("b"), protocol="anthropic-messages"))
+    assert refused.value.param == "messages"
+    assert contents(user("a"), assistant("b"), protocol="openai-chat")[-1]["role"] == "model"
+    with pytest.raises(Unsupported):
+        encoded(request(user("a"), assistant("b"), protocol="openai-chat"), upstream(prefill=False))
+
+
+def test_44_results_stand_in_one_content_in_the_order_of_their_calls() -> None:
+    """Three parallel results in any order are one content with names and ids; what follows comes after them."""
+    found = contents(
+        user("x"),
+        assistant(call("c1", "f"), call("c2", "g"), call("c3", "f")),
+        results(result("c3", "3")),
+        results(result("c1", '{"a": 1.0}'), result("c2", "no", is_error=True)),
+        user("and"),
+    )
+    assert [content["role"] for content in found] == ["user", "model", "user"]
+    answered, words = found[-1]["parts"][:3], found[-1]["parts"][3:]
+    assert [part["functionResponse"]["name"] for part in answered] == ["f", "g", "f"]
+    assert [part["functionResponse"]["id"] for part in answered] == ["c1", "c2", "c3"]
+    assert [part["functionResponse"]["response"] for part in answered] == [
+        {"output": {"a": 1.0}},
+        {"error": "no"},
+        {"output": 3},
+    ]
+    assert words == [{"text": "and"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("ok", "ok"), ('"a"', '"a"'), ("[1, 2]", [1, 2]), ("true", True), ("12 °C", "12 °C"), ("null", "null"), ("", "")],
+)
+def test_results_as_values(text: str, value: object) -> None:
+    """Words that are a JSON value are that value; a text keeps its quotes."""
+    found = contents(user("x"), assistant(call()), results(result("c1", text)))
+    assert found[-1]["parts"][0]["functionResponse"]["response"] == {"output": value}
+
+
+def test_46_orphans() -> None:
+    """A call without a result gets an honest one; a result without a call is refused."""
+    body, outgoing = encoded(request(user("x"), assistant(call()), user("y")))
+    assert body["contents"][-1]["parts"][0]["functionResponse"]["response"] == {"error": "[no result]"}
+    assert "emulated:tool_result" in outgoing.warnings
+    with pytest.raises(BadRequest):
+        encoded(request(user("x"), results(result("c9", "?"))))
+
+
+def test_media_in_results() -> None:
+    """New models take pictures within the result; for others they follow in a content of their own."""
+    asked = request(user("x"), assistant(call()), results(result("c1", "see", Media(kind="image", source=PNG))))
+    body, outgoing = encoded(asked)
+    picture = {"inlineData": {"mimeType": "image/png", "data": "iVBORw0KGgo="}}
+    assert body["contents"][-1]["parts"][0]["functionResponse"]["parts"] == [picture]
+    assert outgoing.warnings == ()
+    body, outgoing = encoded(asked, upstream(tool_result_media=False))
+    assert body["contents"][-2]["parts"][0]["functionResponse"].keys() == {"id", "name", "response"}
+    assert body["contents"][-1] == {"role": "user", "parts": [{"text": "[c1]"}, picture]}
+    assert outgoing.warnings == ("moved:tool_result_media",)
+
+
+# ── signatures ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+OWN = Seal(issuer="gemini", kind="signature", data="AAAA", model="gemini-upstream-1")
+OTHER = Seal(issuer="anthropic", kind="signature", data="BBBB")
+
+
+def signatures(*parts: Part, to: Any = None) -> tuple[list[Any], tuple[str, ...]]:
+    after = [results(*(result(part.call_id, "ok") for part in parts if isinstance(part, ToolCall)))]
+    asked = request(user("x"), assistant(*parts), *(after if after[0].parts else [user("y")]))
+    body, outgoing = encoded(asked, to)
+    return [part.get("thoughtSignature") for part in body["contents"][1]["parts"]], outgoing.warnings
+
+
+def test_62_signatures_go_back_where_they_came_from() -> None:
+    """A call's own signature stands on it, and a text's on it, even on an empty one."""
+    assert signatures(call("c1", seals=(OWN,)), call("c2")) == (["AAAA", None], ())
+    assert signatures(Text(text="a"), Text(text="", seals=(OWN,))) == ([None, "AAAA"], ())
+
+
+def test_62_a_loose_signature_goes_on_the_first_call() -> None:
+    """State that another client kept as reasoning stands on the first call, else on the next text."""
+    loose = Reasoning(seals=(OWN,))
+    assert signatures(loose, Text(text="a"), call("c1"), call("c2"))[0] == [None, "AAAA", None]
+    assert signatures(loose, Text(text="a"))[0] == ["AAAA"]
+
+
+def test_62_calls_that_nobody_signed_get_the_stand_in() -> None:
+    """Foreign history: the documented stand-in on the first call alone, none for models that want none."""
+    assert signatures(call("c1"), call("c2"))[0] == [STAND_IN, None]
+    assert signatures(call("c1"), to=upstream(thinking="budget"))[0] == [None]
+
+
+@pytest.mark.parametrize("seal", [OTHER, Seal(issuer="gemini", kind="signature", data="no base64!")])
+def test_66_state_that_is_not_ours_is_dropped(seal: Seal) -> None:
+    """Other issuers' state, and what cannot be base64, is never sent and never shown; a warning says so."""
+    found, warnings = signatures(Reasoning(text="hm", seals=(seal,)), call("c1"))
+    assert (found, warnings) == ([STAND_IN], ("dropped:reasoning",))
+    assert signatures(call("c1", seals=(seal,))) == ([STAND_IN], ("dropped:reasoning",))
+
+
+def test_state_of_another_model_is_dropped() -> None:
+    """Signatures are bound to their model."""
+    found, warnings = signatures(call("c1", seals=(OWN,)), to=upstream(model="gemini-other"))
+    assert (found, warnings) == ([STAND_IN], ("dropped:reasoning",))
+
+
+def test_replayed_state_is_noticed() -> None:
+    """A body with signatures can be sent again without; one with stand-ins alone cannot."""
+    asked = request(user("x"), assistant(call(seals=(OWN,))), results(result("c1", "ok")))
+    assert OUTBOUND.replays_reasoning(OUTBOUND.encode(asked, upstream()).body)
+    plain = request(user("x"), assistant(call()), results(result("c1", "ok")))
+    assert not OUTBOUND.replays_reasoning(OUTBOUND.encode(plain, upstream()).body)
+
+
+# ── tools ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+F, G = Tool(name="f", description="Does f."), Tool(name="g")
+
+
+def test_tools_are_declared_with_json_schema() -> None:
+    """Functions stand in one entry with real JSON Schema; nothing else is said of the choice."""
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    body, outgoing = encoded(request(tools=(Tool(name="f", description="d", parameters=schema, strict=True), G)))
+    (entry,) = body["tools"]
+    assert entry["functionDeclarations"] == [
+        {
+            "name": "f",
+            "description": "d",
+            "parametersJsonSchema": {"type": "object", "properties": schema["properties"]},
+        },
+        {"name": "g"},
+    ]
+    assert "toolConfig" not in body
+    assert outgoing.warnings == ()
+
+
+def test_29_a_tool_that_cannot_be_said_is_named() -> None:
+    """A schema that is no object is a 400 that names the tool."""
+    with pytest.raises(Unsupported, match="'bad'") as refused:
+        encoded(request(tools=(Tool(name="bad", parameters={"type": "string"}),)))
+    assert refused.value.param == "tools"
+
+
+@pytest.mark.parametrize(
+    ("choice", "config", "warnings"),
+    [
+        (ToolChoice(given=True), {"mode": "AUTO"}, ()),
+        (ToolChoice(mode="none", given=True), {"mode": "NONE"}, ()),
+        (ToolChoice(mode="required", given=True), {"mode": "ANY"}, ()),
+        (ToolChoice(mode="required", only=("f",), given=True), {"mode": "ANY", "allowedFunctionNames": ["f"]}, ()),
+        (ToolChoice(only=("f", "g"), given=True), {"mode": "VALIDATED", "allowedFunctionNames": ["f", "g"]}, ()),
+        (ToolChoice(given=True, parallel=False), {"mode": "AUTO"}, ("dropped:parallel_tool_calls",)),
+    ],
+)
+def test_53_55_tool_choice(choice: ToolChoice, config: dict[str, Any], warnings: tuple[str, ...]) -> None:
+    """Each choice has its mode; subsets are validated or forced."""
+    body, outgoing = encoded(request(tools=(F, G), tool_choice=choice))
+    assert body["toolConfig"] == {"functionCallingConfig": config}
+    assert outgoing.warnings == warnings
+
+
+def test_a_choice_that_cannot_be_forced() -> None:
+    """A model that takes no force gets the subset, and a warning."""
+    choice = ToolChoice(mode="required", only=("f",), given=True)
+    body, outgoing = encoded(request(tools=(F, G), tool_choice=choice), upstream(forced_tool_choice=False))
+    assert body["toolConfig"]["functionCallingConfig"] == {"mode": "VALIDATED", "allowedFunctionNames": ["f"]}
+    assert outgoing.warnings == ("downgraded:tool_choice",)
+    with pytest.raises(Unsupported):
+        encoded(request(tools=(F,), tool_choice=ToolChoice(mode="required", only=("x",))))
+
+
+def test_57_names_are_rewritten_the_same_everywhere() -> None:
+    """Names that Google refuses are rewritten in declarations, history, results and choice, and remembered."""
+    tool = Tool(name="1 bad name", namespace="ns")
+    history = (user("x"), assistant(call("c1", "1 bad name", namespace="ns")), results(result("c1", "ok")))
+    choice = ToolChoice(mode="required", only=("1 bad name",))
+    body, outgoing = encoded(request(*history, tools=(tool, Tool(name="a.b:c-d")), tool_choice=choice))
+    first, second = body["tools"][0]["functionDeclarations"]
+    assert outgoing.names == {first["name"]: "1 bad name"}
+    assert second["name"] == "a.b:c-d"
+    assert body["contents"][1]["parts"][0]["functionCall"]["name"] == first["name"]
+    assert body["toolConfig"]["functionCallingConfig"]["allowedFunctionNames"] == [first["name"]]
+
+
+def test_custom_tools_go_as_functions() -> None:
+    """Free-text tools are functions with one text, their grammar told; calls before go alike."""
+    tool = Tool(
+        name="patch", kind="custom", description="Edits.", grammar=Grammar(syntax="lark", definition="start: x")
+    )
+    step = call("c1", "patch", "*** x", kind="custom")
+    body, outgoing = encoded(request(user("x"), assistant(step), results(result("c1", "ok")), tools=(tool,)))
+    (declared,) = body["tools"][0]["functionDeclarations"]
+    assert "start: x" in declared["description"]
+    assert set(declared["parametersJsonSchema"]["properties"]) == {"input"}
+    assert body["contents"][1]["parts"][0]["functionCall"]["args"] == {"input": "*** x"}
+    assert outgoing.emulated == {"patch"}
+    assert outgoing.warnings == ("emulated:custom_tool",)
+
+
+def test_34_functions_beside_googles_own_tools() -> None:
+    """Searching the web is Google's own; beside functions the flag is set, but not where it is unknown."""
+    search = Tool(name="web_search", kind="server", settings={"allowed_domains": ["a.b"], "max_uses": None})
+    body, outgoing = encoded(request(tools=(F, search)))
+    assert body["tools"][1] == {"googleSearch": {}}
+    assert body["toolConfig"] == {"includeServerSideToolInvocations": True}
+    assert outgoing.warnings == ("dropped:allowed_domains",)
+    assert "toolConfig" not in encoded(request(tools=(search,)))[0]
+    assert "toolConfig" not in encoded(request(tools=(F, search)), upstream(issuer="gemini:vertex"))[0]
+    with pytest.raises(Unsupported):
+        encoded(request(tools=(Tool(name="code_interpreter", kind="server"),)))
+
+
+def test_a_model_without_tools() -> None:
+    """Tools are refused where the model has none."""
+    with pytest.raises(Unsupported):
+        encoded(request(tools=(F,)), upstream(tools=False))
+
+
+# ── media ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("part", "wire"),
+    [
+        (
+            Media(kind="image", source=PNG, media_type="image/jpeg"),
+            {"inlineData": {"mimeType": "image/png", "data": PNG.data}},
+        ),
+        (
+            Media(kind="image", source=PNG, detail="low"),
+            {
+                "inlineData": {"mimeType": "image/png", "data": PNG.data},
+                "mediaResolution": {"level": "MEDIA_RESOLUTION_LOW"},
+            },
+        ),
+        (
+            Media(kind="audio", source=InlineData(data="AAAA")),
+            {"inlineData": {"mimeType": "audio/wav", "data": "AAAA"}},
+        ),
+        (
+            Media(kind="document", source=InlineData(data="AAAA"), name="a.pdf"),
+            {"inlineData": {"mimeType": "application/pdf", "data": "AAAA"}},
+        ),
+        (
+            Media(kind="image", source=StoredFile(protocol="gemini", id="gs://a"), media_type="image/png"),
+            {"fileData": {"fileUri": "gs://a", "mimeType": "image/png"}},
+        ),
+        (
+            Media(kind="video", source=Link(url="https://www.youtube.com/watch?v=1")),
+            {"fileData": {"fileUri": "https://www.youtube.com/watch?v=1"}},
+        ),
+        (Media(kind="document", source=PlainText(text="body"), title="T"), {"text": "T\n\nbody"}),
+    ],
+)
+def test_28_media(part: Media, wire: dict[str, Any]) -> None:
+    """Media stand inline in standard base64 with their true type, or by an address that Google reads itself."""
+    assert contents(user(part))[0]["parts"] == [wire]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        Media(kind="image", source=Link(url="https://example.org/a.png")),
+        Media(kind="document", source=StoredFile(protocol="openai-chat", id="file_1")),
+    ],
+)
+def test_29_35_what_google_cannot_read_is_refused(part: Media) -> None:
+    """Addresses that nobody fetches and other vendors' files are a 400."""
+    with pytest.raises(Unsupported) as refused:
+        encoded(request(user(part)))
+    assert refused.value.param == "messages"
+    with pytest.raises(Unsupported):
+        encoded(request(user(Media(kind="image", source=PNG))), upstream(images=False))
+
+
+def test_what_only_others_have_a_word_for() -> None:
+    """Server tools and opaque parts of others are left out with a warning; a compaction is refused."""
+    foreign = Opaque(protocol="anthropic-messages", kind="container", data={})
+    search = ServerToolCall(call_id="s", tool="web_search")
+    body, outgoing = encoded(request(user("x"), assistant("a", foreign, search), user("y")))
+    assert body["contents"][1]["parts"] == [{"text": "a"}]
+    assert outgoing.warnings == ("dropped:container", "dropped:web_search")
+    with pytest.raises(Unsupported):
+        encoded(request(user("x"), assistant(Opaque(protocol="x", kind="compaction", data={})), user("y")))
+    own = Opaque(protocol="gemini", kind="executableCode", data={"executableCode": {"code": "1"}})
+    assert contents(user("x"), assistant(own), user("y"))[1]["parts"] == [{"executableCode": {"code": "1"}}]
+
+
+# ── options ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def config(to: Any = None, **fields: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+    body, outgoing = encoded(request(**fields), to)
+    return body.get("generationConfig", {}), outgoing.warnings
+
+
+def test_78_sampling() -> None:
+    """All but logit_bias has a place; values out of range are brought into it with a warning."""
+    asked = Sampling(
+        temperature=2.5,
+        top_p=0.5,
+        top_k=3,
+        seed=2**31,
+        frequency_penalty=1,
+        presence_penalty=-1,
+        logit_bias={"1": 1},
+        logprobs=30,
+    )
+    found, warnings = config(sampling=asked)
+    assert found == {
+        "temperature": 2.0,
+        "topP": 0.5,
+        "presencePenalty": -1,
+        "frequencyPenalty": 1,
+        "topK": 3,
+        "seed": 0,
+        "responseLogprobs": True,
+        "logprobs": 20,
+    }
+    expected = ("clamped:temperature", "dropped:logit_bias", "clamped:seed", "clamped:top_logprobs")
+    assert warnings == expected
+    assert config(upstream(sampling="default"), sampling=Sampling(temperature=1.0, top_k=1)) == (
+        {},
+        ("dropped:temperature", "dropped:top_k"),
+    )
+
+
+def test_limits() -> None:
+    """Stops beyond the fifth, and more tokens than the model has, are cut with a warning."""
+    found, warnings = config(upstream(max_output_tokens=50), max_output_tokens=100, stop=tuple("abcdef"), candidates=2)
+    assert found == {"maxOutputTokens": 50, "stopSequences": list("abcde"), "candidateCount": 2}
+    assert warnings == ("clamped:max_tokens", "clamped:stop")
+    with pytest.raises(Unsupported):
+        config(max_output_tokens=0)
+
+
+def test_75_output() -> None:
+    """A schema goes as JSON Schema with its media type; where the model takes none it goes in words."""
+    schema = {"type": "object", "properties": {"a": {"const": "x"}}}
+    wanted = OutputFormat(kind="json_schema", schema=schema)
+    lowered = {"properties": {"a": {"enum": ["x"], "type": "string"}}, "type": "object"}
+    assert config(output=wanted) == ({"responseMimeType": "application/json", "responseJsonSchema": lowered}, ())
+    assert config(output=OutputFormat(kind="json"))[0] == {"responseMimeType": "application/json"}
+    body, outgoing = encoded(request(output=wanted), upstream(structured_output=False))
+    assert '"const":"x"' in body["systemInstruction"]["parts"][0]["text"]
+    assert outgoing.warnings == ("emulated:response_format",)
+    assert config(output=OutputFormat(verbosity="low"))[1] == ("dropped:verbosity",)
+
+
+def test_modalities() -> None:
+    """Pictures and sounds are asked for in Google's words; what it has none for is refused."""
+    assert config(output=OutputFormat(modalities=("text", "image")))[0] == {"responseModalities": ["TEXT", "IMAGE"]}
+    assert config(output=OutputFormat(modalities=("text", "audio")))[0] == {"responseModalities": ["AUDIO"]}
+    assert config(output=OutputFormat(modalities=("text",)))[0] == {}
+    with pytest.raises(Unsupported):
+        config(output=OutputFormat(modalities=("smell",)))
+
+
+NEW, FLASH, PRO = (capabilities_of(name) for name in ("gemini-3-flash", "gemini-2.5-flash", "gemini-2.5-pro"))
+
+
+@pytest.mark.parametrize(
+    ("options", "able", "thinking", "warnings"),
+    [
+        (ReasoningOptions(effort="low"), NEW, {"thinkingLevel": "LOW"}, ()),
+        (ReasoningOptions(effort="none"), NEW, {"thinkingLevel": "MINIMAL"}, ("clamped:reasoning_effort",)),
+        (ReasoningOptions(effort="max"), NEW, {"thinkingLevel": "HIGH"}, ("clamped:reasoning_effort",)),
+        (ReasoningOptions(budget_tokens=2048), NEW, {"thinkingLevel": "LOW"}, ()),
+        (ReasoningOptions(budget_tokens=10_000), NEW, {"thinkingLevel": "MEDIUM"}, ()),
+        (ReasoningOptions(budget_tokens=40_000), NEW, {"thinkingLevel": "HIGH"}, ("clamped:reasoning_effort",)),
+        (ReasoningOptions(budget_tokens=-1, visible="summary"), NEW, {"includeThoughts": True}, ()),
+        (ReasoningOptions(budget_tokens=-1), FLASH, {"thinkingBudget": -1}, ()),
+        (ReasoningOptions(budget_tokens=2048), FLASH, {"thinkingBudget": 2048}, ()),
+        (ReasoningOptions(budget_tokens=40_000), FLASH, {"thinkingBudget": 24_576}, ("clamped:reasoning_effort",)),
+        (ReasoningOptions(effort="medium"), FLASH, {"thinkingBudget": 8192}, ()),
+        (ReasoningOptions(effort="max"), FLASH, {"thinkingBudget": 24_576}, ()),
+        (ReasoningOptions(effort="none"), FLASH, {"thinkingBudget": 0}, ()),
+        (ReasoningOptions(effort="none"), PRO, {"thinkingBudget": 128}, ("clamped:reasoning_effort",)),
+        (ReasoningOptions(budget_tokens=64), PRO, {"thinkingBudget": 128}, ("clamped:reasoning_effort",)),
+        (ReasoningOptions(visible="hidden"), NEW, None, ()),
+        (ReasoningOptions(), NEW, None, ()),
+    ],
+)
+def test_69_thinking(
+    options: ReasoningOptions, able: Any, thinking: dict[str, Any] | None, warnings: tuple[str, ...]
+) -> None:
+    """A level or a budget by the model's kind, within its bounds, never both."""
+    to = type(upstream())(provider="g", model="m", asked="a", issuer="gemini", capabilities=able)
+    found, said = config(to, reasoning=options)
+    assert found.get("thinkingConfig") == thinking
+    assert said == warnings
+
+
+def test_thoughts_are_shown_where_the_client_shows_them() -> None:
+    """Clients who see reasoning once they asked for thinking get it; others only where they said so."""
+    for protocol, shown in (("openai-chat", True), ("made-up", None)):
+        found, _ = config(protocol=protocol, reasoning=ReasoningOptions(effort="low"))
+        assert found["thinkingConfig"].get("includeThoughts") is shown
+    assert config(upstream(efforts=()), reasoning=ReasoningOptions(effort="low")) == ({}, ("dropped:reasoning_effort",))
+
+
+def test_76_cache_marks_and_names_are_nobodys_loss() -> None:
+    """Google has no cache marks, no end user and no metadata; a speaker's name is a loss."""
+    marked = Message(role="user", parts=(Text(text="x", cache_mark=CacheMark()),), name="Ann")
+    body, outgoing = encoded(
+        request(marked, cache=CacheOptions(key="k", automatic=True), end_user="u", metadata={"a": "b"})
+    )
+    assert body == {"contents": [{"role": "user", "parts": [{"text": "x"}]}]}
+    assert outgoing.warnings == ("dropped:name",)
+
+
+@pytest.mark.parametrize(
+    ("tier", "word", "warnings"),
+    [
+        (ServiceTier.FLEX, "flex", ()),
+        (ServiceTier.FAST, "priority", ()),
+        (ServiceTier.AUTO, None, ()),
+        (ServiceTier.SCALE, None, ("dropped:service_tier",)),
+    ],
+)
+def test_service_tiers(tier: ServiceTier, word: str | None, warnings: tuple[str, ...]) -> None:
+    """Tiers have Google's words where it has them."""
+    body, outgoing = encoded(request(service_tier=tier))
+    assert (body.get("serviceTier"), outgoing.warnings) == (word, warnings)
+
+
+def test_extras() -> None:
+    """Google's own fields are laid over ours, also within; those of others are a loss."""
+    own = {
+        "gemini": {"safetySettings": [1], "generationConfig": {"speechConfig": {}}},
+        "openai-chat": {"prediction": {}},
+    }
+    body, outgoing = encoded(request(extras=own, max_output_tokens=5))
+    assert body["safetySettings"] == [1]
+    assert body["generationConfig"] == {"maxOutputTokens": 5, "speechConfig": {}}
+    assert outgoing.warnings == ("dropped:prediction",)
+
+
+def test_kept_responses_are_refused() -> None:
+    """Nothing can be gone on with that this upstream does not keep."""
+    with pytest.raises(Unsupported) as refused:
+        encoded(request(continues="resp_1"))
+    assert refused.value.param == "previous_response_id"
+
+
+def test_the_same_request_is_the_same_bytes() -> None:
+    """Encoding twice gives equal bytes: prompt caches depend on it."""
+    asked = request(user("x"), assistant(call("c1", "bad name")), results(result("c1", "ok")), tools=(F, G))
+    assert OUTBOUND.encode(asked, upstream()).body == OUTBOUND.encode(asked, upstream()).body

@@ -1,0 +1,176 @@
+"""What goes out comes back: requests and answers through both halves."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from conversations.strategies import requests, responses
+from llmproxy_asgi.conversation import (
+    FinishReason,
+    Link,
+    Media,
+    Message,
+    Part,
+    Reasoning,
+    Request,
+    Response,
+    Text,
+    ToolCall,
+    ToolResult,
+)
+from llmproxy_asgi.translators.assemble import fold, unfold
+from llmproxy_asgi.translators.pairing import arguments_object, drop_empty, merge
+from support_gemini import INBOUND, OUTBOUND, RECEIVED_AT, drained, opened, plain_outgoing, upstream, written
+
+
+def plain(part: Part) -> object:
+    """A part as far as Google can say it."""
+    match part:
+        case ToolCall():
+            return (part.call_id, part.name, arguments_object(part.arguments))
+        case ToolResult():
+            return (part.call_id, part.name, [plain(inner) for inner in part.content], part.is_error)
+        case Media():
+            return (part.kind, part.source)
+        case Reasoning():
+            return ("reasoning", part.text)
+        case Text():
+            return ("text", _value(part.text), tuple(seal.data for seal in part.seals))
+        case _:
+            return part
+
+
+def _value(text: str) -> object:
+    """A text; one that is JSON by its value, for results are values on the wire."""
+    try:
+        found = msgspec.json.decode(text)
+    except ValueError:
+        return text
+    return text if isinstance(found, str) or found is None else found
+
+
+def joined(parts: Sequence[Part]) -> list[Part]:
+    """Neighbouring texts of the model made one, as Google's pieces are."""
+    made: list[Part] = []
+    for part in parts:
+        last = made[-1] if made else None
+        if isinstance(part, Text) and isinstance(last, Text):
+            made[-1] = msgspec.structs.replace(last, text=last.text + part.text)
+        elif isinstance(part, Reasoning) and isinstance(last, Reasoning) and not last.seals:
+            made[-1] = msgspec.structs.replace(last, text=last.text + part.text, seals=part.seals)
+        else:
+            made.append(part)
+    return made
+
+
+def turns(messages: Sequence[Message]) -> list[tuple[str, list[object]]]:
+    """A conversation in its normal form."""
+    kept = merge(drop_empty(messages), roles=("system", "user", "assistant", "tool"))
+    return [
+        (turn.role, [plain(part) for part in (joined(turn.parts) if turn.role == "assistant" else turn.parts)])
+        for turn in kept
+    ]
+
+
+def bare(messages: Sequence[Message]) -> list[Message]:
+    """The messages without reasoning, which goes to its issuer alone, and without cache marks."""
+    return [
+        msgspec.structs.replace(
+            turn,
+            parts=tuple(
+                msgspec.structs.replace(part, cache_mark=None) for part in turn.parts if not isinstance(part, Reasoning)
+            ),
+        )
+        for turn in messages
+    ]
+
+
+@given(requests(with_reasoning=True))
+def test_a_request_comes_back(asked: Request) -> None:
+    """Encoded for an upstream and read as a caller's, a request says the same, but for what was warned about."""
+    parts = [part for turn in asked.messages for part in turn.parts]
+    assume(not any(isinstance(part, Media) and isinstance(part.source, Link) for part in parts))
+    outgoing = OUTBOUND.encode(asked, upstream(issuer="nobody"))
+    path = {"model": asked.model, "method": "generateContent"}
+    found = INBOUND.decode(INBOUND.open(outgoing.body, headers={}, path=path))
+    assert turns(found.messages) == turns(bare(asked.messages))
+    assert ("dropped:reasoning" in outgoing.warnings) == any(isinstance(part, Reasoning) for part in parts)
+    assert [(tool.name, tool.description or None) for tool in found.tools] == [
+        (tool.name, tool.description or None) for tool in asked.tools
+    ]
+    assert [tool.parameters for tool in found.tools] == [tool.parameters for tool in asked.tools]
+    assert (found.tool_choice.mode, found.tool_choice.only) == (asked.tool_choice.mode, asked.tool_choice.only)
+    assert (found.sampling, found.max_output_tokens) == (asked.sampling, asked.max_output_tokens)
+    assert found.stop == asked.stop
+
+
+KINDS = responses(kinds={"text", "reasoning", "tool_call"}, with_extras=False)
+
+
+def said(answer: Response) -> list[tuple[list[object], FinishReason]]:
+    """An answer in its normal form: its words, calls and finishes."""
+    found = []
+    for candidate in answer.candidates:
+        parts = [part for part in joined(candidate.parts) if not isinstance(part, Reasoning)]
+        shown = [plain(msgspec.structs.replace(part, seals=())) for part in joined(parts) if part != Text(text="")]
+        found.append((shown, candidate.finish.reason))
+    return found
+
+
+def thoughts(answer: Response) -> list[str]:
+    return [
+        "".join(part.text for part in candidate.parts if isinstance(part, Reasoning)) for candidate in answer.candidates
+    ]
+
+
+@given(KINDS, st.booleans())
+@pytest.mark.parametrize("array", [False, True], ids=["events", "array"])
+def test_an_answer_comes_back(array: bool, answer: Response, streamed: bool) -> None:
+    """Written for a caller and read as an upstream's, streamed or whole, in either framing, an answer says the same."""
+    intake = opened(stream=streamed, alt="json" if array else "sse")
+    if streamed:
+        data = written(list(unfold(answer)), intake)
+        again = fold(drained(OUTBOUND.decoder(plain_outgoing(), upstream()), [data]))
+    else:
+        body = INBOUND.encode(answer, intake)
+        again = OUTBOUND.decode(body, plain_outgoing(), upstream(), received_at=RECEIVED_AT)
+    without = [[part for part in c.parts if not (isinstance(part, Text) and not part.text)] for c in again.candidates]
+    candidates = tuple(
+        msgspec.structs.replace(candidate, parts=tuple(_unsigned(parts)))
+        for candidate, parts in zip(again.candidates, without, strict=True)
+    )
+    assert said(msgspec.structs.replace(again, candidates=candidates)) == said(answer)
+    assert thoughts(again) == thoughts(answer)
+    assert again.usage.total == answer.usage.total
+    assert (again.usage.cache_read, again.usage.reasoning) == (answer.usage.cache_read, answer.usage.reasoning)
+    if not streamed:  # in a stream they stand in the last chunk, where no part may be left to hold them
+        assert [candidate.logprobs for candidate in again.candidates] == [
+            candidate.logprobs for candidate in answer.candidates
+        ]
+
+
+def _unsigned(parts: Sequence[Part]) -> list[Part]:
+    return [msgspec.structs.replace(part, seals=()) for part in parts]
+
+
+@given(KINDS)
+def test_seals_come_back_to_their_thoughts(answer: Response) -> None:
+    """Whatever sealed an answer's thoughts, a caller who sends the turn back gives it all back, in order."""
+    candidate = answer.candidates[0]
+    body = msgspec.json.decode(INBOUND.encode(answer, opened()))
+    content = body["candidates"][0]["content"]
+    assume(content["parts"])
+    calls = [part for part in candidate.parts if isinstance(part, ToolCall)]
+    results: list[dict[str, Any]] = [{"functionResponse": {"id": call.call_id, "name": call.name}} for call in calls]
+    history = [{"parts": [{"text": "x"}]}, content, {"parts": results or [{"text": "y"}]}]
+    found = INBOUND.decode(opened({"contents": history})).messages[1]
+    sent = [seal for part in candidate.parts for seal in part.seals]
+    kept = [seal for part in found.parts for seal in part.seals]
+    assert [seal.data for seal in kept] == [seal.data for seal in sent]
+    assert [seal.issuer for seal in kept] == [seal.issuer for seal in sent]
+    foreign = [part for part in found.parts if any(not seal.issuer.startswith("gemini") for seal in part.seals)]
+    assert all(isinstance(part, Reasoning) for part in foreign)

@@ -1,0 +1,197 @@
+"""Schemas on their way up to JSON Schema and down to what Google takes."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmproxy_asgi.translators.gemini.json_schemas import Unexpressed, lowered, lowered_parameters, raised
+from llmproxy_asgi.translators.losses import Losses
+
+TAKEN = frozenset(
+    [
+        *("$defs", "$ref", "type", "format", "title", "description", "enum", "items", "prefixItems", "minItems"),
+        *("maxItems", "minimum", "maximum", "anyOf", "properties", "additionalProperties", "required"),
+        "propertyOrdering",
+    ]
+)
+
+
+def down(schema: dict[str, Any]) -> dict[str, Any]:
+    return lowered(schema, Losses())
+
+
+def strict(schema: Any) -> None:
+    """What a strict upstream refuses: unknown keywords, lists of types, enums of anything but texts, bare arrays."""
+    assert isinstance(schema, dict)
+    assert schema.keys() <= TAKEN
+    assert isinstance(schema.get("type", ""), str)
+    assert all(isinstance(value, str) and value for value in schema.get("enum", ["x"]))
+    assert schema.get("type") != "array" or "items" in schema or "prefixItems" in schema
+    assert schema.keys() == {"$ref"} or "$ref" not in schema
+    for key in ("properties", "$defs"):
+        for inner in schema.get(key, {}).values():
+            strict(inner)
+    for key in ("anyOf", "prefixItems"):
+        for inner in schema.get(key, []):
+            strict(inner)
+    for key in ("items", "additionalProperties"):
+        if isinstance(schema.get(key), dict):
+            strict(schema[key])
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        ({"type": ["string", "null"]}, {"anyOf": [{"type": "string"}, {"type": "null"}]}),
+        (
+            {"type": ["string", "null"], "enum": ["a", None, ""], "description": "d"},
+            {"description": "d", "anyOf": [{"type": "string", "enum": ["a"]}, {"type": "null"}]},
+        ),
+        (
+            {"type": ["string", "integer"], "minimum": 1},
+            {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 1}]},
+        ),
+        ({"const": "a"}, {"type": "string", "enum": ["a"]}),
+        ({"type": "integer", "const": 5}, {"description": "(always 5)", "type": "integer"}),
+        ({"type": "integer", "enum": [1, 2]}, {"description": "(one of 1, 2)", "type": "integer"}),
+        ({"type": "integer", "exclusiveMinimum": 5}, {"minimum": 6, "type": "integer"}),
+        (
+            {"type": "number", "exclusiveMaximum": 5, "description": "d"},
+            {"description": "d (less than 5)", "maximum": 5, "type": "number"},
+        ),
+        ({"type": "number", "exclusiveMinimum": True, "minimum": 2}, {"minimum": 2, "type": "number"}),
+        ({"type": "array"}, {"items": {}, "type": "array"}),
+        ({"type": "array", "items": [{"type": "string"}]}, {"prefixItems": [{"type": "string"}], "type": "array"}),
+        (
+            {"type": "string", "minLength": 2, "pattern": "^a", "format": "uuid", "default": "ab"},
+            {
+                "description": "(at least 2 characters; matches ^a; format uuid; default ab)",
+                "type": "string",
+            },
+        ),
+        ({"type": "string", "format": "date-time"}, {"format": "date-time", "type": "string"}),
+        ({"oneOf": [{"type": "string"}, {"type": "null"}]}, {"anyOf": [{"type": "string"}, {"type": "null"}]}),
+        ({"type": "string", "nullable": True}, {"anyOf": [{"type": "string"}, {"type": "null"}]}),
+        (
+            {"type": "object", "properties": {"a": True}, "required": ["a", "gone"]},
+            {"properties": {"a": {}}, "required": ["a"], "type": "object"},
+        ),
+        ({"$schema": "x", "$comment": "y", "examples": [1], "type": "string"}, {"type": "string"}),
+    ],
+)
+def test_51_keywords_are_said_in_other_words(schema: dict[str, Any], expected: dict[str, Any]) -> None:
+    """What Google refuses is said in the words it has, its meaning kept; bounds without words go into a note."""
+    made = down(schema)
+    assert made == expected
+    strict(made)
+
+
+def test_51_references_are_kept_and_nothing_stands_beside_them() -> None:
+    """Definitions of either name are kept; a description beside a reference moves around it."""
+    schema = {
+        "type": "object",
+        "properties": {"a": {"$ref": "#/definitions/A", "description": "d"}, "b": {"$ref": "#/$defs/B"}},
+        "definitions": {"A": {"type": "string", "minLength": 1}},
+        "$defs": {"B": {"type": "object", "properties": {"next": {"$ref": "#/$defs/B"}}}},
+    }
+    made = down(schema)
+    strict(made)
+    assert made["properties"] == {
+        "a": {"description": "d", "anyOf": [{"$ref": "#/$defs/A"}]},
+        "b": {"$ref": "#/$defs/B"},
+    }
+    assert made["$defs"]["A"] == {"description": "(at least 1 characters)", "type": "string"}
+
+
+def test_51_a_reference_at_the_root_is_followed() -> None:
+    """Parameters that only point at a definition are that definition."""
+    schema = {"$ref": "#/$defs/A", "$defs": {"A": {"type": "object", "properties": {"x": {"$ref": "#/$defs/A"}}}}}
+    made = lowered_parameters(schema, Losses())
+    assert made is not None
+    assert (made["type"], made["properties"]) == ("object", {"x": {"$ref": "#/$defs/A"}})
+
+
+def test_references_elsewhere_are_a_loss() -> None:
+    """What is pointed at outside of the definitions cannot be said, and that is said."""
+    losses = Losses()
+    made = lowered({"type": "object", "properties": {"a": {"$ref": "#"}, "b": {"not": {}}}}, losses)
+    strict(made)
+    assert losses.words == ("dropped:schema.$ref", "dropped:schema.not")
+
+
+def test_all_of_is_one_schema() -> None:
+    """What must be valid against several is one schema of all their properties and demands."""
+    schema = {
+        "allOf": [{"$ref": "#/$defs/A"}, {"properties": {"b": {"type": "string"}}, "required": ["b"]}],
+        "required": ["a"],
+        "$defs": {"A": {"type": "object", "properties": {"a": {"type": "string"}}}},
+    }
+    made = down(schema)
+    strict(made)
+    assert made["required"] == ["a", "b"]
+    assert set(made["properties"]) == {"a", "b"}
+
+
+@pytest.mark.parametrize("schema", [{"type": "string"}, {"type": "array", "items": {}}])
+def test_29_parameters_must_be_an_object(schema: dict[str, Any]) -> None:
+    """Parameters that are no object cannot be said."""
+    with pytest.raises(Unexpressed):
+        lowered_parameters(schema, Losses())
+
+
+def test_parameters_without_a_type_are_an_object() -> None:
+    """What says no type is taken for an object; nothing at all is nothing."""
+    assert lowered_parameters({"anyOf": [{"required": ["a"]}]}, Losses()) == {"type": "object", "anyOf": [{}]}
+    assert lowered_parameters({}, Losses()) is None
+
+
+def test_52_googles_own_schemas_become_json_schema() -> None:
+    """Upper-case types, nullable, orderings and counts as texts become valid JSON Schema, also within."""
+    schema = {
+        "type": "OBJECT",
+        "property_ordering": ["a"],
+        "properties": {
+            "type": {"type": "STRING", "nullable": True, "enum": ["x"], "format": "enum"},
+            "list": {"type": "ARRAY", "items": {"type": "INTEGER"}, "minItems": "2"},
+            "any": {"any_of": [{"type": "STRING"}], "nullable": True},
+            "ref": {"ref": "#/defs/D"},
+        },
+        "required": ["type"],
+        "defs": {"D": {"type": "BOOLEAN", "example": True}},
+        "additionalProperties": False,
+    }
+    assert raised(schema) == {
+        "type": "object",
+        "properties": {
+            "type": {"type": ["string", "null"], "enum": ["x", None]},
+            "list": {"type": "array", "items": {"type": "integer"}, "minItems": 2},
+            "any": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+            "ref": {"$ref": "#/$defs/D"},
+        },
+        "required": ["type"],
+        "$defs": {"D": {"type": "boolean"}},
+        "additionalProperties": False,
+    }
+
+
+VALUES = (
+    st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from(["a", "", "object", "array", "string", "null"])
+)
+KEYS = st.sampled_from(
+    [
+        *("type", "enum", "const", "properties", "items", "prefixItems", "anyOf", "oneOf", "allOf", "required", "not"),
+        *("exclusiveMinimum", "minimum", "pattern", "description", "nullable", "additionalProperties", "x", "default"),
+    ]
+)
+SCHEMAS = st.recursive(
+    VALUES, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=10
+)
+
+
+@given(st.dictionaries(KEYS, SCHEMAS, max_size=4))
+def test_no_schema_breaks_it(schema: dict[str, Any]) -> None:
+    """Whatever callers call a schema is raised and lowered without a crash, the same each time."""
+    assert down(schema) == down(schema)
+    assert raised(schema) == raised(schema)
