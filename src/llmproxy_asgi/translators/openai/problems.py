@@ -229,9 +229,9 @@ def _judge(
     if status in {400, 404, 409, 413, 422}:
         return _refused(status, found, words, seen)
     if status in {503, 529}:
-        return UpstreamOverloaded(_message(found) or "The upstream is overloaded.", status=status, **seen)
+        return UpstreamOverloaded("The upstream is overloaded.", status=status, **seen)
     if status in {408, 504}:
-        return UpstreamTimeout(_message(found) or "The upstream took too long, by its own account.", **seen)
+        return UpstreamTimeout("The upstream took too long, by its own account.", **seen)
     if status < 400:
         return UpstreamProtocolError(f"The upstream answered with status {status}, which has no meaning here.", **seen)
     return UpstreamFailed(f"The upstream failed with status {status}.", **seen)
