@@ -20,6 +20,7 @@ from llmproxy_asgi.translators.base import Intake, Outgoing, StreamDecoder, Upst
 from llmproxy_asgi.translators.embeddings.records import EmbeddingRequest, Embeddings
 from llmproxy_asgi.transport import Answer, Pool
 
+_LAST = (Failed, Ended)
 _LARGEST_ERROR = 256 * 1024
 _SSE = "text/event-stream"
 
@@ -163,7 +164,7 @@ class Attempt:
             clocks.began()
             batch = decoder.feed(data) if data else decoder.close()
             events = batch.events
-            if not data or (events and isinstance(events[-1], Failed | Ended)):
+            if not data or (events and isinstance(events[-1], _LAST)):
                 self._ended = True
             if events or batch.raw:
                 return batch
