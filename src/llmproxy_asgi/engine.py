@@ -17,7 +17,7 @@ import msgspec
 from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.conversation import Batch, Failed, Request, Response, StreamEvent
 from llmproxy_asgi.custody.reasoning import NOTHING, Kept, ReasoningTap, missing, remember, restore
-from llmproxy_asgi.errors import GatewayError, InternalError
+from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError
 from llmproxy_asgi.execution.attempt import Answered, Asked, Job
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.routing.catalog import Allowed, allow, everything
@@ -55,9 +55,13 @@ class Call:
     async def _recalling(self, job: Job) -> Job:
         """The job, with the reasoning that its caller lost; looked for only where a target translates."""
         protocol = job.protocol
-        if job.each is not None or all(target.line(protocol).outbound.protocol == protocol for target in self._targets):
+        fit = (target for target in self._targets if target.takes(protocol))
+        if job.each is not None or all(target.line(protocol).outbound.protocol == protocol for target in fit):
             return job
-        asked = job.request()
+        try:
+            asked = job.request()
+        except BadRequest:
+            return job  # a target that takes the bytes as they are may serve it all the same
         ids = missing(asked) if isinstance(asked, Request) else ()
         thoughts = await self._runtime.reasoning.find(self._owner, ids) if ids else NOTHING
         if not thoughts:
