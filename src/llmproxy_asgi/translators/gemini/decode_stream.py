@@ -53,7 +53,16 @@ from llmproxy_asgi.translators.gemini.framing import ChunkFrames
 from llmproxy_asgi.translators.gemini.grounding import Found, decode_grounding, placed, searches
 from llmproxy_asgi.translators.gemini.partial_args import PartialCall
 from llmproxy_asgi.translators.gemini.problems import stream_error
-from llmproxy_asgi.translators.gemini.schema import ABSENT, CHUNK, PROTOCOL, Blob, Candidate, Chunk, FunctionCall
+from llmproxy_asgi.translators.gemini.schema import (
+    ABSENT,
+    CHUNK,
+    PROTOCOL,
+    Blob,
+    Candidate,
+    Chunk,
+    FunctionCall,
+    usage_object,
+)
 from llmproxy_asgi.translators.gemini.schema import Part as WirePart
 from llmproxy_asgi.translators.gemini.words import (
     FINISH_IN,
@@ -82,6 +91,7 @@ class ChunkStream(StreamDecoder):
         self._over = False
         self._id = ""
         self._usage: JSONObject = {}
+        self._last_usage = ABSENT
         self._searches = 0
         self._blocked: Finish | None = None
 
@@ -136,8 +146,8 @@ class ChunkStream(StreamDecoder):
     def _chunk(self, chunk: Chunk, raw: bytes, events: list[StreamEvent], date: datetime = UNDATED) -> None:
         if chunk.error is not None:
             raise stream_error(chunk.error)
-        if chunk.usage_metadata:
-            self._usage = {**self._usage, **chunk.usage_metadata}
+        if chunk.usage_metadata is not ABSENT:
+            self._last_usage = chunk.usage_metadata
         if not self._started:
             self._start(chunk, events, date)
         for position, candidate in enumerate(chunk.candidates or ()):
@@ -157,6 +167,7 @@ class ChunkStream(StreamDecoder):
         self._refuse_silence(chunk)
         self._started = True
         self._id = chunk.response_id or ""
+        self._usage = usage_object(self._last_usage)
         usage = decode_usage(self._usage) if self._usage else None
         events.append(Started(self._id, self._upstream.asked, moment(chunk.create_time, date), usage))
 
@@ -253,8 +264,9 @@ class ChunkStream(StreamDecoder):
         for candidate in self._candidates.values():
             candidate.close(events)
         events += finishes
-        if self._usage:
-            events.append(UsageReported(decode_usage(self._usage, self._searches)))
+        usage = {**self._usage, **usage_object(self._last_usage)}
+        if usage:
+            events.append(UsageReported(decode_usage(usage, self._searches)))
         events.append(Ended())
 
 

@@ -4,6 +4,8 @@ Upstreams are asked for events; what came is told by its first byte. A caller wh
 and the request itself remembers how far that array is: an error can then end it properly, whoever writes it.
 """
 
+from collections.abc import Callable
+
 from msgspec import field
 
 from llmproxy_asgi.errors import UpstreamProtocolError
@@ -29,9 +31,12 @@ class ChunkFrames:
         max_event: Bytes of the longest chunk.
     """
 
+    __slots__ = ("_array", "_complete", "_max_event", "_splitter")
+
     def __init__(self, max_event: int) -> None:
         self._max_event = max_event
-        self._events: sse.Decoder | None = None
+        self._splitter = sse.FrameSplitter(max_event=max_event)
+        self._complete: Callable[[bytes], bytes] | None = None
         self._array: ArrayDecoder | None = None
 
     def feed(self, data: bytes) -> list[bytes]:
@@ -40,18 +45,20 @@ class ChunkFrames:
         Raises:
             UpstreamProtocolError: What came is neither, or one chunk is too long.
         """
-        if self._events is not None:
-            return self._of_events(data)
-        if self._array is None:
-            data = data.lstrip()
-            if not data:
-                return []
-            if data[:1] != b"[":
-                self._events = sse.Decoder(max_event=self._max_event)
-                return self._of_events(data)
-            self._array = ArrayDecoder(max_element=self._max_event)
         try:
+            if self._complete is not None:
+                return _datas(self._complete(data))
+            if self._array is None:
+                data = data.lstrip()
+                if not data:
+                    return []
+                if data[:1] != b"[":
+                    self._complete = self._splitter.complete
+                    return _datas(self._complete(data))
+                self._array = ArrayDecoder(max_element=self._max_event)
             return self._array.feed(data)
+        except sse.EventTooLarge as error:
+            raise UpstreamProtocolError(f"The upstream sent {error}.") from None
         except (NotAnArray, ElementTooLarge) as error:
             raise UpstreamProtocolError(f"The upstream's stream cannot be read: {error}.") from None
 
@@ -61,21 +68,23 @@ class ChunkFrames:
         Raises:
             UpstreamProtocolError: The array was cut off.
         """
-        if self._events is not None:
-            return [frame.data for frame in self._events.close() if not is_blank(frame.data)]
         if self._array is not None:
             try:
                 self._array.close()
             except NotAnArray as error:
                 raise UpstreamProtocolError(f"The upstream's stream cannot be read: {error}.") from None
-        return []
+        tail = self._splitter.tail
+        return _datas(tail + b"\n\n") if tail else []
 
-    def _of_events(self, data: bytes) -> list[bytes]:
-        assert self._events is not None
-        try:
-            return [frame.data for frame in self._events.feed(data) if not is_blank(frame.data)]
-        except sse.EventTooLarge as error:
-            raise UpstreamProtocolError(f"The upstream sent {error}.") from None
+
+def _datas(block: bytes) -> list[bytes]:
+    """The data of whole events."""
+    if not block:
+        return []
+    lines = sse.only_data(block)
+    if lines is None:
+        lines = [frame.data for frame in sse.decode(block)]
+    return [line for line in lines if len(line) >= _SHORT or line.strip() not in _EMPTY]
 
 
 def is_blank(data: bytes) -> bool:

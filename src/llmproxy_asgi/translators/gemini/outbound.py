@@ -22,7 +22,7 @@ from llmproxy_asgi.translators.gemini.grounding import searches
 from llmproxy_asgi.translators.gemini.problems import decode_error, stream_error
 from llmproxy_asgi.translators.gemini.proto import spelled
 from llmproxy_asgi.translators.gemini.relay import ChunkRelay, renamed
-from llmproxy_asgi.translators.gemini.schema import CHUNK, PROTOCOL, STAND_IN, Chunk
+from llmproxy_asgi.translators.gemini.schema import CHUNK, PROTOCOL, STAND_IN, Chunk, usage_object
 from llmproxy_asgi.translators.gemini.words import decode_usage
 from llmproxy_asgi.translators.members import joined, raw
 from llmproxy_asgi.translators.seals import unwrap, usable
@@ -73,7 +73,7 @@ class GeminiOutbound(Outbound):
     def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
         answer = _read(body)
         found = max((searches(each.grounding_metadata) for each in answer.candidates or ()), default=0)
-        usage = answer.usage_metadata
+        usage = usage_object(answer.usage_metadata)
         events = (UsageReported(decode_usage(usage, found)),) if usage else ()
         return Batch(events, renamed(body, upstream.asked))
 

@@ -31,7 +31,7 @@ from llmproxy_asgi.translators.gemini.framing import ArrayIntake, ChunkFrames, e
 from llmproxy_asgi.translators.gemini.grounding import searches
 from llmproxy_asgi.translators.gemini.problems import stream_error
 from llmproxy_asgi.translators.gemini.proto import Proto
-from llmproxy_asgi.translators.gemini.schema import CHUNK, Chunk
+from llmproxy_asgi.translators.gemini.schema import CHUNK, Chunk, usage_object
 from llmproxy_asgi.translators.gemini.words import FINISH_IN, LOST_SIGNATURE, decode_usage
 from llmproxy_asgi.translators.members import joined, raw, split
 from llmproxy_asgi.translators.relay import Inspection, Relay, Scan
@@ -74,7 +74,8 @@ class ChunkScan(Scan):
         chunk = CHUNK.decode(frame.data)
         if chunk.error is not None:
             return (Failed(stream_error(chunk.error)),)
-        usage = decode_usage(chunk.usage_metadata) if chunk.usage_metadata else None
+        told = usage_object(chunk.usage_metadata)
+        usage = decode_usage(told) if told else None
         return (Started(chunk.response_id or "", self._upstream.asked, moment(chunk.create_time), usage),)
 
     @override
@@ -85,9 +86,10 @@ class ChunkScan(Scan):
         if chunk.error is not None:
             return Inspection((Failed(stream_error(chunk.error)),))
         events = self._finishes(chunk)
-        if chunk.usage_metadata:
+        told = usage_object(chunk.usage_metadata)
+        if told:
             found = max((searches(each.grounding_metadata) for each in chunk.candidates or ()), default=0)
-            events.append(UsageReported(decode_usage(chunk.usage_metadata, found)))
+            events.append(UsageReported(decode_usage(told, found)))
         return Inspection(events)
 
     def _finishes(self, chunk: Chunk) -> list[StreamEvent]:

@@ -68,7 +68,7 @@ class Chunk(msgspec.Struct, rename="camel", gc=False):
 
     candidates: list[Candidate] | None = None
     prompt_feedback: JSONObject | None = None
-    usage_metadata: JSONObject | None = None
+    usage_metadata: msgspec.Raw = ABSENT
     model_version: str | None = None
     response_id: str | None = None
     create_time: str | None = None
@@ -76,3 +76,9 @@ class Chunk(msgspec.Struct, rename="camel", gc=False):
 
 
 CHUNK = msgspec.json.Decoder(Chunk)
+
+
+def usage_object(given: msgspec.Raw) -> JSONObject:
+    """The counts of a chunk; none where it tells none. They are kept as bytes because only the last ones count."""
+    found = msgspec.json.decode(given) if given is not ABSENT else None
+    return found if isinstance(found, dict) else {}
