@@ -85,6 +85,30 @@ _QUOTA_CODES = frozenset(
 _MODEL_CODES = frozenset(
     {"model_not_found", "deploymentnotfound", "model_not_exist", "notfounderror", "model_not_available"}
 )
+ABOUT_THE_INPUT = frozenset(
+    {
+        "invalid_prompt",
+        "data_residency_mismatch",
+        "bio_policy",
+        "misalignment_policy_violation",
+        "invalid_image",
+        "invalid_image_format",
+        "invalid_base64_image",
+        "invalid_image_url",
+        "image_too_large",
+        "image_too_small",
+        "image_parse_error",
+        "image_content_policy_violation",
+        "invalid_image_mode",
+        "image_file_too_large",
+        "unsupported_image_media_type",
+        "empty_image_file",
+        "failed_to_download_image",
+        "image_file_not_found",
+    }
+)
+"""Codes with which an answer that began well is refused after all."""
+
 _STREAM_STATUSES: Mapping[str, int] = {
     "rate_limit_error": 429,
     "rate_limit_exceeded": 429,
@@ -105,29 +129,7 @@ _STREAM_STATUSES: Mapping[str, int] = {
     "invalid_api_key": 401,
     "permission_error": 403,
     "vector_store_timeout": 504,
-    **dict.fromkeys(
-        (
-            "invalid_prompt",
-            "data_residency_mismatch",
-            "bio_policy",
-            "misalignment_policy_violation",
-            "invalid_image",
-            "invalid_image_format",
-            "invalid_base64_image",
-            "invalid_image_url",
-            "image_too_large",
-            "image_too_small",
-            "image_parse_error",
-            "image_content_policy_violation",
-            "invalid_image_mode",
-            "image_file_too_large",
-            "unsupported_image_media_type",
-            "empty_image_file",
-            "failed_to_download_image",
-            "image_file_not_found",
-        ),
-        400,
-    ),
+    **dict.fromkeys(ABOUT_THE_INPUT, 400),
 }
 """Words of an error that comes without a status, in the middle of a stream."""
 
@@ -156,7 +158,10 @@ def encode_error_object(error: GatewayError) -> bytes:
 def error_object(error: GatewayError) -> dict[str, Any]:
     """The error: message, type, param and code; the upstream's own where it is about the request."""
     kind, code = _WORDS[error.kind]
-    ours = {"message": error.message, "type": kind, "param": error.param, "code": error.code or code}
+    foreign = isinstance(error, UpstreamError) and error.protocol not in {None, *PROTOCOLS}
+    # Clients act on codes, and another vendor's tell them nothing.
+    known = (code or error.code) if foreign else (error.code or code)
+    ours = {"message": error.message, "type": kind, "param": error.param, "code": known}
     if (
         isinstance(error, UpstreamRefused | UpstreamRateLimited)
         and error.protocol in PROTOCOLS

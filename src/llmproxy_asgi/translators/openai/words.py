@@ -21,6 +21,7 @@ TIER_IN: Mapping[str, ServiceTier] = {
     "scale": ServiceTier.SCALE,
 }
 """The tiers that both know; Responses has one more."""
+TIER_OUT: Mapping[ServiceTier, str] = {tier: word for word, tier in TIER_IN.items()}
 
 MARK_LIFETIMES: Mapping[CacheLifetime | None, str | None] = {
     None: None,

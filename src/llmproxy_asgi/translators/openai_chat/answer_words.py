@@ -1,6 +1,6 @@
 """The small shapes of an answer that its whole form and its streamed form share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from llmproxy_asgi.conversation import (
@@ -13,7 +13,9 @@ from llmproxy_asgi.conversation import (
     TokenLogprob,
 )
 from llmproxy_asgi.translators.media import picture_type
-from llmproxy_asgi.translators.openai_chat.words import FINISH_OUT, PROTOCOL, derived
+from llmproxy_asgi.translators.names import derived
+from llmproxy_asgi.translators.openai.logprobs import decode_entries, encode_logprob
+from llmproxy_asgi.translators.openai_chat.words import FINISH_OUT, PROTOCOL
 
 _ANSWER_PREFIX = "chatcmpl-"
 
@@ -84,51 +86,13 @@ def image_entry(media: Media, source: Source, index: int) -> dict[str, Any]:
 
 def logprobs_object(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
     """Token probabilities, content and refusal apart."""
-    refusal = [_encode_logprob(token) for token in tokens if token.refusal]
-    content = [_encode_logprob(token) for token in tokens if not token.refusal]
+    refusal = [encode_logprob(token) for token in tokens if token.refusal]
+    content = [encode_logprob(token) for token in tokens if not token.refusal]
     return {"content": content or (None if refusal else []), "refusal": refusal or None}
-
-
-def _encode_logprob(token: TokenLogprob) -> dict[str, Any]:
-    return {**_encode_alternative(token), "top_logprobs": [_encode_alternative(other) for other in token.top]}
-
-
-def _encode_alternative(token: TokenLogprob) -> dict[str, Any]:
-    spelled = token.token_bytes if token.token_bytes is not None else token.token.encode(errors="replace")
-    return {"token": token.token, "bytes": list(spelled), "logprob": token.logprob}
 
 
 def decode_logprobs(found: Any) -> tuple[TokenLogprob, ...]:
     """The probabilities of a choice; entries that cannot be read are passed over."""
     if type(found) is not dict:
         return ()
-    tokens: list[TokenLogprob] = []
-    for key in ("content", "refusal"):
-        entries = found.get(key)
-        if type(entries) is list:
-            tokens += [token for entry in entries if (token := _decode_logprob(entry, refusal=key == "refusal"))]
-    return tuple(tokens)
-
-
-def _decode_logprob(found: Any, *, refusal: bool = False) -> TokenLogprob | None:
-    if type(found) is not dict or type(found.get("token")) is not str:
-        return None
-    value = _number(found, "logprob")
-    if value is None:
-        return None
-    spelled = found.get("bytes")
-    plain = type(spelled) is list and all(type(byte) is int and 0 <= byte < 256 for byte in spelled)
-    others = found.get("top_logprobs")
-    top = tuple(t for other in others if (t := _decode_logprob(other))) if type(others) is list else ()
-    return TokenLogprob(
-        token=found["token"],
-        logprob=value,
-        token_bytes=tuple(spelled) if plain and spelled is not None else None,
-        top=top,
-        refusal=refusal,
-    )
-
-
-def _number(found: Mapping[str, Any], key: str) -> float | None:
-    value = found.get(key)
-    return float(value) if isinstance(value, int | float) and abs(value) < 1e300 else None
+    return decode_entries(found.get("content")) + decode_entries(found.get("refusal"), refusal=True)

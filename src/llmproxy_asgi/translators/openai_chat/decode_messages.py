@@ -3,8 +3,6 @@
 from typing import Any, cast
 
 from llmproxy_asgi.conversation import (
-    CacheLifetime,
-    CacheMark,
     Detail,
     InlineData,
     Link,
@@ -21,22 +19,18 @@ from llmproxy_asgi.conversation import (
     ToolResult,
 )
 from llmproxy_asgi.translators.fields import Node, missing
-from llmproxy_asgi.translators.media import picture_type, standard_base64
+from llmproxy_asgi.translators.media import data_url, picture_type, standard_base64
+from llmproxy_asgi.translators.names import derived
+from llmproxy_asgi.translators.openai.words import NATIVE_ISSUER, cache_mark
 from llmproxy_asgi.translators.openai_chat.reasoning import (
     GOOGLE_ISSUER,
     decode_details,
     google_signature,
     opened_seal,
 )
-from llmproxy_asgi.translators.openai_chat.words import (
-    AUDIO_TYPES,
-    NATIVE_ISSUER,
-    PROTOCOL,
-    derived,
-)
+from llmproxy_asgi.translators.openai_chat.words import AUDIO_TYPES, PROTOCOL
 
 _ROLES = ("developer", "system", "user", "assistant", "tool", "function")
-_LIFETIMES = ("5m", "30m", "1h", "12h", "24h")
 
 
 def decode_messages(node: Node) -> tuple[Message, ...]:
@@ -61,15 +55,6 @@ def decode_messages(node: Node) -> tuple[Message, ...]:
         else:
             messages.append(_plain(entry, role))
     return tuple(messages)
-
-
-def cache_mark(node: Node) -> CacheMark | None:
-    """The mark at the end of a reusable prefix, in the vendor's spelling or in the one that gateways taught clients."""
-    found = node.get("prompt_cache_breakpoint") or node.get("cache_control")
-    if found is None:
-        return None
-    ttl = found.get("ttl")
-    return CacheMark(lifetime=cast("CacheLifetime", ttl.choice(_LIFETIMES)) if ttl else None)
 
 
 def _plain(node: Node, role: str) -> Message:
@@ -214,7 +199,7 @@ def _image(node: Node) -> Media:
     flat = type(image.value) is str
     address = image if flat else image.need("url")
     detail = None if flat else image.get("detail")
-    media_type, data = _data_url(address)
+    media_type, data = data_url(address)
     return Media(
         kind="image",
         source=InlineData(data=data) if data is not None else Link(url=address.text()),
@@ -249,21 +234,9 @@ def _file(node: Node) -> Media:
     inline = file.get("file_data")
     if inline is None:
         raise missing(f"{file.path}.file_data")
-    media_type, data = _data_url(inline)
+    media_type, data = data_url(inline)
     if data is None:
         if inline.text().startswith(("http://", "https://")):
             return Media(source=Link(url=inline.text()), media_type="application/pdf", **known)
         media_type, data = "application/pdf", standard_base64(inline.text())
     return Media(source=InlineData(data=data), media_type=media_type or "application/pdf", **known)
-
-
-def _data_url(node: Node) -> tuple[str | None, str | None]:
-    """Type and base64 text of a data address; (None, None) for any other address."""
-    text = node.text()
-    if text[:5].lower() != "data:":
-        return None, None
-    head, comma, data = text.partition(",")
-    words = head[5:].lower().split(";")
-    if not comma or words[-1].strip() != "base64":
-        node.fail("a data URL must hold base64.")
-    return words[0].strip() or None, standard_base64(data)

@@ -7,13 +7,9 @@ kinds, cache marks in another vendor's spelling). Unknown top-level fields are k
 from collections.abc import Mapping
 from typing import Any, cast
 
-import msgspec
-
 from llmproxy_asgi.capabilities import EFFORTS, Effort
 from llmproxy_asgi.conversation import (
-    CacheLifetime,
     CacheMark,
-    CacheOptions,
     Grammar,
     OutputFormat,
     ReasoningOptions,
@@ -26,10 +22,20 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import BadRequest
 from llmproxy_asgi.translators.base import Intake
 from llmproxy_asgi.translators.fields import Node
-from llmproxy_asgi.translators.openai_chat.decode_messages import cache_mark, decode_messages
-from llmproxy_asgi.translators.openai_chat.words import PROTOCOL, TIER_IN
-
-Raw = Mapping[str, msgspec.Raw]
+from llmproxy_asgi.translators.openai.options import (
+    Raw,
+    boolean,
+    cache_options,
+    integer,
+    metadata,
+    number,
+    others,
+    stops,
+    string,
+)
+from llmproxy_asgi.translators.openai.words import TIER_IN, cache_mark
+from llmproxy_asgi.translators.openai_chat.decode_messages import decode_messages
+from llmproxy_asgi.translators.openai_chat.words import PROTOCOL
 
 _KNOWN = frozenset(
     {
@@ -92,15 +98,15 @@ def decode_request(intake: Intake) -> Request:
         reasoning=_reasoning(raw),
         sampling=_sampling(raw),
         max_output_tokens=_max_tokens(raw),
-        stop=_stop(raw),
-        candidates=_integer(raw, "n", low=1) or 1,
+        stop=stops(raw),
+        candidates=integer(raw, "n", low=1) or 1,
         stream=intake.stream,
         include_usage=intake.include_usage,
-        cache=_cache(raw),
-        end_user=_string(raw, "safety_identifier") or _string(raw, "user"),
-        metadata=_metadata(raw),
+        cache=cache_options(raw),
+        end_user=string(raw, "safety_identifier") or string(raw, "user"),
+        metadata=metadata(raw),
         service_tier=_service_tier(raw),
-        store=_boolean(raw, "store"),
+        store=boolean(raw, "store"),
         extras=_extras(raw),
     )
 
@@ -177,7 +183,7 @@ def _web_search(node: Node) -> Tool:
 
 
 def _tool_choice(raw: Raw) -> ToolChoice:
-    parallel = _boolean(raw, "parallel_tool_calls")
+    parallel = boolean(raw, "parallel_tool_calls")
     if "functions" in raw and "tools" not in raw:
         parallel = False
     node = Node.of(raw, "tool_choice") or Node.of(raw, "function_call")
@@ -267,18 +273,18 @@ def _reasoning(raw: Raw) -> ReasoningOptions:
 def _sampling(raw: Raw) -> Sampling:
     bias = Node.of(raw, "logit_bias")
     logprobs = None
-    top = _integer(raw, "top_logprobs", low=0, high=20)
-    if _boolean(raw, "logprobs"):
+    top = integer(raw, "top_logprobs", low=0, high=20)
+    if boolean(raw, "logprobs"):
         logprobs = top or 0
     elif top is not None:
         raise BadRequest("top_logprobs: needs logprobs to be true.", param="top_logprobs", code="invalid_value")
     return Sampling(
-        temperature=_number(raw, "temperature", 0, 2),
-        top_p=_number(raw, "top_p", 0, 1),
+        temperature=number(raw, "temperature", 0, 2),
+        top_p=number(raw, "top_p", 0, 1),
         top_k=_top_k(raw),
-        seed=_integer(raw, "seed"),
-        frequency_penalty=_number(raw, "frequency_penalty", -2, 2),
-        presence_penalty=_number(raw, "presence_penalty", -2, 2),
+        seed=integer(raw, "seed"),
+        frequency_penalty=number(raw, "frequency_penalty", -2, 2),
+        presence_penalty=number(raw, "presence_penalty", -2, 2),
         logit_bias={key: node.number(-100, 100) for key, node in bias.items()} if bias else None,
         logprobs=logprobs,
     )
@@ -286,43 +292,14 @@ def _sampling(raw: Raw) -> Sampling:
 
 def _top_k(raw: Raw) -> int | None:
     """Not the vendor's, but many servers have it; some say -1 or 0 for none."""
-    value = _integer(raw, "top_k")
+    value = integer(raw, "top_k")
     return value if value is not None and value > 0 else None
 
 
 def _max_tokens(raw: Raw) -> int | None:
-    new = _integer(raw, "max_completion_tokens", low=1)
-    old = _integer(raw, "max_tokens", low=1)
+    new = integer(raw, "max_completion_tokens", low=1)
+    old = integer(raw, "max_tokens", low=1)
     return new if new is not None else old
-
-
-def _stop(raw: Raw) -> tuple[str, ...]:
-    node = Node.of(raw, "stop")
-    if node is None:
-        return ()
-    if type(node.value) is str:
-        return (node.value,)
-    return tuple(entry.text() for entry in node.array())
-
-
-def _cache(raw: Raw) -> CacheOptions:
-    options = Node.of(raw, "prompt_cache_options")
-    mode = options.get("mode") if options else None
-    ttl = options.get("ttl") if options else None
-    retention = Node.of(raw, "prompt_cache_retention")
-    lifetime: str | None = ttl.choice(("5m", "30m", "1h", "12h", "24h")) if ttl else None
-    if lifetime is None and retention is not None and retention.text() == "24h":
-        lifetime = "24h"
-    return CacheOptions(
-        key=_string(raw, "prompt_cache_key"),
-        automatic=mode.choice(("implicit", "explicit")) == "implicit" if mode else None,
-        lifetime=cast("CacheLifetime | None", lifetime),
-    )
-
-
-def _metadata(raw: Raw) -> Mapping[str, str]:
-    node = Node.of(raw, "metadata")
-    return {key: value.text() for key, value in node.items()} if node else {}
 
 
 def _service_tier(raw: Raw) -> ServiceTier | None:
@@ -331,25 +308,5 @@ def _service_tier(raw: Raw) -> ServiceTier | None:
 
 
 def _extras(raw: Raw) -> Mapping[str, dict[str, Any]]:
-    kept = {key: found.value for key in raw if key not in _KNOWN and (found := Node.of(raw, key)) is not None}
+    kept = others(raw, _KNOWN)
     return {PROTOCOL: kept} if kept else {}
-
-
-def _string(raw: Raw, key: str) -> str | None:
-    node = Node.of(raw, key)
-    return node.text() or None if node else None
-
-
-def _boolean(raw: Raw, key: str) -> bool | None:
-    node = Node.of(raw, key)
-    return node.boolean() if node else None
-
-
-def _integer(raw: Raw, key: str, *, low: int | None = None, high: int | None = None) -> int | None:
-    node = Node.of(raw, key)
-    return node.integer(low, high) if node else None
-
-
-def _number(raw: Raw, key: str, low: float, high: float) -> float | None:
-    node = Node.of(raw, key)
-    return node.number(low, high) if node else None

@@ -51,17 +51,14 @@ from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
 from llmproxy_asgi.translators.media import standard_base64
+from llmproxy_asgi.translators.names import derived
+from llmproxy_asgi.translators.openai.problems import decode_error_object
+from llmproxy_asgi.translators.openai.words import TIER_IN
 from llmproxy_asgi.translators.openai_chat.answer_words import decode_annotation, decode_logprobs
 from llmproxy_asgi.translators.openai_chat.candidates import OpenCall, OpenCandidate
-from llmproxy_asgi.translators.openai_chat.problems import decode_error_object
 from llmproxy_asgi.translators.openai_chat.reasoning import Detail, google_signature, opened_seal, read_details
 from llmproxy_asgi.translators.openai_chat.schema import CHUNK, CallDelta, Chunk, ChunkChoice, Delta
-from llmproxy_asgi.translators.openai_chat.words import (
-    FINISH_IN,
-    TIER_IN,
-    decode_usage,
-    derived,
-)
+from llmproxy_asgi.translators.openai_chat.words import FINISH_IN, PROTOCOL, decode_usage
 from llmproxy_asgi.wire.sse import EventTooLarge, Frame, FrameSplitter, decode, only_data
 
 _Flowing = Literal["text", "reasoning", "refusal", "audio"]
@@ -156,7 +153,7 @@ class ChatStreamDecoder(StreamDecoder):
     def _read(self, frames: list[Frame], out: list[StreamEvent]) -> None:
         for frame in frames:
             if frame.event == "error":
-                self._fail(decode_error_object(_loose(frame.data)), out)
+                self._fail(decode_error_object(_loose(frame.data), protocol=PROTOCOL), out)
             else:
                 self._read_data(frame.data, out)
             if self._over:
@@ -181,7 +178,7 @@ class ChatStreamDecoder(StreamDecoder):
 
     def _chunk(self, chunk: Chunk, out: list[StreamEvent]) -> None:
         if chunk.error:
-            self._fail(decode_error_object(chunk.error), out)
+            self._fail(decode_error_object(chunk.error, protocol=PROTOCOL), out)
             return
         choices = chunk.choices
         if not self._id and (choices or chunk.id):
@@ -219,7 +216,7 @@ class ChatStreamDecoder(StreamDecoder):
             self._logprobs(candidate, choice.logprobs, out)
         if choice.finish_reason:
             if choice.finish_reason == "error":
-                self._fail(decode_error_object({}), out)
+                self._fail(decode_error_object({}, protocol=PROTOCOL), out)
             elif candidate.finish is None:
                 candidate.finish = choice.finish_reason
 

@@ -16,6 +16,7 @@ from llmproxy_asgi.conversation import (
     ToolCall,
 )
 from llmproxy_asgi.translators.base import Intake
+from llmproxy_asgi.translators.openai.words import TIER_OUT
 from llmproxy_asgi.translators.openai_chat.answer_words import (
     annotation,
     answer_id,
@@ -24,7 +25,7 @@ from llmproxy_asgi.translators.openai_chat.answer_words import (
     logprobs_object,
 )
 from llmproxy_asgi.translators.openai_chat.reasoning import call_extras, encode_details
-from llmproxy_asgi.translators.openai_chat.words import PROTOCOL, TIER_OUT, encode_usage
+from llmproxy_asgi.translators.openai_chat.words import PROTOCOL, encode_usage
 
 
 def encode_answer(response: Response, intake: Intake) -> bytes:

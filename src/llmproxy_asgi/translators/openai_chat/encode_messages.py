@@ -36,19 +36,13 @@ from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.media import picture_type
 from llmproxy_asgi.translators.names import CallIds, Renamer
+from llmproxy_asgi.translators.openai.words import ERROR_PREFIX, MOST_MARKS, NATIVE_ISSUER, encode_mark
 from llmproxy_asgi.translators.openai_chat.reasoning import GOOGLE_ISSUER
-from llmproxy_asgi.translators.openai_chat.words import (
-    AUDIO_FORMATS,
-    MARK_LIFETIMES,
-    NATIVE_ISSUER,
-    PROTOCOL,
-)
+from llmproxy_asgi.translators.openai_chat.words import AUDIO_FORMATS, PROTOCOL
 from llmproxy_asgi.translators.pairing import pair
 from llmproxy_asgi.translators.seals import usable
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_ERROR_PREFIX = "[tool error] "
-_MOST_MARKS = 4
 
 _KINDS: Mapping[type, str] = {
     ServerToolCall: "server_tool_call",
@@ -311,13 +305,12 @@ class MessageEncoder:
     def _marked_entry(self, entry: JSONObject, mark: CacheMark | None) -> JSONObject:
         if mark is None or not self._can.cache_marks:
             return entry
-        lifetime = MARK_LIFETIMES[mark.lifetime]
-        entry["prompt_cache_breakpoint"] = {"mode": "explicit", **({"ttl": lifetime} if lifetime else {})}
+        entry["prompt_cache_breakpoint"] = encode_mark(mark)
         self._marked.append(entry)
         return entry
 
     def _keep_last_marks(self) -> None:
-        for entry in self._marked[:-_MOST_MARKS]:
+        for entry in self._marked[:-MOST_MARKS]:
             del entry["prompt_cache_breakpoint"]
             self._losses.add("clamped:cache_breakpoints")
 
@@ -348,8 +341,8 @@ def _said(texts: list[JSONObject]) -> str | list[JSONObject] | None:
 
 def _flagged(entries: list[JSONObject]) -> list[JSONObject]:
     if not entries:
-        return [{"type": "text", "text": _ERROR_PREFIX.strip()}]
-    return [{**entries[0], "text": _ERROR_PREFIX + entries[0]["text"]}, *entries[1:]]
+        return [{"type": "text", "text": ERROR_PREFIX.strip()}]
+    return [{**entries[0], "text": ERROR_PREFIX + entries[0]["text"]}, *entries[1:]]
 
 
 def _details(part: Reasoning, kept: Sequence[Any], start: int) -> list[JSONObject]:

@@ -5,7 +5,6 @@ is left out. Same request, same bytes.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 
@@ -15,19 +14,15 @@ from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
 from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
 from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.names import derived
+from llmproxy_asgi.translators.openai.words import JSON_LINE, SCHEMA_LINE, TIER_OUT, qualifies_as_strict
 from llmproxy_asgi.translators.openai_chat.encode_messages import JSONObject, MessageEncoder
-from llmproxy_asgi.translators.openai_chat.words import (
-    PROTOCOL,
-    TIER_OUT,
-    derived,
-)
+from llmproxy_asgi.translators.openai_chat.words import PROTOCOL
 
 _MOST_STOPS = 4
 _MOST_LOGPROBS = 20
 _LONGEST_END_USER = 128
 _SILENT_EXTRAS = frozenset({"safetySettings"})
-_JSON_LINE = "Answer with one JSON object and nothing else."
-_SCHEMA_LINE = "Answer with one JSON value and nothing else. It must satisfy this JSON Schema:\n"
 
 
 def encode_request(request: Request, upstream: Upstream) -> Outgoing:
@@ -205,9 +200,9 @@ class _RequestEncoder:
         if self._can.json_mode:
             self._body["response_format"] = {"type": "json_object"}
             if self._request.protocol != PROTOCOL and not self._mentions_json():
-                self._say(_JSON_LINE)  # the vendor refuses JSON mode where nobody speaks of JSON
+                self._say(JSON_LINE)  # the vendor refuses JSON mode where nobody speaks of JSON
         else:
-            self._say(_JSON_LINE)
+            self._say(JSON_LINE)
             self._losses.add("emulated:response_format")
 
     def _json_schema(self) -> None:
@@ -217,11 +212,11 @@ class _RequestEncoder:
             self._losses.add("emulated:response_format")
             if self._can.json_mode:
                 self._body["response_format"] = {"type": "json_object"}
-            self._say(_SCHEMA_LINE + msgspec.json.encode(schema).decode())
+            self._say(SCHEMA_LINE + msgspec.json.encode(schema).decode())
             return
         strict = output.strict
         if strict is None and self._request.protocol in {"anthropic-messages", "gemini"}:
-            strict = _qualifies(schema)
+            strict = qualifies_as_strict(schema)
         form: JSONObject = {"name": output.name or "response"}
         if output.description is not None:
             form["description"] = output.description
@@ -347,22 +342,3 @@ def _declared(tool: JSONObject) -> str | None:
     inner = tool.get(tool["type"])
     name = inner.get("name") if isinstance(inner, dict) else None
     return name if isinstance(name, str) else None
-
-
-def _qualifies(schema: Any) -> bool:
-    """Whether the vendor would take the schema as strict: every object closed, every property required."""
-    if isinstance(schema, list):
-        return all(_qualifies(each) for each in schema)
-    if not isinstance(schema, dict):
-        return True
-    properties = schema.get("properties")
-    if schema.get("type") == "object" or isinstance(properties, dict):
-        named = properties if isinstance(properties, dict) else {}
-        required = schema.get("required", [])
-        if schema.get("additionalProperties") is not False or not isinstance(required, list):
-            return False
-        if set(named) != {each for each in required if isinstance(each, str)}:
-            return False
-        if not all(_qualifies(each) for each in named.values()):
-            return False
-    return all(_qualifies(value) for key, value in schema.items() if key not in {"properties", "enum", "const"})

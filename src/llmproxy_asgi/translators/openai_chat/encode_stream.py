@@ -51,6 +51,8 @@ from llmproxy_asgi.conversation import (
     UsageReported,
 )
 from llmproxy_asgi.translators.base import Intake, StreamEncoder
+from llmproxy_asgi.translators.openai.problems import encode_error_object
+from llmproxy_asgi.translators.openai.words import TIER_OUT
 from llmproxy_asgi.translators.openai_chat.answer_words import (
     annotation,
     answer_id,
@@ -58,9 +60,8 @@ from llmproxy_asgi.translators.openai_chat.answer_words import (
     image_entry,
     logprobs_object,
 )
-from llmproxy_asgi.translators.openai_chat.problems import encode_error_object
 from llmproxy_asgi.translators.openai_chat.reasoning import call_extras, seal_entry
-from llmproxy_asgi.translators.openai_chat.words import TIER_OUT, encode_usage
+from llmproxy_asgi.translators.openai_chat.words import encode_usage
 
 _json = msgspec.json.encode
 _DONE = b"data: [DONE]\n\n"

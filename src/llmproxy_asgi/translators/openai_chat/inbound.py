@@ -4,21 +4,20 @@
 somebody who needs to see it, asks for it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 from typing_extensions import override
 
 from llmproxy_asgi.conversation import EMPTY, Request, Response
-from llmproxy_asgi.errors import BadRequest, GatewayError
-from llmproxy_asgi.translators.base import Headers, Inbound, Intake, Problem, StreamEncoder
+from llmproxy_asgi.errors import BadRequest
+from llmproxy_asgi.translators.base import Headers, Intake, StreamEncoder
 from llmproxy_asgi.translators.fields import Node, missing, open_body
-from llmproxy_asgi.translators.openai_chat import listing
+from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
 from llmproxy_asgi.translators.openai_chat.decode_request import decode_request
 from llmproxy_asgi.translators.openai_chat.encode_answer import encode_answer
 from llmproxy_asgi.translators.openai_chat.encode_stream import ChatStreamEncoder
-from llmproxy_asgi.translators.openai_chat.problems import encode_problem
 from llmproxy_asgi.translators.openai_chat.words import PROTOCOL
 from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
 
@@ -49,7 +48,7 @@ _SMALLEST = len('[{"role":""}]')
 _COUNTS = ("max_tokens", "max_completion_tokens", "n")
 
 
-class ChatInbound(Inbound):
+class ChatInbound(OpenAIInbound):
     """The half that serves callers."""
 
     protocol = PROTOCOL
@@ -98,18 +97,6 @@ class ChatInbound(Inbound):
     @override
     def encoder(self, intake: Intake) -> StreamEncoder:
         return ChatStreamEncoder(intake)
-
-    @override
-    def list_models(self, names: Sequence[str]) -> bytes:
-        return listing.list_models(names)
-
-    @override
-    def show_model(self, name: str) -> bytes:
-        return listing.show_model(name)
-
-    @override
-    def problem(self, error: GatewayError, *, request_id: str | None = None) -> Problem:
-        return encode_problem(error)
 
 
 def _asks_usage(raw: Mapping[str, msgspec.Raw]) -> bool:

@@ -11,9 +11,9 @@ from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.members import joined, split
+from llmproxy_asgi.translators.openai.problems import decode_error, decode_error_object
 from llmproxy_asgi.translators.openai_chat.decode_stream import ChatStreamDecoder
 from llmproxy_asgi.translators.openai_chat.encode_request import encode_request
-from llmproxy_asgi.translators.openai_chat.problems import decode_error, decode_error_object
 from llmproxy_asgi.translators.openai_chat.relay import ChatScan
 from llmproxy_asgi.translators.openai_chat.schema import ANSWER, Answer, Chunk, ChunkChoice
 from llmproxy_asgi.translators.openai_chat.words import PROTOCOL, decode_usage
@@ -84,7 +84,7 @@ class ChatOutbound(Outbound):
 
     @override
     def decode_error(self, status: int, headers: Headers, body: bytes) -> UpstreamError:
-        return decode_error(status, headers, body)
+        return decode_error(status, headers, body, protocol=PROTOCOL)
 
 
 def _read(body: bytes) -> Answer:
@@ -93,7 +93,7 @@ def _read(body: bytes) -> Answer:
     except (msgspec.MsgspecError, ValueError, RecursionError):
         raise UpstreamProtocolError("The upstream's answer cannot be read.") from None
     if answer.error:
-        raise decode_error_object(answer.error)
+        raise decode_error_object(answer.error, protocol=PROTOCOL)
     if not answer.choices:
         raise UpstreamProtocolError("The upstream's answer holds no choice.")
     return answer

@@ -12,10 +12,10 @@ from typing_extensions import override
 from llmproxy_asgi.conversation import Ended, Failed, Finish, Finished, FinishReason, StreamEvent, UsageReported
 from llmproxy_asgi.errors import UpstreamProtocolError
 from llmproxy_asgi.translators.base import Upstream
+from llmproxy_asgi.translators.openai.problems import decode_error_object
 from llmproxy_asgi.translators.openai_chat.decode_stream import started
-from llmproxy_asgi.translators.openai_chat.problems import decode_error_object
 from llmproxy_asgi.translators.openai_chat.schema import RELAYED, RelayedChunk
-from llmproxy_asgi.translators.openai_chat.words import FINISH_IN, decode_usage
+from llmproxy_asgi.translators.openai_chat.words import FINISH_IN, PROTOCOL, decode_usage
 from llmproxy_asgi.translators.relay import Inspection, Scan
 from llmproxy_asgi.wire.sse import Frame
 
@@ -53,7 +53,7 @@ class ChatScan(Scan):
             return ()
         chunk = RELAYED.decode(data)
         if chunk.error:
-            return (Failed(decode_error_object(chunk.error)),)
+            return (Failed(decode_error_object(chunk.error, protocol=PROTOCOL)),)
         return (started(chunk, self._upstream),)
 
     @override
@@ -66,7 +66,7 @@ class ChatScan(Scan):
             return Inspection()
         chunk = RELAYED.decode(data)
         if chunk.error:
-            return Inspection((Failed(decode_error_object(chunk.error)),))
+            return Inspection((Failed(decode_error_object(chunk.error, protocol=PROTOCOL)),))
         events = self._finishes(chunk)
         usage = decode_usage(chunk.usage)
         if usage is None:
@@ -79,7 +79,7 @@ class ChatScan(Scan):
         for choice in chunk.choices or ():
             index, word = choice.index or 0, choice.finish_reason
             if word == "error":
-                return (Failed(decode_error_object({})),)
+                return (Failed(decode_error_object({}, protocol=PROTOCOL)),)
             if word and index not in self._finished:
                 self._finished.add(index)
                 reason = FINISH_IN.get(word, FinishReason.UNKNOWN)

@@ -3,15 +3,12 @@
 Source: the types of the openai Python SDK 3.52.0 (read 2026-11-21), and what compatible servers answer with.
 """
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from llmproxy_asgi.conversation import CacheLifetime, FinishReason, ServiceTier, Usage
+from llmproxy_asgi.conversation import FinishReason, Usage
 
 PROTOCOL = "openai-chat"
-NATIVE_ISSUER = "openai"
-"""Whose state an unwrapped blob in a caller's history is taken to be."""
 
 FINISH_IN: Mapping[str, FinishReason] = {
     "stop": FinishReason.STOP,
@@ -45,26 +42,6 @@ FINISH_OUT: Mapping[FinishReason, str] = {
     FinishReason.UNKNOWN: "stop",
 }
 
-TIER_IN: Mapping[str, ServiceTier] = {
-    "auto": ServiceTier.AUTO,
-    "default": ServiceTier.STANDARD,
-    "flex": ServiceTier.FLEX,
-    "priority": ServiceTier.PRIORITY,
-    "fast": ServiceTier.FAST,
-    "scale": ServiceTier.SCALE,
-}
-TIER_OUT: Mapping[ServiceTier, str] = {tier: word for word, tier in TIER_IN.items()}
-
-MARK_LIFETIMES: Mapping[CacheLifetime | None, str | None] = {
-    None: None,
-    "5m": "30m",
-    "30m": "30m",
-    "1h": "12h",
-    "12h": "12h",
-    "24h": "12h",
-}
-"""A cache mark's lifetime, to the nearest that the vendor knows."""
-
 AUDIO_FORMATS: Mapping[str, str] = {
     "audio/wav": "wav",
     "audio/x-wav": "wav",
@@ -80,11 +57,6 @@ AUDIO_TYPES: Mapping[str, str] = {
     "aac": "audio/aac",
     "pcm16": "audio/pcm",
 }
-
-
-def derived(prefix: str, *seeds: str, size: int = 24) -> str:
-    """An id made from what is known, the same each time."""
-    return prefix + hashlib.sha256("\0".join(seeds).encode()).hexdigest()[:size]
 
 
 def decode_usage(found: Any) -> Usage | None:

@@ -19,7 +19,16 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.translators.base import Intake
 from llmproxy_asgi.translators.fields import Node
-from llmproxy_asgi.translators.openai.options import Raw, boolean, cache_options, integer, metadata, number, string
+from llmproxy_asgi.translators.openai.options import (
+    Raw,
+    boolean,
+    cache_options,
+    integer,
+    metadata,
+    number,
+    others,
+    string,
+)
 from llmproxy_asgi.translators.openai_responses.decode_items import decode_items
 from llmproxy_asgi.translators.openai_responses.decode_tools import decode_choice, decode_tools, native_choice
 from llmproxy_asgi.translators.openai_responses.words import LOGPROBS, PROTOCOL, STATE, TIER_IN
@@ -138,7 +147,7 @@ def _service_tier(raw: Raw) -> ServiceTier | None:
 
 
 def _extras(raw: Raw) -> Mapping[str, dict[str, Any]]:
-    kept = {key: found.value for key in raw if key not in _KNOWN and (found := Node.of(raw, key)) is not None}
+    kept = others(raw, _KNOWN)
     include = [each for each in _include(raw) if each not in {STATE, LOGPROBS}]
     if include:
         kept["include"] = include

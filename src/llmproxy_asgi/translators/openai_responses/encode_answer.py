@@ -25,7 +25,7 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import ErrorKind, GatewayError, UpstreamAuthFailed, UpstreamError
 from llmproxy_asgi.translators.base import Intake
-from llmproxy_asgi.translators.openai.problems import FAILED_EVENT, error_object
+from llmproxy_asgi.translators.openai.problems import ABOUT_THE_INPUT, FAILED_EVENT, error_object
 from llmproxy_asgi.translators.openai.words import NATIVE_ISSUER
 from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, TIER_OUT, encode_usage
 from llmproxy_asgi.translators.pairing import arguments_object
@@ -55,31 +55,7 @@ _ECHOED: Mapping[str, bytes] = {
 """What the object repeats of the request, and what it says where the caller said nothing."""
 _NULL = b"null"
 
-_ERROR_CODES = frozenset(
-    {
-        "server_error",
-        "rate_limit_exceeded",
-        "invalid_prompt",
-        "data_residency_mismatch",
-        "bio_policy",
-        "misalignment_policy_violation",
-        "vector_store_timeout",
-        "invalid_image",
-        "invalid_image_format",
-        "invalid_base64_image",
-        "invalid_image_url",
-        "image_too_large",
-        "image_too_small",
-        "image_parse_error",
-        "image_content_policy_violation",
-        "invalid_image_mode",
-        "image_file_too_large",
-        "unsupported_image_media_type",
-        "empty_image_file",
-        "failed_to_download_image",
-        "image_file_not_found",
-    }
-)
+_ERROR_CODES = frozenset({"server_error", "rate_limit_exceeded", "vector_store_timeout"}) | ABOUT_THE_INPUT
 """The closed list of a failed answer's codes."""
 _LIMITS = frozenset({ErrorKind.RATE_LIMIT, ErrorKind.QUOTA, ErrorKind.BILLING})
 

@@ -4,18 +4,17 @@
 somebody who needs to see it, asks for it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 from typing_extensions import override
 
 from llmproxy_asgi.conversation import EMPTY, Request, Response
-from llmproxy_asgi.errors import BadRequest, GatewayError
-from llmproxy_asgi.translators.base import Headers, Inbound, Intake, Problem, StreamEncoder
+from llmproxy_asgi.errors import BadRequest
+from llmproxy_asgi.translators.base import Headers, Intake, StreamEncoder
 from llmproxy_asgi.translators.fields import Node, missing, open_body
-from llmproxy_asgi.translators.openai import listing
-from llmproxy_asgi.translators.openai.problems import encode_problem
+from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
 from llmproxy_asgi.translators.openai_responses.decode_request import decode_request
 from llmproxy_asgi.translators.openai_responses.encode_stream import ResponsesStreamEncoder, encode_answer
 from llmproxy_asgi.translators.openai_responses.words import PROTOCOL
@@ -52,7 +51,7 @@ _SUPPLIERS = ("previous_response_id", "prompt", "conversation")
 _COUNTING = "input_tokens"
 
 
-class ResponsesInbound(Inbound):
+class ResponsesInbound(OpenAIInbound):
     """The half that serves callers."""
 
     protocol = PROTOCOL
@@ -95,18 +94,6 @@ class ResponsesInbound(Inbound):
     @override
     def encoder(self, intake: Intake) -> StreamEncoder:
         return ResponsesStreamEncoder(intake)
-
-    @override
-    def problem(self, error: GatewayError, *, request_id: str | None = None) -> Problem:
-        return encode_problem(error)
-
-    @override
-    def list_models(self, names: Sequence[str]) -> bytes:
-        return listing.list_models(names)
-
-    @override
-    def show_model(self, name: str) -> bytes:
-        return listing.show_model(name)
 
 
 def encode_count(tokens: int) -> bytes:
