@@ -346,11 +346,11 @@ class _Open:
     def call(self, call: ToolCall, part: WirePart, events: list[StreamEvent]) -> None:
         """A call, which comes whole."""
         self.close(events)
+        if part.thought_signature:  # known from the start, so that state which must stand before a call can
+            call = msgspec.structs.replace(call, seals=(self._made(part.thought_signature),))
         self._open("call", msgspec.structs.replace(call, arguments=""), events)
         events.append(PartDelta(self.number, self._index, ArgumentsDelta(call.arguments)))
-        if part.thought_signature:
-            self._seal(part.thought_signature, events)
-        events.append(PartEnded(self.number, self._index, msgspec.structs.replace(call, seals=tuple(self._seals))))
+        events.append(PartEnded(self.number, self._index, call))
         self._kind = ""
 
     def media(self, blob: Blob, part: WirePart, events: list[StreamEvent]) -> None:
@@ -420,10 +420,14 @@ class _Open:
             events.append(PartDelta(self.number, self._index, LogprobsDelta(tokens)))
 
     def _seal(self, signature: str, events: list[StreamEvent]) -> None:
-        upstream = self._upstream
-        seal = Seal(issuer=upstream.issuer, model=upstream.model, kind="signature", data=standard_base64(signature))
+        seal = self._made(signature)
         self._seals.append(seal)
         events.append(PartDelta(self.number, self._index, SealDelta(seal)))
+
+    def _made(self, signature: str) -> Seal:
+        upstream = self._upstream
+        data = standard_base64(signature)
+        return Seal(issuer=upstream.issuer, model=upstream.model, kind="signature", data=data)
 
 
 def _media(media_type: str | None, source: Source) -> Media:

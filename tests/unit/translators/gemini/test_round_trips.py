@@ -22,9 +22,22 @@ from llmproxy_asgi.conversation import (
     ToolCall,
     ToolResult,
 )
+from llmproxy_asgi.translators.anthropic_messages import TRANSLATOR as MESSAGES
 from llmproxy_asgi.translators.assemble import fold, unfold
+from llmproxy_asgi.translators.openai_chat import TRANSLATOR as CHAT
 from llmproxy_asgi.translators.pairing import arguments_object, drop_empty, merge
-from support_gemini import INBOUND, OUTBOUND, RECEIVED_AT, drained, opened, plain_outgoing, upstream, written
+from support_gemini import (
+    INBOUND,
+    OUTBOUND,
+    RECEIVED_AT,
+    drained,
+    opened,
+    plain_outgoing,
+    read,
+    upstream,
+    wire,
+    written,
+)
 
 
 def plain(part: Part) -> object:
@@ -174,3 +187,35 @@ def test_seals_come_back_to_their_thoughts(answer: Response) -> None:
     assert [seal.issuer for seal in kept] == [seal.issuer for seal in sent]
     foreign = [part for part in found.parts if any(not seal.issuer.startswith("gemini") for seal in part.seals)]
     assert all(isinstance(part, Reasoning) for part in foreign)
+
+
+def test_62_a_chat_caller_keeps_googles_state() -> None:
+    """A signature goes to a Chat caller with its call, and back to the very call in the next turn."""
+    answer = fold(read(wire("thoughts_and_calls.sse")))
+    asked: dict[str, Any] = {"model": "asked", "messages": [{"role": "user", "content": "x"}]}
+    intake = CHAT.inbound.open(msgspec.json.encode(asked), headers={})
+    message = msgspec.json.decode(CHAT.inbound.encode(answer, intake))["choices"][0]["message"]
+    results = [{"role": "tool", "tool_call_id": call["id"], "content": "ok"} for call in message["tool_calls"]]
+    again = {**asked, "messages": [*asked["messages"], message, *results]}
+    found = CHAT.inbound.decode(CHAT.inbound.open(msgspec.json.encode(again), headers={}))
+    assert signed(found) == ["c2lnbmF0dXJlKy8=", None]
+
+
+def test_62_a_messages_caller_keeps_googles_state() -> None:
+    """A signature goes to a Messages caller in a block before its call, and back to the very call."""
+    answer = fold(read(wire("thoughts_and_calls.sse")))
+    asked: dict[str, Any] = {"model": "asked", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}
+    intake = MESSAGES.inbound.open(msgspec.json.encode(asked), headers={})
+    content = msgspec.json.decode(MESSAGES.inbound.encode(answer, intake))["content"]
+    calls = [block["id"] for block in content if block["type"] == "tool_use"]
+    results = [{"type": "tool_result", "tool_use_id": call, "content": "ok"} for call in calls]
+    turns = [{"role": "assistant", "content": content}, {"role": "user", "content": results}]
+    again = {**asked, "messages": [*asked["messages"], *turns]}
+    found = MESSAGES.inbound.decode(MESSAGES.inbound.open(msgspec.json.encode(again), headers={}))
+    assert signed(found) == ["c2lnbmF0dXJlKy8=", None]
+
+
+def signed(asked: Request) -> list[str | None]:
+    """The signatures of the calls of the model's turn, as they go back upstream."""
+    body = msgspec.json.decode(OUTBOUND.encode(asked, upstream()).body)
+    return [part.get("thoughtSignature") for part in body["contents"][1]["parts"] if "functionCall" in part]
