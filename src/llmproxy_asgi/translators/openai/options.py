@@ -1,7 +1,7 @@
 """The options of a caller's request that both protocols spell alike, each read from the top level by its name."""
 
 from collections.abc import Collection, Mapping
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import msgspec
 
@@ -9,6 +9,8 @@ from llmproxy_asgi.conversation import CacheLifetime, CacheOptions
 from llmproxy_asgi.translators.fields import Node
 
 Raw = Mapping[str, msgspec.Raw]
+Outside: TypeAlias = tuple[bytes, str]
+"""What a value may begin with, and what it is called in a complaint."""
 
 
 def string(raw: Raw, key: str) -> str | None:
@@ -70,3 +72,24 @@ def stops(raw: Raw) -> tuple[str, ...]:
 def others(raw: Raw, known: Collection[str]) -> dict[str, Any]:
     """The fields that are not known."""
     return {key: found.value for key in raw if key not in known and (found := Node.of(raw, key)) is not None}
+
+
+STRING: Outside = (b'"', "a string")
+ARRAY: Outside = (b"[", "an array")
+OBJECT: Outside = (b"{", "an object")
+BOOLEAN: Outside = (b"tf", "a boolean")
+NUMBER: Outside = (b"-0123456789", "a number")
+
+
+def check_outsides(raw: Raw, outsides: Mapping[str, Outside]) -> None:
+    """Look at the first bytes of fields, so that a wrong type is refused also where the request is only relayed.
+
+    Raises:
+        BadRequest: A field is of another type; null is none.
+    """
+    for key, value in raw.items():
+        outside = outsides.get(key)
+        if outside is not None and memoryview(value)[0] not in outside[0]:
+            node = Node.of(raw, key)
+            if node is not None:
+                node.refuse(outside[1])

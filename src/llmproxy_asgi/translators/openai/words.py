@@ -4,10 +4,28 @@ Source: the types of the openai Python SDK 3.52.0 (read 2026-11-21).
 """
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, cast
 
-from llmproxy_asgi.conversation import CacheLifetime, CacheMark, ServiceTier
+from llmproxy_asgi.conversation import (
+    UNDATED,
+    CacheLifetime,
+    CacheMark,
+    InlineData,
+    Media,
+    Opaque,
+    Part,
+    Reasoning,
+    Request,
+    ServerToolCall,
+    ServerToolResult,
+    ServiceTier,
+    Text,
+    ToolCall,
+    ToolResult,
+)
 from llmproxy_asgi.translators.fields import Node
+from llmproxy_asgi.translators.media import standard_base64
 
 NATIVE_ISSUER = "openai"
 """Whose state an unwrapped blob in a caller's history is taken to be."""
@@ -40,6 +58,25 @@ SCHEMA_LINE = "Answer with one JSON value and nothing else. It must satisfy this
 ERROR_PREFIX = "[tool error] "
 """How a tool's failure is told where there is no flag for it."""
 
+AUDIO_TYPES: Mapping[str, str] = {
+    "wav": "audio/wav",
+    "mp3": "audio/mpeg",
+    "flac": "audio/flac",
+    "opus": "audio/opus",
+    "aac": "audio/aac",
+    "pcm16": "audio/pcm",
+}
+
+_KINDS: Mapping[type, str] = {
+    ServerToolCall: "server_tool_call",
+    ServerToolResult: "server_tool_result",
+    Media: "media",
+    Reasoning: "reasoning",
+    ToolCall: "tool_call",
+    ToolResult: "tool_result",
+}
+_LATEST = 253_402_300_799
+"""The last second that a date can name."""
 _LIFETIMES = ("5m", "30m", "1h", "12h", "24h")
 
 
@@ -77,3 +114,33 @@ def qualifies_as_strict(schema: Any) -> bool:
     return all(
         qualifies_as_strict(value) for key, value in schema.items() if key not in {"properties", "enum", "const"}
     )
+
+
+def decode_audio(node: Node) -> Media:
+    """A sound that the caller sends, an `input_audio` part."""
+    audio = node.need("input_audio")
+    word = audio.need("format").text()
+    return Media(
+        kind="audio",
+        source=InlineData(data=standard_base64(audio.need("data").text())),
+        media_type=AUDIO_TYPES.get(word, f"audio/{word}"),
+        cache_mark=cache_mark(node),
+    )
+
+
+def kind_of(part: Part) -> str:
+    """What a part is called in a warning."""
+    return part.kind if isinstance(part, Opaque) else _KINDS.get(type(part), "part")
+
+
+def mentions_json(request: Request) -> bool:
+    """Whether anybody speaks of JSON; the vendor refuses JSON mode where nobody does."""
+    texts = (part.text for message in request.messages for part in message.parts if isinstance(part, Text))
+    return any("json" in text.lower() for text in texts)
+
+
+def dated(seconds: float | None) -> datetime:
+    """When an upstream says that it began; undated where it says nothing usable."""
+    if seconds is None or not 0 <= seconds <= _LATEST:
+        return UNDATED
+    return datetime.fromtimestamp(seconds, UTC)

@@ -21,14 +21,14 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.translators.fields import Node, missing
 from llmproxy_asgi.translators.media import data_url, picture_type, standard_base64
 from llmproxy_asgi.translators.names import derived
-from llmproxy_asgi.translators.openai.words import NATIVE_ISSUER, cache_mark
+from llmproxy_asgi.translators.openai.words import NATIVE_ISSUER, cache_mark, decode_audio
 from llmproxy_asgi.translators.openai_chat.reasoning import (
     GOOGLE_ISSUER,
     decode_details,
     google_signature,
     opened_seal,
 )
-from llmproxy_asgi.translators.openai_chat.words import AUDIO_TYPES, PROTOCOL
+from llmproxy_asgi.translators.openai_chat.words import PROTOCOL
 
 _ROLES = ("developer", "system", "user", "assistant", "tool", "function")
 
@@ -185,7 +185,7 @@ def _part(node: Node) -> Part:
         case "image_url":
             return _image(node)
         case "input_audio":
-            return _audio(node)
+            return decode_audio(node)
         case "file":
             return _file(node)
         case "refusal":
@@ -205,17 +205,6 @@ def _image(node: Node) -> Media:
         source=InlineData(data=data) if data is not None else Link(url=address.text()),
         media_type=picture_type(data, media_type) if data is not None else None,
         detail=cast("Detail", detail.choice(("auto", "low", "high", "original"))) if detail else None,
-        cache_mark=cache_mark(node),
-    )
-
-
-def _audio(node: Node) -> Media:
-    audio = node.need("input_audio")
-    word = audio.need("format").text()
-    return Media(
-        kind="audio",
-        source=InlineData(data=standard_base64(audio.need("data").text())),
-        media_type=AUDIO_TYPES.get(word, f"audio/{word}"),
         cache_mark=cache_mark(node),
     )
 

@@ -8,14 +8,12 @@ A candidate's finish is held back until the stream's end, because some servers s
 sign is a finish reason for every candidate that was seen; `[DONE]` alone ends nothing well.
 """
 
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 import msgspec
 from typing_extensions import override
 
 from llmproxy_asgi.conversation import (
-    UNDATED,
     ArgumentsDelta,
     Batch,
     CitationDelta,
@@ -53,7 +51,7 @@ from llmproxy_asgi.translators.custom_tools import unwrapped_input
 from llmproxy_asgi.translators.media import standard_base64
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.problems import decode_error_object
-from llmproxy_asgi.translators.openai.words import TIER_IN
+from llmproxy_asgi.translators.openai.words import TIER_IN, dated
 from llmproxy_asgi.translators.openai_chat.answer_words import decode_annotation, decode_logprobs
 from llmproxy_asgi.translators.openai_chat.candidates import OpenCall, OpenCandidate
 from llmproxy_asgi.translators.openai_chat.reasoning import Detail, google_signature, opened_seal, read_details
@@ -65,15 +63,6 @@ _Flowing = Literal["text", "reasoning", "refusal", "audio"]
 _NOT_AN_EVENT = Batch(())
 _BLANK = b"\n\n"
 _SOUND = ("data", "transcript", "id")
-_LATEST = 253_402_300_799
-"""The last second that a date can name."""
-
-
-def created(found: float | None) -> datetime:
-    """When the upstream says that it began; undated where it says nothing usable."""
-    if found is None or not 0 <= found <= _LATEST:
-        return UNDATED
-    return datetime.fromtimestamp(found, UTC)
 
 
 def started(chunk: Any, upstream: Upstream) -> Started:
@@ -81,7 +70,7 @@ def started(chunk: Any, upstream: Upstream) -> Started:
     return Started(
         chunk.id or derived("chatcmpl-", upstream.model, str(chunk.created)),
         upstream.asked,
-        created(chunk.created),
+        dated(chunk.created),
         None,
         TIER_IN.get(chunk.service_tier) if type(chunk.service_tier) is str else None,
     )

@@ -6,7 +6,7 @@ whole batch), is said in words (an error flag, a plain-text document) or is refu
 
 import re
 from base64 import b64decode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeGuard, assert_never
 
 import msgspec
@@ -36,7 +36,7 @@ from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.media import picture_type
 from llmproxy_asgi.translators.names import CallIds, Renamer
-from llmproxy_asgi.translators.openai.words import ERROR_PREFIX, MOST_MARKS, NATIVE_ISSUER, encode_mark
+from llmproxy_asgi.translators.openai.words import ERROR_PREFIX, MOST_MARKS, NATIVE_ISSUER, encode_mark, kind_of
 from llmproxy_asgi.translators.openai_chat.reasoning import GOOGLE_ISSUER
 from llmproxy_asgi.translators.openai_chat.words import AUDIO_FORMATS, PROTOCOL
 from llmproxy_asgi.translators.pairing import pair
@@ -44,15 +44,6 @@ from llmproxy_asgi.translators.seals import usable
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
-_KINDS: Mapping[type, str] = {
-    ServerToolCall: "server_tool_call",
-    ServerToolResult: "server_tool_result",
-    Media: "media",
-    Reasoning: "reasoning",
-    ToolCall: "tool_call",
-    ToolResult: "tool_result",
-}
-"""What a part is called in a warning."""
 
 JSONObject = dict[str, Any]
 
@@ -139,7 +130,7 @@ class MessageEncoder:
         audio = next((part.data for part in parts if _is_own_audio(part)), None)
         for part in parts:
             if isinstance(part, Media | ServerToolCall | ServerToolResult | Opaque) and not _is_own_audio(part):
-                self._losses.add(f"dropped:{_kind(part)}")
+                self._losses.add(f"dropped:{kind_of(part)}")
         encoded: JSONObject = {"role": "assistant"}
         self._add_reasoning(encoded, [part for part in parts if isinstance(part, Reasoning)])
         if not (texts or refusals or calls or audio or len(encoded) > 1):
@@ -191,7 +182,7 @@ class MessageEncoder:
             case Opaque(protocol="openai-chat"):
                 return part.data
             case _:
-                self._losses.add(f"dropped:{_kind(part)}")
+                self._losses.add(f"dropped:{kind_of(part)}")
                 return None
 
     def _media(self, part: Media) -> JSONObject:
@@ -365,12 +356,6 @@ def _details(part: Reasoning, kept: Sequence[Any], start: int) -> list[JSONObjec
 def _is_own_audio(part: Part) -> TypeGuard[Opaque]:
     """Whether this is a sound that the upstream made before and knows by its id."""
     return isinstance(part, Opaque) and part.protocol == PROTOCOL and part.kind == "audio"
-
-
-def _kind(part: object) -> str:
-    if isinstance(part, Opaque):
-        return part.kind
-    return _KINDS.get(type(part), "part")
 
 
 def _text_of(data: str) -> str:

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from llmproxy_asgi.conversation import Request, Text, Tool
+from llmproxy_asgi.conversation import Request, Tool
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
 from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.names import derived
-from llmproxy_asgi.translators.openai.words import JSON_LINE, SCHEMA_LINE, TIER_OUT, qualifies_as_strict
+from llmproxy_asgi.translators.openai.words import JSON_LINE, SCHEMA_LINE, TIER_OUT, mentions_json, qualifies_as_strict
 from llmproxy_asgi.translators.openai_chat.encode_messages import JSONObject, MessageEncoder
 from llmproxy_asgi.translators.openai_chat.words import PROTOCOL
 
@@ -199,7 +199,7 @@ class _RequestEncoder:
     def _json_mode(self) -> None:
         if self._can.json_mode:
             self._body["response_format"] = {"type": "json_object"}
-            if self._request.protocol != PROTOCOL and not self._mentions_json():
+            if self._request.protocol != PROTOCOL and not mentions_json(self._request):
                 self._say(JSON_LINE)  # the vendor refuses JSON mode where nobody speaks of JSON
         else:
             self._say(JSON_LINE)
@@ -224,10 +224,6 @@ class _RequestEncoder:
         if strict is not None:
             form["strict"] = strict
         self._body["response_format"] = {"type": "json_schema", "json_schema": form}
-
-    def _mentions_json(self) -> bool:
-        texts = (part.text for each in self._request.messages for part in each.parts if isinstance(part, Text))
-        return any("json" in text.lower() for text in texts)
 
     def _say(self, line: str) -> None:
         """One more instruction, behind those that lead the conversation."""

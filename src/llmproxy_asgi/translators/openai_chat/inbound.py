@@ -5,7 +5,6 @@ somebody who needs to see it, asks for it.
 """
 
 from collections.abc import Mapping
-from typing import Final
 
 import msgspec
 from typing_extensions import override
@@ -15,30 +14,26 @@ from llmproxy_asgi.errors import BadRequest
 from llmproxy_asgi.translators.base import Headers, Intake, StreamEncoder
 from llmproxy_asgi.translators.fields import Node, missing, open_body
 from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
+from llmproxy_asgi.translators.openai.options import ARRAY, BOOLEAN, NUMBER, OBJECT, STRING, Outside, check_outsides
 from llmproxy_asgi.translators.openai_chat.decode_request import decode_request
 from llmproxy_asgi.translators.openai_chat.encode_answer import encode_answer
 from llmproxy_asgi.translators.openai_chat.encode_stream import ChatStreamEncoder
 from llmproxy_asgi.translators.openai_chat.words import PROTOCOL
 from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
 
-_STRING: Final = (b'"', "a string")
-_ARRAY: Final = (b"[", "an array")
-_OBJECT: Final = (b"{", "an object")
-_BOOLEAN: Final = (b"tf", "a boolean")
-_NUMBER: Final = (b"-0123456789", "a number")
-_OUTSIDES: Mapping[str, tuple[bytes, str]] = {
-    "model": _STRING,
-    "messages": _ARRAY,
-    "stream": _BOOLEAN,
-    "stream_options": _OBJECT,
-    "tools": _ARRAY,
-    "functions": _ARRAY,
-    "temperature": _NUMBER,
-    "top_p": _NUMBER,
-    "parallel_tool_calls": _BOOLEAN,
-    "response_format": _OBJECT,
-    "metadata": _OBJECT,
-    "logprobs": _BOOLEAN,
+_OUTSIDES: Mapping[str, Outside] = {
+    "model": STRING,
+    "messages": ARRAY,
+    "stream": BOOLEAN,
+    "stream_options": OBJECT,
+    "tools": ARRAY,
+    "functions": ARRAY,
+    "temperature": NUMBER,
+    "top_p": NUMBER,
+    "parallel_tool_calls": BOOLEAN,
+    "response_format": OBJECT,
+    "metadata": OBJECT,
+    "logprobs": BOOLEAN,
 }
 """What a value's first byte must be; checked also where the request is only relayed."""
 _NULL = ord("n")
@@ -59,12 +54,7 @@ class ChatInbound(OpenAIInbound):
         self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, max_depth: int = DEFAULT_DEPTH
     ) -> Intake:
         raw = open_body(body, max_depth=max_depth)
-        for key, value in raw.items():
-            outside = _OUTSIDES.get(key)
-            if outside is not None and memoryview(value)[0] not in outside[0]:
-                node = Node.of(raw, key)
-                if node is not None:
-                    node.refuse(outside[1])
+        check_outsides(raw, _OUTSIDES)
         messages = raw.get("messages")
         if messages is None or memoryview(messages)[0] == _NULL:
             raise missing("messages")

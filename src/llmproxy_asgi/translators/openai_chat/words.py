@@ -49,14 +49,6 @@ AUDIO_FORMATS: Mapping[str, str] = {
     "audio/mpeg": "mp3",
     "audio/mp3": "mp3",
 }
-AUDIO_TYPES: Mapping[str, str] = {
-    "wav": "audio/wav",
-    "mp3": "audio/mpeg",
-    "flac": "audio/flac",
-    "opus": "audio/opus",
-    "aac": "audio/aac",
-    "pcm16": "audio/pcm",
-}
 
 
 def decode_usage(found: Any) -> Usage | None:

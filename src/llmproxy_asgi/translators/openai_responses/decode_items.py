@@ -32,7 +32,7 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.translators.fields import Node, missing
 from llmproxy_asgi.translators.media import data_url, picture_type, standard_base64
-from llmproxy_asgi.translators.openai.words import NATIVE_ISSUER, cache_mark
+from llmproxy_asgi.translators.openai.words import NATIVE_ISSUER, cache_mark, decode_audio
 from llmproxy_asgi.translators.openai_responses.decode_answer import (
     decode_annotation,
     reasoning_of,
@@ -65,7 +65,6 @@ _MADE_BY_MODEL = frozenset(
 """Items of the model's side; whatever else we do not know is the caller's."""
 WITHIN: Extras = {PROTOCOL: {"within": "message"}}
 """Marks a part that only this protocol knows as a content of its message; without it, it is an item."""
-_AUDIO_TYPES = {"wav": "audio/wav", "mp3": "audio/mpeg"}
 _DOCUMENT_TYPES = {"txt": "text/plain", "md": "text/markdown", "csv": "text/csv", "json": "application/json"}
 
 
@@ -355,17 +354,6 @@ def _document_type(name: str) -> str:
     return _DOCUMENT_TYPES.get(name.rpartition(".")[2].lower(), "application/pdf")
 
 
-def _audio(node: Node) -> Media:
-    audio = node.need("input_audio")
-    word = audio.need("format").text()
-    return Media(
-        kind="audio",
-        source=InlineData(data=standard_base64(audio.need("data").text())),
-        media_type=_AUDIO_TYPES.get(word, f"audio/{word}"),
-        cache_mark=cache_mark(node),
-    )
-
-
 _READERS: Mapping[str, Callable[[Node], Part]] = {
     "input_text": _text,
     "output_text": _text,
@@ -374,6 +362,6 @@ _READERS: Mapping[str, Callable[[Node], Part]] = {
     "input_image": _image,
     "image_url": _image,
     "input_file": _file,
-    "input_audio": _audio,
+    "input_audio": decode_audio,
 }
 """Kinds of contents, to who reads them; the two that belong to Chat are what some clients send."""

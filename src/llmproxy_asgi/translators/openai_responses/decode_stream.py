@@ -8,7 +8,6 @@ The end sign is `response.completed`, `.incomplete` or `.failed`; `[DONE]` ends 
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -16,7 +15,6 @@ from typing_extensions import override
 
 from llmproxy_asgi.conversation import (
     EMPTY,
-    UNDATED,
     Batch,
     Ended,
     Extras,
@@ -32,6 +30,7 @@ from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.problems import decode_error_object
+from llmproxy_asgi.translators.openai.words import dated
 from llmproxy_asgi.translators.openai_responses.decode_answer import Items
 from llmproxy_asgi.translators.openai_responses.readers import TEXT, BrokenStream, Reader
 from llmproxy_asgi.translators.openai_responses.schema import ANSWER, EVENT, TEXT_EVENT, Answer, Event
@@ -41,15 +40,13 @@ from llmproxy_asgi.translators.openai_responses.words import (
     decode_finish,
     decode_usage,
 )
-from llmproxy_asgi.wire.sse import Decoder, EventTooLarge, Frame, FrameSplitter
+from llmproxy_asgi.wire.sse import EventTooLarge, Frame, FrameSplitter, decode
 
 _NOTHING = Batch(())
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _ONE_TEXT = f"event: {TEXT}\ndata: ".encode()
 _BLANK = b"\n\n"
 _LINES = 3
-_LATEST = 253_402_300_799
-"""The last second that a date can name."""
 _BEGINNINGS = frozenset({"response.created", "response.queued", "response.in_progress"})
 ENDINGS = {
     "response.completed": "completed",
@@ -62,19 +59,12 @@ _KEPT = ("input_transformations", "tool_usage", "moderation", "prompt_cache_diag
 """What only this protocol tells of a whole answer."""
 
 
-def created(found: float | None) -> datetime:
-    """When the upstream says that it began; undated where it says nothing usable."""
-    if found is None or not 0 <= found <= _LATEST:
-        return UNDATED
-    return datetime.fromtimestamp(found, UTC)
-
-
 def started(answer: Any, upstream: Upstream) -> Started:
     """The first event, from the first account of the answer (or from what a relay read of it)."""
     return Started(
         answer.id or derived("resp_", upstream.model, str(answer.created_at)),
         upstream.asked,
-        created(answer.created_at),
+        dated(answer.created_at),
         None,
         TIER_IN.get(answer.service_tier) if answer.service_tier else None,
     )
@@ -88,7 +78,6 @@ class ResponsesStreamDecoder(StreamDecoder):
         self._reader = Reader(Items(outgoing, upstream))
         self._splitter = FrameSplitter(max_event=upstream.max_event)
         self._complete = self._splitter.complete
-        self._frames = Decoder(max_event=upstream.max_event + len(_BLANK))  # `close` adds what was forgotten
         self._started = False
         self._over = False
 
@@ -105,14 +94,14 @@ class ResponsesStreamDecoder(StreamDecoder):
         lines = block.count(b"\n") if self._started and block.startswith(_ONE_TEXT) else 0
         if lines == _LINES and block.endswith(_BLANK) and b"\r" not in block:
             return self._say(block)
-        return self._read(self._frames.feed(block))
+        return self._read(decode(block))
 
     @override
     def close(self) -> Batch:
         if self._over:
             return _NOTHING
         tail = self._splitter.tail
-        batch = self._read(self._frames.feed(tail + _BLANK)) if tail else _NOTHING
+        batch = self._read(decode(tail + _BLANK)) if tail else _NOTHING
         if self._over:
             return batch
         return self._failed(

@@ -5,7 +5,7 @@ vendor would take them; reasoning that goes takes the ids of its turn with it, b
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import assert_never
 
 import msgspec
@@ -36,7 +36,7 @@ from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.media import decoded_text, picture_type
 from llmproxy_asgi.translators.names import CallIds, Renamer, derived
-from llmproxy_asgi.translators.openai.words import ERROR_PREFIX, MOST_MARKS, NATIVE_ISSUER, encode_mark
+from llmproxy_asgi.translators.openai.words import ERROR_PREFIX, MOST_MARKS, NATIVE_ISSUER, encode_mark, kind_of
 from llmproxy_asgi.translators.openai_responses.encode_answer import annotation, phase_of
 from llmproxy_asgi.translators.openai_responses.words import BETWEEN_SUMMARIES, PROTOCOL, legal_item_id
 from llmproxy_asgi.translators.pairing import drop_empty, pair
@@ -44,15 +44,6 @@ from llmproxy_asgi.translators.seals import usable
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
-_KINDS: Mapping[type, str] = {
-    ServerToolCall: "server_tool_call",
-    ServerToolResult: "server_tool_result",
-    Media: "media",
-    Reasoning: "reasoning",
-    ToolCall: "tool_call",
-    ToolResult: "tool_result",
-}
-"""What a part is called in a warning."""
 _SAME_FILES = frozenset({"openai-responses", "openai-chat"})
 """Whose file ids mean the same files."""
 
@@ -220,7 +211,7 @@ class ItemEncoder:
             case Opaque(protocol=protocol) if protocol == PROTOCOL:
                 return [part.data]
             case _:
-                self._losses.add(f"dropped:{_kind(part)}")
+                self._losses.add(f"dropped:{kind_of(part)}")
                 return []
 
     def _calls_of(self, result: ServerToolResult) -> Iterable[ServerToolCall]:
@@ -275,7 +266,7 @@ class ItemEncoder:
             case Opaque(protocol=protocol) if protocol == PROTOCOL:
                 return part.data
             case _:
-                self._losses.add(f"dropped:{_kind(part)}")
+                self._losses.add(f"dropped:{kind_of(part)}")
                 return None
 
     def _media(self, part: Media) -> JSONObject:
@@ -388,7 +379,3 @@ def _flagged(entries: list[JSONObject]) -> list[JSONObject]:
         return [{"type": "input_text", "text": ERROR_PREFIX.strip()}, *entries]
     flagged = {**entries[first], "text": ERROR_PREFIX + entries[first]["text"]}
     return [*entries[:first], flagged, *entries[first + 1 :]]
-
-
-def _kind(part: object) -> str:
-    return part.kind if isinstance(part, Opaque) else _KINDS.get(type(part), "part")

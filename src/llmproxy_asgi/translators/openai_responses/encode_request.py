@@ -9,13 +9,13 @@ from typing import Any
 
 import msgspec
 
-from llmproxy_asgi.conversation import JSONObject, Request, Text
+from llmproxy_asgi.conversation import JSONObject, Request
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.names import derived
-from llmproxy_asgi.translators.openai.words import JSON_LINE, SCHEMA_LINE, qualifies_as_strict
+from llmproxy_asgi.translators.openai.words import JSON_LINE, SCHEMA_LINE, mentions_json, qualifies_as_strict
 from llmproxy_asgi.translators.openai_responses.encode_items import ItemEncoder
 from llmproxy_asgi.translators.openai_responses.encode_tools import ToolEncoder
 from llmproxy_asgi.translators.openai_responses.words import LOGPROBS, PROTOCOL, STATE, TIER_OUT
@@ -103,7 +103,7 @@ class _RequestEncoder:
         if output.kind == "json":
             if self._can.json_mode:
                 text["format"] = {"type": "json_object"}
-                if self._request.protocol != PROTOCOL and not self._mentions_json():
+                if self._request.protocol != PROTOCOL and not mentions_json(self._request):
                     self._say(JSON_LINE, items)  # the vendor refuses JSON mode where nobody speaks of JSON
             else:
                 self._say(JSON_LINE, items)
@@ -135,10 +135,6 @@ class _RequestEncoder:
         if strict is not None:
             form["strict"] = strict
         return form
-
-    def _mentions_json(self) -> bool:
-        texts = (part.text for each in self._request.messages for part in each.parts if isinstance(part, Text))
-        return any("json" in text.lower() for text in texts)
 
     def _say(self, line: str, items: list[JSONObject]) -> None:
         """One more instruction, behind those that lead the conversation."""

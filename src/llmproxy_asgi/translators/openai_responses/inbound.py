@@ -5,7 +5,6 @@ somebody who needs to see it, asks for it.
 """
 
 from collections.abc import Mapping
-from typing import Final
 
 import msgspec
 from typing_extensions import override
@@ -15,33 +14,29 @@ from llmproxy_asgi.errors import BadRequest
 from llmproxy_asgi.translators.base import Headers, Intake, StreamEncoder
 from llmproxy_asgi.translators.fields import Node, missing, open_body
 from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
+from llmproxy_asgi.translators.openai.options import ARRAY, BOOLEAN, NUMBER, OBJECT, STRING, Outside, check_outsides
 from llmproxy_asgi.translators.openai_responses.decode_request import decode_request
 from llmproxy_asgi.translators.openai_responses.encode_stream import ResponsesStreamEncoder, encode_answer
 from llmproxy_asgi.translators.openai_responses.words import PROTOCOL
 from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
 
-_STRING: Final = (b'"', "a string")
-_ARRAY: Final = (b"[", "an array")
-_OBJECT: Final = (b"{", "an object")
-_BOOLEAN: Final = (b"tf", "a boolean")
-_NUMBER: Final = (b"-0123456789", "a number")
-_OUTSIDES: Mapping[str, tuple[bytes, str]] = {
-    "model": _STRING,
+_OUTSIDES: Mapping[str, Outside] = {
+    "model": STRING,
     "input": (b'"[', "a string or an array"),
-    "instructions": _STRING,
-    "previous_response_id": _STRING,
-    "stream": _BOOLEAN,
-    "store": _BOOLEAN,
-    "background": _BOOLEAN,
-    "parallel_tool_calls": _BOOLEAN,
-    "tools": _ARRAY,
-    "include": _ARRAY,
-    "text": _OBJECT,
-    "reasoning": _OBJECT,
-    "metadata": _OBJECT,
-    "stream_options": _OBJECT,
-    "temperature": _NUMBER,
-    "top_p": _NUMBER,
+    "instructions": STRING,
+    "previous_response_id": STRING,
+    "stream": BOOLEAN,
+    "store": BOOLEAN,
+    "background": BOOLEAN,
+    "parallel_tool_calls": BOOLEAN,
+    "tools": ARRAY,
+    "include": ARRAY,
+    "text": OBJECT,
+    "reasoning": OBJECT,
+    "metadata": OBJECT,
+    "stream_options": OBJECT,
+    "temperature": NUMBER,
+    "top_p": NUMBER,
 }
 """What a value's first byte must be; checked also where the request is only relayed."""
 _NULL = ord("n")
@@ -62,12 +57,7 @@ class ResponsesInbound(OpenAIInbound):
         self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, max_depth: int = DEFAULT_DEPTH
     ) -> Intake:
         raw = open_body(body, max_depth=max_depth)
-        for key, value in raw.items():
-            outside = _OUTSIDES.get(key)
-            if outside is not None and memoryview(value)[0] not in outside[0]:
-                node = Node.of(raw, key)
-                if node is not None:
-                    node.refuse(outside[1])
+        check_outsides(raw, _OUTSIDES)
         if path.get("operation") != _COUNTING:
             _check_input(raw)
         limit = Node.of(raw, "max_output_tokens") if "max_output_tokens" in raw else None
