@@ -1,5 +1,23 @@
 """What a request lost or had changed on its way to an upstream that cannot take it as it is."""
 
+from llmproxy_asgi.conversation import Request
+from llmproxy_asgi.errors import Unsupported
+
+_VITAL = ("conversation", "prompt", "cachedContent")
+"""Fields that stand for a part of the conversation that only their vendor holds."""
+
+
+def refuse_missing_part(request: Request, protocol: str) -> None:
+    """Refuse a request of which another vendor holds a part: without that, the answer would be wrong.
+
+    Raises:
+        Unsupported: Names the field.
+    """
+    for other, fields in request.extras.items():
+        for key in _VITAL:
+            if other != protocol and fields.get(key):
+                raise Unsupported("What another vendor keeps cannot be sent to this upstream.", param=key)
+
 
 class Losses:
     """The warnings of one request, each once, in the order they came up.

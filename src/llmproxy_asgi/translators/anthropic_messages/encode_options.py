@@ -7,8 +7,9 @@ import msgspec
 from llmproxy_asgi.capabilities import Capabilities, Effort
 from llmproxy_asgi.conversation import EMPTY, JSONObject, ReasoningOptions, Request, ServiceTier
 from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
-from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.losses import Losses, refuse_missing_part
 
 DEFAULT_MAX_TOKENS = 32_000
 LEAST_BUDGET = 1024
@@ -223,6 +224,7 @@ def refuse_impossible(request: Request) -> None:
     Raises:
         Unsupported: Always names the field.
     """
+    refuse_missing_part(request, PROTOCOL)
     if request.candidates > 1:
         raise Unsupported("This upstream gives one answer only.", param="n")
     if any(modality != "text" for modality in request.output.modalities):

@@ -13,7 +13,7 @@ from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
 from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
-from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.losses import Losses, refuse_missing_part
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.words import JSON_LINE, SCHEMA_LINE, TIER_OUT, mentions_json, qualifies_as_strict
 from llmproxy_asgi.translators.openai_chat.encode_messages import JSONObject, MessageEncoder
@@ -46,6 +46,7 @@ class _RequestEncoder:
             raise Unsupported(
                 "This upstream keeps no conversations of its own to go on from.", param="previous_response_id"
             )
+        refuse_missing_part(request, PROTOCOL)
         tools = self._tools()  # before the messages, so that declared names get the plain spelling
         body = self._body
         body["model"] = self._upstream.model

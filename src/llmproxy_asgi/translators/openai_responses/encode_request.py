@@ -13,7 +13,7 @@ from llmproxy_asgi.conversation import JSONObject, Request
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
-from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.losses import Losses, refuse_missing_part
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.words import JSON_LINE, SCHEMA_LINE, mentions_json, qualifies_as_strict
 from llmproxy_asgi.translators.openai_responses.encode_items import ItemEncoder
@@ -83,6 +83,7 @@ class _RequestEncoder:
 
     def _refuse_impossible(self) -> None:
         request = self._request
+        refuse_missing_part(request, PROTOCOL)
         if request.continues and not self._can.stored:
             raise Unsupported(
                 "This upstream keeps no conversations of its own to go on from.", param="previous_response_id"

@@ -1,0 +1,35 @@
+"""What is noted, and what cannot be done without."""
+
+import pytest
+
+from llmproxy_asgi.conversation import Message, Request, Text
+from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators.base import Upstream
+from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.registry import translator
+
+
+def test_each_loss_is_noted_once_in_order() -> None:
+    """Saying it again changes nothing."""
+    losses = Losses()
+    losses.add("b", "a")
+    losses.add("a", "c")
+    assert losses.words == ("b", "a", "c")
+
+
+@pytest.mark.parametrize("to", ["openai-chat", "openai-responses", "anthropic-messages"])
+@pytest.mark.parametrize(
+    ("protocol", "field"),
+    [("openai-responses", "conversation"), ("openai-responses", "prompt"), ("gemini", "cachedContent")],
+)
+def test_a_part_of_the_conversation_that_another_vendor_holds_is_refused(protocol: str, field: str, to: str) -> None:
+    """An answer to half of what was said would be wrong, so no upstream of another kind is asked."""
+    request = Request(
+        protocol=protocol,
+        model="m",
+        messages=(Message(role="user", parts=(Text(text="Hi"),)),),
+        extras={protocol: {field: "x_1"}},
+    )
+    with pytest.raises(Unsupported) as caught:
+        translator(to).outbound.encode(request, Upstream(provider="p", model="m", asked="m", issuer="p"))
+    assert caught.value.param == field
