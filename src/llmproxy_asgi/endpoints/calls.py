@@ -4,9 +4,10 @@ A failure before the first byte is a real status in the caller's own protocol; a
 """
 
 import logging
+from collections.abc import Mapping
 
 from llmproxy_asgi.access.keys import Grant
-from llmproxy_asgi.conversation import Batch
+from llmproxy_asgi.conversation import EMPTY, Batch
 from llmproxy_asgi.endpoints.exchange import CallerGone, CallerWatch, Exchange, KeepAlive
 from llmproxy_asgi.engine import Call, CallerStream, Engine, failure
 from llmproxy_asgi.errors import GatewayError, InternalError
@@ -17,13 +18,28 @@ _log = logging.getLogger("llmproxy_asgi.calls")
 _JSON = (b"content-type", b"application/json")
 
 
-async def serve_call(engine: Engine, exchange: Exchange, inbound: AnyInbound) -> None:
-    """Answer one request in `inbound`'s protocol."""
+async def serve_call(
+    engine: Engine,
+    exchange: Exchange,
+    inbound: AnyInbound,
+    *,
+    said: Mapping[str, str] = EMPTY,
+    key_in_query: bool = False,
+) -> None:
+    """Answer one request in `inbound`'s protocol.
+
+    Args:
+        engine: What serves it.
+        exchange: The request, and where its answer goes.
+        inbound: Reads the one and writes the other.
+        said: What the path itself says, where a protocol names the model there.
+        key_in_query: Whether `?key=` counts.
+    """
     try:
-        grant = await engine.runtime.doorkeeper.admit(exchange.scope)
+        grant = await engine.runtime.doorkeeper.admit(exchange.scope, key_in_query=key_in_query)
         limits = engine.runtime.config.limits
         body = await exchange.json_body(limit=limits.body, seconds=limits.body_time)
-        intake = inbound.open(body, headers=exchange.headers, max_depth=limits.json_depth)
+        intake = inbound.open(body, headers=exchange.headers, path=said, max_depth=limits.json_depth)
         async with CallerWatch(exchange.receive):
             if intake.stream:
                 await _serve_stream(engine, exchange, inbound, intake, grant)
@@ -63,10 +79,15 @@ async def _serve_whole(engine: Engine, exchange: Exchange, inbound: AnyInbound, 
 
 
 async def _serve_stream(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, grant: Grant) -> None:
-    keepalive = KeepAlive(exchange, inbound.keepalive, every=engine.runtime.config.keepalive)
+    keepalive = KeepAlive(
+        exchange, inbound.keepalive, every=engine.runtime.config.keepalive, media_type=intake.media_type
+    )
     try:
         async with engine.take(intake, inbound, grant) as call:
-            await _copy(call, CallerStream(call, inbound, intake), exchange, keepalive)
+            await keepalive.settle()
+            if not exchange.started:
+                await exchange.begin_stream(_headers(call), media_type=intake.media_type)
+            await _copy(CallerStream(call, inbound, intake), keepalive)
     except Exception as error:
         await keepalive.settle()
         if not exchange.started:
@@ -78,11 +99,8 @@ async def _serve_stream(engine: Engine, exchange: Exchange, inbound: AnyInbound,
     await exchange.end()
 
 
-async def _copy(call: Call, stream: CallerStream, exchange: Exchange, keepalive: KeepAlive) -> None:
+async def _copy(stream: CallerStream, keepalive: KeepAlive) -> None:
     """Every batch as one write, as it comes."""
-    await keepalive.settle()
-    if not exchange.started:
-        await exchange.begin_stream(_headers(call))
     while (data := await stream.next()) is not None:
         if data:
             await keepalive.write(data)

@@ -98,12 +98,12 @@ class Exchange:
         shown = b"" if self.scope["method"] == "HEAD" else body
         await self.send({"type": "http.response.body", "body": shown, "more_body": False})
 
-    async def begin_stream(self, headers: HeaderPairs) -> None:
+    async def begin_stream(self, headers: HeaderPairs, *, media_type: bytes) -> None:
         """The head of a streamed answer."""
         self.started = True
         sent = [
             *headers,
-            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"content-type", media_type),
             (b"x-accel-buffering", b"no"),
             (b"x-request-id", self.request_id.encode()),
             *_PRIVATE,
@@ -190,11 +190,13 @@ class KeepAlive:
         exchange: Where the stream goes.
         data: What is written; harmless at any frame border.
         every: Seconds of silence.
+        media_type: Of the stream, if a keep-alive comes before anything else.
     """
 
-    __slots__ = ("_busy", "_data", "_every", "_exchange", "_handle", "_last", "_loop", "_sending")
+    __slots__ = ("_busy", "_data", "_every", "_exchange", "_handle", "_last", "_loop", "_media_type", "_sending")
 
-    def __init__(self, exchange: Exchange, data: bytes, *, every: float) -> None:
+    def __init__(self, exchange: Exchange, data: bytes, *, every: float, media_type: bytes) -> None:
+        self._media_type = media_type
         self._exchange = exchange
         self._data = data
         self._every = every
@@ -236,7 +238,7 @@ class KeepAlive:
 
     async def _send(self) -> None:
         if not self._exchange.started:
-            await self._exchange.begin_stream(())
+            await self._exchange.begin_stream((), media_type=self._media_type)
         await self._exchange.write(self._data)
         self._last = self._loop.time()
         self._sending = None

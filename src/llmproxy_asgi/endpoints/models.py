@@ -3,19 +3,19 @@
 from llmproxy_asgi.endpoints.exchange import Exchange
 from llmproxy_asgi.engine import Engine, granted
 from llmproxy_asgi.errors import NotFound
-from llmproxy_asgi.translators.base import Inbound
+from llmproxy_asgi.translators.base import AnyInbound
 
 _JSON = (b"content-type", b"application/json")
 
 
-async def list_models(engine: Engine, exchange: Exchange, inbound: Inbound) -> None:
+async def list_models(engine: Engine, exchange: Exchange, inbound: AnyInbound) -> None:
     """Answer with every name that can be listed."""
     grant = await engine.runtime.doorkeeper.admit(exchange.scope)
     names = engine.runtime.catalog.names(granted(grant))
     await exchange.answer(200, [_JSON], inbound.list_models(names))
 
 
-async def show_model(engine: Engine, exchange: Exchange, inbound: Inbound, name: str) -> None:
+async def show_model(engine: Engine, exchange: Exchange, inbound: AnyInbound, name: str) -> None:
     """Answer with one model, if this caller may use it.
 
     Raises:

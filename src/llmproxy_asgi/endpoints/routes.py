@@ -6,6 +6,7 @@ Paths are compared as they are, letter by letter: a doubled slash, a dot segment
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
+from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
 
@@ -16,26 +17,39 @@ from llmproxy_asgi.endpoints.status import health, ready
 from llmproxy_asgi.endpoints.ui import serve_page
 from llmproxy_asgi.engine import Engine
 from llmproxy_asgi.errors import GatewayError, MethodNotAllowed, NotFound
-from llmproxy_asgi.translators.base import Inbound
+from llmproxy_asgi.translators.base import AnyInbound
 from llmproxy_asgi.translators.registry import translator
 
 CHAT = "openai-chat"
 COMPLETIONS = "openai-completions"
 EMBEDDINGS = "openai-embeddings"
 MESSAGES = "anthropic-messages"
+RESPONSES = "openai-responses"
+GEMINI = "gemini"
 
 CALLS = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": COMPLETIONS,
     "/v1/embeddings": EMBEDDINGS,
     "/v1/messages": MESSAGES,
+    "/v1/responses": RESPONSES,
 }
 """Paths that reach a model, and the protocol they speak."""
 
+GEMINI_METHODS = {
+    "generateContent": GEMINI,
+    "streamGenerateContent": GEMINI,
+    "embedContent": "gemini-embeddings",
+    "batchEmbedContents": "gemini-embeddings",
+}
+"""What may stand behind the colon of `/v1beta/models/{model}:{method}`, and the protocol it speaks."""
+
 Handler: TypeAlias = Callable[[Engine, Exchange], Awaitable[None]]
 
+_GOOGLE = ("x-goog-api-key", "x-goog-api-client")
+
 STATUS: dict[str, Handler] = {"/health": health, "/ready": ready}
-_MODELS = "/v1/models"
+_MODELS = ("/v1/models", "/v1beta/models")
 
 
 class Endpoints:
@@ -55,6 +69,10 @@ class Endpoints:
         protocol = CALLS.get(path)
         if protocol is not None and scope["method"] == "POST":
             await serve_call(self.engine, exchange, translator(protocol).inbound)
+        elif scope["method"] == "POST" and (named := model_in(path)) is not None:
+            inbound = translator(GEMINI_METHODS[named["method"]]).inbound
+            said = {**named, "alt": _asked_for(scope, "alt") or "json"}
+            await serve_call(self.engine, exchange, inbound, said=said, key_in_query=True)
         else:
             await self._other(exchange, path, protocol)
 
@@ -69,22 +87,22 @@ class Endpoints:
         except Exception as error:  # noqa: BLE001  as for calls: a bug of ours is a 500, and is logged
             await refuse(exchange, inbound, unexpected(error, exchange))
 
-    async def _route(self, exchange: Exchange, path: str, inbound: Inbound) -> None:
-        if path in CALLS:
+    async def _route(self, exchange: Exchange, path: str, inbound: AnyInbound) -> None:
+        if path in CALLS or model_in(path) is not None:
             raise MethodNotAllowed("This path takes POST.", allow="POST")
-        known = path in STATUS or path == _MODELS or path.startswith(_MODELS + "/") or self._is_page(path)
-        if not known:
+        models = next((root for root in _MODELS if path == root or path.startswith(root + "/")), None)
+        if path not in STATUS and models is None and not self._is_page(path):
             raise NotFound("There is nothing at this path.")
         if exchange.scope["method"] not in ("GET", "HEAD"):
             raise MethodNotAllowed("This path takes GET.", allow="GET, HEAD")
         if path in STATUS:
             await STATUS[path](self.engine, exchange)
-        elif path == _MODELS:
-            await list_models(self.engine, exchange, inbound)
-        elif path.startswith(_MODELS + "/"):
-            await show_model(self.engine, exchange, inbound, path.removeprefix(_MODELS + "/"))
-        else:
+        elif models is None:
             await serve_page(self.engine, exchange, path)
+        elif path == models:
+            await list_models(self.engine, exchange, inbound)
+        else:
+            await show_model(self.engine, exchange, inbound, path.removeprefix(models + "/"))
 
     def _is_page(self, path: str) -> bool:
         return self.engine.runtime.config.endpoints.ui and (path == "/ui" or path.startswith("/ui/"))
@@ -99,8 +117,29 @@ def routed_path(scope: Scope) -> str:
     return path
 
 
+def model_in(path: str) -> dict[str, str] | None:
+    """The model and the method that one of Gemini's paths names; None: it is none of them."""
+    for root in _MODELS:
+        if path.startswith(root + "/"):
+            model, _, method = path.removeprefix(root + "/").rpartition(":")
+            if model and method in GEMINI_METHODS:
+                return {"model": model, "method": method}
+    return None
+
+
+def _asked_for(scope: Scope, name: str) -> str | None:
+    query: bytes = scope.get("query_string", b"")
+    if name.encode() not in query:
+        return None
+    return parse_qs(query.decode("latin-1"), max_num_fields=64).get(name, [None])[0]
+
+
 def _shape(exchange: Exchange, path: str) -> str:
     """Whose words an answer that belongs to no protocol is written in."""
+    if path.startswith("/v1beta/") or model_in(path) is not None:
+        return GEMINI
     if path.startswith("/v1/messages") or exchange.header("anthropic-version") is not None:
         return MESSAGES
+    if path.startswith(_MODELS[0]) and any(exchange.header(name) for name in _GOOGLE):
+        return GEMINI
     return CHAT

@@ -1,4 +1,4 @@
-"""OpenAI itself. The Responses protocol joins `speaks` when its translator does."""
+"""OpenAI itself, and whoever has its paths."""
 
 import re
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from llmproxy_asgi.transport import Address
 
 PATHS = {
     "openai-chat": "/chat/completions",
+    "openai-responses": "/responses",
     "openai-completions": "/completions",
     "openai-embeddings": "/embeddings",
 }

@@ -30,7 +30,7 @@ class OpenAICompatibleConfig(ProviderConfig):
 class OpenAICompatible(OpenAIShaped):
     """An address that speaks Chat Completions and Embeddings; most local servers want no key."""
 
-    speaks: ClassVar[tuple[str, ...]] = ("openai-chat", "openai-completions", "openai-embeddings")
+    if_told: ClassVar[frozenset[str]] = frozenset({"openai-completions", "openai-responses"})
     needs_key: ClassVar[bool] = False
 
     @override

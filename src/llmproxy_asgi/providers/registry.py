@@ -10,6 +10,7 @@ BUILT_IN: dict[str, str] = {
     "openai": "llmproxy_asgi.providers.openai",
     "openai-compatible": "llmproxy_asgi.providers.openai_compatible",
     "anthropic": "llmproxy_asgi.providers.anthropic",
+    "gemini": "llmproxy_asgi.providers.gemini",
     "simulated": "llmproxy_asgi.providers.simulated",
 }
 """Type name to the module that registers it."""

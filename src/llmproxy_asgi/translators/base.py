@@ -40,6 +40,9 @@ AnsweredT = TypeVar("AnsweredT", default=Response)
 class Intake(msgspec.Struct, frozen=True, kw_only=True):
     """A request as it came in: read just far enough to know where it must go."""
 
+    media_type: ClassVar[bytes] = b"text/event-stream; charset=utf-8"
+    """Of a streamed answer."""
+
     protocol: str
     model: str
     """As the caller said it; empty where the caller named none."""

@@ -10,6 +10,7 @@ TRANSLATORS: dict[str, str] = {
     "openai-chat": "llmproxy_asgi.translators.openai_chat",
     "openai-responses": "llmproxy_asgi.translators.openai_responses",
     "anthropic-messages": "llmproxy_asgi.translators.anthropic_messages",
+    "gemini": "llmproxy_asgi.translators.gemini",
 }
 """Protocol id to the package whose `TRANSLATOR` speaks it. Each of these can say whatever a conversation holds."""
 

@@ -1,6 +1,7 @@
 """The provider itself: every protocol there is, no key, no network, a model for each behaviour."""
 
 from typing import ClassVar
+from urllib.parse import quote
 
 from pydantic import Field
 from typing_extensions import override
@@ -41,7 +42,10 @@ class Simulated(Provider):
 
     @override
     def address(self, protocol: str, model: str, *, stream: bool) -> Address:
-        return join(self.root, f"/{protocol}")
+        if protocol != "gemini":
+            return join(self.root, f"/{protocol}")
+        method = "streamGenerateContent?alt=sse" if stream else "generateContent"
+        return join(self.root, f"/{protocol}/{quote(model, safe='')}:{method}")
 
     @override
     def authorize(self, protocol: str, credential: Credential) -> dict[str, str]:

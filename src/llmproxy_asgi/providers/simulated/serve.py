@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from llmproxy_asgi.clock import SYSTEM, Clock
 from llmproxy_asgi.conversation import (
+    EMPTY,
     ArgumentsDelta,
     Candidate,
     Delta,
@@ -70,12 +71,15 @@ class SimulatedTransport(AsyncTransport):
 
     @override
     async def handle_async_request(self, request: HTTPRequest) -> HTTPResponse:
-        """Answer in the protocol that the path ends with."""
-        inbound = translator(request.url.path.rpartition("/")[2]).inbound
+        """Answer in the protocol that the path begins with."""
+        protocol, _, rest = request.url.path[1:].partition("/")
+        model, _, method = rest.rpartition(":")
+        said = {"model": model, "method": method, "alt": "sse"} if rest else EMPTY
+        inbound = translator(protocol).inbound
         body = await request.aread()
         digest = blake2s(body, digest_size=16, person=b"simulate").hexdigest()
         try:
-            intake = inbound.open(body, headers=dict(request.headers.items()))
+            intake = inbound.open(body, headers=dict(request.headers.items()), path=said)
             asked = inbound.decode(intake)
             shows = _perform(asked, digest)
         except GatewayError as error:

@@ -5,6 +5,7 @@ and the request itself remembers how far that array is: an error can then end it
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 from msgspec import field
 
@@ -20,6 +21,8 @@ _SHORT = 10
 
 class ArrayIntake(Intake, frozen=True, kw_only=True):
     """A request whose answer is a JSON array."""
+
+    media_type: ClassVar[bytes] = b"application/json"
 
     array: ArrayEncoder = field(default_factory=ArrayEncoder)
 

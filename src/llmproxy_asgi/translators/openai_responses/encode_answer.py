@@ -41,7 +41,7 @@ _ECHOED: Mapping[str, bytes] = {
     "prompt_cache_key": b"null",
     "reasoning": b'{"effort":null,"summary":null}',
     "safety_identifier": b"null",
-    "store": b"true",
+    "store": b"false",
     "temperature": b"1.0",
     "text": b'{"format":{"type":"text"}}',
     "tool_choice": b'"auto"',
@@ -52,7 +52,7 @@ _ECHOED: Mapping[str, bytes] = {
     "user": b"null",
     "metadata": b"{}",
 }
-"""What the object repeats of the request, and what it says where the caller said nothing."""
+"""What the object repeats of the request, and what it says where the caller said nothing; nothing is stored unasked."""
 _NULL = b"null"
 
 _ERROR_CODES = frozenset({"server_error", "rate_limit_exceeded", "vector_store_timeout"}) | ABOUT_THE_INPUT

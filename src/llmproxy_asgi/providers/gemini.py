@@ -1,0 +1,42 @@
+"""Google's Gemini API, or whoever speaks generateContent at another address."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+from urllib.parse import quote
+
+from typing_extensions import override
+
+from llmproxy_asgi.capabilities import Capabilities
+from llmproxy_asgi.providers.base import Credential, Provider, join, provider
+from llmproxy_asgi.translators.gemini.families import capabilities_of
+from llmproxy_asgi.transport import Address
+
+_VERSIONS = ("v1beta", "v1")
+_WHOLE = {"gemini": "generateContent", "gemini-embeddings": "batchEmbedContents"}
+_STREAM = "streamGenerateContent?alt=sse"
+
+
+@provider("gemini")
+class Gemini(Provider):
+    """generativelanguage.googleapis.com, or an address that stands for it (no version, as the vendor's SDK has it)."""
+
+    speaks: ClassVar[tuple[str, ...]] = tuple(_WHOLE)
+    base_url: ClassVar[str | None] = "https://generativelanguage.googleapis.com"
+
+    @override
+    def address(self, protocol: str, model: str, *, stream: bool) -> Address:
+        version = next((version for version in _VERSIONS if self.root.endswith("/" + version)), _VERSIONS[0])
+        path = model if "/" in model and model.startswith(("models/", "tunedModels/")) else f"models/{model}"
+        return join(self.root, f"/{quote(path)}:{_STREAM if stream else _WHOLE[protocol]}", version=version)
+
+    @override
+    def authorize(self, protocol: str, credential: Credential) -> Mapping[str, str]:
+        return {} if credential.secret is None else {"x-goog-api-key": credential.secret.reveal()}
+
+    @override
+    def capabilities(self, model: str, protocol: str) -> Capabilities:
+        return capabilities_of(model)
+
+    @override
+    def issuer(self, model: str, protocol: str) -> str:
+        return "gemini"
