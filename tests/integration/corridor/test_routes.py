@@ -14,6 +14,11 @@ KEY = "llmp_abcdefghijklmnopqrstuvwxyz"
 ROUTES = [
     ("POST", "/v1/chat/completions", chat_body(model="echo")),
     ("POST", "/v1/messages", messages_body(model="echo")),
+    ("POST", "/v1/responses", {"model": "echo", "input": "hi"}),
+    ("POST", "/v1/completions", {"model": "echo", "prompt": "hi"}),
+    ("POST", "/v1/models/echo:generateContent", {"contents": [{"parts": [{"text": "hi"}]}]}),
+    ("POST", "/v1beta/models/simulated/echo:streamGenerateContent", {"contents": [{"parts": [{"text": "hi"}]}]}),
+    ("GET", "/v1beta/models", None),
     ("GET", "/v1/models", None),
     ("GET", "/v1/models/echo", None),
     ("GET", "/v1/models/simulated/echo", None),

@@ -1,0 +1,118 @@
+"""The Python face: `Gateway` and the short client, over simulated models."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from llmproxy_asgi import Gateway, MisuseError, Principal, UpstreamError, create_llm_client
+from llmproxy_asgi.conversation import Ended, Message, Started, Text
+from llmproxy_asgi.errors import BadRequest, ConfigError, ModelNotFound
+
+SIMULATED: dict[str, Any] = {"providers": {"simulated": {}}}
+HELLO = [{"role": "user", "content": "hello there"}]
+
+
+@pytest.mark.anyio
+async def test_a_whole_answer_has_text_calls_and_usage() -> None:
+    """What most programs want is one attribute away."""
+    async with Gateway(SIMULATED) as gateway:
+        reply = await gateway.complete(model="echo", messages=HELLO, principal="alice")
+        assert reply.text.endswith("hello there")
+        assert reply.usage.total > 0
+        tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+        called = await gateway.complete(model="tools", messages=HELLO, tools=[tool], principal=Principal("bob"))
+        assert [call.name for call in called.tool_calls] == ["weather"]
+        assert "echo" in {name.rpartition("/")[2] for name in gateway.models()}
+
+
+@pytest.mark.anyio
+async def test_a_stream_is_events_from_started_to_ended() -> None:
+    """Leaving early lets go of the upstream, and nothing is left behind."""
+    async with Gateway(SIMULATED) as gateway:
+        events = [event async for event in gateway.stream(model="echo", messages=HELLO)]
+        assert isinstance(events[0], Started)
+        assert isinstance(events[-1], Ended)
+        stream = gateway.stream(model="story", messages=HELLO)
+        await anext(stream)
+        await stream.aclose()  # type: ignore[attr-defined]  # an asynchronous generator
+
+
+@pytest.mark.anyio
+async def test_messages_are_dicts_or_the_models_own_or_both() -> None:
+    """Whatever is at hand."""
+    own = Message(role="user", parts=(Text(text="my own"),))
+    async with Gateway(SIMULATED) as gateway:
+        assert (await gateway.complete(model="echo", messages=[own])).text.endswith("my own")
+        mixed: list[Any] = [{"role": "system", "content": "be brief"}, own]
+        assert (await gateway.complete(model="echo", messages=mixed)).text.endswith("my own")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("asked", "error"),
+    [
+        ({"model": "no-such-model-here/x", "messages": HELLO}, UpstreamError),
+        ({"model": "echo", "messages": "hello"}, BadRequest),
+        ({"model": "echo", "messages": [{"role": "wizard", "content": "x"}]}, BadRequest),
+        ({"model": "echo", "messages": HELLO, "temperature": "hot"}, BadRequest),
+        ({"model": "echo", "messages": HELLO, "tools": object()}, BadRequest),
+        ({"model": "error-500", "messages": HELLO}, UpstreamError),
+        ({"model": "a\nb", "messages": HELLO}, ModelNotFound),
+    ],
+)
+async def test_what_goes_wrong_is_raised_as_what_it_is(asked: dict[str, Any], error: type[Exception]) -> None:
+    """The same tree of errors that HTTP callers read as statuses."""
+    async with Gateway({"providers": {"simulated": {"retry": {"attempts": 1}}}}) as gateway:
+        with pytest.raises(error):
+            await gateway.complete(**asked)
+
+
+@pytest.mark.anyio
+async def test_the_short_client_gives_text_in_four_ways() -> None:
+    """Whole, collected with a callback, piece by piece, and several at once in order."""
+    async with create_llm_client("Simulated", model="echo") as llm:
+        whole = await llm.generate(HELLO)
+        told: list[str] = []
+        assert await llm.generate(HELLO, on_text=told.append) == whole == "".join(told)
+        assert "".join([piece async for piece in llm.generate_stream(HELLO)]) == whole
+        several = await llm.generate_multiple([[{"role": "user", "content": f"n{n}"}] for n in range(5)], concurrency=2)
+        assert [text[-2:] for text in several] == ["n0", "n1", "n2", "n3", "n4"]
+
+
+@pytest.mark.anyio
+async def test_one_of_several_that_fails_is_raised_as_it_is() -> None:
+    """Not wrapped in a group, and the others are cancelled."""
+    async with create_llm_client("simulated", model="error-500") as llm:
+        with pytest.raises(UpstreamError):
+            await llm.generate_multiple([HELLO, HELLO])
+        with pytest.raises(ValueError, match="concurrency"):
+            await llm.generate_multiple([HELLO], concurrency=0)
+
+
+def test_the_synchronous_way_refuses_to_run_inside_a_loop() -> None:
+    """It would block everything else there."""
+    llm = create_llm_client("simulated", model="echo")
+    assert llm.generate_sync(HELLO).endswith("hello there")
+
+    async def inside() -> None:
+        llm.generate_sync(HELLO)
+
+    with pytest.raises(MisuseError, match="await generate"):
+        asyncio.run(inside())
+
+
+def test_providers_are_named_in_any_case_and_unknown_ones_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`generic` is any compatible server; keys and addresses come from the environment where none are given."""
+    with pytest.raises(ValueError, match=r"unknown provider 'nobody'; known: anthropic.*generic"):
+        create_llm_client("nobody", model="x")
+    with pytest.raises(ConfigError, match="api_key"):
+        create_llm_client("openai", model="x")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-from-the-environment")
+    monkeypatch.setenv("GENERIC_API_BASE_URL", "http://127.0.0.1:1/v1")
+    block = create_llm_client("OpenAI", model="x", timeout="5m").gateway.config.providers["openai"]
+    assert block.api_key is not None
+    assert block.api_key[0].reveal() == "sk-from-the-environment"
+    assert block.timeout.total == 300
+    generic = create_llm_client("Generic", model="x").gateway.config.providers["generic"]
+    assert (generic.type, generic.base_url) == ("openai-compatible", "http://127.0.0.1:1/v1")
