@@ -48,7 +48,11 @@ class Call:
         self._attempt = await self._runtime.executor.begin(job, self._targets)
         whole = self._attempt.whole
         if isinstance(whole, Response) and (kept := remember(whole)):
-            await self.keep(kept)
+            try:
+                await self.keep(kept)
+            except BaseException:
+                await self._attempt.close()
+                raise
         self.tap = ReasoningTap()
         return self
 
