@@ -12,7 +12,6 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from llmproxy_asgi.config.document import MAX_BYTES, Document, Tree, Unreadable, spell
-from llmproxy_asgi.config.findings import explain
 from llmproxy_asgi.config.interpolation import interpolate
 from llmproxy_asgi.config.layers import CODE, Layers, Place, plain, read_environment, unfold
 from llmproxy_asgi.config.schema import (
@@ -137,6 +136,8 @@ def _validate(values: Tree) -> tuple[Config | None, list[Finding]]:
     try:
         return Config.model_validate(values), []
     except ValidationError as error:
+        from llmproxy_asgi.config.findings import explain  # its tables are for what is wrong, which is rarely anything
+
         findings = list(explain(error, values))
     # What depends on several parts is looked at only once the parts are right, so it is asked for part by part here.
     found = {(finding.path, finding.text) for finding in findings}
