@@ -4,6 +4,7 @@
 # Which interpreter builds .venv: `make venv PYTHON=python3.12`. Empty: the first that fits.
 PYTHON ?=
 USUAL := python3 python3.11 python3.12 python3.13 python3.14 python
+JOBS ?= auto
 HOST ?= 127.0.0.1
 PORT ?= 8000
 # Further arguments for pytest: `make test ARGS="tests/unit -k docs"`.
@@ -52,8 +53,8 @@ $(INSTALLED): requirements/dev.txt pyproject.toml
 demo: $(INSTALLED)  ## run the gateway with its simulated provider: no key, no network (HOST, PORT)
 	$(BIN)/llmproxy demo --host $(HOST) --port $(PORT)
 
-test: $(INSTALLED)  ## run the tests, without the long ones (ARGS)
-	$(BIN)/python -m pytest $(ARGS)
+test: $(INSTALLED)  ## run the tests, without the long ones (JOBS, ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: $(INSTALLED)  ## lint, formatting, types and the direction of imports
 	$(BIN)/ruff check

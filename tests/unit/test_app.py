@@ -71,8 +71,8 @@ def test_as_middleware_it_hangs_below_a_servers_own_root(holds_root: bool) -> No
     wrapped = LLMProxyMiddleware(host(), path="/llm", proxy=proxy())
 
     async def below(scope: Any, receive: Any, send: Any) -> None:
-        path = f"/root{scope['path']}" if holds_root else scope["path"]
-        await wrapped({**scope, "root_path": "/root", "path": path}, receive, send)
+        path = f"/base{scope['path']}" if holds_root else scope["path"]
+        await wrapped({**scope, "root_path": "/base", "path": path}, receive, send)
 
     client = TestClient(below)
     assert client.get("/llm/health").json() == {"status": "ok"}
