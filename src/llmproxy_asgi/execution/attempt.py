@@ -14,6 +14,8 @@ import msgspec
 from llmproxy_asgi.conversation import UNDATED, Batch, Ended, Failed, Request, Response, Started, StreamEvent
 from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.execution.clocks import Clocks
+from llmproxy_asgi.facts import Course
+from llmproxy_asgi.facts import Course
 from llmproxy_asgi.providers.base import Credential
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.translators.base import Intake, Outgoing, StreamDecoder, Upstream
@@ -41,6 +43,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         each: Where the caller asked several things at once: one request for each, for an upstream that takes them only
             one by one. `request` then refuses.
         recall: Puts back what an upstream needs and the caller lost; None: nothing is missing.
+        course: Where it is noted how the call goes.
     """
 
     protocol: str
@@ -49,6 +52,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     intake: Intake | None = None
     each: Callable[[], Sequence[Request]] | None = None
     recall: Callable[[Request, Upstream], Request] | None = None
+    course: Course = msgspec.field(default_factory=Course)
 
     def asked(self, upstream: Upstream) -> Asked:
         """The request for this upstream, with what we keep for it put back."""

@@ -1,0 +1,267 @@
+"""What happened, as frozen records, and those who want to know: metrics, traces, logs, a host's own code.
+
+A fact is told once, where it happens, and by nobody else::
+
+    CallStarted ─ (QueueLeft) ─ AttemptBegan ─ AttemptFailed ─ AttemptBegan ─ ... ─ CallFinished     one call
+    CallRefused                                                                       it never became one
+    CredentialCooled, CredentialRecovered, TargetStateChanged                         of no call in particular
+
+Facts hold no prompt, no answer and no secret. What callers chose freely (the model's name, ids) stands in them as it
+came: whoever makes labels of it must bound it. Nothing here decides anything, and an observer cannot break a call.
+"""
+
+import logging
+from collections.abc import Iterable
+from typing import Literal, Protocol, TypeAlias
+
+import msgspec
+
+from llmproxy_asgi.conversation import Usage
+
+Outcome = Literal["ok", "error", "cancelled", "cut"]
+"""How a call ended.
+
+- `ok`: its caller had all of it.
+- `error`: it failed before anything of the answer was shown; `status` and `kind` say how.
+- `cut`: the stream broke after some of it was shown; `kind` says why.
+- `cancelled`: its caller left, or stopped reading, before the end.
+"""
+
+Exactness = Literal["exact", "estimated", "none"]
+"""Whose count of tokens it is: the upstream's, ours (or the upstream's up to a point), or there is none."""
+
+Then = Literal["again", "next", "over"]
+"""What follows a failed attempt: another on the same target, one on the next target, or none."""
+
+
+class Fact(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened."""
+
+
+class CallStarted(Fact, frozen=True, kw_only=True):
+    """A call was let in and is about to ask its first upstream. Told in the task, and the context, of its caller."""
+
+    call: int
+    """Numbers the calls of one gateway in one process; every later fact of the call carries it."""
+    request_id: str
+    protocol: str
+    """The caller's. Calls from Python say the protocol whose shape they took."""
+    model: str
+    """As the caller named it: unbounded text."""
+    stream: bool
+    principal: str
+    tenant: str
+
+
+class CallRefused(Fact, frozen=True, kw_only=True):
+    """A request was refused before it became a call: nobody known, not readable, no such model, over a limit."""
+
+    request_id: str
+    protocol: str
+    status: int
+    kind: str
+    """An `ErrorKind`."""
+
+
+class QueueLeft(Fact, frozen=True, kw_only=True):
+    """A call waited for its turn, and does not any more."""
+
+    call: int
+    provider: str
+    """Whose limit it waited for; empty: the caller's own limit."""
+    seconds: float
+    admitted: bool
+    """False: it was turned away, or its caller left."""
+
+
+class AttemptBegan(Fact, frozen=True, kw_only=True):
+    """A request is about to go to an upstream."""
+
+    call: int
+    attempt: int
+    """Counts the attempts of one call, from 1. Some may be under way at once."""
+    provider: str
+    model: str
+    """The upstream's own name of it."""
+    protocol: str
+    """The one that is spoken to the upstream."""
+    credential: str
+    """The fingerprint; it tells nothing of the secret."""
+
+
+class AttemptFailed(Fact, frozen=True, kw_only=True):
+    """An attempt failed before anything of its answer was shown to anybody."""
+
+    call: int
+    attempt: int
+    provider: str
+    model: str
+    credential: str
+    kind: str
+    """An `ErrorKind`."""
+    status: int | None
+    """What the upstream answered; None: it answered nothing."""
+    seconds: float
+    """How long the attempt took."""
+    then: Then
+    wait: float = 0.0
+    """Seconds until the next attempt, where one follows on the same target."""
+
+
+class CallFinished(Fact, frozen=True, kw_only=True):
+    """A call is over: told exactly once for each `CallStarted`, however it ended."""
+
+    call: int
+    request_id: str
+    principal: str
+    tenant: str
+    protocol: str
+    """The caller's."""
+    model: str
+    """As the caller named it: unbounded text."""
+    provider: str
+    """Who answered; empty: nobody did. After a failure the one that failed last, where it is known."""
+    upstream_model: str
+    upstream_protocol: str
+    outcome: Outcome
+    status: int
+    """The HTTP status that stands for the end: 200 where an answer began, 499 where its caller left before that."""
+    kind: str
+    """An `ErrorKind`; empty where nothing failed."""
+    stream: bool
+    attempts: int
+    usage: Usage | None
+    exactness: Exactness
+    first_seconds: float | None
+    """From the start to the answer's first event (or, unstreamed, to the whole of it); None: there was none."""
+    seconds: float
+    """From the start to the end, in which the caller's own slowness counts."""
+    queue_seconds: float
+    """Of these, waited for a turn."""
+    warnings: tuple[str, ...]
+    """What was lost or approximated on the way, as the caller is told."""
+
+
+class CredentialCooled(Fact, frozen=True, kw_only=True):
+    """A credential rests: it is left alone while another can serve."""
+
+    provider: str
+    credential: str
+    seconds: float
+    """How long."""
+    asked: bool
+    """Whether the upstream itself asked for the wait."""
+    kind: str
+    """The `ErrorKind` of the failure that made it rest."""
+
+
+class CredentialRecovered(Fact, frozen=True, kw_only=True):
+    """A credential that rested, or was failing, has served a call."""
+
+    provider: str
+    credential: str
+
+
+class TargetStateChanged(Fact, frozen=True, kw_only=True):
+    """A probe of an upstream's health came to another verdict than the one before."""
+
+    provider: str
+    healthy: bool
+    reason: str
+    """In a few words of ours; empty where it is healthy."""
+
+
+AnyFact: TypeAlias = (
+    CallStarted
+    | CallRefused
+    | QueueLeft
+    | AttemptBegan
+    | AttemptFailed
+    | CallFinished
+    | CredentialCooled
+    | CredentialRecovered
+    | TargetStateChanged
+)
+
+
+class Observer(Protocol):
+    """Whoever wants to know. It is called where things happen, so it returns at once and does no I/O."""
+
+    def notice(self, fact: AnyFact, /) -> None:
+        """Something happened. What is raised here is logged once and changes nothing."""
+
+
+class Observers:
+    """All observers of one gateway, told in order.
+
+    Making a fact costs more than telling it to nobody, so ask first: `if observers.listening: observers.notice(...)`.
+
+    Args:
+        observers: Whoever wants to know.
+
+    Attributes:
+        listening: Whether there is anybody.
+    """
+
+    __slots__ = ("_broken", "_observers", "listening")
+
+    def __init__(self, observers: Iterable[Observer] = ()) -> None:
+        self._observers = tuple(observers)
+        self._broken: set[int] = set()
+        self.listening = bool(self._observers)
+
+    def notice(self, fact: AnyFact) -> None:
+        """Tell everybody."""
+        for observer in self._observers:
+            try:
+                observer.notice(fact)
+            except Exception:  # noqa: BLE001  somebody else's code: it must not end a call
+                self._complain(observer, fact)
+
+    def _complain(self, observer: Observer, fact: AnyFact) -> None:
+        """Once for each observer: one that always fails would fill the log."""
+        if id(observer) in self._broken:
+            return
+        self._broken.add(id(observer))
+        _log.exception("an observer failed on %s; its further failures are not logged", type(fact).__name__)
+
+
+NOBODY = Observers()
+"""No observer at all."""
+
+_log = logging.getLogger("llmproxy_asgi.observers")
+
+
+class Step(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One target's turn in a call: what the caller may be told of it. No credential, no address, no upstream's words."""
+
+    target: str
+    """`provider/model`, as configured."""
+    outcome: Literal["served", "failed", "skipped"]
+    why: str = ""
+    """A word for what went wrong: an `ErrorKind`, `resting`, `full`, `unfit`."""
+    status: int | None = None
+    """What the upstream answered, where it answered."""
+    seconds: float | None = None
+    """How long the try took; of one that is skipped because it rests: how long it still will."""
+    param: str | None = None
+    """The request's field that makes a target unfit."""
+
+
+class Course(msgspec.Struct, kw_only=True):
+    """What is noted while one call goes on; the one record here that changes. It travels with the call's job.
+
+    Whoever begins an attempt takes its number from `next_attempt()`; whoever waits for a turn adds to `queue_seconds`.
+    """
+
+    call: int = 0
+    request_id: str = ""
+    attempts: int = 0
+    queue_seconds: float = 0.0
+    steps: list[Step] = msgspec.field(default_factory=list)
+    """What was tried and passed over, in order."""
+
+    def next_attempt(self) -> int:
+        """One more attempt; its number."""
+        self.attempts += 1
+        return self.attempts

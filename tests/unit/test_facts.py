@@ -1,0 +1,58 @@
+"""Facts are told to everybody who listens, and no listener can break a call."""
+
+import logging
+
+import pytest
+
+from llmproxy_asgi.facts import AnyFact, Course, CredentialRecovered, Observers
+
+FACT = CredentialRecovered(provider="one", credential="one:00")
+
+
+class Noting:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.facts: list[AnyFact] = []
+
+    def notice(self, fact: AnyFact) -> None:
+        self.facts.append(fact)
+
+
+class Breaking:
+    """Fails at everything."""
+
+    def notice(self, fact: AnyFact) -> None:
+        raise RuntimeError("an observer's own trouble")
+
+
+def test_everybody_is_told_in_order() -> None:
+    """Each observer is told each fact once, and the flag says that somebody listens."""
+    first, second = Noting(), Noting()
+    observers = Observers([first, second])
+    observers.notice(FACT)
+    assert observers.listening
+    assert first.facts == second.facts == [FACT]
+
+
+def test_nobody_listens() -> None:
+    """Without observers the flag is down, so that no fact need be made."""
+    assert not Observers().listening
+
+
+def test_a_broken_observer_breaks_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """One that raises is logged once, with its traceback, and the others are told all the same."""
+    noting = Noting()
+    observers = Observers([Breaking(), noting, Breaking()])
+    with caplog.at_level(logging.ERROR, "llmproxy_asgi.observers"):
+        for _ in range(3):
+            observers.notice(FACT)
+    assert noting.facts == [FACT] * 3
+    assert [record.exc_info is not None for record in caplog.records] == [True, True]
+
+
+def test_attempts_are_numbered_from_one() -> None:
+    """A call's attempts have numbers of their own, counted where the call is."""
+    course = Course()
+    assert [course.next_attempt(), course.next_attempt()] == [1, 2]
+    assert course.attempts == 2
