@@ -15,7 +15,6 @@ from llmproxy_asgi.conversation import UNDATED, Batch, Ended, Failed, Request, R
 from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.execution.clocks import Clocks
 from llmproxy_asgi.facts import Course
-from llmproxy_asgi.facts import Course
 from llmproxy_asgi.providers.base import Credential
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.translators.base import Intake, Outgoing, StreamDecoder, Upstream
