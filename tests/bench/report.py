@@ -25,6 +25,7 @@ TITLES: dict[Name, str] = {
     "keys": "ours, Chat to Chat, with a key",
 }
 _OURS: tuple[Name, ...] = ("relayed", "translated", "keys")
+CODECS = "## Codecs"
 _LIBRARIES = ("uvicorn", "uvloop", "httptools", "aiohttp", "httpx2", "starlette", "msgspec")
 
 
@@ -38,6 +39,8 @@ class Findings:
     starts: dict[Name, list[startup.Cost]] = dataclasses.field(default_factory=lambda: defaultdict(list))
     imports: startup.Imports | None = None
     leavers: dict[leaving.Kind, list[float]] = dataclasses.field(default_factory=dict)
+    codecs: str = ""
+    """The section about the codecs, which are measured and judged by themselves."""
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, measure: Measure, name: Name, finding: load.Finding) -> None:
@@ -147,10 +150,10 @@ def _last(seconds: list[float]) -> list[float]:
 
 def _leaving(found: dict[leaving.Kind, list[float]]) -> str:
     rows = [
-        [leaving.TITLES[kind], str(len(seconds)), _cell(_median(seconds), 1e3, 1), _cell(_last(seconds)[0], digits=1)]
+        [leaving.TITLES[kind], str(len(seconds)), cell(_median(seconds), 1e3, 1), cell(_last(seconds)[0], digits=1)]
         for kind, seconds in found.items()
     ]
-    return _table(["the caller leaves", "calls", "p50 ms", "p99 ms"], rows)
+    return table(["the caller leaves", "calls", "p50 ms", "p99 ms"], rows)
 
 
 def _wall(costs: list[startup.Cost]) -> list[float]:
@@ -205,7 +208,7 @@ def _goals(results: _Results, findings: Findings) -> list[Goal]:
     ]
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def table(head: list[str], rows: list[list[str]]) -> str:
     """A Markdown table that is also readable in a terminal; all columns but the first are figures."""
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
 
@@ -218,7 +221,8 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join([line(head), line(rule), *map(line, rows)])
 
 
-def _cell(value: float | None, scale: float = 1, digits: int = 0) -> str:
+def cell(value: float | None, scale: float = 1, digits: int = 0) -> str:
+    """A figure, or a dash for what was not seen."""
     return "-" if value is None else f"{value * scale:,.{digits}f}"
 
 
@@ -229,57 +233,57 @@ def _closed(results: _Results) -> str:
         rows.append(
             [
                 TITLES[name],
-                _cell(cpu, 1e3, 3),
-                _cell(1 / cpu if cpu else None),
-                _cell(_median(_inverse(results.ratios("closed", name, _cpu))), digits=2),
-                _cell(results.median("closed", name, _rate)),
+                cell(cpu, 1e3, 3),
+                cell(1 / cpu if cpu else None),
+                cell(_median(_inverse(results.ratios("closed", name, _cpu))), digits=2),
+                cell(results.median("closed", name, _rate)),
             ]
         )
-    return _table(["64 connections", "CPU ms/request", "requests/CPU s", "x bare", "requests/s seen"], rows)
+    return table(["64 connections", "CPU ms/request", "requests/CPU s", "x bare", "requests/s seen"], rows)
 
 
 def _single(results: _Results) -> str:
     rows = [
         [
             TITLES[name],
-            _cell(results.median("single", name, _p50), 1e6),
-            _cell(_median(results.added(name)) if name != "direct" else None, 1e6),
-            _cell(_median(results.added_ratios(name)) if name != "direct" else None, digits=2),
-            _cell(results.median("single", name, _cpu) if name != "direct" else None, 1e3, 3),
+            cell(results.median("single", name, _p50), 1e6),
+            cell(_median(results.added(name)) if name != "direct" else None, 1e6),
+            cell(_median(results.added_ratios(name)) if name != "direct" else None, digits=2),
+            cell(results.median("single", name, _cpu) if name != "direct" else None, 1e3, 3),
         ]
         for name in TITLES
     ]
-    return _table(["one connection", "p50 us", "added p50 us", "x bare", "CPU ms/request"], rows)
+    return table(["one connection", "p50 us", "added p50 us", "x bare", "CPU ms/request"], rows)
 
 
 def _paced(results: _Results) -> str:
     rows = [
         [
             TITLES[name],
-            _cell(results.median("paced", name, _cpu) if name != "direct" else None, 1e6, 1),
-            _cell(_median(results.ratios("paced", name, _cpu)) if name != "direct" else None, digits=2),
-            _cell(results.median("paced", name, _p50), 1e3, 2),
-            _cell(results.median("paced", name, _p99), 1e3, 2),
-            _cell(results.median("paced", name, _rate)),
+            cell(results.median("paced", name, _cpu) if name != "direct" else None, 1e6, 1),
+            cell(_median(results.ratios("paced", name, _cpu)) if name != "direct" else None, digits=2),
+            cell(results.median("paced", name, _p50), 1e3, 2),
+            cell(results.median("paced", name, _p99), 1e3, 2),
+            cell(results.median("paced", name, _rate)),
         ]
         for name in TITLES
         if name != "keys"
     ]
-    return _table(["50 paced streams", "CPU us/chunk", "x bare", "lag p50 ms", "lag p99 ms", "chunks/s"], rows)
+    return table(["50 paced streams", "CPU us/chunk", "x bare", "lag p50 ms", "lag p99 ms", "chunks/s"], rows)
 
 
 def _full(results: _Results) -> str:
     rows = [
         [
             TITLES[name],
-            _cell(results.median("full", name, _cpu) if name != "direct" else None, 1e6, 1),
-            _cell(_median(results.ratios("full", name, _cpu)) if name != "direct" else None, digits=2),
-            _cell(results.median("full", name, _rate)),
+            cell(results.median("full", name, _cpu) if name != "direct" else None, 1e6, 1),
+            cell(_median(results.ratios("full", name, _cpu)) if name != "direct" else None, digits=2),
+            cell(results.median("full", name, _rate)),
         ]
         for name in TITLES
         if name != "keys"
     ]
-    return _table(["64 streams at full speed", "CPU us/chunk", "x bare", "chunks/s"], rows)
+    return table(["64 streams at full speed", "CPU us/chunk", "x bare", "chunks/s"], rows)
 
 
 def _resident(finding: load.Finding) -> float:
@@ -294,11 +298,11 @@ def _process(results: _Results, findings: Findings) -> str:
     rows = [
         [
             TITLES[name],
-            _cell(_median(start.wall for start in findings.starts[name]), digits=2),
-            _cell(_median(start.cpu for start in findings.starts[name]), digits=2),
-            _cell(results.median("hold", name, _resident), digits=1),
-            _cell(results.median("hold", name, _resident_held), digits=1),
-            _cell(results.median("hold", name, _per_stream), digits=1),
+            cell(_median(start.wall for start in findings.starts[name]), digits=2),
+            cell(_median(start.cpu for start in findings.starts[name]), digits=2),
+            cell(results.median("hold", name, _resident), digits=1),
+            cell(results.median("hold", name, _resident_held), digits=1),
+            cell(results.median("hold", name, _per_stream), digits=1),
         ]
         for name in ("bare", *_OURS[:2])
     ]
@@ -310,12 +314,12 @@ def _process(results: _Results, findings: Findings) -> str:
         "RSS MiB, 1000 streams",
         "KiB per open stream",
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _imports(imports: startup.Imports) -> str:
     rows = [
-        [f"`{statement}`", _cell(cost.wall, 1e3), _cell(cost.cpu, 1e3)]
+        [f"`{statement}`", cell(cost.wall, 1e3), cell(cost.cpu, 1e3)]
         for statement, cost in (
             (startup.PACKAGE, imports.package),
             (startup.NAME, imports.name),
@@ -323,7 +327,7 @@ def _imports(imports: startup.Imports) -> str:
         )
     ]
     counts = f"`LLMProxy` brings {imports.own_modules} modules of ours and {imports.all_modules} in all."
-    return f"{_table(['import', 'ms', 'CPU ms'], rows)}\n\n{counts}"
+    return f"{table(['import', 'ms', 'CPU ms'], rows)}\n\n{counts}"
 
 
 def _versions() -> str:
@@ -370,12 +374,17 @@ def _without_places(note: str) -> str:
     return line
 
 
+def with_codecs(page: str, section: str) -> str:
+    """A page that was written before, with another section about the codecs; at its end if it has none yet."""
+    before, _, rest = page.partition(f"{CODECS}\n")
+    after = rest[rest.find("\n## ") :].strip("\n") if "\n## " in rest else ""
+    return "\n\n".join(part for part in (before.strip("\n"), CODECS, section, after) if part) + "\n"
+
+
 def write(findings: Findings, facts: Facts) -> str:
     """The whole page, in Markdown that also reads well in a terminal."""
     results = _Results(findings)
-    goals = _table(
-        ["goal", "wanted", "median", "spread", "verdict"], [goal.row() for goal in _goals(results, findings)]
-    )
+    goals = table(["goal", "wanted", "median", "spread", "verdict"], [goal.row() for goal in _goals(results, findings)])
     notes = [_without_places(note) for note in dict.fromkeys(findings.notes)]
     if facts.load_before > 0.7:
         notes.append("The machine was busy before the run: expect more spread than its own.")
@@ -391,6 +400,7 @@ def write(findings: Findings, facts: Facts) -> str:
         "## Streams",
         _paced(results),
         _full(results),
+        *([CODECS, findings.codecs] if findings.codecs else []),
         "## Beginning and memory",
         _process(results, findings),
         *([_imports(findings.imports)] if findings.imports else []),
@@ -414,8 +424,9 @@ Every answer is checked: status, all chunks, their order, the proper end."""
 
 _REPEAT = """\
 ```sh
-make bench                                                               # about five minutes, to the terminal
+make bench                                                               # about six minutes, to the terminal
 make bench ARGS=--quick                                                  # about one minute
+make bench ARGS=--codecs                                                 # the codecs alone
 .venv/bin/python tests/bench/run.py --write docs/benchmarks.md           # this page
 .venv/bin/python tests/bench/profile.py --wire messages --model full-256 # where the time goes
 ```

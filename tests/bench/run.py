@@ -1,6 +1,6 @@
 """The benchmark's entry: one run, interleaved rounds, medians, a table of goals.
 
-    .venv/bin/python tests/bench/run.py [--quick] [--rounds N] [--write docs/benchmarks.md]
+    .venv/bin/python tests/bench/run.py [--quick] [--codecs] [--rounds N] [--write docs/benchmarks.md]
 
 Each server has one core while it is measured, the upstream and the load share another. It reports what it saw and
 fails no build: only ratios inside one run can be compared, never figures of two runs or two machines.
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import msgspec
 
-from bench import leaving, load, processes, report, startup, traffic
+from bench import codec_report, codecs, leaving, load, processes, report, startup, traffic
 
 
 class Plan(NamedTuple):
@@ -37,10 +37,13 @@ class Plan(NamedTuple):
     memory: int
     imports: int
     leavers: int
+    codecs: int
 
 
-_DEFAULT = Plan(rounds=5, closed=2.0, single=1.0, paced=3.0, turns=8, starts=5, memory=3, imports=7, leavers=200)
-_QUICK = Plan(rounds=3, closed=0.6, single=0.3, paced=0.8, turns=3, starts=3, memory=1, imports=3, leavers=20)
+_DEFAULT = Plan(
+    rounds=5, closed=2.0, single=1.0, paced=3.0, turns=8, starts=5, memory=3, imports=7, leavers=200, codecs=3
+)
+_QUICK = Plan(rounds=3, closed=0.6, single=0.3, paced=0.8, turns=3, starts=3, memory=1, imports=3, leavers=20, codecs=1)
 _HELD = 1000
 """Streams held open to see what one costs in memory."""
 
@@ -199,6 +202,14 @@ def _idle(pid: int) -> float:
     return (processes.cpu_seconds(pid) - before) / 0.7
 
 
+def _codecs(core: int, rounds: int) -> str:
+    """The section about the codecs, which are measured in a process of their own."""
+    _say("codecs")
+    command = [sys.executable, "-m", "bench.codecs", "--core", str(core), "--rounds", str(rounds)]
+    played = subprocess.run(command, cwd=processes.TESTS, stdout=subprocess.PIPE, check=True)
+    return codec_report.write(msgspec.json.decode(played.stdout, type=codecs.Findings))
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -206,7 +217,8 @@ def _say(text: str) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="about a minute, for a first look")
-    parser.add_argument("--rounds", type=int, help="interleaved rounds (default 5, quick 3)")
+    parser.add_argument("--codecs", action="store_true", help="the codecs alone; --write then keeps all other sections")
+    parser.add_argument("--rounds", type=int, help="interleaved rounds (default 5, quick 3; of the codecs 3 and 1)")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the report to this file as well")
     return parser.parse_args()
 
@@ -216,7 +228,14 @@ def main() -> None:
     options = _options()
     plan = _QUICK if options.quick else _DEFAULT
     if options.rounds:
-        plan = plan._replace(rounds=options.rounds)
+        plan = plan._replace(rounds=options.rounds, codecs=options.rounds)
+    if options.codecs:
+        section = _codecs(processes.cores().gateway, plan.codecs)
+        print(section)
+        if options.write:
+            page = options.write.read_text() if options.write.exists() else ""
+            options.write.write_text(report.with_codecs(page, section))
+        return
     processes.allow_many_files()
     cores = processes.cores()
     load_before = os.getloadavg()[0]
@@ -227,6 +246,7 @@ def main() -> None:
         bench.starts(contestants)
         findings = bench.findings
     if len(contestants) > 1:
+        findings.codecs = _codecs(cores.gateway, plan.codecs)
         _say("imports")
         findings.imports = startup.measure(plan.imports)
         _say("callers who leave")
