@@ -5,6 +5,7 @@ Durations are seconds on a monotonic clock; instants that people or wires see ar
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -23,6 +24,20 @@ class Clock(Protocol):
         """Return after that many seconds."""
 
 
+class Alarm(Protocol):
+    """Something that will be called."""
+
+    def cancel(self) -> None:
+        """It will not, any more."""
+
+
+class AlarmClock(Clock, Protocol):
+    """A clock that can also call back, for waits that are no task's."""
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Alarm:
+        """Call back after that many seconds, on the running loop."""
+
+
 @dataclass(frozen=True, slots=True)
 class SystemClock:
     """The machine's time."""
@@ -38,6 +53,10 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Return after that many seconds."""
         await asyncio.sleep(seconds)
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Alarm:
+        """Call back after that many seconds, on the running loop."""
+        return asyncio.get_running_loop().call_later(seconds, callback)
 
 
 SYSTEM = SystemClock()

@@ -13,7 +13,8 @@
     │   ├── MethodNotAllowed       405
     │   ├── BodyTimeout            408   the body came too slowly
     │   ├── BodyTooLarge           413
-    │   └── WrongMediaType         415
+    │   ├── WrongMediaType         415
+    │   └── RateLimited            429   over a limit of ours; `retry_after` says when it will not be
     ├── Unavailable                503   nothing can serve this now (draining, no target left)
     ├── UpstreamError                    one attempt failed; `retryable` and `failover` say what may help
     │   ├── UpstreamRefused        4xx   the upstream's own refusal of this request, status kept
@@ -193,6 +194,21 @@ class WrongMediaType(CallerError):
 
     status = 415
     kind = ErrorKind.MEDIA_TYPE
+
+
+class RateLimited(CallerError):
+    """The call is over a limit that this gateway's operator set; nothing was sent anywhere.
+
+    Args:
+        message: As for every error.
+        retry_after: Seconds until it would be let in, if nobody else came before.
+    """
+
+    status = 429
+    kind = ErrorKind.RATE_LIMIT
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message, code="rate_limit_exceeded", retry_after=retry_after)
 
 
 class Unavailable(GatewayError):

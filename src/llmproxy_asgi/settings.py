@@ -4,8 +4,9 @@ Pydantic models here describe what an operator writes; they decide nothing and r
 """
 
 import hmac
+import math
 import re
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -15,9 +16,13 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     field_validator,
+    model_validator,
 )
 from pydantic_core import CoreSchema, core_schema
 from typing_extensions import override
+
+Strategy: TypeAlias = Literal["failover", "weighted", "round_robin", "least_latency"]
+"""In which order the targets of one name are tried."""
 
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -151,7 +156,129 @@ class Retry(Block):
     )
 
 
-class KeyEntry(Block):
+class CallLimits(NamedTuple):
+    """What several blocks about limits come to."""
+
+    calls: tuple[tuple[float, float], ...] = ()
+    """How many come back in a second, and how many may come at once; each pair is a limit of its own."""
+    tokens_per_minute: int | None = None
+    max_concurrency: int | None = None
+    max_wait: float = 0.0
+    """Seconds."""
+    max_waiting: int = 100
+    per_credential: bool = False
+
+
+class RateLimit(Block):
+    """How much may pass, and how long what may not is kept waiting."""
+
+    requests_per_second: float | None = Field(None, gt=0, le=1e6, description="How many come back each second.")
+    burst: int | None = Field(
+        None, ge=1, le=10**6, description="How many may come at once; by default what comes back in a second."
+    )
+    tokens_per_minute: int | None = Field(
+        None, ge=1, le=10**12, description="Tokens, in and out; so many at once, and as many again each minute."
+    )
+    max_wait: Duration = Field(0.0, ge=0, le=600, description="How long a call may wait for its turn.")
+    max_waiting: int = Field(100, ge=1, le=10_000, description="How many calls may wait; more are refused at once.")
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        if self.burst is not None and self.requests_per_second is None:
+            raise ValueError("burst needs requests_per_second: it says how much may come at once, not how fast")
+        if "max_waiting" in self.model_fields_set and self.max_wait == 0:
+            raise ValueError("max_waiting needs max_wait: without it nothing waits")
+        return self
+
+    @property
+    def limits_nothing(self) -> bool:
+        """Whether it only says how long to wait."""
+        return self.requests_per_second is None and self.tokens_per_minute is None
+
+    @property
+    def calls(self) -> tuple[tuple[float, float], ...]:
+        """As `CallLimits.calls`."""
+        rate = self.requests_per_second
+        return () if rate is None else ((rate, float(self.burst or max(1, math.ceil(rate)))),)
+
+
+class ProviderRateLimit(RateLimit):
+    """The rate limit of a provider."""
+
+    per: Literal["provider", "credential"] = Field(
+        "provider", description="Whether it holds for all credentials together, or for each of them."
+    )
+
+    @model_validator(mode="after")
+    def _of_something(self) -> Self:
+        if self.per == "credential" and self.limits_nothing:
+            raise ValueError("per needs requests_per_second or tokens_per_minute")
+        return self
+
+
+MaxConcurrency = Annotated[int | None, Field(ge=1, le=10**6, description="How many calls may be under way at once.")]
+
+
+def call_limits(
+    rate: RateLimit | None,
+    *,
+    max_concurrency: int | None,
+    requests_per_minute: int | None = None,
+    tokens_per_minute: int | None = None,
+) -> CallLimits | None:
+    """What these come to together; None: nothing is limited."""
+    calls = () if rate is None else rate.calls
+    if requests_per_minute is not None:
+        calls = (*calls, (requests_per_minute / 60, float(requests_per_minute)))
+    if tokens_per_minute is None and rate is not None:
+        tokens_per_minute = rate.tokens_per_minute
+    if not calls and tokens_per_minute is None and max_concurrency is None:
+        return None
+    limits = CallLimits(calls, tokens_per_minute, max_concurrency)
+    if rate is None:
+        return limits
+    return limits._replace(
+        max_wait=rate.max_wait,
+        max_waiting=rate.max_waiting,
+        per_credential=isinstance(rate, ProviderRateLimit) and rate.per == "credential",
+    )
+
+
+class CallerLimits(Block):
+    """How much one caller may ask."""
+
+    requests_per_minute: int | None = Field(
+        None, ge=1, le=10**9, description="Calls; so many at once, and as many again each minute."
+    )
+    tokens_per_minute: int | None = Field(
+        None, ge=1, le=10**12, description="Tokens, in and out; so many at once, and as many again each minute."
+    )
+    rate_limit: RateLimit | None = Field(None, description="The same by the second, and how long calls may wait.")
+    max_concurrency: MaxConcurrency = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        rate = self.rate_limit
+        if rate is None:
+            return self
+        if rate.tokens_per_minute is not None and self.tokens_per_minute is not None:
+            raise ValueError("tokens_per_minute is said twice, here and under rate_limit")
+        if self.call_limits is None:
+            raise ValueError("rate_limit limits nothing: say requests_per_second or tokens_per_minute, or leave it out")
+        return self
+
+    @property
+    def call_limits(self) -> CallLimits | None:
+        """What they come to; None: nothing is limited."""
+        return call_limits(
+            self.rate_limit,
+            max_concurrency=self.max_concurrency,
+            requests_per_minute=self.requests_per_minute,
+            tokens_per_minute=self.tokens_per_minute,
+        )
+
+
+class KeyEntry(CallerLimits):
     """A key for a machine."""
 
     name: str = Field(min_length=1, max_length=255, description="Who calls with it; the principal's id.")

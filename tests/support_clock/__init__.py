@@ -1,14 +1,29 @@
 """A clock that only a test turns."""
 
-from dataclasses import dataclass
+import heapq
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 
 @dataclass
+class HandAlarm:
+    """Rings when its clock is turned past its time, unless it is cancelled before."""
+
+    callback: Callable[[], object] | None
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+@dataclass
 class HandClock:
-    """Stands still until `at` is changed or somebody sleeps."""
+    """Stands still until it is turned, `at` is changed or somebody sleeps. Only turning rings alarms."""
 
     at: float = 1_800_000_000.0
+    _alarms: list[tuple[float, int, HandAlarm]] = field(default_factory=list)
+    _count: "itertools.count[int]" = field(default_factory=itertools.count)
 
     def monotonic(self) -> float:
         return self.at
@@ -18,3 +33,23 @@ class HandClock:
 
     async def sleep(self, seconds: float) -> None:
         self.at += seconds
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> HandAlarm:
+        alarm = HandAlarm(callback)
+        heapq.heappush(self._alarms, (self.at + seconds, next(self._count), alarm))
+        return alarm
+
+    @property
+    def alarms(self) -> int:
+        """How many are set."""
+        return sum(alarm.callback is not None for _, _, alarm in self._alarms)
+
+    def turn(self, seconds: float) -> None:
+        """Let time pass; alarms ring in their order, each at its own time."""
+        end = self.at + seconds
+        while self._alarms and self._alarms[0][0] <= end:
+            due, _, alarm = heapq.heappop(self._alarms)
+            self.at = max(self.at, due)
+            if alarm.callback is not None:
+                alarm.callback()
+        self.at = end

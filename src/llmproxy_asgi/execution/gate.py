@@ -1,0 +1,373 @@
+"""A gate: what must be free for a call to pass, and the line of those who wait until it is.
+
+Whoever finds nobody waiting and enough of everything passes at once. Others stand in line, first come first served,
+for a bounded time and in bounded number; a caller who leaves gives the place back. One may stand in several lines and
+is let in by whichever gate opens first::
+
+    pass_first((gate A, gate B)) ─┬─ line of A ─ a, b, *me* ...    limiter (time opens it) and slots (a release does)
+                                  └─ line of B ─ c, *me* ...       the first to let me in takes me out of the other
+
+No task, lock or sleep: a future for each who waits, a timer for its patience, and one timer for each gate. What is free
+never stays so while somebody waits for it, because whatever gives something back lets in who may come in, at once.
+"""
+
+import asyncio
+import itertools
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+from llmproxy_asgi.clock import Alarm, AlarmClock
+from llmproxy_asgi.execution.concurrency import Slots
+from llmproxy_asgi.execution.rate_limit import SLACK, Limiter
+
+A_MOMENT = 1.0
+"""Seconds that are told to wait where nobody can know: until one of the calls under way ends."""
+
+
+class Permit:
+    """What one call has taken. Settle it when it is known what was spent, release it when the call is over.
+
+    Every method may be called more than once and in any order; only the first release counts.
+    """
+
+    __slots__ = ("_aside", "_gate", "_over", "_settled")
+
+    def __init__(self, gate: "Gate | None", aside: float) -> None:
+        self._gate = gate
+        self._aside = aside
+        self._settled = False
+        self._over = gate is None
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether `settle` means anything."""
+        return self._gate is not None and self._gate.counts_tokens
+
+    def settle(self, tokens: int) -> None:
+        """So many tokens were spent, all in all. Said again, the later word counts."""
+        gate = self._gate
+        if gate is None or not gate.counts_tokens:
+            return
+        spare, self._aside = self._aside - tokens, float(tokens)
+        first, self._settled = not self._settled, True
+        gate.corrected(spare, last=first and not self._over)
+
+    def release(self) -> None:
+        """The call is over: its slot is free. What was set aside and never settled counts as spent."""
+        if not self._over and self._gate is not None:
+            self._over = True
+            self._gate.left(last=not self._settled)
+
+    def refund(self) -> None:
+        """The call went nowhere: everything is as if it had not come."""
+        if not self._over and self._gate is not None:
+            self._over = True
+            aside, self._aside = self._aside, 0.0
+            self._gate.forgotten(aside, last=not self._settled)
+
+
+class Full(Exception):
+    """There is no room, and there was none in time. Never leaves `execution`.
+
+    Args:
+        wait: Seconds until there would be some, if nobody else came before.
+        timed: Whether time alone makes it; else the end of another call does, and `wait` is a guess.
+    """
+
+    def __init__(self, wait: float, *, timed: bool) -> None:
+        super().__init__(f"no room for {wait:g} s")
+        self.wait = wait
+        self.timed = timed
+
+
+UNLIMITED = Permit(None, 0.0)
+"""The permit of whoever needs none."""
+
+
+class Gate:
+    """What must be free for a call to pass, and who waits for it.
+
+    Args:
+        limiter: How many may pass in a time; None: any number.
+        slots: How many may be under way; None: any number. Several gates may lead to the same slots.
+        max_wait: Seconds that a call may wait here.
+        max_waiting: How many may wait at once.
+        clock: Times the waits.
+    """
+
+    __slots__ = (
+        "_advancing",
+        "_alarm",
+        "_clock",
+        "_limiter",
+        "_line",
+        "_slots",
+        "_unsettled",
+        "max_wait",
+        "max_waiting",
+    )
+
+    def __init__(
+        self, limiter: Limiter | None, slots: Slots | None, *, max_wait: float, max_waiting: int, clock: AlarmClock
+    ) -> None:
+        self._limiter = limiter
+        self._slots = slots
+        self.max_wait = max_wait
+        self.max_waiting = max_waiting
+        self._clock = clock
+        self._line: OrderedDict[_Place, None] = OrderedDict()
+        self._alarm: Alarm | None = None
+        self._advancing = False
+        self._unsettled = 0
+        if slots is not None:
+            slots.lines.append(self)
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether it matters how many tokens a call is."""
+        return self._limiter is not None and self._limiter.counts_tokens
+
+    @property
+    def waiting(self) -> int:
+        """How many stand in line."""
+        return len(self._line)
+
+    @property
+    def oldest(self) -> int | None:
+        """The number of whoever has waited longest; None: nobody waits."""
+        return next(iter(self._line)).number if self._line else None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is as if nobody had ever come, so that it may be forgotten."""
+        return (
+            not self._line
+            and (self._slots is None or self._slots.used == 0)
+            and (self._limiter is None or self._limiter.is_full)
+        )
+
+    @property
+    def lacks_slot(self) -> bool:
+        """Whether as many are under way as may be."""
+        return self._slots is not None and not self._slots.free
+
+    def try_pass(self, tokens: int) -> Permit | None:
+        """Pass, if nobody waits and there is enough of everything; None: not now.
+
+        Args:
+            tokens: How many the call is estimated to be.
+        """
+        if self._line:
+            self._tidy()
+        if self._line or self.lacks_slot or (self._limiter is not None and self._limiter.wait(tokens)):
+            return None
+        return self._let_in(tokens)
+
+    def forecast(self, tokens: int, place: "_Place | None" = None) -> float:
+        """Seconds until a call passes behind those who wait, if nothing is given back meanwhile.
+
+        Where only the end of another call can make room, nobody knows: it is at least a moment then.
+
+        Args:
+            tokens: How many the call is estimated to be.
+            place: Where it stands in line; None: at its end.
+        """
+        seconds = 0.0
+        if self._limiter is not None:
+            before = itertools.takewhile(lambda other: other is not place, self._line)
+            seconds = self._limiter.forecast([*(other.tokens for other in before), tokens])
+        return max(seconds, A_MOMENT) if self.lacks_slot else seconds
+
+    def is_worth_waiting(self, tokens: int) -> bool:
+        """Whether there is a place in line, and something may happen in time."""
+        if self.max_wait <= 0 or len(self._line) >= self.max_waiting:
+            return False
+        # Calls under way may end, or turn out smaller than estimated; beyond that, time alone helps, and is known.
+        return self.lacks_slot or self._unsettled > 0 or self.forecast(tokens) <= self.max_wait + SLACK
+
+    def advance(self) -> None:
+        """Let in who may come in now."""
+        if self._advancing or not self._line:
+            return
+        self._advancing = True
+        try:
+            wait = self._let_in_line()
+        finally:
+            self._advancing = False
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if wait is not None:
+            self._alarm = self._clock.call_later(wait, self._ring)
+
+    def corrected(self, tokens: float, *, last: bool) -> None:
+        """Tokens that were set aside are not needed; less than none: more were."""
+        assert self._limiter is not None, "it counts tokens"
+        self._unsettled -= last
+        self._limiter.correct(tokens)
+        self.advance()
+
+    def left(self, *, last: bool) -> None:
+        """Somebody who passed is done."""
+        self._unsettled -= last and self.counts_tokens
+        if self._slots is not None:
+            self._slots.release()
+
+    def forgotten(self, aside: float, *, last: bool) -> None:
+        """Somebody who passed never went anywhere."""
+        if self._limiter is not None:
+            self._limiter.forget(aside)
+        self.left(last=last)
+        self.advance()
+
+    def stand(self, place: "_Place") -> None:
+        """Stand in line."""
+        place.number = 0 if self._slots is None else self._slots.number()
+        self._line[place] = None
+        place.patience = self._clock.call_later(self.max_wait, place.lose)
+        if len(self._line) == 1:
+            self.advance()
+
+    def leave(self, place: "_Place") -> None:
+        """Stand in line no more."""
+        if place in self._line:
+            del self._line[place]
+            if self._line:
+                self.advance()
+            elif self._alarm is not None:
+                self._alarm.cancel()
+                self._alarm = None
+
+    def stands(self, place: "_Place") -> bool:
+        """Whether somebody stands in line."""
+        return place in self._line
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self.advance()
+
+    def _let_in_line(self) -> float | None:
+        """Let in from the head of the line; seconds until the next may come in, where time alone keeps it out."""
+        while self._line:
+            place = next(iter(self._line))
+            if place.is_deserted:
+                del self._line[place]
+                continue
+            if self.lacks_slot:
+                return None
+            wait = 0.0 if self._limiter is None else self._limiter.wait(place.tokens)
+            if wait > 0:
+                return wait
+            del self._line[place]
+            place.turn.won(place, self._let_in(place.tokens))
+        return None
+
+    def _let_in(self, tokens: int) -> Permit:
+        if self._slots is not None:
+            self._slots.take()
+        aside = 0.0 if self._limiter is None else self._limiter.take(tokens)
+        if self.counts_tokens:
+            self._unsettled += 1
+        return Permit(self, aside)
+
+    def _tidy(self) -> None:
+        """Those who wait on a loop that was closed over them will never leave by themselves."""
+        if next(iter(self._line)).is_deserted:
+            self.advance()
+
+
+async def pass_first(gates: Sequence[Gate], tokens: int) -> tuple[int, Permit]:
+    """Pass whichever gate opens first.
+
+    Args:
+        gates: Best first.
+        tokens: How many the call is estimated to be.
+
+    Returns:
+        Which of the gates it was, and the permit.
+
+    Raises:
+        Full: None had room, nor got any while it was worth waiting.
+    """
+    for index, gate in enumerate(gates):
+        permit = gate.try_pass(tokens)
+        if permit is not None:
+            return index, permit
+    worth = [(index, gate) for index, gate in enumerate(gates) if gate.is_worth_waiting(tokens)]
+    if worth:
+        turn = _Turn(worth, tokens)
+        let_in = await turn.wait()
+        if let_in is not None:
+            return let_in
+    full = min(gates, key=lambda gate: gate.forecast(tokens))
+    raise Full(full.forecast(tokens), timed=not full.lacks_slot)
+
+
+class _Place:
+    """Somebody's place in one line."""
+
+    __slots__ = ("gate", "index", "number", "patience", "tokens", "turn")
+
+    def __init__(self, gate: Gate, index: int, tokens: int, turn: "_Turn") -> None:
+        self.gate = gate
+        self.index = index
+        self.tokens = tokens
+        self.turn = turn
+        self.number = 0
+        self.patience: Alarm | None = None
+
+    @property
+    def is_deserted(self) -> bool:
+        """Whether nobody is there any more to be let in."""
+        return self.turn.future.done() or self.turn.future.get_loop().is_closed()
+
+    def lose(self) -> None:
+        """Patience is at its end, unless the way is free this very moment."""
+        self.patience = None
+        self.gate.advance()
+        if self.gate.stands(self):
+            self.turn.gave_up(self)
+
+
+class _Turn:
+    """Somebody's wait, in one line or several."""
+
+    __slots__ = ("_places", "future")
+
+    def __init__(self, gates: Iterable[tuple[int, Gate]], tokens: int) -> None:
+        self.future: asyncio.Future[tuple[int, Permit] | None] = asyncio.get_running_loop().create_future()
+        self._places = [_Place(gate, index, tokens, self) for index, gate in gates]
+
+    async def wait(self) -> tuple[int, Permit] | None:
+        """Which gate let it in, and the permit; None: none did in time."""
+        for place in tuple(self._places):
+            place.gate.stand(place)
+        try:
+            return await self.future
+        except asyncio.CancelledError:
+            # Let in and called off in the same moment: nobody is there to use it.
+            if not self.future.cancelled() and (let_in := self.future.result()) is not None:
+                let_in[1].refund()
+            raise
+        finally:
+            self._leave()
+
+    def won(self, place: _Place, permit: Permit) -> None:
+        """A gate lets it in."""
+        self.future.set_result((place.index, permit))
+        self._leave()
+
+    def gave_up(self, place: _Place) -> None:
+        """One line took too long; the last one to do so ends the wait."""
+        self._places.remove(place)
+        place.gate.leave(place)
+        if not self._places and not self.future.done():
+            self.future.set_result(None)
+
+    def _leave(self) -> None:
+        """Stand in no line any more."""
+        while self._places:
+            place = self._places.pop()
+            if place.patience is not None:
+                place.patience.cancel()
+            place.gate.leave(place)
