@@ -22,7 +22,7 @@ from typing_extensions import TypeVar
 
 from llmproxy_asgi.capabilities import DEFAULT, Capabilities
 from llmproxy_asgi.conversation import EMPTY, Batch, Request, Response, StreamEvent
-from llmproxy_asgi.errors import GatewayError, UpstreamError
+from llmproxy_asgi.errors import GatewayError, NotFound, UpstreamError
 from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
 from llmproxy_asgi.wire.sse import DEFAULT_MAX_EVENT
 
@@ -35,6 +35,23 @@ Family = Literal["conversation", "embedding"]
 # A protocol that is no conversation names its own two records: `class Half(Inbound[EmbeddingRequest, Embeddings])`.
 AskedT = TypeVar("AskedT", default=Request)
 AnsweredT = TypeVar("AnsweredT", default=Response)
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request says of answers that are kept: earlier ones that it goes on from, and its own (Responses')."""
+
+    store: bool = False
+    """Whether its answer is to be kept."""
+    previous_id: str | None = None
+    """The answer that it goes on from."""
+    background: bool = False
+    """Whether it goes on without its caller."""
+    shows_state: bool = False
+    """Whether its caller wants to read the state of its reasoning."""
+    needs_state: bool = False
+    """Whether whoever goes on from its answer needs that state, so that the upstream is asked for it."""
+    answer_id: str | None = None
+    """What its answer is to be called, where the upstream's protocol has no such ids; None: the translator's choice."""
 
 
 class Intake(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +76,8 @@ class Intake(msgspec.Struct, frozen=True, kw_only=True):
     """What the path itself said (Gemini names the model there)."""
     several: bool = False
     """Whether it asks several things at once, so that `Inbound.decode_each` reads it (legacy completions do)."""
+    state: State | None = None
+    """None: it has nothing to do with what is kept."""
 
 
 class Upstream(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,6 +197,14 @@ class Inbound(ABC, Generic[AskedT, AnsweredT]):
     def problem(self, error: GatewayError, *, request_id: str | None = None) -> Problem:
         """An error as this protocol says it, with its status and headers (`retry-after`)."""
 
+    def encode_count(self, tokens: int) -> bytes:
+        """How many tokens a request is.
+
+        Raises:
+            NotFound: This protocol's callers have no way to ask.
+        """
+        raise NotFound("This protocol has no way to ask for a count of tokens.")
+
     @abstractmethod
     def list_models(self, names: Sequence[str]) -> bytes:
         """The models that a caller may use, as this vendor's SDK lists them."""
@@ -235,6 +262,21 @@ class Outbound(ABC, Generic[AskedT, AnsweredT]):
         Raises:
             UpstreamError: As `decode`.
         """
+
+    def encode_count(self, outgoing: Outgoing, upstream: Upstream) -> Outgoing:
+        """A request as this protocol's counter of tokens takes it, made from the request as it would be sent.
+
+        Called only where a provider names the counter's address (`Provider.counting_address`).
+        """
+        raise NotImplementedError
+
+    def decode_count(self, body: bytes) -> int:
+        """What the counter says.
+
+        Raises:
+            UpstreamProtocolError: The body tells no count.
+        """
+        raise NotImplementedError
 
     def replays_reasoning(self, body: bytes) -> bool:
         """Whether a request's body carries reasoning of earlier turns, which its upstream may refuse to take back."""

@@ -1,10 +1,13 @@
 """What a request lost or had changed on its way to an upstream that cannot take it as it is."""
 
+from collections.abc import Sequence
+
 from llmproxy_asgi.conversation import Request
 from llmproxy_asgi.errors import Unsupported
 
 _VITAL = ("conversation", "prompt", "cachedContent")
 """Fields that stand for a part of the conversation that only their vendor holds."""
+_ESTIMATED = "estimated:"
 
 
 def refuse_missing_part(request: Request, protocol: str) -> None:
@@ -17,6 +20,20 @@ def refuse_missing_part(request: Request, protocol: str) -> None:
         for key in _VITAL:
             if other != protocol and fields.get(key):
                 raise Unsupported("What another vendor keeps cannot be sent to this upstream.", param=key)
+
+
+def refuse_losses(warnings: Sequence[str]) -> None:
+    """Refuse a request of which something would be lost or changed; what is only estimated is neither.
+
+    Raises:
+        Unsupported: Names the first of the fields in `param`, and all of them in its message.
+    """
+    lost = [warning for warning in warnings if not warning.startswith(_ESTIMATED)]
+    if lost:
+        raise Unsupported(
+            f"This upstream cannot take the request as it is, which was asked for: {', '.join(lost)}.",
+            param=lost[0].partition(":")[2],
+        )
 
 
 class Losses:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+import msgspec
 from msgspec import Raw
 from typing_extensions import override
 
@@ -88,6 +89,10 @@ class MessagesInbound(Inbound):
     @override
     def problem(self, error: GatewayError, *, request_id: str | None = None) -> Problem:
         return encode_problem(error, request_id)
+
+    @override
+    def encode_count(self, tokens: int) -> bytes:
+        return msgspec.json.encode({"input_tokens": tokens})
 
     @override
     def list_models(self, names: Sequence[str]) -> bytes:

@@ -23,12 +23,29 @@ from llmproxy_asgi.translators.anthropic_messages.scan import MessagesScan
 from llmproxy_asgi.translators.anthropic_messages.schema import FIRST_VERSION, PROTOCOL
 from llmproxy_asgi.translators.anthropic_messages.usage import decode_usage
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.counts import read_count, without
 from llmproxy_asgi.translators.members import joined
 from llmproxy_asgi.translators.relay import Relay
 from llmproxy_asgi.translators.seals import WRAPPED, unwrap, usable
 
 _THINKING_BLOCK = re.compile(rb'"type"\s*:\s*"(?:redacted_)?thinking"')
 """Never found in a text: there the quotes are escaped."""
+_NOT_COUNTED = frozenset(
+    {
+        "max_tokens",
+        "stream",
+        "stop_sequences",
+        "temperature",
+        "top_p",
+        "top_k",
+        "metadata",
+        "service_tier",
+        "container",
+        "inference_geo",
+        "diagnostics",
+    }
+)
+"""Fields that the vendor's counter refuses; they change no count."""
 
 
 class MessagesOutbound(Outbound):
@@ -78,6 +95,14 @@ class MessagesOutbound(Outbound):
         raw = msgspec.json.decode(body, type=dict[str, Raw])
         raw["model"] = Raw(msgspec.json.encode(upstream.asked))
         return Batch(events, joined(raw))
+
+    @override
+    def encode_count(self, outgoing: Outgoing, upstream: Upstream) -> Outgoing:
+        return without(outgoing, _NOT_COUNTED)
+
+    @override
+    def decode_count(self, body: bytes) -> int:
+        return read_count(body, "input_tokens")
 
     @override
     def replays_reasoning(self, body: bytes) -> bool:

@@ -88,6 +88,10 @@ class GeminiInbound(Inbound):
         return encode_problem(error)
 
     @override
+    def encode_count(self, tokens: int) -> bytes:
+        return listing.encode_count(tokens)
+
+    @override
     def list_models(self, names: Sequence[str]) -> bytes:
         return listing.list_models(names)
 

@@ -16,6 +16,7 @@ from llmproxy_asgi.conversation import Batch, JSONObject, Request, Response, Usa
 from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.counts import read_count
 from llmproxy_asgi.translators.gemini.decode_stream import ChunkStream
 from llmproxy_asgi.translators.gemini.encode_request import encode_request
 from llmproxy_asgi.translators.gemini.grounding import searches
@@ -24,7 +25,7 @@ from llmproxy_asgi.translators.gemini.proto import spelled
 from llmproxy_asgi.translators.gemini.relay import ChunkRelay, renamed
 from llmproxy_asgi.translators.gemini.schema import CHUNK, PROTOCOL, STAND_IN, Chunk, usage_object
 from llmproxy_asgi.translators.gemini.words import decode_usage
-from llmproxy_asgi.translators.members import joined, raw
+from llmproxy_asgi.translators.members import joined, raw, split
 from llmproxy_asgi.translators.seals import unwrap, usable
 
 _WRAPPED = b"bGxtcHJveHkx"
@@ -76,6 +77,18 @@ class GeminiOutbound(Outbound):
         usage = usage_object(answer.usage_metadata)
         events = (UsageReported(decode_usage(usage, found)),) if usage else ()
         return Batch(events, renamed(body, upstream.asked))
+
+    @override
+    def encode_count(self, outgoing: Outgoing, upstream: Upstream) -> Outgoing:
+        values = split(outgoing.body)
+        if spelled(values, "contents") is None or len(values) > 1:
+            # Whatever is more than contents is counted only as a whole request, which names its model once more.
+            values = {"generateContentRequest": Raw(joined({"model": raw(f"models/{upstream.model}"), **values}))}
+        return msgspec.structs.replace(outgoing, body=joined(values), stream=False)
+
+    @override
+    def decode_count(self, body: bytes) -> int:
+        return read_count(body, "totalTokens")
 
     @override
     def replays_reasoning(self, body: bytes) -> bool:

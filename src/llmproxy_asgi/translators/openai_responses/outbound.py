@@ -15,6 +15,7 @@ from llmproxy_asgi.conversation import Batch, Request, Response, UsageReported
 from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.counts import read_count, without
 from llmproxy_asgi.translators.members import joined, raw, split
 from llmproxy_asgi.translators.openai.problems import decode_error, decode_error_object
 from llmproxy_asgi.translators.openai_responses.decode_stream import ResponsesStreamDecoder, answer_extras
@@ -29,6 +30,29 @@ _REASONING = re.compile(rb'"type"\s*:\s*"reasoning"')
 """Never found in a text: there the quotes are escaped."""
 _Answer = TypeVar("_Answer", Answer, RelayedAnswer)
 _UNFINISHED = frozenset({"queued", "in_progress"})
+_NOT_COUNTED = frozenset(
+    {
+        "store",
+        "stream",
+        "stream_options",
+        "background",
+        "include",
+        "max_output_tokens",
+        "max_tool_calls",
+        "metadata",
+        "moderation",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "temperature",
+        "top_logprobs",
+        "top_p",
+        "user",
+    }
+)
+"""Fields that the vendor's counter refuses; they change no count."""
 
 
 class ResponsesOutbound(Outbound):
@@ -69,6 +93,14 @@ class ResponsesOutbound(Outbound):
             body = joined(values)
         usage = decode_usage(answer.usage, answer.tool_usage)
         return Batch(() if usage is None else (UsageReported(usage),), body)
+
+    @override
+    def encode_count(self, outgoing: Outgoing, upstream: Upstream) -> Outgoing:
+        return without(outgoing, _NOT_COUNTED)
+
+    @override
+    def decode_count(self, body: bytes) -> int:
+        return read_count(body, "input_tokens")
 
     @override
     def replays_reasoning(self, body: bytes) -> bool:

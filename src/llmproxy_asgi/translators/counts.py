@@ -1,0 +1,31 @@
+"""Counts of tokens as upstreams tell them, and requests cut down to what their counters take."""
+
+from collections.abc import Container
+
+import msgspec
+
+from llmproxy_asgi.errors import UpstreamProtocolError
+from llmproxy_asgi.translators.base import Outgoing
+from llmproxy_asgi.translators.members import joined, split
+
+
+def without(outgoing: Outgoing, fields: Container[str]) -> Outgoing:
+    """A request without some of its top-level fields; all other bytes stay as they are."""
+    kept = {key: value for key, value in split(outgoing.body).items() if key not in fields}
+    return msgspec.structs.replace(outgoing, body=joined(kept), stream=False)
+
+
+def read_count(body: bytes, key: str) -> int:
+    """The count that an answer holds under a key.
+
+    Raises:
+        UpstreamProtocolError: It holds none.
+    """
+    try:
+        found = msgspec.json.decode(split(body)[key], type=int | str)
+        count = int(found)  # Google's JSON may write whole numbers as text
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError, ValueError):
+        raise UpstreamProtocolError("The upstream's answer holds no count of tokens.") from None
+    if count < 0:
+        raise UpstreamProtocolError("The upstream's answer holds no count of tokens.")
+    return count
