@@ -8,22 +8,27 @@ It reads like that drawing and decides nothing by itself: who may call is decide
 after it.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Self
 
 import msgspec
 
 from llmproxy_asgi.access.keys import Grant
-from llmproxy_asgi.conversation import Batch, Failed, Request, Response, StreamEvent
+from llmproxy_asgi.conversation import EMPTY, Batch, Failed, Request, Response, StreamEvent
+from llmproxy_asgi.custody.affinity import Pin, distance, pin
 from llmproxy_asgi.custody.reasoning import NOTHING, Kept, ReasoningTap, missing, remember, restore
+from llmproxy_asgi.custody.stateful import Turn
 from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError
 from llmproxy_asgi.execution.attempt import Answered, Asked, Job
+from llmproxy_asgi.execution.counting import Counted
+from llmproxy_asgi.execution.executor import Opened
 from llmproxy_asgi.providers.target import Target
-from llmproxy_asgi.routing.catalog import Allowed, allow, everything
+from llmproxy_asgi.routing.affinity import Conversation, Place, conversation_in, conversation_of
+from llmproxy_asgi.routing.catalog import Allowed, Choice, allow, everything
 from llmproxy_asgi.runtime import Runtime
 from llmproxy_asgi.stores.base import Owner
-from llmproxy_asgi.translators.base import AnyInbound, Intake, StreamEncoder
+from llmproxy_asgi.translators.base import AnyInbound, Headers, Intake, StreamEncoder
 from llmproxy_asgi.translators.embeddings.records import Embeddings
 
 
@@ -35,17 +40,45 @@ class Call:
         UpstreamError: Every target failed before its first event.
     """
 
-    __slots__ = ("_attempt", "_job", "_owner", "_runtime", "_targets", "tap")
+    __slots__ = ("_attempt", "_choice", "_conversation", "_job", "_owner", "_pin", "_remade", "_runtime", "tap", "turn")
 
-    def __init__(self, runtime: Runtime, targets: tuple[Target, ...], job: Job, owner: Owner) -> None:
+    def __init__(
+        self, runtime: Runtime, choice: Choice, job: Job, owner: Owner, conversation: Callable[[], Conversation | None]
+    ) -> None:
         self._runtime = runtime
         self._owner = owner
-        self._targets = targets
+        self._choice = choice
         self._job = job
+        self._conversation = conversation
+        self._pin: Pin | None = None
+        self._remade: Callable[[Intake], tuple[Job, Callable[[], Conversation | None]]] | None = None
+        self.turn: Turn | None = None
+        """Its dealings with kept answers, if it has any."""
+
+    def going_on(
+        self, turn: Turn, remade: Callable[[Intake], tuple[Job, Callable[[], Conversation | None]]]
+    ) -> Self:
+        """The same call, which has dealings with kept answers; `remade`: what it does if its request is another."""
+        self.turn, self._remade = turn, remade
+        return self
+
+    async def prepare(self) -> None:
+        """Look up what the request goes on from. Entering does so too, where nobody has.
+
+        Raises:
+            CallerError: There is nothing that it could go on from.
+        """
+        remade, self._remade = self._remade, None
+        if self.turn is not None and remade is not None:
+            intake = await self.turn.open(may_pass_on=any(_keeps(target, self._job) for target in self._choice.targets))
+            self._job, self._conversation = remade(intake)
 
     async def __aenter__(self) -> Self:
+        await self.prepare()
         job = await self._recalling(self._job)
-        self._attempt = await self._runtime.executor.begin(job, self._targets)
+        self._attempt = await self._placed(job)
+        if self.turn is not None:
+            self.turn.begin(relayed=self.relays)
         whole = self._attempt.whole
         if isinstance(whole, Response) and (kept := remember(whole)):
             try:
@@ -59,7 +92,7 @@ class Call:
     async def _recalling(self, job: Job) -> Job:
         """The job, with the reasoning that its caller lost; looked for only where a target translates."""
         protocol = job.protocol
-        fit = (target for target in self._targets if target.takes(protocol))
+        fit = (target for target in self._choice.targets if target.takes(protocol))
         if job.each is not None or all(target.line(protocol).outbound.protocol == protocol for target in fit):
             return job
         try:
@@ -68,9 +101,37 @@ class Call:
             return job  # a target that takes the bytes as they are may serve it all the same
         ids = missing(asked) if isinstance(asked, Request) else ()
         thoughts = await self._runtime.reasoning.find(self._owner, ids) if ids else NOTHING
+        if isinstance(asked, Request) and self._choice.several:
+            self._pin = pin(asked, thoughts)
         if not thoughts:
             return job
         return msgspec.structs.replace(job, recall=lambda request, upstream: restore(request, thoughts, upstream))
+
+    async def _placed(self, job: Job) -> Opened:
+        """Begun where the conversation belongs, if that can serve: where its state can be opened, its cache is warm."""
+        runtime, choice = self._runtime, self._choice
+        targets = runtime.strategies.order(choice)
+        conversation = self._conversation() if choice.several and choice.affinity else None
+        if conversation is None and self._pin is None:
+            return await runtime.executor.begin(job, targets)
+        place = runtime.affinities.find(self._owner, choice.name, conversation) if conversation else None
+        attempt = await runtime.executor.begin(
+            job, self._nearest_first(targets, place), prefer=place.credential if place else None
+        )
+        if conversation is not None:
+            served = Place(attempt.target.name, attempt.credential.fingerprint)
+            runtime.affinities.keep(self._owner, choice.name, conversation, served)
+        return attempt
+
+    def _nearest_first(self, targets: Sequence[Target], place: Place | None) -> Sequence[Target]:
+        protocol = self._job.protocol
+
+        def far(target: Target) -> tuple[int, bool]:
+            known = self._pin is not None and target.takes(protocol)
+            away = distance(self._pin, target.line(protocol).upstream) if known else 0
+            return away, place is not None and target.name != place.target
+
+        return sorted(targets, key=far)
 
     async def keep(self, kept: Kept) -> None:
         """Keep what the tap told, before the caller reads on."""
@@ -131,27 +192,49 @@ class Engine:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
 
-    def take(self, intake: Intake, inbound: AnyInbound, grant: Grant) -> Call:
+    def take(
+        self, intake: Intake, inbound: AnyInbound, grant: Grant, *, headers: Headers = EMPTY, strict: bool = False
+    ) -> Call:
         """A call for a request that came as bytes.
+
+        Args:
+            intake: The request.
+            inbound: Reads it, where it must be read.
+            grant: Who asks, and for what they may.
+            headers: Of the request; one of them may name the conversation.
+            strict: Whether it goes only where it can be taken as it is.
 
         Raises:
             ModelNotFound: There is no such model for this caller.
         """
-        decoded: list[Asked] = []
 
-        def request() -> Asked:
-            if not decoded:
-                decoded.append(inbound.decode(intake))
-            return decoded[0]
+        def remade(asked: Intake) -> tuple[Job, Callable[[], Conversation | None]]:
+            return _job(asked, inbound, strict=strict), lambda: conversation_in(asked, headers)
 
-        job = Job(
-            protocol=intake.protocol,
-            stream=intake.stream,
-            request=request,
-            intake=intake,
-            each=(lambda: inbound.decode_each(intake)) if intake.several else None,
-        )
-        return self._call(intake.model, grant, job)
+        call = self._call(intake.model, grant, *remade(intake))
+        return call if intake.state is None else call.going_on(self._turn(intake, grant), remade)
+
+    def _turn(self, intake: Intake, grant: Grant) -> Turn:
+        return Turn(self.runtime.responses, Owner.of(grant.principal), intake)
+
+    async def count(self, intake: Intake, inbound: AnyInbound, grant: Grant, *, strict: bool = False) -> Counted:
+        """How many tokens a request that came as bytes is; the arguments are those of `take`.
+
+        Raises:
+            CallerError: The request is wrong, or there is no such model for this caller.
+            UpstreamError: Every upstream that counts failed.
+        """
+        if intake.state is not None:
+            intake = await self._turn(intake, grant).open(may_pass_on=False)
+        return await self._count(intake.model, grant, _job(intake, inbound, strict=strict))
+
+    async def count_request(self, request: Request, grant: Grant) -> Counted:
+        """How many tokens a request made in Python is.
+
+        Raises:
+            GatewayError: As `count`.
+        """
+        return await self._count(request.model, grant, _asked(request))
 
     def ask(self, request: Asked, grant: Grant) -> Call:
         """A call for a request made in Python, for somebody who reads events.
@@ -159,12 +242,48 @@ class Engine:
         Raises:
             ModelNotFound: There is no such model for this caller.
         """
-        job = Job(protocol=request.protocol, stream=request.stream, request=lambda: request)
-        return self._call(request.model, grant, job)
+        begins = (lambda: conversation_of(request)) if isinstance(request, Request) else (lambda: None)
+        return self._call(request.model, grant, _asked(request), begins)
 
-    def _call(self, model: str, grant: Grant, job: Job) -> Call:
+    def _call(self, model: str, grant: Grant, job: Job, conversation: Callable[[], Conversation | None]) -> Call:
         runtime = self.runtime  # one plan for the whole call: a reload never splits it
-        return Call(runtime, runtime.catalog.resolve(model, granted(grant)), job, Owner.of(grant.principal))
+        choice = runtime.catalog.resolve(model, granted(grant))
+        return Call(runtime, choice, job, Owner.of(grant.principal), conversation)
+
+    async def _count(self, model: str, grant: Grant, job: Job) -> Counted:
+        runtime = self.runtime
+        return await runtime.counting.count(job, runtime.catalog.resolve(model, granted(grant)).targets)
+
+
+def _job(intake: Intake, inbound: AnyInbound, *, strict: bool) -> Job:
+    """What a request that came as bytes asks for; it is read whole once, and only if it must be."""
+    decoded: list[Asked] = []
+
+    def request() -> Asked:
+        if not decoded:
+            decoded.append(inbound.decode(intake))
+        return decoded[0]
+
+    return Job(
+        protocol=intake.protocol,
+        stream=intake.stream,
+        request=request,
+        intake=intake,
+        each=(lambda: inbound.decode_each(intake)) if intake.several else None,
+        strict=strict,
+    )
+
+
+def _keeps(target: Target, job: Job) -> bool:
+    """Whether a target's upstream keeps answers that callers of this protocol may go on from."""
+    if not target.takes(job.protocol):
+        return False
+    line = target.line(job.protocol)
+    return line.upstream.capabilities.stored and line.outbound.protocol == job.protocol
+
+
+def _asked(request: Asked) -> Job:
+    return Job(protocol=request.protocol, stream=request.stream, request=lambda: request)
 
 
 class CallerStream:
@@ -173,18 +292,23 @@ class CallerStream:
     A failure is written as the protocol's own error event, whether the stream was relayed or translated.
     """
 
-    __slots__ = ("_call", "_encoder", "_inbound", "_intake", "_next", "_tap")
+    __slots__ = ("_call", "_encoder", "_inbound", "_intake", "_next", "_tap", "_turn")
 
     def __init__(self, call: Call, inbound: AnyInbound, intake: Intake) -> None:
         self._next = call.next
         self._call = call
         self._tap = call.tap
         self._inbound = inbound
-        self._intake = intake
-        self._encoder: StreamEncoder | None = None if call.relays else inbound.encoder(intake)
+        self._turn = call.turn
+        self._intake = intake if call.turn is None else call.turn.said
+        self._encoder: StreamEncoder | None = None if call.relays else inbound.encoder(self._intake)
 
     async def next(self) -> bytes | None:
         """The next bytes, maybe none yet; None after the last."""
+        data = await self._read()
+        return await self._turn.tell(data) if data and self._turn is not None else data
+
+    async def _read(self) -> bytes | None:
         batch = await self._next()
         if batch is None:
             return None

@@ -233,7 +233,7 @@ _log = logging.getLogger("llmproxy_asgi.observers")
 
 
 class Step(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One target's turn in a call: what the caller may be told of it. No credential, no address, no upstream's words."""
+    """One target's turn in a call, as its caller may be told: no credential, no address, no word of an upstream's."""
 
     target: str
     """`provider/model`, as configured."""
@@ -260,6 +260,8 @@ class Course(msgspec.Struct, kw_only=True):
     queue_seconds: float = 0.0
     steps: list[Step] = msgspec.field(default_factory=list)
     """What was tried and passed over, in order."""
+    untold: list[AttemptFailed] = msgspec.field(default_factory=list)
+    """Failures of which it is not decided yet what follows."""
 
     def next_attempt(self) -> int:
         """One more attempt; its number."""

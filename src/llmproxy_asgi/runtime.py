@@ -13,12 +13,18 @@ from starlette.requests import HTTPConnection
 from llmproxy_asgi.access.identify import Doorkeeper, Identify
 from llmproxy_asgi.clock import SYSTEM, Clock
 from llmproxy_asgi.config.schema import Config
+from llmproxy_asgi.custody import responses
 from llmproxy_asgi.custody.reasoning import BOUNDS, ReasoningCustody
+from llmproxy_asgi.custody.responses import ResponseCustody
+from llmproxy_asgi.execution.budget import RetryBudgets
 from llmproxy_asgi.execution.cooldown import Cooldowns
+from llmproxy_asgi.execution.counting import Counting
 from llmproxy_asgi.execution.executor import Executor
 from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.providers.registry import provider_class
+from llmproxy_asgi.routing.affinity import Affinities
 from llmproxy_asgi.routing.catalog import Catalog
+from llmproxy_asgi.routing.strategies import Latencies, Strategies
 from llmproxy_asgi.stores.memory import MemoryStore
 from llmproxy_asgi.transport import Pool
 
@@ -27,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Live:
-    """Connection pools and rests, kept across plans.
+    """Connection pools, rests, and what was learnt of upstreams and conversations; kept across plans.
 
     Args:
         transports: The host's own httpx2 clients or transports, by provider name; `*` for every other provider.
@@ -37,7 +43,12 @@ class Live:
     def __init__(self, *, transports: "Mapping[str, HostTransport] | None" = None, clock: Clock = SYSTEM) -> None:
         self.clock = clock
         self.cooldowns = Cooldowns(clock)
+        self.budgets = RetryBudgets(clock)
+        self.latencies = Latencies(clock)
+        self.strategies = Strategies(self.latencies)
+        self.affinities = Affinities(clock)
         self.reasoning = ReasoningCustody(MemoryStore(BOUNDS, clock=clock))
+        self.responses = ResponseCustody(MemoryStore(responses.BOUNDS, clock=clock), clock=clock)
         self._transports = transports or {}
         self._pools: dict[str, Pool] = {}
 
@@ -65,7 +76,11 @@ class Runtime:
     catalog: Catalog
     doorkeeper: Doorkeeper
     executor: Executor
+    counting: Counting
     reasoning: ReasoningCustody
+    responses: ResponseCustody
+    strategies: Strategies
+    affinities: Affinities
 
     @classmethod
     def build(
@@ -94,6 +109,22 @@ class Runtime:
             providers=providers,
             catalog=Catalog(providers, config.models, default_provider=config.default_provider),
             doorkeeper=Doorkeeper(mode=config.access.mode, keys=config.access.keys, identify=identify, csrf=csrf),
-            executor=Executor(live.pool, live.cooldowns, largest_answer=config.limits.answer, clock=live.clock),
+            executor=Executor(
+                live.pool,
+                live.cooldowns,
+                largest_answer=config.limits.answer,
+                budgets=live.budgets,
+                heard=live.latencies.heard if _measures(config) else None,
+                clock=live.clock,
+            ),
+            counting=Counting(live.pool, live.cooldowns, largest_answer=config.limits.answer),
             reasoning=live.reasoning,
+            responses=live.responses,
+            strategies=live.strategies,
+            affinities=live.affinities,
         )
+
+
+def _measures(config: Config) -> bool:
+    """Whether anybody wants to know how quick targets are."""
+    return any(route.strategy == "least_latency" for route in config.models.values())

@@ -30,10 +30,10 @@ RESERVED: dict[tuple[str | None, ...], frozenset[str]] = {
         }
     ),
     ("access",): frozenset({"policies", "admins"}),
-    ("access", "keys", _EACH): frozenset({"requests_per_minute", "tokens_per_minute", "budget", "rate_limit"}),
+    ("access", "keys", _EACH): frozenset({"budget"}),
     ("endpoints",): frozenset({"metrics", "accounts", "admin"}),
     ("providers", _EACH): frozenset(
-        {"rate_limit", "max_concurrency", "health", "weight", "auth", "allow_stored"}
+        {"health", "auth", "allow_stored"}
     ),
 }  # fmt: skip
 """Keys that will mean something one day, by the block that they belong to."""
@@ -44,7 +44,6 @@ RESERVED_TYPES = frozenset(
         "chatgpt-plus", "ctonew",
     }
 )  # fmt: skip
-RESERVED_CHOICES = {"strategy": frozenset({"weighted", "round_robin", "least_latency"})}
 
 
 def explain(error: ValidationError, values: Mapping[str, object]) -> Iterator[Finding]:
@@ -62,7 +61,7 @@ def explain(error: ValidationError, values: Mapping[str, object]) -> Iterator[Fi
         elif one["type"] == "extra_forbidden":
             yield Finding(path, _unknown_key(path, values))
         else:
-            yield Finding(path, _sentence(one, path))
+            yield Finding(path, _sentence(one))
 
 
 def _path(loc: tuple[int | str, ...], values: object, *, keep_last: bool) -> Path:
@@ -189,12 +188,12 @@ _SENTENCES = {
 """Pydantic's kind of error to our words; the names in braces are from its context."""
 
 
-def _sentence(one: ErrorDetails, path: Path) -> str:
+def _sentence(one: ErrorDetails) -> str:
     kind, given = one["type"], one["input"]
     if kind == "string_type":
         return "must be text" + ("; put it in quotes" if isinstance(given, (int, float)) else "")
     if kind == "literal_error":
-        return _choice(one, path)
+        return _choice(one)
     if kind in ("string_too_short", "too_short") and one["ctx"].get("min_length") == 1:
         return "must not be empty"
     words = _SENTENCES.get(kind)
@@ -203,10 +202,7 @@ def _sentence(one: ErrorDetails, path: Path) -> str:
     return words.format_map(one.get("ctx", {}))
 
 
-def _choice(one: ErrorDetails, path: Path) -> str:
-    given = one["input"]
-    if isinstance(given, str) and given in RESERVED_CHOICES.get(str(path[-1]), ()):
-        return f"{given} {NOT_YET}"
+def _choice(one: ErrorDetails) -> str:
     choices = [part.strip(" '") for part in one["ctx"]["expected"].replace(" or ", ",").split(",")]
     if len(choices) == 1:
         return f"must be {choices[0]}"

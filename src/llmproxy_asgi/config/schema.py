@@ -19,7 +19,7 @@ from llmproxy_asgi.config.document import Path, hint, spell
 from llmproxy_asgi.errors import MisuseError
 from llmproxy_asgi.providers.base import ProviderConfig
 from llmproxy_asgi.providers.registry import provider_class
-from llmproxy_asgi.settings import Block, Duration, KeyEntry
+from llmproxy_asgi.settings import Block, CallerLimits, Duration, KeyEntry, Strategy
 from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
 
 _SIZES = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9, "B": 1}
@@ -55,6 +55,9 @@ class Access(Block):
         description="host: the identify hook, and keys where they are sent; keys: keys alone; open: anybody.",
     )
     keys: tuple[KeyEntry, ...] = ()
+    per_principal: CallerLimits = Field(
+        CallerLimits(), description="Limits of each caller who comes without one of the keys."
+    )
 
     @field_validator("keys")
     @classmethod
@@ -65,11 +68,27 @@ class Access(Block):
         return value
 
 
-class ModelRoute(Block):
-    """A name that stands for several targets, tried in their order."""
+class RouteTarget(Block):
+    """One of the targets that a name stands for."""
 
-    targets: tuple[str, ...] = Field(min_length=1, description="Each a provider/model.")
-    strategy: Literal["failover"] = Field("failover", description="In which order the targets are tried.")
+    target: str = Field(description="A provider/model.")
+    weight: float | None = Field(
+        None, ge=0, le=1_000_000, description="Its share with the strategy weighted; left out: its provider's weight."
+    )
+
+
+def _as_target(value: object) -> object:
+    return {"target": value} if isinstance(value, str) else value
+
+
+class ModelRoute(Block):
+    """A name that stands for several targets."""
+
+    targets: tuple[
+        Annotated[RouteTarget, BeforeValidator(_as_target, json_schema_input_type=str | RouteTarget)], ...
+    ] = Field(min_length=1, description="Each a provider/model, or a block with target and weight.")
+    strategy: Strategy = Field("failover", description="In which order the targets are tried.")
+    affinity: bool = Field(default=True, description="Whether a conversation stays with the target that served it.")
 
 
 class Endpoints(Block):
@@ -232,7 +251,7 @@ class Config(Block):
             *(
                 finding
                 for name, route in self.models.items()
-                for finding in route_findings(name, route.targets, self.providers)
+                for finding in route_findings(name, [entry.target for entry in route.targets], self.providers)
             ),
             *default_findings(self.default_provider, self.providers),
         ]

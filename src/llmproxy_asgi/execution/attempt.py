@@ -15,10 +15,11 @@ from llmproxy_asgi.conversation import UNDATED, Batch, Ended, Failed, Request, R
 from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.execution.clocks import Clocks
 from llmproxy_asgi.facts import Course
-from llmproxy_asgi.providers.base import Credential
-from llmproxy_asgi.providers.target import Target
+from llmproxy_asgi.providers.base import Credential, HeaderList
+from llmproxy_asgi.providers.target import Line, Target
 from llmproxy_asgi.translators.base import Intake, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.embeddings.records import EmbeddingRequest, Embeddings
+from llmproxy_asgi.translators.losses import refuse_losses
 from llmproxy_asgi.transport import Answer, Pool
 
 _LAST = (Failed, Ended)
@@ -42,6 +43,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         each: Where the caller asked several things at once: one request for each, for an upstream that takes them only
             one by one. `request` then refuses.
         recall: Puts back what an upstream needs and the caller lost; None: nothing is missing.
+        strict: Whether a target that cannot take the request as it is said is unfit for it.
         course: Where it is noted how the call goes.
     """
 
@@ -51,6 +53,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     intake: Intake | None = None
     each: Callable[[], Sequence[Request]] | None = None
     recall: Callable[[Request, Upstream], Request] | None = None
+    strict: bool = False
     course: Course = msgspec.field(default_factory=Course)
 
     def asked(self, upstream: Upstream) -> Asked:
@@ -68,8 +71,13 @@ class Attempt:
         credential: What signs it.
         outgoing: The request, where it is another than the job's own encoding. An answer is still relayed if it can be.
 
+    Raises:
+        Unsupported: The target cannot take the request; if the job is strict: not without a loss.
+        BadRequest: The request is broken.
+
     Attributes:
         first: The first batch of a stream, read when it began.
+        over: Told once how a stream ended: None, well; or the upstream's failure. Set when it has begun.
         relays: The request whose bytes were passed on, so that the answer's are, too; None where both are translated.
         whole: The answer, where no stream was wanted; a `Batch` where it is in the caller's own protocol already.
     """
@@ -83,6 +91,7 @@ class Attempt:
         "first",
         "job",
         "outgoing",
+        "over",
         "relays",
         "target",
         "whole",
@@ -97,6 +106,7 @@ class Attempt:
         self._answer: Answer | None = None
         self._decoder: StreamDecoder | None = None
         self._ended = False
+        self.over: Callable[[UpstreamError | None], None] | None = None
         line = target.line(job.protocol)
         self.relays: Intake | None = job.intake if line.outbound.protocol == job.protocol else None
         if outgoing is None:
@@ -105,6 +115,8 @@ class Attempt:
                 if self.relays is None
                 else line.outbound.splice(self.relays, line.upstream)
             )
+        if job.strict and outgoing.warnings:
+            refuse_losses(outgoing.warnings)
         self.outgoing: Outgoing = outgoing
 
     async def begin(self, pool: Pool, *, largest_answer: int) -> None:
@@ -119,15 +131,11 @@ class Attempt:
         """
         self._clocks = Clocks(self.target.provider.config.timeout)
         line = self.target.line(self.job.protocol)
-        headers = self.target.provider.headers(line.outbound.protocol, self.credential)
-        if self.outgoing.headers:
-            own = tuple((name.encode("ascii"), value.encode("latin-1")) for name, value in self.outgoing.headers)
-            headers = (*headers, *own)
         answer = self._answer = await self._upstreams_turn(
             pool.open(
                 "POST",
                 line.stream if self.job.stream else line.whole,
-                headers,
+                self._headers(line),
                 self.outgoing.body,
                 connect=self.target.provider.config.timeout.connect,
             )
@@ -168,10 +176,15 @@ class Attempt:
             batch = decoder.feed(data) if data else decoder.close()
             events = batch.events
             if not data or (events and isinstance(events[-1], _LAST)):
-                self._ended = True
+                self._end(events)
             if events or batch.raw:
                 return batch
         return None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the upstream has nothing more to say."""
+        return self._ended or self.whole is not None
 
     async def close(self) -> None:
         """Let go of the upstream: at once where it has not said everything. May be called more than once."""
@@ -180,6 +193,13 @@ class Attempt:
         answer, self._answer = self._answer, None
         if answer is not None:
             await answer.aclose()
+
+    def _headers(self, line: Line) -> HeaderList:
+        headers = self.target.provider.headers(line.outbound.protocol, self.credential)
+        if not self.outgoing.headers:
+            return headers
+        own = tuple((name.encode("ascii"), value.encode("latin-1")) for name, value in self.outgoing.headers)
+        return (*headers, *own)
 
     async def _begin_stream(self, answer: Answer) -> None:
         media_type = (answer.header("content-type") or _SSE).partition(";")[0].strip().lower()
@@ -198,8 +218,18 @@ class Attempt:
         self.first = batch
 
     def _failed(self, error: UpstreamError) -> Batch:
+        events = (Failed(error),)
+        self._end(events)
+        return Batch(events)
+
+    def _end(self, events: Sequence[StreamEvent]) -> None:
         self._ended = True
-        return Batch((Failed(error),))
+        if self.over is not None and events:
+            last = events[-1]
+            if isinstance(last, Ended):
+                self.over(None)
+            elif isinstance(last, Failed):
+                self.over(_as_upstream(last.error))
 
     async def _read_whole(self, answer: Answer, largest: int) -> None:
         body = await self._body(answer, largest)

@@ -90,6 +90,7 @@ class Continuation:
         "_said",
         "_spent",
         "_waiting",
+        "credential",
         "outgoing",
         "relays",
         "target",
@@ -98,6 +99,7 @@ class Continuation:
 
     def __init__(self, first: Attempt, next_round: NextRound) -> None:
         self.target = first.target
+        self.credential = first.credential
         self.outgoing = first.outgoing
         self.relays = first.relays
         self.whole = first.whole

@@ -4,17 +4,19 @@ Up to an attempt's first event (or its whole answer) any failure may be retried 
 nothing of it has reached the caller. After it nothing is retried any more. Three turns are looked for here and made
 elsewhere: a request refused for its reasoning goes once more without it (`reasoning`), an answer that its upstream
 pauses is gone on with for callers who cannot (`continuation`), and what a caller asks at once is asked one by one where
-the upstream takes it only so (`together`). Who may call, and what is written to the caller, is decided elsewhere.
+the upstream takes it only so (`together`). Who may call, in which order targets come, and what is written to the
+caller, is decided elsewhere.
 """
 
 import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
+
+import msgspec
 
 from llmproxy_asgi.clock import SYSTEM, Clock
 from llmproxy_asgi.errors import (
-    GatewayError,
     Unavailable,
     Unsupported,
     UpstreamAuthFailed,
@@ -24,11 +26,13 @@ from llmproxy_asgi.errors import (
     UpstreamRefused,
 )
 from llmproxy_asgi.execution.attempt import Attempt, Job
+from llmproxy_asgi.execution.budget import RetryBudgets
 from llmproxy_asgi.execution.continuation import Continuation, may_need
 from llmproxy_asgi.execution.cooldown import Cooldowns, Rest
 from llmproxy_asgi.execution.reasoning import without_reasoning
 from llmproxy_asgi.execution.retry import wait_before_retry
 from llmproxy_asgi.execution.together import Together
+from llmproxy_asgi.facts import NOBODY, AttemptBegan, AttemptFailed, Course, Observers, Step, Then
 from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.translators.base import Outgoing
@@ -36,10 +40,23 @@ from llmproxy_asgi.transport import Pool
 
 _CREDENTIAL_BOUND = (UpstreamRateLimited, UpstreamQuotaSpent, UpstreamAuthFailed)
 """Failures that another credential of the same provider need not share."""
+_WAITS = (UpstreamRateLimited, UpstreamQuotaSpent)
 
-Candidate = tuple[Target, list[Credential]]
 Opened: TypeAlias = Attempt | Continuation | Together
 """What has begun, and is read and closed in the same way whatever it is."""
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A target, and the credentials that it may be tried with, in order."""
+
+    target: Target
+    credentials: Sequence[Credential]
+    forced: bool = False
+    """Whether it is tried although it rests, because nothing else is left."""
+
+
+class Resting(Exception):
+    """All of a target's credentials began to rest while others were tried. Never leaves the executor."""
 
 
 class Executor:
@@ -48,7 +65,10 @@ class Executor:
     Args:
         pools: The connection pool of a provider.
         cooldowns: What rests.
+        budgets: How much may be tried again.
         largest_answer: Bytes that a whole answer may have.
+        observers: Who wants to know.
+        heard: Told how long a target (by its name) took to its first event, in seconds; None: nobody asks.
         clock: Told the time by, and slept with.
         draw: Where jitter comes from.
     """
@@ -59,58 +79,97 @@ class Executor:
         cooldowns: Cooldowns,
         *,
         largest_answer: int,
+        budgets: RetryBudgets | None = None,
+        observers: Observers = NOBODY,
+        heard: Callable[[str, float], None] | None = None,
         clock: Clock = SYSTEM,
         draw: random.Random | None = None,
     ) -> None:
         self._pools = pools
         self._cooldowns = cooldowns
+        self._budgets = budgets or RetryBudgets(clock)
         self._largest_answer = largest_answer
+        self._observers = observers
+        self._heard = heard
         self._clock = clock
         self._draw = draw or random.Random()  # noqa: S311  jitter, not secrets
         self._turn = itertools.count()
 
-    async def begin(self, job: Job, targets: Sequence[Target]) -> Opened:
+    async def begin(self, job: Job, targets: Sequence[Target], *, prefer: str | None = None) -> Opened:
         """The first attempt that has something to say. The caller closes it.
 
         Args:
             job: What is to be done.
             targets: Best first; not empty.
+            prefer: The fingerprint of the credential to begin with, where a target has it.
 
         Raises:
             UpstreamError: Every target failed; this is how the last one did.
             BadRequest: No target can express the request, or the request itself is broken.
         """
-        failure: GatewayError | None = None
+        failures: list[UpstreamError] = []
+        unfit: Unsupported | None = None
         # One that cannot be spoken to for this caller must not stand in for a fit one that rests.
         fit = [target for target in targets if target.takes(job.protocol)]
-        for target, credentials in self._candidates(fit or targets):
-            try:
-                return await self._on_target(job, target, credentials)
-            except Unsupported as error:
-                failure = failure or error
-            except UpstreamError as error:
-                failure = error
-                if not error.failover:
-                    break
-        raise failure or Unavailable("No upstream can serve this model now.")
+        try:
+            for candidate in self._candidates(fit or targets, prefer, job.course):
+                self._tell(job.course, "next")
+                try:
+                    return await self._on_target(job, candidate)
+                except Resting:
+                    continue
+                except Unsupported as error:
+                    unfit = unfit or error
+                    step = Step(candidate.target.name, "skipped", "unfit", param=error.param)
+                    job.course.steps.append(step)
+                except UpstreamError as error:
+                    failures.append(error)
+                    if not error.failover:
+                        break
+        finally:
+            self._tell(job.course, "over")
+        raise _verdict(failures) or unfit or Unavailable("No upstream can serve this model now.")
 
-    async def _on_target(self, job: Job, target: Target, credentials: list[Credential]) -> Opened:
-        config = target.provider.config
-        tried = 0
-        while True:
-            credential = credentials[tried % len(credentials)]
-            tried += 1
+    def ready(self, target: Target) -> bool:
+        """Whether a target could be tried now: one of its credentials does not rest."""
+        return any(self._cooldowns.resting(each.fingerprint) is None for each in target.provider.credentials)
+
+    async def _on_target(self, job: Job, candidate: Candidate) -> Opened:
+        target = candidate.target
+        retry = target.provider.config.retry
+        budget = self._budgets.of(target.provider.name)
+        budget.tried()
+        failure: UpstreamError | None = None
+        for tried, credential in enumerate(self._credentials(candidate, job.course), 1):
             try:
                 if job.each is not None and target.line(job.protocol).outbound.protocol != job.protocol:
                     return await self._together(job, target, credential)
                 return await self._once(job, target, credential)
             except UpstreamError as error:
-                if isinstance(error, _CREDENTIAL_BOUND) and tried < min(len(credentials), config.retry.attempts):
-                    continue
-                wait = wait_before_retry(error, config.retry, tried=tried, draw=self._draw)
-                if wait is None:
+                failure = error
+                if isinstance(error, _CREDENTIAL_BOUND) and tried < min(len(candidate.credentials), retry.attempts):
+                    wait: float | None = 0.0
+                else:
+                    wait = wait_before_retry(error, retry, tried=tried, draw=self._draw)
+                if wait is None or candidate.forced or not budget.may_retry():
                     raise
-            await self._clock.sleep(wait)
+            self._tell(job.course, "again", wait)
+            if wait:
+                await self._clock.sleep(wait)
+        raise failure or Resting
+
+    def _credentials(self, candidate: Candidate, course: Course) -> Iterator[Credential]:
+        """In turn, for ever, as long as one does not rest."""
+        while True:
+            awake = False
+            for credential in candidate.credentials:
+                rest = None if candidate.forced else self._cooldowns.resting(credential.fingerprint)
+                if rest is None:
+                    awake = True
+                    yield credential
+            if not awake:
+                course.steps.append(Step(candidate.target.name, "skipped", "resting"))
+                return
 
     async def _once(self, job: Job, target: Target, credential: Credential) -> Attempt | Continuation:
         attempt = Attempt(job, target, credential)
@@ -120,12 +179,13 @@ class Executor:
             bare = without_reasoning(attempt, refusal)
             if bare is None:
                 raise
+            self._tell(job.course, "again")
             attempt = await self._begun(bare)
         return await self._in_rounds(attempt) if may_need(attempt) else attempt
 
     async def _together(self, job: Job, target: Target, credential: Credential) -> Together:
         """What was asked at once, one by one; no stream: all of it is there."""
-        together = Together(job, target, lambda one: self._once(one, target, credential))
+        together = Together(job, target, credential, lambda one: self._once(one, target, credential))
         try:
             await together.begin()
         except BaseException:
@@ -149,19 +209,72 @@ class Executor:
 
     async def _begun(self, attempt: Attempt) -> Attempt:
         """Begin it, and take note of how that went; closed where it failed."""
-        provider, fingerprint = attempt.target.provider, attempt.credential.fingerprint
+        target, fingerprint, course = attempt.target, attempt.credential.fingerprint, attempt.job.course
+        number = course.next_attempt()
+        if self._observers.listening:
+            self._observers.notice(_began(attempt, number))
+        self._cooldowns.trying(fingerprint)
+        since = self._clock.monotonic()
         try:
-            await attempt.begin(self._pools(provider), largest_answer=self._largest_answer)
+            await attempt.begin(self._pools(target.provider), largest_answer=self._largest_answer)
         except BaseException as error:
             if isinstance(error, UpstreamError):
-                error.provider = provider.name
-                self._cooldowns.failed(fingerprint, error, provider.config.cooldown)
+                self._note_failure(attempt, error, number, self._clock.monotonic() - since)
+            else:
+                self._cooldowns.gave_up(fingerprint)
             await attempt.close()
             raise
-        self._cooldowns.succeeded(fingerprint)
+        seconds = self._clock.monotonic() - since
+        course.steps.append(Step(target.name, "served", seconds=round(seconds, 3)))
+        if self._heard is not None:
+            self._heard(target.name, seconds)
+        if attempt.ended:
+            self._cooldowns.succeeded(fingerprint)
+        else:
+            self._cooldowns.answered(fingerprint)
+            attempt.over = self._at_the_end(fingerprint, target.provider)
         return attempt
 
-    def _candidates(self, targets: Sequence[Target]) -> list[Candidate]:
+    def _at_the_end(self, fingerprint: str, provider: Provider) -> Callable[[UpstreamError | None], None]:
+        """What is done when a stream that has begun ends: breaking off in the middle is a failure like any other."""
+
+        def over(failure: UpstreamError | None) -> None:
+            if failure is None:
+                self._cooldowns.succeeded(fingerprint)
+            else:
+                failure.provider = provider.name
+                self._cooldowns.failed(fingerprint, failure, provider.config.cooldown)
+
+        return over
+
+    def _note_failure(self, attempt: Attempt, error: UpstreamError, number: int, seconds: float) -> None:
+        provider, credential = attempt.target.provider, attempt.credential
+        error.provider = provider.name
+        self._cooldowns.failed(credential.fingerprint, error, provider.config.cooldown)
+        step = Step(attempt.target.name, "failed", error.kind.value, error.upstream_status, round(seconds, 3))
+        attempt.job.course.steps.append(step)
+        if self._observers.listening:
+            failed = AttemptFailed(
+                call=attempt.job.course.call,
+                attempt=number,
+                provider=provider.name,
+                model=attempt.target.model,
+                credential=credential.fingerprint,
+                kind=error.kind.value,
+                status=error.upstream_status,
+                seconds=seconds,
+                then="over",
+            )
+            attempt.job.course.untold.append(failed)
+
+    def _tell(self, course: Course, then: Then, wait: float = 0.0) -> None:
+        """Tell of the failures of which it is decided now what follows."""
+        if course.untold:
+            untold, course.untold = course.untold, []
+            for failed in untold:
+                self._observers.notice(msgspec.structs.replace(failed, then=then, wait=wait))
+
+    def _candidates(self, targets: Sequence[Target], prefer: str | None, course: Course) -> Sequence[Candidate]:
         """Targets with the credentials that do not rest; if all rest, the one that the contract says may be tried.
 
         Raises:
@@ -171,27 +284,60 @@ class Executor:
         ready: list[Candidate] = []
         resting: list[tuple[Rest, Target, Credential]] = []
         for target in targets:
-            credentials = target.provider.credentials
-            if len(credentials) > 1:
-                start = turn % len(credentials)
-                credentials = credentials[start:] + credentials[:start]
             awake = []
-            for credential in credentials:
+            rests = []
+            for credential in _in_turn(target.provider.credentials, turn, prefer):
                 rest = self._cooldowns.resting(credential.fingerprint)
                 if rest is None:
                     awake.append(credential)
                 else:
-                    resting.append((rest, target, credential))
+                    rests.append((rest, target, credential))
             if awake:
-                ready.append((target, awake))
+                ready.append(Candidate(target, awake))
+            else:
+                seconds = min(self._cooldowns.seconds_left(rest) for rest, _, _ in rests)
+                course.steps.append(Step(target.name, "skipped", "resting", seconds=round(seconds, 3)))
+            resting += rests
         return ready or [self._nearest(resting)]
 
     def _nearest(self, resting: list[tuple[Rest, Target, Credential]]) -> Candidate:
         unasked = [entry for entry in resting if not entry[0].asked]
         if unasked:
             _, target, credential = min(unasked, key=lambda entry: entry[0].until)
-            return target, [credential]
+            return Candidate(target, [credential], forced=True)
         if not resting:
             raise Unavailable("No upstream can serve this model now.")
         wait = min(self._cooldowns.seconds_left(rest) for rest, _, _ in resting)
         raise UpstreamRateLimited("Every upstream for this model asked for a pause.", retry_after=wait)
+
+
+def _in_turn(credentials: Sequence[Credential], turn: int, prefer: str | None) -> Sequence[Credential]:
+    if len(credentials) == 1:
+        return credentials
+    start = turn % len(credentials)
+    if prefer is not None:
+        start = next((at for at, each in enumerate(credentials) if each.fingerprint == prefer), start)
+    return [*credentials[start:], *credentials[:start]]
+
+
+def _verdict(failures: Sequence[UpstreamError]) -> UpstreamError | None:
+    """What the caller is told: how the last target failed; after waits alone, the shortest one."""
+    if not failures:
+        return None
+    last = failures[-1]
+    waits = [each.retry_after for each in failures if isinstance(each, _WAITS) and each.retry_after is not None]
+    if waits and all(isinstance(each, _WAITS) for each in failures):
+        last = next(each for each in failures if each.retry_after == min(waits))
+    return last
+
+
+def _began(attempt: Attempt, number: int) -> AttemptBegan:
+    target = attempt.target
+    return AttemptBegan(
+        call=attempt.job.course.call,
+        attempt=number,
+        provider=target.provider.name,
+        model=target.model,
+        protocol=target.line(attempt.job.protocol).outbound.protocol,
+        credential=attempt.credential.fingerprint,
+    )

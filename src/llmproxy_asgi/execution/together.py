@@ -33,6 +33,7 @@ from llmproxy_asgi.errors import GatewayError, Unsupported
 from llmproxy_asgi.execution.attempt import Attempt, Job
 from llmproxy_asgi.execution.continuation import Continuation
 from llmproxy_asgi.execution.spent import total
+from llmproxy_asgi.providers.base import Credential
 from llmproxy_asgi.providers.target import Target
 
 AT_ONCE = 4
@@ -54,6 +55,7 @@ class Together:
     Args:
         job: What the caller asked for; its `each` says which requests that is.
         target: Where they go.
+        credential: What signs them.
         begin: Begins one of them.
 
     Raises:
@@ -72,13 +74,14 @@ class Together:
         "_started",
         "_tasks",
         "_usages",
+        "credential",
         "outgoing",
         "relays",
         "target",
         "whole",
     )
 
-    def __init__(self, job: Job, target: Target, begin: Begin) -> None:
+    def __init__(self, job: Job, target: Target, credential: Credential, begin: Begin) -> None:
         assert job.each is not None, "made for jobs that are several"
         requests = job.each()
         if len(requests) > MOST:
@@ -98,6 +101,7 @@ class Together:
         self._ended = 0
         self._over = False
         self.target = target
+        self.credential = credential
         self.relays = None
         self.whole: Response | None = None
 

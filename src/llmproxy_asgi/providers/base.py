@@ -15,7 +15,17 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from llmproxy_asgi.capabilities import DEFAULT, Capabilities
 from llmproxy_asgi.errors import MisuseError
-from llmproxy_asgi.settings import Block, Duration, Retry, Secret, Timeouts
+from llmproxy_asgi.settings import (
+    Block,
+    CallLimits,
+    Duration,
+    MaxConcurrency,
+    ProviderRateLimit,
+    Retry,
+    Secret,
+    Timeouts,
+    call_limits,
+)
 from llmproxy_asgi.transport import Address, address
 from llmproxy_asgi.wire.sse import DEFAULT_MAX_EVENT
 
@@ -80,11 +90,19 @@ class ProviderConfig(Block):
     )
     allow_insecure: bool = Field(default=False, description="Plain http beyond loopback.")
     priority: int = Field(0, description="Higher is tried first where several serve a model.")
+    weight: float = Field(
+        1.0,
+        ge=0,
+        le=1_000_000,
+        description="Its share of the calls among those of one priority, if one of them says it.",
+    )
     cooldown: Duration = Field(
         30.0, ge=0, description="Rest after a 429 or repeated failures, if the upstream names none."
     )
     timeout: Timeouts = Timeouts()
     retry: Retry = Retry()
+    rate_limit: ProviderRateLimit | None = Field(None, description="How much it may be asked.")
+    max_concurrency: MaxConcurrency = None
     headers: dict[str, Secret] = Field(default_factory=dict, description="Sent with every request to this upstream.")
 
     @field_validator("base_url")
@@ -117,7 +135,14 @@ class ProviderConfig(Block):
             host = urlsplit(self.base_url).hostname or ""
             if not _is_loopback(host):
                 raise ValueError("base_url is plain http beyond loopback; use https, or say allow_insecure: true")
+        if self.rate_limit is not None and self.call_limits is None:
+            raise ValueError("rate_limit limits nothing: say requests_per_second or tokens_per_minute, or leave it out")
         return self
+
+    @property
+    def call_limits(self) -> CallLimits | None:
+        """What rate_limit and max_concurrency come to; None: nothing is limited."""
+        return call_limits(self.rate_limit, max_concurrency=self.max_concurrency)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +207,10 @@ class Provider:
     def address(self, protocol: str, model: str, *, stream: bool) -> Address:
         """Where a request goes. Called once per (protocol, model, stream) and kept by the caller."""
         raise NotImplementedError
+
+    def counting_address(self, protocol: str, model: str) -> Address | None:
+        """Where the tokens of a request are counted; None: nowhere, in this protocol."""
+        return None
 
     def authorize(self, protocol: str, credential: Credential) -> Mapping[str, str]:
         """The headers that prove who we are."""

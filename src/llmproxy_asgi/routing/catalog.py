@@ -2,28 +2,79 @@
 
 In this order: a name under `models`; `provider/model`; the enabled providers that list the name, exactly and then by
 pattern, higher priority first; providers that list nothing serve whatever they are asked for. The catalog is immutable
-and decides nothing about callers: whoever asks hands in what that caller may use.
+and decides nothing about callers: whoever asks hands in what that caller may use. In which order a call tries targets
+of one rank is decided in `strategies`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import translate
+from itertools import groupby
 from re import compile as compile_pattern
 from typing import Protocol
 
 from llmproxy_asgi.errors import ModelNotFound
 from llmproxy_asgi.providers.base import ModelEntry, Provider
 from llmproxy_asgi.providers.target import Target
+from llmproxy_asgi.settings import Strategy
 
 MAX_NAME = 512
 _REMEMBERED = 1024
+
+
+class RouteTarget(Protocol):
+    """One of the targets of a `Route`."""
+
+    @property
+    def target(self) -> str:
+        """A `provider/model`."""
+
+    @property
+    def weight(self) -> float | None:
+        """Its share; None: its provider's weight."""
 
 
 class Route(Protocol):
     """A name that stands for several targets (`models:` in the configuration)."""
 
     @property
-    def targets(self) -> Sequence[str]:
-        """Each a `provider/model`."""
+    def targets(self) -> Sequence[RouteTarget]:
+        """Best first."""
+
+    @property
+    def strategy(self) -> Strategy:
+        """In which order they are tried."""
+
+    @property
+    def affinity(self) -> bool:
+        """Whether a conversation stays where it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """Targets that are as good as each other."""
+
+    targets: tuple[Target, ...]
+    weights: tuple[float, ...]
+    strategy: Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a name stands for."""
+
+    name: str
+    ranks: tuple[Rank, ...]
+    """Best first."""
+    targets: tuple[Target, ...]
+    """All of them, best first; never empty."""
+    affinity: bool = True
+    """Whether a conversation stays with the target that served it before."""
+
+    @property
+    def several(self) -> bool:
+        """Whether there is anything to choose: a second target, or a second credential."""
+        return len(self.targets) > 1 or len(self.targets[0].provider.credentials) > 1
 
 
 Allowed = Callable[[str], bool]
@@ -59,17 +110,17 @@ class Catalog:
         self._providers = providers
         self._ranked = ranked
         self._default = providers.get(default_provider) if default_provider else None
-        self._routes = {name: self._expand(name, route.targets) for name, route in routes.items()}
+        self._routes = {name: self._expand(name, route) for name, route in routes.items()}
         self._patterns = [
             (provider, entry, allow([entry.name]))
             for provider in ranked
             for entry in _enabled(provider)
             if entry.is_pattern
         ]
-        self._found: dict[str, tuple[Target, ...]] = {}
+        self._found: dict[str, Choice] = {}
 
-    def resolve(self, name: str, allowed: Allowed = everything) -> tuple[Target, ...]:
-        """The targets of a name, best first; never empty.
+    def resolve(self, name: str, allowed: Allowed = everything) -> Choice:
+        """The targets of a name.
 
         Args:
             name: As the caller said it; empty for none.
@@ -82,18 +133,22 @@ class Catalog:
             name = self._unnamed()
         if len(name) > MAX_NAME or not name.isprintable() or not allowed(name):
             raise ModelNotFound(name)
-        targets = self._found.get(name)
-        if targets is None:
-            targets = self._find(name)
-            if not targets:
+        choice = self._found.get(name)
+        if choice is None:
+            choice = self._find(name)
+            if choice is None:
                 raise ModelNotFound(name)
             if len(self._found) < _REMEMBERED:  # names are callers' text: what is remembered of them is bounded
-                self._found[name] = targets
-        return targets
+                self._found[name] = choice
+        return choice
+
+    def routes(self) -> Iterator[Choice]:
+        """What the names under `models` stand for, without those of which every target is switched off."""
+        return (choice for choice in self._routes.values() if choice is not None)
 
     def names(self, allowed: Allowed = everything) -> list[str]:
         """Every name that can be listed, in the configuration's order; patterns cannot."""
-        listed: dict[str, None] = dict.fromkeys(self._routes)
+        listed: dict[str, None] = dict.fromkeys(choice.name for choice in self.routes())
         for provider in self._providers.values():
             listed.update(dict.fromkeys(entry.name for entry in _enabled(provider) if not entry.is_pattern))
             if provider.config.models is None and provider.config.default_model:
@@ -101,13 +156,14 @@ class Catalog:
             listed.update(dict.fromkeys(f"{provider.name}/{model}" for model in provider.offers()))
         return [name for name in listed if allowed(name)]
 
-    def _find(self, name: str) -> tuple[Target, ...]:
+    def _find(self, name: str) -> Choice | None:
         if name in self._routes:
             return self._routes[name]
         provider_name, slash, model = name.partition("/")
         if slash and provider_name in self._providers and model:
-            return _targets([_direct(self._providers[provider_name], model, asked=name)])
-        return _targets([*self._exact(name), *self._matching(name), *self._unlisted(name)])
+            return _choice(name, self._ranks([_direct(self._providers[provider_name], model, asked=name)]))
+        found = (self._exact(name), self._matching(name), self._unlisted(name))
+        return _choice(name, [rank for targets in found for rank in self._ranks(targets)])
 
     def _exact(self, name: str) -> Iterable[Target | None]:
         for provider in self._ranked:
@@ -125,13 +181,26 @@ class Catalog:
             if provider.config.models is None:
                 yield _served(provider, None, name)
 
-    def _expand(self, name: str, targets: Sequence[str]) -> tuple[Target, ...]:
-        found = []
-        for target in targets:
-            provider_name, _, model = target.partition("/")
-            if provider_name in self._providers:
-                found.append(_direct(self._providers[provider_name], model, asked=name))
-        return _targets(found)
+    def _ranks(self, targets: Iterable[Target | None]) -> Iterator[Rank]:
+        """Those of one priority share the calls by weight if one of them says a weight; else the first goes first."""
+        there = [target for target in targets if target is not None]
+        for _, equals in groupby(there, key=lambda target: target.provider.config.priority):
+            rank = tuple(equals)
+            configs = [target.provider.config for target in rank]
+            shared = any("weight" in config.model_fields_set for config in configs)
+            weights = tuple(config.weight for config in configs)
+            yield Rank(rank, weights, "weighted" if shared else "failover")
+
+    def _expand(self, name: str, route: Route) -> Choice | None:
+        targets, weights = [], []
+        for entry in route.targets:
+            provider_name, _, model = entry.target.partition("/")
+            provider = self._providers.get(provider_name)
+            target = _direct(provider, model, asked=name) if provider is not None else None
+            if provider is not None and target is not None:
+                targets.append(target)
+                weights.append(provider.config.weight if entry.weight is None else entry.weight)
+        return _choice(name, [Rank(tuple(targets), tuple(weights), route.strategy)], affinity=route.affinity)
 
     def _unnamed(self) -> str:
         for provider in [self._default] if self._default else self._ranked:
@@ -165,10 +234,18 @@ def _served(provider: Provider, entry: ModelEntry | None, model: str, *, asked: 
     return Target(provider, entry.upstream or model, asked=asked, overrides=overrides)
 
 
-def _targets(found: Iterable[Target | None]) -> tuple[Target, ...]:
+def _choice(name: str, ranks: Iterable[Rank], *, affinity: bool = True) -> Choice | None:
     """Without repeats: a target that was found twice is tried once, at its first place."""
-    kept: dict[tuple[str, str], Target] = {}
-    for target in found:
-        if target is not None:
-            kept.setdefault((target.provider.name, target.model), target)
-    return tuple(kept.values())
+    seen: set[tuple[str, str]] = set()
+    kept = []
+    for rank in ranks:
+        new = []
+        for target, weight in zip(rank.targets, rank.weights, strict=True):
+            where = (target.provider.name, target.model)
+            if where not in seen:
+                seen.add(where)
+                new.append((target, weight))
+        if new:
+            kept.append(Rank(tuple(target for target, _ in new), tuple(weight for _, weight in new), rank.strategy))
+    targets = tuple(target for rank in kept for target in rank.targets)
+    return Choice(name, tuple(kept), targets, affinity) if targets else None

@@ -69,7 +69,7 @@ def test_the_page_shows_a_configuration_that_loads() -> None:
     """The first example of the page is a configuration."""
     text = PAGE.partition("```yaml\n")[2].partition("```")[0]
     config = load_config(yaml.safe_load(text), environment=KEYS)
-    assert config.models["smart"].targets == ("claude/claude-opus-4-5", "openai/gpt-5")
+    assert tuple(entry.target for entry in config.models["smart"].targets) == ("claude/claude-opus-4-5", "openai/gpt-5")
 
 
 def test_example_has_every_key() -> None:

@@ -14,7 +14,7 @@ from llmproxy_asgi.errors import (
     UpstreamRateLimited,
     UpstreamRefused,
 )
-from llmproxy_asgi.execution.cooldown import FAILURES_BEFORE_REST, LONGEST_REST, Cooldowns
+from llmproxy_asgi.execution.cooldown import FAILURES_BEFORE_REST, LONGEST_REST, QUOTA_REST, Cooldowns
 from llmproxy_asgi.execution.retry import LONGEST_BACKOFF, wait_before_retry
 from llmproxy_asgi.settings import Retry
 
@@ -50,7 +50,7 @@ def test_a_rest_lasts_as_long_as_the_upstream_asks() -> None:
     assert rests.resting("k") is None
 
 
-@pytest.mark.parametrize("error", [UpstreamRateLimited(""), UpstreamQuotaSpent(""), UpstreamAuthFailed("")])
+@pytest.mark.parametrize("error", [UpstreamRateLimited(""), UpstreamAuthFailed("")])
 def test_without_a_word_from_the_upstream_the_configured_rest_holds(error: UpstreamError) -> None:
     """It counts as ours, so the credential may still be tried if nothing else is left."""
     clock = HandClock()
@@ -127,3 +127,99 @@ def test_a_short_wait_that_the_upstream_asks_for_is_obeyed_and_a_long_one_is_the
     retry = Retry(attempts=2)
     assert wait_before_retry(UpstreamRateLimited("", retry_after=2), retry, tried=1, draw=draw) == 2
     assert wait_before_retry(UpstreamRateLimited("", retry_after=60), retry, tried=1, draw=draw) is None
+
+
+# ── circuits ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def opened(clock: HandClock, cooldown: float = 5) -> Cooldowns:
+    """What has failed often enough to rest."""
+    rests = Cooldowns(clock)
+    for _ in range(FAILURES_BEFORE_REST):
+        rests.failed("k", UpstreamFailed(""), cooldown)
+    return rests
+
+
+def test_after_a_rest_one_call_tries_and_the_others_wait_for_its_word() -> None:
+    """A circuit is half open for exactly one."""
+    clock = HandClock()
+    rests = opened(clock)
+    clock.at += 5
+    assert rests.resting("k") is None
+    rests.trying("k")
+    assert rests.resting("k") is not None
+    rests.answered("k")
+    assert rests.resting("k") is None
+
+
+def test_a_failed_try_opens_the_circuit_for_twice_as_long_up_to_a_bound() -> None:
+    """Each further failure doubles the rest."""
+    clock = HandClock()
+    rests = opened(clock)
+    waits = []
+    for _ in range(9):
+        rest = rests.resting("k")
+        assert rest is not None
+        waits.append(rests.seconds_left(rest))
+        clock.at = rest.until
+        rests.trying("k")
+        rests.failed("k", UpstreamFailed(""), 5)
+    assert waits == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+
+
+def test_a_try_that_tells_nothing_lets_the_next_one_try() -> None:
+    """A caller who leaves is no verdict on the upstream."""
+    clock = HandClock()
+    rests = opened(clock)
+    clock.at += 5
+    rests.trying("k")
+    rests.gave_up("k")
+    assert rests.resting("k") is None
+
+
+def test_failures_of_calls_under_way_do_not_lengthen_a_rest() -> None:
+    """They began before it, and tell nothing new."""
+    clock = HandClock()
+    rests = opened(clock)
+    clock.at += 1
+    for _ in range(50):
+        rests.failed("k", UpstreamFailed(""), 5)
+    rest = rests.resting("k")
+    assert rest is not None
+    assert rests.seconds_left(rest) == 4
+
+
+def test_streams_that_begin_and_break_are_failures_in_a_row() -> None:
+    """An answer that begins forgives nothing; one that ends well does."""
+    rests = Cooldowns(HandClock())
+    for _ in range(FAILURES_BEFORE_REST - 1):
+        rests.answered("k")
+        rests.failed("k", UpstreamFailed(""), 5)
+    rests.answered("k")
+    assert rests.resting("k") is None
+    rests.failed("k", UpstreamFailed(""), 5)
+    assert rests.resting("k")
+
+
+def test_a_spent_quota_rests_longer() -> None:
+    """No minute brings it back."""
+    clock = HandClock()
+    rests = Cooldowns(clock)
+    rests.failed("k", UpstreamQuotaSpent(""), 5)
+    rest = rests.resting("k")
+    assert rest is not None
+    assert (rests.seconds_left(rest), rest.asked) == (QUOTA_REST, False)
+
+
+def test_every_change_is_told() -> None:
+    """Whoever listens hears when a rest begins and when it is over."""
+    clock = HandClock()
+    rests = Cooldowns(clock)
+    told: list[tuple[str, float | None]] = []
+    rests.noticed = lambda fingerprint, rest: told.append((fingerprint, rest.seconds if rest else None))
+    rests.failed("k", UpstreamRateLimited("", retry_after=3), 5)
+    assert list(rests.all_resting()) == [("k", rests.resting("k"))]
+    clock.at += 3
+    rests.succeeded("k")
+    assert told == [("k", 3), ("k", None)]
+    assert list(rests.all_resting()) == []

@@ -32,6 +32,7 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import GatewayError, Unsupported, UpstreamFailed, UpstreamOverloaded
 from llmproxy_asgi.execution.attempt import Attempt, Job
 from llmproxy_asgi.execution.together import AT_ONCE, MOST, Together
+from llmproxy_asgi.providers.base import Credential
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Outgoing
@@ -42,6 +43,7 @@ pytestmark = pytest.mark.anyio
 BORN = datetime(2026, 1, 1, tzinfo=UTC)
 STOP = Finish(reason=FinishReason.STOP)
 NOWHERE = cast("Target", None)  # only handed on
+NOBODY = cast("Credential", None)  # likewise
 
 
 class Fake:
@@ -128,7 +130,7 @@ class World:
         ]
         asked: Callable[[], Any] = lambda: pytest.fail("it was to be asked one by one")  # noqa: E731
         job = Job(protocol="openai-completions", stream=stream, request=asked, each=lambda: requests)
-        return Together(job, NOWHERE, self.begin)
+        return Together(job, NOWHERE, NOBODY, self.begin)
 
 
 async def read(together: Together) -> list[StreamEvent]:

@@ -7,7 +7,7 @@ import pytest
 from llmproxy_asgi.config.schema import Config
 from llmproxy_asgi.errors import ModelNotFound
 from llmproxy_asgi.providers.registry import provider_class
-from llmproxy_asgi.routing.catalog import Catalog, allow
+from llmproxy_asgi.routing.catalog import Catalog, Choice, allow
 
 
 def catalog(providers: dict[str, Any], models: dict[str, Any] | None = None, **more: Any) -> Catalog:
@@ -20,8 +20,8 @@ def catalog(providers: dict[str, Any], models: dict[str, Any] | None = None, **m
     return Catalog(made, config.models, default_provider=config.default_provider)
 
 
-def names(found: Any) -> list[str]:
-    return [target.name for target in found]
+def names(found: Choice) -> list[str]:
+    return [target.name for target in found.targets]
 
 
 def test_a_route_comes_before_everything_else() -> None:
@@ -77,15 +77,15 @@ def test_no_name_asks_the_default_provider_for_its_default_model() -> None:
 
 def test_bypass_model_replaces_whatever_is_asked() -> None:
     """The caller still reads the name that it asked for."""
-    (target,) = catalog({"a": {"default_model": "real", "bypass_model": True}}).resolve("wish")
+    (target,) = catalog({"a": {"default_model": "real", "bypass_model": True}}).resolve("wish").targets
     assert (target.model, target.asked) == ("real", "wish")
 
 
 def test_a_caller_reads_the_name_that_it_asked_for() -> None:
     """Routes, prefixes and renamed models all keep the caller's own word."""
     made = catalog({"a": {"models": [{"name": "fast", "upstream": "u"}]}}, {"smart": {"targets": ["a/fast"]}})
-    assert [made.resolve(name)[0].asked for name in ("smart", "a/fast", "fast")] == ["smart", "a/fast", "fast"]
-    assert [made.resolve(name)[0].model for name in ("smart", "a/fast", "fast")] == ["u", "u", "u"]
+    assert [made.resolve(name).targets[0].asked for name in ("smart", "a/fast", "fast")] == ["smart", "a/fast", "fast"]
+    assert [made.resolve(name).targets[0].model for name in ("smart", "a/fast", "fast")] == ["u", "u", "u"]
 
 
 def test_what_a_caller_may_not_use_does_not_exist_for_it() -> None:
@@ -125,6 +125,6 @@ def test_what_is_remembered_of_callers_names_is_bounded() -> None:
 def test_the_configuration_has_the_last_word_on_capabilities() -> None:
     """Overrides of one model reach the translator; others keep what is known."""
     made = catalog({"a": {"models": [{"name": "m", "max_output_tokens": 99, "capabilities": {"images": False}}, "n"]}})
-    changed = made.resolve("m")[0].capabilities("openai-chat")
+    changed = made.resolve("m").targets[0].capabilities("openai-chat")
     assert (changed.images, changed.max_output_tokens, changed.max_tokens_field) == (False, 99, "max_tokens")
-    assert made.resolve("n")[0].capabilities("openai-chat").images
+    assert made.resolve("n").targets[0].capabilities("openai-chat").images

@@ -1,0 +1,47 @@
+"""How much may be tried again."""
+
+import pytest
+
+from llmproxy_asgi.execution.budget import REFILL, RESERVE, SHARE, RetryBudget, RetryBudgets
+from support_clock import HandClock
+
+
+@pytest.mark.parametrize("calls", [100, 500, 5_000])
+def test_an_outage_is_hardly_multiplied(calls: int) -> None:
+    """Where every call fails and would be retried, the upstream sees a tenth more calls at the most."""
+    budget = RetryBudget(HandClock())
+    retries = 0
+    for _ in range(calls):
+        budget.tried()
+        retries += budget.may_retry()
+    assert retries <= RESERVE + SHARE * calls
+    assert (calls + retries) / calls <= 1.1 or calls < 500
+
+
+def test_a_quiet_service_may_retry() -> None:
+    """The first failures are retried, and what is spent comes back with time."""
+    clock = HandClock()
+    budget = RetryBudget(clock)
+    assert [budget.may_retry() for _ in range(11)] == [True] * 10 + [False]
+    clock.at += 1 / REFILL
+    assert budget.may_retry()
+    assert not budget.may_retry()
+
+
+def test_healthy_hours_save_up_no_storm() -> None:
+    """A long quiet time is worth no more than the reserve."""
+    clock = HandClock()
+    budget = RetryBudget(clock)
+    for _ in range(10_000):
+        budget.tried()
+    clock.at += 86_400
+    assert sum(budget.may_retry() for _ in range(1_000)) == RESERVE
+
+
+def test_one_provider_does_not_pay_for_another() -> None:
+    """Each has an account of its own, and always the same one."""
+    budgets = RetryBudgets(HandClock())
+    while budgets.of("a").may_retry():
+        pass
+    assert not budgets.of("a").may_retry()
+    assert budgets.of("b").may_retry()
