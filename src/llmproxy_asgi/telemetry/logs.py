@@ -1,0 +1,141 @@
+"""Facts as records of the standard `logging`: one for each call, and for whatever else an operator would look at.
+
+The fields are in each record's `extra`, for formatters that write structures; messages hold words of ours alone, so
+that no caller's text can look like a line of its own. No prompt, no answer, no secret, nobody's name. No handler, no
+level and no formatter is set: that is the host's.
+"""
+
+import logging
+
+from llmproxy_asgi.facts import (
+    AnyFact,
+    AttemptFailed,
+    CallFinished,
+    CallRefused,
+    CredentialCooled,
+    CredentialRecovered,
+    TargetStateChanged,
+)
+
+_calls = logging.getLogger("llmproxy_asgi.calls")
+_upstreams = logging.getLogger("llmproxy_asgi.upstreams")
+
+_LONGEST = 200
+"""Characters of a caller's text that a record holds."""
+
+
+class CallLog:
+    """Logs what it is told.
+
+    Finished calls go to `llmproxy_asgi.calls`: at INFO, at WARNING where an upstream or the gateway is to blame. What
+    concerns upstreams goes to `llmproxy_asgi.upstreams`.
+    """
+
+    def notice(self, fact: AnyFact) -> None:
+        """Log it, if anybody reads that level."""
+        match fact:
+            case CallFinished():
+                _finished(fact)
+            case CallRefused():
+                _refused(fact)
+            case AttemptFailed():
+                _failed(fact)
+            case CredentialCooled():
+                _cooled(fact)
+            case CredentialRecovered():
+                _recovered(fact)
+            case TargetStateChanged():
+                _changed(fact)
+            case _:
+                pass
+
+
+def _finished(fact: CallFinished) -> None:
+    level = logging.WARNING if fact.outcome == "cut" or fact.status >= 500 or fact.status == 429 else logging.INFO
+    if not _calls.isEnabledFor(level):
+        return
+    usage = fact.usage
+    extra = {
+        "request_id": fact.request_id,
+        "protocol": fact.protocol,
+        "model": shown(fact.model),
+        "provider": fact.provider,
+        "upstream_model": shown(fact.upstream_model),
+        "upstream_protocol": fact.upstream_protocol,
+        "outcome": fact.outcome,
+        "status": fact.status,
+        "kind": fact.kind,
+        "stream": fact.stream,
+        "attempts": fact.attempts,
+        "input_tokens": usage.input if usage is not None else None,
+        "output_tokens": usage.output if usage is not None else None,
+        "usage": fact.exactness,
+        "first_seconds": rounded(fact.first_seconds),
+        "seconds": rounded(fact.seconds),
+        "queue_seconds": rounded(fact.queue_seconds),
+        "warnings": [shown(warning) for warning in fact.warnings],
+    }
+    _calls.log(
+        level,
+        "call %s: status %d%s, %d attempt(s), %.3f s",
+        fact.outcome,
+        fact.status,
+        f", {fact.kind}" if fact.kind else "",
+        fact.attempts,
+        fact.seconds,
+        extra=extra,
+    )
+
+
+def _refused(fact: CallRefused) -> None:
+    extra = {"request_id": fact.request_id, "protocol": fact.protocol, "status": fact.status, "kind": fact.kind}
+    level = logging.WARNING if fact.status >= 500 else logging.INFO
+    _calls.log(level, "request refused: status %d, %s", fact.status, fact.kind, extra=extra)
+
+
+def _failed(fact: AttemptFailed) -> None:
+    extra = {
+        "provider": fact.provider,
+        "upstream_model": shown(fact.model),
+        "credential": fact.credential,
+        "attempt": fact.attempt,
+        "kind": fact.kind,
+        "status": fact.status,
+        "seconds": rounded(fact.seconds),
+        "then": fact.then,
+    }
+    _upstreams.info("attempt %d at %s failed: %s", fact.attempt, fact.provider, fact.kind, extra=extra)
+
+
+def _cooled(fact: CredentialCooled) -> None:
+    extra = {
+        "provider": fact.provider,
+        "credential": fact.credential,
+        "seconds": rounded(fact.seconds),
+        "asked": fact.asked,
+        "kind": fact.kind,
+    }
+    _upstreams.warning("a credential of %s rests for %.0f s: %s", fact.provider, fact.seconds, fact.kind, extra=extra)
+
+
+def _recovered(fact: CredentialRecovered) -> None:
+    extra = {"provider": fact.provider, "credential": fact.credential}
+    _upstreams.info("a credential of %s serves again", fact.provider, extra=extra)
+
+
+def _changed(fact: TargetStateChanged) -> None:
+    extra = {"provider": fact.provider, "healthy": fact.healthy, "reason": shown(fact.reason)}
+    level = logging.INFO if fact.healthy else logging.WARNING
+    state = "is healthy again" if fact.healthy else "does not answer its health check"
+    _upstreams.log(level, "%s %s", fact.provider, state, extra=extra)
+
+
+def shown(text: str) -> str:
+    """A caller's text as a record may hold it: short, and of one line."""
+    kept = text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
+    return kept if kept.isprintable() else "".join(char if char.isprintable() else "?" for char in kept)
+
+
+def rounded(seconds: float | None) -> float | None:
+    """To the millisecond."""
+    return None if seconds is None else round(seconds, 3)

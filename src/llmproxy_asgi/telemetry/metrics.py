@@ -1,0 +1,78 @@
+"""The metrics of one gateway: what is counted, by what timer, shared with which workers, shown how.
+
+It puts the pieces of this room together and has no numbers of its own.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from llmproxy_asgi.facts import AnyFact
+from llmproxy_asgi.telemetry.collector import Collector, Counts, Gauges, Names
+from llmproxy_asgi.telemetry.prometheus import GatewayCollector, Page
+from llmproxy_asgi.telemetry.pulse import Pulse
+from llmproxy_asgi.telemetry.sharing import Shelf, added
+
+SHARED_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+"""The environment variable that names the directory in which several workers' counts meet."""
+
+
+class Metrics:
+    """Counts, and shows what is counted.
+
+    Args:
+        names: What may stand in labels.
+        cooling: Lists the providers of the credentials that rest now, one entry for each credential.
+        directory: Where several workers' counts meet; None: there is one worker.
+    """
+
+    def __init__(self, names: Names, *, cooling: Callable[[], Iterable[str]], directory: Path | None) -> None:
+        self._shelf = Shelf(directory, _mark(names)) if directory is not None else None
+        self._pulse = Pulse(also=self._share if self._shelf is not None else None)
+        self._counted = Collector(names, cooling=cooling, lag=self._pulse.lag)
+        self._page: Page | None = None
+        self.collector = GatewayCollector(self._snapshot)
+        """For prometheus-client's registries."""
+
+    def notice(self, fact: AnyFact) -> None:
+        """Count it."""
+        self._counted.notice(fact)
+        self._pulse.notice(fact)
+
+    def page(self) -> tuple[bytes, bytes]:
+        """The media type and the text of the page.
+
+        Raises:
+            MisuseError: prometheus-client is not installed.
+        """
+        if self._page is None:
+            self._page = Page(self.collector)
+        return self._page.render()
+
+    def stop(self) -> None:
+        """No timer beats any more; the next call starts it again."""
+        self._pulse.stop()
+
+    def _snapshot(self) -> tuple[Counts, Gauges]:
+        counts, gauges = self._counted.counts(), self._counted.gauges()
+        if self._shelf is None:
+            return counts, gauges
+        self._shelf.put(counts, gauges)
+        return added(counts, gauges, self._shelf.others())
+
+    def _share(self) -> None:
+        assert self._shelf is not None, "it is called only where there is one"
+        self._shelf.put(self._counted.counts(), self._counted.gauges())
+
+
+def shared_directory() -> Path | None:
+    """What the environment says now."""
+    given = os.environ.get(SHARED_DIRECTORY)
+    return Path(given) if given else None
+
+
+def _mark(names: Names) -> str:
+    """Names a gateway in all its workers alike, by what it serves."""
+    said = [*sorted(names.providers), "", *sorted(names.models), "", *(pattern for pattern, _ in names.patterns)]
+    return hashlib.blake2s("\n".join(said).encode(), digest_size=6).hexdigest()

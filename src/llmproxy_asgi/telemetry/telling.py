@@ -1,0 +1,156 @@
+"""One call, told as facts: that it started, and exactly once how it ended.
+
+Whoever runs the call says what happens to it, as it happens; what that amounts to (an outcome, an exactness, times) is
+worked out here, at the end. Deltas are never looked at.
+"""
+
+import asyncio
+
+import msgspec
+
+from llmproxy_asgi.clock import Clock
+from llmproxy_asgi.conversation import Ended, Failed, StreamEvent, Usage, UsageReported
+from llmproxy_asgi.errors import ErrorKind, GatewayError, UpstreamError
+from llmproxy_asgi.facts import CallFinished, CallStarted, Course, Exactness, Observers, Outcome
+from llmproxy_asgi.providers.target import Target
+
+CALLER_LEFT = 499
+"""The status that stands for a caller who left before anything was answered; no protocol has one."""
+
+_LEFT = (asyncio.CancelledError, GeneratorExit, OSError)
+"""What ends a call whose caller is not there any more: cancelled, closed by its reader, or not to be written to."""
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asked for what, as it is told."""
+
+    principal: str
+    tenant: str
+    protocol: str
+    model: str
+    stream: bool
+
+
+class Telling:
+    """Tells one call.
+
+    Args:
+        observers: Who wants to know.
+        clock: What times are measured with.
+        course: The call's own counts.
+        caller: Who asked for what.
+
+    Attributes:
+        usage: What the upstream has reported so far.
+        failure: What broke the stream.
+        ended: Whether the stream has told its end, be it good or bad.
+    """
+
+    __slots__ = ("_began", "_caller", "_clock", "_course", "_observers", "_since", "_told", "ended", "failure", "usage")
+
+    def __init__(self, observers: Observers, clock: Clock, course: Course, caller: Caller) -> None:
+        self._observers = observers
+        self._clock = clock
+        self._course = course
+        self._caller = caller
+        self._began: float | None = None
+        self._told = False
+        self.usage: Usage | None = None
+        self.failure: GatewayError | None = None
+        self.ended = False
+
+    def start(self) -> None:
+        """It is about to ask its first upstream."""
+        self._since = self._clock.monotonic()
+        if self._observers.listening:
+            caller, course = self._caller, self._course
+            self._observers.notice(
+                CallStarted(
+                    call=course.call,
+                    request_id=course.request_id,
+                    protocol=caller.protocol,
+                    model=caller.model,
+                    stream=caller.stream,
+                    principal=caller.principal,
+                    tenant=caller.tenant,
+                )
+            )
+
+    def begin(self) -> None:
+        """Its answer has something to say, or is whole."""
+        self._began = self._clock.monotonic()
+
+    def see(self, event: StreamEvent) -> None:
+        """An event of its stream that is no delta."""
+        kind = type(event)
+        if kind is UsageReported:
+            self.usage = event.usage  # type: ignore[union-attr]  # the line above is how mypy is told elsewhere
+        elif kind is Ended:
+            self.ended = True
+        elif kind is Failed:
+            self.ended = True
+            self.failure = event.error  # type: ignore[union-attr]
+
+    def finish(self, error: BaseException | None, target: Target | None, warnings: tuple[str, ...] = ()) -> None:
+        """It is over.
+
+        Args:
+            error: What it ended with; None: it was read to its end.
+            target: Who answered; None: nobody did.
+            warnings: What was lost or approximated on its way.
+        """
+        if self._told or not self._observers.listening:
+            return
+        self._told = True
+        now = self._clock.monotonic()
+        caller, course, began = self._caller, self._course, self._began
+        outcome, status, kind = self._verdict(error)
+        failure = self.failure or error
+        self._observers.notice(
+            CallFinished(
+                call=course.call,
+                request_id=course.request_id,
+                principal=caller.principal,
+                tenant=caller.tenant,
+                protocol=caller.protocol,
+                model=caller.model,
+                provider=target.provider.name if target is not None else _blamed(failure),
+                upstream_model=target.model if target is not None else "",
+                upstream_protocol=target.line(caller.protocol).outbound.protocol if target is not None else "",
+                outcome=outcome,
+                status=status,
+                kind=kind,
+                stream=caller.stream,
+                attempts=course.attempts,
+                usage=self.usage,
+                exactness=self._exactness(outcome),
+                first_seconds=None if began is None else began - self._since,
+                seconds=now - self._since,
+                queue_seconds=course.queue_seconds,
+                warnings=warnings,
+            )
+        )
+
+    def _verdict(self, error: BaseException | None) -> tuple[Outcome, int, str]:
+        """How it ended, the status that stands for it, and what broke it."""
+        begun = self._began is not None
+        if self.failure is not None:
+            return "cut", 200, self.failure.kind
+        if error is None or (self.ended and isinstance(error, _LEFT)):
+            return "ok", 200, ""
+        if isinstance(error, _LEFT):
+            return "cancelled", 200 if begun else CALLER_LEFT, ""
+        status, kind = (error.status, error.kind) if isinstance(error, GatewayError) else (500, ErrorKind.INTERNAL)
+        return ("cut", 200, kind) if begun and self._caller.stream else ("error", status, kind)
+
+    def _exactness(self, outcome: Outcome) -> Exactness:
+        usage = self.usage
+        if usage is None:
+            return "none"
+        # What was reported before a stream broke off is no more than it had cost until then.
+        broken = outcome in ("cut", "cancelled") and self._caller.stream
+        return "estimated" if usage.estimated or broken else "exact"
+
+
+def _blamed(error: BaseException | None) -> str:
+    return error.provider or "" if isinstance(error, UpstreamError) else ""
