@@ -1,5 +1,6 @@
 # The front door. It needs Python 3.11 or newer, make and git; everything else is
-# installed, pinned and by hash, into .venv by the first target that wants it.
+# installed, pinned and by hash, into .venv by the first target that wants it. Where npm is
+# there, too, the tests also drive the official npm SDKs; without it those tests are skipped.
 
 # Which interpreter builds .venv: `make venv PYTHON=python3.12`. Empty: the first that fits.
 PYTHON ?=
@@ -15,8 +16,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
+NPM := tests/contract/npm
+NPM_INSTALLED := $(NPM)/node_modules/.package-lock.json
+
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format verify protocols bench coverage build requirements clean
+.PHONY: help venv npm demo test check format verify protocols bench coverage build requirements clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -50,10 +54,17 @@ $(INSTALLED): requirements/dev.txt pyproject.toml
 	$(PIP) install -qq --no-build-isolation --no-deps --editable .
 	@touch $@
 
+npm: $(NPM_INSTALLED)  ## install the npm SDKs that some of the tests drive; needs node 20 or newer
+
+# npm writes this file itself; it keeps its old date when nothing had to change.
+$(NPM_INSTALLED): $(NPM)/package.json $(NPM)/package-lock.json $(NPM)/.npmrc
+	cd $(NPM) && npm ci --loglevel=error
+	@touch $@
+
 demo: $(INSTALLED)  ## run the gateway with its simulated provider: no key, no network (HOST, PORT)
 	$(BIN)/llmproxy demo --host $(HOST) --port $(PORT)
 
-test: $(INSTALLED)  ## run the tests, without the long ones (JOBS, ARGS)
+test: $(INSTALLED) $(if $(shell command -v npm),$(NPM_INSTALLED))  ## run the tests, without the long ones (JOBS, ARGS)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: $(INSTALLED)  ## lint, formatting, types and the direction of imports

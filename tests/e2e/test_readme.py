@@ -1,4 +1,4 @@
-"""The README's lines do what it says, against the demo that it tells to start."""
+"""The lines of the README and of docs/clients.md do what they say, against the demo that they tell to start."""
 
 import re
 import shutil
@@ -12,9 +12,11 @@ import httpx2
 import pytest
 
 from doc_blocks import Block, blocks
+from support_npm import MODULES, require_npm
 from support_ports import free_port
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README, CLIENTS = ROOT / "README.md", ROOT / "docs" / "clients.md"
 SHOWN = "http://127.0.0.1:8000"
 
 
@@ -45,13 +47,17 @@ def _wait_until_it_answers(address: str, process: "subprocess.Popen[str]") -> No
     raise AssertionError("the demo did not start")
 
 
-def shown(language: str, flag: str | None = None) -> list[object]:
-    found = [block for block in blocks(README, language) if flag is None or flag in block.flags]
-    assert found, f"the README shows no {language} {flag or ''}"
-    return [pytest.param(block, id=f"line-{block.line}") for block in found]
+def shown(page: Path, language: str, flag: str | None = None) -> list[Block]:
+    found = [block for block in blocks(page, language) if flag is None or flag in block.flags]
+    assert found, f"{page.name} shows no {language} {flag or ''}"
+    return found
 
 
-@pytest.mark.parametrize("block", shown("bash"))
+def each(page: Path, language: str, flag: str | None = None) -> list[object]:
+    return [pytest.param(block, id=f"{page.name}:{block.line}") for block in shown(page, language, flag)]
+
+
+@pytest.mark.parametrize("block", each(README, "bash"))
 def test_the_curl_lines_are_answered(demo: str, block: Block) -> None:
     """Each succeeds, and says something of a model's."""
     assert shutil.which("curl"), "curl is needed: apt-get install curl"
@@ -61,11 +67,33 @@ def test_the_curl_lines_are_answered(demo: str, block: Block) -> None:
     assert re.search(r'"content"|text_delta', ended.stdout), ended.stdout
 
 
-@pytest.mark.parametrize("block", shown("python", "demo"))
-def test_the_sdk_lines_are_answered(demo: str, block: Block, tmp_path: Path) -> None:
-    """Each runs as it stands, and prints something."""
-    source = tmp_path / "example.py"
-    source.write_text(block.text.replace(SHOWN, demo), encoding="utf-8")
-    ended = subprocess.run([sys.executable, str(source)], capture_output=True, text=True, timeout=120, check=False)
+RUN_EACH = "import runpy, sys; [(runpy.run_path(source), print(end='\\0')) for source in sys.argv[1:]]"
+"""One process for all of a page's examples, because importing an SDK takes longer than asking it."""
+
+
+@pytest.mark.parametrize("page", [README, CLIENTS], ids=lambda page: page.name)
+def test_the_sdk_lines_are_answered(demo: str, page: Path, tmp_path: Path) -> None:
+    """Each Python example runs as it stands, and prints something."""
+    sources = []
+    for block in shown(page, "python", "demo"):
+        source = tmp_path / f"line_{block.line}.py"
+        source.write_text(block.text.replace(SHOWN, demo), encoding="utf-8")
+        sources.append(str(source))
+    command = [sys.executable, "-c", RUN_EACH, *sources]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.strip()
+    *printed, _ = ended.stdout.split("\0")
+    assert len(printed) == len(sources)
+    assert all(text.strip() for text in printed), printed
+
+
+@pytest.mark.parametrize("block", each(CLIENTS, "javascript", "demo"))
+def test_the_npm_sdks_lines_are_answered(demo: str, block: Block, tmp_path: Path) -> None:
+    """Each example in JavaScript does so, too."""
+    node = require_npm()
+    (tmp_path / "node_modules").symlink_to(MODULES, target_is_directory=True)
+    source = tmp_path / "example.mjs"
+    source.write_text(block.text.replace(SHOWN, demo), encoding="utf-8")
+    ended = subprocess.run([node, str(source)], capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "Hello!"

@@ -1,0 +1,29 @@
+// Anthropic's SDK: the stream helper of Messages.
+
+import Anthropic from "@anthropic-ai/sdk";
+
+export async function messages({ base, key, request }, { seen, fetch }) {
+  const client = new Anthropic({ baseURL: base, apiKey: key, maxRetries: 0, timeout: 30_000, fetch });
+  const stream = client.messages.stream({ max_tokens: 2000, ...request });
+  let pieces = 0;
+  for await (const { type, delta } of stream) {
+    if (type !== "content_block_delta") continue;
+    if (delta.type === "input_json_delta" && delta.partial_json) pieces += 1;
+    if (delta.type === "text_delta" && seen(delta.text)) stream.abort();
+  }
+  const { model, content, stop_reason, usage } = await stream.finalMessage();
+  const parts = (type, field) => content.filter((block) => block.type === type).map((block) => block[field]);
+  return {
+    text: parts("text", "text").join(""),
+    reasoning: parts("thinking", "thinking").join(""),
+    signatures: parts("thinking", "signature"),
+    calls: content
+      .filter((block) => block.type === "tool_use")
+      .map(({ id, name, input }) => ({ id, name, arguments: JSON.stringify(input) })),
+    pieces,
+    finish: stop_reason,
+    input: usage.input_tokens,
+    output: usage.output_tokens,
+    model,
+  };
+}

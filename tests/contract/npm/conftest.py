@@ -1,0 +1,13 @@
+"""One node process for all tests of a file's worker."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from support_npm import Node, running_node
+
+
+@pytest.fixture(scope="session")
+def node() -> Iterator[Node]:
+    with running_node() as process:
+        yield process
