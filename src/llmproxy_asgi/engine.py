@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 import msgspec
+from typing_extensions import override
 
 from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.conversation import EMPTY, Batch, Failed, Request, Response, StreamEvent
@@ -55,9 +56,7 @@ class Call:
         self.turn: Turn | None = None
         """Its dealings with kept answers, if it has any."""
 
-    def going_on(
-        self, turn: Turn, remade: Callable[[Intake], tuple[Job, Callable[[], Conversation | None]]]
-    ) -> Self:
+    def going_on(self, turn: Turn, remade: Callable[[Intake], tuple[Job, Callable[[], Conversation | None]]]) -> Self:
         """The same call, which has dealings with kept answers; `remade`: what it does if its request is another."""
         self.turn, self._remade = turn, remade
         return self
@@ -292,23 +291,18 @@ class CallerStream:
     A failure is written as the protocol's own error event, whether the stream was relayed or translated.
     """
 
-    __slots__ = ("_call", "_encoder", "_inbound", "_intake", "_next", "_tap", "_turn")
+    __slots__ = ("_call", "_encoder", "_inbound", "_intake", "_next", "_tap")
 
     def __init__(self, call: Call, inbound: AnyInbound, intake: Intake) -> None:
         self._next = call.next
         self._call = call
         self._tap = call.tap
         self._inbound = inbound
-        self._turn = call.turn
-        self._intake = intake if call.turn is None else call.turn.said
-        self._encoder: StreamEncoder | None = None if call.relays else inbound.encoder(self._intake)
+        self._intake = intake
+        self._encoder: StreamEncoder | None = None if call.relays else inbound.encoder(intake)
 
     async def next(self) -> bytes | None:
         """The next bytes, maybe none yet; None after the last."""
-        data = await self._read()
-        return await self._turn.tell(data) if data and self._turn is not None else data
-
-    async def _read(self) -> bytes | None:
         batch = await self._next()
         if batch is None:
             return None
@@ -320,6 +314,36 @@ class CallerStream:
         if batch.events and isinstance(batch.events[-1], Failed):
             return raw + failure(self._inbound, self._intake, batch.events[-1].error)
         return raw
+
+
+class KeptStream(CallerStream):
+    """One that is kept as it passes, and told as what it then is."""
+
+    __slots__ = ("_turn",)
+
+    def __init__(self, call: Call, inbound: AnyInbound, turn: Turn) -> None:
+        super().__init__(call, inbound, turn.said)
+        self._turn = turn
+
+    @override
+    async def next(self) -> bytes | None:
+        data = await super().next()
+        return await self._turn.tell(data) if data else data
+
+
+def stream_of(call: Call, inbound: AnyInbound, intake: Intake) -> CallerStream:
+    """A streamed answer as its caller reads it."""
+    return CallerStream(call, inbound, intake) if call.turn is None else KeptStream(call, inbound, call.turn)
+
+
+async def whole_of(call: Call, inbound: AnyInbound, intake: Intake) -> bytes:
+    """A whole answer as its caller reads it."""
+    answer, turn = call.answer(), call.turn
+    if isinstance(answer, Batch):
+        body = answer.raw or b""
+    else:
+        body = inbound.encode(answer, intake if turn is None else turn.said)
+    return body if turn is None else await turn.tell_whole(body)
 
 
 def failure(inbound: AnyInbound, intake: Intake, error: GatewayError) -> bytes:

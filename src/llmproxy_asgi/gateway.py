@@ -40,6 +40,24 @@ Transports: TypeAlias = "HostTransport | Mapping[str, HostTransport]"
 """One for every provider, or by provider name (`*` for the others)."""
 
 
+class TokenCount(int):
+    """A number of tokens, that knows how it came about."""
+
+    estimated: bool
+    """Whether it is a rule of thumb's, because the upstream has no counter."""
+
+    def __new__(cls, tokens: int, *, estimated: bool) -> Self:
+        """A count of so many tokens."""
+        made = super().__new__(cls, tokens)
+        made.estimated = estimated
+        return made
+
+    @property
+    def input_tokens(self) -> int:
+        """The number."""
+        return int(self)
+
+
 class Gateway:
     """A gateway, from Python. Opens what it needs when it first needs it; closing it is good manners.
 
@@ -149,6 +167,21 @@ class Gateway:
             answer = call.answer()
         assert isinstance(answer, Embeddings), "a call made in Python relays no bytes"
         return answer
+
+    async def count_tokens(
+        self, *, model: str = "", messages: Messages, principal: Principal | str | None = None, **options: Any
+    ) -> TokenCount:
+        """How many tokens a request is, before it is made; the arguments are those of `complete`.
+
+        The upstream that would serve it is asked where it has a counter, else the number is an estimate.
+
+        Raises:
+            CallerError: The request is wrong, or there is no such model.
+            UpstreamError: Every upstream that counts failed.
+        """
+        request = chat_request(model, messages, options, stream=False)
+        counted = await self._engine.count_request(request, _grant(principal))
+        return TokenCount(counted.tokens, estimated=counted.estimated)
 
     def models(self) -> list[str]:
         """Every name that can be listed."""

@@ -4,18 +4,20 @@ A failure before the first byte is a real status in the caller's own protocol; a
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from llmproxy_asgi.access.keys import Grant
-from llmproxy_asgi.conversation import EMPTY, Batch
+from llmproxy_asgi.conversation import EMPTY
 from llmproxy_asgi.endpoints.exchange import CallerGone, CallerWatch, Exchange, KeepAlive
-from llmproxy_asgi.engine import Call, CallerStream, Engine, failure
-from llmproxy_asgi.errors import GatewayError, InternalError
+from llmproxy_asgi.engine import CallerStream, Engine, failure, stream_of, whole_of
+from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError
 from llmproxy_asgi.translators.base import AnyInbound, Intake
 
 _log = logging.getLogger("llmproxy_asgi.calls")
 
 _JSON = (b"content-type", b"application/json")
+_STRICT = "x-llmproxy-strict"
+_SWITCH = {"1": True, "true": True, "0": False, "false": False}
 
 
 async def serve_call(
@@ -25,6 +27,7 @@ async def serve_call(
     *,
     said: Mapping[str, str] = EMPTY,
     key_in_query: bool = False,
+    counts: bool = False,
 ) -> None:
     """Answer one request in `inbound`'s protocol.
 
@@ -34,6 +37,7 @@ async def serve_call(
         inbound: Reads the one and writes the other.
         said: What the path itself says, where a protocol names the model there.
         key_in_query: Whether `?key=` counts.
+        counts: Whether only the request's tokens are asked for.
     """
     try:
         grant = await engine.runtime.doorkeeper.admit(exchange.scope, key_in_query=key_in_query)
@@ -41,7 +45,9 @@ async def serve_call(
         body = await exchange.json_body(limit=limits.body, seconds=limits.body_time)
         intake = inbound.open(body, headers=exchange.headers, path=said, max_depth=limits.json_depth)
         async with CallerWatch(exchange.receive):
-            if intake.stream:
+            if counts:
+                await _serve_count(engine, exchange, inbound, intake, grant)
+            elif intake.stream:
                 await _serve_stream(engine, exchange, inbound, intake, grant)
             else:
                 await _serve_whole(engine, exchange, inbound, intake, grant)
@@ -71,11 +77,16 @@ def unexpected(error: Exception, exchange: Exchange) -> InternalError:
 
 
 async def _serve_whole(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, grant: Grant) -> None:
-    async with engine.take(intake, inbound, grant) as call:
-        answer = call.answer()
-        body = answer.raw or b"" if isinstance(answer, Batch) else inbound.encode(answer, intake)
-        headers = _headers(call)
+    async with engine.take(intake, inbound, grant, strict=_strict(exchange)) as call:
+        body = await whole_of(call, inbound, intake)
+        headers = _headers(call.upstream_model, call.warnings)
     await exchange.answer(200, [_JSON, *headers], body)
+
+
+async def _serve_count(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, grant: Grant) -> None:
+    counted = await engine.count(intake, inbound, grant, strict=_strict(exchange))
+    headers = _headers(counted.target.model, counted.warnings)
+    await exchange.answer(200, [_JSON, *headers], inbound.encode_count(counted.tokens))
 
 
 async def _serve_stream(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, grant: Grant) -> None:
@@ -83,11 +94,12 @@ async def _serve_stream(engine: Engine, exchange: Exchange, inbound: AnyInbound,
         exchange, inbound.keepalive, every=engine.runtime.config.keepalive, media_type=intake.media_type
     )
     try:
-        async with engine.take(intake, inbound, grant) as call:
+        async with engine.take(intake, inbound, grant, strict=_strict(exchange)) as call:
             await keepalive.settle()
             if not exchange.started:
-                await exchange.begin_stream(_headers(call), media_type=intake.media_type)
-            await _copy(CallerStream(call, inbound, intake), keepalive)
+                headers = _headers(call.upstream_model, call.warnings)
+                await exchange.begin_stream(headers, media_type=intake.media_type)
+            await _copy(stream_of(call, inbound, intake), keepalive)
     except Exception as error:
         await keepalive.settle()
         if not exchange.started:
@@ -106,10 +118,20 @@ async def _copy(stream: CallerStream, keepalive: KeepAlive) -> None:
             await keepalive.write(data)
 
 
-def _headers(call: Call) -> list[tuple[bytes, bytes]]:
-    headers = [(b"x-llmproxy-model", _header_text(call.upstream_model))]
-    if call.warnings:
-        headers.append((b"x-llmproxy-warnings", _header_text(", ".join(call.warnings))))
+def _strict(exchange: Exchange) -> bool:
+    """Whether the caller wants the request taken as it is, or not at all."""
+    value = exchange.header(_STRICT)
+    if value is None:
+        return False
+    if value not in _SWITCH:
+        raise BadRequest(f"{_STRICT}: expected one of {', '.join(_SWITCH)}.", param=_STRICT, code="invalid_value")
+    return _SWITCH[value]
+
+
+def _headers(model: str, warnings: Sequence[str]) -> list[tuple[bytes, bytes]]:
+    headers = [(b"x-llmproxy-model", _header_text(model))]
+    if warnings:
+        headers.append((b"x-llmproxy-warnings", _header_text(", ".join(warnings))))
     return headers
 
 

@@ -36,11 +36,20 @@ CALLS = {
 }
 """Paths that reach a model, and the protocol they speak."""
 
+COUNTS = {
+    "/v1/messages/count_tokens": (MESSAGES, {"operation": "count_tokens"}),
+    "/v1/responses/input_tokens": (RESPONSES, {"operation": "input_tokens"}),
+}
+"""Paths that tell how many tokens a request is: the protocol they speak, and what they say to whoever reads it."""
+COUNT = "countTokens"
+"""Likewise, behind the colon of Gemini's paths."""
+
 GEMINI_METHODS = {
     "generateContent": GEMINI,
     "streamGenerateContent": GEMINI,
     "embedContent": "gemini-embeddings",
     "batchEmbedContents": "gemini-embeddings",
+    COUNT: GEMINI,
 }
 """What may stand behind the colon of `/v1beta/models/{model}:{method}`, and the protocol it speaks."""
 
@@ -69,10 +78,14 @@ class Endpoints:
         protocol = CALLS.get(path)
         if protocol is not None and scope["method"] == "POST":
             await serve_call(self.engine, exchange, translator(protocol).inbound)
+        elif scope["method"] == "POST" and path in COUNTS:
+            protocol, said = COUNTS[path]
+            await serve_call(self.engine, exchange, translator(protocol).inbound, said=said, counts=True)
         elif scope["method"] == "POST" and (named := model_in(path)) is not None:
-            inbound = translator(GEMINI_METHODS[named["method"]]).inbound
+            method = named["method"]
+            inbound = translator(GEMINI_METHODS[method]).inbound
             said = {**named, "alt": _asked_for(scope, "alt") or "json"}
-            await serve_call(self.engine, exchange, inbound, said=said, key_in_query=True)
+            await serve_call(self.engine, exchange, inbound, said=said, key_in_query=True, counts=method == COUNT)
         else:
             await self._other(exchange, path, protocol)
 
@@ -88,7 +101,7 @@ class Endpoints:
             await refuse(exchange, inbound, unexpected(error, exchange))
 
     async def _route(self, exchange: Exchange, path: str, inbound: AnyInbound) -> None:
-        if path in CALLS or model_in(path) is not None:
+        if path in CALLS or path in COUNTS or model_in(path) is not None:
             raise MethodNotAllowed("This path takes POST.", allow="POST")
         models = next((root for root in _MODELS if path == root or path.startswith(root + "/")), None)
         if path not in STATUS and models is None and not self._is_page(path):

@@ -23,6 +23,10 @@ class Anthropic(Provider):
         return join(self.root, "/messages", version="v1")
 
     @override
+    def counting_address(self, protocol: str, model: str) -> Address | None:
+        return join(self.root, "/messages/count_tokens", version="v1")
+
+    @override
     def authorize(self, protocol: str, credential: Credential) -> Mapping[str, str]:
         # Both header forms are accepted by the vendor; this one is understood by every compatible server, too.
         if credential.secret is None:

@@ -25,9 +25,16 @@ class Gemini(Provider):
 
     @override
     def address(self, protocol: str, model: str, *, stream: bool) -> Address:
+        return self._method(model, _STREAM if stream else _WHOLE[protocol])
+
+    @override
+    def counting_address(self, protocol: str, model: str) -> Address | None:
+        return self._method(model, "countTokens") if protocol == "gemini" else None
+
+    def _method(self, model: str, method: str) -> Address:
         version = next((version for version in _VERSIONS if self.root.endswith("/" + version)), _VERSIONS[0])
         path = model if "/" in model and model.startswith(("models/", "tunedModels/")) else f"models/{model}"
-        return join(self.root, f"/{quote(path)}:{_STREAM if stream else _WHOLE[protocol]}", version=version)
+        return join(self.root, f"/{quote(path)}:{method}", version=version)
 
     @override
     def authorize(self, protocol: str, credential: Credential) -> Mapping[str, str]:

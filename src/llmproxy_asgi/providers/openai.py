@@ -16,6 +16,7 @@ PATHS = {
     "openai-embeddings": "/embeddings",
 }
 """Protocol to its path below the version; OpenAI-compatible servers share it."""
+_COUNTER = "/responses/input_tokens"
 _COMPLETES_ONLY = re.compile(r"(?:ft:)?(?:gpt-3\.5-turbo-instruct|davinci-002|babbage-002)(?![a-z]).*")
 """The last models that take legacy completions; they take nothing else, and every other model takes Chat."""
 
@@ -28,9 +29,7 @@ class OpenAIShaped(Provider):
 
     @override
     def address(self, protocol: str, model: str, *, stream: bool) -> Address:
-        # OpenAI's SDK wants the version in base_url; an address without any path is taken to have left it out.
-        bare = self.root.count("/") == len("//")
-        return join(self.root, PATHS[protocol], version="v1" if bare else None)
+        return self._below(PATHS[protocol])
 
     @override
     def authorize(self, protocol: str, credential: Credential) -> Mapping[str, str]:
@@ -38,12 +37,21 @@ class OpenAIShaped(Provider):
             return {}
         return {"authorization": f"Bearer {credential.secret.reveal()}"}
 
+    def _below(self, path: str) -> Address:
+        # OpenAI's SDK wants the version in base_url; an address without any path is taken to have left it out.
+        bare = self.root.count("/") == len("//")
+        return join(self.root, path, version="v1" if bare else None)
+
 
 @provider("openai")
 class OpenAI(OpenAIShaped):
     """api.openai.com, or an address that stands for it."""
 
     base_url: ClassVar[str | None] = "https://api.openai.com/v1"
+
+    @override
+    def counting_address(self, protocol: str, model: str) -> Address | None:
+        return self._below(_COUNTER) if protocol == "openai-responses" else None
 
     @override
     def protocols_of(self, model: str) -> tuple[str, ...]:

@@ -21,6 +21,8 @@ class Line(msgspec.Struct, frozen=True):
     whole: Address
     """Where a request for one whole answer goes."""
     stream: Address
+    count: Address | None = None
+    """Where the tokens of a request are counted; None: nowhere."""
 
 
 class Target:
@@ -63,6 +65,22 @@ class Target:
         """Whether it can be spoken to at all for a caller of `protocol`."""
         return protocol in self._lines or self._spoken(protocol) is not None
 
+    def counting_line(self, protocol: str) -> Line | None:
+        """How to have tokens counted for a caller of `protocol`: as it is spoken to, else as it counts at all.
+
+        Returns:
+            None: It has no counter.
+
+        Raises:
+            Unsupported: As `line`.
+        """
+        line = self.line(protocol)
+        if line.count is not None:
+            return line
+        offered = self.provider.protocols_of(self.model)
+        others = (self.line(other) for other in offered if translator(other).outbound.family == line.outbound.family)
+        return next((other for other in others if other.count is not None and other.outbound.carries_others), None)
+
     def capabilities(self, protocol: str) -> Capabilities:
         """What the model takes: what is known of it, with the configuration's word over it."""
         known = self.provider.capabilities(self.model, protocol)
@@ -93,6 +111,7 @@ class Target:
             ),
             whole=provider.address(protocol, self.model, stream=False),
             stream=provider.address(protocol, self.model, stream=True),
+            count=provider.counting_address(protocol, self.model),
         )
 
 

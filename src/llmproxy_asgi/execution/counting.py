@@ -1,0 +1,161 @@
+"""How many tokens a request is: asked of the upstream that would serve it, else estimated, and then said to be so.
+
+A count is no attempt at an answer: it is asked once of each credential, it is never worth a wait, and what becomes of
+it says nothing about an upstream's health, because vendors limit and switch off their counters apart from their
+models. An upstream that has no counter, or says that it has none, is estimated for.
+"""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from llmproxy_asgi.conversation import Request
+from llmproxy_asgi.errors import (
+    GatewayError,
+    Unavailable,
+    Unsupported,
+    UpstreamAuthFailed,
+    UpstreamError,
+    UpstreamQuotaSpent,
+    UpstreamRateLimited,
+)
+from llmproxy_asgi.execution.attempt import Attempt, Job
+from llmproxy_asgi.execution.clocks import Clocks
+from llmproxy_asgi.execution.cooldown import Cooldowns
+from llmproxy_asgi.providers.base import Credential, Provider
+from llmproxy_asgi.providers.target import Line, Target
+from llmproxy_asgi.translators.base import Outgoing
+from llmproxy_asgi.translators.estimate import estimate
+from llmproxy_asgi.transport import Pool
+
+_CREDENTIAL_BOUND = (UpstreamRateLimited, UpstreamQuotaSpent, UpstreamAuthFailed)
+"""Failures that another credential of the same provider need not share."""
+_NO_COUNTER = frozenset({404, 405, 501})
+"""Statuses by which an upstream says that it has no counter."""
+_ESTIMATED = "estimated:input_tokens"
+
+
+class Counted(msgspec.Struct, frozen=True, kw_only=True):
+    """How many tokens a request is, for which target, and what of the request was not counted."""
+
+    tokens: int
+    estimated: bool
+    target: Target
+    warnings: tuple[str, ...] = ()
+
+
+class Counting:
+    """Counts.
+
+    Args:
+        pools: The connection pool of a provider.
+        cooldowns: What rests; a credential that does is asked last.
+        largest_answer: Bytes that an answer may have.
+    """
+
+    def __init__(self, pools: Callable[[Provider], Pool], cooldowns: Cooldowns, *, largest_answer: int) -> None:
+        self._pools = pools
+        self._cooldowns = cooldowns
+        self._largest_answer = largest_answer
+
+    async def count(self, job: Job, targets: Sequence[Target]) -> Counted:
+        """The count of the first target that gives one.
+
+        Args:
+            job: The request; what it says of streams does not matter.
+            targets: Best first; not empty.
+
+        Raises:
+            UpstreamError: Every target that has a counter failed; this is how the last one did.
+            BadRequest: No target can express the request, or the request itself is broken.
+        """
+        failure: GatewayError | None = None
+        fit = [target for target in targets if target.takes(job.protocol)]
+        for target in fit or targets:
+            try:
+                return await self._on_target(job, target)
+            except Unsupported as error:
+                failure = failure or error
+            except UpstreamError as error:
+                failure = error
+                if not error.failover:
+                    break
+        raise failure or Unavailable("No upstream can count for this model now.")
+
+    async def _on_target(self, job: Job, target: Target) -> Counted:
+        line = target.counting_line(job.protocol)
+        if line is None:
+            return _estimated(job, target)
+        failure: UpstreamError | None = None
+        for credential in self._credentials(target):
+            try:
+                return await self._once(job, target, line, credential)
+            except _CREDENTIAL_BOUND as error:
+                failure = error
+        assert failure is not None, "a provider has a credential, if only an empty one"
+        raise failure
+
+    async def _once(self, job: Job, target: Target, line: Line, credential: Credential) -> Counted:
+        question = _Question(job, target, line, credential)
+        try:
+            tokens = await question.ask(self._pools(target.provider), largest_answer=self._largest_answer)
+        except UpstreamError as error:
+            error.provider = target.provider.name
+            raise
+        finally:
+            await question.close()
+        if tokens is None:
+            return _estimated(job, target)
+        return Counted(tokens=tokens, estimated=False, target=target, warnings=question.outgoing.warnings)
+
+    def _credentials(self, target: Target) -> list[Credential]:
+        """Those that do not rest first."""
+        return sorted(
+            target.provider.credentials, key=lambda each: self._cooldowns.resting(each.fingerprint) is not None
+        )
+
+
+class _Question(Attempt):
+    """One request to a counter, on the clocks of its provider."""
+
+    __slots__ = ("_line",)
+
+    def __init__(self, job: Job, target: Target, line: Line, credential: Credential) -> None:
+        super().__init__(job, target, credential, outgoing=_outgoing(job, line))
+        self._line = line
+
+    async def ask(self, pool: Pool, *, largest_answer: int) -> int | None:
+        """The count; None: there is no counter after all.
+
+        Raises:
+            UpstreamError: It failed.
+        """
+        line, timeout = self._line, self.target.provider.config.timeout
+        assert line.count is not None
+        self._clocks = Clocks(timeout)
+        headers = self._headers(line)
+        answer = self._answer = await self._upstreams_turn(
+            pool.open("POST", line.count, headers, self.outgoing.body, connect=timeout.connect)
+        )
+        if answer.status in _NO_COUNTER:
+            return None
+        if answer.status >= 300:
+            raise line.outbound.decode_error(answer.status, answer.headers, await self._error_body(answer))
+        return line.outbound.decode_count(await self._body(answer, largest_answer))
+
+
+def _outgoing(job: Job, line: Line) -> Outgoing:
+    outbound, upstream = line.outbound, line.upstream
+    if job.intake is not None and outbound.protocol == job.protocol:
+        outgoing = outbound.splice(job.intake, upstream)
+    else:
+        outgoing = outbound.encode(job.asked(upstream), upstream)
+    return outbound.encode_count(outgoing, upstream)
+
+
+def _estimated(job: Job, target: Target) -> Counted:
+    line = target.line(job.protocol)
+    request = job.request()
+    assert isinstance(request, Request), "only conversations are counted"
+    tokens = estimate(request, line.outbound.protocol)
+    return Counted(tokens=tokens, estimated=True, target=target, warnings=(_ESTIMATED,))

@@ -1,0 +1,84 @@
+"""What counters are asked, what they answer, and what our callers are told."""
+
+import msgspec
+import pytest
+
+from llmproxy_asgi.conversation import Message, Request, Text
+from llmproxy_asgi.errors import NotFound, UpstreamProtocolError
+from llmproxy_asgi.translators.base import Outgoing, Upstream
+from llmproxy_asgi.translators.registry import translator
+
+KEYS = {"anthropic-messages": "input_tokens", "openai-responses": "input_tokens", "gemini": "totalTokens"}
+
+
+def upstream(model: str = "m-1") -> Upstream:
+    return Upstream(provider="p", model=model, asked="m", issuer="provider:p")
+
+
+@pytest.mark.parametrize(("protocol", "key"), KEYS.items(), ids=KEYS)
+def test_100_a_count_is_read_and_told(protocol: str, key: str) -> None:
+    """Each vendor's word for it; whatever else is said is no hindrance."""
+    halves = translator(protocol)
+    body = halves.inbound.encode_count(42)
+    assert msgspec.json.decode(body)[key] == 42
+    assert halves.outbound.decode_count(body) == 42
+    assert halves.outbound.decode_count(msgspec.json.encode({"more": [1], key: "7"})) == 7
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"<html>", b"\xff", b'{"%s":null}', b'{"%s":-1}', b'{"%s":"x"}'])
+@pytest.mark.parametrize(("protocol", "key"), KEYS.items(), ids=KEYS)
+def test_an_answer_without_a_count_is_the_upstreams_fault(protocol: str, key: str, body: bytes) -> None:
+    """It is never taken for a count of nothing."""
+    with pytest.raises(UpstreamProtocolError):
+        translator(protocol).outbound.decode_count(body.replace(b"%s", key.encode()))
+
+
+@pytest.mark.parametrize("protocol", ["openai-chat", "openai-completions", "openai-embeddings"])
+def test_who_has_no_word_for_it_cannot_be_told(protocol: str) -> None:
+    """Their callers have no path to ask by."""
+    with pytest.raises(NotFound):
+        translator(protocol).inbound.encode_count(1)
+
+
+def question(protocol: str, body: bytes) -> bytes:
+    outgoing = Outgoing(body=body, stream=True)
+    asked = translator(protocol).outbound.encode_count(outgoing, upstream())
+    assert not asked.stream
+    return asked.body
+
+
+def test_messages_counter_gets_no_more_than_it_takes() -> None:
+    """What only steers the answer is left out; every other byte stays."""
+    body = b'{"model":"m","max_tokens":9,"messages":[ {"role": "user"} ],"temperature":1.0,"new":1e2,"stream":true}'
+    assert question("anthropic-messages", body) == b'{"model":"m","messages":[ {"role": "user"} ],"new":1e2}'
+
+
+def test_responses_counter_gets_no_more_than_it_takes() -> None:
+    """Likewise."""
+    body = b'{"model":"m","input":"hi","store":false,"max_output_tokens":16,"tools":[{"type": "x"}],"new":1e2}'
+    assert question("openai-responses", body) == b'{"model":"m","input":"hi","tools":[{"type": "x"}],"new":1e2}'
+
+
+def test_gemini_counts_contents_alone_or_a_whole_request() -> None:
+    """More than contents stands in a request of its own, that names the model."""
+    assert question("gemini", b'{"contents":[ 1.50 ]}') == b'{"contents":[ 1.50 ]}'
+    body = b'{"contents":[ 1.50 ],"tools":[{"x": 1}]}'
+    assert question("gemini", body) == b'{"generateContentRequest":{"model":"models/m-1",' + body[1:] + b"}"
+
+
+@pytest.mark.parametrize("protocol", KEYS)
+def test_a_request_of_another_protocol_can_be_counted(protocol: str) -> None:
+    """What a translator writes survives its own counter's rules: the text is in it, the limit is not."""
+    asked = Request(
+        protocol="openai-chat",
+        model="m",
+        messages=(Message(role="user", parts=(Text(text="needle"),)),),
+        max_output_tokens=99,
+        stream=True,
+    )
+    outbound = translator(protocol).outbound
+    body = outbound.encode_count(outbound.encode(asked, upstream()), upstream()).body
+    assert b"needle" in body
+    assert b'"stream"' not in body
+    assert b"max_tokens" not in body
+    assert b"max_output_tokens" not in body
