@@ -1,0 +1,130 @@
+"""The page that Prometheus reads, and several workers' counts on one page."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from llmproxy_asgi.errors import ConfigError, MisuseError
+from llmproxy_asgi.facts import AnyFact, CallRefused, TargetStateChanged
+from llmproxy_asgi.telemetry.collector import Collector, Names
+from llmproxy_asgi.telemetry.metrics import Metrics
+from llmproxy_asgi.telemetry.prometheus import METRICS, GatewayCollector, Page, check_installed
+from llmproxy_asgi.telemetry.sharing import Shelf, added
+from support_telemetry import began, failed, finished, series, started, value
+
+NAMES = Names(providers=frozenset({"openai"}), models=frozenset({"smart"}))
+EVERYTHING: tuple[AnyFact, ...] = (
+    started(),
+    began(),
+    failed(),
+    finished(outcome="cut", kind="upstream", warnings=("dropped:seed",)),
+    CallRefused(request_id="r", protocol="openai-chat", status=400, kind="bad_request"),
+    TargetStateChanged(provider="openai", healthy=True, reason=""),
+)
+
+
+def metrics(directory: Path | None = None) -> Metrics:
+    return Metrics(NAMES, cooling=lambda: ["openai"], directory=directory)
+
+
+def counted(*facts: AnyFact, directory: Path | None = None) -> Metrics:
+    made = metrics(directory)
+    for fact in facts:
+        made._counted.notice(fact)
+    return made
+
+
+def test_page_is_what_prometheus_reads() -> None:
+    """The page parses as Prometheus' own text, under its media type, with cumulative buckets that end in +Inf."""
+    media_type, text = counted(*EVERYTHING).page()
+    found = series(text)
+    assert media_type.startswith(b"text/plain; version=0.0.4")
+    assert value(found, "llmproxy_calls_total", provider="openai", model="smart", outcome="cut") == 1
+    assert value(found, "llmproxy_attempt_failures_total", kind="overloaded") == 1
+    assert value(found, "llmproxy_tokens_total", kind="output") == 5
+    assert value(found, "llmproxy_first_event_seconds_bucket", le="0.25") == 0
+    assert value(found, "llmproxy_first_event_seconds_bucket", le="0.5") == 1
+    assert value(found, "llmproxy_first_event_seconds_bucket", le="+Inf") == 1
+    assert value(found, "llmproxy_first_event_seconds_sum") == pytest.approx(0.3)
+    assert value(found, "llmproxy_cooling_credentials", provider="openai") == 1
+
+
+def test_every_metric_is_on_an_empty_page() -> None:
+    """A page before the first call already says what each metric means, and shows the gauges without labels at 0."""
+    _, text = Page(GatewayCollector(lambda: (Collector(NAMES).counts(), Collector(NAMES).gauges()))).render()
+    for metric in METRICS:
+        assert f"# HELP {metric.name} {metric.meaning}" in text.decode()
+    assert value(series(text), "llmproxy_open_calls") == 0
+
+
+def test_a_host_has_it_in_its_own_registry() -> None:
+    """The collector can be registered beside a host's own metrics, for several gateways in several registries."""
+    first, second = CollectorRegistry(), CollectorRegistry()
+    one, two = counted(finished()), counted(finished(), finished(2))
+    first.register(one.collector)
+    second.register(two.collector)
+    assert value(series(generate_latest(first)), "llmproxy_calls_total") == 1
+    assert value(series(generate_latest(second)), "llmproxy_calls_total") == 2
+
+
+def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where prometheus-client is missing, the error names the extra: at start, and at a page made without that."""
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    with pytest.raises(MisuseError, match=r"llmproxy-asgi\[prometheus\]"):
+        metrics().page()
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(ConfigError, match=r"endpoints\.metrics: needs .*llmproxy-asgi\[prometheus\]"):
+        check_installed()
+
+
+def ended_worker(directory: Path) -> None:
+    """A worker process of the same gateway that counts what EVERYTHING tells, and one open stream, and ends."""
+    code = (
+        "from pathlib import Path; from unit_page import *\n"
+        "from support_telemetry import started\n"
+        f"made = counted(*EVERYTHING, started(2), directory=Path({str(directory)!r})); made.page()\n"
+    )
+    tests = Path(__file__).parents[2]
+    (directory / "unit_page.py").write_text(Path(__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": f"{tests}{os.pathsep}{directory}"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=120)
+
+
+def test_workers_are_added_up(tmp_path: Path) -> None:
+    """Whichever worker is asked tells what all have counted; of one that ended, only what it had counted."""
+    ended_worker(tmp_path)
+    one, two = (counted(*EVERYTHING, started(2), directory=tmp_path) for _ in range(2))
+    found = series(one.page()[1])
+    assert value(found, "llmproxy_calls_total") == 2
+    assert value(found, "llmproxy_first_event_seconds_bucket", le="+Inf") == 2
+    found = series(two.page()[1])
+    assert value(found, "llmproxy_calls_total") == 3
+    assert value(found, "llmproxy_tokens_total", kind="input") == 9
+    assert value(found, "llmproxy_open_streams") == 2
+    assert value(found, "llmproxy_cooling_credentials") == 1
+
+
+def test_another_gateway_is_left_alone(tmp_path: Path) -> None:
+    """Gateways that serve other names keep their counts apart in the same directory."""
+    counted(*EVERYTHING, directory=tmp_path).page()
+    stranger = Metrics(Names(providers=frozenset({"else"})), cooling=tuple, directory=tmp_path)
+    assert value(series(stranger.page()[1]), "llmproxy_calls_total") == 0
+
+
+def test_a_sheet_that_cannot_be_read_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A broken or unwritable sheet is logged once and costs nobody the page."""
+    shelf = Shelf(tmp_path, "mark")
+    (tmp_path / "llmproxy_mark_1_aa.sheet").write_bytes(b"\xff half a sheet")
+    collector = Collector(NAMES)
+    for _ in range(2):
+        counts, _ = added(collector.counts(), collector.gauges(), shelf.others())
+        assert counts.calls == {}
+    assert len(caplog.records) == 1
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("no directory", encoding="utf-8")
+    Shelf(in_the_way, "mark").put(collector.counts(), collector.gauges())
+    assert len(caplog.records) == 2
