@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from starlette.requests import HTTPConnection
 
 from llmproxy_asgi.access.identify import Doorkeeper, Identify
-from llmproxy_asgi.clock import SYSTEM, Clock
+from llmproxy_asgi.clock import SYSTEM, AlarmClock
 from llmproxy_asgi.config.schema import Config
 from llmproxy_asgi.custody import responses
 from llmproxy_asgi.custody.reasoning import BOUNDS, ReasoningCustody
 from llmproxy_asgi.custody.responses import ResponseCustody
+from llmproxy_asgi.execution.admission import LiveGates
 from llmproxy_asgi.execution.budget import RetryBudgets
 from llmproxy_asgi.execution.cooldown import Cooldowns
 from llmproxy_asgi.execution.counting import Counting
@@ -40,10 +41,11 @@ class Live:
         clock: What rests are measured with.
     """
 
-    def __init__(self, *, transports: "Mapping[str, HostTransport] | None" = None, clock: Clock = SYSTEM) -> None:
+    def __init__(self, *, transports: "Mapping[str, HostTransport] | None" = None, clock: AlarmClock = SYSTEM) -> None:
         self.clock = clock
         self.cooldowns = Cooldowns(clock)
         self.budgets = RetryBudgets(clock)
+        self.gates = LiveGates(clock)
         self.latencies = Latencies(clock)
         self.strategies = Strategies(self.latencies)
         self.affinities = Affinities(clock)
@@ -114,6 +116,7 @@ class Runtime:
                 live.cooldowns,
                 largest_answer=config.limits.answer,
                 budgets=live.budgets,
+                admission=live.gates.targets(providers.values()),
                 heard=live.latencies.heard if _measures(config) else None,
                 clock=live.clock,
             ),

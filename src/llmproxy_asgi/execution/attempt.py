@@ -14,6 +14,7 @@ import msgspec
 from llmproxy_asgi.conversation import UNDATED, Batch, Ended, Failed, Request, Response, Started, StreamEvent
 from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.execution.clocks import Clocks
+from llmproxy_asgi.execution.gate import UNLIMITED
 from llmproxy_asgi.facts import Course
 from llmproxy_asgi.providers.base import Credential, HeaderList
 from llmproxy_asgi.providers.target import Line, Target
@@ -45,6 +46,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         recall: Puts back what an upstream needs and the caller lost; None: nothing is missing.
         strict: Whether a target that cannot take the request as it is said is unfit for it.
         course: Where it is noted how the call goes.
+        tokens: How many it is estimated to be, in and out; 0 where nobody counts them.
     """
 
     protocol: str
@@ -55,6 +57,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     recall: Callable[[Request, Upstream], Request] | None = None
     strict: bool = False
     course: Course = msgspec.field(default_factory=Course)
+    tokens: int = 0
 
     def asked(self, upstream: Upstream) -> Asked:
         """The request for this upstream, with what we keep for it put back."""
@@ -77,6 +80,7 @@ class Attempt:
 
     Attributes:
         first: The first batch of a stream, read when it began.
+        permit: What it has taken of its provider's limits; given back when it is closed.
         over: Told once how a stream ended: None, well; or the upstream's failure. Set when it has begun.
         relays: The request whose bytes were passed on, so that the answer's are, too; None where both are translated.
         whole: The answer, where no stream was wanted; a `Batch` where it is in the caller's own protocol already.
@@ -92,6 +96,7 @@ class Attempt:
         "job",
         "outgoing",
         "over",
+        "permit",
         "relays",
         "target",
         "whole",
@@ -106,6 +111,7 @@ class Attempt:
         self._answer: Answer | None = None
         self._decoder: StreamDecoder | None = None
         self._ended = False
+        self.permit = UNLIMITED
         self.over: Callable[[UpstreamError | None], None] | None = None
         line = target.line(job.protocol)
         self.relays: Intake | None = job.intake if line.outbound.protocol == job.protocol else None
@@ -190,6 +196,7 @@ class Attempt:
         """Let go of the upstream: at once where it has not said everything. May be called more than once."""
         if hasattr(self, "_clocks"):
             self._clocks.stop()
+        self.permit.release()
         answer, self._answer = self._answer, None
         if answer is not None:
             await answer.aclose()

@@ -41,6 +41,7 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import GatewayError
 from llmproxy_asgi.execution.attempt import Attempt
+from llmproxy_asgi.execution.gate import UNLIMITED
 from llmproxy_asgi.execution.spent import total
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Outgoing, Upstream
@@ -92,6 +93,7 @@ class Continuation:
         "_waiting",
         "credential",
         "outgoing",
+        "permit",
         "relays",
         "target",
         "whole",
@@ -100,6 +102,7 @@ class Continuation:
     def __init__(self, first: Attempt, next_round: NextRound) -> None:
         self.target = first.target
         self.credential = first.credential
+        self.permit = UNLIMITED
         self.outgoing = first.outgoing
         self.relays = first.relays
         self.whole = first.whole
@@ -162,6 +165,7 @@ class Continuation:
     async def close(self) -> None:
         """Let go of the upstream, whichever round it is in. May be called more than once."""
         self._over = True
+        self.permit.release()
         await self._attempt.close()
 
     # ── rounds ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -17,6 +17,8 @@ import msgspec
 
 from llmproxy_asgi.clock import SYSTEM, Clock
 from llmproxy_asgi.errors import (
+    GatewayError,
+    RateLimited,
     Unavailable,
     Unsupported,
     UpstreamAuthFailed,
@@ -25,14 +27,16 @@ from llmproxy_asgi.errors import (
     UpstreamRateLimited,
     UpstreamRefused,
 )
+from llmproxy_asgi.execution.admission import TargetAdmission
 from llmproxy_asgi.execution.attempt import Attempt, Job
 from llmproxy_asgi.execution.budget import RetryBudgets
 from llmproxy_asgi.execution.continuation import Continuation, may_need
 from llmproxy_asgi.execution.cooldown import Cooldowns, Rest
+from llmproxy_asgi.execution.gate import UNLIMITED, Permit
 from llmproxy_asgi.execution.reasoning import without_reasoning
 from llmproxy_asgi.execution.retry import wait_before_retry
 from llmproxy_asgi.execution.together import Together
-from llmproxy_asgi.facts import NOBODY, AttemptBegan, AttemptFailed, Course, Observers, Step, Then
+from llmproxy_asgi.facts import NOBODY, AttemptBegan, AttemptFailed, Course, Observers, QueueLeft, Step, Then
 from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.translators.base import Outgoing
@@ -55,8 +59,8 @@ class Candidate(msgspec.Struct, frozen=True):
     """Whether it is tried although it rests, because nothing else is left."""
 
 
-class Resting(Exception):
-    """All of a target's credentials began to rest while others were tried. Never leaves the executor."""
+class _PassedOver(Exception):
+    """None of a target's credentials can be tried: they rest, or they are full. Never leaves the executor."""
 
 
 class Executor:
@@ -66,6 +70,7 @@ class Executor:
         pools: The connection pool of a provider.
         cooldowns: What rests.
         budgets: How much may be tried again.
+        admission: What targets still take; None: as much as there is.
         largest_answer: Bytes that a whole answer may have.
         observers: Who wants to know.
         heard: Told how long a target (by its name) took to its first event, in seconds; None: nobody asks.
@@ -80,6 +85,7 @@ class Executor:
         *,
         largest_answer: int,
         budgets: RetryBudgets | None = None,
+        admission: TargetAdmission | None = None,
         observers: Observers = NOBODY,
         heard: Callable[[str, float], None] | None = None,
         clock: Clock = SYSTEM,
@@ -88,6 +94,7 @@ class Executor:
         self._pools = pools
         self._cooldowns = cooldowns
         self._budgets = budgets or RetryBudgets(clock)
+        self._admission = admission
         self._largest_answer = largest_answer
         self._observers = observers
         self._heard = heard
@@ -106,17 +113,20 @@ class Executor:
         Raises:
             UpstreamError: Every target failed; this is how the last one did.
             BadRequest: No target can express the request, or the request itself is broken.
+            RateLimited: Those that could take it are full, and were for as long as a call may wait.
+            Unavailable: As before, but time alone makes no room.
         """
         failures: list[UpstreamError] = []
         unfit: Unsupported | None = None
+        full: list[tuple[Target, Credential]] = []
         # One that cannot be spoken to for this caller must not stand in for a fit one that rests.
         fit = [target for target in targets if target.takes(job.protocol)]
         try:
             for candidate in self._candidates(fit or targets, prefer, job.course):
                 self._tell(job.course, "next")
                 try:
-                    return await self._on_target(job, candidate)
-                except Resting:
+                    return await self._on_target(job, candidate, full)
+                except _PassedOver:
                     continue
                 except Unsupported as error:
                     unfit = unfit or error
@@ -126,6 +136,9 @@ class Executor:
                     failures.append(error)
                     if not error.failover:
                         break
+            else:
+                if full:
+                    return await self._when_there_is_room(job, full, failures)
         finally:
             self._tell(job.course, "over")
         raise _verdict(failures) or unfit or Unavailable("No upstream can serve this model now.")
@@ -134,17 +147,36 @@ class Executor:
         """Whether a target could be tried now: one of its credentials does not rest."""
         return any(self._cooldowns.resting(each.fingerprint) is None for each in target.provider.credentials)
 
-    async def _on_target(self, job: Job, candidate: Candidate) -> Opened:
+    async def _when_there_is_room(
+        self, job: Job, full: Sequence[tuple[Target, Credential]], failures: Sequence[UpstreamError]
+    ) -> Opened:
+        """On the first of the full ones that lets the call in."""
+        assert self._admission is not None, "only limits make anything full"
+        since = self._clock.monotonic()
+        provider, admitted = full[0][0].provider.name, False
+        try:
+            target, credential, permit = await self._admission.wait(full, job.tokens)
+            provider, admitted = target.provider.name, True
+        except (RateLimited, Unavailable) as error:
+            raise _verdict(failures) or error from None
+        finally:
+            seconds = self._clock.monotonic() - since
+            job.course.queue_seconds += seconds
+            if self._observers.listening:
+                left = QueueLeft(call=job.course.call, provider=provider, seconds=seconds, admitted=admitted)
+                self._observers.notice(left)
+        self._tell(job.course, "next")
+        return await self._with_permit(job, target, credential, permit)
+
+    async def _on_target(self, job: Job, candidate: Candidate, full: list[tuple[Target, Credential]]) -> Opened:
         target = candidate.target
         retry = target.provider.config.retry
         budget = self._budgets.of(target.provider.name)
         budget.tried()
         failure: UpstreamError | None = None
-        for tried, credential in enumerate(self._credentials(candidate, job.course), 1):
+        for tried, (credential, permit) in enumerate(self._places(candidate, job, full), 1):
             try:
-                if job.each is not None and target.line(job.protocol).outbound.protocol != job.protocol:
-                    return await self._together(job, target, credential)
-                return await self._once(job, target, credential)
+                return await self._with_permit(job, target, credential, permit)
             except UpstreamError as error:
                 failure = error
                 if isinstance(error, _CREDENTIAL_BOUND) and tried < min(len(candidate.credentials), retry.attempts):
@@ -156,20 +188,51 @@ class Executor:
             self._tell(job.course, "again", wait)
             if wait:
                 await self._clock.sleep(wait)
-        raise failure or Resting
+        raise failure or _PassedOver
 
-    def _credentials(self, candidate: Candidate, course: Course) -> Iterator[Credential]:
-        """In turn, for ever, as long as one does not rest."""
+    def _places(
+        self, candidate: Candidate, job: Job, full: list[tuple[Target, Credential]]
+    ) -> Iterator[tuple[Credential, Permit]]:
+        """In turn, for ever, as long as one of them neither rests nor is full. Those that are full are noted down."""
+        target, course = candidate.target, job.course
         while True:
-            awake = False
+            why = "resting"
+            found = False
             for credential in candidate.credentials:
-                rest = None if candidate.forced else self._cooldowns.resting(credential.fingerprint)
-                if rest is None:
-                    awake = True
-                    yield credential
-            if not awake:
-                course.steps.append(Step(candidate.target.name, "skipped", "resting"))
+                if not candidate.forced and self._cooldowns.resting(credential.fingerprint) is not None:
+                    continue
+                permit = UNLIMITED
+                if self._admission is not None:
+                    room = self._admission.try_take(target, credential, job.tokens)
+                    if room is None:
+                        why = "full"
+                        full.append((target, credential))
+                        continue
+                    permit = room
+                found = True
+                yield credential, permit
+            if not found:
+                course.steps.append(Step(target.name, "skipped", why))
                 return
+
+    async def _with_permit(self, job: Job, target: Target, credential: Credential, permit: Permit) -> Opened:
+        try:
+            if job.each is not None and target.line(job.protocol).outbound.protocol != job.protocol:
+                opened: Opened = await self._together(job, target, credential)
+            else:
+                opened = await self._once(job, target, credential)
+        except UpstreamError:
+            permit.settle(0)
+            permit.release()
+            raise
+        except GatewayError:
+            permit.refund()  # nothing was sent
+            raise
+        except BaseException:
+            permit.release()
+            raise
+        opened.permit = permit
+        return opened
 
     async def _once(self, job: Job, target: Target, credential: Credential) -> Attempt | Continuation:
         attempt = Attempt(job, target, credential)

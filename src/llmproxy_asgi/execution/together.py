@@ -32,6 +32,7 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import GatewayError, Unsupported
 from llmproxy_asgi.execution.attempt import Attempt, Job
 from llmproxy_asgi.execution.continuation import Continuation
+from llmproxy_asgi.execution.gate import UNLIMITED
 from llmproxy_asgi.execution.spent import total
 from llmproxy_asgi.providers.base import Credential
 from llmproxy_asgi.providers.target import Target
@@ -76,6 +77,7 @@ class Together:
         "_usages",
         "credential",
         "outgoing",
+        "permit",
         "relays",
         "target",
         "whole",
@@ -102,6 +104,7 @@ class Together:
         self._over = False
         self.target = target
         self.credential = credential
+        self.permit = UNLIMITED
         self.relays = None
         self.whole: Response | None = None
 
@@ -140,6 +143,7 @@ class Together:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self.permit.release()
 
     # ── one of them ─────────────────────────────────────────────────────────────────────────────────────────────────
 

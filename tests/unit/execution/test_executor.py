@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
+from llmproxy_asgi.clock import SYSTEM
 from llmproxy_asgi.conversation import (
     Batch,
     Ended,
@@ -32,6 +33,7 @@ from llmproxy_asgi.errors import (
     UpstreamRefused,
     UpstreamUnreachable,
 )
+from llmproxy_asgi.execution.admission import LiveGates
 from llmproxy_asgi.execution.attempt import Attempt, Job
 from llmproxy_asgi.execution.continuation import Continuation
 from llmproxy_asgi.execution.cooldown import FAILURES_BEFORE_REST, Cooldowns
@@ -120,7 +122,7 @@ class World:
 
     def __init__(self) -> None:
         self.asked: list[Asked] = []
-        self.answers: dict[str, list[Told | Exception]] = {}
+        self.answers: dict[str, list[Told | Exception | Callable[[], Told]]] = {}
         self.given: list[Told] = []
         self.clock = HandClock()
         self.cooldowns = Cooldowns(self.clock)
@@ -160,6 +162,8 @@ class OnePool(Pool):
         answers = self._world.answers[self._name]
         assert answers, f"{self._name} was asked more often than it should"
         answer = answers.pop(0)
+        if callable(answer):
+            answer = answer()
         if isinstance(answer, Exception):
             raise answer
         self._world.given.append(answer)
@@ -299,6 +303,129 @@ async def test_a_model_that_is_not_there_may_be_elsewhere(world: World) -> None:
         assert await words_of(await world.executor.begin(job(), [lacking, world.target("b", fine())])) == "fine"
     assert world.names == ["lacking", "b"] * FAILURES_BEFORE_REST
     assert world.cooldowns.resting(lacking.provider.credentials[0].fingerprint) is None
+
+
+# ── what rests or is full is passed over ─────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_target_that_begins_to_rest_meanwhile_is_passed_over(world: World) -> None:
+    """What other calls learnt while this one was busy elsewhere counts."""
+    resting = world.target("resting")
+
+    def others_fail() -> Told:
+        for _ in range(FAILURES_BEFORE_REST):
+            world.cooldowns.failed(resting.provider.credentials[0].fingerprint, UpstreamFailed(""), 30)
+        return refused(500)
+
+    first = world.target("first", retry={"attempts": 1})
+    world.answers["first"] = [others_fail]
+    asked = job()
+    assert await words_of(await world.executor.begin(asked, [first, resting, world.target("last", fine())])) == "fine"
+    assert world.names == ["first", "last"]
+    assert [(step.target, step.outcome, step.why) for step in asked.course.steps] == [
+        ("first/upstream-model", "failed", "upstream"),
+        ("resting/upstream-model", "skipped", "resting"),
+        ("last/upstream-model", "served", ""),
+    ]
+
+
+async def test_after_waits_alone_the_shortest_one_is_told(world: World) -> None:
+    """Whoever comes back then finds somebody."""
+    targets = [world.target("a", refused(429, retry_after="20")), world.target("b", refused(429, retry_after="90"))]
+    with pytest.raises(UpstreamRateLimited) as caught:
+        await world.executor.begin(job(), targets)
+    assert caught.value.retry_after == 20
+
+
+async def test_the_nearest_resting_target_is_tried_once(world: World) -> None:
+    """A try for want of anything better is not repeated."""
+    target = world.target("a", refused(500), retry={"attempts": 3}, cooldown=30)
+    for _ in range(FAILURES_BEFORE_REST):
+        world.cooldowns.failed(target.provider.credentials[0].fingerprint, UpstreamFailed(""), 30)
+    with pytest.raises(UpstreamFailed):
+        await world.executor.begin(job(), [target])
+    assert world.names == ["a"]
+
+
+async def test_while_one_call_tries_a_half_open_target_others_go_elsewhere(world: World) -> None:
+    """One caller at a time is risked."""
+    target, other = world.target("a", streamed(first_frame(), ...)), world.target("b", fine())
+    for _ in range(FAILURES_BEFORE_REST):
+        world.cooldowns.failed(target.provider.credentials[0].fingerprint, UpstreamFailed(""), 30)
+    world.clock.at += 30
+    world.answers["a"] = [streamed(...)]
+    trying = asyncio.create_task(world.executor.begin(job(stream=True), [target, other]))
+    await asyncio.sleep(0)
+    assert await words_of(await world.executor.begin(job(), [target, other])) == "fine"
+    trying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await trying
+    world.answers["a"] = [fine("back")]
+    assert await words_of(await world.executor.begin(job(), [target, other])) == "back"
+
+
+async def test_a_stream_that_breaks_off_counts_against_its_upstream(world: World) -> None:
+    """So one that always does rests in the end; one that ends well forgets it all."""
+    target = world.target("a", type="openai-compatible")
+    fingerprint = target.provider.credentials[0].fingerprint
+    for _ in range(FAILURES_BEFORE_REST):
+        assert world.cooldowns.resting(fingerprint) is None
+        world.answers["a"] = [streamed(first_frame(), UpstreamUnreachable("gone"))]
+        attempt = await world.executor.begin(job(stream=True), [target])
+        while await attempt.next() is not None:
+            pass
+        await attempt.close()
+    assert world.cooldowns.resting(fingerprint) is not None
+
+
+async def test_a_full_target_is_passed_over_and_waited_for_if_nothing_else_serves(world: World) -> None:
+    """Somebody else's room first; then the first room there is."""
+    full = world.target("full", streamed(first_frame(), ...), max_concurrency=1, rate_limit={"max_wait": 60})
+    gates = LiveGates(SYSTEM).targets([full.provider])
+    world.executor = Executor(
+        world.pool, world.cooldowns, largest_answer=10_000, admission=gates, clock=world.clock, draw=random.Random(7)
+    )
+    holding = await world.executor.begin(job(stream=True), [full])
+    asked = job()
+    assert await words_of(await world.executor.begin(asked, [full, world.target("b", fine("b"))])) == "b"
+    assert [(step.outcome, step.why) for step in asked.course.steps] == [("skipped", "full"), ("served", "")]
+    world.answers["full"] = [fine("room")]
+    waiting = asyncio.create_task(world.executor.begin(job(), [full]))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    await holding.close()
+    assert await words_of(await waiting) == "room"
+
+
+async def test_who_leaves_the_line_takes_nothing(world: World) -> None:
+    """The place is free for the next one."""
+    full = world.target("full", streamed(first_frame(), ...), max_concurrency=1, rate_limit={"max_wait": 60})
+    gates = LiveGates(SYSTEM).targets([full.provider])
+    world.executor = Executor(
+        world.pool, world.cooldowns, largest_answer=10_000, admission=gates, clock=world.clock, draw=random.Random(7)
+    )
+    holding = await world.executor.begin(job(stream=True), [full])
+    leaving = asyncio.create_task(world.executor.begin(job(), [full]))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    await holding.close()
+    world.answers["full"] = [fine("room")]
+    assert await words_of(await world.executor.begin(job(), [full])) == "room"
+
+
+async def test_a_request_that_cannot_be_said_takes_no_room(world: World) -> None:
+    """What was set aside for it is given back whole."""
+    blind = world.target("blind", type="anthropic", overrides={"images": False}, max_concurrency=1)
+    gates = LiveGates(SYSTEM).targets([blind.provider])
+    world.executor = Executor(world.pool, world.cooldowns, largest_answer=10_000, admission=gates, clock=world.clock)
+    for _ in range(3):
+        with pytest.raises(Unsupported):
+            await world.executor.begin(job(messages=[{"role": "user", "content": [PICTURE]}]), [blind])
+    assert gates is not None
+    assert gates.try_take(blind, blind.provider.credentials[0], 1) is not None
 
 
 # ── credentials and rests ────────────────────────────────────────────────────────────────────────────────────────────
