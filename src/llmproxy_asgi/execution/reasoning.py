@@ -15,10 +15,14 @@ _WARNING = "dropped:reasoning"
 
 
 def without_reasoning(attempt: Attempt, refusal: UpstreamRefused) -> Attempt | None:
-    """The same try with all replayed reasoning left out; None where there is none, or nothing else can be said."""
+    """The same try with all replayed reasoning left out.
+
+    Returns:
+        None where there is none, nothing else can be said, or nothing may be lost.
+    """
     job, target = attempt.job, attempt.target
     line = target.line(job.protocol)
-    if refusal.status != 400 or not line.outbound.replays_reasoning(attempt.outgoing.body):
+    if refusal.status != 400 or job.strict or not line.outbound.replays_reasoning(attempt.outgoing.body):
         return None
     try:
         asked = job.request()
