@@ -121,14 +121,12 @@ class Limiter:
         levels = [bucket.level for bucket in self._buckets]
         total = 0.0
         for tokens in calls:
-            needs = [
-                min(tokens, bucket.capacity) if bucket is self._tokens else min(1.0, bucket.capacity)
-                for bucket in self._buckets
-            ]
-            wait = max(
+            needs = [min(tokens, each.capacity) if each is self._tokens else 1.0 for each in self._buckets]
+            waits = (
                 (need - level) / bucket.rate if need - level > bucket.rate * SLACK else 0.0
                 for bucket, level, need in zip(self._buckets, levels, needs, strict=True)
             )
+            wait = max(waits, default=0.0)
             total += wait
             levels = [
                 min(bucket.capacity, level + wait * bucket.rate) - need

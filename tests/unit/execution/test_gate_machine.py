@@ -26,6 +26,8 @@ class Caller:
         self.came = came
         self.charged = 0.0
         """Tokens that it was charged beyond what it asked for, less what came back."""
+        self.beyond = 0.0
+        """Tokens that it took when it was let in already: nobody could hold them back."""
         self.held = False
         self.refunded = False
 
@@ -109,7 +111,9 @@ class GateMachine(RuleBasedStateMachine):
     def settle(self, which: int, spent: int) -> None:
         caller = self.pick(which, self.permits())
         caller.task.result()[1].settle(spent)
-        caller.charged = spent - caller.tokens
+        charged = spent - caller.tokens
+        caller.beyond += max(0.0, charged - caller.charged)
+        caller.charged = charged
         self.run()
 
     @precondition(lambda self: self.permits())
@@ -175,7 +179,7 @@ class GateMachine(RuleBasedStateMachine):
         passed = [caller for caller in self.let_in if not caller.refunded]
         elapsed = self.clock.at + len(self.callers) * SLACK
         assert len(passed) <= self.burst + self.rate * elapsed + 1e-6
-        beyond = sum(max(0.0, caller.charged) for caller in passed)
+        beyond = sum(caller.beyond for caller in passed)
         spent = sum(caller.tokens + caller.charged for caller in passed)
         assert spent <= self.capacity + self.capacity / 60 * elapsed + beyond + 1e-6
 
