@@ -29,6 +29,7 @@ DEFAULT_MAX_EVENT = 16 * 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
 _LF, _CR = b"\n\r"  # as numbers: to ask whether bytes hold one is the cheapest search there is
+_ENDS_OF_NAMED = 3  # line ends of a frame of two lines: theirs, and the blank line's
 _USUAL_ENDS = (b"\n\n", b"\r\n\r\n")
 _FRAME_END = re.compile(rb"\n(?:\n|\r\n?)|\r\r\n?")
 _BLANK_LINES = re.compile(rb"[\r\n]+")
@@ -215,6 +216,22 @@ def only_data(block: bytes) -> list[bytes] | None:
         if block.count(b"\n") == 2 * len(lines) == block.count(b"\r"):
             return lines
     return None
+
+
+def only_named(block: bytes, head: bytes) -> list[bytes] | None:
+    r"""The data of whole frames if each of them is one `event: ` line and one `data: ` line that begin like `head`.
+
+    Args:
+        block: Whole frames.
+        head: ``event: NAME\ndata: ``; nothing of it is in what is given back.
+    """
+    if not block.startswith(head) or _CR in block:
+        return None
+    ends = block.count(b"\n")
+    if ends == _ENDS_OF_NAMED:
+        return [block[len(head) : -2]]
+    lines = block[len(head) : -2].split(b"\n\n" + head)
+    return lines if ends == _ENDS_OF_NAMED * len(lines) else None
 
 
 def after_first(block: bytes, start: int) -> int:

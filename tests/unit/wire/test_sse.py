@@ -268,6 +268,34 @@ def test_whole_frames_can_be_taken_one_by_one(stream: bytes) -> None:
     assert events([frame for found in read for frame in found]) == events(sse.decode(block))
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_frames_of_one_name_are_read_without_a_record_of_each(count: int) -> None:
+    """Where all frames have the expected name and one line of data, that is all they hold."""
+    block = b"".join(b"event: ping\ndata: {%d} \n\n" % number for number in range(count))
+    assert sse.only_named(block, b"event: ping\ndata: ") == [b"{%d} " % number for number in range(count)]
+
+
+@given(
+    frames=st.lists(
+        st.builds(
+            lambda name, data, end: b"event: %b\ndata: %b%b" % (name, data, end),
+            st.sampled_from([b"ping", b"pin", b"pings"]),
+            st.sampled_from(
+                [b"", b"{}", b" a", b"a\ndata: b", b"a\nid: 1", b"a\r", b"data: event: ping", b"\xe2\x80\xa8"]
+            ),
+            st.sampled_from([b"\n\n", b"\n\n\n", b"\r\n\r\n", b"\n\n: c\n\n"]),
+        ),
+        max_size=4,
+    )
+)
+def test_frames_of_one_name_are_read_as_they_are_read_one_by_one(frames: list[bytes]) -> None:
+    """A look at all of them together never finds what the rules don't, and leaves to the rules what it can't read."""
+    block = b"".join(frames)
+    found = sse.only_named(block, b"event: ping\ndata: ")
+    if found is not None:
+        assert [("ping", data) for data in found] == events(sse.decode(block))
+
+
 @given(stream=streams | regular_streams(), place=st.integers(0, 400))
 def test_a_frames_begin_is_found_from_within(stream: bytes, place: int) -> None:
     """For a byte of a field's line, the block falls in two where that line's frame begins."""

@@ -4,8 +4,6 @@ Tolerant of what compatible servers do: blocks that are not ended or carry their
 null or left out, `message_stop` left out after a stop reason. What cannot be read ends the stream with `Failed`.
 """
 
-from collections.abc import Sequence
-
 import msgspec
 from typing_extensions import override
 
@@ -62,6 +60,9 @@ _NOTHING = Batch(events=())
 _EMPTY = (b"", b"[DONE]")
 """What some compatible servers send between or after events."""
 _SHORT = 10
+_DELTA = "content_block_delta"
+_ONLY_DELTAS = f"event: {_DELTA}\ndata: ".encode()
+_BLANK = b"\n\n"
 
 
 class EventStream(StreamDecoder):
@@ -70,7 +71,8 @@ class EventStream(StreamDecoder):
     def __init__(self, outgoing: Outgoing, upstream: Upstream) -> None:
         self._blocks = Blocks(outgoing, upstream)
         self._asked = upstream.asked
-        self._frames = sse.Decoder(max_event=upstream.max_event)
+        self._splitter = sse.FrameSplitter(max_event=upstream.max_event)
+        self._complete = self._splitter.complete
         self._started = False
         self._over = False
         self._parts = 0
@@ -83,16 +85,19 @@ class EventStream(StreamDecoder):
         if self._over:
             return _NOTHING
         try:
-            frames = self._frames.feed(data)
+            block = self._complete(data)
         except sse.EventTooLarge as error:
             return self._failed([], UpstreamProtocolError(f"The upstream sent {error}."))
-        return self._read(frames)
+        if not block:
+            return _NOTHING
+        return self._read(block)
 
     @override
     def close(self) -> Batch:
         if self._over:
             return _NOTHING
-        batch = self._read(self._frames.close())
+        tail = self._splitter.tail
+        batch = self._read(tail + _BLANK) if tail else _NOTHING
         if self._over:
             return batch
         events = list(batch.events)
@@ -106,17 +111,22 @@ class EventStream(StreamDecoder):
         events.append(Failed(error))
         return Batch(events)
 
-    def _read(self, frames: Sequence[sse.Frame]) -> Batch:
+    def _read(self, block: bytes) -> Batch:
+        """Read whole frames; nearly always they are deltas and nothing else."""
         events: list[StreamEvent] = []
         try:
-            for frame in frames:
-                if len(frame.data) < _SHORT and frame.data.strip() in _EMPTY:
-                    continue
-                event = EVENT.decode(frame.data)
-                if event.type == "content_block_delta":
-                    self._delta(event, events, frame)
-                else:
-                    self._other(event, events, frame)
+            lines = sse.only_named(block, _ONLY_DELTAS)
+            if lines is not None:
+                for data in lines:
+                    if len(data) >= _SHORT or data.strip() not in _EMPTY:
+                        self._event(EVENT.decode(data), _DELTA, data, events)
+                    if self._over:
+                        break
+                return Batch(events)
+            for frame in sse.decode(block):
+                data = frame.data
+                if len(data) >= _SHORT or data.strip() not in _EMPTY:
+                    self._event(EVENT.decode(data), frame.event, data, events)
                 if self._over:
                     break
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -125,15 +135,18 @@ class EventStream(StreamDecoder):
             return self._failed(events, UpstreamProtocolError(str(broken)))
         return Batch(events)
 
-    def _delta(self, event: Event, events: list[StreamEvent], frame: sse.Frame) -> None:
+    def _event(self, event: Event, name: str | None, data: bytes, events: list[StreamEvent]) -> None:
+        if event.type != _DELTA:
+            self._other(event, name, data, events)
+            return
         part = self._open.get(event.index or 0)
-        delta = event.delta
         if part is None:
             raise _BrokenStream("The upstream continued a content block that is not open.")
+        delta = event.delta
         if delta is not None and not part.delta(delta, events):
-            events.append(Passed(PROTOCOL, event.type, frame.data))
+            events.append(Passed(PROTOCOL, _DELTA, data))
 
-    def _other(self, event: Event, events: list[StreamEvent], frame: sse.Frame) -> None:
+    def _other(self, event: Event, name: str | None, data: bytes, events: list[StreamEvent]) -> None:
         match event.type:
             case "message_start":
                 self._start(event.message or Answer(), events)
@@ -156,7 +169,7 @@ class EventStream(StreamDecoder):
                 self._over = True
                 events.append(Failed(stream_error(event.error)))
             case _:
-                events.append(Passed(PROTOCOL, event.type or frame.event, frame.data))
+                events.append(Passed(PROTOCOL, event.type or name, data))
 
     def _start(self, message: Answer, events: list[StreamEvent]) -> None:
         if self._started:

@@ -32,21 +32,21 @@ from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.problems import decode_error_object
 from llmproxy_asgi.translators.openai.words import dated
 from llmproxy_asgi.translators.openai_responses.decode_answer import Items
-from llmproxy_asgi.translators.openai_responses.readers import TEXT, BrokenStream, Reader
-from llmproxy_asgi.translators.openai_responses.schema import ANSWER, EVENT, TEXT_EVENT, Answer, Event
+from llmproxy_asgi.translators.openai_responses.readers import GOES_ON, BrokenStream, Reader, Take
+from llmproxy_asgi.translators.openai_responses.schema import ANSWER, DELTA_EVENT, EVENT, Answer, Event
 from llmproxy_asgi.translators.openai_responses.words import (
     PROTOCOL,
     TIER_IN,
     decode_finish,
     decode_usage,
 )
-from llmproxy_asgi.wire.sse import EventTooLarge, Frame, FrameSplitter, decode
+from llmproxy_asgi.wire.sse import EventTooLarge, Frame, FrameSplitter, decode, only_named
 
 _NOTHING = Batch(())
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-_ONE_TEXT = f"event: {TEXT}\ndata: ".encode()
 _BLANK = b"\n\n"
-_LINES = 3
+_DELTAS = {f"event: {name}".encode(): (f"event: {name}\ndata: ".encode(), take) for name, take in GOES_ON.items()}
+"""First lines of frames, to how these begin and who reads them."""
 _BEGINNINGS = frozenset({"response.created", "response.queued", "response.in_progress"})
 ENDINGS = {
     "response.completed": "completed",
@@ -91,9 +91,12 @@ class ResponsesStreamDecoder(StreamDecoder):
             return self._failed([], UpstreamProtocolError(f"The upstream sent {error}."))
         if not block:
             return _NOTHING
-        lines = block.count(b"\n") if self._started and block.startswith(_ONE_TEXT) else 0
-        if lines == _LINES and block.endswith(_BLANK) and b"\r" not in block:
-            return self._say(block)
+        known = _DELTAS.get(block[: block.find(b"\n")]) if self._started else None
+        if known is not None:
+            head, take = known
+            lines = only_named(block, head)
+            if lines is not None:
+                return self._go_on(lines, take)
         return self._read(decode(block))
 
     @override
@@ -115,11 +118,13 @@ class ResponsesStreamDecoder(StreamDecoder):
         self._end(answer, answer.status or "completed", events)
         return events
 
-    def _say(self, block: bytes) -> Batch:
-        """What a read nearly always is: one piece of text, named, on one line."""
+    def _go_on(self, lines: Sequence[bytes], take: Take) -> Batch:
+        """What a read nearly always is: pieces of one kind, named, each on one line."""
         events: list[StreamEvent] = []
+        reader = self._reader
         try:
-            self._reader.say(TEXT_EVENT.decode(block[len(_ONE_TEXT) : -len(_BLANK)]), events)
+            for line in lines:
+                take(reader, DELTA_EVENT.decode(line), events)
         except _UNREADABLE:
             return self._failed(events, UpstreamProtocolError("The upstream sent an event that cannot be read."))
         except BrokenStream as broken:

@@ -41,11 +41,8 @@ from llmproxy_asgi.translators.openai_responses.decode_answer import (
     text_of,
     thought_of,
 )
-from llmproxy_asgi.translators.openai_responses.schema import Event, TextEvent
+from llmproxy_asgi.translators.openai_responses.schema import DeltaEvent, Event
 from llmproxy_asgi.translators.openai_responses.words import BETWEEN_SUMMARIES, PROTOCOL
-
-TEXT = "response.output_text.delta"
-"""The one kind of event that matters for speed."""
 
 
 class BrokenStream(Exception):
@@ -98,8 +95,9 @@ class Reader:
 
     def take(self, kind: str, event: Event, events: list[StreamEvent]) -> bool:
         """Take an event; False where it has no meaning here."""
-        if kind == TEXT:
-            self.say(event, events)
+        go_on = GOES_ON.get(kind)
+        if go_on is not None:
+            go_on(self, event, events)
         elif kind == "response.output_item.added":
             self._add(event, events)
         elif kind == "response.output_item.done":
@@ -111,7 +109,7 @@ class Reader:
             return fill is not None or kind in _SAID_AGAIN
         return True
 
-    def say(self, event: Event | TextEvent, events: list[StreamEvent]) -> None:
+    def say(self, event: Event | DeltaEvent, events: list[StreamEvent]) -> None:
         """Take more words of a text."""
         place = (event.output_index, event.content_index)
         words = self._words.get(place)
@@ -121,6 +119,18 @@ class Reader:
             words.say(event.delta, events)
         if event.logprobs:
             words.weigh(event.logprobs, events)
+
+    def go_on_with_call(self, event: Event | DeltaEvent, events: list[StreamEvent]) -> None:
+        """Take more of a call's arguments."""
+        self._call(event).go_on(_checked(event.delta), events)
+
+    def summarise(self, event: Event | DeltaEvent, events: list[StreamEvent]) -> None:
+        """Take more of a summary of what is thought."""
+        self._thought(event).think(_checked(event.delta), event.summary_index or 0, events, plain=False)
+
+    def think(self, event: Event | DeltaEvent, events: list[StreamEvent]) -> None:
+        """Take more of what is thought."""
+        self._thought(event).think(_checked(event.delta), 0, events, plain=True)
 
     def finish(self, output: Sequence[Any], events: list[StreamEvent]) -> None:
         """The answer is complete: end what is open, and read what was never streamed."""
@@ -135,7 +145,7 @@ class Reader:
 
     # ── places ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _place(self, event: Event | TextEvent) -> int:
+    def _place(self, event: Event | DeltaEvent) -> int:
         """Where the item of an event stands; found by its id, or taken to be the last, where the event does not say."""
         if event.output_index is not None:
             return event.output_index
@@ -186,7 +196,7 @@ class Reader:
             case _:
                 return _Open(self, item)
 
-    def _message(self, event: Event | TextEvent) -> "_Message":
+    def _message(self, event: Event | DeltaEvent) -> "_Message":
         place = self._place(event)
         found = self._open.get(place)
         if isinstance(found, _Message):
@@ -198,7 +208,7 @@ class Reader:
         self._last = place
         return made
 
-    def _thought(self, event: Event) -> "_Thought":
+    def _thought(self, event: Event | DeltaEvent) -> "_Thought":
         place = self._place(event)
         found = self._open.get(place)
         if isinstance(found, _Thought):
@@ -212,17 +222,8 @@ class Reader:
 
     # ── what fills items ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _go_on_with_call(self, event: Event, events: list[StreamEvent]) -> None:
-        self._call(event).go_on(_checked(event.delta), events)
-
     def _restate_call(self, event: Event, events: list[StreamEvent]) -> None:
         self._call(event).restate(event.arguments or event.input)
-
-    def _summarise(self, event: Event, events: list[StreamEvent]) -> None:
-        self._thought(event).think(_checked(event.delta), event.summary_index or 0, events, plain=False)
-
-    def _think(self, event: Event, events: list[StreamEvent]) -> None:
-        self._thought(event).think(_checked(event.delta), 0, events, plain=True)
 
     def _refuse(self, event: Event, events: list[StreamEvent]) -> None:
         if event.delta:
@@ -251,19 +252,15 @@ class Reader:
             words.restate(part, events)
             words.end(events)
 
-    def _call(self, event: Event) -> "_Call":
+    def _call(self, event: Event | DeltaEvent) -> "_Call":
         found = self._open.get(self._place(event))
         if not isinstance(found, _Call):
             raise BrokenStream("The upstream continued a call that is not open.")
         return found
 
     _FILLS: ClassVar[Mapping[str, Callable[["Reader", Event, list[StreamEvent]], None]]] = {
-        "response.function_call_arguments.delta": _go_on_with_call,
         "response.function_call_arguments.done": _restate_call,
-        "response.custom_tool_call_input.delta": _go_on_with_call,
         "response.custom_tool_call_input.done": _restate_call,
-        "response.reasoning_summary_text.delta": _summarise,
-        "response.reasoning_text.delta": _think,
         "response.content_part.added": _begin_content,
         "response.content_part.done": _end_content,
         "response.output_text.done": _restate_text,
@@ -272,6 +269,17 @@ class Reader:
         "response.refusal.done": _restate_refusal,
     }
     """Events that fill items, to who reads them."""
+
+
+Take = Callable[[Reader, Event | DeltaEvent, list[StreamEvent]], None]
+GOES_ON: Mapping[str, Take] = {
+    "response.output_text.delta": Reader.say,
+    "response.function_call_arguments.delta": Reader.go_on_with_call,
+    "response.custom_tool_call_input.delta": Reader.go_on_with_call,
+    "response.reasoning_summary_text.delta": Reader.summarise,
+    "response.reasoning_text.delta": Reader.think,
+}
+"""The events of which there are many, to who reads them."""
 
 
 class _Open:
@@ -360,7 +368,7 @@ class _Message(_Open):
         super().__init__(reader, item)
         self._contents: dict[int, _Words] = {}
 
-    def words(self, event: Event | TextEvent, events: list[StreamEvent], *, refusal: bool) -> _Words:
+    def words(self, event: Event | DeltaEvent, events: list[StreamEvent], *, refusal: bool) -> _Words:
         """The content that an event is about; begun if this is the first of it."""
         return self._content(event.content_index or 0, events, refusal=refusal)
 
@@ -445,13 +453,14 @@ class _Thought(_Open):
 class _Call(_Open):
     """A call. It starts when its name is known; one of an emulated tool is told of when it is whole."""
 
-    __slots__ = ("_index", "_pieces", "_restated")
+    __slots__ = ("_emulated", "_index", "_pieces", "_restated")
 
     def __init__(self, reader: Reader, item: JSONObject, events: list[StreamEvent]) -> None:
         super().__init__(reader, item)
         self._index = -1
         self._pieces: list[str] = []
         self._restated = ""
+        self._emulated = reader.items.is_emulated(item)
         self._start(item, events)
 
     def go_on(self, text: str, events: list[StreamEvent]) -> None:
@@ -459,9 +468,8 @@ class _Call(_Open):
         if not text:
             return
         self._pieces.append(text)
-        if self._index < 0 or self._reader.items.is_emulated(self._item):
-            return
-        events.append(PartDelta(0, self._index, ArgumentsDelta(text)))
+        if self._index >= 0 and not self._emulated:
+            events.append(PartDelta(0, self._index, ArgumentsDelta(text)))
 
     def restate(self, arguments: str | None) -> None:
         """Its arguments whole."""

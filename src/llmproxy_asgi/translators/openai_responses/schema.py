@@ -41,13 +41,14 @@ class Event(msgspec.Struct, gc=False):
     error: Loose = None
 
 
-class TextEvent(msgspec.Struct, gc=False):
-    """More words of a text: nearly all that a stream consists of, read for itself."""
+class DeltaEvent(msgspec.Struct, gc=False):
+    """More of what is said, thought or called: nearly all that a stream consists of, read for itself."""
 
     delta: Loose = None
     item_id: str | None = None
     output_index: int | None = None
     content_index: int | None = None
+    summary_index: int | None = None
     logprobs: Loose = None
 
 
@@ -100,7 +101,7 @@ class RelayedEvent(msgspec.Struct, gc=False):
 
 
 EVENT = msgspec.json.Decoder(Event)
-TEXT_EVENT = msgspec.json.Decoder(TextEvent)
+DELTA_EVENT = msgspec.json.Decoder(DeltaEvent)
 ANSWER = msgspec.json.Decoder(Answer)
 RELAYED = msgspec.json.Decoder(RelayedEvent)
 RELAYED_ANSWER = msgspec.json.Decoder(RelayedAnswer)
