@@ -1,16 +1,21 @@
-"""The pairs {Chat, Messages} client x {Chat, Messages} upstream, end to end: official SDKs, sockets, scripted wires.
+"""The pairs of protocols, the caller's and the upstream's, end to end: official SDKs, sockets, scripted wires.
 
 `wires` says what upstreams answer, `callers` are the official SDKs, `stage` puts a gateway between them. Nothing here
 imports a translator: what is expected is written out in the tests.
 """
 
 from support_pairs.callers import Answer, ChatCaller, Lane, MessagesCaller
+from support_pairs.gemini_caller import GeminiCaller
+from support_pairs.replies import Reply
+from support_pairs.responses_caller import ResponsesCaller
+from support_pairs.responses_wires import responses_event, responses_events, responses_whole
 from support_pairs.stage import KEY, MODELS, Stage, gateway_config, staged
 from support_pairs.wires import (
     CHAT,
+    GEMINI,
     MESSAGES,
+    RESPONSES,
     Call,
-    Reply,
     chat_chunks,
     chat_whole,
     delta,
@@ -22,15 +27,19 @@ from support_pairs.wires import (
 
 __all__ = [
     "CHAT",
+    "GEMINI",
     "KEY",
     "MESSAGES",
     "MODELS",
+    "RESPONSES",
     "Answer",
     "Call",
     "ChatCaller",
+    "GeminiCaller",
     "Lane",
     "MessagesCaller",
     "Reply",
+    "ResponsesCaller",
     "Stage",
     "chat_chunks",
     "chat_whole",
@@ -39,6 +48,9 @@ __all__ = [
     "gateway_config",
     "messages_events",
     "messages_whole",
+    "responses_event",
+    "responses_events",
+    "responses_whole",
     "sse",
     "staged",
 ]

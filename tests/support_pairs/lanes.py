@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from support_pairs.callers import Lane
-from support_pairs.wires import CHAT, MESSAGES
+from support_pairs.wires import CHAT, GEMINI, MESSAGES, RESPONSES
 
-PROTOCOLS = (CHAT, MESSAGES)
+PROTOCOLS = (CHAT, RESPONSES, MESSAGES, GEMINI)
+CHAT_AND_MESSAGES = (CHAT, MESSAGES)
+EVERY = (CHAT, RESPONSES, MESSAGES, GEMINI)
 
 
 def lanes(
@@ -18,10 +20,11 @@ def lanes(
     upstream: str | None = None,
     modes: Iterable[str] = ("sync", "async"),
     streams: Iterable[bool] = (False, True),
+    among: Iterable[str] = PROTOCOLS,
 ) -> list[Any]:
-    """All lanes, or those of one client or upstream, as parameters."""
-    clients = [client] if client else PROTOCOLS
-    upstreams = [upstream] if upstream else PROTOCOLS
+    """All lanes, or those of one client or upstream, as parameters; `among`: which protocols stand for all."""
+    clients = [client] if client else list(among)
+    upstreams = [upstream] if upstream else list(among)
     found = [
         Lane(client=one, upstream=other, mode=mode, stream=stream)
         for one, other, mode, stream in product(clients, upstreams, modes, streams)
@@ -29,8 +32,13 @@ def lanes(
     return [pytest.param(lane, id=str(lane)) for lane in found]
 
 
-def pairs(*, client: str | None = None, upstream: str | None = None, stream: bool | None = None) -> list[Any]:
+def pairs(
+    *,
+    client: str | None = None,
+    upstream: str | None = None,
+    stream: bool | None = None,
+    among: Iterable[str] = PROTOCOLS,
+) -> list[Any]:
     """One synchronous lane per pair, streamed and whole unless `stream` says which."""
-    return lanes(
-        client=client, upstream=upstream, modes=("sync",), streams=(False, True) if stream is None else (stream,)
-    )
+    streams = (False, True) if stream is None else (stream,)
+    return lanes(client=client, upstream=upstream, modes=("sync",), streams=streams, among=among)

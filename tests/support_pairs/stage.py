@@ -7,23 +7,32 @@ from typing import Any
 import httpx2
 from anyio.from_thread import start_blocking_portal
 
-from contract.strict import check_chat, check_messages
+from contract.strict import check_chat, check_gemini, check_messages, check_responses
 from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.testing import Received, Scenario, ThreadedUpstream, Upstream
 from support_gateway import served
 from support_pairs.callers import Answer, ChatCaller, Lane, MessagesCaller
-from support_pairs.wires import CHAT, MESSAGES
+from support_pairs.gemini_caller import GeminiCaller
+from support_pairs.responses_caller import ResponsesCaller
+from support_pairs.wires import CHAT, GEMINI, MESSAGES, RESPONSES
 
 KEY = "llmp_pairs-of-protocols-0123456789"
-MODELS = {CHAT: "gpt-5.9", MESSAGES: "claude-sonnet-5"}
+MODELS = {CHAT: "gpt-5.9", RESPONSES: "gpt-5.9", MESSAGES: "claude-sonnet-5", GEMINI: "gemini-3.5-flash"}
 """The upstream's model, unless a test names another."""
-PROVIDERS = {CHAT: "openai", MESSAGES: "anthropic"}
-"""Their names; spares have a number behind it."""
-PATHS = {CHAT: "/v1/chat/completions", MESSAGES: "/v1/messages"}
-STRICT = {PATHS[CHAT]: check_chat, PATHS[MESSAGES]: check_messages}
+PROVIDERS = {CHAT: "openai", RESPONSES: "responses", MESSAGES: "anthropic", GEMINI: "gemini"}
+"""Their names, one for each protocol; spares have a number behind it."""
+PATHS = {CHAT: "/v1/chat/completions", RESPONSES: "/v1/responses", MESSAGES: "/v1/messages"}
+STRICT = {PATHS[CHAT]: check_chat, PATHS[RESPONSES]: check_responses, PATHS[MESSAGES]: check_messages}
+_KINDS: dict[str, dict[str, Any]] = {
+    CHAT: {"protocol": "openai-chat"},
+    RESPONSES: {"type": "openai", "protocol": "openai-responses"},
+    MESSAGES: {"type": "anthropic"},
+    GEMINI: {"type": "gemini"},
+}
 _HEADERS = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
 
 Play = Scenario | Callable[[Received], Scenario]
+Caller = ChatCaller | ResponsesCaller | MessagesCaller | GeminiCaller
 
 
 def gateway_config(
@@ -32,15 +41,16 @@ def gateway_config(
     """A configuration with one provider per protocol.
 
     Args:
-        upstream: Where both go.
+        upstream: Where all go.
         spares: How many more of each, for calls that leave traces.
         chat: The type of the provider that speaks Chat.
         provider: More for every provider's block.
     """
     blocks = {
         f"{name}{suffix}": {
-            "type": chat if protocol == CHAT else name,
-            "base_url": upstream.base_url + ("/v1" if protocol == CHAT else ""),
+            **_KINDS[protocol],
+            **({"type": chat} if protocol == CHAT else {}),
+            "base_url": upstream.base_url + ("/v1" if protocol in {CHAT, RESPONSES} else ""),
             "api_key": f"sk-upstream-{name}-{suffix or 'only'}",
             "retry": {"attempts": 1},
             **provider,
@@ -52,13 +62,13 @@ def gateway_config(
 
 
 class Stage:
-    """Everything between two official SDKs and what the upstream will say."""
+    """Everything between the official SDKs and what the upstream will say."""
 
     def __init__(
         self,
         base: str,
         upstream: ThreadedUpstream,
-        callers: dict[str, ChatCaller | MessagesCaller],
+        callers: dict[str, Caller],
         *,
         spares: int,
     ) -> None:
@@ -83,7 +93,7 @@ class Stage:
         left = list(answers)
 
         def answer(received: Received) -> Scenario:
-            STRICT[received.path](received, allow=allow)
+            STRICT.get(received.path, check_gemini)(received, allow=allow)
             following = left.pop(0) if len(left) > 1 else left[0]
             return following if isinstance(following, Scenario) else following(received)
 
@@ -132,6 +142,9 @@ class Stage:
             return b"".join([first, *pieces]).decode()
 
     def _url(self, lane: Lane) -> str:
+        if lane.client == GEMINI:  # its path names the model
+            method = "streamGenerateContent?alt=sse" if lane.stream else "generateContent"
+            return f"{self.base}/v1beta/models/{self.model(lane)}:{method}"
         return self.base + PATHS[lane.client]
 
 
@@ -147,9 +160,11 @@ def staged(*, spares: int = 0, keepalive: str = "15s", **options: Any) -> Iterat
     with Upstream.in_thread() as upstream, start_blocking_portal() as portal:
         config = gateway_config(upstream, spares=spares, **options)
         with served(LLMProxy({**config, "keepalive": keepalive})) as base:
-            callers: dict[str, ChatCaller | MessagesCaller] = {
+            callers: dict[str, Caller] = {
                 CHAT: ChatCaller(base, KEY, portal),
+                RESPONSES: ResponsesCaller(base, KEY, portal),
                 MESSAGES: MessagesCaller(base, KEY, portal),
+                GEMINI: GeminiCaller(base, KEY, portal),
             }
             try:
                 yield Stage(base, upstream, callers, spares=spares)

@@ -1,6 +1,6 @@
-"""What the scripted upstreams say: whole answers and streams, as the vendors send them.
+"""What the scripted upstreams of Chat and Messages say: whole answers and streams, as the vendors send them.
 
-`Reply` is one answer that both protocols can give; whatever only one of them can say is written with its own functions.
+Those of the other protocols are in files of their own; `replies` holds answers that all of them can give.
 """
 
 import json
@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from llmproxy_asgi.testing import Scenario, Step, json_answer, sse_answer
+from llmproxy_asgi.testing import Scenario, Step, sse_answer
 
-CHAT, MESSAGES = "chat", "messages"
+CHAT, RESPONSES, MESSAGES, GEMINI = "chat", "responses", "messages", "gemini"
 
 JSONObject: TypeAlias = dict[str, Any]
 
@@ -27,40 +27,6 @@ class Call:
     id: str
     name: str
     arguments: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """An answer: texts are streamed one piece at a time, and calls in fragments."""
-
-    texts: tuple[str, ...] = ()
-    calls: tuple[Call, ...] = ()
-
-    def scenario(self, protocol: str, *, stream: bool) -> Scenario:
-        """The answer, said in a protocol."""
-        if stream:
-            return sse(self.frames(protocol))
-        if protocol == MESSAGES:
-            return json_answer(200, messages_whole(*self._blocks(), stop="tool_use" if self.calls else "end_turn"))
-        message: JSONObject = {"content": "".join(self.texts) or None}
-        if self.calls:
-            message["tool_calls"] = [chat_call(call) for call in self.calls]
-        return json_answer(200, chat_whole(finish="tool_calls" if self.calls else "stop", **message))
-
-    def frames(self, protocol: str) -> list[bytes]:
-        """The answer as the frames of a stream."""
-        if protocol == MESSAGES:
-            return messages_events(*self._blocks(), stop="tool_use" if self.calls else "end_turn")
-        deltas: list[JSONObject] = [{"content": text} for text in self.texts]
-        for number, call in enumerate(self.calls):
-            deltas += call_deltas(number, call)
-        return chat_chunks(*deltas, finish="tool_calls" if self.calls else "stop")
-
-    def _blocks(self) -> list[JSONObject]:
-        blocks: list[JSONObject] = [{"type": "text", "text": self.texts}] if self.texts else []
-        return blocks + [
-            {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments} for call in self.calls
-        ]
 
 
 def sse(frames: Iterable[bytes | Step], **options: Any) -> Scenario:

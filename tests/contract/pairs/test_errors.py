@@ -11,9 +11,10 @@ import openai
 import pytest
 
 from llmproxy_asgi.testing import Close, Gate, Hold, Reset, Scenario, Send, Step, error_answer, raw_answer
-from support_pairs import CHAT, MESSAGES, Lane, Reply, Stage, delta, event, sse, staged
+from support_pairs import CHAT, GEMINI, MESSAGES, Lane, Reply, Stage, delta, event, sse, staged
 from support_pairs.asks import QUESTION, tools
-from support_pairs.lanes import lanes, pairs
+from support_pairs.lanes import CHAT_AND_MESSAGES, PROTOCOLS, lanes, pairs
+from support_pairs.stage import PATHS
 from support_pairs.wires import block_events, messages_start
 
 NOBODYS = "claude-sonnet-5"
@@ -136,7 +137,7 @@ FAILURES = {
 
 @pytest.mark.fidelity(91, 92)
 @pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
-@pytest.mark.parametrize("lane", lanes())
+@pytest.mark.parametrize("lane", lanes(among=CHAT_AND_MESSAGES))
 def test_an_upstreams_refusal_is_the_sdks_own_exception(stage: Stage, lane: Lane, failure: Failure) -> None:
     """Class, status, type, message, request id and wait are what the caller's vendor would have said."""
     stage.play(failure.answer(lane.upstream))
@@ -164,7 +165,7 @@ def test_an_upstreams_refusal_is_the_sdks_own_exception(stage: Stage, lane: Lane
 
 
 @pytest.mark.fidelity(92)
-@pytest.mark.parametrize("lane", pairs())
+@pytest.mark.parametrize("lane", pairs(among=CHAT_AND_MESSAGES))
 def test_our_refused_credential_is_never_the_callers(stage: Stage, lane: Lane) -> None:
     """Nothing that the SDK could take for its own key's fault: no 401, no 403."""
     for name in ("refused-credential", "forbidden"):
@@ -190,11 +191,12 @@ def test_a_long_prompt_has_openais_code_for_it(stage: Stage, upstream: str) -> N
 
 
 @pytest.mark.fidelity(91)
-@pytest.mark.parametrize("lane", pairs(stream=False))
+@pytest.mark.parametrize("lane", pairs(stream=False, among=CHAT_AND_MESSAGES))
 def test_sdks_do_not_try_again_what_we_tried(stage: Stage, lane: Lane) -> None:
     """An SDK with retries of its own leaves an upstream's failure alone: the gateway has had its tries."""
     stage.play(FAILURES["failed"].answer(lane.upstream))
-    client: Any = stage.callers[lane.client].client.with_options(max_retries=3)
+    caller: Any = stage.callers[lane.client]
+    client = caller.client.with_options(max_retries=3)
     asked = {"model": stage.model(lane, spare=True), **QUESTION[lane.client]}
     create = client.chat.completions.create if lane.client == CHAT else partial(client.messages.create, max_tokens=9)
     with pytest.raises((openai.InternalServerError, anthropic.InternalServerError)):
@@ -215,7 +217,7 @@ BEFORE_THE_FIRST_EVENT: dict[str, Scenario] = {
 
 @pytest.mark.fidelity(93)
 @pytest.mark.parametrize("broken", BEFORE_THE_FIRST_EVENT.values(), ids=BEFORE_THE_FIRST_EVENT)
-@pytest.mark.parametrize("lane", pairs())
+@pytest.mark.parametrize("lane", pairs(among=CHAT_AND_MESSAGES))
 def test_a_failure_before_the_first_event_is_tried_again(listed: Stage, lane: Lane, broken: Scenario) -> None:
     """The second try answers, and the SDK sees nothing of the first."""
     listed.play(broken, Reply(texts=("Fine.",)).scenario(lane.upstream, stream=lane.stream))
@@ -225,16 +227,22 @@ def test_a_failure_before_the_first_event_is_tried_again(listed: Stage, lane: La
 
 
 @pytest.mark.fidelity(93)
-@pytest.mark.parametrize("lane", lanes(upstream=MESSAGES))
+@pytest.mark.parametrize("lane", [lane for lane in pairs() if lane.values[0].upstream != CHAT])
 def test_another_protocols_upstream_takes_over(lane: Lane) -> None:
-    """When OpenAI's provider is down, Anthropic's answers for the same model, and the SDK sees only that."""
-    fine = Reply(texts=("Fine.",)).scenario(MESSAGES, stream=lane.stream)
+    """When those before it are down, an upstream of another protocol answers, and the SDK sees only that."""
+    fine = Reply(texts=("Fine.",)).scenario(lane.upstream, stream=lane.stream)
+    before = list(PROTOCOLS[: PROTOCOLS.index(lane.upstream)])
     with staged(models=[NOBODYS], retry={"attempts": 2, "backoff": "1ms"}) as stage:
-        stage.play(lambda received: error_answer(503) if received.path == "/v1/chat/completions" else fine)
+        stage.play(lambda received: error_answer(503) if spoken(received.path) in before else fine)
         caller: Any = stage.callers[lane.client]
         assert caller.ask(lane, model=NOBODYS, **QUESTION[lane.client]).text == "Fine."
-        paths = [request.path for request in stage.upstream.requests]
-    assert paths == ["/v1/chat/completions", "/v1/chat/completions", "/v1/messages"]
+        asked = [spoken(request.path) for request in stage.upstream.requests]
+    assert asked == [*(protocol for protocol in before for _ in range(2)), lane.upstream]
+
+
+def spoken(path: str) -> str:
+    """The protocol of an upstream's path."""
+    return next((protocol for protocol, known in PATHS.items() if known == path), GEMINI)
 
 
 # ── in the middle ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -311,7 +319,7 @@ class Breaking:
 
 
 @pytest.mark.fidelity(94)
-@pytest.mark.parametrize("lane", lanes(streams=(True,)))
+@pytest.mark.parametrize("lane", lanes(streams=(True,), among=CHAT_AND_MESSAGES))
 def test_an_error_in_the_middle_is_raised(stage: Stage, lane: Lane) -> None:
     """The SDK raises, with the error's type in its body, having handed out what came before."""
     breaking = Breaking(stage, lane, begun(lane.upstream), [error_event(lane.upstream)])
@@ -327,7 +335,7 @@ ENDINGS: dict[str, list[Any]] = {"closed": [Close()], "reset": [Reset()], "whole
 
 @pytest.mark.fidelity(95)
 @pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
-@pytest.mark.parametrize("lane", lanes(streams=(True,)))
+@pytest.mark.parametrize("lane", lanes(streams=(True,), among=CHAT_AND_MESSAGES))
 def test_a_stream_without_its_end_sign_is_a_failure(stage: Stage, lane: Lane, ending: list[Any]) -> None:
     """However the connection ends, an answer that did not say that it is whole is raised, never a clean end."""
     breaking = Breaking(stage, lane, begun(lane.upstream), ending)
@@ -336,7 +344,7 @@ def test_a_stream_without_its_end_sign_is_a_failure(stage: Stage, lane: Lane, en
 
 
 @pytest.mark.fidelity(95)
-@pytest.mark.parametrize("lane", pairs(stream=True))
+@pytest.mark.parametrize("lane", pairs(stream=True, among=CHAT_AND_MESSAGES))
 def test_a_half_sent_call_is_not_completed(stage: Stage, lane: Lane) -> None:
     """A call whose arguments break off stays unfinished: nobody closes its block or its JSON."""
     breaking = Breaking(stage, lane, begun_call(lane.upstream), [Reset()])
@@ -361,7 +369,7 @@ NONSENSE: dict[str, Scenario] = {
 
 @pytest.mark.fidelity(96)
 @pytest.mark.parametrize("nonsense", NONSENSE.values(), ids=NONSENSE)
-@pytest.mark.parametrize("lane", pairs())
+@pytest.mark.parametrize("lane", pairs(among=CHAT_AND_MESSAGES))
 def test_nonsense_with_a_200_is_a_502(stage: Stage, lane: Lane, nonsense: Scenario) -> None:
     """What is no answer of the protocol is the SDK's server error, and nothing of it is shown."""
     stage.play(nonsense)
@@ -376,7 +384,7 @@ def test_nonsense_with_a_200_is_a_502(stage: Stage, lane: Lane, nonsense: Scenar
 
 
 @pytest.mark.fidelity(97)
-@pytest.mark.parametrize("lane", lanes(upstream=CHAT))
+@pytest.mark.parametrize("lane", lanes(upstream=CHAT, among=CHAT_AND_MESSAGES))
 def test_an_unknown_model_is_the_sdks_not_found(listed: Stage, lane: Lane) -> None:
     """A 404 in each vendor's words, before any upstream is asked."""
     caller: Any = listed.callers[lane.client]
@@ -402,7 +410,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.fidelity(98)
 @pytest.mark.parametrize(("change", "field"), MISTAKES.values(), ids=MISTAKES)
-@pytest.mark.parametrize("lane", pairs(stream=False))
+@pytest.mark.parametrize("lane", pairs(stream=False, among=CHAT_AND_MESSAGES))
 def test_a_wrong_type_is_a_400_that_names_the_field(stage: Stage, lane: Lane, change: Any, field: str) -> None:
     """By our own hand, in the caller's shape, whether or not the request is translated."""
     limit = {"max_tokens": 9} if lane.client == MESSAGES else {}
@@ -415,7 +423,7 @@ def test_a_wrong_type_is_a_400_that_names_the_field(stage: Stage, lane: Lane, ch
 
 
 @pytest.mark.fidelity(98)
-@pytest.mark.parametrize("lane", pairs(stream=False))
+@pytest.mark.parametrize("lane", pairs(stream=False, among=CHAT_AND_MESSAGES))
 def test_a_body_that_is_no_json_is_a_400(stage: Stage, lane: Lane) -> None:
     """Truncated JSON is told as such, in the caller's shape."""
     answer = stage.post(lane, b'{"model": "m", "messa')
@@ -425,7 +433,7 @@ def test_a_body_that_is_no_json_is_a_400(stage: Stage, lane: Lane) -> None:
 
 
 @pytest.mark.fidelity(98)
-@pytest.mark.parametrize("lane", pairs(client=MESSAGES, stream=False))
+@pytest.mark.parametrize("lane", pairs(client=MESSAGES, stream=False, among=CHAT_AND_MESSAGES))
 def test_messages_need_their_limit(stage: Stage, lane: Lane) -> None:
     """Anthropic's callers must name `max_tokens`, whoever answers; the SDK raises its own class."""
     caller: Any = stage.callers[MESSAGES].client

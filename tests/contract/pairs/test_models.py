@@ -13,7 +13,7 @@ from llmproxy_asgi.testing import Upstream
 from support_gateway import served
 from support_pairs import KEY, MESSAGES, Lane, Reply, Stage, gateway_config
 from support_pairs.asks import QUESTION
-from support_pairs.lanes import pairs
+from support_pairs.lanes import CHAT_AND_MESSAGES, pairs
 
 OTHER_KEY = "llmp_another-key-0123456789"
 
@@ -52,7 +52,7 @@ def sent(stage: Stage, lane: Lane, **headers: str) -> httpx2.Response:
     [{}, {"authorization": "", "x-api-key": KEY}, {"x-api-key": KEY}],
     ids=["bearer", "x-api-key", "both-the-same"],
 )
-@pytest.mark.parametrize("lane", pairs(stream=False))
+@pytest.mark.parametrize("lane", pairs(stream=False, among=CHAT_AND_MESSAGES))
 def test_a_key_in_any_header_is_the_same_caller(stage: Stage, lane: Lane, headers: dict[str, str]) -> None:
     """One key, in either header or in both, is let in; and it is never what the upstream gets."""
     stage.play(Reply(texts=("Fine.",)).scenario(lane.upstream, stream=False))
@@ -63,7 +63,7 @@ def test_a_key_in_any_header_is_the_same_caller(stage: Stage, lane: Lane, header
 
 
 @pytest.mark.fidelity(103)
-@pytest.mark.parametrize("lane", pairs(stream=False))
+@pytest.mark.parametrize("lane", pairs(stream=False, among=CHAT_AND_MESSAGES))
 def test_two_different_keys_are_nobody(stage: Stage, lane: Lane, caplog: pytest.LogCaptureFixture) -> None:
     """Whoever sends two keys is not believed, and neither key is written anywhere."""
     caplog.set_level(logging.DEBUG)
@@ -77,7 +77,7 @@ def test_two_different_keys_are_nobody(stage: Stage, lane: Lane, caplog: pytest.
 
 
 @pytest.mark.fidelity(103)
-@pytest.mark.parametrize("lane", pairs(stream=False))
+@pytest.mark.parametrize("lane", pairs(stream=False, among=CHAT_AND_MESSAGES))
 def test_a_wrong_key_is_the_sdks_authentication_error(stage: Stage, lane: Lane) -> None:
     """A key that nobody knows raises the SDK's own class for it."""
     wrong = {"Authorization": f"Bearer {OTHER_KEY}"}

@@ -22,7 +22,7 @@ from support_pairs import (
     staged,
 )
 from support_pairs.asks import QUESTION, messages_tool, step, tool_result, tools
-from support_pairs.lanes import lanes, pairs
+from support_pairs.lanes import CHAT_AND_MESSAGES, lanes, pairs
 from support_pairs.wires import call_deltas, chat_call
 
 USER: dict[str, Any] = {"role": "user", "content": "How is the weather?"}
@@ -150,7 +150,7 @@ def test_state_of_a_chat_upstream_survives_at_anthropics_client(routed: Stage, l
     assert answer.warnings == []
 
 
-@pytest.mark.parametrize("lane", pairs(client=MESSAGES))
+@pytest.mark.parametrize("lane", pairs(client=MESSAGES, among=CHAT_AND_MESSAGES))
 def test_state_of_a_chat_upstream_is_not_shown_to_claude(routed: Stage, lane: Lane) -> None:
     """The same conversation goes on with Claude, or with OpenAI itself: the state is left out, nobody refuses it."""
     there = Lane(client=MESSAGES, upstream=CHAT, stream=lane.stream)

@@ -29,7 +29,7 @@ from support_pairs import (
     staged,
 )
 from support_pairs.asks import QUESTION, counting, tools
-from support_pairs.lanes import lanes, pairs
+from support_pairs.lanes import CHAT_AND_MESSAGES, lanes, pairs
 from support_pairs.wires import call_deltas
 
 ARGUMENTS = '{"city":"京都 ☃\u2028","deep":{"n":[1,2.50]}}'
@@ -75,7 +75,7 @@ def bytes_for(stage: Stage, lane: Lane, steps: Iterable[bytes | Step], **options
 
 
 @pytest.mark.fidelity(11)
-@pytest.mark.parametrize("lane", lanes(streams=(True,)))
+@pytest.mark.parametrize("lane", lanes(streams=(True,), among=CHAT_AND_MESSAGES))
 def test_each_event_is_delivered_before_the_next_is_made(stage: Stage, lane: Lane) -> None:
     """The upstream writes a word only after the SDK has handed out the one before."""
     words = ["one ", "two ", "three "]
@@ -107,7 +107,7 @@ def text_in(found: Any) -> str:
 
 
 @pytest.mark.fidelity(12)
-@pytest.mark.parametrize("lane", pairs(stream=True))
+@pytest.mark.parametrize("lane", pairs(stream=True, among=CHAT_AND_MESSAGES))
 def test_a_caller_who_leaves_ends_the_upstreams_work(stage: Stage, lane: Lane) -> None:
     """When the SDK closes its stream in the middle, the upstream's connection is closed, although it would go on."""
     frames = Reply(texts=("one ",)).frames(lane.upstream)
@@ -127,7 +127,7 @@ def test_a_caller_who_leaves_ends_the_upstreams_work(stage: Stage, lane: Lane) -
 
 
 @pytest.mark.fidelity(12)
-@pytest.mark.parametrize("lane", lanes(modes=("async",), streams=(False,)))
+@pytest.mark.parametrize("lane", lanes(modes=("async",), streams=(False,), among=CHAT_AND_MESSAGES))
 def test_a_caller_who_gives_up_ends_the_upstreams_work(stage: Stage, lane: Lane) -> None:
     """The same for a whole answer: when the SDK's call is cancelled, the upstream's connection is closed."""
     stage.play(Scenario(Hold()))
@@ -140,7 +140,7 @@ def test_a_caller_who_gives_up_ends_the_upstreams_work(stage: Stage, lane: Lane)
 
 
 @pytest.mark.fidelity(8, 9)
-@pytest.mark.parametrize("lane", pairs(stream=True))
+@pytest.mark.parametrize("lane", pairs(stream=True, among=CHAT_AND_MESSAGES))
 def test_a_slow_upstream_is_bridged_in_the_callers_protocol(lane: Lane) -> None:
     """While the upstream is silent the caller's own keep-alive comes; its SDK reads past it to the answer."""
     with staged(keepalive="30ms") as stage:
@@ -192,7 +192,7 @@ def test_a_cut_at_every_byte_changes_nothing(client: str, upstream: str) -> None
 
 
 @pytest.mark.fidelity(1, 5)
-@pytest.mark.parametrize("lane", pairs(stream=True))
+@pytest.mark.parametrize("lane", pairs(stream=True, among=CHAT_AND_MESSAGES))
 def test_a_stream_that_comes_byte_by_byte_changes_nothing(stage: Stage, lane: Lane) -> None:
     """On real sockets, too: one byte per write gives the very bytes that one write per frame gives."""
     whole = bytes_for(stage, lane, frames(lane.upstream))
@@ -200,7 +200,7 @@ def test_a_stream_that_comes_byte_by_byte_changes_nothing(stage: Stage, lane: La
 
 
 @pytest.mark.fidelity(5)
-@pytest.mark.parametrize("lane", lanes(streams=(True,)))
+@pytest.mark.parametrize("lane", lanes(streams=(True,), among=CHAT_AND_MESSAGES))
 def test_code_points_that_are_torn_apart_arrive_whole(stage: Stage, lane: Lane) -> None:
     """CJK, emoji and raw line separators in text, reasoning and arguments, cut inside their bytes."""
     stage.play(sse([Drip(b"".join(frames(lane.upstream)), 3, 0)]))
@@ -259,7 +259,7 @@ FRAMINGS: list[Any] = [
 
 
 @pytest.mark.parametrize("framing", FRAMINGS)
-@pytest.mark.parametrize("lane", pairs(stream=True))
+@pytest.mark.parametrize("lane", pairs(stream=True, among=CHAT_AND_MESSAGES))
 def test_any_legal_framing_says_the_same(
     stage: Stage, lane: Lane, framing: Callable[[bytes], list[bytes | Step]]
 ) -> None:
@@ -274,7 +274,7 @@ def test_any_legal_framing_says_the_same(
 
 
 @pytest.mark.fidelity(6)
-@pytest.mark.parametrize("lane", pairs(upstream=CHAT, stream=True))
+@pytest.mark.parametrize("lane", pairs(upstream=CHAT, stream=True, among=CHAT_AND_MESSAGES))
 def test_the_end_sign_of_chat_may_be_missing_and_nothing_counts_behind_it(stage: Stage, lane: Lane) -> None:
     """A finished stream without `[DONE]` is whole, and what follows `[DONE]` is nobody's."""
     plain = chat_chunks({"content": "Snow."})
@@ -289,7 +289,7 @@ def test_the_end_sign_of_chat_may_be_missing_and_nothing_counts_behind_it(stage:
 
 
 @pytest.mark.fidelity(8)
-@pytest.mark.parametrize("lane", pairs(client=MESSAGES, stream=True))
+@pytest.mark.parametrize("lane", pairs(client=MESSAGES, stream=True, among=CHAT_AND_MESSAGES))
 def test_every_event_of_messages_is_named(stage: Stage, lane: Lane) -> None:
     """Each event has an `event:` line, and it is the `type` of its data."""
     named = [frame.split(b"\n") for frame in bytes_for(stage, lane, frames(lane.upstream)).split(b"\n\n") if frame]
@@ -300,7 +300,7 @@ def test_every_event_of_messages_is_named(stage: Stage, lane: Lane) -> None:
 
 
 @pytest.mark.fidelity(9)
-@pytest.mark.parametrize("lane", pairs(client=CHAT, stream=True))
+@pytest.mark.parametrize("lane", pairs(client=CHAT, stream=True, among=CHAT_AND_MESSAGES))
 def test_a_chat_stream_ends_with_its_end_sign(stage: Stage, lane: Lane) -> None:
     """The last thing is `data: [DONE]`, whoever answered."""
     seen = bytes_for(stage, lane, frames(lane.upstream))

@@ -30,7 +30,7 @@ from support_pairs.asks import (
     tool_use,
     tools,
 )
-from support_pairs.lanes import lanes, pairs
+from support_pairs.lanes import CHAT_AND_MESSAGES, lanes, pairs
 
 FINE = Reply(texts=("Fine.",))
 USER: dict[str, Any] = {"role": "user", "content": "How is the weather?"}
@@ -38,7 +38,7 @@ ODD = '{ "n": 1.50, "big": 12345678901234567890, "k": "\\u0041" , "e": 1e2 }'
 
 
 @pytest.mark.fidelity(36)
-@pytest.mark.parametrize("lane", pairs(client=CHAT))
+@pytest.mark.parametrize("lane", pairs(client=CHAT, among=CHAT_AND_MESSAGES))
 def test_arguments_keep_their_spelling(stage: Stage, lane: Lane) -> None:
     """Between protocols of text the arguments are byte for byte the upstream's, odd numbers and spaces included."""
     call = Call(id="call_1", name="get_weather", arguments=ODD)
@@ -52,7 +52,7 @@ def test_arguments_keep_their_spelling(stage: Stage, lane: Lane) -> None:
 
 
 @pytest.mark.fidelity(36)
-@pytest.mark.parametrize("lane", pairs(client=MESSAGES))
+@pytest.mark.parametrize("lane", pairs(client=MESSAGES, among=CHAT_AND_MESSAGES))
 def test_arguments_keep_their_values(stage: Stage, lane: Lane) -> None:
     """Where a protocol holds an object, the values are the same."""
     stage.play(
@@ -63,7 +63,7 @@ def test_arguments_keep_their_values(stage: Stage, lane: Lane) -> None:
 
 
 @pytest.mark.fidelity(37)
-@pytest.mark.parametrize("lane", lanes())
+@pytest.mark.parametrize("lane", lanes(among=CHAT_AND_MESSAGES))
 def test_a_call_without_arguments(stage: Stage, lane: Lane) -> None:
     """No arguments are `{}` for the caller, and the next turn with that call is taken."""
     # Servers that resemble Chat say nothing at all; where bytes are passed on the caller sees what OpenAI says.
@@ -239,7 +239,7 @@ def test_odd_call_ids_of_an_upstream_are_accepted_back(stage: Stage, lane: Lane)
 
 
 @pytest.mark.fidelity(50)
-@pytest.mark.parametrize("lane", pairs())
+@pytest.mark.parametrize("lane", pairs(among=CHAT_AND_MESSAGES))
 def test_strict_tools_stay_strict(stage: Stage, lane: Lane) -> None:
     """A tool that is declared strict is strict upstream; one that is not says nothing about it."""
     stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
@@ -259,7 +259,7 @@ CHOICES: list[Any] = [
 
 @pytest.mark.fidelity(53)
 @pytest.mark.parametrize(("chat", "messages"), CHOICES)
-@pytest.mark.parametrize("lane", pairs())
+@pytest.mark.parametrize("lane", pairs(among=CHAT_AND_MESSAGES))
 def test_tool_choice_in_the_upstreams_words(stage: Stage, lane: Lane, chat: Any, messages: Any) -> None:
     """Auto, none, required and one by name, each in its exact form."""
     stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
@@ -270,7 +270,7 @@ def test_tool_choice_in_the_upstreams_words(stage: Stage, lane: Lane, chat: Any,
 
 
 @pytest.mark.fidelity(53)
-@pytest.mark.parametrize("lane", pairs())
+@pytest.mark.parametrize("lane", pairs(among=CHAT_AND_MESSAGES))
 def test_no_parallel_calls_in_the_upstreams_words(stage: Stage, lane: Lane) -> None:
     """One call at a time is a field of its own in Chat, and part of the choice in Messages."""
     stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
