@@ -4,23 +4,24 @@ A `Runtime` is made from a `Config` and never changes: a call takes one and keep
 any plan (connection pools, rests), by provider, so that a new plan finds it again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from starlette.requests import HTTPConnection
 
 from llmproxy_asgi.access.identify import Doorkeeper, Identify
-from llmproxy_asgi.clock import SYSTEM, AlarmClock
+from llmproxy_asgi.clock import SYSTEM, AlarmClock, Clock
 from llmproxy_asgi.config.schema import Config
 from llmproxy_asgi.custody import responses
 from llmproxy_asgi.custody.reasoning import BOUNDS, ReasoningCustody
 from llmproxy_asgi.custody.responses import ResponseCustody
 from llmproxy_asgi.execution.admission import LiveGates
 from llmproxy_asgi.execution.budget import RetryBudgets
-from llmproxy_asgi.execution.cooldown import Cooldowns
+from llmproxy_asgi.execution.cooldown import Cooldowns, Rest
 from llmproxy_asgi.execution.counting import Counting
 from llmproxy_asgi.execution.executor import Executor
+from llmproxy_asgi.facts import CredentialCooled, CredentialRecovered, Observer, Observers
 from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.routing.affinity import Affinities
@@ -39,11 +40,20 @@ class Live:
     Args:
         transports: The host's own httpx2 clients or transports, by provider name; `*` for every other provider.
         clock: What rests are measured with.
+        observers: Who is told what happens.
     """
 
-    def __init__(self, *, transports: "Mapping[str, HostTransport] | None" = None, clock: AlarmClock = SYSTEM) -> None:
+    def __init__(
+        self,
+        *,
+        transports: "Mapping[str, HostTransport] | None" = None,
+        clock: AlarmClock = SYSTEM,
+        observers: Iterable[Observer] = (),
+    ) -> None:
         self.clock = clock
+        self.observers = Observers(observers)
         self.cooldowns = Cooldowns(clock)
+        self.cooldowns.noticed = self._rests
         self.budgets = RetryBudgets(clock)
         self.gates = LiveGates(clock)
         self.latencies = Latencies(clock)
@@ -61,6 +71,22 @@ class Live:
             given = self._transports.get(provider.name, self._transports.get("*"))
             pool = self._pools[provider.name] = Pool(transport=provider.transport() or given)
         return pool
+
+    def cooling(self) -> list[str]:
+        """The providers of the credentials that rest now, one entry for each credential."""
+        return [_provider_of(fingerprint) for fingerprint, _ in self.cooldowns.all_resting()]
+
+    def _rests(self, fingerprint: str, rest: Rest | None) -> None:
+        if not self.observers.listening:
+            return
+        provider = _provider_of(fingerprint)
+        self.observers.notice(
+            CredentialRecovered(provider=provider, credential=fingerprint)
+            if rest is None
+            else CredentialCooled(
+                provider=provider, credential=fingerprint, seconds=rest.seconds, asked=rest.asked, kind=rest.reason
+            )
+        )
 
     async def aclose(self) -> None:
         """Close every connection that is idle; open answers are their calls' to close."""
@@ -83,6 +109,8 @@ class Runtime:
     responses: ResponseCustody
     strategies: Strategies
     affinities: Affinities
+    observers: Observers
+    clock: Clock
 
     @classmethod
     def build(
@@ -117,6 +145,7 @@ class Runtime:
                 largest_answer=config.limits.answer,
                 budgets=live.budgets,
                 admission=live.gates.targets(providers.values()),
+                observers=live.observers,
                 heard=live.latencies.heard if _measures(config) else None,
                 clock=live.clock,
             ),
@@ -125,7 +154,13 @@ class Runtime:
             responses=live.responses,
             strategies=live.strategies,
             affinities=live.affinities,
+            observers=live.observers,
+            clock=live.clock,
         )
+
+
+def _provider_of(fingerprint: str) -> str:
+    return fingerprint.rpartition(":")[0]
 
 
 def _measures(config: Config) -> bool:

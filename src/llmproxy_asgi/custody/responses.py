@@ -1,8 +1,8 @@
 """Responses that a principal may ask for again, and go on from: the state behind the Responses API, over any upstream.
 
-A record holds what one call asked and what it was answered, in this model's own JSON; the conversation before it is
-found by walking from record to record. What the caller's protocol says of them (items, events, the answer as it was
-told) is kept beside it as the bytes it was, and never read here.
+A record holds the items that one call gave and the items that it was answered with, as the bytes they were told in; the
+conversation before it is found by walking from record to record. What an item says is never read here: whoever speaks
+its protocol does that, and so a conversation that is gone on with is the one its caller would have sent back.
 
 A response belongs to one owner. For everybody else it does not exist.
 """
@@ -12,12 +12,11 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import msgspec
 
 from llmproxy_asgi.clock import SYSTEM, Clock
-from llmproxy_asgi.conversation import EMPTY, Message, Request, Response
 from llmproxy_asgi.errors import BadRequest, InternalError, NotFound
 from llmproxy_asgi.stores.base import MIB, Bounds, Owner, RecordStore
 
@@ -33,15 +32,17 @@ Status: TypeAlias = Literal["queued", "in_progress", "completed", "incomplete", 
 _T = TypeVar("_T")
 NEVER_TOLD = msgspec.Raw(b"null")
 
-_ID = re.compile(r"resp_[0-9a-f]{32}", re.ASCII)
+_ID = re.compile(r"resp_[A-Za-z0-9_-]{1,128}", re.ASCII)
+_ITEM_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _EVENTS = "/events"
+_ITEM = "item/"
 _PARAM = "previous_response_id"
 
 _log = logging.getLogger("llmproxy_asgi.custody")
 
 
-class InputItem(msgspec.Struct, frozen=True, kw_only=True):
-    """One item of a call's input as it was given; whoever keeps it has given it an id."""
+class Item(msgspec.Struct, frozen=True, kw_only=True):
+    """One item of a call's input, or of its answer, as it was given; whoever keeps it knows its id."""
 
     id: str
     item: msgspec.Raw
@@ -64,49 +65,40 @@ class StoredResponse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     created_at: datetime
     expires_at: datetime
     status: Status
-    request: Request
-    """What this call itself said: not what it goes on from."""
-    instructions: int = 0
-    """How many of the request's first messages hold for this call alone and are not gone on with."""
-    response: Response | None = None
+    input_items: tuple[Item, ...] = ()
+    """What this call itself said: not what it goes on from, and not what held for it alone."""
+    output: tuple[Item, ...] | None = None
+    """What it was answered; None: there is no answer (yet) that could be gone on from."""
     previous_id: str | None = None
-    input_items: tuple[InputItem, ...] = ()
-    metadata: Mapping[str, str] = EMPTY
+    background: bool = False
+    """Whether it goes on without its caller."""
+    shows_state: bool = False
+    """Whether its caller asked to read the state of its reasoning."""
     told: msgspec.Raw = NEVER_TOLD
-    """The answer as its caller's protocol said it, JSON; `null` until then."""
+    """The answer as its caller's protocol says it, JSON, but for what stands in `output`; `null` until then."""
 
-    def ended(self, status: Status, response: Response | None = None, *, told: bytes = b"null") -> "StoredResponse":
+    def ended(
+        self, status: Status, output: Sequence[Item] | None = None, *, told: bytes | msgspec.Raw = NEVER_TOLD
+    ) -> "StoredResponse":
         """The same call with its answer, as far as there is one."""
-        return msgspec.structs.replace(self, status=status, response=response, told=msgspec.Raw(told))
+        kept = None if output is None else tuple(output)
+        return msgspec.structs.replace(self, status=status, output=kept, told=msgspec.Raw(told))
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
     """Some of a call's input items."""
 
-    items: tuple[InputItem, ...]
+    items: tuple[Item, ...]
     has_more: bool
-
-
-class _Said(msgspec.Struct, frozen=True):
-    messages: tuple[Message, ...]
 
 
 class _Link(msgspec.Struct, frozen=True, kw_only=True, tag_field="version", tag=1):
     """What of a record going on from it needs; the rest is skipped over unread."""
 
     owner: Owner
-    request: _Said
-    instructions: int = 0
-    response: Response | None = None
+    input_items: tuple[Item, ...] = ()
+    output: tuple[Item, ...] | None = None
     previous_id: str | None = None
-
-    def messages(self) -> tuple[Message, ...]:
-        """This call's own words, and the answer."""
-        said = self.request.messages[self.instructions :]
-        candidate = self.response.candidates[0] if self.response and self.response.candidates else None
-        if candidate is None or not candidate.parts:
-            return said
-        return (*said, Message(role="assistant", parts=candidate.parts, phase=candidate.phase))
 
 
 class _Events(msgspec.Struct, frozen=True, kw_only=True, tag_field="version", tag=1):
@@ -114,14 +106,7 @@ class _Events(msgspec.Struct, frozen=True, kw_only=True, tag_field="version", ta
     events: tuple[WireEvent, ...]
 
 
-def _plain(value: Any) -> Any:
-    """Read-only mappings, which are how nothing is said in some fields."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"a stored response cannot hold a {type(value).__name__}")
-
-
-_ENCODER = msgspec.json.Encoder(enc_hook=_plain)
+_ENCODER = msgspec.json.Encoder()
 _RECORD = msgspec.json.Decoder(StoredResponse)
 _LINK = msgspec.json.Decoder(_Link)
 _TOLD = msgspec.json.Decoder(_Events)
@@ -130,20 +115,6 @@ _TOLD = msgspec.json.Decoder(_Events)
 def new_id() -> str:
     """An id that nobody guesses."""
     return "resp_" + secrets.token_hex(16)
-
-
-def expand(request: Request, history: Sequence[Message], *, instructions: int = 0) -> Request:
-    """The request with the conversation that it goes on from, which stands behind the instructions of this call.
-
-    Args:
-        request: As it came.
-        history: See `ResponseCustody.conversation`.
-        instructions: How many of its first messages are instructions for this call alone.
-    """
-    said = request.messages
-    return msgspec.structs.replace(
-        request, messages=(*said[:instructions], *history, *said[instructions:]), continues=None
-    )
 
 
 class ResponseCustody:
@@ -177,22 +148,24 @@ class ResponseCustody:
     def begin(
         self,
         owner: Owner,
-        request: Request,
         *,
         response_id: str | None = None,
         status: Status = "in_progress",
-        instructions: int = 0,
-        input_items: Sequence[InputItem] = (),
+        previous_id: str | None = None,
+        input_items: Sequence[Item] = (),
+        background: bool = False,
+        shows_state: bool = False,
     ) -> StoredResponse:
         """The record of a call that begins now; not kept until it is saved.
 
         Args:
             owner: Whose.
-            request: As it came, before it is expanded.
             response_id: See `new_id`; one is made if left out.
             status: What it is until it has ended.
-            instructions: How many of the request's first messages are instructions for this call alone.
-            input_items: Its input as it was given, in order.
+            previous_id: The response that it goes on from.
+            input_items: Its own input as it was given, in order.
+            background: See `StoredResponse`.
+            shows_state: See `StoredResponse`.
         """
         now = self._clock.now()
         return StoredResponse(
@@ -201,11 +174,10 @@ class ResponseCustody:
             created_at=now,
             expires_at=now + timedelta(seconds=self._lifetime),
             status=status,
-            request=request,
-            instructions=instructions,
-            previous_id=request.continues,
             input_items=tuple(input_items),
-            metadata=request.metadata,
+            previous_id=previous_id,
+            background=background,
+            shows_state=shows_state,
         )
 
     async def save(self, owner: Owner, record: StoredResponse, *, replacing: bool = False) -> bool:
@@ -217,10 +189,21 @@ class ResponseCustody:
             replacing: Only if it is still there: one that its owner has deleted meanwhile stays deleted.
 
         Returns:
-            False: it is too large or too old, or was deleted. Then nothing of it is kept.
+            False: it is too large or too old, was deleted, or has an id that no response has. Then nothing of it is
+            kept.
         """
         left = self._seconds_left(owner, record)
-        return await self._store.put(owner, record.id, _ENCODER.encode(record), ttl=left, replacing=replacing)
+        if _ID.fullmatch(record.id) is None:
+            return False
+        if not await self._store.put(owner, record.id, _ENCODER.encode(record), ttl=left, replacing=replacing):
+            return False
+        for key in _item_keys(record):
+            await self._store.put(owner, key, record.id.encode(), ttl=left)
+        return True
+
+    async def is_kept(self, owner: Owner, response_id: str) -> bool:
+        """Whether there is something under this id."""
+        return await self._value(owner, response_id) is not None
 
     async def find(self, owner: Owner, response_id: str) -> StoredResponse | None:
         """The response; None where there is none, or it is somebody else's."""
@@ -232,19 +215,31 @@ class ResponseCustody:
 
     async def delete(self, owner: Owner, response_id: str) -> bool:
         """Let go of a response and its events; whether there was one."""
-        if _ID.fullmatch(response_id) is None:
+        record = await self.find(owner, response_id)
+        if record is None:
             return False
-        await self._store.delete(owner, response_id + _EVENTS)
+        for key in (*_item_keys(record), response_id + _EVENTS):
+            await self._store.delete(owner, key)
         return await self._store.delete(owner, response_id)
 
-    async def conversation(self, owner: Owner, previous_response_id: str) -> tuple[Message, ...]:
-        """All that was said up to a response and in it: inputs, calls, results and reasoning, without instructions.
+    async def items(self, owner: Owner, ids: Sequence[str]) -> Mapping[str, msgspec.Raw]:
+        """Those of the items that kept answers hold, by their ids."""
+        keys = {_ITEM + found: found for found in ids if _ITEM_ID.fullmatch(found)}
+        places = await self._store.get_many(owner, keys.keys())
+        found: dict[str, msgspec.Raw] = {}
+        for response_id in dict.fromkeys(value.decode() for value in places.values()):
+            record = await self.find(owner, response_id)
+            found |= {each.id: each.item for each in (record.output or () if record is not None else ())}
+        return {wanted: found[wanted] for wanted in keys.values() if wanted in found}
+
+    async def conversation(self, owner: Owner, previous_response_id: str) -> tuple[msgspec.Raw, ...]:
+        """All that was said up to a response and in it, item by item: inputs, calls, results and reasoning.
 
         Raises:
             NotFound: There is no such response for this owner, or one before it is gone.
             BadRequest: It has no answer (yet), or the conversation is too long.
         """
-        turns: list[tuple[Message, ...]] = []
+        turns: list[tuple[Item, ...]] = []
         seen: set[str] = set()
         size = 0
         wanted: str | None = previous_response_id
@@ -259,11 +254,11 @@ class ResponseCustody:
             size += len(value)
             if len(seen) > self._deepest or size > self._largest:
                 raise BadRequest("The conversation that this response ends is too long to go on with.", param=_PARAM)
-            if link.response is None:
+            if link.output is None:
                 raise BadRequest("That response has no answer to go on from.", param=_PARAM)
-            turns.append(link.messages())
+            turns.append((*link.input_items, *link.output))
             wanted = link.previous_id
-        return tuple(message for turn in reversed(turns) for message in turn)
+        return tuple(each.item for turn in reversed(turns) for each in turn)
 
     async def input_items(
         self,
@@ -320,6 +315,11 @@ class ResponseCustody:
     async def _value(self, owner: Owner, response_id: str, kind: str = "") -> bytes | None:
         """The bytes of a record; what does not look like an id of ours is not even looked for."""
         return await self._store.get(owner, response_id + kind) if _ID.fullmatch(response_id) else None
+
+
+def _item_keys(record: StoredResponse) -> list[str]:
+    """Where it is written down which response holds an item."""
+    return [_ITEM + each.id for each in record.output or () if _ITEM_ID.fullmatch(each.id)]
 
 
 def _read(decoder: "msgspec.json.Decoder[_T]", value: bytes) -> _T | None:

@@ -2,37 +2,20 @@
 
 import json
 import re
-from datetime import UTC, datetime, timedelta
-from types import MappingProxyType
+from datetime import timedelta
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conversations.strategies import requests, responses
-from llmproxy_asgi.conversation import (
-    Candidate,
-    Finish,
-    FinishReason,
-    Message,
-    Part,
-    Reasoning,
-    Request,
-    Response,
-    Seal,
-    Text,
-    ToolCall,
-    ToolResult,
-)
 from llmproxy_asgi.custody.responses import (
     LIFETIME,
     NEVER_TOLD,
-    InputItem,
+    Item,
     ResponseCustody,
     StoredResponse,
     WireEvent,
-    expand,
     new_id,
 )
 from llmproxy_asgi.errors import BadRequest, InternalError, NotFound
@@ -43,23 +26,25 @@ from support_stores import ALICE, BOB, OTHER_ALICE
 
 pytestmark = pytest.mark.anyio
 
-SYSTEM = Message(role="system", parts=(Text(text="Be brief."),), authority="system")
-THOUGHT = Reasoning(text="hm", seals=(Seal(issuer="openai", kind="encrypted", data="AAAA", item_id="rs_1"),))
-CALL = ToolCall(call_id="call_1", name="weather", arguments='{"city": "Köln"}')
+THOUGHT = '{"type":"reasoning","id":"rs_1","summary":[],"encrypted_content":"AAAA"}'
+CALL = '{"type":"function_call","call_id":"call_1","name":"weather","arguments":"{\\"city\\": \\"Köln\\"}"}'
+RESULT = '{"type": "function_call_output", "call_id": "call_1", "output": "12 °C"}'
 
 
-def user(text: str) -> Message:
-    return Message(role="user", parts=(Text(text=text),))
+def user(text: str) -> str:
+    return json.dumps({"role": "user", "content": text})
 
 
-def asked(*messages: Message, continues: str | None = None) -> Request:
-    return Request(protocol="openai-responses", model="smart", messages=messages, continues=continues)
+def said(text: str) -> str:
+    return json.dumps({"type": "message", "role": "assistant", "content": text})
 
 
-def answered(*parts: Part) -> Response:
-    at = datetime(2026, 1, 1, tzinfo=UTC)
-    finish = Finish(reason=FinishReason.STOP)
-    return Response(id="r", model="m", created_at=at, candidates=(Candidate(parts=parts, finish=finish),))
+def items(*found: str) -> list[Item]:
+    return [Item(id=f"item_{n}", item=msgspec.Raw(each.encode())) for n, each in enumerate(found)]
+
+
+def told(found: tuple[msgspec.Raw, ...]) -> list[str]:
+    return [bytes(each).decode() for each in found]
 
 
 @pytest.fixture
@@ -78,10 +63,11 @@ def custody(store: MemoryStore, clock: HandClock) -> ResponseCustody:
 
 
 async def kept(
-    custody: ResponseCustody, request: Request, *parts: Part, owner: Owner = ALICE, instructions: int = 0
+    custody: ResponseCustody, given: str, *answered: str, owner: Owner = ALICE, previous_id: str | None = None
 ) -> StoredResponse:
     """A response that has been asked for, given and kept."""
-    record = custody.begin(owner, request, instructions=instructions).ended("completed", answered(*parts))
+    record = custody.begin(owner, previous_id=previous_id, input_items=items(given))
+    record = record.ended("completed", items(*answered))
     assert await custody.save(owner, record)
     return record
 
@@ -98,29 +84,30 @@ def test_ids_are_not_guessed() -> None:
 
 async def test_a_response_is_found_as_it_was_kept(custody: ResponseCustody, clock: HandClock) -> None:
     """With everything that its caller may ask for."""
-    request = msgspec.structs.replace(asked(user("hi"), continues="resp_x"), metadata={"a": "b"})
-    item = InputItem(id="msg_1", item=msgspec.Raw(b'{"role":"user","content":"hi"}'))
-    record = custody.begin(ALICE, request, status="queued", input_items=[item])
+    (given,) = items(user("hi"))
+    record = custody.begin(ALICE, status="queued", previous_id="resp_x", input_items=[given], background=True)
     assert record.created_at == clock.now()
     assert record.expires_at == clock.now() + timedelta(days=30)
     assert await custody.save(ALICE, record)
     found = await custody.find(ALICE, record.id)
     assert found is not None
-    assert (found.status, found.request, found.response, found.previous_id) == ("queued", request, None, "resp_x")
-    assert found.metadata == {"a": "b"}
+    assert (found.status, found.output, found.previous_id) == ("queued", None, "resp_x")
+    assert (found.background, found.shows_state) == (True, False)
     assert bytes(found.told) == bytes(NEVER_TOLD) == b"null"
-    assert [bytes(each.item) for each in found.input_items] == [bytes(item.item)]
-    ended = record.ended("completed", answered(THOUGHT, Text(text="hello")), told=b'{"id": 1.10}')
+    assert [bytes(each.item) for each in found.input_items] == [bytes(given.item)]
+    assert await custody.is_kept(ALICE, record.id)
+    ended = record.ended("completed", items(THOUGHT, said("hello")), told=b'{"id": 1.10}')
     assert await custody.save(ALICE, ended, replacing=True)
     found = await custody.find(ALICE, record.id)
     assert found is not None
-    assert (found.status, found.response) == ("completed", answered(THOUGHT, Text(text="hello")))
+    assert found.status == "completed"
+    assert [bytes(each.item).decode() for each in found.output or ()] == [THOUGHT, said("hello")]
     assert bytes(found.told) == b'{"id": 1.10}'
 
 
 async def test_others_find_nothing(custody: ResponseCustody, store: MemoryStore) -> None:
     """Not by any of the ways to ask, and they change nothing; not even a record that lies in the wrong place."""
-    record = await kept(custody, asked(user("hi")), Text(text="hello"))
+    record = await kept(custody, user("hi"), said("hello"))
     await custody.save_events(ALICE, record, [WireEvent(number=0, name="e", data=msgspec.Raw(b"{}"))])
     value = await store.get(ALICE, record.id)
     events = await store.get(ALICE, record.id + "/events")
@@ -131,6 +118,8 @@ async def test_others_find_nothing(custody: ResponseCustody, store: MemoryStore)
     for other in (BOB, OTHER_ALICE):
         assert await custody.find(other, record.id) is None
         assert await custody.input_items(other, record.id) is None
+        assert not await custody.is_kept(BOB, record.id)
+        assert not await custody.items(BOB, ["item_0"])
         assert await custody.events(other, record.id) is None
         with pytest.raises(NotFound):
             await custody.conversation(other, record.id)
@@ -142,15 +131,19 @@ async def test_others_find_nothing(custody: ResponseCustody, store: MemoryStore)
     assert await custody.find(ALICE, record.id) is not None
 
 
-@pytest.mark.parametrize("wrong", ["", "resp_", "resp_1", "msg_" + "0" * 32, "resp_" + "0" * 32 + "/events", "../x"])
+@pytest.mark.parametrize(
+    "wrong", ["", "resp_", "resp_1/events", "resp_a b", "resp_" + "é", "msg_" + "0" * 32, "resp_" + "0" * 129, "../x"]
+)
 async def test_what_is_no_id_is_not_found(
     custody: ResponseCustody, wrong: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """And cannot reach anything else that lies in the store, not even to find that it is no response."""
-    record = msgspec.structs.replace(custody.begin(ALICE, asked(user("hi"))), id="resp_" + "0" * 32)
+    record = custody.begin(ALICE, response_id="resp_1", input_items=items(user("hi")))
     await custody.save_events(ALICE, record, [])
     assert await custody.find(ALICE, wrong) is None
     assert await custody.events(ALICE, wrong) is None
+    assert not await custody.is_kept(ALICE, wrong)
+    assert not await custody.save(ALICE, msgspec.structs.replace(record, id=wrong))
     assert not await custody.delete(ALICE, wrong)
     with pytest.raises(NotFound):
         await custody.conversation(ALICE, wrong)
@@ -159,33 +152,35 @@ async def test_what_is_no_id_is_not_found(
 
 async def test_deleted_stays_deleted(custody: ResponseCustody, store: MemoryStore) -> None:
     """Also where the answer of one that was still at work comes in later."""
-    record = custody.begin(ALICE, asked(user("hi")))
+    record = custody.begin(ALICE, input_items=items(user("hi")))
     await custody.save(ALICE, record)
     await custody.save_events(ALICE, record, [])
     assert await custody.delete(ALICE, record.id)
     assert not await custody.delete(ALICE, record.id)
-    assert not await custody.save(ALICE, record.ended("completed", answered()), replacing=True)
+    assert not await custody.save(ALICE, record.ended("completed", items()), replacing=True)
     assert await store.keys(ALICE) == ()
 
 
 async def test_a_response_lives_for_its_time(custody: ResponseCustody, clock: HandClock, store: MemoryStore) -> None:
     """Counted from its beginning, whenever its answer came."""
-    record = custody.begin(ALICE, asked(user("hi")))
+    record = custody.begin(ALICE, input_items=items(user("hi")))
     clock.at += LIFETIME - 10
-    assert await custody.save(ALICE, record.ended("completed", answered(Text(text="x"))))
+    assert await custody.save(ALICE, record.ended("completed", items(said("x"))))
     clock.at += 9
     assert await custody.find(ALICE, record.id) is not None
+    assert await custody.items(ALICE, ["item_0"])
     clock.at += 1
     assert await custody.find(ALICE, record.id) is None
+    assert not await custody.items(ALICE, ["item_0"])
     assert not await custody.save(ALICE, record)
     assert await store.keys(ALICE) == ()
 
 
 async def test_what_is_too_large_is_not_kept(custody: ResponseCustody) -> None:
     """And says so, leaving no half of it behind."""
-    record = custody.begin(ALICE, asked(user("hi")))
+    record = custody.begin(ALICE, input_items=items(user("hi")))
     assert await custody.save(ALICE, record)
-    ended = record.ended("completed", answered(Text(text="x" * (1 << 20))))
+    ended = record.ended("completed", items(said("x" * (1 << 20))))
     assert not await custody.save(ALICE, ended, replacing=True)
     assert await custody.find(ALICE, record.id) is None
 
@@ -205,7 +200,7 @@ async def test_what_cannot_be_read_is_not_there(
 
 async def test_what_is_kept_says_its_version(custody: ResponseCustody, store: MemoryStore) -> None:
     """From the first day."""
-    record = await kept(custody, asked(user("hi")))
+    record = await kept(custody, user("hi"))
     await custody.save_events(ALICE, record, [])
     for key in await store.keys(ALICE):
         value = await store.get(ALICE, key)
@@ -213,69 +208,60 @@ async def test_what_is_kept_says_its_version(custody: ResponseCustody, store: Me
         assert json.loads(value)["version"] == 1
 
 
-@given(data=st.data())
-async def test_anything_asked_and_answered_comes_back(data: st.DataObject) -> None:
-    """Whatever the vocabulary holds survives being stored."""
+_json = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(given=st.lists(_json, max_size=3), answered=st.lists(_json, max_size=3))
+async def test_anything_asked_and_answered_comes_back(given: list[object], answered: list[object]) -> None:
+    """Whatever JSON holds survives being stored, letter by letter, however it is spelled."""
     keeper = ResponseCustody(MemoryStore())
-    request = msgspec.structs.replace(data.draw(requests()), metadata=MappingProxyType({"a": "b"}))
-    response = data.draw(responses())
-    record = keeper.begin(ALICE, request).ended("completed", response)
+    spelled = [[json.dumps(each, indent=1) for each in row] for row in (given, answered)]
+    record = keeper.begin(ALICE, input_items=items(*spelled[0])).ended("completed", items(*spelled[1]))
     assert await keeper.save(ALICE, record)
-    found = await keeper.find(ALICE, record.id)
-    assert found is not None
-    assert found.request == request
-    assert found.response == response
-    said = response.candidates[0].parts
-    expected = (Message(role="assistant", parts=said, phase=response.candidates[0].phase),) if said else ()
-    assert await keeper.conversation(ALICE, record.id) == (*request.messages, *expected)
-
-
-async def test_what_json_cannot_hold_is_not_kept(custody: ResponseCustody, store: MemoryStore) -> None:
-    """Only a program can put it there, and is told."""
-    request = msgspec.structs.replace(asked(user("hi")), extras={"made-up": {"x": object()}})
-    with pytest.raises(TypeError, match="cannot hold a object"):
-        await custody.save(ALICE, custody.begin(ALICE, request))
-    assert await store.keys(ALICE) == ()
+    assert await keeper.find(ALICE, record.id) == record
+    assert told(await keeper.conversation(ALICE, record.id)) == [*spelled[0], *spelled[1]]
 
 
 # ── going on ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_a_chain_of_three_is_one_conversation(custody: ResponseCustody) -> None:
-    """With calls, results and reasoning, in order; instructions held for their own call alone."""
-    first = await kept(custody, asked(SYSTEM, user("Weather?")), THOUGHT, CALL, instructions=1)
-    result = Message(role="tool", parts=(ToolResult(call_id="call_1", content=(Text(text="12 °C"),)),))
-    second = await kept(custody, asked(result, continues=first.id), Text(text="It is cold."))
-    third = await kept(custody, asked(SYSTEM, user("And now?"), continues=second.id), Text(text="Still."))
-    history = await custody.conversation(ALICE, third.id)
-    assert history == (
-        user("Weather?"),
-        Message(role="assistant", parts=(THOUGHT, CALL)),
-        result,
-        Message(role="assistant", parts=(Text(text="It is cold."),)),
-        SYSTEM,
-        user("And now?"),
-        Message(role="assistant", parts=(Text(text="Still."),)),
-    )
-    other = msgspec.structs.replace(SYSTEM, parts=(Text(text="Be long."),))
-    going_on = expand(asked(other, user("Thanks."), continues=third.id), history, instructions=1)
-    assert going_on.messages == (other, *history, user("Thanks."))
-    assert going_on.continues is None
+    """With calls, results and reasoning, in order and as they were."""
+    first = await kept(custody, user("Weather?"), THOUGHT, CALL)
+    second = await kept(custody, RESULT, said("It is cold."), previous_id=first.id)
+    third = await kept(custody, user("And now?"), said("Still."), previous_id=second.id)
+    expected = [user("Weather?"), THOUGHT, CALL, RESULT, said("It is cold."), user("And now?"), said("Still.")]
+    assert told(await custody.conversation(ALICE, third.id)) == expected
 
 
 async def test_two_may_go_on_from_one(custody: ResponseCustody) -> None:
     """Neither sees the other's."""
-    root = await kept(custody, asked(user("a")), Text(text="b"))
-    left = await kept(custody, asked(user("left"), continues=root.id), Text(text="l"))
-    right = await kept(custody, asked(user("right"), continues=root.id), Text(text="r"))
-    assert user("left") not in await custody.conversation(ALICE, right.id)
-    assert user("left") in await custody.conversation(ALICE, left.id)
+    root = await kept(custody, user("a"), said("b"))
+    left = await kept(custody, user("left"), said("l"), previous_id=root.id)
+    right = await kept(custody, user("right"), said("r"), previous_id=root.id)
+    assert user("left") not in told(await custody.conversation(ALICE, right.id))
+    assert user("left") in told(await custody.conversation(ALICE, left.id))
+
+
+async def test_items_are_found_by_their_ids(custody: ResponseCustody) -> None:
+    """Those that a kept answer holds, and of the last one that holds an id; until it is let go of."""
+    record = custody.begin(ALICE, input_items=items(user("a")))
+    output = [Item(id=found, item=msgspec.Raw(b'"%b"' % found.encode())) for found in ("rs_1", "msg_1", "", "odd/id")]
+    assert await custody.save(ALICE, record.ended("completed", output))
+    found = await custody.items(ALICE, ["msg_1", "rs_1", "rs_2", "", "odd/id"])
+    assert {key: bytes(value) for key, value in found.items()} == {"msg_1": b'"msg_1"', "rs_1": b'"rs_1"'}
+    assert await custody.delete(ALICE, record.id)
+    assert not await custody.items(ALICE, ["msg_1"])
 
 
 async def test_an_empty_answer_adds_no_turn(custody: ResponseCustody) -> None:
-    """A message of the model without any part is none."""
-    record = await kept(custody, asked(user("a")))
-    assert await custody.conversation(ALICE, record.id) == (user("a"),)
+    """There is nothing to add."""
+    record = await kept(custody, user("a"))
+    assert told(await custody.conversation(ALICE, record.id)) == [user("a")]
 
 
 async def test_an_unknown_response_cannot_be_gone_on_from(custody: ResponseCustody) -> None:
@@ -288,8 +274,8 @@ async def test_an_unknown_response_cannot_be_gone_on_from(custody: ResponseCusto
 
 async def test_a_broken_chain_is_told_not_shortened(custody: ResponseCustody) -> None:
     """An answer made without the beginning of its conversation would be wrong."""
-    first = await kept(custody, asked(user("a")), Text(text="b"))
-    second = await kept(custody, asked(user("c"), continues=first.id), Text(text="d"))
+    first = await kept(custody, user("a"), said("b"))
+    second = await kept(custody, user("c"), said("d"), previous_id=first.id)
     await custody.delete(ALICE, first.id)
     with pytest.raises(NotFound) as refused:
         await custody.conversation(ALICE, second.id)
@@ -300,7 +286,7 @@ async def test_a_broken_chain_is_told_not_shortened(custody: ResponseCustody) ->
 @pytest.mark.parametrize("status", ["queued", "in_progress", "failed", "cancelled"])
 async def test_without_an_answer_there_is_nothing_to_go_on_from(custody: ResponseCustody, status: str) -> None:
     """Neither while it is at work nor after it has failed."""
-    record = custody.begin(ALICE, asked(user("a")))
+    record = custody.begin(ALICE, input_items=items(user("a")))
     record = msgspec.structs.replace(record, status=status)
     await custody.save(ALICE, record)
     with pytest.raises(BadRequest) as refused:
@@ -312,8 +298,8 @@ async def test_a_circle_ends(custody: ResponseCustody) -> None:
     """However it came about, nobody walks it for ever."""
     one, other = new_id(), new_id()
     for response_id, before in ((one, other), (other, one)):
-        record = custody.begin(ALICE, asked(user("a"), continues=before), response_id=response_id)
-        await custody.save(ALICE, record.ended("completed", answered()))
+        record = custody.begin(ALICE, response_id=response_id, previous_id=before)
+        await custody.save(ALICE, record.ended("completed", items()))
     with pytest.raises(InternalError):
         await custody.conversation(ALICE, one)
 
@@ -324,8 +310,8 @@ async def test_a_conversation_is_bounded(store: MemoryStore, clock: HandClock, b
     custody = ResponseCustody(store, clock=clock, **bound)
     chain: list[StoredResponse] = []
     for _ in range(10):
-        continues = chain[-1].id if chain else None
-        chain.append(await kept(custody, asked(user("x" * 100), continues=continues), Text(text="y")))
+        previous_id = chain[-1].id if chain else None
+        chain.append(await kept(custody, user("x" * 100), said("y"), previous_id=previous_id))
     assert len(await custody.conversation(ALICE, chain[2].id)) == 6
     with pytest.raises(BadRequest) as refused:
         await custody.conversation(ALICE, chain[-1].id)
@@ -337,8 +323,8 @@ async def test_a_conversation_is_bounded(store: MemoryStore, clock: HandClock, b
 
 @pytest.fixture
 async def with_items(custody: ResponseCustody) -> StoredResponse:
-    items = [InputItem(id=f"msg_{n}", item=msgspec.Raw(b'{"n": %d}' % n)) for n in range(5)]
-    record = custody.begin(ALICE, asked(user("a")), input_items=items)
+    given = [Item(id=f"msg_{n}", item=msgspec.Raw(b'{"n": %d}' % n)) for n in range(5)]
+    record = custody.begin(ALICE, input_items=given)
     await custody.save(ALICE, record)
     return record
 
@@ -369,12 +355,12 @@ async def test_there_is_no_page_behind_nothing(custody: ResponseCustody, with_it
 async def test_events_are_told_again_from_any_place(custody: ResponseCustody, with_items: StoredResponse) -> None:
     """From the first, from the middle, from beyond the last; and growing while the response is at work."""
     assert await custody.events(ALICE, with_items.id) is None
-    told = [WireEvent(number=n, name="e", data=msgspec.Raw(b'{"n": %d}' % n)) for n in range(4)]
+    events_told = [WireEvent(number=n, name="e", data=msgspec.Raw(b'{"n": %d}' % n)) for n in range(4)]
     for upto in (2, 4):
-        assert await custody.save_events(ALICE, with_items, told[:upto])
+        assert await custody.save_events(ALICE, with_items, events_told[:upto])
         events = await custody.events(ALICE, with_items.id)
         assert events is not None
-        assert [bytes(event.data) for event in events] == [bytes(event.data) for event in told[:upto]]
+        assert [bytes(event.data) for event in events] == [bytes(event.data) for event in events_told[:upto]]
     events = await custody.events(ALICE, with_items.id, after=2)
     assert events is not None
     assert [event.number for event in events] == [3]

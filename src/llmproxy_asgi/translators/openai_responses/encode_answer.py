@@ -52,7 +52,7 @@ _ECHOED: Mapping[str, bytes] = {
     "user": b"null",
     "metadata": b"{}",
 }
-"""What the object repeats of the request, and what it says where the caller said nothing; nothing is stored unasked."""
+"""What the object repeats of the request, and what it says where the caller said nothing."""
 _NULL = b"null"
 
 _ERROR_CODES = frozenset({"server_error", "rate_limit_exceeded", "vector_store_timeout"}) | ABOUT_THE_INPUT
@@ -116,6 +116,8 @@ def _echo(intake: Intake) -> dict[str, msgspec.Raw]:
     echo: dict[str, msgspec.Raw] = {}
     for key, otherwise in _ECHOED.items():
         said = intake.raw.get(key)
+        if key == "store" and intake.state is not None and intake.state.store:
+            otherwise = b"true"  # noqa: PLW2901  what is kept says so
         echo[key] = msgspec.Raw(otherwise) if said is None or bytes(said) == _NULL else said
     return echo
 

@@ -125,7 +125,8 @@ class ResponsesStreamEncoder(StreamEncoder):
     # ── the life of the answer ───────────────────────────────────────────────────────────────────────────────────────
 
     def _start(self, event: Started, out: list[bytes]) -> None:
-        found = answer_id(event.id)
+        state = self._intake.state
+        found = (state.answer_id if state is not None else None) or answer_id(event.id)
         self._usage = event.usage
         self._object = ResponseObject(
             self._intake,

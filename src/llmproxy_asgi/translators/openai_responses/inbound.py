@@ -17,6 +17,7 @@ from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
 from llmproxy_asgi.translators.openai.options import ARRAY, BOOLEAN, NUMBER, OBJECT, STRING, Outside, check_outsides
 from llmproxy_asgi.translators.openai_responses.decode_request import decode_request
 from llmproxy_asgi.translators.openai_responses.encode_stream import ResponsesStreamEncoder, encode_answer
+from llmproxy_asgi.translators.openai_responses.state import state_of
 from llmproxy_asgi.translators.openai_responses.words import PROTOCOL
 from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
 
@@ -71,6 +72,7 @@ class ResponsesInbound(OpenAIInbound):
             raw=raw,
             size=len(body),
             path=path,
+            state=state_of(raw, counting=path.get("operation") == _COUNTING),
         )
 
     @override
@@ -85,10 +87,9 @@ class ResponsesInbound(OpenAIInbound):
     def encoder(self, intake: Intake) -> StreamEncoder:
         return ResponsesStreamEncoder(intake)
 
-
-def encode_count(tokens: int) -> bytes:
-    """What `POST /v1/responses/input_tokens` answers."""
-    return msgspec.json.encode({"object": "response.input_tokens", "input_tokens": tokens})
+    @override
+    def encode_count(self, tokens: int) -> bytes:
+        return msgspec.json.encode({"object": "response.input_tokens", "input_tokens": tokens})
 
 
 def _check_input(raw: Mapping[str, msgspec.Raw]) -> None:

@@ -2,7 +2,7 @@
 
 The model's name changes, and `store`: nothing is kept behind a credential that several people share, and nothing that
 is kept there can be named. State that we wrapped for the caller is put back, or taken out where this upstream did not
-make it.
+make it. Where we keep the answer, that state is asked for: whoever goes on from it needs it.
 """
 
 import re
@@ -15,12 +15,13 @@ from msgspec import Raw
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Intake, Outgoing, Upstream
 from llmproxy_asgi.translators.members import joined, raw
-from llmproxy_asgi.translators.openai_responses.words import legal_item_id
+from llmproxy_asgi.translators.openai_responses.words import STATE, legal_item_id
 from llmproxy_asgi.translators.seals import WRAPPED, unwrap, usable
 
 _STORED = ("previous_response_id", "conversation", "prompt", "background")
 """Fields that name, or make, something that the vendor keeps."""
 _FILE = re.compile(rb'"(?:file_id|vector_store_ids|container|item_reference|container_id)"')
+_THOUGHT = re.compile(rb'"reasoning"')
 _MADE_BY_MODEL = frozenset({"output_text", "refusal"})
 _NOTHING = frozenset({b"null", b"false", b'""'})
 
@@ -40,8 +41,10 @@ def splice(intake: Intake, upstream: Upstream) -> Outgoing:
         if "store" in values and bytes(values["store"]) == b"true":
             warnings.append("dropped:store")
         values["store"] = Raw(b"false")
+    if intake.state is not None and intake.state.needs_state and upstream.capabilities.efforts:
+        values["include"] = _with_state(values.get("include"))
     given = values.get("input")
-    if given is not None and WRAPPED in bytes(given):
+    if given is not None and (WRAPPED in bytes(given) or (not upstream.capabilities.stored and _THOUGHT.search(given))):
         values["input"], dropped = _with_native_state(given, upstream)
         if dropped:
             warnings.append("dropped:reasoning")
@@ -95,6 +98,13 @@ def _read(value: Raw) -> Any:
         return None  # the upstream says what is wrong with it
 
 
+def _with_state(include: Raw | None) -> Raw:
+    asked = _read(include) if include is not None else None
+    if not isinstance(asked, list):
+        return raw([STATE])
+    return raw(asked if STATE in asked else [*asked, STATE])
+
+
 # ── reasoning state ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -108,7 +118,7 @@ def _with_native_state(given: Raw, upstream: Upstream) -> tuple[Raw, bool]:
     if not isinstance(items, list):
         return given, False
     kept: list[Any] = []
-    dropped = lost = False
+    dropped = lost = changed = False
     for item in items:
         if not isinstance(item, dict):
             kept.append(item)
@@ -120,13 +130,19 @@ def _with_native_state(given: Raw, upstream: Upstream) -> tuple[Raw, bool]:
         if lost and native.get("type") in {"message", "function_call", "custom_tool_call"}:
             native = {key: value for key, value in native.items() if key != "id"}
         lost = lost and native.get("type") == "reasoning"
+        changed = changed or native is not item
         kept.append(native)
-    return raw(kept), dropped
+    return (raw(kept) if dropped or changed else given), dropped
 
 
 def _native(item: dict[str, Any], upstream: Upstream) -> dict[str, Any] | None:
     """The item as this upstream made it; None for a thought that it did not make."""
-    if item.get("type") != "reasoning" or not isinstance(blob := item.get("encrypted_content"), str):
+    if item.get("type") != "reasoning":
+        return item
+    blob = item.get("encrypted_content")
+    if not blob and not item.get("content") and not upstream.capabilities.stored:
+        return None  # it names a thought that the vendor would keep; nothing is kept there
+    if not isinstance(blob, str):
         return item
     seal = unwrap(blob)
     if seal is None:

@@ -38,6 +38,11 @@ def answer_id(found: str) -> str:
     return found if _ANSWER_ID.fullmatch(found) else derived("resp_", found, size=48)
 
 
+def is_answer_id(found: str) -> bool:
+    """Whether an answer's id has this protocol's form."""
+    return _ANSWER_ID.fullmatch(found) is not None
+
+
 def legal_item_id(found: str | None, prefix: str) -> str | None:
     """An item's id where the vendor would take it back as one of this kind."""
     if found is not None and found.startswith(prefix) and _ITEM_ID.fullmatch(found):

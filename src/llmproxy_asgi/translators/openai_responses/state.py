@@ -1,0 +1,411 @@
+"""Answers that are kept, in the words of Responses: what a request says of them, and how they are told again.
+
+A conversation that goes on from a kept answer is the one its caller would have sent back: the items given and the
+items answered, put before the new ones as the bytes they are. So whatever reads a request reads this one, too.
+
+What is kept holds the state of its reasoning, because whoever goes on needs it. Callers read it where they asked for
+it. Nothing here keeps anything; `custody` does.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from llmproxy_asgi.errors import BadRequest, GatewayError
+from llmproxy_asgi.translators.base import Intake, State
+from llmproxy_asgi.translators.fields import Node
+from llmproxy_asgi.translators.members import joined, raw, split
+from llmproxy_asgi.translators.names import derived
+from llmproxy_asgi.translators.openai_responses.encode_answer import ResponseObject, failure_object
+from llmproxy_asgi.translators.openai_responses.words import STATE, is_answer_id
+from llmproxy_asgi.wire import sse
+
+_NULL = b"null"
+_FALSE = b"false"
+_TRUE = msgspec.Raw(b"true")
+_EMPTY = msgspec.Raw(b"[]")
+_REFERENCE = re.compile(rb'"(?:item_reference|reasoning)"')
+_BLOB = b'"encrypted_content"'
+_LIFE = b'"response"'
+"""Within the texts of a stream quotes are escaped, so these are members or nothing."""
+_PREFIXES = {
+    "message": "msg_",
+    "reasoning": "rs_",
+    "function_call": "fc_",
+    "function_call_output": "fco_",
+    "custom_tool_call": "ctc_",
+    "custom_tool_call_output": "ctco_",
+}
+ENDINGS: Mapping[str, str] = {
+    "response.completed": "completed",
+    "response.incomplete": "incomplete",
+    "response.failed": "failed",
+    "response.cancelled": "cancelled",
+}
+"""Events that end a stream, and the status of an answer that says none."""
+Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
+_STATUSES: Mapping[str, Status] = {word: word for word in get_args(Status)}
+_TO_GO_ON_FROM = frozenset({"completed", "incomplete"})
+
+KeptItem = tuple[str, msgspec.Raw]
+"""An item's id, and the item."""
+
+
+class Final(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answer has come to, as it is kept."""
+
+    status: str
+    told: bytes
+    """The object but for its output, which stands empty in it."""
+    output: tuple[KeptItem, ...] | None
+    """None: nothing that could be gone on from."""
+
+
+class _Item(msgspec.Struct):
+    type: Any = None
+    id: Any = None
+    role: Any = None
+    content: msgspec.Raw = msgspec.Raw()
+    encrypted_content: Any = None
+
+
+_ITEM = msgspec.json.Decoder(_Item)
+_ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def status_of(word: str) -> Status:
+    """The status of an answer; an unknown word is one that went well, as its event said."""
+    return _STATUSES.get(word, "completed")
+
+
+# ── what a request says ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def state_of(values: Mapping[str, msgspec.Raw], *, counting: bool = False) -> State | None:
+    """What a request says of kept answers; None: nothing, and its own is not to be kept.
+
+    Args:
+        values: Its top level; the types of these values are checked already.
+        counting: Whether only its tokens are to be counted.
+
+    Raises:
+        BadRequest: What it says does not go together.
+    """
+    said = {key: bytes(value) for key in ("store", "background") if (value := values.get(key)) is not None}
+    store = said.get("store", _NULL) != _FALSE and not counting
+    background = said.get("background") == b"true" and not counting
+    previous = Node.of(values, "previous_response_id") if "previous_response_id" in values else None
+    previous_id = previous.text() or None if previous else None
+    if background and not store:
+        raise BadRequest(
+            "background: an answer that is waited for must be kept; store must not be false.", param="background"
+        )
+    if previous_id and bytes(values.get("conversation", _NULL)) != _NULL:
+        raise BadRequest("previous_response_id and conversation exclude each other.", param="previous_response_id")
+    given = values.get("input")
+    refers = given is not None and b'"item_reference"' in bytes(given)
+    if not (store or background or previous_id or refers):
+        return None
+    include = Node.of(values, "include") if "include" in values else None
+    shows = include is not None and any(entry.value == STATE for entry in include.array())
+    return State(store=store, previous_id=previous_id, background=background, shows_state=shows)
+
+
+def own_items(intake: Intake) -> list[msgspec.Raw]:
+    """The items of a request's own input, as they are.
+
+    Raises:
+        BadRequest: It cannot be read.
+    """
+    given = intake.raw.get("input")
+    if given is None or bytes(given) == _NULL:
+        return []
+    try:
+        if memoryview(given)[0] == ord('"'):
+            text = msgspec.json.decode(given, type=str)
+            part = {"type": "input_text", "text": text}
+            return [raw({"type": "message", "role": "user", "content": [part]})]
+        return _ITEMS.decode(given)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise BadRequest("input cannot be read.", param="input", code="invalid_value") from None
+
+
+def references(items: Sequence[msgspec.Raw]) -> list[str]:
+    """The ids of items that are named in place of being sent, and of thoughts that came without their state."""
+    return [found for item in items if (found := _referred(item)) is not None]
+
+
+def _referred(item: msgspec.Raw) -> str | None:
+    if _REFERENCE.search(bytes(item)) is None:
+        return None
+    peek = _peek(item)
+    bare = peek.type == "item_reference" or (peek.type == "reasoning" and not peek.encrypted_content)
+    return peek.id if bare and isinstance(peek.id, str) else None
+
+
+def resolved(items: Sequence[msgspec.Raw], known: Mapping[str, msgspec.Raw]) -> list[msgspec.Raw]:
+    """The items, those that are known by their ids in the place of what only names them."""
+    if not known:
+        return list(items)
+    return [known.get(_referred(item) or "", item) for item in items]
+
+
+def refers(intake: Intake) -> bool:
+    """Whether its input may name items in place of sending them."""
+    given = intake.raw.get("input")
+    return given is not None and _REFERENCE.search(given) is not None
+
+
+def expanded(
+    intake: Intake,
+    before: Sequence[msgspec.Raw] = (),
+    own: Sequence[msgspec.Raw] | None = None,
+    *,
+    keeps_previous: bool = False,
+) -> Intake:
+    """The request as it would be if nothing were kept: whole, and asking for nothing to be kept.
+
+    Args:
+        intake: As it came.
+        before: The conversation that it goes on from.
+        own: Its own items, where they are others than it sent.
+        keeps_previous: Whether it still names what it goes on from.
+    """
+    values, state = dict(intake.raw), intake.state or State()
+    values.pop("background", None)
+    if not keeps_previous:
+        values.pop("previous_response_id", None)
+    if bytes(values.get("store", _NULL)) != _FALSE:
+        values.pop("store", None)
+    if before or own is not None:
+        values["input"] = raw([*before, *(own_items(intake) if own is None else own)])
+    elif "input" not in values and not keeps_previous and state.previous_id:
+        values["input"] = _EMPTY
+    stream = intake.stream
+    if state.background:
+        values["stream"], stream = _TRUE, True
+    state = msgspec.structs.replace(state, needs_state=state.store)
+    return msgspec.structs.replace(intake, raw=values, stream=stream, state=state)
+
+
+# ── items, told again ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def numbered(items: Sequence[msgspec.Raw], response_id: str) -> list[KeptItem]:
+    """The items with their ids; those that have none, or one that is taken, get one."""
+    found: list[KeptItem] = []
+    taken: set[str] = set()
+    for place, item in enumerate(items):
+        peek = _peek(item)
+        own = peek.id if isinstance(peek.id, str) and peek.id else None
+        if own is None or own in taken:
+            own = derived(_PREFIXES.get(_kind(peek), "item_"), response_id, "input", str(place), size=40)
+        taken.add(own)
+        found.append((own, item))
+    return found
+
+
+def listed(own: str, item: msgspec.Raw, *, with_state: bool) -> msgspec.Raw:
+    """An item of an input as a list of them tells it: with its id and its kind, contents as parts."""
+    try:
+        values = split(item)
+    except msgspec.MsgspecError:
+        return item
+    peek = _peek(item)
+    kind = _kind(peek)
+    values = {
+        "id": raw(own),
+        "type": raw(kind),
+        **{key: each for key, each in values.items() if key not in {"id", "type"}},
+    }
+    if kind == "message":
+        content = memoryview(peek.content)
+        if content and content[0] == ord('"'):
+            part = "output_text" if peek.role == "assistant" else "input_text"
+            said: dict[str, Any] = {"type": part, "text": msgspec.json.decode(peek.content)}
+            values["content"] = raw([{**said, "annotations": []} if part == "output_text" else said])
+        values.setdefault("status", raw("completed"))
+    if kind == "reasoning" and not with_state:
+        values.pop("encrypted_content", None)
+    return msgspec.Raw(joined(values))
+
+
+def whole(told: msgspec.Raw, output: Sequence[msgspec.Raw], *, with_state: bool) -> bytes:
+    """A kept answer as it is told again."""
+    values = split(told)
+    items = output or _items(values.get("output", _EMPTY))
+    if items:
+        values["output"] = raw(list(items) if with_state else [_without_state(item) for item in items])
+    return joined(values)
+
+
+def encode_page(items: Sequence[msgspec.Raw], *, first: str | None, last: str | None, has_more: bool) -> bytes:
+    """Some of an answer's input items."""
+    page = {"object": "list", "data": list(items), "first_id": first, "last_id": last, "has_more": has_more}
+    return msgspec.json.encode(page)
+
+
+def encode_deleted(response_id: str) -> bytes:
+    """That an answer is not kept any more."""
+    return msgspec.json.encode({"id": response_id, "object": "response", "deleted": True})
+
+
+def without_output(
+    intake: Intake, status: str, *, answer: str, created_at: datetime, error: GatewayError | None = None
+) -> bytes:
+    """An answer of which there is nothing (yet): queued, begun, cancelled, or failed before it began."""
+    found = ResponseObject(intake, answer=answer, model=intake.model, created_at=created_at)
+    return found.encode(status, (), error=failure_object(error) if error is not None else None)
+
+
+def life_event(kind: str, told: bytes, number: int) -> bytes:
+    """The data of one event in an answer's life."""
+    return msgspec.json.encode({"type": kind, "response": msgspec.Raw(told), "sequence_number": number})
+
+
+def renumbered(data: bytes, number: int) -> bytes:
+    """An event's data with another number."""
+    return joined({**split(data), "sequence_number": raw(number)})
+
+
+# ── an answer on its way ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Telling:
+    """One answer on its way to its caller, in whatever way it was made: what it comes to, and what its caller reads.
+
+    An upstream to which nothing was said of keeping says in its answer that nothing is kept; its caller reads what is
+    true. Only the events of the answer's life are read, and those that hold state which the caller did not ask for.
+
+    Args:
+        said: The request as its caller sent it.
+        relayed: Whether the answer is the upstream's own, in this very protocol.
+
+    Attributes:
+        id: What the answer is called; None: as the upstream calls it, and not known yet.
+        final: What it has come to, when its last event has been read.
+    """
+
+    __slots__ = ("_echo", "_hides", "_relayed", "final", "id")
+
+    def __init__(self, said: Intake, *, relayed: bool) -> None:
+        state = said.state or State()
+        self._relayed = relayed
+        self._hides = relayed and not state.shows_state
+        self._echo = {
+            "store": raw(state.store),
+            "background": raw(state.background),
+            "previous_response_id": raw(state.previous_id),
+        }
+        self.id: str | None = None if relayed else state.answer_id
+        self.final: Final | None = None
+
+    def first_id(self, data: bytes) -> str | None:
+        """What the upstream calls the answer: empty where that will not do, None where this does not tell."""
+        for frame in sse.decode(data) if _LIFE in data else ():
+            values = _members(frame.data)
+            if values is not None and "response" in values:
+                return _own_id(_members(values["response"])) or ""
+        return None
+
+    def id_of(self, body: bytes) -> str:
+        """What the upstream calls a whole answer; empty where that will not do."""
+        return _own_id(_members(body)) or ""
+
+    def feed(self, data: bytes) -> bytes:
+        """Whole frames, as the caller reads them."""
+        if _LIFE not in data and not (self._hides and _BLOB in data):
+            return data
+        return b"".join(self._frame(frame) for frame in sse.decode(data))
+
+    def whole(self, body: bytes) -> bytes:
+        """A whole answer, as its caller reads it."""
+        values = split(body)
+        return joined(self._edited(values, "completed", ends=True))
+
+    def _frame(self, frame: sse.Frame) -> bytes:
+        if _LIFE not in frame.data and not (self._hides and _BLOB in frame.data):
+            return frame.raw
+        values = _members(frame.data)
+        if values is None:
+            return frame.raw
+        answer = _members(values.get("response", b""))
+        if answer is not None:
+            kind = msgspec.json.decode(values["type"]) if "type" in values else frame.event
+            status = ENDINGS.get(str(kind))
+            values["response"] = msgspec.Raw(joined(self._edited(answer, status or "in_progress", ends=bool(status))))
+        elif self._hides and "item" in values:
+            values["item"] = _without_state(values["item"])
+        return sse.encode(joined(values), event=frame.event)
+
+    def _edited(self, answer: dict[str, msgspec.Raw], status: str, *, ends: bool) -> dict[str, msgspec.Raw]:
+        if self.id is not None:
+            answer["id"] = raw(self.id)
+        if self._relayed:
+            answer |= self._echo
+        output = _items(answer.get("output", _EMPTY))
+        if ends:
+            self._end(answer, status, output)
+        if self._hides and output:
+            answer["output"] = raw([_without_state(item) for item in output])
+        return answer
+
+    def _end(self, answer: dict[str, msgspec.Raw], status: str, output: list[msgspec.Raw]) -> None:
+        found = answer.get("status")
+        word = msgspec.json.decode(found) if found is not None else None
+        word = word if isinstance(word, str) else status
+        kept = {**answer, "output": _EMPTY} if output else answer
+        going_on = word in _TO_GO_ON_FROM
+        self.final = Final(
+            status=word,
+            told=joined(kept if going_on else answer),
+            output=tuple(_identified(output)) if going_on else None,
+        )
+
+
+def _identified(output: Sequence[msgspec.Raw]) -> list[KeptItem]:
+    found = ((_peek(item).id, item) for item in output)
+    return [(own if isinstance(own, str) else "", item) for own, item in found]
+
+
+def _own_id(answer: Mapping[str, msgspec.Raw] | None) -> str | None:
+    found = msgspec.json.decode(answer["id"]) if answer and "id" in answer else None
+    return found if isinstance(found, str) and is_answer_id(found) else None
+
+
+def _without_state(item: msgspec.Raw) -> msgspec.Raw:
+    if _BLOB not in bytes(item):
+        return item
+    values = _members(item)
+    if values is None or bytes(values.get("type", b"")) != b'"reasoning"':
+        return item
+    values.pop("encrypted_content", None)
+    return msgspec.Raw(joined(values))
+
+
+def _kind(peek: _Item) -> str:
+    return peek.type if isinstance(peek.type, str) and peek.type else "message"
+
+
+def _peek(item: msgspec.Raw) -> _Item:
+    try:
+        return _ITEM.decode(item)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _Item()
+
+
+def _members(data: bytes | msgspec.Raw) -> dict[str, msgspec.Raw] | None:
+    try:
+        return split(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _items(found: msgspec.Raw) -> list[msgspec.Raw]:
+    try:
+        return _ITEMS.decode(found)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return []
