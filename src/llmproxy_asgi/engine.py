@@ -8,6 +8,8 @@ It reads like that drawing and decides nothing by itself: who may call is decide
 after it.
 """
 
+import itertools
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Self
@@ -24,13 +26,30 @@ from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError
 from llmproxy_asgi.execution.attempt import Answered, Asked, Job
 from llmproxy_asgi.execution.counting import Counted
 from llmproxy_asgi.execution.executor import Opened
+from llmproxy_asgi.facts import Course
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.routing.affinity import Conversation, Place, conversation_in, conversation_of
 from llmproxy_asgi.routing.catalog import Allowed, Choice, allow, everything
 from llmproxy_asgi.runtime import Runtime
 from llmproxy_asgi.stores.base import Owner
+from llmproxy_asgi.telemetry.telling import Caller, Telling
 from llmproxy_asgi.translators.base import AnyInbound, Headers, Intake, StreamEncoder
 from llmproxy_asgi.translators.embeddings.records import Embeddings
+
+
+class _Tap(ReasoningTap):
+    """Sees every event but deltas: what is worth keeping, and what observers are told at the end."""
+
+    __slots__ = ("_telling",)
+
+    def __init__(self, telling: Telling) -> None:
+        super().__init__()
+        self._telling = telling
+
+    @override
+    def border(self, event: StreamEvent) -> Kept:
+        self._telling.see(event)
+        return super().border(event)
 
 
 class Call:
@@ -41,7 +60,19 @@ class Call:
         UpstreamError: Every target failed before its first event.
     """
 
-    __slots__ = ("_attempt", "_choice", "_conversation", "_job", "_owner", "_pin", "_remade", "_runtime", "tap", "turn")
+    __slots__ = (
+        "_attempt",
+        "_choice",
+        "_conversation",
+        "_job",
+        "_owner",
+        "_pin",
+        "_remade",
+        "_runtime",
+        "tap",
+        "telling",
+        "turn",
+    )
 
     def __init__(
         self, runtime: Runtime, choice: Choice, job: Job, owner: Owner, conversation: Callable[[], Conversation | None]
@@ -50,6 +81,20 @@ class Call:
         self._owner = owner
         self._choice = choice
         self._job = job
+        self._attempt: Opened
+        self.telling = Telling(
+            runtime.observers,
+            runtime.clock,
+            job.course,
+            Caller(
+                principal=owner.principal_id,
+                tenant=owner.tenant,
+                protocol=job.protocol,
+                model=choice.name,
+                stream=job.stream,
+            ),
+        )
+        """What observers are told of it, and what is known of its usage."""
         self._conversation = conversation
         self._pin: Pin | None = None
         self._remade: Callable[[Intake], tuple[Job, Callable[[], Conversation | None]]] | None = None
@@ -73,20 +118,24 @@ class Call:
             self._job, self._conversation = remade(intake)
 
     async def __aenter__(self) -> Self:
+        self.telling.start()
+        try:
+            await self._begin()
+        except BaseException as error:
+            await self.__aexit__(type(error), error, None)
+            raise
+        return self
+
+    async def _begin(self) -> None:
         await self.prepare()
         job = await self._recalling(self._job)
-        self._attempt = await self._placed(job)
+        attempt = self._attempt = await self._placed(job)
+        self.telling.begin(attempt.whole)
+        self.tap = _Tap(self.telling)
         if self.turn is not None:
             self.turn.begin(relayed=self.relays)
-        whole = self._attempt.whole
-        if isinstance(whole, Response) and (kept := remember(whole)):
-            try:
-                await self.keep(kept)
-            except BaseException:
-                await self._attempt.close()
-                raise
-        self.tap = ReasoningTap()
-        return self
+        if isinstance(attempt.whole, Response) and (kept := remember(attempt.whole)):
+            await self.keep(kept)
 
     async def _recalling(self, job: Job) -> Job:
         """The job, with the reasoning that its caller lost; looked for only where a target translates."""
@@ -139,6 +188,10 @@ class Call:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not hasattr(self, "_attempt"):
+            self.telling.finish(error, None)
+            return
+        self.telling.finish(error, self._attempt.target, self.warnings)
         await self._attempt.close()
 
     @property
@@ -190,9 +243,18 @@ class Engine:
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
+        # Observers may have several gateways to tell apart.
+        self._calls = itertools.count(secrets.randbits(31) << 32 | 1)
 
     def take(
-        self, intake: Intake, inbound: AnyInbound, grant: Grant, *, headers: Headers = EMPTY, strict: bool = False
+        self,
+        intake: Intake,
+        inbound: AnyInbound,
+        grant: Grant,
+        *,
+        headers: Headers = EMPTY,
+        strict: bool = False,
+        request_id: str = "",
     ) -> Call:
         """A call for a request that came as bytes.
 
@@ -202,13 +264,16 @@ class Engine:
             grant: Who asks, and for what they may.
             headers: Of the request; one of them may name the conversation.
             strict: Whether it goes only where it can be taken as it is.
+            request_id: Names it in what observers are told; without one, it gets a name.
 
         Raises:
             ModelNotFound: There is no such model for this caller.
         """
+        course = self._course(request_id)
 
         def remade(asked: Intake) -> tuple[Job, Callable[[], Conversation | None]]:
-            return _job(asked, inbound, strict=strict), lambda: conversation_in(asked, headers)
+            job = msgspec.structs.replace(_job(asked, inbound, strict=strict), course=course)
+            return job, lambda: conversation_in(asked, headers)
 
         call = self._call(intake.model, grant, *remade(intake))
         return call if intake.state is None else call.going_on(self._turn(intake, grant), remade)
@@ -242,7 +307,12 @@ class Engine:
             ModelNotFound: There is no such model for this caller.
         """
         begins = (lambda: conversation_of(request)) if isinstance(request, Request) else (lambda: None)
-        return self._call(request.model, grant, _asked(request), begins)
+        job = msgspec.structs.replace(_asked(request), course=self._course())
+        return self._call(request.model, grant, job, begins)
+
+    def _course(self, request_id: str = "") -> Course:
+        number = next(self._calls)
+        return Course(call=number, request_id=request_id or f"call_{number:x}")
 
     def _call(self, model: str, grant: Grant, job: Job, conversation: Callable[[], Conversation | None]) -> Call:
         runtime = self.runtime  # one plan for the whole call: a reload never splits it
@@ -311,8 +381,10 @@ class CallerStream:
                 await self._call.keep(kept)
             return self._encoder.feed(batch.events)
         raw = batch.raw or b""
-        if batch.events and isinstance(batch.events[-1], Failed):
-            return raw + failure(self._inbound, self._intake, batch.events[-1].error)
+        if batch.events:
+            self._tap.feed(batch.events)
+            if isinstance(batch.events[-1], Failed):
+                return raw + failure(self._inbound, self._intake, batch.events[-1].error)
         return raw
 
 

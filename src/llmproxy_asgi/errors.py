@@ -86,6 +86,8 @@ class GatewayError(Exception):
     """Whether the same target may do better at once or after a wait."""
     failover: ClassVar[bool] = False
     """Whether another target may do better."""
+    told = False
+    """Whether observers have been told of the call that it ended."""
 
     def __init__(
         self,

@@ -61,6 +61,8 @@ class CallRefused(Fact, frozen=True, kw_only=True):
     status: int
     kind: str
     """An `ErrorKind`."""
+    error: str
+    """The class of the error."""
 
 
 class QueueLeft(Fact, frozen=True, kw_only=True):
@@ -128,6 +130,8 @@ class CallFinished(Fact, frozen=True, kw_only=True):
     """The HTTP status that stands for the end: 200 where an answer began, 499 where its caller left before that."""
     kind: str
     """An `ErrorKind`; empty where nothing failed."""
+    error: str
+    """The class of the error, which is finer than its kind; empty where nothing failed."""
     stream: bool
     attempts: int
     usage: Usage | None
@@ -209,6 +213,11 @@ class Observers:
         self._observers = tuple(observers)
         self._broken: set[int] = set()
         self.listening = bool(self._observers)
+
+    def add(self, observer: Observer) -> None:
+        """One more, told of what happens from now on."""
+        self._observers = (*self._observers, observer)
+        self.listening = True
 
     def notice(self, fact: AnyFact) -> None:
         """Tell everybody."""

@@ -76,6 +76,7 @@ def finished(call: int = 1, **fields: Any) -> CallFinished:
         "outcome": "ok",
         "status": 200,
         "kind": "",
+        "error": "",
         "stream": True,
         "attempts": 1,
         "usage": Usage(input=3, output=5),

@@ -103,10 +103,11 @@ class ReasoningTap:
         kept: Kept = ()
         for event in events:
             if type(event) is not PartDelta:
-                kept += self._border(event)
+                kept += self.border(event)
         return kept
 
-    def _border(self, event: StreamEvent) -> Kept:
+    def border(self, event: StreamEvent) -> Kept:
+        """What an event that is no delta completes."""
         if isinstance(event, PartStarted | PartEnded):
             if event.part is not None:
                 self._seen.setdefault(event.candidate, {})[event.index] = event.part

@@ -65,6 +65,7 @@ def _finished(fact: CallFinished) -> None:
         "outcome": fact.outcome,
         "status": fact.status,
         "kind": fact.kind,
+        "error": fact.error,
         "stream": fact.stream,
         "attempts": fact.attempts,
         "input_tokens": usage.input if usage is not None else None,
@@ -80,7 +81,7 @@ def _finished(fact: CallFinished) -> None:
         "call %s: status %d%s, %d attempt(s), %.3f s",
         fact.outcome,
         fact.status,
-        f", {fact.kind}" if fact.kind else "",
+        f", {fact.error}" if fact.error else "",
         fact.attempts,
         fact.seconds,
         extra=extra,
@@ -88,9 +89,16 @@ def _finished(fact: CallFinished) -> None:
 
 
 def _refused(fact: CallRefused) -> None:
-    extra = {"request_id": fact.request_id, "protocol": fact.protocol, "status": fact.status, "kind": fact.kind}
     level = logging.WARNING if fact.status >= 500 else logging.INFO
-    _calls.log(level, "request refused: status %d, %s", fact.status, fact.kind, extra=extra)
+    if _calls.isEnabledFor(level):
+        extra = {
+            "request_id": fact.request_id,
+            "protocol": fact.protocol,
+            "status": fact.status,
+            "kind": fact.kind,
+            "error": fact.error,
+        }
+        _calls.log(level, "request refused: status %d, %s", fact.status, fact.error, extra=extra)
 
 
 def _failed(fact: AttemptFailed) -> None:

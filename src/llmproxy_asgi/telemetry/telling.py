@@ -9,14 +9,16 @@ import asyncio
 import msgspec
 
 from llmproxy_asgi.clock import Clock
-from llmproxy_asgi.conversation import Ended, Failed, StreamEvent, Usage, UsageReported
+from llmproxy_asgi.conversation import Batch, Ended, Failed, Response, StreamEvent, Usage, UsageReported
 from llmproxy_asgi.errors import ErrorKind, GatewayError, UpstreamError
 from llmproxy_asgi.facts import CallFinished, CallStarted, Course, Exactness, Observers, Outcome
 from llmproxy_asgi.providers.target import Target
+from llmproxy_asgi.translators.embeddings.records import Embeddings
 
 CALLER_LEFT = 499
 """The status that stands for a caller who left before anything was answered; no protocol has one."""
 
+_NOTHING = Usage()
 _LEFT = (asyncio.CancelledError, GeneratorExit, OSError)
 """What ends a call whose caller is not there any more: cancelled, closed by its reader, or not to be written to."""
 
@@ -76,20 +78,28 @@ class Telling:
                 )
             )
 
-    def begin(self) -> None:
-        """Its answer has something to say, or is whole."""
+    def begin(self, whole: Batch | Response | Embeddings | None) -> None:
+        """Its answer has something to say, or is whole.
+
+        Args:
+            whole: The answer, where no stream was wanted.
+        """
         self._began = self._clock.monotonic()
+        if isinstance(whole, Batch):
+            for event in whole.events:
+                self.see(event)
+        elif whole is not None and whole.usage != _NOTHING:
+            self.usage = whole.usage
 
     def see(self, event: StreamEvent) -> None:
         """An event of its stream that is no delta."""
-        kind = type(event)
-        if kind is UsageReported:
-            self.usage = event.usage  # type: ignore[union-attr]  # the line above is how mypy is told elsewhere
-        elif kind is Ended:
+        if isinstance(event, UsageReported):
+            self.usage = event.usage
+        elif isinstance(event, Ended):
             self.ended = True
-        elif kind is Failed:
+        elif isinstance(event, Failed):
             self.ended = True
-            self.failure = event.error  # type: ignore[union-attr]
+            self.failure = event.error
 
     def finish(self, error: BaseException | None, target: Target | None, warnings: tuple[str, ...] = ()) -> None:
         """It is over.
@@ -106,6 +116,8 @@ class Telling:
         caller, course, began = self._caller, self._course, self._began
         outcome, status, kind = self._verdict(error)
         failure = self.failure or error
+        if isinstance(error, GatewayError):
+            error.told = True
         self._observers.notice(
             CallFinished(
                 call=course.call,
@@ -120,6 +132,7 @@ class Telling:
                 outcome=outcome,
                 status=status,
                 kind=kind,
+                error=type(failure).__name__ if kind else "",
                 stream=caller.stream,
                 attempts=course.attempts,
                 usage=self.usage,

@@ -106,7 +106,7 @@ def test_attempts_and_their_failures() -> None:
 def test_everything_else() -> None:
     """Refusals, rests, waits, health and warnings are counted by words of ours."""
     collector = told(
-        CallRefused(request_id="r", protocol="gemini", status=401, kind="authentication"),
+        CallRefused(request_id="r", protocol="gemini", status=401, kind="authentication", error="Unauthenticated"),
         CredentialCooled(provider="openai", credential="f", seconds=3, asked=True, kind="rate_limit"),
         CredentialRecovered(provider="openai", credential="f"),
         QueueLeft(call=1, provider="", seconds=0.02, admitted=True),

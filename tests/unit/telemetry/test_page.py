@@ -22,7 +22,7 @@ EVERYTHING: tuple[AnyFact, ...] = (
     began(),
     failed(),
     finished(outcome="cut", kind="upstream", warnings=("dropped:seed",)),
-    CallRefused(request_id="r", protocol="openai-chat", status=400, kind="bad_request"),
+    CallRefused(request_id="r", protocol="openai-chat", status=400, kind="bad_request", error="BadRequest"),
     TargetStateChanged(provider="openai", healthy=True, reason=""),
 )
 
