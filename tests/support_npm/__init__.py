@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -82,7 +82,7 @@ class Node:
         request: dict[str, Any],
         *,
         key: str,
-        leave: bool = False,
+        leave: Literal["abort", "break"] | None = None,
         on_heard: Callable[[str], object] | None = None,
     ) -> Outcome:
         """One streamed call.
@@ -92,7 +92,7 @@ class Node:
             base: The gateway's address.
             request: The SDK's own arguments.
             key: The caller's key.
-            leave: Give the stream up at its first word.
+            leave: Give the stream up at its first word: by the SDK's own means, or by leaving its loop.
             on_heard: Told the body so far, whenever there is more of it.
         """
         call = {
@@ -112,9 +112,7 @@ class Node:
         for line in lines:
             told = json.loads(line)
             if "heard" not in told:
-                answer = told.get("answer")
-                texts = told["texts"] if answer is None else answer["texts"]
-                return Outcome(answer=answer, error=told.get("error"), texts=texts, heard=heard)
+                return Outcome(answer=told.get("answer"), error=told.get("error"), texts=told["texts"], heard=heard)
             heard += told["heard"]
             assert on_heard is not None
             on_heard(heard)

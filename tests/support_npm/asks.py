@@ -2,7 +2,8 @@
 
 from typing import Any
 
-CHAT, RESPONSES, MESSAGES, GEMINI = "openai-chat", "openai-responses", "anthropic-messages", "gemini"
+from support_pairs.wires import CHAT, GEMINI, MESSAGES, RESPONSES
+
 PROTOCOLS = (CHAT, RESPONSES, MESSAGES, GEMINI)
 
 QUESTION = "How is the weather?"

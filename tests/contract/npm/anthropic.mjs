@@ -9,7 +9,9 @@ export async function messages({ base, key, request }, { seen, fetch }) {
   for await (const { type, delta } of stream) {
     if (type !== "content_block_delta") continue;
     if (delta.type === "input_json_delta" && delta.partial_json) pieces += 1;
-    if (delta.type === "text_delta" && seen(delta.text)) stream.abort();
+    const leave = delta.type === "text_delta" && seen(delta.text);
+    if (leave === "abort") stream.abort();
+    if (leave === "break") break;
   }
   const { model, content, stop_reason, usage } = await stream.finalMessage();
   const parts = (type, field) => content.filter((block) => block.type === type).map((block) => block[field]);

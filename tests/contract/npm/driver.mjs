@@ -2,10 +2,10 @@
 // made of the stream. One process serves a whole test file, because node is slow to start.
 //
 // A call is {sdk, base, key, request, leave?, listen?}: `request` is what the SDK is asked, in its own words; with
-// `leave` the stream is given up, by the SDK's own means, at its first word; with `listen` every piece of the body is
-// told in a line of its own, {heard: text}, before the SDK has read it.
+// `leave` the stream is given up at its first word, by the SDK's own means ("abort") or by leaving the loop that reads
+// it ("break"); with `listen` every piece of the body is told in a line of its own, {heard: text}, before the SDK has it.
 //
-// The answer is {answer: {...}} or {error: {...}, texts}: an error comes with the words that the SDK handed out before.
+// The answer is {answer, texts} or {error, texts}, with the words that the SDK has handed out.
 
 import { createInterface } from "node:readline";
 
@@ -13,12 +13,7 @@ import { messages } from "./anthropic.mjs";
 import { gemini } from "./google.mjs";
 import { chat, responses } from "./openai.mjs";
 
-const SDKS = {
-  "openai-chat": chat,
-  "openai-responses": responses,
-  "anthropic-messages": messages,
-  gemini,
-};
+const SDKS = { chat, responses, messages, gemini };
 
 const say = (line) => process.stdout.write(JSON.stringify(line) + "\n");
 
@@ -43,6 +38,7 @@ function described(error) {
     type: error.type ?? null,
     code: error.code ?? null,
     request_id: error.requestID ?? null,
+    retry_after: error.headers?.get("retry-after") ?? null,
   };
 }
 
@@ -51,11 +47,11 @@ for await (const line of createInterface({ input: process.stdin })) {
   const texts = [];
   const seen = (text) => {
     texts.push(text);
-    return Boolean(call.leave);
+    return call.leave;
   };
   try {
     const answer = await SDKS[call.sdk](call, { seen, fetch: call.listen ? listening : fetch });
-    say({ answer: { texts, ...answer } });
+    say({ answer, texts });
   } catch (error) {
     say({ error: described(error), texts });
   }

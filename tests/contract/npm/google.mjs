@@ -9,11 +9,13 @@ export async function gemini({ base, key, request }, { seen, fetch }) {
   const stream = await client.models.generateContentStream({ ...request, config });
   const parts = [];
   let finish, usage, model;
-  for await (const chunk of stream) {
+  reading: for await (const chunk of stream) {
     const [candidate] = chunk.candidates ?? [];
     for (const part of candidate?.content?.parts ?? []) {
       parts.push(part);
-      if (part.text && !part.thought && seen(part.text)) leaving.abort();
+      const leave = part.text && !part.thought && seen(part.text);
+      if (leave === "abort") leaving.abort();
+      if (leave === "break") break reading;
     }
     finish = candidate?.finishReason ?? finish;
     usage = chunk.usageMetadata ?? usage;

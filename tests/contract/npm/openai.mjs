@@ -14,7 +14,9 @@ export async function chat(call, { seen, fetch }) {
     // The accumulator keeps only the last piece of a field that it does not know.
     reasoning += delta.reasoning_content ?? "";
     pieces += (delta.tool_calls ?? []).filter((entry) => entry.function?.arguments).length;
-    if (delta.content && seen(delta.content)) stream.abort();
+    const leave = delta.content && seen(delta.content);
+    if (leave === "abort") stream.abort();
+    if (leave === "break") break;
   }
   const { model, choices, usage } = await stream.finalChatCompletion();
   const [{ message, finish_reason }] = choices;
@@ -39,7 +41,9 @@ export async function responses(call, { seen, fetch }) {
     numbers.push(event.sequence_number);
     kinds.push(event.type);
     if (event.type === "response.function_call_arguments.delta") pieces += 1;
-    if (event.type === "response.output_text.delta" && seen(event.delta)) stream.abort();
+    const leave = event.type === "response.output_text.delta" && seen(event.delta);
+    if (leave === "abort") stream.abort();
+    if (leave === "break") break;
   }
   const { model, output, output_text, status, incomplete_details, error, usage } = await stream.finalResponse();
   const thoughts = output.filter((item) => item.type === "reasoning");

@@ -8,14 +8,18 @@ import pytest
 from llmproxy_asgi import LLMProxy
 from support_gateway import served
 from support_npm import Node, Outcome
-from support_npm.asks import CALLED, CHAT, FULL, GEMINI, MESSAGES, PROTOCOLS, QUESTION, RESPONSES, STOPPED, asked
+from support_npm.asks import CALLED, FULL, PROTOCOLS, QUESTION, STOPPED, asked
+from support_pairs import CHAT, GEMINI, MESSAGES, RESPONSES
 
 KEY = "llmp_abcdefghijklmnopqrstuvwxyz"
+SPOKEN = {CHAT: "openai-chat", RESPONSES: "openai-responses", MESSAGES: "anthropic-messages", GEMINI: "gemini"}
 
 
 @pytest.fixture(scope="module")
 def base() -> Iterator[str]:
-    providers = {name: {"type": "simulated", "protocol": name, "retry": {"attempts": 1}} for name in PROTOCOLS}
+    providers = {
+        name: {"type": "simulated", "protocol": protocol, "retry": {"attempts": 1}} for name, protocol in SPOKEN.items()
+    }
     config = {"providers": providers, "access": {"mode": "keys", "keys": [{"name": "npm", "key": KEY}]}}
     with served(LLMProxy(config)) as address:
         yield address
@@ -43,8 +47,9 @@ each_upstream = pytest.mark.parametrize("upstream", PROTOCOLS)
 @each_sdk
 def test_words_come_in_pieces(ask: Ask, sdk: str, upstream: str) -> None:
     """Each word is handed out as it came; the whole has the text, the end, the count and the model as asked."""
-    answer = ask(sdk, f"{upstream}/echo").whole
-    assert answer["texts"] == ["How", " is", " the", " weather?"]
+    outcome = ask(sdk, f"{upstream}/echo")
+    answer = outcome.whole
+    assert outcome.texts == ["How", " is", " the", " weather?"]
     assert answer["text"] == QUESTION
     assert answer["finish"] == STOPPED[sdk]
     assert (answer["input"], answer["output"]) == (4, 4)
