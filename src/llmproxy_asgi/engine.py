@@ -21,8 +21,10 @@ from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.conversation import EMPTY, Batch, Failed, Request, Response, StreamEvent
 from llmproxy_asgi.custody.affinity import Pin, distance, pin
 from llmproxy_asgi.custody.reasoning import NOTHING, Kept, ReasoningTap, missing, remember, restore
+from llmproxy_asgi.custody.responses import ResponseCustody
 from llmproxy_asgi.custody.stateful import Turn
 from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError
+from llmproxy_asgi.execution.allowance import Allowance
 from llmproxy_asgi.execution.attempt import Answered, Asked, Job
 from llmproxy_asgi.execution.counting import Counted
 from llmproxy_asgi.execution.executor import Opened
@@ -61,6 +63,7 @@ class Call:
     """
 
     __slots__ = (
+        "_allowance",
         "_attempt",
         "_choice",
         "_conversation",
@@ -75,10 +78,18 @@ class Call:
     )
 
     def __init__(
-        self, runtime: Runtime, choice: Choice, job: Job, owner: Owner, conversation: Callable[[], Conversation | None]
+        self,
+        runtime: Runtime,
+        choice: Choice,
+        job: Job,
+        owner: Owner,
+        conversation: Callable[[], Conversation | None],
+        *,
+        allowance: Allowance | None = None,
     ) -> None:
         self._runtime = runtime
         self._owner = owner
+        self._allowance = allowance
         self._choice = choice
         self._job = job
         self._attempt: Opened
@@ -118,6 +129,9 @@ class Call:
             self._job, self._conversation = remade(intake)
 
     async def __aenter__(self) -> Self:
+        if self._allowance is not None:
+            await self.prepare()
+            self._job = await self._allowance.take(self._job)
         self.telling.start()
         try:
             await self._begin()
@@ -136,6 +150,22 @@ class Call:
             self.turn.begin(relayed=self.relays)
         if isinstance(attempt.whole, Response) and (kept := remember(attempt.whole)):
             await self.keep(kept)
+
+    def check(self) -> None:
+        """Read the request whole at once, where no target could take its bytes as they are.
+
+        Raises:
+            BadRequest: It is wrong.
+        """
+        protocol = self._job.protocol
+        fit = (target for target in self._choice.targets if target.takes(protocol))
+        if not any(target.line(protocol).outbound.protocol == protocol for target in fit):
+            self._job.request()
+
+    @property
+    def custody(self) -> ResponseCustody:
+        """Where its answer is kept, if it is."""
+        return self._runtime.responses
 
     async def _recalling(self, job: Job) -> Job:
         """The job, with the reasoning that its caller lost; looked for only where a target translates."""
@@ -190,9 +220,16 @@ class Call:
     ) -> None:
         if not hasattr(self, "_attempt"):
             self.telling.finish(error, None)
+            if self._allowance is not None:
+                self._allowance.end(asked=not isinstance(error, Exception))
             return
         self.telling.finish(error, self._attempt.target, self.warnings)
-        await self._attempt.close()
+        try:
+            await self._attempt.close()
+        finally:
+            if self._allowance is not None:
+                attempt, told = self._attempt, self.telling
+                self._allowance.end(attempt.permit, usage=told.usage, answer=attempt.whole, complete=told.ended)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -214,7 +251,8 @@ class Call:
     @property
     def next(self) -> Callable[[], Awaitable[Batch | None]]:
         """The next batch of a stream; None after the last. A failure is a batch that ends with `Failed`."""
-        return self._attempt.next  # handed on as it is: a layer here would cost every read of every stream
+        read = self._attempt.next  # handed on as it is: a layer here would cost every read of every stream
+        return read if self._allowance is None else self._allowance.counting(read)
 
     async def events(self) -> AsyncIterator[StreamEvent]:
         """A stream, event by event.
@@ -222,7 +260,8 @@ class Call:
         Raises:
             GatewayError: It broke.
         """
-        while (batch := await self._attempt.next()) is not None:
+        read = self.next
+        while (batch := await read()) is not None:
             if kept := self.tap.feed(batch.events):
                 await self.keep(kept)
             for event in batch.events:
@@ -317,11 +356,21 @@ class Engine:
     def _call(self, model: str, grant: Grant, job: Job, conversation: Callable[[], Conversation | None]) -> Call:
         runtime = self.runtime  # one plan for the whole call: a reload never splits it
         choice = runtime.catalog.resolve(model, granted(grant))
-        return Call(runtime, choice, job, Owner.of(grant.principal), conversation)
+        owner = Owner.of(grant.principal)
+        return Call(runtime, choice, job, owner, conversation, allowance=_allowance(runtime, owner, grant))
 
     async def _count(self, model: str, grant: Grant, job: Job) -> Counted:
         runtime = self.runtime
         return await runtime.counting.count(job, runtime.catalog.resolve(model, granted(grant)).targets)
+
+
+def _allowance(runtime: Runtime, owner: Owner, grant: Grant) -> Allowance | None:
+    """What a call may take of limits; None: nothing is limited that it has to do with."""
+    counts_tokens = runtime.executor.counts_tokens
+    if grant.limits is None and not counts_tokens:
+        return None
+    gate = None if grant.limits is None else runtime.callers.gate(owner, grant.limits)
+    return Allowance(gate, counts_tokens=counts_tokens, clock=runtime.clock, observers=runtime.observers)
 
 
 def _job(intake: Intake, inbound: AnyInbound, *, strict: bool) -> Job:

@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 
 from llmproxy_asgi.access.identify import Identify, as_principal
 from llmproxy_asgi.access.keys import Grant
+from llmproxy_asgi.background import Background
 from llmproxy_asgi.config.loader import load_config
 from llmproxy_asgi.config.schema import Config, Source
 from llmproxy_asgi.conversation import Message, Request, Response, StreamEvent
@@ -82,7 +83,8 @@ class Gateway:
         transports = transport if isinstance(transport, Mapping) else ({} if transport is None else {"*": transport})
         self._live = Live(transports=transports)
         self._engine = Engine(Runtime.build(load_config(config), self._live, identify=identify, csrf=csrf))
-        self.endpoints = Endpoints(self._engine)
+        self._background = Background(self._engine)
+        self.endpoints = Endpoints(self._engine, self._background)
         """Every path, as an ASGI `http` application; what `LLMProxy` mounts."""
 
     @property
@@ -104,7 +106,8 @@ class Gateway:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close idle connections. The gateway can be used again; it opens new ones then."""
+        """End what runs in the background, and close idle connections. The gateway can be used again."""
+        await self._background.aclose()
         await self._live.aclose()
 
     async def complete(
@@ -123,7 +126,7 @@ class Gateway:
             UpstreamError: Every target failed.
         """
         request = chat_request(model, messages, options, stream=False)
-        async with self._engine.ask(request, _grant(principal)) as call:
+        async with self._engine.ask(request, self._grant(principal)) as call:
             answer = call.answer()
         assert isinstance(answer, Response), "a call made in Python relays no bytes"
         return answer
@@ -138,7 +141,7 @@ class Gateway:
             UpstreamError: Every target failed, or the stream broke.
         """
         request = chat_request(model, messages, options, stream=True)
-        async with self._engine.ask(request, _grant(principal)) as call:
+        async with self._engine.ask(request, self._grant(principal)) as call:
             async for event in call.events():
                 yield event
 
@@ -163,7 +166,7 @@ class Gateway:
             UpstreamError: Every target failed.
         """
         request = embedding_request(model, input, options)
-        async with self._engine.ask(request, _grant(principal)) as call:
+        async with self._engine.ask(request, self._grant(principal)) as call:
             answer = call.answer()
         assert isinstance(answer, Embeddings), "a call made in Python relays no bytes"
         return answer
@@ -180,8 +183,11 @@ class Gateway:
             UpstreamError: Every upstream that counts failed.
         """
         request = chat_request(model, messages, options, stream=False)
-        counted = await self._engine.count_request(request, _grant(principal))
+        counted = await self._engine.count_request(request, self._grant(principal))
         return TokenCount(counted.tokens, estimated=counted.estimated)
+
+    def _grant(self, principal: Principal | str | None) -> Grant:
+        return self._engine.runtime.doorkeeper.grant(_principal(principal))
 
     def models(self) -> list[str]:
         """Every name that can be listed."""
@@ -259,10 +265,6 @@ def _principal(principal: Principal | str | None) -> Principal:
     if found is None:
         raise MisuseError("principal must be a Principal or a str.")
     return found
-
-
-def _grant(principal: Principal | str | None) -> Grant:
-    return Grant(_principal(principal))
 
 
 def _vouched(principal: Principal | str | None) -> dict[str, object]:

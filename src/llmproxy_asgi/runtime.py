@@ -16,7 +16,7 @@ from llmproxy_asgi.config.schema import Config
 from llmproxy_asgi.custody import responses
 from llmproxy_asgi.custody.reasoning import BOUNDS, ReasoningCustody
 from llmproxy_asgi.custody.responses import ResponseCustody
-from llmproxy_asgi.execution.admission import LiveGates
+from llmproxy_asgi.execution.admission import CallerGates, LiveGates
 from llmproxy_asgi.execution.budget import RetryBudgets
 from llmproxy_asgi.execution.cooldown import Cooldowns, Rest
 from llmproxy_asgi.execution.counting import Counting
@@ -104,6 +104,7 @@ class Runtime:
     catalog: Catalog
     doorkeeper: Doorkeeper
     executor: Executor
+    callers: CallerGates
     counting: Counting
     reasoning: ReasoningCustody
     responses: ResponseCustody
@@ -138,7 +139,13 @@ class Runtime:
             config=config,
             providers=providers,
             catalog=Catalog(providers, config.models, default_provider=config.default_provider),
-            doorkeeper=Doorkeeper(mode=config.access.mode, keys=config.access.keys, identify=identify, csrf=csrf),
+            doorkeeper=Doorkeeper(
+                mode=config.access.mode,
+                keys=config.access.keys,
+                identify=identify,
+                csrf=csrf,
+                limits=config.access.per_principal.call_limits,
+            ),
             executor=Executor(
                 live.pool,
                 live.cooldowns,
@@ -149,6 +156,7 @@ class Runtime:
                 heard=live.latencies.heard if _measures(config) else None,
                 clock=live.clock,
             ),
+            callers=live.gates.callers,
             counting=Counting(live.pool, live.cooldowns, largest_answer=config.limits.answer),
             reasoning=live.reasoning,
             responses=live.responses,

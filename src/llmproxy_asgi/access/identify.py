@@ -17,14 +17,14 @@ from starlette.types import Scope
 
 from llmproxy_asgi.access.keys import PREFIX, Grant, KeyTable, sent_key
 from llmproxy_asgi.errors import CallerError, Forbidden, GatewayError, InternalError, Unauthenticated
-from llmproxy_asgi.principal import SCOPE_KEY, Principal
-from llmproxy_asgi.settings import KeyEntry
+from llmproxy_asgi.principal import LOCAL, SCOPE_KEY, Principal
+from llmproxy_asgi.settings import CallLimits, KeyEntry
 
 Identity: TypeAlias = Principal | str | int | None
 Identify: TypeAlias = Callable[[HTTPConnection], Identity | Awaitable[Identity]]
 Mode = Literal["host", "keys", "open"]
 
-ANYBODY = Grant(Principal("anonymous"))
+ANYBODY = Principal("anonymous")
 
 NOT_CONFIGURED = (
     "This gateway refuses every call because nobody has said who may use it. Pass identify= to LLMProxy, "
@@ -45,6 +45,7 @@ class Doorkeeper:
         keys: The machine keys.
         identify: The host's hook.
         csrf: The host's own check of a CSRF token, for browsers that cannot show where a request comes from.
+        limits: Of each caller who comes without one of the keys; None: any number of calls.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class Doorkeeper:
         keys: Iterable[KeyEntry] = (),
         identify: Identify | None = None,
         csrf: Callable[[HTTPConnection], bool] | None = None,
+        limits: CallLimits | None = None,
     ) -> None:
         self._mode = mode
         self._keys = KeyTable(keys)
         self._identify = identify
         self._is_async = identify is not None and _is_async(identify)
         self._csrf = csrf
+        self._limits = limits
 
     @property
     def asks_host(self) -> bool:
@@ -90,7 +93,7 @@ class Doorkeeper:
             if not isinstance(vouched, Principal):
                 raise InternalError("An adapter handed over something that is not a Principal.")
             self._check_origin(scope, key=key)
-            return Grant(vouched)
+            return self.grant(vouched)
         if self._mode == "keys":
             raise self._nobody(key)
         # None under the adapter's key: it has asked the host, and nobody is signed in.
@@ -102,10 +105,14 @@ class Doorkeeper:
             principal = await self._call(HTTPConnection(scope))
         if principal is not None:
             self._check_origin(scope, key=key)
-            return Grant(principal)
+            return self.grant(principal)
         if self._mode == "open":
-            return ANYBODY
+            return self.grant(ANYBODY)
         raise self._nobody(key, asked=asked)
+
+    def grant(self, principal: Principal) -> Grant:
+        """What somebody may do who is known otherwise than by a key. The host's own calls, for nobody, may anything."""
+        return Grant(principal, limits=None if principal is LOCAL else self._limits)
 
     def _nobody(self, key: str | None, *, asked: bool = False) -> Unauthenticated:
         if not asked and not self._keys and (self._identify is None or self._mode == "keys"):

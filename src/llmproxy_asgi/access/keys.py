@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 
 from llmproxy_asgi.errors import Unauthenticated
 from llmproxy_asgi.principal import Principal
-from llmproxy_asgi.settings import KeyEntry
+from llmproxy_asgi.settings import CallLimits, KeyEntry
 
 PREFIX = "llmp_"
 """What begins like this is one of our keys, and never anything else's business."""
@@ -24,10 +24,11 @@ Scope = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Somebody who may call us, and the models they may use (None: all)."""
+    """Somebody who may call us, the models they may use (None: all), and how much (None: any)."""
 
     principal: Principal
     models: tuple[str, ...] | None = None
+    limits: CallLimits | None = None
 
 
 class KeyTable:
@@ -37,7 +38,9 @@ class KeyTable:
         self._pepper = secrets.token_bytes(32)
         self._grants = {
             self._digest(entry.key.reveal()): Grant(
-                Principal(entry.name, display_name=entry.name, groups=entry.groups, tenant=entry.tenant), entry.models
+                Principal(entry.name, display_name=entry.name, groups=entry.groups, tenant=entry.tenant),
+                entry.models,
+                entry.call_limits,
             )
             for entry in entries
         }

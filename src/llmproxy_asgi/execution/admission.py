@@ -91,6 +91,8 @@ class TargetAdmission:
 
     def __init__(self, gates: Mapping[str, Gate]) -> None:
         self._gates = gates
+        self.counts_tokens = any(gate.counts_tokens for gate in gates.values())
+        """Whether it matters how many tokens a call is."""
 
     def try_take(self, target: Target, credential: Credential, tokens: int) -> Permit | None:
         """A permit for one call, at once; None: the target is full, or others are waiting for it already.

@@ -196,10 +196,12 @@ class Attempt:
         """Let go of the upstream: at once where it has not said everything. May be called more than once."""
         if hasattr(self, "_clocks"):
             self._clocks.stop()
-        self.permit.release()
         answer, self._answer = self._answer, None
-        if answer is not None:
-            await answer.aclose()
+        try:
+            if answer is not None:
+                await answer.aclose()
+        finally:
+            self.permit.release()  # not before: the upstream still has it under way
 
     def _headers(self, line: Line) -> HeaderList:
         headers = self.target.provider.headers(line.outbound.protocol, self.credential)

@@ -165,8 +165,10 @@ class Continuation:
     async def close(self) -> None:
         """Let go of the upstream, whichever round it is in. May be called more than once."""
         self._over = True
-        self.permit.release()
-        await self._attempt.close()
+        try:
+            await self._attempt.close()
+        finally:
+            self.permit.release()
 
     # ── rounds ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -143,6 +143,11 @@ class Executor:
             self._tell(job.course, "over")
         raise _verdict(failures) or unfit or Unavailable("No upstream can serve this model now.")
 
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether any target minds how many tokens a call is (`Job.tokens`)."""
+        return self._admission is not None and self._admission.counts_tokens
+
     def ready(self, target: Target) -> bool:
         """Whether a target could be tried now: one of its credentials does not rest."""
         return any(self._cooldowns.resting(each.fingerprint) is None for each in target.provider.credentials)

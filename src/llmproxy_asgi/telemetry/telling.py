@@ -9,7 +9,7 @@ import asyncio
 import msgspec
 
 from llmproxy_asgi.clock import Clock
-from llmproxy_asgi.conversation import Batch, Ended, Failed, Response, StreamEvent, Usage, UsageReported
+from llmproxy_asgi.conversation import Batch, Ended, Failed, Response, Started, StreamEvent, Usage, UsageReported
 from llmproxy_asgi.errors import ErrorKind, GatewayError, UpstreamError
 from llmproxy_asgi.facts import CallFinished, CallStarted, Course, Exactness, Observers, Outcome
 from llmproxy_asgi.providers.target import Target
@@ -93,7 +93,7 @@ class Telling:
 
     def see(self, event: StreamEvent) -> None:
         """An event of its stream that is no delta."""
-        if isinstance(event, UsageReported):
+        if isinstance(event, UsageReported) or (isinstance(event, Started) and event.usage is not None):
             self.usage = event.usage
         elif isinstance(event, Ended):
             self.ended = True
@@ -116,8 +116,8 @@ class Telling:
         caller, course, began = self._caller, self._course, self._began
         outcome, status, kind = self._verdict(error)
         failure = self.failure or error
-        if isinstance(error, GatewayError):
-            error.told = True
+        if error is not None:
+            error.told = True  # type: ignore[attr-defined]  # a GatewayError has a place for it, others make one
         self._observers.notice(
             CallFinished(
                 call=course.call,

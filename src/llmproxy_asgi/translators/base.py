@@ -150,6 +150,10 @@ class Inbound(ABC, Generic[AskedT, AnsweredT]):
     protocol: ClassVar[str]
     keepalive: ClassVar[bytes]
     """What may be sent at any frame border, also before the first frame, without any official SDK noticing."""
+    request_id_header: ClassVar[bytes | None] = None
+    """The header that tells callers the request's id, if it is another than `x-request-id`, which all are sent."""
+    output_limits: ClassVar[tuple[str, ...]] = ()
+    """The body's fields that say how many tokens an answer may have."""
 
     @abstractmethod
     def open(
@@ -185,6 +189,13 @@ class Inbound(ABC, Generic[AskedT, AnsweredT]):
         """
         return (self.decode(intake),)
 
+    def most_output(self, intake: Intake) -> int | None:
+        """How many tokens an answer may have by the request's own word; None: it does not say (in a way to be read)."""
+        for field in self.output_limits:
+            if field in intake.raw and (limit := _count(intake.raw[field])) is not None:
+                return limit
+        return None
+
     @abstractmethod
     def encode(self, response: AnsweredT, intake: Intake) -> bytes:
         """A whole answer. Its `model` is the name that the caller asked for."""
@@ -212,6 +223,13 @@ class Inbound(ABC, Generic[AskedT, AnsweredT]):
     @abstractmethod
     def show_model(self, name: str) -> bytes:
         """One of them."""
+
+
+def _count(value: msgspec.Raw) -> int | None:
+    try:
+        return msgspec.json.decode(value, type=int | None)
+    except msgspec.MsgspecError:
+        return None
 
 
 class Outbound(ABC, Generic[AskedT, AnsweredT]):

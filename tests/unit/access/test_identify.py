@@ -7,6 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 from llmproxy_asgi.access.identify import ANYBODY, Doorkeeper, Identify
+from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.errors import Forbidden, InternalError, Unauthenticated
 from llmproxy_asgi.principal import SCOPE_KEY, Principal
 from llmproxy_asgi.settings import KeyEntry, Secret
@@ -111,8 +112,8 @@ async def test_identify_that_says_nobody_is_a_401_and_in_open_mode_anybody() -> 
     """None means nobody; `open` lets nobody in, too, because somebody wrote it."""
     with pytest.raises(Unauthenticated, match="not signed in"):
         await doorkeeper(identify=lambda _: None).admit(scope())
-    assert await doorkeeper("open", identify=lambda _: None).admit(scope()) == ANYBODY
-    assert await doorkeeper("open").admit(scope(("authorization", "Bearer sk-whatever"))) == ANYBODY
+    assert await doorkeeper("open", identify=lambda _: None).admit(scope()) == Grant(ANYBODY)
+    assert await doorkeeper("open").admit(scope(("authorization", "Bearer sk-whatever"))) == Grant(ANYBODY)
 
 
 @pytest.mark.parametrize("answer", [True, 1.5, object(), "", "a\nb", "x" * 256, Exception()])

@@ -49,6 +49,8 @@ class MessagesInbound(Inbound):
 
     protocol: ClassVar[str] = PROTOCOL
     keepalive: ClassVar[bytes] = b'event: ping\ndata: {"type": "ping"}\n\n'
+    request_id_header: ClassVar[bytes | None] = b"request-id"
+    output_limits: ClassVar[tuple[str, ...]] = ("max_tokens",)
 
     @override
     def open(

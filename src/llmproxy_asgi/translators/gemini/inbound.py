@@ -76,6 +76,15 @@ class GeminiInbound(Inbound):
         return decode_request(intake)
 
     @override
+    def most_output(self, intake: Intake) -> int | None:
+        try:
+            config = Proto.of_body(intake.raw, "generationConfig")
+            limit = config.get("maxOutputTokens") if config is not None else None
+            return None if limit is None else limit.integer()
+        except BadRequest:
+            return None
+
+    @override
     def encode(self, response: Response, intake: Intake) -> bytes:
         return encode_answer(response, intake.model or response.model)
 

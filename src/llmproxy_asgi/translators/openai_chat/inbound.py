@@ -48,6 +48,7 @@ class ChatInbound(OpenAIInbound):
 
     protocol = PROTOCOL
     keepalive = b": keep-alive\n\n"
+    output_limits = ("max_completion_tokens", "max_tokens")
 
     @override
     def open(

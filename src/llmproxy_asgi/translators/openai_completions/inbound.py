@@ -21,6 +21,7 @@ class CompletionsInbound(OpenAIInbound):
 
     protocol = PROTOCOL
     keepalive = b": keep-alive\n\n"
+    output_limits = ("max_tokens",)
 
     @override
     def open(

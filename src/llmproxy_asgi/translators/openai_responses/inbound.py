@@ -52,6 +52,7 @@ class ResponsesInbound(OpenAIInbound):
 
     protocol = PROTOCOL
     keepalive = b": keep-alive\n\n"
+    output_limits = ("max_output_tokens",)
 
     @override
     def open(
