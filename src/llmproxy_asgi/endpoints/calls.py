@@ -5,12 +5,14 @@ A failure before the first byte is a real status in the caller's own protocol; a
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.conversation import EMPTY
 from llmproxy_asgi.endpoints.exchange import CallerGone, CallerWatch, Exchange, KeepAlive
 from llmproxy_asgi.engine import CallerStream, Engine, failure, stream_of, whole_of
 from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError
+from llmproxy_asgi.facts import CallRefused
 from llmproxy_asgi.translators.base import AnyInbound, Intake
 
 _log = logging.getLogger("llmproxy_asgi.calls")
@@ -18,6 +20,15 @@ _log = logging.getLogger("llmproxy_asgi.calls")
 _JSON = (b"content-type", b"application/json")
 _STRICT = "x-llmproxy-strict"
 _SWITCH = {"1": True, "true": True, "0": False, "false": False}
+
+
+class Detached(Protocol):
+    """Serves a request that goes on without its caller."""
+
+    async def __call__(
+        self, exchange: Exchange, inbound: AnyInbound, intake: Intake, grant: Grant, *, strict: bool
+    ) -> None:
+        """Begin it, and tell its caller so."""
 
 
 async def serve_call(
@@ -28,6 +39,7 @@ async def serve_call(
     said: Mapping[str, str] = EMPTY,
     key_in_query: bool = False,
     counts: bool = False,
+    background: Detached | None = None,
 ) -> None:
     """Answer one request in `inbound`'s protocol.
 
@@ -38,6 +50,7 @@ async def serve_call(
         said: What the path itself says, where a protocol names the model there.
         key_in_query: Whether `?key=` counts.
         counts: Whether only the request's tokens are asked for.
+        background: Serves requests that go on without their caller.
     """
     try:
         grant = await engine.runtime.doorkeeper.admit(exchange.scope, key_in_query=key_in_query)
@@ -47,6 +60,8 @@ async def serve_call(
         async with CallerWatch(exchange.receive):
             if counts:
                 await _serve_count(engine, exchange, inbound, intake, grant)
+            elif background is not None and intake.state is not None and intake.state.background:
+                await background(exchange, inbound, intake, grant, strict=_strict(exchange))
             elif intake.stream:
                 await _serve_stream(engine, exchange, inbound, intake, grant)
             else:
@@ -62,10 +77,15 @@ async def serve_call(
 async def refuse(exchange: Exchange, inbound: AnyInbound, error: GatewayError) -> None:
     """An error as an answer of its own."""
     problem = inbound.problem(error, request_id=exchange.request_id)
-    if problem.status >= 500:
-        provider = getattr(error, "provider", None)
-        facts = {"request_id": exchange.request_id, "status": problem.status, "provider": provider}
-        _log.warning("%s: %s", type(error).__name__, error.message, extra=facts)
+    if exchange.observers.listening and not error.told:
+        refused = CallRefused(
+            request_id=exchange.request_id,
+            protocol=inbound.protocol,
+            status=problem.status,
+            kind=error.kind,
+            error=type(error).__name__,
+        )
+        exchange.observers.notice(refused)
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in problem.headers]
     await exchange.answer(problem.status, headers, problem.body)
 
@@ -73,31 +93,38 @@ async def refuse(exchange: Exchange, inbound: AnyInbound, error: GatewayError) -
 def unexpected(error: Exception, exchange: Exchange) -> InternalError:
     """A bug of ours, logged; the caller reads nothing of it but the request's id."""
     _log.error("a call failed unexpectedly", exc_info=error, extra={"request_id": exchange.request_id})
-    return InternalError("The gateway failed unexpectedly; its log holds the request id.")
+    internal = InternalError("The gateway failed unexpectedly; its log holds the request id.")
+    internal.told = getattr(error, "told", False)
+    return internal
 
 
 async def _serve_whole(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, grant: Grant) -> None:
-    async with engine.take(intake, inbound, grant, strict=_strict(exchange)) as call:
+    async with engine.take(
+        intake, inbound, grant, headers=exchange.headers, strict=_strict(exchange), request_id=exchange.request_id
+    ) as call:
         body = await whole_of(call, inbound, intake)
-        headers = _headers(call.upstream_model, call.warnings)
+        headers = [*_ids(exchange, inbound), *_headers(call.upstream_model, call.warnings)]
     await exchange.answer(200, [_JSON, *headers], body)
 
 
 async def _serve_count(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, grant: Grant) -> None:
     counted = await engine.count(intake, inbound, grant, strict=_strict(exchange))
-    headers = _headers(counted.target.model, counted.warnings)
+    headers = [*_ids(exchange, inbound), *_headers(counted.target.model, counted.warnings)]
     await exchange.answer(200, [_JSON, *headers], inbound.encode_count(counted.tokens))
 
 
 async def _serve_stream(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, grant: Grant) -> None:
+    ids = _ids(exchange, inbound)
     keepalive = KeepAlive(
-        exchange, inbound.keepalive, every=engine.runtime.config.keepalive, media_type=intake.media_type
+        exchange, inbound.keepalive, every=engine.runtime.config.keepalive, headers=ids, media_type=intake.media_type
     )
     try:
-        async with engine.take(intake, inbound, grant, strict=_strict(exchange)) as call:
+        async with engine.take(
+            intake, inbound, grant, headers=exchange.headers, strict=_strict(exchange), request_id=exchange.request_id
+        ) as call:
             await keepalive.settle()
             if not exchange.started:
-                headers = _headers(call.upstream_model, call.warnings)
+                headers = [*ids, *_headers(call.upstream_model, call.warnings)]
                 await exchange.begin_stream(headers, media_type=intake.media_type)
             await _copy(stream_of(call, inbound, intake), keepalive)
     except Exception as error:
@@ -126,6 +153,12 @@ def _strict(exchange: Exchange) -> bool:
     if value not in _SWITCH:
         raise BadRequest(f"{_STRICT}: expected one of {', '.join(_SWITCH)}.", param=_STRICT, code="invalid_value")
     return _SWITCH[value]
+
+
+def _ids(exchange: Exchange, inbound: AnyInbound) -> tuple[tuple[bytes, bytes], ...]:
+    """The request's id under the name that the protocol has for it, if that is one of its own."""
+    name = inbound.request_id_header
+    return ((name, exchange.request_id.encode()),) if name else ()
 
 
 def _headers(model: str, warnings: Sequence[str]) -> list[tuple[bytes, bytes]]:

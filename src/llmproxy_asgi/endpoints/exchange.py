@@ -13,6 +13,7 @@ from typing import Self
 from starlette.types import Receive, Scope, Send
 
 from llmproxy_asgi.errors import BodyTimeout, BodyTooLarge, WrongMediaType
+from llmproxy_asgi.facts import NOBODY, Observers
 
 HeaderPairs = Iterable[tuple[bytes, bytes]]
 
@@ -33,11 +34,13 @@ class Exchange:
         scope: An ASGI `http` scope.
         receive: Of the same request.
         send: Of the same request.
+        observers: Who is told of a refusal.
     """
 
-    __slots__ = ("_headers", "receive", "request_id", "scope", "send", "started")
+    __slots__ = ("_headers", "observers", "receive", "request_id", "scope", "send", "started")
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, observers: Observers = NOBODY) -> None:
+        self.observers = observers
         self.scope = scope
         self.receive = receive
         self.send = send
@@ -190,12 +193,18 @@ class KeepAlive:
         exchange: Where the stream goes.
         data: What is written; harmless at any frame border.
         every: Seconds of silence.
-        media_type: Of the stream, if a keep-alive comes before anything else.
+        headers: Of the stream, if a keep-alive comes before anything else.
+        media_type: Likewise.
     """
 
-    __slots__ = ("_busy", "_data", "_every", "_exchange", "_handle", "_last", "_loop", "_media_type", "_sending")
+    __slots__ = (
+        "_busy", "_data", "_every", "_exchange", "_handle", "_headers", "_last", "_loop", "_media_type", "_sending",
+    )  # fmt: skip
 
-    def __init__(self, exchange: Exchange, data: bytes, *, every: float, media_type: bytes) -> None:
+    def __init__(
+        self, exchange: Exchange, data: bytes, *, every: float, headers: HeaderPairs = (), media_type: bytes
+    ) -> None:
+        self._headers = headers
         self._media_type = media_type
         self._exchange = exchange
         self._data = data
@@ -238,7 +247,7 @@ class KeepAlive:
 
     async def _send(self) -> None:
         if not self._exchange.started:
-            await self._exchange.begin_stream((), media_type=self._media_type)
+            await self._exchange.begin_stream(self._headers, media_type=self._media_type)
         await self._exchange.write(self._data)
         self._last = self._loop.time()
         self._sending = None

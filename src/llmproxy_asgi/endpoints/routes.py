@@ -10,10 +10,12 @@ from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
 
+from llmproxy_asgi.background import Background
 from llmproxy_asgi.endpoints.calls import refuse, serve_call, unexpected
 from llmproxy_asgi.endpoints.exchange import Exchange
 from llmproxy_asgi.endpoints.models import list_models, show_model
 from llmproxy_asgi.endpoints.status import health, ready
+from llmproxy_asgi.endpoints.stored import Stored
 from llmproxy_asgi.endpoints.ui import serve_page
 from llmproxy_asgi.engine import Engine
 from llmproxy_asgi.errors import GatewayError, MethodNotAllowed, NotFound
@@ -41,6 +43,8 @@ COUNTS = {
     "/v1/responses/input_tokens": (RESPONSES, {"operation": "input_tokens"}),
 }
 """Paths that tell how many tokens a request is: the protocol they speak, and what they say to whoever reads it."""
+STORED = "/v1/responses/"
+"""What the paths of kept answers begin with."""
 COUNT = "countTokens"
 """Likewise, behind the colon of Gemini's paths."""
 
@@ -66,18 +70,21 @@ class Endpoints:
 
     Args:
         engine: What serves the calls.
+        background: What serves those that go on without their caller.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, background: Background) -> None:
         self.engine = engine
+        self.stored = Stored(engine, background)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        exchange = Exchange(scope, receive, send)
+        exchange = Exchange(scope, receive, send, observers=self.engine.runtime.observers)
         path = routed_path(scope)
         protocol = CALLS.get(path)
         if protocol is not None and scope["method"] == "POST":
-            await serve_call(self.engine, exchange, translator(protocol).inbound)
+            background = self.stored.begin if protocol == RESPONSES else None
+            await serve_call(self.engine, exchange, translator(protocol).inbound, background=background)
         elif scope["method"] == "POST" and path in COUNTS:
             protocol, said = COUNTS[path]
             await serve_call(self.engine, exchange, translator(protocol).inbound, said=said, counts=True)
@@ -103,6 +110,9 @@ class Endpoints:
     async def _route(self, exchange: Exchange, path: str, inbound: AnyInbound) -> None:
         if path in CALLS or path in COUNTS or model_in(path) is not None:
             raise MethodNotAllowed("This path takes POST.", allow="POST")
+        if path.startswith(STORED):
+            await self.stored.serve(exchange, path.removeprefix(STORED))
+            return
         models = next((root for root in _MODELS if path == root or path.startswith(root + "/")), None)
         if path not in STATUS and models is None and not self._is_page(path):
             raise NotFound("There is nothing at this path.")
@@ -151,6 +161,8 @@ def _shape(exchange: Exchange, path: str) -> str:
     """Whose words an answer that belongs to no protocol is written in."""
     if path.startswith("/v1beta/") or model_in(path) is not None:
         return GEMINI
+    if path.startswith(STORED):
+        return RESPONSES
     if path.startswith("/v1/messages") or exchange.header("anthropic-version") is not None:
         return MESSAGES
     if path.startswith(_MODELS[0]) and any(exchange.header(name) for name in _GOOGLE):
