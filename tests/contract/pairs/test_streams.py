@@ -17,7 +17,9 @@ from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.registry import translator
 from support_pairs import (
     CHAT,
+    GEMINI,
     MESSAGES,
+    RESPONSES,
     Call,
     Lane,
     Reply,
@@ -25,11 +27,15 @@ from support_pairs import (
     chat_chunks,
     delta,
     messages_events,
+    responses_events,
     sse,
     staged,
 )
 from support_pairs.asks import QUESTION, counting, tools
-from support_pairs.lanes import CHAT_AND_MESSAGES, lanes, pairs
+from support_pairs.gemini_wires import function_call, gemini_chunks
+from support_pairs.lanes import PROTOCOLS, lanes, pairs
+from support_pairs.responses_wires import call_item, message_item, thought_item
+from support_pairs.stage import MODELS, PROVIDERS
 from support_pairs.wires import call_deltas
 
 ARGUMENTS = '{"city":"京都 ☃\u2028","deep":{"n":[1,2.50]}}'
@@ -44,6 +50,12 @@ def frames(protocol: str) -> list[bytes]:
         reasons = [{"reasoning_content": text} for text in REASON]
         texts = [{"content": text} for text in TEXTS]
         return chat_chunks(*reasons, *texts, *call_deltas(0, CALL), finish="tool_calls")
+    if protocol == RESPONSES:
+        thought = thought_item("".join(REASON), state="openai-state")
+        return responses_events(thought, message_item(*TEXTS), call_item(CALL.id, CALL.name, ARGUMENTS))
+    if protocol == GEMINI:
+        reasons = [{"text": text, "thought": True} for text in REASON]
+        return gemini_chunks(*reasons, *({"text": text} for text in TEXTS), function_call(CALL))
     return messages_events(
         {"type": "thinking", "thinking": "".join(REASON), "signature": "claude-signature"},
         {"type": "text", "text": TEXTS},
@@ -52,15 +64,20 @@ def frames(protocol: str) -> list[bytes]:
     )
 
 
-CREATED = re.compile(rb'"created":\d+')
-"""Messages does not say when an answer was made, so Chat's callers are told when it came."""
+CREATED = re.compile(rb'"(created|created_at)":\d+')
+"""Not everyone says when an answer was made, so OpenAI's callers are told when it came."""
 
 
 def question(lane: Lane, **more: Any) -> dict[str, Any]:
     """The same as a body, for calls by hand."""
     limit = {"max_tokens": 2000} if lane.client == MESSAGES else {}
-    model = {CHAT: "openai/gpt-5.9", MESSAGES: "anthropic/claude-sonnet-5"}[lane.upstream]
-    return {"model": model, "stream": True, **limit, **QUESTION[lane.client], **more}
+    # Gemini's paths say which model, and whether it streams.
+    head = (
+        {}
+        if lane.client == GEMINI
+        else {"model": f"{PROVIDERS[lane.upstream]}/{MODELS[lane.upstream]}", "stream": True}
+    )
+    return {**head, **limit, **QUESTION[lane.client], **more}
 
 
 def bytes_for(stage: Stage, lane: Lane, steps: Iterable[bytes | Step], **options: Any) -> bytes:
@@ -68,14 +85,14 @@ def bytes_for(stage: Stage, lane: Lane, steps: Iterable[bytes | Step], **options
     stage.play(sse(steps, **options))
     answer = stage.post(lane, question(lane, tools=tools(lane.client, "get_weather")))
     assert answer.status_code == 200, answer.text
-    return CREATED.sub(b'"created":0', answer.content)
+    return CREATED.sub(rb'"\1":0', answer.content)
 
 
 # ── when ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.fidelity(11)
-@pytest.mark.parametrize("lane", lanes(streams=(True,), among=CHAT_AND_MESSAGES))
+@pytest.mark.parametrize("lane", lanes(streams=(True,)))
 def test_each_event_is_delivered_before_the_next_is_made(stage: Stage, lane: Lane) -> None:
     """The upstream writes a word only after the SDK has handed out the one before."""
     words = ["one ", "two ", "three "]
@@ -98,16 +115,21 @@ def test_each_event_is_delivered_before_the_next_is_made(stage: Stage, lane: Lan
 
 
 def text_in(found: Any) -> str:
-    """The words in an event of either SDK."""
+    """The words in an event of any SDK."""
     if getattr(found, "object", None) == "chat.completion.chunk":
         return "".join(choice.delta.content or "" for choice in found.choices)
-    if getattr(found, "type", None) == "content_block_delta" and found.delta.type == "text_delta":
+    kind = getattr(found, "type", None)
+    if kind == "response.output_text.delta":
+        return str(found.delta)
+    if kind == "content_block_delta" and found.delta.type == "text_delta":
         return str(found.delta.text)
+    if kind is None:  # Gemini's chunks have no name
+        return found.text or ""
     return ""
 
 
 @pytest.mark.fidelity(12)
-@pytest.mark.parametrize("lane", pairs(stream=True, among=CHAT_AND_MESSAGES))
+@pytest.mark.parametrize("lane", pairs(stream=True))
 def test_a_caller_who_leaves_ends_the_upstreams_work(stage: Stage, lane: Lane) -> None:
     """When the SDK closes its stream in the middle, the upstream's connection is closed, although it would go on."""
     frames = Reply(texts=("one ",)).frames(lane.upstream)
@@ -127,7 +149,7 @@ def test_a_caller_who_leaves_ends_the_upstreams_work(stage: Stage, lane: Lane) -
 
 
 @pytest.mark.fidelity(12)
-@pytest.mark.parametrize("lane", lanes(modes=("async",), streams=(False,), among=CHAT_AND_MESSAGES))
+@pytest.mark.parametrize("lane", lanes(modes=("async",), streams=(False,)))
 def test_a_caller_who_gives_up_ends_the_upstreams_work(stage: Stage, lane: Lane) -> None:
     """The same for a whole answer: when the SDK's call is cancelled, the upstream's connection is closed."""
     stage.play(Scenario(Hold()))
@@ -139,8 +161,11 @@ def test_a_caller_who_gives_up_ends_the_upstreams_work(stage: Stage, lane: Lane)
     stage.upstream.wait_closed(0)
 
 
-@pytest.mark.fidelity(8, 9)
-@pytest.mark.parametrize("lane", pairs(stream=True, among=CHAT_AND_MESSAGES))
+KEEPALIVES = {CHAT: ": keep-alive\n\n", RESPONSES: ": keep-alive\n\n", MESSAGES: "event: ping\n", GEMINI: "\n"}
+
+
+@pytest.mark.fidelity(7, 8, 9)
+@pytest.mark.parametrize("lane", pairs(stream=True))
 def test_a_slow_upstream_is_bridged_in_the_callers_protocol(lane: Lane) -> None:
     """While the upstream is silent the caller's own keep-alive comes; its SDK reads past it to the answer."""
     with staged(keepalive="30ms") as stage:
@@ -148,7 +173,7 @@ def test_a_slow_upstream_is_bridged_in_the_callers_protocol(lane: Lane) -> None:
         held = Scenario(Hold(), *whole.steps)
         stage.play(held)
         text = stage.read(lane, question(lane), on_first=held.gate.set)
-        assert text.startswith(": keep-alive" if lane.client == CHAT else "event: ping")
+        assert text.startswith(KEEPALIVES[lane.client])
         again = Scenario(Hold(), *whole.steps)
         stage.play(again)
         threading.Timer(0.15, again.gate.set).start()  # long enough for several keep-alives; none is needed to pass
@@ -160,11 +185,11 @@ def test_a_slow_upstream_is_bridged_in_the_callers_protocol(lane: Lane) -> None:
 
 def piped(client: str, upstream: str, pieces: Iterable[bytes]) -> bytes:
     """A stream through both halves of the translators alone, in these pieces, as the corridor joins them."""
-    ids = {CHAT: "openai-chat", MESSAGES: "anthropic-messages"}
-    inbound, outbound = translator(ids[client]).inbound, translator(ids[upstream]).outbound
+    inbound, outbound = translator(IDS[client]).inbound, translator(IDS[upstream]).outbound
     lane = Lane(client=client, upstream=upstream, stream=True)
-    intake = inbound.open(msgspec.json.encode(question(lane)), headers={"anthropic-version": "2023-06-01"})
-    to = Upstream(provider="up", model="m", asked=intake.model, issuer=PROVIDER[upstream], capabilities=Capabilities())
+    path = {"model": "m", "method": "streamGenerateContent", "alt": "sse"} if client == GEMINI else {}
+    intake = inbound.open(msgspec.json.encode(question(lane)), headers={"anthropic-version": "2023-06-01"}, path=path)
+    to = Upstream(provider="up", model="m", asked=intake.model, issuer=ISSUERS[upstream], capabilities=Capabilities())
     if client == upstream:
         relay = outbound.relay(intake, to)
         batches = [*(relay.feed(piece) for piece in pieces), relay.close()]
@@ -176,23 +201,28 @@ def piped(client: str, upstream: str, pieces: Iterable[bytes]) -> bytes:
     return b"".join(encoder.feed(batch.events) for batch in batches)
 
 
-PROVIDER = {CHAT: "openai", MESSAGES: "anthropic"}
-PAIRS = [pytest.param(one, other, id=f"{one}-to-{other}") for one in (CHAT, MESSAGES) for other in (CHAT, MESSAGES)]
+IDS = {CHAT: "openai-chat", RESPONSES: "openai-responses", MESSAGES: "anthropic-messages", GEMINI: "gemini"}
+ISSUERS = {CHAT: "openai", RESPONSES: "openai", MESSAGES: "anthropic", GEMINI: "gemini"}
+PAIRS = [pytest.param(one, other, id=f"{one}-to-{other}") for one in PROTOCOLS for other in PROTOCOLS]
 
 
 @pytest.mark.fidelity(1, 5)
 @pytest.mark.parametrize(("client", "upstream"), PAIRS)
 def test_a_cut_at_every_byte_changes_nothing(client: str, upstream: str) -> None:
-    """Whatever two pieces an upstream's stream comes in, the caller's bytes are the same."""
+    """Whatever two pieces an upstream's stream comes in, the caller's bytes are the same.
+
+    Who reads an upstream's stream is the same for every caller, so one of them sees every cut, the others every seventh.
+    """
     stream = b"".join(frames(upstream))
     whole = piped(client, upstream, [stream])
     assert "👩‍🚀".encode() in whole
-    for position in range(1, len(stream)):
+    every = 1 if client in {CHAT, upstream} else 7
+    for position in range(1, len(stream), every):
         assert piped(client, upstream, [stream[:position], stream[position:]]) == whole, position
 
 
 @pytest.mark.fidelity(1, 5)
-@pytest.mark.parametrize("lane", pairs(stream=True, among=CHAT_AND_MESSAGES))
+@pytest.mark.parametrize("lane", pairs(stream=True))
 def test_a_stream_that_comes_byte_by_byte_changes_nothing(stage: Stage, lane: Lane) -> None:
     """On real sockets, too: one byte per write gives the very bytes that one write per frame gives."""
     whole = bytes_for(stage, lane, frames(lane.upstream))
@@ -200,17 +230,25 @@ def test_a_stream_that_comes_byte_by_byte_changes_nothing(stage: Stage, lane: La
 
 
 @pytest.mark.fidelity(5)
-@pytest.mark.parametrize("lane", lanes(streams=(True,), among=CHAT_AND_MESSAGES))
+@pytest.mark.parametrize("lane", lanes(streams=(True,)))
 def test_code_points_that_are_torn_apart_arrive_whole(stage: Stage, lane: Lane) -> None:
     """CJK, emoji and raw line separators in text, reasoning and arguments, cut inside their bytes."""
     stage.play(sse([Drip(b"".join(frames(lane.upstream)), 3, 0)]))
     answer = stage.ask(lane, **QUESTION[lane.client], tools=tools(lane.client, "get_weather"))
     assert answer.text == "".join(TEXTS)
     assert json.loads(answer.calls[0].arguments) == json.loads(ARGUMENTS)
-    if lane.client == CHAT and lane.upstream == MESSAGES:
-        assert answer.whole.choices[0].message.reasoning_content == "".join(REASON)
-    if lane.client == MESSAGES:
-        assert answer.whole.content[0].thinking == "".join(REASON)
+    assert thought_in(lane, answer.whole) == "".join(REASON)
+
+
+def thought_in(lane: Lane, whole: Any) -> str:
+    """The readable reasoning of an answer."""
+    if lane.client == CHAT:
+        return str(whole.choices[0].message.reasoning_content)
+    if lane.client == RESPONSES:
+        return "".join(part.text for item in whole.output if item.type == "reasoning" for part in item.summary)
+    if lane.client == GEMINI:
+        return "".join(part.text for part in whole.candidates[0].content.parts if part.thought)
+    return str(whole.content[0].thinking)
 
 
 def crlf(stream: bytes) -> list[bytes | Step]:
@@ -259,7 +297,7 @@ FRAMINGS: list[Any] = [
 
 
 @pytest.mark.parametrize("framing", FRAMINGS)
-@pytest.mark.parametrize("lane", pairs(stream=True, among=CHAT_AND_MESSAGES))
+@pytest.mark.parametrize("lane", pairs(stream=True))
 def test_any_legal_framing_says_the_same(
     stage: Stage, lane: Lane, framing: Callable[[bytes], list[bytes | Step]]
 ) -> None:
@@ -267,14 +305,19 @@ def test_any_legal_framing_says_the_same(
     asked = {**QUESTION[lane.client], "tools": tools(lane.client, "get_weather"), **counting(lane.client, stream=True)}
     stage.play(sse(frames(lane.upstream)))
     plain = stage.ask(lane, **asked)
-    stage.play(sse(framing(b"".join(frames(lane.upstream)))))
+    stage.play(sse(framing(b"".join(frames(lane.upstream)).replace(b"\r\n", b"\n"))))
     framed = stage.ask(lane, **asked)
-    assert framed.whole.model_dump(exclude={"created"}) == plain.whole.model_dump(exclude={"created"})
+    assert undated(framed.whole) == undated(plain.whole)
     assert framed.text == "".join(TEXTS)
 
 
+def undated(whole: Any) -> dict[str, Any]:
+    """An answer but for when it was made, and for the headers that Google's SDK keeps in it."""
+    return dict(whole.model_dump(exclude={"created", "created_at", "sdk_http_response"}))
+
+
 @pytest.mark.fidelity(6)
-@pytest.mark.parametrize("lane", pairs(upstream=CHAT, stream=True, among=CHAT_AND_MESSAGES))
+@pytest.mark.parametrize("lane", pairs(upstream=CHAT, stream=True))
 def test_the_end_sign_of_chat_may_be_missing_and_nothing_counts_behind_it(stage: Stage, lane: Lane) -> None:
     """A finished stream without `[DONE]` is whole, and what follows `[DONE]` is nobody's."""
     plain = chat_chunks({"content": "Snow."})
@@ -282,14 +325,12 @@ def test_the_end_sign_of_chat_may_be_missing_and_nothing_counts_behind_it(stage:
     answers = []
     for stream in (plain, plain[:-1], late):
         stage.play(sse(stream))
-        answers.append(
-            stage.ask(lane, **QUESTION[lane.client], **counting(lane.client, stream=True)).whole.model_dump()
-        )
+        answers.append(undated(stage.ask(lane, **QUESTION[lane.client], **counting(lane.client, stream=True)).whole))
     assert answers[0] == answers[1] == answers[2]
 
 
 @pytest.mark.fidelity(8)
-@pytest.mark.parametrize("lane", pairs(client=MESSAGES, stream=True, among=CHAT_AND_MESSAGES))
+@pytest.mark.parametrize("lane", pairs(client=MESSAGES, stream=True))
 def test_every_event_of_messages_is_named(stage: Stage, lane: Lane) -> None:
     """Each event has an `event:` line, and it is the `type` of its data."""
     named = [frame.split(b"\n") for frame in bytes_for(stage, lane, frames(lane.upstream)).split(b"\n\n") if frame]
@@ -300,7 +341,7 @@ def test_every_event_of_messages_is_named(stage: Stage, lane: Lane) -> None:
 
 
 @pytest.mark.fidelity(9)
-@pytest.mark.parametrize("lane", pairs(client=CHAT, stream=True, among=CHAT_AND_MESSAGES))
+@pytest.mark.parametrize("lane", pairs(client=CHAT, stream=True))
 def test_a_chat_stream_ends_with_its_end_sign(stage: Stage, lane: Lane) -> None:
     """The last thing is `data: [DONE]`, whoever answered."""
     seen = bytes_for(stage, lane, frames(lane.upstream))

@@ -300,7 +300,7 @@ def _tools(asked: Asked) -> Complaints:
 
 
 def _declared(tools: list[JSONObject]) -> Complaints:
-    names = [tool["name"] for tool in tools if tool.get("type") in {"function", "custom", "namespace"}]
+    names = [tool.get("name") for tool in tools if tool.get("type") in {"function", "custom", "namespace"}]
     if len(set(names)) < len(names):
         yield f"tools share a name: {names}"
     for tool in tools:
