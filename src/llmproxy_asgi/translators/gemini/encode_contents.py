@@ -126,11 +126,12 @@ class Contents:
         made: list[JSONObject] = []
         loose: list[str] = []
         called = False
+        stateful = any(self._opens(seal) for part in parts for seal in part.seals)
         for part in parts:
             own = self._signatures(part)
             if isinstance(part, Reasoning):
                 loose += own
-                made += self._thought(part, kept=bool(own))
+                made += self._thought(part, kept=bool(own), told=stateful and not part.seals)
                 continue
             wire = self._part(part)
             if wire is None:
@@ -157,10 +158,11 @@ class Contents:
     def _opens(self, seal: Seal) -> bool:
         return seal.kind in {"signature", "encrypted"} and is_base64(seal.data) and usable(seal, self._upstream)
 
-    def _thought(self, part: Reasoning, *, kept: bool) -> list[JSONObject]:
+    def _thought(self, part: Reasoning, *, kept: bool, told: bool) -> list[JSONObject]:
+        """A thought as it goes back. `told`: what it came to is in the state that stands on another part."""
         if self._request.protocol == PROTOCOL and (kept or not part.seals):
             return [{"text": part.text, "thought": True}] if part.text else []
-        if not kept and (part.text or part.seals):
+        if not kept and not told and (part.text or part.seals):
             self._losses.add("dropped:reasoning")
         return []
 

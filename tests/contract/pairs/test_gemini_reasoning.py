@@ -1,0 +1,443 @@
+"""Reasoning where one side is Gemini: levels and budgets, thoughts shown, and signatures carried between turns."""
+
+from base64 import urlsafe_b64encode
+from typing import Any
+
+import openai
+import pytest
+
+from llmproxy_asgi.testing import Scenario, error_answer, json_answer, sse_answer
+from support_pairs import (
+    CHAT,
+    GEMINI,
+    MESSAGES,
+    RESPONSES,
+    Answer,
+    Call,
+    Lane,
+    Reply,
+    Stage,
+    chat_chunks,
+    chat_whole,
+    messages_events,
+    messages_whole,
+    sse,
+)
+from support_pairs.asks import QUESTION, begun, conversation, step, tool_result, tools
+from support_pairs.gemini_asks import STAND_IN, function_response, user
+from support_pairs.gemini_wires import gemini_chunk, gemini_chunks, gemini_whole, signature
+from support_pairs.lanes import lanes, pairs
+from support_pairs.responses_wires import call_item, responses_events, responses_whole, thought_item
+
+USER: dict[str, Any] = {"role": "user", "content": "How is the weather?"}
+FINE = Reply(texts=("Snow.",))
+
+
+def called(number: int, *, signed: bool = True) -> dict[str, Any]:
+    """A call by Gemini, with its state."""
+    part: dict[str, Any] = {
+        "functionCall": {"id": f"call_{number}", "name": "get_weather", "args": {"city": f"City {number}"}}
+    }
+    return {**part, **({"thoughtSignature": signature(f"state-{number}")} if signed else {})}
+
+
+def thought(text: str) -> dict[str, Any]:
+    return {"text": text, "thought": True}
+
+
+def gemini_said(lane: Lane, *parts: dict[str, Any]) -> Scenario:
+    return sse_answer(gemini_chunks(*parts)) if lane.stream else json_answer(200, gemini_whole(*parts))
+
+
+def claude_said(lane: Lane, *blocks: dict[str, Any]) -> Scenario:
+    stop = "tool_use" if any(block["type"] == "tool_use" for block in blocks) else "end_turn"
+    if lane.stream:
+        return sse(messages_events(*blocks, stop=stop))
+    return json_answer(200, messages_whole(*blocks, stop=stop))
+
+
+def echoed(answer: Answer, *without: str) -> dict[str, Any]:
+    """OpenAI's message as a client sends it back; `without`: fields that it forgets."""
+    message: dict[str, Any] = answer.whole.choices[0].message.model_dump(exclude_none=True, exclude={"parsed"})
+    for made in message.get("tool_calls", ()):
+        for key in ("index", *without):
+            made.pop(key, None)
+        made["function"].pop("parsed_arguments", None)
+    lost = {"annotations", "refusal", *without}
+    return {"content": None, **{key: value for key, value in message.items() if key not in lost}}
+
+
+# ── Gemini's state, for callers of the others ────────────────────────────────────────────────────────────────────────
+
+ECHOES: list[Any] = [
+    pytest.param((), id="whole"),
+    pytest.param(("reasoning_details",), id="extra-content"),
+    pytest.param(("extra_content",), id="details"),
+    pytest.param(("reasoning_details", "extra_content", "reasoning_content"), id="stripped"),
+]
+
+
+@pytest.mark.fidelity(62)
+@pytest.mark.parametrize("without", ECHOES)
+@pytest.mark.parametrize("lane", lanes(client=CHAT, upstream=GEMINI))
+def test_a_signature_comes_back_on_its_own_call(stage: Stage, lane: Lane, without: tuple[str, ...]) -> None:
+    """Three steps: each call returns with its own state, echoed in either field, or found by the call's id."""
+    turns: list[dict[str, Any]] = [USER]
+    asked: dict[str, Any] = {"tools": tools(CHAT, "get_weather"), "reasoning_effort": "high"}
+    for number in (1, 2, 3):
+        stage.play(gemini_said(lane, thought(f"Step {number}."), called(number)))
+        answer = stage.ask(lane, messages=turns, **asked)
+        message = answer.whole.choices[0].message
+        assert message.reasoning_content == f"Step {number}."
+        extra = message.tool_calls[0].extra_content
+        assert extra == {"google": {"thought_signature": signature(f"state-{number}")}}
+        result = {"role": "tool", "tool_call_id": f"call_{number}", "content": "snow"}
+        turns = [*turns, echoed(answer, *without), result]
+    stage.play(FINE.scenario(GEMINI, stream=lane.stream))
+    answer = stage.ask(lane, messages=turns, **asked)
+    said = [content["parts"] for content in stage.asked["contents"] if content["role"] == "model"]
+    assert said == [[called(1)], [called(2)], [called(3)]]
+    assert answer.warnings == []
+
+
+@pytest.mark.fidelity(62)
+@pytest.mark.parametrize("lane", lanes(client=CHAT, upstream=GEMINI, streams=(True,)))
+def test_a_signature_is_streamed_once(stage: Stage, lane: Lane) -> None:
+    """OpenAI's accumulator joins texts that come twice; so the state of a call stands in its first event alone."""
+    stage.play(gemini_said(lane, called(1), called(2, signed=False)))
+    answer = stage.ask(lane, **QUESTION[CHAT], tools=tools(CHAT, "get_weather"))
+    entries = [entry for found in answer.events for choice in found.choices for entry in choice.delta.tool_calls or ()]
+    signed = [(entry.index, entry.id) for entry in entries if getattr(entry, "extra_content", None)]
+    assert signed == [(0, "call_1")]
+
+
+@pytest.mark.fidelity(62)
+@pytest.mark.parametrize("client", [CHAT, RESPONSES, MESSAGES])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_calls_that_no_gemini_made_get_the_stand_in(stage: Stage, client: str, stream: bool) -> None:
+    """Google documents what to send for the calls of others: on the first call of each step, and on no other."""
+    lane = Lane(client=client, upstream=GEMINI, stream=stream)
+    stage.play(FINE.scenario(GEMINI, stream=stream))
+    steps = [
+        step(client, [Call(id=f"{name}{number}", name="get_weather", arguments="{}") for number in (1, 2)],
+             {f"{name}1": "snow", f"{name}2": "rain"})
+        for name in "ab"
+    ]  # fmt: skip
+    turns = [*begun(client), *steps[0], *steps[1]]
+    answer = stage.ask(lane, **conversation(client, turns), tools=tools(client, "get_weather"))
+    said = [content["parts"] for content in stage.asked["contents"] if content["role"] == "model"]
+    assert [[part.get("thoughtSignature") for part in parts] for parts in said] == [[STAND_IN, None]] * 2
+    assert answer.warnings == []
+
+
+def test_an_older_gemini_needs_no_stand_in(stage: Stage) -> None:
+    """Models with budgets sign nothing, and get nothing."""
+    lane = Lane(client=CHAT, upstream=GEMINI)
+    stage.play(FINE.scenario(GEMINI, stream=False))
+    made = [Call(id="a", name="get_weather", arguments="{}")]
+    turns = [USER, *step(CHAT, made, {"a": "snow"})]
+    stage.ask(lane, model="gemini-2.5-flash", messages=turns, tools=tools(CHAT, "get_weather"))
+    assert "thoughtSignature" not in stage.received.body.decode()
+
+
+@pytest.mark.parametrize("lane", lanes(client=MESSAGES, upstream=GEMINI))
+def test_geminis_state_survives_at_anthropics_client(stage: Stage, lane: Lane) -> None:
+    """Thoughts are a thinking block; the call's state is one of its own before it, which brings it back to the call."""
+    stage.play(gemini_said(lane, thought("Hm."), called(1), called(2, signed=False)))
+    asked: dict[str, Any] = {"tools": tools(MESSAGES, "get_weather"), "thinking": {"type": "adaptive"}}
+    first = stage.ask(lane, messages=[USER], **asked)
+    assert [block.type for block in first.whole.content] == ["thinking", "redacted_thinking", "tool_use", "tool_use"]
+    assert first.whole.content[0].thinking == "Hm."
+    stage.play(FINE.scenario(GEMINI, stream=lane.stream))
+    results = [tool_result("call_1", "snow"), tool_result("call_2", "rain")]
+    turns = [USER, {"role": "assistant", "content": first.whole.content}, {"role": "user", "content": results}]
+    answer = stage.ask(lane, messages=turns, **asked)
+    assert stage.asked["contents"][1]["parts"] == [called(1), called(2, signed=False)]
+    assert answer.warnings == []
+
+
+# ── the others' state, for Google's callers ──────────────────────────────────────────────────────────────────────────
+
+THINKING = {"type": "thinking", "thinking": "Hm, snow?", "signature": "claude-signature/+=="}
+REDACTED = {"type": "redacted_thinking", "data": "claude-redacted/+=="}
+USE = {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {"city": "Oslo"}}
+
+
+@pytest.mark.fidelity(65)
+@pytest.mark.parametrize("blocks", [[THINKING, USE], [THINKING, REDACTED, USE], [REDACTED, USE]])
+@pytest.mark.parametrize("lane", lanes(client=GEMINI, upstream=MESSAGES))
+def test_claudes_state_survives_at_googles_client(stage: Stage, lane: Lane, blocks: list[dict[str, Any]]) -> None:
+    """The SDK reads the signature as bytes and writes it in its own alphabet; Claude gets its thinking back."""
+    stage.play(claude_said(lane, *blocks))
+    asked: dict[str, Any] = {
+        "tools": tools(GEMINI, "get_weather"),
+        "thinking_config": {"thinking_level": "LOW", "include_thoughts": True},
+    }
+    first = stage.ask(lane, **QUESTION[GEMINI], **asked)
+    parts = first.whole.candidates[0].content.parts
+    thoughts = "".join(part.text for part in parts if part.thought)
+    assert thoughts == "".join(block["thinking"] for block in blocks if "thinking" in block)
+    assert all(isinstance(part.thought_signature, bytes) for part in parts if part.thought_signature)
+    assert any(part.thought_signature for part in parts)
+    stage.play(FINE.scenario(MESSAGES, stream=lane.stream))
+    result = user(function_response("toolu_1", "get_weather", {"output": "snow"}))
+    answer = stage.ask(lane, contents=[*begun(GEMINI), first.whole.candidates[0].content, result], **asked)
+    assert stage.asked["messages"][1]["content"] == blocks
+    assert answer.warnings == []
+
+
+@pytest.mark.fidelity(65)
+@pytest.mark.parametrize("lane", lanes(client=GEMINI, upstream=RESPONSES))
+def test_openais_state_survives_at_googles_client(stage: Stage, lane: Lane) -> None:
+    """An encrypted reasoning item comes back to Responses as that item, right before the call that it led to."""
+    items = [
+        thought_item("Hm, snow?", state="openai-state/+==", item_id="rs_1"),
+        call_item("call_1", "get_weather", '{"city":"Oslo"}'),
+    ]
+    stage.play(sse(responses_events(*items)) if lane.stream else json_answer(200, responses_whole(*items)))
+    asked: dict[str, Any] = {
+        "tools": tools(GEMINI, "get_weather"),
+        "thinking_config": {"thinking_level": "LOW", "include_thoughts": True},
+    }
+    first = stage.ask(lane, **QUESTION[GEMINI], **asked)
+    parts = first.whole.candidates[0].content.parts
+    assert "".join(part.text for part in parts if part.thought) == "Hm, snow?"
+    stage.play(FINE.scenario(RESPONSES, stream=lane.stream))
+    result = user(function_response("call_1", "get_weather", {"output": "snow"}))
+    answer = stage.ask(lane, contents=[*begun(GEMINI), first.whole.candidates[0].content, result], **asked)
+    _, reasoning, made, output = stage.asked["input"]
+    assert (reasoning["type"], reasoning["id"]) == ("reasoning", "rs_1")
+    assert reasoning["encrypted_content"] == "openai-state/+=="
+    assert reasoning["summary"] == [{"type": "summary_text", "text": "Hm, snow?"}]
+    assert (made["type"], made["call_id"], output["call_id"]) == ("function_call", "call_1", "call_1")
+    assert answer.warnings == []
+
+
+@pytest.mark.fidelity(65)
+@pytest.mark.parametrize("lane", pairs(client=GEMINI, upstream=GEMINI))
+def test_state_of_others_is_not_shown_to_google(stage: Stage, lane: Lane) -> None:
+    """A conversation that began with Claude goes on with Gemini: its state is taken out, the call gets the stand-in."""
+    there = Lane(client=GEMINI, upstream=MESSAGES, stream=lane.stream)
+    stage.play(claude_said(there, THINKING, USE))
+    asked: dict[str, Any] = {"tools": tools(GEMINI, "get_weather")}
+    first = stage.ask(there, **QUESTION[GEMINI], **asked)
+    stage.play(FINE.scenario(GEMINI, stream=lane.stream), allow=("empty-text",))
+    result = user(function_response("toolu_1", "get_weather", {"output": "snow"}))
+    answer = stage.ask(lane, contents=[*begun(GEMINI), first.whole.candidates[0].content, result], **asked)
+    said = [part for part in stage.asked["contents"][1]["parts"] if "functionCall" in part]
+    assert [part["thoughtSignature"] for part in said] == [STAND_IN]
+    assert "Hm, snow?" not in stage.received.body.decode()
+    assert "dropped:reasoning" in answer.warnings
+
+
+@pytest.mark.fidelity(66)
+@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=GEMINI))
+def test_a_conversation_moves_from_claude_to_gemini(stage: Stage, lane: Lane) -> None:
+    """What Claude thought is dropped with a warning; its call gets the stand-in, and nobody refuses anything."""
+    there = Lane(client=CHAT, upstream=MESSAGES, stream=lane.stream)
+    asked: dict[str, Any] = {"tools": tools(CHAT, "get_weather"), "reasoning_effort": "high"}
+    stage.play(claude_said(there, THINKING, USE))
+    first = stage.ask(there, messages=[USER], **asked)
+    stage.play(FINE.scenario(GEMINI, stream=lane.stream))
+    result = {"role": "tool", "tool_call_id": "toolu_1", "content": "snow"}
+    answer = stage.ask(lane, messages=[USER, echoed(first), result], **asked)
+    made = {"functionCall": {"id": "toolu_1", "name": "get_weather", "args": {"city": "Oslo"}}}
+    assert stage.asked["contents"][1]["parts"] == [{**made, "thoughtSignature": STAND_IN}]
+    assert "dropped:reasoning" in answer.warnings
+
+
+@pytest.mark.fidelity(66)
+@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=MESSAGES))
+def test_a_conversation_moves_from_gemini_to_claude(stage: Stage, lane: Lane) -> None:
+    """The other way round."""
+    there = Lane(client=CHAT, upstream=GEMINI, stream=lane.stream)
+    asked: dict[str, Any] = {"tools": tools(CHAT, "get_weather"), "reasoning_effort": "high"}
+    stage.play(gemini_said(there, thought("Hm."), called(1)))
+    first = stage.ask(there, messages=[USER], **asked)
+    stage.play(FINE.scenario(MESSAGES, stream=lane.stream))
+    result = {"role": "tool", "tool_call_id": "call_1", "content": "snow"}
+    answer = stage.ask(lane, messages=[USER, echoed(first), result], **asked)
+    assert [block["type"] for block in stage.asked["messages"][1]["content"]] == ["tool_use"]
+    assert "dropped:reasoning" in answer.warnings
+
+
+INVALID = {"error": {"code": 400, "message": "Corrupted thought signature.", "status": "INVALID_ARGUMENT"}}
+
+
+@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=GEMINI))
+def test_a_refused_signature_is_tried_once_without_it(stage: Stage, lane: Lane) -> None:
+    """A 400 to a request with replayed state brings one more try with the stand-in in its place."""
+    asked: dict[str, Any] = {"tools": tools(CHAT, "get_weather")}
+    stage.play(gemini_said(lane, called(1)))
+    first = stage.ask(lane, messages=[USER], **asked)
+    stage.upstream.requests.clear()
+    stage.play(error_answer(400, INVALID), FINE.scenario(GEMINI, stream=lane.stream))
+    result = {"role": "tool", "tool_call_id": "call_1", "content": "snow"}
+    answer = stage.ask(lane, messages=[USER, echoed(first), result], **asked)
+    assert answer.text == "Snow."
+    signed = [request.json()["contents"][1]["parts"][0]["thoughtSignature"] for request in stage.upstream.requests]
+    assert signed == [signature("state-1"), STAND_IN]
+
+
+@pytest.mark.parametrize("lane", pairs(client=GEMINI, upstream=GEMINI))
+def test_the_sdks_spelling_of_state_passes(stage: Stage, lane: Lane) -> None:
+    """Google's SDK writes state in the URL-safe alphabet; that is how Google's API gets it."""
+    stage.play(gemini_said(lane, called(1)))
+    asked: dict[str, Any] = {"tools": tools(GEMINI, "get_weather")}
+    first = stage.ask(lane, **QUESTION[GEMINI], **asked)
+    stage.play(FINE.scenario(GEMINI, stream=lane.stream), allow=("empty-text",))
+    result = user(function_response("call_1", "get_weather", {"output": "snow"}))
+    stage.ask(lane, contents=[*begun(GEMINI), first.whole.candidates[0].content, result], **asked)
+    sent = stage.asked["contents"][1]["parts"][0]
+    written = sent.get("thoughtSignature", sent.get("thought_signature"))
+    assert written == urlsafe_b64encode(b"gemini-state-1\xfb\xff").decode()
+
+
+# ── how much ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+BUDGETS: list[Any] = [
+    # model, budget, what is sent, warned
+    ("gemini-3.5-flash", 2048, {"thinkingLevel": "LOW"}, False),
+    ("gemini-3.5-flash", 10_000, {"thinkingLevel": "MEDIUM"}, False),
+    ("gemini-3.5-flash", 40_000, {"thinkingLevel": "XHIGH"}, False),
+    ("gemini-3-pro", 10_000, {"thinkingLevel": "LOW"}, True),
+    ("gemini-3-pro", 40_000, {"thinkingLevel": "HIGH"}, True),
+    ("gemini-2.5-flash", 2048, {"thinkingBudget": 2048}, False),
+    ("gemini-2.5-flash", 10_000, {"thinkingBudget": 10_000}, False),
+    ("gemini-2.5-flash", 40_000, {"thinkingBudget": 24_576}, True),
+    ("gemini-2.5-pro", 40_000, {"thinkingBudget": 32_768}, True),
+]
+
+
+@pytest.mark.fidelity(69)
+@pytest.mark.parametrize("row", BUDGETS, ids=lambda row: f"{row[0]}-{row[1]}")
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_a_budget_in_geminis_terms(stage: Stage, row: tuple[str, int, dict[str, Any], bool], stream: bool) -> None:
+    """A level where the model has levels, else a budget within its range; never both."""
+    name, budget, sent, warned = row
+    lane = Lane(client=MESSAGES, upstream=GEMINI, stream=stream)
+    stage.play(FINE.scenario(GEMINI, stream=stream))
+    thinking: Any = {"type": "enabled", "budget_tokens": budget}
+    answer = stage.ask(lane, model=name, **QUESTION[MESSAGES], thinking=thinking, max_tokens=60_000)
+    assert stage.asked["generationConfig"]["thinkingConfig"] == {**sent, "includeThoughts": True}
+    assert ("clamped:reasoning_effort" in answer.warnings) == warned
+
+
+EFFORTS: list[Any] = [
+    ("gemini-3.5-flash", "none", "MINIMAL", True),
+    ("gemini-3.5-flash", "minimal", "MINIMAL", False),
+    ("gemini-3.5-flash", "low", "LOW", False),
+    ("gemini-3.5-flash", "medium", "MEDIUM", False),
+    ("gemini-3.5-flash", "high", "HIGH", False),
+    ("gemini-3.5-flash", "xhigh", "XHIGH", False),
+    ("gemini-3.5-flash", "max", "XHIGH", True),
+    ("gemini-3-pro", "none", "LOW", True),
+    ("gemini-3-pro", "medium", "LOW", True),
+    ("gemini-3-pro", "max", "HIGH", True),
+    ("gemini-2.5-flash", "none", 0, False),
+    ("gemini-2.5-flash", "minimal", 512, False),
+    ("gemini-2.5-flash", "low", 1024, False),
+    ("gemini-2.5-flash", "medium", 8192, False),
+    ("gemini-2.5-flash", "high", 24_576, False),
+    ("gemini-2.5-flash", "max", 24_576, False),
+    ("gemini-2.5-pro", "none", 128, True),
+    ("gemini-2.5-pro", "xhigh", 32_768, False),
+    ("gemini-2.5-flash-lite", "minimal", 512, False),
+]
+
+
+@pytest.mark.parametrize("row", EFFORTS, ids=lambda row: f"{row[0]}-{row[1]}")
+def test_effort_in_geminis_terms(stage: Stage, row: tuple[str, str, str | int, bool]) -> None:
+    """Each rung of the ladder is a level or a budget, and a rung that is not there is told."""
+    name, effort, sent, warned = row
+    lane = Lane(client=CHAT, upstream=GEMINI)
+    stage.play(FINE.scenario(GEMINI, stream=False))
+    asked: dict[str, Any] = {**QUESTION[CHAT], "reasoning_effort": effort}
+    answer = stage.ask(lane, model=name, **asked)
+    config = dict(stage.asked["generationConfig"]["thinkingConfig"])
+    config.pop("includeThoughts", None)
+    assert config == ({"thinkingLevel": sent} if isinstance(sent, str) else {"thinkingBudget": sent})
+    assert ("clamped:reasoning_effort" in answer.warnings) == warned
+
+
+def test_nothing_said_is_nothing_sent(stage: Stage) -> None:
+    """No effort is invented for a caller who named none."""
+    stage.play(FINE.scenario(GEMINI, stream=False))
+    stage.ask(Lane(client=CHAT, upstream=GEMINI), **QUESTION[CHAT])
+    assert "thinkingConfig" not in stage.asked.get("generationConfig", {})
+
+
+LEVELS: list[Any] = [
+    ({"thinking_level": "MINIMAL"}, "minimal"),
+    ({"thinking_level": "HIGH"}, "high"),
+    ({"thinking_budget": 0}, "none"),
+    ({"thinking_budget": 2048}, "low"),
+    ({"thinking_budget": 30_000}, "high"),
+    ({"thinking_budget": -1}, None),
+]
+
+
+@pytest.mark.parametrize(("given", "effort"), LEVELS)
+@pytest.mark.parametrize("upstream", [CHAT, RESPONSES])
+def test_geminis_thinking_in_openais_terms(
+    stage: Stage, upstream: str, given: dict[str, Any], effort: str | None
+) -> None:
+    """Levels and budgets are the effort that they stand for; automatic is none at all."""
+    lane = Lane(client=GEMINI, upstream=upstream, stream=True)
+    stage.play(FINE.scenario(upstream, stream=True))
+    stage.ask(lane, **QUESTION[GEMINI], thinking_config=given)
+    sent = stage.asked.get("reasoning_effort") or (stage.asked.get("reasoning") or {}).get("effort")
+    assert sent == effort
+
+
+@pytest.mark.parametrize("lane", pairs(client=GEMINI, upstream=MESSAGES))
+def test_geminis_level_in_claudes_terms(stage: Stage, lane: Lane) -> None:
+    """A level is an effort, and thoughts are asked for in words."""
+    stage.play(FINE.scenario(MESSAGES, stream=lane.stream))
+    config: Any = {"thinking_level": "HIGH", "include_thoughts": True}
+    stage.ask(lane, **QUESTION[GEMINI], thinking_config=config)
+    assert stage.asked["output_config"]["effort"] == "high"
+    assert stage.asked["thinking"] == {"type": "adaptive", "display": "summarized"}
+
+
+# ── thoughts, shown ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("lane", lanes(client=GEMINI, upstream=CHAT))
+def test_readable_reasoning_is_a_thought(stage: Stage, lane: Lane) -> None:
+    """What a Chat upstream says it thought is a thought for Google's client, and no word of the answer."""
+    said: dict[str, Any] = {"reasoning_content": "Hm, 雪?", "content": "Snow."}
+    streamed = chat_chunks({"reasoning_content": "Hm, "}, {"reasoning_content": "雪?"}, {"content": "Snow."})
+    stage.play(sse(streamed) if lane.stream else json_answer(200, chat_whole(**said)))
+    answer = stage.ask(lane, **QUESTION[GEMINI])
+    parts = answer.whole.candidates[0].content.parts
+    assert "".join(part.text for part in parts if part.thought) == "Hm, 雪?"
+    assert answer.text == "Snow."
+    stage.ask(lane, contents=[*begun(GEMINI), answer.whole.candidates[0].content, *begun(GEMINI)])
+    assert stage.asked["messages"][1] == {"role": "assistant", "content": "Snow."}
+
+
+@pytest.mark.parametrize("lane", lanes(client=CHAT, upstream=GEMINI))
+def test_thoughts_are_readable_reasoning(stage: Stage, lane: Lane) -> None:
+    """And back: thoughts are `reasoning_content`, and a signature on a text comes back on that text."""
+    parts = [thought("Hm, "), thought("雪?"), {"text": "Snow."}]
+    sealed = [*parts[:2], {**parts[2], "thoughtSignature": signature("text")}]
+    stage.play(gemini_said(lane, *sealed))
+    first = stage.ask(lane, **QUESTION[CHAT], reasoning_effort="low")
+    assert first.whole.choices[0].message.reasoning_content == "Hm, 雪?"
+    assert first.text == "Snow."
+    stage.play(FINE.scenario(GEMINI, stream=lane.stream))
+    answer = stage.ask(lane, messages=[USER, echoed(first), USER])
+    assert stage.asked["contents"][1]["parts"] == [{"text": "Snow.", "thoughtSignature": signature("text")}]
+    assert answer.warnings == []
+
+
+@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=GEMINI))
+def test_a_lost_signature_is_a_refusal(stage: Stage, lane: Lane) -> None:
+    """Google may say it as the reason for an end: that is no answer, but a 400."""
+    lost = gemini_whole(finish="MISSING_THOUGHT_SIGNATURE")
+    stage.play(
+        sse_answer([gemini_chunk(finish="MISSING_THOUGHT_SIGNATURE")]) if lane.stream else json_answer(200, lost)
+    )
+    with pytest.raises(openai.BadRequestError):
+        stage.ask(lane, **QUESTION[CHAT])
