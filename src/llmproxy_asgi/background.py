@@ -1,0 +1,296 @@
+"""Responses that go on after their caller has left: each a task of its own, read by whoever attaches.
+
+::
+
+    begin ─▶ kept as queued ─▶ task: engine ─ events ─▶ Run ─▶ readers, each from the event it wants on
+                                                        └────▶ kept, with its events, before the last of them is told
+
+A run makes its events itself one by one, numbered from 0, so that every reader sees the same. How many there may be,
+and how much of their events is held, is bounded. Runs end by themselves, by `cancel`, or when the gateway closes; they
+live in this process alone. Nothing runs here that was not asked for.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+
+import msgspec
+
+from llmproxy_asgi.access.keys import Grant
+from llmproxy_asgi.conversation import EMPTY
+from llmproxy_asgi.custody.responses import ResponseCustody, Status, WireEvent
+from llmproxy_asgi.custody.stateful import Turn
+from llmproxy_asgi.engine import Call, Engine, stream_of
+from llmproxy_asgi.errors import (
+    BadRequest,
+    CallerError,
+    ErrorKind,
+    GatewayError,
+    InternalError,
+    Unavailable,
+    UpstreamProtocolError,
+)
+from llmproxy_asgi.stores.base import MIB, Owner
+from llmproxy_asgi.translators.base import AnyInbound, Headers, Intake
+from llmproxy_asgi.translators.openai_responses import state as words
+from llmproxy_asgi.wire import sse
+
+MOST = 64
+"""Runs at once, of everybody."""
+MOST_OF_ONE = 8
+"""Runs at once, of one owner."""
+LARGEST = 16 * MIB
+"""Bytes of a run's events that are held; of a longer answer the first ones cannot be told again."""
+_WAIT = 5.0
+"""Seconds to wait, told to who has too many runs."""
+
+_log = logging.getLogger("llmproxy_asgi.background")
+
+
+class Run:
+    """One response at work, and its events.
+
+    Args:
+        turn: Its dealings with what is kept; enqueued already.
+        owner: Whose it is.
+        custody: Where it is kept.
+        largest: Bytes of events that are held.
+    """
+
+    def __init__(self, turn: Turn, owner: Owner, custody: ResponseCustody, *, largest: int = LARGEST) -> None:
+        self.turn = turn
+        self.custody = custody
+        self.owner = owner
+        self.over = False
+        self.task: asyncio.Task[None] | None = None
+        self.ends_as: tuple[Status, GatewayError | None] = ("cancelled", None)
+        """What it comes to if its task is cancelled."""
+        self._largest = largest
+        self._events: list[WireEvent] = []
+        self._first = 0  # the number of the first event that is held
+        self._size = 0
+        self._more = asyncio.Event()
+
+    @property
+    def id(self) -> str:
+        """The response's."""
+        return self.turn.id
+
+    @property
+    def events(self) -> Sequence[WireEvent]:
+        """Those that are held."""
+        return self._events
+
+    def read(self, *, after: int = -1) -> "Reader":
+        """Its events from behind number `after` on, also those that are still to come."""
+        return Reader(self, after + 1)
+
+    def tell(self, name: str, data: bytes) -> None:
+        """One more event; it gets its number here."""
+        number = self._first + len(self._events)
+        self._events.append(WireEvent(number=number, name=name, data=msgspec.Raw(words.renumbered(data, number))))
+        self._size += len(data)
+        if self._size > self._largest:
+            self._forget()
+
+    def publish(self, *, over: bool = False) -> None:
+        """Let readers see what was told."""
+        self.over = over
+        more, self._more = self._more, asyncio.Event()
+        more.set()
+
+    def _forget(self) -> None:
+        """Let go of the older half."""
+        dropped = len(self._events) // 2
+        self._size -= sum(len(bytes(event.data)) for event in self._events[:dropped])
+        del self._events[:dropped]
+        self._first += dropped
+
+    def _from(self, number: int) -> tuple[Sequence[WireEvent], asyncio.Event]:
+        if number < self._first:
+            raise BadRequest(
+                "So many events came since that the earlier ones are not held any more; ask without stream.",
+                param="starting_after",
+            )
+        return self._events[number - self._first :], self._more
+
+
+class Reader:
+    """One reader's way through a run's events."""
+
+    def __init__(self, run: Run, number: int) -> None:
+        self._run = run
+        self._next = number
+        run._from(number)  # noqa: SLF001  one of the two that know how a run holds its events
+
+    async def next(self) -> Sequence[WireEvent] | None:
+        """The events that came since; None after the last.
+
+        Raises:
+            BadRequest: The reader was so slow that they are not held any more.
+        """
+        while True:
+            events, more = self._run._from(self._next)  # noqa: SLF001  as above
+            if events:
+                self._next += len(events)
+                return events
+            if self._run.over:
+                return None
+            await more.wait()
+
+
+class Background:
+    """The runs of one gateway.
+
+    Args:
+        engine: What serves them.
+        most: Runs at once.
+        most_of_one: Runs at once of one owner.
+    """
+
+    def __init__(self, engine: Engine, *, most: int = MOST, most_of_one: int = MOST_OF_ONE) -> None:
+        self._engine = engine
+        self._most = most
+        self._most_of_one = most_of_one
+        self._runs: dict[tuple[Owner, str], Run] = {}
+        self._beginning: list[Owner] = []
+
+    async def begin(
+        self,
+        intake: Intake,
+        inbound: AnyInbound,
+        grant: Grant,
+        *,
+        headers: Headers = EMPTY,
+        strict: bool = False,
+    ) -> Run:
+        """A run for a request that says so; its caller may leave at once. The arguments are those of `Engine.take`.
+
+        Raises:
+            CallerError: The request is wrong, there is no such model, or this owner has too many runs.
+            Unavailable: There are too many runs, or nothing can be kept.
+        """
+        owner = Owner.of(grant.principal)
+        self._admit(owner)
+        self._beginning.append(owner)
+        try:
+            call = self._engine.take(intake, inbound, grant, headers=headers, strict=strict)
+            turn = call.turn
+            assert turn is not None, "what goes on in the background is kept"
+            await call.prepare()
+            call.check()
+            told = await turn.enqueue()
+            run = self._runs[owner, turn.id] = Run(turn, owner, call.custody)
+        finally:
+            self._beginning.remove(owner)
+        run.tell("response.created", words.life_event("response.created", told, 0))
+        run.tell("response.queued", words.life_event("response.queued", told, 0))
+        run.task = asyncio.create_task(self._serve(run, call, inbound), name=f"background response {turn.id}")
+        return run
+
+    def find(self, owner: Owner, response_id: str) -> Run | None:
+        """The run of a response that is at work."""
+        return self._runs.get((owner, response_id))
+
+    async def cancel(self, owner: Owner, response_id: str) -> bool:
+        """End a run as cancelled, its upstream let go of; whether it was at work."""
+        run = self._runs.get((owner, response_id))
+        if run is None or run.task is None:
+            return False
+        run.task.cancel()
+        await self._ended(run, run.task)
+        return True
+
+    async def aclose(self) -> None:
+        """End all runs as failed. Those of another event loop are told to end and not waited for."""
+        here = asyncio.get_running_loop()
+        waited: list[tuple[Run, asyncio.Task[None]]] = []
+        for run in list(self._runs.values()):
+            run.ends_as = ("failed", Unavailable("The gateway was closed before this response was complete."))
+            task = run.task
+            if task is None:
+                continue
+            if task.get_loop() is here:
+                task.cancel()
+                waited.append((run, task))
+            else:
+                with contextlib.suppress(RuntimeError):  # that loop is closed, and its tasks with it
+                    task.get_loop().call_soon_threadsafe(task.cancel)
+        for run, task in waited:
+            await self._ended(run, task)
+
+    async def _ended(self, run: Run, task: asyncio.Task[None]) -> None:
+        """Wait for a task that was cancelled; if that was before its first step, it has cleared nothing away."""
+        await asyncio.wait([task])
+        if self._runs.get((run.owner, run.id)) is run:
+            await self._end(run, *run.ends_as)
+            await self._leave(run)
+
+    def _admit(self, owner: Owner) -> None:
+        owners = [*self._beginning, *(whose for whose, _ in self._runs)]
+        if owners.count(owner) >= self._most_of_one:
+            raise CallerError(
+                f"At most {self._most_of_one} background responses of one caller may be at work.",
+                param="background",
+                code="rate_limit_exceeded",
+                retry_after=_WAIT,
+                status=429,
+                kind=ErrorKind.RATE_LIMIT,
+            )
+        if len(owners) >= self._most:
+            raise Unavailable("Too many background responses are at work.", retry_after=_WAIT)
+
+    # ── the task ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _serve(self, run: Run, call: Call, inbound: AnyInbound) -> None:
+        """A run from its beginning to its end, whatever that is; never raises."""
+        try:
+            await self._answer(run, call, inbound)
+        except asyncio.CancelledError:
+            await self._end(run, *run.ends_as)
+        except GatewayError as error:
+            await self._end(run, "failed", error)
+        except Exception as error:  # noqa: BLE001  the last stop: a bug of ours ends the run, and is logged
+            _log.error("a background response failed unexpectedly", exc_info=error, extra={"response_id": run.id})
+            await self._end(run, "failed", InternalError("The gateway failed unexpectedly; its log holds why."))
+        finally:
+            await self._leave(run)
+
+    async def _answer(self, run: Run, call: Call, inbound: AnyInbound) -> None:
+        turn = run.turn
+        async with call:
+            await turn.progress()
+            stream = stream_of(call, inbound, turn.said)
+            while (data := await stream.next()) is not None:
+                for frame in sse.decode(data):
+                    kind = frame.event or ""
+                    if kind not in _NOT_TOLD:
+                        run.tell(kind, frame.data)
+                run.publish()
+        if not turn.ended:
+            raise UpstreamProtocolError("The upstream's stream ended without its end sign.")
+
+    async def _end(self, run: Run, status: Status, error: GatewayError | None) -> None:
+        """The end of a run that has none of its own."""
+        if run.turn.ended:  # and kept: only its last events may not have been told
+            return
+        told = await run.turn.give_up(status, error)
+        kind = "response.failed" if status == "failed" else "response.incomplete"
+        run.tell(kind, words.life_event(kind, told, 0))
+
+    async def _leave(self, run: Run) -> None:
+        """Its events are kept, and then found where they are kept."""
+        run.publish(over=True)
+        custody = run.custody
+        try:
+            if run.events[0].number == 0 and await custody.is_kept(run.owner, run.id):
+                await custody.save_events(run.owner, run.turn.record, run.events)
+        except Unavailable as error:
+            _log.warning("The events of a response could not be kept: %s", error)
+        finally:
+            del self._runs[run.owner, run.id]
+
+
+_NOT_TOLD = frozenset({"", "response.created", "error"})
+"""Events of an upstream that a run has its own for."""

@@ -1,0 +1,213 @@
+"""The paths of answers that are kept: asked for again, cancelled, let go of; their owner's alone.
+
+For everybody else, and for what is not there, the answer is the same 404.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+from urllib.parse import parse_qs
+
+from llmproxy_asgi.access.keys import Grant
+from llmproxy_asgi.background import Background, Reader
+from llmproxy_asgi.custody.responses import StoredResponse, WireEvent
+from llmproxy_asgi.endpoints.exchange import CallerWatch, Exchange, KeepAlive
+from llmproxy_asgi.engine import Engine
+from llmproxy_asgi.errors import BadRequest, MethodNotAllowed, NotFound
+from llmproxy_asgi.stores.base import Owner
+from llmproxy_asgi.translators.base import AnyInbound, Intake
+from llmproxy_asgi.translators.openai_responses import TRANSLATOR
+from llmproxy_asgi.translators.openai_responses import state as words
+from llmproxy_asgi.translators.openai_responses.words import STATE
+from llmproxy_asgi.wire import sse
+
+_JSON = (b"content-type", b"application/json")
+_MOST_ITEMS = 100
+_ITEMS = 20
+_AT_WORK = frozenset({"queued", "in_progress"})
+
+
+class Stored:
+    """Everything below `/v1/responses/`, and the beginning of what goes on without its caller.
+
+    Args:
+        engine: What serves the calls.
+        background: What serves those that go on without their caller.
+    """
+
+    def __init__(self, engine: Engine, background: Background) -> None:
+        self._engine = engine
+        self._background = background
+
+    async def begin(
+        self, exchange: Exchange, inbound: AnyInbound, intake: Intake, grant: Grant, *, strict: bool
+    ) -> None:
+        """Begin an answer that goes on without its caller; who wants its stream is its first reader."""
+        run = await self._background.begin(intake, inbound, grant, headers=exchange.headers, strict=strict)
+        if intake.stream:
+            await self._tell(exchange, run.read())
+        else:
+            await exchange.answer(200, [_JSON], _shown(run.turn.record, with_state=False))
+
+    async def serve(self, exchange: Exchange, path: str) -> None:
+        """Answer one request.
+
+        Args:
+            exchange: The request.
+            path: What stands behind `/v1/responses/`.
+
+        Raises:
+            GatewayError: It is refused.
+        """
+        response_id, _, rest = path.partition("/")
+        method = exchange.scope["method"]
+        if not response_id or rest not in _METHODS:
+            raise NotFound("There is nothing at this path.")
+        if method not in _METHODS[rest]:
+            allowed = _METHODS[rest]
+            raise MethodNotAllowed(f"This path takes {' or '.join(allowed)}.", allow=", ".join(allowed))
+        grant = await self._engine.runtime.doorkeeper.admit(exchange.scope)
+        owner = Owner.of(grant.principal)
+        if rest == "input_items":
+            await self._items(exchange, owner, response_id)
+        elif rest == "cancel":
+            await self._cancel(exchange, owner, response_id)
+        elif method == "DELETE":
+            await self._delete(exchange, owner, response_id)
+        else:
+            await self._get(exchange, owner, response_id)
+
+    # ── one path each ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _get(self, exchange: Exchange, owner: Owner, response_id: str) -> None:
+        query = _Query(exchange)
+        record = await self._find(owner, response_id)
+        if not query.boolean("stream"):
+            with_state = record.shows_state or STATE in query.listed("include")
+            await exchange.answer(200, [_JSON], _shown(record, with_state=with_state))
+            return
+        after = query.number("starting_after", low=0)
+        after = -1 if after is None else after
+        run = self._background.find(owner, response_id)
+        if run is not None:
+            async with CallerWatch(exchange.receive):
+                await self._tell(exchange, run.read(after=after))
+            return
+        events = await self._engine.runtime.responses.events(owner, response_id, after=after)
+        if events is None:
+            raise BadRequest(
+                "stream: the events of this response are not kept; those of background responses are, if they are not "
+                "too many.",
+                param="stream",
+            )
+        await self._tell(exchange, _Kept(events))
+
+    async def _delete(self, exchange: Exchange, owner: Owner, response_id: str) -> None:
+        await self._background.cancel(owner, response_id)
+        if not await self._engine.runtime.responses.delete(owner, response_id):
+            raise _not_found(response_id)
+        await exchange.answer(200, [_JSON], words.encode_deleted(response_id))
+
+    async def _cancel(self, exchange: Exchange, owner: Owner, response_id: str) -> None:
+        record = await self._find(owner, response_id)
+        if not record.background:
+            raise BadRequest("Only a background response can be cancelled.", param="background")
+        if record.status in _AT_WORK and await self._background.cancel(owner, response_id):
+            record = await self._find(owner, response_id)
+        await exchange.answer(200, [_JSON], _shown(record, with_state=record.shows_state))
+
+    async def _items(self, exchange: Exchange, owner: Owner, response_id: str) -> None:
+        query = _Query(exchange)
+        limit = query.number("limit", low=1, high=_MOST_ITEMS) or _ITEMS
+        order: Literal["asc", "desc"] = "asc" if query.word("order", ("asc", "desc")) == "asc" else "desc"
+        after = query.text("after")
+        page = await self._engine.runtime.responses.input_items(
+            owner, response_id, after=after, limit=limit, order=order
+        )
+        if page is None:
+            raise _not_found(response_id)
+        with_state = STATE in query.listed("include")
+        items = [words.listed(each.id, each.item, with_state=with_state) for each in page.items]
+        first, last = (page.items[0].id, page.items[-1].id) if page.items else (None, None)
+        body = words.encode_page(items, first=first, last=last, has_more=page.has_more)
+        await exchange.answer(200, [_JSON], body)
+
+    async def _find(self, owner: Owner, response_id: str) -> StoredResponse:
+        record = await self._engine.runtime.responses.find(owner, response_id)
+        if record is None:
+            raise _not_found(response_id)
+        return record
+
+    async def _tell(self, exchange: Exchange, reader: "Reader | _Kept") -> None:
+        """Events to one reader, until there are no more."""
+        config, inbound = self._engine.runtime.config, TRANSLATOR.inbound
+        keepalive = KeepAlive(exchange, inbound.keepalive, every=config.keepalive, media_type=Intake.media_type)
+        try:
+            await exchange.begin_stream((), media_type=Intake.media_type)
+            while (events := await reader.next()) is not None:
+                await keepalive.write(b"".join(sse.encode(bytes(each.data), event=each.name) for each in events))
+        finally:
+            keepalive.cancel()
+        await exchange.end()
+
+
+class _Kept:
+    """Events that are all there."""
+
+    def __init__(self, events: Sequence[WireEvent]) -> None:
+        self._events = events
+
+    async def next(self) -> Sequence[WireEvent] | None:
+        events, self._events = self._events, ()
+        return events or None
+
+
+_METHODS = {"": ("GET", "DELETE"), "cancel": ("POST",), "input_items": ("GET",)}
+"""What may stand behind the id, and how it is asked for."""
+
+
+class _Query:
+    """What stands behind the question mark."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        query: bytes = exchange.scope.get("query_string", b"")
+        try:
+            self._values = parse_qs(query.decode("latin-1"), max_num_fields=64)
+        except ValueError:
+            raise BadRequest("The query has too many fields.") from None
+
+    def text(self, name: str) -> str | None:
+        return self._values.get(name, [None])[-1]
+
+    def listed(self, name: str) -> list[str]:
+        """A list, however its client spells it."""
+        found = [*self._values.get(name, ()), *self._values.get(f"{name}[]", ())]
+        return [word for each in found for word in each.split(",")]
+
+    def boolean(self, name: str) -> bool:
+        return self.word(name, ("true", "false", "1", "0")) in {"true", "1"}
+
+    def word(self, name: str, options: tuple[str, ...]) -> str | None:
+        value = self.text(name)
+        if value is not None and value not in options:
+            raise BadRequest(f"{name}: must be one of {', '.join(options)}.", param=name, code="invalid_value")
+        return value
+
+    def number(self, name: str, *, low: int, high: int | None = None) -> int | None:
+        value = self.text(name)
+        if value is None:
+            return None
+        if not (value.isascii() and value.isdigit() and len(value) <= 18 and low <= int(value)) or (
+            high is not None and int(value) > high
+        ):
+            bound = f"from {low} to {high}" if high is not None else f"of at least {low}"
+            raise BadRequest(f"{name}: must be a whole number {bound}.", param=name, code="invalid_value")
+        return int(value)
+
+
+def _shown(record: StoredResponse, *, with_state: bool) -> bytes:
+    output = [each.item for each in record.output or ()]
+    return words.whole(record.told, output, with_state=with_state)
+
+
+def _not_found(response_id: str) -> NotFound:
+    return NotFound(f"Response with id {response_id[:100]!r} not found.", code="response_not_found")
