@@ -27,5 +27,6 @@ export async function messages({ base, key, request }, { seen, fetch }) {
     input: usage.input_tokens,
     output: usage.output_tokens,
     model,
+    request_id: stream.request_id,
   };
 }

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -38,24 +39,38 @@ each_lane = pytest.mark.parametrize("lane", LANES, ids=lambda lane: f"{lane.clie
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
-    with staged(spares=60, keepalive="20ms") as made:
+    with staged(spares=60) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def impatient() -> Iterator[Stage]:
+    """A gateway that sends keep-alives at once."""
+    with staged(spares=10, keepalive="20ms") as made:
         yield made
 
 
 @pytest.fixture
 def ask(node: Node, stage: Stage) -> Iterator[Ask]:
     """One streamed question; the request that the upstream gets has to be one that its vendor would take."""
+    yield partial(question, node, stage)
     stage.reset()
 
-    def once(lane: Lane, answer: Scenario, *, tool: bool = False, spare: bool = False, **how: Any) -> Outcome:
-        stage.play(answer)
-        request = asked(lane.client, stage.model(lane, spare=spare), tool=tool)
-        outcome = node.ask(lane.client, stage.base, request, key=KEY, **how)
-        assert stage.upstream.errors == []
-        return outcome
 
-    yield once
-    stage.reset()
+@pytest.fixture
+def ask_impatiently(node: Node, impatient: Stage) -> Iterator[Ask]:
+    yield partial(question, node, impatient)
+    impatient.reset()
+
+
+def question(
+    node: Node, stage: Stage, lane: Lane, answer: Scenario, *, tool: bool = False, spare: bool = False, **how: Any
+) -> Outcome:
+    stage.play(answer)
+    request = asked(lane.client, stage.model(lane, spare=spare), tool=tool)
+    outcome = node.ask(lane.client, stage.base, request, key=KEY, **how)
+    assert stage.upstream.errors == []
+    return outcome
 
 
 # ── what is said ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -218,7 +233,7 @@ TWICE = {
 
 @pytest.mark.fidelity(7, 8, 9)
 @each_lane
-def test_keepalives_go_unnoticed(ask: Ask, lane: Lane) -> None:
+def test_keepalives_go_unnoticed(ask_impatiently: Ask, lane: Lane) -> None:
     """An upstream that is silent before its first word and again behind it: several keep-alives each time, no trace."""
     frames = Reply(texts=("one ", "two")).frames(lane.upstream)
     count = next(number for number, frame in enumerate(frames, start=1) if b"one " in frame)
@@ -231,14 +246,16 @@ def test_keepalives_go_unnoticed(ask: Ask, lane: Lane) -> None:
             between.set()
 
     answer = Scenario(Hold(before), *sse([*frames[:count], Hold(between), *frames[count:]]).steps)
-    outcome = ask(lane, answer, on_heard=on_heard)
+    outcome = ask_impatiently(lane, answer, on_heard=on_heard)
     assert (outcome.texts, outcome.whole["text"]) == (["one ", "two"], "one two")
     assert outcome.whole["finish"] == STOPPED[lane.client]
+    if lane.client == MESSAGES:
+        assert outcome.whole["request_id"].startswith("req_")
 
 
 @pytest.mark.fidelity(94)
 @each_lane
-def test_a_failure_behind_keepalives_is_still_an_error(ask: Ask, lane: Lane) -> None:
+def test_a_failure_behind_keepalives_is_still_an_error(ask_impatiently: Ask, lane: Lane) -> None:
     """The status is gone with the first keep-alive, so a failure that comes then is one of the stream."""
     gate = Gate()
 
@@ -247,7 +264,7 @@ def test_a_failure_behind_keepalives_is_still_an_error(ask: Ask, lane: Lane) -> 
             gate.set()
 
     answer = Scenario(Hold(gate), *error_answer(500).steps)
-    outcome = ask(lane, answer, spare=True, on_heard=on_heard)
+    outcome = ask_impatiently(lane, answer, spare=True, on_heard=on_heard)
     assert outcome.texts == []
     # There is no response yet that could have failed, so Responses has its own event for errors.
     failed(outcome, CHAT if lane.client == RESPONSES else lane.client)

@@ -55,6 +55,8 @@ def test_words_come_in_pieces(ask: Ask, sdk: str, upstream: str) -> None:
     assert (answer["input"], answer["output"]) == (4, 4)
     assert answer["model"] == f"{upstream}/echo"
     assert answer["calls"] == []
+    if sdk == MESSAGES:
+        assert answer["request_id"].startswith("req_")
 
 
 @pytest.mark.parametrize(("model", "count"), [("tools", 1), ("parallel", 2)])

@@ -177,9 +177,11 @@ async def test_anthropic_words(messages: anthropic.AsyncAnthropic) -> None:
     whole = await messages.messages.create(model="echo", max_tokens=100, messages=QUESTION)
     assert [block.to_dict() for block in whole.content] == [{"type": "text", "text": "weather in Paris?"}]
     assert (whole.stop_reason, whole.usage.output_tokens) == ("end_turn", 3)
+    assert (whole._request_id or "").startswith("req_")
     async with messages.messages.stream(model="echo", max_tokens=100, messages=QUESTION) as stream:
         said = [text async for text in stream.text_stream]
         final = await stream.get_final_message()
+        assert (stream.request_id or "").startswith("req_")
     assert said == ["weather", " in", " Paris?"]
     assert (final.stop_reason, final.usage.input_tokens, final.usage.output_tokens) == ("end_turn", 3, 3)
 
