@@ -40,6 +40,10 @@ class Metrics:
         self._counted.notice(fact)
         self._pulse.notice(fact)
 
+    def rename(self, names: Names) -> None:
+        """Other names stand in labels from now on."""
+        self._counted.rename(names)
+
     def page(self) -> tuple[bytes, bytes]:
         """The media type and the text of the page.
 
