@@ -26,14 +26,14 @@ RESERVED: dict[tuple[str | None, ...], frozenset[str]] = {
     (): frozenset(
         {
             "vault", "prices", "ledger", "hooks", "fetch", "responses", "projects",
-            "redis", "cache", "state", "extensions",
+            "redis", "cache", "extensions",
         }
     ),
-    ("access",): frozenset({"policies", "admins"}),
+    ("access",): frozenset({"policies"}),
     ("access", "keys", _EACH): frozenset({"budget"}),
-    ("endpoints",): frozenset({"metrics", "accounts", "admin"}),
+    ("endpoints",): frozenset({"accounts", "admin"}),
     ("providers", _EACH): frozenset(
-        {"health", "auth", "allow_stored"}
+        {"auth"}
     ),
 }  # fmt: skip
 """Keys that will mean something one day, by the block that they belong to."""

@@ -47,6 +47,23 @@ Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=int | s
 """Bytes; written as `512KiB`, `32MiB` or a number."""
 
 
+_LATER_STORES = frozenset({"sqlite", "postgresql", "postgres", "mysql", "redis", "rediss"})
+
+
+def _store(value: object) -> object:
+    """The address of a store; never shown, because it may hold a password."""
+    if not isinstance(value, str) or value == "memory://":
+        return value
+    scheme, sign, _ = value.partition("://")
+    if sign and scheme.partition("+")[0] in _LATER_STORES:
+        raise ValueError(f"{scheme}:// is not available in this version; memory:// is")
+    raise ValueError("must be memory://, with nothing behind it")
+
+
+State = Annotated[str, BeforeValidator(_store)]
+"""The address of a store."""
+
+
 class Access(Block):
     """Who may call us."""
 
@@ -57,6 +74,10 @@ class Access(Block):
     keys: tuple[KeyEntry, ...] = ()
     per_principal: CallerLimits = Field(
         CallerLimits(), description="Limits of each caller who comes without one of the keys."
+    )
+    admins: tuple[str, ...] = Field(
+        (),
+        description="Groups, or ids of callers without a tenant, that may see the metrics and administration of all.",
     )
 
     @field_validator("keys")
@@ -95,6 +116,8 @@ class Endpoints(Block):
     """What is served beside the protocols and /health."""
 
     ui: bool = Field(default=False, description="A small page to try models, at /ui/.")
+    explain: bool = Field(default=False, description="Answer x-llmproxy-explain: what was tried for a call, and why.")
+    metrics: bool = Field(default=False, description="What happens, in numbers, for Prometheus: at /metrics.")
 
 
 class Limits(Block):
@@ -105,6 +128,7 @@ class Limits(Block):
     event: Size = Field(16 * 2**20, ge=1024, description="One event of an upstream's stream, in bytes.")
     answer: Size = Field(64 * 2**20, ge=1024, description="One whole answer of an upstream, in bytes.")
     body_time: Duration = Field(30.0, gt=0, description="How long a request's body may take to arrive.")
+    write_time: Duration = Field(60.0, gt=0, description="How long a caller may take none of what is sent to it.")
 
 
 def _typed(value: object) -> object:
@@ -231,6 +255,8 @@ class Config(Block):
     access: Access = Field(Access(), description="Who may call us.")
     endpoints: Endpoints = Field(Endpoints(), description="What is served beside the protocols and /health.")
     limits: Limits = Field(Limits(), description="Bounds on what callers and upstreams may send.")
+    drain: Duration = Field(10.0, ge=0, description="How long open calls may go on when the host shuts down.")
+    state: State = Field("memory://", description="Where what is kept for callers is stored: kept responses.")
     keepalive: Duration = Field(15.0, gt=0, description="How long a stream may be silent before a keep-alive is sent.")
 
     @model_validator(mode="before")

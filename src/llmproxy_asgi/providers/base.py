@@ -19,6 +19,7 @@ from llmproxy_asgi.settings import (
     Block,
     CallLimits,
     Duration,
+    HealthCheck,
     MaxConcurrency,
     ProviderRateLimit,
     Retry,
@@ -103,6 +104,13 @@ class ProviderConfig(Block):
     retry: Retry = Retry()
     rate_limit: ProviderRateLimit | None = Field(None, description="How much it may be asked.")
     max_concurrency: MaxConcurrency = None
+    health: HealthCheck | None = Field(
+        None, description="Ask it now and then whether it answers; left out: only calls tell."
+    )
+    allow_stored: bool = Field(
+        default=False,
+        description="Whether callers may name what the vendor keeps: all who share its credential may read it.",
+    )
     headers: dict[str, Secret] = Field(default_factory=dict, description="Sent with every request to this upstream.")
 
     @field_validator("base_url")
@@ -158,6 +166,15 @@ class Credential:
         material = self.secret.reveal() if self.secret else ""
         digest = hashlib.blake2s(material.encode(), digest_size=6, person=b"llmproxy").hexdigest()
         object.__setattr__(self, "fingerprint", f"{self.provider}:{digest}")
+
+
+@dataclass(frozen=True, slots=True)
+class HealthQuestion:
+    """The cheapest request that tells whether an upstream answers: a GET that costs nothing."""
+
+    address: Address
+    headers: HeaderList = ()
+    """Beside those of every request."""
 
 
 class Provider:
@@ -230,6 +247,10 @@ class Provider:
             built = tuple((name.encode("ascii"), value.encode("ascii")) for name, value in named.items())
             self._headers[key] = built
         return built
+
+    def health_question(self) -> HealthQuestion | None:
+        """What to ask to see whether it answers; None: nothing, it always does."""
+        return None
 
     def capabilities(self, model: str, protocol: str) -> Capabilities:
         """What we know of one of the upstream's models, before the configuration has its say."""

@@ -12,6 +12,9 @@ from llmproxy_asgi.translators.base import AnyOutbound, Upstream
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.transport import Address
 
+_NEAREST = {"openai-completions": "openai-chat"}
+"""Protocols that another says more fully than the first that a provider offers: several candidates, where to stop."""
+
 
 class Line(msgspec.Struct, frozen=True):
     """How a target is spoken to in one protocol; worked out once."""
@@ -84,6 +87,8 @@ class Target:
     def capabilities(self, protocol: str) -> Capabilities:
         """What the model takes: what is known of it, with the configuration's word over it."""
         known = self.provider.capabilities(self.model, protocol)
+        if self.provider.config.allow_stored:
+            known = msgspec.structs.replace(known, stored=True)
         if not self.overrides:
             return known
         return msgspec.convert({**msgspec.to_builtins(known), **self.overrides}, Capabilities)
@@ -93,6 +98,8 @@ class Target:
         offered = self.provider.protocols_of(self.model)
         if protocol in offered:
             return protocol
+        if _NEAREST.get(protocol) in offered:
+            return _NEAREST[protocol]
         family = translator(protocol).outbound.family
         outbounds = (translator(other).outbound for other in offered)
         return next((each.protocol for each in outbounds if each.family == family and each.carries_others), None)
