@@ -6,11 +6,11 @@ outside of ASCII, some with what JSON must escape; together they are what any re
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from llmproxy_asgi.conversation import ArgumentsDelta, PartDelta, ReasoningDelta, StreamEvent, TextDelta
-from llmproxy_asgi.translators.base import AnyTranslator, Intake, Outgoing, StreamDecoder, StreamEncoder, Upstream
+from llmproxy_asgi.translators.base import AnyTranslator, Intake, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.registry import translator
 
 Kind = Literal["text", "reasoning", "arguments"]
@@ -257,22 +257,24 @@ class Codec:
         upstream, caller = pair
         inbound, outbound = translator(caller).inbound, translator(upstream).outbound
         intake = _intake(caller)
-        self._encoder: StreamEncoder | None = None
+        self._decoder: StreamDecoder
+        self._write: Callable[[Sequence[StreamEvent]], bytes] | None = None
         if upstream == caller:
-            self._decoder: StreamDecoder = outbound.relay(intake, UPSTREAM)
+            self._decoder = outbound.relay(intake, UPSTREAM)
         else:
             self._decoder = outbound.decoder(Outgoing(body=b"", stream=True), UPSTREAM)
-            self._encoder = inbound.encoder(intake)
+            self._write = inbound.encoder(intake).feed
+        self._read = self._decoder.feed
 
     def feed(self, read: bytes) -> bytes:
         """What one read becomes."""
-        batch = self._decoder.feed(read)
-        return self._encoder.feed(batch.events) if self._encoder is not None else batch.raw or b""
+        batch = self._read(read)
+        return batch.raw or b"" if self._write is None else self._write(batch.events)
 
     def close(self) -> bytes:
         """What the body's end becomes."""
         batch = self._decoder.close()
-        return self._encoder.feed(batch.events) if self._encoder is not None else batch.raw or b""
+        return batch.raw or b"" if self._write is None else self._write(batch.events)
 
 
 UPSTREAM = Upstream(provider="bench", model=_NATIVE, asked=ASKED, issuer="bench")

@@ -28,9 +28,9 @@ DEFAULT_MAX_EVENT = 16 * 1024 * 1024
 """Bytes. A whole picture comes as one event, in base64."""
 
 _BOM = b"\xef\xbb\xbf"
-_LF, _CR = b"\n\r"  # as numbers: to ask whether bytes hold one is the cheapest search there is
+# As numbers: to ask whether bytes hold one is the cheapest search there is, as slicing is the cheapest look at an end.
+_LF, _CR = b"\n\r"
 _ENDS_OF_NAMED = 3  # line ends of a frame of two lines: theirs, and the blank line's
-_USUAL_ENDS = (b"\n\n", b"\r\n\r\n")
 _FRAME_END = re.compile(rb"\n(?:\n|\r\n?)|\r\r\n?")
 _BLANK_LINES = re.compile(rb"[\r\n]+")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -91,7 +91,8 @@ class FrameSplitter:
         Raises:
             EventTooLarge: a frame is longer than `max_event`.
         """
-        if self._at_frame_start and data.endswith(_USUAL_ENDS) and len(data) <= self._max_event:
+        usual = data[-2:] == b"\n\n" or data[-4:] == b"\r\n\r\n"
+        if usual and self._at_frame_start and len(data) <= self._max_event:
             return data
         if self._at_stream_start:
             data = self._without_mark(data)
@@ -203,13 +204,14 @@ def only_data(block: bytes) -> list[bytes] | None:
     A few searches over the whole block and no look at a single line: nearly every read of a stream is of this kind.
     Where the cuts account for all line ends, no frame hides another line.
     """
-    if not block.startswith(b"data: "):
+    if block[:6] != b"data: ":
         return None
     if _CR not in block:
-        if block.find(b"\n") == len(block) - 2:
-            return [block[6:-2]]
-        lines = block[6:-2].split(b"\n\ndata: ")
-        if block.count(b"\n") == 2 * len(lines):
+        data = block[6:-2]
+        if _LF not in data:
+            return [data]
+        lines = data.split(b"\n\ndata: ")
+        if data.count(b"\n") == 2 * (len(lines) - 1):
             return lines
     elif block.endswith(b"\r\n\r\n"):
         lines = block[6:-4].split(b"\r\n\r\ndata: ")
@@ -225,13 +227,14 @@ def only_named(block: bytes, head: bytes) -> list[bytes] | None:
         block: Whole frames.
         head: ``event: NAME\ndata: ``; nothing of it is in what is given back.
     """
-    if not block.startswith(head) or _CR in block:
+    begin = len(head)
+    if block[:begin] != head or _CR in block:
         return None
-    ends = block.count(b"\n")
-    if ends == _ENDS_OF_NAMED:
-        return [block[len(head) : -2]]
-    lines = block[len(head) : -2].split(b"\n\n" + head)
-    return lines if ends == _ENDS_OF_NAMED * len(lines) else None
+    data = block[begin:-2]
+    if _LF not in data:
+        return [data]
+    lines = data.split(b"\n\n" + head)
+    return lines if data.count(b"\n") == _ENDS_OF_NAMED * (len(lines) - 1) else None
 
 
 def after_first(block: bytes, start: int) -> int:

@@ -4,6 +4,8 @@ Tolerant of what compatible servers do: blocks that are not ended or carry their
 null or left out, `message_stop` left out after a stop reason. What cannot be read ends the stream with `Failed`.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 from typing_extensions import override
 
@@ -65,6 +67,13 @@ _ONLY_DELTAS = f"event: {_DELTA}\ndata: ".encode()
 _BLANK = b"\n\n"
 
 
+class _BrokenStream(Exception):
+    """What came cannot follow what came before."""
+
+
+_BROKEN = (_BrokenStream, msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
 class EventStream(StreamDecoder):
     """Reads one stream."""
 
@@ -90,14 +99,15 @@ class EventStream(StreamDecoder):
             return self._failed([], UpstreamProtocolError(f"The upstream sent {error}."))
         if not block:
             return _NOTHING
-        return self._read(block)
+        lines = sse.only_named(block, _ONLY_DELTAS)
+        return self._read(sse.decode(block)) if lines is None else self._go_on(lines)
 
     @override
     def close(self) -> Batch:
         if self._over:
             return _NOTHING
         tail = self._splitter.tail
-        batch = self._read(tail + _BLANK) if tail else _NOTHING
+        batch = self._read(sse.decode(tail + _BLANK)) if tail else _NOTHING
         if self._over:
             return batch
         events = list(batch.events)
@@ -111,29 +121,40 @@ class EventStream(StreamDecoder):
         events.append(Failed(error))
         return Batch(events)
 
-    def _read(self, block: bytes) -> Batch:
-        """Read whole frames; nearly always they are deltas and nothing else."""
+    def _go_on(self, lines: Sequence[bytes]) -> Batch:
+        """What a read nearly always is: deltas of the block that is open, and nothing else."""
         events: list[StreamEvent] = []
         try:
-            lines = sse.only_named(block, _ONLY_DELTAS)
-            if lines is not None:
-                for data in lines:
-                    if len(data) >= _SHORT or data.strip() not in _EMPTY:
-                        self._event(EVENT.decode(data), _DELTA, data, events)
+            for data in lines:
+                event = EVENT.decode(data)
+                part, delta = self._open.get(event.index or 0), event.delta
+                if part is None or delta is None or event.type != _DELTA:
+                    self._event(event, _DELTA, data, events)
                     if self._over:
                         break
-                return Batch(events)
-            for frame in sse.decode(block):
+                elif not part.delta(delta, events):
+                    events.append(Passed(PROTOCOL, _DELTA, data))
+        except _BROKEN as error:
+            return self._broken(error, events)
+        return Batch(events)
+
+    def _read(self, frames: Sequence[sse.Frame]) -> Batch:
+        events: list[StreamEvent] = []
+        try:
+            for frame in frames:
                 data = frame.data
-                if len(data) >= _SHORT or data.strip() not in _EMPTY:
-                    self._event(EVENT.decode(data), frame.event, data, events)
+                if len(data) < _SHORT and data.strip() in _EMPTY:
+                    continue
+                self._event(EVENT.decode(data), frame.event, data, events)
                 if self._over:
                     break
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return self._failed(events, UpstreamProtocolError("The upstream sent an event that cannot be read."))
-        except _BrokenStream as broken:
-            return self._failed(events, UpstreamProtocolError(str(broken)))
+        except _BROKEN as error:
+            return self._broken(error, events)
         return Batch(events)
+
+    def _broken(self, error: Exception, events: list[StreamEvent]) -> Batch:
+        told = str(error) if isinstance(error, _BrokenStream) else "The upstream sent an event that cannot be read."
+        return self._failed(events, UpstreamProtocolError(told))
 
     def _event(self, event: Event, name: str | None, data: bytes, events: list[StreamEvent]) -> None:
         if event.type != _DELTA:
@@ -142,8 +163,7 @@ class EventStream(StreamDecoder):
         part = self._open.get(event.index or 0)
         if part is None:
             raise _BrokenStream("The upstream continued a content block that is not open.")
-        delta = event.delta
-        if delta is not None and not part.delta(delta, events):
+        if event.delta is not None and not part.delta(event.delta, events):
             events.append(Passed(PROTOCOL, _DELTA, data))
 
     def _other(self, event: Event, name: str | None, data: bytes, events: list[StreamEvent]) -> None:
@@ -205,10 +225,6 @@ class EventStream(StreamDecoder):
             events.append(UsageReported(decode_usage(self._usage)))
         events.append(Ended(decode_tier(self._usage)))
         self._over = True
-
-
-class _BrokenStream(Exception):
-    """What came cannot follow what came before."""
 
 
 class _Open:

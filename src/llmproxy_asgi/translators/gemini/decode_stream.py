@@ -151,17 +151,25 @@ class ChunkStream(StreamDecoder):
         if not self._started:
             self._start(chunk, events, date)
         for position, candidate in enumerate(chunk.candidates or ()):
-            found = self._candidate(candidate.index or 0)
+            number = candidate.index or 0
+            found = self._candidates.get(number) or self._candidate(number)
             if candidate.logprobs_result:
                 found.logprobs(candidate.logprobs_result, events)
-            for number, part in enumerate((candidate.content and candidate.content.parts) or ()):
-                if part.text is not None:
-                    found.text(part.text, part, events)
-                else:
-                    self._part(found, part, (raw, position, number), events)
-            self._notes(found, candidate, events)
+            if candidate.content is not None:
+                self._parts(found, candidate.content.parts or (), (raw, position), events)
+            if candidate.finish_reason or candidate.grounding_metadata or candidate.citation_metadata:
+                self._notes(found, candidate, events)
         if chunk.prompt_feedback and not chunk.candidates:
             self._feedback(chunk.prompt_feedback)
+
+    def _parts(
+        self, found: "_Open", parts: Sequence[WirePart], place: tuple[bytes, int], events: list[StreamEvent]
+    ) -> None:
+        for number, part in enumerate(parts):
+            if part.text is not None:
+                found.text(part.text, part, events)
+            else:
+                self._part(found, part, (*place, number), events)
 
     def _start(self, chunk: Chunk, events: list[StreamEvent], date: datetime) -> None:
         self._refuse_silence(chunk)

@@ -98,6 +98,8 @@ class AnswerStream(StreamEncoder):
                         candidate.pieces.append(text)
                         chunk = candidate.prefix + _json(text) + candidate.suffix
                         out.append(chunk if self._events else frame(chunk, self._intake))
+                elif type(delta) is ArgumentsDelta:
+                    candidate.pieces.append(delta.text)
                 else:
                     self._write(candidate, candidate.delta(delta), out)
             elif not self._over:

@@ -87,6 +87,8 @@ def _datas(block: bytes) -> list[bytes]:
     lines = sse.only_data(block)
     if lines is None:
         lines = [frame.data for frame in sse.decode(block)]
+    elif len(lines) == 1 and len(lines[0]) >= _SHORT:
+        return lines
     return [line for line in lines if len(line) >= _SHORT or line.strip() not in _EMPTY]
 
 

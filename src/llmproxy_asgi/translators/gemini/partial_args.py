@@ -20,13 +20,17 @@ _MOST_ELEMENTS = 100_000
 class PartialCall:
     """A call that is still coming."""
 
-    __slots__ = ("_root", "call_id", "name", "signature")
+    __slots__ = ("_path", "_root", "_texts", "call_id", "name", "signature")
 
     def __init__(self, call_id: str, name: str, signature: str | None) -> None:
         self.call_id = call_id
         self.name = name
         self.signature = signature
         self._root: JSONObject = {}
+        self._path: str | None = None
+        """Where the last text was put."""
+        self._texts: list[str] = []
+        """More of it, not put there yet: a long text comes in very many pieces."""
 
     def add(self, pieces: Iterable[JSONObject]) -> None:
         """More of its arguments; a text at a place where one is already goes on.
@@ -35,13 +39,29 @@ class PartialCall:
             UpstreamProtocolError: A piece has no place.
         """
         for piece in pieces:
-            key = next((name for name in _VALUES if piece.get(name) is not None), None)
-            if key is not None:
-                self._put(_steps(str(piece.get("jsonPath"))), None if key == "nullValue" else piece[key])
+            text, path = piece.get("stringValue"), piece.get("jsonPath")
+            if type(text) is str and path is not None and path == self._path:
+                self._texts.append(text)
+            else:
+                self._begin(piece)
 
     def arguments(self) -> str:
         """All of them, as JSON."""
+        self._settle()
         return msgspec.json.encode(self._root).decode()
+
+    def _begin(self, piece: JSONObject) -> None:
+        self._settle()
+        key = next((name for name in _VALUES if piece.get(name) is not None), None)
+        if key is not None:
+            path = str(piece.get("jsonPath"))
+            self._put(_steps(path), None if key == "nullValue" else piece[key])
+            self._path = path
+
+    def _settle(self) -> None:
+        texts, self._texts = self._texts, []
+        if texts and self._path is not None:
+            self._put(_steps(self._path), "".join(texts))
 
     def _put(self, steps: list[str | int], value: Any) -> None:
         place: Any = self._root

@@ -107,11 +107,11 @@ class ChatStreamDecoder(StreamDecoder):
         lines = only_data(block)
         if lines is None:
             self._read(decode(block), out)
-        else:
-            for line in lines:
-                self._read_data(line, out)
-                if self._over:
-                    break
+            return Batch(out)
+        for line in lines:
+            self._read_data(line, out)
+            if self._over:
+                break
         return Batch(out)
 
     @override
@@ -423,12 +423,14 @@ class ChatStreamDecoder(StreamDecoder):
             name, text = delta.custom.name, delta.custom.input
         if name and not call.name:
             call.name = name
-        if text:
+        if text and call.told:
+            call.arguments.append(text)
+            if not call.unwrap:
+                out.append(PartDelta(candidate.number, call.index, ArgumentsDelta(text)))
+        elif text:
             call.pending.append(text)
         if not call.told and call.name and (call.call_id or text):
             self._tell_call(candidate, call, out)
-        elif call.told and text:
-            self._go_on_with_call(candidate, call, out)
         blob = google_signature(delta.extra_content) if delta.extra_content is not None else None
         if blob is not None:
             issuer, model = self._upstream.issuer, self._upstream.model
@@ -461,7 +463,9 @@ class ChatStreamDecoder(StreamDecoder):
         call.unwrap = call.name in self._emulated
         out.append(PartStarted(candidate.number, call.index, self._part(call, "", ())))
         out.extend(PartDelta(candidate.number, call.index, SealDelta(seal)) for seal in call.seals)
-        self._go_on_with_call(candidate, call, out)
+        call.arguments, call.pending = call.pending, []
+        if not call.unwrap:
+            out.extend(PartDelta(candidate.number, call.index, ArgumentsDelta(text)) for text in call.arguments)
 
     def _part(self, call: OpenCall, arguments: str, seals: tuple[Seal, ...]) -> ToolCall:
         return ToolCall(
@@ -471,12 +475,6 @@ class ChatStreamDecoder(StreamDecoder):
             arguments=arguments,
             seals=seals,
         )
-
-    def _go_on_with_call(self, candidate: OpenCandidate, call: OpenCall, out: list[StreamEvent]) -> None:
-        pieces, call.pending = call.pending, []
-        call.arguments += pieces
-        if not call.unwrap:
-            out.extend(PartDelta(candidate.number, call.index, ArgumentsDelta(text)) for text in pieces)
 
     def _end_call(self, candidate: OpenCandidate, call: OpenCall, out: list[StreamEvent]) -> None:
         if not call.told:

@@ -138,6 +138,7 @@ class ChatStreamEncoder(StreamEncoder):
         self._asked_usage = intake.include_usage
         self._tail = b',"usage":null}\n\n' if intake.include_usage else b"}\n\n"
         self._delta_end = b'},"logprobs":null,"finish_reason":null}]' + self._tail
+        self._call_end = (b"}" if self._legacy else b"}}]") + self._delta_end
         self._head = b""
         self._choices: dict[int, _Choice] = {}
         self._usage: Usage | None = None
@@ -158,10 +159,13 @@ class ChatStreamEncoder(StreamEncoder):
                 elif type(delta) is ArgumentsDelta:
                     self._go_on_with_call(choices[event.candidate], event.index, delta.text, out)
                     continue
+                elif type(delta) is ReasoningDelta:
+                    self._reason(choices[event.candidate], event.index, delta.text, out)
+                    continue
             if self._over:
                 break
             self._event(event, out)
-        return b"".join(out)
+        return out[0] if len(out) == 1 else b"".join(out)
 
     def _event(self, event: StreamEvent, out: list[bytes]) -> None:
         match event:
@@ -433,10 +437,10 @@ class ChatStreamEncoder(StreamEncoder):
         self._go_on_with_call(choice, index, part.arguments, out)
 
     def _go_on_with_call(self, choice: _Choice, index: int, text: str, out: list[bytes]) -> None:
-        if text and index in choice.calls:  # else the upstream's own call, of which this protocol tells nothing
-            choice.calls[index].written = True
-            end = b"}" if self._legacy else b"}}]"
-            out.append(choice.arguments[index] + _json(text) + end + self._delta_end)
+        call = choice.calls.get(index)
+        if text and call is not None:  # else the upstream's own call, of which this protocol tells nothing
+            call.written = True
+            out.append(choice.arguments[index] + _json(text) + self._call_end)
 
     def _end_call(self, choice: _Choice, index: int, part: Part | None, out: list[bytes]) -> None:
         call = choice.calls[index]
