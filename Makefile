@@ -18,6 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 NPM := tests/contract/npm
 NPM_INSTALLED := $(NPM)/node_modules/.package-lock.json
+TESTABLE := $(INSTALLED) $(if $(shell command -v npm),$(NPM_INSTALLED))
 
 .DEFAULT_GOAL := help
 .PHONY: help venv npm demo test check format verify protocols bench coverage build requirements clean
@@ -64,7 +65,7 @@ $(NPM_INSTALLED): $(NPM)/package.json $(NPM)/package-lock.json $(NPM)/.npmrc
 demo: $(INSTALLED)  ## run the gateway with its simulated provider: no key, no network (HOST, PORT)
 	$(BIN)/llmproxy demo --host $(HOST) --port $(PORT)
 
-test: $(INSTALLED) $(if $(shell command -v npm),$(NPM_INSTALLED))  ## run the tests, without the long ones (JOBS, ARGS)
+test: $(TESTABLE)  ## run the tests, without the long ones (JOBS, ARGS)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: $(INSTALLED)  ## lint, formatting, types and the direction of imports
@@ -82,13 +83,13 @@ format: $(INSTALLED)  ## let ruff rewrite what it can
 verify: $(INSTALLED)  ## run the long tests only: fuzzing, soak, kill rounds (ARGS)
 	$(BIN)/python -m pytest -m verify -o faulthandler_timeout=0 --hypothesis-profile=search $(ARGS)
 
-protocols: $(INSTALLED)  ## run the tests of the fidelity checklist and write docs/protocols.md
+protocols: $(TESTABLE)  ## run the tests of the fidelity checklist and write docs/protocols.md
 	PYTHONPATH=tests $(BIN)/python -m fidelity_checklist
 
 bench: $(INSTALLED)  ## measure added latency, throughput and memory (ARGS)
 	$(BIN)/python tests/bench/run.py $(ARGS)
 
-coverage: $(INSTALLED)  ## run the tests and show the branches they miss (ARGS)
+coverage: $(TESTABLE)  ## run the tests and show the branches they miss (ARGS)
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 build: $(INSTALLED)  ## build the wheel and the source distribution into dist/

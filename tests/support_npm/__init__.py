@@ -83,6 +83,7 @@ class Node:
         *,
         key: str,
         leave: Literal["abort", "break"] | None = None,
+        retries: int = 0,
         on_heard: Callable[[str], object] | None = None,
     ) -> Outcome:
         """One streamed call.
@@ -93,6 +94,7 @@ class Node:
             request: The SDK's own arguments.
             key: The caller's key.
             leave: Give the stream up at its first word: by the SDK's own means, or by leaving its loop.
+            retries: How often the SDK may try again by itself; Google's does not.
             on_heard: Told the body so far, whenever there is more of it.
         """
         call = {

@@ -2,8 +2,8 @@
 
 import Anthropic from "@anthropic-ai/sdk";
 
-export async function messages({ base, key, request }, { seen, fetch }) {
-  const client = new Anthropic({ baseURL: base, apiKey: key, maxRetries: 0, timeout: 30_000, fetch });
+export async function messages({ base, key, retries, request }, { seen, fetch }) {
+  const client = new Anthropic({ baseURL: base, apiKey: key, maxRetries: retries, timeout: 30_000, fetch });
   const stream = client.messages.stream({ max_tokens: 2000, ...request });
   let pieces = 0;
   for await (const { type, delta } of stream) {

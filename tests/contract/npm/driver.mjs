@@ -1,7 +1,7 @@
 // The official npm SDKs, driven by lines: a line of JSON in is a call, the line that answers it says what its SDK
 // made of the stream. One process serves a whole test file, because node is slow to start.
 //
-// A call is {sdk, base, key, request, leave?, listen?}: `request` is what the SDK is asked, in its own words; with
+// A call is {sdk, base, key, request, retries, leave, listen}: `request` is what the SDK is asked, in its own words; with
 // `leave` the stream is given up at its first word, by the SDK's own means ("abort") or by leaving the loop that reads
 // it ("break"); with `listen` every piece of the body is told in a line of its own, {heard: text}, before the SDK has it.
 //

@@ -2,8 +2,8 @@
 
 import OpenAI from "openai";
 
-const client = ({ base, key }, fetch) =>
-  new OpenAI({ baseURL: `${base}/v1`, apiKey: key, maxRetries: 0, timeout: 30_000, fetch });
+const client = ({ base, key, retries }, fetch) =>
+  new OpenAI({ baseURL: `${base}/v1`, apiKey: key, maxRetries: retries, timeout: 30_000, fetch });
 
 export async function chat(call, { seen, fetch }) {
   const stream = client(call, fetch).chat.completions.stream(call.request);

@@ -155,6 +155,15 @@ def test_an_upstreams_refusal_has_its_class_and_its_wait(ask: Ask, lane: Lane, s
         assert outcome.failure["request_id"].startswith("req_")
 
 
+@pytest.mark.fidelity(91)
+@pytest.mark.parametrize("lane", [lane for lane in LANES if lane.client != GEMINI], ids=str)
+def test_sdks_do_not_try_again_what_we_tried(ask: Ask, stage: Stage, lane: Lane) -> None:
+    """An SDK with retries of its own leaves an upstream's failure alone: the gateway has had its tries."""
+    outcome = ask(lane, error_answer(500), spare=True, retries=3)
+    assert outcome.failure["status"] == 502
+    assert len(stage.upstream.requests) == 1
+
+
 FAILED = responses_whole(message_item("one "), status="failed", error={"code": "server_error", "message": "Boom."})
 BROKEN = {
     CHAT: b'data: {"error":{"message":"Boom.","type":"server_error","param":null,"code":null}}\n\n',
