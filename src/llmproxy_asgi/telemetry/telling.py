@@ -5,13 +5,14 @@ worked out here, at the end. Deltas are never looked at.
 """
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 
 from llmproxy_asgi.clock import Clock
 from llmproxy_asgi.conversation import Batch, Ended, Failed, Response, Started, StreamEvent, Usage, UsageReported
 from llmproxy_asgi.errors import ErrorKind, GatewayError, UpstreamError
-from llmproxy_asgi.facts import CallFinished, CallStarted, Course, Exactness, Observers, Outcome
+from llmproxy_asgi.facts import CallFinished, CallStarted, Course, Observers, Outcome
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.translators.embeddings.records import Embeddings
 
@@ -55,6 +56,7 @@ class Telling:
         self._clock = clock
         self._course = course
         self._caller = caller
+        self._since = clock.monotonic()
         self._began: float | None = None
         self._told = False
         self.usage: Usage | None = None
@@ -63,7 +65,6 @@ class Telling:
 
     def start(self) -> None:
         """It is about to ask its first upstream."""
-        self._since = self._clock.monotonic()
         if self._observers.listening:
             caller, course = self._caller, self._course
             self._observers.notice(
@@ -101,13 +102,21 @@ class Telling:
             self.ended = True
             self.failure = event.error
 
-    def finish(self, error: BaseException | None, target: Target | None, warnings: tuple[str, ...] = ()) -> None:
+    def finish(
+        self,
+        error: BaseException | None,
+        target: Target | None,
+        warnings: tuple[str, ...] = (),
+        *,
+        guess: Callable[[], Usage] | None = None,
+    ) -> None:
         """It is over.
 
         Args:
             error: What it ended with; None: it was read to its end.
             target: Who answered; None: nobody did.
             warnings: What was lost or approximated on its way.
+            guess: What a stream that broke off has cost at least, where its upstream had reported nothing yet.
         """
         if self._told or not self._observers.listening:
             return
@@ -116,6 +125,11 @@ class Telling:
         caller, course, began = self._caller, self._course, self._began
         outcome, status, kind = self._verdict(error)
         failure = self.failure or error
+        usage = self.usage
+        # What was reported before a stream broke off is no more than it had cost until then.
+        broken = caller.stream and began is not None and outcome in ("cut", "cancelled")
+        if usage is None and broken and guess is not None:
+            usage = guess()
         if error is not None:
             error.told = True  # type: ignore[attr-defined]  # a GatewayError has a place for it, others make one
         self._observers.notice(
@@ -135,8 +149,8 @@ class Telling:
                 error=type(failure).__name__ if kind else "",
                 stream=caller.stream,
                 attempts=course.attempts,
-                usage=self.usage,
-                exactness=self._exactness(outcome),
+                usage=usage,
+                exactness="none" if usage is None else "estimated" if broken or usage.estimated else "exact",
                 first_seconds=None if began is None else began - self._since,
                 seconds=now - self._since,
                 queue_seconds=course.queue_seconds,
@@ -155,14 +169,6 @@ class Telling:
             return "cancelled", 200 if begun else CALLER_LEFT, ""
         status, kind = (error.status, error.kind) if isinstance(error, GatewayError) else (500, ErrorKind.INTERNAL)
         return ("cut", 200, kind) if begun and self._caller.stream else ("error", status, kind)
-
-    def _exactness(self, outcome: Outcome) -> Exactness:
-        usage = self.usage
-        if usage is None:
-            return "none"
-        # What was reported before a stream broke off is no more than it had cost until then.
-        broken = outcome in ("cut", "cancelled") and self._caller.stream
-        return "estimated" if usage.estimated or broken else "exact"
 
 
 def _blamed(error: BaseException | None) -> str:
