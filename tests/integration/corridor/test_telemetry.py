@@ -169,7 +169,7 @@ def test_the_sums_are_what_the_upstream_counted(upstream: ThreadedUpstream) -> N
 
 EARLY = {"input_tokens": 7, "output_tokens": 1}
 MESSAGE = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": [], "usage": EARLY}
-BEGINNING = [
+BEGINNING: list[dict[str, Any]] = [
     {"type": "message_start", "message": {**MESSAGE, "stop_reason": None, "stop_sequence": None}},
     {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
     {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "hi"}},

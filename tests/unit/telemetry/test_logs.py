@@ -1,6 +1,7 @@
 """Records of the standard `logging`: one for each call, structured, and safe to write into any file."""
 
 import logging
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,7 @@ def test_a_call_is_one_record(caplog: pytest.LogCaptureFixture) -> None:
     ],
     ids=["upstream", "limit", "cut", "caller", "left", "bare"],
 )
-def test_failures_are_warnings(fields: dict[str, object], level: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_failures_are_warnings(fields: dict[str, Any], level: str, caplog: pytest.LogCaptureFixture) -> None:
     """Failures of upstreams and limits are warnings that name the error; what callers do themselves is not."""
     (record,) = records(caplog, finished(**fields))
     assert record.levelname == level

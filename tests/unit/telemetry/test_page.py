@@ -1,6 +1,8 @@
 """The page that Prometheus reads, and several workers' counts on one page."""
 
 import os
+import random
+import string
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,8 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from llmproxy_asgi.errors import ConfigError, MisuseError
+from llmproxy_asgi.conversation import Usage
+from llmproxy_asgi.errors import ConfigError, ErrorKind, MisuseError
 from llmproxy_asgi.facts import AnyFact, CallRefused, TargetStateChanged
 from llmproxy_asgi.telemetry.collector import Collector, Names
 from llmproxy_asgi.telemetry.metrics import Metrics
@@ -128,3 +131,32 @@ def test_a_sheet_that_cannot_be_read_is_passed_over(tmp_path: Path, caplog: pyte
     in_the_way.write_text("no directory", encoding="utf-8")
     Shelf(in_the_way, "mark").put(collector.counts(), collector.gauges())
     assert len(caplog.records) == 2
+
+
+def test_hostile_traffic_makes_few_series() -> None:
+    """After a hundred thousand random model names in every protocol, ending in every way, the page is small."""
+    draw = random.Random(49)
+    protocols = ("openai-chat", "openai-responses", "openai-completions", "openai-embeddings", "anthropic-messages")
+    outcomes = ("ok", "ok", "error", "cut", "cancelled")
+    made = metrics()
+    tell = made._counted.notice
+    for call in range(100_000):
+        outcome = draw.choice(outcomes)
+        failed_ = outcome in ("error", "cut")
+        end = finished(
+            call,
+            protocol=draw.choice((*protocols, "gemini")),
+            model="".join(draw.choices(string.printable, k=12)),
+            provider="" if outcome == "error" else "openai",
+            outcome=outcome,
+            kind=draw.choice(("bad_request", "upstream", "not_found")) if failed_ else "",
+            usage=Usage(input=1, output=2, cache_read=1, cache_write=1, reasoning=1),
+            exactness=draw.choice(("exact", "estimated", "none")),
+            warnings=(f"dropped:{call}", f"{call}:odd"),
+        )
+        tell(end)
+    for kind in ErrorKind:
+        tell(CallRefused(request_id="r", protocol="gemini", status=400, kind=kind, error="BadRequest"))
+        tell(failed(kind=kind))
+    assert value(series(made.page()[1]), "llmproxy_calls_total") == 100_000
+    assert len(series(made.page()[1])) <= 200
