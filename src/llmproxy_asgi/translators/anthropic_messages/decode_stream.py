@@ -46,12 +46,14 @@ from llmproxy_asgi.translators.anthropic_messages.problems import stream_error
 from llmproxy_asgi.translators.anthropic_messages.schema import (
     ABSENT,
     BLOCK,
+    DELTA_EVENT,
     EVENT,
     PROTOCOL,
     Answer,
     Block,
     Delta,
     Event,
+    Piece,
 )
 from llmproxy_asgi.translators.anthropic_messages.usage import decode_tier, decode_usage, newer
 from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
@@ -126,10 +128,10 @@ class EventStream(StreamDecoder):
         events: list[StreamEvent] = []
         try:
             for data in lines:
-                event = EVENT.decode(data)
+                event = DELTA_EVENT.decode(data)
                 part, delta = self._open.get(event.index or 0), event.delta
                 if part is None or delta is None or event.type != _DELTA:
-                    self._event(event, _DELTA, data, events)
+                    self._event(EVENT.decode(data), _DELTA, data, events)
                     if self._over:
                         break
                 elif not part.delta(delta, events):
@@ -237,7 +239,7 @@ class _Open:
         self._part = part
         events.append(PartStarted(0, index, part))
 
-    def delta(self, delta: Delta, events: list[StreamEvent]) -> bool:
+    def delta(self, delta: Piece | Delta, events: list[StreamEvent]) -> bool:
         """Take a delta; False where it has no meaning here."""
         return False
 
@@ -256,10 +258,10 @@ class _Text(_Open):
         self._length = 0
         self._citations: list[JSONObject] = list(block.citations or ())
         if block.text:
-            self.delta(Delta(text=block.text), events)
+            self.delta(Piece(text=block.text), events)
 
     @override
-    def delta(self, delta: Delta, events: list[StreamEvent]) -> bool:
+    def delta(self, delta: Piece | Delta, events: list[StreamEvent]) -> bool:
         text = delta.text
         if text:
             self._length += len(text)
@@ -288,10 +290,10 @@ class _Thinking(_Open):
         self._pieces: list[str] = []
         self._signature = block.signature or ""
         if block.thinking:
-            self.delta(Delta(thinking=block.thinking), events)
+            self.delta(Piece(thinking=block.thinking), events)
 
     @override
-    def delta(self, delta: Delta, events: list[StreamEvent]) -> bool:
+    def delta(self, delta: Piece | Delta, events: list[StreamEvent]) -> bool:
         if delta.thinking:
             self._pieces.append(delta.thinking)
             events.append(PartDelta(0, self.index, ReasoningDelta(delta.thinking)))
@@ -320,7 +322,7 @@ class _Call(_Open):
         self._emulated = emulated
 
     @override
-    def delta(self, delta: Delta, events: list[StreamEvent]) -> bool:
+    def delta(self, delta: Piece | Delta, events: list[StreamEvent]) -> bool:
         piece = delta.partial_json
         if piece:
             self._pieces.append(piece)

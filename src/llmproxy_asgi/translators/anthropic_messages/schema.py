@@ -79,6 +79,25 @@ class Event(msgspec.Struct, gc=False):
     error: dict[str, Any] | None = None
 
 
+class Piece(msgspec.Struct, gc=False):
+    """More of a content block."""
+
+    text: str | None = None
+    thinking: str | None = None
+    partial_json: str | None = None
+    signature: str | None = None
+    citation: dict[str, Any] | None = None
+
+
+class DeltaEvent(msgspec.Struct, gc=False):
+    """A `content_block_delta`: nearly all that a stream consists of, read for itself."""
+
+    type: str | None = None
+    index: int | None = None
+    delta: Piece | None = None
+
+
 EVENT = msgspec.json.Decoder(Event)
+DELTA_EVENT = msgspec.json.Decoder(DeltaEvent)
 ANSWER = msgspec.json.Decoder(Answer)
 BLOCK = msgspec.json.Decoder(Block)

@@ -95,6 +95,7 @@ class _Choice:
         "media",
         "offsets",
         "opened",
+        "reasoning",
         "refused",
         "sealed",
         "summaries",
@@ -104,6 +105,7 @@ class _Choice:
     def __init__(self, head: bytes, index: int) -> None:
         self.opened = head + b'{"index":%d,"delta":{' % index
         self.text = self.opened + b'"content":'
+        self.reasoning = self.opened + b'"reasoning_content":'
         self.refused = False
         self.flow = -1
         """The text part that is open. Another one waits until it ends: a reader sees one text."""
@@ -115,8 +117,8 @@ class _Choice:
         self.calls: dict[int, _Call] = {}
         self.arguments: dict[int, bytes] = {}
         self.entries = 0
-        self.details: dict[int, int] = {}
-        """Reasoning parts, to the numbers of their entries; once an entry is sealed it takes nothing more."""
+        self.details: dict[int, tuple[int, bytes]] = {}
+        """Reasoning parts, to the numbers and beginnings of their entries; one that is sealed takes nothing more."""
         self.summaries: set[int] = set()
         self.sealed: set[int] = set()
         self.media: dict[int, tuple[Media, list[str]]] = {}
@@ -380,24 +382,22 @@ class ChatStreamEncoder(StreamEncoder):
         """Readable reasoning twice: as text for whoever shows it, and by part for whoever sends it back."""
         if not text:
             return
+        entry = choice.details.get(index)
+        if entry is None:
+            field = "summary" if index in choice.summaries else "text"
+            number = choice.entry()
+            between = b',"reasoning_details":[{"index":%d,"type":"reasoning.%b","%b":'
+            entry = choice.details[index] = (number, between % (number, field.encode(), field.encode()))
         words = _json(text)
-        field = b"summary" if index in choice.summaries else b"text"
-        number = choice.details.get(index)
-        if number is None:
-            number = choice.details[index] = choice.entry()
-        out.append(
-            b'%b"reasoning_content":%b,"reasoning_details":[{"index":%d,"type":"reasoning.%b","%b":%b}]%b'
-            % (choice.opened, words, number, field, field, words, self._delta_end)
-        )
+        out.append(choice.reasoning + words + entry[1] + words + b"}]" + self._delta_end)
 
     def _seal(self, choice: _Choice, index: int, seals: Sequence[Seal], out: list[bytes]) -> None:
         call = choice.calls.get(index)
         for seal in seals:
             choice.sealed.add(index)
-            number = choice.details.pop(index, None) if seal.kind == "signature" else None
-            field = ("summary" if index in choice.summaries else "text") if number is not None else None
-            if number is None:
-                number = choice.entry()
+            open_entry = choice.details.pop(index, None) if seal.kind == "signature" else None
+            field = ("summary" if index in choice.summaries else "text") if open_entry is not None else None
+            number = open_entry[0] if open_entry is not None else choice.entry()
             entry = seal_entry(seal, number, goes_on=field, call_id=call.call_id if call else None)
             self._write(choice, b'"reasoning_details":[' + _json(entry) + b"]", out)
 

@@ -179,7 +179,18 @@ class Message:
 class Words(Writer):
     """A text, or the words of a refusal: one content of a message."""
 
-    __slots__ = ("_annotations", "_length", "_logprobs", "_message", "_output", "_pieces", "_place", "_prefix", "_text")
+    __slots__ = (
+        "_annotations",
+        "_length",
+        "_logprobs",
+        "_message",
+        "_middle",
+        "_output",
+        "_pieces",
+        "_place",
+        "_prefix",
+        "_text",
+    )
 
     def __init__(self, message: Message, part: Text | Refusal, out: list[bytes]) -> None:
         self._message = message
@@ -196,8 +207,9 @@ class Words(Writer):
         }
         name = "response.output_text.delta" if self._text else "response.refusal.delta"
         self._prefix = self._output.prefix(name, self._place)
+        self._middle = b',"logprobs":[],"sequence_number":' if self._text else b',"sequence_number":'
         self._output.event("response.content_part.added", {**self._place, "part": self.content()}, out)
-        self._say(part.text, out)
+        self.delta(TextDelta(part.text), out)
         if isinstance(part, Text):
             for citation in part.citations:
                 self._cite(citation, out)
@@ -206,7 +218,13 @@ class Words(Writer):
     @override
     def delta(self, delta: Delta, out: list[bytes]) -> None:
         if type(delta) is TextDelta or type(delta) is RefusalDelta:
-            self._say(delta.text, out)
+            text = delta.text
+            if text:
+                self._pieces.append(text)
+                self._length += len(text)
+                output = self._output
+                out.append(b"%b%b%b%d}\n\n" % (self._prefix, _json(text), self._middle, output.sequence))
+                output.sequence += 1
         elif type(delta) is CitationDelta:
             self._cite(delta.citation, out)
         elif type(delta) is LogprobsDelta and self._text:
@@ -217,7 +235,7 @@ class Words(Writer):
     @override
     def end(self, part: Part | None, out: list[bytes]) -> None:
         if isinstance(part, Text | Refusal) and not self._pieces:
-            self._say(part.text, out)
+            self.delta(TextDelta(part.text), out)
         content = self.content()
         if self._text:
             told: JSONObject = {"text": content["text"], "logprobs": self._logprobs}
@@ -238,18 +256,6 @@ class Words(Writer):
             "annotations": list(self._annotations),
             "logprobs": list(self._logprobs),
         }
-
-    def _say(self, text: str, out: list[bytes]) -> None:
-        if not text:
-            return
-        self._pieces.append(text)
-        self._length += len(text)
-        output = self._output
-        if self._text:
-            out.append(b'%b%b,"logprobs":[],"sequence_number":%d}\n\n' % (self._prefix, _json(text), output.sequence))
-        else:
-            out.append(b'%b%b,"sequence_number":%d}\n\n' % (self._prefix, _json(text), output.sequence))
-        output.sequence += 1
 
     def _weigh(self, tokens: Sequence[TokenLogprob], out: list[bytes]) -> None:
         """How likely the words were; they came with the delta before, so this one holds no words."""
