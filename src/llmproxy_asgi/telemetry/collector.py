@@ -9,7 +9,8 @@ It knows no metrics library (`prometheus` shows what is counted here), and nothi
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -156,6 +157,16 @@ class Collector:
         self._first = Histogram(FAST_BUCKETS)
         self._whole = Histogram(SLOW_BUCKETS)
         self._queue = Histogram(QUEUE_BUCKETS)
+        self._counting: Mapping[type, Callable[[Any], None]] = {
+            CallStarted: self._started,
+            CallRefused: self._refuse,
+            QueueLeft: self._waited,
+            AttemptBegan: self._began,
+            AttemptFailed: self._failed,
+            CallFinished: self._finished,
+            CredentialCooled: self._cooled,
+            TargetStateChanged: self._changed,
+        }
 
     def rename(self, names: Names) -> None:
         """Other names from now on; what was counted under the old ones stays."""
@@ -163,28 +174,33 @@ class Collector:
 
     def notice(self, fact: AnyFact) -> None:
         """Count it."""
-        match fact:
-            case CallStarted():
-                self._open[fact.call] = fact.stream
-            case AttemptBegan():
-                self._attempts[(self._provider(fact.provider),)] += 1
-            case CallFinished():
-                self._open.pop(fact.call, None)
-                self._finished(fact)
-            case AttemptFailed():
-                self._attempt_failures[(self._provider(fact.provider), _kind(fact.kind))] += 1
-            case CallRefused():
-                self._refused[(_kind(fact.kind),)] += 1
-            case QueueLeft():
-                self._queue.add((self._provider(fact.provider),), fact.seconds)
-            case CredentialCooled():
-                self._cooldowns[(self._provider(fact.provider), _kind(fact.kind))] += 1
-            case TargetStateChanged():
-                self._healthy[self._provider(fact.provider)] = fact.healthy
-            case _:
-                pass
+        count = self._counting.get(type(fact))
+        if count is not None:
+            count(fact)
+
+    def _started(self, fact: CallStarted) -> None:
+        self._open[fact.call] = fact.stream
+
+    def _refuse(self, fact: CallRefused) -> None:
+        self._refused[(_kind(fact.kind),)] += 1
+
+    def _waited(self, fact: QueueLeft) -> None:
+        self._queue.add((self._provider(fact.provider),), fact.seconds)
+
+    def _began(self, fact: AttemptBegan) -> None:
+        self._attempts[(self._provider(fact.provider),)] += 1
+
+    def _failed(self, fact: AttemptFailed) -> None:
+        self._attempt_failures[(self._provider(fact.provider), _kind(fact.kind))] += 1
+
+    def _cooled(self, fact: CredentialCooled) -> None:
+        self._cooldowns[(self._provider(fact.provider), _kind(fact.kind))] += 1
+
+    def _changed(self, fact: TargetStateChanged) -> None:
+        self._healthy[self._provider(fact.provider)] = fact.healthy
 
     def _finished(self, fact: CallFinished) -> None:
+        self._open.pop(fact.call, None)
         provider, model = self._provider(fact.provider), self._model(fact.model)
         where = (provider, model)
         self._calls[(fact.protocol, provider, model, fact.outcome)] += 1

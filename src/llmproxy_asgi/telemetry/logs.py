@@ -6,6 +6,8 @@ level and no formatter is set: that is the host's.
 """
 
 import logging
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from llmproxy_asgi.facts import (
     AnyFact,
@@ -33,21 +35,9 @@ class CallLog:
 
     def notice(self, fact: AnyFact) -> None:
         """Log it, if anybody reads that level."""
-        match fact:
-            case CallFinished():
-                _finished(fact)
-            case CallRefused():
-                _refused(fact)
-            case AttemptFailed():
-                _failed(fact)
-            case CredentialCooled():
-                _cooled(fact)
-            case CredentialRecovered():
-                _recovered(fact)
-            case TargetStateChanged():
-                _changed(fact)
-            case _:
-                pass
+        tell = _TELL.get(type(fact))
+        if tell is not None:
+            tell(fact)
 
 
 def _finished(fact: CallFinished) -> None:
@@ -136,6 +126,17 @@ def _changed(fact: TargetStateChanged) -> None:
     level = logging.INFO if fact.healthy else logging.WARNING
     state = "is healthy again" if fact.healthy else "does not answer its health check"
     _upstreams.log(level, "%s %s", fact.provider, state, extra=extra)
+
+
+_TELL: Mapping[type, Callable[[Any], None]] = {
+    CallFinished: _finished,
+    CallRefused: _refused,
+    AttemptFailed: _failed,
+    CredentialCooled: _cooled,
+    CredentialRecovered: _recovered,
+    TargetStateChanged: _changed,
+}
+"""What is logged of which fact; others are not."""
 
 
 def shown(text: str) -> str:
