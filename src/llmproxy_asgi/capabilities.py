@@ -12,7 +12,7 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 """The one ladder, from least to most."""
 
-Sampling = Literal["any", "default", "none"]
+Sampling = Literal["any", "unless_thinking", "default", "none"]
 ThinkingControl = Literal["effort", "budget", "both"]
 
 
@@ -36,7 +36,13 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     default_max_output_tokens: int | None = None
     """Sent where the protocol demands a number and the caller gave none; None: the protocol's own default."""
     sampling: Sampling = "any"
-    """Whether temperature, top_p and top_k are taken: any value, default values only (so: left out), or not at all."""
+    """Whether temperature, top_p, top_k, penalties and log probabilities are taken: any value, any where the request
+    asks for no thinking (effort `none`), default values only (so: left out), or not at all. Only OpenAI's models refuse
+    more than the first three."""
+    stops: bool = True
+    """Whether stop sequences are taken, where the protocol has a field for them."""
+    verbosity: bool = True
+    """Whether the answer's length can be asked for in a word, where the protocol has a field for it."""
     efforts: tuple[Effort, ...] = EFFORTS
     """The levels that the model takes, in the ladder's order; empty: no effort control at all."""
     thinking: ThinkingControl = "effort"

@@ -17,8 +17,9 @@ from support_pairs.responses_caller import ResponsesCaller
 from support_pairs.wires import CHAT, GEMINI, MESSAGES, RESPONSES
 
 KEY = "llmp_pairs-of-protocols-0123456789"
-MODELS = {CHAT: "gpt-5.9", RESPONSES: "gpt-5.9", MESSAGES: "claude-sonnet-5", GEMINI: "gemini-3.5-flash"}
-"""The upstream's model, unless a test names another."""
+MODELS = {CHAT: "house-1", RESPONSES: "house-1", MESSAGES: "claude-sonnet-5", GEMINI: "gemini-3.5-flash"}
+"""The upstream's model, unless a test names another. Of OpenAI's protocols one that takes whatever they can say; what
+its own models refuse is a matter of their families."""
 PROVIDERS = {CHAT: "openai", RESPONSES: "responses", MESSAGES: "anthropic", GEMINI: "gemini"}
 """Their names, one for each protocol; spares have a number behind it."""
 PATHS = {CHAT: "/v1/chat/completions", RESPONSES: "/v1/responses", MESSAGES: "/v1/messages"}

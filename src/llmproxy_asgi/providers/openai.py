@@ -6,16 +6,19 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from llmproxy_asgi.providers.base import Credential, Provider, join, provider
+from llmproxy_asgi.capabilities import Capabilities
+from llmproxy_asgi.providers.base import Credential, HealthQuestion, Provider, join, provider
+from llmproxy_asgi.translators.openai.families import known
 from llmproxy_asgi.transport import Address
 
 PATHS = {
-    "openai-chat": "/chat/completions",
     "openai-responses": "/responses",
+    "openai-chat": "/chat/completions",
     "openai-completions": "/completions",
     "openai-embeddings": "/embeddings",
 }
-"""Protocol to its path below the version; OpenAI-compatible servers share it."""
+"""Protocol to its path below the version; OpenAI-compatible servers share it. Responses goes first: of the two for
+conversations it alone carries the reasoning of earlier turns."""
 _COUNTER = "/responses/input_tokens"
 _COMPLETES_ONLY = re.compile(r"(?:ft:)?(?:gpt-3\.5-turbo-instruct|davinci-002|babbage-002)(?![a-z]).*")
 """The last models that take legacy completions; they take nothing else, and every other model takes Chat."""
@@ -37,6 +40,10 @@ class OpenAIShaped(Provider):
             return {}
         return {"authorization": f"Bearer {credential.secret.reveal()}"}
 
+    @override
+    def health_question(self) -> HealthQuestion:
+        return HealthQuestion(self._below("/models"))
+
     def _below(self, path: str) -> Address:
         # OpenAI's SDK wants the version in base_url; an address without any path is taken to have left it out.
         bare = self.root.count("/") == len("//")
@@ -55,9 +62,16 @@ class OpenAI(OpenAIShaped):
 
     @override
     def protocols_of(self, model: str) -> tuple[str, ...]:
-        if self.config.protocol is None and _COMPLETES_ONLY.fullmatch(model):
+        if self.config.protocol is not None:
+            return self.protocols
+        if _COMPLETES_ONLY.fullmatch(model):
             return ("openai-completions",)
-        return self.protocols
+        only = known(model).only
+        return self.protocols if only is None else (only,)
+
+    @override
+    def capabilities(self, model: str, protocol: str) -> Capabilities:
+        return known(model).capabilities
 
     @override
     def issuer(self, model: str, protocol: str) -> str:

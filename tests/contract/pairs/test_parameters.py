@@ -54,7 +54,7 @@ def test_the_limit_has_openais_newer_name(stage: Stage, lane: Lane) -> None:
 @pytest.mark.parametrize("lane", pairs(client=MESSAGES, upstream=CHAT))
 def test_the_limit_has_its_older_name_where_that_is_known(lane: Lane) -> None:
     """A server that knows the older name only is sent that, where the configuration says so."""
-    model = {"name": "gpt-5.9", "capabilities": {"max_tokens_field": "max_tokens"}}
+    model = {"name": "house-1", "capabilities": {"max_tokens_field": "max_tokens"}}
     with staged(models=[model]) as stage:
         stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
         stage.ask(lane, **QUESTION[MESSAGES], max_tokens=77)

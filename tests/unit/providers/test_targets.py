@@ -9,7 +9,7 @@ from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.providers.target import Target
 
-CHAT, MESSAGES = "openai-chat", "anthropic-messages"
+CHAT, RESPONSES, MESSAGES = "openai-chat", "openai-responses", "anthropic-messages"
 COMPLETIONS, EMBEDDINGS, GOOGLES = "openai-completions", "openai-embeddings", "gemini-embeddings"
 
 
@@ -38,8 +38,11 @@ def spoken(to: Target, caller: str) -> str | None:
     ("kind", "told", "caller", "expected"),
     [
         ("openai", (), CHAT, CHAT),
-        ("openai", (), MESSAGES, CHAT),
+        ("openai", (), MESSAGES, RESPONSES),
         ("openai", (), COMPLETIONS, CHAT),
+        ("openai", (), RESPONSES, RESPONSES),
+        ("openai", (), "gemini", RESPONSES),
+        ("openai", (CHAT,), MESSAGES, CHAT),
         ("openai", (), EMBEDDINGS, EMBEDDINGS),
         ("openai", (), GOOGLES, EMBEDDINGS),
         ("openai-compatible", (), COMPLETIONS, CHAT),
@@ -83,6 +86,43 @@ def test_openais_last_completion_models_are_known(model: str, native: bool) -> N
     assert spoken(found, COMPLETIONS) == (COMPLETIONS if native else CHAT)
     assert spoken(found, CHAT) == (None if native else CHAT)
     assert spoken(target("openai", CHAT, model=model), COMPLETIONS) == CHAT
+
+
+@pytest.mark.parametrize(
+    ("model", "caller", "expected"),
+    [
+        ("gpt-5-pro", CHAT, RESPONSES),
+        ("gpt-5.1-codex", CHAT, RESPONSES),
+        ("o3-pro-2025-06-10", COMPLETIONS, RESPONSES),
+        ("o4-mini-deep-research", MESSAGES, RESPONSES),
+        ("gpt-4o-audio-preview", RESPONSES, CHAT),
+        ("gpt-audio-mini", MESSAGES, CHAT),
+        ("gpt-4o-search-preview", "gemini", CHAT),
+        ("gpt-5", CHAT, CHAT),
+        ("o3", CHAT, CHAT),
+    ],
+)
+def test_models_of_one_protocol_are_asked_in_it(model: str, caller: str, expected: str) -> None:
+    """Some of OpenAI's are served in one of its protocols alone; the operator's word counts more."""
+    assert spoken(target("openai", model=model), caller) == expected
+    assert spoken(target("openai", CHAT, RESPONSES, model=model), CHAT) == CHAT
+
+
+@pytest.mark.parametrize(
+    ("kind", "protocol", "path"),
+    [
+        ("openai", RESPONSES, b"/v1/responses/input_tokens"),
+        ("openai", CHAT, b"/v1/responses/input_tokens"),
+        ("anthropic", CHAT, b"/v1/messages/count_tokens"),
+        ("gemini", MESSAGES, b"/v1/models/any-1:countTokens"),
+        ("openai-compatible", CHAT, None),
+        ("simulated", MESSAGES, None),
+    ],
+)
+def test_counters_have_their_path(kind: str, protocol: str, path: bytes | None) -> None:
+    """A provider counts in whichever of its protocols can; some do not count."""
+    line = target(kind).counting_line(protocol)
+    assert (line.count.raw_path if line and line.count else None) == path
 
 
 def test_each_protocol_has_its_path() -> None:

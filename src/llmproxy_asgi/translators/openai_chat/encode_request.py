@@ -179,8 +179,10 @@ class _RequestEncoder:
 
     def _output(self) -> None:
         output = self._request.output
-        if output.verbosity:
+        if output.verbosity and self._can.verbosity:
             self._body["verbosity"] = output.verbosity
+        elif output.verbosity:
+            self._losses.add("dropped:verbosity")
         if output.kind == "json":
             self._json_mode()
         elif output.kind == "json_schema":
@@ -253,27 +255,33 @@ class _RequestEncoder:
 
     def _sampling(self) -> None:
         sampling = self._request.sampling
-        free = self._can.sampling == "any"
+        thinks = self._body.get("reasoning_effort") != "none"
+        free = self._can.sampling == "any" or (self._can.sampling == "unless_thinking" and not thinks)
+        more = free or not self._can.developer_role  # compatible servers that refuse the former take the latter
         self._number("temperature", sampling.temperature, 0.0, 2.0, taken=free)
         self._number("top_p", sampling.top_p, 0.0, 1.0, taken=free)
-        self._number("frequency_penalty", sampling.frequency_penalty, -2.0, 2.0)
-        self._number("presence_penalty", sampling.presence_penalty, -2.0, 2.0)
+        self._number("frequency_penalty", sampling.frequency_penalty, -2.0, 2.0, taken=more)
+        self._number("presence_penalty", sampling.presence_penalty, -2.0, 2.0, taken=more)
         if sampling.top_k is not None and self._request.protocol == PROTOCOL:
             self._body["top_k"] = sampling.top_k  # whoever says it here speaks to a server that has it
         elif sampling.top_k is not None:
             self._losses.add("dropped:top_k")
         if sampling.seed is not None:
             self._body["seed"] = sampling.seed
-        if sampling.logit_bias is not None:
+        if sampling.logit_bias is not None and more:
             self._body["logit_bias"] = dict(sampling.logit_bias)
-        if sampling.logprobs is not None:
+        elif sampling.logit_bias is not None:
+            self._losses.add("dropped:logit_bias")
+        if sampling.logprobs is not None and not more:
+            self._losses.add("dropped:logprobs")
+        elif sampling.logprobs is not None:
             self._body["logprobs"] = True
             if sampling.logprobs > _MOST_LOGPROBS:
                 self._losses.add("clamped:top_logprobs")
             if sampling.logprobs:
                 self._body["top_logprobs"] = min(sampling.logprobs, _MOST_LOGPROBS)
 
-    def _number(self, name: str, value: float | None, low: float, high: float, *, taken: bool = True) -> None:
+    def _number(self, name: str, value: float | None, low: float, high: float, *, taken: bool) -> None:
         if value is None:
             return
         if not taken:
@@ -294,6 +302,9 @@ class _RequestEncoder:
         if limit is not None:
             self._body[can.max_tokens_field] = limit
         stops = tuple(dict.fromkeys(stop for stop in request.stop if stop))
+        if stops and not can.stops:
+            self._losses.add("dropped:stop")
+            stops = ()
         if len(stops) > _MOST_STOPS:
             self._losses.add("clamped:stop")
         if stops:

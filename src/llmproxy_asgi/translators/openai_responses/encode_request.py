@@ -113,8 +113,10 @@ class _RequestEncoder:
             form = self._json_schema(items)
             if form:
                 text["format"] = form
-        if output.verbosity:
+        if output.verbosity and self._can.verbosity:
             text["verbosity"] = output.verbosity
+        elif output.verbosity:
+            self._losses.add("dropped:verbosity")
         if text:
             self._body["text"] = text
 
@@ -176,7 +178,8 @@ class _RequestEncoder:
 
     def _sampling(self) -> None:
         sampling = self._request.sampling
-        free = self._can.sampling == "any"
+        thinks = self._body.get("reasoning", {}).get("effort") != "none"
+        free = self._can.sampling == "any" or (self._can.sampling == "unless_thinking" and not thinks)
         self._number("temperature", sampling.temperature, 2.0, taken=free)
         self._number("top_p", sampling.top_p, 1.0, taken=free)
         for name in ("top_k", "seed", "frequency_penalty", "presence_penalty", "logit_bias"):
@@ -184,7 +187,9 @@ class _RequestEncoder:
                 self._losses.add(f"dropped:{name}")
         if self._request.stop:
             self._losses.add("dropped:stop")
-        if sampling.logprobs is not None:
+        if sampling.logprobs is not None and not free and self._can.developer_role:
+            self._losses.add("dropped:logprobs")
+        elif sampling.logprobs is not None:
             self._include.append(LOGPROBS)
             if sampling.logprobs > _MOST_LOGPROBS:
                 self._losses.add("clamped:top_logprobs")
