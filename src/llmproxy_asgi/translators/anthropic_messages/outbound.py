@@ -5,8 +5,9 @@ own endpoint. What a model takes is data (`families.py`, the catalog), not code.
 """
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 from msgspec import Raw
@@ -24,6 +25,7 @@ from llmproxy_asgi.translators.anthropic_messages.schema import FIRST_VERSION, P
 from llmproxy_asgi.translators.anthropic_messages.usage import decode_usage
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.counts import read_count, without
+from llmproxy_asgi.translators.kept_elsewhere import refuse_named, unshared
 from llmproxy_asgi.translators.members import joined
 from llmproxy_asgi.translators.relay import Relay
 from llmproxy_asgi.translators.seals import WRAPPED, unwrap, usable
@@ -47,6 +49,8 @@ _NOT_COUNTED = frozenset(
 )
 """Fields that the vendor's counter refuses; they change no count."""
 
+_FILE_ID = re.compile(rb'"file_id"')
+
 
 class MessagesOutbound(Outbound):
     """The half that calls upstreams."""
@@ -61,6 +65,8 @@ class MessagesOutbound(Outbound):
     @override
     def splice(self, intake: Intake, upstream: Upstream) -> Outgoing:
         raw = dict(intake.raw)
+        if not upstream.capabilities.stored:
+            _refuse_named(raw)
         raw["model"] = Raw(msgspec.json.encode(upstream.model))
         warnings: tuple[str, ...] = ()
         messages = raw.get("messages")
@@ -111,6 +117,23 @@ class MessagesOutbound(Outbound):
     @override
     def decode_error(self, status: int, headers: Headers, body: bytes) -> UpstreamError:
         return decode_error(status, headers, body)
+
+
+def _refuse_named(raw: dict[str, Raw]) -> None:
+    """Refuse what names a file or a container of the vendor's, who keeps them for whoever has the key."""
+    container = raw.get("container")
+    if container is not None:
+        begin = memoryview(container)[0]
+        if begin == ord('"') or (begin == ord("{") and msgspec.json.decode(container).get("id")):
+            raise unshared("container")
+    refuse_named(raw, hint=_FILE_ID, within=("system", "messages"), named=_names)
+
+
+def _names(found: Mapping[str, Any]) -> tuple[str, ...] | None:
+    if found.get("type") == "tool_use":
+        return None  # what a tool is called with is no file of the vendor's
+    inside = found.get("type") in {"file", "container_upload"} and isinstance(found.get("file_id"), str)
+    return ("file_id",) if inside else ()
 
 
 def _with_native_state(messages: Raw, upstream: Upstream) -> tuple[Raw, tuple[str, ...]]:

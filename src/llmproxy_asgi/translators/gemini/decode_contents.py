@@ -242,8 +242,7 @@ def _media(node: Proto, kind: str) -> Media:
         source: InlineData | StoredFile | Link = InlineData(data=given.need("data").base64())
     else:
         address = given.need("fileUri").text()
-        own = address.startswith(_OWN_FILES) or "://" not in address
-        source = StoredFile(protocol=PROTOCOL, id=address) if own else Link(url=address)
+        source = StoredFile(protocol=PROTOCOL, id=address) if is_own_file(address) else Link(url=address)
     level = node.get("mediaResolution")
     word = level.get("level") if level else None
     detail = RESOLUTIONS_IN.get(word.word()) if word else None
@@ -257,6 +256,11 @@ def _media(node: Proto, kind: str) -> Media:
         seals=_seals(node),
         extras=node.extras(*known),
     )
+
+
+def is_own_file(address: str) -> bool:
+    """Whether an address is that of a file that Google keeps for whoever put it there."""
+    return address.startswith(_OWN_FILES) or "://" not in address
 
 
 def _seals(node: Proto) -> tuple[Seal, ...]:

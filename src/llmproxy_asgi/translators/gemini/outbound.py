@@ -5,8 +5,9 @@ vendor's own endpoint. The model stands in the path, so a request of this very p
 """
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 from msgspec import Raw
@@ -17,6 +18,7 @@ from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.counts import read_count
+from llmproxy_asgi.translators.gemini.decode_contents import is_own_file
 from llmproxy_asgi.translators.gemini.decode_stream import ChunkStream
 from llmproxy_asgi.translators.gemini.encode_request import encode_request
 from llmproxy_asgi.translators.gemini.grounding import searches
@@ -25,6 +27,7 @@ from llmproxy_asgi.translators.gemini.proto import spelled
 from llmproxy_asgi.translators.gemini.relay import ChunkRelay, renamed
 from llmproxy_asgi.translators.gemini.schema import CHUNK, PROTOCOL, STAND_IN, Chunk, usage_object
 from llmproxy_asgi.translators.gemini.words import decode_usage
+from llmproxy_asgi.translators.kept_elsewhere import refuse_named, unshared
 from llmproxy_asgi.translators.members import joined, raw, split
 from llmproxy_asgi.translators.seals import unwrap, usable
 
@@ -33,11 +36,16 @@ _WRAPPED = b"bGxtcHJveHkx"
 _SIGNATURE = re.compile(rb'"thought_?[sS]ignature"\s*:\s*"(?!skip_thought_|context_engineering_)')
 _UNREADABLE = "The upstream's answer cannot be read."
 
+_KEPT = re.compile(rb'"(?:file_?[Uu]ri|file_?[Ss]earch_?[Ss]tore_?[Nn]ames|rag_?[Cc]orpus|datastore)"')
+_STORES = ("fileSearchStoreNames", "ragCorpus", "datastore")
+"""What tools may name of Google's stores."""
+
 
 class GeminiOutbound(Outbound):
     """The half that calls upstreams."""
 
     protocol: ClassVar[str] = PROTOCOL
+    pauses: ClassVar[bool] = True
 
     @override
     def encode(self, request: Request, upstream: Upstream) -> Outgoing:
@@ -46,6 +54,8 @@ class GeminiOutbound(Outbound):
     @override
     def splice(self, intake: Intake, upstream: Upstream) -> Outgoing:
         values = dict(intake.raw)
+        if not upstream.capabilities.stored:
+            _refuse_named(values)
         warnings: tuple[str, ...] = ()
         if "model" in values:
             values["model"] = raw(f"models/{upstream.model}")
@@ -97,6 +107,24 @@ class GeminiOutbound(Outbound):
     @override
     def decode_error(self, status: int, headers: Headers, body: bytes) -> UpstreamError:
         return decode_error(status, headers, body)
+
+
+def _refuse_named(values: dict[str, Raw]) -> None:
+    """Refuse what names a file, a cache or a store of Google's, who keeps them for whoever has the key."""
+    cache = spelled(values, "cachedContent")
+    if cache is not None and bytes(values[cache]) not in {b"null", b'""'}:
+        raise unshared(cache)
+    within = ("contents", "systemInstruction", "system_instruction", "tools")
+    refuse_named(values, hint=_KEPT, within=within, named=_names)
+
+
+def _names(found: Mapping[str, Any]) -> list[str]:
+    file = spelled(found, "fileData")
+    given = found[file] if file is not None else None
+    uri = spelled(given, "fileUri") if isinstance(given, dict) else None
+    if uri is not None and isinstance(address := given[uri], str) and is_own_file(address):
+        return [f"{file}.{uri}"]
+    return [key for name in _STORES if (key := spelled(found, name)) is not None and found[key]]
 
 
 def _read(body: bytes) -> Chunk:

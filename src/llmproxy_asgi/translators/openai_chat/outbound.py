@@ -1,6 +1,9 @@
 """Chat Completions spoken to an upstream."""
 
+import re
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 import msgspec
 from typing_extensions import override
@@ -10,6 +13,7 @@ from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.fields import Node
+from llmproxy_asgi.translators.kept_elsewhere import refuse_named
 from llmproxy_asgi.translators.members import joined, split
 from llmproxy_asgi.translators.openai.problems import decode_error, decode_error_object
 from llmproxy_asgi.translators.openai_chat.decode_stream import ChatStreamDecoder
@@ -19,6 +23,9 @@ from llmproxy_asgi.translators.openai_chat.schema import ANSWER, Answer, Chunk, 
 from llmproxy_asgi.translators.openai_chat.words import PROTOCOL, decode_usage
 from llmproxy_asgi.translators.relay import Relay
 
+_FILE_ID = re.compile(rb'"file_id"')
+_FILE_KEYS = frozenset({"file_id", "file_data", "filename"})
+_FALSE = msgspec.Raw(b"false")
 _RELAYED_OPTIONS = msgspec.json.encode({"include_usage": True})
 
 
@@ -34,11 +41,14 @@ class ChatOutbound(Outbound):
     @override
     def splice(self, intake: Intake, upstream: Upstream) -> Outgoing:
         values = dict(intake.raw)
+        warnings: tuple[str, ...] = ()
+        if not upstream.capabilities.stored:
+            warnings = _keep_nothing(values)
         if intake.model != upstream.model or "model" not in values:
             values["model"] = msgspec.Raw(msgspec.json.encode(upstream.model))
         if intake.stream and upstream.capabilities.stream_usage and not intake.include_usage:
             values["stream_options"] = _asking_usage(values.get("stream_options"))
-        return Outgoing(body=joined(values), stream=intake.stream)
+        return Outgoing(body=joined(values), stream=intake.stream, warnings=warnings)
 
     @override
     def decoder(self, outgoing: Outgoing, upstream: Upstream) -> StreamDecoder:
@@ -85,6 +95,19 @@ class ChatOutbound(Outbound):
     @override
     def decode_error(self, status: int, headers: Headers, body: bytes) -> UpstreamError:
         return decode_error(status, headers, body, protocol=PROTOCOL)
+
+
+def _keep_nothing(values: dict[str, msgspec.Raw]) -> tuple[str, ...]:
+    """Nothing is kept behind a credential that several people share, and no file that is kept there is named."""
+    refuse_named(values, hint=_FILE_ID, within=("messages",), named=_names)
+    if "store" not in values or bytes(values["store"]) != b"true":
+        return ()
+    values["store"] = _FALSE
+    return ("dropped:store",)
+
+
+def _names(found: Mapping[str, Any]) -> tuple[str, ...]:
+    return ("file_id",) if isinstance(found.get("file_id"), str) and found.keys() <= _FILE_KEYS else ()
 
 
 def _read(body: bytes) -> Answer:

@@ -6,14 +6,14 @@ make it. Where we keep the answer, that state is asked for: whoever goes on from
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Raw
 
-from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Intake, Outgoing, Upstream
+from llmproxy_asgi.translators.kept_elsewhere import refuse_named, unshared
 from llmproxy_asgi.translators.members import joined, raw
 from llmproxy_asgi.translators.openai_responses.words import STATE, legal_item_id
 from llmproxy_asgi.translators.seals import WRAPPED, unwrap, usable
@@ -54,28 +54,17 @@ def splice(intake: Intake, upstream: Upstream) -> Outgoing:
 def _refuse_stored(values: Mapping[str, Raw]) -> None:
     for key in _STORED:
         if key in values and bytes(values[key]) not in _NOTHING:
-            raise _unshared(key)
-    for key in ("input", "tools"):
-        value = values.get(key)
-        if value is not None and _FILE.search(bytes(value)):
-            path = _stored_place(_read(value), key)
-            if path is not None:
-                raise _unshared(path)
+            raise unshared(key)
+    refuse_named(values, hint=_FILE, within=("input", "tools"), named=_names)
 
 
-def _unshared(path: str) -> Unsupported:
-    return Unsupported(f"{path}: what the upstream keeps is not shared between callers; send it whole.", param=path)
-
-
-def _stored_place(found: Any, path: str) -> str | None:
+def _names(found: Mapping[str, Any]) -> Sequence[str] | None:
     """Where something that the vendor keeps is named; what a replayed answer cites is only told again."""
-    if isinstance(found, list):
-        return next((place for n, each in enumerate(found) if (place := _stored_place(each, f"{path}[{n}]"))), None)
-    if not isinstance(found, dict) or found.get("type") in _MADE_BY_MODEL:
-        return None
     kind = found.get("type")
+    if kind in _MADE_BY_MODEL:
+        return None
     if kind == "item_reference":
-        return path
+        return ("",)
     named: tuple[str, ...] = ()
     if kind in {"input_image", "input_file", "computer_screenshot"}:
         named = ("file_id",)
@@ -85,10 +74,7 @@ def _stored_place(found: Any, path: str) -> str | None:
         named = ("container",) if isinstance(found.get("container"), str) else ()
     elif kind == "container_reference":
         named = ("container_id",)
-    place = next((f"{path}.{key}" for key in named if found.get(key)), None)
-    if place is not None:
-        return place
-    return next((inner for key, each in found.items() if (inner := _stored_place(each, f"{path}.{key}"))), None)
+    return [key for key in named if found.get(key)]
 
 
 def _read(value: Raw) -> Any:

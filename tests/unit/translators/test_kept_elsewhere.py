@@ -1,0 +1,118 @@
+"""What a vendor keeps is refused by its path in every protocol, passed on where its operator says so."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from llmproxy_asgi.capabilities import Capabilities
+from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators.base import Outgoing, Upstream
+from llmproxy_asgi.translators.registry import translator
+
+GOOGLES = "https://generativelanguage.googleapis.com/v1beta/files/abc"
+
+
+def said(*content: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [{"type": "text", "text": "see"}, *content]}]
+
+
+def turn(*parts: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "parts": [{"text": "see"}, *parts]}]
+
+
+def spliced(protocol: str, body: dict[str, Any], *, stored: bool = False) -> Outgoing:
+    known = {"max_tokens": 10} if protocol == "anthropic-messages" else {}
+    path = {"model": "m", "method": "generateContent"} if protocol == "gemini" else {}
+    named = {} if protocol == "gemini" else {"model": "m"}
+    intake = translator(protocol).inbound.open(msgspec.json.encode({**named, **known, **body}), headers={}, path=path)
+    able = Capabilities(stored=stored)
+    upstream = Upstream(provider="p", model="m", asked="m", issuer="p", capabilities=able)
+    return translator(protocol).outbound.splice(intake, upstream)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "body", "param"),
+    [
+        (
+            "openai-chat",
+            {"messages": said({"type": "file", "file": {"file_id": "file_1"}})},
+            "messages[0].content[1].file.file_id",
+        ),
+        (
+            "anthropic-messages",
+            {"messages": said({"type": "image", "source": {"type": "file", "file_id": "file_1"}})},
+            "messages[0].content[1].source.file_id",
+        ),
+        (
+            "anthropic-messages",
+            {"messages": said({"type": "container_upload", "file_id": "file_1"})},
+            "messages[0].content[1].file_id",
+        ),
+        ("anthropic-messages", {"messages": said(), "container": "container_1"}, "container"),
+        ("anthropic-messages", {"messages": said(), "container": {"id": "container_1", "skills": []}}, "container"),
+        ("gemini", {"contents": turn(), "cachedContent": "cachedContents/1"}, "cachedContent"),
+        ("gemini", {"contents": turn(), "cached_content": "cachedContents/1"}, "cached_content"),
+        ("gemini", {"contents": turn({"fileData": {"fileUri": GOOGLES}})}, "contents[0].parts[1].fileData.fileUri"),
+        (
+            "gemini",
+            {"contents": turn({"file_data": {"file_uri": "gs://a"}})},
+            "contents[0].parts[1].file_data.file_uri",
+        ),
+        (
+            "gemini",
+            {"contents": turn(), "tools": [{"fileSearch": {"fileSearchStoreNames": ["s"]}}]},
+            "tools[0].fileSearch.fileSearchStoreNames",
+        ),
+        ("openai-responses", {"input": "x", "conversation": "conv_1"}, "conversation"),
+        ("openai-responses", {"input": "x", "prompt": {"id": "pmpt_1"}}, "prompt"),
+        ("openai-responses", {"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0]"),
+    ],
+)
+def test_what_the_vendor_keeps_is_refused(protocol: str, body: dict[str, Any], param: str) -> None:
+    """Behind a credential that several share, by its path; and goes on as it is where the operator says so."""
+    with pytest.raises(Unsupported) as refused:
+        spliced(protocol, body)
+    assert (refused.value.status, refused.value.param) == (400, param)
+    sent = msgspec.json.decode(spliced(protocol, body, stored=True).body)
+    assert sent.items() >= body.items()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "body"),
+    [
+        ("openai-chat", {"messages": said({"type": "file", "file": {"file_data": "data:,x", "filename": "a"}})}),
+        ("openai-chat", {"messages": [{"role": "user", "content": 'the "file_id"'}], "store": False}),
+        ("anthropic-messages", {"messages": said({"type": "text", "text": '"file_id"'}), "container": None}),
+        ("anthropic-messages", {"messages": said(), "container": {"skills": [{"type": "anthropic", "skill_id": "x"}]}}),
+        (
+            "anthropic-messages",
+            {
+                "messages": [
+                    {"role": "user", "content": "go on"},
+                    {
+                        "role": "assistant",
+                        "content": [
+                            {"type": "tool_use", "id": "t", "name": "n", "input": {"type": "file", "file_id": "mine"}}
+                        ],
+                    },
+                ]
+            },
+        ),
+        ("gemini", {"contents": turn({"fileData": {"fileUri": "https://www.youtube.com/watch?v=1"}})}),
+        ("gemini", {"contents": turn({"text": '"fileUri"'})}),
+        ("gemini", {"contents": turn({"functionCall": {"name": "n", "args": {"fileUri": "gs://mine"}}})}),
+    ],
+)
+def test_nothing_else_is(protocol: str, body: dict[str, Any]) -> None:
+    """Words about files, what is sent whole, public addresses and arguments of calls are nobody's state."""
+    assert msgspec.json.decode(spliced(protocol, body).body).items() >= body.items()
+
+
+def test_chat_keeps_nothing() -> None:
+    """Who asks Chat to store is told that it is not; behind a credential of one's own it is."""
+    body = {"messages": said(), "store": True}
+    shared = spliced("openai-chat", body)
+    assert msgspec.json.decode(shared.body)["store"] is False
+    assert shared.warnings == ("dropped:store",)
+    assert msgspec.json.decode(spliced("openai-chat", body, stored=True).body)["store"] is True
