@@ -108,6 +108,8 @@ def _answered(rows: Sequence[Message]) -> tuple[dict[int, list[_Slot]], bool]:
     early: list[tuple[ToolResult, Message]] = []
     duplicates = False
     for position, message in enumerate(rows):
+        if _is_words(message):
+            continue
         slots = [_Slot(call) for call in _calls(message)]
         if slots:
             steps[position] = slots
@@ -140,7 +142,7 @@ def _answered(rows: Sequence[Message]) -> tuple[dict[int, list[_Slot]], bool]:
 
 def _in_order(rows: Sequence[Message], steps: dict[int, list[_Slot]]) -> tuple[list[Message], bool]:
     """The messages, each step's results right behind it, and whether a result was made up."""
-    rest = [_without_results(message) for message in rows]
+    rest = [message if _is_words(message) else _without_results(message) for message in rows]
     last = max((position for position, message in enumerate(rest) if message is not None), default=-1)
     ordered: list[Message] = []
     emulated = False
@@ -186,6 +188,11 @@ def _join_steps(messages: Sequence[Message]) -> list[Message]:
         if step < len(run):
             joined.append(_one(run[step:]))
     return joined
+
+
+def _is_words(message: Message) -> bool:
+    """Whether a message is one text, as most are: neither a call nor a result."""
+    return len(message.parts) == 1 and type(message.parts[0]) is Text
 
 
 def _calls(message: Message) -> list[ToolCall]:

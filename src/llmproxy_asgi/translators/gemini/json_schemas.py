@@ -192,7 +192,8 @@ class _Lowering:
         kinds = _kinds(schema)
         values = self._values(schema, kinds, notes)
         for key, value in schema.items():
-            self._field(key, value, schema, made, notes)
+            if key not in _SILENT:
+                self._field(key, value, schema, made, notes)
         if isinstance(schema.get("properties"), dict):
             required = [name for name in _strings(schema.get("required")) if name in schema["properties"]]
             if required:
@@ -229,7 +230,7 @@ class _Lowering:
                 made.setdefault(key, value)
             case _ if key in _NOTED:
                 notes.append(_NOTED[key].format(_text(value)))
-            case _ if key not in _SILENT:
+            case _:
                 self._losses.add(f"dropped:schema.{key}")
 
     def _structure(self, key: str, value: Any, made: JSONObject) -> bool:
