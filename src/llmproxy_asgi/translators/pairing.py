@@ -107,9 +107,7 @@ def _answered(rows: Sequence[Message]) -> tuple[dict[int, list[_Slot]], bool]:
     steps: dict[int, list[_Slot]] = {}
     early: list[tuple[ToolResult, Message]] = []
     duplicates = False
-    for position, message in enumerate(rows):
-        if _is_words(message):
-            continue
+    for position, message in ((at, message) for at, message in enumerate(rows) if not _is_words(message)):
         slots = [_Slot(call) for call in _calls(message)]
         if slots:
             steps[position] = slots
