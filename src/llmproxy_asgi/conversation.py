@@ -387,6 +387,8 @@ class Finish(Record, frozen=True, kw_only=True):
     stop_sequence: str | None = None
     message: str | None = None
     category: str | None = None
+    resume: JSONObject | None = None
+    """Of a pause: what the upstream wants beside the very same request to go on; None: it wants the turn back."""
 
 
 class Usage(Record, frozen=True, kw_only=True):

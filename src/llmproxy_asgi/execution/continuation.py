@@ -1,8 +1,8 @@
 """Answers that their upstream pauses, gone on with for callers whose protocol has no word for that.
 
-An upstream that runs tools by itself may stop in the middle of a long turn and expect the turn back. Each time it is a
-*round*: the turn so far goes out again behind the conversation, to the same target with the same credential, and the
-caller reads one answer::
+An upstream may stop in the middle of a long turn: one that runs tools itself expects the turn back, one that keeps it
+wants the same request with a token. Each time it is a *round*: the request goes out again, with the turn so far behind
+the conversation or with the token, to the same target with the same credential, and the caller reads one answer::
 
     round 1   Started  parts 0..m   usage a     (Finished pause, Ended: not told)
     round 2   (Started)  parts m+1..n   usage a+b   Finished  Ended
@@ -24,6 +24,7 @@ from llmproxy_asgi.conversation import (
     Failed,
     Finished,
     FinishReason,
+    JSONObject,
     Message,
     Part,
     PartDelta,
@@ -45,7 +46,6 @@ from llmproxy_asgi.execution.gate import UNLIMITED
 from llmproxy_asgi.execution.spent import total
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Outgoing, Upstream
-from llmproxy_asgi.translators.registry import translator
 
 MOST_ROUNDS = 5
 """How often a paused answer is gone on with."""
@@ -61,14 +61,12 @@ _log = logging.getLogger("llmproxy_asgi.execution")
 
 
 def may_need(attempt: Attempt) -> bool:
-    """Whether an answer may pause while its caller's protocol cannot say so. Who reads events is told as it is."""
+    """Whether an answer may pause in a way that is not its caller's protocol's. Who reads events is told as it is."""
     job = attempt.job
-    return (
-        attempt.relays is None
-        and job.intake is not None
-        and attempt.target.line(job.protocol).outbound.pauses
-        and not translator(job.protocol).outbound.pauses
-    )
+    if attempt.relays is not None or job.intake is None:
+        return False
+    outbound = attempt.target.line(job.protocol).outbound
+    return outbound.pauses and outbound.protocol != job.protocol
 
 
 class Continuation:
@@ -87,6 +85,7 @@ class Continuation:
         "_over",
         "_pausing",
         "_recent",
+        "_resume",
         "_rounds",
         "_said",
         "_spent",
@@ -110,6 +109,7 @@ class Continuation:
         self._job = first.job
         self._next_round = next_round
         self._rounds = 0
+        self._resume: JSONObject | None = None  # what the last round said must be sent beside the request
         self._said: tuple[Part, ...] = ()  # by the rounds that are over
         self._spent = Usage()  # likewise
         self._kept: list[StreamEvent] = []  # what this round told, texts in longer pieces
@@ -185,6 +185,10 @@ class Continuation:
         line = self.target.line(self._job.protocol)
         request = self._job.asked(line.upstream)
         assert isinstance(request, Request), "only conversations are paused"
+        if self._resume is not None:  # the upstream has kept its turn itself
+            protocol = line.outbound.protocol
+            extras = {**request.extras, protocol: {**request.extras.get(protocol, {}), **self._resume}}
+            return line.outbound.encode(msgspec.structs.replace(request, extras=extras), line.upstream)
         turn = Message(role="assistant", parts=self._said)
         longer = msgspec.structs.replace(request, messages=(*request.messages, turn))
         return line.outbound.encode(longer, _resuming(line.upstream))
@@ -193,6 +197,7 @@ class Continuation:
         """Take note of a round that is over; whether another one follows."""
         candidate = round_.candidates[0]
         self._said += candidate.parts
+        self._resume = candidate.finish.resume
         self._spent = self._total(round_.usage)
         # Calls are for the caller to answer, and several answers at once cannot be sent back.
         return (
@@ -279,7 +284,7 @@ class Continuation:
 def _resuming(upstream: Upstream) -> Upstream:
     """The upstream as it takes its own turn back, also where it would not continue a turn that a caller wrote."""
     able = msgspec.structs.replace(upstream.capabilities, prefill=True)
-    return msgspec.structs.replace(upstream, capabilities=able)
+    return msgspec.structs.replace(upstream, capabilities=able, resuming=True)
 
 
 def _calls(candidate: Candidate) -> bool:

@@ -34,6 +34,7 @@ Family = Literal["conversation", "embedding"]
 
 # A protocol that is no conversation names its own two records: `class Half(Inbound[EmbeddingRequest, Embeddings])`.
 AskedT = TypeVar("AskedT", default=Request)
+ErrorT = TypeVar("ErrorT", bound=GatewayError)
 AnsweredT = TypeVar("AnsweredT", default=Response)
 
 
@@ -93,6 +94,8 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: Capabilities = DEFAULT
     max_event: int = DEFAULT_MAX_EVENT
     """Bytes that one event of its streams may have."""
+    resuming: bool = False
+    """Whether the conversation ends with a turn of the upstream's own that it paused."""
 
 
 class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,6 +145,13 @@ class StreamDecoder(ABC):
     @abstractmethod
     def close(self) -> Batch:
         """The upstream's body ended. A stream without its protocol's own end sign yields `Failed` here."""
+
+    def broke(self, error: ErrorT) -> ErrorT:
+        """The error that ends a stream which something else than its bytes broke off.
+
+        A relay notes in it how far the stream had come, where its protocol's error event has to say so.
+        """
+        return error
 
 
 class Inbound(ABC, Generic[AskedT, AnsweredT]):

@@ -415,6 +415,8 @@ def _schema_faults(schema: Any, place: str, *, own: bool) -> Complaints:
     if not isinstance(schema, dict):
         yield f"{place} is no schema"
         return
+    if own:  # a message of protobuf's like any other
+        schema = {_GAP.sub(lambda gap: gap[1].upper(), key): value for key, value in schema.items()}
     yield from unknown(schema, _OWN_KEYWORDS if own else _JSON_KEYWORDS, place)
     kind = schema.get("type")
     if kind is not None and (not isinstance(kind, str) or kind not in (_OWN_TYPES if own else _JSON_TYPES)):

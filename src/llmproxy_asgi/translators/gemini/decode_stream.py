@@ -197,6 +197,8 @@ class ChunkStream(StreamDecoder):
         if candidate.grounding_metadata or candidate.citation_metadata:
             found.cited(candidate)
             self._searches = max(self._searches, searches(candidate.grounding_metadata))
+        if candidate.continuation_token:
+            found.token = candidate.continuation_token
         word = candidate.finish_reason
         if word == LOST_SIGNATURE:
             raise lost_signature()
@@ -266,7 +268,8 @@ class ChunkStream(StreamDecoder):
             if candidate.reason is None or candidate.partial is not None:
                 raise UpstreamProtocolError(CUT)
             called = bool(candidate.calls)
-            finishes.append(Finished(number, decode_finish(candidate.reason, candidate.message, called=called)))
+            finish = decode_finish(candidate.reason, candidate.message, called=called, token=candidate.token)
+            finishes.append(Finished(number, finish))
         if not finishes:
             raise UpstreamProtocolError(CUT)
         for candidate in self._candidates.values():
@@ -298,6 +301,7 @@ class _Open:
         "number",
         "partial",
         "reason",
+        "token",
     )
 
     def __init__(self, number: int, upstream: Upstream) -> None:
@@ -305,6 +309,7 @@ class _Open:
         self.calls = 0
         self.reason: str | None = None
         self.message: str | None = None
+        self.token: str | None = None
         self.partial: PartialCall | None = None
         self._upstream = upstream
         self._parts = 0

@@ -60,7 +60,7 @@ def prompt_feedback(finish: Finish) -> JSONObject:
 
 def ending(finish: Finish) -> JSONObject:
     """Why a candidate ended."""
-    fields: JSONObject = {"finishReason": finish_word(finish)}
+    fields: JSONObject = {"finishReason": finish_word(finish), **(finish.resume or {})}
     return {**fields, "finishMessage": finish.message} if finish.message else fields
 
 

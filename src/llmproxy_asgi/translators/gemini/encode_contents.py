@@ -111,7 +111,8 @@ class Contents:
     def _check_end(self, messages: Sequence[Message]) -> None:
         if not messages or messages[-1].role != "assistant":
             return
-        if self._request.protocol not in _CONTINUES or not self._can.prefill:
+        wanted = self._upstream.resuming or self._request.protocol in _CONTINUES
+        if not (wanted and self._can.prefill):
             raise Unsupported("The model cannot continue a message of its own; end with a user turn.", param="messages")
 
     def _warn_of_name(self, message: Message) -> None:

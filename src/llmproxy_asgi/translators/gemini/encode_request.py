@@ -10,7 +10,7 @@ from llmproxy_asgi.translators.gemini.encode_options import generation_config
 from llmproxy_asgi.translators.gemini.encode_tools import TOOL_NAME, TOOL_NAME_LIMIT, Tools
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
 from llmproxy_asgi.translators.gemini.words import TIERS_OUT
-from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.losses import Losses, refuse_missing_part
 from llmproxy_asgi.translators.names import Renamer
 
 _SCHEMA_LINE = "Answer with one JSON value and nothing else. It must satisfy this JSON Schema:\n"
@@ -25,6 +25,7 @@ def encode_request(request: Request, upstream: Upstream) -> Outgoing:
     """
     if request.continues:
         raise Unsupported("This upstream keeps no responses.", param="previous_response_id")
+    refuse_missing_part(request, PROTOCOL)
     losses = Losses()
     names = Renamer(TOOL_NAME, TOOL_NAME_LIMIT)
     tools = Tools(request, upstream, names, losses)

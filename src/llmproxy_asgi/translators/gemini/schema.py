@@ -58,6 +58,7 @@ class Candidate(msgspec.Struct, rename="camel", gc=False):
     content: Content | None = None
     finish_reason: str | None = None
     finish_message: str | None = None
+    continuation_token: str | None = None
     grounding_metadata: JSONObject | None = None
     citation_metadata: JSONObject | None = None
     logprobs_result: JSONObject | None = None

@@ -86,12 +86,20 @@ SERVER_TOOLS: Mapping[str, str] = {"googleSearch": "web_search", "urlContext": "
 SERVER_TOOLS_OUT: Mapping[str, str] = {ours: theirs for theirs, ours in SERVER_TOOLS.items()}
 
 
-def decode_finish(word: str, message: str | None, *, called: bool) -> Finish:
-    """Why a candidate ended. A stop behind a call asks for the call; nothing else is overridden."""
+def decode_finish(word: str, message: str | None, *, called: bool, token: str | None = None) -> Finish:
+    """Why a candidate ended. A stop behind a call asks for the call; nothing else is overridden.
+
+    Args:
+        word: Google's.
+        message: Google's explanation.
+        called: Whether a function was called.
+        token: What brings the rest of a paused answer, beside the same request.
+    """
     reason = FINISH_IN.get(word, FinishReason.UNKNOWN)
     if called and reason is FinishReason.STOP:
         reason = FinishReason.TOOL_CALLS
-    return Finish(reason=reason, native=word, message=message)
+    resume = {"continuationToken": token} if token and reason is FinishReason.PAUSE else None
+    return Finish(reason=reason, native=word, message=message, resume=resume)
 
 
 def finish_word(finish: Finish) -> str:

@@ -1,0 +1,455 @@
+"""Answers where one side is Gemini: how they end, whom they cite, and what Google's client reads of a stream."""
+
+import json
+from typing import Any
+
+import httpx2
+import pytest
+
+from llmproxy_asgi.testing import Scenario, json_answer, sse_answer
+from support_pairs import (
+    CHAT,
+    GEMINI,
+    KEY,
+    MESSAGES,
+    RESPONSES,
+    Lane,
+    Reply,
+    Stage,
+    chat_chunks,
+    chat_whole,
+    messages_events,
+    messages_whole,
+    sse,
+)
+from support_pairs.asks import QUESTION, counting
+from support_pairs.gemini_asks import model, user
+from support_pairs.gemini_wires import (
+    GEMINI_USAGE,
+    candidate,
+    gemini_body,
+    gemini_chunk,
+    gemini_chunks,
+    gemini_frame,
+    gemini_whole,
+)
+from support_pairs.lanes import lanes, pairs
+
+# ── filters ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def blocked(lane: Lane, reason: str = "PROHIBITED_CONTENT") -> Scenario:
+    """Google's answer to a prompt that it will not read: a 200 without a candidate."""
+    usage = {"promptTokenCount": 30, "totalTokenCount": 30}
+    body = gemini_body(usage=usage, promptFeedback={"blockReason": reason})
+    return sse_answer([gemini_frame(body)]) if lane.stream else json_answer(200, body)
+
+
+FILTERED = {CHAT: "content_filter", RESPONSES: "incomplete", MESSAGES: "refusal"}
+
+
+@pytest.mark.fidelity(86)
+@pytest.mark.parametrize("client", FILTERED)
+@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_a_blocked_prompt_is_an_answer_without_content(stage: Stage, client: str, mode: str, stream: bool) -> None:
+    """No error: an answer that says nothing, and ends as the caller's vendor would say it."""
+    lane = Lane(client=client, upstream=GEMINI, mode=mode, stream=stream)
+    stage.play(blocked(lane))
+    answer = stage.ask(lane, **QUESTION[client], **counting(client, stream=stream))
+    assert (answer.text, answer.calls, answer.finish) == ("", (), FILTERED[client])
+    if client == RESPONSES:
+        assert answer.whole.incomplete_details.reason == "content_filter"
+    if client == CHAT:
+        assert answer.whole.usage.prompt_tokens == 30
+
+
+@pytest.mark.fidelity(86)
+@pytest.mark.parametrize("lane", lanes(client=GEMINI, upstream=GEMINI))
+def test_a_blocked_prompt_reaches_googles_client_as_it_is(stage: Stage, lane: Lane) -> None:
+    """Its own reason, no candidate."""
+    stage.play(blocked(lane, "JAILBREAK"))
+    answer = stage.ask(lane, **QUESTION[GEMINI])
+    assert answer.whole.prompt_feedback.block_reason.value == "JAILBREAK"
+    assert answer.finish is None
+
+
+@pytest.mark.fidelity(86)
+@pytest.mark.parametrize("lane", lanes(client=GEMINI, upstream=CHAT))
+def test_a_filtered_answer_without_content_is_a_blocked_prompt(stage: Stage, lane: Lane) -> None:
+    """And back: where nothing was said, it was the prompt."""
+    stage.play(
+        sse(chat_chunks(finish="content_filter"))
+        if lane.stream
+        else json_answer(200, chat_whole(finish="content_filter", content=None))
+    )
+    answer = stage.ask(lane, **QUESTION[GEMINI])
+    assert answer.text == ""
+    feedback = answer.whole.prompt_feedback
+    assert answer.finish == "SAFETY" or (feedback is not None and feedback.block_reason.value == "SAFETY")
+
+
+@pytest.mark.fidelity(86)
+@pytest.mark.parametrize("lane", lanes(client=GEMINI, upstream=CHAT))
+def test_an_answer_that_is_cut_by_a_filter(stage: Stage, lane: Lane) -> None:
+    """Where something was said, it was the answer."""
+    stage.play(
+        sse(chat_chunks({"content": "Sn"}, finish="content_filter"))
+        if lane.stream
+        else json_answer(200, chat_whole(finish="content_filter", content="Sn"))
+    )
+    answer = stage.ask(lane, **QUESTION[GEMINI])
+    assert (answer.text, answer.finish) == ("Sn", "SAFETY")
+
+
+@pytest.mark.fidelity(85)
+@pytest.mark.parametrize("lane", lanes(client=GEMINI, upstream=MESSAGES))
+def test_claudes_refusal_at_googles_client(stage: Stage, lane: Lane) -> None:
+    """Words stay words, and the end is one for safety."""
+    text = {"type": "text", "text": "I would rather not."}
+    details = {"type": "refusal", "category": "bio", "explanation": "This is about a pathogen."}
+    stage.play(
+        sse(messages_events(text, stop="refusal", stop_details=details))
+        if lane.stream
+        else json_answer(200, messages_whole(text, stop="refusal", stop_details=details))
+    )
+    answer = stage.ask(lane, **QUESTION[GEMINI])
+    assert (answer.text, answer.finish) == ("I would rather not.", "SAFETY")
+
+
+# ── citations ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+SAID = "天気 👩‍🚀: 雪 in Oslo. Rain in Rome."
+
+
+def at(words: str, part: str = SAID) -> dict[str, Any]:
+    """Where words stand, as Google counts: bytes within a part."""
+    start = part.encode().index(words.encode())
+    return {"startIndex": start, "endIndex": start + len(words.encode()), "text": words}
+
+
+GROUNDING = {
+    "webSearchQueries": ["weather oslo"],
+    "searchEntryPoint": {"renderedContent": "<div>searches</div>"},
+    "groundingChunks": [
+        {"web": {"uri": "https://weather.example/oslo", "title": "天気"}},
+        {"web": {"uri": "https://weather.example/rome", "title": "Roma"}},
+    ],
+    "groundingSupports": [
+        {"segment": at("雪 in Oslo"), "groundingChunkIndices": [0]},
+        {"segment": at("Rain in Rome"), "groundingChunkIndices": [1]},
+    ],
+}
+CITED = [
+    ("https://weather.example/oslo", "天気", "雪 in Oslo"),
+    ("https://weather.example/rome", "Roma", "Rain in Rome"),
+]
+
+
+def grounded(lane: Lane) -> Scenario:
+    """An answer with its sources, which come in the last chunk of a stream."""
+    if not lane.stream:
+        return json_answer(200, gemini_whole({"text": SAID}, groundingMetadata=GROUNDING))
+    pieces = [{"text": SAID[:9]}, {"text": SAID[9:]}]
+    return sse_answer(gemini_chunks(*pieces, groundingMetadata=GROUNDING))
+
+
+@pytest.mark.fidelity(84)
+@pytest.mark.parametrize("lane", lanes(client=CHAT, upstream=GEMINI))
+def test_sources_are_citations_for_chat(stage: Stage, lane: Lane) -> None:
+    """Bytes become characters, behind CJK and emoji, too."""
+    stage.play(grounded(lane))
+    answer = stage.ask(lane, **QUESTION[CHAT])
+    assert answer.text == SAID
+    cited = [
+        found["url_citation"] if isinstance(found, dict) else found.url_citation.model_dump()
+        for found in answer.whole.choices[0].message.annotations
+    ]
+    seen = [(each["url"], each["title"], SAID[each["start_index"] : each["end_index"]]) for each in cited]
+    assert seen == CITED
+
+
+@pytest.mark.fidelity(84)
+@pytest.mark.parametrize("lane", lanes(client=RESPONSES, upstream=GEMINI))
+def test_sources_are_annotations_for_responses(stage: Stage, lane: Lane) -> None:
+    """The same for Responses."""
+    stage.play(grounded(lane))
+    answer = stage.ask(lane, **QUESTION[RESPONSES])
+    [message] = [item for item in answer.whole.output if item.type == "message"]
+    [part] = message.content
+    seen = [(each.url, each.title, part.text[each.start_index : each.end_index]) for each in part.annotations]
+    assert seen == CITED
+
+
+@pytest.mark.fidelity(84)
+@pytest.mark.parametrize("lane", lanes(client=GEMINI, upstream=MESSAGES))
+def test_claudes_citations_are_grounding(stage: Stage, lane: Lane) -> None:
+    """And back: a cited stretch is a support, counted in bytes of its part."""
+    citation = {
+        "type": "web_search_result_location",
+        "url": "https://weather.example/oslo",
+        "title": "天気",
+        "encrypted_index": "claude-index",
+        "cited_text": "雪",
+    }
+    blocks: list[dict[str, Any]] = [
+        {"type": "text", "text": "天気 👩‍🚀: "},
+        {"type": "text", "text": "雪 in Oslo", "citations": [citation]},
+    ]
+    stage.play(sse(messages_events(*blocks)) if lane.stream else json_answer(200, messages_whole(*blocks)))
+    answer = stage.ask(lane, **QUESTION[GEMINI])
+    metadata = answer.whole.candidates[0].grounding_metadata
+    assert [chunk.web.uri for chunk in metadata.grounding_chunks] == ["https://weather.example/oslo"]
+    [support] = metadata.grounding_supports
+    texts = [part.text or "" for part in answer.whole.candidates[0].content.parts]
+    # A streamed answer is one part to whoever joins its chunks; a whole one has as many as Claude made.
+    part = "".join(texts) if lane.stream else texts[support.segment.part_index or 0]
+    assert part.encode()[support.segment.start_index or 0 : support.segment.end_index].decode() == "雪 in Oslo"
+
+
+# ── streams, as Google's client reads them ───────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.fidelity(7)
+@pytest.mark.parametrize("upstream", [CHAT, RESPONSES, MESSAGES, GEMINI])
+def test_googles_client_is_sent_data_and_blank_lines_only(stage: Stage, upstream: str) -> None:
+    """Its SDK breaks at comments, names of events, end signs and a missing space: none of these is ever sent."""
+    lane = Lane(client=GEMINI, upstream=upstream, stream=True)
+    stage.play(Reply(texts=("Snow ", "雪", "\u2028.")).scenario(upstream, stream=True))
+    seen = stage.post(lane, QUESTION[GEMINI])
+    assert seen.headers["content-type"].startswith("text/event-stream")
+    lines = seen.content.replace(b"\r\n", b"\n").split(b"\n")
+    assert {line[:7] for line in lines} == {b"data: {", b""}
+    chunks = [json.loads(line[6:]) for line in lines if line]
+    said = [part.get("text", "") for chunk in chunks for part in chunk["candidates"][0]["content"]["parts"]]
+    assert "".join(said) == "Snow 雪\u2028."
+    assert chunks[-1]["candidates"][0]["finishReason"] == "STOP"
+
+
+@pytest.mark.fidelity(10)
+@pytest.mark.parametrize("upstream", [CHAT, RESPONSES, MESSAGES, GEMINI])
+@pytest.mark.parametrize("version", ["v1", "v1beta"])
+def test_without_events_the_stream_is_an_array(stage: Stage, upstream: str, version: str) -> None:
+    """The path without `alt=sse` answers with a JSON array that parses whole, and element by element as it comes."""
+    lane = Lane(client=GEMINI, upstream=upstream, stream=True)
+    stage.play(Reply(texts=("One ", "two ", "three.")).scenario(upstream, stream=True))
+    address = f"{stage.base}/{version}/models/{stage.model(lane)}:streamGenerateContent"
+    seen = httpx2.post(address, headers={"x-goog-api-key": KEY}, json=QUESTION[GEMINI], trust_env=False)
+    assert seen.headers["content-type"] == "application/json"
+    chunks = seen.json()
+    said = [part.get("text", "") for chunk in chunks for part in chunk["candidates"][0]["content"]["parts"]]
+    assert "".join(said) == "One two three."
+    assert said[:3] == ["One ", "two ", "three."]
+    decoder, text, found = json.JSONDecoder(), seen.text, []
+    place = text.index("[") + 1
+    while "{" in text[place:]:
+        place = text.index("{", place)
+        element, place = decoder.raw_decode(text, place)
+        found.append(element)
+    assert found == chunks
+
+
+# ── answers that are not over ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def paused(lane: Lane, text: str, token: str | None = "Z28tb24=") -> Scenario:
+    """An answer that Google goes on with when it is asked again with its token."""
+    more = {"continuationToken": token} if token else {}
+    if lane.stream:
+        return sse_answer(
+            [gemini_chunk({"text": text}), gemini_chunk(finish="CONTINUATION", usage=GEMINI_USAGE, **more)]
+        )
+    return json_answer(200, gemini_whole({"text": text}, finish="CONTINUATION", **more))
+
+
+@pytest.mark.parametrize("client", [CHAT, RESPONSES, MESSAGES])
+@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_an_answer_in_several_hops_is_one(stage: Stage, client: str, mode: str, stream: bool) -> None:
+    """The same question goes out again with the token, and the caller sees one answer and all its costs."""
+    lane = Lane(client=client, upstream=GEMINI, mode=mode, stream=stream)
+    last = Reply(texts=("three.",)).scenario(GEMINI, stream=stream)
+    stage.play(paused(lane, "One "), paused(lane, "two ", "c3RpbGw="), last)
+    answer = stage.ask(lane, **QUESTION[client], **counting(client, stream=stream))
+    assert answer.text == "One two three."
+    assert answer.finish == {CHAT: "stop", RESPONSES: "completed", MESSAGES: "end_turn"}[client]
+    usage = answer.whole.usage
+    assert (usage.completion_tokens if client == CHAT else usage.output_tokens) == 36
+    first, second, third = (request.json() for request in stage.upstream.requests)
+    assert second == {**first, "continuationToken": "Z28tb24="}
+    assert third == {**first, "continuationToken": "c3RpbGw="}
+
+
+@pytest.mark.parametrize("lane", lanes(client=CHAT, upstream=GEMINI))
+def test_a_pause_without_a_token_is_gone_on_with(stage: Stage, lane: Lane) -> None:
+    """Where Google called its own tools too often there is no token: the turn goes back as far as it came."""
+    begun: dict[str, Any] = {"text": "One "}
+    if lane.stream:
+        first = sse_answer([gemini_chunk(begun), gemini_chunk(finish="TOO_MANY_TOOL_CALLS", usage=GEMINI_USAGE)])
+    else:
+        first = json_answer(200, gemini_whole(begun, finish="TOO_MANY_TOOL_CALLS"))
+    stage.play(first, Reply(texts=("two.",)).scenario(GEMINI, stream=lane.stream))
+    answer = stage.ask(lane, **QUESTION[CHAT])
+    assert (answer.text, answer.finish) == ("One two.", "stop")
+    assert stage.asked["contents"] == [user("How is the weather?"), model("One ")]
+
+
+@pytest.mark.parametrize("lane", lanes(client=CHAT, upstream=GEMINI))
+def test_an_answer_that_never_ends_is_ended(stage: Stage, lane: Lane) -> None:
+    """After five rounds more it ends with what there is; a whole answer says so in its warnings."""
+    stage.play(paused(lane, "Again. "))
+    answer = stage.ask(lane, **QUESTION[CHAT])
+    assert (answer.text, answer.finish) == ("Again. " * 6, "stop")
+    assert len(stage.upstream.requests) == 6
+    if not lane.stream:
+        assert "downgraded:pause" in answer.warnings
+
+
+@pytest.mark.parametrize("lane", lanes(client=GEMINI, upstream=GEMINI))
+def test_googles_own_client_goes_on_by_itself(stage: Stage, lane: Lane) -> None:
+    """Its SDK asks again with the token that it was given; the gateway passes both on, and does not do it twice."""
+    stage.play(paused(lane, "One "), Reply(texts=("two.",)).scenario(GEMINI, stream=lane.stream))
+    answer = stage.ask(lane, **QUESTION[GEMINI], automatic_continuation=True)
+    assert answer.text == "One two."
+    first, second = (request.json() for request in stage.upstream.requests)
+    token = second.get("continuationToken") or second.get("continuation_token")
+    assert token == "Z28tb24="
+    assert second["contents"] == first["contents"]
+
+
+@pytest.mark.parametrize("lane", lanes(client=GEMINI, upstream=MESSAGES))
+def test_claudes_pause_is_gone_on_with_for_googles_client(stage: Stage, lane: Lane) -> None:
+    """What Google's client could not ask for without a token, the gateway does for it."""
+    search = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "snow"}}
+    blocks = [{"type": "text", "text": "One "}, search]
+    first = (
+        sse(messages_events(*blocks, stop="pause_turn"))
+        if lane.stream
+        else json_answer(200, messages_whole(*blocks, stop="pause_turn"))
+    )
+    stage.play(first, Reply(texts=("two.",)).scenario(MESSAGES, stream=lane.stream))
+    answer = stage.ask(lane, **QUESTION[GEMINI])
+    assert (answer.text, answer.finish) == ("One two.", "STOP")
+    assert [turn["role"] for turn in stage.asked["messages"]] == ["user", "assistant"]
+
+
+# ── words for ends ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+ENDS = {
+    "STOP": ("stop", "completed", "end_turn"),
+    "MAX_TOKENS": ("length", "incomplete", "max_tokens"),
+    "SAFETY": ("content_filter", "incomplete", "refusal"),
+    "RECITATION": ("content_filter", "incomplete", "refusal"),
+    "BLOCKLIST": ("content_filter", "incomplete", "refusal"),
+    "PROHIBITED_CONTENT": ("content_filter", "incomplete", "refusal"),
+    "SPII": ("content_filter", "incomplete", "refusal"),
+    "LANGUAGE": ("content_filter", "incomplete", "refusal"),
+    "IMAGE_SAFETY": ("content_filter", "incomplete", "refusal"),
+    "MODEL_ARMOR": ("content_filter", "incomplete", "refusal"),
+    "OTHER": ("stop", "completed", "end_turn"),
+    "SNOWED_IN": ("stop", "completed", "end_turn"),
+    "MALFORMED_FUNCTION_CALL": ("stop", "failed", "end_turn"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:SNOWED_IN is not a valid FinishReason")
+@pytest.mark.fidelity(79)
+@pytest.mark.parametrize("native", ENDS)
+@pytest.mark.parametrize("client", [CHAT, RESPONSES, MESSAGES, GEMINI])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_googles_reasons_in_the_callers_words(stage: Stage, client: str, native: str, stream: bool) -> None:
+    """Each reason behind a word is the caller's word for it; Google's own client reads Google's."""
+    lane = Lane(client=client, upstream=GEMINI, stream=stream)
+    text = {"text": "Snow"}
+    stage.play(
+        sse_answer(gemini_chunks(text, finish=native))
+        if stream
+        else json_answer(200, gemini_whole(text, finish=native))
+    )
+    answer = stage.ask(lane, **QUESTION[client])
+    words = dict(zip((CHAT, RESPONSES, MESSAGES), ENDS[native], strict=True))
+    assert (answer.text, answer.finish) == ("Snow", words.get(client, native))
+
+
+CHATS = {"stop": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY", "snowed_in": "OTHER"}
+CLAUDES = {
+    "end_turn": "STOP",
+    "stop_sequence": "STOP",
+    "max_tokens": "MAX_TOKENS",
+    "model_context_window_exceeded": "MAX_TOKENS",
+    "refusal": "SAFETY",
+    "snowed_in": "OTHER",
+}
+
+
+@pytest.mark.fidelity(79)
+@pytest.mark.parametrize("native", CHATS)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_chats_reasons_in_googles_words(stage: Stage, native: str, stream: bool) -> None:
+    """And back, from Chat."""
+    text = {"content": "Snow"}
+    stage.play(sse(chat_chunks(text, finish=native)) if stream else json_answer(200, chat_whole(finish=native, **text)))
+    answer = stage.ask(Lane(client=GEMINI, upstream=CHAT, stream=stream), **QUESTION[GEMINI])
+    assert (answer.text, answer.finish) == ("Snow", CHATS[native])
+
+
+@pytest.mark.fidelity(79)
+@pytest.mark.parametrize("native", CLAUDES)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_claudes_reasons_in_googles_words(stage: Stage, native: str, stream: bool) -> None:
+    """And from Messages."""
+    text = {"type": "text", "text": "Snow"}
+    stage.play(
+        sse(messages_events(text, stop=native)) if stream else json_answer(200, messages_whole(text, stop=native))
+    )
+    answer = stage.ask(Lane(client=GEMINI, upstream=MESSAGES, stream=stream), **QUESTION[GEMINI])
+    assert (answer.text, answer.finish) == ("Snow", CLAUDES[native])
+
+
+@pytest.mark.fidelity(80)
+@pytest.mark.parametrize("client", [CHAT, RESPONSES, MESSAGES])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_thoughts_and_tools_count(stage: Stage, client: str, stream: bool) -> None:
+    """Google counts thoughts beside what is said, and what its tools read beside the prompt: others want the sums."""
+    usage = {
+        "promptTokenCount": 900,
+        "toolUsePromptTokenCount": 100,
+        "cachedContentTokenCount": 600,
+        "candidatesTokenCount": 180,
+        "thoughtsTokenCount": 120,
+        "totalTokenCount": 1300,
+    }
+    text = {"text": "Snow"}
+    stage.play(
+        sse_answer(gemini_chunks(text, usage=usage)) if stream else json_answer(200, gemini_whole(text, usage=usage))
+    )
+    lane = Lane(client=client, upstream=GEMINI, stream=stream)
+    counted = stage.ask(lane, **QUESTION[client], **counting(client, stream=stream)).whole.usage
+    if client == CHAT:
+        assert (counted.prompt_tokens, counted.completion_tokens, counted.total_tokens) == (1000, 300, 1300)
+        assert counted.prompt_tokens_details.cached_tokens == 600
+        assert counted.completion_tokens_details.reasoning_tokens == 120
+    elif client == RESPONSES:
+        assert (counted.input_tokens, counted.output_tokens, counted.total_tokens) == (1000, 300, 1300)
+        assert counted.input_tokens_details.cached_tokens == 600
+        assert counted.output_tokens_details.reasoning_tokens == 120
+    else:
+        assert (counted.input_tokens, counted.cache_read_input_tokens, counted.output_tokens) == (400, 600, 300)
+
+
+def test_candidates_are_told_apart(stage: Stage) -> None:
+    """Google's own caller reads its candidates as they came."""
+    body = gemini_body(
+        candidate({"text": "A"}, finish="STOP", index=0), candidate({"text": "B"}, finish="STOP", index=1)
+    )
+    stage.play(json_answer(200, body))
+    answer = stage.ask(Lane(client=GEMINI, upstream=GEMINI), **QUESTION[GEMINI], candidate_count=2)
+    assert [found.content.parts[0].text for found in answer.whole.candidates] == ["A", "B"]
+
+
+@pytest.mark.parametrize("lane", pairs(client=GEMINI))
+def test_the_model_is_named_as_it_was_asked_for(stage: Stage, lane: Lane) -> None:
+    """Whoever answered, and in every chunk."""
+    stage.play(Reply(texts=("Snow ", "now.")).scenario(lane.upstream, stream=lane.stream))
+    answer = stage.ask(lane, **QUESTION[GEMINI])
+    assert {found.model_version for found in answer.events or [answer.whole]} == {stage.model(lane)}
