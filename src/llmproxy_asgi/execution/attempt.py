@@ -227,7 +227,7 @@ class Attempt:
         self.first = batch
 
     def _failed(self, error: UpstreamError) -> Batch:
-        events = (Failed(error),)
+        events = (Failed(error if self._decoder is None else self._decoder.broke(error)),)
         self._end(events)
         return Batch(events)
 

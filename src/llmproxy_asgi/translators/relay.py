@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from llmproxy_asgi.conversation import Batch, Ended, Failed, Started, StreamEvent
 from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamProtocolError
-from llmproxy_asgi.translators.base import StreamDecoder
+from llmproxy_asgi.translators.base import ErrorT, StreamDecoder
 from llmproxy_asgi.wire.sse import (
     DEFAULT_MAX_EVENT,
     EventTooLarge,
@@ -94,6 +94,15 @@ class Scan(ABC):
         """Why a stream that just stopped has failed."""
         return UpstreamProtocolError("The upstream's stream ended without its end sign.")
 
+    def broke(self, error: ErrorT, last: bytes) -> ErrorT:
+        """The error that ends a stream which has begun; what its event must say of the stream is noted in it.
+
+        Args:
+            error: Why it ended.
+            last: The frames that were passed on last.
+        """
+        return error
+
 
 class Relay(StreamDecoder):
     """Relays one stream.
@@ -113,6 +122,7 @@ class Relay(StreamDecoder):
     __slots__ = (
         "_asked",
         "_complete",
+        "_last",
         "_literal",
         "_looks",
         "_over",
@@ -136,6 +146,7 @@ class Relay(StreamDecoder):
         self._search = _any_of(scan.pattern)
         self._started = False
         self._over = False
+        self._last = b""
         self._looks = _LOOKS_FOR_MODEL
         self._plain = False  # started, and the model's name is dealt with: now only the pattern needs attention
         self._literal = b""  # empty: nothing to replace
@@ -149,7 +160,7 @@ class Relay(StreamDecoder):
             whole = self._complete(data)
         except EventTooLarge as error:
             self._over = True
-            return Batch((Failed(UpstreamProtocolError(f"The upstream sent {error}.")),), b"")
+            return Batch((Failed(self.broke(UpstreamProtocolError(f"The upstream sent {error}."))),), b"")
         if not whole:
             return _NOTHING
         # Mostly a read is one frame of one line: its first line end is its last, and no comment can follow it.
@@ -160,6 +171,7 @@ class Relay(StreamDecoder):
             if not whole.strip(b"\r\n"):
                 return _NOTHING
         if self._plain and not self._search(whole):
+            self._last = whole
             return Batch((), whole.replace(self._literal, self._replacement) if self._literal else whole)
         return self._look(whole)
 
@@ -178,7 +190,11 @@ class Relay(StreamDecoder):
         self._over = True
         if self._started and self._scan.ended():
             return Batch((*seen.events, Ended()), (seen.raw or b"") + self._scan.end_sign())
-        return Batch((*seen.events, Failed(self._scan.close_error())), seen.raw)
+        return Batch((*seen.events, Failed(self.broke(self._scan.close_error()))), seen.raw)
+
+    @override
+    def broke(self, error: ErrorT) -> ErrorT:
+        return self._scan.broke(error, self._last) if self._started else error
 
     def _look(self, whole: bytes) -> Batch:
         """Take frames one by one: the first of a stream, then those from where the pattern hits."""
@@ -197,6 +213,9 @@ class Relay(StreamDecoder):
         raw = self._renamed(b"".join(pieces))
         if self._over and raw.endswith(b"\r\n\r"):
             raw += b"\n"  # the second half of the last line end comes in a read that is not looked at any more
+        self._last = raw or self._last
+        if events and isinstance(last := events[-1], Failed):
+            events[-1] = Failed(self.broke(last.error))
         return Batch(events, raw)
 
     def _first_hit(self, whole: bytes, start: int) -> int:

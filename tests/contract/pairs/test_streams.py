@@ -54,8 +54,8 @@ def frames(protocol: str) -> list[bytes]:
         thought = thought_item("".join(REASON), state="openai-state")
         return responses_events(thought, message_item(*TEXTS), call_item(CALL.id, CALL.name, ARGUMENTS))
     if protocol == GEMINI:
-        reasons = [{"text": text, "thought": True} for text in REASON]
-        return gemini_chunks(*reasons, *({"text": text} for text in TEXTS), function_call(CALL))
+        thoughts = [{"text": text, "thought": True} for text in REASON]
+        return gemini_chunks(*thoughts, *({"text": text} for text in TEXTS), function_call(CALL))
     return messages_events(
         {"type": "thinking", "thinking": "".join(REASON), "signature": "claude-signature"},
         {"type": "text", "text": TEXTS},
@@ -71,12 +71,9 @@ CREATED = re.compile(rb'"(created|created_at)":\d+')
 def question(lane: Lane, **more: Any) -> dict[str, Any]:
     """The same as a body, for calls by hand."""
     limit = {"max_tokens": 2000} if lane.client == MESSAGES else {}
+    model = f"{PROVIDERS[lane.upstream]}/{MODELS[lane.upstream]}"
     # Gemini's paths say which model, and whether it streams.
-    head = (
-        {}
-        if lane.client == GEMINI
-        else {"model": f"{PROVIDERS[lane.upstream]}/{MODELS[lane.upstream]}", "stream": True}
-    )
+    head: dict[str, Any] = {} if lane.client == GEMINI else {"model": model, "stream": True}
     return {**head, **limit, **QUESTION[lane.client], **more}
 
 
@@ -211,7 +208,7 @@ PAIRS = [pytest.param(one, other, id=f"{one}-to-{other}") for one in PROTOCOLS f
 def test_a_cut_at_every_byte_changes_nothing(client: str, upstream: str) -> None:
     """Whatever two pieces an upstream's stream comes in, the caller's bytes are the same.
 
-    Who reads an upstream's stream is the same for every caller, so one of them sees every cut, the others every seventh.
+    Upstreams' streams are read in one way for all callers: so one caller sees every cut, the others every seventh.
     """
     stream = b"".join(frames(upstream))
     whole = piped(client, upstream, [stream])

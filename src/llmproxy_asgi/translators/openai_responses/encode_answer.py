@@ -142,8 +142,8 @@ def error_event(error: GatewayError) -> JSONObject:
 
 
 def relayed_failure(error: GatewayError) -> JSONObject | None:
-    """The `response.failed` that the upstream itself ended a relayed stream with."""
-    native = error.native if isinstance(error, UpstreamError) and error.protocol == PROTOCOL else None
+    """The `response.failed` that a relayed stream ends with: the upstream's own, or one that its relay made."""
+    native = error.native if isinstance(error, UpstreamError) else None
     event = native.get(FAILED_EVENT) if native else None
     return event if isinstance(event, dict) else None
 

@@ -1,7 +1,8 @@
 """What a relay must see of a Responses stream: which model answers, what it costs, how it ends.
 
-Content is never looked at. The expressions hit in the events that end a stream, and where an error may be told; a
-stream has about three such frames.
+Content is never looked at. The expressions hit in the events that end a stream, where an error may be told, and where
+an item is done; a stream has about three such frames and one for each item. The items are kept as they came: a stream
+that breaks off ends with an event that holds all of its answer so far.
 """
 
 import re
@@ -12,17 +13,19 @@ from typing_extensions import override
 
 from llmproxy_asgi.conversation import Ended, Failed, Finished, StreamEvent, UsageReported
 from llmproxy_asgi.errors import UpstreamAuthFailed, UpstreamError
-from llmproxy_asgi.translators.base import Upstream
+from llmproxy_asgi.translators.base import ErrorT, Upstream
 from llmproxy_asgi.translators.openai.problems import FAILED_EVENT, decode_error_object
 from llmproxy_asgi.translators.openai_responses.decode_answer import CALLS
 from llmproxy_asgi.translators.openai_responses.decode_stream import ENDINGS, error_of, started
-from llmproxy_asgi.translators.openai_responses.schema import RELAYED, RelayedAnswer
+from llmproxy_asgi.translators.openai_responses.encode_answer import failure_object
+from llmproxy_asgi.translators.openai_responses.schema import ITEM_DONE, RELAYED, RelayedAnswer
 from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, TIER_IN, decode_finish, decode_usage
 from llmproxy_asgi.translators.relay import Inspection, Scan
 from llmproxy_asgi.wire.sse import Frame
 
 _NOTHING = Inspection()
 _DONE = b"[DONE]"
+_NUMBER = re.compile(rb'"sequence_number"\s*:\s*(\d{1,15})')
 
 
 class ResponsesScan(Scan):
@@ -30,7 +33,7 @@ class ResponsesScan(Scan):
 
     # Words like these in a text are escaped and do not hit: their quotes are.
     pattern = (
-        re.compile(rb'"response\.(?:completed|incomplete|failed|cancelled)"'),
+        re.compile(rb'"response\.(?:completed|incomplete|failed|cancelled|output_item\.done)"'),
         re.compile(rb'"error"'),
         re.compile(rb"\[DONE\]"),
     )
@@ -39,6 +42,8 @@ class ResponsesScan(Scan):
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
         self._ended = False
+        self._begun = b""
+        self._items: dict[int, msgspec.Raw] = {}
 
     @override
     def first(self, frame: Frame) -> Sequence[StreamEvent]:
@@ -46,7 +51,10 @@ class ResponsesScan(Scan):
         if not data or data == _DONE:
             return ()
         event = RELAYED.decode(data)
-        return () if event.response is None else (started(event.response, self._upstream),)
+        if event.response is None:
+            return ()
+        self._begun = data
+        return (started(event.response, self._upstream),)
 
     @override
     def inspect(self, frame: Frame) -> Inspection:
@@ -55,6 +63,10 @@ class ResponsesScan(Scan):
             return Inspection(drop=bool(data))
         event = RELAYED.decode(data)
         kind = event.type or frame.event
+        if kind == "response.output_item.done":
+            done = ITEM_DONE.decode(data)
+            self._items[len(self._items) if done.output_index is None else done.output_index] = done.item
+            return _NOTHING
         if kind == "error" or (kind is None and event.error):
             return Inspection((Failed(decode_error_object(error_of(data), protocol=PROTOCOL)),))
         if kind not in ENDINGS:
@@ -68,6 +80,21 @@ class ResponsesScan(Scan):
     @override
     def ended(self) -> bool:
         return self._ended
+
+    @override
+    def broke(self, error: ErrorT, last: bytes) -> ErrorT:
+        if not isinstance(error, UpstreamError) or (error.native and FAILED_EVENT in error.native):
+            return error
+        numbers = _NUMBER.findall(last)
+        answer = {
+            **msgspec.json.decode(self._begun)["response"],
+            "status": "failed",
+            "error": failure_object(error),
+            "output": [msgspec.json.decode(item) for _, item in sorted(self._items.items())],
+        }
+        event = {"response": answer, "sequence_number": int(numbers[-1]) + 1 if numbers else 0}
+        error.native = {**(error.native or {}), FAILED_EVENT: event}
+        return error
 
 
 def _ending(answer: RelayedAnswer, status: str) -> list[StreamEvent]:

@@ -100,8 +100,16 @@ class RelayedEvent(msgspec.Struct, gc=False):
     error: Loose = None
 
 
+class ItemDone(msgspec.Struct, gc=False):
+    """What a relay keeps of an item."""
+
+    item: msgspec.Raw
+    output_index: int | None = None
+
+
 EVENT = msgspec.json.Decoder(Event)
 DELTA_EVENT = msgspec.json.Decoder(DeltaEvent)
 ANSWER = msgspec.json.Decoder(Answer)
 RELAYED = msgspec.json.Decoder(RelayedEvent)
+ITEM_DONE = msgspec.json.Decoder(ItemDone)
 RELAYED_ANSWER = msgspec.json.Decoder(RelayedAnswer)

@@ -27,6 +27,7 @@ from llmproxy_asgi.errors import (
     UpstreamQuotaSpent,
     UpstreamRateLimited,
     UpstreamRefused,
+    UpstreamTimeout,
 )
 from llmproxy_asgi.translators.seals import wrap
 from support_openai_responses import (
@@ -225,14 +226,40 @@ def test_94_the_upstreams_own_failure_reaches_its_caller() -> None:
     assert b"failed_event" not in INBOUND.problem(last.error).body
 
 
-def test_94_an_error_event_makes_the_official_client_raise() -> None:
-    """A flat error is told so that nobody takes the stream for an answer."""
+def test_94_an_error_event_becomes_the_failed_response() -> None:
+    """A flat error is told as the vendor's streams end: the same response, failed, with the next number."""
     found = batched(OUTBOUND.relay(intake(stream=True), upstream()), wire("error.sse"))
     last = found.events[-1]
     assert isinstance(last, Failed)
     assert isinstance(last.error, UpstreamFailed)
-    with pytest.raises(openai.APIError):
-        helped((found.raw or b"") + INBOUND.encoder(intake(stream=True)).feed([last]))
+    told = INBOUND.encoder(intake(stream=True)).feed([last])
+    whole = helped((found.raw or b"") + told)[-1]
+    assert whole.type == "response.failed"
+    assert (whole.response.id, whole.response.model, whole.response.status) == ("resp_error", "smart", "failed")
+    assert whole.sequence_number == 2
+    assert b"failed_event" not in INBOUND.problem(last.error).body
+
+
+def test_94_a_relay_that_breaks_off_tells_what_was_done() -> None:
+    """Whoever ends it: the items that were done are in the failed response, and the numbers go on."""
+    whole = wire("text.sse")
+    for cut in (whole.index(b"event: response.completed"), whole.rindex(b"event: response.output_item.done")):
+        relay = OUTBOUND.relay(intake(stream=True), upstream())
+        begun = relay.feed(whole[:cut]).raw or b""
+        broken = relay.broke(UpstreamTimeout("The upstream fell silent."))
+        told = INBOUND.encoder(intake(stream=True)).feed([Failed(broken)])
+        last = helped(begun + told)[-1]
+        done = [frame["item"] for frame in frames(begun) if frame["type"] == "response.output_item.done"]
+        assert [item.to_dict()["id"] for item in last.response.output] == [item["id"] for item in done]
+        assert last.sequence_number == frames(begun)[-1]["sequence_number"] + 1
+        assert last.response.error.message == "The upstream fell silent."
+
+
+def test_a_relay_that_never_began_has_nothing_to_add() -> None:
+    """Then the error is its caller's, as any other."""
+    error = UpstreamTimeout("The upstream fell silent.")
+    assert OUTBOUND.relay(intake(stream=True), upstream()).broke(error) is error
+    assert error.native is None
 
 
 def test_a_refused_credential_is_never_told_in_the_vendors_words() -> None:
