@@ -1,16 +1,18 @@
 """The HTTP face: an ASGI application that mounts anywhere, and the same as middleware.
 
-It needs no lifespan: everything opens on first use. A server or a parent that runs one is welcome to, and closes idle
-connections with it. Nothing is global: no signal handler, no logging set-up, no patching.
+It needs no lifespan: everything opens on first use. A server or a parent that runs one is welcome to: at its end open
+calls get their window, and idle connections are closed. Nothing is global: no signal handler, no logging set-up, no
+patching.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmproxy_asgi.access.identify import Identify
+from llmproxy_asgi.facts import Observer
 from llmproxy_asgi.gateway import ConfigSource, Gateway, Transports
 
 
@@ -22,6 +24,7 @@ class LLMProxy:
         identify: Says who is calling: `(HTTPConnection) -> Principal | str | None`, sync or async. None: nobody, 401.
         csrf: The host's own check of a CSRF token, for browsers that cannot show where a request comes from.
         transport: The host's own httpx2 client or transport, for all providers or by provider name.
+        observers: Told what happens (`llmproxy_asgi.facts`): the host's own code, or `Tracing`.
 
     Raises:
         ConfigError: The configuration is wrong; all findings at once.
@@ -34,8 +37,9 @@ class LLMProxy:
         identify: Identify | None = None,
         csrf: Callable[[HTTPConnection], bool] | None = None,
         transport: "Transports | None" = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
-        self.gateway = Gateway(config, identify=identify, csrf=csrf, transport=transport)
+        self.gateway = Gateway(config, identify=identify, csrf=csrf, transport=transport, observers=observers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection."""
@@ -49,9 +53,24 @@ class LLMProxy:
 
     @asynccontextmanager
     async def lifespan(self, _app: object = None) -> AsyncIterator[None]:
-        """For a parent that has a lifespan: `FastAPI(lifespan=proxy.lifespan)`. Closes idle connections at the end."""
+        """For a parent that has a lifespan: `FastAPI(lifespan=proxy.lifespan)`. At its end calls are drained."""
+        self.gateway.reopen()
         try:
             yield
+        finally:
+            await self._end()
+
+    async def reload(self, config: ConfigSource) -> None:
+        """Take up another configuration; see `Gateway.reload`."""
+        await self.gateway.reload(config)
+
+    async def drain(self, window: float | None = None) -> None:
+        """Refuse new calls and let those under way end; see `Gateway.drain`."""
+        await self.gateway.drain(window)
+
+    async def _end(self) -> None:
+        try:
+            await self.gateway.drain()
         finally:
             await self.gateway.aclose()
 
@@ -59,9 +78,10 @@ class LLMProxy:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
+                self.gateway.reopen()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
-                await self.gateway.aclose()
+                await self._end()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 

@@ -18,7 +18,7 @@ import msgspec
 from typing_extensions import override
 
 from llmproxy_asgi.access.keys import Grant
-from llmproxy_asgi.conversation import EMPTY, Batch, Failed, Request, Response, StreamEvent
+from llmproxy_asgi.conversation import EMPTY, Batch, Failed, Request, Response, StreamEvent, Usage
 from llmproxy_asgi.custody.affinity import Pin, distance, pin
 from llmproxy_asgi.custody.reasoning import NOTHING, Kept, ReasoningTap, missing, remember, restore
 from llmproxy_asgi.custody.responses import ResponseCustody
@@ -28,6 +28,7 @@ from llmproxy_asgi.execution.allowance import Allowance
 from llmproxy_asgi.execution.attempt import Answered, Asked, Job
 from llmproxy_asgi.execution.counting import Counted
 from llmproxy_asgi.execution.executor import Opened
+from llmproxy_asgi.execution.tokens import size_of
 from llmproxy_asgi.facts import Course
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.routing.affinity import Conversation, Place, conversation_in, conversation_of
@@ -141,6 +142,7 @@ class Call:
         return self
 
     async def _begin(self) -> None:
+        self._runtime.health.keep_running()
         await self.prepare()
         job = await self._recalling(self._job)
         attempt = self._attempt = await self._placed(job)
@@ -161,6 +163,11 @@ class Call:
         fit = (target for target in self._choice.targets if target.takes(protocol))
         if not any(target.line(protocol).outbound.protocol == protocol for target in fit):
             self._job.request()
+
+    @property
+    def course(self) -> Course:
+        """How it goes, or went."""
+        return self._job.course
 
     @property
     def custody(self) -> ResponseCustody:
@@ -223,13 +230,16 @@ class Call:
             if self._allowance is not None:
                 self._allowance.end(asked=not isinstance(error, Exception))
             return
-        self.telling.finish(error, self._attempt.target, self.warnings)
+        self.telling.finish(error, self._attempt.target, self.warnings, guess=self._least)
         try:
             await self._attempt.close()
         finally:
             if self._allowance is not None:
                 attempt, told = self._attempt, self.telling
                 self._allowance.end(attempt.permit, usage=told.usage, answer=attempt.whole, complete=told.ended)
+
+    def _least(self) -> Usage:
+        return Usage(input=size_of(self._job).input, estimated=True)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -338,6 +348,22 @@ class Engine:
             GatewayError: As `count`.
         """
         return await self._count(request.model, grant, _asked(request))
+
+    def not_ready(self) -> str | None:
+        """Why calls would fail now, in words for anybody; None: they would not."""
+        runtime = self.runtime
+        if runtime.open_calls.draining:
+            return "shutting down"
+        if not runtime.providers:
+            return "no provider is enabled"
+        executor = runtime.executor
+        if any(
+            not any(executor.ready(target.provider) for target in choice.targets) for choice in runtime.catalog.routes()
+        ):
+            return "no upstream of some model can serve now"
+        if not any(executor.ready(provider) for provider in runtime.providers.values()):
+            return "no upstream can serve now"
+        return None
 
     def ask(self, request: Asked, grant: Grant) -> Call:
         """A call for a request made in Python, for somebody who reads events.

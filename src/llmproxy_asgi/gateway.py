@@ -4,6 +4,7 @@ The host program calls this itself, so no access rule stands in its way: whoever
 made for a principal all the same, because everything that is kept or counted belongs to one.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -20,8 +21,11 @@ from llmproxy_asgi.conversation import Message, Request, Response, StreamEvent
 from llmproxy_asgi.endpoints.routes import CHAT, EMBEDDINGS, Endpoints
 from llmproxy_asgi.engine import Engine
 from llmproxy_asgi.errors import BadRequest, MisuseError
+from llmproxy_asgi.execution.health import Health
+from llmproxy_asgi.facts import Observer
 from llmproxy_asgi.principal import LOCAL, SCOPE_KEY, Principal
-from llmproxy_asgi.runtime import Live, Runtime
+from llmproxy_asgi.runtime import Live, Runtime, label_names
+from llmproxy_asgi.telemetry.logs import CallLog
 from llmproxy_asgi.translators.embeddings.records import EmbeddingRequest, Embeddings
 from llmproxy_asgi.translators.registry import translator
 
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     import anthropic
     import openai
 
+    from llmproxy_asgi.telemetry.prometheus import GatewayCollector
     from llmproxy_asgi.transport import HostTransport
 
 ConfigSource: TypeAlias = Source | Sequence[Source]
@@ -67,6 +72,7 @@ class Gateway:
         identify: The host's hook, for calls that come over HTTP.
         csrf: The host's own check of a CSRF token, for browsers that cannot show where a request comes from.
         transport: The host's own httpx2 client or transport. Whoever made it closes it.
+        observers: Told what happens (`llmproxy_asgi.facts`): the host's own code, or `Tracing`.
 
     Raises:
         ConfigError: The configuration is wrong; all findings at once.
@@ -79,9 +85,12 @@ class Gateway:
         identify: Identify | None = None,
         csrf: Callable[[HTTPConnection], bool] | None = None,
         transport: "Transports | None" = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         transports = transport if isinstance(transport, Mapping) else ({} if transport is None else {"*": transport})
-        self._live = Live(transports=transports)
+        self._identify = identify
+        self._csrf = csrf
+        self._live = Live(transports=transports, observers=[CallLog(), *observers])
         self._engine = Engine(Runtime.build(load_config(config), self._live, identify=identify, csrf=csrf))
         self._background = Background(self._engine)
         self.endpoints = Endpoints(self._engine, self._background)
@@ -104,6 +113,50 @@ class Gateway:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    async def reload(self, config: ConfigSource) -> None:
+        """Take up another configuration. Calls under way end on the one that they began with.
+
+        What is learnt of upstreams (rests, limits, connections) is kept for each provider that is still there.
+
+        Args:
+            config: As for the constructor.
+
+        Raises:
+            ConfigError: It is wrong; the one in force stays.
+        """
+        runtime = Runtime.build(load_config(config), self._live, identify=self._identify, csrf=self._csrf)
+        self._engine.runtime = runtime
+        await self._live.retire(runtime.providers.keys())
+
+    async def drain(self, window: float | None = None) -> None:
+        """Refuse new calls with a 503, let those under way end, then interrupt the rest with their protocol's error.
+
+        `/ready` says no from the first moment on. For whoever owns the process and knows that it is about to end.
+
+        Args:
+            window: Seconds that calls under way get; None: `drain` of the configuration.
+        """
+        await self._live.open_calls.drain(self.config.drain if window is None else window)
+
+    def reopen(self) -> None:
+        """Take calls again after `drain`."""
+        self._live.open_calls.reopen()
+
+    async def health(self) -> Mapping[str, Health]:
+        """Ask every provider now whether it answers, at once; by the providers' names."""
+        providers = self._engine.runtime.providers
+        found = await asyncio.gather(*(self._live.health.check(each) for each in providers.values()))
+        return dict(zip(providers, found, strict=True))
+
+    @property
+    def prometheus_collector(self) -> "GatewayCollector":
+        """For a registry of the host's own: `prometheus_client.REGISTRY.register(gateway.prometheus_collector)`.
+
+        Without `endpoints.metrics` it counts from the moment that it is asked for.
+        """
+        runtime = self._engine.runtime
+        return self._live.measured(label_names(runtime.config, runtime.catalog)).collector
 
     async def aclose(self) -> None:
         """End what runs in the background, and close idle connections. The gateway can be used again."""

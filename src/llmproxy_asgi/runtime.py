@@ -4,12 +4,13 @@ A `Runtime` is made from a `Config` and never changes: a call takes one and keep
 any plan (connection pools, rests), by provider, so that a new plan finds it again.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from starlette.requests import HTTPConnection
 
+from llmproxy_asgi.access.admins import Admins
 from llmproxy_asgi.access.identify import Doorkeeper, Identify
 from llmproxy_asgi.clock import SYSTEM, AlarmClock, Clock
 from llmproxy_asgi.config.schema import Config
@@ -21,13 +22,18 @@ from llmproxy_asgi.execution.budget import RetryBudgets
 from llmproxy_asgi.execution.cooldown import Cooldowns, Rest
 from llmproxy_asgi.execution.counting import Counting
 from llmproxy_asgi.execution.executor import Executor
+from llmproxy_asgi.execution.health import HealthChecks
+from llmproxy_asgi.execution.open_calls import OpenCalls
 from llmproxy_asgi.facts import CredentialCooled, CredentialRecovered, Observer, Observers
 from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.routing.affinity import Affinities
-from llmproxy_asgi.routing.catalog import Catalog
+from llmproxy_asgi.routing.catalog import Catalog, allow
 from llmproxy_asgi.routing.strategies import Latencies, Strategies
 from llmproxy_asgi.stores.memory import MemoryStore
+from llmproxy_asgi.telemetry.collector import Names
+from llmproxy_asgi.telemetry.metrics import Metrics, shared_directory
+from llmproxy_asgi.telemetry.prometheus import check_installed
 from llmproxy_asgi.transport import Pool
 
 if TYPE_CHECKING:
@@ -52,10 +58,13 @@ class Live:
     ) -> None:
         self.clock = clock
         self.observers = Observers(observers)
+        self.metrics: Metrics | None = None
         self.cooldowns = Cooldowns(clock)
         self.cooldowns.noticed = self._rests
         self.budgets = RetryBudgets(clock)
         self.gates = LiveGates(clock)
+        self.open_calls = OpenCalls()
+        self.health = HealthChecks(self.pool, self.cooldowns, observers=self.observers, clock=clock)
         self.latencies = Latencies(clock)
         self.strategies = Strategies(self.latencies)
         self.affinities = Affinities(clock)
@@ -88,8 +97,25 @@ class Live:
             )
         )
 
+    def measured(self, names: Names) -> Metrics:
+        """What is counted from now on, if nothing was yet; these names stand in labels."""
+        if self.metrics is None:
+            self.metrics = Metrics(names, cooling=self.cooling, directory=shared_directory())
+            self.observers.add(self.metrics)
+        else:
+            self.metrics.rename(names)
+        return self.metrics
+
+    async def retire(self, providers: Collection[str]) -> None:
+        """Close the connections of every provider but these; answers that are open end first."""
+        for name in [name for name in self._pools if name not in providers]:
+            await self._pools.pop(name).aclose()
+
     async def aclose(self) -> None:
         """Close every connection that is idle; open answers are their calls' to close."""
+        if self.metrics is not None:
+            self.metrics.stop()
+        await self.health.aclose()
         pools, self._pools = self._pools, {}
         for pool in pools.values():
             await pool.aclose()
@@ -105,12 +131,16 @@ class Runtime:
     doorkeeper: Doorkeeper
     executor: Executor
     callers: CallerGates
+    open_calls: OpenCalls
+    health: HealthChecks
     counting: Counting
     reasoning: ReasoningCustody
     responses: ResponseCustody
     strategies: Strategies
     affinities: Affinities
     observers: Observers
+    metrics: Metrics | None
+    admins: Admins
     clock: Clock
 
     @classmethod
@@ -135,10 +165,12 @@ class Runtime:
             if block.enabled:
                 providers[name] = provider_class(block.type)(name, block)
                 providers[name].max_event = config.limits.event
+        catalog = Catalog(providers, config.models, default_provider=config.default_provider)
+        live.health.plan(providers.values())
         return cls(
             config=config,
             providers=providers,
-            catalog=Catalog(providers, config.models, default_provider=config.default_provider),
+            catalog=catalog,
             doorkeeper=Doorkeeper(
                 mode=config.access.mode,
                 keys=config.access.keys,
@@ -157,14 +189,39 @@ class Runtime:
                 clock=live.clock,
             ),
             callers=live.gates.callers,
+            open_calls=live.open_calls,
+            health=live.health,
             counting=Counting(live.pool, live.cooldowns, largest_answer=config.limits.answer),
             reasoning=live.reasoning,
             responses=live.responses,
             strategies=live.strategies,
             affinities=live.affinities,
             observers=live.observers,
+            metrics=_metrics(config, catalog, live),
+            admins=Admins(config.access.admins, anybody=config.access.mode == "open"),
             clock=live.clock,
         )
+
+
+def _metrics(config: Config, catalog: Catalog, live: Live) -> Metrics | None:
+    """The page, where it is wanted; what is counted for a host's own page learns of the new names, too."""
+    if config.endpoints.metrics:
+        check_installed()
+    elif live.metrics is None:
+        return None
+    metrics = live.measured(label_names(config, catalog))
+    return metrics if config.endpoints.metrics else None
+
+
+def label_names(config: Config, catalog: Catalog) -> Names:
+    """The names that the configuration holds, for metrics' labels."""
+    entries = [entry for block in config.providers.values() for entry in block.models or ()]
+    patterns = dict.fromkeys(entry.name for entry in entries if entry.is_pattern)
+    return Names(
+        providers=frozenset(config.providers),
+        models=frozenset(catalog.names()) | {entry.name for entry in entries if not entry.is_pattern},
+        patterns=tuple((pattern, allow([pattern])) for pattern in patterns),
+    )
 
 
 def _provider_of(fingerprint: str) -> str:

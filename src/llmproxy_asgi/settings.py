@@ -147,6 +147,12 @@ class Timeouts(Block):
     total: Duration = Field(600.0, gt=0, description="The whole call, however lively.")
 
 
+class HealthCheck(Block):
+    """How a provider is asked now and then whether it answers."""
+
+    interval: Duration = Field(30.0, ge=1, description="Between two checks, more or less.")
+
+
 class Retry(Block):
     """How often one target is tried before the next one is."""
 

@@ -1,15 +1,19 @@
 """Where a server listens, and running it until somebody ends it."""
 
+import asyncio
 import errno
 import ipaddress
 import math
 import signal
 import socket
 import sys
+from collections.abc import Callable, Coroutine
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+from typing_extensions import override
 
 from llmproxy_asgi.cli.reading import fail
 
@@ -18,6 +22,10 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 _BACKLOG = 2048
+_LAST_WORDS = 5.0
+"""Seconds that the server waits for what the gateway has ended already."""
+
+Drain: TypeAlias = Callable[[float], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +108,35 @@ def _leave(_number: int, _frame: object) -> NoReturn:
     sys.exit(0)
 
 
-def run(app: "ASGIApp", listener: socket.socket, **options: Any) -> None:
+def run(app: "ASGIApp", listener: socket.socket, *, drain: Drain, graceful: float, **options: Any) -> None:
     """Serve an application in this process, until a signal asks for the end and what is open has ended.
 
     Args:
         app: What to serve.
         listener: Where; closed at the end.
+        drain: Called when the end is asked for: refuses new calls, lets those that are open end within some seconds.
+        graceful: Those seconds.
         options: As `settings` takes them.
     """
     import uvicorn
 
+    class Server(uvicorn.Server):
+        """Uvicorn, which asks the gateway first, so that what outlasts the window ends with its protocol's error."""
+
+        draining: "asyncio.Task[None] | None" = None
+
+        @override
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            loop = asyncio.get_running_loop()  # signals are handled in the thread that the server runs in
+            loop.call_soon_threadsafe(self._drain, loop)
+            super().handle_exit(sig, frame)
+
+        def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
+            if self.draining is None:
+                self.draining = loop.create_task(drain(graceful))
+
     with closing(listener):
-        uvicorn.Server(settings(app, **options)).run(sockets=[listener])
+        Server(settings(app, graceful=graceful + _LAST_WORDS, **options)).run(sockets=[listener])
 
 
 def run_workers(factory: str, address: Address, *, workers: int, **options: Any) -> None:

@@ -32,7 +32,7 @@ def show(config: ConfigOption = None) -> None:
 
 def _named(plan: "Runtime") -> Iterator[Row]:
     for name in plan.catalog.names():
-        targets = plan.catalog.resolve(name)
+        targets = plan.catalog.resolve(name).targets
         protocols = dict.fromkeys(protocol for target in targets for protocol in target.provider.protocols)
         yield name, ", ".join(target.name for target in targets), ", ".join(protocols)
 

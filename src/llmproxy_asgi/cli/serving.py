@@ -66,6 +66,7 @@ def serve(  # noqa: PLR0917  each is an option of the command
             f"access.mode is open, so anybody who reaches {host} could spend your keys. Listen at 127.0.0.1, list keys "
             "under access.keys with access.mode: keys, or insist with --insecure-open."
         )
+    from llmproxy_asgi.app import LLMProxy
     from llmproxy_asgi.cli import worker
 
     listening.end_well()
@@ -74,8 +75,9 @@ def serve(  # noqa: PLR0917  each is an option of the command
     local_hosts = is_open and not insecure_open
     if workers == 1:
         _announce(plan, address, where)
-        app = worker.application(plan, prefix=where, local_hosts=local_hosts)
-        listening.run(app, listener, log_level=log_level, access_log=access_log, graceful=seconds)
+        proxy = LLMProxy(plan)
+        app = worker.serving(proxy, prefix=where, local_hosts=local_hosts)
+        listening.run(app, listener, drain=proxy.drain, graceful=seconds, log_level=log_level, access_log=access_log)
         return
     listener.close()  # it was only to see whether the address can be had; uvicorn binds for its workers
     _announce(plan, address, where)
@@ -102,6 +104,7 @@ def demo(
     address = listening.resolve(host, port)
     if not address.is_loopback:
         fail(f"The demo lets anybody in, so it listens on this machine alone; {host} is beyond it.", code=2)
+    from llmproxy_asgi.app import LLMProxy
     from llmproxy_asgi.cli import worker
     from llmproxy_asgi.config.loader import load_config
 
@@ -114,8 +117,9 @@ def demo(
         import webbrowser
 
         webbrowser.open(f"{url}/ui/")  # connections queue at the listener until the server takes them
-    app = worker.application(config, prefix="", local_hosts=True)
-    listening.run(app, listener, log_level="warning", access_log=False, graceful=2)
+    proxy = LLMProxy(config)
+    app = worker.serving(proxy, prefix="", local_hosts=True)
+    listening.run(app, listener, drain=proxy.drain, graceful=2, log_level="warning", access_log=False)
 
 
 _HOW_TO_CALL = """\

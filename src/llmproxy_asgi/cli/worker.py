@@ -31,7 +31,11 @@ def application(config: "Config | Sequence[str]", *, prefix: str, local_hosts: b
         prefix: Like `/llm`; empty for the root.
         local_hosts: Whether requests must name this machine.
     """
-    proxy = LLMProxy(config)
+    return serving(LLMProxy(config), prefix=prefix, local_hosts=local_hosts)
+
+
+def serving(proxy: LLMProxy, *, prefix: str, local_hosts: bool) -> "ASGIApp":
+    """A gateway, under its prefix; the arguments are those of `application`."""
     app: ASGIApp = proxy
     if prefix:
         app = Starlette(routes=[Mount(prefix, proxy)], lifespan=proxy.lifespan)

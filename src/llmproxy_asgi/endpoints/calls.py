@@ -3,15 +3,20 @@
 A failure before the first byte is a real status in the caller's own protocol; after it, the protocol's error event.
 """
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import msgspec
+
 from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.conversation import EMPTY
 from llmproxy_asgi.endpoints.exchange import CallerGone, CallerWatch, Exchange, KeepAlive
-from llmproxy_asgi.engine import CallerStream, Engine, failure, stream_of, whole_of
+from llmproxy_asgi.engine import Call, CallerStream, Engine, failure, stream_of, whole_of
 from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError
+from llmproxy_asgi.execution.open_calls import SHUTTING_DOWN, going_down
 from llmproxy_asgi.facts import CallRefused
 from llmproxy_asgi.translators.base import AnyInbound, Intake
 
@@ -19,6 +24,10 @@ _log = logging.getLogger("llmproxy_asgi.calls")
 
 _JSON = (b"content-type", b"application/json")
 _STRICT = "x-llmproxy-strict"
+_EXPLAIN = "x-llmproxy-explain"
+_STEPS = msgspec.json.Encoder()
+_LAST_WORD = 1.0
+"""Seconds for it."""
 _SWITCH = {"1": True, "true": True, "0": False, "false": False}
 
 
@@ -57,7 +66,7 @@ async def serve_call(
         limits = engine.runtime.config.limits
         body = await exchange.json_body(limit=limits.body, seconds=limits.body_time)
         intake = inbound.open(body, headers=exchange.headers, path=said, max_depth=limits.json_depth)
-        async with CallerWatch(exchange.receive):
+        async with CallerWatch(exchange):
             if counts:
                 await _serve_count(engine, exchange, inbound, intake, grant)
             elif background is not None and intake.state is not None and intake.state.background:
@@ -87,6 +96,9 @@ async def refuse(exchange: Exchange, inbound: AnyInbound, error: GatewayError) -
         )
         exchange.observers.notice(refused)
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in problem.headers]
+    headers += _tried(exchange)
+    if error.code == SHUTTING_DOWN and exchange.scope.get("http_version", "1.1").startswith("1"):
+        headers.append((b"connection", b"close"))
     await exchange.answer(problem.status, headers, problem.body)
 
 
@@ -99,11 +111,11 @@ def unexpected(error: Exception, exchange: Exchange) -> InternalError:
 
 
 async def _serve_whole(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, grant: Grant) -> None:
-    async with engine.take(
-        intake, inbound, grant, headers=exchange.headers, strict=_strict(exchange), request_id=exchange.request_id
-    ) as call:
-        body = await whole_of(call, inbound, intake)
-        headers = [*_ids(exchange, inbound), *_headers(call.upstream_model, call.warnings)]
+    taken = _take(engine, exchange, inbound, intake, grant)
+    with engine.runtime.open_calls.call():
+        async with taken as call:
+            body = await whole_of(call, inbound, intake)
+            headers = [*_ids(exchange, inbound), *_headers(call.upstream_model, call.warnings), *_tried(exchange)]
     await exchange.answer(200, [_JSON, *headers], body)
 
 
@@ -119,14 +131,18 @@ async def _serve_stream(engine: Engine, exchange: Exchange, inbound: AnyInbound,
         exchange, inbound.keepalive, every=engine.runtime.config.keepalive, headers=ids, media_type=intake.media_type
     )
     try:
-        async with engine.take(
-            intake, inbound, grant, headers=exchange.headers, strict=_strict(exchange), request_id=exchange.request_id
-        ) as call:
-            await keepalive.settle()
-            if not exchange.started:
-                headers = [*ids, *_headers(call.upstream_model, call.warnings)]
-                await exchange.begin_stream(headers, media_type=intake.media_type)
-            await _copy(stream_of(call, inbound, intake), keepalive)
+        taken = _take(engine, exchange, inbound, intake, grant)
+        with engine.runtime.open_calls.call():
+            async with taken as call:
+                await keepalive.settle()
+                if not exchange.started:
+                    headers = [*ids, *_headers(call.upstream_model, call.warnings), *_tried(exchange)]
+                    await exchange.begin_stream(headers, media_type=intake.media_type)
+                await _copy(stream_of(call, inbound, intake), keepalive)
+    except asyncio.CancelledError:
+        if exchange.started and not exchange.gone:
+            await _last_word(exchange, failure(inbound, intake, going_down()))
+        raise
     except Exception as error:
         await keepalive.settle()
         if not exchange.started:
@@ -138,6 +154,14 @@ async def _serve_stream(engine: Engine, exchange: Exchange, inbound: AnyInbound,
     await exchange.end()
 
 
+async def _last_word(exchange: Exchange, data: bytes) -> None:
+    """What a caller reads whose call is ended by the server: it shuts down, and has not asked us to drain before."""
+    with contextlib.suppress(TimeoutError, OSError):
+        async with asyncio.timeout(_LAST_WORD):
+            await exchange.write(data)
+            await exchange.end()
+
+
 async def _copy(stream: CallerStream, keepalive: KeepAlive) -> None:
     """Every batch as one write, as it comes."""
     while (data := await stream.next()) is not None:
@@ -145,13 +169,38 @@ async def _copy(stream: CallerStream, keepalive: KeepAlive) -> None:
             await keepalive.write(data)
 
 
+def _take(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, grant: Grant) -> Call:
+    """The call; the exchange knows from now on how it goes."""
+    call = engine.take(
+        intake, inbound, grant, headers=exchange.headers, strict=_strict(exchange), request_id=exchange.request_id
+    )
+    exchange.course = call.course
+    exchange.explains = engine.runtime.config.endpoints.explain and _switched(exchange, _EXPLAIN)
+    return call
+
+
+def _tried(exchange: Exchange) -> list[tuple[bytes, bytes]]:
+    """How many requests went out for it and, where that is asked for, what was tried and why."""
+    course = exchange.course
+    if course is None:
+        return []
+    headers = [(b"x-llmproxy-attempts", str(course.attempts).encode())]
+    if exchange.explains:
+        headers.append((b"x-llmproxy-explain", _header_text(_STEPS.encode(course.steps).decode())))
+    return headers
+
+
 def _strict(exchange: Exchange) -> bool:
     """Whether the caller wants the request taken as it is, or not at all."""
-    value = exchange.header(_STRICT)
+    return _switched(exchange, _STRICT)
+
+
+def _switched(exchange: Exchange, name: str) -> bool:
+    value = exchange.header(name)
     if value is None:
         return False
     if value not in _SWITCH:
-        raise BadRequest(f"{_STRICT}: expected one of {', '.join(_SWITCH)}.", param=_STRICT, code="invalid_value")
+        raise BadRequest(f"{name}: expected one of {', '.join(_SWITCH)}.", param=name, code="invalid_value")
     return _SWITCH[value]
 
 

@@ -13,11 +13,13 @@ from typing import Self
 from starlette.types import Receive, Scope, Send
 
 from llmproxy_asgi.errors import BodyTimeout, BodyTooLarge, WrongMediaType
-from llmproxy_asgi.facts import NOBODY, Observers
+from llmproxy_asgi.facts import NOBODY, Course, Observers
 
 HeaderPairs = Iterable[tuple[bytes, bytes]]
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_AT_ONCE = 64 * 1024
+"""Bytes that any server takes off our hands without the caller's doing."""
 _PRIVATE = ((b"cache-control", b"no-store"), (b"vary", b"Authorization, Cookie"))
 _WATCH_AFTER = 0.02
 """Seconds a call may take before it is worth a task to notice that its caller has left."""
@@ -35,12 +37,42 @@ class Exchange:
         receive: Of the same request.
         send: Of the same request.
         observers: Who is told of a refusal.
+        write_time: Seconds that the caller may take none of a large answer.
+
+    Attributes:
+        gone: Whether the caller has left, or is treated as if.
+        course: How the call that it makes goes, once there is one.
+        explains: Whether the caller is told of it step by step.
     """
 
-    __slots__ = ("_headers", "observers", "receive", "request_id", "scope", "send", "started")
+    __slots__ = (
+        "_headers",
+        "course",
+        "explains",
+        "gone",
+        "observers",
+        "receive",
+        "request_id",
+        "scope",
+        "send",
+        "started",
+        "write_time",
+    )
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, *, observers: Observers = NOBODY) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        observers: Observers = NOBODY,
+        write_time: float = 60.0,
+    ) -> None:
         self.observers = observers
+        self.write_time = write_time
+        self.gone = False
+        self.course: Course | None = None
+        self.explains = False
         self.scope = scope
         self.receive = receive
         self.send = send
@@ -99,7 +131,15 @@ class Exchange:
         await self.send({"type": "http.response.start", "status": status, "headers": sent, "trailers": False})
         # An answer to HEAD says how long the body would be, and has none.
         shown = b"" if self.scope["method"] == "HEAD" else body
-        await self.send({"type": "http.response.body", "body": shown, "more_body": False})
+        message = {"type": "http.response.body", "body": shown, "more_body": False}
+        if len(shown) <= _AT_ONCE:
+            await self.send(message)
+            return
+        try:
+            async with asyncio.timeout(self.write_time):
+                await self.send(message)
+        except TimeoutError:
+            raise CallerGone from None
 
     async def begin_stream(self, headers: HeaderPairs, *, media_type: bytes) -> None:
         """The head of a streamed answer."""
@@ -151,11 +191,10 @@ class CallerWatch:
     A task is made only for calls that take longer than a moment; most short ones never need it.
     """
 
-    __slots__ = ("_handle", "_loop", "_receive", "_task", "_watcher", "gone")
+    __slots__ = ("_exchange", "_handle", "_loop", "_task", "_watcher")
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self.gone = False
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
 
     async def __aenter__(self) -> Self:
         task = asyncio.current_task()
@@ -172,7 +211,7 @@ class CallerWatch:
         self._handle.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
-        if not self.gone:
+        if not self._exchange.gone:
             return False
         return self._task.uncancel() == 0 and isinstance(error, asyncio.CancelledError)
 
@@ -180,14 +219,16 @@ class CallerWatch:
         self._watcher = self._loop.create_task(self._listen())
 
     async def _listen(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
+        while (await self._exchange.receive())["type"] != "http.disconnect":
             pass
-        self.gone = True
+        self._exchange.gone = True
         self._task.cancel()
 
 
 class KeepAlive:
     """Writes a protocol's keep-alive into a stream that has been silent for a while, the head first if need be.
+
+    It also keeps the write clock: a caller who takes nothing for too long is treated as one who has left.
 
     Args:
         exchange: Where the stream goes.
@@ -199,6 +240,7 @@ class KeepAlive:
 
     __slots__ = (
         "_busy", "_data", "_every", "_exchange", "_handle", "_headers", "_last", "_loop", "_media_type", "_sending",
+        "_task",
     )  # fmt: skip
 
     def __init__(
@@ -211,6 +253,7 @@ class KeepAlive:
         self._every = every
         self._busy = False
         self._sending: asyncio.Task[None] | None = None
+        self._task = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
         self._last = self._loop.time()
         self._handle = self._loop.call_at(self._last + every, self._tick)
@@ -242,8 +285,21 @@ class KeepAlive:
         if now >= due:
             if not self._busy and self._sending is None:
                 self._sending = self._loop.create_task(self._send())
-            due = now + self._every
+            elif self._give_up(now):
+                return
+            due = now + min(self._every, self._exchange.write_time)
         self._handle = self._loop.call_at(due, self._tick)
+
+    def _give_up(self, now: float) -> bool:
+        """Whether the caller takes nothing any more; its call ends then.
+
+        A write begins at the latest `every` after the one before it, so nothing need be noted for each write.
+        """
+        if now - self._last < self._exchange.write_time + self._every or self._task is None:
+            return False
+        self._exchange.gone = True
+        self._task.cancel()
+        return True
 
     async def _send(self) -> None:
         if not self._exchange.started:

@@ -13,6 +13,8 @@ from starlette.types import Receive, Scope, Send
 from llmproxy_asgi.background import Background
 from llmproxy_asgi.endpoints.calls import refuse, serve_call, unexpected
 from llmproxy_asgi.endpoints.exchange import Exchange
+from llmproxy_asgi.endpoints.metrics import PATH as METRICS
+from llmproxy_asgi.endpoints.metrics import serve_metrics
 from llmproxy_asgi.endpoints.models import list_models, show_model
 from llmproxy_asgi.endpoints.status import health, ready
 from llmproxy_asgi.endpoints.stored import Stored
@@ -79,7 +81,10 @@ class Endpoints:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        exchange = Exchange(scope, receive, send, observers=self.engine.runtime.observers)
+        runtime = self.engine.runtime
+        exchange = Exchange(
+            scope, receive, send, observers=runtime.observers, write_time=runtime.config.limits.write_time
+        )
         path = routed_path(scope)
         protocol = CALLS.get(path)
         if protocol is not None and scope["method"] == "POST":
@@ -114,18 +119,23 @@ class Endpoints:
             await self.stored.serve(exchange, path.removeprefix(STORED))
             return
         models = next((root for root in _MODELS if path == root or path.startswith(root + "/")), None)
-        if path not in STATUS and models is None and not self._is_page(path):
+        if path not in STATUS and models is None and not self._is_page(path) and not self._is_metrics(path):
             raise NotFound("There is nothing at this path.")
         if exchange.scope["method"] not in ("GET", "HEAD"):
             raise MethodNotAllowed("This path takes GET.", allow="GET, HEAD")
         if path in STATUS:
             await STATUS[path](self.engine, exchange)
+        elif self._is_metrics(path):
+            await serve_metrics(self.engine, exchange)
         elif models is None:
             await serve_page(self.engine, exchange, path)
         elif path == models:
             await list_models(self.engine, exchange, inbound)
         else:
             await show_model(self.engine, exchange, inbound, path.removeprefix(models + "/"))
+
+    def _is_metrics(self, path: str) -> bool:
+        return path == METRICS and self.engine.runtime.metrics is not None
 
     def _is_page(self, path: str) -> bool:
         return self.engine.runtime.config.endpoints.ui and (path == "/ui" or path.startswith("/ui/"))

@@ -1,5 +1,7 @@
 """Is the process alive, and can it serve. The two paths that anybody may ask; they tell nothing else."""
 
+import msgspec
+
 from llmproxy_asgi.endpoints.exchange import Exchange
 from llmproxy_asgi.engine import Engine
 
@@ -12,8 +14,9 @@ async def health(_engine: Engine, exchange: Exchange) -> None:
 
 
 async def ready(engine: Engine, exchange: Exchange) -> None:
-    """There is somebody to ask."""
-    if engine.runtime.providers:
+    """Calls are taken, and for every name there is somebody to ask."""
+    problem = engine.not_ready()
+    if problem is None:
         await exchange.answer(200, [_JSON], b'{"status":"ready"}')
     else:
-        await exchange.answer(503, [_JSON], b'{"status":"no provider is enabled"}')
+        await exchange.answer(503, [_JSON], msgspec.json.encode({"status": problem}))

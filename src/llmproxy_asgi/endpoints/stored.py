@@ -89,7 +89,7 @@ class Stored:
         after = -1 if after is None else after
         run = self._background.find(owner, response_id)
         if run is not None:
-            async with CallerWatch(exchange.receive):
+            async with CallerWatch(exchange):
                 await self._tell(exchange, run.read(after=after))
             return
         events = await self._engine.runtime.responses.events(owner, response_id, after=after)

@@ -29,6 +29,8 @@ LONGEST_CIRCUIT = 300.0
 """Seconds that a circuit stays open however often its tries fail, unless the configured cooldown is longer."""
 QUOTA_REST = 600.0
 """Seconds that a spent quota rests at least: no minute brings it back."""
+CHECKED = "health"
+"""The reason of a rest that a health check began."""
 _TICK = 0.001
 """Seconds that a timer may ring too early: a rest that is over by then is over."""
 _PROBE_TIME = 120.0
@@ -136,6 +138,22 @@ class Cooldowns:
             self._broken(fingerprint, error, cooldown)
         else:
             self.answered(fingerprint)  # a refusal of this request is an answer: somebody is there
+
+    def found_down(self, fingerprint: str, seconds: float) -> None:
+        """A check found that the upstream does not answer: it rests, if it does not already."""
+        circuit = self._circuit(fingerprint)
+        now = self._clock.monotonic()
+        if circuit.rest is None or circuit.rest.until < now + seconds:
+            begins = circuit.rest is None
+            circuit.rest = Rest(now + seconds, asked=False, seconds=seconds, reason=CHECKED)
+            if begins and self.noticed is not None:
+                self.noticed(fingerprint, circuit.rest)
+
+    def found_up(self, fingerprint: str) -> None:
+        """A check found that the upstream answers: a rest that a check began is over."""
+        circuit = self._circuits.get(fingerprint)
+        if circuit is not None and circuit.rest is not None and circuit.rest.reason == CHECKED:
+            self.answered(fingerprint)
 
     def all_resting(self) -> Iterator[tuple[str, Rest]]:
         """Every credential that rests now, with its rest."""

@@ -148,9 +148,9 @@ class Executor:
         """Whether any target minds how many tokens a call is (`Job.tokens`)."""
         return self._admission is not None and self._admission.counts_tokens
 
-    def ready(self, target: Target) -> bool:
-        """Whether a target could be tried now: one of its credentials does not rest."""
-        return any(self._cooldowns.resting(each.fingerprint) is None for each in target.provider.credentials)
+    def ready(self, provider: Provider) -> bool:
+        """Whether a provider could be tried now: one of its credentials does not rest."""
+        return any(self._cooldowns.resting(each.fingerprint) is None for each in provider.credentials)
 
     async def _when_there_is_room(
         self, job: Job, full: Sequence[tuple[Target, Credential]], failures: Sequence[UpstreamError]

@@ -6,7 +6,7 @@ from typing import ClassVar
 from typing_extensions import override
 
 from llmproxy_asgi.capabilities import Capabilities
-from llmproxy_asgi.providers.base import Credential, Provider, join, provider
+from llmproxy_asgi.providers.base import Credential, HealthQuestion, Provider, join, provider
 from llmproxy_asgi.translators.anthropic_messages.families import capabilities_of
 from llmproxy_asgi.transport import Address
 
@@ -32,6 +32,12 @@ class Anthropic(Provider):
         if credential.secret is None:
             return {}
         return {"x-api-key": credential.secret.reveal()}
+
+    @override
+    def health_question(self) -> HealthQuestion:
+        return HealthQuestion(
+            join(self.root, "/models?limit=1", version="v1"), ((b"anthropic-version", b"2023-06-01"),)
+        )
 
     @override
     def capabilities(self, model: str, protocol: str) -> Capabilities:

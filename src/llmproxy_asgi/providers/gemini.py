@@ -7,7 +7,7 @@ from urllib.parse import quote
 from typing_extensions import override
 
 from llmproxy_asgi.capabilities import Capabilities
-from llmproxy_asgi.providers.base import Credential, Provider, join, provider
+from llmproxy_asgi.providers.base import Credential, HealthQuestion, Provider, join, provider
 from llmproxy_asgi.translators.gemini.families import capabilities_of
 from llmproxy_asgi.transport import Address
 
@@ -31,10 +31,17 @@ class Gemini(Provider):
     def counting_address(self, protocol: str, model: str) -> Address | None:
         return self._method(model, "countTokens") if protocol == "gemini" else None
 
+    @override
+    def health_question(self) -> HealthQuestion:
+        return HealthQuestion(join(self.root, "/models?pageSize=1", version=self._version))
+
+    @property
+    def _version(self) -> str:
+        return next((version for version in _VERSIONS if self.root.endswith("/" + version)), _VERSIONS[0])
+
     def _method(self, model: str, method: str) -> Address:
-        version = next((version for version in _VERSIONS if self.root.endswith("/" + version)), _VERSIONS[0])
         path = model if "/" in model and model.startswith(("models/", "tunedModels/")) else f"models/{model}"
-        return join(self.root, f"/{quote(path)}:{method}", version=version)
+        return join(self.root, f"/{quote(path)}:{method}", version=self._version)
 
     @override
     def authorize(self, protocol: str, credential: Credential) -> Mapping[str, str]:

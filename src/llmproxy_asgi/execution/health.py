@@ -1,0 +1,203 @@
+"""Does an upstream answer: asked of it now and then by its cheapest question, beside what calls tell anyway.
+
+Passive: every call reports how it went (`cooldown`). Active: a provider with `health:` is asked on an interval, with
+jitter so that many processes do not ask at once. Two failed checks in a row let all its credentials rest until a check
+goes well again; a check that goes well ends only such a rest, never one that calls caused. Whether a configuration is
+right, and whether somebody may use a model, are other questions and asked elsewhere.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from llmproxy_asgi.clock import SYSTEM, Clock
+from llmproxy_asgi.errors import ErrorKind, UpstreamError, UpstreamTimeout
+from llmproxy_asgi.execution.cooldown import Cooldowns
+from llmproxy_asgi.facts import NOBODY, Observers, TargetStateChanged
+from llmproxy_asgi.providers.base import Credential, Provider
+from llmproxy_asgi.transport import Pool
+
+FAILURES_BEFORE_DOWN = 2
+"""Failed checks in a row that make an upstream down."""
+JITTER = 0.1
+"""The share of the interval by which two checks' distance varies."""
+_LARGEST = 64 * 1024
+"""Bytes of an answer that are read, so that its connection can be used again; the rest is not waited for."""
+
+_log = logging.getLogger("llmproxy_asgi.health")
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What the last check of one provider said."""
+
+    healthy: bool
+    reason: str
+    """In a few words; empty where it is healthy."""
+    checked_at: datetime
+    seconds: float
+    """How long the check took."""
+
+
+class HealthChecks:
+    """Checks providers, for as long as somebody uses the gateway.
+
+    Args:
+        pools: The connection pool of a provider.
+        cooldowns: What rests; told of what is found.
+        observers: Who wants to know.
+        clock: Slept with between two checks.
+        draw: Where jitter comes from.
+    """
+
+    def __init__(
+        self,
+        pools: Callable[[Provider], Pool],
+        cooldowns: Cooldowns,
+        *,
+        observers: Observers = NOBODY,
+        clock: Clock = SYSTEM,
+        draw: random.Random | None = None,
+    ) -> None:
+        self._pools = pools
+        self._cooldowns = cooldowns
+        self._observers = observers
+        self._clock = clock
+        self._draw = draw or random.Random()  # noqa: S311  spreads load, guards nothing
+        self._watched: tuple[Provider, ...] = ()
+        self._states: dict[str, Health] = {}
+        self._failed: dict[str, int] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def states(self) -> Mapping[str, Health]:
+        """The last check of each provider that was ever checked."""
+        return self._states
+
+    def plan(self, providers: Iterable[Provider]) -> None:
+        """From now on these are watched; those that are gone are forgotten."""
+        providers = tuple(providers)
+        self._watched = tuple(each for each in providers if each.config.health is not None)
+        names = {each.name for each in providers}
+        self._states = {name: state for name, state in self._states.items() if name in names}
+        self._failed = {name: count for name, count in self._failed.items() if name in names}
+        self._cancel()
+
+    def keep_running(self) -> None:
+        """Start what is watched, unless it runs already. Called for every call, so it does next to nothing."""
+        if not self._watched:
+            return
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None and not self._loop.is_closed():
+                return  # another loop of this process watches
+            self._loop = loop
+            self._tasks = [loop.create_task(self._watch(each)) for each in self._watched]
+
+    async def aclose(self) -> None:
+        """Stop watching. It begins anew with the next call."""
+        tasks, loop = self._tasks, self._loop
+        self._cancel()
+        if loop is asyncio.get_running_loop():
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def check(self, provider: Provider) -> Health:
+        """Ask one provider now, and take note of what it says."""
+        since = self._clock.monotonic()
+        reason = ""
+        for credential in provider.credentials:
+            reason = await self._ask(provider, credential)
+            if not reason:
+                break
+        health = Health(not reason, reason, self._clock.now(), self._clock.monotonic() - since)
+        self._note(provider, health)
+        return health
+
+    async def _watch(self, provider: Provider) -> None:
+        assert provider.config.health is not None
+        interval = provider.config.health.interval
+        # Many processes begin at once: the first check comes at any moment of the interval.
+        wait = self._draw.uniform(0, interval)
+        while True:
+            await self._clock.sleep(wait)
+            try:
+                await self.check(provider)
+            except Exception:  # noqa: BLE001  a bug of ours, or of a provider's: it must not end the watch
+                _log.exception("a health check of %s failed unexpectedly", provider.name)
+            wait = interval * self._draw.uniform(1 - JITTER, 1 + JITTER)
+
+    async def _ask(self, provider: Provider, credential: Credential) -> str:
+        """What is wrong, in a few words; empty: it answers."""
+        question = provider.health_question()
+        if question is None:
+            return ""
+        timeout = provider.config.timeout
+        headers = (*provider.headers(provider.protocols[0], credential), *question.headers)
+        try:
+            async with asyncio.timeout(timeout.connect + timeout.first_byte):
+                answer = await self._pools(provider).open(
+                    "GET", question.address, headers, b"", connect=timeout.connect
+                )
+                try:
+                    size = 0
+                    while size < _LARGEST and (data := await answer.chunk()):
+                        size += len(data)
+                finally:
+                    await answer.aclose()
+        except TimeoutError:
+            return UpstreamTimeout.kind.value
+        except UpstreamError as error:
+            return error.kind.value
+        return _verdict(answer.status)
+
+    def _note(self, provider: Provider, health: Health) -> None:
+        name = provider.name
+        before = self._states.get(name)
+        self._states[name] = health
+        count = self._failed[name] = 0 if health.healthy else self._failed.get(name, 0) + 1
+        for credential in provider.credentials:
+            if health.healthy:
+                self._cooldowns.found_up(credential.fingerprint)
+            elif count >= FAILURES_BEFORE_DOWN and provider.config.health is not None:
+                self._cooldowns.found_down(credential.fingerprint, 2 * provider.config.health.interval)
+        if before is None or before.healthy != health.healthy:
+            self._tell(name, health, is_first=before is None)
+
+    def _tell(self, name: str, health: Health, *, is_first: bool) -> None:
+        facts = {"provider": name, "healthy": health.healthy, "reason": health.reason}
+        if not health.healthy:
+            _log.warning("the upstream %s does not answer as it should: %s", name, health.reason, extra=facts)
+        elif not is_first:
+            _log.info("the upstream %s answers again", name, extra=facts)
+        if self._observers.listening:
+            self._observers.notice(TargetStateChanged(provider=name, healthy=health.healthy, reason=health.reason))
+
+    def _cancel(self) -> None:
+        tasks, loop = self._tasks, self._loop
+        self._tasks, self._loop = [], None
+        if loop is not None and not loop.is_closed():
+            for task in tasks:
+                if loop is _running():
+                    task.cancel()
+                else:
+                    loop.call_soon_threadsafe(task.cancel)
+
+
+def _verdict(status: int) -> str:
+    """An answer is an answer: only what says that calls would fail, too, counts."""
+    if status in (401, 403):
+        return ErrorKind.UPSTREAM_AUTH.value
+    if status >= 500:
+        return ErrorKind.OVERLOADED.value if status in (503, 529) else ErrorKind.UPSTREAM.value
+    return ""
+
+
+def _running() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

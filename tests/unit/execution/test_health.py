@@ -1,0 +1,217 @@
+"""Does an upstream answer: what checks ask, what they find, and what that changes."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from typing_extensions import override
+
+from llmproxy_asgi.errors import UpstreamFailed, UpstreamRateLimited, UpstreamTimeout, UpstreamUnreachable
+from llmproxy_asgi.execution.cooldown import FAILURES_BEFORE_REST, Cooldowns
+from llmproxy_asgi.execution.health import HealthChecks
+from llmproxy_asgi.facts import AnyFact, Observers, TargetStateChanged
+from llmproxy_asgi.providers.base import Provider
+from llmproxy_asgi.providers.registry import provider_class
+from llmproxy_asgi.transport import Answer, Pool
+from support_clock import HandClock
+
+pytestmark = pytest.mark.anyio
+
+GONE = UpstreamUnreachable("gone")
+
+
+class Said(Answer):
+    """A status with a few bytes."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status, None)
+        self._left = [b"{}"]
+
+    @property
+    @override
+    def raw_headers(self) -> Sequence[tuple[bytes, bytes]]:
+        return []
+
+    @override
+    async def raw(self) -> bytes:
+        return self._left.pop() if self._left else b""
+
+    @override
+    async def aclose(self) -> None:
+        pass
+
+
+class World(Pool):
+    """An upstream that says this, and the checks that ask it. Also its own connections."""
+
+    def __init__(self, kind: str = "openai-compatible", **block: Any) -> None:
+        made = provider_class(kind)
+        base = {"base_url": "http://127.0.0.1:1"} if kind != "simulated" else {}
+        whole = {"type": kind, **base, "api_key": "key-1", "health": {"interval": 10}, **block}
+        self.provider: Provider = made("p", made.Config(**{k: v for k, v in whole.items() if base or k != "api_key"}))
+        self.clock = HandClock()
+        self.cooldowns = Cooldowns(self.clock)
+        self.facts: list[AnyFact] = []
+        self.said: int | Exception = 200
+        self.asked: list[tuple[str, str, dict[str, str]]] = []
+        self.checks = HealthChecks(
+            lambda _: self, self.cooldowns, observers=Observers([self]), clock=self.clock, draw=random.Random(3)
+        )
+        self.checks.plan([self.provider])
+
+    def notice(self, fact: AnyFact, /) -> None:
+        self.facts.append(fact)
+
+    @override
+    async def open(self, method: str, url: Any, headers: Any, body: bytes, *, connect: float) -> Answer:
+        self.asked.append((method, str(url), {name.decode(): value.decode() for name, value in headers}))
+        if isinstance(self.said, Exception):
+            raise self.said
+        return Said(self.said)
+
+    @property
+    def resting(self) -> bool:
+        return self.cooldowns.resting(self.provider.credentials[0].fingerprint) is not None
+
+    async def check(self, said: int | Exception) -> str:
+        self.said = said
+        return (await self.checks.check(self.provider)).reason
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (200, ""),
+        (404, ""),
+        (429, ""),
+        (401, "upstream_auth"),
+        (403, "upstream_auth"),
+        (500, "upstream"),
+        (503, "overloaded"),
+        (GONE, "upstream"),
+        (UpstreamTimeout("late"), "timeout"),
+    ],
+    ids=str,
+)
+async def test_an_answer_is_healthy_unless_calls_would_fail_too(said: int | Exception, reason: str) -> None:
+    """That there is no list of models, or that one asks too often, says nothing of calls."""
+    assert await World().check(said) == reason
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        ("openai", "/v1/models"),
+        ("openai-compatible", "/v1/models"),
+        ("anthropic", "/v1/models?limit=1"),
+        ("gemini", "/v1beta/models?pageSize=1"),
+    ],
+)
+async def test_the_question_is_the_vendors_cheapest_and_is_signed(kind: str, path: str) -> None:
+    """A list of one model, where there is such a thing."""
+    world = World(kind)
+    await world.check(200)
+    ((method, url, headers),) = world.asked
+    assert (method, url) == ("GET", f"http://127.0.0.1:1{path}")
+    assert any("key-1" in value for value in headers.values())
+    assert ("anthropic-version" in headers) == (kind == "anthropic")
+
+
+async def test_what_needs_no_network_is_always_well() -> None:
+    """Nothing is asked."""
+    world = World("simulated")
+    assert await world.check(500) == ""
+    assert world.asked == []
+
+
+async def test_two_failures_make_it_rest_and_one_success_ends_that() -> None:
+    """One alone may be a hiccup."""
+    world = World()
+    await world.check(GONE)
+    assert not world.resting
+    await world.check(GONE)
+    assert world.resting
+    await world.check(200)
+    assert not world.resting
+
+
+async def test_a_check_ends_no_rest_that_calls_began() -> None:
+    """A list of models may be answered while calls fail; a wait that was asked for holds."""
+    world = World()
+    fingerprint = world.provider.credentials[0].fingerprint
+    world.cooldowns.failed(fingerprint, UpstreamRateLimited("", retry_after=30), 5)
+    await world.check(200)
+    assert world.resting
+    world.clock.at += 30
+    assert not world.resting
+    for _ in range(FAILURES_BEFORE_REST):
+        world.cooldowns.failed(fingerprint, UpstreamFailed(""), 5)
+    await world.check(200)
+    assert world.resting
+
+
+async def test_changes_are_told_once() -> None:
+    """Every check is kept, only another verdict is news."""
+    world = World()
+    for said in (200, 200, GONE, GONE, 200):
+        await world.check(said)
+    told = [fact for fact in world.facts if isinstance(fact, TargetStateChanged)]
+    assert [(fact.healthy, fact.reason) for fact in told] == [(True, ""), (False, "upstream"), (True, "")]
+    assert world.checks.states["p"].healthy
+
+
+async def test_several_keys_are_asked_until_one_answers() -> None:
+    """One bad key does not make an upstream ill."""
+    world = World(api_key=["key-1", "key-2"])
+    await world.check(401)
+    assert [headers["authorization"] for _, _, headers in world.asked] == ["Bearer key-1", "Bearer key-2"]
+
+
+async def test_it_watches_on_its_interval_with_jitter_until_it_is_closed() -> None:
+    """The first check at any moment of the interval, the next about one interval later."""
+    world = World()
+    before = asyncio.all_tasks()
+    world.clock.sleep = sleeping = Sleeping()  # type: ignore[method-assign]
+    world.checks.keep_running()
+    world.checks.keep_running()
+    for _ in range(4):
+        await sleeping.turn()
+    await world.checks.aclose()
+    first, *others = sleeping.waits
+    assert 0 <= first <= 10
+    assert all(9 <= wait <= 11 for wait in others)
+    assert len(set(others)) == len(others)
+    assert len(world.asked) == 4
+    assert asyncio.all_tasks() == before
+
+
+async def test_nothing_runs_where_nobody_asked_for_it() -> None:
+    """A provider without `health` is known by its calls alone."""
+    world = World(health=None)
+    before = asyncio.all_tasks()
+    world.checks.keep_running()
+    assert asyncio.all_tasks() == before
+
+
+class Sleeping:
+    """Sleeps that end when a test says so."""
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+        self._woken = asyncio.Event()
+        self._asleep = asyncio.Event()
+
+    async def __call__(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self._asleep.set()
+        await self._woken.wait()
+        self._woken.clear()
+
+    async def turn(self) -> None:
+        """Let one sleep end, and wait for the next one to begin."""
+        await self._asleep.wait()
+        self._asleep.clear()
+        self._woken.set()
+        await self._asleep.wait()
