@@ -1,0 +1,169 @@
+"""Gates by caller and by target: whose they are, what a reload finds again, and what is forgotten."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from llmproxy_asgi.config.loader import load_config
+from llmproxy_asgi.errors import RateLimited, Unavailable
+from llmproxy_asgi.execution.admission import CallerGates, LiveGates, TargetAdmission, admit
+from llmproxy_asgi.execution.gate import UNLIMITED
+from llmproxy_asgi.providers.base import Credential, Provider
+from llmproxy_asgi.providers.registry import provider_class
+from llmproxy_asgi.providers.target import Target
+from llmproxy_asgi.settings import CallerLimits, CallLimits
+from llmproxy_asgi.stores.base import Owner
+from support_clock import HandClock
+
+pytestmark = pytest.mark.anyio
+
+ANN, BOB = Owner("", "ann"), Owner("", "bob")
+ONE_A_MINUTE = CallLimits(calls=((1 / 60, 1.0),))
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+def providers(**blocks: dict[str, Any]) -> list[Provider]:
+    common = {"type": "openai-compatible", "base_url": "https://a.example/v1"}
+    keys = {"api_key": ["sk-0123456789-a", "sk-0123456789-b"]}
+    config = load_config({"providers": {name: {**common, **keys, **block} for name, block in blocks.items()}})
+    return [provider_class(block.type)(name, block) for name, block in config.providers.items()]
+
+
+def places(*made: Provider) -> list[tuple[Target, Credential]]:
+    """Every credential of every provider."""
+    return [(Target(one, "m"), credential) for one in made for credential in one.credentials]
+
+
+def admission(gates: LiveGates, made: list[Provider]) -> TargetAdmission:
+    found = gates.targets(made)
+    assert found is not None
+    return found
+
+
+async def test_each_owner_has_limits_of_its_own(clock: HandClock) -> None:
+    """The same limits of two owners are two limits, and so are those of one name in two tenants."""
+    gates = CallerGates(clock)
+    for owner in (ANN, BOB, Owner("acme", "ann")):
+        await admit(gates.gate(owner, ONE_A_MINUTE), 0)
+        with pytest.raises(RateLimited) as caught:
+            await admit(gates.gate(owner, ONE_A_MINUTE), 0)
+        assert caught.value.retry_after == pytest.approx(60.0)
+
+
+async def test_callers_who_have_not_called_for_long_are_forgotten(clock: HandClock) -> None:
+    """Whatever number of callers ever came, only those are remembered whom it matters for."""
+    gates = CallerGates(clock)
+    gates.gate(ANN, ONE_A_MINUTE).try_pass(0)
+    for number in range(5_000):
+        gates.gate(Owner("", f"user-{number}"), ONE_A_MINUTE).try_pass(0)
+        clock.at += 1
+        if number % 30 == 0:
+            assert gates.gate(BOB, ONE_A_MINUTE).try_pass(0) is not None or number == 0
+            assert gates.gate(BOB, ONE_A_MINUTE).try_pass(0) is None, "was forgotten too early"
+            clock.at += 60
+    assert len(gates) < 200
+
+
+async def test_who_holds_a_slot_is_not_forgotten(clock: HandClock) -> None:
+    """A call under way counts, however long it takes and whoever comes meanwhile."""
+    gates = CallerGates(clock)
+    limits = CallLimits(max_concurrency=1)
+    permit = gates.gate(ANN, limits).try_pass(0)
+    assert permit is not None
+    for number in range(1_000):
+        gates.gate(Owner("", f"user-{number}"), limits)
+    assert gates.gate(ANN, limits).try_pass(0) is None
+    permit.release()
+    assert gates.gate(ANN, limits).try_pass(0) is not None
+
+
+async def test_nothing_is_made_where_nothing_is_limited(clock: HandClock) -> None:
+    """A plan without limits costs its calls one comparison with None."""
+    assert LiveGates(clock).targets(providers(a={}, b={"retry": {"attempts": 1}})) is None
+    assert CallerLimits().call_limits is None
+
+
+async def test_a_provider_without_limits_takes_everything(clock: HandClock) -> None:
+    """Beside one that has some, it hands out permits that mean nothing."""
+    made = providers(free={}, bound={"max_concurrency": 1})
+    one = admission(LiveGates(clock), made)
+    (free, _), (bound, credential) = places(*made)[0], places(*made)[2]
+    assert one.try_take(free, made[0].credentials[0], 0) is UNLIMITED
+    assert one.try_take(bound, credential, 0) is not None
+    assert one.try_take(bound, credential, 0) is None
+    target, _, permit = await one.wait([(bound, credential), (free, made[0].credentials[0])], 0)
+    assert (target.provider.name, permit) == ("free", UNLIMITED)
+
+
+async def test_a_new_plan_finds_what_did_not_change(clock: HandClock) -> None:
+    """A reload gives nobody a second allowance, though the provider is another object; changed limits begin anew."""
+    gates = LiveGates(clock)
+    limits = {"rate_limit": {"requests_per_second": 0.1, "burst": 1}}
+    before = providers(a=limits)
+    assert admission(gates, before).try_take(*places(*before)[0], 0) is not None
+    same = providers(a={**limits, "priority": 5})
+    assert admission(gates, same).try_take(*places(*same)[0], 0) is None
+    other = providers(a={"rate_limit": {"requests_per_second": 0.2, "burst": 1}})
+    assert admission(gates, other).try_take(*places(*other)[0], 0) is not None
+
+
+async def test_the_slots_of_a_provider_are_one_number_whatever_keys_it_has(clock: HandClock) -> None:
+    """With a rate for each key the slots are still shared, also with a key that a reload brings."""
+    gates = LiveGates(clock)
+    limits = {"max_concurrency": 2, "rate_limit": {"requests_per_second": 100, "per": "credential"}}
+    before = providers(a=limits)
+    for place in places(*before):
+        assert admission(gates, before).try_take(*place, 0) is not None
+    after = providers(a={**limits, "api_key": ["sk-0123456789-a", "sk-0123456789-b", "sk-0123456789-c"]})
+    one = admission(gates, after)
+    assert [one.try_take(*place, 0) for place in places(*after)] == [None, None, None]
+
+
+async def test_a_key_that_two_providers_use_has_each_ones_limits(clock: HandClock) -> None:
+    """Limits are a provider's: another one with the same secret has its own."""
+    made = providers(a={"max_concurrency": 1}, b={"max_concurrency": 1})
+    one = admission(LiveGates(clock), made)
+    taken = [one.try_take(*place, 0) is not None for place in places(*made)]
+    assert taken == [True, False, True, False]
+
+
+async def test_what_is_told_where_all_are_full(clock: HandClock) -> None:
+    """The shortest wait; a rate is a 429, and where only other calls' ends make room, it is a 503."""
+    made = providers(
+        slow={"rate_limit": {"requests_per_second": 0.01, "burst": 1}},
+        quick={"rate_limit": {"requests_per_second": 0.1, "burst": 1}},
+        busy={"max_concurrency": 1},
+    )
+    one = admission(LiveGates(clock), made)
+    for place in places(*made)[::2]:
+        assert one.try_take(*place, 0) is not None
+    slow, quick, busy = (places(provider) for provider in made)
+    with pytest.raises(RateLimited) as limited:
+        await one.wait([*slow, *quick], 0)
+    assert limited.value.retry_after == pytest.approx(10.0)
+    with pytest.raises(Unavailable) as unavailable:
+        await one.wait(busy, 0)
+    assert unavailable.value.retry_after == 1.0
+
+
+async def test_waiting_for_the_first_to_have_room(clock: HandClock) -> None:
+    """Whichever target is free first serves; the wait ends with its credential and a permit."""
+    wait = {"rate_limit": {"requests_per_second": 1, "burst": 1, "max_wait": "10s"}}
+    made = providers(a={"max_concurrency": 1, "rate_limit": {"max_wait": "10s"}}, b=wait)
+    one = admission(LiveGates(clock), made)
+    first, other = places(*made)[0], places(*made)[2]
+    holder = one.try_take(*first, 0)
+    assert holder is not None
+    assert one.try_take(*other, 0) is not None
+    waits = [asyncio.create_task(one.wait([first, other], 0)) for _ in range(2)]
+    await asyncio.sleep(0)
+    holder.release()
+    await asyncio.sleep(0)
+    clock.turn(1.0)
+    names = [(await task)[0].provider.name for task in waits]
+    assert names == ["a", "b"]
