@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from llmproxy_asgi.config.schema import Config
     from llmproxy_asgi.conversation import Message, Response, StreamEvent
     from llmproxy_asgi.errors import CallerError, ConfigError, GatewayError, MisuseError, UpstreamError
+    from llmproxy_asgi.facts import Observer
     from llmproxy_asgi.gateway import Gateway
     from llmproxy_asgi.principal import Principal
+    from llmproxy_asgi.telemetry.opentelemetry import Tracing
     from llmproxy_asgi.translators.embeddings.records import Embeddings
 
 __all__ = [
@@ -30,9 +32,11 @@ __all__ = [
     "LLMProxyMiddleware",
     "Message",
     "MisuseError",
+    "Observer",
     "Principal",
     "Response",
     "StreamEvent",
+    "Tracing",
     "UpstreamError",
     "create_llm_client",
     "load_config",
@@ -50,9 +54,11 @@ _HOMES = {
     "LLMProxyMiddleware": "app",
     "Message": "conversation",
     "MisuseError": "errors",
+    "Observer": "facts",
     "Principal": "principal",
     "Response": "conversation",
     "StreamEvent": "conversation",
+    "Tracing": "telemetry.opentelemetry",
     "UpstreamError": "errors",
     "create_llm_client": "client",
     "load_config": "config.loader",
