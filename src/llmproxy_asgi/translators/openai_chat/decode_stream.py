@@ -342,8 +342,8 @@ class ChatStreamDecoder(StreamDecoder):
     # ── reasoning ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _reasoning(self, candidate: OpenCandidate, delta: Delta, out: list[StreamEvent]) -> None:
-        details = read_details(delta.reasoning_details)
-        if not any(detail.text for detail in details):  # else the two say the same
+        details = read_details(delta.reasoning_details) if delta.reasoning_details is not None else ()
+        if not details or not any(detail.text for detail in details):  # else the two say the same
             readable = delta.reasoning_content or (delta.reasoning if type(delta.reasoning) is str else None)
             if readable:
                 self._think(candidate, readable, out)

@@ -1,0 +1,138 @@
+"""What a piece of a stream costs, counted in calls and not in seconds, so that it is the same on every machine.
+
+The benchmark measures speed; this notices when a hot path has become longer. A figure below may be lowered whenever
+the code allows it. Who raises one should have measured what it costs: `make bench ARGS=--codecs`.
+"""
+
+import functools
+import itertools
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Self
+
+import msgspec
+import pytest
+
+from bench import streams
+from bench.streams import Kind, Pair, Protocol
+from llmproxy_asgi.translators.registry import translator
+
+READ = 65536
+SLACK = 2
+"""Calls by which versions of Python may differ."""
+
+# By the upstream's protocol, then by the caller's. Each is the dearest of text, reasoning and tool arguments.
+ALONE: dict[Protocol, dict[Protocol, int]] = {
+    "openai-chat": {"openai-chat": 12, "openai-responses": 26, "anthropic-messages": 24, "gemini": 23},
+    "openai-responses": {"openai-chat": 25, "openai-responses": 12, "anthropic-messages": 26, "gemini": 25},
+    "anthropic-messages": {"openai-chat": 18, "openai-responses": 20, "anthropic-messages": 10, "gemini": 18},
+    "gemini": {"openai-chat": 22, "openai-responses": 24, "anthropic-messages": 23, "gemini": 14},
+}
+TOGETHER: dict[Protocol, dict[Protocol, int]] = {
+    "openai-chat": {"openai-responses": 20, "anthropic-messages": 18, "gemini": 16},
+    "openai-responses": {"openai-chat": 16, "anthropic-messages": 16, "gemini": 14},
+    "anthropic-messages": {"openai-chat": 12, "openai-responses": 14, "gemini": 12},
+    "gemini": {"openai-chat": 13, "openai-responses": 15, "anthropic-messages": 14},
+}
+MESSAGE: dict[Protocol, int] = {"openai-chat": 102, "openai-responses": 113, "anthropic-messages": 109, "gemini": 119}
+"""By the caller's protocol, for the upstream that is dearest."""
+
+
+class Calls:
+    """Counts calls, of functions written in Python or in C, and of JSON readers and writers among them."""
+
+    def __init__(self) -> None:
+        self.all = 0
+        self.json = 0
+
+    def __call__(self, _frame: FrameType, event: str, called: Any) -> None:
+        if event in {"call", "c_call"}:
+            self.all += 1
+        if event == "c_call" and (called.__module__ or type(called.__self__).__module__).startswith("msgspec"):
+            self.json += 1
+
+    def during(self, work: Callable[[], object]) -> Self:
+        """Count what `work` calls."""
+        before = sys.getprofile()
+        sys.setprofile(self)
+        try:
+            work()
+        finally:
+            sys.setprofile(before)
+        return self
+
+
+def feed_all(codec: streams.Codec, reads: list[bytes]) -> None:
+    """Play a stream up to its end."""
+    for read in reads:
+        codec.feed(read)
+
+
+def per_delta(pair: Pair, kind: Kind, size: int | None) -> tuple[float, float]:
+    """Calls that one more piece of a stream makes, and JSON readers and writers among them."""
+    counted: list[Calls] = []
+    deltas = (100, 200) if size is None else (400, 1200)
+    for count in deltas:
+        codec = streams.Codec(pair)
+        reads = streams.stream(pair[0], kind, count).reads(size)
+        counted.append(Calls().during(functools.partial(feed_all, codec, reads)))
+    few, many = counted
+    more = deltas[1] - deltas[0]
+    return (many.all - few.all) / more, (many.json - few.json) / more
+
+
+CASES = [
+    pytest.param((upstream, caller), kind, id=f"{streams.TITLES[upstream]} to {streams.TITLES[caller]}, {kind}")
+    for (upstream, caller), kind in itertools.product(streams.PAIRS, streams.KINDS)
+]
+
+
+@pytest.mark.parametrize(("pair", "kind"), CASES)
+def test_a_piece_that_comes_alone_makes_few_calls(pair: Pair, kind: Kind) -> None:
+    """A read that holds one piece makes no more calls than it did, and one reader and one writer of JSON among them."""
+    calls, json = per_delta(pair, kind, None)
+    assert calls <= ALONE[pair[0]][pair[1]] + SLACK
+    assert json <= (0 if pair[0] == pair[1] else 2)
+
+
+@pytest.mark.parametrize(("pair", "kind"), CASES)
+def test_a_piece_among_many_makes_fewer_calls(pair: Pair, kind: Kind) -> None:
+    """In a read of 64 KiB a piece makes no more calls than it did; where it is relayed, next to none."""
+    calls, json = per_delta(pair, kind, READ)
+    assert calls <= (0.2 if pair[0] == pair[1] else TOGETHER[pair[0]][pair[1]] + SLACK)
+    assert json <= (0 if pair[0] == pair[1] else 2)
+
+
+@pytest.mark.parametrize("caller", streams.PROTOCOLS)
+def test_a_message_makes_few_calls(caller: Protocol) -> None:
+    """One more message in a long conversation makes no more calls than it did, read and then written for anybody."""
+    found: dict[Protocol, float] = {}
+    for upstream in streams.PROTOCOLS:
+        if upstream != caller:
+            few, many = (requested(caller, upstream, messages) for messages in (60, 100))
+            found[upstream] = (many - few) / 40
+    assert max(found.values()) <= MESSAGE[caller] * 1.05, found
+
+
+def requested(caller: Protocol, upstream: Protocol, messages: int) -> int:
+    """Calls that it makes to read a conversation and to write it for an upstream."""
+    body = next(one.body for one in streams.conversations(messages, tools=2) if one.protocol == caller)
+    inbound, outbound = translator(caller).inbound, translator(upstream).outbound
+
+    def work() -> None:
+        outbound.encode(inbound.decode(streams.opened(caller, body)), streams.UPSTREAM)
+
+    work()  # what is made once in a process
+    return Calls().during(work).all
+
+
+def test_the_count_sees_what_is_called() -> None:
+    """Each call of a function counts, and readers and writers of JSON count by themselves as well."""
+
+    def work() -> None:
+        for _ in range(3):
+            len(msgspec.json.encode([abs(-1)]))
+
+    counted = Calls().during(work)
+    assert (counted.all, counted.json) == (1 + 9 + 1, 3)  # and the call that ends the counting
