@@ -40,7 +40,7 @@ NOBODYS = "claude-sonnet-5"
 
 @pytest.fixture(scope="module")
 def shared_list() -> Iterator[Stage]:
-    with staged(models=[NOBODYS], retry={"attempts": 2, "backoff": "1ms"}) as made:
+    with staged(spares=40, models=[NOBODYS], retry={"attempts": 2, "backoff": "1ms"}) as made:
         yield made
 
 
@@ -297,7 +297,7 @@ BEFORE_THE_FIRST_EVENT: dict[str, Scenario] = {
 def test_a_failure_before_the_first_event_is_tried_again(listed: Stage, lane: Lane, broken: Scenario) -> None:
     """The second try answers, and the SDK sees nothing of the first."""
     listed.play(broken, Reply(texts=("Fine.",)).scenario(lane.upstream, stream=lane.stream))
-    name = f"{PROVIDERS[lane.upstream]}/{NOBODYS}"
+    name = listed.model(lane, NOBODYS, spare=True)  # which has not spent what it may retry
     assert listed.ask(lane, model=name, **QUESTION[lane.client]).text == "Fine."
     assert len(listed.upstream.requests) == 2
 
