@@ -121,8 +121,9 @@ def _refuse_named(values: dict[str, Raw]) -> None:
 def _names(found: Mapping[str, Any]) -> list[str]:
     file = spelled(found, "fileData")
     given = found[file] if file is not None else None
-    uri = spelled(given, "fileUri") if isinstance(given, dict) else None
-    if uri is not None and isinstance(address := given[uri], str) and is_own_file(address):
+    inside: dict[str, Any] = given if isinstance(given, dict) else {}
+    uri = spelled(inside, "fileUri")
+    if uri is not None and isinstance(address := inside[uri], str) and is_own_file(address):
         return [f"{file}.{uri}"]
     return [key for name in _STORES if (key := spelled(found, name)) is not None and found[key]]
 

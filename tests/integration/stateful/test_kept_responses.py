@@ -1,0 +1,480 @@
+"""Responses that are kept, over every upstream: gone on from, asked for again, let go of; by OpenAI's client."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from llmproxy_asgi.testing import json_answer
+from support_pairs import Reply, chat_whole, messages_events, responses_wires
+from support_pairs.scene import ALICE, Scene, scene
+from support_pairs.wires import CHAT, GEMINI, MESSAGES, RESPONSES, Call, sse
+
+UPSTREAMS = (CHAT, RESPONSES, MESSAGES, GEMINI)
+TOOL: Any = {
+    "type": "function",
+    "name": "get_weather",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    "strict": False,
+}
+WEATHER = Call(id="call_1", name="get_weather", arguments='{"city":"Oslo"}')
+STATE = "reasoning.encrypted_content"
+BLOB = "openai-AAAA"
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Scene]:
+    with scene() as made:
+        yield made
+
+
+@pytest.fixture
+def stage(shared: Scene) -> Iterator[Scene]:
+    shared.reset()
+    yield shared
+    errors, shared.upstream.errors = shared.upstream.errors, []
+    assert errors == []
+
+
+def ask(client: openai.OpenAI, *, stream: bool, **request: Any) -> Any:
+    """A response, streamed or whole."""
+    if not stream:
+        return client.responses.create(**request)
+    *_, last = client.responses.create(stream=True, **request)
+    return last.response
+
+
+def said(protocol: str, body: dict[str, Any]) -> list[tuple[str, str]]:
+    """What an upstream was told so far: who, and what."""
+    if protocol == RESPONSES:
+        return [_item(item) for item in body["input"]]
+    if protocol == CHAT:
+        return [_message(each) for each in body["messages"]]
+    if protocol == MESSAGES:
+        return [
+            _block(each["role"], block)
+            for each in body["messages"]
+            for block in (
+                [{"type": "text", "text": each["content"]}] if isinstance(each["content"], str) else each["content"]
+            )
+        ]
+    return [_part(each["role"], part) for each in body["contents"] for part in each["parts"]]
+
+
+def _item(item: dict[str, Any]) -> tuple[str, str]:
+    match item.get("type", "message"):
+        case "function_call":
+            return "call", item["arguments"]
+        case "function_call_output":
+            return "result", item["output"]
+        case _:
+            content = item["content"]
+            return item["role"], content if isinstance(content, str) else content[0]["text"]
+
+
+def _message(each: dict[str, Any]) -> tuple[str, str]:
+    if each.get("tool_calls"):
+        return "call", each["tool_calls"][0]["function"]["arguments"]
+    content = each["content"]
+    role = "result" if each["role"] == "tool" else each["role"]
+    return role, content if isinstance(content, str) else content[0]["text"]
+
+
+def _block(role: str, block: dict[str, Any]) -> tuple[str, str]:
+    match block["type"]:
+        case "tool_use":
+            return "call", json.dumps(block["input"], separators=(",", ":"))
+        case "tool_result":
+            content = block["content"]
+            return "result", content if isinstance(content, str) else content[0]["text"]
+        case _:
+            return role, block["text"]
+
+
+def _part(role: str, part: dict[str, Any]) -> tuple[str, str]:
+    if "functionCall" in part:
+        return "call", json.dumps(part["functionCall"]["args"], separators=(",", ":"))
+    if "functionResponse" in part:
+        return "result", next(iter(part["functionResponse"]["response"].values()))
+    return "assistant" if role == "model" else role, part["text"]
+
+
+# ── going on ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.fidelity(87)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("upstream", UPSTREAMS)
+def test_a_chain_of_three_is_one_conversation(stage: Scene, upstream: str, stream: bool) -> None:
+    """The third upstream request holds question, call, result and answer; instructions held for their call alone."""
+    stage.play(Reply(calls=(WEATHER,)), Reply(texts=("It is ", "12 °C.")), Reply(texts=("Warmer.",)))
+    known: dict[str, Any] = {"model": stage.model(upstream), "tools": [TOOL], "stream": stream}
+    first = ask(stage.alice, **known, input="Weather in Oslo?", instructions="Be brief.")
+    (call,) = [item for item in first.output if item.type == "function_call"]
+    result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "12 °C"}
+    second = ask(stage.alice, **known, input=[result], previous_response_id=first.id)
+    third = ask(stage.alice, **known, input="And in Rome?", previous_response_id=second.id)
+    assert third.output_text == "Warmer."
+    assert said(upstream, stage.sent) == [
+        ("user", "Weather in Oslo?"),
+        ("call", '{"city":"Oslo"}'),
+        ("result", "12 °C"),
+        ("assistant", "It is 12 °C."),
+        ("user", "And in Rome?"),
+    ]
+    assert b"Be brief." in stage.upstream.requests[0].body
+    assert b"Be brief." not in stage.upstream.requests[-1].body
+    assert [each.previous_response_id for each in (first, second, third)] == [None, first.id, second.id]
+    assert [each.store for each in (first, second, third)] == [True, True, True]
+    assert len({first.id, second.id, third.id}) == 3
+    for answer in (first, second, third):
+        assert stage.alice.responses.retrieve(answer.id) == answer
+    again = ask(stage.alice, **known, input="And in Bonn?", previous_response_id=second.id, instructions="Be long.")
+    assert again.previous_response_id == second.id
+    assert b"Be long." in stage.upstream.requests[-1].body
+    assert b"Rome" not in stage.upstream.requests[-1].body
+
+
+def test_nothing_is_kept_upstream(stage: Scene) -> None:
+    """An upstream of the same protocol is told to keep nothing, and is named nothing that it could have kept."""
+    stage.play(Reply(texts=("a",)))
+    first = stage.alice.responses.create(model=stage.model(RESPONSES), input="x", store=True)
+    assert stage.sent["store"] is False
+    stage.alice.responses.create(model=stage.model(RESPONSES), previous_response_id=first.id)
+    assert stage.sent["store"] is False
+    assert stage.sent.keys().isdisjoint({"previous_response_id", "background"})
+    assert said(RESPONSES, stage.sent) == [("user", "x"), ("assistant", "a")]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_the_upstreams_own_id_is_kept_while_it_is_free(stage: Scene, stream: bool) -> None:
+    """A relayed answer is called as its upstream calls it, unless another answer of this caller has that name."""
+    stage.play(Reply(texts=("a",)))
+    request: Any = {"model": stage.model(RESPONSES), "input": "x", "stream": stream}
+    for each in (stage.alice, stage.bob):
+        forget(each, responses_wires.RESPONSE_ID)
+        assert ask(each, **request).id == responses_wires.RESPONSE_ID
+        assert ask(each, **request).id != responses_wires.RESPONSE_ID
+
+
+def forget(client: openai.OpenAI, response_id: str) -> None:
+    """Let go of a response, if there is one."""
+    try:
+        client.responses.delete(response_id)
+    except openai.NotFoundError:
+        return
+
+
+@pytest.mark.fidelity(26)
+@pytest.mark.parametrize("upstream", [RESPONSES, CHAT])
+def test_what_a_text_was_meant_as_survives_a_round(stage: Scene, upstream: str) -> None:
+    """The phase of a text of the model's comes back with it, also where another protocol answered in between."""
+    item = responses_wires.message_item("Looking.", phase="commentary")
+    stage.play(json_answer(200, responses_wires.responses_whole(item)))
+    first = stage.alice.responses.create(model=stage.model(RESPONSES), input="x")
+    stage.play(Reply(texts=("ok",)))
+    second = stage.alice.responses.create(model=stage.model(upstream), input="y", previous_response_id=first.id)
+    stage.alice.responses.create(model=stage.model(RESPONSES), input="z", previous_response_id=second.id)
+    phases = [item.get("phase") for item in stage.sent["input"] if item.get("role") == "assistant"]
+    assert phases == ["commentary", None]
+
+
+# ── whose it is ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.fidelity(87)
+@pytest.mark.parametrize("upstream", UPSTREAMS)
+def test_others_find_nothing(stage: Scene, upstream: str) -> None:
+    """A wrong id and somebody else's response are the same 404, whatever is asked of it."""
+    stage.play(Reply(texts=("secret",)))
+    model = stage.model(upstream)
+    kept = stage.alice.responses.create(model=model, input="x")
+    for client, response_id in ((stage.bob, kept.id), (stage.alice, "resp_" + "0" * 32), (stage.alice, "nonsense")):
+        responses = client.responses
+        for asked in (
+            lambda: responses.retrieve(response_id),  # noqa: B023  asked at once
+            lambda: responses.retrieve(response_id, stream=True),  # noqa: B023
+            lambda: responses.delete(response_id),  # noqa: B023
+            lambda: responses.cancel(response_id),  # noqa: B023
+            lambda: responses.input_items.list(response_id),  # noqa: B023
+        ):
+            with pytest.raises(openai.NotFoundError) as refused:
+                asked()
+            assert refused.value.type == "invalid_request_error"
+        with pytest.raises(openai.NotFoundError) as unknown:
+            responses.create(model=model, input="y", previous_response_id=response_id)
+        assert (unknown.value.code, unknown.value.param) == ("previous_response_not_found", "previous_response_id")
+    assert len(stage.upstream.requests) == 1
+    assert stage.alice.responses.retrieve(kept.id).output_text == "secret"
+
+
+@pytest.mark.fidelity(87)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("upstream", UPSTREAMS)
+def test_what_shall_not_be_kept_is_not(stage: Scene, upstream: str, stream: bool) -> None:
+    """`store: false` leaves nothing at all, also of what goes on from a kept one; the answer says so."""
+    stage.play(Reply(texts=("a",)))
+    known: dict[str, Any] = {"model": stage.model(upstream), "stream": stream}
+    store = stage.proxy.gateway._live.responses._store
+    forget(stage.alice, responses_wires.RESPONSE_ID)
+    before = store.count  # type: ignore[attr-defined]  # of a store in memory
+    answer = ask(stage.alice, **known, input="x", store=False)
+    assert not getattr(answer, "store", False)  # an upstream of the same protocol says it, or does not
+    assert store.count == before  # type: ignore[attr-defined]
+    for asked in (stage.alice.responses.retrieve, stage.alice.responses.delete):
+        with pytest.raises(openai.NotFoundError):
+            asked(answer.id)
+    kept = ask(stage.alice, **known, input="x")
+    before = store.count  # type: ignore[attr-defined]
+    going_on = ask(stage.alice, **known, input="y", store=False, previous_response_id=kept.id)
+    assert (going_on.store, going_on.previous_response_id) == (False, kept.id)
+    assert said(upstream, stage.sent) == [("user", "x"), ("assistant", "a"), ("user", "y")]
+    assert store.count == before  # type: ignore[attr-defined]
+
+
+def test_deleted_is_gone(stage: Scene) -> None:
+    """It is neither found nor gone on from, and what went on from it is not either."""
+    stage.play(Reply(texts=("a",)))
+    model = stage.model(CHAT)
+    first = stage.alice.responses.create(model=model, input="x")
+    second = stage.alice.responses.create(model=model, input="y", previous_response_id=first.id)
+    raw = stage.alice.responses.with_raw_response.delete(first.id)
+    assert raw.http_response.json() == {"id": first.id, "object": "response", "deleted": True}
+    for previous in (first.id, second.id):
+        with pytest.raises(openai.NotFoundError):
+            stage.alice.responses.create(model=model, input="z", previous_response_id=previous)
+    assert stage.alice.responses.retrieve(second.id) == second
+
+
+# ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.fidelity(88)
+@pytest.mark.parametrize("upstream", UPSTREAMS)
+def test_a_stream_is_kept_before_its_end_is_told(stage: Scene, upstream: str) -> None:
+    """One id in every event; who reads the last event finds the same answer at once, its output what was done."""
+    stage.play(Reply(texts=("Look", "ing."), calls=(WEATHER,)))
+    ids, done, kept = set(), [], None
+    request: Any = {"model": stage.model(upstream), "input": "x", "tools": [TOOL], "stream": True}
+    numbers = []
+    for event in stage.alice.responses.create(**request):
+        numbers.append(event.sequence_number)
+        if hasattr(event, "response"):
+            ids.add(event.response.id)
+            assert event.response.store is True
+        if event.type == "response.output_item.done":
+            done.append(event.item)
+        if event.type == "response.completed":
+            kept = stage.alice.responses.retrieve(event.response.id)
+            assert kept == event.response
+    assert kept is not None
+    assert ids == {kept.id}
+    assert kept.output == done
+    assert [item.type for item in done] == ["message", "function_call"]
+    assert numbers == list(range(len(numbers)))
+
+
+@pytest.mark.fidelity(89)
+def test_a_length_stop_is_incomplete(stage: Scene) -> None:
+    """The stream ends with `response.incomplete` and why; so does what is kept, and it can be gone on from."""
+    stage.play(sse(messages_events({"type": "text", "text": "Once upon"}, stop="max_tokens")), Reply(texts=("a time",)))
+    request: Any = {"model": stage.model(MESSAGES), "input": "A tale", "stream": True}
+    *_, last = stage.alice.responses.create(**request)
+    assert last.type == "response.incomplete"
+    assert last.response.incomplete_details is not None
+    assert last.response.incomplete_details.reason == "max_output_tokens"
+    kept = stage.alice.responses.retrieve(last.response.id)
+    assert (kept.status, kept.output_text) == ("incomplete", "Once upon")
+    assert kept == last.response
+    stage.alice.responses.create(model=stage.model(MESSAGES), input="Go on.", previous_response_id=kept.id)
+    assert said(MESSAGES, stage.sent) == [("user", "A tale"), ("assistant", "Once upon"), ("user", "Go on.")]
+
+
+def test_a_relayed_stream_keeps_its_bytes(stage: Scene) -> None:
+    """Of a kept relayed stream only the events of its life are written anew; every other frame is the upstream's."""
+    frames = Reply(texts=("a", "b", "c"), calls=(WEATHER,)).frames(RESPONSES)
+    stage.play(sse(frames))
+    body = {"model": stage.model(RESPONSES), "input": "x", "stream": True}
+    headers = {"authorization": f"Bearer {ALICE}"}
+    told = httpx2.post(f"{stage.base}/v1/responses", json=body, headers=headers, trust_env=False).content
+    life = [frame for frame in frames if b'"response":' in frame]
+    assert len(life) == 3
+    assert [frame for frame in told.split(b"\n\n") if b'"response":' not in frame and frame] == [
+        frame.removesuffix(b"\n\n") for frame in frames if frame not in life
+    ]
+
+
+def test_a_broken_stream_is_kept_as_failed(stage: Scene) -> None:
+    """It is found as what it came to, and cannot be gone on from."""
+    frames = messages_events({"type": "text", "text": "Once upon"})[:4]
+    stage.play(sse(frames))
+    request: Any = {"model": stage.model(MESSAGES), "input": "A tale", "stream": True}
+    *_, last = stage.alice.responses.create(**request)
+    assert last.type == "response.failed"
+    kept = stage.alice.responses.retrieve(last.response.id)
+    assert (kept.status, kept.error) == ("failed", last.response.error)
+    with pytest.raises(openai.BadRequestError):
+        stage.alice.responses.create(model=stage.model(MESSAGES), input="y", previous_response_id=kept.id)
+
+
+# ── the state of reasoning ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_the_state_of_reasoning_is_asked_for_and_not_shown(stage: Scene, stream: bool) -> None:
+    """Whoever goes on needs it, so the upstream is asked; a caller who did not ask reads none, but may ask later."""
+    thought = responses_wires.thought_item("Hm.", state=BLOB)
+    answer = responses_wires.message_item("Yes.")
+    whole = json_answer(200, responses_wires.responses_whole(thought, answer))
+    stage.play(sse(responses_wires.responses_events(thought, answer)) if stream else whole)
+    known: dict[str, Any] = {"model": stage.model(RESPONSES), "stream": stream}
+    first = ask(stage.alice, **known, input="x")
+    assert stage.sent["include"] == [STATE]
+    assert first.output[0].encrypted_content is None
+    assert stage.alice.responses.retrieve(first.id).output[0].encrypted_content is None  # type: ignore[union-attr]
+    shown = stage.alice.responses.retrieve(first.id, include=[STATE])  # type: ignore[list-item]
+    assert shown.output[0].encrypted_content == BLOB  # type: ignore[union-attr]
+    open_first = ask(stage.alice, **known, input="x", include=[STATE])
+    assert open_first.output[0].encrypted_content == BLOB
+    ask(stage.alice, **known, input="y", previous_response_id=first.id)
+    kinds = [(item.get("type", item.get("role")), item.get("encrypted_content")) for item in stage.sent["input"]]
+    assert kinds == [("message", None), ("reasoning", BLOB), ("message", None), ("message", None)]
+
+
+def test_items_may_be_named_in_place_of_being_sent(stage: Scene) -> None:
+    """Some clients name kept items by their ids, or send thoughts back without their state: both are put back whole."""
+    thought = responses_wires.thought_item("Hm.", state=BLOB, item_id="rs_named")
+    answer = responses_wires.message_item("Yes.", item_id="msg_named")
+    stage.play(json_answer(200, responses_wires.responses_whole(thought, answer)))
+    model = stage.model(RESPONSES)
+    stage.alice.responses.create(model=model, input="x")
+    named: Any = [
+        {"role": "user", "content": "x"},
+        {"type": "reasoning", "id": "rs_named", "summary": []},
+        {"type": "item_reference", "id": "msg_named"},
+        {"role": "user", "content": "y"},
+    ]
+    for store in (True, False):
+        stage.alice.responses.create(model=model, input=named, store=store)
+        assert stage.sent["input"][1]["encrypted_content"] == BLOB
+        assert stage.sent["input"][2]["content"][0]["text"] == "Yes."
+    with pytest.raises(openai.BadRequestError) as refused:
+        stage.bob.responses.create(model=model, input=named)
+    assert refused.value.param == "input[2]"
+
+
+# ── input items ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_input_is_listed(stage: Scene) -> None:
+    """Page by page in either order, each item with an id, a kind and its content as parts."""
+    stage.play(Reply(texts=("a",)))
+    given: Any = [
+        {"role": "user", "content": "one"},
+        {"type": "message", "role": "assistant", "content": "two", "id": "msg_two"},
+        {"role": "user", "content": [{"type": "input_text", "text": "three"}]},
+    ]
+    kept = stage.alice.responses.create(model=stage.model(CHAT), input=given)
+    items: Any = stage.alice.responses.input_items
+    for order, expected in (("asc", ["one", "two", "three"]), ("desc", ["three", "two", "one"])):
+        pages = list(items.list(kept.id, order=order, limit=2))
+        assert [each.content[0].text for each in pages] == expected
+        assert all(each.type == "message" and each.id for each in pages)
+    assert [each.id for each in items.list(kept.id, order="asc")][1] == "msg_two"
+    page = items.list(kept.id, order="asc", after="msg_two")
+    assert (len(page.data), page.has_more) == (1, False)
+    (only,) = items.list(stage.alice.responses.create(model=stage.model(CHAT), input="x").id)
+    assert only.content[0].text == "x"
+    for wrong in ({"limit": 0}, {"limit": 101}, {"after": "msg_none"}, {"order": "up"}):
+        with pytest.raises(openai.BadRequestError) as refused:
+            items.list(kept.id, **wrong)
+        assert refused.value.param == next(iter(wrong))
+
+
+# ── what does not go together, and what is nowhere ───────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("PUT", "resp_1", 405),
+        ("GET", "resp_1/cancel", 405),
+        ("POST", "resp_1/input_items", 405),
+        ("GET", "resp_1/else", 404),
+        ("GET", "", 404),
+    ],
+)
+def test_other_paths_and_methods_are_refused(stage: Scene, method: str, path: str, status: int) -> None:
+    """In OpenAI's shape, with what the path takes."""
+    headers = {"authorization": f"Bearer {ALICE}"}
+    answer = httpx2.request(method, f"{stage.base}/v1/responses/{path}", headers=headers, trust_env=False)
+    assert answer.status_code == status
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+    assert ("allow" in answer.headers) == (status == 405)
+    assert httpx2.get(f"{stage.base}/v1/responses/resp_1", trust_env=False).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"background": True, "store": False}, "background"),
+        ({"conversation": "conv_1"}, "conversation"),
+        ({"conversation": "conv_1", "previous_response_id": "resp_1"}, "previous_response_id"),
+    ],
+)
+@pytest.mark.parametrize("upstream", UPSTREAMS)
+def test_what_cannot_be_is_refused_by_name(stage: Scene, upstream: str, fields: dict[str, Any], param: str) -> None:
+    """Nothing is asked of any upstream."""
+    with pytest.raises(openai.BadRequestError) as refused:
+        stage.alice.responses.create(model=stage.model(upstream), input="x", **fields)
+    assert refused.value.param == param
+    assert stage.upstream.requests == []
+
+
+def test_a_foreground_answer_is_neither_cancelled_nor_streamed_again(stage: Scene) -> None:
+    """Both are for background responses; a 400 says so."""
+    stage.play(Reply(texts=("a",)))
+    kept = stage.alice.responses.create(model=stage.model(CHAT), input="x")
+    for asked in (
+        lambda: stage.alice.responses.cancel(kept.id),
+        lambda: stage.alice.responses.retrieve(kept.id, stream=True),
+    ):
+        with pytest.raises(openai.BadRequestError):
+            asked()
+
+
+# ── state of the vendor's ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_vendors_state_passes_where_its_operator_says_so() -> None:
+    """`allow_stored`: what the vendor keeps may be named and made; what we keep goes on being ours to expand."""
+    with scene(allow_stored=True) as stage:
+        stage.play(Reply(texts=("a",)))
+        model = stage.model(RESPONSES)
+        first = stage.alice.responses.create(model=model, input="x", previous_response_id="resp_theirs", store=True)
+        assert (stage.sent["previous_response_id"], stage.sent.get("store", True)) == ("resp_theirs", True)
+        assert first.previous_response_id == "resp_theirs"
+        stage.alice.responses.create(model=model, input="y", conversation="conv_1", store=False)
+        assert (stage.sent["conversation"], stage.sent["store"]) == ("conv_1", False)
+        second = stage.alice.responses.create(model=model, input="x")
+        stage.alice.responses.create(model=model, input="y", previous_response_id=second.id)
+        assert said(RESPONSES, stage.sent) == [("user", "x"), ("assistant", "a"), ("user", "y")]
+        with pytest.raises(openai.NotFoundError):
+            stage.alice.responses.create(model=stage.model(CHAT), input="x", previous_response_id="resp_theirs")
+        stage.alice.chat.completions.create(
+            model=stage.model(CHAT), messages=[{"role": "user", "content": "x"}], store=True
+        )
+        assert stage.sent["store"] is True
+
+
+def test_chat_stores_nothing(stage: Scene) -> None:
+    """Behind a shared key Chat's own `store` is refused to the vendor, with a warning."""
+    stage.play(json_answer(200, chat_whole(content="a")))
+    raw = stage.alice.chat.completions.with_raw_response.create(
+        model=stage.model(CHAT), messages=[{"role": "user", "content": "x"}], store=True
+    )
+    assert stage.sent["store"] is False
+    assert raw.headers["x-llmproxy-warnings"] == "dropped:store"
