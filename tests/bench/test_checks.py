@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench import load, processes, report, traffic
+from bench import codec_report, codecs, load, processes, report, streams, traffic
 
 EXPECTED = [b"0", b"1", b"2"]
 
@@ -83,3 +83,48 @@ def _page(findings: report.Findings) -> str:
 
 def _line(findings: report.Findings, start: str) -> str:
     return next(line for line in _page(findings).splitlines() if line.startswith(f"| {start}"))
+
+
+def test_callers_read_from_the_codecs_what_the_upstream_said() -> None:
+    """All streams of the codecs' benchmark go through all pairs whole; else none of its figures would mean anything."""
+    codecs.check(30)
+
+
+def test_a_codec_that_loses_words_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that lacks a piece stops the codecs' benchmark."""
+    monkeypatch.setattr(streams.Codec, "close", lambda _: b"")
+    with pytest.raises(AssertionError):
+        codecs.check(30)
+
+
+def codec_findings(ours: float) -> codecs.Findings:
+    """A run in which one pair makes so many events, and everything else goes well."""
+    speeds = [
+        codecs.Speed(*pair, kind, read, [400_000.0], [1_000_000.0])
+        for pair in streams.PAIRS
+        for kind in streams.KINDS
+        for read in codecs.READS
+    ]
+    speeds[-1].ours = [ours]
+    holds = [codecs.Hold(*pair, median=0.001, longest=0.002, lean=0.003) for pair in streams.PAIRS]
+    requests = [codecs.Asking(*pair, 60_000, [0.001], [0.002]) for pair in streams.PAIRS]
+    return codecs.Findings(speeds, holds, requests)
+
+
+@pytest.mark.parametrize(("ours", "verdict"), [(210_000.0, "met"), (190_000.0, "NOT MET")])
+def test_codecs_are_judged_by_the_pair_that_does_worst(ours: float, verdict: str) -> None:
+    """One pair below a fifth of plain decoding and encoding misses the goal, and is named."""
+    section = codec_report.write(codec_findings(ours))
+    goals = [line for line in section.splitlines() if " x plain " in line and line.startswith("| tool arguments")]
+    assert len(goals) == 1
+    assert "Gemini to Gemini" in goals[0]
+    assert goals[0].split("|")[-2].strip() == verdict
+
+
+def test_the_codecs_alone_leave_the_rest_of_the_page() -> None:
+    """Writing the section anew keeps what stands before and behind it, however often."""
+    page = "# Benchmarks\n\n## Streams\n\nfast\n\n## Beginning and memory\n\nsmall\n"
+    first = report.with_codecs(page.replace("## Beginning", f"{report.CODECS}\n\nold\n\n## Beginning"), "new")
+    assert first == page.replace("## Beginning", f"{report.CODECS}\n\nnew\n\n## Beginning")
+    assert report.with_codecs(first, "new") == first
+    assert report.with_codecs(page, "new").endswith(f"small\n\n{report.CODECS}\n\nnew\n")

@@ -286,6 +286,36 @@ def test_arguments_in_pieces_are_one_call() -> None:
     assert call.arguments == '{"city":"Köln","days":[null,{"n":2}],"a b":false,"x":null}'
 
 
+def test_texts_in_pieces_go_on_where_they_stopped() -> None:
+    """A text that comes in many pieces, others in between, is their sum; another value takes the place of a text."""
+    pieces: list[tuple[str, Any]] = [
+        ("$.a", "x"),
+        ("$.a", "y"),
+        ("$.b[0]", "1"),
+        ("$.a", "z"),
+        ("$.a", ""),
+        ("$.a", "!"),
+    ]
+    pieces += [("$.b[0]", "2"), ("$.b[0]", "3"), ("$.c", "gone"), ("$.c", " too"), ("$.c", 5), ("$.d", 6), ("$.d", "d")]
+    pieces.append(("$.d", "e"))
+    chunks = [
+        chunk(
+            {
+                "functionCall": {
+                    "name": "f",
+                    "partialArgs": [
+                        {"jsonPath": path, ("stringValue" if type(value) is str else "numberValue"): value}
+                    ],
+                    "willContinue": True,
+                }
+            }
+        )
+        for path, value in pieces
+    ]
+    (call,) = fold(told(*chunks, chunk({"functionCall": {}}), chunk(finish="STOP"))).tool_calls
+    assert call.arguments == '{"a":"xyz!","b":["123"],"c":5,"d":"de"}'
+
+
 @pytest.mark.parametrize("path", ["city", "$", "$.a..b", "$.a[999999999]", "$[0]", "$.s.t"])
 def test_pieces_without_a_place_end_the_stream(path: str) -> None:
     """A path that leads nowhere breaks the protocol."""
