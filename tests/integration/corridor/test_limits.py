@@ -105,7 +105,7 @@ def until(condition: Callable[[], bool]) -> None:
 def callers() -> Iterator[Callable[..., Future[httpx2.Response]]]:
     """Calls that are made at once."""
     with ThreadPoolExecutor(64) as pool:
-        yield functools.partial(pool.submit, post)
+        yield lambda *args: pool.submit(post, *args)
 
 
 @contextlib.contextmanager

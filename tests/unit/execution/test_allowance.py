@@ -1,0 +1,171 @@
+"""What one call takes of limits, and what it pays in the end, however it ends."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import pytest
+
+from llmproxy_asgi.conversation import Batch, Candidate, Finish, FinishReason, Response, Text, Usage
+from llmproxy_asgi.errors import RateLimited
+from llmproxy_asgi.execution.allowance import Allowance
+from llmproxy_asgi.execution.attempt import Job
+from llmproxy_asgi.execution.gate import Gate
+from llmproxy_asgi.execution.rate_limit import Limiter, TokenBucket
+from llmproxy_asgi.facts import AnyFact, Observers, QueueLeft
+from llmproxy_asgi.translators.registry import translator
+from support_clock import HandClock
+
+pytestmark = pytest.mark.anyio
+
+CAPACITY = 1_000
+BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 500}).encode()
+INPUT = len(BODY) // 4
+
+
+class Heard:
+    """Everything that observers were told."""
+
+    def __init__(self) -> None:
+        self.facts: list[AnyFact] = []
+
+    def notice(self, fact: AnyFact, /) -> None:
+        self.facts.append(fact)
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock(at=0.0)
+
+
+def gate(clock: HandClock, *, max_wait: float = 0.0) -> Gate:
+    limiter = Limiter([], TokenBucket(CAPACITY / 60, CAPACITY, clock))
+    return Gate(limiter, None, max_wait=max_wait, max_waiting=10, clock=clock)
+
+
+def job() -> Job:
+    inbound = translator("openai-chat").inbound
+    intake = inbound.open(BODY, headers={})
+    return Job(protocol="openai-chat", stream=True, request=lambda: inbound.decode(intake), intake=intake)
+
+
+def allowance(
+    at: Gate | None, clock: HandClock, heard: Heard | None = None, *, counts_tokens: bool = False
+) -> Allowance:
+    observers = Observers([heard] if heard else [])
+    return Allowance(at, counts_tokens=counts_tokens, clock=clock, observers=observers)
+
+
+def spent(at: Gate) -> float:
+    """Tokens that are missing from the bucket."""
+    return round(at.forecast(CAPACITY) * CAPACITY / 60, 6)
+
+
+def answer(*texts: str) -> Response:
+    parts = tuple(Text(text=text) for text in texts)
+    candidate = Candidate(parts=parts, finish=Finish(reason=FinishReason.STOP))
+    return Response(id="r", model="m", created_at=datetime.now(UTC), candidates=(candidate,))
+
+
+async def reads(*raws: bytes) -> AsyncIterator[Batch]:
+    for raw in raws:
+        yield Batch((), raw)
+
+
+async def test_what_is_set_aside_is_told_to_whoever_asks_targets(clock: HandClock) -> None:
+    """The job carries its estimate from there on."""
+    one = gate(clock)
+    taken = await allowance(one, clock).take(job())
+    assert taken.tokens == spent(one) == INPUT + 500
+
+
+@pytest.mark.parametrize(
+    ("end", "paid"),
+    [
+        ({"usage": Usage(input=30, output=12), "complete": True}, 42),
+        ({"usage": Usage(input=30, output=12), "answer": answer("x" * 400)}, 42),
+        ({"usage": Usage(input=30, output=1)}, 30 + 5),
+        ({"usage": Usage(input=30, output=9)}, 30 + 9),
+        ({}, INPUT + 5),
+        ({"complete": True}, INPUT + 5),
+        ({"answer": answer("x" * 40, "y" * 40)}, INPUT + 20),
+        ({"answer": Batch((), b"x" * 400)}, INPUT + 100),
+        ({"asked": False}, 0),
+    ],
+    ids=[
+        "told", "told-whole", "cut-after-more", "cut-after-less", "cut-untold", "never-told", "whole-untold",
+        "relayed-untold", "nobody-was-asked",
+    ],
+)  # fmt: skip
+async def test_what_a_call_pays(clock: HandClock, end: dict[str, object], paid: int) -> None:
+    """The upstream's word where all of it came; of what was cut what is known, and an estimate of what had passed."""
+    one = gate(clock)
+    its = allowance(one, clock)
+    await its.take(job())
+    batches = reads(b"x" * 300, b"y" * 200)
+
+    async def read() -> Batch | None:
+        return await anext(batches, None)
+
+    counted = its.counting(read)
+    while await counted() is not None:
+        pass
+    its.end(**end)  # type: ignore[arg-type]
+    assert spent(one) == paid
+
+
+async def test_a_target_that_counts_tokens_is_told_them_for_callers_without_limits(clock: HandClock) -> None:
+    """The caller's own limits are none; the provider's permit is settled all the same."""
+    one = gate(clock)
+    its = allowance(None, clock, counts_tokens=True)
+    taken = await its.take(job())
+    permit = one.try_pass(taken.tokens)
+    assert permit is not None
+    its.end(permit, usage=Usage(input=3, output=4), complete=True)
+    assert spent(one) == 7
+
+
+async def test_nothing_is_counted_where_only_calls_are(clock: HandClock) -> None:
+    """Reads are handed on as they are, and no request is weighed."""
+    slots_only = Gate(Limiter([TokenBucket(1, 1, clock)], None), None, max_wait=0, max_waiting=1, clock=clock)
+    its = allowance(slots_only, clock)
+    assert (await its.take(job())).tokens == 0
+
+    async def read() -> Batch | None:
+        return None
+
+    assert its.counting(read) is read
+    its.end()
+
+
+async def test_the_wait_is_told_and_counted(clock: HandClock) -> None:
+    """Whoever looks on hears how long a call waited for its caller's limit, and whether it was let in."""
+    one, heard = gate(clock, max_wait=30.0), Heard()
+    first = one.try_pass(CAPACITY)
+    assert first is not None
+    waiting, asked = allowance(one, clock, heard), job()
+    task = asyncio.create_task(waiting.take(asked))
+    await asyncio.sleep(0)
+    clock.turn(5.0)
+    first.settle(0)
+    await task
+    assert asked.course.queue_seconds == 5.0
+    impatient = asyncio.create_task(allowance(one, clock, heard).take(job()))
+    await asyncio.sleep(0)
+    clock.turn(0.5)
+    impatient.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await impatient
+    with pytest.raises(RateLimited):
+        await allowance(gate_that_is_empty(clock), clock, heard).take(job())
+    assert [(fact.seconds, fact.admitted) for fact in heard.facts if isinstance(fact, QueueLeft)] == [
+        (5.0, True),
+        (0.5, False),
+    ]
+
+
+def gate_that_is_empty(clock: HandClock) -> Gate:
+    made = gate(clock)
+    assert made.try_pass(CAPACITY) is not None
+    return made
