@@ -1,0 +1,252 @@
+"""What callers see of routing, of readiness, and of a gateway that drains or takes up another configuration."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Coroutine, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import httpx2
+import pytest
+
+from llmproxy_asgi import LLMProxy
+from llmproxy_asgi.testing import Gate, Hold, ThreadedUpstream, Upstream, error_answer, json_answer, sse_answer
+from support_gateway import chat_answer, chat_body, chat_delta, chat_frames, messages_body, served
+
+CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
+
+
+@pytest.fixture
+def upstreams() -> Iterator[list[ThreadedUpstream]]:
+    """Three, each saying its number."""
+    with ExitStack() as stack:
+        made = [stack.enter_context(Upstream.in_thread()) for _ in range(3)]
+        for number, upstream in enumerate(made):
+            upstream.default = json_answer(200, chat_answer(str(number)))
+        yield made
+
+
+def gateway(upstreams: list[ThreadedUpstream], **route: Any) -> LLMProxy:
+    return LLMProxy(configuration(upstreams, **route))
+
+
+def configuration(upstreams: list[ThreadedUpstream], **route: Any) -> dict[str, Any]:
+    """One name over all upstreams."""
+    block = {"type": "openai-compatible", "api_key": ["sk-1", "sk-2"], "retry": {"attempts": 1}, "cooldown": 0}
+    providers = {f"up{n}": {**block, "base_url": one.base_url + "/v1"} for n, one in enumerate(upstreams)}
+    targets = [f"up{n}/m{n}" for n in range(len(upstreams))]
+    return {
+        "providers": providers,
+        "models": {"m": {"targets": targets, **route}},
+        "access": {"mode": "open"},
+        "endpoints": {"explain": True},
+    }
+
+
+class Life:
+    """Runs a coroutine of the gateway's on the loop that serves it, as a host's own code would."""
+
+    def __init__(self, proxy: LLMProxy) -> None:
+        self._proxy = proxy
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self._loop = asyncio.get_running_loop()
+        await self._proxy(scope, receive, send)
+
+    def run(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Future[None]":
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)  # type: ignore[return-value]
+
+
+def post(base: str, body: dict[str, Any], path: str = CHAT, **headers: str) -> httpx2.Response:
+    with httpx2.Client(timeout=30, trust_env=False) as client:
+        return client.post(base + path, json=body, headers=headers)
+
+
+def said(answer: httpx2.Response) -> str:
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["choices"][0]["message"]["content"])
+
+
+def steps(answer: httpx2.Response) -> list[tuple[str, str, str]]:
+    told = json.loads(answer.headers["x-llmproxy-explain"])
+    return [(step["target"], step["outcome"], step.get("why", "")) for step in told]
+
+
+# ── where calls go ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_round_robin_spreads_calls_evenly(upstreams: list[ThreadedUpstream]) -> None:
+    """New conversations go round."""
+    with served(gateway(upstreams, strategy="round_robin")) as base:
+        assert [said(post(base, chat_body())) for _ in range(6)] == ["0", "1", "2", "0", "1", "2"]
+
+
+def test_a_conversation_stays_where_it_was_with_its_key(upstreams: list[ThreadedUpstream]) -> None:
+    """Its prompt cache is there; other conversations go round all the same."""
+    with served(gateway(upstreams, strategy="round_robin")) as base:
+        talks: dict[str, list[dict[str, str]]] = {name: [] for name in ("a", "b", "c", "d")}
+        served_by: dict[str, set[tuple[str, str]]] = {name: set() for name in talks}
+        for _ in range(3):
+            for name, messages in talks.items():
+                messages.append({"role": "user", "content": f"I am {name}"})
+                where = said(post(base, {"model": "m", "messages": messages}))
+                key = upstreams[int(where)].requests[-1].header("authorization") or ""
+                served_by[name].add((where, key))
+                messages.append({"role": "assistant", "content": where})
+    assert all(len(places) == 1 for places in served_by.values()), served_by
+    assert len({place for places in served_by.values() for place, _ in places}) == 3
+
+
+def test_a_conversation_moves_when_its_place_fails_and_stays_there(upstreams: list[ThreadedUpstream]) -> None:
+    """Being served counts for more than a cache; afterwards the cache is elsewhere."""
+    first, *_ = upstreams
+    turn = {"role": "user", "content": "hi"}
+    later = [turn, {"role": "assistant", "content": "0"}, turn]
+    with served(gateway(upstreams)) as base:
+        assert said(post(base, {"model": "m", "messages": [turn]})) == "0"
+        first.enqueue(error_answer(500, {"error": {"message": "boom"}}))
+        assert said(post(base, {"model": "m", "messages": later})) == "1"
+        assert said(post(base, {"model": "m", "messages": later})) == "1"
+        assert said(post(base, chat_body())) == "0"
+
+
+def test_without_affinity_the_strategy_alone_decides(upstreams: list[ThreadedUpstream]) -> None:
+    """For whoever wants just that."""
+    turn = {"role": "user", "content": "hi"}
+    later = {"model": "m", "messages": [turn, {"role": "assistant", "content": "0"}, turn]}
+    with served(gateway(upstreams, strategy="round_robin", affinity=False)) as base:
+        assert Counter(said(post(base, later)) for _ in range(6)) == {"0": 2, "1": 2, "2": 2}
+
+
+def test_a_caller_may_name_its_conversation(upstreams: list[ThreadedUpstream]) -> None:
+    """Then its words do not matter."""
+    with served(gateway(upstreams, strategy="round_robin")) as base:
+        places = {said(post(base, chat_body(user=str(n)), **{"x-session-id": "s"})) for n in range(5)}
+    assert len(places) == 1
+
+
+# ── what was tried ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_how_many_requests_went_out_is_told_always_and_why_where_asked(
+    upstreams: list[ThreadedUpstream], stream: bool
+) -> None:
+    """The header names targets and kinds of failures, no upstream's words."""
+    first, second, third = upstreams
+    first.default = error_answer(529, {"error": {"message": "secret words"}})
+    second.default = error_answer(429, {"error": {"message": "secret words"}})
+    third.default = sse_answer(chat_frames("2")) if stream else json_answer(200, chat_answer("2"))
+    with served(gateway(upstreams)) as base:
+        plain = post(base, chat_body(stream=stream))
+        asked = post(base, chat_body(stream=stream), **{"x-llmproxy-explain": "1"})
+    assert plain.headers["x-llmproxy-attempts"] == "3"
+    assert "x-llmproxy-explain" not in plain.headers
+    assert steps(asked) == [
+        ("up0/m0", "failed", "overloaded"),
+        ("up1/m1", "failed", "rate_limit"),
+        ("up2/m2", "served", ""),
+    ]
+    assert "secret" not in str(asked.headers)
+
+
+def test_a_call_that_failed_tells_it_too(upstreams: list[ThreadedUpstream]) -> None:
+    """That is when it is wanted most."""
+    for upstream in upstreams:
+        upstream.default = error_answer(500, {"error": {"message": "boom"}})
+    with served(gateway(upstreams)) as base:
+        answer = post(base, chat_body(), **{"x-llmproxy-explain": "1"})
+    assert answer.status_code == 502
+    assert answer.headers["x-llmproxy-attempts"] == "3"
+    assert [step[1] for step in steps(answer)] == ["failed"] * 3
+
+
+def test_explaining_is_off_unless_it_is_switched_on(upstreams: list[ThreadedUpstream]) -> None:
+    """Names of targets are the operator's to show."""
+    config = {**configuration(upstreams), "endpoints": {}}
+    with served(LLMProxy(config)) as base:
+        answer = post(base, chat_body(), **{"x-llmproxy-explain": "1"})
+    assert "x-llmproxy-explain" not in answer.headers
+
+
+# ── ready ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_ready_while_every_name_has_somebody_to_ask(upstreams: list[ThreadedUpstream]) -> None:
+    """One upstream that rests is no reason; all of a name's are."""
+    waiting = error_answer(429, {"error": {"message": "slow down"}}, headers={"retry-after": "60"})
+    with served(gateway(upstreams)) as base, httpx2.Client(trust_env=False) as client:
+        answer = client.get(base + "/ready")
+        assert answer.status_code == 200
+        for number, upstream in enumerate(upstreams):
+            upstream.default = waiting
+            # Both of its keys must rest.
+            post(base, chat_body())
+            post(base, chat_body())
+            last = number == len(upstreams) - 1
+            answer = client.get(base + "/ready")
+            assert answer.status_code == (503 if last else 200), (number, answer.text)
+        assert "up0" not in answer.text
+        assert client.get(base + "/health").status_code == 200
+
+
+# ── draining ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("path", "body"), [(CHAT, chat_body(stream=True)), (MESSAGES, messages_body(stream=True))])
+def test_a_drain_lets_calls_end_refuses_new_ones_and_interrupts_what_is_left(
+    upstreams: list[ThreadedUpstream], path: str, body: dict[str, Any]
+) -> None:
+    """One stream ends inside the window; another outlasts it and reads its protocol's error."""
+    one, two, _ = upstreams
+    gate = Gate()
+    head = [chat_delta({"role": "assistant", "content": "x"})]
+    one.default = sse_answer([*head, Hold(gate), *chat_frames("end")[1:]])
+    two.default = sse_answer([*head, Hold(Gate())])
+    proxy = gateway(upstreams, strategy="round_robin")
+    life = Life(proxy)
+    with served(life) as base, httpx2.Client(timeout=30, trust_env=False) as client, ExitStack() as stack:
+        ending, lasting = (
+            stack.enter_context(client.stream("POST", base + path, json=body)).iter_text() for _ in range(2)
+        )
+        assert next(ending)
+        assert next(lasting)
+        drained = life.run(proxy.drain(3))
+        while client.get(base + "/ready").status_code == 200:
+            pass
+        refused = client.post(base + path, json=body)
+        assert refused.status_code == 503
+        assert refused.headers["connection"] == "close"
+        assert refused.headers["retry-after"] == "1"
+        gate.set()
+        assert "error" not in "".join(ending)
+        assert "shutting down" in "".join(lasting)
+        drained.result(20)  # type: ignore[call-arg]
+    assert two.wait_closed(0)
+
+
+# ── another configuration ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_reload_changes_new_calls_and_leaves_old_ones_alone(upstreams: list[ThreadedUpstream]) -> None:
+    """A stream ends where it began, although its provider is gone; what rests goes on resting."""
+    one, two, three = upstreams
+    gate = Gate()
+    one.default = sse_answer([chat_delta({"role": "assistant", "content": "x"}), Hold(gate), *chat_frames("old")[1:]])
+    proxy = gateway([one, two])
+    life = Life(proxy)
+    with served(life) as base, httpx2.Client(timeout=30, trust_env=False) as client:
+        with client.stream("POST", base + CHAT, json=chat_body(stream=True)) as old:
+            pieces = old.iter_text()
+            assert next(pieces)
+            changed = configuration([two, three])
+            life.run(proxy.reload(changed)).result(10)  # type: ignore[call-arg]
+            assert said(client.post(base + CHAT, json=chat_body())) == "1"
+            gate.set()
+            assert "old" in "".join(pieces)
+        with pytest.raises(Exception, match="not usable"):
+            life.run(proxy.reload({"providers": {"x": {"type": "nonsense"}}})).result(10)  # type: ignore[call-arg]
+        assert said(client.post(base + CHAT, json=chat_body())) == "1"
