@@ -254,7 +254,7 @@ def test_without_events_the_stream_is_an_array(stage: Stage, upstream: str, vers
 
 def paused(lane: Lane, text: str, token: str | None = "Z28tb24=") -> Scenario:
     """An answer that Google goes on with when it is asked again with its token."""
-    more = {"continuationToken": token} if token else {}
+    more: dict[str, Any] = {"continuationToken": token} if token else {}
     if lane.stream:
         return sse_answer(
             [gemini_chunk({"text": text}), gemini_chunk(finish="CONTINUATION", usage=GEMINI_USAGE, **more)]
@@ -321,7 +321,7 @@ def test_googles_own_client_goes_on_by_itself(stage: Stage, lane: Lane) -> None:
 def test_claudes_pause_is_gone_on_with_for_googles_client(stage: Stage, lane: Lane) -> None:
     """What Google's client could not ask for without a token, the gateway does for it."""
     search = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "snow"}}
-    blocks = [{"type": "text", "text": "One "}, search]
+    blocks: list[dict[str, Any]] = [{"type": "text", "text": "One "}, search]
     first = (
         sse(messages_events(*blocks, stop="pause_turn"))
         if lane.stream
@@ -387,7 +387,7 @@ CLAUDES = {
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_chats_reasons_in_googles_words(stage: Stage, native: str, stream: bool) -> None:
     """And back, from Chat."""
-    text = {"content": "Snow"}
+    text: dict[str, Any] = {"content": "Snow"}
     stage.play(sse(chat_chunks(text, finish=native)) if stream else json_answer(200, chat_whole(finish=native, **text)))
     answer = stage.ask(Lane(client=GEMINI, upstream=CHAT, stream=stream), **QUESTION[GEMINI])
     assert (answer.text, answer.finish) == ("Snow", CHATS[native])
