@@ -2,6 +2,7 @@
 
 import base64
 import json
+import ssl
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from llmproxy_asgi.errors import ModelNotFound, UpstreamRateLimited
 from llmproxy_asgi.testing import Hold, Received, Scenario, ThreadedUpstream, Upstream, error_answer, json_answer
 from support_gateway import served
 
+PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Nothing here is encrypted, and reading the authorities for each client would take longer than its call."""
 KEY = "llmp_counting-0123456789"
 PICTURE = base64.b64encode(b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 800, 600)).decode()
 COUNTERS = {
@@ -109,7 +112,7 @@ class Clients:
 
     def gemini(self) -> Asked:
         seen: list[httpx2.Response] = []
-        with httpx2.Client(trust_env=False, timeout=30, event_hooks={"response": [seen.append]}) as http:
+        with httpx2.Client(trust_env=False, timeout=30, verify=PLAIN, event_hooks={"response": [seen.append]}) as http:
             client = genai.Client(api_key=KEY, http_options=types.HttpOptions(base_url=self.base, httpx_client=http))
             picture = types.Part.from_bytes(data=base64.b64decode(PICTURE), mime_type="image/png")
             counted = client.models.count_tokens(model="m", contents=["What is it?", picture])
@@ -117,7 +120,7 @@ class Clients:
         return Asked(counted.total_tokens, seen[-1].headers)
 
     def post(self, path: str, body: dict[str, Any], **headers: str) -> httpx2.Response:
-        with httpx2.Client(trust_env=False, timeout=30) as client:
+        with httpx2.Client(trust_env=False, timeout=30, verify=PLAIN) as client:
             return client.post(self.base + path, json=body, headers={"authorization": f"Bearer {KEY}", **headers})
 
 
@@ -286,7 +289,7 @@ def test_refusals_are_the_sdks_own(upstream: ThreadedUpstream) -> None:
         assert (wrong.status_code, wrong.json()["error"]["status"]) == (400, "INVALID_ARGUMENT")
         wrong = asking.post("/v1/messages/count_tokens", {"model": "m", "messages": []}, authorization="Bearer llmp_no")
         assert wrong.status_code == 401
-        with httpx2.Client(trust_env=False, timeout=30) as client:
+        with httpx2.Client(trust_env=False, timeout=30, verify=PLAIN) as client:
             for path in ("/v1/messages/count_tokens", "/v1/responses/input_tokens", "/v1/models/m:countTokens"):
                 answer = client.get(asking.base + path)
                 assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
@@ -311,10 +314,11 @@ def test_an_answer_that_is_no_count_is_a_502(upstream: ThreadedUpstream) -> None
 
 def test_a_slow_counter_ends_by_its_providers_clock(upstream: ThreadedUpstream) -> None:
     """504, like every other call."""
-    upstream.default = Scenario(Hold())
-    block = provider(upstream, "anthropic", timeout={"first_byte": "50ms"})
+    upstream.default = held = Scenario(Hold())
+    block = provider(upstream, "anthropic", timeout={"connect": "200ms", "first_byte": "50ms"})
     with clients(up=block) as asking, pytest.raises(anthropic.InternalServerError) as caught:
         asking.anthropic()
+    held.gate.set()
     assert caught.value.status_code == 504
 
 

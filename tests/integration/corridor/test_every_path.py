@@ -1,6 +1,7 @@
 """Claims that hold on every path alike: bad input by its field, lists of models, legacy completions, and keys."""
 
 import logging
+import ssl
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,8 @@ from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.testing import Received, Scenario, ThreadedUpstream, Upstream, json_answer
 from support_gateway import served
 
+PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Nothing here is encrypted, and reading the authorities for each client would take longer than its call."""
 KEY, OTHER = "llmp_every-path-0123456789", "llmp_no-such-key-0123456789"
 PROTOCOLS = ("openai-chat", "openai-responses", "anthropic-messages", "gemini")
 FINE = {
@@ -64,7 +67,7 @@ def forgotten(upstream: ThreadedUpstream) -> None:
 def send(base: str, path: str, body: Any = None, *, query: str = "", **headers: str) -> httpx2.Response:
     sent = {"authorization": f"Bearer {KEY}", **headers}
     content = {"content": body} if isinstance(body, bytes) else {"json": body}
-    with httpx2.Client(timeout=30, trust_env=False) as client:
+    with httpx2.Client(timeout=30, trust_env=False, verify=PLAIN) as client:
         head = {**{name: value for name, value in sent.items() if value}, "content-type": "application/json"}
         if body is None:
             return client.get(base + path + query, headers=head)
@@ -214,7 +217,7 @@ class google:  # noqa: N801  used as a function
     """Google's SDK, closed at the end."""
 
     def __init__(self, base: str, key: str = KEY) -> None:
-        self._http = httpx2.Client(timeout=30, trust_env=False)
+        self._http = httpx2.Client(timeout=30, trust_env=False, verify=PLAIN)
         self._client = genai.Client(api_key=key, http_options=types.HttpOptions(base_url=base, httpx_client=self._http))
 
     def __enter__(self) -> genai.Client:
