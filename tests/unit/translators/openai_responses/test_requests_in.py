@@ -30,7 +30,6 @@ from llmproxy_asgi.conversation import (
     ToolResult,
 )
 from llmproxy_asgi.errors import BadRequest
-from llmproxy_asgi.translators.openai_responses.inbound import encode_count
 from llmproxy_asgi.translators.seals import wrap
 from support_openai_responses import INBOUND, body, decoded, intake
 
@@ -100,7 +99,7 @@ def test_input_may_be_supplied_elsewhere(supplier: str) -> None:
 
 def test_100_counts_have_the_vendors_shape() -> None:
     """A count names its kind."""
-    assert msgspec.json.decode(encode_count(12)) == {"object": "response.input_tokens", "input_tokens": 12}
+    assert msgspec.json.decode(INBOUND.encode_count(12)) == {"object": "response.input_tokens", "input_tokens": 12}
 
 
 # ── items ────────────────────────────────────────────────────────────────────────────────────────────────────────────
