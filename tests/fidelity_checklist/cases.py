@@ -156,7 +156,7 @@ CASES = _cases(
     ("*", "Bad JSON, wrong types and missing fields are a 400 that names the field."),
     # Small endpoints
     ("C M G", "Models are listed and found in each vendor's shape, by each SDK."),
-    ("M-* G-* R-*", "Tokens are counted for any upstream, and estimates say that they are.", "the counting endpoints"),
+    ("M-* G-* R-*", "Tokens are counted for any upstream, and estimates say that they are."),
     ("C-* G-*", "Embeddings come in either encoding, and in Gemini's batches."),
     ("C-*", "Text completions work over every upstream."),
     (
