@@ -25,6 +25,8 @@ HEAVY = {
     "fastapi",
     "flask",
     "openai",
+    "opentelemetry",
+    "prometheus_client",
     "rich",
     "sqlalchemy",
     "typer",

@@ -43,6 +43,8 @@ class Metrics:
     def rename(self, names: Names) -> None:
         """Other names stand in labels from now on."""
         self._counted.rename(names)
+        if self._shelf is not None:
+            self._shelf.move(_mark(names))
 
     def page(self) -> tuple[bytes, bytes]:
         """The media type and the text of the page.

@@ -5,6 +5,7 @@ own in it. A worker writes at every beat of its pulse, and before it answers, so
 ended workers have counted stays; what they had open does not. Whoever starts the workers empties the directory.
 """
 
+import contextlib
 import logging
 import os
 import secrets
@@ -43,6 +44,14 @@ class Shelf:
         self._gateway = gateway
         self._own: tuple[int, Path] | None = None
         self._complained = False
+
+    def move(self, gateway: str) -> None:
+        """Under another name from now on; this worker's sheet under the old one goes."""
+        if gateway != self._gateway:
+            if self._own is not None and self._own[0] == os.getpid():
+                with contextlib.suppress(OSError):
+                    self._own[1].unlink()
+            self._gateway, self._own = gateway, None
 
     def put(self, counts: Counts, gauges: Gauges) -> None:
         """Leave this worker's sheet, in place of the one before."""

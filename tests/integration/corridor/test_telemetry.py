@@ -1,5 +1,6 @@
 """What the metrics, spans and records say is what happened, and they say nothing that they must not."""
 
+import asyncio
 import json
 import logging
 import time
@@ -16,9 +17,8 @@ from opentelemetry.trace import get_tracer
 from prometheus_client import CollectorRegistry, generate_latest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llmproxy_asgi import Gateway, LLMProxy, Principal
+from llmproxy_asgi import ConfigError, Gateway, LLMProxy, Principal, Tracing
 from llmproxy_asgi.facts import AttemptBegan, CallRefused
-from llmproxy_asgi.telemetry.opentelemetry import Tracing
 from llmproxy_asgi.testing import (
     Close,
     Hold,
@@ -253,7 +253,18 @@ async def test_a_host_shows_it_on_its_own_page() -> None:
         async for _ in gateway.stream(model="simulated/echo", messages=[{"role": "user", "content": "hi"}]):
             pass
         found = series(generate_latest(registry))
+        tasks = asyncio.all_tasks()
+    assert gateway._live.metrics is not None
+    assert not gateway._live.metrics._pulse.beating
+    assert asyncio.all_tasks() <= tasks
     assert value(found, "llmproxy_calls_total", provider="simulated", model="simulated/echo", outcome="ok") == 2
+
+
+def test_without_the_library_the_configuration_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that cannot be made is a finding at start that names the extra, not a failure at the first scrape."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(ConfigError, match=r"endpoints\.metrics: .*llmproxy-asgi\[prometheus\]"):
+        Gateway({"providers": {"simulated": {}}, "endpoints": {"metrics": True}})
 
 
 CANARIES = ("CANARYPROMPT", "CANARYANSWER", "CANARYKEY", "CANARYID", "CANARYREASON", "CANARYSYSTEM")

@@ -118,6 +118,19 @@ def test_another_gateway_is_left_alone(tmp_path: Path) -> None:
     assert value(series(stranger.page()[1]), "llmproxy_calls_total") == 0
 
 
+def test_a_reloaded_gateway_is_the_same_in_all_workers(tmp_path: Path) -> None:
+    """Workers that took up another configuration meet again under its name, and nothing is counted twice."""
+    one, two = (counted(finished(), directory=tmp_path) for _ in range(2))
+    for worker in (one, two):
+        worker.page()
+    for worker in (one, two):
+        worker.rename(Names(providers=frozenset({"openai", "new"})))
+        worker.page()
+    for worker in (one, two):
+        assert value(series(worker.page()[1]), "llmproxy_calls_total") == 2
+    assert len(list(tmp_path.glob("*.sheet"))) == 2
+
+
 def test_a_sheet_that_cannot_be_read_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A broken or unwritable sheet is logged once and costs nobody the page."""
     shelf = Shelf(tmp_path, "mark")
