@@ -55,10 +55,11 @@ class Run:
         turn: Its dealings with what is kept; enqueued already.
         owner: Whose it is.
         custody: Where it is kept.
-        largest: Bytes of events that are held.
     """
 
-    def __init__(self, turn: Turn, owner: Owner, custody: ResponseCustody, *, largest: int = LARGEST) -> None:
+    largest = LARGEST
+
+    def __init__(self, turn: Turn, owner: Owner, custody: ResponseCustody) -> None:
         self.turn = turn
         self.custody = custody
         self.owner = owner
@@ -66,7 +67,6 @@ class Run:
         self.task: asyncio.Task[None] | None = None
         self.ends_as: tuple[Status, GatewayError | None] = ("cancelled", None)
         """What it comes to if its task is cancelled."""
-        self._largest = largest
         self._events: list[WireEvent] = []
         self._first = 0  # the number of the first event that is held
         self._size = 0
@@ -91,7 +91,7 @@ class Run:
         number = self._first + len(self._events)
         self._events.append(WireEvent(number=number, name=name, data=msgspec.Raw(words.renumbered(data, number))))
         self._size += len(data)
-        if self._size > self._largest:
+        if self._size > self.largest:
             self._forget()
 
     def publish(self, *, over: bool = False) -> None:

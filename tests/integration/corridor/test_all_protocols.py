@@ -120,8 +120,8 @@ def test_models_are_listed_for_google_too(gemini: genai.Client, base: str) -> No
 
 
 def test_what_a_vendor_would_keep_is_not_asked_for(responses: openai.OpenAI) -> None:
-    """Former answers, conversations and background runs are refused by name: nothing is kept behind a shared key."""
-    for asked in ({"previous_response_id": "resp_1"}, {"background": True}, {"conversation": "conv_1"}):
+    """Conversations and prompts of the vendor's are refused by name: nothing is kept behind a shared key."""
+    for asked in ({"conversation": "conv_1"}, {"prompt": {"id": "pmpt_1"}}):
         with pytest.raises(openai.BadRequestError) as refused:
             responses.responses.create(model="openai-responses/echo", input="x", extra_body=asked)
         assert refused.value.param == next(iter(asked))

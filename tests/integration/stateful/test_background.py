@@ -1,0 +1,313 @@
+"""Responses in the background, over every upstream: they go on alone and can be taken up again."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from llmproxy_asgi import Gateway, LLMProxy
+from llmproxy_asgi.background import MOST_OF_ONE, Background
+from llmproxy_asgi.testing import Hold, Scenario, Upstream, error_answer
+from support_gateway import served
+from support_pairs import Reply
+from support_pairs.scene import Scene, protocol_of, scene
+from support_pairs.stage import gateway_config
+from support_pairs.wires import CHAT, GEMINI, MESSAGES, RESPONSES, sse
+
+UPSTREAMS = (CHAT, RESPONSES, MESSAGES, GEMINI)
+TALE = Reply(texts=("Once ", "upon ", "a ", "time."))
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Scene]:
+    with scene() as made:
+        yield made
+
+
+@pytest.fixture
+def stage(shared: Scene) -> Iterator[Scene]:
+    shared.reset()
+    yield shared
+    errors, shared.upstream.errors = shared.upstream.errors, []
+    assert errors == []
+
+
+def held(protocol: str, reply: Reply = TALE, *, after: int = 5) -> Scenario:
+    """A stream that stops after some frames until its gate opens."""
+    frames = reply.frames(protocol)
+    return sse([*frames[:after], Hold(), *frames[after:]])
+
+
+def until(done: Callable[[], Any]) -> Any:
+    """What `done` says as soon as it says something true."""
+    for _ in range(2_000):
+        if found := done():
+            return found
+        time.sleep(0.01)
+    raise AssertionError("it never came")
+
+
+def ended(client: openai.OpenAI, response_id: str) -> Any:
+    """A response when it is at work no more."""
+
+    def look() -> Any:
+        found = client.responses.retrieve(response_id)
+        return found if found.status not in {"queued", "in_progress"} else None
+
+    return until(look)
+
+
+# ── going on alone ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("upstream", UPSTREAMS)
+def test_it_goes_on_after_its_caller(stage: Scene, upstream: str) -> None:
+    """The caller is answered at once, asks now and then, and finds the answer; it can be gone on from."""
+    scenario = held(upstream)
+    stage.play(scenario)
+    queued = stage.alice.responses.create(model=stage.model(upstream), input="A tale", background=True)
+    assert (queued.status, queued.background, queued.output) == ("queued", True, [])
+    stage.upstream.wait_for_requests(1)
+    until(lambda: stage.alice.responses.retrieve(queued.id).status == "in_progress")
+    with pytest.raises(openai.BadRequestError):
+        stage.alice.responses.create(model=stage.model(upstream), input="x", previous_response_id=queued.id)
+    scenario.gate.set()
+    answer = ended(stage.alice, queued.id)
+    assert (answer.status, answer.output_text, answer.id) == ("completed", "Once upon a time.", queued.id)
+    assert (answer.background, answer.store, answer.usage.output_tokens > 0) == (True, True, True)
+    assert answer.created_at
+    stage.play(Reply(texts=("No more.",)))
+    following = stage.alice.responses.create(
+        model=stage.model(upstream), input="Go on.", previous_response_id=queued.id
+    )
+    assert following.output_text == "No more."
+    assert b"Once upon a time." in stage.upstream.requests[-1].body
+
+
+@pytest.mark.parametrize("upstream", UPSTREAMS)
+def test_a_stream_is_taken_up_from_any_place(stage: Scene, upstream: str) -> None:
+    """Its first reader leaves in the middle; later ones read the same events from where they like."""
+    scenario = held(upstream)
+    stage.play(scenario)
+    request: Any = {"model": stage.model(upstream), "input": "A tale", "background": True, "stream": True}
+    before = []
+    with stage.alice.responses.create(**request) as stream:
+        for event in stream:
+            before.append(event)
+            if event.type == "response.output_text.delta":
+                break
+    response_id = before[0].response.id
+    assert [event.type for event in before[:3]] == ["response.created", "response.queued", "response.in_progress"]
+    assert before[0].response.status == "queued"
+    with stage.alice.responses.retrieve(response_id, stream=True) as other:
+        live = [next(other) for _ in before]
+        assert live == before
+        scenario.gate.set()
+        whole = [*live, *other]
+    assert [event.sequence_number for event in whole] == list(range(len(whole)))
+    assert whole[-1].type == "response.completed"
+    assert {event.response.id for event in whole if hasattr(event, "response")} == {response_id}
+    assert whole[-1].response == stage.alice.responses.retrieve(response_id)
+    for number in range(len(whole)):
+        resumed = list(stage.alice.responses.retrieve(response_id, stream=True, starting_after=number))
+        assert resumed == whole[number + 1 :]
+    with pytest.raises(openai.NotFoundError):
+        stage.bob.responses.retrieve(response_id, stream=True)
+    for wrong in ("-1", "x", "1e3"):
+        with pytest.raises(openai.BadRequestError) as refused:
+            stage.alice.responses.retrieve(response_id, extra_query={"stream": "true", "starting_after": wrong})
+        assert refused.value.param == "starting_after"
+
+
+def test_who_resumes_reads_what_came_meanwhile_and_what_comes(stage: Scene) -> None:
+    """A reader who attaches in the middle of the run gets the events that it missed, then those that come."""
+    scenario = held(CHAT, after=3)
+    stage.play(scenario)
+    queued = stage.alice.responses.create(model=stage.model(CHAT), input="A tale", background=True)
+    stage.upstream.wait_for_requests(1)
+    with stage.alice.responses.retrieve(queued.id, stream=True, starting_after=1) as stream:
+        first = next(stream)
+        assert (first.type, first.sequence_number) == ("response.in_progress", 2)
+        scenario.gate.set()
+        rest = list(stream)
+    assert [event.sequence_number for event in rest] == list(range(3, 3 + len(rest)))
+    assert rest[-1].type == "response.completed"
+
+
+# ── ends ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("upstream", UPSTREAMS)
+def test_cancelling_lets_go_of_the_upstream(stage: Scene, upstream: str) -> None:
+    """The connection is closed at once, readers read an end, and what is kept says that it was cancelled."""
+    stage.play(held(upstream))
+    queued = stage.alice.responses.create(model=stage.model(upstream), input="A tale", background=True)
+    stage.upstream.wait_for_requests(1)
+    with pytest.raises(openai.NotFoundError):
+        stage.bob.responses.cancel(queued.id)
+    with stage.alice.responses.retrieve(queued.id, stream=True) as stream:
+        next(stream)
+        cancelled = stage.alice.responses.cancel(queued.id)
+        *_, last = stream
+    stage.upstream.wait_closed(0)
+    assert (cancelled.status, cancelled.id) == ("cancelled", queued.id)
+    assert (last.type, last.response.status) == ("response.incomplete", "cancelled")  # type: ignore[union-attr]
+    assert stage.alice.responses.cancel(queued.id) == stage.alice.responses.retrieve(queued.id) == cancelled
+    assert list(stage.alice.responses.retrieve(queued.id, stream=True))[-1] == last
+    with pytest.raises(openai.BadRequestError):
+        stage.alice.responses.create(model=stage.model(upstream), input="x", previous_response_id=queued.id)
+
+
+def test_deleting_ends_it_too(stage: Scene) -> None:
+    """Nothing goes on for what nobody can ask for, and nothing of it comes back."""
+    stage.play(held(CHAT))
+    queued = stage.alice.responses.create(model=stage.model(CHAT), input="A tale", background=True)
+    stage.upstream.wait_for_requests(1)
+    stage.alice.responses.delete(queued.id)
+    stage.upstream.wait_closed(0)
+    for stream in (False, True):
+        with pytest.raises(openai.NotFoundError):
+            stage.alice.responses.retrieve(queued.id, stream=stream)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("upstream", UPSTREAMS)
+def test_an_upstream_that_refuses_fails_it(stage: Scene, upstream: str) -> None:
+    """What would have been a status is the answer's error, in its stream as well."""
+    stage.play(error_answer(400))
+    queued = stage.alice.responses.create(model=stage.model(upstream), input="A tale", background=True)
+    failed = ended(stage.alice, queued.id)
+    assert (failed.status, failed.error.code) == ("failed", "invalid_prompt")
+    *_, last = stage.alice.responses.retrieve(queued.id, stream=True)
+    assert (last.type, last.response) == ("response.failed", failed)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("upstream", UPSTREAMS)
+def test_a_broken_stream_fails_it(stage: Scene, upstream: str) -> None:
+    """What came before is told, then the failure with the next number."""
+    frames = TALE.frames(upstream)[:4]
+    stage.play(sse(frames))
+    queued = stage.alice.responses.create(model=stage.model(upstream), input="A tale", background=True)
+    failed = ended(stage.alice, queued.id)
+    assert (failed.status, failed.error.code) == ("failed", "server_error")
+    events = list(stage.alice.responses.retrieve(queued.id, stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert events[-1].type == "response.failed"
+    assert events[-1].response.id == queued.id
+
+
+def test_what_is_wrong_is_refused_at_once(stage: Scene) -> None:
+    """A conversation that is not there, a tool that is none: a status, not a failed answer."""
+    create = stage.alice.responses.create
+    with pytest.raises(openai.NotFoundError):
+        create(model=stage.model(CHAT), input="x", background=True, previous_response_id="resp_1")
+    bad: Any = [{"type": "function"}]
+    with pytest.raises(openai.BadRequestError) as refused:
+        create(model=stage.model(CHAT), input="x", background=True, tools=bad)
+    assert refused.value.param == "tools[0].name"
+    assert stage.upstream.requests == []
+
+
+def test_a_browser_of_another_site_changes_nothing() -> None:
+    """Cancelling and deleting by cookie alone need a page of the same site, as every change does."""
+    providers = {"house": {"type": "simulated", "protocol": "openai-chat"}}
+    with served(LLMProxy({"providers": providers}, identify=lambda connection: connection.cookies.get("who"))) as base:
+        own = {"cookie": "who=alice", "sec-fetch-site": "same-origin"}
+        body = {"model": "house/echo", "input": "x", "background": True}
+        made = httpx2.post(f"{base}/v1/responses", json=body, headers=own, trust_env=False).json()
+        path = f"{base}/v1/responses/{made['id']}"
+        for method, address in (("POST", f"{path}/cancel"), ("DELETE", path)):
+            for site, status in (("cross-site", 403), ("same-origin", 200)):
+                headers = {"cookie": "who=alice", "sec-fetch-site": site}
+                assert httpx2.request(method, address, headers=headers, trust_env=False).status_code == status
+
+
+# ── bounds, and the end of the gateway ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    async with Upstream() as made:
+        yield made
+
+
+def gateway_of(upstream: Upstream) -> Gateway:
+    return Gateway(gateway_config(upstream))  # type: ignore[arg-type]  # only its address is looked at
+
+
+def background_of(gateway: Gateway) -> Background:
+    return gateway._background
+
+
+@pytest.mark.anyio
+async def test_the_gateway_ends_what_is_at_work(upstream: Upstream) -> None:
+    """Closing it fails every run, lets go of the upstream and leaves no task behind, also where one has just begun."""
+    upstream.default = held(CHAT)
+    before = asyncio.all_tasks()
+    gateway = gateway_of(upstream)
+    async with gateway.openai(principal="alice") as client:
+        ids = [(await client.responses.create(model="openai/house-1", input="x", background=True)).id for _ in range(3)]
+        await upstream.wait_for_requests(1)
+        await gateway.aclose()
+        for response_id in ids:
+            found = await client.responses.retrieve(response_id)
+            assert (found.status, found.error and found.error.code) == ("failed", "server_error")
+    assert asyncio.all_tasks() == before
+    await upstream.wait_closed(0)
+
+
+@pytest.mark.anyio
+async def test_runs_are_bounded(upstream: Upstream) -> None:
+    """One caller may have so many, all callers together so many; who has too many is told to wait."""
+    upstream.default = held(CHAT)
+    gateway = gateway_of(upstream)
+    request: Any = {"model": "openai/house-1", "input": "x", "background": True}
+    async with gateway, gateway.openai(principal="alice", max_retries=0) as alice:
+        first = await alice.responses.create(**request)
+        for _ in range(MOST_OF_ONE - 1):
+            await alice.responses.create(**request)
+        with pytest.raises(openai.RateLimitError) as refused:
+            await alice.responses.create(**request)
+        assert int(refused.value.response.headers["retry-after"]) > 0
+        background_of(gateway)._most = MOST_OF_ONE
+        async with gateway.openai(principal="bob", max_retries=0) as bob:
+            with pytest.raises(openai.InternalServerError) as full:
+                await bob.responses.create(**request)
+            assert full.value.status_code == 503
+            await alice.responses.cancel(first.id)
+            assert (await bob.responses.create(**request)).status == "queued"
+
+
+@pytest.mark.anyio
+async def test_a_long_answer_forgets_its_first_events(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events are held up to a bound; who asks for those before is told so, and the answer itself is found."""
+    monkeypatch.setattr("llmproxy_asgi.background.Run.largest", 6_000)
+    reply = Reply(texts=tuple(f"word{number} " for number in range(60)))
+    upstream.default = sse(reply.frames(CHAT))
+    gateway = gateway_of(upstream)
+    async with gateway, gateway.openai(principal="alice", max_retries=0) as alice:
+        queued = await alice.responses.create(model="openai/house-1", input="x", background=True)
+        found = queued
+        while found.status in {"queued", "in_progress"}:
+            await asyncio.sleep(0.01)
+            found = await alice.responses.retrieve(queued.id)
+        assert found.output_text == "".join(reply.texts)
+        with pytest.raises(openai.BadRequestError) as refused:
+            await alice.responses.retrieve(queued.id, stream=True)
+        assert refused.value.param == "stream"
+
+
+@pytest.mark.anyio
+async def test_nothing_runs_that_was_not_asked_for(upstream: Upstream) -> None:
+    """A call in the foreground makes no task that outlives it, kept or not."""
+    upstream.default = lambda received: TALE.scenario(protocol_of(received), stream=True)
+    gateway = gateway_of(upstream)
+    before = asyncio.all_tasks()
+    async with gateway, gateway.openai(principal="alice") as alice:
+        request: Any = {"model": "openai/house-1", "input": "x", "stream": True}
+        assert [event.type async for event in await alice.responses.create(**request)][-1] == "response.completed"
+        assert background_of(gateway)._runs == {}
+    assert asyncio.all_tasks() == before
