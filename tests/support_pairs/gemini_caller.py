@@ -89,7 +89,7 @@ def _answer(chunks: list[types.GenerateContentResponse], events: list[Any]) -> A
     return Answer(
         text="".join(part.text or "" for part in parts if not part.thought),
         calls=tuple(
-            Call(id=found.id or "", name=found.name or "", arguments=json.dumps(found.args))
+            Call(id=found.id or "", name=found.name or "", arguments=json.dumps(found.args or {}))
             for part in parts
             if (found := part.function_call) is not None
         ),

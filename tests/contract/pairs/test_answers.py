@@ -20,7 +20,7 @@ from support_pairs import (
     sse,
 )
 from support_pairs.asks import QUESTION, counting, tools
-from support_pairs.lanes import CHAT_AND_MESSAGES, lanes, pairs
+from support_pairs.lanes import lanes, pairs
 from support_pairs.wires import call_deltas, chat_call
 
 SNOW = Call(id="call_1", name="get_weather", arguments='{"city":"Oslo"}')
@@ -116,7 +116,7 @@ def test_input_is_never_negative(stage: Stage, lane: Lane) -> None:
 
 @pytest.mark.fidelity(81)
 @pytest.mark.parametrize("asks", [False, True], ids=["not-asked", "asked"])
-@pytest.mark.parametrize("lane", lanes(client=CHAT, streams=(True,), among=CHAT_AND_MESSAGES))
+@pytest.mark.parametrize("lane", lanes(client=CHAT, streams=(True,)))
 def test_usage_comes_last_and_only_where_asked(stage: Stage, lane: Lane, asks: bool) -> None:
     """The usage chunk is the last, without choices, and only for those who asked; the upstream is asked anyway."""
     stage.play(Reply(texts=("Snow.",)).scenario(lane.upstream, stream=True))

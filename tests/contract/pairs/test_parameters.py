@@ -9,7 +9,7 @@ import pytest
 
 from support_pairs import CHAT, MESSAGES, Lane, Reply, Stage, staged
 from support_pairs.asks import QUESTION
-from support_pairs.lanes import CHAT_AND_MESSAGES, lanes, pairs
+from support_pairs.lanes import lanes, pairs
 
 FINE = Reply(texts=("Fine.",))
 
@@ -124,7 +124,7 @@ SAID = Reply(texts=('{"sky":"grey",', '"degrees":-3}'))
 
 
 @pytest.mark.fidelity(75)
-@pytest.mark.parametrize("lane", lanes(client=CHAT, among=CHAT_AND_MESSAGES))
+@pytest.mark.parametrize("lane", lanes(client=CHAT))
 def test_openais_parse(stage: Stage, lane: Lane) -> None:
     """The SDK's helper hands out a model instance, whoever answered, streamed or not."""
     stage.play(SAID.scenario(lane.upstream, stream=lane.stream))
@@ -148,7 +148,7 @@ def test_openais_parse(stage: Stage, lane: Lane) -> None:
 
 
 @pytest.mark.fidelity(75)
-@pytest.mark.parametrize("lane", lanes(client=MESSAGES, among=CHAT_AND_MESSAGES))
+@pytest.mark.parametrize("lane", lanes(client=MESSAGES))
 def test_anthropics_parse(stage: Stage, lane: Lane) -> None:
     """The same for Anthropic's helper."""
     stage.play(SAID.scenario(lane.upstream, stream=lane.stream))

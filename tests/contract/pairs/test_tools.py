@@ -7,29 +7,33 @@ import anthropic
 import openai
 import pytest
 
-from llmproxy_asgi.testing import json_answer
+from llmproxy_asgi.testing import Scenario, json_answer
 from support_pairs import (
     CHAT,
+    GEMINI,
     MESSAGES,
+    RESPONSES,
     Call,
     Lane,
     Reply,
     Stage,
     chat_chunks,
     messages_events,
-    messages_whole,
     sse,
 )
 from support_pairs.asks import (
     QUESTION,
+    begun,
     chat_call,
     chat_tool,
+    conversation,
     messages_tool,
     step,
     tool_result,
     tool_use,
     tools,
 )
+from support_pairs.gemini_asks import chosen
 from support_pairs.lanes import CHAT_AND_MESSAGES, lanes, pairs
 
 FINE = Reply(texts=("Fine.",))
@@ -37,47 +41,64 @@ USER: dict[str, Any] = {"role": "user", "content": "How is the weather?"}
 ODD = '{ "n": 1.50, "big": 12345678901234567890, "k": "\\u0041" , "e": 1e2 }'
 
 
-@pytest.mark.fidelity(36)
-@pytest.mark.parametrize("lane", pairs(client=CHAT, among=CHAT_AND_MESSAGES))
-def test_arguments_keep_their_spelling(stage: Stage, lane: Lane) -> None:
-    """Between protocols of text the arguments are byte for byte the upstream's, odd numbers and spaces included."""
-    call = Call(id="call_1", name="get_weather", arguments=ODD)
+def odd(lane: Lane) -> Scenario:
+    """A call whose arguments are spelled as no library would; where they are an object, too."""
+    reply = Reply(calls=(Call(id="call_1", name="get_weather", arguments='"HERE"'),))
+    if lane.upstream == GEMINI:
+        frames = [frame.replace(b'"HERE"', ODD.encode()) for frame in reply.frames(GEMINI)]
+        return sse(frames) if lane.stream else json_answer(200, raw(reply.whole(GEMINI)))
     if lane.upstream == MESSAGES and not lane.stream:
-        block = {"type": "tool_use", "id": "call_1", "name": "get_weather", "input": "HERE"}
-        body = json.dumps({**messages_whole(stop="tool_use"), "content": [block]}).replace('"HERE"', ODD)
-        stage.play(json_answer(200, body.encode()))
-    else:
-        stage.play(Reply(calls=(call,)).scenario(lane.upstream, stream=lane.stream))
-    assert stage.ask(lane, **QUESTION[CHAT], tools=tools(CHAT, "get_weather")).calls == (call,)
+        return json_answer(200, raw(reply.whole(MESSAGES)))
+    call = Call(id="call_1", name="get_weather", arguments=ODD)
+    return Reply(calls=(call,)).scenario(lane.upstream, stream=lane.stream)
+
+
+def raw(body: dict[str, Any]) -> bytes:
+    return json.dumps(body).replace('"HERE"', ODD).encode()
 
 
 @pytest.mark.fidelity(36)
-@pytest.mark.parametrize("lane", pairs(client=MESSAGES, among=CHAT_AND_MESSAGES))
+@pytest.mark.parametrize("lane", [*pairs(client=CHAT), *pairs(client=RESPONSES)])
+def test_arguments_keep_their_spelling(stage: Stage, lane: Lane) -> None:
+    """Where the caller reads text it is the upstream's byte for byte, odd numbers and spaces included."""
+    stage.play(odd(lane))
+    answer = stage.ask(lane, **QUESTION[lane.client], tools=tools(lane.client, "get_weather"))
+    assert answer.calls == (Call(id="call_1", name="get_weather", arguments=ODD),)
+
+
+@pytest.mark.fidelity(36)
+@pytest.mark.parametrize("lane", [*pairs(client=MESSAGES), *pairs(client=GEMINI)])
 def test_arguments_keep_their_values(stage: Stage, lane: Lane) -> None:
     """Where a protocol holds an object, the values are the same."""
-    stage.play(
-        Reply(calls=(Call(id="c1", name="get_weather", arguments=ODD),)).scenario(lane.upstream, stream=lane.stream)
-    )
-    answer = stage.ask(lane, **QUESTION[MESSAGES], tools=tools(MESSAGES, "get_weather"))
-    assert answer.whole.content[0].input == {"n": 1.5, "big": 12345678901234567890, "k": "A", "e": 100.0}
+    stage.play(odd(lane))
+    answer = stage.ask(lane, **QUESTION[lane.client], tools=tools(lane.client, "get_weather"))
+    [call] = answer.calls
+    assert json.loads(call.arguments) == {"n": 1.5, "big": 12345678901234567890, "k": "A", "e": 100.0}
 
 
 @pytest.mark.fidelity(37)
-@pytest.mark.parametrize("lane", lanes(among=CHAT_AND_MESSAGES))
+@pytest.mark.parametrize("lane", lanes())
 def test_a_call_without_arguments(stage: Stage, lane: Lane) -> None:
     """No arguments are `{}` for the caller, and the next turn with that call is taken."""
-    # Servers that resemble Chat say nothing at all; where bytes are passed on the caller sees what OpenAI says.
-    silent = Call(id="call_1", name="now", arguments="{}" if lane.relays or lane.upstream == MESSAGES else "")
+    # Servers that resemble OpenAI say nothing at all; where bytes are passed on the caller sees what OpenAI says.
+    says_so = lane.relays or lane.upstream in {MESSAGES, GEMINI}
+    silent = Call(id="call_1", name="now", arguments="{}" if says_so else "")
     stage.play(Reply(calls=(silent,)).scenario(lane.upstream, stream=lane.stream))
     answer = stage.ask(lane, **QUESTION[lane.client], tools=tools(lane.client, "now"))
     [call] = answer.calls
     assert call.arguments == "{}"
     stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
-    stage.ask(lane, messages=[USER, *step(lane.client, [call], {call.id: "noon"})], tools=tools(lane.client, "now"))
+    turns = [*begun(lane.client), *step(lane.client, [call], {call.id: "noon"})]
+    stage.ask(lane, **conversation(lane.client, turns), tools=tools(lane.client, "now"))
     if lane.upstream == CHAT:
         assert stage.asked["messages"][1]["tool_calls"][0]["function"]["arguments"] == "{}"
-    else:
+    elif lane.upstream == RESPONSES:
+        assert stage.asked["input"][1]["arguments"] == "{}"
+    elif lane.upstream == MESSAGES:
         assert stage.asked["messages"][1]["content"][0]["input"] == {}
+    else:
+        made = stage.asked["contents"][1]["parts"][0]
+        assert made.get("functionCall", made.get("function_call")).get("args") == {}
 
 
 @pytest.mark.fidelity(38)
@@ -249,33 +270,44 @@ def test_strict_tools_stay_strict(stage: Stage, lane: Lane) -> None:
     assert [tool.get("strict") for tool in declared] == [True, None]
 
 
-CHOICES: list[Any] = [
-    pytest.param("auto", {"type": "auto"}, id="auto"),
-    pytest.param("none", {"type": "none"}, id="none"),
-    pytest.param("required", {"type": "any"}, id="required"),
-    pytest.param({"type": "function", "function": {"name": "one"}}, {"type": "tool", "name": "one"}, id="named"),
-]
+CHOICES: dict[str, dict[str, Any]] = {
+    "auto": {CHAT: "auto", RESPONSES: "auto", MESSAGES: {"type": "auto"}, GEMINI: chosen("AUTO")},
+    "none": {CHAT: "none", RESPONSES: "none", MESSAGES: {"type": "none"}, GEMINI: chosen("NONE")},
+    "required": {CHAT: "required", RESPONSES: "required", MESSAGES: {"type": "any"}, GEMINI: chosen("ANY")},
+    "named": {
+        CHAT: {"type": "function", "function": {"name": "one"}},
+        RESPONSES: {"type": "function", "name": "one"},
+        MESSAGES: {"type": "tool", "name": "one"},
+        GEMINI: chosen("ANY", "one"),
+    },
+}
 
 
 @pytest.mark.fidelity(53)
-@pytest.mark.parametrize(("chat", "messages"), CHOICES)
-@pytest.mark.parametrize("lane", pairs(among=CHAT_AND_MESSAGES))
-def test_tool_choice_in_the_upstreams_words(stage: Stage, lane: Lane, chat: Any, messages: Any) -> None:
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("lane", pairs())
+def test_tool_choice_in_the_upstreams_words(stage: Stage, lane: Lane, choice: str) -> None:
     """Auto, none, required and one by name, each in its exact form."""
     stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
-    forms = {CHAT: chat, MESSAGES: messages}
-    stage.ask(lane, **QUESTION[lane.client], tools=tools(lane.client, "one", "two"), tool_choice=forms[lane.client])
-    assert stage.asked["tool_choice"] == forms[lane.upstream]
-    assert len(stage.asked["tools"]) == 2
+    field = "tool_config" if lane.client == GEMINI else "tool_choice"
+    asked = {field: CHOICES[choice][lane.client]}
+    stage.ask(lane, **QUESTION[lane.client], tools=tools(lane.client, "one", "two"), **asked)
+    if lane.upstream == GEMINI:
+        assert stage.asked["toolConfig"] == CHOICES[choice][GEMINI]
+        assert len(stage.asked["tools"][0]["functionDeclarations"]) == 2
+    else:
+        assert stage.asked["tool_choice"] == CHOICES[choice][lane.upstream]
+        assert len(stage.asked["tools"]) == 2
 
 
 @pytest.mark.fidelity(53)
-@pytest.mark.parametrize("lane", pairs(among=CHAT_AND_MESSAGES))
+@pytest.mark.parametrize("lane", pairs(among=(CHAT, RESPONSES, MESSAGES)))
 def test_no_parallel_calls_in_the_upstreams_words(stage: Stage, lane: Lane) -> None:
-    """One call at a time is a field of its own in Chat, and part of the choice in Messages."""
+    """One call at a time is a field of its own for OpenAI, and part of the choice in Messages."""
     stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
     forms: dict[str, Any] = {
         CHAT: {"parallel_tool_calls": False},
+        RESPONSES: {"parallel_tool_calls": False},
         MESSAGES: {"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}},
     }
     stage.ask(lane, **QUESTION[lane.client], tools=tools(lane.client, "one"), **forms[lane.client])
