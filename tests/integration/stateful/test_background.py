@@ -171,7 +171,7 @@ def test_deleting_ends_it_too(stage: Scene) -> None:
     stage.upstream.wait_closed(0)
     for stream in (False, True):
         with pytest.raises(openai.NotFoundError):
-            stage.alice.responses.retrieve(queued.id, stream=stream)  # type: ignore[call-overload]
+            stage.alice.responses.retrieve(queued.id, stream=stream)
 
 
 @pytest.mark.parametrize("upstream", UPSTREAMS)
