@@ -24,7 +24,7 @@ Outcome = Literal["ok", "error", "cancelled", "cut"]
 - `ok`: its caller had all of it.
 - `error`: it failed before anything of the answer was shown; `status` and `kind` say how.
 - `cut`: the stream broke after some of it was shown; `kind` says why.
-- `cancelled`: its caller left, or stopped reading, before the end.
+- `cancelled`: its caller left, or stopped reading, before the end; or the host shut down and could not wait.
 """
 
 Exactness = Literal["exact", "estimated", "none"]

@@ -48,7 +48,9 @@ class OpenCall:
     ) -> None:
         self._calls.left(self)
         if self._interrupted and self._task.uncancel() == 0 and isinstance(error, asyncio.CancelledError):
-            raise going_down() from None
+            interrupted = going_down()
+            interrupted.told = True  # the call has told its own end
+            raise interrupted from None
 
     def interrupt(self) -> None:
         """End it now; from any thread."""

@@ -190,6 +190,25 @@ def test_a_broken_stream_is_counted_once(upstream: ThreadedUpstream, path: str) 
     assert value(found, "llmproxy_tokens_total", kind="input") == 7
 
 
+@pytest.mark.anyio
+async def test_a_call_that_the_shutdown_ends_is_told_once() -> None:
+    """A call that is interrupted when the host shuts down is one cancelled call, and no refusal besides."""
+    noting = Noting()
+    async with Upstream(default=Scenario(Hold())) as upstream:
+        block = {"type": "openai-compatible", "base_url": upstream.base_url + "/v1", "api_key": SECRET}
+        proxy = LLMProxy({"providers": {"up": block}, "access": {"mode": "open"}}, observers=[noting])
+        transport = httpx2.ASGITransport(app=proxy)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://in.process") as client:
+            waiting = asyncio.create_task(client.post(CHAT, json=said("x")))
+            await upstream.wait_for_requests(1)
+            await proxy.drain(0)
+            assert (await waiting).status_code == 503
+            assert (await client.post(CHAT, json=said("x"))).status_code == 503
+        await proxy.gateway.aclose()
+    assert [end.outcome for end in noting.finished()] == ["cancelled"]
+    assert [fact.kind for fact in noting.facts if isinstance(fact, CallRefused)] == ["unavailable"]
+
+
 KEYS = [
     {"name": "ops", "key": KEY, "tenant": "acme"},
     {"name": "scraper", "key": KEY + "2", "groups": ["ops"]},
