@@ -36,6 +36,7 @@ from llmproxy_asgi.execution.gate import UNLIMITED, Permit
 from llmproxy_asgi.execution.reasoning import without_reasoning
 from llmproxy_asgi.execution.retry import wait_before_retry
 from llmproxy_asgi.execution.together import Together
+from llmproxy_asgi.execution.tokens import size_of
 from llmproxy_asgi.facts import NOBODY, AttemptBegan, AttemptFailed, Course, Observers, QueueLeft, Step, Then
 from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.providers.target import Target
@@ -125,7 +126,7 @@ class Executor:
             for candidate in self._candidates(fit or targets, prefer, job.course):
                 self._tell(job.course, "next")
                 try:
-                    return await self._on_target(job, candidate, full)
+                    return await self._some_way(job, candidate, full)
                 except _PassedOver:
                     continue
                 except Unsupported as error:
@@ -172,6 +173,19 @@ class Executor:
                 self._observers.notice(left)
         self._tell(job.course, "next")
         return await self._with_permit(job, target, credential, permit)
+
+    async def _some_way(self, job: Job, candidate: Candidate, full: list[tuple[Target, Credential]]) -> Opened:
+        """In the first of the upstream's protocols that can express the request."""
+        try:
+            return await self._on_target(job, candidate, full)
+        except Unsupported:
+            other = candidate.target.another_way(job.protocol)
+            while other is not None:
+                try:
+                    return await self._on_target(job, msgspec.structs.replace(candidate, target=other), full)
+                except Unsupported:
+                    other = other.another_way(job.protocol)
+            raise
 
     async def _on_target(self, job: Job, candidate: Candidate, full: list[tuple[Target, Credential]]) -> Opened:
         target = candidate.target
@@ -234,6 +248,8 @@ class Executor:
             permit.refund()  # nothing was sent
             raise
         except BaseException:
+            if permit.counts_tokens:
+                permit.settle(size_of(job).input)  # all that is known: its caller left before anything came
             permit.release()
             raise
         opened.permit = permit

@@ -38,7 +38,7 @@ class Target:
         overrides: What the configuration says of the model's capabilities.
     """
 
-    __slots__ = ("_lines", "asked", "model", "name", "overrides", "provider")
+    __slots__ = ("_lines", "_others", "_unsuited", "asked", "model", "name", "overrides", "provider")
 
     def __init__(
         self, provider: Provider, model: str, *, asked: str | None = None, overrides: Mapping[str, Any] | None = None
@@ -49,6 +49,8 @@ class Target:
         self.overrides = overrides or {}
         self.name = f"{provider.name}/{model}"
         self._lines: dict[str, Line] = {}
+        self._unsuited: frozenset[str] = frozenset()
+        self._others: dict[str, Target] = {}
 
     def line(self, protocol: str) -> Line:
         """How to speak to it for a caller of `protocol`: in that very one if the upstream can, else in one that fits.
@@ -63,6 +65,21 @@ class Target:
                 raise _unfit(self, protocol)
             line = self._lines[protocol] = self._line(spoken)
         return line
+
+    def another_way(self, protocol: str) -> "Target | None":
+        """The same target, spoken to in the next of its upstream's protocols; None: there is no other.
+
+        For a request that the protocol of `line(protocol)` cannot express.
+        """
+        spoken = self._spoken(protocol)
+        if spoken is None:
+            return None
+        other = self._others.get(spoken)
+        if other is None:
+            other = Target(self.provider, self.model, asked=self.asked, overrides=self.overrides)
+            other._unsuited = self._unsuited | {spoken}
+            self._others[spoken] = other
+        return other if other.takes(protocol) else None
 
     def takes(self, protocol: str) -> bool:
         """Whether it can be spoken to at all for a caller of `protocol`."""
@@ -95,7 +112,7 @@ class Target:
 
     def _spoken(self, protocol: str) -> str | None:
         """The protocol that a caller's requests go out in: of the same family, and able to carry them."""
-        offered = self.provider.protocols_of(self.model)
+        offered = [each for each in self.provider.protocols_of(self.model) if each not in self._unsuited]
         if protocol in offered:
             return protocol
         if _NEAREST.get(protocol) in offered:

@@ -267,6 +267,22 @@ async def test_where_no_target_can_say_it_the_first_one_tells_why(world: World, 
     assert world.asked == []
 
 
+async def test_what_one_of_an_upstreams_protocols_cannot_say_another_may(world: World) -> None:
+    """Responses gives one answer; Chat, of the same upstream, gives several."""
+    both = world.target("a", fine(), type="openai", protocol=["openai-responses", "openai-chat"])
+    body = {"contents": [{"parts": [{"text": "hi"}]}], "generationConfig": {"candidateCount": 2}}
+    inbound = translator("gemini").inbound
+    intake = inbound.open(json.dumps(body).encode(), headers={}, path={"model": "m", "method": "generateContent"})
+    asked = Job(protocol="gemini", stream=False, request=lambda: inbound.decode(intake), intake=intake)
+    attempt = await world.executor.begin(asked, [both])
+    await attempt.close()
+    assert world.asked[0].body["n"] == 2
+    alone = world.target("b", type="openai", protocol="openai-responses")
+    with pytest.raises(Unsupported) as caught:
+        await world.executor.begin(asked, [alone])
+    assert caught.value.param == "n"
+
+
 async def test_a_failure_outweighs_an_earlier_misfit(world: World) -> None:
     """Who was really asked and failed says how the call ended."""
     blind = world.target("blind", type="anthropic", overrides={"images": False})
