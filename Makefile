@@ -21,7 +21,7 @@ NPM_INSTALLED := $(NPM)/node_modules/.package-lock.json
 TESTABLE := $(INSTALLED) $(if $(shell command -v npm),$(NPM_INSTALLED))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv npm demo test check format verify protocols bench coverage build requirements clean
+.PHONY: help venv npm demo test check format verify protocols faults bench coverage build requirements clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -85,6 +85,9 @@ verify: $(INSTALLED)  ## run the long tests only: fuzzing, soak, kill rounds (AR
 
 protocols: $(TESTABLE)  ## run the tests of the fidelity checklist and write docs/protocols.md
 	PYTHONPATH=tests $(BIN)/python -m fidelity_checklist
+
+faults: $(INSTALLED)  ## run the tests of the fault matrix and write their table into docs/reliability.md
+	PYTHONPATH=tests $(BIN)/python -m fault_matrix
 
 bench: $(INSTALLED)  ## measure added latency, throughput and memory (ARGS)
 	$(BIN)/python tests/bench/run.py $(ARGS)
