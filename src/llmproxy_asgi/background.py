@@ -175,12 +175,13 @@ class Background:
         self._admit(owner)
         self._beginning.append(owner)
         try:
-            call = self._engine.take(intake, inbound, grant, headers=headers, strict=strict)
-            turn = call.turn
-            assert turn is not None, "what goes on in the background is kept"
-            await call.prepare()
-            call.check()
-            told = await turn.enqueue()
+            with self._engine.runtime.open_calls.call():
+                call = self._engine.take(intake, inbound, grant, headers=headers, strict=strict)
+                turn = call.turn
+                assert turn is not None, "what goes on in the background is kept"
+                await call.prepare()
+                call.check()
+                told = await turn.enqueue()
             run = self._runs[owner, turn.id] = Run(turn, owner, call.custody)
         finally:
             self._beginning.remove(owner)
@@ -259,6 +260,13 @@ class Background:
 
     async def _answer(self, run: Run, call: Call, inbound: AnyInbound) -> None:
         turn = run.turn
+        with self._engine.runtime.open_calls.call():  # so that draining gives it time, and ends it then
+            await self._copy(run, call, inbound)
+        if not turn.ended:
+            raise UpstreamProtocolError("The upstream's stream ended without its end sign.")
+
+    async def _copy(self, run: Run, call: Call, inbound: AnyInbound) -> None:
+        turn = run.turn
         async with call:
             await turn.progress()
             stream = stream_of(call, inbound, turn.said)
@@ -268,8 +276,6 @@ class Background:
                     if kind not in _NOT_TOLD:
                         run.tell(kind, frame.data)
                 run.publish()
-        if not turn.ended:
-            raise UpstreamProtocolError("The upstream's stream ended without its end sign.")
 
     async def _end(self, run: Run, status: Status, error: GatewayError | None) -> None:
         """The end of a run that has none of its own."""

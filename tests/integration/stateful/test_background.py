@@ -260,6 +260,28 @@ async def test_the_gateway_ends_what_is_at_work(upstream: Upstream) -> None:
 
 
 @pytest.mark.anyio
+async def test_draining_gives_them_time_and_ends_them_then(upstream: Upstream) -> None:
+    """A run is an open call: it may end by itself within the window, is failed after it, and no new one begins."""
+    quick, slow = held(CHAT), held(CHAT)
+    upstream.enqueue(quick, slow)
+    gateway = gateway_of(upstream)
+    request: Any = {"model": "openai/house-1", "input": "x", "background": True}
+    async with gateway, gateway.openai(principal="alice", max_retries=0) as alice:
+        first, second = [await alice.responses.create(**request) for _ in range(2)]
+        await upstream.wait_for_requests(2)
+        draining = asyncio.create_task(gateway.drain(0.2))
+        await asyncio.sleep(0)
+        quick.gate.set()
+        with pytest.raises(openai.InternalServerError) as refused:
+            await alice.responses.create(**request)
+        assert refused.value.status_code == 503
+        await draining
+        statuses = {(await alice.responses.retrieve(each.id)).status for each in (first, second)}
+        assert "failed" in statuses
+        assert statuses <= {"completed", "failed"}
+
+
+@pytest.mark.anyio
 async def test_runs_are_bounded(upstream: Upstream) -> None:
     """One caller may have so many, all callers together so many; who has too many is told to wait."""
     upstream.default = held(CHAT)
