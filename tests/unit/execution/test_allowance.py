@@ -11,6 +11,7 @@ from llmproxy_asgi.conversation import Batch, Candidate, Finish, FinishReason, R
 from llmproxy_asgi.errors import RateLimited
 from llmproxy_asgi.execution.allowance import Allowance
 from llmproxy_asgi.execution.attempt import Job
+from llmproxy_asgi.execution.concurrency import Slots
 from llmproxy_asgi.execution.gate import Gate
 from llmproxy_asgi.execution.rate_limit import Limiter, TokenBucket
 from llmproxy_asgi.facts import AnyFact, Observers, QueueLeft
@@ -137,6 +138,17 @@ async def test_nothing_is_counted_where_only_calls_are(clock: HandClock) -> None
 
     assert its.counting(read) is read
     its.end()
+
+
+async def test_the_slot_is_free_when_the_call_is_over(clock: HandClock) -> None:
+    """However it ended."""
+    one = Gate(None, Slots(1), max_wait=0, max_waiting=1, clock=clock)
+    for asked in (True, False):
+        its = allowance(one, clock)
+        await its.take(job())
+        assert one.lacks_slot
+        its.end(asked=asked)
+        assert not one.lacks_slot
 
 
 async def test_the_wait_is_told_and_counted(clock: HandClock) -> None:

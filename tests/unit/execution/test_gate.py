@@ -157,6 +157,17 @@ async def test_a_call_that_went_nowhere_is_not_counted(clock: HandClock) -> None
     assert one.is_idle
 
 
+async def test_a_refund_lets_in_who_waits_for_the_rate_alone(clock: HandClock) -> None:
+    """Also where there are no slots whose release would."""
+    one = gate(clock, calls=(0.2, 1))
+    permit = let(await comes(one))
+    task = await comes(one)
+    assert not task.done()
+    permit.refund()
+    await settle_down()
+    let(task)
+
+
 async def test_patience_ends_when_it_was_said_to(clock: HandClock) -> None:
     """Who waits for a slot that does not come free is turned away when `max_wait` is over, and leaves no trace."""
     one = gate(clock, slots=1, max_wait=2.0)
