@@ -130,6 +130,8 @@ class Turn:
         self._saved = True
         output = None if final.output is None else [Item(id=found, item=item) for found, item in final.output]
         record = self._record or self._begun(telling.id, "completed")
+        if not telling.hides:
+            record = msgspec.structs.replace(record, shows_state=True)
         await self._save(record.ended(words.status_of(final.status), output, told=final.told))
 
     # ── in the background ───────────────────────────────────────────────────────────────────────────────────────────

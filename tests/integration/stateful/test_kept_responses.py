@@ -235,6 +235,18 @@ def test_what_shall_not_be_kept_is_not(stage: Scene, upstream: str, stream: bool
     assert store.count == before  # type: ignore[attr-defined]
 
 
+def test_what_is_gone_on_from_counts(stage: Scene) -> None:
+    """Counting the tokens of a request counts the conversation that it goes on from; nothing is kept by it."""
+    stage.play(Reply(texts=("A long answer of many words.",)))
+    model = stage.model(CHAT)
+    kept = stage.alice.responses.create(model=model, input="A question of some words")
+    count = stage.alice.responses.input_tokens.count
+    alone = count(model=model, input="x").input_tokens
+    assert count(model=model, input="x", previous_response_id=kept.id).input_tokens > alone + 5
+    with pytest.raises(openai.NotFoundError):
+        stage.bob.responses.input_tokens.count(model=model, input="x", previous_response_id=kept.id)
+
+
 def test_deleted_is_gone(stage: Scene) -> None:
     """It is neither found nor gone on from, and what went on from it is not either."""
     stage.play(Reply(texts=("a",)))

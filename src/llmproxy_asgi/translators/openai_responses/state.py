@@ -287,14 +287,16 @@ class Telling:
     Attributes:
         id: What the answer is called; None: as the upstream calls it, and not known yet.
         final: What it has come to, when its last event has been read.
+        hides: Whether it holds state that was asked for by us alone. What another vendor's answer holds is its caller's
+            to send back, as ever.
     """
 
-    __slots__ = ("_echo", "_hides", "_relayed", "final", "id")
+    __slots__ = ("_echo", "_relayed", "final", "hides", "id")
 
     def __init__(self, said: Intake, *, relayed: bool) -> None:
         state = said.state or State()
         self._relayed = relayed
-        self._hides = relayed and not state.shows_state
+        self.hides = relayed and not state.shows_state
         self._echo = {
             "store": raw(state.store),
             "background": raw(state.background),
@@ -317,7 +319,7 @@ class Telling:
 
     def feed(self, data: bytes) -> bytes:
         """Whole frames, as the caller reads them."""
-        if _LIFE not in data and not (self._hides and _BLOB in data):
+        if _LIFE not in data and not (self.hides and _BLOB in data):
             return data
         return b"".join(self._frame(frame) for frame in sse.decode(data))
 
@@ -327,7 +329,7 @@ class Telling:
         return joined(self._edited(values, "completed", ends=True))
 
     def _frame(self, frame: sse.Frame) -> bytes:
-        if _LIFE not in frame.data and not (self._hides and _BLOB in frame.data):
+        if _LIFE not in frame.data and not (self.hides and _BLOB in frame.data):
             return frame.raw
         values = _members(frame.data)
         if values is None:
@@ -337,7 +339,7 @@ class Telling:
             kind = msgspec.json.decode(values["type"]) if "type" in values else frame.event
             status = ENDINGS.get(str(kind))
             values["response"] = msgspec.Raw(joined(self._edited(answer, status or "in_progress", ends=bool(status))))
-        elif self._hides and "item" in values:
+        elif self.hides and "item" in values:
             values["item"] = _without_state(values["item"])
         return sse.encode(joined(values), event=frame.event)
 
@@ -349,7 +351,7 @@ class Telling:
         output = _items(answer.get("output", _EMPTY))
         if ends:
             self._end(answer, status, output)
-        if self._hides and output:
+        if self.hides and output:
             answer["output"] = raw([_without_state(item) for item in output])
         return answer
 

@@ -1,0 +1,179 @@
+"""What a request says of kept answers, and how they are told again."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from llmproxy_asgi.errors import BadRequest
+from llmproxy_asgi.translators.base import Intake, State
+from llmproxy_asgi.translators.openai_responses import state as words
+from support_openai_responses import COMPLETED, CREATED, INBOUND, NOW, body, event, intake
+
+BLOB = "reasoning.encrypted_content"
+
+
+def told(frame: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.json.decode(frame.partition(b"data: ")[2])
+    return found
+
+
+def raw(value: Any) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(value))
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, State(store=True)),
+        ({"store": None}, State(store=True)),
+        ({"store": False}, None),
+        ({"store": False, "previous_response_id": "resp_1"}, State(previous_id="resp_1")),
+        ({"store": False, "previous_response_id": ""}, None),
+        ({"store": False, "input": [{"type": "item_reference", "id": "x"}]}, State()),
+        ({"background": True}, State(store=True, background=True)),
+        ({"include": [BLOB]}, State(store=True, shows_state=True)),
+    ],
+)
+def test_what_a_request_says(fields: dict[str, Any], expected: State | None) -> None:
+    """An answer is kept unless that is said; nothing is said of it where nothing is to be done."""
+    assert intake(**fields).state == expected
+
+
+def test_a_count_keeps_nothing() -> None:
+    """Who only counts has an answer that nobody asks for; what it goes on from counts all the same."""
+    counted = INBOUND.open(body(previous_response_id="resp_1"), headers={}, path={"operation": "input_tokens"})
+    assert counted.state == State(previous_id="resp_1")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"background": True, "store": False}, {"previous_response_id": "resp_1", "conversation": "conv_1"}],
+)
+def test_what_does_not_go_together_is_refused(fields: dict[str, Any]) -> None:
+    """By the name of the first of the two."""
+    with pytest.raises(BadRequest) as refused:
+        intake(**fields)
+    assert refused.value.param == next(iter(fields))
+
+
+def test_a_conversation_is_put_before_the_input() -> None:
+    """As bytes; what asks for keeping is gone, and whoever reads it sees a request that is whole."""
+    before = [msgspec.Raw(b'{"role":  "user", "content": "a"}')]
+    asked = intake(input="b", previous_response_id="resp_1", store=True, background=True)
+    whole = words.expanded(asked, before)
+    assert whole.raw.keys() == {"model", "input", "stream"}
+    given = bytes(whole.raw["input"])
+    assert given.startswith(b'[{"role":  "user", "content": "a"},')
+    assert [message.parts for message in INBOUND.decode(whole).messages][1:] == [
+        INBOUND.decode(asked).messages[0].parts
+    ]
+    assert whole.stream
+    untouched = intake(input="b", store=False)
+    assert words.expanded(untouched).raw == untouched.raw
+
+
+def test_every_item_has_an_id_of_its_own() -> None:
+    """Their own ids where they have some, and none twice; made ones are the same each time."""
+    items = [
+        raw({"role": "user", "content": "a"}),
+        raw({"id": "m"}),
+        raw({"id": "m"}),
+        raw({"type": "reasoning"}),
+        raw(1),
+    ]
+    ids = [found for found, _ in words.numbered(items, "resp_1")]
+    assert ids[1] == "m"
+    assert len(set(ids)) == len(items)
+    assert [found.partition("_")[0] for found in ids] == ["msg", "m", "msg", "rs", "msg"]
+    assert ids == [found for found, _ in words.numbered(items, "resp_1")]
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        (
+            {"role": "user", "content": "a"},
+            {
+                "id": "i",
+                "type": "message",
+                "role": "user",
+                "content": [{"type": "input_text", "text": "a"}],
+                "status": "completed",
+            },
+        ),
+        (
+            {"type": "message", "id": "mine", "role": "assistant", "content": "a", "status": "incomplete"},
+            {
+                "id": "i",
+                "type": "message",
+                "role": "assistant",
+                "content": [{"type": "output_text", "text": "a", "annotations": []}],
+                "status": "incomplete",
+            },
+        ),
+        ({"type": "reasoning", "encrypted_content": "x"}, {"id": "i", "type": "reasoning"}),
+        ({"type": "function_call_output", "output": "x"}, {"id": "i", "type": "function_call_output", "output": "x"}),
+    ],
+)
+def test_items_are_listed_in_full(item: dict[str, Any], expected: dict[str, Any]) -> None:
+    """With id and kind; texts as parts; without state that nobody asked for."""
+    assert msgspec.json.decode(words.listed("i", raw(item), with_state=False)) == expected
+
+
+def test_deltas_pass_as_they_are() -> None:
+    """The very object: nothing in them is looked at, whatever their text says."""
+    telling = words.Telling(intake(), relayed=True)
+    delta = event("response.output_text.delta", delta='"response": "encrypted_content"')
+    assert telling.feed(delta) is delta
+
+
+def test_an_answers_life_is_told_as_it_is() -> None:
+    """What the upstream says of keeping is replaced by what is true; the rest of its words stay."""
+    asked = intake(previous_response_id="resp_0")
+    telling = words.Telling(asked, relayed=True)
+    assert telling.first_id(event("response.output_text.delta", delta="x")) is None
+    assert telling.first_id(CREATED) == "resp_1"
+    telling.id = "resp_other"
+    for frame in (CREATED, COMPLETED):
+        answer = told(telling.feed(frame))["response"]
+        assert (answer["id"], answer["store"], answer["previous_response_id"]) == ("resp_other", True, "resp_0")
+        assert answer["model"] == "big-1"
+    assert telling.final is not None
+    assert (telling.final.status, telling.final.output) == ("completed", ())
+
+
+@pytest.mark.parametrize("found", ["chat-1", "resp_", "resp_a/b", "resp_" + "x" * 200, 7, None])
+def test_an_id_that_will_not_do_is_none(found: object) -> None:
+    """It could not be asked for."""
+    telling = words.Telling(intake(), relayed=True)
+    assert telling.first_id(event("response.created", response={"id": found})) == ""
+
+
+def test_what_cannot_be_read_passes() -> None:
+    """A frame that is none of ours is the caller's to read."""
+    telling = words.Telling(intake(), relayed=True)
+    for data in (b'data: {"response": \n\n', b'data: "response"\n\n', b'event: x\ndata: ["response"]\n\n'):
+        assert telling.feed(data) == data
+
+
+def test_a_failed_answer_holds_nothing_to_go_on_from() -> None:
+    """What it had said by then is told again, without state."""
+    telling = words.Telling(intake(), relayed=True)
+    telling.id = "resp_1"
+    thought = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
+    failed = {"id": "resp_1", "status": "failed", "output": [thought]}
+    shown = told(telling.feed(event("response.failed", response=failed)))["response"]
+    assert "encrypted_content" not in shown["output"][0]
+    assert telling.final is not None
+    assert (telling.final.status, telling.final.output) == ("failed", None)
+    again = msgspec.json.decode(words.whole(msgspec.Raw(telling.final.told), (), with_state=False))
+    assert again["output"] == shown["output"]
+
+
+def test_only_what_is_kept_says_so() -> None:
+    """An answer that is written by us repeats what its caller said, and says that it is kept where it is."""
+    for fields, expected in (({}, True), ({"store": False}, False)):
+        known: Intake = intake(stream=True, **fields)
+        written = words.without_output(known, "queued", answer="resp_1", created_at=NOW)
+        assert msgspec.json.decode(written)["store"] is expected
