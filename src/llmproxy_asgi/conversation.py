@@ -63,6 +63,8 @@ class Seal(Record, frozen=True, kw_only=True):
     data: str
     model: str | None = None
     item_id: str | None = None
+    format: str | None = None
+    """The issuer's own word for the form of its state, which it wants back (routers name the vendor behind them)."""
 
 
 class Citation(Record, frozen=True, kw_only=True):

@@ -389,10 +389,17 @@ class ChatStreamDecoder(StreamDecoder):
             self._think(candidate, detail.text, out, style=style, detail=detail.index)
         issuer, model = self._upstream.issuer, self._upstream.model
         if detail.signature:
-            seal = opened_seal(detail.signature, issuer=issuer, kind="signature", model=model)
+            seal = opened_seal(detail.signature, issuer=issuer, kind="signature", model=model, form=detail.form)
             self._seal(candidate, seal, detail, out)
         if detail.data:
-            seal = opened_seal(detail.data, issuer=issuer, kind="encrypted", item_id=detail.id or None, model=model)
+            seal = opened_seal(
+                detail.data,
+                issuer=issuer,
+                kind="encrypted",
+                item_id=detail.id or None,
+                model=model,
+                form=detail.form,
+            )
             self._seal(candidate, seal, detail, out)
 
     def _seal(self, candidate: OpenCandidate, seal: Seal, detail: Detail, out: list[StreamEvent]) -> None:

@@ -24,6 +24,7 @@ from llmproxy_asgi.conversation import (
     Reasoning,
     Refusal,
     Request,
+    Seal,
     ServerToolCall,
     ServerToolResult,
     StoredFile,
@@ -346,11 +347,15 @@ def _details(part: Reasoning, kept: Sequence[Any], start: int) -> list[JSONObjec
         if seal.kind == "signature":
             if not entries or "signature" in entries[-1] or "data" in entries[-1]:
                 entries.append({"type": "reasoning.text", "text": ""})
-            entries[-1]["signature"] = seal.data
+            entries[-1] |= {"signature": seal.data, **_form(seal)}
         else:
-            entry = {"type": "reasoning.encrypted", "data": seal.data}
+            entry = {"type": "reasoning.encrypted", "data": seal.data, **_form(seal)}
             entries.append({**entry, "id": seal.item_id} if seal.item_id else entry)
     return [{"index": start + number, **entry} for number, entry in enumerate(entries)]
+
+
+def _form(seal: Seal) -> JSONObject:
+    return {"format": seal.format} if seal.format else {}
 
 
 def _is_own_audio(part: Part) -> TypeGuard[Opaque]:

@@ -72,7 +72,15 @@ def encode_details(parts: Sequence[Reasoning], calls: Iterable[tuple[str, Sequen
     return entries
 
 
-def opened_seal(blob: str, *, issuer: str, kind: str, item_id: str | None = None, model: str | None = None) -> Seal:
+def opened_seal(
+    blob: str,
+    *,
+    issuer: str,
+    kind: str,
+    item_id: str | None = None,
+    model: str | None = None,
+    form: str | None = None,
+) -> Seal:
     """The seal in a blob: the one that was wrapped, else the named issuer's own."""
     found = unwrap(blob)
     if found is not None:
@@ -83,13 +91,14 @@ def opened_seal(blob: str, *, issuer: str, kind: str, item_id: str | None = None
         data=blob,
         item_id=item_id,
         model=model,
+        format=form,
     )
 
 
 class Detail:
     """One entry of `reasoning_details`, whatever of it can be read."""
 
-    __slots__ = ("data", "id", "index", "signature", "style", "text")
+    __slots__ = ("data", "form", "id", "index", "signature", "style", "text")
 
     def __init__(self, found: Mapping[str, Any]) -> None:
         index = found.get("index")
@@ -99,6 +108,7 @@ class Detail:
         self.signature = _text(found, "signature")
         self.data = _text(found, "data")
         self.id = _text(found, "id")
+        self.form = _text(found, "format") or None
 
 
 def read_details(found: Any) -> list[Detail]:
@@ -116,9 +126,10 @@ def decode_details(
     for detail in read_details(found):
         seals: list[Seal] = []
         if detail.signature:
-            seals.append(opened_seal(detail.signature, issuer=issuer, kind="signature"))
+            seals.append(opened_seal(detail.signature, issuer=issuer, kind="signature", form=detail.form))
         if detail.data:
-            seals.append(opened_seal(detail.data, issuer=issuer, kind="encrypted", item_id=detail.id))
+            data, known_as = detail.data, detail.id
+            seals.append(opened_seal(data, issuer=issuer, kind="encrypted", item_id=known_as, form=detail.form))
         if detail.id in known and detail.id is not None and not detail.text:
             sealed.setdefault(detail.id, []).extend(seals)
         elif detail.data and not detail.text and parts and not parts[-1].seals and seals[0].kind == "encrypted":

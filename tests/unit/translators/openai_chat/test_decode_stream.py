@@ -244,7 +244,8 @@ def test_56_an_emulated_custom_call_is_unwrapped() -> None:
 def test_60_reasoning_with_a_signature() -> None:
     """Reasoning that is told twice is read once, and its signature belongs to the upstream."""
     found = answer("stream_openrouter_reasoning.sse", issuer="openrouter")
-    seal = Seal(issuer="openrouter", kind="signature", data="c2lnbmVk", model="big-1")
+    form = "anthropic-claude-v1"
+    seal = Seal(issuer="openrouter", kind="signature", data="c2lnbmVk", model="big-1", format=form)
     assert found.candidates[0].parts == (Reasoning(text="First then.", seals=(seal,)), Text(text="Done."))
     assert found.usage.total == 11
 
