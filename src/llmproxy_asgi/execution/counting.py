@@ -26,6 +26,8 @@ from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.providers.target import Line, Target
 from llmproxy_asgi.translators.base import Outgoing
 from llmproxy_asgi.translators.estimate import estimate
+from llmproxy_asgi.translators.losses import spelled
+from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.transport import Pool
 
 _CREDENTIAL_BOUND = (UpstreamRateLimited, UpstreamQuotaSpent, UpstreamAuthFailed)
@@ -75,7 +77,7 @@ class Counting:
             try:
                 return await self._on_target(job, target)
             except Unsupported as error:
-                failure = failure or error
+                failure = failure or spelled(error, translator(job.protocol).inbound.spelling)
             except UpstreamError as error:
                 failure = error
                 if not error.failover:

@@ -41,6 +41,8 @@ from llmproxy_asgi.facts import NOBODY, AttemptBegan, AttemptFailed, Course, Obs
 from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.translators.base import Outgoing
+from llmproxy_asgi.translators.losses import spelled
+from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.transport import Pool
 
 _CREDENTIAL_BOUND = (UpstreamRateLimited, UpstreamQuotaSpent, UpstreamAuthFailed)
@@ -130,7 +132,7 @@ class Executor:
                 except _PassedOver:
                     continue
                 except Unsupported as error:
-                    unfit = unfit or error
+                    unfit = unfit or spelled(error, translator(job.protocol).inbound.spelling)
                     step = Step(candidate.target.name, "skipped", "unfit", param=error.param)
                     job.course.steps.append(step)
                 except UpstreamError as error:

@@ -111,8 +111,12 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     """Tool names as they went upstream, to the names the caller knows; only those that differ."""
     call_ids: Mapping[str, str] = EMPTY
     """Call ids as they went upstream, to the ids the caller knows; only those that differ."""
+    namespaces: Mapping[str, str] = EMPTY
+    """Tool names as they went upstream, to the namespace that was flattened into them."""
     emulated: frozenset[str] = frozenset()
     """Upstream names of custom tools that went as functions with one string property `input`."""
+    stop: tuple[str, ...] = ()
+    """What stops the answer's text, where the upstream itself knows no stop sequences."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,6 +162,8 @@ class Inbound(ABC, Generic[AskedT, AnsweredT]):
     """The half that serves callers."""
 
     protocol: ClassVar[str]
+    spelling: ClassVar[Mapping[str, str]] = EMPTY
+    """This protocol's places of the fields that all translators speak of by one name, where it has another name."""
     keepalive: ClassVar[bytes]
     """What may be sent at any frame border, also before the first frame, without any official SDK noticing."""
     request_id_header: ClassVar[bytes | None] = None

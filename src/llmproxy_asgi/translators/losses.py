@@ -1,6 +1,6 @@
 """What a request lost or had changed on its way to an upstream that cannot take it as it is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from llmproxy_asgi.conversation import Request
 from llmproxy_asgi.errors import Unsupported
@@ -13,9 +13,19 @@ _ESTIMATED = "estimated:"
 def refuse_missing_part(request: Request, protocol: str) -> None:
     """Refuse a request of which another vendor holds a part: without that, the answer would be wrong.
 
+    So it would be with a tool that only programs of that vendor's may call.
+
     Raises:
         Unsupported: Names the field.
     """
+    for tool in request.tools:
+        for other, fields in tool.extras.items():
+            callers = fields.get("allowed_callers")
+            if other != protocol and isinstance(callers, list) and callers and "direct" not in callers:
+                raise Unsupported(
+                    f"The tool {tool.name[:64]!r} may only be called by programs, which this upstream does not run.",
+                    param="allowed_callers",
+                )
     for other, fields in request.extras.items():
         for key in _VITAL:
             if other != protocol and fields.get(key):
@@ -34,6 +44,18 @@ def refuse_losses(warnings: Sequence[str]) -> None:
             f"This upstream cannot take the request as it is, which was asked for: {', '.join(lost)}.",
             param=lost[0].partition(":")[2],
         )
+
+
+def spelled(error: Unsupported, spelling: Mapping[str, str]) -> Unsupported:
+    """The same refusal, that names its field as the caller does.
+
+    Args:
+        error: Made by whoever could not express the request, who knows fields by their common names.
+        spelling: See `Inbound.spelling`.
+    """
+    if error.param is not None:
+        error.param = spelling.get(error.param, error.param)
+    return error
 
 
 class Losses:

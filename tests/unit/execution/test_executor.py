@@ -280,7 +280,7 @@ async def test_what_one_of_an_upstreams_protocols_cannot_say_another_may(world: 
     alone = world.target("b", type="openai", protocol="openai-responses")
     with pytest.raises(Unsupported) as caught:
         await world.executor.begin(asked, [alone])
-    assert caught.value.param == "n"
+    assert caught.value.param == "generationConfig.candidateCount"
 
 
 async def test_a_failure_outweighs_an_earlier_misfit(world: World) -> None:

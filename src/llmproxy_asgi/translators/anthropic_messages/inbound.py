@@ -43,12 +43,22 @@ _FIRST_BYTES = {
 _NULL = ord("n")
 _REMOVED = ("temperature", "top_p", "top_k")
 
+SPELLING = {
+    "stop": "stop_sequences",
+    "response_format": "output_config.format",
+    "reasoning_effort": "output_config.effort",
+    "reasoning": "thinking",
+    "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
+}
+"""The common names of fields to this protocol's."""
+
 
 class MessagesInbound(Inbound):
     """The half that serves callers."""
 
     protocol: ClassVar[str] = PROTOCOL
     keepalive: ClassVar[bytes] = b'event: ping\ndata: {"type": "ping"}\n\n'
+    spelling = SPELLING
     request_id_header: ClassVar[bytes | None] = b"request-id"
     output_limits: ClassVar[tuple[str, ...]] = ("max_tokens",)
 

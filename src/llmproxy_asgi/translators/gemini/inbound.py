@@ -42,6 +42,33 @@ _NULL = ord("n")
 _STREAM = "streamGenerateContent"
 _COUNT = "countTokens"
 
+SPELLING = {
+    "messages": "contents",
+    "tool_choice": "toolConfig",
+    "service_tier": "serviceTier",
+    **{
+        name: f"generationConfig.{own}"
+        for name, own in {
+            "n": "candidateCount",
+            "max_tokens": "maxOutputTokens",
+            "temperature": "temperature",
+            "top_p": "topP",
+            "top_k": "topK",
+            "seed": "seed",
+            "stop": "stopSequences",
+            "frequency_penalty": "frequencyPenalty",
+            "presence_penalty": "presencePenalty",
+            "logprobs": "responseLogprobs",
+            "top_logprobs": "logprobs",
+            "modalities": "responseModalities",
+            "response_format": "responseSchema",
+            "reasoning": "thinkingConfig",
+            "reasoning_effort": "thinkingConfig",
+        }.items()
+    },
+}
+"""The common names of fields to this protocol's."""
+
 
 class GeminiInbound(Inbound):
     """The half that serves callers.
@@ -52,6 +79,7 @@ class GeminiInbound(Inbound):
 
     protocol: ClassVar[str] = PROTOCOL
     keepalive: ClassVar[bytes] = b"\n"
+    spelling = SPELLING
 
     @override
     def open(

@@ -46,12 +46,23 @@ _SUPPLIERS = ("previous_response_id", "prompt", "conversation")
 """What may stand in for the input."""
 _COUNTING = "input_tokens"
 
+SPELLING = {
+    "messages": "input",
+    "max_tokens": "max_output_tokens",
+    "response_format": "text.format",
+    "verbosity": "text.verbosity",
+    "reasoning_effort": "reasoning.effort",
+    "cache_breakpoints": "prompt_cache_key",
+}
+"""The common names of fields to this protocol's."""
+
 
 class ResponsesInbound(OpenAIInbound):
     """The half that serves callers."""
 
     protocol = PROTOCOL
     keepalive = b": keep-alive\n\n"
+    spelling = SPELLING
     output_limits = ("max_output_tokens",)
 
     @override
