@@ -19,7 +19,8 @@ NOW_SCHEMA: dict[str, Any] = {"type": "object", "properties": {}}
 
 QUESTION: dict[str, dict[str, Any]] = {
     CHAT: {"messages": [{"role": "user", "content": "How is the weather?"}]},
-    RESPONSES: {"input": [{"role": "user", "content": "How is the weather?"}]},
+    # What is kept gets a name of its own each time; the same question shall give the same bytes.
+    RESPONSES: {"input": [{"role": "user", "content": "How is the weather?"}], "store": False},
     MESSAGES: {"messages": [{"role": "user", "content": "How is the weather?"}]},
     GEMINI: {"contents": [{"role": "user", "parts": [{"text": "How is the weather?"}]}]},
 }
