@@ -83,6 +83,7 @@ class Blocks:
         return ToolCall(
             call_id=self._outgoing.call_ids.get(call_id, call_id),
             name=self._outgoing.names.get(name, name),
+            namespace=self._outgoing.namespaces.get(name),
             arguments=unwrapped_input(arguments) if emulated else arguments,
             kind="custom" if emulated else "function",
             caller=block.caller,

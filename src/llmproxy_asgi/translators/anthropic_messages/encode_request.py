@@ -69,6 +69,7 @@ def encode_request(request: Request, upstream: Upstream) -> Outgoing:
         headers=_headers(request, old=bool(taken)),
         warnings=warnings.words,
         names=dict(names.table),
+        namespaces=dict(names.namespaces),
         call_ids=turns.call_ids,
         emulated=frozenset(tools.emulated),
     )

@@ -253,6 +253,7 @@ class ChunkStream(StreamDecoder):
             ToolCall(
                 call_id=self._outgoing.call_ids.get(call_id, call_id),
                 name=self._outgoing.names.get(call.name, call.name),
+                namespace=self._outgoing.namespaces.get(call.name),
                 arguments=unwrapped_input(arguments) if custom else arguments,
                 kind="custom" if custom else "function",
             ),

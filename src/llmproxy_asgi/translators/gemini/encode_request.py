@@ -52,6 +52,7 @@ def encode_request(request: Request, upstream: Upstream) -> Outgoing:
         stream=request.stream,
         warnings=losses.words,
         names=dict(names.table),
+        namespaces=dict(names.namespaces),
         emulated=frozenset(tools.emulated | contents.emulated),
     )
 

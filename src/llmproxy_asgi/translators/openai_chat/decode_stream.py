@@ -81,6 +81,7 @@ class ChatStreamDecoder(StreamDecoder):
 
     def __init__(self, outgoing: Outgoing, upstream: Upstream) -> None:
         self._names = outgoing.names
+        self._namespaces = outgoing.namespaces
         self._call_ids = outgoing.call_ids
         self._emulated = outgoing.emulated
         self._upstream = upstream
@@ -478,6 +479,7 @@ class ChatStreamDecoder(StreamDecoder):
         return ToolCall(
             call_id=self._call_ids.get(call.call_id, call.call_id),
             name=self._names.get(call.name, call.name),
+            namespace=self._namespaces.get(call.name),
             kind="custom" if call.custom or call.unwrap else "function",
             arguments=arguments,
             seals=seals,

@@ -69,6 +69,7 @@ class _RequestEncoder:
             stream=request.stream,
             warnings=self._losses.words,
             names=self._names.table,
+            namespaces=self._names.namespaces,
             call_ids=self._messages.call_ids.table,
             emulated=frozenset(self._messages.emulated),
         )

@@ -79,6 +79,7 @@ class _RequestEncoder:
             names=self._items.names.table,
             call_ids=self._items.call_ids.table,
             emulated=frozenset(self._items.emulated),
+            stop=tuple(filter(None, request.stop)),
         )
 
     def _refuse_impossible(self) -> None:
@@ -186,7 +187,7 @@ class _RequestEncoder:
             if getattr(sampling, name) is not None:
                 self._losses.add(f"dropped:{name}")
         if self._request.stop:
-            self._losses.add("dropped:stop")
+            self._losses.add("emulated:stop")
         if sampling.logprobs is not None and not free and self._can.developer_role:
             self._losses.add("dropped:logprobs")
         elif sampling.logprobs is not None:

@@ -25,6 +25,7 @@ from llmproxy_asgi.translators.openai_responses.schema import ANSWER, RELAYED_AN
 from llmproxy_asgi.translators.openai_responses.splice import splice
 from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, decode_usage
 from llmproxy_asgi.translators.relay import Relay
+from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
 
 _REASONING = re.compile(rb'"type"\s*:\s*"reasoning"')
 """Never found in a text: there the quotes are escaped."""
@@ -70,7 +71,8 @@ class ResponsesOutbound(Outbound):
 
     @override
     def decoder(self, outgoing: Outgoing, upstream: Upstream) -> StreamDecoder:
-        return ResponsesStreamDecoder(outgoing, upstream)
+        decoder = ResponsesStreamDecoder(outgoing, upstream)
+        return StoppingDecoder(decoder, outgoing.stop) if outgoing.stop else decoder
 
     @override
     def relay(self, intake: Intake, upstream: Upstream) -> StreamDecoder:
@@ -81,7 +83,8 @@ class ResponsesOutbound(Outbound):
         answer = _read(body, ANSWER)
         if answer.created_at is None:
             answer.created_at = received_at.timestamp()
-        response = fold(ResponsesStreamDecoder(outgoing, upstream).decode_whole(answer))
+        events = ResponsesStreamDecoder(outgoing, upstream).decode_whole(answer)
+        response = fold(Stops(outgoing.stop).feed(events) if outgoing.stop else events)
         return msgspec.structs.replace(response, extras=answer_extras(body))
 
     @override

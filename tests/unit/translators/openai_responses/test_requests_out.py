@@ -611,7 +611,7 @@ def test_77_78_options_cross_or_are_named() -> None:
         "dropped:presence_penalty",
         "dropped:logit_bias",
         "clamped:top_logprobs",
-        "dropped:stop",
+        "emulated:stop",
         "clamped:max_tokens",
         "dropped:store",
         "dropped:labels",
