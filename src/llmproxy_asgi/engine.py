@@ -475,7 +475,7 @@ class KeptStream(CallerStream):
     @override
     async def next(self) -> bytes | None:
         data = await super().next()
-        return await self._turn.tell(data) if data else data
+        return await self._turn.tell(data) if data and self._turn.concerns(data) else data
 
 
 def stream_of(call: Call, inbound: AnyInbound, intake: Intake) -> CallerStream:

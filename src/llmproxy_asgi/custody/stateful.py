@@ -87,6 +87,10 @@ class Turn:
         if self._telling is not None and self._record is not None:
             self._telling.id = self._record.id
 
+    def concerns(self, data: bytes) -> bool:
+        """Whether more of a stream (whole events) must be told by `tell`: hardly ever. Runs once per read."""
+        return self._telling is not None and self._telling.concerns(data)
+
     async def tell(self, data: bytes) -> bytes:
         """More of a stream (whole events), as its caller reads it."""
         telling = self._telling

@@ -319,9 +319,13 @@ class Telling:
 
     def feed(self, data: bytes) -> bytes:
         """Whole frames, as the caller reads them."""
-        if _LIFE not in data and not (self.hides and _BLOB in data):
+        if not self.concerns(data):
             return data
         return b"".join(self._frame(frame) for frame in sse.decode(data))
+
+    def concerns(self, data: bytes) -> bool:
+        """Whether there is anything to be read in these frames."""
+        return _LIFE in data or (self.hides and _BLOB in data)
 
     def whole(self, body: bytes) -> bytes:
         """A whole answer, as its caller reads it."""
@@ -329,7 +333,7 @@ class Telling:
         return joined(self._edited(values, "completed", ends=True))
 
     def _frame(self, frame: sse.Frame) -> bytes:
-        if _LIFE not in frame.data and not (self.hides and _BLOB in frame.data):
+        if not self.concerns(frame.data):
             return frame.raw
         values = _members(frame.data)
         if values is None:
