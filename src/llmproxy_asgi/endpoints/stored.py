@@ -15,9 +15,9 @@ from llmproxy_asgi.engine import Engine
 from llmproxy_asgi.errors import BadRequest, MethodNotAllowed, NotFound
 from llmproxy_asgi.stores.base import Owner
 from llmproxy_asgi.translators.base import AnyInbound, Intake
-from llmproxy_asgi.translators.openai_responses import TRANSLATOR
 from llmproxy_asgi.translators.openai_responses import state as words
-from llmproxy_asgi.translators.openai_responses.words import STATE
+from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, STATE
+from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.wire import sse
 
 _JSON = (b"content-type", b"application/json")
@@ -139,7 +139,7 @@ class Stored:
 
     async def _tell(self, exchange: Exchange, reader: "Reader | _Kept") -> None:
         """Events to one reader, until there are no more."""
-        config, inbound = self._engine.runtime.config, TRANSLATOR.inbound
+        config, inbound = self._engine.runtime.config, translator(PROTOCOL).inbound
         keepalive = KeepAlive(exchange, inbound.keepalive, every=config.keepalive, media_type=Intake.media_type)
         try:
             await exchange.begin_stream((), media_type=Intake.media_type)

@@ -1,10 +1,25 @@
-"""OpenAI Responses, and what compatible servers make of it."""
+"""OpenAI Responses, and what compatible servers make of it.
 
-from llmproxy_asgi.translators.base import Translator
-from llmproxy_asgi.translators.openai_responses.inbound import ResponsesInbound
-from llmproxy_asgi.translators.openai_responses.outbound import ResponsesOutbound
-from llmproxy_asgi.translators.openai_responses.words import PROTOCOL
+`TRANSLATOR` is made when it is first asked for: whoever only keeps answers needs `state` and none of the codecs.
+"""
 
-TRANSLATOR = Translator(PROTOCOL, ResponsesInbound(), ResponsesOutbound())
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmproxy_asgi.translators.base import Translator
+
+    TRANSLATOR: Translator
 
 __all__ = ["TRANSLATOR"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "TRANSLATOR":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from llmproxy_asgi.translators.base import Translator
+    from llmproxy_asgi.translators.openai_responses.inbound import ResponsesInbound
+    from llmproxy_asgi.translators.openai_responses.outbound import ResponsesOutbound
+    from llmproxy_asgi.translators.openai_responses.words import PROTOCOL
+
+    made = globals()[name] = Translator(PROTOCOL, ResponsesInbound(), ResponsesOutbound())
+    return made
