@@ -9,6 +9,8 @@ LONGEST_BACKOFF = 8.0
 """Seconds."""
 LONGEST_ASKED_WAIT = 5.0
 """Seconds that we wait ourselves where the upstream asks; beyond, the caller is told instead."""
+_SETTLED = frozenset({*range(300, 400), 501, 505})
+"""What an upstream answers alike however often it is asked: go elsewhere, and cannot."""
 
 
 def wait_before_retry(error: UpstreamError, retry: Retry, *, tried: int, draw: random.Random) -> float | None:
@@ -22,7 +24,7 @@ def wait_before_retry(error: UpstreamError, retry: Retry, *, tried: int, draw: r
         tried: How many tries there were on this target.
         draw: Where the jitter comes from.
     """
-    if not error.retryable or tried >= retry.attempts:
+    if not error.retryable or tried >= retry.attempts or error.upstream_status in _SETTLED:
         return None
     if error.retry_after is not None:
         return error.retry_after if error.retry_after <= LONGEST_ASKED_WAIT else None

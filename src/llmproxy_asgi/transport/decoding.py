@@ -1,6 +1,7 @@
 """Bodies that come compressed although nobody asked: inflated piece by piece, never past what was asked for.
 
-Only gzip and deflate, one layer deep. Everything else, nested layers included, is refused.
+Only gzip and deflate, one layer deep. Everything else, nested layers included, is refused, as is what swells beyond
+anything that text does.
 """
 
 import zlib
@@ -10,6 +11,10 @@ from typing_extensions import override
 from llmproxy_asgi.errors import UpstreamProtocolError
 
 _GZIP = 16 + zlib.MAX_WBITS
+_UNSUSPECTED = 4 * 1024 * 1024
+"""Bytes that may come out of however few."""
+_SWELLING = 100
+"""How many times its size a larger body may become; JSON of any sense stays far below."""
 
 
 def decoder(encoding: str | None) -> "Inflater | None":
@@ -29,29 +34,34 @@ def decoder(encoding: str | None) -> "Inflater | None":
 class Inflater:
     """One compressed body: `feed` what came, then `take` until nothing is left."""
 
-    __slots__ = ("_gzip", "_inflate", "_input", "_more")
+    __slots__ = ("_came", "_gave", "_gzip", "_inflate", "_input", "_more")
 
     def __init__(self, *, gzip: bool) -> None:
         self._gzip = gzip
         self._inflate: zlib._Decompress | None = None
         self._input = b""
         self._more = False
+        self._came = self._gave = 0
 
     def feed(self, data: bytes) -> None:
         """Add what came over the wire."""
         self._input += data
+        self._came += len(data)
 
     def take(self, limit: int) -> bytes:
         """At most `limit` decoded bytes; none when more input is needed.
 
         Raises:
-            UpstreamProtocolError: the body is not what its header says.
+            UpstreamProtocolError: the body is not what its header says, or swells like a bomb.
         """
         try:
             while self._input or self._more:
                 if self._inflate is None and not self._begin():
                     break
                 if piece := self._step(limit):
+                    self._gave += len(piece)
+                    if self._gave > max(_UNSUSPECTED, _SWELLING * self._came):
+                        raise UpstreamProtocolError("The upstream's compressed answer swells beyond all reason.")
                     return piece
         except zlib.error as broken:
             raise UpstreamProtocolError(

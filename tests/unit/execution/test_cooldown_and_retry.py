@@ -223,3 +223,12 @@ def test_every_change_is_told() -> None:
     rests.succeeded("k")
     assert told == [("k", 3), ("k", None)]
     assert list(rests.all_resting()) == []
+
+
+@pytest.mark.parametrize(("status", "again"), [(500, True), (502, True), (501, False), (505, False), (307, False)])
+def test_what_is_settled_is_not_asked_again(status: int, *, again: bool) -> None:
+    """An upstream that cannot, or that points elsewhere, will say so each time."""
+    wait = wait_before_retry(
+        UpstreamFailed("", upstream_status=status), Retry(attempts=3), tried=1, draw=random.Random(1)
+    )
+    assert (wait is not None) is again
