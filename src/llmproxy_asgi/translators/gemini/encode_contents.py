@@ -124,6 +124,8 @@ class Contents:
 
     def _said(self, parts: Sequence[Part]) -> list[JSONObject]:
         """What the model said; a loose signature stands where Google puts it: on the first call, else the next text."""
+        if len(parts) == 1 and type(parts[0]) is Text and not parts[0].seals:
+            return self._plain(parts)
         made: list[JSONObject] = []
         loose: list[str] = []
         called = False
