@@ -22,7 +22,10 @@ What holds:
 - **Back-pressure.** Of one answer at most `ahead` pieces or 256 KiB stay unread; then `send` waits.
 - **The client's leaving.** A WSGI server notices it with a write that fails, and closes the iterator. The
   application reads `http.disconnect` and gets an `OSError` from `send` at once, and is cancelled 0.1 s
-  later. Closing never waits. An application that may be silent for long has to send heartbeats.
+  later. Closing never waits. Where the server shows its socket (gunicorn's and werkzeug's do) and the system
+  tells how a connection stands (Linux), it is looked at twice a second, so that nobody has to write to find out.
+  Elsewhere the scope says so (`extensions`, `llmproxy.unwatched`): an application that may be silent for
+  long has to send heartbeats, and one alone is not enough: the first write to a client that left still succeeds.
 - **Failures.** Before the head the application's exception is raised in the worker, and the server answers
   500. After the head the iterator raises, so the server breaks the connection off: never a
   silent truncation. A failure nobody can be told of (the client left, the answer is out) is logged.
@@ -45,8 +48,11 @@ a request greenlet is told that a loop is running already.
 
 import asyncio
 import atexit
+import errno
 import logging
 import os
+import socket
+import sys
 import threading
 import weakref
 from collections import deque
@@ -62,6 +68,7 @@ from starlette.types import ASGIApp, Message, Scope
 _MIB = 1024 * 1024
 _UNREAD_BYTES = 256 * 1024  # of one answer, between the application and the server
 _READ_SIZE = 64 * 1024
+_LOOK = 0.5  # seconds between two looks at whether the client is still there
 _GRACE = 0.1  # seconds between http.disconnect and the cancellation
 _ENDING = 1.0  # seconds a bridge that closes gives to each step of ending its calls
 _CLOSING = 5.0  # seconds a bridge that closes waits for the loop in all
@@ -82,8 +89,14 @@ _HOP_BY_HOP = frozenset(
     },
 )
 
+_CLIENT_LEFT = 499  # no status of HTTP's: what servers write into their logs
+_ESTABLISHED = 1  # TCP_ESTABLISHED of Linux
+
 _CLOSED = "the WSGI bridge is closed"
 _BROKEN_OFF = "the application did not finish its answer"
+
+UNWATCHED = "llmproxy.unwatched"
+"""An extension in the scope of calls whose client's leaving is noticed by writes alone."""
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +153,10 @@ class WSGIBridge:
             return _refuse(start_response, HTTPStatus.BAD_REQUEST)
         scope = _scope(environ)
         scope.update(scope_extra or {})
-        call = _Call(_process.enter(self), self, scope, body)
+        connection = _connection(environ)
+        if connection is None:
+            scope["extensions"] = {UNWATCHED: {}}
+        call = _Call(_process.enter(self), self, scope, body, connection)
         answer = _Answer(call)
         try:
             call.submit()
@@ -354,8 +370,16 @@ class _Call:
     What both touch is guarded by `_changed`; everything else belongs to the loop.
     """
 
-    def __init__(self, home: _LoopThread, bridge: WSGIBridge, scope: Scope, body: _RequestBody) -> None:
+    def __init__(
+        self,
+        home: _LoopThread,
+        bridge: WSGIBridge,
+        scope: Scope,
+        body: _RequestBody,
+        connection: socket.socket | None = None,
+    ) -> None:
         self.home = home
+        self._connection = connection
         self.bridge = bridge
         self.task: asyncio.Task[None] | None = None
         self._app = bridge._app  # noqa: SLF001 - a call is a part of its bridge
@@ -367,7 +391,8 @@ class _Call:
         self._broken_off = False  # the application has been told that the body ends early
         self._gone = asyncio.Event()
         self._room = asyncio.Event()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None  # looks after the client, and then for the end
+        self._dismissed = False  # the application is about to be cancelled
 
         self._changed = threading.Condition(threading.Lock())
         self._head: _Head | None = None
@@ -379,12 +404,26 @@ class _Call:
         self._ended = False  # the application's task is over
         self._error: BaseException | None = None
         self._left = False  # nobody reads the answer any more
+        self._deserted = False  # because the client has left, as we saw before the server did
 
     # On the loop.
 
     def begin(self) -> None:
         self.home.calls.add(self)
         self.task = asyncio.get_running_loop().create_task(self._run())
+        if self._connection is not None:
+            self._timer = asyncio.get_running_loop().call_later(_LOOK, self._look, self._connection)
+
+    def _look(self, connection: socket.socket) -> None:
+        """Whether the client is still there."""
+        self._timer = None
+        if self._left or self._complete:
+            return
+        if _is_left(connection):
+            self._deserted = True
+            self.disconnect()
+        else:
+            self._timer = asyncio.get_running_loop().call_later(_LOOK, self._look, connection)
 
     async def _run(self) -> None:
         error: BaseException | None = None
@@ -479,7 +518,10 @@ class _Call:
             answering = not (self._complete or self._ended)
             self._changed.notify_all()
         # What an application does after its answer is its own affair, until the bridge closes.
-        if answering and self._timer is None:
+        if answering and not self._dismissed:
+            self._dismissed = True
+            if self._timer is not None:
+                self._timer.cancel()
             self._timer = asyncio.get_running_loop().call_later(_GRACE, self.cancel)
 
     def cancel(self) -> None:
@@ -499,6 +541,9 @@ class _Call:
                 self._changed.wait()
             if self._head is not None:
                 return self._head
+            if self._deserted:
+                self._complete = True
+                return _Head(status=_CLIENT_LEFT, headers=[(b"content-length", b"0")])  # for the server's log
             error, self._error = self._error, None
             closed = self._left
         if self._broken_off and self._refusal is not None and not isinstance(error, asyncio.CancelledError):
@@ -512,6 +557,7 @@ class _Call:
         """The next piece of the body, or None after the last one.
 
         Raises:
+            BrokenPipeError: the client has left.
             RuntimeError: the application failed in the middle of its answer.
         """
         with self._changed:
@@ -528,6 +574,8 @@ class _Call:
                     self._stalled = False
             elif self._complete:
                 return None
+            elif self._deserted:
+                raise BrokenPipeError(errno.EPIPE, "the client has left")  # as if the server had seen it first
             else:
                 error, self._error = self._error, None
                 raise RuntimeError(_CLOSED if self._left else _BROKEN_OFF) from error
@@ -637,6 +685,30 @@ def _scope(environ: WSGIEnvironment) -> Scope:
         "client": _decode_client(environ),
         "server": _decode_server(environ),
     }
+
+
+def _connection(environ: WSGIEnvironment) -> socket.socket | None:
+    """The client's connection, where the server shows it and its state can be told."""
+    connection = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+    return None if connection is None or _tcp_state(connection) is None else connection
+
+
+def _is_left(connection: socket.socket) -> bool:
+    """Whether the other end has closed it, or its sending side: no HTTP client does that and goes on reading."""
+    state = _tcp_state(connection)
+    return state is not None and state != _ESTABLISHED
+
+
+def _tcp_state(connection: socket.socket) -> int | None:
+    """As the kernel counts them; None: it does not tell, or the server has closed the connection."""
+    # Not by reading ahead: the bytes belong to the server, and under gevent a read would wait.
+    option: int | None = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
+    if option is None:
+        return None
+    try:
+        return connection.getsockopt(socket.IPPROTO_TCP, option, 1)[0]
+    except OSError:
+        return None
 
 
 def _http_version(environ: WSGIEnvironment) -> str:

@@ -2,6 +2,7 @@ import asyncio
 import io
 import logging
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -20,6 +21,7 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import override
 
+from llmproxy_asgi import wsgi
 from llmproxy_asgi.wsgi import ClientGoneError, WSGIBridge
 
 HANG = 20.0  # seconds after which a wait is a failure; nothing here depends on how long it takes
@@ -725,6 +727,72 @@ def test_leaving_when_told_is_no_failure(caplog: pytest.LogCaptureFixture) -> No
         assert waiting.seen()
         answer.close()
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
+
+
+# A server that shows its socket.
+
+
+class Connection:
+    """As a server shows its client's connection; the kernel's word for how it stands."""
+
+    def __init__(self) -> None:
+        self.state = 1
+
+    def getsockopt(self, _level: int, _option: int, _size: int) -> bytes:
+        return bytes([self.state])
+
+
+@pytest.fixture
+def connection(monkeypatch: pytest.MonkeyPatch) -> Connection:
+    monkeypatch.setattr(wsgi, "_LOOK", 0.001)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(socket, "TCP_INFO", 11, raising=False)
+    return Connection()
+
+
+async def silent(_scope: Scope, receive: Receive, send: Send) -> None:
+    """Says one thing, and then nothing until its client leaves."""
+    await receive()
+    await start(send)
+    await body(send, b"first", more=True)
+    assert (await receive())["type"] == "http.disconnect"
+    left.append(True)
+
+
+left: list[bool] = []
+
+
+def test_client_that_leaves_is_noticed_while_nothing_is_written(connection: Connection) -> None:
+    """The application hears of it, and the worker is released with what a failed write would have raised."""
+    left.clear()
+    with bridging(silent) as bridge:
+        answer = Answer(bridge, **{"gunicorn.socket": connection})
+        assert answer.next() == b"first"
+        connection.state = 8
+        with pytest.raises(BrokenPipeError):
+            answer.next()
+        answer.close()
+    assert left == [True]
+
+
+def test_client_that_leaves_before_the_head_is_noticed(connection: Connection) -> None:
+    """The worker is released with an answer that nobody reads, and nothing is reported as broken."""
+
+    async def app(_scope: Scope, receive: Receive, _send: Send) -> None:
+        await receive()
+        connection.state = 8
+        assert (await receive())["type"] == "http.disconnect"
+
+    with bridging(app) as bridge:
+        answer = Answer(bridge, **{"werkzeug.socket": connection})
+        assert answer.status.startswith("499 ")
+        assert answer.read() == b""
+
+
+def test_calls_whose_connection_is_not_shown_say_so(connection: Connection) -> None:
+    """The application then knows that it must write to find out."""
+    assert wsgi.UNWATCHED in scope_of()["extensions"]
+    assert "extensions" not in scope_of(**{"gunicorn.socket": connection})
 
 
 # One loop per process.

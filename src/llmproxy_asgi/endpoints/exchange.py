@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from llmproxy_asgi.errors import BodyTimeout, BodyTooLarge, WrongMediaType
 from llmproxy_asgi.facts import NOBODY, Course, Observers
+from llmproxy_asgi.wsgi import UNWATCHED
 
 HeaderPairs = Iterable[tuple[bytes, bytes]]
 
@@ -21,6 +22,10 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _AT_ONCE = 64 * 1024
 """Bytes that any server takes off our hands without the caller's doing."""
 _PRIVATE = ((b"cache-control", b"no-store"), (b"vary", b"Authorization, Cookie"))
+_ECHOES = 2
+_ECHO_AFTER = 0.25
+"""Seconds after which a keep-alive is repeated where writes alone tell that a caller has left: the first to somebody
+who left succeeds, and with some servers so does the second."""
 _WATCH_AFTER = 0.02
 """Seconds a call may take before it is worth a task to notice that its caller has left."""
 
@@ -239,8 +244,8 @@ class KeepAlive:
     """
 
     __slots__ = (
-        "_busy", "_data", "_every", "_exchange", "_handle", "_headers", "_last", "_loop", "_media_type", "_sending",
-        "_task",
+        "_busy", "_data", "_echo", "_every", "_exchange", "_handle", "_headers", "_last", "_loop", "_media_type",
+        "_sending", "_task", "_unwatched",
     )  # fmt: skip
 
     def __init__(
@@ -253,6 +258,8 @@ class KeepAlive:
         self._every = every
         self._busy = False
         self._sending: asyncio.Task[None] | None = None
+        self._unwatched = UNWATCHED in exchange.scope.get("extensions", ())
+        self._echo: asyncio.TimerHandle | None = None
         self._task = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
         self._last = self._loop.time()
@@ -270,6 +277,8 @@ class KeepAlive:
     def cancel(self) -> None:
         """No more keep-alives; one that is under way is given up."""
         self._handle.cancel()
+        if self._echo is not None:
+            self._echo.cancel()
         if self._sending is not None:
             self._sending.cancel()
 
@@ -285,10 +294,18 @@ class KeepAlive:
         if now >= due:
             if not self._busy and self._sending is None:
                 self._sending = self._loop.create_task(self._send())
+                if self._unwatched:
+                    self._echo = self._loop.call_later(_ECHO_AFTER, self._repeat, _ECHOES)
             elif self._give_up(now):
                 return
             due = now + min(self._every, self._exchange.write_time)
         self._handle = self._loop.call_at(due, self._tick)
+
+    def _repeat(self, times: int) -> None:
+        if self._busy or self._sending is not None:
+            return
+        self._sending = self._loop.create_task(self._send())
+        self._echo = self._loop.call_later(_ECHO_AFTER, self._repeat, times - 1) if times > 1 else None
 
     def _give_up(self, now: float) -> bool:
         """Whether the caller takes nothing any more; its call ends then.

@@ -1,0 +1,18 @@
+"""A Flask application with the gateway at `/llm`; what WSGI servers serve here."""
+
+from flask import Flask, Response, jsonify
+
+import llmproxy_flask
+from llmproxy_asgi import LLMProxy
+from llmproxy_asgi.wsgi import _process
+from support_servers.host import CONFIG, NOTES, state
+
+proxy = LLMProxy(CONFIG, observers=[NOTES])
+app = Flask(__name__)
+extension = llmproxy_flask.LLMProxy(app, proxy=proxy, identify=lambda _: "somebody")
+
+
+@app.get("/state")
+def show() -> Response:
+    home = _process._home
+    return jsonify(state(proxy, None if home is None else home._loop))
