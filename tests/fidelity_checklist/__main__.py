@@ -4,20 +4,18 @@ import sys
 
 from fidelity_checklist.marks import proofs
 from fidelity_checklist.page import PAGE, page
+from fidelity_checklist.pairs import proved
 from numbered_marks import run
 
 
 def main() -> int:
     """Run, compare with what the marks say, and write."""
-    found = proofs()
-    outcomes = run("fidelity", found, word="case")
+    outcomes = run("fidelity", proofs(), word="case")
     if outcomes is None:
         return 1
-    PAGE.write_text(page(found), encoding="utf-8")
-    complete = [number for number, proof in found.items() if proof.complete]
-    print(
-        f"{PAGE.name} is written: {len(complete)} cases, {sum(outcomes.passed[number] for number in complete)} proofs"
-    )
+    pairs = proved(outcomes.passed)
+    PAGE.write_text(page(pairs), encoding="utf-8")
+    print(f"{PAGE.name} is written: {len(pairs)} cases, {sum(map(len, pairs.values()))} proofs of a pair")
     return 0
 
 

@@ -1,13 +1,28 @@
 """The claims.
 
-`between` names pairs as caller-upstream: C is Chat Completions, M is Messages, R is Responses, G is Gemini, * is any.
-A claim is due where one of its pairs needs nothing but C and M, unless it waits for a part that is not built.
+`between` names pairs as caller-upstream: C is Chat Completions, M is Messages, R is Responses, G is Gemini, * is any; a
+single letter stands where only the caller's side matters.
 """
 
 from dataclasses import dataclass
 
-LETTERS = {"C": "Chat", "M": "Messages", "R": "Responses", "G": "Gemini", "*": "any"}
-SERVED = frozenset("CM*")
+LETTERS = {"C": "Chat", "R": "Responses", "M": "Messages", "G": "Gemini", "*": "any"}
+PROTOCOLS = "CRMG"
+PAIRS = tuple((caller, upstream) for caller in PROTOCOLS for upstream in PROTOCOLS)
+
+FEATURES = {
+    "Framing": range(1, 13),
+    "Same protocol": range(13, 18),
+    "Turns": range(18, 27),
+    "Media": range(27, 36),
+    "Tools": range(36, 60),
+    "Reasoning": range(60, 71),
+    "Parameters": range(71, 79),
+    "Answers": range(79, 91),
+    "Errors": range(91, 99),
+    "Small endpoints": range(99, 104),
+}
+"""What the claims are about, by their numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,29 +33,19 @@ class Case:
     between: tuple[str, ...]
     """Pairs such as `C-M`; a single letter where only the caller's side matters."""
     claim: str
-    waits_for: str = ""
-    """What must be built before any of it can be true."""
 
     @property
-    def due(self) -> bool:
-        """Whether protocols that are served today can make it true."""
-        return not self.waits_for and any(SERVED.issuperset(pair.replace("-", "")) for pair in self.between)
-
-    @property
-    def later(self) -> list[str]:
-        """The protocols that it names and that are not served yet."""
-        named = dict.fromkeys(letter for pair in self.between for letter in pair if letter in LETTERS)
-        return [LETTERS[letter] for letter in named if letter not in SERVED]
-
-    def concerns(self, caller: str, upstream: str) -> bool:
-        """Whether it says something about this pair."""
-        return any(
-            pair[0] in {caller, "*"} and (pair[-1] in {upstream, "*"} or len(pair) == 1) for pair in self.between
-        )
+    def pairs(self) -> frozenset[tuple[str, str]]:
+        """Every pair that it says something about; empty where the upstream's side does not matter."""
+        named = [pair.split("-") for pair in self.between if "-" in pair]
+        return frozenset(
+            (caller, upstream) for caller, upstream in PAIRS for one, other in named
+            if one in (caller, "*") and other in (upstream, "*")
+        )  # fmt: skip
 
 
-def _cases(*rows: tuple[str, str] | tuple[str, str, str]) -> tuple[Case, ...]:
-    return tuple(Case(number, tuple(row[0].split()), row[1], *row[2:]) for number, row in enumerate(rows, start=1))
+def _cases(*rows: tuple[str, str]) -> tuple[Case, ...]:
+    return tuple(Case(number, tuple(between.split()), claim) for number, (between, claim) in enumerate(rows, start=1))
 
 
 CASES = _cases(

@@ -1,83 +1,86 @@
 """`docs/protocols.md`: the pairs, and what is claimed and proved of each."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from fidelity_checklist.cases import CASES, LETTERS, Case
-from fidelity_checklist.marks import Proofs
+from fidelity_checklist.cases import CASES, FEATURES, LETTERS, PAIRS, Case
+from fidelity_checklist.pairs import Proved
 
 PAGE = Path(__file__).parents[2] / "docs" / "protocols.md"
-SERVED = ("C", "M")
-PROTOCOLS = ("C", "M", "R", "G")
 
 _INTRO = """\
 # Protocols
 
 <!-- Written by `make protocols`; edit tests/fidelity_checklist instead. -->
 
-Callers speak Chat Completions or Messages, upstreams speak Chat Completions or Messages, and any caller reaches any
-upstream. Where both sides speak one protocol, bytes are passed on and only the model's name is changed. Where they
-do not, requests and answers are translated; whatever is lost on the way is named in the `x-llmproxy-warnings` header
-of the answer, and what would make the answer wrong is refused with a 400 that names the field.
+Callers speak Chat Completions, Responses, Messages or Gemini, and so do upstreams; any caller reaches any upstream.
+Where both sides speak one protocol, bytes are passed on and only the model's name is changed. Where they do not,
+requests and answers are translated; whatever is lost on the way is named in the `x-llmproxy-warnings` header of the
+answer, and what would make the answer wrong is refused with a 400 that names the field.
 
-What that means is written down as {total} claims. Each one that is called *passed* is proved by tests that run on real
-sockets: the vendors' official Python SDKs, or a plain HTTP client where bytes matter, call a gateway in front of a
-scripted upstream that refuses what the vendor refuses. *Not yet* means that no test proves it, mostly because a
-protocol or an endpoint is still to come; *any* is any protocol that is served. Today {passed} of {total} have passed.
+What that means is written down as {total} claims. Each is proved by tests that run on real sockets: the vendors'
+official SDKs, or a plain HTTP client where bytes matter, call a gateway in front of an upstream that refuses what the
+vendor refuses, streamed and not. {passed} of {total} claims have passed, for {proofs} of the {concerned} pairs that
+they are about.
 
-## Pairs
+## Pairs and features
 
-How many of the claims about a pair have passed:
+For how many of the claims about a pair that very pair has been tested, of how many there are; `-` where there is
+nothing to claim.
 
-{pairs}
+{features}
 
 ## Claims
+
+*any* is any of the four. The last column says for how many pairs a claim is proved, of those it is about.
 
 {claims}
 """
 
 
-def page(found: Mapping[int, Proofs]) -> str:
+def page(proved: Proved) -> str:
     """The page.
 
     Args:
-        found: What proves each number.
+        proved: The pairs for which each claim is proved.
     """
-    states = {case.number: _passed(case, found) for case in CASES}
-    return _INTRO.format(total=len(CASES), passed=sum(states.values()), pairs=_pairs(states), claims=_claims(states))
+    concerned = sum(len(case.pairs) for case in CASES)
+    return _INTRO.format(
+        total=len(CASES),
+        passed=sum(case.number in proved for case in CASES),
+        proofs=sum(len(proved.get(case.number, ())) for case in CASES),
+        concerned=concerned,
+        features=_features(proved),
+        claims=_claims(proved),
+    )
 
 
-def _passed(case: Case, found: Mapping[int, Proofs]) -> bool:
-    return case.due and case.number in found and found[case.number].complete
+def _features(proved: Proved) -> str:
+    rows = []
+    for caller, upstream in PAIRS:
+        way = f"{LETTERS[caller]} → {LETTERS[upstream]}"
+        rows.append([way, *(_cell((caller, upstream), numbers, proved) for numbers in FEATURES.values())])
+    return _table(["Caller → upstream", *FEATURES], rows)
 
 
-def _pairs(states: Mapping[int, bool]) -> str:
-    head = ["Caller", *(f"{LETTERS[letter]} upstream" for letter in PROTOCOLS)]
-    rows = [[LETTERS[caller], *(_pair(caller, upstream, states) for upstream in PROTOCOLS)] for caller in PROTOCOLS]
-    return _table(head, rows)
+def _cell(pair: tuple[str, str], numbers: range, proved: Proved) -> str:
+    concerned = [case.number for case in CASES if case.number in numbers and pair in case.pairs]
+    done = sum(pair in proved.get(number, ()) for number in concerned)
+    return f"{done} of {len(concerned)}" if concerned else "-"
 
 
-def _pair(caller: str, upstream: str, states: Mapping[int, bool]) -> str:
-    if caller not in SERVED or upstream not in SERVED:
-        return "not yet"
-    concerned = [states[case.number] for case in CASES if case.concerns(caller, upstream)]
-    way = "passed on" if caller == upstream else "translated"
-    return f"{way}, {sum(concerned)} of {len(concerned)}"
-
-
-def _claims(states: Mapping[int, bool]) -> str:
-    rows = [[str(case.number), _between(case), case.claim, _state(case, passed=states[case.number])] for case in CASES]
-    return _table(["No.", "Caller → upstream", "Claim", "State"], rows)
+def _claims(proved: Proved) -> str:
+    rows = [[str(case.number), _between(case), case.claim, _state(case, proved)] for case in CASES]
+    return _table(["No.", "Caller → upstream", "Claim", "Proved"], rows)
 
 
 def _between(case: Case) -> str:
     return ", ".join(" → ".join(LETTERS[letter] for letter in pair.split("-")) for pair in case.between)
 
 
-def _state(case: Case, *, passed: bool) -> str:
-    if not passed:
+def _state(case: Case, proved: Proved) -> str:
+    if case.number not in proved:
         return "not yet"
-    return f"passed; {' and '.join(case.later)} not yet" if case.later else "passed"
+    return f"{len(proved[case.number])} of {len(case.pairs)}" if case.pairs else "yes"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

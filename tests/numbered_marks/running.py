@@ -15,7 +15,7 @@ class Outcomes:
     def __init__(self, mark: str) -> None:
         self._mark = mark
         self._numbers: dict[str, list[int]] = {}
-        self.passed: defaultdict[int, int] = defaultdict(int)
+        self.passed: defaultdict[int, list[str]] = defaultdict(list)
         self.failed: defaultdict[int, list[str]] = defaultdict(list)
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
@@ -29,7 +29,7 @@ class Outcomes:
             if report.failed:
                 self.failed[number].append(report.nodeid)
             elif report.when == "call" and report.passed and not hasattr(report, "wasxfail"):
-                self.passed[number] += 1
+                self.passed[number].append(report.nodeid)
 
 
 def run(mark: str, found: Mapping[int, Proofs], *, word: str) -> Outcomes | None:

@@ -3,44 +3,50 @@
 import textwrap
 from pathlib import Path
 
-from fidelity_checklist import CASES, PAGE, page, proofs
+import pytest
+
+from fidelity_checklist import CASES, FEATURES, PAGE, Proved, page, proofs, proved
+from fidelity_checklist.collecting import COLLECTED, collect
 
 
-def test_the_page_is_what_claims_and_marks_say() -> None:
-    """The page can be written anew and does not change; `make protocols` does that, after running the tests."""
-    assert PAGE.read_text(encoding="utf-8") == page(proofs()), "run `make protocols`"
+@pytest.fixture(scope="module")
+def collected(request: pytest.FixtureRequest) -> Proved:
+    """What the tests there are prove: those of this run if it is one of all tests, else collected for this."""
+    found = request.config.stash.get(COLLECTED, None)
+    return found if found is not None else collect()
+
+
+def test_the_page_is_what_claims_and_tests_say(collected: Proved) -> None:
+    """No proof may get lost, and none stand there that is none; `make protocols` runs the tests and writes the page."""
+    assert PAGE.read_text(encoding="utf-8") == page(collected), "run `make protocols`"
 
 
 def test_the_cases_are_numbered_and_sentences() -> None:
-    """103 cases, numbered from one, each with a sentence of its own and with pairs."""
+    """103 cases, numbered from one, each with a sentence of its own, with pairs, and about something."""
     assert [case.number for case in CASES] == list(range(1, 104))
     assert len({case.claim for case in CASES}) == len(CASES)
     assert all(case.claim.endswith(".") and "|" not in case.claim and case.between for case in CASES)
+    assert [number for numbers in FEATURES.values() for number in numbers] == list(range(1, 104))
 
 
-def test_every_row_says_whether_there_is_a_proof() -> None:
-    """A row that says passed has a test with its number; every other row says not yet."""
-    found = proofs()
-    rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line[2:3].isdigit()]
-    assert len(rows) == len(CASES)
-    for row in rows:
-        number, *_, state = (cell.strip() for cell in row.strip("|").split("|"))
-        if state.startswith("passed"):
-            assert found[int(number)].tests
-            assert not found[int(number)].waiting
-        else:
-            assert state == "not yet"
+def test_every_claim_has_a_proof_of_every_pair_that_it_is_about(collected: Proved) -> None:
+    """Nothing that is claimed of a pair is left to what holds for another."""
+    missing = {case.number: sorted(case.pairs - collected.get(case.number, frozenset())) for case in CASES}
+    assert {number: pairs for number, pairs in missing.items() if pairs} == {}
+    assert [case.number for case in CASES if case.number not in collected] == []
 
 
-def test_every_case_of_the_served_protocols_has_a_test() -> None:
-    """What Chat and Messages alone can make true is tested, be it as something still missing."""
-    found = proofs()
-    assert [case.number for case in CASES if case.due and case.number not in found] == []
+def test_marks_name_cases_that_there_are() -> None:
+    """No test claims a number that does not exist."""
+    assert set(proofs()) <= {case.number for case in CASES}
 
 
-def test_marks_name_cases_that_are_due() -> None:
-    """No test claims a number that does not exist or cannot be proved yet."""
-    assert set(proofs()) <= {case.number for case in CASES if case.due}
+def test_pairs_are_read_from_ids() -> None:
+    """A lane in an id counts for its pair; a claim about one pair needs none; of a claim about several it is needed."""
+    assert proved({1: ["f.py::t[chat-to-gemini-sync-stream]", "f.py::t[x]"]}) == {1: {("C", "G")}}
+    assert proved({19: ["f.py::t"], 20: ["f.py::t"]}) == {19: {("C", "M")}, 20: frozenset()}
+    assert proved({13: ["f.py::t[whole-messages]"]}) == {13: {("M", "M")}}
+    assert proved({19: ["f.py::t[messages-to-chat]"]}) == {19: frozenset()}
 
 
 def test_marks_are_found_on_functions_and_on_parameters(tmp_path: Path) -> None:
