@@ -8,6 +8,7 @@ TLS) and the protocol it makes; `incompatibility` tells when a release of aiohtt
 import asyncio
 import functools
 import inspect
+import socket
 import ssl
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import aiohttp
 import yarl
 from aiohttp import ClientRequest, ClientTimeout, TCPConnector, ThreadedResolver
+from aiohttp.abc import ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
@@ -139,6 +141,19 @@ class _Line(ResponseHandler):
             self.transport.abort()
 
 
+class _Resolver(ThreadedResolver):
+    """As everything else on the machine resolves, whatever else is installed."""
+
+    @override
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await super().resolve(host, port, family)
+        if not found:  # aiohttp would stumble over it
+            raise OSError("the name has no address")
+        return found
+
+
 class _Route(ClientRequest):
     """What the connector has to know of an address, worked out once; and the request line for it."""
 
@@ -171,8 +186,7 @@ class AiohttpChannel:
             limit=limits.max_connections,
             limit_per_host=0,
             keepalive_timeout=limits.keepalive_expiry,
-            # As everything else on the machine resolves, whatever else is installed.
-            resolver=ThreadedResolver(loop=self._loop),
+            resolver=_Resolver(loop=self._loop),
         )
         self._connector._factory = functools.partial(_Line, self._loop, self)  # type: ignore[assignment] # noqa: SLF001
         self._routes: dict[int, _Route] = {}

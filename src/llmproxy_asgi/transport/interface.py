@@ -119,6 +119,12 @@ class InterfaceChannel:
                 if tried_again or not progress.on_old_connection or not isinstance(fault, UpstreamUnreachable):
                     raise fault from broken
                 tried_again = True
+            except ValueError as broken:
+                await progress.hang_up()
+                if progress.sending:
+                    raise
+                # anyio stumbles over a name that has no address.
+                raise UpstreamUnreachable("The upstream could not be reached.") from broken
             except BaseException:
                 await progress.hang_up()
                 raise
@@ -142,12 +148,12 @@ class _Progress:
     def __init__(self) -> None:
         self.clock: asyncio.Timeout | None = None
         self._connected = False
-        self._sending = False
+        self.sending = False
         self._bare: Any = None
 
     @property
     def on_old_connection(self) -> bool:
-        return self._sending and not self._connected
+        return self.sending and not self._connected
 
     async def hang_up(self) -> None:
         """Close a connection given up between TCP and TLS, which httpcore would leave to the garbage collector."""
@@ -161,7 +167,7 @@ class _Progress:
             self._connected = True
             self._bare = told.get("return_value")
         elif name.endswith(".send_request_headers.started"):
-            self._sending = True
+            self.sending = True
             self._bare = None
             if self.clock is not None:
                 self.clock.reschedule(None)

@@ -33,10 +33,11 @@ def open_object(body: bytes, *, max_depth: int = DEFAULT_DEPTH) -> dict[str, msg
     if not body.isascii():
         _check_utf8(body)
     structure = None
-    if _may_be_crowded(body):
-        # A look at the beginning first: it is cheap, and tells most of them.
-        if _is_crowded(_structure(body[:_GLANCE])) or _is_crowded(structure := _structure(body)):
-            raise MalformedBody(f"The body has an object of more than {MAX_MEMBERS} members.")
+    # A look at the beginning first: it is cheap, and tells most of them.
+    if _may_be_crowded(body) and (
+        _is_crowded(_structure(body[:_GLANCE])) or _is_crowded(structure := _structure(body))
+    ):
+        raise MalformedBody(f"The body has an object of more than {MAX_MEMBERS} members.")
     try:
         opened = _DECODER.decode(body)
     except RecursionError:

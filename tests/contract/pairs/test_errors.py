@@ -1,6 +1,5 @@
 """What goes wrong, as each SDK raises it: statuses, refusals, nonsense, and failures in the middle of a stream."""
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -21,16 +20,15 @@ from support_pairs import (
     Reply,
     Stage,
     delta,
-    event,
-    responses_event,
     responses_events,
     sse,
     staged,
 )
 from support_pairs.asks import QUESTION, tools
-from support_pairs.gemini_wires import gemini_chunk, gemini_frame
+from support_pairs.failing import ENDS, begun, begun_call, check_error_event, error_event
+from support_pairs.gemini_wires import gemini_chunk
 from support_pairs.lanes import PROTOCOLS, lanes, pairs
-from support_pairs.responses_wires import call_item, message_item
+from support_pairs.responses_wires import message_item
 from support_pairs.stage import PATHS, PROVIDERS
 from support_pairs.wires import block_events, messages_start
 
@@ -189,6 +187,7 @@ FAILURES = {
 }  # fmt: skip
 
 
+@pytest.mark.fault(12)
 @pytest.mark.fidelity(91, 92)
 @pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
 @pytest.mark.parametrize("lane", EACH)
@@ -233,6 +232,7 @@ def as_told(lane: Lane, error: Any, failure: Failure) -> dict[str, Any]:
     return dict(error.body)
 
 
+@pytest.mark.fault(12)
 @pytest.mark.fidelity(92)
 @pytest.mark.parametrize("lane", EACH)
 def test_our_refused_credential_is_never_the_callers(stage: Stage, lane: Lane) -> None:
@@ -291,6 +291,7 @@ BEFORE_THE_FIRST_EVENT: dict[str, Scenario] = {
 }
 
 
+@pytest.mark.fault(6, 24)
 @pytest.mark.fidelity(93)
 @pytest.mark.parametrize("broken", BEFORE_THE_FIRST_EVENT.values(), ids=BEFORE_THE_FIRST_EVENT)
 @pytest.mark.parametrize("lane", EACH)
@@ -322,41 +323,6 @@ def spoken(path: str) -> str:
 
 
 # ── in the middle ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def begun(protocol: str) -> list[bytes]:
-    """A stream that has said one word."""
-    if protocol == CHAT:
-        return [delta({"role": "assistant", "content": ""}), delta({"content": "Half"})]
-    if protocol == RESPONSES:
-        return responses_events(begun=message_item("Half"), ends=False)
-    if protocol == GEMINI:
-        return [gemini_chunk({"text": "Half"})]
-    return [messages_start(), *block_events(0, {"type": "text", "text": "Half"})[:2]]
-
-
-def begun_call(protocol: str) -> list[bytes]:
-    """A stream that is in the middle of a call's arguments."""
-    if protocol == CHAT:
-        head = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": ""}}
-        more = {"index": 0, "function": {"arguments": '{"city":'}}
-        return [delta({"role": "assistant", "tool_calls": [head]}), delta({"tool_calls": [more]})]
-    if protocol == RESPONSES:
-        return responses_events(begun=call_item("call_1", "get_weather", '{"city":"Oslo"}'), ends=False)[:-1]
-    use = {"type": "tool_use", "id": "call_1", "name": "get_weather", "input": '{"city":"Oslo"}'}
-    return [messages_start(), *block_events(0, use)[:3]]
-
-
-def error_event(protocol: str) -> bytes:
-    """A stream that ends with an error, as each vendor tells it."""
-    error = {"type": "overloaded_error", "message": "Busy now."}
-    if protocol == CHAT:
-        return b"data: " + json.dumps({"error": {**error, "code": None, "param": None}}).encode() + b"\n\n"
-    if protocol == RESPONSES:
-        return responses_event("error", code="overloaded", message="Busy now.", param=None, sequence_number=9)
-    if protocol == GEMINI:
-        return gemini_frame({"error": {"code": 503, "message": "Busy now.", "status": "UNAVAILABLE"}})
-    return event("error", error=error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,30 +370,7 @@ class Breaking:
         return text
 
 
-ENDS = ("[DONE]", "message_stop", "message_delta", '"finish_reason":"', "response.completed", "finishReason")
-"""What says in any of the protocols that an answer is whole."""
-
-
-def check_error_event(client: str, last: str) -> None:
-    """The last event of a stream tells an error as the caller's vendor does."""
-    head, _, data = last.rpartition("data: ")
-    told = json.loads(data)
-    if client == CHAT:
-        assert head == ""
-        assert {"message", "type", "code", "param"} <= told["error"].keys()
-    elif client == RESPONSES:
-        assert head == "event: response.failed\n"
-        assert told["response"]["status"] == "failed"
-        assert told["response"]["error"]["code"] == "server_error"
-    elif client == GEMINI:
-        assert head == ""
-        assert data.startswith('{"error":')
-        assert isinstance(told["error"]["code"], int)
-    else:
-        assert head == "event: error\n"
-        assert told["type"] == "error"
-
-
+@pytest.mark.fault(23)
 @pytest.mark.fidelity(94)
 @pytest.mark.parametrize("lane", lanes(streams=(True,)))
 def test_an_error_in_the_middle_is_raised(stage: Stage, lane: Lane) -> None:
@@ -463,6 +406,7 @@ def test_a_failed_response_holds_what_was_said(stage: Stage, lane: Lane) -> None
 ENDINGS: dict[str, list[Any]] = {"closed": [Close()], "reset": [Reset()], "whole-body": [Send(b"0\r\n\r\n")]}
 
 
+@pytest.mark.fault(24, 25)
 @pytest.mark.fidelity(95)
 @pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
 @pytest.mark.parametrize("lane", pairs(stream=True))
@@ -473,6 +417,7 @@ def test_a_stream_without_its_end_sign_is_a_failure(stage: Stage, lane: Lane, en
     assert "Half" in breaking.bytes()
 
 
+@pytest.mark.fault(24)
 @pytest.mark.fidelity(95)
 @pytest.mark.parametrize("lane", pairs(stream=True, among=(CHAT, RESPONSES, MESSAGES)))
 def test_a_half_sent_call_is_not_completed(stage: Stage, lane: Lane) -> None:
@@ -502,6 +447,7 @@ NONSENSE: dict[str, Scenario] = {
 }
 
 
+@pytest.mark.fault(29)
 @pytest.mark.fidelity(96)
 @pytest.mark.parametrize("nonsense", NONSENSE.values(), ids=NONSENSE)
 @pytest.mark.parametrize("lane", EACH)
