@@ -49,7 +49,7 @@ class Site:
         self.log = log
 
     def ask(self, path: str, body: Mapping[str, Any] | None = None, *, receive_buffer: int = 0) -> "Caller":
-        """Send one request on a connection of its own, below the mount."""
+        """Send one request on a connection of its own, below the mount; whoever asks leaves, or enters it."""
         return Caller(self.port, receive_buffer=receive_buffer).ask("/llm" + path, body)
 
     def state(self) -> dict[str, Any]:
@@ -90,7 +90,11 @@ class Caller:
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(HANG)
-        self.socket.connect(("127.0.0.1", port))
+        try:
+            self.socket.connect(("127.0.0.1", port))
+        except OSError:
+            self.socket.close()
+            raise
         self.data = b""
         """All that came so far."""
 
