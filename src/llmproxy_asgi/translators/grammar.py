@@ -8,14 +8,12 @@
     ending := Ended | Failed                        Ended: every part ended, every candidate finished, one at the least
 
 `Passed` may stand anywhere before the ending, even before `Started`; `Failed` may be the only event there is.
-`Grammar` checks all of it, for tests; `Borders` checks the borders of parts and the ending, for streams at work.
-Neither repairs or reorders anything. What a restated part holds is its vendor's affair: only its kind and its call
-are compared with the header.
+`Grammar` checks all of it, for tests of whoever makes events; `FITS` is for those who read them, too. It repairs and
+reorders nothing. What a restated part holds is its vendor's affair: only its kind and its call are compared with the
+header.
 """
 
 from enum import Enum, StrEnum, auto
-
-from typing_extensions import override
 
 from llmproxy_asgi.conversation import (
     ArgumentsDelta,
@@ -136,8 +134,8 @@ class _Candidate:
         self.finished = False
 
 
-class Borders:
-    """The cheap check for streams at work: borders of parts and the ending, no delta."""
+class Grammar:
+    """Checks a row of events one by one."""
 
     def __init__(self) -> None:
         self._state = _State.NEW
@@ -154,10 +152,6 @@ class Borders:
         Raises:
             GrammarError: It may not stand here.
         """
-        if type(event) is not PartDelta:
-            self._take(event)
-
-    def _take(self, event: StreamEvent) -> None:
         follows = _ORDER[self._state][type(event)]
         if isinstance(follows, Rule):
             raise GrammarError(follows, event)
@@ -169,6 +163,8 @@ class Borders:
     def _broken(self, event: StreamEvent) -> Rule | None:
         """The rule that this event breaks within its candidate; else it is taken note of."""
         match event:
+            case PartDelta():
+                return self._delta(event)
             case PartStarted():
                 return self._start(event)
             case PartEnded():
@@ -212,21 +208,10 @@ class Borders:
         if candidate.open:
             return Rule.PARTS_END_FIRST
         candidate.finished = True
-        return None
-
-
-class Grammar(Borders):
-    """Checks a row of events one by one, every delta included."""
-
-    @override
-    def check(self, event: StreamEvent) -> None:
-        self._take(event)
-
-    @override
-    def _broken(self, event: StreamEvent) -> Rule | None:
-        if isinstance(event, PartDelta):
-            return self._delta(event)
-        return super()._broken(event)
+        reason = event.finish.reason
+        # Whoever ran out of tokens or was cut off may leave a call behind without asking for it.
+        unsaid = reason is FinishReason.STOP if candidate.calls else reason is FinishReason.TOOL_CALLS
+        return Rule.CALLS_ARE_SAID if unsaid else None
 
     def _delta(self, event: PartDelta) -> Rule | None:
         candidate = self._candidates.get(event.candidate)
@@ -234,17 +219,6 @@ class Grammar(Borders):
         if part is None:
             return Rule.PART_IS_OPEN
         return None if isinstance(part, FITS[type(event.delta)]) else Rule.DELTA_FITS
-
-    @override
-    def _finish(self, event: Finished) -> Rule | None:
-        broken = super()._finish(event)
-        if broken is not None:
-            return broken
-        calls = self._candidates[event.candidate].calls
-        reason = event.finish.reason
-        # Whoever ran out of tokens or was cut off may leave a call behind without asking for it.
-        unsaid = reason is FinishReason.STOP if calls else reason is FinishReason.TOOL_CALLS
-        return Rule.CALLS_ARE_SAID if unsaid else None
 
 
 def _identity(part: Part) -> tuple[type[PartBase], str | None, str | None]:

@@ -29,7 +29,7 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import UpstreamFailed
 from llmproxy_asgi.translators.assemble import unfold
-from llmproxy_asgi.translators.grammar import Borders, Grammar, GrammarError, Rule
+from llmproxy_asgi.translators.grammar import Grammar, GrammarError, Rule
 
 STARTED = Started("r", "m", datetime(2026, 1, 1, tzinfo=UTC))
 TEXT = PartStarted(0, 0, Text(text=""))
@@ -76,19 +76,8 @@ ILLEGAL: dict[str, tuple[Rule, list[StreamEvent]]] = {
     ),
 }
 
-NOT_AT_BORDERS = {
-    "delta before start",
-    "delta after ended",
-    "delta to nothing",
-    "delta after end",
-    "arguments in text",
-    "text in call",
-    "calls not said",
-    "calls said of none",
-}
 
-
-def check(grammar: Borders, row: list[StreamEvent]) -> bool:
+def check(grammar: Grammar, row: list[StreamEvent]) -> bool:
     for event in row:
         grammar.check(event)
     return grammar.complete
@@ -111,25 +100,12 @@ def test_every_rule_has_a_case() -> None:
     assert {rule for rule, _ in ILLEGAL.values()} == set(Rule)
 
 
-@pytest.mark.parametrize("case", ILLEGAL)
-def test_borders_see_everything_but_deltas_and_meaning(case: str) -> None:
-    """The run-time check refuses the same rows, but for those that go wrong within a part or in what a finish says."""
-    rule, row = ILLEGAL[case]
-    borders = Borders()
-    if case in NOT_AT_BORDERS:
-        check(borders, row)
-        return
-    with pytest.raises(GrammarError) as caught:
-        check(borders, row)
-    assert caught.value.rule is rule
-
-
 @given(event_rows())
-def test_legal_rows_pass_both_checks(row: list[StreamEvent]) -> None:
+def test_legal_rows_pass(row: list[StreamEvent]) -> None:
     """A row of any pieces and any overlap is legal, and complete at its last event only."""
-    for grammar in (Grammar(), Borders()):
-        assert not check(grammar, row[:-1])
-        assert check(grammar, row[-1:])
+    grammar = Grammar()
+    assert not check(grammar, row[:-1])
+    assert check(grammar, row[-1:])
 
 
 @given(broken_rows())
