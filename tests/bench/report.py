@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from bench import leaving, load, processes, startup
 
-Name = Literal["direct", "bare", "relayed", "translated", "keys"]
+Name = Literal["direct", "bare", "relayed", "translated", "keys", "guarded", "before"]
 Measure = Literal["closed", "single", "paced", "full", "hold"]
 
 TITLES: dict[Name, str] = {
@@ -23,8 +23,12 @@ TITLES: dict[Name, str] = {
     "relayed": "ours, Chat to Chat",
     "translated": "ours, Messages to Chat",
     "keys": "ours, Chat to Chat, with a key",
+    "guarded": "ours, Chat to Chat, all protections on",
+    "before": "ours at an earlier commit, Chat to Chat",
 }
-_OURS: tuple[Name, ...] = ("relayed", "translated", "keys")
+BY_REQUEST: frozenset[Name] = frozenset({"keys"})
+"""What is done once per request; chunks do not know of it."""
+_OURS: tuple[Name, ...] = ("relayed", "translated", "keys", "guarded", "before")
 CODECS = "## Codecs"
 _LIBRARIES = ("uvicorn", "uvloop", "httptools", "aiohttp", "httpx2", "starlette", "msgspec")
 
@@ -88,6 +92,10 @@ class _Results:
 
     def __init__(self, findings: Findings) -> None:
         self._rounds = findings.rounds
+
+    def there(self, measure: Measure, names: Iterable[Name]) -> list[Name]:
+        """Those of some contestants that were measured so."""
+        return [name for name in names if self._rounds.get((measure, name))]
 
     def values(self, measure: Measure, name: Name, figure: Figure) -> list[float]:
         """One value per round; empty unless every round saw something."""
@@ -228,7 +236,7 @@ def cell(value: float | None, scale: float = 1, digits: int = 0) -> str:
 
 def _closed(results: _Results) -> str:
     rows = []
-    for name in ("bare", *_OURS):
+    for name in results.there("closed", ("bare", *_OURS)):
         cpu = results.median("closed", name, _cpu)
         rows.append(
             [
@@ -251,7 +259,7 @@ def _single(results: _Results) -> str:
             cell(_median(results.added_ratios(name)) if name != "direct" else None, digits=2),
             cell(results.median("single", name, _cpu) if name != "direct" else None, 1e3, 3),
         ]
-        for name in TITLES
+        for name in results.there("single", TITLES)
     ]
     return table(["one connection", "p50 us", "added p50 us", "x bare", "CPU ms/request"], rows)
 
@@ -266,8 +274,7 @@ def _paced(results: _Results) -> str:
             cell(results.median("paced", name, _p99), 1e3, 2),
             cell(results.median("paced", name, _rate)),
         ]
-        for name in TITLES
-        if name != "keys"
+        for name in results.there("paced", TITLES)
     ]
     return table(["50 paced streams", "CPU us/chunk", "x bare", "lag p50 ms", "lag p99 ms", "chunks/s"], rows)
 
@@ -280,8 +287,7 @@ def _full(results: _Results) -> str:
             cell(_median(results.ratios("full", name, _cpu)) if name != "direct" else None, digits=2),
             cell(results.median("full", name, _rate)),
         ]
-        for name in TITLES
-        if name != "keys"
+        for name in results.there("full", TITLES)
     ]
     return table(["64 streams at full speed", "CPU us/chunk", "x bare", "chunks/s"], rows)
 
@@ -304,7 +310,8 @@ def _process(results: _Results, findings: Findings) -> str:
             cell(results.median("hold", name, _resident_held), digits=1),
             cell(results.median("hold", name, _per_stream), digits=1),
         ]
-        for name in ("bare", *_OURS[:2])
+        for name in ("bare", *_OURS)
+        if findings.starts[name]
     ]
     head = [
         "a fresh process",

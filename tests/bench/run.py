@@ -1,6 +1,6 @@
 """The benchmark's entry: one run, interleaved rounds, medians, a table of goals.
 
-    .venv/bin/python tests/bench/run.py [--quick] [--codecs] [--rounds N] [--write docs/benchmarks.md]
+    .venv/bin/python tests/bench/run.py [--quick] [--codecs] [--before TREE] [--rounds N] [--write docs/benchmarks.md]
 
 Each server has one core while it is measured, the upstream and the load share another. It reports what it saw and
 fails no build: only ratios inside one run can be compared, never figures of two runs or two machines.
@@ -56,10 +56,12 @@ class Contestant(NamedTuple):
     wire: traffic.Wire = "chat"
     prefix: str = ""
     access: str = "open"
+    tree: Path | None = None
+    """Another checkout whose gateway it is; None: this one's."""
 
     def subject(self, port: int, pid: int, idle: float = 0.0) -> load.Subject:
         """The same, as the load knows it."""
-        key = traffic.KEY if self.access == "keys" else ""
+        key = "" if self.access == "open" else traffic.KEY
         return load.Subject(port=port, pid=pid, idle=idle, wire=self.wire, prefix=self.prefix, key=key)
 
 
@@ -67,6 +69,7 @@ _BARE = Contestant("bare", "bench.bare:app")
 _RELAYED = Contestant("relayed", "bench.ours:app", prefix="/llm")
 _TRANSLATED = Contestant("translated", "bench.ours:app", wire="messages", prefix="/llm")
 _KEYS = Contestant("keys", "bench.ours:app", prefix="/llm", access="keys")
+_GUARDED = Contestant("guarded", "bench.ours:app", prefix="/llm", access="guarded")
 
 
 class Load:
@@ -103,8 +106,9 @@ class Load:
 class Bench:
     """One run: the plan, the processes it needs and the findings it gathers."""
 
-    def __init__(self, plan: Plan, cores: processes.Cores) -> None:
+    def __init__(self, plan: Plan, cores: processes.Cores, *, before: Path | None = None) -> None:
         self.plan = plan
+        self._before = before
         self.findings = report.Findings()
         self._cores = cores
         self._stack = contextlib.ExitStack()
@@ -132,7 +136,10 @@ class Bench:
         except startup.NotImportable as error:
             self.findings.notes.append(f"Ours was not measured: `LLMProxy` can't be imported ({error}).")
             return ready
-        for contestant in (_RELAYED, _TRANSLATED, _KEYS):
+        ours = [_RELAYED, _TRANSLATED, _KEYS, _GUARDED]
+        if self._before is not None:
+            ours.append(Contestant("before", "bench.ours:app", prefix="/llm", tree=self._before))
+        for contestant in ours:
             try:
                 with self._server(contestant) as running:
                     self._first_answer(running, contestant)
@@ -147,6 +154,8 @@ class Bench:
             "BENCH_UPSTREAM": f"http://127.0.0.1:{self._upstream.port}",
             "BENCH_ACCESS": contestant.access,
         }
+        if contestant.tree is not None:
+            env["PYTHONPATH"] = str(contestant.tree / "src")
         return processes.server("bench.serve", contestant.app, core=self._cores.gateway, env=env)
 
     def _first_answer(self, running: processes.Running, contestant: Contestant) -> float:
@@ -175,8 +184,8 @@ class Bench:
         }
         for measure, make in makers.items():
             for name, subject in subjects.items():
-                if name == "keys" and measure in {"paced", "full"}:
-                    continue  # a key is asked for once per request, chunks don't know of it
+                if name in report.BY_REQUEST and measure in {"paced", "full"}:
+                    continue
                 self.findings.add(measure, name, self._load.play(make(subject)))
 
     def starts(self, contestants: list[Contestant]) -> None:
@@ -184,7 +193,7 @@ class Bench:
         for number in range(self.plan.starts):
             _say(f"start {number + 1} of {self.plan.starts}")
             for contestant in contestants:
-                if contestant.name == "keys":
+                if contestant.name in report.BY_REQUEST:
                     continue
                 with self._server(contestant) as running:
                     wall = self._first_answer(running, contestant)
@@ -218,6 +227,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="about a minute, for a first look")
     parser.add_argument("--codecs", action="store_true", help="the codecs alone; --write then keeps all other sections")
+    parser.add_argument("--before", type=Path, metavar="TREE", help="also measure the gateway of another checkout")
     parser.add_argument("--rounds", type=int, help="interleaved rounds (default 5, quick 3; of the codecs 3 and 1)")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the report to this file as well")
     return parser.parse_args()
@@ -240,7 +250,7 @@ def main() -> None:
     cores = processes.cores()
     load_before = os.getloadavg()[0]
     began = time.perf_counter()
-    with Bench(plan, cores) as bench:
+    with Bench(plan, cores, before=options.before and options.before.resolve()) as bench:
         contestants = bench.contestants()
         bench.rounds(contestants)
         bench.starts(contestants)
