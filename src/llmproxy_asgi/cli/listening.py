@@ -121,19 +121,31 @@ def run(app: "ASGIApp", listener: socket.socket, *, drain: Drain, graceful: floa
     import uvicorn
 
     class Server(uvicorn.Server):
-        """Uvicorn, which asks the gateway first, so that what outlasts the window ends with its protocol's error."""
+        """Uvicorn, which asks the gateway first, so that what outlasts the window ends with its protocol's error.
 
-        draining: "asyncio.Task[None] | None" = None
+        It listens until then, so that whoever asks hears a 503 instead of nothing. A second signal ends that.
+        """
+
+        asked = False
+        ending: "asyncio.Task[None] | None" = None
 
         @override
         def handle_exit(self, sig: int, frame: Any) -> None:
+            if self.asked:
+                super().handle_exit(sig, frame)
+                return
+            self.asked = True
             loop = asyncio.get_running_loop()  # signals are handled in the thread that the server runs in
-            loop.call_soon_threadsafe(self._drain, loop)
-            super().handle_exit(sig, frame)
+            loop.call_soon_threadsafe(self._begin_to_end, loop, sig, frame)
 
-        def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
-            if self.draining is None:
-                self.draining = loop.create_task(drain(graceful))
+        def _begin_to_end(self, loop: asyncio.AbstractEventLoop, sig: int, frame: Any) -> None:
+            self.ending = loop.create_task(self._end(sig, frame))
+
+        async def _end(self, sig: int, frame: Any) -> None:
+            try:
+                await drain(graceful)
+            finally:
+                super().handle_exit(sig, frame)
 
     with closing(listener):
         Server(settings(app, graceful=graceful + _LAST_WORDS, **options)).run(sockets=[listener])
