@@ -134,14 +134,14 @@ def test_chat_gets_what_the_model_takes() -> None:
     body, lost = encoded("o3", "openai-chat", reasoning=effort, max_output_tokens=99, **EVERYTHING)
     assert set(body) == {"model", "messages", "reasoning_effort", "max_completion_tokens"}
     assert body["reasoning_effort"] == "high"
-    dropped = {f"dropped:{name}" for name in (*DRAWN, "verbosity", "stop")}
-    assert lost == {*dropped, "clamped:reasoning_effort"}
+    dropped = {f"dropped:{name}" for name in (*DRAWN, "verbosity")}
+    assert lost == {*dropped, "emulated:stop", "clamped:reasoning_effort"}
     body, lost = encoded("gpt-5.2", "openai-chat", reasoning=ReasoningOptions(effort="none"), **EVERYTHING)
     assert {*DRAWN, "verbosity"} <= set(body)
-    assert lost == {"dropped:stop"}
+    assert lost == {"emulated:stop"}
     assert encoded("gpt-5.2", "openai-chat", **EVERYTHING)[1] == {
         *(f"dropped:{name}" for name in DRAWN),
-        "dropped:stop",
+        "emulated:stop",
     }
 
 

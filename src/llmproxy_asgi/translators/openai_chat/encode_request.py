@@ -39,6 +39,7 @@ class _RequestEncoder:
         self._messages = MessageEncoder(request, upstream, self._losses)
         self._names = self._messages.names
         self._body: JSONObject = {}
+        self._stop: tuple[str, ...] = ()  # what is cut here, because the model knows no stops
 
     def encode(self) -> Outgoing:
         request = self._request
@@ -72,6 +73,7 @@ class _RequestEncoder:
             namespaces=self._names.namespaces,
             call_ids=self._messages.call_ids.table,
             emulated=frozenset(self._messages.emulated),
+            stop=self._stop,
         )
 
     # ── tools ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -304,7 +306,8 @@ class _RequestEncoder:
             self._body[can.max_tokens_field] = limit
         stops = tuple(dict.fromkeys(stop for stop in request.stop if stop))
         if stops and not can.stops:
-            self._losses.add("dropped:stop")
+            self._losses.add("emulated:stop")
+            self._stop = stops
             stops = ()
         if len(stops) > _MOST_STOPS:
             self._losses.add("clamped:stop")

@@ -22,6 +22,7 @@ from llmproxy_asgi.translators.openai_chat.relay import ChatScan
 from llmproxy_asgi.translators.openai_chat.schema import ANSWER, Answer, Chunk, ChunkChoice
 from llmproxy_asgi.translators.openai_chat.words import PROTOCOL, decode_usage
 from llmproxy_asgi.translators.relay import Relay
+from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
 
 _FILE_ID = re.compile(rb'"file_id"')
 _FILE_KEYS = frozenset({"file_id", "file_data", "filename"})
@@ -52,7 +53,8 @@ class ChatOutbound(Outbound):
 
     @override
     def decoder(self, outgoing: Outgoing, upstream: Upstream) -> StreamDecoder:
-        return ChatStreamDecoder(outgoing, upstream)
+        decoder = ChatStreamDecoder(outgoing, upstream)
+        return StoppingDecoder(decoder, outgoing.stop) if outgoing.stop else decoder
 
     @override
     def relay(self, intake: Intake, upstream: Upstream) -> StreamDecoder:
@@ -80,7 +82,8 @@ class ChatOutbound(Outbound):
             usage=answer.usage,
             service_tier=answer.service_tier,
         )
-        return fold(ChatStreamDecoder(outgoing, upstream).decode_whole(chunk))
+        events = ChatStreamDecoder(outgoing, upstream).decode_whole(chunk)
+        return fold(Stops(outgoing.stop).feed(events) if outgoing.stop else events)
 
     @override
     def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
