@@ -140,8 +140,18 @@ class Executor:
                     if not error.failover:
                         break
             else:
-                if full:
-                    return await self._when_there_is_room(job, full, failures)
+                while full:
+                    target, credential, permit = await self._when_there_is_room(job, full, failures)
+                    try:
+                        return await self._with_permit(job, target, credential, permit)
+                    except (Unsupported, UpstreamError) as error:
+                        full = [each for each in full if each[0] is not target]
+                        if isinstance(error, Unsupported):
+                            unfit = unfit or error
+                            continue
+                        failures.append(error)
+                        if not error.failover:
+                            break
         finally:
             self._tell(job.course, "over")
         raise _verdict(failures) or unfit or Unavailable("No upstream can serve this model now.")
@@ -157,8 +167,8 @@ class Executor:
 
     async def _when_there_is_room(
         self, job: Job, full: Sequence[tuple[Target, Credential]], failures: Sequence[UpstreamError]
-    ) -> Opened:
-        """On the first of the full ones that lets the call in."""
+    ) -> tuple[Target, Credential, Permit]:
+        """The first of the full ones that lets the call in."""
         assert self._admission is not None, "only limits make anything full"
         since = self._clock.monotonic()
         provider, admitted = full[0][0].provider.name, False
@@ -174,7 +184,7 @@ class Executor:
                 left = QueueLeft(call=job.course.call, provider=provider, seconds=seconds, admitted=admitted)
                 self._observers.notice(left)
         self._tell(job.course, "next")
-        return await self._with_permit(job, target, credential, permit)
+        return target, credential, permit
 
     async def _some_way(self, job: Job, candidate: Candidate, full: list[tuple[Target, Credential]]) -> Opened:
         """In the first of the upstream's protocols that can express the request."""

@@ -414,6 +414,27 @@ async def test_a_full_target_is_passed_over_and_waited_for_if_nothing_else_serve
     assert await words_of(await waiting) == "room"
 
 
+async def test_who_waited_goes_on_to_the_next_full_target_when_the_first_one_fails(world: World) -> None:
+    """Having waited costs no call its other targets."""
+    first = world.target("first", streamed(first_frame(), ...), max_concurrency=1, rate_limit={"max_wait": 60})
+    second = world.target("second", streamed(first_frame(), ...), max_concurrency=1, rate_limit={"max_wait": 60})
+    gates = LiveGates(SYSTEM).targets([first.provider, second.provider])
+    world.executor = Executor(
+        world.pool, world.cooldowns, largest_answer=10_000, admission=gates, clock=world.clock, draw=random.Random(7)
+    )
+    holding = [await world.executor.begin(job(stream=True), [target]) for target in (first, second)]
+    world.answers |= {"first": [UpstreamUnreachable("gone")], "second": [fine("second")]}
+    asked = job()
+    waiting = asyncio.create_task(world.executor.begin(asked, [first, second]))
+    for held in holding:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        await held.close()
+    assert await words_of(await waiting) == "second"
+    assert [step.outcome for step in asked.course.steps] == ["skipped", "skipped", "failed", "served"]
+
+
 async def test_who_leaves_the_line_takes_nothing(world: World) -> None:
     """The place is free for the next one."""
     full = world.target("full", streamed(first_frame(), ...), max_concurrency=1, rate_limit={"max_wait": 60})
