@@ -104,11 +104,14 @@ class Caller:
     def __exit__(self, *_: object) -> None:
         self.socket.close()
 
-    def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Self:
+    def ask(
+        self, path: str, body: Mapping[str, Any] | None = None, *, headers: Mapping[str, str] | None = None
+    ) -> Self:
         """Send a request, a POST if there is a body; the connection may take another after its answer."""
         self.data = b""
         content = b"" if body is None else json.dumps(body).encode()
         head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nhost: localhost\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         if body is not None:
             head += f"content-type: application/json\r\ncontent-length: {len(content)}\r\n"
         self.socket.sendall(head.encode() + b"\r\n" + content)
