@@ -25,7 +25,7 @@ from llmproxy_asgi.custody.responses import ResponseCustody
 from llmproxy_asgi.custody.stateful import Turn
 from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError
 from llmproxy_asgi.execution.allowance import Allowance
-from llmproxy_asgi.execution.attempt import Answered, Asked, Job
+from llmproxy_asgi.execution.attempt import Answered, Asked, Attempt, Job
 from llmproxy_asgi.execution.counting import Counted
 from llmproxy_asgi.execution.executor import Opened
 from llmproxy_asgi.execution.tokens import size_of
@@ -258,6 +258,10 @@ class Call:
         """Whether `Batch.raw` is already in the caller's protocol."""
         return self._attempt.relays is not None
 
+    def broke(self, error: GatewayError) -> GatewayError:
+        """The error that ends a relayed stream, with what its event must say of how far the stream had come."""
+        return self._attempt.broke(error) if isinstance(self._attempt, Attempt) else error
+
     @property
     def next(self) -> Callable[[], Awaitable[Batch | None]]:
         """The next batch of a stream; None after the last. A failure is a batch that ends with `Failed`."""
@@ -462,6 +466,14 @@ class CallerStream:
                 return raw + failure(self._inbound, self._intake, batch.events[-1].error)
         return raw
 
+    async def broke(self, error: GatewayError) -> bytes:
+        """The last bytes of a stream that something of ours broke off, whatever came of it; none if it had ended."""
+        if self._encoder is not None:
+            return self._encoder.feed((Failed(error),))
+        if self._call.telling.ended:
+            return b""
+        return failure(self._inbound, self._intake, self._call.broke(error))
+
 
 class KeptStream(CallerStream):
     """One that is kept as it passes, and told as what it then is."""
@@ -476,6 +488,11 @@ class KeptStream(CallerStream):
     async def next(self) -> bytes | None:
         data = await super().next()
         return await self._turn.tell(data) if data and self._turn.concerns(data) else data
+
+    @override
+    async def broke(self, error: GatewayError) -> bytes:
+        data = await super().broke(error)
+        return await self._turn.tell(data) if data else data
 
 
 def stream_of(call: Call, inbound: AnyInbound, intake: Intake) -> CallerStream:

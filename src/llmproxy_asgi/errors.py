@@ -88,6 +88,8 @@ class GatewayError(Exception):
     """Whether another target may do better."""
     told = False
     """Whether observers have been told of the call that it ended."""
+    native: Mapping[str, Any] | None = None
+    """What callers of one protocol alone are told: an upstream's own error object, the event that ends their stream."""
 
     def __init__(
         self,

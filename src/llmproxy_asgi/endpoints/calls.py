@@ -6,7 +6,7 @@ A failure before the first byte is a real status in the caller's own protocol; a
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -130,6 +130,7 @@ async def _serve_stream(engine: Engine, exchange: Exchange, inbound: AnyInbound,
     keepalive = KeepAlive(
         exchange, inbound.keepalive, every=engine.runtime.config.keepalive, headers=ids, media_type=intake.media_type
     )
+    stream: CallerStream | None = None
     try:
         taken = _take(engine, exchange, inbound, intake, grant)
         with engine.runtime.open_calls.call():
@@ -138,27 +139,33 @@ async def _serve_stream(engine: Engine, exchange: Exchange, inbound: AnyInbound,
                 if not exchange.started:
                     headers = [*ids, *_headers(call.upstream_model, call.warnings), *_tried(exchange)]
                     await exchange.begin_stream(headers, media_type=intake.media_type)
-                await _copy(stream_of(call, inbound, intake), keepalive)
+                stream = stream_of(call, inbound, intake)
+                await _copy(stream, keepalive)
     except asyncio.CancelledError:
         if exchange.started and not exchange.gone:
-            await _last_word(exchange, failure(inbound, intake, going_down()))
+            await _last_word(exchange, _broken(stream, inbound, intake, going_down()))
         raise
     except Exception as error:
         await keepalive.settle()
         if not exchange.started:
             raise
         known = error if isinstance(error, GatewayError) else unexpected(error, exchange)
-        await exchange.write(failure(inbound, intake, known))
+        await exchange.write(await _broken(stream, inbound, intake, known))
     finally:
         keepalive.cancel()
     await exchange.end()
 
 
-async def _last_word(exchange: Exchange, data: bytes) -> None:
+async def _broken(stream: CallerStream | None, inbound: AnyInbound, intake: Intake, error: GatewayError) -> bytes:
+    """The end of a stream that broke off here; there is none yet where nothing but keep-alives was sent."""
+    return failure(inbound, intake, error) if stream is None else await stream.broke(error)
+
+
+async def _last_word(exchange: Exchange, word: Awaitable[bytes]) -> None:
     """What a caller reads whose call is ended by the server: it shuts down, and has not asked us to drain before."""
     with contextlib.suppress(TimeoutError, OSError):
         async with asyncio.timeout(_LAST_WORD):
-            await exchange.write(data)
+            await exchange.write(await word)
             await exchange.end()
 
 

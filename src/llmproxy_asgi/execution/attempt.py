@@ -18,7 +18,7 @@ from llmproxy_asgi.execution.gate import UNLIMITED
 from llmproxy_asgi.facts import Course
 from llmproxy_asgi.providers.base import Credential, HeaderList
 from llmproxy_asgi.providers.target import Line, Target
-from llmproxy_asgi.translators.base import Intake, Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.base import ErrorT, Intake, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.embeddings.records import EmbeddingRequest, Embeddings
 from llmproxy_asgi.translators.losses import refuse_losses
 from llmproxy_asgi.transport import Answer, Pool
@@ -226,8 +226,12 @@ class Attempt:
             batch = Batch(_dated(batch.events), batch.raw)
         self.first = batch
 
+    def broke(self, error: ErrorT) -> ErrorT:
+        """The error that ends a stream which something else than its upstream broke off: see `StreamDecoder.broke`."""
+        return error if self._decoder is None else self._decoder.broke(error)
+
     def _failed(self, error: UpstreamError) -> Batch:
-        events = (Failed(error if self._decoder is None else self._decoder.broke(error)),)
+        events = (Failed(self.broke(error)),)
         self._end(events)
         return Batch(events)
 

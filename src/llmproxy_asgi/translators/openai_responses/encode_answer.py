@@ -23,7 +23,7 @@ from llmproxy_asgi.conversation import (
     ToolCall,
     Usage,
 )
-from llmproxy_asgi.errors import ErrorKind, GatewayError, UpstreamAuthFailed, UpstreamError
+from llmproxy_asgi.errors import ErrorKind, GatewayError, UpstreamAuthFailed
 from llmproxy_asgi.translators.base import Intake
 from llmproxy_asgi.translators.openai.problems import ABOUT_THE_INPUT, FAILED_EVENT, error_object
 from llmproxy_asgi.translators.openai.words import NATIVE_ISSUER
@@ -118,8 +118,14 @@ def _echo(intake: Intake) -> dict[str, msgspec.Raw]:
         said = intake.raw.get(key)
         if key == "store" and intake.state is not None and intake.state.store:
             otherwise = b"true"  # noqa: PLW2901  what is kept says so
-        echo[key] = msgspec.Raw(otherwise) if said is None or bytes(said) == _NULL else said
+        echo[key] = msgspec.Raw(otherwise) if said is None or bytes(said) == _NULL else _on_one_line(said)
     return echo
+
+
+def _on_one_line(said: msgspec.Raw) -> msgspec.Raw:
+    """JSON without line ends, which would end an event's line: callers may indent theirs. None is within a string."""
+    text = bytes(said)
+    return msgspec.Raw(text.translate(None, b"\r\n")) if b"\n" in text or b"\r" in text else said
 
 
 def failure_object(error: GatewayError) -> JSONObject:
@@ -143,8 +149,7 @@ def error_event(error: GatewayError) -> JSONObject:
 
 def relayed_failure(error: GatewayError) -> JSONObject | None:
     """The `response.failed` that a relayed stream ends with: the upstream's own, or one that its relay made."""
-    native = error.native if isinstance(error, UpstreamError) else None
-    event = native.get(FAILED_EVENT) if native else None
+    event = error.native.get(FAILED_EVENT) if error.native else None
     return event if isinstance(event, dict) else None
 
 

@@ -83,7 +83,7 @@ class ResponsesScan(Scan):
 
     @override
     def broke(self, error: ErrorT, last: bytes) -> ErrorT:
-        if not isinstance(error, UpstreamError) or (error.native and FAILED_EVENT in error.native):
+        if error.native and FAILED_EVENT in error.native:
             return error
         numbers = _NUMBER.findall(last)
         answer = {
