@@ -77,7 +77,12 @@ ROWS = (
         "odd event streams: comments, byte order mark, CR, CRLF, no space, several data lines, NUL in an id",
         "read by the standard; wherever it is cut, the caller reads the same",
     ),
-    Row(19, "UTF-8 cut between two reads, or invalid", "put together again; invalid bytes break nothing"),
+    Row(
+        19,
+        "UTF-8 cut between two reads, or invalid",
+        "put together again; what cannot be read is an error, or handed on as it came where both sides speak one "
+        "protocol",
+    ),
     Row(
         20,
         "one event of 100 MiB without an end",
@@ -86,7 +91,8 @@ ROWS = (
     Row(
         21,
         "JSON cut off within an event or a body",
-        "502 or the next target before the first event, an error event after it; never skipped",
+        "502 or the next target before the first event, an error event after it; never skipped. Where both sides "
+        "speak one protocol, a later event reaches the caller as it came",
     ),
     Row(22, "valid JSON of another shape", "read as far as it makes sense, or a 502; never a 500"),
     Row(

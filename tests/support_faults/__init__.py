@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.facts import CallFinished
 from llmproxy_asgi.testing import Scenario, ThreadedUpstream, Upstream
+from llmproxy_asgi.wire.sse import Decoder
 from support_gateway import served
 from support_pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Reply
 from support_pairs.asks import QUESTION
@@ -179,8 +180,9 @@ def words(answer: Answered) -> str:
     """What an answer says."""
     if not answer.headers["content-type"].startswith("text/event-stream"):
         return _said(answer.json())
-    frames = [line[6:] for line in answer.text.splitlines() if line.startswith("data: {")]
-    return "".join(_streamed(json.loads(frame)) for frame in frames)
+    reader = Decoder()
+    frames = [frame.data for frame in [*reader.feed(answer.body), *reader.close()]]
+    return "".join(_streamed(json.loads(data)) for data in frames if data != b"[DONE]")
 
 
 def _said(whole: Any) -> str:
