@@ -129,7 +129,7 @@ CASES = _cases(
     ("C-M M-C", "No limit is the model's own; a limit has the upstream's name for it."),
     ("C-M", "A temperature is clamped or left out as the model needs it, with a warning."),
     ("M-C C-M C-R", "Stop sequences are carried over, and cut to what the upstream takes with a warning."),
-    ("C-M C-G", "Several answers are refused where the upstream gives one."),
+    ("C-M C-G", "Several answers come from the upstream, the first one first, or are refused where it gives but one."),
     (
         "C-M M-C C-G G-R",
         "A schema for the answer is carried over, and each SDK's helper parses it; JSON mode is emulated.",
@@ -162,7 +162,10 @@ CASES = _cases(
     # Small endpoints
     ("C M G", "Models are listed and found in each vendor's shape, by each SDK."),
     ("M-* G-* R-*", "Tokens are counted for any upstream, and estimates say that they are."),
-    ("C-* G-*", "Embeddings come in either encoding, and in Gemini's batches."),
+    (
+        "C-C C-G C-M G-C G-G G-M",
+        "Embeddings come in either encoding and in Gemini's batches; Anthropic has none: a 400.",
+    ),
     ("C-*", "Text completions work over every upstream."),
     (
         "*",

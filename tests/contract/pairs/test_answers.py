@@ -1,4 +1,4 @@
-"""How answers end, what they cost, whom they cite and how they decline: each side's words for it."""
+"""What answers cost, whom they cite, how they decline and how they pause: each side's words for it."""
 
 from typing import Any
 
@@ -7,9 +7,10 @@ import pytest
 from llmproxy_asgi.testing import Scenario, json_answer
 from support_pairs import (
     CHAT,
+    GEMINI,
     MESSAGES,
+    RESPONSES,
     Answer,
-    Call,
     Lane,
     Reply,
     Stage,
@@ -19,77 +20,8 @@ from support_pairs import (
     messages_whole,
     sse,
 )
-from support_pairs.asks import QUESTION, counting, tools
+from support_pairs.asks import QUESTION, counting
 from support_pairs.lanes import lanes, pairs
-from support_pairs.wires import call_deltas, chat_call
-
-SNOW = Call(id="call_1", name="get_weather", arguments='{"city":"Oslo"}')
-
-
-def said(lane: Lane, finish: str, *, calls: bool = False, **more: Any) -> Scenario:
-    """A word or a call, and this native reason for the end."""
-    if lane.upstream == CHAT:
-        if lane.stream:
-            return sse(chat_chunks(*(call_deltas(0, SNOW) if calls else [{"content": "Snow"}]), finish=finish))
-        message: dict[str, Any] = {"tool_calls": [chat_call(SNOW)]} if calls else {"content": "Snow"}
-        return json_answer(200, chat_whole(finish=finish, **message))
-    text = {"type": "text", "text": "Snow"}
-    use = {"type": "tool_use", "id": SNOW.id, "name": SNOW.name, "input": SNOW.arguments}
-    block = use if calls else text
-    if lane.stream:
-        return sse(messages_events(block, stop=finish, **more))
-    return json_answer(200, messages_whole(block, **{"stop": finish, **more}))
-
-
-ENDS: list[Any] = [
-    # client, upstream, the upstream's word, the caller's, whether a call was made
-    (CHAT, MESSAGES, "end_turn", "stop", False),
-    (CHAT, MESSAGES, "stop_sequence", "stop", False),
-    (CHAT, MESSAGES, "max_tokens", "length", False),
-    (CHAT, MESSAGES, "model_context_window_exceeded", "length", False),
-    (CHAT, MESSAGES, "tool_use", "tool_calls", True),
-    (CHAT, MESSAGES, "max_tokens", "length", True),
-    (CHAT, MESSAGES, "refusal", "content_filter", False),
-    (CHAT, MESSAGES, "snowed_in", "stop", False),
-    (MESSAGES, CHAT, "stop", "end_turn", False),
-    (MESSAGES, CHAT, "length", "max_tokens", False),
-    (MESSAGES, CHAT, "tool_calls", "tool_use", True),
-    (MESSAGES, CHAT, "stop", "tool_use", True),
-    (MESSAGES, CHAT, "length", "max_tokens", True),
-    (MESSAGES, CHAT, "content_filter", "refusal", False),
-    (MESSAGES, CHAT, "snowed_in", "end_turn", False),
-    *((CHAT, CHAT, word, word, word == "tool_calls") for word in ("stop", "length", "tool_calls", "content_filter")),
-    *(
-        (MESSAGES, MESSAGES, word, word, word == "tool_use")
-        for word in ("end_turn", "max_tokens", "tool_use", "stop_sequence", "pause_turn", "refusal")
-    ),
-    (MESSAGES, MESSAGES, "model_context_window_exceeded", "model_context_window_exceeded", False),
-]
-
-
-@pytest.mark.fidelity(79)
-@pytest.mark.parametrize("mode", ["sync", "async"])
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-@pytest.mark.parametrize("row", ENDS, ids=lambda row: f"{row[0]}-{row[1]}-{row[2]}{'-with-call' if row[4] else ''}")
-def test_every_end_in_the_callers_words(
-    stage: Stage, row: tuple[str, str, str, str, bool], stream: bool, mode: str
-) -> None:
-    """Each reason why an upstream ends is the caller's word for it, and one that nobody knows is an ordinary end."""
-    client, upstream, native, word, calls = row
-    lane = Lane(client=client, upstream=upstream, mode=mode, stream=stream)
-    stage.play(said(lane, native, calls=calls))
-    answer = stage.ask(lane, **QUESTION[client], tools=tools(client, "get_weather"))
-    assert answer.finish == word
-    assert len(answer.calls) == (1 if calls else 0)
-
-
-@pytest.mark.fidelity(79)
-@pytest.mark.parametrize("lane", pairs(client=MESSAGES, upstream=MESSAGES))
-def test_which_stop_sequence_matched(stage: Stage, lane: Lane) -> None:
-    """Anthropic's callers learn which of their sequences ended the answer."""
-    stage.play(said(lane, "stop_sequence", stop_sequence="END"))
-    assert stage.ask(lane, **QUESTION[MESSAGES], stop_sequences=["END"]).whole.stop_sequence == "END"
-
 
 # ── usage ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -146,16 +78,21 @@ def test_a_stream_of_messages_knows_its_input_from_the_start(stage: Stage, lane:
 
 
 @pytest.mark.fidelity(83)
-@pytest.mark.parametrize("client", [CHAT, MESSAGES])
-@pytest.mark.parametrize("mode", ["sync", "async"])
-def test_counts_that_are_told_twice_count_once(stage: Stage, client: str, mode: str) -> None:
+@pytest.mark.parametrize("lane", lanes(upstream=MESSAGES, streams=(True,)))
+def test_counts_that_are_told_twice_count_once(stage: Stage, lane: Lane) -> None:
     """An upstream that repeats input and cache at the end of its stream is not added up."""
-    lane = Lane(client=client, upstream=MESSAGES, mode=mode, stream=True)
     end = {**CACHED, "output_tokens": 40}
     stage.play(sse(messages_events({"type": "text", "text": "Snow."}, usage=CACHED, end_usage=end)))
-    counted = stage.ask(lane, **QUESTION[client], **counting(client, stream=True)).whole.usage
-    if client == CHAT:
+    whole = stage.ask(lane, **QUESTION[lane.client], **counting(lane.client, stream=True)).whole
+    counted = whole.usage_metadata if lane.client == GEMINI else whole.usage
+    if lane.client == CHAT:
         assert (counted.prompt_tokens, counted.completion_tokens, counted.total_tokens) == (1000, 40, 1040)
+    elif lane.client == RESPONSES:
+        assert (counted.input_tokens, counted.output_tokens, counted.total_tokens) == (1000, 40, 1040)
+        assert counted.input_tokens_details.cached_tokens == 600
+    elif lane.client == GEMINI:
+        found = (counted.prompt_token_count, counted.cached_content_token_count, counted.candidates_token_count)
+        assert found == (1000, 600, 40)
     else:
         assert (counted.input_tokens, counted.cache_read_input_tokens, counted.output_tokens) == (250, 600, 40)
 
@@ -255,7 +192,9 @@ def asked(stage: Stage, lane: Lane) -> Answer:
 @pytest.mark.parametrize("lane", lanes(client=CHAT, upstream=MESSAGES))
 def test_a_pause_is_gone_on_with(stage: Stage, lane: Lane) -> None:
     """Chat has no word for a pause: the turn goes back as it is, and the caller sees one answer and all its costs."""
-    stage.play(paused(lane, "One "), paused(lane, "two "), said(lane, "end_turn"))
+    stage.play(
+        paused(lane, "One "), paused(lane, "two "), Reply(texts=("Snow",)).scenario(MESSAGES, stream=lane.stream)
+    )
     answer = asked(stage, lane)
     assert answer.text == "One two Snow"
     assert answer.finish == "stop"

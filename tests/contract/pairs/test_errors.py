@@ -463,8 +463,11 @@ def test_nonsense_with_a_200_is_a_502(stage: Stage, lane: Lane, nonsense: Scenar
 # ── the caller's own mistakes ────────────────────────────────────────────────────────────────────────────────────────
 
 
+CALLERS = [pytest.param(*lane.values, id=lane.id.replace("-to-chat", "")) for lane in lanes(upstream=CHAT)]
+
+
 @pytest.mark.fidelity(97)
-@pytest.mark.parametrize("lane", lanes(upstream=CHAT))
+@pytest.mark.parametrize("lane", CALLERS)
 def test_an_unknown_model_is_the_sdks_not_found(listed: Stage, lane: Lane) -> None:
     """A 404 in each vendor's words, before any upstream is asked."""
     caller: Any = listed.callers[lane.client]
@@ -479,6 +482,22 @@ def test_an_unknown_model_is_the_sdks_not_found(listed: Stage, lane: Lane) -> No
         assert error.body["error"]["type"] == "not_found_error"
     assert "snow-1" in str(error)
     assert listed.upstream.requests == []
+
+
+@pytest.mark.fidelity(97)
+@pytest.mark.parametrize("lane", EACH)
+def test_a_model_that_its_upstream_does_not_know(stage: Stage, lane: Lane) -> None:
+    """The same where only the upstream can tell, in whichever words it does."""
+    stage.play(FAILURES["not-found"].answer(lane.upstream))
+    with pytest.raises((openai.NotFoundError, anthropic.NotFoundError, errors.ClientError)) as caught:
+        stage.ask(lane, model=stage.model(lane, spare=True), **QUESTION[lane.client])
+    error: Any = caught.value
+    if lane.client == GEMINI:
+        assert (error.code, error.status) == (404, "NOT_FOUND")
+    elif lane.client in OPENAIS:
+        assert (error.code, error.type) == ("model_not_found", SAME)
+    else:
+        assert error.body["error"]["type"] == "not_found_error"
 
 
 TURNS_AND_LIMITS = {

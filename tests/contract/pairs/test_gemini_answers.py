@@ -1,4 +1,4 @@
-"""Answers where one side is Gemini: how they end, whom they cite, and what Google's client reads of a stream."""
+"""Answers where one side is Gemini: what is blocked, whom they cite, and what Google's client reads of a stream."""
 
 import json
 from typing import Any
@@ -49,18 +49,15 @@ FILTERED = {CHAT: "content_filter", RESPONSES: "incomplete", MESSAGES: "refusal"
 
 
 @pytest.mark.fidelity(86)
-@pytest.mark.parametrize("client", FILTERED)
-@pytest.mark.parametrize("mode", ["sync", "async"])
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_a_blocked_prompt_is_an_answer_without_content(stage: Stage, client: str, mode: str, stream: bool) -> None:
+@pytest.mark.parametrize("lane", [lane for client in FILTERED for lane in lanes(client=client, upstream=GEMINI)])
+def test_a_blocked_prompt_is_an_answer_without_content(stage: Stage, lane: Lane) -> None:
     """No error: an answer that says nothing, and ends as the caller's vendor would say it."""
-    lane = Lane(client=client, upstream=GEMINI, mode=mode, stream=stream)
     stage.play(blocked(lane))
-    answer = stage.ask(lane, **QUESTION[client], **counting(client, stream=stream))
-    assert (answer.text, answer.calls, answer.finish) == ("", (), FILTERED[client])
-    if client == RESPONSES:
+    answer = stage.ask(lane, **QUESTION[lane.client], **counting(lane.client, stream=lane.stream))
+    assert (answer.text, answer.calls, answer.finish) == ("", (), FILTERED[lane.client])
+    if lane.client == RESPONSES:
         assert answer.whole.incomplete_details.reason == "content_filter"
-    if client == CHAT:
+    if lane.client == CHAT:
         assert answer.whole.usage.prompt_tokens == 30
 
 
@@ -211,11 +208,10 @@ def test_claudes_citations_are_grounding(stage: Stage, lane: Lane) -> None:
 
 
 @pytest.mark.fidelity(7)
-@pytest.mark.parametrize("upstream", [CHAT, RESPONSES, MESSAGES, GEMINI])
-def test_googles_client_is_sent_data_and_blank_lines_only(stage: Stage, upstream: str) -> None:
+@pytest.mark.parametrize("lane", pairs(client=GEMINI, stream=True))
+def test_googles_client_is_sent_data_and_blank_lines_only(stage: Stage, lane: Lane) -> None:
     """Its SDK breaks at comments, names of events, end signs and a missing space: none of these is ever sent."""
-    lane = Lane(client=GEMINI, upstream=upstream, stream=True)
-    stage.play(Reply(texts=("Snow ", "雪", "\u2028.")).scenario(upstream, stream=True))
+    stage.play(Reply(texts=("Snow ", "雪", "\u2028.")).scenario(lane.upstream, stream=True))
     seen = stage.post(lane, QUESTION[GEMINI])
     assert seen.headers["content-type"].startswith("text/event-stream")
     lines = seen.content.replace(b"\r\n", b"\n").split(b"\n")
@@ -227,12 +223,11 @@ def test_googles_client_is_sent_data_and_blank_lines_only(stage: Stage, upstream
 
 
 @pytest.mark.fidelity(10)
-@pytest.mark.parametrize("upstream", [CHAT, RESPONSES, MESSAGES, GEMINI])
+@pytest.mark.parametrize("lane", pairs(client=GEMINI, stream=True))
 @pytest.mark.parametrize("version", ["v1", "v1beta"])
-def test_without_events_the_stream_is_an_array(stage: Stage, upstream: str, version: str) -> None:
+def test_without_events_the_stream_is_an_array(stage: Stage, lane: Lane, version: str) -> None:
     """The path without `alt=sse` answers with a JSON array that parses whole, and element by element as it comes."""
-    lane = Lane(client=GEMINI, upstream=upstream, stream=True)
-    stage.play(Reply(texts=("One ", "two ", "three.")).scenario(upstream, stream=True))
+    stage.play(Reply(texts=("One ", "two ", "three.")).scenario(lane.upstream, stream=True))
     address = f"{stage.base}/{version}/models/{stage.model(lane)}:streamGenerateContent"
     seen = httpx2.post(address, headers={"x-goog-api-key": KEY}, json=QUESTION[GEMINI], trust_env=False)
     assert seen.headers["content-type"] == "application/json"
@@ -333,77 +328,7 @@ def test_claudes_pause_is_gone_on_with_for_googles_client(stage: Stage, lane: La
     assert [turn["role"] for turn in stage.asked["messages"]] == ["user", "assistant"]
 
 
-# ── words for ends ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-ENDS = {
-    "STOP": ("stop", "completed", "end_turn"),
-    "MAX_TOKENS": ("length", "incomplete", "max_tokens"),
-    "SAFETY": ("content_filter", "incomplete", "refusal"),
-    "RECITATION": ("content_filter", "incomplete", "refusal"),
-    "BLOCKLIST": ("content_filter", "incomplete", "refusal"),
-    "PROHIBITED_CONTENT": ("content_filter", "incomplete", "refusal"),
-    "SPII": ("content_filter", "incomplete", "refusal"),
-    "LANGUAGE": ("content_filter", "incomplete", "refusal"),
-    "IMAGE_SAFETY": ("content_filter", "incomplete", "refusal"),
-    "MODEL_ARMOR": ("content_filter", "incomplete", "refusal"),
-    "OTHER": ("stop", "completed", "end_turn"),
-    "SNOWED_IN": ("stop", "completed", "end_turn"),
-    "MALFORMED_FUNCTION_CALL": ("stop", "failed", "end_turn"),
-}
-
-
-@pytest.mark.filterwarnings("ignore:SNOWED_IN is not a valid FinishReason")
-@pytest.mark.fidelity(79)
-@pytest.mark.parametrize("native", ENDS)
-@pytest.mark.parametrize("client", [CHAT, RESPONSES, MESSAGES, GEMINI])
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_googles_reasons_in_the_callers_words(stage: Stage, client: str, native: str, stream: bool) -> None:
-    """Each reason behind a word is the caller's word for it; Google's own client reads Google's."""
-    lane = Lane(client=client, upstream=GEMINI, stream=stream)
-    text = {"text": "Snow"}
-    stage.play(
-        sse_answer(gemini_chunks(text, finish=native))
-        if stream
-        else json_answer(200, gemini_whole(text, finish=native))
-    )
-    answer = stage.ask(lane, **QUESTION[client])
-    words = dict(zip((CHAT, RESPONSES, MESSAGES), ENDS[native], strict=True))
-    assert (answer.text, answer.finish) == ("Snow", words.get(client, native))
-
-
-CHATS = {"stop": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY", "snowed_in": "OTHER"}
-CLAUDES = {
-    "end_turn": "STOP",
-    "stop_sequence": "STOP",
-    "max_tokens": "MAX_TOKENS",
-    "model_context_window_exceeded": "MAX_TOKENS",
-    "refusal": "SAFETY",
-    "snowed_in": "OTHER",
-}
-
-
-@pytest.mark.fidelity(79)
-@pytest.mark.parametrize("native", CHATS)
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_chats_reasons_in_googles_words(stage: Stage, native: str, stream: bool) -> None:
-    """And back, from Chat."""
-    text: dict[str, Any] = {"content": "Snow"}
-    stage.play(sse(chat_chunks(text, finish=native)) if stream else json_answer(200, chat_whole(finish=native, **text)))
-    answer = stage.ask(Lane(client=GEMINI, upstream=CHAT, stream=stream), **QUESTION[GEMINI])
-    assert (answer.text, answer.finish) == ("Snow", CHATS[native])
-
-
-@pytest.mark.fidelity(79)
-@pytest.mark.parametrize("native", CLAUDES)
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_claudes_reasons_in_googles_words(stage: Stage, native: str, stream: bool) -> None:
-    """And from Messages."""
-    text = {"type": "text", "text": "Snow"}
-    stage.play(
-        sse(messages_events(text, stop=native)) if stream else json_answer(200, messages_whole(text, stop=native))
-    )
-    answer = stage.ask(Lane(client=GEMINI, upstream=MESSAGES, stream=stream), **QUESTION[GEMINI])
-    assert (answer.text, answer.finish) == ("Snow", CLAUDES[native])
+# ── usage and names ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.fidelity(80)

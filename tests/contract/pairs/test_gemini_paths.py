@@ -21,7 +21,7 @@ from support_pairs import CHAT, GEMINI, KEY, ChatCaller, GeminiCaller, Lane, Rep
 from support_pairs.asks import PNG, QUESTION
 from support_pairs.gemini_asks import user
 from support_pairs.gemini_wires import GEMINI_MODEL, gemini_body, gemini_chunks, gemini_frame, gemini_whole
-from support_pairs.lanes import lanes
+from support_pairs.lanes import lanes, pairs
 
 RELAYED = Lane(client=GEMINI, upstream=GEMINI)
 FINE = Reply(texts=("Fine.",))
@@ -43,11 +43,10 @@ BODY = (
 
 
 @pytest.mark.fidelity(13)
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_a_request_keeps_its_bytes(stage: Stage, stream: bool) -> None:
+@pytest.mark.parametrize("lane", pairs(client=GEMINI, upstream=GEMINI))
+def test_a_request_keeps_its_bytes(stage: Stage, lane: Lane) -> None:
     """Google's body does not name its model, so nothing in it changes but the spaces between its members."""
-    lane = Lane(client=GEMINI, upstream=GEMINI, stream=stream)
-    stage.play(FINE.scenario(GEMINI, stream=stream), allow=("unknown-keyword", "numbers"))
+    stage.play(FINE.scenario(GEMINI, stream=lane.stream), allow=("unknown-keyword", "numbers"))
     assert stage.post(lane, BODY.encode()).status_code == 200
     options, contents = (
         BODY[BODY.index('{"temp') : BODY.index(",\n")],
@@ -59,25 +58,26 @@ def test_a_request_keeps_its_bytes(stage: Stage, stream: bool) -> None:
 
 
 @pytest.mark.fidelity(14)
-def test_an_answer_keeps_its_bytes(stage: Stage) -> None:
+@pytest.mark.parametrize("lane", pairs(client=GEMINI, upstream=GEMINI, stream=False))
+def test_an_answer_keeps_its_bytes(stage: Stage, lane: Lane) -> None:
     """A whole answer differs from the upstream's in the model's name alone."""
     part = {"crystal": {"facets": 6, "weight": 1.50}}
     answer = json.dumps({"later": {"a": []}, **gemini_whole({"text": "雪"}, part)}, ensure_ascii=False)
     stage.play(json_answer(200, answer.encode()))
-    seen = stage.post(RELAYED, QUESTION[GEMINI])
-    wanted = answer.replace(GEMINI_MODEL, stage.model(RELAYED))
+    seen = stage.post(lane, QUESTION[GEMINI])
+    wanted = answer.replace(GEMINI_MODEL, stage.model(lane))
     assert json.loads(seen.content) == json.loads(wanted)
     assert b"1.5" in seen.content
     assert json.dumps(json.loads(answer)["candidates"], ensure_ascii=False).encode() in seen.content
 
 
 @pytest.mark.fidelity(14)
-def test_a_stream_keeps_its_bytes(stage: Stage) -> None:
+@pytest.mark.parametrize("lane", pairs(client=GEMINI, upstream=GEMINI, stream=True))
+def test_a_stream_keeps_its_bytes(stage: Stage, lane: Lane) -> None:
     """A stream differs in the model's name; unknown parts and chunks stay."""
     frames = gemini_chunks({"text": "雪"}, {"crystal": {"facets": 6}}, {"text": "!"})
     frames.insert(1, gemini_frame(gemini_body(weather={"sky": "grey"})))
     stage.play(sse_answer(frames))
-    lane = Lane(client=GEMINI, upstream=GEMINI, stream=True)
     seen = stage.post(lane, QUESTION[GEMINI])
     assert seen.content == b"".join(frames).replace(GEMINI_MODEL.encode(), stage.model(lane).encode())
 
@@ -208,6 +208,9 @@ def spelled(vector: list[float], encoding: str | None) -> Any:
 
 
 EMBEDDERS = {"openai": "openai/text-embedding-3", "gemini": "gemini/gemini-embedding-001"}
+BY_OPENAI = [pytest.param("openai", id="chat-to-chat"), pytest.param("gemini", id="chat-to-gemini")]
+BY_GOOGLE = [pytest.param("openai", id="gemini-to-chat"), pytest.param("gemini", id="gemini-to-gemini")]
+"""Whose SDK asks for embeddings, and whose server makes them; OpenAI's stand under Chat, as its small endpoints do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,7 +268,7 @@ def test_an_unknown_model_is_not_found(listed: Listed, name: str, stream: bool) 
 
 @pytest.mark.fidelity(101)
 @pytest.mark.parametrize("encoding", [None, "float", "base64"])
-@pytest.mark.parametrize("upstream", EMBEDDERS)
+@pytest.mark.parametrize("upstream", BY_OPENAI)
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_openais_client_embeds(listed: Listed, upstream: str, encoding: Any, mode: str) -> None:
     """Its default is base64, which it decodes; Google's vectors come as the same numbers."""
@@ -290,7 +293,7 @@ def test_openais_client_embeds(listed: Listed, upstream: str, encoding: Any, mod
 
 @pytest.mark.fidelity(101)
 @pytest.mark.parametrize("contents", ["One.", ["One.", "Two."]], ids=["one", "two"])
-@pytest.mark.parametrize("upstream", EMBEDDERS)
+@pytest.mark.parametrize("upstream", BY_GOOGLE)
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_googles_client_embeds(listed: Listed, upstream: str, contents: Any, mode: str) -> None:
     """It always asks for a batch; over OpenAI the texts are inputs, and the size is OpenAI's word for it."""
@@ -324,7 +327,7 @@ def test_googles_client_embeds(listed: Listed, upstream: str, contents: Any, mod
 
 @pytest.mark.fidelity(101)
 @pytest.mark.parametrize("version", ["v1", "v1beta"])
-@pytest.mark.parametrize("upstream", EMBEDDERS)
+@pytest.mark.parametrize("upstream", BY_GOOGLE)
 def test_one_content_at_a_time(listed: Listed, upstream: str, version: str) -> None:
     """The path for one content answers with one vector, whichever vendor made it, in either spelling."""
     body = {"content": {"parts": [{"text": "One."}]}, "output_dimensionality": 3}
@@ -336,11 +339,14 @@ def test_one_content_at_a_time(listed: Listed, upstream: str, version: str) -> N
 
 
 @pytest.mark.fidelity(101)
-def test_anthropic_embeds_nothing(listed: Listed) -> None:
+@pytest.mark.parametrize("client", ["openai", "google"], ids=["chat-to-messages", "gemini-to-messages"])
+def test_anthropic_embeds_nothing(listed: Listed, client: str) -> None:
     """It has no such thing: a 400 for either client, and nobody is asked."""
-    with pytest.raises(openai.BadRequestError):
-        listed.openai.client.embeddings.create(model="anthropic/claude-sonnet-5", input="One.")
-    with pytest.raises(errors.ClientError) as refused:
-        listed.google.client.models.embed_content(model="anthropic/claude-sonnet-5", contents="One.")
-    assert refused.value.code == 400
+    if client == "openai":
+        with pytest.raises(openai.BadRequestError):
+            listed.openai.client.embeddings.create(model="anthropic/claude-sonnet-5", input="One.")
+    else:
+        with pytest.raises(errors.ClientError) as refused:
+            listed.google.client.models.embed_content(model="anthropic/claude-sonnet-5", contents="One.")
+        assert refused.value.code == 400
     assert listed.upstream.requests == []

@@ -19,6 +19,7 @@ from support_pairs.lanes import lanes, pairs
 FINE = Reply(texts=("Fine.",))
 USER: dict[str, Any] = {"role": "user", "content": "How is the weather?"}
 PICTURE = {"inlineData": {"mimeType": "image/png", "data": PNG}}
+OTHERS = (CHAT, RESPONSES, MESSAGES)
 
 # ── turns ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -105,12 +106,10 @@ def test_a_data_url_is_inline_data(stage: Stage, lane: Lane) -> None:
 
 
 @pytest.mark.fidelity(28)
-@pytest.mark.parametrize("upstream", [CHAT, RESPONSES, MESSAGES])
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_inline_data_in_the_sdks_alphabet_is_the_same_bytes(stage: Stage, upstream: str, stream: bool) -> None:
+@pytest.mark.parametrize("lane", [lane for to in OTHERS for lane in pairs(client=GEMINI, upstream=to)])
+def test_inline_data_in_the_sdks_alphabet_is_the_same_bytes(stage: Stage, lane: Lane) -> None:
     """Google's SDK writes URL-safe base64; the others get the standard alphabet."""
-    lane = Lane(client=GEMINI, upstream=upstream, stream=stream)
-    stage.play(FINE.scenario(upstream, stream=stream))
+    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
     picture = b64decode(PNG) + b"\xfb\xef\xff"  # which the two alphabets spell differently
     assert {b"-"[0], b"_"[0]} & set(urlsafe_b64encode(picture))
     part = types.Part.from_bytes(data=picture, mime_type="image/png")
@@ -119,7 +118,7 @@ def test_inline_data_in_the_sdks_alphabet_is_the_same_bytes(stage: Stage, upstre
         CHAT: lambda: stage.asked["messages"][0]["content"][0]["image_url"]["url"].partition(",")[2],
         RESPONSES: lambda: stage.asked["input"][0]["content"][0]["image_url"].partition(",")[2],
         MESSAGES: lambda: stage.asked["messages"][0]["content"][0]["source"]["data"],
-    }[upstream]()
+    }[lane.upstream]()
     assert b64decode(found, validate=True) == picture
 
 
@@ -249,9 +248,8 @@ def test_pictures_in_results(stage: Stage, lane: Lane) -> None:
 
 
 @pytest.mark.fidelity(74)
-@pytest.mark.parametrize("mode", ["sync", "async"])
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_two_answers_of_gemini(stage: Stage, mode: str, stream: bool) -> None:
+@pytest.mark.parametrize("lane", lanes(client=CHAT, upstream=GEMINI))
+def test_two_answers_of_gemini(stage: Stage, lane: Lane) -> None:
     """`n: 2` is two candidates; the first choice comes first, whichever candidate spoke first."""
     one, two = {"text": "Snow."}, {"text": "Rain."}
     whole = gemini_body(
@@ -263,14 +261,14 @@ def test_two_answers_of_gemini(stage: Stage, mode: str, stream: bool) -> None:
         gemini_frame(gemini_body(candidate(finish="MAX_TOKENS", index=1))),
         gemini_frame(gemini_body(candidate(finish="STOP", index=0), usage=GEMINI_USAGE)),
     ]
-    stage.play(sse_answer(frames) if stream else json_answer(200, whole))
-    answer = stage.ask(Lane(client=CHAT, upstream=GEMINI, mode=mode, stream=stream), **QUESTION[CHAT], n=2)
+    stage.play(sse_answer(frames) if lane.stream else json_answer(200, whole))
+    answer = stage.ask(lane, **QUESTION[CHAT], n=2)
     assert stage.asked["generationConfig"]["candidateCount"] == 2
     assert [(choice.index, choice.message.content, choice.finish_reason) for choice in answer.whole.choices] == [
         (0, "Snow.", "stop"),
         (1, "Rain.", "length"),
     ]
-    if stream:
+    if lane.stream:
         assert next(choice.index for chunk in answer.events for choice in chunk.choices) == 0
 
 

@@ -371,12 +371,19 @@ def test_allowed_tools_are_googles_own_list(stage: Stage, lane: Lane, mode: str,
     assert answer.warnings == []
 
 
+ONE_CALL: dict[str, dict[str, Any]] = {
+    CHAT: {"parallel_tool_calls": False},
+    RESPONSES: {"parallel_tool_calls": False},
+    MESSAGES: {"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}},
+}
+
+
 @pytest.mark.fidelity(53)
-@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=GEMINI))
+@pytest.mark.parametrize("lane", [lane for client in ONE_CALL for lane in pairs(client=client, upstream=GEMINI)])
 def test_google_cannot_forbid_parallel_calls(stage: Stage, lane: Lane) -> None:
     """There is no switch for it: it is left out, and the caller is told."""
     stage.play(FINE.scenario(GEMINI, stream=lane.stream))
-    answer = stage.ask(lane, **QUESTION[CHAT], tools=tools(CHAT, "one"), parallel_tool_calls=False)
+    answer = stage.ask(lane, **QUESTION[lane.client], tools=tools(lane.client, "one"), **ONE_CALL[lane.client])
     assert answer.warnings == ["dropped:parallel_tool_calls"]
 
 

@@ -7,8 +7,8 @@ import openai
 import pydantic
 import pytest
 
-from support_pairs import CHAT, MESSAGES, Lane, Reply, Stage, staged
-from support_pairs.asks import QUESTION
+from support_pairs import CHAT, MESSAGES, RESPONSES, Lane, Reply, Stage, staged
+from support_pairs.asks import QUESTION, TURNS, conversation
 from support_pairs.lanes import lanes, pairs
 
 FINE = Reply(texts=("Fine.",))
@@ -187,13 +187,13 @@ def marked(number: int, **ttl: str) -> dict[str, Any]:
 
 
 @pytest.mark.fidelity(76)
-@pytest.mark.parametrize("lane", pairs(client=MESSAGES, upstream=CHAT))
-def test_cache_marks_in_chats_terms(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("lane", [lane for to in (CHAT, RESPONSES) for lane in pairs(client=MESSAGES, upstream=to)])
+def test_cache_marks_in_openais_terms(stage: Stage, lane: Lane) -> None:
     """Each mark stays on its part, its lifetime as OpenAI has it."""
     stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
     parts: Any = [marked(1), marked(2, ttl="5m"), marked(3, ttl="1h")]
     answer = stage.ask(lane, messages=[{"role": "user", "content": parts}])
-    sent = stage.asked["messages"][0]["content"]
+    sent = stage.asked[TURNS[lane.upstream]][0]["content"]
     assert [part["text"] for part in sent] == ["Part 1.", "Part 2.", "Part 3."]
     assert [part["prompt_cache_breakpoint"] for part in sent] == [
         {"mode": "explicit"},
@@ -203,17 +203,21 @@ def test_cache_marks_in_chats_terms(stage: Stage, lane: Lane) -> None:
     assert answer.warnings == []
 
 
+TRANSLATED = [lane for lane in pairs(among=(CHAT, RESPONSES, MESSAGES)) if not lane.values[0].relays]
+
+
 @pytest.mark.fidelity(76)
-@pytest.mark.parametrize("lane", [*pairs(client=MESSAGES, upstream=CHAT), *pairs(client=CHAT, upstream=MESSAGES)])
+@pytest.mark.parametrize("lane", TRANSLATED)
 def test_only_four_cache_marks_are_kept(stage: Stage, lane: Lane) -> None:
     """Of six marks the last four stay, because they cover the longest prefixes, and the caller is told."""
     stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
     key = "cache_control" if lane.client == MESSAGES else "prompt_cache_breakpoint"
     mark = {"type": "ephemeral"} if lane.client == MESSAGES else {"mode": "explicit"}
-    parts: Any = [{"type": "text", "text": f"Part {number}.", key: mark} for number in range(6)]
-    answer = stage.ask(lane, messages=[{"role": "user", "content": parts}])
+    kind = "input_text" if lane.client == RESPONSES else "text"
+    parts: Any = [{"type": kind, "text": f"Part {number}.", key: mark} for number in range(6)]
+    answer = stage.ask(lane, **conversation(lane.client, [{"role": "user", "content": parts}]))
     there = "cache_control" if lane.upstream == MESSAGES else "prompt_cache_breakpoint"
-    assert [there in part for part in stage.asked["messages"][0]["content"]] == [False] * 2 + [True] * 4
+    assert [there in part for part in stage.asked[TURNS[lane.upstream]][0]["content"]] == [False] * 2 + [True] * 4
     assert "clamped:cache_breakpoints" in answer.warnings
 
 

@@ -1,6 +1,7 @@
 """What Responses has of its own, as its official SDK and its upstreams see it across the pairs."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -22,6 +23,7 @@ from support_pairs import (
     responses_events,
     responses_whole,
     sse,
+    staged,
 )
 from support_pairs.asks import (
     PDF,
@@ -126,20 +128,21 @@ def test_a_pdf_by_its_address_is_a_document(stage: Stage, lane: Lane) -> None:
 
 
 REFUSED: list[Any] = [
-    pytest.param(CHAT, {"file_url": "https://files.example/a.pdf"}, id="chat-link", marks=pytest.mark.fidelity(30)),
-    pytest.param(GEMINI, {"file_id": "file-1"}, id="gemini-file-id", marks=pytest.mark.fidelity(35)),
-    pytest.param(MESSAGES, {"file_id": "file-1"}, id="messages-file-id", marks=pytest.mark.fidelity(35)),
+    pytest.param(lane.values[0], file, id=f"{lane.id}-{'link' if 'file_url' in file else 'id'}", marks=mark)
+    for upstream, file, mark in (
+        (CHAT, {"file_url": "https://files.example/a.pdf"}, pytest.mark.fidelity(30)),
+        (GEMINI, {"file_id": "file-1"}, pytest.mark.fidelity(35)),
+        (MESSAGES, {"file_id": "file-1"}, ()),
+    )
+    for lane in pairs(client=RESPONSES, upstream=upstream)
 ]
 
 
-@pytest.mark.parametrize(("upstream", "file"), REFUSED)
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_file_that_the_upstream_cannot_see_is_refused(
-    stage: Stage, upstream: str, file: dict[str, str], stream: bool
-) -> None:
+@pytest.mark.parametrize(("lane", "file"), REFUSED)
+def test_a_file_that_the_upstream_cannot_see_is_refused(stage: Stage, lane: Lane, file: dict[str, str]) -> None:
     """A 400 before anybody is asked, because the answer would be made without the file."""
     with pytest.raises(openai.BadRequestError) as caught:
-        stage.ask(Lane(client=RESPONSES, upstream=upstream, stream=stream), **with_file(**file))
+        stage.ask(lane, **with_file(**file))
     assert "file" in caught.value.message or "document" in caught.value.message
     assert stage.upstream.requests == []
 
@@ -220,16 +223,15 @@ def test_allowed_tools_are_the_only_ones_left(stage: Stage, lane: Lane, mode: st
 
 
 GRAMMAR = {"type": "grammar", "syntax": "lark", "definition": 'start: "ls"'}
+FREE_TEXT = [lane for upstream in (MESSAGES, GEMINI) for lane in pairs(client=RESPONSES, upstream=upstream)]
 
 
 @pytest.mark.fidelity(56)
-@pytest.mark.parametrize("upstream", [MESSAGES, GEMINI])
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_free_text_tool_is_a_function_elsewhere(stage: Stage, upstream: str, stream: bool) -> None:
+@pytest.mark.parametrize("lane", FREE_TEXT)
+def test_a_free_text_tool_is_a_function_elsewhere(stage: Stage, lane: Lane) -> None:
     """The upstream sees a function that quotes the grammar; the caller gets its raw text."""
-    lane = Lane(client=RESPONSES, upstream=upstream, stream=stream)
     call = Call(id="call_1", name="shell_line", arguments='{"input":"ls \\"a b\\""}')
-    stage.play(Reply(calls=(call,)).scenario(upstream, stream=stream))
+    stage.play(Reply(calls=(call,)).scenario(lane.upstream, stream=lane.stream))
     tool = {"type": "custom", "name": "shell_line", "description": "Runs it.", "format": GRAMMAR}
     answer = stage.ask(lane, **QUESTION[RESPONSES], tools=[tool])
     assert 'start: \\"ls\\"' in stage.received.body.decode()
@@ -237,27 +239,66 @@ def test_a_free_text_tool_is_a_function_elsewhere(stage: Stage, upstream: str, s
     (item,) = answer.whole.output
     assert (item.type, item.name, item.call_id, item.input) == ("custom_tool_call", "shell_line", "call_1", 'ls "a b"')
     pieces = [event.delta for event in answer.events if event.type == "response.custom_tool_call_input.delta"]
-    assert not stream or "".join(pieces) == 'ls "a b"'
+    assert not lane.stream or "".join(pieces) == 'ls "a b"'
+
+
+@pytest.fixture(scope="module")
+def resembling() -> Iterator[Stage]:
+    """A gateway whose Chat upstream is a server that resembles OpenAI's, and knows functions alone."""
+    with staged(chat="openai-compatible") as made:
+        yield made
+
+
+@pytest.mark.fidelity(56)
+@pytest.mark.parametrize("lane", lanes(client=RESPONSES, upstream=CHAT))
+def test_a_free_text_tool_is_a_function_of_a_server_like_openais(resembling: Stage, lane: Lane) -> None:
+    """The function quotes the grammar; the raw text comes back, and goes back as the argument."""
+    resembling.reset()
+    call = Call(id="call_1", name="shell_line", arguments='{"input":"ls \\"a b\\" | wc -l"}')
+    resembling.play(Reply(calls=(call,)).scenario(CHAT, stream=lane.stream))
+    asked: dict[str, Any] = {
+        "tools": [{"type": "custom", "name": "shell_line", "description": "Runs it.", "format": GRAMMAR}]
+    }
+    answer = resembling.ask(lane, **QUESTION[RESPONSES], **asked)
+    [declared] = resembling.asked["tools"]
+    assert declared["type"] == "function"
+    assert GRAMMAR["definition"] in declared["function"]["description"]
+    assert list(declared["function"]["parameters"]["properties"]) == ["input"]
+    assert answer.warnings == ["emulated:custom_tool"]
+    text = 'ls "a b" | wc -l'
+    (item,) = answer.whole.output
+    assert (item.type, item.name, item.call_id, item.input) == ("custom_tool_call", "shell_line", "call_1", text)
+    if lane.stream:
+        kinds = [event.type.removeprefix("response.") for event in answer.events]
+        assert "function_call_arguments.delta" not in kinds
+        pieces = [event.delta for event in answer.events if event.type == "response.custom_tool_call_input.delta"]
+        assert "".join(pieces) == text
+        [done] = [event for event in answer.events if event.type == "response.custom_tool_call_input.done"]
+        assert (done.input, done.item_id) == (text, item.id)
+    result = {"type": "custom_tool_call_output", "call_id": "call_1", "output": "7"}
+    resembling.play(FINE.scenario(CHAT, stream=lane.stream))
+    resembling.ask(lane, input=[*QUESTION[RESPONSES]["input"], item.to_dict(), result], **asked)
+    made, given = resembling.asked["messages"][1:]
+    assert json.loads(made["tool_calls"][0]["function"]["arguments"]) == {"input": text}
+    assert (given["role"], given["tool_call_id"], given["content"]) == ("tool", "call_1", "7")
 
 
 @pytest.mark.fidelity(59)
-@pytest.mark.parametrize("upstream", [CHAT, MESSAGES, GEMINI])
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_namespace_is_flattened_and_found_again(stage: Stage, upstream: str, stream: bool) -> None:
+@pytest.mark.parametrize("lane", [lane for lane in pairs(client=RESPONSES) if not lane.values[0].relays])
+def test_a_namespace_is_flattened_and_found_again(stage: Stage, lane: Lane) -> None:
     """Also where another tool has the same name; the next turn names it as before."""
-    lane = Lane(client=RESPONSES, upstream=upstream, stream=stream)
     space = {"type": "namespace", "name": "maps", "description": "Maps.", "tools": [responses_tool("find")]}
     asked = [responses_tool("find"), space]
     calls = [Call(id="call_1", name=name, arguments='{"city":"Oslo"}') for name in ("maps__find", "find")]
     for call, namespace in zip(calls, ("maps", None), strict=True):
-        stage.play(Reply(calls=(call,)).scenario(upstream, stream=stream))
+        stage.play(Reply(calls=(call,)).scenario(lane.upstream, stream=lane.stream))
         (item,) = stage.ask(lane, **QUESTION[RESPONSES], tools=asked).whole.output
         assert (item.name, item.namespace) == ("find", namespace)
         turn = {"type": "function_call", "call_id": "call_1", "name": "find", "arguments": '{"city":"Oslo"}'}
         made = [turn if namespace is None else {**turn, "namespace": namespace}, response_output("call_1", "Here.")]
-        stage.play(FINE.scenario(upstream, stream=stream))
+        stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
         stage.ask(lane, input=[*QUESTION[RESPONSES]["input"], *made], tools=asked)
-        assert called_in(upstream, stage.asked) == call.name
+        assert called_in(lane.upstream, stage.asked) == call.name
 
 
 def called_in(upstream: str, asked: Any) -> str:

@@ -118,7 +118,7 @@ def test_anthropics_own_headers_pass(stage: Stage, header: str) -> None:
 def test_the_sdks_own_version_passes(stage: Stage) -> None:
     """What version the official SDK speaks, the upstream is spoken to in."""
     stage.play(Reply(texts=("Snow.",)).scenario(MESSAGES, stream=False))
-    caller = stage.callers[MESSAGES]
+    caller: Any = stage.callers[MESSAGES]
     stage.ask(Lane(client=MESSAGES, upstream=MESSAGES), **QUESTION[MESSAGES])
     assert stage.received.header("anthropic-version") == caller.client.default_headers["anthropic-version"]
 

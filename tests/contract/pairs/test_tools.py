@@ -23,20 +23,23 @@ from support_pairs import (
 )
 from support_pairs.asks import (
     QUESTION,
+    WEATHER_SCHEMA,
     begun,
     chat_call,
     chat_tool,
     conversation,
     messages_tool,
+    responses_tool,
     step,
     tool_result,
     tool_use,
     tools,
 )
-from support_pairs.gemini_asks import chosen
-from support_pairs.lanes import CHAT_AND_MESSAGES, lanes, pairs
+from support_pairs.gemini_asks import chosen, declared, functions
+from support_pairs.lanes import lanes, pairs
 
 FINE = Reply(texts=("Fine.",))
+WITH_STRICT = (CHAT, RESPONSES, MESSAGES)
 USER: dict[str, Any] = {"role": "user", "content": "How is the weather?"}
 ODD = '{ "n": 1.50, "big": 12345678901234567890, "k": "\\u0041" , "e": 1e2 }'
 
@@ -260,14 +263,25 @@ def test_odd_call_ids_of_an_upstream_are_accepted_back(stage: Stage, lane: Lane)
 
 
 @pytest.mark.fidelity(50)
-@pytest.mark.parametrize("lane", pairs(among=CHAT_AND_MESSAGES))
+@pytest.mark.parametrize("lane", pairs(among=WITH_STRICT))
 def test_strict_tools_stay_strict(stage: Stage, lane: Lane) -> None:
-    """A tool that is declared strict is strict upstream; one that is not says nothing about it."""
+    """A tool that is declared strict is strict upstream; one that is not is not, whatever the upstream's default."""
     stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
-    make = chat_tool if lane.client == CHAT else messages_tool
+    make = {CHAT: chat_tool, RESPONSES: responses_tool, MESSAGES: messages_tool}[lane.client]
     stage.ask(lane, **QUESTION[lane.client], tools=[make("one", strict=True), make("two")])
-    declared = [tool.get("function", tool) for tool in stage.asked["tools"]]
-    assert [tool.get("strict") for tool in declared] == [True, None]
+    strict, loose = (tool.get("function", tool).get("strict") for tool in stage.asked["tools"])
+    assert strict is True
+    assert loose is False or (loose is None and lane.upstream != RESPONSES)
+
+
+@pytest.mark.fidelity(50)
+@pytest.mark.parametrize("lane", [lane for client in WITH_STRICT for lane in pairs(client=client, upstream=GEMINI)])
+def test_gemini_has_no_strict_tools(stage: Stage, lane: Lane) -> None:
+    """It is left out, and the schema stays as it is."""
+    stage.play(FINE.scenario(GEMINI, stream=lane.stream))
+    make = {CHAT: chat_tool, RESPONSES: responses_tool, MESSAGES: messages_tool}[lane.client]
+    stage.ask(lane, **QUESTION[lane.client], tools=[make("one", strict=True)])
+    assert stage.asked["tools"] == functions(declared("one", WEATHER_SCHEMA))
 
 
 CHOICES: dict[str, dict[str, Any]] = {

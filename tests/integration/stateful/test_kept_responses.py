@@ -169,7 +169,7 @@ def forget(client: openai.OpenAI, response_id: str) -> None:
 
 
 @pytest.mark.fidelity(26)
-@pytest.mark.parametrize("upstream", [RESPONSES, CHAT])
+@pytest.mark.parametrize("upstream", [RESPONSES, CHAT], ids=["responses-to-responses", "responses-to-chat"])
 def test_what_a_text_was_meant_as_survives_a_round(stage: Scene, upstream: str) -> None:
     """The phase of a text of the model's comes back with it, also where another protocol answered in between."""
     item = responses_wires.message_item("Looking.", phase="commentary")
@@ -180,6 +180,24 @@ def test_what_a_text_was_meant_as_survives_a_round(stage: Scene, upstream: str) 
     stage.alice.responses.create(model=stage.model(RESPONSES), input="z", previous_response_id=second.id)
     phases = [item.get("phase") for item in stage.sent["input"] if item.get("role") == "assistant"]
     assert phases == ["commentary", None]
+
+
+@pytest.mark.fidelity(26)
+@pytest.mark.parametrize("stream", [False, True], ids=["responses-to-chat-whole", "responses-to-chat-stream"])
+def test_a_phase_that_the_caller_told_is_kept_behind_a_chat_upstream(stage: Scene, stream: bool) -> None:
+    """Chat has no word for it, and takes the turn without; what is kept of the round has it for who knows it."""
+    turns: Any = [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": "Looking.", "phase": "commentary"},
+        {"role": "assistant", "content": "It snows.", "phase": "final_answer"},
+        {"role": "user", "content": "y"},
+    ]
+    stage.play(Reply(texts=("ok",)))
+    first = ask(stage.alice, model=stage.model(CHAT), input=turns, stream=stream)
+    assert "phase" not in json.dumps(stage.sent)
+    stage.alice.responses.create(model=stage.model(RESPONSES), input="z", previous_response_id=first.id)
+    phases = [item.get("phase") for item in stage.sent["input"] if item.get("role") == "assistant"]
+    assert phases == ["commentary", "final_answer", None]
 
 
 # ── whose it is ──────────────────────────────────────────────────────────────────────────────────────────────────────
