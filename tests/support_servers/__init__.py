@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -51,6 +51,12 @@ class Site:
     def ask(self, path: str, body: Mapping[str, Any] | None = None, *, receive_buffer: int = 0) -> "Caller":
         """Send one request on a connection of its own, below the mount; whoever asks leaves, or enters it."""
         return Caller(self.port, receive_buffer=receive_buffer).ask("/llm" + path, body)
+
+    @contextlib.contextmanager
+    def each(self, bodies: Iterable[Mapping[str, Any]], path: str = CHAT) -> "Iterator[list[Caller]]":
+        """Send all of these at once, each on a connection of its own, and leave in the end."""
+        with contextlib.ExitStack() as stack:
+            yield [stack.enter_context(self.ask(path, body)) for body in bodies]
 
     def state(self) -> dict[str, Any]:
         """What the host tells of itself."""

@@ -111,10 +111,9 @@ def test_one_slow_caller_among_two_hundred(site: Site) -> None:
     with site.ask(CHAT, chat(), receive_buffer=TINY) as slow:
         slow.read_until(b"200")
         until(lambda: milestone.passed > 0)
-        others = [site.ask(CHAT, chat()) for _ in range(199)]
-        for caller in others:
-            assert caller.rest().count(b'"word"') == 5
-            assert b"[DONE]" in caller.data
-            caller.leave()
+        with site.each([chat()] * 199) as others:
+            for caller in others:
+                assert caller.rest().count(b'"word"') == 5
+                assert b"[DONE]" in caller.data
         assert not slow.data.endswith(b"0\r\n\r\n")
     site.until(lambda state: state["open"] == 0)

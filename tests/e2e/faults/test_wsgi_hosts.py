@@ -63,13 +63,12 @@ def test_wsgi_callers_are_not_mixed_up_and_leave_no_thread(wsgi: Lane) -> None:
     )
     threads = []
     for count in (100, 10):
-        callers = [wsgi.site.ask(CHAT, asking(f"text-{number:03}.")) for number in range(count)]
-        for number, caller in enumerate(callers):
-            said = caller.rest().decode()
-            caller.leave()
-            assert said.count(f"text-{number:03}.") == 3
-            assert said.count("text-") == 3
-            assert said.rstrip().endswith(("[DONE]", "0"))
+        texts = [f"text-{number:03}." for number in range(count)]
+        with wsgi.site.each(asking(text) for text in texts) as callers:
+            for text, caller in zip(texts, callers, strict=True):
+                said = caller.rest().decode()
+                assert said.count(text) == said.count("text-") == 3
+                assert said.rstrip().endswith(("[DONE]", "0"))
         state = wsgi.site.until(lambda state: state["open"] == 0)
         threads.append(len(state["threads"]))
     assert threads[0] == threads[1]
@@ -87,14 +86,12 @@ def test_wsgi_streams_are_under_way_together(wsgi: Lane) -> None:
     before = len(wsgi.upstream.requests)
     held = sse_answer([chat_delta({"content": SAID}), Hold(), chat_delta({}, "stop"), b"data: [DONE]\n\n"])
     wsgi.upstream.default = held
-    callers = [wsgi.site.ask(CHAT, chat()) for _ in range(count)]
-    for caller in callers:
-        caller.read_until(SAID.encode())
-    assert len(wsgi.upstream.requests) == before + count
-    held.gate.set()
-    assert all(b"[DONE]" in caller.rest() for caller in callers)
-    for caller in callers:
-        caller.leave()
+    with wsgi.site.each([chat()] * count) as callers:
+        for caller in callers:
+            caller.read_until(SAID.encode())
+        assert len(wsgi.upstream.requests) == before + count
+        held.gate.set()
+        assert all(b"[DONE]" in caller.rest() for caller in callers)
 
 
 @pytest.mark.fault(53)
