@@ -168,12 +168,13 @@ class Background:
         """A run for a request that says so; its caller may leave at once. The arguments are those of `Engine.take`.
 
         Raises:
-            CallerError: The request is wrong, there is no such model, or this owner has too many runs.
+            CallerError: The request is wrong, there is no such model, this owner has too many runs, or is over a limit.
             Unavailable: There are too many runs, or nothing can be kept.
         """
         owner = Owner.of(grant.principal)
         self._admit(owner)
         self._beginning.append(owner)
+        call: Call | None = None
         try:
             with self._engine.runtime.open_calls.call():
                 call = self._engine.take(intake, inbound, grant, headers=headers, strict=strict)
@@ -181,13 +182,20 @@ class Background:
                 assert turn is not None, "what goes on in the background is kept"
                 await call.prepare()
                 call.check()
+                await call.admit()
                 told = await turn.enqueue()
             run = self._runs[owner, turn.id] = Run(turn, owner, call.custody)
+        except BaseException:
+            if call is not None:
+                call.give_up()
+            raise
         finally:
             self._beginning.remove(owner)
         run.tell("response.created", words.life_event("response.created", told, 0))
         run.tell("response.queued", words.life_event("response.queued", told, 0))
         run.task = asyncio.create_task(self._serve(run, call, inbound), name=f"background response {turn.id}")
+        # Cancelled before its first step, it never enters the call.
+        run.task.add_done_callback(lambda _: call.give_up())
         return run
 
     def find(self, owner: Owner, response_id: str) -> Run | None:
@@ -272,7 +280,7 @@ class Background:
             stream = stream_of(call, inbound, turn.said)
             while (data := await stream.next()) is not None:
                 for frame in sse.decode(data):
-                    kind = frame.event or ""
+                    kind = words.kind_of(frame)
                     if kind not in _NOT_TOLD:
                         run.tell(kind, frame.data)
                 run.publish()

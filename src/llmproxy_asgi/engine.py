@@ -64,10 +64,12 @@ class Call:
     """
 
     __slots__ = (
+        "_admitted",
         "_allowance",
         "_attempt",
         "_choice",
         "_conversation",
+        "_entered",
         "_job",
         "_owner",
         "_pin",
@@ -91,6 +93,7 @@ class Call:
         self._runtime = runtime
         self._owner = owner
         self._allowance = allowance
+        self._admitted = self._entered = False
         self._choice = choice
         self._job = job
         self._attempt: Opened
@@ -129,10 +132,27 @@ class Call:
             intake = await self.turn.open(may_pass_on=any(_keeps(target, self._job) for target in self._choice.targets))
             self._job, self._conversation = remade(intake)
 
-    async def __aenter__(self) -> Self:
-        if self._allowance is not None:
+    async def admit(self) -> None:
+        """Take what its caller's limits must let it have. Entering it does so too, where nobody has.
+
+        Whoever admits a call and never enters it gives that back: see `give_up`.
+
+        Raises:
+            CallerError: It is over them, or there is nothing that it could go on from.
+        """
+        if self._allowance is not None and not self._admitted:
             await self.prepare()
             self._job = await self._allowance.take(self._job)
+            self._admitted = True
+
+    def give_up(self) -> None:
+        """Give back what was taken for a call that is not entered; of one that was, nothing is left to give back."""
+        if self._allowance is not None and self._admitted and not self._entered:
+            self._allowance.end(asked=False)
+
+    async def __aenter__(self) -> Self:
+        await self.admit()
+        self._entered = True
         self.telling.start()
         try:
             await self._begin()

@@ -1,6 +1,6 @@
 """Two callers of one gateway, and a scripted upstream that says in any protocol what it is told to say."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
@@ -18,6 +18,7 @@ from support_pairs.wires import CHAT, MESSAGES, RESPONSES, sse
 
 ALICE = "llmp_alice-0123456789-0123456789"
 BOB = "llmp_bob-0123456789-0123456789"
+KEYS = ({"name": "alice", "key": ALICE}, {"name": "bob", "key": BOB})
 
 
 def streams(received: Received) -> bool:
@@ -94,15 +95,16 @@ def _said(reply: Reply, protocol: str, *, stream: bool, number: int) -> Scenario
 
 
 @contextmanager
-def scene(**provider: Any) -> Iterator[Scene]:
+def scene(*, keys: Sequence[dict[str, Any]] = KEYS, **provider: Any) -> Iterator[Scene]:
     """A gateway in front of one scripted upstream that speaks all four protocols.
 
     Args:
+        keys: Who may call.
         provider: More for every provider's block.
     """
     with Upstream.in_thread() as upstream:
         config = gateway_config(upstream, **provider)
-        config["access"]["keys"] = [{"name": "alice", "key": ALICE}, {"name": "bob", "key": BOB}]
+        config["access"]["keys"] = list(keys)
         proxy = LLMProxy(config)
         with served(proxy) as base:
             made = Scene(proxy, base, upstream)

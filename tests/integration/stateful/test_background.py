@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx2
@@ -11,10 +12,13 @@ import pytest
 
 from llmproxy_asgi import Gateway, LLMProxy
 from llmproxy_asgi.background import MOST_OF_ONE, Background
+from llmproxy_asgi.custody.stateful import Turn
+from llmproxy_asgi.errors import Unavailable
 from llmproxy_asgi.testing import Hold, Scenario, Upstream, error_answer
+from llmproxy_asgi.translators.registry import translator
 from support_gateway import served
 from support_pairs import Reply
-from support_pairs.scene import Scene, protocol_of, scene
+from support_pairs.scene import ALICE, Scene, protocol_of, scene
 from support_pairs.stage import gateway_config
 from support_pairs.wires import CHAT, GEMINI, MESSAGES, RESPONSES, sse
 
@@ -333,3 +337,65 @@ async def test_nothing_runs_that_was_not_asked_for(upstream: Upstream) -> None:
         assert [event.type async for event in await alice.responses.create(**request)][-1] == "response.completed"
         assert background_of(gateway)._runs == {}
     assert asyncio.all_tasks() == before
+
+
+# ── limits ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def limited(**limits: Any) -> Iterator[Scene]:
+    """A scene in which Alice may not do everything."""
+    with scene(keys=[{"name": "alice", "key": ALICE, **limits}]) as made:
+        yield made
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_who_is_over_a_limit_reads_so_at_once(*, stream: bool) -> None:
+    """A 429 with the wait at the POST, and no answer that fails later; no upstream was asked."""
+    with limited(requests_per_minute=1) as stage:
+        stage.play(TALE)
+        request: Any = {"model": stage.model(CHAT), "input": "A tale", "background": True}
+        first = stage.alice.responses.create(**request)
+        with pytest.raises(openai.RateLimitError) as refused:
+            stage.alice.responses.create(**request, stream=stream)
+        assert int(refused.value.response.headers["retry-after"]) > 0
+        assert ended(stage.alice, first.id).status == "completed"
+        assert len(stage.upstream.requests) == 1
+
+
+def test_a_place_is_held_from_the_post_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However it ends: cancelled, or never begun because it could not be kept."""
+    with limited(max_concurrency=1) as stage:
+        request: Any = {"model": stage.model(CHAT), "input": "A tale", "background": True}
+        stage.play(held(CHAT))
+        first = stage.alice.responses.create(**request)
+        with pytest.raises(openai.RateLimitError, match="under way"):
+            stage.alice.responses.create(**request)
+        stage.alice.responses.cancel(first.id)
+        with monkeypatch.context() as patch:
+
+            async def full(_: Turn) -> bytes:
+                raise Unavailable("Nothing can be kept.")
+
+            patch.setattr(Turn, "enqueue", full)
+            with pytest.raises(openai.InternalServerError, match="kept"):
+                stage.alice.responses.create(**request)
+        stage.play(TALE)
+        assert ended(stage.alice, stage.alice.responses.create(**request).id).status == "completed"
+
+
+@pytest.mark.anyio
+async def test_a_run_that_never_took_a_step_gives_its_place_back() -> None:
+    """Cancelled before its task ran once, it has entered no call, and its caller may ask again."""
+    config = {"providers": {"simulated": {}}, "access": {"per_principal": {"max_concurrency": 1}}}
+    async with Gateway(config) as gateway:
+        background = gateway.endpoints.stored._background
+        inbound = translator("openai-responses").inbound
+        intake = inbound.open(b'{"model": "echo", "input": "x", "background": true}', headers={})
+        grant = gateway._grant("ada")
+        for _ in range(2):
+            run = await background.begin(intake, inbound, grant)
+            assert await background.cancel(run.owner, run.id)
+        assert (
+            await gateway.complete(model="echo", messages=[{"role": "user", "content": "hi"}], principal="ada")
+        ).text
