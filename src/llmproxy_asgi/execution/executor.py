@@ -281,7 +281,15 @@ class Executor:
 
     async def _together(self, job: Job, target: Target, credential: Credential) -> Together:
         """What was asked at once, one by one; no stream: all of it is there."""
-        together = Together(job, target, credential, lambda one: self._once(one, target, credential))
+        admission = self._admission
+        together = Together(
+            job,
+            target,
+            credential,
+            begin=lambda one: self._once(one, target, credential),
+            # Tokens were set aside for all of them together.
+            one_more=lambda: UNLIMITED if admission is None else admission.try_take(target, credential, 0),
+        )
         try:
             await together.begin()
         except BaseException:

@@ -7,8 +7,10 @@ Legacy completions take a list of prompts. Where the upstream holds conversation
     ...                                    ┘
 
 All go to one target with one credential, a few at a time, each in a task of its own because an attempt's clocks belong
-to the task that began it. The first to say something commits all of them: before it any failure fails the whole try,
-which whoever made it may repeat; after it a failure is the stream's last event. Nothing is retried here.
+to the task that began it. The call has one place at its provider already; whatever is under way beside that takes one
+of its own, and where there is none, they go one after another. The first to say something commits all of them: before
+it any failure fails the whole try, which whoever made it may repeat; after it a failure is the stream's last event.
+Nothing is retried here.
 """
 
 import asyncio
@@ -32,7 +34,7 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import GatewayError, Unsupported
 from llmproxy_asgi.execution.attempt import Attempt, Job
 from llmproxy_asgi.execution.continuation import Continuation
-from llmproxy_asgi.execution.gate import UNLIMITED
+from llmproxy_asgi.execution.gate import UNLIMITED, Permit
 from llmproxy_asgi.execution.spent import total
 from llmproxy_asgi.providers.base import Credential
 from llmproxy_asgi.providers.target import Target
@@ -46,6 +48,8 @@ _AHEAD = 64
 """Batches that are read before their caller takes them."""
 
 Begin: TypeAlias = Callable[[Job], Awaitable[Attempt | Continuation]]
+OneMore: TypeAlias = Callable[[], Permit | None]
+"""A further place at the provider, if one is free; it is waited for by nobody."""
 _Told: TypeAlias = Batch | Response | Exception | None
 """What one of the tasks has to say: a batch, the whole answer, why it failed, or that it is done."""
 
@@ -58,6 +62,7 @@ class Together:
         target: Where they go.
         credential: What signs them.
         begin: Begins one of them.
+        one_more: Makes room for one beside those that are under way.
 
     Raises:
         Unsupported: There are more than one call may become.
@@ -69,8 +74,10 @@ class Together:
         "_first",
         "_gate",
         "_jobs",
+        "_one_more",
         "_over",
         "_parts",
+        "_place",
         "_queue",
         "_started",
         "_tasks",
@@ -83,7 +90,9 @@ class Together:
         "whole",
     )
 
-    def __init__(self, job: Job, target: Target, credential: Credential, begin: Begin) -> None:
+    def __init__(
+        self, job: Job, target: Target, credential: Credential, begin: Begin, one_more: OneMore = lambda: UNLIMITED
+    ) -> None:
         assert job.each is not None, "made for jobs that are several"
         requests = job.each()
         if len(requests) > MOST:
@@ -94,7 +103,9 @@ class Together:
         # Candidates are numbered before they come: each request has as many as it asks for.
         self._parts = [requests[0].candidates * number for number in range(len(requests))]
         self._begin = begin
+        self._one_more = one_more
         self._gate = asyncio.Semaphore(AT_ONCE)
+        self._place = asyncio.Lock()  # whoever holds it is under way in the call's own place
         self._queue: asyncio.Queue[tuple[int, _Told]] = asyncio.Queue(_AHEAD)
         self._tasks: list[asyncio.Task[None]] = []
         self._first: tuple[int, _Told] | None = None
@@ -150,9 +161,20 @@ class Together:
     async def _ask(self, number: int, job: Job) -> None:
         try:
             async with self._gate:
-                await self._tell(number, job)
+                await self._in_some_place(number, job)
         except Exception as error:  # noqa: BLE001  it is raised again by whoever listens
             await self._queue.put((number, error))
+
+    async def _in_some_place(self, number: int, job: Job) -> None:
+        permit = self._one_more() if self._place.locked() else None
+        if permit is None:
+            async with self._place:
+                await self._tell(number, job)
+            return
+        try:
+            await self._tell(number, job)
+        finally:
+            permit.release()
 
     async def _tell(self, number: int, job: Job) -> None:
         attempt = await self._begin(job)

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from llmproxy_asgi.clock import SYSTEM
 from llmproxy_asgi.conversation import (
     Batch,
     Candidate,
@@ -31,7 +32,9 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import GatewayError, Unsupported, UpstreamFailed, UpstreamOverloaded
 from llmproxy_asgi.execution.attempt import Attempt, Job
-from llmproxy_asgi.execution.together import AT_ONCE, MOST, Together
+from llmproxy_asgi.execution.concurrency import Slots
+from llmproxy_asgi.execution.gate import UNLIMITED, Gate
+from llmproxy_asgi.execution.together import AT_ONCE, MOST, OneMore, Together
 from llmproxy_asgi.providers.base import Credential
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.translators.assemble import fold
@@ -96,6 +99,7 @@ class World:
         self.breaks: dict[str, GatewayError] = {}
         self.gate: asyncio.Event | None = None
         self.full = asyncio.Event()
+        self.one_more: OneMore = lambda: UNLIMITED
 
     async def begin(self, job: Job) -> Attempt:
         made = Fake(self, job)
@@ -130,7 +134,7 @@ class World:
         ]
         asked: Callable[[], Any] = lambda: pytest.fail("it was to be asked one by one")  # noqa: E731
         job = Job(protocol="openai-completions", stream=stream, request=asked, each=lambda: requests)
-        return Together(job, NOWHERE, NOBODY, self.begin)
+        return Together(job, NOWHERE, NOBODY, self.begin, self.one_more)
 
 
 async def read(together: Together) -> list[StreamEvent]:
@@ -181,6 +185,40 @@ async def test_few_are_under_way_at_a_time() -> None:
     await together.begin()
     await together.close()
     assert world.most_open == AT_ONCE
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("places", [1, 2, 3, 9])
+async def test_no_more_are_under_way_than_their_provider_takes(places: int, *, stream: bool) -> None:
+    """Beside the call's own place each takes one; without any they go one after another, and all are given back."""
+    slots = Slots(places)
+    gate = Gate(None, slots, max_wait=0, max_waiting=0, clock=SYSTEM)
+    assert gate.try_pass(0) is not None  # the call's own
+    world = World()
+    world.one_more = lambda: gate.try_pass(0)
+    together = world.together(*map(str, range(12)), stream=stream)
+    await together.begin()
+    assert await read(together) if stream else together.whole
+    assert world.most_open == min(places, AT_ONCE)
+    await together.close()
+    assert slots.used == 1
+
+
+async def test_a_call_that_is_let_go_of_gives_every_place_back() -> None:
+    """Also while some of its requests wait for one."""
+    slots = Slots(3)
+    gate = Gate(None, slots, max_wait=0, max_waiting=0, clock=SYSTEM)
+    world = World()
+    world.one_more = lambda: gate.try_pass(0)
+    world.gate = asyncio.Event()
+    together = world.together(*map(str, range(12)))
+    beginning = asyncio.create_task(together.begin())
+    await world.full.wait()
+    assert slots.used == 3
+    beginning.cancel()
+    await asyncio.wait([beginning])
+    await together.close()
+    assert (slots.used, world.open) == (0, set())
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
