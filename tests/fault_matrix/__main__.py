@@ -15,8 +15,9 @@ def main() -> int:
     if outcomes is None:
         return 1
     PAGE.write_text(with_part(PAGE.read_text(encoding="utf-8"), PART, table(found)), encoding="utf-8")
-    proved = sum(row.number in found and found[row.number].complete for row in ROWS)
-    print(f"{PAGE.name} is written: {proved} of {len(ROWS)} rows, {sum(outcomes.passed.values())} proofs")
+    proved = [row for row in ROWS if row.number in found and found[row.number].complete]
+    proofs_made = sum(len(outcomes.passed[row.number]) for row in proved)
+    print(f"{PAGE.name} is written: {len(proved)} of {len(ROWS)} rows, {proofs_made} proofs")
     return 0
 
 

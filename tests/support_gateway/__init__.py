@@ -1,5 +1,8 @@
 """A gateway behind a real server in this process, and recorded-looking Chat and Messages answers for its upstream."""
 
+import asyncio
+import contextlib
+import itertools
 import json
 import threading
 from collections.abc import Iterator
@@ -20,12 +23,14 @@ def served(app: ASGIApp, *, loop: str = "asyncio") -> Iterator[str]:
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]  # not the main thread
     started = threading.Event()
     startup = server.startup
+    told = _Told(server)
 
     async def announce(sockets: Any = None) -> None:
         await startup(sockets=sockets)
         started.set()
 
     server.startup = announce  # type: ignore[method-assign]
+    server.main_loop = told.wait  # type: ignore[method-assign]
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     assert started.wait(20), "the server did not start"
@@ -33,9 +38,32 @@ def served(app: ASGIApp, *, loop: str = "asyncio") -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
-        server.should_exit = True
+        told.to_stop()
         thread.join(20)
         assert not thread.is_alive(), "the server did not stop"
+
+
+class _Told:
+    """Wakes a server that shall stop, which would look only ten times a second."""
+
+    def __init__(self, server: uvicorn.Server) -> None:
+        self._server = server
+        self._wake: asyncio.Event
+        self._loop: asyncio.AbstractEventLoop
+
+    async def wait(self) -> None:
+        """What the server does instead of its main loop."""
+        self._wake, self._loop = asyncio.Event(), asyncio.get_running_loop()
+        ticks = itertools.count()
+        while not await self._server.on_tick(next(ticks)):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), 0.1)
+
+    def to_stop(self) -> None:
+        """Stop now."""
+        self._server.should_exit = True
+        if hasattr(self, "_loop"):
+            self._loop.call_soon_threadsafe(self._wake.set)
 
 
 def chat_chunk(**fields: Any) -> bytes:

@@ -69,6 +69,7 @@ BODIES: list[Any] = [
 ]
 
 
+@pytest.mark.fault(32)
 @pytest.mark.parametrize("path", [CHAT, MESSAGES], ids=["chat", "messages"])
 @pytest.mark.parametrize(("body", "word"), BODIES)
 def test_a_body_that_is_no_json_object_is_a_400(base: str, path: str, body: bytes, word: str) -> None:
@@ -155,6 +156,7 @@ def test_no_valid_key_is_a_401(base: str, path: str, headers: dict[str, str]) ->
     assert "wrong" not in answer.text
 
 
+@pytest.mark.fault(31)
 def test_an_oversize_body_is_refused_before_it_is_read(base: str) -> None:
     """A declared length over the limit is a 413 at once; the body is never sent."""
     host, port = base.removeprefix("http://").split(":")
@@ -166,6 +168,7 @@ def test_an_oversize_body_is_refused_before_it_is_read(base: str) -> None:
         assert connection.recv(100).startswith(b"HTTP/1.1 413")
 
 
+@pytest.mark.fault(31)
 def test_an_oversize_chunked_body_is_refused_at_the_limit(base: str) -> None:
     """Without a declared length the body is read up to the limit and no further."""
 
@@ -180,6 +183,7 @@ def test_an_oversize_chunked_body_is_refused_at_the_limit(base: str) -> None:
     assert message_of(MESSAGES, answer)["type"] == "request_too_large"
 
 
+@pytest.mark.fault(30)
 def test_a_body_that_never_comes_is_a_408(base: str) -> None:
     """A caller that stops in the middle of its body is told so, and its place is free again."""
     host, port = base.removeprefix("http://").split(":")
@@ -224,6 +228,7 @@ def test_paths_and_methods_are_taken_by_the_letter(base: str, method: str, path:
     assert (status == 405) == ("allow" in answer.headers)
 
 
+@pytest.mark.fault(32)
 def test_the_process_still_serves_after_all_that(base: str) -> None:
     """Bad input leaves nothing behind."""
     assert post(base, CHAT, chat_body()).json()["choices"][0]["message"]["content"] == "fine"

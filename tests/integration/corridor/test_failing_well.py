@@ -60,6 +60,7 @@ def post(base: str, path: str, body: dict[str, Any]) -> httpx2.Response:
         return client.post(base + path, json=body)
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("status", [500, 502, 503, 529])
 def test_a_failing_upstream_is_retried_and_nothing_of_it_is_seen(upstream: ThreadedUpstream, status: int) -> None:
     """A 5xx on the first try and a good answer on the second is a good answer."""
@@ -71,6 +72,7 @@ def test_a_failing_upstream_is_retried_and_nothing_of_it_is_seen(upstream: Threa
     assert len(upstream.requests) == 2
 
 
+@pytest.mark.fault(6, 11, 29)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize(
     "broken",
@@ -97,6 +99,7 @@ def test_failover_reaches_the_next_provider(
     assert len(second.requests) == 1
 
 
+@pytest.mark.fault(24)
 def test_a_stream_that_breaks_before_its_first_event_is_tried_elsewhere(
     upstream: ThreadedUpstream, second: ThreadedUpstream
 ) -> None:
@@ -109,6 +112,7 @@ def test_a_stream_that_breaks_before_its_first_event_is_tried_elsewhere(
     assert "fine" in answer.text
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize(
     ("path", "body", "sign"),
     [
@@ -132,6 +136,7 @@ def test_a_cut_stream_ends_with_the_protocols_own_error(
     assert len(upstream.requests) == 1, "nothing is retried after the first event"
 
 
+@pytest.mark.fault(16)
 @pytest.mark.parametrize(("path", "make"), [(CHAT, chat_body), (MESSAGES, messages_body)], ids=["chat", "messages"])
 def test_a_stalled_stream_ends_by_the_idle_clock(upstream: ThreadedUpstream, path: str, make: Any) -> None:
     """An upstream that stops in the middle is given up after `idle`, and its connection is closed."""
@@ -144,6 +149,7 @@ def test_a_stalled_stream_ends_by_the_idle_clock(upstream: ThreadedUpstream, pat
     assert "stopped in the middle" in answer.text
 
 
+@pytest.mark.fault(5)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_an_upstream_that_never_answers_is_a_504(upstream: ThreadedUpstream, stream: bool) -> None:
     """The first-byte clock ends an attempt, and the caller gets a real 504."""
@@ -156,6 +162,7 @@ def test_an_upstream_that_never_answers_is_a_504(upstream: ThreadedUpstream, str
     assert answer.headers["x-should-retry"] == "false"
 
 
+@pytest.mark.fault(17)
 def test_a_lively_stream_ends_by_the_total_clock(upstream: ThreadedUpstream) -> None:
     """An upstream that drips for ever is ended by `total`."""
     drip = [Send(b"3\r\n:\n\n\r\n")] * 3
@@ -186,6 +193,7 @@ def test_an_upstreams_refusal_is_passed_on_and_not_retried(upstream: ThreadedUps
     assert len(upstream.requests) == 1
 
 
+@pytest.mark.fault(8)
 def test_a_rate_limit_keeps_its_wait_and_rests_the_credential(upstream: ThreadedUpstream) -> None:
     """While the upstream's pause lasts, callers get a 429 with what is left of it, and the upstream is left alone."""
     upstream.default = error_answer(429, {"error": {"message": "slow down"}}, headers=[("retry-after", "30")])
@@ -200,6 +208,7 @@ def test_a_rate_limit_keeps_its_wait_and_rests_the_credential(upstream: Threaded
     assert len(upstream.requests) == 1
 
 
+@pytest.mark.fault(8)
 def test_several_keys_are_taken_in_turn_and_rest_one_by_one(upstream: ThreadedUpstream) -> None:
     """A key that is rate limited rests; the other one serves the same call at once."""
     limited = error_answer(429, {"error": {"message": "slow down"}}, headers=[("retry-after", "60")])
@@ -327,6 +336,7 @@ def test_an_oversize_answer_is_a_502(upstream: ThreadedUpstream) -> None:
     assert answer.status_code == 502
 
 
+@pytest.mark.fault(20)
 @pytest.mark.parametrize(
     ("path", "make"), [(CHAT, chat_body), (MESSAGES, messages_body)], ids=["relayed", "translated"]
 )

@@ -81,6 +81,7 @@ async def test_trusted_certificate(way: str, make: Callable[..., Served]) -> Non
     assert agreed == ["http/1.1"]
 
 
+@pytest.mark.fault(4)
 @pytest.mark.parametrize(
     ("names", "days", "trusted"),
     [(("localhost",), 1, False), (("elsewhere.example",), 1, True), (("localhost",), -1, True)],
@@ -109,6 +110,7 @@ async def test_verification_can_be_turned_off(way: str, make: Callable[..., Serv
         assert await fetch(pool, server.url) == (200, b"ok")
 
 
+@pytest.mark.fault(4)
 async def test_handshake_that_stalls(way: str) -> None:
     """An upstream that accepts and then says nothing falls under the connect clock, and its socket is closed."""
 

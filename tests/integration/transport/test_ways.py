@@ -129,6 +129,7 @@ async def test_headers_by_lower_case_name(way: str) -> None:
         assert answer.header("nothing") is None
 
 
+@pytest.mark.fault(14)
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirects_are_not_followed(way: str, status: int) -> None:
     """A redirect is an answer like any other; nothing is asked of where it points."""
@@ -244,6 +245,7 @@ async def test_large_request_body(way: str) -> None:
 # What breaks
 
 
+@pytest.mark.fault(1)
 async def test_refused(way: str) -> None:
     """A port nobody listens on is an unreachable upstream."""
     async with pool_by(way) as pool:
@@ -251,6 +253,7 @@ async def test_refused(way: str) -> None:
             await post(pool, address(f"http://127.0.0.1:{closed_port()}/"))
 
 
+@pytest.mark.fault(2)
 async def test_unknown_name(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that does not resolve is an unreachable upstream, and the message does not repeat it."""
 
@@ -265,6 +268,7 @@ async def test_unknown_name(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hidden" not in failed.value.message
 
 
+@pytest.mark.fault(2)
 async def test_name_without_an_address(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A resolver that answers with nothing is an unreachable upstream as well."""
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [])
@@ -273,6 +277,7 @@ async def test_name_without_an_address(way: str, monkeypatch: pytest.MonkeyPatch
             await post(pool, address("http://upstream.invalid/"))
 
 
+@pytest.mark.fault(2)
 async def test_resolver_that_hangs_is_bounded(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A resolver that does not answer is left behind when the connect clock runs out; the loop runs on meanwhile."""
     answered = threading.Event()
@@ -290,6 +295,7 @@ async def test_resolver_that_hangs_is_bounded(way: str, monkeypatch: pytest.Monk
             answered.set()
 
 
+@pytest.mark.fault(6)
 @pytest.mark.parametrize(
     "sent",
     [b"", b"HTTP/1.1 20", b"HTTP/1.1 200 OK\r\ncontent-le"],
@@ -314,6 +320,7 @@ async def test_connection_lost_before_the_headers(way: str, sent: bytes, end: st
         assert len(server.peers) == 1
 
 
+@pytest.mark.fault(25)
 @pytest.mark.parametrize(
     "sent",
     [
@@ -345,6 +352,7 @@ async def test_truncated_body(way: str, sent: bytes, end: str) -> None:
         assert len(server.peers) == 1
 
 
+@pytest.mark.fault(25)
 async def test_reset_in_a_body_until_close(way: str) -> None:
     """A body that is to last until the connection closes is not whole when the connection was reset."""
     started = asyncio.Event()
@@ -452,6 +460,7 @@ async def test_headers_too_large(way: str, line: bytes) -> None:
             await post(pool, server.url)
 
 
+@pytest.mark.fault(27)
 async def test_body_over_the_limit(way: str) -> None:
     """A body over the limit is refused while it is still coming, and its socket closed."""
 
@@ -503,6 +512,7 @@ async def test_compressed_answers_are_read(way: str, encoding: bytes, encode: Ca
         assert await fetch(pool, server.url) == (200, text)
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize(
     ("encoding", "body"),
     [
@@ -539,6 +549,7 @@ def bomb(size: int) -> bytes:
     return b"".join(squeeze.compress(zeros) for _ in range(size >> 20)) + squeeze.flush()
 
 
+@pytest.mark.fault(28)
 async def test_gzip_bomb_in_pieces(way: str) -> None:
     """200 KB that inflate to 200 MiB come out in bounded pieces, and are given up long before all of them are out."""
     reply = answer_of(bomb(200 << 20), b"content-encoding: gzip")
@@ -564,6 +575,7 @@ async def test_large_compressed_answers_are_read(way: str) -> None:
         assert sum([len(piece) async for piece in answer]) == len(line) * 256
 
 
+@pytest.mark.fault(28)
 async def test_gzip_bomb_is_cut_at_the_limit(way: str) -> None:
     """Reading a bomb whole stops at the limit."""
     reply = answer_of(bomb(200 << 20), b"content-encoding: gzip")
@@ -575,6 +587,7 @@ async def test_gzip_bomb_is_cut_at_the_limit(way: str) -> None:
 # The life of a connection
 
 
+@pytest.mark.fault(7)
 async def test_stale_connection_is_replaced(way: str) -> None:
     """A kept connection that the upstream closes upon the next request is replaced by a fresh one, unnoticed."""
     bodies: list[bytes] = []
@@ -597,6 +610,7 @@ async def test_stale_connection_is_replaced(way: str) -> None:
     assert bodies == [b"again"]
 
 
+@pytest.mark.fault(7)
 async def test_stale_connection_is_replaced_once(way: str) -> None:
     """A fresh connection that closes without an answer is not replaced again."""
 
@@ -613,6 +627,7 @@ async def test_stale_connection_is_replaced_once(way: str) -> None:
         assert len(server.peers) == 2
 
 
+@pytest.mark.fault(7)
 async def test_connection_closed_while_idle(way: str) -> None:
     """A connection that the upstream closes between two calls costs nothing."""
 
@@ -628,6 +643,7 @@ async def test_connection_closed_while_idle(way: str) -> None:
         assert len(server.peers) == 3
 
 
+@pytest.mark.fault(26)
 async def test_bytes_after_the_answer_are_not_the_next_one(way: str) -> None:
     """A second answer behind the first is thrown away with its connection."""
     poison = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison"
@@ -643,6 +659,7 @@ async def test_bytes_after_the_answer_are_not_the_next_one(way: str) -> None:
         assert len(server.peers) == 2
 
 
+@pytest.mark.fault(26)
 async def test_bytes_on_an_idle_connection_are_not_the_next_answer(way: str) -> None:
     """An answer nobody asked for, as servers send before they close an idle connection, is thrown away."""
     sent = asyncio.Event()

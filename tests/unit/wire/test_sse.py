@@ -145,6 +145,7 @@ def reference(stream: bytes, *, close: bool = True) -> list[Event]:  # noqa: C90
     return found
 
 
+@pytest.mark.fault(18, 19)
 @every_stream
 def test_decodes_at_every_split(stream: bytes, expected: list[Event]) -> None:
     """A stream means the same however the network cuts it."""
@@ -158,6 +159,7 @@ def test_reference_agrees_with_table(stream: bytes, expected: list[Event]) -> No
     assert reference(stream) == expected
 
 
+@pytest.mark.fault(18)
 @given(stream=streams | regular_streams(), cuts=st.lists(st.integers(0, 400), max_size=8))
 def test_decodes_as_the_reference(stream: bytes, cuts: list[int]) -> None:
     """Any stream, cut anywhere, gives what the rules give."""
@@ -218,6 +220,7 @@ def test_raw_of_an_unfinished_last_frame() -> None:
     assert decode([b"data: a\n"]) == [Frame(None, b"a", b"data: a\n")]
 
 
+@pytest.mark.fault(18)
 @every_stream
 def test_splitter_loses_nothing(stream: bytes, expected: list[Event]) -> None:
     """What a relay sends on is what it got but for the mark, whichever way it asks."""
@@ -369,6 +372,7 @@ def test_limit_counts_one_frame_at_a_time(feeder: Feeder) -> None:
     feed(b" b\n\n" + b"data: c\n\n" * 5)
 
 
+@pytest.mark.fault(20)
 @every_feeder
 def test_limit_stops_an_endless_line(feeder: Feeder) -> None:
     """An event that never ends is refused as soon as it is too long, not when it ends."""
@@ -387,6 +391,7 @@ def test_refused_event_is_let_go() -> None:
     assert splitter.tail == b""
 
 
+@pytest.mark.fault(20)
 def test_large_event_takes_linear_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """An event of 16 MiB in pieces of 1 KiB is searched once, not once per piece."""
     searched = 0
