@@ -67,6 +67,7 @@ def test_wsgi_callers_are_not_mixed_up_and_leave_no_thread(wsgi: Lane) -> None:
         with wsgi.site.each(asking(text) for text in texts) as callers:
             for text, caller in zip(texts, callers, strict=True):
                 said = caller.rest().decode()
+                caller.leave()  # a sync worker waits for it
                 assert said.count(text) == said.count("text-") == 3
                 assert said.rstrip().endswith(("[DONE]", "0"))
         state = wsgi.site.until(lambda state: state["open"] == 0)
