@@ -13,7 +13,7 @@ from support_servers import CHAT, Site, chat, configuration, serving, until
 
 MIB = 1024 * 1024
 PIECE = 16 * 1024
-SERVERS = ("uvicorn", "hypercorn", "granian", "gunicorn", "gthread")
+SERVERS = ("uvicorn", "hypercorn", "granian", "gthread")
 WRITE_TIME = 2
 TINY = 4096
 

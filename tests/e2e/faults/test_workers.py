@@ -1,0 +1,58 @@
+"""One of four workers is killed under load."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmproxy_asgi.testing import Gate, Hold, Upstream, sse_answer
+from support_gateway import chat_delta, chat_frames
+from support_servers import Site, chat, configuration, serving, until
+
+pytestmark = pytest.mark.fault(50)
+STREAMS = 40
+WORKERS = 4
+
+
+@pytest.mark.parametrize("server", ["gunicorn"])
+def test_only_the_crashed_workers_streams_break(server: str, tmp_path: Path) -> None:
+    """Exactly the streams that it served break off, without an end; all others end whole, and new calls are served."""
+    gate = Gate()
+    first, *rest = chat_frames("the end")
+    with Upstream.in_thread() as upstream:
+        upstream.default = sse_answer([first, chat_delta({"content": "so far"}), Hold(gate), *rest])
+        with (
+            serving(server, configuration(upstream.base_url), tmp_path, workers=WORKERS) as site,
+            site.each([chat()] * STREAMS) as callers,
+        ):
+            for caller in callers:
+                caller.read_until(b"so far")
+            shares = open_by_worker(site)
+            assert sum(shares.values()) == STREAMS
+            victim = min((pid for pid in shares if shares[pid]), key=lambda pid: shares[pid])
+            os.kill(victim, signal.SIGKILL)
+            until(lambda: upstream.open_connections == STREAMS - shares[victim])
+            gate.set()
+            for caller in callers:
+                caller.rest()
+            whole = sum(b"[DONE]" in caller.data and caller.has_ended for caller in callers)
+            assert whole == STREAMS - shares[victim]
+            assert not any(b"[DONE]" in caller.data for caller in callers if not caller.has_ended)
+            with site.each([chat()] * 20) as later:
+                assert all(b"[DONE]" in caller.rest() for caller in later)
+            until(lambda: len(open_by_worker(site).keys() - {victim}) == WORKERS)
+
+
+def open_by_worker(site: Site) -> dict[int, int]:
+    """How many calls are open in each worker; asked until every one has told."""
+    found: dict[int, int] = {}
+
+    def all_told() -> bool:
+        state: dict[str, Any] = site.state()
+        found[state["pid"]] = state["open"]
+        return len(found) == WORKERS
+
+    until(all_told)
+    return found
