@@ -48,7 +48,11 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Small(msgspec.Struct, frozen=True, gc=False):
-    """What is made per event and holds no other containers of ours; positional, because it is small."""
+    """What is made per event; positional, because it is small.
+
+    The garbage collector does not look into it, so it never holds what could lead back to it, such as an error: one
+    that was raised holds the frames that it passed, and they hold the event.
+    """
 
 
 # ── reasoning state, citations, cache marks ──────────────────────────────────────────────────────────────────────────
@@ -583,7 +587,7 @@ class UsageReported(Small, frozen=True):
     usage: Usage
 
 
-class Failed(Small, frozen=True):
+class Failed(Small, frozen=True, gc=True):
     """The stream broke. The last event of its stream."""
 
     error: GatewayError
@@ -608,7 +612,7 @@ StreamEvent: TypeAlias = (
 )
 
 
-class Batch(Small, frozen=True):
+class Batch(Small, frozen=True, gc=True):
     """What one upstream read completed: the events, or for a relay the very bytes of the finished frames.
 
     `raw` is None where the full codec is at work; then `events` holds everything. Where a relay is at work `events`
