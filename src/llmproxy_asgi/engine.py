@@ -35,7 +35,7 @@ from llmproxy_asgi.routing.affinity import Conversation, Place, conversation_in,
 from llmproxy_asgi.routing.catalog import Allowed, Choice, allow, everything
 from llmproxy_asgi.runtime import Runtime
 from llmproxy_asgi.stores.base import Owner
-from llmproxy_asgi.telemetry.telling import Caller, Telling
+from llmproxy_asgi.telemetry.telling import Caller, CountTelling, Telling, tell_refusal
 from llmproxy_asgi.translators.base import AnyInbound, Headers, Intake, StreamEncoder
 from llmproxy_asgi.translators.embeddings.records import Embeddings
 
@@ -101,13 +101,7 @@ class Call:
             runtime.observers,
             runtime.clock,
             job.course,
-            Caller(
-                principal=owner.principal_id,
-                tenant=owner.tenant,
-                protocol=job.protocol,
-                model=choice.name,
-                stream=job.stream,
-            ),
+            _caller(owner, choice, job),
         )
         """What observers are told of it, and what is known of its usage."""
         self._conversation = conversation
@@ -179,10 +173,13 @@ class Call:
         Raises:
             BadRequest: It is wrong.
         """
-        protocol = self._job.protocol
-        fit = (target for target in self._choice.targets if target.takes(protocol))
-        if not any(target.line(protocol).outbound.protocol == protocol for target in fit):
+        if self._job.protocol not in self._spoken():
             self._job.request()
+
+    def _spoken(self) -> list[str]:
+        """The protocols that the targets which can serve it are spoken to in."""
+        protocol = self._job.protocol
+        return [target.line(protocol).outbound.protocol for target in self._choice.targets if target.takes(protocol)]
 
     @property
     def course(self) -> Course:
@@ -196,9 +193,7 @@ class Call:
 
     async def _recalling(self, job: Job) -> Job:
         """The job, with the reasoning that its caller lost; looked for only where a target translates."""
-        protocol = job.protocol
-        fit = (target for target in self._choice.targets if target.takes(protocol))
-        if job.each is not None or all(target.line(protocol).outbound.protocol == protocol for target in fit):
+        if job.each is not None or all(spoken == job.protocol for spoken in self._spoken()):
             return job
         try:
             asked = job.request()
@@ -354,16 +349,21 @@ class Engine:
     def _turn(self, intake: Intake, grant: Grant) -> Turn:
         return Turn(self.runtime.responses, Owner.of(grant.principal), intake)
 
-    async def count(self, intake: Intake, inbound: AnyInbound, grant: Grant, *, strict: bool = False) -> Counted:
+    async def count(
+        self, intake: Intake, inbound: AnyInbound, grant: Grant, *, strict: bool = False, request_id: str = ""
+    ) -> Counted:
         """How many tokens a request that came as bytes is; the arguments are those of `take`.
 
+        A count is no call, but one request of its caller's all the same.
+
         Raises:
-            CallerError: The request is wrong, or there is no such model for this caller.
+            CallerError: The request is wrong, there is no such model for this caller, or it is over its limits.
             UpstreamError: Every upstream that counts failed.
         """
         if intake.state is not None:
             intake = await self._turn(intake, grant).open(may_pass_on=False)
-        return await self._count(intake.model, grant, _job(intake, inbound, strict=strict))
+        job = msgspec.structs.replace(_job(intake, inbound, strict=strict), course=self._course(request_id))
+        return await self._count(intake.model, grant, job)
 
     async def count_request(self, request: Request, grant: Grant) -> Counted:
         """How many tokens a request made in Python is.
@@ -371,7 +371,11 @@ class Engine:
         Raises:
             GatewayError: As `count`.
         """
-        return await self._count(request.model, grant, _asked(request))
+        return await self._count(request.model, grant, msgspec.structs.replace(_asked(request), course=self._course()))
+
+    def refused(self, error: GatewayError, *, protocol: str) -> None:
+        """Tell that a request made in Python became no call, unless its end has been told."""
+        tell_refusal(self.runtime.observers, error, request_id=self._course().request_id, protocol=protocol)
 
     def not_ready(self) -> str | None:
         """Why calls would fail now, in words for anybody; None: they would not."""
@@ -411,16 +415,48 @@ class Engine:
 
     async def _count(self, model: str, grant: Grant, job: Job) -> Counted:
         runtime = self.runtime
-        return await runtime.counting.count(job, runtime.catalog.resolve(model, granted(grant)).targets)
+        choice = runtime.catalog.resolve(model, granted(grant))
+        owner = Owner.of(grant.principal)
+        allowance = _allowance(runtime, owner, grant, spends=False)
+        if allowance is not None:
+            job = await allowance.take(job)
+        told = CountTelling(runtime.observers, runtime.clock, job.course, _caller(owner, choice, job))
+        try:
+            found = await runtime.counting.count(job, choice.targets)
+        except BaseException as error:
+            told.finish(error)
+            raise
+        finally:
+            if allowance is not None:
+                allowance.end()
+        told.finish(None, found.target, tokens=found.tokens, estimated=found.estimated)
+        return found
 
 
-def _allowance(runtime: Runtime, owner: Owner, grant: Grant) -> Allowance | None:
-    """What a call may take of limits; None: nothing is limited that it has to do with."""
+def _caller(owner: Owner, choice: Choice, job: Job) -> Caller:
+    return Caller(
+        principal=owner.principal_id,
+        tenant=owner.tenant,
+        protocol=job.protocol,
+        model=choice.name,
+        stream=job.stream,
+    )
+
+
+def _allowance(runtime: Runtime, owner: Owner, grant: Grant, *, spends: bool = True) -> Allowance | None:
+    """What a call may take of limits; None: nothing is limited that it has to do with.
+
+    Args:
+        runtime: The plan.
+        owner: Whose call it is.
+        grant: Holds the owner's limits.
+        spends: Whether it spends tokens.
+    """
     counts_tokens = runtime.executor.counts_tokens
-    if grant.limits is None and not counts_tokens:
+    if grant.limits is None and not (spends and counts_tokens):
         return None
     gate = None if grant.limits is None else runtime.callers.gate(owner, grant.limits)
-    return Allowance(gate, counts_tokens=counts_tokens, clock=runtime.clock, observers=runtime.observers)
+    return Allowance(gate, counts_tokens=counts_tokens, clock=runtime.clock, observers=runtime.observers, spends=spends)
 
 
 def _job(intake: Intake, inbound: AnyInbound, *, strict: bool) -> Job:

@@ -4,6 +4,7 @@ A fact is told once, where it happens, and by nobody else::
 
     CallStarted ─ (QueueLeft) ─ AttemptBegan ─ AttemptFailed ─ AttemptBegan ─ ... ─ CallFinished     one call
     CallRefused                                                                       it never became one
+    TokensCounted                                                                     a count of tokens is no call
     CredentialCooled, CredentialRecovered, TargetStateChanged                         of no call in particular
 
 Facts hold no prompt, no answer and no secret. What callers chose freely (the model's name, ids) stands in them as it
@@ -30,6 +31,9 @@ Outcome = Literal["ok", "error", "cancelled", "cut"]
 Exactness = Literal["exact", "estimated", "none"]
 """Whose count of tokens it is: the upstream's, ours (or the upstream's up to a point), or there is none."""
 
+CountOutcome = Literal["exact", "estimated", "error", "cancelled"]
+"""How a count of tokens ended: by an upstream's word or by ours, not at all, or when its caller had left."""
+
 Then = Literal["again", "next", "over"]
 """What follows a failed attempt: another on the same target, one on the next target, or none."""
 
@@ -54,7 +58,7 @@ class CallStarted(Fact, frozen=True, kw_only=True):
 
 
 class CallRefused(Fact, frozen=True, kw_only=True):
-    """A request was refused before it became a call: nobody known, not readable, no such model, over a limit."""
+    """A request became neither call nor count: nobody known, not readable, no such model, over a limit."""
 
     request_id: str
     protocol: str
@@ -146,6 +150,38 @@ class CallFinished(Fact, frozen=True, kw_only=True):
     """What was lost or approximated on the way, as the caller is told."""
 
 
+class TokensCounted(Fact, frozen=True, kw_only=True):
+    """A count of a request's tokens is over: told exactly once for each that was let in, however it ended.
+
+    A count is no call. No attempt is told of it, because a counter that fails says nothing of its model; if it waited
+    for its turn, a `QueueLeft` stands alone.
+    """
+
+    request_id: str
+    principal: str
+    tenant: str
+    protocol: str
+    """The caller's."""
+    model: str
+    """As the caller named it: unbounded text."""
+    provider: str
+    """Whose model it was counted for; after a failure the one that failed last, where it is known."""
+    upstream_model: str
+    outcome: CountOutcome
+    status: int
+    """The HTTP status that stands for the end."""
+    kind: str
+    """An `ErrorKind`; empty where nothing failed."""
+    error: str
+    """The class of the error; empty where nothing failed."""
+    tokens: int | None
+    """How many they are; None: nobody knows."""
+    requests: int
+    """How many were sent to counters of upstreams."""
+    seconds: float
+    """From the start to the end."""
+
+
 class CredentialCooled(Fact, frozen=True, kw_only=True):
     """A credential rests: it is left alone while another can serve."""
 
@@ -182,6 +218,7 @@ AnyFact: TypeAlias = (
     | AttemptBegan
     | AttemptFailed
     | CallFinished
+    | TokensCounted
     | CredentialCooled
     | CredentialRecovered
     | TargetStateChanged

@@ -5,7 +5,8 @@ made for a principal all the same, because everything that is kept or counted be
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -20,7 +21,7 @@ from llmproxy_asgi.config.schema import Config, Source
 from llmproxy_asgi.conversation import Message, Request, Response, StreamEvent
 from llmproxy_asgi.endpoints.routes import CHAT, EMBEDDINGS, Endpoints
 from llmproxy_asgi.engine import Engine
-from llmproxy_asgi.errors import BadRequest, MisuseError
+from llmproxy_asgi.errors import BadRequest, GatewayError, MisuseError
 from llmproxy_asgi.execution.health import Health
 from llmproxy_asgi.facts import Observer
 from llmproxy_asgi.principal import LOCAL, SCOPE_KEY, Principal
@@ -178,9 +179,10 @@ class Gateway:
             CallerError: The request is wrong, or there is no such model.
             UpstreamError: Every target failed.
         """
-        request = chat_request(model, messages, options, stream=False)
-        async with self._engine.ask(request, self._grant(principal)) as call:
-            answer = call.answer()
+        with self._telling(CHAT):
+            request = chat_request(model, messages, options, stream=False)
+            async with self._engine.ask(request, self._grant(principal)) as call:
+                answer = call.answer()
         assert isinstance(answer, Response), "a call made in Python relays no bytes"
         return answer
 
@@ -193,10 +195,11 @@ class Gateway:
             CallerError: The request is wrong, or there is no such model.
             UpstreamError: Every target failed, or the stream broke.
         """
-        request = chat_request(model, messages, options, stream=True)
-        async with self._engine.ask(request, self._grant(principal)) as call:
-            async for event in call.events():
-                yield event
+        with self._telling(CHAT):
+            request = chat_request(model, messages, options, stream=True)
+            async with self._engine.ask(request, self._grant(principal)) as call:
+                async for event in call.events():
+                    yield event
 
     async def embed(
         self,
@@ -218,9 +221,10 @@ class Gateway:
             CallerError: The request is wrong, there is no such model, or none of its upstreams makes embeddings.
             UpstreamError: Every target failed.
         """
-        request = embedding_request(model, input, options)
-        async with self._engine.ask(request, self._grant(principal)) as call:
-            answer = call.answer()
+        with self._telling(EMBEDDINGS):
+            request = embedding_request(model, input, options)
+            async with self._engine.ask(request, self._grant(principal)) as call:
+                answer = call.answer()
         assert isinstance(answer, Embeddings), "a call made in Python relays no bytes"
         return answer
 
@@ -235,9 +239,19 @@ class Gateway:
             CallerError: The request is wrong, or there is no such model.
             UpstreamError: Every upstream that counts failed.
         """
-        request = chat_request(model, messages, options, stream=False)
-        counted = await self._engine.count_request(request, self._grant(principal))
+        with self._telling(CHAT):
+            request = chat_request(model, messages, options, stream=False)
+            counted = await self._engine.count_request(request, self._grant(principal))
         return TokenCount(counted.tokens, estimated=counted.estimated)
+
+    @contextmanager
+    def _telling(self, protocol: str) -> Iterator[None]:
+        """Observers hear of what is refused before it becomes a call, too."""
+        try:
+            yield
+        except GatewayError as error:
+            self._engine.refused(error, protocol=protocol)
+            raise
 
     def _grant(self, principal: Principal | str | None) -> Grant:
         return self._engine.runtime.doorkeeper.grant(_principal(principal))

@@ -167,6 +167,7 @@ class Runtime:
                 providers[name].max_event = config.limits.event
         catalog = Catalog(providers, config.models, default_provider=config.default_provider)
         live.health.plan(providers.values())
+        admission = live.gates.targets(providers.values())
         return cls(
             config=config,
             providers=providers,
@@ -183,7 +184,7 @@ class Runtime:
                 live.cooldowns,
                 largest_answer=config.limits.answer,
                 budgets=live.budgets,
-                admission=live.gates.targets(providers.values()),
+                admission=admission,
                 observers=live.observers,
                 heard=live.latencies.heard if _measures(config) else None,
                 clock=live.clock,
@@ -191,7 +192,7 @@ class Runtime:
             callers=live.gates.callers,
             open_calls=live.open_calls,
             health=live.health,
-            counting=Counting(live.pool, live.cooldowns, largest_answer=config.limits.answer),
+            counting=Counting(live.pool, live.cooldowns, largest_answer=config.limits.answer, admission=admission),
             reasoning=live.reasoning,
             responses=live.responses,
             strategies=live.strategies,

@@ -1,13 +1,16 @@
 """The Python face: `Gateway` and the short client, over simulated models."""
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
 
 from llmproxy_asgi import Gateway, MisuseError, Principal, UpstreamError, create_llm_client
 from llmproxy_asgi.conversation import Ended, Message, Started, Text
-from llmproxy_asgi.errors import BadRequest, ConfigError, ModelNotFound
+from llmproxy_asgi.errors import BadRequest, ConfigError, GatewayError, ModelNotFound, RateLimited
+from llmproxy_asgi.facts import CallFinished, CallRefused, QueueLeft
+from support_telemetry import Noting
 
 SIMULATED: dict[str, Any] = {"providers": {"simulated": {}}}
 HELLO = [{"role": "user", "content": "hello there"}]
@@ -66,6 +69,39 @@ async def test_what_goes_wrong_is_raised_as_what_it_is(asked: dict[str, Any], er
     async with Gateway({"providers": {"simulated": {"retry": {"attempts": 1}}}}) as gateway:
         with pytest.raises(error):
             await gateway.complete(**asked)
+
+
+@pytest.mark.anyio
+async def test_refusals_are_told_to_observers() -> None:
+    """What never became a call is told once, by whichever way it was asked; what did is told as a call alone."""
+    noting = Noting()
+    config = {**SIMULATED, "access": {"per_principal": {"rate_limit": {"requests_per_second": 0.01, "burst": 1}}}}
+    async with Gateway(config, observers=[noting]) as gateway:
+
+        async def refused(asking: Awaitable[object], error: type[GatewayError]) -> CallRefused:
+            noting.facts.clear()
+            with pytest.raises(error):
+                await asking
+            (fact,) = (each for each in noting.facts if not isinstance(each, QueueLeft))
+            assert isinstance(fact, CallRefused)
+            assert fact.request_id
+            return fact
+
+        async def read() -> None:
+            async for _ in gateway.stream(model="echo", messages=[{"role": "wizard"}]):
+                pass
+
+        assert (await refused(gateway.complete(model="a\nb", messages=HELLO), ModelNotFound)).status == 404
+        assert (await refused(read(), BadRequest)).protocol == "openai-chat"
+        assert (await refused(gateway.embed(model="a\nb", input="x"), ModelNotFound)).protocol == "openai-embeddings"
+        assert (await refused(gateway.count_tokens(model="a\nb", messages=HELLO), ModelNotFound)).kind
+        await gateway.complete(model="echo", messages=HELLO, principal="ada")
+        told = await refused(gateway.complete(model="echo", messages=HELLO, principal="ada"), RateLimited)
+        assert (told.status, told.kind, told.error) == (429, "rate_limit", "RateLimited")
+        noting.facts.clear()
+        with pytest.raises(UpstreamError):
+            await gateway.complete(model="error-400", messages=HELLO)
+        assert [type(fact) for fact in noting.facts if isinstance(fact, CallRefused | CallFinished)] == [CallFinished]
 
 
 @pytest.mark.anyio

@@ -17,7 +17,7 @@ from llmproxy_asgi.endpoints.exchange import CallerGone, CallerWatch, Exchange, 
 from llmproxy_asgi.engine import Call, CallerStream, Engine, failure, stream_of, whole_of
 from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError
 from llmproxy_asgi.execution.open_calls import SHUTTING_DOWN, going_down
-from llmproxy_asgi.facts import CallRefused
+from llmproxy_asgi.telemetry.telling import tell_refusal
 from llmproxy_asgi.translators.base import AnyInbound, Intake
 
 _log = logging.getLogger("llmproxy_asgi.calls")
@@ -86,15 +86,13 @@ async def serve_call(
 async def refuse(exchange: Exchange, inbound: AnyInbound, error: GatewayError) -> None:
     """An error as an answer of its own."""
     problem = inbound.problem(error, request_id=exchange.request_id)
-    if exchange.observers.listening and not error.told:
-        refused = CallRefused(
-            request_id=exchange.request_id,
-            protocol=inbound.protocol,
-            status=problem.status,
-            kind=error.kind,
-            error=type(error).__name__,
-        )
-        exchange.observers.notice(refused)
+    tell_refusal(
+        exchange.observers,
+        error,
+        request_id=exchange.request_id,
+        protocol=inbound.protocol,
+        status=problem.status,
+    )
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in problem.headers]
     headers += _tried(exchange)
     if error.code == SHUTTING_DOWN and exchange.scope.get("http_version", "1.1").startswith("1"):
@@ -120,7 +118,7 @@ async def _serve_whole(engine: Engine, exchange: Exchange, inbound: AnyInbound, 
 
 
 async def _serve_count(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, grant: Grant) -> None:
-    counted = await engine.count(intake, inbound, grant, strict=_strict(exchange))
+    counted = await engine.count(intake, inbound, grant, strict=_strict(exchange), request_id=exchange.request_id)
     headers = [*_ids(exchange, inbound), *_headers(counted.target.model, counted.warnings)]
     await exchange.answer(200, [_JSON, *headers], inbound.encode_count(counted.tokens))
 

@@ -30,13 +30,16 @@ class Allowance:
         counts_tokens: Whether the tokens matter to any target.
         clock: Measures the wait.
         observers: Are told of the wait.
+        spends: Whether it spends any tokens at all.
     """
 
     __slots__ = ("_clock", "_counts_tokens", "_gate", "_observers", "_passed", "_permit", "_size")
 
-    def __init__(self, gate: Gate | None, *, counts_tokens: bool, clock: Clock, observers: Observers) -> None:
+    def __init__(
+        self, gate: Gate | None, *, counts_tokens: bool, clock: Clock, observers: Observers, spends: bool = True
+    ) -> None:
         self._gate = gate
-        self._counts_tokens = counts_tokens or (gate is not None and gate.counts_tokens)
+        self._counts_tokens = spends and (counts_tokens or (gate is not None and gate.counts_tokens))
         self._clock = clock
         self._observers = observers
         self._permit = UNLIMITED

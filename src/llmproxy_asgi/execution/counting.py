@@ -2,7 +2,8 @@
 
 A count is no attempt at an answer: it is asked once of each credential, it is never worth a wait, and what becomes of
 it says nothing about an upstream's health, because vendors limit and switch off their counters apart from their
-models. An upstream that has no counter, or says that it has none, is estimated for.
+models. An upstream that has no counter, or says that it has none, is estimated for; so is one that gets as many
+requests as it may already.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,28 +11,21 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from llmproxy_asgi.conversation import Request
-from llmproxy_asgi.errors import (
-    GatewayError,
-    Unavailable,
-    Unsupported,
-    UpstreamAuthFailed,
-    UpstreamError,
-    UpstreamQuotaSpent,
-    UpstreamRateLimited,
-)
+from llmproxy_asgi.errors import GatewayError, Unavailable, Unsupported, UpstreamError
+from llmproxy_asgi.execution.admission import TargetAdmission
 from llmproxy_asgi.execution.attempt import Attempt, Job
 from llmproxy_asgi.execution.clocks import Clocks
 from llmproxy_asgi.execution.cooldown import Cooldowns
+from llmproxy_asgi.execution.gate import UNLIMITED
+from llmproxy_asgi.execution.retry import CREDENTIAL_BOUND
 from llmproxy_asgi.providers.base import Credential, Provider
-from llmproxy_asgi.providers.target import Line, Target
+from llmproxy_asgi.providers.target import Line, Target, fitting
 from llmproxy_asgi.translators.base import Outgoing
 from llmproxy_asgi.translators.estimate import estimate
 from llmproxy_asgi.translators.losses import spelled
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.transport import Pool
 
-_CREDENTIAL_BOUND = (UpstreamRateLimited, UpstreamQuotaSpent, UpstreamAuthFailed)
-"""Failures that another credential of the same provider need not share."""
 _NO_COUNTER = frozenset({404, 405, 501})
 """Statuses by which an upstream says that it has no counter."""
 _ESTIMATED = "estimated:input_tokens"
@@ -53,10 +47,19 @@ class Counting:
         pools: The connection pool of a provider.
         cooldowns: What rests; a credential that does is asked last.
         largest_answer: Bytes that an answer may have.
+        admission: What targets still take; None: as much as there is.
     """
 
-    def __init__(self, pools: Callable[[Provider], Pool], cooldowns: Cooldowns, *, largest_answer: int) -> None:
+    def __init__(
+        self,
+        pools: Callable[[Provider], Pool],
+        cooldowns: Cooldowns,
+        *,
+        largest_answer: int,
+        admission: TargetAdmission | None = None,
+    ) -> None:
         self._pools = pools
+        self._admission = admission
         self._cooldowns = cooldowns
         self._largest_answer = largest_answer
 
@@ -72,8 +75,7 @@ class Counting:
             BadRequest: No target can express the request, or the request itself is broken.
         """
         failure: GatewayError | None = None
-        fit = [target for target in targets if target.takes(job.protocol)]
-        for target in fit or targets:
+        for target in fitting(targets, job.protocol):
             try:
                 return await self._on_target(job, target)
             except Unsupported as error:
@@ -90,15 +92,22 @@ class Counting:
             return _estimated(job, target)
         failure: UpstreamError | None = None
         for credential in self._credentials(target):
+            permit = UNLIMITED if self._admission is None else self._admission.try_take(target, credential, 0)
+            if permit is None:
+                continue
             try:
                 return await self._once(job, target, line, credential)
-            except _CREDENTIAL_BOUND as error:
+            except CREDENTIAL_BOUND as error:
                 failure = error
-        assert failure is not None, "a provider has a credential, if only an empty one"
+            finally:
+                permit.release()
+        if failure is None:
+            return _estimated(job, target)
         raise failure
 
     async def _once(self, job: Job, target: Target, line: Line, credential: Credential) -> Counted:
         question = _Question(job, target, line, credential)
+        job.course.next_attempt()
         try:
             tokens = await question.ask(self._pools(target.provider), largest_answer=self._largest_answer)
         except UpstreamError as error:

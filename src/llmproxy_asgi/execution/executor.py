@@ -21,7 +21,6 @@ from llmproxy_asgi.errors import (
     RateLimited,
     Unavailable,
     Unsupported,
-    UpstreamAuthFailed,
     UpstreamError,
     UpstreamQuotaSpent,
     UpstreamRateLimited,
@@ -34,19 +33,17 @@ from llmproxy_asgi.execution.continuation import Continuation, may_need
 from llmproxy_asgi.execution.cooldown import Cooldowns, Rest
 from llmproxy_asgi.execution.gate import UNLIMITED, Permit
 from llmproxy_asgi.execution.reasoning import without_reasoning
-from llmproxy_asgi.execution.retry import wait_before_retry
+from llmproxy_asgi.execution.retry import CREDENTIAL_BOUND, wait_before_retry
 from llmproxy_asgi.execution.together import Together
 from llmproxy_asgi.execution.tokens import size_of
 from llmproxy_asgi.facts import NOBODY, AttemptBegan, AttemptFailed, Course, Observers, QueueLeft, Step, Then
 from llmproxy_asgi.providers.base import Credential, Provider
-from llmproxy_asgi.providers.target import Target
+from llmproxy_asgi.providers.target import Target, fitting
 from llmproxy_asgi.translators.base import Outgoing
 from llmproxy_asgi.translators.losses import spelled
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.transport import Pool
 
-_CREDENTIAL_BOUND = (UpstreamRateLimited, UpstreamQuotaSpent, UpstreamAuthFailed)
-"""Failures that another credential of the same provider need not share."""
 _WAITS = (UpstreamRateLimited, UpstreamQuotaSpent)
 
 Opened: TypeAlias = Attempt | Continuation | Together
@@ -123,9 +120,9 @@ class Executor:
         unfit: Unsupported | None = None
         full: list[tuple[Target, Credential]] = []
         # One that cannot be spoken to for this caller must not stand in for a fit one that rests.
-        fit = [target for target in targets if target.takes(job.protocol)]
+        fit = fitting(targets, job.protocol)
         try:
-            for candidate in self._candidates(fit or targets, prefer, job.course):
+            for candidate in self._candidates(fit, prefer, job.course):
                 self._tell(job.course, "next")
                 try:
                     return await self._some_way(job, candidate, full)
@@ -210,7 +207,7 @@ class Executor:
                 return await self._with_permit(job, target, credential, permit)
             except UpstreamError as error:
                 failure = error
-                if isinstance(error, _CREDENTIAL_BOUND) and tried < min(len(candidate.credentials), retry.attempts):
+                if isinstance(error, CREDENTIAL_BOUND) and tried < min(len(candidate.credentials), retry.attempts):
                     wait: float | None = 0.0
                 else:
                     wait = wait_before_retry(error, retry, tried=tried, draw=self._draw)

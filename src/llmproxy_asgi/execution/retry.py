@@ -2,9 +2,11 @@
 
 import random
 
-from llmproxy_asgi.errors import UpstreamError
+from llmproxy_asgi.errors import UpstreamAuthFailed, UpstreamError, UpstreamQuotaSpent, UpstreamRateLimited
 from llmproxy_asgi.settings import Retry
 
+CREDENTIAL_BOUND = (UpstreamRateLimited, UpstreamQuotaSpent, UpstreamAuthFailed)
+"""Failures that another credential of the same provider need not share."""
 LONGEST_BACKOFF = 8.0
 """Seconds."""
 LONGEST_ASKED_WAIT = 5.0

@@ -1,6 +1,6 @@
 """A target: a provider, and the name it gives a model. What routing yields and execution tries."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -137,6 +137,11 @@ class Target:
             stream=provider.address(protocol, self.model, stream=True),
             count=provider.counting_address(protocol, self.model),
         )
+
+
+def fitting(targets: Sequence[Target], protocol: str) -> Sequence[Target]:
+    """Those that can be spoken to for callers of a protocol; all of them where none can, so that each says why."""
+    return [target for target in targets if target.takes(protocol)] or targets
 
 
 def _unfit(target: Target, protocol: str) -> Unsupported:

@@ -26,6 +26,7 @@ from llmproxy_asgi.facts import (
     CredentialCooled,
     QueueLeft,
     TargetStateChanged,
+    TokensCounted,
 )
 
 OTHER = "other"
@@ -89,6 +90,8 @@ class Counts(msgspec.Struct, kw_only=True):
     """By protocol, provider, model, outcome."""
     refused: dict[Labels, float]
     """By kind."""
+    asked: dict[Labels, float]
+    """Counts of tokens, by protocol, provider and outcome."""
     failures: dict[Labels, float]
     """Calls that failed or broke, by provider and kind."""
     attempts: dict[Labels, float]
@@ -147,6 +150,7 @@ class Collector:
         self._healthy: dict[str, bool] = {}
         self._calls: Counter[Labels] = Counter()
         self._refused: Counter[Labels] = Counter()
+        self._asked: Counter[Labels] = Counter()
         self._failures: Counter[Labels] = Counter()
         self._attempts: Counter[Labels] = Counter()
         self._attempt_failures: Counter[Labels] = Counter()
@@ -164,6 +168,7 @@ class Collector:
             AttemptBegan: self._began,
             AttemptFailed: self._failed,
             CallFinished: self._finished,
+            TokensCounted: self._ask,
             CredentialCooled: self._cooled,
             TargetStateChanged: self._changed,
         }
@@ -183,6 +188,9 @@ class Collector:
 
     def _refuse(self, fact: CallRefused) -> None:
         self._refused[(_kind(fact.kind),)] += 1
+
+    def _ask(self, fact: TokensCounted) -> None:
+        self._asked[(fact.protocol, self._provider(fact.provider), fact.outcome)] += 1
 
     def _waited(self, fact: QueueLeft) -> None:
         self._queue.add((self._provider(fact.provider),), fact.seconds)
@@ -233,6 +241,7 @@ class Collector:
         return Counts(
             calls=dict(self._calls),
             refused=dict(self._refused),
+            asked=dict(self._asked),
             failures=dict(self._failures),
             attempts=dict(self._attempts),
             attempt_failures=dict(self._attempt_failures),

@@ -17,6 +17,7 @@ from llmproxy_asgi.facts import (
     CredentialCooled,
     CredentialRecovered,
     TargetStateChanged,
+    TokensCounted,
 )
 
 _calls = logging.getLogger("llmproxy_asgi.calls")
@@ -91,6 +92,26 @@ def _refused(fact: CallRefused) -> None:
         _calls.log(level, "request refused: status %d, %s", fact.status, fact.error, extra=extra)
 
 
+def _counted(fact: TokensCounted) -> None:
+    level = logging.WARNING if fact.status >= 500 or fact.status == 429 else logging.INFO
+    if _calls.isEnabledFor(level):
+        extra = {
+            "request_id": fact.request_id,
+            "protocol": fact.protocol,
+            "model": shown(fact.model),
+            "provider": fact.provider,
+            "upstream_model": shown(fact.upstream_model),
+            "outcome": fact.outcome,
+            "status": fact.status,
+            "kind": fact.kind,
+            "error": fact.error,
+            "attempts": fact.requests,
+            "input_tokens": fact.tokens,
+            "seconds": rounded(fact.seconds),
+        }
+        _calls.log(level, "count of tokens %s: status %d", fact.outcome, fact.status, extra=extra)
+
+
 def _failed(fact: AttemptFailed) -> None:
     extra = {
         "provider": fact.provider,
@@ -131,6 +152,7 @@ def _changed(fact: TargetStateChanged) -> None:
 _TELL: Mapping[type, Callable[[Any], None]] = {
     CallFinished: _finished,
     CallRefused: _refused,
+    TokensCounted: _counted,
     AttemptFailed: _failed,
     CredentialCooled: _cooled,
     CredentialRecovered: _recovered,

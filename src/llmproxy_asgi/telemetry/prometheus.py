@@ -63,6 +63,13 @@ METRICS = (
         lambda counts, _: counts.refused,
     ),
     Metric(
+        "llmproxy_token_counts_total",
+        "counter",
+        "Counts of a request's tokens that callers asked for, by the caller's protocol, whose model and how it ended.",
+        ("protocol", "provider", "outcome"),
+        lambda counts, _: counts.asked,
+    ),
+    Metric(
         "llmproxy_call_failures_total",
         "counter",
         "Calls that failed or broke off, by who is to blame and reason.",

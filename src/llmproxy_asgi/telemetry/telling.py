@@ -1,4 +1,4 @@
-"""One call, told as facts: that it started, and exactly once how it ended.
+"""One call, told as facts: that it started, and exactly once how it ended. Likewise what never became a call.
 
 Whoever runs the call says what happens to it, as it happens; what that amounts to (an outcome, an exactness, times) is
 worked out here, at the end. Deltas are never looked at.
@@ -12,7 +12,16 @@ import msgspec
 from llmproxy_asgi.clock import Clock
 from llmproxy_asgi.conversation import Batch, Ended, Failed, Response, Started, StreamEvent, Usage, UsageReported
 from llmproxy_asgi.errors import ErrorKind, GatewayError, UpstreamError
-from llmproxy_asgi.facts import CallFinished, CallStarted, Course, Observers, Outcome
+from llmproxy_asgi.facts import (
+    CallFinished,
+    CallRefused,
+    CallStarted,
+    CountOutcome,
+    Course,
+    Observers,
+    Outcome,
+    TokensCounted,
+)
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.translators.embeddings.records import Embeddings
 
@@ -167,8 +176,96 @@ class Telling:
             return "ok", 200, ""
         if isinstance(error, _LEFT):
             return "cancelled", 200 if begun else CALLER_LEFT, ""
-        status, kind = (error.status, error.kind) if isinstance(error, GatewayError) else (500, ErrorKind.INTERNAL)
+        status, kind = _cause(error)
         return ("cut", 200, kind) if begun and self._caller.stream else ("error", status, kind)
+
+
+class CountTelling:
+    """Tells one count of tokens; the arguments are those of `Telling`."""
+
+    __slots__ = ("_caller", "_clock", "_course", "_observers", "_since")
+
+    def __init__(self, observers: Observers, clock: Clock, course: Course, caller: Caller) -> None:
+        self._observers = observers
+        self._clock = clock
+        self._course = course
+        self._caller = caller
+        self._since = clock.monotonic()
+
+    def finish(
+        self,
+        error: BaseException | None,
+        target: Target | None = None,
+        *,
+        tokens: int | None = None,
+        estimated: bool = False,
+    ) -> None:
+        """It is over.
+
+        Args:
+            error: What it ended with; None: there is a number.
+            target: Whose model it was counted for.
+            tokens: The number.
+            estimated: Whether it is ours.
+        """
+        if not self._observers.listening:
+            return
+        outcome: CountOutcome = "estimated" if estimated else "exact"
+        status, kind = 200, ""
+        if isinstance(error, _LEFT):
+            outcome, status = "cancelled", CALLER_LEFT
+        elif error is not None:
+            outcome = "error"
+            status, kind = _cause(error)
+        if error is not None:
+            error.told = True  # type: ignore[attr-defined]  # as above
+        caller, course = self._caller, self._course
+        self._observers.notice(
+            TokensCounted(
+                request_id=course.request_id,
+                principal=caller.principal,
+                tenant=caller.tenant,
+                protocol=caller.protocol,
+                model=caller.model,
+                provider=target.provider.name if target is not None else _blamed(error),
+                upstream_model=target.model if target is not None else "",
+                outcome=outcome,
+                status=status,
+                kind=kind,
+                error=type(error).__name__ if kind else "",
+                tokens=tokens,
+                requests=course.attempts,
+                seconds=self._clock.monotonic() - self._since,
+            )
+        )
+
+
+def tell_refusal(
+    observers: Observers, error: GatewayError, *, request_id: str, protocol: str, status: int | None = None
+) -> None:
+    """Tell that a request became no call, unless what it ended with has been told already.
+
+    Args:
+        observers: Who wants to know.
+        error: Why.
+        request_id: Of the request.
+        protocol: The caller's.
+        status: The status that the caller reads; None: the error's own.
+    """
+    if observers.listening and not error.told:
+        refused = CallRefused(
+            request_id=request_id,
+            protocol=protocol,
+            status=error.status if status is None else status,
+            kind=error.kind,
+            error=type(error).__name__,
+        )
+        observers.notice(refused)
+
+
+def _cause(error: BaseException) -> tuple[int, str]:
+    """The status that stands for an error, and its kind."""
+    return (error.status, error.kind) if isinstance(error, GatewayError) else (500, ErrorKind.INTERNAL)
 
 
 def _blamed(error: BaseException | None) -> str:

@@ -1,5 +1,6 @@
 """How many tokens a request is: three SDKs ask through a real server; upstreams count, or have no counter."""
 
+import asyncio
 import base64
 import json
 import ssl
@@ -17,8 +18,10 @@ from google.genai import errors, types
 
 from llmproxy_asgi import Gateway, LLMProxy
 from llmproxy_asgi.errors import ModelNotFound, UpstreamRateLimited
+from llmproxy_asgi.facts import CallRefused, QueueLeft, TokensCounted
 from llmproxy_asgi.testing import Hold, Received, Scenario, ThreadedUpstream, Upstream, error_answer, json_answer
 from support_gateway import served
+from support_telemetry import Noting
 
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Nothing here is encrypted, and reading the authorities for each client would take longer than its call."""
@@ -354,3 +357,87 @@ async def test_python_reads_why_it_could_not_be_counted(upstream: ThreadedUpstre
         assert caught.value.retry_after == 9
         with pytest.raises(ModelNotFound):
             await held.count_tokens(model="n", messages=MESSAGES)
+
+
+# ── limits and facts ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def watched(upstream: ThreadedUpstream, block: dict[str, Any], **key: Any) -> Iterator[tuple[Clients, Noting]]:
+    """The clients of a gateway whose facts are noted; `key`: more for the one key."""
+    config = gateway(up={**provider(upstream, "anthropic"), **block})
+    config["access"]["keys"][0].update(key)
+    noting = Noting()
+    with served(LLMProxy(config, observers=[noting])) as base:
+        yield Clients(base), noting
+
+
+def test_a_count_is_a_call_to_its_callers_limits(upstream: ThreadedUpstream) -> None:
+    """Over them it is a 429 with the wait; no counter was asked, and observers hear of a refusal."""
+    with watched(upstream, {}, requests_per_minute=1) as (asking, noting):
+        assert asking.anthropic().tokens == 101
+        with pytest.raises(anthropic.RateLimitError) as caught:
+            asking.anthropic()
+        assert 0 < int(caught.value.response.headers["retry-after"]) <= 60
+    assert len(upstream.requests) == 1
+    told = [type(fact) for fact in noting.facts if not isinstance(fact, QueueLeft)]
+    assert told == [TokensCounted, CallRefused]
+
+
+def test_a_count_costs_no_tokens(upstream: ThreadedUpstream) -> None:
+    """Neither its caller nor the provider, however small what they have."""
+    block = {"rate_limit": {"tokens_per_minute": 1}}
+    with watched(upstream, block, tokens_per_minute=1, max_concurrency=1) as (asking, _):
+        assert [asking.anthropic().tokens for _ in range(3)] == [101, 101, 101]
+
+
+def test_a_counter_that_is_full_is_estimated_for(upstream: ThreadedUpstream) -> None:
+    """It is never worth a wait; another key of the provider that has room is asked before."""
+    limits = {"requests_per_second": 0.01, "burst": 1, "per": "credential", "max_wait": "1m"}
+    with watched(upstream, {"api_key": ["sk-a", "sk-b"], "rate_limit": limits}) as (asking, noting):
+        answers = [asking.anthropic() for _ in range(3)]
+    assert [answer.warnings for answer in answers] == [None, None, "estimated:input_tokens"]
+    assert sorted(str(received.header("x-api-key")) for received in upstream.requests) == ["sk-a", "sk-b"]
+    told = [fact for fact in noting.facts if isinstance(fact, TokensCounted)]
+    assert [(fact.outcome, fact.requests) for fact in told] == [("exact", 1), ("exact", 1), ("estimated", 0)]
+
+
+def test_each_count_is_told_once_and_is_no_call(upstream: ThreadedUpstream) -> None:
+    """With whose model it was, how it ended and how many requests that took."""
+    with watched(upstream, {"api_key": ["sk-a", "sk-b"]}, name="ada", tenant="math") as (asking, noting):
+        asking.anthropic()
+        upstream.default = error_answer(404)
+        asking.openai()
+        upstream.default = error_answer(429)
+        with pytest.raises(anthropic.RateLimitError):
+            asking.anthropic()
+    assert {type(fact) for fact in noting.facts} == {TokensCounted}
+    exact, estimated, failed = (fact for fact in noting.facts if isinstance(fact, TokensCounted))
+    assert (exact.outcome, exact.status, exact.tokens, exact.requests) == ("exact", 200, 101, 1)
+    assert (exact.protocol, exact.model, exact.provider, exact.upstream_model) == (
+        "anthropic-messages",
+        "m",
+        "up",
+        "m-1",
+    )
+    assert (exact.principal, exact.tenant, exact.kind, exact.error) == ("ada", "math", "", "")
+    assert (estimated.protocol, estimated.outcome, estimated.requests) == ("openai-responses", "estimated", 1)
+    assert (failed.outcome, failed.status, failed.kind, failed.provider) == ("error", 429, "rate_limit", "up")
+    assert (failed.error, failed.tokens, failed.requests) == ("UpstreamRateLimited", None, 2)
+
+
+@pytest.mark.anyio
+async def test_a_count_whose_caller_left_is_told_as_cancelled(upstream: ThreadedUpstream) -> None:
+    """And gives its place back."""
+    upstream.default = Scenario(Hold())
+    noting = Noting()
+    config = gateway(up=provider(upstream, "anthropic"))
+    config["access"]["per_principal"] = {"max_concurrency": 1}
+    async with Gateway(config, observers=[noting]) as held:
+        for _ in range(2):
+            asked = asyncio.create_task(held.count_tokens(model="m", messages=MESSAGES, principal="ada"))
+            await asyncio.to_thread(upstream.wait_for_requests, 1)
+            upstream.requests.clear()
+            asked.cancel()
+            await asyncio.wait([asked])
+    assert [fact.outcome for fact in noting.facts if isinstance(fact, TokensCounted)] == ["cancelled"] * 2
