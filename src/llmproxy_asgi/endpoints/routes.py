@@ -164,7 +164,10 @@ def _asked_for(scope: Scope, name: str) -> str | None:
     query: bytes = scope.get("query_string", b"")
     if name.encode() not in query:
         return None
-    return parse_qs(query.decode("latin-1"), max_num_fields=64).get(name, [None])[0]
+    try:
+        return parse_qs(query.decode("latin-1"), max_num_fields=64).get(name, [None])[0]
+    except ValueError:  # so many fields are no question
+        return None
 
 
 def _shape(exchange: Exchange, path: str) -> str:

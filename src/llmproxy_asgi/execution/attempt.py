@@ -246,6 +246,8 @@ class Attempt:
 
     async def _read_whole(self, answer: Answer, largest: int) -> None:
         body = await self._body(answer, largest)
+        if not body.isascii() and not _is_text(body):
+            raise UpstreamProtocolError("The upstream's answer is not valid UTF-8.")
         line = self.target.line(self.job.protocol)
         if self.relays is not None:
             self.whole = line.outbound.restore(body, self.relays, line.upstream)
@@ -291,6 +293,14 @@ def _dated(events: Sequence[StreamEvent]) -> Sequence[StreamEvent]:
         else event
         for event in events
     ]
+
+
+def _is_text(body: bytes) -> bool:
+    try:
+        str(body, "utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _as_upstream(error: GatewayError) -> UpstreamError:

@@ -97,7 +97,7 @@ class Limiter:
             bucket.take(1)
         if self._tokens is None:
             return 0.0
-        aside = min(float(tokens), self._tokens.capacity)
+        aside = float(min(tokens, self._tokens.capacity))  # in this order: a caller's number may be too large for one
         self._tokens.take(aside)
         return aside
 

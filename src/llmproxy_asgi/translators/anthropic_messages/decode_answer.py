@@ -29,6 +29,7 @@ from llmproxy_asgi.translators.anthropic_messages.schema import ABSENT, ANSWER, 
 from llmproxy_asgi.translators.anthropic_messages.usage import decode_tier, decode_usage
 from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
+from llmproxy_asgi.translators.names import derived
 
 _REASONS = {
     "end_turn": FinishReason.STOP,
@@ -42,12 +43,24 @@ _REASONS = {
 }
 
 
-def decode_finish(reason: str | None, sequence: str | None, details: Mapping[str, Any] | None) -> Finish:
-    """Why an answer ended; unknown words stay readable beside `unknown`."""
+def decode_finish(
+    reason: str | None, sequence: str | None, details: Mapping[str, Any] | None, *, called: bool = False
+) -> Finish:
+    """Why an answer ended; unknown words stay readable beside `unknown`.
+
+    Args:
+        reason: The upstream's word.
+        sequence: What stopped it.
+        details: What it says of a refusal.
+        called: Whether it is known to hold calls, over which some servers say `end_turn`.
+    """
+    word = _REASONS.get(reason or "", FinishReason.UNKNOWN)
+    if called and word is FinishReason.STOP:
+        word = FinishReason.TOOL_CALLS
     explanation = details.get("explanation") if details else None
     category = details.get("category") if details else None
     return Finish(
-        reason=_REASONS.get(reason or "", FinishReason.UNKNOWN),
+        reason=word,
         native=reason,
         stop_sequence=sequence,
         message=explanation if isinstance(explanation, str) else None,
@@ -61,6 +74,12 @@ class Blocks:
     def __init__(self, outgoing: Outgoing, upstream: Upstream) -> None:
         self._outgoing = outgoing
         self._upstream = upstream
+        self._calls = 0
+
+    @property
+    def called(self) -> bool:
+        """Whether one of them was a call."""
+        return self._calls > 0
 
     def seal(self, data: str, *, redacted: bool = False) -> Seal:
         """State that this upstream made."""
@@ -76,10 +95,17 @@ class Blocks:
         return name in self._outgoing.emulated
 
     def call(self, block: Block, arguments: str) -> ToolCall:
-        """A call with its arguments as JSON text."""
-        name = block.name or ""
+        """A call with its arguments as JSON text.
+
+        Raises:
+            UpstreamProtocolError: It has no name.
+        """
+        name = block.name
+        if not name:
+            raise UpstreamProtocolError("The upstream made a call without a name.")
+        self._calls += 1
         emulated = self.is_emulated(name)
-        call_id = block.id or ""
+        call_id = block.id or derived("toolu_", str(self._calls), name)
         return ToolCall(
             call_id=self._outgoing.call_ids.get(call_id, call_id),
             name=self._outgoing.names.get(name, name),
@@ -158,7 +184,12 @@ def decode_answer(body: bytes, outgoing: Outgoing, upstream: Upstream, received_
         model=upstream.asked,
         created_at=received_at,
         candidates=(
-            Candidate(parts=parts, finish=decode_finish(answer.stop_reason, answer.stop_sequence, answer.stop_details)),
+            Candidate(
+                parts=parts,
+                finish=decode_finish(
+                    answer.stop_reason, answer.stop_sequence, answer.stop_details, called=blocks.called
+                ),
+            ),
         ),
         usage=decode_usage(usage),
         service_tier=decode_tier(usage),

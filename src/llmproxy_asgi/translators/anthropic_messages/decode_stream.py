@@ -73,7 +73,7 @@ class _BrokenStream(Exception):
     """What came cannot follow what came before."""
 
 
-_BROKEN = (_BrokenStream, msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_BROKEN = (_BrokenStream, UpstreamProtocolError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class EventStream(StreamDecoder):
@@ -155,7 +155,11 @@ class EventStream(StreamDecoder):
         return Batch(events)
 
     def _broken(self, error: Exception, events: list[StreamEvent]) -> Batch:
-        told = str(error) if isinstance(error, _BrokenStream) else "The upstream sent an event that cannot be read."
+        told = (
+            str(error)
+            if isinstance(error, _BrokenStream | UpstreamProtocolError)
+            else "The upstream sent an event that cannot be read."
+        )
         return self._failed(events, UpstreamProtocolError(told))
 
     def _event(self, event: Event, name: str | None, data: bytes, events: list[StreamEvent]) -> None:
@@ -222,7 +226,10 @@ class EventStream(StreamDecoder):
         for part in self._open.values():
             part.end(events)
         ending = self._ending
-        events.append(Finished(0, decode_finish(ending.stop_reason, ending.stop_sequence, ending.stop_details)))
+        finish = decode_finish(
+            ending.stop_reason, ending.stop_sequence, ending.stop_details, called=self._blocks.called
+        )
+        events.append(Finished(0, finish))
         if self._usage:
             events.append(UsageReported(decode_usage(self._usage)))
         events.append(Ended(decode_tier(self._usage)))

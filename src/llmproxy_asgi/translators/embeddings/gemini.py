@@ -24,7 +24,7 @@ from llmproxy_asgi.translators.embeddings.halves import (
     readable,
 )
 from llmproxy_asgi.translators.embeddings.records import EmbeddingInput, EmbeddingRequest, Embeddings
-from llmproxy_asgi.translators.fields import missing, open_body
+from llmproxy_asgi.translators.fields import Node, missing, open_body
 from llmproxy_asgi.translators.gemini import listing
 from llmproxy_asgi.translators.gemini.problems import decode_error, encode_problem, stream_error
 from llmproxy_asgi.translators.gemini.proto import Proto, spelled
@@ -101,8 +101,8 @@ class GeminiEmbeddingInbound(EmbeddingInbound):
 def _asked(intake: Intake) -> list[Proto]:
     """What is to be embedded, one object each."""
     if intake.path.get("method") == ONE:
-        fields = {key: msgspec.json.decode(value) for key, value in intake.raw.items()}
-        return [_Top(fields, "")]
+        nodes = {key: Node.of(intake.raw, key) for key in intake.raw}
+        return [_Top({key: node.value for key, node in nodes.items() if node is not None}, "")]
     requests = Proto.of_body(intake.raw, "requests")
     if requests is None:
         raise missing("requests")

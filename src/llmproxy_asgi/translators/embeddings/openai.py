@@ -52,8 +52,8 @@ class OpenAIEmbeddingInbound(OpenAIInbound[EmbeddingRequest, Embeddings], Embedd
         given = opened.get("input")
         if given is None or memoryview(given)[0] == ord("n"):
             raise missing("input")
-        if memoryview(given)[0] not in b'"[':
-            Node(msgspec.json.decode(given), "input").refuse("a string or an array")
+        if memoryview(given)[0] not in b'"[' and (read := Node.of(opened, "input")) is not None:
+            read.refuse("a string or an array")
         integer(opened, "dimensions", low=1)
         _encoding(opened)
         model = Node.of(opened, "model")

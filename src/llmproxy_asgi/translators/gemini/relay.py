@@ -209,6 +209,8 @@ class _Reframed(StreamDecoder):
 
     def _take(self, chunk: bytes, events: list[StreamEvent]) -> None:
         found = Frame(None, chunk, chunk)
+        if isinstance(self._intake, ArrayIntake):
+            split(chunk.decode().encode())  # one chunk that cannot be read would make the whole array one
         told: list[StreamEvent] = []
         if not self._started:
             told += self._scan.first(found)

@@ -81,5 +81,8 @@ CHUNK = msgspec.json.Decoder(Chunk)
 
 def usage_object(given: msgspec.Raw) -> JSONObject:
     """The counts of a chunk; none where it tells none. They are kept as bytes because only the last ones count."""
-    found = msgspec.json.decode(given) if given is not ABSENT else None
+    try:
+        found = msgspec.json.decode(given) if given is not ABSENT else None
+    except msgspec.MsgspecError:  # a number that is out of range
+        return {}
     return found if isinstance(found, dict) else {}

@@ -190,7 +190,10 @@ class ResponsesStreamDecoder(StreamDecoder):
 
 def answer_extras(body: bytes) -> Extras:
     """What of a whole answer has no word of ours."""
-    found = msgspec.json.decode(body)
+    try:
+        found = msgspec.json.decode(body)
+    except msgspec.MsgspecError:  # a number that is out of range, in what nobody reads
+        return EMPTY
     kept = {key: found[key] for key in _KEPT if found.get(key)} if type(found) is dict else {}
     return {PROTOCOL: kept} if kept else EMPTY
 

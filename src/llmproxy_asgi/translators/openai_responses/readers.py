@@ -29,6 +29,7 @@ from llmproxy_asgi.conversation import (
     StreamEvent,
     Text,
     TextDelta,
+    ToolCall,
 )
 from llmproxy_asgi.translators.openai.logprobs import decode_entries
 from llmproxy_asgi.translators.openai_responses.decode_answer import (
@@ -191,7 +192,7 @@ class Reader:
                 return _Message(self, item)
             case "reasoning":
                 return _Thought(self, item)
-            case kind if kind in CALLS:
+            case str(kind) if kind in CALLS:
                 return _Call(self, item, events)
             case _:
                 return _Open(self, item)
@@ -241,13 +242,13 @@ class Reader:
 
     def _begin_content(self, event: Event, events: list[StreamEvent]) -> None:
         part = event.part if type(event.part) is dict else {}
-        if part.get("type") in _SAID:
+        if text_of(part, "type") in _SAID:
             words = self._message(event).words(event, events, refusal=part["type"] == "refusal")
             words.restate(part, events)
 
     def _end_content(self, event: Event, events: list[StreamEvent]) -> None:
         part = event.part if type(event.part) is dict else {}
-        if part.get("type") in _SAID:
+        if text_of(part, "type") in _SAID:
             words = self._message(event).words(event, events, refusal=part["type"] == "refusal")
             words.restate(part, events)
             words.end(events)
@@ -390,7 +391,7 @@ class _Message(_Open):
     def end(self, item: JSONObject, events: list[StreamEvent]) -> None:
         self._item = {**item, **self._item}
         for index, content in enumerate(entries_of(item, "content")):
-            kind = content.get("type")
+            kind = text_of(content, "type")
             if kind in _SAID:
                 words = self._content(index, events, refusal=kind == "refusal")
                 words.restate(content, events)
@@ -453,10 +454,11 @@ class _Thought(_Open):
 class _Call(_Open):
     """A call. It starts when its name is known; one of an emulated tool is told of when it is whole."""
 
-    __slots__ = ("_emulated", "_index", "_pieces", "_restated")
+    __slots__ = ("_begun", "_emulated", "_index", "_pieces", "_restated")
 
     def __init__(self, reader: Reader, item: JSONObject, events: list[StreamEvent]) -> None:
         super().__init__(reader, item)
+        self._begun: ToolCall
         self._index = -1
         self._pieces: list[str] = []
         self._restated = ""
@@ -479,6 +481,7 @@ class _Call(_Open):
         part = self._reader.items.call(item)
         if part is None or self._index >= 0:
             return
+        self._begun = part
         self._index = self._reader.part()
         self._reader.called = True
         events.append(PartStarted(0, self._index, part))
@@ -496,4 +499,7 @@ class _Call(_Open):
         arguments = items.arguments({**whole, "arguments": item.get("arguments")}, streamed or self._restated)
         if arguments and (not streamed or late or items.is_emulated(whole)):
             events.append(PartDelta(0, self._index, ArgumentsDelta(arguments)))
-        events.append(PartEnded(0, self._index, items.call(whole, arguments)))
+        part = items.call(whole, arguments) or msgspec.structs.replace(self._begun, arguments=arguments)
+        # It stays what it was called when it began, whatever its end says.
+        part = msgspec.structs.replace(part, call_id=self._begun.call_id, name=self._begun.name)
+        events.append(PartEnded(0, self._index, part))

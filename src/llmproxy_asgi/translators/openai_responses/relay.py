@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import Ended, Failed, Finished, StreamEvent, UsageReported
+from llmproxy_asgi.conversation import Ended, Failed, Finished, JSONObject, StreamEvent, UsageReported
 from llmproxy_asgi.errors import UpstreamAuthFailed, UpstreamError
 from llmproxy_asgi.translators.base import ErrorT, Upstream
 from llmproxy_asgi.translators.openai.problems import FAILED_EVENT, decode_error_object
@@ -87,14 +87,22 @@ class ResponsesScan(Scan):
             return error
         numbers = _NUMBER.findall(last)
         answer = {
-            **msgspec.json.decode(self._begun)["response"],
+            **_read(self._begun).get("response", {}),
             "status": "failed",
             "error": failure_object(error),
-            "output": [msgspec.json.decode(item) for _, item in sorted(self._items.items())],
+            "output": [item for _, each in sorted(self._items.items()) if (item := _read(each))],
         }
         event = {"response": answer, "sequence_number": int(numbers[-1]) + 1 if numbers else 0}
         error.native = {**(error.native or {}), FAILED_EVENT: event}
         return error
+
+
+def _read(found: bytes | msgspec.Raw) -> JSONObject:
+    """An object that passed by without being read whole; empty where it cannot be."""
+    try:
+        return msgspec.json.decode(found, type=JSONObject)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
 
 
 def _ending(answer: RelayedAnswer, status: str) -> list[StreamEvent]:

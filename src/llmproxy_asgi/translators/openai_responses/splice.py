@@ -61,6 +61,8 @@ def _refuse_stored(values: Mapping[str, Raw]) -> None:
 def _names(found: Mapping[str, Any]) -> Sequence[str] | None:
     """Where something that the vendor keeps is named; what a replayed answer cites is only told again."""
     kind = found.get("type")
+    if not isinstance(kind, str):
+        return ()
     if kind in _MADE_BY_MODEL:
         return None
     if kind == "item_reference":

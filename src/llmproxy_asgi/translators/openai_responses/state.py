@@ -29,6 +29,7 @@ _TRUE = msgspec.Raw(b"true")
 _EMPTY = msgspec.Raw(b"[]")
 _REFERENCE = re.compile(rb'"(?:item_reference|reasoning)"')
 _BLOB = b'"encrypted_content"'
+_KIND = re.compile(r"[A-Za-z0-9._-]+")
 _LIFE = b'"response"'
 """Within the texts of a stream quotes are escaped, so these are members or nothing."""
 _PREFIXES = {
@@ -266,6 +267,13 @@ def life_event(kind: str, told: bytes, number: int) -> bytes:
     return msgspec.json.encode({"type": kind, "response": msgspec.Raw(told), "sequence_number": number})
 
 
+def kind_of(frame: sse.Frame) -> str:
+    """What an event is by its data: compatible servers leave its name out. Empty where it does not say."""
+    values = _members(frame.data)
+    found = _word(values.get("type")) if values else None
+    return found if found is not None and _KIND.fullmatch(found) else ""
+
+
 def renumbered(data: bytes, number: int) -> bytes:
     """An event's data with another number."""
     return joined({**split(data), "sequence_number": raw(number)})
@@ -340,12 +348,13 @@ class Telling:
             return frame.raw
         answer = _members(values.get("response", b""))
         if answer is not None:
-            kind = msgspec.json.decode(values["type"]) if "type" in values else frame.event
-            status = ENDINGS.get(str(kind))
+            kind = kind_of(frame) or frame.event or ""
+            status = ENDINGS.get(kind)
             values["response"] = msgspec.Raw(joined(self._edited(answer, status or "in_progress", ends=bool(status))))
         elif self.hides and "item" in values:
             values["item"] = _without_state(values["item"])
-        return sse.encode(joined(values), event=frame.event)
+        event = frame.event if frame.event and _KIND.fullmatch(frame.event) else None
+        return sse.encode(joined(values), event=event)
 
     def _edited(self, answer: dict[str, msgspec.Raw], status: str, *, ends: bool) -> dict[str, msgspec.Raw]:
         if self.id is not None:
@@ -360,9 +369,8 @@ class Telling:
         return answer
 
     def _end(self, answer: dict[str, msgspec.Raw], status: str, output: list[msgspec.Raw]) -> None:
-        found = answer.get("status")
-        word = msgspec.json.decode(found) if found is not None else None
-        word = word if isinstance(word, str) else status
+        said = _word(answer.get("status"))
+        word = status if said is None else said
         kept = {**answer, "output": _EMPTY} if output else answer
         going_on = word in _TO_GO_ON_FROM
         self.final = Final(
@@ -378,7 +386,7 @@ def _identified(output: Sequence[msgspec.Raw]) -> list[KeptItem]:
 
 
 def _own_id(answer: Mapping[str, msgspec.Raw] | None) -> str | None:
-    found = msgspec.json.decode(answer["id"]) if answer and "id" in answer else None
+    found = _word(answer.get("id")) if answer else None
     return found if isinstance(found, str) and is_answer_id(found) else None
 
 
@@ -401,6 +409,13 @@ def _peek(item: msgspec.Raw) -> _Item:
         return _ITEM.decode(item)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _Item()
+
+
+def _word(found: msgspec.Raw | None) -> str | None:
+    try:
+        return None if found is None else msgspec.json.decode(found, type=str)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 def _members(data: bytes | msgspec.Raw) -> dict[str, msgspec.Raw] | None:
