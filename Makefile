@@ -8,6 +8,9 @@ USUAL := python3 python3.11 python3.12 python3.13 python3.14 python
 JOBS ?= auto
 HOST ?= 127.0.0.1
 PORT ?= 8000
+# Of the soak.
+SECONDS ?= 600
+STREAMS ?= 500
 # Further arguments for pytest: `make test ARGS="tests/unit -k docs"`.
 ARGS ?=
 
@@ -21,7 +24,7 @@ NPM_INSTALLED := $(NPM)/node_modules/.package-lock.json
 TESTABLE := $(INSTALLED) $(if $(shell command -v npm),$(NPM_INSTALLED))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv npm demo test check format verify protocols faults bench coverage build requirements clean
+.PHONY: help venv npm demo test check format verify protocols faults soak bench coverage build requirements clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -88,6 +91,9 @@ protocols: $(TESTABLE)  ## run the tests of the fidelity checklist and write doc
 
 faults: $(INSTALLED)  ## run the tests of the fault matrix and write their table into docs/reliability.md
 	PYTHONPATH=tests $(BIN)/python -m fault_matrix
+
+soak: $(INSTALLED)  ## run STREAMS streams with faults for SECONDS and write the figures into docs/reliability.md (ARGS)
+	PYTHONPATH=tests $(BIN)/python -m soak --seconds $(SECONDS) --streams $(STREAMS) --page docs/reliability.md $(ARGS)
 
 bench: $(INSTALLED)  ## measure added latency, throughput and memory (ARGS)
 	$(BIN)/python tests/bench/run.py $(ARGS)
