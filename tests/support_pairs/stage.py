@@ -76,7 +76,14 @@ class Stage:
         self.base = base
         self.upstream = upstream
         self.callers = callers
+        self._http = httpx2.Client(timeout=30, trust_env=False)
         self._spares = {protocol: iter(range(spares)) for protocol in PROVIDERS}
+
+    def close(self) -> None:
+        """Close all clients."""
+        self._http.close()
+        for caller in self.callers.values():
+            caller.close()
 
     def reset(self) -> None:
         """Forget what earlier tests did."""
@@ -127,15 +134,11 @@ class Stage:
     def post(self, lane: Lane, body: dict[str, Any] | bytes, **headers: str) -> httpx2.Response:
         """A call by hand, where what matters are bytes."""
         content: Any = {"content": body} if isinstance(body, bytes) else {"json": body}
-        with httpx2.Client(timeout=30, trust_env=False) as client:
-            return client.post(self._url(lane), headers={**_HEADERS, **headers}, **content)
+        return self._http.post(self._url(lane), headers={**_HEADERS, **headers}, **content)
 
     def read(self, lane: Lane, body: dict[str, Any], *, on_first: Callable[[], object]) -> str:
         """A stream by hand; `on_first` is called when something of it has come."""
-        with (
-            httpx2.Client(timeout=30, trust_env=False) as client,
-            client.stream("POST", self._url(lane), headers=_HEADERS, json=body) as answer,
-        ):
+        with self._http.stream("POST", self._url(lane), headers=_HEADERS, json=body) as answer:
             assert answer.status_code == 200
             pieces = answer.iter_raw()
             first = next(pieces)
@@ -167,8 +170,8 @@ def staged(*, spares: int = 0, keepalive: str = "15s", **options: Any) -> Iterat
                 MESSAGES: MessagesCaller(base, KEY, portal),
                 GEMINI: GeminiCaller(base, KEY, portal),
             }
+            stage = Stage(base, upstream, callers, spares=spares)
             try:
-                yield Stage(base, upstream, callers, spares=spares)
+                yield stage
             finally:
-                for caller in callers.values():
-                    caller.close()
+                stage.close()

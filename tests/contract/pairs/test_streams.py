@@ -3,7 +3,7 @@
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from support_pairs import (
     chat_chunks,
     delta,
     messages_events,
+    responses_event,
     responses_events,
     sse,
     staged,
@@ -161,20 +162,27 @@ def test_a_caller_who_gives_up_ends_the_upstreams_work(stage: Stage, lane: Lane)
 KEEPALIVES = {CHAT: ": keep-alive\n\n", RESPONSES: ": keep-alive\n\n", MESSAGES: "event: ping\n", GEMINI: "\n"}
 
 
+@pytest.fixture(scope="module")
+def impatient() -> Iterator[Stage]:
+    """A gateway that tells its callers very soon that it is still there."""
+    with staged(keepalive="30ms") as made:
+        yield made
+
+
 @pytest.mark.fidelity(7, 8, 9)
 @pytest.mark.parametrize("lane", pairs(stream=True))
-def test_a_slow_upstream_is_bridged_in_the_callers_protocol(lane: Lane) -> None:
+def test_a_slow_upstream_is_bridged_in_the_callers_protocol(impatient: Stage, lane: Lane) -> None:
     """While the upstream is silent the caller's own keep-alive comes; its SDK reads past it to the answer."""
-    with staged(keepalive="30ms") as stage:
-        whole = Reply(texts=("fine",)).scenario(lane.upstream, stream=True)
-        held = Scenario(Hold(), *whole.steps)
-        stage.play(held)
-        text = stage.read(lane, question(lane), on_first=held.gate.set)
-        assert text.startswith(KEEPALIVES[lane.client])
-        again = Scenario(Hold(), *whole.steps)
-        stage.play(again)
-        threading.Timer(0.15, again.gate.set).start()  # long enough for several keep-alives; none is needed to pass
-        assert stage.ask(lane, **QUESTION[lane.client]).text == "fine"
+    impatient.reset()
+    whole = Reply(texts=("fine",)).scenario(lane.upstream, stream=True)
+    held = Scenario(Hold(), *whole.steps)
+    impatient.play(held)
+    text = impatient.read(lane, question(lane), on_first=held.gate.set)
+    assert text.startswith(KEEPALIVES[lane.client])
+    again = Scenario(Hold(), *whole.steps)
+    impatient.play(again)
+    threading.Timer(0.15, again.gate.set).start()  # long enough for several keep-alives; none is needed to pass
+    assert impatient.ask(lane, **QUESTION[lane.client]).text == "fine"
 
 
 # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -203,18 +211,42 @@ ISSUERS = {CHAT: "openai", RESPONSES: "openai", MESSAGES: "anthropic", GEMINI: "
 PAIRS = [pytest.param(one, other, id=f"{one}-to-{other}") for one in PROTOCOLS for other in PROTOCOLS]
 
 
+def brief(protocol: str) -> bytes:
+    """The least of a stream that has a word and a call in it."""
+    call = Call(id="call_1", name="f", arguments='{"a":"☃"}')
+    told = Reply(texts=("雪👩‍🚀",), calls=(call,)).frames(protocol)
+    return b"".join(map(unrepeated, told) if protocol == RESPONSES else told)
+
+
+def unrepeated(frame: bytes) -> bytes:
+    """An event of Responses without what a response repeats of its request."""
+    told = json.loads(frame.partition(b"\ndata: ")[2])
+    if "response" not in told:
+        return frame
+    kept = ("id", "object", "created_at", "status", "model", "output", "usage")
+    told["response"] = {key: told["response"][key] for key in kept}
+    return responses_event(told.pop("type"), **told)
+
+
 @pytest.mark.fidelity(1, 5)
 @pytest.mark.parametrize(("client", "upstream"), PAIRS)
 def test_a_cut_at_every_byte_changes_nothing(client: str, upstream: str) -> None:
-    """Whatever two pieces an upstream's stream comes in, the caller's bytes are the same.
-
-    Upstreams' streams are read in one way for all callers: so one caller sees every cut, the others every seventh.
-    """
-    stream = b"".join(frames(upstream))
+    """Whatever two pieces an upstream's stream comes in, the caller's bytes are the same."""
+    stream = brief(upstream)
     whole = piped(client, upstream, [stream])
     assert "👩‍🚀".encode() in whole
-    every = 1 if client in {CHAT, upstream} else 7
-    for position in range(1, len(stream), every):
+    assert "☃".encode() in whole
+    for position in range(1, len(stream)):
+        assert piped(client, upstream, [stream[:position], stream[position:]]) == whole, position
+
+
+@pytest.mark.fidelity(1, 5)
+@pytest.mark.parametrize(("client", "upstream"), PAIRS)
+def test_cuts_through_everything_change_nothing(client: str, upstream: str) -> None:
+    """The same of a stream with all that there is in it, cut at places that are everywhere in its frames."""
+    stream = b"".join(frames(upstream))
+    whole = piped(client, upstream, [stream])
+    for position in range(1, len(stream), 23):
         assert piped(client, upstream, [stream[:position], stream[position:]]) == whole, position
 
 
