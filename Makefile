@@ -83,7 +83,7 @@ format: $(INSTALLED)  ## let ruff rewrite what it can
 
 # The long runs may sit still for minutes, so the guard against hanging tests is off; property
 # tests draw fresh examples here, where `make test` repeats the same ones.
-verify: $(INSTALLED)  ## run the long tests only: fuzzing, soak, kill rounds (ARGS)
+verify: $(INSTALLED)  ## run the long tests only: fuzzing, kill rounds (ARGS)
 	$(BIN)/python -m pytest -m verify -o faulthandler_timeout=0 --hypothesis-profile=search $(ARGS)
 
 protocols: $(TESTABLE)  ## run the tests of the fidelity checklist and write docs/protocols.md
