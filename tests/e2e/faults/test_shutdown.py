@@ -102,6 +102,24 @@ def test_server_that_cancels_by_itself(server: str, tmp_path: Path) -> None:
             assert site.process.wait(HANG) in ENDS
 
 
+@pytest.mark.fault(46, 53)
+@pytest.mark.parametrize("server", ["gthread", "sync"])
+def test_drain_at_the_signal_under_wsgi(server: str, tmp_path: Path) -> None:
+    """Flask on gunicorn, wired by a thread: a stream that outlasts the window reads its error event, well ended."""
+    wired = {"SERVED_DRAINS": "1"}
+    with Upstream.in_thread() as upstream:
+        upstream.default = sse_answer([chat_delta({"content": "x"}), Hold()])
+        config = configuration(upstream.base_url, drain="500ms")
+        with serving(server, config, tmp_path, environment=wired) as site:
+            with site.ask(CHAT, chat()) as lasting:
+                lasting.read_until(b'"x"')
+                site.process.send_signal(signal.SIGTERM)
+                assert LAST_WORD in lasting.rest()
+                assert lasting.has_ended
+            assert upstream.wait_closed(0)
+            assert site.process.wait(HANG) in ENDS
+
+
 def serve(folder: Path, upstream: ThreadedUpstream, *options: str) -> "subprocess.Popen[str]":
     """`llmproxy serve`, on its own."""
     (folder / "llmproxy.json").write_text(json.dumps(configuration(upstream.base_url)), encoding="utf-8")
