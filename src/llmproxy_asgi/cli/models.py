@@ -1,23 +1,25 @@
 """`models`: what a configuration serves, and by whom."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import typer
 
-from llmproxy_asgi.cli.reading import ConfigOption, read_config
+from llmproxy_asgi.cli.reading import ConfigOption, columns, read_config
 
 if TYPE_CHECKING:
     from llmproxy_asgi.providers.base import Provider
+    from llmproxy_asgi.routing.catalog import Rank
     from llmproxy_asgi.runtime import Runtime
 
-Row = tuple[str, str, str]
-_HEAD: Row = ("NAME", "TARGETS", "PROTOCOLS")
+Row = tuple[str, str, str, str]
+_HEAD: Row = ("NAME", "TARGETS", "PROTOCOLS", "STRATEGY")
 
 
 def show(config: ConfigOption = None) -> None:
     """List the names that clients may use, the targets behind each in their order, and what those speak.
 
+    Names under `models` show their strategy, and with `weighted` each target's share in brackets.
     `*` stands for anything: a provider without a list of models is asked for whatever a client names.
     """
     from llmproxy_asgi.runtime import Live, Runtime
@@ -26,15 +28,16 @@ def show(config: ConfigOption = None) -> None:
     rows = [*_named(plan), *_open_ended(plan.providers.values())]
     if not rows:
         typer.echo("No models: no provider is enabled.", err=True)
-    for line in _columns([_HEAD, *rows]) if rows else ():
+    for line in columns([_HEAD, *rows]) if rows else ():
         typer.echo(line)
 
 
 def _named(plan: "Runtime") -> Iterator[Row]:
     for name in plan.catalog.names():
-        targets = plan.catalog.resolve(name).targets
-        protocols = dict.fromkeys(protocol for target in targets for protocol in target.provider.protocols)
-        yield name, ", ".join(target.name for target in targets), ", ".join(protocols)
+        choice = plan.catalog.resolve(name)
+        protocols = dict.fromkeys(protocol for target in choice.targets for protocol in target.provider.protocols)
+        strategy = plan.config.models[name].strategy if name in plan.config.models else ""
+        yield name, ", ".join(map(_shown, choice.ranks)), ", ".join(protocols), strategy
 
 
 def _open_ended(providers: "Iterable[Provider]") -> Iterator[Row]:
@@ -43,12 +46,12 @@ def _open_ended(providers: "Iterable[Provider]") -> Iterator[Row]:
         spoken = ", ".join(provider.protocols)
         for entry in provider.config.models or ():
             if entry.enabled and entry.is_pattern:
-                yield entry.name, f"{provider.name}/{entry.upstream or entry.name}", spoken
+                yield entry.name, f"{provider.name}/{entry.upstream or entry.name}", spoken, ""
         if provider.config.models is None:
-            yield "*", f"{provider.name}/*", spoken
+            yield "*", f"{provider.name}/*", spoken, ""
 
 
-def _columns(rows: Sequence[Row]) -> Iterator[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+def _shown(rank: "Rank") -> str:
+    if rank.strategy != "weighted":
+        return ", ".join(target.name for target in rank.targets)
+    return ", ".join(f"{target.name} ({weight:g})" for target, weight in zip(rank.targets, rank.weights, strict=True))

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from llmproxy_asgi.cli import configuration, models, serving
+from llmproxy_asgi.cli.doctor import doctor
 
 program = typer.Typer(
     name="llmproxy",
@@ -42,3 +43,4 @@ program.command()(configuration.init)
 program.command()(configuration.check)
 program.command()(configuration.schema)
 program.command(name="models")(models.show)
+program.command()(doctor)

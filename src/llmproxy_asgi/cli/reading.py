@@ -1,6 +1,6 @@
-"""Reading a configuration for a command: what is wrong is printed, and the command ends."""
+"""What commands share: a configuration that is read, or the command ends; and tables."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, TypeAlias
 
@@ -31,6 +31,13 @@ def fail(message: str, *, code: int = 1) -> NoReturn:
     """
     typer.echo(message, err=True)
     raise typer.Exit(code)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table; its first row is its head."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def read_config(files: Sequence[Path] | None) -> "Config":

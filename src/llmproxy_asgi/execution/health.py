@@ -113,9 +113,17 @@ class HealthChecks:
             reason = await self._ask(provider, credential)
             if not reason:
                 break
-        health = Health(not reason, reason, self._clock.now(), self._clock.monotonic() - since)
+        health = self._found(reason, since)
         self._note(provider, health)
         return health
+
+    async def ask(self, provider: Provider, credential: Credential) -> Health:
+        """Ask one provider now by one of its credentials; what it says is nobody's but the asker's."""
+        since = self._clock.monotonic()
+        return self._found(await self._ask(provider, credential), since)
+
+    def _found(self, reason: str, since: float) -> Health:
+        return Health(not reason, reason, self._clock.now(), self._clock.monotonic() - since)
 
     async def _watch(self, provider: Provider) -> None:
         assert provider.config.health is not None

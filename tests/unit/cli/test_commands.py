@@ -1,18 +1,22 @@
 """The commands that need no server, and what the others refuse before they listen."""
 
+import functools
 import json
 import os
 import stat
 from pathlib import Path
 
+import httpx2
 import pytest
 from typer.testing import CliRunner, Result
+from typing_extensions import override
 
 from llmproxy_asgi.cli.program import program
 from llmproxy_asgi.config.loader import load_config
+from llmproxy_asgi.runtime import Live
 
 KEYS = {"OPENAI_API_KEY": "sk-one-0123456789", "ANTHROPIC_API_KEY": "sk-two-0123456789"}
-COMMANDS = ["demo", "serve", "init", "check", "schema", "models"]
+COMMANDS = ["demo", "serve", "init", "check", "schema", "models", "doctor"]
 
 
 @pytest.fixture(autouse=True)
@@ -181,9 +185,29 @@ models:
     assert [line.split("  ")[0] for line in listed.stdout.splitlines()] == ["NAME", "smart", "gpt-5", "fast", "o*", "*"]
     rows = {line.split()[0]: line for line in listed.stdout.splitlines()}
     assert "claude/opus, openai/gpt-5-mini" in rows["smart"]
-    assert "anthropic-messages, openai-chat" in rows["smart"]
+    assert "anthropic-messages, openai-responses" in rows["smart"]
     assert "openai/gpt-5-mini" in rows["fast"]
     assert "claude/*" in rows["*"]
+
+
+def test_models_show_strategies_and_weights() -> None:
+    """Of names under `models`: how targets are chosen, and each one's share where shares count."""
+    write(
+        """\
+providers:
+  openai: {api_key: x}
+  claude: {type: anthropic, api_key: x}
+models:
+  shared: {strategy: weighted, targets: [{target: claude/opus, weight: 3}, {target: openai/gpt-5, weight: 0.5}]}
+  turns: {strategy: round_robin, targets: [claude/opus, openai/gpt-5]}
+"""
+    )
+    rows = {line.split()[0]: line for line in run("models").stdout.splitlines()}
+    assert "claude/opus (3), openai/gpt-5 (0.5)" in rows["shared"]
+    assert rows["shared"].endswith(" weighted")
+    assert "claude/opus, openai/gpt-5 " in rows["turns"]
+    assert rows["turns"].endswith(" round_robin")
+    assert not rows["*"].endswith(" ")
 
 
 def test_models_of_nobody() -> None:
@@ -194,12 +218,77 @@ def test_models_of_nobody() -> None:
     assert "no provider" in listed.stderr
 
 
-@pytest.mark.parametrize("command", ["models", "serve"])
+@pytest.mark.parametrize("command", ["models", "serve", "doctor"])
 def test_configuration_that_is_not_there(command: str) -> None:
     """Where the usual file is missing, the way to one is named."""
     refused = run(command)
     assert refused.exit_code == 1
     assert "llmproxy init" in refused.stderr
+
+
+# doctor
+
+UPSTREAM = "https://upstream.invalid/v1"
+
+
+@pytest.fixture
+def sick(monkeypatch: pytest.MonkeyPatch) -> dict[str, int | Exception]:
+    """What upstreams say, by the key that they are shown; 200 to any other."""
+    says: dict[str, int | Exception] = {}
+
+    class Said(httpx2.AsyncBaseTransport):
+        @override
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            said = says.get(request.headers["authorization"].removeprefix("Bearer "), 200)
+            if isinstance(said, Exception):
+                raise said
+            return httpx2.Response(said, json={})
+
+    monkeypatch.setattr("llmproxy_asgi.runtime.Live", functools.partial(Live, transports={"*": Said()}))
+    return says
+
+
+def test_doctor_asks_by_each_credential(sick: dict[str, int | Exception]) -> None:
+    """A line for each: by its fingerprint, what is wrong in words, and how long it took; never the key itself."""
+    sick.update({"sk-bad": 401, "sk-gone": httpx2.ConnectError("gone"), "sk-busy": 503})
+    write(
+        f"""\
+providers:
+  one: {{type: openai-compatible, base_url: "{UPSTREAM}", api_key: [sk-good, sk-bad]}}
+  two: {{type: openai-compatible, base_url: "{UPSTREAM}", api_key: sk-gone}}
+  three: {{type: openai-compatible, base_url: "{UPSTREAM}", api_key: sk-busy}}
+  off: {{type: openai-compatible, base_url: "{UPSTREAM}", api_key: sk-off, enabled: false}}
+  simulated:
+"""
+    )
+    told = run("doctor")
+    assert told.exit_code == 1
+    assert "sk-" not in told.output
+    head, *rows = [line.split("  ") for line in told.stdout.splitlines()]
+    shown = [[cell.strip() for cell in row if cell] for row in rows]
+    assert [cell.strip() for cell in head if cell] == ["PROVIDER", "CREDENTIAL", "STATE", "SECONDS"]
+    assert [(row[0], row[2]) for row in shown] == [
+        ("one", "ok"),
+        ("one", "the credential is refused"),
+        ("two", "it fails, or cannot be reached"),
+        ("three", "it is overloaded"),
+        ("simulated", "ok"),
+    ]
+    assert shown[0][1] != shown[1][1]
+    assert all(float(row[3]) >= 0 for row in shown)
+    assert "3 of 5 not well" in told.stderr
+
+
+def test_doctor_of_the_healthy_and_of_nobody(sick: dict[str, int | Exception]) -> None:
+    """Nothing wrong is 0; nothing to ask is 1."""
+    write(f"""providers: {{one: {{type: openai-compatible, base_url: "{UPSTREAM}", api_key: sk-good}}}}""")
+    told = run("doctor", "--config", "llmproxy.yaml")
+    assert (told.exit_code, told.stderr) == (0, "")
+    write("{}")
+    told = run("doctor")
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert "No provider" in told.stderr
+    assert not sick
 
 
 # serve and demo, before they listen
