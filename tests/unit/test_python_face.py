@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
+import httpx2
+import openai
 import pytest
 
 from llmproxy_asgi import Gateway, MisuseError, Principal, UpstreamError, create_llm_client
@@ -102,6 +104,74 @@ async def test_refusals_are_told_to_observers() -> None:
         with pytest.raises(UpstreamError):
             await gateway.complete(model="error-400", messages=HELLO)
         assert [type(fact) for fact in noting.facts if isinstance(fact, CallRefused | CallFinished)] == [CallFinished]
+
+
+# ── its life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.anyio
+async def test_a_drained_gateway_refuses_until_it_is_reopened() -> None:
+    """The clients in process read the 503 that others read; the window is the configuration's unless one is given."""
+    async with Gateway({**SIMULATED, "drain": 0.01}) as gateway, gateway.openai(max_retries=0) as client:
+        asked: Any = {"model": "echo", "messages": HELLO}
+        await gateway.drain()
+        with pytest.raises(openai.InternalServerError) as refused:
+            await client.chat.completions.create(**asked)
+        assert (refused.value.status_code, refused.value.code) == (503, "shutting_down")
+        gateway.reopen()
+        assert (await client.chat.completions.create(**asked)).choices[0].message.content
+        await gateway.drain(0)
+        gateway.reopen()
+        assert (await gateway.complete(model="echo", messages=HELLO)).text
+
+
+@pytest.mark.anyio
+async def test_a_drain_gives_a_stream_its_window_and_ends_it_then() -> None:
+    """What is under way when the window is over reads an error; nothing is left open."""
+    async with Gateway(SIMULATED) as gateway, gateway.openai(max_retries=0) as client:
+        asked: Any = {"model": "stall", "messages": HELLO, "stream": True}
+        stream: Any = await client.chat.completions.create(**asked)
+        await anext(stream)
+        draining = asyncio.create_task(gateway.drain(0.01))
+        with pytest.raises(openai.APIError, match="shutting down"):
+            async for _ in stream:
+                pass
+        await draining
+
+
+@pytest.mark.anyio
+async def test_a_reload_changes_what_follows_and_nothing_that_runs() -> None:
+    """A wrong configuration changes nothing at all."""
+    async with Gateway(SIMULATED) as gateway:
+        stream = gateway.stream(model="simulated/echo", messages=HELLO)
+        assert isinstance(await anext(stream), Started)
+        await gateway.reload({"providers": {"other": {"type": "simulated"}}})
+        assert [*gateway.config.providers] == ["other"]
+        assert isinstance([event async for event in stream][-1], Ended)
+        with pytest.raises(ConfigError):
+            await gateway.reload({"providers": {"other": {"type": "nobody"}}})
+        assert (await gateway.complete(model="other/echo", messages=HELLO)).text
+
+
+@pytest.mark.anyio
+async def test_health_asks_every_provider_at_once() -> None:
+    """By the providers' names; one that is switched off is not asked."""
+    gone = httpx2.MockTransport(lambda _: httpx2.Response(401))
+    providers = {
+        "simulated": {},
+        "bad": {"type": "openai-compatible", "base_url": "https://upstream.invalid/v1", "api_key": "sk-x"},
+        "off": {"type": "simulated", "enabled": False},
+    }
+    async with Gateway({"providers": providers}, transport={"bad": gone}) as gateway:
+        found = await gateway.health()
+    assert {name: (each.healthy, each.reason) for name, each in found.items()} == {
+        "simulated": (True, ""),
+        "bad": (False, "upstream_auth"),
+    }
+    assert all(each.seconds >= 0 and each.checked_at.tzinfo for each in found.values())
+
+
+# ── the short client ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.anyio
