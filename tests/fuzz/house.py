@@ -253,7 +253,9 @@ class House:
         self._tasks = set(asyncio.all_tasks())
         # The transport's errors are its own to tell; the books are open on both sides.
         self._gateway = Gateway(configuration(), transport=self.upstream, observers=[self._books])
-        logging.getLogger("llmproxy_asgi").addHandler(self._complaints)
+        log = logging.getLogger("llmproxy_asgi")
+        log.addHandler(self._complaints)
+        log.propagate = False  # whoever else listens would keep a line for each of many thousand calls
         asyncio.get_running_loop().set_exception_handler(self._unhandled)
         return self
 
@@ -261,7 +263,9 @@ class House:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._gateway.aclose()
-        logging.getLogger("llmproxy_asgi").removeHandler(self._complaints)
+        log = logging.getLogger("llmproxy_asgi")
+        log.removeHandler(self._complaints)
+        log.propagate = True
         if error is None:
             gc.collect()
             await asyncio.sleep(0)

@@ -1,5 +1,7 @@
 """No input makes the gateway fail in a way that it should not: a slice for every day, and the long form."""
 
+import time
+
 import pytest
 
 from fuzz.campaign import AREAS, Find, Result, campaign, make
@@ -61,8 +63,6 @@ def test_a_case_is_made_again_by_its_number() -> None:
 
 
 def _over_sockets(count: int, *, seed: int) -> Result:
-    import time
-
     result = Result()
     began = time.monotonic()
     with wired() as gateway:
