@@ -450,7 +450,7 @@ FIELDS = st.sampled_from(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(MESSAGES, st.dictionaries(FIELDS, JSON, max_size=3))
 def test_no_request_raises_anything_but_bad_request(messages: list[Any], fields: dict[str, Any]) -> None:
     """Whatever the JSON, it is read or refused as the caller's fault with a path."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from conversations.strategies import event_rows, requests, responses
@@ -211,6 +211,8 @@ def _marked(part: Part) -> Part:
 @given(requests())
 def test_a_request_survives(made: Request) -> None:
     """A request that one half writes is read by the other with all that this protocol can say."""
+    marked = [part for each in made.messages for part in each.parts if getattr(part, "cache_mark", None)]
+    assume(len(marked) <= 4)  # of more, Chat takes the last four
     sent = OUTBOUND.encode(made, upstream())
     found = INBOUND.decode(INBOUND.open(sent.body, headers={}))
     assert normal(found).messages == normal(made).messages
