@@ -19,13 +19,16 @@ AWAY: Final = "away"
 
 NONE: Final = "none"
 REFUSED: Final = "refused"
-EARLY: Final = (REFUSED, "reset", "rate_limited", "error", "silent", "slow")
+EARLY: Final = (REFUSED, "reset", "rate_limited", "error", "told", "silent", "slow")
 """Faults before the first event: the caller notices nothing of them."""
 LATE: Final = ("stall", "cut", "malformed", "reset_late")
 """Faults in the middle: a stream ends with its protocol's error, a whole answer is asked for again."""
 DOWN: Final = "down"
 """Every try fails."""
 FAULTS: Final = (*EARLY, *LATE, DOWN)
+
+WHOLE_ROUND: Final = len(WIRES) * (len(FAULTS) + 1)
+"""Conversations among which each protocol meets each fault once."""
 
 FAULTY: Final = 0.2
 """Share of calls whose upstream fails."""

@@ -29,7 +29,7 @@ from page_sections import with_part
 from soak.caller import get
 from soak.checks import MIB, Check, Evidence, Sample, judge
 from soak.load import Load
-from soak.plan import NONE, Plan
+from soak.plan import NONE, WHOLE_ROUND, Plan
 from soak.records import OPS, Closing, Entry, Fact, State
 
 PART = "soak"
@@ -234,7 +234,7 @@ class _Seen(NamedTuple):
 
 async def _play(options: Options, host: Child) -> _Seen:
     port = int(host.said)
-    talks = max(48, options.streams // 2 // 48 * 48)
+    talks = max(1, options.streams // 2 // WHOLE_ROUND) * WHOLE_ROUND
     plan = Plan(options.seed, talks=talks, pace=options.pace)
     load = Load(port, options.streams, plan.calls())
     await load.rehearse(2 * talks)

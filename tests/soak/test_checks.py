@@ -10,7 +10,7 @@ import pytest
 from soak.caller import Answer, _judged
 from soak.checks import Evidence, Sample, judge, slope
 from soak.load import Played
-from soak.plan import DOWN, FAULTS, NONE, REFUSED, Call, Plan, errand_in
+from soak.plan import DOWN, FAULTS, NONE, REFUSED, WHOLE_ROUND, Call, Plan, errand_in
 from soak.records import Closing, Entry, Fact, State
 from soak.run import Options, Outcome, section
 
@@ -23,7 +23,7 @@ STATE = State(
 @cache
 def evidence() -> Evidence:
     """Of a soak in which all was well."""
-    calls = list(islice(Plan(3, talks=48, pace=0.1).calls(), 400))
+    calls = list(islice(Plan(3, talks=WHOLE_ROUND, pace=0.1).calls(), 400))
     samples = [Sample(float(second), (80 << 20) + second % 3 * 4096) for second in range(180, 600)]
     facts = [fact for call in calls for fact in _facts(call)]
     entries = [_entry(call, attempt) for call in calls for attempt in range(1, 3)]
@@ -158,10 +158,10 @@ def test_slopes_are_least_squares(samples: Sequence[tuple[float, float]], expect
 
 def test_a_plan_is_its_seeds() -> None:
     """The same again from the same seed, another from another; and all that is to happen does."""
-    calls = list(islice(Plan(7, talks=48, pace=0.1).calls(), 3000))
-    assert calls == list(islice(Plan(7, talks=48, pace=0.1).calls(), 3000))
-    assert calls != list(islice(Plan(8, talks=48, pace=0.1).calls(), 3000))
-    drawn = calls[96:]
+    calls = list(islice(Plan(7, talks=WHOLE_ROUND, pace=0.1).calls(), 3000))
+    assert calls == list(islice(Plan(7, talks=WHOLE_ROUND, pace=0.1).calls(), 3000))
+    assert calls != list(islice(Plan(8, talks=WHOLE_ROUND, pace=0.1).calls(), 3000))
+    drawn = calls[2 * WHOLE_ROUND :]
     faulty = sum(call.errand.fault != NONE for call in drawn) / len(drawn)
     assert 0.17 < faulty < 0.23
     assert 0.08 < sum(call.leaves is not None for call in drawn) / len(drawn) < 0.12
@@ -170,9 +170,12 @@ def test_a_plan_is_its_seeds() -> None:
         (wire, first) for wire in ("chat", "responses", "messages", "gemini")
         for first in ("chat", "responses", "messages", "gemini")
     }  # fmt: skip
-    rehearsed = calls[:96]
+    rehearsed = calls[: 2 * WHOLE_ROUND]
     assert {call.errand.fault for call in rehearsed} == {NONE, *FAULTS}
-    assert len({(call.talk, call.talk.model(REFUSED)) for call in rehearsed if call.errand.fault == REFUSED}) == 48
+    assert (
+        len({(call.talk, call.talk.model(REFUSED)) for call in rehearsed if call.errand.fault == REFUSED})
+        == WHOLE_ROUND
+    )
 
 
 def test_an_errand_is_read_from_its_prompt() -> None:

@@ -30,7 +30,7 @@ from llmproxy_asgi.testing import (
 )
 from soak.plan import DOWN, LATE, NONE, Errand, Wire, errand_in
 from soak.records import Closing, Entry
-from soak.wires import spoken, whole
+from soak.wires import failure, spoken, whole
 
 SLOW = 1.5
 """Seconds before a slow answer."""
@@ -96,10 +96,10 @@ def _scenario(received: Received, errand: Errand, wire: Wire, fault: str) -> Sce
             return Scenario(Hold())
         case _:
             pass
-    if b":streamGenerateContent" in received.path.encode() or received.json().get("stream"):
-        answer = _streamed(received, errand, wire, fault)
-    else:
-        answer = _whole(errand, wire, fault)
+    streamed = ":streamGenerateContent" in received.path or received.json().get("stream")
+    if fault == "told":
+        return sse_answer([failure(wire)]) if streamed else error_answer(503)
+    answer = _streamed(received, errand, wire, fault) if streamed else _whole(errand, wire, fault)
     return Scenario(Wait(SLOW), *answer.steps) if fault == "slow" else answer
 
 

@@ -56,6 +56,20 @@ def spoken(errand: Errand, wire: Wire, *, wants_usage: bool) -> Spoken:
             return Spoken([], pieces, [_data(_gemini(errand, "", finish="STOP"))])
 
 
+def failure(wire: Wire) -> bytes:
+    """The error that a stream may begin with, though its status said 200."""
+    text = "Overloaded; try again."
+    match wire:
+        case "chat":
+            return _data({"error": {"message": text, "type": "server_error", "code": "server_error"}})
+        case "responses":
+            return _event("error", {"sequence_number": 0, "code": "server_error", "message": text, "param": None})
+        case "messages":
+            return _event("error", {"error": {"type": "overloaded_error", "message": text}})
+        case "gemini":
+            return _data({"error": {"code": 503, "message": text, "status": "UNAVAILABLE"}})
+
+
 # ── Chat ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
