@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable
 
 import msgspec
+from typing_extensions import override
 
 from llmproxy_asgi.clock import Clock
 from llmproxy_asgi.conversation import Batch, Ended, Failed, Response, Started, StreamEvent, Usage, UsageReported
@@ -43,22 +44,17 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool
 
 
-class Telling:
-    """Tells one call.
+class _Teller:
+    """Who is told of what.
 
     Args:
         observers: Who wants to know.
         clock: What times are measured with.
         course: The call's own counts.
         caller: Who asked for what.
-
-    Attributes:
-        usage: What the upstream has reported so far.
-        failure: What broke the stream.
-        ended: Whether the stream has told its end, be it good or bad.
     """
 
-    __slots__ = ("_began", "_caller", "_clock", "_course", "_observers", "_since", "_told", "ended", "failure", "usage")
+    __slots__ = ("_caller", "_clock", "_course", "_observers", "_since")
 
     def __init__(self, observers: Observers, clock: Clock, course: Course, caller: Caller) -> None:
         self._observers = observers
@@ -66,6 +62,22 @@ class Telling:
         self._course = course
         self._caller = caller
         self._since = clock.monotonic()
+
+
+class Telling(_Teller):
+    """Tells one call.
+
+    Attributes:
+        usage: What the upstream has reported so far.
+        failure: What broke the stream.
+        ended: Whether the stream has told its end, be it good or bad.
+    """
+
+    __slots__ = ("_began", "_told", "ended", "failure", "usage")
+
+    @override
+    def __init__(self, observers: Observers, clock: Clock, course: Course, caller: Caller) -> None:
+        super().__init__(observers, clock, course, caller)
         self._began: float | None = None
         self._told = False
         self.usage: Usage | None = None
@@ -180,17 +192,10 @@ class Telling:
         return ("cut", 200, kind) if begun and self._caller.stream else ("error", status, kind)
 
 
-class CountTelling:
-    """Tells one count of tokens; the arguments are those of `Telling`."""
+class CountTelling(_Teller):
+    """Tells one count of tokens."""
 
-    __slots__ = ("_caller", "_clock", "_course", "_observers", "_since")
-
-    def __init__(self, observers: Observers, clock: Clock, course: Course, caller: Caller) -> None:
-        self._observers = observers
-        self._clock = clock
-        self._course = course
-        self._caller = caller
-        self._since = clock.monotonic()
+    __slots__ = ()
 
     def finish(
         self,
