@@ -158,7 +158,12 @@ class ScriptedUpstream(httpx2.AsyncBaseTransport):
     @override
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         body = await request.aread()
-        path = urllib.parse.unquote(request.url.path)
+        status, headers, pieces = self.answer(urllib.parse.unquote(request.url.path), body)
+        encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        return httpx2.Response(status, headers=encoded, stream=_Body(self, pieces))
+
+    def answer(self, path: str, body: bytes) -> Reply:
+        """What is answered to a request."""
         protocol = protocol_of(path)
         self.spoke.append(protocol)
         tree: Any = {}
@@ -167,9 +172,7 @@ class ScriptedUpstream(httpx2.AsyncBaseTransport):
         except Illegal as error:
             self.wrong.append(f"what went to the upstream: {error}")
         streamed = ":streamGenerateContent" in path or (isinstance(tree, dict) and tree.get("stream") is True)
-        status, headers, pieces = (self.reply or self._recorded(path, tree))(protocol, streamed)
-        encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-        return httpx2.Response(status, headers=encoded, stream=_Body(self, pieces))
+        return (self.reply or self._recorded(path, tree))(protocol, streamed)
 
     def _recorded(self, path: str, tree: Any) -> Callable[[str, bool], Reply]:
         def reply(protocol: str, streamed: bool) -> Reply:

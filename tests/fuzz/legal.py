@@ -346,7 +346,7 @@ _LIFE_ENDS: Mapping[Any, bool] = {
 def _responses_stream(events: Events, *, relayed: bool) -> bool:
     _need(events, "an empty stream")
     trees = [(name, read(data)) for name, data in (events[-1:] if relayed else events)]
-    last = trees[-1][1].get("type")
+    last = trees[-1][1].get("type") or (trees[-1][0] if relayed else None)
     _need(last in _LIFE_ENDS, "the stream has no end", trees[-1])
     if relayed:
         return _LIFE_ENDS[last]
@@ -379,7 +379,7 @@ def _messages_stream(events: Events, *, relayed: bool) -> bool:
     _need(events, "an empty stream")
     trees = [(name, read(data)) for name, data in (events[-1:] if relayed else events)]
     last = trees[-1][1]
-    well = bool(last.get("type") == "message_stop")
+    well = (last.get("type") or (trees[-1][0] if relayed else None)) == "message_stop"
     if not well:
         _error_object(MESSAGES, last)
     if relayed:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import unquote
 
-from fuzz.house import Answered, Asked, configuration, protocol_of
+from fuzz.house import Answered, Asked, Reply, ScriptedUpstream, configuration
 from fuzz.legal import Illegal
 from fuzz.request_cases import RequestCase, judge, request_case
 from fuzz.seeds import PROTOCOLS, UPSTREAMS
@@ -28,13 +28,13 @@ def _head(status: int, headers: Iterator[tuple[str, str]] | list[tuple[str, str]
     return "\r\n".join(lines).encode("latin-1")
 
 
-def scenario(case: WireCase, rng: random.Random) -> Scenario:
-    """What the upstream of a case does: in chunks, with a length that is right or wrong, or until it closes."""
-    status, headers, pieces = case.reply
+def scenario(reply: Reply, rng: random.Random, *, right: bool) -> Scenario:
+    """What an upstream does: in chunks, with a length that is right or wrong (unless `right`), or until it closes."""
+    status, headers, pieces = reply
     size = sum(map(len, pieces))
     match rng.randrange(4):
         case 0:
-            length = max(0, size + rng.choice((0, 0, 0, 5, -5)))
+            length = max(0, size + (0 if right else rng.choice((0, 0, 0, 5, -5))))
             return Scenario(
                 Send(_head(status, list(headers), f"content-length: {length}")), *map(Send, pieces), Close()
             )
@@ -42,7 +42,7 @@ def scenario(case: WireCase, rng: random.Random) -> Scenario:
             return Scenario(Send(_head(status, list(headers), "connection: close")), *map(Send, pieces), Close())
         case _:
             chunks = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece]
-            end = [b"0\r\n\r\n"] if rng.random() < 0.9 else []
+            end = [b"0\r\n\r\n"] if right or rng.random() < 0.9 else []
             head = _head(status, list(headers), "transfer-encoding: chunked")
             return Scenario(Send(head), *map(Send, [*chunks, *end]), Close())
 
@@ -62,9 +62,13 @@ class Wired:
             Illegal: That breaks a promise.
         """
         request = case if isinstance(case, RequestCase) else case.request
-        wire = case if isinstance(case, WireCase) else wire_case(rng.choice(UPSTREAMS), rng)
-        self._upstream.scenario, self._upstream.spoke = scenario(wire, rng), ()
+        upstream = self._upstream.script = ScriptedUpstream()
+        upstream.rng = rng
+        if isinstance(case, WireCase):
+            upstream.reply = lambda *_: case.reply
         answered = self.ask(request.asked)
+        if upstream.wrong:
+            raise Illegal("; ".join(upstream.wrong))
         if answered is not None:
             judge(request, answered)
 
@@ -86,7 +90,7 @@ class Wired:
                     got += piece
             except TimeoutError:
                 raise Illegal("it hangs") from None
-        return _parsed(bytes(got), self._upstream.spoke)
+        return _parsed(bytes(got), tuple(self._upstream.script.spoke))
 
 
 def _parsed(data: bytes, spoke: tuple[str, ...]) -> Answered:
@@ -114,13 +118,13 @@ class Play:
     """What the upstream does with every request until it is told another thing."""
 
     def __init__(self) -> None:
-        self.scenario = Scenario(Close())
-        self.spoke: tuple[str, ...] = ()
+        self.script = ScriptedUpstream()
 
     def __call__(self, received: Received) -> Scenario:
         """The answer to a request."""
-        self.spoke = (*self.spoke, protocol_of(unquote(received.path)))
-        return self.scenario
+        script = self.script
+        reply = script.answer(unquote(received.path), received.body)
+        return scenario(reply, script.rng, right=script.reply is None)
 
 
 @contextmanager
