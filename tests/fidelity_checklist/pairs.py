@@ -16,7 +16,7 @@ Proved = Mapping[int, frozenset[tuple[str, str]]]
 
 _CODES = {name.lower(): letter for letter, name in LETTERS.items() if letter != "*"}
 _NAMES = "|".join(_CODES)
-_LANE = re.compile(rf"\b({_NAMES})-(?:to-)?({_NAMES})\b")
+_LANE = re.compile(rf"\b({_NAMES})-to-({_NAMES})\b")
 _ONE = re.compile(rf"\b({_NAMES})\b")
 
 

@@ -47,6 +47,7 @@ def test_pairs_are_read_from_ids() -> None:
     assert proved({19: ["f.py::t"], 20: ["f.py::t"]}) == {19: {("C", "M")}, 20: frozenset()}
     assert proved({13: ["f.py::t[whole-messages]"]}) == {13: {("M", "M")}}
     assert proved({19: ["f.py::t[messages-to-chat]"]}) == {19: frozenset()}
+    assert proved({20: ["f.py::t[messages-chat]"]}) == {20: frozenset()}  # two parameters in either order
 
 
 def test_marks_are_found_on_functions_and_on_parameters(tmp_path: Path) -> None:

@@ -39,12 +39,14 @@ def ask(node: Node, base: str) -> Ask:
 
 
 each_sdk = pytest.mark.parametrize("sdk", PROTOCOLS)
-each_upstream = pytest.mark.parametrize("upstream", PROTOCOLS)
+each_pair = pytest.mark.parametrize(
+    ("sdk", "upstream"),
+    [pytest.param(sdk, upstream, id=f"{sdk}-to-{upstream}") for sdk in PROTOCOLS for upstream in PROTOCOLS],
+)
 
 
 @pytest.mark.fidelity(18)
-@each_upstream
-@each_sdk
+@each_pair
 def test_words_come_in_pieces(ask: Ask, sdk: str, upstream: str) -> None:
     """Each word is handed out as it came; the whole has the text, the end, the count and the model as asked."""
     outcome = ask(sdk, f"{upstream}/echo")
@@ -60,8 +62,7 @@ def test_words_come_in_pieces(ask: Ask, sdk: str, upstream: str) -> None:
 
 
 @pytest.mark.parametrize(("model", "count"), [("tools", 1), ("parallel", 2)])
-@each_upstream
-@each_sdk
+@each_pair
 def test_calls_are_assembled(ask: Ask, sdk: str, upstream: str, model: str, count: int) -> None:
     """One call or two at once, each with an id of its own and its arguments whole, and no word."""
     answer = ask(sdk, f"{upstream}/{model}", tool=True).whole
@@ -72,8 +73,7 @@ def test_calls_are_assembled(ask: Ask, sdk: str, upstream: str, model: str, coun
     assert answer["finish"] == CALLED[sdk]
 
 
-@each_upstream
-@each_sdk
+@each_pair
 def test_reasoning_comes_apart_from_the_answer(ask: Ask, sdk: str, upstream: str) -> None:
     """What a model thinks is where each SDK has its thoughts, and what it says is where it has its words."""
     answer = ask(sdk, f"{upstream}/reasoning").whole
@@ -84,8 +84,7 @@ def test_reasoning_comes_apart_from_the_answer(ask: Ask, sdk: str, upstream: str
         assert [bool(signature) for signature in answer["signatures"]] == [True]
 
 
-@each_upstream
-@each_sdk
+@each_pair
 def test_an_answer_that_ran_out_of_tokens_says_so(ask: Ask, sdk: str, upstream: str) -> None:
     """In the words of each SDK, and with the text up to there."""
     answer = ask(sdk, f"{upstream}/length").whole
@@ -101,8 +100,7 @@ def test_an_answer_that_ran_out_of_tokens_says_so(ask: Ask, sdk: str, upstream: 
         ("error-400", (400, "BadRequestError", "INVALID_ARGUMENT")),
     ],
 )
-@each_upstream
-@each_sdk
+@each_pair
 def test_a_refusal_before_the_first_event_has_its_class(
     ask: Ask, sdk: str, upstream: str, model: str, told: tuple[int, str, str]
 ) -> None:
@@ -129,8 +127,7 @@ def test_a_key_that_nobody_knows_is_refused(ask: Ask, sdk: str) -> None:
 
 
 @pytest.mark.fidelity(95)
-@each_upstream
-@each_sdk
+@each_pair
 def test_a_stream_that_breaks_off_never_ends_well(ask: Ask, sdk: str, upstream: str) -> None:
     """Half an answer is thrown as an error behind its words; Responses ends as failed, with the words in it."""
     outcome = ask(sdk, f"{upstream}/cut")

@@ -107,7 +107,7 @@ class Failure:
 
 SECRET = "The cat sat on key sk-cat."
 SAME = "invalid_request_error"
-OPENAIS = {CHAT, RESPONSES}
+OPENAIS = (CHAT, RESPONSES)
 SDK_ERRORS = (openai.APIStatusError, anthropic.APIStatusError, errors.APIError)
 
 
@@ -253,16 +253,16 @@ def test_our_refused_credential_is_never_the_callers(stage: Stage, lane: Lane) -
 
 
 @pytest.mark.fidelity(91)
-@pytest.mark.parametrize("client", [CHAT, RESPONSES])
-@pytest.mark.parametrize("upstream", [CHAT, RESPONSES, MESSAGES])
-def test_a_long_prompt_has_openais_code_for_it(stage: Stage, client: str, upstream: str) -> None:
+@pytest.mark.parametrize(
+    "lane", [lane for to in (CHAT, RESPONSES, MESSAGES) for who in OPENAIS for lane in pairs(client=who, upstream=to)]
+)
+def test_a_long_prompt_has_openais_code_for_it(stage: Stage, lane: Lane) -> None:
     """Callers of OpenAI's protocols shorten and try again by the code `context_length_exceeded`, whoever says so."""
-    lane = Lane(client=client, upstream=upstream)
-    details = {"error_code": "prompt_too_long"} if upstream == MESSAGES else {}
-    code = {"code": "context_length_exceeded"} if upstream in OPENAIS else {"details": details}
+    details = {"error_code": "prompt_too_long"} if lane.upstream == MESSAGES else {}
+    code = {"code": "context_length_exceeded"} if lane.upstream in OPENAIS else {"details": details}
     stage.play(error_answer(400, {"type": "error", "error": {"type": SAME, "message": "too long", **code}}))
     with pytest.raises(openai.BadRequestError) as caught:
-        stage.ask(lane, **QUESTION[client])
+        stage.ask(lane, **QUESTION[lane.client])
     assert (caught.value.status_code, caught.value.code) == (400, "context_length_exceeded")
 
 
