@@ -114,7 +114,7 @@ def configuration(upstream: str, closed: str, streams: int) -> dict[str, Any]:
     common: dict[str, Any] = {
         "api_key": [f"sk-soak-{letter}" for letter in "abcdef"],
         "cooldown": "1s",
-        "timeout": {"connect": "2s", "first_byte": FIRST_BYTE, "idle": IDLE, "total": "5m"},
+        "timeout": {"connect": "5s", "first_byte": FIRST_BYTE, "idle": IDLE, "total": "5m"},
         "retry": {"attempts": 2, "backoff": "50ms"},
         "rate_limit": {"requests_per_second": 2000, "tokens_per_minute": 10**9, **queue},
         "max_concurrency": max(4, streams * 2 // 5),
