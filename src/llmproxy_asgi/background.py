@@ -18,10 +18,12 @@ from collections.abc import Sequence
 import msgspec
 
 from llmproxy_asgi.access.keys import Grant
+from llmproxy_asgi.answers import stream_of
+from llmproxy_asgi.call import Call
 from llmproxy_asgi.conversation import EMPTY
 from llmproxy_asgi.custody.responses import ResponseCustody, Status, WireEvent
 from llmproxy_asgi.custody.stateful import Turn
-from llmproxy_asgi.engine import Call, Engine, stream_of
+from llmproxy_asgi.engine import Engine
 from llmproxy_asgi.errors import (
     BadRequest,
     CallerError,

@@ -12,9 +12,11 @@ from typing import Protocol
 import msgspec
 
 from llmproxy_asgi.access.keys import Grant
+from llmproxy_asgi.answers import CallerStream, failure, stream_of, whole_of
+from llmproxy_asgi.call import Call
 from llmproxy_asgi.conversation import EMPTY
 from llmproxy_asgi.endpoints.exchange import CallerGone, CallerWatch, Exchange, KeepAlive
-from llmproxy_asgi.engine import Call, CallerStream, Engine, failure, stream_of, whole_of
+from llmproxy_asgi.engine import Engine
 from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError
 from llmproxy_asgi.execution.open_calls import SHUTTING_DOWN, going_down
 from llmproxy_asgi.telemetry.telling import tell_refusal
@@ -118,7 +120,8 @@ async def _serve_whole(engine: Engine, exchange: Exchange, inbound: AnyInbound, 
 
 
 async def _serve_count(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, grant: Grant) -> None:
-    counted = await engine.count(intake, inbound, grant, strict=_strict(exchange), request_id=exchange.request_id)
+    with engine.runtime.open_calls.call():
+        counted = await engine.count(intake, inbound, grant, strict=_strict(exchange), request_id=exchange.request_id)
     headers = [*_ids(exchange, inbound), *_headers(counted.target.model, counted.warnings)]
     await exchange.answer(200, [_JSON, *headers], inbound.encode_count(counted.tokens))
 

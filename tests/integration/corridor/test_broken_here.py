@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmproxy_asgi import LLMProxy
-from llmproxy_asgi.engine import CallerStream
+from llmproxy_asgi.answers import CallerStream
 from llmproxy_asgi.errors import GatewayError
 from llmproxy_asgi.testing import Gate, Hold, ThreadedUpstream, Upstream, sse_answer
 from support_pairs import CHAT, RESPONSES, Reply

@@ -1,0 +1,90 @@
+"""A call's answer as the bytes that its caller reads, whether it is passed on or translated, kept or not."""
+
+from typing_extensions import override
+
+from llmproxy_asgi.call import Call
+from llmproxy_asgi.conversation import Batch, Failed
+from llmproxy_asgi.custody.stateful import Turn
+from llmproxy_asgi.errors import GatewayError
+from llmproxy_asgi.translators.base import AnyInbound, Intake, StreamEncoder
+
+
+class CallerStream:
+    """A call's batches as the bytes that its caller reads.
+
+    A failure is written as the protocol's own error event, whether the stream was relayed or translated.
+    """
+
+    __slots__ = ("_call", "_encoder", "_inbound", "_intake", "_next", "_tap")
+
+    def __init__(self, call: Call, inbound: AnyInbound, intake: Intake) -> None:
+        self._next = call.next
+        self._call = call
+        self._tap = call.tap
+        self._inbound = inbound
+        self._intake = intake
+        self._encoder: StreamEncoder | None = None if call.relays else inbound.encoder(intake)
+
+    async def next(self) -> bytes | None:
+        """The next bytes, maybe none yet; None after the last."""
+        batch = await self._next()
+        if batch is None:
+            return None
+        if self._encoder is not None:
+            if kept := self._tap.feed(batch.events):
+                await self._call.keep(kept)
+            return self._encoder.feed(batch.events)
+        raw = batch.raw or b""
+        if batch.events:
+            self._tap.feed(batch.events)
+            if isinstance(batch.events[-1], Failed):
+                return raw + failure(self._inbound, self._intake, batch.events[-1].error)
+        return raw
+
+    async def broke(self, error: GatewayError) -> bytes:
+        """The last bytes of a stream that something of ours broke off, whatever came of it; none if it had ended."""
+        if self._encoder is not None:
+            return self._encoder.feed((Failed(error),))
+        if self._call.telling.ended:
+            return b""
+        return failure(self._inbound, self._intake, self._call.broke(error))
+
+
+class KeptStream(CallerStream):
+    """One that is kept as it passes, and told as what it then is."""
+
+    __slots__ = ("_turn",)
+
+    def __init__(self, call: Call, inbound: AnyInbound, turn: Turn) -> None:
+        super().__init__(call, inbound, turn.said)
+        self._turn = turn
+
+    @override
+    async def next(self) -> bytes | None:
+        data = await super().next()
+        return await self._turn.tell(data) if data and self._turn.concerns(data) else data
+
+    @override
+    async def broke(self, error: GatewayError) -> bytes:
+        data = await super().broke(error)
+        return await self._turn.tell(data) if data else data
+
+
+def stream_of(call: Call, inbound: AnyInbound, intake: Intake) -> CallerStream:
+    """A streamed answer as its caller reads it."""
+    return CallerStream(call, inbound, intake) if call.turn is None else KeptStream(call, inbound, call.turn)
+
+
+async def whole_of(call: Call, inbound: AnyInbound, intake: Intake) -> bytes:
+    """A whole answer as its caller reads it."""
+    answer, turn = call.answer(), call.turn
+    if isinstance(answer, Batch):
+        body = answer.raw or b""
+    else:
+        body = inbound.encode(answer, intake if turn is None else turn.said)
+    return body if turn is None else await turn.tell_whole(body)
+
+
+def failure(inbound: AnyInbound, intake: Intake, error: GatewayError) -> bytes:
+    """An error as an event of the caller's protocol, for a stream of which anything may have been sent already."""
+    return inbound.encoder(intake).feed((Failed(error),))
