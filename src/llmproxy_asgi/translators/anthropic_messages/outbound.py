@@ -25,6 +25,7 @@ from llmproxy_asgi.translators.anthropic_messages.schema import FIRST_VERSION, P
 from llmproxy_asgi.translators.anthropic_messages.usage import decode_usage
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.counts import read_count, without
+from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.kept_elsewhere import refuse_named, unshared
 from llmproxy_asgi.translators.members import joined
 from llmproxy_asgi.translators.relay import Relay
@@ -123,8 +124,9 @@ def _refuse_named(raw: dict[str, Raw]) -> None:
     """Refuse what names a file or a container of the vendor's, who keeps them for whoever has the key."""
     container = raw.get("container")
     if container is not None:
-        begin = memoryview(container)[0]
-        if begin == ord('"') or (begin == ord("{") and msgspec.json.decode(container).get("id")):
+        node = Node.of(raw, "container")
+        named = node.value if node is not None else None
+        if isinstance(named, str) or (isinstance(named, dict) and named.get("id")):
             raise unshared("container")
     refuse_named(raw, hint=_FILE_ID, within=("system", "messages"), named=_names)
 

@@ -59,7 +59,8 @@ class ChatInbound(OpenAIInbound):
         messages = raw.get("messages")
         if messages is None or memoryview(messages)[0] == _NULL:
             raise missing("messages")
-        if len(memoryview(messages)) < _SMALLEST and not msgspec.json.decode(messages):
+        small = Node.of(raw, "messages") if len(memoryview(messages)) < _SMALLEST else None
+        if small is not None and not small.value:
             raise BadRequest("messages: must hold at least one message.", param="messages", code="empty_array")
         for key in _COUNTS:
             if key in raw:

@@ -277,7 +277,11 @@ def _namespaces(intake: Intake) -> dict[str, str]:
     if raw is None or b'"namespace"' not in bytes(raw):
         return {}
     places: dict[str, set[str | None]] = {}
-    for tool in _entries(msgspec.json.decode(raw)):
+    try:
+        tools = msgspec.json.decode(raw)
+    except msgspec.MsgspecError:  # passed on unread: a number that is out of range
+        return {}
+    for tool in _entries(tools):
         inner = _entries(tool.get("tools")) if tool.get("type") == "namespace" else [tool]
         place = tool.get("name") if tool.get("type") == "namespace" else None
         for each in inner:

@@ -111,5 +111,6 @@ def _check_input(raw: Mapping[str, msgspec.Raw]) -> None:
         return
     if given is None or memoryview(given)[0] == _NULL:
         raise missing("input")
-    if len(memoryview(given)) < len('[{"id":""}]') and not msgspec.json.decode(given):
+    small = Node.of(raw, "input") if len(memoryview(given)) < len('[{"id":""}]') else None
+    if small is not None and not small.value:
         raise BadRequest("input: must hold something to answer.", param="input", code="empty_array")
