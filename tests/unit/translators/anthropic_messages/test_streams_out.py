@@ -45,7 +45,7 @@ from support_messages import INBOUND, events_of, frames, opened, read_by_sdk, wi
 START = Started("msg_1", "asked", UNDATED)
 
 
-def ending(reason: FinishReason = FinishReason.STOP, usage: Usage | None = None, **more: str) -> list[StreamEvent]:
+def ending(reason: FinishReason = FinishReason.STOP, usage: Usage | None = None, **more: Any) -> list[StreamEvent]:
     reported = [UsageReported(usage)] if usage else []
     return [Finished(0, Finish(reason=reason, **more)), *reported, Ended()]
 
