@@ -734,7 +734,7 @@ async def test_cancelling_closes_the_socket(way: str, waiting_for: str) -> None:
 
 async def test_a_flood_of_tiny_chunks_arrives_whole(way: str) -> None:
     """Thousands of chunks that wait for a slow reader, more than are kept, come in order and to their end."""
-    body = bytes(range(256)) * 80
+    body = bytes(range(256)) * (80 if way in {"aiohttp", "adapter"} else 10)  # the others keep no count of them
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
 
     async def script(peer: Peer) -> None:
