@@ -21,6 +21,8 @@ HeaderPairs = Iterable[tuple[bytes, bytes]]
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _AT_ONCE = 64 * 1024
 """Bytes that any server takes off our hands without the caller's doing."""
+_LONGEST_LENGTH = 18
+"""Digits of a content-length; with more it is larger than any limit."""
 _PRIVATE = ((b"cache-control", b"no-store"), (b"vary", b"Authorization, Cookie"))
 _ECHOES = 2
 _ECHO_AFTER = 0.25
@@ -116,7 +118,7 @@ class Exchange:
         """
         self._check_type()
         declared = self.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > limit:
+        if declared.isascii() and declared.isdigit() and (len(declared) > _LONGEST_LENGTH or int(declared) > limit):
             raise _too_large(limit)
         try:
             async with asyncio.timeout(seconds):

@@ -60,7 +60,8 @@ def _raise_field(key: str, value: Any, made: JSONObject) -> None:
         case "format" if value != "enum":
             made[key] = value
         case _ if key in _KEPT:
-            made[key] = int(value) if key in _COUNTS and isinstance(value, str) and value.isdecimal() else value
+            counted = key in _COUNTS and isinstance(value, str) and value.isdecimal() and len(value) < 20
+            made[key] = int(value) if counted else value
 
 
 def _allow_null(made: JSONObject) -> None:

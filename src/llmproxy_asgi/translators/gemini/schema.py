@@ -5,7 +5,7 @@ their paths (`decode_request.py`); what stands here is what an upstream sends: w
 which have one shape. All fields are optional: proto3 JSON leaves out whatever is empty.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -54,7 +54,7 @@ class Content(msgspec.Struct, gc=False):
 
 
 class Candidate(msgspec.Struct, rename="camel", gc=False):
-    index: int | None = None
+    index: Annotated[int, msgspec.Meta(lt=2**31)] | None = None
     content: Content | None = None
     finish_reason: str | None = None
     finish_message: str | None = None
