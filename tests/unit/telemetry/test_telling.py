@@ -1,0 +1,101 @@
+"""How a call's end is told: one outcome, one status, one cause, for each way it can go."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from llmproxy_asgi.conversation import Batch, Ended, Failed, Usage, UsageReported
+from llmproxy_asgi.errors import BadRequest, InternalError, UpstreamOverloaded, UpstreamUnreachable
+from llmproxy_asgi.facts import CallFinished, CallStarted, Course, Observers
+from llmproxy_asgi.telemetry.telling import Caller, Telling
+from support_clock import HandClock
+from support_telemetry import Noting
+
+GUESS = Usage(input=9, estimated=True)
+
+
+class Told:
+    """A call that is told, on a clock that is turned by hand."""
+
+    def __init__(self, *, stream: bool = True) -> None:
+        self.noting = Noting()
+        self.clock = HandClock()
+        caller = Caller(principal="ada", tenant="t", protocol="openai-chat", model="m", stream=stream)
+        course = Course(call=7, request_id="req", attempts=2, queue_seconds=1.5)
+        self.telling = Telling(Observers([self.noting]), self.clock, course, caller)
+        self.telling.start()
+
+    def end(self, error: BaseException | None) -> CallFinished:
+        self.telling.finish(error, None, ("dropped:seed",), guess=lambda: GUESS)
+        (fact,) = self.noting.finished()
+        return fact
+
+
+BROKE = UpstreamUnreachable("gone")
+
+
+@pytest.mark.parametrize(
+    ("stream", "begun", "events", "error", "expected"),
+    [
+        pytest.param(True, True, [UsageReported(Usage(input=1)), Ended()], None, ("ok", 200, "", "exact"), id="ok"),
+        pytest.param(True, True, [Ended()], asyncio.CancelledError(), ("ok", 200, "", "none"), id="left at the end"),
+        pytest.param(True, True, [], asyncio.CancelledError(), ("cancelled", 200, "", "estimated"), id="left"),
+        pytest.param(True, True, [], GeneratorExit(), ("cancelled", 200, "", "estimated"), id="no longer read"),
+        pytest.param(True, True, [], BrokenPipeError(), ("cancelled", 200, "", "estimated"), id="not writable"),
+        pytest.param(True, False, [], asyncio.CancelledError(), ("cancelled", 499, "", "none"), id="left early"),
+        pytest.param(True, True, [Failed(BROKE)], None, ("cut", 200, "upstream", "estimated"), id="cut"),
+        pytest.param(True, True, [Failed(BROKE)], BROKE, ("cut", 200, "upstream", "estimated"), id="cut and raised"),
+        pytest.param(True, True, [], InternalError("x"), ("cut", 200, "internal", "estimated"), id="our own failure"),
+        pytest.param(True, False, [], UpstreamOverloaded("x"), ("error", 503, "overloaded", "none"), id="failed"),
+        pytest.param(False, True, [], ValueError("x"), ("error", 500, "internal", "none"), id="a bug"),
+        pytest.param(False, False, [], BadRequest("x"), ("error", 400, "bad_request", "none"), id="refused"),
+    ],
+)
+def test_outcomes(stream: bool, begun: bool, events: list[Any], error: BaseException | None, expected: object) -> None:
+    """Each way of ending is one outcome with its status, cause and exactness."""
+    told = Told(stream=stream)
+    if begun:
+        told.telling.begin(None)
+    for event in events:
+        told.telling.see(event)
+    end = told.end(error)
+    assert (end.outcome, end.status, end.kind, end.exactness) == expected
+    assert bool(end.error) == bool(end.kind)
+    assert end.usage == (GUESS if end.exactness == "estimated" else told.telling.usage)
+
+
+def test_it_is_told_once() -> None:
+    """However often it is ended, a call's end is told once, and its error knows that it was told."""
+    told = Told()
+    error = UpstreamOverloaded("x")
+    error.provider = "up"
+    assert told.end(error).provider == "up"
+    told.telling.finish(None, None)
+    assert len(told.noting.finished()) == 1
+    assert error.told
+
+
+def test_times_and_counts() -> None:
+    """Times are from the call's making to its first event and its end; attempts and waits are the course's."""
+    told = Told(stream=False)
+    told.clock.turn(2)
+    told.telling.begin(Batch((UsageReported(Usage(input=4, output=5)),), b"{}"))
+    told.clock.turn(3)
+    end = told.end(None)
+    assert (end.first_seconds, end.seconds, end.queue_seconds, end.attempts) == (2, 5, 1.5, 2)
+    assert end.usage == Usage(input=4, output=5)
+    assert (end.call, end.request_id, end.warnings) == (7, "req", ("dropped:seed",))
+    start = told.noting.facts[0]
+    assert isinstance(start, CallStarted)
+    assert (start.call, start.principal, start.tenant, start.stream) == (7, "ada", "t", False)
+
+
+def test_nobody_is_told_nothing() -> None:
+    """Without observers nothing is told, and an error does not claim otherwise."""
+    caller = Caller(principal="ada", tenant="", protocol="openai-chat", model="m", stream=False)
+    telling = Telling(Observers(), HandClock(), Course(), caller)
+    error = BadRequest("x")
+    telling.start()
+    telling.finish(error, None)
+    assert not error.told
