@@ -22,7 +22,7 @@ def note(area: str, protocol: str, seed: int, result: Result) -> None:
     page = PAGE.read_text(encoding="utf-8")
     rows = {_key(line): line for line in part(page, PART).splitlines() if line.startswith("| ") and line not in _HEAD}
     on = f"{datetime.now(UTC):%Y-%m-%d}"
-    counted = f"{seed} | {result.count} | {len(result.finds)} | {result.seconds:.0f} | {_commit()} | {on}"
+    counted = f"{seed} | {result.count} | {len(result.finds)} | {result.seconds:.0f} | {COMMIT} | {on}"
     row = f"| {area} | {protocol} | {counted} |"
     rows[_key(row)] = row
     body = [_versions(), "", *_HEAD, *(rows[key] for key in sorted(rows))]
@@ -47,3 +47,7 @@ def _versions() -> str:
     names = ("aiohttp", "httpx2", "msgspec", "starlette", "uvicorn")
     told = ", ".join(f"{name} {version(name)}" for name in names)
     return f"Last run with Python {platform.python_version()}, {told}. A commit with a plus had changes on top."
+
+
+COMMIT = _commit()
+"""As it was when this was imported: what runs is what was there then."""
