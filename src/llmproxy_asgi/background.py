@@ -109,7 +109,12 @@ class Run:
         del self._events[:dropped]
         self._first += dropped
 
-    def _from(self, number: int) -> tuple[Sequence[WireEvent], asyncio.Event]:
+    def since(self, number: int) -> tuple[Sequence[WireEvent], asyncio.Event]:
+        """The events held from a number on, and what is set when there are more.
+
+        Raises:
+            BadRequest: It is not held any more.
+        """
         if number < self._first:
             raise BadRequest(
                 "So many events came since that the earlier ones are not held any more; ask without stream.",
@@ -124,7 +129,7 @@ class Reader:
     def __init__(self, run: Run, number: int) -> None:
         self._run = run
         self._next = number
-        run._from(number)  # noqa: SLF001  one of the two that know how a run holds its events
+        run.since(number)
 
     async def next(self) -> Sequence[WireEvent] | None:
         """The events that came since; None after the last.
@@ -133,7 +138,7 @@ class Reader:
             BadRequest: The reader was so slow that they are not held any more.
         """
         while True:
-            events, more = self._run._from(self._next)  # noqa: SLF001  as above
+            events, more = self._run.since(self._next)
             if events:
                 self._next += len(events)
                 return events

@@ -137,21 +137,11 @@ class Executor:
                     if not error.failover:
                         break
             else:
-                while full:
-                    target, credential, permit = await self._when_there_is_room(job, full, failures)
-                    try:
-                        return await self._with_permit(job, target, credential, permit)
-                    except (Unsupported, UpstreamError) as error:
-                        full = [each for each in full if each[0] is not target]
-                        if isinstance(error, Unsupported):
-                            unfit = unfit or error
-                            continue
-                        failures.append(error)
-                        if not error.failover:
-                            break
+                if full:
+                    return await self._in_line(job, full, failures, unfit)
         finally:
             self._tell(job.course, "over")
-        raise _verdict(failures) or unfit or Unavailable("No upstream can serve this model now.")
+        raise _verdict(failures) or unfit or _nobody()
 
     @property
     def counts_tokens(self) -> bool:
@@ -161,6 +151,29 @@ class Executor:
     def ready(self, provider: Provider) -> bool:
         """Whether a provider could be tried now: one of its credentials does not rest."""
         return any(self._cooldowns.resting(each.fingerprint) is None for each in provider.credentials)
+
+    async def _in_line(
+        self,
+        job: Job,
+        full: list[tuple[Target, Credential]],
+        failures: list[UpstreamError],
+        unfit: Unsupported | None,
+    ) -> Opened:
+        """On the full ones, in the order in which they let the call in; as far as it may go on, and as `begin` does."""
+        while full:
+            target, credential, permit = await self._when_there_is_room(job, full, failures)
+            full = [each for each in full if each[0] is not target]
+            try:
+                return await self._with_permit(job, target, credential, permit)
+            except Unsupported as error:
+                unfit = unfit or spelled(error, translator(job.protocol).inbound.spelling)
+                if (other := target.another_way(job.protocol)) is not None:
+                    full.append((other, credential))
+            except UpstreamError as error:
+                failures.append(error)
+                if not error.failover:
+                    break
+        raise _verdict(failures) or unfit or _nobody()
 
     async def _when_there_is_room(
         self, job: Job, full: Sequence[tuple[Target, Credential]], failures: Sequence[UpstreamError]
@@ -407,7 +420,7 @@ class Executor:
             _, target, credential = min(unasked, key=lambda entry: entry[0].until)
             return Candidate(target, [credential], forced=True)
         if not resting:
-            raise Unavailable("No upstream can serve this model now.")
+            raise _nobody()
         wait = min(self._cooldowns.seconds_left(rest) for rest, _, _ in resting)
         raise UpstreamRateLimited("Every upstream for this model asked for a pause.", retry_after=wait)
 
@@ -430,6 +443,10 @@ def _verdict(failures: Sequence[UpstreamError]) -> UpstreamError | None:
     if waits and all(isinstance(each, _WAITS) for each in failures):
         last = next(each for each in failures if each.retry_after == min(waits))
     return last
+
+
+def _nobody() -> Unavailable:
+    return Unavailable("No upstream can serve this model now.")
 
 
 def _began(attempt: Attempt, number: int) -> AttemptBegan:

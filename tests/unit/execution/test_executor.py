@@ -453,6 +453,33 @@ async def test_who_leaves_the_line_takes_nothing(world: World) -> None:
     assert await words_of(await world.executor.begin(job(), [full])) == "room"
 
 
+async def test_what_was_waited_for_is_said_in_another_protocol_where_the_first_cannot(world: World) -> None:
+    """Room was made; that one of the upstream's protocols has no word for it is found out only then."""
+    both = world.target(
+        "a",
+        streamed(first_frame(), ...),
+        type="openai",
+        protocol=["openai-responses", "openai-chat"],
+        max_concurrency=1,
+        rate_limit={"max_wait": 60},
+    )
+    gates = LiveGates(SYSTEM).targets([both.provider])
+    world.executor = Executor(world.pool, world.cooldowns, largest_answer=10_000, admission=gates, clock=world.clock)
+    holding = await world.executor.begin(job(stream=True), [both])
+    body = {"contents": [{"parts": [{"text": "hi"}]}], "generationConfig": {"candidateCount": 2}}
+    inbound = translator("gemini").inbound
+    intake = inbound.open(json.dumps(body).encode(), headers={}, path={"model": "m", "method": "generateContent"})
+    asked = Job(protocol="gemini", stream=False, request=lambda: inbound.decode(intake), intake=intake)
+    waiting = asyncio.create_task(world.executor.begin(asked, [both]))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    world.answers["a"] = [fine()]
+    await holding.close()
+    await (await waiting).close()
+    assert world.asked[-1].body["n"] == 2
+
+
 async def test_a_request_that_cannot_be_said_takes_no_room(world: World) -> None:
     """What was set aside for it is given back whole."""
     blind = world.target("blind", type="anthropic", overrides={"images": False}, max_concurrency=1)
