@@ -36,7 +36,7 @@ from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.media import decoded_text, picture_type
 from llmproxy_asgi.translators.names import CallIds, Renamer, derived
-from llmproxy_asgi.translators.openai.words import ERROR_PREFIX, MOST_MARKS, NATIVE_ISSUER, encode_mark, kind_of
+from llmproxy_asgi.translators.openai.words import ERROR_PREFIX, MOST_MARKS, encode_mark, kind_of
 from llmproxy_asgi.translators.openai_responses.encode_answer import annotation, phase_of
 from llmproxy_asgi.translators.openai_responses.words import BETWEEN_SUMMARIES, PROTOCOL, legal_item_id
 from llmproxy_asgi.translators.pairing import drop_empty, pair
@@ -344,11 +344,6 @@ class ItemEncoder:
         for entry in self._marked[:-MOST_MARKS]:
             del entry["prompt_cache_breakpoint"]
             self._losses.add("clamped:cache_breakpoints")
-
-
-def holds_state(issuer: str) -> bool:
-    """Whether reasoning state has to be asked for: the vendor gives it to those who name it."""
-    return issuer == NATIVE_ISSUER
 
 
 def _go_together(before: Text | Refusal, after: Text | Refusal) -> bool:
