@@ -49,6 +49,9 @@ _WAITS = (UpstreamRateLimited, UpstreamQuotaSpent)
 Opened: TypeAlias = Attempt | Continuation | Together
 """What has begun, and is read and closed in the same way whatever it is."""
 
+Seat: TypeAlias = tuple[Target, Credential]
+"""Where one call may go, and what would sign it there."""
+
 
 class Candidate(msgspec.Struct, frozen=True):
     """A target, and the credentials that it may be tried with, in order."""
@@ -118,7 +121,7 @@ class Executor:
         """
         failures: list[UpstreamError] = []
         unfit: Unsupported | None = None
-        full: list[tuple[Target, Credential]] = []
+        full: list[Seat] = []
         # One that cannot be spoken to for this caller must not stand in for a fit one that rests.
         fit = fitting(targets, job.protocol)
         try:
@@ -155,17 +158,26 @@ class Executor:
     async def _in_line(
         self,
         job: Job,
-        full: list[tuple[Target, Credential]],
+        full: list[Seat],
         failures: list[UpstreamError],
         unfit: Unsupported | None,
     ) -> Opened:
         """On the full ones, in the order in which they let the call in; as far as it may go on, and as `begin` does."""
+        rests: list[Rest] = []
         while full:
             target, credential, permit = await self._when_there_is_room(job, full, failures)
-            full = [each for each in full if each[0] is not target]
+            full = [each for each in full if each != (target, credential)]  # one fewer each time: this ends
+            if (rest := self._cooldowns.resting(credential.fingerprint)) is not None:
+                permit.refund()  # others were sent away from there meanwhile
+                rests.append(rest)
+                job.course.steps.append(Step(target.name, "skipped", "resting"))
+                continue
+            candidate = Candidate(target, [credential, *(each[1] for each in full if each[0] is target)])
+            elsewhere = [each for each in full if each[0] is not target]
             try:
-                return await self._with_permit(job, target, credential, permit)
+                return await self._on_target(job, candidate, [], first=(credential, permit))
             except Unsupported as error:
+                full = elsewhere
                 unfit = unfit or spelled(error, translator(job.protocol).inbound.spelling)
                 if (other := target.another_way(job.protocol)) is not None:
                     full.append((other, credential))
@@ -173,10 +185,12 @@ class Executor:
                 failures.append(error)
                 if not error.failover:
                     break
-        raise _verdict(failures) or unfit or _nobody()
+                if not isinstance(error, CREDENTIAL_BOUND):
+                    full = elsewhere
+        raise _verdict(failures) or unfit or self._pause(rests)
 
     async def _when_there_is_room(
-        self, job: Job, full: Sequence[tuple[Target, Credential]], failures: Sequence[UpstreamError]
+        self, job: Job, full: Sequence[Seat], failures: Sequence[UpstreamError]
     ) -> tuple[Target, Credential, Permit]:
         """The first of the full ones that lets the call in."""
         assert self._admission is not None, "only limits make anything full"
@@ -196,7 +210,7 @@ class Executor:
         self._tell(job.course, "next")
         return target, credential, permit
 
-    async def _some_way(self, job: Job, candidate: Candidate, full: list[tuple[Target, Credential]]) -> Opened:
+    async def _some_way(self, job: Job, candidate: Candidate, full: list[Seat]) -> Opened:
         """In the first of the upstream's protocols that can express the request."""
         try:
             return await self._on_target(job, candidate, full)
@@ -209,13 +223,25 @@ class Executor:
                     other = other.another_way(job.protocol)
             raise
 
-    async def _on_target(self, job: Job, candidate: Candidate, full: list[tuple[Target, Credential]]) -> Opened:
+    async def _on_target(
+        self, job: Job, candidate: Candidate, full: list[Seat], *, first: tuple[Credential, Permit] | None = None
+    ) -> Opened:
+        """As often as it may be tried, with each of its credentials in turn.
+
+        Args:
+            job: What is to be done.
+            candidate: Where.
+            full: Takes those that are full.
+            first: The credential to begin with, and the room that was waited for.
+        """
         target = candidate.target
         retry = target.provider.config.retry
         budget = self._budgets.of(target.provider.name)
-        budget.tried()
         failure: UpstreamError | None = None
-        for tried, (credential, permit) in enumerate(self._places(candidate, job, full), 1):
+        places = self._places(candidate, job, full)
+        for tried, (credential, permit) in enumerate(places if first is None else itertools.chain([first], places), 1):
+            if tried == 1:
+                budget.tried()
             try:
                 return await self._with_permit(job, target, credential, permit)
             except UpstreamError as error:
@@ -231,9 +257,7 @@ class Executor:
                 await self._clock.sleep(wait)
         raise failure or _PassedOver
 
-    def _places(
-        self, candidate: Candidate, job: Job, full: list[tuple[Target, Credential]]
-    ) -> Iterator[tuple[Credential, Permit]]:
+    def _places(self, candidate: Candidate, job: Job, full: list[Seat]) -> Iterator[tuple[Credential, Permit]]:
         """In turn, for ever, as long as one of them neither rests nor is full. Those that are full are noted down."""
         target, course = candidate.target, job.course
         while True:
@@ -419,10 +443,16 @@ class Executor:
         if unasked:
             _, target, credential = min(unasked, key=lambda entry: entry[0].until)
             return Candidate(target, [credential], forced=True)
-        if not resting:
-            raise _nobody()
-        wait = min(self._cooldowns.seconds_left(rest) for rest, _, _ in resting)
-        raise UpstreamRateLimited("Every upstream for this model asked for a pause.", retry_after=wait)
+        raise self._pause([rest for rest, _, _ in resting])
+
+    def _pause(self, rests: Sequence[Rest]) -> GatewayError:
+        """What a caller is told for whom nothing is left but what rests."""
+        if not rests:
+            return _nobody()
+        wait = min(map(self._cooldowns.seconds_left, rests))
+        if all(rest.asked for rest in rests):
+            return UpstreamRateLimited("Every upstream for this model asked for a pause.", retry_after=wait)
+        return Unavailable("No upstream can serve this model now.", retry_after=wait)
 
 
 def _in_turn(credentials: Sequence[Credential], turn: int, prefer: str | None) -> Sequence[Credential]:

@@ -33,7 +33,7 @@ from llmproxy_asgi.errors import (
     UpstreamRefused,
     UpstreamUnreachable,
 )
-from llmproxy_asgi.execution.admission import LiveGates
+from llmproxy_asgi.execution.admission import LiveGates, TargetAdmission
 from llmproxy_asgi.execution.attempt import Attempt, Job
 from llmproxy_asgi.execution.continuation import Continuation
 from llmproxy_asgi.execution.cooldown import FAILURES_BEFORE_REST, Cooldowns
@@ -126,6 +126,7 @@ class World:
         self.given: list[Told] = []
         self.clock = HandClock()
         self.cooldowns = Cooldowns(self.clock)
+        self.admission: TargetAdmission | None = None
         self.executor = Executor(
             self.pool, self.cooldowns, largest_answer=10_000, clock=self.clock, draw=random.Random(7)
         )
@@ -394,13 +395,26 @@ async def test_a_stream_that_breaks_off_counts_against_its_upstream(world: World
     assert world.cooldowns.resting(fingerprint) is not None
 
 
+def with_limits(world: World, *targets: Target) -> None:
+    """From here on the providers' limits hold."""
+    world.admission = LiveGates(SYSTEM).targets([target.provider for target in targets])
+    world.executor = Executor(
+        world.pool,
+        world.cooldowns,
+        largest_answer=10_000,
+        admission=world.admission,
+        clock=world.clock,
+        draw=random.Random(7),
+    )
+
+
+ONE_PLACE: dict[str, Any] = {"max_concurrency": 1, "rate_limit": {"max_wait": 60}}
+
+
 async def test_a_full_target_is_passed_over_and_waited_for_if_nothing_else_serves(world: World) -> None:
     """Somebody else's room first; then the first room there is."""
     full = world.target("full", streamed(first_frame(), ...), max_concurrency=1, rate_limit={"max_wait": 60})
-    gates = LiveGates(SYSTEM).targets([full.provider])
-    world.executor = Executor(
-        world.pool, world.cooldowns, largest_answer=10_000, admission=gates, clock=world.clock, draw=random.Random(7)
-    )
+    with_limits(world, full)
     holding = await world.executor.begin(job(stream=True), [full])
     asked = job()
     assert await words_of(await world.executor.begin(asked, [full, world.target("b", fine("b"))])) == "b"
@@ -416,12 +430,9 @@ async def test_a_full_target_is_passed_over_and_waited_for_if_nothing_else_serve
 
 async def test_who_waited_goes_on_to_the_next_full_target_when_the_first_one_fails(world: World) -> None:
     """Having waited costs no call its other targets."""
-    first = world.target("first", streamed(first_frame(), ...), max_concurrency=1, rate_limit={"max_wait": 60})
-    second = world.target("second", streamed(first_frame(), ...), max_concurrency=1, rate_limit={"max_wait": 60})
-    gates = LiveGates(SYSTEM).targets([first.provider, second.provider])
-    world.executor = Executor(
-        world.pool, world.cooldowns, largest_answer=10_000, admission=gates, clock=world.clock, draw=random.Random(7)
-    )
+    first = world.target("first", streamed(first_frame(), ...), retry={"attempts": 1}, **ONE_PLACE)
+    second = world.target("second", streamed(first_frame(), ...), **ONE_PLACE)
+    with_limits(world, first, second)
     holding = [await world.executor.begin(job(stream=True), [target]) for target in (first, second)]
     world.answers |= {"first": [UpstreamUnreachable("gone")], "second": [fine("second")]}
     asked = job()
@@ -435,13 +446,71 @@ async def test_who_waited_goes_on_to_the_next_full_target_when_the_first_one_fai
     assert [step.outcome for step in asked.course.steps] == ["skipped", "skipped", "failed", "served"]
 
 
+async def in_line(world: World, target: Target) -> tuple[Job, asyncio.Task[Opened]]:
+    """A call that waits for room with a target."""
+    asked = job()
+    waiting = asyncio.create_task(world.executor.begin(asked, [target]))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    return asked, waiting
+
+
+async def test_who_waited_is_tried_again_like_everybody_else(world: World) -> None:
+    """A reset that a second try mends is mended, though there was a wait for room before."""
+    target = world.target("a", streamed(first_frame(), ...), retry={"attempts": 2}, **ONE_PLACE)
+    with_limits(world, target)
+    held = await world.executor.begin(job(stream=True), [target])
+    asked, waiting = await in_line(world, target)
+    world.answers["a"] = [UpstreamUnreachable("gone"), fine("mended")]
+    await held.close()
+    assert await words_of(await waiting) == "mended"
+    assert [step.outcome for step in asked.course.steps] == ["skipped", "failed", "served"]
+
+
+@pytest.mark.parametrize("others", [0, 1])
+async def test_who_waited_and_found_one_key_told_off_goes_on_to_the_next(world: World, others: int) -> None:
+    """What binds one key says nothing of the other: that is tried at once, or waited for where others are first."""
+    block: dict[str, Any] = {"api_key": ["key-1", "key-2"], "max_concurrency": 1}
+    limits = {"max_wait": 60, "per": "credential", "requests_per_second": 1000, "burst": 1000}
+    target = world.target("a", streamed(first_frame(), ...), rate_limit=limits, **block)
+    with_limits(world, target)
+    held = await world.executor.begin(job(stream=True), [target])
+    world.asked.clear()
+    _, waiting = await in_line(world, target)
+    behind = [(await in_line(world, target))[1] for _ in range(others)]
+    world.answers["a"] = [refused(429, retry_after="60"), *(fine("behind") for _ in behind), fine("the other")]
+    await held.close()
+    for other in behind:
+        assert await words_of(await other) == "behind"
+    assert await words_of(await waiting) == "the other"
+    assert len({world.asked[0].key, world.asked[-1].key}) == 2
+
+
+async def test_room_with_a_key_that_has_begun_to_rest_is_not_used(world: World) -> None:
+    """An upstream that asked for a pause while somebody waited for it gets it, and the caller is told how long."""
+    target = world.target("a", streamed(first_frame(), ...), **ONE_PLACE)
+    with_limits(world, target)
+    held = await world.executor.begin(job(stream=True), [target])
+    asked, waiting = await in_line(world, target)
+    world.asked.clear()
+    fingerprint = target.provider.credentials[0].fingerprint
+    world.cooldowns.failed(fingerprint, UpstreamRateLimited("slower", retry_after=20.0), 30.0)
+    await held.close()
+    with pytest.raises(UpstreamRateLimited) as told:
+        await waiting
+    assert told.value.retry_after == 20.0
+    assert not world.asked
+    assert [(step.outcome, step.why) for step in asked.course.steps] == [("skipped", "full"), ("skipped", "resting")]
+    world.clock.at += 21
+    world.answers["a"] = [fine("again")]
+    assert await words_of(await world.executor.begin(job(), [target])) == "again"
+
+
 async def test_who_leaves_the_line_takes_nothing(world: World) -> None:
     """The place is free for the next one."""
     full = world.target("full", streamed(first_frame(), ...), max_concurrency=1, rate_limit={"max_wait": 60})
-    gates = LiveGates(SYSTEM).targets([full.provider])
-    world.executor = Executor(
-        world.pool, world.cooldowns, largest_answer=10_000, admission=gates, clock=world.clock, draw=random.Random(7)
-    )
+    with_limits(world, full)
     holding = await world.executor.begin(job(stream=True), [full])
     leaving = asyncio.create_task(world.executor.begin(job(), [full]))
     await asyncio.sleep(0)
@@ -463,8 +532,7 @@ async def test_what_was_waited_for_is_said_in_another_protocol_where_the_first_c
         max_concurrency=1,
         rate_limit={"max_wait": 60},
     )
-    gates = LiveGates(SYSTEM).targets([both.provider])
-    world.executor = Executor(world.pool, world.cooldowns, largest_answer=10_000, admission=gates, clock=world.clock)
+    with_limits(world, both)
     holding = await world.executor.begin(job(stream=True), [both])
     body = {"contents": [{"parts": [{"text": "hi"}]}], "generationConfig": {"candidateCount": 2}}
     inbound = translator("gemini").inbound
@@ -483,13 +551,12 @@ async def test_what_was_waited_for_is_said_in_another_protocol_where_the_first_c
 async def test_a_request_that_cannot_be_said_takes_no_room(world: World) -> None:
     """What was set aside for it is given back whole."""
     blind = world.target("blind", type="anthropic", overrides={"images": False}, max_concurrency=1)
-    gates = LiveGates(SYSTEM).targets([blind.provider])
-    world.executor = Executor(world.pool, world.cooldowns, largest_answer=10_000, admission=gates, clock=world.clock)
+    with_limits(world, blind)
     for _ in range(3):
         with pytest.raises(Unsupported):
             await world.executor.begin(job(messages=[{"role": "user", "content": [PICTURE]}]), [blind])
-    assert gates is not None
-    assert gates.try_take(blind, blind.provider.credentials[0], 1) is not None
+    assert world.admission is not None
+    assert world.admission.try_take(blind, blind.provider.credentials[0], 1) is not None
 
 
 # ── credentials and rests ────────────────────────────────────────────────────────────────────────────────────────────
