@@ -116,7 +116,7 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     emulated: frozenset[str] = frozenset()
     """Upstream names of custom tools that went as functions with one string property `input`."""
     stop: tuple[str, ...] = ()
-    """What stops the answer's text, where the upstream itself knows no stop sequences."""
+    """What stops the answer's text beside the stop sequences that went upstream."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,10 +1,10 @@
-"""Stop sequences for upstreams that know none: the text is cut where the caller wanted it to end.
+"""Stop sequences that an upstream does not take: the text is cut where the caller wanted it to end.
 
 What could be the beginning of a stop sequence is held back until it is known not to be one: nothing of it leaks. The
 upstream goes on behind the cut, and is read to its end for the sake of its usage; none of that is told.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from typing_extensions import override
@@ -23,6 +23,28 @@ from llmproxy_asgi.conversation import (
     ToolCall,
 )
 from llmproxy_asgi.translators.base import ErrorT, StreamDecoder
+from llmproxy_asgi.translators.losses import Losses
+
+MOST = 64
+LONGEST = 1_000
+"""How many stops are looked for in an answer, and their characters: every piece of it is compared with each of them,
+while nobody else is served."""
+
+
+def emulated(stops: Iterable[str], losses: Losses) -> tuple[str, ...]:
+    """Those of the stops that are cut here, the first ones, because the upstream does not take them.
+
+    Args:
+        stops: Which it does not take.
+        losses: Where it is noted that they are cut here, and if there are too many or too long ones.
+    """
+    left = dict.fromkeys(stop for stop in stops if stop)
+    found = tuple(stop for stop in left if len(stop) <= LONGEST)[:MOST]
+    if found:
+        losses.add("emulated:stop")
+    if len(found) < len(left):
+        losses.add("clamped:stop")
+    return found
 
 
 class Stops:
@@ -164,6 +186,11 @@ def _first(text: str, sequences: Sequence[str]) -> tuple[int, str] | None:
 
 def _beginning(text: str, sequences: Sequence[str]) -> int:
     """How many characters at a text's end may be the beginning of a stop."""
-    longest = min(len(text), max(map(len, sequences)) - 1)
-    tails = (size for size in range(longest, 0, -1) if any(stop.startswith(text[-size:]) for stop in sequences))
-    return next(tails, 0)
+    return max(_shared(text, stop) for stop in sequences)
+
+
+def _shared(text: str, stop: str) -> int:
+    at = text.find(stop[0], max(0, len(text) - len(stop) + 1))
+    while at >= 0 and not stop.startswith(text[at:]):
+        at = text.find(stop[0], at + 1)
+    return len(text) - at if at >= 0 else 0

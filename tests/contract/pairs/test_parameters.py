@@ -98,11 +98,13 @@ def test_stops_for_messages(stage: Stage, lane: Lane, stop: Any) -> None:
 @pytest.mark.fidelity(73)
 @pytest.mark.parametrize("lane", pairs(client=MESSAGES, upstream=CHAT))
 def test_stops_for_chat(stage: Stage, lane: Lane) -> None:
-    """Chat takes four: the first four go, and the caller is told."""
-    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
-    answer = stage.ask(lane, **QUESTION[MESSAGES], stop_sequences=list("ABCDE"))
+    """Chat takes four: the first four go, the text is cut at the others, and the caller is told."""
+    reply = Reply(texts=("Grey, ", "ST", "OP", " and cold."))
+    stage.play(reply.scenario(lane.upstream, stream=lane.stream))
+    answer = stage.ask(lane, **QUESTION[MESSAGES], stop_sequences=[*"ABCD", "STOP"])
     assert stage.asked["stop"] == list("ABCD")
-    assert "clamped:stop" in answer.warnings
+    assert answer.warnings == ["emulated:stop"]
+    assert (answer.text, answer.finish, answer.whole.stop_sequence) == ("Grey, ", "stop_sequence", "STOP")
 
 
 @pytest.mark.fidelity(74)

@@ -28,7 +28,8 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import UpstreamTimeout
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.grammar import Grammar
-from llmproxy_asgi.translators.stops import Stops
+from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.stops import LONGEST, MOST, Stops, emulated
 
 BEGIN = Started("resp_1", "m", UNDATED)
 
@@ -121,3 +122,18 @@ def test_any_pieces_give_what_one_piece_gives(text: str, stops: list[str], cuts:
     else:
         _, begin, stop = min(found)
         assert (whole.text, whole.candidates[0].finish.stop_sequence) == (text[:begin], stop)
+
+
+def test_only_so_many_stops_are_looked_for() -> None:
+    """Every piece of an answer is compared with each stop, so their number and length are bounded, and that is said."""
+    losses = Losses()
+    assert emulated(["END", "", "END", "x" * LONGEST], losses) == ("END", "x" * LONGEST)
+    assert losses.words == ("emulated:stop",)
+    many = [str(number) for number in range(MOST + 1)]
+    assert emulated(many, losses) == tuple(many[:MOST])
+    assert losses.words == ("emulated:stop", "clamped:stop")
+    losses = Losses()
+    assert emulated(["x" * (LONGEST + 1)], losses) == ()
+    assert losses.words == ("clamped:stop",)
+    losses = Losses()
+    assert emulated([""], losses) == losses.words == ()

@@ -18,6 +18,7 @@ from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.words import JSON_LINE, SCHEMA_LINE, TIER_OUT, mentions_json, qualifies_as_strict
 from llmproxy_asgi.translators.openai_chat.encode_messages import JSONObject, MessageEncoder
 from llmproxy_asgi.translators.openai_chat.words import PROTOCOL
+from llmproxy_asgi.translators.stops import emulated
 
 _MOST_STOPS = 4
 _MOST_LOGPROBS = 20
@@ -39,7 +40,7 @@ class _RequestEncoder:
         self._messages = MessageEncoder(request, upstream, self._losses)
         self._names = self._messages.names
         self._body: JSONObject = {}
-        self._stop: tuple[str, ...] = ()  # what is cut here, because the model knows no stops
+        self._stop: tuple[str, ...] = ()  # what is cut here, because the model does not take it
 
     def encode(self) -> Outgoing:
         request = self._request
@@ -304,15 +305,11 @@ class _RequestEncoder:
             self._losses.add("clamped:max_tokens")
         if limit is not None:
             self._body[can.max_tokens_field] = limit
-        stops = tuple(dict.fromkeys(stop for stop in request.stop if stop))
-        if stops and not can.stops:
-            self._losses.add("emulated:stop")
-            self._stop = stops
-            stops = ()
-        if len(stops) > _MOST_STOPS:
-            self._losses.add("clamped:stop")
-        if stops:
-            self._body["stop"] = list(stops[:_MOST_STOPS])
+        stops = list(dict.fromkeys(stop for stop in request.stop if stop))
+        taken = stops[:_MOST_STOPS] if can.stops else []
+        if taken:
+            self._body["stop"] = taken
+        self._stop = emulated(stops[len(taken) :], self._losses)
         if request.candidates > 1:
             self._body["n"] = request.candidates
 

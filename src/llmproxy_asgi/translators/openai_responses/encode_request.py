@@ -19,6 +19,7 @@ from llmproxy_asgi.translators.openai.words import JSON_LINE, SCHEMA_LINE, menti
 from llmproxy_asgi.translators.openai_responses.encode_items import ItemEncoder
 from llmproxy_asgi.translators.openai_responses.encode_tools import ToolEncoder
 from llmproxy_asgi.translators.openai_responses.words import LOGPROBS, PROTOCOL, STATE, TIER_OUT
+from llmproxy_asgi.translators.stops import emulated
 
 LEAST_OUTPUT = 16
 """Tokens; the vendor refuses a lower limit."""
@@ -72,6 +73,7 @@ class _RequestEncoder:
             body["include"] = list(dict.fromkeys(self._include))
         if request.stream:
             body["stream"] = True
+        stop = emulated(request.stop, self._losses)
         return Outgoing(
             body=msgspec.json.encode(body),
             stream=request.stream,
@@ -79,7 +81,7 @@ class _RequestEncoder:
             names=self._items.names.table,
             call_ids=self._items.call_ids.table,
             emulated=frozenset(self._items.emulated),
-            stop=tuple(filter(None, request.stop)),
+            stop=stop,
         )
 
     def _refuse_impossible(self) -> None:
@@ -186,8 +188,6 @@ class _RequestEncoder:
         for name in ("top_k", "seed", "frequency_penalty", "presence_penalty", "logit_bias"):
             if getattr(sampling, name) is not None:
                 self._losses.add(f"dropped:{name}")
-        if self._request.stop:
-            self._losses.add("emulated:stop")
         if sampling.logprobs is not None and not free and self._can.developer_role:
             self._losses.add("dropped:logprobs")
         elif sampling.logprobs is not None:

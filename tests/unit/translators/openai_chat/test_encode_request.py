@@ -505,9 +505,13 @@ def test_72_sampling() -> None:
 
 
 def test_73_stops() -> None:
-    """Four stops at most, the first ones, no empty one."""
-    body, warnings = encoded(request(stop=("a", "", "b", "c", "d", "e")))
-    assert (body["stop"], warnings) == (["a", "b", "c", "d"], ("clamped:stop",))
+    """Four stops at most go out, the first ones, no empty one and none twice; the others are cut here."""
+    body, warnings = encoded(request(stop=("a", "", "b", "c", "a", "d")))
+    assert (body["stop"], warnings) == (["a", "b", "c", "d"], ())
+    more = request(stop=("a", "", "b", "c", "d", "e", "f"))
+    body, warnings = encoded(more)
+    assert (body["stop"], warnings) == (["a", "b", "c", "d"], ("emulated:stop",))
+    assert OUTBOUND.encode(more, upstream()).stop == ("e", "f")
 
 
 def test_78_seeds_penalties_probabilities_and_candidates() -> None:
