@@ -6,17 +6,19 @@ hook. Nothing that a client sends can name a principal. A cookie alone counts on
 
 import inspect
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
+from anyio import to_thread
 from asgiref.sync import sync_to_async
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from llmproxy_asgi.access.keys import PREFIX, Grant, KeyTable, sent_key
-from llmproxy_asgi.errors import CallerError, Forbidden, GatewayError, InternalError, Unauthenticated
+from llmproxy_asgi.errors import CallerError, Forbidden, GatewayError, InternalError, MisuseError, Unauthenticated
 from llmproxy_asgi.principal import LOCAL, SCOPE_KEY, Principal
 from llmproxy_asgi.settings import CallLimits, KeyEntry
 
@@ -46,6 +48,9 @@ class Doorkeeper:
         identify: The host's hook.
         csrf: The host's own check of a CSRF token, for browsers that cannot show where a request comes from.
         limits: Of each caller who comes without one of the keys; None: any number of calls.
+
+    Raises:
+        MisuseError: `csrf` is asynchronous.
     """
 
     def __init__(
@@ -61,6 +66,10 @@ class Doorkeeper:
         self._keys = KeyTable(keys)
         self._identify = identify
         self._is_async = identify is not None and _is_async(identify)
+        if csrf is not None and _is_async(csrf):
+            raise MisuseError(
+                "csrf must be a plain function: what an asynchronous one returns would always count as true."
+            )
         self._csrf = csrf
         self._limits = limits
 
@@ -92,7 +101,7 @@ class Doorkeeper:
         if vouched is not None:
             if not isinstance(vouched, Principal):
                 raise InternalError("An adapter handed over something that is not a Principal.")
-            self._check_origin(scope, key=key)
+            self._check_origin(scope)
             return self.grant(vouched)
         if self._mode == "keys":
             raise self._nobody(key)
@@ -104,7 +113,7 @@ class Doorkeeper:
         if self._identify is not None:
             principal = await self._call(HTTPConnection(scope))
         if principal is not None:
-            self._check_origin(scope, key=key)
+            self._check_origin(scope)
             return self.grant(principal)
         if self._mode == "open":
             return self.grant(ANYBODY)
@@ -126,24 +135,27 @@ class Doorkeeper:
             if self._is_async:
                 found = await identify(connection)  # type: ignore[misc]
             else:
-                found = await sync_to_async(identify, thread_sensitive=True)(connection)
+                found = await _in_thread(identify, connection)
                 if inspect.isawaitable(found):
                     found = await found
             return as_principal(found)
         except GatewayError:
             raise
-        except HTTPException as error:
-            raise _refused(error) from error
         except Exception as error:
+            if isinstance(error, HTTPException) and error.status_code < 500:
+                raise _refused(error) from error
             _log.exception("the host's identify hook failed")
             raise InternalError("The application could not tell who is calling.") from error
 
-    def _check_origin(self, scope: Scope, *, key: str | None) -> None:
-        """A cookie without a key header is the browser's doing: changing requests must come from the same site."""
-        if key is not None or scope["method"] in _SAFE_METHODS:
+    def _check_origin(self, scope: Scope) -> None:
+        """A cookie without a key header is the browser's doing: changing requests must come from the same site.
+
+        A key in the query is no such header: any page can write one into an address.
+        """
+        if scope["method"] in _SAFE_METHODS:
             return
         headers = {name: value.decode("latin-1") for name, value in reversed(scope["headers"])}
-        if b"cookie" not in headers or same_origin(headers):
+        if b"cookie" not in headers or sent_key(scope["headers"]) is not None or same_origin(headers):
             return
         if self._csrf is not None and self._csrf(HTTPConnection(scope)):
             return
@@ -168,7 +180,10 @@ def same_origin(headers: dict[bytes, str]) -> bool:
         return site == "same-origin"
     origin = headers.get(b"origin")
     if origin is not None:
-        return urlsplit(origin).netloc.lower() == headers.get(b"host", "").lower() != ""
+        try:
+            return urlsplit(origin).netloc.lower() == headers.get(b"host", "").lower() != ""
+        except ValueError:  # not an address
+            return False
     return media_type == "application/json"
 
 
@@ -188,6 +203,16 @@ def as_principal(found: object) -> Principal | None:
         except ValueError as error:
             raise InternalError(f"identify returned an id that cannot be used: {error}.") from error
     raise InternalError(f"identify must return a Principal, a str or None, not {type(found).__name__}.")
+
+
+async def _in_thread(identify: Identify, connection: HTTPConnection) -> object:
+    """A plain hook may wait for a database, so it waits in a thread, beside those of other callers.
+
+    Django's connections belong to one thread, which it cleans up after each request: there all hooks take turns in it.
+    """
+    if "django" in sys.modules:
+        return await sync_to_async(identify, thread_sensitive=True)(connection)
+    return await to_thread.run_sync(identify, connection)
 
 
 def _refused(error: HTTPException) -> CallerError:

@@ -9,14 +9,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import parse_qs
 
-from llmproxy_asgi.errors import Unauthenticated
+from llmproxy_asgi.errors import BadRequest, Unauthenticated
 from llmproxy_asgi.principal import Principal
 from llmproxy_asgi.settings import CallLimits, KeyEntry
 
 PREFIX = "llmp_"
 """What begins like this is one of our keys, and never anything else's business."""
 
-MAX_KEY = 1024
+MAX_KEY = 16 * 1024
+"""Characters; a host's own signed tokens are a few thousand, and no server takes a much longer header."""
 _HEADERS = (b"authorization", b"x-api-key", b"x-goog-api-key")
 
 Scope = dict[str, object]
@@ -65,6 +66,7 @@ def sent_key(headers: Iterable[tuple[bytes, bytes]], query: bytes = b"") -> str 
 
     Raises:
         Unauthenticated: Two different keys, or something that cannot be a key.
+        BadRequest: The query cannot be read.
     """
     found: str | None = None
     for name, value in headers:
@@ -73,14 +75,16 @@ def sent_key(headers: Iterable[tuple[bytes, bytes]], query: bytes = b"") -> str 
             if text is not None:
                 found = _same(found, text)
     if query and b"key=" in query:
-        for text in parse_qs(query.decode("latin-1"), max_num_fields=64).get("key", ()):
+        try:
+            sent = parse_qs(query.decode("latin-1"), max_num_fields=64).get("key", ())
+        except ValueError:
+            raise BadRequest("The query has too many fields.") from None
+        for text in sent:
             found = _same(found, text)
     return found
 
 
 def _text(name: bytes, value: bytes) -> str | None:
-    if len(value) > MAX_KEY:
-        raise Unauthenticated("The key is too long.")
     text = value.decode("latin-1").strip()
     if name == b"authorization":
         scheme, _, text = text.partition(" ")
@@ -89,6 +93,8 @@ def _text(name: bytes, value: bytes) -> str | None:
             return None  # Basic and the like are the host's own business
     if not text:
         return None
+    if len(text) > MAX_KEY:
+        raise Unauthenticated("The key is too long.")
     if not text.isascii() or not text.isprintable():
         raise Unauthenticated("The key holds characters that no key has.")
     return text

@@ -1,5 +1,9 @@
 """Who is calling: keys first, then an adapter's word, then the host; and nobody is refused."""
 
+import asyncio
+import sys
+import threading
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -8,7 +12,7 @@ from starlette.requests import HTTPConnection
 
 from llmproxy_asgi.access.identify import ANYBODY, Doorkeeper, Identify
 from llmproxy_asgi.access.keys import Grant
-from llmproxy_asgi.errors import Forbidden, InternalError, Unauthenticated
+from llmproxy_asgi.errors import BadRequest, Forbidden, InternalError, MisuseError, Unauthenticated
 from llmproxy_asgi.principal import SCOPE_KEY, Principal
 from llmproxy_asgi.settings import KeyEntry, Secret
 
@@ -135,9 +139,11 @@ async def test_identify_that_fails_refuses_and_says_nothing(caplog: pytest.LogCa
     assert "hunter2" in caplog.text
 
 
-@pytest.mark.parametrize(("status", "error"), [(401, Unauthenticated), (403, Forbidden), (302, Unauthenticated)])
+@pytest.mark.parametrize(
+    ("status", "error"), [(401, Unauthenticated), (403, Forbidden), (302, Unauthenticated), (503, InternalError)]
+)
 async def test_the_hosts_own_refusal_is_kept(status: int, error: type[Exception]) -> None:
-    """A hook may refuse as its framework does."""
+    """A hook may refuse as its framework does; what says that it failed is no refusal."""
 
     def identify(_: HTTPConnection) -> str:
         raise HTTPException(status)
@@ -178,6 +184,7 @@ COOKIE = ("cookie", "session=abc")
         ([COOKIE, JSON, ("origin", "https://evil.example"), ("host", "app.example")], False),
         ([COOKIE, JSON, ("origin", "null"), ("host", "app.example")], False),
         ([COOKIE, JSON, ("origin", "null")], False),
+        ([COOKIE, JSON, ("origin", "http://["), ("host", "app.example")], False),
         ([COOKIE, ("content-type", "text/plain"), ("sec-fetch-site", "same-origin"), ("content-length", "5")], False),
         ([COOKIE, JSON], True),
         ([COOKIE, ("content-type", "text/plain"), ("content-length", "5")], False),
@@ -193,6 +200,23 @@ async def test_a_cookie_alone_counts_only_from_the_same_site(headers: list[tuple
     else:
         with pytest.raises(Forbidden, match="same origin"):
             await keeper.admit(scope(*headers))
+
+
+async def test_a_key_in_the_query_does_not_make_a_cookie_safe() -> None:
+    """Any page can write one into an address, so the cookie still has to come from the same site."""
+    asked = scope(COOKIE, JSON, ("sec-fetch-site", "cross-site"), query="key=anything")
+    with pytest.raises(Forbidden, match="same origin"):
+        await doorkeeper(identify=lambda _: "alice").admit(asked, key_in_query=True)
+
+
+async def test_a_csrf_check_that_could_not_say_no_is_refused_at_the_start() -> None:
+    """What an asynchronous one returns would always count as true."""
+
+    async def csrf(_: HTTPConnection) -> bool:
+        return False
+
+    with pytest.raises(MisuseError, match="csrf"):
+        doorkeeper(identify=lambda _: "alice", csrf=csrf)
 
 
 async def test_the_hosts_csrf_token_stands_in_for_the_origin() -> None:
@@ -214,12 +238,48 @@ async def test_reading_needs_no_origin() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["Bearer " + "x" * 2000, "Bearer a\x01b", "Bearer \xff\xfe"], ids=["long", "control", "latin"]
+    "value", ["Bearer " + "x" * 20_000, "Bearer a\x01b", "Bearer \xff\xfe"], ids=["long", "control", "latin"]
 )
 async def test_what_cannot_be_a_key_is_refused_before_any_look_up(value: str) -> None:
     """Length and characters are checked first."""
     with pytest.raises(Unauthenticated):
         await doorkeeper("open").admit(scope(("authorization", value)))
+
+
+async def test_the_hosts_own_tokens_may_be_long() -> None:
+    """Signed tokens are thousands of characters, and what is no bearer's is the host's in any length."""
+    keeper = doorkeeper(identify=lambda connection: connection.headers["authorization"].partition(" ")[0])
+    for value in ("Bearer " + "x" * 8000, "Negotiate " + "x" * 20_000):
+        admitted = await keeper.admit(scope(("authorization", value)))
+        assert admitted.principal.id == value.partition(" ")[0]
+
+
+async def test_a_query_of_too_many_fields_is_a_bad_request() -> None:
+    """It is not read to find a key in it."""
+    asked = scope(query="&".join(["a=1"] * 70 + [f"key={KEY}"]))
+    with pytest.raises(BadRequest, match="too many fields"):
+        await doorkeeper().admit(asked, key_in_query=True)
+
+
+async def test_a_slow_hook_keeps_nobody_else_waiting() -> None:
+    """Two plain hooks can be at work at once: here each waits until the other has come."""
+    both = threading.Barrier(2, timeout=10)
+
+    def identify(_: HTTPConnection) -> str:
+        both.wait()
+        return "alice"
+
+    keeper = doorkeeper(identify=identify)
+    grants = await asyncio.gather(keeper.admit(scope()), keeper.admit(scope()))
+    assert [grant.principal.id for grant in grants] == ["alice", "alice"]
+
+
+async def test_in_django_plain_hooks_share_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its database connections belong to one thread."""
+    monkeypatch.setitem(sys.modules, "django", ModuleType("django"))
+    keeper = doorkeeper(identify=lambda _: threading.get_ident())
+    grants = await asyncio.gather(*(keeper.admit(scope()) for _ in range(4)))
+    assert len({grant.principal.id for grant in grants}) == 1
 
 
 async def test_basic_credentials_are_the_hosts_business() -> None:
