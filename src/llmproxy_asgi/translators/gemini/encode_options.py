@@ -5,7 +5,7 @@ from llmproxy_asgi.conversation import JSONObject, Request
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
-from llmproxy_asgi.translators.gemini.json_schemas import lowered
+from llmproxy_asgi.translators.gemini.json_schemas import Unexpressed, lowered
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
 from llmproxy_asgi.translators.losses import Losses
 
@@ -114,7 +114,7 @@ class _Options:
         if wanted.kind != "text":
             fields["responseMimeType"] = "application/json"
         if wanted.kind == "json_schema" and self._can.structured_output:
-            fields["responseJsonSchema"] = lowered(wanted.schema or {}, self._losses)
+            fields["responseJsonSchema"] = self._schema(wanted.schema or {})
         if wanted.modalities and set(wanted.modalities) != {"text"}:
             unknown = set(wanted.modalities) - _MODALITIES
             if unknown or ("audio" in wanted.modalities and not self._can.audio):
@@ -123,6 +123,14 @@ class _Options:
             spoken = "audio" in wanted.modalities and self._request.protocol != PROTOCOL
             fields["responseModalities"] = ["AUDIO"] if spoken else [word.upper() for word in wanted.modalities]
         return fields
+
+    def _schema(self, schema: JSONObject) -> JSONObject:
+        try:
+            return lowered(schema, self._losses)
+        except Unexpressed as why:
+            raise Unsupported(
+                f"This upstream cannot be asked for such an answer: {why}.", param="response_format"
+            ) from None
 
     # ── thinking ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -121,6 +121,11 @@ _NOTED = {
 _FORMATS = frozenset({"date-time", "date", "time", "enum", "int32", "int64", "float", "double"})
 _NULL = {"type": "null"}
 _REF = "#/$defs/"
+_WORDS = frozenset({"allOf", "title", "description", "default"})
+_ROOM = 32 * 1024
+_TIMES = 8
+"""Bytes of definitions that may be written out where they are pointed at, in all, or so many times the schema's own
+size: one of a few lines could else become one of gigabytes."""
 
 
 class Unexpressed(Exception):
@@ -131,7 +136,7 @@ def lowered_parameters(schema: Mapping[str, Any] | None, losses: Losses) -> JSON
     """A tool's parameters; None where it takes none.
 
     Raises:
-        Unexpressed: They are no object.
+        Unexpressed: They are no object, or nest too deep.
     """
     if not schema:
         return None
@@ -148,24 +153,33 @@ def lowered(schema: Mapping[str, Any], losses: Losses, *, root: bool = False) ->
         schema: JSON Schema.
         losses: Where to say what could not be kept.
         root: Whether a reference may not stand at the top.
+
+    Raises:
+        Unexpressed: It nests too deep once it is written out.
     """
     definitions: dict[str, Any] = {}
     for key in ("definitions", "$defs"):
         found = schema.get(key)
         if isinstance(found, dict):
             definitions.update(found)
-    lowering = _Lowering(definitions, losses)
+    lowering = _Lowering(definitions, losses, room=max(_ROOM, _TIMES * _size(schema)) if definitions else 0)
     top = {key: value for key, value in schema.items() if key not in {"definitions", "$defs"}}
-    made = lowering.schema(lowering.resolved(top) if root else top)
-    if definitions:
-        made["$defs"] = {name: lowering.schema(inner) for name, inner in definitions.items()}
+    try:
+        made = lowering.schema(lowering.resolved(top) if root else top, root=root)
+        if definitions:
+            made["$defs"] = {name: lowering.schema(inner) for name, inner in definitions.items()}
+    except RecursionError:
+        raise Unexpressed("its schema nests too deep") from None
     return made
 
 
 class _Lowering:
-    def __init__(self, definitions: Mapping[str, Any], losses: Losses) -> None:
+    def __init__(self, definitions: Mapping[str, Any], losses: Losses, *, room: int) -> None:
         self._definitions = definitions
         self._losses = losses
+        self._within: list[str] = []  # definitions that are being written out where they are pointed at
+        self._sizes: dict[str, int] = {}
+        self._room = room
 
     def resolved(self, schema: Any) -> Any:
         """The schema itself, where another is only pointed at; what stands beside the pointer wins."""
@@ -180,12 +194,12 @@ class _Lowering:
             schema = {**target, **beside} if isinstance(target, dict) else beside
         return schema
 
-    def schema(self, schema: Any) -> JSONObject:
+    def schema(self, schema: Any, *, root: bool = False) -> JSONObject:
         """One schema, and all within it."""
         if not isinstance(schema, dict):
             return {}  # `true`: anything
         if isinstance(schema.get("allOf"), list):
-            schema = self._merged(schema)
+            return self._conjunction(schema, root=root)
         if isinstance(schema.get("$ref"), str):
             return self._reference(schema)
         made: JSONObject = {}
@@ -271,13 +285,25 @@ class _Lowering:
             kinds.append("string")
         return texts
 
-    def _merged(self, schema: JSONObject) -> JSONObject:
-        """One schema of all that a value must be valid against."""
+    def _conjunction(self, schema: JSONObject, *, root: bool) -> JSONObject:
+        """What is valid against several schemas at once."""
+        entries = schema["allOf"]
+        if not root and len(entries) == 1 and _is_reference(entries[0]) and schema.keys() <= _WORDS:
+            return self._reference({**schema, **entries[0]})  # how generators hang words on a reference
+        names: list[str] = []
+        merged = self._merged(schema, names)
+        self._within += names
+        made = self.schema(merged)
+        del self._within[len(self._within) - len(names) :]
+        return made
+
+    def _merged(self, schema: JSONObject, names: list[str]) -> JSONObject:
+        """One schema of all that a value must be valid against; `names`: the definitions that are in it."""
         merged = {key: value for key, value in schema.items() if key != "allOf"}
         for entry in schema["allOf"]:
-            inner = self.resolved(entry)
+            inner = self._written_out(entry, names)
             if isinstance(inner, dict) and isinstance(inner.get("allOf"), list):
-                inner = self._merged(inner)
+                inner = self._merged(inner, names)
             for key, value in inner.items() if isinstance(inner, dict) else ():
                 before = merged.get(key)
                 if isinstance(before, dict) and isinstance(value, dict):
@@ -287,6 +313,39 @@ class _Lowering:
                 else:
                     merged.setdefault(key, value)
         return merged
+
+    def _written_out(self, schema: Any, names: list[str]) -> Any:
+        """As `resolved`, within a schema that holds the definitions of these names already: each counts once.
+
+        What leads back to itself, or has no room any more, stays a reference, and what stands beside it is lost.
+        """
+        while _is_reference(schema) and (name := _target(schema["$ref"])) in self._definitions:
+            beside = {key: value for key, value in schema.items() if key != "$ref"}
+            target = self._definitions[name]
+            if name in names or not isinstance(target, dict):
+                schema = beside
+            elif name in self._within or not self._takes(name):
+                self._losses.add("dropped:schema.allOf")
+                return schema
+            else:
+                names.append(name)
+                schema = {**target, **beside}
+        return schema
+
+    def _takes(self, name: str) -> bool:
+        size = self._sizes.get(name)
+        if size is None:
+            size = self._sizes[name] = _size(self._definitions[name])
+        self._room -= size
+        return self._room >= 0
+
+
+def _size(schema: Any) -> int:
+    return len(msgspec.json.encode(schema))
+
+
+def _is_reference(schema: Any) -> bool:
+    return isinstance(schema, dict) and isinstance(schema.get("$ref"), str)
 
 
 def _kinds(schema: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -132,6 +133,67 @@ def test_all_of_is_one_schema() -> None:
     strict(made)
     assert made["required"] == ["a", "b"]
     assert set(made["properties"]) == {"a", "b"}
+
+
+def test_all_of_one_reference_is_that_reference() -> None:
+    """Generators hang a field's words on a reference this way, also within what it points at: it stays a reference."""
+    node = {"type": "object", "properties": {"next": {"title": "Next", "allOf": [{"$ref": "#/definitions/Node"}]}}}
+    losses = Losses()
+    made = lowered({"allOf": [{"$ref": "#/definitions/Node"}], "definitions": {"Node": node}}, losses, root=True)
+    strict(made)
+    assert made["properties"] == {"next": {"$ref": "#/$defs/Node"}}
+    assert losses.words == ()
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"allOf": [{"$ref": "#/$defs/Node"}]},
+        {"allOf": [{"$ref": "#/$defs/Node"}, {"$ref": "#/$defs/Node"}]},
+        {"properties": {"next": {"allOf": [{"$ref": "#/$defs/Node"}, {"minProperties": 1}]}}},
+        {"allOf": [{"properties": {"next": {"allOf": [{"$ref": "#/$defs/Node"}, {"minProperties": 1}]}}}]},
+    ],
+)
+def test_all_of_that_leads_back_to_itself_comes_to_an_end(node: dict[str, Any]) -> None:
+    """A definition that holds itself is written out once and is a reference within."""
+    schema = {"type": "object", "allOf": [{"$ref": "#/$defs/Node"}, {"title": "x"}], "$defs": {"Node": node}}
+    made = lowered_parameters(schema, Losses())
+    assert made is not None
+    strict(made)
+    assert made["title"] == "x"
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_definitions_do_not_multiply(within: bool) -> None:
+    """Definitions that point twice at the next one, and that at the next, do not grow into gigabytes; none is lost."""
+
+    def both(name: str) -> dict[str, Any]:
+        twice = [{"$ref": f"#/$defs/{name}"}, {"$ref": f"#/$defs/{name}"}]
+        if not within:
+            return {"allOf": twice}
+        return {"properties": {side: {"allOf": [*twice, {"type": "object"}]} for side in ("left", "right")}}
+
+    definitions = {f"A{number}": both(f"A{number + 1}") for number in range(20)}
+    definitions["A20"] = {"type": "object", "properties": {"last": {"type": "string"}}}
+    losses = Losses()
+    made = lowered({"allOf": [{"$ref": "#/$defs/A0"}], "$defs": definitions}, losses, root=True)
+    strict(made)
+    assert len(msgspec.json.encode(made)) < 1024 * 1024
+    if within:
+        assert losses.words == ("dropped:schema.allOf",)
+    else:
+        assert made["properties"] == {"last": {"type": "string"}}
+        assert losses.words == ()
+
+
+def test_what_nests_too_deep_once_it_is_written_out_is_refused() -> None:
+    """A chain of definitions that is deeper than anybody can read is a refusal, never a crash."""
+    definitions: dict[str, Any] = {
+        f"A{number}": {"properties": {"x": {"allOf": [{"$ref": f"#/$defs/A{number + 1}"}, {}]}}}
+        for number in range(3000)
+    }
+    with pytest.raises(Unexpressed, match="too deep"):
+        lowered({"allOf": [{"$ref": "#/$defs/A0"}, {}], "$defs": definitions}, Losses())
 
 
 @pytest.mark.parametrize("schema", [{"type": "string"}, {"type": "array", "items": {}}])
