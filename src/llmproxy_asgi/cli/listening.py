@@ -1,19 +1,15 @@
 """Where a server listens, and running it until somebody ends it."""
 
-import asyncio
 import errno
 import ipaddress
 import math
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
-
-from typing_extensions import override
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from llmproxy_asgi.cli.reading import fail
 
@@ -24,8 +20,6 @@ if TYPE_CHECKING:
 _BACKLOG = 2048
 _LAST_WORDS = 5.0
 """Seconds that the server waits for what the gateway has ended already."""
-
-Drain: TypeAlias = Callable[[float], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,54 +102,25 @@ def _leave(_number: int, _frame: object) -> NoReturn:
     sys.exit(0)
 
 
-def run(app: "ASGIApp", listener: socket.socket, *, drain: Drain, graceful: float, **options: Any) -> None:
+def run(app: "ASGIApp", listener: socket.socket, **options: Any) -> None:
     """Serve an application in this process, until a signal asks for the end and what is open has ended.
 
     Args:
-        app: What to serve.
+        app: What to serve; drains by itself when the signal comes.
         listener: Where; closed at the end.
-        drain: Called when the end is asked for: refuses new calls, lets those that are open end within some seconds.
-        graceful: Those seconds.
         options: As `settings` takes them.
     """
     import uvicorn
 
-    class Server(uvicorn.Server):
-        """Uvicorn, which asks the gateway first, so that what outlasts the window ends with its protocol's error.
-
-        It listens until then, so that whoever asks hears a 503 instead of nothing. A second signal ends that.
-        """
-
-        asked = False
-        ending: "asyncio.Task[None] | None" = None
-
-        @override
-        def handle_exit(self, sig: int, frame: Any) -> None:
-            if self.asked:
-                super().handle_exit(sig, frame)
-                return
-            self.asked = True
-            loop = asyncio.get_running_loop()  # signals are handled in the thread that the server runs in
-            loop.call_soon_threadsafe(self._begin_to_end, loop, sig, frame)
-
-        def _begin_to_end(self, loop: asyncio.AbstractEventLoop, sig: int, frame: Any) -> None:
-            self.ending = loop.create_task(self._end(sig, frame))
-
-        async def _end(self, sig: int, frame: Any) -> None:
-            try:
-                await drain(graceful)
-            finally:
-                super().handle_exit(sig, frame)
-
     with closing(listener):
-        Server(settings(app, graceful=graceful + _LAST_WORDS, **options)).run(sockets=[listener])
+        uvicorn.Server(settings(app, **options)).run(sockets=[listener])
 
 
 def run_workers(factory: str, address: Address, *, workers: int, **options: Any) -> None:
     """Serve from several processes, each with an application of its own.
 
     Args:
-        factory: `module:function` that makes the application.
+        factory: `module:function` that makes the application; it drains by itself when the signal comes.
         address: Where.
         workers: How many.
         options: As `settings` takes them.
@@ -181,7 +146,7 @@ def _options(*, log_level: str, access_log: bool, graceful: float) -> dict[str, 
         "log_config": _logging(log_level),
         "log_level": log_level,
         "access_log": access_log,
-        "timeout_graceful_shutdown": math.ceil(graceful),
+        "timeout_graceful_shutdown": math.ceil(graceful + _LAST_WORDS),
     }
 
 

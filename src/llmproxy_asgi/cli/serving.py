@@ -75,14 +75,13 @@ def serve(  # noqa: PLR0917  each is an option of the command
     local_hosts = is_open and not insecure_open
     if workers == 1:
         _announce(plan, address, where)
-        proxy = LLMProxy(plan)
-        app = worker.serving(proxy, prefix=where, local_hosts=local_hosts)
-        listening.run(app, listener, drain=proxy.drain, graceful=seconds, log_level=log_level, access_log=access_log)
+        app = worker.serving(LLMProxy(plan), prefix=where, local_hosts=local_hosts, window=seconds)
+        listening.run(app, listener, graceful=seconds, log_level=log_level, access_log=access_log)
         return
     listener.close()  # it was only to see whether the address can be had; uvicorn binds for its workers
     _announce(plan, address, where)
     files = [os.path.abspath(path) for path in config or [USUAL]]  # noqa: PTH100  links stay what they are
-    worker.instruct(files, prefix=where, local_hosts=local_hosts)
+    worker.instruct(files, prefix=where, local_hosts=local_hosts, window=seconds)
     listening.run_workers(
         worker.FACTORY, address, workers=workers, log_level=log_level, access_log=access_log, graceful=seconds
     )
@@ -117,9 +116,8 @@ def demo(
         import webbrowser
 
         webbrowser.open(f"{url}/ui/")  # connections queue at the listener until the server takes them
-    proxy = LLMProxy(config)
-    app = worker.serving(proxy, prefix="", local_hosts=True)
-    listening.run(app, listener, drain=proxy.drain, graceful=2, log_level="warning", access_log=False)
+    app = worker.serving(LLMProxy(config), prefix="", local_hosts=True, window=2)
+    listening.run(app, listener, graceful=2, log_level="warning", access_log=False)
 
 
 _HOW_TO_CALL = """\

@@ -12,42 +12,38 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from llmproxy_asgi.app import LLMProxy
+from llmproxy_asgi.cli.ending import DrainsAtSignals
 from llmproxy_asgi.cli.local_hosts import LocalHosts
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from llmproxy_asgi.config.schema import Config
-
 VARIABLE = "LLMPROXY_SERVE"
 FACTORY = "llmproxy_asgi.cli.worker:from_environment"
 
 
-def application(config: "Config | Sequence[str]", *, prefix: str, local_hosts: bool) -> "ASGIApp":
-    """The gateway, under its prefix.
+def serving(proxy: LLMProxy, *, prefix: str, local_hosts: bool, window: float) -> "ASGIApp":
+    """A gateway that drains when its process is asked to end.
 
     Args:
-        config: Read already, or the files to read.
-        prefix: Like `/llm`; empty for the root.
+        proxy: The gateway.
+        prefix: What it is under, like `/llm`; empty for the root.
         local_hosts: Whether requests must name this machine.
+        window: Seconds that open calls get at the end.
     """
-    return serving(LLMProxy(config), prefix=prefix, local_hosts=local_hosts)
-
-
-def serving(proxy: LLMProxy, *, prefix: str, local_hosts: bool) -> "ASGIApp":
-    """A gateway, under its prefix; the arguments are those of `application`."""
     app: ASGIApp = proxy
     if prefix:
         app = Starlette(routes=[Mount(prefix, proxy)], lifespan=proxy.lifespan)
-    return LocalHosts(app) if local_hosts else app
+    return DrainsAtSignals(LocalHosts(app) if local_hosts else app, proxy.drain, window=window)
 
 
-def instruct(files: Sequence[str], *, prefix: str, local_hosts: bool) -> None:
-    """Leave word for the worker processes that this one is about to start."""
-    os.environ[VARIABLE] = json.dumps({"config": list(files), "prefix": prefix, "local_hosts": local_hosts})
+def instruct(files: Sequence[str], *, prefix: str, local_hosts: bool, window: float) -> None:
+    """Leave word for the worker processes that this one is about to start: the arguments of `serving`."""
+    word = {"config": list(files), "prefix": prefix, "local_hosts": local_hosts, "window": window}
+    os.environ[VARIABLE] = json.dumps(word)
 
 
 def from_environment() -> "ASGIApp":
     """What a worker process serves."""
     word = json.loads(os.environ[VARIABLE])
-    return application(word["config"], prefix=word["prefix"], local_hosts=word["local_hosts"])
+    return serving(LLMProxy(word.pop("config")), **word)

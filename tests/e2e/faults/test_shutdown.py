@@ -11,14 +11,26 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from llmproxy_asgi.testing import Gate, Hold, ThreadedUpstream, Upstream, sse_answer
 from support_gateway import chat_delta, chat_frames, messages_body
-from support_servers import ASGI, CHAT, HANG, MESSAGES, Caller, chat, configuration, serving, until
+from support_servers import (
+    ASGI,
+    CHAT,
+    HANG,
+    MESSAGES,
+    Caller,
+    chat,
+    children,
+    configuration,
+    serving,
+    until,
+)
 
 WINDOW = "2s"
 LAST_WORD = b"shutting down"
@@ -78,10 +90,10 @@ def test_drain_at_the_signal(server: str, tmp_path: Path) -> None:
         assert site.process.wait(HANG) in ENDS
 
 
-def is_turned_away(kept: Caller) -> bool:
+def is_turned_away(kept: Caller, path: str = "/llm/ready") -> bool:
     """Whether a connection that was open before is told that the gateway is not ready, or is closed by its server."""
     try:
-        return kept.ask("/llm/ready").whole()[0] == 503
+        return kept.ask(path).whole()[0] == 503
     except (EOFError, OSError):
         return True
 
@@ -129,7 +141,9 @@ def serve(folder: Path, upstream: ThreadedUpstream, *options: str) -> "subproces
         cwd=folder,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -207,3 +221,83 @@ def ends_when_asked_again(process: "subprocess.Popen[str]") -> bool:
 
 def is_unready(kept: Caller) -> bool:
     return kept.ask("/ready").whole()[0] == 503
+
+
+@contextmanager
+def several(folder: Path, upstream: ThreadedUpstream, window: str) -> "Iterator[tuple[subprocess.Popen[str], int]]":
+    """`llmproxy serve` with two workers that both listen, and its port; what is left of it is killed."""
+    with serve(folder, upstream, "--workers", "2", "--graceful", window) as process:
+        try:
+            port = port_of(process)
+            assert process.stderr is not None
+            for _ in range(2):
+                while "Application startup complete" not in process.stderr.readline():
+                    assert process.poll() is None
+            yield process, port
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.fault(46)
+def test_the_commands_workers_wait_for_their_streams(tmp_path: Path) -> None:
+    """At the signal all are unready at once and refuse calls; streams end whole; then 0, and no process is left."""
+    gate = Gate()
+    first, *rest = chat_frames("the end")
+    with ExitStack() as stack:
+        upstream = stack.enter_context(Upstream.in_thread())
+        upstream.default = sse_answer([first, chat_delta({"content": "x"}), Hold(gate), *rest])
+        process, port = stack.enter_context(several(tmp_path, upstream, "1h"))
+        family = children(process.pid)
+        streams, kept = ([stack.enter_context(Caller(port)) for _ in range(8)] for _ in range(2))
+        for stream in streams:
+            stream.ask(CHAT, chat()).read_until(b'"x"')
+        assert [each.ask("/ready").whole()[0] for each in kept] == [200] * 8
+        process.send_signal(signal.SIGTERM)
+        for each in kept:
+            until(lambda each=each: is_turned_away(each, "/ready"))  # type: ignore[misc]
+        with Caller(port) as late:
+            assert late.ask(CHAT, chat()).whole()[0] == 503
+        gate.set()
+        for stream in streams:
+            assert b"[DONE]" in stream.rest()
+            assert stream.has_ended
+        assert process.wait(HANG) == 0
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family))
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.fault(46)
+def test_the_commands_workers_end_what_outlasts_the_window(tmp_path: Path) -> None:
+    """In whichever worker it runs, with its protocol's error event."""
+    with ExitStack() as stack:
+        upstream = stack.enter_context(Upstream.in_thread())
+        upstream.default = sse_answer([chat_delta({"content": "x"}), Hold()])
+        process, port = stack.enter_context(several(tmp_path, upstream, "500ms"))
+        streams = [stack.enter_context(Caller(port)) for _ in range(8)]
+        for stream in streams:
+            stream.ask(CHAT, chat()).read_until(b'"x"')
+        process.send_signal(signal.SIGTERM)
+        for stream in streams:
+            assert LAST_WORD in stream.rest()
+            assert stream.has_ended
+        assert process.wait(HANG) == 0
+
+
+@pytest.mark.fault(46)
+def test_a_second_interrupt_from_the_terminal_ends_the_workers_window(tmp_path: Path) -> None:
+    """The first Ctrl+C, which reaches parent and workers alike, leaves the window; the second ends it."""
+    with Upstream.in_thread() as upstream, several(tmp_path, upstream, "1h") as (process, port):
+        upstream.default = sse_answer([chat_delta({"content": "x"}), Hold()])
+        with Caller(port) as lasting, Caller(port) as kept:
+            lasting.ask(CHAT, chat()).read_until(b'"x"')
+            assert kept.ask("/ready").whole()[0] == 200
+            os.killpg(process.pid, signal.SIGINT)
+            until(lambda: is_unready(kept))
+            time.sleep(1)  # the parent looks at its signals twice a second, and then sends its own
+            assert upstream.open_connections == 1
+            os.killpg(process.pid, signal.SIGINT)
+            assert LAST_WORD in lasting.rest()
+            assert lasting.has_ended
+        assert process.wait(HANG) == 0

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from llmproxy_asgi import Config
+from llmproxy_asgi import Config, LLMProxy
 from llmproxy_asgi.__main__ import main
 from llmproxy_asgi.cli.listening import Address, WithoutQuery, resolve, settings
 from llmproxy_asgi.cli.local_hosts import LocalHosts
-from llmproxy_asgi.cli.worker import VARIABLE, application, from_environment, instruct
+from llmproxy_asgi.cli.worker import VARIABLE, from_environment, instruct, serving
 
 CONFIG = Config.model_validate({"providers": {"simulated": None}, "access": {"mode": "open"}})
 
@@ -73,11 +73,15 @@ async def test_other_names_are_refused(hosts: list[bytes]) -> None:
 @pytest.mark.anyio
 async def test_prefix() -> None:
     """Under a prefix the gateway is there and nothing else is."""
-    app = application(CONFIG, prefix="/llm", local_hosts=False)
+    app = below("/llm")
     assert (await answer(app, "/llm/health", b"x"))[0]["status"] == 200
     assert (await answer(app, "/health", b"x"))[0]["status"] == 404
-    assert (await answer(application(CONFIG, prefix="", local_hosts=False), "/health", b"x"))[0]["status"] == 200
-    assert (await answer(application(CONFIG, prefix="/llm", local_hosts=True), "/llm/health", b"x"))[0]["status"] == 403
+    assert (await answer(below(""), "/health", b"x"))[0]["status"] == 200
+    assert (await answer(below("/llm", local_hosts=True), "/llm/health", b"x"))[0]["status"] == 403
+
+
+def below(prefix: str, *, local_hosts: bool = False) -> Any:
+    return serving(LLMProxy(CONFIG), prefix=prefix, local_hosts=local_hosts, window=0)
 
 
 @pytest.mark.anyio
@@ -86,7 +90,7 @@ async def test_workers_serve_what_they_are_told(tmp_path: Any, monkeypatch: pyte
     monkeypatch.setattr(os, "environ", dict(os.environ))
     file = tmp_path / "a.yaml"
     file.write_text("providers: {simulated: }\naccess: {mode: open}\n", encoding="utf-8")
-    instruct([str(file)], prefix="/llm", local_hosts=True)
+    instruct([str(file)], prefix="/llm", local_hosts=True, window=0)
     assert VARIABLE in os.environ
     assert (await answer(from_environment(), "/llm/health", b"localhost"))[0]["status"] == 200
 
@@ -118,12 +122,12 @@ def test_access_log_has_no_query() -> None:
 
 
 def test_server_settings() -> None:
-    """No access log unless asked for, our log beside the server's, no word about the server in answers."""
+    """No access log unless asked for, our log beside the server's, no word about it in answers, time for last words."""
     before = {name: list(logging.getLogger(name).handlers) for name in ("llmproxy_asgi", "uvicorn", "uvicorn.access")}
     filters = list(logging.getLogger("uvicorn.access").filters)
     try:
         made = settings(yes, log_level="warning", access_log=False, graceful=0.25)
-        assert (made.access_log, made.server_header, made.timeout_graceful_shutdown) == (False, False, 1)
+        assert (made.access_log, made.server_header, made.timeout_graceful_shutdown) == (False, False, 6)
         assert logging.getLogger("llmproxy_asgi").level == logging.WARNING
     finally:
         for name, handlers in before.items():
