@@ -113,16 +113,18 @@ class Cooldowns:
     def answered(self, fingerprint: str) -> None:
         """An answer began: the circuit closes. What failed before is forgotten only when an answer ends well."""
         if self._circuits and (circuit := self._circuits.get(fingerprint)) is not None and circuit.rest is not None:
-            circuit.rest = circuit.probing_until = None
-            circuit.opened = 0
-            if self.noticed is not None:
-                self.noticed(fingerprint, None)
+            # Who was under way when it began to rest says nothing of how it is now, and does not shorten a wait.
+            is_tried = circuit.probing_until is not None and not circuit.rest.asked
+            if is_tried or circuit.rest.until <= self._clock.monotonic() + _TICK:
+                self._close(fingerprint, circuit)
 
     def succeeded(self, fingerprint: str) -> None:
         """An answer ended well: whatever was counted is forgotten."""
-        if self._circuits:
+        if self._circuits and (circuit := self._circuits.get(fingerprint)) is not None:
             self.answered(fingerprint)
-            self._circuits.pop(fingerprint, None)
+            circuit.failures = 0
+            if circuit.rest is None:
+                del self._circuits[fingerprint]
 
     def failed(self, fingerprint: str, error: UpstreamError, cooldown: float) -> None:
         """An attempt failed, before its first event or after.
@@ -143,17 +145,17 @@ class Cooldowns:
         """A check found that the upstream does not answer: it rests, if it does not already."""
         circuit = self._circuit(fingerprint)
         now = self._clock.monotonic()
-        if circuit.rest is None or circuit.rest.until < now + seconds:
-            begins = circuit.rest is None
+        rest = circuit.rest
+        if rest is None or rest.reason == CHECKED or rest.until <= now:
             circuit.rest = Rest(now + seconds, asked=False, seconds=seconds, reason=CHECKED)
-            if begins and self.noticed is not None:
+            if rest is None and self.noticed is not None:
                 self.noticed(fingerprint, circuit.rest)
 
     def found_up(self, fingerprint: str) -> None:
         """A check found that the upstream answers: a rest that a check began is over."""
         circuit = self._circuits.get(fingerprint)
         if circuit is not None and circuit.rest is not None and circuit.rest.reason == CHECKED:
-            self.answered(fingerprint)
+            self._close(fingerprint, circuit)
 
     def all_resting(self) -> Iterator[tuple[str, Rest]]:
         """Every credential that rests now, with its rest."""
@@ -181,6 +183,12 @@ class Cooldowns:
             if circuit.rest is None or circuit.rest.until <= self._clock.monotonic():
                 circuit.opened += 1
                 self._rest(circuit, fingerprint, error, seconds, asked=False)
+
+    def _close(self, fingerprint: str, circuit: _Circuit) -> None:
+        circuit.rest = circuit.probing_until = None
+        circuit.opened = 0
+        if self.noticed is not None:
+            self.noticed(fingerprint, None)
 
     def _circuit(self, fingerprint: str) -> _Circuit:
         circuit = self._circuits.get(fingerprint)

@@ -189,6 +189,49 @@ def test_failures_of_calls_under_way_do_not_lengthen_a_rest() -> None:
     assert rests.seconds_left(rest) == 4
 
 
+@pytest.mark.parametrize(
+    "refusal", [UpstreamRateLimited("", retry_after=60), UpstreamRateLimited(""), UpstreamQuotaSpent("")]
+)
+def test_calls_that_were_under_way_do_not_end_a_rest(refusal: UpstreamError) -> None:
+    """Streams that began before it may begin to answer, and end well, while it lasts; it lasts all the same."""
+    clock = HandClock()
+    rests = Cooldowns(clock)
+    rests.failed("k", refusal, 30)
+    rest = rests.resting("k")
+    rests.answered("k")
+    rests.succeeded("k")
+    rests.failed("k", UpstreamRefused(""), 30)
+    assert rests.resting("k") is rest is not None
+    clock.at = rest.until
+    assert rests.resting("k") is None
+
+
+def test_who_is_tried_for_want_of_others_serves_again_as_soon_as_it_answers() -> None:
+    """A try before the rest is over closes the circuit as one after it does."""
+    rests = opened(HandClock())
+    assert rests.resting("k")
+    rests.trying("k")
+    rests.answered("k")
+    assert rests.resting("k") is None
+
+
+def test_a_health_check_shortens_no_rest_that_calls_caused() -> None:
+    """An upstream that asked for a wait gets it, however its checks go meanwhile."""
+    clock = HandClock()
+    rests = Cooldowns(clock)
+    rests.failed("k", UpstreamRateLimited("", retry_after=60), 5)
+    rests.found_down("k", 600)
+    rests.found_up("k")
+    rest = rests.resting("k")
+    assert rest is not None
+    assert (rest.asked, rests.seconds_left(rest)) == (True, 60)
+    clock.at += 60
+    rests.found_down("k", 600)
+    assert rests.resting("k")
+    rests.found_up("k")
+    assert rests.resting("k") is None
+
+
 def test_streams_that_begin_and_break_are_failures_in_a_row() -> None:
     """An answer that begins forgives nothing; one that ends well does."""
     rests = Cooldowns(HandClock())
