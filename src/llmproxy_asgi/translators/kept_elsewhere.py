@@ -12,11 +12,14 @@ from typing import Any
 
 import msgspec
 
-from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.errors import BadRequest, Unsupported
 
 Named = Callable[[Mapping[str, Any]], Sequence[str] | None]
 """Which keys of an object name something that the vendor keeps (`""`: the object does so itself); None: whatever stands
 in it is only told again. Asked of every object within what is searched."""
+
+_ODD_SPELLING = re.compile(rb"\\u00[4-7]")
+"""An escaped letter or underscore: no writer of JSON needs that, and it hides a word from a search in bytes."""
 
 
 def unshared(path: str) -> Unsupported:
@@ -31,18 +34,20 @@ def refuse_named(
 
     Args:
         values: Its top level.
-        hint: Hits in every value that may name something; what it does not hit in is never taken apart.
+        hint: Hits in every value that may name something in plain letters; what neither it hits in, nor has escaped
+            letters, is never taken apart.
         within: Where names may stand.
         named: See `Named`.
 
     Raises:
         Unsupported: It names something; `param` says where.
+        BadRequest: It may do so in what cannot be read here, but maybe there.
     """
     for key in within:
         value = values.get(key)
-        if value is None or hint.search(value) is None:
+        if value is None or (hint.search(value) is None and not _has_odd_spelling(value)):
             continue
-        path = _place(_read(value), key, named)
+        path = _place(_read(value, key), key, named)
         if path is not None:
             raise unshared(path)
 
@@ -60,8 +65,12 @@ def _place(found: Any, path: str, named: Named) -> str | None:
     return next((place for key, each in found.items() if (place := _place(each, f"{path}.{key}", named))), None)
 
 
-def _read(value: msgspec.Raw) -> Any:
+def _has_odd_spelling(value: msgspec.Raw) -> bool:
+    return b"\\u00" in bytes(value) and _ODD_SPELLING.search(value) is not None  # the former is far the cheaper one
+
+
+def _read(value: msgspec.Raw, key: str) -> Any:
     try:
         return msgspec.json.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None  # the upstream says what is wrong with it
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"{key} cannot be read: {error}.", param=key, code="invalid_value") from None

@@ -1,12 +1,14 @@
 """What a vendor keeps is refused by its path in every protocol, passed on where its operator says so."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
 import pytest
 
 from llmproxy_asgi.capabilities import Capabilities
-from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.errors import BadRequest, Unsupported
 from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.registry import translator
 
@@ -22,10 +24,18 @@ def turn(*parts: Any) -> list[dict[str, Any]]:
 
 
 def spliced(protocol: str, body: dict[str, Any], *, stored: bool = False) -> Outgoing:
+    return sent_as(protocol, body, bytes, stored=stored)
+
+
+def sent_as(
+    protocol: str, body: dict[str, Any], spelled: Callable[[bytes], bytes], *, stored: bool = False
+) -> Outgoing:
     known = {"max_tokens": 10} if protocol == "anthropic-messages" else {}
     path = {"model": "m", "method": "generateContent"} if protocol == "gemini" else {}
     named = {} if protocol == "gemini" else {"model": "m"}
-    intake = translator(protocol).inbound.open(msgspec.json.encode({**named, **known, **body}), headers={}, path=path)
+    intake = translator(protocol).inbound.open(
+        spelled(msgspec.json.encode({**named, **known, **body})), headers={}, path=path
+    )
     able = Capabilities(stored=stored)
     upstream = Upstream(provider="p", model="m", asked="m", issuer="p", capabilities=able)
     return translator(protocol).outbound.splice(intake, upstream)
@@ -107,6 +117,42 @@ def test_what_the_vendor_keeps_is_refused(protocol: str, body: dict[str, Any], p
 def test_nothing_else_is(protocol: str, body: dict[str, Any]) -> None:
     """Words about files, what is sent whole, public addresses and arguments of calls are nobody's state."""
     assert msgspec.json.decode(spliced(protocol, body).body).items() >= body.items()
+
+
+def replaced(old: bytes, new: bytes, sent: bytes) -> bytes:
+    return sent.replace(old, new)
+
+
+NAMED: list[tuple[str, dict[str, Any], bytes]] = [
+    ("openai-chat", {"messages": said({"type": "file", "file": {"file_id": "file_1"}}, "ODD")}, b"file_id"),
+    ("anthropic-messages", {"messages": said({"type": "container_upload", "file_id": "file_1"}, "ODD")}, b"file_id"),
+    ("gemini", {"contents": turn({"fileData": {"fileUri": "gs://a"}}, "ODD")}, b"fileUri"),
+    ("openai-responses", {"input": [{"type": "item_reference", "id": "msg_1"}, "ODD"]}, b"item_reference"),
+    ("openai-responses", {"input": [{"type": "input_file", "file_id": "file_1"}, "ODD"]}, b"file_id"),
+]
+
+
+@pytest.mark.parametrize(("protocol", "body", "word"), NAMED)
+def test_a_name_in_another_spelling_is_refused(protocol: str, body: dict[str, Any], word: bytes) -> None:
+    """JSON can spell each letter in another way, and means the same."""
+    escaped = b"".join(b"\\u%04x" % letter for letter in word)
+    for spelling in (escaped, word[:1] + b"\\u%04X" % word[1] + word[2:]):
+        with pytest.raises(Unsupported):
+            sent_as(protocol, body, partial(replaced, b'"%b"' % word, b'"%b"' % spelling))
+
+
+@pytest.mark.parametrize(("protocol", "body"), [case[:2] for case in NAMED])
+@pytest.mark.parametrize("odd", [b'"\\ud83d"', b"1e999"], ids=["half a character", "out of range"])
+def test_a_name_beside_what_cannot_be_read_is_refused(protocol: str, body: dict[str, Any], odd: bytes) -> None:
+    """Other readers are less strict about JSON than ours, and would find it."""
+    with pytest.raises(BadRequest):
+        sent_as(protocol, body, partial(replaced, b'"ODD"', odd))
+
+
+def test_a_file_with_unknown_fields_is_a_file() -> None:
+    """What else is said of a file does not matter."""
+    with pytest.raises(Unsupported):
+        spliced("openai-chat", {"messages": said({"type": "file", "file": {"file_id": "file_1", "more": 1}})})
 
 
 def test_chat_keeps_nothing() -> None:

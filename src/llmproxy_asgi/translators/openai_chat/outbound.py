@@ -110,6 +110,9 @@ def _keep_nothing(values: dict[str, msgspec.Raw]) -> tuple[str, ...]:
 
 
 def _names(found: Mapping[str, Any]) -> tuple[str, ...]:
+    file = found.get("file")
+    if isinstance(file, dict) and file.get("file_id"):
+        return ("file.file_id",)
     return ("file_id",) if isinstance(found.get("file_id"), str) and found.keys() <= _FILE_KEYS else ()
 
 
