@@ -77,6 +77,37 @@ def sent_as(
         ("openai-responses", {"input": "x", "conversation": "conv_1"}, "conversation"),
         ("openai-responses", {"input": "x", "prompt": {"id": "pmpt_1"}}, "prompt"),
         ("openai-responses", {"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0]"),
+        (
+            "openai-responses",
+            {"input": "x", "tools": [{"type": "code_interpreter", "container": {"type": "auto", "file_ids": ["f"]}}]},
+            "tools[0].container.file_ids",
+        ),
+        (
+            "openai-responses",
+            {"input": "x", "tools": [{"type": "shell", "environment": {"type": "container_auto", "file_ids": ["f"]}}]},
+            "tools[0].environment.file_ids",
+        ),
+        (
+            "openai-responses",
+            {"input": "x", "tools": [{"type": "image_generation", "input_image_mask": {"file_id": "f"}}]},
+            "tools[0].input_image_mask.file_id",
+        ),
+        (
+            "openai-responses",
+            {
+                "input": "x",
+                "tools": [
+                    {
+                        "type": "shell",
+                        "environment": {
+                            "type": "container_auto",
+                            "skills": [{"type": "skill_reference", "skill_id": "s"}],
+                        },
+                    }
+                ],
+            },
+            "tools[0].environment.skills[0].skill_id",
+        ),
     ],
 )
 def test_what_the_vendor_keeps_is_refused(protocol: str, body: dict[str, Any], param: str) -> None:
@@ -108,6 +139,11 @@ def test_what_the_vendor_keeps_is_refused(protocol: str, body: dict[str, Any], p
                     },
                 ]
             },
+        ),
+        ("openai-responses", {"input": "x", "tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]}),
+        (
+            "openai-responses",
+            {"input": "x", "tools": [{"type": "image_generation", "input_image_mask": {"image_url": "data:,x"}}]},
         ),
         ("gemini", {"contents": turn({"fileData": {"fileUri": "https://www.youtube.com/watch?v=1"}})}),
         ("gemini", {"contents": turn({"text": '"fileUri"'})}),

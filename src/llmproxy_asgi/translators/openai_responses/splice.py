@@ -20,7 +20,7 @@ from llmproxy_asgi.translators.seals import WRAPPED, unwrap, usable
 
 _STORED = ("previous_response_id", "conversation", "prompt", "background")
 """Fields that name, or make, something that the vendor keeps."""
-_FILE = re.compile(rb'"(?:file_id|vector_store_ids|container|item_reference|container_id)"')
+_FILE = re.compile(rb'"(?:file_ids?|vector_store_ids|container|item_reference|container_id|skill_id)"')
 _THOUGHT = re.compile(rb'"reasoning"')
 _MADE_BY_MODEL = frozenset({"output_text", "refusal"})
 _NOTHING = frozenset({b"null", b"false", b'""'})
@@ -76,6 +76,13 @@ def _names(found: Mapping[str, Any]) -> Sequence[str] | None:
         named = ("container",) if isinstance(found.get("container"), str) else ()
     elif kind == "container_reference":
         named = ("container_id",)
+    elif kind in {"auto", "container_auto"}:  # a container that is made for this call, with these files in it
+        named = ("file_ids",)
+    elif kind == "skill_reference":
+        named = ("skill_id",)
+    elif kind == "image_generation":
+        mask = found.get("input_image_mask")
+        return ("input_image_mask.file_id",) if isinstance(mask, dict) and mask.get("file_id") else ()
     return [key for key in named if found.get(key)]
 
 
