@@ -8,7 +8,7 @@ import os
 import ssl
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llmproxy_asgi.errors import MisuseError, UpstreamUnreachable
@@ -59,6 +59,7 @@ class Pool:
         # A host's transport is shared as the host shares it; ours are bound to the loop they were opened on.
         self._shared = None if transport is None else self._make()
         self._channels: dict[asyncio.AbstractEventLoop, Channel] = {}
+        self._ends: dict[asyncio.AbstractEventLoop, AsyncGenerator[None]] = {}
         self._closed = False
         _pools.add(self)
 
@@ -82,39 +83,63 @@ class Pool:
             UpstreamProtocolError: what came is not HTTP/1, or its headers are too large.
             MisuseError: a header would break out of its line, or the method is none that we send.
         """
-        channel = self._shared or self._channels.get(asyncio.get_running_loop()) or self._channel()
+        channel = self._shared or self._channels.get(asyncio.get_running_loop()) or await self._channel()
         return await channel.open(method, url, headers, body, connect)
 
-    def _channel(self) -> Channel:
+    async def _channel(self) -> Channel:
         if self._closed:
             raise UpstreamUnreachable("The connections to this upstream have been closed.")
-        for loop in [loop for loop in self._channels if loop.is_closed()]:
-            # Nothing can be awaited there any more; its sockets go with it.
-            del self._channels[loop]
-        channel = self._channels[asyncio.get_running_loop()] = self._make()
+        for loop in list(self._channels):  # at once: other threads have loops, too
+            if loop.is_closed():
+                # Nothing can be awaited there any more; its sockets go with it.
+                self._channels.pop(loop, None)
+                self._ends.pop(loop, None)
+        here = asyncio.get_running_loop()
+        channel = self._channels[here] = self._make()
+        end = self._ends[here] = _closed_with_loop(channel, self._channels, here)
+        await anext(end)
         return channel
 
     async def aclose(self) -> None:
         """Close what is idle now, the rest as each open answer ends; refuse new calls; leave what is the host's."""
         self._closed = True
-        channels, self._channels = self._channels, {}
+        ends, self._ends, self._channels = self._ends, {}, {}
         here = asyncio.get_running_loop()
-        for loop, channel in channels.items():
+        for loop, end in ends.items():
             if loop is here:
-                await channel.aclose()
+                await end.aclose()
             elif not loop.is_closed():
-                loop.call_soon_threadsafe(_close_there, loop, channel)
+                loop.call_soon_threadsafe(_close_there, loop, end)
 
     def _forget_parent(self) -> None:
         # Kept, not dropped: destroying a loop's handles in the child would unregister them in the parent, too.
-        _parents.append(self._channels)
-        self._channels = {}
+        _parents.append((self._channels, self._ends))
+        self._channels, self._ends = {}, {}
 
 
-def _close_there(loop: asyncio.AbstractEventLoop, channel: Channel) -> None:
-    closing = loop.create_task(channel.aclose())
+async def _closed_with_loop(
+    channel: Channel, channels: dict[asyncio.AbstractEventLoop, Channel], loop: asyncio.AbstractEventLoop
+) -> AsyncGenerator[None]:
+    """Wait in the middle for the end of the pool or, if nobody closes that, of the loop.
+
+    That its asynchronous generators are closed is the only notice of a loop's end (`asyncio.run` sees to it); so a
+    script that never heard of `aclose` leaves no socket to the garbage collector. What is still in use stays.
+    """
+    try:
+        yield
+    finally:
+        channels.pop(loop, None)
+        await channel.aclose()
+
+
+def _close_there(loop: asyncio.AbstractEventLoop, end: AsyncGenerator[None]) -> None:
+    closing = loop.create_task(_finish(end))
     _closing.add(closing)
     closing.add_done_callback(_closing.discard)
+
+
+async def _finish(end: AsyncGenerator[None]) -> None:
+    await end.aclose()
 
 
 _closing: set[asyncio.Task[None]] = set()
