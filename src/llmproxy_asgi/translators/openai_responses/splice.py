@@ -22,6 +22,17 @@ _STORED = ("previous_response_id", "conversation", "prompt", "background")
 """Fields that name, or make, something that the vendor keeps."""
 _FILE = re.compile(rb'"(?:file_ids?|vector_store_ids|container|item_reference|container_id|skill_id)"')
 _THOUGHT = re.compile(rb'"reasoning"')
+_NAMING = {
+    "input_image": "file_id",
+    "input_file": "file_id",
+    "computer_screenshot": "file_id",
+    "file_search": "vector_store_ids",
+    "container_reference": "container_id",
+    "auto": "file_ids",
+    "container_auto": "file_ids",
+    "skill_reference": "skill_id",
+}
+"""Kinds of objects, to the key that names something in them; the containers are new ones, with files in them."""
 _MADE_BY_MODEL = frozenset({"output_text", "refusal"})
 _NOTHING = frozenset({b"null", b"false", b'""'})
 
@@ -67,23 +78,13 @@ def _names(found: Mapping[str, Any]) -> Sequence[str] | None:
         return None
     if kind == "item_reference":
         return ("",)
-    named: tuple[str, ...] = ()
-    if kind in {"input_image", "input_file", "computer_screenshot"}:
-        named = ("file_id",)
-    elif kind == "file_search":
-        named = ("vector_store_ids",)
-    elif kind == "code_interpreter":
-        named = ("container",) if isinstance(found.get("container"), str) else ()
-    elif kind == "container_reference":
-        named = ("container_id",)
-    elif kind in {"auto", "container_auto"}:  # a container that is made for this call, with these files in it
-        named = ("file_ids",)
-    elif kind == "skill_reference":
-        named = ("skill_id",)
-    elif kind == "image_generation":
+    if kind == "code_interpreter":
+        return ("container",) if isinstance(found.get("container"), str) and found["container"] else ()
+    if kind == "image_generation":
         mask = found.get("input_image_mask")
         return ("input_image_mask.file_id",) if isinstance(mask, dict) and mask.get("file_id") else ()
-    return [key for key in named if found.get(key)]
+    key = _NAMING.get(kind)
+    return (key,) if key is not None and found.get(key) else ()
 
 
 def _read(value: Raw) -> Any:
