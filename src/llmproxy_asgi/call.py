@@ -7,7 +7,7 @@ reach a caller.
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 import msgspec
 from typing_extensions import override
@@ -31,6 +31,12 @@ from llmproxy_asgi.stores.base import Owner
 from llmproxy_asgi.telemetry.telling import Caller, Telling
 from llmproxy_asgi.translators.base import Intake
 from llmproxy_asgi.translators.embeddings.records import Embeddings
+
+Belongs: TypeAlias = Callable[[], Conversation | None]
+"""Finds out which conversation a request belongs to; None: one that nobody will go on with."""
+
+Made: TypeAlias = tuple[Job, Belongs]
+"""What a request comes to."""
 
 
 class _Tap(ReasoningTap):
@@ -79,7 +85,7 @@ class Call:
         choice: Choice,
         job: Job,
         owner: Owner,
-        conversation: Callable[[], Conversation | None],
+        conversation: Belongs,
         *,
         allowance: Allowance | None = None,
     ) -> None:
@@ -99,11 +105,11 @@ class Call:
         """What observers are told of it, and what is known of its usage."""
         self._conversation = conversation
         self._pin: Pin | None = None
-        self._remade: Callable[[Intake], tuple[Job, Callable[[], Conversation | None]]] | None = None
+        self._remade: Callable[[Intake], Made] | None = None
         self.turn: Turn | None = None
         """Its dealings with kept answers, if it has any."""
 
-    def going_on(self, turn: Turn, remade: Callable[[Intake], tuple[Job, Callable[[], Conversation | None]]]) -> Self:
+    def going_on(self, turn: Turn, remade: Callable[[Intake], Made]) -> Self:
         """The same call, which has dealings with kept answers; `remade`: what it does if its request is another."""
         self.turn, self._remade = turn, remade
         return self
@@ -166,13 +172,9 @@ class Call:
         Raises:
             BadRequest: It is wrong.
         """
-        if self._job.protocol not in self._spoken():
-            self._job.request()
-
-    def _spoken(self) -> list[str]:
-        """The protocols that the targets which can serve it are spoken to in."""
         protocol = self._job.protocol
-        return [target.line(protocol).outbound.protocol for target in self._choice.targets if target.takes(protocol)]
+        if not any(target.relays(protocol) for target in self._choice.targets):
+            self._job.request()
 
     @property
     def course(self) -> Course:
@@ -186,7 +188,7 @@ class Call:
 
     async def _recalling(self, job: Job) -> Job:
         """The job, with the reasoning that its caller lost; looked for only where a target translates."""
-        if job.each is not None or all(spoken == job.protocol for spoken in self._spoken()):
+        if job.each is not None or not any(target.translates(job.protocol) for target in self._choice.targets):
             return job
         try:
             asked = job.request()

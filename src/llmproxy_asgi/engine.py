@@ -10,12 +10,9 @@ after it.
 
 import itertools
 import secrets
-from collections.abc import Callable
-
-import msgspec
 
 from llmproxy_asgi.access.keys import Grant
-from llmproxy_asgi.call import Call, told_caller
+from llmproxy_asgi.call import Belongs, Call, Made, told_caller
 from llmproxy_asgi.conversation import EMPTY, Request
 from llmproxy_asgi.custody.stateful import Turn
 from llmproxy_asgi.errors import GatewayError
@@ -23,7 +20,7 @@ from llmproxy_asgi.execution.allowance import Allowance
 from llmproxy_asgi.execution.attempt import Asked, Job
 from llmproxy_asgi.execution.counting import Counted
 from llmproxy_asgi.facts import Course
-from llmproxy_asgi.routing.affinity import Conversation, conversation_in, conversation_of
+from llmproxy_asgi.routing.affinity import conversation_in, conversation_of
 from llmproxy_asgi.routing.catalog import Allowed, allow, everything
 from llmproxy_asgi.runtime import Runtime
 from llmproxy_asgi.stores.base import Owner
@@ -64,9 +61,8 @@ class Engine:
         """
         course = self._course(request_id)
 
-        def remade(asked: Intake) -> tuple[Job, Callable[[], Conversation | None]]:
-            job = msgspec.structs.replace(_job(asked, inbound, strict=strict), course=course)
-            return job, lambda: conversation_in(asked, headers)
+        def remade(asked: Intake) -> Made:
+            return _job(asked, inbound, course, strict=strict), lambda: conversation_in(asked, headers)
 
         call = self._call(intake.model, grant, *remade(intake))
         return call if intake.state is None else call.going_on(self._turn(intake, grant), remade)
@@ -87,7 +83,7 @@ class Engine:
         """
         if intake.state is not None:
             intake = await self._turn(intake, grant).open(may_pass_on=False)
-        job = msgspec.structs.replace(_job(intake, inbound, strict=strict), course=self._course(request_id))
+        job = _job(intake, inbound, self._course(request_id), strict=strict)
         return await self._count(intake.model, grant, job)
 
     async def count_request(self, request: Request, grant: Grant) -> Counted:
@@ -96,7 +92,7 @@ class Engine:
         Raises:
             GatewayError: As `count`.
         """
-        return await self._count(request.model, grant, msgspec.structs.replace(_asked(request), course=self._course()))
+        return await self._count(request.model, grant, _asked(request, self._course()))
 
     def refused(self, error: GatewayError, *, protocol: str) -> None:
         """Tell that a request made in Python became no call, unless its end has been told."""
@@ -125,14 +121,13 @@ class Engine:
             ModelNotFound: There is no such model for this caller.
         """
         begins = (lambda: conversation_of(request)) if isinstance(request, Request) else (lambda: None)
-        job = msgspec.structs.replace(_asked(request), course=self._course())
-        return self._call(request.model, grant, job, begins)
+        return self._call(request.model, grant, _asked(request, self._course()), begins)
 
     def _course(self, request_id: str = "") -> Course:
         number = next(self._calls)
         return Course(call=number, request_id=request_id or f"call_{number:x}")
 
-    def _call(self, model: str, grant: Grant, job: Job, conversation: Callable[[], Conversation | None]) -> Call:
+    def _call(self, model: str, grant: Grant, job: Job, conversation: Belongs) -> Call:
         runtime = self.runtime  # one plan for the whole call: a reload never splits it
         choice = runtime.catalog.resolve(model, granted(grant))
         owner = Owner.of(grant.principal)
@@ -174,7 +169,7 @@ def _allowance(runtime: Runtime, owner: Owner, grant: Grant, *, spends: bool = T
     return Allowance(gate, counts_tokens=counts_tokens, clock=runtime.clock, observers=runtime.observers, spends=spends)
 
 
-def _job(intake: Intake, inbound: AnyInbound, *, strict: bool) -> Job:
+def _job(intake: Intake, inbound: AnyInbound, course: Course, *, strict: bool) -> Job:
     """What a request that came as bytes asks for; it is read whole once, and only if it must be."""
     decoded: list[Asked] = []
 
@@ -190,11 +185,12 @@ def _job(intake: Intake, inbound: AnyInbound, *, strict: bool) -> Job:
         intake=intake,
         each=(lambda: inbound.decode_each(intake)) if intake.several else None,
         strict=strict,
+        course=course,
     )
 
 
-def _asked(request: Asked) -> Job:
-    return Job(protocol=request.protocol, stream=request.stream, request=lambda: request)
+def _asked(request: Asked, course: Course) -> Job:
+    return Job(protocol=request.protocol, stream=request.stream, request=lambda: request, course=course)
 
 
 def granted(grant: Grant) -> Allowed:

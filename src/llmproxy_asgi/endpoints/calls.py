@@ -227,4 +227,6 @@ def _headers(model: str, warnings: Sequence[str]) -> list[tuple[bytes, bytes]]:
 
 def _header_text(text: str) -> bytes:
     """Names can be callers' text: what a header cannot carry is shown as a question mark."""
+    if text.isascii() and text.isprintable():
+        return text.encode("ascii")
     return "".join(char if " " <= char <= "~" else "?" for char in text).encode("ascii")

@@ -85,6 +85,14 @@ class Target:
         """Whether it can be spoken to at all for a caller of `protocol`."""
         return protocol in self._lines or self._spoken(protocol) is not None
 
+    def relays(self, protocol: str) -> bool:
+        """Whether it is spoken to in a caller's own protocol, so that bytes can stay as they are."""
+        return self.takes(protocol) and self.line(protocol).outbound.protocol == protocol
+
+    def translates(self, protocol: str) -> bool:
+        """Whether it is spoken to for a caller of `protocol`, but in another one."""
+        return self.takes(protocol) and self.line(protocol).outbound.protocol != protocol
+
     def counting_line(self, protocol: str) -> Line | None:
         """How to have tokens counted for a caller of `protocol`: as it is spoken to, else as it counts at all.
 

@@ -7,7 +7,7 @@ of one rank is decided in `strategies`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import translate
 from itertools import groupby
 from re import compile as compile_pattern
@@ -70,6 +70,12 @@ class Choice:
     """All of them, best first; never empty."""
     affinity: bool = True
     """Whether a conversation stays with the target that served it before."""
+    fixed: bool = field(init=False)
+    """Whether every call tries the targets in the order in which they stand here."""
+
+    def __post_init__(self) -> None:
+        fixed = all(rank.strategy == "failover" or len(rank.targets) == 1 for rank in self.ranks)
+        object.__setattr__(self, "fixed", fixed)
 
     @property
     def several(self) -> bool:

@@ -64,7 +64,7 @@ class Strategies:
 
     def order(self, choice: Choice) -> Sequence[Target]:
         """The targets in the order in which this call tries them."""
-        if all(rank.strategy == "failover" or len(rank.targets) == 1 for rank in choice.ranks):
+        if choice.fixed:
             return choice.targets
         return [target for rank in choice.ranks for target in self._rank(choice.name, rank)]
 
