@@ -10,7 +10,7 @@ DEFAULT_DEPTH = 64
 MAX_MEMBERS = 10_000
 """Of one object. To make a dictionary of a million takes half a second in which nobody else is served."""
 
-_NOT_STRUCTURE = bytes(set(range(256)) - set(b"[]{}:,"))
+_NOT_SIGNS = bytes(set(range(256)) - set(b'[]{}:,"'))
 _CROWD = b":," * MAX_MEMBERS
 _GLANCE = 512 * 1024
 _DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -32,11 +32,9 @@ def open_object(body: bytes, *, max_depth: int = DEFAULT_DEPTH) -> dict[str, msg
     """
     if not body.isascii():
         _check_utf8(body)
-    structure = None
+    signs = body.translate(None, _NOT_SIGNS)
     # A look at the beginning first: it is cheap, and tells most of them.
-    if _may_be_crowded(body) and (
-        _is_crowded(_structure(body[:_GLANCE])) or _is_crowded(structure := _structure(body))
-    ):
+    if _may_be_crowded(signs) and (_is_crowded(_structure(body[:_GLANCE])) or _is_crowded(_structure(body))):
         raise MalformedBody(f"The body has an object of more than {MAX_MEMBERS} members.")
     try:
         opened = _DECODER.decode(body)
@@ -46,19 +44,21 @@ def open_object(body: bytes, *, max_depth: int = DEFAULT_DEPTH) -> dict[str, msg
         raise MalformedBody("The body must be a JSON object.") from None
     except msgspec.DecodeError as error:
         raise MalformedBody(f"The body is not valid JSON: {error}.") from None
-    if _deeper(structure, max_depth) if structure is not None else depth_exceeds(body, max_depth):
+    if _deeper(body, signs, max_depth):
         raise MalformedBody(_too_deep(max_depth))
     return opened
 
 
 def depth_exceeds(body: bytes, limit: int) -> bool:
     """Whether well-formed JSON nests deeper than `limit`; a handful of passes over the bytes, all of them in C."""
-    return body.count(b"[") + body.count(b"{") > limit and _deeper(_structure(body), limit)
+    return _deeper(body, body.translate(None, _NOT_SIGNS), limit)
 
 
-def _deeper(structure: bytes, limit: int) -> bool:
+def _deeper(body: bytes, signs: bytes, limit: int) -> bool:
     """Each removal of empty pairs peels one level off."""
-    brackets = structure.translate(None, b":,")
+    if signs.count(b"[") + signs.count(b"{") <= limit:
+        return False
+    brackets = (_structure(body) if b"\\" in body else _outside(signs)).translate(None, b":,")
     for _ in range(limit):
         if not brackets:
             return False
@@ -67,9 +67,9 @@ def _deeper(structure: bytes, limit: int) -> bool:
     return bool(brackets)
 
 
-def _may_be_crowded(body: bytes) -> bool:
+def _may_be_crowded(signs: bytes) -> bool:
     """Whether it is worth a closer look, which costs much more than this."""
-    return len(body) > 4 * MAX_MEMBERS and all(body.count(sign) > MAX_MEMBERS for sign in (b":", b","))
+    return len(signs) > 4 * MAX_MEMBERS and all(signs.count(sign) > MAX_MEMBERS for sign in (b":", b","))
 
 
 def _is_crowded(structure: bytes) -> bool:
@@ -85,8 +85,14 @@ def _structure(body: bytes) -> bytes:
 
     Strings are cut out by their quotes: escaped backslashes first, then escaped quotes, then every second piece.
     """
-    outside = body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]
-    return b"".join(outside).translate(None, _NOT_STRUCTURE)
+    if b"\\" in body:
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    return _outside(body.translate(None, _NOT_SIGNS))
+
+
+def _outside(signs: bytes) -> bytes:
+    """What of these signs stands outside of strings; none of their quotes may be an escaped one."""
+    return b"".join(signs.split(b'"')[::2])
 
 
 def _check_utf8(body: bytes) -> None:
