@@ -128,7 +128,7 @@ class Gateway:
         """
         runtime = Runtime.build(load_config(config), self._live, identify=self._identify, csrf=self._csrf)
         self._engine.runtime = runtime
-        await self._live.retire(runtime.providers.keys())
+        await self._live.retire(runtime.providers.values())
 
     async def drain(self, window: float | None = None) -> None:
         """Refuse new calls with a 503, let those under way end, then interrupt the rest with their protocol's error.

@@ -4,7 +4,7 @@ A `Runtime` is made from a `Config` and never changes: a call takes one and keep
 any plan (connection pools, rests), by provider, so that a new plan finds it again.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,14 +71,15 @@ class Live:
         self.reasoning = ReasoningCustody(MemoryStore(BOUNDS, clock=clock))
         self.responses = ResponseCustody(MemoryStore(responses.BOUNDS, clock=clock), clock=clock)
         self._transports = transports or {}
-        self._pools: dict[str, Pool] = {}
+        self._pools: dict[tuple[str, str], Pool] = {}
 
     def pool(self, provider: Provider) -> Pool:
         """The connections of a provider; made when they are first needed."""
-        pool = self._pools.get(provider.name)
+        key = (provider.name, provider.type)  # one of another type may bring a transport of its own
+        pool = self._pools.get(key)
         if pool is None:
             given = self._transports.get(provider.name, self._transports.get("*"))
-            pool = self._pools[provider.name] = Pool(transport=provider.transport() or given)
+            pool = self._pools[key] = Pool(transport=provider.transport() or given)
         return pool
 
     def cooling(self) -> list[str]:
@@ -106,10 +107,11 @@ class Live:
             self.metrics.rename(names)
         return self.metrics
 
-    async def retire(self, providers: Collection[str]) -> None:
+    async def retire(self, providers: Iterable[Provider]) -> None:
         """Close the connections of every provider but these; answers that are open end first."""
-        for name in [name for name in self._pools if name not in providers]:
-            await self._pools.pop(name).aclose()
+        kept = {(each.name, each.type) for each in providers}
+        for key in [key for key in self._pools if key not in kept]:
+            await self._pools.pop(key).aclose()
 
     async def aclose(self) -> None:
         """Close every connection that is idle; open answers are their calls' to close."""
@@ -166,19 +168,22 @@ class Runtime:
                 providers[name] = provider_class(block.type)(name, block)
                 providers[name].max_event = config.limits.event
         catalog = Catalog(providers, config.models, default_provider=config.default_provider)
+        doorkeeper = Doorkeeper(
+            mode=config.access.mode,
+            keys=config.access.keys,
+            identify=identify,
+            csrf=csrf,
+            limits=config.access.per_principal.call_limits,
+        )
+        metrics = _metrics(config, catalog, live)
+        # Last, when nothing can fail any more: a plan that cannot be must change nothing for the one in force.
         live.health.plan(providers.values())
         admission = live.gates.targets(providers.values())
         return cls(
             config=config,
             providers=providers,
             catalog=catalog,
-            doorkeeper=Doorkeeper(
-                mode=config.access.mode,
-                keys=config.access.keys,
-                identify=identify,
-                csrf=csrf,
-                limits=config.access.per_principal.call_limits,
-            ),
+            doorkeeper=doorkeeper,
             executor=Executor(
                 live.pool,
                 live.cooldowns,
@@ -198,7 +203,7 @@ class Runtime:
             strategies=live.strategies,
             affinities=live.affinities,
             observers=live.observers,
-            metrics=_metrics(config, catalog, live),
+            metrics=metrics,
             admins=Admins(config.access.admins, anybody=config.access.mode == "open"),
             clock=live.clock,
         )

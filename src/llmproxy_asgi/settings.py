@@ -295,6 +295,13 @@ class KeyEntry(CallerLimits):
     groups: tuple[str, ...] = Field((), description="Groups that its principal has.")
     tenant: str = Field("", max_length=255, description="The tenant that its principal belongs to.")
 
+    @field_validator("name", "tenant")
+    @classmethod
+    def _printable(cls, value: str) -> str:
+        if not value.isprintable() or value.isspace():
+            raise ValueError("must be of printable characters, and not only spaces")
+        return value
+
     @field_validator("key")
     @classmethod
     def _strong(cls, value: Secret) -> Secret:

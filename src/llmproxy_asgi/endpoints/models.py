@@ -8,21 +8,21 @@ from llmproxy_asgi.translators.base import AnyInbound
 _JSON = (b"content-type", b"application/json")
 
 
-async def list_models(engine: Engine, exchange: Exchange, inbound: AnyInbound) -> None:
+async def list_models(engine: Engine, exchange: Exchange, inbound: AnyInbound, *, key_in_query: bool) -> None:
     """Answer with every name that can be listed."""
-    grant = await engine.runtime.doorkeeper.admit(exchange.scope)
+    grant = await engine.runtime.doorkeeper.admit(exchange.scope, key_in_query=key_in_query)
     names = engine.runtime.catalog.names(granted(grant))
     await exchange.answer(200, [_JSON], inbound.list_models(names))
 
 
-async def show_model(engine: Engine, exchange: Exchange, inbound: AnyInbound, name: str) -> None:
+async def show_model(engine: Engine, exchange: Exchange, inbound: AnyInbound, name: str, *, key_in_query: bool) -> None:
     """Answer with one model, if this caller may use it.
 
     Raises:
         ModelNotFound: There is none for this caller.
         NotFound: The path names none.
     """
-    grant = await engine.runtime.doorkeeper.admit(exchange.scope)
+    grant = await engine.runtime.doorkeeper.admit(exchange.scope, key_in_query=key_in_query)
     if not name:
         raise NotFound("There is nothing at this path.")
     engine.runtime.catalog.resolve(name, granted(grant))

@@ -65,6 +65,7 @@ _GOOGLE = ("x-goog-api-key", "x-goog-api-client")
 
 STATUS: dict[str, Handler] = {"/health": health, "/ready": ready}
 _MODELS = ("/v1/models", "/v1beta/models")
+_GEMINI_ONLY = _MODELS[1:]
 
 
 class Endpoints:
@@ -130,9 +131,10 @@ class Endpoints:
         elif models is None:
             await serve_page(self.engine, exchange, path)
         elif path == models:
-            await list_models(self.engine, exchange, inbound)
+            await list_models(self.engine, exchange, inbound, key_in_query=models in _GEMINI_ONLY)
         else:
-            await show_model(self.engine, exchange, inbound, path.removeprefix(models + "/"))
+            name = path.removeprefix(models + "/")
+            await show_model(self.engine, exchange, inbound, name, key_in_query=models in _GEMINI_ONLY)
 
     def _is_metrics(self, path: str) -> bool:
         return path == METRICS and self.engine.runtime.metrics is not None

@@ -123,6 +123,10 @@ class ProviderConfig(Block):
             raise ValueError("must be an http:// or https:// address")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError("must hold no user, password, query or fragment")
+        try:
+            address(value)
+        except MisuseError:
+            raise ValueError("names a host or a port that cannot be, or holds a space") from None
         return value.rstrip("/")
 
     @field_validator("headers")
@@ -139,9 +143,9 @@ class ProviderConfig(Block):
     def _whole(self) -> "ProviderConfig":
         if self.bypass_model and self.default_model is None:
             raise ValueError("bypass_model needs default_model")
-        if self.base_url is not None and self.base_url.startswith("http:") and not self.allow_insecure:
-            host = urlsplit(self.base_url).hostname or ""
-            if not _is_loopback(host):
+        if self.base_url is not None and not self.allow_insecure:
+            parts = urlsplit(self.base_url)
+            if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
                 raise ValueError("base_url is plain http beyond loopback; use https, or say allow_insecure: true")
         if self.rate_limit is not None and self.call_limits is None:
             raise ValueError("rate_limit limits nothing: say requests_per_second or tokens_per_minute, or leave it out")

@@ -120,6 +120,12 @@ def test_with_keys_alone_the_page_loads_and_its_calls_need_a_key() -> None:
         assert ask(address, "GET", "/v1/models", None, {}).status_code == 401
 
 
+def test_geminis_paths_of_models_take_the_key_in_the_query(base: str) -> None:
+    """As its other paths do; on those that other vendors share it is none."""
+    for path, status in (("/v1beta/models", 200), ("/v1beta/models/echo", 200), ("/v1/models", 401)):
+        assert ask(base, "GET", f"{path}?key={KEY}", None, {}).status_code == status, path
+
+
 def test_models_are_listed_in_the_callers_own_shape(base: str) -> None:
     """Anthropic's clients say which they are by their version header."""
     key = {"authorization": f"Bearer {KEY}"}

@@ -250,3 +250,20 @@ def test_a_reload_changes_new_calls_and_leaves_old_ones_alone(upstreams: list[Th
         with pytest.raises(Exception, match="not usable"):
             life.run(proxy.reload({"providers": {"x": {"type": "nonsense"}}})).result(10)  # type: ignore[call-arg]
         assert said(client.post(base + CHAT, json=chat_body())) == "1"
+
+
+def test_a_provider_of_another_type_under_the_same_name_is_another_provider(upstreams: list[ThreadedUpstream]) -> None:
+    """An embedded one brings its own transport, that a real one must not be asked through, and the other way round."""
+    embedded = {"providers": {"a": {"type": "simulated", "protocol": "openai-chat"}}, "access": {"mode": "open"}}
+    block = {"type": "openai-compatible", "base_url": upstreams[0].base_url + "/v1"}
+    real = {"providers": {"a": block}, "access": {"mode": "open"}}
+    proxy = LLMProxy(embedded)
+    life = Life(proxy)
+    body = chat_body(model="a/echo")
+    with served(life) as base, httpx2.Client(timeout=30, trust_env=False) as client:
+        first = said(client.post(base + CHAT, json=body))
+        life.run(proxy.reload(real)).result(10)  # type: ignore[call-arg]
+        assert said(client.post(base + CHAT, json=body)) != first
+        life.run(proxy.reload(embedded)).result(10)  # type: ignore[call-arg]
+        assert said(client.post(base + CHAT, json=body)) == first
+    assert len(upstreams[0].requests) == 1

@@ -337,6 +337,35 @@ def test_dict_that_is_wrong(source: dict[str, object], problem: str) -> None:
     assert refused.value.findings == (problem,)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://models.example:99999/v1",
+        "https://models.example:port/v1",
+        "https://models.example:0",
+        "https://mo dels.example/v1",
+        "https://models.example/v1\n",
+        "https://@models.example/v1",
+        "https://[::1/v1",
+        "HTTP://models.example/v1",
+    ],
+)
+def test_an_address_that_no_call_could_use_is_a_finding(url: str) -> None:
+    """It is told when the configuration is read, and not by the first call that fails."""
+    with pytest.raises(ConfigError, match=r"providers\.p.*base_url|providers\.p\.base_url"):
+        load_config({"providers": {"p": {"type": "openai-compatible", "base_url": url}}}, environment={})
+
+
+@pytest.mark.parametrize(
+    "words", [{"name": "a\tb"}, {"name": "  "}, {"tenant": "a\nb"}], ids=["tab", "blank", "tenant"]
+)
+def test_a_key_whose_principal_could_not_be_is_a_finding(words: dict[str, str]) -> None:
+    """What a principal refuses is told with its place."""
+    entry = {"name": "ci", "key": KEYS["CI_KEY"], **words}
+    with pytest.raises(ConfigError, match=rf"access\.keys\[0\]\.{next(iter(words))}: must be of printable"):
+        load_config({"access": {"keys": [entry]}}, environment={})
+
+
 def test_dict_that_holds_itself() -> None:
     """A dict that contains itself is refused."""
     endless: dict[str, object] = {}
