@@ -5,13 +5,12 @@ calls get their window, and idle connections are closed. Nothing is global: no s
 patching.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llmproxy_asgi.access.identify import Identify
+from llmproxy_asgi.access.identify import Csrf, Identify
 from llmproxy_asgi.facts import Observer
 from llmproxy_asgi.gateway import ConfigSource, Gateway, Transports
 
@@ -35,7 +34,7 @@ class LLMProxy:
         config: ConfigSource,
         *,
         identify: Identify | None = None,
-        csrf: Callable[[HTTPConnection], bool] | None = None,
+        csrf: Csrf | None = None,
         transport: "Transports | None" = None,
         observers: Sequence[Observer] = (),
     ) -> None:

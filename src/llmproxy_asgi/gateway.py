@@ -5,15 +5,14 @@ made for a principal all the same, because everything that is kept or counted be
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import msgspec
-from starlette.requests import HTTPConnection
 
-from llmproxy_asgi.access.identify import Identify, as_principal
+from llmproxy_asgi.access.identify import Csrf, Identify, as_principal
 from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.background import Background
 from llmproxy_asgi.config.loader import load_config
@@ -84,7 +83,7 @@ class Gateway:
         config: ConfigSource,
         *,
         identify: Identify | None = None,
-        csrf: Callable[[HTTPConnection], bool] | None = None,
+        csrf: Csrf | None = None,
         transport: "Transports | None" = None,
         observers: Sequence[Observer] = (),
     ) -> None:

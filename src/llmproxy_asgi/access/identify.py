@@ -4,26 +4,27 @@ The order is fixed: a key that is ours to judge, then a principal that an adapte
 hook. Nothing that a client sends can name a principal. A cookie alone counts only where no other site can have sent it.
 """
 
-import inspect
-import logging
-import sys
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from anyio import to_thread
-from asgiref.sync import sync_to_async
-from starlette.exceptions import HTTPException
-from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from llmproxy_asgi.access.keys import PREFIX, Grant, KeyTable, sent_key
-from llmproxy_asgi.errors import CallerError, Forbidden, GatewayError, InternalError, MisuseError, Unauthenticated
+from llmproxy_asgi.errors import Forbidden, InternalError, Unauthenticated
 from llmproxy_asgi.principal import LOCAL, SCOPE_KEY, Principal
 from llmproxy_asgi.settings import CallLimits, KeyEntry
 
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
+
+    from llmproxy_asgi.access.hooks import Hooks
+
 Identity: TypeAlias = Principal | str | int | None
-Identify: TypeAlias = Callable[[HTTPConnection], Identity | Awaitable[Identity]]
+Identify: TypeAlias = Callable[["HTTPConnection"], Identity | Awaitable[Identity]]
+"""The host's hook that says who is calling."""
+Csrf: TypeAlias = Callable[["HTTPConnection"], bool]
+"""The host's own check of a CSRF token."""
 Mode = Literal["host", "keys", "open"]
 
 ANYBODY = Principal("anonymous")
@@ -35,8 +36,6 @@ NOT_CONFIGURED = (
 _NOBODY = "You are not signed in, and no valid key was sent."
 _WRONG_KEY = "The key is not valid."
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-
-_log = logging.getLogger("llmproxy_asgi.access")
 
 
 class Doorkeeper:
@@ -59,24 +58,19 @@ class Doorkeeper:
         mode: Mode,
         keys: Iterable[KeyEntry] = (),
         identify: Identify | None = None,
-        csrf: Callable[[HTTPConnection], bool] | None = None,
+        csrf: Csrf | None = None,
         limits: CallLimits | None = None,
     ) -> None:
         self._mode = mode
         self._keys = KeyTable(keys)
-        self._identify = identify
-        self._is_async = identify is not None and _is_async(identify)
-        if csrf is not None and _is_async(csrf):
-            raise MisuseError(
-                "csrf must be a plain function: what an asynchronous one returns would always count as true."
-            )
-        self._csrf = csrf
+        self._asks_host = identify is not None
+        self._hooks = _hooks(identify, csrf)
         self._limits = limits
 
     @property
     def asks_host(self) -> bool:
         """Whether there is a hook of the host's; an adapter leaves the word to it then."""
-        return self._identify is not None
+        return self._asks_host
 
     async def admit(self, scope: Scope, *, key_in_query: bool = False) -> Grant:
         """Who sent this request.
@@ -110,8 +104,8 @@ class Doorkeeper:
 
     async def _ask_host(self, scope: Scope, key: str | None, *, asked: bool) -> Grant:
         principal = None
-        if self._identify is not None:
-            principal = await self._call(HTTPConnection(scope))
+        if self._hooks is not None:
+            principal = as_principal(await self._hooks.who(scope))
         if principal is not None:
             self._check_origin(scope)
             return self.grant(principal)
@@ -124,28 +118,9 @@ class Doorkeeper:
         return Grant(principal, limits=None if principal is LOCAL else self._limits)
 
     def _nobody(self, key: str | None, *, asked: bool = False) -> Unauthenticated:
-        if not asked and not self._keys and (self._identify is None or self._mode == "keys"):
+        if not asked and not self._keys and (not self._asks_host or self._mode == "keys"):
             return Unauthenticated(NOT_CONFIGURED)
         return Unauthenticated(_NOBODY if key is None else _WRONG_KEY, code=None if key is None else "invalid_api_key")
-
-    async def _call(self, connection: HTTPConnection) -> Principal | None:
-        identify = self._identify
-        assert identify is not None
-        try:
-            if self._is_async:
-                found = await identify(connection)  # type: ignore[misc]
-            else:
-                found = await _in_thread(identify, connection)
-                if inspect.isawaitable(found):
-                    found = await found
-            return as_principal(found)
-        except GatewayError:
-            raise
-        except Exception as error:
-            if isinstance(error, HTTPException) and error.status_code < 500:
-                raise _refused(error) from error
-            _log.exception("the host's identify hook failed")
-            raise InternalError("The application could not tell who is calling.") from error
 
     def _check_origin(self, scope: Scope) -> None:
         """A cookie without a key header is the browser's doing: changing requests must come from the same site.
@@ -157,7 +132,7 @@ class Doorkeeper:
         headers = {name: value.decode("latin-1") for name, value in reversed(scope["headers"])}
         if b"cookie" not in headers or sent_key(scope["headers"]) is not None or same_origin(headers):
             return
-        if self._csrf is not None and self._csrf(HTTPConnection(scope)):
+        if self._hooks is not None and self._hooks.vouch(scope):
             return
         raise Forbidden(
             "This request is signed in by a cookie alone and does not come from this site: send it with "
@@ -205,24 +180,9 @@ def as_principal(found: object) -> Principal | None:
     raise InternalError(f"identify must return a Principal, a str or None, not {type(found).__name__}.")
 
 
-async def _in_thread(identify: Identify, connection: HTTPConnection) -> object:
-    """A plain hook may wait for a database, so it waits in a thread, beside those of other callers.
+def _hooks(identify: Identify | None, csrf: Csrf | None) -> "Hooks | None":
+    if identify is None and csrf is None:
+        return None
+    from llmproxy_asgi.access.hooks import Hooks  # brings Starlette's requests along, a tenth of a start's time
 
-    Django's connections belong to one thread, which it cleans up after each request: there all hooks take turns in it.
-    """
-    if "django" in sys.modules:
-        return await sync_to_async(identify, thread_sensitive=True)(connection)
-    return await to_thread.run_sync(identify, connection)
-
-
-def _refused(error: HTTPException) -> CallerError:
-    """The host's own refusal, raised as its framework does it."""
-    if error.status_code == 403:
-        return Forbidden("The application refused this call.")
-    return Unauthenticated(_NOBODY)
-
-
-def _is_async(identify: Callable[..., object]) -> bool:
-    return inspect.iscoroutinefunction(identify) or inspect.iscoroutinefunction(
-        getattr(identify, "__call__", None)  # noqa: B004  it is the method that tells, not whether there is one
-    )
+    return Hooks(identify=identify, csrf=csrf, nobody=_NOBODY)

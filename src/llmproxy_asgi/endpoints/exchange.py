@@ -14,7 +14,6 @@ from starlette.types import Receive, Scope, Send
 
 from llmproxy_asgi.errors import BodyTimeout, BodyTooLarge, WrongMediaType
 from llmproxy_asgi.facts import NOBODY, Course, Observers
-from llmproxy_asgi.wsgi import UNWATCHED
 
 HeaderPairs = Iterable[tuple[bytes, bytes]]
 
@@ -24,6 +23,8 @@ _AT_ONCE = 64 * 1024
 _LONGEST_LENGTH = 18
 """Digits of a content-length; with more it is larger than any limit."""
 _PRIVATE = ((b"cache-control", b"no-store"), (b"vary", b"Authorization, Cookie"))
+UNWATCHED = "llmproxy.unwatched"
+"""As `wsgi.UNWATCHED`, which is not needed for more: a scope's extension where only writes tell that a caller left."""
 _ECHOES = 2
 _ECHO_AFTER = 0.25
 """Seconds after which a keep-alive is repeated where writes alone tell that a caller has left: the first to somebody
