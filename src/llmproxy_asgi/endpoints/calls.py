@@ -77,12 +77,28 @@ async def serve_call(
                 await _serve_stream(engine, exchange, inbound, intake, grant)
             else:
                 await _serve_whole(engine, exchange, inbound, intake, grant)
-    except CallerGone:
+    except Exception as error:  # noqa: BLE001  the last stop
+        await fail(exchange, inbound, error)
+
+
+async def fail(exchange: Exchange, inbound: AnyInbound, error: Exception) -> None:
+    """What a request comes to that ended with an error: an answer, if there is anybody to read one.
+
+    Args:
+        exchange: The request.
+        inbound: Writes the answer.
+        error: A `GatewayError`; that the caller left; or a bug of ours, which is a 500 and is logged.
+
+    Raises:
+        GatewayError: The answer had begun.
+    """
+    if isinstance(error, CallerGone):
         return
-    except GatewayError as error:
-        await refuse(exchange, inbound, error)
-    except Exception as error:  # noqa: BLE001  the last stop: a bug of ours is a 500 in the caller's protocol, and is logged
-        await refuse(exchange, inbound, unexpected(error, exchange))
+    known = error if isinstance(error, GatewayError) else unexpected(error, exchange)
+    if exchange.started:
+        raise known  # the server breaks the connection off, so that half an answer does not look like a whole one
+    with contextlib.suppress(CallerGone):
+        await refuse(exchange, inbound, known)
 
 
 async def refuse(exchange: Exchange, inbound: AnyInbound, error: GatewayError) -> None:
@@ -133,28 +149,31 @@ async def _serve_stream(engine: Engine, exchange: Exchange, inbound: AnyInbound,
     )
     stream: CallerStream | None = None
     try:
-        taken = _take(engine, exchange, inbound, intake, grant)
-        with engine.runtime.open_calls.call():
-            async with taken as call:
-                await keepalive.settle()
-                if not exchange.started:
-                    headers = [*ids, *_headers(call.upstream_model, call.warnings), *_tried(exchange)]
-                    await exchange.begin_stream(headers, media_type=intake.media_type)
-                stream = stream_of(call, inbound, intake)
-                await _copy(stream, keepalive)
-    except asyncio.CancelledError:
-        if exchange.started and not exchange.gone:
-            await _last_word(exchange, _broken(stream, inbound, intake, going_down()))
-        raise
-    except Exception as error:
-        await keepalive.settle()
-        if not exchange.started:
+        try:
+            taken = _take(engine, exchange, inbound, intake, grant)
+            with engine.runtime.open_calls.call():
+                async with taken as call:
+                    await keepalive.settle()
+                    if not exchange.started:
+                        headers = [*ids, *_headers(call.upstream_model, call.warnings), *_tried(exchange)]
+                        await exchange.begin_stream(headers, media_type=intake.media_type)
+                    stream = stream_of(call, inbound, intake)
+                    await _copy(stream, keepalive)
+        except asyncio.CancelledError:
+            if exchange.started and not exchange.gone:
+                await _last_word(exchange, _broken(stream, inbound, intake, going_down()))
             raise
-        known = error if isinstance(error, GatewayError) else unexpected(error, exchange)
-        await exchange.write(await _broken(stream, inbound, intake, known))
+        except CallerGone:
+            raise
+        except Exception as error:
+            await keepalive.settle()
+            if not exchange.started:
+                raise
+            known = error if isinstance(error, GatewayError) else unexpected(error, exchange)
+            await keepalive.write(await _broken(stream, inbound, intake, known))
+        await keepalive.end()
     finally:
         keepalive.cancel()
-    await exchange.end()
 
 
 async def _broken(stream: CallerStream | None, inbound: AnyInbound, intake: Intake, error: GatewayError) -> bytes:

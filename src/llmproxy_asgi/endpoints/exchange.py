@@ -8,9 +8,9 @@ import re
 import secrets
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from llmproxy_asgi.errors import BodyTimeout, BodyTooLarge, WrongMediaType
 from llmproxy_asgi.facts import NOBODY, Course, Observers
@@ -33,8 +33,11 @@ _WATCH_AFTER = 0.02
 """Seconds a call may take before it is worth a task to notice that its caller has left."""
 
 
-class CallerGone(Exception):
-    """The caller left; there is nobody to answer. Never leaves the endpoints."""
+class CallerGone(ConnectionError):
+    """The caller left, or takes nothing any more; there is nobody to answer. Never leaves the endpoints.
+
+    A server may say so itself, with an `OSError` of its own from `send`; that is this one from then on.
+    """
 
 
 class Exchange:
@@ -128,7 +131,11 @@ class Exchange:
             raise BodyTimeout("The request's body did not arrive in time.") from None
 
     async def answer(self, status: int, headers: HeaderPairs, body: bytes) -> None:
-        """A whole answer."""
+        """A whole answer.
+
+        Raises:
+            CallerGone: Nobody takes it.
+        """
         self.started = True
         sent = [
             *headers,
@@ -136,16 +143,16 @@ class Exchange:
             (b"x-request-id", self.request_id.encode()),
             *_PRIVATE,
         ]
-        await self.send({"type": "http.response.start", "status": status, "headers": sent, "trailers": False})
+        await self._put({"type": "http.response.start", "status": status, "headers": sent, "trailers": False})
         # An answer to HEAD says how long the body would be, and has none.
         shown = b"" if self.scope["method"] == "HEAD" else body
         message = {"type": "http.response.body", "body": shown, "more_body": False}
         if len(shown) <= _AT_ONCE:
-            await self.send(message)
+            await self._put(message)
             return
         try:
             async with asyncio.timeout(self.write_time):
-                await self.send(message)
+                await self._put(message)
         except TimeoutError:
             raise CallerGone from None
 
@@ -159,15 +166,30 @@ class Exchange:
             (b"x-request-id", self.request_id.encode()),
             *_PRIVATE,
         ]
-        await self.send({"type": "http.response.start", "status": 200, "headers": sent, "trailers": False})
+        await self._put({"type": "http.response.start", "status": 200, "headers": sent, "trailers": False})
 
     async def write(self, data: bytes) -> None:
         """More of a streamed answer. Returns when the server takes more: a slow caller slows us."""
-        await self.send({"type": "http.response.body", "body": data, "more_body": True})
+        await self._put({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self) -> None:
         """The end of a streamed answer."""
-        await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._put({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def abandon(self, task: "asyncio.Task[Any]") -> None:
+        """Nobody waits for the answer any more: end the task that makes it. Whoever notices it later changes nothing.
+
+        A second cancellation would break into what the first one lets go of.
+        """
+        if not self.gone:
+            self.gone = True
+            task.cancel()
+
+    async def _put(self, message: Message) -> None:
+        try:
+            await self.send(message)
+        except OSError as left:
+            raise CallerGone from left
 
     async def _read(self, limit: int) -> bytes:
         pieces: list[bytes] = []
@@ -229,8 +251,7 @@ class CallerWatch:
     async def _listen(self) -> None:
         while (await self._exchange.receive())["type"] != "http.disconnect":
             pass
-        self._exchange.gone = True
-        self._task.cancel()
+        self._exchange.abandon(self._task)
 
 
 class KeepAlive:
@@ -269,13 +290,30 @@ class KeepAlive:
         self._handle = self._loop.call_at(self._last + every, self._tick)
 
     async def write(self, data: bytes) -> None:
-        """Write what is really there; never into the middle of a keep-alive."""
+        """Write what is really there; never into the middle of a keep-alive.
+
+        Raises:
+            CallerGone: Nobody takes it.
+        """
         if self._sending is not None:
             await self.settle()
         self._busy = True
-        await self._exchange.send({"type": "http.response.body", "body": data, "more_body": True})
+        try:
+            await self._exchange.send({"type": "http.response.body", "body": data, "more_body": True})
+        except OSError as left:
+            raise CallerGone from left
         self._busy = False
         self._last = self._loop.time()
+
+    async def end(self) -> None:
+        """End the stream. There are no more keep-alives, but the write clock runs on until this is taken, too.
+
+        Raises:
+            CallerGone: Nobody takes it.
+        """
+        self._busy = True
+        await self.settle()
+        await self._exchange.end()
 
     def cancel(self) -> None:
         """No more keep-alives; one that is under way is given up."""
@@ -317,14 +355,18 @@ class KeepAlive:
         """
         if now - self._last < self._exchange.write_time + self._every or self._task is None:
             return False
-        self._exchange.gone = True
-        self._task.cancel()
+        self._exchange.abandon(self._task)
         return True
 
     async def _send(self) -> None:
-        if not self._exchange.started:
-            await self._exchange.begin_stream(self._headers, media_type=self._media_type)
-        await self._exchange.write(self._data)
+        try:
+            if not self._exchange.started:
+                await self._exchange.begin_stream(self._headers, media_type=self._media_type)
+            await self._exchange.write(self._data)
+        except CallerGone:
+            if self._task is not None:
+                self._exchange.abandon(self._task)
+            return
         self._last = self._loop.time()
         self._sending = None
 

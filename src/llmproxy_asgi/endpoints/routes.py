@@ -3,7 +3,6 @@
 Paths are compared as they are, letter by letter: a doubled slash, a dot segment or a trailing slash is another path.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 from urllib.parse import parse_qs
@@ -11,7 +10,7 @@ from urllib.parse import parse_qs
 from starlette.types import Receive, Scope, Send
 
 from llmproxy_asgi.background import Background
-from llmproxy_asgi.endpoints.calls import refuse, serve_call, unexpected
+from llmproxy_asgi.endpoints.calls import fail, serve_call
 from llmproxy_asgi.endpoints.exchange import Exchange
 from llmproxy_asgi.endpoints.metrics import PATH as METRICS
 from llmproxy_asgi.endpoints.metrics import serve_metrics
@@ -20,7 +19,7 @@ from llmproxy_asgi.endpoints.status import health, ready
 from llmproxy_asgi.endpoints.stored import Stored
 from llmproxy_asgi.endpoints.ui import serve_page
 from llmproxy_asgi.engine import Engine
-from llmproxy_asgi.errors import GatewayError, MethodNotAllowed, NotFound
+from llmproxy_asgi.errors import MethodNotAllowed, NotFound
 from llmproxy_asgi.translators.base import AnyInbound
 from llmproxy_asgi.translators.registry import translator
 
@@ -106,12 +105,8 @@ class Endpoints:
         inbound = translator(protocol or _shape(exchange, path)).inbound
         try:
             await self._route(exchange, path, inbound)
-        except GatewayError as error:
-            await refuse(exchange, inbound, error)
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:  # noqa: BLE001  as for calls: a bug of ours is a 500, and is logged
-            await refuse(exchange, inbound, unexpected(error, exchange))
+        except Exception as error:  # noqa: BLE001  the last stop
+            await fail(exchange, inbound, error)
 
     async def _route(self, exchange: Exchange, path: str, inbound: AnyInbound) -> None:
         if path in CALLS or path in COUNTS or model_in(path) is not None:

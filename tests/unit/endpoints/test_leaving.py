@@ -1,0 +1,226 @@
+"""Callers who leave: nobody is answered twice, nothing is logged as a failure of ours, and what they held is let go."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from starlette.types import Message, Scope
+
+from llmproxy_asgi import LLMProxy
+from llmproxy_asgi.endpoints import exchange as exchanges
+from llmproxy_asgi.endpoints.exchange import CallerGone, CallerWatch, Exchange, KeepAlive
+from llmproxy_asgi.facts import CallFinished
+from support_telemetry import Noting
+
+pytestmark = pytest.mark.anyio
+
+HANG = 20.0  # seconds after which a wait is a failure; nothing here depends on how long it takes
+CHAT = {"model": "story", "messages": [{"role": "user", "content": "hi"}]}
+OPEN: dict[str, Any] = {"access": {"mode": "open"}}
+
+
+class Caller:
+    """A caller of an ASGI application, message by message.
+
+    Args:
+        method: The request's.
+        path: Likewise.
+        body: Likewise.
+        leaves_at: The number of the first message that cannot be sent to it any more; None: it stays.
+        stalls_at: The number of the message that it does not take.
+    """
+
+    def __init__(
+        self,
+        method: str = "GET",
+        path: str = "/health",
+        body: Any = None,
+        *,
+        leaves_at: int | None = None,
+        stalls_at: int | None = None,
+    ) -> None:
+        self.scope: Scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "query_string": b"",
+            "headers": [(b"content-type", b"application/json")],
+        }
+        self.sent: list[Message] = []
+        self.left = asyncio.Event()
+        self._body: bytes | None = b"" if body is None else json.dumps(body).encode()
+        self._leaves_at = leaves_at
+        self._stalls_at = stalls_at
+
+    async def receive(self) -> Message:
+        body, self._body = self._body, None
+        if body is not None:
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        number = len(self.sent)
+        self.sent.append(message)
+        if self._leaves_at is not None and number >= self._leaves_at:
+            raise OSError("the caller has left")
+        if number == self._stalls_at:
+            await asyncio.Event().wait()
+
+    async def asks(self, app: LLMProxy) -> None:
+        async with asyncio.timeout(HANG):
+            await app(self.scope, self.receive, self.send)
+
+    @property
+    def heads(self) -> int:
+        return sum(message["type"] == "http.response.start" for message in self.sent)
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize("leaves_at", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/v1/chat/completions", {**CHAT, "stream": True}),
+        ("POST", "/v1/chat/completions", CHAT),
+        ("POST", "/v1/chat/completions", {"model": "nobody-has-it", "messages": []}),
+        ("HEAD", "/health", None),
+        ("GET", "/v1/models", None),
+        ("GET", "/nowhere", None),
+    ],
+    ids=["stream", "whole", "refused", "head", "list", "nowhere"],
+)
+async def test_a_server_that_says_so_when_it_is_written_to_is_believed(
+    method: str, path: str, body: Any, leaves_at: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An `OSError` of `send` is a caller who left: no error of ours, and nothing more is sent than the last word."""
+    noting = Noting()
+    proxy = LLMProxy({"providers": {"simulated": {}}, **OPEN}, observers=[noting])
+    caller = Caller(method, path, body, leaves_at=leaves_at)
+    await caller.asks(proxy)
+    await proxy.gateway.aclose()
+    assert errors(caplog) == []
+    assert caller.heads == 1
+    assert len(caller.sent) <= leaves_at + 1
+    for fact in noting.facts:
+        if isinstance(fact, CallFinished) and fact.stream:
+            assert fact.outcome == "cancelled"
+
+
+async def test_a_large_answer_that_nobody_takes_is_given_up_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The write clock ends it; it is not taken for a failure, and no second answer is begun."""
+    models = [f"model-{number:04}-{'x' * 180}" for number in range(500)]
+    config = {"providers": {"simulated": {"models": models}}, "limits": {"write_time": "1ms"}, **OPEN}
+    caller = Caller("GET", "/v1/models", stalls_at=1)
+    proxy = LLMProxy(config)
+    await caller.asks(proxy)
+    assert [message["type"] for message in caller.sent] == ["http.response.start", "http.response.body"]
+    assert errors(caplog) == []
+
+
+async def test_the_end_of_a_stream_has_a_write_clock_too() -> None:
+    """A caller who takes everything but the end does not hold the request for ever."""
+    exchange, caller = exchange_of(write_time=0.001)
+    written = asyncio.Event()
+
+    async def stalling(message: Message) -> None:
+        if not message.get("more_body", True):
+            written.set()
+            await asyncio.Event().wait()
+
+    exchange.send = stalling
+
+    async def stream() -> None:
+        async with CallerWatch(exchange):
+            keepalive = KeepAlive(exchange, b":\n\n", every=0.001, media_type=b"text/event-stream")
+            try:
+                await exchange.begin_stream((), media_type=b"text/event-stream")
+                await keepalive.end()
+            finally:
+                keepalive.cancel()
+
+    await within(stream())
+    assert written.is_set()
+    assert exchange.gone
+    assert not caller.left.is_set()
+
+
+async def test_a_keep_alive_that_cannot_be_written_ends_the_call() -> None:
+    """Whoever waits for a silent upstream learns of it, also where `receive` says nothing; no exception is lost."""
+    exchange, caller = exchange_of(leaves_at=0)
+    unheard: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, told: unheard.append(told))
+
+    async def silent() -> None:
+        async with CallerWatch(exchange):
+            keepalive = KeepAlive(exchange, b":\n\n", every=0.001, media_type=b"text/event-stream")
+            try:
+                await asyncio.Event().wait()
+            finally:
+                keepalive.cancel()
+
+    await within(silent())
+    assert exchange.gone
+    assert len(caller.sent) == 1
+    assert unheard == []
+
+
+async def test_a_caller_who_is_given_up_and_leaves_cancels_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first cancellation lets go of is not broken off by a second, and the request ends quietly."""
+    monkeypatch.setattr(exchanges, "_WATCH_AFTER", 0.0)
+    exchange, caller = exchange_of()
+    cleared = False
+
+    async def call() -> None:
+        nonlocal cleared
+        task = asyncio.current_task()
+        assert task is not None
+        async with CallerWatch(exchange):
+            for _ in range(10):
+                await asyncio.sleep(0)
+            exchange.abandon(task)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                caller.left.set()
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                cleared = True
+
+    await within(call())
+    assert cleared
+
+
+@pytest.mark.parametrize(
+    "writing",
+    [
+        lambda exchange: exchange.answer(200, (), b"x"),
+        lambda exchange: exchange.begin_stream((), media_type=b"text/event-stream"),
+        lambda exchange: exchange.write(b"x"),
+        lambda exchange: exchange.end(),
+        lambda exchange: KeepAlive(exchange, b":", every=60.0, media_type=b"x").write(b"x"),
+    ],
+    ids=["answer", "begin", "write", "end", "event"],
+)
+async def test_every_way_of_writing_tells_it_in_the_same_way(writing: Callable[[Exchange], Awaitable[None]]) -> None:
+    """Nobody above has to know what a server raises."""
+    exchange, _ = exchange_of(leaves_at=0)
+    with pytest.raises(CallerGone):
+        await writing(exchange)
+
+
+def exchange_of(*, write_time: float = 60.0, leaves_at: int | None = None) -> tuple[Exchange, Caller]:
+    caller = Caller(leaves_at=leaves_at)
+    caller._body = None
+    return Exchange(caller.scope, caller.receive, caller.send, write_time=write_time), caller
+
+
+async def within(work: Awaitable[None]) -> None:
+    async with asyncio.timeout(HANG):
+        await asyncio.ensure_future(work)
