@@ -13,6 +13,8 @@ from itertools import groupby
 from re import compile as compile_pattern
 from typing import Protocol
 
+import msgspec
+
 from llmproxy_asgi.errors import ModelNotFound
 from llmproxy_asgi.providers.base import ModelEntry, Provider
 from llmproxy_asgi.providers.target import Target
@@ -50,8 +52,7 @@ class Route(Protocol):
         """Whether a conversation stays where it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rank:
+class Rank(msgspec.Struct, frozen=True):
     """Targets that are as good as each other."""
 
     targets: tuple[Target, ...]
@@ -123,6 +124,7 @@ class Catalog:
             for entry in _enabled(provider)
             if entry.is_pattern
         ]
+        self._off = {provider.name: _switched_off(provider) for provider in ranked}
         self._found: dict[str, Choice] = {}
 
     def resolve(self, name: str, allowed: Allowed = everything) -> Choice:
@@ -179,7 +181,7 @@ class Catalog:
 
     def _matching(self, name: str) -> Iterable[Target | None]:
         for provider, entry, matches in self._patterns:
-            if matches(name):
+            if matches(name) and name not in self._off[provider.name]:
                 yield _served(provider, entry, name)
 
     def _unlisted(self, name: str) -> Iterable[Target | None]:
@@ -219,13 +221,22 @@ def _enabled(provider: Provider) -> list[ModelEntry]:
     return [entry for entry in provider.config.models or () if entry.enabled]
 
 
+def _switched_off(provider: Provider) -> frozenset[str]:
+    """Names that the provider's patterns do not bring back."""
+    entries = [entry for entry in provider.config.models or () if not entry.is_pattern]
+    return frozenset(entry.name for entry in entries if not entry.enabled) - {
+        entry.name for entry in entries if entry.enabled
+    }
+
+
 def _direct(provider: Provider, model: str, *, asked: str) -> Target | None:
     """A provider's model by the provider's own client-side name; one that it does not list is passed on as it is."""
     entries = provider.config.models or ()
-    entry = next((entry for entry in entries if entry.name == model and not entry.is_pattern), None)
-    if entry is not None and not entry.enabled:
+    found = [entry for entry in entries if entry.name == model and not entry.is_pattern]
+    found = found or [entry for entry in entries if entry.is_pattern and allow([entry.name])(model)]
+    if found and not any(entry.enabled for entry in found):
         return None
-    return _served(provider, entry, model, asked=asked)
+    return _served(provider, next((entry for entry in found if entry.enabled), None), model, asked=asked)
 
 
 def _served(provider: Provider, entry: ModelEntry | None, model: str, *, asked: str | None = None) -> Target:

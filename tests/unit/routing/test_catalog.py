@@ -67,6 +67,27 @@ def test_disabled_models_and_providers_do_not_exist() -> None:
             made.resolve(name)
 
 
+def test_a_name_that_is_switched_off_is_not_brought_back_by_a_pattern() -> None:
+    """The nearer word counts, whichever way the name is said."""
+    made = catalog({"a": {"models": ["o*", {"name": "o1", "enabled": False}, {"name": "q*", "enabled": False}]}})
+    assert names(made.resolve("o3")) == ["a/o3"]
+    for name in ("o1", "a/o1", "q1", "a/q1"):
+        with pytest.raises(ModelNotFound):
+            made.resolve(name)
+
+
+def test_what_is_said_of_a_pattern_holds_for_provider_and_model_too() -> None:
+    """A name that matches is listed, so it is the same target in both ways."""
+    entry = {"name": "o*", "max_output_tokens": 8000, "capabilities": {"tools": False}}
+    made = catalog({"a": {"models": [entry, {"name": "o9", "upstream": "o9-preview"}]}}, {"r": {"targets": ["a/o3"]}})
+    for name in ("o3", "a/o3", "r"):
+        (target,) = made.resolve(name).targets
+        capabilities = target.capabilities("openai-chat")
+        assert (target.model, capabilities.max_output_tokens, capabilities.tools) == ("o3", 8000, False)
+    assert names(made.resolve("a/o9")) == ["a/o9-preview"]
+    assert made.resolve("a/gpt").targets[0].capabilities("openai-chat").tools
+
+
 def test_no_name_asks_the_default_provider_for_its_default_model() -> None:
     """A request that names none is served by what the operator chose."""
     made = catalog({"a": {"default_model": "x"}, "b": {"default_model": "y"}}, default_provider="b")
