@@ -40,7 +40,7 @@ RESERVED: dict[tuple[str | None, ...], frozenset[str]] = {
 
 RESERVED_TYPES = frozenset(
     {
-        "gemini", "azure-openai", "vertex", "bedrock", "openrouter", "requesty", "copilot", "kiro", "claude-pro",
+        "azure-openai", "vertex", "bedrock", "openrouter", "requesty", "copilot", "kiro", "claude-pro",
         "chatgpt-plus", "ctonew",
     }
 )  # fmt: skip

@@ -12,7 +12,6 @@ never stays so while somebody waits for it, because whatever gives something bac
 """
 
 import asyncio
-import itertools
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
@@ -163,19 +162,14 @@ class Gate:
             return None
         return self._let_in(tokens)
 
-    def forecast(self, tokens: int, place: "_Place | None" = None) -> float:
-        """Seconds until a call passes behind those who wait, if nothing is given back meanwhile.
+    def forecast(self, tokens: int) -> float:
+        """Seconds until a call of so many tokens passes behind those who wait, if nothing is given back meanwhile.
 
         Where only the end of another call can make room, nobody knows: it is at least a moment then.
-
-        Args:
-            tokens: How many the call is estimated to be.
-            place: Where it stands in line; None: at its end.
         """
         seconds = 0.0
         if self._limiter is not None:
-            before = itertools.takewhile(lambda other: other is not place, self._line)
-            seconds = self._limiter.forecast([*(other.tokens for other in before), tokens])
+            seconds = self._limiter.forecast([*(other.tokens for other in self._line), tokens])
         return max(seconds, A_MOMENT) if self.lacks_slot else seconds
 
     def is_worth_waiting(self, tokens: int) -> bool:
@@ -341,6 +335,8 @@ class _Turn:
     async def wait(self) -> tuple[int, Permit] | None:
         """Which gate let it in, and the permit; None: none did in time."""
         for place in tuple(self._places):
+            if self.future.done():
+                break  # the line before opened this very moment
             place.gate.stand(place)
         try:
             return await self.future

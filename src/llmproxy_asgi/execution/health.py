@@ -10,8 +10,9 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
+
+import msgspec
 
 from llmproxy_asgi.clock import SYSTEM, Clock
 from llmproxy_asgi.errors import ErrorKind, UpstreamError, UpstreamTimeout
@@ -30,8 +31,7 @@ _LARGEST = 64 * 1024
 _log = logging.getLogger("llmproxy_asgi.health")
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
+class Health(msgspec.Struct, frozen=True):
     """What the last check of one provider said."""
 
     healthy: bool
@@ -173,15 +173,6 @@ class HealthChecks:
             elif count >= FAILURES_BEFORE_DOWN and provider.config.health is not None:
                 self._cooldowns.found_down(credential.fingerprint, 2 * provider.config.health.interval)
         if before is None or before.healthy != health.healthy:
-            self._tell(name, health, is_first=before is None)
-
-    def _tell(self, name: str, health: Health, *, is_first: bool) -> None:
-        facts = {"provider": name, "healthy": health.healthy, "reason": health.reason}
-        if not health.healthy:
-            _log.warning("the upstream %s does not answer as it should: %s", name, health.reason, extra=facts)
-        elif not is_first:
-            _log.info("the upstream %s answers again", name, extra=facts)
-        if self._observers.listening:
             self._observers.notice(TargetStateChanged(provider=name, healthy=health.healthy, reason=health.reason))
 
     def _cancel(self) -> None:

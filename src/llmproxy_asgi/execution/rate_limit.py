@@ -1,6 +1,6 @@
 """Token buckets: how much may pass at once, how fast it comes back, and when exactly there is enough.
 
-Plain arithmetic on a monotonic clock, in constant time for each call; nothing here waits (`line.py` does). What is
+Plain arithmetic on a monotonic clock, in constant time for each call; nothing here waits (`gate.py` does). What is
 taken is known before it is spent, so a bucket can be *in debt*: whoever spent more than was set aside makes those wait
 who come later, and over time no more passes than the rate says.
 """

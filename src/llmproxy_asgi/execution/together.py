@@ -153,8 +153,10 @@ class Together:
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self.permit.release()
+        try:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            self.permit.release()
 
     # ── one of them ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -32,7 +32,9 @@ class Latencies:
         self._asked: dict[str, float] = {}
 
     def heard(self, target: str, seconds: float) -> None:
-        """A target began to answer after so long."""
+        """A target began to answer after so long. It counts where somebody orders by it."""
+        if target not in self._asked:
+            return  # of others nothing is remembered: their names may be callers' text
         known = self._known.get(target)
         self._known[target] = seconds if known is None else known + _NEW * (seconds - known)
 

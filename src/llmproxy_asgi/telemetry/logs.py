@@ -145,7 +145,7 @@ def _recovered(fact: CredentialRecovered) -> None:
 def _changed(fact: TargetStateChanged) -> None:
     extra = {"provider": fact.provider, "healthy": fact.healthy, "reason": shown(fact.reason)}
     level = logging.INFO if fact.healthy else logging.WARNING
-    state = "is healthy again" if fact.healthy else "does not answer its health check"
+    state = "answers its health check" if fact.healthy else f"fails its health check: {extra['reason']}"
     _upstreams.log(level, "%s %s", fact.provider, state, extra=extra)
 
 

@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from typing_extensions import override
 
 from llmproxy_asgi.execution.concurrency import Slots
 from llmproxy_asgi.execution.gate import A_MOMENT, UNLIMITED, Full, Gate, Permit, pass_first
 from llmproxy_asgi.execution.rate_limit import Limiter, TokenBucket
-from support_clock import HandClock
+from support_clock import HandAlarm, HandClock
 
 pytestmark = pytest.mark.anyio
 
@@ -279,6 +280,29 @@ async def test_whichever_gate_opens_first(clock: HandClock) -> None:
     await turn(clock, 3.0)
     let(behind)
     assert clock.alarms == 0
+
+
+async def test_who_is_let_in_while_lining_up_stands_in_no_further_line() -> None:
+    """Time passes between the look at a gate and the place in its line; nobody is left behind in the others'."""
+
+    class Busy(HandClock):
+        """One that goes on while a timer is set."""
+
+        @override
+        def call_later(self, seconds: float, callback: Callable[[], object]) -> HandAlarm:
+            self.at += 1.0
+            return super().call_later(seconds, callback)
+
+    clock = Busy(at=0.0)
+    quick, slow = gate(clock, calls=(1, 1)), gate(clock, calls=(0.25, 1))
+    let(await comes(slow))
+    waiting = await comes(slow)
+    assert quick.try_pass(0) is not None
+    let(await comes(quick, slow))
+    assert (quick.waiting, slow.waiting) == (0, 1)
+    await turn(clock, 8.0)
+    let(waiting)
+    assert clock.alarms == 0, "a timer was left behind"
 
 
 async def test_the_best_gate_that_is_open_is_taken(clock: HandClock) -> None:

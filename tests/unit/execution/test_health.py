@@ -1,6 +1,7 @@
 """Does an upstream answer: what checks ask, what they find, and what that changes."""
 
 import asyncio
+import logging
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from llmproxy_asgi.execution.health import HealthChecks
 from llmproxy_asgi.facts import AnyFact, Observers, TargetStateChanged
 from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.providers.registry import provider_class
+from llmproxy_asgi.telemetry.logs import CallLog
 from llmproxy_asgi.transport import Answer, Pool
 from support_clock import HandClock
 
@@ -135,6 +137,21 @@ async def test_two_failures_make_it_rest_and_one_success_ends_that() -> None:
     assert world.resting
     await world.check(200)
     assert not world.resting
+
+
+async def test_a_verdict_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """By whoever logs all that happens, with its reason; a first one that is good says nothing of a recovery."""
+    caplog.set_level(logging.INFO, "llmproxy_asgi")
+    world = World()
+    for said in (200, GONE, GONE, 200):
+        await world.check(said)
+    for fact in world.facts:
+        CallLog().notice(fact)
+    assert [(record.name, record.getMessage()) for record in caplog.records] == [
+        ("llmproxy_asgi.upstreams", "p answers its health check"),
+        ("llmproxy_asgi.upstreams", "p fails its health check: upstream"),
+        ("llmproxy_asgi.upstreams", "p answers its health check"),
+    ]
 
 
 async def test_a_check_ends_no_rest_that_calls_began() -> None:

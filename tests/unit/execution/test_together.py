@@ -221,6 +221,29 @@ async def test_a_call_that_is_let_go_of_gives_every_place_back() -> None:
     assert (slots.used, world.open) == (0, set())
 
 
+async def test_closing_that_is_cut_short_gives_the_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is called off while an upstream is being let go of keeps nothing of its provider's limits."""
+    closing = asyncio.Event()
+
+    async def close(_fake: Fake) -> None:
+        closing.set()
+        await asyncio.Event().wait()
+
+    slots = Slots(1)
+    together = World().together("x" * 1000, stream=True)
+    await together.begin()
+    permit = Gate(None, slots, max_wait=0, max_waiting=0, clock=SYSTEM).try_pass(0)
+    assert permit is not None
+    together.permit = permit
+    monkeypatch.setattr(Fake, "close", close)
+    letting_go = asyncio.create_task(together.close())
+    await closing.wait()
+    letting_go.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await letting_go
+    assert slots.used == 0
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_a_failure_before_anything_was_said_is_raised(stream: bool) -> None:
     """As an attempt would raise it, and nothing stays open when it is closed."""

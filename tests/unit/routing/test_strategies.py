@@ -90,6 +90,16 @@ def test_the_quickest_goes_first_once_all_are_known() -> None:
     assert calls.next() == ["b/m", "c/m", "a/m"]
 
 
+def test_nothing_is_remembered_of_targets_that_nobody_orders() -> None:
+    """Their names may be whatever callers said, of which there is no end."""
+    latencies = Latencies(HandClock())
+    latencies.heard("a/whatever-a-caller-said", 0.5)
+    assert latencies.of("a/whatever-a-caller-said") == 0.0
+    latencies.asking("a/m")
+    latencies.heard("a/m", 0.5)
+    assert latencies.of("a/m") == 0.5
+
+
 def test_slow_ones_are_looked_at_again_now_and_then() -> None:
     """By one call; what has become quick is found."""
     calls = Calls(catalog(route("least_latency")))
