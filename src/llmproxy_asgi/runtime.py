@@ -4,16 +4,18 @@ A `Runtime` is made from a `Config` and never changes: a call takes one and keep
 any plan (connection pools, rests), by provider, so that a new plan finds it again.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from starlette.requests import HTTPConnection
+
 from llmproxy_asgi.access.admins import Admins
-from llmproxy_asgi.access.identify import Csrf, Doorkeeper, Identify
+from llmproxy_asgi.access.identify import Doorkeeper, Identify
 from llmproxy_asgi.clock import SYSTEM, AlarmClock, Clock
 from llmproxy_asgi.config.schema import Config
-from llmproxy_asgi.custody import responses
-from llmproxy_asgi.custody.reasoning import BOUNDS, ReasoningCustody
+from llmproxy_asgi.custody import reasoning, responses
+from llmproxy_asgi.custody.reasoning import ReasoningCustody
 from llmproxy_asgi.custody.responses import ResponseCustody
 from llmproxy_asgi.execution.admission import CallerGates, LiveGates
 from llmproxy_asgi.execution.budget import RetryBudgets
@@ -28,7 +30,8 @@ from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.routing.affinity import Affinities
 from llmproxy_asgi.routing.catalog import Catalog, allow
 from llmproxy_asgi.routing.strategies import Latencies, Strategies
-from llmproxy_asgi.stores.memory import MemoryStore
+from llmproxy_asgi.stores.base import RecordStore
+from llmproxy_asgi.stores.open import open_store
 from llmproxy_asgi.telemetry.collector import Names
 from llmproxy_asgi.telemetry.metrics import Metrics, shared_directory
 from llmproxy_asgi.telemetry.prometheus import check_installed
@@ -66,8 +69,7 @@ class Live:
         self.latencies = Latencies(clock)
         self.strategies = Strategies(self.latencies)
         self.affinities = Affinities(clock)
-        self.reasoning = ReasoningCustody(MemoryStore(BOUNDS, clock=clock))
-        self.responses = ResponseCustody(MemoryStore(responses.BOUNDS, clock=clock), clock=clock)
+        self._stores: dict[str, Stores] = {}
         self._transports = transports or {}
         self._pools: dict[tuple[str, str], Pool] = {}
 
@@ -79,6 +81,16 @@ class Live:
             given = self._transports.get(provider.name, self._transports.get("*"))
             pool = self._pools[key] = Pool(transport=provider.transport() or given)
         return pool
+
+    def stores(self, address: str) -> "Stores":
+        """The stores at this address; opened when it is first named."""
+        stores = self._stores.get(address)
+        if stores is None:
+            stores = self._stores[address] = Stores(
+                responses=open_store(address, kind="responses", bounds=responses.BOUNDS, clock=self.clock),
+                reasoning=open_store(address, kind="reasoning", bounds=reasoning.BOUNDS, clock=self.clock),
+            )
+        return stores
 
     def cooling(self) -> list[str]:
         """The providers of the credentials that rest now, one entry for each credential."""
@@ -112,13 +124,24 @@ class Live:
             await self._pools.pop(key).aclose()
 
     async def aclose(self) -> None:
-        """Close every connection that is idle; open answers are their calls' to close."""
+        """Close stores, and every connection that is idle; open answers are their calls' to close."""
         if self.metrics is not None:
             self.metrics.stop()
         await self.health.aclose()
         pools, self._pools = self._pools, {}
         for pool in pools.values():
             await pool.aclose()
+        for stores in self._stores.values():
+            await stores.responses.aclose()
+            await stores.reasoning.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What is kept for callers at one address."""
+
+    responses: RecordStore
+    reasoning: RecordStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +173,7 @@ class Runtime:
         live: Live,
         *,
         identify: Identify | None = None,
-        csrf: Csrf | None = None,
+        csrf: Callable[[HTTPConnection], bool] | None = None,
     ) -> "Runtime":
         """The plan that a configuration implies.
 
@@ -173,6 +196,7 @@ class Runtime:
             csrf=csrf,
             limits=config.access.per_principal.call_limits,
         )
+        stores = live.stores(config.state)
         metrics = _metrics(config, catalog, live)
         # Last, when nothing can fail any more: a plan that cannot be must change nothing for the one in force.
         live.health.plan(providers.values())
@@ -196,8 +220,8 @@ class Runtime:
             open_calls=live.open_calls,
             health=live.health,
             counting=Counting(live.pool, live.cooldowns, largest_answer=config.limits.answer, admission=admission),
-            reasoning=live.reasoning,
-            responses=live.responses,
+            reasoning=ReasoningCustody(stores.reasoning),
+            responses=ResponseCustody(stores.responses, clock=live.clock),
             strategies=live.strategies,
             affinities=live.affinities,
             observers=live.observers,

@@ -3,10 +3,18 @@
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
 from llmproxy_asgi import ConfigError
+from llmproxy_asgi.clock import Clock
 from llmproxy_asgi.config.schema import Config
+from llmproxy_asgi.custody import reasoning, responses
 from llmproxy_asgi.runtime import Live, Runtime
+from llmproxy_asgi.stores import open as opening
+from llmproxy_asgi.stores.base import Bounds, RecordStore
+from llmproxy_asgi.stores.memory import MemoryStore
+from support_clock import HandClock
+from support_stores import ALICE
 
 
 def plan(live: Live, endpoints: dict[str, bool] | None = None, **block: Any) -> Runtime:
@@ -30,3 +38,32 @@ def test_a_plan_that_cannot_be_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
     again = live.gates.targets(plan(live, **limits).providers.values())
     assert again is not None
     assert again.try_take(target, credential, 0) is None
+
+
+@pytest.mark.anyio
+async def test_stores_are_those_of_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opened as `state` says, once for all plans that name the same address, and closed with what is alive."""
+    opened: list[Any] = []
+    closed: list[Any] = []
+
+    class Watched(MemoryStore):
+        @override
+        async def aclose(self) -> None:
+            closed.append(self)
+
+    def backend(url: str, kind: str, bounds: Bounds, clock: Clock) -> RecordStore:
+        opened.append((url, kind, bounds, clock))
+        return Watched(bounds, clock=clock)
+
+    monkeypatch.setitem(opening._BACKENDS, "memory", backend)
+    live = Live(clock=HandClock())
+    one, other = plan(live), plan(live)
+    assert opened == [
+        ("memory://", "responses", responses.BOUNDS, live.clock),
+        ("memory://", "reasoning", reasoning.BOUNDS, live.clock),
+    ]
+    made = one.responses.begin(ALICE)
+    assert await one.responses.save(ALICE, made)
+    assert await other.responses.find(ALICE, made.id) is not None
+    await live.aclose()
+    assert len(closed) == 2

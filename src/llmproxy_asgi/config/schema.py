@@ -6,7 +6,6 @@ they hold no provider of their own: a provider's block is validated by the class
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -20,6 +19,7 @@ from llmproxy_asgi.errors import MisuseError
 from llmproxy_asgi.providers.base import ProviderConfig
 from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.settings import Block, CallerLimits, Duration, KeyEntry, Strategy
+from llmproxy_asgi.stores.open import problem
 from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
 
 _SIZES = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9, "B": 1}
@@ -47,17 +47,11 @@ Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=int | s
 """Bytes; written as `512KiB`, `32MiB` or a number."""
 
 
-_LATER_STORES = frozenset({"sqlite", "postgresql", "postgres", "mysql", "redis", "rediss"})
-
-
 def _store(value: object) -> object:
-    """The address of a store; never shown, because it may hold a password."""
-    if not isinstance(value, str) or value == "memory://":
-        return value
-    scheme, sign, _ = value.partition("://")
-    if sign and scheme.partition("+")[0] in _LATER_STORES:
-        raise ValueError(f"{scheme}:// is not available in this version; memory:// is")
-    raise ValueError("must be memory://, with nothing behind it")
+    """The address of a store."""
+    if isinstance(value, str) and (wrong := problem(value)):
+        raise ValueError(wrong)
+    return value
 
 
 State = Annotated[str, BeforeValidator(_store)]
@@ -171,8 +165,7 @@ UNKNOWN_TYPE = "unknown_provider_type"
 """Pydantic's name for the error that a provider's type is none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """Something wrong: where in the configuration, and what."""
 
     path: Path
@@ -256,7 +249,10 @@ class Config(Block):
     endpoints: Endpoints = Field(Endpoints(), description="What is served beside the protocols and /health.")
     limits: Limits = Field(Limits(), description="Bounds on what callers and upstreams may send.")
     drain: Duration = Field(10.0, ge=0, description="How long open calls may go on when the host shuts down.")
-    state: State = Field("memory://", description="Where what is kept for callers is stored: kept responses.")
+    state: State = Field(
+        "memory://",
+        description="Where what is kept for callers is stored: kept responses, and the reasoning behind tool calls.",
+    )
     keepalive: Duration = Field(15.0, gt=0, description="How long a stream may be silent before a keep-alive is sent.")
 
     @model_validator(mode="before")

@@ -74,4 +74,4 @@ class RecordStore(Protocol):
         """The owner's keys beyond `after`, sorted, at most `limit`."""
 
     async def aclose(self) -> None:
-        """Let go of what the store itself holds open. Records that are meant to last do."""
+        """Let go of what the store itself holds open. No record is lost by it, and the store can be used again."""

@@ -122,10 +122,7 @@ class MemoryStore:
         return tuple(heapq.nsmallest(limit, alive))
 
     async def aclose(self) -> None:
-        """Forget everything."""
-        self._shelves.clear()
-        self._expiries.clear()
-        self._count = self._size = 0
+        """Nothing is held open. The records end with the store, which can be used again."""
 
     def _find(self, owner: Owner, key: str) -> _Record | None:
         """A record that has not expired, which counts as a use of it; one that has is dropped."""

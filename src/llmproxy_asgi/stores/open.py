@@ -1,7 +1,9 @@
-"""The store that an address names. A backend is imported when it is first asked for."""
+"""The store that an address names, and what is said of an address that names none.
+
+A backend is imported when it is first asked for. No message shows an address, because it may hold a password.
+"""
 
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from llmproxy_asgi.clock import SYSTEM, Clock
 from llmproxy_asgi.errors import ConfigError
@@ -12,7 +14,7 @@ def open_store(url: str, *, kind: str, bounds: Bounds | None = None, clock: Cloc
     """A store for one kind of records. Whoever opens it closes it.
 
     Args:
-        url: Of the form `scheme://...`; it may hold a password and is never shown.
+        url: Of the form `scheme://...`.
         kind: What the records are (`responses`, `reasoning`); two kinds at one address know nothing of each other.
         bounds: How much it holds.
         clock: What lifetimes are measured with.
@@ -20,19 +22,32 @@ def open_store(url: str, *, kind: str, bounds: Bounds | None = None, clock: Cloc
     Raises:
         ConfigError: There is no such scheme, or the address says more than its scheme understands.
     """
-    backend = _BACKENDS.get(urlsplit(url).scheme)
-    if backend is None:
-        known = ", ".join(f"{scheme}://" for scheme in _BACKENDS)
-        raise ConfigError([f"state: this kind of store is not known; known: {known}"])
-    return backend(url, kind, bounds or Bounds(), clock)
+    wrong = problem(url)
+    if wrong:
+        raise ConfigError([f"state: {wrong}"])
+    return _BACKENDS[_scheme(url)](url, kind, bounds or Bounds(), clock)
 
 
-def _memory(url: str, _kind: str, bounds: Bounds, clock: Clock) -> RecordStore:
+def problem(url: str) -> str:
+    """What keeps an address from naming a store; empty if nothing does."""
+    if url == "memory://":
+        return ""
+    scheme = _scheme(url)
+    if scheme.partition("+")[0] in _LATER:
+        return f"{scheme}:// is not available in this version; memory:// is"
+    return "must be memory://, with nothing behind it"
+
+
+def _scheme(url: str) -> str:
+    scheme, sign, _ = url.partition("://")
+    return scheme if sign else ""
+
+
+def _memory(_url: str, _kind: str, bounds: Bounds, clock: Clock) -> RecordStore:
     from llmproxy_asgi.stores.memory import MemoryStore
 
-    if url != "memory://":
-        raise ConfigError(["state: memory:// takes nothing behind it"])
     return MemoryStore(bounds, clock=clock)  # each has its own memory, so no kind meets another
 
 
 _BACKENDS: dict[str, Callable[[str, str, Bounds, Clock], RecordStore]] = {"memory": _memory}
+_LATER = frozenset({"sqlite", "postgresql", "postgres", "mysql", "redis", "rediss"})

@@ -2,6 +2,7 @@
 
 import pytest
 
+from llmproxy_asgi.config.loader import load_config
 from llmproxy_asgi.errors import ConfigError
 from llmproxy_asgi.stores.base import Bounds
 from llmproxy_asgi.stores.memory import MemoryStore
@@ -27,9 +28,13 @@ async def test_memory() -> None:
 
 @pytest.mark.parametrize("url", ["sqlite:///x.db", "", "memory", "ftp://user:secret@host/"])
 def test_an_unknown_scheme_is_refused(url: str) -> None:
-    """With those that there are, and without the address, which may hold a password."""
+    """With those that there are, and without the address, which may hold a password; by a configuration as well."""
     with pytest.raises(ConfigError) as refused:
         open_store(url, kind="responses")
+    assert "memory://" in str(refused.value)
+    assert "secret" not in str(refused.value)
+    with pytest.raises(ConfigError) as refused:
+        load_config({"state": url})
     assert "memory://" in str(refused.value)
     assert "secret" not in str(refused.value)
 
