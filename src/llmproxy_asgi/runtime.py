@@ -4,14 +4,12 @@ A `Runtime` is made from a `Config` and never changes: a call takes one and keep
 any plan (connection pools, rests), by provider, so that a new plan finds it again.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from starlette.requests import HTTPConnection
-
 from llmproxy_asgi.access.admins import Admins
-from llmproxy_asgi.access.identify import Doorkeeper, Identify
+from llmproxy_asgi.access.identify import Csrf, Doorkeeper, Identify
 from llmproxy_asgi.clock import SYSTEM, AlarmClock, Clock
 from llmproxy_asgi.config.schema import Config
 from llmproxy_asgi.custody import reasoning, responses
@@ -173,7 +171,7 @@ class Runtime:
         live: Live,
         *,
         identify: Identify | None = None,
-        csrf: Callable[[HTTPConnection], bool] | None = None,
+        csrf: Csrf | None = None,
     ) -> "Runtime":
         """The plan that a configuration implies.
 
