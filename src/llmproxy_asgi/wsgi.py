@@ -33,7 +33,8 @@ What holds:
   read `wsgi.input`. Of a body that is over `max_body` the application gets what its limit needs for
   a refusal in its own words: nothing if the length was declared (`content-length` tells it), else the
   first `max_body` + 1 bytes; then, as after an upload broken off, `http.disconnect`. If it gives up without an
-  answer, the bridge answers 413. A body shorter than declared is broken off the same way (400).
+  answer, the bridge answers 413. A body shorter than declared, or one that the server can't read to its end, is broken
+  off the same way (400).
 - **Context.** The application runs in a copy of the worker's context variables, so traces keep their parent.
 
 What it refuses to do: it runs no lifespan, makes no decision about who is calling, buffers no answer, sets
@@ -68,6 +69,7 @@ from starlette.types import ASGIApp, Message, Scope
 _MIB = 1024 * 1024
 _UNREAD_BYTES = 256 * 1024  # of one answer, between the application and the server
 _READ_SIZE = 64 * 1024
+_LONGEST_LENGTH = 18  # digits; with more, a body is larger than any limit
 _LOOK = 0.5  # seconds between two looks at whether the client is still there
 _GRACE = 0.1  # seconds between http.disconnect and the cancellation
 _ENDING = 1.0  # seconds a bridge that closes gives to each step of ending its calls
@@ -271,7 +273,8 @@ class _LoopThread:
         self.pid = os.getpid()
         self.bridges: weakref.WeakSet[WSGIBridge] = weakref.WeakSet()
         self.calls: set[_Call] = set()  # touched on the loop only
-        self._lock = threading.Lock()
+        # To be entered again: the garbage collector may run while it is held, and close an answer that nobody closed.
+        self._lock = threading.RLock()
         self._stopping = False
         self._stopped = False
         self._loop = asyncio.new_event_loop()
@@ -394,7 +397,7 @@ class _Call:
         self._timer: asyncio.TimerHandle | None = None  # looks after the client, and then for the end
         self._dismissed = False  # the application is about to be cancelled
 
-        self._changed = threading.Condition(threading.Lock())
+        self._changed = threading.Condition(threading.RLock())  # to be entered again, as the loop thread's
         self._head: _Head | None = None
         self._bodiless = self._head_only
         self._chunks: deque[bytes] = deque()
@@ -644,13 +647,21 @@ def _is_caused_by_leaving(error: BaseException) -> bool:
 
 def _read_body(environ: WSGIEnvironment, limit: int) -> _RequestBody | None:
     """Read the request's body up to the limit; None if its length is no number."""
+    try:
+        return _read_within(environ, limit)
+    except Exception:  # each server has its own errors for an upload that breaks off or breaks HTTP's rules
+        logger.debug("a request's body could not be read", exc_info=True)
+        return _RequestBody(data=b"", refusal=HTTPStatus.BAD_REQUEST)
+
+
+def _read_within(environ: WSGIEnvironment, limit: int) -> _RequestBody | None:
     declared = environ.get("CONTENT_LENGTH") or ""
     if declared:
         if not (declared.isascii() and declared.isdecimal()):
             return None
-        length = int(declared)
-        if length > limit:
+        if len(declared) > _LONGEST_LENGTH or int(declared) > limit:
             return _RequestBody(data=b"", refusal=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        length = int(declared)
         data = b"".join(_read(environ, length))
         return _RequestBody(data=data, refusal=None if len(data) == length else HTTPStatus.BAD_REQUEST)
     if not environ.get("wsgi.input_terminated"):

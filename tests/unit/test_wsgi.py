@@ -405,10 +405,40 @@ def test_oversize_body_is_refused_for_an_application_that_does_not(environ: Mapp
         answer.close()
 
 
-def test_upload_broken_off_never_looks_whole() -> None:
-    """A body shorter than its declared length ends with http.disconnect."""
+def test_length_of_endless_digits_is_too_much() -> None:
+    """A number that Python would not even read is over any limit."""
     with bridging(echo) as bridge:
-        answer = Answer(bridge, REQUEST_METHOD="POST", CONTENT_LENGTH="9", **{"wsgi.input": io.BytesIO(b"short")})
+        answer = Answer(bridge, REQUEST_METHOD="POST", CONTENT_LENGTH="9" * 5000, **{"wsgi.input": Unread()})
+        assert answer.status.startswith("413 ")
+        answer.close()
+
+
+class Malformed(io.BytesIO):
+    """What a server hands out for a chunked body that breaks off or breaks HTTP's rules."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    @override
+    def read(self, _size: int | None = -1, /) -> bytes:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        pytest.param({"CONTENT_LENGTH": "9", "wsgi.input": io.BytesIO(b"short")}, id="short"),
+        pytest.param({"CONTENT_LENGTH": "9", "wsgi.input": Malformed(ConnectionResetError())}, id="reset"),
+        pytest.param(
+            {"wsgi.input": Malformed(ValueError("bad chunk")), "wsgi.input_terminated": True}, id="malformed chunk"
+        ),
+    ],
+)
+def test_upload_broken_off_never_looks_whole(environ: Mapping[str, Any]) -> None:
+    """A body that ends before its end, or that the server can't read, ends with http.disconnect and is a 400."""
+    with bridging(echo) as bridge:
+        answer = Answer(bridge, REQUEST_METHOD="POST", **environ)
         assert answer.status == "400 Bad Request"
         answer.close()
 
@@ -994,6 +1024,34 @@ def test_child_of_a_fork_has_a_loop_of_its_own(used: bool) -> None:
     )
     held = ["held call ended in parent"] if used else []
     assert lines == ["child answered", "closed in child", "parent answered", *held, "closed in parent"]
+
+
+def test_garbage_collector_may_close_a_forgotten_answer_at_any_moment() -> None:
+    """Also while a thread holds a lock of the bridge's: it would wait for itself, and everybody after it."""
+    lines = run_script(
+        """
+        import gc
+        from llmproxy_asgi import wsgi
+
+        class Cycle:
+            def __init__(self):
+                self.answer, self.me = ask("/held"), self
+
+        gc.disable()
+        assert next(Cycle().answer) == b"one"
+        loop = wsgi._process._home._loop
+        submit = loop.call_soon_threadsafe
+
+        def collecting(*work, **context):
+            gc.collect()
+            return submit(*work, **context)
+
+        loop.call_soon_threadsafe = collecting
+        assert b"".join(ask()) == b"onetwo"
+        bridge.close()
+        """,
+    )
+    assert lines == ["held call ended in parent", "closed in parent"]
 
 
 def test_process_that_forgets_to_close_ends_in_order() -> None:
