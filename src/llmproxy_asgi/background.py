@@ -171,6 +171,7 @@ class Background:
         *,
         headers: Headers = EMPTY,
         strict: bool = False,
+        request_id: str = "",
     ) -> Run:
         """A run for a request that says so; its caller may leave at once. The arguments are those of `Engine.take`.
 
@@ -184,7 +185,7 @@ class Background:
         call: Call | None = None
         try:
             with self._engine.runtime.open_calls.call():
-                call = self._engine.take(intake, inbound, grant, headers=headers, strict=strict)
+                call = self._engine.take(intake, inbound, grant, headers=headers, strict=strict, request_id=request_id)
                 turn = call.turn
                 assert turn is not None, "what goes on in the background is kept"
                 await call.prepare()

@@ -12,7 +12,7 @@ from llmproxy_asgi.background import Background, Reader
 from llmproxy_asgi.custody.responses import StoredResponse, WireEvent
 from llmproxy_asgi.endpoints.exchange import CallerWatch, Exchange, KeepAlive
 from llmproxy_asgi.engine import Engine
-from llmproxy_asgi.errors import BadRequest, MethodNotAllowed, NotFound
+from llmproxy_asgi.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
 from llmproxy_asgi.stores.base import Owner
 from llmproxy_asgi.translators.base import AnyInbound, Intake
 from llmproxy_asgi.translators.openai_responses import state as words
@@ -42,7 +42,9 @@ class Stored:
         self, exchange: Exchange, inbound: AnyInbound, intake: Intake, grant: Grant, *, strict: bool
     ) -> None:
         """Begin an answer that goes on without its caller; who wants its stream is its first reader."""
-        run = await self._background.begin(intake, inbound, grant, headers=exchange.headers, strict=strict)
+        run = await self._background.begin(
+            intake, inbound, grant, headers=exchange.headers, strict=strict, request_id=exchange.request_id
+        )
         if intake.stream:
             await self._tell(exchange, run.read())
         else:
@@ -88,10 +90,11 @@ class Stored:
         after = query.number("starting_after", low=0)
         after = -1 if after is None else after
         run = self._background.find(owner, response_id)
-        if run is not None:
-            async with CallerWatch(exchange):
-                await self._tell(exchange, run.read(after=after))
-            return
+        reader = run.read(after=after) if run is not None else await self._kept(owner, response_id, after=after)
+        async with CallerWatch(exchange):
+            await self._tell(exchange, reader)
+
+    async def _kept(self, owner: Owner, response_id: str, *, after: int) -> "_Kept":
         events = await self._engine.runtime.responses.events(owner, response_id, after=after)
         if events is None:
             raise BadRequest(
@@ -99,7 +102,7 @@ class Stored:
                 "too many.",
                 param="stream",
             )
-        await self._tell(exchange, _Kept(events))
+        return _Kept(events)
 
     async def _delete(self, exchange: Exchange, owner: Owner, response_id: str) -> None:
         await self._background.cancel(owner, response_id)
@@ -145,6 +148,8 @@ class Stored:
             await exchange.begin_stream((), media_type=Intake.media_type)
             while (events := await reader.next()) is not None:
                 await keepalive.write(b"".join(sse.encode(bytes(each.data), event=each.name) for each in events))
+        except GatewayError as error:  # the reader fell behind; the response itself goes on
+            await keepalive.write(words.broken(error))
         finally:
             keepalive.cancel()
         await exchange.end()

@@ -11,9 +11,11 @@ import openai
 import pytest
 
 from llmproxy_asgi import Gateway, LLMProxy
-from llmproxy_asgi.background import MOST_OF_ONE, Background
+from llmproxy_asgi.background import MOST_OF_ONE, Background, Run
 from llmproxy_asgi.custody.stateful import Turn
 from llmproxy_asgi.errors import Unavailable
+from llmproxy_asgi.facts import AnyFact, CallFinished, CallStarted
+from llmproxy_asgi.principal import SCOPE_KEY, Principal
 from llmproxy_asgi.testing import Hold, Scenario, Upstream, error_answer
 from llmproxy_asgi.translators.registry import translator
 from support_gateway import served
@@ -324,6 +326,97 @@ async def test_a_long_answer_forgets_its_first_events(upstream: Upstream, monkey
         with pytest.raises(openai.BadRequestError) as refused:
             await alice.responses.retrieve(queued.id, stream=True)
         assert refused.value.param == "stream"
+
+
+class Slow:
+    """Ada, who reads a response's stream and takes nothing of its first piece until `takes` is set."""
+
+    def __init__(self, response_id: str) -> None:
+        self.scope: dict[str, Any] = {
+            "type": "http",
+            "method": "GET",
+            "path": f"/v1/responses/{response_id}",
+            "query_string": b"stream=true",
+            "headers": [],
+            SCOPE_KEY: Principal("ada"),
+        }
+        self.sent: list[Any] = []
+        self.takes = asyncio.Event()
+        self.waits = asyncio.Event()
+
+    async def receive(self) -> Any:
+        await asyncio.Event().wait()
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+        if message["type"] == "http.response.body" and not self.waits.is_set():
+            self.waits.set()
+            await self.takes.wait()
+
+    async def read(self, gateway: Gateway) -> None:
+        async with asyncio.timeout(60):
+            await gateway.endpoints(self.scope, self.receive, self.send)
+
+
+async def begun(gateway: Gateway) -> Run:
+    """A story of Ada's that is being told in the background."""
+    inbound = translator("openai-responses").inbound
+    intake = inbound.open(b'{"model": "story", "input": "x", "background": true}', headers={})
+    return await background_of(gateway).begin(intake, inbound, gateway._grant("ada"))
+
+
+@pytest.mark.anyio
+async def test_who_reads_too_slowly_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they missed is not held any more: their stream ends with an error event, and with its end."""
+    monkeypatch.setattr(Run, "largest", 6_000)
+    async with Gateway({"providers": {"simulated": {}}}) as gateway:
+        run = await begun(gateway)
+        caller = Slow(run.id)
+        reading = asyncio.create_task(caller.read(gateway))
+        await caller.waits.wait()
+        assert run.task is not None
+        await run.task
+        caller.takes.set()
+        await reading
+    assert [message["status"] for message in caller.sent if message["type"] == "http.response.start"] == [200]
+    assert caller.sent[-2]["body"].startswith(b"event: error\n")
+    assert b"not held any more" in caller.sent[-2]["body"]
+    assert caller.sent[-1]["more_body"] is False
+
+
+@pytest.mark.anyio
+async def test_who_takes_nothing_of_kept_events_is_let_go() -> None:
+    """As of any other answer: when the clock for writing has run out, quietly."""
+    config = {"providers": {"simulated": {}}, "limits": {"write_time": 0.05}, "keepalive": 0.05}
+    async with Gateway(config) as gateway:
+        run = await begun(gateway)
+        assert run.task is not None
+        await run.task
+        caller = Slow(run.id)
+        await asyncio.create_task(caller.read(gateway))
+    assert len(caller.sent) == 2
+    assert b"response.completed" in caller.sent[-1]["body"]
+
+
+@pytest.mark.anyio
+async def test_it_is_told_of_under_the_request_that_began_it() -> None:
+    """The id that its caller reads in `x-request-id` is the one that logs and observers tell its end by."""
+    told: list[Any] = []
+
+    class Listener:
+        def notice(self, fact: AnyFact, /) -> None:
+            told.append(fact)
+
+    async with (
+        Gateway({"providers": {"simulated": {}}}, observers=[Listener()]) as gateway,
+        gateway.openai(principal="alice") as alice,
+    ):
+        begun = await alice.responses.with_raw_response.create(model="echo", input="x", background=True)
+        for run in list(background_of(gateway)._runs.values()):
+            assert run.task is not None
+            await run.task
+    ids = {fact.request_id for fact in told if isinstance(fact, CallStarted | CallFinished)}
+    assert ids == {begun.headers["x-request-id"]}
 
 
 @pytest.mark.anyio

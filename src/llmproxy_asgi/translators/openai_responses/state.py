@@ -19,7 +19,7 @@ from llmproxy_asgi.translators.base import Intake, State
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.members import joined, raw, split
 from llmproxy_asgi.translators.names import derived
-from llmproxy_asgi.translators.openai_responses.encode_answer import ResponseObject, failure_object
+from llmproxy_asgi.translators.openai_responses.encode_answer import ResponseObject, error_event, failure_object
 from llmproxy_asgi.translators.openai_responses.words import STATE, is_answer_id
 from llmproxy_asgi.wire import sse
 
@@ -265,6 +265,11 @@ def without_output(
 def life_event(kind: str, told: bytes, number: int) -> bytes:
     """The data of one event in an answer's life."""
     return msgspec.json.encode({"type": kind, "response": msgspec.Raw(told), "sequence_number": number})
+
+
+def broken(error: GatewayError) -> bytes:
+    """The last event for somebody who cannot be told more of an answer, whatever that comes to."""
+    return sse.encode(msgspec.json.encode(error_event(error)), event="error")
 
 
 def kind_of(frame: sse.Frame) -> str:
