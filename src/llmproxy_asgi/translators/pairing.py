@@ -240,7 +240,7 @@ def _united(all_extras: Iterable[Extras]) -> Extras:
     united: dict[str, dict[str, Any]] = {}
     for extras in all_extras:
         for protocol, fields in extras.items():
-            united[protocol] = {**united.get(protocol, {}), **fields}
+            united.setdefault(protocol, {}).update(fields)
     return united or EMPTY
 
 

@@ -111,13 +111,13 @@ def _system(turn: Node, parts: list[Part]) -> Message:
 def _with_seals_of_calls(parts: Sequence[Part]) -> tuple[Part, ...]:
     """State that was written before a call because Anthropic's calls cannot carry it goes back on its call."""
     calls = {part.call_id for part in parts if isinstance(part, ToolCall)}
-    loose = [part for part in parts if isinstance(part, Reasoning) and not part.text and part.seals]
+    loose = [part for part in parts if _is_state_alone(part)]
     owned = {part.seals[0].item_id: part.seals for part in loose if part.seals[0].item_id in calls}
     if not owned:
         return tuple(parts)
     kept: list[Part] = []
     for part in parts:
-        if isinstance(part, Reasoning) and part in loose and part.seals[0].item_id in owned:
+        if _is_state_alone(part) and part.seals[0].item_id in owned:
             continue
         if isinstance(part, ToolCall) and part.call_id in owned:
             seals = tuple(msgspec.structs.replace(seal, item_id=None) for seal in owned[part.call_id])
@@ -125,6 +125,10 @@ def _with_seals_of_calls(parts: Sequence[Part]) -> tuple[Part, ...]:
         else:
             kept.append(part)
     return tuple(kept)
+
+
+def _is_state_alone(part: Part) -> bool:
+    return isinstance(part, Reasoning) and not part.text and bool(part.seals)
 
 
 def _parts(content: Node, role: str, *, version_2: bool) -> Iterable[Part]:

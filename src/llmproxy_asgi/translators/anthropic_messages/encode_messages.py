@@ -7,6 +7,7 @@ said, never shown as text.
 
 from base64 import b64decode
 from binascii import Error as NotBase64
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from llmproxy_asgi.conversation import (
@@ -70,7 +71,8 @@ class Turns:
         self.marked: list[JSONObject] = []
         self._postponed: list[JSONObject] = []
         self._role = "system"
-        self._uses: dict[str, int] = {}
+        self._calls: Counter[str] = Counter()
+        self._results: Counter[str] = Counter()
         self._again: dict[str, str] = {}
 
     @property
@@ -218,19 +220,24 @@ class Turns:
         custom = part.kind == "custom"
         return {
             "type": "tool_use",
-            "id": self._call_id(part.call_id, new=True),
+            "id": self._call_id(part.call_id, self._calls),
             "name": self._names.outward(part.name, part.namespace),
             "input": {"input": part.arguments} if custom else arguments_raw(part.arguments),
             **({"caller": part.caller} if part.caller and self._request.protocol == PROTOCOL else {}),
             **part.extras.get(PROTOCOL, {}),
         }
 
-    def _call_id(self, call_id: str, *, new: bool) -> str:
-        """A call's id. One that is used again in a later step is derived anew: Anthropic wants each only once."""
-        uses = self._uses[call_id] = self._uses.get(call_id, 0) + new
-        if uses < 2:
+    def _call_id(self, call_id: str, met: Counter[str]) -> str:
+        """A call's id. One that is used again is derived anew each time: Anthropic wants each only once.
+
+        Args:
+            call_id: As the caller has it.
+            met: Ids of the calls, or of the results, that came before. Each call has its result, in the same order.
+        """
+        met[call_id] += 1
+        if met[call_id] < 2:
             return self._ids.outward(call_id)
-        key = f"{call_id} {uses}"
+        key = f"{call_id} {met[call_id]}"
         self._again[key] = call_id
         return self._ids.outward(key)
 
@@ -240,7 +247,7 @@ class Turns:
             content = [{"type": "text", "text": MISSING_RESULT}]  # an error without words is refused
         return {
             "type": "tool_result",
-            "tool_use_id": self._call_id(part.call_id, new=False),
+            "tool_use_id": self._call_id(part.call_id, self._results),
             **({"content": content} if content else {}),
             **({"is_error": True} if part.is_error else {}),
             **part.extras.get(PROTOCOL, {}),

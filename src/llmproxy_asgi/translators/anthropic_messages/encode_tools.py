@@ -71,7 +71,8 @@ class Tools:
         tools = self._request.tools
         if not choice.only or (choice.mode == "required" and len(choice.only) == 1 and forced):
             return tools
-        allowed = [tool for tool in tools if tool.name in choice.only]
+        names = frozenset(choice.only)
+        allowed = [tool for tool in tools if tool.name in names]
         if not allowed:
             raise Unsupported("tool_choice names no tool that is declared.", param="tool_choice")
         if len(allowed) < len(tools):

@@ -6,6 +6,7 @@ to the first unanswered call of their name. Google's answers are streamed as pie
 piece, so neighbouring texts of the model are one text again, and neighbouring contents of the model one message.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -27,7 +28,7 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.translators.fields import missing
 from llmproxy_asgi.translators.gemini.proto import Proto
-from llmproxy_asgi.translators.gemini.reasoning import decode_signature, is_of_part, with_seal_of_thought
+from llmproxy_asgi.translators.gemini.reasoning import decode_signature, give_back_to_thought, is_of_part
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
 from llmproxy_asgi.translators.gemini.words import RESOLUTIONS_IN, media_kind
 from llmproxy_asgi.translators.names import derived
@@ -65,6 +66,8 @@ def decode_contents(contents: Proto) -> list[Message]:
         contents.fail("at least one content is required.")
     reader = _Contents()
     messages: list[Message] = []
+    said: list[Part] = []  # what the model says in contents that follow each other
+    turn = False
     for entry in entries:
         role = entry.get("role")
         word = role.text() if role else ""
@@ -73,15 +76,16 @@ def decode_contents(contents: Proto) -> list[Message]:
         given = entry.get("parts")
         parts = reader.parts(given, "model" if word == "model" else "user") if given else []
         if word == "model":
-            if messages and messages[-1].role == "assistant":
-                parts = [*messages.pop().parts, *parts]
-            messages.append(Message(role="assistant", parts=tuple(parts)))
-        else:
-            messages += _user(parts)
-    return [
-        msgspec.structs.replace(message, parts=_pieced(message.parts)) if message.role == "assistant" else message
-        for message in messages
-    ]
+            turn = True
+            said += parts
+            continue
+        if turn:
+            messages.append(Message(role="assistant", parts=_pieced(said)))
+            said, turn = [], False
+        messages += _user(parts)
+    if turn:
+        messages.append(Message(role="assistant", parts=_pieced(said)))
+    return messages
 
 
 def _user(parts: Sequence[Part]) -> Iterable[Message]:
@@ -95,33 +99,59 @@ def _user(parts: Sequence[Part]) -> Iterable[Message]:
 
 def _pieced(parts: Sequence[Part]) -> tuple[Part, ...]:
     """The model's parts: what came in pieces in one piece, and seals of others' thoughts on those thoughts."""
-    made: list[Part] = []
+    made = _Joined()
     for part in parts:
         foreign = [seal for seal in part.seals if not is_of_part(seal)]
         for seal in foreign:
-            made = with_seal_of_thought(made, seal)
+            made.give_back(seal)
         own = tuple(seal for seal in part.seals if is_of_part(seal))
         if not own and part == Text(text="", seals=part.seals):
             continue  # it was there for its signature alone, or with the finish
-        kept = msgspec.structs.replace(part, seals=own) if foreign else part
-        last = made[-1] if made else None
-        if isinstance(kept, Text) and isinstance(last, Text) and not (last.seals or last.extras or kept.extras):
-            if kept.text or not kept.seals:
-                made[-1] = msgspec.structs.replace(last, text=last.text + kept.text, seals=kept.seals)
-                continue
-        elif isinstance(kept, Reasoning) and isinstance(last, Reasoning) and not last.seals:
-            made[-1] = msgspec.structs.replace(last, text=last.text + kept.text, seals=kept.seals)
-            continue
-        made.append(kept)
-    return tuple(made)
+        made.add(msgspec.structs.replace(part, seals=own) if foreign else part)
+    return tuple(made.parts)
+
+
+class _Joined:
+    """Parts in which neighbouring pieces of one text are one text. Pieces are joined once, however many they are."""
+
+    def __init__(self) -> None:
+        self._parts: list[Part] = []
+        self._pieces: list[str] = []  # of the last part, behind what it holds already
+
+    @property
+    def parts(self) -> list[Part]:
+        """All of them, whole."""
+        last = self._parts[-1] if self._parts else None
+        if self._pieces and isinstance(last, Text | Reasoning):
+            self._parts[-1] = msgspec.structs.replace(last, text=last.text + "".join(self._pieces))
+            self._pieces = []
+        return self._parts
+
+    def add(self, part: Part) -> None:
+        """One more part, or piece."""
+        last = self._parts[-1] if self._parts else None
+        if isinstance(part, Text) and isinstance(last, Text):
+            goes_on = not (last.seals or last.extras or part.extras) and bool(part.text or not part.seals)
+        else:
+            goes_on = isinstance(part, Reasoning) and isinstance(last, Reasoning) and not last.seals
+        if not goes_on or not isinstance(part, Text | Reasoning) or last is None:
+            self.parts.append(part)
+            return
+        self._pieces.append(part.text)
+        if part.seals:
+            self._parts[-1] = msgspec.structs.replace(last, seals=part.seals)
+
+    def give_back(self, seal: Seal) -> None:
+        """A seal for the thought before it, or for a new one where none waits for it."""
+        give_back_to_thought(self.parts, seal)
 
 
 class _Contents:
     """Reads contents in their order, and remembers which calls wait for a result."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[str, str]] = []
-        self._ids: set[str] = set()
+        self._waiting: dict[str, OrderedDict[str, int]] = {}  # name to ids, and how many calls have such an id
+        self._names: dict[str, set[str]] = {}  # of every call's id
         self._calls = 0
 
     def parts(self, given: Proto, role: str) -> list[Part]:
@@ -182,8 +212,9 @@ class _Contents:
         if not call_id:
             call_id = derived("call_", "call", str(self._calls), name)
         self._calls += 1
-        self._waiting.append((name, call_id))
-        self._ids.add(call_id)
+        waiting = self._waiting.setdefault(name, OrderedDict())
+        waiting[call_id] = waiting.get(call_id, 0) + 1
+        self._names.setdefault(call_id, set()).add(name)
         return ToolCall(call_id=call_id, name=name, arguments=text, seals=_seals(node))
 
     def _result(self, node: Proto) -> ToolResult:
@@ -204,14 +235,19 @@ class _Contents:
 
     def _answered(self, node: Proto, call_id: str, name: str) -> str:
         """The id of the call that a result answers."""
-        if call_id and call_id in self._ids:
-            self._waiting = [entry for entry in self._waiting if entry[1] != call_id]
+        if call_id and call_id in self._names:
+            for called in self._names[call_id]:
+                self._waiting[called].pop(call_id, None)
             return call_id
-        found = next((entry for entry in self._waiting if entry[0] == name), None)
-        if found is None:
+        waiting = self._waiting.get(name)
+        if not waiting:
             node.fail(f"answers no call of {name[:100]!r} that waits for a result.")
-        self._waiting.remove(found)
-        return found[1]
+        found, calls = next(iter(waiting.items()))
+        if calls > 1:
+            waiting[found] = calls - 1
+        else:
+            del waiting[found]
+        return found
 
 
 def _said(fields: JSONObject) -> tuple[str, bool]:

@@ -4,6 +4,7 @@ The instruction stands apart, what was said in its name later becomes the user's
 role are one. All results of a step stand in one content, as many as there were calls, before anything else.
 """
 
+from collections import deque
 from collections.abc import Sequence
 
 from msgspec import Raw
@@ -127,7 +128,8 @@ class Contents:
         if len(parts) == 1 and type(parts[0]) is Text and not parts[0].seals:
             return self._plain(parts)
         made: list[JSONObject] = []
-        loose: list[str] = []
+        loose: deque[str] = deque()
+        calls = any(isinstance(part, ToolCall) for part in parts)
         called = False
         stateful = any(self._opens(seal) for part in parts for seal in part.seals)
         for part in parts:
@@ -139,8 +141,8 @@ class Contents:
             wire = self._part(part)
             if wire is None:
                 continue
-            waits = any(isinstance(other, ToolCall) for other in parts) and not isinstance(part, ToolCall)
-            signature = own[0] if own else (loose.pop(0) if loose and not waits else None)
+            waits = calls and not isinstance(part, ToolCall)
+            signature = own[0] if own else (loose.popleft() if loose and not waits else None)
             if isinstance(part, ToolCall):
                 # Older models want none, and newer ones refuse a turn whose first call has none.
                 if signature is None and not called and self._can.thinking != "budget":

@@ -7,7 +7,6 @@ its route is another provider's stays on its part.
 """
 
 import re
-from collections.abc import Sequence
 
 from llmproxy_asgi.conversation import Part, Reasoning, Seal
 from llmproxy_asgi.translators.gemini.schema import ISSUER, STAND_IN
@@ -41,9 +40,10 @@ def is_of_part(seal: Seal) -> bool:
     return seal.issuer.startswith(ISSUER)
 
 
-def with_seal_of_thought(parts: Sequence[Part], seal: Seal) -> list[Part]:
-    """The parts with a seal given back to the thought before it, or to a new one where none waits for it."""
+def give_back_to_thought(parts: list[Part], seal: Seal) -> None:
+    """Put a seal on the thought that these parts end with, or on a new one behind them where none waits for it."""
     last = parts[-1] if parts else None
     if isinstance(last, Reasoning) and not last.seals and seal.kind != "redacted":
-        return [*parts[:-1], Reasoning(text=last.text, style=last.style, seals=(seal,))]
-    return [*parts, Reasoning(redacted=seal.kind == "redacted", seals=(seal,))]
+        parts[-1] = Reasoning(text=last.text, style=last.style, seals=(seal,))
+    else:
+        parts.append(Reasoning(redacted=seal.kind == "redacted", seals=(seal,)))

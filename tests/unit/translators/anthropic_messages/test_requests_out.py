@@ -751,6 +751,17 @@ def test_ids_that_are_used_again_are_told_apart() -> None:
     assert outgoing.call_ids == {used[1]: "call_0"}
 
 
+def test_calls_of_one_step_with_one_id_are_told_apart() -> None:
+    """Servers that name calls after their function give parallel calls one id: each has its own result."""
+    step = (assistant(call("f"), call("f")), results("f", "f"))
+    body, outgoing = encoded(request(user("a"), *step, *step))
+    used = [part["id"] for turn in body["messages"] for part in turn["content"] if part["type"] == "tool_use"]
+    answered = [part["tool_use_id"] for turn in body["messages"] for part in turn["content"] if "tool_use_id" in part]
+    assert used == answered
+    assert len(set(used)) == 4
+    assert set(outgoing.call_ids.values()) == {"f"}
+
+
 def test_an_error_result_is_never_without_words() -> None:
     """An error that says nothing is given words, since Anthropic refuses it otherwise."""
     result = Message(role="tool", parts=(ToolResult(call_id="1", is_error=True),))
