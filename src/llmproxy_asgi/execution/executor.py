@@ -250,12 +250,17 @@ class Executor:
                     wait: float | None = 0.0
                 else:
                     wait = wait_before_retry(error, retry, tried=tried, draw=self._draw)
-                if wait is None or candidate.forced or not budget.may_retry():
+                if wait is None or candidate.forced or not self._is_awake(candidate, wait) or not budget.may_retry():
                     raise
             self._tell(job.course, "again", wait)
             if wait:
                 await self._clock.sleep(wait)
         raise failure or _PassedOver
+
+    def _is_awake(self, candidate: Candidate, wait: float) -> bool:
+        """Whether one of its credentials does not rest after a wait: else nobody need wait for it."""
+        rests = [self._cooldowns.resting(each.fingerprint) for each in candidate.credentials]
+        return any(rest is None or self._cooldowns.seconds_left(rest) <= wait for rest in rests)
 
     def _places(self, candidate: Candidate, job: Job, full: list[Seat]) -> Iterator[tuple[Credential, Permit]]:
         """In turn, for ever, as long as one of them neither rests nor is full. Those that are full are noted down."""

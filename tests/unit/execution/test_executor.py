@@ -646,6 +646,17 @@ async def test_a_short_wait_that_was_asked_for_is_waited(world: World) -> None:
     assert world.clock.slept == [3]
 
 
+async def test_nobody_waits_for_a_key_that_will_still_rest(world: World) -> None:
+    """A refusal that makes the only key rest for long is told at once, and costs no retry."""
+    target = world.target("a", refused(429), retry={"attempts": 3, "backoff": 5})
+    with pytest.raises(UpstreamRateLimited):
+        await world.executor.begin(job(), [target])
+    assert world.clock.slept == []
+    again = world.target("b", refused(429), fine(), retry={"attempts": 3, "backoff": 5}, cooldown=0)
+    await words_of(await world.executor.begin(job(), [again]))
+    assert len(world.clock.slept) == 1
+
+
 async def test_a_success_forgets_earlier_failures(world: World) -> None:
     """Failures make a rest only in a row."""
     row = [refused(500) for _ in range(FAILURES_BEFORE_REST - 1)]
