@@ -6,7 +6,6 @@ Durations are seconds on a monotonic clock; instants that people or wires see ar
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -38,9 +37,10 @@ class AlarmClock(Clock, Protocol):
         """Call back after that many seconds, on the running loop."""
 
 
-@dataclass(frozen=True, slots=True)
 class SystemClock:
     """The machine's time."""
+
+    __slots__ = ()
 
     def monotonic(self) -> float:
         """Seconds since some fixed moment; never steps."""

@@ -5,8 +5,9 @@ any plan (connection pools, rests), by provider, so that a new plan finds it aga
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from llmproxy_asgi.access.admins import Admins
 from llmproxy_asgi.access.identify import Csrf, Doorkeeper, Identify
@@ -134,16 +135,14 @@ class Live:
             await stores.reasoning.aclose()
 
 
-@dataclass(frozen=True, slots=True)
-class Stores:
+class Stores(msgspec.Struct, frozen=True):
     """What is kept for callers at one address."""
 
     responses: RecordStore
     reasoning: RecordStore
 
 
-@dataclass(frozen=True, slots=True)
-class Runtime:
+class Runtime(msgspec.Struct, frozen=True):
     """One plan: what a call needs to know, and nothing that changes."""
 
     config: Config

@@ -6,8 +6,9 @@ A key is judged by the table alone: it is somebody's, or it is refused. This mod
 import hashlib
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
 from urllib.parse import parse_qs
+
+import msgspec
 
 from llmproxy_asgi.errors import BadRequest, Unauthenticated
 from llmproxy_asgi.principal import Principal
@@ -23,8 +24,7 @@ _HEADERS = (b"authorization", b"x-api-key", b"x-goog-api-key")
 Scope = dict[str, object]
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(msgspec.Struct, frozen=True):
     """Somebody who may call us, the models they may use (None: all), and how much (None: any)."""
 
     principal: Principal

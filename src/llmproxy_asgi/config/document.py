@@ -6,8 +6,9 @@ known here.
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import TypeAlias
+
+import msgspec
 
 Path: TypeAlias = tuple[str | int, ...]
 """Where a value stands: `("providers", "openai", "models", 2, "name")`."""
@@ -20,8 +21,7 @@ MAX_VALUES = 100_000
 """How many values a document may unfold to; aliases make a short text long."""
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(msgspec.Struct, frozen=True):
     """What a text holds.
 
     Args:
@@ -30,7 +30,7 @@ class Document:
     """
 
     values: Tree
-    lines: dict[Path, int] = field(default_factory=dict)
+    lines: dict[Path, int] = msgspec.field(default_factory=dict)
 
 
 class Unreadable(ValueError):

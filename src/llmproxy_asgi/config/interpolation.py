@@ -6,7 +6,8 @@ looks names up in the mapping it is given and nowhere else.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from llmproxy_asgi.config.document import Path, Tree
 from llmproxy_asgi.config.layers import SECRET_KEYS, Layers
@@ -20,14 +21,13 @@ _SHORTEST_HIDDEN = 6
 """A shorter text would be found in half the words there are, and hides nothing worth hiding."""
 
 
-@dataclass(slots=True)
-class Interpolation:
+class Interpolation(msgspec.Struct):
     """What came of it."""
 
-    findings: list[Finding] = field(default_factory=list)
-    lost: set[Path] = field(default_factory=set)
+    findings: list[Finding] = msgspec.field(default_factory=list)
+    lost: set[Path] = msgspec.field(default_factory=set)
     """What has no value because of a finding, and need not be looked at again."""
-    hidden: set[str] = field(default_factory=set)
+    hidden: set[str] = msgspec.field(default_factory=set)
     """Texts that must appear in no message."""
 
 

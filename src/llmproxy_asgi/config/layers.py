@@ -7,8 +7,8 @@ later of them replaces the earlier.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
+import msgspec
 from pydantic import BaseModel
 
 from llmproxy_asgi.config.document import MAX_DEPTH, Path, Tree, Unreadable
@@ -27,8 +27,7 @@ _SAME_THING = {"api_key": "api_key_env", "api_key_env": "api_key"}
 _ODD = re.compile(r"[^A-Za-z0-9]")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Where a value was said.
 
     Args:
@@ -44,12 +43,11 @@ class Place:
     literal: bool = False
 
 
-@dataclass(slots=True)
-class Layers:
+class Layers(msgspec.Struct):
     """The values so far, and the place of each key and list item."""
 
-    values: Tree = field(default_factory=dict)
-    places: dict[Path, Place] = field(default_factory=dict)
+    values: Tree = msgspec.field(default_factory=dict)
+    places: dict[Path, Place] = msgspec.field(default_factory=dict)
 
     def place(self, path: Path) -> Place | None:
         """Where a path was said; of one that nobody said, where what holds it was."""

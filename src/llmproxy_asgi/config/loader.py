@@ -6,9 +6,9 @@ before anything is raised, each finding with the place where its value was said.
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 from llmproxy_asgi.config.document import MAX_BYTES, Document, Tree, Unreadable, spell
@@ -77,9 +77,10 @@ def _lay_source(layers: Layers, source: object, rank: int, problems: list[str]) 
     try:
         document = _read(source)
     except Unreadable as error:
-        problems.append(f"{_spot(replace(base, line=error.line))}: {error.problem}")
+        problems.append(f"{_spot(msgspec.structs.replace(base, line=error.line))}: {error.problem}")
         return
-    layers.lay(document.values, {path: replace(base, line=line) for path, line in document.lines.items()}, base)
+    places = {path: msgspec.structs.replace(base, line=line) for path, line in document.lines.items()}
+    layers.lay(document.values, places, base)
 
 
 def _read(source: object) -> Document:

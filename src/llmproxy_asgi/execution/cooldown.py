@@ -10,7 +10,8 @@ Kept per process, beside the configuration, so that a reload does not forget it.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from llmproxy_asgi.clock import SYSTEM, Clock
 from llmproxy_asgi.errors import (
@@ -37,8 +38,7 @@ _PROBE_TIME = 120.0
 """Seconds after which a try that nobody reported on no longer keeps others from trying."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rest:
+class Rest(msgspec.Struct, frozen=True):
     """A credential is left alone until then."""
 
     until: float
@@ -50,8 +50,7 @@ class Rest:
     """The kind of error that made it rest (`ErrorKind`)."""
 
 
-@dataclass(slots=True)
-class _Circuit:
+class _Circuit(msgspec.Struct):
     """What is known of one credential that has failed lately."""
 
     failures: int = 0

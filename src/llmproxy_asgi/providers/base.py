@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
+import msgspec
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from llmproxy_asgi.capabilities import DEFAULT, Capabilities
@@ -172,8 +173,7 @@ class Credential:
         object.__setattr__(self, "fingerprint", f"{self.provider}:{digest}")
 
 
-@dataclass(frozen=True, slots=True)
-class HealthQuestion:
+class HealthQuestion(msgspec.Struct, frozen=True):
     """The cheapest request that tells whether an upstream answers: a GET that costs nothing."""
 
     address: Address

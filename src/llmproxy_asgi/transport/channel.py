@@ -3,15 +3,15 @@
 import asyncio
 import functools
 import ssl
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from llmproxy_asgi.transport.answer import Answer
 from llmproxy_asgi.transport.outgoing import Address, Headers
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """How much one pool may hold, per event loop.
 
     Args:
