@@ -5,9 +5,9 @@ has taken is given back then. Which targets there are and how they are tried is 
 reach a caller.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 import msgspec
 from typing_extensions import override
@@ -16,7 +16,6 @@ from llmproxy_asgi.conversation import Batch, Failed, Request, Response, StreamE
 from llmproxy_asgi.custody.affinity import Pin, distance, pin
 from llmproxy_asgi.custody.reasoning import NOTHING, Kept, ReasoningTap, missing, remember, restore
 from llmproxy_asgi.custody.responses import ResponseCustody
-from llmproxy_asgi.custody.stateful import Turn
 from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError
 from llmproxy_asgi.execution.allowance import Allowance
 from llmproxy_asgi.execution.attempt import Answered, Attempt, Job
@@ -31,6 +30,9 @@ from llmproxy_asgi.stores.base import Owner
 from llmproxy_asgi.telemetry.telling import Caller, Telling
 from llmproxy_asgi.translators.base import Intake
 from llmproxy_asgi.translators.embeddings.records import Embeddings
+
+if TYPE_CHECKING:
+    from llmproxy_asgi.custody.stateful import Turn
 
 Belongs: TypeAlias = Callable[[], Conversation | None]
 """Finds out which conversation a request belongs to; None: one that nobody will go on with."""
@@ -109,7 +111,7 @@ class Call:
         self.turn: Turn | None = None
         """Its dealings with kept answers, if it has any."""
 
-    def going_on(self, turn: Turn, remade: Callable[[Intake], Made]) -> Self:
+    def going_on(self, turn: "Turn", remade: Callable[[Intake], Made]) -> Self:
         """The same call, which has dealings with kept answers; `remade`: what it does if its request is another."""
         self.turn, self._remade = turn, remade
         return self
@@ -278,14 +280,18 @@ class Call:
         read = self._attempt.next  # handed on as it is: a layer here would cost every read of every stream
         return read if self._allowance is None else self._allowance.counting(read)
 
-    async def events(self) -> AsyncIterator[StreamEvent]:
-        """A stream, event by event.
+    async def events(self) -> AsyncGenerator[StreamEvent, None]:
+        """A stream, event by event; each may be asked for by another task, as `asyncio.wait_for` does it.
 
         Raises:
             GatewayError: It broke.
         """
-        read = self.next
-        while (batch := await read()) is not None:
+        read, attempt = self.next, self._attempt
+        while True:
+            if isinstance(attempt, Attempt):
+                attempt.move_here()
+            if (batch := await read()) is None:
+                return
             if kept := self.tap.feed(batch.events):
                 await self.keep(kept)
             for event in batch.events:

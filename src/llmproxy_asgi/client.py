@@ -6,7 +6,8 @@ needs more (tools, several providers, usage) uses `Gateway`.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
 
@@ -70,10 +71,11 @@ class LLMClient:
         if not stream and on_text is None:
             return (await self.gateway.complete(model=self.model, messages=messages, **asked)).text
         pieces = []
-        async for piece in self.generate_stream(messages, **asked):
-            pieces.append(piece)
-            if on_text is not None:
-                on_text(piece)
+        async with aclosing(self.generate_stream(messages, **asked)) as texts:
+            async for piece in texts:
+                pieces.append(piece)
+                if on_text is not None:
+                    on_text(piece)
         return "".join(pieces)
 
     async def generate_stream(
@@ -83,18 +85,19 @@ class LLMClient:
         temperature: float | None = None,
         max_tokens: int | None = None,
         **options: Any,
-    ) -> AsyncIterator[str]:
-        """The answer's text, piece by piece.
+    ) -> AsyncGenerator[str, None]:
+        """The answer's text, piece by piece. Closing it lets go of the upstream.
 
         Raises:
             CallerError: The request is wrong.
             UpstreamError: The upstream failed, maybe in mid-stream.
         """
         asked = _given(options, temperature=temperature, max_tokens=max_tokens)
-        async for event in self.gateway.stream(model=self.model, messages=messages, **asked):
-            match event:
-                case PartStarted(part=Text(text=text)) | PartDelta(delta=TextDelta(text=text)) if text:
-                    yield text
+        async with aclosing(self.gateway.stream(model=self.model, messages=messages, **asked)) as events:
+            async for event in events:
+                match event:
+                    case PartStarted(part=Text(text=text)) | PartDelta(delta=TextDelta(text=text)) if text:
+                        yield text
 
     async def generate_multiple(
         self, conversations: Sequence[Messages], *, concurrency: int = 4, **options: Any

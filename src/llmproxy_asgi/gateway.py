@@ -5,16 +5,15 @@ made for a principal all the same, because everything that is kept or counted be
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import msgspec
 
-from llmproxy_asgi.access.identify import Csrf, Identify, as_principal
+from llmproxy_asgi.access.identify import Csrf, Identify
 from llmproxy_asgi.access.keys import Grant
-from llmproxy_asgi.background import Background
 from llmproxy_asgi.config.loader import load_config
 from llmproxy_asgi.config.schema import Config, Source
 from llmproxy_asgi.conversation import Message, Request, Response, StreamEvent
@@ -92,8 +91,7 @@ class Gateway:
         self._csrf = csrf
         self._live = Live(transports=transports, observers=[CallLog(), *observers])
         self._engine = Engine(Runtime.build(load_config(config), self._live, identify=identify, csrf=csrf))
-        self._background = Background(self._engine)
-        self.endpoints = Endpoints(self._engine, self._background)
+        self.endpoints = Endpoints(self._engine)
         """Every path, as an ASGI `http` application; what `LLMProxy` mounts."""
 
     @property
@@ -160,7 +158,7 @@ class Gateway:
 
     async def aclose(self) -> None:
         """End what runs in the background, and close idle connections. The gateway can be used again."""
-        await self._background.aclose()
+        await self.endpoints.aclose()
         await self._live.aclose()
 
     async def complete(
@@ -187,8 +185,10 @@ class Gateway:
 
     async def stream(
         self, *, model: str = "", messages: Messages, principal: Principal | str | None = None, **options: Any
-    ) -> AsyncIterator[StreamEvent]:
+    ) -> AsyncGenerator[StreamEvent, None]:
         """An answer as it comes, event by event. Leaving the loop early lets go of the upstream when it is closed.
+
+        `async with contextlib.aclosing(gateway.stream(...)) as events` closes it at once.
 
         Raises:
             CallerError: The request is wrong, or there is no such model.
@@ -196,8 +196,8 @@ class Gateway:
         """
         with self._telling(CHAT):
             request = chat_request(model, messages, options, stream=True)
-            async with self._engine.ask(request, self._grant(principal)) as call:
-                async for event in call.events():
+            async with self._engine.ask(request, self._grant(principal)) as call, aclosing(call.events()) as events:
+                async for event in events:
                     yield event
 
     async def embed(
@@ -288,6 +288,8 @@ def chat_request(model: str, messages: Messages, options: Mapping[str, Any], *, 
     """
     if isinstance(messages, str | bytes | Mapping):
         raise BadRequest("messages: expected a list of messages.", param="messages")
+    if options.get("stream", stream) is not stream:
+        raise BadRequest("stream: complete() answers as a whole, stream() as it comes; call the other.", param="stream")
 
     def read(shaped: Sequence[Mapping[str, Any]]) -> Request:
         request = _decoded(CHAT, {"model": model, "messages": list(shaped), "stream": stream, **options})
@@ -327,10 +329,14 @@ def _decoded(protocol: str, body: Mapping[str, Any]) -> object:
 def _principal(principal: Principal | str | None) -> Principal:
     if principal is None:
         return LOCAL
-    found = as_principal(principal)
-    if found is None:
+    if isinstance(principal, Principal):
+        return principal
+    if not isinstance(principal, (str, int)) or isinstance(principal, bool):
         raise MisuseError("principal must be a Principal or a str.")
-    return found
+    try:
+        return Principal(str(principal))
+    except ValueError as error:
+        raise MisuseError(f"principal is an id that cannot be used: {error}.") from error
 
 
 def _vouched(principal: Principal | str | None) -> dict[str, object]:

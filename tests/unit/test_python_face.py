@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import aclosing
 from typing import Any
 
 import httpx2
@@ -9,12 +10,14 @@ import openai
 import pytest
 
 from llmproxy_asgi import Gateway, MisuseError, Principal, UpstreamError, create_llm_client
+from llmproxy_asgi.client import LLMClient
 from llmproxy_asgi.conversation import Ended, Message, Started, Text
-from llmproxy_asgi.errors import BadRequest, ConfigError, GatewayError, ModelNotFound, RateLimited
+from llmproxy_asgi.errors import BadRequest, ConfigError, GatewayError, ModelNotFound, RateLimited, UpstreamTimeout
 from llmproxy_asgi.facts import CallFinished, CallRefused, QueueLeft
 from support_telemetry import Noting
 
 SIMULATED: dict[str, Any] = {"providers": {"simulated": {}}}
+HANG = 20.0  # seconds after which a wait is a failure; nothing here depends on how long it takes
 HELLO = [{"role": "user", "content": "hello there"}]
 
 
@@ -40,7 +43,25 @@ async def test_a_stream_is_events_from_started_to_ended() -> None:
         assert isinstance(events[-1], Ended)
         stream = gateway.stream(model="story", messages=HELLO)
         await anext(stream)
-        await stream.aclose()  # type: ignore[attr-defined]  # an asynchronous generator
+        await stream.aclose()
+
+
+@pytest.mark.anyio
+async def test_each_event_may_be_asked_for_by_another_task() -> None:
+    """A silent upstream is noticed whoever waits for it, as with `asyncio.wait_for` around each event."""
+    config = {"providers": {"simulated": {"timeout": {"idle": 0.05}}}}
+    async with Gateway(config) as gateway, aclosing(gateway.stream(model="stall", messages=HELLO)) as stream:
+
+        async def one_more() -> object:
+            return await anext(stream)
+
+        async def everything() -> None:
+            while True:
+                await asyncio.wait_for(asyncio.create_task(one_more()), HANG)
+
+        with pytest.raises(UpstreamTimeout) as late:
+            await everything()
+    assert late.value.code == "upstream_idle_timeout"
 
 
 @pytest.mark.anyio
@@ -62,6 +83,9 @@ async def test_messages_are_dicts_or_the_models_own_or_both() -> None:
         ({"model": "echo", "messages": [{"role": "wizard", "content": "x"}]}, BadRequest),
         ({"model": "echo", "messages": HELLO, "temperature": "hot"}, BadRequest),
         ({"model": "echo", "messages": HELLO, "tools": object()}, BadRequest),
+        ({"model": "echo", "messages": HELLO, "stream": True}, BadRequest),
+        ({"model": "echo", "messages": HELLO, "principal": True}, MisuseError),
+        ({"model": "echo", "messages": HELLO, "principal": ""}, MisuseError),
         ({"model": "error-500", "messages": HELLO}, UpstreamError),
         ({"model": "a\nb", "messages": HELLO}, ModelNotFound),
     ],
@@ -184,6 +208,29 @@ async def test_the_short_client_gives_text_in_four_ways() -> None:
         assert "".join([piece async for piece in llm.generate_stream(HELLO)]) == whole
         several = await llm.generate_multiple([[{"role": "user", "content": f"n{n}"}] for n in range(5)], concurrency=2)
         assert [text[-2:] for text in several] == ["n0", "n1", "n2", "n3", "n4"]
+
+
+@pytest.mark.anyio
+async def test_a_stream_of_text_that_is_left_lets_go_at_once() -> None:
+    """Whether it is closed by its reader, or collected for somebody whose callback fails."""
+    noting = Noting()
+    async with LLMClient(Gateway(SIMULATED, observers=[noting]), model="story") as llm:
+
+        def outcomes() -> list[str]:
+            return [fact.outcome for fact in noting.facts if isinstance(fact, CallFinished)]
+
+        pieces = llm.generate_stream(HELLO)
+        await anext(pieces)
+        await pieces.aclose()
+        assert outcomes() == ["cancelled"]
+
+        def failing(_piece: str) -> None:
+            raise LookupError
+
+        with pytest.raises(LookupError) as failed:
+            await llm.generate(HELLO, on_text=failing)
+        assert failed.value.__traceback__ is not None  # and it holds the frames of whoever was reading
+        assert outcomes() == ["cancelled", "cancelled"]
 
 
 @pytest.mark.anyio

@@ -187,6 +187,10 @@ class Attempt:
                 return batch
         return None
 
+    def move_here(self) -> None:
+        """It is read by the running task from now on; by default by the one that began it."""
+        self._clocks.move_here()
+
     @property
     def ended(self) -> bool:
         """Whether the upstream has nothing more to say."""

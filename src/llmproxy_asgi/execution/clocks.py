@@ -22,7 +22,7 @@ _MESSAGES: dict[Reason, str] = {
 
 
 class Clocks:
-    """Bounds the waits of the task that makes it. `stop()` must follow.
+    """Bounds the waits of the task that makes it, or that it has moved to since. `stop()` must follow.
 
     Args:
         timeouts: Seconds, as configured; `connect` itself is the transport's to keep.
@@ -31,9 +31,7 @@ class Clocks:
     __slots__ = ("_ends_at", "_expired", "_handle", "_idle", "_limit", "_loop", "_reason", "_since", "_task")
 
     def __init__(self, timeouts: Timeouts) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "a call runs in a task"
-        self._task = task
+        self.move_here()
         self._loop = asyncio.get_running_loop()
         self._idle = timeouts.idle
         self._expired: Reason | None = None
@@ -44,6 +42,12 @@ class Clocks:
         self._since: float | None = now
         self._ends_at = now + timeouts.total
         self._handle = self._loop.call_at(min(now + self._limit, now + timeouts.idle, self._ends_at), self._tick)
+
+    def move_here(self) -> None:
+        """It is the running task's waits that are bounded from now on."""
+        task = asyncio.current_task()
+        assert task is not None, "a call runs in a task"
+        self._task = task
 
     def waiting(self) -> None:
         """The upstream's turn begins.

@@ -437,7 +437,7 @@ async def test_users_named_in_python_are_limited_and_the_host_itself_is_not(cloc
         with pytest.raises(RateLimited) as caught:
             await gateway.complete(**ask, principal="ann")
         assert caught.value.retry_after == pytest.approx(30.0)
-        await stream.aclose()  # type: ignore[attr-defined]
+        await stream.aclose()
         clock.at += 30
         await gateway.complete(**ask, principal="ann")
         await gateway.complete(**ask, principal=Principal("ann", tenant="elsewhere"))
