@@ -148,6 +148,32 @@ def test_what_the_vendor_keeps_is_refused(protocol: str, body: dict[str, Any], p
         ("gemini", {"contents": turn({"fileData": {"fileUri": "https://www.youtube.com/watch?v=1"}})}),
         ("gemini", {"contents": turn({"text": '"fileUri"'})}),
         ("gemini", {"contents": turn({"functionCall": {"name": "n", "args": {"fileUri": "gs://mine"}}})}),
+        ("gemini", {"contents": turn({"functionCall": {"name": "n", "args": {"file_data": {"file_uri": "a.pdf"}}}})}),
+        ("gemini", {"contents": turn({"functionCall": {"name": "n", "args": {"datastore": "orders"}}})}),
+        (
+            "gemini",
+            {"contents": turn({"functionResponse": {"name": "n", "response": {"fileData": {"fileUri": "a.pdf"}}}})},
+        ),
+        (
+            "gemini",
+            {
+                "contents": turn(),
+                "tools": [{"functionDeclarations": [{"name": "n", "parameters": {"properties": {"datastore": {}}}}]}],
+            },
+        ),
+        (
+            "gemini",
+            {
+                "contents": turn(),
+                "tools": [
+                    {
+                        "functionDeclarations": [
+                            {"name": "n", "parameters": {"properties": {"ragCorpus": {"type": "STRING"}}}}
+                        ]
+                    }
+                ],
+            },
+        ),
     ],
 )
 def test_nothing_else_is(protocol: str, body: dict[str, Any]) -> None:
@@ -188,6 +214,29 @@ def test_a_file_with_unknown_fields_is_a_file() -> None:
     """What else is said of a file does not matter."""
     with pytest.raises(Unsupported):
         spliced("openai-chat", {"messages": said({"type": "file", "file": {"file_id": "file_1", "more": 1}})})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"contents": turn(), "cachedContent": "", "cached_content": "cachedContents/1"},
+        {"contents": turn({"fileData": {"fileUri": "https://a.example/b"}, "file_data": {"file_uri": "files/abc"}})},
+        {"contents": turn({"fileData": {"fileUri": "https://a.example/b", "file_uri": "files/abc"}})},
+        {"contents": turn({"fileData": {"fileUri": "HTTPS://GenerativeLanguage.googleapis.com:443/v1beta/files/abc"}})},
+        {"contents": turn({"fileData": {"fileUri": "http://generativelanguage.googleapis.com./v1beta/files/abc"}})},
+        {"contents": turn({"fileData": {"fileUri": " GS://bucket/a"}})},
+        {"contents": turn({"functionResponse": {"name": "f", "parts": [{"fileData": {"fileUri": "files/abc"}}]}})},
+        {"contents": turn({"function_response": {"name": "f", "parts": [{"file_data": {"file_uri": "files/a"}}]}})},
+        {
+            "contents": turn(),
+            "tools": [{"file_search": {"fileSearchStoreNames": [], "file_search_store_names": ["s"]}}],
+        },
+    ],
+)
+def test_every_spelling_of_googles_names_is_seen(body: dict[str, Any]) -> None:
+    """Protobuf reads a key in two spellings and an address in any: none of them is a way around."""
+    with pytest.raises(Unsupported):
+        spliced("gemini", body)
 
 
 def test_chat_keeps_nothing() -> None:

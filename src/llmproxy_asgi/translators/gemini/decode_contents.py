@@ -8,6 +8,7 @@ piece, so neighbouring texts of the model are one text again, and neighbouring c
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -46,7 +47,7 @@ _PAYLOADS = (
     "audioTranscription",
 )
 _BESIDE = ("thought", "thoughtSignature")
-_OWN_FILES = ("https://generativelanguage.googleapis.com/", "gs://")
+_OWN_HOST = "generativelanguage.googleapis.com"
 
 
 def decode_system(instruction: Proto) -> Message | None:
@@ -295,8 +296,15 @@ def _media(node: Proto, kind: str) -> Media:
 
 
 def is_own_file(address: str) -> bool:
-    """Whether an address is that of a file that Google keeps for whoever put it there."""
-    return address.startswith(_OWN_FILES) or "://" not in address
+    """Whether an address is that of a file that Google keeps for whoever put it there, however it is spelled."""
+    scheme, split, _ = address.strip().lower().partition("://")
+    if not split or scheme == "gs":
+        return True
+    try:
+        host = urlsplit(address.strip()).hostname or ""
+    except ValueError:
+        return True  # no address, so at best a name
+    return host.rstrip(".").endswith(_OWN_HOST)
 
 
 def _seals(node: Proto) -> tuple[Seal, ...]:

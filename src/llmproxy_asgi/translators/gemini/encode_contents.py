@@ -33,10 +33,12 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.custom_tools import wrapped_input
+from llmproxy_asgi.translators.gemini.decode_contents import is_own_file
 from llmproxy_asgi.translators.gemini.encode_answer import bare_signature
 from llmproxy_asgi.translators.gemini.reasoning import is_base64
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL, STAND_IN
 from llmproxy_asgi.translators.gemini.words import RESOLUTIONS_OUT
+from llmproxy_asgi.translators.kept_elsewhere import unshared
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.media import picture_type
 from llmproxy_asgi.translators.names import Renamer
@@ -256,6 +258,8 @@ class Contents:
                 return {"text": "\n\n".join([*filter(None, (part.title or part.name, part.context)), text])}
             case StoredFile(protocol="gemini", id=address):
                 return {"fileData": _file(address, part), **detail, **native}
+            case Link(url=address) if is_own_file(address) and not can.stored:
+                raise unshared("messages")
             case Link(url=address) if address.startswith(_FETCHED) or self._request.protocol == PROTOCOL:
                 return {"fileData": _file(address, part), **detail, **native}
             case Link():

@@ -23,7 +23,7 @@ from llmproxy_asgi.translators.gemini.decode_stream import ChunkStream
 from llmproxy_asgi.translators.gemini.encode_request import encode_request
 from llmproxy_asgi.translators.gemini.grounding import searches
 from llmproxy_asgi.translators.gemini.problems import decode_error, stream_error
-from llmproxy_asgi.translators.gemini.proto import spelled
+from llmproxy_asgi.translators.gemini.proto import either, spelled
 from llmproxy_asgi.translators.gemini.relay import ChunkRelay, renamed
 from llmproxy_asgi.translators.gemini.schema import CHUNK, PROTOCOL, STAND_IN, Chunk, usage_object
 from llmproxy_asgi.translators.gemini.words import decode_usage
@@ -111,21 +111,32 @@ class GeminiOutbound(Outbound):
 
 def _refuse_named(values: dict[str, Raw]) -> None:
     """Refuse what names a file, a cache or a store of Google's, who keeps them for whoever has the key."""
-    cache = spelled(values, "cachedContent")
-    if cache is not None and bytes(values[cache]) not in {b"null", b'""'}:
-        raise unshared(cache)
-    within = ("contents", "systemInstruction", "system_instruction", "tools")
-    refuse_named(values, hint=_KEPT, within=within, named=_names)
+    for key, cache in either(values, "cachedContent"):
+        if bytes(cache) not in {b"null", b'""'}:
+            raise unshared(key)
+    turns = ("contents", "systemInstruction", "system_instruction")
+    refuse_named(values, hint=_KEPT, within=turns, named=_files)
+    refuse_named(values, hint=_KEPT, within=("tools",), named=_stores)
 
 
-def _names(found: Mapping[str, Any]) -> list[str]:
-    file = spelled(found, "fileData")
-    given = found[file] if file is not None else None
-    inside: dict[str, Any] = given if isinstance(given, dict) else {}
-    uri = spelled(inside, "fileUri")
-    if uri is not None and isinstance(address := inside[uri], str) and is_own_file(address):
-        return [f"{file}.{uri}"]
-    return [key for name in _STORES if (key := spelled(found, name)) is not None and found[key]]
+def _files(found: Mapping[str, Any]) -> list[str] | None:
+    for file, given in either(found, "fileData"):
+        for uri, address in either(given, "fileUri") if isinstance(given, dict) else ():
+            if isinstance(address, str) and is_own_file(address):
+                return [f"{file}.{uri}"]
+    for result, given in either(found, "functionResponse"):
+        for key, parts in either(given, "parts") if isinstance(given, dict) else ():
+            for number, part in enumerate(parts if isinstance(parts, list) else ()):
+                if isinstance(part, dict) and (inner := _files(part)):
+                    return [f"{result}.{key}[{number}].{inner[0]}"]
+    if spelled(found, "functionCall") or spelled(found, "functionResponse"):
+        return None  # what functions are called with and what they answer is no file of Google's
+    return []
+
+
+def _stores(found: Mapping[str, Any]) -> list[str]:
+    named = (entry for name in _STORES for entry in either(found, name))
+    return [key for key, value in named if value and isinstance(value, str | list)]  # else a parameter of that name
 
 
 def _read(body: bytes) -> Chunk:

@@ -43,6 +43,11 @@ def spelled(fields: Mapping[str, Any], name: str) -> str | None:
     return other if other in fields else None
 
 
+def either(fields: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:
+    """A key that is known by its camel case and its value, in each spelling that is here."""
+    return [(key, fields[key]) for key in dict.fromkeys((name, snake(name))) if key in fields]
+
+
 class Proto(Node):
     """A value and its path. Keys are asked for in camel case."""
 

@@ -381,6 +381,17 @@ def test_29_35_what_google_cannot_read_is_refused(part: Media) -> None:
         encoded(request(user(Media(kind="image", source=PNG))), upstream(images=False))
 
 
+@pytest.mark.parametrize("address", ["gs://a/b", "https://generativelanguage.googleapis.com/v1beta/files/abc"])
+def test_files_that_google_keeps_are_not_read_for_others(address: str) -> None:
+    """Behind a shared credential a caller of any protocol is refused a file that may be anybody's."""
+    part = Media(kind="document", source=Link(url=address), media_type="application/pdf")
+    with pytest.raises(Unsupported) as refused:
+        encoded(request(user(part)))
+    assert refused.value.param == "messages"
+    body, _ = encoded(request(user(part)), upstream(stored=True))
+    assert body["contents"][0]["parts"] == [{"fileData": {"fileUri": address, "mimeType": "application/pdf"}}]
+
+
 def test_what_only_others_have_a_word_for() -> None:
     """Server tools and opaque parts of others are left out with a warning; a compaction is refused."""
     foreign = Opaque(protocol="anthropic-messages", kind="container", data={})
