@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from llmproxy_asgi.cli.reading import USUAL, fail
+from llmproxy_asgi.cli.reading import USUAL, fail, load
 
 _KEY_MARK = "llmp_REPLACED_BY_INIT"
 
@@ -49,7 +49,6 @@ def check(
     Environment variables count as they do when serving. Ends with 0 if all is well, 1 on any finding, 2 if a file
     cannot be read.
     """
-    from llmproxy_asgi.config.loader import load_config
     from llmproxy_asgi.errors import ConfigError
 
     for path in paths:
@@ -59,7 +58,7 @@ def check(
         except OSError as error:
             fail(f"{path}: cannot be read: {error.strerror}", code=2)
     try:
-        config = load_config(list(paths))
+        config = load(paths)
     except ConfigError as error:
         typer.echo("\n".join(error.findings))
         count = len(error.findings)

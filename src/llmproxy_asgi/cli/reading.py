@@ -46,13 +46,27 @@ def read_config(files: Sequence[Path] | None) -> "Config":
     Raises:
         typer.Exit: It is not usable; every finding has been printed.
     """
-    from llmproxy_asgi.config.loader import load_config
     from llmproxy_asgi.errors import ConfigError
 
     chosen = list(files or [USUAL])
     if not files and not USUAL.exists():
         fail(f"There is no {USUAL} here. Write one with `llmproxy init`, or name yours with --config.")
     try:
-        return load_config(chosen)
+        return load(chosen)
     except ConfigError as error:
         fail("\n".join(error.findings))
+
+
+def load(files: Sequence[Path]) -> "Config":
+    """The configuration in some files, such as can be served with what is installed here.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    from llmproxy_asgi.config.loader import load_config
+    from llmproxy_asgi.telemetry.prometheus import check_installed
+
+    config = load_config(list(files))
+    if config.endpoints.metrics:
+        check_installed()
+    return config

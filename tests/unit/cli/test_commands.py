@@ -1,6 +1,7 @@
 """The commands that need no server, and what the others refuse before they listen."""
 
 import functools
+import importlib.util
 import json
 import os
 import stat
@@ -145,6 +146,17 @@ def test_check_counts_what_is_enabled() -> None:
     """A provider that is off is not counted, nor are its models."""
     write("providers:\n  simulated: {models: [echo]}\n  openai: {enabled: false, models: [a, b]}\n")
     assert run("check", "llmproxy.yaml").stdout == "ok: 1 provider, 1 model\n"
+
+
+def test_check_of_what_needs_more_than_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of metrics without its library is a finding, and no command ends with a traceback for it."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "prometheus_client" else found(name))
+    write(OPEN + "endpoints: {metrics: true}\n")
+    for arguments in (["check", "llmproxy.yaml"], ["models"], ["doctor"], ["serve", "--port", "0"]):
+        ended = run(*arguments)
+        assert ended.exit_code == 1
+        assert "endpoints.metrics: needs prometheus-client: pip install 'llmproxy-asgi[prometheus]'" in ended.output
 
 
 @pytest.mark.parametrize("name", ["none.yaml", "folder"])
