@@ -14,6 +14,7 @@ from werkzeug.exceptions import NotFound
 
 from llmproxy_asgi import LLMProxy as Gateway
 from llmproxy_asgi import MisuseError
+from llmproxy_asgi.errors import CallerError
 from llmproxy_asgi.gateway import ConfigSource
 from llmproxy_asgi.principal import SCOPE_KEY
 from llmproxy_asgi.wsgi import WSGIBridge
@@ -150,9 +151,9 @@ def _handed_over(state: State, finding: Finding) -> dict[str, object]:
     """
     if state.owned:
         return {FINDING_KEY: finding}
-    if finding.error is not None:
+    if finding.error is not None and not isinstance(finding.error, CallerError):
         raise finding.error
-    return {SCOPE_KEY: finding.principal}
+    return {SCOPE_KEY: finding.error or finding.principal}
 
 
 def _below(rest: str) -> "WSGIEnvironment":

@@ -10,7 +10,10 @@ from types import MappingProxyType
 from typing import Any
 
 SCOPE_KEY = "llmproxy.principal"
-"""Where an adapter puts the `Principal` it has vouched for, in the ASGI scope."""
+"""Where an adapter puts the `Principal` it has vouched for, in the ASGI scope.
+
+None says that the host was asked and knows nobody, a `CallerError` that it refuses whoever has no machine key.
+"""
 
 MAX_ID = 255
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from starlette.types import Scope
 
 from llmproxy_asgi.access.keys import PREFIX, Grant, KeyTable, sent_key
-from llmproxy_asgi.errors import Forbidden, InternalError, Unauthenticated
+from llmproxy_asgi.errors import CallerError, Forbidden, InternalError, Unauthenticated
 from llmproxy_asgi.principal import LOCAL, SCOPE_KEY, Principal
 from llmproxy_asgi.settings import CallLimits, KeyEntry
 
@@ -93,6 +93,8 @@ class Doorkeeper:
                 raise Unauthenticated(_WRONG_KEY, code="invalid_api_key")
         vouched = scope.get(SCOPE_KEY)
         if vouched is not None:
+            if isinstance(vouched, CallerError):
+                raise vouched
             if not isinstance(vouched, Principal):
                 raise InternalError("An adapter handed over something that is not a Principal.")
             self._check_origin(scope)

@@ -340,6 +340,16 @@ def test_failing_hook_beside_a_gateway_made_already_is_the_hosts_failure() -> No
     assert proxy.scopes == []
 
 
+@pytest.mark.parametrize(("said", "status"), [(401, 401), (403, 403)])
+def test_hook_that_refuses_beside_a_gateway_made_already_refuses_in_its_words(said: int, status: int) -> None:
+    """It is an answer in the client's protocol, and a machine key is the gateway's to judge all the same."""
+    app = flask_app()
+    LLMProxy(app, proxy=Spy(WITH_KEY), identify=lambda _: abort(said))
+    refused = get(app)
+    assert (refused.status_code, list(refused.get_json())) == (status, ["error"])
+    assert get(app, authorization=f"Bearer {KEY}").status_code == 200
+
+
 @pytest.mark.parametrize("prefix", ["llm", "", "/"])
 def test_prefix_has_to_name_something(prefix: str) -> None:
     """A prefix that is none is refused at once."""
