@@ -1,12 +1,16 @@
 """A call's answer as the bytes that its caller reads, whether it is passed on or translated, kept or not."""
 
+from typing import TYPE_CHECKING
+
 from typing_extensions import override
 
 from llmproxy_asgi.call import Call
 from llmproxy_asgi.conversation import Batch, Failed
-from llmproxy_asgi.custody.stateful import Turn
 from llmproxy_asgi.errors import GatewayError
 from llmproxy_asgi.translators.base import AnyInbound, Intake, StreamEncoder
+
+if TYPE_CHECKING:
+    from llmproxy_asgi.custody.stateful import Turn
 
 
 class CallerStream:
@@ -55,7 +59,7 @@ class KeptStream(CallerStream):
 
     __slots__ = ("_turn",)
 
-    def __init__(self, call: Call, inbound: AnyInbound, turn: Turn) -> None:
+    def __init__(self, call: Call, inbound: AnyInbound, turn: "Turn") -> None:
         super().__init__(call, inbound, turn.said)
         self._turn = turn
 

@@ -10,11 +10,11 @@ after it.
 
 import itertools
 import secrets
+from typing import TYPE_CHECKING
 
 from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.call import Belongs, Call, Made, told_caller
 from llmproxy_asgi.conversation import EMPTY, Request
-from llmproxy_asgi.custody.stateful import Turn
 from llmproxy_asgi.errors import GatewayError
 from llmproxy_asgi.execution.allowance import Allowance
 from llmproxy_asgi.execution.attempt import Asked, Job
@@ -26,6 +26,9 @@ from llmproxy_asgi.runtime import Runtime
 from llmproxy_asgi.stores.base import Owner
 from llmproxy_asgi.telemetry.telling import CountTelling, tell_refusal
 from llmproxy_asgi.translators.base import AnyInbound, Headers, Intake
+
+if TYPE_CHECKING:
+    from llmproxy_asgi.custody.stateful import Turn
 
 
 class Engine:
@@ -67,7 +70,9 @@ class Engine:
         call = self._call(intake.model, grant, *remade(intake))
         return call if intake.state is None else call.going_on(self._turn(intake, grant), remade)
 
-    def _turn(self, intake: Intake, grant: Grant) -> Turn:
+    def _turn(self, intake: Intake, grant: Grant) -> "Turn":
+        from llmproxy_asgi.custody.stateful import Turn  # with the words of Responses, which alone has kept answers
+
         return Turn(self.runtime.responses, Owner.of(grant.principal), intake)
 
     async def count(

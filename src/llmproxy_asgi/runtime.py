@@ -32,11 +32,10 @@ from llmproxy_asgi.routing.strategies import Latencies, Strategies
 from llmproxy_asgi.stores.base import RecordStore
 from llmproxy_asgi.stores.open import open_store
 from llmproxy_asgi.telemetry.collector import Names
-from llmproxy_asgi.telemetry.metrics import Metrics, shared_directory
-from llmproxy_asgi.telemetry.prometheus import check_installed
 from llmproxy_asgi.transport import Pool
 
 if TYPE_CHECKING:
+    from llmproxy_asgi.telemetry.metrics import Metrics
     from llmproxy_asgi.transport import HostTransport
 
 
@@ -107,9 +106,11 @@ class Live:
             )
         )
 
-    def measured(self, names: Names) -> Metrics:
+    def measured(self, names: Names) -> "Metrics":
         """What is counted from now on, if nothing was yet; these names stand in labels."""
         if self.metrics is None:
+            from llmproxy_asgi.telemetry.metrics import Metrics, shared_directory
+
             self.metrics = Metrics(names, cooling=self.cooling, directory=shared_directory())
             self.observers.add(self.metrics)
         else:
@@ -159,7 +160,7 @@ class Runtime(msgspec.Struct, frozen=True):
     strategies: Strategies
     affinities: Affinities
     observers: Observers
-    metrics: Metrics | None
+    metrics: "Metrics | None"
     admins: Admins
     clock: Clock
 
@@ -228,9 +229,11 @@ class Runtime(msgspec.Struct, frozen=True):
         )
 
 
-def _metrics(config: Config, catalog: Catalog, live: Live) -> Metrics | None:
+def _metrics(config: Config, catalog: Catalog, live: Live) -> "Metrics | None":
     """The page, where it is wanted; what is counted for a host's own page learns of the new names, too."""
     if config.endpoints.metrics:
+        from llmproxy_asgi.telemetry.prometheus import check_installed
+
         check_installed()
     elif live.metrics is None:
         return None

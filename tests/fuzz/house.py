@@ -319,7 +319,7 @@ class House:
         except TimeoutError:
             raise Illegal("it hangs") from None
         seconds = time.thread_time() - began
-        while self._gateway._background._runs:  # noqa: ASYNC110  it goes on without its caller, for a few turns of the loop
+        while self._gateway.endpoints.stored._background._runs:  # noqa: ASYNC110  it goes on without its caller, for a few turns of the loop
             await asyncio.sleep(0)
         self._check(seconds)
         return _answered(sent, tuple(self.upstream.spoke))

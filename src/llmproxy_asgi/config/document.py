@@ -4,7 +4,6 @@ The readers beside this module (`yaml.py`, `json_text.py`, `toml_text.py`) make 
 known here.
 """
 
-import difflib
 from collections.abc import Iterable
 from typing import TypeAlias
 
@@ -78,6 +77,8 @@ def _shown(key: str) -> str:
 
 def hint(given: str, known: Iterable[str]) -> str:
     """A guess at what was meant, to end a sentence with; case and the way to join words do not count."""
+    import difflib  # for those who have misspelled something
+
     folded = {_folded(name): name for name in known}
     near = difflib.get_close_matches(_folded(given), folded, n=1, cutoff=0.65)
     return f"; did you mean {folded[near[0]]!r}?" if near else ""

@@ -25,8 +25,6 @@ from llmproxy_asgi.config.schema import (
 )
 from llmproxy_asgi.errors import ConfigError
 
-_PROVIDER: TypeAdapter[ProviderBlock] = TypeAdapter(ProviderBlock)
-
 
 def load_config(
     source: Source | Sequence[Source],
@@ -150,10 +148,11 @@ def _across(values: Tree) -> Iterator[Finding]:
     """What is wrong between the parts that are right each for itself."""
     providers = values.get("providers")
     names: dict[str, object] = providers if isinstance(providers, dict) else {}
+    reader: TypeAdapter[ProviderBlock] = TypeAdapter(ProviderBlock)
     for name, block in names.items():
         typed = {"type": name, **block} if isinstance(block, dict) else block
         try:
-            yield from provider_findings(name, _PROVIDER.validate_python({"type": name} if typed is None else typed))
+            yield from provider_findings(name, reader.validate_python({"type": name} if typed is None else typed))
         except ValidationError:
             continue  # told already, by the whole
     models = values.get("models")

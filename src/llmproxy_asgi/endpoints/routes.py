@@ -4,24 +4,25 @@ Paths are compared as they are, letter by letter: a doubled slash, a dot segment
 """
 
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
 
-from llmproxy_asgi.background import Background
 from llmproxy_asgi.endpoints.calls import fail, serve_call
 from llmproxy_asgi.endpoints.exchange import Exchange
 from llmproxy_asgi.endpoints.metrics import PATH as METRICS
 from llmproxy_asgi.endpoints.metrics import serve_metrics
 from llmproxy_asgi.endpoints.models import list_models, show_model
 from llmproxy_asgi.endpoints.status import health, ready
-from llmproxy_asgi.endpoints.stored import Stored
 from llmproxy_asgi.endpoints.ui import serve_page
 from llmproxy_asgi.engine import Engine
 from llmproxy_asgi.errors import MethodNotAllowed, NotFound
 from llmproxy_asgi.translators.base import AnyInbound
 from llmproxy_asgi.translators.registry import translator
+
+if TYPE_CHECKING:
+    from llmproxy_asgi.endpoints.stored import Stored
 
 CHAT = "openai-chat"
 COMPLETIONS = "openai-completions"
@@ -72,12 +73,25 @@ class Endpoints:
 
     Args:
         engine: What serves the calls.
-        background: What serves those that go on without their caller.
     """
 
-    def __init__(self, engine: Engine, background: Background) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.stored = Stored(engine, background)
+        self._stored: Stored | None = None
+
+    @property
+    def stored(self) -> "Stored":
+        """What serves kept answers, and those that are made in the background; made for the first call of Responses."""
+        if self._stored is None:
+            from llmproxy_asgi.endpoints.stored import Stored
+
+            self._stored = Stored(self.engine)
+        return self._stored
+
+    async def aclose(self) -> None:
+        """End what goes on without its caller."""
+        if self._stored is not None:
+            await self._stored.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -31,12 +31,15 @@ class Stored:
 
     Args:
         engine: What serves the calls.
-        background: What serves those that go on without their caller.
     """
 
-    def __init__(self, engine: Engine, background: Background) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._background = background
+        self._background = Background(engine)
+
+    async def aclose(self) -> None:
+        """End what goes on without its caller."""
+        await self._background.aclose()
 
     async def begin(
         self, exchange: Exchange, inbound: AnyInbound, intake: Intake, grant: Grant, *, strict: bool

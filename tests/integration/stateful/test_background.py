@@ -245,7 +245,7 @@ def gateway_of(upstream: Upstream) -> Gateway:
 
 
 def background_of(gateway: Gateway) -> Background:
-    return gateway._background
+    return gateway.endpoints.stored._background
 
 
 @pytest.mark.anyio
