@@ -7,6 +7,7 @@ from urllib.parse import quote
 from typing_extensions import override
 
 from llmproxy_asgi.capabilities import Capabilities
+from llmproxy_asgi.errors import ModelNotFound
 from llmproxy_asgi.providers.base import Credential, HealthQuestion, Provider, join, provider
 from llmproxy_asgi.translators.gemini.families import capabilities_of
 from llmproxy_asgi.transport import Address
@@ -14,6 +15,7 @@ from llmproxy_asgi.transport import Address
 _VERSIONS = ("v1beta", "v1")
 _WHOLE = {"gemini": "generateContent", "gemini-embeddings": "batchEmbedContents"}
 _STREAM = "streamGenerateContent?alt=sse"
+_NOWHERE = frozenset({"", ".", ".."})
 
 
 @provider("gemini")
@@ -41,6 +43,8 @@ class Gemini(Provider):
 
     def _method(self, model: str, method: str) -> Address:
         path = model if "/" in model and model.startswith(("models/", "tunedModels/")) else f"models/{model}"
+        if not _NOWHERE.isdisjoint(path.split("/")):
+            raise ModelNotFound(model)  # a server that resolves such steps would find something else than a model
         return join(self.root, f"/{quote(path)}:{method}", version=self._version)
 
     @override

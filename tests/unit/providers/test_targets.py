@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.errors import ModelNotFound, Unsupported
 from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.providers.target import Target
@@ -131,6 +131,25 @@ def test_each_protocol_has_its_path() -> None:
     paths = {caller: found.line(caller).whole.raw_path for caller in (CHAT, COMPLETIONS, EMBEDDINGS)}
     expected = {CHAT: b"/v1/chat/completions", COMPLETIONS: b"/v1/completions", EMBEDDINGS: b"/v1/embeddings"}
     assert paths == expected
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["..", "../cachedContents/x", "models/../../v1/x", "tunedModels/../x", "a/../b", "a/./b", "a//b", "models/"],
+)
+def test_a_name_leads_to_a_model_or_nowhere(model: str) -> None:
+    """A caller's name that stands in an address cannot lead out of where models are: there is no such model."""
+    to = Target(provider("gemini"), model)
+    with pytest.raises(ModelNotFound):
+        to.line("gemini")
+    with pytest.raises(ModelNotFound):
+        to.line(CHAT)
+
+
+def test_names_in_addresses_are_quoted() -> None:
+    """What means something in an address is the name's own there; slashes stay."""
+    line = Target(provider("gemini", base_url="https://a.example"), "tunedModels/x?y#z:w é").line("gemini")
+    assert line.whole.raw_path == b"/v1beta/tunedModels/x%3Fy%23z%3Aw%20%C3%A9:generateContent"
 
 
 def test_a_refusal_says_what_is_missing() -> None:
