@@ -79,7 +79,7 @@ def address(text: str) -> Address:
     try:
         parts = urlsplit(text)
         host, port = parts.hostname or "", parts.port
-        raw_host = host.encode("ascii") if host.isascii() else host.encode("idna")
+        raw_host = host.encode("idna")  # also where it is ASCII: what DNS cannot hold would fail in every call
     except ValueError as broken:
         raise MisuseError("An upstream's address is not a URL, or names a port that does not exist.") from broken
     if parts.scheme not in _PORTS or not _is_host(raw_host):

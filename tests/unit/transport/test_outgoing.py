@@ -13,7 +13,8 @@ from llmproxy_asgi.transport.outgoing import address, allowed, block, verb
 @pytest.mark.parametrize(
     "text",
     ["", "upstream", "/v1", "ftp://upstream/", "http://", "https:///v1", "http://user@upstream/", "http://u:p@upstream/",
-     "https://upstream/#there", "http://upstream:port/", "http://up\nstream/", "http://[::1/", "http://upstream:99999/"],
+     "https://upstream/#there", "http://upstream:port/", "http://up\nstream/", "http://[::1/", "http://upstream:99999/",
+     "http://up..stream/", f"http://{'u' * 64}.example/"],
 )  # fmt: skip
 def test_addresses_that_are_refused(text: str) -> None:
     """An address is absolute, http or https, and carries neither credentials nor a fragment; the message is silent."""
