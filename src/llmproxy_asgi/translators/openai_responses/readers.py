@@ -87,7 +87,7 @@ class Reader:
         self._places: dict[str, int] = {}
         self._last = 0
         self._seen = False
-        self._words: dict[tuple[int | None, int | None], _Words] = {}
+        self._words: dict[tuple[int, int | None], _Words] = {}
 
     def part(self) -> int:
         """The number of a new part."""
@@ -112,7 +112,8 @@ class Reader:
 
     def say(self, event: Event | DeltaEvent, events: list[StreamEvent]) -> None:
         """Take more words of a text."""
-        place = (event.output_index, event.content_index)
+        at = event.output_index
+        place = (self._place(event) if at is None else at, event.content_index)
         words = self._words.get(place)
         if words is None:
             words = self._words[place] = self._message(event).words(event, events, refusal=False)
@@ -135,14 +136,14 @@ class Reader:
 
     def finish(self, output: Sequence[Any], events: list[StreamEvent]) -> None:
         """The answer is complete: end what is open, and read what was never streamed."""
-        for item in list(self._open.values()):
-            item.end({}, events)
+        items = [item for item in output if type(item) is dict]
+        restated = {text_of(item, "id"): item for item in items}
+        for opened in list(self._open.values()):
+            opened.end(restated.get(opened.id, {}) if opened.id else {}, events)
         self._open.clear()
         if not self._seen:
-            for item in output:
-                if type(item) is dict:
-                    opened = self._opened(item, events)
-                    opened.end(item, events)
+            for item in items:
+                self._opened(item, events).end(item, events)
 
     # ── places ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -182,7 +183,7 @@ class Reader:
         opened.end(item, events)
 
     def _forget(self, place: int) -> None:
-        for key in [key for key in self._words if (self._last if key[0] is None else key[0]) == place]:
+        for key in [key for key in self._words if key[0] == place]:
             del self._words[key]
 
     def _opened(self, item: JSONObject, events: list[StreamEvent]) -> "_Open":
@@ -291,6 +292,11 @@ class _Open:
     def __init__(self, reader: Reader, item: JSONObject) -> None:
         self._reader = reader
         self._item = item
+
+    @property
+    def id(self) -> str:
+        """The item's; empty where it has none."""
+        return text_of(self._item, "id")
 
     def end(self, item: JSONObject, events: list[StreamEvent]) -> None:
         """The item is complete; `item`: as the upstream restated it, maybe empty."""

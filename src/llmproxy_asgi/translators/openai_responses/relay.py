@@ -12,7 +12,7 @@ import msgspec
 from typing_extensions import override
 
 from llmproxy_asgi.conversation import Ended, Failed, Finished, JSONObject, StreamEvent, UsageReported
-from llmproxy_asgi.errors import UpstreamAuthFailed, UpstreamError
+from llmproxy_asgi.errors import UpstreamError, UpstreamRateLimited, UpstreamRefused
 from llmproxy_asgi.translators.base import ErrorT, Upstream
 from llmproxy_asgi.translators.openai.problems import FAILED_EVENT, decode_error_object
 from llmproxy_asgi.translators.openai_responses.decode_answer import CALLS
@@ -117,8 +117,10 @@ def _ending(answer: RelayedAnswer, status: str) -> list[StreamEvent]:
 
 
 def _failure(answer: RelayedAnswer, data: bytes) -> UpstreamError:
-    """The failure, and the event that tells it: callers of this protocol get it as it came."""
+    """The failure, and the event that tells it: as it came, in words of ours where it is not about the request."""
     error = decode_error_object(answer.error or {}, protocol=PROTOCOL)
-    if not isinstance(error, UpstreamAuthFailed):
-        error.native = {**(error.native or {}), FAILED_EVENT: msgspec.json.decode(data)}
+    event = msgspec.json.decode(data)
+    if not isinstance(error, UpstreamRefused | UpstreamRateLimited):
+        event["response"] = {**(event.get("response") or {}), "error": failure_object(error)}
+    error.native = {**(error.native or {}), FAILED_EVENT: event}
     return error

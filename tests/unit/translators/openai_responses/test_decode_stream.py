@@ -235,6 +235,24 @@ def test_text_that_comes_with_done_alone_is_read() -> None:
     assert (call.arguments, unseen.arguments) == ('{"a":1}', '{"b":1}')
 
 
+def test_items_that_are_never_done_are_whole_in_the_answer() -> None:
+    """A call whose arguments, a text and a thought whose state come with the last event alone are taken from there."""
+    items: list[dict[str, Any]] = [
+        {"id": "rs_1", "type": "reasoning", "summary": []},
+        {"id": "msg_1", "type": "message", "content": []},
+        {"id": "fc_1", "type": "function_call", "call_id": "c", "name": "f", "arguments": ""},
+    ]
+    whole = [
+        {**items[0], "encrypted_content": "state"},
+        {**items[1], "content": [{"type": "output_text", "text": "hi"}]},
+        {**items[2], "arguments": '{"a":1}'},
+    ]
+    begun = (added(index, item) for index, item in enumerate(items))
+    call, thought, text = parts_of(CREATED, *begun, life("response.completed", output=whole))
+    assert [seal.data for seal in thought.seals] == ["state"]
+    assert (text.text, call.arguments) == ("hi", '{"a":1}')
+
+
 def test_indexes_that_are_left_out_or_used_twice() -> None:
     """Items are told apart by their ids, or by their order, where indexes do not do it."""
     bare = (
@@ -246,6 +264,14 @@ def test_indexes_that_are_left_out_or_used_twice() -> None:
     )
     text, call = parts_of(CREATED, *bare, COMPLETED)
     assert (text.text, call.arguments) == ("ab", "{}")
+    two = (
+        event("response.output_item.added", item={"id": "msg_1", "type": "message", "content": []}),
+        event("response.output_text.delta", item_id="msg_1", delta="a"),
+        event("response.output_item.added", item={"id": "msg_2", "type": "message", "content": []}),
+        event("response.output_text.delta", item_id="msg_2", delta="b"),
+        event("response.output_text.delta", item_id="msg_1", delta="c"),
+    )
+    assert [part.text for part in parts_of(CREATED, *two, COMPLETED)] == ["ac", "b"]
     same = (
         added(0, {"id": "msg_1", "type": "message", "content": []}),
         event("response.output_text.delta", output_index=0, content_index=0, delta="a"),

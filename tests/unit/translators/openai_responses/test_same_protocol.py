@@ -262,13 +262,33 @@ def test_a_relay_that_never_began_has_nothing_to_add() -> None:
     assert error.native is None
 
 
-def test_a_refused_credential_is_never_told_in_the_vendors_words() -> None:
-    """Even a failed answer of the vendor's is not passed on where it is about the operator's key."""
-    bad = life("response.failed", error={"code": "invalid_api_key", "message": "sk-123 is wrong"})
-    last = batched(OUTBOUND.relay(intake(stream=True), upstream()), CREATED + bad).events[-1]
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("invalid_api_key", UpstreamAuthFailed),
+        ("insufficient_quota", UpstreamQuotaSpent),
+        ("server_error", UpstreamFailed),
+    ],
+)
+def test_what_does_not_concern_the_caller_is_never_told_in_the_vendors_words(code: str, kind: type[Exception]) -> None:
+    """A failed answer about the operator's key or money, or of a broken upstream, goes on with words of ours."""
+    done = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": []}
+    bad = life("response.failed", error={"code": code, "message": "sk-123 of org-7 at db.inside"}, output=[done])
+    found = batched(OUTBOUND.relay(intake(stream=True), upstream()), CREATED + bad)
+    last = found.events[-1]
     assert isinstance(last, Failed)
-    assert isinstance(last.error, UpstreamAuthFailed)
-    assert b"sk-123" not in INBOUND.encoder(intake(stream=True)).feed([last])
+    assert isinstance(last.error, kind)
+    told = INBOUND.encoder(intake(stream=True)).feed([last])
+    assert not {word for word in (b"sk-123", b"org-7", b"db.inside") if word in told}
+    assert helped((found.raw or b"") + told)[-1].response.output[0].id == "msg_1"
+
+
+def test_a_failure_that_tells_nothing_of_its_answer() -> None:
+    """It is told as a failed response all the same."""
+    bare = b'event: response.failed\ndata: {"type":"response.failed","response":null}\n\n'
+    last = batched(OUTBOUND.relay(intake(stream=True), upstream()), CREATED + bare).events[-1]
+    (told,) = frames(INBOUND.encoder(intake(stream=True)).feed([last]))
+    assert (told["type"], told["response"]["error"]["code"]) == ("response.failed", "server_error")
 
 
 def test_a_stream_that_begins_with_an_error() -> None:
