@@ -309,7 +309,7 @@ class Telling:
     def __init__(self, said: Intake, *, relayed: bool) -> None:
         state = said.state or State()
         self._relayed = relayed
-        self.hides = relayed and not state.shows_state
+        self.hides = relayed and state.store and not state.shows_state
         self._echo = {
             "store": raw(state.store),
             "background": raw(state.background),

@@ -171,6 +171,22 @@ def test_a_failed_answer_holds_nothing_to_go_on_from() -> None:
     assert again["output"] == shown["output"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_state_that_nobody_keeps_is_the_callers(*, stream: bool) -> None:
+    """Of an answer that is not kept it goes on to the caller as it came: who else could send it back?"""
+    thought = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
+    answer = {"id": "resp_2", "status": "completed", "output": [thought]}
+    for kept in (False, True):
+        telling = words.Telling(intake(previous_response_id="resp_1", store=kept), relayed=True)
+        if stream:
+            done = telling.feed(event("response.output_item.done", output_index=0, item=thought))
+            shown = telling.feed(event("response.completed", response=answer))
+            assert (b"encrypted_content" in done) is not kept
+        else:
+            shown = telling.whole(msgspec.json.encode(answer))
+        assert (b"encrypted_content" in shown) is not kept
+
+
 def test_only_what_is_kept_says_so() -> None:
     """An answer that is written by us repeats what its caller said, and says that it is kept where it is."""
     for fields, expected in (({}, True), ({"store": False}, False)):
