@@ -149,13 +149,14 @@ class Stored:
         keepalive = KeepAlive(exchange, inbound.keepalive, every=config.keepalive, media_type=Intake.media_type)
         try:
             await exchange.begin_stream((), media_type=Intake.media_type)
-            while (events := await reader.next()) is not None:
-                await keepalive.write(b"".join(sse.encode(bytes(each.data), event=each.name) for each in events))
-        except GatewayError as error:  # the reader fell behind; the response itself goes on
-            await keepalive.write(words.broken(error))
+            try:
+                while (events := await reader.next()) is not None:
+                    await keepalive.write(b"".join(sse.encode(bytes(each.data), event=each.name) for each in events))
+            except GatewayError as error:  # the reader fell behind; the response itself goes on
+                await keepalive.write(words.broken(error))
+            await keepalive.end()
         finally:
             keepalive.cancel()
-        await exchange.end()
 
 
 class _Kept:
