@@ -47,6 +47,7 @@ from llmproxy_asgi.conversation import (
     Usage,
     UsageReported,
 )
+from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import Intake, StreamEncoder
 from llmproxy_asgi.translators.gemini.encode_answer import (
     bare_signature,
@@ -110,8 +111,11 @@ class AnswerStream(StreamEncoder):
         match event:
             case PartStarted() | PartEnded():
                 candidate = self._candidate(event.candidate)
-                for turn in candidate.turns.take(event):
-                    self._write(candidate, self._part(candidate, turn), out)
+                try:
+                    for turn in candidate.turns.take(event):
+                        self._write(candidate, self._part(candidate, turn), out)
+                except UpstreamProtocolError as error:
+                    self._fail(error, out)
             case Finished(candidate=number, finish=finish):
                 self._candidate(number).finish = finish
             case UsageReported(usage=usage):
@@ -122,12 +126,15 @@ class AnswerStream(StreamEncoder):
             case Ended():
                 self._end(out)
             case Failed(error=error):
-                self._over = True
-                out.append(frame(error_body(error), self._intake) + end(self._intake))
+                self._fail(error, out)
             case Passed(protocol="gemini", data=data):
                 out.append(frame(data, self._intake))
             case _:  # of another protocol, or dealt with before
                 pass
+
+    def _fail(self, error: GatewayError, out: list[bytes]) -> None:
+        self._over = True
+        out.append(frame(error_body(error), self._intake) + end(self._intake))
 
     def _candidate(self, number: int) -> "_Candidate":
         found = self._candidates.get(number)
@@ -244,7 +251,11 @@ class _Candidate:
         return []
 
     def end(self, restated: Part | None) -> list[JSONObject]:
-        """The part is complete."""
+        """The part is complete.
+
+        Raises:
+            UpstreamProtocolError: Its pieces make no whole.
+        """
         part = restated or self._part
         seals = part.seals if restated is not None and restated.seals else self._seals
         signatures = [signature_of(seal) for seal in seals]
@@ -290,7 +301,11 @@ class _Candidate:
             return msgspec.structs.replace(part, arguments=part.arguments + "".join(self.pieces))
         if isinstance(part, Media) and any(self._data):
             before = [part.source.data] if isinstance(part.source, InlineData) else []
-            return msgspec.structs.replace(part, source=InlineData(data=joined_base64([*before, *self._data])))
+            try:
+                data = joined_base64([*before, *self._data])
+            except ValueError:
+                raise UpstreamProtocolError("The upstream sent a sound that cannot be read.") from None
+            return msgspec.structs.replace(part, source=InlineData(data=data))
         return part
 
     def _frame(self, *, thought: bool) -> None:

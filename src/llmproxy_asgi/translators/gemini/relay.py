@@ -134,8 +134,10 @@ class ChunkRelay(StreamDecoder):
             self._held += data
             begin = _COMMENTS.sub(b"", self._held)
             if begin[:1] in b":" or (len(begin) < len(_LINE) and _LINE.startswith(begin)):
-                return _NOTHING  # not a line yet
-            self._inner = self._scanned() if begin.startswith(_LINE) else self._reframed()
+                self._held = begin
+                if len(begin) <= self._upstream.max_event:
+                    return _NOTHING  # not a line yet
+            self._inner = self._reframed() if begin[:1] != b":" and not begin.startswith(_LINE) else self._scanned()
             data, self._held = self._held, b""
         return self._inner.feed(data)
 

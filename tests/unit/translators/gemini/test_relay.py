@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from llmproxy_asgi.conversation import Ended, Failed, Finished, Seal, Started, StreamEvent, UsageReported
@@ -63,6 +64,17 @@ def test_7_other_framings_are_framed_anew() -> None:
     assert {found["modelVersion"] for found in whole} == {"asked"}
     for cut in range(len(data)):
         assert chunks_of(relay(data, cut)[1]) == whole
+
+
+def test_what_comes_before_the_first_chunk_is_not_collected() -> None:
+    """Very many comments are forgotten as they come, and one without an end is an event that is too long."""
+    good = events_bytes(chunk({"text": "x"}, finish="STOP"))
+    _, raw = relayed(OUTBOUND.relay(opened(stream=True), upstream()), [*[b": wait\n\n"] * 200_000, good])
+    assert raw == good.replace(NAME, ASKED)
+    endless = OUTBOUND.relay(opened(stream=True), msgspec.structs.replace(upstream(), max_event=1000))
+    events, raw = relayed(endless, [b":", *[b"wait"] * 1000])
+    assert isinstance(error(events), UpstreamProtocolError)
+    assert raw == b""
 
 
 def test_a_done_behind_plain_frames_is_dropped() -> None:

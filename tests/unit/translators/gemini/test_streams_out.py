@@ -310,6 +310,19 @@ def test_sounds_and_pictures() -> None:
     assert sound == {"inlineData": {"mimeType": "audio/pcm", "data": "AAECAwQ="}}
 
 
+@pytest.mark.parametrize("alt", ["sse", "json"])
+def test_a_sound_that_cannot_be_read_is_an_error(alt: str) -> None:
+    """Pieces that are no base64 end the stream with an error event; what came before them stands."""
+    sound = Media(kind="audio", source=InlineData(data=""), media_type="audio/wav")
+    pieces = [PartDelta(0, 1, MediaDelta(piece)) for piece in ("A=A", "BB")]
+    encoder = INBOUND.encoder(opened(stream=True, alt=alt))
+    out = encoder.feed([START, *text(0, "so"), PartStarted(0, 1, sound), *pieces, PartEnded(0, 1), *ending()])
+    found = chunks_of(out) if alt == "sse" else json.loads(out)
+    assert [next(iter(chunk)) for chunk in found] == ["candidates", "error"]
+    assert found[1]["error"]["code"] == 502
+    assert encoder.feed([Ended()]) == b""
+
+
 def test_78_token_probabilities() -> None:
     """Probabilities stand in the candidate's last chunk."""
     tokens = (TokenLogprob(token="x", logprob=-0.5, top=(TokenLogprob(token="y", logprob=-1.0),)),)
