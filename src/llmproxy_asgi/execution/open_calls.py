@@ -52,6 +52,11 @@ class OpenCall:
             interrupted.told = True  # the call has told its own end
             raise interrupted from None
 
+    @property
+    def is_deserted(self) -> bool:
+        """Whether the loop that it ran on was closed over it, so that it will never end."""
+        return self._task.get_loop().is_closed()
+
     def interrupt(self) -> None:
         """End it now; from any thread."""
         self._task.get_loop().call_soon_threadsafe(self._cancel)
@@ -104,6 +109,7 @@ class OpenCalls:
             window: Seconds that they get.
         """
         self.draining = True
+        self._open -= {call for call in self._open if call.is_deserted}
         if await self._quiet(window):
             return
         for call in list(self._open):

@@ -53,6 +53,25 @@ async def test_what_outlasts_the_window_is_interrupted_and_says_so() -> None:
     assert all(task.cancelling() == 0 for task in tasks)
 
 
+def test_calls_of_a_closed_loop_are_not_waited_for() -> None:
+    """They will never end, and cannot be interrupted; those of other loops are, all the same."""
+    calls, told = OpenCalls(), list[str]()
+    first = asyncio.new_event_loop()
+    deserted = first.create_task(serve(calls, asyncio.Event(), told))
+    first.run_until_complete(begun(calls, deserted))
+    first.close()
+    deserted._log_destroy_pending = False  # type: ignore[attr-defined]  # it is what this test is about
+
+    async def drained() -> None:
+        tasks = [asyncio.create_task(serve(calls, asyncio.Event(), told))]
+        await begun(calls, deserted, *tasks)
+        await calls.drain(0)
+        await asyncio.gather(*tasks)
+
+    asyncio.run(asyncio.wait_for(drained(), 30))
+    assert (told, len(calls)) == ([SHUTTING_DOWN], 0)
+
+
 async def test_somebody_elses_cancellation_passes_through() -> None:
     """It is not ours to explain."""
     calls, told = OpenCalls(), list[str]()
