@@ -1,8 +1,8 @@
 """The HTTP face: an ASGI application that mounts anywhere, and the same as middleware.
 
-It needs no lifespan: everything opens on first use. A server or a parent that runs one is welcome to: at its end open
-calls get their window, and idle connections are closed. Nothing is global: no signal handler, no logging set-up, no
-patching.
+It needs no lifespan: everything opens on first use. A server or a parent that runs one is welcome to: at its beginning
+is brought in what the first call would wait for, at its end open calls get their window, and idle connections are
+closed. Nothing is global: no signal handler, no logging set-up, no patching.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -53,7 +53,7 @@ class LLMProxy:
     @asynccontextmanager
     async def lifespan(self, _app: object = None) -> AsyncIterator[None]:
         """For a parent that has a lifespan: `FastAPI(lifespan=proxy.lifespan)`. At its end calls are drained."""
-        self.gateway.reopen()
+        self._begin()
         try:
             yield
         finally:
@@ -67,6 +67,10 @@ class LLMProxy:
         """Refuse new calls and let those under way end; see `Gateway.drain`."""
         await self.gateway.drain(window)
 
+    def _begin(self) -> None:
+        self.gateway.reopen()
+        self.gateway.prepare()
+
     async def _end(self) -> None:
         try:
             await self.gateway.drain()
@@ -77,7 +81,7 @@ class LLMProxy:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
-                self.gateway.reopen()
+                self._begin()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 await self._end()

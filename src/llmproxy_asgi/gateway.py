@@ -141,6 +141,16 @@ class Gateway:
         """Take calls again after `drain`."""
         self._live.open_calls.reopen()
 
+    def prepare(self) -> None:
+        """Bring in what the first call would wait for: the way to each upstream, and the words that are spoken there.
+
+        Raises:
+            MisuseError: `transport` is nothing that can be used.
+        """
+        for provider in self._engine.runtime.providers.values():
+            self._live.pool(provider)
+            translator(provider.protocols[0])
+
     async def health(self) -> Mapping[str, Health]:
         """Ask every provider now whether it answers, at once; by the providers' names."""
         providers = self._engine.runtime.providers

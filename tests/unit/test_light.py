@@ -14,6 +14,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from llmproxy_asgi import wsgi
+from llmproxy_asgi.endpoints import exchange
+
 PROBE = Path(__file__).with_name("import_probe.py")
 MOST_DISTRIBUTIONS = 20
 HEAVY = {
@@ -93,6 +96,78 @@ def test_import_brings_nothing_heavy(core: dict[str, Any]) -> None:
     roots = {name.partition(".")[0] for name in core["modules"]}
     assert "llmproxy_asgi" in roots
     assert roots & HEAVY == set()
+
+
+LATER = {
+    "aiohttp",  # the lifespan's beginning, or the first call
+    "anyio",  # with Starlette's requests
+    "asgiref",  # the host's hooks
+    "difflib",  # a configuration with a misspelt name
+    "httpx2",  # a transport of the host's, or no aiohttp
+    "starlette.requests",  # the host's hooks
+    "yaml",  # a configuration in a file
+    "llmproxy_asgi.access.hooks",  # an `identify` or a `csrf`
+    "llmproxy_asgi.background",  # a call of Responses
+    "llmproxy_asgi.config.findings",  # a configuration that is wrong
+    "llmproxy_asgi.custody.stateful",  # a call of Responses
+    "llmproxy_asgi.endpoints.stored",  # a call of Responses
+    "llmproxy_asgi.inprocess",  # an SDK's client of `Gateway`
+    "llmproxy_asgi.providers.simulated",  # its being configured, as for every provider
+    "llmproxy_asgi.telemetry.metrics",  # `endpoints.metrics`
+    "llmproxy_asgi.telemetry.opentelemetry",  # `Tracing`
+    "llmproxy_asgi.translators.anthropic_messages",  # a call in that protocol, as for every protocol
+    "llmproxy_asgi.translators.openai_chat",
+    "llmproxy_asgi.translators.openai_responses",
+    "llmproxy_asgi.transport.aiohttp",  # as aiohttp
+    "llmproxy_asgi.wsgi",  # a WSGI host
+}
+"""What the main class does not need to be imported, and what it waits for."""
+
+FIRST_CALL = """
+import asyncio, json, sys
+from llmproxy_asgi import LLMProxy
+imported = list(sys.modules)
+upstream = {"type": "openai-compatible", "base_url": "http://127.0.0.1:9/v1", "api_key": "sk-none"}
+proxy = LLMProxy({"providers": {"one": upstream}, "access": {"mode": "open"}})
+made = list(sys.modules)
+async def start():
+    async with proxy.lifespan():
+        return list(sys.modules)
+print(json.dumps({"imported": imported, "made": made, "started": asyncio.run(start())}))
+"""
+
+
+@pytest.fixture(scope="module")
+def start() -> dict[str, set[str]]:
+    """The modules there are after the main class was imported, was called, and its lifespan has begun."""
+    command = [sys.executable, "-W", "error", "-c", FIRST_CALL]
+    ended = subprocess.run(command, env={}, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return {moment: set(modules) for moment, modules in json.loads(ended.stdout).items()}
+
+
+def test_main_class_brings_only_what_every_gateway_needs(start: dict[str, set[str]]) -> None:
+    """What only some configurations, callers or hosts need is not there when `LLMProxy` has been imported."""
+    assert "llmproxy_asgi.engine" in start["imported"]
+    assert start["imported"] & LATER == set()
+
+
+def test_making_a_gateway_brings_only_its_providers(start: dict[str, set[str]]) -> None:
+    """A gateway that is made in code brings its provider's module and nothing that waits for something else."""
+    assert "llmproxy_asgi.providers.openai_compatible" in start["made"]
+    assert start["made"] & LATER == set()
+
+
+def test_first_call_waits_for_no_client_where_a_lifespan_has_begun(start: dict[str, set[str]]) -> None:
+    """The beginning of the lifespan brings the HTTP client and the words of the upstream's protocol, and no others."""
+    brought = start["started"] & LATER
+    assert {"aiohttp", "llmproxy_asgi.transport.aiohttp", "llmproxy_asgi.translators.openai_chat"} <= brought
+    assert not brought & {"llmproxy_asgi.translators.anthropic_messages", "httpx2", "llmproxy_asgi.endpoints.stored"}
+
+
+def test_wsgi_bridge_and_endpoints_mean_the_same_extension() -> None:
+    """What a WSGI bridge says of a caller who cannot be watched is what the endpoints look for."""
+    assert wsgi.UNWATCHED == exchange.UNWATCHED
 
 
 def test_import_reads_no_environment(core: dict[str, Any]) -> None:
