@@ -69,6 +69,10 @@ class Run:
         self.task: asyncio.Task[None] | None = None
         self.ends_as: tuple[Status, GatewayError | None] = ("cancelled", None)
         """What it comes to if its task is cancelled."""
+        self.served = False
+        """Whether somebody sees to its end: its task, or who cancelled that before its first step."""
+        self.ending = False
+        """Whether its task is past being cancelled, or was cancelled already."""
         self._events: list[WireEvent] = []
         self._first = 0  # the number of the first event that is held
         self._size = 0
@@ -83,6 +87,12 @@ class Run:
     def events(self) -> Sequence[WireEvent]:
         """Those that are held."""
         return self._events
+
+    def end(self) -> None:
+        """Cancel what is left of its task, once: what the task keeps of its end must not be broken off."""
+        if not self.ending and self.task is not None:
+            self.ending = True
+            self.task.cancel()
 
     def read(self, *, after: int = -1) -> "Reader":
         """Its events from behind number `after` on, also those that are still to come."""
@@ -215,7 +225,7 @@ class Background:
         run = self._runs.get((owner, response_id))
         if run is None or run.task is None:
             return False
-        run.task.cancel()
+        run.end()
         await self._ended(run, run.task)
         return True
 
@@ -229,18 +239,19 @@ class Background:
             if task is None:
                 continue
             if task.get_loop() is here:
-                task.cancel()
+                run.end()
                 waited.append((run, task))
             else:
                 with contextlib.suppress(RuntimeError):  # that loop is closed, and its tasks with it
-                    task.get_loop().call_soon_threadsafe(task.cancel)
+                    task.get_loop().call_soon_threadsafe(run.end)
         for run, task in waited:
             await self._ended(run, task)
 
     async def _ended(self, run: Run, task: asyncio.Task[None]) -> None:
         """Wait for a task that was cancelled; if that was before its first step, it has cleared nothing away."""
         await asyncio.wait([task])
-        if self._runs.get((run.owner, run.id)) is run:
+        if not run.served:
+            run.served = True
             await self._end(run, *run.ends_as)
             await self._leave(run)
 
@@ -262,6 +273,7 @@ class Background:
 
     async def _serve(self, run: Run, call: Call, inbound: AnyInbound) -> None:
         """A run from its beginning to its end, whatever that is; never raises."""
+        run.served = True
         try:
             await self._answer(run, call, inbound)
         except asyncio.CancelledError:
@@ -275,10 +287,12 @@ class Background:
             await self._leave(run)
 
     async def _answer(self, run: Run, call: Call, inbound: AnyInbound) -> None:
-        turn = run.turn
-        with self._engine.runtime.open_calls.call():  # so that draining gives it time, and ends it then
-            await self._copy(run, call, inbound)
-        if not turn.ended:
+        try:
+            with self._engine.runtime.open_calls.call():  # so that draining gives it time, and ends it then
+                await self._copy(run, call, inbound)
+        finally:
+            run.ending = True
+        if not run.turn.ended:
             raise UpstreamProtocolError("The upstream's stream ended without its end sign.")
 
     async def _copy(self, run: Run, call: Call, inbound: AnyInbound) -> None:

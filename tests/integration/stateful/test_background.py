@@ -9,6 +9,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+from typing_extensions import override
 
 from llmproxy_asgi import Gateway, LLMProxy
 from llmproxy_asgi.background import MOST_OF_ONE, Background, Run
@@ -16,6 +17,8 @@ from llmproxy_asgi.custody.stateful import Turn
 from llmproxy_asgi.errors import Unavailable
 from llmproxy_asgi.facts import AnyFact, CallFinished, CallStarted
 from llmproxy_asgi.principal import SCOPE_KEY, Principal
+from llmproxy_asgi.stores.base import Owner
+from llmproxy_asgi.stores.memory import MemoryStore
 from llmproxy_asgi.testing import Hold, Scenario, Upstream, error_answer
 from llmproxy_asgi.translators.registry import translator
 from support_gateway import served
@@ -358,10 +361,10 @@ class Slow:
             await gateway.endpoints(self.scope, self.receive, self.send)
 
 
-async def begun(gateway: Gateway) -> Run:
-    """A story of Ada's that is being told in the background."""
+async def begun(gateway: Gateway, model: str = "story") -> Run:
+    """A response of Ada's that is at work in the background."""
     inbound = translator("openai-responses").inbound
-    intake = inbound.open(b'{"model": "story", "input": "x", "background": true}', headers={})
+    intake = inbound.open(b'{"model": "%b", "input": "x", "background": true}' % model.encode(), headers={})
     return await background_of(gateway).begin(intake, inbound, gateway._grant("ada"))
 
 
@@ -396,6 +399,35 @@ async def test_who_takes_nothing_of_kept_events_is_let_go() -> None:
         await asyncio.create_task(caller.read(gateway))
     assert len(caller.sent) == 2
     assert b"response.completed" in caller.sent[-1]["body"]
+
+
+class Waiting(MemoryStore):
+    """A store whose answers take their time, as those of a database do."""
+
+    @override
+    async def put(self, owner: Owner, key: str, value: bytes, *, ttl: float, replacing: bool = False) -> bool:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        return await super().put(owner, key, value, ttl=ttl, replacing=replacing)
+
+
+@pytest.mark.anyio
+async def test_who_cancels_twice_at_once_cancels_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second time does not break off what the first one has still to keep, whoever else waits for the end."""
+    async with Gateway({"providers": {"simulated": {}}}) as gateway:
+        monkeypatch.setattr(gateway._engine.runtime.responses, "_store", Waiting())
+        background, run = background_of(gateway), await begun(gateway, "stall")
+        await run.read(after=1).next()
+        asked = [asyncio.create_task(background.cancel(run.owner, run.id)) for _ in range(2)]
+        for _ in range(3):
+            await asyncio.sleep(0)
+        asked.append(asyncio.create_task(background.cancel(run.owner, run.id)))
+        assert all(await asyncio.gather(*asked))
+        assert background._runs == {}
+        found = await run.custody.find(run.owner, run.id)
+        assert found is not None
+        assert found.status == "cancelled"
+        assert await run.custody.events(run.owner, run.id)
 
 
 @pytest.mark.anyio
