@@ -21,6 +21,8 @@ from llmproxy_asgi.translators.media import standard_base64
 
 _HUMP = re.compile(r"(?<!^)([A-Z])")
 _GAP = re.compile(r"_([a-z0-9])")
+_LONGEST = 64
+"""Characters of a key that is remembered: keys are callers' text, and may be as long as a body."""
 
 
 @lru_cache(maxsize=1024)
@@ -29,10 +31,16 @@ def snake(name: str) -> str:
     return _HUMP.sub(lambda hump: "_" + hump[1].lower(), name)
 
 
-@lru_cache(maxsize=1024)
 def camel(name: str) -> str:
     """The spelling that Google writes."""
+    return _remembered(name) if len(name) <= _LONGEST else _camel(name)
+
+
+def _camel(name: str) -> str:
     return _GAP.sub(lambda gap: gap[1].upper(), name)
+
+
+_remembered = lru_cache(maxsize=1024)(_camel)
 
 
 def spelled(fields: Mapping[str, Any], name: str) -> str | None:

@@ -1,6 +1,7 @@
 """Requests of Google's clients."""
 
 import json
+import tracemalloc
 from collections.abc import Mapping
 from typing import Any
 
@@ -447,6 +448,18 @@ def test_98_no_json_raises_anything_else(body: dict[str, Any]) -> None:
     else:
         named = "none"
     assert named is not None
+
+
+def test_callers_keys_are_not_kept() -> None:
+    """Very long keys of fields that nobody knows are gone with their request."""
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            decoded({"generationConfig": {f"{number}_{'k' * 500_000}": 1}})
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 5_000_000
 
 
 @given(st.binary(max_size=30))
