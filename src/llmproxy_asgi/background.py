@@ -101,8 +101,9 @@ class Run:
     def tell(self, name: str, data: bytes) -> None:
         """One more event; it gets its number here."""
         number = self._first + len(self._events)
-        self._events.append(WireEvent(number=number, name=name, data=msgspec.Raw(words.renumbered(data, number))))
-        self._size += len(data)
+        told = words.renumbered(data, number)
+        self._events.append(WireEvent(number=number, name=name, data=msgspec.Raw(told)))
+        self._size += len(told)
         if self._size > self.largest:
             self._forget()
 

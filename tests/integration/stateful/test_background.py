@@ -401,6 +401,25 @@ async def test_who_takes_nothing_of_kept_events_is_let_go() -> None:
     assert b"response.completed" in caller.sent[-1]["body"]
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "data",
+    [b'{"type":"x"}', b'{"type" : "x" , "sequence_number" : 7' + b" " * 30 + b"}"],
+    ids=["unnumbered", "spaced"],
+)
+async def test_what_is_held_stays_within_its_bound(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    """However the upstream spelled its events: their numbers are the run's, and so are the bytes that are held."""
+    monkeypatch.setattr(Run, "largest", 2_000)
+    async with Gateway({"providers": {"simulated": {}}}) as gateway:
+        run = await begun(gateway, "stall")
+        sizes = []
+        for _ in range(2_000):
+            run.tell("x", data)
+            sizes.append(sum(len(bytes(event.data)) for event in run.events))
+        assert all(900 < size <= 2_000 for size in sizes[200:])
+        await background_of(gateway).cancel(run.owner, run.id)
+
+
 class Waiting(MemoryStore):
     """A store whose answers take their time, as those of a database do."""
 
