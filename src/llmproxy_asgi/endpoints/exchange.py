@@ -221,7 +221,7 @@ class CallerWatch:
     A task is made only for calls that take longer than a moment; most short ones never need it.
     """
 
-    __slots__ = ("_exchange", "_handle", "_loop", "_task", "_watcher")
+    __slots__ = ("_cancelling", "_exchange", "_handle", "_loop", "_task", "_watcher")
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
@@ -230,6 +230,7 @@ class CallerWatch:
         task = asyncio.current_task()
         assert task is not None, "a request runs in a task"
         self._task = task
+        self._cancelling = task.cancelling()  # a server's task may have outlived a cancellation before
         self._watcher: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._handle = self._loop.call_later(_WATCH_AFTER, self._start)
@@ -243,7 +244,7 @@ class CallerWatch:
             self._watcher.cancel()
         if not self._exchange.gone:
             return False
-        return self._task.uncancel() == 0 and isinstance(error, asyncio.CancelledError)
+        return self._task.uncancel() <= self._cancelling and isinstance(error, asyncio.CancelledError)
 
     def _start(self) -> None:
         self._watcher = self._loop.create_task(self._listen())

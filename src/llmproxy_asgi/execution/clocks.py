@@ -28,7 +28,9 @@ class Clocks:
         timeouts: Seconds, as configured; `connect` itself is the transport's to keep.
     """
 
-    __slots__ = ("_ends_at", "_expired", "_handle", "_idle", "_limit", "_loop", "_reason", "_since", "_task")
+    __slots__ = (
+        "_cancelling", "_ends_at", "_expired", "_handle", "_idle", "_limit", "_loop", "_reason", "_since", "_task",
+    )  # fmt: skip
 
     def __init__(self, timeouts: Timeouts) -> None:
         self.move_here()
@@ -48,6 +50,7 @@ class Clocks:
         task = asyncio.current_task()
         assert task is not None, "a call runs in a task"
         self._task = task
+        self._cancelling = task.cancelling()  # it may have outlived a cancellation without taking it back
 
     def waiting(self) -> None:
         """The upstream's turn begins.
@@ -76,7 +79,7 @@ class Clocks:
     def verdict(self) -> UpstreamTimeout | None:
         """Whether the `CancelledError` just caught was a clock's; None: it was somebody else's, let it go on."""
         expired, self._expired = self._expired, None
-        if expired is None or self._task.uncancel() > 0:
+        if expired is None or self._task.uncancel() > self._cancelling:
             return None
         return _timeout(expired)
 

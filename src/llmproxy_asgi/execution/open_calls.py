@@ -28,7 +28,7 @@ class OpenCall:
         Unavailable: The host shuts down.
     """
 
-    __slots__ = ("_calls", "_interrupted", "_task")
+    __slots__ = ("_calls", "_cancelling", "_interrupted", "_task")
 
     def __init__(self, calls: "OpenCalls") -> None:
         self._calls = calls
@@ -40,6 +40,7 @@ class OpenCall:
         task = asyncio.current_task()
         assert task is not None, "a call runs in a task"
         self._task = task
+        self._cancelling = task.cancelling()
         self._calls.entered(self)
         return self
 
@@ -47,7 +48,11 @@ class OpenCall:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._calls.left(self)
-        if self._interrupted and self._task.uncancel() == 0 and isinstance(error, asyncio.CancelledError):
+        if (
+            self._interrupted
+            and self._task.uncancel() <= self._cancelling
+            and isinstance(error, asyncio.CancelledError)
+        ):
             interrupted = going_down()
             interrupted.told = True  # the call has told its own end
             raise interrupted from None

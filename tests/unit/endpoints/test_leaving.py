@@ -1,6 +1,7 @@
 """Callers who leave: nobody is answered twice, nothing is logged as a failure of ours, and what they held is let go."""
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Awaitable, Callable
@@ -195,6 +196,23 @@ async def test_a_caller_who_is_given_up_and_leaves_cancels_once(monkeypatch: pyt
 
     await within(call())
     assert cleared
+
+
+async def test_a_leaver_is_told_from_a_cancellation_that_the_task_had_outlived() -> None:
+    """The request ends quietly also in a task that has caught a cancellation before."""
+    exchange, _ = exchange_of()
+
+    async def call() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        async with CallerWatch(exchange):
+            exchange.abandon(task)
+            await asyncio.Event().wait()
+
+    await within(call())
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """One timer keeps three clocks, and tells its own cancellation from anybody else's."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -80,6 +81,18 @@ async def test_somebody_elses_cancellation_is_not_ours() -> None:
     assert task is not None
     asyncio.get_running_loop().call_soon(task.cancel)
     assert await interrupted(made) is None
+    assert task.cancelling() == 1
+    task.uncancel()
+
+
+async def test_a_task_that_outlived_a_cancellation_has_clocks_like_any_other() -> None:
+    """A host may have caught one without taking it back; the next timeout is a timeout all the same."""
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)
+    assert await interrupted(clocks(connect=0.01, first_byte=0.01)) is not None
     assert task.cancelling() == 1
     task.uncancel()
 

@@ -1,6 +1,7 @@
 """How calls end when the host shuts down."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -51,6 +52,25 @@ async def test_what_outlasts_the_window_is_interrupted_and_says_so() -> None:
     await asyncio.gather(*tasks)
     assert told == [SHUTTING_DOWN] * 3
     assert all(task.cancelling() == 0 for task in tasks)
+
+
+async def test_a_task_that_outlived_a_cancellation_is_interrupted_like_any_other() -> None:
+    """A server's task may have caught one before, without taking it back."""
+    calls, told = OpenCalls(), list[str]()
+
+    async def weathered() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        await serve(calls, asyncio.Event(), told)
+
+    task = asyncio.create_task(weathered())
+    await begun(calls, task)
+    await calls.drain(0)
+    await task
+    assert told == [SHUTTING_DOWN]
 
 
 def test_calls_of_a_closed_loop_are_not_waited_for() -> None:
