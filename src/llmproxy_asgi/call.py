@@ -34,8 +34,6 @@ from llmproxy_asgi.translators.embeddings.records import Embeddings
 if TYPE_CHECKING:
     from llmproxy_asgi.custody.stateful import Turn
 
-if TYPE_CHECKING:
-    
 Belongs: TypeAlias = Callable[[], Conversation | None]
 """Finds out which conversation a request belongs to; None: one that nobody will go on with."""
 
