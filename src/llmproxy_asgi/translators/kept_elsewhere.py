@@ -47,7 +47,10 @@ def refuse_named(
         value = values.get(key)
         if value is None or (hint.search(value) is None and not _has_odd_spelling(value)):
             continue
-        path = _place(_read(value, key), key, named)
+        try:
+            path = _place(msgspec.json.decode(value), key, named)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise BadRequest(f"{key} cannot be read: {error}.", param=key, code="invalid_value") from None
         if path is not None:
             raise unshared(path)
 
@@ -67,10 +70,3 @@ def _place(found: Any, path: str, named: Named) -> str | None:
 
 def _has_odd_spelling(value: msgspec.Raw) -> bool:
     return b"\\u00" in bytes(value) and _ODD_SPELLING.search(value) is not None  # the former is far the cheaper one
-
-
-def _read(value: msgspec.Raw, key: str) -> Any:
-    try:
-        return msgspec.json.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f"{key} cannot be read: {error}.", param=key, code="invalid_value") from None

@@ -210,6 +210,17 @@ def test_a_name_beside_what_cannot_be_read_is_refused(protocol: str, body: dict[
         sent_as(protocol, body, partial(replaced, b'"ODD"', b"1e999"))
 
 
+def test_a_name_at_the_bottom_of_a_well_is_refused() -> None:
+    """Where the operator lets bodies nest as deep as that, and in items that an upstream made."""
+    deep = b"[" * 900 + b'{"type":"input_file","file_id":"file_1"}' + b"]" * 900
+    intake = translator("openai-responses").inbound.open(
+        b'{"model":"m","input":[%b]}' % deep, headers={}, max_depth=2_000
+    )
+    upstream = Upstream(provider="p", model="m", asked="m", issuer="p")
+    with pytest.raises(BadRequest):
+        translator("openai-responses").outbound.splice(intake, upstream)
+
+
 def test_a_file_with_unknown_fields_is_a_file() -> None:
     """What else is said of a file does not matter."""
     with pytest.raises(Unsupported):
