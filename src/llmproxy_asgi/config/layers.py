@@ -23,6 +23,8 @@ CODE = "code"
 SECRET_KEYS = frozenset({"api_key", "key"})
 """Keys whose values are kept as they are written, however much they look like a number."""
 
+_ALWAYS_BLOCKS = 2
+"""How deep a mapping cannot be switched off by `null`; below, that is what it means (`health`, `rate_limit`)."""
 _SAME_THING = {"api_key": "api_key_env", "api_key_env": "api_key"}
 _ODD = re.compile(r"[^A-Za-z0-9]")
 
@@ -107,6 +109,8 @@ class Layers(msgspec.Struct):
             if isinstance(old, dict) and isinstance(value, dict):
                 self._lay(old, value, here, places, base)
                 continue
+            if isinstance(old, dict) and value is None and len(here) <= _ALWAYS_BLOCKS:
+                continue  # a block that was opened and left empty says nothing
             self._drop_twin(below, here, base.rank)
             if key in below:
                 self._forget(here)

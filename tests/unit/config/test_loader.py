@@ -436,6 +436,22 @@ def test_empty_blocks_are_left_out() -> None:
     assert config.providers["simulated"].type == "simulated"
 
 
+def test_empty_blocks_take_nothing_away_from_earlier_layers() -> None:
+    """Who opens a block and writes nothing in it has said nothing; a choice that may be none is taken back by null."""
+    base = {
+        "providers": {"simulated": {"health": {"interval": "5s"}, "priority": 3}},
+        "access": {"mode": "keys"},
+        "limits": {"body": 2048},
+    }
+    Path("a.yaml").write_text("providers: {simulated: }\naccess:\nlimits:\n", encoding="utf-8")
+    config = load_config([base, "a.yaml"], environment={})
+    simulated = config.providers["simulated"]
+    assert (config.access.mode, config.limits.body, simulated.priority) == ("keys", 2048, 3)
+    assert simulated.health is not None
+    Path("a.yaml").write_text("providers: {simulated: {health: null}}\n", encoding="utf-8")
+    assert load_config([base, "a.yaml"], environment={}).providers["simulated"].health is None
+
+
 # Prefixes, secrets
 
 
