@@ -131,12 +131,12 @@ class Turn:
         final = telling.final
         if final is None or self._saved or not self._state.store or telling.id is None:
             return
-        self._saved = True
         output = None if final.output is None else [Item(id=found, item=item) for found, item in final.output]
         record = self._record or self._begun(telling.id, "completed")
         if not telling.hides:
             record = msgspec.structs.replace(record, shows_state=True)
         await self._save(record.ended(words.status_of(final.status), output, told=final.told))
+        self._saved = True  # not before: who is cancelled meanwhile has kept nothing
 
     # ── in the background ───────────────────────────────────────────────────────────────────────────────────────────
 

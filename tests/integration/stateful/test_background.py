@@ -449,6 +449,36 @@ async def test_who_cancels_twice_at_once_cancels_once(monkeypatch: pytest.Monkey
         assert await run.custody.events(run.owner, run.id)
 
 
+class Stuck(MemoryStore):
+    """A store that never gets to keep a whole answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+
+    @override
+    async def put(self, owner: Owner, key: str, value: bytes, *, ttl: float, replacing: bool = False) -> bool:
+        if b'"status":"completed"' in value:
+            self.asked.set()
+            await asyncio.Event().wait()
+        return await super().put(owner, key, value, ttl=ttl, replacing=replacing)
+
+
+@pytest.mark.anyio
+async def test_what_is_cancelled_before_it_is_kept_was_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that was whole but is not kept is no answer: nothing stays at work for ever."""
+    async with Gateway({"providers": {"simulated": {}}}) as gateway:
+        store = Stuck()
+        monkeypatch.setattr(gateway._engine.runtime.responses, "_store", store)
+        run = await begun(gateway, "echo")
+        await store.asked.wait()
+        assert await background_of(gateway).cancel(run.owner, run.id)
+        found = await run.custody.find(run.owner, run.id)
+        assert found is not None
+        assert found.status == "cancelled"
+        assert run.events[-1].name == "response.incomplete"
+
+
 @pytest.mark.anyio
 async def test_it_is_told_of_under_the_request_that_began_it() -> None:
     """The id that its caller reads in `x-request-id` is the one that logs and observers tell its end by."""
