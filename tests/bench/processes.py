@@ -64,6 +64,23 @@ def _end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+@contextlib.contextmanager
+def warm_bytecode() -> Iterator[None]:
+    """Let what we start keep its bytecode, in a folder for this run.
+
+    Else a module that was changed lately would be compiled at each start where the environment forbids to write.
+    """
+    names = ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
+    before = {name: os.environ.pop(name) for name in names if name in os.environ}
+    with tempfile.TemporaryDirectory(prefix="bench-bytecode-") as folder:
+        os.environ["PYTHONPYCACHEPREFIX"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["PYTHONPYCACHEPREFIX"]
+            os.environ.update(before)
+
+
 class Running(NamedTuple):
     """A server of ours that accepts connections, or will once it has started."""
 

@@ -250,17 +250,18 @@ def main() -> None:
     cores = processes.cores()
     load_before = os.getloadavg()[0]
     began = time.perf_counter()
-    with Bench(plan, cores, before=options.before and options.before.resolve()) as bench:
-        contestants = bench.contestants()
-        bench.rounds(contestants)
-        bench.starts(contestants)
-        findings = bench.findings
-    if len(contestants) > 1:
-        findings.codecs = _codecs(cores.gateway, plan.codecs)
-        _say("imports")
-        findings.imports = startup.measure(plan.imports)
-        _say("callers who leave")
-        findings.leavers = leaving.measure(cores.gateway, calls=plan.leavers, prefix=_RELAYED.prefix)
+    with processes.warm_bytecode():
+        with Bench(plan, cores, before=options.before and options.before.resolve()) as bench:
+            contestants = bench.contestants()
+            bench.rounds(contestants)
+            bench.starts(contestants)
+            findings = bench.findings
+        if len(contestants) > 1:
+            findings.codecs = _codecs(cores.gateway, plan.codecs)
+            _say("imports")
+            findings.imports = startup.measure(plan.imports)
+            _say("callers who leave")
+            findings.leavers = leaving.measure(cores.gateway, calls=plan.leavers, prefix=_RELAYED.prefix)
     facts = report.Facts(
         quick=options.quick,
         rounds=plan.rounds,

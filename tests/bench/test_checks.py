@@ -1,5 +1,10 @@
 """The benchmark's own checks: a figure is worth something only if a lost chunk could not pass for a fast one."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from bench import codec_report, codecs, load, processes, report, streams, traffic
@@ -31,6 +36,18 @@ def test_a_whole_stream_has_no_fault() -> None:
 def test_a_broken_stream_is_seen(body: bytes) -> None:
     """A stream that lost, doubled or swapped a chunk, or just stopped, counts as an error."""
     assert traffic.fault_in_stream(body, "chat", EXPECTED)
+
+
+def test_bytecode_is_warm_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A measured start finds its bytecode even where the environment forbids to write any."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    (tmp_path / "late.py").write_text("")
+    command = [sys.executable, "-c", "import os, late; print(os.path.exists(late.__cached__))"]
+    before = dict(os.environ)
+    with processes.warm_bytecode():
+        said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert said == "True\n"
+    assert dict(os.environ) == before
 
 
 def test_an_end_in_another_protocol_is_no_end() -> None:
