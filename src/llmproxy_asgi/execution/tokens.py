@@ -53,7 +53,8 @@ def size_of(job: Job) -> Size:
         limit = request.max_output_tokens if isinstance(request, Request) else None
     if speaks.outbound.family == "embedding":
         return Size(told, 0)
-    return Size(told, USUAL_ANSWER if limit is None else limit)
+    # Of bytes that are passed on nobody has looked at the number: less than nothing would fill a bucket.
+    return Size(told, USUAL_ANSWER if limit is None else max(0, limit))
 
 
 def passed(batch: Batch) -> float:

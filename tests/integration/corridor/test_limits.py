@@ -21,7 +21,17 @@ from llmproxy_asgi.errors import RateLimited
 from llmproxy_asgi.execution.gate import Gate as LimitGate
 from llmproxy_asgi.runtime import Live
 from llmproxy_asgi.stores.base import Owner
-from llmproxy_asgi.testing import Gate, Hold, Received, Scenario, ThreadedUpstream, Upstream, json_answer, sse_answer
+from llmproxy_asgi.testing import (
+    Gate,
+    Hold,
+    Received,
+    Scenario,
+    ThreadedUpstream,
+    Upstream,
+    error_answer,
+    json_answer,
+    sse_answer,
+)
 from support_clock import HandClock
 from support_gateway import chat_answer, chat_body, chat_frames, messages_body, served
 
@@ -411,6 +421,24 @@ def test_who_leaves_before_anything_came_pays_for_the_question(upstream: Threade
 
 
 @pytest.mark.usefixtures("clock")
+def test_a_call_that_asks_for_less_than_nothing_costs_others_nothing(
+    upstream: ThreadedUpstream, clock: HandClock
+) -> None:
+    """Neither while it is under way nor afterwards does it change what its provider may be asked."""
+
+    def refused(_: Received) -> Scenario:
+        clock.at += 1
+        return error_answer(400)
+
+    upstream.default = refused
+    block = {"type": "gemini", "base_url": upstream.base_url, "api_key": "k", "rate_limit": {"tokens_per_minute": 5000}}
+    proxy = LLMProxy({"providers": {"p": block}, "access": {"mode": "open"}})
+    path, body = PROTOCOLS["gemini"]
+    absurd = {**body, "generationConfig": {"maxOutputTokens": -(10**9)}}
+    with served(proxy) as base, httpx2.Client(base_url=base, timeout=30, trust_env=False) as client:
+        assert [client.post(path, json=each).status_code for each in (absurd, absurd, body)] == [400] * 3
+
+
 def test_a_failed_call_pays_no_tokens(upstream: ThreadedUpstream) -> None:
     """Where every upstream failed, nothing that was set aside is lost; the call itself counts."""
     upstream.default = json_answer(400, {"error": {"message": "no", "type": "invalid_request_error"}})

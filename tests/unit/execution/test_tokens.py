@@ -34,6 +34,7 @@ def job(protocol: str, body: dict[str, Any], path: dict[str, str] | None = None)
         ("gemini", {"contents": [], "generationConfig": {"maxOutputTokens": 30}}, 30),
         ("gemini", {"contents": [], "generation_config": {"max_output_tokens": 31}}, 31),
         ("gemini", {"contents": [], "generationConfig": {"maxOutputTokens": "many"}}, USUAL_ANSWER),
+        ("gemini", {"contents": [], "generationConfig": {"maxOutputTokens": -(10**9)}}, 0),
         ("openai-embeddings", {"input": "hi"}, 0),
     ],
 )
