@@ -8,6 +8,8 @@ from llmproxy_asgi.errors import Unsupported
 _VITAL = ("conversation", "prompt", "cachedContent")
 """Fields that stand for a part of the conversation that only their vendor holds."""
 _ESTIMATED = "estimated:"
+_UNMISSED = frozenset({"safetySettings"})
+"""What others have no word for, and nobody misses."""
 
 
 def refuse_missing_part(request: Request, protocol: str) -> None:
@@ -30,6 +32,12 @@ def refuse_missing_part(request: Request, protocol: str) -> None:
         for key in _VITAL:
             if other != protocol and fields.get(key):
                 raise Unsupported("What another vendor keeps cannot be sent to this upstream.", param=key)
+
+
+def unsaid_extras(request: Request, protocol: str) -> list[str]:
+    """The warnings of a request's fields that another protocol than this one has a word for alone."""
+    others = (fields for other, fields in request.extras.items() if other != protocol)
+    return [f"dropped:{key}" for fields in others for key in fields if key not in _UNMISSED]
 
 
 def refuse_losses(warnings: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """What is noted, and what cannot be done without."""
 
+import msgspec
 import pytest
 
 from llmproxy_asgi.conversation import Message, Request, Text
@@ -33,3 +34,17 @@ def test_a_part_of_the_conversation_that_another_vendor_holds_is_refused(protoco
     with pytest.raises(Unsupported) as caught:
         translator(to).outbound.encode(request, Upstream(provider="p", model="m", asked="m", issuer="p"))
     assert caught.value.param == field
+
+
+@pytest.mark.parametrize("to", ["openai-chat", "openai-responses", "anthropic-messages", "gemini"])
+def test_fields_that_only_another_protocol_has_are_named(to: str) -> None:
+    """Whatever upstream it is, what it has no word for is named; its own fields go on, and safety is silent."""
+    request = Request(
+        protocol="made-up",
+        model="m",
+        messages=(Message(role="user", parts=(Text(text="Hi"),)),),
+        extras={"made-up": {"truncation": "auto", "safetySettings": [], "seen": 1}, to: {"own": True}},
+    )
+    outgoing = translator(to).outbound.encode(request, Upstream(provider="p", model="m", asked="m", issuer="p"))
+    assert outgoing.warnings == ("dropped:truncation", "dropped:seen")
+    assert msgspec.json.decode(outgoing.body)["own"] is True

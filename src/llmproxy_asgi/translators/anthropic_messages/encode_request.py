@@ -16,7 +16,7 @@ from llmproxy_asgi.translators.anthropic_messages.encode_options import (
 from llmproxy_asgi.translators.anthropic_messages.encode_tools import TOOL_NAME, TOOL_NAME_LIMIT, Tools
 from llmproxy_asgi.translators.anthropic_messages.schema import FIRST_VERSION, PROTOCOL, VERSION
 from llmproxy_asgi.translators.base import Outgoing, Upstream
-from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.losses import Losses, unsaid_extras
 from llmproxy_asgi.translators.names import CallIds, Renamer
 
 _MOST_MARKS = 4
@@ -59,6 +59,7 @@ def encode_request(request: Request, upstream: Upstream) -> Outgoing:
     if request.end_user:
         body["metadata"] = {"user_id": request.end_user}
     _limit_marks(request, body, [*tools.marked, *turns.marked], warnings, able=capabilities.cache_marks)
+    warnings.add(*unsaid_extras(request, PROTOCOL))
     own = request.extras.get(PROTOCOL, {})
     body |= {key: _laid_over(body.get(key), value) for key, value in own.items()}
     if request.stream:

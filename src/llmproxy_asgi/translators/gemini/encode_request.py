@@ -10,7 +10,7 @@ from llmproxy_asgi.translators.gemini.encode_options import generation_config
 from llmproxy_asgi.translators.gemini.encode_tools import TOOL_NAME, TOOL_NAME_LIMIT, Tools
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
 from llmproxy_asgi.translators.gemini.words import TIERS_OUT
-from llmproxy_asgi.translators.losses import Losses, refuse_missing_part
+from llmproxy_asgi.translators.losses import Losses, refuse_missing_part, unsaid_extras
 from llmproxy_asgi.translators.names import Renamer
 
 _SCHEMA_LINE = "Answer with one JSON value and nothing else. It must satisfy this JSON Schema:\n"
@@ -42,11 +42,9 @@ def encode_request(request: Request, upstream: Upstream) -> Outgoing:
     if config:
         body["generationConfig"] = config
     body |= _tier(request, losses)
-    for protocol, fields in request.extras.items():
-        if protocol == PROTOCOL:
-            body |= {key: _laid_over(body.get(key), value) for key, value in fields.items()}
-        else:
-            losses.add(*(f"dropped:{key}" for key in fields))
+    own = request.extras.get(PROTOCOL, {})
+    body |= {key: _laid_over(body.get(key), value) for key, value in own.items()}
+    losses.add(*unsaid_extras(request, PROTOCOL))
     return Outgoing(
         body=msgspec.json.encode(body),
         stream=request.stream,

@@ -13,7 +13,7 @@ from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
 from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
-from llmproxy_asgi.translators.losses import Losses, refuse_missing_part
+from llmproxy_asgi.translators.losses import Losses, refuse_missing_part, unsaid_extras
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.words import JSON_LINE, SCHEMA_LINE, TIER_OUT, mentions_json, qualifies_as_strict
 from llmproxy_asgi.translators.openai_chat.encode_messages import JSONObject, MessageEncoder
@@ -23,7 +23,6 @@ from llmproxy_asgi.translators.stops import emulated
 _MOST_STOPS = 4
 _MOST_LOGPROBS = 20
 _LONGEST_END_USER = 128
-_SILENT_EXTRAS = frozenset({"safetySettings"})
 
 
 def encode_request(request: Request, upstream: Upstream) -> Outgoing:
@@ -340,11 +339,9 @@ class _RequestEncoder:
             body["prompt_cache_options"] = options
 
     def _extras(self) -> None:
-        for protocol, fields in self._request.extras.items():
-            if protocol == PROTOCOL:
-                self._body.update({key: value for key, value in fields.items() if key not in self._body})
-            else:
-                self._losses.add(*(f"dropped:{key}" for key in fields if key not in _SILENT_EXTRAS))
+        own = self._request.extras.get(PROTOCOL, {})
+        self._body.update({key: value for key, value in own.items() if key not in self._body})
+        self._losses.add(*unsaid_extras(self._request, PROTOCOL))
 
 
 def _declared(tool: JSONObject) -> str | None:

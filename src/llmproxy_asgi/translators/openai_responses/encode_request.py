@@ -13,7 +13,7 @@ from llmproxy_asgi.conversation import JSONObject, Request
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
-from llmproxy_asgi.translators.losses import Losses, refuse_missing_part
+from llmproxy_asgi.translators.losses import Losses, refuse_missing_part, unsaid_extras
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.words import JSON_LINE, SCHEMA_LINE, mentions_json, qualifies_as_strict
 from llmproxy_asgi.translators.openai_responses.encode_items import ItemEncoder
@@ -28,7 +28,6 @@ _LONGEST_END_USER = 128
 _SHOWS_REASONING = frozenset({"openai-chat"})
 """Other protocols whose clients see readable reasoning without asking for it."""
 _SHOWN = frozenset({"summary", "full", "updates"})
-_SILENT_EXTRAS = frozenset({"safetySettings"})
 _APART = frozenset({"tool_choice", "reasoning", "include"})
 """Own fields that are laid over what is made of the request's, not beside it."""
 
@@ -255,8 +254,6 @@ class _RequestEncoder:
             self._losses.add("dropped:store")
 
     def _extras(self) -> None:
-        for protocol, fields in self._request.extras.items():
-            if protocol != PROTOCOL:
-                self._losses.add(*(f"dropped:{key}" for key in fields if key not in _SILENT_EXTRAS))
+        self._losses.add(*unsaid_extras(self._request, PROTOCOL))
         self._include += self._own.get("include", ())
         self._body |= {key: value for key, value in self._own.items() if key not in _APART and key not in self._body}
