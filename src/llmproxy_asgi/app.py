@@ -81,7 +81,12 @@ class LLMProxy:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
-                self._begin()
+                try:
+                    self._begin()
+                except Exception as error:
+                    # Raised without this word, servers would take it that there is no lifespan, and go on.
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    raise
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 await self._end()

@@ -10,7 +10,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 from starlette.types import Message
 
-from llmproxy_asgi import ConfigError, LLMProxy, LLMProxyMiddleware
+from llmproxy_asgi import ConfigError, LLMProxy, LLMProxyMiddleware, MisuseError
 
 OPEN = {"providers": {"simulated": {}}, "access": {"mode": "open"}}
 ASKED = {"model": "echo", "messages": [{"role": "user", "content": "hello there"}]}
@@ -106,6 +106,27 @@ async def test_a_websocket_is_closed_and_a_lifespan_answered() -> None:
 
     await proxy()({"type": "lifespan"}, receive, send)
     assert [message["type"] for message in sent] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+@pytest.mark.anyio
+async def test_a_start_that_fails_is_said_to_have_failed() -> None:
+    """A server stops then, with the reason; it would go on without an end if it thought that there is no lifespan."""
+    block = {"type": "openai-compatible", "base_url": "https://upstream.invalid/v1"}
+    nothing: Any = object()
+    unusable = LLMProxy({"providers": {"up": block}}, transport=nothing)
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    with pytest.raises(MisuseError):
+        await unusable({"type": "lifespan"}, receive, send)
+    (failed,) = sent
+    assert failed["type"] == "lifespan.startup.failed"
+    assert "transport" in failed["message"]
 
 
 def test_a_wrong_configuration_is_told_when_it_is_made() -> None:
