@@ -67,7 +67,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from starlette.types import ASGIApp, Message, Scope
 
 _MIB = 1024 * 1024
-_UNREAD_BYTES = 256 * 1024  # of one answer, between the application and the server
+_UNREAD_BYTES = 64 * 1024  # of one answer, between the application and the server
 _READ_SIZE = 64 * 1024
 _LONGEST_LENGTH = 18  # digits; with more, a body is larger than any limit
 _LOOK = 0.5  # seconds between two looks at whether the client is still there

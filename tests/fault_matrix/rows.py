@@ -135,7 +135,7 @@ ROWS = (
     Row(
         35,
         "a caller reads slowly or not at all",
-        "its upstream is slowed down, memory stays bounded, and the write clock ends it",
+        "its upstream is slowed down, the process holds 256 KiB of it at most, and the write clock ends it",
     ),
     Row(36, "one slow caller among two hundred", "the others notice nothing"),
     # The process around it

@@ -10,6 +10,7 @@ from typing import Any
 from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.facts import AnyFact, CallFinished, CallStarted
 from support_servers import resident
+from support_servers.sockets import traffic
 
 
 class Notes:
@@ -46,4 +47,5 @@ def state(proxy: LLMProxy, loop: asyncio.AbstractEventLoop | None) -> dict[str, 
         "tasks": len(asyncio.all_tasks(loop)) if loop is not None else 0,
         "threads": sorted(thread.name for thread in threading.enumerate()),
         "resident": resident(os.getpid()),
+        "traffic": traffic(),
     }

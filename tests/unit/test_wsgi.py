@@ -190,7 +190,7 @@ def test_many_pieces_keep_their_order_and_boundaries() -> None:
     [
         pytest.param(4, 10, 4, id="pieces"),
         pytest.param(1, 10, 1, id="one piece"),
-        pytest.param(1000, 100 * 1024, 3, id="bytes"),
+        pytest.param(1000, 25 * 1024, 3, id="bytes"),
     ],
 )
 def test_application_waits_when_the_server_does_not_read(ahead: int, size: int, expected: int) -> None:

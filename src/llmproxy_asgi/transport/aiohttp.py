@@ -37,8 +37,14 @@ from llmproxy_asgi.transport.answer import Answer
 from llmproxy_asgi.transport.channel import Limits, Trust
 from llmproxy_asgi.transport.outgoing import Address, Headers, beginning, lines, verb
 
-# aiohttp stops reading from the socket at twice this many bytes, so that a slow reader slows the upstream down.
-_READ_BUFFER = 64 * 1024
+# What lies here of a stream whose reader is slow. aiohttp stops reading from the socket at twice the first. Event loops
+# read 250 KiB at once, so from then on they get no more room than the second; the third is the most that is handed on.
+_READ_BUFFER = 16 * 1024
+_SIP = 32 * 1024
+_AT_ONCE = 48 * 1024
+
+# The same of an answer that is wanted whole, and so kept anyway.
+_GULP = 256 * 1024
 
 # From here on a request's body is not copied behind its headers.
 _JOINED = 64 * 1024
@@ -56,7 +62,7 @@ def incompatibility() -> str:
     """What keeps the installed aiohttp from being used; empty if nothing does."""
     wanted = {"skip_payload", "read_until_eof", "auto_decompress", "read_bufsize", "max_line_size", "max_field_size"}
     offered = set(inspect.signature(ResponseHandler.set_response_params).parameters)
-    kept = {"_buffer", "_cursor", "_http_chunk_splits", "_size", "_wait", "total_bytes"}
+    kept = {"_buffer", "_buffer_offset", "_cursor", "_http_chunk_splits", "_size", "_wait", "total_bytes"}
     held = {"_reading_paused", "_buffer_paused"}
     if (
         wanted <= offered
@@ -85,6 +91,8 @@ class _Line(ResponseHandler):
         self.body: StreamReader | None = None
         self._heading = True
         self._held_back = False
+        self._sips = False
+        self._whole = False
 
     def begin(self) -> None:
         """Forget the last answer."""
@@ -92,11 +100,27 @@ class _Line(ResponseHandler):
         self._heading = True
         self._held_back = self._reading_paused
         self.body = None
+        self._whole = False
+        self._read_by(self, sips=False)
+
+    def want_whole(self) -> None:
+        """Read as much at once as there is."""
+        self._whole = True
+        self._read_by(self, sips=False)
+
+    def _read_by(self, protocol: asyncio.BaseProtocol, *, sips: bool) -> None:
+        if self._sips != sips and self.transport is not None:
+            self._sips = sips
+            self.transport.set_protocol(protocol)
+            if limit := getattr(self.transport, "set_read_buffer_limits", None):  # TLS's, of what is still encrypted
+                limit(_SIP if sips else None)
 
     @override
     def pause_reading(self) -> None:
         self._held_back = True
         super().pause_reading()
+        if not (self._sips or self._whole):
+            self._read_by(_Sips(self), sips=True)
 
     @override
     def resume_reading(self, resume_parser: bool = True) -> None:
@@ -139,6 +163,43 @@ class _Line(ResponseHandler):
         """Close the socket and leave the rest to `connection_lost`."""
         if self.transport is not None:
             self.transport.abort()
+
+
+class _Sips(asyncio.BufferedProtocol):
+    """Stands between a socket and a line whose reader has fallen behind, until the answer's end: reads little at once.
+
+    Only a protocol of this kind can say how much is read.
+    """
+
+    def __init__(self, line: _Line) -> None:
+        self._line = line
+        self._room = memoryview(b"")
+
+    @override
+    def get_buffer(self, sizehint: int) -> memoryview:  # asyncio slices it for TLS, which must not copy
+        self._room = memoryview(bytearray(_SIP))
+        return self._room
+
+    @override
+    def buffer_updated(self, nbytes: int) -> None:
+        room, self._room = self._room, memoryview(b"")
+        self._line.data_received(bytes(room[:nbytes]))
+
+    @override
+    def eof_received(self) -> None:
+        self._line.eof_received()
+
+    @override
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._line.connection_lost(exc)
+
+    @override
+    def pause_writing(self) -> None:
+        self._line.pause_writing()
+
+    @override
+    def resume_writing(self) -> None:
+        self._line.resume_writing()
 
 
 class _Resolver(ThreadedResolver):
@@ -331,7 +392,7 @@ class AiohttpChannel:
 class AiohttpAnswer(Answer):
     """An answer that is read from one of aiohttp's connections."""
 
-    __slots__ = ("_channel", "_connection", "_line", "_message", "_payload", "_whole")
+    __slots__ = ("_at_once", "_channel", "_connection", "_line", "_message", "_payload", "_whole")
 
     def __init__(
         self,
@@ -348,6 +409,7 @@ class AiohttpAnswer(Answer):
         self._line = line
         self._message = message
         self._payload = payload
+        self._at_once = _AT_ONCE
         self._whole = False
 
     @property
@@ -374,7 +436,7 @@ class AiohttpAnswer(Answer):
                 return b""
             raise MisuseError("An upstream's answer was read after it had been closed.")
         try:
-            piece = await _arrived(self._payload, self._line)
+            piece = await _arrived(self._payload, self._line, self._at_once)
         except BaseException as broken:
             fault = _fault(broken, self._line)
             await self.aclose()
@@ -389,6 +451,14 @@ class AiohttpAnswer(Answer):
             self._connection = None
             self._channel.keep(connection, self._line)
         return piece
+
+    @override
+    async def read(self, limit: int) -> bytes:
+        if not self._payload.is_eof():
+            self._at_once = 2 * _GULP
+            self._payload.set_read_chunk_size(_GULP)
+            self._line.want_whole()
+        return await super().read(limit)
 
     def _until_close(self) -> bool:
         """Whether only the connection's end says where the body ends."""
@@ -406,13 +476,15 @@ class AiohttpAnswer(Answer):
             self._channel.drop(connection, self._line)
 
 
-async def _arrived(payload: StreamReader, line: _Line) -> bytes:
-    """All that is there, as soon as anything is; empty at the end: `readany`, without its work for each chunk."""
+async def _arrived(payload: StreamReader, line: _Line, most: int) -> bytes:
+    """What is there, as soon as anything is; empty at the end: `readany`, without its work for each chunk."""
     if payload.at_eof():
         return payload.read_nowait()
     chunks = payload._buffer  # noqa: SLF001
     while not chunks and not payload.is_eof() and payload.exception() is None:
         await payload._wait("readany")  # noqa: SLF001
+    if payload._size > most or payload._buffer_offset:  # noqa: SLF001
+        return payload.read_nowait(most)
     if len(chunks) < 2 or payload.exception() is not None:
         return payload.read_nowait()
     everything = b"".join(chunks)
