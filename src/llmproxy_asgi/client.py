@@ -6,7 +6,7 @@ needs more (tools, several providers, usage) uses `Gateway`.
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
@@ -133,14 +133,9 @@ class LLMClient:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return asyncio.run(self._once(messages, options))
+            # Its connections end with this loop; those of other threads' loops are not ours to close.
+            return asyncio.run(self.generate(messages, **options))
         raise MisuseError("generate_sync cannot run inside an event loop; await generate() instead.")
-
-    async def _once(self, messages: Messages, options: Mapping[str, Any]) -> str:
-        try:
-            return await self.generate(messages, **options)
-        finally:
-            await self.aclose()
 
 
 def create_llm_client(
