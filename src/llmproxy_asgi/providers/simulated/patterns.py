@@ -24,6 +24,8 @@ _KINDS = {
 _ANCHORS = frozenset("bBAZz")
 MOST = 10_000
 """Characters of a text that is made here."""
+_LONGEST = 256
+"""Characters of an expression. Each of them moves all that follow it."""
 _DEEPEST = 40
 
 
@@ -32,12 +34,16 @@ def text_for(pattern: str, *, least: int = 0) -> str | None:
 
     None where the expression is beyond what is read here.
     """
+    if len(pattern) > _LONGEST:
+        return None
     try:
         reader = _Reader(pattern)
         made = reader.alternatives(0)
         if reader.rest or len(made) > MOST:
             return None
-        return _longer(pattern, made, least)
+        longer = _longer(pattern, made, least)
+        longer.encode()  # half a character cannot be sent
+        return longer
     except (_Beyond, IndexError, ValueError):
         return None
 
@@ -154,7 +160,7 @@ class _Reader:
         self.rest = self.rest[1:]
         chosen = "".join(members)
         if negated:
-            return next(char for char in "a" + _PRINTABLE + "\t" if char not in chosen)
+            return [char for char in "a" + _PRINTABLE + "\t" if char not in chosen][0]  # noqa: RUF015 - IndexError: none
         # A letter reads better than the digit or sign that comes first.
         return "a" if "a" in chosen else chosen[0]
 

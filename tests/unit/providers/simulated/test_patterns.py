@@ -51,9 +51,15 @@ def test_a_text_can_be_made_longer(pattern: str) -> None:
     assert re.fullmatch(pattern, made)
 
 
-@pytest.mark.parametrize("pattern", ["(", ")", "[a", "*", r"(a)\1", "(?i)a", "a{99999}", "((a{999}){999}){9}", "\\"])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("(", ")", "[a", "*", r"(a)\1", "(?i)a", "a{99999}", "((a{999}){999}){9}", "\\"),
+        *(r"[^\s\S\t]", r"\ud800", r"[\ud800-\udfff]", pytest.param("a?" * 1_000_000, id="long")),
+    ],
+)
 def test_what_is_beyond_gives_nothing(pattern: str) -> None:
-    """An expression that cannot be read, or would be too long, gives no text."""
+    """An expression that cannot be read, is or would be too long, or that no text fits gives none."""
     assert text_for(pattern) is None
 
 
