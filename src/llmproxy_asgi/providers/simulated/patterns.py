@@ -41,11 +41,11 @@ def text_for(pattern: str, *, least: int = 0) -> str | None:
         made = reader.alternatives(0)
         if reader.rest or len(made) > MOST:
             return None
-        longer = _longer(pattern, made, least)
-        longer.encode()  # half a character cannot be sent
-        return longer
+        made = _longer(pattern, made, least)
+        made.encode()  # half a character cannot be sent
     except (_Beyond, IndexError, ValueError):
         return None
+    return made
 
 
 def _longer(pattern: str, made: str, least: int) -> str:
