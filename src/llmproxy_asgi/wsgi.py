@@ -53,46 +53,35 @@ import errno
 import logging
 import os
 import socket
-import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from http import HTTPStatus
 from typing import Any, Self
-from urllib.parse import quote, unquote_to_bytes
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 from starlette.types import ASGIApp, Message, Scope
 
+from llmproxy_asgi.environ import (
+    Head,
+    RequestBody,
+    decode_scope,
+    encode_head,
+    is_left,
+    read_body,
+    shown_connection,
+    status_line,
+)
+
 _MIB = 1024 * 1024
 _UNREAD_BYTES = 64 * 1024  # of one answer, between the application and the server
-_READ_SIZE = 64 * 1024
-_LONGEST_LENGTH = 18  # digits; with more, a body is larger than any limit
 _LOOK = 0.5  # seconds between two looks at whether the client is still there
 _GRACE = 0.1  # seconds between http.disconnect and the cancellation
 _ENDING = 1.0  # seconds a bridge that closes gives to each step of ending its calls
 _CLOSING = 5.0  # seconds a bridge that closes waits for the loop in all
 
-# They speak of one connection, and the connection belongs to the server (PEP 3333, "Other HTTP Features").
-_HOP_BY_HOP = frozenset(
-    {
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"trailers",
-        b"transfer-encoding",
-        b"upgrade",
-    },
-)
-
 _CLIENT_LEFT = 499  # no status of HTTP's: what servers write into their logs
-_ESTABLISHED = 1  # TCP_ESTABLISHED of Linux
 
 _CLOSED = "the WSGI bridge is closed"
 _BROKEN_OFF = "the application did not finish its answer"
@@ -150,12 +139,12 @@ class WSGIBridge:
             RuntimeError: the bridge is closed, or the application ended without an answer.
             Exception: whatever the application raised before its head.
         """
-        body = _read_body(environ, self._max_body)
+        body = read_body(environ, self._max_body)
         if body is None:
             return _refuse(start_response, HTTPStatus.BAD_REQUEST)
-        scope = _scope(environ)
+        scope = decode_scope(environ)
         scope.update(scope_extra or {})
-        connection = _connection(environ)
+        connection = shown_connection(environ)
         if connection is None:
             scope["extensions"] = {UNWATCHED: {}}
         call = _Call(_process.enter(self), self, scope, body, connection)
@@ -165,7 +154,7 @@ class WSGIBridge:
             head = call.wait_for_head()
             if isinstance(head, HTTPStatus):
                 return _refuse(start_response, head)
-            start_response(*_encode_head(head))
+            start_response(*encode_head(head))
         except BaseException:
             answer.close()
             raise
@@ -353,20 +342,6 @@ class _LoopThread:
             logger.warning("%d calls of a WSGI bridge did not end when they were cancelled", len(running))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _RequestBody:
-    """What was read of a request's body; `refusal` says why that isn't the whole of it."""
-
-    data: bytes
-    refusal: HTTPStatus | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Head:
-    status: int
-    headers: list[tuple[bytes, bytes]]
-
-
 class _Call:
     """One request: the application's task on the loop, and a worker thread that reads its answer.
 
@@ -378,7 +353,7 @@ class _Call:
         home: _LoopThread,
         bridge: WSGIBridge,
         scope: Scope,
-        body: _RequestBody,
+        body: RequestBody,
         connection: socket.socket | None = None,
     ) -> None:
         self.home = home
@@ -389,7 +364,7 @@ class _Call:
         self._ahead = bridge._ahead  # noqa: SLF001 - as above
         self._scope = scope
         self._head_only = scope["method"] == "HEAD"
-        self._body: _RequestBody | None = body
+        self._body: RequestBody | None = body
         self._refusal = body.refusal
         self._broken_off = False  # the application has been told that the body ends early
         self._gone = asyncio.Event()
@@ -398,7 +373,7 @@ class _Call:
         self._dismissed = False  # the application is about to be cancelled
 
         self._changed = threading.Condition(threading.RLock())  # to be entered again, as the loop thread's
-        self._head: _Head | None = None
+        self._head: Head | None = None
         self._bodiless = self._head_only
         self._chunks: deque[bytes] = deque()
         self._unread = 0
@@ -422,7 +397,7 @@ class _Call:
         self._timer = None
         if self._left or self._complete:
             return
-        if _is_left(connection):
+        if is_left(connection):
             self._deserted = True
             self.disconnect()
         else:
@@ -476,7 +451,7 @@ class _Call:
 
     def _start(self, message: Message) -> None:
         status = int(message["status"])
-        head = _Head(status=status, headers=[(bytes(k), bytes(v)) for k, v in message.get("headers", ())])
+        head = Head(status=status, headers=[(bytes(k), bytes(v)) for k, v in message.get("headers", ())])
         with self._changed:
             self._refuse_if_left()
             if self._head is not None:
@@ -537,7 +512,7 @@ class _Call:
         if not self.home.submit(self.begin):
             raise RuntimeError(_CLOSED)
 
-    def wait_for_head(self) -> _Head | HTTPStatus:
+    def wait_for_head(self) -> Head | HTTPStatus:
         """The application's head, or the status with which to refuse a body it could not take."""
         with self._changed:
             while self._head is None and not (self._ended or self._left):
@@ -546,7 +521,7 @@ class _Call:
                 return self._head
             if self._deserted:
                 self._complete = True
-                return _Head(status=_CLIENT_LEFT, headers=[(b"content-length", b"0")])  # for the server's log
+                return Head(status=_CLIENT_LEFT, headers=[(b"content-length", b"0")])  # for the server's log
             error, self._error = self._error, None
             closed = self._left
         if self._broken_off and self._refusal is not None and not isinstance(error, asyncio.CancelledError):
@@ -645,140 +620,10 @@ def _is_caused_by_leaving(error: BaseException) -> bool:
     return False
 
 
-def _read_body(environ: WSGIEnvironment, limit: int) -> _RequestBody | None:
-    """Read the request's body up to the limit; None if its length is no number."""
-    try:
-        return _read_within(environ, limit)
-    except Exception:  # each server has its own errors for an upload that breaks off or breaks HTTP's rules
-        logger.debug("a request's body could not be read", exc_info=True)
-        return _RequestBody(data=b"", refusal=HTTPStatus.BAD_REQUEST)
-
-
-def _read_within(environ: WSGIEnvironment, limit: int) -> _RequestBody | None:
-    declared = environ.get("CONTENT_LENGTH") or ""
-    if declared:
-        if not (declared.isascii() and declared.isdecimal()):
-            return None
-        if len(declared) > _LONGEST_LENGTH or int(declared) > limit:
-            return _RequestBody(data=b"", refusal=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        length = int(declared)
-        data = b"".join(_read(environ, length))
-        return _RequestBody(data=data, refusal=None if len(data) == length else HTTPStatus.BAD_REQUEST)
-    if not environ.get("wsgi.input_terminated"):
-        return _RequestBody(data=b"")
-    data = b"".join(_read(environ, limit + 1))
-    return _RequestBody(data=data, refusal=HTTPStatus.REQUEST_ENTITY_TOO_LARGE if len(data) > limit else None)
-
-
-def _read(environ: WSGIEnvironment, length: int) -> Iterator[bytes]:
-    while length > 0:
-        data = environ["wsgi.input"].read(min(length, _READ_SIZE))
-        if not data:
-            return
-        length -= len(data)
-        yield data
-
-
-def _scope(environ: WSGIEnvironment) -> Scope:
-    root = environ.get("SCRIPT_NAME", "").rstrip("/").encode("latin-1")
-    path = (root + environ.get("PATH_INFO", "").encode("latin-1")) or b"/"
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": _http_version(environ),
-        "method": environ["REQUEST_METHOD"].upper(),
-        "scheme": environ.get("wsgi.url_scheme", "http"),
-        "path": path.decode("utf-8", "replace"),
-        "raw_path": _raw_path(environ, path),
-        "query_string": environ.get("QUERY_STRING", "").encode("latin-1"),
-        "root_path": root.decode("utf-8", "replace"),
-        "headers": list(_decode_headers(environ)),
-        "client": _decode_client(environ),
-        "server": _decode_server(environ),
-    }
-
-
-def _connection(environ: WSGIEnvironment) -> socket.socket | None:
-    """The client's connection, where the server shows it and its state can be told."""
-    connection = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
-    return None if connection is None or _tcp_state(connection) is None else connection
-
-
-def _is_left(connection: socket.socket) -> bool:
-    """Whether the other end has closed it, or its sending side: no HTTP client does that and goes on reading."""
-    state = _tcp_state(connection)
-    return state is not None and state != _ESTABLISHED
-
-
-def _tcp_state(connection: socket.socket) -> int | None:
-    """As the kernel counts them; None: it does not tell, or the server has closed the connection."""
-    # Not by reading ahead: the bytes belong to the server, and under gevent a read would wait.
-    option: int | None = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
-    if option is None:
-        return None
-    try:
-        return connection.getsockopt(socket.IPPROTO_TCP, option, 1)[0]
-    except OSError:
-        return None
-
-
-def _http_version(environ: WSGIEnvironment) -> str:
-    version: str = environ.get("SERVER_PROTOCOL", "HTTP/1.1").partition("/")[2]
-    return version.removesuffix(".0") if version.startswith(("2", "3")) else version
-
-
-def _raw_path(environ: WSGIEnvironment, path: bytes) -> bytes:
-    """The path as the client wrote it, if the server tells it and it says what the decoded one says."""
-    target: str = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
-    raw = target.partition("?")[0].encode("latin-1")
-    if raw and unquote_to_bytes(raw) == path:
-        return raw
-    return quote(path, safe="/:@!$&'()*+,;=~-._").encode("ascii")
-
-
-def _decode_headers(environ: WSGIEnvironment) -> Iterator[tuple[bytes, bytes]]:
-    for name, key in (("CONTENT_TYPE", b"content-type"), ("CONTENT_LENGTH", b"content-length")):
-        if environ.get(name):
-            yield key, environ[name].encode("latin-1")
-    for name, value in environ.items():
-        if name.startswith("HTTP_") and name not in {"HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH"}:
-            yield name[5:].replace("_", "-").lower().encode("latin-1"), value.encode("latin-1")
-
-
-def _decode_client(environ: WSGIEnvironment) -> tuple[str, int] | None:
-    address = environ.get("REMOTE_ADDR")
-    return (address, _port(environ.get("REMOTE_PORT")) or 0) if address else None
-
-
-def _decode_server(environ: WSGIEnvironment) -> tuple[str, int | None] | None:
-    name = environ.get("SERVER_NAME")
-    return (name, _port(environ.get("SERVER_PORT"))) if name else None
-
-
-def _port(value: object) -> int | None:
-    text = str(value or "")
-    return int(text) if text.isascii() and text.isdecimal() else None
-
-
-def _encode_head(head: _Head) -> tuple[str, list[tuple[str, str]]]:
-    dropped = _HOP_BY_HOP | {b"content-length"} if head.status == HTTPStatus.NO_CONTENT else _HOP_BY_HOP
-    headers = [
-        (name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers if name.lower() not in dropped
-    ]
-    return _status_line(head.status), headers
-
-
-def _status_line(status: int) -> str:
-    try:
-        return f"{status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        return f"{status} Unknown"
-
-
 def _refuse(start_response: StartResponse, status: HTTPStatus) -> Iterable[bytes]:
     text = f"{status.phrase}\n".encode()
     headers = [("content-type", "text/plain; charset=utf-8"), ("content-length", str(len(text)))]
-    start_response(_status_line(status), headers)
+    start_response(status_line(status), headers)
     return [text]
 
 
