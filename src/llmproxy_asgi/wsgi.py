@@ -19,7 +19,7 @@ What holds:
   shared through anything smaller than the process. It is keyed by pid and forgotten after a fork, so
   preloading servers and forks after first use work; a child gets a thread of its own with its first
   request. The last bridge that closes ends the thread, and so does the exit of the process.
-- **Back-pressure.** Of one answer at most `ahead` pieces or 256 KiB stay unread; then `send` waits.
+- **Back-pressure.** Of one answer at most `ahead` pieces or 64 KiB stay unread; then `send` waits.
 - **The client's leaving.** A WSGI server notices it with a write that fails, and closes the iterator. The
   application reads `http.disconnect` and gets an `OSError` from `send` at once, and is cancelled 0.1 s
   later. Closing never waits. Where the server shows its socket (gunicorn's and werkzeug's do) and the system
