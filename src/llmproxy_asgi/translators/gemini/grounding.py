@@ -36,7 +36,8 @@ def decode_grounding(
             continue
         base = starts.get(_count(segment, "partIndex"), 0)
         words = segment.get("text")
-        for index in support.get("groundingChunkIndices") or ():
+        indices = support.get("groundingChunkIndices")
+        for index in indices if isinstance(indices, list) else ():
             if type(index) is not int or not 0 <= index < len(chunks):
                 continue
             citation = _source(chunks[index], words if isinstance(words, str) else None)

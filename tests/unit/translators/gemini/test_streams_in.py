@@ -212,6 +212,20 @@ def test_84_grounding_becomes_citations_in_code_points() -> None:
     assert answer.usage.server_tool_calls == {"web_search": 1}
 
 
+@pytest.mark.parametrize("indices", [3, 1.5, True, "0", {"0": 1}, ["0", None, -1, 99]])
+def test_grounding_that_cannot_be_read_is_passed_over(indices: Any) -> None:
+    """An answer is worth more than what it is said to be taken from."""
+    support = {"segment": {"endIndex": 2}, "groundingChunkIndices": indices}
+    grounded = chunk({"text": "so"}, finish="STOP")
+    grounded["candidates"][0]["groundingMetadata"] = {
+        "groundingChunks": [{"web": {"uri": "https://a.example"}}],
+        "groundingSupports": [support, {**support, "groundingChunkIndices": [0]}],
+    }
+    part = fold(told(grounded)).candidates[0].parts[0]
+    assert isinstance(part, Text)
+    assert [citation.url for citation in part.citations] == ["https://a.example"]
+
+
 def test_84_grounding_of_a_whole_answer_counts_from_its_part() -> None:
     """In a whole answer offsets count within the part that is named, whatever stands before and behind it."""
     grounding = {
