@@ -142,13 +142,15 @@ class Gateway:
         self._live.open_calls.reopen()
 
     def prepare(self) -> None:
-        """Bring in what the first call would wait for: the way to each upstream, and the words that are spoken there.
+        """Bring in what the first call would wait for: the way to each upstream, trust, and the words spoken there.
 
         Raises:
             MisuseError: `transport` is nothing that can be used.
         """
         for provider in self._engine.runtime.providers.values():
-            self._live.pool(provider)
+            pool = self._live.pool(provider)
+            if provider.root.startswith("https:"):
+                pool.read_trusted()
             translator(provider.protocols[0])
 
     async def health(self) -> Mapping[str, Health]:

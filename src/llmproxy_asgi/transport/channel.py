@@ -14,9 +14,6 @@ import msgspec
 from llmproxy_asgi.transport.answer import Answer
 from llmproxy_asgi.transport.outgoing import Address, Headers
 
-# How OpenSSL finds a certificate in a folder; it looks at no other name.
-_HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]")
-
 
 class Limits(msgspec.Struct, frozen=True):
     """How much one pool may hold, per event loop.
@@ -82,8 +79,13 @@ def _of_openssl() -> ssl.SSLContext | None:
     places = ssl.get_default_verify_paths()
     cafile = places.openssl_cafile if Path(places.openssl_cafile).is_file() else None
     capath = Path(places.openssl_capath)
-    if cafile is None and not (capath.is_dir() and any(_HASHED.fullmatch(each.name) for each in capath.iterdir())):
+    # In a folder OpenSSL looks at hashes alone, whatever else lies there.
+    if cafile is None and not (capath.is_dir() and any(_is_hash(each.name) for each in capath.iterdir())):
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cafile, str(capath) if capath.is_dir() else None)
     return context
+
+
+def _is_hash(name: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{8}\.[0-9]", name) is not None

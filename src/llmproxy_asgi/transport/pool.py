@@ -55,7 +55,8 @@ class Pool:
         limits = limits or Limits()
         if isinstance(verify, ssl.SSLContext):
             verify.set_alpn_protocols(["http/1.1"])
-        self._make = _ours(limits, Trust(verify), fast=fast) if transport is None else _theirs(transport)
+        self._trust = Trust(verify) if transport is None else None
+        self._make = _theirs(transport) if self._trust is None else _ours(limits, self._trust, fast=fast)
         # A host's transport is shared as the host shares it; ours are bound to the loop they were opened on.
         self._shared = None if transport is None else self._make()
         self._channels: dict[asyncio.AbstractEventLoop, Channel] = {}
@@ -85,6 +86,17 @@ class Pool:
         """
         channel = self._shared or self._channels.get(asyncio.get_running_loop()) or await self._channel()
         return await channel.open(method, url, headers, body, connect)
+
+    def read_trusted(self) -> None:
+        """Read the trusted certificates now, for which the first call over TLS would wait; blocks while it does.
+
+        That they cannot be read is a warning here; each call that needs them will fail of it.
+        """
+        try:
+            if self._trust is not None:
+                self._trust.context_now()
+        except OSError as error:
+            _log.warning("the trusted certificates cannot be read: %s", error)
 
     async def _channel(self) -> Channel:
         if self._closed:

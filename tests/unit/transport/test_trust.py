@@ -9,7 +9,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from llmproxy_asgi.transport import channel
+from llmproxy_asgi import Gateway
+from llmproxy_asgi.transport import Pool, channel
 
 FRESH = """
 import sys
@@ -65,6 +66,29 @@ def test_checks_can_be_left_out() -> None:
     context = channel._context.__wrapped__(False)
     assert context.verify_mode is ssl.CERT_NONE
     assert not context.check_hostname
+
+
+@pytest.mark.parametrize(("address", "reads"), [("https://upstream.invalid/v1", [True]), ("http://127.0.0.1:9/v1", [])])
+def test_certificates_are_read_before_the_first_call(
+    address: str, reads: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway that is prepared has read the trusted certificates, if an upstream of its own shows one."""
+    read: list[bool] = []
+    monkeypatch.setattr(channel, "_context", read.append)
+    one = {"type": "openai-compatible", "base_url": address, "api_key": "sk-none"}
+    Gateway({"providers": {"one": one}, "access": {"mode": "open"}}).prepare()
+    assert read == reads
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere httpx2 is asked")
+def test_unreadable_certificates_are_warned_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A host whose certificates cannot be read starts, with a warning that says why."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    monkeypatch.setattr(channel, "_context", channel._context.__wrapped__)
+    Pool().read_trusted()
+    assert "the trusted certificates cannot be read: [Errno 2]" in caplog.text
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere httpx2 is asked")
