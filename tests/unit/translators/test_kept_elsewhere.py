@@ -61,6 +61,16 @@ def sent_as(
         ),
         ("anthropic-messages", {"messages": said(), "container": "container_1"}, "container"),
         ("anthropic-messages", {"messages": said(), "container": {"id": "container_1", "skills": []}}, "container"),
+        (
+            "anthropic-messages",
+            {
+                "messages": said(),
+                "container": {
+                    "skills": [{"type": "anthropic", "skill_id": "pdf"}, {"type": "custom", "skill_id": "skill_1"}]
+                },
+            },
+            "container.skills[1].skill_id",
+        ),
         ("gemini", {"contents": turn(), "cachedContent": "cachedContents/1"}, "cachedContent"),
         ("gemini", {"contents": turn(), "cached_content": "cachedContents/1"}, "cached_content"),
         ("gemini", {"contents": turn({"fileData": {"fileUri": GOOGLES}})}, "contents[0].parts[1].fileData.fileUri"),

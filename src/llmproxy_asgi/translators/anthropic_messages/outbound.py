@@ -51,6 +51,7 @@ _NOT_COUNTED = frozenset(
 """Fields that the vendor's counter refuses; they change no count."""
 
 _FILE_ID = re.compile(rb'"file_id"')
+_SKILL = re.compile(rb'"skill_id"')
 
 
 class MessagesOutbound(Outbound):
@@ -83,7 +84,8 @@ class MessagesOutbound(Outbound):
 
     @override
     def decoder(self, outgoing: Outgoing, upstream: Upstream) -> StreamDecoder:
-        return EventStream(outgoing, upstream)
+        decoder = EventStream(outgoing, upstream)
+        return StoppingDecoder(decoder, outgoing.stop) if outgoing.stop else decoder
 
     @override
     def relay(self, intake: Intake, upstream: Upstream) -> StreamDecoder:
@@ -129,6 +131,11 @@ def _refuse_named(raw: dict[str, Raw]) -> None:
         if isinstance(named, str) or (isinstance(named, dict) and named.get("id")):
             raise unshared("container")
     refuse_named(raw, hint=_FILE_ID, within=("system", "messages"), named=_names)
+    refuse_named(raw, hint=_SKILL, within=("container",), named=_own_skill)
+
+
+def _own_skill(found: Mapping[str, Any]) -> tuple[str, ...]:
+    return ("skill_id",) if found.get("type") == "custom" else ()
 
 
 def _names(found: Mapping[str, Any]) -> tuple[str, ...] | None:
