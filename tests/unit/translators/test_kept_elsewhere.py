@@ -99,6 +99,11 @@ def sent_as(
         ),
         (
             "openai-responses",
+            {"input": "x", "tools": [{"type": "mcp", "server_label": "a", "tunnel_id": "t"}]},
+            "tools[0].tunnel_id",
+        ),
+        (
+            "openai-responses",
             {"input": "x", "tools": [{"type": "image_generation", "input_image_mask": {"file_id": "f"}}]},
             "tools[0].input_image_mask.file_id",
         ),
@@ -151,6 +156,10 @@ def test_what_the_vendor_keeps_is_refused(protocol: str, body: dict[str, Any], p
             },
         ),
         ("openai-responses", {"input": "x", "tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]}),
+        (
+            "openai-responses",
+            {"input": "x", "tools": [{"type": "mcp", "server_label": "a", "server_url": "https://x"}]},
+        ),
         (
             "openai-responses",
             {"input": "x", "tools": [{"type": "image_generation", "input_image_mask": {"image_url": "data:,x"}}]},

@@ -20,7 +20,7 @@ from llmproxy_asgi.translators.seals import WRAPPED, unwrap, usable
 
 _STORED = ("previous_response_id", "conversation", "prompt", "background")
 """Fields that name, or make, something that the vendor keeps."""
-_FILE = re.compile(rb'"(?:file_ids?|vector_store_ids|container|item_reference|container_id|skill_id)"')
+_FILE = re.compile(rb'"(?:file_ids?|vector_store_ids|container|item_reference|container_id|skill_id|tunnel_id)"')
 _THOUGHT = re.compile(rb'"reasoning"')
 _NAMING = {
     "input_image": "file_id",
@@ -31,6 +31,7 @@ _NAMING = {
     "auto": "file_ids",
     "container_auto": "file_ids",
     "skill_reference": "skill_id",
+    "mcp": "tunnel_id",
 }
 """Kinds of objects, to the key that names something in them; the containers are new ones, with files in them."""
 _MADE_BY_MODEL = frozenset({"output_text", "refusal"})
