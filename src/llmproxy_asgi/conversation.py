@@ -397,6 +397,10 @@ class Finish(Record, frozen=True, kw_only=True):
     """Of a pause: what the upstream wants beside the very same request to go on; None: it wants the turn back."""
 
 
+MOST_TOKENS = 10**9
+"""A larger number is no count of one answer's tokens, whoever says so; limits and metrics are reckoned with counts."""
+
+
 class Usage(Record, frozen=True, kw_only=True):
     """Tokens, as the upstream counted them. Cache reads and writes are inside `input`, reasoning inside `output`."""
 

@@ -1,5 +1,8 @@
 """What counters are asked, what they answer, and what our callers are told."""
 
+from datetime import UTC, datetime
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -31,6 +34,37 @@ def test_an_answer_without_a_count_is_the_upstreams_fault(protocol: str, key: st
     """It is never taken for a count of nothing."""
     with pytest.raises(UpstreamProtocolError):
         translator(protocol).outbound.decode_count(body.replace(b"%s", key.encode()))
+
+
+CHAT = {"id": "c", "created": 1, "model": "m", "choices": [{"index": 0, "message": {"content": "hi"}}]}
+USAGES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "openai-chat": (CHAT, "usage", "prompt_tokens"),
+    "openai-responses": ({"id": "r", "status": "completed", "output": []}, "usage", "input_tokens"),
+    "anthropic-messages": ({"id": "m", "content": [], "stop_reason": "end_turn"}, "usage", "input_tokens"),
+    "gemini": (
+        {"candidates": [{"content": {"parts": [{"text": "hi"}]}, "finishReason": "STOP"}]},
+        "usageMetadata",
+        "promptTokenCount",
+    ),
+    "openai-embeddings": ({"data": [{"index": 0, "embedding": [1.0]}]}, "usage", "prompt_tokens"),
+    "gemini-embeddings": ({"embeddings": [{"values": [1.0]}]}, "usageMetadata", "promptTokenCount"),
+}
+
+
+@pytest.mark.parametrize("protocol", USAGES)
+def test_a_number_that_no_answer_can_have_cost_is_no_count(protocol: str) -> None:
+    """Else one absurd word of an upstream would stand in metrics, and in the way of all who share a limit."""
+    body, block, key = USAGES[protocol]
+    outbound = translator(protocol).outbound
+
+    def counted(tokens: int) -> int:
+        answer = msgspec.json.encode({**body, block: {key: 1}}).replace(b":1}}", b":%d}}" % tokens)
+        outgoing = Outgoing(body=b'{"input":["x"],"requests":[{}]}', stream=False)
+        read = outbound.decode(answer, outgoing, upstream(), received_at=datetime(2026, 1, 1, tzinfo=UTC))
+        return int(read.usage.input)
+
+    assert counted(7_000_000) == 7_000_000
+    assert [counted(10**25), counted(10**400)] == [0, 0]
 
 
 @pytest.mark.parametrize("protocol", ["openai-chat", "openai-completions", "openai-embeddings"])

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from llmproxy_asgi.conversation import EMPTY, JSONObject, ServiceTier, Usage
+from llmproxy_asgi.conversation import EMPTY, MOST_TOKENS, JSONObject, ServiceTier, Usage
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 
 _SERVER_TOOLS = {"web_search_requests": "web_search", "web_fetch_requests": "url_fetch"}
@@ -91,4 +91,4 @@ def _server_tools(native: Mapping[str, Any]) -> Mapping[str, int]:
 
 def _count(native: Mapping[str, Any], key: str) -> int:
     value = native.get(key)
-    return value if type(value) is int and value > 0 else 0
+    return value if type(value) is int and 0 < value <= MOST_TOKENS else 0

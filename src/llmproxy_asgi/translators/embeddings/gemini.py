@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import EMPTY, Batch, JSONObject, Usage, UsageReported
+from llmproxy_asgi.conversation import EMPTY, MOST_TOKENS, Batch, JSONObject, Usage, UsageReported
 from llmproxy_asgi.errors import BadRequest, GatewayError, Unsupported, UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import Headers, Intake, Outgoing, Problem, Translator, Upstream
 from llmproxy_asgi.translators.embeddings.halves import (
@@ -245,7 +245,7 @@ def _read(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
 
 def _usage(found: Any) -> Usage:
     tokens = found.get("promptTokenCount") if isinstance(found, dict) else None
-    if type(tokens) is not int or tokens < 0:
+    if type(tokens) is not int or not 0 <= tokens <= MOST_TOKENS:
         return Usage(estimated=True)
     return Usage(input=tokens, extras={PROTOCOL: found})
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import EMPTY, Batch, Usage, UsageReported
+from llmproxy_asgi.conversation import EMPTY, MOST_TOKENS, Batch, Usage, UsageReported
 from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import Headers, Intake, Outgoing, Translator, Upstream
 from llmproxy_asgi.translators.embeddings.halves import EmbeddingInbound, EmbeddingOutbound, check_count, readable
@@ -241,7 +241,7 @@ def _vector(found: list[float] | str) -> tuple[float, ...]:
 def _usage(found: Any) -> Usage:
     """The tokens counted; where the upstream counts none there is nothing to go by, and that is said."""
     tokens = found.get("prompt_tokens") if isinstance(found, dict) else None
-    if type(tokens) is not int or tokens < 0:
+    if type(tokens) is not int or not 0 <= tokens <= MOST_TOKENS:
         return Usage(estimated=True)
     return Usage(input=tokens, extras={PROTOCOL: found})
 

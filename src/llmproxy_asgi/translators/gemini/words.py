@@ -5,6 +5,7 @@ from typing import Any
 
 from llmproxy_asgi.conversation import (
     EMPTY,
+    MOST_TOKENS,
     Detail,
     Finish,
     FinishReason,
@@ -207,4 +208,4 @@ def _count(native: Mapping[str, Any], key: str) -> int:
     value = native.get(key)
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
         value = int(value)
-    return value if type(value) is int and value > 0 else 0
+    return value if type(value) is int and 0 < value <= MOST_TOKENS else 0

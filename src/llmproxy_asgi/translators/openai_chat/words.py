@@ -6,7 +6,7 @@ Source: the types of the openai Python SDK 3.52.0 (read 2026-11-21), and what co
 from collections.abc import Mapping
 from typing import Any
 
-from llmproxy_asgi.conversation import FinishReason, Usage
+from llmproxy_asgi.conversation import MOST_TOKENS, FinishReason, Usage
 
 PROTOCOL = "openai-chat"
 
@@ -117,4 +117,4 @@ def _count(found: Mapping[str, Any], key: str) -> int:
         return 0
     if type(value) is float and value.is_integer():
         value = int(value)
-    return value if type(value) is int and value > 0 else 0
+    return value if type(value) is int and 0 < value <= MOST_TOKENS else 0

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from llmproxy_asgi.conversation import EMPTY, Finish, FinishReason, ServiceTier, Usage
+from llmproxy_asgi.conversation import EMPTY, MOST_TOKENS, Finish, FinishReason, ServiceTier, Usage
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai import words as shared
 
@@ -147,4 +147,4 @@ def _count(found: Mapping[str, Any], key: str) -> int:
     value = found.get(key)
     if type(value) is float and value.is_integer():
         value = int(value)
-    return value if type(value) is int and value > 0 else 0
+    return value if type(value) is int and 0 < value <= MOST_TOKENS else 0
