@@ -407,12 +407,23 @@ def test_googles_knobs_in_chats_terms(stage: Stage, lane: Lane) -> None:
 
 @pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=GEMINI))
 def test_more_stops_than_google_takes(stage: Stage, lane: Lane) -> None:
-    """Anthropic's callers may name more than five: the first five go, and the caller is told."""
+    """Anthropic's callers may name more than five: the first five go, and the gateway cuts at the others."""
     there = Lane(client=MESSAGES, upstream=GEMINI, stream=lane.stream)
-    stage.play(FINE.scenario(GEMINI, stream=lane.stream))
-    answer = stage.ask(there, **QUESTION[MESSAGES], stop_sequences=list("ABCDEF"))
+    stage.play(Reply(texts=("Go o", "n. HA", "LT. No", " more.")).scenario(GEMINI, stream=lane.stream))
+    answer = stage.ask(there, **QUESTION[MESSAGES], stop_sequences=[*"ABCDE", "HALT"])
     assert stage.asked["generationConfig"]["stopSequences"] == list("ABCDE")
-    assert "clamped:stop" in answer.warnings
+    assert (answer.text, answer.finish, answer.whole.stop_sequence) == ("Go on. ", "stop_sequence", "HALT")
+    assert "emulated:stop" in answer.warnings
+
+
+@pytest.mark.parametrize("lane", pairs(client=GEMINI, upstream=MESSAGES))
+def test_stops_of_white_space(stage: Stage, lane: Lane) -> None:
+    """Anthropic refuses a line's end as a stop, so the gateway cuts there; the upstream's own stops still go to it."""
+    stage.play(Reply(texts=("One ", "line.", "\nTwo.")).scenario(MESSAGES, stream=lane.stream))
+    answer = stage.ask(lane, **QUESTION[GEMINI], stop_sequences=["END", "\n"])
+    assert stage.asked["stop_sequences"] == ["END"]
+    assert answer.text == "One line."
+    assert answer.warnings == ["emulated:stop"]
 
 
 TIERS = {"flex": "flex", "priority": "priority", "fast": "priority", "default": "standard", "auto": None}

@@ -193,12 +193,12 @@ def sampling(request: Request, capabilities: Capabilities, warnings: Losses, *, 
     return fields
 
 
-def stop_sequences(request: Request, warnings: Losses) -> list[str]:
-    """The stops; Anthropic refuses those that are white space alone."""
-    kept = [text for text in request.stop if text.strip()]
-    if len(kept) < len(request.stop):
-        warnings.add("dropped:stop")
-    return kept
+def stops(request: Request, capabilities: Capabilities) -> tuple[list[str], list[str]]:
+    """The stop sequences that the model looks for itself, and those that it does not."""
+    if not capabilities.stops:
+        return [], list(request.stop)
+    # Anthropic refuses those that are white space alone.
+    return [text for text in request.stop if text.strip()], [text for text in request.stop if not text.strip()]
 
 
 _TIERS: dict[ServiceTier, JSONObject] = {

@@ -11,13 +11,14 @@ from llmproxy_asgi.translators.anthropic_messages.encode_options import (
     refuse_impossible,
     sampling,
     service_tier,
-    stop_sequences,
+    stops,
 )
 from llmproxy_asgi.translators.anthropic_messages.encode_tools import TOOL_NAME, TOOL_NAME_LIMIT, Tools
 from llmproxy_asgi.translators.anthropic_messages.schema import FIRST_VERSION, PROTOCOL, VERSION
 from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.losses import Losses, unsaid_extras
 from llmproxy_asgi.translators.names import CallIds, Renamer
+from llmproxy_asgi.translators.stops import emulated
 
 _MOST_MARKS = 4
 _THINKING = frozenset({"thinking", "redacted_thinking"})
@@ -52,9 +53,10 @@ def encode_request(request: Request, upstream: Upstream) -> Outgoing:
     body |= tools.write(thinking=thinking.on)
     body |= _options(thinking, output)
     body |= taken
-    stops = stop_sequences(request, warnings)
-    if stops:
-        body["stop_sequences"] = stops
+    taken_stops, other_stops = stops(request, capabilities)
+    if taken_stops:
+        body["stop_sequences"] = taken_stops
+    cut = emulated(other_stops, warnings)
     body |= service_tier(request, warnings)
     if request.end_user:
         body["metadata"] = {"user_id": request.end_user}
@@ -73,6 +75,7 @@ def encode_request(request: Request, upstream: Upstream) -> Outgoing:
         namespaces=dict(names.namespaces),
         call_ids=turns.call_ids,
         emulated=frozenset(tools.emulated),
+        stop=cut,
     )
 
 

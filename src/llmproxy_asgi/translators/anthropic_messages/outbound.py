@@ -23,6 +23,7 @@ from llmproxy_asgi.translators.anthropic_messages.problems import decode_error
 from llmproxy_asgi.translators.anthropic_messages.scan import MessagesScan
 from llmproxy_asgi.translators.anthropic_messages.schema import FIRST_VERSION, PROTOCOL
 from llmproxy_asgi.translators.anthropic_messages.usage import decode_usage
+from llmproxy_asgi.translators.assemble import fold, unfold
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.counts import read_count, without
 from llmproxy_asgi.translators.fields import Node
@@ -30,6 +31,7 @@ from llmproxy_asgi.translators.kept_elsewhere import refuse_named, unshared
 from llmproxy_asgi.translators.members import joined
 from llmproxy_asgi.translators.relay import Relay
 from llmproxy_asgi.translators.seals import WRAPPED, unwrap, usable
+from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
 
 _THINKING_BLOCK = re.compile(rb'"type"\s*:\s*"(?:redacted_)?thinking"')
 """Never found in a text: there the quotes are escaped."""
@@ -93,7 +95,8 @@ class MessagesOutbound(Outbound):
 
     @override
     def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Response:
-        return decode_answer(body, outgoing, upstream, received_at)
+        answer = decode_answer(body, outgoing, upstream, received_at)
+        return fold(Stops(outgoing.stop).feed(tuple(unfold(answer)))) if outgoing.stop else answer
 
     @override
     def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:

@@ -1,6 +1,6 @@
 """`generationConfig`: how to draw, how long, how much to think, what the answer must look like."""
 
-from llmproxy_asgi.capabilities import Effort
+from llmproxy_asgi.capabilities import Capabilities, Effort
 from llmproxy_asgi.conversation import JSONObject, Request
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Upstream
@@ -33,6 +33,13 @@ def generation_config(request: Request, upstream: Upstream, losses: Losses) -> J
     """
     options = _Options(request, upstream, losses)
     return {**options.sampling(), **options.limits(), **options.output(), **options.thinking()}
+
+
+def stops(request: Request, capabilities: Capabilities) -> tuple[list[str], list[str]]:
+    """The stop sequences that the model looks for itself, and those that it does not."""
+    named = list(dict.fromkeys(stop for stop in request.stop if stop))
+    most = _MOST_STOPS if capabilities.stops else 0
+    return named[:most], named[most:]
 
 
 class _Options:
@@ -96,11 +103,9 @@ class _Options:
             limit = can.max_output_tokens
         if limit is not None:
             fields["maxOutputTokens"] = limit
-        stops = tuple(dict.fromkeys(stop for stop in request.stop if stop))
-        if len(stops) > _MOST_STOPS:
-            self._losses.add("clamped:stop")
-        if stops:
-            fields["stopSequences"] = list(stops[:_MOST_STOPS])
+        taken, _ = stops(request, can)
+        if taken:
+            fields["stopSequences"] = taken
         if request.candidates > 1:
             fields["candidateCount"] = request.candidates
         return fields

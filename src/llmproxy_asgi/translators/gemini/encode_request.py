@@ -6,12 +6,13 @@ from llmproxy_asgi.conversation import JSONObject, Request
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.gemini.encode_contents import Contents
-from llmproxy_asgi.translators.gemini.encode_options import generation_config
+from llmproxy_asgi.translators.gemini.encode_options import generation_config, stops
 from llmproxy_asgi.translators.gemini.encode_tools import TOOL_NAME, TOOL_NAME_LIMIT, Tools
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
 from llmproxy_asgi.translators.gemini.words import TIERS_OUT
 from llmproxy_asgi.translators.losses import Losses, refuse_missing_part, unsaid_extras
 from llmproxy_asgi.translators.names import Renamer
+from llmproxy_asgi.translators.stops import emulated
 
 _SCHEMA_LINE = "Answer with one JSON value and nothing else. It must satisfy this JSON Schema:\n"
 
@@ -39,6 +40,8 @@ def encode_request(request: Request, upstream: Upstream) -> Outgoing:
     body["contents"] = contents.contents
     body |= tools.write()
     config = generation_config(request, upstream, losses)
+    _, rest = stops(request, upstream.capabilities)
+    cut = emulated(rest, losses)
     if config:
         body["generationConfig"] = config
     body |= _tier(request, losses)
@@ -52,6 +55,7 @@ def encode_request(request: Request, upstream: Upstream) -> Outgoing:
         names=dict(names.table),
         namespaces=dict(names.namespaces),
         emulated=frozenset(tools.emulated | contents.emulated),
+        stop=cut,
     )
 
 

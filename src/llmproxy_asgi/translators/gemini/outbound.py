@@ -30,6 +30,7 @@ from llmproxy_asgi.translators.gemini.words import decode_usage
 from llmproxy_asgi.translators.kept_elsewhere import refuse_named, unshared
 from llmproxy_asgi.translators.members import joined, raw, split
 from llmproxy_asgi.translators.seals import unwrap, usable
+from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
 
 _WRAPPED = b"bGxtcHJveHkx"
 """How every wrapped seal begins, in either alphabet."""
@@ -66,7 +67,8 @@ class GeminiOutbound(Outbound):
 
     @override
     def decoder(self, outgoing: Outgoing, upstream: Upstream) -> StreamDecoder:
-        return ChunkStream(outgoing, upstream)
+        decoder = ChunkStream(outgoing, upstream)
+        return StoppingDecoder(decoder, outgoing.stop) if outgoing.stop else decoder
 
     @override
     def relay(self, intake: Intake, upstream: Upstream) -> StreamDecoder:
@@ -78,7 +80,7 @@ class GeminiOutbound(Outbound):
             events = ChunkStream(outgoing, upstream).whole(body, received_at)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise UpstreamProtocolError(_UNREADABLE) from None
-        return fold(events)
+        return fold(Stops(outgoing.stop).feed(events) if outgoing.stop else events)
 
     @override
     def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:

@@ -593,9 +593,11 @@ def test_78_what_anthropic_has_no_word_for_is_warned_about() -> None:
 
 
 def test_73_stops() -> None:
-    """Stops are sent, those of white space alone are not."""
-    body, outgoing = encoded(request(stop=("END", "\n")))
-    assert (body["stop_sequences"], outgoing.warnings) == (["END"], ("dropped:stop",))
+    """Stops are sent; those of white space alone, which Anthropic refuses, are looked for here."""
+    body, outgoing = encoded(request(stop=("END", "\n", "")))
+    assert (body["stop_sequences"], outgoing.stop, outgoing.warnings) == (["END"], ("\n",), ("emulated:stop",))
+    body, outgoing = encoded(request(stop=("END",)), upstream(stops=False))
+    assert ("stop_sequences" in body, outgoing.stop) == (False, ("END",))
 
 
 @pytest.mark.parametrize(

@@ -445,10 +445,12 @@ def test_78_sampling() -> None:
 
 
 def test_limits() -> None:
-    """Stops beyond the fifth, and more tokens than the model has, are cut with a warning."""
+    """More tokens than the model has are cut with a warning; stops beyond the fifth are looked for here."""
     found, warnings = config(upstream(max_output_tokens=50), max_output_tokens=100, stop=tuple("abcdef"), candidates=2)
     assert found == {"maxOutputTokens": 50, "stopSequences": list("abcde"), "candidateCount": 2}
-    assert warnings == ("clamped:max_tokens", "clamped:stop")
+    assert warnings == ("clamped:max_tokens", "emulated:stop")
+    assert encoded(request(stop=tuple("abcdef")))[1].stop == ("f",)
+    assert encoded(request(stop=("a", "")), upstream(stops=False))[1].stop == ("a",)
     with pytest.raises(Unsupported):
         config(max_output_tokens=0)
 
