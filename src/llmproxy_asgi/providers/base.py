@@ -7,8 +7,7 @@ retry, sleep, read the environment or translate.
 import hashlib
 import ipaddress
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -158,19 +157,20 @@ class ProviderConfig(Block):
         return call_limits(self.rate_limit, max_concurrency=self.max_concurrency)
 
 
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """What signs one call."""
+class Credential(msgspec.Struct, frozen=True):
+    """What signs one call; made by `of`."""
 
     provider: str
-    secret: Secret | None = None
-    fingerprint: str = field(init=False)
+    secret: Secret | None
+    fingerprint: str
     """Names the credential in cooldowns and logs without telling it."""
 
-    def __post_init__(self) -> None:
-        material = self.secret.reveal() if self.secret else ""
+    @classmethod
+    def of(cls, provider: str, secret: Secret | None = None) -> Self:
+        """One of a provider's, with its fingerprint; without a secret, what stands for none."""
+        material = secret.reveal() if secret else ""
         digest = hashlib.blake2s(material.encode(), digest_size=6, person=b"llmproxy").hexdigest()
-        object.__setattr__(self, "fingerprint", f"{self.provider}:{digest}")
+        return cls(provider, secret, f"{provider}:{digest}")
 
 
 class HealthQuestion(msgspec.Struct, frozen=True):
@@ -205,7 +205,7 @@ class Provider:
         self.config = config
         self.protocols = config.protocol or tuple(each for each in self.speaks if each not in self.if_told)
         self.root = config.base_url or self.base_url or ""
-        self.credentials = tuple(Credential(name, secret) for secret in config.api_key or ()) or (Credential(name),)
+        self.credentials = tuple(Credential.of(name, key) for key in config.api_key or ()) or (Credential.of(name),)
         self.max_event = DEFAULT_MAX_EVENT
         """Bytes that one event of a stream may have; the runtime sets what is configured for all."""
         self._headers: dict[tuple[str, str], HeaderList] = {}

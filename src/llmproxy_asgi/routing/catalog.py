@@ -7,7 +7,6 @@ of one rank is decided in `strategies`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from fnmatch import translate
 from itertools import groupby
 from re import compile as compile_pattern
@@ -60,8 +59,7 @@ class Rank(msgspec.Struct, frozen=True):
     strategy: Strategy
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """What a name stands for."""
 
     name: str
@@ -69,14 +67,10 @@ class Choice:
     """Best first."""
     targets: tuple[Target, ...]
     """All of them, best first; never empty."""
-    affinity: bool = True
+    affinity: bool
     """Whether a conversation stays with the target that served it before."""
-    fixed: bool = field(init=False)
+    fixed: bool
     """Whether every call tries the targets in the order in which they stand here."""
-
-    def __post_init__(self) -> None:
-        fixed = all(rank.strategy == "failover" or len(rank.targets) == 1 for rank in self.ranks)
-        object.__setattr__(self, "fixed", fixed)
 
     @property
     def several(self) -> bool:
@@ -265,4 +259,5 @@ def _choice(name: str, ranks: Iterable[Rank], *, affinity: bool = True) -> Choic
         if new:
             kept.append(Rank(tuple(target for target, _ in new), tuple(weight for _, weight in new), rank.strategy))
     targets = tuple(target for rank in kept for target in rank.targets)
-    return Choice(name, tuple(kept), targets, affinity) if targets else None
+    fixed = all(rank.strategy == "failover" or len(rank.targets) == 1 for rank in kept)
+    return Choice(name, tuple(kept), targets, affinity, fixed) if targets else None
