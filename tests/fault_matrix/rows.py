@@ -137,7 +137,11 @@ ROWS = (
         "a caller reads slowly or not at all",
         "its upstream is slowed down, the process holds 256 KiB of it at most, and the write clock ends it",
     ),
-    Row(36, "one slow caller among two hundred", "the others notice nothing"),
+    Row(
+        36,
+        "one slow caller among two hundred",
+        "the others have their answers, and [as soon as without it](#one-slow-caller-among-two-hundred)",
+    ),
     # The process around it
     Row(37, "the host wraps the gateway in buffering or compressing middleware", "it still streams and still cancels"),
     Row(42, "the clock jumps, the machine sleeps", "waits and rests are measured by a clock that does not jump"),

@@ -115,12 +115,7 @@ class Caller:
     ) -> Self:
         """Send a request, a POST if there is a body; the connection may take another after its answer."""
         self.data = b""
-        content = b"" if body is None else json.dumps(body).encode()
-        head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nhost: localhost\r\n"
-        head += "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
-        if body is not None:
-            head += f"content-type: application/json\r\ncontent-length: {len(content)}\r\n"
-        self.socket.sendall(head.encode() + b"\r\n" + content)
+        self.socket.sendall(request(path, body, headers=headers))
         return self
 
     def read_until(self, mark: bytes) -> bytes:
@@ -170,6 +165,16 @@ class Caller:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
         return time.monotonic()
+
+
+def request(path: str, body: Mapping[str, Any] | None = None, *, headers: Mapping[str, str] | None = None) -> bytes:
+    """A request, a POST if there is a body."""
+    content = b"" if body is None else json.dumps(body).encode()
+    head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nhost: localhost\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+    if body is not None:
+        head += f"content-type: application/json\r\ncontent-length: {len(content)}\r\n"
+    return head.encode() + b"\r\n" + content
 
 
 def unchunked(data: bytes) -> bytes:

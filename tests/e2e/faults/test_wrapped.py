@@ -11,12 +11,19 @@ from support_servers import CHAT, Caller, Site, chat, configuration, serving
 pytestmark = pytest.mark.fault(37)
 
 
-@pytest.fixture(params=["base", "gzip", "base gzip"], scope="module")
+ON = (
+    *(("uvicorn", by) for by in ("base", "gzip", "base gzip")),
+    *((server, "base gzip") for server in ("hypercorn", "granian", "gunicorn")),
+)
+
+
+@pytest.fixture(params=ON, ids=" ".join, scope="module")
 def wrapped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Wrapped"]:
     with Upstream.in_thread() as upstream:
         config = configuration(upstream.base_url, keepalive="300ms")
-        environment = {"SERVED_WRAPPED": str(request.param)}
-        with serving("uvicorn", config, tmp_path_factory.mktemp("site"), environment=environment) as site:
+        server, by = request.param
+        environment = {"SERVED_WRAPPED": by}
+        with serving(server, config, tmp_path_factory.mktemp("site"), environment=environment) as site:
             yield Wrapped(site, upstream)
 
 
