@@ -57,6 +57,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from concurrent import futures
 from http import HTTPStatus
 from typing import Any, Self
 from wsgiref.types import StartResponse, WSGIEnvironment
@@ -173,9 +174,8 @@ class WSGIBridge:
         if home is None:
             return
         try:
-            home.run(self._finish(home), timeout=_CLOSING)
-        except TimeoutError:
-            logger.warning("calls of a WSGI bridge did not end in %s seconds", _CLOSING)
+            if not home.run(self._finish(home), timeout=_CLOSING):
+                logger.warning("calls of a WSGI bridge did not end in %s seconds", _CLOSING)
         finally:
             _process.release(self, home)
 
@@ -278,18 +278,18 @@ class _LoopThread:
             self._loop.call_soon_threadsafe(callback)
             return True
 
-    def run(self, work: Coroutine[Any, Any, None], *, timeout: float) -> None:
-        """Run the coroutine on the loop and wait for its end, `timeout` seconds at most."""
+    def run(self, work: Coroutine[Any, Any, None], *, timeout: float) -> bool:
+        """Run the coroutine on the loop, and raise what it raises; False if it did not end in `timeout` seconds."""
         with self._lock:
             if self._stopping:
                 work.close()
-                return
-            done = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            done.result(timeout)
-        except TimeoutError:
-            done.cancel()
-            raise
+                return True
+            running = asyncio.run_coroutine_threadsafe(work, self._loop)
+        if not futures.wait([running], timeout).done:
+            running.cancel()
+            return False
+        running.result()
+        return True
 
     def stop(self) -> None:
         with self._lock:

@@ -919,6 +919,19 @@ def test_application_that_will_not_end_does_not_hold_up_the_close(
     assert loop_threads() == []
 
 
+def test_timeout_of_the_owners_own_is_raised_like_anything_else() -> None:
+    """It is not taken for calls that did not end in time."""
+
+    async def on_close() -> None:
+        raise TimeoutError("mine")
+
+    bridge = WSGIBridge(echo, on_close=on_close)
+    assert Answer(bridge).read() == b""
+    with pytest.raises(TimeoutError, match="mine"):
+        bridge.close()
+    assert loop_threads() == []
+
+
 def test_bridge_that_was_never_used_starts_nothing() -> None:
     """No thread, and no `on_close` without a loop it could run on."""
 
