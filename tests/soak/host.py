@@ -221,7 +221,15 @@ def main() -> None:
     with Path(facts).open("wb") as file, socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         host = Host(configuration(upstream, closed, int(streams)), file)
         config = uvicorn.Config(
-            host.app, loop="uvloop", http="httptools", ws="none", access_log=False, log_level="warning", backlog=2048
+            host.app,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            access_log=False,
+            log_level="warning",
+            backlog=2048,
+            # With the usual 5 s a machine that stalls the callers for so long makes them write to closed connections.
+            timeout_keep_alive=75,
         )
         server = uvicorn.Server(config)
 
