@@ -44,7 +44,7 @@ _REASONS = {
 
 
 def decode_finish(
-    reason: str | None, sequence: str | None, details: Mapping[str, Any] | None, *, called: bool = False
+    reason: str | None, sequence: str | None, details: Mapping[str, Any] | None, *, called: bool | None = None
 ) -> Finish:
     """Why an answer ended; unknown words stay readable beside `unknown`.
 
@@ -52,11 +52,13 @@ def decode_finish(
         reason: The upstream's word.
         sequence: What stopped it.
         details: What it says of a refusal.
-        called: Whether it is known to hold calls, over which some servers say `end_turn`.
+        called: Whether it holds calls, if that is known: some servers say `end_turn` over them, or `tool_use` without.
     """
     word = _REASONS.get(reason or "", FinishReason.UNKNOWN)
     if called and word is FinishReason.STOP:
         word = FinishReason.TOOL_CALLS
+    elif called is False and word is FinishReason.TOOL_CALLS:
+        word = FinishReason.STOP
     explanation = details.get("explanation") if details else None
     category = details.get("category") if details else None
     return Finish(

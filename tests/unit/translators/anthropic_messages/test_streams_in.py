@@ -235,7 +235,6 @@ def test_79_the_stop_sequence_is_named() -> None:
     ("word", "reason"),
     [
         ("end_turn", FinishReason.STOP),
-        ("tool_use", FinishReason.TOOL_CALLS),
         ("max_tokens", FinishReason.LENGTH),
         ("model_context_window_exceeded", FinishReason.CONTEXT_LENGTH),
         ("pause_turn", FinishReason.PAUSE),
@@ -247,6 +246,26 @@ def test_79_stop_reasons(word: str, reason: FinishReason) -> None:
     """Each word has its reason, and stays beside it."""
     finish = next(event.finish for event in drained(decoder(), [START + ending(word)]) if isinstance(event, Finished))
     assert (finish.reason, finish.native) == (reason, word)
+
+
+@pytest.mark.parametrize("word", ["end_turn", "tool_use"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"type": "tool_use", "id": "a", "name": "f", "input": {}}, FinishReason.TOOL_CALLS),
+        ({"type": "text", "text": "So."}, FinishReason.STOP),
+        ({"type": "mcp_tool_use", "id": "a", "name": "f", "input": {}}, FinishReason.STOP),
+    ],
+)
+def test_79_calls_are_asked_for_where_there_are_some(
+    word: str, content: dict[str, object], reason: FinishReason
+) -> None:
+    """Servers that confuse the two words make no caller wait for calls that never come, nor miss one."""
+    events = drained(decoder(), [START + block(0, content) + ending(word)])
+    finish = next(event.finish for event in events if isinstance(event, Finished))
+    assert (finish.reason, finish.native) == (reason, word)
+    body = json.dumps({"id": "msg_1", "content": [content], "stop_reason": word}).encode()
+    assert whole(body).candidates[0].finish == finish
 
 
 def test_what_is_new_survives() -> None:
