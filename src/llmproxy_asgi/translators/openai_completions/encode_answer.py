@@ -93,11 +93,14 @@ class CompletionsStreamEncoder(StreamEncoder):
         self._spoken: set[tuple[int, int]] = set()
         """Parts of which anything was told, by candidate and index."""
         self._usage: Usage | None = None
+        self._over = False
 
     @override
     def feed(self, events: Sequence[StreamEvent]) -> bytes:
         out: list[bytes] = []
         for event in events:
+            if self._over:
+                break
             match event:
                 case PartDelta(candidate=candidate, index=index, delta=TextDelta() | RefusalDelta() as delta):
                     self._speak(candidate, index, delta.text, out)
@@ -113,11 +116,8 @@ class CompletionsStreamEncoder(StreamEncoder):
                     self._finish(candidate, finish, out)
                 case UsageReported(usage=usage):
                     self._usage = usage
-                case Failed(error=error):
-                    out.append(b"data: " + encode_error_object(error) + b"\n\n")
-                    break
-                case Ended():
-                    self._end(out)
+                case Failed() | Ended():
+                    self._end(event, out)
                 case _:  # thoughts, calls and media have no word here
                     pass
         return b"".join(out)
@@ -136,7 +136,11 @@ class CompletionsStreamEncoder(StreamEncoder):
         spoken = any(each == candidate for each, _ in self._spoken)
         self._write(candidate, "" if spoken else _declined(finish), _json(_word(finish)), out)
 
-    def _end(self, out: list[bytes]) -> None:
+    def _end(self, event: Failed | Ended, out: list[bytes]) -> None:
+        self._over = True
+        if isinstance(event, Failed):
+            out.append(b"data: " + encode_error_object(event.error) + b"\n\n")
+            return
         if self._asked_usage and self._usage is not None:
             out.append(self._head + b'],"usage":' + _json(encode_usage(self._usage)) + b"}\n\n")
         out.append(b"data: [DONE]\n\n")

@@ -280,6 +280,14 @@ def test_94_a_failure_is_an_error_event_and_the_last() -> None:
         list(client.completions.create(model="m", prompt="p", stream=True))
 
 
+@pytest.mark.parametrize("last", [Ended(), Failed(UpstreamFailed("gone"))], ids=["end", "failure"])
+def test_nothing_is_told_behind_the_end(last: StreamEvent) -> None:
+    """A call that is broken off while its last bytes are on their way has ended all the same."""
+    encoder = INBOUND.encoder(intake(stream=True))
+    assert encoder.feed([*list(unfold(answer(Text(text="t"))))[:-1], last])
+    assert encoder.feed([Failed(UpstreamFailed("too late"))]) == b""
+
+
 def test_an_id_keeps_its_form_or_gets_it() -> None:
     """The same upstream id gives the same id."""
     own = msgspec.structs.replace(answer(), id="cmpl-7")
