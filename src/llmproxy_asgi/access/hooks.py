@@ -4,19 +4,23 @@ Imported where a host brings such code, because only then are Starlette's connec
 its answer comes to is decided in `identify`.
 """
 
+import asyncio
 import inspect
 import logging
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from asgiref.sync import sync_to_async
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from llmproxy_asgi.errors import CallerError, Forbidden, GatewayError, InternalError, MisuseError, Unauthenticated
+
+_AT_ONCE = 40
+"""Plain hooks that are at work in threads together."""
 
 _log = logging.getLogger("llmproxy_asgi.access")
 
@@ -48,6 +52,7 @@ class Hooks:
             )
         self._csrf = csrf
         self._nobody = nobody
+        self._threads: tuple[asyncio.AbstractEventLoop, CapacityLimiter] | None = None
 
     async def who(self, scope: Scope) -> object:
         """Whatever `identify` says of whoever sent this; None without one.
@@ -61,7 +66,7 @@ class Hooks:
             return None
         connection = HTTPConnection(scope)
         try:
-            found: Any = identify(connection) if self._is_async else await _in_thread(identify, connection)
+            found: Any = identify(connection) if self._is_async else await self._in_thread(identify, connection)
             return await found if inspect.isawaitable(found) else found
         except GatewayError:
             raise
@@ -75,21 +80,24 @@ class Hooks:
         """Whether the host's check takes the CSRF token that came; no without one."""
         return self._csrf is not None and self._csrf(HTTPConnection(scope))
 
+    async def _in_thread(self, identify: Callable[[HTTPConnection], object], connection: HTTPConnection) -> object:
+        """A plain hook may wait for a database, so it waits in a thread, beside those of other callers.
+
+        Django's connections belong to one thread, which it cleans up after each request: there hooks take turns in it.
+        Elsewhere they have threads of their own: the host's may all be waiting for calls that are to be identified.
+        """
+        if "django" in sys.modules:
+            return await sync_to_async(identify, thread_sensitive=True)(connection)
+        loop = asyncio.get_running_loop()
+        if self._threads is None or self._threads[0] is not loop:
+            self._threads = loop, CapacityLimiter(_AT_ONCE)
+        return await to_thread.run_sync(identify, connection, limiter=self._threads[1])
+
     def _refused(self, error: HTTPException) -> CallerError:
         """The host's own refusal, raised as its framework does it."""
         if error.status_code == 403:
             return Forbidden("The application refused this call.")
         return Unauthenticated(self._nobody)
-
-
-async def _in_thread(identify: Callable[[HTTPConnection], object], connection: HTTPConnection) -> object:
-    """A plain hook may wait for a database, so it waits in a thread, beside those of other callers.
-
-    Django's connections belong to one thread, which it cleans up after each request: there all hooks take turns in it.
-    """
-    if "django" in sys.modules:
-        return await sync_to_async(identify, thread_sensitive=True)(connection)
-    return await to_thread.run_sync(identify, connection)
 
 
 def _is_async(hook: Callable[..., object]) -> bool:

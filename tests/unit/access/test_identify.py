@@ -3,10 +3,12 @@
 import asyncio
 import sys
 import threading
+from contextlib import AsyncExitStack
 from types import ModuleType
 from typing import Any
 
 import pytest
+from anyio import to_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
@@ -272,6 +274,17 @@ async def test_a_slow_hook_keeps_nobody_else_waiting() -> None:
     keeper = doorkeeper(identify=identify)
     grants = await asyncio.gather(keeper.admit(scope()), keeper.admit(scope()))
     assert [grant.principal.id for grant in grants] == ["alice", "alice"]
+
+
+async def test_a_hook_is_asked_though_all_threads_of_the_host_are_taken() -> None:
+    """They may be waiting for the very calls whose callers are to be identified."""
+    async with AsyncExitStack() as stack:
+        threads = to_thread.current_default_thread_limiter()
+        for number in range(int(threads.total_tokens)):
+            await threads.acquire_on_behalf_of(number)
+            stack.callback(threads.release_on_behalf_of, number)
+        admitted = asyncio.wait_for(doorkeeper(identify=lambda _: "alice").admit(scope()), 10)
+        assert (await admitted).principal.id == "alice"
 
 
 async def test_in_django_plain_hooks_share_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
