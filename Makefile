@@ -23,6 +23,10 @@ NPM := tests/contract/npm
 NPM_INSTALLED := $(NPM)/node_modules/.package-lock.json
 TESTABLE := $(INSTALLED) $(if $(shell command -v npm),$(NPM_INSTALLED))
 
+# Compiled files are kept, also where the environment says not to (as images of Python do): the tests start a hundred
+# interpreters, and each would compile everything anew. `make clean` takes them away.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help venv npm demo test check format verify protocols faults soak bench coverage build requirements clean
 
@@ -69,7 +73,7 @@ demo: $(INSTALLED)  ## run the gateway with its simulated provider: no key, no n
 	$(BIN)/llmproxy demo --host $(HOST) --port $(PORT)
 
 test: $(TESTABLE)  ## run the tests, without the long ones (JOBS, ARGS)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(INSTALLED)  ## lint, formatting, types and the direction of imports
 	$(BIN)/ruff check

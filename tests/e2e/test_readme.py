@@ -20,12 +20,22 @@ README, CLIENTS = ROOT / "README.md", ROOT / "docs" / "clients.md"
 SHOWN = "http://127.0.0.1:8000"
 
 
+# As the command is, but at once: its delay is there to be seen by a person.
+HASTY_DEMO = """
+from llmproxy_asgi.__main__ import main
+from llmproxy_asgi.cli.serving import DEMO
+
+DEMO["providers"]["simulated"]["delay"] = 0
+main()
+"""
+
+
 @pytest.fixture(scope="module")
 def demo() -> Iterator[str]:
-    """`make demo`'s server on a free port; yields its address."""
+    """`make demo`'s server on a free port, without its delay; yields its address."""
     port = free_port()
     address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "llmproxy_asgi", "demo", "--port", str(port)]
+    command = [sys.executable, "-c", HASTY_DEMO, "demo", "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             _wait_until_it_answers(address, process)

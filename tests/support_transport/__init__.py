@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import functools
 import importlib
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -121,12 +123,18 @@ def replying(*answers: bytes) -> Script:
     return script
 
 
+# Read once, because reading it takes longer than a call.
+_usual_trust = functools.cache(ssl.create_default_context)
+
+
 @contextlib.asynccontextmanager
 async def pool_by(way: str, **options: Any) -> AsyncIterator[Pool]:
     """A pool that reaches its upstreams by one of `WAYS`; closed afterwards, as is what stands behind it."""
     # By name: the linter forbids the old package, as it should everywhere else.
     legacy: Any = importlib.import_module("httpx")
     async with contextlib.AsyncExitStack() as stack:
+        if "client" in way or "transport" in way:
+            options = {"verify": _usual_trust(), **options}
         match way:
             case "aiohttp":
                 pool = Pool(fast=True, **options)

@@ -196,36 +196,39 @@ def test_ready_while_every_name_has_somebody_to_ask(upstreams: list[ThreadedUpst
 # ── draining ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(("path", "body"), [(CHAT, chat_body(stream=True)), (MESSAGES, messages_body(stream=True))])
 def test_a_drain_lets_calls_end_refuses_new_ones_and_interrupts_what_is_left(
-    upstreams: list[ThreadedUpstream], path: str, body: dict[str, Any]
+    upstreams: list[ThreadedUpstream],
 ) -> None:
-    """One stream ends inside the window; another outlasts it and reads its protocol's error."""
+    """One stream of each protocol ends inside the window; another outlasts it and reads its protocol's error."""
     one, two, _ = upstreams
+    asks = ((CHAT, chat_body(stream=True)), (MESSAGES, messages_body(stream=True)))
     gate = Gate()
     head = [chat_delta({"role": "assistant", "content": "x"})]
     one.default = sse_answer([*head, Hold(gate), *chat_frames("end")[1:]])
     two.default = sse_answer([*head, Hold(Gate())])
-    proxy = gateway(upstreams, strategy="round_robin")
+    proxy = gateway([one, two], strategy="round_robin")
     life = Life(proxy)
     with served(life) as base, httpx2.Client(timeout=30, trust_env=False) as client, ExitStack() as stack:
-        ending, lasting = (
-            stack.enter_context(client.stream("POST", base + path, json=body)).iter_text() for _ in range(2)
-        )
-        assert next(ending)
-        assert next(lasting)
+        streams = [
+            stack.enter_context(client.stream("POST", base + path, json=body)).iter_text()
+            for path, body in asks
+            for _ in range(2)  # the strategy takes one upstream after the other
+        ]
+        assert all(next(stream) for stream in streams)
         drained = life.run(proxy.drain(3))
         while client.get(base + "/ready").status_code == 200:
             pass
-        refused = client.post(base + path, json=body)
-        assert refused.status_code == 503
-        assert refused.headers["connection"] == "close"
-        assert refused.headers["retry-after"] == "1"
+        for path, body in asks:
+            refused = client.post(base + path, json=body)
+            assert refused.status_code == 503
+            assert refused.headers["connection"] == "close"
+            assert refused.headers["retry-after"] == "1"
         gate.set()
-        assert "error" not in "".join(ending)
-        assert "shutting down" in "".join(lasting)
+        assert all("error" not in "".join(ending) for ending in streams[::2])
+        assert all("shutting down" in "".join(lasting) for lasting in streams[1::2])
         drained.result(20)  # type: ignore[call-arg]
     assert two.wait_closed(0)
+    assert two.wait_closed(1)
 
 
 # ── another configuration ────────────────────────────────────────────────────────────────────────────────────────────

@@ -221,12 +221,14 @@ def extended(client: str, more: bytes) -> bytes:
     return json.dumps(body).encode()[:-1] + more + b"}"
 
 
+MANY_KEYS = b",".join(b'"k%d":1' % number for number in range(1_000_000))
+
 HURTING: dict[str, bytes] = {
     "deep arrays": b',"x":' + b"[" * 200_000 + b"]" * 200_000,
     "deep objects": b',"x":' + b'{"a":' * 200_000 + b"1" + b"}" * 200_000,
     "deep and open": b',"x":' + b"[" * 200_000,
-    "a million keys": b"".join(b',"k%d":1' % number for number in range(1_000_000)),
-    "a million keys within": b',"x":{"":0' + b"".join(b',"k%d":1' % number for number in range(1_000_000)) + b"}",
+    "a million keys": b"," + MANY_KEYS,
+    "a million keys within": b',"x":{"":0,' + MANY_KEYS + b"}",
     "not a number": b',"x":NaN',
     "endless": b',"x":-Infinity',
     "a lone surrogate": b',"x":"\\ud800"',
