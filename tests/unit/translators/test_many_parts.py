@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from llmproxy_asgi.conversation import EMPTY, Message, Request, Seal, Text, ToolCall, ToolResult
-from llmproxy_asgi.translators.base import Upstream
+from llmproxy_asgi.conversation import EMPTY, UNDATED, Message, Request, Seal, Text, ToolCall, ToolResult
+from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.pairing import merge
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.translators.seals import wrap
@@ -136,3 +136,28 @@ def test_allowed_tools_are_found() -> None:
     upstream = Upstream(provider="p", model="m", asked="m", issuer="p")
     outgoing = quickly(lambda: translator("anthropic-messages").outbound.encode(request, upstream))
     assert len(msgspec.json.decode(outgoing.body)["tools"]) == many - 1
+
+
+def test_citations_are_placed_and_told() -> None:
+    """An answer of Google's in which very many sources are cited, one for each word."""
+    many = 20_000
+    grounding = {
+        "groundingChunks": [{"web": {"uri": f"https://a.example/{number}"}} for number in range(many)],
+        "groundingSupports": [
+            {"segment": {"startIndex": number, "endIndex": number + 1}, "groundingChunkIndices": [number]}
+            for number in range(many)
+        ],
+    }
+    content = {"role": "model", "parts": [{"text": "a" * many}]}
+    body = msgspec.json.encode(
+        {"candidates": [{"content": content, "finishReason": "STOP", "groundingMetadata": grounding}]}
+    )
+    google, upstream = translator("gemini"), Upstream(provider="p", model="m", asked="m", issuer="p")
+    answer = quickly(
+        lambda: google.outbound.decode(body, Outgoing(body=b"", stream=False), upstream, received_at=UNDATED)
+    )
+    assert len(answer.candidates[0].parts[0].citations) == many
+    path = {"model": "m", "method": "generateContent"}
+    intake = google.inbound.open(b'{"contents": [{"parts": [{"text": "Hi"}]}]}', headers={}, path=path)
+    written = msgspec.json.decode(quickly(lambda: google.inbound.encode(answer, intake)))
+    assert written["candidates"][0]["groundingMetadata"]["groundingChunks"] == grounding["groundingChunks"]

@@ -321,7 +321,7 @@ class _Open:
         self._media: Media | None = None
         self._base = 0
         self._starts: dict[int, int] = {}
-        self._found: list[Found] = []
+        self._found: dict[tuple[object, ...], Found] = {}
         self._tokens: tuple[TokenLogprob, ...] = ()
 
     def measure(self, candidate: Candidate) -> None:
@@ -337,8 +337,9 @@ class _Open:
     def cited(self, candidate: Candidate) -> None:
         """Note what the words so far are about."""
         for found in decode_grounding(candidate.grounding_metadata, candidate.citation_metadata, self._starts):
-            if found not in self._found:
-                self._found.append(found)
+            citation = found.citation
+            key = (found.start, found.end, citation.kind, citation.url, citation.title, citation.cited_text)
+            self._found.setdefault(key, found)  # chunks may say again what was said before
 
     def text(self, text: str, part: WirePart, events: list[StreamEvent]) -> None:
         """A piece of text, or of a thought."""
@@ -409,7 +410,7 @@ class _Open:
         seals = tuple(self._seals)
         citations: tuple[Citation, ...] = ()
         if kind == "text":
-            citations = tuple(placed(self._found, text, self._base)) if self._found else ()
+            citations = tuple(placed(self._found.values(), text, self._base)) if self._found else ()
             self._base += len(text.encode("utf-8", "surrogatepass"))
             events += [PartDelta(self.number, self._index, CitationDelta(citation)) for citation in citations]
             part = Text(text=text, citations=citations, seals=seals) if seals else None

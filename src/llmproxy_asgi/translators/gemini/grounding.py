@@ -1,6 +1,6 @@
 """Where an answer's words come from: Google counts UTF-8 bytes within a part, we count code points within a text."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -61,7 +61,7 @@ def searches(grounding: JSONObject | None) -> int:
     return len(queries) if isinstance(queries, list) else 0
 
 
-def placed(found: Sequence[Found], text: str, base: int) -> Iterator[Citation]:
+def placed(found: Iterable[Found], text: str, base: int) -> Iterator[Citation]:
     """The citations within one text, their spans in its code points.
 
     Args:
@@ -81,7 +81,7 @@ class Grounding:
     """`groundingMetadata`, made of citations."""
 
     def __init__(self) -> None:
-        self._chunks: list[JSONObject] = []
+        self._chunks: dict[tuple[str, str | None], int] = {}  # address and title to their place
         self._supports: dict[tuple[int, int, int], JSONObject] = {}
 
     def add(self, citations: Sequence[Citation], text: str, *, base: int = 0, part: int = 0) -> None:
@@ -100,21 +100,20 @@ class Grounding:
             end = len(text) if citation.end is None else citation.end
             first = base + len(text[:start].encode("utf-8", "surrogatepass"))
             last = base + len(text[:end].encode("utf-8", "surrogatepass"))
-            source = {"web": {"uri": citation.url, **({"title": citation.title} if citation.title else {})}}
-            if source not in self._chunks:
-                self._chunks.append(source)
+            place = self._chunks.setdefault((citation.url, citation.title or None), len(self._chunks))
             segment: JSONObject = {"startIndex": first, "endIndex": last, "text": text[start:end]}
             if part:
                 segment["partIndex"] = part
             support = self._supports.setdefault((part, first, last), {"segment": segment, "groundingChunkIndices": []})
-            support["groundingChunkIndices"].append(self._chunks.index(source))
+            support["groundingChunkIndices"].append(place)
 
     def fields(self) -> JSONObject:
         """The candidate's field; none where nothing was cited."""
         if not self._chunks:
             return {}
+        chunks = [{"web": {"uri": url, **({"title": title} if title else {})}} for url, title in self._chunks]
         supports = list(self._supports.values())
-        return {"groundingMetadata": {"groundingChunks": self._chunks, "groundingSupports": supports}}
+        return {"groundingMetadata": {"groundingChunks": chunks, "groundingSupports": supports}}
 
 
 def _source(chunk: JSONObject, words: str | None) -> Citation | None:

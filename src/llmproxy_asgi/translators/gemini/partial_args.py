@@ -15,18 +15,20 @@ from llmproxy_asgi.errors import UpstreamProtocolError
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d{1,6})\]|\['((?:[^'\\]|\\.)*)'\]|\[\"((?:[^\"\\]|\\.)*)\"\]")
 _VALUES = ("stringValue", "numberValue", "boolValue", "nullValue")
 _MOST_ELEMENTS = 100_000
+"""In all lists of one call; a piece may name a place far behind the last one."""
 
 
 class PartialCall:
     """A call that is still coming."""
 
-    __slots__ = ("_path", "_root", "_texts", "call_id", "name", "signature")
+    __slots__ = ("_path", "_room", "_root", "_texts", "call_id", "name", "signature")
 
     def __init__(self, call_id: str, name: str, signature: str | None) -> None:
         self.call_id = call_id
         self.name = name
         self.signature = signature
         self._root: JSONObject = {}
+        self._room = _MOST_ELEMENTS
         self._path: str | None = None
         """Where the last text was put."""
         self._texts: list[str] = []
@@ -66,7 +68,7 @@ class PartialCall:
     def _put(self, steps: list[str | int], value: Any) -> None:
         place: Any = self._root
         for step, following in zip(steps, [*steps[1:], None], strict=True):
-            before = _at(place, step)
+            before = self._at(place, step)
             if following is None:
                 goes_on = isinstance(before, str) and isinstance(value, str)
                 place[step] = before + value if goes_on else value
@@ -74,15 +76,18 @@ class PartialCall:
                 place[step] = [] if isinstance(following, int) else {}
             place = place[step]
 
-
-def _at(place: Any, step: str | int) -> Any:
-    """What is there; a list is made long enough."""
-    if isinstance(step, int) and isinstance(place, list):
-        place.extend([None] * (step + 1 - len(place)))
-        return place[step]
-    if isinstance(step, str) and isinstance(place, dict):
-        return place.get(step)
-    raise _broken()
+    def _at(self, place: Any, step: str | int) -> Any:
+        """What is there; a list is made long enough."""
+        if isinstance(step, int) and isinstance(place, list):
+            missing = max(0, step + 1 - len(place))
+            self._room -= missing
+            if self._room < 0:
+                raise _broken()
+            place.extend([None] * missing)
+            return place[step]
+        if isinstance(step, str) and isinstance(place, dict):
+            return place.get(step)
+        raise _broken()
 
 
 def _steps(path: str) -> list[str | int]:
@@ -93,8 +98,6 @@ def _steps(path: str) -> list[str | int]:
         if found is None:
             raise _broken()
         name, index, single, double = found.groups()
-        if index is not None and int(index) > _MOST_ELEMENTS:
-            raise _broken()
         steps.append(int(index) if index is not None else name or single or double or "")
         at = found.end()
     if not steps:

@@ -338,6 +338,13 @@ def test_pieces_without_a_place_end_the_stream(path: str) -> None:
     assert isinstance(failure(events), UpstreamProtocolError)
 
 
+def test_pieces_far_behind_each_other_end_the_stream() -> None:
+    """A few words cannot fill the memory with the empty places between them, in however many lists."""
+    pieces = [{"jsonPath": f"$.a{number}[60000]", "numberValue": 1} for number in range(2)]
+    events = told(chunk({"functionCall": {"name": "f", "partialArgs": pieces, "willContinue": True}}))
+    assert isinstance(failure(events), UpstreamProtocolError)
+
+
 def test_custom_tools_and_rewritten_names_are_found_again() -> None:
     """A free-text tool that went as a function comes back as free text, and a rewritten name as the caller's."""
     outgoing = plain_outgoing(names={"up_name": "ns.read"}, emulated=frozenset({"patch"}))
