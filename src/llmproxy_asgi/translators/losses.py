@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from llmproxy_asgi.conversation import Request
 from llmproxy_asgi.errors import Unsupported
 
-_VITAL = ("conversation", "prompt", "cachedContent")
+_VITAL = ("conversation", "prompt", "cachedContent", "continuationToken", "thread")
 """Fields that stand for a part of the conversation that only their vendor holds."""
 _ESTIMATED = "estimated:"
 _UNMISSED = frozenset({"safetySettings"})
@@ -30,8 +30,13 @@ def refuse_missing_part(request: Request, protocol: str) -> None:
                 )
     for other, fields in request.extras.items():
         for key in _VITAL:
-            if other != protocol and fields.get(key):
+            if other != protocol and _holds(fields.get(key)):
                 raise Unsupported("What another vendor keeps cannot be sent to this upstream.", param=key)
+
+
+def _holds(named: object) -> bool:
+    """Whether something is named that was said before; a conversation that only begins holds nothing yet."""
+    return bool(named) and not (isinstance(named, dict) and named.get("type") == "create")
 
 
 def unsaid_extras(request: Request, protocol: str) -> list[str]:

@@ -60,6 +60,12 @@ def sent_as(
             "messages[0].content[1].file_id",
         ),
         ("anthropic-messages", {"messages": said(), "container": "container_1"}, "container"),
+        ("anthropic-messages", {"messages": said(), "thread": {"type": "create"}}, "thread"),
+        (
+            "anthropic-messages",
+            {"messages": said(), "thread": {"type": "continue", "previous_message_id": "msg_1"}},
+            "thread",
+        ),
         ("anthropic-messages", {"messages": said(), "container": {"id": "container_1", "skills": []}}, "container"),
         (
             "anthropic-messages",
@@ -140,6 +146,7 @@ def test_what_the_vendor_keeps_is_refused(protocol: str, body: dict[str, Any], p
         ("openai-chat", {"messages": said({"type": "file", "file": {"file_data": "data:,x", "filename": "a"}})}),
         ("openai-chat", {"messages": [{"role": "user", "content": 'the "file_id"'}], "store": False}),
         ("anthropic-messages", {"messages": said({"type": "text", "text": '"file_id"'}), "container": None}),
+        ("anthropic-messages", {"messages": said(), "thread": None}),
         ("anthropic-messages", {"messages": said(), "container": {"skills": [{"type": "anthropic", "skill_id": "x"}]}}),
         (
             "anthropic-messages",

@@ -21,7 +21,13 @@ def test_each_loss_is_noted_once_in_order() -> None:
 @pytest.mark.parametrize("to", ["openai-chat", "openai-responses", "anthropic-messages"])
 @pytest.mark.parametrize(
     ("protocol", "field"),
-    [("openai-responses", "conversation"), ("openai-responses", "prompt"), ("gemini", "cachedContent")],
+    [
+        ("openai-responses", "conversation"),
+        ("openai-responses", "prompt"),
+        ("gemini", "cachedContent"),
+        ("gemini", "continuationToken"),
+        ("somebody", "thread"),
+    ],
 )
 def test_a_part_of_the_conversation_that_another_vendor_holds_is_refused(protocol: str, field: str, to: str) -> None:
     """An answer to half of what was said would be wrong, so no upstream of another kind is asked."""
@@ -48,3 +54,20 @@ def test_fields_that_only_another_protocol_has_are_named(to: str) -> None:
     outgoing = translator(to).outbound.encode(request, Upstream(provider="p", model="m", asked="m", issuer="p"))
     assert outgoing.warnings == ("dropped:truncation", "dropped:seen")
     assert msgspec.json.decode(outgoing.body)["own"] is True
+
+
+def test_a_conversation_that_another_vendor_is_only_asked_to_keep_is_no_loss_of_words() -> None:
+    """It begins here, so all of it is there: a warning is enough. What goes on from there is refused."""
+
+    def asked(**thread: str) -> Request:
+        inbound = translator("anthropic-messages").inbound
+        body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}], "thread": thread}
+        read: Request = inbound.decode(inbound.open(msgspec.json.encode(body), headers={}))
+        return read
+
+    upstream = Upstream(provider="p", model="m", asked="m", issuer="p")
+    chat = translator("openai-chat").outbound
+    assert chat.encode(asked(type="create"), upstream).warnings == ("dropped:thread",)
+    with pytest.raises(Unsupported) as caught:
+        chat.encode(asked(type="continue", previous_message_id="msg_1"), upstream)
+    assert caught.value.param == "thread"

@@ -126,7 +126,9 @@ class MessagesOutbound(Outbound):
 
 
 def _refuse_named(raw: dict[str, Raw]) -> None:
-    """Refuse what names a file or a container of the vendor's, who keeps them for whoever has the key."""
+    """Refuse what names a file, a container or a conversation that the vendor keeps for whoever has the key."""
+    if Node.of(raw, "thread") is not None:
+        raise unshared("thread")
     container = raw.get("container")
     if container is not None:
         node = Node.of(raw, "container")
