@@ -2,11 +2,7 @@
 
 import asyncio
 import functools
-import os
-import re
 import ssl
-import sys
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -60,32 +56,9 @@ class Trust:
 
 @functools.cache
 def _context(verify: bool) -> ssl.SSLContext:
-    context = _of_openssl() if verify and sys.platform == "linux" else None
-    if context is None:
-        import httpx2  # takes as long to import as half of the core
+    import httpx2  # only where TLS is spoken: it takes as long to import as half of the core
 
-        context = httpx2.create_ssl_context(verify=verify)
+    context = httpx2.create_ssl_context(verify=verify)
     # The parsers here read HTTP/1.1; left open, a server may begin to speak something else.
     context.set_alpn_protocols(["http/1.1"])
     return context
-
-
-def _of_openssl() -> ssl.SSLContext | None:
-    """What httpx2 would make, without it; None where OpenSSL's own places hold nothing, and others must be known."""
-    if file := os.environ.get("SSL_CERT_FILE"):
-        return ssl.create_default_context(cafile=file)
-    if folder := os.environ.get("SSL_CERT_DIR"):
-        return ssl.create_default_context(capath=folder)
-    places = ssl.get_default_verify_paths()
-    cafile = places.openssl_cafile if Path(places.openssl_cafile).is_file() else None
-    capath = Path(places.openssl_capath)
-    # In a folder OpenSSL looks at hashes alone, whatever else lies there.
-    if cafile is None and not (capath.is_dir() and any(_is_hash(each.name) for each in capath.iterdir())):
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(cafile, str(capath) if capath.is_dir() else None)
-    return context
-
-
-def _is_hash(name: str) -> bool:
-    return re.fullmatch(r"[0-9a-f]{8}\.[0-9]", name) is not None
