@@ -8,6 +8,10 @@ from llmproxy_asgi.errors import Unsupported
 _VITAL = ("conversation", "prompt", "cachedContent", "continuationToken", "thread")
 """Fields that stand for a part of the conversation that only their vendor holds."""
 _ESTIMATED = "estimated:"
+_MOST = 64
+_LONGEST = 100
+_OTHERS = "dropped:others"
+"""Instead of more than so many warnings. Names in them are callers' text, and all of them stand in one header."""
 _UNMISSED = frozenset({"safetySettings"})
 """What others have no word for, and nobody misses."""
 
@@ -83,8 +87,9 @@ class Losses:
         self._words: dict[str, None] = {}
 
     def add(self, *words: str) -> None:
-        """Note these."""
-        self._words.update(dict.fromkeys(words))
+        """Note these, as far as there is room: of very many only that there are others, of a long one its beginning."""
+        for word in words:
+            self._words[word[:_LONGEST] if len(self._words) < _MOST else _OTHERS] = None
 
     @property
     def words(self) -> tuple[str, ...]:

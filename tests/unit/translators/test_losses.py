@@ -18,6 +18,16 @@ def test_each_loss_is_noted_once_in_order() -> None:
     assert losses.words == ("b", "a", "c")
 
 
+def test_losses_fit_into_a_header() -> None:
+    """Names are callers' text: very many of them are told in part, and a long one by its beginning."""
+    losses = Losses()
+    losses.add("dropped:" + "x" * 10_000)
+    losses.add(*(f"dropped:k{number}" for number in range(10_000)))
+    losses.add("dropped:k0")
+    assert losses.words[0] == "dropped:" + "x" * 92
+    assert losses.words[-2:] == ("dropped:k62", "dropped:others")
+
+
 @pytest.mark.parametrize("to", ["openai-chat", "openai-responses", "anthropic-messages"])
 @pytest.mark.parametrize(
     ("protocol", "field"),
