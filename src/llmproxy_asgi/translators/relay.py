@@ -38,7 +38,8 @@ _COMMENT = re.compile(rb"(?<![^\r\n])(?::|retry:|id:)[^\r\n]*(?:\r\n|\r|\n)")
 _COMMENT_STARTS = b":ri"
 _BLANK = b"\n\n"
 _LOOKS_FOR_MODEL = 16
-"""Frames that are searched for the model's name. Some servers send a few without it first, some never tell it."""
+"""Frames of a stream that has begun which are searched for the model's name. Some servers send a few without it first,
+some never tell it."""
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -275,7 +276,7 @@ class Relay(StreamDecoder):
 
     def _look_for_model(self, frame: Frame) -> None:
         """Learn how the upstream spells the model's name and what to write instead."""
-        self._looks -= 1
+        self._looks -= self._started  # before that nothing was said that could name it
         value = _member(frame.data, self._scan.model_path)
         if not value.startswith(b'"') or value == b'""':
             return

@@ -383,6 +383,16 @@ def test_14_a_relay_changes_the_models_name_alone(name: str) -> None:
     assert raw == wire(name).replace(b'"claude-upstream-1"', b'"asked"')
 
 
+def test_14_a_relay_waits_for_the_models_name() -> None:
+    """However often an upstream says that it is still there before it begins, the name is the caller's."""
+    start = frame("message_start", message={"id": "msg_1", "model": "claude-upstream-1", "content": [], "usage": {}})
+    decoder = relay()
+    batches = [decoder.feed(frame("ping")) for _ in range(100)]
+    raw = b"".join(batch.raw or b"" for batch in [*batches, decoder.feed(start + ending())])
+    assert b"claude-upstream-1" not in raw
+    assert read_by_sdk(raw)[0].model == "asked"
+
+
 def test_14_a_relay_tells_what_others_must_know() -> None:
     """Start, finish, usage and end are told while the bytes pass."""
     events = drained(relay(), [wire("thinking_and_calls.sse")])
