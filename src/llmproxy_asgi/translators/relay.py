@@ -108,9 +108,9 @@ class Scan(ABC):
 class Relay(StreamDecoder):
     """Relays one stream.
 
-    `Batch.raw` always ends where a frame ends. It is what came, but for comments and what concerns reconnecting
-    (`retry:`, `id:`), frames that the scan drops, the model's name, an error frame (the caller's encoder writes its
-    `Failed`) and whatever follows the end.
+    `Batch.raw` always ends where a frame ends, and is empty until the stream has begun. It is what came, but for
+    comments and what concerns reconnecting (`retry:`, `id:`), frames that the scan drops, the model's name, an error
+    frame (the caller's encoder writes its `Failed`) and whatever follows the end.
 
     Args:
         scan: The protocol's eyes; made for this stream.
@@ -123,9 +123,11 @@ class Relay(StreamDecoder):
     __slots__ = (
         "_asked",
         "_complete",
+        "_held",
         "_last",
         "_literal",
         "_looks",
+        "_max_event",
         "_over",
         "_plain",
         "_replacement",
@@ -148,6 +150,8 @@ class Relay(StreamDecoder):
         self._started = False
         self._over = False
         self._last = b""
+        self._held = b""
+        self._max_event = max_event
         self._looks = _LOOKS_FOR_MODEL
         self._plain = False  # started, and the model's name is dealt with: now only the pattern needs attention
         self._literal = b""  # empty: nothing to replace
@@ -211,13 +215,25 @@ class Relay(StreamDecoder):
             pieces.append(whole[taken:begin])
             self._take_frames(whole[begin:end], events, pieces)
             taken = end
-        raw = self._renamed(b"".join(pieces))
+        raw = b"".join(pieces)
+        if not self._started:
+            return self._before(raw, events)
+        raw = self._renamed(self._held + raw)
+        self._held = b""
         if self._over and raw.endswith(b"\r\n\r"):
             raw += b"\n"  # the second half of the last line end comes in a read that is not looked at any more
         self._last = raw or self._last
         if events and isinstance(last := events[-1], Failed):
             events[-1] = Failed(self.broke(last.error))
         return Batch(events, raw)
+
+    def _before(self, raw: bytes, events: list[StreamEvent]) -> Batch:
+        """Frames before the first that counts wait for it: until then another upstream may still be asked."""
+        self._held += raw
+        if not events and len(self._held) > self._max_event:
+            events.append(Failed(UpstreamProtocolError("The upstream's stream does not begin.")))
+            self._over = True
+        return Batch(events, b"")
 
     def _first_hit(self, whole: bytes, start: int) -> int:
         """Where the first frame begins, from `start` on, in which the pattern hits; the end if it hits in none."""

@@ -10,7 +10,19 @@ import openai
 import pytest
 from google.genai import errors
 
-from llmproxy_asgi.testing import Close, Gate, Hold, Reset, Scenario, Send, Step, error_answer, raw_answer
+from llmproxy_asgi.testing import (
+    Close,
+    Gate,
+    Hold,
+    Reset,
+    Scenario,
+    Send,
+    Step,
+    Wait,
+    error_answer,
+    raw_answer,
+    sse_answer,
+)
 from support_pairs import (
     CHAT,
     GEMINI,
@@ -307,6 +319,20 @@ def test_a_failure_before_the_first_event_is_tried_again(listed: Stage, lane: La
     listed.play(broken, Reply(texts=("Fine.",)).scenario(lane.upstream, stream=lane.stream))
     name = listed.model(lane, NOBODYS, spare=True)  # which has not spent what it may retry
     assert listed.ask(lane, model=name, **QUESTION[lane.client]).text == "Fine."
+    assert len(listed.upstream.requests) == 2
+
+
+@pytest.mark.parametrize("client", PROTOCOLS)
+def test_a_ping_is_no_first_event(listed: Stage, client: str) -> None:
+    """An upstream that pinged and then failed is asked again, whoever the caller is, and nothing of it is seen."""
+    lane = Lane(client=client, upstream=MESSAGES, stream=True)
+    ping = b'event: ping\ndata: {"type": "ping"}\n\n'
+    error = b'event: error\ndata: {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}\n\n'
+    listed.play(
+        sse_answer([ping, Wait(0.05), ping, Wait(0.05), error]), Reply(texts=("Fine.",)).scenario(MESSAGES, stream=True)
+    )
+    name = listed.model(lane, NOBODYS, spare=True)
+    assert listed.ask(lane, model=name, **QUESTION[client]).text == "Fine."
     assert len(listed.upstream.requests) == 2
 
 

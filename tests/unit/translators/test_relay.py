@@ -370,10 +370,10 @@ def test_a_stream_that_never_starts_has_failed() -> None:
     assert len(events) == 1
 
 
-def test_frames_before_the_start_pass() -> None:
-    """A ping before the first event is passed on and starts nothing."""
+def test_frames_before_the_start_wait_for_it() -> None:
+    """A ping before the first event starts nothing, not even the caller's answer; it is passed on with that event."""
     ping = encode(b"{}", "ping")
-    assert relay().feed(ping) == Batch([], ping)
+    assert relay().feed(ping) == Batch([], b"")
     raw, events = run(relay(), [ping, *GOOD])
     assert raw == ping + b"".join(GOOD)
     assert events[0] == STARTED

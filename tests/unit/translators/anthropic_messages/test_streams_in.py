@@ -4,11 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmproxy_asgi.conversation import (
+    Batch,
     Ended,
     Failed,
     Finished,
@@ -65,6 +67,12 @@ def decoder(outgoing: Outgoing | None = None) -> StreamDecoder:
 
 def relay() -> StreamDecoder:
     return OUTBOUND.relay(opened({"stream": True}), upstream())
+
+
+def relayed(decoder: StreamDecoder, pieces: Sequence[bytes]) -> tuple[list[StreamEvent], bytes]:
+    """All events of a relayed stream, and what its caller gets."""
+    batches = [*map(decoder.feed, pieces), decoder.close()]
+    return [event for batch in batches for event in batch.events], b"".join(batch.raw or b"" for batch in batches)
 
 
 def folded(name: str) -> Response:
@@ -387,10 +395,20 @@ def test_14_a_relay_waits_for_the_models_name() -> None:
     """However often an upstream says that it is still there before it begins, the name is the caller's."""
     start = frame("message_start", message={"id": "msg_1", "model": "claude-upstream-1", "content": [], "usage": {}})
     decoder = relay()
-    batches = [decoder.feed(frame("ping")) for _ in range(100)]
-    raw = b"".join(batch.raw or b"" for batch in [*batches, decoder.feed(start + ending())])
-    assert b"claude-upstream-1" not in raw
+    assert [decoder.feed(frame("ping")) for _ in range(100)] == [Batch([], b"")] * 100
+    raw = decoder.feed(start + ending()).raw
+    assert raw == frame("ping") * 100 + start.replace(b"claude-upstream-1", b"asked") + ending()
     assert read_by_sdk(raw)[0].model == "asked"
+
+
+def test_93_a_relay_that_fails_before_it_begins_has_said_nothing() -> None:
+    """A ping is no beginning: another upstream can still be asked, and the error have its status."""
+    events, raw = relayed(relay(), [frame("ping"), frame("error", error={"type": "overloaded_error", "message": "x"})])
+    assert [type(event) for event in events] == [Failed]
+    assert raw == b""
+    assert relayed(relay(), [frame("ping")] * 3)[1] == b""
+    endless = OUTBOUND.relay(opened({"stream": True}), msgspec.structs.replace(upstream(), max_event=500))
+    assert isinstance(error_of(relayed(endless, [frame("ping")] * 50)[0]), UpstreamProtocolError)
 
 
 def test_14_a_relay_tells_what_others_must_know() -> None:
