@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from llmproxy_asgi.execution.cooldown import FAILURES_BEFORE_REST
 from llmproxy_asgi.facts import AttemptBegan, AttemptFailed, CredentialCooled
 from llmproxy_asgi.testing import (
     Close,
@@ -338,7 +339,7 @@ def test_a_handshake_that_stalls_ends_by_the_connect_clock(upstream: ThreadedUps
 @pytest.mark.parametrize("begins", [b"", b"HTTP/1.1 200 OK\r\ncontent-type: text/ev"], ids=["nothing", "half a head"])
 def test_an_upstream_that_never_answers(upstream: ThreadedUpstream, begins: bytes) -> None:
     """Alone it is a 504; with another target the caller never learns of it. Either way its connection is closed."""
-    clocks = {"connect": "1s", "first_byte": "1ms", "total": "150ms"}
+    clocks = {"connect": "1s", "first_byte": "1ms", "total": "500ms"}
     with (
         Upstream.in_thread(default=Scenario(Send(begins), Hold())) as silent,
         gateway(block(silent, models=["m", "alone"], timeout=clocks), block(upstream)) as front,
@@ -349,8 +350,9 @@ def test_an_upstream_that_never_answers(upstream: ThreadedUpstream, begins: byte
             return is_fine(answered) if model == "m" else is_refusal(client, answered, 504)
 
         assert all(at_once(asked, EVERY, FORMS, ("m", "alone")))
-        assert len(silent.requests) == 16
-        for number in range(16):
+        # Five failures in a row make it rest: on a busy machine some calls begin only then, and pass it over.
+        assert FAILURES_BEFORE_REST <= len(silent.requests) <= 16
+        for number in range(len(silent.requests)):
             silent.wait_closed(number)
 
 
