@@ -91,8 +91,6 @@ class Doorkeeper:
                 return grant
             if key.startswith(PREFIX):
                 raise Unauthenticated(_WRONG_KEY, code="invalid_api_key")
-        if self._mode == "keys":
-            raise self._nobody(key)
         vouched = scope.get(SCOPE_KEY)
         if vouched is not None:
             if isinstance(vouched, CallerError):
@@ -101,6 +99,8 @@ class Doorkeeper:
                 raise InternalError("An adapter handed over something that is not a Principal.")
             self._check_origin(scope)
             return self.grant(vouched)
+        if self._mode == "keys":
+            raise self._nobody(key)
         # None under the adapter's key: it has asked the host, and nobody is signed in.
         return await self._ask_host(scope, key, asked=SCOPE_KEY in scope)
 

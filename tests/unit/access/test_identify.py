@@ -164,16 +164,6 @@ async def test_an_adapters_principal_beats_identify_and_a_key_beats_both() -> No
         await keeper.admit(scope(**{SCOPE_KEY: "bob"}))
 
 
-async def test_keys_alone_are_keys_alone() -> None:
-    """With `access.mode: keys` nobody else gets in, whoever vouches for them."""
-    keeper = doorkeeper("keys", identify=lambda _: "alice")
-    vouched: dict[str, Any] = {SCOPE_KEY: Principal("bob")}
-    assert (await keeper.admit(scope(("x-api-key", KEY), **vouched))).principal.id == "ci"
-    for given in ({}, vouched):
-        with pytest.raises(Unauthenticated):
-            await keeper.admit(scope(**given))
-
-
 async def test_no_header_names_a_principal() -> None:
     """Whatever a client sends, only the host's object counts."""
     named = [("x-user", "root"), ("x-forwarded-user", "root"), (SCOPE_KEY, "root"), ("x-llmproxy-principal", "root")]
