@@ -294,7 +294,7 @@ def test_a_second_interrupt_from_the_terminal_ends_the_workers_window(tmp_path: 
             lasting.ask(CHAT, chat()).read_until(b'"x"')
             assert kept.ask("/ready").whole()[0] == 200
             os.killpg(process.pid, signal.SIGINT)
-            until(lambda: is_unready(kept))
+            until(lambda: is_turned_away(kept, "/ready"))
             time.sleep(1)  # the parent looks at its signals twice a second, and then sends its own
             assert upstream.open_connections == 1
             os.killpg(process.pid, signal.SIGINT)

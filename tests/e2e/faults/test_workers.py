@@ -3,6 +3,7 @@
 Not under hypercorn, which then ends the other three by itself, and starts none in their place.
 """
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from llmproxy_asgi.testing import Gate, Hold, Upstream, sse_answer
 from support_gateway import chat_delta, chat_frames
-from support_servers import Site, chat, configuration, serving, until
+from support_servers import CHAT, Site, chat, configuration, serving, until
 
 pytestmark = pytest.mark.fault(50)
 STREAMS = 40
@@ -37,10 +38,12 @@ def test_only_the_crashed_workers_streams_break(server: str, tmp_path: Path) -> 
             serving(
                 server, configuration(upstream.base_url), tmp_path, workers=WORKERS, options=OPTIONS[server]
             ) as site,
-            site.each([chat()] * STREAMS) as callers,
+            contextlib.ExitStack() as leaving,
         ):
-            for caller in callers:
-                caller.read_until(b"so far")
+            callers = []
+            for _ in range(STREAMS):  # one by one: of many at once a worker takes all that it finds
+                callers.append(leaving.enter_context(site.ask(CHAT, chat())))
+                callers[-1].read_until(b"so far")
             shares = open_by_worker(site)
             assert len(shares) > 1
             victim = min((pid for pid in shares if shares[pid]), key=lambda pid: shares[pid])
