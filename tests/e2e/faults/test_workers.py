@@ -40,6 +40,7 @@ def test_only_the_crashed_workers_streams_break(server: str, tmp_path: Path) -> 
             ) as site,
             contextlib.ExitStack() as leaving,
         ):
+            wait_for_workers(site)
             callers = []
             for _ in range(STREAMS):  # one by one: of many at once a worker takes all that it finds
                 callers.append(leaving.enter_context(site.ask(CHAT, chat())))
@@ -57,6 +58,17 @@ def test_only_the_crashed_workers_streams_break(server: str, tmp_path: Path) -> 
             assert not any(b"[DONE]" in caller.data for caller in callers if not caller.has_ended)
             with site.each([chat()] * 20) as later:
                 assert all(b"[DONE]" in caller.rest() for caller in later)
+
+
+def wait_for_workers(site: Site) -> None:
+    """Until more than one has answered: while others start, the first one serves alone."""
+    found: set[int] = set()
+
+    def several() -> bool:
+        found.add(site.state()["pid"])
+        return len(found) > 1
+
+    until(several)
 
 
 def open_by_worker(site: Site) -> dict[int, int]:
