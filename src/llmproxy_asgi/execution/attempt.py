@@ -5,9 +5,9 @@ last event of what `next()` gives. Whoever began it closes it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -275,10 +275,10 @@ class Attempt:
                 raise UpstreamProtocolError("The upstream's answer is larger than this gateway takes.")
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def _upstreams_turn(self, waiting: Awaitable[_T]) -> _T:
+    async def _upstreams_turn(self, waiting: Coroutine[Any, Any, _T]) -> _T:
         clocks = self._clocks
-        clocks.waiting()
         try:
+            clocks.waiting()
             return await waiting
         except asyncio.CancelledError:
             verdict = clocks.verdict()
@@ -287,6 +287,7 @@ class Attempt:
             raise verdict from None
         finally:
             clocks.working()
+            waiting.close()  # where the call was over its total before this turn, it has not even begun
 
 
 def _dated(events: Sequence[StreamEvent]) -> Sequence[StreamEvent]:

@@ -1,8 +1,10 @@
 """Which target is asked with which credential, how often, and what is left behind: executor and pools of ours."""
 
 import asyncio
+import gc
 import json
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,6 +33,7 @@ from llmproxy_asgi.errors import (
     UpstreamProtocolError,
     UpstreamRateLimited,
     UpstreamRefused,
+    UpstreamTimeout,
     UpstreamUnreachable,
 )
 from llmproxy_asgi.execution.admission import LiveGates, TargetAdmission
@@ -655,6 +658,20 @@ async def test_nobody_waits_for_a_key_that_will_still_rest(world: World) -> None
     again = world.target("b", refused(429), fine(), retry={"attempts": 3, "backoff": 5}, cooldown=0)
     await words_of(await world.executor.begin(job(), [again]))
     assert len(world.clock.slept) == 1
+
+
+async def test_a_call_that_is_over_its_total_begins_no_further_wait(world: World) -> None:
+    """Whatever held the loop up: no wait is left behind that nobody awaits."""
+
+    def late() -> Told:
+        time.sleep(0.02)
+        return fine()
+
+    target = world.target("a", retry={"attempts": 1}, timeout={"total": "10ms"})
+    world.answers["a"] = [late]
+    with pytest.raises(UpstreamTimeout):
+        await world.executor.begin(job(), [target])
+    gc.collect()  # a coroutine that was never awaited says so now, which fails this test
 
 
 async def test_a_success_forgets_earlier_failures(world: World) -> None:
