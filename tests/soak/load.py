@@ -48,11 +48,14 @@ class Load:
                 callers.create_task(self._caller(spread * number / self._streams))
 
     async def rehearse(self, count: int) -> None:
-        """Play the next so many calls, and no more; those that wait for a clock first, as they take longest."""
+        """Play the next so many calls, and no more; those that wait for a clock first, as they take longest.
+
+        Few at once: nearly all of them meet a fault, and with many there would be no key left that does not rest.
+        """
         calls = [next(self._calls) for _ in range(count)]
         calls.sort(key=lambda call: call.errand.fault in ("silent", "stall"))
         async with asyncio.TaskGroup() as callers:
-            for _ in range(min(100, count)):
+            for _ in range(min(8, count)):
                 callers.create_task(self._one_after_another(calls))
 
     def _stop(self) -> None:

@@ -2,8 +2,9 @@
 
     python -m soak [--seconds 600] [--streams 500] [--pace 0.5] [--seed N] [--page docs/reliability.md]
 
-The first third, at most three minutes, warms up; then memory is sampled each second. Before that each conversation and
-each fault is played once, so that what is made at first use is there when things are counted.
+Before anything is counted each conversation and each fault is played once, and then the load itself for a moment, so
+that what is made at first use is there. Of the load that counts the first third, at most three minutes, warms up; then
+memory is sampled each second.
 """
 
 import argparse
@@ -37,8 +38,12 @@ PART = "soak"
 PAGED_FROM = 600.0
 """Seconds that a run must have lasted to be written down."""
 _WARM_UP = 180.0
+_PRELUDE = 30.0
+"""Seconds of the load itself before things are counted: each user, key and upstream leaves something at first use."""
 _SETTLED = 30.0
 """Seconds in which everything must have let go."""
+_THREADS_REST = 11.0
+"""Seconds after which a worker thread that had nothing to do ends once the next piece of work comes (anyio: 10)."""
 _PACKAGES = ("llmproxy-asgi", "uvicorn", "uvloop", "aiohttp", "starlette")
 
 
@@ -174,6 +179,11 @@ async def _settled(port: int, before: State | None = None) -> State:
     return last
 
 
+async def _greet(port: int) -> None:
+    """The host is asked who calls, in a thread; so threads that have rested end."""
+    await get(port, "/llm/v1/models", "x-user: u0")
+
+
 async def soak(options: Options, folder: Path) -> Outcome:
     """Play it and judge.
 
@@ -238,7 +248,9 @@ async def _play(options: Options, host: Child) -> _Seen:
     plan = Plan(options.seed, talks=talks, pace=options.pace)
     load = Load(port, options.streams, plan.calls())
     await load.rehearse(2 * talks)
+    await load.play(min(_PRELUDE, options.seconds / 5))
     await _metrics(port)
+    await _greet(port)
     before = await _settled(port)
     _say(f"{2 * talks} calls rehearsed; now {options.streams} streams for {options.seconds:g} s")
     sampler = Sampler(host.pid)
@@ -250,6 +262,8 @@ async def _play(options: Options, host: Child) -> _Seen:
     lasted = time.monotonic() - since
     busy, callers_busy = (cpu_seconds(host.pid) - cpu) / lasted, (time.process_time() - own) / lasted
     open_in_metrics = _gauge(await _metrics(port), "open_calls") + _gauge(await _metrics(port), "open_streams")
+    await asyncio.sleep(_THREADS_REST)
+    await _greet(port)
     after = await _settled(port, before)
     samples = [each for each in sampler.after(min(_WARM_UP, options.seconds / 3)) if each.second <= options.seconds]
     return _Seen(load, before, after, samples, open_in_metrics, busy, callers_busy)
