@@ -32,6 +32,8 @@
     ├── ConfigError                      the configuration is wrong; carries every finding with its place
     └── MisuseError                      the host program called us wrongly; tells what to do instead
 
+`CallerGone` stands beside it: nobody is there to be told of anything.
+
 Messages are written for the person who called. They never hold a credential, an upstream's address or
 an upstream's raw body. This module knows no protocol: how an error looks on the wire is its translator's.
 """
@@ -346,3 +348,10 @@ class ConfigError(GatewayError):
 
 class MisuseError(GatewayError):
     """The host program called us in a way that cannot work; the message says what to do instead."""
+
+
+class CallerGone(ConnectionError):
+    """The caller left, or takes nothing any more; there is nobody to answer. Never leaves the endpoints.
+
+    A server may say so itself, with an `OSError` of its own from `send`; that is this one from then on.
+    """

@@ -15,9 +15,9 @@ from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.answers import CallerStream, failure, stream_of, whole_of
 from llmproxy_asgi.call import Call
 from llmproxy_asgi.conversation import EMPTY
-from llmproxy_asgi.endpoints.exchange import CallerGone, CallerWatch, Exchange, KeepAlive
+from llmproxy_asgi.endpoints.exchange import CallerWatch, Exchange, KeepAlive
 from llmproxy_asgi.engine import Engine
-from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError
+from llmproxy_asgi.errors import BadRequest, CallerGone, GatewayError, InternalError
 from llmproxy_asgi.execution.open_calls import SHUTTING_DOWN, going_down
 from llmproxy_asgi.telemetry.telling import tell_refusal
 from llmproxy_asgi.translators.base import AnyInbound, Intake

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from starlette.types import Message, Receive, Scope, Send
 
-from llmproxy_asgi.errors import BodyTimeout, BodyTooLarge, WrongMediaType
+from llmproxy_asgi.errors import BodyTimeout, BodyTooLarge, CallerGone, WrongMediaType
 from llmproxy_asgi.facts import NOBODY, Course, Observers
 
 HeaderPairs = Iterable[tuple[bytes, bytes]]
@@ -31,13 +31,6 @@ _ECHO_AFTER = 0.25
 who left succeeds, and with some servers so does the second."""
 _WATCH_AFTER = 0.02
 """Seconds a call may take before it is worth a task to notice that its caller has left."""
-
-
-class CallerGone(ConnectionError):
-    """The caller left, or takes nothing any more; there is nobody to answer. Never leaves the endpoints.
-
-    A server may say so itself, with an `OSError` of its own from `send`; that is this one from then on.
-    """
 
 
 class Exchange:

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from llmproxy_asgi.clock import Clock
 from llmproxy_asgi.conversation import Batch, Ended, Failed, Response, Started, StreamEvent, Usage, UsageReported
-from llmproxy_asgi.errors import ErrorKind, GatewayError, UpstreamError
+from llmproxy_asgi.errors import CallerGone, ErrorKind, GatewayError, UpstreamError
 from llmproxy_asgi.facts import (
     CallFinished,
     CallRefused,
@@ -30,7 +30,7 @@ CALLER_LEFT = 499
 """The status that stands for a caller who left before anything was answered; no protocol has one."""
 
 _NOTHING = Usage()
-_LEFT = (asyncio.CancelledError, GeneratorExit, OSError)
+_LEFT = (asyncio.CancelledError, GeneratorExit, CallerGone)
 """What ends a call whose caller is not there any more: cancelled, closed by its reader, or not to be written to."""
 
 

@@ -12,7 +12,8 @@ from starlette.types import Message, Scope
 
 from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.endpoints import exchange as exchanges
-from llmproxy_asgi.endpoints.exchange import CallerGone, CallerWatch, Exchange, KeepAlive
+from llmproxy_asgi.endpoints.exchange import CallerWatch, Exchange, KeepAlive
+from llmproxy_asgi.errors import CallerGone
 from llmproxy_asgi.facts import CallFinished
 from support_telemetry import Noting
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llmproxy_asgi.conversation import Batch, Ended, Failed, Usage, UsageReported
-from llmproxy_asgi.errors import BadRequest, InternalError, UpstreamOverloaded, UpstreamUnreachable
+from llmproxy_asgi.errors import BadRequest, CallerGone, InternalError, UpstreamOverloaded, UpstreamUnreachable
 from llmproxy_asgi.facts import CallFinished, CallStarted, Course, Observers
 from llmproxy_asgi.telemetry.telling import Caller, Telling
 from support_clock import HandClock
@@ -42,13 +42,14 @@ BROKE = UpstreamUnreachable("gone")
         pytest.param(True, True, [Ended()], asyncio.CancelledError(), ("ok", 200, "", "none"), id="left at the end"),
         pytest.param(True, True, [], asyncio.CancelledError(), ("cancelled", 200, "", "estimated"), id="left"),
         pytest.param(True, True, [], GeneratorExit(), ("cancelled", 200, "", "estimated"), id="no longer read"),
-        pytest.param(True, True, [], BrokenPipeError(), ("cancelled", 200, "", "estimated"), id="not writable"),
+        pytest.param(True, True, [], CallerGone(), ("cancelled", 200, "", "estimated"), id="not writable"),
         pytest.param(True, False, [], asyncio.CancelledError(), ("cancelled", 499, "", "none"), id="left early"),
         pytest.param(True, True, [Failed(BROKE)], None, ("cut", 200, "upstream", "estimated"), id="cut"),
         pytest.param(True, True, [Failed(BROKE)], BROKE, ("cut", 200, "upstream", "estimated"), id="cut and raised"),
         pytest.param(True, True, [], InternalError("x"), ("cut", 200, "internal", "estimated"), id="our own failure"),
         pytest.param(True, False, [], UpstreamOverloaded("x"), ("error", 503, "overloaded", "none"), id="failed"),
         pytest.param(False, True, [], ValueError("x"), ("error", 500, "internal", "none"), id="a bug"),
+        pytest.param(False, True, [], OSError("disk"), ("error", 500, "internal", "none"), id="a host's store broke"),
         pytest.param(False, False, [], BadRequest("x"), ("error", 400, "bad_request", "none"), id="refused"),
     ],
 )
