@@ -121,7 +121,7 @@ class ProviderConfig(Block):
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("must be an http:// or https:// address")
-        if parts.username or parts.password or parts.query or parts.fragment:
+        if "@" in parts.netloc or "?" in value or "#" in value:  # an empty one breaks the address, too
             raise ValueError("must hold no user, password, query or fragment")
         try:
             address(value)

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import msgspec
 
-from llmproxy_asgi.telemetry.collector import Counts, Gauges
+from llmproxy_asgi.telemetry.collector import FAST_BUCKETS, QUEUE_BUCKETS, SLOW_BUCKETS, Counts, Gauges
 
 _log = logging.getLogger("llmproxy_asgi.metrics")
+
+BUCKETS = (FAST_BUCKETS, SLOW_BUCKETS, QUEUE_BUCKETS)
 
 
 class Sheet(msgspec.Struct, kw_only=True):
@@ -25,6 +27,8 @@ class Sheet(msgspec.Struct, kw_only=True):
     pid: int
     counts: Counts
     gauges: Gauges
+    buckets: tuple[tuple[float, ...], ...]
+    """Of the histograms among the counts; those of another version of ours may differ, and cannot be added."""
 
 
 _ENCODE = msgspec.msgpack.Encoder().encode
@@ -59,7 +63,7 @@ class Shelf:
         draft = path.with_suffix(".part")
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            draft.write_bytes(_ENCODE(Sheet(pid=os.getpid(), counts=counts, gauges=gauges)))
+            draft.write_bytes(_ENCODE(Sheet(pid=os.getpid(), counts=counts, gauges=gauges, buckets=BUCKETS)))
             draft.replace(path)
         except OSError as error:
             self._complain("written", error)
@@ -68,11 +72,19 @@ class Shelf:
         """The sheets of every other worker, ended ones among them."""
         own = self._path()
         for path in sorted(self._directory.glob(f"llmproxy_{self._gateway}_*.sheet")):
-            if path != own:
-                try:
-                    yield _DECODE(path.read_bytes())
-                except (OSError, msgspec.MsgspecError) as error:
-                    self._complain("read", error)
+            if path != own and (sheet := self._read(path)) is not None:
+                yield sheet
+
+    def _read(self, path: Path) -> Sheet | None:
+        try:
+            sheet = _DECODE(path.read_bytes())
+        except (OSError, msgspec.MsgspecError) as error:
+            self._complain("read", error)
+            return None
+        if sheet.buckets != BUCKETS:
+            self._complain("read", "it is of another version, with other buckets; empty the directory")
+            return None
+        return sheet
 
     def _path(self) -> Path:
         """This process's own; a fork has another than its parent."""
@@ -82,7 +94,7 @@ class Shelf:
             self._own = pid, self._directory / name
         return self._own[1]
 
-    def _complain(self, what: str, error: Exception) -> None:
+    def _complain(self, what: str, error: Exception | str) -> None:
         if not self._complained:
             self._complained = True
             _log.warning("a worker's counts cannot be %s: %s", what, error)

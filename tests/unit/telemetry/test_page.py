@@ -146,6 +146,18 @@ def test_a_sheet_that_cannot_be_read_is_passed_over(tmp_path: Path, caplog: pyte
     assert len(caplog.records) == 2
 
 
+def test_a_sheet_with_other_buckets_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a version with other buckets left behind is not added to ours, and costs nobody the page."""
+    with monkeypatch.context() as older:
+        older.setattr("llmproxy_asgi.telemetry.sharing.BUCKETS", ((0.1, 1.0),))
+        counted(finished(), directory=tmp_path).page()
+    page = counted(finished(), directory=tmp_path).page()[1]
+    assert value(series(page), "llmproxy_calls_total") == 1
+    assert "other buckets" in caplog.text
+
+
 def test_hostile_traffic_makes_few_series() -> None:
     """After a hundred thousand random model names in every protocol, ending in every way, the page is small."""
     draw = random.Random(49)
