@@ -103,9 +103,9 @@ class LLMProxy:
             proxy = Gateway(self._configuration(app, config), identify=recall)
         elif config is not None:
             raise MisuseError("The gateway is made already, so this application cannot have another configuration.")
+        gateway = proxy.gateway
         # What is larger is refused by the gateway, in the client's protocol; the bridge only must not read on for ever.
-        largest = proxy.gateway.config.limits.body
-        bridge = WSGIBridge(proxy, max_body=largest, on_close=proxy.gateway.aclose)
+        bridge = WSGIBridge(proxy, max_body=lambda: gateway.config.limits.body, on_close=gateway.aclose)
         app.register_blueprint(self.blueprint)
         app.extensions[self._name] = State(proxy, bridge, owned=self._proxy is None)
 

@@ -69,11 +69,11 @@ class Live:
         self.affinities = Affinities(clock)
         self._stores: dict[str, Stores] = {}
         self._transports = transports or {}
-        self._pools: dict[tuple[str, str], Pool] = {}
+        self._pools: dict[tuple[object, ...], Pool] = {}
 
     def pool(self, provider: Provider) -> Pool:
         """The connections of a provider; made when they are first needed."""
-        key = (provider.name, provider.type)  # one of another type may bring a transport of its own
+        key = provider.connections
         pool = self._pools.get(key)
         if pool is None:
             given = self._transports.get(provider.name, self._transports.get("*"))
@@ -119,7 +119,7 @@ class Live:
 
     async def retire(self, providers: Iterable[Provider]) -> None:
         """Close the connections of every provider but these; answers that are open end first."""
-        kept = {(each.name, each.type) for each in providers}
+        kept = {each.connections for each in providers}
         for key in [key for key in self._pools if key not in kept]:
             await self._pools.pop(key).aclose()
 

@@ -102,7 +102,8 @@ class WSGIBridge:
 
     Args:
         app: An ASGI 3 application. It is not closed by the bridge.
-        max_body: Bytes of a request's body that are read at most; see the module's docstring.
+        max_body: Bytes of a request's body that are read at most; see the module's docstring. A function is asked anew
+            for each request, for limits that may change.
         ahead: Pieces of an answer that may be unread by the server before `send` waits.
         on_close: Awaited on the event loop when the bridge closes, after its calls have ended; here the
             owner of the application closes what lives on that loop. Not called if no request ever came.
@@ -112,7 +113,7 @@ class WSGIBridge:
         self,
         app: ASGIApp,
         *,
-        max_body: int = 32 * _MIB,
+        max_body: int | Callable[[], int] = 32 * _MIB,
         ahead: int = 16,
         on_close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
@@ -140,7 +141,8 @@ class WSGIBridge:
             RuntimeError: the bridge is closed, or the application ended without an answer.
             Exception: whatever the application raised before its head.
         """
-        body = read_body(environ, self._max_body)
+        limit = self._max_body
+        body = read_body(environ, limit if isinstance(limit, int) else limit())
         if body is None:
             return _refuse(start_response, HTTPStatus.BAD_REQUEST)
         scope = decode_scope(environ)

@@ -9,6 +9,7 @@ from llmproxy_asgi import ConfigError
 from llmproxy_asgi.clock import Clock
 from llmproxy_asgi.config.schema import Config
 from llmproxy_asgi.custody import reasoning, responses
+from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.runtime import Live, Runtime
 from llmproxy_asgi.stores import open as opening
 from llmproxy_asgi.stores.base import Bounds, RecordStore
@@ -67,3 +68,25 @@ async def test_stores_are_those_of_the_address(monkeypatch: pytest.MonkeyPatch) 
     assert await other.responses.find(ALICE, made.id) is not None
     await live.aclose()
     assert len(closed) == 2
+
+
+@pytest.mark.anyio
+async def test_connections_outlive_a_plan_that_says_the_same_of_them() -> None:
+    """An upstream keeps its pool under another plan, and one that answers here has a new one where its pace changed."""
+    live = Live()
+
+    def made(**simulated: Any) -> list[Provider]:
+        blocks = {
+            "far": {"type": "openai-compatible", "base_url": "http://127.0.0.1:1/v1", **simulated.pop("far", {})},
+            "here": {"type": "simulated", **simulated},
+        }
+        return list(Runtime.build(Config.model_validate({"providers": blocks}), live).providers.values())
+
+    far, here = map(live.pool, made(delay="10ms"))
+    again = made(delay="10ms", far={"cooldown": "1s"})
+    assert list(map(live.pool, again)) == [far, here]
+    changed = made(delay="20ms")
+    await live.retire(changed)
+    assert live.pool(changed[0]) is far
+    assert live.pool(changed[1]) is not here
+    await live.aclose()

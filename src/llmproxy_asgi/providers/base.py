@@ -272,6 +272,14 @@ class Provider:
         """Models worth listing that the configuration need not name (an embedded provider knows its own)."""
         return ()
 
+    @property
+    def connections(self) -> tuple[object, ...]:
+        """Names its connections: a reload that leaves the name as it is keeps them.
+
+        One of another type may bring a transport of its own.
+        """
+        return (self.name, self.type)
+
     def transport(self) -> "AsyncTransport | None":
         """A transport of its own, for a provider that answers without a network; None: the usual one."""
         return None

@@ -1,5 +1,6 @@
 """A blueprint in Flask: the host's session and hooks, machine keys, and answers that stream through."""
 
+import asyncio
 import io
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from werkzeug.test import TestResponse
 from werkzeug.utils import redirect
 
 from llmproxy_asgi import ConfigError, MisuseError, Principal
+from llmproxy_asgi import LLMProxy as GatewayApp
 from llmproxy_flask import LLMProxy
 from llmproxy_flask.extension import State
 from support_hosts.spying import CHAT, KEY, NOWHERE, WITH_KEY, Script, Spy, echo
@@ -471,6 +473,17 @@ def test_chunked_body_over_the_limit_is_refused_as_well() -> None:
     refusal = client.post("/llm/v1/messages", content_type="application/json", environ_overrides=overrides)
     assert refusal.status_code == 413
     assert body.tell() <= 1025
+
+
+def test_limit_of_a_new_configuration_counts() -> None:
+    """A reload lets larger bodies in, and the bridge reads them."""
+    app = flask_app()
+    proxy = GatewayApp(NOWHERE | {"limits": {"body": 1024}}, identify=lambda _: "ada")
+    LLMProxy(app, proxy=proxy)
+    large = {"model": "x" * 2000, "max_tokens": 1, "messages": [{"role": "user", "content": "?"}]}
+    assert app.test_client().post("/llm/v1/messages", json=large).status_code == 413
+    asyncio.run(proxy.gateway.reload(NOWHERE | {"limits": {"body": 4096}}))
+    assert app.test_client().post("/llm/v1/messages", json=large).status_code == 404
 
 
 def test_path_that_is_no_text_is_not_found() -> None:

@@ -59,6 +59,12 @@ class Simulated(Provider):
     def offers(self) -> tuple[str, ...]:
         return names()
 
+    @property
+    @override
+    def connections(self) -> tuple[object, ...]:
+        assert isinstance(self.config, SimulatedConfig)
+        return (*super().connections, self.config.delay)
+
     @override
     def transport(self) -> AsyncTransport:
         assert isinstance(self.config, SimulatedConfig)
