@@ -208,6 +208,7 @@ class Runtime(msgspec.Struct, frozen=True):
                 live.pool,
                 live.cooldowns,
                 largest_answer=config.limits.answer,
+                largest_stream=config.limits.stream,
                 budgets=live.budgets,
                 admission=admission,
                 observers=live.observers,

@@ -107,7 +107,11 @@ ROWS = (
         "502, or as a stream without its end sign",
     ),
     Row(26, "bytes behind the end, a second answer", "never read as an answer; the connection is not used again"),
-    Row(27, "a whole answer without bounds", "given up at the limit (64 MiB unless configured); 502"),
+    Row(
+        27,
+        "an answer without bounds",
+        "given up at the limit (64 MiB, or 1 GiB of a stream, unless configured); 502, or an error event",
+    ),
     Row(
         28,
         "compressed answers: bombs, layers, unknown codings",

@@ -121,6 +121,7 @@ class Limits(Block):
     json_depth: int = Field(DEFAULT_DEPTH, ge=8, le=512, description="How deep the request's JSON may nest.")
     event: Size = Field(16 * 2**20, ge=1024, description="One event of an upstream's stream, in bytes.")
     answer: Size = Field(64 * 2**20, ge=1024, description="One whole answer of an upstream, in bytes.")
+    stream: Size = Field(2**30, ge=1024, description="All of one stream of an upstream, in bytes as they come.")
     body_time: Duration = Field(30.0, gt=0, description="How long a request's body may take to arrive.")
     write_time: Duration = Field(60.0, gt=0, description="How long a caller may take none of what is sent to it.")
 

@@ -25,6 +25,7 @@ from llmproxy_asgi.transport import Answer, Pool
 
 _LAST = (Failed, Ended)
 _LARGEST_ERROR = 256 * 1024
+_TOO_LARGE = "The upstream's answer is larger than this gateway takes."
 _SSE = "text/event-stream"
 
 _T = TypeVar("_T")
@@ -91,6 +92,7 @@ class Attempt:
         "_clocks",
         "_decoder",
         "_ended",
+        "_left",
         "credential",
         "first",
         "job",
@@ -125,17 +127,18 @@ class Attempt:
             refuse_losses(outgoing.warnings)
         self.outgoing: Outgoing = outgoing
 
-    async def begin(self, pool: Pool, *, largest_answer: int) -> None:
+    async def begin(self, pool: Pool, *, largest: int) -> None:
         """Send the request and read until the answer has something to say, or is whole.
 
         Args:
             pool: The provider's connections.
-            largest_answer: Bytes that a whole answer may have.
+            largest: Bytes that the answer may have: whole, or over all of a stream.
 
         Raises:
             UpstreamError: It failed; nothing of it has been shown to anybody.
         """
         self._clocks = Clocks(self.target.provider.config.timeout)
+        self._left = largest
         line = self.target.line(self.job.protocol)
         answer = self._answer = await self._upstreams_turn(
             pool.open(
@@ -151,7 +154,7 @@ class Attempt:
         if self.job.stream:
             await self._begin_stream(answer)
         else:
-            await self._read_whole(answer, largest_answer)
+            await self._read_whole(answer)
 
     async def next(self) -> Batch | None:
         """The next batch of a stream that holds anything; None after the last.
@@ -179,6 +182,9 @@ class Attempt:
             finally:
                 clocks.working()
             clocks.began()
+            self._left -= len(data)
+            if self._left < 0:  # who answers without an end would fill our memory where answers are put together
+                return self._failed(UpstreamProtocolError(_TOO_LARGE))
             batch = decoder.feed(data) if data else decoder.close()
             events = batch.events
             if not data or (events and isinstance(events[-1], _LAST)):
@@ -248,8 +254,8 @@ class Attempt:
             elif isinstance(last, Failed):
                 self.over(_as_upstream(last.error))
 
-    async def _read_whole(self, answer: Answer, largest: int) -> None:
-        body = await self._body(answer, largest)
+    async def _read_whole(self, answer: Answer) -> None:
+        body = await self._body(answer, self._left)
         if not body.isascii() and not _is_text(body):
             raise UpstreamProtocolError("The upstream's answer is not valid UTF-8.")
         line = self.target.line(self.job.protocol)
@@ -272,7 +278,7 @@ class Attempt:
             pieces.append(data)
             size += len(data)
             if size > limit:
-                raise UpstreamProtocolError("The upstream's answer is larger than this gateway takes.")
+                raise UpstreamProtocolError(_TOO_LARGE)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _upstreams_turn(self, waiting: Coroutine[Any, Any, _T]) -> _T:

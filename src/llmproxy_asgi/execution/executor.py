@@ -75,6 +75,7 @@ class Executor:
         budgets: How much may be tried again.
         admission: What targets still take; None: as much as there is.
         largest_answer: Bytes that a whole answer may have.
+        largest_stream: Bytes that all of a stream may have.
         observers: Who wants to know.
         heard: Told how long a target (by its name) took to its first event, in seconds; None: nobody asks.
         clock: Told the time by, and slept with.
@@ -87,6 +88,7 @@ class Executor:
         cooldowns: Cooldowns,
         *,
         largest_answer: int,
+        largest_stream: int,
         budgets: RetryBudgets | None = None,
         admission: TargetAdmission | None = None,
         observers: Observers = NOBODY,
@@ -99,6 +101,7 @@ class Executor:
         self._budgets = budgets or RetryBudgets(clock)
         self._admission = admission
         self._largest_answer = largest_answer
+        self._largest_stream = largest_stream
         self._observers = observers
         self._heard = heard
         self._clock = clock
@@ -357,9 +360,10 @@ class Executor:
         if self._observers.listening:
             self._observers.notice(_began(attempt, number))
         self._cooldowns.trying(fingerprint)
+        largest = self._largest_stream if attempt.job.stream else self._largest_answer
         since = self._clock.monotonic()
         try:
-            await attempt.begin(self._pools(target.provider), largest_answer=self._largest_answer)
+            await attempt.begin(self._pools(target.provider), largest=largest)
         except BaseException as error:
             if isinstance(error, UpstreamError):
                 self._note_failure(attempt, error, number, self._clock.monotonic() - since)

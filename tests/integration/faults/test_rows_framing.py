@@ -122,6 +122,19 @@ def test_a_configured_bound_is_the_bound(upstream: ThreadedUpstream) -> None:
                 assert is_fine(answer) if served else is_refusal(client, answer, 502)
 
 
+@pytest.mark.fault(27)
+@SPOKEN
+def test_an_endless_stream_is_given_up(upstream: ThreadedUpstream, spoken: str) -> None:
+    """`limits.stream`, however small its events are: the protocol's error event, and the connection is closed."""
+    *head, piece = begun(spoken)
+    with gateway(block(upstream, spoken), limits={"stream": "256KiB"}) as front:
+        for client in EVERY:
+            number = len(upstream.requests)
+            upstream.default = sse([*head, *[piece] * 5000, Hold()], end=False)
+            assert ends_badly(client, front.ask(client, stream=True))
+            upstream.wait_closed(number)
+
+
 @functools.cache
 def bomb(coding: str) -> bytes:
     """200 MiB of spaces as 200 KB."""

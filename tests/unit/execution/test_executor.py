@@ -131,7 +131,12 @@ class World:
         self.cooldowns = Cooldowns(self.clock)
         self.admission: TargetAdmission | None = None
         self.executor = Executor(
-            self.pool, self.cooldowns, largest_answer=10_000, clock=self.clock, draw=random.Random(7)
+            self.pool,
+            self.cooldowns,
+            largest_answer=10_000,
+            largest_stream=200_000,
+            clock=self.clock,
+            draw=random.Random(7),
         )
 
     def target(self, name: str, *answers: Told | Exception, type: str = "openai-compatible", **block: Any) -> Target:  # noqa: A002  as in the configuration
@@ -398,6 +403,19 @@ async def test_a_stream_that_breaks_off_counts_against_its_upstream(world: World
     assert world.cooldowns.resting(fingerprint) is not None
 
 
+async def test_a_stream_may_be_so_long(world: World) -> None:
+    """Longer ones break off, however small their events are; a limit for whole answers does not count."""
+    piece, end = first_frame(), frame(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}])
+    for times, failed in ((150_000 // len(piece), False), (200_000 // len(piece) + 1, True)):
+        target = world.target("a", streamed(*[piece] * times, end))
+        attempt = await world.executor.begin(job(stream=True), [target])
+        last: Any = None
+        while (batch := await attempt.next()) is not None:
+            last = batch.events[-1] if batch.events else last
+        assert isinstance(last, Failed) is failed
+        await attempt.close()
+
+
 def with_limits(world: World, *targets: Target) -> None:
     """From here on the providers' limits hold."""
     world.admission = LiveGates(SYSTEM).targets([target.provider for target in targets])
@@ -405,6 +423,7 @@ def with_limits(world: World, *targets: Target) -> None:
         world.pool,
         world.cooldowns,
         largest_answer=10_000,
+        largest_stream=200_000,
         admission=world.admission,
         clock=world.clock,
         draw=random.Random(7),
@@ -914,7 +933,7 @@ async def test_a_pause_and_its_end_may_come_apart(world: World) -> None:
 
     async def begun(outgoing: Outgoing | None = None) -> Attempt:
         attempt = OneByOne(asked, target, credential, outgoing=outgoing)
-        await attempt.begin(world.pool(target.provider), largest_answer=10_000)
+        await attempt.begin(world.pool(target.provider), largest=10_000)
         return attempt
 
     events = await events_of(Continuation(await begun(), begun))

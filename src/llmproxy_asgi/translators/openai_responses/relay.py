@@ -44,6 +44,9 @@ class ResponsesScan(Scan):
         self._ended = False
         self._begun = b""
         self._items: dict[int, msgspec.Raw] = {}
+        self._room = (
+            upstream.max_event
+        )  # the event that ends a stream holds all items: more than it may have is in vain
 
     @override
     def first(self, frame: Frame) -> Sequence[StreamEvent]:
@@ -65,7 +68,9 @@ class ResponsesScan(Scan):
         kind = event.type or frame.event
         if kind == "response.output_item.done":
             done = ITEM_DONE.decode(data)
-            self._items[len(self._items) if done.output_index is None else done.output_index] = done.item
+            self._room -= len(data)
+            if self._room >= 0:
+                self._items[len(self._items) if done.output_index is None else done.output_index] = done.item
             return _NOTHING
         if kind == "error" or (kind is None and event.error):
             return Inspection((Failed(decode_error_object(error_of(data), protocol=PROTOCOL)),))

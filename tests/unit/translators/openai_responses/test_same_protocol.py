@@ -255,6 +255,18 @@ def test_94_a_relay_that_breaks_off_tells_what_was_done() -> None:
         assert last.response.error.message == "The upstream fell silent."
 
 
+def test_a_relay_keeps_no_more_items_than_one_event_could_hold() -> None:
+    """What a stream's last event could not tell any more is not kept, however long the stream is."""
+    item = {"id": "m", "type": "message", "role": "assistant", "status": "completed", "content": []}
+    done = event("response.output_item.done", item=item)
+    relay = OUTBOUND.relay(intake(stream=True), msgspec.structs.replace(upstream(), max_event=10 * len(done)))
+    relay.feed(event("response.created", response={"id": "resp_1", "model": "m", "created_at": 1, "output": []}))
+    for _ in range(50):
+        relay.feed(done)
+    native = relay.broke(UpstreamTimeout("The upstream fell silent.")).native or {}
+    assert 8 <= len(native["failed_event"]["response"]["output"]) <= 15
+
+
 def test_a_relay_that_never_began_has_nothing_to_add() -> None:
     """Then the error is its caller's, as any other."""
     error = UpstreamTimeout("The upstream fell silent.")
