@@ -66,9 +66,9 @@ async def serve_call(
     try:
         grant = await engine.runtime.doorkeeper.admit(exchange.scope, key_in_query=key_in_query)
         limits = engine.runtime.config.limits
-        body = await exchange.json_body(limit=limits.body, seconds=limits.body_time)
-        intake = inbound.open(body, headers=exchange.headers, path=said, max_depth=limits.json_depth)
-        async with CallerWatch(exchange):
+        async with CallerWatch(exchange) as watch:
+            body = await watch.json_body(limit=limits.body, seconds=limits.body_time)
+            intake = inbound.open(body, headers=exchange.headers, path=said, max_depth=limits.json_depth)
             if counts:
                 await _serve_count(engine, exchange, inbound, intake, grant)
             elif background is not None and intake.state is not None and intake.state.background:

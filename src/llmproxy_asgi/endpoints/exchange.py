@@ -100,16 +100,14 @@ class Exchange:
         """One header's value."""
         return self.headers.get(name)
 
-    async def json_body(self, *, limit: int, seconds: float) -> bytes:
+    async def json_body(self, *, limit: int) -> bytes:
         """The body, whole.
 
         Args:
             limit: Bytes it may have; it is never read beyond.
-            seconds: How long it may take to arrive.
 
         Raises:
             BodyTooLarge: It is longer, or says that it is.
-            BodyTimeout: It did not arrive in time.
             WrongMediaType: It is not JSON, or is compressed.
             CallerGone: The caller left.
         """
@@ -117,11 +115,7 @@ class Exchange:
         declared = self.headers.get("content-length", "")
         if declared.isascii() and declared.isdigit() and (len(declared) > _LONGEST_LENGTH or int(declared) > limit):
             raise _too_large(limit)
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._read(limit)
-        except TimeoutError:
-            raise BodyTimeout("The request's body did not arrive in time.") from None
+        return await self._read(limit)
 
     async def answer(self, status: int, headers: HeaderPairs, body: bytes) -> None:
         """A whole answer.
@@ -211,13 +205,19 @@ class Exchange:
 class CallerWatch:
     """Cancels the work inside `async with` when the caller leaves, and ends quietly then.
 
-    A task is made only for calls that take longer than a moment; most short ones never need it.
+    It also keeps the clock of the body that is read through it. One timer does both, because nearly every body is there
+    at once; and a task is made only for calls that take longer than a moment, as most short ones never need it.
+
+    Raises:
+        BodyTimeout: The body did not arrive in time.
     """
 
-    __slots__ = ("_cancelling", "_exchange", "_handle", "_loop", "_task", "_watcher")
+    __slots__ = ("_body_time", "_cancelling", "_exchange", "_handle", "_late", "_loop", "_task", "_watcher")
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
+        self._body_time: float | None = None
+        self._late = False
 
     async def __aenter__(self) -> Self:
         task = asyncio.current_task()
@@ -226,8 +226,24 @@ class CallerWatch:
         self._cancelling = task.cancelling()  # a server's task may have outlived a cancellation before
         self._watcher: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
-        self._handle = self._loop.call_later(_WATCH_AFTER, self._start)
+        self._handle = self._loop.call_later(_WATCH_AFTER, self._look)
         return self
+
+    async def json_body(self, *, limit: int, seconds: float) -> bytes:
+        """The body, whole; for the rest see `Exchange.json_body`.
+
+        Args:
+            limit: Bytes it may have.
+            seconds: How long it may take to arrive, from the beginning of the watch.
+        """
+        self._body_time = seconds
+        first = self._handle
+        body = await self._exchange.json_body(limit=limit)
+        self._body_time = None
+        if self._handle is not first:
+            self._handle.cancel()
+            self._look()
+        return body
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -235,12 +251,23 @@ class CallerWatch:
         self._handle.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
-        if not self._exchange.gone:
+        if not (self._exchange.gone or self._late):
             return False
-        return self._task.uncancel() <= self._cancelling and isinstance(error, asyncio.CancelledError)
+        ours = self._task.uncancel() <= self._cancelling and isinstance(error, asyncio.CancelledError)
+        if ours and self._late:
+            raise BodyTimeout("The request's body did not arrive in time.") from None
+        return ours
 
-    def _start(self) -> None:
-        self._watcher = self._loop.create_task(self._listen())
+    def _look(self) -> None:
+        """The call takes longer than a moment: for its body, or for its answer."""
+        if self._body_time is None:
+            self._watcher = self._loop.create_task(self._listen())
+        else:
+            self._handle = self._loop.call_later(max(0, self._body_time - _WATCH_AFTER), self._give_up)
+
+    def _give_up(self) -> None:
+        self._late = True
+        self._task.cancel()
 
     async def _listen(self) -> None:
         while (await self._exchange.receive())["type"] != "http.disconnect":
