@@ -32,6 +32,8 @@ import httpx2
 from starlette.types import ASGIApp, Message, Scope
 from typing_extensions import override
 
+from llmproxy_asgi.leaving import ClientGoneError, report
+
 if TYPE_CHECKING:
     import anthropic
     import openai
@@ -168,10 +170,6 @@ class ASGITransport(httpx2.AsyncBaseTransport):
         }
 
 
-class _ClientGoneError(OSError):
-    """Raised by `send` once the response is closed, as ASGI 2.4 asks."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Head:
     status: int
@@ -217,7 +215,8 @@ class _Exchange:
         self._ended = True
         self._gone.set()
         if self._left or self._complete:
-            _report(error)
+            if error is not None:
+                report(error, logger)
         else:
             self._error = error
         self._ready.set()
@@ -276,7 +275,7 @@ class _Exchange:
 
     def _refuse_if_left(self) -> None:
         if self._left:
-            raise _ClientGoneError("the response has been closed")
+            raise ClientGoneError("the response has been closed")
 
     # The reader's side.
 
@@ -336,7 +335,8 @@ class _Exchange:
         self._room.set()
         self._ready.set()
         error, self._error = self._error, None
-        _report(error)
+        if error is not None:
+            report(error, logger)
 
     async def _end(self, *, grace: float) -> None:
         if self._task is None or self._task.done():
@@ -364,21 +364,3 @@ class _AnswerStream(httpx2.AsyncByteStream):
     @override
     async def aclose(self) -> None:
         await self._exchange.aclose()
-
-
-def _report(error: BaseException | None) -> None:
-    """Log what an application raised when nobody could be told any more."""
-    if error is None or isinstance(error, _ClientGoneError | asyncio.CancelledError):
-        return  # it ended well, or left when it was told to
-    # Frameworks wrap the error that ends a sender into one of their own.
-    level = logging.DEBUG if _is_caused_by_leaving(error) else logging.ERROR
-    logger.log(level, "an application failed after its answer was complete or closed", exc_info=error)
-
-
-def _is_caused_by_leaving(error: BaseException) -> bool:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, _ClientGoneError):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False

@@ -74,6 +74,7 @@ from llmproxy_asgi.environ import (
     shown_connection,
     status_line,
 )
+from llmproxy_asgi.leaving import ClientGoneError, report
 
 _MIB = 1024 * 1024
 _UNREAD_BYTES = 64 * 1024  # of one answer, between the application and the server
@@ -91,10 +92,6 @@ UNWATCHED = "llmproxy.unwatched"
 """An extension in the scope of calls whose client's leaving is noticed by writes alone."""
 
 logger = logging.getLogger(__name__)
-
-
-class ClientGoneError(OSError):
-    """Raised by `send` once the client has left, as ASGI 2.4 asks."""
 
 
 class WSGIBridge:
@@ -424,7 +421,7 @@ class _Call:
             self._error = None if unheard else error
             self._changed.notify_all()
         if unheard and error is not None:
-            _report(error)
+            report(error, logger)
 
     async def _receive(self) -> Message:
         body, self._body = self._body, None
@@ -572,7 +569,7 @@ class _Call:
             self._left = True
             error, self._error = self._error, None
         if error is not None:
-            _report(error)
+            report(error, logger)
         if not done:
             self.home.submit(self.disconnect)
 
@@ -602,24 +599,6 @@ class _Answer:
 
     def __del__(self) -> None:
         self.close()
-
-
-def _report(error: BaseException) -> None:
-    """Log what an application raised when nobody could be told any more."""
-    if isinstance(error, ClientGoneError | asyncio.CancelledError):
-        return  # it left when it was told to
-    # Frameworks wrap the error that ends a sender into one of their own.
-    level = logging.DEBUG if _is_caused_by_leaving(error) else logging.ERROR
-    logger.log(level, "an application failed after the client left or had its answer", exc_info=error)
-
-
-def _is_caused_by_leaving(error: BaseException) -> bool:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ClientGoneError):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
 
 
 def _refuse(start_response: StartResponse, status: HTTPStatus) -> Iterable[bytes]:

@@ -22,7 +22,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import override
 
 from llmproxy_asgi import wsgi
-from llmproxy_asgi.wsgi import ClientGoneError, WSGIBridge
+from llmproxy_asgi.leaving import ClientGoneError
+from llmproxy_asgi.wsgi import WSGIBridge
 
 HANG = 20.0  # seconds after which a wait is a failure; nothing here depends on how long it takes
 

@@ -28,7 +28,7 @@ from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, 
 from llmproxy_asgi.translators.counts import read_count, without
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.kept_elsewhere import refuse_named, unshared
-from llmproxy_asgi.translators.members import joined
+from llmproxy_asgi.translators.members import joined, renamed
 from llmproxy_asgi.translators.relay import Relay
 from llmproxy_asgi.translators.seals import WRAPPED, unwrap, usable
 from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
@@ -102,11 +102,7 @@ class MessagesOutbound(Outbound):
     def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
         answer = read_answer(body)
         events = (UsageReported(decode_usage(answer.usage)),) if answer.usage else ()
-        if answer.model is None or answer.model == upstream.asked:
-            return Batch(events, body)
-        raw = msgspec.json.decode(body, type=dict[str, Raw])
-        raw["model"] = Raw(msgspec.json.encode(upstream.asked))
-        return Batch(events, joined(raw))
+        return Batch(events, body if answer.model == upstream.asked else renamed(body, upstream.asked))
 
     @override
     def encode_count(self, outgoing: Outgoing, upstream: Upstream) -> Outgoing:

@@ -24,7 +24,7 @@ from llmproxy_asgi.translators.embeddings.halves import EmbeddingInbound, Embedd
 from llmproxy_asgi.translators.embeddings.records import EmbeddingInput, EmbeddingRequest, Embeddings
 from llmproxy_asgi.translators.fields import Node, missing, open_body
 from llmproxy_asgi.translators.losses import Losses
-from llmproxy_asgi.translators.members import joined, raw, split
+from llmproxy_asgi.translators.members import joined, raw, renamed
 from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
 from llmproxy_asgi.translators.openai.options import integer, others, string
 from llmproxy_asgi.translators.openai.problems import decode_error, decode_error_object
@@ -199,9 +199,7 @@ class OpenAIEmbeddingOutbound(EmbeddingOutbound):
     def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
         answer = _read(_FRAME, body)
         if answer.model != upstream.asked:
-            values = split(body)
-            values["model"] = raw(upstream.asked)
-            body = joined(values)
+            body = renamed(body, upstream.asked)
         usage = _usage(answer.usage)
         return Batch(() if usage.estimated else (UsageReported(usage),), body)
 

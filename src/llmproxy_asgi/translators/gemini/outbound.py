@@ -24,7 +24,7 @@ from llmproxy_asgi.translators.gemini.encode_request import encode_request
 from llmproxy_asgi.translators.gemini.grounding import searches
 from llmproxy_asgi.translators.gemini.problems import decode_error, stream_error
 from llmproxy_asgi.translators.gemini.proto import either, spelled
-from llmproxy_asgi.translators.gemini.relay import ChunkRelay, renamed
+from llmproxy_asgi.translators.gemini.relay import ChunkRelay, with_name
 from llmproxy_asgi.translators.gemini.schema import CHUNK, PROTOCOL, STAND_IN, Chunk, usage_object
 from llmproxy_asgi.translators.gemini.words import decode_usage
 from llmproxy_asgi.translators.kept_elsewhere import refuse_named, unshared
@@ -88,7 +88,7 @@ class GeminiOutbound(Outbound):
         found = max((searches(each.grounding_metadata) for each in answer.candidates or ()), default=0)
         usage = usage_object(answer.usage_metadata)
         events = (UsageReported(decode_usage(usage, found)),) if usage else ()
-        return Batch(events, renamed(body, upstream.asked))
+        return Batch(events, with_name(body, upstream.asked))
 
     @override
     def encode_count(self, outgoing: Outgoing, upstream: Upstream) -> Outgoing:

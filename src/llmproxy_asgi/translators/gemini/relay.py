@@ -33,7 +33,7 @@ from llmproxy_asgi.translators.gemini.problems import stream_error
 from llmproxy_asgi.translators.gemini.proto import Proto
 from llmproxy_asgi.translators.gemini.schema import CHUNK, Chunk, usage_object
 from llmproxy_asgi.translators.gemini.words import FINISH_IN, LOST_SIGNATURE, decode_usage
-from llmproxy_asgi.translators.members import joined, raw, split
+from llmproxy_asgi.translators.members import renamed, split
 from llmproxy_asgi.translators.relay import Inspection, Relay, Scan
 from llmproxy_asgi.wire.json_stream import ArrayEncoder
 from llmproxy_asgi.wire.sse import Frame
@@ -225,19 +225,12 @@ class _Reframed(StreamDecoder):
             events.append(event)
 
     def _renamed(self, chunk: bytes) -> bytes:
-        if _NAME not in chunk:
-            return chunk
-        return renamed(chunk, self._asked)
+        return with_name(chunk, self._asked)
 
 
-def renamed(chunk: bytes, asked: str) -> bytes:
-    """An answer with the model's name as the caller said it, all else as it came."""
-    members = split(chunk)
-    given = members.get("modelVersion")
-    name = raw(asked)
-    if given is None or bytes(given) == bytes(name):
-        return chunk
-    return joined({**members, "modelVersion": name})
+def with_name(chunk: bytes, asked: str) -> bytes:
+    """An answer with the model's name as the caller said it, where it says one."""
+    return renamed(chunk, asked, key="modelVersion") if _NAME in chunk else chunk
 
 
 def _candidates(intake: Intake) -> int:

@@ -14,7 +14,7 @@ from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.kept_elsewhere import refuse_named
-from llmproxy_asgi.translators.members import joined, split
+from llmproxy_asgi.translators.members import joined, raw, renamed, split
 from llmproxy_asgi.translators.openai.problems import decode_error, decode_error_object
 from llmproxy_asgi.translators.openai_chat.decode_stream import ChatStreamDecoder
 from llmproxy_asgi.translators.openai_chat.encode_request import encode_request
@@ -46,7 +46,7 @@ class ChatOutbound(Outbound):
         if not upstream.capabilities.stored:
             warnings = _keep_nothing(values)
         if intake.model != upstream.model or "model" not in values:
-            values["model"] = msgspec.Raw(msgspec.json.encode(upstream.model))
+            values["model"] = raw(upstream.model)
         if intake.stream and upstream.capabilities.stream_usage and not intake.include_usage:
             values["stream_options"] = _asking_usage(values.get("stream_options"))
         return Outgoing(body=joined(values), stream=intake.stream, warnings=warnings)
@@ -89,9 +89,7 @@ class ChatOutbound(Outbound):
     def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
         answer = _read(body)
         if answer.model != upstream.asked:
-            values = split(body)
-            values["model"] = msgspec.Raw(msgspec.json.encode(upstream.asked))
-            body = joined(values)
+            body = renamed(body, upstream.asked)
         usage = decode_usage(answer.usage)
         return Batch(() if usage is None else (UsageReported(usage),), body)
 

@@ -16,7 +16,7 @@ from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.counts import read_count, without
-from llmproxy_asgi.translators.members import joined, raw, split
+from llmproxy_asgi.translators.members import renamed
 from llmproxy_asgi.translators.openai.problems import decode_error, decode_error_object
 from llmproxy_asgi.translators.openai_responses.decode_stream import ResponsesStreamDecoder, answer_extras
 from llmproxy_asgi.translators.openai_responses.encode_request import encode_request
@@ -91,9 +91,7 @@ class ResponsesOutbound(Outbound):
     def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
         answer = _read(body, RELAYED_ANSWER)
         if answer.model != upstream.asked:
-            values = split(body)
-            values["model"] = raw(upstream.asked)
-            body = joined(values)
+            body = renamed(body, upstream.asked)
         usage = decode_usage(answer.usage, answer.tool_usage)
         return Batch(() if usage is None else (UsageReported(usage),), body)
 
