@@ -162,8 +162,9 @@ def _mark(call: ToolCall) -> str:
 
 def missing(request: Request) -> tuple[str, ...]:
     """The ids of the calls that came without any reasoning state in their turn."""
-    bare = (message for _, _, turn in _bare_turns(request.messages) for message in turn)
-    ids = dict.fromkeys(part.call_id for message in bare for part in message.parts if isinstance(part, ToolCall))
+    ids: dict[str, None] = {}
+    for _, _, turn in _bare_turns(request.messages):
+        ids |= {part.call_id: None for message in turn for part in message.parts if isinstance(part, ToolCall)}
     return tuple(ids)[-MOST_CALLS:]
 
 

@@ -75,13 +75,13 @@ class Folder:
 
     def feed(self, events: Iterable[StreamEvent]) -> None:
         """Take the next events. What comes after the ending, or after a broken rule, is not looked at."""
-        for event in events:
-            if self._error is not None or self._ended is not None:
-                return
-            try:
+        try:
+            for event in events:
+                if self._error is not None or self._ended is not None:
+                    return
                 self._take(event)
-            except _Broken as broken:
-                self._error = UpstreamProtocolError(f"The upstream's stream is out of order: {broken}.")
+        except _Broken as broken:
+            self._error = UpstreamProtocolError(f"The upstream's stream is out of order: {broken}.")
 
     def result(self) -> Response:
         """The whole answer.
@@ -98,7 +98,7 @@ class Folder:
             id=self._started.id,
             model=self._started.model,
             created_at=self._started.created_at,
-            candidates=tuple(self._candidates[index].closed(index) for index in sorted(self._candidates)),
+            candidates=tuple([self._candidates[index].closed(index) for index in sorted(self._candidates)]),
             usage=self._usage,
             service_tier=self._ended.service_tier or self._started.service_tier,
             extras=self._started.extras,

@@ -4,7 +4,7 @@ What could be the beginning of a stop sequence is held back until it is known no
 upstream goes on behind the cut, and is read to its end for the sake of its usage; none of that is told.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 from typing_extensions import override
@@ -31,13 +31,15 @@ LONGEST = 1_000
 while nobody else is served."""
 
 
-def emulated(stops: Iterable[str], losses: Losses) -> tuple[str, ...]:
+def emulated(stops: Sequence[str], losses: Losses) -> tuple[str, ...]:
     """Those of the stops that are cut here, the first ones, because the upstream does not take them.
 
     Args:
         stops: Which it does not take.
         losses: Where it is noted that they are cut here, and if there are too many or too long ones.
     """
+    if not stops:
+        return ()
     left = dict.fromkeys(stop for stop in stops if stop)
     found = tuple(stop for stop in left if len(stop) <= LONGEST)[:MOST]
     if found:

@@ -304,13 +304,17 @@ class _RequestEncoder:
             self._losses.add("clamped:max_tokens")
         if limit is not None:
             self._body[can.max_tokens_field] = limit
-        stops = list(dict.fromkeys(stop for stop in request.stop if stop))
-        taken = stops[:_MOST_STOPS] if can.stops else []
+        if request.stop:
+            self._stops(request.stop)
+        if request.candidates > 1:
+            self._body["n"] = request.candidates
+
+    def _stops(self, wanted: Sequence[str]) -> None:
+        stops = list(dict.fromkeys(stop for stop in wanted if stop))
+        taken = stops[:_MOST_STOPS] if self._can.stops else []
         if taken:
             self._body["stop"] = taken
         self._stop = emulated(stops[len(taken) :], self._losses)
-        if request.candidates > 1:
-            self._body["n"] = request.candidates
 
     # ── who asks, and how it is served ───────────────────────────────────────────────────────────────────────────────
 
@@ -339,6 +343,8 @@ class _RequestEncoder:
             body["prompt_cache_options"] = options
 
     def _extras(self) -> None:
+        if not self._request.extras:
+            return
         own = self._request.extras.get(PROTOCOL, {})
         self._body.update({key: value for key, value in own.items() if key not in self._body})
         self._losses.add(*unsaid_extras(self._request, PROTOCOL))

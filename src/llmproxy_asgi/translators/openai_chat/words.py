@@ -3,12 +3,17 @@
 Source: the types of the openai Python SDK 3.52.0 (read 2026-11-21), and what compatible servers answer with.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmproxy_asgi.conversation import MOST_TOKENS, FinishReason, Usage
 
 PROTOCOL = "openai-chat"
+
+_INS = ("cached_tokens", "cache_write_tokens", "audio_tokens", "image_tokens")
+_OUTS = ("reasoning_tokens", "audio_tokens", "image_tokens")
+_PREDICTED = ("accepted_prediction_tokens", "rejected_prediction_tokens")
+"""Counts within the parts of usage that tell more of the input and the output."""
 
 FINISH_IN: Mapping[str, FinishReason] = {
     "stop": FinishReason.STOP,
@@ -57,22 +62,21 @@ def decode_usage(found: Any) -> Usage | None:
         return None
     spent_in, spent_out = _count(found, "prompt_tokens"), _count(found, "completion_tokens")
     total = _count(found, "total_tokens")
-    ins, outs = _details(found, "prompt_tokens_details"), _details(found, "completion_tokens_details")
-    cached = _count(ins, "cached_tokens") or _count(found, "prompt_cache_hit_tokens")  # the second is DeepSeek's
-    reasoning = _count(outs, "reasoning_tokens")
+    cached, written, heard, seen = _counts(found.get("prompt_tokens_details"), _INS)
+    reasoning, spoken, drawn = _counts(found.get("completion_tokens_details"), _OUTS)
+    cached = cached or _count(found, "prompt_cache_hit_tokens")  # DeepSeek's
     if reasoning and total == spent_in + spent_out + reasoning:
         spent_out += reasoning  # xAI counts reasoning beside the completion
-    written = _count(ins, "cache_write_tokens")
     return Usage(
         input=max(spent_in, cached + written),
         output=max(spent_out, reasoning),
         cache_read=cached,
         cache_write=written,
         reasoning=reasoning,
-        audio_input=_count(ins, "audio_tokens"),
-        audio_output=_count(outs, "audio_tokens"),
-        image_input=_count(ins, "image_tokens"),
-        image_output=_count(outs, "image_tokens"),
+        audio_input=heard,
+        audio_output=spoken,
+        image_input=seen,
+        image_output=drawn,
         extras={PROTOCOL: found},
     )
 
@@ -93,8 +97,7 @@ def encode_usage(usage: Usage) -> dict[str, Any]:
         "rejected_prediction_tokens": 0,
     }
     native = usage.extras.get(PROTOCOL, {})
-    for key in ("accepted_prediction_tokens", "rejected_prediction_tokens"):
-        outs[key] = _count(_details(native, "completion_tokens_details"), key)
+    outs.update(zip(_PREDICTED, _counts(native.get("completion_tokens_details"), _PREDICTED), strict=True))
     if usage.image_output:
         outs["image_tokens"] = usage.image_output
     return {
@@ -106,9 +109,9 @@ def encode_usage(usage: Usage) -> dict[str, Any]:
     }
 
 
-def _details(found: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = found.get(key)
-    return value if type(value) is dict else {}
+def _counts(details: Any, keys: Sequence[str]) -> list[int]:
+    """Several counts of a part that few answers have."""
+    return [_count(details, key) for key in keys] if type(details) is dict else [0] * len(keys)
 
 
 def _count(found: Mapping[str, Any], key: str) -> int:
