@@ -19,19 +19,21 @@ def joined(values: dict[str, msgspec.Raw]) -> bytes:
     return msgspec.json.encode(values)
 
 
-def renamed(data: bytes, name: str, *, key: str = "model") -> bytes:
+def renamed(data: bytes, name: str, *, key: str = "model", add: bool = True) -> bytes:
     """An object that says this model's name; all else, and everything if it says so already, as it came.
 
     Args:
         data: The object.
         name: The model's.
-        key: The member that holds it; put in where it is not there.
+        key: The member that holds it.
+        add: Whether it is put in where it is not there.
 
     Raises:
         msgspec.MsgspecError: `data` is no object.
     """
     members, wanted = split(data), raw(name)
-    if bytes(members.get(key, b"")) == bytes(wanted):
+    given = members.get(key)
+    if (given is None and not add) or (given is not None and bytes(given) == bytes(wanted)):
         return data
     members[key] = wanted
     return joined(members)

@@ -13,7 +13,7 @@ from starlette.types import Message, Scope
 from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.endpoints import exchange as exchanges
 from llmproxy_asgi.endpoints.exchange import CallerWatch, Exchange, KeepAlive
-from llmproxy_asgi.errors import CallerGone
+from llmproxy_asgi.errors import BodyTimeout, CallerGone
 from llmproxy_asgi.facts import CallFinished
 from support_telemetry import Noting
 
@@ -197,6 +197,53 @@ async def test_a_caller_who_is_given_up_and_leaves_cancels_once(monkeypatch: pyt
 
     await within(call())
     assert cleared
+
+
+class Posting:
+    """A caller whose body comes when it is let go, and who stays until it leaves."""
+
+    def __init__(self) -> None:
+        self.body, self.left = asyncio.Event(), asyncio.Event()
+        self._sent = False
+
+    async def receive(self) -> Message:
+        if not self._sent:
+            await self.body.wait()
+            self._sent = True
+            return {"type": "http.request", "body": b"{}", "more_body": False}
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+
+async def posted(caller: Posting, *, seconds: float) -> None:
+    """Read this caller's body under a watch, and wait for ever."""
+    exchange, _ = exchange_of()
+    exchange.receive = caller.receive
+    async with CallerWatch(exchange) as watch:
+        assert await watch.json_body(limit=100, seconds=seconds) == b"{}"
+        assert watch._handle.cancelled()  # the body's clock: what its caller waits for may take longer
+        await asyncio.Event().wait()
+
+
+async def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told as that, and the task goes on uncancelled."""
+    monkeypatch.setattr(exchanges, "_WATCH_AFTER", 0.0)
+
+    async def call() -> None:
+        with pytest.raises(BodyTimeout):
+            await posted(Posting(), seconds=0.001)
+        await asyncio.sleep(0)
+
+    await within(call())
+
+
+async def test_who_sent_a_body_late_and_leaves_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The body's clock has stopped, and the watch goes on; the request ends quietly."""
+    monkeypatch.setattr(exchanges, "_WATCH_AFTER", 0.0)
+    loop, caller = asyncio.get_running_loop(), Posting()
+    loop.call_later(0.01, caller.body.set)
+    loop.call_later(0.05, caller.left.set)
+    await within(posted(caller, seconds=10 * HANG))
 
 
 async def test_a_leaver_is_told_from_a_cancellation_that_the_task_had_outlived() -> None:

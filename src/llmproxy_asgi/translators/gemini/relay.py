@@ -230,7 +230,7 @@ class _Reframed(StreamDecoder):
 
 def with_name(chunk: bytes, asked: str) -> bytes:
     """An answer with the model's name as the caller said it, where it says one."""
-    return renamed(chunk, asked, key="modelVersion") if _NAME in chunk else chunk
+    return renamed(chunk, asked, key="modelVersion", add=False) if _NAME in chunk else chunk
 
 
 def _candidates(intake: Intake) -> int:

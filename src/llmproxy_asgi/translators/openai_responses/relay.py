@@ -44,9 +44,8 @@ class ResponsesScan(Scan):
         self._ended = False
         self._begun = b""
         self._items: dict[int, msgspec.Raw] = {}
-        self._room = (
-            upstream.max_event
-        )  # the event that ends a stream holds all items: more than it may have is in vain
+        # The event that ends a stream holds all of its items, so to keep more than it may have would be in vain.
+        self._room = upstream.max_event
 
     @override
     def first(self, frame: Frame) -> Sequence[StreamEvent]:

@@ -239,6 +239,13 @@ def test_14_a_whole_answer_passes_but_for_the_models_name() -> None:
     assert [event.usage.total for event in batch.events if isinstance(event, UsageReported)] == [15]
 
 
+def test_a_tools_argument_of_that_name_is_no_name_of_the_model() -> None:
+    """An answer that says no model, but calls a tool with such an argument, passes as it is."""
+    call = {"functionCall": {"name": "deploy", "args": {"modelVersion": "3"}}}
+    body = json.dumps({"candidates": [{"content": {"parts": [call]}, "finishReason": "STOP"}]}).encode()
+    assert OUTBOUND.restore(body, opened(), upstream()).raw == body
+
+
 def test_an_answer_that_says_no_model_passes_as_it_is() -> None:
     """Nothing is added to an answer."""
     body = b'{ "candidates" : [ {"finishReason":"STOP"} ] }'
