@@ -58,8 +58,11 @@ $(INSTALLED): requirements/dev.txt pyproject.toml
 	  "$$able" -m venv $(VENV); \
 	fi; \
 	$(PIP) --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --default-pip
-	$(PIP) install -qq --require-hashes -r requirements/dev.txt
+# The lock is complete, so its packages are installed without a look at their dependencies: pip before 25 would refuse
+# a dependency that names an extra (`google-auth[requests]`) although its package is pinned. `pip check` looks instead.
+	$(PIP) install -qq --require-hashes --no-deps -r requirements/dev.txt
 	$(PIP) install -qq --no-build-isolation --no-deps --editable .
+	$(PIP) check
 	@touch $@
 
 npm: $(NPM_INSTALLED)  ## install the npm SDKs that some of the tests drive; needs node 20 or newer
