@@ -34,13 +34,8 @@ def refuse_missing_part(request: Request, protocol: str) -> None:
                 )
     for other, fields in request.extras.items():
         for key in _VITAL:
-            if other != protocol and _holds(fields.get(key)):
+            if other != protocol and fields.get(key):
                 raise Unsupported("What another vendor keeps cannot be sent to this upstream.", param=key)
-
-
-def _holds(named: object) -> bool:
-    """Whether something is named that was said before; a conversation that only begins holds nothing yet."""
-    return bool(named) and not (isinstance(named, dict) and named.get("type") == "create")
 
 
 def unsaid_extras(request: Request, protocol: str) -> list[str]:

@@ -1,6 +1,29 @@
-// Anthropic's SDK: the stream helper of Messages.
+// Anthropic's SDK: the stream helper of Messages, and its tool runner.
 
 import Anthropic from "@anthropic-ai/sdk";
+import { betaTool } from "@anthropic-ai/sdk/helpers/beta/json-schema";
+
+export async function messagesRunner({ base, key, retries, request }, { fetch }) {
+  const client = new Anthropic({ baseURL: base, apiKey: key, maxRetries: retries, timeout: 30_000, fetch });
+  const ran = [];
+  const tool = betaTool({
+    name: "get_weather",
+    description: "Look up the weather.",
+    inputSchema: { type: "object", properties: { city: { type: "string" } }, required: ["city"] },
+    run: ({ city }) => {
+      ran.push(city);
+      return `${city}: snow`;
+    },
+  });
+  const runner = client.beta.messages.toolRunner({ max_tokens: 2000, ...request, tools: [tool] });
+  let turns = 0;
+  let last;
+  for await (const turn of runner) {
+    turns += 1;
+    last = request.stream ? await turn.finalMessage() : turn;
+  }
+  return { ran, turns, text: last.content.map((block) => block.text ?? "").join(""), finish: last.stop_reason };
+}
 
 export async function messages({ base, key, retries, request }, { seen, fetch }) {
   const client = new Anthropic({ baseURL: base, apiKey: key, maxRetries: retries, timeout: 30_000, fetch });

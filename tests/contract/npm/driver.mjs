@@ -9,11 +9,11 @@
 
 import { createInterface } from "node:readline";
 
-import { messages } from "./anthropic.mjs";
+import { messages, messagesRunner } from "./anthropic.mjs";
 import { gemini } from "./google.mjs";
 import { chat, responses } from "./openai.mjs";
 
-const SDKS = { chat, responses, messages, gemini };
+const SDKS = { chat, responses, messages, messagesRunner, gemini };
 
 const say = (line) => process.stdout.write(JSON.stringify(line) + "\n");
 

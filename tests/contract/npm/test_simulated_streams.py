@@ -141,3 +141,18 @@ def test_a_stream_that_breaks_off_never_ends_well(ask: Ask, sdk: str, upstream: 
     kinds = {CHAT: ("APIError", "server_error", None), MESSAGES: ("APIError", "api_error", None)}
     error = outcome.failure
     assert (error["class"], error["type"], error["status"]) == kinds.get(sdk, ("ApiError", None, 502))
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("upstream", PROTOCOLS)
+def test_anthropics_tool_runner_finishes(node: Node, base: str, upstream: str, stream: bool) -> None:
+    """The runner asks for a thread first; refused in the vendor's words, it goes on without one to the last answer."""
+    request = {
+        "model": f"{upstream}/tools",
+        "messages": [{"role": "user", "content": "Weather?"}],
+        "max_iterations": 2,
+        "stream": stream,
+    }
+    answer = node.ask("messagesRunner", base, request, key=KEY).whole
+    assert answer["ran"] == ["some city"]
+    assert answer["turns"] == 2

@@ -66,18 +66,15 @@ def test_fields_that_only_another_protocol_has_are_named(to: str) -> None:
     assert msgspec.json.decode(outgoing.body)["own"] is True
 
 
-def test_a_conversation_that_another_vendor_is_only_asked_to_keep_is_no_loss_of_words() -> None:
-    """It begins here, so all of it is there: a warning is enough. What goes on from there is refused."""
-
-    def asked(**thread: str) -> Request:
-        inbound = translator("anthropic-messages").inbound
-        body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}], "thread": thread}
-        read: Request = inbound.decode(inbound.open(msgspec.json.encode(body), headers={}))
-        return read
-
-    upstream = Upstream(provider="p", model="m", asked="m", issuer="p")
-    chat = translator("openai-chat").outbound
-    assert chat.encode(asked(type="create"), upstream).warnings == ("dropped:thread",)
+@pytest.mark.parametrize("thread", [{"type": "create"}, {"type": "continue", "previous_message_id": "msg_1"}])
+@pytest.mark.parametrize("to", ["openai-chat", "openai-responses", "gemini"])
+def test_a_thread_is_refused_where_it_is_not_passed_on_even_if_it_only_begins(to: str, thread: dict[str, str]) -> None:
+    """A client that may begin a thread sends only what is new in the next turn, so that it has to be told at once."""
+    inbound = translator("anthropic-messages").inbound
+    body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}], "thread": thread}
+    request = inbound.decode(inbound.open(msgspec.json.encode(body), headers={}))
     with pytest.raises(Unsupported) as caught:
-        chat.encode(asked(type="continue", previous_message_id="msg_1"), upstream)
+        translator(to).outbound.encode(request, Upstream(provider="p", model="m", asked="m", issuer="p"))
     assert caught.value.param == "thread"
+    details = msgspec.json.decode(inbound.problem(caught.value).body)["error"]["details"]
+    assert details == {"error_code": "thread_unsupported_request", "unsupported": ["gateway"]}

@@ -10,6 +10,7 @@ from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.errors import (
     ErrorKind,
     GatewayError,
+    Unsupported,
     UpstreamAuthFailed,
     UpstreamError,
     UpstreamFailed,
@@ -53,6 +54,9 @@ _STATUSES = {
     "overloaded_error": 529,
 }
 _CONTEXT_CODES = frozenset({"context_length_exceeded", "context_window_exceeded", "prompt_too_long"})
+_THREAD_REFUSED: JSONObject = {"error_code": "thread_unsupported_request", "unsupported": ["gateway"]}
+"""Details of a refused `thread`. The vendor's tool runner and threads send the whole conversation without it then, and
+only then: anthropic 2.11.0, `lib/threads/_thread_state.py`."""
 _ANY = ErrorKind.BAD_REQUEST
 _REASON_MAX = 4000
 
@@ -97,7 +101,10 @@ def _error_object(error: GatewayError) -> JSONObject:
     message = error.message
     if error.param and error.param not in message:
         message = f"{error.param}: {message}"
-    return {"type": _TYPES.get(_status(error)) or _type_of_rest(error), "message": message}
+    found: JSONObject = {"type": _TYPES.get(_status(error)) or _type_of_rest(error), "message": message}
+    if isinstance(error, Unsupported) and error.param == "thread":
+        found["details"] = _THREAD_REFUSED
+    return found
 
 
 def _type_of_rest(error: GatewayError) -> str:
@@ -162,7 +169,7 @@ def _upstream_error(
 _SECRET: dict[str, Any] = {"native": None, "protocol": None, "code": None}
 """What an error about the operator's own account must not carry on."""
 _REFUSED_KINDS = {
-    404: ErrorKind.MODEL_NOT_FOUND,
+    404: ErrorKind.MODEL_NOT_FOUND,  # of a model: what else is missing has a code
     409: ErrorKind.CONFLICT,
     413: ErrorKind.TOO_LARGE,
     422: ErrorKind.UNPROCESSABLE,
@@ -171,6 +178,8 @@ _REFUSED_KINDS = {
 
 def _refused(status: int, native: Mapping[str, Any] | None, same: dict[str, Any]) -> UpstreamError:
     kind = ErrorKind.CONTEXT_LENGTH if same["code"] in _CONTEXT_CODES else _REFUSED_KINDS.get(status, _ANY)
+    if kind is ErrorKind.MODEL_NOT_FOUND and same["code"]:
+        kind = ErrorKind.NOT_FOUND
     refusal = UpstreamUnsuited if kind in {ErrorKind.CONTEXT_LENGTH, ErrorKind.MODEL_NOT_FOUND} else UpstreamRefused
     return refusal(_reason(native, "The upstream refused the request."), status=status, kind=kind, **same)
 

@@ -1,0 +1,84 @@
+"""The tool runners of the vendors' own SDKs finish their loop, whichever upstream answers."""
+
+from typing import Any
+
+import pytest
+from anthropic import beta_async_tool, beta_tool
+from anthropic.types import ThreadUnsupportedRequestError
+
+from support_pairs import Lane, Stage
+from support_pairs.callers import MessagesCaller
+from support_pairs.lanes import lanes
+from support_pairs.replies import Reply
+from support_pairs.wires import MESSAGES, Call
+
+ANSWERS = (
+    Reply(calls=(Call(id="call_1", name="get_weather", arguments='{"city":"Oslo"}'),)),
+    Reply(texts=("Snow", " in Oslo.")),
+)
+RUN: dict[str, Any] = {"max_tokens": 2000, "messages": [{"role": "user", "content": "Weather in Oslo?"}]}
+
+
+@beta_tool
+def get_weather(city: str) -> str:
+    """Look up the weather.
+
+    Args:
+        city: Where.
+    """
+    return f"{city}: snow"
+
+
+@beta_async_tool(name="get_weather")
+async def get_weather_async(city: str) -> str:
+    """Look up the weather.
+
+    Args:
+        city: Where.
+    """
+    return f"{city}: snow"
+
+
+def run(caller: MessagesCaller, lane: Lane, model: str) -> Any:
+    """Run the loop of Anthropic's SDK to its end and return the last message."""
+    if lane.mode == "async":
+        return caller.portal.call(run_async, caller, lane, model)
+    runner: Any = caller.client.beta.messages.tool_runner(model=model, tools=[get_weather], stream=lane.stream, **RUN)
+    last = None
+    for turn in runner:
+        last = turn.get_final_message() if lane.stream else turn
+    return last
+
+
+async def run_async(caller: MessagesCaller, lane: Lane, model: str) -> Any:
+    """Do the same on the portal's event loop."""
+    made: Any = caller.aclient.beta.messages
+    last = None
+    async for turn in made.tool_runner(model=model, tools=[get_weather_async], stream=lane.stream, **RUN):
+        last = await turn.get_final_message() if lane.stream else turn
+    return last
+
+
+@pytest.mark.parametrize("lane", lanes(client=MESSAGES))
+def test_anthropics_tool_runner_finishes(stage: Stage, lane: Lane) -> None:
+    """The runner asks for a thread, is refused in the vendor's words, and runs its loop without one."""
+    stage.play(*(answer.scenario(lane.upstream, stream=lane.stream) for answer in ANSWERS))
+    caller = stage.callers[MESSAGES]
+    assert isinstance(caller, MessagesCaller)
+    last = run(caller, lane, stage.model(lane))
+    assert [block.text for block in last.content if block.type == "text"] == ["Snow in Oslo."]
+    assert [b"Oslo: snow" in request.body for request in stage.upstream.requests] == [False, True]
+    assert all(b'"thread"' not in request.body for request in stage.upstream.requests)
+
+
+@pytest.mark.parametrize("lane", lanes(client=MESSAGES, modes=("sync",), streams=(False,)))
+@pytest.mark.parametrize("thread", [{"type": "create"}, {"type": "continue", "previous_message_id": "msg_1"}])
+def test_a_thread_is_refused_in_the_words_that_the_sdk_knows(stage: Stage, lane: Lane, thread: dict[str, str]) -> None:
+    """A request that begins or continues a thread raises the SDK's own class, and no upstream is asked."""
+    caller = stage.callers[MESSAGES]
+    assert isinstance(caller, MessagesCaller)
+    with pytest.raises(ThreadUnsupportedRequestError) as caught:
+        caller.client.beta.messages.create(model=stage.model(lane), thread=thread, **RUN)  # type: ignore[call-overload]
+    assert caught.value.status_code == 400
+    assert caught.value.details.unsupported == ["gateway"]
+    assert stage.upstream.requests == []
