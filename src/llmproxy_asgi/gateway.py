@@ -133,9 +133,9 @@ class Gateway:
         `/ready` says no from the first moment on. For whoever owns the process and knows that it is about to end.
 
         Args:
-            window: Seconds that calls under way get; None: `drain` of the configuration.
+            window: Seconds that calls under way get; None: `drain_timeout` of the configuration.
         """
-        await self._live.open_calls.drain(self.config.drain if window is None else window)
+        await self._live.open_calls.drain(self.config.drain_timeout if window is None else window)
 
     def reopen(self) -> None:
         """Take calls again after `drain`."""

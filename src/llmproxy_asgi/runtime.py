@@ -189,12 +189,12 @@ class Runtime(msgspec.Struct, frozen=True):
         catalog = Catalog(providers, config.models, default_provider=config.default_provider)
         doorkeeper = Doorkeeper(
             mode=config.access.mode,
-            keys=config.access.keys,
+            keys=config.access.limited_keys,
             identify=identify,
             csrf=csrf,
-            limits=config.access.per_principal.call_limits,
+            limits=config.access.default.call_limits,
         )
-        stores = live.stores(config.state)
+        stores = live.stores(config.database)
         metrics = _metrics(config, catalog, live)
         # Last, when nothing can fail any more: a plan that cannot be must change nothing for the one in force.
         live.health.plan(providers.values())

@@ -24,13 +24,13 @@ from typing_extensions import override
 Strategy: TypeAlias = Literal["failover", "weighted", "round_robin", "least_latency"]
 """In which order the targets of one name are tried."""
 
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h)")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION_HELP = "a duration is like 250ms, 30s, 5m or 2h, or a number of seconds"
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d)")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION_HELP = "a duration is like 250ms, 30s, 5m, 2h or 90d, or a number of seconds"
 
 
 def parse_duration(value: object) -> float:
-    """Seconds from `250ms`, `30s`, `5m`, `2h` or a number of seconds.
+    """Seconds from `250ms`, `30s`, `5m`, `2h`, `90d` or a number of seconds.
 
     Raises:
         ValueError: It is none of these.
@@ -58,7 +58,7 @@ Duration = Annotated[
     float,
     BeforeValidator(parse_duration, json_schema_input_type=str | float),
 ]
-"""Seconds; written as `250ms`, `30s`, `5m`, `2h` or a number."""
+"""Seconds; written as `250ms`, `30s`, `5m`, `2h`, `90d` or a number."""
 
 
 PLACEHOLDER_KEYS = frozenset(
@@ -169,9 +169,9 @@ class CallLimits(NamedTuple):
     """How many come back in a second, and how many may come at once; each pair is a limit of its own."""
     tokens_per_minute: int | None = None
     max_concurrency: int | None = None
-    max_wait: float = 0.0
+    queue_timeout: float = 0.0
     """Seconds."""
-    max_waiting: int = 100
+    max_queue: int = 100
     per_credential: bool = False
 
 
@@ -185,15 +185,15 @@ class RateLimit(Block):
     tokens_per_minute: int | None = Field(
         None, ge=1, le=10**12, description="Tokens, in and out; so many at once, and as many again each minute."
     )
-    max_wait: Duration = Field(0.0, ge=0, le=600, description="How long a call may wait for its turn.")
-    max_waiting: int = Field(100, ge=1, le=10_000, description="How many calls may wait; more are refused at once.")
+    queue_timeout: Duration = Field(0.0, ge=0, le=600, description="How long a call may wait for its turn.")
+    max_queue: int = Field(100, ge=1, le=10_000, description="How many calls may wait; more are refused at once.")
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
         if self.burst is not None and self.requests_per_second is None:
             raise ValueError("burst needs requests_per_second: it says how much may come at once, not how fast")
-        if "max_waiting" in self.model_fields_set and self.max_wait == 0:
-            raise ValueError("max_waiting needs max_wait: without it nothing waits")
+        if "max_queue" in self.model_fields_set and self.queue_timeout == 0:
+            raise ValueError("max_queue needs queue_timeout: without it nothing waits")
         return self
 
     @property
@@ -211,14 +211,14 @@ class RateLimit(Block):
 class ProviderRateLimit(RateLimit):
     """The rate limit of a provider."""
 
-    per: Literal["provider", "credential"] = Field(
+    scope: Literal["provider", "credential"] = Field(
         "provider", description="Whether it holds for all credentials together, or for each of them."
     )
 
     @model_validator(mode="after")
     def _of_something(self) -> Self:
-        if self.per == "credential" and self.limits_nothing:
-            raise ValueError("per needs requests_per_second or tokens_per_minute")
+        if self.scope == "credential" and self.limits_nothing:
+            raise ValueError("scope needs requests_per_second or tokens_per_minute")
         return self
 
 
@@ -244,9 +244,9 @@ def call_limits(
     if rate is None:
         return limits
     return limits._replace(
-        max_wait=rate.max_wait,
-        max_waiting=rate.max_waiting,
-        per_credential=isinstance(rate, ProviderRateLimit) and rate.per == "credential",
+        queue_timeout=rate.queue_timeout,
+        max_queue=rate.max_queue,
+        per_credential=isinstance(rate, ProviderRateLimit) and rate.scope == "credential",
     )
 
 
@@ -272,6 +272,17 @@ class CallerLimits(Block):
         if self.call_limits is None:
             raise ValueError("rate_limit limits nothing: say requests_per_second or tokens_per_minute, or leave it out")
         return self
+
+    def limited_by(self, default: "CallerLimits") -> Self:
+        """Return a copy that takes each limit it leaves unset from `default`."""
+        taken = {
+            name: value
+            for name in CallerLimits.model_fields
+            if getattr(self, name) is None and (value := getattr(default, name)) is not None
+        }
+        if self.rate_limit is not None and self.rate_limit.tokens_per_minute is not None:
+            taken.pop("tokens_per_minute", None)  # set already, in the other place where it can be set
+        return self.model_copy(update=taken)
 
     @property
     def call_limits(self) -> CallLimits | None:

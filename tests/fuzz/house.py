@@ -52,7 +52,7 @@ def configuration(base_url: str = "http://127.0.0.1:9") -> dict[str, Any]:
         "retry": {"attempts": 1},
         "cooldown": 0,
         "max_concurrency": 100,
-        "rate_limit": {"tokens_per_minute": 10**12, "max_wait": 0},
+        "rate_limit": {"tokens_per_minute": 10**12, "queue_timeout": 0},
     }
     openai = {**common, "type": "openai", "base_url": f"{base_url}/v1"}
     names = {"chat": "house-1", "responses": "gpt-5.9", "anthropic": "claude-sonnet-5", "gemini": "gemini-3.5-flash"}

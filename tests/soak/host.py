@@ -110,7 +110,7 @@ def configuration(upstream: str, closed: str, streams: int) -> dict[str, Any]:
 
     Limits are there to be counted and sometimes to be waited for, and never to refuse anything.
     """
-    queue = {"max_wait": "60s", "max_waiting": 10_000}
+    queue = {"queue_timeout": "60s", "max_queue": 10_000}
     common: dict[str, Any] = {
         "api_key": [f"sk-soak-{letter}" for letter in "abcdef"],
         "cooldown": "1s",
@@ -137,7 +137,7 @@ def configuration(upstream: str, closed: str, streams: int) -> dict[str, Any]:
     return {
         "providers": providers,
         "models": names,
-        "access": {"keys": [*keys, {"name": "ops", "key": OPS}], "per_principal": limited, "admins": ["ops"]},
+        "access": {"keys": [*keys, {"name": "ops", "key": OPS}], "default": limited, "admins": ["ops"]},
         "endpoints": {"metrics": True, "explain": True},
         "keepalive": "2s",
     }

@@ -33,8 +33,8 @@ class Lane:
 @contextmanager
 def lane(server: str, folder: Path) -> Iterator[Lane]:
     with Upstream.in_thread() as upstream:
-        config = configuration(upstream.base_url, limits={"write_time": "5s"})
-        narrow = {**config["providers"]["up"], "max_concurrency": 1, "rate_limit": {"max_wait": "50s"}}
+        config = configuration(upstream.base_url, limits={"write_timeout": "5s"})
+        narrow = {**config["providers"]["up"], "max_concurrency": 1, "rate_limit": {"queue_timeout": "50s"}}
         config["providers"]["narrow"] = narrow
         with serving(server, config, folder) as site:
             yield Lane(site, upstream)

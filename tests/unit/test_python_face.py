@@ -101,7 +101,7 @@ async def test_what_goes_wrong_is_raised_as_what_it_is(asked: dict[str, Any], er
 async def test_refusals_are_told_to_observers() -> None:
     """What never became a call is told once, by whichever way it was asked; what did is told as a call alone."""
     noting = Noting()
-    config = {**SIMULATED, "access": {"per_principal": {"rate_limit": {"requests_per_second": 0.01, "burst": 1}}}}
+    config = {**SIMULATED, "access": {"default": {"rate_limit": {"requests_per_second": 0.01, "burst": 1}}}}
     async with Gateway(config, observers=[noting]) as gateway:
 
         async def refused(asking: Awaitable[object], error: type[GatewayError]) -> CallRefused:
@@ -136,7 +136,7 @@ async def test_refusals_are_told_to_observers() -> None:
 @pytest.mark.anyio
 async def test_a_drained_gateway_refuses_until_it_is_reopened() -> None:
     """The clients in process read the 503 that others read; the window is the configuration's unless one is given."""
-    async with Gateway({**SIMULATED, "drain": 0.01}) as gateway, gateway.openai(max_retries=0) as client:
+    async with Gateway({**SIMULATED, "drain_timeout": 0.01}) as gateway, gateway.openai(max_retries=0) as client:
         asked: Any = {"model": "echo", "messages": HELLO}
         await gateway.drain()
         with pytest.raises(openai.InternalServerError) as refused:

@@ -60,8 +60,8 @@ async def test_stores_are_those_of_the_address(monkeypatch: pytest.MonkeyPatch) 
     live = Live(clock=HandClock())
     one, other = plan(live), plan(live)
     assert opened == [
-        ("memory://", "responses", responses.BOUNDS, live.clock),
-        ("memory://", "reasoning", reasoning.BOUNDS, live.clock),
+        ("memory", "responses", responses.BOUNDS, live.clock),
+        ("memory", "reasoning", reasoning.BOUNDS, live.clock),
     ]
     made = one.responses.begin(ALICE)
     assert await one.responses.save(ALICE, made)

@@ -14,10 +14,11 @@ from pydantic_core import ErrorDetails
 from llmproxy_asgi.capabilities import Capabilities
 from llmproxy_asgi.config.document import Path, hint
 from llmproxy_asgi.config.layers import get
-from llmproxy_asgi.config.schema import UNKNOWN_TYPE, Config, Finding, Inconsistent
+from llmproxy_asgi.config.schema import UNKNOWN_TYPE, Access, Config, Finding, Inconsistent, Limits
 from llmproxy_asgi.errors import MisuseError
 from llmproxy_asgi.providers.base import ProviderConfig
 from llmproxy_asgi.providers.registry import known_types, provider_class
+from llmproxy_asgi.settings import ProviderRateLimit, RateLimit
 
 NOT_YET = "is not available in this version"
 
@@ -25,16 +26,14 @@ _EACH = None
 RESERVED: dict[tuple[str | None, ...], frozenset[str]] = {
     (): frozenset(
         {
-            "vault", "prices", "ledger", "hooks", "fetch", "responses", "projects",
-            "redis", "cache", "extensions",
+            "vault", "prices", "ledger", "hooks", "fetch", "responses", "projects", "redis", "cache", "extensions",
+            "include", "watch", "idempotency",
         }
     ),
-    ("access",): frozenset({"policies"}),
-    ("access", "keys", _EACH): frozenset({"budget"}),
-    ("endpoints",): frozenset({"accounts", "admin"}),
-    ("providers", _EACH): frozenset(
-        {"auth"}
-    ),
+    ("access",): frozenset({"policies", "groups", "principals", "grants_ttl", "self_service", "key_pepper"}),
+    ("access", "keys", _EACH): frozenset({"budget", "budgets"}),
+    ("endpoints",): frozenset({"accounts", "admin", "usage"}),
+    ("providers", _EACH): frozenset({"auth", "user_credentials"}),
 }  # fmt: skip
 """Keys that will mean something one day, by the block that they belong to."""
 
@@ -44,6 +43,15 @@ RESERVED_TYPES = frozenset(
         "chatgpt-plus", "ctonew",
     }
 )  # fmt: skip
+
+RENAMED: dict[type[BaseModel], dict[str, str]] = {
+    Config: {"state": "database", "drain": "drain_timeout"},
+    Access: {"per_principal": "default"},
+    Limits: {"body_time": "body_timeout", "write_time": "write_timeout"},
+    RateLimit: {"max_wait": "queue_timeout", "max_waiting": "max_queue"},
+    ProviderRateLimit: {"per": "scope"},
+}
+"""Old names of settings and their new names, by the block that they belong to."""
 
 
 def explain(error: ValidationError, values: Mapping[str, object]) -> Iterator[Finding]:
@@ -101,6 +109,9 @@ def _unknown_key(path: Path, values: Mapping[str, object]) -> str:
     blocks = list(_blocks(tuple(above), values))
     if any(key in keys for pattern, keys in RESERVED.items() if _fits(pattern, above)):
         return NOT_YET
+    for owner, names in RENAMED.items():
+        if key in names and any(issubclass(block, owner) for block in blocks):
+            return f"has a new name; write {names[str(key)]!r}"
     known = {name for block in blocks for name in block.model_fields}
     if len(above) == 2 and above[0] == "providers":
         known.add("api_key_env")

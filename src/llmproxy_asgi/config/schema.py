@@ -54,8 +54,8 @@ def _store(value: object) -> object:
     return value
 
 
-State = Annotated[str, BeforeValidator(_store)]
-"""The address of a store."""
+Database = Annotated[str, BeforeValidator(_store)]
+"""The address of a store: `memory`."""
 
 
 class Access(Block):
@@ -66,13 +66,18 @@ class Access(Block):
         description="host: the identify hook, and keys where they are sent; keys: keys alone; open: anybody.",
     )
     keys: tuple[KeyEntry, ...] = ()
-    per_principal: CallerLimits = Field(
-        CallerLimits(), description="Limits of each caller who comes without one of the keys."
+    default: CallerLimits = Field(
+        CallerLimits(), description="Limits of each caller; a key's own limits replace them field by field."
     )
     admins: tuple[str, ...] = Field(
         (),
         description="Groups, or ids of callers without a tenant, that may see the metrics and administration of all.",
     )
+
+    @property
+    def limited_keys(self) -> tuple[KeyEntry, ...]:
+        """The keys, each with the limits that it leaves unset taken from `default`."""
+        return tuple(entry.limited_by(self.default) for entry in self.keys)
 
     @field_validator("keys")
     @classmethod
@@ -122,8 +127,8 @@ class Limits(Block):
     event: Size = Field(16 * 2**20, ge=1024, description="One event of an upstream's stream, in bytes.")
     answer: Size = Field(64 * 2**20, ge=1024, description="One whole answer of an upstream, in bytes.")
     stream: Size = Field(2**30, ge=1024, description="All of one stream of an upstream, in bytes as they come.")
-    body_time: Duration = Field(30.0, gt=0, description="How long a request's body may take to arrive.")
-    write_time: Duration = Field(60.0, gt=0, description="How long a caller may take none of what is sent to it.")
+    body_timeout: Duration = Field(30.0, gt=0, description="How long a request's body may take to arrive.")
+    write_timeout: Duration = Field(60.0, gt=0, description="How long a caller may take none of what is sent to it.")
 
 
 def _typed(value: object) -> object:
@@ -249,9 +254,9 @@ class Config(Block):
     access: Access = Field(Access(), description="Who may call us.")
     endpoints: Endpoints = Field(Endpoints(), description="What is served beside the protocols and /health.")
     limits: Limits = Field(Limits(), description="Bounds on what callers and upstreams may send.")
-    drain: Duration = Field(10.0, ge=0, description="How long open calls may go on when the host shuts down.")
-    state: State = Field(
-        "memory://",
+    drain_timeout: Duration = Field(10.0, ge=0, description="How long open calls may go on when the host shuts down.")
+    database: Database = Field(
+        "memory",
         description="Where what is kept for callers is stored: kept responses, and the reasoning behind tool calls.",
     )
     keepalive: Duration = Field(15.0, gt=0, description="How long a stream may be silent before a keep-alive is sent.")

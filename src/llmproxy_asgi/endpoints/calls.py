@@ -67,7 +67,7 @@ async def serve_call(
         grant = await engine.runtime.doorkeeper.admit(exchange.scope, key_in_query=key_in_query)
         limits = engine.runtime.config.limits
         async with CallerWatch(exchange) as watch:
-            body = await watch.json_body(limit=limits.body, seconds=limits.body_time)
+            body = await watch.json_body(limit=limits.body, seconds=limits.body_timeout)
             intake = inbound.open(body, headers=exchange.headers, path=said, max_depth=limits.json_depth)
             if counts:
                 await _serve_count(engine, exchange, inbound, intake, grant)

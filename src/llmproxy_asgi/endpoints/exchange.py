@@ -41,7 +41,7 @@ class Exchange:
         receive: Of the same request.
         send: Of the same request.
         observers: Who is told of a refusal.
-        write_time: Seconds that the caller may take none of a large answer.
+        write_timeout: Seconds that the caller may take none of a large answer.
 
     Attributes:
         gone: Whether the caller has left, or is treated as if.
@@ -60,7 +60,7 @@ class Exchange:
         "scope",
         "send",
         "started",
-        "write_time",
+        "write_timeout",
     )
 
     def __init__(
@@ -70,10 +70,10 @@ class Exchange:
         send: Send,
         *,
         observers: Observers = NOBODY,
-        write_time: float = 60.0,
+        write_timeout: float = 60.0,
     ) -> None:
         self.observers = observers
-        self.write_time = write_time
+        self.write_timeout = write_timeout
         self.gone = False
         self.course: Course | None = None
         self.explains = False
@@ -138,7 +138,7 @@ class Exchange:
             await self._put(message)
             return
         try:
-            async with asyncio.timeout(self.write_time):
+            async with asyncio.timeout(self.write_timeout):
                 await self._put(message)
         except TimeoutError:
             raise CallerGone from None
@@ -212,11 +212,11 @@ class CallerWatch:
         BodyTimeout: The body did not arrive in time.
     """
 
-    __slots__ = ("_body_time", "_cancelling", "_exchange", "_handle", "_late", "_loop", "_task", "_watcher")
+    __slots__ = ("_body_timeout", "_cancelling", "_exchange", "_handle", "_late", "_loop", "_task", "_watcher")
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._body_time: float | None = None
+        self._body_timeout: float | None = None
         self._late = False
 
     async def __aenter__(self) -> Self:
@@ -236,10 +236,10 @@ class CallerWatch:
             limit: Bytes it may have.
             seconds: How long it may take to arrive, from the beginning of the watch.
         """
-        self._body_time = seconds
+        self._body_timeout = seconds
         first = self._handle
         body = await self._exchange.json_body(limit=limit)
-        self._body_time = None
+        self._body_timeout = None
         if self._handle is not first:
             self._handle.cancel()
             self._look()
@@ -260,10 +260,10 @@ class CallerWatch:
 
     def _look(self) -> None:
         """The call takes longer than a moment: for its body, or for its answer."""
-        if self._body_time is None:
+        if self._body_timeout is None:
             self._watcher = self._loop.create_task(self._listen())
         else:
-            self._handle = self._loop.call_later(max(0, self._body_time - _WATCH_AFTER), self._give_up)
+            self._handle = self._loop.call_later(max(0, self._body_timeout - _WATCH_AFTER), self._give_up)
 
     def _give_up(self) -> None:
         self._late = True
@@ -360,7 +360,7 @@ class KeepAlive:
                     self._echo = self._loop.call_later(_ECHO_AFTER, self._repeat, _ECHOES)
             elif self._give_up(now):
                 return
-            due = now + min(self._every, self._exchange.write_time)
+            due = now + min(self._every, self._exchange.write_timeout)
         self._handle = self._loop.call_at(due, self._tick)
 
     def _repeat(self, times: int) -> None:
@@ -374,7 +374,7 @@ class KeepAlive:
 
         A write begins at the latest `every` after the one before it, so nothing need be noted for each write.
         """
-        if now - self._last < self._exchange.write_time + self._every or self._task is None:
+        if now - self._last < self._exchange.write_timeout + self._every or self._task is None:
             return False
         self._exchange.abandon(self._task)
         return True

@@ -97,7 +97,7 @@ class Endpoints:
         """Answer one request."""
         runtime = self.engine.runtime
         exchange = Exchange(
-            scope, receive, send, observers=runtime.observers, write_time=runtime.config.limits.write_time
+            scope, receive, send, observers=runtime.observers, write_timeout=runtime.config.limits.write_timeout
         )
         path = routed_path(scope)
         protocol = CALLS.get(path)

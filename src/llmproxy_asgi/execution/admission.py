@@ -183,4 +183,4 @@ def _gate(limits: CallLimits, slots: Slots | None, clock: AlarmClock) -> Gate:
     tokens = limits.tokens_per_minute
     bucket = TokenBucket(tokens / 60, tokens, clock) if tokens is not None else None
     limiter = Limiter(calls, bucket) if calls or bucket is not None else None
-    return Gate(limiter, slots, max_wait=limits.max_wait, max_waiting=limits.max_waiting, clock=clock)
+    return Gate(limiter, slots, queue_timeout=limits.queue_timeout, max_queue=limits.max_queue, clock=clock)

@@ -89,8 +89,8 @@ class Gate:
     Args:
         limiter: How many may pass in a time; None: any number.
         slots: How many may be under way; None: any number. Several gates may lead to the same slots.
-        max_wait: Seconds that a call may wait here.
-        max_waiting: How many may wait at once.
+        queue_timeout: Seconds that a call may wait here.
+        max_queue: How many may wait at once.
         clock: Times the waits.
     """
 
@@ -102,17 +102,17 @@ class Gate:
         "_line",
         "_slots",
         "_unsettled",
-        "max_wait",
-        "max_waiting",
+        "max_queue",
+        "queue_timeout",
     )
 
     def __init__(
-        self, limiter: Limiter | None, slots: Slots | None, *, max_wait: float, max_waiting: int, clock: AlarmClock
+        self, limiter: Limiter | None, slots: Slots | None, *, queue_timeout: float, max_queue: int, clock: AlarmClock
     ) -> None:
         self._limiter = limiter
         self._slots = slots
-        self.max_wait = max_wait
-        self.max_waiting = max_waiting
+        self.queue_timeout = queue_timeout
+        self.max_queue = max_queue
         self._clock = clock
         self._line: OrderedDict[_Place, None] = OrderedDict()
         self._alarm: Alarm | None = None
@@ -174,10 +174,10 @@ class Gate:
 
     def is_worth_waiting(self, tokens: int) -> bool:
         """Whether there is a place in line, and something may happen in time."""
-        if self.max_wait <= 0 or len(self._line) >= self.max_waiting:
+        if self.queue_timeout <= 0 or len(self._line) >= self.max_queue:
             return False
         # Calls under way may end, or turn out smaller than estimated; beyond that, time alone helps, and is known.
-        return self.lacks_slot or self._unsettled > 0 or self.forecast(tokens) <= self.max_wait + SLACK
+        return self.lacks_slot or self._unsettled > 0 or self.forecast(tokens) <= self.queue_timeout + SLACK
 
     def advance(self) -> None:
         """Let in who may come in now."""
@@ -218,7 +218,7 @@ class Gate:
         """Stand in line."""
         place.number = 0 if self._slots is None else self._slots.number()
         self._line[place] = None
-        place.patience = self._clock.call_later(self.max_wait, place.lose)
+        place.patience = self._clock.call_later(self.queue_timeout, place.lose)
         if len(self._line) == 1:
             self.advance()
 

@@ -14,7 +14,7 @@ def open_store(url: str, *, kind: str, bounds: Bounds | None = None, clock: Cloc
     """A store for one kind of records. Whoever opens it closes it.
 
     Args:
-        url: Of the form `scheme://...`.
+        url: `memory`, or of the form `scheme://...`.
         kind: What the records are (`responses`, `reasoning`); two kinds at one address know nothing of each other.
         bounds: How much it holds.
         clock: What lifetimes are measured with.
@@ -24,23 +24,22 @@ def open_store(url: str, *, kind: str, bounds: Bounds | None = None, clock: Cloc
     """
     wrong = problem(url)
     if wrong:
-        raise ConfigError([f"state: {wrong}"])
+        raise ConfigError([f"database: {wrong}"])
     return _BACKENDS[_scheme(url)](url, kind, bounds or Bounds(), clock)
 
 
 def problem(url: str) -> str:
     """What keeps an address from naming a store; empty if nothing does."""
-    if url == "memory://":
+    if url == "memory":
         return ""
     scheme = _scheme(url)
     if scheme.partition("+")[0] in _LATER:
-        return f"{scheme}:// is not available in this version; memory:// is"
-    return "must be memory://, with nothing behind it"
+        return f"{scheme} is not available in this version; memory is"
+    return "must be memory, with nothing behind it"
 
 
 def _scheme(url: str) -> str:
-    scheme, sign, _ = url.partition("://")
-    return scheme if sign else ""
+    return url.partition("://")[0]
 
 
 def _memory(_url: str, _kind: str, bounds: Bounds, clock: Clock) -> RecordStore:

@@ -69,7 +69,7 @@ def test_a_limit_is_not_filled_up_by_a_jump(upstream: ThreadedUpstream, jump: Ju
     """One call in a hundred seconds is one, whatever the clock on the wall says."""
     upstream.default = json_answer(200, chat_answer("x"))
     rate = {"requests_per_second": 0.01, "burst": 1}
-    limited = {"access": {"mode": "open", "per_principal": {"rate_limit": rate}}}
+    limited = {"access": {"mode": "open", "default": {"rate_limit": rate}}}
     config = configuration(upstream.base_url, **limited)
     with served(LLMProxy(config)) as base, httpx2.Client(trust_env=False) as client:
         assert client.post(base + CHAT, json=chat(stream=False)).status_code == 200

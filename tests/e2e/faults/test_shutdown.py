@@ -61,7 +61,7 @@ def test_drain_at_the_signal(server: str, tmp_path: Path) -> None:
     with ExitStack() as stack:
         upstream = stack.enter_context(Upstream.in_thread())
         gate = script(upstream)
-        config = configuration(upstream.base_url, drain=WINDOW)
+        config = configuration(upstream.base_url, drain_timeout=WINDOW)
         wired = {"SERVED_DRAINS": "1"}
         site = stack.enter_context(serving(server, config, tmp_path, workers=in_place(server), environment=wired))
         asked = (
@@ -121,7 +121,7 @@ def test_drain_at_the_signal_under_wsgi(server: str, tmp_path: Path) -> None:
     wired = {"SERVED_DRAINS": "1"}
     with Upstream.in_thread() as upstream:
         upstream.default = sse_answer([chat_delta({"content": "x"}), Hold()])
-        config = configuration(upstream.base_url, drain="500ms")
+        config = configuration(upstream.base_url, drain_timeout="500ms")
         with serving(server, config, tmp_path, environment=wired) as site:
             with site.ask(CHAT, chat()) as lasting:
                 lasting.read_until(b'"x"')

@@ -18,7 +18,7 @@ SERVERS = ("uvicorn", "hypercorn", "granian", "gunicorn", "gthread")
 OPTIONS = {"granian": ("--http1-buffer-size", "8192")}
 """Granian's own buffer for each connection would be 408 KiB."""
 HELD = 256 * 1024
-WRITE_TIME = 2
+WRITE_TIMEOUT = 2
 TINY = 4096
 
 
@@ -45,7 +45,7 @@ def flood(pieces: int, milestone: Gate) -> Scenario:
 
 @pytest.fixture(params=SERVERS, scope="module")
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    limits = {"write_time": f"{WRITE_TIME}s"}
+    limits = {"write_timeout": f"{WRITE_TIMEOUT}s"}
     with Upstream.in_thread() as upstream:
         config = configuration(upstream.base_url, limits=limits)
         with serving(

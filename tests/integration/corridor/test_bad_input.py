@@ -29,7 +29,7 @@ def base(upstream: ThreadedUpstream) -> Iterator[str]:
         {
             "providers": {"up": {"type": "openai-compatible", "base_url": upstream.base_url + "/v1", "models": ["m"]}},
             "access": {"mode": "keys", "keys": [{"name": "ci", "key": KEY}]},
-            "limits": {"body": "64KiB", "body_time": "500ms"},
+            "limits": {"body": "64KiB", "body_timeout": "500ms"},
         }
     )
     with served(proxy) as address:

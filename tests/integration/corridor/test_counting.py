@@ -393,7 +393,7 @@ def test_a_count_costs_no_tokens(upstream: ThreadedUpstream) -> None:
 
 def test_a_counter_that_is_full_is_estimated_for(upstream: ThreadedUpstream) -> None:
     """It is never worth a wait; another key of the provider that has room is asked before."""
-    limits = {"requests_per_second": 0.01, "burst": 1, "per": "credential", "max_wait": "1m"}
+    limits = {"requests_per_second": 0.01, "burst": 1, "scope": "credential", "queue_timeout": "1m"}
     with watched(upstream, {"api_key": ["sk-a", "sk-b"], "rate_limit": limits}) as (asking, noting):
         answers = [asking.anthropic() for _ in range(3)]
     assert [answer.warnings for answer in answers] == [None, None, "estimated:input_tokens"]
@@ -432,7 +432,7 @@ async def test_a_count_whose_caller_left_is_told_as_cancelled(upstream: Threaded
     upstream.default = Scenario(Hold())
     noting = Noting()
     config = gateway(up=provider(upstream, "anthropic"))
-    config["access"]["per_principal"] = {"max_concurrency": 1}
+    config["access"]["default"] = {"max_concurrency": 1}
     async with Gateway(config, observers=[noting]) as held:
         for _ in range(2):
             asked = asyncio.create_task(held.count_tokens(model="m", messages=MESSAGES, principal="ada"))

@@ -229,7 +229,7 @@ def test_who_waits_is_served_in_turn_and_who_leaves_is_not(upstream: ThreadedUps
     """A caller who hangs up while waiting never reaches an upstream; the next in line takes the place."""
     gate = Gate()
     upstream.default = held(gate)
-    limits: dict[str, Any] = {"max_concurrency": 1, "tokens_per_minute": 5_000, "rate_limit": {"max_wait": "1m"}}
+    limits: dict[str, Any] = {"max_concurrency": 1, "tokens_per_minute": 5_000, "rate_limit": {"queue_timeout": "1m"}}
     proxy = LLMProxy(config(upstream, **limits))
     with served(proxy) as base, callers() as calls:
         with under_way(base):
@@ -251,7 +251,7 @@ def test_who_waits_is_served_in_turn_and_who_leaves_is_not(upstream: ThreadedUps
 
 def test_as_many_as_may_are_under_way_and_never_more(upstream: ThreadedUpstream) -> None:
     """Twenty callers at once and five slots: the upstream sees five at a time, and everybody is served."""
-    proxy = LLMProxy(config(upstream, provider={"max_concurrency": 5, "rate_limit": {"max_wait": "1m"}}))
+    proxy = LLMProxy(config(upstream, provider={"max_concurrency": 5, "rate_limit": {"queue_timeout": "1m"}}))
     gates = [Gate() for _ in range(20)]
     answers = iter(map(held, gates))
     upstream.default = lambda _: next(answers)
@@ -268,7 +268,7 @@ def test_the_slot_of_a_stream_that_is_left_is_free_again(upstream: ThreadedUpstr
     """Streams that their callers leave in the middle give back their provider's slots."""
     gate = Gate()
     upstream.default = held(gate)
-    proxy = LLMProxy(config(upstream, provider={"max_concurrency": 1, "rate_limit": {"max_wait": "1m"}}))
+    proxy = LLMProxy(config(upstream, provider={"max_concurrency": 1, "rate_limit": {"queue_timeout": "1m"}}))
     with served(proxy) as base:
         for _ in range(5):
             with under_way(base):
@@ -290,8 +290,8 @@ def test_one_users_flood_never_delays_another(upstream: ThreadedUpstream) -> Non
         return connection.headers["x-user"]
 
     upstream.default = answer
-    limits: dict[str, Any] = {"max_concurrency": 2, "rate_limit": {"max_wait": "1m"}}
-    raw = {**config(upstream), "access": {"per_principal": limits}}
+    limits: dict[str, Any] = {"max_concurrency": 2, "rate_limit": {"queue_timeout": "1m"}}
+    raw = {**config(upstream), "access": {"default": limits}}
     proxy = LLMProxy(raw, identify=who)
 
     def ask(user: str, model: str) -> httpx2.Response:
@@ -342,20 +342,20 @@ def test_where_every_target_is_full_its_callers_read_when_to_come_back(
 
 
 @pytest.mark.usefixtures("clock")
-@pytest.mark.parametrize(("per", "served_calls"), [("provider", 2), ("credential", 4)])
+@pytest.mark.parametrize(("scope", "served_calls"), [("provider", 2), ("credential", 4)])
 def test_a_rate_holds_for_a_provider_or_for_each_of_its_keys(
-    upstream: ThreadedUpstream, per: str, served_calls: int
+    upstream: ThreadedUpstream, scope: str, served_calls: int
 ) -> None:
     """Two keys share their provider's limit, unless each is said to have its own."""
     provider = {
         "api_key": ["sk-upstream-1", "sk-upstream-2"],
-        "rate_limit": {"requests_per_second": 1, "burst": 2, "per": per},
+        "rate_limit": {"requests_per_second": 1, "burst": 2, "scope": scope},
     }
     with served(LLMProxy(config(upstream, provider=provider))) as base:
         statuses = [post(base).status_code for _ in range(6)]
     assert statuses == [200] * served_calls + [429] * (6 - served_calls)
     used = [request.header("authorization") for request in upstream.requests]
-    if per == "credential":
+    if scope == "credential":
         assert {used.count("Bearer sk-upstream-1"), used.count("Bearer sk-upstream-2")} == {2}
 
 
@@ -456,7 +456,7 @@ async def test_users_named_in_python_are_limited_and_the_host_itself_is_not(cloc
     """`principal=` has that user's limits; a call for nobody has none; an abandoned stream gives its slot back."""
     limits: dict[str, Any] = {"requests_per_minute": 2, "max_concurrency": 1}
     ask: dict[str, Any] = {"model": "echo", "messages": [{"role": "user", "content": "hi"}]}
-    async with Gateway({"providers": {"simulated": {}}, "access": {"per_principal": limits}}) as gateway:
+    async with Gateway({"providers": {"simulated": {}}, "access": {"default": limits}}) as gateway:
         for _ in range(5):
             await gateway.complete(**ask)
         await gateway.complete(**ask, principal="ann")

@@ -49,10 +49,8 @@ def _fresh(upstream: ThreadedUpstream) -> None:
 @pytest.fixture(scope="module")
 def strict_front(upstream: ThreadedUpstream) -> Iterator[Front]:
     """Little time and little room."""
-    limits = {"body": "64KiB", "body_time": "300ms"}
-    with gateway(
-        block(upstream), limits=limits, access={"mode": "open", "per_principal": {"max_concurrency": 1}}
-    ) as made:
+    limits = {"body": "64KiB", "body_timeout": "300ms"}
+    with gateway(block(upstream), limits=limits, access={"mode": "open", "default": {"max_concurrency": 1}}) as made:
         yield made
 
 

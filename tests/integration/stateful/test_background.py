@@ -390,7 +390,7 @@ async def test_who_reads_too_slowly_is_told_so(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.anyio
 async def test_who_takes_nothing_of_kept_events_is_let_go() -> None:
     """As of any other answer: when the clock for writing has run out, quietly."""
-    config = {"providers": {"simulated": {}}, "limits": {"write_time": 0.05}, "keepalive": 0.05}
+    config = {"providers": {"simulated": {}}, "limits": {"write_timeout": 0.05}, "keepalive": 0.05}
     async with Gateway(config) as gateway:
         run = await begun(gateway)
         assert run.task is not None
@@ -561,7 +561,7 @@ def test_a_place_is_held_from_the_post_to_the_end(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.anyio
 async def test_a_run_that_never_took_a_step_gives_its_place_back() -> None:
     """Cancelled before its task ran once, it has entered no call, and its caller may ask again."""
-    config = {"providers": {"simulated": {}}, "access": {"per_principal": {"max_concurrency": 1}}}
+    config = {"providers": {"simulated": {}}, "access": {"default": {"max_concurrency": 1}}}
     async with Gateway(config) as gateway:
         background = gateway.endpoints.stored._background
         inbound = translator("openai-responses").inbound

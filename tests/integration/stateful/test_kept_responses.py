@@ -236,7 +236,7 @@ def test_what_shall_not_be_kept_is_not(stage: Scene, upstream: str, stream: bool
     """`store: false` leaves nothing at all, also of what goes on from a kept one; the answer says so."""
     stage.play(Reply(texts=("a",)))
     known: dict[str, Any] = {"model": stage.model(upstream), "stream": stream}
-    store = stage.proxy.gateway._live.stores("memory://").responses
+    store = stage.proxy.gateway._live.stores("memory").responses
     forget(stage.alice, responses_wires.RESPONSE_ID)
     before = store.count  # type: ignore[attr-defined]  # of a store in memory
     answer = ask(stage.alice, **known, input="x", store=False)

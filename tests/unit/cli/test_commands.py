@@ -129,7 +129,7 @@ def test_check_prints_every_finding() -> None:
     assert checked.exit_code == 1
     assert checked.stdout.splitlines() == [
         "llmproxy.yaml:2: providers.openai.timeuot: unknown key; did you mean 'timeout'?",
-        "llmproxy.yaml:3: keepalive: a duration is like 250ms, 30s, 5m or 2h, or a number of seconds",
+        "llmproxy.yaml:3: keepalive: a duration is like 250ms, 30s, 5m, 2h or 90d, or a number of seconds",
     ]
     assert checked.stderr == "2 findings.\n"
 

@@ -1,6 +1,7 @@
 """Loading: layers in their order, the environment, and every finding at once with its place."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from pydantic import Field, ValidationError
 
 from llmproxy_asgi import Config, ConfigError
 from llmproxy_asgi.config.document import spell
+from llmproxy_asgi.config.findings import RENAMED
 from llmproxy_asgi.config.loader import load_config
 from llmproxy_asgi.config.yaml import read_yaml
 from llmproxy_asgi.providers.base import REGISTERED, ProviderConfig, provider
@@ -91,6 +93,24 @@ def test_every_finding_of_a_bad_file(case: str, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ConfigError) as refused:
         load_config(f"{case}.yaml", environment={"OPENAI_API_KEY": "sk-openai-0123456789", "EMPTY": ""})
     assert list(refused.value.findings) == Path(f"{case}.txt").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize(("old", "new"), [pair for names in RENAMED.values() for pair in names.items()])
+def test_an_old_name_is_an_error_that_names_the_new_one(old: str, new: str) -> None:
+    """Each row of the table of renamed settings stands in `corpus/renamed.yaml`, and the new name is a field."""
+    told = (CORPUS / "renamed.txt").read_text(encoding="utf-8")
+    assert re.search(rf"[.: ]{old}: has a new name; write '{new}'$", told, re.MULTILINE)
+    assert all(names[name] in block.model_fields for block, names in RENAMED.items() for name in names)
+
+
+def test_old_names_from_elsewhere_are_refused_likewise() -> None:
+    """An old name in the environment or in a dict is found with the place where it stands."""
+    with pytest.raises(ConfigError) as refused:
+        load_config({"state": "memory"}, environment={"LLMPROXY__DRAIN": "3"})
+    assert set(refused.value.findings) == {
+        "code: state: has a new name; write 'database'",
+        "LLMPROXY__DRAIN: drain: has a new name; write 'drain_timeout'",
+    }
 
 
 @pytest.mark.parametrize(
@@ -186,7 +206,7 @@ def test_each_finding_names_its_source() -> None:
         "b.yaml:4",
         "LLMPROXY__PROVIDERS__OPENAI__TIMEOUT__IDLE",
         "LLMPROXY__PROVIDERS__OPENAI__TIMEOUT__IDEL",
-        "code: keepalive: a duration is like 250ms, 30s, 5m or 2h, or a number of seconds",
+        "code: keepalive: a duration is like 250ms, 30s, 5m, 2h or 90d, or a number of seconds",
     ]
 
 

@@ -118,7 +118,7 @@ async def test_a_server_that_says_so_when_it_is_written_to_is_believed(
 async def test_a_large_answer_that_nobody_takes_is_given_up_once(caplog: pytest.LogCaptureFixture) -> None:
     """The write clock ends it; it is not taken for a failure, and no second answer is begun."""
     models = [f"model-{number:04}-{'x' * 180}" for number in range(500)]
-    config = {"providers": {"simulated": {"models": models}}, "limits": {"write_time": "1ms"}, **OPEN}
+    config = {"providers": {"simulated": {"models": models}}, "limits": {"write_timeout": "1ms"}, **OPEN}
     caller = Caller("GET", "/v1/models", stalls_at=1)
     proxy = LLMProxy(config)
     await caller.asks(proxy)
@@ -128,7 +128,7 @@ async def test_a_large_answer_that_nobody_takes_is_given_up_once(caplog: pytest.
 
 async def test_the_end_of_a_stream_has_a_write_clock_too() -> None:
     """A caller who takes everything but the end does not hold the request for ever."""
-    exchange, caller = exchange_of(write_time=0.001)
+    exchange, caller = exchange_of(write_timeout=0.001)
     written = asyncio.Event()
 
     async def stalling(message: Message) -> None:
@@ -281,10 +281,10 @@ async def test_every_way_of_writing_tells_it_in_the_same_way(writing: Callable[[
         await writing(exchange)
 
 
-def exchange_of(*, write_time: float = 60.0, leaves_at: int | None = None) -> tuple[Exchange, Caller]:
+def exchange_of(*, write_timeout: float = 60.0, leaves_at: int | None = None) -> tuple[Exchange, Caller]:
     caller = Caller(leaves_at=leaves_at)
     caller._body = None
-    return Exchange(caller.scope, caller.receive, caller.send, write_time=write_time), caller
+    return Exchange(caller.scope, caller.receive, caller.send, write_timeout=write_timeout), caller
 
 
 async def within(work: Awaitable[None]) -> None:

@@ -115,7 +115,7 @@ async def test_a_new_plan_finds_what_did_not_change(clock: HandClock) -> None:
 async def test_the_slots_of_a_provider_are_one_number_whatever_keys_it_has(clock: HandClock) -> None:
     """With a rate for each key the slots are still shared, also with a key that a reload brings."""
     gates = LiveGates(clock)
-    limits = {"max_concurrency": 2, "rate_limit": {"requests_per_second": 100, "per": "credential"}}
+    limits = {"max_concurrency": 2, "rate_limit": {"requests_per_second": 100, "scope": "credential"}}
     before = providers(a=limits)
     for place in places(*before):
         assert admission(gates, before).try_take(*place, 0) is not None
@@ -153,8 +153,8 @@ async def test_what_is_told_where_all_are_full(clock: HandClock) -> None:
 
 async def test_waiting_for_the_first_to_have_room(clock: HandClock) -> None:
     """Whichever target is free first serves; the wait ends with its credential and a permit."""
-    wait = {"rate_limit": {"requests_per_second": 1, "burst": 1, "max_wait": "10s"}}
-    made = providers(a={"max_concurrency": 1, "rate_limit": {"max_wait": "10s"}}, b=wait)
+    wait = {"rate_limit": {"requests_per_second": 1, "burst": 1, "queue_timeout": "10s"}}
+    made = providers(a={"max_concurrency": 1, "rate_limit": {"queue_timeout": "10s"}}, b=wait)
     one = admission(LiveGates(clock), made)
     first, other = places(*made)[0], places(*made)[2]
     holder = one.try_take(*first, 0)

@@ -40,9 +40,9 @@ def clock() -> HandClock:
     return HandClock(at=0.0)
 
 
-def gate(clock: HandClock, *, max_wait: float = 0.0) -> Gate:
+def gate(clock: HandClock, *, queue_timeout: float = 0.0) -> Gate:
     limiter = Limiter([], TokenBucket(CAPACITY / 60, CAPACITY, clock))
-    return Gate(limiter, None, max_wait=max_wait, max_waiting=10, clock=clock)
+    return Gate(limiter, None, queue_timeout=queue_timeout, max_queue=10, clock=clock)
 
 
 def job() -> Job:
@@ -129,7 +129,7 @@ async def test_a_target_that_counts_tokens_is_told_them_for_callers_without_limi
 
 async def test_nothing_is_counted_where_only_calls_are(clock: HandClock) -> None:
     """Reads are handed on as they are, and no request is weighed."""
-    slots_only = Gate(Limiter([TokenBucket(1, 1, clock)], None), None, max_wait=0, max_waiting=1, clock=clock)
+    slots_only = Gate(Limiter([TokenBucket(1, 1, clock)], None), None, queue_timeout=0, max_queue=1, clock=clock)
     its = allowance(slots_only, clock)
     assert (await its.take(job())).tokens == 0
 
@@ -142,7 +142,7 @@ async def test_nothing_is_counted_where_only_calls_are(clock: HandClock) -> None
 
 async def test_the_slot_is_free_when_the_call_is_over(clock: HandClock) -> None:
     """However it ended."""
-    one = Gate(None, Slots(1), max_wait=0, max_waiting=1, clock=clock)
+    one = Gate(None, Slots(1), queue_timeout=0, max_queue=1, clock=clock)
     for asked in (True, False):
         its = allowance(one, clock)
         await its.take(job())
@@ -153,7 +153,7 @@ async def test_the_slot_is_free_when_the_call_is_over(clock: HandClock) -> None:
 
 async def test_the_wait_is_told_and_counted(clock: HandClock) -> None:
     """Whoever looks on hears how long a call waited for its caller's limit, and whether it was let in."""
-    one, heard = gate(clock, max_wait=30.0), Heard()
+    one, heard = gate(clock, queue_timeout=30.0), Heard()
     first = one.try_pass(CAPACITY)
     assert first is not None
     waiting, asked = allowance(one, clock, heard), job()

@@ -430,12 +430,12 @@ def with_limits(world: World, *targets: Target) -> None:
     )
 
 
-ONE_PLACE: dict[str, Any] = {"max_concurrency": 1, "rate_limit": {"max_wait": 60}}
+ONE_PLACE: dict[str, Any] = {"max_concurrency": 1, "rate_limit": {"queue_timeout": 60}}
 
 
 async def test_a_full_target_is_passed_over_and_waited_for_if_nothing_else_serves(world: World) -> None:
     """Somebody else's room first; then the first room there is."""
-    full = world.target("full", streamed(first_frame(), ...), max_concurrency=1, rate_limit={"max_wait": 60})
+    full = world.target("full", streamed(first_frame(), ...), max_concurrency=1, rate_limit={"queue_timeout": 60})
     with_limits(world, full)
     holding = await world.executor.begin(job(stream=True), [full])
     asked = job()
@@ -494,7 +494,7 @@ async def test_who_waited_is_tried_again_like_everybody_else(world: World) -> No
 async def test_who_waited_and_found_one_key_told_off_goes_on_to_the_next(world: World, others: int) -> None:
     """What binds one key says nothing of the other: that is tried at once, or waited for where others are first."""
     block: dict[str, Any] = {"api_key": ["key-1", "key-2"], "max_concurrency": 1}
-    limits = {"max_wait": 60, "per": "credential", "requests_per_second": 1000, "burst": 1000}
+    limits = {"queue_timeout": 60, "scope": "credential", "requests_per_second": 1000, "burst": 1000}
     target = world.target("a", streamed(first_frame(), ...), rate_limit=limits, **block)
     with_limits(world, target)
     held = await world.executor.begin(job(stream=True), [target])
@@ -531,7 +531,7 @@ async def test_room_with_a_key_that_has_begun_to_rest_is_not_used(world: World) 
 
 async def test_who_leaves_the_line_takes_nothing(world: World) -> None:
     """The place is free for the next one."""
-    full = world.target("full", streamed(first_frame(), ...), max_concurrency=1, rate_limit={"max_wait": 60})
+    full = world.target("full", streamed(first_frame(), ...), max_concurrency=1, rate_limit={"queue_timeout": 60})
     with_limits(world, full)
     holding = await world.executor.begin(job(stream=True), [full])
     leaving = asyncio.create_task(world.executor.begin(job(), [full]))
@@ -552,7 +552,7 @@ async def test_what_was_waited_for_is_said_in_another_protocol_where_the_first_c
         type="openai",
         protocol=["openai-responses", "openai-chat"],
         max_concurrency=1,
-        rate_limit={"max_wait": 60},
+        rate_limit={"queue_timeout": 60},
     )
     with_limits(world, both)
     holding = await world.executor.begin(job(stream=True), [both])

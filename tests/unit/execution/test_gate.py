@@ -27,15 +27,15 @@ def gate(
     calls: tuple[float, float] | None = None,
     tokens: tuple[float, float] | None = None,
     slots: Slots | int | None = None,
-    max_wait: float = 10.0,
-    max_waiting: int = 100,
+    queue_timeout: float = 10.0,
+    max_queue: int = 100,
 ) -> Gate:
     limiter = None
     if calls or tokens:
         buckets = [TokenBucket(*calls, clock)] if calls else []
         limiter = Limiter(buckets, TokenBucket(*tokens, clock) if tokens else None)
     made = Slots(slots) if isinstance(slots, int) else slots
-    return Gate(limiter, made, max_wait=max_wait, max_waiting=max_waiting, clock=clock)
+    return Gate(limiter, made, queue_timeout=queue_timeout, max_queue=max_queue, clock=clock)
 
 
 async def settle_down() -> None:
@@ -170,8 +170,8 @@ async def test_a_refund_lets_in_who_waits_for_the_rate_alone(clock: HandClock) -
 
 
 async def test_patience_ends_when_it_was_said_to(clock: HandClock) -> None:
-    """Who waits for a slot that does not come free is turned away when `max_wait` is over, and leaves no trace."""
-    one = gate(clock, slots=1, max_wait=2.0)
+    """Who waits for a slot that does not come free is turned away when `queue_timeout` is over, and leaves no trace."""
+    one = gate(clock, slots=1, queue_timeout=2.0)
     holder = let(await comes(one))
     task = await comes(one)
     await turn(clock, 1.999)
@@ -187,7 +187,7 @@ async def test_patience_ends_when_it_was_said_to(clock: HandClock) -> None:
 
 async def test_who_would_wait_in_vain_is_turned_away_at_once(clock: HandClock) -> None:
     """Where time alone helps, and not in time, nobody is kept waiting; the wait that is told is exact."""
-    one = gate(clock, calls=(1, 2), max_wait=2.0)
+    one = gate(clock, calls=(1, 2), queue_timeout=2.0)
     tasks = [await comes(one) for _ in range(5)]
     assert [task.done() for task in tasks] == [True, True, False, False, True]
     full = await refused(tasks[4])
@@ -199,7 +199,7 @@ async def test_who_would_wait_in_vain_is_turned_away_at_once(clock: HandClock) -
 
 async def test_the_last_moment_is_in_time(clock: HandClock) -> None:
     """A turn that comes in the very moment in which patience ends is taken."""
-    one = gate(clock, calls=(1, 1), max_wait=2.0)
+    one = gate(clock, calls=(1, 1), queue_timeout=2.0)
     _, second, third = [await comes(one) for _ in range(3)]
     await turn(clock, 2.0)
     assert second.done()
@@ -208,7 +208,7 @@ async def test_the_last_moment_is_in_time(clock: HandClock) -> None:
 
 async def test_a_wait_may_be_shorter_than_it_looks(clock: HandClock) -> None:
     """While calls are under way whose tokens may come back, it is worth waiting for them."""
-    one = gate(clock, tokens=(1, 100), max_wait=5.0)
+    one = gate(clock, tokens=(1, 100), queue_timeout=5.0)
     big = let(await comes(one, tokens=100))
     task = await comes(one, tokens=60)
     assert not task.done()
@@ -220,7 +220,7 @@ async def test_a_wait_may_be_shorter_than_it_looks(clock: HandClock) -> None:
 
 async def test_once_every_call_is_settled_there_is_nothing_to_hope_for(clock: HandClock) -> None:
     """With nothing set aside any more, a wait that is too long is refused at once."""
-    one = gate(clock, tokens=(1, 100), max_wait=5.0)
+    one = gate(clock, tokens=(1, 100), queue_timeout=5.0)
     big = let(await comes(one, tokens=100))
     big.settle(100)
     big.release()
@@ -248,8 +248,8 @@ async def test_what_is_never_settled_counts_as_spent(clock: HandClock) -> None:
 
 
 async def test_the_line_is_bounded(clock: HandClock) -> None:
-    """More than `max_waiting` are turned away at once."""
-    one = gate(clock, slots=1, max_waiting=3)
+    """More than `max_queue` are turned away at once."""
+    one = gate(clock, slots=1, max_queue=3)
     let(await comes(one))
     waiting = [await comes(one) for _ in range(3)]
     await refused(await comes(one))
@@ -260,8 +260,8 @@ async def test_the_line_is_bounded(clock: HandClock) -> None:
 
 
 async def test_nobody_waits_where_waiting_is_not_wanted(clock: HandClock) -> None:
-    """With `max_wait` 0, which is the default, the answer comes at once."""
-    one = gate(clock, calls=(1, 1), max_wait=0.0)
+    """With `queue_timeout` 0, which is the default, the answer comes at once."""
+    one = gate(clock, calls=(1, 1), queue_timeout=0.0)
     let(await comes(one))
     assert (await refused(await comes(one))).wait == pytest.approx(1.0)
 
@@ -314,7 +314,7 @@ async def test_the_best_gate_that_is_open_is_taken(clock: HandClock) -> None:
 
 async def test_each_line_has_its_own_patience(clock: HandClock) -> None:
     """Who is turned away from one line goes on waiting in the other; the shortest wait is told in the end."""
-    short, long = gate(clock, slots=1, max_wait=1.0), gate(clock, slots=1, max_wait=3.0)
+    short, long = gate(clock, slots=1, queue_timeout=1.0), gate(clock, slots=1, queue_timeout=3.0)
     let(await comes(short))
     holder = let(await comes(long))
     first, second = await comes(short, long), await comes(short, long)
@@ -352,7 +352,7 @@ async def test_gates_that_share_slots_serve_who_waited_longest(clock: HandClock)
 
 async def test_many_who_wait_in_two_lines_are_let_in_without_depth(clock: HandClock) -> None:
     """A refund that lets in a whole line at once needs no stack for it."""
-    gates = [gate(clock, tokens=(1, 5_000), max_waiting=5_000) for _ in range(2)]
+    gates = [gate(clock, tokens=(1, 5_000), max_queue=5_000) for _ in range(2)]
     holders = [let(await comes(each, tokens=5_000)) for each in gates]
     tasks = [await comes(*gates[:: 1 if index % 2 else -1], tokens=1) for index in range(1_500)]
     for holder in holders:

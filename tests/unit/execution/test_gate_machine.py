@@ -56,7 +56,7 @@ class GateMachine(RuleBasedStateMachine):
         (self.rate, self.burst), self.capacity = calls, tokens
         self.slots = Slots(slots)
         self.limiter = Limiter([TokenBucket(*calls, self.clock)], TokenBucket(tokens / 60, tokens, self.clock))
-        self.gate = Gate(self.limiter, self.slots, max_wait=line[0], max_waiting=line[1], clock=self.clock)
+        self.gate = Gate(self.limiter, self.slots, queue_timeout=line[0], max_queue=line[1], clock=self.clock)
 
     def run(self) -> None:
         """Let everybody run who can, and note who was let in, in order."""
@@ -169,8 +169,8 @@ class GateMachine(RuleBasedStateMachine):
     @invariant()
     def the_line_is_bounded_in_length_and_time(self) -> None:
         if hasattr(self, "gate"):
-            assert self.gate.waiting == len(self.waiting()) <= self.gate.max_waiting
-            assert all(self.clock.at - caller.came <= self.gate.max_wait + SLACK for caller in self.waiting())
+            assert self.gate.waiting == len(self.waiting()) <= self.gate.max_queue
+            assert all(self.clock.at - caller.came <= self.gate.queue_timeout + SLACK for caller in self.waiting())
 
     @invariant()
     def never_more_than_was_promised(self) -> None:

@@ -192,7 +192,7 @@ async def test_few_are_under_way_at_a_time() -> None:
 async def test_no_more_are_under_way_than_their_provider_takes(places: int, *, stream: bool) -> None:
     """Beside the call's own place each takes one; without any they go one after another, and all are given back."""
     slots = Slots(places)
-    gate = Gate(None, slots, max_wait=0, max_waiting=0, clock=SYSTEM)
+    gate = Gate(None, slots, queue_timeout=0, max_queue=0, clock=SYSTEM)
     assert gate.try_pass(0) is not None  # the call's own
     world = World()
     world.one_more = lambda: gate.try_pass(0)
@@ -207,7 +207,7 @@ async def test_no_more_are_under_way_than_their_provider_takes(places: int, *, s
 async def test_a_call_that_is_let_go_of_gives_every_place_back() -> None:
     """Also while some of its requests wait for one."""
     slots = Slots(3)
-    gate = Gate(None, slots, max_wait=0, max_waiting=0, clock=SYSTEM)
+    gate = Gate(None, slots, queue_timeout=0, max_queue=0, clock=SYSTEM)
     world = World()
     world.one_more = lambda: gate.try_pass(0)
     world.gate = asyncio.Event()
@@ -232,7 +232,7 @@ async def test_closing_that_is_cut_short_gives_the_place_back(monkeypatch: pytes
     slots = Slots(1)
     together = World().together("x" * 1000, stream=True)
     await together.begin()
-    permit = Gate(None, slots, max_wait=0, max_waiting=0, clock=SYSTEM).try_pass(0)
+    permit = Gate(None, slots, queue_timeout=0, max_queue=0, clock=SYSTEM).try_pass(0)
     assert permit is not None
     together.permit = permit
     monkeypatch.setattr(Fake, "close", close)

@@ -15,8 +15,8 @@ from support_stores import ALICE
 async def test_memory() -> None:
     """It has the bounds and the clock that it was opened with, and no two share a record."""
     clock = HandClock()
-    one = open_store("memory://", kind="responses", bounds=Bounds(owner_records=1), clock=clock)
-    other = open_store("memory://", kind="reasoning", clock=clock)
+    one = open_store("memory", kind="responses", bounds=Bounds(owner_records=1), clock=clock)
+    other = open_store("memory", kind="reasoning", clock=clock)
     assert isinstance(one, MemoryStore)
     await one.put(ALICE, "a", b"1", ttl=10)
     await one.put(ALICE, "b", b"1", ttl=10)
@@ -26,16 +26,16 @@ async def test_memory() -> None:
     assert await one.keys(ALICE) == ()
 
 
-@pytest.mark.parametrize("url", ["sqlite:///x.db", "", "memory", "ftp://user:secret@host/"])
+@pytest.mark.parametrize("url", ["sqlite:///x.db", "", "memory://", "ftp://user:secret@host/"])
 def test_an_unknown_scheme_is_refused(url: str) -> None:
     """With those that there are, and without the address, which may hold a password; by a configuration as well."""
     with pytest.raises(ConfigError) as refused:
         open_store(url, kind="responses")
-    assert "memory://" in str(refused.value)
+    assert "memory" in str(refused.value)
     assert "secret" not in str(refused.value)
     with pytest.raises(ConfigError) as refused:
-        load_config({"state": url})
-    assert "memory://" in str(refused.value)
+        load_config({"database": url})
+    assert "memory" in str(refused.value)
     assert "secret" not in str(refused.value)
 
 
