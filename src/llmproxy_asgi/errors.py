@@ -26,7 +26,8 @@
     │   ├── UpstreamFailed         502   its own 5xx
     │   ├── UpstreamUnreachable    502   no connection, or it broke
     │   ├── UpstreamUntrusted      502   its certificate does not prove who it is
-    │   ├── UpstreamTimeout        504   one of our clocks ran out
+    │   ├── UpstreamTimeout        504   no connection in time, or it timed out by its own account
+    │   │   └── UpstreamTooSlow    504   one of our clocks ran out while it was at work
     │   └── UpstreamProtocolError  502   what it sent breaks its protocol
     ├── InternalError              500   a bug of ours, and only that
     ├── ConfigError                      the configuration is wrong; carries every finding with its place
@@ -321,10 +322,19 @@ class UpstreamUntrusted(UpstreamError):
 
 
 class UpstreamTimeout(UpstreamError):
-    """One of our clocks ran out: connect, first byte, idle or total."""
+    """No connection within the connect timeout, or the upstream timed out by its own account."""
 
     status = 504
     kind = ErrorKind.TIMEOUT
+
+
+class UpstreamTooSlow(UpstreamTimeout):
+    """The first-byte, idle or total timeout ended an attempt that the upstream was working on, and may bill.
+
+    The same target isn't tried again: it would be paid for twice, and takes as long the second time.
+    """
+
+    retryable = False
 
 
 class UpstreamProtocolError(UpstreamError):

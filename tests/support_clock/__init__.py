@@ -1,10 +1,14 @@
-"""A clock that only a test turns."""
+"""A clock that only a test turns, and an event loop whose time only jumps."""
 
+import asyncio
 import heapq
 import itertools
+import selectors
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+
+from typing_extensions import override
 
 
 @dataclass
@@ -53,3 +57,32 @@ class HandClock:
             if alarm.callback is not None:
                 alarm.callback()
         self.at = end
+
+
+class FakeTimeLoop(asyncio.SelectorEventLoop):
+    """An event loop without sockets whose time jumps to the next timer whenever nothing else is left to run.
+
+    `asyncio.Runner(loop_factory=FakeTimeLoop)` runs an hour of timeouts in a moment.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_JumpingSelector(self))
+        self.elapsed = 0.0
+
+    @override
+    def time(self) -> float:
+        return self.elapsed
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    def __init__(self, loop: FakeTimeLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    @override
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        found = super().select(0)
+        if not found:
+            assert timeout is not None, "nothing would ever happen again"
+            self._loop.elapsed += timeout
+        return found

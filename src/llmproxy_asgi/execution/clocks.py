@@ -2,14 +2,14 @@
 
 Nothing is wrapped and nothing is scheduled per read. Whoever waits for the upstream notes since when, and a timer that
 re-arms itself compares; when a clock runs out it cancels the owning task, and `verdict()` turns that cancellation into
-an `UpstreamTimeout`. A cancellation from elsewhere is told apart and passes through. While it is not the upstream's
+an `UpstreamTooSlow`. A cancellation from elsewhere is told apart and passes through. While it is not the upstream's
 turn (a slow caller is being written to) no clock cancels anything; the total is checked at the next wait.
 """
 
 import asyncio
 from typing import Literal
 
-from llmproxy_asgi.errors import UpstreamTimeout
+from llmproxy_asgi.errors import UpstreamTooSlow
 from llmproxy_asgi.settings import Timeouts
 
 Reason = Literal["first_byte", "idle", "total"]
@@ -56,7 +56,7 @@ class Clocks:
         """The upstream's turn begins.
 
         Raises:
-            UpstreamTimeout: The call is over its total already.
+            UpstreamTooSlow: The call is over its total already.
         """
         now = self._loop.time()
         if now >= self._ends_at:
@@ -76,7 +76,7 @@ class Clocks:
         """No clock runs any more."""
         self._handle.cancel()
 
-    def verdict(self) -> UpstreamTimeout | None:
+    def verdict(self) -> UpstreamTooSlow | None:
         """Whether the `CancelledError` just caught was a clock's; None: it was somebody else's, let it go on."""
         expired, self._expired = self._expired, None
         if expired is None or self._task.uncancel() > self._cancelling:
@@ -97,5 +97,5 @@ class Clocks:
         self._handle = self._loop.call_at(min(due, now + self._idle), self._tick)
 
 
-def _timeout(reason: Reason) -> UpstreamTimeout:
-    return UpstreamTimeout(_MESSAGES[reason], code=f"upstream_{reason}_timeout")
+def _timeout(reason: Reason) -> UpstreamTooSlow:
+    return UpstreamTooSlow(_MESSAGES[reason], code=f"upstream_{reason}_timeout")

@@ -28,6 +28,8 @@ from llmproxy_asgi.transport import Pool
 
 _NO_COUNTER = frozenset({404, 405, 501})
 """Statuses by which an upstream says that it has no counter."""
+_LONGEST_COUNT = 60.0
+"""Seconds that a counter may be silent: it generates nothing, so it has no reason to take as long as an answer."""
 _ESTIMATED = "estimated:input_tokens"
 
 
@@ -143,7 +145,8 @@ class _Question(Attempt):
         """
         line, timeout = self._line, self.target.provider.config.timeout
         assert line.count is not None
-        self._clocks = Clocks(timeout)
+        first_byte, idle = min(timeout.first_byte, _LONGEST_COUNT), min(timeout.idle, _LONGEST_COUNT)
+        self._clocks = Clocks(timeout.model_copy(update={"first_byte": first_byte, "idle": idle}))
         headers = self._headers(line)
         answer = self._answer = await self._upstreams_turn(
             pool.open("POST", line.count, headers, self.outgoing.body, connect=timeout.connect)

@@ -25,6 +25,8 @@ FAILURES_BEFORE_DOWN = 2
 """Failed checks in a row that make an upstream down."""
 JITTER = 0.1
 """The share of the interval by which two checks' distance varies."""
+LONGEST_CHECK = 30.0
+"""Seconds that a check may take beside connecting, however long a call may wait for its first byte."""
 _LARGEST = 64 * 1024
 """Bytes of an answer that are read, so that its connection can be used again; the rest is not waited for."""
 
@@ -146,7 +148,7 @@ class HealthChecks:
         timeout = provider.config.timeout
         headers = (*provider.headers(provider.protocols[0], credential), *question.headers)
         try:
-            async with asyncio.timeout(timeout.connect + timeout.first_byte):
+            async with asyncio.timeout(timeout.connect + min(timeout.first_byte, LONGEST_CHECK)):
                 answer = await self._pools(provider).open(
                     "GET", question.address, headers, b"", connect=timeout.connect
                 )

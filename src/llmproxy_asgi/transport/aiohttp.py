@@ -34,7 +34,7 @@ from llmproxy_asgi.errors import (
     UpstreamUntrusted,
 )
 from llmproxy_asgi.transport.answer import Answer
-from llmproxy_asgi.transport.channel import Limits, Trust
+from llmproxy_asgi.transport.channel import KEEPALIVE_OPTIONS, Limits, Trust
 from llmproxy_asgi.transport.outgoing import Address, Headers, beginning, lines, verb
 
 # What lies here of a stream whose reader is slow. aiohttp stops reading from the socket at twice the first. Event loops
@@ -93,6 +93,14 @@ class _Line(ResponseHandler):
         self._held_back = False
         self._sips = False
         self._whole = False
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        connection = transport.get_extra_info("socket")
+        if connection is not None:
+            for option in KEEPALIVE_OPTIONS:
+                connection.setsockopt(*option)
 
     def begin(self) -> None:
         """Forget the last answer."""

@@ -2,13 +2,33 @@
 
 import asyncio
 import functools
+import socket
 import ssl
+import sys
 from typing import Protocol
 
 import msgspec
 
 from llmproxy_asgi.transport.answer import Answer
 from llmproxy_asgi.transport.outgoing import Address, Headers
+
+
+def _keepalive_options() -> tuple[tuple[int, int, int], ...]:
+    """The options that exist on this platform; macOS has no name for its idle time in older Pythons."""
+    idle = "TCP_KEEPALIVE" if sys.platform == "darwin" else "TCP_KEEPIDLE"
+    wanted = ((idle, 60), ("TCP_KEEPINTVL", 60), ("TCP_KEEPCNT", 5))
+    known = [(getattr(socket, name), value) for name, value in wanted if hasattr(socket, name)]
+    return (
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        *((socket.IPPROTO_TCP, option, value) for option, value in known),
+    )
+
+
+KEEPALIVE_OPTIONS = _keepalive_options()
+"""Probe an idle connection once a minute, as the vendors' SDKs do.
+
+NAT gateways and load balancers forget connections that carry nothing for some minutes; a whole answer may take ten.
+"""
 
 
 class Limits(msgspec.Struct, frozen=True):

@@ -23,7 +23,7 @@ from llmproxy_asgi.errors import (
     UpstreamUntrusted,
 )
 from llmproxy_asgi.transport.answer import Answer
-from llmproxy_asgi.transport.channel import Limits, Trust
+from llmproxy_asgi.transport.channel import KEEPALIVE_OPTIONS, Limits, Trust
 from llmproxy_asgi.transport.outgoing import Address, Headers, allowed, block, verb
 
 Send = Callable[[Any], Awaitable[Any]]
@@ -56,6 +56,7 @@ class InterfaceChannel:
             trust_env=False,
             http1=True,
             http2=False,
+            socket_options=KEEPALIVE_OPTIONS,
             limits=httpx2.Limits(
                 max_connections=limits.max_connections,
                 max_keepalive_connections=limits.max_keepalive,

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import importlib
 import os
+import socket
 import sys
 import threading
 from typing import Any, Self
@@ -19,6 +20,26 @@ OURS = pytest.mark.parametrize("fast", [True, False], ids=["aiohttp", "httpx2"])
 
 HALF = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n"
 REST = b"3\r\ntwo\r\n0\r\n\r\n"
+
+
+@OURS
+@pytest.mark.anyio
+async def test_connections_are_kept_open_by_tcp(monkeypatch: pytest.MonkeyPatch, *, fast: bool) -> None:
+    """A connection that waits for a long answer probes its peer each minute, as the vendors' SDKs make it do."""
+    options: set[tuple[int, int, int]] = set()
+    really = socket.socket.setsockopt
+
+    def noted(made: socket.socket, *option: Any) -> None:
+        options.add(option)
+        really(made, *option)
+
+    monkeypatch.setattr(socket.socket, "setsockopt", noted)
+    async with serve(replying(OK)) as server:
+        pool = Pool(fast=fast)
+        await fetch(pool, server.url)
+        await pool.aclose()
+    assert (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1) in options
+    assert (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 60) in options
 
 
 @OURS

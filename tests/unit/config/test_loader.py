@@ -36,7 +36,7 @@ providers:
     default_model: gpt-5
     priority: 10
     cooldown: 30s
-    timeout: {connect: 5s, first_byte: 60s, idle: 60s, total: 10m}
+    timeout: {connect: 5s, first_byte: 10m, idle: 5m, total: 1h}
     retry: {attempts: 2, backoff: 250ms}
     headers: {X-Team: search}
   claude:
@@ -80,7 +80,7 @@ def test_good_file() -> None:
     openai, claude = config.providers["openai"], config.providers["claude"]
     assert openai.api_key == [Secret(KEYS["OPENAI_API_KEY"])]
     assert [entry.name for entry in openai.models or ()] == ["gpt-5", "fast", "o*"]
-    assert (openai.timeout.total, openai.retry.backoff) == (600.0, 0.25)
+    assert (openai.timeout.total, openai.retry.backoff) == (3600.0, 0.25)
     assert (claude.type, len(claude.api_key or ())) == ("anthropic", 2)
     assert config.access.keys[0].key == Secret(KEYS["CI_KEY"])
     assert config.limits.body == 32 * 2**20
