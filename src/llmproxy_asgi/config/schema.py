@@ -127,7 +127,9 @@ class Limits(Block):
     event: Size = Field(16 * 2**20, ge=1024, description="One event of an upstream's stream, in bytes.")
     answer: Size = Field(64 * 2**20, ge=1024, description="One whole answer of an upstream, in bytes.")
     stream: Size = Field(2**30, ge=1024, description="All of one stream of an upstream, in bytes as they come.")
-    body_timeout: Duration = Field(30.0, gt=0, description="How long a request's body may take to arrive.")
+    body_timeout: Duration = Field(
+        30.0, gt=0, description="How long a request's body may pause; 16 KiB of it end a pause."
+    )
     write_timeout: Duration = Field(60.0, gt=0, description="How long a caller may take none of what is sent to it.")
 
 

@@ -91,9 +91,12 @@ async def fail(exchange: Exchange, inbound: AnyInbound, error: Exception) -> Non
 
     Raises:
         GatewayError: The answer had begun.
+        Exception: The host's own `receive` or `send` failed; the host answers that.
     """
     if isinstance(error, CallerGone):
         return
+    if error is exchange.host_error:
+        raise error
     known = error if isinstance(error, GatewayError) else unexpected(error, exchange)
     if exchange.started:
         raise known  # the server breaks the connection off, so that half an answer does not look like a whole one
@@ -166,6 +169,8 @@ async def _serve_stream(engine: Engine, exchange: Exchange, inbound: AnyInbound,
         except CallerGone:
             raise
         except Exception as error:
+            if error is exchange.host_error:
+                raise
             await keepalive.settle()
             if not exchange.started:
                 raise

@@ -4,6 +4,8 @@ It bounds what is read, watches whether the caller is still there, and writes; i
 """
 
 import asyncio
+import contextlib
+import logging
 import re
 import secrets
 from collections.abc import Iterable
@@ -17,12 +19,22 @@ from llmproxy_asgi.facts import NOBODY, Course, Observers
 
 HeaderPairs = Iterable[tuple[bytes, bytes]]
 
+_log = logging.getLogger("llmproxy_asgi.calls")
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _AT_ONCE = 64 * 1024
 """Bytes that any server takes off our hands without the caller's doing."""
 _LONGEST_LENGTH = 18
 """Digits of a content-length; with more it is larger than any limit."""
-_PRIVATE = ((b"cache-control", b"no-store"), (b"vary", b"Authorization, Cookie"))
+_VARY = (b"vary", b"Authorization, Cookie")
+_PRIVATE = ((b"cache-control", b"no-store"), _VARY)
+# Compressing intermediaries hold a stream back unless it forbids them to change it (RFC 9111, 5.2.2.6).
+_PRIVATE_STREAM = ((b"cache-control", b"no-store, no-transform"), _VARY)
+_CLIENT_CLOSED_REQUEST = 499
+"""The status, made up by nginx, of an answer that has no reader any more."""
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_STEADY = 16 * 1024
+"""Bytes that must arrive within each `limits.body_timeout`: a slow upload passes, one that drips does not."""
 UNWATCHED = "llmproxy.unwatched"
 """As `wsgi.UNWATCHED`, which is not needed for more: a scope's extension where only writes tell that a caller left."""
 _ECHOES = 2
@@ -45,6 +57,8 @@ class Exchange:
 
     Attributes:
         gone: Whether the caller has left, or is treated as if.
+        host_error: What the host's own `receive` or `send` raised; the host's to answer.
+        received: Bytes of the body that have arrived.
         course: How the call that it makes goes, once there is one.
         explains: Whether the caller is told of it step by step.
     """
@@ -54,8 +68,10 @@ class Exchange:
         "course",
         "explains",
         "gone",
+        "host_error",
         "observers",
         "receive",
+        "received",
         "request_id",
         "scope",
         "send",
@@ -75,6 +91,8 @@ class Exchange:
         self.observers = observers
         self.write_timeout = write_timeout
         self.gone = False
+        self.host_error: Exception | None = None
+        self.received = 0
         self.course: Course | None = None
         self.explains = False
         self.scope = scope
@@ -115,7 +133,7 @@ class Exchange:
         declared = self.headers.get("content-length", "")
         if declared.isascii() and declared.isdigit() and (len(declared) > _LONGEST_LENGTH or int(declared) > limit):
             raise _too_large(limit)
-        return await self._read(limit)
+        return (await self._read(limit)).removeprefix(_BYTE_ORDER_MARK)
 
     async def answer(self, status: int, headers: HeaderPairs, body: bytes) -> None:
         """A whole answer.
@@ -151,7 +169,7 @@ class Exchange:
             (b"content-type", media_type),
             (b"x-accel-buffering", b"no"),
             (b"x-request-id", self.request_id.encode()),
-            *_PRIVATE,
+            *_PRIVATE_STREAM,
         ]
         await self._put({"type": "http.response.start", "status": 200, "headers": sent, "trailers": False})
 
@@ -162,6 +180,15 @@ class Exchange:
     async def end(self) -> None:
         """The end of a streamed answer."""
         await self._put({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def finish_disconnected(self) -> None:
+        """Complete the exchange of a disconnected client that was sent nothing.
+
+        Middlewares (Starlette's `BaseHTTPMiddleware`) take an application that returns without an answer for broken.
+        """
+        if not self.started:
+            with contextlib.suppress(CallerGone):
+                await self.answer(_CLIENT_CLOSED_REQUEST, (), b"")
 
     def abandon(self, task: "asyncio.Task[Any]") -> None:
         """Nobody waits for the answer any more: end the task that makes it. Whoever notices it later changes nothing.
@@ -176,18 +203,26 @@ class Exchange:
         try:
             await self.send(message)
         except OSError as left:
+            self.gone = True
             raise CallerGone from left
+        except Exception as error:
+            self.host_error = error
+            raise
 
     async def _read(self, limit: int) -> bytes:
         pieces: list[bytes] = []
-        size = 0
         while True:
-            message = await self.receive()
+            try:
+                message = await self.receive()
+            except Exception as error:
+                self.host_error = error
+                raise
             if message["type"] != "http.request":
+                self.gone = True
                 raise CallerGone
             piece = message.get("body", b"")
-            size += len(piece)
-            if size > limit:
+            self.received += len(piece)
+            if self.received > limit:
                 raise _too_large(limit)
             pieces.append(piece)
             if not message.get("more_body", False):
@@ -212,10 +247,11 @@ class CallerWatch:
         BodyTimeout: The body did not arrive in time.
     """
 
-    __slots__ = ("_body_timeout", "_cancelling", "_exchange", "_handle", "_late", "_loop", "_task", "_watcher")
+    __slots__ = ("_body_timeout", "_cancelling", "_exchange", "_handle", "_late", "_loop", "_mark", "_task", "_watcher")
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
+        self._mark = 0
         self._body_timeout: float | None = None
         self._late = False
 
@@ -234,7 +270,7 @@ class CallerWatch:
 
         Args:
             limit: Bytes it may have.
-            seconds: How long it may take to arrive, from the beginning of the watch.
+            seconds: How long it may pause: within each such time it must end, or 16 KiB of it arrive.
         """
         self._body_timeout = seconds
         first = self._handle
@@ -266,13 +302,22 @@ class CallerWatch:
             self._handle = self._loop.call_later(max(0, self._body_timeout - _WATCH_AFTER), self._give_up)
 
     def _give_up(self) -> None:
+        received = self._exchange.received
+        if self._body_timeout is not None and received - self._mark >= _STEADY:
+            self._mark = received
+            self._handle = self._loop.call_later(self._body_timeout, self._give_up)
+            return
         self._late = True
         self._task.cancel()
 
     async def _listen(self) -> None:
-        while (await self._exchange.receive())["type"] != "http.disconnect":
-            pass
-        self._exchange.abandon(self._task)
+        try:
+            while (await self._exchange.receive())["type"] != "http.disconnect":
+                pass
+        except Exception:  # noqa: BLE001  the host's own; writes will show whether the client is still there
+            _log.warning("the host's receive() failed while the gateway watched for a disconnect", exc_info=True)
+        else:
+            self._exchange.abandon(self._task)
 
 
 class KeepAlive:
@@ -322,7 +367,11 @@ class KeepAlive:
         try:
             await self._exchange.send({"type": "http.response.body", "body": data, "more_body": True})
         except OSError as left:
+            self._exchange.gone = True
             raise CallerGone from left
+        except Exception as error:
+            self._exchange.host_error = error
+            raise
         self._busy = False
         self._last = self._loop.time()
 

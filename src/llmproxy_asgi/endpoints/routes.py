@@ -114,6 +114,8 @@ class Endpoints:
             await serve_call(self.engine, exchange, inbound, said=said, key_in_query=True, counts=method == COUNT)
         else:
             await self._other(exchange, path, protocol)
+        if exchange.gone:
+            await exchange.finish_disconnected()
 
     async def _other(self, exchange: Exchange, path: str, protocol: str | None) -> None:
         inbound = translator(protocol or _shape(exchange, path)).inbound

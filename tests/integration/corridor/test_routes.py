@@ -65,7 +65,8 @@ def test_a_key_opens_what_is_switched_on(base: str, method: str, path: str, body
     """And no answer may be kept by anybody in between."""
     answer = ask(base, method, path, body, {"authorization": f"Bearer {KEY}"})
     assert answer.status_code == 200, answer.text
-    assert answer.headers["cache-control"] == "no-store"
+    # A compressing intermediary would hold a stream back.
+    assert answer.headers["cache-control"] == ("no-store, no-transform" if ":stream" in path else "no-store")
     assert answer.headers["vary"] == "Authorization, Cookie"
     assert "set-cookie" not in answer.headers
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import httpx2
 import pytest
 from starlette.types import Message, Scope
 
@@ -113,6 +114,94 @@ async def test_a_server_that_says_so_when_it_is_written_to_is_believed(
     for fact in noting.facts:
         if isinstance(fact, CallFinished) and fact.stream:
             assert fact.outcome == "cancelled"
+
+
+@pytest.mark.parametrize("body", [{**CHAT, "model": "slow"}, {**CHAT, "model": "slow", "stream": True}, None])
+async def test_a_client_that_disconnects_before_the_first_byte_completes_the_exchange(body: Any) -> None:
+    """With a 499 and no body, so that a middleware above does not report an application that answered nothing."""
+    proxy = LLMProxy({"providers": {"simulated": {}}, **OPEN})
+    caller = Caller("POST", "/v1/chat/completions", body)
+    if body is None:
+        caller._body = None
+    asyncio.get_running_loop().call_later(0.05, caller.left.set)
+    await caller.asks(proxy)
+    await proxy.gateway.aclose()
+    assert [(message["type"], message.get("status"), message.get("body")) for message in caller.sent] == [
+        ("http.response.start", 499, None),
+        ("http.response.body", None, b""),
+    ]
+
+
+class HostLimitError(Exception):
+    """Raised by a host's own `receive` or `send`."""
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses", "/v1/messages/count_tokens"])
+async def test_what_the_hosts_receive_raises_is_the_hosts_to_answer(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A host that limits bodies by raising from `receive` sees its own exception; nothing is answered or logged."""
+    caller = Caller("POST", path, CHAT)
+
+    async def limited() -> Message:
+        raise HostLimitError
+
+    caller.receive = limited  # type: ignore[method-assign]
+    proxy = LLMProxy({"providers": {"simulated": {}}, **OPEN})
+    with pytest.raises(HostLimitError):
+        await caller.asks(proxy)
+    await proxy.gateway.aclose()
+    assert caller.sent == []
+    assert errors(caplog) == []
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("fails_at", [0, 1])
+async def test_what_the_hosts_send_raises_is_the_hosts_to_answer(
+    fails_at: int, caplog: pytest.LogCaptureFixture, *, stream: bool
+) -> None:
+    """No second answer is begun, and the log blames nothing on the gateway."""
+    caller = Caller("POST", "/v1/chat/completions", {**CHAT, "stream": stream})
+
+    async def broken(message: Message) -> None:
+        caller.sent.append(message)
+        if len(caller.sent) > fails_at:
+            raise HostLimitError
+
+    caller.send = broken  # type: ignore[method-assign]
+    proxy = LLMProxy({"providers": {"simulated": {}}, **OPEN})
+    with pytest.raises(HostLimitError):
+        await caller.asks(proxy)
+    await proxy.gateway.aclose()
+    assert len(caller.sent) == fails_at + 1
+    assert errors(caplog) == []
+
+
+async def test_a_receive_that_fails_during_the_call_does_not_end_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The disconnect watch stops with a warning, and the call is answered."""
+    monkeypatch.setattr(exchanges, "_WATCH_AFTER", 0.0)
+    caller = Caller("POST", "/v1/chat/completions", CHAT)
+    receive, failed = caller.receive, asyncio.Event()
+
+    async def broken_afterwards() -> Message:
+        if caller._body is None:
+            failed.set()
+            raise HostLimitError
+        return await receive()
+
+    async def answer(_request: httpx2.Request) -> httpx2.Response:
+        await failed.wait()
+        return httpx2.Response(404, json={"error": {"message": "no such model"}})
+
+    caller.receive = broken_afterwards  # type: ignore[method-assign]
+    config = {"providers": {"p": {"type": "openai-compatible", "base_url": "http://127.0.0.1:9/v1"}}, **OPEN}
+    proxy = LLMProxy(config, transport=httpx2.MockTransport(answer))
+    await caller.asks(proxy)
+    await proxy.gateway.aclose()
+    assert caller.sent[0]["status"] == 404
+    assert [record.levelname for record in caplog.records if record.name == "llmproxy_asgi.calls"] == ["WARNING"]
 
 
 async def test_a_large_answer_that_nobody_takes_is_given_up_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -235,6 +324,29 @@ async def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyP
         await asyncio.sleep(0)
 
     await within(call())
+
+
+@pytest.mark.parametrize(("arrived", "late"), [(exchanges._STEADY, False), (exchanges._STEADY - 1, True)])
+async def test_the_bodys_clock_counts_pauses(arrived: int, *, late: bool) -> None:
+    """A steady upload may take many times `limits.body_timeout`; one that drips may not."""
+    exchange, _ = exchange_of()
+    exchange.receive = Posting().receive
+
+    async def upload() -> None:
+        async with CallerWatch(exchange) as watch:
+            reading = asyncio.ensure_future(watch.json_body(limit=2**40, seconds=10 * HANG))
+            await asyncio.sleep(0)
+            for _ in range(5):
+                exchange.received += arrived
+                watch._give_up()  # the clock has run out once
+                await asyncio.sleep(0)
+            reading.cancel()
+
+    if late:
+        with pytest.raises(BodyTimeout):
+            await within(upload())
+    else:
+        await within(upload())
 
 
 async def test_who_sent_a_body_late_and_leaves_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
