@@ -33,7 +33,8 @@ from llmproxy_asgi.errors import (
     Unavailable,
     UpstreamProtocolError,
 )
-from llmproxy_asgi.stores.base import MIB, Owner
+from llmproxy_asgi.principal import Owner
+from llmproxy_asgi.stores.base import MIB
 from llmproxy_asgi.translators.base import AnyInbound, Headers, Intake
 from llmproxy_asgi.translators.openai_responses import state as words
 from llmproxy_asgi.wire import sse
@@ -190,7 +191,7 @@ class Background:
             CallerError: The request is wrong, there is no such model, this owner has too many runs, or is over a limit.
             Unavailable: There are too many runs, or nothing can be kept.
         """
-        owner = Owner.of(grant.principal)
+        owner = grant.owner
         self._admit(owner)
         self._beginning.append(owner)
         call: Call | None = None

@@ -22,11 +22,11 @@ from llmproxy_asgi.execution.attempt import Answered, Attempt, Job
 from llmproxy_asgi.execution.executor import Opened
 from llmproxy_asgi.execution.tokens import size_of
 from llmproxy_asgi.facts import Course
+from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.routing.affinity import Conversation, Place
 from llmproxy_asgi.routing.catalog import Choice
 from llmproxy_asgi.runtime import Runtime
-from llmproxy_asgi.stores.base import Owner
 from llmproxy_asgi.telemetry.telling import Caller, Telling
 from llmproxy_asgi.translators.base import Intake
 from llmproxy_asgi.translators.embeddings.records import Embeddings
@@ -318,7 +318,8 @@ def _keeps(target: Target, job: Job) -> bool:
 def told_caller(owner: Owner, choice: Choice, job: Job) -> Caller:
     """Who asks for what, as observers are told."""
     return Caller(
-        principal=owner.principal_id,
+        principal=owner.id,
+        principal_kind=owner.kind,
         tenant=owner.tenant,
         protocol=job.protocol,
         model=choice.name,

@@ -20,10 +20,10 @@ from llmproxy_asgi.execution.allowance import Allowance
 from llmproxy_asgi.execution.attempt import Asked, Job
 from llmproxy_asgi.execution.counting import Counted
 from llmproxy_asgi.facts import Course
+from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.routing.affinity import conversation_in, conversation_of
 from llmproxy_asgi.routing.catalog import Allowed, allow, everything
 from llmproxy_asgi.runtime import Runtime
-from llmproxy_asgi.stores.base import Owner
 from llmproxy_asgi.telemetry.telling import CountTelling, tell_refusal
 from llmproxy_asgi.translators.base import AnyInbound, Headers, Intake
 
@@ -73,7 +73,7 @@ class Engine:
     def _turn(self, intake: Intake, grant: Grant) -> "Turn":
         from llmproxy_asgi.custody.stateful import Turn  # with the words of Responses, which alone has kept answers
 
-        return Turn(self.runtime.responses, Owner.of(grant.principal), intake)
+        return Turn(self.runtime.responses, grant.owner, intake)
 
     async def count(
         self, intake: Intake, inbound: AnyInbound, grant: Grant, *, strict: bool = False, request_id: str = ""
@@ -135,13 +135,13 @@ class Engine:
     def _call(self, model: str, grant: Grant, job: Job, conversation: Belongs) -> Call:
         runtime = self.runtime  # one plan for the whole call: a reload never splits it
         choice = runtime.catalog.resolve(model, granted(grant))
-        owner = Owner.of(grant.principal)
+        owner = grant.owner
         return Call(runtime, choice, job, owner, conversation, allowance=_allowance(runtime, owner, grant))
 
     async def _count(self, model: str, grant: Grant, job: Job) -> Counted:
         runtime = self.runtime
         choice = runtime.catalog.resolve(model, granted(grant))
-        owner = Owner.of(grant.principal)
+        owner = grant.owner
         allowance = _allowance(runtime, owner, grant, spends=False)
         if allowance is not None:
             job = await allowance.take(job)

@@ -18,6 +18,7 @@ from typing import Literal, Protocol, TypeAlias
 import msgspec
 
 from llmproxy_asgi.conversation import Usage
+from llmproxy_asgi.principal import OwnerKind
 
 Outcome = Literal["ok", "error", "cancelled", "cut"]
 """How a call ended.
@@ -54,6 +55,8 @@ class CallStarted(Fact, frozen=True, kw_only=True):
     """As the caller named it: unbounded text."""
     stream: bool
     principal: str
+    principal_kind: OwnerKind
+    """A host user and a machine key may have the same name: owners are (kind, tenant, id)."""
     tenant: str
 
 
@@ -120,6 +123,7 @@ class CallFinished(Fact, frozen=True, kw_only=True):
     call: int
     request_id: str
     principal: str
+    principal_kind: OwnerKind
     tenant: str
     protocol: str
     """The caller's."""
@@ -159,6 +163,7 @@ class TokensCounted(Fact, frozen=True, kw_only=True):
 
     request_id: str
     principal: str
+    principal_kind: OwnerKind
     tenant: str
     protocol: str
     """The caller's."""

@@ -265,7 +265,8 @@ class Gateway:
             raise
 
     def _grant(self, principal: Principal | str | None) -> Grant:
-        return self._engine.runtime.doorkeeper.grant(_principal(principal))
+        found = _principal(principal)
+        return self._engine.runtime.doorkeeper.grant(found, kind="local" if found is LOCAL else "user")
 
     def models(self) -> list[str]:
         """Every name that can be listed."""

@@ -7,7 +7,10 @@ passed as an object inside the process: no header and no query can name one. Thi
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, TypeAlias
+from urllib.parse import quote
+
+import msgspec
 
 SCOPE_KEY = "llmproxy.principal"
 """Where an adapter puts the `Principal` it has vouched for, in the ASGI scope.
@@ -57,3 +60,40 @@ class Principal:
 
 LOCAL = Principal("local")
 """The caller of a `Gateway` that the host built itself and calls without naming anybody."""
+
+ANYBODY = Principal("anonymous")
+"""Every caller of an open gateway whom nothing else identifies."""
+
+OwnerKind: TypeAlias = Literal["user", "key", "open", "local"]
+"""What says who an owner is.
+
+- `user`: the host (`identify`, a framework's user, `principal=` in Python).
+- `key`: the table of machine keys.
+- `open`: `access.mode: open`; every anonymous caller is this one owner.
+- `local`: the host's own calls from Python, which name no principal.
+"""
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """Whose something is that is kept or counted by caller.
+
+    The kind is part of it, and never a part of the principal: a host user with the name of a machine key, or with the
+    name `anonymous` or `local`, is another owner, whatever the host returns.
+    """
+
+    kind: OwnerKind
+    tenant: str
+    id: str
+
+    @classmethod
+    def of(cls, principal: Principal, *, kind: OwnerKind = "user") -> "Owner":
+        """Return the owner of what a principal's calls leave behind."""
+        return cls(kind, principal.tenant, principal.id)
+
+    @property
+    def storage_prefix(self) -> str:
+        """The text that begins every key of this owner where a store has one name space for all.
+
+        No two owners share it, and none is the beginning of another.
+        """
+        return f"{self.kind}:{quote(self.tenant, safe='')}:{quote(self.id, safe='')}:"

@@ -323,3 +323,39 @@ class KeyEntry(CallerLimits):
         if len(text) < 16:
             raise ValueError("must be at least 16 characters")
         return value
+
+
+class AdminEntry(Block):
+    """One entry of `access.admins`."""
+
+    kind: Literal["group", "user", "key"] = Field("user", description="What `id` is the name of.")
+    id: str = Field(min_length=1, max_length=255, description="The group's name, the user's id or the key's name.")
+    tenant: str = Field("", max_length=255, description="The tenant of a user or a key.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kind == "group" and self.tenant:
+            raise ValueError("a group has no tenant: its name alone is compared")
+        return self
+
+
+_ADMIN_HELP = "an administrator is group:NAME, user:ID, user:TENANT/ID or key:NAME; a bare word is a group"
+
+
+def _parse_admin(value: object) -> object:
+    """Read `group:ops`, `user:ada`, `user:acme/ada`, `key:scraper`, or a bare word, which is a group."""
+    if not isinstance(value, str):
+        return value
+    kind, colon, name = value.partition(":")
+    if not colon:
+        return {"kind": "group", "id": value}
+    if kind not in {"group", "user", "key"} or not name:
+        raise ValueError(_ADMIN_HELP)
+    if kind == "group":
+        return {"kind": kind, "id": name}
+    tenant, slash, rest = name.partition("/")
+    return {"kind": kind, "tenant": tenant, "id": rest} if slash else {"kind": kind, "id": name}
+
+
+AdminName = Annotated[AdminEntry, BeforeValidator(_parse_admin, json_schema_input_type=str | AdminEntry)]
+"""An entry of `access.admins`; written as `group:ops`, `user:ada`, `user:acme/ada`, `key:scraper`, or as a block."""

@@ -137,7 +137,7 @@ def configuration(upstream: str, closed: str, streams: int) -> dict[str, Any]:
     return {
         "providers": providers,
         "models": names,
-        "access": {"keys": [*keys, {"name": "ops", "key": OPS}], "default": limited, "admins": ["ops"]},
+        "access": {"keys": [*keys, {"name": "ops", "key": OPS}], "default": limited, "admins": ["key:ops"]},
         "endpoints": {"metrics": True, "explain": True},
         "keepalive": "2s",
     }

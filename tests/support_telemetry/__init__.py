@@ -32,6 +32,7 @@ def started(call: int = 1, **fields: Any) -> CallStarted:
         "model": "smart",
         "stream": True,
         "principal": "ada",
+        "principal_kind": "user",
         "tenant": "",
     }
     return CallStarted(call=call, **{**usual, **fields})
@@ -67,6 +68,7 @@ def finished(call: int = 1, **fields: Any) -> CallFinished:
     usual: dict[str, Any] = {
         "request_id": f"req_{call}",
         "principal": "ada",
+        "principal_kind": "user",
         "tenant": "",
         "protocol": "openai-chat",
         "model": "smart",

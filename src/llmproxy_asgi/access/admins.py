@@ -5,10 +5,11 @@ Callers see what is theirs; this is about the rest. It asks nobody who is callin
 
 from collections.abc import Iterable
 
+from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.errors import Forbidden
-from llmproxy_asgi.principal import Principal
+from llmproxy_asgi.settings import AdminEntry
 
-NOT_CONFIGURED = "Nobody may see this yet: list groups or ids under access.admins."
+NOT_CONFIGURED = "Nobody may see this yet: list groups, users or keys under access.admins."
 _NOT_YOU = "This is for administrators."
 
 
@@ -16,23 +17,26 @@ class Admins:
     """The administrators.
 
     Args:
-        names: Groups, and ids of principals without a tenant: a tenant hands out its own ids, and could hand out one
-            of these.
-        anybody: Whether everybody is one where no name is given: the gateway is open, and says so.
+        entries: Groups, users and keys. A user and a key of one name are two entries, as they are two owners.
+        anybody: Whether everybody is one where no entry is given: the gateway is open, and says so.
     """
 
-    def __init__(self, names: Iterable[str], *, anybody: bool) -> None:
-        self._names = frozenset(names)
-        self._anybody = anybody and not self._names
+    def __init__(self, entries: Iterable[AdminEntry], *, anybody: bool) -> None:
+        entries = tuple(entries)
+        self._groups = frozenset(entry.id for entry in entries if entry.kind == "group")
+        self._owners = frozenset((entry.kind, entry.tenant, entry.id) for entry in entries if entry.kind != "group")
+        self._named = bool(entries)
+        self._anybody = anybody and not self._named
 
-    def check(self, principal: Principal) -> None:
+    def check(self, grant: Grant) -> None:
         """Let an administrator pass.
 
         Raises:
             Forbidden: It is none.
         """
-        if self._anybody or not self._names.isdisjoint(principal.groups):
+        principal = grant.principal
+        if self._anybody or not self._groups.isdisjoint(principal.groups):
             return
-        if not principal.tenant and principal.id in self._names:
+        if (grant.kind, principal.tenant, principal.id) in self._owners:
             return
-        raise Forbidden(_NOT_YOU if self._names else NOT_CONFIGURED)
+        raise Forbidden(_NOT_YOU if self._named else NOT_CONFIGURED)

@@ -12,7 +12,7 @@ from starlette.types import Scope
 
 from llmproxy_asgi.access.keys import PREFIX, Grant, KeyTable, sent_key
 from llmproxy_asgi.errors import CallerError, Forbidden, InternalError, Unauthenticated
-from llmproxy_asgi.principal import LOCAL, SCOPE_KEY, Principal
+from llmproxy_asgi.principal import ANYBODY, LOCAL, SCOPE_KEY, OwnerKind, Principal
 from llmproxy_asgi.settings import CallLimits, KeyEntry
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ Identify: TypeAlias = Callable[["HTTPConnection"], Identity | Awaitable[Identity
 Csrf: TypeAlias = Callable[["HTTPConnection"], bool]
 """The host's own check of a CSRF token."""
 Mode = Literal["host", "keys", "open"]
-
-ANYBODY = Principal("anonymous")
 
 NOT_CONFIGURED = (
     "This gateway refuses every call because nobody has said who may use it. Pass identify= to LLMProxy, "
@@ -98,7 +96,7 @@ class Doorkeeper:
             if not isinstance(vouched, Principal):
                 raise InternalError("An adapter handed over something that is not a Principal.")
             self._check_origin(scope)
-            return self.grant(vouched)
+            return self.grant(vouched, kind="local" if vouched is LOCAL else "user")
         if self._mode == "keys":
             raise self._nobody(key)
         # None under the adapter's key: it has asked the host, and nobody is signed in.
@@ -112,12 +110,12 @@ class Doorkeeper:
             self._check_origin(scope)
             return self.grant(principal)
         if self._mode == "open":
-            return self.grant(ANYBODY)
+            return Grant(ANYBODY, limits=self._limits, kind="open")
         raise self._nobody(key, asked=asked)
 
-    def grant(self, principal: Principal) -> Grant:
+    def grant(self, principal: Principal, *, kind: OwnerKind = "user") -> Grant:
         """What somebody may do who is known otherwise than by a key. The host's own calls, for nobody, may anything."""
-        return Grant(principal, limits=None if principal is LOCAL else self._limits)
+        return Grant(principal, limits=None if kind == "local" else self._limits, kind=kind)
 
     def _nobody(self, key: str | None, *, asked: bool = False) -> Unauthenticated:
         if not asked and not self._keys and (not self._asks_host or self._mode == "keys"):

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from llmproxy_asgi.errors import BadRequest, Unauthenticated
-from llmproxy_asgi.principal import Principal
+from llmproxy_asgi.principal import Owner, OwnerKind, Principal
 from llmproxy_asgi.settings import CallLimits, KeyEntry
 
 PREFIX = "llmp_"
@@ -30,6 +30,13 @@ class Grant(msgspec.Struct, frozen=True):
     principal: Principal
     models: tuple[str, ...] | None = None
     limits: CallLimits | None = None
+    kind: OwnerKind = "user"
+    """What said who it is. A key or the mode says so here; nothing that a host returns can."""
+
+    @property
+    def owner(self) -> Owner:
+        """Whose everything is that calls of this grant leave behind."""
+        return Owner.of(self.principal, kind=self.kind)
 
 
 class KeyTable:
@@ -42,6 +49,7 @@ class KeyTable:
                 Principal(entry.name, display_name=entry.name, groups=entry.groups, tenant=entry.tenant),
                 entry.models,
                 entry.call_limits,
+                kind="key",
             )
             for entry in entries
         }

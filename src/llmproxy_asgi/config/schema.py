@@ -18,7 +18,7 @@ from llmproxy_asgi.config.document import Path, hint, spell
 from llmproxy_asgi.errors import MisuseError
 from llmproxy_asgi.providers.base import ProviderConfig
 from llmproxy_asgi.providers.registry import provider_class
-from llmproxy_asgi.settings import Block, CallerLimits, Duration, KeyEntry, Strategy
+from llmproxy_asgi.settings import AdminName, Block, CallerLimits, Duration, KeyEntry, Strategy
 from llmproxy_asgi.stores.open import problem
 from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
 
@@ -58,6 +58,10 @@ Database = Annotated[str, BeforeValidator(_store)]
 """The address of a store: `memory`."""
 
 
+def _in_tenant(tenant: str) -> str:
+    return f" with tenant {tenant!r}" if tenant else " without a tenant"
+
+
 class Access(Block):
     """Who may call us."""
 
@@ -69,9 +73,10 @@ class Access(Block):
     default: CallerLimits = Field(
         CallerLimits(), description="Limits of each caller; a key's own limits replace them field by field."
     )
-    admins: tuple[str, ...] = Field(
+    admins: tuple[AdminName, ...] = Field(
         (),
-        description="Groups, or ids of callers without a tenant, that may see the metrics and administration of all.",
+        description="Who may see the metrics and administration of all: group:NAME, user:ID, user:TENANT/ID or "
+        "key:NAME; a bare word is a group.",
     )
 
     @property
@@ -86,6 +91,14 @@ class Access(Block):
         if len(set(texts)) < len(texts):
             raise ValueError("two entries have the same key")
         return value
+
+    @model_validator(mode="after")
+    def _known_admins(self) -> "Access":
+        known = {(entry.tenant, entry.name) for entry in self.keys}
+        for admin in self.admins:
+            if admin.kind == "key" and (admin.tenant, admin.id) not in known:
+                raise ValueError(f"admins: there is no key {admin.id!r} under access.keys{_in_tenant(admin.tenant)}")
+        return self
 
 
 class RouteTarget(Block):

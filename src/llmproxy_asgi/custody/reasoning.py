@@ -37,7 +37,8 @@ from llmproxy_asgi.conversation import (
     ToolCall,
 )
 from llmproxy_asgi.errors import Unavailable
-from llmproxy_asgi.stores.base import MIB, Bounds, Owner, RecordStore
+from llmproxy_asgi.principal import Owner
+from llmproxy_asgi.stores.base import MIB, Bounds, RecordStore
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.seals import keep

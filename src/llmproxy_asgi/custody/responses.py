@@ -18,7 +18,8 @@ import msgspec
 
 from llmproxy_asgi.clock import SYSTEM, Clock
 from llmproxy_asgi.errors import BadRequest, InternalError, NotFound
-from llmproxy_asgi.stores.base import MIB, Bounds, Owner, RecordStore
+from llmproxy_asgi.principal import Owner
+from llmproxy_asgi.stores.base import MIB, Bounds, RecordStore
 
 BOUNDS = Bounds(total_bytes=256 * MIB, owner_bytes=64 * MIB, owner_records=20_000)
 LIFETIME = 30 * 24 * 3600.0

@@ -15,7 +15,7 @@ import msgspec
 
 from llmproxy_asgi.custody.responses import Item, ResponseCustody, Status, StoredResponse, new_id
 from llmproxy_asgi.errors import GatewayError, NotFound, Unavailable
-from llmproxy_asgi.stores.base import Owner
+from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.translators.base import Intake, State
 from llmproxy_asgi.translators.openai_responses import state as words
 

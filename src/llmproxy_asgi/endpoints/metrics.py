@@ -16,6 +16,6 @@ async def serve_metrics(engine: Engine, exchange: Exchange) -> None:
     runtime = engine.runtime
     assert runtime.metrics is not None, "nothing leads here where it is off"
     grant = await runtime.doorkeeper.admit(exchange.scope)
-    runtime.admins.check(grant.principal)
+    runtime.admins.check(grant)
     media_type, text = runtime.metrics.page()
     await exchange.answer(200, [(b"content-type", media_type)], text)

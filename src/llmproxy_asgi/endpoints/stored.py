@@ -13,7 +13,7 @@ from llmproxy_asgi.custody.responses import StoredResponse, WireEvent
 from llmproxy_asgi.endpoints.exchange import CallerWatch, Exchange, KeepAlive
 from llmproxy_asgi.engine import Engine
 from llmproxy_asgi.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
-from llmproxy_asgi.stores.base import Owner
+from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.translators.base import AnyInbound, Intake
 from llmproxy_asgi.translators.openai_responses import state as words
 from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, STATE
@@ -71,7 +71,7 @@ class Stored:
             allowed = _METHODS[rest]
             raise MethodNotAllowed(f"This path takes {' or '.join(allowed)}.", allow=", ".join(allowed))
         grant = await self._engine.runtime.doorkeeper.admit(exchange.scope)
-        owner = Owner.of(grant.principal)
+        owner = grant.owner
         if rest == "input_items":
             await self._items(exchange, owner, response_id)
         elif rest == "cancel":

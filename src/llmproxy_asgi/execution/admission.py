@@ -18,10 +18,10 @@ from llmproxy_asgi.errors import RateLimited, Unavailable
 from llmproxy_asgi.execution.concurrency import Slots
 from llmproxy_asgi.execution.gate import UNLIMITED, Full, Gate, Permit, pass_first
 from llmproxy_asgi.execution.rate_limit import Limiter, TokenBucket
+from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.settings import CallLimits
-from llmproxy_asgi.stores.base import Owner
 
 _LOOKED_AT = 4
 """Callers that are looked at whenever a new one comes, whether they can be forgotten."""

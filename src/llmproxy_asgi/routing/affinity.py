@@ -13,7 +13,7 @@ import msgspec
 
 from llmproxy_asgi.clock import SYSTEM, Clock
 from llmproxy_asgi.conversation import Request
-from llmproxy_asgi.stores.base import Owner
+from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.translators.base import Headers, Intake
 
 LASTS = 3600.0

@@ -12,21 +12,9 @@ from typing import Protocol
 
 import msgspec
 
-from llmproxy_asgi.principal import Principal
+from llmproxy_asgi.principal import Owner
 
 MIB = 1024 * 1024
-
-
-class Owner(msgspec.Struct, frozen=True):
-    """Whose a record is. The two words begin every storage key."""
-
-    tenant: str
-    principal_id: str
-
-    @classmethod
-    def of(cls, principal: Principal) -> "Owner":
-        """The owner of what a principal leaves behind."""
-        return cls(principal.tenant, principal.id)
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +57,9 @@ class RecordStore(Protocol):
 
     async def touch(self, owner: Owner, keys: Collection[str], *, ttl: float) -> None:
         """Let those of the records that there are live this many seconds from now on."""
+
+    async def erase(self, owner: Owner) -> int:
+        """Delete every record of an owner; how many there were."""
 
     async def keys(self, owner: Owner, *, after: str = "", limit: int = 100) -> tuple[str, ...]:
         """The owner's keys beyond `after`, sorted, at most `limit`."""

@@ -9,7 +9,8 @@ from collections import OrderedDict
 from collections.abc import Collection, Mapping
 
 from llmproxy_asgi.clock import SYSTEM, Clock
-from llmproxy_asgi.stores.base import Bounds, Owner
+from llmproxy_asgi.principal import Owner
+from llmproxy_asgi.stores.base import Bounds
 
 OVERHEAD = 480
 """Bytes that a record costs beside its key and value: measured, with what stands in the queue of expiries."""
@@ -111,6 +112,18 @@ class MemoryStore:
             record = self._find(owner, key)
             if record is not None:
                 record.expires = expires  # its entry in the queue moves when its turn comes
+
+    async def erase(self, owner: Owner) -> int:
+        """Delete every record of an owner; how many there were."""
+        shelf = self._shelves.get(owner)
+        if shelf is None:
+            return 0
+        now = self._clock.monotonic()
+        there = sum(record.expires > now for record in shelf.records.values())
+        for key in tuple(shelf.records):
+            self._drop(owner, key)
+        self._compact()
+        return there
 
     async def keys(self, owner: Owner, *, after: str = "", limit: int = 100) -> tuple[str, ...]:
         """The owner's keys beyond `after`, sorted, at most `limit`."""

@@ -23,6 +23,7 @@ from llmproxy_asgi.facts import (
     Outcome,
     TokensCounted,
 )
+from llmproxy_asgi.principal import OwnerKind
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.translators.embeddings.records import Embeddings
 
@@ -38,6 +39,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """Who asked for what, as it is told."""
 
     principal: str
+    principal_kind: OwnerKind
     tenant: str
     protocol: str
     model: str
@@ -96,6 +98,7 @@ class Telling(_Teller):
                     model=caller.model,
                     stream=caller.stream,
                     principal=caller.principal,
+                    principal_kind=caller.principal_kind,
                     tenant=caller.tenant,
                 )
             )
@@ -158,6 +161,7 @@ class Telling(_Teller):
                 call=course.call,
                 request_id=course.request_id,
                 principal=caller.principal,
+                principal_kind=caller.principal_kind,
                 tenant=caller.tenant,
                 protocol=caller.protocol,
                 model=caller.model,
@@ -229,6 +233,7 @@ class CountTelling(_Teller):
             TokensCounted(
                 request_id=course.request_id,
                 principal=caller.principal,
+                principal_kind=caller.principal_kind,
                 tenant=caller.tenant,
                 protocol=caller.protocol,
                 model=caller.model,

@@ -6,7 +6,8 @@ from typing import TypeAlias
 
 import pytest
 
-from llmproxy_asgi.stores.base import Bounds, Owner, RecordStore
+from llmproxy_asgi.principal import Owner, OwnerKind
+from llmproxy_asgi.stores.base import Bounds, RecordStore
 from support_clock import HandClock
 from support_stores import ALICE, BACKENDS, BOB, OTHER_ALICE, Backend
 
@@ -178,10 +179,36 @@ async def test_one_name_in_two_tenants_is_two_owners(store: RecordStore) -> None
     """Tenant and id together say whose a record is; neither borrows letters of the other."""
     await store.put(ALICE, "k", b"acme", ttl=10)
     assert await store.get(OTHER_ALICE, "k") is None
-    await store.put(Owner("a", "bc"), "k", b"1", ttl=10)
-    assert await store.get(Owner("ab", "c"), "k") is None
-    assert await store.get(Owner("", "abc"), "k") is None
-    assert not await store.delete(Owner("ab", "c"), "k")
+    await store.put(Owner("user", "a", "bc"), "k", b"1", ttl=10)
+    assert await store.get(Owner("user", "ab", "c"), "k") is None
+    assert await store.get(Owner("user", "", "abc"), "k") is None
+    assert not await store.delete(Owner("user", "ab", "c"), "k")
+
+
+async def test_one_name_of_two_kinds_is_two_owners(store: RecordStore) -> None:
+    """A host's user, a machine key, anonymous callers and the host itself share no record, whatever they are called."""
+    kinds: tuple[OwnerKind, ...] = ("user", "key", "open", "local")
+    owners = [Owner(kind, "acme", "alice") for kind in kinds]
+    for number, owner in enumerate(owners):
+        await store.put(owner, "k", b"%d" % number, ttl=10)
+    assert [await store.get(owner, "k") for owner in owners] == [b"0", b"1", b"2", b"3"]
+    assert await store.delete(owners[1], "k")
+    assert [await store.get(owner, "k") for owner in owners] == [b"0", None, b"2", b"3"]
+
+
+async def test_erasing_deletes_all_records_of_one_owner(store: RecordStore, clock: HandClock) -> None:
+    """It says how many there were, expired ones not among them, and touches no other owner's."""
+    await store.put(ALICE, "old", b"1", ttl=1)
+    clock.turn(2)
+    for key in ("a", "b", "c"):
+        await store.put(ALICE, key, b"1", ttl=10)
+        await store.put(BOB, key, b"2", ttl=10)
+    assert await store.erase(ALICE) == 3
+    assert await store.erase(ALICE) == 0
+    assert await store.keys(ALICE) == ()
+    assert await store.keys(BOB) == ("a", "b", "c")
+    assert await store.put(ALICE, "a", b"3", ttl=10)
+    assert await store.get(ALICE, "a") == b"3"
 
 
 class Traffic:

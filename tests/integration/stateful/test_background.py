@@ -16,8 +16,7 @@ from llmproxy_asgi.background import MOST_OF_ONE, Background, Run
 from llmproxy_asgi.custody.stateful import Turn
 from llmproxy_asgi.errors import Unavailable
 from llmproxy_asgi.facts import AnyFact, CallFinished, CallStarted
-from llmproxy_asgi.principal import SCOPE_KEY, Principal
-from llmproxy_asgi.stores.base import Owner
+from llmproxy_asgi.principal import SCOPE_KEY, Owner, Principal
 from llmproxy_asgi.stores.memory import MemoryStore
 from llmproxy_asgi.testing import Hold, Scenario, Upstream, error_answer
 from llmproxy_asgi.translators.registry import translator

@@ -12,10 +12,10 @@ from anyio import to_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
-from llmproxy_asgi.access.identify import ANYBODY, Doorkeeper, Identify
+from llmproxy_asgi.access.identify import Doorkeeper, Identify
 from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.errors import BadRequest, Forbidden, InternalError, MisuseError, Unauthenticated
-from llmproxy_asgi.principal import SCOPE_KEY, Principal
+from llmproxy_asgi.principal import ANYBODY, LOCAL, SCOPE_KEY, OwnerKind, Principal
 from llmproxy_asgi.settings import KeyEntry, Secret
 
 pytestmark = pytest.mark.anyio
@@ -118,8 +118,8 @@ async def test_identify_that_says_nobody_is_a_401_and_in_open_mode_anybody() -> 
     """None means nobody; `open` lets nobody in, too, because somebody wrote it."""
     with pytest.raises(Unauthenticated, match="not signed in"):
         await doorkeeper(identify=lambda _: None).admit(scope())
-    assert await doorkeeper("open", identify=lambda _: None).admit(scope()) == Grant(ANYBODY)
-    assert await doorkeeper("open").admit(scope(("authorization", "Bearer sk-whatever"))) == Grant(ANYBODY)
+    assert await doorkeeper("open", identify=lambda _: None).admit(scope()) == Grant(ANYBODY, kind="open")
+    assert await doorkeeper("open").admit(scope(("authorization", "Bearer sk-whatever"))) == Grant(ANYBODY, kind="open")
 
 
 @pytest.mark.parametrize("answer", [True, 1.5, object(), "", "a\nb", "x" * 256, Exception()])
@@ -162,6 +162,31 @@ async def test_an_adapters_principal_beats_identify_and_a_key_beats_both() -> No
     assert (await keeper.admit(scope(("x-api-key", KEY), **vouched))).principal.id == "ci"
     with pytest.raises(InternalError):
         await keeper.admit(scope(**{SCOPE_KEY: "bob"}))
+
+
+@pytest.mark.parametrize("name", ["ci", "anonymous", "local"])
+async def test_a_host_user_is_never_taken_for_a_key_an_anonymous_or_a_local_caller(name: str) -> None:
+    """Whatever name a host gives its user, and even our own object for the host's calls, it is a user's."""
+    for answer in (name, Principal(name), LOCAL if name == "local" else ANYBODY):
+
+        def identify(_: HTTPConnection, answer: str | Principal = answer) -> str | Principal:
+            return answer
+
+        grant = await doorkeeper("open", identify=identify).admit(scope())
+        assert grant.owner.kind == "user"
+    vouched: dict[str, Any] = {SCOPE_KEY: Principal(name)}
+    assert (await doorkeeper().admit(scope(**vouched))).owner.kind == "user"
+
+
+async def test_each_way_to_be_known_is_a_kind_of_its_own() -> None:
+    """A key, nobody on an open gateway, and the host's own in-process call are no users."""
+    kinds: list[tuple[Any, OwnerKind]] = [
+        (scope(("x-api-key", KEY)), "key"),
+        (scope(), "open"),
+        ({**scope(), SCOPE_KEY: LOCAL}, "local"),
+    ]
+    for asked, kind in kinds:
+        assert (await doorkeeper("open").admit(asked)).owner.kind == kind
 
 
 async def test_no_header_names_a_principal() -> None:

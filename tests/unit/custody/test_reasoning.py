@@ -42,7 +42,8 @@ from llmproxy_asgi.custody.reasoning import (
     restore,
 )
 from llmproxy_asgi.errors import Unavailable, UpstreamFailed
-from llmproxy_asgi.stores.base import Bounds, Owner
+from llmproxy_asgi.principal import Owner
+from llmproxy_asgi.stores.base import Bounds
 from llmproxy_asgi.stores.memory import MemoryStore
 from llmproxy_asgi.translators.assemble import unfold
 from llmproxy_asgi.translators.base import Upstream
@@ -366,6 +367,9 @@ class Away:
 
     async def touch(self, owner: Owner, keys: Collection[str], *, ttl: float) -> None:
         raise Unavailable("The store is away.")
+
+    async def erase(self, owner: Owner) -> int:
+        raise Unavailable("gone")
 
     async def keys(self, owner: Owner, *, after: str = "", limit: int = 100) -> tuple[str, ...]:
         raise Unavailable("The store is away.")

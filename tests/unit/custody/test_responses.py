@@ -19,7 +19,8 @@ from llmproxy_asgi.custody.responses import (
     new_id,
 )
 from llmproxy_asgi.errors import BadRequest, InternalError, NotFound
-from llmproxy_asgi.stores.base import Bounds, Owner
+from llmproxy_asgi.principal import Owner
+from llmproxy_asgi.stores.base import Bounds
 from llmproxy_asgi.stores.memory import MemoryStore
 from support_clock import HandClock
 from support_stores import ALICE, BOB, OTHER_ALICE

@@ -9,16 +9,16 @@ from llmproxy_asgi.config.loader import load_config
 from llmproxy_asgi.errors import RateLimited, Unavailable
 from llmproxy_asgi.execution.admission import CallerGates, LiveGates, TargetAdmission, admit
 from llmproxy_asgi.execution.gate import UNLIMITED
+from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.settings import CallerLimits, CallLimits
-from llmproxy_asgi.stores.base import Owner
 from support_clock import HandClock
 
 pytestmark = pytest.mark.anyio
 
-ANN, BOB = Owner("", "ann"), Owner("", "bob")
+ANN, BOB = Owner("user", "", "ann"), Owner("user", "", "bob")
 ONE_A_MINUTE = CallLimits(calls=((1 / 60, 1.0),))
 
 
@@ -48,7 +48,7 @@ def admission(gates: LiveGates, made: list[Provider]) -> TargetAdmission:
 async def test_each_owner_has_limits_of_its_own(clock: HandClock) -> None:
     """The same limits of two owners are two limits, and so are those of one name in two tenants."""
     gates = CallerGates(clock)
-    for owner in (ANN, BOB, Owner("acme", "ann")):
+    for owner in (ANN, BOB, Owner("user", "acme", "ann")):
         await admit(gates.gate(owner, ONE_A_MINUTE), 0)
         with pytest.raises(RateLimited) as caught:
             await admit(gates.gate(owner, ONE_A_MINUTE), 0)
@@ -60,7 +60,7 @@ async def test_callers_who_have_not_called_for_long_are_forgotten(clock: HandClo
     gates = CallerGates(clock)
     gates.gate(ANN, ONE_A_MINUTE).try_pass(0)
     for number in range(5_000):
-        gates.gate(Owner("", f"user-{number}"), ONE_A_MINUTE).try_pass(0)
+        gates.gate(Owner("user", "", f"user-{number}"), ONE_A_MINUTE).try_pass(0)
         clock.at += 1
         if number % 30 == 0:
             assert gates.gate(BOB, ONE_A_MINUTE).try_pass(0) is not None or number == 0
@@ -76,7 +76,7 @@ async def test_who_holds_a_slot_is_not_forgotten(clock: HandClock) -> None:
     permit = gates.gate(ANN, limits).try_pass(0)
     assert permit is not None
     for number in range(1_000):
-        gates.gate(Owner("", f"user-{number}"), limits)
+        gates.gate(Owner("user", "", f"user-{number}"), limits)
     assert gates.gate(ANN, limits).try_pass(0) is None
     permit.release()
     assert gates.gate(ANN, limits).try_pass(0) is not None

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llmproxy_asgi.conversation import Message, Request, Text
-from llmproxy_asgi.principal import Principal
+from llmproxy_asgi.principal import Owner, Principal
 from llmproxy_asgi.routing import affinity
 from llmproxy_asgi.routing.affinity import (
     LASTS,
@@ -16,7 +16,6 @@ from llmproxy_asgi.routing.affinity import (
     conversation_in,
     conversation_of,
 )
-from llmproxy_asgi.stores.base import Owner
 from llmproxy_asgi.translators.registry import translator
 from support_clock import HandClock
 

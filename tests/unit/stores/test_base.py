@@ -1,12 +1,15 @@
 """The protocol itself: nobody can ask it for anything without saying for whom."""
 
+import dataclasses
 import inspect
 from typing import get_type_hints
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from llmproxy_asgi.principal import Principal
-from llmproxy_asgi.stores.base import Owner, RecordStore
+from llmproxy_asgi.principal import Owner, Principal
+from llmproxy_asgi.stores.base import RecordStore
 from llmproxy_asgi.stores.memory import MemoryStore
 
 
@@ -18,7 +21,7 @@ def methods(cls: type) -> list[str]:
 def test_every_method_names_the_owner_first(cls: type) -> None:
     """An `Owner` without a default comes before anything else; only closing needs none."""
     named = set(methods(cls)) - {"aclose"}
-    assert named == {"get", "get_many", "put", "delete", "touch", "keys"}
+    assert named == {"get", "get_many", "put", "delete", "touch", "keys", "erase"}
     for name in named:
         method = getattr(cls, name)
         first = list(inspect.signature(method).parameters.values())[1]
@@ -27,9 +30,20 @@ def test_every_method_names_the_owner_first(cls: type) -> None:
         assert get_type_hints(method)["owner"] is Owner
 
 
-def test_an_owner_is_tenant_and_id() -> None:
-    """Nothing else about a principal decides what is its own."""
+def test_an_owner_is_kind_tenant_and_id() -> None:
+    """Nothing else about a principal decides what is its own, and nothing of the principal decides the kind."""
     one = Principal("u1", tenant="acme", display_name="One", groups=("a",))
-    assert Owner.of(one) == Owner.of(Principal("u1", tenant="acme")) == Owner("acme", "u1")
+    assert Owner.of(one) == Owner.of(Principal("u1", tenant="acme")) == Owner("user", "acme", "u1")
     assert Owner.of(one) != Owner.of(Principal("u1"))
-    assert len({Owner.of(one), Owner("acme", "u1"), Owner("", "u1")}) == 2
+    assert len({Owner.of(one), Owner("user", "acme", "u1"), Owner("user", "", "u1"), Owner("key", "", "u1")}) == 3
+    assert {field.name for field in dataclasses.fields(Principal)}.isdisjoint({"kind"})
+
+
+TRICKY = st.text(st.sampled_from("a:/%\0é "), max_size=4)
+OWNERS = st.builds(Owner, st.sampled_from(["user", "key", "open", "local"]), TRICKY, TRICKY)
+
+
+@given(OWNERS, OWNERS)
+def test_no_owners_storage_keys_begin_like_anothers(one: Owner, other: Owner) -> None:
+    """A text that begins every storage key of one owner begins none of another, whatever stands in ids and tenants."""
+    assert (one == other) is one.storage_prefix.startswith(other.storage_prefix)

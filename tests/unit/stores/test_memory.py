@@ -5,7 +5,8 @@ import tracemalloc
 
 import pytest
 
-from llmproxy_asgi.stores.base import Bounds, Owner
+from llmproxy_asgi.principal import Owner
+from llmproxy_asgi.stores.base import Bounds
 from llmproxy_asgi.stores.memory import OVERHEAD, OWNER_OVERHEAD, MemoryStore
 from support_clock import HandClock
 from support_stores import ALICE, BOB
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 
 def owner(number: int) -> Owner:
-    return Owner("acme", f"user{number}")
+    return Owner("user", "acme", f"user{number}")
 
 
 async def test_the_whole_is_bounded() -> None:

@@ -21,7 +21,9 @@ class Told:
     def __init__(self, *, stream: bool = True) -> None:
         self.noting = Noting()
         self.clock = HandClock()
-        caller = Caller(principal="ada", tenant="t", protocol="openai-chat", model="m", stream=stream)
+        caller = Caller(
+            principal="ada", principal_kind="user", tenant="t", protocol="openai-chat", model="m", stream=stream
+        )
         course = Course(call=7, request_id="req", attempts=2, queue_seconds=1.5)
         self.telling = Telling(Observers([self.noting]), self.clock, course, caller)
         self.telling.start()
@@ -94,7 +96,7 @@ def test_times_and_counts() -> None:
 
 def test_nobody_is_told_nothing() -> None:
     """Without observers nothing is told, and an error does not claim otherwise."""
-    caller = Caller(principal="ada", tenant="", protocol="openai-chat", model="m", stream=False)
+    caller = Caller(principal="ada", principal_kind="user", tenant="", protocol="openai-chat", model="m", stream=False)
     telling = Telling(Observers(), HandClock(), Course(), caller)
     error = BadRequest("x")
     telling.start()
