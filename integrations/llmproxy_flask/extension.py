@@ -10,7 +10,9 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Flask, Response, current_app, request
+from flask.sansio.blueprints import BlueprintSetupState
 from werkzeug.exceptions import NotFound
+from werkzeug.routing import BaseConverter
 
 from llmproxy_asgi import LLMProxy as Gateway
 from llmproxy_asgi import MisuseError
@@ -24,6 +26,15 @@ if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
 
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+_REST = "llmproxy_rest"
+
+
+class _RestConverter(BaseConverter):
+    """Matches all of the path below the mount; Flask's `path` matches neither nothing nor a doubled slash."""
+
+    regex = ".*?"
+    part_isolating = False
+    weight = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +117,9 @@ class LLMProxy:
         gateway = proxy.gateway
         # What is larger is refused by the gateway, in the client's protocol; the bridge only must not read on for ever.
         bridge = WSGIBridge(proxy, max_body=lambda: gateway.config.limits.body, on_close=gateway.aclose)
-        app.register_blueprint(self.blueprint)
         app.extensions[self._name] = State(proxy, bridge, owned=self._proxy is None)
+        app.url_map.converters.setdefault(_REST, _RestConverter)
+        app.register_blueprint(self.blueprint)
 
     def _configuration(self, app: Flask, config: ConfigSource | None) -> ConfigSource:
         candidates: Sequence[ConfigSource | None] = (config, self._config, app.config.get("LLMPROXY_CONFIG"))
@@ -118,19 +130,32 @@ class LLMProxy:
 
     def _draw(self, url_prefix: str) -> Blueprint:
         blueprint = Blueprint(self._name, __name__, url_prefix=url_prefix)
-        for rule in ("/", "/<path:rest>"):
-            blueprint.add_url_rule(
-                rule,
-                endpoint="call",
-                view_func=self._call,
-                methods=METHODS,
-                provide_automatic_options=False,
-                merge_slashes=False,  # a doubled slash is another path, and a redirect would lose a body
-            )
+        blueprint.record(self._refuse_without_init_app)
+        blueprint.add_url_rule(
+            f"/<{_REST}:{_REST}>",
+            endpoint="call",
+            view_func=self._call,
+            methods=METHODS,
+            provide_automatic_options=False,
+            merge_slashes=False,  # Flask's redirect to the merged path would lose the body
+        )
         return blueprint
 
-    def _call(self, rest: str = "") -> Response:
-        """Let the gateway answer this request."""
+    def _refuse_without_init_app(self, setup: BlueprintSetupState) -> None:
+        """Refuse a blueprint that was registered by hand.
+
+        Raises:
+            MisuseError: `init_app` was not called for the application.
+        """
+        if self._name not in setup.app.extensions:
+            raise MisuseError(
+                "The blueprint of llmproxy_flask.LLMProxy cannot be registered by hand: call init_app(app), and put "
+                "the whole prefix, a parent blueprint's included, into url_prefix."
+            )
+
+    def _call(self, **values: str) -> Response:
+        """Let the gateway answer this request. Variables of the host's prefix are left to its hooks."""
+        rest = values[_REST]
         state: State = current_app.extensions[self._name]
         finding = find(request, self._identify, self._principal)
         head: list[Any] = []

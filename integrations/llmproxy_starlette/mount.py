@@ -61,21 +61,9 @@ class _Handover:
         self._asks_user = not proxy.gateway.asks_host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scope = {**scope, **_place(scope)}
-            if self._asks_user and "user" in scope:
-                scope[SCOPE_KEY] = caller_of(scope["user"], self._principal)
+        if scope["type"] == "http" and self._asks_user and "user" in scope:
+            scope = {**scope, SCOPE_KEY: caller_of(scope["user"], self._principal)}
         await self._proxy(scope, receive, send)
-
-
-def _place(scope: Scope) -> dict[str, str]:
-    """`root_path` and `path` as they belong together: some servers leave the one out of the other."""
-    path: str = scope["path"]
-    above: str = scope.get("app_root_path", "")  # what the server said, before a Mount appended to it
-    root = above.rstrip("/") + scope["root_path"][len(above) :]
-    if not (path == root or path.startswith(root + "/")):
-        path = above.rstrip("/") + path
-    return {"root_path": root, "path": path}
 
 
 class _SharedLife:

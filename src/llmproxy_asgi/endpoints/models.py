@@ -24,6 +24,6 @@ async def show_model(engine: Engine, exchange: Exchange, inbound: AnyInbound, na
     """
     grant = await engine.runtime.doorkeeper.admit(exchange.scope, key_in_query=key_in_query)
     if not name:
-        raise NotFound("There is nothing at this path.")
+        raise NotFound("There is no such path.")
     engine.runtime.catalog.resolve(name, granted(grant))
     await exchange.answer(200, [_JSON], inbound.show_model(name))

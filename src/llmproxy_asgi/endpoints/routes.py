@@ -1,7 +1,4 @@
-"""Which path is answered by what. Decided on the routed path alone: never on a host name, a rebuilt URL or a header.
-
-Paths are compared as they are, letter by letter: a doubled slash, a dot segment or a trailing slash is another path.
-"""
+"""Which path is answered by what. Decided on the routed path alone: never on a host name, a rebuilt URL or a header."""
 
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeAlias
@@ -14,6 +11,7 @@ from llmproxy_asgi.endpoints.exchange import Exchange
 from llmproxy_asgi.endpoints.metrics import PATH as METRICS
 from llmproxy_asgi.endpoints.metrics import serve_metrics
 from llmproxy_asgi.endpoints.models import list_models, show_model
+from llmproxy_asgi.endpoints.paths import base_url_hint, canonical_path, routed_path
 from llmproxy_asgi.endpoints.status import health, ready
 from llmproxy_asgi.endpoints.ui import serve_page
 from llmproxy_asgi.engine import Engine
@@ -100,6 +98,8 @@ class Endpoints:
             scope, receive, send, observers=runtime.observers, write_timeout=runtime.config.limits.write_timeout
         )
         path = routed_path(scope)
+        if path not in CALLS:
+            path = canonical_path(path)
         protocol = CALLS.get(path)
         if protocol is not None and scope["method"] == "POST":
             background = self.stored.begin if protocol == RESPONSES else None
@@ -132,7 +132,7 @@ class Endpoints:
             return
         models = next((root for root in _MODELS if path == root or path.startswith(root + "/")), None)
         if path not in STATUS and models is None and not self._is_page(path) and not self._is_metrics(path):
-            raise NotFound("There is nothing at this path.")
+            raise NotFound(f"There is no such path; {base_url_hint(inbound.protocol, exchange.scope)}.")
         if exchange.scope["method"] not in ("GET", "HEAD"):
             raise MethodNotAllowed("This path takes GET.", allow="GET, HEAD")
         if path in STATUS:
@@ -152,15 +152,6 @@ class Endpoints:
 
     def _is_page(self, path: str) -> bool:
         return self.engine.runtime.config.endpoints.ui and (path == "/ui" or path.startswith("/ui/"))
-
-
-def routed_path(scope: Scope) -> str:
-    """The path below the mount. Servers and frameworks differ in whether `path` holds `root_path`; both are read."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "").rstrip("/")
-    if root and path.startswith(root) and (len(path) == len(root) or path[len(root)] == "/"):
-        return path[len(root) :]
-    return path
 
 
 def model_in(path: str) -> dict[str, str] | None:

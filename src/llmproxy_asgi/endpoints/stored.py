@@ -66,7 +66,7 @@ class Stored:
         response_id, _, rest = path.partition("/")
         method = exchange.scope["method"]
         if not response_id or rest not in _METHODS:
-            raise NotFound("There is nothing at this path.")
+            raise NotFound("There is no such path.")
         if method not in _METHODS[rest]:
             allowed = _METHODS[rest]
             raise MethodNotAllowed(f"This path takes {' or '.join(allowed)}.", allow=", ".join(allowed))

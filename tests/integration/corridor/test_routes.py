@@ -83,21 +83,40 @@ def test_anybody_may_ask_whether_it_lives(base: str, method: str, path: str) -> 
     "path",
     [
         "/v1/models/",
-        "/v1/models//",
+        "/models",
+        "/v1//models",
         "/v1/../health",
         "/v1/%2e%2e/health",
-        "/health/",
         "/health;x",
         "/HEALTH",
         "/v1/models%00",
     ],
 )
-def test_near_misses_are_other_paths(base: str, path: str) -> None:
+def test_other_spellings_open_nothing(base: str, path: str) -> None:
     """Dot segments, doubled slashes, parameters, other cases and NUL reach nothing that needs a key."""
     host, port = base.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
         assert connection.recv(64).split(b" ")[1] in (b"404", b"401", b"400")
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "hint"),
+    [
+        ("/v1/chat", {}, "/v1."),
+        ("/v2/messages", {"anthropic-version": "2023-06-01"}, "Anthropic SDK"),
+        ("/v1beta/tunedModels", {}, "Google's SDK"),
+        ("/v1/models/", {}, None),
+        ("/models", {}, None),
+    ],
+)
+def test_a_path_that_is_none_names_the_base_url(
+    base: str, path: str, headers: dict[str, str], hint: str | None
+) -> None:
+    """In the words of the SDK that asks; a base URL that means one endpoint all the same is served."""
+    answer = ask(base, "GET", path, None, {**headers, "authorization": f"Bearer {KEY}"})
+    assert answer.status_code == (200 if hint is None else 404)
+    assert hint is None or hint in answer.json()["error"]["message"]
 
 
 def test_without_any_rule_every_route_refuses_with_what_to_set() -> None:

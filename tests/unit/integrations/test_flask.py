@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from flask import Flask, abort, g, request, session
+from flask import Blueprint, Flask, abort, g, request, session
 from flask.testing import FlaskClient
 from flask_login import LoginManager, UserMixin, login_user  # type: ignore[import-untyped]  # it has no types
 from starlette.requests import HTTPConnection
@@ -376,12 +376,41 @@ def test_place_is_told_to_the_gateway(script_name: str) -> None:
     assert (scope["root_path"], scope["path"]) == (f"{script_name}/deep/llm", f"{script_name}/deep/llm/v1/models")
 
 
-@pytest.mark.parametrize(
-    "path", ["/llm/", "/llm//v1/models", "/llm/v1//models", "/llm/v1/nothing", "/llm/v1/mod%C3%A9ls", "/llm/v1/%FF"]
-)
-def test_other_spellings_are_not_found(path: str) -> None:
-    """What is no endpoint is a 404, for users too; no slash is tidied away by a redirect."""
+@pytest.mark.parametrize("path", ["/llm/", "/llm/v1/nothing", "/llm/v1/mod%C3%A9ls", "/llm/v1/%FF"])
+def test_what_is_no_endpoint_is_not_found(path: str) -> None:
+    """For users, too."""
     assert get(hosting(identify=lambda _: "ada"), path).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/llm//v1/models", "/llm/v1//models", "/llm/v1/models/", "/llm/models"])
+def test_other_spellings_of_an_endpoint_are_that_endpoint(path: str) -> None:
+    """No slash is tidied away by a redirect, which would lose a body, and identity is asked as ever."""
+    assert get(hosting(identify=lambda _: "ada"), path).status_code == 200
+    assert get(hosting(identify=lambda _: None), path).status_code == 401
+
+
+def test_a_prefix_may_hold_variables() -> None:
+    """They are left to the host's hooks, and the gateway is found below whatever they match."""
+    app = flask_app()
+    seen: list[object] = []
+
+    def team(_connection: object) -> str:
+        seen.append(request.view_args)
+        return str((request.view_args or {})["team"])
+
+    LLMProxy(app, {"providers": {"simulated": {}}}, url_prefix="/<team>/llm", identify=team)
+    answered = get(app, "/red/llm/v1/models")
+    assert answered.status_code == 200
+    assert [value["team"] for value in seen if isinstance(value, dict)] == ["red"]
+
+
+def test_a_blueprint_that_is_registered_by_hand_is_refused_at_once() -> None:
+    """Without init_app there is no gateway for the application, which no request should have to find out."""
+    llm = LLMProxy(None, {"providers": {"simulated": {}}}, identify=lambda _: "ada")
+    parent = Blueprint("parent", __name__, url_prefix="/parent")
+    parent.register_blueprint(llm.blueprint)
+    with pytest.raises(MisuseError, match="init_app"):
+        flask_app().register_blueprint(parent)
 
 
 @pytest.mark.parametrize("method", ["DELETE", "HEAD", "OPTIONS", "PATCH", "PUT"])
