@@ -58,6 +58,10 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Whether a trailing assistant message is continued."""
     system_midway: bool = True
     """Whether a system message may stand in the middle of the conversation."""
+    several_system: bool = True
+    """Whether several system messages may lead the conversation, and one may stand without any other turn."""
+    text_parts: bool = True
+    """Whether text may be sent as parts (Chat); if not, text without media beside it is sent as one string."""
     developer_role: bool = True
     """Whether `developer` is understood beside `system` (OpenAI's own models)."""
     max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"

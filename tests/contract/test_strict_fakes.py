@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from contract.strict import CHAT_RULES, MESSAGES_RULES, Refused, check_chat, check_messages
+from contract.strict import (
+    CHAT_RULES,
+    MESSAGES_RULES,
+    TEMPLATE_RULES,
+    Refused,
+    check_chat,
+    check_messages,
+    check_template,
+)
 from llmproxy_asgi.testing import Received
 from support_pairs.asks import PDF, PNG, chat_call, chat_tool, messages_tool, tool_result, tool_use
 
@@ -271,6 +279,25 @@ def test_every_rule_has_refused_something() -> None:
     by_header = {case.values[4] for case in HEADER_CASES}
     assert {rule.name for rule in CHAT_RULES} <= {rule for rule, *_ in CHAT_CHANGES} | by_header
     assert {rule.name for rule in MESSAGES_RULES} <= {rule for rule, *_ in MESSAGES_CHANGES} | by_header
+
+
+@pytest.mark.parametrize(
+    ("rule", "messages"),
+    [
+        ("one-system", [{"role": "system", "content": "a"}, {"role": "system", "content": "b"}]),
+        ("one-system", [{"role": "developer", "content": "a"}, {"role": "user", "content": "b"}]),
+        ("user-query", [{"role": "system", "content": "a"}]),
+        ("alternation", [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]),
+        ("text-as-string", [{"role": "user", "content": [{"type": "text", "text": "a"}]}]),
+    ],
+)
+def test_chat_templates_of_open_models_refuse(rule: str, messages: list[JSONObject]) -> None:
+    """Each rule of a template refuses its own fault, and a plain conversation is taken."""
+    body = {"model": "m", "messages": messages}
+    assert refused_by(check_template, body, CHAT_HEADERS, "/v1/chat/completions") == rule
+    assert rule in {each.name for each in TEMPLATE_RULES}
+    plain = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]
+    check_template(received({"model": "m", "messages": plain}, CHAT_HEADERS, "/v1/chat/completions"))
 
 
 def test_a_rule_can_be_set_aside() -> None:

@@ -18,6 +18,9 @@ COMPATIBLE = Capabilities(
     custom_tools=False,
     cache_marks=False,
     reasoning_content=True,
+    system_midway=False,
+    several_system=False,
+    text_parts=False,
 )
 """What servers of this kind have in common, as far as anything can be said of all of them."""
 

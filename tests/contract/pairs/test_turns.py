@@ -6,7 +6,7 @@ import anthropic
 import openai
 import pytest
 
-from support_pairs import CHAT, MESSAGES, Lane, Reply, Stage
+from support_pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Lane, Reply, Stage
 from support_pairs.asks import chat_call, tools
 from support_pairs.lanes import pairs
 
@@ -137,3 +137,15 @@ def test_the_user_begins(stage: Stage, lane: Lane) -> None:
     assert [message["role"] for message in stage.asked["messages"]] == ["user", "assistant", "user"]
     assert stage.asked["messages"][2]["content"] == [text(str(USER["content"]))] * 2
     assert "emulated:first_user_turn" in answer.warnings
+
+
+@pytest.mark.parametrize("lane", [*pairs(client=CHAT), *pairs(client=RESPONSES)])
+def test_an_instruction_alone_is_answered(stage: Stage, lane: Lane) -> None:
+    """A conversation of one developer message, as in OpenAI's own examples, is answered by every upstream."""
+    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+    turns = [{"role": "developer", "content": "Say hi."}]
+    answer = stage.ask(lane, **{"messages" if lane.client == CHAT else "input": turns})
+    assert answer.text == "Fine."
+    emulated = lane.upstream in {MESSAGES, GEMINI}
+    assert answer.warnings == (["emulated:first_user_turn"] if emulated else [])
+    assert stage.received.body.count(b"Say hi.") == 1

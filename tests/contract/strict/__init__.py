@@ -10,16 +10,19 @@ from contract.strict.gemini import GEMINI_RULES, check_gemini
 from contract.strict.messages import MESSAGES_RULES, check_messages
 from contract.strict.responses import RESPONSES_RULES, check_responses
 from contract.strict.rules import Refused, Rule
+from contract.strict.templates import TEMPLATE_RULES, check_template
 
 __all__ = [
     "CHAT_RULES",
     "GEMINI_RULES",
     "MESSAGES_RULES",
     "RESPONSES_RULES",
+    "TEMPLATE_RULES",
     "Refused",
     "Rule",
     "check_chat",
     "check_gemini",
     "check_messages",
     "check_responses",
+    "check_template",
 ]

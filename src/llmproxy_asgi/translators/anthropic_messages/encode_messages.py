@@ -36,12 +36,12 @@ from llmproxy_asgi.translators.anthropic_messages import server_tools
 from llmproxy_asgi.translators.anthropic_messages.citations import encode_citation
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.base import Upstream
+from llmproxy_asgi.translators.instructions import FIRST_TURN
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.names import CallIds, Renamer
 from llmproxy_asgi.translators.pairing import MISSING_RESULT, arguments_object, arguments_raw, drop_empty, pair
 from llmproxy_asgi.translators.seals import usable
 
-_FIRST_TURN = "."
 _IMAGES = {
     b"\xff\xd8\xff": "image/jpeg",
     b"\x89PNG\r\n\x1a\n": "image/png",
@@ -124,12 +124,16 @@ class Turns:
         if not blocks:
             return
         if not self.messages and role == "assistant":
-            self.messages.append({"role": "user", "content": [{"type": "text", "text": _FIRST_TURN}]})
-            self._warnings.add("emulated:first_user_turn")
+            self._begin()
         if self.messages and self.messages[-1]["role"] == role:
             self.messages[-1]["content"] += blocks
         else:
             self.messages.append({"role": role, "content": blocks})
+
+    def _begin(self) -> None:
+        """Let the user begin, as the vendor demands."""
+        self.messages.append({"role": "user", "content": [{"type": "text", "text": FIRST_TURN}]})
+        self._warnings.add("emulated:first_user_turn")
 
     def _system_midway(self, turn: Message) -> None:
         """Native where the model can and a user turn comes before, else words of the next user message."""
@@ -148,6 +152,8 @@ class Turns:
         self._postponed += blocks
 
     def _check_ends(self) -> None:
+        if self.system and not self.messages:
+            self._begin()
         if not self.messages:
             raise Unsupported("The conversation holds no turn that this upstream could answer.", param="messages")
         last = self.messages[-1]

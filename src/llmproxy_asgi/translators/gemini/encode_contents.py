@@ -38,6 +38,7 @@ from llmproxy_asgi.translators.gemini.encode_answer import bare_signature
 from llmproxy_asgi.translators.gemini.reasoning import is_base64
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL, STAND_IN
 from llmproxy_asgi.translators.gemini.words import RESOLUTIONS_OUT
+from llmproxy_asgi.translators.instructions import FIRST_TURN
 from llmproxy_asgi.translators.kept_elsewhere import unshared
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.media import picture_type
@@ -45,7 +46,6 @@ from llmproxy_asgi.translators.names import Renamer
 from llmproxy_asgi.translators.pairing import arguments_raw, drop_empty, pair
 from llmproxy_asgi.translators.seals import usable
 
-_FIRST_TURN = "."
 _FETCHED = ("gs://", "https://generativelanguage.googleapis.com/", "https://www.youtube.com/", "https://youtu.be/")
 """Addresses that Google reads by itself."""
 _CONTINUES = frozenset({PROTOCOL, "openai-chat"})
@@ -86,7 +86,7 @@ class Contents:
             self._turn(message)
         if not self.contents or self.contents[0]["role"] != "user":
             self._losses.add("emulated:first_user_turn")
-            self.contents.insert(0, {"role": "user", "parts": [{"text": _FIRST_TURN}]})
+            self.contents.insert(0, {"role": "user", "parts": [{"text": FIRST_TURN}]})
         self._check_end(messages)
 
     # ── turns ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -34,6 +34,7 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Upstream
+from llmproxy_asgi.translators.instructions import BETWEEN_TEXTS, place_instructions
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.media import picture_type
 from llmproxy_asgi.translators.names import CallIds, Renamer
@@ -44,6 +45,8 @@ from llmproxy_asgi.translators.pairing import pair
 from llmproxy_asgi.translators.seals import usable
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_TEXT = frozenset({"type", "text"})
+"""The keys of a part that is text and nothing else."""
 
 
 JSONObject = dict[str, Any]
@@ -67,14 +70,13 @@ class MessageEncoder:
         """The messages, in order."""
         paired = pair(self._request.messages)
         self._losses.add(*paired.warnings)
-        messages = paired.messages
+        messages = place_instructions(paired.messages, self._can, self._losses)
         self._refuse_prefill(messages)
-        leading = next((n for n, message in enumerate(messages) if message.role != "system"), len(messages))
         out: list[JSONObject] = []
-        for position, message in enumerate(messages):
+        for message in messages:
             match message.role:
                 case "system":
-                    out += self._system(message, midway=position > leading)
+                    out += self._system(message)
                 case "user":
                     out += self._user(message)
                 case "assistant":
@@ -94,14 +96,8 @@ class MessageEncoder:
 
     # ── roles ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _system(self, message: Message, *, midway: bool) -> list[JSONObject]:
-        if midway and not self._can.system_midway:
-            role = "user"
-            self._losses.add("downgraded:system_message")
-        elif self._can.developer_role:
-            role = message.authority or "developer"
-        else:
-            role = "system"
+    def _system(self, message: Message) -> list[JSONObject]:
+        role = (message.authority or "developer") if self._can.developer_role else "system"
         return self._plain(role, message)
 
     def _user(self, message: Message) -> list[JSONObject]:
@@ -113,7 +109,7 @@ class MessageEncoder:
         entries = [entry for part in message.parts if (entry := self._part(part)) is not None]
         if not entries:
             return []
-        encoded: JSONObject = {"role": role, "content": _content(entries)}
+        encoded: JSONObject = {"role": role, "content": self._content(entries)}
         return [self._named(encoded, message)]
 
     def _named(self, encoded: JSONObject, message: Message) -> JSONObject:
@@ -162,13 +158,19 @@ class MessageEncoder:
                 entries = _flagged(entries)
             if part.cache_mark and entries:
                 self._marked_entry(entries[-1], part.cache_mark)
-            out.append({"role": "tool", "tool_call_id": call_id, "content": _content(entries) if entries else ""})
+            out.append({"role": "tool", "tool_call_id": call_id, "content": self._content(entries) if entries else ""})
             if media:
                 moved += [{"type": "text", "text": f"[{call_id}]"}, *media]
         if moved:
             self._losses.add("moved:tool_result_media")
             out.append({"role": "user", "content": moved})
         return out
+
+    def _content(self, entries: list[JSONObject]) -> str | list[JSONObject]:
+        """One plain text as a string, which every server takes, several where the model takes no parts of text."""
+        if (len(entries) == 1 or not self._can.text_parts) and all(entry.keys() == _TEXT for entry in entries):
+            return BETWEEN_TEXTS.join(entry["text"] for entry in entries)
+        return entries
 
     # ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -315,18 +317,11 @@ def _only_text(message: Message) -> str | None:
     return part.text or None if isinstance(part, Text) and part.cache_mark is None else None
 
 
-def _content(entries: list[JSONObject]) -> str | list[JSONObject]:
-    """One plain text as a string, which every server takes; anything else as parts."""
-    if len(entries) == 1 and entries[0].keys() == {"type", "text"}:
-        return str(entries[0]["text"])
-    return entries
-
-
 def _said(texts: list[JSONObject]) -> str | list[JSONObject] | None:
     """What the model said: one string again where nothing hangs on a piece of it."""
     if not texts:
         return None
-    if all(entry.keys() == {"type", "text"} for entry in texts):
+    if all(entry.keys() == _TEXT for entry in texts):
         return "".join(entry["text"] for entry in texts)
     return texts
 

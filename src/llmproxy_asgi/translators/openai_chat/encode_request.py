@@ -13,6 +13,7 @@ from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
 from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
+from llmproxy_asgi.translators.instructions import BETWEEN_TEXTS
 from llmproxy_asgi.translators.losses import Losses, refuse_missing_part, unsaid_extras
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.words import JSON_LINE, SCHEMA_LINE, TIER_OUT, mentions_json, qualifies_as_strict
@@ -235,6 +236,11 @@ class _RequestEncoder:
         """One more instruction, behind those that lead the conversation."""
         messages: list[JSONObject] = self._body["messages"]
         leading = ("system", "developer")
+        if not self._can.several_system and messages and messages[0]["role"] in leading:
+            content = messages[0]["content"]
+            added = BETWEEN_TEXTS + line if isinstance(content, str) else [{"type": "text", "text": line}]
+            messages[0]["content"] = content + added
+            return
         place = next((n for n, each in enumerate(messages) if each["role"] not in leading), len(messages))
         role = "developer" if self._can.developer_role else "system"
         messages.insert(place, {"role": role, "content": line})

@@ -33,6 +33,7 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Upstream
+from llmproxy_asgi.translators.instructions import BETWEEN_TEXTS, place_instructions
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.media import decoded_text, picture_type
 from llmproxy_asgi.translators.names import CallIds, Renamer, derived
@@ -69,18 +70,18 @@ class ItemEncoder:
         """The items, in order."""
         paired = pair(drop_empty(self._request.messages))
         self._losses.add(*paired.warnings)
-        messages = paired.messages
+        messages = place_instructions(paired.messages, self._can, self._losses)
         self._refuse_prefill(messages)
         leading = next((n for n, message in enumerate(messages) if message.role != "system"), len(messages))
         if leading and self._fits_instructions(messages[0], alone=leading == 1):
-            self.instructions = "".join(part.text for part in messages[0].parts if isinstance(part, Text))
+            self.instructions = BETWEEN_TEXTS.join(part.text for part in messages[0].parts if isinstance(part, Text))
         out: list[JSONObject] = []
-        for position, message in enumerate(messages[1:] if self.instructions is not None else messages):
+        for message in messages[1:] if self.instructions is not None else messages:
             if message.name:
                 self._losses.add("dropped:name")
             match message.role:
                 case "system":
-                    out += self._system(message, midway=position >= leading)
+                    out += self._system(message)
                 case "user":
                     out += self._plain("user", message)
                 case "assistant":
@@ -101,15 +102,14 @@ class ItemEncoder:
         """Whether the first system message came as such a string, or can be one without anything being lost."""
         if message.authority is None and self._request.protocol == PROTOCOL:
             return True
+        if not self._can.several_system:
+            return all(isinstance(part, Text) for part in message.parts)
         plain = len(message.parts) == 1 and isinstance(message.parts[0], Text) and not message.parts[0].cache_mark
         return alone and plain and self._request.protocol in {"anthropic-messages", "gemini"}
 
     # ── instructions and what the user says ──────────────────────────────────────────────────────────────────────────
 
-    def _system(self, message: Message, *, midway: bool) -> list[JSONObject]:
-        if midway and not self._can.system_midway:
-            self._losses.add("downgraded:system_message")
-            return self._plain("user", message)
+    def _system(self, message: Message) -> list[JSONObject]:
         role = (message.authority or "developer") if self._can.developer_role else "system"
         return self._plain(role, message)
 

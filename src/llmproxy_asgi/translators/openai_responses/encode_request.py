@@ -13,6 +13,7 @@ from llmproxy_asgi.conversation import JSONObject, Request
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
+from llmproxy_asgi.translators.instructions import BETWEEN_TEXTS
 from llmproxy_asgi.translators.losses import Losses, refuse_missing_part, unsaid_extras
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.words import JSON_LINE, SCHEMA_LINE, mentions_json, qualifies_as_strict
@@ -144,6 +145,9 @@ class _RequestEncoder:
     def _say(self, line: str, items: list[JSONObject]) -> None:
         """One more instruction, behind those that lead the conversation."""
         leading = ("system", "developer")
+        if not self._can.several_system:
+            self._body["instructions"] = BETWEEN_TEXTS.join(filter(None, (self._items.instructions, line)))
+            return
         place = next((n for n, each in enumerate(items) if each.get("role") not in leading), len(items))
         role = "developer" if self._can.developer_role else "system"
         said = {"type": "message", "role": role, "content": [{"type": "input_text", "text": line}]}

@@ -188,9 +188,17 @@ def test_25_a_trailing_assistant_message() -> None:
     assert refused(user("a"), assistant(call("1")), to=OLD) == "messages"
 
 
-def test_a_conversation_without_a_turn_is_refused() -> None:
-    """Instructions alone cannot be answered."""
-    assert refused(system("a")) == "messages"
+def test_instructions_alone_are_answered_to_a_user_turn_of_ours() -> None:
+    """A conversation of instructions alone begins with a user turn, which is named in the warnings."""
+    body, outgoing = encoded(request(system("a"), system("b")))
+    assert body["system"] == [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert body["messages"] == [{"role": "user", "content": [{"type": "text", "text": "."}]}]
+    assert outgoing.warnings == ("emulated:first_user_turn",)
+
+
+def test_a_conversation_without_words_is_refused() -> None:
+    """Instructions that are blank, and nothing else, cannot be answered."""
+    assert refused(system(" ")) == "messages"
 
 
 def test_names_of_participants_are_said_to_be_lost() -> None:

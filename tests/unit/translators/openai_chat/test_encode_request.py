@@ -100,7 +100,9 @@ def test_20_instructions_stay_in_place() -> None:
         "user",
     ]
     body, warnings = encoded(request(*turns), system_midway=False)
-    assert body["messages"][3] == {"role": "user", "content": "c"}
+    assert body["messages"][3:] == [
+        {"role": "user", "content": [{"type": "text", "text": "c"}, {"type": "text", "text": "Hello"}]}
+    ]
     assert warnings == ("downgraded:system_message",)
 
 

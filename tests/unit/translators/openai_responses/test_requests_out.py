@@ -119,8 +119,23 @@ def test_a_server_without_developers_reads_system() -> None:
     system = Message(role="system", authority="developer", parts=(Text(text="D"),))
     assert items(system, HELLO, developer_role=False)[0]["role"] == "system"
     body, warnings = encoded(request(HELLO, system), system_midway=False)
-    assert body["input"][1]["role"] == "user"
+    assert [(item["role"], [part["text"] for part in item["content"]]) for item in body["input"]] == [
+        ("user", ["Hello", "D"])
+    ]
     assert warnings == ("downgraded:system_message",)
+
+
+def test_a_server_with_one_system_message_reads_it_in_instructions() -> None:
+    """Leading instructions of any kind, and the line that asks for JSON, are one string and nothing else."""
+    made = decoded(
+        instructions="I",
+        input=[{"role": "developer", "content": "D"}, {"role": "user", "content": "U"}],
+        text={"format": {"type": "json_object"}},
+    )
+    body, warnings = encoded(made, several_system=False, json_mode=False, developer_role=False)
+    assert body["instructions"].startswith("I\n\nD\n\nAnswer with one JSON object")
+    assert [item["role"] for item in body["input"]] == ["user"]
+    assert warnings == ("moved:system_message", "emulated:response_format")
 
 
 def test_own_instructions_go_back() -> None:

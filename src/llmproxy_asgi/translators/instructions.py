@@ -1,0 +1,78 @@
+"""Where instructions may stand, for models that do not take a system message everywhere.
+
+Chat templates of open models (Qwen 3.5 and later, Gemma 3) refuse a second system message, one that is not first, and a
+conversation without a user turn. Encoders call this after `pairing.pair`, where a model's capabilities say so.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from llmproxy_asgi.capabilities import Capabilities
+from llmproxy_asgi.conversation import Message, Part, Text
+from llmproxy_asgi.translators.losses import Losses
+
+FIRST_TURN = "."
+"""What the user says where a conversation must begin with a user turn and has none."""
+BETWEEN_TEXTS = "\n\n"
+"""What keeps texts apart that were separate and become one."""
+
+
+def place_instructions(messages: Sequence[Message], can: Capabilities, losses: Losses) -> Sequence[Message]:
+    """Return the conversation with its system messages where the model takes them.
+
+    Leading ones become one message unless the model takes several. Later ones become words of the user unless the model
+    takes them midway: in front of the next user turn if it follows directly, else behind the user turn before them.
+    """
+    if can.several_system and can.system_midway:
+        return messages
+    leading = next((at for at, message in enumerate(messages) if message.role != "system"), len(messages))
+    head, rest = messages[:leading], messages[leading:]
+    if not can.several_system:
+        if len(head) > 1:
+            losses.add("moved:system_message")
+            head = (_joined(head, can, losses),)
+        if head and not rest:
+            losses.add("emulated:first_user_turn")
+            rest = (Message(role="user", parts=(Text(text=FIRST_TURN),)),)
+    if not can.system_midway and any(message.role == "system" for message in rest):
+        losses.add("downgraded:system_message")
+        rest = _said_by_user(rest)
+    return (*head, *rest)
+
+
+def _joined(messages: Sequence[Message], can: Capabilities, losses: Losses) -> Message:
+    if any(message.name for message in messages):
+        losses.add("dropped:name")
+    parts = [part for message in messages for part in message.parts]
+    texts = [part.text for part in parts if isinstance(part, Text) and not (part.cache_mark and can.cache_marks)]
+    if len(texts) == len(parts):
+        parts = [Text(text=BETWEEN_TEXTS.join(filter(None, texts)))]
+    return msgspec.structs.replace(messages[0], parts=tuple(parts), name=None)
+
+
+def _said_by_user(messages: Sequence[Message]) -> Sequence[Message]:
+    kept: list[Message] = []
+    waiting: list[Part] = []
+    for message in messages:
+        if message.role == "system":
+            waiting += message.parts
+            continue
+        if waiting and message.role == "user":
+            kept.append(msgspec.structs.replace(message, parts=(*waiting, *message.parts)))
+        else:
+            _settle(kept, waiting)
+            kept.append(message)
+        waiting = []
+    _settle(kept, waiting)
+    return kept
+
+
+def _settle(kept: list[Message], waiting: Sequence[Part]) -> None:
+    """Let the user say what waits: at the end of the turn before it, else in a turn of its own."""
+    if not waiting:
+        return
+    if kept and kept[-1].role == "user":
+        kept[-1] = msgspec.structs.replace(kept[-1], parts=(*kept[-1].parts, *waiting))
+    else:
+        kept.append(Message(role="user", parts=tuple(waiting)))
