@@ -7,7 +7,7 @@ import openai
 import pydantic
 import pytest
 
-from support_pairs import CHAT, MESSAGES, RESPONSES, Lane, Reply, Stage, staged
+from support_pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Lane, Reply, Stage, staged
 from support_pairs.asks import QUESTION, TURNS, conversation
 from support_pairs.lanes import lanes, pairs
 
@@ -83,6 +83,22 @@ def test_sampling_is_left_out_where_the_model_takes_none(stage: Stage, lane: Lan
     assert not {"temperature", "top_p", "top_k"} & stage.asked.keys()
     assert stage.received.header("anthropic-version") == "2026-10-21"
     assert {"dropped:temperature", "dropped:top_p"} <= set(answer.warnings)
+
+
+SAMPLED: dict[str, Any] = {"temperature": 0, "top_p": 0.5}
+
+
+@pytest.mark.parametrize("lane", pairs(client=MESSAGES))
+def test_sampling_values_reach_who_takes_them_whatever_the_version(stage: Stage, lane: Lane) -> None:
+    """The SDK's own version, in which Claude takes no temperature, forbids none of another vendor's model."""
+    stage.play(FINE.scenario(lane.upstream, stream=lane.stream), allow=("sampling", "unknown-keyword"))
+    answer = stage.ask(lane, **QUESTION[MESSAGES], extra_body=SAMPLED)
+    found = stage.asked["generationConfig"] if lane.upstream == GEMINI else stage.asked
+    assert found["temperature"] == 0
+    assert found.get("top_p", found.get("topP")) == 0.5
+    assert not [word for word in answer.warnings if word.startswith("dropped:t")]
+    if lane.upstream == MESSAGES:
+        assert stage.received.header("anthropic-version") == "2026-10-21"
 
 
 @pytest.mark.fidelity(73)

@@ -143,8 +143,8 @@ def test_the_user_begins(stage: Stage, lane: Lane) -> None:
 def test_an_instruction_alone_is_answered(stage: Stage, lane: Lane) -> None:
     """A conversation of one developer message, as in OpenAI's own examples, is answered by every upstream."""
     stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
-    turns = [{"role": "developer", "content": "Say hi."}]
-    answer = stage.ask(lane, **{"messages" if lane.client == CHAT else "input": turns})
+    turns: Any = [{"role": "developer", "content": "Say hi."}]
+    answer = stage.ask(lane, messages=turns) if lane.client == CHAT else stage.ask(lane, input=turns)
     assert answer.text == "Fine."
     emulated = lane.upstream in {MESSAGES, GEMINI}
     assert answer.warnings == (["emulated:first_user_turn"] if emulated else [])

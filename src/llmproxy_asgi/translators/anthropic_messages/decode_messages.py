@@ -52,11 +52,11 @@ def _system_part(block: Node) -> Part:
     kind = block.need("type").text()
     if kind != "text":
         return _opaque(block, kind)
-    return _text(block, "user", version_2=False)
+    return _text(block)
 
 
-def decode_messages(messages: Node, *, version_2: bool) -> Iterable[Message]:
-    """All turns in their order. `version_2`: by the rules of 2026-10-21."""
+def decode_messages(messages: Node) -> Iterable[Message]:
+    """All turns in their order."""
     turns = messages.array()
     if not turns:
         messages.fail("at least one message is required.")
@@ -65,7 +65,7 @@ def decode_messages(messages: Node, *, version_2: bool) -> Iterable[Message]:
             yield plain
             continue
         role = turn.need("role").choice(("user", "assistant", "system"))
-        parts = list(_parts(turn.need("content"), role, version_2=version_2))
+        parts = list(_parts(turn.need("content"), role))
         if role == "user":
             yield from _user(turn, parts)
         elif role == "assistant":
@@ -131,7 +131,7 @@ def _is_state_alone(part: Part) -> bool:
     return isinstance(part, Reasoning) and not part.text and bool(part.seals)
 
 
-def _parts(content: Node, role: str, *, version_2: bool) -> Iterable[Part]:
+def _parts(content: Node, role: str) -> Iterable[Part]:
     if type(content.value) is str:
         yield Text(text=content.value)
         return
@@ -142,36 +142,34 @@ def _parts(content: Node, role: str, *, version_2: bool) -> Iterable[Part]:
         if type(value) is dict and len(value) == 2 and value.get("type") == "text" and type(value.get("text")) is str:
             yield Text(text=value["text"])  # nearly every block; all that `_part` would find
         else:
-            yield _part(block, role, version_2=version_2)
+            yield _part(block, role)
 
 
-def _part(block: Node, role: str, *, version_2: bool) -> Part:
+def _part(block: Node, role: str) -> Part:
     kind = block.need("type").text()
     match kind:
         case "text":
-            return _text(block, role, version_2=version_2)
+            return _text(block)
         case "tool_result":
             if role != "user":
                 block.fail("tool results may only stand in user messages.")
-            return _tool_result(block, version_2=version_2)
+            return _tool_result(block)
         case "tool_use" | "thinking" | "redacted_thinking" | "server_tool_use":
             if role != "assistant":
                 block.fail(f"{kind} blocks may only stand in assistant messages.")
             return _made_by_model(block, kind)
         case _:
-            return _given(block, kind, role, version_2=version_2)
+            return _given(block, kind)
 
 
-def _given(block: Node, kind: str, role: str, *, version_2: bool) -> Part:
+def _given(block: Node, kind: str) -> Part:
     match kind:
         case "image":
             return _image(block)
         case "document":
-            if version_2 and role == "assistant":
-                block.fail("documents may not stand in assistant messages since version 2026-10-21.")
             return _document(block)
         case "search_result":
-            return _search_result(block, version_2=version_2)
+            return _search_result(block)
         case _ if server_tools.is_result(kind):
             return server_tools.decode_result(block.object())
         case _:
@@ -213,12 +211,10 @@ def _arguments(block: Node) -> str:
     return msgspec.json.encode(arguments.object() if arguments else {}).decode()
 
 
-def _text(block: Node, role: str, *, version_2: bool) -> Text:
+def _text(block: Node) -> Text:
     text = block.need("text").text()
     citations = block.get("citations")
     found = citations.array() if citations else []
-    if citations and found and version_2 and role == "user":
-        citations.fail("citations may not stand on the user's texts since version 2026-10-21.")
     return Text(
         text=text,
         citations=tuple(decode_citation(citation.object(), len(text)) for citation in found),
@@ -265,15 +261,8 @@ def _document(block: Node) -> Media | Opaque:
     )
 
 
-def _search_result(block: Node, *, version_2: bool) -> Media:
-    citations = block.get("citations")
-    if version_2 and citations and type(citations.value) is list and citations.value:
-        citations.fail("citations may not stand on the user's texts since version 2026-10-21.")
-    texts = [
-        _text(part, "user", version_2=version_2).text
-        for part in block.need("content").array()
-        if part.need("type").choice(("text",))
-    ]
+def _search_result(block: Node) -> Media:
+    texts = [_text(part).text for part in block.need("content").array() if part.need("type").choice(("text",))]
     native = {key: value for key, value in block.object().items() if key != "cache_control"}
     return Media(
         kind="document",
@@ -308,10 +297,10 @@ def _source(source: Node) -> tuple[Source, str | None]:
     return InlineData(data=source.need("data").text()), source.need("media_type").text()
 
 
-def _tool_result(block: Node, *, version_2: bool) -> ToolResult:
+def _tool_result(block: Node) -> ToolResult:
     content = block.get("content")
     failed = block.get("is_error")
-    parts = tuple(_parts(content, "user", version_2=version_2)) if content else ()
+    parts = tuple(_parts(content, "user")) if content else ()
     return ToolResult(
         call_id=block.need("tool_use_id").text(),
         content=tuple(part for part in parts if isinstance(part, Text | Media | Opaque) and part != _EMPTY_TEXT),

@@ -24,7 +24,7 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.anthropic_messages import server_tools
 from llmproxy_asgi.translators.anthropic_messages.decode_messages import decode_mark, decode_messages, decode_system
-from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL, VERSION
+from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.base import Intake
 from llmproxy_asgi.translators.fields import Node, missing
 
@@ -65,7 +65,7 @@ def decode_request(intake: Intake) -> Request:
     return Request(
         protocol=PROTOCOL,
         model=intake.model,
-        messages=_messages(raw, version_2=intake.version == VERSION),
+        messages=_messages(raw),
         tools=_tools(Node.of(raw, "tools")),
         tool_choice=_tool_choice(Node.of(raw, "tool_choice")),
         max_output_tokens=_max_tokens(Node.of(raw, "max_tokens"), intake),
@@ -163,13 +163,13 @@ class _Reader:
         return {PROTOCOL: self._rest} if self._rest else EMPTY
 
 
-def _messages(raw: Mapping[str, Raw], *, version_2: bool) -> tuple[Message, ...]:
+def _messages(raw: Mapping[str, Raw]) -> tuple[Message, ...]:
     turns = Node.of(raw, "messages")
     if turns is None:
         raise missing("messages")
     system = Node.of(raw, "system")
     leading = decode_system(system) if system else None
-    rest = decode_messages(turns, version_2=version_2)
+    rest = decode_messages(turns)
     return (*([leading] if leading else []), *rest)
 
 

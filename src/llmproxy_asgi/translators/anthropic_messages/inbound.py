@@ -20,7 +20,7 @@ from llmproxy_asgi.translators.anthropic_messages.decode_request import decode_r
 from llmproxy_asgi.translators.anthropic_messages.encode_answer import encode_answer
 from llmproxy_asgi.translators.anthropic_messages.encode_stream import AnswerStream
 from llmproxy_asgi.translators.anthropic_messages.problems import encode_problem
-from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL, VERSION
+from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.base import Headers, Inbound, Intake, Problem, StreamEncoder
 from llmproxy_asgi.translators.fields import Node, missing, open_body
 from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
@@ -41,7 +41,6 @@ _FIRST_BYTES = {
     "top_k": (b"-0123456789", "a number"),
 }
 _NULL = ord("n")
-_REMOVED = ("temperature", "top_p", "top_k")
 
 SPELLING = {
     "stop": "stop_sequences",
@@ -72,16 +71,13 @@ class MessagesInbound(Inbound):
         _check_max_tokens(raw, path)
         if "messages" not in raw:
             raise missing("messages")
-        version = _version(headers.get("anthropic-version"))
-        if version == VERSION:
-            _check_removed(raw)
         return Intake(
             protocol=PROTOCOL,
             model=model.text() if model else "",
             stream=stream.boolean() if stream else False,
             raw=raw,
             size=len(body),
-            version=version,
+            version=_version(headers.get("anthropic-version")),
             betas=_betas(headers.get("anthropic-beta")),
             path=path,
         )
@@ -132,12 +128,6 @@ def _check_max_tokens(raw: Mapping[str, Raw], path: Mapping[str, str]) -> None:
         limit.integer(0)
     elif path.get("operation") != "count_tokens":
         raise missing("max_tokens")
-
-
-def _check_removed(raw: Mapping[str, Raw]) -> None:
-    for key in _REMOVED:
-        if Node.of(raw, key) is not None:
-            raise BadRequest(f"{key} is not taken since version {VERSION}.", param=key, code="invalid_value")
 
 
 def _version(header: str | None) -> str | None:

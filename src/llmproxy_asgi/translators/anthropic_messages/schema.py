@@ -15,7 +15,7 @@ ISSUER = "anthropic"
 
 FIRST_VERSION = "2023-06-01"
 VERSION = "2026-10-21"
-"""Refuses sampling values, documents in assistant messages and citations on the user's texts."""
+"""Since this version Claude refuses sampling values, documents in assistant messages, citations on the user's texts."""
 
 
 ABSENT = msgspec.Raw()
