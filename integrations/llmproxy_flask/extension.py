@@ -18,9 +18,19 @@ from llmproxy_asgi import LLMProxy as Gateway
 from llmproxy_asgi import MisuseError
 from llmproxy_asgi.errors import CallerError
 from llmproxy_asgi.gateway import ConfigSource
-from llmproxy_asgi.principal import SCOPE_KEY
+from llmproxy_asgi.principal import CSRF_KEY, SCOPE_KEY
 from llmproxy_asgi.wsgi import WSGIBridge
-from llmproxy_flask.identity import FINDING_KEY, Finding, Identify, PrincipalOf, find, recall, refuse_async
+from llmproxy_flask.identity import (
+    FINDING_KEY,
+    Csrf,
+    Finding,
+    Identify,
+    PrincipalOf,
+    find,
+    has_csrf_token,
+    recall,
+    refuse_async,
+)
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
@@ -58,14 +68,16 @@ class LLMProxy:
         config: A path, a dict, a `Config` or several of these. Left out: `app.config["LLMPROXY_CONFIG"]`.
         url_prefix: Where it hangs, like `/llm`.
         identify: `(HTTPConnection) -> Principal | str | None`, a plain function. None: nobody, 401.
+        csrf: `(HTTPConnection) -> bool`, a plain function: whether the host's CSRF token came and is right. It is
+            asked, inside the request context, about requests that a foreign page may have made a browser send.
         principal: Makes a principal of a user of Flask-Login; by default `principal_of`.
         proxy: A gateway made already, with a transport of its own, for instance; then there is no `config`.
         name: The blueprint's name and the key in `app.extensions`; a second gateway in one application needs another.
 
     Raises:
         ConfigError: The configuration is wrong; all findings at once.
-        MisuseError: `identify` is asynchronous, both `config` and `proxy` are given, or the application has an
-            extension of this name.
+        MisuseError: `identify` or `csrf` is asynchronous, both `config` and `proxy` are given, or the application has
+            an extension of this name.
         ValueError: The path does not begin with a slash, or names nothing.
     """
 
@@ -76,6 +88,7 @@ class LLMProxy:
         *,
         url_prefix: str = "/llm",
         identify: Identify | None = None,
+        csrf: Csrf | None = None,
         principal: PrincipalOf | None = None,
         proxy: Gateway | None = None,
         name: str = "llmproxy",
@@ -86,9 +99,11 @@ class LLMProxy:
             raise MisuseError("Give either config or proxy: a gateway that is made already has its configuration.")
         refuse_async(identify)
         refuse_async(principal)
+        refuse_async(csrf, name="csrf")
         self._config = config
         self._proxy = proxy
         self._identify = identify
+        self._csrf = csrf
         self._principal = principal
         self._name = name
         self.blueprint = self._draw(url_prefix.rstrip("/"))
@@ -158,12 +173,15 @@ class LLMProxy:
         rest = values[_REST]
         state: State = current_app.extensions[self._name]
         finding = find(request, self._identify, self._principal)
+        handed_over = _handed_over(state, finding)
+        if has_csrf_token(request, self._csrf, state.proxy.gateway.config.access.origins):
+            handed_over[CSRF_KEY] = True
         head: list[Any] = []
 
         def start_response(status: str, headers: list[tuple[str, str]], *_: object) -> Any:
             head[:] = [status, headers]
 
-        answer = state.bridge(_below(rest), start_response, scope_extra=_handed_over(state, finding))
+        answer = state.bridge(_below(rest), start_response, scope_extra=handed_over)
         status, headers = head
         return Response(answer, status=status, headers=headers, direct_passthrough=True)
 

@@ -6,7 +6,7 @@ gateway, which asks for it only where no machine key has settled the matter.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -16,10 +16,12 @@ from starlette.requests import HTTPConnection
 from werkzeug.exceptions import HTTPException
 
 from llmproxy_asgi import MisuseError, Principal
+from llmproxy_asgi.access.cross_site import cross_site_refusal
 from llmproxy_asgi.errors import Forbidden, Unauthenticated
 
 Identity: TypeAlias = Principal | str | int | None
 Identify: TypeAlias = Callable[[HTTPConnection], Identity]
+Csrf: TypeAlias = Callable[[HTTPConnection], bool]
 PrincipalOf: TypeAlias = Callable[[Any], Identity]
 """From a signed-in user of Flask-Login to a principal; None: nobody."""
 
@@ -55,6 +57,25 @@ def find(request: Request, identify: Identify | None, principal: PrincipalOf | N
         return Finding(error=error)
 
 
+def has_csrf_token(request: Request, csrf: Csrf | None, origins: Collection[str]) -> bool:
+    """Ask the host whether its CSRF token came with a request that needs one. Must run inside the request context.
+
+    Raises:
+        Exception: The host's check failed.
+    """
+    if csrf is None:
+        return False
+    connection = _connection(request)
+    if cross_site_refusal(request.method, connection.scope["headers"], origins) is None:
+        return False
+    try:
+        return bool(csrf(connection))
+    except HTTPException as error:
+        if error.code is None or error.code >= 500:
+            raise
+        return False  # how Flask-WTF's check says no
+
+
 def principal_of(user: object) -> Principal | None:
     """Whom a user stands for: itself if it is a `Principal`, else by its `id`, else as Flask-Login names it.
 
@@ -78,16 +99,16 @@ def principal_of(user: object) -> Principal | None:
         raise MisuseError(f"A user of type {type(user).__name__} has an id that cannot be used: {error}.") from error
 
 
-def refuse_async(identify: Callable[..., object] | None) -> None:
+def refuse_async(hook: Callable[..., object] | None, *, name: str = "identify") -> None:
     """A hook that Flask's worker thread cannot await is refused before it is needed.
 
     Raises:
         MisuseError: It is asynchronous.
     """
-    method = getattr(identify, "__call__", None)  # noqa: B004  it is the method that tells
-    if inspect.iscoroutinefunction(identify) or inspect.iscoroutinefunction(method):
+    method = getattr(hook, "__call__", None)  # noqa: B004  it is the method that tells
+    if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(method):
         raise MisuseError(
-            "Under Flask identify= runs in the request's own thread, where session and current_user are at hand and "
+            f"Under Flask {name}= runs in the request's own thread, where session and current_user are at hand and "
             "nothing can be awaited: make it a plain function."
         )
 

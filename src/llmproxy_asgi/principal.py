@@ -18,6 +18,9 @@ SCOPE_KEY = "llmproxy.principal"
 None says that the host was asked and knows nobody, a `CallerError` that it refuses whoever has no machine key.
 """
 
+CSRF_KEY = "llmproxy.csrf"
+"""Where an adapter says, in the ASGI scope, that the host's CSRF token came with the request and is right: True."""
+
 MAX_ID = 255
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from llmproxy_asgi.access.admins import Admins
+from llmproxy_asgi.access.failed_attempts import FailedAttempts
 from llmproxy_asgi.access.identify import Csrf, Doorkeeper, Identify
 from llmproxy_asgi.clock import SYSTEM, AlarmClock, Clock
 from llmproxy_asgi.config.schema import Config
@@ -62,6 +63,7 @@ class Live:
         self.cooldowns.noticed = self._rests
         self.budgets = RetryBudgets(clock)
         self.gates = LiveGates(clock)
+        self.failed_attempts = FailedAttempts(clock)
         self.open_calls = OpenCalls()
         self.health = HealthChecks(self.pool, self.cooldowns, observers=self.observers, clock=clock)
         self.latencies = Latencies(clock)
@@ -193,6 +195,9 @@ class Runtime(msgspec.Struct, frozen=True):
             identify=identify,
             csrf=csrf,
             limits=config.access.default.call_limits,
+            origins=config.access.origins,
+            attempts=live.failed_attempts,
+            failed_attempts_per_minute=config.access.failed_attempts_per_minute,
         )
         stores = live.stores(config.database)
         metrics = _metrics(config, catalog, live)

@@ -9,6 +9,7 @@ import re
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -323,6 +324,26 @@ class KeyEntry(CallerLimits):
         if len(text) < 16:
             raise ValueError("must be at least 16 characters")
         return value
+
+
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?")
+_ORIGIN_HELP = "an origin is scheme://host or scheme://host:port in lower case, as browsers send it in Origin"
+_USUAL_PORTS = {"http": "80", "https": "443"}
+
+
+def _check_origin(value: str) -> str:
+    """Check that a text is an origin exactly as a browser would write it: another spelling would never match."""
+    found = _ORIGIN.fullmatch(value)
+    if found is None:
+        raise ValueError(f"{value!r} is no origin: {_ORIGIN_HELP}")
+    scheme, port = found.groups()
+    if port is not None and (int(port) > 65535 or _USUAL_PORTS.get(scheme) == port):
+        raise ValueError(f"{value!r} is no origin as browsers send it: leave the scheme's own port out")
+    return value
+
+
+Origin = Annotated[str, AfterValidator(_check_origin)]
+"""An origin, like `https://app.example.com`."""
 
 
 class AdminEntry(Block):

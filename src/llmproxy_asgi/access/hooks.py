@@ -77,8 +77,20 @@ class Hooks:
             raise InternalError("The application could not tell who is calling.") from error
 
     def vouch(self, scope: Scope) -> bool:
-        """Whether the host's check takes the CSRF token that came; no without one."""
-        return self._csrf is not None and self._csrf(HTTPConnection(scope))
+        """Whether the host's check takes the CSRF token that came; no without one.
+
+        Raises:
+            InternalError: The check failed; the log says how.
+        """
+        if self._csrf is None:
+            return False
+        try:
+            return bool(self._csrf(HTTPConnection(scope)))
+        except Exception as error:
+            if isinstance(error, HTTPException) and error.status_code < 500:
+                return False  # how a framework's own check says no
+            _log.exception("the host's csrf hook failed")
+            raise InternalError("The application could not check its CSRF token.") from error
 
     async def _in_thread(self, identify: Callable[[HTTPConnection], object], connection: HTTPConnection) -> object:
         """A plain hook may wait for a database, so it waits in a thread, beside those of other callers.

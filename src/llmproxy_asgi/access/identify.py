@@ -1,18 +1,20 @@
 """Who is calling: an adapter's word, a machine key, or the host's own `identify`. Nobody is refused.
 
 The order is fixed: a key that is ours to judge, then a principal that an adapter put into the scope, then the host's
-hook. Nothing that a client sends can name a principal. A cookie alone counts only where no other site can have sent it.
+hook. Nothing that a client sends can name a principal. What a browser adds by itself counts only where no page of
+another site can have made it send the request.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias
-from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
-from llmproxy_asgi.access.keys import PREFIX, Grant, KeyTable, sent_key
-from llmproxy_asgi.errors import CallerError, Forbidden, InternalError, Unauthenticated
-from llmproxy_asgi.principal import ANYBODY, LOCAL, SCOPE_KEY, OwnerKind, Principal
+from llmproxy_asgi.access.cross_site import cross_site_refusal
+from llmproxy_asgi.access.failed_attempts import AttemptLimit, FailedAttempts
+from llmproxy_asgi.access.keys import WRONG_KEY, Grant, KeyTable, refuse_unusable, sent_keys
+from llmproxy_asgi.errors import CallerError, InternalError, Unauthenticated
+from llmproxy_asgi.principal import ANYBODY, CSRF_KEY, LOCAL, SCOPE_KEY, OwnerKind, Principal
 from llmproxy_asgi.settings import CallLimits, KeyEntry
 
 if TYPE_CHECKING:
@@ -32,8 +34,6 @@ NOT_CONFIGURED = (
     "list keys under access.keys, or write access.mode: open to serve anybody."
 )
 _NOBODY = "You are not signed in, and no valid key was sent."
-_WRONG_KEY = "The key is not valid."
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Doorkeeper:
@@ -45,6 +45,9 @@ class Doorkeeper:
         identify: The host's hook.
         csrf: The host's own check of a CSRF token, for browsers that cannot show where a request comes from.
         limits: Of each caller who comes without one of the keys; None: any number of calls.
+        origins: Further origins whose pages may call with what a browser adds by itself.
+        attempts: Failed attempts so far.
+        failed_attempts_per_minute: How many of one address are answered as such; None: any number.
 
     Raises:
         MisuseError: `csrf` is asynchronous.
@@ -58,7 +61,12 @@ class Doorkeeper:
         identify: Identify | None = None,
         csrf: Csrf | None = None,
         limits: CallLimits | None = None,
+        origins: Iterable[str] = (),
+        attempts: FailedAttempts | None = None,
+        failed_attempts_per_minute: int | None = None,
     ) -> None:
+        self._origins = frozenset(origins)
+        self._attempts = AttemptLimit(FailedAttempts() if attempts is None else attempts, failed_attempts_per_minute)
         self._mode = mode
         self._keys = KeyTable(keys)
         self._asks_host = identify is not None
@@ -79,87 +87,98 @@ class Doorkeeper:
 
         Raises:
             Unauthenticated: Nobody, or a wrong key.
-            Forbidden: A cookie that another site may have sent, or the host said no.
+            RateLimited: Too many wrong keys came from this address.
+            Forbidden: Another site may have made a browser send it, or the host said no.
             InternalError: The host's hook failed; the log says how.
         """
-        key = sent_key(scope["headers"], scope.get("query_string", b"") if key_in_query else b"")
-        if key is not None:
-            grant = self._keys.find(key)
-            if grant is not None:
-                return grant
-            if key.startswith(PREFIX):
-                raise Unauthenticated(_WRONG_KEY, code="invalid_api_key")
-        vouched = scope.get(SCOPE_KEY)
-        if vouched is not None:
-            if isinstance(vouched, CallerError):
-                raise vouched
-            if not isinstance(vouched, Principal):
-                raise InternalError("An adapter handed over something that is not a Principal.")
-            self._check_origin(scope)
-            return self.grant(vouched, kind="local" if vouched is LOCAL else "user")
-        if self._mode == "keys":
-            raise self._nobody(key)
-        # None under the adapter's key: it has asked the host, and nobody is signed in.
-        return await self._ask_host(scope, key, asked=SCOPE_KEY in scope)
-
-    async def _ask_host(self, scope: Scope, key: str | None, *, asked: bool) -> Grant:
-        principal = None
-        if self._hooks is not None:
-            principal = as_principal(await self._hooks.who(scope))
+        sent = sent_keys(scope["headers"], scope.get("query_string", b"") if key_in_query else b"")
+        if sent:
+            try:
+                grant = self._keys.judge(sent)
+                if grant is not None:
+                    return grant
+                refuse_unusable(sent)
+            except Unauthenticated as wrong:
+                raise self._attempts.failed(scope, wrong) from None
+        principal = await self._known(scope, sent)
         if principal is not None:
-            self._check_origin(scope)
-            return self.grant(principal)
-        if self._mode == "open":
-            return Grant(ANYBODY, limits=self._limits, kind="open")
-        raise self._nobody(key, asked=asked)
+            found = self.grant(principal, kind="local" if scope.get(SCOPE_KEY) is LOCAL else "user")
+        elif self._mode == "open":
+            found = Grant(ANYBODY, limits=self._limits, kind="open")
+        else:
+            # None under the adapter's key: it has asked the host, and nobody is signed in.
+            raise self._nobody(scope, sent)
+        self._check_origin(scope)
+        return found
+
+    async def _known(self, scope: Scope, sent: Sequence[str]) -> Principal | None:
+        """Whom an adapter or the host names.
+
+        Raises:
+            CallerError: The host refuses the caller.
+        """
+        vouched = scope.get(SCOPE_KEY)
+        if isinstance(vouched, Unauthenticated):
+            raise self._refused(scope, sent, vouched)
+        if isinstance(vouched, CallerError):
+            raise vouched
+        if vouched is not None and not isinstance(vouched, Principal):
+            raise InternalError("An adapter handed over something that is not a Principal.")
+        if vouched is not None or self._mode == "keys" or self._hooks is None:
+            return vouched
+        has_credential = _has_credential(scope, sent)
+        if has_credential:
+            self._attempts.check(scope, lambda: self._digest(scope, sent))
+        try:
+            principal = as_principal(await self._hooks.who(scope))
+        except Unauthenticated as refused:
+            raise self._refused(scope, sent, refused) from None
+        if principal is not None and has_credential:
+            self._attempts.accepted(lambda: self._digest(scope, sent))
+        return principal
 
     def grant(self, principal: Principal, *, kind: OwnerKind = "user") -> Grant:
         """What somebody may do who is known otherwise than by a key. The host's own calls, for nobody, may anything."""
         return Grant(principal, limits=None if kind == "local" else self._limits, kind=kind)
 
-    def _nobody(self, key: str | None, *, asked: bool = False) -> Unauthenticated:
+    def _nobody(self, scope: Scope, sent: Sequence[str]) -> CallerError:
+        asked = SCOPE_KEY in scope and self._mode != "keys"
         if not asked and not self._keys and (not self._asks_host or self._mode == "keys"):
             return Unauthenticated(NOT_CONFIGURED)
-        return Unauthenticated(_NOBODY if key is None else _WRONG_KEY, code=None if key is None else "invalid_api_key")
+        refusal = Unauthenticated(WRONG_KEY, code="invalid_api_key") if sent else Unauthenticated(_NOBODY)
+        return self._refused(scope, sent, refusal)
+
+    def _refused(self, scope: Scope, sent: Sequence[str], refusal: Unauthenticated) -> CallerError:
+        """A refusal, counted where something was tried: a browser that is not signed in has tried nothing."""
+        if not _has_credential(scope, sent):
+            return refusal
+        return self._attempts.failed(scope, refusal, lambda: self._digest(scope, sent))
+
+    def _digest(self, scope: Scope, sent: Sequence[str]) -> bytes:
+        return self._keys.digest("\n".join(sent) or _authorization(scope))
 
     def _check_origin(self, scope: Scope) -> None:
-        """A cookie without a key header is the browser's doing: changing requests must come from the same site.
+        """Refuse a request without a key header that a page of another site may have made a browser send.
 
         A key in the query is no such header: any page can write one into an address.
+
+        Raises:
+            Forbidden: It may be a foreign page's doing, and holds no CSRF token of the host's.
         """
-        if scope["method"] in _SAFE_METHODS:
+        refusal = cross_site_refusal(scope["method"], scope["headers"], self._origins)
+        if refusal is None or scope.get(CSRF_KEY) is True:
             return
-        headers = {name: value.decode("latin-1") for name, value in reversed(scope["headers"])}
-        if b"cookie" not in headers or sent_key(scope["headers"]) is not None or same_origin(headers):
-            return
-        if self._hooks is not None and self._hooks.vouch(scope):
-            return
-        raise Forbidden(
-            "This request is signed in by a cookie alone and does not come from this site: send it with "
-            "content-type application/json from a page of the same origin, or send a key.",
-            code="cross_origin",
-        )
+        if self._hooks is None or not self._hooks.vouch(scope):
+            raise refusal
 
 
-def same_origin(headers: dict[bytes, str]) -> bool:
-    """Whether a browser that sends these headers was on a page of this very site, and sent JSON.
+def _has_credential(scope: Scope, sent: Sequence[str]) -> bool:
+    return bool(sent) or bool(_authorization(scope))
 
-    A browser says so in `Sec-Fetch-Site`, older ones in `Origin`; what says neither is no browser, and it had to set
-    a JSON content type, which no page of another site can without being asked first.
-    """
-    media_type = headers.get(b"content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json" and headers.get(b"content-length", "0") != "0":
-        return False
-    site = headers.get(b"sec-fetch-site")
-    if site is not None:
-        return site == "same-origin"
-    origin = headers.get(b"origin")
-    if origin is not None:
-        try:
-            return urlsplit(origin).netloc.lower() == headers.get(b"host", "").lower() != ""
-        except ValueError:  # not an address
-            return False
-    return media_type == "application/json"
+
+def _authorization(scope: Scope) -> str:
+    """The `Authorization` header, whatever its scheme."""
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"), "")
 
 
 def as_principal(found: object) -> Principal | None:

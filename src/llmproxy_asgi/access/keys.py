@@ -19,9 +19,10 @@ PREFIX = "llmp_"
 
 MAX_KEY = 16 * 1024
 """Characters; a host's own signed tokens are a few thousand, and no server takes a much longer header."""
-_HEADERS = (b"authorization", b"x-api-key", b"x-goog-api-key")
-
-Scope = dict[str, object]
+KEY_HEADERS = (b"authorization", b"x-api-key", b"x-goog-api-key")
+WRONG_KEY = "The key is not valid."
+_MIN_KEY = 16
+"""Characters of the shortest key that the configuration takes."""
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -45,7 +46,7 @@ class KeyTable:
     def __init__(self, entries: Iterable[KeyEntry]) -> None:
         self._pepper = secrets.token_bytes(32)
         self._grants = {
-            self._digest(entry.key.reveal()): Grant(
+            self.digest(entry.key.reveal()): Grant(
                 Principal(entry.name, display_name=entry.name, groups=entry.groups, tenant=entry.tenant),
                 entry.models,
                 entry.call_limits,
@@ -57,58 +58,108 @@ class KeyTable:
     def __bool__(self) -> bool:
         return bool(self._grants)
 
-    def find(self, key: str) -> Grant | None:
-        """Whose key this is, if anybody's. A wrong key and an unknown one take the same path."""
-        return self._grants.get(self._digest(key))
+    def judge(self, sent: Iterable[str]) -> Grant | None:
+        """Decide by the one key of a request that is ours: it is in the table, or begins with our prefix.
 
-    def _digest(self, key: str) -> bytes:
+        Clients and clouds add tokens of their own, so any number of others may stand beside it.
+
+        Args:
+            sent: All keys of the request, as `sent_keys` returns them.
+
+        Returns:
+            What the key grants; None if no key is ours.
+
+        Raises:
+            Unauthenticated: The key is wrong, or two different ones are ours.
+        """
+        ours: str | None = None
+        grant: Grant | None = None
+        for key in sent:
+            for text in _spelled(key):
+                found = self._find(text)
+                if found is None and not (text.startswith(PREFIX) and "," not in text):
+                    continue
+                if ours is not None and ours != text:
+                    raise Unauthenticated("Two different keys of this gateway were sent; send one.")
+                ours, grant = text, found
+        if ours is not None and grant is None:
+            raise Unauthenticated(WRONG_KEY, code="invalid_api_key")
+        return grant
+
+    def _find(self, key: str) -> Grant | None:
+        """Return whose key this is, if anybody's. A wrong key and an unknown one take the same path."""
+        return self._grants.get(self.digest(key)) if _problem(key) is None else None
+
+    def digest(self, key: str) -> bytes:
+        """Return what stands for a text in memory; nothing can be told from it without this table's pepper."""
         return hashlib.blake2b(key.encode("utf-8", "surrogateescape"), key=self._pepper, digest_size=32).digest()
 
 
-def sent_key(headers: Iterable[tuple[bytes, bytes]], query: bytes = b"") -> str | None:
-    """The one key that a request carries; the same key in several headers counts once.
+def sent_keys(headers: Iterable[tuple[bytes, bytes]], query: bytes = b"") -> list[str]:
+    """Return the keys that a request carries, each once, readable as a key or not.
 
     Args:
         headers: The ASGI scope's, names in lower case.
         query: The raw query, for Gemini's paths alone (`?key=`); empty elsewhere.
 
     Raises:
-        Unauthenticated: Two different keys, or something that cannot be a key.
         BadRequest: The query cannot be read.
     """
-    found: str | None = None
+    found: list[str] = []
     for name, value in headers:
-        if name in _HEADERS:
-            text = _text(name, value)
-            if text is not None:
-                found = _same(found, text)
+        if name in KEY_HEADERS:
+            text = key_in_header(name, value)
+            if text and text not in found:
+                found.append(text)
     if query and b"key=" in query:
         try:
             sent = parse_qs(query.decode("latin-1"), max_num_fields=64).get("key", ())
         except ValueError:
             raise BadRequest("The query has too many fields.") from None
-        for text in sent:
-            found = _same(found, text)
+        found += [text for text in dict.fromkeys(sent) if text not in found]
     return found
 
 
-def _text(name: bytes, value: bytes) -> str | None:
+def key_in_header(name: bytes, value: bytes) -> str:
+    """Return the key that one of `KEY_HEADERS` holds; empty if there is none, as in `Authorization: Basic`."""
     text = value.decode("latin-1").strip()
-    if name == b"authorization":
-        scheme, _, text = text.partition(" ")
-        text = text.strip()
-        if scheme.lower() != "bearer":
-            return None  # Basic and the like are the host's own business
-    if not text:
-        return None
-    if len(text) > MAX_KEY:
-        raise Unauthenticated("The key is too long.")
-    if not text.isascii() or not text.isprintable():
-        raise Unauthenticated("The key holds characters that no key has.")
-    return text
+    if name != b"authorization":
+        return text
+    scheme, _, rest = text.partition(" ")
+    if scheme.lower() == "bearer":
+        return rest.strip()
+    return ",".join(_tokens(text)) if "," in text else ""
 
 
-def _same(found: str | None, text: str) -> str:
-    if found is not None and found != text:
-        raise Unauthenticated("Two different keys were sent; send one.")
-    return text
+def refuse_unusable(sent: Iterable[str]) -> None:
+    """Refuse what no host's token is either.
+
+    Raises:
+        Unauthenticated: One of these is too long for a key, or holds characters that no key has.
+    """
+    for key in sent:
+        problem = _problem(key)
+        if problem is not None:
+            raise Unauthenticated(problem)
+
+
+def _problem(key: str) -> str | None:
+    if len(key) > MAX_KEY:
+        return "The key is too long."
+    if not key.isascii() or not key.isprintable():
+        return "The key holds characters that no key has."
+    return None
+
+
+def _spelled(key: str) -> list[str]:
+    """A key, and those in it if it is a list: WSGI servers and proxies join repeated headers with a comma."""
+    if "," not in key or len(key) > MAX_KEY:
+        return [key]
+    pieces = [piece.strip() for piece in key.split(",")]
+    return [key, *(piece for piece in pieces if len(piece) >= _MIN_KEY or piece.startswith(PREFIX)), *_tokens(key)]
+
+
+def _tokens(joined: str) -> list[str]:
+    """The bearer tokens in a list of credentials."""
+    pieces = (piece.strip().partition(" ") for piece in joined.split(","))
+    return [token.strip() for scheme, _, token in pieces if scheme.lower() == "bearer" and token.strip()]

@@ -18,7 +18,7 @@ from llmproxy_asgi.config.document import Path, hint, spell
 from llmproxy_asgi.errors import MisuseError
 from llmproxy_asgi.providers.base import ProviderConfig
 from llmproxy_asgi.providers.registry import provider_class
-from llmproxy_asgi.settings import AdminName, Block, CallerLimits, Duration, KeyEntry, Strategy
+from llmproxy_asgi.settings import AdminName, Block, CallerLimits, Duration, KeyEntry, Origin, Strategy
 from llmproxy_asgi.stores.open import problem
 from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
 
@@ -77,6 +77,13 @@ class Access(Block):
         (),
         description="Who may see the metrics and administration of all: group:NAME, user:ID, user:TENANT/ID or "
         "key:NAME; a bare word is a group.",
+    )
+    origins: tuple[Origin, ...] = Field(
+        (),
+        description="Further origins whose pages may call with the host's cookie, like https://app.example.com.",
+    )
+    failed_attempts_per_minute: int | None = Field(
+        60, ge=1, le=10**6, description="Wrong keys of one address; beyond that they are a 429. null: any number."
     )
 
     @property

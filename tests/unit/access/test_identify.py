@@ -1,6 +1,7 @@
 """Who is calling: keys first, then an adapter's word, then the host; and nobody is refused."""
 
 import asyncio
+import itertools
 import sys
 import threading
 from contextlib import AsyncExitStack
@@ -15,7 +16,7 @@ from starlette.requests import HTTPConnection
 from llmproxy_asgi.access.identify import Doorkeeper, Identify
 from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.errors import BadRequest, Forbidden, InternalError, MisuseError, Unauthenticated
-from llmproxy_asgi.principal import ANYBODY, LOCAL, SCOPE_KEY, OwnerKind, Principal
+from llmproxy_asgi.principal import ANYBODY, CSRF_KEY, LOCAL, SCOPE_KEY, OwnerKind, Principal
 from llmproxy_asgi.settings import KeyEntry, Secret
 
 pytestmark = pytest.mark.anyio
@@ -68,11 +69,73 @@ async def test_a_key_is_found_in_every_vendors_header(header: tuple[str, str]) -
     assert grant.models == ("fast",)
 
 
-async def test_the_same_key_twice_is_one_key_and_two_keys_are_none() -> None:
-    """Two different keys in one request are a 401, whichever is right."""
-    assert await doorkeeper().admit(scope(("authorization", f"Bearer {KEY}"), ("x-api-key", KEY)))
-    with pytest.raises(Unauthenticated, match="Two different keys"):
-        await doorkeeper().admit(scope(("authorization", f"Bearer {KEY}"), ("x-api-key", OTHER_KEY)))
+STRANGERS = ["sk-ant-oat01-stranger", "eyJhbGciOiJSUzI1NiJ9.e30.x", "dummy", "unused", "x" * 20_000, "caf\xe9"]
+"""What clients and clouds send beside our key: tokens of theirs, placeholders, and what can be no key of anybody's."""
+
+
+@pytest.mark.parametrize("stranger", STRANGERS, ids=["oauth", "id-token", "dummy", "unused", "too-long", "not-ascii"])
+@pytest.mark.parametrize("mode", ["host", "keys", "open"])
+@pytest.mark.parametrize(("ours", "name"), [(KEY, "ci"), (OTHER_KEY, "team")], ids=["prefixed", "unprefixed"])
+async def test_a_key_decides_whatever_strange_token_stands_beside_it(
+    mode: Any, stranger: str, ours: str, name: str
+) -> None:
+    """In any two headers and in either order: the one that is in the table is the caller's."""
+    keeper = doorkeeper(mode, lambda _: "alice")
+    for one, other in itertools.permutations(("authorization", "x-api-key", "x-goog-api-key"), 2):
+        right = (one, f"Bearer {ours}" if one == "authorization" else ours)
+        wrong = (other, f"Bearer {stranger}" if other == "authorization" else stranger)
+        for headers in ((right, wrong), (wrong, right)):
+            assert (await keeper.admit(scope(*headers))).principal.id == name
+        in_query = scope(wrong, query=f"alt=sse&key={ours}")
+        assert (await keeper.admit(in_query, key_in_query=True)).principal.id == name
+
+
+@pytest.mark.parametrize("mode", ["host", "keys", "open"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("authorization", f"Bearer {KEY}"), ("x-api-key", OTHER_KEY)],
+        [("authorization", f"Bearer {KEY}"), ("authorization", f"Bearer {OTHER_KEY}")],
+        [("authorization", f"Bearer {KEY},Bearer {OTHER_KEY}")],
+        [("x-api-key", f"{OTHER_KEY}, {KEY}")],
+        [("x-goog-api-key", KEY), ("x-api-key", "llmp_another-of-our-form")],
+        [("x-api-key", "llmp_wrong"), ("authorization", "Bearer sk-ant-oat01-stranger")],
+        [("authorization", "Bearer llmp_wrong"), ("x-api-key", OTHER_KEY)],
+        [("authorization", "Bearer stranger,Bearer llmp_wrong")],
+        [("authorization", "Basic YTpi,Bearer llmp_wrong")],
+        [("x-api-key", "llmp_" + "x" * 20_000), ("authorization", "Bearer stranger")],
+    ],
+)
+async def test_two_keys_of_ours_and_a_wrong_one_of_our_form_are_refused(
+    mode: Any, headers: list[tuple[str, str]]
+) -> None:
+    """Two that are in the table or begin with `llmp_` contradict each other; a wrong one is never passed over."""
+    with pytest.raises(Unauthenticated):
+        await doorkeeper(mode, lambda _: "alice").admit(scope(*headers))
+
+
+async def test_the_same_key_twice_is_one_key() -> None:
+    """In two headers, in one that was joined from two, and in the query."""
+    same = [("authorization", f"Bearer {KEY}"), ("x-api-key", KEY), ("x-goog-api-key", f"{KEY}, {KEY}")]
+    asked = scope(*same, ("authorization", f"Bearer {KEY},Bearer {KEY}"), query=f"key={KEY}")
+    assert (await doorkeeper().admit(asked, key_in_query=True)).principal.id == "ci"
+
+
+async def test_a_key_is_found_behind_credentials_of_another_scheme() -> None:
+    """WSGI servers join two `Authorization` headers with a comma, and either may be the one with the key."""
+    for value in (f"Basic YTpi,Bearer {KEY}", f"Bearer {KEY}, Basic YTpi", f'Digest a="b", c="d", bearer {KEY}'):
+        assert (await doorkeeper().admit(scope(("authorization", value)))).principal.id == "ci"
+    both = [("authorization", "Basic YTpi"), ("authorization", f"Bearer {KEY}")]
+    for headers in (both, both[::-1]):
+        assert (await doorkeeper().admit(scope(*headers))).principal.id == "ci"
+
+
+async def test_several_strange_tokens_are_the_hosts_business() -> None:
+    """Two tokens of which none is ours go to `identify`; with keys alone they are a wrong key."""
+    headers = [("authorization", "Bearer one"), ("x-api-key", "two")]
+    assert (await doorkeeper(identify=lambda _: "alice").admit(scope(*headers))).principal.id == "alice"
+    with pytest.raises(Unauthenticated, match="not valid"):
+        await doorkeeper("keys", identify=lambda _: "alice").admit(scope(*headers))
 
 
 async def test_a_key_in_the_query_counts_only_where_the_path_allows_it() -> None:
@@ -198,41 +261,51 @@ async def test_no_header_names_a_principal() -> None:
 
 JSON = ("content-type", "application/json")
 COOKIE = ("cookie", "session=abc")
+FOREIGN = ("sec-fetch-site", "cross-site")
+
+
+KNOWN_BY: dict[str, tuple[dict[str, Any], list[tuple[str, str]], Any]] = {
+    "cookie": ({"identify": lambda _: "alice"}, [COOKIE], {}),
+    "Basic": ({"identify": lambda _: "alice"}, [("authorization", "Basic YTpi")], {}),
+    "Negotiate": ({"identify": lambda _: "alice"}, [("authorization", "Negotiate YII")], {}),
+    "address or certificate": ({"identify": lambda _: "alice"}, [], {}),
+    "an adapter": ({}, [], {SCOPE_KEY: Principal("alice")}),
+    "open": ({"mode": "open"}, [], {}),
+    "open, with a key in the query": ({"mode": "open"}, [], {"query": "key=anything"}),
+}
+"""Ways to be known that take nothing of the page that makes a browser call."""
+
+
+@pytest.mark.parametrize("known_by", KNOWN_BY)
+async def test_a_foreign_page_cannot_call_as_whoever_the_browser_is(known_by: str) -> None:
+    """Whatever a caller is known by, a request without a key header must not be cross-site."""
+    how, headers, more = KNOWN_BY[known_by]
+    keeper = doorkeeper(**how)
+    own = [*headers, JSON, ("sec-fetch-site", "same-origin")]
+    assert await keeper.admit(scope(*own, **more), key_in_query=True)
+    assert await keeper.admit(scope(*headers, JSON, **more), key_in_query=True)
+    for site in ("cross-site", "same-site", "none"):
+        with pytest.raises(Forbidden, match=r"access\.origins") as refused:
+            await keeper.admit(scope(*headers, JSON, ("sec-fetch-site", site), **more), key_in_query=True)
+        assert refused.value.code == "cross_origin"
+    reading = {**scope(*headers, FOREIGN, method="GET", **more)}
+    assert await keeper.admit(reading, key_in_query=True)
 
 
 @pytest.mark.parametrize(
-    ("headers", "passes"),
-    [
-        ([COOKIE, JSON, ("sec-fetch-site", "same-origin")], True),
-        ([COOKIE, JSON, ("sec-fetch-site", "same-site")], False),
-        ([COOKIE, JSON, ("sec-fetch-site", "cross-site")], False),
-        ([COOKIE, JSON, ("sec-fetch-site", "none")], False),
-        ([COOKIE, JSON, ("origin", "https://app.example"), ("host", "app.example")], True),
-        ([COOKIE, JSON, ("origin", "https://evil.example"), ("host", "app.example")], False),
-        ([COOKIE, JSON, ("origin", "null"), ("host", "app.example")], False),
-        ([COOKIE, JSON, ("origin", "null")], False),
-        ([COOKIE, JSON, ("origin", "http://["), ("host", "app.example")], False),
-        ([COOKIE, ("content-type", "text/plain"), ("sec-fetch-site", "same-origin"), ("content-length", "5")], False),
-        ([COOKIE, JSON], True),
-        ([COOKIE, ("content-type", "text/plain"), ("content-length", "5")], False),
-        ([COOKIE, ("content-type", "text/plain"), ("sec-fetch-site", "cross-site"), ("x-api-key", "sk-foreign")], True),
-        ([JSON, ("sec-fetch-site", "cross-site")], True),
-    ],
+    "header", [("authorization", "Bearer host-token"), ("x-api-key", "k"), ("x-goog-api-key", "k")]
 )
-async def test_a_cookie_alone_counts_only_from_the_same_site(headers: list[tuple[str, str]], passes: bool) -> None:
-    """A page of another site cannot make a signed-in browser call a model."""
-    keeper = doorkeeper(identify=lambda _: "alice")
-    if passes:
-        assert (await keeper.admit(scope(*headers))).principal.id == "alice"
-    else:
-        with pytest.raises(Forbidden, match="same origin"):
-            await keeper.admit(scope(*headers))
+async def test_a_key_header_clears_a_request(header: tuple[str, str]) -> None:
+    """No browser adds one by itself, and no foreign page can without the host's leave."""
+    asked = scope(header, COOKIE, FOREIGN, ("content-type", "text/plain"), ("content-length", "5"))
+    assert await doorkeeper(identify=lambda _: "alice").admit(asked)
+    assert await doorkeeper("open").admit(asked)
 
 
 async def test_a_key_in_the_query_does_not_make_a_cookie_safe() -> None:
     """Any page can write one into an address, so the cookie still has to come from the same site."""
     asked = scope(COOKIE, JSON, ("sec-fetch-site", "cross-site"), query="key=anything")
-    with pytest.raises(Forbidden, match="same origin"):
+    with pytest.raises(Forbidden, match="another site"):
         await doorkeeper(identify=lambda _: "alice").admit(asked, key_in_query=True)
 
 
@@ -256,6 +329,50 @@ async def test_the_hosts_csrf_token_stands_in_for_the_origin() -> None:
     assert await doorkeeper(identify=lambda _: "alice", csrf=csrf).admit(asked)
     with pytest.raises(Forbidden):
         await doorkeeper(identify=lambda _: "alice", csrf=lambda _: False).admit(asked)
+    form = scope(COOKIE, FOREIGN, ("content-type", "text/plain"), ("content-length", "5"), ("x-csrf-token", "right"))
+    assert await doorkeeper("open", csrf=csrf).admit(form)
+
+
+async def test_an_adapter_may_have_checked_the_hosts_token() -> None:
+    """It says so in the scope, with nothing but True."""
+    asked = scope(COOKIE, JSON, FOREIGN)
+    keeper = doorkeeper(identify=lambda _: "alice")
+    assert await keeper.admit({**asked, CSRF_KEY: True})
+    for said in (False, None, "yes", 1):
+        with pytest.raises(Forbidden):
+            await keeper.admit({**asked, CSRF_KEY: said})
+
+
+async def test_a_csrf_check_may_refuse_as_its_framework_does(caplog: pytest.LogCaptureFixture) -> None:
+    """A status below 500 is a no; anything else that it raises is the host's bug, and lets nobody in."""
+
+    def failing(error: Exception) -> Doorkeeper:
+        def csrf(_: HTTPConnection) -> bool:
+            raise error
+
+        return doorkeeper(identify=lambda _: "alice", csrf=csrf)
+
+    asked = scope(COOKIE, JSON, FOREIGN)
+    with pytest.raises(Forbidden):
+        await failing(HTTPException(400)).admit(asked)
+    for error in (HTTPException(503), RuntimeError("the token's key is hunter2")):
+        with pytest.raises(InternalError) as caught:
+            await failing(error).admit(asked)
+        assert "hunter2" not in caught.value.message
+    assert "hunter2" in caplog.text
+
+
+async def test_pages_of_named_origins_may_call() -> None:
+    """`access.origins` names further origins exactly; their pages still send JSON."""
+    keeper = Doorkeeper(mode="host", identify=lambda _: "alice", origins=["https://app.example.com"])
+    app = ("origin", "https://app.example.com")
+    for site in ("cross-site", "same-site"):
+        assert await keeper.admit(scope(COOKIE, JSON, app, ("sec-fetch-site", site)))
+    with pytest.raises(Forbidden, match="content-type"):
+        await keeper.admit(scope(COOKIE, app, FOREIGN, ("content-length", "5")))
+    for other in ("http://app.example.com", "https://app.example.com:8443", "https://app.example.com.evil", "null"):
+        with pytest.raises(Forbidden, match=r"access\.origins"):
+            await keeper.admit(scope(COOKIE, JSON, ("origin", other), FOREIGN))
 
 
 async def test_reading_needs_no_origin() -> None:

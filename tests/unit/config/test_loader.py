@@ -637,3 +637,35 @@ def test_path_like_source(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("keepalive: 5s\n", encoding="utf-8")
     assert load_config(tmp_path / "a.yaml", environment={}).keepalive == 5.0
     assert load_config(os.fspath(tmp_path / "a.yaml"), environment={}).keepalive == 5.0
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["https://app.example.com", "http://localhost:5173", "http://127.0.0.1:3000", "http://[::1]:3000",
+     "tauri://localhost", "https://xn--bcher-kva.example"],
+)  # fmt: skip
+def test_an_origin_is_taken_as_a_browser_sends_it(origin: str) -> None:
+    """Scheme, host and a port that is not the scheme's own."""
+    assert load_config({"access": {"origins": [origin]}}).access.origins == (origin,)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["*", "null", "", "app.example.com", "https://", "https://*.example.com", "https://app.example.com/",
+     "https://app.example.com/page", "https://App.example.com", "https://app.example.com:443", "http://a.example:80",
+     "https://user@app.example.com", "https://app.example.com:0", "https://app.example.com:70000", "https://b\u00fccher.example",
+     " https://app.example.com", "https://app.example.com?x", "//app.example.com"],
+)  # fmt: skip
+def test_what_no_browser_sends_as_an_origin_is_a_finding(origin: str) -> None:
+    """An entry that could never match, or would match too much, is an error with its place."""
+    with pytest.raises(ConfigError) as caught:
+        load_config({"access": {"origins": ["https://app.example.com", origin]}})
+    assert "access.origins[1]" in str(caught.value)
+
+
+def test_an_administrator_that_is_no_key_is_a_finding() -> None:
+    """`key:NAME` names a key of the table."""
+    keys = [{"name": "ci", "key": "llmp_abcdefghijklmnop", "tenant": "acme"}]
+    assert load_config({"access": {"keys": keys, "admins": ["key:acme/ci"]}})
+    with pytest.raises(ConfigError, match=r"no key 'ci' under access\.keys without a tenant"):
+        load_config({"access": {"keys": keys, "admins": ["key:ci"]}})

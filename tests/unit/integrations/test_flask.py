@@ -520,3 +520,66 @@ def test_path_that_is_no_text_is_not_found() -> None:
     app = hosting(identify=lambda _: "ada")
     answered = app.test_client().get("/llm/", environ_overrides={"PATH_INFO": "/llm/v1/\xff"})
     assert answered.status_code == 404
+
+
+# Other sites
+
+FOREIGN = {"sec-fetch-site": "cross-site", "origin": "https://evil.example"}
+
+
+def ask_from(app: Flask, headers: dict[str, str], **kwargs: Any) -> int:
+    response = app.test_client().post("/llm" + CHAT, json=ASK, headers={"x-test-user": "ada", **headers}, **kwargs)
+    return response.status_code
+
+
+def test_csrf_is_asked_in_the_request_context_and_only_where_it_matters() -> None:
+    """A right token of the host's stands in for the origin; requests that need none do not ask for it."""
+    asked: list[str | None] = []
+
+    def csrf(connection: HTTPConnection) -> bool:
+        asked.append(request.headers.get("x-csrf-token"))
+        return connection.headers.get("x-csrf-token") == "right"
+
+    app = hosting(identify=named, csrf=csrf)
+    assert ask_from(app, {**FOREIGN, "x-csrf-token": "right"}) == 404
+    assert ask_from(app, {**FOREIGN, "x-csrf-token": "wrong"}) == 403
+    assert asked == ["right", "wrong"]
+    assert ask_from(app, {"sec-fetch-site": "same-origin"}) == 404
+    assert ask_from(app, {**FOREIGN, "x-api-key": "of the host"}) == 404
+    assert get(app, x_test_user="ada", sec_fetch_site="cross-site").status_code == 200
+    assert len(asked) == 2
+
+
+def test_csrf_of_an_extension_counts_for_a_gateway_that_was_made_before() -> None:
+    """What the extension has checked is handed over, as the principal is."""
+    app = flask_app()
+    proxy = GatewayApp(NOWHERE)
+    LLMProxy(app, proxy=proxy, identify=named, csrf=lambda _: request.headers.get("x-csrf-token") == "right")
+    assert ask_from(app, {**FOREIGN, "x-csrf-token": "right"}) == 404
+    assert ask_from(app, FOREIGN) == 403
+
+
+def test_csrf_may_refuse_as_flask_wtf_does() -> None:
+    """`abort(400)` inside it is a no, in the client's protocol."""
+
+    def csrf(_: HTTPConnection) -> bool:
+        abort(400)
+
+    assert ask_from(hosting(identify=named, csrf=csrf), FOREIGN) == 403
+
+
+def test_csrf_that_cannot_be_awaited_is_refused_at_the_start() -> None:
+    """What an asynchronous one returns would always count as true."""
+
+    async def csrf(_: HTTPConnection) -> bool:
+        return False
+
+    with pytest.raises(MisuseError, match="csrf="):
+        hosting(identify=named, csrf=csrf)
+
+
+def test_pages_of_named_origins_may_call() -> None:
+    """`access.origins` counts in Flask as elsewhere."""
+    app = hosting({**NOWHERE, "access": {"origins": ["https://app.example.com"]}}, identify=named)
+    assert ask_from(app, {"sec-fetch-site": "same-site", "origin": "https://app.example.com"}) == 404
+    assert ask_from(app, {"sec-fetch-site": "same-site", "origin": "https://app.example.org"}) == 403
