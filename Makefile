@@ -4,6 +4,8 @@
 
 # Which interpreter builds .venv: `make venv PYTHON=python3.12`. Empty: the first that fits.
 PYTHON ?=
+# Which pip installs into .venv: `make venv PIP_VERSION=23.2.1`. Empty: the one that the interpreter brings.
+PIP_VERSION ?=
 USUAL := python3 python3.11 python3.12 python3.13 python3.14 python
 JOBS ?= auto
 HOST ?= 127.0.0.1
@@ -28,7 +30,7 @@ TESTABLE := $(INSTALLED) $(if $(shell command -v npm),$(NPM_INSTALLED))
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv npm demo test check format verify protocols faults soak bench coverage build requirements clean
+.PHONY: help venv npm demo test check format verify fresh protocols faults soak bench coverage build requirements clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -58,6 +60,7 @@ $(INSTALLED): requirements/dev.txt pyproject.toml
 	  "$$able" -m venv $(VENV); \
 	fi; \
 	$(PIP) --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip --default-pip
+	$(if $(PIP_VERSION),$(PIP) install -qq pip==$(PIP_VERSION))
 # The lock is complete, so its packages are installed without a look at their dependencies: pip before 25 would refuse
 # a dependency that names an extra (`google-auth[requests]`) although its package is pinned. `pip check` looks instead.
 	$(PIP) install -qq --require-hashes --no-deps -r requirements/dev.txt
@@ -91,7 +94,11 @@ format: $(INSTALLED)  ## let ruff rewrite what it can
 # The long runs may sit still for minutes, so the guard against hanging tests is off; property
 # tests draw fresh examples here, where `make test` repeats the same ones.
 verify: $(INSTALLED)  ## run the long tests only: fuzzing, kill rounds (ARGS)
-	$(BIN)/python -m pytest -m verify -o faulthandler_timeout=0 --hypothesis-profile=search $(ARGS)
+	$(BIN)/python -m pytest -m 'verify and not clean_install' -o faulthandler_timeout=0 --hypothesis-profile=search $(ARGS)
+
+# FULL=1 makes whole clones as well, by each Python that is found, with old and new pips: some two minutes each.
+fresh: $(INSTALLED)  ## install the wheel in a clean environment and run its demo; FULL=1: clones, too (FULL, ARGS)
+	$(BIN)/python -m pytest -m 'clean_install$(if $(FULL),, and not verify)' tests/e2e/test_clean_install.py $(ARGS)
 
 protocols: $(TESTABLE)  ## run the tests of the fidelity checklist and write docs/protocols.md
 	PYTHONPATH=tests $(BIN)/python -m fidelity_checklist

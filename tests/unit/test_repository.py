@@ -177,6 +177,15 @@ def test_pins_keep_up_with_what_is_asked_for() -> None:
     assert stale == [], "run `make requirements`"
 
 
+def test_actions_are_pinned_by_commit(contents: dict[Path, str]) -> None:
+    """Each action of a workflow is named by the full hash of a commit, and says which version that is."""
+    workflows = {path: text for path, text in contents.items() if path.parts[:2] == (".github", "workflows")}
+    used = [line.strip() for text in workflows.values() for line in text.splitlines() if "uses:" in line]
+    assert used
+    pinned = re.compile(r"(?:- )?uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
+    assert [line for line in used if not pinned.fullmatch(line)] == []
+
+
 # Places
 
 
