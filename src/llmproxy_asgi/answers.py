@@ -85,7 +85,8 @@ async def whole_of(call: Call, inbound: AnyInbound, intake: Intake) -> bytes:
     if isinstance(answer, Batch):
         body = answer.raw or b""
     else:
-        body = inbound.encode(answer, intake if turn is None else turn.said)
+        said = intake if turn is None else turn.said
+        body = await call.worker.run(inbound.encode, answer, said) if said.heavy else inbound.encode(answer, said)
     return body if turn is None else await turn.tell_whole(body)
 
 

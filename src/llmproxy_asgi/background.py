@@ -201,7 +201,7 @@ class Background:
                 turn = call.turn
                 assert turn is not None, "what goes on in the background is kept"
                 await call.prepare()
-                call.check()
+                await call.check()
                 await call.admit()
                 told = await turn.enqueue()
             run = self._runs[owner, turn.id] = Run(turn, owner, call.custody)

@@ -18,7 +18,7 @@ from llmproxy_asgi.custody.reasoning import NOTHING, Kept, ReasoningTap, missing
 from llmproxy_asgi.custody.responses import ResponseCustody
 from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError
 from llmproxy_asgi.execution.allowance import Allowance
-from llmproxy_asgi.execution.attempt import Answered, Attempt, Job
+from llmproxy_asgi.execution.attempt import Answered, Asked, Attempt, Job
 from llmproxy_asgi.execution.executor import Opened
 from llmproxy_asgi.execution.tokens import size_of
 from llmproxy_asgi.facts import Course
@@ -30,6 +30,7 @@ from llmproxy_asgi.runtime import Runtime
 from llmproxy_asgi.telemetry.telling import Caller, Telling
 from llmproxy_asgi.translators.base import Intake
 from llmproxy_asgi.translators.embeddings.records import Embeddings
+from llmproxy_asgi.worker import Worker
 
 if TYPE_CHECKING:
     from llmproxy_asgi.custody.stateful import Turn
@@ -168,7 +169,7 @@ class Call:
         if isinstance(attempt.whole, Response) and (kept := remember(attempt.whole)):
             await self.keep(kept)
 
-    def check(self) -> None:
+    async def check(self) -> None:
         """Read the request whole at once, where no target could take its bytes as they are.
 
         Raises:
@@ -176,7 +177,12 @@ class Call:
         """
         protocol = self._job.protocol
         if not any(target.relays(protocol) for target in self._choice.targets):
-            self._job.request()
+            await self._runtime.worker.run(self._job.request) if self._job.heavy else self._job.request()
+
+    @property
+    def worker(self) -> Worker:
+        """Where what is too large for a step of the event loop is read and written."""
+        return self._runtime.worker
 
     @property
     def course(self) -> Course:
@@ -193,10 +199,9 @@ class Call:
         if job.each is not None or not any(target.translates(job.protocol) for target in self._choice.targets):
             return job
         try:
-            asked = job.request()
+            asked, ids = await self._runtime.worker.run(_read, job) if job.heavy else _read(job)
         except BadRequest:
             return job  # a target that takes the bytes as they are may serve it all the same
-        ids = missing(asked) if isinstance(asked, Request) else ()
         thoughts = await self._runtime.reasoning.find(self._owner, ids) if ids else NOTHING
         if isinstance(asked, Request) and self._choice.several:
             self._pin = pin(asked, thoughts)
@@ -208,7 +213,9 @@ class Call:
         """Begun where the conversation belongs, if that can serve: where its state can be opened, its cache is warm."""
         runtime, choice = self._runtime, self._choice
         targets = runtime.strategies.order(choice)
-        conversation = self._conversation() if choice.several and choice.affinity else None
+        conversation = None
+        if choice.several and choice.affinity:
+            conversation = await runtime.worker.run(self._conversation) if job.heavy else self._conversation()
         if conversation is None and self._pin is None:
             return await runtime.executor.begin(job, targets)
         place = runtime.affinities.find(self._owner, choice.name, conversation) if conversation else None
@@ -305,6 +312,12 @@ class Call:
         if whole is None:
             raise InternalError("A streamed call has no whole answer.")
         return whole
+
+
+def _read(job: Job) -> tuple[Asked, Sequence[str]]:
+    """The request, read whole, and the ids of calls in it whose reasoning it lacks."""
+    asked = job.request()
+    return asked, missing(asked) if isinstance(asked, Request) else ()
 
 
 def _keeps(target: Target, job: Job) -> bool:

@@ -171,7 +171,14 @@ def _allowance(runtime: Runtime, owner: Owner, grant: Grant, *, spends: bool = T
     if grant.limits is None and not (spends and counts_tokens):
         return None
     gate = None if grant.limits is None else runtime.callers.gate(owner, grant.limits)
-    return Allowance(gate, counts_tokens=counts_tokens, clock=runtime.clock, observers=runtime.observers, spends=spends)
+    return Allowance(
+        gate,
+        counts_tokens=counts_tokens,
+        clock=runtime.clock,
+        observers=runtime.observers,
+        worker=runtime.worker,
+        spends=spends,
+    )
 
 
 def _job(intake: Intake, inbound: AnyInbound, course: Course, *, strict: bool) -> Job:

@@ -27,6 +27,7 @@ from llmproxy_asgi.runtime import Live, Runtime, label_names
 from llmproxy_asgi.telemetry.logs import CallLog
 from llmproxy_asgi.translators.embeddings.records import EmbeddingRequest, Embeddings
 from llmproxy_asgi.translators.registry import translator
+from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds
 
 if TYPE_CHECKING:
     import anthropic
@@ -189,7 +190,7 @@ class Gateway:
             UpstreamError: Every target failed.
         """
         with self._telling(CHAT):
-            request = chat_request(model, messages, options, stream=False)
+            request = chat_request(model, messages, options, stream=False, bounds=self._engine.runtime.bounds)
             async with self._engine.ask(request, self._grant(principal)) as call:
                 answer = call.answer()
         assert isinstance(answer, Response), "a call made in Python relays no bytes"
@@ -207,7 +208,7 @@ class Gateway:
             UpstreamError: Every target failed, or the stream broke.
         """
         with self._telling(CHAT):
-            request = chat_request(model, messages, options, stream=True)
+            request = chat_request(model, messages, options, stream=True, bounds=self._engine.runtime.bounds)
             async with self._engine.ask(request, self._grant(principal)) as call, aclosing(call.events()) as events:
                 async for event in events:
                     yield event
@@ -233,7 +234,7 @@ class Gateway:
             UpstreamError: Every target failed.
         """
         with self._telling(EMBEDDINGS):
-            request = embedding_request(model, input, options)
+            request = embedding_request(model, input, options, bounds=self._engine.runtime.bounds)
             async with self._engine.ask(request, self._grant(principal)) as call:
                 answer = call.answer()
         assert isinstance(answer, Embeddings), "a call made in Python relays no bytes"
@@ -251,7 +252,7 @@ class Gateway:
             UpstreamError: Every upstream that counts failed.
         """
         with self._telling(CHAT):
-            request = chat_request(model, messages, options, stream=False)
+            request = chat_request(model, messages, options, stream=False, bounds=self._engine.runtime.bounds)
             counted = await self._engine.count_request(request, self._grant(principal))
         return TokenCount(counted.tokens, estimated=counted.estimated)
 
@@ -293,7 +294,14 @@ class Gateway:
         return anthropic_client(self.endpoints, scope_extra=_vouched(principal), **options)
 
 
-def chat_request(model: str, messages: Messages, options: Mapping[str, Any], *, stream: bool) -> Request:
+def chat_request(
+    model: str,
+    messages: Messages,
+    options: Mapping[str, Any],
+    *,
+    stream: bool,
+    bounds: Bounds = DEFAULT_BOUNDS,
+) -> Request:
     """A request from Chat-shaped keywords.
 
     Raises:
@@ -305,7 +313,7 @@ def chat_request(model: str, messages: Messages, options: Mapping[str, Any], *, 
         raise BadRequest("stream: complete() answers as a whole, stream() as it comes; call the other.", param="stream")
 
     def read(shaped: Sequence[Mapping[str, Any]]) -> Request:
-        request = _decoded(CHAT, {"model": model, "messages": list(shaped), "stream": stream, **options})
+        request = _decoded(CHAT, {"model": model, "messages": list(shaped), "stream": stream, **options}, bounds)
         assert isinstance(request, Request)
         return request
 
@@ -318,25 +326,27 @@ def chat_request(model: str, messages: Messages, options: Mapping[str, Any], *, 
     return msgspec.structs.replace(settings, messages=tuple(collected))
 
 
-def embedding_request(model: str, given: object, options: Mapping[str, Any]) -> EmbeddingRequest:
+def embedding_request(
+    model: str, given: object, options: Mapping[str, Any], *, bounds: Bounds = DEFAULT_BOUNDS
+) -> EmbeddingRequest:
     """A request from the keywords of an Embeddings request.
 
     Raises:
         BadRequest: One of them is wrong; `param` names it.
     """
-    request = _decoded(EMBEDDINGS, {"model": model, "input": given, **options})
+    request = _decoded(EMBEDDINGS, {"model": model, "input": given, **options}, bounds)
     assert isinstance(request, EmbeddingRequest)
     return request
 
 
-def _decoded(protocol: str, body: Mapping[str, Any]) -> object:
+def _decoded(protocol: str, body: Mapping[str, Any], bounds: Bounds) -> object:
     """A body as that protocol's callers would send it, read whole."""
     inbound = translator(protocol).inbound
     try:
         encoded = msgspec.json.encode(body)
     except (TypeError, ValueError) as error:
         raise BadRequest(f"The request holds what JSON cannot: {error}.") from None
-    return inbound.decode(inbound.open(encoded, headers={}))
+    return inbound.decode(inbound.open(encoded, headers={}, bounds=bounds))
 
 
 def _principal(principal: Principal | str | None) -> Principal:

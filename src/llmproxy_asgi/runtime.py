@@ -34,6 +34,8 @@ from llmproxy_asgi.stores.base import RecordStore
 from llmproxy_asgi.stores.open import open_store
 from llmproxy_asgi.telemetry.collector import Names
 from llmproxy_asgi.transport import Pool
+from llmproxy_asgi.wire.json_body import Bounds
+from llmproxy_asgi.worker import Worker
 
 if TYPE_CHECKING:
     from llmproxy_asgi.telemetry.metrics import Metrics
@@ -65,6 +67,7 @@ class Live:
         self.gates = LiveGates(clock)
         self.failed_attempts = FailedAttempts(clock)
         self.open_calls = OpenCalls()
+        self.worker = Worker()
         self.health = HealthChecks(self.pool, self.cooldowns, observers=self.observers, clock=clock)
         self.latencies = Latencies(clock)
         self.strategies = Strategies(self.latencies)
@@ -133,6 +136,7 @@ class Live:
         pools, self._pools = self._pools, {}
         for pool in pools.values():
             await pool.aclose()
+        self.worker.close()
         for stores in self._stores.values():
             await stores.responses.aclose()
             await stores.reasoning.aclose()
@@ -165,6 +169,8 @@ class Runtime(msgspec.Struct, frozen=True):
     metrics: "Metrics | None"
     admins: Admins
     clock: Clock
+    bounds: Bounds
+    worker: Worker
 
     @classmethod
     def build(
@@ -219,19 +225,34 @@ class Runtime(msgspec.Struct, frozen=True):
                 observers=live.observers,
                 heard=live.latencies.heard if _measures(config) else None,
                 clock=live.clock,
+                worker=live.worker,
             ),
             callers=live.gates.callers,
             open_calls=live.open_calls,
             health=live.health,
-            counting=Counting(live.pool, live.cooldowns, largest_answer=config.limits.answer, admission=admission),
+            counting=Counting(
+                live.pool,
+                live.cooldowns,
+                largest_answer=config.limits.answer,
+                admission=admission,
+                worker=live.worker,
+            ),
             reasoning=ReasoningCustody(stores.reasoning),
-            responses=ResponseCustody(stores.responses, clock=live.clock),
+            responses=ResponseCustody(
+                stores.responses,
+                clock=live.clock,
+                largest=config.limits.body,
+                bounds=config.limits.bounds,
+                worker=live.worker,
+            ),
             strategies=live.strategies,
             affinities=live.affinities,
             observers=live.observers,
             metrics=metrics,
             admins=Admins(config.access.admins, anybody=config.access.mode == "open"),
             clock=live.clock,
+            bounds=config.limits.bounds,
+            worker=live.worker,
         )
 
 

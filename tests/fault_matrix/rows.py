@@ -168,4 +168,14 @@ ROWS = (
         "streams, ends with its caller, mixes nobody up, leaves no thread behind",
     ),
     Row(54, "two gateways, two event loops, a loop made anew", "each has what is its own"),
+    Row(
+        55,
+        "a short request unfolds to a long one: stored conversations, items named again and again",
+        "bounded as if it had been sent whole, and refused before the rest of it is read: 400, or 413 for its bytes",
+    ),
+    Row(
+        57,
+        "one JSON member in two spellings: capitals, escapes, letters that fold",
+        "400 that names the right spelling, for every member that the protocol knows and for names of stored things",
+    ),
 )

@@ -20,7 +20,7 @@ from llmproxy_asgi.providers.base import ProviderConfig
 from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.settings import AdminName, Block, CallerLimits, Duration, KeyEntry, Origin, Strategy
 from llmproxy_asgi.stores.open import problem
-from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
+from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds
 
 _SIZES = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9, "B": 1}
 _SIZE_HELP = "a size is like 512KiB or 32MiB, or a number of bytes"
@@ -143,7 +143,21 @@ class Limits(Block):
     """Bounds on what callers and upstreams may send."""
 
     body: Size = Field(32 * 2**20, ge=1024, description="The request's body, in bytes.")
-    json_depth: int = Field(DEFAULT_DEPTH, ge=8, le=512, description="How deep the request's JSON may nest.")
+    bodies: Size = Field(
+        256 * 2**20, ge=1024, description="The bodies of all requests that a process holds at once, in bytes."
+    )
+    json_depth: int = Field(
+        DEFAULT_BOUNDS.json_depth, ge=8, le=512, description="How deep the request's JSON may nest."
+    )
+    messages: int = Field(
+        DEFAULT_BOUNDS.messages,
+        ge=1,
+        description="Messages of a request (items, contents, prompts, inputs), with the stored ones that it continues.",
+    )
+    tools: int = Field(DEFAULT_BOUNDS.tools, ge=1, description="Tools that a request may offer.")
+    values: int = Field(
+        DEFAULT_BOUNDS.values, ge=100, description="JSON values of a request, elements and members, all together."
+    )
     event: Size = Field(16 * 2**20, ge=1024, description="One event of an upstream's stream, in bytes.")
     answer: Size = Field(64 * 2**20, ge=1024, description="One whole answer of an upstream, in bytes.")
     stream: Size = Field(2**30, ge=1024, description="All of one stream of an upstream, in bytes as they come.")
@@ -151,6 +165,17 @@ class Limits(Block):
         30.0, gt=0, description="How long a request's body may pause; 16 KiB of it end a pause."
     )
     write_timeout: Duration = Field(60.0, gt=0, description="How long a caller may take none of what is sent to it.")
+
+    @model_validator(mode="after")
+    def _holds_one(self) -> "Limits":
+        if self.bodies < self.body:
+            raise ValueError("bodies is less than body: one body that is allowed would not fit")
+        return self
+
+    @property
+    def bounds(self) -> Bounds:
+        """What the JSON of one request may hold."""
+        return Bounds(json_depth=self.json_depth, values=self.values, messages=self.messages, tools=self.tools)
 
 
 def _typed(value: object) -> object:

@@ -17,17 +17,22 @@ from typing import Literal, TypeAlias, TypeVar
 import msgspec
 
 from llmproxy_asgi.clock import SYSTEM, Clock
-from llmproxy_asgi.errors import BadRequest, InternalError, NotFound
+from llmproxy_asgi.errors import BadRequest, BodyTooLarge, InternalError, NotFound
 from llmproxy_asgi.principal import Owner
-from llmproxy_asgi.stores.base import MIB, Bounds, RecordStore
+from llmproxy_asgi.stores.base import MIB, RecordStore
+from llmproxy_asgi.stores.base import Bounds as StoreBounds
+from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds
+from llmproxy_asgi.worker import Worker
 
-BOUNDS = Bounds(total_bytes=256 * MIB, owner_bytes=64 * MIB, owner_records=20_000)
+BOUNDS = StoreBounds(total_bytes=256 * MIB, owner_bytes=64 * MIB, owner_records=20_000)
 LIFETIME = 30 * 24 * 3600.0
 """Seconds that a response is kept."""
 DEEPEST = 1_000
 """Responses that one conversation may be made of."""
-LARGEST = 64 * MIB
-"""Bytes of records that one conversation may be made of."""
+LARGEST = 32 * MIB
+"""Bytes of items that one conversation may be made of."""
+_LARGE = 256 * 1024
+"""Bytes of a record that is read on the event loop."""
 
 Status: TypeAlias = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 _T = TypeVar("_T")
@@ -128,7 +133,9 @@ class ResponseCustody:
         lifetime: Seconds that a response is kept.
         clock: What dates are told by.
         deepest: Responses that one conversation may be made of.
-        largest: Bytes of records that one conversation may be made of.
+        largest: Bytes of items that one conversation may be made of: those of a request's body.
+        bounds: What a conversation may hold: what a request may.
+        worker: Where large records are read.
     """
 
     def __init__(
@@ -139,12 +146,16 @@ class ResponseCustody:
         clock: Clock = SYSTEM,
         deepest: int = DEEPEST,
         largest: int = LARGEST,
+        bounds: Bounds = DEFAULT_BOUNDS,
+        worker: Worker | None = None,
     ) -> None:
         self._store = store
         self._lifetime = lifetime
         self._clock = clock
         self._deepest = deepest
-        self._largest = largest
+        self.largest = largest
+        self.bounds = bounds
+        self.worker = worker or Worker()
 
     def begin(
         self,
@@ -211,7 +222,7 @@ class ResponseCustody:
         value = await self._value(owner, response_id)
         if value is None:
             return None
-        record = _read(_RECORD, value)
+        record = await self._read(_RECORD, value)
         return record if record is not None and record.owner == owner else None
 
     async def delete(self, owner: Owner, response_id: str) -> bool:
@@ -230,6 +241,8 @@ class ResponseCustody:
         found: dict[str, msgspec.Raw] = {}
         for response_id in dict.fromkeys(value.decode() for value in places.values()):
             record = await self.find(owner, response_id)
+            if sum(len(memoryview(each)) for each in found.values()) > self.largest:
+                break  # whoever needs the rest, too, is over the bound
             found |= {each.id: each.item for each in (record.output or () if record is not None else ())}
         return {wanted: found[wanted] for wanted in keys.values() if wanted in found}
 
@@ -238,26 +251,33 @@ class ResponseCustody:
 
         Raises:
             NotFound: There is no such response for this owner, or one before it is gone.
-            BadRequest: It has no answer (yet), or the conversation is too long.
+            BadRequest: It has no answer (yet), or the conversation has too many turns or items.
+            BodyTooLarge: The conversation is larger than a request may be.
         """
         turns: list[tuple[Item, ...]] = []
         seen: set[str] = set()
-        size = 0
+        size = count = 0
         wanted: str | None = previous_response_id
         while wanted is not None:
             value = await self._value(owner, wanted)
-            link = None if value is None else _read(_LINK, value)
-            if value is None or link is None or link.owner != owner:
+            if value is None:
+                raise _no_previous(previous_response_id, missing=wanted)
+            link = await self._read(_LINK, value)
+            if link is None or link.owner != owner:
                 raise _no_previous(previous_response_id, missing=wanted)
             if wanted in seen:
                 raise InternalError("Stored responses go on from each other in a circle.")
             seen.add(wanted)
-            size += len(value)
-            if len(seen) > self._deepest or size > self._largest:
+            if len(seen) > self._deepest:
                 raise BadRequest("The conversation that this response ends is too long to go on with.", param=_PARAM)
             if link.output is None:
                 raise BadRequest("That response has no answer to go on from.", param=_PARAM)
-            turns.append((*link.input_items, *link.output))
+            turn = (*link.input_items, *link.output)
+            size += sum(len(memoryview(each.item)) for each in turn)
+            count += len(turn)
+            # Before the next record is read: a short request must not cost what a long one may not.
+            check_unfolded(count, size, self.bounds, self.largest, param=_PARAM)
+            turns.append(turn)
             wanted = link.previous_id
         return tuple(each.item for turn in reversed(turns) for each in turn)
 
@@ -303,7 +323,9 @@ class ResponseCustody:
     async def events(self, owner: Owner, response_id: str, *, after: int = -1) -> tuple[WireEvent, ...] | None:
         """The events that are kept of a response, from behind number `after` on; None where none ever were."""
         value = await self._value(owner, response_id, _EVENTS)
-        kept = None if value is None else _read(_TOLD, value)
+        if value is None:
+            return None
+        kept = await self._read(_TOLD, value)
         if kept is None or kept.owner != owner:
             return None
         return tuple(event for event in kept.events if event.number > after)
@@ -313,9 +335,42 @@ class ResponseCustody:
             raise InternalError("A response was to be kept for somebody else.")
         return (record.expires_at - self._clock.now()).total_seconds()
 
+    async def _read(self, decoder: "msgspec.json.Decoder[_T]", value: bytes) -> _T | None:
+        if len(value) > _LARGE:
+            return await self.worker.run(lambda: _read(decoder, value))
+        return _read(decoder, value)
+
     async def _value(self, owner: Owner, response_id: str, kind: str = "") -> bytes | None:
         """The bytes of a record; what does not look like an id of ours is not even looked for."""
         return await self._store.get(owner, response_id + kind) if _ID.fullmatch(response_id) else None
+
+
+def check_unfolded(count: int, size: int, bounds: Bounds, largest: int, *, param: str) -> None:
+    """Hold what a request unfolds to to the bounds of a request that is sent whole.
+
+    Args:
+        count: Its items.
+        size: Their bytes.
+        bounds: Of a request.
+        largest: Bytes of a request.
+        param: What unfolds.
+
+    Raises:
+        BadRequest: There are too many items.
+        BodyTooLarge: They are too large.
+    """
+    if count > bounds.messages:
+        raise BadRequest(
+            f"{param} unfolds to too many messages: at least {count} came, and at most {bounds.messages} are taken "
+            "(limits.messages).",
+            param=param,
+            code="array_above_max_length",
+        )
+    if size > largest:
+        raise BodyTooLarge(
+            f"{param} unfolds to too much: at least {size} bytes came, and at most {largest} are taken (limits.body).",
+            param=param,
+        )
 
 
 def _item_keys(record: StoredResponse) -> list[str]:

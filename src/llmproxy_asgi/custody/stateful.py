@@ -9,17 +9,21 @@ Nothing is kept of an answer that its caller has left before it ended. Who goes 
 """
 
 import logging
+from collections.abc import Callable
 from datetime import datetime
+from typing import ParamSpec, TypeVar
 
 import msgspec
 
-from llmproxy_asgi.custody.responses import Item, ResponseCustody, Status, StoredResponse, new_id
+from llmproxy_asgi.custody.responses import Item, ResponseCustody, Status, StoredResponse, check_unfolded, new_id
 from llmproxy_asgi.errors import GatewayError, NotFound, Unavailable
 from llmproxy_asgi.principal import Owner
-from llmproxy_asgi.translators.base import Intake, State
+from llmproxy_asgi.translators.base import HEAVY_BYTES, Intake, State
 from llmproxy_asgi.translators.openai_responses import state as words
 
 _log = logging.getLogger("llmproxy_asgi.custody")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class Turn:
@@ -35,7 +39,7 @@ class Turn:
         passes_on: Whether it goes on from an answer that only an upstream may know (see `open`).
     """
 
-    __slots__ = ("_custody", "_own", "_owner", "_record", "_saved", "_state", "_telling", "passes_on", "said")
+    __slots__ = ("_custody", "_heavy", "_own", "_owner", "_record", "_saved", "_state", "_telling", "passes_on", "said")
 
     def __init__(self, custody: ResponseCustody, owner: Owner, intake: Intake) -> None:
         state = intake.state or State()
@@ -50,6 +54,7 @@ class Turn:
         self._record: StoredResponse | None = None
         self._telling: words.Telling | None = None
         self._saved = False
+        self._heavy = intake.heavy
 
     async def open(self, *, may_pass_on: bool) -> Intake:
         """The request as it would be if nothing were kept: with all that it goes on from.
@@ -59,7 +64,9 @@ class Turn:
 
         Raises:
             NotFound: It goes on from nothing that is kept, and may not be passed on.
-            BadRequest: The conversation cannot be gone on with, or its input cannot be read.
+            BadRequest: The conversation cannot be gone on with, its input cannot be read, or the whole of it is more
+                than a request may hold.
+            BodyTooLarge: The whole of it is larger than a request may be.
             Unavailable: What is kept cannot be reached.
         """
         before: tuple[msgspec.Raw, ...] = ()
@@ -72,10 +79,24 @@ class Turn:
                 self.passes_on = True
         own: list[msgspec.Raw] | None = None
         if words.refers(self.said):
-            own = words.own_items(self.said)
-            known = await self._custody.items(self._owner, words.references(own))
-            own = self._own = words.resolved(own, known) if known else own
-        return words.expanded(self.said, before, own, keeps_previous=self.passes_on)
+            own = await self._run(words.own_items, self.said)
+            known = await self._custody.items(self._owner, await self._run(words.references, own))
+            own = self._own = await self._run(words.resolved, own, known) if known else own
+        if before or own is not None:
+            size = sum(len(memoryview(each)) for each in (*before, *(own or ())))
+            self._heavy = self._heavy or size > HEAVY_BYTES
+            custody, param = self._custody, "input" if self._state.previous_id is None else "previous_response_id"
+            # Named often enough, one item that is kept becomes as much as one likes.
+            check_unfolded(len(before) + len(own or ()), size, custody.bounds, custody.largest, param=param)
+        return await self._run(
+            words.expanded, self.said, before, own, keeps_previous=self.passes_on, bounds=self._custody.bounds
+        )
+
+    async def _run(self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Call a function, off the event loop where the request is large."""
+        if self._heavy:
+            return await self._custody.worker.run(function, *args, **kwargs)
+        return function(*args, **kwargs)
 
     def begin(self, *, relayed: bool) -> None:
         """An upstream has begun to answer.
@@ -112,7 +133,8 @@ class Turn:
             return body
         if telling.id is None and self._state.store:
             telling.id = await self._free(telling.id_of(body))
-        told = telling.whole(body)
+        self._heavy = self._heavy or len(body) > HEAVY_BYTES
+        told = await self._run(telling.whole, body)
         await self._keep(telling)
         return told
 
@@ -132,7 +154,9 @@ class Turn:
         if final is None or self._saved or not self._state.store or telling.id is None:
             return
         output = None if final.output is None else [Item(id=found, item=item) for found, item in final.output]
-        record = self._record or self._begun(telling.id, "completed")
+        record = self._record
+        if record is None:
+            record = await self._run(self._begun, telling.id, "completed")
         if not telling.hides:
             record = msgspec.structs.replace(record, shows_state=True)
         await self._save(record.ended(words.status_of(final.status), output, told=final.told))
@@ -158,10 +182,10 @@ class Turn:
             Unavailable: It cannot be kept.
         """
         assert self._state.answer_id is not None, "what goes on in the background is kept"
-        self._record = self._begun(self._state.answer_id, "queued")
+        self._record = record = await self._run(self._begun, self._state.answer_id, "queued")
         told = self._without_output("queued")
-        self._record = self._record.ended("queued", told=told)
-        if not await self._custody.save(self._owner, self._record):
+        self._record = record = record.ended("queued", told=told)
+        if not await self._custody.save(self._owner, record):
             raise Unavailable("The request is too large to be kept, so nobody could ask for its answer.")
         return told
 

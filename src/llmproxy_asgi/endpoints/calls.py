@@ -20,7 +20,7 @@ from llmproxy_asgi.engine import Engine
 from llmproxy_asgi.errors import BadRequest, CallerGone, GatewayError, InternalError
 from llmproxy_asgi.execution.open_calls import SHUTTING_DOWN, going_down
 from llmproxy_asgi.telemetry.telling import tell_refusal
-from llmproxy_asgi.translators.base import AnyInbound, Intake
+from llmproxy_asgi.translators.base import HEAVY_BYTES, AnyInbound, Intake
 
 _log = logging.getLogger("llmproxy_asgi.calls")
 
@@ -68,7 +68,7 @@ async def serve_call(
         limits = engine.runtime.config.limits
         async with CallerWatch(exchange) as watch:
             body = await watch.json_body(limit=limits.body, seconds=limits.body_timeout)
-            intake = inbound.open(body, headers=exchange.headers, path=said, max_depth=limits.json_depth)
+            intake = await _opened(engine, inbound, body, exchange, said)
             if counts:
                 await _serve_count(engine, exchange, inbound, intake, grant)
             elif background is not None and intake.state is not None and intake.state.background:
@@ -79,6 +79,16 @@ async def serve_call(
                 await _serve_whole(engine, exchange, inbound, intake, grant)
     except Exception as error:  # noqa: BLE001  the last stop
         await fail(exchange, inbound, error)
+
+
+async def _opened(
+    engine: Engine, inbound: AnyInbound, body: bytes, exchange: Exchange, said: Mapping[str, str]
+) -> Intake:
+    """The request, opened; one of a large body off the loop."""
+    runtime = engine.runtime
+    if len(body) <= HEAVY_BYTES:
+        return inbound.open(body, headers=exchange.headers, path=said, bounds=runtime.bounds)
+    return await runtime.worker.run(inbound.open, body, headers=exchange.headers, path=said, bounds=runtime.bounds)
 
 
 async def fail(exchange: Exchange, inbound: AnyInbound, error: Exception) -> None:

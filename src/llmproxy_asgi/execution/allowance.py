@@ -16,6 +16,7 @@ from llmproxy_asgi.execution.attempt import Answered, Job
 from llmproxy_asgi.execution.gate import UNLIMITED, Gate, Permit
 from llmproxy_asgi.execution.tokens import Size, passed, size_of, whole
 from llmproxy_asgi.facts import Observers, QueueLeft
+from llmproxy_asgi.worker import Worker
 
 Next = Callable[[], Awaitable[Batch | None]]
 
@@ -30,14 +31,23 @@ class Allowance:
         counts_tokens: Whether the tokens matter to any target.
         clock: Measures the wait.
         observers: Are told of the wait.
+        worker: Where large requests are looked at.
         spends: Whether it spends any tokens at all.
     """
 
-    __slots__ = ("_clock", "_counts_tokens", "_gate", "_observers", "_passed", "_permit", "_size")
+    __slots__ = ("_clock", "_counts_tokens", "_gate", "_observers", "_passed", "_permit", "_size", "_worker")
 
     def __init__(
-        self, gate: Gate | None, *, counts_tokens: bool, clock: Clock, observers: Observers, spends: bool = True
+        self,
+        gate: Gate | None,
+        *,
+        counts_tokens: bool,
+        clock: Clock,
+        observers: Observers,
+        worker: Worker,
+        spends: bool = True,
     ) -> None:
+        self._worker = worker
         self._gate = gate
         self._counts_tokens = spends and (counts_tokens or (gate is not None and gate.counts_tokens))
         self._clock = clock
@@ -53,7 +63,7 @@ class Allowance:
             RateLimited: Its caller has none left, nor got any in time.
         """
         if self._counts_tokens:
-            self._size = size_of(job)
+            self._size = await self._worker.run(size_of, job) if job.heavy else size_of(job)
             job = msgspec.structs.replace(job, tokens=self._size.total)
         if self._gate is None:
             return job

@@ -22,9 +22,12 @@ from llmproxy_asgi.translators.base import ErrorT, Intake, Outgoing, StreamDecod
 from llmproxy_asgi.translators.embeddings.records import EmbeddingRequest, Embeddings
 from llmproxy_asgi.translators.losses import refuse_losses
 from llmproxy_asgi.transport import Answer, Pool
+from llmproxy_asgi.worker import Worker
 
 _LAST = (Failed, Ended)
 _LARGEST_ERROR = 256 * 1024
+_LARGE_ANSWER = 256 * 1024
+"""Bytes of a whole answer that are read on the event loop."""
 _TOO_LARGE = "The upstream's answer is larger than this gateway takes."
 _SSE = "text/event-stream"
 
@@ -59,6 +62,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     strict: bool = False
     course: Course = msgspec.field(default_factory=Course)
     tokens: int = 0
+
+    @property
+    def heavy(self) -> bool:
+        """Whether the request is read and written off the event loop."""
+        return self.intake is not None and self.intake.heavy
 
     def asked(self, upstream: Upstream) -> Asked:
         """The request for this upstream, with what we keep for it put back."""
@@ -127,12 +135,13 @@ class Attempt:
             refuse_losses(outgoing.warnings)
         self.outgoing: Outgoing = outgoing
 
-    async def begin(self, pool: Pool, *, largest: int) -> None:
+    async def begin(self, pool: Pool, *, largest: int, worker: Worker) -> None:
         """Send the request and read until the answer has something to say, or is whole.
 
         Args:
             pool: The provider's connections.
             largest: Bytes that the answer may have: whole, or over all of a stream.
+            worker: Where a large answer is read.
 
         Raises:
             UpstreamError: It failed; nothing of it has been shown to anybody.
@@ -154,7 +163,7 @@ class Attempt:
         if self.job.stream:
             await self._begin_stream(answer)
         else:
-            await self._read_whole(answer)
+            await self._read_whole(answer, worker)
 
     async def next(self) -> Batch | None:
         """The next batch of a stream that holds anything; None after the last.
@@ -254,15 +263,21 @@ class Attempt:
             elif isinstance(last, Failed):
                 self.over(_as_upstream(last.error))
 
-    async def _read_whole(self, answer: Answer) -> None:
+    async def _read_whole(self, answer: Answer, worker: Worker) -> None:
         body = await self._body(answer, self._left)
+        if len(body) > _LARGE_ANSWER or self.job.heavy:
+            self.whole = await worker.run(self._decoded, body)
+        else:
+            self.whole = self._decoded(body)
+
+    def _decoded(self, body: bytes) -> Batch | Answered:
         if not body.isascii() and not _is_text(body):
             raise UpstreamProtocolError("The upstream's answer is not valid UTF-8.")
         line = self.target.line(self.job.protocol)
         if self.relays is not None:
-            self.whole = line.outbound.restore(body, self.relays, line.upstream)
-        else:
-            self.whole = line.outbound.decode(body, self.outgoing, line.upstream, received_at=datetime.now(UTC))
+            return line.outbound.restore(body, self.relays, line.upstream)
+        answered: Answered = line.outbound.decode(body, self.outgoing, line.upstream, received_at=datetime.now(UTC))
+        return answered
 
     async def _error_body(self, answer: Answer) -> bytes:
         try:

@@ -25,6 +25,7 @@ from llmproxy_asgi.translators.estimate import estimate
 from llmproxy_asgi.translators.losses import spelled
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.transport import Pool
+from llmproxy_asgi.worker import Worker
 
 _NO_COUNTER = frozenset({404, 405, 501})
 """Statuses by which an upstream says that it has no counter."""
@@ -50,6 +51,7 @@ class Counting:
         cooldowns: What rests; a credential that does is asked last.
         largest_answer: Bytes that an answer may have.
         admission: What targets still take; None: as much as there is.
+        worker: Where large requests are read.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class Counting:
         *,
         largest_answer: int,
         admission: TargetAdmission | None = None,
+        worker: Worker | None = None,
     ) -> None:
         self._pools = pools
+        self._worker = worker or Worker()
         self._admission = admission
         self._cooldowns = cooldowns
         self._largest_answer = largest_answer
@@ -91,7 +95,7 @@ class Counting:
     async def _on_target(self, job: Job, target: Target) -> Counted:
         line = target.counting_line(job.protocol)
         if line is None:
-            return _estimated(job, target)
+            return await self._estimated(job, target)
         failure: UpstreamError | None = None
         for credential in self._credentials(target):
             permit = UNLIMITED if self._admission is None else self._admission.try_take(target, credential, 0)
@@ -104,11 +108,15 @@ class Counting:
             finally:
                 permit.release()
         if failure is None:
-            return _estimated(job, target)
+            return await self._estimated(job, target)
         raise failure
 
     async def _once(self, job: Job, target: Target, line: Line, credential: Credential) -> Counted:
-        question = _Question(job, target, line, credential)
+        question = (
+            await self._worker.run(_Question, job, target, line, credential)
+            if job.heavy
+            else _Question(job, target, line, credential)
+        )
         job.course.next_attempt()
         try:
             tokens = await question.ask(self._pools(target.provider), largest_answer=self._largest_answer)
@@ -118,8 +126,11 @@ class Counting:
         finally:
             await question.close()
         if tokens is None:
-            return _estimated(job, target)
+            return await self._estimated(job, target)
         return Counted(tokens=tokens, estimated=False, target=target, warnings=question.outgoing.warnings)
+
+    async def _estimated(self, job: Job, target: Target) -> Counted:
+        return await self._worker.run(_estimated, job, target) if job.heavy else _estimated(job, target)
 
     def _credentials(self, target: Target) -> list[Credential]:
         """Those that do not rest first."""

@@ -11,6 +11,7 @@ caller, is decided elsewhere.
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import msgspec
@@ -43,6 +44,7 @@ from llmproxy_asgi.translators.base import Outgoing
 from llmproxy_asgi.translators.losses import spelled
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.transport import Pool
+from llmproxy_asgi.worker import Worker
 
 _WAITS = (UpstreamRateLimited, UpstreamQuotaSpent)
 
@@ -79,6 +81,7 @@ class Executor:
         observers: Who wants to know.
         heard: Told how long a target (by its name) took to its first event, in seconds; None: nobody asks.
         clock: Told the time by, and slept with.
+        worker: Where large requests and answers are read and written.
         draw: Where jitter comes from.
     """
 
@@ -94,6 +97,7 @@ class Executor:
         observers: Observers = NOBODY,
         heard: Callable[[str, float], None] | None = None,
         clock: Clock = SYSTEM,
+        worker: Worker | None = None,
         draw: random.Random | None = None,
     ) -> None:
         self._pools = pools
@@ -105,6 +109,7 @@ class Executor:
         self._observers = observers
         self._heard = heard
         self._clock = clock
+        self._worker = worker or Worker()
         self._draw = draw or random.Random()  # noqa: S311  jitter, not secrets
         self._turn = itertools.count()
 
@@ -310,11 +315,12 @@ class Executor:
         return opened
 
     async def _once(self, job: Job, target: Target, credential: Credential) -> Attempt | Continuation:
-        attempt = Attempt(job, target, credential)
+        run = self._worker.run
+        attempt = await run(Attempt, job, target, credential) if job.heavy else Attempt(job, target, credential)
         try:
             await self._begun(attempt)
         except UpstreamRefused as refusal:
-            bare = without_reasoning(attempt, refusal)
+            bare = await run(without_reasoning, attempt, refusal) if job.heavy else without_reasoning(attempt, refusal)
             if bare is None:
                 raise
             self._tell(job.course, "again")
@@ -324,7 +330,8 @@ class Executor:
     async def _together(self, job: Job, target: Target, credential: Credential) -> Together:
         """What was asked at once, one by one; no stream: all of it is there."""
         admission = self._admission
-        together = Together(
+        made = partial(
+            Together,
             job,
             target,
             credential,
@@ -332,6 +339,7 @@ class Executor:
             # Tokens were set aside for all of them together.
             one_more=lambda: UNLIMITED if admission is None else admission.try_take(target, credential, 0),
         )
+        together = await self._worker.run(made) if job.heavy else made()
         try:
             await together.begin()
         except BaseException:
@@ -363,7 +371,7 @@ class Executor:
         largest = self._largest_stream if attempt.job.stream else self._largest_answer
         since = self._clock.monotonic()
         try:
-            await attempt.begin(self._pools(target.provider), largest=largest)
+            await attempt.begin(self._pools(target.provider), largest=largest, worker=self._worker)
         except BaseException as error:
             if isinstance(error, UpstreamError):
                 self._note_failure(attempt, error, number, self._clock.monotonic() - since)

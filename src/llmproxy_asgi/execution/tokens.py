@@ -83,8 +83,10 @@ def _told(intake: Intake) -> int:
         return intake.size // _BYTES
     inlined = count = 0
     for value in intake.raw.values():
-        for piece in bytes(value).split(b'"'):
-            if len(piece) > _RUN and b" " not in piece[:_RUN]:
+        if len(memoryview(value)) <= _RUN:
+            continue
+        for piece in [each for each in bytes(value).split(b'"') if len(each) > _RUN]:
+            if b" " not in piece[:_RUN]:
                 inlined += len(piece)
                 count += 1
     return (intake.size - inlined) // _BYTES + count * INLINED

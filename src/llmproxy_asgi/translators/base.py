@@ -23,11 +23,15 @@ from typing_extensions import TypeVar
 from llmproxy_asgi.capabilities import DEFAULT, Capabilities
 from llmproxy_asgi.conversation import EMPTY, Batch, Request, Response, StreamEvent
 from llmproxy_asgi.errors import GatewayError, NotFound, UpstreamError
-from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
+from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds
 from llmproxy_asgi.wire.sse import DEFAULT_MAX_EVENT
 
 Headers = Mapping[str, str]
 """Header names in lower case; repeated headers joined by a comma."""
+
+HEAVY_BYTES = 256 * 1024
+HEAVY_VALUES = 5_000
+"""A body of more than these is read and written off the event loop."""
 
 Family = Literal["conversation", "embedding"]
 """What a protocol is for. Only protocols of one family can stand for each other."""
@@ -71,6 +75,8 @@ class Intake(msgspec.Struct, frozen=True, kw_only=True):
     """The body's top-level values, unparsed, in their order."""
     size: int = 0
     """Bytes of the body; what an estimate of its tokens is made from."""
+    values: int = 0
+    """JSON values of the body, never too low; what the work of reading it is estimated from."""
     version: str | None = None
     betas: tuple[str, ...] = ()
     path: Mapping[str, str] = EMPTY
@@ -79,6 +85,11 @@ class Intake(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it asks several things at once, so that `Inbound.decode_each` reads it (legacy completions do)."""
     state: State | None = None
     """None: it has nothing to do with what is kept."""
+
+    @property
+    def heavy(self) -> bool:
+        """Whether to read or write it whole is more work than one step of an event loop should do."""
+        return self.values > HEAVY_VALUES or self.size > HEAVY_BYTES
 
 
 class Upstream(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,7 +184,7 @@ class Inbound(ABC, Generic[AskedT, AnsweredT]):
 
     @abstractmethod
     def open(
-        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, max_depth: int = DEFAULT_DEPTH
+        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, bounds: Bounds = DEFAULT_BOUNDS
     ) -> Intake:
         """Read a request just far enough to route it.
 
@@ -181,10 +192,11 @@ class Inbound(ABC, Generic[AskedT, AnsweredT]):
             body: Whole.
             headers: Of the request.
             path: What the path itself says.
-            max_depth: How deep the JSON may nest.
+            bounds: What the body may hold.
 
         Raises:
-            BadRequest: Not JSON, not an object, or one of the few fields that routing needs is of the wrong type.
+            BadRequest: Not JSON, not an object, more than the bounds allow, a known name in a second spelling, or one
+                of the few fields that routing needs is of the wrong type.
         """
 
     @abstractmethod

@@ -11,21 +11,8 @@ from typing import Any, NoReturn
 import msgspec
 
 from llmproxy_asgi.errors import BadRequest
-from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH, MalformedBody, open_object
 
 _NAMES = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string"}
-
-
-def open_body(body: bytes, *, max_depth: int = DEFAULT_DEPTH) -> dict[str, msgspec.Raw]:
-    """The top-level values of a request's body, unparsed.
-
-    Raises:
-        BadRequest: Not a JSON object, not UTF-8, or too deep.
-    """
-    try:
-        return open_object(body, max_depth=max_depth)
-    except MalformedBody as error:
-        raise BadRequest(str(error), code="invalid_json") from None
 
 
 class Node:

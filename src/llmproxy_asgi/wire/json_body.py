@@ -1,106 +1,156 @@
-"""A JSON body's outer shell: opened without reading what is inside, and never deeper than allowed.
+"""A JSON body's outer shell: opened without reading what is inside, once its cost is known to be bounded.
 
-What is inside stays bytes (`msgspec.Raw`), so that a body that is only passed on keeps every number's spelling and
-every key's order. This module refuses; it interprets nothing.
+The cost is counted on the bytes, in a few linear passes that all run in C, before any object is made. What is inside
+stays bytes (`msgspec.Raw`), so that a body that is only passed on keeps every number's spelling and every key's order.
+This module refuses; it interprets nothing.
 """
+
+import codecs
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import NamedTuple
 
 import msgspec
 
-DEFAULT_DEPTH = 64
-MAX_MEMBERS = 10_000
-"""Of one object. To make a dictionary of a million takes half a second in which nobody else is served."""
-
-_NOT_SIGNS = bytes(set(range(256)) - set(b'[]{}:,"'))
-_CROWD = b":," * MAX_MEMBERS
-_GLANCE = 512 * 1024
+_SIGNS = b'[]{},"'
+_NOT_SIGNS = bytes(set(range(256)) - set(_SIGNS))
+_STEPS = bytes(1 if sign in b"[{" else 255 for sign in range(256))
+"""Brackets to signed bytes: one level deeper, one level up."""
+_PIECE = 2**20
+"""Bytes that one step takes at once, so that a worker thread lets go of the interpreter in between."""
 _DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request's body may hold; the names are those of the settings under `limits`."""
+
+    json_depth: int = 64
+    """Arrays and objects inside each other, the outermost counted."""
+    values: int = 200_000
+    """Elements of arrays and members of objects, all together; an empty array or object counts as one more."""
+    messages: int = 2_000
+    tools: int = 512
+
+
+DEFAULT_BOUNDS = Bounds()
+
+
+class Opened(NamedTuple):
+    """The top level of a body."""
+
+    raw: dict[str, msgspec.Raw]
+    """Its values, unparsed and in their order; the last of a repeated key counts."""
+    values: int
+    """How many values the body holds; where that is clearly within the bounds, an estimate that is never too low."""
 
 
 class MalformedBody(ValueError):
-    """The body is not a JSON object that we are willing to read; the text says why, for the caller."""
+    """The body is not a JSON object that can be read; the text says why, for the caller."""
 
 
-def open_object(body: bytes, *, max_depth: int = DEFAULT_DEPTH) -> dict[str, msgspec.Raw]:
-    """The top-level values of a JSON object, unparsed and in their order (the last of a repeated key counts).
+class OverBounds(MalformedBody):
+    """The body holds more than it may."""
+
+
+def open_object(body: bytes, bounds: Bounds = DEFAULT_BOUNDS) -> Opened:
+    """Open a JSON object.
 
     Args:
         body: The whole body.
-        max_depth: How many arrays and objects may stand inside each other, the outermost counted.
+        bounds: What it may hold.
 
     Raises:
-        MalformedBody: Not UTF-8, not JSON, not an object, too deep, or with too many members in one object.
+        OverBounds: It nests too deep, or holds too many values.
+        MalformedBody: Not UTF-8, not JSON, or not an object.
     """
     if not body.isascii():
         _check_utf8(body)
-    signs = body.translate(None, _NOT_SIGNS)
-    # A look at the beginning first: it is cheap, and tells most of them.
-    if _may_be_crowded(signs) and (_is_crowded(_structure(body[:_GLANCE])) or _is_crowded(_structure(body))):
-        raise MalformedBody(f"The body has an object of more than {MAX_MEMBERS} members.")
+    values = count_values(body, bounds)
     try:
-        opened = _DECODER.decode(body)
+        return Opened(_DECODER.decode(body), values)
     except RecursionError:
-        raise MalformedBody(_too_deep(max_depth)) from None
+        raise OverBounds(_too_deep(bounds)) from None
     except msgspec.ValidationError:
         raise MalformedBody("The body must be a JSON object.") from None
     except msgspec.DecodeError as error:
         raise MalformedBody(f"The body is not valid JSON: {error}.") from None
-    if _deeper(body, signs, max_depth):
-        raise MalformedBody(_too_deep(max_depth))
-    return opened
 
 
-def depth_exceeds(body: bytes, limit: int) -> bool:
-    """Whether well-formed JSON nests deeper than `limit`; a handful of passes over the bytes, all of them in C."""
-    return _deeper(body, body.translate(None, _NOT_SIGNS), limit)
+def count_values(data: bytes, bounds: Bounds = DEFAULT_BOUNDS) -> int:
+    """Count the values of a JSON text, and measure how deep it nests.
 
+    What stands in strings neither counts nor hides anything. That takes a second look at the quotes, which is spared
+    where the signs of the whole text are few.
 
-def _deeper(body: bytes, signs: bytes, limit: int) -> bool:
-    """Each removal of empty pairs peels one level off."""
-    if signs.count(b"[") + signs.count(b"{") <= limit:
-        return False
-    brackets = (_structure(body) if b"\\" in body else _outside(signs)).translate(None, b":,")
-    for _ in range(limit):
-        if not brackets:
-            return False
-        # An innermost pair becomes a mark first and the marks go last, so that one pass takes exactly one level.
-        brackets = brackets.replace(b"[]", b".").replace(b"{}", b".").translate(None, b".")
-    return bool(brackets)
+    Returns:
+        The number of values; where that is clearly within the bounds, an estimate that is never too low.
 
-
-def _may_be_crowded(signs: bytes) -> bool:
-    """Whether it is worth a closer look, which costs much more than this."""
-    return len(signs) > 4 * MAX_MEMBERS and all(signs.count(sign) > MAX_MEMBERS for sign in (b":", b","))
-
-
-def _is_crowded(structure: bytes) -> bool:
-    """Whether more than `MAX_MEMBERS` plain members follow each other in one object.
-
-    It is about what reading costs, so members that hold objects of their own may be more: they pay by their length.
+    Raises:
+        OverBounds: There are too many, or they nest too deep.
     """
-    return _CROWD in structure or _CROWD in structure.replace(b"[]", b"").replace(b"{}", b"")
+    signs = data.translate(None, _NOT_SIGNS)
+    opening = signs.count(b"[") + signs.count(b"{")
+    values = opening + signs.count(b",")
+    if values <= bounds.values and opening <= bounds.json_depth:
+        return values
+    if b"\\" in data:
+        signs = b"".join(piece.translate(None, _NOT_SIGNS) for piece in _without_escapes(data))
+    # Every string is a value or the name of one, so this many quotes are too many values, whatever stands between.
+    if (least := signs.count(b'"') // 4) > bounds.values:
+        raise OverBounds(_too_many(least, bounds, "at least "))
+    outside = b"".join(signs.split(b'"')[::2])
+    brackets = outside.translate(None, b",")
+    values = len(outside) - len(brackets) + outside.count(b"[") + outside.count(b"{")
+    if values > bounds.values:
+        raise OverBounds(_too_many(values, bounds))
+    if _depth(brackets) > bounds.json_depth:
+        raise OverBounds(_too_deep(bounds))
+    return values
 
 
-def _structure(body: bytes) -> bytes:
-    """Brackets, colons and commas of a document, without those in its strings.
+def elements(array: msgspec.Raw) -> list[msgspec.Raw]:
+    """The elements of an array, unparsed.
 
-    Strings are cut out by their quotes: escaped backslashes first, then escaped quotes, then every second piece.
+    Raises:
+        msgspec.MsgspecError: It is none.
     """
-    if b"\\" in body:
-        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    return _outside(body.translate(None, _NOT_SIGNS))
+    return _LIST.decode(array)
 
 
-def _outside(signs: bytes) -> bytes:
-    """What of these signs stands outside of strings; none of their quotes may be an escaped one."""
-    return b"".join(signs.split(b'"')[::2])
+def _depth(brackets: bytes) -> int:
+    return max(accumulate(memoryview(brackets.translate(_STEPS)).cast("b")), default=0)
+
+
+def _without_escapes(data: bytes) -> Iterator[bytes]:
+    """The text without escaped backslashes and quotes, in pieces that end between two characters."""
+    start = 0
+    while start < len(data):
+        end = start + _PIECE
+        piece = data[start:end] if start or end < len(data) else data
+        if (len(piece) - len(piece.rstrip(b"\\"))) % 2:
+            piece = data[start : end + 1]
+        start += len(piece)
+        yield piece.replace(b"\\\\", b"").replace(b'\\"', b"")
 
 
 def _check_utf8(body: bytes) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    start = 0
     try:
-        str(body, "utf-8")
+        for start in range(0, len(body), _PIECE):
+            decoder.decode(body[start : start + _PIECE])
+        decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        raise MalformedBody(f"The body is not valid UTF-8 (byte {error.start}).") from None
+        raise MalformedBody(f"The body is not valid UTF-8 (near byte {start + error.start}).") from None
 
 
-def _too_deep(max_depth: int) -> str:
-    return f"The body nests deeper than {max_depth} levels."
+def _too_deep(bounds: Bounds) -> str:
+    return f"The body nests too deep: at most {bounds.json_depth} levels are taken (limits.json_depth)."
+
+
+def _too_many(came: int, bounds: Bounds, roughly: str = "") -> str:
+    return (
+        f"The body holds too many JSON values: {roughly}{came} came, and at most {bounds.values} are taken "
+        "(limits.values)."
+    )

@@ -3,6 +3,7 @@
 import json
 import re
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,10 +19,11 @@ from llmproxy_asgi.custody.responses import (
     WireEvent,
     new_id,
 )
-from llmproxy_asgi.errors import BadRequest, InternalError, NotFound
+from llmproxy_asgi.errors import BadRequest, CallerError, InternalError, NotFound
 from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.stores.base import Bounds
 from llmproxy_asgi.stores.memory import MemoryStore
+from llmproxy_asgi.wire.json_body import Bounds as RequestBounds
 from support_clock import HandClock
 from support_stores import ALICE, BOB, OTHER_ALICE
 
@@ -305,17 +307,22 @@ async def test_a_circle_ends(custody: ResponseCustody) -> None:
         await custody.conversation(ALICE, one)
 
 
-@pytest.mark.parametrize("bound", [{"deepest": 3}, {"largest": 2_000}], ids=["deep", "large"])
-async def test_a_conversation_is_bounded(store: MemoryStore, clock: HandClock, bound: dict[str, int]) -> None:
-    """By its length and by its size; what is within is gone on with."""
+@pytest.mark.parametrize(
+    "bound",
+    [{"deepest": 3}, {"largest": 1_100}, {"bounds": RequestBounds(messages=6)}],
+    ids=["deep", "large", "messages"],
+)
+async def test_a_conversation_is_bounded(store: MemoryStore, clock: HandClock, bound: dict[str, Any]) -> None:
+    """By its length, its size and its items; what is within is gone on with."""
     custody = ResponseCustody(store, clock=clock, **bound)
     chain: list[StoredResponse] = []
     for _ in range(10):
         previous_id = chain[-1].id if chain else None
         chain.append(await kept(custody, user("x" * 100), said("y"), previous_id=previous_id))
     assert len(await custody.conversation(ALICE, chain[2].id)) == 6
-    with pytest.raises(BadRequest) as refused:
+    with pytest.raises(CallerError) as refused:
         await custody.conversation(ALICE, chain[-1].id)
+    assert refused.value.status == (413 if "largest" in bound else 400)
     assert refused.value.param == "previous_response_id"
 
 

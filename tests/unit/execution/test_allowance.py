@@ -16,6 +16,7 @@ from llmproxy_asgi.execution.gate import Gate
 from llmproxy_asgi.execution.rate_limit import Limiter, TokenBucket
 from llmproxy_asgi.facts import AnyFact, Observers, QueueLeft
 from llmproxy_asgi.translators.registry import translator
+from llmproxy_asgi.worker import Worker
 from support_clock import HandClock
 
 pytestmark = pytest.mark.anyio
@@ -55,7 +56,7 @@ def allowance(
     at: Gate | None, clock: HandClock, heard: Heard | None = None, *, counts_tokens: bool = False
 ) -> Allowance:
     observers = Observers([heard] if heard else [])
-    return Allowance(at, counts_tokens=counts_tokens, clock=clock, observers=observers)
+    return Allowance(at, counts_tokens=counts_tokens, clock=clock, observers=observers, worker=Worker())
 
 
 def spent(at: Gate) -> float:

@@ -49,6 +49,7 @@ from llmproxy_asgi.translators.base import Outgoing
 from llmproxy_asgi.translators.grammar import Grammar
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.transport import Answer, Pool
+from llmproxy_asgi.worker import Worker
 
 pytestmark = pytest.mark.anyio
 
@@ -933,7 +934,7 @@ async def test_a_pause_and_its_end_may_come_apart(world: World) -> None:
 
     async def begun(outgoing: Outgoing | None = None) -> Attempt:
         attempt = OneByOne(asked, target, credential, outgoing=outgoing)
-        await attempt.begin(world.pool(target.provider), largest=10_000)
+        await attempt.begin(world.pool(target.provider), largest=10_000, worker=Worker())
         return attempt
 
     events = await events_of(Continuation(await begun(), begun))

@@ -11,6 +11,7 @@ from llmproxy_asgi.capabilities import Capabilities
 from llmproxy_asgi.errors import BadRequest, Unsupported
 from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.registry import translator
+from llmproxy_asgi.wire.json_body import Bounds
 
 GOOGLES = "https://generativelanguage.googleapis.com/v1beta/files/abc"
 
@@ -240,7 +241,7 @@ def test_a_name_at_the_bottom_of_a_well_is_refused() -> None:
     """Where the operator lets bodies nest as deep as that, and in items that an upstream made."""
     deep = b"[" * 900 + b'{"type":"input_file","file_id":"file_1"}' + b"]" * 900
     intake = translator("openai-responses").inbound.open(
-        b'{"model":"m","input":[%b]}' % deep, headers={}, max_depth=2_000
+        b'{"model":"m","input":[%b]}' % deep, headers={}, bounds=Bounds(json_depth=2_000)
     )
     upstream = Upstream(provider="p", model="m", asked="m", issuer="p")
     with pytest.raises(BadRequest):
@@ -272,7 +273,7 @@ def test_a_file_with_unknown_fields_is_a_file() -> None:
 )
 def test_every_spelling_of_googles_names_is_seen(body: dict[str, Any]) -> None:
     """Protobuf reads a key in two spellings and an address in any: none of them is a way around."""
-    with pytest.raises(Unsupported):
+    with pytest.raises(BadRequest):
         spliced("gemini", body)
 
 

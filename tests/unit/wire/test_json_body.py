@@ -1,11 +1,13 @@
-"""What a body's outer shell is opened for, and what it is refused for before it costs anything."""
+"""What a body's outer shell is opened for, and what it is refused for before any object is made."""
 
 import json
 
 import msgspec
 import pytest
 
-from llmproxy_asgi.wire.json_body import MAX_MEMBERS, MalformedBody, depth_exceeds, open_object
+from llmproxy_asgi.wire.json_body import Bounds, MalformedBody, OverBounds, count_values, elements, open_object
+
+LOW = Bounds(values=1_000, json_depth=8)
 
 
 def members(count: int, value: bytes = b"1") -> bytes:
@@ -14,38 +16,65 @@ def members(count: int, value: bytes = b"1") -> bytes:
 
 def test_values_stay_as_they_came() -> None:
     """Spelling and order of what is inside are kept; the last of a repeated key counts."""
-    opened = open_object(b'{"b": 1.50, "a": {"x" : [1e3]}, "b": 2.0}')
+    opened = open_object(b'{"b": 1.50, "a": {"x" : [1e3]}, "b": 2.0}').raw
     assert [(key, bytes(value)) for key, value in opened.items()] == [("b", b"2.0"), ("a", b'{"x" : [1e3]}')]
 
 
-@pytest.mark.parametrize("value", [b"1", b"[]", b"{}", b'"a:,b"', b'"a\\",\\"b"'])
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        (b"{}", 1),
+        (b'{"a":1}', 1),
+        (b'{"a":1,"b":[1,2,3]}', 5),
+        (b'{"a":[{"x":1},{"x":2}]}', 5),
+        (b'{"a":"1,2,[{,","b":"\\",\\",[","c":"\\\\"}', 3),
+    ],
+)
+def test_elements_and_members_are_counted(text: bytes, values: int) -> None:
+    """Each element of an array and each member of an object is one; what stands in a string is none."""
+    padded = b'{"a":' * 9 + text + b"}" * 9
+    # So many brackets make it look closely; an estimate would be no lower.
+    assert count_values(padded, Bounds(values=10**6, json_depth=13)) >= values + 9
+    assert count_values(padded, Bounds(values=values + 9, json_depth=13)) == values + 9
+    with pytest.raises(OverBounds, match=r"limits\.values"):
+        count_values(padded, Bounds(values=values + 8, json_depth=64))
+
+
+@pytest.mark.parametrize("value", [b"1", b'"a:,b"', b'"a\\",\\"b"', b'"\\\\"', b'"\\\\\\","'])
 @pytest.mark.parametrize("nested", [False, True])
-def test_a_crowd_of_members_is_refused(value: bytes, *, nested: bool) -> None:
-    """One object of too many plain members, wherever it stands; the limit itself is allowed."""
+def test_one_value_too_many_is_refused(value: bytes, *, nested: bool) -> None:
+    """The bound itself is allowed, whatever the values are and wherever they stand."""
 
     def body(count: int) -> bytes:
-        return b'{"metadata":' + members(count, value) + b"}" if nested else members(count, value)
+        return b'{"metadata":' + members(count - 1, value) + b"}" if nested else members(count, value)
 
-    open_object(body(MAX_MEMBERS))
-    with pytest.raises(MalformedBody, match=str(MAX_MEMBERS)):
-        open_object(body(MAX_MEMBERS + 2))
-
-
-def test_a_crowd_behind_much_text_is_refused() -> None:
-    """It need not be where a first look falls."""
-    body = b'{"text":"' + b"words: and, more; " * 100_000 + b'","x":' + members(MAX_MEMBERS + 2) + b"}"
-    with pytest.raises(MalformedBody, match=str(MAX_MEMBERS)):
-        open_object(body)
+    open_object(body(LOW.values), LOW)
+    with pytest.raises(OverBounds, match=r"1001 came, and at most 1000 are taken \(limits\.values\)"):
+        open_object(body(LOW.values + 1), LOW)
 
 
-def test_long_conversations_and_long_lists_are_no_crowd() -> None:
-    """Many messages, many numbers, and text that is full of colons and commas are what callers send."""
-    body = {
-        "messages": [{"role": "user", "content": 'a: b, c: "d", e'} for _ in range(20_000)],
-        "numbers": list(range(50_000)),
-        "text": '{"a":1,' * 30_000,
-    }
-    assert msgspec.json.decode(open_object(json.dumps(body).encode())["text"]) == body["text"]
+def test_text_neither_counts_nor_hides_values() -> None:
+    """Signs in a text are no values, and quotes in it end nothing."""
+    text = 'words: and, more; "quoted, too" [1, 2] \\ {x} \\" ' * 10_000
+    body = json.dumps({"text": text, "list": list(range(990))}).encode()
+    assert msgspec.json.decode(open_object(body, LOW).raw["text"]) == text
+    with pytest.raises(OverBounds):
+        open_object(json.dumps({"text": text, "list": list(range(1_000))}).encode(), LOW)
+
+
+@pytest.mark.parametrize("text", [b"\\\\" * 600_000, b'\\"' * 600_000, b"x" + b"\\\\" * 600_000, b'x\\\\\\"' * 400_000])
+def test_escapes_are_read_right_where_a_long_text_is_taken_in_pieces(text: bytes) -> None:
+    """A piece never ends within an escape."""
+    body = b'{"text":"' + text + b'","list":[' + b",".join([b"1"] * 1_001) + b"]}"
+    with pytest.raises(OverBounds, match="1003 came"):
+        open_object(body, LOW)
+
+
+def test_very_many_strings_are_refused_without_being_taken_apart() -> None:
+    """Quotes alone tell that there are too many values."""
+    body = b'{"a":[' + b",".join([b'""'] * 10_000) + b"]}"
+    with pytest.raises(OverBounds, match="at least 5000 came"):
+        open_object(body, LOW)
 
 
 def test_depth_is_counted_outside_of_strings() -> None:
@@ -55,7 +84,26 @@ def test_depth_is_counted_outside_of_strings() -> None:
         (b'{"a":[{}]}', 3),
         (b'["\\"[[[", "\\\\", [1]]', 2),
         (b'{"a":"' + b"[" * 99 + b'"}', 1),
+        (b"[[1],[2],[[3]]]", 3),
     ):
-        assert not depth_exceeds(body, depth)
-        assert depth_exceeds(b"[" * 70 + body + b"]" * 70, depth + 69)
-        assert not depth_exceeds(b"[" * 70 + body + b"]" * 70, depth + 70)
+        deep = b"[" * 70 + body + b"]" * 70
+        count_values(deep, Bounds(json_depth=depth + 70))
+        with pytest.raises(OverBounds, match=r"limits\.json_depth"):
+            count_values(deep, Bounds(json_depth=depth + 69))
+
+
+@pytest.mark.parametrize("place", [10, 2**20 - 1, 2**20, 2**20 + 1])
+def test_what_is_no_utf8_is_refused_wherever_it_stands(place: int) -> None:
+    """Characters that two pieces share are read whole."""
+    text = "é中😀".encode() * 200_000
+    body = b'{"a":"' + text + b'"}'
+    open_object(body)
+    with pytest.raises(MalformedBody, match="UTF-8"):
+        open_object(body[:place] + b"\xff" + body[place + 1 :])
+    with pytest.raises(MalformedBody, match="UTF-8"):
+        open_object(body[:-2] + b"\xf0\x9f")
+
+
+def test_elements_of_a_list_stay_bytes() -> None:
+    """They are cut apart and not read."""
+    assert [bytes(each) for each in elements(msgspec.Raw(b'[1.50, {"a" : 1}]'))] == [b"1.50", b'{"a" : 1}']

@@ -47,7 +47,10 @@ from llmproxy_asgi.translators.assemble import unfold
 from llmproxy_asgi.translators.base import Inbound, Intake
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.transport import AsyncByteStream, AsyncTransport, HTTPRequest, HTTPResponse
+from llmproxy_asgi.wire.json_body import Bounds
 
+_BOUNDS = Bounds(values=10**9, messages=10**9, tools=10**9)
+"""The gateway's own limits have been applied to what arrives here."""
 _ISSUERS = {"openai-chat": "openai", "anthropic-messages": "anthropic"}
 """Whose state each protocol carries as it is; under another name it would be wrapped, which no vendor does."""
 _MADE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -79,7 +82,7 @@ class SimulatedTransport(AsyncTransport):
         body = await request.aread()
         digest = blake2s(body, digest_size=16, person=b"simulate").hexdigest()
         try:
-            intake = inbound.open(body, headers=dict(request.headers.items()), path=said)
+            intake = inbound.open(body, headers=dict(request.headers.items()), path=said, bounds=_BOUNDS)
             asked = inbound.decode(intake)
             shows = _perform(asked, digest)
         except GatewayError as error:

@@ -22,8 +22,9 @@ from llmproxy_asgi.translators.anthropic_messages.encode_stream import AnswerStr
 from llmproxy_asgi.translators.anthropic_messages.problems import encode_problem
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.base import Headers, Inbound, Intake, Problem, StreamEncoder
-from llmproxy_asgi.translators.fields import Node, missing, open_body
-from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
+from llmproxy_asgi.translators.fields import Node, missing
+from llmproxy_asgi.translators.outline import Counted, Outline
+from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds
 
 _FORM = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _FIRST_BYTES = {
@@ -40,6 +41,13 @@ _FIRST_BYTES = {
     "top_p": (b"-0123456789", "a number"),
     "top_k": (b"-0123456789", "a number"),
 }
+_NAMES = """
+    model messages max_tokens stream system tools tool_choice temperature top_p top_k stop_sequences metadata thinking
+    output_config output_format service_tier cache_control container context_management mcp_servers thread compaction
+    fallbacks fallback_credit_token inference_geo speed diagnostics user_profile_id workspace_id billing_policy betas
+"""
+"""Of the requests of the anthropic Python SDK 2.11.0, beta ones included."""
+OUTLINE = Outline(_NAMES.split(), Counted("messages", "messages"), Counted("tools", "tools"))
 _NULL = ord("n")
 
 SPELLING = {
@@ -63,9 +71,9 @@ class MessagesInbound(Inbound):
 
     @override
     def open(
-        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, max_depth: int = DEFAULT_DEPTH
+        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, bounds: Bounds = DEFAULT_BOUNDS
     ) -> Intake:
-        raw = open_body(body, max_depth=max_depth)
+        raw, values = OUTLINE.open(body, bounds)
         _check_types(raw)
         model, stream = Node.of(raw, "model"), Node.of(raw, "stream")
         _check_max_tokens(raw, path)
@@ -77,6 +85,7 @@ class MessagesInbound(Inbound):
             stream=stream.boolean() if stream else False,
             raw=raw,
             size=len(body),
+            values=values,
             version=_version(headers.get("anthropic-version")),
             betas=_betas(headers.get("anthropic-beta")),
             path=path,

@@ -17,6 +17,8 @@ from llmproxy_asgi.conversation import EMPTY, MOST_TOKENS, Batch, JSONObject, Us
 from llmproxy_asgi.errors import BadRequest, GatewayError, Unsupported, UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import Headers, Intake, Outgoing, Problem, Translator, Upstream
 from llmproxy_asgi.translators.embeddings.halves import (
+    MOST_INPUTS,
+    MOST_TOKENS_AT_ONCE,
     EmbeddingInbound,
     EmbeddingOutbound,
     check_count,
@@ -24,18 +26,25 @@ from llmproxy_asgi.translators.embeddings.halves import (
     readable,
 )
 from llmproxy_asgi.translators.embeddings.records import EmbeddingInput, EmbeddingRequest, Embeddings
-from llmproxy_asgi.translators.fields import Node, missing, open_body
+from llmproxy_asgi.translators.fields import Node, missing
 from llmproxy_asgi.translators.gemini import listing
+from llmproxy_asgi.translators.gemini.outline import both_spellings, refuse_both_spellings
 from llmproxy_asgi.translators.gemini.problems import decode_error, encode_problem, stream_error
 from llmproxy_asgi.translators.gemini.proto import Proto, spelled
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.members import joined, raw, split
-from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
+from llmproxy_asgi.translators.outline import Counted, Outline
+from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds
 
 PROTOCOL: Final = "gemini-embeddings"
 ONE: Final = "embedContent"
 BATCH: Final = "batchEmbedContents"
 
+_OUTLINE = Outline(
+    both_spellings("model", "content", "requests", "taskType", "title", "outputDimensionality", "autoTruncate"),
+    Counted("requests", "messages", least=MOST_INPUTS),
+    values=MOST_TOKENS_AT_ONCE,
+)
 _TUNING = ("taskType", "title")
 """What one content may say beside itself and its vector's size; other vendors have no word for it."""
 
@@ -50,9 +59,10 @@ class GeminiEmbeddingInbound(EmbeddingInbound):
 
     @override
     def open(
-        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, max_depth: int = DEFAULT_DEPTH
+        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, bounds: Bounds = DEFAULT_BOUNDS
     ) -> Intake:
-        opened = open_body(body, max_depth=max_depth)
+        opened, values = _OUTLINE.open(body, bounds)
+        refuse_both_spellings(opened)
         wanted = "content" if path.get("method") == ONE else "requests"
         if spelled(opened, wanted) is None:
             raise missing(wanted)
@@ -61,6 +71,7 @@ class GeminiEmbeddingInbound(EmbeddingInbound):
             model=path.get("model", "").removeprefix("models/"),
             raw=opened,
             size=len(body),
+            values=values,
             path=path,
         )
 

@@ -18,6 +18,11 @@ from llmproxy_asgi.translators.base import (
 )
 from llmproxy_asgi.translators.embeddings.records import EmbeddingRequest, Embeddings
 
+MOST_INPUTS = 2_048
+"""Inputs of one request that are taken in any case: as many as OpenAI takes."""
+MOST_TOKENS_AT_ONCE = 350_000
+"""JSON values of one request that are taken in any case: OpenAI takes 300 000 ids of tokens."""
+
 
 class EmbeddingInbound(Inbound[EmbeddingRequest, Embeddings]):
     """The half that serves callers. Its `Intake.stream` is always false."""

@@ -20,19 +20,32 @@ from typing_extensions import override
 from llmproxy_asgi.conversation import EMPTY, MOST_TOKENS, Batch, Usage, UsageReported
 from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import Headers, Intake, Outgoing, Translator, Upstream
-from llmproxy_asgi.translators.embeddings.halves import EmbeddingInbound, EmbeddingOutbound, check_count, readable
+from llmproxy_asgi.translators.embeddings.halves import (
+    MOST_INPUTS,
+    MOST_TOKENS_AT_ONCE,
+    EmbeddingInbound,
+    EmbeddingOutbound,
+    check_count,
+    readable,
+)
 from llmproxy_asgi.translators.embeddings.records import EmbeddingInput, EmbeddingRequest, Embeddings
-from llmproxy_asgi.translators.fields import Node, missing, open_body
+from llmproxy_asgi.translators.fields import Node, missing
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.members import joined, raw, renamed
 from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
 from llmproxy_asgi.translators.openai.options import integer, others, string
 from llmproxy_asgi.translators.openai.problems import decode_error, decode_error_object
-from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
+from llmproxy_asgi.translators.outline import Counted, Outline
+from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds
 
 PROTOCOL: Final = "openai-embeddings"
 
 _KNOWN = frozenset({"model", "input", "dimensions", "encoding_format", "user"})
+_OUTLINE = Outline(
+    {*_KNOWN, "extra_body", "input_type", "task", "truncate"},
+    Counted("input", "messages", least=MOST_INPUTS),
+    values=MOST_TOKENS_AT_ONCE,
+)
 _ENCODINGS = ("float", "base64")
 
 
@@ -46,9 +59,9 @@ class OpenAIEmbeddingInbound(OpenAIInbound[EmbeddingRequest, Embeddings], Embedd
 
     @override
     def open(
-        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, max_depth: int = DEFAULT_DEPTH
+        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, bounds: Bounds = DEFAULT_BOUNDS
     ) -> Intake:
-        opened = open_body(body, max_depth=max_depth)
+        opened, values = _OUTLINE.open(body, bounds)
         given = opened.get("input")
         if given is None or memoryview(given)[0] == ord("n"):
             raise missing("input")
@@ -57,7 +70,14 @@ class OpenAIEmbeddingInbound(OpenAIInbound[EmbeddingRequest, Embeddings], Embedd
         integer(opened, "dimensions", low=1)
         _encoding(opened)
         model = Node.of(opened, "model")
-        return Intake(protocol=PROTOCOL, model=model.text() if model else "", raw=opened, size=len(body), path=path)
+        return Intake(
+            protocol=PROTOCOL,
+            model=model.text() if model else "",
+            raw=opened,
+            size=len(body),
+            values=values,
+            path=path,
+        )
 
     @override
     def decode(self, intake: Intake) -> EmbeddingRequest:

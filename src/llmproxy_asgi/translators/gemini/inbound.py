@@ -15,17 +15,18 @@ from typing_extensions import override
 from llmproxy_asgi.conversation import EMPTY, Request, Response
 from llmproxy_asgi.errors import BadRequest, GatewayError
 from llmproxy_asgi.translators.base import Headers, Inbound, Intake, Problem, StreamEncoder
-from llmproxy_asgi.translators.fields import missing, open_body
+from llmproxy_asgi.translators.fields import missing
 from llmproxy_asgi.translators.gemini import listing
 from llmproxy_asgi.translators.gemini.decode_request import decode_request
 from llmproxy_asgi.translators.gemini.encode_answer import encode_answer
 from llmproxy_asgi.translators.gemini.encode_stream import AnswerStream
 from llmproxy_asgi.translators.gemini.framing import ArrayIntake
+from llmproxy_asgi.translators.gemini.outline import OUTLINE, refuse_both_spellings
 from llmproxy_asgi.translators.gemini.problems import encode_problem
 from llmproxy_asgi.translators.gemini.proto import Proto, spelled
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
 from llmproxy_asgi.translators.members import split
-from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
+from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds, Opened
 
 _OUTSIDES = {
     "contents": (b"[", "an array"),
@@ -83,11 +84,13 @@ class GeminiInbound(Inbound):
 
     @override
     def open(
-        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, max_depth: int = DEFAULT_DEPTH
+        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, bounds: Bounds = DEFAULT_BOUNDS
     ) -> Intake:
-        raw = open_body(body, max_depth=max_depth)
+        raw, values = OUTLINE.open(body, bounds)
         if path.get("method") == _COUNT:
             raw = _counted(raw)
+            OUTLINE.check(Opened(raw, values), bounds)
+        refuse_both_spellings(raw)
         for key, (starts, wanted) in _OUTSIDES.items():
             found = spelled(raw, key)
             first = memoryview(raw[found])[0] if found else _NULL
@@ -97,7 +100,15 @@ class GeminiInbound(Inbound):
             raise missing("contents")
         stream = path.get("method") == _STREAM
         made = ArrayIntake if stream and path.get("alt", "json") != "sse" else Intake
-        return made(protocol=PROTOCOL, model=_model(raw, path), stream=stream, raw=raw, size=len(body), path=path)
+        return made(
+            protocol=PROTOCOL,
+            model=_model(raw, path),
+            stream=stream,
+            raw=raw,
+            size=len(body),
+            values=values,
+            path=path,
+        )
 
     @override
     def decode(self, intake: Intake) -> Request:

@@ -12,14 +12,16 @@ from typing_extensions import override
 from llmproxy_asgi.conversation import EMPTY, Request, Response
 from llmproxy_asgi.errors import BadRequest
 from llmproxy_asgi.translators.base import Headers, Intake, StreamEncoder
-from llmproxy_asgi.translators.fields import Node, missing, open_body
+from llmproxy_asgi.translators.fields import Node, missing
 from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
 from llmproxy_asgi.translators.openai.options import ARRAY, BOOLEAN, NUMBER, OBJECT, STRING, Outside, check_outsides
+from llmproxy_asgi.translators.openai.outline import CONVERSATION_NAMES
 from llmproxy_asgi.translators.openai_chat.decode_request import decode_request
 from llmproxy_asgi.translators.openai_chat.encode_answer import encode_answer
 from llmproxy_asgi.translators.openai_chat.encode_stream import ChatStreamEncoder
 from llmproxy_asgi.translators.openai_chat.words import PROTOCOL
-from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
+from llmproxy_asgi.translators.outline import Counted, Outline
+from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds
 
 _OUTSIDES: Mapping[str, Outside] = {
     "model": STRING,
@@ -36,6 +38,13 @@ _OUTSIDES: Mapping[str, Outside] = {
     "logprobs": BOOLEAN,
 }
 """What a value's first byte must be; checked also where the request is only relayed."""
+OUTLINE = Outline(
+    CONVERSATION_NAMES,
+    Counted("messages", "messages"),
+    Counted("input", "messages"),
+    Counted("tools", "tools", within=("tools",)),
+    Counted("functions", "tools"),
+)
 _NULL = ord("n")
 _TRUE = ord("t")
 _SMALLEST = len('[{"role":""}]')
@@ -52,9 +61,9 @@ class ChatInbound(OpenAIInbound):
 
     @override
     def open(
-        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, max_depth: int = DEFAULT_DEPTH
+        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, bounds: Bounds = DEFAULT_BOUNDS
     ) -> Intake:
-        raw = open_body(body, max_depth=max_depth)
+        raw, values = OUTLINE.open(body, bounds)
         check_outsides(raw, _OUTSIDES)
         messages = raw.get("messages")
         if messages is None or memoryview(messages)[0] == _NULL:
@@ -75,6 +84,7 @@ class ChatInbound(OpenAIInbound):
             include_usage=_asks_usage(raw),
             raw=raw,
             size=len(body),
+            values=values,
             path=path,
         )
 

@@ -8,12 +8,16 @@ from typing_extensions import override
 from llmproxy_asgi.conversation import EMPTY, Request, Response
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Headers, Intake, StreamEncoder
-from llmproxy_asgi.translators.fields import Node, open_body
+from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
 from llmproxy_asgi.translators.openai.options import boolean, integer, number
+from llmproxy_asgi.translators.openai.outline import COMPLETIONS_NAMES
 from llmproxy_asgi.translators.openai_completions.decode_request import PROTOCOL, decode_each, prompts_of
 from llmproxy_asgi.translators.openai_completions.encode_answer import CompletionsStreamEncoder, encode_answer
-from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
+from llmproxy_asgi.translators.outline import Counted, Outline
+from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds
+
+OUTLINE = Outline(COMPLETIONS_NAMES, Counted("prompt", "messages"))
 
 
 class CompletionsInbound(OpenAIInbound):
@@ -25,9 +29,9 @@ class CompletionsInbound(OpenAIInbound):
 
     @override
     def open(
-        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, max_depth: int = DEFAULT_DEPTH
+        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, bounds: Bounds = DEFAULT_BOUNDS
     ) -> Intake:
-        raw = open_body(body, max_depth=max_depth)
+        raw, values = OUTLINE.open(body, bounds)
         prompts = prompts_of(raw)
         integer(raw, "n", low=1)
         integer(raw, "max_tokens", low=0)
@@ -41,6 +45,7 @@ class CompletionsInbound(OpenAIInbound):
             include_usage=_asks_usage(raw),
             raw=raw,
             size=len(body),
+            values=values,
             path=path,
             several=len(prompts) > 1,
         )

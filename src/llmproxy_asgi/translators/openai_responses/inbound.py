@@ -12,14 +12,16 @@ from typing_extensions import override
 from llmproxy_asgi.conversation import EMPTY, Request, Response
 from llmproxy_asgi.errors import BadRequest
 from llmproxy_asgi.translators.base import Headers, Intake, StreamEncoder
-from llmproxy_asgi.translators.fields import Node, missing, open_body
+from llmproxy_asgi.translators.fields import Node, missing
 from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
 from llmproxy_asgi.translators.openai.options import ARRAY, BOOLEAN, NUMBER, OBJECT, STRING, Outside, check_outsides
+from llmproxy_asgi.translators.openai.outline import CONVERSATION_NAMES
 from llmproxy_asgi.translators.openai_responses.decode_request import decode_request
 from llmproxy_asgi.translators.openai_responses.encode_stream import ResponsesStreamEncoder, encode_answer
 from llmproxy_asgi.translators.openai_responses.state import state_of
 from llmproxy_asgi.translators.openai_responses.words import PROTOCOL
-from llmproxy_asgi.wire.json_body import DEFAULT_DEPTH
+from llmproxy_asgi.translators.outline import Counted, Outline
+from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds
 
 _OUTSIDES: Mapping[str, Outside] = {
     "model": STRING,
@@ -40,6 +42,7 @@ _OUTSIDES: Mapping[str, Outside] = {
     "top_p": NUMBER,
 }
 """What a value's first byte must be; checked also where the request is only relayed."""
+OUTLINE = Outline(CONVERSATION_NAMES, Counted("input", "messages"), Counted("tools", "tools", within=("tools",)))
 _NULL = ord("n")
 _TRUE = ord("t")
 _SUPPLIERS = ("previous_response_id", "prompt", "conversation")
@@ -67,9 +70,9 @@ class ResponsesInbound(OpenAIInbound):
 
     @override
     def open(
-        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, max_depth: int = DEFAULT_DEPTH
+        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, bounds: Bounds = DEFAULT_BOUNDS
     ) -> Intake:
-        raw = open_body(body, max_depth=max_depth)
+        raw, values = OUTLINE.open(body, bounds)
         check_outsides(raw, _OUTSIDES)
         if path.get("operation") != _COUNTING:
             _check_input(raw)
@@ -83,6 +86,7 @@ class ResponsesInbound(OpenAIInbound):
             stream="stream" in raw and memoryview(raw["stream"])[0] == _TRUE,
             raw=raw,
             size=len(body),
+            values=values,
             path=path,
             state=state_of(raw, counting=path.get("operation") == _COUNTING),
         )

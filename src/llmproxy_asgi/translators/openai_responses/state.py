@@ -22,6 +22,7 @@ from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai_responses.encode_answer import ResponseObject, error_event, failure_object
 from llmproxy_asgi.translators.openai_responses.words import STATE, is_answer_id
 from llmproxy_asgi.wire import sse
+from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds, OverBounds, count_values
 
 _NULL = b"null"
 _FALSE = b"false"
@@ -166,6 +167,7 @@ def expanded(
     own: Sequence[msgspec.Raw] | None = None,
     *,
     keeps_previous: bool = False,
+    bounds: Bounds = DEFAULT_BOUNDS,
 ) -> Intake:
     """The request as it would be if nothing were kept: whole, and asking for nothing to be kept.
 
@@ -174,7 +176,12 @@ def expanded(
         before: The conversation that it goes on from.
         own: Its own items, where they are others than it sent.
         keeps_previous: Whether it still names what it goes on from.
+        bounds: What it may hold.
+
+    Raises:
+        BadRequest: It holds more JSON values than the bounds allow, or its own input cannot be read.
     """
+    size, count = intake.size, intake.values
     values, state = dict(intake.raw), intake.state or State()
     values.pop("background", None)
     if not keeps_previous:
@@ -182,14 +189,25 @@ def expanded(
     if bytes(values.get("store", _NULL)) != _FALSE:
         values.pop("store", None)
     if before or own is not None:
+        given = len(memoryview(values.get("input", _EMPTY)))
         values["input"] = raw([*before, *(own_items(intake) if own is None else own)])
+        size += max(0, len(memoryview(values["input"])) - given)
+        if size > intake.size:
+            count += _values_of(values["input"], bounds)
     elif "input" not in values and not keeps_previous and state.previous_id:
         values["input"] = _EMPTY
     stream = intake.stream
     if state.background:
         values["stream"], stream = _TRUE, True
     state = msgspec.structs.replace(state, needs_state=state.store)
-    return msgspec.structs.replace(intake, raw=values, stream=stream, state=state)
+    return msgspec.structs.replace(intake, raw=values, stream=stream, state=state, size=size, values=count)
+
+
+def _values_of(items: msgspec.Raw, bounds: Bounds) -> int:
+    try:
+        return count_values(bytes(items), bounds)
+    except OverBounds as error:
+        raise BadRequest(f"With the conversation that it continues: {error}", param="input") from None
 
 
 # ── items, told again ────────────────────────────────────────────────────────────────────────────────────────────────
