@@ -104,20 +104,18 @@ class Engine:
         tell_refusal(self.runtime.observers, error, request_id=self._course().request_id, protocol=protocol)
 
     def not_ready(self) -> str | None:
-        """Why calls would fail now, in words for anybody; None: they would not."""
+        """Why this process takes no calls; None: it does.
+
+        What upstreams fail at is no reason: it is the same for every replica, and a balancer could not help it.
+        """
         runtime = self.runtime
         if runtime.open_calls.draining:
             return "shutting down"
-        if not runtime.providers:
-            return "no provider is enabled"
-        executor = runtime.executor
-        if any(
-            not any(executor.ready(target.provider) for target in choice.targets) for choice in runtime.catalog.routes()
-        ):
-            return "no upstream of some model can serve now"
-        if not any(executor.ready(provider) for provider in runtime.providers.values()):
-            return "no upstream can serve now"
-        return None
+        return None if runtime.providers else "no provider is enabled"
+
+    def degraded(self) -> list[str]:
+        """The names of models that no upstream can serve now; `provider/*` where a provider lists none."""
+        return self.runtime.degraded()
 
     def ask(self, request: Asked, grant: Grant) -> Call:
         """A call for a request made in Python, for somebody who reads events.

@@ -24,9 +24,11 @@
     │   ├── UpstreamQuotaSpent     429   the operator's quota is gone; waiting will not help soon
     │   ├── UpstreamOverloaded     503   (529 in the Messages protocol)
     │   ├── UpstreamFailed         502   its own 5xx
-    │   ├── UpstreamUnreachable    502   no connection, or it broke
+    │   ├── UpstreamUnreachable    502   the connection broke
+    │   │   └── UpstreamNotConnected 502 there was none: refused, or its name has no address
     │   ├── UpstreamUntrusted      502   its certificate does not prove who it is
-    │   ├── UpstreamTimeout        504   no connection in time, or it timed out by its own account
+    │   ├── UpstreamTimeout        504   it timed out, by its own account
+    │   │   ├── UpstreamConnectTimeout 504 no connection in time
     │   │   └── UpstreamTooSlow    504   one of our clocks ran out while it was at work
     │   └── UpstreamProtocolError  502   what it sent breaks its protocol
     ├── InternalError              500   a bug of ours, and only that
@@ -41,7 +43,10 @@ an upstream's raw body. This module knows no protocol: how an error looks on the
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
+
+About: TypeAlias = Literal["model", "credential", "connection"]
+"""What an upstream's failure is about, and so what is left alone for a while after it."""
 
 
 class ErrorKind(StrEnum):
@@ -240,6 +245,8 @@ class UpstreamError(GatewayError):
     kind = ErrorKind.UPSTREAM
     retryable = True
     failover = True
+    about: About = "model"
+    """What it says something about: one model by one credential, the whole credential, or the upstream as a whole."""
 
     def __init__(
         self,
@@ -283,10 +290,11 @@ class UpstreamAuthFailed(UpstreamError):
 
     kind = ErrorKind.UPSTREAM_AUTH
     retryable = False
+    about: About = "credential"
 
 
 class UpstreamRateLimited(UpstreamError):
-    """The upstream asked for a wait."""
+    """The upstream asked for a wait: for one model, unless its code or headers say that it limits the account."""
 
     status = 429
     kind = ErrorKind.RATE_LIMIT
@@ -298,6 +306,7 @@ class UpstreamQuotaSpent(UpstreamError):
     status = 429
     kind = ErrorKind.QUOTA
     retryable = False
+    about: About = "credential"
 
 
 class UpstreamOverloaded(UpstreamError):
@@ -312,20 +321,33 @@ class UpstreamFailed(UpstreamError):
 
 
 class UpstreamUnreachable(UpstreamError):
-    """No connection could be made, or it broke before or during the answer."""
+    """The connection broke before or during the answer, or there was none."""
+
+
+class UpstreamNotConnected(UpstreamUnreachable):
+    """No connection could be made: refused, unreachable, or the name has no address. Nothing was sent."""
+
+    about: About = "connection"
 
 
 class UpstreamUntrusted(UpstreamError):
     """The upstream's certificate does not prove that it is who we meant to call; nothing was sent to it."""
 
     retryable = False
+    about: About = "connection"
 
 
 class UpstreamTimeout(UpstreamError):
-    """No connection within the connect timeout, or the upstream timed out by its own account."""
+    """The upstream timed out, by its own account."""
 
     status = 504
     kind = ErrorKind.TIMEOUT
+
+
+class UpstreamConnectTimeout(UpstreamTimeout):
+    """No connection within the connect timeout. Nothing was sent."""
+
+    about: About = "connection"
 
 
 class UpstreamTooSlow(UpstreamTimeout):

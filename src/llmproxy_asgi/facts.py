@@ -188,23 +188,28 @@ class TokensCounted(Fact, frozen=True, kw_only=True):
 
 
 class CredentialCooled(Fact, frozen=True, kw_only=True):
-    """A credential rests: it is left alone while another can serve."""
+    """Something begins to cool down: it is left alone while another can serve."""
 
     provider: str
     credential: str
+    """A fingerprint; empty: the whole upstream, because it can't be reached or fails its health check."""
+    model: str = ""
+    """The upstream's name of the model that the credential is left alone for; empty: every model."""
     seconds: float
     """How long."""
     asked: bool
     """Whether the upstream itself asked for the wait."""
     kind: str
-    """The `ErrorKind` of the failure that made it rest."""
+    """The `ErrorKind` of the failure that began it."""
 
 
 class CredentialRecovered(Fact, frozen=True, kw_only=True):
-    """A credential that rested, or was failing, has served a call."""
+    """What cooled down, or was failing, has served a call."""
 
     provider: str
     credential: str
+    model: str = ""
+    """Both as in `CredentialCooled`."""
 
 
 class TargetStateChanged(Fact, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ A `Runtime` is made from a `Config` and never changes: a call takes one and keep
 any plan (connection pools, rests), by provider, so that a new plan finds it again.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,11 +19,12 @@ from llmproxy_asgi.custody.reasoning import ReasoningCustody
 from llmproxy_asgi.custody.responses import ResponseCustody
 from llmproxy_asgi.execution.admission import CallerGates, LiveGates
 from llmproxy_asgi.execution.budget import RetryBudgets
-from llmproxy_asgi.execution.cooldown import Cooldowns, Rest
+from llmproxy_asgi.execution.cooldown import Rest, Subject
 from llmproxy_asgi.execution.counting import Counting
 from llmproxy_asgi.execution.executor import Executor
 from llmproxy_asgi.execution.health import HealthChecks
 from llmproxy_asgi.execution.open_calls import OpenCalls
+from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
 from llmproxy_asgi.facts import CredentialCooled, CredentialRecovered, Observer, Observers
 from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.providers.registry import provider_class
@@ -61,8 +62,9 @@ class Live:
         self.clock = clock
         self.observers = Observers(observers)
         self.metrics: Metrics | None = None
-        self.cooldowns = Cooldowns(clock)
-        self.cooldowns.noticed = self._rests
+        self.cooldowns = TargetCooldowns(clock, noticed=self._rests)
+        self.catalog: Catalog | None = None
+        """Of the plan in force."""
         self.budgets = RetryBudgets(clock)
         self.gates = LiveGates(clock)
         self.failed_attempts = FailedAttempts(clock)
@@ -96,18 +98,30 @@ class Live:
         return stores
 
     def cooling(self) -> list[str]:
-        """The providers of the credentials that rest now, one entry for each credential."""
-        return [_provider_of(fingerprint) for fingerprint, _ in self.cooldowns.all_resting()]
+        """The providers of what cools down now, one entry for each model by a credential, credential or upstream."""
+        return [subject.provider for subject, _ in self.cooldowns.all_resting()]
 
-    def _rests(self, fingerprint: str, rest: Rest | None) -> None:
+    def degraded(self) -> list[str]:
+        """The names of models that no target can serve now; `provider/*` where a provider lists none."""
+        if self.catalog is None or self.cooldowns.nothing_known:
+            return []
+        ready = self.cooldowns.is_ready
+        return [name for name, targets in self.catalog.watched() if not any(map(ready, targets))]
+
+    def _rests(self, subject: Subject, rest: Rest | None) -> None:
         if not self.observers.listening:
             return
-        provider = _provider_of(fingerprint)
+        provider, credential, model = subject
         self.observers.notice(
-            CredentialRecovered(provider=provider, credential=fingerprint)
+            CredentialRecovered(provider=provider, credential=credential, model=model)
             if rest is None
             else CredentialCooled(
-                provider=provider, credential=fingerprint, seconds=rest.seconds, asked=rest.asked, kind=rest.reason
+                provider=provider,
+                credential=credential,
+                model=model,
+                seconds=rest.seconds,
+                asked=rest.asked,
+                kind=rest.reason,
             )
         )
 
@@ -116,7 +130,7 @@ class Live:
         if self.metrics is None:
             from llmproxy_asgi.telemetry.metrics import Metrics, shared_directory
 
-            self.metrics = Metrics(names, cooling=self.cooling, directory=shared_directory())
+            self.metrics = Metrics(names, cooling=self.cooling, degraded=self.degraded, directory=shared_directory())
             self.observers.add(self.metrics)
         else:
             self.metrics.rename(names)
@@ -167,6 +181,8 @@ class Runtime(msgspec.Struct, frozen=True):
     affinities: Affinities
     observers: Observers
     metrics: "Metrics | None"
+    degraded: Callable[[], list[str]]
+    """As `Live.degraded`."""
     admins: Admins
     clock: Clock
     bounds: Bounds
@@ -209,6 +225,7 @@ class Runtime(msgspec.Struct, frozen=True):
         metrics = _metrics(config, catalog, live)
         # Last, when nothing can fail any more: a plan that cannot be must change nothing for the one in force.
         live.health.plan(providers.values())
+        live.catalog = catalog
         admission = live.gates.targets(providers.values())
         return cls(
             config=config,
@@ -249,6 +266,7 @@ class Runtime(msgspec.Struct, frozen=True):
             affinities=live.affinities,
             observers=live.observers,
             metrics=metrics,
+            degraded=live.degraded,
             admins=Admins(config.access.admins, anybody=config.access.mode == "open"),
             clock=live.clock,
             bounds=config.limits.bounds,
@@ -277,10 +295,6 @@ def label_names(config: Config, catalog: Catalog) -> Names:
         models=frozenset(catalog.names()) | {entry.name for entry in entries if not entry.is_pattern},
         patterns=tuple((pattern, allow([pattern])) for pattern in patterns),
     )
-
-
-def _provider_of(fingerprint: str) -> str:
-    return fingerprint.rpartition(":")[0]
 
 
 def _measures(config: Config) -> bool:

@@ -19,7 +19,11 @@ class Row:
 
 ROWS = (
     # Reaching an upstream
-    Row(1, "nobody listens at the upstream's port", "the next target at once; after five in a row the key rests"),
+    Row(
+        1,
+        "nobody listens at the upstream's port",
+        "the next target at once; after five in a row the upstream cools down",
+    ),
     Row(
         2,
         "its name is unknown, or the resolver hangs",
@@ -46,13 +50,13 @@ ROWS = (
     Row(
         8,
         "429 with a wait, in each form that vendors use",
-        "the key rests exactly as long, others serve; a caller is told the shortest wait of all",
+        "this model by this key cools down exactly as long, others serve; callers are told the shortest wait of all",
     ),
     Row(9, "429 with a wait that is absurd, negative or no number", "an hour at most, and nonsense counts as none"),
     Row(
         10,
         "429 without a wait, or because the quota is spent",
-        "backoff with jitter; a spent quota is not tried again and rests for ten minutes at least",
+        "backoff with jitter; a spent quota is not tried again, and its key cools down for ten minutes at least",
     ),
     Row(11, "500, 502, 503, 504, 529", "tried again within the budget; 501 and 505 are not"),
     Row(

@@ -306,7 +306,7 @@ class House:
             Illegal: It took too long, something was logged, or what went upstream was no JSON.
         """
         self.upstream.spoke.clear()
-        self._gateway._live.cooldowns._circuits.clear()  # no case depends on the one before
+        self._gateway._live.cooldowns.clear()  # no case depends on the one before
         sent: list[Message] = []
 
         async def send(message: Message) -> None:

@@ -1,4 +1,8 @@
-"""Rests and circuits: which credential of which provider is left alone, until when, and who may try it first again.
+"""Cooldowns and circuits: what is left alone after failures, until when, and who may try it first again.
+
+What cools down is a `Subject`: one model by one credential, a whole credential, or a whole upstream. Which of them a
+failure is about, and which of them a call needs, is decided in
+`target_cooldowns`.
 
 ::
 
@@ -10,6 +14,7 @@ Kept per process, beside the configuration, so that a reload does not forget it.
 """
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import msgspec
 
@@ -22,8 +27,10 @@ from llmproxy_asgi.errors import (
     UpstreamRefused,
 )
 
+MOST_MODELS = 10_000
+"""Pairs of a credential and a model that are remembered: models may be callers' text, so there must be a bound."""
 FAILURES_BEFORE_REST = 5
-"""Consecutive failures of one credential, other than refusals, that make it rest."""
+"""Consecutive failures of one subject, other than refusals, that begin a cooldown."""
 LONGEST_REST = 3600.0
 """Seconds; whatever an upstream asks for beyond is cut."""
 LONGEST_CIRCUIT = 300.0
@@ -38,8 +45,18 @@ _PROBE_TIME = 120.0
 """Seconds after which a try that nobody reported on no longer keeps others from trying."""
 
 
+class Subject(NamedTuple):
+    """What cools down: the whole upstream, one credential, or one model by one credential."""
+
+    provider: str
+    credential: str = ""
+    """A fingerprint; empty: every credential."""
+    model: str = ""
+    """The upstream's name; empty: every model."""
+
+
 class Rest(msgspec.Struct, frozen=True):
-    """A credential is left alone until then."""
+    """A subject is left alone until then."""
 
     until: float
     asked: bool
@@ -47,11 +64,11 @@ class Rest(msgspec.Struct, frozen=True):
     seconds: float = 0.0
     """How long it was to be."""
     reason: str = ""
-    """The kind of error that made it rest (`ErrorKind`)."""
+    """The kind of error that began it (`ErrorKind`)."""
 
 
 class _Circuit(msgspec.Struct):
-    """What is known of one credential that has failed lately."""
+    """What is known of one subject that has failed lately."""
 
     failures: int = 0
     opened: int = 0
@@ -60,12 +77,12 @@ class _Circuit(msgspec.Struct):
     probing_until: float | None = None
 
 
-Noticed = Callable[[str, Rest | None], None]
-"""Told the fingerprint of a credential that begins to rest, or None in place of the rest: it is well again."""
+Noticed = Callable[[Subject, Rest | None], None]
+"""Told what begins to cool down, or None in place of the rest: it is well again."""
 
 
 class Cooldowns:
-    """What rests, by the credential's fingerprint.
+    """What cools down.
 
     Args:
         clock: What rests are measured with.
@@ -76,14 +93,18 @@ class Cooldowns:
 
     def __init__(self, clock: Clock = SYSTEM) -> None:
         self._clock = clock
-        self._circuits: dict[str, _Circuit] = {}
+        self._circuits: dict[Subject, _Circuit] = {}
+        self._models = 0
         self.noticed: Noticed | None = None
 
-    def resting(self, fingerprint: str) -> Rest | None:
-        """The rest of a credential, if it may not be tried now: it has not ended, or somebody else tries just now."""
-        if not self._circuits:
-            return None
-        circuit = self._circuits.get(fingerprint)
+    @property
+    def nothing_known(self) -> bool:
+        """Whether nothing has failed lately, so that nobody need ask about anything."""
+        return not self._circuits
+
+    def resting(self, subject: Subject) -> Rest | None:
+        """The rest of a subject, if it may not be tried now: it has not ended, or somebody else tries just now."""
+        circuit = self._circuits.get(subject)
         rest = circuit.rest if circuit is not None else None
         if circuit is None or rest is None:
             return None
@@ -91,115 +112,126 @@ class Cooldowns:
         if rest.until > now + _TICK:
             return rest
         if rest.asked:
-            circuit.rest = None  # it said until when: from then on it is as any other
-            return None
+            return None  # it said until when: from then on it is as any other
         return rest if circuit.probing_until is not None and circuit.probing_until > now else None
 
-    def trying(self, fingerprint: str) -> None:
+    def trying(self, subject: Subject) -> None:
         """A try begins: while a circuit is half open, nobody else makes one until this is reported on."""
-        if self._circuits and (circuit := self._circuits.get(fingerprint)) is not None and circuit.rest is not None:
+        if self._circuits and (circuit := self._circuits.get(subject)) is not None and circuit.rest is not None:
             circuit.probing_until = self._clock.monotonic() + _PROBE_TIME
 
-    def gave_up(self, fingerprint: str) -> None:
+    def gave_up(self, subject: Subject) -> None:
         """A try ended without telling anything about the upstream: its caller left, or it was never sent."""
-        if self._circuits and (circuit := self._circuits.get(fingerprint)) is not None:
+        if self._circuits and (circuit := self._circuits.get(subject)) is not None:
             circuit.probing_until = None
 
     def seconds_left(self, rest: Rest) -> float:
         """How long a rest still lasts."""
         return max(0.0, rest.until - self._clock.monotonic())
 
-    def answered(self, fingerprint: str) -> None:
+    def answered(self, subject: Subject) -> None:
         """An answer began: the circuit closes. What failed before is forgotten only when an answer ends well."""
-        if self._circuits and (circuit := self._circuits.get(fingerprint)) is not None and circuit.rest is not None:
+        if self._circuits and (circuit := self._circuits.get(subject)) is not None and circuit.rest is not None:
             # Who was under way when it began to rest says nothing of how it is now, and does not shorten a wait.
             is_tried = circuit.probing_until is not None and not circuit.rest.asked
             if is_tried or circuit.rest.until <= self._clock.monotonic() + _TICK:
-                self._close(fingerprint, circuit)
+                self._close(subject, circuit)
 
-    def succeeded(self, fingerprint: str) -> None:
+    def succeeded(self, subject: Subject) -> None:
         """An answer ended well: whatever was counted is forgotten."""
-        if self._circuits and (circuit := self._circuits.get(fingerprint)) is not None:
-            self.answered(fingerprint)
+        if self._circuits and (circuit := self._circuits.get(subject)) is not None:
+            self.answered(subject)
             circuit.failures = 0
             if circuit.rest is None:
-                del self._circuits[fingerprint]
+                self._forget(subject)
 
-    def failed(self, fingerprint: str, error: UpstreamError, cooldown: float) -> None:
+    def failed(self, subject: Subject, error: UpstreamError, cooldown: float) -> None:
         """An attempt failed, before its first event or after.
 
         Args:
-            fingerprint: Of the credential it was made with.
+            subject: What it was about.
             error: How.
             cooldown: Seconds to rest where the upstream names none; 0 switches rests off, but for what it asks.
         """
         if isinstance(error, UpstreamRateLimited | UpstreamQuotaSpent | UpstreamAuthFailed):
-            self._told_off(fingerprint, error, cooldown)
+            self._told_off(subject, error, cooldown)
         elif error.failover and not isinstance(error, UpstreamRefused):
-            self._broken(fingerprint, error, cooldown)
+            self._broken(subject, error, cooldown)
         else:
-            self.answered(fingerprint)  # a refusal of this request is an answer: somebody is there
+            self.answered(subject)  # a refusal of this request is an answer: somebody is there
 
-    def found_down(self, fingerprint: str, seconds: float) -> None:
+    def found_down(self, subject: Subject, seconds: float) -> None:
         """A check found that the upstream does not answer: it rests, if it does not already."""
-        circuit = self._circuit(fingerprint)
+        circuit = self._circuit(subject)
         now = self._clock.monotonic()
         rest = circuit.rest
         if rest is None or rest.reason == CHECKED or rest.until <= now:
             circuit.rest = Rest(now + seconds, asked=False, seconds=seconds, reason=CHECKED)
             if rest is None and self.noticed is not None:
-                self.noticed(fingerprint, circuit.rest)
+                self.noticed(subject, circuit.rest)
 
-    def found_up(self, fingerprint: str) -> None:
+    def found_up(self, subject: Subject) -> None:
         """A check found that the upstream answers: a rest that a check began is over."""
-        circuit = self._circuits.get(fingerprint)
+        circuit = self._circuits.get(subject)
         if circuit is not None and circuit.rest is not None and circuit.rest.reason == CHECKED:
-            self._close(fingerprint, circuit)
+            self._close(subject, circuit)
 
-    def all_resting(self) -> Iterator[tuple[str, Rest]]:
-        """Every credential that rests now, with its rest."""
+    def all_resting(self) -> Iterator[tuple[Subject, Rest]]:
+        """Everything that cools down now, with its rest."""
         now = self._clock.monotonic()
-        for fingerprint, circuit in list(self._circuits.items()):
+        for subject, circuit in list(self._circuits.items()):
             if circuit.rest is not None and circuit.rest.until > now:
-                yield fingerprint, circuit.rest
+                yield subject, circuit.rest
 
-    def _told_off(self, fingerprint: str, error: UpstreamError, cooldown: float) -> None:
+    def _told_off(self, subject: Subject, error: UpstreamError, cooldown: float) -> None:
         if error.retry_after is not None:
-            self._rest(self._circuit(fingerprint), fingerprint, error, error.retry_after, asked=True)
+            self._rest(self._circuit(subject), subject, error, error.retry_after, asked=True)
         elif isinstance(error, UpstreamQuotaSpent) and cooldown > 0:
-            self._rest(self._circuit(fingerprint), fingerprint, error, max(cooldown, QUOTA_REST), asked=False)
+            self._rest(self._circuit(subject), subject, error, max(cooldown, QUOTA_REST), asked=False)
         else:
-            self._rest(self._circuit(fingerprint), fingerprint, error, cooldown, asked=False)
+            self._rest(self._circuit(subject), subject, error, cooldown, asked=False)
 
-    def _broken(self, fingerprint: str, error: UpstreamError, cooldown: float) -> None:
-        circuit = self._circuit(fingerprint)
+    def _broken(self, subject: Subject, error: UpstreamError, cooldown: float) -> None:
+        circuit = self._circuit(subject)
         circuit.failures += 1
-        half_open = circuit.rest is not None
+        half_open = circuit.rest is not None and not circuit.rest.asked
         if half_open or circuit.failures >= FAILURES_BEFORE_REST:
             longest = max(LONGEST_CIRCUIT, cooldown)
             seconds = min(longest, cooldown * 2 ** min(circuit.opened, 16))
             # Those that were under way when it opened tell nothing new.
             if circuit.rest is None or circuit.rest.until <= self._clock.monotonic():
                 circuit.opened += 1
-                self._rest(circuit, fingerprint, error, seconds, asked=False)
+                self._rest(circuit, subject, error, seconds, asked=False)
 
-    def _close(self, fingerprint: str, circuit: _Circuit) -> None:
+    def _close(self, subject: Subject, circuit: _Circuit) -> None:
         circuit.rest = circuit.probing_until = None
         circuit.opened = 0
         if self.noticed is not None:
-            self.noticed(fingerprint, None)
+            self.noticed(subject, None)
 
-    def _circuit(self, fingerprint: str) -> _Circuit:
-        circuit = self._circuits.get(fingerprint)
+    def _circuit(self, subject: Subject) -> _Circuit:
+        circuit = self._circuits.get(subject)
         if circuit is None:
-            circuit = self._circuits[fingerprint] = _Circuit()
+            if subject.model and self._models >= MOST_MODELS:
+                self._forget(next(each for each in self._circuits if each.model))
+            self._models += bool(subject.model)
+            circuit = self._circuits[subject] = _Circuit()
         return circuit
 
-    def _rest(self, circuit: _Circuit, fingerprint: str, error: UpstreamError, seconds: float, *, asked: bool) -> None:
+    def clear(self) -> None:
+        """Forget everything."""
+        self._circuits.clear()
+        self._models = 0
+
+    def _forget(self, subject: Subject) -> None:
+        del self._circuits[subject]
+        self._models -= bool(subject.model)
+
+    def _rest(self, circuit: _Circuit, subject: Subject, error: UpstreamError, seconds: float, *, asked: bool) -> None:
         circuit.probing_until = None
         if seconds <= 0:
             return
         seconds = min(seconds, LONGEST_REST)
         circuit.rest = Rest(self._clock.monotonic() + seconds, asked, seconds, error.kind.value)
         if self.noticed is not None:
-            self.noticed(fingerprint, circuit.rest)
+            self.noticed(subject, circuit.rest)

@@ -15,9 +15,9 @@ from llmproxy_asgi.errors import GatewayError, Unavailable, Unsupported, Upstrea
 from llmproxy_asgi.execution.admission import TargetAdmission
 from llmproxy_asgi.execution.attempt import Attempt, Job
 from llmproxy_asgi.execution.clocks import Clocks
-from llmproxy_asgi.execution.cooldown import Cooldowns
 from llmproxy_asgi.execution.gate import UNLIMITED
 from llmproxy_asgi.execution.retry import CREDENTIAL_BOUND
+from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
 from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.providers.target import Line, Target, fitting
 from llmproxy_asgi.translators.base import Outgoing
@@ -48,7 +48,7 @@ class Counting:
 
     Args:
         pools: The connection pool of a provider.
-        cooldowns: What rests; a credential that does is asked last.
+        cooldowns: What is left alone for now; a credential that is one of them is asked last.
         largest_answer: Bytes that an answer may have.
         admission: What targets still take; None: as much as there is.
         worker: Where large requests are read.
@@ -57,7 +57,7 @@ class Counting:
     def __init__(
         self,
         pools: Callable[[Provider], Pool],
-        cooldowns: Cooldowns,
+        cooldowns: TargetCooldowns,
         *,
         largest_answer: int,
         admission: TargetAdmission | None = None,
@@ -134,9 +134,7 @@ class Counting:
 
     def _credentials(self, target: Target) -> list[Credential]:
         """Those that do not rest first."""
-        return sorted(
-            target.provider.credentials, key=lambda each: self._cooldowns.resting(each.fingerprint) is not None
-        )
+        return sorted(target.provider.credentials, key=lambda each: self._cooldowns.resting(target, each) is not None)
 
 
 class _Question(Attempt):

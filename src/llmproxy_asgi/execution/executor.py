@@ -31,10 +31,11 @@ from llmproxy_asgi.execution.admission import TargetAdmission
 from llmproxy_asgi.execution.attempt import Attempt, Job
 from llmproxy_asgi.execution.budget import RetryBudgets
 from llmproxy_asgi.execution.continuation import Continuation, may_need
-from llmproxy_asgi.execution.cooldown import Cooldowns, Rest
+from llmproxy_asgi.execution.cooldown import Rest
 from llmproxy_asgi.execution.gate import UNLIMITED, Permit
 from llmproxy_asgi.execution.reasoning import without_reasoning
 from llmproxy_asgi.execution.retry import CREDENTIAL_BOUND, wait_before_retry
+from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
 from llmproxy_asgi.execution.together import Together
 from llmproxy_asgi.execution.tokens import size_of
 from llmproxy_asgi.facts import NOBODY, AttemptBegan, AttemptFailed, Course, Observers, QueueLeft, Step, Then
@@ -73,7 +74,7 @@ class Executor:
 
     Args:
         pools: The connection pool of a provider.
-        cooldowns: What rests.
+        cooldowns: What is left alone for now.
         budgets: How much may be tried again.
         admission: What targets still take; None: as much as there is.
         largest_answer: Bytes that a whole answer may have.
@@ -88,7 +89,7 @@ class Executor:
     def __init__(
         self,
         pools: Callable[[Provider], Pool],
-        cooldowns: Cooldowns,
+        cooldowns: TargetCooldowns,
         *,
         largest_answer: int,
         largest_stream: int,
@@ -159,10 +160,6 @@ class Executor:
         """Whether any target minds how many tokens a call is (`Job.tokens`)."""
         return self._admission is not None and self._admission.counts_tokens
 
-    def ready(self, provider: Provider) -> bool:
-        """Whether a provider could be tried now: one of its credentials does not rest."""
-        return any(self._cooldowns.resting(each.fingerprint) is None for each in provider.credentials)
-
     async def _in_line(
         self,
         job: Job,
@@ -175,7 +172,7 @@ class Executor:
         while full:
             target, credential, permit = await self._when_there_is_room(job, full, failures)
             full = [each for each in full if each != (target, credential)]  # one fewer each time: this ends
-            if (rest := self._cooldowns.resting(credential.fingerprint)) is not None:
+            if (rest := self._cooldowns.resting(target, credential)) is not None:
                 permit.refund()  # others were sent away from there meanwhile
                 rests.append(rest)
                 job.course.steps.append(Step(target.name, "skipped", "resting"))
@@ -267,7 +264,7 @@ class Executor:
 
     def _is_awake(self, candidate: Candidate, wait: float) -> bool:
         """Whether one of its credentials does not rest after a wait: else nobody need wait for it."""
-        rests = [self._cooldowns.resting(each.fingerprint) for each in candidate.credentials]
+        rests = [self._cooldowns.resting(candidate.target, each) for each in candidate.credentials]
         return any(rest is None or self._cooldowns.seconds_left(rest) <= wait for rest in rests)
 
     def _places(self, candidate: Candidate, job: Job, full: list[Seat]) -> Iterator[tuple[Credential, Permit]]:
@@ -277,7 +274,7 @@ class Executor:
             why = "resting"
             found = False
             for credential in candidate.credentials:
-                if not candidate.forced and self._cooldowns.resting(credential.fingerprint) is not None:
+                if not candidate.forced and self._cooldowns.resting(target, credential) is not None:
                     continue
                 permit = UNLIMITED
                 if self._admission is not None:
@@ -363,11 +360,11 @@ class Executor:
 
     async def _begun(self, attempt: Attempt) -> Attempt:
         """Begin it, and take note of how that went; closed where it failed."""
-        target, fingerprint, course = attempt.target, attempt.credential.fingerprint, attempt.job.course
+        target, credential, course = attempt.target, attempt.credential, attempt.job.course
         number = course.next_attempt()
         if self._observers.listening:
             self._observers.notice(_began(attempt, number))
-        self._cooldowns.trying(fingerprint)
+        self._cooldowns.trying(target, credential)
         largest = self._largest_stream if attempt.job.stream else self._largest_answer
         since = self._clock.monotonic()
         try:
@@ -376,7 +373,7 @@ class Executor:
             if isinstance(error, UpstreamError):
                 self._note_failure(attempt, error, number, self._clock.monotonic() - since)
             else:
-                self._cooldowns.gave_up(fingerprint)
+                self._cooldowns.gave_up(target, credential)
             await attempt.close()
             raise
         seconds = self._clock.monotonic() - since
@@ -384,28 +381,28 @@ class Executor:
         if self._heard is not None:
             self._heard(target.name, seconds)
         if attempt.ended:
-            self._cooldowns.succeeded(fingerprint)
+            self._cooldowns.succeeded(target, credential)
         else:
-            self._cooldowns.answered(fingerprint)
-            attempt.over = self._at_the_end(fingerprint, target.provider)
+            self._cooldowns.answered(target, credential)
+            attempt.over = self._at_the_end(target, credential)
         return attempt
 
-    def _at_the_end(self, fingerprint: str, provider: Provider) -> Callable[[UpstreamError | None], None]:
+    def _at_the_end(self, target: Target, credential: Credential) -> Callable[[UpstreamError | None], None]:
         """What is done when a stream that has begun ends: breaking off in the middle is a failure like any other."""
 
         def over(failure: UpstreamError | None) -> None:
             if failure is None:
-                self._cooldowns.succeeded(fingerprint)
+                self._cooldowns.succeeded(target, credential)
             else:
-                failure.provider = provider.name
-                self._cooldowns.failed(fingerprint, failure, provider.config.cooldown)
+                failure.provider = target.provider.name
+                self._cooldowns.failed(target, credential, failure, target.provider.config.cooldown)
 
         return over
 
     def _note_failure(self, attempt: Attempt, error: UpstreamError, number: int, seconds: float) -> None:
         provider, credential = attempt.target.provider, attempt.credential
         error.provider = provider.name
-        self._cooldowns.failed(credential.fingerprint, error, provider.config.cooldown)
+        self._cooldowns.failed(attempt.target, credential, error, provider.config.cooldown)
         step = Step(attempt.target.name, "failed", error.kind.value, error.upstream_status, round(seconds, 3))
         attempt.job.course.steps.append(step)
         if self._observers.listening:
@@ -442,7 +439,7 @@ class Executor:
             awake = []
             rests = []
             for credential in _in_turn(target.provider.credentials, turn, prefer):
-                rest = self._cooldowns.resting(credential.fingerprint)
+                rest = self._cooldowns.resting(target, credential)
                 if rest is None:
                     awake.append(credential)
                 else:

@@ -1,7 +1,7 @@
 """Does an upstream answer: asked of it now and then by its cheapest question, beside what calls tell anyway.
 
 Passive: every call reports how it went (`cooldown`). Active: a provider with `health:` is asked on an interval, with
-jitter so that many processes do not ask at once. Two failed checks in a row let all its credentials rest until a check
+jitter so that many processes do not ask at once. After two failed checks in a row the upstream cools down until a check
 goes well again; a check that goes well ends only such a rest, never one that calls caused. Whether a configuration is
 right, and whether somebody may use a model, are other questions and asked elsewhere.
 """
@@ -16,7 +16,7 @@ import msgspec
 
 from llmproxy_asgi.clock import SYSTEM, Clock
 from llmproxy_asgi.errors import ErrorKind, UpstreamError, UpstreamTimeout
-from llmproxy_asgi.execution.cooldown import Cooldowns
+from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
 from llmproxy_asgi.facts import NOBODY, Observers, TargetStateChanged
 from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.transport import Pool
@@ -58,7 +58,7 @@ class HealthChecks:
     def __init__(
         self,
         pools: Callable[[Provider], Pool],
-        cooldowns: Cooldowns,
+        cooldowns: TargetCooldowns,
         *,
         observers: Observers = NOBODY,
         clock: Clock = SYSTEM,
@@ -169,11 +169,10 @@ class HealthChecks:
         before = self._states.get(name)
         self._states[name] = health
         count = self._failed[name] = 0 if health.healthy else self._failed.get(name, 0) + 1
-        for credential in provider.credentials:
-            if health.healthy:
-                self._cooldowns.found_up(credential.fingerprint)
-            elif count >= FAILURES_BEFORE_DOWN and provider.config.health is not None:
-                self._cooldowns.found_down(credential.fingerprint, 2 * provider.config.health.interval)
+        if health.healthy:
+            self._cooldowns.found_up(name)
+        elif count >= FAILURES_BEFORE_DOWN and provider.config.health is not None:
+            self._cooldowns.found_down(name, 2 * provider.config.health.interval)
         if before is None or before.healthy != health.healthy:
             self._observers.notice(TargetStateChanged(provider=name, healthy=health.healthy, reason=health.reason))
 

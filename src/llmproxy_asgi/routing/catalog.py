@@ -148,6 +148,19 @@ class Catalog:
         """What the names under `models` stand for, without those of which every target is switched off."""
         return (choice for choice in self._routes.values() if choice is not None)
 
+    def watched(self) -> Iterator[tuple[str, Sequence[Target]]]:
+        """What may be told to be degraded: every name of the configuration, with its targets.
+
+        A provider that lists no names stands there as `provider/*`.
+        """
+        for name in self.names():
+            choice = self._found.get(name) or self._find(name)
+            if choice is not None:
+                yield name, choice.targets
+        for provider in self._ranked:
+            if all(entry.is_pattern for entry in _enabled(provider)):
+                yield f"{provider.name}/*", (Target(provider, "*"),)
+
     def names(self, allowed: Allowed = everything) -> list[str]:
         """Every name that can be listed, in the configuration's order; patterns cannot."""
         listed: dict[str, None] = dict.fromkeys(choice.name for choice in self.routes())

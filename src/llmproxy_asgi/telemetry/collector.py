@@ -119,7 +119,9 @@ class Gauges(msgspec.Struct, kw_only=True):
     open_calls: float
     open_streams: float
     cooling: dict[Labels, float]
-    """Credentials that rest, by provider."""
+    """What cools down, by provider."""
+    degraded: dict[Labels, float]
+    """1, by the name of a model that no target can serve now."""
     healthy: dict[Labels, float]
     """1 or 0, by provider; only those that are probed."""
     lag: float
@@ -131,7 +133,9 @@ class Collector:
 
     Args:
         names: What may stand in labels; asked again by whoever changes the configuration (`rename`).
-        cooling: Lists the providers of the credentials that rest now, one entry for each credential.
+        cooling: Lists the providers of what cools down now, one entry for each model by a credential, credential or
+            upstream.
+        degraded: Lists the names of models that no target can serve now.
         lag: How late the event loop was at worst lately, in seconds.
     """
 
@@ -140,10 +144,12 @@ class Collector:
         names: Names,
         *,
         cooling: Callable[[], Iterable[str]] = tuple,
+        degraded: Callable[[], Iterable[str]] = tuple,
         lag: Callable[[], float] = float,
     ) -> None:
         self._names = names
         self._cooling = cooling
+        self._degraded = degraded
         self._lag = lag
         self._labels: dict[str, str] = {}
         self._open: dict[int, bool] = {}
@@ -262,6 +268,7 @@ class Collector:
             open_calls=len(streams),
             open_streams=sum(streams),
             cooling={where: float(count) for where, count in cooling.items()},
+            degraded={(name,): 1.0 for name in self._degraded()},
             healthy={(name,): float(healthy) for name, healthy in list(self._healthy.items())},
             lag=self._lag(),
         )

@@ -130,16 +130,26 @@ def _cooled(fact: CredentialCooled) -> None:
     extra = {
         "provider": fact.provider,
         "credential": fact.credential,
+        "upstream_model": shown(fact.model),
         "seconds": rounded(fact.seconds),
         "asked": fact.asked,
         "kind": fact.kind,
     }
-    _upstreams.warning("a credential of %s rests for %.0f s: %s", fact.provider, fact.seconds, fact.kind, extra=extra)
+    _upstreams.warning("%s cools down for %.3g s: %s", _subject(fact), fact.seconds, fact.kind, extra=extra)
 
 
 def _recovered(fact: CredentialRecovered) -> None:
-    extra = {"provider": fact.provider, "credential": fact.credential}
-    _upstreams.info("a credential of %s serves again", fact.provider, extra=extra)
+    extra = {"provider": fact.provider, "credential": fact.credential, "upstream_model": shown(fact.model)}
+    _upstreams.info("%s serves again", _subject(fact), extra=extra)
+
+
+def _subject(fact: CredentialCooled | CredentialRecovered) -> str:
+    """What cools down, in words."""
+    if not fact.credential:
+        return fact.provider
+    if not fact.model:
+        return f"a credential of {fact.provider}"
+    return f"{shown(fact.model)} by a credential of {fact.provider}"
 
 
 def _changed(fact: TargetStateChanged) -> None:

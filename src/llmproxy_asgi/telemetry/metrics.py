@@ -23,14 +23,23 @@ class Metrics:
 
     Args:
         names: What may stand in labels.
-        cooling: Lists the providers of the credentials that rest now, one entry for each credential.
+        cooling: Lists the providers of what cools down now, one entry for each model by a credential, credential or
+            upstream.
+        degraded: Lists the names of models that no target can serve now.
         directory: Where several workers' counts meet; None: there is one worker.
     """
 
-    def __init__(self, names: Names, *, cooling: Callable[[], Iterable[str]], directory: Path | None) -> None:
+    def __init__(
+        self,
+        names: Names,
+        *,
+        cooling: Callable[[], Iterable[str]],
+        degraded: Callable[[], Iterable[str]] = tuple,
+        directory: Path | None,
+    ) -> None:
         self._shelf = Shelf(directory, _mark(names)) if directory is not None else None
         self._pulse = Pulse(also=self._share if self._shelf is not None else None)
-        self._counted = Collector(names, cooling=cooling, lag=self._pulse.lag)
+        self._counted = Collector(names, cooling=cooling, degraded=degraded, lag=self._pulse.lag)
         self._page: Page | None = None
         self.collector = GatewayCollector(self._snapshot)
         """For prometheus-client's registries."""

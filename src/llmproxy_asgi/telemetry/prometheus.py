@@ -159,9 +159,16 @@ METRICS = (
     Metric(
         "llmproxy_cooling_credentials",
         "gauge",
-        "Credentials that rest now.",
+        "What cools down now: models by credential, and whole credentials and upstreams.",
         ("provider",),
         lambda _, gauges: gauges.cooling,
+    ),
+    Metric(
+        "llmproxy_degraded_models",
+        "gauge",
+        "1 for each configured name of a model that no upstream can serve now.",
+        ("model",),
+        lambda _, gauges: gauges.degraded,
     ),
     Metric(
         "llmproxy_upstream_healthy",

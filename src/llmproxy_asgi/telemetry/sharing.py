@@ -111,6 +111,7 @@ def added(counts: Counts, gauges: Gauges, others: Iterable[Sheet]) -> tuple[Coun
             gauges.lag = max(gauges.lag, sheet.gauges.lag)
             # Each worker has its own view of the same upstreams: the darkest is shown.
             _most(gauges.cooling, sheet.gauges.cooling)
+            _most(gauges.degraded, sheet.gauges.degraded)
             for where, healthy in sheet.gauges.healthy.items():
                 gauges.healthy[where] = min(healthy, gauges.healthy.get(where, 1.0))
     return counts, gauges

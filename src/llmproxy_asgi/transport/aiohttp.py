@@ -27,9 +27,10 @@ from typing_extensions import override
 
 from llmproxy_asgi.errors import (
     MisuseError,
+    UpstreamConnectTimeout,
     UpstreamError,
+    UpstreamNotConnected,
     UpstreamProtocolError,
-    UpstreamTimeout,
     UpstreamUnreachable,
     UpstreamUntrusted,
 )
@@ -301,11 +302,11 @@ class AiohttpChannel:
         try:
             connection = await self._connector.connect(route, [], within)
         except TimeoutError as late:
-            raise UpstreamTimeout("The upstream could not be reached in time.") from late
+            raise UpstreamConnectTimeout("The upstream could not be reached in time.") from late
         except aiohttp.ClientConnectorCertificateError as untrusted:
             raise UpstreamUntrusted("The upstream's certificate was not accepted.") from untrusted
         except (aiohttp.ClientError, OSError) as unreachable:
-            raise UpstreamUnreachable("The upstream could not be reached.") from unreachable
+            raise UpstreamNotConnected("The upstream could not be reached.") from unreachable
         line = connection.protocol
         assert isinstance(line, _Line)
         if line.resting:

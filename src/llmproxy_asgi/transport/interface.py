@@ -16,9 +16,10 @@ from typing_extensions import override
 
 from llmproxy_asgi.errors import (
     MisuseError,
+    UpstreamConnectTimeout,
     UpstreamError,
+    UpstreamNotConnected,
     UpstreamProtocolError,
-    UpstreamTimeout,
     UpstreamUnreachable,
     UpstreamUntrusted,
 )
@@ -252,9 +253,9 @@ def _fault(module: ModuleType, broken: BaseException) -> UpstreamError:
             return UpstreamUntrusted("The upstream's certificate was not accepted.")
         cause = cause.__cause__ or cause.__context__
     if isinstance(broken, module.TimeoutException | TimeoutError):
-        return UpstreamTimeout("The upstream could not be reached in time.")
+        return UpstreamConnectTimeout("The upstream could not be reached in time.")
     if isinstance(broken, module.RemoteProtocolError) and not str(broken).startswith(_CUT_SHORT):
         return UpstreamProtocolError("What the upstream sent is not HTTP.")
     if isinstance(broken, module.ConnectError):
-        return UpstreamUnreachable("The upstream could not be reached.")
+        return UpstreamNotConnected("The upstream could not be reached.")
     return UpstreamUnreachable("The connection to the upstream broke.")

@@ -175,22 +175,125 @@ def test_explaining_is_off_unless_it_is_switched_on(upstreams: list[ThreadedUpst
 # ── ready ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_ready_while_every_name_has_somebody_to_ask(upstreams: list[ThreadedUpstream]) -> None:
-    """One upstream that rests is no reason; all of a name's are."""
+def degraded_gateway(upstreams: list[ThreadedUpstream]) -> dict[str, Any]:
+    """A configuration with an administrator and another caller."""
+    keys = [{"name": "root", "key": ROOT, "groups": ["ops"]}, {"name": "ci", "key": CI}]
+    config = configuration(upstreams)
+    return {**config, "access": {"keys": keys, "admins": ["group:ops"]}}
+
+
+ROOT, CI = "sk-root-0123456789abcdef", "sk-ci-0123456789abcdefgh"
+
+
+def test_upstreams_never_make_a_process_unready(upstreams: list[ThreadedUpstream]) -> None:
+    """However many of them ask for a wait: `/ready` stays a 200, says `degraded`, and tells administrators of what."""
     waiting = error_answer(429, {"error": {"message": "slow down"}}, headers={"retry-after": "60"})
-    with served(gateway(upstreams)) as base, httpx2.Client(trust_env=False) as client:
-        answer = client.get(base + "/ready")
-        assert answer.status_code == 200
+    with (
+        served(LLMProxy(degraded_gateway(upstreams))) as base,
+        httpx2.Client(base_url=base, trust_env=False) as client,
+    ):
+        key = {"authorization": f"Bearer {CI}"}
+        assert client.get("/ready").json() == {"status": "ready"}
         for number, upstream in enumerate(upstreams):
             upstream.default = waiting
-            # Both of its keys must rest.
-            post(base, chat_body())
-            post(base, chat_body())
+            # By both of its keys.
+            client.post(CHAT, json=chat_body(), headers=key)
+            client.post(CHAT, json=chat_body(), headers=key)
+            answer = client.get("/ready")
             last = number == len(upstreams) - 1
-            answer = client.get(base + "/ready")
-            assert answer.status_code == (503 if last else 200), (number, answer.text)
-        assert "up0" not in answer.text
-        assert client.get(base + "/health").status_code == 200
+            assert (answer.status_code, answer.json()) == (200, {"status": "degraded" if last else "ready"})
+        assert client.get("/ready", headers=key).json() == {"status": "degraded"}
+        assert client.get("/ready", headers={"authorization": "Bearer nobody"}).json() == {"status": "degraded"}
+        told = client.get("/ready", headers={"authorization": f"Bearer {ROOT}"}).json()
+        assert told == {"status": "degraded", "degraded": ["m"]}
+        assert client.get("/health").status_code == 200
+
+
+def test_without_a_connection_a_process_is_ready_too(upstreams: list[ThreadedUpstream]) -> None:
+    """Refused connections are the same for every process."""
+    config = configuration(upstreams[:1])
+    config["providers"]["up0"] |= {"base_url": "http://127.0.0.1:1/v1", "cooldown": "30s", "models": None}
+    with served(LLMProxy(config)) as base, httpx2.Client(base_url=base, trust_env=False) as client:
+        for _ in range(5):
+            assert client.post(CHAT, json=chat_body()).status_code == 502
+        answer = client.get(
+            "/ready", headers={"authorization": "Bearer x"}
+        )  # mode: open makes everybody an administrator
+        assert (answer.status_code, answer.json()) == (200, {"status": "degraded", "degraded": ["m", "up0/*"]})
+
+
+def test_without_a_provider_a_process_is_not_ready() -> None:
+    """It could serve nothing, and its neighbours may."""
+    config = {"providers": {"simulated": {"enabled": False}}, "access": {"mode": "open"}}
+    with served(LLMProxy(config)) as base, httpx2.Client(base_url=base, trust_env=False) as client:
+        answer = client.get("/ready")
+        assert (answer.status_code, answer.json()) == (503, {"status": "no provider is enabled"})
+        assert client.get("/health").status_code == 200
+
+
+# ── one model's trouble ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.fault(8)
+@pytest.mark.parametrize(("path", "make"), [(CHAT, chat_body), (MESSAGES, messages_body)], ids=["chat", "messages"])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_one_models_limit_is_not_its_neighbours(
+    upstreams: list[ThreadedUpstream], path: str, make: Any, *, stream: bool
+) -> None:
+    """Two models by one key: the one that was limited isn't asked until its wait is over, the other one is served."""
+    one = upstreams[0]
+    block = {"type": "openai-compatible", "api_key": "sk-1", "base_url": one.base_url + "/v1"}
+    config = {"providers": {"p": {**block, "models": ["big", "small"]}}, "access": {"mode": "open"}}
+    with served(LLMProxy(config)) as base, httpx2.Client(base_url=base, trust_env=False, timeout=30) as client:
+        one.default = error_answer(429, {"error": {"message": "slow down"}}, headers={"retry-after": "60"})
+        assert client.post(path, json=make(model="big", stream=stream)).status_code == 429
+        one.default = sse_answer(chat_frames("fine")) if stream else json_answer(200, chat_answer("fine"))
+        assert "fine" in client.post(path, json=make(model="small", stream=stream)).text
+        asked = len(one.requests)
+        refused = client.post(path, json=make(model="big", stream=stream))
+        assert (refused.status_code, len(one.requests)) == (429, asked)
+        assert 50 <= int(refused.headers["retry-after"]) <= 60
+        assert "fine" in client.post(path, json=make(model="small", stream=stream)).text
+
+
+@pytest.mark.fault(11)
+def test_one_models_failures_are_not_its_neighbours(upstreams: list[ThreadedUpstream]) -> None:
+    """Ten times a 500 by one model: the other one is asked all the same."""
+    one = upstreams[0]
+    block = {"type": "openai-compatible", "api_key": "sk-1", "base_url": one.base_url + "/v1"}
+    config = {
+        "providers": {"p": {**block, "models": ["big", "small"], "retry": {"attempts": 1}}},
+        "models": {"either": {"targets": ["p/big", "p/small"]}},
+        "access": {"mode": "open"},
+        "endpoints": {"explain": True},
+    }
+    with served(LLMProxy(config)) as base, httpx2.Client(base_url=base, trust_env=False, timeout=30) as client:
+        one.default = error_answer(500, {"error": {"message": "broken"}})
+        for _ in range(10):
+            assert client.post(CHAT, json=chat_body(model="big")).status_code == 502
+        one.default = json_answer(200, chat_answer("fine"))
+        answer = client.post(CHAT, json=chat_body(model="either"), headers={"x-llmproxy-explain": "1"})
+        steps = json.loads(answer.headers["x-llmproxy-explain"])
+        assert [(step["target"], step["outcome"]) for step in steps] == [("p/big", "skipped"), ("p/small", "served")]
+
+
+@pytest.mark.parametrize("status", [401, 402, 403])
+def test_a_refused_key_is_refused_for_every_model(upstreams: list[ThreadedUpstream], status: int) -> None:
+    """The failure is about the key: the next model by it goes to the other key at once."""
+    one = upstreams[0]
+    block = {"type": "openai-compatible", "api_key": ["sk-bad", "sk-good"], "base_url": one.base_url + "/v1"}
+    config = {"providers": {"p": {**block, "retry": {"attempts": 2}}}, "access": {"mode": "open"}}
+    refused, fine = error_answer(status, {"error": {"message": "no"}}), json_answer(200, chat_answer("fine"))
+    with served(LLMProxy(config)) as base, httpx2.Client(base_url=base, trust_env=False, timeout=30) as client:
+        one.enqueue(refused, fine)
+        assert client.post(CHAT, json=chat_body(model="p/a")).status_code == 200
+        asked = len(one.requests)
+        one.default = fine
+        for model in ("p/b", "p/c", "p/d"):
+            assert client.post(CHAT, json=chat_body(model=model)).status_code == 200
+        assert len(one.requests) == asked + 3
+        bad = one.requests[0].header("authorization")
+        assert all(request.header("authorization") != bad for request in one.requests[1:])
 
 
 # ── draining ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,9 +14,11 @@ from llmproxy_asgi.errors import (
     UpstreamRateLimited,
     UpstreamRefused,
 )
-from llmproxy_asgi.execution.cooldown import FAILURES_BEFORE_REST, LONGEST_REST, QUOTA_REST, Cooldowns
+from llmproxy_asgi.execution.cooldown import FAILURES_BEFORE_REST, LONGEST_REST, QUOTA_REST, Cooldowns, Subject
 from llmproxy_asgi.execution.retry import LONGEST_BACKOFF, wait_before_retry
 from llmproxy_asgi.settings import Retry
+
+K = Subject("p", "p:0f", "m")
 
 
 @dataclass
@@ -39,15 +41,15 @@ def test_a_rest_lasts_as_long_as_the_upstream_asks() -> None:
     """Not a moment less, and it is over then."""
     clock = HandClock()
     rests = Cooldowns(clock)
-    rests.failed("k", UpstreamRateLimited("", retry_after=20), 5)
-    rest = rests.resting("k")
+    rests.failed(K, UpstreamRateLimited("", retry_after=20), 5)
+    rest = rests.resting(K)
     assert rest is not None
     assert rest.asked
     assert rests.seconds_left(rest) == 20
     clock.at += 19.9
-    assert rests.resting("k")
+    assert rests.resting(K)
     clock.at += 0.1
-    assert rests.resting("k") is None
+    assert rests.resting(K) is None
 
 
 @pytest.mark.parametrize("error", [UpstreamRateLimited(""), UpstreamAuthFailed("")])
@@ -55,8 +57,8 @@ def test_without_a_word_from_the_upstream_the_configured_rest_holds(error: Upstr
     """It counts as ours, so the credential may still be tried if nothing else is left."""
     clock = HandClock()
     rests = Cooldowns(clock)
-    rests.failed("k", error, 5)
-    rest = rests.resting("k")
+    rests.failed(K, error, 5)
+    rest = rests.resting(K)
     assert rest is not None
     assert not rest.asked
     assert rests.seconds_left(rest) == 5
@@ -65,8 +67,8 @@ def test_without_a_word_from_the_upstream_the_configured_rest_holds(error: Upstr
 def test_an_absurd_wait_is_cut() -> None:
     """Nobody rests for a century."""
     rests = Cooldowns(HandClock())
-    rests.failed("k", UpstreamRateLimited("", retry_after=1e12), 5)
-    rest = rests.resting("k")
+    rests.failed(K, UpstreamRateLimited("", retry_after=1e12), 5)
+    rest = rests.resting(K)
     assert rest is not None
     assert rests.seconds_left(rest) == LONGEST_REST
 
@@ -75,30 +77,30 @@ def test_failures_in_a_row_make_a_rest_and_a_success_forgets_them() -> None:
     """One good answer starts the count anew."""
     rests = Cooldowns(HandClock())
     for _ in range(FAILURES_BEFORE_REST - 1):
-        rests.failed("k", UpstreamFailed(""), 5)
-    rests.succeeded("k")
+        rests.failed(K, UpstreamFailed(""), 5)
+    rests.succeeded(K)
     for _ in range(FAILURES_BEFORE_REST - 1):
-        rests.failed("k", UpstreamFailed(""), 5)
-    assert rests.resting("k") is None
-    rests.failed("k", UpstreamFailed(""), 5)
-    assert rests.resting("k")
+        rests.failed(K, UpstreamFailed(""), 5)
+    assert rests.resting(K) is None
+    rests.failed(K, UpstreamFailed(""), 5)
+    assert rests.resting(K)
 
 
 def test_a_refusal_of_the_request_rests_nobody() -> None:
     """A 400 is the caller's doing."""
     rests = Cooldowns(HandClock())
     for _ in range(100):
-        rests.failed("k", UpstreamRefused(""), 5)
-    assert rests.resting("k") is None
+        rests.failed(K, UpstreamRefused(""), 5)
+    assert rests.resting(K) is None
 
 
 def test_a_cooldown_of_nothing_switches_rests_off() -> None:
     """But not those that an upstream asks for."""
     rests = Cooldowns(HandClock())
-    rests.failed("k", UpstreamRateLimited(""), 0)
-    assert rests.resting("k") is None
-    rests.failed("k", UpstreamRateLimited("", retry_after=3), 0)
-    assert rests.resting("k")
+    rests.failed(K, UpstreamRateLimited(""), 0)
+    assert rests.resting(K) is None
+    rests.failed(K, UpstreamRateLimited("", retry_after=3), 0)
+    assert rests.resting(K)
 
 
 @pytest.mark.parametrize("tried", [1, 2, 3, 9])
@@ -136,7 +138,7 @@ def opened(clock: HandClock, cooldown: float = 5) -> Cooldowns:
     """What has failed often enough to rest."""
     rests = Cooldowns(clock)
     for _ in range(FAILURES_BEFORE_REST):
-        rests.failed("k", UpstreamFailed(""), cooldown)
+        rests.failed(K, UpstreamFailed(""), cooldown)
     return rests
 
 
@@ -145,11 +147,11 @@ def test_after_a_rest_one_call_tries_and_the_others_wait_for_its_word() -> None:
     clock = HandClock()
     rests = opened(clock)
     clock.at += 5
-    assert rests.resting("k") is None
-    rests.trying("k")
-    assert rests.resting("k") is not None
-    rests.answered("k")
-    assert rests.resting("k") is None
+    assert rests.resting(K) is None
+    rests.trying(K)
+    assert rests.resting(K) is not None
+    rests.answered(K)
+    assert rests.resting(K) is None
 
 
 def test_a_failed_try_opens_the_circuit_for_twice_as_long_up_to_a_bound() -> None:
@@ -158,12 +160,12 @@ def test_a_failed_try_opens_the_circuit_for_twice_as_long_up_to_a_bound() -> Non
     rests = opened(clock)
     waits = []
     for _ in range(9):
-        rest = rests.resting("k")
+        rest = rests.resting(K)
         assert rest is not None
         waits.append(rests.seconds_left(rest))
         clock.at = rest.until
-        rests.trying("k")
-        rests.failed("k", UpstreamFailed(""), 5)
+        rests.trying(K)
+        rests.failed(K, UpstreamFailed(""), 5)
     assert waits == [5, 10, 20, 40, 80, 160, 300, 300, 300]
 
 
@@ -172,9 +174,9 @@ def test_a_try_that_tells_nothing_lets_the_next_one_try() -> None:
     clock = HandClock()
     rests = opened(clock)
     clock.at += 5
-    rests.trying("k")
-    rests.gave_up("k")
-    assert rests.resting("k") is None
+    rests.trying(K)
+    rests.gave_up(K)
+    assert rests.resting(K) is None
 
 
 def test_failures_of_calls_under_way_do_not_lengthen_a_rest() -> None:
@@ -183,8 +185,8 @@ def test_failures_of_calls_under_way_do_not_lengthen_a_rest() -> None:
     rests = opened(clock)
     clock.at += 1
     for _ in range(50):
-        rests.failed("k", UpstreamFailed(""), 5)
-    rest = rests.resting("k")
+        rests.failed(K, UpstreamFailed(""), 5)
+    rest = rests.resting(K)
     assert rest is not None
     assert rests.seconds_left(rest) == 4
 
@@ -196,60 +198,60 @@ def test_calls_that_were_under_way_do_not_end_a_rest(refusal: UpstreamError) -> 
     """Streams that began before it may begin to answer, and end well, while it lasts; it lasts all the same."""
     clock = HandClock()
     rests = Cooldowns(clock)
-    rests.failed("k", refusal, 30)
-    rest = rests.resting("k")
-    rests.answered("k")
-    rests.succeeded("k")
-    rests.failed("k", UpstreamRefused(""), 30)
-    assert rests.resting("k") is rest is not None
+    rests.failed(K, refusal, 30)
+    rest = rests.resting(K)
+    rests.answered(K)
+    rests.succeeded(K)
+    rests.failed(K, UpstreamRefused(""), 30)
+    assert rests.resting(K) is rest is not None
     clock.at = rest.until
-    assert rests.resting("k") is None
+    assert rests.resting(K) is None
 
 
 def test_who_is_tried_for_want_of_others_serves_again_as_soon_as_it_answers() -> None:
     """A try before the rest is over closes the circuit as one after it does."""
     rests = opened(HandClock())
-    assert rests.resting("k")
-    rests.trying("k")
-    rests.answered("k")
-    assert rests.resting("k") is None
+    assert rests.resting(K)
+    rests.trying(K)
+    rests.answered(K)
+    assert rests.resting(K) is None
 
 
 def test_a_health_check_shortens_no_rest_that_calls_caused() -> None:
     """An upstream that asked for a wait gets it, however its checks go meanwhile."""
     clock = HandClock()
     rests = Cooldowns(clock)
-    rests.failed("k", UpstreamRateLimited("", retry_after=60), 5)
-    rests.found_down("k", 600)
-    rests.found_up("k")
-    rest = rests.resting("k")
+    rests.failed(K, UpstreamRateLimited("", retry_after=60), 5)
+    rests.found_down(K, 600)
+    rests.found_up(K)
+    rest = rests.resting(K)
     assert rest is not None
     assert (rest.asked, rests.seconds_left(rest)) == (True, 60)
     clock.at += 60
-    rests.found_down("k", 600)
-    assert rests.resting("k")
-    rests.found_up("k")
-    assert rests.resting("k") is None
+    rests.found_down(K, 600)
+    assert rests.resting(K)
+    rests.found_up(K)
+    assert rests.resting(K) is None
 
 
 def test_streams_that_begin_and_break_are_failures_in_a_row() -> None:
     """An answer that begins forgives nothing; one that ends well does."""
     rests = Cooldowns(HandClock())
     for _ in range(FAILURES_BEFORE_REST - 1):
-        rests.answered("k")
-        rests.failed("k", UpstreamFailed(""), 5)
-    rests.answered("k")
-    assert rests.resting("k") is None
-    rests.failed("k", UpstreamFailed(""), 5)
-    assert rests.resting("k")
+        rests.answered(K)
+        rests.failed(K, UpstreamFailed(""), 5)
+    rests.answered(K)
+    assert rests.resting(K) is None
+    rests.failed(K, UpstreamFailed(""), 5)
+    assert rests.resting(K)
 
 
 def test_a_spent_quota_rests_longer() -> None:
     """No minute brings it back."""
     clock = HandClock()
     rests = Cooldowns(clock)
-    rests.failed("k", UpstreamQuotaSpent(""), 5)
-    rest = rests.resting("k")
+    rests.failed(K, UpstreamQuotaSpent(""), 5)
+    rest = rests.resting(K)
     assert rest is not None
     assert (rests.seconds_left(rest), rest.asked) == (QUOTA_REST, False)
 
@@ -258,13 +260,13 @@ def test_every_change_is_told() -> None:
     """Whoever listens hears when a rest begins and when it is over."""
     clock = HandClock()
     rests = Cooldowns(clock)
-    told: list[tuple[str, float | None]] = []
-    rests.noticed = lambda fingerprint, rest: told.append((fingerprint, rest.seconds if rest else None))
-    rests.failed("k", UpstreamRateLimited("", retry_after=3), 5)
-    assert list(rests.all_resting()) == [("k", rests.resting("k"))]
+    told: list[tuple[Subject, float | None]] = []
+    rests.noticed = lambda subject, rest: told.append((subject, rest.seconds if rest else None))
+    rests.failed(K, UpstreamRateLimited("", retry_after=3), 5)
+    assert list(rests.all_resting()) == [(K, rests.resting(K))]
     clock.at += 3
-    rests.succeeded("k")
-    assert told == [("k", 3), ("k", None)]
+    rests.succeeded(K)
+    assert told == [(K, 3), (K, None)]
     assert list(rests.all_resting()) == []
 
 

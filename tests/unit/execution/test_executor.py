@@ -39,8 +39,9 @@ from llmproxy_asgi.errors import (
 from llmproxy_asgi.execution.admission import LiveGates, TargetAdmission
 from llmproxy_asgi.execution.attempt import Attempt, Job
 from llmproxy_asgi.execution.continuation import Continuation
-from llmproxy_asgi.execution.cooldown import FAILURES_BEFORE_REST, Cooldowns
+from llmproxy_asgi.execution.cooldown import FAILURES_BEFORE_REST
 from llmproxy_asgi.execution.executor import Executor, Opened
+from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
 from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.providers.target import Target
@@ -129,7 +130,7 @@ class World:
         self.answers: dict[str, list[Told | Exception | Callable[[], Told]]] = {}
         self.given: list[Told] = []
         self.clock = HandClock()
-        self.cooldowns = Cooldowns(self.clock)
+        self.cooldowns = TargetCooldowns(self.clock)
         self.admission: TargetAdmission | None = None
         self.executor = Executor(
             self.pool,
@@ -328,7 +329,7 @@ async def test_a_model_that_is_not_there_may_be_elsewhere(world: World) -> None:
     for _ in answers:
         assert await words_of(await world.executor.begin(job(), [lacking, world.target("b", fine())])) == "fine"
     assert world.names == ["lacking", "b"] * FAILURES_BEFORE_REST
-    assert world.cooldowns.resting(lacking.provider.credentials[0].fingerprint) is None
+    assert world.cooldowns.resting(lacking, lacking.provider.credentials[0]) is None
 
 
 # ── what rests or is full is passed over ─────────────────────────────────────────────────────────────────────────────
@@ -340,7 +341,7 @@ async def test_a_target_that_begins_to_rest_meanwhile_is_passed_over(world: Worl
 
     def others_fail() -> Told:
         for _ in range(FAILURES_BEFORE_REST):
-            world.cooldowns.failed(resting.provider.credentials[0].fingerprint, UpstreamFailed(""), 30)
+            world.cooldowns.failed(resting, resting.provider.credentials[0], UpstreamFailed(""), 30)
         return refused(500)
 
     first = world.target("first", retry={"attempts": 1})
@@ -367,7 +368,7 @@ async def test_the_nearest_resting_target_is_tried_once(world: World) -> None:
     """A try for want of anything better is not repeated."""
     target = world.target("a", refused(500), retry={"attempts": 3}, cooldown=30)
     for _ in range(FAILURES_BEFORE_REST):
-        world.cooldowns.failed(target.provider.credentials[0].fingerprint, UpstreamFailed(""), 30)
+        world.cooldowns.failed(target, target.provider.credentials[0], UpstreamFailed(""), 30)
     with pytest.raises(UpstreamFailed):
         await world.executor.begin(job(), [target])
     assert world.names == ["a"]
@@ -377,7 +378,7 @@ async def test_while_one_call_tries_a_half_open_target_others_go_elsewhere(world
     """One caller at a time is risked."""
     target, other = world.target("a", streamed(first_frame(), ...)), world.target("b", fine())
     for _ in range(FAILURES_BEFORE_REST):
-        world.cooldowns.failed(target.provider.credentials[0].fingerprint, UpstreamFailed(""), 30)
+        world.cooldowns.failed(target, target.provider.credentials[0], UpstreamFailed(""), 30)
     world.clock.at += 30
     world.answers["a"] = [streamed(...)]
     trying = asyncio.create_task(world.executor.begin(job(stream=True), [target, other]))
@@ -393,15 +394,15 @@ async def test_while_one_call_tries_a_half_open_target_others_go_elsewhere(world
 async def test_a_stream_that_breaks_off_counts_against_its_upstream(world: World) -> None:
     """So one that always does rests in the end; one that ends well forgets it all."""
     target = world.target("a", type="openai-compatible")
-    fingerprint = target.provider.credentials[0].fingerprint
+    credential = target.provider.credentials[0]
     for _ in range(FAILURES_BEFORE_REST):
-        assert world.cooldowns.resting(fingerprint) is None
+        assert world.cooldowns.resting(target, credential) is None
         world.answers["a"] = [streamed(first_frame(), UpstreamUnreachable("gone"))]
         attempt = await world.executor.begin(job(stream=True), [target])
         while await attempt.next() is not None:
             pass
         await attempt.close()
-    assert world.cooldowns.resting(fingerprint) is not None
+    assert world.cooldowns.resting(target, credential) is not None
 
 
 async def test_a_stream_may_be_so_long(world: World) -> None:
@@ -517,8 +518,8 @@ async def test_room_with_a_key_that_has_begun_to_rest_is_not_used(world: World) 
     held = await world.executor.begin(job(stream=True), [target])
     asked, waiting = await in_line(world, target)
     world.asked.clear()
-    fingerprint = target.provider.credentials[0].fingerprint
-    world.cooldowns.failed(fingerprint, UpstreamRateLimited("slower", retry_after=20.0), 30.0)
+    credential = target.provider.credentials[0]
+    world.cooldowns.failed(target, credential, UpstreamRateLimited("slower", retry_after=20.0), 30.0)
     await held.close()
     with pytest.raises(UpstreamRateLimited) as told:
         await waiting
@@ -700,7 +701,7 @@ async def test_a_success_forgets_earlier_failures(world: World) -> None:
     target = world.target("a", *row, fine(), refused(500), fine(), retry={"attempts": 10, "backoff": 0})
     await words_of(await world.executor.begin(job(), [target]))
     await words_of(await world.executor.begin(job(), [target]))
-    assert world.cooldowns.resting(target.provider.credentials[0].fingerprint) is None
+    assert world.cooldowns.resting(target, target.provider.credentials[0]) is None
 
 
 # ── what is left behind ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -779,7 +780,7 @@ async def test_leaving_reasoning_out_counts_no_try_and_rests_nobody(world: World
         [{"type": "text", "text": "So."}],
     ]
     assert world.clock.slept == []
-    assert all(world.cooldowns.resting(one.fingerprint) is None for one in target.provider.credentials)
+    assert all(world.cooldowns.resting(target, one) is None for one in target.provider.credentials)
 
 
 async def test_the_second_refusal_is_the_answer(world: World) -> None:
@@ -973,7 +974,7 @@ async def test_a_failed_round_ends_the_stream_for_good(world: World) -> None:
     assert last.error.provider == "a"
     assert await attempt.next() is None
     await attempt.close()
-    assert world.cooldowns.resting(target.provider.credentials[0].fingerprint)
+    assert world.cooldowns.resting(target, target.provider.credentials[0])
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["beginning", "reading"])

@@ -10,11 +10,13 @@ import pytest
 from typing_extensions import override
 
 from llmproxy_asgi.errors import UpstreamFailed, UpstreamRateLimited, UpstreamTimeout, UpstreamUnreachable
-from llmproxy_asgi.execution.cooldown import FAILURES_BEFORE_REST, Cooldowns
+from llmproxy_asgi.execution.cooldown import FAILURES_BEFORE_REST
 from llmproxy_asgi.execution.health import HealthChecks
+from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
 from llmproxy_asgi.facts import AnyFact, Observers, TargetStateChanged
 from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.providers.registry import provider_class
+from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.telemetry.logs import CallLog
 from llmproxy_asgi.transport import Answer, Pool
 from support_clock import HandClock
@@ -54,7 +56,7 @@ class World(Pool):
         whole = {"type": kind, **base, "api_key": "key-1", "health": {"interval": 10}, **block}
         self.provider: Provider = made("p", made.Config(**{k: v for k, v in whole.items() if base or k != "api_key"}))
         self.clock = HandClock()
-        self.cooldowns = Cooldowns(self.clock)
+        self.cooldowns = TargetCooldowns(self.clock)
         self.facts: list[AnyFact] = []
         self.said: int | Exception = 200
         self.asked: list[tuple[str, str, dict[str, str]]] = []
@@ -75,7 +77,7 @@ class World(Pool):
 
     @property
     def resting(self) -> bool:
-        return self.cooldowns.resting(self.provider.credentials[0].fingerprint) is not None
+        return self.cooldowns.resting(Target(self.provider, "m"), self.provider.credentials[0]) is not None
 
     async def check(self, said: int | Exception) -> str:
         self.said = said
@@ -157,14 +159,14 @@ async def test_a_verdict_is_logged_once(caplog: pytest.LogCaptureFixture) -> Non
 async def test_a_check_ends_no_rest_that_calls_began() -> None:
     """A list of models may be answered while calls fail; a wait that was asked for holds."""
     world = World()
-    fingerprint = world.provider.credentials[0].fingerprint
-    world.cooldowns.failed(fingerprint, UpstreamRateLimited("", retry_after=30), 5)
+    called = Target(world.provider, "m"), world.provider.credentials[0]
+    world.cooldowns.failed(*called, UpstreamRateLimited("", retry_after=30), 5)
     await world.check(200)
     assert world.resting
     world.clock.at += 30
     assert not world.resting
     for _ in range(FAILURES_BEFORE_REST):
-        world.cooldowns.failed(fingerprint, UpstreamFailed(""), 5)
+        world.cooldowns.failed(*called, UpstreamFailed(""), 5)
     await world.check(200)
     assert world.resting
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from llmproxy_asgi.conversation import JSONObject
+from llmproxy_asgi.conversation import EMPTY, JSONObject
 from llmproxy_asgi.errors import (
     ErrorKind,
     GatewayError,
@@ -24,7 +24,7 @@ from llmproxy_asgi.errors import (
 )
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.base import Headers, Problem
-from llmproxy_asgi.translators.waits import wait_of
+from llmproxy_asgi.translators.waits import limited, wait_of, wait_within
 
 _TYPES = {
     400: "invalid_request_error",
@@ -126,7 +126,7 @@ def _native(error: GatewayError) -> JSONObject | None:
 
 def decode_error(status: int, headers: Headers, body: bytes) -> UpstreamError:
     """What an answer with a status of 400 and more means."""
-    return _upstream_error(status, _error_of(body), wait=wait_of(headers), request_id=headers.get("request-id"))
+    return _upstream_error(status, _error_of(body), headers=headers, request_id=headers.get("request-id"))
 
 
 def stream_error(native: Mapping[str, Any] | None) -> UpstreamError:
@@ -136,8 +136,9 @@ def stream_error(native: Mapping[str, Any] | None) -> UpstreamError:
 
 
 def _upstream_error(
-    status: int, native: Mapping[str, Any] | None, *, wait: float | None = None, request_id: str | None = None
+    status: int, native: Mapping[str, Any] | None, *, headers: Headers = EMPTY, request_id: str | None = None
 ) -> UpstreamError:
+    wait = wait_of(headers)
     details = native.get("details") if native else None
     code = details.get("error_code") if isinstance(details, dict) else None
     kind = str(native.get("type")) if native else ""
@@ -147,14 +148,16 @@ def _upstream_error(
         "upstream_status": status,
         "upstream_request_id": request_id,
         "code": code if isinstance(code, str) else None,
-        "retry_after": wait,
+        "retry_after": wait_within(native) if wait is None else wait,
     }
     if status in {401, 403}:
         return UpstreamAuthFailed("The upstream refused the gateway's credential.", **{**same, **_SECRET})
     if status == 402 or kind == "billing_error":
         return UpstreamQuotaSpent("The gateway's quota at the upstream is spent.", **{**same, **_SECRET})
     if status == 429:
-        return UpstreamRateLimited(_reason(native, "The upstream limits the rate of requests."), **same)
+        limit = UpstreamRateLimited(_reason(native, "The upstream limits the rate of requests."), **same)
+        limit.about = limited((kind, same["code"] or ""), headers)
+        return limit
     if status in {503, 529} or kind == "overloaded_error":
         return UpstreamOverloaded("The upstream is overloaded.", **same)
     if status in {408, 504}:

@@ -1,7 +1,6 @@
 """Errors: Google's words for ours, and ours for Google's. Status, code and reason decide, never a message's text."""
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ import msgspec
 
 from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.errors import (
+    About,
     ErrorKind,
     GatewayError,
     MethodNotAllowed,
@@ -25,7 +25,7 @@ from llmproxy_asgi.errors import (
 )
 from llmproxy_asgi.translators.base import Headers, Problem
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
-from llmproxy_asgi.translators.waits import sane_wait, wait_of
+from llmproxy_asgi.translators.waits import wait_of, wait_within
 
 _STATUSES: Mapping[int, int] = {402: 429, 529: 503}
 """Statuses that Google's clients do not know."""
@@ -68,7 +68,6 @@ _CODES: Mapping[str, int] = {
     "DEADLINE_EXCEEDED": 504,
 }
 _TYPE = "type.googleapis.com/google.rpc."
-_DELAY = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
 _REASON_MAX = 4000
 
 
@@ -155,7 +154,7 @@ def _judged(
     same: dict[str, Any] = {
         "upstream_status": status,
         "upstream_request_id": request_id,
-        "retry_after": wait if wait is not None else _delay(native),
+        "retry_after": wait_within(native) if wait is None else wait,
         "native": native,
         "protocol": PROTOCOL if native is not None else None,
     }
@@ -164,9 +163,13 @@ def _judged(
     if status in {401, 403} or any(reason.startswith("API_KEY") for reason in reasons):
         return UpstreamAuthFailed("The upstream refused the gateway's credential.", **secret)
     if status == 402 or (status == 429 and _spent(native)):
-        return UpstreamQuotaSpent("The gateway's quota at the upstream is spent.", **secret)
+        spent = UpstreamQuotaSpent("The gateway's quota at the upstream is spent.", **secret)
+        spent.about = _limited(native) if status == 429 else "credential"
+        return spent
     if status == 429:
-        return UpstreamRateLimited(_reason(native, "The upstream limits the rate of requests."), **same)
+        limit = UpstreamRateLimited(_reason(native, "The upstream limits the rate of requests."), **same)
+        limit.about = _limited(native)
+        return limit
     if status in {503, 529}:
         return UpstreamOverloaded("The upstream is overloaded.", **same)
     if status in {408, 504}:
@@ -199,12 +202,10 @@ def _spent(native: Mapping[str, Any] | None) -> bool:
     return any("PerDay" in quota for quota in _values(native, "QuotaFailure", "quotaId"))
 
 
-def _delay(native: Mapping[str, Any] | None) -> float | None:
-    for text in _values(native, "RetryInfo", "retryDelay"):
-        found = _DELAY.fullmatch(text)
-        if found:
-            return sane_wait(float(found[1]))
-    return None
+def _limited(native: Mapping[str, Any] | None) -> About:
+    """What was limited: `GenerateRequestsPerMinutePerProjectPerModel` one model, without `PerModel` the project."""
+    quotas = list(_values(native, "QuotaFailure", "quotaId"))
+    return "credential" if quotas and not any("PerModel" in quota for quota in quotas) else "model"
 
 
 def _reason(native: Mapping[str, Any] | None, otherwise: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import msgspec
 
+from llmproxy_asgi.conversation import EMPTY
 from llmproxy_asgi.errors import (
     ErrorKind,
     GatewayError,
@@ -26,7 +27,7 @@ from llmproxy_asgi.errors import (
     UpstreamUnsuited,
 )
 from llmproxy_asgi.translators.base import Headers, Problem
-from llmproxy_asgi.translators.waits import wait_of
+from llmproxy_asgi.translators.waits import limited, wait_of, wait_within
 
 PROTOCOLS = frozenset({"openai-chat", "openai-responses", "openai-completions", "openai-embeddings"})
 """Those that say errors in this way, so that each takes the other's as they are."""
@@ -79,6 +80,7 @@ _QUOTA_CODES = frozenset(
         "quota_exceeded",
         "insufficient_balance",
         "insufficient_credits",
+        "exceeded_current_quota_error",
         "access_terminated",
     }
 )
@@ -183,7 +185,7 @@ def decode_error(status: int, headers: Headers, body: bytes, *, protocol: str) -
         status,
         found,
         protocol=protocol,
-        retry_after=wait_of(headers) if headers else None,
+        headers=headers,
         request_id=headers.get("x-request-id") or headers.get("apim-request-id"),
     )
 
@@ -203,7 +205,7 @@ def decode_error_object(found: Any, *, protocol: str) -> UpstreamError:
             status = 429
         elif any(word in _MODEL_CODES for word in words):
             status = 404
-    return _judge(status, error, protocol=protocol, retry_after=None, request_id=None)
+    return _judge(status, error, protocol=protocol, headers=EMPTY, request_id=None)
 
 
 def _judge(
@@ -211,12 +213,13 @@ def _judge(
     found: Mapping[str, Any] | None,
     *,
     protocol: str,
-    retry_after: float | None,
+    headers: Headers,
     request_id: str | None,
 ) -> UpstreamError:
     words = _codes(found or {})
+    wait = wait_of(headers) if headers else None
     seen: dict[str, Any] = {
-        "retry_after": retry_after,
+        "retry_after": wait_within(found) if wait is None else wait,
         "upstream_status": status,
         "upstream_request_id": request_id,
         "native": found,
@@ -230,7 +233,9 @@ def _judge(
     if status == 402 or (status == 429 and words & _QUOTA_CODES):
         return UpstreamQuotaSpent("The gateway's quota at the upstream is spent.", **{**seen, "code": None})
     if status == 429:
-        return UpstreamRateLimited(_message(found) or "The upstream asks for a wait.", **seen)
+        limit = UpstreamRateLimited(_message(found) or "The upstream asks for a wait.", **seen)
+        limit.about = limited(words, headers)
+        return limit
     if status in {400, 404, 409, 413, 422}:
         return _refused(status, found, words, seen)
     if status in {503, 529}:

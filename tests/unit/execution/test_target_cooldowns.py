@@ -1,0 +1,213 @@
+"""What a failure stops: one model by one credential, a credential, or an upstream; never more than it is about."""
+
+from typing import Any
+
+import pytest
+
+from llmproxy_asgi.errors import (
+    UpstreamAuthFailed,
+    UpstreamConnectTimeout,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamNotConnected,
+    UpstreamProtocolError,
+    UpstreamQuotaSpent,
+    UpstreamRateLimited,
+    UpstreamRefused,
+    UpstreamTooSlow,
+    UpstreamUnreachable,
+    UpstreamUntrusted,
+)
+from llmproxy_asgi.execution.cooldown import FAILURES_BEFORE_REST, MOST_MODELS, Rest, Subject
+from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
+from llmproxy_asgi.providers.base import Provider
+from llmproxy_asgi.providers.registry import provider_class
+from llmproxy_asgi.providers.target import Target
+from support_clock import HandClock
+
+
+def account_limit(**options: Any) -> UpstreamRateLimited:
+    limit = UpstreamRateLimited("", **options)
+    limit.about = "credential"
+    return limit
+
+
+class World:
+    """One provider with two keys, and what is known of it."""
+
+    def __init__(self) -> None:
+        made = provider_class("openai-compatible")
+        config = made.Config(type="openai-compatible", base_url="http://127.0.0.1/v1", api_key=["key-1", "key-2"])
+        self.provider: Provider = made("p", config)
+        self.clock = HandClock()
+        self.told: list[tuple[Subject, float | None]] = []
+        self.cooldowns = TargetCooldowns(self.clock, noticed=self._notice)
+
+    def _notice(self, subject: Subject, rest: Rest | None) -> None:
+        self.told.append((subject, rest.seconds if rest else None))
+
+    def fail(
+        self, error: UpstreamError, *, times: int = 1, model: str = "big", key: int = 0, cooldown: float = 30
+    ) -> None:
+        for _ in range(times):
+            self.cooldowns.failed(Target(self.provider, model), self.provider.credentials[key], error, cooldown)
+
+    @property
+    def stopped(self) -> set[tuple[str, int]]:
+        """The pairs of a model and a key that may not be tried."""
+        return {
+            (model, number)
+            for model in ("big", "small")
+            for number, credential in enumerate(self.provider.credentials)
+            if self.cooldowns.resting(Target(self.provider, model), credential) is not None
+        }
+
+
+BIG_BY_ONE = {("big", 0)}
+KEY_ONE = {("big", 0), ("small", 0)}
+ALL = {("big", 0), ("big", 1), ("small", 0), ("small", 1)}
+
+
+@pytest.mark.parametrize(
+    ("error", "stopped"),
+    [
+        (UpstreamRateLimited("", retry_after=60), BIG_BY_ONE),
+        (UpstreamRateLimited(""), BIG_BY_ONE),
+        (account_limit(retry_after=60), KEY_ONE),
+        (account_limit(), KEY_ONE),
+        (UpstreamAuthFailed(""), KEY_ONE),
+        (UpstreamQuotaSpent(""), KEY_ONE),
+    ],
+    ids=["429 with a wait", "429", "account's 429 with a wait", "account's 429", "401", "quota"],
+)
+def test_a_telling_off_stops_what_it_is_about(error: UpstreamError, stopped: set[tuple[str, int]]) -> None:
+    """At once, and nothing beside it."""
+    world = World()
+    world.fail(error)
+    assert world.stopped == stopped
+
+
+@pytest.mark.parametrize(
+    ("error", "stopped"),
+    [
+        (UpstreamFailed(""), BIG_BY_ONE),
+        (UpstreamProtocolError(""), BIG_BY_ONE),
+        (UpstreamTooSlow(""), BIG_BY_ONE),
+        (UpstreamUnreachable(""), BIG_BY_ONE),
+        (UpstreamNotConnected(""), ALL),
+        (UpstreamConnectTimeout(""), ALL),
+        (UpstreamUntrusted(""), ALL),
+        (UpstreamRefused(""), set()),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_failures_in_a_row_stop_what_they_are_about(error: UpstreamError, stopped: set[tuple[str, int]]) -> None:
+    """After so many, not before; a broken model is not a broken key, a missing connection is everybody's."""
+    world = World()
+    world.fail(error, times=FAILURES_BEFORE_REST - 1)
+    assert world.stopped == set()
+    world.fail(error)
+    assert world.stopped == stopped
+
+
+def test_missing_connections_are_counted_over_all_models_and_keys() -> None:
+    """They say the same of each, so five in a row are five, whoever asked."""
+    world = World()
+    for number in range(FAILURES_BEFORE_REST):
+        world.fail(UpstreamNotConnected(""), model=f"m{number}", key=number % 2)
+    assert world.stopped == ALL
+
+
+@pytest.mark.parametrize("answer", [UpstreamFailed(""), UpstreamRateLimited(""), UpstreamRefused("")])
+def test_any_answer_shows_that_there_is_a_connection(answer: UpstreamError) -> None:
+    """What an upstream answers, even a refusal, ends the row of missing connections."""
+    world = World()
+    world.fail(UpstreamNotConnected(""), times=FAILURES_BEFORE_REST - 1)
+    world.fail(answer, model="other")
+    world.fail(UpstreamNotConnected(""), times=FAILURES_BEFORE_REST - 1)
+    assert world.stopped == set()
+
+
+def test_another_models_answers_forgive_nothing() -> None:
+    """A model that always fails cools down, however well its neighbour does."""
+    world = World()
+    for _ in range(FAILURES_BEFORE_REST):
+        world.cooldowns.succeeded(Target(world.provider, "small"), world.provider.credentials[0])
+        world.fail(UpstreamFailed(""))
+    assert world.stopped == BIG_BY_ONE
+
+
+def test_of_several_cooldowns_the_last_one_counts() -> None:
+    """And none may be tried before its end if an upstream asked for one of them."""
+    world = World()
+    world.fail(UpstreamRateLimited("", retry_after=20))
+    world.fail(UpstreamAuthFailed(""), cooldown=50)
+    rest = world.cooldowns.resting(Target(world.provider, "big"), world.provider.credentials[0])
+    assert rest is not None
+    assert (world.cooldowns.seconds_left(rest), rest.asked) == (50, True)
+    world.clock.at += 20
+    rest = world.cooldowns.resting(Target(world.provider, "big"), world.provider.credentials[0])
+    assert rest is not None
+    assert (world.cooldowns.seconds_left(rest), rest.asked) == (30, False)
+
+
+@pytest.mark.parametrize("cooldown", [0.0, 0.001])
+def test_tiny_cooldowns_stop_nothing_for_long(cooldown: float) -> None:
+    """`0` stops nothing, `1ms` a millisecond; a wait that is asked for holds with either."""
+    world = World()
+    for error in (UpstreamRateLimited(""), UpstreamAuthFailed(""), UpstreamQuotaSpent("")):
+        world.fail(error, cooldown=0)
+    world.fail(UpstreamFailed(""), times=FAILURES_BEFORE_REST, cooldown=cooldown)
+    world.clock.at += 0.001
+    assert world.stopped == set()
+    world.fail(UpstreamRateLimited("", retry_after=3), cooldown=cooldown)
+    assert world.stopped == BIG_BY_ONE
+
+
+def test_one_call_tries_a_whole_upstream_first() -> None:
+    """Whatever the model and the key: while the circuit of the upstream is half open, nobody else tries."""
+    world = World()
+    world.fail(UpstreamNotConnected(""), times=FAILURES_BEFORE_REST)
+    world.clock.at += 30
+    assert world.stopped == set()
+    first = Target(world.provider, "big"), world.provider.credentials[0]
+    world.cooldowns.trying(*first)
+    assert world.stopped == ALL
+    world.cooldowns.answered(*first)
+    assert world.stopped == set()
+
+
+def test_changes_name_what_they_are_about() -> None:
+    """A listener reads provider, credential and model, the latter two empty where all are meant."""
+    world = World()
+    key = world.provider.credentials[0].fingerprint
+    world.fail(UpstreamRateLimited("", retry_after=3))
+    world.fail(UpstreamAuthFailed(""))
+    world.fail(UpstreamNotConnected(""), times=FAILURES_BEFORE_REST)
+    world.clock.at += 60
+    world.cooldowns.succeeded(Target(world.provider, "big"), world.provider.credentials[0])
+    begun = [(Subject("p", key, "big"), 3), (Subject("p", key), 30), (Subject("p"), 30)]
+    assert world.told[:3] == begun
+    assert {subject for subject, rest in world.told[3:] if rest is None} == {subject for subject, _ in begun}
+
+
+def test_recovery_is_told_after_a_wait_that_somebody_looked_at() -> None:
+    """Asking whether a target may be tried changes nothing about what is told later."""
+    world = World()
+    world.fail(UpstreamRateLimited("", retry_after=3))
+    world.clock.at += 3
+    assert world.stopped == set()
+    world.cooldowns.succeeded(Target(world.provider, "big"), world.provider.credentials[0])
+    assert world.told[-1] == (Subject("p", world.provider.credentials[0].fingerprint, "big"), None)
+    assert world.cooldowns.nothing_known
+
+
+def test_models_that_callers_invent_fill_no_memory() -> None:
+    """The oldest model is forgotten beyond a bound; keys and upstreams never are."""
+    world = World()
+    world.fail(UpstreamAuthFailed(""))
+    for number in range(MOST_MODELS + 5):
+        world.fail(UpstreamRateLimited("", retry_after=60), model=f"m{number}", key=1)
+    subjects = [subject for subject, _ in world.cooldowns.all_resting()]
+    assert sum(bool(subject.model) for subject in subjects) == MOST_MODELS
+    assert Subject("p", world.provider.credentials[0].fingerprint) in subjects
