@@ -202,10 +202,19 @@ class BodyTooLarge(CallerError):
 
 
 class WrongMediaType(CallerError):
-    """The body is not JSON, or is compressed."""
+    """The body is not JSON, or is compressed in a way that cannot be read.
+
+    Args:
+        message: As for every error.
+        accept_encoding: The compressions that can be read, where that is what is wrong (RFC 9110, 12.5.3).
+    """
 
     status = 415
     kind = ErrorKind.MEDIA_TYPE
+
+    def __init__(self, message: str, *, accept_encoding: str | None = None) -> None:
+        super().__init__(message)
+        self.accept_encoding = accept_encoding
 
 
 class RateLimited(CallerError):

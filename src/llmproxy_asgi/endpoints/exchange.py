@@ -14,8 +14,9 @@ from typing import Any, Self
 
 from starlette.types import Message, Receive, Scope, Send
 
-from llmproxy_asgi.errors import BodyTimeout, BodyTooLarge, CallerGone, WrongMediaType
+from llmproxy_asgi.errors import BadRequest, BodyTimeout, BodyTooLarge, CallerGone, WrongMediaType
 from llmproxy_asgi.facts import NOBODY, Course, Observers
+from llmproxy_asgi.wire.compression import CompressionError, Inflater, encodings, inflater
 
 HeaderPairs = Iterable[tuple[bytes, bytes]]
 
@@ -33,6 +34,8 @@ _PRIVATE_STREAM = ((b"cache-control", b"no-store, no-transform"), _VARY)
 _CLIENT_CLOSED_REQUEST = 499
 """The status, made up by nginx, of an answer that has no reader any more."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_INFLATE_STEP = 1024 * 1024
+"""Bytes that are decompressed at a time."""
 _STEADY = 16 * 1024
 """Bytes that must arrive within each `limits.body_timeout`: a slow upload passes, one that drips does not."""
 UNWATCHED = "llmproxy.unwatched"
@@ -126,14 +129,19 @@ class Exchange:
 
         Raises:
             BodyTooLarge: It is longer, or says that it is.
-            WrongMediaType: It is not JSON, or is compressed.
+            WrongMediaType: It is not JSON, or is compressed in a way that cannot be read.
+            BadRequest: It is not compressed as it says.
             CallerGone: The caller left.
         """
         self._check_type()
+        decompressor = self._decompressor()
         declared = self.headers.get("content-length", "")
         if declared.isascii() and declared.isdigit() and (len(declared) > _LONGEST_LENGTH or int(declared) > limit):
             raise _too_large(limit)
-        return (await self._read(limit)).removeprefix(_BYTE_ORDER_MARK)
+        body = await self._read(limit)
+        if decompressor is not None:
+            body = await _inflated(decompressor, body, limit)
+        return body.removeprefix(_BYTE_ORDER_MARK)
 
     async def answer(self, status: int, headers: HeaderPairs, body: bytes) -> None:
         """A whole answer.
@@ -228,10 +236,20 @@ class Exchange:
             if not message.get("more_body", False):
                 return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def _decompressor(self) -> Inflater | None:
+        coding = self.headers.get("content-encoding")
+        if coding is None:
+            return None
+        try:
+            return inflater(coding)
+        except LookupError:
+            known = ", ".join(encodings())
+            raise WrongMediaType(
+                f"The body's content-encoding is not supported: send it as {known}, or uncompressed.",
+                accept_encoding=known,
+            ) from None
+
     def _check_type(self) -> None:
-        coding = self.headers.get("content-encoding", "identity").strip().lower()
-        if coding not in ("identity", ""):
-            raise WrongMediaType("Compressed request bodies are not taken; send it without content-encoding.")
         media_type = self.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
         if media_type != "application/json" and not media_type.endswith("+json"):
             raise WrongMediaType("The body must be JSON, with content-type: application/json.")
@@ -439,6 +457,29 @@ class KeepAlive:
             return
         self._last = self._loop.time()
         self._sending = None
+
+
+async def _inflated(decompressor: Inflater, body: bytes, limit: int) -> bytes:
+    """Return the decompressed body; other tasks run between two steps.
+
+    Raises:
+        BodyTooLarge: It becomes larger than `limit`.
+        BadRequest: It is not compressed as it says.
+    """
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        decompressor.feed(body)
+        while piece := decompressor.take(_INFLATE_STEP):
+            size += len(piece)
+            if size > limit:
+                raise _too_large(limit)
+            pieces.append(piece)
+            await asyncio.sleep(0)
+        decompressor.finish()
+    except CompressionError as broken:
+        raise BadRequest(f"The compressed body cannot be read: {broken}.", code="invalid_body") from broken
+    return b"".join(pieces)
 
 
 def _too_large(limit: int) -> BodyTooLarge:

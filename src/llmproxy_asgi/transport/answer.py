@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Self
 
 from llmproxy_asgi.errors import UpstreamProtocolError
-from llmproxy_asgi.transport.decoding import decoder
+from llmproxy_asgi.wire.compression import CompressionError, Inflater, RefusingInflater, inflater
 
 CHUNK = 64 * 1024
 """Bytes; no piece of a body is larger."""
@@ -30,7 +30,7 @@ class Answer(ABC):
     def __init__(self, status: int, content_encoding: str | None) -> None:
         self.status = status
         self._headers: dict[str, str] | None = None
-        self._decoder = decoder(content_encoding) if content_encoding else None
+        self._decoder = _inflater(content_encoding) if content_encoding else None
         self._surplus: memoryview | None = None
 
     @property
@@ -102,6 +102,9 @@ class Answer(ABC):
                     reader.finish()
                     return b""
                 reader.feed(data)
+        except CompressionError as broken:
+            await self.aclose()
+            raise UpstreamProtocolError(f"The upstream's compressed answer cannot be read: {broken}.") from broken
         except UpstreamProtocolError:
             await self.aclose()
             raise
@@ -136,3 +139,10 @@ class Answer(ABC):
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+def _inflater(content_encoding: str) -> Inflater | None:
+    try:
+        return inflater(content_encoding)
+    except LookupError:  # status and headers stay readable
+        return RefusingInflater(content_encoding)

@@ -21,6 +21,7 @@ from llmproxy_asgi.errors import (
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnsuited,
+    WrongMediaType,
 )
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.base import Headers, Problem
@@ -77,6 +78,8 @@ def encode_problem(error: GatewayError, request_id: str | None) -> Problem:
     allow = getattr(error, "allow", None)
     if isinstance(allow, str):
         headers.append(("allow", allow))
+    if isinstance(error, WrongMediaType) and error.accept_encoding:
+        headers.append(("accept-encoding", error.accept_encoding))
     return Problem(status=status, headers=tuple(headers), body=error_body(error, request_id))
 
 

@@ -22,6 +22,7 @@ from llmproxy_asgi.errors import (
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnsuited,
+    WrongMediaType,
 )
 from llmproxy_asgi.translators.base import Headers, Problem
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
@@ -83,6 +84,8 @@ def encode_problem(error: GatewayError) -> Problem:
         headers.append(("x-should-retry", "false"))
     if isinstance(error, MethodNotAllowed):
         headers.append(("allow", error.allow))
+    if isinstance(error, WrongMediaType) and error.accept_encoding:
+        headers.append(("accept-encoding", error.accept_encoding))
     return Problem(status=_status(error), headers=tuple(headers), body=error_body(error))
 
 

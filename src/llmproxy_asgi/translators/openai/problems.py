@@ -25,6 +25,7 @@ from llmproxy_asgi.errors import (
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnsuited,
+    WrongMediaType,
 )
 from llmproxy_asgi.translators.base import Headers, Problem
 from llmproxy_asgi.translators.waits import limited, wait_of, wait_within
@@ -147,6 +148,8 @@ def encode_problem(error: GatewayError) -> Problem:
         headers.append(("x-should-retry", "false"))
     if isinstance(error, MethodNotAllowed):
         headers.append(("allow", error.allow))
+    if isinstance(error, WrongMediaType) and error.accept_encoding:
+        headers.append(("accept-encoding", error.accept_encoding))
     return Problem(
         status=_STATUSES.get(error.status, error.status), headers=tuple(headers), body=encode_error_object(error)
     )
