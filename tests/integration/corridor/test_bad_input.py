@@ -148,12 +148,12 @@ def test_a_hostile_model_name_is_only_unknown(base: str, path: str) -> None:
         {"authorization": "Bearer llmp_wrong-wrong-wrong"},
         {"authorization": "Bearer sk-something-else"},
         {"authorization": "", "x-api-key": "wrong"},
-        {"x-api-key": "another-key-than-the-bearer"},
+        {"x-api-key": "llmp_another-wrong-key"},
     ],
     ids=["none", "wrong-ours", "wrong-other", "wrong-x-api-key", "two-different"],
 )
 def test_no_valid_key_is_a_401(base: str, path: str, headers: dict[str, str]) -> None:
-    """Nobody, somebody else's key and two different keys are all refused, and the key is not repeated."""
+    """Nobody, somebody else's key and two different keys of ours are all refused, and the key is not repeated."""
     answer = post(base, path, chat_body() if path == CHAT else messages_body(), **headers)
     assert answer.status_code == 401
     assert message_of(path, answer)["type"] == "authentication_error"
