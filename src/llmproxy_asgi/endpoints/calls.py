@@ -6,16 +6,15 @@ A failure before the first byte is a real status in the caller's own protocol; a
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping
 from typing import Protocol
-
-import msgspec
 
 from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.answers import CallerStream, failure, stream_of, whole_of
 from llmproxy_asgi.call import Call
 from llmproxy_asgi.conversation import EMPTY
 from llmproxy_asgi.endpoints.exchange import CallerWatch, Exchange, KeepAlive
+from llmproxy_asgi.endpoints.headers import attempt_headers, model_headers
 from llmproxy_asgi.engine import Engine
 from llmproxy_asgi.errors import BadRequest, CallerGone, GatewayError, InternalError
 from llmproxy_asgi.execution.open_calls import SHUTTING_DOWN, going_down
@@ -27,7 +26,6 @@ _log = logging.getLogger("llmproxy_asgi.calls")
 _JSON = (b"content-type", b"application/json")
 _STRICT = "x-llmproxy-strict"
 _EXPLAIN = "x-llmproxy-explain"
-_STEPS = msgspec.json.Encoder()
 _LAST_WORD = 1.0
 """Seconds for it."""
 _SWITCH = {"1": True, "true": True, "0": False, "false": False}
@@ -144,14 +142,14 @@ async def _serve_whole(engine: Engine, exchange: Exchange, inbound: AnyInbound, 
     with engine.runtime.open_calls.call():
         async with taken as call:
             body = await whole_of(call, inbound, intake)
-            headers = [*_ids(exchange, inbound), *_headers(call.upstream_model, call.warnings), *_tried(exchange)]
+            headers = [*_ids(exchange, inbound), *model_headers(call.upstream_model, call.warnings), *_tried(exchange)]
     await exchange.answer(200, [_JSON, *headers], body)
 
 
 async def _serve_count(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, grant: Grant) -> None:
     with engine.runtime.open_calls.call():
         counted = await engine.count(intake, inbound, grant, strict=_strict(exchange), request_id=exchange.request_id)
-    headers = [*_ids(exchange, inbound), *_headers(counted.target.model, counted.warnings)]
+    headers = [*_ids(exchange, inbound), *model_headers(counted.target.model, counted.warnings)]
     await exchange.answer(200, [_JSON, *headers], inbound.encode_count(counted.tokens))
 
 
@@ -168,7 +166,7 @@ async def _serve_stream(engine: Engine, exchange: Exchange, inbound: AnyInbound,
                 async with taken as call:
                     await keepalive.settle()
                     if not exchange.started:
-                        headers = [*ids, *_headers(call.upstream_model, call.warnings), *_tried(exchange)]
+                        headers = [*ids, *model_headers(call.upstream_model, call.warnings), *_tried(exchange)]
                         await exchange.begin_stream(headers, media_type=intake.media_type)
                     stream = stream_of(call, inbound, intake)
                     await _copy(stream, keepalive)
@@ -226,10 +224,7 @@ def _tried(exchange: Exchange) -> list[tuple[bytes, bytes]]:
     course = exchange.course
     if course is None:
         return []
-    headers = [(b"x-llmproxy-attempts", str(course.attempts).encode())]
-    if exchange.explains:
-        headers.append((b"x-llmproxy-explain", _header_text(_STEPS.encode(course.steps).decode())))
-    return headers
+    return attempt_headers(course.attempts, course.steps if exchange.explains else None)
 
 
 def _strict(exchange: Exchange) -> bool:
@@ -250,17 +245,3 @@ def _ids(exchange: Exchange, inbound: AnyInbound) -> tuple[tuple[bytes, bytes], 
     """The request's id under the name that the protocol has for it, if that is one of its own."""
     name = inbound.request_id_header
     return ((name, exchange.request_id.encode()),) if name else ()
-
-
-def _headers(model: str, warnings: Sequence[str]) -> list[tuple[bytes, bytes]]:
-    headers = [(b"x-llmproxy-model", _header_text(model))]
-    if warnings:
-        headers.append((b"x-llmproxy-warnings", _header_text(", ".join(warnings))))
-    return headers
-
-
-def _header_text(text: str) -> bytes:
-    """Names can be callers' text: what a header cannot carry is shown as a question mark."""
-    if text.isascii() and text.isprintable():
-        return text.encode("ascii")
-    return "".join(char if " " <= char <= "~" else "?" for char in text).encode("ascii")
