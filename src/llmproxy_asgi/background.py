@@ -33,6 +33,7 @@ from llmproxy_asgi.errors import (
     Unavailable,
     UpstreamProtocolError,
 )
+from llmproxy_asgi.execution.allowance import Allowance
 from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.stores.base import MIB
 from llmproxy_asgi.translators.base import AnyInbound, Headers, Intake
@@ -181,6 +182,7 @@ class Background:
         inbound: AnyInbound,
         grant: Grant,
         *,
+        allowance: Allowance | None = None,
         headers: Headers = EMPTY,
         strict: bool = False,
         request_id: str = "",
@@ -197,7 +199,15 @@ class Background:
         call: Call | None = None
         try:
             with self._engine.runtime.open_calls.call():
-                call = self._engine.take(intake, inbound, grant, headers=headers, strict=strict, request_id=request_id)
+                call = self._engine.take(
+                    intake,
+                    inbound,
+                    grant,
+                    allowance=allowance,
+                    headers=headers,
+                    strict=strict,
+                    request_id=request_id,
+                )
                 turn = call.turn
                 assert turn is not None, "what goes on in the background is kept"
                 await call.prepare()

@@ -10,6 +10,7 @@ after it.
 
 import itertools
 import secrets
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from llmproxy_asgi.access.keys import Grant
@@ -18,7 +19,9 @@ from llmproxy_asgi.conversation import EMPTY, Request
 from llmproxy_asgi.errors import GatewayError
 from llmproxy_asgi.execution.allowance import Allowance
 from llmproxy_asgi.execution.attempt import Asked, Job
+from llmproxy_asgi.execution.bodies import HeldBody
 from llmproxy_asgi.execution.counting import Counted
+from llmproxy_asgi.execution.open_calls import going_down
 from llmproxy_asgi.facts import Course
 from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.routing.affinity import conversation_in, conversation_of
@@ -31,6 +34,36 @@ if TYPE_CHECKING:
     from llmproxy_asgi.custody.stateful import Turn
 
 
+class Entry:
+    """What a request has been let in with by its head, before its body is read. Leave it, whatever happens between.
+
+    Args:
+        grant: Who asks, and for what they may.
+        allowance: What it has taken of its caller's limits; None: they have nothing to do with it.
+        body: What is held of its body.
+    """
+
+    __slots__ = ("_kept", "allowance", "body", "grant")
+
+    def __init__(self, grant: Grant, allowance: Allowance | None, body: HeldBody) -> None:
+        self.grant = grant
+        self.allowance = allowance
+        self.body = body
+        self._kept = False
+
+    def keep(self) -> Callable[[], None]:
+        """Go on holding the body when the request is over; to be called when it is held no more."""
+        self._kept = True
+        return self.body.release
+
+    def leave(self) -> None:
+        """Give back what no call has, when the request is over."""
+        if not self._kept:
+            self.body.release()
+        if self.allowance is not None and not self.allowance.taken:
+            self.allowance.end(asked=False)
+
+
 class Engine:
     """Opens calls on whatever plan is in force."""
 
@@ -39,12 +72,32 @@ class Engine:
         # Observers may have several gateways to tell apart.
         self._calls = itertools.count(secrets.randbits(31) << 32 | 1)
 
+    def enter(self, grant: Grant, *, spends: bool = True) -> Entry:
+        """Let a request in, as far as its head tells.
+
+        Args:
+            grant: Who asks, and for what they may.
+            spends: Whether it spends tokens.
+
+        Raises:
+            RateLimited: Its caller is over their limits, and it would wait in vain.
+            Unavailable: The host shuts down.
+        """
+        runtime = self.runtime
+        if runtime.open_calls.draining:
+            raise going_down()
+        allowance = _allowance(runtime, grant.owner, grant, spends=spends)
+        if allowance is not None:
+            allowance.enter()
+        return Entry(grant, allowance, runtime.bodies.hold(grant.owner, runtime.config.limits.bodies))
+
     def take(
         self,
         intake: Intake,
         inbound: AnyInbound,
         grant: Grant,
         *,
+        allowance: Allowance | None = None,
         headers: Headers = EMPTY,
         strict: bool = False,
         request_id: str = "",
@@ -55,6 +108,7 @@ class Engine:
             intake: The request.
             inbound: Reads it, where it must be read.
             grant: Who asks, and for what they may.
+            allowance: What it has been let in with; without one it has yet to be let in.
             headers: Of the request; one of them may name the conversation.
             strict: Whether it goes only where it can be taken as it is.
             request_id: Names it in what observers are told; without one, it gets a name.
@@ -67,7 +121,7 @@ class Engine:
         def remade(asked: Intake) -> Made:
             return _job(asked, inbound, course, strict=strict), lambda: conversation_in(asked, headers)
 
-        call = self._call(intake.model, grant, *remade(intake))
+        call = self._call(intake.model, grant, *remade(intake), allowance)
         return call if intake.state is None else call.going_on(self._turn(intake, grant), remade)
 
     def _turn(self, intake: Intake, grant: Grant) -> "Turn":
@@ -76,7 +130,14 @@ class Engine:
         return Turn(self.runtime.responses, grant.owner, intake)
 
     async def count(
-        self, intake: Intake, inbound: AnyInbound, grant: Grant, *, strict: bool = False, request_id: str = ""
+        self,
+        intake: Intake,
+        inbound: AnyInbound,
+        grant: Grant,
+        *,
+        allowance: Allowance | None = None,
+        strict: bool = False,
+        request_id: str = "",
     ) -> Counted:
         """How many tokens a request that came as bytes is; the arguments are those of `take`.
 
@@ -89,7 +150,7 @@ class Engine:
         if intake.state is not None:
             intake = await self._turn(intake, grant).open(may_pass_on=False)
         job = _job(intake, inbound, self._course(request_id), strict=strict)
-        return await self._count(intake.model, grant, job)
+        return await self._count(intake.model, grant, job, allowance)
 
     async def count_request(self, request: Request, grant: Grant) -> Counted:
         """How many tokens a request made in Python is.
@@ -130,17 +191,22 @@ class Engine:
         number = next(self._calls)
         return Course(call=number, request_id=request_id or f"call_{number:x}")
 
-    def _call(self, model: str, grant: Grant, job: Job, conversation: Belongs) -> Call:
+    def _call(
+        self, model: str, grant: Grant, job: Job, conversation: Belongs, allowance: Allowance | None = None
+    ) -> Call:
         runtime = self.runtime  # one plan for the whole call: a reload never splits it
         choice = runtime.catalog.resolve(model, granted(grant))
         owner = grant.owner
-        return Call(runtime, choice, job, owner, conversation, allowance=_allowance(runtime, owner, grant))
+        if allowance is None:
+            allowance = _allowance(runtime, owner, grant)
+        return Call(runtime, choice, job, owner, conversation, allowance=allowance)
 
-    async def _count(self, model: str, grant: Grant, job: Job) -> Counted:
+    async def _count(self, model: str, grant: Grant, job: Job, allowance: Allowance | None = None) -> Counted:
         runtime = self.runtime
         choice = runtime.catalog.resolve(model, granted(grant))
         owner = grant.owner
-        allowance = _allowance(runtime, owner, grant, spends=False)
+        if allowance is None:
+            allowance = _allowance(runtime, owner, grant, spends=False)
         if allowance is not None:
             job = await allowance.take(job)
         told = CountTelling(runtime.observers, runtime.clock, job.course, told_caller(owner, choice, job))

@@ -18,6 +18,7 @@ from llmproxy_asgi.custody import reasoning, responses
 from llmproxy_asgi.custody.reasoning import ReasoningCustody
 from llmproxy_asgi.custody.responses import ResponseCustody
 from llmproxy_asgi.execution.admission import CallerGates, LiveGates
+from llmproxy_asgi.execution.bodies import Bodies
 from llmproxy_asgi.execution.budget import RetryBudgets
 from llmproxy_asgi.execution.cooldown import Rest, Subject
 from llmproxy_asgi.execution.counting import Counting
@@ -70,6 +71,7 @@ class Live:
         self.failed_attempts = FailedAttempts(clock)
         self.open_calls = OpenCalls()
         self.worker = Worker()
+        self.bodies = Bodies()
         self.health = HealthChecks(self.pool, self.cooldowns, observers=self.observers, clock=clock)
         self.latencies = Latencies(clock)
         self.strategies = Strategies(self.latencies)
@@ -187,6 +189,7 @@ class Runtime(msgspec.Struct, frozen=True):
     clock: Clock
     bounds: Bounds
     worker: Worker
+    bodies: Bodies
 
     @classmethod
     def build(
@@ -271,6 +274,7 @@ class Runtime(msgspec.Struct, frozen=True):
             clock=live.clock,
             bounds=config.limits.bounds,
             worker=live.worker,
+            bodies=live.bodies,
         )
 
 

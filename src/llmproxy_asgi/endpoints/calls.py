@@ -9,13 +9,12 @@ import logging
 from collections.abc import Awaitable, Mapping
 from typing import Protocol
 
-from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.answers import CallerStream, failure, stream_of, whole_of
 from llmproxy_asgi.call import Call
 from llmproxy_asgi.conversation import EMPTY
 from llmproxy_asgi.endpoints.exchange import CallerWatch, Exchange, KeepAlive
 from llmproxy_asgi.endpoints.headers import attempt_headers, model_headers
-from llmproxy_asgi.engine import Engine
+from llmproxy_asgi.engine import Engine, Entry
 from llmproxy_asgi.errors import BadRequest, CallerGone, GatewayError, InternalError
 from llmproxy_asgi.execution.open_calls import SHUTTING_DOWN, going_down
 from llmproxy_asgi.telemetry.telling import tell_refusal
@@ -35,7 +34,7 @@ class Detached(Protocol):
     """Serves a request that goes on without its caller."""
 
     async def __call__(
-        self, exchange: Exchange, inbound: AnyInbound, intake: Intake, grant: Grant, *, strict: bool
+        self, exchange: Exchange, inbound: AnyInbound, intake: Intake, entry: Entry, *, strict: bool
     ) -> None:
         """Begin it, and tell its caller so."""
 
@@ -63,20 +62,38 @@ async def serve_call(
     """
     try:
         grant = await engine.runtime.doorkeeper.admit(exchange.scope, key_in_query=key_in_query)
-        limits = engine.runtime.config.limits
-        async with CallerWatch(exchange) as watch:
-            body = await watch.json_body(limit=limits.body, seconds=limits.body_timeout)
-            intake = await _opened(engine, inbound, body, exchange, said)
-            if counts:
-                await _serve_count(engine, exchange, inbound, intake, grant)
-            elif background is not None and intake.state is not None and intake.state.background:
-                await background(exchange, inbound, intake, grant, strict=_strict(exchange))
-            elif intake.stream:
-                await _serve_stream(engine, exchange, inbound, intake, grant)
-            else:
-                await _serve_whole(engine, exchange, inbound, intake, grant)
+        entry = engine.enter(grant, spends=not counts)
+        try:
+            await _serve(engine, exchange, inbound, entry, said=said, counts=counts, background=background)
+        finally:
+            entry.leave()
     except Exception as error:  # noqa: BLE001  the last stop
         await fail(exchange, inbound, error)
+
+
+async def _serve(
+    engine: Engine,
+    exchange: Exchange,
+    inbound: AnyInbound,
+    entry: Entry,
+    *,
+    said: Mapping[str, str],
+    counts: bool,
+    background: Detached | None,
+) -> None:
+    """Read the body of a request that has been let in, and answer it."""
+    limits = engine.runtime.config.limits
+    async with CallerWatch(exchange) as watch:
+        body = await watch.json_body(limit=limits.body, seconds=limits.body_timeout, held=entry.body)
+        intake = await _opened(engine, inbound, body, exchange, said)
+        if counts:
+            await _serve_count(engine, exchange, inbound, intake, entry)
+        elif background is not None and intake.state is not None and intake.state.background:
+            await background(exchange, inbound, intake, entry, strict=_strict(exchange))
+        elif intake.stream:
+            await _serve_stream(engine, exchange, inbound, intake, entry)
+        else:
+            await _serve_whole(engine, exchange, inbound, intake, entry)
 
 
 async def _opened(
@@ -137,8 +154,8 @@ def unexpected(error: Exception, exchange: Exchange) -> InternalError:
     return internal
 
 
-async def _serve_whole(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, grant: Grant) -> None:
-    taken = _take(engine, exchange, inbound, intake, grant)
+async def _serve_whole(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, entry: Entry) -> None:
+    taken = _take(engine, exchange, inbound, intake, entry)
     with engine.runtime.open_calls.call():
         async with taken as call:
             body = await whole_of(call, inbound, intake)
@@ -146,14 +163,21 @@ async def _serve_whole(engine: Engine, exchange: Exchange, inbound: AnyInbound, 
     await exchange.answer(200, [_JSON, *headers], body)
 
 
-async def _serve_count(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, grant: Grant) -> None:
+async def _serve_count(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, entry: Entry) -> None:
     with engine.runtime.open_calls.call():
-        counted = await engine.count(intake, inbound, grant, strict=_strict(exchange), request_id=exchange.request_id)
+        counted = await engine.count(
+            intake,
+            inbound,
+            entry.grant,
+            allowance=entry.allowance,
+            strict=_strict(exchange),
+            request_id=exchange.request_id,
+        )
     headers = [*_ids(exchange, inbound), *model_headers(counted.target.model, counted.warnings)]
     await exchange.answer(200, [_JSON, *headers], inbound.encode_count(counted.tokens))
 
 
-async def _serve_stream(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, grant: Grant) -> None:
+async def _serve_stream(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, entry: Entry) -> None:
     ids = _ids(exchange, inbound)
     keepalive = KeepAlive(
         exchange, inbound.keepalive, every=engine.runtime.config.keepalive, headers=ids, media_type=intake.media_type
@@ -161,7 +185,7 @@ async def _serve_stream(engine: Engine, exchange: Exchange, inbound: AnyInbound,
     stream: CallerStream | None = None
     try:
         try:
-            taken = _take(engine, exchange, inbound, intake, grant)
+            taken = _take(engine, exchange, inbound, intake, entry)
             with engine.runtime.open_calls.call():
                 async with taken as call:
                     await keepalive.settle()
@@ -209,10 +233,16 @@ async def _copy(stream: CallerStream, keepalive: KeepAlive) -> None:
             await keepalive.write(data)
 
 
-def _take(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, grant: Grant) -> Call:
+def _take(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, entry: Entry) -> Call:
     """The call; the exchange knows from now on how it goes."""
     call = engine.take(
-        intake, inbound, grant, headers=exchange.headers, strict=_strict(exchange), request_id=exchange.request_id
+        intake,
+        inbound,
+        entry.grant,
+        allowance=entry.allowance,
+        headers=exchange.headers,
+        strict=_strict(exchange),
+        request_id=exchange.request_id,
     )
     exchange.course = call.course
     exchange.explains = engine.runtime.config.endpoints.explain and _switched(exchange, _EXPLAIN)

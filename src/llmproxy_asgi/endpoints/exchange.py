@@ -15,6 +15,7 @@ from typing import Any, Self
 from starlette.types import Message, Receive, Scope, Send
 
 from llmproxy_asgi.errors import BadRequest, BodyTimeout, BodyTooLarge, CallerGone, WrongMediaType
+from llmproxy_asgi.execution.bodies import HeldBody
 from llmproxy_asgi.facts import NOBODY, Course, Observers
 from llmproxy_asgi.wire.compression import CompressionError, Inflater, encodings, inflater
 
@@ -121,13 +122,15 @@ class Exchange:
         """One header's value."""
         return self.headers.get(name)
 
-    async def json_body(self, *, limit: int) -> bytes:
+    async def json_body(self, *, limit: int, held: HeldBody) -> bytes:
         """The body, whole.
 
         Args:
             limit: Bytes it may have; it is never read beyond.
+            held: Counts what has arrived.
 
         Raises:
+            Unavailable: There is no room for it among the bodies that are held.
             BodyTooLarge: It is longer, or says that it is.
             WrongMediaType: It is not JSON, or is compressed in a way that cannot be read.
             BadRequest: It is not compressed as it says.
@@ -138,9 +141,9 @@ class Exchange:
         declared = self.headers.get("content-length", "")
         if declared.isascii() and declared.isdigit() and (len(declared) > _LONGEST_LENGTH or int(declared) > limit):
             raise _too_large(limit)
-        body = await self._read(limit)
+        body = await self._read(limit, held)
         if decompressor is not None:
-            body = await _inflated(decompressor, body, limit)
+            body = await _inflated(decompressor, body, limit, held)
         return body.removeprefix(_BYTE_ORDER_MARK)
 
     async def answer(self, status: int, headers: HeaderPairs, body: bytes) -> None:
@@ -217,7 +220,7 @@ class Exchange:
             self.host_error = error
             raise
 
-    async def _read(self, limit: int) -> bytes:
+    async def _read(self, limit: int, held: HeldBody) -> bytes:
         pieces: list[bytes] = []
         while True:
             try:
@@ -232,6 +235,7 @@ class Exchange:
             self.received += len(piece)
             if self.received > limit:
                 raise _too_large(limit)
+            held.add(len(piece))
             pieces.append(piece)
             if not message.get("more_body", False):
                 return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -283,16 +287,17 @@ class CallerWatch:
         self._handle = self._loop.call_later(_WATCH_AFTER, self._look)
         return self
 
-    async def json_body(self, *, limit: int, seconds: float) -> bytes:
+    async def json_body(self, *, limit: int, seconds: float, held: HeldBody) -> bytes:
         """The body, whole; for the rest see `Exchange.json_body`.
 
         Args:
             limit: Bytes it may have.
+            held: Counts what has arrived.
             seconds: How long it may pause: within each such time it must end, or 16 KiB of it arrive.
         """
         self._body_timeout = seconds
         first = self._handle
-        body = await self._exchange.json_body(limit=limit)
+        body = await self._exchange.json_body(limit=limit, held=held)
         self._body_timeout = None
         if self._handle is not first:
             self._handle.cancel()
@@ -459,12 +464,13 @@ class KeepAlive:
         self._sending = None
 
 
-async def _inflated(decompressor: Inflater, body: bytes, limit: int) -> bytes:
+async def _inflated(decompressor: Inflater, body: bytes, limit: int, held: HeldBody) -> bytes:
     """Return the decompressed body; other tasks run between two steps.
 
     Raises:
         BodyTooLarge: It becomes larger than `limit`.
         BadRequest: It is not compressed as it says.
+        Unavailable: There is no room for it among the bodies that are held.
     """
     pieces: list[bytes] = []
     size = 0
@@ -474,6 +480,7 @@ async def _inflated(decompressor: Inflater, body: bytes, limit: int) -> bytes:
             size += len(piece)
             if size > limit:
                 raise _too_large(limit)
+            held.add(len(piece))
             pieces.append(piece)
             await asyncio.sleep(0)
         decompressor.finish()
@@ -483,4 +490,4 @@ async def _inflated(decompressor: Inflater, body: bytes, limit: int) -> bytes:
 
 
 def _too_large(limit: int) -> BodyTooLarge:
-    return BodyTooLarge(f"The request's body is larger than the {limit} bytes that this gateway takes.")
+    return BodyTooLarge(f"The request's body is larger than the {limit} bytes that this gateway takes (limits.body).")

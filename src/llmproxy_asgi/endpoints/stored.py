@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import Literal
 from urllib.parse import parse_qs
 
-from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.background import Background, Reader
 from llmproxy_asgi.custody.responses import StoredResponse, WireEvent
 from llmproxy_asgi.endpoints.exchange import CallerWatch, Exchange, KeepAlive
-from llmproxy_asgi.engine import Engine
+from llmproxy_asgi.engine import Engine, Entry
 from llmproxy_asgi.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
 from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.translators.base import AnyInbound, Intake
@@ -42,12 +41,21 @@ class Stored:
         await self._background.aclose()
 
     async def begin(
-        self, exchange: Exchange, inbound: AnyInbound, intake: Intake, grant: Grant, *, strict: bool
+        self, exchange: Exchange, inbound: AnyInbound, intake: Intake, entry: Entry, *, strict: bool
     ) -> None:
         """Begin an answer that goes on without its caller; who wants its stream is its first reader."""
         run = await self._background.begin(
-            intake, inbound, grant, headers=exchange.headers, strict=strict, request_id=exchange.request_id
+            intake,
+            inbound,
+            entry.grant,
+            allowance=entry.allowance,
+            headers=exchange.headers,
+            strict=strict,
+            request_id=exchange.request_id,
         )
+        if run.task is not None:
+            released = entry.keep()
+            run.task.add_done_callback(lambda _: released())
         if intake.stream:
             await self._tell(exchange, run.read())
         else:

@@ -78,8 +78,17 @@ async def admit(gate: Gate, tokens: int) -> Permit:
     try:
         return (await pass_first((gate,), tokens))[1]
     except Full as full:
-        message = "You have sent too many requests or tokens" if full.timed else "You have too many calls under way"
-        raise RateLimited(f"{message}; try again later.", retry_after=full.wait) from None
+        raise _over(full) from None
+
+
+def refused(gate: Gate) -> RateLimited:
+    """The refusal of a request that its caller's limits keep out now, whatever its size."""
+    return _over(Full(gate.forecast(0), timed=not gate.lacks_slot))
+
+
+def _over(full: Full) -> RateLimited:
+    message = "You have sent too many requests or tokens" if full.timed else "You have too many calls under way"
+    return RateLimited(f"{message}; try again later.", retry_after=full.wait)
 
 
 class TargetAdmission:

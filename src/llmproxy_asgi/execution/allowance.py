@@ -11,7 +11,7 @@ import msgspec
 
 from llmproxy_asgi.clock import Clock
 from llmproxy_asgi.conversation import Batch, Usage
-from llmproxy_asgi.execution.admission import admit
+from llmproxy_asgi.execution.admission import admit, refused
 from llmproxy_asgi.execution.attempt import Answered, Job
 from llmproxy_asgi.execution.gate import UNLIMITED, Gate, Permit
 from llmproxy_asgi.execution.tokens import Size, passed, size_of, whole
@@ -35,7 +35,7 @@ class Allowance:
         spends: Whether it spends any tokens at all.
     """
 
-    __slots__ = ("_clock", "_counts_tokens", "_gate", "_observers", "_passed", "_permit", "_size", "_worker")
+    __slots__ = ("_clock", "_counts_tokens", "_gate", "_observers", "_passed", "_permit", "_size", "_taken", "_worker")
 
     def __init__(
         self,
@@ -55,6 +55,26 @@ class Allowance:
         self._permit = UNLIMITED
         self._size = _NOTHING
         self._passed = 0.0
+        self._taken = False
+
+    @property
+    def taken(self) -> bool:
+        """Whether a call has it, which ends it."""
+        return self._taken
+
+    def enter(self) -> None:
+        """Let a request in by its head, before its size is known. One that may wait is let in by `take` alone.
+
+        Raises:
+            RateLimited: Its caller has none left, and it would wait in vain.
+        """
+        if self._gate is None:
+            return
+        permit = self._gate.try_pass(0)
+        if permit is not None:
+            self._permit = permit
+        elif not self._gate.is_worth_waiting(0):
+            raise refused(self._gate)
 
     async def take(self, job: Job) -> Job:
         """The job, let in, and with its tokens counted where that matters.
@@ -65,10 +85,13 @@ class Allowance:
         if self._counts_tokens:
             self._size = await self._worker.run(size_of, job) if job.heavy else size_of(job)
             job = msgspec.structs.replace(job, tokens=self._size.total)
-        if self._gate is None:
-            return job
-        permit = self._gate.try_pass(job.tokens)
-        self._permit = await self._waited(self._gate, job) if permit is None else permit
+        gate = self._gate
+        if gate is not None and (gate.counts_tokens or self._permit is UNLIMITED):
+            self._permit.refund()  # of a request that was let in without its tokens
+            self._permit = UNLIMITED
+            permit = gate.try_pass(job.tokens)
+            self._permit = await self._waited(gate, job) if permit is None else permit
+        self._taken = True
         return job
 
     def counting(self, read: Next) -> Next:

@@ -15,6 +15,7 @@ from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.endpoints import exchange as exchanges
 from llmproxy_asgi.endpoints.exchange import CallerWatch, Exchange, KeepAlive
 from llmproxy_asgi.errors import BodyTimeout, CallerGone
+from llmproxy_asgi.execution.bodies import Bodies
 from llmproxy_asgi.facts import CallFinished
 from support_telemetry import Noting
 
@@ -309,7 +310,7 @@ async def posted(caller: Posting, *, seconds: float) -> None:
     exchange, _ = exchange_of()
     exchange.receive = caller.receive
     async with CallerWatch(exchange) as watch:
-        assert await watch.json_body(limit=100, seconds=seconds) == b"{}"
+        assert await watch.json_body(limit=100, seconds=seconds, held=Bodies().hold("", 10**9)) == b"{}"
         assert watch._handle.cancelled()  # the body's clock: what its caller waits for may take longer
         await asyncio.Event().wait()
 
@@ -334,7 +335,9 @@ async def test_the_bodys_clock_counts_pauses(arrived: int, *, late: bool) -> Non
 
     async def upload() -> None:
         async with CallerWatch(exchange) as watch:
-            reading = asyncio.ensure_future(watch.json_body(limit=2**40, seconds=10 * HANG))
+            reading = asyncio.ensure_future(
+                watch.json_body(limit=2**40, seconds=10 * HANG, held=Bodies().hold("", 10**9))
+            )
             await asyncio.sleep(0)
             for _ in range(5):
                 exchange.received += arrived
