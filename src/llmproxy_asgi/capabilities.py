@@ -29,6 +29,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     structured_output: bool = True
     """A JSON schema by the upstream's own means."""
     json_mode: bool = True
+    format_with_tools: bool = True
+    """Whether an answer in JSON may be asked for by the upstream's own means where tools are offered."""
     custom_tools: bool = True
     """Free-text tools (OpenAI's `custom`)."""
     max_output_tokens: int | None = None
@@ -52,6 +54,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_thinking_budget: int | None = None
     min_thinking_budget: int | None = None
     """The least that thinking takes, in tokens, where it is not off; None: no floor."""
+    allowed_tools: bool = True
+    """Whether a choice among some of the tools is understood, where the protocol has a word for it."""
     forced_tool_choice: bool = True
     forced_tool_choice_with_thinking: bool = True
     prefill: bool = True

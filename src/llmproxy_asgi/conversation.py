@@ -264,6 +264,8 @@ class Tool(Record, frozen=True, kw_only=True):
     grammar: Grammar | None = None
     namespace: str | None = None
     deferred: bool = False
+    shows_images: bool = False
+    """Whether its results are images, which a model that sees none could do nothing with."""
     settings: JSONObject | None = None
     cache_mark: CacheMark | None = None
     extras: Extras = EMPTY

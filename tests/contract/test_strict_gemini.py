@@ -183,6 +183,11 @@ def test_an_older_model_refuses_more(rule: str, path: tuple[Any, ...], value: An
     assert refused is not None
     assert refused[0] == rule, refused[1]
     both = change(OLDER[1][1], OLDER[1][2], change(OLDER[0][1], OLDER[0][2]))
+    formatted = refused_by(both, path=OLD_ADDRESS)
+    assert formatted is not None
+    assert formatted[0] == "output-format", "tools beside a format are the newer models', too"
+    for key in ("response_mime_type", "responseJsonSchema"):
+        del both[CONFIG][key]
     assert refused_by(both, path=OLD_ADDRESS) is None
 
 

@@ -4,18 +4,19 @@
 single letter stands where only the caller's side matters.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 LETTERS = {"C": "Chat", "R": "Responses", "M": "Messages", "G": "Gemini", "*": "any"}
 PROTOCOLS = "CRMG"
 PAIRS = tuple((caller, upstream) for caller in PROTOCOLS for upstream in PROTOCOLS)
 
-FEATURES = {
+FEATURES: dict[str, Collection[int]] = {
     "Framing": range(1, 13),
     "Same protocol": range(13, 18),
     "Turns": range(18, 27),
     "Media": range(27, 36),
-    "Tools": range(36, 60),
+    "Tools": (*range(36, 60), *range(104, 110)),
     "Reasoning": range(60, 71),
     "Parameters": range(71, 79),
     "Answers": range(79, 91),
@@ -48,7 +49,7 @@ def _cases(*rows: tuple[str, str]) -> tuple[Case, ...]:
     return tuple(Case(number, tuple(between.split()), claim) for number, (between, claim) in enumerate(rows, start=1))
 
 
-CASES = _cases(
+_NUMBERED = _cases(
     # Framing and transport
     ("*-*", "A stream that is cut in two at any byte reaches the caller as the same bytes."),
     ("*-*", "CRLF, CR and LF end lines alike, also when a write ends between CR and LF."),
@@ -170,5 +171,31 @@ CASES = _cases(
     (
         "*",
         "One key is one caller in whichever header; two keys are nobody; no key of a caller's is passed on or logged.",
+    ),
+)
+
+
+def _later(number: int, between: str, claim: str) -> Case:
+    return Case(number, tuple(between.split()), claim)
+
+
+CASES = (
+    *_NUMBERED,
+    # Tools again
+    _later(
+        104,
+        "C-R C-M R-C R-M M-C M-R G-C G-R G-M",
+        "A tool's schema has an object with properties at its root, and each tool is declared once.",
+    ),
+    _later(
+        105,
+        "C-M R-M M-C M-R",
+        "A strict schema has the form that the upstream's strictness demands, or goes without, with a warning.",
+    ),
+    _later(106, "C-G R-G M-G", "References to any place within a schema reach Gemini."),
+    _later(
+        109,
+        "M-C M-R M-G",
+        "Tools that Anthropic defines and the caller runs are functions elsewhere, and come back under their names.",
     ),
 )

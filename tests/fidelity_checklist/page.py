@@ -1,5 +1,6 @@
 """`docs/protocols.md`: the pairs, and what is claimed and proved of each."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from fidelity_checklist.cases import CASES, FEATURES, LETTERS, PAIRS, Case
@@ -62,7 +63,7 @@ def _features(proved: Proved) -> str:
     return _table(["Caller → upstream", *FEATURES], rows)
 
 
-def _cell(pair: tuple[str, str], numbers: range, proved: Proved) -> str:
+def _cell(pair: tuple[str, str], numbers: Collection[int], proved: Proved) -> str:
     concerned = [case.number for case in CASES if case.number in numbers and pair in case.pairs]
     done = sum(pair in proved.get(number, ()) for number in concerned)
     return f"{done} of {len(concerned)}" if concerned else "-"

@@ -16,6 +16,7 @@ COMPATIBLE = Capabilities(
     developer_role=False,
     max_tokens_field="max_tokens",
     custom_tools=False,
+    allowed_tools=False,
     cache_marks=False,
     reasoning_content=True,
     system_midway=False,

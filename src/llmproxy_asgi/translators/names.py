@@ -114,6 +114,27 @@ class CallIds:
             yield self._prefix + _digest(None, call_id, attempt, size=self._size)
 
 
+class DistinctIds:
+    """Call ids of one answer, each given once, because a result must find its call by its id alone.
+
+    Some upstreams repeat an id for parallel calls, or give none. What was given before, or is empty, is made up from
+    what is known of the call, so that the same answer has the same ids.
+    """
+
+    __slots__ = ("_given",)
+
+    def __init__(self) -> None:
+        self._given: set[str] = set()
+
+    def of(self, call_id: str, *seeds: str) -> str:
+        """The id of the next call: the upstream's own if it is new, else one made from it and `seeds`."""
+        if not call_id or call_id in self._given:
+            number = len(self._given)
+            call_id = derived("call_", *seeds, call_id, str(number))
+        self._given.add(call_id)
+        return call_id
+
+
 def derived(prefix: str, *seeds: str, size: int = 24) -> str:
     """An id made from what is known, the same each time: the prefix and `size` hexadecimal digits, at most 64."""
     return prefix + sha256("\0".join(seeds).encode("utf-8", "surrogatepass")).hexdigest()[:size]

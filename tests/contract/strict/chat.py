@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Collection
-from typing import Any
 
 from contract.strict.rules import (
     Asked,
@@ -12,8 +11,9 @@ from contract.strict.rules import (
     apply,
     is_base64,
     one_of,
+    root_faults,
     schema_faults,
-    subschemas,
+    strict_faults,
     unknown,
     within,
 )
@@ -233,8 +233,7 @@ def _tools(asked: Asked) -> Complaints:
             yield f"a tool named {inner.get('name')!r}"
         if "parameters" in inner:
             yield from schema_faults(inner["parameters"], f"tools.{inner.get('name')}")
-            if inner["parameters"].get("type") != "object":
-                yield "a tool's parameters are no object"
+            yield from root_faults(inner["parameters"], f"tools.{inner.get('name')}")
     if len(set(names)) < len(names):
         yield f"tools share a name: {names}"
 
@@ -313,28 +312,17 @@ def _response_format(asked: Asked) -> Complaints:
         if not _NAME.fullmatch(str(inner.get("name", ""))):
             yield f"a schema named {inner.get('name')!r}"
         yield from schema_faults(inner.get("schema", {}), "json_schema.schema")
+        if (inner.get("schema") or {}).get("type") != "object":
+            yield "json_schema.schema: schema must be a JSON Schema of 'type: \"object\"'"
         if inner.get("strict"):
-            yield from _open_objects(inner.get("schema", {}), "json_schema.schema")
+            yield from strict_faults(inner.get("schema", {}), "json_schema.schema")
 
 
 def _strict_tools(asked: Asked) -> Complaints:
     for tool in asked.tools:
         inner = tool.get("function") or {}
         if inner.get("strict"):
-            yield from _open_objects(inner.get("parameters", {}), f"tools.{inner.get('name')}")
-
-
-def _open_objects(schema: Any, place: str) -> Complaints:
-    """A strict schema closes every object and requires every property."""
-    if not isinstance(schema, dict):
-        return
-    if schema.get("type") == "object":
-        if schema.get("additionalProperties") is not False:
-            yield f"{place} takes other properties"
-        if set(schema.get("properties", {})) != set(schema.get("required", [])):
-            yield f"{place} does not require all properties"
-    for place_below, below in subschemas(schema, place):
-        yield from _open_objects(below, place_below)
+            yield from strict_faults(inner.get("parameters", {}), f"tools.{inner.get('name')}")
 
 
 def _identity(asked: Asked) -> Complaints:

@@ -508,6 +508,8 @@ def _output_format(asked: Asked) -> Complaints:
         yield "two schemas for the answer"
     if given and options.get("responseMimeType") not in {"application/json", "text/x.enum"}:
         yield f"a schema for {options.get('responseMimeType')!r}"
+    if options.get("responseMimeType") == "application/json" and asked.tools and _model(asked).startswith("gemini-2."):
+        yield "Function calling with a response mime type: 'application/json' is unsupported"
     yield from one_of(
         options.get("responseMimeType"), ("text/plain", "application/json", "text/x.enum"), "responseMimeType"
     )

@@ -303,6 +303,10 @@ def _tools(asked: Asked) -> Complaints:
         yield from schema_faults(schema, f"tools.{tool.get('name')}")
         if not isinstance(schema, dict) or schema.get("type") != "object":
             yield "a tool's input_schema is no object"
+        elif {"anyOf", "oneOf", "allOf"} & schema.keys():
+            yield "input_schema does not support oneOf, allOf, or anyOf at the top level"
+        if tool.get("strict"):
+            yield from _schema_limits(schema, f"tools.{tool.get('name')}")
         if tool.get("strict") and not _family(asked).strict:
             yield "this model knows no strict tools"
 
@@ -419,6 +423,8 @@ def _schema_limits(schema: Any, place: str) -> Complaints:
         return
     for key in sorted(_SCHEMA_CUT & schema.keys()):
         yield f"{place} has {key}"
+    if "oneOf" in schema:
+        yield f"{place} has oneOf"
     if schema.get("type") == "object" and schema.get("additionalProperties") is not False:
         yield f"{place} takes other properties"
     for place_below, below in subschemas(schema, place):

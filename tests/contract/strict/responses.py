@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
 
 from contract.strict.rules import (
     Asked,
@@ -12,8 +11,9 @@ from contract.strict.rules import (
     apply,
     is_base64,
     one_of,
+    root_faults,
     schema_faults,
-    subschemas,
+    strict_faults,
     unknown,
     within,
 )
@@ -329,23 +329,9 @@ def _parameters(tool: JSONObject) -> Complaints:
     if parameters is None:
         return
     yield from schema_faults(parameters, place)
-    if not isinstance(parameters, dict) or parameters.get("type") != "object":
-        yield f"{place}.parameters are no object"
+    yield from root_faults(parameters, place)
     if tool.get("strict"):
-        yield from _open_objects(parameters, place)
-
-
-def _open_objects(schema: Any, place: str) -> Complaints:
-    """A strict schema closes every object and requires every property."""
-    if not isinstance(schema, dict):
-        return
-    if schema.get("type") == "object":
-        if schema.get("additionalProperties") is not False:
-            yield f"{place} takes other properties"
-        if set(schema.get("properties", {})) != set(schema.get("required", [])):
-            yield f"{place} does not require all properties"
-    for place_below, below in subschemas(schema, place):
-        yield from _open_objects(below, place_below)
+        yield from strict_faults(parameters, place)
 
 
 def _tool_choice(asked: Asked) -> Complaints:
@@ -409,8 +395,10 @@ def _text(asked: Asked) -> Complaints:
         if not _ID.fullmatch(str(form.get("name", ""))):
             yield f"a schema named {form.get('name')!r}"
         yield from schema_faults(form.get("schema"), "text.format.schema")
+        if (form.get("schema") or {}).get("type") != "object":
+            yield "text.format.schema: schema must be a JSON Schema of 'type: \"object\"'"
         if form.get("strict"):
-            yield from _open_objects(form.get("schema"), "text.format.schema")
+            yield from strict_faults(form.get("schema"), "text.format.schema")
 
 
 def _stream_options(asked: Asked) -> Complaints:

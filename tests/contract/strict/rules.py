@@ -154,3 +154,59 @@ def subschemas(schema: Mapping[str, Any], place: str) -> Iterator[tuple[str, Any
     for key in ("items", "not"):
         if key in schema:
             yield f"{place}.{key}", schema[key]
+
+
+def root_faults(schema: Any, place: str) -> Complaints:
+    """What OpenAI refuses at the root of a schema: no object, no properties, a choice, a conjunction, a reference."""
+    if not isinstance(schema, dict) or schema.get("type") != "object":
+        yield f"{place}: schema must be a JSON Schema of 'type: \"object\"'"
+    elif not isinstance(schema.get("properties"), dict):
+        yield f"{place}: object schema missing properties"
+    else:
+        for key in sorted({"anyOf", "oneOf", "allOf", "enum", "not"} & schema.keys()):
+            yield f"{place}: schema must not have {key!r} at the top level"
+
+
+_NOT_STRICT = frozenset(
+    [
+        "oneOf",
+        "allOf",
+        "not",
+        "if",
+        "then",
+        "else",
+        "default",
+        "minLength",
+        "maxLength",
+        "uniqueItems",
+        "contains",
+        "patternProperties",
+        "propertyNames",
+        "minProperties",
+        "maxProperties",
+        "unevaluatedProperties",
+        "dependentRequired",
+    ]
+)
+_STRICT_FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"})
+
+
+def strict_faults(schema: Any, place: str) -> Complaints:
+    """What OpenAI refuses in a strict schema: open objects, optional properties, keywords that it cannot enforce."""
+    if not isinstance(schema, dict):
+        yield f"{place} is no schema"
+        return
+    if not {"type", "anyOf", "$ref"} & schema.keys():
+        yield f"{place}: schema must have a 'type' key"
+    if schema.get("type") == "object":
+        if schema.get("additionalProperties") is not False:
+            yield f"{place} takes other properties"
+        if set(schema.get("properties", {})) != set(schema.get("required", [])):
+            yield f"{place} does not require all properties"
+    for key in sorted(_NOT_STRICT & schema.keys()):
+        yield f"{place}: {key!r} is not permitted"
+    if "$ref" in schema and len(schema) > 1:
+        yield f"{place}: $ref cannot have keywords beside it"
+    yield from one_of(schema.get("format"), _STRICT_FORMATS, f"{place}.format")
+    for place_below, below in subschemas(schema, place):
+        yield from strict_faults(below, place_below)

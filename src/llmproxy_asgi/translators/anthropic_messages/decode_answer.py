@@ -29,7 +29,7 @@ from llmproxy_asgi.translators.anthropic_messages.schema import ABSENT, ANSWER, 
 from llmproxy_asgi.translators.anthropic_messages.usage import decode_tier, decode_usage
 from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
-from llmproxy_asgi.translators.names import derived
+from llmproxy_asgi.translators.names import DistinctIds
 
 _REASONS = {
     "end_turn": FinishReason.STOP,
@@ -77,6 +77,7 @@ class Blocks:
         self._outgoing = outgoing
         self._upstream = upstream
         self._calls = 0
+        self._ids = DistinctIds()
 
     @property
     def called(self) -> bool:
@@ -107,7 +108,7 @@ class Blocks:
             raise UpstreamProtocolError("The upstream made a call without a name.")
         self._calls += 1
         emulated = self.is_emulated(name)
-        call_id = block.id or derived("toolu_", str(self._calls), name)
+        call_id = self._ids.of(block.id or "", name, str(self._calls))
         return ToolCall(
             call_id=self._outgoing.call_ids.get(call_id, call_id),
             name=self._outgoing.names.get(name, name),

@@ -303,7 +303,7 @@ def _tool_result(block: Node) -> ToolResult:
     parts = tuple(_parts(content, "user")) if content else ()
     return ToolResult(
         call_id=block.need("tool_use_id").text(),
-        content=tuple(part for part in parts if isinstance(part, Text | Media | Opaque) and part != _EMPTY_TEXT),
+        content=tuple(_within_result(part) for part in parts if part != _EMPTY_TEXT),
         is_error=failed.boolean() if failed else False,
         cache_mark=_mark(block),
         extras=_extras(block, frozenset({"type", "tool_use_id", "content", "is_error", "cache_control"})),
@@ -311,6 +311,14 @@ def _tool_result(block: Node) -> ToolResult:
 
 
 _EMPTY_TEXT = Text(text="")
+
+
+def _within_result(part: Part) -> Text | Media | Opaque:
+    """A part of a result; what elsewhere is a part of the conversation is only told here."""
+    if isinstance(part, Text | Media | Opaque):
+        return part
+    data = part.extras.get(PROTOCOL, {})
+    return Opaque(protocol=PROTOCOL, kind=str(data.get("type") or "part"), data=dict(data), cache_mark=part.cache_mark)
 
 
 def _opaque(block: Node, kind: str) -> Opaque:

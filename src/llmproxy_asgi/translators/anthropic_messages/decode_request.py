@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import cast
 
+import msgspec
 from msgspec import Raw
 
 from llmproxy_asgi.capabilities import Effort
@@ -22,11 +23,12 @@ from llmproxy_asgi.conversation import (
     Visibility,
 )
 from llmproxy_asgi.errors import Unsupported
-from llmproxy_asgi.translators.anthropic_messages import server_tools
+from llmproxy_asgi.translators.anthropic_messages import client_tools, server_tools
 from llmproxy_asgi.translators.anthropic_messages.decode_messages import decode_mark, decode_messages, decode_system
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.base import Intake
 from llmproxy_asgi.translators.fields import Node, missing
+from llmproxy_asgi.translators.tool_schemas import distinct
 
 _EFFORTS = ("low", "medium", "high", "xhigh", "max")
 _VISIBLE: dict[str, Visibility] = {"summarized": "summary", "omitted": "hidden", "updates": "updates"}
@@ -66,7 +68,7 @@ def decode_request(intake: Intake) -> Request:
         protocol=PROTOCOL,
         model=intake.model,
         messages=_messages(raw),
-        tools=_tools(Node.of(raw, "tools")),
+        tools=distinct(_tools(Node.of(raw, "tools"))),
         tool_choice=_tool_choice(Node.of(raw, "tool_choice")),
         max_output_tokens=_max_tokens(Node.of(raw, "max_tokens"), intake),
         stop=_stop(Node.of(raw, "stop_sequences")),
@@ -200,6 +202,9 @@ def _tool(node: Node) -> Tool:
     kind, control = node.get("type"), node.get("cache_control")
     mark = decode_mark(control) if control else None
     ours = kind is None or kind.text() == "custom"
+    client_run = client_tools.declared({key: value for key, value in native.items() if key != "cache_control"})
+    if client_run is not None:
+        return msgspec.structs.replace(client_run, cache_mark=mark)
     if not ours or (node.get("name") is None and node.get("input_schema") is None):
         tool = server_tools.declared({key: value for key, value in native.items() if key != "cache_control"})
         return Tool(name=tool.name, kind="server", settings=tool.settings, extras=tool.extras, cache_mark=mark)

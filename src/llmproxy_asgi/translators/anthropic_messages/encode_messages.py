@@ -41,6 +41,7 @@ from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.names import CallIds, Renamer
 from llmproxy_asgi.translators.pairing import MISSING_RESULT, arguments_object, arguments_raw, drop_empty, pair
 from llmproxy_asgi.translators.seals import usable
+from llmproxy_asgi.translators.told_parts import told_result
 
 _IMAGES = {
     b"\xff\xd8\xff": "image/jpeg",
@@ -248,7 +249,7 @@ class Turns:
         return self._ids.outward(key)
 
     def _tool_result(self, part: ToolResult) -> JSONObject:
-        content = self._blocks(part.content)
+        content = self._blocks(told_result(part, PROTOCOL, self._warnings).content)
         if part.is_error and not content:
             content = [{"type": "text", "text": MISSING_RESULT}]  # an error without words is refused
         return {

@@ -1,7 +1,5 @@
 """Options: how much to think, how to sample, what the answer must look like. All by the model's capabilities."""
 
-from typing import Any
-
 import msgspec
 
 from llmproxy_asgi.capabilities import Capabilities, Effort
@@ -10,6 +8,7 @@ from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
 from llmproxy_asgi.translators.losses import Losses, refuse_missing_part
+from llmproxy_asgi.translators.strict_schemas import ANTHROPIC, NotStrict, strict_form
 
 DEFAULT_MAX_TOKENS = 32_000
 LEAST_BUDGET = 1024
@@ -29,37 +28,6 @@ _SHOWS_REASONING = frozenset({"openai-chat"})
 """Other protocols whose clients see readable reasoning without asking for it."""
 
 _JSON_ONLY = "Answer with one JSON object and nothing else."
-_CUT = frozenset(
-    [
-        "minLength",
-        "maxLength",
-        "pattern",
-        "minimum",
-        "maximum",
-        "exclusiveMinimum",
-        "exclusiveMaximum",
-        "multipleOf",
-        "minItems",
-        "maxItems",
-        "uniqueItems",
-        "minProperties",
-        "maxProperties",
-        "patternProperties",
-        "propertyNames",
-        "contains",
-        "minContains",
-        "maxContains",
-        "unevaluatedProperties",
-        "unevaluatedItems",
-        "dependentRequired",
-        "dependentSchemas",
-        "if",
-        "then",
-        "else",
-        "not",
-    ]
-)
-"""Keywords of JSON Schema that Anthropic's structured output does not take."""
 
 
 def max_tokens(request: Request, capabilities: Capabilities, warnings: Losses) -> int:
@@ -246,45 +214,23 @@ class Output:
             self.instruction = _JSON_ONLY
             warnings.add("emulated:response_format")
         elif wanted.kind == "json_schema":
-            schema = wanted.schema or EMPTY
-            if capabilities.structured_output:
-                cut: set[str] = set()
-                self.format = {"type": "json_schema", "schema": _closed(dict(schema), cut)}
-                warnings.add(*(f"dropped:response_format.{key}" for key in sorted(cut)))
+            self._schema(dict(wanted.schema or EMPTY), capabilities, warnings, tools=bool(request.tools))
+
+    def _schema(self, schema: JSONObject, capabilities: Capabilities, warnings: Losses, *, tools: bool) -> None:
+        if capabilities.structured_output and (capabilities.format_with_tools or not tools):
+            try:
+                form = strict_form(schema, ANTHROPIC)
+            except NotStrict:
+                pass
             else:
-                self.instruction = _by_words(dict(schema))
-                warnings.add("emulated:response_format")
+                self.format = {"type": "json_schema", "schema": form.schema}
+                warnings.add(*(f"dropped:response_format.{key}" for key in form.told))
+                return
+        self.instruction = _by_words(schema)
+        warnings.add("emulated:response_format")
 
 
 def _by_words(schema: JSONObject) -> str:
     # By words rather than by a forced tool: the caller's own tools and thinking stay as they are.
     text = msgspec.json.encode(schema).decode()
     return f"{_JSON_ONLY} It must be valid against this JSON Schema:\n{text}"
-
-
-def _closed(schema: Any, cut: set[str]) -> Any:
-    """The schema without keywords that Anthropic refuses, each object closed to further properties."""
-    if isinstance(schema, list):
-        return [_closed(entry, cut) for entry in schema]
-    if not isinstance(schema, dict):
-        return schema
-    cut.update(schema.keys() & _CUT)
-    closed = {key: _inner(key, value, cut) for key, value in schema.items() if key not in _CUT and key != "$schema"}
-    if _is_object(closed):
-        if closed.get("additionalProperties"):
-            cut.add("additionalProperties")
-        closed["additionalProperties"] = False
-    return closed
-
-
-def _is_object(schema: JSONObject) -> bool:
-    kind = schema.get("type")
-    return kind == "object" or "properties" in schema or (isinstance(kind, list) and "object" in kind)
-
-
-def _inner(key: str, value: Any, cut: set[str]) -> Any:
-    if key in {"properties", "$defs", "definitions"} and isinstance(value, dict):
-        return {name: _closed(inner, cut) for name, inner in value.items()}
-    if key in {"items", "prefixItems", "anyOf", "oneOf", "allOf", "additionalItems"}:
-        return _closed(value, cut)
-    return value

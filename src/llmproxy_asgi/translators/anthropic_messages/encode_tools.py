@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from llmproxy_asgi.capabilities import Capabilities
 from llmproxy_asgi.conversation import EMPTY, JSONObject, Request, Tool, ToolChoice
 from llmproxy_asgi.errors import Unsupported
-from llmproxy_asgi.translators.anthropic_messages import server_tools
+from llmproxy_asgi.translators.anthropic_messages import client_tools, server_tools
 from llmproxy_asgi.translators.anthropic_messages.encode_messages import cache_control
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.names import Renamer
+from llmproxy_asgi.translators.strict_schemas import ANTHROPIC, NotStrict, strict_form
+from llmproxy_asgi.translators.tool_choices import chosen, plain_choice
+from llmproxy_asgi.translators.tool_schemas import object_root, refuse_unseen
 
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 TOOL_NAME_LIMIT = 128
-
-_EMPTY_SCHEMA: JSONObject = {"type": "object", "properties": {}}
 
 
 class Tools:
@@ -50,7 +51,7 @@ class Tools:
             return {}
         if not self._capabilities.tools:
             raise Unsupported("This upstream's model takes no tools.", param="tools")
-        choice = self._request.tool_choice
+        choice = plain_choice(self._request)
         forced = self._can_force(choice, thinking=thinking)
         offered = self._offered(choice, forced=forced)
         fields: JSONObject = {"tools": [self._tool(tool) for tool in offered]}
@@ -71,10 +72,8 @@ class Tools:
         tools = self._request.tools
         if not choice.only or (choice.mode == "required" and len(choice.only) == 1 and forced):
             return tools
-        names = frozenset(choice.only)
+        names = frozenset(chosen(self._request, name).name for name in choice.only)
         allowed = [tool for tool in tools if tool.name in names]
-        if not allowed:
-            raise Unsupported("tool_choice names no tool that is declared.", param="tool_choice")
         if len(allowed) < len(tools):
             self._warnings.add("downgraded:tool_choice")
         return allowed
@@ -95,9 +94,7 @@ class Tools:
         return {**word, "disable_parallel_tool_use": True} if single else word
 
     def _chosen(self, name: str) -> str:
-        tool = next((tool for tool in self._request.tools if tool.name == name), None)
-        if tool is None:
-            raise Unsupported(f"tool_choice names {name[:64]!r}, which is not declared.", param="tool_choice")
+        tool = chosen(self._request, name)
         if tool.kind == "server":
             native = server_tools.encode_declared(tool) or EMPTY
             return str(native.get("name", name))
@@ -114,19 +111,38 @@ class Tools:
         return native
 
     def _function(self, tool: Tool) -> JSONObject:
-        schema = tool.parameters or _EMPTY_SCHEMA
-        strict = tool.strict and self._capabilities.strict_tools
-        if tool.strict and not strict:
-            self._warnings.add("dropped:strict")
+        native = client_tools.native_of(tool)
+        if native is not None:
+            return dict(native)
+        refuse_unseen(tool, self._capabilities)
+        schema, strict = self._schema(tool)
         own = tool.extras.get(PROTOCOL, {})
         return {
             "name": self._names.outward(tool.name, tool.namespace),
             **({"description": tool.description} if tool.description else {}),
-            "input_schema": schema if "type" in schema else {"type": "object", **schema},
+            "input_schema": schema,
             **({"strict": True} if strict else {}),
             **({"defer_loading": True} if tool.deferred and self._request.protocol == PROTOCOL else {}),
             **own,
         }
+
+    def _schema(self, tool: Tool) -> tuple[JSONObject, bool]:
+        """The parameters, and whether the model may be held to them."""
+        native = self._request.protocol == PROTOCOL  # written for this vendor, who judges it itself
+        schema = (tool.parameters if native else None) or object_root(tool, self._warnings)
+        if not tool.strict or native:
+            strict = bool(tool.strict) and self._capabilities.strict_tools
+        elif strict := self._capabilities.strict_tools:
+            try:
+                form = strict_form(schema, ANTHROPIC)
+            except NotStrict:
+                strict = False
+            else:
+                schema = form.schema
+                self._warnings.add(*(f"dropped:schema.{key}" for key in form.told))
+        if tool.strict and not strict:
+            self._warnings.add("dropped:strict")
+        return schema, strict
 
     def _custom(self, tool: Tool) -> JSONObject:
         self._warnings.add("emulated:custom_tool")

@@ -27,6 +27,7 @@ from llmproxy_asgi.translators.gemini.json_schemas import raised
 from llmproxy_asgi.translators.gemini.proto import Proto, camel
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
 from llmproxy_asgi.translators.gemini.words import SERVER_TOOLS, TIERS_IN
+from llmproxy_asgi.translators.tool_schemas import distinct
 
 _KNOWN = frozenset({"contents", "systemInstruction", "tools", "toolConfig", "generationConfig", "serviceTier", "model"})
 _OPTIONS = (
@@ -63,7 +64,7 @@ def decode_request(intake: Intake) -> Request:
         protocol=PROTOCOL,
         model=intake.model,
         messages=_messages(raw),
-        tools=_tools(Proto.of_body(raw, "tools")),
+        tools=distinct(_tools(Proto.of_body(raw, "tools"))),
         tool_choice=reader.tool_choice(),
         output=_output(options),
         reasoning=_reasoning(options),

@@ -73,7 +73,7 @@ from llmproxy_asgi.translators.gemini.words import (
     media_kind,
 )
 from llmproxy_asgi.translators.media import joined_base64, standard_base64
-from llmproxy_asgi.translators.names import derived
+from llmproxy_asgi.translators.names import DistinctIds
 
 _NOTHING = Batch(())
 CUT = "The upstream's stream ended without a finish reason."
@@ -93,6 +93,7 @@ class ChunkStream(StreamDecoder):
         self._usage: JSONObject = {}
         self._last_usage = ABSENT
         self._searches = 0
+        self._call_ids = DistinctIds()
         self._blocked: Finish | None = None
 
     @override
@@ -245,7 +246,8 @@ class ChunkStream(StreamDecoder):
             arguments = waiting.arguments()
         if not call.name:
             raise UpstreamProtocolError("The upstream called a function without a name.")
-        call_id = call.id or derived("call_", self._id, str(found.number), str(found.calls), call.name, arguments)
+        seeds = (self._id, str(found.number), str(found.calls), call.name, arguments)
+        call_id = self._call_ids.of(call.id or "", *seeds)
         custom = call.name in self._outgoing.emulated
         arguments = "{}" if arguments in {"", "null"} else arguments
         found.calls += 1

@@ -45,6 +45,7 @@ from llmproxy_asgi.translators.media import picture_type
 from llmproxy_asgi.translators.names import Renamer
 from llmproxy_asgi.translators.pairing import arguments_raw, drop_empty, pair
 from llmproxy_asgi.translators.seals import usable
+from llmproxy_asgi.translators.told_parts import told_result
 
 _FETCHED = ("gs://", "https://generativelanguage.googleapis.com/", "https://www.youtube.com/", "https://youtu.be/")
 """Addresses that Google reads by itself."""
@@ -216,7 +217,7 @@ class Contents:
         for result in results:
             words: list[str] = []
             media: list[JSONObject] = []
-            for inner in result.content:
+            for inner in told_result(result, PROTOCOL, self._losses).content:
                 if isinstance(inner, Text):
                     words.append(inner.text)
                 elif (wire := self._part(inner)) is not None:

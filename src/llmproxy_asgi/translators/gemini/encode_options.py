@@ -42,6 +42,11 @@ def stops(request: Request, capabilities: Capabilities) -> tuple[list[str], list
     return named[:most], named[most:]
 
 
+def takes_format(request: Request, capabilities: Capabilities) -> bool:
+    """Whether JSON may be asked for in the options: some models refuse that beside tools."""
+    return capabilities.format_with_tools or not request.tools
+
+
 class _Options:
     def __init__(self, request: Request, upstream: Upstream, losses: Losses) -> None:
         self._request = request
@@ -116,9 +121,10 @@ class _Options:
         if wanted.verbosity:
             self._losses.add("dropped:verbosity")
         fields: JSONObject = {}
-        if wanted.kind != "text":
+        asked = wanted.kind != "text" and takes_format(self._request, self._can)
+        if asked:
             fields["responseMimeType"] = "application/json"
-        if wanted.kind == "json_schema" and self._can.structured_output:
+        if asked and wanted.kind == "json_schema" and self._can.structured_output:
             fields["responseJsonSchema"] = self._schema(wanted.schema or {})
         if wanted.modalities and set(wanted.modalities) != {"text"}:
             unknown = set(wanted.modalities) - _MODALITIES

@@ -6,7 +6,7 @@ from llmproxy_asgi.conversation import JSONObject, Request
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.gemini.encode_contents import Contents
-from llmproxy_asgi.translators.gemini.encode_options import generation_config, stops
+from llmproxy_asgi.translators.gemini.encode_options import generation_config, stops, takes_format
 from llmproxy_asgi.translators.gemini.encode_tools import TOOL_NAME, TOOL_NAME_LIMIT, Tools
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
 from llmproxy_asgi.translators.gemini.words import TIERS_OUT
@@ -14,6 +14,7 @@ from llmproxy_asgi.translators.losses import Losses, refuse_missing_part, unsaid
 from llmproxy_asgi.translators.names import Renamer
 from llmproxy_asgi.translators.stops import emulated
 
+_JSON_LINE = "Answer with one JSON object and nothing else."
 _SCHEMA_LINE = "Answer with one JSON value and nothing else. It must satisfy this JSON Schema:\n"
 
 
@@ -60,12 +61,15 @@ def encode_request(request: Request, upstream: Upstream) -> Outgoing:
 
 
 def _instruction(request: Request, upstream: Upstream, losses: Losses) -> list[JSONObject]:
-    """A schema in words, for models that take none."""
-    if request.output.kind != "json_schema" or upstream.capabilities.structured_output:
+    """The answer's format in words, for models that take none, or none beside tools."""
+    output, can = request.output, upstream.capabilities
+    asked = takes_format(request, can)
+    if output.kind == "text" or (asked and (output.kind == "json" or can.structured_output)):
         return []
     losses.add("emulated:response_format")
-    schema = msgspec.json.encode(request.output.schema or {}).decode()
-    return [{"text": _SCHEMA_LINE + schema}]
+    if output.kind == "json":
+        return [{"text": _JSON_LINE}]
+    return [{"text": _SCHEMA_LINE + msgspec.json.encode(output.schema or {}).decode()}]
 
 
 def _tier(request: Request, losses: Losses) -> JSONObject:

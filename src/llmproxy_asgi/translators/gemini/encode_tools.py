@@ -12,6 +12,8 @@ from llmproxy_asgi.translators.gemini.schema import PROTOCOL
 from llmproxy_asgi.translators.gemini.words import SERVER_TOOLS_OUT
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.names import Renamer
+from llmproxy_asgi.translators.tool_choices import chosen, plain_choice
+from llmproxy_asgi.translators.tool_schemas import refuse_unseen
 
 TOOL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.:-]{0,127}")
 TOOL_NAME_LIMIT = 128
@@ -26,6 +28,7 @@ class Tools:
         self._can = upstream.capabilities
         self._names = names
         self._losses = losses
+        self._chosen: ToolChoice = plain_choice(request)
         self.emulated: set[str] = set()
 
     def name_all(self) -> None:
@@ -40,24 +43,36 @@ class Tools:
         Raises:
             Unsupported: A tool that this upstream cannot run or take.
         """
-        tools = self._request.tools
-        if not tools:
+        if not self._request.tools:
             return {}
         if not self._can.tools:
             raise Unsupported("This upstream's model takes no tools.", param="tools")
+        tools = self._offered()
         functions = [self._function(tool) for tool in tools if tool.kind != "server"]
         served = [self._server(tool) for tool in tools if tool.kind == "server"]
         fields: JSONObject = {"tools": [*([{"functionDeclarations": functions}] if functions else []), *served]}
         config: JSONObject = {}
         if functions:
-            config = self._choice(self._request.tool_choice)
+            config = self._choice()
             if served and not self._upstream.issuer.endswith("vertex"):
                 config["includeServerSideToolInvocations"] = True
         if config:
             fields["toolConfig"] = config
         return fields
 
-    def _choice(self, choice: ToolChoice) -> JSONObject:
+    def _offered(self) -> Sequence[Tool]:
+        """The tools that are declared: those alone that are chosen where the list of allowed ones cannot name them."""
+        tools, choice = self._request.tools, self._chosen
+        if not choice.only or choice.mode == "none":
+            return tools
+        named = [chosen(self._request, name) for name in choice.only]
+        if any(tool.kind != "server" for tool in named):
+            return tools
+        self._losses.add("downgraded:tool_choice")  # what Google runs can be offered but not be demanded
+        return [tool for tool in tools if tool in named]
+
+    def _choice(self) -> JSONObject:
+        choice = self._chosen
         if choice.parallel is False:
             self._losses.add("dropped:parallel_tool_calls")
         mode = {"auto": "AUTO", "none": "NONE", "required": "ANY"}[choice.mode]
@@ -73,15 +88,13 @@ class Tools:
         return {"functionCallingConfig": calling}
 
     def _allowed(self, names: Sequence[str]) -> list[str]:
-        declared = {tool.name: tool for tool in self._request.tools if tool.kind != "server"}
-        found = [declared[name] for name in names if name in declared]
-        if names and not found:
-            raise Unsupported("tool_choice names no function that is declared.", param="tool_choice")
+        found = [tool for name in dict.fromkeys(names) if (tool := chosen(self._request, name)).kind != "server"]
         if len(found) < len(names):
             self._losses.add("downgraded:tool_choice")
         return [self._names.outward(tool.name, tool.namespace) for tool in found]
 
     def _function(self, tool: Tool) -> JSONObject:
+        refuse_unseen(tool, self._can)
         name = self._names.outward(tool.name, tool.namespace)
         description, given = tool.description, tool.parameters
         if tool.kind == "custom":

@@ -25,8 +25,11 @@ _ANY = Capabilities(
 _THREE = replace(_ANY, max_output_tokens=65_536)
 _THREE_PRO = replace(_THREE, efforts=("low", "high"))
 _THREE_FIRST = replace(_THREE, efforts=("minimal", "low", "medium", "high"))
+# Up to 2.5 tools beside `responseMimeType: application/json` are refused (Google's documentation of structured outputs,
+# and its words `Function calling with a response mime type: 'application/json' is unsupported`); from 3 on both go.
 _BUDGETS = replace(
     _ANY,
+    format_with_tools=False,
     thinking="budget",
     thinking_off=True,
     max_output_tokens=65_536,

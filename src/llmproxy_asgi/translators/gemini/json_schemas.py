@@ -16,6 +16,7 @@ import msgspec
 from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators.gemini.proto import camel
 from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.schema_references import DEFINITION, definition_name, with_definitions
 
 # ── up ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -120,7 +121,6 @@ _NOTED = {
 }
 _FORMATS = frozenset({"date-time", "date", "time", "enum", "int32", "int64", "float", "double"})
 _NULL = {"type": "null"}
-_REF = "#/$defs/"
 _WORDS = frozenset({"allOf", "title", "description", "default"})
 _ROOM = 32 * 1024
 _TIMES = 8
@@ -157,14 +157,12 @@ def lowered(schema: Mapping[str, Any], losses: Losses, *, root: bool = False) ->
     Raises:
         Unexpressed: It nests too deep once it is written out.
     """
-    definitions: dict[str, Any] = {}
-    for key in ("definitions", "$defs"):
-        found = schema.get(key)
-        if isinstance(found, dict):
-            definitions.update(found)
-    lowering = _Lowering(definitions, losses, room=max(_ROOM, _TIMES * _size(schema)) if definitions else 0)
-    top = {key: value for key, value in schema.items() if key not in {"definitions", "$defs"}}
     try:
+        schema = with_definitions(dict(schema))
+        found = schema.get("$defs")
+        definitions = found if isinstance(found, dict) else {}
+        lowering = _Lowering(definitions, losses, room=max(_ROOM, _TIMES * _size(schema)) if definitions else 0)
+        top = {key: value for key, value in schema.items() if key != "$defs"}
         made = lowering.schema(lowering.resolved(top) if root else top, root=root)
         if definitions:
             made["$defs"] = {name: lowering.schema(inner) for name, inner in definitions.items()}
@@ -185,8 +183,8 @@ class _Lowering:
         """The schema itself, where another is only pointed at; what stands beside the pointer wins."""
         seen: set[str] = set()
         while isinstance(schema, dict) and isinstance(schema.get("$ref"), str):
-            name = _target(schema["$ref"])
-            if name not in self._definitions or name in seen:
+            name = definition_name(schema["$ref"])
+            if name is None or name not in self._definitions or name in seen:
                 break
             seen.add(name)
             target = self._definitions[name]
@@ -219,11 +217,11 @@ class _Lowering:
         return _described(made, schema.get("description"), notes)
 
     def _reference(self, schema: JSONObject) -> JSONObject:
-        name = _target(schema["$ref"])
-        if name not in self._definitions:
+        name = definition_name(schema["$ref"])
+        if name is None or name not in self._definitions:
             self._losses.add("dropped:schema.$ref")
             return self.schema({key: value for key, value in schema.items() if key != "$ref"})
-        reference: JSONObject = {"$ref": _REF + name}
+        reference: JSONObject = {"$ref": DEFINITION + name}
         # Nothing may stand beside a reference, so it becomes the one alternative.
         words = schema.get("description")
         return {"description": words, "anyOf": [reference]} if isinstance(words, str) and words else reference
@@ -319,7 +317,7 @@ class _Lowering:
 
         What leads back to itself, or has no room any more, stays a reference, and what stands beside it is lost.
         """
-        while _is_reference(schema) and (name := _target(schema["$ref"])) in self._definitions:
+        while _is_reference(schema) and (name := definition_name(schema["$ref"]) or "") in self._definitions:
             beside = {key: value for key, value in schema.items() if key != "$ref"}
             target = self._definitions[name]
             if name in names or not isinstance(target, dict):
@@ -410,14 +408,6 @@ def _described(made: JSONObject, words: Any, notes: list[str]) -> JSONObject:
     if notes:
         told = f"{told} ({'; '.join(notes)})".strip()
     return {"description": told, **made} if told else made
-
-
-def _target(reference: str) -> str:
-    """The name of the definition that is pointed at; empty where it is none of these."""
-    for root in (_REF, "#/definitions/"):
-        if reference.startswith(root):
-            return reference.removeprefix(root).replace("~1", "/").replace("~0", "~")
-    return ""
 
 
 def _strings(values: Any) -> list[str]:

@@ -2,17 +2,21 @@
 
 from typing import Literal
 
+import msgspec
+
 from llmproxy_asgi.conversation import Seal
 
 
 class OpenCall:
     """A call as far as it has come. It is told of when its name is known, and its id known or given up."""
 
-    __slots__ = ("arguments", "call_id", "custom", "index", "name", "pending", "seals", "told", "unwrap")
+    __slots__ = ("arguments", "call_id", "custom", "index", "name", "named_again", "pending", "seals", "told", "unwrap")
 
     def __init__(self) -> None:
         self.call_id = ""
         self.name = ""
+        self.named_again = False
+        """A piece behind its whole arguments named it once more; the next words are of another call."""
         self.custom = False
         self.unwrap = False
         """A custom tool that went as a function: its arguments are told of when they are whole."""
@@ -21,6 +25,14 @@ class OpenCall:
         self.arguments: list[str] = []
         self.pending: list[str] = []
         self.seals: list[Seal] = []
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its arguments are a JSON object, to which nothing can be added."""
+        try:
+            return type(msgspec.json.decode("".join([*self.arguments, *self.pending]))) is dict
+        except (ValueError, RecursionError):
+            return False
 
 
 class OpenCandidate:

@@ -36,6 +36,7 @@ from llmproxy_asgi.translators.openai.options import (
 from llmproxy_asgi.translators.openai.words import TIER_IN, cache_mark
 from llmproxy_asgi.translators.openai_chat.decode_messages import decode_messages
 from llmproxy_asgi.translators.openai_chat.words import PROTOCOL
+from llmproxy_asgi.translators.tool_schemas import distinct
 
 _KNOWN = frozenset(
     {
@@ -87,7 +88,7 @@ def decode_request(intake: Intake) -> Request:
     if messages is None:
         raise BadRequest("messages is required.", param="messages", code="missing_required_parameter")
     search = Node.of(raw, "web_search_options")
-    tools = _tools(raw) + ((_web_search(search),) if search else ())
+    tools = distinct(_tools(raw)) + ((_web_search(search),) if search else ())
     return Request(
         protocol=PROTOCOL,
         model=intake.model,

@@ -49,13 +49,13 @@ from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
 from llmproxy_asgi.translators.media import standard_base64
-from llmproxy_asgi.translators.names import derived
+from llmproxy_asgi.translators.names import DistinctIds, derived
 from llmproxy_asgi.translators.openai.problems import decode_error_object
 from llmproxy_asgi.translators.openai.words import TIER_IN, dated
 from llmproxy_asgi.translators.openai_chat.answer_words import decode_annotation, decode_logprobs
 from llmproxy_asgi.translators.openai_chat.candidates import OpenCall, OpenCandidate
 from llmproxy_asgi.translators.openai_chat.reasoning import Detail, google_signature, opened_seal, read_details
-from llmproxy_asgi.translators.openai_chat.schema import CHUNK, CallDelta, Chunk, ChunkChoice, Delta
+from llmproxy_asgi.translators.openai_chat.schema import CHUNK, CallDelta, Chunk, ChunkChoice, Delta, FunctionDelta
 from llmproxy_asgi.translators.openai_chat.words import FINISH_IN, PROTOCOL, decode_usage
 from llmproxy_asgi.wire.sse import EventTooLarge, Frame, FrameSplitter, decode, only_data
 
@@ -89,6 +89,8 @@ class ChatStreamDecoder(StreamDecoder):
         self._complete = self._splitter.complete
         self._id = ""
         self._candidates: dict[int, OpenCandidate] = {}
+        self._distinct = DistinctIds()
+        self._whole = False
         self._usage: Any = None
         self._tier: ServiceTier | None = None
         self._over = False
@@ -133,6 +135,7 @@ class ChatStreamDecoder(StreamDecoder):
         A whole body is its own end sign: where a server leaves the finish reason out there is just none to report.
         """
         out: list[StreamEvent] = []
+        self._whole = True
         self._chunk(chunk, out)
         for candidate in self._candidates.values():
             candidate.finish = candidate.finish or ""
@@ -418,7 +421,7 @@ class ChatStreamDecoder(StreamDecoder):
     def _call(self, candidate: OpenCandidate, delta: CallDelta, out: list[StreamEvent]) -> None:
         call = self._find_call(candidate, delta)
         if delta.id and not call.call_id:
-            call.call_id = delta.id
+            call.call_id = self._distinct.of(delta.id, self._id)
             candidate.by_id[delta.id] = call
         name: str | None = None
         text: str | None = None
@@ -446,6 +449,7 @@ class ChatStreamDecoder(StreamDecoder):
 
     def _find_call(self, candidate: OpenCandidate, delta: CallDelta) -> OpenCall:
         """The call that a piece belongs to: by index; by id where the index is missing or used twice."""
+        name = ""
         if delta.index is None:
             found = candidate.by_id.get(delta.id) if delta.id else candidate.last_call
         else:
@@ -455,8 +459,12 @@ class ChatStreamDecoder(StreamDecoder):
                 known = candidate.by_id.get(delta.id)
                 begins = delta.function is not None and delta.function.name
                 found = known or (None if begins else found)
-        if found is None:
+        if found is not None and delta.function is not None and _begins_another(found, delta.function):
+            before, found = found, None
+            name = "" if delta.function.name else before.name
+        if found is None or self._whole:  # in a whole answer each entry is a call
             found = OpenCall()
+            found.name = name
             candidate.calls.append(found)
         if delta.index is not None:
             candidate.by_index[delta.index] = found
@@ -465,7 +473,8 @@ class ChatStreamDecoder(StreamDecoder):
 
     def _tell_call(self, candidate: OpenCandidate, call: OpenCall, out: list[StreamEvent]) -> None:
         if not call.call_id:
-            call.call_id = derived("call_", self._id, str(candidate.number), str(candidate.calls.index(call)))
+            seeds = (self._id, str(candidate.number), str(candidate.calls.index(call)))
+            call.call_id = self._distinct.of("", *seeds)
         call.told = True
         call.index = candidate.part()
         call.unwrap = call.name in self._emulated
@@ -542,6 +551,22 @@ class ChatStreamDecoder(StreamDecoder):
                 citation, start=max(0, citation.start - offset), end=max(0, citation.end - offset)
             )
         out.append(PartDelta(candidate.number, candidate.open_index, CitationDelta(citation)))
+
+
+def _begins_another(call: OpenCall, piece: FunctionDelta) -> bool:
+    """Whether a piece that its index or id gives to a call is the beginning of another.
+
+    Servers that give no ids, or the same one, number all parallel calls alike. A name behind whole arguments is
+    another call's, unless the server names a call in every piece and has no more to say of it.
+    """
+    if not call.name or not (piece.name or call.named_again):
+        return False
+    if piece.name and piece.name != call.name:
+        return True
+    if piece.arguments:
+        return call.is_whole
+    call.named_again = call.named_again or call.is_whole
+    return False
 
 
 def _loose(data: bytes) -> Any:

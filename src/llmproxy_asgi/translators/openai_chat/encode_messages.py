@@ -43,6 +43,7 @@ from llmproxy_asgi.translators.openai_chat.reasoning import GOOGLE_ISSUER
 from llmproxy_asgi.translators.openai_chat.words import AUDIO_FORMATS, PROTOCOL
 from llmproxy_asgi.translators.pairing import pair
 from llmproxy_asgi.translators.seals import usable
+from llmproxy_asgi.translators.told_parts import told_result
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TEXT = frozenset({"type", "text"})
@@ -147,6 +148,7 @@ class MessageEncoder:
         for part in message.parts:
             if not isinstance(part, ToolResult):
                 continue
+            part = told_result(part, PROTOCOL, self._losses)  # noqa: PLW2901  the same result
             call_id = self.call_ids.outward(part.call_id)
             entries: list[JSONObject] = []
             media: list[JSONObject] = []

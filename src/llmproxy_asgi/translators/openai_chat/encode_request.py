@@ -16,10 +16,12 @@ from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
 from llmproxy_asgi.translators.instructions import BETWEEN_TEXTS
 from llmproxy_asgi.translators.losses import Losses, refuse_missing_part, unsaid_extras
 from llmproxy_asgi.translators.names import derived
-from llmproxy_asgi.translators.openai.words import JSON_LINE, SCHEMA_LINE, TIER_OUT, mentions_json, qualifies_as_strict
+from llmproxy_asgi.translators.openai.schemas import answer_schema, function_parameters
+from llmproxy_asgi.translators.openai.words import JSON_LINE, SCHEMA_LINE, TIER_OUT, mentions_json
 from llmproxy_asgi.translators.openai_chat.encode_messages import JSONObject, MessageEncoder
 from llmproxy_asgi.translators.openai_chat.words import PROTOCOL
 from llmproxy_asgi.translators.stops import emulated
+from llmproxy_asgi.translators.tool_choices import chosen, plain_choice
 
 _MOST_STOPS = 4
 _MOST_LOGPROBS = 20
@@ -94,10 +96,10 @@ class _RequestEncoder:
         function: JSONObject = {"name": self._names.outward(tool.name, tool.namespace)}
         if tool.description is not None:
             function["description"] = tool.description
-        if tool.parameters is not None:
-            function["parameters"] = tool.parameters
-        if tool.strict is not None and self._can.strict_tools:
-            function["strict"] = tool.strict
+        parameters, strict = function_parameters(tool, self._request, self._can, self._losses)
+        function["parameters"] = parameters
+        if strict is not None and self._can.strict_tools:
+            function["strict"] = strict
         return {"type": "function", "function": function}
 
     def _custom(self, tool: Tool) -> JSONObject:
@@ -142,7 +144,7 @@ class _RequestEncoder:
         self._body["web_search_options"] = options
 
     def _tool_choice(self, tools: list[JSONObject]) -> None:
-        choice = self._request.tool_choice
+        choice = plain_choice(self._request)
         if not tools:
             return
         if choice.parallel is not None:
@@ -154,7 +156,7 @@ class _RequestEncoder:
             self._losses.add("downgraded:tool_choice")
             self._body["tool_choice"] = "auto"
             if choice.only:
-                names = {self._outward(name) for name in choice.only}
+                names = {self._outward(chosen(self._request, name)) for name in choice.only}
                 self._body["tools"] = [tool for tool in tools if _declared(tool) in names] or tools
             return
         if not choice.given and not choice.only and choice.mode == "auto":
@@ -162,20 +164,36 @@ class _RequestEncoder:
         if not choice.only or choice.mode == "none":
             self._body["tool_choice"] = choice.mode
             return
-        named = [self._named(name, tools) for name in choice.only]
-        if choice.mode == "required" and len(named) == 1:
+        self._choose_among([chosen(self._request, name) for name in dict.fromkeys(choice.only)], tools)
+
+    def _choose_among(self, allowed: Sequence[Tool], tools: list[JSONObject]) -> None:
+        """A choice among some tools: by name, by a list, or by declaring no others."""
+        mode = self._request.tool_choice.mode
+        named = [word for tool in allowed if (word := self._named(tool, tools)) is not None]
+        if len(named) < len(allowed):
+            self._losses.add("downgraded:tool_choice")
+        if not named:  # searching the web, which is no tool here but is always done
+            self._body["tool_choice"] = "none"
+        elif mode == "required" and len(named) == 1 == len(allowed):
             self._body["tool_choice"] = named[0]
+        elif self._can.allowed_tools:
+            self._body["tool_choice"] = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": named}}
         else:
-            allowed = {"mode": choice.mode, "tools": named}
-            self._body["tool_choice"] = {"type": "allowed_tools", "allowed_tools": allowed}
+            self._losses.add("downgraded:tool_choice")
+            names = {self._outward(tool) for tool in allowed}
+            self._body["tools"] = [tool for tool in tools if _declared(tool) in names]
+            self._body["tool_choice"] = mode
 
-    def _outward(self, name: str) -> str:
-        declared = next((tool for tool in self._request.tools if tool.name == name), None)
-        return self._names.outward(name, declared.namespace if declared else None)
+    def _outward(self, tool: Tool) -> str:
+        return self._names.outward(tool.name, tool.namespace)
 
-    def _named(self, name: str, tools: Sequence[JSONObject]) -> JSONObject:
-        outward = self._outward(name)
-        custom = any(tool["type"] == "custom" and _declared(tool) == outward for tool in tools)
+    def _named(self, tool: Tool, tools: Sequence[JSONObject]) -> JSONObject | None:
+        """How a choice names a tool; None where the tool is declared elsewhere than among the tools."""
+        if tool.kind == "server":
+            native = tool.extras.get(PROTOCOL)
+            return {"type": native["type"]} if native else None
+        outward = self._outward(tool)
+        custom = any(each["type"] == "custom" and _declared(each) == outward for each in tools)
         kind = "custom" if custom else "function"
         return {"type": kind, kind: {"name": outward}}
 
@@ -204,7 +222,7 @@ class _RequestEncoder:
                 self._body["audio"] = {"voice": "alloy", "format": form}
 
     def _json_mode(self) -> None:
-        if self._can.json_mode:
+        if self._takes_json_mode():
             self._body["response_format"] = {"type": "json_object"}
             if self._request.protocol != PROTOCOL and not mentions_json(self._request):
                 self._say(JSON_LINE)  # the vendor refuses JSON mode where nobody speaks of JSON
@@ -212,24 +230,25 @@ class _RequestEncoder:
             self._say(JSON_LINE)
             self._losses.add("emulated:response_format")
 
+    def _takes_json_mode(self) -> bool:
+        return self._can.json_mode and (self._can.format_with_tools or not self._request.tools)
+
     def _json_schema(self) -> None:
         output = self._request.output
-        schema = output.schema or {}
-        if not self._can.structured_output:
+        found = answer_schema(output, self._request, self._can, self._losses)
+        if found is None:
             self._losses.add("emulated:response_format")
-            if self._can.json_mode:
+            schema = output.schema or {}
+            if self._takes_json_mode() and schema.get("type", "object") == "object":
                 self._body["response_format"] = {"type": "json_object"}
             self._say(SCHEMA_LINE + msgspec.json.encode(schema).decode())
             return
-        strict = output.strict
-        if strict is None and self._request.protocol in {"anthropic-messages", "gemini"}:
-            strict = qualifies_as_strict(schema)
         form: JSONObject = {"name": output.name or "response"}
         if output.description is not None:
             form["description"] = output.description
-        form["schema"] = schema
-        if strict is not None:
-            form["strict"] = strict
+        form["schema"] = found.schema
+        if found.strict is not None:
+            form["strict"] = found.strict
         self._body["response_format"] = {"type": "json_schema", "json_schema": form}
 
     def _say(self, line: str) -> None:

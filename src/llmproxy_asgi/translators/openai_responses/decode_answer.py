@@ -61,9 +61,9 @@ class Items:
         self._upstream = upstream
 
     def call(self, item: JSONObject, arguments: str = "") -> ToolCall | None:
-        """A call with these arguments; None where it says neither what it calls nor which call it is."""
+        """A call with these arguments; None where it does not say what it calls. Its id is empty where it has none."""
         name, call_id = text_of(item, "name"), text_of(item, "call_id") or text_of(item, "id")
-        if not (name and call_id):
+        if not name:
             return None
         custom = item.get("type") == "custom_tool_call" or self.is_emulated(item)
         caller = item.get("caller")

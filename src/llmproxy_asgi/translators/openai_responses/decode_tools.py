@@ -11,6 +11,7 @@ from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.openai.options import Raw, boolean
 from llmproxy_asgi.translators.openai.words import cache_mark
 from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, WEB_SEARCH
+from llmproxy_asgi.translators.tool_schemas import distinct
 
 _TOOL_FIELDS = frozenset(
     {
@@ -33,7 +34,7 @@ def decode_tools(raw: Raw) -> tuple[Tool, ...]:
     node = Node.of(raw, "tools")
     if node is None:
         return ()
-    return tuple(tool for entry in node.array() for tool in _tools(entry))
+    return distinct([tool for entry in node.array() for tool in _tools(entry)])
 
 
 def _tools(node: Node) -> tuple[Tool, ...]:

@@ -42,6 +42,7 @@ from llmproxy_asgi.translators.openai_responses.encode_answer import annotation,
 from llmproxy_asgi.translators.openai_responses.words import BETWEEN_SUMMARIES, PROTOCOL, legal_item_id
 from llmproxy_asgi.translators.pairing import drop_empty, pair
 from llmproxy_asgi.translators.seals import usable
+from llmproxy_asgi.translators.told_parts import told_result
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -241,6 +242,7 @@ class ItemEncoder:
         return item
 
     def _result(self, part: ToolResult) -> JSONObject:
+        part = told_result(part, PROTOCOL, self._losses)
         entries = [entry for inner in part.content if (entry := self._content(inner)) is not None]
         if part.is_error:
             entries = _flagged(entries)

@@ -16,7 +16,8 @@ from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
 from llmproxy_asgi.translators.instructions import BETWEEN_TEXTS
 from llmproxy_asgi.translators.losses import Losses, refuse_missing_part, unsaid_extras
 from llmproxy_asgi.translators.names import derived
-from llmproxy_asgi.translators.openai.words import JSON_LINE, SCHEMA_LINE, mentions_json, qualifies_as_strict
+from llmproxy_asgi.translators.openai.schemas import answer_schema
+from llmproxy_asgi.translators.openai.words import JSON_LINE, SCHEMA_LINE, mentions_json
 from llmproxy_asgi.translators.openai_responses.encode_items import ItemEncoder
 from llmproxy_asgi.translators.openai_responses.encode_tools import ToolEncoder
 from llmproxy_asgi.translators.openai_responses.words import LOGPROBS, PROTOCOL, STATE, TIER_OUT
@@ -105,7 +106,7 @@ class _RequestEncoder:
         output = self._request.output
         text: JSONObject = {}
         if output.kind == "json":
-            if self._can.json_mode:
+            if self._takes_json_mode():
                 text["format"] = {"type": "json_object"}
                 if self._request.protocol != PROTOCOL and not mentions_json(self._request):
                     self._say(JSON_LINE, items)  # the vendor refuses JSON mode where nobody speaks of JSON
@@ -125,22 +126,25 @@ class _RequestEncoder:
 
     def _json_schema(self, items: list[JSONObject]) -> JSONObject | None:
         output = self._request.output
-        schema = output.schema or {}
-        if not self._can.structured_output:
+        found = answer_schema(output, self._request, self._can, self._losses)
+        if found is None:
             self._losses.add("emulated:response_format")
+            schema = output.schema or {}
             self._say(SCHEMA_LINE + msgspec.json.encode(schema).decode(), items)
-            return {"type": "json_object"} if self._can.json_mode else None
-        strict = output.strict
-        if strict is None and self._request.protocol in {"anthropic-messages", "gemini"}:
-            strict = qualifies_as_strict(schema)
+            json_mode = self._takes_json_mode() and schema.get("type", "object") == "object"
+            return {"type": "json_object"} if json_mode else None
+        strict = found.strict
         if strict is None and self._request.protocol != PROTOCOL:
             strict = False
-        form: JSONObject = {"type": "json_schema", "name": output.name or "response", "schema": schema}
+        form: JSONObject = {"type": "json_schema", "name": output.name or "response", "schema": found.schema}
         if output.description is not None:
             form["description"] = output.description
         if strict is not None:
             form["strict"] = strict
         return form
+
+    def _takes_json_mode(self) -> bool:
+        return self._can.json_mode and (self._can.format_with_tools or not self._request.tools)
 
     def _say(self, line: str, items: list[JSONObject]) -> None:
         """One more instruction, behind those that lead the conversation."""

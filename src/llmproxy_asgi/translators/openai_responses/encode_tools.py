@@ -11,8 +11,10 @@ from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
 from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.openai.schemas import function_parameters
 from llmproxy_asgi.translators.openai_responses.encode_items import ItemEncoder
-from llmproxy_asgi.translators.openai_responses.words import EMPTY_PARAMETERS, PROTOCOL, WEB_SEARCH
+from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, WEB_SEARCH
+from llmproxy_asgi.translators.tool_choices import chosen, plain_choice
 
 _ABOUT_NAMESPACE = "namespace_description"
 
@@ -26,6 +28,7 @@ class ToolEncoder:
         self._names = items.names
         self._emulated = items.emulated
         self._losses = losses
+        self._choice = plain_choice(request)
 
     def encode(self) -> list[JSONObject]:
         """The declarations, those of one namespace together where its first stands.
@@ -62,12 +65,10 @@ class ToolEncoder:
         declared: JSONObject = {"type": "function", "name": self._names.outward(tool.name)}
         if tool.description is not None:
             declared["description"] = tool.description
-        declared["parameters"] = tool.parameters or dict(EMPTY_PARAMETERS)
-        said_nothing = tool.strict is None and self._request.protocol == PROTOCOL
+        declared["parameters"], strict = function_parameters(tool, self._request, self._can, self._losses)
+        said_nothing = strict is None and self._request.protocol == PROTOCOL
         if self._can.strict_tools and not said_nothing:
-            declared["strict"] = bool(tool.strict)
-        elif tool.strict:
-            self._losses.add("dropped:strict")
+            declared["strict"] = bool(strict)
         return declared
 
     def _custom(self, tool: Tool) -> JSONObject:
@@ -114,7 +115,7 @@ class ToolEncoder:
 
     def choose(self, tools: list[JSONObject]) -> JSONObject:
         """The fields that say what is chosen, and `tools` again where fewer of them is the only way to say it."""
-        choice = self._request.tool_choice
+        choice = self._choice
         if not tools:
             return {}
         fields: JSONObject = {}
@@ -134,7 +135,7 @@ class ToolEncoder:
         return {**fields, "tool_choice": said} if said is not None else fields
 
     def _said(self) -> Any:
-        choice = self._request.tool_choice
+        choice = self._choice
         native = self._request.extras.get(PROTOCOL, EMPTY).get("tool_choice")
         if native is not None:
             return native
@@ -142,17 +143,14 @@ class ToolEncoder:
             return None
         if not choice.only or choice.mode == "none":
             return choice.mode
-        named = [self._named(name) for name in choice.only]
+        named = [self._named(chosen(self._request, name)) for name in dict.fromkeys(choice.only)]
         if choice.mode == "required" and len(named) == 1:
             return named[0]
         return {"type": "allowed_tools", "mode": choice.mode, "tools": named}
 
-    def _named(self, name: str) -> JSONObject:
-        tool = next((each for each in self._request.tools if each.name == name), None)
-        if tool is None:
-            raise Unsupported(f"tool_choice names {name[:64]!r}, which is not declared.", param="tool_choice")
+    def _named(self, tool: Tool) -> JSONObject:
         if tool.kind == "server":
             return {"type": tool.extras.get(PROTOCOL, EMPTY).get("type", WEB_SEARCH)}
         custom = tool.kind == "custom" and self._can.custom_tools
         space = {"namespace": tool.namespace} if tool.namespace is not None else {}
-        return {"type": "custom" if custom else "function", "name": self._names.outward(name), **space}
+        return {"type": "custom" if custom else "function", "name": self._names.outward(tool.name), **space}

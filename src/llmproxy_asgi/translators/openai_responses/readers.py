@@ -31,6 +31,7 @@ from llmproxy_asgi.conversation import (
     TextDelta,
     ToolCall,
 )
+from llmproxy_asgi.translators.names import DistinctIds
 from llmproxy_asgi.translators.openai.logprobs import decode_entries
 from llmproxy_asgi.translators.openai_responses.decode_answer import (
     CALLS,
@@ -80,6 +81,7 @@ class Reader:
 
     def __init__(self, items: Items) -> None:
         self.items = items
+        self.call_ids = DistinctIds()
         self.parts = 0
         self.called = False
         self.refused = False
@@ -483,12 +485,14 @@ class _Call(_Open):
         """Its arguments whole."""
         self._restated = arguments or self._restated
 
-    def _start(self, item: JSONObject, events: list[StreamEvent]) -> None:
+    def _start(self, item: JSONObject, events: list[StreamEvent], *, late: bool = False) -> None:
+        """Begin the call when its name and id are known; `late`: nothing more will be known."""
         part = self._reader.items.call(item)
-        if part is None or self._index >= 0:
+        if part is None or self._index >= 0 or not (part.call_id or late):
             return
-        self._begun = part
         self._index = self._reader.part()
+        call_id = self._reader.call_ids.of(part.call_id, part.name, str(self._index))
+        self._begun = part = msgspec.structs.replace(part, call_id=call_id)
         self._reader.called = True
         events.append(PartStarted(0, self._index, part))
 
@@ -498,7 +502,7 @@ class _Call(_Open):
         late = self._index < 0
         whole = {**item, **{key: value for key, value in self._item.items() if value}}
         if late:
-            self._start(whole, events)
+            self._start(whole, events, late=True)
             if self._index < 0:
                 return  # a call without a name says nothing
         streamed = "".join(self._pieces)

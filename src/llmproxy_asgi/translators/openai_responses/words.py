@@ -16,8 +16,6 @@ PROTOCOL = "openai-responses"
 TIER_IN: Mapping[str, ServiceTier] = {**shared.TIER_IN, "ultrafast": ServiceTier.ULTRAFAST}
 TIER_OUT: Mapping[ServiceTier, str] = {tier: word for word, tier in TIER_IN.items()}
 
-EMPTY_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
-"""The schema of a function that takes nothing."""
 WEB_SEARCH = "web_search"
 """How the types of the tool that searches the web begin, and our own name of it."""
 STATE = "reasoning.encrypted_content"

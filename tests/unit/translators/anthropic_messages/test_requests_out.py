@@ -385,10 +385,11 @@ def tooled(
 
 def test_tools_are_declared() -> None:
     """Schema, description and strictness; a missing schema is an empty object."""
-    strict = Tool(name="f", description="d", parameters={"type": "object"}, strict=True, deferred=True)
+    closed = {"type": "object", "properties": {}, "additionalProperties": False}
+    strict = Tool(name="f", description="d", parameters=closed, strict=True, deferred=True)
     body, warnings = tooled(strict, G)
     assert body["tools"] == [
-        {"name": "f", "description": "d", "input_schema": {"type": "object"}, "strict": True},
+        {"name": "f", "description": "d", "input_schema": closed, "strict": True},
         {"name": "g", "input_schema": {"type": "object", "properties": {}}},
     ]
     assert "tool_choice" not in body
@@ -622,7 +623,7 @@ def test_74_what_would_change_the_answer_is_refused(fields: dict[str, Any], para
 
 
 def test_75_a_schema() -> None:
-    """Objects are closed at every depth, keywords that Anthropic refuses are cut and named."""
+    """Objects are closed at every depth, keywords that Anthropic refuses are told in the description and named."""
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "type": "object",
@@ -630,15 +631,25 @@ def test_75_a_schema() -> None:
             "minimum": {"type": "integer", "minimum": 1},
             "list": {"type": "array", "items": {"$ref": "#/$defs/x"}},
         },
-        "$defs": {"x": {"type": ["object", "null"], "properties": {}}},
+        "$defs": {"x": {"type": ["object", "null"], "properties": {"a": {"type": "string"}}}},
     }
     body, outgoing = encoded(request(output=OutputFormat(kind="json_schema", schema=schema)))
     assert body["output_config"]["format"] == {
         "type": "json_schema",
         "schema": {
             "type": "object",
-            "properties": {"minimum": {"type": "integer"}, "list": {"type": "array", "items": {"$ref": "#/$defs/x"}}},
-            "$defs": {"x": {"type": ["object", "null"], "properties": {}, "additionalProperties": False}},
+            "properties": {
+                "minimum": {"type": "integer", "description": "{minimum: 1}"},
+                "list": {"type": "array", "items": {"$ref": "#/$defs/x"}},
+            },
+            "$defs": {
+                "x": {
+                    "anyOf": [
+                        {"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": False},
+                        {"type": "null"},
+                    ]
+                }
+            },
             "additionalProperties": False,
         },
     }

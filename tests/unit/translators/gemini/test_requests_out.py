@@ -262,7 +262,7 @@ def test_29_a_tool_that_cannot_be_said_is_named() -> None:
 )
 def test_53_55_tool_choice(choice: ToolChoice, config: dict[str, Any], warnings: tuple[str, ...]) -> None:
     """Each choice has its mode; subsets are validated or forced."""
-    body, outgoing = encoded(request(tools=(F, G), tool_choice=choice))
+    body, outgoing = encoded(request(tools=(F, G, Tool(name="h")), tool_choice=choice))
     assert body["toolConfig"] == {"functionCallingConfig": config}
     assert outgoing.warnings == warnings
 
@@ -275,6 +275,24 @@ def test_a_choice_that_cannot_be_forced() -> None:
     assert outgoing.warnings == ("downgraded:tool_choice",)
     with pytest.raises(Unsupported):
         encoded(request(tools=(F,), tool_choice=ToolChoice(mode="required", only=("x",))))
+
+
+def test_55_a_list_of_all_functions_is_no_list() -> None:
+    """All named is the bare mode, also where Google's own tools stand beside them for a caller of its protocol."""
+    search = Tool(name="web_search", kind="server", extras={"gemini": {"googleSearch": {}}})
+    choice = ToolChoice(mode="required", only=("f", "g"), given=True)
+    body, outgoing = encoded(request(protocol="gemini", tools=(F, G, search), tool_choice=choice))
+    assert body["toolConfig"]["functionCallingConfig"] == {"mode": "ANY"}
+    assert outgoing.warnings == ()
+
+
+def test_a_choice_of_googles_own_tool_offers_nothing_else() -> None:
+    """It cannot be demanded; that is said."""
+    choice = ToolChoice(mode="required", only=("web_search",), given=True)
+    body, outgoing = encoded(request(tools=(F, Tool(name="web_search", kind="server")), tool_choice=choice))
+    assert body["tools"] == [{"googleSearch": {}}]
+    assert "toolConfig" not in body
+    assert outgoing.warnings == ("downgraded:tool_choice",)
 
 
 def test_57_names_are_rewritten_the_same_everywhere() -> None:

@@ -1,6 +1,6 @@
 """Requests of other protocols, as they go to a Chat Completions upstream: what is written, and every loss by name."""
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -293,11 +293,14 @@ def test_47_57_names_and_ids_are_made_legal_and_found_again() -> None:
     assert len(sent["id"]) <= 64
 
 
+NOTHING = {"type": "object", "properties": {}}
+
+
 def test_50_tools() -> None:
     """Functions and custom tools are declared as they came, `strict` only if it was said and is understood."""
     grammar = Grammar(syntax="lark", definition="start: X")
     tools = (
-        Tool(name="f", description="d", parameters={"type": "object"}, strict=True),
+        Tool(name="f", description="d", parameters={"type": "object"}, strict=False),
         Tool(name="g"),
         Tool(name="p", kind="custom", grammar=grammar),
     )
@@ -305,9 +308,9 @@ def test_50_tools() -> None:
     assert body["tools"] == [
         {
             "type": "function",
-            "function": {"name": "f", "description": "d", "parameters": {"type": "object"}, "strict": True},
+            "function": {"name": "f", "description": "d", "parameters": NOTHING, "strict": False},
         },
-        {"type": "function", "function": {"name": "g"}},
+        {"type": "function", "function": {"name": "g", "parameters": NOTHING}},
         {
             "type": "custom",
             "custom": {
@@ -363,8 +366,47 @@ def test_56_custom_tools_without_a_native_form() -> None:
 )
 def test_53_55_tool_choice(choice: ToolChoice, expected: object) -> None:
     """Every choice has its exact form."""
-    tools = (TOOL, Tool(name="p", kind="custom"))
+    tools = (TOOL, Tool(name="p", kind="custom"), Tool(name="q"))
     assert encoded(request(tools=tools, tool_choice=choice))[0].get("tool_choice") == expected
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_55_a_list_of_all_tools_is_no_list(mode: Literal["auto", "required"]) -> None:
+    """All named is the bare mode, which every server knows."""
+    tools = (TOOL, Tool(name="p", kind="custom"))
+    choice = ToolChoice(mode=mode, only=("p", "f"), given=True)
+    body, warnings = encoded(request(tools=tools, tool_choice=choice))
+    assert (body["tool_choice"], len(body["tools"]), warnings) == (mode, 2, ())
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_55_servers_without_allowed_lists_get_fewer_tools(mode: Literal["auto", "required"]) -> None:
+    """Servers that only resemble OpenAI know none, auto, required and one name: the others are not offered."""
+    tools = (TOOL, Tool(name="g"), Tool(name="h"))
+    choice = ToolChoice(mode=mode, only=("f", "h"), given=True)
+    body, warnings = encoded(request(tools=tools, tool_choice=choice), allowed_tools=False)
+    assert [tool["function"]["name"] for tool in body["tools"]] == ["f", "h"]
+    assert (body["tool_choice"], warnings) == (mode, ("downgraded:tool_choice",))
+    named = ToolChoice(mode="required", only=("g",), given=True)
+    body, warnings = encoded(request(tools=tools, tool_choice=named), allowed_tools=False)
+    assert (body["tool_choice"], len(body["tools"])) == ({"type": "function", "function": {"name": "g"}}, 3)
+    assert warnings == ()
+
+
+def test_a_choice_of_searching_forbids_functions() -> None:
+    """Chat has no tool that searches: models that do always do, so that only the functions must be kept away."""
+    tools = (TOOL, Tool(name="web_search", kind="server"))
+    choice = ToolChoice(mode="required", only=("web_search",), given=True)
+    body, warnings = encoded(request(tools=tools, tool_choice=choice))
+    assert (body["tool_choice"], body["web_search_options"]) == ("none", {})
+    assert warnings == ("downgraded:tool_choice",)
+
+
+def test_a_choice_of_a_tool_that_is_not_declared_is_refused() -> None:
+    """It names the tool."""
+    with pytest.raises(Unsupported, match="'x'") as refused:
+        encoded(request(tools=(TOOL,), tool_choice=ToolChoice(mode="required", only=("x",), given=True)))
+    assert refused.value.param == "tool_choice"
 
 
 def test_53_parallel_calls() -> None:
@@ -537,7 +579,7 @@ OPEN = {"type": "object", "properties": {"a": {"type": "string"}}}
     [
         ("anthropic-messages", CLOSED, None, True),
         ("anthropic-messages", OPEN, None, False),
-        ("gemini", {"anyOf": [CLOSED, OPEN]}, None, False),
+        ("gemini", {**CLOSED, "minProperties": 1}, None, False),
         ("gemini", CLOSED, False, False),
         ("openai-responses", CLOSED, None, None),
         ("openai-responses", OPEN, True, True),
@@ -708,7 +750,7 @@ def test_descriptions_and_search_settings() -> None:
     """Descriptions of custom tools and schemas are kept, and the size of a search."""
     tool = Tool(name="p", kind="custom", description="d")
     search = Tool(name="web_search", kind="server", settings={"search_context_size": "low"})
-    output = OutputFormat(kind="json_schema", schema={}, name="n", description="d")
+    output = OutputFormat(kind="json_schema", schema=OPEN, name="n", description="d")
     body = encoded(request(tools=(tool, search), output=output))[0]
     assert body["tools"][0]["custom"]["description"] == "d"
     assert body["web_search_options"] == {"search_context_size": "low"}

@@ -568,7 +568,7 @@ def test_server_tools() -> None:
 )
 def test_53_choices(choice: ToolChoice, found: Any) -> None:
     """Each choice has its exact form."""
-    tools = (Tool(name="f"), Tool(name="p", kind="custom"))
+    tools = (Tool(name="f"), Tool(name="p", kind="custom"), Tool(name="q"))
     assert sent(tools=tools, tool_choice=choice)[0].get("tool_choice") == found
 
 
@@ -669,10 +669,13 @@ def test_own_store_is_used_where_it_may() -> None:
     assert encoded(request(), stored=True)[0]["store"] is False
 
 
+EMPTY: dict[str, Any] = {"type": "object", "properties": {}}
+
+
 @pytest.mark.parametrize(
     ("schema", "protocol", "strict"),
     [
-        ({"type": "object", "properties": {}, "additionalProperties": False}, "anthropic-messages", True),
+        ({**EMPTY, "required": [], "additionalProperties": False}, "anthropic-messages", True),
         ({"type": "object", "properties": {"a": {}}}, "gemini", False),
         ({"type": "object"}, "openai-chat", False),
     ],

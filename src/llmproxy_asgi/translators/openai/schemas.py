@@ -1,0 +1,97 @@
+"""Schemas as OpenAI's two protocols take them: the parameters of functions, and what an answer must look like.
+
+Where a request came in one of these protocols its strict schemas were written for this vendor, who judges them itself.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from llmproxy_asgi.capabilities import Capabilities
+from llmproxy_asgi.conversation import JSONObject, OutputFormat, Request, Tool
+from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.openai.words import qualifies_as_strict
+from llmproxy_asgi.translators.schema_references import definition_name, with_definitions
+from llmproxy_asgi.translators.strict_schemas import OPENAI, NotStrict, strict_form
+from llmproxy_asgi.translators.tool_schemas import object_root, refuse_unseen
+
+_OWN = frozenset({"openai-chat", "openai-responses", "openai-completions"})
+_MOST_STEPS = 64
+
+
+def function_parameters(
+    tool: Tool, request: Request, can: Capabilities, losses: Losses
+) -> tuple[JSONObject, bool | None]:
+    """A function's parameters, and whether they go as strict ones (None: nobody said).
+
+    Raises:
+        Unsupported: They describe no object, or the tool's results are of no use to the model.
+    """
+    refuse_unseen(tool, can)
+    parameters = object_root(tool, losses, plain=can.developer_role)
+    if not tool.strict:
+        return parameters, tool.strict
+    if not can.strict_tools:
+        losses.add("dropped:strict")
+        return parameters, None
+    if request.protocol in _OWN:
+        return parameters, True
+    try:
+        form = strict_form(parameters, OPENAI)
+    except NotStrict:
+        losses.add("dropped:strict")
+        return parameters, False
+    losses.add(*(f"dropped:schema.{key}" for key in form.told))
+    return form.schema, True
+
+
+class AnswerSchema(msgspec.Struct, frozen=True):
+    """The schema of an answer, and whether it goes as a strict one (None: nobody said)."""
+
+    schema: JSONObject
+    strict: bool | None
+
+
+def answer_schema(output: OutputFormat, request: Request, can: Capabilities, losses: Losses) -> AnswerSchema | None:
+    """What an answer must look like in this vendor's form; None where it has to be asked for in words."""
+    schema = output.schema or {}
+    if not can.structured_output or (request.tools and not can.format_with_tools):
+        return None
+    if request.protocol in _OWN:
+        return AnswerSchema(schema, output.strict)
+    own = can.developer_role
+    if output.strict or (output.strict is None and qualifies_as_strict(schema)):
+        try:
+            form = strict_form(schema, OPENAI)
+        except NotStrict:
+            pass
+        else:
+            if output.strict or not form.told:
+                losses.add(*(f"dropped:response_format.{key}" for key in form.told))
+                return AnswerSchema(form.schema, strict=True)
+    if output.strict:
+        losses.add("dropped:strict")
+    if not own:  # servers of other makes take any root
+        return AnswerSchema(schema, strict=False)
+    rooted = _rooted(schema)
+    return AnswerSchema(rooted, strict=False) if rooted is not None else None
+
+
+def _rooted(schema: JSONObject) -> JSONObject | None:
+    """The schema with an object at its root, as the vendor demands it also of loose ones; None where it has none."""
+    if isinstance(schema.get("$ref"), str):
+        schema = with_definitions(schema)
+    found: Any = schema
+    for _ in range(_MOST_STEPS):
+        name = definition_name(found.get("$ref"))
+        definitions = schema.get("$defs")
+        if name is None or not isinstance(definitions, Mapping) or not isinstance(definitions.get(name), dict):
+            break
+        beside = {key: value for key, value in found.items() if key != "$ref"}
+        found = {**definitions[name], **beside}
+    if any(key in found for key in ("$ref", "anyOf", "oneOf", "allOf")):
+        return None
+    if found.get("type") == "object":
+        return dict(found) if found is not schema else schema
+    return {"type": "object", **found} if "type" not in found and isinstance(found.get("properties"), dict) else None

@@ -1,0 +1,34 @@
+"""The choice among tools, without what says nothing: an allowed list that names every tool is no list."""
+
+from llmproxy_asgi.conversation import Request, Tool, ToolChoice
+from llmproxy_asgi.errors import Unsupported
+
+_NAMES_FUNCTIONS_ONLY = frozenset({"gemini"})
+"""Protocols whose lists can name functions alone, so that such a list says nothing of tools that the vendor runs."""
+
+
+def plain_choice(request: Request) -> ToolChoice:
+    """A request's choice; one among all tools is its bare mode, which every upstream knows."""
+    choice = request.tool_choice
+    if not choice.only or (len(choice.only) == 1 and choice.mode == "required"):
+        return choice
+    named = frozenset(choice.only)
+    functions_only = request.protocol in _NAMES_FUNCTIONS_ONLY
+    counted = [tool for tool in request.tools if not (functions_only and tool.kind == "server")]
+    if any(tool.name not in named for tool in counted):
+        return choice
+    return ToolChoice(mode=choice.mode, parallel=choice.parallel, given=True)
+
+
+def chosen(request: Request, name: str) -> Tool:
+    """The declared tool that a choice names.
+
+    Raises:
+        Unsupported: There is none.
+    """
+    for tool in request.tools:
+        if tool.name == name:
+            return tool
+    raise Unsupported(
+        f"tool_choice names {name[:64]!r}, which is not declared: it must name one of tools.", param="tool_choice"
+    )
