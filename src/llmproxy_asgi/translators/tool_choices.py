@@ -1,5 +1,7 @@
 """The choice among tools, without what says nothing: an allowed list that names every tool is no list."""
 
+from collections.abc import Iterable
+
 from llmproxy_asgi.conversation import Request, Tool, ToolChoice
 from llmproxy_asgi.errors import Unsupported
 
@@ -20,15 +22,21 @@ def plain_choice(request: Request) -> ToolChoice:
     return ToolChoice(mode=choice.mode, parallel=choice.parallel, given=True)
 
 
-def chosen(request: Request, name: str) -> Tool:
-    """The declared tool that a choice names.
+def chosen(request: Request, names: Iterable[str]) -> list[Tool]:
+    """The declared tools that a choice names, each once.
 
     Raises:
-        Unsupported: There is none.
+        Unsupported: One of them is not declared.
     """
+    declared: dict[str, Tool] = {}
     for tool in request.tools:
-        if tool.name == name:
-            return tool
-    raise Unsupported(
-        f"tool_choice names {name[:64]!r}, which is not declared: it must name one of tools.", param="tool_choice"
-    )
+        declared.setdefault(tool.name, tool)
+    found: list[Tool] = []
+    for name in dict.fromkeys(names):
+        if name not in declared:
+            raise Unsupported(
+                f"tool_choice names {name[:64]!r}, which is not declared: it must name one of tools.",
+                param="tool_choice",
+            )
+        found.append(declared[name])
+    return found

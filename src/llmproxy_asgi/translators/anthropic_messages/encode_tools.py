@@ -72,7 +72,7 @@ class Tools:
         tools = self._request.tools
         if not choice.only or (choice.mode == "required" and len(choice.only) == 1 and forced):
             return tools
-        names = frozenset(chosen(self._request, name).name for name in choice.only)
+        names = frozenset(tool.name for tool in chosen(self._request, choice.only))
         allowed = [tool for tool in tools if tool.name in names]
         if len(allowed) < len(tools):
             self._warnings.add("downgraded:tool_choice")
@@ -94,7 +94,7 @@ class Tools:
         return {**word, "disable_parallel_tool_use": True} if single else word
 
     def _chosen(self, name: str) -> str:
-        tool = chosen(self._request, name)
+        [tool] = chosen(self._request, [name])
         if tool.kind == "server":
             native = server_tools.encode_declared(tool) or EMPTY
             return str(native.get("name", name))

@@ -93,7 +93,6 @@ class ChunkStream(StreamDecoder):
         self._usage: JSONObject = {}
         self._last_usage = ABSENT
         self._searches = 0
-        self._call_ids = DistinctIds()
         self._blocked: Finish | None = None
 
     @override
@@ -247,7 +246,7 @@ class ChunkStream(StreamDecoder):
         if not call.name:
             raise UpstreamProtocolError("The upstream called a function without a name.")
         seeds = (self._id, str(found.number), str(found.calls), call.name, arguments)
-        call_id = self._call_ids.of(call.id or "", *seeds)
+        call_id = found.call_ids.of(call.id or "", *seeds)
         custom = call.name in self._outgoing.emulated
         arguments = "{}" if arguments in {"", "null"} else arguments
         found.calls += 1
@@ -299,6 +298,7 @@ class _Open:
         "_starts",
         "_tokens",
         "_upstream",
+        "call_ids",
         "calls",
         "message",
         "number",
@@ -310,6 +310,7 @@ class _Open:
     def __init__(self, number: int, upstream: Upstream) -> None:
         self.number = number
         self.calls = 0
+        self.call_ids = DistinctIds()
         self.reason: str | None = None
         self.message: str | None = None
         self.token: str | None = None

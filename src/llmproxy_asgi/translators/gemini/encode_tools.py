@@ -65,7 +65,7 @@ class Tools:
         tools, choice = self._request.tools, self._chosen
         if not choice.only or choice.mode == "none":
             return tools
-        named = [chosen(self._request, name) for name in choice.only]
+        named = chosen(self._request, choice.only)
         if any(tool.kind != "server" for tool in named):
             return tools
         self._losses.add("downgraded:tool_choice")  # what Google runs can be offered but not be demanded
@@ -88,7 +88,7 @@ class Tools:
         return {"functionCallingConfig": calling}
 
     def _allowed(self, names: Sequence[str]) -> list[str]:
-        found = [tool for name in dict.fromkeys(names) if (tool := chosen(self._request, name)).kind != "server"]
+        found = [tool for tool in chosen(self._request, names) if tool.kind != "server"]
         if len(found) < len(names):
             self._losses.add("downgraded:tool_choice")
         return [self._names.outward(tool.name, tool.namespace) for tool in found]

@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 from llmproxy_asgi.conversation import Seal
+from llmproxy_asgi.translators.names import DistinctIds
 
 
 class OpenCall:
@@ -41,6 +42,7 @@ class OpenCandidate:
     __slots__ = (
         "by_id",
         "by_index",
+        "call_ids",
         "calls",
         "detail",
         "finish",
@@ -72,6 +74,7 @@ class OpenCandidate:
         self.style: Literal["full", "summary"] = "full"
         self.detail: int | None = None
         self.calls: list[OpenCall] = []
+        self.call_ids = DistinctIds()
         self.by_index: dict[int, OpenCall] = {}
         self.by_id: dict[str, OpenCall] = {}
         self.last_call: OpenCall | None = None

@@ -49,7 +49,7 @@ from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
 from llmproxy_asgi.translators.media import standard_base64
-from llmproxy_asgi.translators.names import DistinctIds, derived
+from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.problems import decode_error_object
 from llmproxy_asgi.translators.openai.words import TIER_IN, dated
 from llmproxy_asgi.translators.openai_chat.answer_words import decode_annotation, decode_logprobs
@@ -89,7 +89,6 @@ class ChatStreamDecoder(StreamDecoder):
         self._complete = self._splitter.complete
         self._id = ""
         self._candidates: dict[int, OpenCandidate] = {}
-        self._distinct = DistinctIds()
         self._whole = False
         self._usage: Any = None
         self._tier: ServiceTier | None = None
@@ -421,7 +420,7 @@ class ChatStreamDecoder(StreamDecoder):
     def _call(self, candidate: OpenCandidate, delta: CallDelta, out: list[StreamEvent]) -> None:
         call = self._find_call(candidate, delta)
         if delta.id and not call.call_id:
-            call.call_id = self._distinct.of(delta.id, self._id)
+            call.call_id = candidate.call_ids.of(delta.id, self._id)
             candidate.by_id[delta.id] = call
         name: str | None = None
         text: str | None = None
@@ -474,7 +473,7 @@ class ChatStreamDecoder(StreamDecoder):
     def _tell_call(self, candidate: OpenCandidate, call: OpenCall, out: list[StreamEvent]) -> None:
         if not call.call_id:
             seeds = (self._id, str(candidate.number), str(candidate.calls.index(call)))
-            call.call_id = self._distinct.of("", *seeds)
+            call.call_id = candidate.call_ids.of("", *seeds)
         call.told = True
         call.index = candidate.part()
         call.unwrap = call.name in self._emulated

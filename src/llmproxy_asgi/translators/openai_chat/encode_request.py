@@ -156,7 +156,7 @@ class _RequestEncoder:
             self._losses.add("downgraded:tool_choice")
             self._body["tool_choice"] = "auto"
             if choice.only:
-                names = {self._outward(chosen(self._request, name)) for name in choice.only}
+                names = {self._outward(tool) for tool in chosen(self._request, choice.only)}
                 self._body["tools"] = [tool for tool in tools if _declared(tool) in names] or tools
             return
         if not choice.given and not choice.only and choice.mode == "auto":
@@ -164,7 +164,7 @@ class _RequestEncoder:
         if not choice.only or choice.mode == "none":
             self._body["tool_choice"] = choice.mode
             return
-        self._choose_among([chosen(self._request, name) for name in dict.fromkeys(choice.only)], tools)
+        self._choose_among(chosen(self._request, choice.only), tools)
 
     def _choose_among(self, allowed: Sequence[Tool], tools: list[JSONObject]) -> None:
         """A choice among some tools: by name, by a list, or by declaring no others."""

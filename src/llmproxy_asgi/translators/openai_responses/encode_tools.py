@@ -143,7 +143,7 @@ class ToolEncoder:
             return None
         if not choice.only or choice.mode == "none":
             return choice.mode
-        named = [self._named(chosen(self._request, name)) for name in dict.fromkeys(choice.only)]
+        named = [self._named(tool) for tool in chosen(self._request, choice.only)]
         if choice.mode == "required" and len(named) == 1:
             return named[0]
         return {"type": "allowed_tools", "mode": choice.mode, "tools": named}
