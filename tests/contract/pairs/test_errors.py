@@ -251,6 +251,31 @@ def as_told(lane: Lane, error: Any, failure: Failure) -> dict[str, Any]:
     return dict(error.body)
 
 
+FOREIGN_REFUSALS: dict[str, tuple[object, str]] = {
+    "fastapi": (
+        {"detail": [{"loc": ["body", "messages", 0, "content"], "msg": "Input should be a valid string"}]},
+        "messages[0].content: Input should be a valid string",
+    ),
+    "errors": ({"errors": [{"code": 1, "message": "No such parameter"}]}, "No such parameter"),
+    "page": (b"<html><body><h1>No such</h1> parameter</body></html>", "No such parameter"),
+}
+
+
+@pytest.mark.parametrize("refusal", FOREIGN_REFUSALS.values(), ids=FOREIGN_REFUSALS)
+@pytest.mark.parametrize("lane", pairs())
+def test_a_refusal_of_no_vendors_shape_keeps_its_reason(stage: Stage, lane: Lane, refusal: tuple[object, str]) -> None:
+    """Whole and streamed, the SDK's exception says why a server or a proxy before it refused the request."""
+    body, reason = refusal
+    stage.play(error_answer(422, body))
+    wanted: Any = {MESSAGES: anthropic.APIStatusError, GEMINI: errors.ClientError}.get(
+        lane.client, openai.APIStatusError
+    )
+    with pytest.raises(wanted) as caught:
+        stage.ask(lane, **QUESTION[lane.client])
+    assert status_of(caught.value) == 422
+    assert reason in str(caught.value)
+
+
 @pytest.mark.fault(12)
 @pytest.mark.fidelity(92)
 @pytest.mark.parametrize("lane", EACH)

@@ -25,6 +25,7 @@ from llmproxy_asgi.errors import (
 )
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.base import Headers, Problem
+from llmproxy_asgi.translators.error_bodies import error_of_body
 from llmproxy_asgi.translators.waits import limited, wait_of, wait_within
 
 _TYPES = {
@@ -129,7 +130,8 @@ def _native(error: GatewayError) -> JSONObject | None:
 
 def decode_error(status: int, headers: Headers, body: bytes) -> UpstreamError:
     """What an answer with a status of 400 and more means."""
-    return _upstream_error(status, _error_of(body), headers=headers, request_id=headers.get("request-id"))
+    native = error_of_body(status, body)
+    return _upstream_error(status, native, headers=headers, request_id=headers.get("request-id"))
 
 
 def stream_error(native: Mapping[str, Any] | None) -> UpstreamError:
@@ -193,12 +195,3 @@ def _refused(status: int, native: Mapping[str, Any] | None, same: dict[str, Any]
 def _reason(native: Mapping[str, Any] | None, otherwise: str) -> str:
     message = native.get("message") if native else None
     return message[:_REASON_MAX] if isinstance(message, str) and message else otherwise
-
-
-def _error_of(body: bytes) -> Mapping[str, Any] | None:
-    try:
-        answer = msgspec.json.decode(body)
-    except (ValueError, RecursionError):
-        return None
-    error = answer.get("error") if isinstance(answer, dict) else None
-    return error if isinstance(error, dict) else None

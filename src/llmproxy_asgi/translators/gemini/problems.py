@@ -25,6 +25,7 @@ from llmproxy_asgi.errors import (
     WrongMediaType,
 )
 from llmproxy_asgi.translators.base import Headers, Problem
+from llmproxy_asgi.translators.error_bodies import error_of, error_of_body
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
 from llmproxy_asgi.translators.waits import wait_of, wait_within
 
@@ -132,16 +133,12 @@ def _native(error: GatewayError) -> JSONObject | None:
 
 def decode_error(status: int, headers: Headers, body: bytes) -> UpstreamError:
     """What an answer with a status of 400 and more means."""
-    try:
-        found = _error_of(msgspec.json.decode(body))
-    except (ValueError, RecursionError):
-        found = None
-    return _judged(status, found, wait=wait_of(headers), request_id=headers.get("x-request-id"))
+    return _judged(status, error_of_body(status, body), wait=wait_of(headers), request_id=headers.get("x-request-id"))
 
 
 def stream_error(found: Any) -> UpstreamError:
     """What an error object inside a 200 means; its code stands in for the status."""
-    native = _error_of({"error": found}) or {}
+    native = error_of({"error": found}) or {}
     code = native.get("code")
     if isinstance(code, str) and code.isdecimal() and len(code) == 3:
         code = int(code)
@@ -224,13 +221,3 @@ def _values(native: Mapping[str, Any] | None, kind: str, key: str) -> Iterator[s
             continue
         rows = [detail, *(row for value in detail.values() if isinstance(value, list) for row in value)]
         yield from (row[key] for row in rows if isinstance(row, dict) and isinstance(row.get(key), str))
-
-
-def _error_of(answer: Any) -> Mapping[str, Any] | None:
-    """The error's object, which may stand in a list of one."""
-    if isinstance(answer, list) and answer:
-        answer = answer[0]
-    error = answer.get("error") if isinstance(answer, dict) else None
-    if isinstance(error, str) and error:
-        return {"message": error}
-    return error if isinstance(error, dict) else None

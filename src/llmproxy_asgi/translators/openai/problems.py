@@ -6,7 +6,7 @@ concern the request and are kept; those about credentials and those of broken up
 
 import math
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -28,6 +28,7 @@ from llmproxy_asgi.errors import (
     WrongMediaType,
 )
 from llmproxy_asgi.translators.base import Headers, Problem
+from llmproxy_asgi.translators.error_bodies import error_of, error_of_body
 from llmproxy_asgi.translators.waits import limited, wait_of, wait_within
 
 PROTOCOLS = frozenset({"openai-chat", "openai-responses", "openai-completions", "openai-embeddings"})
@@ -183,7 +184,7 @@ def error_object(error: GatewayError) -> dict[str, Any]:
 
 def decode_error(status: int, headers: Headers, body: bytes, *, protocol: str) -> UpstreamError:
     """What an answer with this status means."""
-    found = _find_error(body)
+    found = error_of_body(status, body)
     return _judge(
         status,
         found,
@@ -195,7 +196,7 @@ def decode_error(status: int, headers: Headers, body: bytes, *, protocol: str) -
 
 def decode_error_object(found: Any, *, protocol: str) -> UpstreamError:
     """What an error inside an answer that began well means."""
-    error = _as_error(found) or {}
+    error = error_of(found) or {}
     status = error.get("code")
     if type(status) is str and status.isascii() and status.isdigit() and len(status) == 3:
         status = int(status)
@@ -263,32 +264,6 @@ def _refused(
         kind, refusal = ErrorKind.MODEL_NOT_FOUND, UpstreamUnsuited
     message = _message(found) or f"The upstream refused the request with status {status}."
     return refusal(message, status=status, kind=kind, param=param, **seen)
-
-
-def _find_error(body: bytes) -> Mapping[str, Any] | None:
-    """The error's object in whatever shape a compatible server gave it; None where the body is no JSON."""
-    try:
-        decoded = msgspec.json.decode(body)
-    except (ValueError, RecursionError):
-        return None
-    return _as_error(decoded)
-
-
-def _as_error(found: Any) -> Mapping[str, Any] | None:
-    if type(found) is list and found:
-        found = found[0]
-    if type(found) is str and found:
-        return {"message": found}
-    if type(found) is not dict:
-        return None
-    inner = found.get("error")
-    if type(inner) is dict:
-        return cast("dict[str, Any]", inner)
-    if type(inner) is str and inner:
-        return {"message": inner, **{key: found[key] for key in ("type", "code", "param") if key in found}}
-    if type(found.get("detail")) is str:
-        return {"message": found["detail"]}
-    return found if type(found.get("message")) is str else None
 
 
 def _codes(found: Mapping[str, Any]) -> frozenset[str]:

@@ -4,6 +4,7 @@ The object repeats what the caller asked for, in the very bytes it came in. A wh
 stream would end with, so there is one way to write an answer.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
@@ -25,6 +26,7 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import ErrorKind, GatewayError, UpstreamAuthFailed
 from llmproxy_asgi.translators.base import Intake
+from llmproxy_asgi.translators.members import joined, raw, split
 from llmproxy_asgi.translators.openai.problems import ABOUT_THE_INPUT, FAILED_EVENT, error_object
 from llmproxy_asgi.translators.openai.words import NATIVE_ISSUER
 from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, TIER_OUT, encode_usage
@@ -33,17 +35,20 @@ from llmproxy_asgi.translators.seals import wrap
 
 _ECHOED: Mapping[str, bytes] = {
     "background": b"false",
+    "frequency_penalty": b"0.0",
     "instructions": b"null",
     "max_output_tokens": b"null",
     "max_tool_calls": b"null",
     "parallel_tool_calls": b"true",
+    "presence_penalty": b"0.0",
     "previous_response_id": b"null",
     "prompt_cache_key": b"null",
+    "prompt_cache_retention": b"null",
     "reasoning": b'{"effort":null,"summary":null}',
     "safety_identifier": b"null",
     "store": b"false",
     "temperature": b"1.0",
-    "text": b'{"format":{"type":"text"}}',
+    "text": b'{"format":{"type":"text"},"verbosity":"medium"}',
     "tool_choice": b'"auto"',
     "tools": b"[]",
     "top_logprobs": b"0",
@@ -53,7 +58,16 @@ _ECHOED: Mapping[str, bytes] = {
     "metadata": b"{}",
 }
 """What the object repeats of the request, and what it says where the caller said nothing."""
+_FILLED: Mapping[str, Mapping[str, Any]] = {
+    "reasoning": {"effort": None, "summary": None},
+    "text": {"format": {"type": "text"}, "verbosity": "medium"},
+}
+"""Members of what it repeats that the vendor always sends."""
+_FUNCTION: Mapping[str, Any] = {"description": None, "parameters": None, "strict": False}
+"""The same of a declared function. Other vendors' models are not made strict unless the caller says so."""
+_LISTED = msgspec.json.Decoder(list[msgspec.Raw])
 _NULL = b"null"
+_UNFINISHED = frozenset({"queued", "in_progress"})
 
 _ERROR_CODES = frozenset({"server_error", "rate_limit_exceeded", "vector_store_timeout"}) | ABOUT_THE_INPUT
 """The closed list of a failed answer's codes."""
@@ -74,14 +88,15 @@ class ResponseObject:
         extras: Fields that only this protocol knows.
     """
 
-    __slots__ = ("_base", "_created", "_echo", "_extras", "service_tier")
+    __slots__ = ("_asked_tier", "_base", "_created", "_echo", "_extras", "service_tier")
 
     def __init__(
         self, intake: Intake, *, answer: str, model: str, created_at: datetime, extras: Mapping[str, Any] = EMPTY
     ) -> None:
-        self._base = {"id": answer, "object": "response", "created_at": int(created_at.timestamp())}
+        self._base: dict[str, Any] = {"id": answer, "object": "response", "created_at": int(created_at.timestamp())}
         self._created = {"model": intake.model or model}
         self._echo = _echo(intake)
+        self._asked_tier = _asked_tier(intake)
         self._extras = extras
         self.service_tier: ServiceTier | None = None
 
@@ -94,22 +109,38 @@ class ResponseObject:
         error: JSONObject | None = None,
         incomplete: str | None = None,
     ) -> bytes:
-        """The object in this state."""
-        tier = {"service_tier": TIER_OUT[self.service_tier]} if self.service_tier else {}
+        """The object in this state; a completed one is dated by the clock."""
+        completed = max(int(time.time()), self._base["created_at"]) if status == "completed" else None
         return msgspec.json.encode(
             {
                 **self._base,
                 "status": status,
+                "completed_at": completed,
                 "error": error,
                 "incomplete_details": {"reason": incomplete} if incomplete else None,
                 **self._created,
                 "output": output,
                 **self._echo,
-                **tier,
+                "service_tier": self._tier(status),
+                "moderation": None,
                 "usage": encode_usage(usage) if usage is not None else None,
                 **self._extras,
             }
         )
+
+    def _tier(self, status: str) -> str:
+        """The tier that served the answer; while it is made the one that was asked for."""
+        if self.service_tier is not None:
+            return TIER_OUT[self.service_tier]
+        return self._asked_tier if status in _UNFINISHED else TIER_OUT[ServiceTier.STANDARD]
+
+
+def _asked_tier(intake: Intake) -> str:
+    said = intake.raw.get("service_tier")
+    try:
+        return msgspec.json.decode(said, type=str) if said is not None else "auto"
+    except msgspec.MsgspecError:
+        return "auto"
 
 
 def _echo(intake: Intake) -> dict[str, msgspec.Raw]:
@@ -118,8 +149,37 @@ def _echo(intake: Intake) -> dict[str, msgspec.Raw]:
         said = intake.raw.get(key)
         if key == "store" and intake.state is not None and intake.state.store:
             otherwise = b"true"  # noqa: PLW2901  what is kept says so
-        echo[key] = msgspec.Raw(otherwise) if said is None or bytes(said) == _NULL else _on_one_line(said)
+        echo[key] = msgspec.Raw(otherwise) if said is None or bytes(said) == _NULL else _filled(key, said)
     return echo
+
+
+def _filled(key: str, said: msgspec.Raw) -> msgspec.Raw:
+    """What the caller said, with the members that the vendor always sends."""
+    try:
+        if key in _FILLED:
+            return _on_one_line(_with_members(said, _FILLED[key]))
+        if key == "tools":
+            tools = [_declared(tool) for tool in _LISTED.decode(said)]
+            return _on_one_line(msgspec.Raw(msgspec.json.encode(tools)))
+    except msgspec.MsgspecError:  # passed on unread, for the upstream to refuse
+        pass
+    return _on_one_line(said)
+
+
+def _declared(tool: msgspec.Raw) -> msgspec.Raw:
+    told = bytes(tool)
+    if b'"function"' not in told or (b'"strict"' in told and b'"description"' in told and b'"parameters"' in told):
+        return tool
+    members = split(tool)
+    if bytes(members.get("type", b"")) != b'"function"':
+        return tool
+    return _with_members(tool, _FUNCTION)
+
+
+def _with_members(said: msgspec.Raw, otherwise: Mapping[str, Any]) -> msgspec.Raw:
+    members = split(said)
+    missing = {key: raw(value) for key, value in otherwise.items() if key not in members}
+    return msgspec.Raw(joined({**members, **missing})) if missing else said
 
 
 def _on_one_line(said: msgspec.Raw) -> msgspec.Raw:

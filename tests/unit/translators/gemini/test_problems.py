@@ -155,7 +155,7 @@ def test_91_waits(headers: dict[str, str], delay: str | None, wait: float | None
     assert decoded(429, {"error": {"code": 429, "details": details}}, **headers).retry_after == wait
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>secret</html>", b"[]", b'"x"', b"[" * 2000])
+@pytest.mark.parametrize("body", [b"", b"<html>secret</html>", b"[]", b"[" * 2000])
 def test_96_errors_that_cannot_be_read(body: bytes) -> None:
     """A body that is no error is judged by its status, and none of it is repeated."""
     assert isinstance(decoded(500, body), UpstreamProtocolError)

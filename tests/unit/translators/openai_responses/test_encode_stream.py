@@ -429,10 +429,13 @@ def test_the_request_is_repeated_in_the_answer() -> None:
         "truncation": None,
     }
     found = frames(written(told(Text(text="hi")), **asked))[0]["response"]
-    assert {key: found[key] for key in asked if key != "truncation"} == {
-        key: value for key, value in asked.items() if key != "truncation"
+    filled = {
+        "tools": [{**tools[0], "description": None}],
+        "reasoning": {"effort": "low", "summary": None},
+        "text": {"verbosity": "low", "format": {"type": "text"}},
+        "truncation": "disabled",
     }
-    assert found["truncation"] == "disabled"
+    assert {key: found[key] for key in asked} == {**asked, **filled}
     parsed = accumulated(written(told(Text(text="hi")), **asked))
     assert parsed.parallel_tool_calls is False
     assert parsed.metadata == {"k": "v"}

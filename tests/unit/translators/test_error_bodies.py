@@ -1,0 +1,118 @@
+"""What an upstream's error body says, in each of the shapes that servers use."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from llmproxy_asgi.translators.error_bodies import error_of, error_of_body
+from llmproxy_asgi.translators.registry import translator
+
+FASTAPI = {
+    "detail": [
+        {
+            "type": "string_type",
+            "loc": ["body", "messages", 0, "content"],
+            "msg": "Input should be a valid string",
+            "input": {"secret": "what the caller wrote"},
+        },
+        {"type": "missing", "loc": ["body", "model"], "msg": "Field required"},
+    ]
+}
+REASON = "messages[0].content: Input should be a valid string; model: Field required"
+PAGE = """<!DOCTYPE html><html><head><title>413 Too Large</title><style>h1 {color: red}</style>
+<script>if (1 < 2) alert("no")</script></head>
+<body><!-- hidden --><center><h1>413 Request Entity Too Large</h1></center><hr>nginx &amp; friends</body></html>"""
+
+BODIES: list[Any] = [
+    pytest.param({"error": {"message": "words", "code": 7}}, "words", id="vendor"),
+    pytest.param({"error": "words"}, "words", id="string"),
+    pytest.param({"error": {"detail": "words"}}, "words", id="detail-within"),
+    pytest.param({"message": "words"}, "words", id="message"),
+    pytest.param({"msg": "words"}, "words", id="msg"),
+    pytest.param({"Message": "words"}, "words", id="capital"),
+    pytest.param({"detail": "words"}, "words", id="detail"),
+    pytest.param({"detail": {"error": {"message": "words"}}}, "words", id="detail-object"),
+    pytest.param(FASTAPI, REASON, id="fastapi"),
+    pytest.param(FASTAPI["detail"], REASON, id="bare-validation"),
+    pytest.param({"object": "error", "message": FASTAPI, "code": 422}, REASON, id="mistral"),
+    pytest.param({"errors": ["words", "more"]}, "words; more", id="errors-strings"),
+    pytest.param({"success": False, "errors": [{"code": 1, "message": "words"}]}, "words", id="errors-objects"),
+    pytest.param({"title": "Bad Request", "errors": {"stop": ["is wrong"]}}, "stop: is wrong", id="errors-fields"),
+    pytest.param({"title": "Bad Request", "detail": "words"}, "words", id="problem-json"),
+    pytest.param([{"error": {"message": "words"}}], "words", id="list"),
+    pytest.param("words", "words", id="json-string"),
+    pytest.param(b"words\n\x1b[31m of a proxy", "words [31m of a proxy", id="text"),
+    pytest.param(b"\xef\xbb\xbf" + b'{"error": {"message": "words"}}', "words", id="byte-order-mark"),
+    pytest.param(b'event: error\ndata: {"error": {"message": "words"}}\n\n', "words", id="event"),
+    pytest.param(PAGE.encode(), "413 Request Entity Too Large nginx & friends", id="page"),
+    pytest.param(b"<html><head><title>Blocked</title></head></html>", "Blocked", id="title-alone"),
+    pytest.param(b"<Error><Code>Bad</Code><Message>words</Message></Error>", "Bad words", id="xml"),
+    pytest.param(b"\xff words", "\ufffd words", id="no-utf-8"),
+]
+
+
+def encoded(body: object) -> bytes:
+    return body if isinstance(body, bytes) else json.dumps(body).encode()
+
+
+@pytest.mark.parametrize(("body", "reason"), BODIES)
+@pytest.mark.parametrize(
+    "protocol", ["openai-chat", "openai-responses", "openai-embeddings", "anthropic-messages", "gemini"]
+)
+def test_a_refusal_keeps_its_reason(protocol: str, body: object, reason: str) -> None:
+    """Whatever the shape and the protocol, the caller reads the words that the upstream refused with."""
+    found = translator(protocol).outbound.decode_error(400, {}, encoded(body))
+    assert (found.status, found.message) == (400, reason)
+    shown = translator(protocol).inbound.problem(found).body.decode()
+    assert json.dumps(reason, ensure_ascii=False)[1:-1] in shown
+    assert "what the caller wrote" not in shown
+
+
+def test_a_fault_of_validation_names_its_field() -> None:
+    """FastAPI's place is the field's path, without the part of the request that it begins with."""
+    found = translator("openai-chat").outbound.decode_error(422, {}, encoded(FASTAPI))
+    assert (found.status, found.param) == (422, "messages[0].content")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b" \n", b"{}", b"[]", b"null", b"7", b"<html></html>", b"data:", b"\xff\xfe", b"[" * 2000]
+)
+def test_a_body_without_words_says_nothing(body: bytes) -> None:
+    """Nothing is made up where there is nothing."""
+    assert error_of_body(400, body) is None
+
+
+def test_a_reason_is_bounded() -> None:
+    """Of a long text the beginning is told, on one line."""
+    found = error_of_body(400, b"x" * 100_000)
+    assert found is not None
+    assert len(found["message"]) == 1003
+    assert error_of({"errors": ["e"] * 50}) == {"message": "e; e; e"}
+    assert error_of({"detail": {"detail": {"detail": {"detail": {"detail": {"detail": "deep"}}}}}}) is None
+
+
+@pytest.mark.parametrize("piece", [b"<script>", b"<", b"<title", b"<!--", b"<a>x"])
+def test_markup_costs_no_more_than_its_size(piece: bytes) -> None:
+    """A hostile page of a quarter of a mebibyte is read in one pass."""
+    begun = time.process_time()
+    error_of_body(400, b"<html>" + piece * (256 * 1024 // len(piece)))
+    assert time.process_time() - begun < 2
+
+
+@pytest.mark.parametrize("protocol", ["openai-chat", "anthropic-messages", "gemini"])
+def test_the_vendors_own_object_passes_whole(protocol: str) -> None:
+    """An object with a message of its own is kept with every field."""
+    native = {"message": "words", "type": "t", "details": {"error_code": "c"}, "more": [1]}
+    found = translator(protocol).outbound.decode_error(400, {}, encoded({"error": native}))
+    assert found.native == native
+
+
+@pytest.mark.parametrize("protocol", ["openai-chat", "anthropic-messages", "gemini"])
+@pytest.mark.parametrize("body", [b"<html>inner-host</html>", b"inner-host"])
+def test_what_a_broken_server_writes_is_not_repeated(protocol: str, body: bytes) -> None:
+    """A page beside a 500 says nothing of the request, and none of it reaches the caller."""
+    found = translator(protocol).outbound.decode_error(500, {}, body)
+    assert (found.status, found.native) == (502, None)
+    assert "inner-host" not in translator(protocol).inbound.problem(found).body.decode()
