@@ -8,6 +8,7 @@ import contextlib
 import logging
 import re
 import secrets
+from codecs import BOM_UTF8
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
@@ -34,7 +35,6 @@ _PRIVATE = ((b"cache-control", b"no-store"), _VARY)
 _PRIVATE_STREAM = ((b"cache-control", b"no-store, no-transform"), _VARY)
 _CLIENT_CLOSED_REQUEST = 499
 """The status, made up by nginx, of an answer that has no reader any more."""
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _INFLATE_STEP = 1024 * 1024
 """Bytes that are decompressed at a time."""
 _STEADY = 16 * 1024
@@ -144,7 +144,7 @@ class Exchange:
         body = await self._read(limit, held)
         if decompressor is not None:
             body = await _inflated(decompressor, body, limit, held)
-        return body.removeprefix(_BYTE_ORDER_MARK)
+        return body.removeprefix(BOM_UTF8)
 
     async def answer(self, status: int, headers: HeaderPairs, body: bytes) -> None:
         """A whole answer.

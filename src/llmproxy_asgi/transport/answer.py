@@ -6,6 +6,7 @@ that is how a client's leaving reaches the upstream.
 
 import re
 from abc import ABC, abstractmethod
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Self
 
@@ -111,7 +112,7 @@ class Answer(ABC):
         return piece
 
     async def read(self, limit: int) -> bytes:
-        """The whole body, decoded, at most `limit` bytes.
+        """The whole body, decoded, at most `limit` bytes, without a byte order mark.
 
         Raises:
             UpstreamProtocolError: it is longer than `limit`; besides, what `chunk` raises.
@@ -124,7 +125,8 @@ class Answer(ABC):
                 await self.aclose()
                 raise UpstreamProtocolError("The upstream's answer is larger than is accepted.")
             pieces.append(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return body.removeprefix(BOM_UTF8)  # no part of JSON (RFC 8259, 8.1)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self

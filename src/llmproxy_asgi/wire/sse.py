@@ -20,6 +20,7 @@ Left out on purpose: `id` and `retry` (a model's answer is not resumed), reconne
 """
 
 import re
+from codecs import BOM_UTF8
 from functools import lru_cache
 
 import msgspec
@@ -27,7 +28,6 @@ import msgspec
 DEFAULT_MAX_EVENT = 16 * 1024 * 1024
 """Bytes. A whole picture comes as one event, in base64."""
 
-_BOM = b"\xef\xbb\xbf"
 # As numbers: to ask whether bytes hold one is the cheapest search there is, as slicing is the cheapest look at an end.
 _LF, _CR = b"\n\r"
 _ENDS_OF_NAMED = 3  # line ends of a frame of two lines: theirs, and the blank line's
@@ -115,11 +115,11 @@ class FrameSplitter:
     def _without_mark(self, data: bytes) -> bytes:
         head = bytes(self._tail) + data
         self._tail.clear()
-        if len(head) < len(_BOM) and _BOM.startswith(head):
+        if len(head) < len(BOM_UTF8) and BOM_UTF8.startswith(head):
             self._tail += head
             return b""
         self._at_stream_start = False
-        return head.removeprefix(_BOM)
+        return head.removeprefix(BOM_UTF8)
 
     def _begin(self, data: bytes) -> bytes:
         end = _last_end(data, 0)

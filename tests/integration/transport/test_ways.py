@@ -536,6 +536,15 @@ async def test_undecodable_answers_are_refused(way: str, encoding: bytes, body: 
             await answer.read(1000)
 
 
+@pytest.mark.parametrize("encode", [bytes, gzip.compress], ids=["plain", "compressed"])
+async def test_a_byte_order_mark_before_an_answer_is_read_past(way: str, encode: Callable[[bytes], bytes]) -> None:
+    """Some .NET and Windows servers put one before their JSON, where no reader of JSON expects it."""
+    coding = b"content-encoding: gzip" if encode is gzip.compress else b"x: y"
+    reply = answer_of(encode(b"\xef\xbb\xbf{}"), coding)
+    async with serve(replying(reply)) as server, pool_by(way) as pool, await post(pool, server.url) as answer:
+        assert await answer.read(1000) == b"{}"
+
+
 async def test_empty_compressed_answer(way: str) -> None:
     """An empty body said to be compressed is an empty body."""
     async with serve(replying(answer_of(b"", b"content-encoding: gzip"))) as server, pool_by(way) as pool:
