@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llmproxy_asgi.access_log import MaskKeys
     from llmproxy_asgi.app import LLMProxy, LLMProxyMiddleware
     from llmproxy_asgi.client import LLMClient, create_llm_client
     from llmproxy_asgi.config.loader import load_config
@@ -30,6 +31,7 @@ __all__ = [
     "LLMClient",
     "LLMProxy",
     "LLMProxyMiddleware",
+    "MaskKeys",
     "Message",
     "MisuseError",
     "Observer",
@@ -52,6 +54,7 @@ _HOMES = {
     "LLMClient": "client",
     "LLMProxy": "app",
     "LLMProxyMiddleware": "app",
+    "MaskKeys": "access_log",
     "Message": "conversation",
     "MisuseError": "errors",
     "Observer": "facts",

@@ -231,12 +231,12 @@ def _patiently(client: httpx2.Client, url: str) -> httpx2.Response:
 
 
 def test_access_log_holds_no_key(tmp_path: Path, client: httpx2.Client) -> None:
-    """With --access-log each request is logged, without its query."""
+    """With --access-log each request is logged, with a key in its query masked."""
     with serving(tmp_path, "--access-log") as (command, url):
-        client.get(f"{url}/v1/models?key={KEY}")
+        client.get(f"{url}/v1/models?key={KEY}&alt=json")
         assert command.end() == 0
         logged = command.output + command.errors
-        assert "GET /v1/models" in logged
+        assert "GET /v1/models?key=***&alt=json" in logged
         assert KEY not in logged
 
 

@@ -151,22 +151,9 @@ def _options(*, log_level: str, access_log: bool, graceful: float) -> dict[str, 
 
 
 def _logging(level: str) -> dict[str, Any]:
-    """Uvicorn's own way to log, for our loggers too, and without queries: a key may stand in one."""
+    """Uvicorn's own way to log, for our loggers too, and with keys masked: one may stand in a query."""
     from uvicorn.config import LOGGING_CONFIG
 
     loggers = {**LOGGING_CONFIG["loggers"], "llmproxy_asgi": {"handlers": ["default"], "level": level.upper()}}
-    loggers["uvicorn.access"] = {**loggers["uvicorn.access"], "filters": ["without_query"]}
-    return {**LOGGING_CONFIG, "loggers": loggers, "filters": {"without_query": {"()": f"{__name__}.WithoutQuery"}}}
-
-
-class WithoutQuery:
-    """A logging filter that cuts the query off the path in uvicorn's access log."""
-
-    def filter(self, record: Any) -> bool:
-        """Let everything through, shortened."""
-        if isinstance(record.args, tuple):
-            record.args = tuple(
-                argument.partition("?")[0] if isinstance(argument, str) and argument.startswith("/") else argument
-                for argument in record.args
-            )
-        return True
+    loggers["uvicorn.access"] = {**loggers["uvicorn.access"], "filters": ["mask_keys"]}
+    return {**LOGGING_CONFIG, "loggers": loggers, "filters": {"mask_keys": {"()": "llmproxy_asgi.MaskKeys"}}}

@@ -44,7 +44,7 @@ def serve(  # noqa: PLR0917  each is an option of the command
     ] = "30s",
     log_level: Annotated[LogLevel, typer.Option(help="How much is logged.")] = LogLevel.INFO,
     *,
-    access_log: Annotated[bool, typer.Option("--access-log", help="Log each request, without its query.")] = False,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Log each request, with keys masked.")] = False,
     insecure_open: Annotated[
         bool, typer.Option("--insecure-open", help="Serve `access.mode: open` beyond this machine all the same.")
     ] = False,

@@ -10,7 +10,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from llmproxy_asgi import Config, LLMProxy
 from llmproxy_asgi.__main__ import main
-from llmproxy_asgi.cli.listening import Address, WithoutQuery, resolve, settings
+from llmproxy_asgi.cli.listening import Address, resolve, settings
 from llmproxy_asgi.cli.local_hosts import LocalHosts
 from llmproxy_asgi.cli.worker import VARIABLE, from_environment, instruct, serving
 
@@ -111,14 +111,6 @@ def test_addresses(host: str, is_loopback: bool, url: str) -> None:
     address = resolve(host, 8000)
     assert isinstance(address, Address)
     assert (address.is_loopback, address.url) == (is_loopback, url)
-
-
-def test_access_log_has_no_query() -> None:
-    """A key in a query does not reach the log."""
-    arguments = ("127.0.0.1:5", "GET", "/v1/models?key=secret", "1.1", 200)
-    record = logging.LogRecord("uvicorn.access", 20, "", 1, '%s - "%s %s HTTP/%s" %d', arguments, None)
-    assert WithoutQuery().filter(record)
-    assert record.getMessage() == '127.0.0.1:5 - "GET /v1/models HTTP/1.1" 200'
 
 
 def test_server_settings() -> None:
