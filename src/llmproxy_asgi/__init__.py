@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llmproxy_asgi.facts import Observer
     from llmproxy_asgi.gateway import Gateway
     from llmproxy_asgi.principal import Principal
+    from llmproxy_asgi.runtime import Forgotten
     from llmproxy_asgi.telemetry.opentelemetry import Tracing
     from llmproxy_asgi.translators.embeddings.records import Embeddings
 
@@ -26,6 +27,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Embeddings",
+    "Forgotten",
     "Gateway",
     "GatewayError",
     "LLMClient",
@@ -49,6 +51,7 @@ _HOMES = {
     "Config": "config.schema",
     "ConfigError": "errors",
     "Embeddings": "translators.embeddings.records",
+    "Forgotten": "runtime",
     "Gateway": "gateway",
     "GatewayError": "errors",
     "LLMClient": "client",

@@ -241,6 +241,21 @@ class Background:
         await self._ended(run, run.task)
         return True
 
+    async def forget(self, owner: Owner) -> int:
+        """End all runs of an owner as cancelled, whichever event loop they are on; how many were at work."""
+        found = 0
+        for whose, response_id in list(self._runs):
+            run = self._runs.get((whose, response_id))
+            if whose != owner or run is None or run.task is None:
+                continue
+            ending = self.cancel(owner, response_id)
+            loop = run.task.get_loop()
+            if loop is asyncio.get_running_loop():
+                found += await ending
+            else:
+                found += await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(ending, loop))
+        return found
+
     async def aclose(self) -> None:
         """End all runs as failed. Those of another event loop are told to end and not waited for."""
         here = asyncio.get_running_loop()

@@ -264,6 +264,8 @@ class Call:
     def warnings(self) -> tuple[str, ...]:
         """What of the request, or of its answer, was lost or approximated on its way."""
         warnings = self._attempt.outgoing.warnings
+        if self.turn is not None:
+            warnings = (*self.turn.warnings, *warnings)
         whole = self._attempt.whole
         return (*warnings, "estimated:usage") if isinstance(whole, Embeddings) and whole.usage.estimated else warnings
 

@@ -118,11 +118,25 @@ class Engine:
         """
         course = self._course(request_id)
 
+        intake = self._keepable(intake, strict=strict)
+
         def remade(asked: Intake) -> Made:
             return _job(asked, inbound, course, strict=strict), lambda: conversation_in(asked, headers)
 
         call = self._call(intake.model, grant, *remade(intake), allowance)
         return call if intake.state is None else call.going_on(self._turn(intake, grant), remade)
+
+    def _keepable(self, intake: Intake, *, strict: bool) -> Intake:
+        """The request as it may be served, where nothing may be kept of callers.
+
+        Raises:
+            BadRequest: It cannot be served without.
+        """
+        if intake.state is None or self.runtime.config.store != "never":
+            return intake
+        from llmproxy_asgi.translators.openai_responses.state import unkept
+
+        return unkept(intake, strict=strict)
 
     def _turn(self, intake: Intake, grant: Grant) -> "Turn":
         from llmproxy_asgi.custody.stateful import Turn  # with the words of Responses, which alone has kept answers
@@ -147,6 +161,7 @@ class Engine:
             CallerError: The request is wrong, there is no such model for this caller, or it is over its limits.
             UpstreamError: Every upstream that counts failed.
         """
+        intake = self._keepable(intake, strict=strict)
         if intake.state is not None:
             intake = await self._turn(intake, grant).open(may_pass_on=False)
         job = _job(intake, inbound, self._course(request_id), strict=strict)

@@ -22,8 +22,8 @@ from llmproxy_asgi.engine import Engine
 from llmproxy_asgi.errors import BadRequest, GatewayError, MisuseError
 from llmproxy_asgi.execution.health import Health
 from llmproxy_asgi.facts import Observer
-from llmproxy_asgi.principal import LOCAL, SCOPE_KEY, Principal
-from llmproxy_asgi.runtime import Live, Runtime, label_names
+from llmproxy_asgi.principal import LOCAL, SCOPE_KEY, Owner, OwnerKind, Principal
+from llmproxy_asgi.runtime import Forgotten, Live, Runtime, label_names
 from llmproxy_asgi.telemetry.logs import CallLog
 from llmproxy_asgi.translators.embeddings.records import EmbeddingRequest, Embeddings
 from llmproxy_asgi.translators.registry import translator
@@ -127,6 +127,25 @@ class Gateway:
         runtime = Runtime.build(load_config(config), self._live, identify=self._identify, csrf=self._csrf)
         self._engine.runtime = runtime
         await self._live.retire(runtime.providers.values())
+        if runtime.config.store == "never":
+            await self._live.drop_stores()
+
+    async def forget(self, principal: Principal | str, *, kind: OwnerKind = "user") -> Forgotten:
+        """Delete everything that is kept or counted for a principal: (kind, tenant, id), of this process.
+
+        Background responses at work are cancelled first. Other calls under way go on, and what they leave behind
+        afterwards is new; refuse the principal before, if that must not be.
+
+        Args:
+            principal: Whom to forget; a str is an id without a tenant.
+            kind: `key` for a machine key, by its name; `open` and `local` for callers without a principal of their own.
+
+        Raises:
+            MisuseError: `principal` is none.
+            Unavailable: A store cannot be reached; what it holds is still there.
+        """
+        owner = Owner.of(_principal(principal), kind=kind)
+        return await self._live.forget(owner, background=await self.endpoints.forget(owner))
 
     async def drain(self, window: float | None = None) -> None:
         """Refuse new calls with a 503, let those under way end, then interrupt the rest with their protocol's error.

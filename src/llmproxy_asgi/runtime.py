@@ -27,12 +27,14 @@ from llmproxy_asgi.execution.health import HealthChecks
 from llmproxy_asgi.execution.open_calls import OpenCalls
 from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
 from llmproxy_asgi.facts import CredentialCooled, CredentialRecovered, Observer, Observers
+from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.routing.affinity import Affinities
 from llmproxy_asgi.routing.catalog import Catalog, allow
 from llmproxy_asgi.routing.strategies import Latencies, Strategies
 from llmproxy_asgi.stores.base import RecordStore
+from llmproxy_asgi.stores.nothing import NothingStore
 from llmproxy_asgi.stores.open import open_store
 from llmproxy_asgi.telemetry.collector import Names
 from llmproxy_asgi.transport import Pool
@@ -138,6 +140,32 @@ class Live:
             self.metrics.rename(names)
         return self.metrics
 
+    async def forget(self, owner: Owner, *, background: int = 0) -> "Forgotten":
+        """Delete everything that is kept or counted for one owner.
+
+        Args:
+            owner: Whose.
+            background: Responses at work that were cancelled before.
+
+        Raises:
+            Unavailable: A store cannot be reached; what it holds is still there.
+        """
+        stores = tuple(self._stores.values())
+        return Forgotten(
+            background=background,
+            responses=sum([await ResponseCustody(each.responses).forget(owner) for each in stores]),
+            reasoning=sum([await each.reasoning.erase(owner) for each in stores]),
+            conversations=self.affinities.forget(owner),
+            limits=self.gates.callers.forget(owner),
+        )
+
+    async def drop_stores(self) -> None:
+        """Let go of everything that was kept for callers, in this process's memory."""
+        stores, self._stores = self._stores, {}
+        for each in stores.values():
+            await each.responses.aclose()
+            await each.reasoning.aclose()
+
     async def retire(self, providers: Iterable[Provider]) -> None:
         """Close the connections of every provider but these; answers that are open end first."""
         kept = {each.connections for each in providers}
@@ -163,6 +191,25 @@ class Stores(msgspec.Struct, frozen=True):
 
     responses: RecordStore
     reasoning: RecordStore
+
+
+KEEPS_NOTHING = Stores(NothingStore(), NothingStore())
+"""What is kept with `store: never`."""
+
+
+class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
+    """How much was kept for one owner, and is deleted."""
+
+    responses: int
+    """Stored responses."""
+    background: int
+    """Background responses that were at work, and were cancelled."""
+    reasoning: int
+    """Tool calls and messages with reasoning state."""
+    conversations: int
+    """Conversations whose target was remembered."""
+    limits: int
+    """Limits that had counted calls or tokens."""
 
 
 class Runtime(msgspec.Struct, frozen=True):
@@ -224,7 +271,7 @@ class Runtime(msgspec.Struct, frozen=True):
             attempts=live.failed_attempts,
             failed_attempts_per_minute=config.access.failed_attempts_per_minute,
         )
-        stores = live.stores(config.database)
+        stores = KEEPS_NOTHING if config.store == "never" else live.stores(config.database)
         metrics = _metrics(config, catalog, live)
         # Last, when nothing can fail any more: a plan that cannot be must change nothing for the one in force.
         live.health.plan(providers.values())

@@ -306,7 +306,17 @@ class Config(Block):
         "memory",
         description="Where what is kept for callers is stored: kept responses, and the reasoning behind tool calls.",
     )
+    store: Literal["allowed", "never"] = Field(
+        "allowed",
+        description="never: no response and no reasoning of callers is ever kept, whatever they ask for.",
+    )
     keepalive: Duration = Field(15.0, gt=0, description="How long a stream may be silent before a keep-alive is sent.")
+
+    def _store_findings(self, name: str, block: ProviderConfig) -> list[Finding]:
+        if self.store != "never" or not block.allow_stored or not block.enabled:
+            return []
+        where = ("providers", name, "allow_stored")
+        return [Finding(where, "must be false with store: never, because the vendor would keep what callers ask it to")]
 
     @model_validator(mode="before")
     @classmethod
@@ -329,6 +339,7 @@ class Config(Block):
                 for finding in route_findings(name, [entry.target for entry in route.targets], self.providers)
             ),
             *default_findings(self.default_provider, self.providers),
+            *(finding for name, block in self.providers.items() for finding in self._store_findings(name, block)),
         ]
         if findings:
             raise Inconsistent(findings)

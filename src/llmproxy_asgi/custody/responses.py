@@ -234,6 +234,15 @@ class ResponseCustody:
             await self._store.delete(owner, key)
         return await self._store.delete(owner, response_id)
 
+    async def forget(self, owner: Owner) -> int:
+        """Delete every response of an owner, with its items and events; how many there were."""
+        found, after = 0, ""
+        while keys := await self._store.keys(owner, after=after):
+            found += sum(_ID.fullmatch(key) is not None for key in keys)
+            after = keys[-1]
+        await self._store.erase(owner)
+        return found
+
     async def items(self, owner: Owner, ids: Sequence[str]) -> Mapping[str, msgspec.Raw]:
         """Those of the items that kept answers hold, by their ids."""
         keys = {_ITEM + found: found for found in ids if _ITEM_ID.fullmatch(found)}

@@ -56,6 +56,11 @@ class Turn:
         self._saved = False
         self._heavy = intake.heavy
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What its caller asked for in vain: that the answer be kept, where none is."""
+        return ("dropped:store",) if words.asks_to_be_kept(self.said) and not self._state.store else ()
+
     async def open(self, *, may_pass_on: bool) -> Intake:
         """The request as it would be if nothing were kept: with all that it goes on from.
 

@@ -16,6 +16,7 @@ from llmproxy_asgi.endpoints.status import health, ready
 from llmproxy_asgi.endpoints.ui import serve_page
 from llmproxy_asgi.engine import Engine
 from llmproxy_asgi.errors import MethodNotAllowed, NotFound
+from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.translators.base import AnyInbound
 from llmproxy_asgi.translators.registry import translator
 
@@ -85,6 +86,10 @@ class Endpoints:
 
             self._stored = Stored(self.engine)
         return self._stored
+
+    async def forget(self, owner: Owner) -> int:
+        """End what goes on for an owner without its caller; how many responses were at work."""
+        return 0 if self._stored is None else await self._stored.forget(owner)
 
     async def aclose(self) -> None:
         """End what goes on without its caller."""

@@ -40,6 +40,10 @@ class Stored:
         """End what goes on without its caller."""
         await self._background.aclose()
 
+    async def forget(self, owner: Owner) -> int:
+        """End what goes on for an owner; how many responses were at work."""
+        return await self._background.forget(owner)
+
     async def begin(
         self, exchange: Exchange, inbound: AnyInbound, intake: Intake, entry: Entry, *, strict: bool
     ) -> None:

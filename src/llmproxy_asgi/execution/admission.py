@@ -53,6 +53,11 @@ class CallerGates:
             gate = self._gates[key] = _gate(limits, _slots(limits), self._clock)
         return gate
 
+    def forget(self, owner: Owner) -> int:
+        """Forget what has been counted for an owner; how many limits that were. Calls under way end as they began."""
+        found = [key for key in self._gates if key[0] == owner]
+        return sum(not self._gates.pop(key).is_idle for key in found)
+
     def _forget_some(self) -> None:
         """Those who have not called for long; who still counts goes to the end, to be looked at again later."""
         for _ in range(min(_LOOKED_AT, len(self._gates))):

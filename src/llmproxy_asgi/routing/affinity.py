@@ -74,6 +74,13 @@ class Affinities:
         if len(self._places) > MOST:
             self._places.popitem(last=False)
 
+    def forget(self, owner: Owner) -> int:
+        """Forget an owner's places; how many there were."""
+        found = [key for key in self._places if key[0] == owner]
+        for key in found:
+            del self._places[key]
+        return len(found)
+
 
 def conversation_in(intake: Intake, headers: Headers) -> Conversation | None:
     """The conversation that a request belongs to; None where nothing tells it.

@@ -147,8 +147,9 @@ def _echo(intake: Intake) -> dict[str, msgspec.Raw]:
     echo: dict[str, msgspec.Raw] = {}
     for key, otherwise in _ECHOED.items():
         said = intake.raw.get(key)
-        if key == "store" and intake.state is not None and intake.state.store:
-            otherwise = b"true"  # noqa: PLW2901  what is kept says so
+        if key == "store":  # whether it is kept, not whether that was asked for
+            echo[key] = msgspec.Raw(b"true" if intake.state is not None and intake.state.store else b"false")
+            continue
         echo[key] = msgspec.Raw(otherwise) if said is None or bytes(said) == _NULL else _filled(key, said)
     return echo
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from llmproxy_asgi.errors import BadRequest, GatewayError
+from llmproxy_asgi.errors import BadRequest, GatewayError, Unsupported
 from llmproxy_asgi.translators.base import Intake, State
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.members import joined, raw, split
@@ -114,6 +114,39 @@ def state_of(values: Mapping[str, msgspec.Raw], *, counting: bool = False) -> St
     include = Node.of(values, "include") if "include" in values else None
     shows = include is not None and any(entry.value == STATE for entry in include.array())
     return State(store=store, previous_id=previous_id, background=background, shows_state=shows)
+
+
+def asks_to_be_kept(intake: Intake) -> bool:
+    """Whether a request says `store: true` in so many words, and not only by saying nothing."""
+    return bytes(intake.raw.get("store", _NULL)) == b"true"
+
+
+def unkept(intake: Intake, *, strict: bool) -> Intake:
+    """The same request to a gateway that keeps nothing.
+
+    Args:
+        intake: As it came.
+        strict: Whether it is to be served as it is, or not at all.
+
+    Raises:
+        BadRequest: It cannot be served without anything kept.
+    """
+    state = intake.state or State()
+    if strict and asks_to_be_kept(intake):
+        raise Unsupported("store: this gateway keeps no responses (store: never); send false.", param="store")
+    if state.background:
+        raise BadRequest(
+            "background: this gateway keeps no responses (store: never); leave it out and wait for the answer.",
+            param="background",
+        )
+    if state.previous_id is not None:
+        raise BadRequest(
+            "previous_response_id: this gateway keeps no responses (store: never); send the whole conversation as "
+            "input.",
+            param="previous_response_id",
+            code="previous_response_not_found",
+        )
+    return msgspec.structs.replace(intake, state=msgspec.structs.replace(state, store=False))
 
 
 def own_items(intake: Intake) -> list[msgspec.Raw]:
