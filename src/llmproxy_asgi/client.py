@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from llmproxy_asgi.conversation import PartDelta, PartStarted, Text, TextDelta
-from llmproxy_asgi.errors import MisuseError
+from llmproxy_asgi.errors import ConfigError, MisuseError
 from llmproxy_asgi.gateway import Gateway, Messages, Transports
+from llmproxy_asgi.providers.base import key_variable
 from llmproxy_asgi.providers.registry import known_types, provider_class
 
 _SYNONYMS = {"generic": "openai-compatible"}
@@ -165,17 +166,42 @@ def create_llm_client(
     kind = _SYNONYMS.get(name, name)
     if kind not in known_types():
         raise ValueError(f"unknown provider {provider!r}; known: {', '.join([*known_types(), *_SYNONYMS])}")
-    prefix = name.upper().replace("-", "_")
+    cls = provider_class(kind)
     block: dict[str, Any] = {"type": kind}
-    key = api_key or os.environ.get(f"{prefix}_API_KEY")
-    address = base_url or os.environ.get(f"{prefix}_API_BASE_URL")
-    if key and provider_class(kind).takes_key:
+    key, key_place = _from(api_key, "api_key", key_variable(name))
+    address, address_place = _from(base_url, "base_url", f"{key_variable(name).removesuffix('_KEY')}_BASE_URL")
+    if key and cls.takes_key:
         block["api_key"] = key
+    elif cls.needs_key:
+        raise ConfigError([f"an API key is needed for {name} (api_key): {key_place}"])
     if address:
         block["base_url"] = address
+    elif cls.base_url is None:
+        raise ConfigError([f"an address is needed for {name} (base_url): {address_place}"])
     if timeout is not None:
         block["timeout"] = {"total": timeout, "first_byte": timeout, "idle": timeout}
-    return LLMClient(Gateway({"providers": {name: block}}, transport=transport), model=f"{name}/{model}")
+    try:
+        gateway = Gateway({"providers": {name: block}}, transport=transport)
+    except ConfigError as error:
+        raise ConfigError(_by_arguments(error, name, api_key=key_place, base_url=address_place)) from None
+    return LLMClient(gateway, model=f"{name}/{model}")
+
+
+def _from(given: str | None, argument: str, variable: str) -> tuple[str | None, str]:
+    """A value from an argument or a variable, and which of them said it; of one that neither said, what to do."""
+    if given:
+        return given, argument
+    found = os.environ.get(variable)
+    return (found, variable) if found else (None, f"pass {argument}=, or set {variable} in the environment")
+
+
+def _by_arguments(error: ConfigError, name: str, **places: str) -> list[str]:
+    """The findings of a configuration that was made of arguments, in the words of whoever gave them."""
+    findings = []
+    for finding in error.findings:
+        field, _, text = finding.removeprefix(f"code: providers.{name}.").partition(": ")
+        findings.append(f"{places.get(field, field.partition('.')[0])}: {text}" if text else finding)
+    return findings
 
 
 def _given(options: dict[str, Any], **named: Any) -> dict[str, Any]:

@@ -90,6 +90,7 @@ class Gateway:
         transports = transport if isinstance(transport, Mapping) else ({} if transport is None else {"*": transport})
         self._identify = identify
         self._csrf = csrf
+        self._asked = self._taken_up = 0
         self._live = Live(transports=transports, observers=[CallLog(), *observers])
         self._engine = Engine(Runtime.build(load_config(config), self._live, identify=identify, csrf=csrf))
         self.endpoints = Endpoints(self._engine)
@@ -124,7 +125,14 @@ class Gateway:
         Raises:
             ConfigError: It is wrong; the one in force stays.
         """
-        runtime = Runtime.build(load_config(config), self._live, identify=self._identify, csrf=self._csrf)
+        self._asked += 1
+        number = self._asked
+        # Reading and checking a large file takes seconds, and the loop has calls to serve meanwhile.
+        plan = await asyncio.to_thread(load_config, config)
+        if number < self._taken_up:
+            return  # one that was asked for later is in force already
+        self._taken_up = number
+        runtime = Runtime.build(plan, self._live, identify=self._identify, csrf=self._csrf)
         self._engine.runtime = runtime
         await self._live.retire(runtime.providers.values())
         if runtime.config.store == "never":

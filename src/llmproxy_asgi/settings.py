@@ -71,6 +71,15 @@ PLACEHOLDER_KEYS = frozenset(
 )  # fmt: skip
 """Keys that stand in sample files; people scan for gateways that accept them."""
 
+_PLACEHOLDER = re.compile(
+    r"(?i)(?:^|[-_ ])(?:your|my|insert|replaced?|change[-_ ]?me|placeholder|todo|x{3,})(?:[-_ ]|$)|\.\.\.|<[^>]*>"
+)
+
+
+def is_placeholder(text: str) -> bool:
+    """Whether a key is none, but stands where one has to be written."""
+    return text.lower() in PLACEHOLDER_KEYS or _PLACEHOLDER.search(text) is not None
+
 
 class Secret:
     """A text that cannot be printed by accident. `reveal()` is the only way to it."""
@@ -319,7 +328,7 @@ class KeyEntry(CallerLimits):
     @classmethod
     def _strong(cls, value: Secret) -> Secret:
         text = value.reveal()
-        if text.lower() in PLACEHOLDER_KEYS or len(set(text)) < 4:
+        if is_placeholder(text) or len(set(text)) < 4:
             raise ValueError("this is a placeholder; make a key of your own, for example with `openssl rand -hex 24`")
         if len(text) < 16:
             raise ValueError("must be at least 16 characters")

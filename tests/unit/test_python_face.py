@@ -1,6 +1,8 @@
 """The Python face: `Gateway` and the short client, over simulated models."""
 
 import asyncio
+import os
+import threading
 from collections.abc import Awaitable
 from contextlib import aclosing
 from typing import Any
@@ -9,8 +11,9 @@ import httpx2
 import openai
 import pytest
 
-from llmproxy_asgi import Gateway, MisuseError, Principal, UpstreamError, create_llm_client
+from llmproxy_asgi import Config, Gateway, MisuseError, Principal, UpstreamError, create_llm_client
 from llmproxy_asgi.client import LLMClient
+from llmproxy_asgi.config.loader import load_config
 from llmproxy_asgi.conversation import Ended, Message, Started, Text
 from llmproxy_asgi.errors import BadRequest, ConfigError, GatewayError, ModelNotFound, RateLimited, UpstreamTimeout
 from llmproxy_asgi.facts import CallFinished, CallRefused, QueueLeft
@@ -259,8 +262,6 @@ def test_providers_are_named_in_any_case_and_unknown_ones_listed(monkeypatch: py
     """`generic` is any compatible server; keys and addresses come from the environment where none are given."""
     with pytest.raises(ValueError, match=r"unknown provider 'nobody'; known: anthropic.*generic"):
         create_llm_client("nobody", model="x")
-    with pytest.raises(ConfigError, match="api_key"):
-        create_llm_client("openai", model="x")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-from-the-environment")
     monkeypatch.setenv("GENERIC_API_BASE_URL", "http://127.0.0.1:1/v1")
     block = create_llm_client("OpenAI", model="x", timeout="5m").gateway.config.providers["openai"]
@@ -269,3 +270,62 @@ def test_providers_are_named_in_any_case_and_unknown_ones_listed(monkeypatch: py
     assert block.timeout.total == 300
     generic = create_llm_client("Generic", model="x").gateway.config.providers["generic"]
     assert (generic.type, generic.base_url) == ("openai-compatible", "http://127.0.0.1:1/v1")
+
+
+@pytest.mark.parametrize(
+    ("provider", "arguments", "finding"),
+    [
+        ("OpenAI", {}, "an API key is needed for openai (api_key): pass api_key=, or set OPENAI_API_KEY"),
+        ("gemini", {}, "an API key is needed for gemini (api_key): pass api_key=, or set GEMINI_API_KEY"),
+        ("generic", {}, "an address is needed for generic (base_url): pass base_url=, or set GENERIC_API_BASE_URL"),
+        (
+            "openai_compatible",
+            {},
+            "an address is needed for openai-compatible (base_url): pass base_url=, or set OPENAI_C",
+        ),
+        ("openai", {"api_key": "sk-1 "}, "api_key: must be printable ASCII without space around it"),
+        ("generic", {"base_url": "https://h/v1/chat/completions"}, "base_url: ends in the path of an endpoint"),
+        ("simulated", {"timeout": "soon"}, "timeout: a duration is like 250ms"),
+    ],
+)
+def test_what_is_missing_is_told_by_argument_and_variable(
+    provider: str, arguments: dict[str, str], finding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever called with arguments reads of arguments, and of the variable that would do instead."""
+    for name in [name for name in os.environ if name.endswith(("_API_KEY", "_API_BASE_URL"))]:
+        monkeypatch.delenv(name)
+    with pytest.raises(ConfigError) as refused:
+        create_llm_client(provider, model="x", **arguments)  # type: ignore[arg-type]
+    assert [line[: len(finding)] for line in dict.fromkeys(refused.value.findings)][:1] == [finding]
+
+
+def test_what_is_wrong_with_a_variable_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line break at the end of a variable, as files leave it, is found where it stands."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-from-the-environment\n")
+    with pytest.raises(ConfigError) as refused:
+        create_llm_client("openai", model="x")
+    assert refused.value.findings == ("OPENAI_API_KEY: must be printable ASCII without space around it",)
+
+
+@pytest.mark.anyio
+async def test_a_reload_reads_beside_the_loop_and_the_last_one_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls go on while a file is read, and a reload that was asked for earlier never undoes a later one."""
+    reads, first_may_go_on, threads = threading.Event(), threading.Event(), []
+
+    def slow(source: dict[str, object]) -> Config:
+        threads.append(threading.current_thread())
+        reads.set()
+        if source["keepalive"] == 1:
+            assert first_may_go_on.wait(timeout=60)
+        return load_config(source)
+
+    async with Gateway(SIMULATED) as gateway:
+        monkeypatch.setattr("llmproxy_asgi.gateway.load_config", slow)
+        first = asyncio.create_task(gateway.reload({**SIMULATED, "keepalive": 1}))
+        assert await asyncio.to_thread(reads.wait, 60)
+        assert (await gateway.complete(model="simulated/echo", messages=HELLO)).text.endswith("hello there")
+        await gateway.reload({**SIMULATED, "keepalive": 2})
+        first_may_go_on.set()
+        await first
+        assert gateway.config.keepalive == 2
+    assert threading.main_thread() not in threads

@@ -9,9 +9,12 @@ from typing import Annotated
 
 import typer
 
-from llmproxy_asgi.cli.reading import USUAL, fail, load
+from llmproxy_asgi.cli.reading import USUAL, check_extras, fail
 
 _KEY_MARK = "llmp_REPLACED_BY_INIT"
+_ONLY_BY_HOST = (
+    "note: access.keys is empty, so only callers that your app identifies are served (by `llmproxy serve`: none)."
+)
 
 
 def init(
@@ -44,11 +47,12 @@ def init(
 def check(
     paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Several files are layers; later ones win.")],
 ) -> None:
-    """Validate a configuration: every mistake with its place.
+    """Validate a configuration: every mistake with its place, and what would serve nothing.
 
     Environment variables count as they do when serving. Ends with 0 if all is well, 1 on any finding, 2 if a file
     cannot be read.
     """
+    from llmproxy_asgi.config.loader import check_config
     from llmproxy_asgi.errors import ConfigError
 
     for path in paths:
@@ -58,7 +62,8 @@ def check(
         except OSError as error:
             fail(f"{path}: cannot be read: {error.strerror}", code=2)
     try:
-        config = load(paths)
+        config = check_config(paths)
+        check_extras(config)
     except ConfigError as error:
         typer.echo("\n".join(error.findings))
         count = len(error.findings)
@@ -66,21 +71,32 @@ def check(
     models = len(config.models) + sum(len(block.models or ()) for block in config.providers.values() if block.enabled)
     providers = sum(block.enabled for block in config.providers.values())
     typer.echo(f"ok: {_counted(providers, 'provider')}, {_counted(models, 'model')}")
+    if config.access.mode == "host" and not config.access.keys:
+        typer.echo(_ONLY_BY_HOST, err=True)
 
 
 def schema(
+    config: Annotated[
+        list[Path] | None,
+        typer.Option("--config", "-c", metavar="FILE", help="Describe the provider types that these files name, too."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it here instead of printing it.")
     ] = None,
 ) -> None:
-    """The configuration's JSON Schema, for editors.
+    """The configuration's JSON Schema, for editors: of the built-in provider types, and of those that --config names.
 
     With `llmproxy schema -o llmproxy.schema.json`, an editor with a YAML language server completes and checks a file
     that begins with `# yaml-language-server: $schema=llmproxy.schema.json`.
     """
     from llmproxy_asgi.config.json_schema import schema as make
+    from llmproxy_asgi.config.loader import named_types
+    from llmproxy_asgi.errors import ConfigError
 
-    text = json.dumps(make(), indent=2) + "\n"
+    try:
+        text = json.dumps(make(named_types(config or ())), indent=2) + "\n"
+    except ConfigError as error:
+        fail("\n".join(error.findings))
     if output is None:
         typer.echo(text, nl=False)
         return

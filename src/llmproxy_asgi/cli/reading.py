@@ -64,9 +64,19 @@ def load(files: Sequence[Path]) -> "Config":
         ConfigError: It cannot.
     """
     from llmproxy_asgi.config.loader import load_config
-    from llmproxy_asgi.telemetry.prometheus import check_installed
 
     config = load_config(list(files))
+    check_extras(config)
+    return config
+
+
+def check_extras(config: "Config") -> None:
+    """Make sure that what a configuration switches on is installed.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    from llmproxy_asgi.telemetry.prometheus import check_installed
+
     if config.endpoints.metrics:
         check_installed()
-    return config

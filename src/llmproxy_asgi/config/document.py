@@ -14,7 +14,7 @@ Path: TypeAlias = tuple[str | int, ...]
 
 Tree: TypeAlias = dict[str, object]
 
-MAX_BYTES = 2**20
+MAX_BYTES = 4 * 2**20
 MAX_DEPTH = 64
 MAX_VALUES = 100_000
 """How many values a document may unfold to; aliases make a short text long."""

@@ -13,12 +13,12 @@ from pydantic_core import ErrorDetails
 
 from llmproxy_asgi.capabilities import Capabilities
 from llmproxy_asgi.config.document import Path, hint
+from llmproxy_asgi.config.hints import LITELLM, LITELLM_FILE, other_word, proper_place, renamed
 from llmproxy_asgi.config.layers import get
-from llmproxy_asgi.config.schema import UNKNOWN_TYPE, Access, Config, Finding, Inconsistent, Limits
+from llmproxy_asgi.config.schema import UNKNOWN_TYPE, Config, Finding, Inconsistent
 from llmproxy_asgi.errors import MisuseError
 from llmproxy_asgi.providers.base import ProviderConfig
 from llmproxy_asgi.providers.registry import known_types, provider_class
-from llmproxy_asgi.settings import ProviderRateLimit, RateLimit
 
 NOT_YET = "is not available in this version"
 
@@ -44,19 +44,15 @@ RESERVED_TYPES = frozenset(
     }
 )  # fmt: skip
 
-RENAMED: dict[type[BaseModel], dict[str, str]] = {
-    Config: {"state": "database", "drain": "drain_timeout"},
-    Access: {"per_principal": "default"},
-    Limits: {"body_time": "body_timeout", "write_time": "write_timeout"},
-    RateLimit: {"max_wait": "queue_timeout", "max_waiting": "max_queue"},
-    ProviderRateLimit: {"per": "scope"},
-}
-"""Old names of settings and their new names, by the block that they belong to."""
-
 
 def explain(error: ValidationError, values: Mapping[str, object]) -> Iterator[Finding]:
     """Every finding in pydantic's error about some values."""
+    foreign = [key for key in values if key in LITELLM]
+    if foreign:
+        yield Finding((foreign[0],), LITELLM_FILE)
     for one in error.errors(include_url=False):
+        if foreign and one["loc"][0] not in Config.model_fields:
+            continue
         cause = one.get("ctx", {}).get("error")
         if isinstance(cause, Inconsistent):
             yield from cause.findings
@@ -69,7 +65,7 @@ def explain(error: ValidationError, values: Mapping[str, object]) -> Iterator[Fi
         elif one["type"] == "extra_forbidden":
             yield Finding(path, _unknown_key(path, values))
         else:
-            yield Finding(path, _sentence(one))
+            yield Finding(path, _sentence(path, one))
 
 
 def _path(loc: tuple[int | str, ...], values: object, *, keep_last: bool) -> Path:
@@ -93,8 +89,8 @@ def _unknown_type(kind: str, loc: tuple[int | str, ...], values: Mapping[str, ob
         return Finding(path, f"the type {kind!r} {NOT_YET}")
     known = known_types()
     if path[-1:] == ("type",):
-        return Finding(path, f"is not a type there is{hint(kind, known) or _choices(known)}")
-    return Finding(path, f"needs a type, because its name is not one{hint(kind, known) or _choices(known)}")
+        return Finding(path, f"unknown provider type {kind!r}{hint(kind, known) or _choices(known)}")
+    return Finding(path, f"needs a `type`, because its name is not one{hint(kind, known) or _choices(known)}")
 
 
 def _capabilities(path: Path, given: Mapping[str, object]) -> Iterator[Finding]:
@@ -109,13 +105,17 @@ def _unknown_key(path: Path, values: Mapping[str, object]) -> str:
     blocks = list(_blocks(tuple(above), values))
     if any(key in keys for pattern, keys in RESERVED.items() if _fits(pattern, above)):
         return NOT_YET
-    for owner, names in RENAMED.items():
-        if key in names and any(issubclass(block, owner) for block in blocks):
-            return f"has a new name; write {names[str(key)]!r}"
+    new = renamed(str(key), blocks)
+    if new is not None:
+        return f"has a new name; write {new!r}"
+    ours = other_word(str(key), blocks)
+    if ours is not None:
+        return f"unknown key; did you mean {ours!r}?"
     known = {name for block in blocks for name in block.model_fields}
     if len(above) == 2 and above[0] == "providers":
         known.add("api_key_env")
-    return f"unknown key{hint(str(key), known)}"
+    place = proper_place(str(key))
+    return f"unknown key{hint(str(key), known) or (f'; it belongs {place}' if place else '')}"
 
 
 def _fits(pattern: tuple[str | None, ...], path: list[str | int]) -> bool:
@@ -199,8 +199,21 @@ _SENTENCES = {
 """Pydantic's kind of error to our words; the names in braces are from its context."""
 
 
-def _sentence(one: ErrorDetails) -> str:
+_LISTS = {
+    (
+        "providers",
+    ): "must be a block with each provider under a name of yours, as in `openai: {api_key: ...}`, not a list",
+    ("models",): "must be a block of names that stand for several targets; "
+    "list what a provider serves under its own `models`",
+    ("access",): "must be a block; write the list under `keys` in it",
+}
+"""What to write where a list stands in place of a block."""
+
+
+def _sentence(path: Path, one: ErrorDetails) -> str:
     kind, given = one["type"], one["input"]
+    if isinstance(given, list) and path in _LISTS:
+        return _LISTS[path]
     if kind == "string_type":
         return "must be text" + ("; put it in quotes" if isinstance(given, (int, float)) else "")
     if kind == "literal_error":

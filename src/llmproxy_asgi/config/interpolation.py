@@ -16,6 +16,9 @@ from llmproxy_asgi.config.schema import Finding
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _TOKEN = re.compile(rf"(?P<escaped>\$\$\{{)|\$\{{(?P<name>{_NAME})(?::-(?P<default>(?:(?!\$\{{)[^}}])*))?\}}|\$\{{")
 _MALFORMED = "has a `${` that is not `${NAME}` or `${NAME:-default}`; write `$${` for a literal one"
+_FOREIGN = re.compile(r"(?:os\.environ/|env[:./]|\$env:|\$|%|\{\{\s*(?:env\.)?)([A-Z][A-Z0-9_]{2,})(?:%|\s*\}\})?")
+"""How other products and shells write a variable."""
+_OURS = ("providers", "access")
 _KEY_BEGINNINGS = ("sk-", "llmp_", "Bearer ")
 _SHORTEST_HIDDEN = 6
 """A shorter text would be found in half the words there are, and hides nothing worth hiding."""
@@ -40,6 +43,10 @@ def interpolate(layers: Layers, environment: Mapping[str, str]) -> Interpolation
         final = text if is_final else _replace(layers, path, text, environment, done)
         if final is not None and (is_final or _is_secret(path, final)):
             done.hidden.add(final)
+        variable = None if is_final or path[0] not in _OURS or not _holds_secret(path) else _FOREIGN.fullmatch(text)
+        if variable is not None:
+            done.findings.append(Finding(path, f"is not read as a variable: write ${{{variable[1]}}}"))
+            done.lost.add(path)
     _name_keys(layers, environment, done)
     done.hidden = {text for text in done.hidden if len(text) >= _SHORTEST_HIDDEN}
     return done
@@ -124,4 +131,8 @@ def _texts(value: object, path: Path) -> Iterator[tuple[Path, str]]:
 
 def _is_secret(path: Path, text: str) -> bool:
     """Whether a text is a key or sent as a header, or looks like a key that somebody put in a wrong place."""
-    return not SECRET_KEYS.isdisjoint(path[-2:]) or "headers" in path or text.startswith(_KEY_BEGINNINGS)
+    return _holds_secret(path) or text.startswith(_KEY_BEGINNINGS)
+
+
+def _holds_secret(path: Path) -> bool:
+    return not SECRET_KEYS.isdisjoint(path[-2:]) or "headers" in path

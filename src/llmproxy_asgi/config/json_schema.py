@@ -9,7 +9,7 @@ from typing import Any
 
 from llmproxy_asgi.config.schema import Config
 from llmproxy_asgi.providers.base import ProviderConfig
-from llmproxy_asgi.providers.registry import known_types, provider_class
+from llmproxy_asgi.providers.registry import BUILT_IN, provider_class
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -25,15 +25,15 @@ _KEY_FROM_ENVIRONMENT = {
 }
 
 
-def schema(types: Iterable[str] | None = None) -> JSONObject:
+def schema(types: Iterable[str] = ()) -> JSONObject:
     """The schema of a whole configuration.
 
     Args:
-        types: The provider types to describe; all that are known by default.
+        types: The provider types to describe beside those that are built in.
     """
     whole = Config.model_json_schema(ref_template=_REFERENCE)
     definitions: JSONObject = whole.pop("$defs")
-    names = known_types() if types is None else sorted(types)
+    names = sorted({*BUILT_IN, *types})
     for name in names:
         definitions[f"provider-{name}"] = _block(name, definitions)
     definitions["provider"] = _any_block(names)

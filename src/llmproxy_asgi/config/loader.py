@@ -12,8 +12,9 @@ import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 from llmproxy_asgi.config.document import MAX_BYTES, Document, Tree, Unreadable, spell
-from llmproxy_asgi.config.interpolation import interpolate
+from llmproxy_asgi.config.interpolation import Interpolation, interpolate
 from llmproxy_asgi.config.layers import CODE, Layers, Place, plain, read_environment, unfold
+from llmproxy_asgi.config.masking import mask
 from llmproxy_asgi.config.schema import (
     Config,
     Finding,
@@ -23,7 +24,11 @@ from llmproxy_asgi.config.schema import (
     provider_findings,
     route_findings,
 )
-from llmproxy_asgi.errors import ConfigError
+from llmproxy_asgi.errors import ConfigError, MisuseError
+from llmproxy_asgi.providers.registry import BrokenProvider, provider_class
+
+_LONGEST = 1000
+"""Characters of one finding."""
 
 
 def load_config(
@@ -45,10 +50,60 @@ def load_config(
     if isinstance(source, Config) and not overrides:
         return source  # it was validated when it was made, from whatever environment there was
     sources = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
-    layers, problems = _lay(sources, environment or {}, overrides)
-    if problems:
-        raise ConfigError(problems)
-    done = interpolate(layers, environment or {})
+    layers = _lay(sources, environment or {}, overrides)
+    return _valid(layers, interpolate(layers, environment or {}))
+
+
+def check_config(files: Sequence[Path], *, environment: Mapping[str, str] = os.environ) -> Config:
+    """As `load_config`, and nothing in it, as far as can be seen, keeps it from serving calls.
+
+    Args:
+        files: YAML, TOML or JSON; later ones win.
+        environment: As for `load_config`.
+
+    Raises:
+        ConfigError: It cannot be used, or would serve nothing; carries every finding with its place.
+    """
+    from llmproxy_asgi.config.usable import unusable
+
+    layers = _lay(files, environment, None)
+    layers.places[()] = Place(_source_name(files[-1]))
+    if not layers.values:
+        raise ConfigError(_lines([Finding((), "is empty: `llmproxy init` writes a file to start from")], layers, set()))
+    done = interpolate(layers, environment)
+    config = _valid(layers, done)
+    findings = list(unusable(config))
+    if findings:
+        raise ConfigError(_lines(findings, layers, done.hidden))
+    return config
+
+
+def named_types(files: Sequence[Path], *, environment: Mapping[str, str] = os.environ) -> set[str]:
+    """The provider types that some files name, be they there or not; the rest of the files may be wrong.
+
+    Raises:
+        ConfigError: A file cannot be read, or a type that it names cannot be had; with the place.
+    """
+    layers = _lay(files, environment, None)
+    providers = layers.values.get("providers")
+    names: set[str] = set()
+    findings: list[Finding] = []
+    for name, block in providers.items() if isinstance(providers, dict) else ():
+        kind = block.get("type", name) if isinstance(block, dict) else name
+        if not isinstance(kind, str):
+            continue
+        try:
+            provider_class(kind)
+        except MisuseError as error:
+            text = str(error) if isinstance(error, BrokenProvider) else f"unknown provider type {kind!r}"
+            findings.append(Finding(("providers", name, "type"), text))
+        names.add(kind)
+    if findings:
+        raise ConfigError(_lines(findings, layers, set()))
+    return names
+
+
+def _valid(layers: Layers, done: Interpolation) -> Config:
     config, findings = _validate(layers.values)
     wrong = [*done.findings, *(finding for finding in findings if finding.path not in done.lost)]
     if wrong or config is None:
@@ -56,10 +111,12 @@ def load_config(
     return config
 
 
-def _lay(
-    sources: Sequence[object], environment: Mapping[str, str], overrides: Mapping[str, object] | None
-) -> tuple[Layers, list[str]]:
-    """All layers over each other, and what cannot be read of them."""
+def _lay(sources: Sequence[object], environment: Mapping[str, str], overrides: Mapping[str, object] | None) -> Layers:
+    """All layers over each other.
+
+    Raises:
+        ConfigError: Some cannot be read.
+    """
     layers = Layers()
     problems: list[str] = []
     for rank, source in enumerate(sources):
@@ -67,7 +124,9 @@ def _lay(
     problems += [f"{name}: {problem}" for name, problem in read_environment(layers, environment, len(sources))]
     if overrides:
         _lay_source(layers, overrides, len(sources) + 1, problems)
-    return layers, problems
+    if problems:
+        raise ConfigError([mask(problem) for problem in problems])
+    return layers
 
 
 def _lay_source(layers: Layers, source: object, rank: int, problems: list[str]) -> None:
@@ -99,12 +158,13 @@ def read_file(path: str | os.PathLike[str]) -> Document:
     """
     try:
         with open(path, "rb") as file:  # noqa: PTH123  a path-like of any kind
-            content = file.read(MAX_BYTES + 1)
+            is_big = os.fstat(file.fileno()).st_size > MAX_BYTES
+            content = b"" if is_big else file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise Unreadable("there is no such file") from None
     except (OSError, ValueError) as error:
         raise Unreadable(f"cannot be read: {getattr(error, 'strerror', None) or 'not a usable path'}") from None
-    if len(content) > MAX_BYTES:
+    if is_big or len(content) > MAX_BYTES:
         raise Unreadable(f"is larger than {MAX_BYTES // 2**20} MiB")
     try:
         text = content.decode("utf-8-sig")
@@ -169,19 +229,19 @@ def _lines(findings: Sequence[Finding], layers: Layers, hidden: set[str]) -> lis
     """Findings as text, in the order of their places, without any secret."""
     placed = [(layers.place(finding.path), finding) for finding in findings]
     placed.sort(key=lambda pair: _order(pair[0]))
-    secrets = sorted(hidden, key=len, reverse=True)
-    return list(dict.fromkeys(_line(place, finding, secrets) for place, finding in placed))
+    return list(dict.fromkeys(_line(place, finding, hidden) for place, finding in placed))
 
 
 def _order(place: Place | None) -> tuple[int, int]:
     return (-1, 0) if place is None else (place.rank, place.line or 0)
 
 
-def _line(place: Place | None, finding: Finding, secrets: Sequence[str]) -> str:
-    text = finding.text
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    said = f"{spell(finding.path)}: {text}" if finding.path else text
+def _line(place: Place | None, finding: Finding, secrets: set[str]) -> str:
+    text = mask(finding.text, secrets)
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}..."  # some quote a name that was written, and that may be anything
+    # A path is made of the writer's own keys, and a secret may have been pasted as one.
+    said = f"{mask(spell(finding.path), secrets)}: {text}" if finding.path else text
     return f"{_spot(place)}: {said}" if place is not None else said
 
 

@@ -5,6 +5,7 @@ they hold no provider of their own: a provider's block is validated by the class
 """
 
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -17,7 +18,7 @@ from llmproxy_asgi.capabilities import Capabilities
 from llmproxy_asgi.config.document import Path, hint, spell
 from llmproxy_asgi.errors import MisuseError
 from llmproxy_asgi.providers.base import ProviderConfig
-from llmproxy_asgi.providers.registry import provider_class
+from llmproxy_asgi.providers.registry import BrokenProvider, one_line, provider_class
 from llmproxy_asgi.settings import AdminName, Block, CallerLimits, Duration, KeyEntry, Origin, Strategy
 from llmproxy_asgi.stores.open import problem
 from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds
@@ -38,7 +39,7 @@ def parse_size(value: object) -> int:
         text = value.strip()
         unit = next((unit for unit in _SIZES if text.endswith(unit)), "")
         number = text.removesuffix(unit).strip()
-        if number.isascii() and number.isdigit():
+        if number.isascii() and number.isdigit() and len(number) <= 18:
             return int(number) * _SIZES.get(unit, 1)
     raise ValueError(_SIZE_HELP)
 
@@ -187,6 +188,9 @@ def _typed(value: object) -> object:
         raise _refused_type("missing" if "type" not in value else "string_type", value)
     try:
         cls = provider_class(kind)
+    except BrokenProvider as error:
+        problem = PydanticCustomError("value_error", "{error}", {"error": str(error)})
+        raise _refused_type(problem, value) from None
     except MisuseError:
         raise _refused_type(PydanticCustomError(UNKNOWN_TYPE, "unknown provider type"), value) from None
     return cls.Config.model_validate(value)
@@ -244,7 +248,7 @@ def provider_findings(name: str, block: ProviderConfig) -> list[Finding]:
     if not name or "/" in name or not name.isprintable():
         findings.append(Finding(where, "a provider's name must not be empty or hold a slash"))
     if block.enabled:
-        for sentence in provider_class(block.type).check(block):
+        for sentence in _checked(block):
             field, _, text = sentence.partition(": ")
             findings.append(Finding((*where, field), text) if text else Finding(where, sentence))
     for index, entry in enumerate(block.models or ()):
@@ -253,6 +257,14 @@ def provider_findings(name: str, block: ProviderConfig) -> list[Finding]:
             if problem:
                 findings.append(Finding((*where, "models", index, "capabilities", capability), problem))
     return findings
+
+
+def _checked(block: ProviderConfig) -> list[str]:
+    """What a provider's class says of its block; one that fails at it says that."""
+    try:
+        return provider_class(block.type).check(block)
+    except Exception as error:  # noqa: BLE001  a provider of one's own may raise anything
+        return [f"type: failed at checking this block: {one_line(error)}"]
 
 
 def route_findings(name: str, targets: Sequence[str], providers: Collection[str]) -> list[Finding]:
@@ -281,11 +293,22 @@ def default_findings(name: str | None, providers: Collection[str]) -> list[Findi
     return [Finding(("default_provider",), f"{name!r} is not among the providers{hint(name, providers)}")]
 
 
+_WANTED = re.compile(r"Expected `([^`]+)`, got ")
+_KINDS = {
+    "bool": "true or false", "int": "a whole number", "float": "a number", "str": "text", "array": "a list",
+    "object": "a block",
+}  # fmt: skip
+"""msgspec's names of kinds, in words."""
+
+
 def _capability_problem(name: str, value: object) -> str | None:
     try:
         msgspec.convert({name: value}, Capabilities)
     except msgspec.ValidationError as error:
         problem = str(error).partition(" - at ")[0]
+        wanted = _WANTED.match(problem)
+        if wanted is not None:
+            return f"must be {' or '.join(_KINDS.get(kind, kind) for kind in wanted[1].split(' | ') if kind != 'null')}"
         return problem[:1].lower() + problem[1:].replace("`", "")
     return None
 

@@ -6,6 +6,7 @@ that is written in an unusual way keeps its table's line.
 
 import re
 import tomllib
+from collections.abc import Iterator
 from datetime import date, datetime, time
 
 from llmproxy_asgi.config.document import MAX_DEPTH, Document, Path, Unreadable
@@ -14,6 +15,8 @@ _WHERE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 _QUOTED = re.compile(r"'[^']{2,}'")
 _PART = re.compile(r"""\s*(?:([A-Za-z0-9_-]+)|"([^"\\]*)"|'([^']*)')\s*""")
 _HEADER = re.compile(r"\s*(\[\[?)(.*?)\]\]?\s*(?:#.*)?")
+_NO_NUMBER = "holds a whole number of more than 64 bits"
+_MANY_DIGITS = re.compile(r"[0-9][0-9_]{4000,}")
 _FENCES = ('"""', "'''")
 
 
@@ -27,10 +30,29 @@ def read_toml(text: str) -> Document:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise _unreadable(text, str(error)) from None
+    except ValueError:  # Python itself refuses to read thousands of digits
+        digits = _MANY_DIGITS.search(text)
+        raise Unreadable(_NO_NUMBER, None if digits is None else text.count("\n", 0, digits.start()) + 1) from None
     except RecursionError:
         raise Unreadable(f"nests deeper than {MAX_DEPTH} levels") from None
     kept = {key: _plain(value, 1) for key, value in values.items()}
-    return Document(kept, _find_lines(text, kept))
+    lines = _find_lines(text, kept)
+    for path in _too_big(kept, ()):
+        known = [path[:length] for length in range(len(path), 0, -1) if path[:length] in lines]
+        raise Unreadable(_NO_NUMBER, lines[known[0]] if known else None)
+    return Document(kept, lines)
+
+
+def _too_big(value: object, path: Path) -> Iterator[Path]:
+    """The paths of whole numbers that TOML does not have."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        yield path
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _too_big(item, (*path, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _too_big(item, (*path, index))
 
 
 def _unreadable(text: str, message: str) -> Unreadable:

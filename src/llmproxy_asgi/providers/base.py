@@ -6,6 +6,7 @@ retry, sleep, read the environment or translate.
 
 import hashlib
 import ipaddress
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 from urllib.parse import urlsplit
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 HeaderList = tuple[tuple[bytes, bytes], ...]
 
+_ENDPOINT = re.compile(r"(?:/chat/completions|/v\d+\w*/(?:completions|responses|messages|embeddings|models|chat))/*$")
+_METHOD = re.compile(r":(?:stream)?generateContent$")
+_TWICE = re.compile(r"/(v\d+(?:alpha|beta)?)/\1/*$")
 _OUR_HEADERS = frozenset({"authorization", "host", "content-length", "transfer-encoding", "connection", "cookie"})
 
 
@@ -123,6 +127,13 @@ class ProviderConfig(Block):
             raise ValueError("must be an http:// or https:// address")
         if "@" in parts.netloc or "?" in value or "#" in value:  # an empty one breaks the address, too
             raise ValueError("must hold no user, password, query or fragment")
+        if _ENDPOINT.search(parts.path) or _METHOD.search(parts.path):
+            raise ValueError(
+                "ends in the path of an endpoint: write only what goes before it, as that vendor's SDK takes it"
+            )
+        twice = _TWICE.search(parts.path)
+        if twice is not None:
+            raise ValueError(f"ends in /{twice[1]} twice: write it once")
         try:
             address(value)
         except MisuseError:
@@ -155,6 +166,11 @@ class ProviderConfig(Block):
     def call_limits(self) -> CallLimits | None:
         """What rate_limit and max_concurrency come to; None: nothing is limited."""
         return call_limits(self.rate_limit, max_concurrency=self.max_concurrency)
+
+
+def key_variable(kind: str) -> str:
+    """The environment variable that usually holds the key of a provider type or name."""
+    return f"{kind.upper().replace('-', '_')}_API_KEY"
 
 
 class Credential(msgspec.Struct, frozen=True):
@@ -215,9 +231,10 @@ class Provider:
         """What is wrong with a block beyond what its fields say; one sentence each, starting with the field."""
         findings = []
         if cls.base_url is None and config.base_url is None:
-            findings.append("base_url: is required for this type")
+            findings.append("base_url: is required for this type: write the server's address, as in https://host/v1")
         if cls.needs_key and not config.api_key:
-            findings.append("api_key: is required for this type")
+            variable = key_variable(cls.type)
+            findings.append(f"api_key: is required for this type: write `api_key: ${{{variable}}}` and set {variable}")
         findings.extend(
             f"protocol: {protocol!r} is not spoken here; choose from {', '.join(cls.speaks)}"
             for protocol in config.protocol or ()

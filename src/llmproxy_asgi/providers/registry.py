@@ -18,11 +18,16 @@ BUILT_IN: dict[str, str] = {
 ENTRY_POINTS = "llmproxy_asgi.providers"
 
 
+class BrokenProvider(MisuseError):
+    """An installed package offers a provider type that cannot be loaded."""
+
+
 def provider_class(name: str) -> type[Provider]:
     """The class behind a type name: registered already, built in, or behind an entry point of that name.
 
     Raises:
         MisuseError: There is none; the message lists those there are.
+        BrokenProvider: There is one, and importing it failed.
     """
     if name not in REGISTERED:
         _import(name)
@@ -43,4 +48,16 @@ def _import(name: str) -> None:
         import_module(BUILT_IN[name])
         return
     for point in entry_points(group=ENTRY_POINTS, name=name):
-        point.load()
+        try:
+            point.load()
+        except (Exception, SystemExit) as error:
+            raise BrokenProvider(f"cannot be loaded from {point.value}: {one_line(error)}") from error
+        if name not in REGISTERED:
+            raise BrokenProvider(f"is not registered by {point.value}: put @provider({name!r}) on its class")
+
+
+def one_line(error: BaseException) -> str:
+    """An exception of foreign code on one short line."""
+    words = " ".join(str(error).split())
+    kept = words if len(words) <= 200 else f"{words[:200]}..."
+    return f"{type(error).__name__}: {kept}" if kept.isprintable() and kept else type(error).__name__

@@ -168,6 +168,77 @@ def test_check_of_what_cannot_be_read(name: str) -> None:
     assert checked.stderr.startswith(f"{name}: cannot be read: ")
 
 
+def test_check_finds_what_serves_nothing() -> None:
+    """A file that is legal and serves nobody is no success; the finding has its place."""
+    write(OPEN.replace("simulated: ", "simulated: {enabled: false}"))
+    ended = run("check", "llmproxy.yaml")
+    assert ended.exit_code == 1
+    assert ended.stdout.startswith("llmproxy.yaml:1: providers: are all switched off, so nothing would be served")
+
+
+def test_check_says_who_can_call_a_mounted_gateway_alone() -> None:
+    """Without keys a file is right for a host that identifies its users, and no use to `serve`: a note, no finding."""
+    write("providers: {simulated: }\n")
+    ended = run("check", "llmproxy.yaml")
+    assert (ended.exit_code, ended.stdout) == (0, "ok: 1 provider, 0 models\n")
+    assert "access.keys is empty" in ended.stderr
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed package whose entry points name no module, no class, one that ends Python, and no provider."""
+    points = {
+        "no-module": "no_such_module:Provider",
+        "no-class": "half_a_provider:Provider",
+        "exits": "exits_at_import:Provider",
+        "nameless": "half_a_provider:OTHER",
+    }
+    info = tmp_path / "site" / "broken_providers-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-providers\nVersion: 1.0\n", encoding="utf-8")
+    lines = ["[llmproxy_asgi.providers]", *(f"{name} = {value}" for name, value in points.items())]
+    (info / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "site" / "half_a_provider.py").write_text("OTHER = 1\n", encoding="utf-8")
+    (tmp_path / "site" / "exits_at_import.py").write_text("raise SystemExit('a\\nb')\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+
+
+@pytest.mark.usefixtures("broken")
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [
+        ("no-module", "cannot be loaded from no_such_module:Provider: ModuleNotFoundError: No module named"),
+        ("no-class", "cannot be loaded from half_a_provider:Provider: AttributeError: module 'half_a_provider' has no"),
+        ("exits", "cannot be loaded from exits_at_import:Provider: SystemExit: a b"),
+        ("nameless", "is not registered by half_a_provider:OTHER: put @provider('nameless') on its class"),
+    ],
+)
+def test_a_broken_provider_is_one_finding_that_names_it(kind: str, cause: str) -> None:
+    """`check` and `schema --config` name the type's place, the entry point and the cause, on one line."""
+    write(f"providers:\n  mine:\n    type: {kind}\naccess: {{mode: open}}\n")
+    checked = run("check", "llmproxy.yaml")
+    assert (checked.exit_code, len(checked.stdout.splitlines())) == (1, 1)
+    assert checked.stdout.startswith(f"llmproxy.yaml:3: providers.mine.type: {cause}")
+    schema = run("schema", "--config", "llmproxy.yaml")
+    assert (schema.exit_code, schema.stdout) == (1, "")
+    assert schema.stderr == checked.stdout
+
+
+@pytest.mark.usefixtures("broken")
+def test_schema_imports_no_package_that_nobody_names() -> None:
+    """Without a file the schema describes the built-in types; with one, those that it names as well."""
+    names = set(json.loads(run("schema").stdout)["$defs"])
+    assert {"provider-openai", "provider-simulated"} <= names
+    assert "provider-no-module" not in names
+    write(OPEN)
+    assert run("schema", "--config", "llmproxy.yaml").stdout == run("schema").stdout
+    write("providers:\n  a: {type: opnai}\n")
+    assert (
+        run("schema", "-c", "llmproxy.yaml").stderr
+        == "llmproxy.yaml:2: providers.a.type: unknown provider type 'opnai'\n"
+    )
+
+
 # schema, models
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from llmproxy_asgi import Config
+from llmproxy_asgi import Config, ConfigError
 from llmproxy_asgi.config.document import spell
 from llmproxy_asgi.config.findings import RESERVED
 from llmproxy_asgi.config.json_schema import schema
@@ -86,15 +86,18 @@ def test_starter_asks_for_two_keys_alone() -> None:
     """The starter file is usable as soon as the two upstreams' keys are set, and has a key of its own."""
     text = STARTER.read_text(encoding="utf-8")
     assert set(re.findall(r"^[^#\n]*\$\{(\w+)", text, re.MULTILINE)) == {"OPENAI_API_KEY", "ANTHROPIC_API_KEY"}
-    config = load_config(STARTER, environment=KEYS)
+    with pytest.raises(ConfigError, match="placeholder"):
+        load_config(STARTER, environment=KEYS)
+    values = yaml.safe_load(text.replace("llmp_REPLACED_BY_INIT", "llmp_0123456789abcdef"))
+    config = load_config(values, environment=KEYS)
     assert config.access.mode == "keys"
-    assert config.access.keys[0].key == Secret("llmp_REPLACED_BY_INIT")
+    assert config.access.keys[0].key == Secret("llmp_0123456789abcdef")
 
 
 def test_what_the_starter_comments_out_is_right() -> None:
     """With its suggestions taken out of their comments, the starter file loads as well."""
     text = re.sub(r"^( *)# ( *(?:- |[a-z_]+:))", r"\1\2", STARTER.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    values = yaml.safe_load(text)
+    values = yaml.safe_load(text.replace("llmp_REPLACED_BY_INIT", "llmp_0123456789abcdef"))
     assert {"openai", "claude", "local", "pretend"} == set(values["providers"])
     assert set(values["models"]) == {"smart"}
     load_config(values, environment=KEYS)

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from llmproxy_asgi import Config, ConfigError
 from llmproxy_asgi.config.document import spell
-from llmproxy_asgi.config.findings import RENAMED
+from llmproxy_asgi.config.hints import RENAMED
 from llmproxy_asgi.config.loader import load_config
 from llmproxy_asgi.config.yaml import read_yaml
 from llmproxy_asgi.providers.base import REGISTERED, ProviderConfig, provider
@@ -134,7 +134,7 @@ def test_every_language(name: str, text: str, expected: str) -> None:
 
 def test_files_that_cannot_be_read() -> None:
     """What cannot be read is told for every file at once."""
-    Path("big.yaml").write_bytes(b"#" * 2**20 + b"\n")
+    Path("big.yaml").write_bytes(b"#" * 2**22 + b"\n")
     Path("latin.yaml").write_bytes(b"a: 1\nb: caf\xe9\n")
     Path("folder").mkdir()
     with pytest.raises(ConfigError) as refused:
@@ -142,10 +142,19 @@ def test_files_that_cannot_be_read() -> None:
     assert refused.value.findings == (
         "none.yaml: there is no such file",
         "folder: cannot be read: Is a directory",
-        "big.yaml: is larger than 1 MiB",
+        "big.yaml: is larger than 4 MiB",
         "latin.yaml:2: is not UTF-8",
         "a path with control characters: cannot be read: not a usable path",
     )
+
+
+def test_a_file_over_four_mebibytes_is_refused_unread() -> None:
+    """However big it is: its size is looked at, and none of it is read."""
+    with open("huge.yaml", "wb") as file:  # noqa: PTH123  sparse: it takes no room
+        file.truncate(2**40)
+    with pytest.raises(ConfigError) as refused:
+        load_config("huge.yaml", environment={})
+    assert refused.value.findings == ("huge.yaml: is larger than 4 MiB",)
 
 
 def test_source_that_is_none() -> None:

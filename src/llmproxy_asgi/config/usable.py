@@ -1,0 +1,125 @@
+"""What is legal and can serve nothing: the mistakes of a whole configuration that can be seen without asking anybody.
+
+`llmproxy check` looks for these; loading does not, because a host may make good what is missing (it lets callers in by
+`identify=`, or adds a provider in code).
+"""
+
+import re
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from llmproxy_asgi.config.document import hint
+from llmproxy_asgi.config.schema import Config, Finding
+from llmproxy_asgi.providers.base import ProviderConfig
+from llmproxy_asgi.providers.registry import provider_class
+from llmproxy_asgi.settings import is_placeholder
+
+NOTHING = "nothing would be served"
+
+_VENDORS = (
+    (re.compile(r"sk-ant-"), "anthropic"),
+    (re.compile(r"sk-(?:proj|svcacct|admin)-"), "openai"),
+    (re.compile(r"AIza"), "gemini"),
+    (re.compile(r"sk-or-|gsk_|xai-|pplx-|hf_|nvapi-"), "openai-compatible"),
+)
+"""How the keys of vendors begin, and the type that takes them."""
+
+_PAGES = frozenset(
+    {
+        "platform.openai.com", "chat.openai.com", "chatgpt.com", "openai.com", "www.openai.com",
+        "console.anthropic.com", "platform.claude.com", "claude.ai", "anthropic.com", "www.anthropic.com",
+        "aistudio.google.com", "ai.google.dev", "gemini.google.com", "console.groq.com", "huggingface.co", "github.com",
+    }
+)  # fmt: skip
+"""Sites for people; the vendors' APIs have hosts of their own."""
+
+_RESERVED = re.compile(r"(?:^|\.)(?:example\.(?:com|org|net)|example|invalid|test)$")
+_YOURS = re.compile(r"(?i)(?:^|[.-])(?:your|my)[-_](?:host|server|resource|endpoint|domain|company)")
+
+
+def unusable(config: Config) -> Iterator[Finding]:
+    """Everything in a valid configuration that keeps it, or a part of it, from serving a call."""
+    enabled = {name: block for name, block in config.providers.items() if block.enabled}
+    if not config.providers:
+        yield Finding(
+            (), f"holds no providers, so {NOTHING}: add one, such as `providers: {{openai: {{api_key: ${{KEY}}}}}}`"
+        )
+    elif not enabled:
+        yield Finding(("providers",), f"are all switched off, so {NOTHING}: take `enabled: false` out of one")
+    for name, block in enabled.items():
+        yield from _provider(name, block)
+    yield from _routes(config, enabled)
+    yield from _access(config, enabled)
+
+
+def _provider(name: str, block: ProviderConfig) -> Iterator[Finding]:
+    where = ("providers", name)
+    if block.models is not None and not any(entry.enabled for entry in block.models) and not block.bypass_model:
+        yield Finding(
+            (*where, "models"), "holds no model that is enabled: list one, or leave `models` out to serve all"
+        )
+    for index, key in enumerate(block.api_key or ()):
+        problem = _key_problem(key.reveal(), block)
+        if problem:
+            several = len(block.api_key or ()) > 1
+            yield Finding((*where, "api_key", index) if several else (*where, "api_key"), problem)
+    problem = _address_problem(block.base_url)
+    if problem:
+        yield Finding((*where, "base_url"), problem)
+
+
+def _key_problem(key: str, block: ProviderConfig) -> str | None:
+    if not provider_class(block.type).needs_key or block.base_url is not None:
+        return None  # a server of one's own may take any word for a key
+    if is_placeholder(key):
+        return "is a placeholder: write the key itself, or ${NAME} to read it from the environment"
+    owner = next((kind for pattern, kind in _VENDORS if pattern.match(key)), None)
+    if owner is not None and owner != block.type:
+        return f"begins like a key for type {owner!r}, and this provider's type is {block.type!r}"
+    return None
+
+
+def _address_problem(url: str | None) -> str | None:
+    host = (urlsplit(url).hostname or "") if url is not None else ""
+    if host in _PAGES:
+        return f"is the address of a site for people ({host}): write the API's, or leave it out for the vendor's own"
+    if _RESERVED.search(host) or _YOURS.search(host) or "<" in (url or ""):
+        return "is a placeholder: write your server's address"
+    return None
+
+
+def _routes(config: Config, enabled: dict[str, ProviderConfig]) -> Iterator[Finding]:
+    for name, route in config.models.items():
+        if not any(entry.target.partition("/")[0] in enabled for entry in route.targets):
+            yield Finding(("models", name, "targets"), "name only providers that are switched off")
+    default = config.default_provider
+    if default is not None and enabled and default not in enabled:
+        yield Finding(("default_provider",), f"names {default!r}, which is switched off")
+
+
+def _access(config: Config, enabled: dict[str, ProviderConfig]) -> Iterator[Finding]:
+    access = config.access
+    if access.mode == "keys" and not access.keys:
+        yield Finding(
+            ("access",), "mode is keys and there are no keys, so every call would be refused: list one under `keys`"
+        )
+    names = _names(config, enabled)
+    if names is None:
+        return
+    for index, entry in enumerate(access.keys):
+        for position, model in enumerate(entry.models or ()):
+            passed_on = model.partition("/")[0] in enabled and "/" in model
+            if "*" not in model and model not in names and not passed_on:
+                where = ("access", "keys", index, "models", position)
+                yield Finding(where, f"no provider lists a model {model!r}{hint(model, names)}")
+
+
+def _names(config: Config, enabled: dict[str, ProviderConfig]) -> set[str] | None:
+    """Every name that clients can use; None where some provider serves names that it does not list."""
+    names = set(config.models)
+    for provider, block in enabled.items():
+        if block.models is None or block.bypass_model or any(entry.is_pattern for entry in block.models):
+            return None
+        listed = {entry.name for entry in block.models if entry.enabled}
+        names |= listed | {f"{provider}/{name}" for name in listed}
+    return names
