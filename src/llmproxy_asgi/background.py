@@ -78,7 +78,7 @@ class Run:
         self._events: list[WireEvent] = []
         self._first = 0  # the number of the first event that is held
         self._size = 0
-        self._more = asyncio.Event()
+        self._readers: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     @property
     def id(self) -> str:
@@ -112,8 +112,20 @@ class Run:
     def publish(self, *, over: bool = False) -> None:
         """Let readers see what was told."""
         self.over = over
-        more, self._more = self._more, asyncio.Event()
-        more.set()
+        readers, self._readers = self._readers, []
+        here = asyncio.get_running_loop()
+        for loop, more in readers:
+            if loop is here:
+                more.set()
+            else:
+                with contextlib.suppress(RuntimeError):  # that loop is closed, and its readers with it
+                    loop.call_soon_threadsafe(more.set)
+
+    def more(self) -> asyncio.Event:
+        """What is set when there are events behind those of now; for the running loop, whichever one serves the run."""
+        more = asyncio.Event()
+        self._readers.append((asyncio.get_running_loop(), more))
+        return more
 
     def _forget(self) -> None:
         """Let go of the older half."""
@@ -122,8 +134,8 @@ class Run:
         del self._events[:dropped]
         self._first += dropped
 
-    def since(self, number: int) -> tuple[Sequence[WireEvent], asyncio.Event]:
-        """The events held from a number on, and what is set when there are more.
+    def since(self, number: int) -> Sequence[WireEvent]:
+        """The events held from a number on.
 
         Raises:
             BadRequest: It is not held any more.
@@ -133,7 +145,7 @@ class Run:
                 "So many events came since that the earlier ones are not held any more; ask without stream.",
                 param="starting_after",
             )
-        return self._events[number - self._first :], self._more
+        return self._events[number - self._first :]
 
 
 class Reader:
@@ -151,7 +163,8 @@ class Reader:
             BadRequest: The reader was so slow that they are not held any more.
         """
         while True:
-            events, more = self._run.since(self._next)
+            more = self._run.more()  # before looking: what is published in between must not be missed
+            events = self._run.since(self._next)
             if events:
                 self._next += len(events)
                 return events

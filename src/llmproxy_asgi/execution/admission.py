@@ -10,6 +10,8 @@ The gates outlive the plan (`LiveGates`), so that a reload gives nobody a second
 begin anew. Nothing here knows who may call, or which target is the better one.
 """
 
+import math
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -35,10 +37,12 @@ class CallerGates:
 
     Args:
         clock: Of every limit.
+        lock: Of every gate.
     """
 
-    def __init__(self, clock: AlarmClock = SYSTEM) -> None:
+    def __init__(self, clock: AlarmClock = SYSTEM, *, lock: "threading.RLock | None" = None) -> None:
         self._clock = clock
+        self._lock = lock or threading.RLock()
         self._gates: dict[tuple[Owner, CallLimits], Gate] = {}
 
     def __len__(self) -> int:
@@ -47,11 +51,12 @@ class CallerGates:
     def gate(self, owner: Owner, limits: CallLimits) -> Gate:
         """Where an owner's calls must pass."""
         key = (owner, limits)
-        gate = self._gates.get(key)
-        if gate is None:
-            self._forget_some()
-            gate = self._gates[key] = _gate(limits, _slots(limits), self._clock)
-        return gate
+        with self._lock:
+            gate = self._gates.get(key)
+            if gate is None:
+                self._forget_some()
+                gate = self._gates[key] = _gate(limits, _slots(limits), self._clock, self._lock)
+            return gate
 
     def forget(self, owner: Owner) -> int:
         """Forget what has been counted for an owner; how many limits that were. Calls under way end as they began."""
@@ -88,12 +93,12 @@ async def admit(gate: Gate, tokens: int) -> Permit:
 
 def refused(gate: Gate) -> RateLimited:
     """The refusal of a request that its caller's limits keep out now, whatever its size."""
-    return _over(Full(gate.forecast(0), timed=not gate.lacks_slot))
+    return _over(Full(gate.forecast(0), limit=gate.lacking(0), timed=not gate.lacks_slot))
 
 
 def _over(full: Full) -> RateLimited:
-    message = "You have sent too many requests or tokens" if full.timed else "You have too many calls under way"
-    return RateLimited(f"{message}; try again later.", retry_after=full.wait)
+    when = f"in {_shown(full.wait)}" if full.timed else "when one of them has ended"
+    return RateLimited(f"You have reached your limit of {full.limit}. Try again {when}.", retry_after=full.wait)
 
 
 class TargetAdmission:
@@ -144,11 +149,10 @@ class TargetAdmission:
         try:
             index, permit = await pass_first(tuple(gates), tokens)
         except Full as full:
+            reached = f"This gateway has reached its limit for every upstream of this model ({full.limit}). Try again"
             if full.timed:
-                message = "Every upstream for this model gets as many requests as it may; try again later."
-                raise RateLimited(message, retry_after=full.wait) from None
-            message = "Every upstream for this model is busy; try again later."
-            raise Unavailable(message, retry_after=full.wait) from None
+                raise RateLimited(f"{reached} in {_shown(full.wait)}.", retry_after=full.wait) from None
+            raise Unavailable(f"{reached} when a call has ended.", retry_after=full.wait) from None
         target, credential = tuple(gates.values())[index]
         return target, credential, permit
 
@@ -162,7 +166,8 @@ class LiveGates:
 
     def __init__(self, clock: AlarmClock = SYSTEM) -> None:
         self._clock = clock
-        self.callers = CallerGates(clock)
+        self._lock = threading.RLock()  # one for all: a call may wait at several gates together
+        self.callers = CallerGates(clock, lock=self._lock)
         self._targets: dict[Place, Gate] = {}
         self._slots: dict[tuple[str, CallLimits], Slots] = {}
 
@@ -182,7 +187,7 @@ class LiveGates:
                 place = (provider.name, credential.fingerprint if limits.per_credential else "", limits)
                 gate = kept.get(place) or self._targets.get(place)
                 if gate is None:
-                    gate = _gate(limits, slots, self._clock)
+                    gate = _gate(limits, slots, self._clock, self._lock)
                 kept[place] = gates[credential.fingerprint] = gate
         self._targets, self._slots = kept, shared
         return TargetAdmission(gates) if gates else None
@@ -192,9 +197,24 @@ def _slots(limits: CallLimits) -> Slots | None:
     return Slots(limits.max_concurrency) if limits.max_concurrency is not None else None
 
 
-def _gate(limits: CallLimits, slots: Slots | None, clock: AlarmClock) -> Gate:
-    calls = [TokenBucket(rate, capacity, clock) for rate, capacity in limits.calls]
+def _gate(limits: CallLimits, slots: Slots | None, clock: AlarmClock, lock: "threading.RLock") -> Gate:
+    calls = [TokenBucket(rate, capacity, clock, limit=_per(rate, capacity)) for rate, capacity in limits.calls]
     tokens = limits.tokens_per_minute
-    bucket = TokenBucket(tokens / 60, tokens, clock) if tokens is not None else None
+    words = f"{tokens} tokens per minute"
+    bucket = TokenBucket(tokens / 60, tokens, clock, limit=words) if tokens is not None else None
     limiter = Limiter(calls, bucket) if calls or bucket is not None else None
-    return Gate(limiter, slots, queue_timeout=limits.queue_timeout, max_queue=limits.max_queue, clock=clock)
+    return Gate(limiter, slots, queue_timeout=limits.queue_timeout, max_queue=limits.max_queue, clock=clock, lock=lock)
+
+
+def _per(rate: float, capacity: float) -> str:
+    """A limit of calls in words: one that lets a minute's worth come at once was configured by the minute."""
+    if math.isclose(rate * 60, capacity):
+        return f"{capacity:.12g} requests per minute"
+    return f"{rate:.12g} requests per second"
+
+
+def _shown(seconds: float) -> str:
+    """A wait for people, never shorter than it is."""
+    if seconds < 10:
+        return f"{max(0.1, math.ceil(seconds * 10) / 10):g} s"
+    return f"{math.ceil(seconds)} s" if seconds < 120 else f"{math.ceil(seconds / 60)} min"

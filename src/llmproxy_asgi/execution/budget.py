@@ -4,6 +4,8 @@ Every first try on a provider puts a little into its account, every retry takes 
 is no retry: no upstream sees a call more often for it. Kept per provider, beside the configuration.
 """
 
+import threading
+
 from llmproxy_asgi.clock import SYSTEM, Clock
 
 SHARE = 0.08
@@ -17,10 +19,11 @@ REFILL = 0.1
 class RetryBudget:
     """One provider's account."""
 
-    __slots__ = ("_balance", "_clock", "_seen")
+    __slots__ = ("_balance", "_clock", "_lock", "_seen")
 
     def __init__(self, clock: Clock = SYSTEM) -> None:
         self._clock = clock
+        self._lock = threading.Lock()  # what is paid by one thread is not paid by another
         self._balance = RESERVE
         self._seen = clock.monotonic()
 
@@ -31,13 +34,14 @@ class RetryBudget:
 
     def may_retry(self) -> bool:
         """Whether one more try is affordable; it is paid for then."""
-        now = self._clock.monotonic()
-        self._balance = min(RESERVE, self._balance + (now - self._seen) * REFILL)
-        self._seen = now
-        if self._balance < 1.0:
-            return False
-        self._balance -= 1.0
-        return True
+        with self._lock:
+            now = self._clock.monotonic()
+            self._balance = min(RESERVE, self._balance + (now - self._seen) * REFILL)
+            self._seen = now
+            if self._balance < 1.0:
+                return False
+            self._balance -= 1.0
+            return True
 
 
 class RetryBudgets:

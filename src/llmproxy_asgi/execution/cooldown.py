@@ -13,6 +13,7 @@ failure is about, and which of them a call needs, is decided in
 Kept per process, beside the configuration, so that a reload does not forget it. Decides nothing about calls.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -95,6 +96,7 @@ class Cooldowns:
         self._clock = clock
         self._circuits: dict[Subject, _Circuit] = {}
         self._models = 0
+        self._lock = threading.RLock()  # several threads may make calls, each on an event loop of its own
         self.noticed: Noticed | None = None
 
     @property
@@ -210,13 +212,14 @@ class Cooldowns:
             self.noticed(subject, None)
 
     def _circuit(self, subject: Subject) -> _Circuit:
-        circuit = self._circuits.get(subject)
-        if circuit is None:
-            if subject.model and self._models >= MOST_MODELS:
-                self._forget(next(each for each in self._circuits if each.model))
-            self._models += bool(subject.model)
-            circuit = self._circuits[subject] = _Circuit()
-        return circuit
+        with self._lock:
+            circuit = self._circuits.get(subject)
+            if circuit is None:
+                if subject.model and self._models >= MOST_MODELS:
+                    self._forget(next(each for each in self._circuits if each.model))
+                self._models += bool(subject.model)
+                circuit = self._circuits[subject] = _Circuit()
+            return circuit
 
     def clear(self) -> None:
         """Forget everything."""
@@ -224,8 +227,9 @@ class Cooldowns:
         self._models = 0
 
     def _forget(self, subject: Subject) -> None:
-        del self._circuits[subject]
-        self._models -= bool(subject.model)
+        with self._lock:
+            if self._circuits.pop(subject, None) is not None:
+                self._models -= bool(subject.model)
 
     def _rest(self, circuit: _Circuit, subject: Subject, error: UpstreamError, seconds: float, *, asked: bool) -> None:
         circuit.probing_until = None

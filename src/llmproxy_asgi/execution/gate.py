@@ -7,13 +7,18 @@ is let in by whichever gate opens first::
     pass_first((gate A, gate B)) ─┬─ line of A ─ a, b, *me* ...    limiter (time opens it) and slots (a release does)
                                   └─ line of B ─ c, *me* ...       the first to let me in takes me out of the other
 
-No task, lock or sleep: a future for each who waits, a timer for its patience, and one timer for each gate. What is free
+No task and no sleep: a future and a timer or two for each who waits, all on the waiter's own event loop. What is free
 never stays so while somebody waits for it, because whatever gives something back lets in who may come in, at once.
+
+Threads may share a gate: each with an event loop of its own, as where a host makes calls by `asyncio.run` in several
+threads. Gates that have to do with each other share a lock, which is held for a few steps and never across a wait. A
+waiter on another loop is woken there; nothing of a loop is touched from outside it.
 """
 
 import asyncio
+import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from llmproxy_asgi.clock import Alarm, AlarmClock
 from llmproxy_asgi.execution.concurrency import Slots
@@ -69,13 +74,15 @@ class Full(Exception):
     """There is no room, and there was none in time. Never leaves `execution`.
 
     Args:
-        wait: Seconds until there would be some, if nobody else came before.
-        timed: Whether time alone makes it; else the end of another call does, and `wait` is a guess.
+        wait: Seconds until there would be some, if nobody else came before; a guess where a slot is lacking.
+        limit: Which limit is met, in words.
+        timed: Whether time alone makes room; else the end of another call does.
     """
 
-    def __init__(self, wait: float, *, timed: bool) -> None:
+    def __init__(self, wait: float, *, limit: str, timed: bool) -> None:
         super().__init__(f"no room for {wait:g} s")
         self.wait = wait
+        self.limit = limit
         self.timed = timed
 
 
@@ -92,30 +99,39 @@ class Gate:
         queue_timeout: Seconds that a call may wait here.
         max_queue: How many may wait at once.
         clock: Times the waits.
+        lock: Guards it; the same one for gates with the same slots, and for gates that a call may wait at together.
+            None: one of its own.
     """
 
     __slots__ = (
         "_advancing",
-        "_alarm",
         "_clock",
         "_limiter",
         "_line",
         "_slots",
         "_unsettled",
+        "lock",
         "max_queue",
         "queue_timeout",
     )
 
     def __init__(
-        self, limiter: Limiter | None, slots: Slots | None, *, queue_timeout: float, max_queue: int, clock: AlarmClock
+        self,
+        limiter: Limiter | None,
+        slots: Slots | None,
+        *,
+        queue_timeout: float,
+        max_queue: int,
+        clock: AlarmClock,
+        lock: "threading.RLock | None" = None,
     ) -> None:
+        self.lock = lock or threading.RLock()
         self._limiter = limiter
         self._slots = slots
         self.queue_timeout = queue_timeout
         self.max_queue = max_queue
         self._clock = clock
         self._line: OrderedDict[_Place, None] = OrderedDict()
-        self._alarm: Alarm | None = None
         self._advancing = False
         self._unsettled = 0
         if slots is not None:
@@ -139,11 +155,12 @@ class Gate:
     @property
     def is_idle(self) -> bool:
         """Whether it is as if nobody had ever come, so that it may be forgotten."""
-        return (
-            not self._line
-            and (self._slots is None or self._slots.used == 0)
-            and (self._limiter is None or self._limiter.is_full)
-        )
+        with self.lock:
+            return (
+                not self._line
+                and (self._slots is None or self._slots.used == 0)
+                and (self._limiter is None or self._limiter.is_full)
+            )
 
     @property
     def lacks_slot(self) -> bool:
@@ -156,89 +173,98 @@ class Gate:
         Args:
             tokens: How many the call is estimated to be.
         """
-        if self._line:
-            self._tidy()
-        if self._line or self.lacks_slot or (self._limiter is not None and self._limiter.wait(tokens)):
-            return None
-        return self._let_in(tokens)
+        with self.lock:
+            if self._line:
+                self._tidy()
+            if self._line or self.lacks_slot or (self._limiter is not None and self._limiter.wait(tokens)):
+                return None
+            return self._let_in(tokens)
 
     def forecast(self, tokens: int) -> float:
         """Seconds until a call of so many tokens passes behind those who wait, if nothing is given back meanwhile.
 
         Where only the end of another call can make room, nobody knows: it is at least a moment then.
         """
-        seconds = 0.0
-        if self._limiter is not None:
-            seconds = self._limiter.forecast([*(other.tokens for other in self._line), tokens])
-        return max(seconds, A_MOMENT) if self.lacks_slot else seconds
+        with self.lock:
+            seconds = 0.0
+            if self._limiter is not None:
+                seconds = self._limiter.forecast([*(other.tokens for other in self._line), tokens])
+            return max(seconds, A_MOMENT) if self.lacks_slot else seconds
 
     def is_worth_waiting(self, tokens: int) -> bool:
         """Whether there is a place in line, and something may happen in time."""
-        if self.queue_timeout <= 0 or len(self._line) >= self.max_queue:
-            return False
-        # Calls under way may end, or turn out smaller than estimated; beyond that, time alone helps, and is known.
-        return self.lacks_slot or self._unsettled > 0 or self.forecast(tokens) <= self.queue_timeout + SLACK
+        with self.lock:
+            if self.queue_timeout <= 0 or len(self._line) >= self.max_queue:
+                return False
+            # Calls under way may end, or turn out smaller than estimated; beyond that, time alone helps, and is known.
+            return self.lacks_slot or self._unsettled > 0 or self.forecast(tokens) <= self.queue_timeout + SLACK
+
+    def lacking(self, tokens: int) -> str:
+        """Which limit a call of so many tokens would have to wait for longest, in words (`60 requests per minute`)."""
+        with self.lock:
+            if self._slots is not None and not self._slots.free:
+                return f"{self._slots.limit} calls at once"
+            return "" if self._limiter is None else self._limiter.lacking(tokens)
 
     def advance(self) -> None:
         """Let in who may come in now."""
-        if self._advancing or not self._line:
-            return
-        self._advancing = True
-        try:
-            wait = self._let_in_line()
-        finally:
-            self._advancing = False
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        if wait is not None:
-            self._alarm = self._clock.call_later(wait, self._ring)
+        with self.lock:
+            if self._advancing or not self._line:
+                return
+            self._advancing = True
+            try:
+                wait = self._let_in_line()
+            finally:
+                self._advancing = False
+            if wait is not None:
+                next(iter(self._line)).look_again(wait)
 
     def corrected(self, tokens: float, *, last: bool) -> None:
         """Tokens that were set aside are not needed; less than none: more were."""
         assert self._limiter is not None, "it counts tokens"
-        self._unsettled -= last
-        self._limiter.correct(tokens)
-        self.advance()
+        with self.lock:
+            self._unsettled -= last
+            self._limiter.correct(tokens)
+            self.advance()
 
     def left(self, *, last: bool) -> None:
         """Somebody who passed is done."""
-        self._unsettled -= last and self.counts_tokens
-        if self._slots is not None:
-            self._slots.release()
+        with self.lock:
+            self._unsettled -= last and self.counts_tokens
+            if self._slots is not None:
+                self._slots.release()
 
     def forgotten(self, aside: float, *, last: bool) -> None:
         """Somebody who passed never went anywhere."""
-        if self._limiter is not None:
-            self._limiter.forget(aside)
-        self.left(last=last)
-        self.advance()
+        with self.lock:
+            if self._limiter is not None:
+                self._limiter.forget(aside)
+            self.left(last=last)
+            self.advance()
 
     def stand(self, place: "_Place") -> None:
-        """Stand in line."""
-        place.number = 0 if self._slots is None else self._slots.number()
-        self._line[place] = None
-        place.patience = self._clock.call_later(self.queue_timeout, place.lose)
-        if len(self._line) == 1:
-            self.advance()
+        """Stand in line; on the waiter's own loop."""
+        with self.lock:
+            place.number = 0 if self._slots is None else self._slots.number()
+            self._line[place] = None
+            place.patience = self._clock.call_later(self.queue_timeout, place.lose)
+            if len(self._line) == 1:
+                self.advance()
 
     def leave(self, place: "_Place") -> None:
         """Stand in line no more."""
-        if place in self._line:
-            del self._line[place]
-            if self._line:
+        with self.lock:
+            if place in self._line:
+                del self._line[place]
                 self.advance()
-            elif self._alarm is not None:
-                self._alarm.cancel()
-                self._alarm = None
 
     def stands(self, place: "_Place") -> bool:
         """Whether somebody stands in line."""
         return place in self._line
 
-    def _ring(self) -> None:
-        self._alarm = None
-        self.advance()
+    def ring_later(self, seconds: float) -> Alarm:
+        """Look again who may come in, after so long, on the running loop."""
+        return self._clock.call_later(seconds, self.advance)
 
     def _let_in_line(self) -> float | None:
         """Let in from the head of the line; seconds until the next may come in, where time alone keeps it out."""
@@ -253,7 +279,9 @@ class Gate:
             if wait > 0:
                 return wait
             del self._line[place]
-            place.turn.won(place, self._let_in(place.tokens))
+            permit = self._let_in(place.tokens)
+            if not place.turn.won(place, permit):
+                permit.refund()
         return None
 
     def _let_in(self, tokens: int) -> Permit:
@@ -274,7 +302,7 @@ async def pass_first(gates: Sequence[Gate], tokens: int) -> tuple[int, Permit]:
     """Pass whichever gate opens first.
 
     Args:
-        gates: Best first.
+        gates: Best first; they share a lock where several threads come here.
         tokens: How many the call is estimated to be.
 
     Returns:
@@ -283,24 +311,27 @@ async def pass_first(gates: Sequence[Gate], tokens: int) -> tuple[int, Permit]:
     Raises:
         Full: None had room, nor got any while it was worth waiting.
     """
-    for index, gate in enumerate(gates):
-        permit = gate.try_pass(tokens)
-        if permit is not None:
-            return index, permit
-    worth = [(index, gate) for index, gate in enumerate(gates) if gate.is_worth_waiting(tokens)]
-    if worth:
-        turn = _Turn(worth, tokens)
-        let_in = await turn.wait()
-        if let_in is not None:
-            return let_in
-    full = min(gates, key=lambda gate: gate.forecast(tokens))
-    raise Full(full.forecast(tokens), timed=not full.lacks_slot)
+    turn: _Turn | None = None
+    with gates[0].lock:  # between looking and standing in line, nobody else comes
+        for index, gate in enumerate(gates):
+            permit = gate.try_pass(tokens)
+            if permit is not None:
+                return index, permit
+        worth = [(index, gate) for index, gate in enumerate(gates) if gate.is_worth_waiting(tokens)]
+        if worth:
+            turn = _Turn(worth, tokens)
+            turn.stand()
+    if turn is not None and (let_in := await turn.wait()) is not None:
+        return let_in
+    with gates[0].lock:
+        full = min(gates, key=lambda gate: gate.forecast(tokens))
+        raise Full(full.forecast(tokens), limit=full.lacking(tokens), timed=not full.lacks_slot)
 
 
 class _Place:
     """Somebody's place in one line."""
 
-    __slots__ = ("gate", "index", "number", "patience", "tokens", "turn")
+    __slots__ = ("alarm", "gate", "index", "number", "patience", "tokens", "turn")
 
     def __init__(self, gate: Gate, index: int, tokens: int, turn: "_Turn") -> None:
         self.gate = gate
@@ -309,61 +340,123 @@ class _Place:
         self.turn = turn
         self.number = 0
         self.patience: Alarm | None = None
+        self.alarm: Alarm | None = None
+        """Rings when time alone lets it in, while it is the first in line."""
 
     @property
     def is_deserted(self) -> bool:
         """Whether nobody is there any more to be let in."""
-        return self.turn.future.done() or self.turn.future.get_loop().is_closed()
+        return self.turn.is_over or self.turn.loop.is_closed()
 
     def lose(self) -> None:
         """Patience is at its end, unless the way is free this very moment."""
         self.patience = None
-        self.gate.advance()
+        with self.gate.lock:
+            self.gate.advance()
+            if self.gate.stands(self):
+                self.turn.gave_up(self)
+
+    def look_again(self, seconds: float) -> None:
+        """It is the first in line, and time alone lets it in."""
+        self.turn.on_its_loop(lambda: self._set_alarm(seconds))
+
+    def stop(self) -> None:
+        """Nothing rings any more; on the waiter's own loop."""
+        for alarm in (self.patience, self.alarm):
+            if alarm is not None:
+                alarm.cancel()
+        self.patience = self.alarm = None
+
+    def _set_alarm(self, seconds: float) -> None:
+        if self.alarm is not None:
+            self.alarm.cancel()
+            self.alarm = None
         if self.gate.stands(self):
-            self.turn.gave_up(self)
+            self.alarm = self.gate.ring_later(seconds)
 
 
 class _Turn:
-    """Somebody's wait, in one line or several."""
+    """Somebody's wait, in one line or several. Who decides it holds the gates' lock; the future only wakes."""
 
-    __slots__ = ("_places", "future")
+    __slots__ = ("_future", "_let_in", "_lock", "_places", "_standing", "loop")
 
-    def __init__(self, gates: Iterable[tuple[int, Gate]], tokens: int) -> None:
-        self.future: asyncio.Future[tuple[int, Permit] | None] = asyncio.get_running_loop().create_future()
+    def __init__(self, gates: Sequence[tuple[int, Gate]], tokens: int) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._lock = gates[0][1].lock
+        self._future: asyncio.Future[None] = self.loop.create_future()
+        self._let_in: tuple[int, Permit] | None = None
         self._places = [_Place(gate, index, tokens, self) for index, gate in gates]
+        self._standing = list(self._places)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is decided, or was called off."""
+        return self._let_in is not None or self._future.done()
+
+    def stand(self) -> None:
+        """Stand in every line, until one lets it in."""
+        for place in self._places:
+            if self._let_in is not None:
+                break  # the line before opened this very moment
+            place.gate.stand(place)
 
     async def wait(self) -> tuple[int, Permit] | None:
         """Which gate let it in, and the permit; None: none did in time."""
-        for place in tuple(self._places):
-            if self.future.done():
-                break  # the line before opened this very moment
-            place.gate.stand(place)
         try:
-            return await self.future
+            await self._future
         except asyncio.CancelledError:
-            # Let in and called off in the same moment: nobody is there to use it.
-            if not self.future.cancelled() and (let_in := self.future.result()) is not None:
+            with self._lock:
+                let_in, self._let_in = self._let_in, None
+            if let_in is not None:  # let in and called off in the same moment: nobody is there to use it
                 let_in[1].refund()
             raise
         finally:
             self._leave()
+            for place in self._places:
+                place.stop()
+        return self._let_in
 
-    def won(self, place: _Place, permit: Permit) -> None:
-        """A gate lets it in."""
-        self.future.set_result((place.index, permit))
+    def won(self, place: _Place, permit: Permit) -> bool:
+        """A gate lets it in; False: its loop is closed, and nobody can be told."""
+        self._let_in = (place.index, permit)
+        if not self.on_its_loop(self._wake):
+            self._let_in = None
+            return False
         self._leave()
+        return True
 
     def gave_up(self, place: _Place) -> None:
-        """One line took too long; the last one to do so ends the wait."""
-        self._places.remove(place)
+        """One line took too long; the last one to do so ends the wait. On the waiter's own loop."""
+        self._standing.remove(place)
         place.gate.leave(place)
-        if not self._places and not self.future.done():
-            self.future.set_result(None)
+        if not self._standing:
+            self._wake()
+
+    def on_its_loop(self, callback: "Callable[[], None]") -> bool:
+        """Call back on the waiter's loop: at once if that is the running one; False: it is closed."""
+        if _running_loop() is self.loop:
+            callback()
+            return True
+        try:
+            self.loop.call_soon_threadsafe(callback)
+        except RuntimeError:
+            return False
+        return True
+
+    def _wake(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
 
     def _leave(self) -> None:
         """Stand in no line any more."""
-        while self._places:
-            place = self._places.pop()
-            if place.patience is not None:
-                place.patience.cancel()
-            place.gate.leave(place)
+        with self._lock:
+            while self._standing:
+                place = self._standing.pop()
+                place.gate.leave(place)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

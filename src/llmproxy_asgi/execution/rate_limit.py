@@ -20,12 +20,14 @@ class TokenBucket:
         rate: Of refilling, in a second; more than 0.
         capacity: What it holds when it is full, as it is in the beginning.
         clock: What seconds are measured with.
+        limit: What it stands for, in words (`60 requests per minute`).
     """
 
-    __slots__ = ("_at", "_clock", "_level", "capacity", "rate")
+    __slots__ = ("_at", "_clock", "_level", "capacity", "limit", "rate")
 
-    def __init__(self, rate: float, capacity: float, clock: Clock) -> None:
+    def __init__(self, rate: float, capacity: float, clock: Clock, *, limit: str = "") -> None:
         self.rate = rate
+        self.limit = limit
         self.capacity = capacity
         self._clock = clock
         self._level = capacity
@@ -86,6 +88,10 @@ class Limiter:
             wait = bucket.wait(tokens if bucket is self._tokens else 1)
             longest = max(longest, wait)
         return longest
+
+    def lacking(self, tokens: int) -> str:
+        """Which limit a call of so many tokens has to wait for longest, in words."""
+        return max(self._buckets, key=lambda bucket: bucket.wait(tokens if bucket is self._tokens else 1)).limit
 
     def take(self, tokens: int) -> float:
         """Let a call pass.

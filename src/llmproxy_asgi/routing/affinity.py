@@ -69,8 +69,8 @@ class Affinities:
     def keep(self, owner: Owner, model: str, conversation: Conversation, place: Place) -> None:
         """A conversation is served there now."""
         key = (owner, model, conversation.key)
+        self._places.pop(key, None)  # and added at the end: several threads may do so at once
         self._places[key] = (self._clock.monotonic() + LASTS, place)
-        self._places.move_to_end(key)
         if len(self._places) > MOST:
             self._places.popitem(last=False)
 

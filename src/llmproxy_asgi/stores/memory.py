@@ -5,6 +5,7 @@ waiting for anything, so that no two of them ever meet half way. Nothing here is
 """
 
 import heapq
+import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 
@@ -60,6 +61,7 @@ class MemoryStore:
         self._shelves: OrderedDict[Owner, _Shelf] = OrderedDict()  # the owner who was silent for longest comes first
         self._expiries: list[tuple[float, int, Owner, str]] = []
         self._numbered = 0
+        self._lock = threading.Lock()  # hosts may make calls on event loops of several threads
         self._count = 0
         self._size = 0
 
@@ -75,64 +77,71 @@ class MemoryStore:
 
     async def get(self, owner: Owner, key: str) -> bytes | None:
         """The record, if there is one that has not expired."""
-        record = self._find(owner, key)
-        return None if record is None else record.value
+        with self._lock:
+            record = self._find(owner, key)
+            return None if record is None else record.value
 
     async def get_many(self, owner: Owner, keys: Collection[str]) -> Mapping[str, bytes]:
         """Those of the records that there are."""
-        if owner not in self._shelves:
-            return {}
-        found = ((key, self._find(owner, key)) for key in keys)
-        return {key: record.value for key, record in found if record is not None}
+        with self._lock:
+            if owner not in self._shelves:
+                return {}
+            found = ((key, self._find(owner, key)) for key in keys)
+            return {key: record.value for key, record in found if record is not None}
 
     async def put(self, owner: Owner, key: str, value: bytes, *, ttl: float, replacing: bool = False) -> bool:
         """Keep a record; whether it is kept. If not, there is nothing under this key any more."""
-        self._sweep()
-        there = self._find(owner, key) is not None
-        if there:
-            self._drop(owner, key)
-        size = len(key.encode("utf-8", "surrogatepass")) + len(value) + OVERHEAD
-        if (replacing and not there) or ttl <= 0 or size > self._largest:
-            return False
-        self._add(owner, key, value, size=size, expires=self._clock.monotonic() + ttl)
-        self._make_room(owner)
-        return True
+        with self._lock:
+            self._sweep()
+            there = self._find(owner, key) is not None
+            if there:
+                self._drop(owner, key)
+            size = len(key.encode("utf-8", "surrogatepass")) + len(value) + OVERHEAD
+            if (replacing and not there) or ttl <= 0 or size > self._largest:
+                return False
+            self._add(owner, key, value, size=size, expires=self._clock.monotonic() + ttl)
+            self._make_room(owner)
+            return True
 
     async def delete(self, owner: Owner, key: str) -> bool:
         """Let go of a record; whether there was one."""
-        there = self._find(owner, key) is not None
-        if there:
-            self._drop(owner, key)
-        return there
+        with self._lock:
+            there = self._find(owner, key) is not None
+            if there:
+                self._drop(owner, key)
+            return there
 
     async def touch(self, owner: Owner, keys: Collection[str], *, ttl: float) -> None:
         """Let those of the records that there are live this many seconds from now on."""
-        expires = self._clock.monotonic() + ttl
-        for key in keys:
-            record = self._find(owner, key)
-            if record is not None:
-                record.expires = expires  # its entry in the queue moves when its turn comes
+        with self._lock:
+            expires = self._clock.monotonic() + ttl
+            for key in keys:
+                record = self._find(owner, key)
+                if record is not None:
+                    record.expires = expires  # its entry in the queue moves when its turn comes
 
     async def erase(self, owner: Owner) -> int:
         """Delete every record of an owner; how many there were."""
-        shelf = self._shelves.get(owner)
-        if shelf is None:
-            return 0
-        now = self._clock.monotonic()
-        there = sum(record.expires > now for record in shelf.records.values())
-        for key in tuple(shelf.records):
-            self._drop(owner, key)
-        self._compact()
-        return there
+        with self._lock:
+            shelf = self._shelves.get(owner)
+            if shelf is None:
+                return 0
+            now = self._clock.monotonic()
+            there = sum(record.expires > now for record in shelf.records.values())
+            for key in tuple(shelf.records):
+                self._drop(owner, key)
+            self._compact()
+            return there
 
     async def keys(self, owner: Owner, *, after: str = "", limit: int = 100) -> tuple[str, ...]:
         """The owner's keys beyond `after`, sorted, at most `limit`."""
-        shelf = self._shelves.get(owner)
-        if shelf is None:
-            return ()
-        now = self._clock.monotonic()
-        alive = (key for key, record in shelf.records.items() if key > after and record.expires > now)
-        return tuple(heapq.nsmallest(limit, alive))
+        with self._lock:
+            shelf = self._shelves.get(owner)
+            if shelf is None:
+                return ()
+            now = self._clock.monotonic()
+            alive = (key for key, record in shelf.records.items() if key > after and record.expires > now)
+            return tuple(heapq.nsmallest(limit, alive))
 
     async def aclose(self) -> None:
         """Nothing is held open. The records end with the store, which can be used again."""

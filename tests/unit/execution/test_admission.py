@@ -167,3 +167,54 @@ async def test_waiting_for_the_first_to_have_room(clock: HandClock) -> None:
     clock.turn(1.0)
     names = [(await task)[0].provider.name for task in waits]
     assert names == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "tokens", "message"),
+    [
+        ({"requests_per_minute": 60}, 0, "You have reached your limit of 60 requests per minute. Try again in 1 s."),
+        ({"requests_per_minute": 1}, 0, "You have reached your limit of 1 requests per minute. Try again in 60 s."),
+        (
+            {"rate_limit": {"requests_per_second": 0.5, "burst": 2}},
+            0,
+            "You have reached your limit of 0.5 requests per second. Try again in 2 s.",
+        ),
+        (
+            {"requests_per_minute": 60, "tokens_per_minute": 600},
+            600,
+            "You have reached your limit of 600 tokens per minute. Try again in 60 s.",
+        ),
+        (
+            {"max_concurrency": 3},
+            0,
+            "You have reached your limit of 3 calls at once. Try again when one of them has ended.",
+        ),
+    ],
+    ids=["by the minute", "one", "by the second", "tokens", "at once"],
+)
+async def test_a_refusal_names_the_limit_and_the_wait(
+    clock: HandClock, limits: dict[str, Any], tokens: int, message: str
+) -> None:
+    """Of several limits the one that has to be waited for longest."""
+    called = CallerLimits(**limits).call_limits
+    assert called is not None
+    gate = CallerGates(clock).gate(ANN, called)
+    while gate.try_pass(tokens):
+        pass
+    with pytest.raises(RateLimited) as caught:
+        await admit(gate, tokens)
+    assert caught.value.message == message
+
+
+async def test_a_full_provider_names_its_limit(clock: HandClock) -> None:
+    """Callers learn that the limit is the gateway's, which one it is and how long it lasts."""
+    for block, message in (
+        ({"rate_limit": {"requests_per_second": 2, "burst": 1}}, "(2 requests per second). Try again in 0.5 s."),
+        ({"max_concurrency": 1}, "(1 calls at once). Try again when a call has ended."),
+    ):
+        made = providers(one=block)
+        admitted = admission(LiveGates(clock), made)
+        assert admitted.try_take(*places(*made)[0], 0)
+        with pytest.raises((RateLimited, Unavailable)) as caught:
+            await admitted.wait(places(*made), 0)
+        assert caught.value.message == f"This gateway has reached its limit for every upstream of this model {message}"
