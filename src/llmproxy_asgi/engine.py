@@ -193,6 +193,18 @@ class Engine:
         """The names of models that no upstream can serve now; `provider/*` where a provider lists none."""
         return self.runtime.degraded()
 
+    async def models(self, grant: Grant) -> list[str]:
+        """Every name that can be listed for this caller; open-ended providers' upstreams are asked what they serve."""
+        catalog, listings = self.runtime.catalog, self.runtime.listings
+        open_ended = catalog.open_ended()
+        await listings.refresh(open_ended)
+        return catalog.names(granted(grant), listings.known(open_ended))
+
+    def known_models(self) -> list[str]:
+        """The same for everybody, without asking anybody."""
+        catalog = self.runtime.catalog
+        return catalog.names(upstream=self.runtime.listings.known(catalog.open_ended()))
+
     def ask(self, request: Asked, grant: Grant) -> Call:
         """A call for a request made in Python, for somebody who reads events.
 

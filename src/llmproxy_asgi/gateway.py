@@ -297,8 +297,16 @@ class Gateway:
         return self._engine.runtime.doorkeeper.grant(found, kind="local" if found is LOCAL else "user")
 
     def models(self) -> list[str]:
-        """Every name that can be listed."""
-        return self._engine.runtime.catalog.names()
+        """Every name that can be listed: those of the configuration, and what `list_models` has found out lately."""
+        return self._engine.known_models()
+
+    async def list_models(self, *, principal: Principal | str | None = None) -> list[str]:
+        """Every name that a principal may use. Upstreams are asked what they serve where the configuration doesn't say.
+
+        Args:
+            principal: For whom; without one, `Principal("local")`.
+        """
+        return await self._engine.models(self._grant(principal))
 
     def openai(self, *, principal: Principal | str | None = None, **options: Any) -> "openai.AsyncOpenAI":
         """The official AsyncOpenAI client, in process. `options` are its own; close it as any other.

@@ -24,6 +24,7 @@ from llmproxy_asgi.execution.cooldown import Rest, Subject
 from llmproxy_asgi.execution.counting import Counting
 from llmproxy_asgi.execution.executor import Executor
 from llmproxy_asgi.execution.health import HealthChecks
+from llmproxy_asgi.execution.listings import Listings
 from llmproxy_asgi.execution.open_calls import OpenCalls
 from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
 from llmproxy_asgi.facts import CredentialCooled, CredentialRecovered, Observer, Observers
@@ -75,6 +76,7 @@ class Live:
         self.worker = Worker()
         self.bodies = Bodies()
         self.health = HealthChecks(self.pool, self.cooldowns, observers=self.observers, clock=clock)
+        self.listings = Listings(self.pool, clock=clock)
         self.latencies = Latencies(clock)
         self.strategies = Strategies(self.latencies)
         self.affinities = Affinities(clock)
@@ -223,6 +225,7 @@ class Runtime(msgspec.Struct, frozen=True):
     callers: CallerGates
     open_calls: OpenCalls
     health: HealthChecks
+    listings: Listings
     counting: Counting
     reasoning: ReasoningCustody
     responses: ResponseCustody
@@ -297,6 +300,7 @@ class Runtime(msgspec.Struct, frozen=True):
             callers=live.gates.callers,
             open_calls=live.open_calls,
             health=live.health,
+            listings=live.listings,
             counting=Counting(
                 live.pool,
                 live.cooldowns,

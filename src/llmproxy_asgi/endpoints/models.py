@@ -9,9 +9,9 @@ _JSON = (b"content-type", b"application/json")
 
 
 async def list_models(engine: Engine, exchange: Exchange, inbound: AnyInbound, *, key_in_query: bool) -> None:
-    """Answer with every name that can be listed."""
+    """Answer with every name that can be listed, and with what open-ended providers' upstreams serve."""
     grant = await engine.runtime.doorkeeper.admit(exchange.scope, key_in_query=key_in_query)
-    names = engine.runtime.catalog.names(granted(grant))
+    names = await engine.models(grant)
     await exchange.answer(200, [_JSON], inbound.list_models(names))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import ClassVar
+from urllib.parse import quote
 
 from typing_extensions import override
 
@@ -38,6 +39,11 @@ class Anthropic(Provider):
         return HealthQuestion(
             join(self.root, "/models?limit=1", version="v1"), ((b"anthropic-version", b"2023-06-01"),)
         )
+
+    @override
+    def models_question(self, after: str) -> HealthQuestion:
+        page = f"/models?limit=1000&after_id={quote(after, safe='')}" if after else "/models?limit=1000"
+        return HealthQuestion(join(self.root, page, version="v1"), ((b"anthropic-version", b"2023-06-01"),))
 
     @override
     def capabilities(self, model: str, protocol: str) -> Capabilities:

@@ -273,6 +273,14 @@ class Provider:
         """What to ask to see whether it answers; None: nothing, it always does."""
         return None
 
+    def models_question(self, after: str) -> HealthQuestion | None:
+        """What to ask for a page of the models that the upstream serves; None: it has no list.
+
+        Args:
+            after: Where the page begins, as the one before said; empty: the first one.
+        """
+        return None
+
     def capabilities(self, model: str, protocol: str) -> Capabilities:
         """What we know of one of the upstream's models, before the configuration has its say."""
         return DEFAULT

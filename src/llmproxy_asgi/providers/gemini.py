@@ -37,6 +37,11 @@ class Gemini(Provider):
     def health_question(self) -> HealthQuestion:
         return HealthQuestion(join(self.root, "/models?pageSize=1", version=self._version))
 
+    @override
+    def models_question(self, after: str) -> HealthQuestion:
+        page = f"/models?pageSize=1000&pageToken={quote(after, safe='')}" if after else "/models?pageSize=1000"
+        return HealthQuestion(join(self.root, page, version=self._version))
+
     @property
     def _version(self) -> str:
         return next((version for version in _VERSIONS if self.root.endswith("/" + version)), _VERSIONS[0])

@@ -44,6 +44,10 @@ class OpenAIShaped(Provider):
     def health_question(self) -> HealthQuestion:
         return HealthQuestion(self._below("/models"))
 
+    @override
+    def models_question(self, after: str) -> HealthQuestion:
+        return HealthQuestion(self._below("/models"))  # in one page
+
     def _below(self, path: str) -> Address:
         # OpenAI's SDK wants the version in base_url; an address without any path is taken to have left it out.
         bare = self.root.count("/") == len("//")

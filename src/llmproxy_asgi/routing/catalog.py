@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import translate
 from itertools import groupby
 from re import compile as compile_pattern
+from types import MappingProxyType
 from typing import Protocol
 
 import msgspec
@@ -161,15 +162,59 @@ class Catalog:
             if all(entry.is_pattern for entry in _enabled(provider)):
                 yield f"{provider.name}/*", (Target(provider, "*"),)
 
-    def names(self, allowed: Allowed = everything) -> list[str]:
-        """Every name that can be listed, in the configuration's order; patterns cannot."""
+    def open_ended(self) -> list[Provider]:
+        """The providers that serve more than the configuration lists: what that is, their upstreams know."""
+        return [
+            provider
+            for provider in self._providers.values()
+            if (provider.config.models is None or any(entry.is_pattern for entry in _enabled(provider)))
+            and not (provider.config.bypass_model and provider.config.default_model)
+        ]
+
+    def names(
+        self, allowed: Allowed = everything, upstream: Mapping[str, Sequence[str]] = MappingProxyType({})
+    ) -> list[str]:
+        """Every name that can be listed, in the configuration's order; patterns cannot.
+
+        Args:
+            allowed: What this caller may use.
+            upstream: What the upstreams of open-ended providers serve, by the providers' names.
+        """
         listed: dict[str, None] = dict.fromkeys(choice.name for choice in self.routes())
         for provider in self._providers.values():
             listed.update(dict.fromkeys(entry.name for entry in _enabled(provider) if not entry.is_pattern))
             if provider.config.models is None and provider.config.default_model:
                 listed[provider.config.default_model] = None
             listed.update(dict.fromkeys(f"{provider.name}/{model}" for model in provider.offers()))
-        return [name for name in listed if allowed(name)]
+        found = {name: None for name in listed if allowed(name)}
+        for provider in self.open_ended():
+            found.update(self._offered(provider, upstream.get(provider.name, ()), allowed))
+        return list(found)
+
+    def _offered(self, provider: Provider, models: Sequence[str], allowed: Allowed) -> dict[str, None]:
+        """Of an upstream's models those that its provider serves, by names that lead there."""
+        listed: dict[str, None] = {}
+        for model in models:
+            direct = f"{provider.name}/{model}"
+            if not self._serves(provider, model):
+                continue
+            if allowed(model) and self._leads_to(model, provider):
+                listed[model] = None
+            elif allowed(direct):
+                listed[direct] = None
+        return listed
+
+    def _serves(self, provider: Provider, model: str) -> bool:
+        if provider.config.models is None:
+            return True
+        return model not in self._off[provider.name] and any(
+            matches(model) for owner, _, matches in self._patterns if owner is provider
+        )
+
+    def _leads_to(self, name: str, provider: Provider) -> bool:
+        """Whether a name is served by this provider first: a listed name must mean the model that was listed."""
+        choice = self._found.get(name) or self._find(name)
+        return choice is not None and choice.targets[0].provider is provider and name not in self._routes
 
     def _find(self, name: str) -> Choice | None:
         if name in self._routes:

@@ -1,0 +1,151 @@
+"""What upstreams say that they serve, for providers whose configuration does not list it all.
+
+Asked only when a caller lists models, never for a call. An answer is kept for minutes, a failure is remembered briefly,
+and whatever an upstream answers, the listing goes on with what is known. However many callers list models at once, on
+whatever event loops, an upstream is asked once.
+"""
+
+import asyncio
+import concurrent.futures
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+
+from llmproxy_asgi.clock import SYSTEM, Clock
+from llmproxy_asgi.errors import GatewayError, UpstreamFailed, UpstreamProtocolError
+from llmproxy_asgi.providers.base import Credential, Provider
+from llmproxy_asgi.providers.listing import read_page
+from llmproxy_asgi.transport import Pool
+
+KEPT = 300.0
+"""Seconds that an answer is kept."""
+KEPT_FAILURE = 30.0
+"""Seconds after a failure until an upstream is asked again."""
+LONGEST = 10.0
+"""Seconds that an upstream's pages may take all together, beside connecting; a caller waits for them."""
+MOST = 5000
+"""Names of one upstream that are kept."""
+MOST_PAGES = 20
+_LARGEST = 8 * 1024 * 1024
+"""Bytes of one page."""
+
+_log = logging.getLogger("llmproxy_asgi.upstreams")
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    names: tuple[str, ...]
+    until: float
+
+
+class Listings:
+    """The listings of upstreams, by their providers' names.
+
+    Args:
+        pools: The connection pool of a provider.
+        clock: What they are kept by.
+    """
+
+    def __init__(self, pools: Callable[[Provider], Pool], *, clock: Clock = SYSTEM) -> None:
+        self._pools = pools
+        self._clock = clock
+        self._kept: dict[tuple[object, ...], _Kept] = {}
+        self._asking: dict[tuple[object, ...], concurrent.futures.Future[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lock = threading.Lock()
+
+    def known(self, providers: Iterable[Provider]) -> Mapping[str, Sequence[str]]:
+        """What is known now, without asking."""
+        kept = {provider.name: self._kept.get(_key(provider)) for provider in providers}
+        return {name: listing.names for name, listing in kept.items() if listing is not None}
+
+    async def refresh(self, providers: Iterable[Provider]) -> None:
+        """Ask those that have not been asked lately, and wait for their answers; failures change nothing."""
+        now = self._clock.monotonic()
+        listing = [each for each in providers if each.models_question("") is not None]
+        due = [each for each in listing if (kept := self._kept.get(_key(each))) is None or kept.until <= now]
+        if due:
+            await asyncio.gather(*(asyncio.wrap_future(self._ask_once(each)) for each in due), return_exceptions=True)
+
+    def _ask_once(self, provider: Provider) -> "concurrent.futures.Future[None]":
+        """The answer that somebody waits for already, else a new one; a caller who leaves breaks nothing off."""
+        key = _key(provider)
+        with self._lock:
+            asking = self._asking.get(key)
+            if asking is not None:
+                return asking
+            asking = self._asking[key] = concurrent.futures.Future()
+        task = asyncio.get_running_loop().create_task(self._ask(provider, key))
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._over(key, done))
+        return asking
+
+    def _over(self, key: tuple[object, ...], task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        with self._lock:
+            asking = self._asking.pop(key, None)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            _log.error("listing models failed unexpectedly", exc_info=failure)
+        if asking is not None and not asking.done():
+            asking.set_result(None)
+
+    async def _ask(self, provider: Provider, key: tuple[object, ...]) -> None:
+        before = self._kept.get(key)
+        names, lasts = before.names if before is not None else (), KEPT_FAILURE
+        timeout = provider.config.timeout
+        try:
+            async with asyncio.timeout(timeout.connect + min(timeout.first_byte, LONGEST)):
+                names, lasts = await self._by_some_credential(provider), KEPT
+        except TimeoutError:
+            _log.info("%s did not list its models in time", provider.name)
+        except GatewayError as error:
+            _log.info("%s does not list its models: %s", provider.name, error.kind.value)
+        finally:
+            self._kept[key] = _Kept(names, self._clock.monotonic() + lasts)
+
+    async def _by_some_credential(self, provider: Provider) -> tuple[str, ...]:
+        failure: GatewayError | None = None
+        for credential in provider.credentials:
+            try:
+                return await self._pages(provider, credential)
+            except GatewayError as error:
+                failure = error
+        assert failure is not None, "a provider has a credential, if only an empty one"
+        raise failure
+
+    async def _pages(self, provider: Provider, credential: Credential) -> tuple[str, ...]:
+        names: dict[str, None] = {}
+        after = ""
+        for _ in range(MOST_PAGES):
+            page = read_page(await self._page(provider, credential, after))
+            names.update(dict.fromkeys(page.names))
+            if not page.after or page.after == after or len(names) >= MOST:
+                break
+            after = page.after
+        return tuple(names)[:MOST]
+
+    async def _page(self, provider: Provider, credential: Credential, after: str) -> bytes:
+        question = provider.models_question(after)
+        assert question is not None, "only those are asked that can be"
+        headers = (*provider.headers(provider.protocols[0], credential), *question.headers)
+        answer = await self._pools(provider).open(
+            "GET", question.address, headers, b"", connect=provider.config.timeout.connect
+        )
+        try:
+            if answer.status != 200:
+                raise UpstreamFailed("The upstream does not list its models.", upstream_status=answer.status)
+            pieces, size = [], 0
+            while data := await answer.chunk():
+                pieces.append(data)
+                size += len(data)
+                if size > _LARGEST:
+                    raise UpstreamProtocolError("The upstream's list of models is too large.")
+            return b"".join(pieces)
+        finally:
+            await answer.aclose()
+
+
+def _key(provider: Provider) -> tuple[object, ...]:
+    """Whose listing it is: a reload that changes the address or the keys asks anew."""
+    return (provider.name, provider.type, provider.root, tuple(each.fingerprint for each in provider.credentials))
