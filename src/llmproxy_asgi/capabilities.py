@@ -8,6 +8,9 @@ from typing import Literal
 
 import msgspec
 
+ANY = "*"
+"""Among patterns: whatever there is."""
+
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 """The one ladder, from least to most."""
@@ -54,6 +57,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_thinking_budget: int | None = None
     min_thinking_budget: int | None = None
     """The least that thinking takes, in tokens, where it is not off; None: no floor."""
+    mixed_tools: bool = True
+    """Whether functions and tools that the upstream runs may be offered together."""
     allowed_tools: bool = True
     """Whether a choice among some of the tools is understood, where the protocol has a word for it."""
     forced_tool_choice: bool = True
@@ -79,6 +84,11 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     stored: bool = False
     """Whether the vendor may keep answers and be asked for what it keeps (earlier answers, files): only where its
     credential is one principal's alone, or its operator says that all who share it may read each other's."""
+
+    server_tools: tuple[str, ...] = (ANY,)
+    """Which tools the vendor may be asked to run, as patterns: `web_search`, `mcp/https://mcp.example.com/*`."""
+    service_tiers: tuple[str, ...] = (ANY,)
+    """Which tiers may be asked for beside the ordinary one."""
 
 
 DEFAULT = Capabilities()

@@ -194,6 +194,16 @@ CASES = (
     ),
     _later(106, "C-G R-G M-G", "References to any place within a schema reach Gemini."),
     _later(
+        107,
+        "C-C R-R M-M G-G",
+        "Tools that the vendor runs, and tiers, pass where the operator allows them, else a 400 names them.",
+    ),
+    _later(
+        108,
+        "M-R M-G",
+        "A search of the web is shown with what it found, is counted, and never goes to Anthropic later.",
+    ),
+    _later(
         109,
         "M-C M-R M-G",
         "Tools that Anthropic defines and the caller runs are functions elsewhere, and come back under their names.",

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from llmproxy_asgi.capabilities import DEFAULT, Capabilities
+from llmproxy_asgi.capabilities import ANY, DEFAULT, Capabilities
 from llmproxy_asgi.errors import MisuseError
 from llmproxy_asgi.settings import (
     Block,
@@ -114,6 +114,12 @@ class ProviderConfig(Block):
     allow_stored: bool = Field(
         default=False,
         description="Whether callers may name what the vendor keeps: all who share its credential may read it.",
+    )
+    server_tools: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | list[str])] = Field(
+        (ANY,), description="Which tools the vendor may be asked to run, as patterns; [] is none."
+    )
+    service_tiers: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | list[str])] = Field(
+        (ANY,), description="Which service tiers may be asked for beside the ordinary one; [] is none."
     )
     headers: dict[str, Secret] = Field(default_factory=dict, description="Sent with every request to this upstream.")
 

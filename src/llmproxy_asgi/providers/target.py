@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from llmproxy_asgi.capabilities import Capabilities
+from llmproxy_asgi.capabilities import ANY, Capabilities
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.translators.base import AnyOutbound, Upstream
@@ -114,6 +114,9 @@ class Target:
         known = self.provider.capabilities(self.model, protocol)
         if self.provider.config.allow_stored:
             known = msgspec.structs.replace(known, stored=True)
+        config = self.provider.config
+        if ANY not in config.server_tools or ANY not in config.service_tiers:
+            known = msgspec.structs.replace(known, server_tools=config.server_tools, service_tiers=config.service_tiers)
         if not self.overrides:
             return known
         return msgspec.convert({**msgspec.to_builtins(known), **self.overrides}, Capabilities)

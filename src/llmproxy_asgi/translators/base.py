@@ -126,6 +126,8 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     """Tool names as they went upstream, to the namespace that was flattened into them."""
     emulated: frozenset[str] = frozenset()
     """Upstream names of custom tools that went as functions with one string property `input`."""
+    shows_searches: bool = False
+    """Whether the caller reads the upstream's searches as parts of the answer, though it tells them beside it."""
     stop: tuple[str, ...] = ()
     """What stops the answer's text beside the stop sequences that went upstream."""
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmproxy_asgi.translators.names import CALL_ID, CallIds, Renamer
+from llmproxy_asgi.translators.names import CALL_ID, CallIds, DistinctIds, Renamer
 
 OPENAI = re.compile(r"[A-Za-z0-9_-]{1,64}")
 GEMINI = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,127}")
@@ -118,3 +118,17 @@ def test_a_call_id_that_is_taken_is_not_given_again() -> None:
     ids = CallIds()
     assert ids.outward(derived) == derived
     assert ids.outward("functions.f:0") != derived
+
+
+def test_ids_of_one_answer_are_given_once() -> None:
+    """The upstream's own if it is new, else one made from what is known, the same each time."""
+
+    def given() -> list[str]:
+        ids = DistinctIds()
+        return [ids.of("a"), ids.of("a", "seed"), ids.of("", "seed"), ids.of(""), ids.of("b")]
+
+    first = given()
+    assert first == given()
+    assert (first[0], first[4]) == ("a", "b")
+    assert len(set(first)) == 5
+    assert all(CALL_ID.fullmatch(call_id) for call_id in first)

@@ -5,6 +5,7 @@ from typing import Any
 
 from llmproxy_asgi.conversation import EMPTY, Citation, JSONObject
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
+from llmproxy_asgi.translators.anthropic_messages.server_tools import SHOWN
 
 _TITLES = {
     "web_search_result_location": "title",
@@ -46,8 +47,13 @@ def encode_citation(citation: Citation) -> JSONObject | None:
         "url": citation.url,
         "title": citation.title,
         "cited_text": citation.cited_text or "",
-        "encrypted_index": "",
+        "encrypted_index": SHOWN,
     }
+
+
+def is_shown(native: object) -> bool:
+    """Whether a citation that a caller sends back was made by another vendor, and would be refused by this one."""
+    return isinstance(native, dict) and native.get("encrypted_index") == SHOWN
 
 
 def _text(native: Mapping[str, Any], key: str) -> str | None:

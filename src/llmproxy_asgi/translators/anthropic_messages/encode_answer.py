@@ -85,10 +85,10 @@ def encode_blocks(part: Part) -> list[JSONObject]:
         case ToolCall():
             return [*(for_call(seal, encode_call_id(part.call_id)) for seal in part.seals), _tool_use(part)]
         case ServerToolCall():
-            own = PROTOCOL in part.extras
-            return [server_tools.encode_call(part, arguments_object(part.arguments))] if own else []
+            call = server_tools.shown_call(part, arguments_object(part.arguments))
+            return [call] if call else []
         case ServerToolResult():
-            block = server_tools.encode_result(part)
+            block = server_tools.shown_result(part)
             return [block] if block else []
         case Opaque(protocol=protocol, data=data):
             return [data] if protocol == PROTOCOL else []
@@ -139,9 +139,21 @@ def encode_answer(response: Response, model: str, size: int) -> bytes:
 
 def _usage(response: Response, candidate: Candidate, size: int) -> Usage:
     if response.usage.total:
-        return response.usage
+        return with_searches(response.usage, sum(is_search(part) for part in candidate.parts))
     written = sum(len(part.text) for part in candidate.parts if isinstance(part, Text | Reasoning | Refusal))
     return msgspec.structs.replace(estimated_input(size), output=max(1, -(-written // 4)))
+
+
+def is_search(part: Part) -> bool:
+    """Whether a part is a search of the web that the upstream made."""
+    return isinstance(part, ServerToolCall) and part.tool == "web_search"
+
+
+def with_searches(usage: Usage, searches: int) -> Usage:
+    """The counts with these searches, where the upstream did not count them itself."""
+    if not searches or usage.server_tool_calls.get("web_search"):
+        return usage
+    return msgspec.structs.replace(usage, server_tool_calls={**usage.server_tool_calls, "web_search": searches})
 
 
 def message_start(answer: str, model: str, usage: Usage) -> bytes:

@@ -33,7 +33,7 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.anthropic_messages import server_tools
-from llmproxy_asgi.translators.anthropic_messages.citations import encode_citation
+from llmproxy_asgi.translators.anthropic_messages.citations import encode_citation, is_shown
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.instructions import FIRST_TURN
@@ -210,7 +210,7 @@ class Turns:
 
     def _text(self, part: Text) -> JSONObject:
         own = [citation for citation in part.citations if PROTOCOL in citation.extras]
-        citations = [native for native in map(encode_citation, own) if native]
+        citations = [native for native in map(encode_citation, own) if native and not is_shown(native)]
         # Only Anthropic's own citations go back: others lack the index that it checks.
         rest = {"citations": citations} if citations else {}
         return {"type": "text", "text": part.text, **rest, **part.extras.get(PROTOCOL, {})}
@@ -262,7 +262,9 @@ class Turns:
 
     def _server_tool(self, part: ServerToolCall | ServerToolResult) -> JSONObject | None:
         block = None
-        if isinstance(part, ServerToolResult):
+        if server_tools.is_shown_id(part.call_id):
+            pass  # what another vendor found cannot be told to this one
+        elif isinstance(part, ServerToolResult):
             block = server_tools.encode_result(part)
         elif self._request.protocol == PROTOCOL or PROTOCOL in part.extras:
             block = server_tools.encode_call(part, arguments_object(part.arguments))

@@ -52,7 +52,9 @@ from llmproxy_asgi.translators.anthropic_messages.encode_answer import (
     encode_blocks,
     encode_call_id,
     encode_stop,
+    is_search,
     message_start,
+    with_searches,
 )
 from llmproxy_asgi.translators.anthropic_messages.problems import error_body
 from llmproxy_asgi.translators.anthropic_messages.reasoning import (
@@ -145,6 +147,7 @@ class AnswerStream(StreamEncoder):
         if not self._reported:
             usage = msgspec.structs.replace(usage, output=max(usage.output, -(-blocks.written // 4)))
         delta = encode_stop(finish, Refusal(text=blocks.refusal) if blocks.refusal is not None else None)
+        usage = with_searches(usage, blocks.searches)
         out.append(_frame("message_delta", {"delta": delta, "usage": encode_usage(usage, tier or self._tier)}))
         out.append(_STOP)
 
@@ -188,13 +191,14 @@ class AnswerStream(StreamEncoder):
 class _Blocks:
     """The blocks written so far."""
 
-    __slots__ = ("count", "refusal", "written")
+    __slots__ = ("count", "refusal", "searches", "written")
 
     def __init__(self) -> None:
         self.count = 0
         self.refusal: str | None = None
         self.written = 0
         """Characters of content, for an estimate where the upstream tells no usage."""
+        self.searches = 0
 
     def start(self, block: JSONObject, out: list[bytes]) -> int:
         """Begin a block; its index."""
@@ -399,7 +403,7 @@ class _Call(_Open):
 
 
 class _ServerCall(_Open):
-    """A call that Anthropic made and ran itself; only its own are written, at their end."""
+    """A call that the upstream made and ran itself, written at its end."""
 
     __slots__ = ("_arguments",)
 
@@ -416,9 +420,11 @@ class _ServerCall(_Open):
     def end(self, part: Part | None, out: list[bytes]) -> None:
         call = part if isinstance(part, ServerToolCall) else self._part
         assert isinstance(call, ServerToolCall)
-        if PROTOCOL not in call.extras:
+        block = server_tools.shown_call(call, {})
+        if block is None:
             return
-        index = self._blocks.start(server_tools.encode_call(call, {}), out)
+        self._blocks.searches += is_search(call)
+        index = self._blocks.start(block, out)
         prefix = _DELTA % (index, b'"input_json_delta"', b'"partial_json"')
         out.append(prefix + _json(bytes(arguments_raw(call.arguments or self._arguments)).decode()) + _END)
         self._blocks.stop(index, out)

@@ -15,10 +15,13 @@ from typing_extensions import override
 
 from llmproxy_asgi.conversation import Batch, JSONObject, Request, Response, UsageReported
 from llmproxy_asgi.errors import UpstreamError
+from llmproxy_asgi.translators.anthropic_messages import server_tools
+from llmproxy_asgi.translators.anthropic_messages.citations import is_shown
 from llmproxy_asgi.translators.anthropic_messages.decode_answer import decode_answer, read_answer
 from llmproxy_asgi.translators.anthropic_messages.decode_stream import EventStream
 from llmproxy_asgi.translators.anthropic_messages.encode_messages import native_thinking
 from llmproxy_asgi.translators.anthropic_messages.encode_request import encode_request
+from llmproxy_asgi.translators.anthropic_messages.hosted_tools import MEMBERS, TIERS, read_messages
 from llmproxy_asgi.translators.anthropic_messages.problems import decode_error
 from llmproxy_asgi.translators.anthropic_messages.scan import MessagesScan
 from llmproxy_asgi.translators.anthropic_messages.schema import FIRST_VERSION, PROTOCOL
@@ -27,6 +30,7 @@ from llmproxy_asgi.translators.assemble import fold, unfold
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.counts import read_count, without
 from llmproxy_asgi.translators.fields import Node
+from llmproxy_asgi.translators.hosted_tools import refuse_encoded, refuse_spliced
 from llmproxy_asgi.translators.kept_elsewhere import refuse_named, unshared
 from llmproxy_asgi.translators.members import joined, renamed
 from llmproxy_asgi.translators.relay import Relay
@@ -64,11 +68,13 @@ class MessagesOutbound(Outbound):
 
     @override
     def encode(self, request: Request, upstream: Upstream) -> Outgoing:
+        refuse_encoded(request, upstream.capabilities, protocol=PROTOCOL, read=read_messages)
         return encode_request(request, upstream)
 
     @override
     def splice(self, intake: Intake, upstream: Upstream) -> Outgoing:
         raw = dict(intake.raw)
+        refuse_spliced(raw, upstream.capabilities, members=MEMBERS, tiers=TIERS, read=read_messages)
         if not upstream.capabilities.stored:
             _refuse_named(raw)
         raw["model"] = Raw(msgspec.json.encode(upstream.model))
@@ -156,21 +162,26 @@ def _with_native_state(messages: Raw, upstream: Upstream) -> tuple[Raw, tuple[st
         turns = msgspec.json.decode(messages)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return messages, ()  # the upstream says what is wrong with it
-    dropped = False
+    dropped = searched = False
     kept: list[object] = []
     for turn in turns:
         content = turn.get("content") if isinstance(turn, dict) else None
         if not isinstance(content, list):
             kept.append(turn)
             continue
-        blocks = [native for block in content if (native := _native_block(block, upstream)) is not None]
-        dropped |= len(blocks) < len(content)
+        own = [block for block in content if not server_tools.is_shown(block)]
+        blocks = [native for block in own if (native := _native_block(block, upstream)) is not None]
+        dropped |= len(blocks) < len(own)
+        searched |= len(own) < len(content)
         if blocks:
             kept.append({**turn, "content": blocks})
-    return Raw(msgspec.json.encode(kept)), ("dropped:reasoning",) if dropped else ()
+    lost = (("dropped:reasoning",) if dropped else ()) + (("dropped:web_search",) if searched else ())
+    return Raw(msgspec.json.encode(kept)), lost
 
 
 def _native_block(block: object, upstream: Upstream) -> object:
+    if isinstance(block, dict) and isinstance(block.get("citations"), list):
+        return {**block, "citations": [each for each in block["citations"] if not is_shown(each)]}
     if not isinstance(block, dict) or block.get("type") not in {"thinking", "redacted_thinking"}:
         return block
     native: JSONObject = block

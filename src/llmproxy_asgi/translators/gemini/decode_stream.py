@@ -50,7 +50,7 @@ from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamFailed, Up
 from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
 from llmproxy_asgi.translators.gemini.framing import ChunkFrames
-from llmproxy_asgi.translators.gemini.grounding import Found, decode_grounding, placed, searches
+from llmproxy_asgi.translators.gemini.grounding import Found, decode_grounding, placed, searched, searches
 from llmproxy_asgi.translators.gemini.partial_args import PartialCall
 from llmproxy_asgi.translators.gemini.problems import stream_error
 from llmproxy_asgi.translators.gemini.schema import (
@@ -73,7 +73,7 @@ from llmproxy_asgi.translators.gemini.words import (
     media_kind,
 )
 from llmproxy_asgi.translators.media import joined_base64, standard_base64
-from llmproxy_asgi.translators.names import DistinctIds
+from llmproxy_asgi.translators.names import DistinctIds, derived
 
 _NOTHING = Batch(())
 CUT = "The upstream's stream ended without a finish reason."
@@ -196,6 +196,7 @@ class ChunkStream(StreamDecoder):
         """What is said of a candidate beside its content."""
         if candidate.grounding_metadata or candidate.citation_metadata:
             found.cited(candidate)
+            found.grounding = candidate.grounding_metadata or found.grounding
             self._searches = max(self._searches, searches(candidate.grounding_metadata))
         if candidate.continuation_token:
             found.token = candidate.continuation_token
@@ -276,6 +277,9 @@ class ChunkStream(StreamDecoder):
             raise UpstreamProtocolError(CUT)
         for candidate in self._candidates.values():
             candidate.close(events)
+            if self._outgoing.shows_searches:
+                for part in searched(candidate.grounding, derived("search_", self._id, str(candidate.number))):
+                    candidate.whole(part, None, events)
         events += finishes
         usage = {**self._usage, **usage_object(self._last_usage)}
         if usage:
@@ -300,6 +304,7 @@ class _Open:
         "_upstream",
         "call_ids",
         "calls",
+        "grounding",
         "message",
         "number",
         "partial",
@@ -311,6 +316,7 @@ class _Open:
         self.number = number
         self.calls = 0
         self.call_ids = DistinctIds()
+        self.grounding: JSONObject | None = None
         self.reason: str | None = None
         self.message: str | None = None
         self.token: str | None = None

@@ -14,6 +14,8 @@ from llmproxy_asgi.translators.losses import Losses, refuse_missing_part, unsaid
 from llmproxy_asgi.translators.names import Renamer
 from llmproxy_asgi.translators.stops import emulated
 
+_SHOWS_SEARCHES = frozenset({"anthropic-messages"})
+"""Protocols in which a search is a part of the answer."""
 _JSON_LINE = "Answer with one JSON object and nothing else."
 _SCHEMA_LINE = "Answer with one JSON value and nothing else. It must satisfy this JSON Schema:\n"
 
@@ -56,6 +58,7 @@ def encode_request(request: Request, upstream: Upstream) -> Outgoing:
         names=dict(names.table),
         namespaces=dict(names.namespaces),
         emulated=frozenset(tools.emulated | contents.emulated),
+        shows_searches=request.protocol in _SHOWS_SEARCHES and any(tool.name == "web_search" for tool in request.tools),
         stop=cut,
     )
 

@@ -50,6 +50,10 @@ class Tools:
         tools = self._offered()
         functions = [self._function(tool) for tool in tools if tool.kind != "server"]
         served = [self._server(tool) for tool in tools if tool.kind == "server"]
+        if functions and served and not self._can.mixed_tools:
+            raise Unsupported(
+                "This model takes functions or tools that the upstream runs, not both together.", param="tools"
+            )
         fields: JSONObject = {"tools": [*([{"functionDeclarations": functions}] if functions else []), *served]}
         config: JSONObject = {}
         if functions:

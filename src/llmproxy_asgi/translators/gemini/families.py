@@ -27,9 +27,11 @@ _THREE_PRO = replace(_THREE, efforts=("low", "high"))
 _THREE_FIRST = replace(_THREE, efforts=("minimal", "low", "medium", "high"))
 # Up to 2.5 tools beside `responseMimeType: application/json` are refused (Google's documentation of structured outputs,
 # and its words `Function calling with a response mime type: 'application/json' is unsupported`); from 3 on both go.
+# Nor do functions go beside Google's own tools there (`Tool use with function calling is unsupported`).
 _BUDGETS = replace(
     _ANY,
     format_with_tools=False,
+    mixed_tools=False,
     thinking="budget",
     thinking_off=True,
     max_output_tokens=65_536,

@@ -5,7 +5,15 @@ from typing import Any
 
 import msgspec
 
-from llmproxy_asgi.conversation import EMPTY, Citation, JSONObject
+from llmproxy_asgi.conversation import (
+    EMPTY,
+    Citation,
+    JSONObject,
+    Part,
+    SearchHit,
+    ServerToolCall,
+    ServerToolResult,
+)
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
 
 _SOURCES: Mapping[str, str] = {"web": "url", "retrievedContext": "document", "maps": "place", "image": "url"}
@@ -59,6 +67,28 @@ def searches(grounding: JSONObject | None) -> int:
     """How often the upstream searched the web."""
     queries = grounding.get("webSearchQueries") if grounding else None
     return len(queries) if isinstance(queries, list) else 0
+
+
+def searched(grounding: JSONObject | None, call_id: str) -> list[Part]:
+    """The upstream's searches as calls, each with its result; which query found what is not told, so the first has all.
+
+    Args:
+        grounding: `groundingMetadata`.
+        call_id: What the ids of the calls begin with.
+    """
+    queries = grounding.get("webSearchQueries") if grounding else None
+    hits = tuple(
+        SearchHit(url=source.url, title=source.title)
+        for chunk in _rows(grounding, "groundingChunks")
+        if (source := _source(chunk, None)) is not None and source.kind == "url" and source.url
+    )
+    made: list[Part] = []
+    for number, query in enumerate(queries if isinstance(queries, list) else ()):
+        asked = msgspec.json.encode({"query": str(query)}).decode()
+        name = f"{call_id}_{number}"
+        made.append(ServerToolCall(call_id=name, tool="web_search", arguments=asked))
+        made.append(ServerToolResult(call_id=name, tool="web_search", hits=() if number else hits))
+    return made
 
 
 def placed(found: Iterable[Found], text: str, base: int) -> Iterator[Citation]:

@@ -22,11 +22,13 @@ from llmproxy_asgi.translators.gemini.decode_contents import is_own_file
 from llmproxy_asgi.translators.gemini.decode_stream import ChunkStream
 from llmproxy_asgi.translators.gemini.encode_request import encode_request
 from llmproxy_asgi.translators.gemini.grounding import searches
+from llmproxy_asgi.translators.gemini.hosted_tools import MEMBERS, TIERS, read_gemini
 from llmproxy_asgi.translators.gemini.problems import decode_error, stream_error
 from llmproxy_asgi.translators.gemini.proto import either, spelled
 from llmproxy_asgi.translators.gemini.relay import ChunkRelay, with_name
 from llmproxy_asgi.translators.gemini.schema import CHUNK, PROTOCOL, STAND_IN, Chunk, usage_object
 from llmproxy_asgi.translators.gemini.words import decode_usage
+from llmproxy_asgi.translators.hosted_tools import refuse_encoded, refuse_spliced
 from llmproxy_asgi.translators.kept_elsewhere import refuse_named, unshared
 from llmproxy_asgi.translators.members import joined, raw, split
 from llmproxy_asgi.translators.seals import unwrap, usable
@@ -50,11 +52,13 @@ class GeminiOutbound(Outbound):
 
     @override
     def encode(self, request: Request, upstream: Upstream) -> Outgoing:
+        refuse_encoded(request, upstream.capabilities, protocol=PROTOCOL, read=read_gemini)
         return encode_request(request, upstream)
 
     @override
     def splice(self, intake: Intake, upstream: Upstream) -> Outgoing:
         values = dict(intake.raw)
+        refuse_spliced(values, upstream.capabilities, members=MEMBERS, tiers=TIERS, read=read_gemini)
         if not upstream.capabilities.stored:
             _refuse_named(values)
         warnings: tuple[str, ...] = ()

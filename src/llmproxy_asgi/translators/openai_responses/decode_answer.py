@@ -109,7 +109,7 @@ class Items:
         """An item that is neither said, thought nor called: read when it is complete."""
         kind = text_of(item, "type")
         if kind == "web_search_call":
-            return web_search(item)
+            return searched(item)
         if kind == "image_generation_call" and text_of(item, "result"):
             return (_picture(item),)
         return (Opaque(protocol=PROTOCOL, kind=kind or "item", data=item, id=text_of(item, "id") or None),)
@@ -176,8 +176,22 @@ def web_search(item: JSONObject) -> tuple[Part, ...]:
         id=text_of(item, "id") or None,
         extras={PROTOCOL: item},
     )
-    hits = tuple(SearchHit(url=url) for source in entries_of(known, "sources") if (url := text_of(source, "url")))
+    hits = tuple(
+        SearchHit(url=url, title=text_of(source, "title") or None)
+        for source in entries_of(known, "sources")
+        if (url := text_of(source, "url"))
+    )
     return (call, ServerToolResult(call_id=call_id, tool="web_search", hits=hits)) if hits else (call,)
+
+
+def searched(item: JSONObject) -> tuple[Part, ...]:
+    """As `web_search`, in an answer: a search always has a result there, maybe one that tells nothing."""
+    call, *found = web_search(item)
+    action = item.get("action")
+    kind = action.get("type", "search") if type(action) is dict else "search"
+    if found or kind != "search" or not isinstance(call, ServerToolCall):  # others open a page, or look within one
+        return (call, *found)
+    return (call, ServerToolResult(call_id=call.call_id, tool=call.tool))
 
 
 def _picture(item: JSONObject) -> Media:

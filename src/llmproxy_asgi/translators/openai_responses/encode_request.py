@@ -20,7 +20,7 @@ from llmproxy_asgi.translators.openai.schemas import answer_schema
 from llmproxy_asgi.translators.openai.words import JSON_LINE, SCHEMA_LINE, mentions_json
 from llmproxy_asgi.translators.openai_responses.encode_items import ItemEncoder
 from llmproxy_asgi.translators.openai_responses.encode_tools import ToolEncoder
-from llmproxy_asgi.translators.openai_responses.words import LOGPROBS, PROTOCOL, STATE, TIER_OUT
+from llmproxy_asgi.translators.openai_responses.words import LOGPROBS, PROTOCOL, SOURCES, STATE, TIER_OUT
 from llmproxy_asgi.translators.stops import emulated
 
 LEAST_OUTPUT = 16
@@ -263,5 +263,7 @@ class _RequestEncoder:
 
     def _extras(self) -> None:
         self._losses.add(*unsaid_extras(self._request, PROTOCOL))
+        if self._tools.shows_sources:
+            self._include.append(SOURCES)
         self._include += self._own.get("include", ())
         self._body |= {key: value for key, value in self._own.items() if key not in _APART and key not in self._body}

@@ -16,6 +16,8 @@ from llmproxy_asgi.translators.openai_responses.encode_items import ItemEncoder
 from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, WEB_SEARCH
 from llmproxy_asgi.translators.tool_choices import chosen, plain_choice
 
+_SHOWS_SOURCES = frozenset({"anthropic-messages"})
+"""Protocols in which a search is shown with what it found."""
 _ABOUT_NAMESPACE = "namespace_description"
 
 
@@ -29,6 +31,8 @@ class ToolEncoder:
         self._emulated = items.emulated
         self._losses = losses
         self._choice = plain_choice(request)
+        self.shows_sources = False
+        """Whether the caller reads what a search found as a part of the answer."""
 
     def encode(self) -> list[JSONObject]:
         """The declarations, those of one namespace together where its first stands.
@@ -100,6 +104,7 @@ class ToolEncoder:
         if tool.name != WEB_SEARCH:
             raise Unsupported(f"This upstream cannot run the tool {tool.name[:100]!r}.", param="tools")
         declared: JSONObject = {"type": WEB_SEARCH}
+        self.shows_sources |= self._request.protocol in _SHOWS_SOURCES
         for key, value in (tool.settings or EMPTY).items():
             if key == "allowed_domains" and value:
                 declared["filters"] = {"allowed_domains": value}

@@ -16,7 +16,9 @@ from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.counts import read_count, without
+from llmproxy_asgi.translators.hosted_tools import refuse_encoded
 from llmproxy_asgi.translators.members import renamed
+from llmproxy_asgi.translators.openai.hosted_tools import read_responses
 from llmproxy_asgi.translators.openai.problems import decode_error, decode_error_object
 from llmproxy_asgi.translators.openai_responses.decode_stream import ResponsesStreamDecoder, answer_extras
 from llmproxy_asgi.translators.openai_responses.encode_request import encode_request
@@ -63,6 +65,7 @@ class ResponsesOutbound(Outbound):
 
     @override
     def encode(self, request: Request, upstream: Upstream) -> Outgoing:
+        refuse_encoded(request, upstream.capabilities, protocol=PROTOCOL, read=read_responses)
         return encode_request(request, upstream)
 
     @override

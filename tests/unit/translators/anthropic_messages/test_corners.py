@@ -135,12 +135,14 @@ def test_parts_of_a_whole_answer() -> None:
         Media(kind="image", source=InlineData(data="")),
         Reasoning(),
     )
-    refusal, text, call, new = body["content"]
+    refusal, text, call, new, search, result = body["content"]
     assert refusal == {"type": "text", "text": "No."}
     assert [citation["url"] for citation in text["citations"]] == ["https://example.org"]
     assert call["input"] == {"input": "free"}
     assert call["id"].startswith("toolu_")
     assert new == {"type": "new"}
+    assert (search["type"], search["name"]) == ("server_tool_use", "web_search")
+    assert (result["type"], result["tool_use_id"], result["content"]) == ("web_search_tool_result", search["id"], [])
     assert body["stop_reason"] == "refusal"
 
 
@@ -163,7 +165,7 @@ def test_an_answer_without_candidates_is_still_an_answer() -> None:
 
 
 def test_a_server_call_in_pieces() -> None:
-    """The arguments of a search that is told in pieces are written whole; another vendor's search is not."""
+    """The arguments of a search that is told in pieces are written whole, and so is another vendor's search."""
     own = ServerToolCall(call_id="s", tool="web_search", extras={"anthropic-messages": {"name": "web_search"}})
     foreign = ServerToolCall(call_id="t", tool="web_search")
     events: list[StreamEvent] = [
@@ -177,7 +179,8 @@ def test_a_server_call_in_pieces() -> None:
         *END,
     ]
     message, _ = read_by_sdk(written(events))
-    assert [block.input for block in message.content] == [{"query": "x"}]
+    assert [block.input for block in message.content] == [{"query": "x"}, {}]
+    assert message.content[1].id.startswith("srvtoolu_")
 
 
 def test_parts_that_come_whole() -> None:

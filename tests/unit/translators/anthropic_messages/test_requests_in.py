@@ -345,7 +345,7 @@ def test_tools() -> None:
     assert function.extras == {"anthropic-messages": {"input_examples": [{}]}}
     assert (search.kind, search.name) == ("server", "web_search")
     assert search.settings == {"max_uses": 2, "allowed_domains": ["a.org"]}
-    assert (odd.kind, odd.name, odd.settings) == ("server", "bash", None)
+    assert (odd.kind, odd.name, odd.extras["anthropic-messages"]["type"]) == ("function", "bash", "bash_20250124")
     assert (bare.kind, bare.name) == ("server", "brand_new_toolset")
 
 

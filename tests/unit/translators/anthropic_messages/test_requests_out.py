@@ -455,6 +455,12 @@ def test_55_an_allowed_list_leaves_the_others_out() -> None:
         tooled(F, choice=ToolChoice(only=("x", "y"), given=True))
 
 
+def test_55_a_list_of_all_tools_is_no_list() -> None:
+    """All named is the bare mode: nothing is left out, and nothing lost."""
+    body, warnings = tooled(F, G, choice=ToolChoice(mode="required", only=("g", "f"), given=True))
+    assert (body["tool_choice"], len(body["tools"]), warnings) == ({"type": "any"}, 2, ())
+
+
 def test_56_free_text_tools_are_emulated() -> None:
     """A free-text tool is a function with one string, its grammar in the description; its history too."""
     patch = Tool(

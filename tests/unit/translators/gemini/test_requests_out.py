@@ -277,6 +277,15 @@ def test_a_choice_that_cannot_be_forced() -> None:
         encoded(request(tools=(F,), tool_choice=ToolChoice(mode="required", only=("x",))))
 
 
+def test_what_an_older_model_refuses_together_is_refused_by_name() -> None:
+    """Functions beside Google's own tools are a 400 that another target may yet take; either alone goes."""
+    search = Tool(name="web_search", kind="server")
+    with pytest.raises(Unsupported, match="not both together") as refused:
+        encoded(request(tools=(F, search)), upstream(mixed_tools=False))
+    assert refused.value.param == "tools"
+    assert encoded(request(tools=(search,)), upstream(mixed_tools=False))[0]["tools"] == [{"googleSearch": {}}]
+
+
 def test_55_a_list_of_all_functions_is_no_list() -> None:
     """All named is the bare mode, also where Google's own tools stand beside them for a caller of its protocol."""
     search = Tool(name="web_search", kind="server", extras={"gemini": {"googleSearch": {}}})

@@ -1,0 +1,26 @@
+"""The tools that Messages asks Anthropic to run."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from llmproxy_asgi.translators.hosted_tools import Asked, read_typed
+
+MEMBERS = ("tools", "mcp_servers", "container")
+TIERS = ("service_tier", "speed")
+
+
+def read_messages(values: Mapping[str, Any]) -> Iterable[Asked]:
+    """Tools by type, servers of MCP with their addresses, and skills that a container is given."""
+    yield from read_typed(values.get("tools"), "tools", _targets)
+    servers = values.get("mcp_servers")
+    for number, server in enumerate(servers if isinstance(servers, list) else ()):
+        if isinstance(server, dict):
+            yield Asked(f"mcp_servers[{number}]", "mcp", str(server.get("url") or ""))
+    container = values.get("container")
+    if isinstance(container, dict) and container.get("skills"):
+        yield Asked("container.skills", "skills")
+
+
+def _targets(tool: Mapping[str, Any]) -> tuple[str | None, ...]:
+    # A set of tools of a server, whose address stands with the server.
+    return () if str(tool.get("type")).startswith("mcp_toolset") else (None,)

@@ -1,0 +1,31 @@
+"""The tools that a generateContent request asks Google to run."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from llmproxy_asgi.translators.gemini.proto import camel, either
+from llmproxy_asgi.translators.hosted_tools import Asked
+
+MEMBERS = ("tools",)
+TIERS = ("serviceTier", "service_tier")
+
+
+def read_gemini(values: Mapping[str, Any]) -> Iterable[Asked]:
+    """Whatever an entry of `tools` holds beside functions; servers of MCP with their addresses."""
+    tools = values.get("tools")
+    for number, entry in enumerate(tools if isinstance(tools, list) else [tools]):
+        for key, value in entry.items() if isinstance(entry, dict) else ():
+            if camel(key) == "functionDeclarations" or value is None:
+                continue
+            path = f"tools[{number}].{key}"
+            if camel(key) == "mcpServers":
+                yield from (Asked(path, "mcp", address) for address in _addresses(value))
+            else:
+                yield Asked(path, camel(key))
+
+
+def _addresses(servers: Any) -> Iterable[str]:
+    for server in servers if isinstance(servers, list) else [servers]:
+        found = either(server, "streamableHttpTransport") if isinstance(server, dict) else ()
+        urls = [str(each.get("url") or "") for _, each in found if isinstance(each, dict)]
+        yield from urls or [""]

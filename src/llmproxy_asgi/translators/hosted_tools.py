@@ -1,0 +1,160 @@
+"""Which tools of a vendor's own, and which service tiers, a request may use at an upstream: the operator decides.
+
+A tool that the vendor runs costs extra, and some reach further than the model: a connector or an MCP server is called
+by the vendor with a caller's address and token, an image generator may name a model of its own. Each protocol says what
+its requests ask for (`Asked`); here it is held against `Capabilities.server_tools` and `Capabilities.service_tiers`.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import msgspec
+
+from llmproxy_asgi.capabilities import ANY, Capabilities
+from llmproxy_asgi.conversation import EMPTY, Request, ServiceTier
+from llmproxy_asgi.errors import BadRequest, Unsupported
+
+_KINDS: Mapping[str, str] = {
+    "google_search": "web_search",
+    "google_search_retrieval": "web_search",
+    "enterprise_web_search": "web_search",
+    "web": "web_search",
+    "url_context": "web_fetch",
+    "url_fetch": "web_fetch",
+    "code_interpreter": "code_execution",
+    "programmatic_tool_calling": "code_execution",
+    "retrieval": "file_search",
+    "computer_use_preview": "computer_use",
+    "computer": "computer_use",
+    "google_maps": "maps",
+    "mcp_servers": "mcp",
+    "mcp_toolset": "mcp",
+}
+"""The vendors' names of one kind of tool, to the one that configurations use."""
+_CALLER_RUN = frozenset(
+    {"function", "custom", "namespace", "local_shell", "apply_patch", "bash", "text_editor", "memory", "computer_use"}
+)
+"""What the caller runs, whoever defined it."""
+_VERSION = re.compile(r"_(?:\d{8}|preview_\d{4}_\d{2}_\d{2}|preview)$")
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_PLAIN_TIERS = frozenset({"auto", "default", "standard", "standard_only", "unspecified"})
+"""What is served where no tier is asked for."""
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A tool that a request asks its vendor to run."""
+
+    path: str
+    """Where the request does so."""
+    kind: str
+    """The vendor's own name of the tool."""
+    target: str | None = None
+    """What the caller lets it reach: an address, a connector, a model; None: what the vendor made it for."""
+
+    @property
+    def name(self) -> str:
+        """What a configuration calls it."""
+        kind = tool_kind(self.kind)
+        return kind if self.target is None else f"{kind}/{self.target}"
+
+
+Reader = Callable[[Mapping[str, Any]], Iterable[Asked]]
+"""Finds the tools that a body of one protocol asks its vendor to run."""
+
+
+def tool_kind(name: str) -> str:
+    """The kind of a vendor's tool: its name without version, in the words that configurations use."""
+    plain = _VERSION.sub("", _HUMP.sub("_", name).lower())
+    return _KINDS.get(plain, plain)
+
+
+def refuse_spliced(
+    values: Mapping[str, msgspec.Raw],
+    can: Capabilities,
+    *,
+    members: Collection[str],
+    tiers: Collection[str],
+    read: Reader,
+) -> None:
+    """Refuse a request that is passed on as it is where it asks for what its upstream's operator has not allowed.
+
+    Args:
+        values: Its top level.
+        can: The upstream's.
+        members: Where tools may be asked for.
+        tiers: Where a tier is named.
+        read: See `Reader`.
+
+    Raises:
+        Unsupported: Names what is not allowed, and where it stands.
+        BadRequest: A member that matters cannot be read here, but maybe there.
+    """
+    if ANY not in can.server_tools:
+        found = {key: _decoded(values, key) for key in members if key in values}
+        if found:
+            _refuse(read(found), can.server_tools)
+    if ANY not in can.service_tiers:
+        for key in tiers:
+            word = _decoded(values, key) if key in values else None
+            _refuse_tier(word, key, can.service_tiers)
+
+
+def refuse_encoded(request: Request, can: Capabilities, *, protocol: str, read: Reader) -> None:
+    """Refuse a request that is translated where it asks for what its upstream's operator has not allowed.
+
+    Args:
+        request: Read from whichever protocol.
+        can: The upstream's.
+        protocol: Which the upstream speaks.
+        read: See `Reader`; of that protocol.
+
+    Raises:
+        Unsupported: Names what is not allowed.
+    """
+    if ANY not in can.server_tools:
+        served = [tool for tool in request.tools if tool.kind == "server"]
+        natives = [tool.extras[protocol] for tool in served if protocol in tool.extras]
+        _refuse(read({**request.extras.get(protocol, EMPTY), "tools": natives}), can.server_tools)
+        others = (tool.name for tool in served if protocol not in tool.extras)
+        _refuse((Asked("tools", name) for name in others), can.server_tools)
+    tier = request.service_tier
+    if ANY not in can.service_tiers and tier not in {None, ServiceTier.AUTO, ServiceTier.STANDARD}:
+        _refuse_tier(str(tier), "service_tier", can.service_tiers)
+
+
+def read_typed(tools: Any, path: str, targets: Callable[[Mapping[str, Any]], Iterable[str | None]]) -> Iterable[Asked]:
+    """The tools of a list in which each names its type, as OpenAI's and Anthropic's do."""
+    for number, tool in enumerate(tools if isinstance(tools, list) else ()):
+        if not isinstance(tool, dict):
+            continue
+        kind = tool.get("type")
+        if kind is not None and tool_kind(str(kind)) not in _CALLER_RUN:
+            yield from (Asked(f"{path}[{number}]", str(kind), target) for target in targets(tool))
+
+
+def _refuse(asked: Iterable[Asked], allowed: Collection[str]) -> None:
+    for each in asked:
+        if not any(fnmatchcase(each.name, pattern) for pattern in allowed):
+            shown = each.name[:200]
+            raise Unsupported(
+                f"{each.path}: the tool {shown!r} is not allowed at this upstream (server_tools).", param=each.path
+            )
+
+
+def _refuse_tier(word: Any, path: str, allowed: Collection[str]) -> None:
+    if not isinstance(word, str):
+        return
+    plain = word.lower().removeprefix("service_tier_")
+    if plain not in _PLAIN_TIERS and plain not in allowed:
+        raise Unsupported(
+            f"{path}: the tier {word[:64]!r} is not allowed at this upstream (service_tiers).", param=path
+        )
+
+
+def _decoded(values: Mapping[str, msgspec.Raw], key: str) -> Any:
+    try:
+        return msgspec.json.decode(values[key])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"{key} cannot be read: {error}.", param=key, code="invalid_value") from None

@@ -1,0 +1,39 @@
+"""The tools that OpenAI's two protocols ask the vendor to run."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from llmproxy_asgi.translators.hosted_tools import Asked, read_typed
+
+CHAT_MEMBERS = ("tools", "web_search_options", "plugins")
+RESPONSES_MEMBERS = ("tools", "input")
+TIERS = ("service_tier",)
+
+
+def read_chat(values: Mapping[str, Any]) -> Iterable[Asked]:
+    """Chat's: search options of models that search, plugins of routers, and whatever is neither function nor custom."""
+    yield from read_typed(values.get("tools"), "tools", _targets)
+    if values.get("web_search_options") is not None:
+        yield Asked("web_search_options", "web_search")
+    plugins = values.get("plugins")
+    for number, plugin in enumerate(plugins if isinstance(plugins, list) else ()):
+        if isinstance(plugin, dict):
+            yield Asked(f"plugins[{number}]", str(plugin.get("id")))
+
+
+def read_responses(values: Mapping[str, Any]) -> Iterable[Asked]:
+    """Responses': tools at the top, and those that items of the input add."""
+    yield from read_typed(values.get("tools"), "tools", _targets)
+    items = values.get("input")
+    for number, item in enumerate(items if isinstance(items, list) else ()):
+        if isinstance(item, dict) and item.get("type") == "additional_tools":
+            yield from read_typed(item.get("tools"), f"input[{number}].tools", _targets)
+
+
+def _targets(tool: Mapping[str, Any]) -> tuple[str | None, ...]:
+    """What the caller lets a tool reach: the server or connector of `mcp`, the model that draws."""
+    if tool.get("type") == "mcp":
+        named = (tool.get(key) for key in ("server_url", "connector_id", "tunnel_id"))
+        return tuple(str(each) for each in named if each) or ("",)
+    model = tool.get("model") if tool.get("type") == "image_generation" else None
+    return (str(model),) if model else (None,)

@@ -1,0 +1,137 @@
+"""Tools that the vendor runs, and tiers: passed where the operator allows them, refused by name where not."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from support_pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Lane, Reply, Stage, staged
+from support_pairs.asks import QUESTION, chat_tool, messages_tool, responses_tool
+from support_pairs.gemini_asks import declared, functions
+from support_pairs.lanes import pairs
+
+FINE = Reply(texts=("Fine.",))
+ALLOWED = ["web_search", "mcp/https://mcp.example.com/*", "image_generation", "image_generation/gpt-image-1-mini"]
+SAME = [lane for one in (CHAT, RESPONSES, MESSAGES, GEMINI) for lane in pairs(client=one, upstream=one)]
+FUNCTION: dict[str, Any] = {
+    CHAT: chat_tool(),
+    RESPONSES: responses_tool(),
+    MESSAGES: messages_tool(),
+    GEMINI: functions(declared("get_weather", {"type": "object", "properties": {}}))[0],
+}
+MCP = {"type": "mcp", "server_label": "s"}
+Rows = dict[str, list[tuple[dict[str, Any], str]]]
+REFUSED: Rows = {
+    CHAT: [
+        ({"tools": [FUNCTION[CHAT], {"type": "code_interpreter"}]}, "tools[1]"),
+        ({"plugins": [{"id": "file-parser"}]}, "plugins[0]"),
+        ({"service_tier": "priority"}, "service_tier"),
+    ],
+    RESPONSES: [
+        ({"tools": [{**MCP, "server_url": "https://evil.example/", "authorization": "t"}]}, "tools[0]"),
+        ({"tools": [{**MCP, "connector_id": "connector_gmail", "authorization": "t"}]}, "tools[0]"),
+        ({"tools": [FUNCTION[RESPONSES], {"type": "image_generation", "model": "gpt-image-9"}]}, "tools[1]"),
+        ({"tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]}, "tools[0]"),
+        ({"service_tier": "priority"}, "service_tier"),
+    ],
+    MESSAGES: [
+        ({"mcp_servers": [{"type": "url", "url": "https://evil.example/", "name": "e"}]}, "mcp_servers[0]"),
+        ({"tools": [FUNCTION[MESSAGES], {"type": "code_execution_20250825", "name": "code_execution"}]}, "tools[1]"),
+        ({"container": {"skills": [{"type": "anthropic", "skill_id": "pdf"}]}}, "container.skills"),
+        ({"speed": "fast"}, "speed"),
+    ],
+    GEMINI: [
+        ({"tools": [FUNCTION[GEMINI], {"codeExecution": {}}]}, "tools[1].codeExecution"),
+        ({"tools": [{"google_maps": {}}]}, "tools[0].google_maps"),
+        (
+            {"tools": [{"mcpServers": [{"name": "e", "streamableHttpTransport": {"url": "https://evil.example/"}}]}]},
+            "tools[0].mcpServers",
+        ),
+        ({"serviceTier": "SERVICE_TIER_PRIORITY"}, "serviceTier"),
+    ],
+}
+PASSED: dict[str, list[dict[str, Any]]] = {
+    CHAT: [{"web_search_options": {}}, {"tools": [FUNCTION[CHAT]], "service_tier": "flex"}, {"service_tier": "auto"}],
+    RESPONSES: [
+        {"tools": [FUNCTION[RESPONSES], {"type": "web_search_preview_2025_03_11"}], "service_tier": "flex"},
+        {"tools": [{**MCP, "server_url": "https://mcp.example.com/sse"}]},
+        {"tools": [{"type": "image_generation", "model": "gpt-image-1-mini"}, {"type": "image_generation"}]},
+        {"tools": [{"type": "local_shell"}, {"type": "apply_patch"}]},
+    ],
+    MESSAGES: [
+        {"tools": [{"type": "web_search_20260318", "name": "web_search"}, {"type": "bash_20250124", "name": "bash"}]},
+        {"mcp_servers": [{"type": "url", "url": "https://mcp.example.com/sse", "name": "e"}]},
+        {"service_tier": "standard_only", "speed": "standard"},
+    ],
+    GEMINI: [{"tools": [{"googleSearch": {}}, {"google_search_retrieval": {}}]}, {"service_tier": "flex"}],
+}
+
+
+@pytest.fixture(scope="module")
+def limited_stage() -> Iterator[Stage]:
+    with staged(server_tools=ALLOWED, service_tiers=["flex"]) as made:
+        yield made
+
+
+@pytest.fixture
+def limited(limited_stage: Stage) -> Iterator[Stage]:
+    limited_stage.reset()
+    yield limited_stage
+    limited_stage.reset()
+
+
+def body(stage: Stage, lane: Lane, more: dict[str, Any]) -> dict[str, Any]:
+    named = {} if lane.client == GEMINI else {"model": stage.model(lane), "stream": lane.stream}
+    limit = {"max_tokens": 100} if lane.client == MESSAGES else {}
+    return {**QUESTION[lane.client], **named, **limit, **more}
+
+
+def anything(stage: Stage, lane: Lane) -> None:
+    """Answer whatever is asked: what is passed on is the caller's own."""
+    stage.upstream.default = FINE.scenario(lane.upstream, stream=lane.stream)
+
+
+@pytest.mark.fidelity(107)
+@pytest.mark.parametrize("lane", SAME)
+def test_what_the_operator_has_not_allowed_is_refused_by_name(limited: Stage, lane: Lane) -> None:
+    """Tools, connectors, servers and models of a caller's choice, and tiers: a 400 that says where, nothing sent."""
+    anything(limited, lane)
+    for more, path in REFUSED[lane.client]:
+        answer = limited.post(lane, body(limited, lane, more))
+        assert answer.status_code == 400, (more, answer.text)
+        assert path in answer.text
+        assert "not allowed at this upstream" in answer.text
+        assert "authorization" not in answer.text
+    assert limited.upstream.requests == []
+
+
+@pytest.mark.fidelity(107)
+@pytest.mark.parametrize("lane", SAME)
+def test_what_the_operator_has_allowed_passes(limited: Stage, lane: Lane) -> None:
+    """Functions and what the caller runs always do; the rest as the patterns say, in every version's name."""
+    anything(limited, lane)
+    for more in PASSED[lane.client]:
+        answer = limited.post(lane, body(limited, lane, more))
+        assert answer.status_code == 200, (more, answer.text)
+
+
+@pytest.mark.fidelity(107)
+@pytest.mark.parametrize("lane", SAME)
+def test_an_operators_key_allows_all_by_default(stage: Stage, lane: Lane) -> None:
+    """Whoever says nothing has said yes, as ever."""
+    anything(stage, lane)
+    for more, _ in REFUSED[lane.client]:
+        answer = stage.post(lane, body(stage, lane, more))
+        assert answer.status_code == 200, (more, answer.text)
+
+
+@pytest.mark.parametrize("lane", pairs(client=MESSAGES, upstream=GEMINI))
+def test_what_is_translated_is_held_to_the_same(lane: Lane) -> None:
+    """The rule is the upstream's, whatever its caller speaks."""
+    with staged(server_tools=[], service_tiers=[]) as closed:
+        anything(closed, lane)
+        search = {"tools": [{"type": "web_search_20260318", "name": "web_search"}]}
+        answer = closed.post(lane, body(closed, lane, search))
+        assert answer.status_code == 400
+        assert "'web_search' is not allowed" in answer.text
+        assert closed.post(lane, body(closed, lane, {"tools": [FUNCTION[MESSAGES]]})).status_code == 200

@@ -1,0 +1,78 @@
+"""Searches of the web by other vendors, shown to callers of Messages as Anthropic shows its own."""
+
+import json
+from typing import Any
+
+import anthropic
+import pytest
+
+from llmproxy_asgi.testing import Scenario, json_answer, sse_answer
+from support_pairs import GEMINI, MESSAGES, RESPONSES, Lane, Reply, Stage, responses_events, responses_whole
+from support_pairs.gemini_wires import gemini_chunks, gemini_whole
+from support_pairs.lanes import pairs
+from support_pairs.responses_wires import message_item
+
+FINE = Reply(texts=("Fine.",))
+TOOL: Any = {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}
+USER: Any = {"role": "user", "content": "Snow?"}
+GROUNDING = {
+    "webSearchQueries": ["snow oslo"],
+    "groundingChunks": [{"web": {"uri": "https://weather.example/oslo", "title": "Oslo"}}],
+    "groundingSupports": [
+        {"segment": {"startIndex": 0, "endIndex": 4, "text": "Snow"}, "groundingChunkIndices": [0]},
+    ],
+}
+SEARCH = {
+    "type": "web_search_call",
+    "id": "ws_1",
+    "status": "completed",
+    "action": {
+        "type": "search",
+        "query": "snow oslo",
+        "sources": [{"type": "url", "url": "https://weather.example/oslo"}],
+    },
+}
+
+
+def found(lane: Lane) -> Scenario:
+    """An answer that searched."""
+    if lane.upstream == GEMINI:
+        if lane.stream:
+            return sse_answer(gemini_chunks({"text": "Snow."}, groundingMetadata=GROUNDING))
+        return json_answer(200, gemini_whole({"text": "Snow."}, groundingMetadata=GROUNDING))
+    items = [SEARCH, message_item("Snow.")]
+    return sse_answer(responses_events(*items)) if lane.stream else json_answer(200, responses_whole(*items))
+
+
+@pytest.mark.fidelity(108)
+@pytest.mark.parametrize("lane", [lane for one in (RESPONSES, GEMINI) for lane in pairs(client=MESSAGES, upstream=one)])
+def test_a_search_is_shown_with_what_it_found(stage: Stage, lane: Lane) -> None:
+    """As `server_tool_use` and `web_search_tool_result`, one after the other, and counted in usage."""
+    stage.play(found(lane))
+    message = stage.ask(lane, messages=[USER], tools=[TOOL]).whole
+    blocks = {block.type: block for block in message.content}
+    call, result = blocks["server_tool_use"], blocks["web_search_tool_result"]
+    assert (call.name, call.input) == ("web_search", {"query": "snow oslo"})
+    assert result.tool_use_id == call.id
+    assert call.id.startswith("srvtoolu_")
+    assert [(hit.type, hit.url) for hit in result.content] == [("web_search_result", "https://weather.example/oslo")]
+    assert blocks["text"].text == "Snow."
+    assert message.usage.server_tool_use.web_search_requests == 1
+    assert message.stop_reason == "end_turn"
+
+
+def test_what_another_vendor_found_never_goes_to_anthropic(stage: Stage) -> None:
+    """The conversation moves to Claude: blocks and citations that Anthropic would refuse stay here, the words go on."""
+    for one in (RESPONSES, GEMINI):
+        [lane] = [each.values[0] for each in pairs(client=MESSAGES, upstream=one, stream=False)]
+        stage.play(found(lane))
+        message = stage.ask(lane, messages=[USER], tools=[TOOL]).whole
+        said = json.loads(message.model_dump_json(exclude_none=True))["content"]
+        [home] = [each.values[0] for each in pairs(client=MESSAGES, upstream=MESSAGES, stream=False)]
+        stage.play(FINE.scenario(MESSAGES, stream=False))
+        answer = stage.ask(home, messages=[USER, {"role": "assistant", "content": said}, USER], tools=[TOOL])
+        kept = stage.asked["messages"][1]["content"]
+        assert [block["type"] for block in kept] == ["text"]
+        assert not kept[0].get("citations")
+        assert "dropped:web_search" in answer.warnings
+        assert isinstance(answer.whole, anthropic.types.Message)
