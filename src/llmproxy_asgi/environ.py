@@ -1,12 +1,16 @@
 """What a WSGI server says of a request, as an ASGI application reads it, and an application's head as WSGI wants it.
 
-No decision is made here, and nothing waits but `read_body`, for the client. What a server says wrongly, or not at all,
-becomes what is safe: a body that cannot be read to its end never looks whole, and a path never says more than it did.
+No decision is made here, and nothing waits but a `RequestBody`, for the client. What a server says wrongly, or not at
+all, becomes what is safe: a body that cannot be read to its end never looks whole, and a path never says more than it
+did.
 """
 
 import logging
+import math
+import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -15,7 +19,11 @@ from wsgiref.types import WSGIEnvironment
 
 from starlette.types import Scope
 
-_READ_SIZE = 64 * 1024
+_FIRST_READ = 16 * 1024
+_LEAST_READ = 4 * 1024
+_MOST_READ = 256 * 1024
+"""Bytes. A server's `read` returns when it has them all, so small ones show a slow client's progress."""
+_SLOW = 0.1  # seconds for one read
 _LONGEST_LENGTH = 18  # digits; with more, a body is larger than any limit
 _ESTABLISHED = 1  # TCP_ESTABLISHED of Linux
 
@@ -39,14 +47,6 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RequestBody:
-    """What was read of a request's body; `refusal` says why that isn't the whole of it."""
-
-    data: bytes
-    refusal: HTTPStatus | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
     """The beginning of an answer, as the application gave it."""
 
@@ -54,38 +54,86 @@ class Head:
     headers: list[tuple[bytes, bytes]]
 
 
-def read_body(environ: WSGIEnvironment, limit: int) -> RequestBody | None:
-    """Read the request's body up to the limit; None if its length is no number."""
-    try:
-        return _read_within(environ, limit)
-    except Exception:  # each server has its own errors for an upload that breaks off or breaks HTTP's rules
-        logger.debug("a request's body could not be read", exc_info=True)
-        return RequestBody(data=b"", refusal=HTTPStatus.BAD_REQUEST)
+class RequestBody:
+    """A request's body, read piece by piece, and only as far as somebody asks for it.
 
+    Args:
+        environ: The request's.
+        limit: Bytes that are read at most, and one more to know that there are more.
 
-def _read_within(environ: WSGIEnvironment, limit: int) -> RequestBody | None:
-    declared = environ.get("CONTENT_LENGTH") or ""
-    if declared:
-        if not (declared.isascii() and declared.isdecimal()):
-            return None
-        if len(declared) > _LONGEST_LENGTH or int(declared) > limit:
-            return RequestBody(data=b"", refusal=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        length = int(declared)
-        data = b"".join(_read(environ, length))
-        return RequestBody(data=data, refusal=None if len(data) == length else HTTPStatus.BAD_REQUEST)
-    if not environ.get("wsgi.input_terminated"):
-        return RequestBody(data=b"")
-    data = b"".join(_read(environ, limit + 1))
-    return RequestBody(data=data, refusal=HTTPStatus.REQUEST_ENTITY_TOO_LARGE if len(data) > limit else None)
+    Attributes:
+        ended: Whether there is nothing more to read.
+        refusal: Why what was read is not the whole of it; None while it may be.
 
+    Raises:
+        ValueError: Its length is no number.
+    """
 
-def _read(environ: WSGIEnvironment, length: int) -> Iterator[bytes]:
-    while length > 0:
-        data = environ["wsgi.input"].read(min(length, _READ_SIZE))
+    def __init__(self, environ: WSGIEnvironment, limit: int) -> None:
+        self._input = environ.get("wsgi.input")
+        self._rest: float = math.inf if environ.get("wsgi.input_terminated") else 0
+        self._left = limit + 1
+        self._size = _FIRST_READ
+        self._is_declared = False
+        self.refusal: HTTPStatus | None = None
+        declared = environ.get("CONTENT_LENGTH") or ""
+        if declared:
+            if not (declared.isascii() and declared.isdecimal()):
+                raise ValueError("content-length is no number")
+            self._is_declared = True
+            self._rest = math.inf if len(declared) > _LONGEST_LENGTH else int(declared)
+            if len(declared) > _LONGEST_LENGTH or int(declared) > limit:
+                self.refusal = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+            else:
+                self._left = int(declared)
+            self.ended = self.refusal is not None or self._left == 0
+        else:
+            self.ended = not environ.get("wsgi.input_terminated")
+
+    def read(self) -> bytes:
+        """Wait for the next piece; empty at the end, which `refusal` may say has come too early."""
+        if self.ended:
+            return b""
+        try:
+            began = time.monotonic()
+            data = self._input.read(min(self._left, self._size)) if self._input is not None else b""
+            self._size = _LEAST_READ if time.monotonic() - began > _SLOW else _MOST_READ
+        except Exception:  # each server has its own errors for an upload that breaks off or breaks HTTP's rules
+            logger.debug("a request's body could not be read", exc_info=True)
+            self.ended, self.refusal = True, HTTPStatus.BAD_REQUEST
+            self._rest = 0
+            return b""
+        self._left -= len(data)
+        self._rest = self._rest - len(data) if data else 0
         if not data:
-            return
-        length -= len(data)
-        yield data
+            self.ended, self.refusal = True, HTTPStatus.BAD_REQUEST if self._is_declared else None
+        elif self._left == 0:
+            self.ended, self.refusal = True, None if self._is_declared else HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        return data
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether the client may still be sending, as far as it was read."""
+        return self._rest > 0
+
+    def discard(self) -> None:
+        """Read what is left, however much it is, and drop it."""
+        try:
+            while self._rest > 0 and self._input is not None:
+                data = self._input.read(int(min(self._rest, _MOST_READ)))
+                self._rest = self._rest - len(data) if data else 0
+        except Exception:  # as above
+            logger.debug("the rest of a request's body could not be read", exc_info=True)
+
+
+def stop_reading(connection: socket.socket) -> None:
+    """Have reads of a connection return what has arrived and then nothing, at once, whoever waits in one now."""
+    try:
+        # A twin, because shutting down a socket of TLS itself would end its encryption, and gevent's is another class.
+        with socket.socket(fileno=os.dup(connection.fileno())) as twin:
+            twin.shutdown(socket.SHUT_RD)
+    except OSError:
+        logger.debug("a connection is closed already", exc_info=True)
 
 
 def decode_scope(environ: WSGIEnvironment) -> Scope:

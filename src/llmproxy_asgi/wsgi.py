@@ -4,8 +4,10 @@
 worker thread (WSGI)                             event-loop thread (one per process)
 ────────────────────                             ───────────────────────────────────
 bridge(environ, start_response)
-  read wsgi.input, environ -> scope   ──begin──▶  task: await app(scope, receive, send)
-  wait for the head                   ◀──head───  send(http.response.start)
+  environ -> scope                    ──begin──▶  task: await app(scope, receive, send)
+  wait for the head                   ◀─wanted──  receive()
+  read a piece of wsgi.input          ──piece──▶  goes on
+                                      ◀──head───  send(http.response.start)
   start_response(status, headers)
   next(answer)                        ◀──deque──  send(http.response.body); waits once too much is unread
                                       ──room───▶  goes on
@@ -29,12 +31,16 @@ What holds:
 - **Failures.** Before the head the application's exception is raised in the worker, and the server answers
   500. After the head the iterator raises, so the server breaks the connection off: never a
   silent truncation. A failure nobody can be told of (the client left, the answer is out) is logged.
-- **Request bodies** are read in the worker, before the application is called, because only the worker may
-  read `wsgi.input`. Of a body that is over `max_body` the application gets what its limit needs for
-  a refusal in its own words: nothing if the length was declared (`content-length` tells it), else the
-  first `max_body` + 1 bytes; then, as after an upload broken off, `http.disconnect`. If it gives up without an
-  answer, the bridge answers 413. A body shorter than declared, or one that the server can't read to its end, is broken
-  off the same way (400).
+- **Request bodies** are read in the worker, because only the worker may read `wsgi.input`, but not before the
+  application asks for them, and a piece at a time: what it refuses by the head alone costs no thread a body. Where
+  the application answers while the worker waits for a slow client (its own clock has run out, for instance), the
+  connection's receiving side is shut, if the server shows its socket, so that the worker can send the answer. What is
+  unread then, or when an answer is out, is read for half a second at most: clients that are still sending would
+  otherwise lose the answer, and servers wait for the rest without end before they take the next request.
+  Of a body that is over `max_body` the application gets what its limit needs for a refusal in its own words: nothing
+  if the length was declared (`content-length` tells it), else `max_body` + 1 bytes; then, as after an upload broken
+  off, `http.disconnect`. If it gives up without an answer, the bridge answers 413. A body shorter than declared, or one
+  that the server can't read to its end, is broken off the same way (400).
 - **Context.** The application runs in a copy of the worker's context variables, so traces keep their parent.
 
 What it refuses to do: it runs no lifespan, makes no decision about who is calling, buffers no answer, sets
@@ -70,9 +76,9 @@ from llmproxy_asgi.environ import (
     decode_scope,
     encode_head,
     is_left,
-    read_body,
     shown_connection,
     status_line,
+    stop_reading,
 )
 from llmproxy_asgi.leaving import ClientGoneError, report
 
@@ -81,6 +87,7 @@ _UNREAD_BYTES = 64 * 1024  # of one answer, between the application and the serv
 _LOOK = 0.5  # seconds between two looks at whether the client is still there
 _GRACE = 0.1  # seconds between http.disconnect and the cancellation
 _ENDING = 1.0  # seconds a bridge that closes gives to each step of ending its calls
+_LINGER = 0.5  # seconds in which the rest of a body is read that the application did not ask for
 _CLOSING = 5.0  # seconds a bridge that closes waits for the loop in all
 
 _CLIENT_LEFT = 499  # no status of HTTP's: what servers write into their logs
@@ -139,8 +146,9 @@ class WSGIBridge:
             Exception: whatever the application raised before its head.
         """
         limit = self._max_body
-        body = read_body(environ, limit if isinstance(limit, int) else limit())
-        if body is None:
+        try:
+            body = RequestBody(environ, limit if isinstance(limit, int) else limit())
+        except ValueError:
             return _refuse(start_response, HTTPStatus.BAD_REQUEST)
         scope = decode_scope(environ)
         scope.update(scope_extra or {})
@@ -153,6 +161,7 @@ class WSGIBridge:
             call.submit()
             head = call.wait_for_head()
             if isinstance(head, HTTPStatus):
+                call.linger()
                 return _refuse(start_response, head)
             start_response(*encode_head(head))
         except BaseException:
@@ -363,8 +372,9 @@ class _Call:
         self._ahead = bridge._ahead  # noqa: SLF001 - as above
         self._scope = scope
         self._head_only = scope["method"] == "HEAD"
-        self._body: RequestBody | None = body
-        self._refusal = body.refusal
+        self._body = body
+        self._first = True  # nothing of the body has been handed on yet
+        self._fed = asyncio.Event()
         self._broken_off = False  # the application has been told that the body ends early
         self._gone = asyncio.Event()
         self._room = asyncio.Event()
@@ -372,6 +382,10 @@ class _Call:
         self._dismissed = False  # the application is about to be cancelled
 
         self._changed = threading.Condition(threading.RLock())  # to be entered again, as the loop thread's
+        self._wanted = False  # the application waits for a piece of the body
+        self._reading = False  # the worker is reading one
+        self._lingers = False  # the worker reads what nobody asked for
+        self._piece: bytes | None = None
         self._head: Head | None = None
         self._bodiless = self._head_only
         self._chunks: deque[bytes] = deque()
@@ -417,6 +431,7 @@ class _Call:
         self._gone.set()
         with self._changed:
             self._ended = True
+            self._stop_reading()
             unheard = self._left or self._complete
             self._error = None if unheard else error
             self._changed.notify_all()
@@ -424,14 +439,38 @@ class _Call:
             report(error, logger)
 
     async def _receive(self) -> Message:
-        body, self._body = self._body, None
-        if body is not None:
-            return {"type": "http.request", "body": body.data, "more_body": body.refusal is not None}
-        if self._refusal is not None:
+        body = self._body
+        if not body.ended or self._piece is not None:
+            data = await self._fetch()
+            if data is not None and (data or body.refusal is None):
+                self._first = False
+                return {"type": "http.request", "body": data, "more_body": not body.ended or body.refusal is not None}
+        elif self._first:
+            self._first = False
+            return {"type": "http.request", "body": b"", "more_body": body.refusal is not None}
+        if body.refusal is not None:
             self._broken_off = True
         else:
             await self._gone.wait()
         return {"type": "http.disconnect"}
+
+    async def _fetch(self) -> bytes | None:
+        """The next piece of the body, which the worker reads; None if the call ends before it comes."""
+        while True:
+            with self._changed:
+                data, self._piece = self._piece, None
+                if data is not None or self._gone.is_set():
+                    return data
+                self._fed.clear()
+                self._wanted = not self._reading  # else it still reads for a task that was cancelled
+                self._changed.notify_all()
+            await self._fed.wait()
+
+    def _stop_reading(self) -> None:
+        """Release a worker that waits for its client; must be called with `_changed` held."""
+        self._wanted = False
+        if self._reading and self._connection is not None:
+            stop_reading(self._connection)
 
     async def _send(self, message: Message) -> None:
         match message["type"]:
@@ -456,6 +495,7 @@ class _Call:
             if self._head is not None:
                 raise RuntimeError("the response has already started")
             self._head = head
+            self._stop_reading()
             if status < HTTPStatus.OK or status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
                 self._bodiless = True
             self._changed.notify_all()
@@ -489,9 +529,11 @@ class _Call:
     def disconnect(self) -> None:
         """Tell the application that the client left, and cancel it soon if it goes on answering."""
         self._gone.set()
+        self._fed.set()
         self._room.set()
         with self._changed:
             self._left = True
+            self._stop_reading()
             answering = not (self._complete or self._ended)
             self._changed.notify_all()
         # What an application does after its answer is its own affair, until the bridge closes.
@@ -515,7 +557,7 @@ class _Call:
         """The application's head, or the status with which to refuse a body it could not take."""
         with self._changed:
             while self._head is None and not (self._ended or self._left):
-                self._changed.wait()
+                self._wait()
             if self._head is not None:
                 return self._head
             if self._deserted:
@@ -523,9 +565,10 @@ class _Call:
                 return Head(status=_CLIENT_LEFT, headers=[(b"content-length", b"0")])  # for the server's log
             error, self._error = self._error, None
             closed = self._left
-        if self._broken_off and self._refusal is not None and not isinstance(error, asyncio.CancelledError):
+        refusal = self._body.refusal
+        if self._broken_off and refusal is not None and not isinstance(error, asyncio.CancelledError):
             logger.debug("the application gave up on a broken off request body", exc_info=error)
-            return self._refusal
+            return refusal
         if isinstance(error, Exception):
             raise error
         raise RuntimeError(_CLOSED if closed else "the application ended without an answer") from error
@@ -541,7 +584,7 @@ class _Call:
             if self._head_only:
                 return None
             while not (self._chunks or self._complete or self._ended or self._left):
-                self._changed.wait()
+                self._wait()
             if self._chunks:
                 chunk = self._chunks.popleft()
                 self._unread -= len(chunk)
@@ -559,6 +602,37 @@ class _Call:
         if wake:
             self.home.submit(self._room.set)
         return chunk
+
+    def _wait(self) -> None:
+        """Wait for a change, with `_changed` held once; if the application waits for its body, read a piece of it."""
+        if not self._wanted:
+            self._changed.wait()
+            return
+        self._wanted, self._reading = False, True
+        self._changed.release()
+        try:
+            piece = self._body.read()
+        finally:
+            self._changed.acquire()
+            self._reading = False
+        self._piece = piece
+        self.home.submit(self._fed.set)
+
+    def linger(self) -> None:
+        """Read what is left of the body, for a moment, where the server shows its socket."""
+        if self._connection is None or not self._body.has_rest or self.home.pid != os.getpid():
+            return
+        self._lingers = True
+        if not self.home.submit(lambda: asyncio.get_running_loop().call_later(_LINGER, self._stop_lingering)):
+            self._stop_lingering()
+        self._body.discard()
+        with self._changed:
+            self._lingers = False
+
+    def _stop_lingering(self) -> None:
+        with self._changed:  # not a moment later: the connection may serve its next request then
+            if self._lingers and self._connection is not None:
+                stop_reading(self._connection)
 
     def leave(self) -> None:
         """Stop reading. Returns at once; the application is told and ended on the loop."""
@@ -596,9 +670,10 @@ class _Answer:
 
     def close(self) -> None:
         self._call.leave()
+        self._call.linger()
 
     def __del__(self) -> None:
-        self.close()
+        self._call.leave()
 
 
 def _refuse(start_response: StartResponse, status: HTTPStatus) -> Iterable[bytes]:

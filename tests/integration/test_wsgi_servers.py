@@ -24,10 +24,20 @@ import asyncio
 import os
 from wsgiref.util import setup_testing_defaults
 
+from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.wsgi import WSGIBridge
+
+gateway = LLMProxy({
+    "providers": {"simulated": {}},
+    "access": {"mode": "keys", "keys": [{"name": "ci", "key": "llmp_0123456789abcdef"}]},
+    "limits": {"body_timeout": "500ms"},
+})
 
 
 async def app(scope, receive, send):
+    if scope["path"].startswith("/v1/"):
+        await gateway(scope, receive, send)
+        return
     if scope["path"] == "/warm":
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body"})
@@ -219,3 +229,74 @@ def test_bridge_closes_with_its_worker(tmp_path: Path) -> None:
             with closing(site.accept()) as goodbye:
                 assert read_all(goodbye) == b"closed"
         assert site.process.wait(HANG) == 0
+
+
+# Bodies that their clients do not finish.
+
+DRIPPERS = 8
+"""More than any of the servers has threads."""
+CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+RIGHT = b"x-api-key: llmp_0123456789abcdef\r\n"
+BODY = b'{"model":"simulated/echo","messages":[{"role":"user","content":"hello"}]}'
+
+
+def answered(site: Site, request: bytes) -> bytes:
+    """The answer to a request that its client finishes, on a connection of its own."""
+    with closing(site.ask(request.replace(b"Host: test\r\n", b"Host: test\r\nConnection: close\r\n"))) as client:
+        return read_all(client)
+
+
+def whole(body: bytes = BODY, headers: bytes = RIGHT) -> bytes:
+    return CHAT + headers + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 1000\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"])
+def test_strangers_who_do_not_finish_their_bodies_take_no_thread(site: Site, framing: bytes) -> None:
+    """Who is refused by the head alone is answered before the body has come, and a known caller is served meanwhile."""
+    strangers = [site.ask(CHAT + b"x-api-key: llmp_wrong\r\n" + framing) for _ in range(DRIPPERS)]
+    try:
+        for stranger in strangers:
+            assert read_until(stranger, b"\r\n\r\n").startswith(b"HTTP/1.1 401 ")
+        assert answered(site, whole()).startswith(b"HTTP/1.1 200 ")
+    finally:
+        for stranger in strangers:
+            stranger.close()
+
+
+def test_a_known_callers_body_that_stops_is_given_up(site: Site) -> None:
+    """The gateway's own clock ends the wait of the thread, and its client reads why."""
+    callers = [site.ask(CHAT + RIGHT + b"Content-Length: 1000\r\n\r\n{") for _ in range(DRIPPERS)]
+    try:
+        for caller in callers:
+            assert read_until(caller, b"\r\n\r\n").startswith(b"HTTP/1.1 408 ")
+        assert answered(site, whole()).startswith(b"HTTP/1.1 200 ")
+    finally:
+        for caller in callers:
+            caller.close()
+
+
+def test_large_bodies_arrive_whole(site: Site) -> None:
+    """Piece by piece, however they are framed."""
+    body = BODY.replace(b"hello", b"x" * 1_000_000)
+    assert b"x" * 1_000_000 in answered(site, whole(body))
+    framed = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in (body[:70_000], body[70_000:])) + b"0\r\n\r\n"
+    assert b"x" * 1_000_000 in answered(site, CHAT + RIGHT + b"Transfer-Encoding: chunked\r\n\r\n" + framed)
+
+
+def test_a_refused_callers_connection_serves_its_next_request(tmp_path: Path) -> None:
+    """What a refused request has sent is read off, so that it is not taken for the next one."""
+    serving = serve("gthread", tmp_path)
+    site = next(serving)
+    try:
+        with closing(site.ask(whole(headers=b"x-api-key: llmp_wrong\r\n"))) as client:
+            head = read_until(client, b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 401 ")
+            assert b"connection: keep-alive" in head.lower()
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            body = head.partition(b"\r\n\r\n")[2]
+            while len(body) < length:
+                body += client.recv(4096)
+            client.sendall(whole())
+            assert read_until(client, b"\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+    finally:
+        serving.close()

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import io
 import logging
 import os
@@ -442,6 +443,72 @@ def test_upload_broken_off_never_looks_whole(environ: Mapping[str, Any]) -> None
         answer = Answer(bridge, REQUEST_METHOD="POST", **environ)
         assert answer.status == "400 Bad Request"
         answer.close()
+
+
+def test_input_is_not_touched_for_an_application_that_answers_by_the_head() -> None:
+    """Whoever is refused before the body is asked for costs no thread a body."""
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await start(send, 401)
+        await body(send, b"who are you?")
+
+    with bridging(app) as bridge:
+        answer = Answer(bridge, REQUEST_METHOD="POST", CONTENT_LENGTH="10", **{"wsgi.input": Unread()})
+        assert (answer.status[:3], answer.read()) == ("401", b"who are you?")
+
+
+class Held(io.BytesIO):
+    """Gives its second piece when the application has the first."""
+
+    def __init__(self, handed: Signal) -> None:
+        super().__init__()
+        self._handed = handed
+        self._pieces = [b"first", b"second"]
+
+    @override
+    def read(self, _size: int | None = -1, /) -> bytes:
+        if len(self._pieces) == 1:
+            assert self._handed.seen()
+        return self._pieces.pop(0) if self._pieces else b""
+
+
+def test_pieces_of_a_body_are_handed_on_as_they_come() -> None:
+    """The application has the first while the client has not sent the second, so none of them fills up."""
+    handed = Signal()
+
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        got = []
+        more = True
+        while more:
+            message = await receive()
+            got.append(message["body"])
+            more = message["more_body"]
+            handed.set()
+        await start(send)
+        await body(send, b"|".join(got))
+
+    with bridging(app) as bridge:
+        answer = Answer(bridge, REQUEST_METHOD="POST", CONTENT_LENGTH="11", **{"wsgi.input": Held(handed)})
+        assert answer.read() == b"first|second"
+
+
+def test_a_piece_that_comes_after_its_reader_was_cancelled_is_not_lost() -> None:
+    """Whoever asks next gets it."""
+    handed = Signal()
+
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        first = await receive()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                await receive()
+        handed.set()
+        second = await receive()
+        await start(send)
+        await body(send, first["body"] + b"|" + second["body"])
+
+    with bridging(app) as bridge:
+        answer = Answer(bridge, REQUEST_METHOD="POST", CONTENT_LENGTH="11", **{"wsgi.input": Held(handed)})
+        assert answer.read() == b"first|second"
 
 
 # Answers without a body, and headers that are the server's.
