@@ -27,6 +27,7 @@
     │   ├── UpstreamUnreachable    502   the connection broke
     │   │   └── UpstreamNotConnected 502 there was none: refused, or its name has no address
     │   ├── UpstreamUntrusted      502   its certificate does not prove who it is
+    │   ├── SocketsExhausted       503   this process has no socket left to ask with; says nothing of the upstream
     │   ├── UpstreamTimeout        504   it timed out, by its own account
     │   │   ├── UpstreamConnectTimeout 504 no connection in time
     │   │   └── UpstreamTooSlow    504   one of our clocks ran out while it was at work
@@ -247,6 +248,8 @@ class UpstreamError(GatewayError):
         protocol: The protocol `native` is written in.
         upstream_status: What the upstream answered, where it answered at all.
         upstream_request_id: The upstream's own id of the call, for the log.
+        reason: Why, for the operator: one short line (`ECONNREFUSED host:port`, a status with the vendor's words).
+            It names addresses, so callers never read it.
         provider: The name of the provider, set by the executor.
     """
 
@@ -256,6 +259,8 @@ class UpstreamError(GatewayError):
     failover = True
     about: About = "model"
     """What it says something about: one model by one credential, the whole credential, or the upstream as a whole."""
+    blames_upstream: ClassVar[bool] = True
+    """Whether the failure counts against the credential and the upstream it was made with."""
 
     def __init__(
         self,
@@ -270,9 +275,11 @@ class UpstreamError(GatewayError):
         protocol: str | None = None,
         upstream_status: int | None = None,
         upstream_request_id: str | None = None,
+        reason: str = "",
     ) -> None:
         super().__init__(message, param=param, code=code, retry_after=retry_after, status=status, kind=kind)
         self.native = native
+        self.reason = reason
         self.protocol = protocol
         self.upstream_status = upstream_status
         self.upstream_request_id = upstream_request_id
@@ -344,6 +351,14 @@ class UpstreamUntrusted(UpstreamError):
 
     retryable = False
     about: About = "connection"
+
+
+class SocketsExhausted(UpstreamError):
+    """This process could open no socket (`EMFILE`, `ENFILE`, `ENOBUFS`): our fault, not the upstream's."""
+
+    status = 503
+    kind = ErrorKind.UNAVAILABLE
+    blames_upstream = False
 
 
 class UpstreamTimeout(UpstreamError):

@@ -87,6 +87,7 @@ class AttemptBegan(Fact, frozen=True, kw_only=True):
     """A request is about to go to an upstream."""
 
     call: int
+    request_id: str = ""
     attempt: int
     """Counts the attempts of one call, from 1. Some may be under way at once."""
     provider: str
@@ -102,6 +103,7 @@ class AttemptFailed(Fact, frozen=True, kw_only=True):
     """An attempt failed before anything of its answer was shown to anybody."""
 
     call: int
+    request_id: str = ""
     attempt: int
     provider: str
     model: str
@@ -110,6 +112,11 @@ class AttemptFailed(Fact, frozen=True, kw_only=True):
     """An `ErrorKind`."""
     status: int | None
     """What the upstream answered; None: it answered nothing."""
+    reason: str = ""
+    """Why, in one short line: `ECONNREFUSED host:port`, `gaierror ...`, a status with the vendor's code and words. No
+    secret and no text of the caller's stands in it."""
+    upstream_request_id: str = ""
+    """The upstream's own id of the request, where it told one."""
     seconds: float
     """How long the attempt took."""
     then: Then
@@ -140,6 +147,8 @@ class CallFinished(Fact, frozen=True, kw_only=True):
     """An `ErrorKind`; empty where nothing failed."""
     error: str
     """The class of the error, which is finer than its kind; empty where nothing failed."""
+    reason: str = ""
+    """Why the attempt that decided it failed, as `AttemptFailed.reason`; empty where no upstream did."""
     stream: bool
     attempts: int
     usage: Usage | None
@@ -179,6 +188,8 @@ class TokensCounted(Fact, frozen=True, kw_only=True):
     """An `ErrorKind`; empty where nothing failed."""
     error: str
     """The class of the error; empty where nothing failed."""
+    reason: str = ""
+    """Why, as `AttemptFailed.reason`; empty where no upstream failed."""
     tokens: int | None
     """How many they are; None: nobody knows."""
     requests: int
@@ -289,7 +300,7 @@ _log = logging.getLogger("llmproxy_asgi.observers")
 
 
 class Step(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One target's turn in a call, as its caller may be told: no credential, no address, no word of an upstream's."""
+    """One target's turn in a call, as its caller may be told; but for `reason`, which only administrators are."""
 
     target: str
     """`provider/model`, as configured."""
@@ -302,6 +313,12 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     """How long the try took; of one that is skipped because it rests: how long it still will."""
     param: str | None = None
     """The request's field that makes a target unfit."""
+    reason: str = ""
+    """Why a try failed, as `AttemptFailed.reason`: it may name an address and quote the upstream."""
+
+    def without_reason(self) -> "Step":
+        """The same, for callers who are no administrators."""
+        return msgspec.structs.replace(self, reason="") if self.reason else self
 
 
 class Course(msgspec.Struct, kw_only=True):

@@ -90,7 +90,7 @@ class Live:
         pool = self._pools.get(key)
         if pool is None:
             given = self._transports.get(provider.name, self._transports.get("*"))
-            pool = self._pools[key] = Pool(transport=provider.transport() or given)
+            pool = self._pools[key] = Pool(transport=provider.transport() or given, proxies=provider.proxies)
         return pool
 
     def stores(self, address: str) -> "Stores":

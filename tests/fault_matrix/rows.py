@@ -178,6 +178,11 @@ ROWS = (
         "bounded as if it had been sent whole, and refused before the rest of it is read: 400, or 413 for its bytes",
     ),
     Row(
+        56,
+        "its error quotes what it was sent, or names the operator's organisation",
+        "masked in every field, event and log; a refused key cools down whatever the status, and no caller is blamed",
+    ),
+    Row(
         57,
         "one JSON member in two spellings: capitals, escapes, letters that fold",
         "400 that names the right spelling, for every member that the protocol knows and for names of stored things",

@@ -70,7 +70,9 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def serve(script: Script, *, path: str = "/v1/chat", **options: Any) -> AsyncIterator[Server]:
+async def serve(
+    script: Script, *, path: str = "/v1/chat", host: str = "127.0.0.1", **options: Any
+) -> AsyncIterator[Server]:
     """Run `script` for each connection; a script that raises fails the test."""
     failures: list[BaseException] = []
     tasks: set[asyncio.Task[None]] = set()
@@ -92,11 +94,11 @@ async def serve(script: Script, *, path: str = "/v1/chat", **options: Any) -> As
             peer.closed.set()
             tasks.discard(task)
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0, **options)
+    server = await asyncio.start_server(accept, host, 0, **options)
     port = server.sockets[0].getsockname()[1]
     scheme = "https" if "ssl" in options else "http"
-    host = "localhost" if "ssl" in options else "127.0.0.1"
-    found = Server(url=address(f"{scheme}://{host}:{port}{path}"), port=port)
+    name = "localhost" if "ssl" in options else f"[{host}]" if ":" in host else host
+    found = Server(url=address(f"{scheme}://{name}:{port}{path}"), port=port)
     try:
         async with asyncio.timeout(HANG_GUARD):
             yield found

@@ -34,9 +34,11 @@ class Admins:
         Raises:
             Forbidden: It is none.
         """
+        if not self._anybody and not self.names(grant):
+            raise Forbidden(_NOT_YOU if self._named else NOT_CONFIGURED)
+
+    def names(self, grant: Grant) -> bool:
+        """Whether the caller is listed, and not only let in because nobody is."""
         principal = grant.principal
-        if self._anybody or not self._groups.isdisjoint(principal.groups):
-            return
-        if (grant.kind, principal.tenant, principal.id) in self._owners:
-            return
-        raise Forbidden(_NOT_YOU if self._named else NOT_CONFIGURED)
+        listed = (grant.kind, principal.tenant, principal.id) in self._owners
+        return listed or not self._groups.isdisjoint(principal.groups)

@@ -12,6 +12,7 @@ import msgspec
 from llmproxy_asgi.config.document import Path, Tree
 from llmproxy_asgi.config.layers import SECRET_KEYS, Layers
 from llmproxy_asgi.config.schema import Finding
+from llmproxy_asgi.errors import MisuseError
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _TOKEN = re.compile(rf"(?P<escaped>\$\$\{{)|\$\{{(?P<name>{_NAME})(?::-(?P<default>(?:(?!\$\{{)[^}}])*))?\}}|\$\{{")
@@ -48,6 +49,7 @@ def interpolate(layers: Layers, environment: Mapping[str, str]) -> Interpolation
             done.findings.append(Finding(path, f"is not read as a variable: write ${{{variable[1]}}}"))
             done.lost.add(path)
     _name_keys(layers, environment, done)
+    _name_proxies(layers, environment, done)
     done.hidden = {text for text in done.hidden if len(text) >= _SHORTEST_HIDDEN}
     return done
 
@@ -114,6 +116,32 @@ def _name_key(block: Tree, environment: Mapping[str, str], done: Interpolation) 
     return None
 
 
+def _name_proxies(layers: Layers, environment: Mapping[str, str], done: Interpolation) -> None:
+    """Put in the place of each `proxy: environment` what the usual variables say now."""
+    providers = layers.values.get("providers")
+    for name, block in providers.items() if isinstance(providers, dict) else ():
+        if not isinstance(block, dict) or block.get("proxy") != "environment":
+            continue
+        from llmproxy_asgi.transport.proxies import exempt_in, read_proxy, variable_of
+
+        found: dict[str, object] = {}
+        for scheme in ("http", "https"):
+            variable = variable_of(scheme, environment)
+            if variable is None:
+                continue
+            text = environment[variable] if "://" in environment[variable] else f"http://{environment[variable]}"
+            done.hidden.add(environment[variable])
+            try:
+                read_proxy(text)
+            except MisuseError as error:
+                path = ("providers", name, "proxy")
+                done.findings.append(Finding(path, f"the environment variable {variable} {error.message}"))
+                done.lost |= {path, (*path, scheme)}
+            else:
+                found[scheme] = text
+        block["proxy"] = {**found, "exempt": exempt_in(environment)} if found else None
+
+
 def _not_set(name: str) -> str:
     return f"the environment variable {name} is not set"
 
@@ -131,7 +159,7 @@ def _texts(value: object, path: Path) -> Iterator[tuple[Path, str]]:
 
 def _is_secret(path: Path, text: str) -> bool:
     """Whether a text is a key or sent as a header, or looks like a key that somebody put in a wrong place."""
-    return _holds_secret(path) or text.startswith(_KEY_BEGINNINGS)
+    return _holds_secret(path) or text.startswith(_KEY_BEGINNINGS) or ("proxy" in path[-2:] and "@" in text)
 
 
 def _holds_secret(path: Path) -> bool:

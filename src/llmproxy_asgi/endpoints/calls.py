@@ -246,6 +246,7 @@ def _take(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intak
     )
     exchange.course = call.course
     exchange.explains = engine.runtime.config.endpoints.explain and _switched(exchange, _EXPLAIN)
+    exchange.shows_reasons = exchange.explains and engine.runtime.admins.names(entry.grant)
     return call
 
 
@@ -254,7 +255,10 @@ def _tried(exchange: Exchange) -> list[tuple[bytes, bytes]]:
     course = exchange.course
     if course is None:
         return []
-    return attempt_headers(course.attempts, course.steps if exchange.explains else None)
+    if not exchange.explains:
+        return attempt_headers(course.attempts, None)
+    steps = course.steps if exchange.shows_reasons else [step.without_reason() for step in course.steps]
+    return attempt_headers(course.attempts, steps)
 
 
 def _strict(exchange: Exchange) -> bool:

@@ -65,6 +65,7 @@ class Exchange:
         received: Bytes of the body that have arrived.
         course: How the call that it makes goes, once there is one.
         explains: Whether the caller is told of it step by step.
+        shows_reasons: Whether these steps say why an upstream failed, which is for administrators.
     """
 
     __slots__ = (
@@ -79,6 +80,7 @@ class Exchange:
         "request_id",
         "scope",
         "send",
+        "shows_reasons",
         "started",
         "write_timeout",
     )
@@ -99,6 +101,7 @@ class Exchange:
         self.received = 0
         self.course: Course | None = None
         self.explains = False
+        self.shows_reasons = False
         self.scope = scope
         self.receive = receive
         self.send = send

@@ -15,13 +15,14 @@ from llmproxy_asgi.conversation import UNDATED, Batch, Ended, Failed, Request, R
 from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.execution.clocks import Clocks
 from llmproxy_asgi.execution.gate import UNLIMITED
+from llmproxy_asgi.execution.reasons import answered, disclosed
 from llmproxy_asgi.facts import Course
 from llmproxy_asgi.providers.base import Credential, HeaderList
 from llmproxy_asgi.providers.target import Line, Target
 from llmproxy_asgi.translators.base import ErrorT, Intake, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.embeddings.records import EmbeddingRequest, Embeddings
 from llmproxy_asgi.translators.losses import refuse_losses
-from llmproxy_asgi.transport import Answer, Pool
+from llmproxy_asgi.transport import Address, Answer, Pool
 from llmproxy_asgi.worker import Worker
 
 _LAST = (Failed, Ended)
@@ -146,20 +147,30 @@ class Attempt:
         Raises:
             UpstreamError: It failed; nothing of it has been shown to anybody.
         """
+        try:
+            await self._begin(pool, largest, worker)
+        except UpstreamError as error:
+            found = self._disclosed(error)
+            if found is error:
+                raise
+            raise found from error
+
+    async def _begin(self, pool: Pool, largest: int, worker: Worker) -> None:
         self._clocks = Clocks(self.target.provider.config.timeout)
         self._left = largest
         line = self.target.line(self.job.protocol)
+        url = line.stream if self.job.stream else line.whole
         answer = self._answer = await self._upstreams_turn(
             pool.open(
                 "POST",
-                line.stream if self.job.stream else line.whole,
+                url,
                 self._headers(line),
                 self.outgoing.body,
                 connect=self.target.provider.config.timeout.connect,
             )
         )
         if answer.status >= 300:
-            raise line.outbound.decode_error(answer.status, answer.headers, await self._error_body(answer))
+            raise await self._refusal(answer, line, url)
         if self.job.stream:
             await self._begin_stream(answer)
         else:
@@ -197,7 +208,7 @@ class Attempt:
             batch = decoder.feed(data) if data else decoder.close()
             events = batch.events
             if not data or (events and isinstance(events[-1], _LAST)):
-                self._end(events)
+                batch = self._ending(batch)
             if events or batch.raw:
                 return batch
         return None
@@ -232,7 +243,11 @@ class Attempt:
     async def _begin_stream(self, answer: Answer) -> None:
         media_type = (answer.header("content-type") or _SSE).partition(";")[0].strip().lower()
         if media_type != _SSE:
-            raise UpstreamProtocolError("The upstream did not answer with a stream.", upstream_status=answer.status)
+            raise UpstreamProtocolError(
+                "The upstream did not answer with a stream.",
+                upstream_status=answer.status,
+                reason=f"{answer.status} with {media_type[:60]} where a stream was asked for",
+            )
         line = self.target.line(self.job.protocol)
         if self.relays is not None:
             self._decoder = line.outbound.relay(self.relays, line.upstream)
@@ -240,8 +255,8 @@ class Attempt:
             self._decoder = line.outbound.decoder(self.outgoing, line.upstream)
         batch = await self.next()
         if batch is not None and batch.events:
-            if isinstance(batch.events[-1], Failed):
-                raise _as_upstream(batch.events[-1].error)
+            if isinstance(failed := batch.events[-1], Failed):
+                raise _as_upstream(failed.error)
             batch = Batch(_dated(batch.events), batch.raw)
         self.first = batch
 
@@ -251,8 +266,17 @@ class Attempt:
 
     def _failed(self, error: UpstreamError) -> Batch:
         events = (Failed(self.broke(error)),)
-        self._end(events)
-        return Batch(events)
+        return self._ending(Batch(events))
+
+    def _ending(self, batch: Batch) -> Batch:
+        """The last batch, and what is known by it; a failure in it has passed the mask."""
+        events = batch.events
+        if events and isinstance(last := events[-1], Failed):
+            disclosed = self._disclosed(last.error)
+            if disclosed is not last.error:
+                batch = Batch((*events[:-1], Failed(self.broke(disclosed))), batch.raw)
+        self._end(batch.events)
+        return batch
 
     def _end(self, events: Sequence[StreamEvent]) -> None:
         self._ended = True
@@ -265,10 +289,14 @@ class Attempt:
 
     async def _read_whole(self, answer: Answer, worker: Worker) -> None:
         body = await self._body(answer, self._left)
-        if len(body) > _LARGE_ANSWER or self.job.heavy:
-            self.whole = await worker.run(self._decoded, body)
-        else:
-            self.whole = self._decoded(body)
+        try:
+            if len(body) > _LARGE_ANSWER or self.job.heavy:
+                self.whole = await worker.run(self._decoded, body)
+            else:
+                self.whole = self._decoded(body)
+        except UpstreamProtocolError as error:
+            error.reason = f"{error.message} {answered(answer, self.target.line(self.job.protocol).whole, body)}"
+            raise
 
     def _decoded(self, body: bytes) -> Batch | Answered:
         if not body.isascii() and not _is_text(body):
@@ -276,8 +304,20 @@ class Attempt:
         line = self.target.line(self.job.protocol)
         if self.relays is not None:
             return line.outbound.restore(body, self.relays, line.upstream)
-        answered: Answered = line.outbound.decode(body, self.outgoing, line.upstream, received_at=datetime.now(UTC))
-        return answered
+        decoded: Answered = line.outbound.decode(body, self.outgoing, line.upstream, received_at=datetime.now(UTC))
+        return decoded
+
+    async def _refusal(self, answer: Answer, line: Line, url: Address) -> UpstreamError:
+        """What an answer other than a good one means."""
+        body = await self._error_body(answer)
+        error = line.outbound.decode_error(answer.status, answer.headers, body)
+        error.reason = answered(answer, url, body)
+        return error
+
+    def _disclosed(self, error: GatewayError) -> GatewayError:
+        """The error as it may leave the attempt: without secrets, and with a reason for the operator."""
+        mask = self.target.provider.mask(self.credential)
+        return disclosed(error, mask, sent=self.outgoing.body, model=self.target.model)
 
     async def _error_body(self, answer: Answer) -> bytes:
         try:

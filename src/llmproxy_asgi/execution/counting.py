@@ -152,6 +152,15 @@ class _Question(Attempt):
         Raises:
             UpstreamError: It failed.
         """
+        try:
+            return await self._asked(pool, largest_answer)
+        except UpstreamError as error:
+            found = self._disclosed(error)
+            if found is error:
+                raise
+            raise found from error
+
+    async def _asked(self, pool: Pool, largest_answer: int) -> int | None:
         line, timeout = self._line, self.target.provider.config.timeout
         assert line.count is not None
         first_byte, idle = min(timeout.first_byte, _LONGEST_COUNT), min(timeout.idle, _LONGEST_COUNT)
@@ -163,7 +172,7 @@ class _Question(Attempt):
         if answer.status in _NO_COUNTER:
             return None
         if answer.status >= 300:
-            raise line.outbound.decode_error(answer.status, answer.headers, await self._error_body(answer))
+            raise await self._refusal(answer, line, line.count)
         return line.outbound.decode_count(await self._body(answer, largest_answer))
 
 

@@ -395,29 +395,46 @@ class Executor:
                 self._cooldowns.succeeded(target, credential)
             else:
                 failure.provider = target.provider.name
-                self._cooldowns.failed(target, credential, failure, target.provider.config.cooldown)
+                self._count(target, credential, failure)
 
         return over
 
     def _note_failure(self, attempt: Attempt, error: UpstreamError, number: int, seconds: float) -> None:
         provider, credential = attempt.target.provider, attempt.credential
         error.provider = provider.name
-        self._cooldowns.failed(attempt.target, credential, error, provider.config.cooldown)
-        step = Step(attempt.target.name, "failed", error.kind.value, error.upstream_status, round(seconds, 3))
+        self._count(attempt.target, credential, error)
+        step = Step(
+            attempt.target.name,
+            "failed",
+            error.kind.value,
+            error.upstream_status,
+            round(seconds, 3),
+            reason=error.reason,
+        )
         attempt.job.course.steps.append(step)
         if self._observers.listening:
             failed = AttemptFailed(
                 call=attempt.job.course.call,
+                request_id=attempt.job.course.request_id,
                 attempt=number,
                 provider=provider.name,
                 model=attempt.target.model,
                 credential=credential.fingerprint,
                 kind=error.kind.value,
                 status=error.upstream_status,
+                reason=error.reason,
+                upstream_request_id=error.upstream_request_id or "",
                 seconds=seconds,
                 then="over",
             )
             attempt.job.course.untold.append(failed)
+
+    def _count(self, target: Target, credential: Credential, error: UpstreamError) -> None:
+        """Count a failure against what it is about, unless it says nothing of the upstream."""
+        if error.blames_upstream:
+            self._cooldowns.failed(target, credential, error, target.provider.config.cooldown)
+        else:
+            self._cooldowns.gave_up(target, credential)
 
     def _tell(self, course: Course, then: Then, wait: float = 0.0) -> None:
         """Tell of the failures of which it is decided now what follows."""
@@ -497,6 +514,7 @@ def _began(attempt: Attempt, number: int) -> AttemptBegan:
     target = attempt.target
     return AttemptBegan(
         call=attempt.job.course.call,
+        request_id=attempt.job.course.request_id,
         attempt=number,
         provider=target.provider.name,
         model=target.model,

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from llmproxy_asgi.capabilities import ANY, DEFAULT, Capabilities
 from llmproxy_asgi.errors import MisuseError
+from llmproxy_asgi.masking import Mask
 from llmproxy_asgi.settings import (
     Block,
     CallLimits,
@@ -29,6 +30,7 @@ from llmproxy_asgi.settings import (
     call_limits,
 )
 from llmproxy_asgi.transport import Address, address
+from llmproxy_asgi.transport.proxies import Proxies, read_proxy
 from llmproxy_asgi.wire.sse import DEFAULT_MAX_EVENT
 
 if TYPE_CHECKING:
@@ -40,6 +42,14 @@ _ENDPOINT = re.compile(r"(?:/chat/completions|/v\d+\w*/(?:completions|responses|
 _METHOD = re.compile(r":(?:stream)?generateContent$")
 _TWICE = re.compile(r"/(v\d+(?:alpha|beta)?)/\1/*$")
 _OUR_HEADERS = frozenset({"authorization", "host", "content-length", "transfer-encoding", "connection", "cookie"})
+
+# A header whose value is a secret by its name; and those that vendors document, whose values are words of everybody's.
+_NAMES_A_SECRET = re.compile(r"(?i)auth|key|token|secret|password|credential|organi[sz]ation|project|account|session")
+_SHORTEST_PART = 8
+"""Characters of a part of a header's value that is a secret of its own; shorter ones are words like `Basic`."""
+_TELLS_NOTHING = frozenset(
+    {"accept", "content-type", "user-agent", "anthropic-beta", "anthropic-version", "openai-beta", "x-title"}
+)
 
 
 class ModelEntry(Block):
@@ -74,6 +84,36 @@ def _entry(value: object) -> object:
 
 def _listed(value: object) -> object:
     return value if value is None or isinstance(value, list) else [value]
+
+
+class ProxyConfig(Block):
+    """The outgoing proxies of a provider; `proxy: URL` is short for the same one twice."""
+
+    http: Secret | None = Field(None, description="The proxy for http:// upstreams, as http://user:password@host:port.")
+    https: Secret | None = Field(None, description="The proxy for https:// upstreams, which it reaches by CONNECT.")
+    exempt: tuple[str, ...] = Field((), description="Hosts that are called directly, as NO_PROXY lists them.")
+
+    @field_validator("http", "https")
+    @classmethod
+    def _usable(cls, value: Secret | None) -> Secret | None:
+        if value is not None:
+            try:
+                read_proxy(value.reveal())
+            except MisuseError as error:
+                raise ValueError(error.message) from None
+        return value
+
+    @property
+    def proxies(self) -> Proxies:
+        """The same, as the transport takes it."""
+        http, https = (None if each is None else read_proxy(each.reveal()) for each in (self.http, self.https))
+        return Proxies(http, https, self.exempt)
+
+
+def _proxied(value: object) -> object:
+    if value == "environment":
+        raise ValueError("the environment is read by load_config alone; a Config made in code names the proxy itself")
+    return {"http": value, "https": value} if isinstance(value, str | Secret) else value
 
 
 class ProviderConfig(Block):
@@ -122,6 +162,9 @@ class ProviderConfig(Block):
         (ANY,), description="Which service tiers may be asked for beside the ordinary one; [] is none."
     )
     headers: dict[str, Secret] = Field(default_factory=dict, description="Sent with every request to this upstream.")
+    proxy: Annotated[ProxyConfig | None, BeforeValidator(_proxied, json_schema_input_type=str | ProxyConfig | None)] = (
+        Field(None, description="The outgoing proxy: its URL, or `environment` for HTTP_PROXY, HTTPS_PROXY, NO_PROXY.")
+    )
 
     @field_validator("base_url")
     @classmethod
@@ -228,9 +271,12 @@ class Provider:
         self.protocols = config.protocol or tuple(each for each in self.speaks if each not in self.if_told)
         self.root = config.base_url or self.base_url or ""
         self.credentials = tuple(Credential.of(name, key) for key in config.api_key or ()) or (Credential.of(name),)
+        self.proxies = None if config.proxy is None else config.proxy.proxies
+        """The outgoing proxies; None: upstreams are called directly, whatever the environment says."""
         self.max_event = DEFAULT_MAX_EVENT
         """Bytes that one event of a stream may have; the runtime sets what is configured for all."""
         self._headers: dict[tuple[str, str], HeaderList] = {}
+        self._masks: dict[str, Mask] = {}
 
     @classmethod
     def check(cls, config: ProviderConfig) -> list[str]:
@@ -307,9 +353,25 @@ class Provider:
     def connections(self) -> tuple[object, ...]:
         """Names its connections: a reload that leaves the name as it is keeps them.
 
-        One of another type may bring a transport of its own.
+        One of another type may bring a transport of its own; one behind another proxy must not keep the old one.
         """
-        return (self.name, self.type)
+        return (self.name, self.type) if self.proxies is None else (self.name, self.type, self.proxies.identity)
+
+    def mask(self, credential: Credential) -> Mask:
+        """What keeps secrets out of what is told of this provider's failures: made when one has failed."""
+        mask = self._masks.get(credential.fingerprint)
+        if mask is None:
+            secrets = [each.secret.reveal() for each in (credential, *self.credentials) if each.secret is not None]
+            secrets += [] if self.proxies is None else self.proxies.secrets
+            values = []
+            for name, value in self.config.headers.items():
+                text = value.reveal()
+                if _NAMES_A_SECRET.search(name):
+                    secrets += [text, *(part for part in text.split() if len(part) >= _SHORTEST_PART)]
+                elif name.lower() not in _TELLS_NOTHING:
+                    values.append(text)
+            mask = self._masks[credential.fingerprint] = Mask(secrets, values)
+        return mask
 
     def transport(self) -> "AsyncTransport | None":
         """A transport of its own, for a provider that answers without a network; None: the usual one."""

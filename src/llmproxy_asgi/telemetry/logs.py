@@ -1,8 +1,8 @@
 """Facts as records of the standard `logging`: one for each call, and for whatever else an operator would look at.
 
-The fields are in each record's `extra`, for formatters that write structures; messages hold words of ours alone, so
-that no caller's text can look like a line of its own. No prompt, no answer, no secret, nobody's name. No handler, no
-level and no formatter is set: that is the host's.
+The fields are in each record's `extra`, for formatters that write structures; messages hold words of ours and the
+reasons of failures, so that no caller's text can look like a line of its own. No prompt, no answer, no secret, nobody's
+name. No handler, no level and no formatter is set: that is the host's.
 """
 
 import logging
@@ -25,6 +25,7 @@ _upstreams = logging.getLogger("llmproxy_asgi.upstreams")
 
 _LONGEST = 200
 """Characters of a caller's text that a record holds."""
+_LONGEST_REASON = 400
 
 
 class CallLog:
@@ -57,6 +58,7 @@ def _finished(fact: CallFinished) -> None:
         "status": fact.status,
         "kind": fact.kind,
         "error": fact.error,
+        "reason": shown(fact.reason, _LONGEST_REASON),
         "stream": fact.stream,
         "attempts": fact.attempts,
         "input_tokens": usage.input if usage is not None else None,
@@ -69,12 +71,13 @@ def _finished(fact: CallFinished) -> None:
     }
     _calls.log(
         level,
-        "call %s: status %d%s, %d attempt(s), %.3f s",
+        "call %s: status %d%s, %d attempt(s), %.3f s%s",
         fact.outcome,
         fact.status,
         f", {fact.error}" if fact.error else "",
         fact.attempts,
         fact.seconds,
+        f": {extra['reason']}" if fact.reason else "",
         extra=extra,
     )
 
@@ -105,25 +108,33 @@ def _counted(fact: TokensCounted) -> None:
             "status": fact.status,
             "kind": fact.kind,
             "error": fact.error,
+            "reason": shown(fact.reason, _LONGEST_REASON),
             "attempts": fact.requests,
             "input_tokens": fact.tokens,
             "seconds": rounded(fact.seconds),
         }
-        _calls.log(level, "count of tokens %s: status %d", fact.outcome, fact.status, extra=extra)
+        why = f": {extra['reason']}" if fact.reason else ""
+        _calls.log(level, "count of tokens %s: status %d%s", fact.outcome, fact.status, why, extra=extra)
 
 
 def _failed(fact: AttemptFailed) -> None:
+    if not _upstreams.isEnabledFor(logging.INFO):
+        return
     extra = {
+        "request_id": fact.request_id,
         "provider": fact.provider,
         "upstream_model": shown(fact.model),
         "credential": fact.credential,
         "attempt": fact.attempt,
         "kind": fact.kind,
         "status": fact.status,
+        "reason": shown(fact.reason, _LONGEST_REASON),
+        "upstream_request_id": shown(fact.upstream_request_id),
         "seconds": rounded(fact.seconds),
         "then": fact.then,
     }
-    _upstreams.info("attempt %d at %s failed: %s", fact.attempt, fact.provider, fact.kind, extra=extra)
+    why = f"{fact.kind}: {extra['reason']}" if fact.reason else fact.kind
+    _upstreams.info("attempt %d at %s failed: %s", fact.attempt, fact.provider, why, extra=extra)
 
 
 def _cooled(fact: CredentialCooled) -> None:
@@ -171,9 +182,9 @@ _TELL: Mapping[type, Callable[[Any], None]] = {
 """What is logged of which fact; others are not."""
 
 
-def shown(text: str) -> str:
+def shown(text: str, longest: int = _LONGEST) -> str:
     """A caller's text as a record may hold it: short, and of one line."""
-    kept = text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
+    kept = text if len(text) <= longest else text[:longest] + "..."
     return kept if kept.isprintable() else "".join(char if char.isprintable() else "?" for char in kept)
 
 

@@ -51,6 +51,8 @@ ATTRIBUTES = {
     "attempt": "llmproxy.attempt",
     "attempts": "llmproxy.attempts",
     "then": "llmproxy.attempt.then",
+    "reason": "llmproxy.reason",
+    "upstream_request_id": "llmproxy.upstream.request_id",
     "outcome": "llmproxy.outcome",
     "status": "llmproxy.status",
     "exactness": "llmproxy.usage",
@@ -154,7 +156,15 @@ class Tracing:
         traced = self._calls.get(fact.call)
         span = traced.attempts.pop(fact.attempt, None) if traced is not None else None
         if span is not None:
-            span.set_attributes(named(error=fact.kind, http_status=fact.status, then=fact.then))
+            span.set_attributes(
+                named(
+                    error=fact.kind,
+                    http_status=fact.status,
+                    then=fact.then,
+                    reason=fact.reason or None,
+                    upstream_request_id=fact.upstream_request_id or None,
+                )
+            )
             self._end(span, fact.kind)
 
     def _finished(self, fact: CallFinished) -> None:
@@ -173,6 +183,7 @@ class Tracing:
                 upstream_protocol=fact.upstream_protocol or None,
                 outcome=fact.outcome,
                 status=fact.status,
+                reason=fact.reason or None,
                 attempts=fact.attempts,
                 exactness=fact.exactness,
                 queue=rounded(fact.queue_seconds) or None,

@@ -172,6 +172,7 @@ class Telling(_Teller):
                 status=status,
                 kind=kind,
                 error=type(failure).__name__ if kind else "",
+                reason=_reason(failure) if kind else "",
                 stream=caller.stream,
                 attempts=course.attempts,
                 usage=usage,
@@ -243,6 +244,7 @@ class CountTelling(_Teller):
                 status=status,
                 kind=kind,
                 error=type(error).__name__ if kind else "",
+                reason=_reason(error) if kind else "",
                 tokens=tokens,
                 requests=course.attempts,
                 seconds=self._clock.monotonic() - self._since,
@@ -280,3 +282,7 @@ def _cause(error: BaseException) -> tuple[int, str]:
 
 def _blamed(error: BaseException | None) -> str:
     return error.provider or "" if isinstance(error, UpstreamError) else ""
+
+
+def _reason(error: BaseException | None) -> str:
+    return error.reason if isinstance(error, UpstreamError) else ""

@@ -19,7 +19,7 @@ import msgspec
 from typing_extensions import override
 
 from llmproxy_asgi.conversation import Batch, Ended, Failed, Started, StreamEvent
-from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamProtocolError
+from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamFailed, UpstreamProtocolError
 from llmproxy_asgi.translators.base import ErrorT, StreamDecoder
 from llmproxy_asgi.wire.sse import (
     DEFAULT_MAX_EVENT,
@@ -32,6 +32,8 @@ from llmproxy_asgi.wire.sse import (
 )
 
 _NOTHING = Batch((), b"")
+_FAILED = "The upstream's stream ended with an error."
+_SHOWN = 400
 # Comments, and two fields that tell a browser how to connect again: OpenAI's client breaks at an event without data.
 _INNER_COMMENT = re.compile(rb"\n(?::|retry:|id:)").search
 _COMMENT = re.compile(rb"(?<![^\r\n])(?::|retry:|id:)[^\r\n]*(?:\r\n|\r|\n)")
@@ -270,6 +272,8 @@ class Relay(StreamDecoder):
                 inspection = self._scan.inspect(frame)
                 events.extend(inspection.events)
                 drop = inspection.drop
+                if frame.event == "error" and not any(isinstance(event, Failed) for event in events):
+                    events.append(Failed(UpstreamFailed(_FAILED, reason=f"error event: {_shown(frame.data)}")))
         except UpstreamError as error:
             events.append(Failed(error))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -313,6 +317,10 @@ class Relay(StreamDecoder):
         if not self._scan.model_repeats:
             self._literal = b""
         return renamed
+
+
+def _shown(data: bytes) -> str:
+    return data[:_SHOWN].decode("utf-8", "replace")
 
 
 def _listed(pattern: re.Pattern[bytes] | tuple[re.Pattern[bytes], ...]) -> tuple[re.Pattern[bytes], ...]:

@@ -7,7 +7,7 @@
       ├── aiohttp.py     the fast way, where the extra `speed` is installed: aiohttp's connections and parser alone
       └── interface.py   the httpx programming interface: httpx2's own transport, or what the host program hands in
 
-It follows no redirect, keeps no cookie, reads no proxy variable and no netrc file, and retries nothing but a
+It follows no redirect, keeps no cookie, reads no environment variable and no netrc file, and retries nothing but a
 kept-alive connection that turns out to be dead before a byte of the answer came. It reads no JSON and knows no protocol
 above HTTP, and apart from the connect clock it has no timeouts: whoever reads an answer cancels the task that does.
 """

@@ -1,6 +1,6 @@
 """The fast way: aiohttp's connections and its parser in C, without its session, request and response objects.
 
-Those objects cost twice what all the rest of a call does. Left away with them are redirects, cookies, proxies, netrc,
+Those objects cost twice what all the rest of a call does. Left away with them are redirects, cookies, netrc,
 decompression and retries, none of which is wanted here. What is used is `TCPConnector` (places, DNS, happy eyeballs,
 TLS) and the protocol it makes; `incompatibility` tells when a release of aiohttp has changed what we rely on.
 """
@@ -25,18 +25,12 @@ from aiohttp.http import HttpProcessingError
 from aiohttp.streams import EofStream, StreamReader
 from typing_extensions import override
 
-from llmproxy_asgi.errors import (
-    MisuseError,
-    UpstreamConnectTimeout,
-    UpstreamError,
-    UpstreamNotConnected,
-    UpstreamProtocolError,
-    UpstreamUnreachable,
-    UpstreamUntrusted,
-)
+from llmproxy_asgi.errors import MisuseError, UpstreamError, UpstreamProtocolError, UpstreamUnreachable
 from llmproxy_asgi.transport.answer import Answer
 from llmproxy_asgi.transport.channel import KEEPALIVE_OPTIONS, Limits, Trust
 from llmproxy_asgi.transport.outgoing import Address, Headers, beginning, lines, verb
+from llmproxy_asgi.transport.proxies import Proxies, Proxy, where
+from llmproxy_asgi.transport.reasons import BROKE, late, not_http, refused_by_proxy, unreachable
 
 # What lies here of a stream whose reader is slow. aiohttp stops reading from the socket at twice the first. Event loops
 # read 250 KiB at once, so from then on they get no more room than the second; the third is the most that is handed on.
@@ -52,6 +46,8 @@ _JOINED = 64 * 1024
 
 # Interim answers (RFC 9110, 15.2) before the real one.
 _INTERIM = 20
+
+_PROXY_REFUSES = 407
 
 # Addresses remembered; a provider has a handful, one that builds them per call must not fill the memory.
 _ROUTES = 512
@@ -227,14 +223,24 @@ class _Resolver(ThreadedResolver):
 class _Route(ClientRequest):
     """What the connector has to know of an address, worked out once; and the request line for it."""
 
-    def __init__(self, url: Address, context: ssl.SSLContext | None, loop: asyncio.AbstractEventLoop) -> None:
-        origin = yarl.URL.build(
-            scheme=url.scheme, host=url.raw_host.decode("ascii"), port=url.port, path="/", encoded=True
+    def __init__(
+        self, url: Address, context: ssl.SSLContext | None, loop: asyncio.AbstractEventLoop, proxy: Proxy | None
+    ) -> None:
+        super().__init__(
+            "GET",
+            _origin(url),
+            loop=loop,
+            ssl=True if context is None else context,
+            proxy=None if proxy is None else _origin(proxy.address),
+            proxy_headers=None if proxy is None else proxy.text_headers,
         )
-        super().__init__("GET", origin, loop=loop, ssl=True if context is None else context)
         self.address = url
+        self.where = where(url, proxy)
         self.netloc = url.netloc
-        self.line_end = b" " + url.raw_path + b" HTTP/1.1\r\n"
+        # A proxy is asked for plain http by whole addresses; for https it sees no more than CONNECT.
+        self.by_proxy = proxy if url.scheme == "http" else None
+        path = url.raw_path if self.by_proxy is None else str(url).encode("ascii")
+        self.line_end = b" " + path + b" HTTP/1.1\r\n"
         self.usual = beginning(url.netloc)
         self._key = super().connection_key
 
@@ -247,8 +253,9 @@ class _Route(ClientRequest):
 class AiohttpChannel:
     """One pool's connections on the running event loop."""
 
-    def __init__(self, limits: Limits, trust: Trust) -> None:
+    def __init__(self, limits: Limits, trust: Trust, proxies: Proxies | None = None) -> None:
         self.limits = limits
+        self._proxies = proxies
         self.idle: set[_Line] = set()
         self._trust = trust
         self._loop = asyncio.get_running_loop()
@@ -268,6 +275,8 @@ class AiohttpChannel:
     async def open(self, method: str, url: Address, headers: Headers, body: bytes, connect: float) -> Answer:
         """As `Pool.open`."""
         route = self._routes.get(id(url)) or await self._route(url)
+        if route.by_proxy is not None:
+            headers = (*headers, *route.by_proxy.headers)
         head = verb(method) + route.line_end + lines(headers, route.usual, route.netloc, method, body)
         within = self._timeouts.get(connect) or self._timeout(connect)
         if self._closed:
@@ -284,7 +293,7 @@ class AiohttpChannel:
             try:
                 message, payload = await self._exchange(line, head, body, bodiless=method == "HEAD")
             except BaseException as broken:
-                fault = _fault(broken, line)
+                fault = _fault(broken, line, route.where)
                 line.abort()
                 connection.close()
                 if used and not line.heard and not tried_again and isinstance(fault, UpstreamUnreachable):
@@ -296,17 +305,20 @@ class AiohttpChannel:
                 if fault is None:
                     raise
                 raise fault from broken
-            return AiohttpAnswer(self, connection, line, message, payload)
+            if message.code == _PROXY_REFUSES and route.by_proxy is not None:
+                self.drop(connection, line)
+                raise refused_by_proxy(message.code, route.where)
+            return AiohttpAnswer(self, connection, line, message, payload, where=route.where)
 
     async def _take(self, route: _Route, within: ClientTimeout) -> tuple[Connection, _Line]:
         try:
             connection = await self._connector.connect(route, [], within)
-        except TimeoutError as late:
-            raise UpstreamConnectTimeout("The upstream could not be reached in time.") from late
-        except aiohttp.ClientConnectorCertificateError as untrusted:
-            raise UpstreamUntrusted("The upstream's certificate was not accepted.") from untrusted
-        except (aiohttp.ClientError, OSError) as unreachable:
-            raise UpstreamNotConnected("The upstream could not be reached.") from unreachable
+        except TimeoutError as broken:
+            raise late(within.connect or 0, route.where) from broken
+        except aiohttp.ClientHttpProxyError as broken:
+            raise refused_by_proxy(broken.status, route.where) from broken
+        except (aiohttp.ClientError, OSError) as broken:
+            raise unreachable(broken, route.where) from broken
         line = connection.protocol
         assert isinstance(line, _Line)
         if line.resting:
@@ -394,14 +406,15 @@ class AiohttpChannel:
         if len(self._routes) >= _ROUTES:
             self._routes.clear()
         # The route keeps the address alive, so the number stays its own.
-        route = self._routes[id(url)] = _Route(url, context, self._loop)
+        proxy = None if self._proxies is None else self._proxies.of(url)
+        route = self._routes[id(url)] = _Route(url, context, self._loop, proxy)
         return route
 
 
 class AiohttpAnswer(Answer):
     """An answer that is read from one of aiohttp's connections."""
 
-    __slots__ = ("_at_once", "_channel", "_connection", "_line", "_message", "_payload", "_whole")
+    __slots__ = ("_at_once", "_channel", "_connection", "_line", "_message", "_payload", "_where", "_whole")
 
     def __init__(
         self,
@@ -410,6 +423,8 @@ class AiohttpAnswer(Answer):
         line: _Line,
         message: Any,
         payload: StreamReader,
+        *,
+        where: str,
     ) -> None:
         codings = message.headers.getall(CONTENT_ENCODING, None)
         super().__init__(message.code, None if codings is None else ",".join(codings))
@@ -418,6 +433,7 @@ class AiohttpAnswer(Answer):
         self._line = line
         self._message = message
         self._payload = payload
+        self._where = where
         self._at_once = _AT_ONCE
         self._whole = False
 
@@ -447,7 +463,7 @@ class AiohttpAnswer(Answer):
         try:
             piece = await _arrived(self._payload, self._line, self._at_once)
         except BaseException as broken:
-            fault = _fault(broken, self._line)
+            fault = _fault(broken, self._line, self._where)
             await self.aclose()
             if fault is None:
                 raise
@@ -455,7 +471,7 @@ class AiohttpAnswer(Answer):
         if self._payload.at_eof():
             if self._line.broke and self._until_close():
                 await self.aclose()
-                raise UpstreamUnreachable("The connection to the upstream broke.")
+                raise UpstreamUnreachable(BROKE, reason=f"the connection broke within the answer: {self._where}")
             self._whole = True
             self._connection = None
             self._channel.keep(connection, self._line)
@@ -507,12 +523,24 @@ async def _arrived(payload: StreamReader, line: _Line, most: int) -> bytes:
     return everything
 
 
-def _fault(broken: BaseException, line: _Line) -> UpstreamError | None:
+def _fault(broken: BaseException, line: _Line, where: str) -> UpstreamError | None:
     """Our error for one of theirs; none for what is not about the connection, such as a cancellation."""
     if not isinstance(broken, (*_BROKEN, HttpProcessingError)) and line.transport is not None:
         return None
     if not isinstance(broken, Exception):
         return None
-    if isinstance(broken, HttpProcessingError) or isinstance(line.exception(), HttpProcessingError):
-        return UpstreamProtocolError("What the upstream sent is not HTTP, or its headers are too large.")
-    return UpstreamUnreachable("The connection to the upstream broke.")
+    told = line.exception()
+    if isinstance(broken, HttpProcessingError) or isinstance(told, HttpProcessingError):
+        said = broken if told is None else told
+        return UpstreamProtocolError(
+            "What the upstream sent is not HTTP, or its headers are too large.", reason=not_http(said, where)
+        )
+    return unreachable(broken, where, connected=True)
+
+
+def _origin(url: Address) -> yarl.URL:
+    host = url.raw_host.decode("ascii")
+    # As it is written in an address: yarl takes what is said to be encoded as it is.
+    return yarl.URL.build(
+        scheme=url.scheme, host=f"[{host}]" if ":" in host else host, port=url.port, path="/", encoded=True
+    )

@@ -6,7 +6,6 @@ credential or redirect of the host's can join one of ours.
 """
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import ModuleType
 from typing import Any, Self
@@ -14,20 +13,16 @@ from typing import Any, Self
 import httpx2
 from typing_extensions import override
 
-from llmproxy_asgi.errors import (
-    MisuseError,
-    UpstreamConnectTimeout,
-    UpstreamError,
-    UpstreamNotConnected,
-    UpstreamProtocolError,
-    UpstreamUnreachable,
-    UpstreamUntrusted,
-)
+from llmproxy_asgi.errors import MisuseError, UpstreamError, UpstreamProtocolError, UpstreamUnreachable
 from llmproxy_asgi.transport.answer import Answer
 from llmproxy_asgi.transport.channel import KEEPALIVE_OPTIONS, Limits, Trust
 from llmproxy_asgi.transport.outgoing import Address, Headers, allowed, block, verb
+from llmproxy_asgi.transport.proxies import Proxies, Proxy, where
+from llmproxy_asgi.transport.reasons import UNREACHABLE, late, not_http, refused_by_proxy, unreachable
 
 Send = Callable[[Any], Awaitable[Any]]
+
+_PROXY_REFUSES = 407
 
 # Both packages report a connection that ended too early, and bytes that are not HTTP, with one class.
 _CUT_SHORT = ("Server disconnected", "peer closed connection")
@@ -40,31 +35,52 @@ class InterfaceChannel:
         module: The package whose interface `send` has.
         send: Sends one of its requests and returns its response, the body unread.
         close: Closes what it stands on; None if that is the host's.
+        proxied: Sends through a proxy; None where there is none, or it is the host's.
     """
 
-    def __init__(self, module: ModuleType, send: Send, close: Callable[[], Awaitable[None]] | None = None) -> None:
+    def __init__(
+        self,
+        module: ModuleType,
+        send: Send,
+        close: Callable[[], Awaitable[None]] | None = None,
+        proxied: "_Proxied | None" = None,
+    ) -> None:
         self._module = module
         self._send = send
         self._close = close
+        self._proxied = proxied
         self._calls = 0
         self._closing = False
 
     @classmethod
-    def built_in(cls, limits: Limits, trust: Trust) -> Self:
+    def built_in(cls, limits: Limits, trust: Trust, proxies: Proxies | None = None) -> Self:
         """Over httpx2's own transport."""
-        transport = httpx2.AsyncHTTPTransport(
-            verify=trust.context_now(),
-            trust_env=False,
-            http1=True,
-            http2=False,
-            socket_options=KEEPALIVE_OPTIONS,
-            limits=httpx2.Limits(
-                max_connections=limits.max_connections,
-                max_keepalive_connections=limits.max_keepalive,
-                keepalive_expiry=limits.keepalive_expiry,
-            ),
-        )
-        return cls(httpx2, transport.handle_async_request, transport.aclose)
+
+        def make(proxy: Proxy | None) -> httpx2.AsyncHTTPTransport:
+            return httpx2.AsyncHTTPTransport(
+                verify=trust.context_now(),
+                trust_env=False,
+                http1=True,
+                http2=False,
+                socket_options=KEEPALIVE_OPTIONS,
+                limits=httpx2.Limits(
+                    max_connections=limits.max_connections,
+                    max_keepalive_connections=limits.max_keepalive,
+                    keepalive_expiry=limits.keepalive_expiry,
+                ),
+                proxy=None if proxy is None else httpx2.Proxy(str(proxy.address), headers=proxy.text_headers),
+            )
+
+        direct = make(None)
+        if proxies is None:
+            return cls(httpx2, direct.handle_async_request, direct.aclose)
+        proxied = _Proxied(proxies, make)
+
+        async def close() -> None:
+            await direct.aclose()
+            await proxied.aclose()
+
+        return cls(httpx2, direct.handle_async_request, close, proxied)
 
     @classmethod
     def of_transport(cls, module: ModuleType, transport: Any) -> Self:
@@ -88,15 +104,24 @@ class InterfaceChannel:
         if self._closing:
             raise UpstreamUnreachable("The connections to this upstream have been closed.")
         self._calls += 1
+        proxy = None if self._proxied is None else self._proxied.of(url)
+        way = where(url, proxy)
         try:
-            response = await self._ask(method, url, complete, body, connect)
+            response = await self._ask(method, url, complete, body, connect, proxy=proxy)
         except BaseException:
             await self.done()
             raise
-        return InterfaceAnswer(self, self._module, response)
+        answer = InterfaceAnswer(self, self._module, response, way)
+        if proxy is not None and answer.status == _PROXY_REFUSES:
+            await answer.aclose()
+            raise refused_by_proxy(answer.status, way)
+        return answer
 
-    async def _ask(self, method: str, url: Address, headers: Headers, body: bytes, connect: float) -> Any:
-        module = self._module
+    async def _ask(
+        self, method: str, url: Address, headers: Headers, body: bytes, connect: float, *, proxy: Proxy | None
+    ) -> Any:
+        module, way = self._module, where(url, proxy)
+        send = self._send if proxy is None or self._proxied is None else self._proxied.send(proxy)
         target = module.URL(str(url))
         tried_again = False
         while True:
@@ -114,9 +139,9 @@ class InterfaceChannel:
             try:
                 # One clock for the place in the pool, DNS, TCP and TLS; a host's transport may not say when it stops.
                 async with asyncio.timeout(connect if self._close else None) as progress.clock:
-                    return await self._send(request)
+                    return await send(request)
             except (module.HTTPError, OSError) as broken:
-                fault = _fault(module, broken)
+                fault = _fault(module, broken, way, connect)
                 await progress.hang_up()
                 if tried_again or not progress.on_old_connection or not isinstance(fault, UpstreamUnreachable):
                     raise fault from broken
@@ -126,7 +151,7 @@ class InterfaceChannel:
                 if progress.sending:
                     raise
                 # anyio stumbles over a name that has no address.
-                raise UpstreamUnreachable("The upstream could not be reached.") from broken
+                raise UpstreamUnreachable(UNREACHABLE, reason=f"the name has no address: {way}") from broken
             except BaseException:
                 await progress.hang_up()
                 raise
@@ -142,6 +167,28 @@ class InterfaceChannel:
         self._closing = True
         if not self._calls and self._close:
             await self._close()
+
+
+class _Proxied:
+    """One transport for each proxy, made when the first call goes through it."""
+
+    def __init__(self, proxies: Proxies, make: Callable[[Proxy | None], httpx2.AsyncHTTPTransport]) -> None:
+        self.of = proxies.of
+        self._make = make
+        self._transports: dict[str, httpx2.AsyncHTTPTransport] = {}
+
+    def send(self, proxy: Proxy) -> Send:
+        """What sends through this proxy."""
+        name = str(proxy.address)
+        transport = self._transports.get(name)
+        if transport is None:
+            transport = self._transports[name] = self._make(proxy)
+        return transport.handle_async_request
+
+    async def aclose(self) -> None:
+        """Close all of them."""
+        for transport in self._transports.values():
+            await transport.aclose()
 
 
 class _Progress:
@@ -178,12 +225,13 @@ class _Progress:
 class InterfaceAnswer(Answer):
     """An answer that arrives through a response of httpx2 or httpx."""
 
-    __slots__ = ("_channel", "_module", "_open", "_pieces", "_response", "_whole")
+    __slots__ = ("_channel", "_module", "_open", "_pieces", "_response", "_where", "_whole")
 
-    def __init__(self, channel: InterfaceChannel, module: ModuleType, response: Any) -> None:
+    def __init__(self, channel: InterfaceChannel, module: ModuleType, response: Any, way: str) -> None:
         super().__init__(response.status_code, response.headers.get("content-encoding"))
         self._channel = channel
         self._module = module
+        self._where = way
         self._response = response
         # Past the response's own reading, which would decode without bounds.
         self._pieces: AsyncIterator[bytes] = response.stream.__aiter__()
@@ -208,7 +256,7 @@ class InterfaceAnswer(Answer):
                     return piece
         except (self._module.HTTPError, OSError) as broken:
             await self.aclose()
-            raise _fault(self._module, broken) from broken
+            raise _fault(self._module, broken, self._where, None) from broken
         except BaseException:
             await self.aclose()
             raise
@@ -245,17 +293,12 @@ def _surplus(stream: object) -> bool:
     return False
 
 
-def _fault(module: ModuleType, broken: BaseException) -> UpstreamError:
+def _fault(module: ModuleType, broken: BaseException, way: str, connect: float | None) -> UpstreamError:
     """Our error for one of theirs."""
-    cause: BaseException | None = broken
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return UpstreamUntrusted("The upstream's certificate was not accepted.")
-        cause = cause.__cause__ or cause.__context__
     if isinstance(broken, module.TimeoutException | TimeoutError):
-        return UpstreamConnectTimeout("The upstream could not be reached in time.")
+        return late(connect or 0, way)
+    if isinstance(broken, module.ProxyError) and str(broken)[:3].isdecimal():
+        return refused_by_proxy(int(str(broken)[:3]), way)
     if isinstance(broken, module.RemoteProtocolError) and not str(broken).startswith(_CUT_SHORT):
-        return UpstreamProtocolError("What the upstream sent is not HTTP.")
-    if isinstance(broken, module.ConnectError):
-        return UpstreamNotConnected("The upstream could not be reached.")
-    return UpstreamUnreachable("The connection to the upstream broke.")
+        return UpstreamProtocolError("What the upstream sent is not HTTP.", reason=not_http(broken, way))
+    return unreachable(broken, way, connected=not isinstance(broken, module.ConnectError | module.ProxyError))

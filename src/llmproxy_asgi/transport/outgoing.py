@@ -4,9 +4,11 @@ Framing belongs to this package. A header that says how the body is delimited or
 out wherever it comes from, so no two readers of one request can disagree about where it ends.
 """
 
+import socket
 from collections.abc import Sequence
+from ipaddress import AddressValueError, IPv6Address
 from typing import TypeAlias
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from typing_extensions import override
 
@@ -63,6 +65,12 @@ class Address:
         host = b"[%b]" % raw_host if b":" in raw_host else raw_host
         self.netloc = host if port is None else b"%b:%d" % (host, port)
 
+    @property
+    def where(self) -> str:
+        """The host and port, as a message names them."""
+        port = "" if self.port is not None else f":{_PORTS[self.scheme]}"
+        return self.netloc.decode("ascii") + port
+
     @override
     def __str__(self) -> str:
         return f"{self.scheme}://{self.netloc.decode('ascii')}{self.raw_path.decode('ascii')}"
@@ -79,10 +87,11 @@ def address(text: str) -> Address:
     try:
         parts = urlsplit(text)
         host, port = parts.hostname or "", parts.port
-        raw_host = host.encode("idna")  # also where it is ASCII: what DNS cannot hold would fail in every call
+        # Also where it is ASCII: what DNS cannot hold would fail in every call.
+        raw_host = _canonical(host).encode("idna")
     except ValueError as broken:
         raise MisuseError("An upstream's address is not a URL, or names a port that does not exist.") from broken
-    if parts.scheme not in _PORTS or not _is_host(raw_host):
+    if parts.scheme not in _PORTS or not _is_host(raw_host) or not _is_literal_sound(parts, _canonical(host)):
         raise MisuseError("An upstream's address must begin with http:// or https:// and name a host.")
     if port == 0:
         raise MisuseError("An upstream's address names a port that does not exist.")
@@ -100,6 +109,30 @@ def address(text: str) -> Address:
 
 def _is_host(host: bytes) -> bool:
     return bool(host) and not host.translate(None, _HOST)
+
+
+def _is_literal_sound(parts: SplitResult, host: str) -> bool:
+    """Whether an address that is written as a number is one: what is none fails later, otherwise on each transport."""
+    netloc = parts.netloc.rpartition("@")[2]
+    if netloc.startswith("["):
+        try:
+            IPv6Address(host)
+        except AddressValueError:
+            return False
+        return netloc.rpartition("]")[2][:1] in ("", ":")
+    if not host.rstrip(".").rpartition(".")[2].isdecimal():
+        return True
+    return host.count(".") == 3 and all(part.isdecimal() and int(part) < 256 for part in host.split("."))
+
+
+def _canonical(host: str) -> str:
+    """IPv4 as four decimal numbers in whatever form it is written (``127.1``); anything else as it is."""
+    if not host.rpartition(".")[2].isdecimal():
+        return host
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host))
+    except OSError:
+        return host
 
 
 def verb(method: str) -> bytes:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import httpx  # noqa: TID251 - only to say in types what is accepted
     import httpx2
 
+    from llmproxy_asgi.transport.proxies import Proxies
+
     Injected: TypeAlias = httpx2.AsyncBaseTransport | httpx2.AsyncClient | httpx.AsyncBaseTransport | httpx.AsyncClient
 
 _log = logging.getLogger("llmproxy_asgi.transport")
@@ -39,6 +41,7 @@ class Pool:
         limits: What may be open at once.
         fast: Whether to go through aiohttp: None where it is installed, True or else complain, False never.
         verify: Whether to check certificates, or the TLS context that does; it is made to offer HTTP/1.1 alone.
+        proxies: Which calls go through an outgoing proxy; None: none does. A host's own transport has its own.
 
     Raises:
         MisuseError: `transport` is nothing we can use, or `fast` is asked for and aiohttp is not there.
@@ -51,12 +54,13 @@ class Pool:
         limits: Limits | None = None,
         fast: bool | None = None,
         verify: bool | ssl.SSLContext = True,
+        proxies: "Proxies | None" = None,
     ) -> None:
         limits = limits or Limits()
         if isinstance(verify, ssl.SSLContext):
             verify.set_alpn_protocols(["http/1.1"])
         self._trust = Trust(verify) if transport is None else None
-        self._make = _theirs(transport) if self._trust is None else _ours(limits, self._trust, fast=fast)
+        self._make = _theirs(transport) if self._trust is None else _ours(limits, self._trust, proxies, fast=fast)
         # A host's transport is shared as the host shares it; ours are bound to the loop they were opened on.
         self._shared = None if transport is None else self._make()
         self._channels: dict[asyncio.AbstractEventLoop, Channel] = {}
@@ -166,7 +170,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_parents)
 
 
-def _ours(limits: Limits, trust: Trust, *, fast: bool | None) -> Callable[[], Channel]:
+def _ours(limits: Limits, trust: Trust, proxies: "Proxies | None", *, fast: bool | None) -> Callable[[], Channel]:
     if fast is not False:
         problem = "it is not installed (the extra `speed` brings it)"
         if importlib.util.find_spec("aiohttp") is not None:
@@ -174,13 +178,13 @@ def _ours(limits: Limits, trust: Trust, *, fast: bool | None) -> Callable[[], Ch
 
             problem = incompatibility()
             if not problem:
-                return functools.partial(AiohttpChannel, limits, trust)
+                return functools.partial(AiohttpChannel, limits, trust, proxies)
             _log.warning("aiohttp is not used for calls to upstreams, which makes them slower: %s", problem)
         if fast:
             raise MisuseError(f"`fast=True` needs aiohttp, but {problem}.")
     from llmproxy_asgi.transport.interface import InterfaceChannel
 
-    return functools.partial(InterfaceChannel.built_in, limits, trust)
+    return functools.partial(InterfaceChannel.built_in, limits, trust, proxies)
 
 
 def _theirs(transport: Any) -> Callable[[], Channel]:

@@ -325,6 +325,8 @@ def sick(monkeypatch: pytest.MonkeyPatch) -> dict[str, int | Exception]:
             said = says.get(request.headers["authorization"].removeprefix("Bearer "), 200)
             if isinstance(said, Exception):
                 raise said
+            if request.method == "POST" and said == 200:  # an empty request: right path, right key, wrong body
+                return httpx2.Response(400, json={"error": {"message": "you must provide a model parameter"}})
             return httpx2.Response(said, json={})
 
     monkeypatch.setattr("llmproxy_asgi.runtime.Live", functools.partial(Live, transports={"*": Said()}))
@@ -347,18 +349,22 @@ providers:
     told = run("doctor")
     assert told.exit_code == 1
     assert "sk-" not in told.output
-    head, *rows = [line.split("  ") for line in told.stdout.splitlines()]
+    table, *why = told.stdout.split("\n\n")
+    head, *rows = [line.split("  ") for line in table.splitlines()]
     shown = [[cell.strip() for cell in row if cell] for row in rows]
     assert [cell.strip() for cell in head if cell] == ["PROVIDER", "CREDENTIAL", "STATE", "SECONDS"]
     assert [(row[0], row[2]) for row in shown] == [
         ("one", "ok"),
         ("one", "the credential is refused"),
-        ("two", "it fails, or cannot be reached"),
-        ("three", "it is overloaded"),
+        ("two", "cannot be reached"),
+        ("three", "is overloaded"),
         ("simulated", "ok"),
     ]
     assert shown[0][1] != shown[1][1]
     assert all(float(row[3]) >= 0 for row in shown)
+    assert [each.partition(" (")[0] for each in why] == ["one", "two", "three"]
+    assert "Replace api_key." in why[0]
+    assert f"base_url is {UPSTREAM}" in why[1]
     assert "3 of 5 not well" in told.stderr
 
 

@@ -152,10 +152,14 @@ def _upstream_error(
         "protocol": PROTOCOL if native else None,
         "upstream_status": status,
         "upstream_request_id": request_id,
-        "code": code if isinstance(code, str) else None,
+        # A code of a failure is about the vendor's own house, not about the caller.
+        "code": code if isinstance(code, str) and status < 500 else None,
         "retry_after": wait_within(native) if wait is None else wait,
     }
-    if status in {401, 403}:
+    if status == 403 and kind in _REFUSED_403:
+        refusal, what = _REFUSED_403[kind]
+        return refusal(_reason(native, "The upstream refused the request."), status=403, kind=what, **same)
+    if status in {401, 403} or (status < 500 and kind == "authentication_error"):
         return UpstreamAuthFailed("The upstream refused the gateway's credential.", **{**same, **_SECRET})
     if status == 402 or kind == "billing_error":
         return UpstreamQuotaSpent("The gateway's quota at the upstream is spent.", **{**same, **_SECRET})
@@ -174,6 +178,11 @@ def _upstream_error(
     return UpstreamFailed("The upstream failed.", **same)
 
 
+_REFUSED_403: dict[str, tuple[type[UpstreamRefused], ErrorKind]] = {
+    "invalid_request_error": (UpstreamRefused, ErrorKind.FORBIDDEN),
+    "not_found_error": (UpstreamUnsuited, ErrorKind.FORBIDDEN),
+}
+"""The types of a 403 that is about the request or the model; any other is about the credential."""
 _SECRET: dict[str, Any] = {"native": None, "protocol": None, "code": None}
 """What an error about the operator's own account must not carry on."""
 _REFUSED_KINDS = {

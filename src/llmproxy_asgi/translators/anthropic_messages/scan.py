@@ -22,7 +22,7 @@ class MessagesScan(Scan):
     """The eyes for one stream."""
 
     # The type within the JSON, and the key of an error; words like these in a text are escaped and do not hit.
-    pattern = (re.compile(rb'message_(?:delta|stop)"'), re.compile(rb'error"'))
+    pattern = (re.compile(rb'message_(?:delta|stop)"'), re.compile(rb'error["\r\n]'))
     model_path: ClassVar[tuple[str, ...]] = ("message", "model")
     model_repeats: ClassVar[bool] = False
 

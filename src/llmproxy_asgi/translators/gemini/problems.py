@@ -160,7 +160,11 @@ def _judged(
     }
     secret = {**same, "native": None, "protocol": None}
     # Google answers a wrong key with 400; only the reason tells.
-    if status in {401, 403} or any(reason.startswith("API_KEY") for reason in reasons):
+    refused_key = _is_unauthenticated(native) or any(reason.startswith(_CREDENTIAL_REASONS) for reason in reasons)
+    if status == 403 and not refused_key and not reasons and _is_about_request(native):
+        message = _reason(native, "The upstream refused the request.")
+        return UpstreamUnsuited(message, status=403, kind=ErrorKind.FORBIDDEN, **same)
+    if status in {401, 403} or (status < 500 and refused_key):
         return UpstreamAuthFailed("The upstream refused the gateway's credential.", **secret)
     if status == 402 or (status == 429 and _spent(native)):
         spent = UpstreamQuotaSpent("The gateway's quota at the upstream is spent.", **secret)
@@ -179,6 +183,18 @@ def _judged(
     if native is None:
         return UpstreamProtocolError("The upstream answered with an error that cannot be read.", **same)
     return UpstreamFailed("The upstream failed.", **same)
+
+
+_CREDENTIAL_REASONS = ("API_KEY", "ACCESS_TOKEN", "CREDENTIALS_MISSING", "ACCOUNT_STATE_INVALID")
+
+
+def _is_unauthenticated(native: Mapping[str, Any] | None) -> bool:
+    return native is not None and str(native.get("status")).upper() == "UNAUTHENTICATED"
+
+
+def _is_about_request(native: Mapping[str, Any] | None) -> bool:
+    """Whether a 403 names the resource that may not be used, or the field that says so."""
+    return any(True for kind in ("ResourceInfo", "BadRequest") for _ in _details(native, kind))
 
 
 _REFUSED_KINDS = {
@@ -215,9 +231,14 @@ def _reason(native: Mapping[str, Any] | None, otherwise: str) -> str:
 
 def _values(native: Mapping[str, Any] | None, kind: str, key: str) -> Iterator[str]:
     """The texts under a key in the details of one kind, or in the lists within them."""
-    details = native.get("details") if native else None
-    for detail in details if isinstance(details, list) else ():
-        if not isinstance(detail, dict) or not str(detail.get("@type")).endswith(kind):
-            continue
+    for detail in _details(native, kind):
         rows = [detail, *(row for value in detail.values() if isinstance(value, list) for row in value)]
         yield from (row[key] for row in rows if isinstance(row, dict) and isinstance(row.get(key), str))
+
+
+def _details(native: Mapping[str, Any] | None, kind: str) -> Iterator[JSONObject]:
+    """The details of one kind."""
+    details = native.get("details") if native else None
+    for detail in details if isinstance(details, list) else ():
+        if isinstance(detail, dict) and str(detail.get("@type")).endswith(kind):
+            yield detail

@@ -54,7 +54,7 @@ class ChunkScan(Scan):
 
     pattern: ClassVar[tuple[re.Pattern[bytes], ...]] = (
         re.compile(rb'"finishReason"\s*:\s*"'),
-        re.compile(rb'"error"\s*:\s*[^n\s]'),
+        re.compile(rb'error(?:"\s*:\s*[^n\s]|[\r\n])'),
         re.compile(rb'"blockReason"\s*:\s*"'),
         re.compile(rb'\{\s*"usageMetadata"'),
         re.compile(rb"\[DONE\]"),

@@ -89,6 +89,41 @@ _QUOTA_CODES = frozenset(
 _MODEL_CODES = frozenset(
     {"model_not_found", "deploymentnotfound", "model_not_exist", "notfounderror", "model_not_available"}
 )
+_CREDENTIAL_CODES = frozenset(
+    {
+        "invalid_api_key",
+        "incorrect_api_key",
+        "invalid_api_key_error",
+        "invalidapikey",
+        "api_key_invalid",
+        "missing_api_key",
+        "no_api_key",
+        "expired_api_key",
+        "api_key_expired",
+        "api_key_disabled",
+        "api_key_revoked",
+        "invalid_key",
+        "key_revoked",
+        "authentication_error",
+        "authentication_failed",
+        "authenticationerror",
+        "invalid_authentication",
+        "invalid_authentication_error",
+        "invalid_credentials",
+        "invalid_token",
+        "token_expired",
+        "token_invalidated",
+        "unauthenticated",
+        "unauthorized",
+        "unauthorized_error",
+        "account_deactivated",
+        "organization_deactivated",
+        "organization_not_found",
+        "invalid_organization",
+        "ip_not_authorized",
+    }
+)
+"""Codes that speak of the credential, whatever the status: some vendors answer a refused key with a 400."""
 ABOUT_THE_INPUT = frozenset(
     {
         "invalid_prompt",
@@ -113,6 +148,8 @@ ABOUT_THE_INPUT = frozenset(
 )
 """Codes with which an answer that began well is refused after all."""
 
+_ABOUT_THE_REQUEST = ABOUT_THE_INPUT | {"content_filter", "content_policy_violation", "moderation_blocked"}
+
 _STREAM_STATUSES: Mapping[str, int] = {
     "rate_limit_error": 429,
     "rate_limit_exceeded": 429,
@@ -129,8 +166,7 @@ _STREAM_STATUSES: Mapping[str, int] = {
     "badrequesterror": 400,
     "content_filter": 400,
     "content_policy_violation": 400,
-    "authentication_error": 401,
-    "invalid_api_key": 401,
+    **dict.fromkeys(_CREDENTIAL_CODES, 401),
     "permission_error": 403,
     "vector_store_timeout": 504,
     **dict.fromkeys(ABOUT_THE_INPUT, 400),
@@ -228,9 +264,13 @@ def _judge(
         "upstream_request_id": request_id,
         "native": found,
         "protocol": protocol if found is not None else None,
-        "code": _text(found, "code"),
+        # A code of a failure is about the vendor's own house: callers would act on it as if it were about them.
+        "code": _text(found, "code") if status < 500 else None,
     }
-    if status in {401, 403}:
+    if status == 403 and not words & _CREDENTIAL_CODES and (refusal := _forbidden(found or {}, words)) is not None:
+        message = _message(found) or "The upstream refused the request with status 403."
+        return refusal(message, status=403, kind=ErrorKind.FORBIDDEN, param=_text(found, "param"), **seen)
+    if status in {401, 403} or (400 <= status < 500 and words & _CREDENTIAL_CODES):
         return UpstreamAuthFailed(
             "The upstream refused the gateway's credential.", **{**seen, "native": None, "code": None}
         )
@@ -249,6 +289,15 @@ def _judge(
     if status < 400:
         return UpstreamProtocolError(f"The upstream answered with status {status}, which has no meaning here.", **seen)
     return UpstreamFailed(f"The upstream failed with status {status}.", **seen)
+
+
+def _forbidden(found: Mapping[str, Any], words: frozenset[str]) -> type[UpstreamRefused] | None:
+    """What a 403 is that is about the model or the request; None: it is about the credential."""
+    if words & _MODEL_CODES or found.get("param") == "model":
+        return UpstreamUnsuited
+    metadata = found.get("metadata")
+    flagged = type(metadata) is dict and ("reasons" in metadata or "flagged_input" in metadata)  # OpenRouter's
+    return UpstreamRefused if flagged or words & _ABOUT_THE_REQUEST or _text(found, "param") else None
 
 
 def _refused(

@@ -35,7 +35,7 @@ class ChatScan(Scan):
         # Without the keys' first quotes: an expression that begins with a rare letter is found faster.
         re.compile(rb'finish_reason"[ \t]*:[ \t]*"'),
         re.compile(rb'usage"[ \t]*:[ \t]*\{'),
-        re.compile(rb'error"[ \t]*:[ \t]*[^n \t]'),
+        re.compile(rb'error(?:"[ \t]*:[ \t]*[^n \t]|[\r\n])'),
         re.compile(rb"\[DONE\]"),
     )
 

@@ -34,7 +34,7 @@ class ResponsesScan(Scan):
     # Words like these in a text are escaped and do not hit: their quotes are.
     pattern = (
         re.compile(rb'"response\.(?:completed|incomplete|failed|cancelled|output_item\.done)"'),
-        re.compile(rb'"error"'),
+        re.compile(rb'error["\r\n]'),
         re.compile(rb"\[DONE\]"),
     )
     model_path = ("response", "model")
