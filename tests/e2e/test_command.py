@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,6 +53,15 @@ class Running:
                 return found[1] if found.groups() else found[0]
         self.errors += self.process.communicate(timeout=GUARD)[1]
         pytest.fail(f"ended with {self.process.returncode}\n{self.output}\n{self.errors}")
+
+    def read_errors_until(self, words: str) -> None:
+        """Read what it logs, up to a line that holds some words."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.errors += line
+            if words in line:
+                return
+        pytest.fail(self.errors)
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; the exit code."""
@@ -228,6 +237,76 @@ def _patiently(client: httpx2.Client, url: str) -> httpx2.Response:
             return ask(client, url)
         except httpx2.ConnectError:
             time.sleep(0.05)
+
+
+OTHER_KEY = "llmp_e2e-other-0123456789"
+
+
+def accepts(address: str, key: str) -> bool:
+    """Whether some worker takes a key; each question is a connection of its own."""
+    headers = {"authorization": f"Bearer {key}"}
+    try:
+        return httpx2.get(f"{address}/v1/models", headers=headers, timeout=GUARD, trust_env=False).is_success
+    except httpx2.ConnectError:
+        return False  # no worker listens yet
+
+
+def children(pid: int) -> set[int]:
+    return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()}
+
+
+def until(happens: Callable[[], bool]) -> None:
+    """Wait for something that has to happen."""
+    for _ in range(GUARD * 20):
+        if happens():
+            return
+        time.sleep(0.05)
+    pytest.fail("it did not happen")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_hang_up_takes_up_the_files_and_cuts_no_stream(tmp_path: Path, client: httpx2.Client, workers: int) -> None:
+    """At SIGHUP every process serves what its files say now; streams, old and new calls, and the processes go on."""
+    with serving(tmp_path, "--workers", str(workers), config=SERVED.replace("2ms", "100ms")) as (command, url):
+        until(lambda: all(accepts(url, KEY) for _ in range(2 * workers)))
+        workers_before = children(command.process.pid)
+        body = {"model": "simulated/story", "stream": True, "messages": [{"role": "user", "content": "go on"}]}
+        headers = {"authorization": f"Bearer {KEY}"}
+        with client.stream("POST", f"{url}/v1/chat/completions", json=body, headers=headers) as response:
+            lines = response.iter_lines()
+            next(lines)
+            (tmp_path / "llmproxy.yaml").write_text(SERVED.replace(KEY, OTHER_KEY), encoding="utf-8")
+            command.process.send_signal(signal.SIGHUP)
+            until(lambda: all(accepts(url, OTHER_KEY) for _ in range(10)))
+            assert not any(accepts(url, KEY) for _ in range(10))
+            assert [line for line in lines if line][-1] == "data: [DONE]"
+        (tmp_path / "llmproxy.yaml").write_text("provders: {}\n", encoding="utf-8")
+        command.process.send_signal(signal.SIGHUP)
+        command.process.send_signal(signal.SIGHUP)
+        assert all(accepts(url, OTHER_KEY) for _ in range(10))
+        assert children(command.process.pid) == workers_before
+        assert command.end() == 0
+    assert "provders: unknown key; did you mean 'providers'?" in command.errors
+
+
+def test_hang_up_opens_nothing(tmp_path: Path) -> None:
+    """Who may reach the process was decided when it started: `access.mode: open` is not taken up."""
+    with serving(tmp_path) as (command, url):
+        (tmp_path / "llmproxy.yaml").write_text("providers: {simulated: }\naccess: {mode: open}\n", encoding="utf-8")
+        command.process.send_signal(signal.SIGHUP)
+        command.read_errors_until("access.mode: open needs a restart")
+        assert accepts(url, KEY)
+        assert not accepts(url, OTHER_KEY)
+        assert command.end() == 0
+
+
+def test_hang_up_before_it_serves_is_kept(tmp_path: Path) -> None:
+    """A signal that comes while the process starts does not end it; it is handled once it serves."""
+    with serving(tmp_path) as (command, url):  # printed before the server begins
+        command.process.send_signal(signal.SIGHUP)
+        command.read_errors_until("Took up ")
+        assert accepts(url, KEY)
+        assert command.end() == 0
 
 
 def test_access_log_holds_no_key(tmp_path: Path, client: httpx2.Client) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from llmproxy_asgi.cli.ending import hold_hang_up
 from llmproxy_asgi.cli.reading import fail
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def end_well() -> None:
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
+    hold_hang_up()
 
 
 def _leave(_number: int, _frame: object) -> NoReturn:
@@ -127,7 +129,13 @@ def run_workers(factory: str, address: Address, *, workers: int, **options: Any)
     """
     import uvicorn
 
-    uvicorn.run(factory, factory=True, workers=workers, host=address.ip, port=address.port, **_options(**options))
+    from llmproxy_asgi.cli.supervisor import Supervisor
+
+    plan = uvicorn.Config(
+        factory, factory=True, workers=workers, host=address.ip, port=address.port, **_options(**options)
+    )
+    with closing(plan.bind_socket()) as listener:
+        Supervisor.over(plan, listener).run()
 
 
 def settings(app: "ASGIApp", **options: Any) -> "uvicorn.Config":

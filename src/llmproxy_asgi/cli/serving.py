@@ -51,7 +51,8 @@ def serve(  # noqa: PLR0917  each is an option of the command
 ) -> None:
     """Serve a configuration by itself, without a host application.
 
-    With `access.mode: open` only this machine may call, under the name localhost, unless `--insecure-open` is given.
+    At SIGHUP it takes up its files again; what is wrong in them changes nothing. With `access.mode: open` only this
+    machine may call, under the name localhost, unless `--insecure-open` is given.
     """
     from llmproxy_asgi.cli import listening
 
@@ -72,16 +73,18 @@ def serve(  # noqa: PLR0917  each is an option of the command
     listening.end_well()
     listener = listening.listen(address)
     address = listening.at(listener)
-    local_hosts = is_open and not insecure_open
+    files = [os.path.abspath(path) for path in config or [USUAL]]  # noqa: PTH100  links stay what they are
+    local_hosts, may_open = is_open and not insecure_open, is_open or insecure_open
     if workers == 1:
         _announce(plan, address, where)
-        app = worker.serving(LLMProxy(plan), prefix=where, local_hosts=local_hosts, window=seconds)
+        app = worker.serving(
+            LLMProxy(plan), prefix=where, local_hosts=local_hosts, window=seconds, files=files, may_open=may_open
+        )
         listening.run(app, listener, graceful=seconds, log_level=log_level, access_log=access_log)
         return
     listener.close()  # it was only to see whether the address can be had; uvicorn binds for its workers
     _announce(plan, address, where)
-    files = [os.path.abspath(path) for path in config or [USUAL]]  # noqa: PTH100  links stay what they are
-    worker.instruct(files, prefix=where, local_hosts=local_hosts, window=seconds)
+    worker.instruct(files, prefix=where, local_hosts=local_hosts, window=seconds, may_open=may_open)
     listening.run_workers(
         worker.FACTORY, address, workers=workers, log_level=log_level, access_log=access_log, graceful=seconds
     )

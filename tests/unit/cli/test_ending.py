@@ -48,11 +48,49 @@ async def alive(_scope: Scope, receive: Receive, _send: Send) -> None:
     await receive()
 
 
+async def hang_up_of(made: Process, app: DrainsAtSignals, times: int) -> None:
+    """Start an application and hang up; the signals are given back to the process that runs the tests."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.signal(number, made.server) for number in numbers}
+    try:
+        await start(app)
+        for _ in range(times):
+            await made.ask(signal.SIGHUP)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+async def test_hang_up_reloads_once_more_for_all_that_came_meanwhile() -> None:
+    """One reload at a time, and one more behind it if the files may have changed since; nobody is told to end."""
+    made, reads = Process(), asyncio.Semaphore(0)
+
+    async def reload() -> None:
+        made.told.append("reload")
+        await reads.acquire()
+
+    await hang_up_of(made, DrainsAtSignals(alive, made.drain, window=WINDOW, reload=reload), times=3)
+    assert made.told == ["reload"]
+    for _ in range(3):
+        reads.release()
+        await made.breathe()
+    assert made.told == ["reload", "reload"]
+
+
+async def test_hang_up_without_files_is_a_wish_for_the_end() -> None:
+    """What has nothing to take up again drains, and then the server is told as by SIGTERM."""
+    made = Process()
+    await hang_up_of(made, DrainsAtSignals(alive, made.drain, window=WINDOW), times=1)
+    assert made.told == [WINDOW]
+    assert await made.end(WINDOW) == [WINDOW, "SIGTERM"]
+
+
 @pytest.fixture
 async def process() -> AsyncIterator[Process]:
     """With a gateway that is served; the signals are given back to the process that runs the tests."""
     made = Process()
-    before = {number: signal.signal(number, made.server) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.signal(number, made.server) for number in numbers}
     await start(DrainsAtSignals(alive, made.drain, window=WINDOW))
     yield made
     for number, handler in before.items():

@@ -90,7 +90,7 @@ async def test_workers_serve_what_they_are_told(tmp_path: Any, monkeypatch: pyte
     monkeypatch.setattr(os, "environ", dict(os.environ))
     file = tmp_path / "a.yaml"
     file.write_text("providers: {simulated: }\naccess: {mode: open}\n", encoding="utf-8")
-    instruct([str(file)], prefix="/llm", local_hosts=True, window=0)
+    instruct([str(file)], prefix="/llm", local_hosts=True, window=0, may_open=True)
     assert VARIABLE in os.environ
     assert (await answer(from_environment(), "/llm/health", b"localhost"))[0]["status"] == 200
 
