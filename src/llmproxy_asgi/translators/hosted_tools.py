@@ -130,6 +130,8 @@ def read_typed(tools: Any, path: str, targets: Callable[[Mapping[str, Any]], Ite
         if not isinstance(tool, dict):
             continue
         kind = tool.get("type")
+        if kind == "namespace":
+            yield from read_typed(tool.get("tools"), f"{path}[{number}].tools", targets)
         if kind is not None and tool_kind(str(kind)) not in _CALLER_RUN:
             yield from (Asked(f"{path}[{number}]", str(kind), target) for target in targets(tool))
 

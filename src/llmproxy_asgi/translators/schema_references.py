@@ -8,7 +8,6 @@ definition, and the place itself a reference to it; nothing is written twice but
 
 import re
 from collections.abc import Iterator, Mapping
-from itertools import count
 from typing import Any
 from urllib.parse import unquote
 
@@ -66,6 +65,7 @@ class _References:
         self._root = root
         self._names: dict[Pointer, str] = {}
         self._taken: set[str] = set()
+        self._repeats: dict[str, int] = {}
         self.changes = "definitions" in root
         for top in _TOPS:
             held = root.get(top)
@@ -92,8 +92,10 @@ class _References:
 
     def _name(self, pointer: Pointer, wanted: str) -> None:
         safe = wanted if _SAFE.fullmatch(wanted) else _UNSAFE.sub("_", wanted)[:60] or "definition"
-        free = (safe if number < 2 else f"{safe}.{number}" for number in count(1))
-        name = next(name for name in free if name not in self._taken)
+        name = safe
+        while name in self._taken:
+            self._repeats[safe] = self._repeats.get(safe, 1) + 1
+            name = f"{safe}.{self._repeats[safe]}"
         self.changes |= name != wanted
         self._taken.add(name)
         self._names[pointer] = name

@@ -226,7 +226,7 @@ class _Form:
             made["items"] = self._schema(node["items"])
         for key, value in node.items():
             if key == "format":
-                self._kept(key, value, made, notes, kept=value in self._demands.formats)
+                self._kept(key, value, made, notes, kept=isinstance(value, str) and value in self._demands.formats)
             elif key not in _SAID and key not in _SILENT:
                 self._kept(key, value, made, notes, kept=self._enforces(key, value))
         return self._described(made, node, notes)

@@ -237,7 +237,7 @@ class _Lowering:
             case "const":
                 if not isinstance(value, str):
                     notes.append(_NOTED[key].format(_text(value)))
-            case "format" if value in _FORMATS:
+            case "format" if isinstance(value, str) and value in _FORMATS:
                 made[key] = value
             case _ if key in _TAKEN:
                 made.setdefault(key, value)

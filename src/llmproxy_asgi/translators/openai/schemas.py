@@ -81,7 +81,10 @@ def answer_schema(output: OutputFormat, request: Request, can: Capabilities, los
 def _rooted(schema: JSONObject) -> JSONObject | None:
     """The schema with an object at its root, as the vendor demands it also of loose ones; None where it has none."""
     if isinstance(schema.get("$ref"), str):
-        schema = with_definitions(schema)
+        try:
+            schema = with_definitions(schema)
+        except RecursionError:
+            return None
     found: Any = schema
     for _ in range(_MOST_STEPS):
         name = definition_name(found.get("$ref"))

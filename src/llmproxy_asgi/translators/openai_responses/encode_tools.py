@@ -129,13 +129,14 @@ class ToolEncoder:
                 fields["parallel_tool_calls"] = choice.parallel
             else:
                 self._losses.add("dropped:parallel_tool_calls")
-        if choice.mode == "required" and not self._can.forced_tool_choice:
+        unforced = choice.mode == "required" and not self._can.forced_tool_choice
+        listed = len(choice.only) > (choice.mode == "required") and not self._can.allowed_tools
+        if unforced or (listed and choice.mode != "none"):
             self._losses.add("downgraded:tool_choice")
             if choice.only:
-                kept = [tool for tool in self._request.tools if tool.name in choice.only]
-                names = {self._names.outward(tool.name) for tool in kept}
+                names = {self._names.outward(tool.name) for tool in chosen(self._request, choice.only)}
                 fields["tools"] = [tool for tool in tools if tool.get("name", tool["type"]) in names] or tools
-            return {**fields, "tool_choice": "auto"}
+            return {**fields, "tool_choice": "auto" if unforced else choice.mode}
         said = self._said()
         return {**fields, "tool_choice": said} if said is not None else fields
 

@@ -572,6 +572,19 @@ def test_53_choices(choice: ToolChoice, found: Any) -> None:
     assert sent(tools=tools, tool_choice=choice)[0].get("tool_choice") == found
 
 
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_55_servers_without_allowed_lists_get_fewer_tools(mode: Any) -> None:
+    """The others are not offered, and that is said; a list of all tools is the bare mode everywhere."""
+    tools = (Tool(name="f"), Tool(name="g"), Tool(name="h"))
+    some = request(tools=tools, tool_choice=ToolChoice(mode=mode, only=("f", "h"), given=True))
+    body, warnings = encoded(some, allowed_tools=False)
+    assert ([tool["name"] for tool in body["tools"]], body["tool_choice"]) == (["f", "h"], mode)
+    assert warnings == ("downgraded:tool_choice",)
+    every = request(tools=tools, tool_choice=ToolChoice(mode=mode, only=("h", "g", "f"), given=True))
+    body, warnings = encoded(every, allowed_tools=False)
+    assert (len(body["tools"]), body["tool_choice"], warnings) == (3, mode, ())
+
+
 def test_choices_that_a_model_lacks() -> None:
     """A forced choice becomes a free one among fewer tools; who knows no parallel calls is told nothing of them."""
     choice = ToolChoice(mode="required", only=("f",), parallel=False, given=True)
