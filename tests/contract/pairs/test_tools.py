@@ -18,6 +18,7 @@ from support_pairs import (
     Reply,
     Stage,
     chat_chunks,
+    chat_whole,
     messages_events,
     sse,
 )
@@ -359,6 +360,68 @@ def test_allowed_tools_are_the_only_ones_offered(stage: Stage, lane: Lane, mode:
     assert [tool["name"] for tool in stage.asked["tools"]] == ["one", "three"]
     assert stage.asked["tool_choice"] == {"type": "auto" if mode == "auto" else "any"}
     assert "downgraded:tool_choice" in answer.warnings
+
+
+def every(client: str, mode: str, *names: str) -> dict[str, Any]:
+    """A choice among all the tools there are, in the caller's words."""
+    if client == GEMINI:
+        return {"tool_config": chosen("ANY" if mode == "required" else "AUTO", *names)}
+    if client == CHAT:
+        named = [{"type": "function", "function": {"name": name}} for name in names]
+        return {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": named}}}
+    listed = [{"type": "function", "name": name} for name in names]
+    return {"tool_choice": {"type": "allowed_tools", "mode": mode, "tools": listed}}
+
+
+CROSSED = [(one, other) for one in (CHAT, RESPONSES, GEMINI) for other in (CHAT, RESPONSES, MESSAGES, GEMINI)]
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+@pytest.mark.parametrize(
+    "lane", [lane for one, other in CROSSED if one != other for lane in pairs(client=one, upstream=other, stream=True)]
+)
+def test_a_list_of_all_tools_is_the_bare_mode(stage: Stage, lane: Lane, mode: str) -> None:
+    """As frameworks say "any": the upstream is told its own word for it, and nothing is lost."""
+    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+    asked = {
+        **QUESTION[lane.client],
+        "tools": tools(lane.client, "one", "two"),
+        **every(lane.client, mode, "one", "two"),
+    }
+    answer = stage.ask(lane, **asked)
+    found = stage.asked.get("toolConfig") if lane.upstream == GEMINI else stage.asked["tool_choice"]
+    assert found == CHOICES[mode][lane.upstream]
+    assert "downgraded:tool_choice" not in answer.warnings
+
+
+@pytest.mark.parametrize("head", [{}, {"id": "call_0"}])
+@pytest.mark.parametrize("lane", pairs(client=RESPONSES, upstream=CHAT) + pairs(client=MESSAGES, upstream=CHAT))
+def test_parallel_calls_without_ids_are_answered_one_by_one(stage: Stage, lane: Lane, head: dict[str, Any]) -> None:
+    """Both on index nought, without ids or with the same: the SDK sees two, and each result finds its call."""
+    calls = [
+        {
+            "index": 0,
+            **head,
+            "type": "function",
+            "function": {"name": "get_weather", "arguments": f'{{"city":"{city}"}}'},
+        }
+        for city in ("Oslo", "Rome")
+    ]
+    if lane.stream:
+        frames = chat_chunks(*({"tool_calls": [each]} for each in calls), finish="tool_calls")
+        stage.play(sse(frames))
+    else:
+        stage.play(json_answer(200, chat_whole(tool_calls=calls, finish="tool_calls")))
+    made = stage.ask(lane, **QUESTION[lane.client], tools=tools(lane.client, "get_weather")).calls
+    assert [json.loads(call.arguments) for call in made] == [{"city": "Oslo"}, {"city": "Rome"}]
+    assert len({call.id for call in made}) == 2
+    stage.play(FINE.scenario(CHAT, stream=lane.stream))
+    results = {made[1].id: "rain", made[0].id: "snow"}
+    turns = [*begun(lane.client), *step(lane.client, list(made), results)]
+    stage.ask(lane, **conversation(lane.client, turns), tools=tools(lane.client, "get_weather"))
+    _, said, first, second = stage.asked["messages"]
+    told = {first["tool_call_id"]: first["content"], second["tool_call_id"]: second["content"]}
+    assert [told[call["id"]] for call in said["tool_calls"]] == ["snow", "rain"]
 
 
 @pytest.mark.fidelity(57)
