@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from llmproxy_asgi.errors import BadRequest
+from llmproxy_asgi.wire.json_body import decode
 
 _NAMES = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string"}
 
@@ -35,7 +36,7 @@ class Node:
         if found is None:
             return None
         try:
-            value = msgspec.json.decode(found)
+            value = decode(found)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BadRequest(f"{key} cannot be read: {error}.", param=key, code="invalid_value") from None
         except RecursionError:

@@ -8,7 +8,7 @@ This module refuses; it interprets nothing.
 import codecs
 from collections.abc import Iterator
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -18,6 +18,9 @@ _STEPS = bytes(1 if sign in b"[{" else 255 for sign in range(256))
 """Brackets to signed bytes: one level deeper, one level up."""
 _PIECE = 2**20
 """Bytes that one step takes at once, so that a worker thread lets go of the interpreter in between."""
+_STEP = 64 * 1024
+"""Bytes that are decoded in one step."""
+_ARRAY, _OBJECT = b"[{"
 _DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -116,6 +119,23 @@ def elements(array: msgspec.Raw) -> list[msgspec.Raw]:
         msgspec.MsgspecError: It is none.
     """
     return _LIST.decode(array)
+
+
+def decode(value: msgspec.Raw | bytes) -> Any:
+    """Decode a JSON value, a large one in many short steps, between which a thread lets go of the interpreter.
+
+    Raises:
+        msgspec.DecodeError: It cannot be read.
+        UnicodeDecodeError: A string in it is no UTF-8.
+        RecursionError: It nests too deep.
+    """
+    view = memoryview(value)
+    if len(view) > _STEP:
+        if view[0] == _ARRAY:
+            return [decode(each) for each in _LIST.decode(value)]
+        if view[0] == _OBJECT:
+            return {name: decode(each) for name, each in _DECODER.decode(value).items()}
+    return msgspec.json.decode(value)
 
 
 def _depth(brackets: bytes) -> int:

@@ -284,3 +284,50 @@ def test_chat_keeps_nothing() -> None:
     assert msgspec.json.decode(shared.body)["store"] is False
     assert shared.warnings == ("dropped:store",)
     assert msgspec.json.decode(spliced("openai-chat", body, stored=True).body)["store"] is True
+
+
+LOOSELY: list[tuple[str, dict[str, Any], bytes]] = [
+    ("openai-chat", {"messages": said({"type": "file", "file": {"file_id": "file_1"}})}, b"file_id"),
+    ("openai-chat", {"messages": said({"type": "file", "file": {"file_id": "file_1"}})}, b"file"),
+    ("anthropic-messages", {"messages": said({"type": "container_upload", "file_id": "file_1"})}, b"file_id"),
+    ("openai-responses", {"input": said({"type": "input_file", "file_id": "file_1"})}, b"file_id"),
+    (
+        "openai-responses",
+        {"input": "x", "tools": [{"type": "file_search", "vector_store_ids": ["vs_1"]}]},
+        b"vector_store_ids",
+    ),
+    ("gemini", {"contents": turn({"fileData": {"fileUri": "files/abc"}})}, b"fileUri"),
+    ("gemini", {"contents": turn({"fileData": {"fileUri": "files/abc"}})}, b"fileData"),
+]
+
+
+@pytest.mark.fault(57)
+@pytest.mark.parametrize(("protocol", "body", "word"), LOOSELY)
+def test_a_name_that_a_loose_reader_would_take_for_it_is_refused(
+    protocol: str, body: dict[str, Any], word: bytes
+) -> None:
+    """Capitals, escapes and letters that fold are no way around, alone or beside an innocent one."""
+    odd = [word.upper(), word.capitalize(), b"\\u00%02x" % ord(word[:1].upper()) + word[1:]]
+    for plain, folding in (
+        (b"s", b"\\u017f"),
+        (b"i", b"\\u0131"),
+        (b"s", "\u017f".encode()),
+        (b"i", "\u0131".encode()),
+    ):
+        if plain in word:
+            odd.append(word.replace(plain, folding, 1))
+    for spelling in odd:
+        with pytest.raises(Unsupported):
+            sent_as(protocol, body, partial(replaced, b'"%b":' % word, b'"%b":' % spelling))
+        beside = b'"%b":null,"%b":' % (word, spelling)
+        with pytest.raises(Unsupported):
+            sent_as(protocol, body, partial(replaced, b'"%b":' % word, beside))
+
+
+@pytest.mark.fault(57)
+def test_what_a_users_own_data_is_called_is_no_affair_of_ours() -> None:
+    """Arguments of calls and plain texts may hold any word."""
+    call = {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {"Type": "file", "File_ID": "x"}}
+    messages = [*said(), {"role": "assistant", "content": [call]}]
+    spliced("anthropic-messages", {"messages": messages})
+    spliced("openai-chat", {"messages": said({"type": "text", "text": 'a "File_Id": \u0131 \u017f'})})

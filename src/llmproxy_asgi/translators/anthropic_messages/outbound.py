@@ -31,11 +31,12 @@ from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, 
 from llmproxy_asgi.translators.counts import read_count, without
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.hosted_tools import refuse_encoded, refuse_spliced
-from llmproxy_asgi.translators.kept_elsewhere import refuse_named, unshared
+from llmproxy_asgi.translators.kept_elsewhere import Naming, refuse_named, unshared
 from llmproxy_asgi.translators.members import joined, renamed
 from llmproxy_asgi.translators.relay import Relay
 from llmproxy_asgi.translators.seals import WRAPPED, unwrap, usable
 from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
+from llmproxy_asgi.wire.json_body import decode
 
 _THINKING_BLOCK = re.compile(rb'"type"\s*:\s*"(?:redacted_)?thinking"')
 """Never found in a text: there the quotes are escaped."""
@@ -55,9 +56,6 @@ _NOT_COUNTED = frozenset(
     }
 )
 """Fields that the vendor's counter refuses; they change no count."""
-
-_FILE_ID = re.compile(rb'"file_id"')
-_SKILL = re.compile(rb'"skill_id"')
 
 
 class MessagesOutbound(Outbound):
@@ -137,8 +135,8 @@ def _refuse_named(raw: dict[str, Raw]) -> None:
         named = node.value if node is not None else None
         if isinstance(named, str) or (isinstance(named, dict) and named.get("id")):
             raise unshared("container")
-    refuse_named(raw, hint=_FILE_ID, within=("system", "messages"), named=_names)
-    refuse_named(raw, hint=_SKILL, within=("container",), named=_own_skill)
+    refuse_named(raw, _FILES, within=("system", "messages"))
+    refuse_named(raw, _SKILLS, within=("container",))
 
 
 def _own_skill(found: Mapping[str, Any]) -> tuple[str, ...]:
@@ -152,6 +150,10 @@ def _names(found: Mapping[str, Any]) -> tuple[str, ...] | None:
     return ("file_id",) if inside else ()
 
 
+_FILES = Naming("file_id", {"type", "file_id"}, _names)
+_SKILLS = Naming("skill_id", {"type", "skill_id"}, _own_skill)
+
+
 def _with_native_state(messages: Raw, upstream: Upstream) -> tuple[Raw, tuple[str, ...]]:
     """The conversation with state that we wrapped taken out, or put back where this upstream made it.
 
@@ -159,7 +161,7 @@ def _with_native_state(messages: Raw, upstream: Upstream) -> tuple[Raw, tuple[st
     refused with it. Bodies without wrapped state never come here.
     """
     try:
-        turns = msgspec.json.decode(messages)
+        turns = decode(messages)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return messages, ()  # the upstream says what is wrong with it
     dropped = searched = False

@@ -23,23 +23,25 @@ from llmproxy_asgi.translators.gemini.decode_stream import ChunkStream
 from llmproxy_asgi.translators.gemini.encode_request import encode_request
 from llmproxy_asgi.translators.gemini.grounding import searches
 from llmproxy_asgi.translators.gemini.hosted_tools import MEMBERS, TIERS, read_gemini
+from llmproxy_asgi.translators.gemini.outline import both_spellings
 from llmproxy_asgi.translators.gemini.problems import decode_error, stream_error
 from llmproxy_asgi.translators.gemini.proto import either, spelled
 from llmproxy_asgi.translators.gemini.relay import ChunkRelay, with_name
 from llmproxy_asgi.translators.gemini.schema import CHUNK, PROTOCOL, STAND_IN, Chunk, usage_object
 from llmproxy_asgi.translators.gemini.words import decode_usage
 from llmproxy_asgi.translators.hosted_tools import refuse_encoded, refuse_spliced
-from llmproxy_asgi.translators.kept_elsewhere import refuse_named, unshared
+from llmproxy_asgi.translators.kept_elsewhere import Naming, refuse_named, unshared
 from llmproxy_asgi.translators.members import joined, raw, split
 from llmproxy_asgi.translators.seals import unwrap, usable
 from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
+from llmproxy_asgi.wire.json_body import decode
 
 _WRAPPED = b"bGxtcHJveHkx"
 """How every wrapped seal begins, in either alphabet."""
 _SIGNATURE = re.compile(rb'"thought_?[sS]ignature"\s*:\s*"(?!skip_thought_|context_engineering_)')
 _UNREADABLE = "The upstream's answer cannot be read."
 
-_KEPT = re.compile(rb'"(?:file_?[Uu]ri|file_?[Ss]earch_?[Ss]tore_?[Nn]ames|rag_?[Cc]orpus|datastore)"')
+_KEPT = "file_?uri|file_?search_?store_?names|rag_?corpus|datastore"
 _STORES = ("fileSearchStoreNames", "ragCorpus", "datastore")
 """What tools may name of Google's stores."""
 
@@ -121,8 +123,8 @@ def _refuse_named(values: dict[str, Raw]) -> None:
         if bytes(cache) not in {b"null", b'""'}:
             raise unshared(key)
     turns = ("contents", "systemInstruction", "system_instruction")
-    refuse_named(values, hint=_KEPT, within=turns, named=_files)
-    refuse_named(values, hint=_KEPT, within=("tools",), named=_stores)
+    refuse_named(values, _FILES, within=turns)
+    refuse_named(values, _STORE_NAMES, within=("tools",))
 
 
 def _files(found: Mapping[str, Any]) -> list[str] | None:
@@ -145,6 +147,10 @@ def _stores(found: Mapping[str, Any]) -> list[str]:
     return [key for key, value in named if value and isinstance(value, str | list)]  # else a parameter of that name
 
 
+_FILES = Naming(_KEPT, both_spellings("fileData", "fileUri", "functionResponse", "functionCall", "parts"), _files)
+_STORE_NAMES = Naming(_KEPT, both_spellings(*_STORES), _stores)
+
+
 def _read(body: bytes) -> Chunk:
     try:
         answer = CHUNK.decode(body)
@@ -164,7 +170,7 @@ def _with_native_state(contents: Raw, upstream: Upstream) -> tuple[Raw, tuple[st
     with it. Bodies without wrapped state never come here.
     """
     try:
-        turns = msgspec.json.decode(contents)
+        turns = decode(contents)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return contents, ()  # the upstream says what is wrong with it
     dropped = False

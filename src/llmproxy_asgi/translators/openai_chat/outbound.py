@@ -1,6 +1,5 @@
 """Chat Completions spoken to an upstream."""
 
-import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -14,7 +13,7 @@ from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.hosted_tools import refuse_encoded, refuse_spliced
-from llmproxy_asgi.translators.kept_elsewhere import refuse_named
+from llmproxy_asgi.translators.kept_elsewhere import Naming, refuse_named
 from llmproxy_asgi.translators.members import joined, raw, renamed, split
 from llmproxy_asgi.translators.openai.hosted_tools import CHAT_MEMBERS, TIERS, read_chat
 from llmproxy_asgi.translators.openai.problems import decode_error, decode_error_object
@@ -26,7 +25,6 @@ from llmproxy_asgi.translators.openai_chat.words import PROTOCOL, decode_usage
 from llmproxy_asgi.translators.relay import Relay
 from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
 
-_FILE_ID = re.compile(rb'"file_id"')
 _FILE_KEYS = frozenset({"file_id", "file_data", "filename"})
 _FALSE = msgspec.Raw(b"false")
 _RELAYED_OPTIONS = msgspec.json.encode({"include_usage": True})
@@ -104,7 +102,7 @@ class ChatOutbound(Outbound):
 
 def _keep_nothing(values: dict[str, msgspec.Raw]) -> tuple[str, ...]:
     """Nothing is kept behind a credential that several people share, and no file that is kept there is named."""
-    refuse_named(values, hint=_FILE_ID, within=("messages",), named=_names)
+    refuse_named(values, _NAMING, within=("messages",))
     if "store" not in values or bytes(values["store"]) != b"true":
         return ()
     values["store"] = _FALSE
@@ -116,6 +114,9 @@ def _names(found: Mapping[str, Any]) -> tuple[str, ...]:
     if isinstance(file, dict) and file.get("file_id"):
         return ("file.file_id",)
     return ("file_id",) if isinstance(found.get("file_id"), str) and found.keys() <= _FILE_KEYS else ()
+
+
+_NAMING = Naming("file_id", {"file", *_FILE_KEYS}, _names)
 
 
 def _read(body: bytes) -> Answer:

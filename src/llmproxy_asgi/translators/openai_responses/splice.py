@@ -14,15 +14,16 @@ from msgspec import Raw
 
 from llmproxy_asgi.translators.base import Intake, Outgoing, Upstream
 from llmproxy_asgi.translators.hosted_tools import refuse_spliced
-from llmproxy_asgi.translators.kept_elsewhere import refuse_named, unshared
+from llmproxy_asgi.translators.kept_elsewhere import Naming, refuse_named, unshared
 from llmproxy_asgi.translators.members import joined, raw
 from llmproxy_asgi.translators.openai.hosted_tools import RESPONSES_MEMBERS, TIERS, read_responses
 from llmproxy_asgi.translators.openai_responses.words import STATE, legal_item_id
 from llmproxy_asgi.translators.seals import WRAPPED, unwrap, usable
+from llmproxy_asgi.wire.json_body import decode
 
 _STORED = ("previous_response_id", "conversation", "prompt", "background")
 """Fields that name, or make, something that the vendor keeps."""
-_FILE = re.compile(rb'"(?:file_ids?|vector_store_ids|container|item_reference|container_id|skill_id|tunnel_id)"')
+_FILE = "file_ids?|vector_store_ids|container|item_reference|container_id|skill_id|tunnel_id"
 _THOUGHT = re.compile(rb'"reasoning"')
 _NAMING = {
     "input_image": "file_id",
@@ -70,7 +71,7 @@ def _refuse_stored(values: Mapping[str, Raw]) -> None:
     for key in _STORED:
         if key in values and bytes(values[key]) not in _NOTHING:
             raise unshared(key)
-    refuse_named(values, hint=_FILE, within=("input", "tools"), named=_names)
+    refuse_named(values, _NAMING_MEMBERS, within=("input", "tools"))
 
 
 def _names(found: Mapping[str, Any]) -> Sequence[str] | None:
@@ -91,9 +92,12 @@ def _names(found: Mapping[str, Any]) -> Sequence[str] | None:
     return (key,) if key is not None and found.get(key) else ()
 
 
+_NAMING_MEMBERS = Naming(_FILE, {"type", "container", "input_image_mask", "file_id", *_NAMING.values()}, _names)
+
+
 def _read(value: Raw) -> Any:
     try:
-        return msgspec.json.decode(value)
+        return decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None  # the upstream says what is wrong with it
 
