@@ -86,7 +86,8 @@ async def whole_of(call: Call, inbound: AnyInbound, intake: Intake) -> bytes:
         body = answer.raw or b""
     else:
         said = intake if turn is None else turn.said
-        body = await call.worker.run(inbound.encode, answer, said) if said.heavy else inbound.encode(answer, said)
+        heavy = said.heavy or call.heavy
+        body = await call.worker.run(inbound.encode, answer, said) if heavy else inbound.encode(answer, said)
     return body if turn is None else await turn.tell_whole(body)
 
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import Batch, Failed, Request, Response, StreamEvent, Usage
+from llmproxy_asgi.conversation import MOST_PARTS, Batch, Failed, PartStarted, Request, Response, StreamEvent, Usage
 from llmproxy_asgi.custody.affinity import Pin, distance, pin
 from llmproxy_asgi.custody.reasoning import NOTHING, Kept, ReasoningTap, missing, remember, restore
 from llmproxy_asgi.custody.responses import ResponseCustody
-from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError
+from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError, UpstreamProtocolError
 from llmproxy_asgi.execution.allowance import Allowance
 from llmproxy_asgi.execution.attempt import Answered, Asked, Attempt, Job
 from llmproxy_asgi.execution.executor import Opened
@@ -45,15 +45,20 @@ Made: TypeAlias = tuple[Job, Belongs]
 class _Tap(ReasoningTap):
     """Sees every event but deltas: what is worth keeping, and what observers are told at the end."""
 
-    __slots__ = ("_telling",)
+    __slots__ = ("_parts", "_telling")
 
     def __init__(self, telling: Telling) -> None:
         super().__init__()
         self._telling = telling
+        self._parts = 0
 
     @override
     def border(self, event: StreamEvent) -> Kept:
         self._telling.see(event)
+        if isinstance(event, PartStarted):
+            self._parts += 1
+            if self._parts > MOST_PARTS:
+                raise UpstreamProtocolError(f"The upstream's answer has more than {MOST_PARTS} parts.")
         return super().border(event)
 
 
@@ -183,6 +188,11 @@ class Call:
     def worker(self) -> Worker:
         """Where what is too large for a step of the event loop is read and written."""
         return self._runtime.worker
+
+    @property
+    def heavy(self) -> bool:
+        """Whether its whole answer is written off the event loop."""
+        return isinstance(self._attempt, Attempt) and self._attempt.heavy
 
     @property
     def course(self) -> Course:

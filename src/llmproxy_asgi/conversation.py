@@ -399,6 +399,12 @@ class Finish(Record, frozen=True, kw_only=True):
     """Of a pause: what the upstream wants beside the very same request to go on; None: it wants the turn back."""
 
 
+MOST_CANDIDATES = 1_024
+"""Of one answer, or of one event of a stream: what an upstream sends beyond breaks its protocol."""
+MOST_CALLS = 1_024
+"""Likewise, calls in one message or event."""
+MOST_PARTS = 10_000
+"""Likewise, texts, calls and other parts of one answer."""
 MOST_TOKENS = 10**9
 """A larger number is no count of one answer's tokens, whoever says so; limits and metrics are reckoned with counts."""
 

@@ -27,6 +27,8 @@ from llmproxy_asgi.worker import Worker
 
 _LAST = (Failed, Ended)
 _LARGEST_ERROR = 256 * 1024
+_STEP = 32 * 1024
+"""Bytes of a stream that are decoded in one step of the event loop."""
 _LARGE_ANSWER = 256 * 1024
 """Bytes of a whole answer that are read on the event loop."""
 _TOO_LARGE = "The upstream's answer is larger than this gateway takes."
@@ -90,6 +92,7 @@ class Attempt:
 
     Attributes:
         first: The first batch of a stream, read when it began.
+        heavy: Whether the whole answer is read and written off the event loop.
         permit: What it has taken of its provider's limits; given back when it is closed.
         over: Told once how a stream ended: None, well; or the upstream's failure. Set when it has begun.
         relays: The request whose bytes were passed on, so that the answer's are, too; None where both are translated.
@@ -97,6 +100,7 @@ class Attempt:
     """
 
     __slots__ = (
+        "_ahead",
         "_answer",
         "_clocks",
         "_decoder",
@@ -104,6 +108,7 @@ class Attempt:
         "_left",
         "credential",
         "first",
+        "heavy",
         "job",
         "outgoing",
         "over",
@@ -119,9 +124,11 @@ class Attempt:
         self.credential = credential
         self.first: Batch | None = None
         self.whole: Batch | Answered | None = None
+        self._ahead = b""
         self._answer: Answer | None = None
         self._decoder: StreamDecoder | None = None
         self._ended = False
+        self.heavy = False
         self.permit = UNLIMITED
         self.over: Callable[[UpstreamError | None], None] | None = None
         line = target.line(job.protocol)
@@ -191,7 +198,7 @@ class Attempt:
         while not self._ended:
             try:
                 clocks.waiting()
-                data = await answer.chunk()
+                data = await (self._more() if self._ahead else answer.chunk())
             except asyncio.CancelledError:
                 verdict = clocks.verdict()
                 if verdict is None:
@@ -202,6 +209,8 @@ class Attempt:
             finally:
                 clocks.working()
             clocks.began()
+            if len(data) > _STEP:
+                self._ahead, data = data[_STEP:], data[:_STEP]
             self._left -= len(data)
             if self._left < 0:  # who answers without an end would fill our memory where answers are put together
                 return self._failed(UpstreamProtocolError(_TOO_LARGE))
@@ -212,6 +221,12 @@ class Attempt:
             if events or batch.raw:
                 return batch
         return None
+
+    async def _more(self) -> bytes:
+        """The rest of a large read, when others have had their turn."""
+        await asyncio.sleep(0)
+        data, self._ahead = self._ahead, b""
+        return data
 
     def move_here(self) -> None:
         """It is read by the running task from now on; by default by the one that began it."""
@@ -289,8 +304,9 @@ class Attempt:
 
     async def _read_whole(self, answer: Answer, worker: Worker) -> None:
         body = await self._body(answer, self._left)
+        self.heavy = len(body) > _LARGE_ANSWER or self.job.heavy
         try:
-            if len(body) > _LARGE_ANSWER or self.job.heavy:
+            if self.heavy:
                 self.whole = await worker.run(self._decoded, body)
             else:
                 self.whole = self._decoded(body)

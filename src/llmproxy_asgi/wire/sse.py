@@ -60,14 +60,20 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
     """
 
 
+MOST_LINES = 100_000
+"""Of one event."""
+_LONG = 128 * 1024
+"""Bytes of a block whose lines are counted."""
+
+
 class FrameSplitter:
     """Finds frame ends and holds back the unfinished tail; reads nothing.
 
     Call either `complete` or `split` for each read. Nothing is lost or changed, but for a byte order mark at
     the stream's start: what was returned, joined with `tail`, is what was fed.
 
-    A frame longer than `max_event` bytes, finished or not, raises `EventTooLarge`; the splitter is of no
-    use afterwards.
+    A frame longer than `max_event` bytes, finished or not, or one of more than `MOST_LINES` lines raises
+    `EventTooLarge`; the splitter is of no use afterwards.
     """
 
     __slots__ = ("_at_frame_start", "_at_stream_start", "_max_event", "_tail")
@@ -143,8 +149,12 @@ class FrameSplitter:
 
     def _check_size(self, block: bytes) -> None:
         limit = self._max_event
-        too_large = len(self._tail) > limit or (
-            len(block) > limit and any(len(piece) > limit and piece[0] not in b"\r\n" for piece in _cut(block))
+        # Only a long event makes a long block: reads are short. So many lines would take a second to read.
+        crowded = len(block) > _LONG and block.count(b"\n") + block.count(b"\r") > MOST_LINES
+        too_large = (
+            crowded
+            or len(self._tail) > limit
+            or (len(block) > limit and any(len(piece) > limit and piece[0] not in b"\r\n" for piece in _cut(block)))
         )
         if too_large:
             self._tail = bytearray()

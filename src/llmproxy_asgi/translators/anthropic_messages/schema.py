@@ -5,9 +5,11 @@ their paths (`decode_request.py`); what stands here is what an upstream sends: w
 fields are optional, because compatible servers leave out what they please.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+
+from llmproxy_asgi.conversation import MOST_PARTS
 
 PROTOCOL = "anthropic-messages"
 ISSUER = "anthropic"
@@ -58,7 +60,7 @@ class Answer(msgspec.Struct):
     type: str | None = None
     id: str | None = None
     model: str | None = None
-    content: list[msgspec.Raw] | None = None
+    content: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=MOST_PARTS)] | None = None
     stop_reason: str | None = None
     stop_sequence: str | None = None
     stop_details: dict[str, Any] | None = None

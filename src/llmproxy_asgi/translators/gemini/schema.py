@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from llmproxy_asgi.conversation import JSONObject
+from llmproxy_asgi.conversation import MOST_CANDIDATES, MOST_PARTS, JSONObject
 
 PROTOCOL = "gemini"
 ISSUER = "gemini"
@@ -50,7 +50,7 @@ class Part(msgspec.Struct, rename="camel", gc=False):
 
 
 class Content(msgspec.Struct, gc=False):
-    parts: list[Part] | None = None
+    parts: Annotated[list[Part], msgspec.Meta(max_length=MOST_PARTS)] | None = None
 
 
 class Candidate(msgspec.Struct, rename="camel", gc=False):
@@ -67,7 +67,7 @@ class Candidate(msgspec.Struct, rename="camel", gc=False):
 class Chunk(msgspec.Struct, rename="camel", gc=False):
     """A whole answer, or a piece of a streamed one."""
 
-    candidates: list[Candidate] | None = None
+    candidates: Annotated[list[Candidate], msgspec.Meta(max_length=MOST_CANDIDATES)] | None = None
     prompt_feedback: JSONObject | None = None
     usage_metadata: msgspec.Raw = ABSENT
     model_version: str | None = None

@@ -9,9 +9,11 @@ name the field's path, which `decode_request` does. No struct is tracked by the 
 are trees, and they need none.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+
+from llmproxy_asgi.conversation import MOST_CALLS, MOST_CANDIDATES
 
 Loose = Any
 """A value that is looked at by hand, where it is there at all."""
@@ -40,7 +42,7 @@ class Delta(msgspec.Struct, gc=False):
     """A piece of a message, or the whole of one."""
 
     content: str | list[Any] | None = None
-    tool_calls: list[CallDelta] | None = None
+    tool_calls: Annotated[list[CallDelta], msgspec.Meta(max_length=MOST_CALLS)] | None = None
     reasoning_content: str | None = None
     reasoning: str | Loose = None
     reasoning_details: list[Any] | None = None
@@ -61,7 +63,7 @@ class ChunkChoice(msgspec.Struct, gc=False):
 class Chunk(msgspec.Struct, gc=False):
     """One event of a stream."""
 
-    choices: list[ChunkChoice] | None = None
+    choices: Annotated[list[ChunkChoice], msgspec.Meta(max_length=MOST_CANDIDATES)] | None = None
     id: str | None = None
     model: str | None = None
     created: int | float | None = None
@@ -80,7 +82,7 @@ class Choice(msgspec.Struct, gc=False):
 class Answer(msgspec.Struct, gc=False):
     """A whole answer."""
 
-    choices: list[Choice] | None = None
+    choices: Annotated[list[Choice], msgspec.Meta(max_length=MOST_CANDIDATES)] | None = None
     id: str | None = None
     model: str | None = None
     created: int | float | None = None
@@ -97,7 +99,7 @@ class RelayedChoice(msgspec.Struct, gc=False):
 class RelayedChunk(msgspec.Struct, gc=False):
     """What a relay looks at in a frame."""
 
-    choices: list[RelayedChoice] | None = None
+    choices: Annotated[list[RelayedChoice], msgspec.Meta(max_length=MOST_CANDIDATES)] | None = None
     id: str | None = None
     model: str | None = None
     created: int | float | None = None

@@ -8,9 +8,11 @@ Requests have no struct: a complaint about one must name the field's path, which
 tracked by the collector: what a JSON reader makes are trees, and they need none.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+
+from llmproxy_asgi.conversation import MOST_PARTS
 
 Loose = Any
 """A value that is looked at by hand, where it is there at all."""
@@ -63,7 +65,7 @@ class Answer(msgspec.Struct, gc=False):
     model: str | None = None
     created_at: int | float | None = None
     status: str | None = None
-    output: list[Any] | None = None
+    output: Annotated[list[Any], msgspec.Meta(max_length=MOST_PARTS)] | None = None
     usage: Loose = None
     tool_usage: Loose = None
     error: Loose = None
@@ -84,7 +86,7 @@ class RelayedAnswer(msgspec.Struct, gc=False):
     model: str | None = None
     created_at: int | float | None = None
     status: str | None = None
-    output: list[RelayedItem] | None = None
+    output: Annotated[list[RelayedItem], msgspec.Meta(max_length=MOST_PARTS)] | None = None
     usage: Loose = None
     tool_usage: Loose = None
     error: Loose = None
