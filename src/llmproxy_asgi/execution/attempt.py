@@ -139,6 +139,9 @@ class Attempt:
                 if self.relays is None
                 else line.outbound.splice(self.relays, line.upstream)
             )
+            if job.intake is not None and job.intake.warnings:
+                every = tuple(dict.fromkeys((*job.intake.warnings, *outgoing.warnings)))
+                outgoing = msgspec.structs.replace(outgoing, warnings=every)
         if job.strict and outgoing.warnings:
             refuse_losses(outgoing.warnings)
         self.outgoing: Outgoing = outgoing

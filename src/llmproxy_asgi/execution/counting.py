@@ -22,7 +22,7 @@ from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.providers.target import Line, Target, fitting
 from llmproxy_asgi.translators.base import Outgoing
 from llmproxy_asgi.translators.estimate import estimate
-from llmproxy_asgi.translators.losses import spelled
+from llmproxy_asgi.translators.losses import refuse_held_elsewhere, spelled
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.transport import Pool
 from llmproxy_asgi.worker import Worker
@@ -189,5 +189,6 @@ def _estimated(job: Job, target: Target) -> Counted:
     line = target.line(job.protocol)
     request = job.request()
     assert isinstance(request, Request), "only conversations are counted"
+    refuse_held_elsewhere(request)
     tokens = estimate(request, line.outbound.protocol)
     return Counted(tokens=tokens, estimated=True, target=target, warnings=(_ESTIMATED,))

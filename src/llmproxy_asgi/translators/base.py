@@ -85,6 +85,8 @@ class Intake(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it asks several things at once, so that `Inbound.decode_each` reads it (legacy completions do)."""
     state: State | None = None
     """None: it has nothing to do with what is kept."""
+    warnings: tuple[str, ...] = ()
+    """What a body lost that came in another protocol than its path's; as `Outgoing.warnings`."""
 
     @property
     def heavy(self) -> bool:

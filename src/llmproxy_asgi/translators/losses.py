@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from llmproxy_asgi.conversation import Request
+from llmproxy_asgi.conversation import Opaque, Request, Tool
 from llmproxy_asgi.errors import Unsupported
 
 _VITAL = ("conversation", "prompt", "cachedContent", "continuationToken", "thread")
 """Fields that stand for a part of the conversation that only their vendor holds."""
+_OF_ITEMS = "openai-responses"
+"""The protocol whose conversations hold items of many kinds that no other knows."""
 _ESTIMATED = "estimated:"
 _MOST = 64
 _LONGEST = 100
@@ -38,10 +40,48 @@ def refuse_missing_part(request: Request, protocol: str) -> None:
                 raise Unsupported("What another vendor keeps cannot be sent to this upstream.", param=key)
 
 
+def refuse_held_elsewhere(request: Request) -> None:
+    """Refuse a request of which its vendor holds a part, where nobody can be asked who could read that.
+
+    Raises:
+        Unsupported: Names the field.
+    """
+    for fields in request.extras.values():
+        for key in _VITAL:
+            if fields.get(key):
+                raise Unsupported("What another vendor keeps cannot be sent to this upstream.", param=key)
+
+
+def unread(part: Opaque, role: str) -> str:
+    """The warning of a part that another protocol has a word for alone.
+
+    Raises:
+        Unsupported: The answer would be wrong without it: what the caller says, and the state of a compaction.
+    """
+    if part.kind.startswith("compaction"):
+        raise Unsupported(
+            f"{part.kind[:64]}: a compacted conversation can only go back where it was compacted.", param="messages"
+        )
+    if role != "assistant" and part.protocol == _OF_ITEMS and not part.extras:
+        raise Unsupported(f"{part.kind[:64]}: this upstream cannot read items of this kind.", param="messages")
+    return f"dropped:{part.kind}"
+
+
 def unsaid_extras(request: Request, protocol: str) -> list[str]:
     """The warnings of a request's fields that another protocol than this one has a word for alone."""
     others = (fields for other, fields in request.extras.items() if other != protocol)
     return [f"dropped:{key}" for fields in others for key in fields if key not in _UNMISSED]
+
+
+def told_name(tool: Tool) -> str:
+    """What the caller calls a tool that the upstream would run: its own name or kind, not the common one."""
+    for native in tool.extras.values():
+        if not isinstance(native, dict):
+            continue
+        named = native.get("name") or native.get("type") or (next(iter(native)) if len(native) == 1 else None)
+        if isinstance(named, str):
+            return named[:64]
+    return tool.name[:64]
 
 
 def refuse_losses(warnings: Sequence[str]) -> None:

@@ -37,6 +37,7 @@ from support_pairs.asks import (
     tool_use,
     tools,
 )
+from support_pairs.callers import ChatCaller
 from support_pairs.lanes import lanes, pairs
 from support_pairs.responses_wires import message_item, thought_item
 
@@ -474,3 +475,15 @@ def test_parsed_answers(stage: Stage, upstream: str) -> None:
     caller: Any = stage.callers[RESPONSES]
     parsed = caller.client.responses.parse(model=stage.model(lane), text_format=Forecast, **QUESTION[RESPONSES])
     assert parsed.output_parsed == Forecast(sky="grey")
+
+
+@pytest.mark.parametrize("lane", pairs(client=RESPONSES, stream=False))
+def test_a_conversation_that_is_kept_elsewhere_is_counted_nowhere(stage: Stage, lane: Lane) -> None:
+    """Whatever the upstream, a count of tokens that would leave out a kept conversation is refused by its name."""
+    caller = stage.callers[CHAT]
+    assert isinstance(caller, ChatCaller)
+    body = {"model": stage.model(lane), "input": "Hi", "conversation": "conv_1"}
+    with pytest.raises(openai.BadRequestError) as caught:
+        caller.client.post("/responses/input_tokens", body=body, cast_to=object)
+    assert caught.value.param == "conversation"
+    assert stage.upstream.requests == []

@@ -78,3 +78,15 @@ def test_a_thread_is_refused_where_it_is_not_passed_on_even_if_it_only_begins(to
     assert caught.value.param == "thread"
     details = msgspec.json.decode(inbound.problem(caught.value).body)["error"]["details"]
     assert details == {"error_code": "thread_unsupported_request", "unsupported": ["gateway"]}
+
+
+@pytest.mark.parametrize("to", ["openai-chat", "openai-responses"])
+def test_a_refused_tool_has_the_callers_own_name(to: str) -> None:
+    """The common name of a tool that vendors run is never told: the caller knows it by its vendor's."""
+    inbound = translator("anthropic-messages").inbound
+    tool = {"type": "web_fetch_20250910", "name": "web_fetch"}
+    body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}], "tools": [tool]}
+    request = inbound.decode(inbound.open(msgspec.json.encode(body), headers={}))
+    with pytest.raises(Unsupported, match="'web_fetch'") as caught:
+        translator(to).outbound.encode(request, Upstream(provider="p", model="m", asked="m", issuer="p"))
+    assert "url_fetch" not in caught.value.message

@@ -37,7 +37,7 @@ from llmproxy_asgi.translators.anthropic_messages.citations import encode_citati
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.instructions import FIRST_TURN
-from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.losses import Losses, unread
 from llmproxy_asgi.translators.names import CallIds, Renamer
 from llmproxy_asgi.translators.pairing import MISSING_RESULT, arguments_object, arguments_raw, drop_empty, pair
 from llmproxy_asgi.translators.seals import usable
@@ -275,11 +275,10 @@ class Turns:
     def _opaque(self, part: Opaque) -> JSONObject | None:
         if part.protocol == PROTOCOL:
             return dict(part.data)
-        if part.kind.startswith("compaction"):
-            raise Unsupported("A compacted conversation can only go back to where it was compacted.", param="messages")
+        warning = unread(part, self._role)
         if self._role != "assistant":
             raise Unsupported(f"This upstream cannot read a part of the kind {part.kind[:64]!r}.", param="messages")
-        self._warnings.add(f"dropped:{part.kind}")
+        self._warnings.add(warning)
         return None
 
     # ── media ───────────────────────────────────────────────────────────────────────────────────────────────────────

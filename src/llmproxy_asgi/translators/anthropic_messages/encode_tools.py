@@ -14,7 +14,7 @@ from llmproxy_asgi.translators.anthropic_messages import client_tools, server_to
 from llmproxy_asgi.translators.anthropic_messages.encode_messages import cache_control
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
-from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.losses import Losses, told_name
 from llmproxy_asgi.translators.names import Renamer
 from llmproxy_asgi.translators.strict_schemas import ANTHROPIC, NotStrict, strict_form
 from llmproxy_asgi.translators.tool_choices import chosen, plain_choice
@@ -157,7 +157,7 @@ class Tools:
     def _server(self, tool: Tool) -> JSONObject:
         native = server_tools.encode_declared(tool)
         if native is None:
-            raise Unsupported(f"This upstream has no tool {tool.name[:64]!r} of its own.", param="tools")
+            raise Unsupported(f"This upstream has no tool {told_name(tool)!r} of its own.", param="tools")
         if PROTOCOL not in tool.extras:
             self._warnings.add(*(f"dropped:{key}" for key in server_tools.unknown_settings(tool)))
         return native

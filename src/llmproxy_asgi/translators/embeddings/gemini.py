@@ -1,7 +1,7 @@
 """Gemini's embeddings, both halves: `:embedContent` for one content and `:batchEmbedContents` for several.
 
 Upstreams are always asked for a batch, of one content if need be, so that one address serves both; which of the two a
-caller used stands in `Intake.path["method"]`. The classic models count no tokens: usage is 0 then, and marked.
+caller used stands in `Intake.path["method"]`. The classic models count no tokens: usage is estimated then, and marked.
 
 Source: the types and converters of google-genai 3.4.0 (read 2026-11-21).
 """
@@ -26,6 +26,7 @@ from llmproxy_asgi.translators.embeddings.halves import (
     readable,
 )
 from llmproxy_asgi.translators.embeddings.records import EmbeddingInput, EmbeddingRequest, Embeddings
+from llmproxy_asgi.translators.estimate import weigh
 from llmproxy_asgi.translators.fields import Node, missing
 from llmproxy_asgi.translators.gemini import listing
 from llmproxy_asgi.translators.gemini.outline import both_spellings, refuse_both_spellings
@@ -204,8 +205,10 @@ class GeminiEmbeddingOutbound(EmbeddingOutbound):
     def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Embeddings:
         answer = _read(_ANSWER, body)
         vectors = tuple(tuple(each.values) for each in answer.embeddings)
-        check_count(len(vectors), len(msgspec.json.decode(outgoing.body, type=_Sent).requests))
-        return Embeddings(model=upstream.asked, vectors=vectors, usage=_usage(answer.usage_metadata))
+        sent = msgspec.json.decode(outgoing.body, type=_Sent).requests
+        check_count(len(vectors), len(sent))
+        usage = _usage(answer.usage_metadata)
+        return Embeddings(model=upstream.asked, vectors=vectors, usage=_estimated(sent) if usage.estimated else usage)
 
     @override
     def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
@@ -223,10 +226,28 @@ class GeminiEmbeddingOutbound(EmbeddingOutbound):
         return decode_error(status, headers, body)
 
 
-class _Sent(msgspec.Struct, gc=False):
-    """Of a request that we wrote: how many contents there are."""
+class _SentPart(msgspec.Struct, frozen=True, gc=False):
+    text: str = ""
 
-    requests: list[msgspec.Raw]
+
+class _SentContent(msgspec.Struct, frozen=True, gc=False):
+    parts: tuple[_SentPart, ...] = ()
+
+
+class _SentOne(msgspec.Struct, frozen=True, gc=False):
+    content: _SentContent = _SentContent()
+
+
+class _Sent(msgspec.Struct, gc=False):
+    """Of a request that we wrote: the texts of its contents."""
+
+    requests: list[_SentOne]
+
+
+def _estimated(sent: Sequence[_SentOne]) -> Usage:
+    """How many tokens the texts are by the common rule of thumb; the classic models count none."""
+    texts = (part.text for one in sent for part in one.content.parts)
+    return Usage(input=sum(-(-weigh(text.encode()) // 100) for text in texts), estimated=True)
 
 
 def _request(each: EmbeddingInput, model: str, dimensions: int | None) -> JSONObject:

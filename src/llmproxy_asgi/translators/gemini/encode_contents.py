@@ -40,7 +40,7 @@ from llmproxy_asgi.translators.gemini.schema import PROTOCOL, STAND_IN
 from llmproxy_asgi.translators.gemini.words import RESOLUTIONS_OUT
 from llmproxy_asgi.translators.instructions import FIRST_TURN
 from llmproxy_asgi.translators.kept_elsewhere import unshared
-from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.losses import Losses, unread
 from llmproxy_asgi.translators.media import picture_type
 from llmproxy_asgi.translators.names import Renamer
 from llmproxy_asgi.translators.pairing import arguments_raw, drop_empty, pair
@@ -65,6 +65,7 @@ class Contents:
         self.system: list[JSONObject] = []
         self.contents: list[JSONObject] = []
         self._called: dict[str, str] = {}  # call id to the name that was called; each result has its call before it
+        self._role = "system"
         self.emulated: set[str] = set()
         """Upstream names of free-text tools that were called before."""
 
@@ -93,6 +94,7 @@ class Contents:
     # ── turns ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _turn(self, message: Message) -> None:
+        self._role = message.role
         match message.role:
             case "assistant":
                 self._append("model", self._said(message.parts))
@@ -186,9 +188,8 @@ class Contents:
                 return {"functionCall": self._call(part)}
             case Opaque(protocol="gemini", data=data):
                 return dict(data)
-            case Opaque(kind=kind):
-                self._refuse_compaction(kind)
-                self._losses.add(f"dropped:{kind}")
+            case Opaque():
+                self._losses.add(unread(part, self._role))
                 return None
             case ServerToolCall(tool=tool) | ServerToolResult(tool=tool):
                 self._losses.add(f"dropped:{tool}")
@@ -196,10 +197,6 @@ class Contents:
             case Reasoning() | ToolResult():
                 self._losses.add("dropped:reasoning")
                 return None
-
-    def _refuse_compaction(self, kind: str) -> None:
-        if kind.startswith("compaction"):
-            raise Unsupported("A compacted conversation can only go back to where it was compacted.", param="messages")
 
     def _call(self, part: ToolCall) -> JSONObject:
         name = self._called[part.call_id] = self._names.outward(part.name, part.namespace)

@@ -10,7 +10,7 @@ from llmproxy_asgi.translators.custom_tools import emulated_description, emulate
 from llmproxy_asgi.translators.gemini.json_schemas import Unexpressed, lowered_parameters
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
 from llmproxy_asgi.translators.gemini.words import SERVER_TOOLS_OUT
-from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.losses import Losses, told_name
 from llmproxy_asgi.translators.names import Renamer
 from llmproxy_asgi.translators.tool_choices import chosen, plain_choice
 from llmproxy_asgi.translators.tool_schemas import refuse_unseen
@@ -109,7 +109,7 @@ class Tools:
             parameters = lowered_parameters(given, self._losses)
         except Unexpressed as why:
             raise Unsupported(
-                f"This upstream cannot take the tool {tool.name[:100]!r}: {why}.", param="tools"
+                f"This upstream cannot take the tool {told_name(tool)!r}: {why}.", param="tools"
             ) from None
         return {
             "name": name,
@@ -124,6 +124,6 @@ class Tools:
             return dict(native)
         key = SERVER_TOOLS_OUT.get(tool.name)
         if key is None:
-            raise Unsupported(f"This upstream has no tool {tool.name[:100]!r} of its own.", param="tools")
+            raise Unsupported(f"This upstream has no tool {told_name(tool)!r} of its own.", param="tools")
         self._losses.add(*(f"dropped:{setting}" for setting, value in (tool.settings or EMPTY).items() if value))
         return {key: {}}

@@ -35,7 +35,7 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.instructions import BETWEEN_TEXTS, place_instructions
-from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.losses import Losses, unread
 from llmproxy_asgi.translators.media import picture_type
 from llmproxy_asgi.translators.names import CallIds, Renamer
 from llmproxy_asgi.translators.openai.words import ERROR_PREFIX, MOST_MARKS, NATIVE_ISSUER, encode_mark, kind_of
@@ -128,7 +128,7 @@ class MessageEncoder:
         audio = next((part.data for part in parts if _is_own_audio(part)), None)
         for part in parts:
             if isinstance(part, Media | ServerToolCall | ServerToolResult | Opaque) and not _is_own_audio(part):
-                self._losses.add(f"dropped:{kind_of(part)}")
+                self._losses.add(unread(part, "assistant") if isinstance(part, Opaque) else f"dropped:{kind_of(part)}")
         encoded: JSONObject = {"role": "assistant"}
         self._add_reasoning(encoded, [part for part in parts if isinstance(part, Reasoning)])
         if not (texts or refusals or calls or audio or len(encoded) > 1):
@@ -186,6 +186,9 @@ class MessageEncoder:
                 return {"type": "text", "text": part.text}
             case Opaque(protocol="openai-chat"):
                 return part.data
+            case Opaque():
+                self._losses.add(unread(part, "user"))
+                return None
             case _:
                 self._losses.add(f"dropped:{kind_of(part)}")
                 return None

@@ -14,7 +14,7 @@ from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
 from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
 from llmproxy_asgi.translators.instructions import BETWEEN_TEXTS
-from llmproxy_asgi.translators.losses import Losses, refuse_missing_part, unsaid_extras
+from llmproxy_asgi.translators.losses import Losses, refuse_missing_part, told_name, unsaid_extras
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.schemas import answer_schema, function_parameters
 from llmproxy_asgi.translators.openai.words import JSON_LINE, SCHEMA_LINE, TIER_OUT, mentions_json
@@ -131,7 +131,7 @@ class _RequestEncoder:
             tools.append(native)
             return
         if tool.name != "web_search":
-            raise Unsupported(f"This upstream cannot run the tool {tool.name[:100]!r}.", param="tools")
+            raise Unsupported(f"This upstream cannot run the tool {told_name(tool)!r}.", param="tools")
         options: JSONObject = {}
         for key, value in (tool.settings or {}).items():
             if key == "search_context_size":

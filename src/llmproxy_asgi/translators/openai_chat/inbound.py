@@ -13,6 +13,7 @@ from llmproxy_asgi.conversation import EMPTY, Request, Response
 from llmproxy_asgi.errors import BadRequest
 from llmproxy_asgi.translators.base import Headers, Intake, StreamEncoder
 from llmproxy_asgi.translators.fields import Node, missing
+from llmproxy_asgi.translators.openai.foreign_bodies import reopen
 from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
 from llmproxy_asgi.translators.openai.options import ARRAY, BOOLEAN, NUMBER, OBJECT, STRING, Outside, check_outsides
 from llmproxy_asgi.translators.openai.outline import CONVERSATION_NAMES
@@ -45,6 +46,7 @@ OUTLINE = Outline(
     Counted("tools", "tools", within=("tools",)),
     Counted("functions", "tools"),
 )
+_OTHER = "openai-responses"
 _NULL = ord("n")
 _TRUE = ord("t")
 _SMALLEST = len('[{"role":""}]')
@@ -67,7 +69,9 @@ class ChatInbound(OpenAIInbound):
         check_outsides(raw, _OUTSIDES)
         messages = raw.get("messages")
         if messages is None or memoryview(messages)[0] == _NULL:
-            raise missing("messages")
+            if "input" not in raw:
+                raise missing("messages")
+            return reopen(body, written_in=_OTHER, served_in=PROTOCOL, headers=headers, path=path, bounds=bounds)
         small = Node.of(raw, "messages") if len(memoryview(messages)) < _SMALLEST else None
         if small is not None and not small.value:
             raise BadRequest("messages: must hold at least one message.", param="messages", code="empty_array")

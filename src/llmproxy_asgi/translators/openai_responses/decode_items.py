@@ -59,6 +59,7 @@ _MADE_BY_MODEL = frozenset(
         "mcp_call",
         "tool_search_call",
         "compaction",
+        "tool_search_output",
         "program",
     }
 )
@@ -135,6 +136,8 @@ def _item(item: Node, turns: _Turns) -> None:
         turns.add("assistant", _call(item, word))
     elif word in {"function_call_output", "custom_tool_call_output"}:
         turns.add("tool", _result(item, word))
+    elif word == "additional_tools":
+        item.need("tools").array()  # offered with the others: `decode_tools.offered`
     elif word == "web_search_call":
         turns.add("assistant", *web_search(item.object()))
     else:

@@ -30,7 +30,7 @@ from llmproxy_asgi.translators.openai.options import (
     string,
 )
 from llmproxy_asgi.translators.openai_responses.decode_items import decode_items
-from llmproxy_asgi.translators.openai_responses.decode_tools import decode_choice, decode_tools, native_choice
+from llmproxy_asgi.translators.openai_responses.decode_tools import decode_choice, decode_tools, native_choice, offered
 from llmproxy_asgi.translators.openai_responses.words import LOGPROBS, PROTOCOL, STATE, TIER_IN
 
 _KNOWN = frozenset(
@@ -75,7 +75,7 @@ def decode_request(intake: Intake) -> Request:
         protocol=PROTOCOL,
         model=intake.model,
         messages=leading + (decode_items(given) if given else ()),
-        tools=decode_tools(raw),
+        tools=offered(decode_tools(raw), given),
         tool_choice=decode_choice(raw),
         output=_output(raw),
         reasoning=_reasoning(raw),

@@ -26,6 +26,8 @@ _TOOL_FIELDS = frozenset(
         "cache_control",
     }
 )
+_DECLARING = frozenset({"additional_tools", "tool_search_output"})
+"""Items of the input that hold tools."""
 _OWN_CHOICES = frozenset({"function", "custom", "allowed_tools"})
 
 
@@ -35,6 +37,27 @@ def decode_tools(raw: Raw) -> tuple[Tool, ...]:
     if node is None:
         return ()
     return distinct([tool for entry in node.array() for tool in _tools(entry)])
+
+
+def offered(tools: tuple[Tool, ...], given: Node | None) -> tuple[Tool, ...]:
+    """All tools of a request, with those that items of its input declare or have found; equal ones once."""
+    if given is None or type(given.value) is not list:
+        return tools
+    known = list(tools)
+    for item in given.array():
+        kind = item.value.get("type") if type(item.value) is dict else None
+        if kind not in _DECLARING:
+            continue
+        for entry in item.need("tools").array():
+            known += [tool for tool in _tools(entry) if not _is_known(tool, known, found=kind != "additional_tools")]
+    return tuple(known)
+
+
+def _is_known(tool: Tool, known: list[Tool], *, found: bool) -> bool:
+    """Whether a tool need not be declared again; what a search has found is only told again."""
+    return tool in known or (
+        found and any((each.name, each.namespace) == (tool.name, tool.namespace) for each in known)
+    )
 
 
 def _tools(node: Node) -> tuple[Tool, ...]:

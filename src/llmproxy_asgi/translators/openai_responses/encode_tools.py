@@ -10,7 +10,7 @@ from llmproxy_asgi.conversation import EMPTY, JSONObject, Request, Tool
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
-from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.losses import Losses, told_name
 from llmproxy_asgi.translators.openai.schemas import function_parameters
 from llmproxy_asgi.translators.openai_responses.encode_items import ItemEncoder
 from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, WEB_SEARCH
@@ -102,7 +102,7 @@ class ToolEncoder:
         if native:
             return native
         if tool.name != WEB_SEARCH:
-            raise Unsupported(f"This upstream cannot run the tool {tool.name[:100]!r}.", param="tools")
+            raise Unsupported(f"This upstream cannot run the tool {told_name(tool)!r}.", param="tools")
         declared: JSONObject = {"type": WEB_SEARCH}
         self.shows_sources |= self._request.protocol in _SHOWS_SOURCES
         for key, value in (tool.settings or EMPTY).items():

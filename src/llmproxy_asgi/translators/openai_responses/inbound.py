@@ -13,6 +13,7 @@ from llmproxy_asgi.conversation import EMPTY, Request, Response
 from llmproxy_asgi.errors import BadRequest
 from llmproxy_asgi.translators.base import Headers, Intake, StreamEncoder
 from llmproxy_asgi.translators.fields import Node, missing
+from llmproxy_asgi.translators.openai.foreign_bodies import reopen
 from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
 from llmproxy_asgi.translators.openai.options import ARRAY, BOOLEAN, NUMBER, OBJECT, STRING, Outside, check_outsides
 from llmproxy_asgi.translators.openai.outline import CONVERSATION_NAMES
@@ -43,6 +44,7 @@ _OUTSIDES: Mapping[str, Outside] = {
 }
 """What a value's first byte must be; checked also where the request is only relayed."""
 OUTLINE = Outline(CONVERSATION_NAMES, Counted("input", "messages"), Counted("tools", "tools", within=("tools",)))
+_OTHER = "openai-chat"
 _NULL = ord("n")
 _TRUE = ord("t")
 _SUPPLIERS = ("previous_response_id", "prompt", "conversation")
@@ -74,6 +76,8 @@ class ResponsesInbound(OpenAIInbound):
     ) -> Intake:
         raw, values = OUTLINE.open(body, bounds)
         check_outsides(raw, _OUTSIDES)
+        if "messages" in raw and "input" not in raw:
+            return reopen(body, written_in=_OTHER, served_in=PROTOCOL, headers=headers, path=path, bounds=bounds)
         if path.get("operation") != _COUNTING:
             _check_input(raw)
         limit = Node.of(raw, "max_output_tokens") if "max_output_tokens" in raw else None

@@ -236,12 +236,12 @@ def read(body: bytes, *texts: str) -> Embeddings:
 
 @pytest.mark.parametrize("counted", [True, False])
 def test_vectors_are_read(counted: bool) -> None:
-    """The classic models count no tokens; that is none, and said to be."""
+    """The classic models count no tokens; then they are estimated from the texts, and said to be."""
     usage = {"usageMetadata": {"promptTokenCount": 4}} if counted else {}
     body = json.dumps({"embeddings": [{"values": vector} for vector in VECTORS], **usage}).encode()
     found = read(body, "a", "b")
     assert (found.model, found.vectors) == ("m", VECTORS)
-    assert (found.usage.input, found.usage.estimated) == ((4, False) if counted else (0, True))
+    assert (found.usage.input, found.usage.estimated) == ((4, False) if counted else (2, True))
 
 
 @pytest.mark.parametrize(

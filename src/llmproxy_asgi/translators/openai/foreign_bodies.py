@@ -1,0 +1,31 @@
+"""A body of one of OpenAI's two conversation protocols on the path of the other.
+
+Agents such as Cursor's send Responses' `input` to Chat's path and read Chat's answers. Such a body is read in its own
+protocol and written in the path's; from there on it is a request like any other.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from llmproxy_asgi.translators.base import Headers, Intake, Upstream
+from llmproxy_asgi.translators.openai.words import NATIVE_ISSUER
+from llmproxy_asgi.translators.registry import translator
+from llmproxy_asgi.wire.json_body import Bounds
+
+
+def reopen(
+    body: bytes, *, written_in: str, served_in: str, headers: Headers, path: Mapping[str, str], bounds: Bounds
+) -> Intake:
+    """Open a body that is written in another protocol than it is served in.
+
+    Raises:
+        BadRequest: It is wrong by the rules of the protocol that it is written in.
+        Unsupported: It asks for what the protocol of its path cannot express.
+    """
+    source, target = translator(written_in), translator(served_in)
+    request = source.inbound.decode(source.inbound.open(body, headers=headers, bounds=bounds))
+    nowhere = Upstream(provider="", model=request.model, asked=request.model, issuer=NATIVE_ISSUER)
+    outgoing = target.outbound.encode(request, nowhere)
+    intake = target.inbound.open(outgoing.body, headers=headers, path=path, bounds=bounds)
+    return msgspec.structs.replace(intake, warnings=outgoing.warnings)

@@ -1,0 +1,145 @@
+"""A body of one OpenAI protocol on the path of the other is read as what it is and answered in the path's words."""
+
+from typing import Any
+
+import openai
+import pytest
+from openai.lib.streaming.chat import ChatCompletionStreamState
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.responses import Response, ResponseStreamEvent
+
+from support_pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Lane, Reply, Stage
+from support_pairs.callers import ChatCaller
+from support_pairs.lanes import pairs
+from support_pairs.wires import Call
+
+CALLED = Reply(calls=(Call(id="call_1", name="get_weather", arguments='{"city":"Oslo"}'),))
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+FLAT = {"type": "function", "name": "get_weather", "description": "Look it up.", "parameters": SCHEMA}
+CURSORS: dict[str, Any] = {
+    "instructions": "You code.",
+    "input": [
+        {"role": "user", "content": [{"type": "input_text", "text": "Weather?"}]},
+        {"type": "function_call", "call_id": "call_0", "name": "get_weather", "arguments": '{"city":"Rome"}'},
+        {"type": "function_call_output", "call_id": "call_0", "output": "sun"},
+        {"role": "user", "content": "And in Oslo?"},
+    ],
+    "tools": [FLAT],
+    "tool_choice": "auto",
+    "max_output_tokens": 99,
+}
+
+
+CHATS = ("/chat/completions", ChatCompletion, openai.Stream[ChatCompletionChunk])
+RESPONSES_OWN = ("/responses", Response, openai.Stream[ResponseStreamEvent])
+
+
+def sent(stage: Stage, lane: Lane, body: dict[str, Any], *, to: tuple[str, Any, Any] = CHATS) -> Any:
+    """What OpenAI's SDK makes of the answer on a path; of a stream its events."""
+    path, whole, events = to
+    caller = stage.callers[CHAT]
+    assert isinstance(caller, ChatCaller)
+    asked = {"model": stage.model(lane), **body}
+    if not lane.stream:
+        return caller.client.post(path, body=asked, cast_to=whole)
+    asked |= {"stream": True}
+    with caller.client.post(path, body=asked, cast_to=whole, stream=True, stream_cls=events) as stream:
+        return list(stream)
+
+
+@pytest.mark.parametrize("lane", pairs(client=CHAT))
+def test_a_body_of_responses_on_chats_path(stage: Stage, lane: Lane) -> None:
+    """An agent's `input` and flat tools reach every upstream in its own form, and the answer is Chat's."""
+    stage.play(CALLED.scenario(lane.upstream, stream=lane.stream))
+    found = sent(stage, lane, CURSORS)
+    if lane.stream:
+        state: Any = ChatCompletionStreamState()
+        for chunk in found:
+            assert chunk.object == "chat.completion.chunk"
+            state.handle_chunk(chunk)
+        found = state.current_completion_snapshot
+    choice = found.choices[0]
+    assert found.model == stage.model(lane)
+    assert choice.finish_reason == "tool_calls"
+    assert [call.function.arguments for call in choice.message.tool_calls] == ['{"city":"Oslo"}']
+    body = stage.received.body
+    assert all(words in body for words in (b"You code.", b"Weather?", b"sun", b"And in Oslo?", b"Look it up."))
+    if lane.upstream == CHAT:
+        assert [tool["function"]["name"] for tool in stage.asked["tools"]] == ["get_weather"]
+        assert [message["role"] for message in stage.asked["messages"]] == [
+            "developer", "user", "assistant", "tool", "user",
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("lane", pairs(client=RESPONSES))
+def test_a_body_of_chat_on_the_path_of_responses(stage: Stage, lane: Lane) -> None:
+    """Messages and nested tools are served there, too, and the answer is Responses'."""
+    stage.play(CALLED.scenario(lane.upstream, stream=lane.stream))
+    body = {
+        "messages": [{"role": "system", "content": "You code."}, {"role": "user", "content": "Weather?"}],
+        "tools": [{"type": "function", "function": {"name": "get_weather", "parameters": SCHEMA}}],
+    }
+    found = sent(stage, lane, body, to=RESPONSES_OWN)
+    answer = found[-1].response if lane.stream else found
+    assert (answer.object, answer.status) == ("response", "completed")
+    assert [item.name for item in answer.output if item.type == "function_call"] == ["get_weather"]
+    assert b"You code." in stage.received.body
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_what_chat_cannot_say_is_refused_by_name(stage: Stage, stream: bool) -> None:
+    """A body that goes on from a kept answer names what Chat's path has no word for."""
+    lane = Lane(client=CHAT, upstream=CHAT, stream=stream)
+    with pytest.raises(openai.BadRequestError) as caught:
+        sent(stage, lane, {"input": "Hi", "previous_response_id": "resp_1"})
+    assert caught.value.param == "previous_response_id"
+
+
+def test_a_body_of_neither_kind_is_refused(stage: Stage) -> None:
+    """Without messages and input the path's own field is named."""
+    with pytest.raises(openai.BadRequestError) as caught:
+        sent(stage, Lane(client=CHAT, upstream=CHAT), {"tools": []})
+    assert caught.value.param == "messages"
+
+
+# ── items that only Responses has ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("lane", pairs(client=RESPONSES))
+def test_tools_are_offered_wherever_they_are_declared(stage: Stage, lane: Lane) -> None:
+    """Tools of an `additional_tools` item stand beside the others for every upstream, equal ones once."""
+    stage.play(CALLED.scenario(lane.upstream, stream=lane.stream), allow=("items", "input", "unknown-keyword"))
+    more = {"type": "additional_tools", "role": "developer", "tools": [FLAT, {**FLAT, "name": "other"}]}
+    answer = stage.ask(lane, tools=[FLAT], input=[more, {"role": "user", "content": "Weather?"}])
+    assert [call.name for call in answer.calls] == ["get_weather"]
+    if lane.upstream != RESPONSES:
+        assert len(declared(lane, stage.asked)) == 2
+        assert set(declared(lane, stage.asked)) == {"get_weather", "other"}
+
+
+def declared(lane: Lane, asked: Any) -> list[str]:
+    if lane.upstream == GEMINI:
+        return [tool["name"] for group in asked["tools"] for tool in group["functionDeclarations"]]
+    return [tool["function"]["name"] if lane.upstream == CHAT else tool["name"] for tool in asked["tools"]]
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "compaction_trigger"},
+        {"type": "compaction", "encrypted_content": "x"},
+        {"type": "shell_call_output", "call_id": "call_1", "output": []},
+    ],
+    ids=lambda item: str(item["type"]),
+)
+@pytest.mark.parametrize("upstream", [CHAT, MESSAGES, GEMINI])
+def test_items_that_nobody_else_can_honour_are_refused_by_name(
+    stage: Stage, upstream: str, item: dict[str, Any]
+) -> None:
+    """The refusal is the same over every upstream, and names the item's kind."""
+    lane = Lane(client=RESPONSES, upstream=upstream)
+    with pytest.raises(openai.BadRequestError) as caught:
+        stage.ask(lane, input=[item, {"role": "user", "content": "Hi"}])
+    assert item["type"] in caught.value.message
+    assert caught.value.param == "input"
+    assert stage.upstream.requests == []
