@@ -270,7 +270,6 @@ def test_cache_marks_are_read() -> None:
         ("computer_call_output", "user"),
         ("mcp_approval_response", "user"),
         ("item_reference", "user"),
-        ("additional_tools", "user"),
         ("made_up", "user"),
     ],
 )
