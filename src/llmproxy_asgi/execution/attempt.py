@@ -19,6 +19,7 @@ from llmproxy_asgi.execution.reasons import answered, disclosed
 from llmproxy_asgi.facts import Course
 from llmproxy_asgi.providers.base import Credential, HeaderList
 from llmproxy_asgi.providers.target import Line, Target
+from llmproxy_asgi.translators.addresses import refuse_addresses
 from llmproxy_asgi.translators.base import ErrorT, Intake, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.embeddings.records import EmbeddingRequest, Embeddings
 from llmproxy_asgi.translators.losses import refuse_losses
@@ -133,6 +134,8 @@ class Attempt:
         self.over: Callable[[UpstreamError | None], None] | None = None
         line = target.line(job.protocol)
         self.relays: Intake | None = job.intake if line.outbound.protocol == job.protocol else None
+        if job.intake is not None:
+            refuse_addresses(job.intake, line.upstream)
         if outgoing is None:
             outgoing = (
                 line.outbound.encode(job.asked(line.upstream), line.upstream)

@@ -155,6 +155,10 @@ class ProviderConfig(Block):
         default=False,
         description="Whether callers may name what the vendor keeps: all who share its credential may read it.",
     )
+    allow_private_media: bool = Field(
+        default=False,
+        description="Whether callers may give this upstream addresses of private networks to fetch media from.",
+    )
     server_tools: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | list[str])] = Field(
         (ANY,), description="Which tools the vendor may be asked to run, as patterns; [] is none."
     )

@@ -12,6 +12,8 @@ from llmproxy_asgi.translators.base import AnyOutbound, Upstream
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.transport import Address
 
+_GOOGLES = frozenset({"gemini", "gemini-embeddings"})
+"""Protocols of upstreams that read Google's storage; whose is for `kept_elsewhere` to say."""
 _NEAREST = {"openai-completions": "openai-chat"}
 """Protocols that another says more fully than the first that a provider offers: several candidates, where to stop."""
 
@@ -143,6 +145,8 @@ class Target:
                 issuer=provider.issuer(self.model, protocol),
                 capabilities=self.capabilities(protocol),
                 max_event=provider.max_event,
+                private_media=provider.config.allow_private_media,
+                google_storage=protocol in _GOOGLES,
             ),
             whole=provider.address(protocol, self.model, stream=False),
             stream=provider.address(protocol, self.model, stream=True),

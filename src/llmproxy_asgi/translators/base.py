@@ -109,6 +109,10 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes that one event of its streams may have."""
     resuming: bool = False
     """Whether the conversation ends with a turn of the upstream's own that it paused."""
+    private_media: bool = False
+    """Whether it may be given addresses of private networks to fetch media from."""
+    google_storage: bool = False
+    """Whether it reads `gs:` addresses."""
 
 
 class Outgoing(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,11 +5,12 @@ from typing import Any
 import openai
 import pytest
 
-from support_pairs import CHAT, MESSAGES, Lane, Reply, Stage
+from support_pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Lane, Reply, Stage, staged
 from support_pairs.asks import PDF, PNG, messages_tool, tool_result, tool_use
 from support_pairs.lanes import pairs
 
 FINE = Reply(texts=("Fine.",))
+METADATA = "http://169.254.169.254/latest/meta-data"
 PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}}
 
 
@@ -87,3 +88,38 @@ def test_pictures_in_results_follow_the_whole_batch(stage: Stage, lane: Lane) ->
     assert "toolu_1" in head["text"]
     assert picture == {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
     assert "moved:tool_result_media" in answer.warnings
+
+
+def with_picture(client: str, address: str) -> dict[str, Any]:
+    """A question about a picture by its address, in a protocol's words."""
+    if client == GEMINI:
+        return {"contents": [{"role": "user", "parts": [{"fileData": {"fileUri": address, "mimeType": "image/png"}}]}]}
+    part: dict[str, Any] = {"type": "image", "source": {"type": "url", "url": address}}
+    if client == RESPONSES:
+        return {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": address}]}]}
+    if client == CHAT:
+        part = {"type": "image_url", "image_url": {"url": address}}
+    return {"messages": [{"role": "user", "content": [part]}], **({"max_tokens": 9} if client == MESSAGES else {})}
+
+
+@pytest.mark.parametrize("address", ["file:///etc/passwd", METADATA])
+@pytest.mark.parametrize("lane", pairs(stream=False))
+def test_an_address_that_no_upstream_must_fetch_is_refused(stage: Stage, lane: Lane, address: str) -> None:
+    """Translated or passed on, a file or a private host is a 400 that names the field, and nothing is sent."""
+    body = with_picture(lane.client, address)
+    answer = stage.post(lane, body if lane.client == GEMINI else {"model": stage.model(lane), **body})
+    assert answer.status_code == 400, answer.text
+    assert {MESSAGES: "source.url", GEMINI: "fileUri"}.get(lane.client, "image_url") in answer.text
+    assert stage.upstream.requests == []
+
+
+def test_a_provider_may_allow_private_media() -> None:
+    """With `allow_private_media` a private picture is passed on, and a file still is not."""
+    lane = Lane(client=CHAT, upstream=CHAT)
+    with staged(allow_private_media=True) as made:
+        made.play(FINE.scenario(CHAT, stream=False))
+        answer = made.post(lane, {"model": made.model(lane), **with_picture(CHAT, METADATA)})
+        assert answer.status_code == 200, answer.text
+        assert METADATA.encode() in made.received.body
+        refused = made.post(lane, {"model": made.model(lane), **with_picture(CHAT, "file:///etc/passwd")})
+        assert refused.status_code == 400
