@@ -7,7 +7,7 @@ reach a caller.
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import msgspec
 from typing_extensions import override
@@ -283,6 +283,18 @@ class Call:
     def upstream_model(self) -> str:
         """The upstream's own name of the model that answers."""
         return self._attempt.target.model
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What HTTP tells of it in headers, as the fields of `Response` and `Ended`."""
+        course = self.course
+        return {
+            "model": self.upstream_model,
+            "provider": self._attempt.target.provider.name,
+            "request_id": course.request_id,
+            "attempts": course.attempts,
+            "warnings": self.warnings,
+        }
 
     @property
     def relays(self) -> bool:

@@ -20,12 +20,14 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import msgspec
+from typing_extensions import override
 
 from llmproxy_asgi.capabilities import Effort
 from llmproxy_asgi.errors import GatewayError
+from llmproxy_asgi.reprs import assembled, short
 
 JSONObject: TypeAlias = dict[str, Any]
 Extras: TypeAlias = Mapping[str, JSONObject]
@@ -46,6 +48,10 @@ Visibility = Literal["hidden", "summary", "updates", "full"]
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is made per call. Subclasses are keyword-only, which msgspec does not inherit."""
 
+    @override
+    def __repr__(self) -> str:
+        return short(self)
+
 
 class Small(msgspec.Struct, frozen=True, gc=False):
     """What is made per event; positional, because it is small.
@@ -53,6 +59,10 @@ class Small(msgspec.Struct, frozen=True, gc=False):
     The garbage collector does not look into it, so it never holds what could lead back to it, such as an error: one
     that was raised holds the frames that it passed, and they hold the event.
     """
+
+    @override
+    def __repr__(self) -> str:
+        return short(self)
 
 
 # ── reasoning state, citations, cache marks ──────────────────────────────────────────────────────────────────────────
@@ -397,6 +407,8 @@ class Finish(Record, frozen=True, kw_only=True):
     category: str | None = None
     resume: JSONObject | None = None
     """Of a pause: what the upstream wants beside the very same request to go on; None: it wants the turn back."""
+    continue_once: bool = False
+    """Of a pause: whether a second continuation would only be billed, because the upstream stops at the same place."""
 
 
 MOST_CANDIDATES = 1_024
@@ -456,7 +468,11 @@ class Candidate(Record, frozen=True, kw_only=True):
 
 
 class Response(Record, frozen=True, kw_only=True):
-    """A whole answer."""
+    """A whole answer.
+
+    `provider`, `request_id`, `attempts` and `warnings` are what HTTP tells in headers; a `Gateway` fills them in, and
+    sets `model` to the upstream's own name of the model that answered.
+    """
 
     id: str
     model: str
@@ -464,7 +480,21 @@ class Response(Record, frozen=True, kw_only=True):
     candidates: tuple[Candidate, ...]
     usage: Usage = Usage()
     service_tier: ServiceTier | None = None
+    provider: str = ""
+    """The configuration's name of the provider that answered."""
+    request_id: str = ""
+    """Names the call in logs and facts."""
+    attempts: int = 0
+    """How many requests went to upstreams for it."""
+    warnings: tuple[str, ...] = ()
+    """What of the request, or of its answer, was lost or approximated, such as `dropped:seed`."""
     extras: Extras = EMPTY
+
+    @override
+    def __repr__(self) -> str:
+        told = {name: getattr(self, name) for name in ("text", "tool_calls", "model", "provider", "request_id")}
+        told |= {"finish_reason": self.finish_reason, "warnings": self.warnings}
+        return assembled(self, {**{name: value for name, value in told.items() if value}, "usage": self.usage})
 
     @property
     def text(self) -> str:
@@ -496,11 +526,15 @@ class Response(Record, frozen=True, kw_only=True):
 class TextDelta(Small, frozen=True):
     """More words of a text part."""
 
+    type: ClassVar[Literal["text"]] = "text"
+
     text: str
 
 
 class ReasoningDelta(Small, frozen=True):
     """More readable reasoning."""
+
+    type: ClassVar[Literal["reasoning"]] = "reasoning"
 
     text: str
 
@@ -508,17 +542,23 @@ class ReasoningDelta(Small, frozen=True):
 class RefusalDelta(Small, frozen=True):
     """More words of a refusal."""
 
+    type: ClassVar[Literal["refusal"]] = "refusal"
+
     text: str
 
 
 class ArgumentsDelta(Small, frozen=True):
     """More of a call's argument text."""
 
+    type: ClassVar[Literal["arguments"]] = "arguments"
+
     text: str
 
 
 class MediaDelta(Small, frozen=True):
     """More of a sound or image: base64 text, and what is said in it."""
+
+    type: ClassVar[Literal["media"]] = "media"
 
     data: str = ""
     transcript: str = ""
@@ -527,17 +567,23 @@ class MediaDelta(Small, frozen=True):
 class CitationDelta(Small, frozen=True):
     """A citation of the text part that is open."""
 
+    type: ClassVar[Literal["citation"]] = "citation"
+
     citation: Citation
 
 
 class SealDelta(Small, frozen=True):
     """A part's sealed state, always whole."""
 
+    type: ClassVar[Literal["seal"]] = "seal"
+
     seal: Seal
 
 
 class LogprobsDelta(Small, frozen=True):
     """Probabilities of the tokens that came since the last such delta."""
+
+    type: ClassVar[Literal["logprobs"]] = "logprobs"
 
     tokens: tuple[TokenLogprob, ...]
 
@@ -554,6 +600,8 @@ UNDATED = datetime.fromtimestamp(0, UTC)
 class Started(Small, frozen=True):
     """The answer has begun. `usage` is what the upstream said of it so far, if it said anything."""
 
+    type: ClassVar[Literal["started"]] = "started"
+
     id: str
     model: str
     created_at: datetime
@@ -565,6 +613,8 @@ class Started(Small, frozen=True):
 class PartStarted(Small, frozen=True):
     """A part has begun: ids and names are known; its content is empty, or already whole."""
 
+    type: ClassVar[Literal["part_started"]] = "part_started"
+
     candidate: int
     index: int
     part: Part
@@ -572,6 +622,8 @@ class PartStarted(Small, frozen=True):
 
 class PartDelta(Small, frozen=True):
     """A part goes on."""
+
+    type: ClassVar[Literal["part_delta"]] = "part_delta"
 
     candidate: int
     index: int
@@ -581,6 +633,8 @@ class PartDelta(Small, frozen=True):
 class PartEnded(Small, frozen=True):
     """A part is complete. `part` is given for calls, sealed parts and what the vendor restated; else fold it."""
 
+    type: ClassVar[Literal["part_ended"]] = "part_ended"
+
     candidate: int
     index: int
     part: Part | None = None
@@ -589,6 +643,8 @@ class PartEnded(Small, frozen=True):
 class Finished(Small, frozen=True):
     """A candidate is complete."""
 
+    type: ClassVar[Literal["finished"]] = "finished"
+
     candidate: int
     finish: Finish
 
@@ -596,23 +652,39 @@ class Finished(Small, frozen=True):
 class UsageReported(Small, frozen=True):
     """A snapshot of the usage so far; a later one replaces it."""
 
+    type: ClassVar[Literal["usage"]] = "usage"
+
     usage: Usage
 
 
 class Failed(Small, frozen=True, gc=True):
     """The stream broke. The last event of its stream."""
 
+    type: ClassVar[Literal["failed"]] = "failed"
+
     error: GatewayError
 
 
 class Ended(Small, frozen=True):
-    """The stream is over and all went well. The last event of its stream."""
+    """The stream is over and all went well. The last event of its stream.
+
+    A `Gateway` fills in what `Response` holds likewise.
+    """
+
+    type: ClassVar[Literal["ended"]] = "ended"
 
     service_tier: ServiceTier | None = None
+    model: str = ""
+    provider: str = ""
+    request_id: str = ""
+    attempts: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 class Passed(Small, frozen=True):
     """A frame with no canonical meaning, for callers who speak the same protocol."""
+
+    type: ClassVar[Literal["passed"]] = "passed"
 
     protocol: str
     name: str | None

@@ -35,6 +35,7 @@
     ├── InternalError              500   a bug of ours, and only that
     ├── ConfigError                      the configuration is wrong; carries every finding with its place
     └── MisuseError                      the host program called us wrongly; tells what to do instead
+        └── UnknownArgument              with a keyword that nothing takes; a TypeError, too
 
 `CallerGone` stands beside it: nobody is there to be told of anything.
 
@@ -404,6 +405,10 @@ class ConfigError(GatewayError):
 
 class MisuseError(GatewayError):
     """The host program called us in a way that cannot work; the message says what to do instead."""
+
+
+class UnknownArgument(MisuseError, TypeError):
+    """The host program passed a keyword that nothing here takes; the message suggests the nearest one."""
 
 
 class CallerGone(ConnectionError):

@@ -5,7 +5,7 @@ made for a principal all the same, because everything that is kept or counted be
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -16,10 +16,10 @@ from llmproxy_asgi.access.identify import Csrf, Identify
 from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.config.loader import load_config
 from llmproxy_asgi.config.schema import Config, Source
-from llmproxy_asgi.conversation import Message, Request, Response, StreamEvent
+from llmproxy_asgi.conversation import Ended, Message, Request, Response, StreamEvent
 from llmproxy_asgi.endpoints.routes import CHAT, EMBEDDINGS, Endpoints
 from llmproxy_asgi.engine import Engine
-from llmproxy_asgi.errors import BadRequest, GatewayError, MisuseError
+from llmproxy_asgi.errors import BadRequest, GatewayError, MisuseError, UnknownArgument
 from llmproxy_asgi.execution.health import Health
 from llmproxy_asgi.facts import Observer
 from llmproxy_asgi.principal import LOCAL, SCOPE_KEY, Owner, OwnerKind, Principal
@@ -51,11 +51,14 @@ class TokenCount(int):
 
     estimated: bool
     """Whether it is a rule of thumb's, because the upstream has no counter."""
+    warnings: tuple[str, ...]
+    """What of the request was not counted, or not exactly."""
 
-    def __new__(cls, tokens: int, *, estimated: bool) -> Self:
+    def __new__(cls, tokens: int, *, estimated: bool, warnings: tuple[str, ...] = ()) -> Self:
         """A count of so many tokens."""
         made = super().__new__(cls, tokens)
         made.estimated = estimated
+        made.warnings = warnings
         return made
 
     @property
@@ -210,18 +213,20 @@ class Gateway:
             model: As clients name it.
             messages: What was said so far.
             principal: Who it is for; without one, `Principal("local")`.
-            options: Further fields of a Chat request (`tools`, `temperature`, `response_format`...).
+            options: Further fields of a Chat request (`tools`, `temperature`, `response_format`...), and `extra_body`
+                for fields that only the upstream knows.
 
         Raises:
+            UnknownArgument: A keyword is no field of a Chat request; it is a `TypeError`, too.
             CallerError: The request is wrong, or there is no such model.
             UpstreamError: Every target failed.
         """
         with self._telling(CHAT):
             request = chat_request(model, messages, options, stream=False, bounds=self._engine.runtime.bounds)
             async with self._engine.ask(request, self._grant(principal)) as call:
-                answer = call.answer()
+                answer, told = call.answer(), call.told
         assert isinstance(answer, Response), "a call made in Python relays no bytes"
-        return answer
+        return msgspec.structs.replace(answer, **told)
 
     async def stream(
         self, *, model: str = "", messages: Messages, principal: Principal | str | None = None, **options: Any
@@ -238,7 +243,7 @@ class Gateway:
             request = chat_request(model, messages, options, stream=True, bounds=self._engine.runtime.bounds)
             async with self._engine.ask(request, self._grant(principal)) as call, aclosing(call.events()) as events:
                 async for event in events:
-                    yield event
+                    yield msgspec.structs.replace(event, **call.told) if type(event) is Ended else event
 
     async def embed(
         self,
@@ -263,9 +268,9 @@ class Gateway:
         with self._telling(EMBEDDINGS):
             request = embedding_request(model, input, options, bounds=self._engine.runtime.bounds)
             async with self._engine.ask(request, self._grant(principal)) as call:
-                answer = call.answer()
+                answer, told = call.answer(), call.told
         assert isinstance(answer, Embeddings), "a call made in Python relays no bytes"
-        return answer
+        return msgspec.structs.replace(answer, **told)
 
     async def count_tokens(
         self, *, model: str = "", messages: Messages, principal: Principal | str | None = None, **options: Any
@@ -281,7 +286,7 @@ class Gateway:
         with self._telling(CHAT):
             request = chat_request(model, messages, options, stream=False, bounds=self._engine.runtime.bounds)
             counted = await self._engine.count_request(request, self._grant(principal))
-        return TokenCount(counted.tokens, estimated=counted.estimated)
+        return TokenCount(counted.tokens, estimated=counted.estimated, warnings=counted.warnings)
 
     @contextmanager
     def _telling(self, protocol: str) -> Iterator[None]:
@@ -347,8 +352,10 @@ def chat_request(
     if options.get("stream", stream) is not stream:
         raise BadRequest("stream: complete() answers as a whole, stream() as it comes; call the other.", param="stream")
 
+    fields = _fields(CHAT, options)
+
     def read(shaped: Sequence[Mapping[str, Any]]) -> Request:
-        request = _decoded(CHAT, {"model": model, "messages": list(shaped), "stream": stream, **options}, bounds)
+        request = _decoded(CHAT, {"model": model, "messages": list(shaped), "stream": stream, **fields}, bounds)
         assert isinstance(request, Request)
         return request
 
@@ -369,9 +376,33 @@ def embedding_request(
     Raises:
         BadRequest: One of them is wrong; `param` names it.
     """
-    request = _decoded(EMBEDDINGS, {"model": model, "input": given, **options}, bounds)
+    request = _decoded(EMBEDDINGS, {"model": model, "input": given, **_fields(EMBEDDINGS, options)}, bounds)
     assert isinstance(request, EmbeddingRequest)
     return request
+
+
+def _fields(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that keywords stand for; those in `extra_body` are taken as they are.
+
+    Raises:
+        UnknownArgument: A keyword is no field of that protocol's requests.
+    """
+    fields = dict(options)
+    extra = fields.pop("extra_body", None) or {}
+    if not isinstance(extra, Mapping):
+        raise MisuseError("extra_body must be a dict of further fields.")
+    known = translator(protocol).inbound.fields
+    for name in fields:
+        if name not in known:
+            raise UnknownArgument(f"unknown argument {name!r}: {_meant(name, known)}")
+    return {**fields, **extra}
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else "pass fields that only the upstream knows in extra_body={...}."
 
 
 def _decoded(protocol: str, body: Mapping[str, Any], bounds: Bounds) -> object:

@@ -54,6 +54,8 @@ NextRound: TypeAlias = Callable[[Outgoing], Awaitable[Attempt]]
 """Begins another attempt like the first, with this request."""
 
 _WARNING = "downgraded:pause"
+_CONTINUED = "emulated:continuation"
+"""The upstream stopped a turn that it may stop again, and was asked to go on once."""
 _RECENT = 128
 """Events of a round that are remembered one by one; more are made fewer."""
 
@@ -200,12 +202,15 @@ class Continuation:
         self._resume = candidate.finish.resume
         self._spent = self._total(round_.usage)
         # Calls are for the caller to answer, and several answers at once cannot be sent back.
-        return (
+        goes_on = (
             candidate.finish.reason is FinishReason.PAUSE
-            and self._rounds < MOST_ROUNDS
+            and self._rounds < (1 if candidate.finish.continue_once else MOST_ROUNDS)
             and len(round_.candidates) == 1
             and not _calls(candidate)
         )
+        if goes_on and candidate.finish.continue_once:
+            self._warn(_CONTINUED)
+        return goes_on
 
     def _total(self, usage: Usage) -> Usage:
         return total((self._spent, usage)) if self._rounds else usage

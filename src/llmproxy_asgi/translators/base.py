@@ -189,6 +189,8 @@ class Inbound(ABC, Generic[AskedT, AnsweredT]):
     """The header that tells callers the request's id, if it is another than `x-request-id`, which all are sent."""
     output_limits: ClassVar[tuple[str, ...]] = ()
     """The body's fields that say how many tokens an answer may have."""
+    fields: ClassVar[frozenset[str]] = frozenset()
+    """The fields of its requests, where callers in Python may name them as keywords."""
 
     @abstractmethod
     def open(

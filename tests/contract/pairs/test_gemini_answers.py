@@ -287,6 +287,28 @@ def test_a_pause_without_a_token_is_gone_on_with(stage: Stage, lane: Lane) -> No
     answer = stage.ask(lane, **QUESTION[CHAT])
     assert (answer.text, answer.finish) == ("One two.", "stop")
     assert stage.asked["contents"] == [user("How is the weather?"), model("One ")]
+    if not lane.stream:
+        assert answer.warnings == ["emulated:continuation"]
+
+
+@pytest.mark.parametrize("client", [CHAT, RESPONSES, MESSAGES])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_too_many_tool_calls_are_gone_on_with_once(stage: Stage, client: str, stream: bool) -> None:
+    """A model that calls tools until Google stops it does so again: two requests, both billed, and a warning."""
+    lane = Lane(client=client, upstream=GEMINI, mode="sync", stream=stream)
+    words = {"text": "Again. "}
+    if stream:
+        stopped = sse_answer([gemini_chunk(words), gemini_chunk(finish="TOO_MANY_TOOL_CALLS", usage=GEMINI_USAGE)])
+    else:
+        stopped = json_answer(200, gemini_whole(words, finish="TOO_MANY_TOOL_CALLS"))
+    stage.play(stopped)
+    answer = stage.ask(lane, **QUESTION[client], **counting(client, stream=stream))
+    assert answer.text == "Again. " * 2
+    assert len(stage.upstream.requests) == 2
+    usage = answer.whole.usage
+    assert (usage.completion_tokens if client == CHAT else usage.output_tokens) == 24
+    if not stream:
+        assert {"emulated:continuation", "downgraded:pause"} <= set(answer.warnings)
 
 
 @pytest.mark.parametrize("lane", lanes(client=CHAT, upstream=GEMINI))

@@ -56,6 +56,7 @@ class OpenAIEmbeddingInbound(OpenAIInbound[EmbeddingRequest, Embeddings], Embedd
     """The half that serves callers."""
 
     protocol = PROTOCOL
+    fields = _KNOWN
 
     @override
     def open(

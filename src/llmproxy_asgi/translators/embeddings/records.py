@@ -36,4 +36,9 @@ class Embeddings(Record, frozen=True, kw_only=True):
     model: str
     vectors: tuple[tuple[float, ...], ...]
     usage: Usage = Usage()
+    provider: str = ""
+    """This and the next three as in `Response`."""
+    request_id: str = ""
+    attempts: int = 0
+    warnings: tuple[str, ...] = ()
     extras: Extras = EMPTY

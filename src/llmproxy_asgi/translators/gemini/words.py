@@ -87,6 +87,10 @@ SERVER_TOOLS: Mapping[str, str] = {"googleSearch": "web_search", "urlContext": "
 SERVER_TOOLS_OUT: Mapping[str, str] = {ours: theirs for theirs, ours in SERVER_TOOLS.items()}
 
 
+_ONCE = frozenset({"TOO_MANY_TOOL_CALLS"})
+"""Pauses that the model runs into again: it called tools until its upstream stopped it."""
+
+
 def decode_finish(word: str, message: str | None, *, called: bool, token: str | None = None) -> Finish:
     """Why a candidate ended. A stop behind a call asks for the call; nothing else is overridden.
 
@@ -100,7 +104,8 @@ def decode_finish(word: str, message: str | None, *, called: bool, token: str | 
     if called and reason is FinishReason.STOP:
         reason = FinishReason.TOOL_CALLS
     resume = {"continuationToken": token} if token and reason is FinishReason.PAUSE else None
-    return Finish(reason=reason, native=word, message=message, resume=resume)
+    once = word in _ONCE
+    return Finish(reason=reason, native=word, message=message, resume=resume, continue_once=once)
 
 
 def finish_word(finish: Finish) -> str:

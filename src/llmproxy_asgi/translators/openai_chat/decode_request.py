@@ -38,7 +38,7 @@ from llmproxy_asgi.translators.openai_chat.decode_messages import decode_message
 from llmproxy_asgi.translators.openai_chat.words import PROTOCOL
 from llmproxy_asgi.translators.tool_schemas import distinct
 
-_KNOWN = frozenset(
+KNOWN = frozenset(
     {
         "model",
         "messages",
@@ -309,5 +309,5 @@ def _service_tier(raw: Raw) -> ServiceTier | None:
 
 
 def _extras(raw: Raw) -> Mapping[str, dict[str, Any]]:
-    kept = others(raw, _KNOWN)
+    kept = others(raw, KNOWN)
     return {PROTOCOL: kept} if kept else {}

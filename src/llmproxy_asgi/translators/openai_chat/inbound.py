@@ -17,7 +17,7 @@ from llmproxy_asgi.translators.openai.foreign_bodies import reopen
 from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
 from llmproxy_asgi.translators.openai.options import ARRAY, BOOLEAN, NUMBER, OBJECT, STRING, Outside, check_outsides
 from llmproxy_asgi.translators.openai.outline import CONVERSATION_NAMES
-from llmproxy_asgi.translators.openai_chat.decode_request import decode_request
+from llmproxy_asgi.translators.openai_chat.decode_request import KNOWN, decode_request
 from llmproxy_asgi.translators.openai_chat.encode_answer import encode_answer
 from llmproxy_asgi.translators.openai_chat.encode_stream import ChatStreamEncoder
 from llmproxy_asgi.translators.openai_chat.words import PROTOCOL
@@ -60,6 +60,7 @@ class ChatInbound(OpenAIInbound):
     protocol = PROTOCOL
     keepalive = b": keep-alive\n\n"
     output_limits = ("max_completion_tokens", "max_tokens")
+    fields = KNOWN | {"audio", "moderation", "prediction"}
 
     @override
     def open(

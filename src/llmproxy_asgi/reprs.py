@@ -1,0 +1,58 @@
+"""Short representations of records: what is worth a line in a debugger or a log, and never a whole document."""
+
+import functools
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+_LONGEST_TEXT = 60
+_MOST_ITEMS = 3
+_LONGEST = 400
+
+
+def short(record: msgspec.Struct) -> str:
+    """A record's name and the fields that aren't at their defaults; long texts, bytes and lists are cut."""
+    defaults = _defaults(type(record))
+    fields = ((name, getattr(record, name)) for name in record.__struct_fields__)
+    return assembled(record, {name: value for name, value in fields if name not in defaults or value != defaults[name]})
+
+
+def assembled(record: object, fields: Mapping[str, Any]) -> str:
+    """A name and these fields, each in short."""
+    text = ", ".join(f"{name}={_value(value)}" for name, value in fields.items())
+    if len(text) > _LONGEST:
+        text = text[:_LONGEST] + "..."
+    return f"{type(record).__name__}({text})"
+
+
+def _value(value: object) -> str:
+    match value:
+        case Enum():
+            return repr(value.value)
+        case str() if len(value) > _LONGEST_TEXT:
+            return f"{value[:_LONGEST_TEXT]!r}... ({len(value)} characters)"
+        case bytes() if len(value) > _LONGEST_TEXT:
+            return f"{len(value)} bytes"
+        case list() | tuple():
+            shown = [_value(item) for item in value[:_MOST_ITEMS]]
+            more = [f"... {len(value)} in all"] if len(value) > _MOST_ITEMS else []
+            return f"[{', '.join([*shown, *more])}]"
+        case Mapping():
+            shown = [f"{name!r}: {_value(item)}" for name, item in list(value.items())[:_MOST_ITEMS]]
+            more = [f"... {len(value)} in all"] if len(value) > _MOST_ITEMS else []
+            return f"{{{', '.join([*shown, *more])}}}"
+        case _:
+            return repr(value)
+
+
+@functools.cache
+def _defaults(kind: type[msgspec.Struct]) -> Mapping[str, Any]:
+    found = {}
+    for field in msgspec.structs.fields(kind):
+        if field.default is not msgspec.NODEFAULT:
+            found[field.name] = field.default
+        elif field.default_factory is not msgspec.NODEFAULT:
+            found[field.name] = field.default_factory()
+    return found
