@@ -52,7 +52,7 @@ _TEXT = bytes(byte for byte in range(256) if byte == 9 or (byte >= 32 and byte !
 class Address:
     """Where a call goes, parsed. Build it once and keep it: what a connection needs of it is remembered by identity."""
 
-    __slots__ = ("netloc", "port", "raw_host", "raw_path", "scheme")
+    __slots__ = ("netloc", "port", "raw_host", "raw_path", "scheme", "where")
 
     def __init__(self, *, scheme: str, raw_host: bytes, port: int | None, raw_path: bytes) -> None:
         self.scheme = scheme
@@ -64,12 +64,8 @@ class Address:
         """With the query, as it stands in the request line."""
         host = b"[%b]" % raw_host if b":" in raw_host else raw_host
         self.netloc = host if port is None else b"%b:%d" % (host, port)
-
-    @property
-    def where(self) -> str:
-        """The host and port, as a message names them."""
-        port = "" if self.port is not None else f":{_PORTS[self.scheme]}"
-        return self.netloc.decode("ascii") + port
+        self.where = f"{host.decode('ascii')}:{port or _PORTS[scheme]}"
+        """Host and port, as a message names them."""
 
     @override
     def __str__(self) -> str:
