@@ -120,7 +120,8 @@ def _count(given: msgspec.Raw, within: tuple[str, ...], most: int) -> int:
         return 0
     if memoryview(found[0])[0] in _DIGITS:  # the ids of one text's tokens
         return 0
-    if not within or len(found) > most:
+    data = bytes(given)
+    if len(found) > most or not any(name.encode() in data for name in within):
         return len(found)
     return sum(max((_inner(each, name) for name in within), default=1) or 1 for each in found)
 
