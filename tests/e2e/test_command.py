@@ -104,7 +104,7 @@ def demo(folder: Path) -> Iterator[tuple[Running, str]]:
     """A running demo that has printed all it prints, and its address."""
     with running(folder, "demo", "--port", "0") as command:
         url = command.read_until(r"page +(http://127\.0\.0\.1:\d+)/ui/")
-        command.read_until(r"client\.messages\.create")
+        command.read_until(r"generate_content")
         yield command, url
 
 
@@ -138,14 +138,14 @@ def test_demo_answers_what_it_prints(tmp_path: Path, client: httpx2.Client) -> N
 
 
 def test_demo_python_lines_work(tmp_path: Path) -> None:
-    """The Python lines that the demo prints work when they are pasted, with both official SDKs."""
+    """The Python lines that the demo prints work when they are pasted, with all three official SDKs."""
     with demo(tmp_path) as (command, _):
         lines = textwrap.dedent(command.output.partition(DEMO_LINE)[2])
         ended = subprocess.run(
             [sys.executable, "-c", lines], env=environment(), capture_output=True, text=True, timeout=GUARD, check=False
         )
         assert ended.returncode == 0, ended.stderr
-        assert ended.stdout.count("Hello") == 2
+        assert ended.stdout.count("Hello") == 3
 
 
 def test_demo_is_for_this_machine_alone(tmp_path: Path, client: httpx2.Client) -> None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -175,6 +176,40 @@ def test_pins_keep_up_with_what_is_asked_for() -> None:
         or canonicalize_name(requirement.name) not in pins
     ]
     assert stale == [], "run `make requirements`"
+
+
+def needs_of(name: str) -> list[Requirement]:
+    """What an installed distribution asks for; one that an older environment lacks asks for nothing here."""
+    try:
+        return [Requirement(line) for line in metadata.requires(name) or ()]
+    except metadata.PackageNotFoundError:
+        return []
+
+
+def test_the_lock_holds_all_that_its_packages_ask_for() -> None:
+    """What the pinned packages need here, extras that others ask of them included, is pinned and fits.
+
+    The lock is installed without a look at dependencies, so nothing else would find the gap.
+    """
+    text = (ROOT / "requirements" / "dev.txt").read_text(encoding="utf-8")
+    pins = {str(canonicalize_name(name)): version for name, version in re.findall(r"(?m)^([\w.-]+)==([^\s;]+)", text)}
+    waiting = [one for one in asked_for() if one.marker is None or one.marker.evaluate()]
+    seen: set[tuple[str, str]] = set()
+    missing: list[str] = []
+    while waiting:
+        wanted = waiting.pop()
+        name = str(canonicalize_name(wanted.name))
+        if not wanted.specifier.contains(pins.get(name, "0")) or name not in pins:
+            missing.append(str(wanted))
+            continue
+        for extra in ["", *sorted(wanted.extras)]:
+            if (name, extra) not in seen:
+                seen.add((name, extra))
+                waiting += [
+                    need for need in needs_of(name) if need.marker is None or need.marker.evaluate({"extra": extra})
+                ]
+    assert ("google-auth", "requests") in seen
+    assert missing == [], "run `make requirements`"
 
 
 def test_actions_are_pinned_by_commit(contents: dict[Path, str]) -> None:

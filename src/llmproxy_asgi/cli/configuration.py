@@ -45,7 +45,10 @@ def init(
 
 
 def check(
-    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Several files are layers; later ones win.")],
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FILE...]", show_default=str(USUAL), help="Several files are layers; later ones win."),
+    ] = None,
 ) -> None:
     """Validate a configuration: every mistake with its place, and what would serve nothing.
 
@@ -55,6 +58,7 @@ def check(
     from llmproxy_asgi.config.loader import check_config
     from llmproxy_asgi.errors import ConfigError
 
+    paths = paths or [USUAL]
     for path in paths:
         try:
             with path.open("rb") as file:

@@ -128,7 +128,7 @@ Everything runs, with an embedded provider that only pretends. Ctrl+C ends it.
 
   page         {url}/ui/
   base_url     {url}/v1   (OpenAI's SDK)
-  base_url     {url}      (Anthropic's SDK)
+  base_url     {url}      (Anthropic's and Google's SDKs)
 
 Try it from another terminal:
 
@@ -152,6 +152,10 @@ From Python:
   client = Anthropic(base_url="{url}", api_key="unused")
   messages = [{{"role": "user", "content": "Hello"}}]
   print(client.messages.create(model="simulated/echo", max_tokens=200, messages=messages))
+
+  from google import genai
+  client = genai.Client(api_key="unused", http_options={{"base_url": "{url}"}})
+  print(client.models.generate_content(model="simulated/echo", contents="Hello"))
 """
 
 

@@ -168,6 +168,13 @@ def test_check_of_what_cannot_be_read(name: str) -> None:
     assert checked.stderr.startswith(f"{name}: cannot be read: ")
 
 
+def test_check_without_a_file_takes_the_usual_one() -> None:
+    """As the other commands do."""
+    assert run("check").exit_code == 2
+    write(OPEN)
+    assert run("check").stdout == "ok: 1 provider, 0 models\n"
+
+
 def test_check_finds_what_serves_nothing() -> None:
     """A file that is legal and serves nobody is no success; the finding has its place."""
     write(OPEN.replace("simulated: ", "simulated: {enabled: false}"))
