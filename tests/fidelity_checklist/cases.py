@@ -14,13 +14,13 @@ PAIRS = tuple((caller, upstream) for caller in PROTOCOLS for upstream in PROTOCO
 FEATURES: dict[str, Collection[int]] = {
     "Framing": range(1, 13),
     "Same protocol": range(13, 18),
-    "Turns": range(18, 27),
-    "Media": range(27, 36),
+    "Turns": (*range(18, 27), *range(110, 113)),
+    "Media": (*range(27, 36), 113),
     "Tools": (*range(36, 60), *range(104, 110)),
     "Reasoning": range(60, 71),
     "Parameters": range(71, 79),
     "Answers": range(79, 91),
-    "Errors": range(91, 99),
+    "Errors": (*range(91, 99), 114),
     "Small endpoints": range(99, 104),
 }
 """What the claims are about, by their numbers."""
@@ -208,4 +208,14 @@ CASES = (
         "M-C M-R M-G",
         "Tools that Anthropic defines and the caller runs are functions elsewhere, and come back under their names.",
     ),
+    # Turns, media and errors again
+    _later(110, "M-C M-R M-M M-G", "Anthropic's tool runner, which asks for a thread first, finishes its loop."),
+    _later(
+        111,
+        "M-C R-C",
+        "A server whose template takes one system message gets one, at the beginning, and text as one string.",
+    ),
+    _later(112, "C-* R-*", "A body of one OpenAI protocol on the other's path is answered in the path's words."),
+    _later(113, "*-*", "An address that no upstream must fetch is a 400 that names the field."),
+    _later(114, "*-*", "A refusal in no vendor's shape keeps its reason."),
 )

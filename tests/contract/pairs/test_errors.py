@@ -261,6 +261,7 @@ FOREIGN_REFUSALS: dict[str, tuple[object, str]] = {
 }
 
 
+@pytest.mark.fidelity(114)
 @pytest.mark.parametrize("refusal", FOREIGN_REFUSALS.values(), ids=FOREIGN_REFUSALS)
 @pytest.mark.parametrize("lane", pairs())
 def test_a_refusal_of_no_vendors_shape_keeps_its_reason(stage: Stage, lane: Lane, refusal: tuple[object, str]) -> None:

@@ -47,6 +47,7 @@ def sent(stage: Stage, lane: Lane, body: dict[str, Any], *, to: tuple[str, Any, 
         return list(stream)
 
 
+@pytest.mark.fidelity(112)
 @pytest.mark.parametrize("lane", pairs(client=CHAT))
 def test_a_body_of_responses_on_chats_path(stage: Stage, lane: Lane) -> None:
     """An agent's `input` and flat tools reach every upstream in its own form, and the answer is Chat's."""
@@ -71,6 +72,7 @@ def test_a_body_of_responses_on_chats_path(stage: Stage, lane: Lane) -> None:
         ]  # fmt: skip
 
 
+@pytest.mark.fidelity(112)
 @pytest.mark.parametrize("lane", pairs(client=RESPONSES))
 def test_a_body_of_chat_on_the_path_of_responses(stage: Stage, lane: Lane) -> None:
     """Messages and nested tools are served there, too, and the answer is Responses'."""

@@ -102,6 +102,7 @@ def with_picture(client: str, address: str) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": [part]}], **({"max_tokens": 9} if client == MESSAGES else {})}
 
 
+@pytest.mark.fidelity(113)
 @pytest.mark.parametrize("address", ["file:///etc/passwd", METADATA])
 @pytest.mark.parametrize("lane", pairs(stream=False))
 def test_an_address_that_no_upstream_must_fetch_is_refused(stage: Stage, lane: Lane, address: str) -> None:

@@ -37,6 +37,7 @@ def answer(lane: Lane, allow: tuple[str, ...], received: Received) -> Scenario:
     return FINE.scenario(lane.upstream, stream=lane.stream)
 
 
+@pytest.mark.fidelity(111)
 @pytest.mark.parametrize("lane", pairs(client=MESSAGES, upstream=CHAT))
 def test_a_turn_of_claude_code_is_taken(stage: Stage, lane: Lane) -> None:
     """Blocks of system become one string; a later system message is read in the user turn next to it, and named."""
@@ -88,6 +89,7 @@ def test_an_instruction_behind_results_is_a_user_turn(stage: Stage, lane: Lane) 
     assert [message["content"] for message in messages[2:]] == ["snow\n\ncold", "Be brief."]
 
 
+@pytest.mark.fidelity(111)
 @pytest.mark.parametrize("lane", pairs(client=RESPONSES, upstream=CHAT))
 def test_leading_instructions_of_two_kinds_are_one(stage: Stage, lane: Lane) -> None:
     """Instructions and a developer item are one system message, in order, and the caller reads that they were moved."""

@@ -59,6 +59,7 @@ async def run_async(caller: MessagesCaller, lane: Lane, model: str) -> Any:
     return last
 
 
+@pytest.mark.fidelity(110)
 @pytest.mark.parametrize("lane", lanes(client=MESSAGES))
 def test_anthropics_tool_runner_finishes(stage: Stage, lane: Lane) -> None:
     """The runner asks for a thread, is refused in the vendor's words, and runs its loop without one."""
