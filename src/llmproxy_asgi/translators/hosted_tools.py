@@ -15,6 +15,7 @@ import msgspec
 from llmproxy_asgi.capabilities import ANY, Capabilities
 from llmproxy_asgi.conversation import EMPTY, Request, ServiceTier
 from llmproxy_asgi.errors import BadRequest, Unsupported
+from llmproxy_asgi.translators.kept_elsewhere import Naming
 
 _KINDS: Mapping[str, str] = {
     "google_search": "web_search",
@@ -28,6 +29,8 @@ _KINDS: Mapping[str, str] = {
     "retrieval": "file_search",
     "computer_use_preview": "computer_use",
     "computer": "computer_use",
+    "computer_toolset": "computer_use",
+    "browser_toolset": "computer_use",
     "google_maps": "maps",
     "mcp_servers": "mcp",
     "mcp_toolset": "mcp",
@@ -70,45 +73,56 @@ def tool_kind(name: str) -> str:
     return _KINDS.get(plain, plain)
 
 
-def refuse_spliced(
-    values: Mapping[str, msgspec.Raw],
-    can: Capabilities,
-    *,
-    members: Collection[str],
-    tiers: Collection[str],
-    read: Reader,
-) -> None:
+class Hosted:
+    """How the requests of one protocol ask their vendor to run tools.
+
+    Args:
+        members: Where at the top level tools may be asked for.
+        tiers: Where a tier is named.
+        names: Every member within those that `read` looks at, for servers that match names loosely.
+        read: See `Reader`.
+    """
+
+    def __init__(self, *, members: Collection[str], tiers: Collection[str], names: Iterable[str], read: Reader) -> None:
+        self.members = members
+        self.tiers = tiers
+        self.read = read
+        self.loose = Naming("type", names, lambda _: None)
+
+
+def refuse_spliced(values: Mapping[str, msgspec.Raw], can: Capabilities, hosted: Hosted) -> None:
     """Refuse a request that is passed on as it is where it asks for what its upstream's operator has not allowed.
 
     Args:
         values: Its top level.
         can: The upstream's.
-        members: Where tools may be asked for.
-        tiers: Where a tier is named.
-        read: See `Reader`.
+        hosted: Of its protocol.
 
     Raises:
-        Unsupported: Names what is not allowed, and where it stands.
+        Unsupported: Names what is not allowed, and where it stands, in whatever spelling.
         BadRequest: A member that matters cannot be read here, but maybe there.
     """
     if ANY not in can.server_tools:
-        found = {key: _decoded(values, key) for key in members if key in values}
+        found = {key: _decoded(values, key) for key in hosted.members if key in values}
         if found:
-            _refuse(read(found), can.server_tools)
+            _refuse(hosted.read(found), can.server_tools)
+            loosely = hosted.loose.as_loosely_read(found)
+            if loosely is not found:
+                _refuse(hosted.read(loosely), can.server_tools)
     if ANY not in can.service_tiers:
-        for key in tiers:
+        for key in hosted.tiers:
             word = _decoded(values, key) if key in values else None
             _refuse_tier(word, key, can.service_tiers)
 
 
-def refuse_encoded(request: Request, can: Capabilities, *, protocol: str, read: Reader) -> None:
+def refuse_encoded(request: Request, can: Capabilities, hosted: Hosted, *, protocol: str) -> None:
     """Refuse a request that is translated where it asks for what its upstream's operator has not allowed.
 
     Args:
         request: Read from whichever protocol.
         can: The upstream's.
-        protocol: Which the upstream speaks.
-        read: See `Reader`; of that protocol.
+        hosted: Of the upstream's protocol.
+        protocol: Which that is.
 
     Raises:
         Unsupported: Names what is not allowed.
@@ -116,7 +130,7 @@ def refuse_encoded(request: Request, can: Capabilities, *, protocol: str, read: 
     if ANY not in can.server_tools:
         served = [tool for tool in request.tools if tool.kind == "server"]
         natives = [tool.extras[protocol] for tool in served if protocol in tool.extras]
-        _refuse(read({**request.extras.get(protocol, EMPTY), "tools": natives}), can.server_tools)
+        _refuse(hosted.read({**request.extras.get(protocol, EMPTY), "tools": natives}), can.server_tools)
         others = (tool.name for tool in served if protocol not in tool.extras)
         _refuse((Asked("tools", name) for name in others), can.server_tools)
     tier = request.service_tier

@@ -32,6 +32,9 @@ REFUSED: Rows = {
         ({"tools": [{**MCP, "connector_id": "connector_gmail", "authorization": "t"}]}, "tools[0]"),
         ({"tools": [FUNCTION[RESPONSES], {"type": "image_generation", "model": "gpt-image-9"}]}, "tools[1]"),
         ({"tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]}, "tools[0]"),
+        ({"tools": [{**FUNCTION[RESPONSES], "Type": "code_interpreter"}]}, "tools[0]"),
+        ({"tools": [{"type": "namespace", "name": "n", "description": "d", "tools": [MCP]}]}, "tools[0].tools[0]"),
+        ({"input": [{"type": "additional_tools", "tools": [MCP]}]}, "input[0].tools[0]"),
         ({"service_tier": "priority"}, "service_tier"),
     ],
     MESSAGES: [

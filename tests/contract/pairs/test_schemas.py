@@ -6,7 +6,7 @@ import anthropic
 import openai
 import pytest
 
-from support_pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Lane, Reply, Stage
+from support_pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Lane, Reply, Stage, staged
 from support_pairs.asks import QUESTION, chat_tool, messages_tool, responses_tool
 from support_pairs.gemini_asks import declared, functions
 from support_pairs.lanes import pairs
@@ -156,3 +156,50 @@ def test_an_answer_that_is_no_object_is_asked_for_in_words(stage: Stage, lane: L
     answer = stage.ask(lane, **QUESTION[lane.client], **form)
     assert "json_schema" not in str(stage.asked.get("response_format") or stage.asked.get("text"))
     assert "emulated:response_format" in answer.warnings
+
+
+CLOSED = {"type": "object", "additionalProperties": False}
+NODE = {**CLOSED, "properties": {"next": {"anyOf": [{"$ref": "#/$defs/Node"}, {"type": "null"}]}}}
+ANSWERS: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
+    "one-of": (
+        {**CLOSED, "properties": {"a": {"oneOf": [TEXT, {"type": "integer"}]}}},
+        {"anyOf": [TEXT, {"type": "integer"}]},
+    ),
+    "foreign-format": (
+        {**CLOSED, "properties": {"a": {**TEXT, "format": "phone"}}},
+        {**TEXT, "description": "{format: phone}"},
+    ),
+    "free-keys": ({**CLOSED, "properties": {"a": {"type": "object", "additionalProperties": TEXT}}}, None),
+    "circle": ({"$ref": "#/$defs/Node", "$defs": {"Node": NODE}}, None),
+}
+
+
+@pytest.mark.fidelity(105)
+@pytest.mark.parametrize("name", ANSWERS)
+@pytest.mark.parametrize("lane", [lane for one in (CHAT, RESPONSES) for lane in pairs(client=one, upstream=MESSAGES)])
+def test_the_schema_of_an_answer_has_anthropics_form(stage: Stage, lane: Lane, name: str) -> None:
+    """As its own SDK would send it; what would mean something else is asked for in words."""
+    schema, property_made = ANSWERS[name]
+    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+    form = {"type": "json_schema", "name": "w", "schema": schema}
+    asked: dict[str, Any] = {"text": {"format": form}}
+    if lane.client == CHAT:
+        asked = {"response_format": {"type": "json_schema", "json_schema": {"name": "w", "schema": schema}}}
+    answer = stage.ask(lane, **QUESTION[lane.client], **asked)
+    if property_made is None:
+        assert "output_config" not in stage.asked
+        assert "JSON Schema" in stage.asked["system"][-1]["text"]
+        assert answer.warnings == ["emulated:response_format"]
+    else:
+        assert stage.asked["output_config"]["format"]["schema"]["properties"]["a"] == property_made
+
+
+@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=GEMINI, stream=False))
+def test_what_is_asked_for_in_words_is_a_400_for_strict_requests(lane: Lane) -> None:
+    """Whoever asks for all or nothing gets a 400 that names the format."""
+    with staged(default_model="gemini-2.5-flash", bypass_model=True) as older:
+        more = {"tools": tool(CHAT, "now", {"type": "object"}), **FORMATS[CHAT]}
+        body = {**QUESTION[CHAT], "model": older.model(lane), **more}
+        answer = older.post(lane, body, **{"x-llmproxy-strict": "1"})
+    assert answer.status_code == 400
+    assert "emulated:response_format" in answer.text

@@ -3,13 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llmproxy_asgi.translators.hosted_tools import Asked, read_typed
-
-MEMBERS = ("tools", "mcp_servers", "container")
-TIERS = ("service_tier", "speed")
+from llmproxy_asgi.translators.hosted_tools import Asked, Hosted, read_typed
 
 
-def read_messages(values: Mapping[str, Any]) -> Iterable[Asked]:
+def _read(values: Mapping[str, Any]) -> Iterable[Asked]:
     """Tools by type, servers of MCP with their addresses, and skills that a container is given."""
     yield from read_typed(values.get("tools"), "tools", _targets)
     servers = values.get("mcp_servers")
@@ -24,3 +21,11 @@ def read_messages(values: Mapping[str, Any]) -> Iterable[Asked]:
 def _targets(tool: Mapping[str, Any]) -> tuple[str | None, ...]:
     # A set of tools of a server, whose address stands with the server.
     return () if str(tool.get("type")).startswith("mcp_toolset") else (None,)
+
+
+MESSAGES = Hosted(
+    members=("tools", "mcp_servers", "container"),
+    tiers=("service_tier", "speed"),
+    names=("type", "url", "skills"),
+    read=_read,
+)

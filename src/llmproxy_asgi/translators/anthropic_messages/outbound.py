@@ -21,7 +21,7 @@ from llmproxy_asgi.translators.anthropic_messages.decode_answer import decode_an
 from llmproxy_asgi.translators.anthropic_messages.decode_stream import EventStream
 from llmproxy_asgi.translators.anthropic_messages.encode_messages import native_thinking
 from llmproxy_asgi.translators.anthropic_messages.encode_request import encode_request
-from llmproxy_asgi.translators.anthropic_messages.hosted_tools import MEMBERS, TIERS, read_messages
+from llmproxy_asgi.translators.anthropic_messages.hosted_tools import MESSAGES
 from llmproxy_asgi.translators.anthropic_messages.problems import decode_error
 from llmproxy_asgi.translators.anthropic_messages.scan import MessagesScan
 from llmproxy_asgi.translators.anthropic_messages.schema import FIRST_VERSION, PROTOCOL
@@ -66,13 +66,13 @@ class MessagesOutbound(Outbound):
 
     @override
     def encode(self, request: Request, upstream: Upstream) -> Outgoing:
-        refuse_encoded(request, upstream.capabilities, protocol=PROTOCOL, read=read_messages)
+        refuse_encoded(request, upstream.capabilities, MESSAGES, protocol=PROTOCOL)
         return encode_request(request, upstream)
 
     @override
     def splice(self, intake: Intake, upstream: Upstream) -> Outgoing:
         raw = dict(intake.raw)
-        refuse_spliced(raw, upstream.capabilities, members=MEMBERS, tiers=TIERS, read=read_messages)
+        refuse_spliced(raw, upstream.capabilities, MESSAGES)
         if not upstream.capabilities.stored:
             _refuse_named(raw)
         raw["model"] = Raw(msgspec.json.encode(upstream.model))

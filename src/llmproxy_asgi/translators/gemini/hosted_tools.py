@@ -3,14 +3,12 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from llmproxy_asgi.translators.gemini.outline import both_spellings
 from llmproxy_asgi.translators.gemini.proto import camel, either
-from llmproxy_asgi.translators.hosted_tools import Asked
-
-MEMBERS = ("tools",)
-TIERS = ("serviceTier", "service_tier")
+from llmproxy_asgi.translators.hosted_tools import Asked, Hosted
 
 
-def read_gemini(values: Mapping[str, Any]) -> Iterable[Asked]:
+def _read(values: Mapping[str, Any]) -> Iterable[Asked]:
     """Whatever an entry of `tools` holds beside functions; servers of MCP with their addresses."""
     tools = values.get("tools")
     for number, entry in enumerate(tools if isinstance(tools, list) else [tools]):
@@ -29,3 +27,11 @@ def _addresses(servers: Any) -> Iterable[str]:
         found = either(server, "streamableHttpTransport") if isinstance(server, dict) else ()
         urls = [str(each.get("url") or "") for _, each in found if isinstance(each, dict)]
         yield from urls or [""]
+
+
+GEMINI = Hosted(
+    members=("tools",),
+    tiers=("serviceTier", "service_tier"),
+    names=both_spellings("functionDeclarations", "mcpServers", "streamableHttpTransport", "url"),
+    read=_read,
+)

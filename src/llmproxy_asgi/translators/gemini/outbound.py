@@ -22,7 +22,7 @@ from llmproxy_asgi.translators.gemini.decode_contents import is_own_file
 from llmproxy_asgi.translators.gemini.decode_stream import ChunkStream
 from llmproxy_asgi.translators.gemini.encode_request import encode_request
 from llmproxy_asgi.translators.gemini.grounding import searches
-from llmproxy_asgi.translators.gemini.hosted_tools import MEMBERS, TIERS, read_gemini
+from llmproxy_asgi.translators.gemini.hosted_tools import GEMINI
 from llmproxy_asgi.translators.gemini.outline import both_spellings
 from llmproxy_asgi.translators.gemini.problems import decode_error, stream_error
 from llmproxy_asgi.translators.gemini.proto import either, spelled
@@ -54,13 +54,13 @@ class GeminiOutbound(Outbound):
 
     @override
     def encode(self, request: Request, upstream: Upstream) -> Outgoing:
-        refuse_encoded(request, upstream.capabilities, protocol=PROTOCOL, read=read_gemini)
+        refuse_encoded(request, upstream.capabilities, GEMINI, protocol=PROTOCOL)
         return encode_request(request, upstream)
 
     @override
     def splice(self, intake: Intake, upstream: Upstream) -> Outgoing:
         values = dict(intake.raw)
-        refuse_spliced(values, upstream.capabilities, members=MEMBERS, tiers=TIERS, read=read_gemini)
+        refuse_spliced(values, upstream.capabilities, GEMINI)
         if not upstream.capabilities.stored:
             _refuse_named(values)
         warnings: tuple[str, ...] = ()

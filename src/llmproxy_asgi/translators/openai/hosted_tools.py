@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llmproxy_asgi.translators.hosted_tools import Asked, read_typed
+from llmproxy_asgi.translators.hosted_tools import Asked, Hosted, read_typed
 
-CHAT_MEMBERS = ("tools", "web_search_options", "plugins")
-RESPONSES_MEMBERS = ("tools", "input")
-TIERS = ("service_tier",)
+_NAMES = frozenset({"type", "id", "tools", "server_url", "connector_id", "tunnel_id", "model"})
+_TIERS = ("service_tier",)
 
 
-def read_chat(values: Mapping[str, Any]) -> Iterable[Asked]:
+def _read_chat(values: Mapping[str, Any]) -> Iterable[Asked]:
     """Chat's: search options of models that search, plugins of routers, and whatever is neither function nor custom."""
     yield from read_typed(values.get("tools"), "tools", _targets)
     if values.get("web_search_options") is not None:
@@ -21,7 +20,7 @@ def read_chat(values: Mapping[str, Any]) -> Iterable[Asked]:
             yield Asked(f"plugins[{number}]", str(plugin.get("id")))
 
 
-def read_responses(values: Mapping[str, Any]) -> Iterable[Asked]:
+def _read_responses(values: Mapping[str, Any]) -> Iterable[Asked]:
     """Responses': tools at the top, and those that items of the input add."""
     yield from read_typed(values.get("tools"), "tools", _targets)
     items = values.get("input")
@@ -37,3 +36,7 @@ def _targets(tool: Mapping[str, Any]) -> tuple[str | None, ...]:
         return tuple(str(each) for each in named if each) or ("",)
     model = tool.get("model") if tool.get("type") == "image_generation" else None
     return (str(model),) if model else (None,)
+
+
+CHAT = Hosted(members=("tools", "web_search_options", "plugins"), tiers=_TIERS, names=_NAMES, read=_read_chat)
+RESPONSES = Hosted(members=("tools", "input"), tiers=_TIERS, names=_NAMES, read=_read_responses)

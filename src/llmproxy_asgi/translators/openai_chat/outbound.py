@@ -15,7 +15,7 @@ from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.hosted_tools import refuse_encoded, refuse_spliced
 from llmproxy_asgi.translators.kept_elsewhere import Naming, refuse_named
 from llmproxy_asgi.translators.members import joined, raw, renamed, split
-from llmproxy_asgi.translators.openai.hosted_tools import CHAT_MEMBERS, TIERS, read_chat
+from llmproxy_asgi.translators.openai.hosted_tools import CHAT
 from llmproxy_asgi.translators.openai.problems import decode_error, decode_error_object
 from llmproxy_asgi.translators.openai_chat.decode_stream import ChatStreamDecoder
 from llmproxy_asgi.translators.openai_chat.encode_request import encode_request
@@ -37,14 +37,14 @@ class ChatOutbound(Outbound):
 
     @override
     def encode(self, request: Request, upstream: Upstream) -> Outgoing:
-        refuse_encoded(request, upstream.capabilities, protocol=PROTOCOL, read=read_chat)
+        refuse_encoded(request, upstream.capabilities, CHAT, protocol=PROTOCOL)
         return encode_request(request, upstream)
 
     @override
     def splice(self, intake: Intake, upstream: Upstream) -> Outgoing:
         values = dict(intake.raw)
         warnings: tuple[str, ...] = ()
-        refuse_spliced(values, upstream.capabilities, members=CHAT_MEMBERS, tiers=TIERS, read=read_chat)
+        refuse_spliced(values, upstream.capabilities, CHAT)
         if not upstream.capabilities.stored:
             warnings = _keep_nothing(values)
         if intake.model != upstream.model or "model" not in values:

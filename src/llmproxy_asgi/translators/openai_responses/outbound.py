@@ -18,7 +18,7 @@ from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, 
 from llmproxy_asgi.translators.counts import read_count, without
 from llmproxy_asgi.translators.hosted_tools import refuse_encoded
 from llmproxy_asgi.translators.members import renamed
-from llmproxy_asgi.translators.openai.hosted_tools import read_responses
+from llmproxy_asgi.translators.openai.hosted_tools import RESPONSES
 from llmproxy_asgi.translators.openai.problems import decode_error, decode_error_object
 from llmproxy_asgi.translators.openai_responses.decode_stream import ResponsesStreamDecoder, answer_extras
 from llmproxy_asgi.translators.openai_responses.encode_request import encode_request
@@ -65,7 +65,7 @@ class ResponsesOutbound(Outbound):
 
     @override
     def encode(self, request: Request, upstream: Upstream) -> Outgoing:
-        refuse_encoded(request, upstream.capabilities, protocol=PROTOCOL, read=read_responses)
+        refuse_encoded(request, upstream.capabilities, RESPONSES, protocol=PROTOCOL)
         return encode_request(request, upstream)
 
     @override

@@ -16,7 +16,7 @@ from llmproxy_asgi.translators.base import Intake, Outgoing, Upstream
 from llmproxy_asgi.translators.hosted_tools import refuse_spliced
 from llmproxy_asgi.translators.kept_elsewhere import Naming, refuse_named, unshared
 from llmproxy_asgi.translators.members import joined, raw
-from llmproxy_asgi.translators.openai.hosted_tools import RESPONSES_MEMBERS, TIERS, read_responses
+from llmproxy_asgi.translators.openai.hosted_tools import RESPONSES
 from llmproxy_asgi.translators.openai_responses.words import STATE, legal_item_id
 from llmproxy_asgi.translators.seals import WRAPPED, unwrap, usable
 from llmproxy_asgi.wire.json_body import decode
@@ -51,7 +51,7 @@ def splice(intake: Intake, upstream: Upstream) -> Outgoing:
     if intake.model != upstream.model or "model" not in values:
         values["model"] = raw(upstream.model)
     warnings: list[str] = []
-    refuse_spliced(values, upstream.capabilities, members=RESPONSES_MEMBERS, tiers=TIERS, read=read_responses)
+    refuse_spliced(values, upstream.capabilities, RESPONSES)
     if not upstream.capabilities.stored:
         _refuse_stored(values)
         if "store" in values and bytes(values["store"]) == b"true":
