@@ -25,6 +25,8 @@ KEPT_FAILURE = 30.0
 """Seconds after a failure until an upstream is asked again."""
 LONGEST = 10.0
 """Seconds that an upstream's pages may take all together, beside connecting; a caller waits for them."""
+_PATIENCE = 2 * LONGEST
+"""Seconds that a caller waits at most, should the event loop that asks be stopped meanwhile."""
 MOST = 5000
 """Names of one upstream that are kept."""
 MOST_PAGES = 20
@@ -51,7 +53,7 @@ class Listings:
         self._pools = pools
         self._clock = clock
         self._kept: dict[tuple[object, ...], _Kept] = {}
-        self._asking: dict[tuple[object, ...], concurrent.futures.Future[None]] = {}
+        self._asking: dict[tuple[object, ...], tuple[concurrent.futures.Future[None], asyncio.AbstractEventLoop]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._lock = threading.Lock()
 
@@ -66,17 +68,20 @@ class Listings:
         listing = [each for each in providers if each.models_question("") is not None]
         due = [each for each in listing if (kept := self._kept.get(_key(each))) is None or kept.until <= now]
         if due:
-            await asyncio.gather(*(asyncio.wrap_future(self._ask_once(each)) for each in due), return_exceptions=True)
+            # Waiting so cancels nothing: what one caller no longer waits for, others may.
+            await asyncio.wait([asyncio.wrap_future(self._ask_once(each)) for each in due], timeout=_PATIENCE)
 
     def _ask_once(self, provider: Provider) -> "concurrent.futures.Future[None]":
         """The answer that somebody waits for already, else a new one; a caller who leaves breaks nothing off."""
         key = _key(provider)
+        loop = asyncio.get_running_loop()
         with self._lock:
-            asking = self._asking.get(key)
-            if asking is not None:
+            asking, theirs = self._asking.get(key, (None, loop))
+            if asking is not None and not theirs.is_closed():
                 return asking
-            asking = self._asking[key] = concurrent.futures.Future()
-        task = asyncio.get_running_loop().create_task(self._ask(provider, key))
+            asking = concurrent.futures.Future()
+            self._asking[key] = (asking, loop)
+        task = loop.create_task(self._ask(provider, key))
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._over(key, done))
         return asking
@@ -84,7 +89,7 @@ class Listings:
     def _over(self, key: tuple[object, ...], task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         with self._lock:
-            asking = self._asking.pop(key, None)
+            asking, _ = self._asking.pop(key, (None, None))
         if not task.cancelled() and (failure := task.exception()) is not None:
             _log.error("listing models failed unexpectedly", exc_info=failure)
         if asking is not None and not asking.done():

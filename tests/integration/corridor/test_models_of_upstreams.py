@@ -12,7 +12,7 @@ import pytest
 
 from llmproxy_asgi import Gateway, LLMProxy
 from llmproxy_asgi.execution.listings import KEPT, KEPT_FAILURE
-from llmproxy_asgi.testing import Scenario, ThreadedUpstream, Upstream, error_answer, json_answer
+from llmproxy_asgi.testing import Gate, Hold, Scenario, ThreadedUpstream, Upstream, error_answer, json_answer
 from llmproxy_asgi.testing.scenario import Received
 from support_clock import HandClock
 from support_gateway import chat_answer, chat_body, served
@@ -222,3 +222,34 @@ async def test_a_list_is_kept_for_minutes_and_a_failure_for_less(
     clock.at += 1
     assert await gateway.list_models() == ["new"]
     await gateway.aclose()
+
+
+@pytest.mark.anyio
+async def test_a_caller_who_leaves_breaks_nothing_off() -> None:
+    """What one no longer waits for, another gets; the upstream was asked once."""
+    gate = Gate()
+    head, *rest = json_answer(200, OPENAI).steps
+    with Upstream.in_thread(default=Scenario(Hold(gate), head, *rest)) as upstream:
+        async with Gateway({"providers": {"p": provider(upstream)}}) as gateway:
+            leaving, staying = (asyncio.create_task(gateway.list_models()) for _ in range(2))
+            await asyncio.to_thread(upstream.wait_for_requests, 1)
+            leaving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await leaving
+            gate.set()
+            assert await staying == ["gpt-5", "o3"]
+        assert len(upstream.requests) == 1
+
+
+def test_a_loop_that_is_closed_while_it_asks_keeps_nobody_waiting(upstream: ThreadedUpstream) -> None:
+    """The next caller asks anew."""
+    gateway = Gateway({"providers": {"p": provider(upstream)}})
+    loop = asyncio.new_event_loop()
+    stopped = loop.create_task(gateway.list_models())
+    loop.run_until_complete(asyncio.sleep(0))
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*asyncio.all_tasks(loop), return_exceptions=True))
+    assert stopped.cancelled()
+    loop.close()
+    assert asyncio.run(gateway.list_models()) in (["gpt-5", "o3"], [])

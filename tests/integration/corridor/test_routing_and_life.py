@@ -256,6 +256,32 @@ def test_one_models_limit_is_not_its_neighbours(
         assert "fine" in client.post(path, json=make(model="small", stream=stream)).text
 
 
+@pytest.mark.fault(8)
+@pytest.mark.parametrize(
+    ("error", "headers"),
+    [
+        ({"message": "slow down", "code": "user_global_rate_limited:pro"}, {}),
+        ({"message": "slow down", "type": "organization_rate_limit"}, {}),
+        ({"message": "slow down"}, {"anthropic-ratelimit-unified-representative-claim": "five_hour"}),
+    ],
+    ids=["code", "type", "header"],
+)
+def test_an_accounts_limit_is_every_models(
+    upstreams: list[ThreadedUpstream], error: dict[str, Any], headers: dict[str, str]
+) -> None:
+    """Where the vendor says that the account is limited, the key's other models are not asked either."""
+    one = upstreams[0]
+    one.default = error_answer(429, {"error": error}, headers={"retry-after": "60", **headers})
+    block = {"type": "openai-compatible", "api_key": "sk-1", "base_url": one.base_url + "/v1"}
+    with (
+        served(LLMProxy({"providers": {"p": block}, "access": {"mode": "open"}})) as base,
+        httpx2.Client(base_url=base, trust_env=False, timeout=30) as client,
+    ):
+        for model in ("p/big", "p/small"):
+            assert client.post(CHAT, json=chat_body(model=model)).status_code == 429
+        assert len(one.requests) == 1
+
+
 @pytest.mark.fault(11)
 def test_one_models_failures_are_not_its_neighbours(upstreams: list[ThreadedUpstream]) -> None:
     """Ten times a 500 by one model: the other one is asked all the same."""

@@ -58,6 +58,18 @@ def rests(front: Front) -> list[CredentialCooled]:
 WAITS: dict[str, tuple[list[tuple[str, str]], float]] = {
     "seconds": ([("retry-after", "40")], 40),
     "date": ([("retry-after", format_datetime(NOW + timedelta(seconds=50), usegmt=True)), DATE], 50),
+    "a fraction": ([("retry-after", "40.5")], 40.5),
+    "an older date": ([("retry-after", (NOW + timedelta(seconds=50)).strftime("%A, %d-%b-%y %H:%M:%S GMT")), DATE], 50),
+    "asctime": ([("retry-after", (NOW + timedelta(seconds=50)).strftime("%a %b %d %H:%M:%S %Y")), DATE], 50),
+    "since 1970": ([("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", str(int(NOW.timestamp()) + 70)), DATE], 70),
+    "a subscription's": (
+        [
+            ("anthropic-ratelimit-unified-status", "rejected"),
+            ("anthropic-ratelimit-unified-reset", str(int(NOW.timestamp()) + 80)),
+            DATE,
+        ],
+        80,
+    ),
     "milliseconds": ([("retry-after-ms", "20500")], 20.5),
     "openai's reset": ([("x-ratelimit-remaining-requests", "0"), ("x-ratelimit-reset-requests", "1m0s")], 60),
     "anthropic's reset": (
