@@ -39,7 +39,7 @@ _KINDS: Mapping[str, str] = {
 _CALLER_RUN = frozenset(
     {"function", "custom", "namespace", "local_shell", "apply_patch", "bash", "text_editor", "memory", "computer_use"}
 )
-"""What the caller runs, whoever defined it."""
+"""What the caller runs, even where a vendor defined it."""
 _VERSION = re.compile(r"_(?:\d{8}|preview_\d{4}_\d{2}_\d{2}|preview)$")
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _PLAIN_TIERS = frozenset({"auto", "default", "standard", "standard_only", "unspecified"})

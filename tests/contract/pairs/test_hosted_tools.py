@@ -121,7 +121,7 @@ def test_what_the_operator_has_allowed_passes(limited: Stage, lane: Lane) -> Non
 @pytest.mark.fidelity(107)
 @pytest.mark.parametrize("lane", SAME)
 def test_an_operators_key_allows_all_by_default(stage: Stage, lane: Lane) -> None:
-    """Whoever says nothing has said yes, as ever."""
+    """Without the setting every tool and tier passes, as before."""
     anything(stage, lane)
     for more, _ in REFUSED[lane.client]:
         answer = stage.post(lane, body(stage, lane, more))

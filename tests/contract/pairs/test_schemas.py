@@ -196,7 +196,7 @@ def test_the_schema_of_an_answer_has_anthropics_form(stage: Stage, lane: Lane, n
 
 @pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=GEMINI, stream=False))
 def test_what_is_asked_for_in_words_is_a_400_for_strict_requests(lane: Lane) -> None:
-    """Whoever asks for all or nothing gets a 400 that names the format."""
+    """A request that must go as it is becomes a 400 that names the format."""
     with staged(default_model="gemini-2.5-flash", bypass_model=True) as older:
         more = {"tools": tool(CHAT, "now", {"type": "object"}), **FORMATS[CHAT]}
         body = {**QUESTION[CHAT], "model": older.model(lane), **more}

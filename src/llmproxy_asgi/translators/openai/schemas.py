@@ -23,7 +23,7 @@ _MOST_STEPS = 64
 def function_parameters(
     tool: Tool, request: Request, can: Capabilities, losses: Losses
 ) -> tuple[JSONObject, bool | None]:
-    """A function's parameters, and whether they go as strict ones (None: nobody said).
+    """A function's parameters, and whether they go as strict ones (None: the caller did not say).
 
     Raises:
         Unsupported: They describe no object, or the tool's results are of no use to the model.
@@ -47,7 +47,7 @@ def function_parameters(
 
 
 class AnswerSchema(msgspec.Struct, frozen=True):
-    """The schema of an answer, and whether it goes as a strict one (None: nobody said)."""
+    """The schema of an answer, and whether it goes as a strict one (None: the caller did not say)."""
 
     schema: JSONObject
     strict: bool | None
