@@ -98,7 +98,7 @@ verify: $(INSTALLED)  ## run the long tests only: fuzzing, kill rounds (ARGS)
 
 # FULL=1 makes whole clones as well, by each Python that is found, with old and new pips: some two minutes each.
 fresh: $(INSTALLED)  ## install the wheel in a clean environment and run its demo; FULL=1: clones, too (FULL, ARGS)
-	$(BIN)/python -m pytest -m 'clean_install$(if $(FULL),, and not verify)' tests/e2e/test_clean_install.py $(ARGS)
+	$(BIN)/python -m pytest -o faulthandler_timeout=0 -m 'clean_install$(if $(FULL),, and not verify)' tests/e2e/test_clean_install.py $(ARGS)
 
 protocols: $(TESTABLE)  ## run the tests of the fidelity checklist and write docs/protocols.md
 	PYTHONPATH=tests $(BIN)/python -m fidelity_checklist
