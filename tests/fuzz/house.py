@@ -158,6 +158,8 @@ class ScriptedUpstream(httpx2.AsyncBaseTransport):
     @override
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         body = await request.aread()
+        if request.method == "GET":
+            return httpx2.Response(404)  # it lists no models
         status, headers, pieces = self.answer(urllib.parse.unquote(request.url.path), body)
         encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         return httpx2.Response(status, headers=encoded, stream=_Body(self, pieces))

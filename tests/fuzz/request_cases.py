@@ -9,6 +9,7 @@ from fuzz.legal import Illegal, check_error, check_head, check_stream, check_who
 from fuzz.mutate import dump, mutated
 from fuzz.seeds import GEMINI, MESSAGES, RESPONSES
 
+CLIENT_CLOSED_REQUEST = 499
 PROVIDERS = ("chat", "responses", "anthropic", "gemini")
 _COUNTS = {MESSAGES: "/v1/messages/count_tokens", RESPONSES: "/v1/responses/input_tokens"}
 _BETAS = (b"", b"tools-2025", b"a,b , c", b"\xe9", b"context-1m-2025-08-07,interleaved-thinking-2025-05-14")
@@ -102,6 +103,10 @@ async def play_request(case: RequestCase, house: House, rng: random.Random) -> N
     if answered is None:
         if not case.asked.leaves:
             raise Illegal("no answer at all")
+        return
+    if case.asked.leaves and answered.status == CLIENT_CLOSED_REQUEST:
+        if answered.body:
+            raise Illegal(f"a body for a client that has left: {answered.body[:100]!r}")
         return
     judge(case, answered)
 

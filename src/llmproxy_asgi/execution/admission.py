@@ -19,7 +19,7 @@ from llmproxy_asgi.clock import SYSTEM, AlarmClock
 from llmproxy_asgi.errors import RateLimited, Unavailable
 from llmproxy_asgi.execution.concurrency import Slots
 from llmproxy_asgi.execution.gate import UNLIMITED, Full, Gate, Permit, pass_first
-from llmproxy_asgi.execution.rate_limit import Limiter, TokenBucket
+from llmproxy_asgi.execution.rate_limit import Limiter, TokenBucket, plural
 from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.providers.target import Target
@@ -200,8 +200,9 @@ def _slots(limits: CallLimits) -> Slots | None:
 def _gate(limits: CallLimits, slots: Slots | None, clock: AlarmClock, lock: "threading.RLock") -> Gate:
     calls = [TokenBucket(rate, capacity, clock, limit=_per(rate, capacity)) for rate, capacity in limits.calls]
     tokens = limits.tokens_per_minute
-    words = f"{tokens} tokens per minute"
-    bucket = TokenBucket(tokens / 60, tokens, clock, limit=words) if tokens is not None else None
+    bucket = None
+    if tokens is not None:
+        bucket = TokenBucket(tokens / 60, tokens, clock, limit=f"{plural(tokens, 'token')} per minute")
     limiter = Limiter(calls, bucket) if calls or bucket is not None else None
     return Gate(limiter, slots, queue_timeout=limits.queue_timeout, max_queue=limits.max_queue, clock=clock, lock=lock)
 
@@ -209,8 +210,8 @@ def _gate(limits: CallLimits, slots: Slots | None, clock: AlarmClock, lock: "thr
 def _per(rate: float, capacity: float) -> str:
     """A limit of calls in words: one that lets a minute's worth come at once was configured by the minute."""
     if math.isclose(rate * 60, capacity):
-        return f"{capacity:.12g} requests per minute"
-    return f"{rate:.12g} requests per second"
+        return f"{plural(capacity, 'request')} per minute"
+    return f"{plural(rate, 'request')} per second"
 
 
 def _shown(seconds: float) -> str:

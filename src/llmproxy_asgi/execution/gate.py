@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 
 from llmproxy_asgi.clock import Alarm, AlarmClock
 from llmproxy_asgi.execution.concurrency import Slots
-from llmproxy_asgi.execution.rate_limit import SLACK, Limiter
+from llmproxy_asgi.execution.rate_limit import SLACK, Limiter, plural
 
 A_MOMENT = 1.0
 """Seconds that are told to wait where nobody can know: until one of the calls under way ends."""
@@ -203,7 +203,7 @@ class Gate:
         """Which limit a call of so many tokens would have to wait for longest, in words (`60 requests per minute`)."""
         with self.lock:
             if self._slots is not None and not self._slots.free:
-                return f"{self._slots.limit} calls at once"
+                return f"{plural(self._slots.limit, 'call')} at once"
             return "" if self._limiter is None else self._limiter.lacking(tokens)
 
     def advance(self) -> None:

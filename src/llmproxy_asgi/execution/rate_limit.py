@@ -139,3 +139,8 @@ class Limiter:
                 for bucket, level, need in zip(self._buckets, levels, needs, strict=True)
             ]
         return total
+
+
+def plural(number: float, noun: str) -> str:
+    """Return a number of things in words: `1 request`, `60 requests`."""
+    return f"{number:.12g} {noun}{'' if number == 1 else 's'}"

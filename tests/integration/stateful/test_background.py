@@ -542,7 +542,7 @@ def test_a_place_is_held_from_the_post_to_the_end(monkeypatch: pytest.MonkeyPatc
         request: Any = {"model": stage.model(CHAT), "input": "A tale", "background": True}
         stage.play(held(CHAT))
         first = stage.alice.responses.create(**request)
-        with pytest.raises(openai.RateLimitError, match="at once"):
+        with pytest.raises(openai.RateLimitError, match="limit of 1 call at once"):
             stage.alice.responses.create(**request)
         stage.alice.responses.cancel(first.id)
         with monkeypatch.context() as patch:

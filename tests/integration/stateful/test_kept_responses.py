@@ -434,7 +434,7 @@ def test_the_input_is_listed(stage: Scene) -> None:
         ("GET", "resp_1/cancel", 405),
         ("POST", "resp_1/input_items", 405),
         ("GET", "resp_1/else", 404),
-        ("GET", "", 405),
+        ("GET", "", 405),  # the endpoint that makes responses
     ],
 )
 def test_other_paths_and_methods_are_refused(stage: Scene, method: str, path: str, status: int) -> None:

@@ -90,7 +90,7 @@ async def test_a_limit_begins_anew() -> None:
     ask: dict[str, Any] = {"model": "one/echo", "messages": [{"role": "user", "content": "hi"}], "principal": "ada"}
     async with Gateway(config) as gateway:
         await gateway.complete(**ask)
-        with pytest.raises(Exception, match="requests per minute"):
+        with pytest.raises(Exception, match="limit of 1 request per minute"):
             await gateway.complete(**ask)
         await gateway.forget("ada")
         await gateway.complete(**ask)

@@ -173,7 +173,7 @@ async def test_waiting_for_the_first_to_have_room(clock: HandClock) -> None:
     ("limits", "tokens", "message"),
     [
         ({"requests_per_minute": 60}, 0, "You have reached your limit of 60 requests per minute. Try again in 1 s."),
-        ({"requests_per_minute": 1}, 0, "You have reached your limit of 1 requests per minute. Try again in 60 s."),
+        ({"requests_per_minute": 1}, 0, "You have reached your limit of 1 request per minute. Try again in 60 s."),
         (
             {"rate_limit": {"requests_per_second": 0.5, "burst": 2}},
             0,
@@ -210,7 +210,7 @@ async def test_a_full_provider_names_its_limit(clock: HandClock) -> None:
     """Callers learn that the limit is the gateway's, which one it is and how long it lasts."""
     for block, message in (
         ({"rate_limit": {"requests_per_second": 2, "burst": 1}}, "(2 requests per second). Try again in 0.5 s."),
-        ({"max_concurrency": 1}, "(1 calls at once). Try again when a call has ended."),
+        ({"max_concurrency": 1}, "(1 call at once). Try again when a call has ended."),
     ):
         made = providers(one=block)
         admitted = admission(LiveGates(clock), made)

@@ -198,7 +198,7 @@ def test_patience_ends_on_its_own_loop() -> None:
     async def in_vain() -> None:
         with pytest.raises(Full) as told:
             await pass_first((one,), 0)
-        assert told.value.limit == "1 calls at once"
+        assert told.value.limit == "1 call at once"
 
     for _ in range(4):
         threads.run(in_vain())

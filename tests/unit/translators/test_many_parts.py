@@ -15,8 +15,10 @@ from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.pairing import merge
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.translators.seals import wrap
+from llmproxy_asgi.wire.json_body import Bounds
 
 LIMIT = 10.0
+WIDE = Bounds(values=10**7, messages=10**6, tools=10**6)  # what is slow shows only beyond the usual bounds
 FOREIGN = Seal(issuer="somebody", kind="signature", data="state")
 
 
@@ -31,7 +33,7 @@ def quickly(work: Callable[[], Any]) -> Any:
 def read(protocol: str, body: dict[str, Any]) -> tuple[Message, ...]:
     inbound = translator(protocol).inbound
     path = {"model": "m", "method": "generateContent"} if protocol == "gemini" else EMPTY
-    intake = inbound.open(msgspec.json.encode(body), headers={}, path=path)
+    intake = inbound.open(msgspec.json.encode(body), headers={}, path=path, bounds=WIDE)
     messages: tuple[Message, ...] = quickly(lambda: inbound.decode(intake)).messages
     return messages
 
@@ -132,7 +134,7 @@ def test_allowed_tools_are_found() -> None:
     allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": names}}
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "tools": tools, "tool_choice": allowed}
     chat = translator("openai-chat").inbound
-    request = chat.decode(chat.open(msgspec.json.encode(body), headers={}))
+    request = chat.decode(chat.open(msgspec.json.encode(body), headers={}, bounds=WIDE))
     upstream = Upstream(provider="p", model="m", asked="m", issuer="p")
     outgoing = quickly(lambda: translator("anthropic-messages").outbound.encode(request, upstream))
     assert len(msgspec.json.decode(outgoing.body)["tools"]) == many - 1
