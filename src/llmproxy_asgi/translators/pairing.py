@@ -15,8 +15,11 @@ import msgspec
 
 from llmproxy_asgi.conversation import EMPTY, Extras, Message, Part, Role, Text, ToolCall, ToolResult
 from llmproxy_asgi.errors import BadRequest
+from llmproxy_asgi.wire.json_body import Bounds, count_values
 
 _T = TypeVar("_T")
+_ARGUMENTS = Bounds(json_depth=500, values=10**9)
+"""How deep a call's arguments may nest to be read; nothing real comes near."""
 
 MISSING_RESULT = "[no result]"
 """What stands in for the result of a call that was never answered."""
@@ -290,8 +293,11 @@ def arguments_object(text: str) -> dict[str, Any]:
     if not text.strip():
         return {}
     try:
+        # How deep a JSON reader can go differs between versions of Python, so the limit is our own.
+        if text.count("[") + text.count("{") > _ARGUMENTS.json_depth:
+            count_values(text.encode(), _ARGUMENTS)
         value = msgspec.json.decode(text)
-    except (ValueError, RecursionError):  # not JSON, half a surrogate pair, or nested deeper than anything real
+    except (ValueError, RecursionError):  # not JSON, half a surrogate pair, or too deep
         return {"_raw": text}
     if isinstance(value, dict):
         return cast("dict[str, Any]", value)

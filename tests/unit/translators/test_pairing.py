@@ -403,7 +403,9 @@ def test_reasoning_without_words_is_no_empty_text() -> None:
         ('{"a": ', {"_raw": '{"a": '}),
         ("NaN", {"_raw": "NaN"}),
         ("plain words", {"_raw": "plain words"}),
-        ("[" * 5000 + "]" * 5000, {"_raw": "[" * 5000 + "]" * 5000}),
+        ("[" * 501 + "]" * 501, {"_raw": "[" * 501 + "]" * 501}),
+        ('{"a": ' * 5000 + "1" + "}" * 5000, {"_raw": '{"a": ' * 5000 + "1" + "}" * 5000}),
+        (json.dumps({"a": "[" * 600}), {"a": "[" * 600}),
     ],
 )
 def test_arguments_are_an_object_whatever_was_written(text: str, wanted: dict[str, object]) -> None:
