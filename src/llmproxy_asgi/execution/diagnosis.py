@@ -8,10 +8,10 @@ nothing of the path of calls.
 
 import asyncio
 import time
-from datetime import UTC, datetime
 
 import msgspec
 
+from llmproxy_asgi.clock import SYSTEM
 from llmproxy_asgi.errors import (
     GatewayError,
     SocketsExhausted,
@@ -146,7 +146,7 @@ def _served(answer: _Answer, target: Target, protocol: str) -> Diagnosis:
     line = target.line(protocol)
     try:
         outgoing = Outgoing(body=_EMPTY, stream=False)
-        line.outbound.decode(answer.body, outgoing, line.upstream, received_at=datetime.now(UTC))
+        line.outbound.decode(answer.body, outgoing, line.upstream, received_at=SYSTEM.now())
     except UpstreamError:
         return Diagnosis(
             ok=False, state="does not speak its protocol", reason=answer.reason, advice=_base_url(target.provider)

@@ -288,7 +288,7 @@ def test_openais_client_embeds(listed: Listed, upstream: str, encoding: Any, mod
         assert vectors == VECTORS
     assert [each.index for each in found.data] == [0, 1]
     assert found.model == EMBEDDERS[upstream]
-    assert found.usage.prompt_tokens == (5 if upstream == "openai" else 0)
+    assert found.usage.prompt_tokens == (5 if upstream == "openai" else 4)  # Gemini counts none: an estimate
 
 
 @pytest.mark.fidelity(101)

@@ -5,6 +5,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -38,6 +39,15 @@ from support_pairs.lanes import PROTOCOLS, lanes, pairs
 from support_pairs.responses_wires import call_item, message_item, thought_item
 from support_pairs.stage import MODELS, PROVIDERS
 from support_pairs.wires import call_deltas
+
+
+@pytest.fixture(autouse=True)
+def _one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers that are compared byte by byte are completed at the same second."""
+    monkeypatch.setattr(
+        "llmproxy_asgi.translators.openai_responses.encode_answer.time", SimpleNamespace(time=lambda: 2e9)
+    )
+
 
 ARGUMENTS = '{"city":"京都 ☃\u2028","deep":{"n":[1,2.50]}}'
 CALL = Call(id="call_1", name="get_weather", arguments=ARGUMENTS)

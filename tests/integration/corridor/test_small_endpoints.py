@@ -563,7 +563,7 @@ def test_101_openais_callers_get_googles_vectors(
         raw = client.embeddings.with_raw_response.create(model="m", input=["one", "two"], dimensions=3)
     answer = raw.parse()
     assert [each.embedding for each in answer.data] == VECTORS
-    assert (answer.model, answer.usage.prompt_tokens) == ("m", 4 if counted else 0)
+    assert (answer.model, answer.usage.prompt_tokens) == ("m", 4 if counted else 2)
     assert raw.headers.get("x-llmproxy-warnings") == (None if counted else "estimated:usage")
     (received,) = upstream.requests
     assert received.path == "/v1beta/models/gemini-embedding-001:batchEmbedContents"
@@ -585,13 +585,13 @@ def test_tokens_go_past_google_to_whoever_knows_them(upstream: ThreadedUpstream,
 
 @pytest.mark.anyio
 async def test_the_python_face_embeds(upstream: ThreadedUpstream) -> None:
-    """Vectors in the inputs' order, usage and the model's name as it was asked for."""
+    """Vectors in the inputs' order, usage and the upstream's name of the model."""
     upstream.default = embedding
     async with Gateway({"providers": {"up": embedder(upstream)}}) as gateway_:
         found = await gateway_.embed(model="m", input=["one", "two"], principal="ann", dimensions=3)
         single = await gateway_.embed(model="m", input="one", encoding_format="base64")
     assert [list(vector) for vector in found.vectors] == VECTORS
-    assert (found.model, found.usage.input, found.usage.total) == ("m", 4, 4)
+    assert (found.model, found.usage.input, found.usage.total) == ("embedder-1", 4, 4)
     assert [list(vector) for vector in single.vectors] == VECTORS[:1]
     assert upstream.requests[0].json() == {"model": "embedder-1", "input": ["one", "two"], "dimensions": 3}
 
