@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from llmproxy_asgi.call import Call
-from llmproxy_asgi.conversation import Batch, Failed
+from llmproxy_asgi.conversation import Batch, Ended, Failed
+from llmproxy_asgi.custody.reasoning import withheld
 from llmproxy_asgi.errors import GatewayError
 from llmproxy_asgi.translators.base import AnyInbound, Intake, StreamEncoder
 
@@ -37,7 +38,10 @@ class CallerStream:
         if self._encoder is not None:
             if kept := self._tap.feed(batch.events):
                 await self._call.keep(kept)
-            return self._encoder.feed(batch.events)
+            data = self._encoder.feed(batch.events)
+            if batch.events and type(batch.events[-1]) is Ended and (state := self._encoder.withheld()):
+                await self._call.keep(withheld(state))
+            return data
         raw = batch.raw or b""
         if batch.events:
             self._tap.feed(batch.events)

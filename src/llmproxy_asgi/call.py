@@ -6,15 +6,26 @@ reach a caller.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import MOST_PARTS, Batch, Failed, PartStarted, Request, Response, StreamEvent, Usage
+from llmproxy_asgi.conversation import (
+    MOST_PARTS,
+    Batch,
+    Failed,
+    Message,
+    PartStarted,
+    Request,
+    Response,
+    StreamEvent,
+    Usage,
+)
 from llmproxy_asgi.custody.affinity import Pin, distance, pin
-from llmproxy_asgi.custody.reasoning import NOTHING, Kept, ReasoningTap, missing, remember, restore
+from llmproxy_asgi.custody.reasoning import NOTHING, Before, Kept, ReasoningTap, missing, remember, restore
 from llmproxy_asgi.custody.responses import ResponseCustody
 from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError, UpstreamProtocolError
 from llmproxy_asgi.execution.allowance import Allowance
@@ -47,8 +58,8 @@ class _Tap(ReasoningTap):
 
     __slots__ = ("_parts", "_telling")
 
-    def __init__(self, telling: Telling) -> None:
-        super().__init__()
+    def __init__(self, telling: Telling, *, words: bool = False, before: Before = tuple) -> None:
+        super().__init__(words=words, before=before)
         self._telling = telling
         self._parts = 0
 
@@ -168,10 +179,12 @@ class Call:
         job = await self._recalling(self._job)
         attempt = self._attempt = await self._placed(job)
         self.telling.begin(attempt.whole)
-        self.tap = _Tap(self.telling)
+        words = attempt.target.line(job.protocol).upstream.capabilities.needs_reasoning_content
+        before = partial(_messages, job)
+        self.tap = _Tap(self.telling, words=words, before=before)
         if self.turn is not None:
             self.turn.begin(relayed=self.relays)
-        if isinstance(attempt.whole, Response) and (kept := remember(attempt.whole)):
+        if isinstance(attempt.whole, Response) and (kept := remember(attempt.whole, words=words, before=before)):
             await self.keep(kept)
 
     async def check(self) -> None:
@@ -342,6 +355,12 @@ def _read(job: Job) -> tuple[Asked, Sequence[str]]:
     """The request, read whole, and the ids of calls in it whose reasoning it lacks."""
     asked = job.request()
     return asked, missing(asked) if isinstance(asked, Request) else ()
+
+
+def _messages(job: Job) -> Sequence[Message]:
+    """The conversation that an answer goes on from, as `missing` will see it."""
+    asked = job.request() if job.each is None else None
+    return asked.messages if isinstance(asked, Request) else ()
 
 
 def _keeps(target: Target, job: Job) -> bool:

@@ -81,6 +81,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Whether `strict` is understood on tools."""
     reasoning_content: bool = False
     """Whether readable reasoning may be sent back as `reasoning_content`."""
+    needs_reasoning_content: bool = False
+    """Whether a model's turn with tool calls is refused without its `reasoning_content`."""
     stored: bool = False
     """Whether the vendor may keep answers and be asked for what it keeps (earlier answers, files): only where its
     credential is one principal's alone, or its operator says that all who share it may read each other's."""

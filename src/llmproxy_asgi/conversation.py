@@ -167,6 +167,8 @@ class Reasoning(PartBase, tag="reasoning", frozen=True, kw_only=True):
     text: str = ""
     style: Literal["full", "summary"] = "full"
     redacted: bool = False
+    raw: bool = False
+    """Whether the text is the model's reasoning word for word, as open models give it."""
 
 
 class Refusal(PartBase, tag="refusal", frozen=True, kw_only=True):
@@ -489,6 +491,8 @@ class Response(Record, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     """What of the request, or of its answer, was lost or approximated, such as `dropped:seed`."""
     extras: Extras = EMPTY
+    nonce: str = ""
+    """Random text of this answer alone, part of every id that is made up for it (see `Outgoing.nonce`)."""
 
     @override
     def __repr__(self) -> str:
@@ -608,6 +612,8 @@ class Started(Small, frozen=True):
     usage: Usage | None = None
     service_tier: ServiceTier | None = None
     extras: Extras = EMPTY
+    nonce: str = ""
+    """See `Response.nonce`."""
 
 
 class PartStarted(Small, frozen=True):

@@ -17,9 +17,9 @@ FEATURES: dict[str, Collection[int]] = {
     "Turns": (*range(18, 27), *range(110, 113)),
     "Media": (*range(27, 36), 113),
     "Tools": (*range(36, 60), *range(104, 110)),
-    "Reasoning": range(60, 71),
+    "Reasoning": (*range(60, 71), 116, 117, 119),
     "Parameters": range(71, 79),
-    "Answers": range(79, 91),
+    "Answers": (*range(79, 91), 115, 118),
     "Errors": (*range(91, 99), 114),
     "Small endpoints": range(99, 104),
 }
@@ -218,4 +218,10 @@ CASES = (
     _later(112, "C-* R-*", "A body of one OpenAI protocol on the other's path is answered in the path's words."),
     _later(113, "*-*", "An address that no upstream must fetch is a 400 that names the field."),
     _later(114, "*-*", "A refusal in no vendor's shape keeps its reason."),
+    # Odd answers
+    _later(115, "*-*", "An answer is read by its first bytes: whole for a stream, a stream for a whole, of any type."),
+    _later(116, "C-R R-C", "Raw reasoning is `reasoning_text` in Responses and has both of its names in Chat."),
+    _later(117, "R-C M-C G-C", "Models that refuse calls without their reasoning get back what the caller dropped."),
+    _later(118, "C-R C-M C-G R-C R-M R-G M-C M-R M-G G-C G-R G-M", "An id that is made up is never made up twice."),
+    _later(119, "R-G", "The last item of an answer is its message; state that hangs on its text still comes back."),
 )

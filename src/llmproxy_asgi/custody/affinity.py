@@ -4,10 +4,12 @@ State that its maker does not get back is lost, and with it what was thought and
 for the order of targets; it never takes one away, and looks at nothing but the conversation.
 """
 
+from collections.abc import Mapping
+
 import msgspec
 
-from llmproxy_asgi.conversation import Message, Request, Seal, ToolCall
-from llmproxy_asgi.custody.reasoning import NOTHING, Thoughts
+from llmproxy_asgi.conversation import Message, Request, Seal
+from llmproxy_asgi.custody.reasoning import NOTHING, Thought, Thoughts, kept_for
 from llmproxy_asgi.translators.base import Upstream
 
 
@@ -25,8 +27,9 @@ def pin(request: Request, thoughts: Thoughts = NOTHING) -> Pin | None:
         request: As it came.
         thoughts: What is kept for its calls (see `ReasoningCustody.find`); it counts as if the caller had sent it.
     """
+    kept = kept_for(request.messages, thoughts) if thoughts else {}
     for message in reversed(request.messages):
-        seals = _seals(message, thoughts) if message.role == "assistant" else []
+        seals = _seals(message, kept) if message.role == "assistant" else []
         if seals:
             issuers = {seal.issuer for seal in seals}
             models = {seal.model for seal in seals}
@@ -47,12 +50,12 @@ def distance(pinned: Pin | None, upstream: Upstream) -> int:
     return 0 if pinned.model is None or pinned.model == upstream.model else 1
 
 
-def _seals(message: Message, thoughts: Thoughts) -> list[Seal]:
+def _seals(message: Message, kept: Mapping[int, Thought]) -> list[Seal]:
     seals = [seal for part in message.parts for seal in part.seals]
-    if seals or not thoughts:
+    if seals or not kept:
         return seals
     for part in message.parts:
-        thought = thoughts.get(part.call_id) if isinstance(part, ToolCall) else None
+        thought = kept.get(id(part))
         if thought is not None:
             seals += [seal for part in (*thought.first, *thought.close) for seal in part.seals]
             seals += thought.seals

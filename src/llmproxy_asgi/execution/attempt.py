@@ -7,6 +7,7 @@ last event of what `next()` gives. Whoever began it closes it.
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
+from secrets import token_hex
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
@@ -20,6 +21,7 @@ from llmproxy_asgi.facts import Course
 from llmproxy_asgi.providers.base import Credential, HeaderList
 from llmproxy_asgi.providers.target import Line, Target
 from llmproxy_asgi.translators.addresses import refuse_addresses
+from llmproxy_asgi.translators.assemble import fold, unfold
 from llmproxy_asgi.translators.base import ErrorT, Intake, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.embeddings.records import EmbeddingRequest, Embeddings
 from llmproxy_asgi.translators.losses import refuse_losses
@@ -34,6 +36,9 @@ _LARGE_ANSWER = 256 * 1024
 """Bytes of a whole answer that are read on the event loop."""
 _TOO_LARGE = "The upstream's answer is larger than this gateway takes."
 _SSE = "text/event-stream"
+_SPACE = b" \t\r\n"
+_LOOK = 1024
+"""Bytes of a whole answer in which its first letter is looked for."""
 
 _T = TypeVar("_T")
 
@@ -145,6 +150,8 @@ class Attempt:
             if job.intake is not None and job.intake.warnings:
                 every = tuple(dict.fromkeys((*job.intake.warnings, *outgoing.warnings)))
                 outgoing = msgspec.structs.replace(outgoing, warnings=every)
+        if self.relays is None:
+            outgoing = msgspec.structs.replace(outgoing, nonce=token_hex(8))
         if job.strict and outgoing.warnings:
             refuse_losses(outgoing.warnings)
         self.outgoing: Outgoing = outgoing
@@ -185,7 +192,7 @@ class Attempt:
         if answer.status >= 300:
             raise await self._refusal(answer, line, url)
         if self.job.stream:
-            await self._begin_stream(answer)
+            await self._begin_stream(answer, worker)
         else:
             await self._read_whole(answer, worker)
 
@@ -261,25 +268,70 @@ class Attempt:
         own = tuple((name.encode("ascii"), value.encode("latin-1")) for name, value in self.outgoing.headers)
         return (*headers, *own)
 
-    async def _begin_stream(self, answer: Answer) -> None:
+    async def _begin_stream(self, answer: Answer, worker: Worker) -> None:
+        begin = await self._first_bytes(answer)
+        line = self.target.line(self.job.protocol)
+        begins = line.outbound.begins_stream(begin)
+        if not begins and begin[:1] in (b"{", b"["):  # a whole answer, or an error, whatever its content type says
+            await self._read_whole_as_stream(answer, begin, worker)
+            return
         media_type = (answer.header("content-type") or _SSE).partition(";")[0].strip().lower()
-        if media_type != _SSE:
+        if media_type != _SSE and not begins:
             raise UpstreamProtocolError(
                 "The upstream did not answer with a stream.",
                 upstream_status=answer.status,
                 reason=f"{answer.status} with {media_type[:60]} where a stream was asked for",
             )
-        line = self.target.line(self.job.protocol)
         if self.relays is not None:
             self._decoder = line.outbound.relay(self.relays, line.upstream)
         else:
             self._decoder = line.outbound.decoder(self.outgoing, line.upstream)
-        batch = await self.next()
+        begin, self._ahead = begin[:_STEP], begin[_STEP:]
+        batch: Batch | None = self._decode(begin)
+        if batch is not None and not (batch.events or batch.raw):
+            batch = await self.next()
         if batch is not None and batch.events:
             if isinstance(failed := batch.events[-1], Failed):
                 raise _as_upstream(failed.error)
             batch = Batch(_dated(batch.events), batch.raw)
         self.first = batch
+
+    async def _first_bytes(self, answer: Answer) -> bytes:
+        """Read until the answer has begun; the white space that some servers send meanwhile is left out."""
+        while data := await self._upstreams_turn(answer.chunk()):
+            self._clocks.began()
+            self._left -= len(data)
+            if self._left < 0:
+                raise UpstreamProtocolError(_TOO_LARGE)
+            if begin := data.lstrip(_SPACE):
+                return begin
+        return b""
+
+    def _decode(self, data: bytes) -> Batch:
+        """What a read means; none: the upstream's last one was before."""
+        assert self._decoder is not None
+        batch = self._decoder.feed(data) if data else self._decoder.close()
+        if not data or (batch.events and isinstance(batch.events[-1], _LAST)):
+            self._end(batch.events)
+        return batch
+
+    async def _read_whole_as_stream(self, answer: Answer, begin: bytes, worker: Worker) -> None:
+        """Read a whole answer where a stream was asked for; its caller reads the events that would have told it."""
+        body = begin + await self._body(answer, self._left)
+        line = self.target.line(self.job.protocol)
+        self._translate()
+        self._decoder = line.outbound.decoder(self.outgoing, line.upstream)  # nothing is left for it to read
+        large = len(body) > _LARGE_ANSWER or self.job.heavy
+        response = await worker.run(self._decoded, body) if large else self._decoded(body)
+        assert isinstance(response, Response), "only conversations are streamed"
+        self.first = Batch(tuple(unfold(response)))
+        self._end(self.first.events)
+
+    def _translate(self) -> None:
+        """Translate an answer that cannot be passed on, because it came in another form than was asked for."""
+        if self.relays is not None:
+            self.relays = None
+            self.outgoing = msgspec.structs.replace(self.outgoing, nonce=token_hex(8))
 
     def broke(self, error: ErrorT) -> ErrorT:
         """The error that ends a stream which something else than its upstream broke off: see `StreamDecoder.broke`."""
@@ -324,6 +376,9 @@ class Attempt:
         if not body.isascii() and not _is_text(body):
             raise UpstreamProtocolError("The upstream's answer is not valid UTF-8.")
         line = self.target.line(self.job.protocol)
+        if body[:1] != b"{" and line.outbound.begins_stream(body[:_LOOK].lstrip(_SPACE)):
+            self._translate()
+            return self._folded(line, body)
         if self.relays is not None:
             return line.outbound.restore(body, self.relays, line.upstream)
         decoded: Answered = line.outbound.decode(body, self.outgoing, line.upstream, received_at=datetime.now(UTC))
@@ -340,6 +395,12 @@ class Attempt:
         """The error as it may leave the attempt: without secrets, and with a reason for the operator."""
         mask = self.target.provider.mask(self.credential)
         return disclosed(error, mask, sent=self.outgoing.body, model=self.target.model)
+
+    def _folded(self, line: Line, body: bytes) -> Response:
+        """The whole answer in a stream that came without being asked for."""
+        decoder = line.outbound.decoder(self.outgoing, line.upstream)
+        events = (*decoder.feed(body).events, *decoder.close().events)
+        return fold(_dated(events))
 
     async def _error_body(self, answer: Answer) -> bytes:
         try:

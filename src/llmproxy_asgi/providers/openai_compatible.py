@@ -4,8 +4,10 @@ Legacy completions are bridged to Chat, which all of them have, unless the confi
 itself (`protocol: [openai-chat, openai-completions]`).
 """
 
+from fnmatch import fnmatchcase
 from typing import ClassVar
 
+from msgspec.structs import replace
 from typing_extensions import override
 
 from llmproxy_asgi.capabilities import Capabilities
@@ -26,6 +28,19 @@ COMPATIBLE = Capabilities(
 """What servers of this kind have in common, as far as anything can be said of all of them."""
 
 
+_NEEDING_REASONING = (
+    "deepseek-reasoner*",
+    "deepseek-v3.2*",
+    "deepseek-v[4-9]*",
+    "kimi-k2-thinking*",
+    "kimi-k2.[5-9]*",
+    "kimi-k[3-9]*",
+    "kimi-for-coding*",
+)
+"""Models that refuse a turn with calls which comes back without its reasoning, by their vendors' documentation and
+public reports (read 2026-12-01)."""
+
+
 class OpenAICompatibleConfig(ProviderConfig):
     """A server's own differences are given per model, under `capabilities`."""
 
@@ -39,4 +54,6 @@ class OpenAICompatible(OpenAIShaped):
 
     @override
     def capabilities(self, model: str, protocol: str) -> Capabilities:
-        return COMPATIBLE
+        name = model.lower().rpartition("/")[2]
+        needs = any(fnmatchcase(name, pattern) for pattern in _NEEDING_REASONING)
+        return replace(COMPATIBLE, needs_reasoning_content=True) if needs else COMPATIBLE

@@ -102,6 +102,7 @@ class Folder:
             usage=self._usage,
             service_tier=self._ended.service_tier or self._started.service_tier,
             extras=self._started.extras,
+            nonce=self._started.nonce,
         )
 
     def _take(self, event: StreamEvent) -> None:
@@ -152,7 +153,15 @@ def unfold(response: Response) -> Iterator[StreamEvent]:
     as deltas. An answer without any candidate is none: it unfolds into `Started` and `Failed`.
     """
     told = None if response.usage == Usage() else response.usage
-    yield Started(response.id, response.model, response.created_at, told, response.service_tier, response.extras)
+    yield Started(
+        response.id,
+        response.model,
+        response.created_at,
+        told,
+        response.service_tier,
+        response.extras,
+        response.nonce,
+    )
     if not response.candidates:
         yield Failed(UpstreamProtocolError("The upstream's answer holds no candidate."))
         return

@@ -21,7 +21,7 @@ import msgspec
 from typing_extensions import TypeVar
 
 from llmproxy_asgi.capabilities import DEFAULT, Capabilities
-from llmproxy_asgi.conversation import EMPTY, Batch, Request, Response, StreamEvent
+from llmproxy_asgi.conversation import EMPTY, Batch, Request, Response, Seal, StreamEvent
 from llmproxy_asgi.errors import GatewayError, NotFound, UpstreamError
 from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds
 from llmproxy_asgi.wire.sse import DEFAULT_MAX_EVENT
@@ -136,6 +136,8 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the caller reads the upstream's searches as parts of the answer, though it tells them beside it."""
     stop: tuple[str, ...] = ()
     """What stops the answer's text beside the stop sequences that went upstream."""
+    nonce: str = ""
+    """Random text of this attempt alone: part of every id that a decoder makes up, because upstreams repeat theirs."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,6 +158,10 @@ class StreamEncoder(ABC):
         `Failed` is written as the protocol's own error event, also when it is the very first event and also when an
         instance made only for it continues a relayed stream. `Ended` writes the protocol's end sign.
         """
+
+    def withheld(self) -> Sequence[tuple[str, Sequence[Seal]]]:
+        """Reasoning state for which the stream that has ended had no place any more, by the id of what it hangs on."""
+        return ()
 
 
 class StreamDecoder(ABC):
@@ -279,6 +285,15 @@ class Outbound(ABC, Generic[AskedT, AnsweredT]):
     """Whether it can say what came in another protocol of its family; if not, only its own requests go this way."""
     pauses: ClassVar[bool] = False
     """Whether an answer may end with `pause`, so that whoever asked sends it back for the rest."""
+
+    stream_beginnings: ClassVar[tuple[bytes, ...]] = (b"data:", b"event:", b"id:", b"retry:", b":", b"\xef\xbb\xbf")
+    """What the body of a stream begins with. Content types are not believed, because many servers send wrong ones."""
+
+    def begins_stream(self, begin: bytes) -> bool:
+        """Whether a body that begins with these bytes, however few, is a stream."""
+        return bool(begin) and any(
+            begin.startswith(beginning) or beginning.startswith(begin) for beginning in self.stream_beginnings
+        )
 
     @abstractmethod
     def encode(self, request: AskedT, upstream: Upstream) -> Outgoing:

@@ -19,6 +19,7 @@ CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ALPHABET = digits + ascii_letters
 _FOREIGN = re.compile(r"[^A-Za-z0-9_-]")
 _HASH_SIZE = 8
+_COMMON = re.compile(r"(?i)functions?|tool_?use|toolu|tool|call|fc_|[^a-z0-9]")
 
 
 class Renamer:
@@ -119,18 +120,22 @@ class DistinctIds:
 
     Some upstreams repeat an id for parallel calls, or give none. What was given before, or is empty, is made up from
     what is known of the call, so that the same answer has the same ids.
+
+    Args:
+        nonce: What the answer has alone (see `Outgoing.nonce`), so that no other answer has them.
     """
 
-    __slots__ = ("_given",)
+    __slots__ = ("_given", "_nonce")
 
-    def __init__(self) -> None:
+    def __init__(self, nonce: str = "") -> None:
+        self._nonce = nonce
         self._given: set[str] = set()
 
     def of(self, call_id: str, *seeds: str) -> str:
         """The id of the next call: the upstream's own if it is new, else one made from it and `seeds`."""
         if not call_id or call_id in self._given:
             number = len(self._given)
-            call_id = derived("call_", *seeds, call_id, str(number))
+            call_id = derived("call_", *seeds, call_id, str(number), self._nonce)
         self._given.add(call_id)
         return call_id
 
@@ -138,6 +143,16 @@ class DistinctIds:
 def derived(prefix: str, *seeds: str, size: int = 24) -> str:
     """An id made from what is known, the same each time: the prefix and `size` hexadecimal digits, at most 64."""
     return prefix + sha256("\0".join(seeds).encode("utf-8", "surrogatepass")).hexdigest()[:size]
+
+
+def is_unique(call_id: str, name: str) -> bool:
+    """Whether a call's id tells it from the calls of other conversations, by its form.
+
+    Some servers count (`call_0`, `functions.weather:0`), some repeat the tool's name. Random ids have eight letters and
+    digits or more beside all that.
+    """
+    rest = _COMMON.sub("", call_id.replace(name, "") if name else call_id)
+    return len(rest) >= _HASH_SIZE and not rest.isdecimal()
 
 
 def _digest(namespace: str | None, name: str, attempt: int, *, size: int) -> str:

@@ -16,6 +16,7 @@ import msgspec
 from llmproxy_asgi.conversation import EMPTY, Extras, Message, Part, Role, Text, ToolCall, ToolResult
 from llmproxy_asgi.errors import BadRequest
 from llmproxy_asgi.wire.json_body import Bounds, count_values
+from llmproxy_asgi.wire.surrogates import replace_halves
 
 _T = TypeVar("_T")
 _ARGUMENTS = Bounds(json_depth=500, values=10**9)
@@ -298,15 +299,29 @@ def arguments_object(text: str) -> dict[str, Any]:
             count_values(text.encode(), _ARGUMENTS)
         value = msgspec.json.decode(text)
     except (ValueError, RecursionError):  # not JSON, half a surrogate pair, or too deep
-        return {"_raw": text}
+        whole = _without_halves(text)
+        return {"_raw": text} if whole is None else arguments_object(whole)
     if isinstance(value, dict):
         return cast("dict[str, Any]", value)
     return {} if value is None else {"value": value}
+
+
+def is_object(text: str) -> bool:
+    """Whether arguments are one JSON object, whole."""
+    return text.lstrip().startswith("{") and arguments_object(text).keys() != {"_raw"}
+
+
+def _without_halves(text: str) -> str | None:
+    r"""Arguments with U+FFFD for each lone half of a surrogate pair in their escapes; None where they hold none."""
+    if r"\ud" not in text and r"\uD" not in text:
+        return None
+    replaced = replace_halves(text.encode("utf-8", "replace"))
+    return None if replaced is None else replaced.decode()
 
 
 def arguments_raw(text: str) -> msgspec.Raw:
     """`arguments_object` as JSON, keeping the very text (number spelling, key order) where it is an object already."""
     value = arguments_object(text)
     if text.lstrip().startswith("{") and value.keys() != {"_raw"}:
-        return msgspec.Raw(text.strip().encode())
+        return msgspec.Raw((_without_halves(text) or text).strip().encode())
     return msgspec.Raw(msgspec.json.encode(value))

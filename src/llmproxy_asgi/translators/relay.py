@@ -18,7 +18,7 @@ from typing import ClassVar
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import Batch, Ended, Failed, Started, StreamEvent
+from llmproxy_asgi.conversation import Batch, Ended, Failed, Finished, Started, StreamEvent
 from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamFailed, UpstreamProtocolError
 from llmproxy_asgi.translators.base import ErrorT, StreamDecoder
 from llmproxy_asgi.wire.sse import (
@@ -93,6 +93,21 @@ class Scan(ABC):
         """What is written at the close of a stream that is whole but left its end sign out."""
         return b""
 
+    def late_usage(self, last: bytes) -> Sequence[StreamEvent]:
+        """`UsageReported`, where the stream is whole, `inspect` has seen no usage, and the frames before tell it.
+
+        Args:
+            last: The frames that were passed on last before those that were looked at.
+        """
+        return ()
+
+    def stray_error(self, data: bytes) -> GatewayError | None:
+        """The error that a frame's data is, in whatever shape; None where it is none.
+
+        Asked of frames that cannot be read, and of the last one of a stream that is not whole.
+        """
+        return None
+
     def close_error(self) -> GatewayError:
         """Why a stream that just stopped has failed."""
         return UpstreamProtocolError("The upstream's stream ended without its end sign.")
@@ -125,6 +140,7 @@ class Relay(StreamDecoder):
     __slots__ = (
         "_asked",
         "_complete",
+        "_finishing",
         "_held",
         "_last",
         "_literal",
@@ -132,6 +148,7 @@ class Relay(StreamDecoder):
         "_max_event",
         "_over",
         "_plain",
+        "_preceding",
         "_replacement",
         "_scan",
         "_search",
@@ -155,6 +172,8 @@ class Relay(StreamDecoder):
         self._held = b""
         self._max_event = max_event
         self._looks = _LOOKS_FOR_MODEL
+        self._finishing = False  # a candidate has finished: usage may stand in any frame that follows
+        self._preceding = b""  # what was passed on before that
         self._plain = False  # started, and the model's name is dealt with: now only the pattern needs attention
         self._literal = b""  # empty: nothing to replace
         self._replacement = b""
@@ -196,8 +215,11 @@ class Relay(StreamDecoder):
             seen = _NOTHING  # not even a frame
         self._over = True
         if self._started and self._scan.ended():
-            return Batch((*seen.events, Ended()), (seen.raw or b"") + self._scan.end_sign())
-        return Batch((*seen.events, Failed(self.broke(self._scan.close_error()))), seen.raw)
+            usage = self._scan.late_usage(self._preceding)
+            return Batch((*seen.events, *usage, Ended()), (seen.raw or b"") + self._scan.end_sign())
+        last = decode((tail or self._last).rstrip(b"\r\n") + _BLANK)
+        error = self._scan.stray_error(last[-1].data) if last else None
+        return Batch((*seen.events, Failed(self.broke(error or self._scan.close_error()))), seen.raw)
 
     @override
     def broke(self, error: ErrorT) -> ErrorT:
@@ -250,6 +272,8 @@ class Relay(StreamDecoder):
             begin = run.index(frame.raw, taken)
             end = begin + len(frame.raw)
             meaning = self._meaning(frame)
+            if not self._finishing and meaning.events and self._started:
+                self._look_for_finish(meaning.events, (self._last, *pieces, run[taken:begin]))
             ending = self._take(meaning.events, events)
             pieces.append(run[taken : begin if meaning.drop or isinstance(ending, Failed) else end])
             taken = end
@@ -257,7 +281,12 @@ class Relay(StreamDecoder):
                 self._over = True
                 return
         pieces.append(run[taken:])
-        self._plain = self._started and not self._looks
+        self._plain = self._started and not self._looks and not self._finishing
+
+    def _look_for_finish(self, told: Sequence[StreamEvent], before: Sequence[bytes]) -> None:
+        """Look at every frame from the one on that finishes the answer: they are few, and usage may be in any."""
+        if self._scan.ended() and any(type(event) is Finished for event in told):
+            self._finishing, self._preceding = True, b"".join(before)
 
     def _meaning(self, frame: Frame) -> Inspection:
         events: list[StreamEvent] = []
@@ -268,7 +297,7 @@ class Relay(StreamDecoder):
                 self._started = any(isinstance(event, Started) for event in events)
             if self._looks:
                 self._look_for_model(frame)
-            if self._search(frame.raw):
+            if self._finishing or self._search(frame.raw):
                 inspection = self._scan.inspect(frame)
                 events.extend(inspection.events)
                 drop = inspection.drop
@@ -277,7 +306,8 @@ class Relay(StreamDecoder):
         except UpstreamError as error:
             events.append(Failed(error))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            events.append(Failed(UpstreamProtocolError("The upstream sent an event that cannot be read.")))
+            stray = self._scan.stray_error(frame.data)
+            events.append(Failed(stray or UpstreamProtocolError("The upstream sent an event that cannot be read.")))
         return Inspection(events, drop)
 
     def _take(self, told: Sequence[StreamEvent], events: list[StreamEvent]) -> Ended | Failed | None:
@@ -289,6 +319,8 @@ class Relay(StreamDecoder):
                     taken = Failed(UpstreamProtocolError("The upstream's stream did not begin with its first event."))
                 elif isinstance(event, Ended) and not self._scan.ended():
                     taken = Failed(self._scan.close_error())
+            if isinstance(taken, Ended):
+                events.extend(self._scan.late_usage(self._preceding))
             events.append(taken)
             if isinstance(taken, Ended | Failed):
                 return taken

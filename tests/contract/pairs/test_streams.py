@@ -13,6 +13,7 @@ import pytest
 
 from llmproxy_asgi.capabilities import Capabilities
 from llmproxy_asgi.conversation import Ended, Failed
+from llmproxy_asgi.execution import attempt
 from llmproxy_asgi.testing import Drip, Gate, Hold, Scenario, Step
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.registry import translator
@@ -53,6 +54,12 @@ ARGUMENTS = '{"city":"京都 ☃\u2028","deep":{"n":[1,2.50]}}'
 CALL = Call(id="call_1", name="get_weather", arguments=ARGUMENTS)
 TEXTS = ("Snow ", "雪 und ☃ 👩‍🚀", " \u2028 and \u0085 end.")
 REASON = ("Hm, 雪", " ☃ 👩‍🚀.")
+
+
+@pytest.fixture(autouse=True)
+def same_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made-up ids are different in every call; here answers of several calls are compared."""
+    monkeypatch.setattr(attempt, "token_hex", lambda size: "0" * 2 * size)
 
 
 def frames(protocol: str) -> list[bytes]:
@@ -284,7 +291,8 @@ def thought_in(lane: Lane, whole: Any) -> str:
     if lane.client == CHAT:
         return str(whole.choices[0].message.reasoning_content)
     if lane.client == RESPONSES:
-        return "".join(part.text for item in whole.output if item.type == "reasoning" for part in item.summary)
+        thoughts = [item for item in whole.output if item.type == "reasoning"]
+        return "".join(part.text for item in thoughts for part in (*item.summary, *(item.content or ())))
     if lane.client == GEMINI:
         return "".join(part.text for part in whole.candidates[0].content.parts if part.thought)
     return str(whole.content[0].thinking)

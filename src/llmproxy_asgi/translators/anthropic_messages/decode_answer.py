@@ -24,12 +24,15 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import UpstreamProtocolError
 from llmproxy_asgi.translators.anthropic_messages import server_tools
 from llmproxy_asgi.translators.anthropic_messages.citations import decode_citation
-from llmproxy_asgi.translators.anthropic_messages.problems import stream_error
+from llmproxy_asgi.translators.anthropic_messages.problems import error_in, stream_error
 from llmproxy_asgi.translators.anthropic_messages.schema import ABSENT, ANSWER, BLOCK, PROTOCOL, Answer, Block
 from llmproxy_asgi.translators.anthropic_messages.usage import decode_tier, decode_usage
 from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
 from llmproxy_asgi.translators.names import DistinctIds
+from llmproxy_asgi.translators.pairing import is_object
+from llmproxy_asgi.translators.stray_errors import read_loosely
+from llmproxy_asgi.translators.surrogates import decode_replaced
 
 _REASONS = {
     "end_turn": FinishReason.STOP,
@@ -43,8 +46,18 @@ _REASONS = {
 }
 
 
+def is_known(reason: str | None) -> bool:
+    """Whether a stop reason has a meaning here."""
+    return reason in _REASONS
+
+
 def decode_finish(
-    reason: str | None, sequence: str | None, details: Mapping[str, Any] | None, *, called: bool | None = None
+    reason: str | None,
+    sequence: str | None,
+    details: Mapping[str, Any] | None,
+    *,
+    called: bool | None = None,
+    whole: bool = False,
 ) -> Finish:
     """Why an answer ended; unknown words stay readable beside `unknown`.
 
@@ -53,9 +66,10 @@ def decode_finish(
         sequence: What stopped it.
         details: What it says of a refusal.
         called: Whether it holds calls, if that is known: some servers say `end_turn` over them, or `tool_use` without.
+        whole: Whether those calls are complete, so that a word which is not known asks for them.
     """
     word = _REASONS.get(reason or "", FinishReason.UNKNOWN)
-    if called and word is FinishReason.STOP:
+    if called and (word is FinishReason.STOP or (whole and word is FinishReason.UNKNOWN)):
         word = FinishReason.TOOL_CALLS
     elif called is False and word is FinishReason.TOOL_CALLS:
         word = FinishReason.STOP
@@ -77,7 +91,14 @@ class Blocks:
         self._outgoing = outgoing
         self._upstream = upstream
         self._calls = 0
-        self._ids = DistinctIds()
+        self._ids = DistinctIds(outgoing.nonce)
+        self.arguments: list[str] = []
+        """Of the calls that were streamed and have ended."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the arguments of all calls are complete."""
+        return all(map(is_object, self.arguments))
 
     @property
     def called(self) -> bool:
@@ -190,13 +211,18 @@ def decode_answer(body: bytes, outgoing: Outgoing, upstream: Upstream, received_
             Candidate(
                 parts=parts,
                 finish=decode_finish(
-                    answer.stop_reason, answer.stop_sequence, answer.stop_details, called=blocks.called
+                    answer.stop_reason,
+                    answer.stop_sequence,
+                    answer.stop_details,
+                    called=blocks.called,
+                    whole=blocks.whole,
                 ),
             ),
         ),
         usage=decode_usage(usage),
         service_tier=decode_tier(usage),
         extras={PROTOCOL: {"container": answer.container}} if answer.container else EMPTY,
+        nonce=outgoing.nonce,
     )
 
 
@@ -207,11 +233,13 @@ def read_answer(body: bytes) -> Answer:
         UpstreamError: It is none, or an error.
     """
     try:
-        answer = ANSWER.decode(body)
+        answer = decode_replaced(ANSWER, body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise UpstreamProtocolError("The upstream's answer cannot be read.") from None
+        raise error_in(body) or UpstreamProtocolError("The upstream's answer cannot be read.") from None
     if answer.error is not None or answer.type == "error":
-        raise stream_error(answer.error)
+        raise stream_error(read_loosely(body))
+    if answer.content is None and (error := error_in(body)) is not None:
+        raise error
     if answer.content is None:
         raise UpstreamProtocolError("The upstream's answer holds no content.")
     return answer

@@ -5,11 +5,13 @@ null or left out, `message_stop` left out after a stop reason. What cannot be re
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
 from typing_extensions import override
 
 from llmproxy_asgi.conversation import (
+    EMPTY,
     UNDATED,
     ArgumentsDelta,
     Batch,
@@ -34,15 +36,16 @@ from llmproxy_asgi.conversation import (
     ToolCall,
     UsageReported,
 )
-from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
+from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.anthropic_messages.citations import decode_citation
 from llmproxy_asgi.translators.anthropic_messages.decode_answer import (
     Blocks,
     arguments_of,
     decode_finish,
+    is_known,
     server_call,
 )
-from llmproxy_asgi.translators.anthropic_messages.problems import stream_error
+from llmproxy_asgi.translators.anthropic_messages.problems import error_in, stream_error
 from llmproxy_asgi.translators.anthropic_messages.schema import (
     ABSENT,
     BLOCK,
@@ -55,9 +58,11 @@ from llmproxy_asgi.translators.anthropic_messages.schema import (
     Event,
     Piece,
 )
-from llmproxy_asgi.translators.anthropic_messages.usage import decode_tier, decode_usage, newer
+from llmproxy_asgi.translators.anthropic_messages.usage import bedrock_usage, decode_tier, decode_usage, newer
 from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
+from llmproxy_asgi.translators.stray_errors import read_loosely
+from llmproxy_asgi.translators.surrogates import SurrogateJoiner, decode_marked
 from llmproxy_asgi.wire import sse
 
 _NOTHING = Batch(events=())
@@ -73,7 +78,9 @@ class _BrokenStream(Exception):
     """What came cannot follow what came before."""
 
 
-_BROKEN = (_BrokenStream, UpstreamProtocolError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_T = TypeVar("_T")
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_BROKEN = (_BrokenStream, UpstreamError, *_UNREADABLE)
 
 
 class EventStream(StreamDecoder):
@@ -90,6 +97,8 @@ class EventStream(StreamDecoder):
         self._open: dict[int, _Open] = {}
         self._usage: JSONObject = {}
         self._ending = Delta()
+        self._nonce = outgoing.nonce
+        self._joiner: SurrogateJoiner | None = None
 
     @override
     def feed(self, data: bytes) -> Batch:
@@ -113,7 +122,7 @@ class EventStream(StreamDecoder):
         if self._over:
             return batch
         events = list(batch.events)
-        if self._started and self._ending.stop_reason is not None:
+        if self._started and self._ending.stop_reason:
             self._end(events)
             return Batch(events)
         return self._failed(events, UpstreamProtocolError("The upstream's stream ended without its end sign."))
@@ -128,17 +137,31 @@ class EventStream(StreamDecoder):
         events: list[StreamEvent] = []
         try:
             for data in lines:
-                event = DELTA_EVENT.decode(data)
+                try:
+                    event = DELTA_EVENT.decode(data)
+                except _UNREADABLE:
+                    event = self._marked(DELTA_EVENT, data)
                 part, delta = self._open.get(event.index or 0), event.delta
                 if part is None or delta is None or event.type != _DELTA:
-                    self._event(EVENT.decode(data), _DELTA, data, events)
+                    self._event(self._marked(EVENT, data), _DELTA, data, events)
                     if self._over:
                         break
                 elif not part.delta(delta, events):
                     events.append(Passed(PROTOCOL, _DELTA, data))
         except _BROKEN as error:
             return self._broken(error, events)
-        return Batch(events)
+        return Batch(events if self._joiner is None else self._joiner.join(events))
+
+    def _marked(self, decoder: "msgspec.json.Decoder[_T]", data: bytes) -> _T:
+        """An event, also where a character in it was cut in two."""
+        try:
+            return decoder.decode(data)
+        except _UNREADABLE:
+            if (error := error_in(data)) is not None:
+                raise error from None
+            event = decode_marked(decoder, data)
+        self._joiner = self._joiner or SurrogateJoiner()
+        return event
 
     def _read(self, frames: Sequence[sse.Frame]) -> Batch:
         events: list[StreamEvent] = []
@@ -147,19 +170,22 @@ class EventStream(StreamDecoder):
                 data = frame.data
                 if len(data) < _SHORT and data.strip() in _EMPTY:
                     continue
-                self._event(EVENT.decode(data), frame.event, data, events)
+                if frame.event == "error":
+                    self._over = True
+                    events.append(Failed(stream_error(read_loosely(data))))
+                    break
+                self._event(self._marked(EVENT, data), frame.event, data, events)
                 if self._over:
                     break
         except _BROKEN as error:
             return self._broken(error, events)
-        return Batch(events)
+        return Batch(events if self._joiner is None else self._joiner.join(events))
 
     def _broken(self, error: Exception, events: list[StreamEvent]) -> Batch:
-        told = (
-            str(error)
-            if isinstance(error, _BrokenStream | UpstreamProtocolError)
-            else "The upstream sent an event that cannot be read."
-        )
+        if isinstance(error, UpstreamError):
+            return self._failed(events, error)
+        unreadable = "The upstream sent an event that cannot be read."
+        told = str(error) if isinstance(error, _BrokenStream) else unreadable
         return self._failed(events, UpstreamProtocolError(told))
 
     def _event(self, event: Event, name: str | None, data: bytes, events: list[StreamEvent]) -> None:
@@ -185,15 +211,13 @@ class EventStream(StreamDecoder):
             case "message_delta":
                 self._note(event)
             case "message_stop":
+                self._note(event)
                 self._end(events)
-            case "error":
-                self._over = True
-                events.append(Failed(stream_error(event.error)))
             case "ping":
                 pass
-            case None if event.error is not None:
+            case "error" | None if (error := _error(event, data)) is not None:
                 self._over = True
-                events.append(Failed(stream_error(event.error)))
+                events.append(Failed(error))
             case _:
                 events.append(Passed(PROTOCOL, event.type or name, data))
 
@@ -203,21 +227,31 @@ class EventStream(StreamDecoder):
         self._started = True
         self._usage = newer({}, message.usage)
         usage = decode_usage(self._usage) if self._usage else None
-        events.append(Started(message.id or "", self._asked, UNDATED, usage, decode_tier(self._usage)))
+        tier = decode_tier(self._usage)
+        events.append(Started(message.id or "", self._asked, UNDATED, usage, tier, EMPTY, self._nonce))
+        for raw in message.content or ():  # an answer that came in one piece and was framed as a stream
+            whole = _opened(self._parts, raw, self._blocks, events)
+            self._parts += 1
+            whole.end(events)
 
     def _block(self, event: Event, events: list[StreamEvent]) -> None:
         if not self._started:
             raise _BrokenStream("The upstream's stream did not begin with message_start.")
         index = event.index or 0
-        if event.content_block is ABSENT or index in self._open:
+        if event.content_block is ABSENT:
             raise _BrokenStream("The upstream began a content block that is none.")
+        before = self._open.pop(index, None)
+        if before is not None:  # as the vendor's client reads it: another block
+            before.end(events)
         self._open[index] = _opened(self._parts, event.content_block, self._blocks, events)
         self._parts += 1
 
     def _note(self, event: Event) -> None:
-        self._usage = newer(self._usage, event.usage)
+        self._usage = newer(self._usage, event.usage or bedrock_usage(event.metrics))
         delta = event.delta
-        if delta is not None and (delta.stop_reason is not None or self._ending.stop_reason is None):
+        if delta is None or not delta.stop_reason:
+            return
+        if is_known(delta.stop_reason) or not is_known(self._ending.stop_reason):  # the last word that is known counts
             self._ending = delta
 
     def _end(self, events: list[StreamEvent]) -> None:
@@ -227,7 +261,11 @@ class EventStream(StreamDecoder):
             part.end(events)
         ending = self._ending
         finish = decode_finish(
-            ending.stop_reason, ending.stop_sequence, ending.stop_details, called=self._blocks.called
+            ending.stop_reason,
+            ending.stop_sequence,
+            ending.stop_details,
+            called=self._blocks.called,
+            whole=self._blocks.whole,
         )
         events.append(Finished(0, finish))
         if self._usage:
@@ -318,12 +356,20 @@ class _Thinking(_Open):
 class _Call(_Open):
     """A call. One of a free-text tool is read to its end, because its text stands inside JSON."""
 
-    __slots__ = ("_emulated", "_given", "_pieces")
+    __slots__ = ("_arguments", "_emulated", "_given", "_pieces")
 
     def __init__(
-        self, index: int, part: ToolCall | ServerToolCall, events: list[StreamEvent], *, given: str, emulated: bool
+        self,
+        index: int,
+        part: ToolCall | ServerToolCall,
+        events: list[StreamEvent],
+        *,
+        given: str,
+        emulated: bool = False,
+        arguments: list[str] | None = None,
     ) -> None:
         super().__init__(index, part, events)
+        self._arguments = None if emulated else arguments
         self._pieces: list[str] = []
         self._given = given
         self._emulated = emulated
@@ -349,7 +395,14 @@ class _Call(_Open):
             text = unwrapped_input(text)
         if text and not told:
             events.append(PartDelta(0, self.index, ArgumentsDelta(text)))
+        if self._arguments is not None:
+            self._arguments.append(text)
         events.append(PartEnded(0, self.index, msgspec.structs.replace(self._part, arguments=text)))
+
+
+def _error(event: Event, data: bytes) -> GatewayError | None:
+    """The error that an event tells, in the vendor's shape or in another; None where it tells none."""
+    return stream_error(event.error) if event.type == "error" or event.error else error_in(data)
 
 
 def _opened(index: int, raw: msgspec.Raw, blocks: Blocks, events: list[StreamEvent]) -> _Open:
@@ -362,8 +415,9 @@ def _opened(index: int, raw: msgspec.Raw, blocks: Blocks, events: list[StreamEve
         case "tool_use":
             emulated = blocks.is_emulated(block.name or "")
             call = msgspec.structs.replace(blocks.call(block, ""), arguments="")
-            return _Call(index, call, events, given=arguments_of(block), emulated=emulated)
+            given = arguments_of(block)
+            return _Call(index, call, events, given=given, emulated=emulated, arguments=blocks.arguments)
         case "server_tool_use":
-            return _Call(index, server_call(block, ""), events, given=arguments_of(block), emulated=False)
+            return _Call(index, server_call(block, ""), events, given=arguments_of(block))
         case _:
             return _Open(index, blocks.part(raw), events)

@@ -1,7 +1,6 @@
 """Answers for Anthropic's clients: what stands in whole answers and in streams alike, and the whole answer."""
 
 import re
-from hashlib import sha256
 
 import msgspec
 
@@ -26,7 +25,7 @@ from llmproxy_asgi.translators.anthropic_messages.citations import encode_citati
 from llmproxy_asgi.translators.anthropic_messages.reasoning import encode_reasoning, for_call
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.anthropic_messages.usage import encode_usage, estimated_input
-from llmproxy_asgi.translators.names import CallIds
+from llmproxy_asgi.translators.names import CallIds, derived
 from llmproxy_asgi.translators.pairing import arguments_object, arguments_raw
 
 _STOP_REASONS = {
@@ -44,11 +43,9 @@ _CATEGORIES = frozenset({"cyber", "bio", "frontier_llm", "reasoning_extraction",
 _ID = re.compile(r"msg_[A-Za-z0-9_-]{1,128}")
 
 
-def answer_id(given: str) -> str:
-    """The upstream's id where it looks like Anthropic's, else one that follows from it."""
-    if _ID.fullmatch(given):
-        return given
-    return "msg_" + sha256(given.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+def answer_id(given: str, nonce: str = "") -> str:
+    """The upstream's id where it looks like Anthropic's, else one made from it and from what the answer has alone."""
+    return given if _ID.fullmatch(given) else derived("msg_", given, nonce)
 
 
 def encode_call_id(call_id: str) -> str:
@@ -125,7 +122,7 @@ def encode_answer(response: Response, model: str, size: int) -> bytes:
     candidate = response.candidates[0] if response.candidates else empty
     refusal = next((part for part in candidate.parts if isinstance(part, Refusal)), None)
     body: JSONObject = {
-        "id": answer_id(response.id),
+        "id": answer_id(response.id, response.nonce),
         "type": "message",
         "role": "assistant",
         "model": model,
@@ -156,10 +153,10 @@ def with_searches(usage: Usage, searches: int) -> Usage:
     return msgspec.structs.replace(usage, server_tool_calls={**usage.server_tool_calls, "web_search": searches})
 
 
-def message_start(answer: str, model: str, usage: Usage) -> bytes:
+def message_start(answer: str, nonce: str, model: str, usage: Usage) -> bytes:
     """The first event of a stream."""
     message: JSONObject = {
-        "id": answer_id(answer),
+        "id": answer_id(answer, nonce),
         "type": "message",
         "role": "assistant",
         "model": model,

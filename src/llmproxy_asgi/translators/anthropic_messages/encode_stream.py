@@ -135,7 +135,8 @@ class AnswerStream(StreamEncoder):
         self._usage = event.usage
         self._tier = event.service_tier
         usage = event.usage if event.usage and event.usage.input else estimated_input(self._size)
-        out.append(b"event: message_start\ndata: %b\n\n" % message_start(event.id, self._model or event.model, usage))
+        begun = message_start(event.id, event.nonce, self._model or event.model, usage)
+        out.append(b"event: message_start\ndata: %b\n\n" % begun)
 
     def _end(self, tier: ServiceTier | None, out: list[bytes]) -> None:
         self._over = True

@@ -26,6 +26,7 @@ from llmproxy_asgi.errors import (
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.base import Headers, Problem
 from llmproxy_asgi.translators.error_bodies import error_of_body
+from llmproxy_asgi.translators.stray_errors import find_error, flattened, stated_status
 from llmproxy_asgi.translators.waits import limited, wait_of, wait_within
 
 _TYPES = {
@@ -134,10 +135,17 @@ def decode_error(status: int, headers: Headers, body: bytes) -> UpstreamError:
     return _upstream_error(status, native, headers=headers, request_id=headers.get("request-id"))
 
 
-def stream_error(native: Mapping[str, Any] | None) -> UpstreamError:
+def stream_error(native: Any) -> UpstreamError:
     """What an error object inside a 200 means; its type stands in for the status."""
-    found = native or {}
-    return _upstream_error(_STATUSES.get(str(found.get("type")), 500), found)
+    found = flattened(native)
+    status = _STATUSES.get(str(found.get("type"))) or stated_status(found) or 500
+    return _upstream_error(status, found)
+
+
+def error_in(data: bytes) -> UpstreamError | None:
+    """The error that an event, or a body with status 200, holds in the place of an answer; None where it holds none."""
+    found = find_error(data)
+    return None if found is None else stream_error(found)
 
 
 def _upstream_error(

@@ -7,11 +7,14 @@ from typing import ClassVar
 from typing_extensions import override
 
 from llmproxy_asgi.conversation import UNDATED, Ended, Failed, Finished, JSONObject, Started, StreamEvent, UsageReported
+from llmproxy_asgi.errors import GatewayError, UpstreamError
 from llmproxy_asgi.translators.anthropic_messages.decode_answer import decode_finish
-from llmproxy_asgi.translators.anthropic_messages.problems import stream_error
+from llmproxy_asgi.translators.anthropic_messages.problems import error_in, stream_error
 from llmproxy_asgi.translators.anthropic_messages.schema import EVENT, Answer, Event
-from llmproxy_asgi.translators.anthropic_messages.usage import decode_tier, decode_usage, newer
+from llmproxy_asgi.translators.anthropic_messages.usage import bedrock_usage, decode_tier, decode_usage, newer
 from llmproxy_asgi.translators.relay import Inspection, Scan
+from llmproxy_asgi.translators.stray_errors import read_loosely
+from llmproxy_asgi.translators.surrogates import decode_replaced
 from llmproxy_asgi.wire.sse import Frame
 
 _NOTHING = Inspection()
@@ -34,9 +37,12 @@ class MessagesScan(Scan):
 
     @override
     def first(self, frame: Frame) -> Sequence[StreamEvent]:
-        event = EVENT.decode(frame.data)
+        if frame.event == "error":
+            return (Failed(stream_error(read_loosely(frame.data))),)
+        event = decode_replaced(EVENT, frame.data)
         if event.type != "message_start":
-            return (Failed(stream_error(event.error)),) if _is_error(event) else ()
+            error = _error(event, frame.data)
+            return (Failed(error),) if error is not None else ()
         message = event.message or Answer()
         self._usage = newer({}, message.usage)
         usage = decode_usage(self._usage) if self._usage else None
@@ -44,28 +50,37 @@ class MessagesScan(Scan):
 
     @override
     def inspect(self, frame: Frame) -> Inspection:
-        event = EVENT.decode(frame.data)
-        if _is_error(event):
-            return Inspection((Failed(stream_error(event.error)),))
+        if frame.event == "error":
+            return Inspection((Failed(stream_error(read_loosely(frame.data))),))
+        event = decode_replaced(EVENT, frame.data)
+        if (error := _error(event, frame.data)) is not None:
+            return Inspection((Failed(error),))
         match event.type:
             case "message_delta":
                 return Inspection(self._delta(event))
             case "message_stop":
                 self._stopped = True
-                return Inspection((Ended(decode_tier(self._usage)),))
+                counted = event.usage or bedrock_usage(event.metrics)
+                self._usage = newer(self._usage, counted)
+                told = (UsageReported(decode_usage(self._usage)),) if counted else ()
+                return Inspection((*told, Ended(decode_tier(self._usage))))
             case _:
                 return _NOTHING
 
     def _delta(self, event: Event) -> Sequence[StreamEvent]:
         events: list[StreamEvent] = []
         delta = event.delta
-        if delta is not None and delta.stop_reason is not None and not self._finished:
+        if delta is not None and delta.stop_reason and not self._finished:
             self._finished = True
             events.append(Finished(0, decode_finish(delta.stop_reason, delta.stop_sequence, delta.stop_details)))
         if event.usage:
             self._usage = newer(self._usage, event.usage)
             events.append(UsageReported(decode_usage(self._usage)))
         return events
+
+    @override
+    def stray_error(self, data: bytes) -> GatewayError | None:
+        return error_in(data)
 
     @override
     def ended(self) -> bool:
@@ -76,5 +91,7 @@ class MessagesScan(Scan):
         return _STOP
 
 
-def _is_error(event: Event) -> bool:
-    return event.type == "error" or (event.type is None and event.error is not None)
+def _error(event: Event, data: bytes) -> UpstreamError | None:
+    if event.type not in {None, "error"}:
+        return None
+    return stream_error(event.error) if event.error else error_in(data) or (stream_error({}) if event.type else None)

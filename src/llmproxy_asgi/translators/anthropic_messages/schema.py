@@ -66,7 +66,7 @@ class Answer(msgspec.Struct):
     stop_details: dict[str, Any] | None = None
     usage: dict[str, Any] | None = None
     container: dict[str, Any] | None = None
-    error: dict[str, Any] | None = None
+    error: Any = None
 
 
 class Event(msgspec.Struct, gc=False):
@@ -78,7 +78,9 @@ class Event(msgspec.Struct, gc=False):
     content_block: msgspec.Raw = ABSENT
     message: Answer | None = None
     usage: dict[str, Any] | None = None
-    error: dict[str, Any] | None = None
+    error: Any = None
+    metrics: dict[str, Any] | None = msgspec.field(default=None, name="amazon-bedrock-invocationMetrics")
+    """Bedrock's counts, in its last event."""
 
 
 class Piece(msgspec.Struct, gc=False):

@@ -7,6 +7,12 @@ from llmproxy_asgi.conversation import EMPTY, MOST_TOKENS, JSONObject, ServiceTi
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 
 _SERVER_TOOLS = {"web_search_requests": "web_search", "web_fetch_requests": "url_fetch"}
+_METRICS = {
+    "inputTokenCount": "input_tokens",
+    "outputTokenCount": "output_tokens",
+    "cacheReadInputTokenCount": "cache_read_input_tokens",
+    "cacheWriteInputTokenCount": "cache_creation_input_tokens",
+}
 _SERVER_FIELDS = {tool: field for field, tool in _SERVER_TOOLS.items()}
 
 
@@ -35,6 +41,13 @@ def decode_usage(native: Mapping[str, Any]) -> Usage:
 def newer(before: Mapping[str, Any], after: Mapping[str, Any] | None) -> dict[str, Any]:
     """A later snapshot laid over an earlier one: what it says replaces, what it leaves out stays."""
     return {**before, **{key: value for key, value in (after or EMPTY).items() if value is not None}}
+
+
+def bedrock_usage(metrics: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The counts of Bedrock's last event in Anthropic's words; None where there are none."""
+    if metrics is None:
+        return None
+    return {theirs: metrics[ours] for ours, theirs in _METRICS.items() if ours in metrics}
 
 
 def encode_usage(usage: Usage, tier: ServiceTier | None = None) -> JSONObject:

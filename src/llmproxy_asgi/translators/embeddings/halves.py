@@ -38,6 +38,7 @@ class EmbeddingOutbound(Outbound[EmbeddingRequest, Embeddings]):
     """The half that calls upstreams."""
 
     family: ClassVar[Family] = "embedding"
+    stream_beginnings: ClassVar[tuple[bytes, ...]] = ()
 
     @override
     def decoder(self, outgoing: Outgoing, upstream: Upstream) -> StreamDecoder:

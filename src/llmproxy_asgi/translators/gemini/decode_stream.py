@@ -12,6 +12,7 @@ import msgspec
 from typing_extensions import override
 
 from llmproxy_asgi.conversation import (
+    EMPTY,
     UNDATED,
     ArgumentsDelta,
     Batch,
@@ -52,7 +53,7 @@ from llmproxy_asgi.translators.custom_tools import unwrapped_input
 from llmproxy_asgi.translators.gemini.framing import ChunkFrames
 from llmproxy_asgi.translators.gemini.grounding import Found, decode_grounding, placed, searched, searches
 from llmproxy_asgi.translators.gemini.partial_args import PartialCall
-from llmproxy_asgi.translators.gemini.problems import stream_error
+from llmproxy_asgi.translators.gemini.problems import error_in
 from llmproxy_asgi.translators.gemini.schema import (
     ABSENT,
     CHUNK,
@@ -67,6 +68,7 @@ from llmproxy_asgi.translators.gemini.schema import Part as WirePart
 from llmproxy_asgi.translators.gemini.words import (
     FINISH_IN,
     LOST_SIGNATURE,
+    UNSPECIFIED,
     decode_finish,
     decode_logprobs,
     decode_usage,
@@ -74,8 +76,11 @@ from llmproxy_asgi.translators.gemini.words import (
 )
 from llmproxy_asgi.translators.media import joined_base64, standard_base64
 from llmproxy_asgi.translators.names import DistinctIds, derived
+from llmproxy_asgi.translators.surrogates import SurrogateJoiner
+from llmproxy_asgi.wire.surrogates import mark_halves, replace_halves
 
 _NOTHING = Batch(())
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 CUT = "The upstream's stream ended without a finish reason."
 
 
@@ -94,6 +99,7 @@ class ChunkStream(StreamDecoder):
         self._last_usage = ABSENT
         self._searches = 0
         self._blocked: Finish | None = None
+        self._joiner: SurrogateJoiner | None = None
 
     @override
     def feed(self, data: bytes) -> Batch:
@@ -102,10 +108,23 @@ class ChunkStream(StreamDecoder):
         events: list[StreamEvent] = []
         try:
             for frame in self._frames.feed(data):
-                self._chunk(CHUNK.decode(frame), frame, events)
-        except (UpstreamError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                try:
+                    chunk = CHUNK.decode(frame)
+                except _UNREADABLE:
+                    chunk, frame = self._marked(frame)  # noqa: PLW2901 - it is read again where a part has no word
+                self._chunk(chunk, frame, events)
+        except (UpstreamError, *_UNREADABLE) as error:
             return self._failed(events, error)
-        return Batch(events)
+        return Batch(events if self._joiner is None else self._joiner.join(events))
+
+    def _marked(self, frame: bytes) -> tuple[Chunk, bytes]:
+        """A chunk that cannot be read as it is: an odd error, or one in which a character was cut in two."""
+        if (error := error_in(frame)) is not None:
+            raise error
+        marked = mark_halves(frame) or frame
+        chunk = CHUNK.decode(marked)
+        self._joiner = self._joiner or SurrogateJoiner()
+        return chunk, marked
 
     @override
     def close(self) -> Batch:
@@ -114,12 +133,12 @@ class ChunkStream(StreamDecoder):
         events: list[StreamEvent] = []
         try:
             for frame in self._frames.close():
-                self._chunk(CHUNK.decode(frame), frame, events)
+                self._chunk(*self._marked(frame), events)
             self._end(events)
-        except (UpstreamError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except (UpstreamError, *_UNREADABLE) as error:
             return self._failed(events, error)
         self._over = True
-        return Batch(events)
+        return Batch(events if self._joiner is None else self._joiner.join(events))
 
     def whole(self, body: bytes, received_at: datetime) -> list[StreamEvent]:
         """All events of a whole answer.
@@ -128,6 +147,7 @@ class ChunkStream(StreamDecoder):
             UpstreamError: It is none, or an error.
             msgspec.MsgspecError: It cannot be read.
         """
+        body = replace_halves(body) or body
         chunk = CHUNK.decode(body)
         events: list[StreamEvent] = []
         for candidate in chunk.candidates or ():
@@ -144,8 +164,8 @@ class ChunkStream(StreamDecoder):
         return Batch(events)
 
     def _chunk(self, chunk: Chunk, raw: bytes, events: list[StreamEvent], date: datetime = UNDATED) -> None:
-        if chunk.error is not None:
-            raise stream_error(chunk.error)
+        if (chunk.error is not None or not chunk.candidates) and (error := error_in(raw)) is not None:
+            raise error
         if chunk.usage_metadata is not ABSENT:
             self._last_usage = chunk.usage_metadata
         if not self._started:
@@ -177,7 +197,8 @@ class ChunkStream(StreamDecoder):
         self._id = chunk.response_id or ""
         self._usage = usage_object(self._last_usage)
         usage = decode_usage(self._usage) if self._usage else None
-        events.append(Started(self._id, self._upstream.asked, moment(chunk.create_time, date), usage))
+        begun = moment(chunk.create_time, date)
+        events.append(Started(self._id, self._upstream.asked, begun, usage, None, EMPTY, self._outgoing.nonce))
 
     def _refuse_silence(self, chunk: Chunk) -> None:
         """A call that went wrong before anything was said may go right the next time: no answer, but a failure."""
@@ -189,7 +210,7 @@ class ChunkStream(StreamDecoder):
     def _candidate(self, number: int) -> "_Open":
         found = self._candidates.get(number)
         if found is None:
-            found = self._candidates[number] = _Open(number, self._upstream)
+            found = self._candidates[number] = _Open(number, self._upstream, self._outgoing.nonce)
         return found
 
     def _notes(self, found: "_Open", candidate: Candidate, events: list[StreamEvent]) -> None:
@@ -203,7 +224,9 @@ class ChunkStream(StreamDecoder):
         word = candidate.finish_reason
         if word == LOST_SIGNATURE:
             raise lost_signature()
-        if word and word != "FINISH_REASON_UNSPECIFIED":
+        if not word or not word.strip() or word == UNSPECIFIED:
+            return
+        if word in FINISH_IN or found.reason not in FINISH_IN:  # the last word that is known counts
             found.reason, found.message = word, candidate.finish_message
 
     def _feedback(self, feedback: JSONObject) -> None:
@@ -241,9 +264,10 @@ class ChunkStream(StreamDecoder):
             if call.will_continue:
                 return
             waiting, found.partial = found.partial, None
+            whole = arguments if arguments.startswith("{") and arguments != "{}" else waiting.arguments()
             call = FunctionCall(id=waiting.call_id or call.id, name=waiting.name or call.name)
             part = WirePart(thought_signature=part.thought_signature or waiting.signature)
-            arguments = waiting.arguments()
+            arguments = whole  # as the last piece restates them, if it does
         if not call.name:
             raise UpstreamProtocolError("The upstream called a function without a name.")
         seeds = (self._id, str(found.number), str(found.calls), call.name, arguments)
@@ -278,7 +302,9 @@ class ChunkStream(StreamDecoder):
         for candidate in self._candidates.values():
             candidate.close(events)
             if self._outgoing.shows_searches:
-                for part in searched(candidate.grounding, derived("search_", self._id, str(candidate.number))):
+                for part in searched(
+                    candidate.grounding, derived("search_", self._id, str(candidate.number), self._outgoing.nonce)
+                ):
                     candidate.whole(part, None, events)
         events += finishes
         usage = {**self._usage, **usage_object(self._last_usage)}
@@ -312,10 +338,10 @@ class _Open:
         "token",
     )
 
-    def __init__(self, number: int, upstream: Upstream) -> None:
+    def __init__(self, number: int, upstream: Upstream, nonce: str) -> None:
         self.number = number
         self.calls = 0
-        self.call_ids = DistinctIds()
+        self.call_ids = DistinctIds(nonce)
         self.grounding: JSONObject | None = None
         self.reason: str | None = None
         self.message: str | None = None

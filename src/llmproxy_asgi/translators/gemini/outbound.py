@@ -24,7 +24,7 @@ from llmproxy_asgi.translators.gemini.encode_request import encode_request
 from llmproxy_asgi.translators.gemini.grounding import searches
 from llmproxy_asgi.translators.gemini.hosted_tools import GEMINI
 from llmproxy_asgi.translators.gemini.outline import both_spellings
-from llmproxy_asgi.translators.gemini.problems import decode_error, stream_error
+from llmproxy_asgi.translators.gemini.problems import decode_error, error_in
 from llmproxy_asgi.translators.gemini.proto import either, spelled
 from llmproxy_asgi.translators.gemini.relay import ChunkRelay, with_name
 from llmproxy_asgi.translators.gemini.schema import CHUNK, PROTOCOL, STAND_IN, Chunk, usage_object
@@ -34,6 +34,7 @@ from llmproxy_asgi.translators.kept_elsewhere import Naming, refuse_named, unsha
 from llmproxy_asgi.translators.members import joined, raw, split
 from llmproxy_asgi.translators.seals import unwrap, usable
 from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
+from llmproxy_asgi.translators.surrogates import decode_replaced
 from llmproxy_asgi.wire.json_body import decode
 
 _WRAPPED = b"bGxtcHJveHkx"
@@ -51,6 +52,7 @@ class GeminiOutbound(Outbound):
 
     protocol: ClassVar[str] = PROTOCOL
     pauses: ClassVar[bool] = True
+    stream_beginnings: ClassVar[tuple[bytes, ...]] = (*Outbound.stream_beginnings, b"[")
 
     @override
     def encode(self, request: Request, upstream: Upstream) -> Outgoing:
@@ -85,7 +87,7 @@ class GeminiOutbound(Outbound):
         try:
             events = ChunkStream(outgoing, upstream).whole(body, received_at)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            raise UpstreamProtocolError(_UNREADABLE) from None
+            raise error_in(body) or UpstreamProtocolError(_UNREADABLE) from None
         return fold(Stops(outgoing.stop).feed(events) if outgoing.stop else events)
 
     @override
@@ -153,11 +155,11 @@ _STORE_NAMES = Naming(_KEPT, both_spellings(*_STORES), _stores)
 
 def _read(body: bytes) -> Chunk:
     try:
-        answer = CHUNK.decode(body)
+        answer = decode_replaced(CHUNK, body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise UpstreamProtocolError(_UNREADABLE) from None
-    if answer.error is not None:
-        raise stream_error(answer.error)
+        raise error_in(body) or UpstreamProtocolError(_UNREADABLE) from None
+    if (answer.error is not None or not answer.candidates) and (error := error_in(body)) is not None:
+        raise error
     if not answer.candidates and not (answer.prompt_feedback or {}).get("blockReason"):
         raise UpstreamProtocolError("The upstream's answer holds no candidate.")
     return answer

@@ -25,8 +25,9 @@ from llmproxy_asgi.errors import (
     WrongMediaType,
 )
 from llmproxy_asgi.translators.base import Headers, Problem
-from llmproxy_asgi.translators.error_bodies import error_of, error_of_body
+from llmproxy_asgi.translators.error_bodies import error_of_body
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
+from llmproxy_asgi.translators.stray_errors import find_error, flattened, stated_status
 from llmproxy_asgi.translators.waits import wait_of, wait_within
 
 _STATUSES: Mapping[int, int] = {402: 429, 529: 503}
@@ -138,13 +139,15 @@ def decode_error(status: int, headers: Headers, body: bytes) -> UpstreamError:
 
 def stream_error(found: Any) -> UpstreamError:
     """What an error object inside a 200 means; its code stands in for the status."""
-    native = error_of({"error": found}) or {}
-    code = native.get("code")
-    if isinstance(code, str) and code.isdecimal() and len(code) == 3:
-        code = int(code)
-    if type(code) is not int or not 400 <= code <= 599:
-        code = _CODES.get(str(native.get("status")).upper(), 500)
+    native = flattened(found)
+    code = stated_status(native) or _CODES.get(str(native.get("status")).upper(), 500)
     return _judged(code, native)
+
+
+def error_in(data: bytes) -> UpstreamError | None:
+    """The error that a chunk, or a body with status 200, holds in the place of an answer; None where it holds none."""
+    found = find_error(data)
+    return None if found is None else stream_error(found)
 
 
 def _judged(

@@ -29,16 +29,18 @@ from llmproxy_asgi.translators.base import Intake, StreamDecoder, Upstream
 from llmproxy_asgi.translators.gemini.decode_stream import CUT, lost_signature, moment
 from llmproxy_asgi.translators.gemini.framing import ArrayIntake, ChunkFrames, end, frame, is_blank
 from llmproxy_asgi.translators.gemini.grounding import searches
-from llmproxy_asgi.translators.gemini.problems import stream_error
+from llmproxy_asgi.translators.gemini.problems import error_in
 from llmproxy_asgi.translators.gemini.proto import Proto
 from llmproxy_asgi.translators.gemini.schema import CHUNK, Chunk, usage_object
-from llmproxy_asgi.translators.gemini.words import FINISH_IN, LOST_SIGNATURE, decode_usage
+from llmproxy_asgi.translators.gemini.words import FINISH_IN, LOST_SIGNATURE, UNSPECIFIED, decode_usage
 from llmproxy_asgi.translators.members import renamed, split
 from llmproxy_asgi.translators.relay import Inspection, Relay, Scan
+from llmproxy_asgi.translators.surrogates import decode_replaced
 from llmproxy_asgi.wire.json_stream import ArrayEncoder
-from llmproxy_asgi.wire.sse import Frame
+from llmproxy_asgi.wire.sse import Frame, decode
 
 _NOTHING = Batch((), b"")
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _LINE = b"data: "
 _COMMENTS = re.compile(rb"\A(?:[\r\n]|:[^\r\n]*[\r\n])*")
 _NAME = b'"modelVersion"'
@@ -66,14 +68,15 @@ class ChunkScan(Scan):
         self._candidates = candidates
         self._finished: set[int] = set()
         self._blocked = False
+        self._counted = False
 
     @override
     def first(self, frame: Frame) -> Sequence[StreamEvent]:
         if is_blank(frame.data):
             return ()
-        chunk = CHUNK.decode(frame.data)
-        if chunk.error is not None:
-            return (Failed(stream_error(chunk.error)),)
+        chunk = decode_replaced(CHUNK, frame.data)
+        if (chunk.error is not None or not chunk.candidates) and (error := error_in(frame.data)) is not None:
+            return (Failed(error),)
         told = usage_object(chunk.usage_metadata)
         usage = decode_usage(told) if told else None
         return (Started(chunk.response_id or "", self._upstream.asked, moment(chunk.create_time), usage),)
@@ -82,12 +85,13 @@ class ChunkScan(Scan):
     def inspect(self, frame: Frame) -> Inspection:
         if is_blank(frame.data):
             return Inspection(drop=True)  # Google has no such end sign, and its client breaks at it
-        chunk = CHUNK.decode(frame.data)
-        if chunk.error is not None:
-            return Inspection((Failed(stream_error(chunk.error)),))
+        chunk = decode_replaced(CHUNK, frame.data)
+        if (chunk.error is not None or not chunk.candidates) and (error := error_in(frame.data)) is not None:
+            return Inspection((Failed(error),))
         events = self._finishes(chunk)
         told = usage_object(chunk.usage_metadata)
         if told:
+            self._counted = True
             found = max((searches(each.grounding_metadata) for each in chunk.candidates or ()), default=0)
             events.append(UsageReported(decode_usage(told, found)))
         return Inspection(events)
@@ -98,7 +102,7 @@ class ChunkScan(Scan):
             number, word = candidate.index or 0, candidate.finish_reason
             if word == LOST_SIGNATURE:
                 raise lost_signature()
-            if word and number not in self._finished:
+            if word and word.strip() and word != UNSPECIFIED and number not in self._finished:
                 self._finished.add(number)
                 reason = FINISH_IN.get(word, FinishReason.UNKNOWN)
                 events.append(Finished(number, Finish(reason=reason, native=word, message=candidate.finish_message)))
@@ -111,6 +115,23 @@ class ChunkScan(Scan):
     @override
     def ended(self) -> bool:
         return self._blocked or len(self._finished) >= self._candidates
+
+    @override
+    def late_usage(self, last: bytes) -> Sequence[StreamEvent]:
+        if self._counted:
+            return ()
+        for found in reversed(decode(last)):
+            try:
+                told = usage_object(decode_replaced(CHUNK, found.data).usage_metadata)
+            except _UNREADABLE:
+                continue
+            if told:
+                return (UsageReported(decode_usage(told)),)
+        return ()
+
+    @override
+    def stray_error(self, data: bytes) -> GatewayError | None:
+        return error_in(data)
 
     @override
     def close_error(self) -> GatewayError:

@@ -60,6 +60,8 @@ FINISH_OUT: Mapping[FinishReason, str] = {
 BLOCK_REASONS = frozenset(
     {"SAFETY", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT", "IMAGE_SAFETY", "MODEL_ARMOR", "JAILBREAK"}
 )
+UNSPECIFIED = "FINISH_REASON_UNSPECIFIED"
+"""Google's word for none."""
 LOST_SIGNATURE = "MISSING_THOUGHT_SIGNATURE"
 """Not an end but a refusal: a call was sent back without its signature."""
 
@@ -92,7 +94,7 @@ _ONCE = frozenset({"TOO_MANY_TOOL_CALLS"})
 
 
 def decode_finish(word: str, message: str | None, *, called: bool, token: str | None = None) -> Finish:
-    """Why a candidate ended. A stop behind a call asks for the call; nothing else is overridden.
+    """Why a candidate ended. A stop, or an unknown word, behind a call asks for the call; nothing else is overridden.
 
     Args:
         word: Google's.
@@ -101,7 +103,7 @@ def decode_finish(word: str, message: str | None, *, called: bool, token: str | 
         token: What brings the rest of a paused answer, beside the same request.
     """
     reason = FINISH_IN.get(word, FinishReason.UNKNOWN)
-    if called and reason is FinishReason.STOP:
+    if called and reason in {FinishReason.STOP, FinishReason.UNKNOWN}:
         reason = FinishReason.TOOL_CALLS
     resume = {"continuationToken": token} if token and reason is FinishReason.PAUSE else None
     once = word in _ONCE

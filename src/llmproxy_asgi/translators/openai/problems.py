@@ -28,7 +28,8 @@ from llmproxy_asgi.errors import (
     WrongMediaType,
 )
 from llmproxy_asgi.translators.base import Headers, Problem
-from llmproxy_asgi.translators.error_bodies import error_of, error_of_body
+from llmproxy_asgi.translators.error_bodies import error_of_body
+from llmproxy_asgi.translators.stray_errors import find_error, flattened, stated_status
 from llmproxy_asgi.translators.waits import limited, wait_of, wait_within
 
 PROTOCOLS = frozenset({"openai-chat", "openai-responses", "openai-completions", "openai-embeddings"})
@@ -169,9 +170,20 @@ _STREAM_STATUSES: Mapping[str, int] = {
     **dict.fromkeys(_CREDENTIAL_CODES, 401),
     "permission_error": 403,
     "vector_store_timeout": 504,
+    "rate_limited": 429,
+    "too_many_requests": 429,
+    "ratelimiterror": 429,
+    "engine_overloaded_error": 503,  # Moonshot's
+    "resource_exhausted": 429,  # Google's words, from here on: its endpoint for OpenAI's clients uses them
+    "invalid_argument": 400,
+    "failed_precondition": 400,
+    "unauthenticated": 401,
+    "permission_denied": 403,
+    "deadline_exceeded": 504,
     **dict.fromkeys(ABOUT_THE_INPUT, 400),
 }
 """Words of an error that comes without a status, in the middle of a stream."""
+_WORD_KEYS = ("code", "type", "status")
 
 
 def encode_problem(error: GatewayError) -> Problem:
@@ -232,11 +244,9 @@ def decode_error(status: int, headers: Headers, body: bytes, *, protocol: str) -
 
 def decode_error_object(found: Any, *, protocol: str) -> UpstreamError:
     """What an error inside an answer that began well means."""
-    error = error_of(found) or {}
-    status = error.get("code")
-    if type(status) is str and status.isascii() and status.isdigit() and len(status) == 3:
-        status = int(status)
-    if type(status) is not int or not 400 <= status <= 599:
+    error = flattened(found)
+    status = stated_status(error)
+    if status is None:
         words = _codes(error)
         status = next((_STREAM_STATUSES[word] for word in words if word in _STREAM_STATUSES), 500)
         if any(word in _CONTEXT_CODES for word in words):
@@ -246,6 +256,12 @@ def decode_error_object(found: Any, *, protocol: str) -> UpstreamError:
         elif any(word in _MODEL_CODES for word in words):
             status = 404
     return _judge(status, error, protocol=protocol, headers=EMPTY, request_id=None)
+
+
+def error_in(data: bytes, *, protocol: str) -> UpstreamError | None:
+    """The error that a frame, or a body with status 200, holds in the place of an answer; None where it holds none."""
+    found = find_error(data)
+    return None if found is None else decode_error_object(found, protocol=protocol)
 
 
 def _judge(
@@ -316,7 +332,7 @@ def _refused(
 
 
 def _codes(found: Mapping[str, Any]) -> frozenset[str]:
-    return frozenset(str(found[key]).lower() for key in ("code", "type") if type(found.get(key)) is str)
+    return frozenset(str(found[key]).lower() for key in _WORD_KEYS if type(found.get(key)) is str)
 
 
 def _text(found: Mapping[str, Any] | None, key: str) -> str | None:

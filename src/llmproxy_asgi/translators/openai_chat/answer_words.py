@@ -20,11 +20,11 @@ from llmproxy_asgi.translators.openai_chat.words import FINISH_OUT, PROTOCOL
 _ANSWER_PREFIX = "chatcmpl-"
 
 
-def answer_id(found: str) -> str:
-    """The upstream's id where it has this protocol's form, else one made from it."""
+def answer_id(found: str, nonce: str = "") -> str:
+    """The upstream's id where it has this protocol's form, else one made from it and from what the answer has alone."""
     if found.startswith(_ANSWER_PREFIX) and len(found) <= 128:
         return found
-    return derived(_ANSWER_PREFIX, found)
+    return derived(_ANSWER_PREFIX, found, nonce)
 
 
 def finish_word(reason: FinishReason, *, refused: bool, legacy: bool) -> str:

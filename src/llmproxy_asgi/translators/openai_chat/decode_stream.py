@@ -4,8 +4,9 @@ What servers that call themselves compatible really send rules here: roles missi
 empty or absent, a call's id and name late, repeated or never, every parallel call on index 0, usage in any chunk, the
 finish twice, no `[DONE]`. What breaks the protocol for good ends the events with `Failed`; nothing is ever raised.
 
-A candidate's finish is held back until the stream's end, because some servers say it before their last words. The end
-sign is a finish reason for every candidate that was seen; `[DONE]` alone ends nothing well.
+A candidate's finish is held back until the stream's end, because some servers say it before their last words; the last
+word that is known counts. The end sign is a finish reason for every candidate that was seen; `[DONE]` alone ends
+nothing well.
 """
 
 from typing import Any, Literal
@@ -14,6 +15,7 @@ import msgspec
 from typing_extensions import override
 
 from llmproxy_asgi.conversation import (
+    EMPTY,
     ArgumentsDelta,
     Batch,
     CitationDelta,
@@ -50,29 +52,44 @@ from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
 from llmproxy_asgi.translators.media import standard_base64
 from llmproxy_asgi.translators.names import derived
-from llmproxy_asgi.translators.openai.problems import decode_error_object
+from llmproxy_asgi.translators.openai.problems import decode_error_object, error_in
 from llmproxy_asgi.translators.openai.words import TIER_IN, dated
 from llmproxy_asgi.translators.openai_chat.answer_words import decode_annotation, decode_logprobs
 from llmproxy_asgi.translators.openai_chat.candidates import OpenCall, OpenCandidate
 from llmproxy_asgi.translators.openai_chat.reasoning import Detail, google_signature, opened_seal, read_details
-from llmproxy_asgi.translators.openai_chat.schema import CHUNK, CallDelta, Chunk, ChunkChoice, Delta, FunctionDelta
-from llmproxy_asgi.translators.openai_chat.words import FINISH_IN, PROTOCOL, decode_usage
+from llmproxy_asgi.translators.openai_chat.schema import (
+    ABSENT,
+    CHUNK,
+    MESSAGE,
+    CallDelta,
+    Chunk,
+    ChunkChoice,
+    Delta,
+    FunctionDelta,
+)
+from llmproxy_asgi.translators.openai_chat.words import FAILED, PROTOCOL, decode_finish, decode_usage, usage_of
+from llmproxy_asgi.translators.restated import missing_rest
+from llmproxy_asgi.translators.stray_errors import read_loosely
+from llmproxy_asgi.translators.surrogates import SurrogateJoiner, decode_marked, decode_replaced
 from llmproxy_asgi.wire.sse import EventTooLarge, Frame, FrameSplitter, decode, only_data
 
 _Flowing = Literal["text", "reasoning", "refusal", "audio"]
 _NOT_AN_EVENT = Batch(())
 _BLANK = b"\n\n"
 _SOUND = ("data", "transcript", "id")
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
-def started(chunk: Any, upstream: Upstream) -> Started:
+def started(chunk: Any, upstream: Upstream, nonce: str = "") -> Started:
     """The first event, from the first chunk that says something (or from what a relay read of it)."""
     return Started(
-        chunk.id or derived("chatcmpl-", upstream.model, str(chunk.created)),
+        chunk.id or derived("chatcmpl-", upstream.model, str(chunk.created), nonce),
         upstream.asked,
         dated(chunk.created),
         None,
         TIER_IN.get(chunk.service_tier) if type(chunk.service_tier) is str else None,
+        EMPTY,
+        nonce,
     )
 
 
@@ -87,11 +104,14 @@ class ChatStreamDecoder(StreamDecoder):
         self._upstream = upstream
         self._splitter = FrameSplitter(max_event=upstream.max_event)
         self._complete = self._splitter.complete
+        self._nonce = outgoing.nonce
         self._id = ""
         self._candidates: dict[int, OpenCandidate] = {}
         self._whole = False
         self._usage: Any = None
         self._tier: ServiceTier | None = None
+        self._finishing = False  # a finish reason was told: from here on usage is looked for wherever it may stand
+        self._joiner: SurrogateJoiner | None = None
         self._over = False
 
     @override
@@ -109,12 +129,12 @@ class ChatStreamDecoder(StreamDecoder):
         lines = only_data(block)
         if lines is None:
             self._read(decode(block), out)
-            return Batch(out)
-        for line in lines:
-            self._read_data(line, out)
-            if self._over:
-                break
-        return Batch(out)
+        else:
+            for line in lines:
+                self._read_data(line, out)
+                if self._over:
+                    break
+        return Batch(out if self._joiner is None else self._joiner.join(out))
 
     @override
     def close(self) -> Batch:
@@ -126,7 +146,7 @@ class ChatStreamDecoder(StreamDecoder):
             self._read(decode(tail + _BLANK), out)
         if not self._over:
             self._end(out)
-        return Batch(out)
+        return Batch(out if self._joiner is None else self._joiner.join(out))
 
     def decode_whole(self, chunk: Chunk) -> list[StreamEvent]:
         """The events of an answer that came in one piece, read as a stream of one chunk.
@@ -145,7 +165,7 @@ class ChatStreamDecoder(StreamDecoder):
     def _read(self, frames: list[Frame], out: list[StreamEvent]) -> None:
         for frame in frames:
             if frame.event == "error":
-                self._fail(decode_error_object(_loose(frame.data), protocol=PROTOCOL), out)
+                self._fail(decode_error_object(read_loosely(frame.data), protocol=PROTOCOL), out)
             else:
                 self._read_data(frame.data, out)
             if self._over:
@@ -161,20 +181,25 @@ class ChatStreamDecoder(StreamDecoder):
                 return
         try:
             chunk = CHUNK.decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            self._fail(UpstreamProtocolError("The upstream sent an event that cannot be read."), out)
+        except _UNREADABLE:
+            try:
+                chunk = decode_marked(CHUNK, data)
+            except _UNREADABLE:
+                error = error_in(data, protocol=PROTOCOL)
+                self._fail(error or UpstreamProtocolError("The upstream sent an event that cannot be read."), out)
+                return
+            self._joiner = self._joiner or SurrogateJoiner()
+        if (chunk.error or not chunk.choices) and (error := error_in(data, protocol=PROTOCOL)) is not None:
+            self._fail(error, out)
         else:
             self._chunk(chunk, out)
 
     # ── the frame of the stream ──────────────────────────────────────────────────────────────────────────────────────
 
     def _chunk(self, chunk: Chunk, out: list[StreamEvent]) -> None:
-        if chunk.error:
-            self._fail(decode_error_object(chunk.error, protocol=PROTOCOL), out)
-            return
         choices = chunk.choices
         if not self._id and (choices or chunk.id):
-            event = started(chunk, self._upstream)
+            event = started(chunk, self._upstream, self._nonce)
             self._id = event.id
             out.append(event)
         if chunk.service_tier is not None:
@@ -184,8 +209,11 @@ class ChatStreamDecoder(StreamDecoder):
                 self._choice(choice, out)
                 if self._over:
                     return
-        if chunk.usage is not None:
-            self._usage = chunk.usage
+        usage = chunk.usage
+        if usage is None and (self._finishing or not choices):
+            usage = usage_of(chunk)
+        if usage is not None:
+            self._usage = usage
             if not choices:
                 self._report(out)
 
@@ -200,17 +228,43 @@ class ChatStreamDecoder(StreamDecoder):
         number = choice.index or 0
         candidate = self._candidates.get(number)
         if candidate is None:
-            candidate = self._candidates[number] = OpenCandidate(number)
+            candidate = self._candidates[number] = OpenCandidate(number, self._nonce)
         delta = choice.delta
         if delta is not None:
             self._delta(candidate, delta, out)
+        if choice.message is not ABSENT and (delta is None or choice.finish_reason):
+            self._restate(candidate, choice.message, out)
         if choice.logprobs is not None:
             self._logprobs(candidate, choice.logprobs, out)
-        if choice.finish_reason:
-            if choice.finish_reason == "error":
-                self._fail(decode_error_object({}, protocol=PROTOCOL), out)
-            elif candidate.finish is None:
-                candidate.finish = choice.finish_reason
+        if choice.error is not None or choice.finish_reason in FAILED:
+            told = choice.error or FAILED.get(choice.finish_reason or "", {})
+            self._fail(decode_error_object(told, protocol=PROTOCOL), out)
+        elif choice.finish_reason:
+            self._finishing = True
+            candidate.take_finish(choice.finish_reason)
+
+    def _restate(self, candidate: OpenCandidate, message: msgspec.Raw, out: list[StreamEvent]) -> None:
+        """A message that some servers send beside or instead of deltas: whatever of it was not streamed."""
+        try:
+            whole = decode_replaced(MESSAGE, bytes(message))
+        except _UNREADABLE:
+            return
+        if not (candidate.parts or candidate.calls):
+            self._delta(candidate, whole, out)
+            return
+        content = whole.content
+        if type(content) is str and (rest := missing_rest(content, candidate.length, candidate.last)):
+            self._delta(candidate, Delta(content=rest), out)
+        for position, call in enumerate(whole.tool_calls or ()):
+            known = candidate.restated_call(call, position)
+            if known is None:
+                self._call(candidate, call, out)
+            elif call.function is not None and type(call.function.arguments) is str:
+                streamed = known.arguments or known.pending
+                last = streamed[-1] if streamed else ""
+                rest = missing_rest(call.function.arguments, sum(map(len, streamed)), last)
+                if rest:
+                    self._say_arguments(candidate, known, rest, out)
 
     def _end(self, out: list[StreamEvent]) -> None:
         if not self._candidates or any(each.finish is None for each in self._candidates.values()):
@@ -229,9 +283,9 @@ class ChatStreamDecoder(StreamDecoder):
 
     def _finish(self, candidate: OpenCandidate) -> Finish:
         native = candidate.finish or ""
-        reason = FINISH_IN.get(native, FinishReason.UNKNOWN)
+        reason = decode_finish(native) or FinishReason.UNKNOWN
         told = any(call.told for call in candidate.calls)
-        if told and (reason is FinishReason.STOP or not native):
+        if told and (reason is FinishReason.STOP or not native or (reason is FinishReason.UNKNOWN and candidate.whole)):
             reason = FinishReason.TOOL_CALLS
         elif reason is FinishReason.TOOL_CALLS and not told:
             reason = FinishReason.STOP
@@ -254,6 +308,7 @@ class ChatStreamDecoder(StreamDecoder):
                 if candidate.kind != "text":
                     self._open_text(candidate, out)
                 candidate.length += len(content)
+                candidate.last = content
                 out.append(PartDelta(candidate.number, candidate.open_index, TextDelta(content)))
             else:
                 self._content_parts(candidate, content, out)
@@ -307,11 +362,12 @@ class ChatStreamDecoder(StreamDecoder):
         if not candidate.kind:
             return
         part: Part | None = None
-        if candidate.kind == "reasoning" and candidate.seals:
+        if candidate.kind == "reasoning" and (candidate.seals or self._upstream.capabilities.needs_reasoning_content):
             text = "".join(candidate.texts)
             part = Reasoning(
                 text=text,
                 style=candidate.style,
+                raw=candidate.raw,
                 redacted=_redacted(text, candidate.seals),
                 seals=tuple(candidate.seals),
             )
@@ -361,10 +417,11 @@ class ChatStreamDecoder(StreamDecoder):
         *,
         style: Literal["full", "summary"] = "full",
         detail: int | None = None,
+        raw: bool = True,
     ) -> None:
         another = detail is not None and candidate.detail is not None and detail != candidate.detail
         if candidate.kind != "reasoning" or another or (candidate.seals and text):
-            self._open_reasoning(candidate, out, style=style, detail=detail)
+            self._open_reasoning(candidate, out, style=style, detail=detail, raw=raw)
         if detail is not None:
             candidate.detail = detail
         if text:
@@ -379,8 +436,10 @@ class ChatStreamDecoder(StreamDecoder):
         style: Literal["full", "summary"] = "full",
         detail: int | None = None,
         redacted: bool = False,
+        raw: bool = False,
     ) -> None:
-        self._open(candidate, "reasoning", Reasoning(style=style, redacted=redacted), out)
+        self._open(candidate, "reasoning", Reasoning(style=style, redacted=redacted, raw=raw), out)
+        candidate.raw = raw
         candidate.texts = []
         candidate.seals = []
         candidate.style = style
@@ -389,7 +448,7 @@ class ChatStreamDecoder(StreamDecoder):
     def _detail(self, candidate: OpenCandidate, detail: Detail, out: list[StreamEvent]) -> None:
         if detail.text:
             style: Literal["full", "summary"] = "summary" if detail.style == "summary" else "full"
-            self._think(candidate, detail.text, out, style=style, detail=detail.index)
+            self._think(candidate, detail.text, out, style=style, detail=detail.index, raw=detail.raw)
         issuer, model = self._upstream.issuer, self._upstream.model
         if detail.signature:
             seal = opened_seal(detail.signature, issuer=issuer, kind="signature", model=model, form=detail.form)
@@ -433,18 +492,22 @@ class ChatStreamDecoder(StreamDecoder):
             name, text = delta.custom.name, delta.custom.input
         if name and not call.name:
             call.name = name
-        if text and call.told:
-            call.arguments.append(text)
-            if not call.unwrap:
-                out.append(PartDelta(candidate.number, call.index, ArgumentsDelta(text)))
-        elif text:
-            call.pending.append(text)
+        if text:
+            self._say_arguments(candidate, call, text, out)
         if not call.told and call.name and (call.call_id or text):
             self._tell_call(candidate, call, out)
         blob = google_signature(delta.extra_content) if delta.extra_content is not None else None
         if blob is not None:
             issuer, model = self._upstream.issuer, self._upstream.model
             self._seal_call(candidate, call, opened_seal(blob, issuer=issuer, kind="signature", model=model), out)
+
+    def _say_arguments(self, candidate: OpenCandidate, call: OpenCall, text: str, out: list[StreamEvent]) -> None:
+        if not call.told:
+            call.pending.append(text)
+            return
+        call.arguments.append(text)
+        if not call.unwrap:
+            out.append(PartDelta(candidate.number, call.index, ArgumentsDelta(text)))
 
     def _find_call(self, candidate: OpenCandidate, delta: CallDelta) -> OpenCall:
         """The call that a piece belongs to: by index; by id where the index is missing or used twice."""
@@ -566,14 +629,6 @@ def _begins_another(call: OpenCall, piece: FunctionDelta) -> bool:
         return call.is_whole
     call.named_again = call.named_again or call.is_whole
     return False
-
-
-def _loose(data: bytes) -> Any:
-    """An error's data, whatever of it can be read."""
-    try:
-        return msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
 
 
 def _redacted(text: str, seals: list[Seal]) -> bool:

@@ -32,7 +32,7 @@ def encode_answer(response: Response, intake: Intake) -> bytes:
     """The answer's JSON, with the model's name as it was asked for."""
     legacy = "functions" in intake.raw and "tools" not in intake.raw
     answer: dict[str, Any] = {
-        "id": answer_id(response.id),
+        "id": answer_id(response.id, response.nonce),
         "object": "chat.completion",
         "created": int(response.created_at.timestamp()),
         "model": intake.model or response.model,
@@ -101,7 +101,7 @@ def _message(candidate: Candidate, *, legacy: bool) -> dict[str, Any]:
 def _add_reasoning(message: dict[str, Any], thoughts: list[Reasoning], calls: list[ToolCall]) -> None:
     readable = "".join(part.text for part in thoughts)
     if readable:
-        message["reasoning_content"] = readable
+        message["reasoning_content"] = message["reasoning"] = readable
     details = encode_details(thoughts, [(call.call_id, call.seals) for call in calls])
     if details:
         message["reasoning_details"] = details

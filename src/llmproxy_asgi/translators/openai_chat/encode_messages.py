@@ -45,6 +45,8 @@ from llmproxy_asgi.translators.pairing import pair
 from llmproxy_asgi.translators.seals import usable
 from llmproxy_asgi.translators.told_parts import told_result
 
+_LOST_REASONING = " "
+"""For upstreams that refuse calls without reasoning, where it is lost: they refuse an empty text as well."""
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TEXT = frozenset({"type", "text"})
 """The keys of a part that is text and nothing else."""
@@ -140,6 +142,8 @@ class MessageEncoder:
             encoded["audio"] = audio
         if calls:
             encoded["tool_calls"] = calls
+            if self._can.needs_reasoning_content:
+                encoded.setdefault("reasoning_content", _LOST_REASONING)
         return [self._named(encoded, message)]
 
     def _tool(self, message: Message) -> list[JSONObject]:

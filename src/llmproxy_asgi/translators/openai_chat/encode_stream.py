@@ -204,7 +204,7 @@ class ChatStreamEncoder(StreamEncoder):
 
     def _open(self, answer: str, created_at: datetime, event: Started | None = None) -> bytes:
         head: dict[str, Any] = {
-            "id": answer_id(answer),
+            "id": answer_id(answer, event.nonce if event else ""),
             "object": "chat.completion.chunk",
             "created": int(created_at.timestamp()),
             "model": self._model or (event.model if event else ""),
@@ -379,7 +379,7 @@ class ChatStreamEncoder(StreamEncoder):
     # ── reasoning ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _reason(self, choice: _Choice, index: int, text: str, out: list[bytes]) -> None:
-        """Readable reasoning twice: as text for whoever shows it, and by part for whoever sends it back."""
+        """Readable reasoning under both names that clients show, and by part for those that send it back."""
         if not text:
             return
         entry = choice.details.get(index)
@@ -389,7 +389,7 @@ class ChatStreamEncoder(StreamEncoder):
             between = b',"reasoning_details":[{"index":%d,"type":"reasoning.%b","%b":'
             entry = choice.details[index] = (number, between % (number, field.encode(), field.encode()))
         words = _json(text)
-        out.append(choice.reasoning + words + entry[1] + words + b"}]" + self._delta_end)
+        out.append(choice.reasoning + words + b',"reasoning":' + words + entry[1] + words + b"}]" + self._delta_end)
 
     def _seal(self, choice: _Choice, index: int, seals: Sequence[Seal], out: list[bytes]) -> None:
         call = choice.calls.get(index)

@@ -16,14 +16,15 @@ from llmproxy_asgi.translators.hosted_tools import refuse_encoded, refuse_splice
 from llmproxy_asgi.translators.kept_elsewhere import Naming, refuse_named
 from llmproxy_asgi.translators.members import joined, raw, renamed, split
 from llmproxy_asgi.translators.openai.hosted_tools import CHAT
-from llmproxy_asgi.translators.openai.problems import decode_error, decode_error_object
+from llmproxy_asgi.translators.openai.problems import decode_error, error_in
 from llmproxy_asgi.translators.openai_chat.decode_stream import ChatStreamDecoder
 from llmproxy_asgi.translators.openai_chat.encode_request import encode_request
 from llmproxy_asgi.translators.openai_chat.relay import ChatScan
 from llmproxy_asgi.translators.openai_chat.schema import ANSWER, Answer, Chunk, ChunkChoice
-from llmproxy_asgi.translators.openai_chat.words import PROTOCOL, decode_usage
+from llmproxy_asgi.translators.openai_chat.words import PROTOCOL, decode_usage, usage_of
 from llmproxy_asgi.translators.relay import Relay
 from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
+from llmproxy_asgi.translators.surrogates import decode_replaced
 
 _FILE_KEYS = frozenset({"file_id", "file_data", "filename"})
 _FALSE = msgspec.Raw(b"false")
@@ -73,6 +74,8 @@ class ChatOutbound(Outbound):
                 index=position if choice.index is None else choice.index,
                 finish_reason=choice.finish_reason,
                 logprobs=choice.logprobs,
+                error=choice.error,
+                usage=choice.usage,
             )
             for position, choice in enumerate(answer.choices or ())
         ]
@@ -81,7 +84,7 @@ class ChatOutbound(Outbound):
             id=answer.id,
             model=answer.model,
             created=answer.created or received_at.timestamp(),
-            usage=answer.usage,
+            usage=usage_of(answer),
             service_tier=answer.service_tier,
         )
         events = ChatStreamDecoder(outgoing, upstream).decode_whole(chunk)
@@ -92,7 +95,7 @@ class ChatOutbound(Outbound):
         answer = _read(body)
         if answer.model != upstream.asked:
             body = renamed(body, upstream.asked)
-        usage = decode_usage(answer.usage)
+        usage = decode_usage(usage_of(answer))
         return Batch(() if usage is None else (UsageReported(usage),), body)
 
     @override
@@ -121,14 +124,15 @@ _NAMING = Naming("file_id", {"file", *_FILE_KEYS}, _names)
 
 def _read(body: bytes) -> Answer:
     try:
-        answer = ANSWER.decode(body)
+        answer = decode_replaced(ANSWER, body)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise UpstreamProtocolError("The upstream's answer cannot be read.") from None
-    if answer.error:
-        raise decode_error_object(answer.error, protocol=PROTOCOL)
-    if not answer.choices:
-        raise UpstreamProtocolError("The upstream's answer holds no choice.")
-    return answer
+        answer = None
+    if answer is not None and answer.choices and not answer.error:
+        return answer
+    if (error := error_in(body, protocol=PROTOCOL)) is not None:
+        raise error
+    reason = "cannot be read" if answer is None else "holds no choice"
+    raise UpstreamProtocolError(f"The upstream's answer {reason}.")
 
 
 def _asking_usage(options: msgspec.Raw | None) -> msgspec.Raw:

@@ -16,6 +16,8 @@ from llmproxy_asgi.translators.openai.words import NATIVE_ISSUER
 from llmproxy_asgi.translators.seals import unwrap, wrap
 
 GOOGLE_ISSUER = "gemini"
+_FORMS_OF_OPEN_MODELS = (None, "unknown")
+"""Formats of reasoning that no vendor seals; the others name the vendor whose state it is."""
 
 
 def spelled(seal: Seal) -> str:
@@ -98,7 +100,7 @@ def opened_seal(
 class Detail:
     """One entry of `reasoning_details`, whatever of it can be read."""
 
-    __slots__ = ("data", "form", "id", "index", "signature", "style", "text")
+    __slots__ = ("data", "form", "id", "index", "raw", "signature", "style", "text")
 
     def __init__(self, found: Mapping[str, Any]) -> None:
         index = found.get("index")
@@ -109,6 +111,7 @@ class Detail:
         self.data = _text(found, "data")
         self.id = _text(found, "id")
         self.form = _text(found, "format") or None
+        self.raw = self.style == "full" and self.form in _FORMS_OF_OPEN_MODELS and not self.signature
 
 
 def read_details(found: Any) -> list[Detail]:

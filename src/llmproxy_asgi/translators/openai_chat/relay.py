@@ -9,14 +9,16 @@ from collections.abc import Sequence
 
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import Ended, Failed, Finish, Finished, FinishReason, StreamEvent, UsageReported
-from llmproxy_asgi.errors import UpstreamProtocolError
+from llmproxy_asgi.conversation import Ended, Failed, Finish, Finished, StreamEvent, UsageReported
+from llmproxy_asgi.errors import GatewayError
 from llmproxy_asgi.translators.base import Upstream
-from llmproxy_asgi.translators.openai.problems import decode_error_object
+from llmproxy_asgi.translators.openai.problems import decode_error_object, error_in
 from llmproxy_asgi.translators.openai_chat.decode_stream import started
 from llmproxy_asgi.translators.openai_chat.schema import RELAYED, RelayedChunk
-from llmproxy_asgi.translators.openai_chat.words import FINISH_IN, PROTOCOL, decode_usage
+from llmproxy_asgi.translators.openai_chat.words import FAILED, PROTOCOL, decode_finish, decode_usage, usage_of
 from llmproxy_asgi.translators.relay import Inspection, Scan
+from llmproxy_asgi.translators.stray_errors import read_loosely
+from llmproxy_asgi.translators.surrogates import decode_replaced
 from llmproxy_asgi.wire.sse import Frame
 
 _DONE = b"[DONE]"
@@ -51,9 +53,9 @@ class ChatScan(Scan):
         data = frame.data.strip()
         if not data or data == _DONE:
             return ()
-        chunk = RELAYED.decode(data)
-        if chunk.error:
-            return (Failed(decode_error_object(chunk.error, protocol=PROTOCOL)),)
+        chunk = decode_replaced(RELAYED, data)
+        if (chunk.error or not chunk.choices) and (error := error_in(data, protocol=PROTOCOL)) is not None:
+            return (Failed(error),)
         return (started(chunk, self._upstream),)
 
     @override
@@ -64,11 +66,13 @@ class ChatScan(Scan):
             return Inspection((Ended(),))
         if not data:
             return Inspection()
-        chunk = RELAYED.decode(data)
-        if chunk.error:
-            return Inspection((Failed(decode_error_object(chunk.error, protocol=PROTOCOL)),))
+        if frame.event == "error":
+            return Inspection((Failed(decode_error_object(read_loosely(data), protocol=PROTOCOL)),))
+        chunk = decode_replaced(RELAYED, data)
+        if (chunk.error or not chunk.choices) and (error := error_in(data, protocol=PROTOCOL)) is not None:
+            return Inspection((Failed(error),))
         events = self._finishes(chunk)
-        usage = decode_usage(chunk.usage)
+        usage = decode_usage(usage_of(chunk))
         if usage is None:
             return Inspection(events)
         drop = not self._keep_usage and not chunk.choices
@@ -78,11 +82,12 @@ class ChatScan(Scan):
         events: list[StreamEvent] = []
         for choice in chunk.choices or ():
             index, word = choice.index or 0, choice.finish_reason
-            if word == "error":
-                return (Failed(decode_error_object({}, protocol=PROTOCOL)),)
-            if word and index not in self._finished:
+            if choice.error or word in FAILED:
+                told = choice.error or FAILED.get(word or "", {})
+                return (Failed(decode_error_object(told, protocol=PROTOCOL)),)
+            reason = decode_finish(word) if word else None
+            if reason is not None and index not in self._finished:
                 self._finished.add(index)
-                reason = FINISH_IN.get(word, FinishReason.UNKNOWN)
                 events.append(Finished(index, Finish(reason=reason, native=word)))
         return events
 
@@ -96,5 +101,5 @@ class ChatScan(Scan):
         return b"" if self._done else b"data: [DONE]\n\n"
 
     @override
-    def close_error(self) -> UpstreamProtocolError:
-        return UpstreamProtocolError("The upstream's stream ended without its end sign.")
+    def stray_error(self, data: bytes) -> GatewayError | None:
+        return error_in(data, protocol=PROTOCOL)

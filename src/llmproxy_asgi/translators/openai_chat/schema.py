@@ -18,6 +18,9 @@ from llmproxy_asgi.conversation import MOST_CALLS, MOST_CANDIDATES
 Loose = Any
 """A value that is looked at by hand, where it is there at all."""
 
+ABSENT = msgspec.Raw()
+"""A field that is taken as its bytes and is not there."""
+
 
 class FunctionDelta(msgspec.Struct, gc=False):
     name: str | None = None
@@ -58,6 +61,10 @@ class ChunkChoice(msgspec.Struct, gc=False):
     index: int | None = None
     finish_reason: str | None = None
     logprobs: Loose = None
+    error: Loose = None
+    usage: Loose = None
+    message: msgspec.Raw = ABSENT
+    """The message so far, or all of it, which a few servers send beside or instead of `delta`."""
 
 
 class Chunk(msgspec.Struct, gc=False):
@@ -70,6 +77,8 @@ class Chunk(msgspec.Struct, gc=False):
     usage: Loose = None
     service_tier: str | None = None
     error: Loose = None
+    x_groq: Loose = None
+    timings: Loose = None
 
 
 class Choice(msgspec.Struct, gc=False):
@@ -77,6 +86,8 @@ class Choice(msgspec.Struct, gc=False):
     index: int | None = None
     finish_reason: str | None = None
     logprobs: Loose = None
+    error: Loose = None
+    usage: Loose = None
 
 
 class Answer(msgspec.Struct, gc=False):
@@ -89,11 +100,15 @@ class Answer(msgspec.Struct, gc=False):
     usage: Loose = None
     service_tier: str | None = None
     error: Loose = None
+    x_groq: Loose = None
+    timings: Loose = None
 
 
 class RelayedChoice(msgspec.Struct, gc=False):
     index: int | None = None
     finish_reason: str | None = None
+    error: Loose = None
+    usage: Loose = None
 
 
 class RelayedChunk(msgspec.Struct, gc=False):
@@ -106,8 +121,11 @@ class RelayedChunk(msgspec.Struct, gc=False):
     usage: Loose = None
     service_tier: str | None = None
     error: Loose = None
+    x_groq: Loose = None
+    timings: Loose = None
 
 
 CHUNK = msgspec.json.Decoder(Chunk)
 ANSWER = msgspec.json.Decoder(Answer)
 RELAYED = msgspec.json.Decoder(RelayedChunk)
+MESSAGE = msgspec.json.Decoder(Delta)

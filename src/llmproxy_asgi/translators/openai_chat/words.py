@@ -14,6 +14,9 @@ _INS = ("cached_tokens", "cache_write_tokens", "audio_tokens", "image_tokens")
 _OUTS = ("reasoning_tokens", "audio_tokens", "image_tokens")
 _PREDICTED = ("accepted_prediction_tokens", "rejected_prediction_tokens")
 """Counts within the parts of usage that tell more of the input and the output."""
+_CACHED = ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
+"""Where Moonshot, DeepSeek, and gateways that keep Anthropic's names, say what was read from a cache."""
+_WRITTEN = ("cache_creation_input_tokens",)
 
 FINISH_IN: Mapping[str, FinishReason] = {
     "stop": FinishReason.STOP,
@@ -26,11 +29,38 @@ FINISH_IN: Mapping[str, FinishReason] = {
     "end_turn": FinishReason.STOP,
     "stop_sequence": FinishReason.STOP_SEQUENCE,
     "max_tokens": FinishReason.LENGTH,
+    "max_output_tokens": FinishReason.LENGTH,
     "model_length": FinishReason.CONTEXT_LENGTH,
+    "model_context_window_exceeded": FinishReason.CONTEXT_LENGTH,
     "tool_use": FinishReason.TOOL_CALLS,
     "refusal": FinishReason.REFUSAL,
     "safety": FinishReason.CONTENT_FILTER,
+    "recitation": FinishReason.CONTENT_FILTER,
+    "prohibited_content": FinishReason.CONTENT_FILTER,
+    "sensitive": FinishReason.CONTENT_FILTER,  # Zhipu's
+    "malformed_function_call": FinishReason.MALFORMED_CALL,
+    "function_call_filter": FinishReason.MALFORMED_CALL,  # Google's, with its own reason behind a colon
+    "abort": FinishReason.CANCELLED,  # vLLM's and SGLang's
+    "cancelled": FinishReason.CANCELLED,
 }
+_OVERLOADED: Mapping[str, Any] = {"message": "The upstream is overloaded.", "code": "overloaded"}
+FAILED: Mapping[str, Mapping[str, Any]] = {
+    "error": {},
+    "network_error": _OVERLOADED,  # Zhipu's
+    "insufficient_system_resource": _OVERLOADED,  # DeepSeek's
+}
+"""Finish reasons that are no end but a failure, and the error that they stand for where none is told."""
+_BLANK = frozenset({"", "null", "none"})
+
+
+def decode_finish(word: str) -> FinishReason | None:
+    """What a finish reason means, however it is spelled; None for a blank, which tells nothing."""
+    known = FINISH_IN.get(word)
+    if known is None:
+        word = word.partition(":")[0].strip().lower()
+        known = None if word in _BLANK else FINISH_IN.get(word, FinishReason.UNKNOWN)
+    return known
+
 
 FINISH_OUT: Mapping[FinishReason, str] = {
     FinishReason.STOP: "stop",
@@ -56,6 +86,31 @@ AUDIO_FORMATS: Mapping[str, str] = {
 }
 
 
+def usage_of(answer: Any) -> Any:
+    """The usage of a chunk or of a whole answer, wherever its server puts it; None where it tells none."""
+    found = answer.usage
+    if type(found) is dict:
+        return found
+    for choice in answer.choices or ():
+        if type(choice.usage) is dict:  # Moonshot's
+            return choice.usage
+    if type(answer.x_groq) is dict and type(found := answer.x_groq.get("usage")) is dict:
+        return found
+    return _timed(answer.timings) if type(answer.timings) is dict else None
+
+
+def _timed(timings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The counts among llama.cpp's timings, which it sends with every answer, asked for usage or not."""
+    if "predicted_n" not in timings:
+        return None
+    cached = _count(timings, "cache_n")
+    return {
+        "prompt_tokens": _count(timings, "prompt_n") + cached,
+        "completion_tokens": _count(timings, "predicted_n"),
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+
+
 def decode_usage(found: Any) -> Usage | None:
     """The token counts, or None where there are none. Whatever cannot be a count is taken as 0."""
     if type(found) is not dict:
@@ -64,7 +119,9 @@ def decode_usage(found: Any) -> Usage | None:
     total = _count(found, "total_tokens")
     cached, written, heard, seen = _counts(found.get("prompt_tokens_details"), _INS)
     reasoning, spoken, drawn = _counts(found.get("completion_tokens_details"), _OUTS)
-    cached = cached or _count(found, "prompt_cache_hit_tokens")  # DeepSeek's
+    cached = cached or _first_count(found, _CACHED)
+    written = written or _first_count(found, _WRITTEN)
+    reasoning = reasoning or _count(found, "reasoning_tokens")  # Perplexity's
     if reasoning and total == spent_in + spent_out + reasoning:
         spent_out += reasoning  # xAI counts reasoning beside the completion
     return Usage(
@@ -112,6 +169,10 @@ def encode_usage(usage: Usage) -> dict[str, Any]:
 def _counts(details: Any, keys: Sequence[str]) -> list[int]:
     """Several counts of a part that few answers have."""
     return [_count(details, key) for key in keys] if type(details) is dict else [0] * len(keys)
+
+
+def _first_count(found: Mapping[str, Any], keys: Sequence[str]) -> int:
+    return next((count for key in keys if (count := _count(found, key))), 0)
 
 
 def _count(found: Mapping[str, Any], key: str) -> int:

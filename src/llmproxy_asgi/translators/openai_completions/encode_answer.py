@@ -50,7 +50,7 @@ _WORDS = {
 def encode_answer(response: Response, intake: Intake) -> bytes:
     """A whole answer, with the model's name as it was asked for."""
     choices = [_choice(candidate) for candidate in response.candidates]
-    head = _head(response.id, response.created_at, intake.model or response.model)
+    head = _head(response.id, response.nonce, response.created_at, intake.model or response.model)
     return _json({**head, "choices": choices, "usage": encode_usage(response.usage)})
 
 
@@ -64,9 +64,9 @@ def _choice(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def _head(answer: str, created_at: datetime, model: str) -> dict[str, Any]:
+def _head(answer: str, nonce: str, created_at: datetime, model: str) -> dict[str, Any]:
     return {
-        "id": answer if answer.startswith(_PREFIX) and len(answer) <= 128 else derived(_PREFIX, answer),
+        "id": answer if answer.startswith(_PREFIX) and len(answer) <= 128 else derived(_PREFIX, answer, nonce),
         "object": "text_completion",
         "created": int(created_at.timestamp()),
         "model": model,
@@ -108,8 +108,8 @@ class CompletionsStreamEncoder(StreamEncoder):
                     self._speak(candidate, index, part.text, out)
                 case PartEnded(candidate=candidate, index=index, part=part):
                     self._restate(candidate, index, part, out)
-                case Started(id=answer, created_at=created_at, model=model, usage=usage):
-                    head = _json(_head(answer, created_at, self._model or model))
+                case Started(id=answer, created_at=created_at, model=model, usage=usage, nonce=nonce):
+                    head = _json(_head(answer, nonce, created_at, self._model or model))
                     self._head = b"data: " + head[:-1] + b',"choices":['
                     self._usage = usage
                 case Finished(candidate=candidate, finish=finish):

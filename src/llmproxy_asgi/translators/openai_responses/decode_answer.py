@@ -60,6 +60,11 @@ class Items:
         self._outgoing = outgoing
         self._upstream = upstream
 
+    @property
+    def nonce(self) -> str:
+        """See `Outgoing.nonce`."""
+        return self._outgoing.nonce
+
     def call(self, item: JSONObject, arguments: str = "") -> ToolCall | None:
         """A call with these arguments; None where it does not say what it calls. Its id is empty where it has none."""
         name, call_id = text_of(item, "name"), text_of(item, "call_id") or text_of(item, "id")
@@ -128,6 +133,7 @@ def reasoning_of(item: JSONObject, text: str, *, plain: bool, seals: tuple[Seal,
     return Reasoning(
         text=text,
         style="full" if plain else "summary",
+        raw=plain,
         redacted=not text and any(seal.kind == "redacted" for seal in seals),
         seals=seals,
         id=text_of(item, "id") or None,

@@ -8,7 +8,7 @@ The end sign is `response.completed`, `.incomplete` or `.failed`; `[DONE]` ends 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from typing_extensions import override
@@ -20,7 +20,6 @@ from llmproxy_asgi.conversation import (
     Extras,
     Failed,
     Finished,
-    JSONObject,
     Passed,
     Started,
     StreamEvent,
@@ -29,7 +28,7 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.names import derived
-from llmproxy_asgi.translators.openai.problems import decode_error_object
+from llmproxy_asgi.translators.openai.problems import decode_error_object, error_in
 from llmproxy_asgi.translators.openai.words import dated
 from llmproxy_asgi.translators.openai_responses.decode_answer import Items
 from llmproxy_asgi.translators.openai_responses.readers import GOES_ON, BrokenStream, Reader, Take
@@ -40,8 +39,11 @@ from llmproxy_asgi.translators.openai_responses.words import (
     decode_finish,
     decode_usage,
 )
+from llmproxy_asgi.translators.stray_errors import read_loosely
+from llmproxy_asgi.translators.surrogates import SurrogateJoiner, decode_marked
 from llmproxy_asgi.wire.sse import EventTooLarge, Frame, FrameSplitter, decode, only_named
 
+_T = TypeVar("_T")
 _NOTHING = Batch(())
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _BLANK = b"\n\n"
@@ -55,18 +57,26 @@ ENDINGS = {
     "response.failed": "failed",
 }
 """What ends a stream, and the status it means."""
+_ENDED = frozenset(ENDINGS.values())
 _KEPT = ("input_transformations", "tool_usage", "moderation", "prompt_cache_diagnostics")
 """What only this protocol tells of a whole answer."""
 
 
-def started(answer: Any, upstream: Upstream) -> Started:
+def status_of(kind: str, answer: Any) -> str:
+    """An answer's status when it ends; by its last event's name where it is told as one that goes on."""
+    return answer.status if answer.status in _ENDED else ENDINGS[kind]
+
+
+def started(answer: Any, upstream: Upstream, nonce: str = "") -> Started:
     """The first event, from the first account of the answer (or from what a relay read of it)."""
     return Started(
-        answer.id or derived("resp_", upstream.model, str(answer.created_at)),
+        answer.id or derived("resp_", upstream.model, str(answer.created_at), nonce),
         upstream.asked,
         dated(answer.created_at),
         None,
         TIER_IN.get(answer.service_tier) if answer.service_tier else None,
+        EMPTY,
+        nonce,
     )
 
 
@@ -75,6 +85,8 @@ class ResponsesStreamDecoder(StreamDecoder):
 
     def __init__(self, outgoing: Outgoing, upstream: Upstream) -> None:
         self._upstream = upstream
+        self._nonce = outgoing.nonce
+        self._joiner: SurrogateJoiner | None = None
         self._reader = Reader(Items(outgoing, upstream))
         self._splitter = FrameSplitter(max_event=upstream.max_event)
         self._complete = self._splitter.complete
@@ -124,18 +136,32 @@ class ResponsesStreamDecoder(StreamDecoder):
         reader = self._reader
         try:
             for line in lines:
-                take(reader, DELTA_EVENT.decode(line), events)
+                try:
+                    event = DELTA_EVENT.decode(line)
+                except _UNREADABLE:
+                    event = self._marked(DELTA_EVENT, line)
+                take(reader, event, events)
         except _UNREADABLE:
             return self._failed(events, UpstreamProtocolError("The upstream sent an event that cannot be read."))
         except BrokenStream as broken:
             return self._failed(events, UpstreamProtocolError(str(broken)))
-        return Batch(events)
+        return Batch(events if self._joiner is None else self._joiner.join(events))
+
+    def _marked(self, decoder: "msgspec.json.Decoder[_T]", data: bytes) -> _T:
+        """An event that cannot be read as it is, because a character in it was cut in two."""
+        event = decode_marked(decoder, data)
+        self._joiner = self._joiner or SurrogateJoiner()
+        return event
 
     def _read(self, frames: Sequence[Frame]) -> Batch:
         events: list[StreamEvent] = []
         try:
             for frame in frames:
-                event = EVENT.decode(frame.data) if frame.data[:1] == b"{" else _odd(frame)
+                if frame.event == "error":
+                    found = read_loosely(frame.data)
+                    self._failed(events, decode_error_object(found, protocol=PROTOCOL))
+                    break
+                event = self._decoded(frame)
                 if event is None:
                     continue
                 self._event(event, frame, events)
@@ -145,7 +171,17 @@ class ResponsesStreamDecoder(StreamDecoder):
             return self._failed(events, UpstreamProtocolError("The upstream sent an event that cannot be read."))
         except BrokenStream as broken:
             return self._failed(events, UpstreamProtocolError(str(broken)))
-        return Batch(events)
+        return Batch(events if self._joiner is None else self._joiner.join(events))
+
+    def _decoded(self, frame: Frame) -> Event | None:
+        """What a frame tells; None for padding and for an end sign of another protocol."""
+        data = frame.data if frame.data[:1] == b"{" else frame.data.strip()
+        if not data or data == b"[DONE]":
+            return None
+        try:
+            return EVENT.decode(data)
+        except _UNREADABLE:
+            return self._marked(EVENT, data)
 
     def _failed(self, events: list[StreamEvent], error: GatewayError) -> Batch:
         self._over = True
@@ -158,9 +194,11 @@ class ResponsesStreamDecoder(StreamDecoder):
             self._start(_answer(event), events)
         elif kind in ENDINGS:
             answer = _answer(event)
-            self._end(answer, answer.status or ENDINGS[kind], events)
+            self._end(answer, status_of(kind, answer), events)
         elif kind == "error" or (kind is None and event.error):
-            self._failed(events, decode_error_object(error_of(frame.data), protocol=PROTOCOL))
+            self._failed(events, decode_error_object(read_loosely(frame.data), protocol=PROTOCOL))
+        elif kind is None and (error := error_in(frame.data, protocol=PROTOCOL)) is not None:
+            self._failed(events, error)
         elif kind is not None:
             if not self._started:
                 self._start(Answer(), events)
@@ -170,18 +208,20 @@ class ResponsesStreamDecoder(StreamDecoder):
     def _start(self, answer: Answer, events: list[StreamEvent]) -> None:
         if not self._started:
             self._started = True
-            events.append(started(answer, self._upstream))
+            events.append(started(answer, self._upstream, self._nonce))
 
     def _end(self, answer: Answer, status: str, events: list[StreamEvent]) -> None:
         self._start(answer, events)
         reader = self._reader
+        usage = decode_usage(answer.usage, answer.tool_usage)
         if status == "failed" or (answer.error and status != "completed"):
+            if usage is not None:
+                events.append(UsageReported(usage))
             self._failed(events, decode_error_object(answer.error or {}, protocol=PROTOCOL))
             return
         reader.finish(answer.output or (), events)
         why = answer.incomplete_details.reason if answer.incomplete_details else None
         events.append(Finished(0, decode_finish(status, why, called=reader.called, refused=reader.refused)))
-        usage = decode_usage(answer.usage, answer.tool_usage)
         if usage is not None:
             events.append(UsageReported(usage))
         events.append(Ended(TIER_IN.get(answer.service_tier) if answer.service_tier else None))
@@ -202,18 +242,3 @@ def _answer(event: Event) -> Answer:
     """What an event of its life says of the answer."""
     told = bytes(event.response)
     return Answer() if told in {b"", b"null"} else ANSWER.decode(told)
-
-
-def _odd(frame: Frame) -> Event | None:
-    """A frame that does not begin like an event: padding, an end sign of another protocol, or nothing readable."""
-    data = frame.data.strip()
-    return None if not data or data == b"[DONE]" else EVENT.decode(data)
-
-
-def error_of(data: bytes) -> JSONObject:
-    """The error in an event, flat or nested."""
-    found = msgspec.json.decode(data)
-    inner = found.get("error")
-    if type(inner) is dict:
-        return inner
-    return {key: value for key, value in found.items() if key not in {"type", "sequence_number"}}

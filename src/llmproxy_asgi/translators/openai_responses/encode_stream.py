@@ -8,7 +8,7 @@ Neighbouring texts and refusals are the contents of one message. Whether an item
 that was cut off, shows only when the next thing comes; so messages and calls are done then. Items are in `writers`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, assert_never
 
@@ -32,6 +32,8 @@ from llmproxy_asgi.conversation import (
     Reasoning,
     Refusal,
     Response,
+    Seal,
+    SealDelta,
     ServerToolCall,
     ServerToolResult,
     Started,
@@ -54,6 +56,7 @@ from llmproxy_asgi.translators.openai_responses.encode_answer import (
 from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, answer_id, encode_finish
 from llmproxy_asgi.translators.openai_responses.writers import (
     Call,
+    LateWords,
     Message,
     Output,
     Picture,
@@ -86,6 +89,10 @@ class ResponsesStreamEncoder(StreamEncoder):
         self._over = False
         self.last = b""
         """The response object that the stream ended with."""
+
+    @override
+    def withheld(self) -> Sequence[tuple[str, Sequence[Seal]]]:
+        return tuple(self._output.withheld.items())
 
     @override
     def feed(self, events: Sequence[StreamEvent]) -> bytes:
@@ -126,7 +133,7 @@ class ResponsesStreamEncoder(StreamEncoder):
 
     def _start(self, event: Started, out: list[bytes]) -> None:
         state = self._intake.state
-        found = (state.answer_id if state is not None else None) or answer_id(event.id)
+        found = (state.answer_id if state is not None else None) or answer_id(event.id, event.nonce)
         self._usage = event.usage
         self._object = ResponseObject(
             self._intake,
@@ -224,6 +231,10 @@ class ResponsesStreamEncoder(StreamEncoder):
         if self._message is None or not self._message.takes(part):
             self._settle(out)
             self._message = Message(self._output, part, out)
+        elif part.seals:
+            self._message.seal(part.seals)
+        if isinstance(part, Text) and not (part.text or part.citations) and self._message.begun:
+            return LateWords(self._message, part)
         return Words(self._message, part, out)
 
     def _end_part(self, index: int, part: Part | None, out: list[bytes]) -> None:
@@ -252,8 +263,39 @@ class ResponsesStreamEncoder(StreamEncoder):
 def encode_answer(response: Response, intake: Intake) -> bytes:
     """A whole answer: what its stream would end with."""
     encoder = ResponsesStreamEncoder(intake)
-    encoder.feed(tuple(unfold(_with_phase(response))))
+    encoder.feed(tuple(_sealed_from_the_start(_with_phase(response))))
     return encoder.last
+
+
+def _sealed_from_the_start(response: Response) -> Iterator[StreamEvent]:
+    """The events of a whole answer, in which texts and calls have their state at once: it stands before them."""
+    candidates = tuple(
+        msgspec.structs.replace(candidate, parts=_sealed_once(candidate.parts)) for candidate in response.candidates
+    )
+    response = msgspec.structs.replace(response, candidates=candidates)
+    parts = {candidate.index: candidate.parts for candidate in candidates}
+    for event in unfold(response):
+        part = parts[event.candidate][event.index] if isinstance(event, PartStarted | PartDelta) else None
+        if part is None or not part.seals or not isinstance(part, Text | ToolCall):
+            yield event
+        elif isinstance(event, PartStarted):
+            yield msgspec.structs.replace(event, part=msgspec.structs.replace(event.part, seals=part.seals))
+        elif isinstance(event, PartDelta) and not isinstance(event.delta, SealDelta):
+            yield event
+
+
+def _sealed_once(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """The parts with the state of texts that follow each other on the first of them: they are one message."""
+    kept: list[Part] = []
+    for part in parts:
+        first = kept[-1] if kept else None
+        if not part.seals or not isinstance(part, Text) or not isinstance(first, Text):
+            kept.append(part)
+            continue
+        kept[-1] = msgspec.structs.replace(first, seals=(*first.seals, *part.seals))
+        if part.text:
+            kept.append(msgspec.structs.replace(part, seals=()))
+    return tuple(kept)
 
 
 def _with_phase(response: Response) -> Response:

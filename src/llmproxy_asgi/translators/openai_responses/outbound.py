@@ -19,7 +19,7 @@ from llmproxy_asgi.translators.counts import read_count, without
 from llmproxy_asgi.translators.hosted_tools import refuse_encoded
 from llmproxy_asgi.translators.members import renamed
 from llmproxy_asgi.translators.openai.hosted_tools import RESPONSES
-from llmproxy_asgi.translators.openai.problems import decode_error, decode_error_object
+from llmproxy_asgi.translators.openai.problems import decode_error, decode_error_object, error_in
 from llmproxy_asgi.translators.openai_responses.decode_stream import ResponsesStreamDecoder, answer_extras
 from llmproxy_asgi.translators.openai_responses.encode_request import encode_request
 from llmproxy_asgi.translators.openai_responses.relay import ResponsesScan
@@ -28,6 +28,7 @@ from llmproxy_asgi.translators.openai_responses.splice import splice
 from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, decode_usage
 from llmproxy_asgi.translators.relay import Relay
 from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
+from llmproxy_asgi.translators.surrogates import decode_replaced
 
 _REASONING = re.compile(rb'"type"\s*:\s*"reasoning"')
 """Never found in a text: there the quotes are escaped."""
@@ -118,11 +119,16 @@ class ResponsesOutbound(Outbound):
 def _read(body: bytes, decoder: "msgspec.json.Decoder[_Answer]") -> _Answer:
     """A whole answer, if it is one that went well."""
     try:
-        answer = decoder.decode(body)
+        answer = decode_replaced(decoder, body)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise UpstreamProtocolError("The upstream's answer cannot be read.") from None
+        error = error_in(body, protocol=PROTOCOL)
+        raise error or UpstreamProtocolError("The upstream's answer cannot be read.") from None
     if answer.error or answer.status == "failed":
+        if type(answer.error) is str and (error := error_in(body, protocol=PROTOCOL)) is not None:
+            raise error
         raise decode_error_object(answer.error or {}, protocol=PROTOCOL)
+    if answer.output is None and (error := error_in(body, protocol=PROTOCOL)) is not None:
+        raise error
     if answer.output is None or answer.status in _UNFINISHED:
         raise UpstreamProtocolError("The upstream's answer is not one that is complete.")
     return answer

@@ -1,7 +1,8 @@
 """The items of an upstream's stream, each read by one of these while it goes on.
 
-Servers restate everything when it is done, some restate what they never streamed: so each reader knows what it has
-told of, and tells the rest then.
+Servers restate everything when it is done, some restate what they never streamed, or more than they streamed: so each
+reader knows what it has told of, and tells the rest then. Parts start in the order of their items: an item that has
+said nothing yet begins when the next one is added.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +46,7 @@ from llmproxy_asgi.translators.openai_responses.decode_answer import (
 )
 from llmproxy_asgi.translators.openai_responses.schema import DeltaEvent, Event
 from llmproxy_asgi.translators.openai_responses.words import BETWEEN_SUMMARIES, PROTOCOL
+from llmproxy_asgi.translators.restated import missing_rest
 
 
 class BrokenStream(Exception):
@@ -65,8 +67,6 @@ _SAID_AGAIN = frozenset(
     {
         "response.reasoning_summary_part.added",
         "response.reasoning_summary_part.done",
-        "response.reasoning_summary_text.done",
-        "response.reasoning_text.done",
         "keepalive",
     }
 )
@@ -81,14 +81,14 @@ class Reader:
 
     def __init__(self, items: Items) -> None:
         self.items = items
-        self.call_ids = DistinctIds()
+        self.call_ids = DistinctIds(items.nonce)
         self.parts = 0
         self.called = False
         self.refused = False
         self._open: dict[int, _Open] = {}
         self._places: dict[str, int] = {}
         self._last = 0
-        self._seen = False
+        self._seen: list[_Open] = []
         self._words: dict[tuple[int, int | None], _Words] = {}
 
     def part(self) -> int:
@@ -139,13 +139,12 @@ class Reader:
     def finish(self, output: Sequence[Any], events: list[StreamEvent]) -> None:
         """The answer is complete: end what is open, and read what was never streamed."""
         items = [item for item in output if type(item) is dict]
-        restated = {text_of(item, "id"): item for item in items}
+        restated, unseen = _matched(self._seen, items)
         for opened in list(self._open.values()):
-            opened.end(restated.get(opened.id, {}) if opened.id else {}, events)
+            opened.end(restated.get(id(opened), {}), events)
         self._open.clear()
-        if not self._seen:
-            for item in items:
-                self._opened(item, events).end(item, events)
+        for item in unseen:
+            self._opened(item, events).end(item, events)
 
     # ── places ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -166,6 +165,9 @@ class Reader:
         if before is not None:  # one index for every item: the one before is over
             before.end({}, events)
             self._forget(place)
+        for index, earlier in self._open.items():
+            if index < place:
+                earlier.begin(events)
         self._open[place] = self._opened(item, events)
         self._last = place
         if text_of(item, "id"):
@@ -178,7 +180,7 @@ class Reader:
             place = self._places.get(text_of(item, "id"), self._last)
         opened = self._open.pop(place, None)
         if opened is None:
-            if not item:
+            if not item or self._is_over(item):
                 return
             opened = self._opened(item, events)
         self._forget(place)
@@ -188,17 +190,24 @@ class Reader:
         for key in [key for key in self._words if key[0] == place]:
             del self._words[key]
 
+    def _is_over(self, item: JSONObject) -> bool:
+        """Whether an item is done already, so that its server says so twice."""
+        known = text_of(item, "id")
+        return bool(known) and any(seen.id == known for seen in self._seen)
+
     def _opened(self, item: JSONObject, events: list[StreamEvent]) -> "_Open":
-        self._seen = True
+        made: _Open
         match item.get("type"):
             case "message":
-                return _Message(self, item)
+                made = _Message(self, item)
             case "reasoning":
-                return _Thought(self, item)
+                made = _Thought(self, item)
             case str(kind) if kind in CALLS:
-                return _Call(self, item, events)
+                made = _Call(self, item, events)
             case _:
-                return _Open(self, item)
+                made = _Open(self, item)
+        self._seen.append(made)
+        return made
 
     def _message(self, event: Event | DeltaEvent) -> "_Message":
         place = self._place(event)
@@ -207,8 +216,8 @@ class Reader:
             return found
         if found is not None:
             raise BrokenStream("The upstream put a text where there is none.")
-        made = self._open[place] = _Message(self, {"id": event.item_id})
-        self._seen = True
+        made = self._open[place] = _Message(self, {"type": "message", "id": event.item_id})
+        self._seen.append(made)
         self._last = place
         return made
 
@@ -219,15 +228,21 @@ class Reader:
             return found
         if found is not None:
             raise BrokenStream("The upstream put reasoning where there is none.")
-        made = self._open[place] = _Thought(self, {"id": event.item_id})
-        self._seen = True
+        made = self._open[place] = _Thought(self, {"type": "reasoning", "id": event.item_id})
+        self._seen.append(made)
         self._last = place
         return made
 
     # ── what fills items ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def _restate_call(self, event: Event, events: list[StreamEvent]) -> None:
-        self._call(event).restate(event.arguments or event.input)
+        self._call(event).restate(event.arguments or event.input, events)
+
+    def _restate_summary(self, event: Event, events: list[StreamEvent]) -> None:
+        self._thought(event).restate(event.text or "", event.summary_index or 0, events, plain=False)
+
+    def _restate_thought(self, event: Event, events: list[StreamEvent]) -> None:
+        self._thought(event).restate(event.text or "", 0, events, plain=True)
 
     def _refuse(self, event: Event, events: list[StreamEvent]) -> None:
         if event.delta:
@@ -265,6 +280,8 @@ class Reader:
     _FILLS: ClassVar[Mapping[str, Callable[["Reader", Event, list[StreamEvent]], None]]] = {
         "response.function_call_arguments.done": _restate_call,
         "response.custom_tool_call_input.done": _restate_call,
+        "response.reasoning_summary_text.done": _restate_summary,
+        "response.reasoning_text.done": _restate_thought,
         "response.content_part.added": _begin_content,
         "response.content_part.done": _end_content,
         "response.output_text.done": _restate_text,
@@ -273,6 +290,36 @@ class Reader:
         "response.refusal.done": _restate_refusal,
     }
     """Events that fill items, to who reads them."""
+
+
+def _matched(
+    seen: Sequence["_Open"], items: Sequence[JSONObject]
+) -> tuple[Mapping[int, JSONObject], Sequence[JSONObject]]:
+    """Which restated item is which of those that were seen (by `id()`), and those that were never seen.
+
+    An item is known by its own id, then by its call's. Some servers give each item another id when they restate it: so
+    one that is not known is the next of its kind, as long as there are some left.
+    """
+    left = list(seen)
+    restated: dict[int, JSONObject] = {}
+    unknown: list[JSONObject] = []
+    for item in items:
+        own, call = text_of(item, "id"), text_of(item, "call_id")
+        known = next((each for each in left if (own and each.id == own) or (call and each.call_id == call)), None)
+        if known is None:
+            unknown.append(item)
+        else:
+            left.remove(known)
+            restated[id(known)] = item
+    unseen: list[JSONObject] = []
+    for item in unknown:
+        known = next((each for each in left if each.kind == text_of(item, "type")), None)
+        if known is None:
+            unseen.append(item)
+        else:
+            left.remove(known)
+            restated[id(known)] = item
+    return restated, unseen
 
 
 Take = Callable[[Reader, Event | DeltaEvent, list[StreamEvent]], None]
@@ -300,6 +347,19 @@ class _Open:
         """The item's; empty where it has none."""
         return text_of(self._item, "id")
 
+    @property
+    def kind(self) -> str:
+        """The item's type."""
+        return text_of(self._item, "type")
+
+    @property
+    def call_id(self) -> str:
+        """The call's, of an item that is one and says it."""
+        return text_of(self._item, "call_id")
+
+    def begin(self, events: list[StreamEvent]) -> None:
+        """Start the item's part, where it has one that can start empty: the parts of later items follow."""
+
     def end(self, item: JSONObject, events: list[StreamEvent]) -> None:
         """The item is complete; `item`: as the upstream restated it, maybe empty."""
         for part in self._reader.items.whole(item or self._item):
@@ -315,13 +375,14 @@ class _Open:
 class _Words:
     """A text or a refusal: one content of a message."""
 
-    __slots__ = ("_cited", "_ended", "_reader", "_refusal", "_said", "_weighed", "index")
+    __slots__ = ("_cited", "_ended", "_last", "_length", "_reader", "_refusal", "_weighed", "index")
 
     def __init__(self, reader: Reader, part: Text | Refusal, events: list[StreamEvent]) -> None:
         self._reader = reader
         self._refusal = isinstance(part, Refusal)
         self.index = reader.part()
-        self._said = False
+        self._length = 0
+        self._last = ""
         self._cited = 0
         self._weighed = False
         self._ended = False
@@ -331,8 +392,10 @@ class _Words:
         """More words."""
         if self._ended:
             raise BrokenStream("The upstream went on with a text that had ended.")
-        self._said = True
         words = _checked(text)
+        if words:
+            self._length += len(words)
+            self._last = words
         events.append(PartDelta(0, self.index, RefusalDelta(words) if self._refusal else TextDelta(words)))
 
     def weigh(self, found: Any, events: list[StreamEvent]) -> None:
@@ -354,8 +417,8 @@ class _Words:
         text = text_of(content, "refusal" if self._refusal else "text")
         if self._ended:
             return
-        if text and not self._said:
-            self.say(text, events)
+        if rest := missing_rest(text, self._length, self._last):
+            self.say(rest, events)
         for entry in entries_of(content, "annotations")[self._cited :]:
             self.cite(entry, events)
         if not self._weighed and content.get("logprobs"):
@@ -380,6 +443,11 @@ class _Message(_Open):
     def words(self, event: Event | DeltaEvent, events: list[StreamEvent], *, refusal: bool) -> _Words:
         """The content that an event is about; begun if this is the first of it."""
         return self._content(event.content_index or 0, events, refusal=refusal)
+
+    @override
+    def begin(self, events: list[StreamEvent]) -> None:
+        if not self._contents:
+            self._content(0, events, refusal=False)
 
     def _content(self, index: int, events: list[StreamEvent], *, refusal: bool) -> _Words:
         found = self._contents.get(index)
@@ -411,24 +479,41 @@ class _Message(_Open):
 class _Thought(_Open):
     """Something thought. Its part starts with the first word, or at its end: then it is known of which kind it is."""
 
-    __slots__ = ("_index", "_pieces", "_plain", "_summary")
+    __slots__ = ("_begin", "_index", "_pieces", "_plain", "_summary")
 
     def __init__(self, reader: Reader, item: JSONObject) -> None:
         super().__init__(reader, item)
         self._index = -1
         self._pieces: list[str] = []
-        self._plain = False
+        self._plain = bool(entries_of(item, "content"))
         self._summary = 0
+        self._begin = 0  # of the pieces of the summary's last part
+
+    @override
+    def begin(self, events: list[StreamEvent]) -> None:
+        if self._index < 0:
+            self._start(events)
+
+    def restate(self, text: str, summary: int, events: list[StreamEvent], *, plain: bool) -> None:
+        """A text of it as it is said again when it is complete: whatever was not told before."""
+        if self._pieces and summary == self._summary:
+            told = "".join(self._pieces[self._begin :]).removeprefix(BETWEEN_SUMMARIES)
+            text = missing_rest(text, len(told), told)
+        elif summary < self._summary:
+            return
+        self.think(text, summary, events, plain=plain)
 
     def think(self, text: str, summary: int, events: list[StreamEvent], *, plain: bool) -> None:
         """More of it; each further part of a summary is set apart."""
         if not text or (self._pieces and plain is not self._plain):
             return  # told both plainly and as a summary: the first that came is what is shown
-        if self._index < 0:
+        if not self._pieces:
             self._plain = plain
+        if self._index < 0:
             self._start(events)
-        elif summary != self._summary:
+        elif summary != self._summary and self._pieces:
             text = BETWEEN_SUMMARIES + text
+            self._begin = len(self._pieces)
         self._summary = summary
         self._pieces.append(text)
         events.append(PartDelta(0, self._index, ReasoningDelta(text)))
@@ -437,6 +522,7 @@ class _Thought(_Open):
         self._index = self._reader.part()
         header = Reasoning(
             style="full" if self._plain else "summary",
+            raw=self._plain,
             id=text_of(self._item, "id") or None,
             extras=reasoning_extras({}, plain=self._plain),
         )
@@ -445,9 +531,12 @@ class _Thought(_Open):
     @override
     def end(self, item: JSONObject, events: list[StreamEvent]) -> None:
         whole = {**self._item, **item}
-        if not self._pieces:
-            text, plain = thought_of(whole)
+        text, plain = thought_of(whole)
+        told = "".join(self._pieces)
+        if not told:
             self.think(text, self._summary, events, plain=plain)
+        elif plain is self._plain:
+            self.think(missing_rest(text, len(told), told), self._summary, events, plain=plain)
         # Only what is done has its whole state; the one told of at the beginning may be cut short.
         seals = self._reader.items.seals(item)
         if self._index < 0:
@@ -481,9 +570,14 @@ class _Call(_Open):
         if self._index >= 0 and not self._emulated:
             events.append(PartDelta(0, self._index, ArgumentsDelta(text)))
 
-    def restate(self, arguments: str | None) -> None:
-        """Its arguments whole."""
-        self._restated = arguments or self._restated
+    def restate(self, arguments: str | None, events: list[StreamEvent]) -> None:
+        """Its arguments whole: whatever of them was not told before."""
+        if not arguments:
+            return
+        self._restated = arguments
+        if self._pieces:
+            told = "".join(self._pieces)
+            self.go_on(missing_rest(arguments, len(told), told), events)
 
     def _start(self, item: JSONObject, events: list[StreamEvent], *, late: bool = False) -> None:
         """Begin the call when its name and id are known; `late`: nothing more will be known."""
@@ -505,6 +599,7 @@ class _Call(_Open):
             self._start(whole, events, late=True)
             if self._index < 0:
                 return  # a call without a name says nothing
+        self.restate(text_of(item, "input" if item.get("type") == "custom_tool_call" else "arguments"), events)
         streamed = "".join(self._pieces)
         arguments = items.arguments({**whole, "arguments": item.get("arguments")}, streamed or self._restated)
         if arguments and (not streamed or late or items.is_emulated(whole)):

@@ -12,15 +12,17 @@ import msgspec
 from typing_extensions import override
 
 from llmproxy_asgi.conversation import Ended, Failed, Finished, JSONObject, StreamEvent, UsageReported
-from llmproxy_asgi.errors import UpstreamError, UpstreamRateLimited, UpstreamRefused
+from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamRateLimited, UpstreamRefused
 from llmproxy_asgi.translators.base import ErrorT, Upstream
-from llmproxy_asgi.translators.openai.problems import FAILED_EVENT, decode_error_object
+from llmproxy_asgi.translators.openai.problems import FAILED_EVENT, decode_error_object, error_in
 from llmproxy_asgi.translators.openai_responses.decode_answer import CALLS
-from llmproxy_asgi.translators.openai_responses.decode_stream import ENDINGS, error_of, started
+from llmproxy_asgi.translators.openai_responses.decode_stream import ENDINGS, started, status_of
 from llmproxy_asgi.translators.openai_responses.encode_answer import failure_object
 from llmproxy_asgi.translators.openai_responses.schema import ITEM_DONE, RELAYED, RelayedAnswer
 from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, TIER_IN, decode_finish, decode_usage
 from llmproxy_asgi.translators.relay import Inspection, Scan
+from llmproxy_asgi.translators.stray_errors import read_loosely
+from llmproxy_asgi.translators.surrogates import decode_replaced
 from llmproxy_asgi.wire.sse import Frame
 
 _NOTHING = Inspection()
@@ -52,9 +54,10 @@ class ResponsesScan(Scan):
         data = frame.data.strip()
         if not data or data == _DONE:
             return ()
-        event = RELAYED.decode(data)
+        event = decode_replaced(RELAYED, data)
         if event.response is None:
-            return ()
+            error = None if event.type else error_in(data, protocol=PROTOCOL)
+            return (Failed(error),) if error is not None else ()
         self._begun = data
         return (started(event.response, self._upstream),)
 
@@ -63,23 +66,32 @@ class ResponsesScan(Scan):
         data = frame.data.strip()
         if not data or data == _DONE:
             return Inspection(drop=bool(data))
-        event = RELAYED.decode(data)
+        if frame.event == "error":
+            return Inspection((Failed(decode_error_object(read_loosely(data), protocol=PROTOCOL)),))
+        event = decode_replaced(RELAYED, data)
         kind = event.type or frame.event
         if kind == "response.output_item.done":
-            done = ITEM_DONE.decode(data)
+            done = decode_replaced(ITEM_DONE, data)
             self._room -= len(data)
             if self._room >= 0:
                 self._items[len(self._items) if done.output_index is None else done.output_index] = done.item
             return _NOTHING
         if kind == "error" or (kind is None and event.error):
-            return Inspection((Failed(decode_error_object(error_of(data), protocol=PROTOCOL)),))
+            return Inspection((Failed(decode_error_object(read_loosely(data), protocol=PROTOCOL)),))
         if kind not in ENDINGS:
             return _NOTHING
         answer = event.response or RelayedAnswer()
-        if (answer.status or ENDINGS[kind]) == "failed":
-            return Inspection((Failed(_failure(answer, data)),))
+        status = status_of(kind, answer)
+        if status == "failed":
+            usage = decode_usage(answer.usage, answer.tool_usage)
+            told = () if usage is None else (UsageReported(usage),)
+            return Inspection((*told, Failed(_failure(answer, data))))
         self._ended = True
-        return Inspection(tuple(_ending(answer, answer.status or ENDINGS[kind])))
+        return Inspection(tuple(_ending(answer, status)))
+
+    @override
+    def stray_error(self, data: bytes) -> GatewayError | None:
+        return error_in(data, protocol=PROTOCOL)
 
     @override
     def ended(self) -> bool:
@@ -123,7 +135,7 @@ def _ending(answer: RelayedAnswer, status: str) -> list[StreamEvent]:
 def _failure(answer: RelayedAnswer, data: bytes) -> UpstreamError:
     """The failure, and the event that tells it: as it came, in words of ours where it is not about the request."""
     error = decode_error_object(answer.error or {}, protocol=PROTOCOL)
-    event = msgspec.json.decode(data)
+    event = read_loosely(data)
     if not isinstance(error, UpstreamRefused | UpstreamRateLimited):
         event["response"] = {**(event.get("response") or {}), "error": failure_object(error)}
     error.native = {**(error.native or {}), FAILED_EVENT: event}

@@ -32,9 +32,9 @@ _ITEM_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # ── ids ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def answer_id(found: str) -> str:
-    """The id of an answer where it has this protocol's form, else one made from it."""
-    return found if _ANSWER_ID.fullmatch(found) else derived("resp_", found, size=48)
+def answer_id(found: str, nonce: str = "") -> str:
+    """The id of an answer where it has this protocol's form, else one made from it and from what it has alone."""
+    return found if _ANSWER_ID.fullmatch(found) else derived("resp_", found, nonce, size=48)
 
 
 def is_answer_id(found: str) -> bool:
@@ -71,9 +71,9 @@ _INCOMPLETE_OUT: Mapping[FinishReason, str] = {
 
 
 def decode_finish(status: str | None, reason: str | None, *, called: bool, refused: bool) -> Finish:
-    """Why an answer ended, by its status and what it holds."""
+    """Why an answer ended, by its status and what it holds. What is incomplete was cut off, whatever cut it."""
     if status == "incomplete":
-        return Finish(reason=_INCOMPLETE_IN.get(reason, FinishReason.UNKNOWN), native=reason or status)
+        return Finish(reason=_INCOMPLETE_IN.get(reason, FinishReason.LENGTH), native=reason or status)
     if status == "cancelled":
         return Finish(reason=FinishReason.CANCELLED, native=status)
     if called:

@@ -49,7 +49,7 @@ _json = msgspec.json.Encoder().encode
 class Output:
     """The items of one answer and the numbers of its events."""
 
-    __slots__ = ("_answer", "_ids", "_items", "_unfinished", "sequence")
+    __slots__ = ("_answer", "_ids", "_items", "_unfinished", "sequence", "withheld")
 
     def __init__(self, answer: str) -> None:
         self._answer = answer
@@ -58,6 +58,8 @@ class Output:
         self._ids: set[str] = set()
         self.sequence = 0
         """Of the next event."""
+        self.withheld: dict[str, list[Seal]] = {}
+        """State that no item tells, by the id of the item that it hangs on."""
 
     def event(self, name: str, fields: JSONObject, out: list[bytes], *, numbered: bool = True) -> None:
         """Write one event. `numbered`: with the next number, in the place of one that it may have."""
@@ -97,6 +99,15 @@ class Output:
         self._unfinished.pop(index, None)
         self.event("response.output_item.done", {"output_index": index, "item": item}, out)
 
+    def coming(self, prefix: str, wanted: str | None, *, behind: int) -> str:
+        """The id that an item will get which is placed behind this many others, that have ids of their own."""
+        found = legal_item_id(wanted, prefix)
+        return found if found and found not in self._ids else item_id(prefix, self._answer, len(self._items) + behind)
+
+    def withhold(self, owner: str, seals: Sequence[Seal]) -> None:
+        """Keep back state that comes too late: an item behind the message it hangs on would be taken for the answer."""
+        self.withheld.setdefault(owner, []).extend(seals)
+
     def items(self) -> list[JSONObject]:
         """All items; those that are not done as far as they came."""
         for index, so_far in self._unfinished.items():
@@ -128,22 +139,30 @@ class Unwritten(Writer):
 class Message:
     """A message item, which one or more texts fill."""
 
-    __slots__ = ("_contents", "_last", "_open", "_source", "_status", "id", "index", "output", "phase")
+    __slots__ = ("_contents", "_open", "_source", "_status", "id", "index", "output", "phase")
 
     def __init__(self, output: Output, part: Text | Refusal, out: list[bytes]) -> None:
         self.output = output
         self.phase = phase_of(part)
         self._source = part.id
+        if part.seals:
+            owner = output.coming("msg_", part.id, behind=len(part.seals))
+            for seal in part.seals:
+                _write_state(output, seal, owner, out)
         self.index, self.id = output.place("msg_", part.id)
         self._contents: list[Words] = []
         self._open = 0
         self._status: str | None = None
-        self._last: list[tuple[str, Seal]] = []
         output.add(self.index, self._item("in_progress"), out, so_far=self._item)
 
     def takes(self, part: Text | Refusal) -> bool:
         """Whether a text belongs to this message too."""
         return phase_of(part) == self.phase and (part.id is None or part.id == self._source)
+
+    @property
+    def begun(self) -> bool:
+        """Whether it has a content."""
+        return bool(self._contents)
 
     def begin(self, words: "Words") -> int:
         """The index of a new content."""
@@ -157,8 +176,8 @@ class Message:
         self._finish(out)
 
     def seal(self, seals: Sequence[Seal]) -> None:
-        """State that hangs on one of the texts; it goes out behind the message and remembers whose it is."""
-        self._last += [(self.id, seal) for seal in seals]
+        """State that hangs on one of the texts and comes too late to stand before the message."""
+        self.output.withhold(self.id, seals)
 
     def complete(self, status: str, out: list[bytes]) -> None:
         """Nothing more will be added; the item is done when all contents are."""
@@ -169,8 +188,6 @@ class Message:
         if self._status is None or self._open:
             return
         self.output.done(self.index, self._item(self._status), out)
-        for owner, seal in self._last:
-            _write_state(self.output, seal, owner, out)
 
     def _item(self, status: str) -> JSONObject:
         return message_item(self.id, [words.content() for words in self._contents], status=status, phase=self.phase)
@@ -213,7 +230,6 @@ class Words(Writer):
         if isinstance(part, Text):
             for citation in part.citations:
                 self._cite(citation, out)
-        message.seal(part.seals)
 
     @override
     def delta(self, delta: Delta, out: list[bytes]) -> None:
@@ -273,17 +289,47 @@ class Words(Writer):
         self._output.event("response.output_text.annotation.added", fields, out)
 
 
+class LateWords(Writer):
+    """A text that begins empty behind another one of its message: a content of its own as soon as it says something.
+
+    Some upstreams put the state of a text into an empty one behind it.
+    """
+
+    __slots__ = ("_message", "_part", "_words")
+
+    def __init__(self, message: Message, part: Text) -> None:
+        self._message = message
+        self._part = part
+        self._words: Words | None = None
+
+    @override
+    def delta(self, delta: Delta, out: list[bytes]) -> None:
+        if type(delta) is SealDelta:
+            self._message.seal((delta.seal,))
+            return
+        if self._words is None:
+            self._words = Words(self._message, self._part, out)
+        self._words.delta(delta, out)
+
+    @override
+    def end(self, part: Part | None, out: list[bytes]) -> None:
+        if self._words is None and isinstance(part, Text) and part.text:
+            self._words = Words(self._message, self._part, out)
+        if self._words is not None:
+            self._words.end(part, out)
+
+
 # ── reasoning ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Thought(Writer):
-    """Reasoning: readable as one summary (plain, where the upstream told it so), its state at the end."""
+    """Reasoning: its text word for word where that is what it is, else as one summary; its state at the end."""
 
     __slots__ = ("_as_content", "_id", "_index", "_output", "_pieces", "_place", "_prefix", "_seals")
 
     def __init__(self, output: Output, part: Reasoning, out: list[bytes]) -> None:
         self._output = output
-        self._as_content = part.style == "full" and bool(part.extras.get(PROTOCOL, {}).get("content"))
+        self._as_content = part.raw
         self._seals = list(part.seals)
         native = part.id or next((seal.item_id for seal in part.seals if seal.item_id), None)
         self._index, self._id = output.place("rs_", native)
@@ -362,7 +408,6 @@ class Call(Writer):
         "_header",
         "_id",
         "_index",
-        "_late",
         "_namespace",
         "_output",
         "_pieces",
@@ -383,7 +428,6 @@ class Call(Writer):
         stem = "response.custom_tool_call_input" if self._custom else "response.function_call_arguments"
         self._prefix = output.prefix(f"{stem}.delta", self._place)
         self._pieces: list[str] = []
-        self._late: list[Seal] = []
         self._ended = False
         self._status: str | None = None
         output.add(self._index, self._item("in_progress"), out, so_far=self._item)
@@ -393,8 +437,7 @@ class Call(Writer):
     def delta(self, delta: Delta, out: list[bytes]) -> None:
         if type(delta) is ArgumentsDelta:
             self._go_on(delta.text, out)
-        elif type(delta) is SealDelta:
-            self._late.append(delta.seal)
+        # State that comes late is kept under the call's id, as that of every call is.
 
     @override
     def end(self, part: Part | None, out: list[bytes]) -> None:
@@ -420,8 +463,6 @@ class Call(Writer):
             told: JSONObject = {"name": self._header.name, "arguments": arguments}
             self._output.event("response.function_call_arguments.done", {**self._place, **told}, out)
         self._output.done(self._index, self._item(self._status), out)
-        for seal in self._late:
-            _write_state(self._output, seal, self._header.call_id, out)
 
     def _go_on(self, text: str, out: list[bytes]) -> None:
         if text:

@@ -62,7 +62,7 @@ def test_36_calls_and_reasoning() -> None:
     """Calls keep the very text of their arguments, and get their own names and ids back."""
     found = decode(wire("calls.response.json"), names={"weather": "ns.weather"}, call_ids={"call_a": "a" * 90})
     assert found.candidates[0].parts == (
-        Reasoning(text="Look."),
+        Reasoning(text="Look.", raw=True),
         ToolCall(call_id="a" * 90, name="ns.weather", arguments='{"city": "東京", "n": 1.0}'),
         ToolCall(call_id="call_b", name="patch", arguments="+ä", kind="custom"),
     )

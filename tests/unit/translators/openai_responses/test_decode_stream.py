@@ -161,8 +161,8 @@ def test_89_incomplete_names_its_reason() -> None:
     [
         ({"status": "completed"}, FinishReason.STOP, "completed"),
         ({"incomplete_details": {"reason": "content_filter"}}, FinishReason.CONTENT_FILTER, "content_filter"),
-        ({"incomplete_details": {"reason": "steered"}}, FinishReason.UNKNOWN, "steered"),
-        ({"incomplete_details": None}, FinishReason.UNKNOWN, "incomplete"),
+        ({"incomplete_details": {"reason": "steered"}}, FinishReason.LENGTH, "steered"),
+        ({"incomplete_details": None}, FinishReason.LENGTH, "incomplete"),
         ({"status": "cancelled"}, FinishReason.CANCELLED, "cancelled"),
     ],
 )
@@ -248,7 +248,7 @@ def test_items_that_are_never_done_are_whole_in_the_answer() -> None:
         {**items[2], "arguments": '{"a":1}'},
     ]
     begun = (added(index, item) for index, item in enumerate(items))
-    call, thought, text = parts_of(CREATED, *begun, life("response.completed", output=whole))
+    thought, text, call = parts_of(CREATED, *begun, life("response.completed", output=whole))
     assert [seal.data for seal in thought.seals] == ["state"]
     assert (text.text, call.arguments) == ("hi", '{"a":1}')
 

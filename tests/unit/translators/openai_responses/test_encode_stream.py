@@ -1,5 +1,6 @@
 """Streams for callers, with the official client's stream helper as the reader."""
 
+import json
 from typing import Any
 
 import openai
@@ -39,6 +40,7 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import UpstreamFailed, UpstreamRateLimited
 from llmproxy_asgi.translators.assemble import unfold
+from llmproxy_asgi.translators.openai_responses.encode_stream import ResponsesStreamEncoder, encode_answer
 from llmproxy_asgi.translators.seals import unwrap, wrap
 from support_openai_responses import (
     INBOUND,
@@ -259,9 +261,9 @@ def test_70_empty_reasoning_with_state_is_kept() -> None:
     assert item.encrypted_content
 
 
-def test_plain_reasoning_of_this_protocol_stays_plain() -> None:
-    """Reasoning that an upstream told as content is content again."""
-    part = Reasoning(text="raw", extras={"openai-responses": {"content": True}})
+def test_raw_reasoning_is_content_and_not_a_summary() -> None:
+    """Reasoning that an upstream told word for word is `reasoning_text`, with its own events."""
+    part = Reasoning(text="raw", raw=True)
     content = written(told(part))
     item = accumulated(content).output[0]
     assert item.type == "reasoning"
@@ -270,8 +272,8 @@ def test_plain_reasoning_of_this_protocol_stays_plain() -> None:
     assert "reasoning_text.delta" in kinds(content)
 
 
-def test_state_of_calls_and_texts_is_told_apart_and_remembers_its_owner() -> None:
-    """What another vendor sealed on a call or a text is a bare reasoning item that names it."""
+def test_no_state_stands_behind_what_it_hangs_on() -> None:
+    """State known at the start stands before its call; what comes too late is withheld, under its message's id."""
     seal = Seal(issuer="gemini", kind="signature", data="g")
     row: list[StreamEvent] = [
         STARTED,
@@ -281,23 +283,39 @@ def test_state_of_calls_and_texts_is_told_apart_and_remembers_its_owner() -> Non
         PartDelta(0, 1, SealDelta(seal)),
         PartEnded(0, 1, ToolCall(call_id="c2", name="f", arguments="{}", seals=(seal,))),
         PartStarted(0, 2, Text(text="t")),
-        PartDelta(0, 2, SealDelta(seal)),
         PartEnded(0, 2),
+        PartStarted(0, 3, Text(text="")),
+        PartDelta(0, 3, SealDelta(seal)),
+        PartEnded(0, 3, Text(text="", seals=(seal,))),
         Finished(0, Finish(reason=FinishReason.TOOL_CALLS)),
         Ended(),
     ]
-    output = accumulated(written(row)).output
-    assert [item.type for item in output] == [
-        "reasoning",
-        "function_call",
-        "function_call",
-        "reasoning",
-        "message",
-        "reasoning",
-    ]
-    found = [unwrap(item.encrypted_content or "") for item in output if item.type == "reasoning"]
-    owners = [each.item_id if each else None for each in found]
-    assert owners == ["c1", "c2", next(item.id for item in output if item.type == "message")]
+    encoder = ResponsesStreamEncoder(intake())
+    output = accumulated(encoder.feed(row)).output
+    assert [item.type for item in output] == ["reasoning", "function_call", "function_call", "message"]
+    state = output[0]
+    assert state.type == "reasoning"
+    found = unwrap(state.encrypted_content or "")
+    assert found is not None
+    assert found.item_id == "c1"
+    message = output[-1]
+    assert message.type == "message"
+    assert [content.type for content in message.content] == ["output_text"]
+    assert dict(encoder.withheld()) == {message.id: [seal]}
+
+
+def test_the_state_of_a_whole_text_stands_before_its_message() -> None:
+    """The last item of a whole answer is its message; the state that hangs on it comes first and names it."""
+    seal = Seal(issuer="gemini", kind="signature", data="g")
+    finish = Finish(reason=FinishReason.STOP)
+    parts = (Reasoning(text="Hm.", style="summary"), Text(text="t", seals=(seal,)))
+    response = Response(id="r", model="m", created_at=NOW, candidates=(Candidate(parts=parts, finish=finish),))
+    output = json.loads(encode_answer(response, intake()))["output"]
+    assert [item["type"] for item in output] == ["reasoning", "reasoning", "message"]
+    assert output[-1]["content"][0]["text"] == "t"
+    found = unwrap(output[1]["encrypted_content"])
+    assert found is not None
+    assert found.item_id == output[-1]["id"]
 
 
 def test_refusals_and_citations_and_logprobs() -> None:

@@ -1,0 +1,111 @@
+"""Characters that an upstream cut in two halves of a surrogate pair, joined across the deltas of their part.
+
+A decoder reads strictly until a piece of JSON cannot be read because of a lone half. From then on its events pass
+through here: a half at the end of a delta waits for the next delta of the same part; one that stays alone is U+FFFD.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import TypeAlias, TypeVar
+
+import msgspec
+
+from llmproxy_asgi.conversation import (
+    ArgumentsDelta,
+    Part,
+    PartDelta,
+    PartEnded,
+    PartStarted,
+    Reasoning,
+    ReasoningDelta,
+    Refusal,
+    RefusalDelta,
+    StreamEvent,
+    Text,
+    TextDelta,
+    ToolCall,
+)
+from llmproxy_asgi.wire.surrogates import HIGH, LOW, REPLACEMENT, joined, mark_halves, replace_halves
+
+_MARKS = re.compile(f"([{HIGH}])([{LOW}])|[{HIGH}{LOW}]")
+_ENDS_WITH_HIGH = re.compile(f"[{HIGH}]\\Z")
+_TEXTS = (TextDelta, ReasoningDelta, RefusalDelta, ArgumentsDelta)
+
+_Piece: TypeAlias = TextDelta | ReasoningDelta | RefusalDelta | ArgumentsDelta
+_T = TypeVar("_T")
+
+
+def decode_marked(decoder: "msgspec.json.Decoder[_T]", data: bytes) -> _T:
+    """JSON that could not be read as it is, read with marks in the place of lone halves.
+
+    Raises:
+        msgspec.MsgspecError: Lone halves are not what is wrong with it.
+        UnicodeDecodeError: Likewise.
+        RecursionError: Likewise.
+    """
+    return decoder.decode(mark_halves(data) or data)
+
+
+def decode_replaced(decoder: "msgspec.json.Decoder[_T]", data: bytes) -> _T:
+    """JSON with U+FFFD in the place of lone halves, if it has any. The cost of strict reading where it has none.
+
+    Raises:
+        msgspec.MsgspecError: It cannot be read.
+        UnicodeDecodeError: Likewise.
+        RecursionError: Likewise.
+    """
+    try:
+        return decoder.decode(data)
+    except msgspec.DecodeError:
+        replaced = replace_halves(data)
+        if replaced is None:
+            raise
+        return decoder.decode(replaced)
+
+
+class SurrogateJoiner:
+    """Joins the marked halves in the events of one stream."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[int, int], _Piece] = {}
+
+    def join(self, events: Iterable[StreamEvent]) -> list[StreamEvent]:
+        """The events without marks. A delta of which nothing is known yet is left out."""
+        told: list[StreamEvent] = []
+        for event in events:
+            if isinstance(event, PartDelta) and isinstance(event.delta, _TEXTS):
+                self._delta(event, event.delta, told)
+            elif isinstance(event, PartEnded):
+                held = self._held.pop((event.candidate, event.index), None)
+                if held is not None:
+                    told.append(PartDelta(event.candidate, event.index, type(held)(REPLACEMENT)))
+                told.append(event if event.part is None else msgspec.structs.replace(event, part=_clean(event.part)))
+            elif isinstance(event, PartStarted):
+                told.append(msgspec.structs.replace(event, part=_clean(event.part)))
+            else:
+                told.append(event)
+        return told
+
+    def _delta(self, event: PartDelta, delta: _Piece, told: list[StreamEvent]) -> None:
+        place = (event.candidate, event.index)
+        held = self._held.pop(place, None)
+        text = delta.text if held is None else held.text + delta.text
+        if _ENDS_WITH_HIGH.search(text):
+            self._held[place] = type(delta)(text[-1])
+            text = text[:-1]
+        if text:
+            told.append(PartDelta(event.candidate, event.index, type(delta)(_unmarked(text))))
+
+
+def _unmarked(text: str) -> str:
+    return _MARKS.sub(lambda found: joined(found[1], found[2]) if found[2] else REPLACEMENT, text)
+
+
+def _clean(part: Part) -> Part:
+    if isinstance(part, Text | Reasoning | Refusal):
+        return msgspec.structs.replace(part, text=_unmarked(part.text)) if part.text else part
+    if isinstance(part, ToolCall):
+        return msgspec.structs.replace(part, arguments=_unmarked(part.arguments)) if part.arguments else part
+    return part
