@@ -2,7 +2,8 @@
 
 Only `true` and `false` are booleans (`no`, `on` and `yes` are text), `1:30`, `0123` and dates are text, and a key is
 always text. Tags, repeated keys, more than one document, deep nesting and aliases beyond a few are refused: an alias
-bomb loads quickly as shared nodes and explodes only when somebody walks it.
+bomb loads quickly as shared nodes and explodes only when somebody walks it. `${NAME}` is text in flow style, too
+(`{key: ${NAME}}`), where YAML alone takes its braces for a mapping.
 """
 
 import re
@@ -16,6 +17,11 @@ from llmproxy_asgi.config.scalars import read_scalar
 MAX_ALIASES = 50
 
 _MERGE = "<<"
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*(?::-[^\s{}\[\],]*)?)\}")
+# Characters of Unicode's private use, one for one brace, so that lines and columns stay what they are.
+_OPENED, _CLOSED = "\ue000", "\ue001"
+_BRACES = str.maketrans({_OPENED: "{", _CLOSED: "}"})
 
 # What PyYAML's messages quote may be part of a key; what it says of its own tokens (`'<scalar>'`) may stay.
 _QUOTED = re.compile(r"(?<=\s)'(?!<)[^']{2,}'")
@@ -76,7 +82,8 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = {}  # noqa: RUF012  the class attribute is the library's interface
 
     def __init__(self, text: str) -> None:
-        super().__init__(text)
+        self._is_marked = "${" in text and _OPENED not in text and _CLOSED not in text
+        super().__init__(_VARIABLE.sub(rf"${_OPENED}\1{_CLOSED}", text) if self._is_marked else text)
         self._depth = 0
         self._aliases = 0
         self._nodes = 0
@@ -102,6 +109,8 @@ class _Loader(yaml.SafeLoader):
             raise Unreadable(f"nests deeper than {MAX_DEPTH} levels", line)
         node = super().compose_node(parent, index)
         self._depth -= 1
+        if self._is_marked and isinstance(node, yaml.ScalarNode):
+            node.value = node.value.translate(_BRACES)
         return node
 
 

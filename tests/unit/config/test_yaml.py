@@ -190,3 +190,30 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     except Unreadable:
         return
     assert isinstance(document.values, dict)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("{key: ${K}}", {"key": "${K}"}),
+        ("{key: ${K}, models: [fast]}", {"key": "${K}", "models": ["fast"]}),
+        ("[${A},${B_2}]", ["${A}", "${B_2}"]),
+        ("{url: ${U:-https://host:8000/v1}}", {"url": "${U:-https://host:8000/v1}"}),
+        ("{a: x-${A}-${B:-}}", {"a": "x-${A}-${B:-}"}),
+        ("{a: '${A}', b: \"${A}\"}", {"a": "${A}", "b": "${A}"}),
+        ("{a: $${A}}", {"a": "$${A}"}),
+        ("{a: {b: ${A}}}  # ${C}", {"a": {"b": "${A}"}}),
+        ("${A:-one, two {three}}", "${A:-one, two {three}}"),
+        ("'\ue000 ${A} \ue001'", "\ue000 ${A} \ue001"),
+    ],
+)
+def test_variables_are_text_in_every_style(written: str, meant: object) -> None:
+    """`${NAME}` needs no quotes between brackets and braces, where YAML takes its own brace for a mapping."""
+    assert read_yaml(f"x: {written}").values == {"x": meant}
+
+
+def test_lines_stay_right_beside_variables() -> None:
+    """What is wrong behind a variable is told with its own line."""
+    with pytest.raises(Unreadable) as refused:
+        read_yaml("a: {b: ${A}}\nc: {d: ${B}, e: }}\n")
+    assert refused.value.line == 2
