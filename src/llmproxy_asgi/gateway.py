@@ -290,9 +290,11 @@ class Gateway:
 
     @contextmanager
     def _telling(self, protocol: str) -> Iterator[None]:
-        """Observers hear of what is refused before it becomes a call, too."""
+        """Tell observers of what is refused before it becomes a call; a mistake in the host's code is no refusal."""
         try:
             yield
+        except MisuseError:
+            raise
         except GatewayError as error:
             self._engine.refused(error, protocol=protocol)
             raise
@@ -381,6 +383,13 @@ def embedding_request(
     return request
 
 
+_SET_ELSEWHERE = {
+    "timeout": "set `timeout` of the provider in the configuration, or wrap the call in asyncio.timeout().",
+    "extra_headers": "set `headers` of the provider in the configuration.",
+}
+"""What the vendors' clients take with each call, beside the fields of a request."""
+
+
 def _fields(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that keywords stand for; those in `extra_body` are taken as they are.
 
@@ -401,6 +410,8 @@ def _fields(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def _meant(name: str, known: Iterable[str]) -> str:
     from difflib import get_close_matches
 
+    if (where := _SET_ELSEWHERE.get(name)) is not None:
+        return where
     near = get_close_matches(name, known, n=1)
     return f"did you mean {near[0]!r}?" if near else "pass fields that only the upstream knows in extra_body={...}."
 

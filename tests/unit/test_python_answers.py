@@ -1,6 +1,7 @@
 """What calls from Python tell beside the answer's words, and what they say to a typing mistake."""
 
 import json
+import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any, get_args
@@ -86,7 +87,13 @@ async def test_embeddings_tell_it_too() -> None:
 
 @pytest.mark.parametrize(
     ("argument", "hint"),
-    [("temprature", "'temperature'"), ("max_token", "'max_tokens'"), ("Tools", "'tools'"), ("qqq", "extra_body")],
+    [
+        ("temprature", "'temperature'"),
+        ("max_token", "'max_tokens'"),
+        ("Tools", "'tools'"),
+        ("qqq", "extra_body"),
+        ("timeout", "`timeout` of the provider"),
+    ],
 )
 async def test_an_unknown_argument_is_refused_with_a_suggestion(argument: str, hint: str) -> None:
     """Nothing is sent; the error is a `TypeError`, as for any function of Python's."""
@@ -106,6 +113,17 @@ async def test_an_unknown_argument_is_refused_with_a_suggestion(argument: str, h
         with pytest.raises(TypeError):
             await opened.embed(model="smart", input="hi", **wrong)
     assert sent == []
+
+
+async def test_a_mistake_in_the_hosts_code_is_no_refusal_of_a_request(caplog: pytest.LogCaptureFixture) -> None:
+    """It is raised where it was made; logs and metrics show no failed request."""
+    caplog.set_level(logging.INFO, logger="llmproxy_asgi")
+    async with gateway([]) as opened:
+        with pytest.raises(UnknownArgument):
+            await opened.complete(model="smart", messages=HELLO, qqq=1)
+        with pytest.raises(MisuseError):
+            await opened.complete(model="smart", messages=HELLO, extra_body="min_p")
+    assert caplog.records == []
 
 
 async def test_what_only_an_upstream_knows_goes_in_extra_body() -> None:
