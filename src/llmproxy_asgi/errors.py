@@ -164,11 +164,9 @@ class ModelNotFound(CallerError):
 
     def __init__(self, model: str) -> None:
         shown = model if len(model) <= 200 else model[:200] + "..."
-        super().__init__(
-            f"The model {shown!r} does not exist or you do not have access to it.",
-            param="model",
-            code="model_not_found",
-        )
+        unknown = f"The model {shown!r} does not exist or you do not have access to it."
+        unnamed = "The request names no model (model): send one of the names that /v1/models lists."
+        super().__init__(unknown if model else unnamed, param="model", code="model_not_found")
 
 
 class NotFound(CallerError):

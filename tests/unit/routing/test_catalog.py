@@ -149,3 +149,11 @@ def test_the_configuration_has_the_last_word_on_capabilities() -> None:
     changed = made.resolve("m").targets[0].capabilities("openai-chat")
     assert (changed.images, changed.max_output_tokens, changed.max_tokens_field) == (False, 99, "max_tokens")
     assert made.resolve("n").targets[0].capabilities("openai-chat").images
+
+
+def test_a_request_without_a_model_is_told_what_to_send() -> None:
+    """Where no default is configured the refusal speaks of a missing name, not of a model that is called nothing."""
+    with pytest.raises(ModelNotFound) as refused:
+        catalog({"a": {"models": ["m"]}}).resolve("")
+    assert "names no model (model)" in refused.value.message
+    assert "/v1/models" in refused.value.message
