@@ -212,6 +212,8 @@ class CredentialCooled(Fact, frozen=True, kw_only=True):
     """Whether the upstream itself asked for the wait."""
     kind: str
     """The `ErrorKind` of the failure that began it."""
+    reason: str = ""
+    """Why, as `AttemptFailed.reason`; empty where a health check began it."""
 
 
 class CredentialRecovered(Fact, frozen=True, kw_only=True):
@@ -229,7 +231,7 @@ class TargetStateChanged(Fact, frozen=True, kw_only=True):
     provider: str
     healthy: bool
     reason: str
-    """In a few words of ours; empty where it is healthy."""
+    """The status or the failed connection, in one line without secrets; empty where it is healthy."""
 
 
 AnyFact: TypeAlias = (

@@ -128,6 +128,7 @@ class Live:
                 seconds=rest.seconds,
                 asked=rest.asked,
                 kind=rest.reason,
+                reason=rest.cause,
             )
         )
 

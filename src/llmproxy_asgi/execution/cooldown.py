@@ -66,6 +66,8 @@ class Rest(msgspec.Struct, frozen=True):
     """How long it was to be."""
     reason: str = ""
     """The kind of error that began it (`ErrorKind`)."""
+    cause: str = ""
+    """Why, in one line for the operator, as `UpstreamError.reason`."""
 
 
 class _Circuit(msgspec.Struct):
@@ -236,6 +238,6 @@ class Cooldowns:
         if seconds <= 0:
             return
         seconds = min(seconds, LONGEST_REST)
-        circuit.rest = Rest(self._clock.monotonic() + seconds, asked, seconds, error.kind.value)
+        circuit.rest = Rest(self._clock.monotonic() + seconds, asked, seconds, error.kind.value, error.reason)
         if self.noticed is not None:
             self.noticed(subject, circuit.rest)

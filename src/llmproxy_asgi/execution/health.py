@@ -15,11 +15,13 @@ from datetime import datetime
 import msgspec
 
 from llmproxy_asgi.clock import SYSTEM, Clock
-from llmproxy_asgi.errors import ErrorKind, UpstreamError, UpstreamTimeout
+from llmproxy_asgi.errors import UpstreamError
+from llmproxy_asgi.execution.reasons import LONGEST_REASON, answered, disclosed
 from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
 from llmproxy_asgi.facts import NOBODY, Observers, TargetStateChanged
 from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.transport import Pool
+from llmproxy_asgi.transport.reasons import shortened
 
 FAILURES_BEFORE_DOWN = 2
 """Failed checks in a row that make an upstream down."""
@@ -38,7 +40,7 @@ class Health(msgspec.Struct, frozen=True):
 
     healthy: bool
     reason: str
-    """In a few words; empty where it is healthy."""
+    """The status or the failed connection, in one line without secrets; empty where it is healthy."""
     checked_at: datetime
     seconds: float
     """How long the check took."""
@@ -141,7 +143,7 @@ class HealthChecks:
             wait = interval * self._draw.uniform(1 - JITTER, 1 + JITTER)
 
     async def _ask(self, provider: Provider, credential: Credential) -> str:
-        """What is wrong, in a few words; empty: it answers."""
+        """What is wrong, in one line without secrets; empty: it answers."""
         question = provider.health_question()
         if question is None:
             return ""
@@ -153,16 +155,19 @@ class HealthChecks:
                     "GET", question.address, headers, b"", connect=timeout.connect
                 )
                 try:
-                    size = 0
-                    while size < _LARGEST and (data := await answer.chunk()):
-                        size += len(data)
+                    body = b""
+                    while len(body) < _LARGEST and (data := await answer.chunk()):
+                        body += data
                 finally:
                     await answer.aclose()
         except TimeoutError:
-            return UpstreamTimeout.kind.value
+            return f"no answer in time: {question.address.where}"
         except UpstreamError as error:
-            return error.kind.value
-        return _verdict(answer.status)
+            disclosed(error, provider.mask(credential), sent=b"", model="")
+            return error.reason
+        if not _is_failure(answer.status):
+            return ""
+        return shortened(provider.mask(credential).text(answered(answer, question.address, body)), LONGEST_REASON)
 
     def _note(self, provider: Provider, health: Health) -> None:
         name = provider.name
@@ -187,13 +192,9 @@ class HealthChecks:
                     loop.call_soon_threadsafe(task.cancel)
 
 
-def _verdict(status: int) -> str:
-    """An answer is an answer: only what says that calls would fail, too, counts."""
-    if status in (401, 403):
-        return ErrorKind.UPSTREAM_AUTH.value
-    if status >= 500:
-        return ErrorKind.OVERLOADED.value if status in (503, 529) else ErrorKind.UPSTREAM.value
-    return ""
+def _is_failure(status: int) -> bool:
+    """Whether a status says that calls would fail, too; any other answer shows that the upstream is there."""
+    return status in (401, 403) or status >= 500
 
 
 def _running() -> asyncio.AbstractEventLoop | None:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 
 from llmproxy_asgi.clock import SYSTEM, Clock
-from llmproxy_asgi.errors import GatewayError, UpstreamFailed, UpstreamProtocolError
+from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamFailed, UpstreamProtocolError
+from llmproxy_asgi.execution.reasons import answered, disclosed
 from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.providers.listing import read_page
 from llmproxy_asgi.transport import Pool
@@ -105,7 +106,8 @@ class Listings:
         except TimeoutError:
             _log.info("%s did not list its models in time", provider.name)
         except GatewayError as error:
-            _log.info("%s does not list its models: %s", provider.name, error.kind.value)
+            why = error.reason if isinstance(error, UpstreamError) and error.reason else error.message
+            _log.info("%s does not list its models: %s", provider.name, why)
         finally:
             self._kept[key] = _Kept(names, self._clock.monotonic() + lasts)
 
@@ -115,7 +117,7 @@ class Listings:
             try:
                 return await self._pages(provider, credential)
             except GatewayError as error:
-                failure = error
+                failure = disclosed(error, provider.mask(credential), sent=b"", model="")
         assert failure is not None, "a provider has a credential, if only an empty one"
         raise failure
 
@@ -138,15 +140,20 @@ class Listings:
             "GET", question.address, headers, b"", connect=provider.config.timeout.connect
         )
         try:
-            if answer.status != 200:
-                raise UpstreamFailed("The upstream does not list its models.", upstream_status=answer.status)
             pieces, size = [], 0
             while data := await answer.chunk():
                 pieces.append(data)
                 size += len(data)
                 if size > _LARGEST:
                     raise UpstreamProtocolError("The upstream's list of models is too large.")
-            return b"".join(pieces)
+            page = b"".join(pieces)
+            if answer.status != 200:
+                raise UpstreamFailed(
+                    "The upstream does not list its models.",
+                    upstream_status=answer.status,
+                    reason=answered(answer, question.address, page),
+                )
+            return page
         finally:
             await answer.aclose()
 

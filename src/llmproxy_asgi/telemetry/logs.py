@@ -71,8 +71,9 @@ def _finished(fact: CallFinished) -> None:
     }
     _calls.log(
         level,
-        "call %s: status %d%s, %d attempt(s), %.3f s%s",
+        "call %s%s: status %d%s, %d attempt(s), %.3f s%s",
         fact.outcome,
+        f" at {fact.provider}" if fact.reason and fact.provider else "",
         fact.status,
         f", {fact.error}" if fact.error else "",
         fact.attempts,
@@ -145,8 +146,10 @@ def _cooled(fact: CredentialCooled) -> None:
         "seconds": rounded(fact.seconds),
         "asked": fact.asked,
         "kind": fact.kind,
+        "reason": shown(fact.reason, _LONGEST_REASON),
     }
-    _upstreams.warning("%s cools down for %.3g s: %s", _subject(fact), fact.seconds, fact.kind, extra=extra)
+    why = f"{fact.kind}: {extra['reason']}" if fact.reason else fact.kind
+    _upstreams.warning("%s cools down for %.3g s: %s", _subject(fact), fact.seconds, why, extra=extra)
 
 
 def _recovered(fact: CredentialRecovered) -> None:
@@ -164,7 +167,7 @@ def _subject(fact: CredentialCooled | CredentialRecovered) -> str:
 
 
 def _changed(fact: TargetStateChanged) -> None:
-    extra = {"provider": fact.provider, "healthy": fact.healthy, "reason": shown(fact.reason)}
+    extra = {"provider": fact.provider, "healthy": fact.healthy, "reason": shown(fact.reason, _LONGEST_REASON)}
     level = logging.INFO if fact.healthy else logging.WARNING
     state = "answers its health check" if fact.healthy else f"fails its health check: {extra['reason']}"
     _upstreams.log(level, "%s %s", fact.provider, state, extra=extra)

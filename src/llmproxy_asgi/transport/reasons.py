@@ -69,7 +69,8 @@ def refused_by_proxy(status: int, where: str) -> UpstreamNotConnected:
 
 def not_http(broken: BaseException, where: str) -> str:
     """The reason of an answer that is not HTTP; the bytes themselves may be somebody's answer, and are left out."""
-    said = shortened(_BYTES.split(str(broken).partition("\n")[0])[0].rstrip(": "))
+    said = str(getattr(broken, "message", "") or broken)  # the text of aiohttp's errors begins with a status of its own
+    said = shortened(_BYTES.split(said.strip().partition("\n")[0])[0].rstrip(": "))
     return f"not HTTP/1.1, or its headers are too large ({said}): {where}"
 
 

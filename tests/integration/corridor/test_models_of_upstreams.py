@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -165,6 +166,29 @@ def test_a_failure_breaks_no_listing_and_no_call(answer: Scenario) -> None:
             )
             assert called.status_code == 200
         assert asked(upstream) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (error_answer(401, {"error": {"message": "bad key sk-up", "code": "invalid_api_key"}}), "401 invalid_api_key"),
+        (json_answer(302, {}, headers={"location": "https://login.example/in?t=1"}), "302 redirects to https://login"),
+        (json_answer(200, {"data": {}}), "list of models cannot be read"),
+    ],
+    ids=["refused", "redirect", "odd"],
+)
+def test_the_operator_reads_why_models_are_not_listed(
+    caplog: pytest.LogCaptureFixture, answer: Scenario, reason: str
+) -> None:
+    """An empty list has its reason in the log, without the key."""
+    caplog.set_level(logging.INFO, logger="llmproxy_asgi.upstreams")
+    with Upstream.in_thread(default=answer) as upstream, served(proxy(p=provider(upstream))) as base:
+        assert listed(base) == []
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "llmproxy_asgi.upstreams"]
+    assert line.startswith("p does not list its models: ")
+    assert reason in line
+    assert "sk-up" not in line
+    assert "t=1" not in line
 
 
 def test_the_second_key_is_asked_where_the_first_one_is_refused() -> None:

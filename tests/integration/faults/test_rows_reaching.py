@@ -87,6 +87,7 @@ def test_a_dead_upstream_is_left_alone_after_five_tries(upstream: ThreadedUpstre
         (cooled,) = [fact for fact in front.noted.facts if isinstance(fact, CredentialCooled)]
     assert [fact.provider for fact in failed] == ["up0"] * 5
     assert (cooled.provider, cooled.asked) == ("up0", False)
+    assert cooled.reason.startswith("ECONNREFUSED 127.0.0.1:")
 
 
 @pytest.mark.fault(1)

@@ -392,8 +392,10 @@ async def test_what_is_not_http(way: str, sent: bytes) -> None:
         await peer.gone()
 
     async with serve(script) as server, pool_by(way) as pool:
-        with pytest.raises(UpstreamProtocolError):
+        with pytest.raises(UpstreamProtocolError) as refused:
             await post(pool, server.url)
+    assert refused.value.reason.startswith("not HTTP/1.1, or its headers are too large (")
+    assert "message" not in refused.value.reason
 
 
 async def test_bad_chunk(way: str) -> None:

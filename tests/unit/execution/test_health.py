@@ -23,15 +23,15 @@ from support_clock import HandClock
 
 pytestmark = pytest.mark.anyio
 
-GONE = UpstreamUnreachable("gone")
+GONE = UpstreamUnreachable("gone", reason="ECONNREFUSED 127.0.0.1:1")
 
 
 class Said(Answer):
     """A status with a few bytes."""
 
-    def __init__(self, status: int) -> None:
+    def __init__(self, status: int, body: bytes = b"{}") -> None:
         super().__init__(status, None)
-        self._left = [b"{}"]
+        self._left = [body]
 
     @property
     @override
@@ -59,6 +59,7 @@ class World(Pool):
         self.cooldowns = TargetCooldowns(self.clock)
         self.facts: list[AnyFact] = []
         self.said: int | Exception = 200
+        self.body = b"{}"
         self.asked: list[tuple[str, str, dict[str, str]]] = []
         self.checks = HealthChecks(
             lambda _: self, self.cooldowns, observers=Observers([self]), clock=self.clock, draw=random.Random(3)
@@ -73,7 +74,7 @@ class World(Pool):
         self.asked.append((method, str(url), {name.decode(): value.decode() for name, value in headers}))
         if isinstance(self.said, Exception):
             raise self.said
-        return Said(self.said)
+        return Said(self.said, self.body)
 
     @property
     def resting(self) -> bool:
@@ -90,12 +91,13 @@ class World(Pool):
         (200, ""),
         (404, ""),
         (429, ""),
-        (401, "upstream_auth"),
-        (403, "upstream_auth"),
-        (500, "upstream"),
-        (503, "overloaded"),
-        (GONE, "upstream"),
-        (UpstreamTimeout("late"), "timeout"),
+        (401, "401 with no content type, of another shape (asked 127.0.0.1:1/v1/models)"),
+        (403, "403 with no content type, of another shape (asked 127.0.0.1:1/v1/models)"),
+        (500, "500 with no content type, of another shape (asked 127.0.0.1:1/v1/models)"),
+        (503, "503 with no content type, of another shape (asked 127.0.0.1:1/v1/models)"),
+        (GONE, "ECONNREFUSED 127.0.0.1:1"),
+        (UpstreamTimeout("late"), "late"),
+        (TimeoutError(), "no answer in time: 127.0.0.1:1"),
     ],
     ids=str,
 )
@@ -151,7 +153,7 @@ async def test_a_verdict_is_logged_once(caplog: pytest.LogCaptureFixture) -> Non
         CallLog().notice(fact)
     assert [(record.name, record.getMessage()) for record in caplog.records] == [
         ("llmproxy_asgi.upstreams", "p answers its health check"),
-        ("llmproxy_asgi.upstreams", "p fails its health check: upstream"),
+        ("llmproxy_asgi.upstreams", "p fails its health check: ECONNREFUSED 127.0.0.1:1"),
         ("llmproxy_asgi.upstreams", "p answers its health check"),
     ]
 
@@ -171,13 +173,26 @@ async def test_a_check_ends_no_rest_that_calls_began() -> None:
     assert world.resting
 
 
+async def test_a_failed_check_has_the_upstreams_words_without_secrets() -> None:
+    """An operator reads why a check failed as for a call: status, code and words, and never the key that was sent."""
+    world = World(api_key="own-secret-1")
+    world.body = b'{"error": {"code": "invalid_api_key", "message": "Incorrect API key: own-secret-1"}}'
+    assert await world.check(401) == "401 invalid_api_key: Incorrect API key: ***"
+    said = UpstreamUnreachable("broke", reason="closed after own-secret-1: 127.0.0.1:1")
+    assert await world.check(said) == "closed after ***: 127.0.0.1:1"
+
+
 async def test_changes_are_told_once() -> None:
     """Every check is kept, only another verdict is news."""
     world = World()
     for said in (200, 200, GONE, GONE, 200):
         await world.check(said)
     told = [fact for fact in world.facts if isinstance(fact, TargetStateChanged)]
-    assert [(fact.healthy, fact.reason) for fact in told] == [(True, ""), (False, "upstream"), (True, "")]
+    assert [(fact.healthy, fact.reason) for fact in told] == [
+        (True, ""),
+        (False, "ECONNREFUSED 127.0.0.1:1"),
+        (True, ""),
+    ]
     assert world.checks.states["p"].healthy
 
 

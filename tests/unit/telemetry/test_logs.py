@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+import msgspec
 import pytest
 
 from llmproxy_asgi.facts import AnyFact, CallRefused, CredentialCooled, CredentialRecovered, TargetStateChanged
@@ -79,6 +80,25 @@ def test_what_concerns_upstreams(caplog: pytest.LogCaptureFixture) -> None:
     )
     assert {record.name for record in found} == {"llmproxy_asgi.upstreams"}
     assert [record.levelname for record in found] == ["INFO", "WARNING", "INFO", "WARNING", "INFO"]
+
+
+def test_a_cooldown_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    """Who reads warnings alone sees why something cools down, also where another key has served the call."""
+    rest = CredentialCooled(
+        provider="openai", credential="openai:0f", model="big", seconds=7, asked=True, kind="rate_limit"
+    )
+    why = "429 rate_limit_exceeded: Slow down"
+    plain, told = records(caplog, rest, msgspec.structs.replace(rest, reason=why))
+    assert plain.getMessage() == "big by a credential of openai cools down for 7 s: rate_limit"
+    assert told.getMessage() == f"big by a credential of openai cools down for 7 s: rate_limit: {why}"
+    assert told.__dict__["reason"] == why
+
+
+def test_a_failed_call_names_its_provider(caplog: pytest.LogCaptureFixture) -> None:
+    """A warning about a failed call says which upstream failed, in its message."""
+    (record,) = records(caplog, finished(outcome="error", status=502, provider="openai", reason="500 server_error"))
+    assert record.getMessage().startswith("call error at openai: status 502")
+    assert record.getMessage().endswith(": 500 server_error")
 
 
 def test_refusals(caplog: pytest.LogCaptureFixture) -> None:
