@@ -26,7 +26,7 @@ def doctor(
 ) -> None:
     """Ask every provider whether a call could succeed, by each of its credentials; no tokens are spent.
 
-    Credentials are shown by their fingerprints, as in logs and spans. Ends with 0 if all is well, 1 if anything is not.
+    Credentials are shown by their fingerprints, as in logs and spans. Ends with 0 if all could, else with 1.
     """
     found = asyncio.run(_asked(read_config(config)))
     if not found:
@@ -45,7 +45,7 @@ def doctor(
                 typer.echo(f"\n{row[0]} ({row[1]}): {told.reason}\n  {told.advice}")
     wrong = sum(not told.ok for _, told in found)
     if wrong:
-        fail(f"{wrong} of {len(found)} not well.")
+        fail(f"{wrong} of {len(found)} failed.")
 
 
 def _entry(credential: "Credential", told: "Diagnosis") -> dict[str, object]:

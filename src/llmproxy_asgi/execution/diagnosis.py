@@ -161,18 +161,20 @@ def _judged(answer: _Answer, error: UpstreamError, provider: Provider, url: Addr
     if isinstance(error, UpstreamQuotaSpent):
         return Diagnosis(ok=False, state="the quota is spent", reason=reason, advice="Add credit at the vendor.")
     if isinstance(error, UpstreamRateLimited):
-        return Diagnosis(ok=False, state="limits calls now", reason=reason, advice="Ask again after a while.")
+        return Diagnosis(ok=False, state="rate limited", reason=reason, advice="Try again later.")
     if status < 400:
-        return Diagnosis(ok=False, state="redirects", reason=reason, advice=_base_url(provider, "the address it names"))
+        return Diagnosis(ok=False, state="redirects", reason=reason, advice=_redirected(provider))
     if status == 404 and url.raw_path.endswith(b"Content") and 200 <= listed < 300:
-        return Diagnosis(ok=False, state="the model is not there", reason=reason, advice="Look at models: its names.")
+        return Diagnosis(
+            ok=False, state="the model is not there", reason=reason, advice="Check the names under `models`."
+        )
     if status in _NOT_THERE:
         return Diagnosis(ok=False, state="nothing at this address", reason=reason, advice=_base_url(provider))
     if status in _UNPROCESSABLE and isinstance(error, UpstreamRefused) and _is_json(answer.body):
         return Diagnosis(ok=True, state="ok")
     if isinstance(error, UpstreamOverloaded):
-        return Diagnosis(ok=False, state="is overloaded", reason=reason, advice="Ask again after a while.")
-    advice = "Its own log says why." if status >= 500 else _base_url(provider)
+        return Diagnosis(ok=False, state="is overloaded", reason=reason, advice="Try again later.")
+    advice = "Look at the log of the upstream, or ask the vendor." if status >= 500 else _base_url(provider)
     return Diagnosis(ok=False, state="fails" if status >= 500 else "refuses", reason=reason, advice=advice)
 
 
@@ -180,7 +182,7 @@ def _refused_key(answer: _Answer) -> Diagnosis:
     return Diagnosis(ok=False, state="the credential is refused", reason=answer.reason, advice="Replace api_key.")
 
 
-_SLOW = "Raise timeout, or look at what stands between."
+_SLOW = "Raise `timeout`, or check the network in between."
 
 
 def _unreached(error: GatewayError, provider: Provider) -> Diagnosis:
@@ -196,15 +198,24 @@ def _unreached(error: GatewayError, provider: Provider) -> Diagnosis:
         state, advice = "does not answer in time", _SLOW
     elif isinstance(error, UpstreamNotConnected):
         state = "cannot be reached"
-        advice = "Look at proxy." if "proxy" in reason else f"{_base_url(provider)} Does this machine need a proxy?"
+        advice = "Check `proxy`." if "proxy" in reason else _no_connection(provider)
     else:
-        state, advice = "breaks off", _base_url(provider)
+        state, advice = "closes the connection", _base_url(provider)
     return Diagnosis(ok=False, state=state, reason=reason, advice=advice)
 
 
-def _base_url(provider: Provider, right: str = "what the vendor's own SDK takes") -> str:
+def _base_url(provider: Provider) -> str:
     version = "" if provider.config.base_url is None else " Is a version missing (/v1), or said twice?"
-    return f"base_url is {provider.root}; set it to {right}.{version}"
+    return f"base_url is {provider.root}; set it to what the vendor's own SDK takes.{version}"
+
+
+def _redirected(provider: Provider) -> str:
+    return f"base_url is {provider.root}; set it to where the redirect leads, without the path of an endpoint."
+
+
+def _no_connection(provider: Provider) -> str:
+    where = f"base_url is {provider.root}; check its scheme, host and port, and that the server is running."
+    return f"{where} If this machine reaches the internet through a proxy, set `proxy`."
 
 
 def _whole(provider: Provider) -> str:

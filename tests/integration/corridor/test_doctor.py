@@ -119,7 +119,7 @@ def test_a_server_without_a_listing_is_well(upstream: ThreadedUpstream) -> None:
             "400 invalid_api_key: no",
         ),
         (error_answer(400, {"error": "Incorrect API key: sk***89"}), "the credential is refused", "400 "),
-        (error_answer(429, {"error": {"message": "slow"}}), "limits calls now", "429 slow"),
+        (error_answer(429, {"error": {"message": "slow"}}), "rate limited", "429 slow"),
         (error_answer(402, {"error": {"message": "pay"}}), "the quota is spent", "402 pay"),
         (error_answer(503, {"error": {"message": "busy"}}), "is overloaded", "503 busy"),
         (error_answer(500, {"error": {"message": "boom"}}), "fails", "500 boom"),
@@ -134,7 +134,7 @@ def test_a_server_without_a_listing_is_well(upstream: ThreadedUpstream) -> None:
             "refuses",
             "400 with text/html: Nope",
         ),
-        (Scenario(Reset()), "breaks off", "ECONNRESET"),
+        (Scenario(Reset()), "closes the connection", "ECONNRESET"),
     ],
 )  # fmt: skip
 def test_what_came_back_is_said(upstream: ThreadedUpstream, answer: Scenario, state: str, reason: str) -> None:
@@ -145,6 +145,12 @@ def test_what_came_back_is_said(upstream: ThreadedUpstream, answer: Scenario, st
     assert found.reason.startswith(reason)
     assert "s3cret" not in found.reason
     assert found.advice
+
+
+def test_a_redirect_says_where_to(upstream: ThreadedUpstream) -> None:
+    """The address in the reason has an endpoint's path; a base_url has none."""
+    upstream.default = calls(raw_answer(MOVED))
+    assert ask(upstream.base_url + "/v1").advice.endswith("where the redirect leads, without the path of an endpoint.")
 
 
 def test_a_key_that_the_listing_refuses(upstream: ThreadedUpstream) -> None:
@@ -173,6 +179,8 @@ def test_nobody_there() -> None:
         base = gone.base_url
     found = ask(base + "/v1")
     assert (found.state, found.reason) == ("cannot be reached", f"ECONNREFUSED {base.removeprefix('http://')}")
+    assert f"base_url is {base}/v1; check its scheme, host and port" in found.advice
+    assert "/v1)" not in found.advice, "a path has nothing to do with a connection"
     unknown = ask("http://llm.corp.invalid/v1", allow_insecure=True)
     assert unknown.state == "cannot be reached"
     assert unknown.reason.startswith("gaierror EAI_")
@@ -184,7 +192,7 @@ def test_a_proxy_that_is_not_there(upstream: ThreadedUpstream) -> None:
         proxy = gone.base_url
     found = ask(upstream.base_url + "/v1", proxy=proxy)
     assert found.reason.endswith(f"through the proxy {proxy.removeprefix('http://')}")
-    assert found.advice == "Look at proxy."
+    assert found.advice == "Check `proxy`."
 
 
 def test_json_of_a_diagnosis() -> None:

@@ -372,7 +372,7 @@ providers:
     assert [each.partition(" (")[0] for each in why] == ["one", "two", "three"]
     assert "Replace api_key." in why[0]
     assert f"base_url is {UPSTREAM}" in why[1]
-    assert "3 of 5 not well" in told.stderr
+    assert "3 of 5 failed" in told.stderr
 
 
 def test_doctor_of_the_healthy_and_of_nobody(sick: dict[str, int | Exception]) -> None:
