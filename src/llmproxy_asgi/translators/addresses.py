@@ -3,11 +3,12 @@
 An upstream that runs in the operator's own network would fetch what only that network should reach: files of its
 machine, the cloud's metadata, services that trust their neighbours. So only `https:`, `http:` and `data:` pass (and
 `gs:` to Google), and private hosts only where the provider says so. Names are judged as they are written: nothing is
-looked up here.
+looked up here. Names of members are read as loosely as any server reads them.
 """
 
 import ipaddress
 import re
+import stringprep
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
@@ -17,6 +18,8 @@ import msgspec
 
 from llmproxy_asgi.errors import BadRequest, Unsupported
 from llmproxy_asgi.translators.base import Intake, Upstream
+from llmproxy_asgi.translators.kept_elsewhere import may_hide_names
+from llmproxy_asgi.translators.outline import fold
 
 _Found: TypeAlias = Iterator[tuple[str, object]]
 """The members of one object that hold addresses: their paths within it, and their values."""
@@ -25,8 +28,7 @@ _HARMLESS = re.compile(rb"""\s*(?:[^:\s]|:\s*(?:\{|null|"data:))""")
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*):")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{100,}={0,2}\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
-_ODD_SPELLING = re.compile(rb"\\u00[2-7]")
-"""An escaped letter, digit or sign: it may hide a member from a search in bytes."""
+_QUOTE = ord('"')
 _PRIVATE_ENDINGS = (".localhost", ".internal", ".local", ".lan", ".home.arpa", ".intranet", ".private", ".corp", ".svc")
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]*|[0-9]+")
 
@@ -36,7 +38,7 @@ class _Kind(msgspec.Struct, frozen=True):
 
     within: tuple[str, ...]
     hints: tuple[bytes, ...]
-    """How the names of members that hold addresses end, in plain letters."""
+    """How the names of members that hold addresses end, in small letters."""
     found: Callable[[Mapping[str, Any]], _Found]
     skipped: frozenset[str] = frozenset()
     """Members whose contents are the model's or a tool's own data."""
@@ -54,10 +56,10 @@ def refuse_addresses(intake: Intake, upstream: Upstream) -> None:
         return
     for key in kind.within:
         value = intake.raw.get(key)
-        if value is None:
+        if value is None or memoryview(value)[0] == _QUOTE:
             continue
         data = bytes(value)
-        if not _may_hold_address(data, kind.hints) and not (b"\\u00" in data and _ODD_SPELLING.search(data)):
+        if not _may_hold_address(data.lower(), kind.hints) and not may_hide_names(data):
             continue
         try:
             decoded = msgspec.json.decode(data)
@@ -100,26 +102,40 @@ def _walk(found: Any, path: str, kind: _Kind, upstream: Upstream) -> None:
 
 def _in_openai(found: Mapping[str, Any]) -> _Found:
     for key, value in found.items():
-        if key.casefold().endswith("_url"):  # some servers match names loosely
-            yield (f"{key}.url", value.get("url")) if isinstance(value, dict) else (key, value)
-        elif key == "file_data" and isinstance(value, str) and ":" in value[:32]:
+        name = fold(key)
+        if name.endswith("_url"):
+            if isinstance(value, dict):
+                yield from ((f"{key}.{place}", address) for place, address in _named(value, "url"))
+            else:
+                yield key, value
+        elif name == "file_data" and isinstance(value, str) and ":" in value[:32]:
+            yield key, value
+
+
+def _in_embeddings(found: Mapping[str, Any]) -> _Found:
+    """What compatible servers take beside texts: a conversation, or objects of one text or picture."""
+    yield from _in_openai(found)
+    for key, value in _named(found, "url", "image", "video", "audio"):
+        if isinstance(value, str) and _SCHEME.match(value):
             yield key, value
 
 
 def _in_messages(found: Mapping[str, Any]) -> _Found:
-    source = found.get("source")
-    if isinstance(source, dict) and source.get("type") == "url":
-        yield "source.url", source.get("url")
+    for key, source in _named(found, "source"):
+        if isinstance(source, dict):
+            yield from ((f"{key}.{place}", address) for place, address in _named(source, "url"))
 
 
 def _in_gemini(found: Mapping[str, Any]) -> _Found:
-    for key in ("fileUri", "file_uri"):
-        if key in found:
-            yield key, found[key]
+    return _named(found, "fileuri", "file_uri")
 
 
-_CHAT = _Kind(("messages",), (b'url"', b'URL"', b'Url"', b'file_data"'), _in_openai)
-_GEMINI_HINTS = (b'fileUri"', b'file_uri"')
+def _named(found: Mapping[str, Any], *names: str) -> _Found:
+    return ((key, value) for key, value in found.items() if fold(key) in names)
+
+
+_CHAT = _Kind(("messages",), (b'url"', b'file_data"'), _in_openai)
+_GEMINI_HINTS = (b'fileuri"', b'file_uri"')
 _KINDS: Mapping[str, _Kind] = {
     "openai-chat": _CHAT,
     "openai-responses": _Kind(("input", "tools"), _CHAT.hints, _in_openai, frozenset({"parameters", "server_url"})),
@@ -130,6 +146,7 @@ _KINDS: Mapping[str, _Kind] = {
         _in_gemini,
         frozenset({"args", "response"}),
     ),
+    "openai-embeddings": _Kind(("input", "messages"), (*_CHAT.hints, b'image"', b'video"', b'audio"'), _in_embeddings),
     "gemini-embeddings": _Kind(("content", "requests"), _GEMINI_HINTS, _in_gemini),
 }
 
@@ -163,6 +180,8 @@ def _host(address: str) -> str | None:
     if not host:
         return None
     host = unicodedata.normalize("NFKC", unquote(host)).rstrip(".").lower()
+    if not host.isascii():  # resolvers leave out soft hyphens and the like
+        host = "".join(letter for letter in host if not stringprep.in_table_b1(letter))
     return host if host and not re.search(r"[\s/?#@]", host) else None
 
 
@@ -207,9 +226,14 @@ def _is_public(number: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         inner = number.ipv4_mapped or number.sixtofour or _translated(number)
         if inner is not None:
             number = inner
-    return number.is_global and not number.is_multicast
+        elif number not in _GLOBAL_UNICAST:  # also what Python 3.11 takes for public: fec0::/10, 64:ff9b:1::/48
+            return False
+    return number not in _PROTOCOL_ASSIGNMENTS and number.is_global and not number.is_multicast
 
 
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+_PROTOCOL_ASSIGNMENTS = ipaddress.IPv4Network("192.0.0.0/24")
+"""Some clouds serve their metadata there."""
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _COMPATIBLE = ipaddress.IPv6Network("::/96")
 

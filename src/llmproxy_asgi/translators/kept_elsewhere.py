@@ -34,6 +34,17 @@ def unshared(path: str) -> Unsupported:
     return Unsupported(f"{path}: what the upstream keeps is not shared between callers; send it whole.", param=path)
 
 
+def may_hide_names(data: bytes) -> bool:
+    """Whether JSON has letters that may stand for those of a known name, so that a search in its bytes misses one."""
+    if b"\\u" in data and _ESCAPED_LETTER.search(data) is not None:
+        return True
+    return (
+        not data.isascii()
+        and any(letter in data for letter in _FOLDING_LETTERS)
+        and _FOLDING_NAME.search(data) is not None
+    )
+
+
 class Naming:
     """How the bytes of a value are searched for what names something that a vendor keeps.
 
@@ -53,14 +64,7 @@ class Naming:
         """Whether a value must be taken apart: it holds one of the words, or letters that may stand for some."""
         if self._hint.search(value) is not None:
             return True
-        data = bytes(value)
-        if b"\\u" in data and _ESCAPED_LETTER.search(data) is not None:
-            return True
-        return (
-            not data.isascii()
-            and any(letter in data for letter in _FOLDING_LETTERS)
-            and _FOLDING_NAME.search(data) is not None
-        )
+        return may_hide_names(bytes(value))
 
     def as_loosely_read(self, value: Any) -> Any:
         """A value as a server reads it that matches names loosely; the very same where none has a second spelling."""

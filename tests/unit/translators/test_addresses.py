@@ -92,6 +92,17 @@ PLACES: dict[str, tuple[str, Any, str]] = {
         },
         "contents[0].parts[0].functionResponse.parts[0].fileData.fileUri",
     ),
+    "embeddings": (
+        "openai-embeddings",
+        lambda url: {"input": [{"type": "image_url", "image_url": {"url": url}}]},
+        "input[0].image_url.url",
+    ),
+    "embeddings-plain": ("openai-embeddings", lambda url: {"input": [{"image": url}]}, "input[0].image"),
+    "embeddings-conversation": (
+        "openai-embeddings",
+        lambda url: {"input": "x", "messages": said({"type": "image_url", "image_url": {"url": url}})},
+        "messages[0].content[0].image_url.url",
+    ),
 }
 each_place = pytest.mark.parametrize(("protocol", "body", "path"), PLACES.values(), ids=PLACES)
 
@@ -139,6 +150,32 @@ def test_public_addresses_and_the_bytes_themselves_pass(protocol: str, body: Any
     assert path
 
 
+@pytest.mark.fault(57)
+@pytest.mark.parametrize(
+    ("protocol", "part"),
+    [
+        ("openai-chat", {"image_url": {"URL": "file:///x"}}),
+        ("openai-chat", {"Image_uRL": "file:///x"}),
+        ("openai-chat", {"file": {"File_Data": "file:///x"}}),
+        ("openai-chat", {"f\u0131le_data": "file:///x"}),
+        ("anthropic-messages", {"source": {"type": "url", "Url": "file:///x"}}),
+        ("anthropic-messages", {"Source": {"Type": "url", "url": "file:///x"}}),
+        ("anthropic-messages", {"\u017fource": {"url": "file:///x"}}),
+        ("gemini", {"fileData": {"fileuri": "file:///x"}}),
+        ("gemini", {"file_data": {"File_Uri": "file:///x"}}),
+        ("openai-embeddings", {"Image": "file:///x"}),
+    ],
+)
+@pytest.mark.parametrize("escaped", [True, False])
+def test_second_spellings_of_members_hide_no_address(protocol: str, part: Any, escaped: bool) -> None:
+    """Servers that match names loosely would fetch it."""
+    members = {"gemini": "contents", "openai-embeddings": "input"}
+    inner = {"gemini": "parts"}.get(protocol, "content")
+    body = {"model": "m", "max_tokens": 9, members.get(protocol, "messages"): [{"role": "user", inner: [part]}]}
+    with pytest.raises(BadRequest):
+        refuse_addresses(opened(protocol, json.dumps(body, ensure_ascii=escaped).encode()), upstream())
+
+
 @pytest.mark.parametrize(
     "host",
     [
@@ -147,6 +184,7 @@ def test_public_addresses_and_the_bytes_themselves_pass(protocol: str, body: Any
         "127.0.0.999", "4294967296", "::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "::ffff:127.0.0.1",
         "::ffff:7f00:1", "64:ff9b::7f00:1", "2002:7f00:1::", "::127.0.0.1", "localhost", "a.localhost", "vllm",
         "metadata.google.internal", "printer.local", "redis.default.svc", "x.home.arpa",
+        "64:ff9b:1::1", "fec0::1", "192.0.0.192",
     ],
 )  # fmt: skip
 def test_private_hosts_in_any_spelling(host: str) -> None:
@@ -165,6 +203,7 @@ def test_public_hosts(host: str) -> None:
     [
         "http://a.example@127.0.0.1/", "http://127.0.0.1:80/", "http://LOCALHOST./", "http://[::1]/",
         "http://\u2460\u2461\u2466.0.0.1/", "http://127%2e0%2e0%2e1/", "hTTp://0x7f000001/",
+        "http://127.0.0\u00ad.1/", "http://127.0.0\u200b.1/",
     ],
 )  # fmt: skip
 def test_addresses_are_read_as_a_server_reads_them(address: str) -> None:

@@ -42,7 +42,7 @@ PROTOCOL: Final = "openai-embeddings"
 
 _KNOWN = frozenset({"model", "input", "dimensions", "encoding_format", "user"})
 _OUTLINE = Outline(
-    {*_KNOWN, "extra_body", "input_type", "task", "truncate"},
+    {*_KNOWN, "extra_body", "input_type", "messages", "task", "truncate"},
     Counted("input", "messages", least=MOST_INPUTS),
     values=MOST_TOKENS_AT_ONCE,
 )
