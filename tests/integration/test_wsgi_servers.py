@@ -1,3 +1,4 @@
+import json
 import os
 import select
 import signal
@@ -5,7 +6,8 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Generator, Iterator
+import time
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ SOURCES = Path(wsgi.__file__).parents[1]
 # is seen there as the end of the connection. The bridge is used before any worker is forked.
 TARGET = """
 import asyncio
+import json
 import os
 from wsgiref.util import setup_testing_defaults
 
@@ -29,8 +32,11 @@ from llmproxy_asgi.wsgi import WSGIBridge
 
 gateway = LLMProxy({
     "providers": {"simulated": {}},
-    "access": {"mode": "keys", "keys": [{"name": "ci", "key": "llmp_0123456789abcdef"}]},
-    "limits": {"body_timeout": "500ms"},
+    "access": {"mode": "keys", "keys": [
+        {"name": "ci", "key": "llmp_0123456789abcdef"},
+        {"name": "once", "key": "llmp_once_0123456789", "requests_per_minute": 1},
+    ]},
+    "limits": json.loads(os.environ["TARGET_LIMITS"]),
 })
 
 
@@ -41,6 +47,11 @@ async def app(scope, receive, send):
     if scope["path"] == "/warm":
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body"})
+        return
+    if scope["path"] == "/held":
+        held = b"%d" % gateway.gateway._live.bodies.total
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(held))]})
+        await send({"type": "http.response.body", "body": held})
         return
     if scope["path"] == "/refuse":
         raise ValueError("before the head")
@@ -73,6 +84,8 @@ environ = {"PATH_INFO": "/warm"}
 setup_testing_defaults(environ)
 assert b"".join(bridge(environ, lambda *_: None)) == b""
 """
+
+LIMITS = {"body_timeout": "500ms", "messages": 100, "values": 2000}
 
 WERKZEUG = """
 import sys
@@ -124,7 +137,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     yield from serve(str(request.param), tmp_path_factory.mktemp("site"))
 
 
-def serve(server: str, folder: Path) -> Generator[Site, None, None]:
+def serve(server: str, folder: Path, limits: Mapping[str, object] = LIMITS) -> Generator[Site, None, None]:
     (folder / "target.py").write_text(TARGET)
     (folder / "serve.py").write_text(WERKZEUG)
     with listen() as listener, listen() as upstream, (folder / "log").open("wb") as log:
@@ -132,6 +145,7 @@ def serve(server: str, folder: Path) -> Generator[Site, None, None]:
         command = [sys.executable, "serve.py", str(fd)] if server == "werkzeug" else gunicorn(server, fd)
         paths = os.pathsep.join([str(SOURCES), str(folder)])
         environ = os.environ | {"TARGET_PORT": str(upstream.getsockname()[1]), "PYTHONPATH": paths}
+        environ["TARGET_LIMITS"] = json.dumps(limits)
         process = subprocess.Popen(command, cwd=folder, env=environ, pass_fds=[fd], stdout=log, stderr=log)
         try:
             yield Site(port=listener.getsockname()[1], upstream=upstream, process=process)
@@ -300,3 +314,58 @@ def test_a_refused_callers_connection_serves_its_next_request(tmp_path: Path) ->
             assert read_until(client, b"\r\n\r\n").startswith(b"HTTP/1.1 200 ")
     finally:
         serving.close()
+
+
+# Bounds on what bodies cost.
+
+
+@pytest.mark.parametrize(
+    ("body", "bound"),
+    [
+        (json.dumps({"model": "simulated/echo", "messages": [{"role": "user", "content": "x"}] * 101}), "messages"),
+        (json.dumps({"model": "simulated/echo", "messages": [], "x": [1] * 2001}), "values"),
+    ],
+)
+def test_bodies_of_too_many_parts_are_refused(site: Site, body: str, bound: str) -> None:
+    """Counts are bounded as under ASGI."""
+    got = answered(site, whole(body.encode()))
+    assert got.startswith(b"HTTP/1.1 400 ")
+    assert f"limits.{bound}".encode() in got
+
+
+def test_a_caller_over_a_limit_is_refused_before_the_body(site: Site) -> None:
+    """Not one byte of the second body is sent, and its answer is there."""
+    key = b"x-api-key: llmp_once_0123456789\r\n"
+    assert answered(site, whole(headers=key)).startswith(b"HTTP/1.1 200 ")
+    with closing(site.ask(CHAT + key + b"Content-Length: 1000\r\n\r\n")) as client:
+        head = read_until(client, b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 429 ")
+    assert b"retry-after:" in head.lower()
+
+
+def test_bodies_of_all_threads_together_are_bounded(tmp_path: Path) -> None:
+    """While one upload holds most of the bound, a large body is a 503 and a small one is served; then both are."""
+    limits = {"body": "1MiB", "bodies": "1MiB", "body_timeout": "60s"}
+    large = whole(BODY.replace(b"hello", b"x" * 400 * 1024))
+    with contextmanager(serve)("gthread", tmp_path, limits) as site:
+        with closing(site.ask(CHAT + RIGHT + b"Content-Length: 1048576\r\n\r\n" + b" " * 700 * 1024)):
+            until_held(site, 500)
+            refused = answered(site, large)
+            assert refused.startswith(b"HTTP/1.1 503 ")
+            assert b"retry-after: 1" in refused.lower()
+            assert b"limits.bodies" in refused
+            assert answered(site, whole()).startswith(b"HTTP/1.1 200 ")
+        until_held(site, 0, 0)
+        assert answered(site, large).startswith(b"HTTP/1.1 200 ")
+
+
+def until_held(site: Site, least: int, most: int = 1024) -> None:
+    """Wait until so many KiB of bodies are held."""
+    held = -1.0
+    for _ in range(2_000):
+        with closing(site.ask(b"GET /held HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")) as client:
+            held = int(read_all(client).rpartition(b"\r\n\r\n")[2]) / 1024
+        if least <= held <= most:
+            return
+        time.sleep(0.01)
+    raise AssertionError(held)

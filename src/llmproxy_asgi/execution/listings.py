@@ -123,10 +123,11 @@ class Listings:
 
     async def _pages(self, provider: Provider, credential: Credential) -> tuple[str, ...]:
         names: dict[str, None] = {}
-        after = ""
+        after, mask = "", provider.mask(credential)
         for _ in range(MOST_PAGES):
             page = read_page(await self._page(provider, credential, after))
-            names.update(dict.fromkeys(page.names))
+            # Callers read these names: leave out those in which an upstream quotes the credential.
+            names.update(dict.fromkeys(name for name in page.names if mask.known(name) == name))
             if not page.after or page.after == after or len(names) >= MOST:
                 break
             after = page.after

@@ -97,6 +97,13 @@ def test_every_shape_of_listing(upstream: ThreadedUpstream, headers: dict[str, s
         assert httpx2.get(base + "/v1/models/o3", headers=sent, trust_env=False).status_code == 200
 
 
+def test_names_that_quote_the_credential_are_left_out() -> None:
+    """What an upstream lists reaches callers, the key that it was asked with does not."""
+    names = json_answer(200, {"object": "list", "data": [{"id": "m-sk-up"}, {"id": "o3"}]})
+    with Upstream.in_thread(default=names) as upstream, served(proxy(p=provider(upstream))) as base:
+        assert listed(base) == ["o3"]
+
+
 def test_names_lead_to_the_upstream_that_listed_them(upstream: ThreadedUpstream) -> None:
     """Where a bare name goes to another provider first, it is listed with its provider's name, and is served there."""
     with Upstream.in_thread(default=json_answer(200, chat_answer("hi"))) as second:

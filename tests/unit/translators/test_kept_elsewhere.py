@@ -1,5 +1,7 @@
 """What a vendor keeps is refused by its path in every protocol, passed on where its operator says so."""
 
+import json
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from llmproxy_asgi.capabilities import Capabilities
 from llmproxy_asgi.errors import BadRequest, Unsupported
 from llmproxy_asgi.translators.base import Outgoing, Upstream
+from llmproxy_asgi.translators.kept_elsewhere import may_hide_names
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.wire.json_body import Bounds
 
@@ -331,3 +334,21 @@ def test_what_a_users_own_data_is_called_is_no_affair_of_ours() -> None:
     messages = [*said(), {"role": "assistant", "content": [call]}]
     spliced("anthropic-messages", {"messages": messages})
     spliced("openai-chat", {"messages": said({"type": "text", "text": 'a "File_Id": \u0131 \u017f'})})
+
+
+@pytest.mark.fault(51, 57)
+def test_a_search_for_folding_letters_costs_little_more_than_decoding() -> None:
+    """No part of a text is searched again and again for the rest of a name."""
+    data = json.dumps(["\u017f" * 100_000], ensure_ascii=False).encode()
+    assert not may_hide_names(data)
+    assert _seconds(lambda: may_hide_names(data)) < 20 * _seconds(data.decode)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """The least time of this thread that it takes."""
+    found = []
+    for _ in range(5):
+        began = time.thread_time()
+        work()
+        found.append(time.thread_time() - began)
+    return min(found)
