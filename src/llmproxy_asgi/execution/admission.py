@@ -97,7 +97,7 @@ def refused(gate: Gate) -> RateLimited:
 
 
 def _over(full: Full) -> RateLimited:
-    when = f"in {_shown(full.wait)}" if full.timed else "when one of them has ended"
+    when = f"in {shown_wait(full.wait)}" if full.timed else "when one of them has ended"
     return RateLimited(f"You have reached your limit of {full.limit}. Try again {when}.", retry_after=full.wait)
 
 
@@ -151,7 +151,7 @@ class TargetAdmission:
         except Full as full:
             reached = f"This gateway has reached its limit for every upstream of this model ({full.limit}). Try again"
             if full.timed:
-                raise RateLimited(f"{reached} in {_shown(full.wait)}.", retry_after=full.wait) from None
+                raise RateLimited(f"{reached} in {shown_wait(full.wait)}.", retry_after=full.wait) from None
             raise Unavailable(f"{reached} when a call has ended.", retry_after=full.wait) from None
         target, credential = tuple(gates.values())[index]
         return target, credential, permit
@@ -214,7 +214,7 @@ def _per(rate: float, capacity: float) -> str:
     return f"{plural(rate, 'request')} per second"
 
 
-def _shown(seconds: float) -> str:
+def shown_wait(seconds: float) -> str:
     """A wait for people, never shorter than it is."""
     if seconds < 10:
         return f"{max(0.1, math.ceil(seconds * 10) / 10):g} s"

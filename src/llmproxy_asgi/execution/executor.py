@@ -27,7 +27,7 @@ from llmproxy_asgi.errors import (
     UpstreamRateLimited,
     UpstreamRefused,
 )
-from llmproxy_asgi.execution.admission import TargetAdmission
+from llmproxy_asgi.execution.admission import TargetAdmission, shown_wait
 from llmproxy_asgi.execution.attempt import Attempt, Job
 from llmproxy_asgi.execution.budget import RetryBudgets
 from llmproxy_asgi.execution.continuation import Continuation, may_need
@@ -482,7 +482,8 @@ class Executor:
             return _nobody()
         wait = min(map(self._cooldowns.seconds_left, rests))
         if all(rest.asked for rest in rests):
-            return UpstreamRateLimited("Every upstream for this model asked for a pause.", retry_after=wait)
+            asked = f"Every upstream of this model has asked for a pause. Try again in {shown_wait(wait)}."
+            return UpstreamRateLimited(asked, retry_after=wait)
         return Unavailable("No upstream can serve this model now.", retry_after=wait)
 
 

@@ -524,6 +524,7 @@ async def test_room_with_a_key_that_has_begun_to_rest_is_not_used(world: World) 
     with pytest.raises(UpstreamRateLimited) as told:
         await waiting
     assert told.value.retry_after == 20.0
+    assert told.value.message.endswith("Try again in 20 s.")
     assert not world.asked
     assert [(step.outcome, step.why) for step in asked.course.steps] == [("skipped", "full"), ("skipped", "resting")]
     world.clock.at += 21
