@@ -113,6 +113,8 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it may be given addresses of private networks to fetch media from."""
     google_storage: bool = False
     """Whether it reads `gs:` addresses."""
+    any_names: bool = False
+    """Whether tools keep the caller's names: the request is rewritten only to be read, and no answer restores them."""
 
 
 class Outgoing(msgspec.Struct, frozen=True, kw_only=True):

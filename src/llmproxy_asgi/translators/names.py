@@ -15,6 +15,8 @@ from string import ascii_letters, digits
 
 CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """The form of call ids that every large vendor takes."""
+_ANY = re.compile(r"(?s:.)+")
+_NO_LIMIT = 1 << 30
 
 _ALPHABET = digits + ascii_letters
 _FOREIGN = re.compile(r"[^A-Za-z0-9_-]")
@@ -42,6 +44,11 @@ class Renamer:
         """Upstream name to the caller's; only those that differ."""
         self.namespaces: dict[str, str] = {}
         """Upstream name to the namespace that was flattened into it."""
+
+    @classmethod
+    def unchanged(cls) -> "Renamer":
+        """One that keeps all names; a namespace is flattened all the same."""
+        return cls(_ANY, _NO_LIMIT)
 
     def outward(self, name: str, namespace: str | None = None) -> str:
         """The name for the upstream, the same each time it is asked for; never one given to another name.

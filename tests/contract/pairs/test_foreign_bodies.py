@@ -8,6 +8,7 @@ from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseStreamEvent
 
+from llmproxy_asgi.testing import Received, Scenario
 from support_pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Lane, Reply, Stage
 from support_pairs.callers import ChatCaller
 from support_pairs.lanes import pairs
@@ -30,6 +31,8 @@ CURSORS: dict[str, Any] = {
 }
 
 
+OTHER = {**FLAT, "description": "Look it up elsewhere."}
+OTHERS = (CHAT, MESSAGES, GEMINI)
 CHATS = ("/chat/completions", ChatCompletion, openai.Stream[ChatCompletionChunk])
 RESPONSES_OWN = ("/responses", Response, openai.Stream[ResponseStreamEvent])
 
@@ -88,6 +91,66 @@ def test_a_body_of_chat_on_the_path_of_responses(stage: Stage, lane: Lane) -> No
     assert b"You code." in stage.received.body
 
 
+@pytest.mark.parametrize(
+    "lane", [lane for other in (RESPONSES, MESSAGES, GEMINI) for lane in pairs(client=CHAT, upstream=other)]
+)
+def test_a_tool_keeps_the_callers_name(stage: Stage, lane: Lane) -> None:
+    """A name that the upstream refuses is another there, and the caller's own in the answer."""
+
+    def called(received: Received) -> Scenario:
+        [tool] = received.json()["tools"]
+        name = tool["functionDeclarations"][0]["name"] if lane.upstream == GEMINI else tool["name"]
+        return Reply(calls=(Call(id="call_1", name=name, arguments="{}"),)).scenario(lane.upstream, stream=lane.stream)
+
+    stage.play(called)
+    found = sent(stage, lane, {"input": "Hi", "tools": [{**FLAT, "name": "files/read"}]})
+    assert b"files/read" not in stage.received.body
+    if lane.stream:
+        pieces = [call for chunk in found for choice in chunk.choices for call in choice.delta.tool_calls or ()]
+        assert pieces[0].function.name == "files/read"
+    else:
+        assert found.choices[0].message.tool_calls[0].function.name == "files/read"
+
+
+@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=CHAT))
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"type": "function", "name": "get_weather"},
+        {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "get_weather"}]},
+        "auto",
+    ],
+    ids=["one", "list", "mode"],
+)
+def test_flat_tools_beside_messages_are_nested(stage: Stage, lane: Lane, choice: Any) -> None:
+    """A Chat upstream reads tools of Responses' form, and a choice of one, in its own form; the rest stays."""
+    stage.play(CALLED.scenario(lane.upstream, stream=lane.stream))
+    body = {"messages": [{"role": "user", "content": "Weather?"}], "tools": [FLAT], "tool_choice": choice}
+    sent(stage, lane, body)
+    declared_flat = {key: value for key, value in FLAT.items() if key != "type"}
+    assert stage.asked["tools"] == [{"type": "function", "function": declared_flat}]
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    if choice == "auto":
+        assert stage.asked["tool_choice"] == "auto"
+    elif "name" in choice:
+        assert stage.asked["tool_choice"] == named
+    else:
+        assert stage.asked["tool_choice"] == {
+            "type": "allowed_tools",
+            "allowed_tools": {"mode": "auto", "tools": [named]},
+        }
+
+
+@pytest.mark.parametrize("upstream", [CHAT, RESPONSES])
+def test_stop_sequences_on_the_path_of_responses_are_refused_by_name(stage: Stage, upstream: str) -> None:
+    """Responses has no word for them, so that an answer would run on behind one."""
+    body = {"messages": [{"role": "user", "content": "Hi"}], "stop": ["END"]}
+    with pytest.raises(openai.BadRequestError) as caught:
+        sent(stage, Lane(client=RESPONSES, upstream=upstream), body, to=RESPONSES_OWN)
+    assert caught.value.param == "stop"
+    assert stage.upstream.requests == []
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_what_chat_cannot_say_is_refused_by_name(stage: Stage, stream: bool) -> None:
     """A body that goes on from a kept answer names what Chat's path has no word for."""
@@ -144,4 +207,16 @@ def test_items_that_nobody_else_can_honour_are_refused_by_name(
         stage.ask(lane, input=[item, {"role": "user", "content": "Hi"}])
     assert item["type"] in caught.value.message
     assert caught.value.param == "input"
+    assert stage.upstream.requests == []
+
+
+@pytest.mark.parametrize("lane", [lane for other in OTHERS for lane in pairs(client=RESPONSES, upstream=other)])
+def test_different_tools_of_one_name_in_items_are_refused_by_name(stage: Stage, lane: Lane) -> None:
+    """A tool that an item declares in other words than the request, or than another item, is a 400 by name."""
+    one, other = ({"type": "additional_tools", "role": "developer", "tools": [tool]} for tool in (FLAT, OTHER))
+    user = {"role": "user", "content": "Hi"}
+    for asked in ({"tools": [FLAT], "input": [other, user]}, {"input": [one, other, user]}):
+        with pytest.raises(openai.BadRequestError, match="'get_weather'") as caught:
+            stage.ask(lane, **asked)
+        assert caught.value.param == "tools"
     assert stage.upstream.requests == []

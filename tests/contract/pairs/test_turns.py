@@ -149,3 +149,13 @@ def test_an_instruction_alone_is_answered(stage: Stage, lane: Lane) -> None:
     emulated = lane.upstream in {MESSAGES, GEMINI}
     assert answer.warnings == (["emulated:first_user_turn"] if emulated else [])
     assert stage.received.body.count(b"Say hi.") == 1
+
+
+@pytest.mark.parametrize("lane", pairs(client=MESSAGES, upstream=RESPONSES))
+def test_an_instruction_that_leaves_no_input_gets_a_user_turn(stage: Stage, lane: Lane) -> None:
+    """A system turn alone goes as `instructions`; OpenAI refuses an empty input beside them."""
+    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+    answer = stage.ask(lane, messages=[{"role": "system", "content": "Say hi."}])
+    assert stage.asked["instructions"] == "Say hi."
+    assert [item["role"] for item in stage.asked["input"]] == ["user"]
+    assert answer.warnings == ["emulated:first_user_turn"]

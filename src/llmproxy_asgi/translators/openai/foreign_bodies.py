@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Headers, Intake, Upstream
 from llmproxy_asgi.translators.openai.words import NATIVE_ISSUER
 from llmproxy_asgi.translators.registry import translator
@@ -25,7 +26,9 @@ def reopen(
     """
     source, target = translator(written_in), translator(served_in)
     request = source.inbound.decode(source.inbound.open(body, headers=headers, bounds=bounds))
-    nowhere = Upstream(provider="", model=request.model, asked=request.model, issuer=NATIVE_ISSUER)
+    nowhere = Upstream(provider="", model=request.model, asked=request.model, issuer=NATIVE_ISSUER, any_names=True)
     outgoing = target.outbound.encode(request, nowhere)
+    if outgoing.stop:
+        raise Unsupported("Stop sequences cannot be given in a Chat body on the path of Responses.", param="stop")
     intake = target.inbound.open(outgoing.body, headers=headers, path=path, bounds=bounds)
     return msgspec.structs.replace(intake, warnings=outgoing.warnings)

@@ -63,7 +63,7 @@ class MessageEncoder:
         self._upstream = upstream
         self._can: Capabilities = upstream.capabilities
         self._losses = losses
-        self.names = Renamer(NAME, 64)
+        self.names = Renamer.unchanged() if upstream.any_names else Renamer(NAME, 64)
         self.call_ids = CallIds()
         self.emulated: set[str] = set()
         """Upstream names of custom tools that go as functions."""

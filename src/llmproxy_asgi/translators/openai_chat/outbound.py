@@ -19,6 +19,7 @@ from llmproxy_asgi.translators.openai.hosted_tools import CHAT
 from llmproxy_asgi.translators.openai.problems import decode_error, error_in
 from llmproxy_asgi.translators.openai_chat.decode_stream import ChatStreamDecoder
 from llmproxy_asgi.translators.openai_chat.encode_request import encode_request
+from llmproxy_asgi.translators.openai_chat.flat_tools import nest_flat_tools
 from llmproxy_asgi.translators.openai_chat.relay import ChatScan
 from llmproxy_asgi.translators.openai_chat.schema import ANSWER, Answer, Chunk, ChunkChoice
 from llmproxy_asgi.translators.openai_chat.words import PROTOCOL, decode_usage, usage_of
@@ -46,6 +47,7 @@ class ChatOutbound(Outbound):
         values = dict(intake.raw)
         warnings: tuple[str, ...] = ()
         refuse_spliced(values, upstream.capabilities, CHAT)
+        nest_flat_tools(values)
         if not upstream.capabilities.stored:
             warnings = _keep_nothing(values)
         if intake.model != upstream.model or "model" not in values:

@@ -40,7 +40,11 @@ def decode_tools(raw: Raw) -> tuple[Tool, ...]:
 
 
 def offered(tools: tuple[Tool, ...], given: Node | None) -> tuple[Tool, ...]:
-    """All tools of a request, with those that items of its input declare or have found; equal ones once."""
+    """All tools of a request, with those that items of its input declare or have found; equal ones once.
+
+    Raises:
+        BadRequest: Two different tools share a name.
+    """
     if given is None or type(given.value) is not list:
         return tools
     known = list(tools)
@@ -50,7 +54,7 @@ def offered(tools: tuple[Tool, ...], given: Node | None) -> tuple[Tool, ...]:
             continue
         for entry in item.need("tools").array():
             known += [tool for tool in _tools(entry) if not _is_known(tool, known, found=kind != "additional_tools")]
-    return tuple(known)
+    return distinct(known)
 
 
 def _is_known(tool: Tool, known: list[Tool], *, found: bool) -> bool:

@@ -33,7 +33,7 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Upstream
-from llmproxy_asgi.translators.instructions import BETWEEN_TEXTS, place_instructions
+from llmproxy_asgi.translators.instructions import BETWEEN_TEXTS, FIRST_TURN, place_instructions
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.media import decoded_text, picture_type
 from llmproxy_asgi.translators.names import CallIds, Renamer, derived
@@ -58,7 +58,7 @@ class ItemEncoder:
         self._upstream = upstream
         self._can = upstream.capabilities
         self._losses = losses
-        self.names = Renamer(NAME, 64)
+        self.names = Renamer.unchanged() if upstream.any_names else Renamer(NAME, 64)
         self.call_ids = CallIds()
         self.emulated: set[str] = set()
         """Upstream names of custom tools that go as functions."""
@@ -91,6 +91,9 @@ class ItemEncoder:
                     out += [self._result(part) for part in message.parts if isinstance(part, ToolResult)]
                 case _:
                     assert_never(message.role)
+        if not out and self.instructions is not None:  # the vendor refuses an empty input
+            self._losses.add("emulated:first_user_turn")
+            out = self._plain("user", Message(role="user", parts=(Text(text=FIRST_TURN),)))
         self._keep_last_marks()
         return out
 
