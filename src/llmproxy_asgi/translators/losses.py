@@ -58,7 +58,9 @@ def unread(part: Opaque, role: str) -> str:
     Raises:
         Unsupported: The answer would be wrong without it: what the caller says, and the state of a compaction.
     """
-    if part.kind.startswith("compaction"):
+    if part.kind == "compaction_trigger":
+        raise Unsupported(f"{part.kind}: this upstream cannot compact conversations.", param="messages")
+    if part.kind.startswith(("compaction", "context_compaction")):
         raise Unsupported(
             f"{part.kind[:64]}: a compacted conversation can only go back where it was compacted.", param="messages"
         )

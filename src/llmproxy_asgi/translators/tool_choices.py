@@ -17,7 +17,7 @@ def plain_choice(request: Request) -> ToolChoice:
     named = frozenset(choice.only)
     functions_only = request.protocol in _NAMES_FUNCTIONS_ONLY
     counted = [tool for tool in request.tools if not (functions_only and tool.kind == "server")]
-    if any(tool.name not in named for tool in counted):
+    if any(tool.name not in named for tool in counted) or not named <= {tool.name for tool in request.tools}:
         return choice
     return ToolChoice(mode=choice.mode, parallel=choice.parallel, given=True)
 
@@ -35,7 +35,7 @@ def chosen(request: Request, names: Iterable[str]) -> list[Tool]:
     for name in dict.fromkeys(names):
         if name not in declared:
             raise Unsupported(
-                f"tool_choice names {name[:64]!r}, which is not declared: it must name one of tools.",
+                f"The tool {name[:64]!r} is chosen but not declared: a choice must name one of the tools.",
                 param="tool_choice",
             )
         found.append(declared[name])

@@ -73,7 +73,8 @@ def object_root(tool: Tool, losses: Losses, *, plain: bool = True) -> JSONObject
     schema = tool.parameters
     if not schema:
         return {"type": "object", "properties": {}}
-    if schema.get("type") == "object" and isinstance(schema.get("properties"), dict):
+    is_object = schema.get("type") == "object" and isinstance(schema.get("properties"), dict)
+    if is_object and schema.get("required", ()) is not None:
         if not plain or _REFUSED.isdisjoint(schema):
             return schema
     elif not plain:
@@ -90,7 +91,8 @@ def _with_type(tool: Tool, schema: JSONObject) -> JSONObject:
     kind = schema.get("type", "object")
     if kind != "object" and not (isinstance(kind, list) and "object" in kind):
         raise _no_object(tool, f"of type {str(kind)[:40]!r}")
-    made: JSONObject = {**schema, "type": "object"}
+    made: JSONObject = {key: value for key, value in schema.items() if value is not None or key == "default"}
+    made["type"] = "object"
     if not isinstance(schema.get("properties"), dict):
         made["properties"] = {}
     return made

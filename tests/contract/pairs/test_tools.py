@@ -6,6 +6,7 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from google.genai.errors import ClientError
 
 from llmproxy_asgi.testing import Scenario, json_answer
 from support_pairs import (
@@ -446,3 +447,24 @@ def test_odd_tool_names_are_rewritten_and_restored(stage: Stage, lane: Lane) -> 
     assert rewritten not in {"ns.read", "other"}
     assert stage.asked["messages"][1]["content"][0]["name"] == rewritten
     assert stage.asked["tool_choice"] == {"type": "tool", "name": rewritten}
+
+
+@pytest.mark.parametrize(
+    "lane", [lane for other in (CHAT, RESPONSES, MESSAGES) for lane in pairs(client=GEMINI, upstream=other)]
+)
+@pytest.mark.parametrize("names", [("one", "nope"), ("one", "two", "nope")], ids=["some", "all"])
+def test_a_list_with_an_unknown_name_is_refused_by_name(stage: Stage, lane: Lane, names: tuple[str, ...]) -> None:
+    """Also where it names all the tools there are beside it, as Google itself does."""
+    asked = {**QUESTION[GEMINI], "tools": tools(GEMINI, "one", "two"), "tool_config": chosen("ANY", *names)}
+    with pytest.raises(ClientError, match="'nope' is chosen but not declared"):
+        stage.ask(lane, **asked)
+    assert stage.upstream.requests == []
+
+
+@pytest.mark.parametrize("lane", pairs(client=RESPONSES, upstream=MESSAGES))
+def test_an_emulated_tool_without_description_sends_none(stage: Stage, lane: Lane) -> None:
+    """Anthropic refuses a null."""
+    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+    stage.ask(lane, **QUESTION[RESPONSES], tools=[{"type": "custom", "name": "patch"}])
+    [tool] = stage.asked["tools"]
+    assert "description" not in tool

@@ -3,10 +3,10 @@
 import msgspec
 import pytest
 
-from llmproxy_asgi.conversation import Message, Request, Text
+from llmproxy_asgi.conversation import Message, Opaque, Request, Text
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Upstream
-from llmproxy_asgi.translators.losses import Losses
+from llmproxy_asgi.translators.losses import Losses, unread
 from llmproxy_asgi.translators.registry import translator
 
 
@@ -90,3 +90,28 @@ def test_a_refused_tool_has_the_callers_own_name(to: str) -> None:
     with pytest.raises(Unsupported, match="'web_fetch'") as caught:
         translator(to).outbound.encode(request, Upstream(provider="p", model="m", asked="m", issuer="p"))
     assert "url_fetch" not in caught.value.message
+
+
+@pytest.mark.parametrize("to", ["openai-chat", "openai-responses", "gemini"])
+def test_a_lost_page_has_a_name_that_callers_know(to: str) -> None:
+    """The warning of a call that Anthropic ran before does not show the gateway's own name of the tool."""
+    inbound = translator("anthropic-messages").inbound
+    ran = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_fetch", "input": {"url": "https://a.example"}}
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": [ran, {"type": "text", "text": "Read."}]},
+        {"role": "user", "content": "Go on."},
+    ]
+    request = inbound.decode(
+        inbound.open(msgspec.json.encode({"model": "m", "max_tokens": 99, "messages": messages}), headers={})
+    )
+    outgoing = translator(to).outbound.encode(request, Upstream(provider="p", model="m", asked="m", issuer="p"))
+    assert outgoing.warnings == ("dropped:web_fetch" if to == "gemini" else "dropped:server_tool_call",)
+
+
+@pytest.mark.parametrize("kind", ["compaction_trigger", "context_compaction"])
+def test_what_asks_for_compaction_is_refused_in_its_own_words(kind: str) -> None:
+    """A trigger brings no compacted conversation; state of one does, whatever it is called."""
+    part = Opaque(protocol="openai-responses", kind=kind, data={"type": kind})
+    with pytest.raises(Unsupported, match="cannot compact" if kind.endswith("trigger") else "where it was compacted"):
+        unread(part, "user")

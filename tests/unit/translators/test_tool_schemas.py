@@ -27,6 +27,7 @@ def rooted(schema: dict[str, Any] | None) -> tuple[dict[str, Any], tuple[str, ..
         {"properties": {}},
         {"type": "object", "properties": None},
         {"type": ["object", "null"]},
+        {"type": "object", "properties": {}, "required": None},
     ],
 )
 def test_a_tool_without_arguments_has_an_object_without_properties(schema: dict[str, Any] | None) -> None:

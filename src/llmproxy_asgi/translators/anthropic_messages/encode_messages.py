@@ -36,6 +36,7 @@ from llmproxy_asgi.translators.anthropic_messages import server_tools
 from llmproxy_asgi.translators.anthropic_messages.citations import encode_citation, is_shown
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.base import Upstream
+from llmproxy_asgi.translators.hosted_tools import tool_kind
 from llmproxy_asgi.translators.instructions import FIRST_TURN
 from llmproxy_asgi.translators.losses import Losses, unread
 from llmproxy_asgi.translators.names import CallIds, Renamer
@@ -269,7 +270,7 @@ class Turns:
         elif self._request.protocol == PROTOCOL or PROTOCOL in part.extras:
             block = server_tools.encode_call(part, arguments_object(part.arguments))
         if block is None:
-            self._warnings.add(f"dropped:{part.tool}")
+            self._warnings.add(f"dropped:{tool_kind(part.tool)}")
         return block
 
     def _opaque(self, part: Opaque) -> JSONObject | None:

@@ -148,9 +148,10 @@ class Tools:
         self._warnings.add("emulated:custom_tool")
         name = self._names.outward(tool.name, tool.namespace)
         self.emulated.add(name)
+        about = emulated_description(tool)
         return {
             "name": name,
-            "description": emulated_description(tool),
+            **({"description": about} if about else {}),
             "input_schema": emulated_parameters(),
         }
 

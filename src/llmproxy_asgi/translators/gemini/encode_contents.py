@@ -38,6 +38,7 @@ from llmproxy_asgi.translators.gemini.encode_answer import bare_signature
 from llmproxy_asgi.translators.gemini.reasoning import is_base64
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL, STAND_IN
 from llmproxy_asgi.translators.gemini.words import RESOLUTIONS_OUT
+from llmproxy_asgi.translators.hosted_tools import tool_kind
 from llmproxy_asgi.translators.instructions import FIRST_TURN
 from llmproxy_asgi.translators.kept_elsewhere import unshared
 from llmproxy_asgi.translators.losses import Losses, unread
@@ -192,7 +193,7 @@ class Contents:
                 self._losses.add(unread(part, self._role))
                 return None
             case ServerToolCall(tool=tool) | ServerToolResult(tool=tool):
-                self._losses.add(f"dropped:{tool}")
+                self._losses.add(f"dropped:{tool_kind(tool)}")
                 return None
             case Reasoning() | ToolResult():
                 self._losses.add("dropped:reasoning")

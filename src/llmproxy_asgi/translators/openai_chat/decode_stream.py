@@ -64,6 +64,7 @@ from llmproxy_asgi.translators.openai_chat.schema import (
     CallDelta,
     Chunk,
     ChunkChoice,
+    CustomDelta,
     Delta,
     FunctionDelta,
 )
@@ -519,11 +520,14 @@ class ChatStreamDecoder(StreamDecoder):
             if found is not None and delta.id and found.call_id and delta.id != found.call_id:
                 # Google's endpoint numbers all parallel calls 0; an id that comes with a name begins a call.
                 known = candidate.by_id.get(delta.id)
-                begins = delta.function is not None and delta.function.name
+                named = delta.function or delta.custom
+                begins = named is not None and named.name
                 found = known or (None if begins else found)
         if found is not None and delta.function is not None and _begins_another(found, delta.function):
             before, found = found, None
             name = "" if delta.function.name else before.name
+        elif found is not None and delta.custom is not None and _begins_free_text(found, delta.custom):
+            found = None
         if found is None or self._whole:  # in a whole answer each entry is a call
             found = OpenCall()
             found.name = name
@@ -629,6 +633,11 @@ def _begins_another(call: OpenCall, piece: FunctionDelta) -> bool:
         return call.is_whole
     call.named_again = call.named_again or call.is_whole
     return False
+
+
+def _begins_free_text(call: OpenCall, piece: CustomDelta) -> bool:
+    """Whether a piece of free text is the beginning of another call: its tool is named behind words of the first."""
+    return bool(piece.name and call.name and (piece.name != call.name or call.arguments or call.pending))
 
 
 def _redacted(text: str, seals: list[Seal]) -> bool:

@@ -118,9 +118,10 @@ class _RequestEncoder:
         """A free-text tool for a model that has none: a function with one string; the grammar is told, not enforced."""
         self._losses.add("emulated:custom_tool")
         self._messages.emulated.add(name)
+        about = emulated_description(tool)
         function: JSONObject = {
             "name": name,
-            "description": emulated_description(tool),
+            **({"description": about} if about else {}),
             "parameters": {**emulated_parameters(), "additionalProperties": False},
         }
         return {"type": "function", "function": function}

@@ -75,3 +75,15 @@ def test_the_same_stream_has_the_same_ids() -> None:
         return [part.call_id for part in parts if isinstance(part, ToolCall)]
 
     assert ids() == ids()
+
+
+@pytest.mark.parametrize("heads", [({}, {}), ({"id": "x"}, {"id": "y"})], ids=["no-ids", "ids"])
+def test_calls_of_free_text_on_one_index(heads: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    """Free text is never whole by itself: a name, or another id with a name, begins another call."""
+
+    def words(text: str, name: str | None = None, **head: Any) -> dict[str, Any]:
+        return {"index": 0, **head, "custom": {"input": text, **({"name": name} if name else {})}}
+
+    first, second = heads
+    pieces = [words("on", "patch", **first), words("e"), words("tw", "patch", **second), words("o")]
+    assert streamed(*pieces) == [("patch", "one"), ("patch", "two")]
