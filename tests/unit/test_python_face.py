@@ -193,7 +193,7 @@ async def test_health_asks_every_provider_at_once() -> None:
         found = await gateway.health()
     assert {name: (each.healthy, each.reason) for name, each in found.items()} == {
         "simulated": (True, ""),
-        "bad": (False, "upstream_auth"),
+        "bad": (False, "401 with no content type, an empty body (asked upstream.invalid:443/v1/models)"),
     }
     assert all(each.seconds >= 0 and each.checked_at.tzinfo for each in found.values())
 
