@@ -11,7 +11,7 @@ _NESTED = re.compile(
     rb"""\[\s*(?:\]|\{\s*(?:"type"\s*:\s*"(?:function|custom)"\s*,\s*)?"(?:function|custom)"\s*:\s*\{)"""
 )
 """How a list of tools begins where the first of them is nested, as nearly always: no more of it is read."""
-_KINDS = frozenset({"function", "custom"})
+_KINDS = ("function", "custom")  # compared, not looked up: a caller's `type` may be an object
 
 
 def nest_flat_tools(values: dict[str, msgspec.Raw]) -> None:
