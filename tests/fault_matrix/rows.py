@@ -121,7 +121,11 @@ ROWS = (
         "compressed answers: bombs, layers, unknown codings",
         "none is asked for; what comes is inflated within bounds, one layer deep, or is a 502",
     ),
-    Row(29, "an HTML page with 200, JSON where a stream should be", "502, and nothing of it is shown"),
+    Row(
+        29,
+        "an HTML page with 200, JSON where a stream should be",
+        "a page: 502, and nothing of it is shown; an answer in the other form is read as what it is",
+    ),
     # Callers
     Row(30, "a caller sends its body slowly or stops", "408 when the body's clock has run out; nothing is left over"),
     Row(

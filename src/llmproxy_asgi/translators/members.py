@@ -2,6 +2,8 @@
 
 import msgspec
 
+from llmproxy_asgi.wire.surrogates import replace_halves
+
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -22,6 +24,8 @@ def joined(values: dict[str, msgspec.Raw]) -> bytes:
 def renamed(data: bytes, name: str, *, key: str = "model", add: bool = True) -> bytes:
     """An object that says this model's name; all else, and everything if it says so already, as it came.
 
+    Lone halves of surrogate pairs become U+FFFD: no strict reader takes JSON that holds them.
+
     Args:
         data: The object.
         name: The model's.
@@ -31,7 +35,14 @@ def renamed(data: bytes, name: str, *, key: str = "model", add: bool = True) -> 
     Raises:
         msgspec.MsgspecError: `data` is no object.
     """
-    members, wanted = split(data), raw(name)
+    try:
+        members = split(data)
+    except msgspec.DecodeError:
+        replaced = replace_halves(data)
+        if replaced is None:
+            raise
+        data, members = replaced, split(replaced)
+    wanted = raw(name)
     given = members.get(key)
     if (given is None and not add) or (given is not None and bytes(given) == bytes(wanted)):
         return data

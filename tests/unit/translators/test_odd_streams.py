@@ -654,6 +654,23 @@ def test_arguments_are_joined_too() -> None:
     assert json.loads(inbound.encode(response, intake))["content"][0]["input"] == {"a": "\U0001f600\ufffd"}
 
 
+WHOLE = {
+    CHAT: r'{"model":"m","choices":[{"message":{"content":"a\ud83d"},"finish_reason":"stop"}]}',
+    RESPONSES: r'{"model":"m","status":"completed","output":[{"type":"message","content":[{"text":"a\ud83d"}]}]}',
+    MESSAGES: r'{"model":"m","type":"message","content":[{"type":"text","text":"a\ud83d"}],"stop_reason":"end_turn"}',
+    GEMINI: r'{"modelVersion":"m","candidates":[{"content":{"parts":[{"text":"a\ud83d"}]},"finishReason":"STOP"}]}',
+}
+
+
+@pytest.mark.parametrize("protocol", WHOLE)
+def test_a_whole_answer_with_half_a_character_is_passed_on(protocol: str) -> None:
+    """Its caller reads U+FFFD, because no strict reader takes the half."""
+    restored = translator(protocol).outbound.restore(WHOLE[protocol].encode(), asked(protocol), UPSTREAM)
+    assert restored.raw is not None
+    assert "a\ufffd" in restored.raw.decode()
+    assert b'"asked"' in restored.raw
+
+
 # ── order and blocks ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -38,6 +38,7 @@ from llmproxy_asgi.translators.relay import Inspection, Relay, Scan
 from llmproxy_asgi.translators.surrogates import decode_replaced
 from llmproxy_asgi.wire.json_stream import ArrayEncoder
 from llmproxy_asgi.wire.sse import Frame, decode
+from llmproxy_asgi.wire.surrogates import replace_halves
 
 _NOTHING = Batch((), b"")
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -233,7 +234,8 @@ class _Reframed(StreamDecoder):
     def _take(self, chunk: bytes, events: list[StreamEvent]) -> None:
         found = Frame(None, chunk, chunk)
         if isinstance(self._intake, ArrayIntake):
-            split(chunk.decode().encode())  # one chunk that cannot be read would make the whole array one
+            # One chunk that cannot be read would make the whole array one.
+            split(replace_halves(chunk) or chunk.decode().encode())
         told: list[StreamEvent] = []
         if not self._started:
             told += self._scan.first(found)
