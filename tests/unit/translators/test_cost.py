@@ -5,16 +5,14 @@ the code allows it. Who raises one should have measured what it costs: `make ben
 """
 
 import functools
+import gc
 import itertools
-import sys
-from collections.abc import Callable
-from types import FrameType
-from typing import Any, Self
 
 import msgspec
 import pytest
 
 from bench import streams
+from bench.calls import Calls
 from bench.streams import Kind, Pair, Protocol
 from llmproxy_asgi.translators.registry import translator
 
@@ -37,30 +35,6 @@ TOGETHER: dict[Protocol, dict[Protocol, int]] = {
 }
 MESSAGE: dict[Protocol, int] = {"openai-chat": 102, "openai-responses": 113, "anthropic-messages": 109, "gemini": 119}
 """By the caller's protocol, for the upstream that is dearest."""
-
-
-class Calls:
-    """Counts calls, of functions written in Python or in C, and of JSON readers and writers among them."""
-
-    def __init__(self) -> None:
-        self.all = 0
-        self.json = 0
-
-    def __call__(self, _frame: FrameType, event: str, called: Any) -> None:
-        if event in {"call", "c_call"}:
-            self.all += 1
-        if event == "c_call" and (called.__module__ or type(called.__self__).__module__).startswith("msgspec"):
-            self.json += 1
-
-    def during(self, work: Callable[[], object]) -> Self:
-        """Count what `work` calls."""
-        before = sys.getprofile()
-        sys.setprofile(self)
-        try:
-            work()
-        finally:
-            sys.setprofile(before)
-        return self
 
 
 def feed_all(codec: streams.Codec, reads: list[bytes]) -> None:
@@ -125,6 +99,32 @@ def requested(caller: Protocol, upstream: Protocol, messages: int) -> int:
 
     work()  # what is made once in a process
     return Calls().during(work).all
+
+
+def test_nothing_is_collected_while_calls_are_counted() -> None:
+    """However much garbage the work makes, no collection runs meanwhile, so that no hook or finalizer is counted."""
+    collections: list[str] = []
+    seen: list[int] = []
+
+    def note(phase: str, _info: dict[str, int]) -> None:
+        collections.append(phase)
+
+    def work() -> None:
+        before = len(collections)
+        for _ in range(gc.get_threshold()[0] * 3):
+            cycle: list[object] = []
+            cycle.append(cycle)
+        seen.append(len(collections) - before)
+
+    gc.callbacks.append(note)
+    try:
+        Calls().during(work)
+        assert seen == [0]
+        assert gc.isenabled()
+        work()
+        assert seen[1] > 0  # so the hook does see collections
+    finally:
+        gc.callbacks.remove(note)
 
 
 def test_the_count_sees_what_is_called() -> None:

@@ -2,11 +2,11 @@
 
 import base64
 import struct
-import sys
 from typing import Any
 
 import pytest
 
+from bench.calls import Calls
 from llmproxy_asgi.conversation import (
     Grammar,
     InlineData,
@@ -182,18 +182,8 @@ def test_an_estimate_walks_a_text_a_fixed_number_of_times() -> None:
     """The number of function calls does not depend on a text's length, whatever it is written in."""
 
     def calls(text: str) -> int:
-        request, seen = asking(Text(text=text)), 0
-
-        def count(_frame: Any, event: str, _argument: Any) -> None:
-            nonlocal seen
-            seen += event in {"call", "c_call"}
-
-        sys.setprofile(count)
-        try:
-            estimate(request, CHAT)
-        finally:
-            sys.setprofile(None)
-        return seen
+        request = asking(Text(text=text))
+        return Calls().during(lambda: estimate(request, CHAT)).all
 
     for sample in ("word ", "слово, ", "漢字1🙂"):
         assert calls(sample * 10) == calls(sample * 100_000)
