@@ -10,8 +10,8 @@ from pathlib import Path
 
 from llmproxy_asgi.facts import AnyFact
 from llmproxy_asgi.telemetry.collector import Collector, Counts, Gauges, Names
+from llmproxy_asgi.telemetry.loop_monitor import EventLoopMonitor
 from llmproxy_asgi.telemetry.prometheus import GatewayCollector, Page
-from llmproxy_asgi.telemetry.pulse import Pulse
 from llmproxy_asgi.telemetry.sharing import Shelf, added
 
 SHARED_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
@@ -38,8 +38,8 @@ class Metrics:
         directory: Path | None,
     ) -> None:
         self._shelf = Shelf(directory, _mark(names)) if directory is not None else None
-        self._pulse = Pulse(also=self._share if self._shelf is not None else None)
-        self._counted = Collector(names, cooling=cooling, degraded=degraded, lag=self._pulse.lag)
+        self._monitor = EventLoopMonitor(on_tick=self._share if self._shelf is not None else None)
+        self._counted = Collector(names, cooling=cooling, degraded=degraded, lag=self._monitor.lag)
         self._page: Page | None = None
         self.collector = GatewayCollector(self._snapshot)
         """For prometheus-client's registries."""
@@ -47,7 +47,7 @@ class Metrics:
     def notice(self, fact: AnyFact) -> None:
         """Count it."""
         self._counted.notice(fact)
-        self._pulse.notice(fact)
+        self._monitor.notice(fact)
 
     def rename(self, names: Names) -> None:
         """Other names stand in labels from now on."""
@@ -66,8 +66,8 @@ class Metrics:
         return self._page.render()
 
     def stop(self) -> None:
-        """No timer beats any more; the next call starts it again."""
-        self._pulse.stop()
+        """Stop the timer; the next call starts it again."""
+        self._monitor.stop()
 
     def _snapshot(self) -> tuple[Counts, Gauges]:
         counts, gauges = self._counted.counts(), self._counted.gauges()
