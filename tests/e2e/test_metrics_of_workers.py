@@ -70,7 +70,7 @@ def test_both_workers_are_on_every_page(tmp_path: Path) -> None:
     deadline = time.monotonic() + GUARD
     answered = 0
     with workers(tmp_path) as base, ThreadPoolExecutor(8) as threads:
-        while len({path.name.split("_")[2] for path in (tmp_path / "counts").glob("*.sheet")}) < 2:
+        while len({path.name.split("_")[2] for path in (tmp_path / "counts").glob("*.snapshot")}) < 2:
             assert time.monotonic() < deadline, (tmp_path / "output").read_text(encoding="utf-8")
             answered += sum(status == 200 for status in threads.map(call, [base] * 8))
         shown = 0.0

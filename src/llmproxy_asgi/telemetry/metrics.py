@@ -1,6 +1,6 @@
-"""The metrics of one gateway: what is counted, by what timer, shared with which workers, shown how.
+"""The metrics of one gateway: count facts, share the counts with other workers, and render the page.
 
-It puts the pieces of this room together and has no numbers of its own.
+This module joins the collector, the loop monitor, the snapshot directory and the page; it holds no numbers.
 """
 
 import hashlib
@@ -11,22 +11,22 @@ from pathlib import Path
 from llmproxy_asgi.facts import AnyFact
 from llmproxy_asgi.telemetry.collector import Collector, Counts, Gauges, Names
 from llmproxy_asgi.telemetry.loop_monitor import EventLoopMonitor
+from llmproxy_asgi.telemetry.multiprocess import SnapshotDirectory, merge
 from llmproxy_asgi.telemetry.prometheus import GatewayCollector, Page
-from llmproxy_asgi.telemetry.sharing import Shelf, added
 
 SHARED_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
-"""The environment variable that names the directory in which several workers' counts meet."""
+"""The environment variable that names the directory in which workers share their metrics."""
 
 
 class Metrics:
-    """Counts, and shows what is counted.
+    """Count facts, and show the counts.
 
     Args:
-        names: What may stand in labels.
-        cooling: Lists the providers of what cools down now, one entry for each model by a credential, credential or
+        names: The names that may stand in labels.
+        cooling: Lists the providers of current cooldowns, one entry for each model by a credential, credential or
             upstream.
         degraded: Lists the names of models that no target can serve now.
-        directory: Where several workers' counts meet; None: there is one worker.
+        directory: Where workers share their metrics; None: there is one worker.
     """
 
     def __init__(
@@ -37,26 +37,26 @@ class Metrics:
         degraded: Callable[[], Iterable[str]] = tuple,
         directory: Path | None,
     ) -> None:
-        self._shelf = Shelf(directory, _mark(names)) if directory is not None else None
-        self._monitor = EventLoopMonitor(on_tick=self._share if self._shelf is not None else None)
-        self._counted = Collector(names, cooling=cooling, degraded=degraded, lag=self._monitor.lag)
+        self._snapshots = SnapshotDirectory(directory, _gateway_name(names)) if directory is not None else None
+        self._monitor = EventLoopMonitor(on_tick=self._share if self._snapshots is not None else None)
+        self._collector = Collector(names, cooling=cooling, degraded=degraded, lag=self._monitor.lag)
         self._page: Page | None = None
         self.collector = GatewayCollector(self._snapshot)
         """For prometheus-client's registries."""
 
     def notice(self, fact: AnyFact) -> None:
-        """Count it."""
-        self._counted.notice(fact)
+        """Count a fact."""
+        self._collector.notice(fact)
         self._monitor.notice(fact)
 
     def rename(self, names: Names) -> None:
-        """Other names stand in labels from now on."""
-        self._counted.rename(names)
-        if self._shelf is not None:
-            self._shelf.move(_mark(names))
+        """Allow other names in labels from now on."""
+        self._collector.rename(names)
+        if self._snapshots is not None:
+            self._snapshots.rename(_gateway_name(names))
 
     def page(self) -> tuple[bytes, bytes]:
-        """The media type and the text of the page.
+        """Render the page: its media type and its text.
 
         Raises:
             MisuseError: prometheus-client is not installed.
@@ -70,24 +70,24 @@ class Metrics:
         self._monitor.stop()
 
     def _snapshot(self) -> tuple[Counts, Gauges]:
-        counts, gauges = self._counted.counts(), self._counted.gauges()
-        if self._shelf is None:
+        counts, gauges = self._collector.counts(), self._collector.gauges()
+        if self._snapshots is None:
             return counts, gauges
-        self._shelf.put(counts, gauges)
-        return added(counts, gauges, self._shelf.others())
+        self._snapshots.write(counts, gauges)
+        return merge(counts, gauges, self._snapshots.others())
 
     def _share(self) -> None:
-        assert self._shelf is not None, "it is called only where there is one"
-        self._shelf.put(self._counted.counts(), self._counted.gauges())
+        assert self._snapshots is not None, "it is called only where there is a directory"
+        self._snapshots.write(self._collector.counts(), self._collector.gauges())
 
 
 def shared_directory() -> Path | None:
-    """What the environment says now."""
-    given = os.environ.get(SHARED_DIRECTORY)
-    return Path(given) if given else None
+    """Return the directory that the environment names now."""
+    path = os.environ.get(SHARED_DIRECTORY)
+    return Path(path) if path else None
 
 
-def _mark(names: Names) -> str:
-    """Names a gateway in all its workers alike, by what it serves."""
-    said = [*sorted(names.providers), "", *sorted(names.models), "", *(pattern for pattern, _ in names.patterns)]
-    return hashlib.blake2s("\n".join(said).encode(), digest_size=6).hexdigest()
+def _gateway_name(names: Names) -> str:
+    """Derive a gateway's name, the same in all its workers, from what it serves."""
+    served = [*sorted(names.providers), "", *sorted(names.models), "", *(pattern for pattern, _ in names.patterns)]
+    return hashlib.blake2s("\n".join(served).encode(), digest_size=6).hexdigest()

@@ -15,8 +15,8 @@ from llmproxy_asgi.errors import ConfigError, ErrorKind, MisuseError
 from llmproxy_asgi.facts import AnyFact, CallRefused, TargetStateChanged
 from llmproxy_asgi.telemetry.collector import Collector, Names
 from llmproxy_asgi.telemetry.metrics import Metrics
+from llmproxy_asgi.telemetry.multiprocess import SnapshotDirectory, merge
 from llmproxy_asgi.telemetry.prometheus import METRICS, GatewayCollector, Page, check_installed
-from llmproxy_asgi.telemetry.sharing import Shelf, added
 from support_telemetry import began, failed, finished, series, started, value
 
 NAMES = Names(providers=frozenset({"openai"}), models=frozenset({"smart"}))
@@ -37,7 +37,7 @@ def metrics(directory: Path | None = None) -> Metrics:
 def counted(*facts: AnyFact, directory: Path | None = None) -> Metrics:
     made = metrics(directory)
     for fact in facts:
-        made._counted.notice(fact)
+        made._collector.notice(fact)
     return made
 
 
@@ -128,30 +128,30 @@ def test_a_reloaded_gateway_is_the_same_in_all_workers(tmp_path: Path) -> None:
         worker.page()
     for worker in (one, two):
         assert value(series(worker.page()[1]), "llmproxy_calls_total") == 2
-    assert len(list(tmp_path.glob("*.sheet"))) == 2
+    assert len(list(tmp_path.glob("*.snapshot"))) == 2
 
 
-def test_a_sheet_that_cannot_be_read_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A broken or unwritable sheet is logged once and costs nobody the page."""
-    shelf = Shelf(tmp_path, "mark")
-    (tmp_path / "llmproxy_mark_1_aa.sheet").write_bytes(b"\xff half a sheet")
+def test_a_snapshot_that_cannot_be_read_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A broken or unwritable snapshot is logged once, and the page is still rendered."""
+    snapshots = SnapshotDirectory(tmp_path, "mark")
+    (tmp_path / "llmproxy_mark_1_aa.snapshot").write_bytes(b"\xff half a snapshot")
     collector = Collector(NAMES)
     for _ in range(2):
-        counts, _ = added(collector.counts(), collector.gauges(), shelf.others())
+        counts, _ = merge(collector.counts(), collector.gauges(), snapshots.others())
         assert counts.calls == {}
     assert len(caplog.records) == 1
     in_the_way = tmp_path / "file"
     in_the_way.write_text("no directory", encoding="utf-8")
-    Shelf(in_the_way, "mark").put(collector.counts(), collector.gauges())
+    SnapshotDirectory(in_the_way, "mark").write(collector.counts(), collector.gauges())
     assert len(caplog.records) == 2
 
 
-def test_a_sheet_with_other_buckets_is_passed_over(
+def test_a_snapshot_with_other_buckets_is_passed_over(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a version with other buckets left behind is not added to ours, and costs nobody the page."""
+    """What a version with other buckets left behind is not added to ours, and the page is still rendered."""
     with monkeypatch.context() as older:
-        older.setattr("llmproxy_asgi.telemetry.sharing.BUCKETS", ((0.1, 1.0),))
+        older.setattr("llmproxy_asgi.telemetry.multiprocess.BUCKETS", ((0.1, 1.0),))
         counted(finished(), directory=tmp_path).page()
     page = counted(finished(), directory=tmp_path).page()[1]
     assert value(series(page), "llmproxy_calls_total") == 1
@@ -164,7 +164,7 @@ def test_hostile_traffic_makes_few_series() -> None:
     protocols = ("openai-chat", "openai-responses", "openai-completions", "openai-embeddings", "anthropic-messages")
     outcomes = ("ok", "ok", "error", "cut", "cancelled")
     made = metrics()
-    tell = made._counted.notice
+    tell = made._collector.notice
     for call in range(100_000):
         outcome = draw.choice(outcomes)
         failed_ = outcome in ("error", "cut")
