@@ -53,7 +53,7 @@ class CallerStream:
         """The last bytes of a stream that something of ours broke off, whatever came of it; none if it had ended."""
         if self._encoder is not None:
             return self._encoder.feed((Failed(error),))
-        if self._call.telling.ended:
+        if self._call.recorder.ended:
             return b""
         return failure(self._inbound, self._intake, self._call.broke(error))
 

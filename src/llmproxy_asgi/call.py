@@ -38,7 +38,7 @@ from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.routing.affinity import Conversation, Place
 from llmproxy_asgi.routing.catalog import Choice
 from llmproxy_asgi.runtime import Runtime
-from llmproxy_asgi.telemetry.telling import Caller, Telling
+from llmproxy_asgi.telemetry.call_recorder import Caller, CallRecorder
 from llmproxy_asgi.translators.base import Intake
 from llmproxy_asgi.translators.embeddings.records import Embeddings
 from llmproxy_asgi.worker import Worker
@@ -54,18 +54,18 @@ Made: TypeAlias = tuple[Job, Belongs]
 
 
 class _Tap(ReasoningTap):
-    """Sees every event but deltas: what is worth keeping, and what observers are told at the end."""
+    """See every event but deltas: find what is worth keeping, and record what observers receive at the end."""
 
-    __slots__ = ("_parts", "_telling")
+    __slots__ = ("_parts", "_recorder")
 
-    def __init__(self, telling: Telling, *, words: bool = False, before: Before = tuple) -> None:
+    def __init__(self, recorder: CallRecorder, *, words: bool = False, before: Before = tuple) -> None:
         super().__init__(words=words, before=before)
-        self._telling = telling
+        self._recorder = recorder
         self._parts = 0
 
     @override
     def border(self, event: StreamEvent) -> Kept:
-        self._telling.see(event)
+        self._recorder.see(event)
         if isinstance(event, PartStarted):
             self._parts += 1
             if self._parts > MOST_PARTS:
@@ -93,8 +93,8 @@ class Call:
         "_pin",
         "_remade",
         "_runtime",
+        "recorder",
         "tap",
-        "telling",
         "turn",
     )
 
@@ -115,13 +115,13 @@ class Call:
         self._choice = choice
         self._job = job
         self._attempt: Opened
-        self.telling = Telling(
+        self.recorder = CallRecorder(
             runtime.observers,
             runtime.clock,
             job.course,
-            told_caller(owner, choice, job),
+            recorded_caller(owner, choice, job),
         )
-        """What observers are told of it, and what is known of its usage."""
+        """Records it for observers, and holds what is known of its usage."""
         self._conversation = conversation
         self._pin: Pin | None = None
         self._remade: Callable[[Intake], Made] | None = None
@@ -165,7 +165,7 @@ class Call:
     async def __aenter__(self) -> Self:
         await self.admit()
         self._entered = True
-        self.telling.start()
+        self.recorder.start()
         try:
             await self._begin()
         except BaseException as error:
@@ -178,10 +178,10 @@ class Call:
         await self.prepare()
         job = await self._recalling(self._job)
         attempt = self._attempt = await self._placed(job)
-        self.telling.begin(attempt.whole)
+        self.recorder.begin(attempt.whole)
         words = attempt.target.line(job.protocol).upstream.capabilities.needs_reasoning_content
         before = partial(_messages, job)
-        self.tap = _Tap(self.telling, words=words, before=before)
+        self.tap = _Tap(self.recorder, words=words, before=before)
         if self.turn is not None:
             self.turn.begin(relayed=self.relays)
         if isinstance(attempt.whole, Response) and (kept := remember(attempt.whole, words=words, before=before)):
@@ -268,17 +268,17 @@ class Call:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not hasattr(self, "_attempt"):
-            self.telling.finish(error, None)
+            self.recorder.finish(error, None)
             if self._allowance is not None:
                 self._allowance.end(asked=not isinstance(error, Exception))
             return
-        self.telling.finish(error, self._attempt.target, self.warnings, guess=self._least)
+        self.recorder.finish(error, self._attempt.target, self.warnings, guess=self._least)
         try:
             await self._attempt.close()
         finally:
             if self._allowance is not None:
-                attempt, told = self._attempt, self.telling
-                self._allowance.end(attempt.permit, usage=told.usage, answer=attempt.whole, complete=told.ended)
+                attempt, recorder = self._attempt, self.recorder
+                self._allowance.end(attempt.permit, usage=recorder.usage, answer=attempt.whole, complete=recorder.ended)
 
     def _least(self) -> Usage:
         return Usage(input=size_of(self._job).input, estimated=True)
@@ -371,8 +371,8 @@ def _keeps(target: Target, job: Job) -> bool:
     return line.upstream.capabilities.stored and line.outbound.protocol == job.protocol
 
 
-def told_caller(owner: Owner, choice: Choice, job: Job) -> Caller:
-    """Who asks for what, as observers are told."""
+def recorded_caller(owner: Owner, choice: Choice, job: Job) -> Caller:
+    """Return who asks for what, as facts name it."""
     return Caller(
         principal=owner.id,
         principal_kind=owner.kind,

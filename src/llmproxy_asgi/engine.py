@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from llmproxy_asgi.access.keys import Grant
-from llmproxy_asgi.call import Belongs, Call, Made, told_caller
+from llmproxy_asgi.call import Belongs, Call, Made, recorded_caller
 from llmproxy_asgi.conversation import EMPTY, Request
 from llmproxy_asgi.errors import GatewayError
 from llmproxy_asgi.execution.allowance import Allowance
@@ -27,7 +27,7 @@ from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.routing.affinity import conversation_in, conversation_of
 from llmproxy_asgi.routing.catalog import Allowed, allow, everything
 from llmproxy_asgi.runtime import Runtime
-from llmproxy_asgi.telemetry.telling import CountTelling, tell_refusal
+from llmproxy_asgi.telemetry.call_recorder import CountRecorder, record_refusal
 from llmproxy_asgi.translators.base import AnyInbound, Headers, Intake
 
 if TYPE_CHECKING:
@@ -176,8 +176,8 @@ class Engine:
         return await self._count(request.model, grant, _asked(request, self._course()))
 
     def refused(self, error: GatewayError, *, protocol: str) -> None:
-        """Tell that a request made in Python became no call, unless its end has been told."""
-        tell_refusal(self.runtime.observers, error, request_id=self._course().request_id, protocol=protocol)
+        """Record that a request made in Python became no call, unless its end has been recorded."""
+        record_refusal(self.runtime.observers, error, request_id=self._course().request_id, protocol=protocol)
 
     def not_ready(self) -> str | None:
         """Why this process takes no calls; None: it does.
@@ -236,16 +236,16 @@ class Engine:
             allowance = _allowance(runtime, owner, grant, spends=False)
         if allowance is not None:
             job = await allowance.take(job)
-        told = CountTelling(runtime.observers, runtime.clock, job.course, told_caller(owner, choice, job))
+        recorder = CountRecorder(runtime.observers, runtime.clock, job.course, recorded_caller(owner, choice, job))
         try:
             found = await runtime.counting.count(job, choice.targets)
         except BaseException as error:
-            told.finish(error)
+            recorder.finish(error)
             raise
         finally:
             if allowance is not None:
                 allowance.end()
-        told.finish(None, found.target, tokens=found.tokens, estimated=found.estimated)
+        recorder.finish(None, found.target, tokens=found.tokens, estimated=found.estimated)
         return found
 
 

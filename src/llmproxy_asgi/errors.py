@@ -96,8 +96,8 @@ class GatewayError(Exception):
     """Whether the same target may do better at once or after a wait."""
     failover: ClassVar[bool] = False
     """Whether another target may do better."""
-    told = False
-    """Whether observers have been told of the call that it ended."""
+    reported = False
+    """Whether a fact about the call that it ended has been recorded."""
     native: Mapping[str, Any] | None = None
     """What callers of one protocol alone are told: an upstream's own error object, the event that ends their stream."""
 

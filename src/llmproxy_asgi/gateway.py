@@ -221,7 +221,7 @@ class Gateway:
             CallerError: The request is wrong, or there is no such model.
             UpstreamError: Every target failed.
         """
-        with self._telling(CHAT):
+        with self._recording_refusals(CHAT):
             request = chat_request(model, messages, options, stream=False, bounds=self._engine.runtime.bounds)
             async with self._engine.ask(request, self._grant(principal)) as call:
                 answer, told = call.answer(), call.told
@@ -239,7 +239,7 @@ class Gateway:
             CallerError: The request is wrong, or there is no such model.
             UpstreamError: Every target failed, or the stream broke.
         """
-        with self._telling(CHAT):
+        with self._recording_refusals(CHAT):
             request = chat_request(model, messages, options, stream=True, bounds=self._engine.runtime.bounds)
             async with self._engine.ask(request, self._grant(principal)) as call, aclosing(call.events()) as events:
                 async for event in events:
@@ -265,7 +265,7 @@ class Gateway:
             CallerError: The request is wrong, there is no such model, or none of its upstreams makes embeddings.
             UpstreamError: Every target failed.
         """
-        with self._telling(EMBEDDINGS):
+        with self._recording_refusals(EMBEDDINGS):
             request = embedding_request(model, input, options, bounds=self._engine.runtime.bounds)
             async with self._engine.ask(request, self._grant(principal)) as call:
                 answer, told = call.answer(), call.told
@@ -283,14 +283,14 @@ class Gateway:
             CallerError: The request is wrong, or there is no such model.
             UpstreamError: Every upstream that counts failed.
         """
-        with self._telling(CHAT):
+        with self._recording_refusals(CHAT):
             request = chat_request(model, messages, options, stream=False, bounds=self._engine.runtime.bounds)
             counted = await self._engine.count_request(request, self._grant(principal))
         return TokenCount(counted.tokens, estimated=counted.estimated, warnings=counted.warnings)
 
     @contextmanager
-    def _telling(self, protocol: str) -> Iterator[None]:
-        """Tell observers of what is refused before it becomes a call; a mistake in the host's code is no refusal."""
+    def _recording_refusals(self, protocol: str) -> Iterator[None]:
+        """Record what is refused before it becomes a call; a mistake in the host's code is no refusal."""
         try:
             yield
         except MisuseError:

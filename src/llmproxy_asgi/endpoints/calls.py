@@ -17,7 +17,7 @@ from llmproxy_asgi.endpoints.headers import attempt_headers, model_headers
 from llmproxy_asgi.engine import Engine, Entry
 from llmproxy_asgi.errors import BadRequest, CallerGone, GatewayError, InternalError
 from llmproxy_asgi.execution.open_calls import SHUTTING_DOWN, going_down
-from llmproxy_asgi.telemetry.telling import tell_refusal
+from llmproxy_asgi.telemetry.call_recorder import record_refusal
 from llmproxy_asgi.translators.base import HEAVY_BYTES, AnyInbound, Intake
 
 _log = logging.getLogger("llmproxy_asgi.calls")
@@ -132,7 +132,7 @@ async def fail(exchange: Exchange, inbound: AnyInbound, error: Exception) -> Non
 async def refuse(exchange: Exchange, inbound: AnyInbound, error: GatewayError) -> None:
     """An error as an answer of its own."""
     problem = inbound.problem(error, request_id=exchange.request_id)
-    tell_refusal(
+    record_refusal(
         exchange.observers,
         error,
         request_id=exchange.request_id,
@@ -150,7 +150,7 @@ def unexpected(error: Exception, exchange: Exchange) -> InternalError:
     """A bug of ours, logged; the caller reads nothing of it but the request's id."""
     _log.error("a call failed unexpectedly", exc_info=error, extra={"request_id": exchange.request_id})
     internal = InternalError("The gateway failed unexpectedly; its log holds the request id.")
-    internal.told = getattr(error, "told", False)
+    internal.reported = getattr(error, "reported", False)
     return internal
 
 

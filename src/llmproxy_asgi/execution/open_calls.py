@@ -54,7 +54,7 @@ class OpenCall:
             and isinstance(error, asyncio.CancelledError)
         ):
             interrupted = going_down()
-            interrupted.told = True  # the call has told its own end
+            interrupted.reported = True  # the call has recorded its own end
             raise interrupted from None
 
     @property

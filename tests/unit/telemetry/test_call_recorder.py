@@ -1,4 +1,4 @@
-"""How a call's end is told: one outcome, one status, one cause, for each way it can go."""
+"""How a call's end is recorded: one outcome, one status, one kind, for each way it can end."""
 
 import asyncio
 from typing import Any
@@ -8,15 +8,15 @@ import pytest
 from llmproxy_asgi.conversation import Batch, Ended, Failed, Usage, UsageReported
 from llmproxy_asgi.errors import BadRequest, CallerGone, InternalError, UpstreamOverloaded, UpstreamUnreachable
 from llmproxy_asgi.facts import CallFinished, CallStarted, Course, Observers
-from llmproxy_asgi.telemetry.telling import Caller, Telling
+from llmproxy_asgi.telemetry.call_recorder import Caller, CallRecorder
 from support_clock import HandClock
 from support_telemetry import Noting
 
 GUESS = Usage(input=9, estimated=True)
 
 
-class Told:
-    """A call that is told, on a clock that is turned by hand."""
+class RecordedCall:
+    """A call that is recorded, on a fake clock."""
 
     def __init__(self, *, stream: bool = True) -> None:
         self.noting = Noting()
@@ -25,11 +25,11 @@ class Told:
             principal="ada", principal_kind="user", tenant="t", protocol="openai-chat", model="m", stream=stream
         )
         course = Course(call=7, request_id="req", attempts=2, queue_seconds=1.5)
-        self.telling = Telling(Observers([self.noting]), self.clock, course, caller)
-        self.telling.start()
+        self.recorder = CallRecorder(Observers([self.noting]), self.clock, course, caller)
+        self.recorder.start()
 
     def end(self, error: BaseException | None) -> CallFinished:
-        self.telling.finish(error, None, ("dropped:seed",), guess=lambda: GUESS)
+        self.recorder.finish(error, None, ("dropped:seed",), guess=lambda: GUESS)
         (fact,) = self.noting.finished()
         return fact
 
@@ -57,48 +57,48 @@ BROKE = UpstreamUnreachable("gone")
 )
 def test_outcomes(stream: bool, begun: bool, events: list[Any], error: BaseException | None, expected: object) -> None:
     """Each way of ending is one outcome with its status, cause and exactness."""
-    told = Told(stream=stream)
+    call = RecordedCall(stream=stream)
     if begun:
-        told.telling.begin(None)
+        call.recorder.begin(None)
     for event in events:
-        told.telling.see(event)
-    end = told.end(error)
+        call.recorder.see(event)
+    end = call.end(error)
     assert (end.outcome, end.status, end.kind, end.exactness) == expected
     assert bool(end.error) == bool(end.kind)
-    assert end.usage == (GUESS if end.exactness == "estimated" else told.telling.usage)
+    assert end.usage == (GUESS if end.exactness == "estimated" else call.recorder.usage)
 
 
-def test_it_is_told_once() -> None:
-    """However often it is ended, a call's end is told once, and its error knows that it was told."""
-    told = Told()
+def test_it_is_recorded_once() -> None:
+    """However often it is ended, a call's end is recorded once, and its error is marked as reported."""
+    call = RecordedCall()
     error = UpstreamOverloaded("x")
     error.provider = "up"
-    assert told.end(error).provider == "up"
-    told.telling.finish(None, None)
-    assert len(told.noting.finished()) == 1
-    assert error.told
+    assert call.end(error).provider == "up"
+    call.recorder.finish(None, None)
+    assert len(call.noting.finished()) == 1
+    assert error.reported
 
 
 def test_times_and_counts() -> None:
     """Times are from the call's making to its first event and its end; attempts and waits are the course's."""
-    told = Told(stream=False)
-    told.clock.turn(2)
-    told.telling.begin(Batch((UsageReported(Usage(input=4, output=5)),), b"{}"))
-    told.clock.turn(3)
-    end = told.end(None)
+    call = RecordedCall(stream=False)
+    call.clock.turn(2)
+    call.recorder.begin(Batch((UsageReported(Usage(input=4, output=5)),), b"{}"))
+    call.clock.turn(3)
+    end = call.end(None)
     assert (end.first_seconds, end.seconds, end.queue_seconds, end.attempts) == (2, 5, 1.5, 2)
     assert end.usage == Usage(input=4, output=5)
     assert (end.call, end.request_id, end.warnings) == (7, "req", ("dropped:seed",))
-    start = told.noting.facts[0]
+    start = call.noting.facts[0]
     assert isinstance(start, CallStarted)
     assert (start.call, start.principal, start.tenant, start.stream) == (7, "ada", "t", False)
 
 
-def test_nobody_is_told_nothing() -> None:
-    """Without observers nothing is told, and an error does not claim otherwise."""
+def test_without_observers_nothing_is_recorded() -> None:
+    """Without observers nothing is recorded, and the error is not marked as reported."""
     caller = Caller(principal="ada", principal_kind="user", tenant="", protocol="openai-chat", model="m", stream=False)
-    telling = Telling(Observers(), HandClock(), Course(), caller)
+    recorder = CallRecorder(Observers(), HandClock(), Course(), caller)
     error = BadRequest("x")
-    telling.start()
-    telling.finish(error, None)
-    assert not error.told
+    recorder.start()
+    recorder.finish(error, None)
+    assert not error.reported

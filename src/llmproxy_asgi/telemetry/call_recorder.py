@@ -1,7 +1,7 @@
-"""One call, told as facts: that it started, and exactly once how it ended. Likewise what never became a call.
+"""Record one call as facts: that it started, and exactly once how it ended. Likewise requests that became no call.
 
-Whoever runs the call says what happens to it, as it happens; what that amounts to (an outcome, an exactness, times) is
-worked out here, at the end. Deltas are never looked at.
+What runs the call reports each step as it happens; the outcome, the exactness of its usage and its times are worked out
+at the end. Deltas are never looked at.
 """
 
 import asyncio
@@ -27,16 +27,16 @@ from llmproxy_asgi.principal import OwnerKind
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.translators.embeddings.records import Embeddings
 
-CALLER_LEFT = 499
-"""The status that stands for a caller who left before anything was answered; no protocol has one."""
+CLIENT_CLOSED_REQUEST = 499
+"""The status recorded when the client disconnected before anything was answered; nginx's, no protocol has one."""
 
-_NOTHING = Usage()
-_LEFT = (asyncio.CancelledError, GeneratorExit, CallerGone)
-"""What ends a call whose caller is not there any more: cancelled, closed by its reader, or not to be written to."""
+_NO_USAGE = Usage()
+_DISCONNECTED = (asyncio.CancelledError, GeneratorExit, CallerGone)
+"""Errors of a caller that no longer reads: its task was cancelled, the iterator closed, or `send` failed."""
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asked for what, as it is told."""
+    """The fields of a fact that say who asked for what."""
 
     principal: str
     principal_kind: OwnerKind
@@ -46,48 +46,48 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool
 
 
-class _Teller:
-    """Who is told of what.
+class _Recorder:
+    """What the recorders of calls and of token counts share.
 
     Args:
-        observers: Who wants to know.
-        clock: What times are measured with.
+        observers: Receive the facts.
+        clock: Measures times.
         course: The call's own counts.
         caller: Who asked for what.
     """
 
-    __slots__ = ("_caller", "_clock", "_course", "_observers", "_since")
+    __slots__ = ("_caller", "_clock", "_course", "_observers", "_started_at")
 
     def __init__(self, observers: Observers, clock: Clock, course: Course, caller: Caller) -> None:
         self._observers = observers
         self._clock = clock
         self._course = course
         self._caller = caller
-        self._since = clock.monotonic()
+        self._started_at = clock.monotonic()
 
 
-class Telling(_Teller):
-    """Tells one call.
+class CallRecorder(_Recorder):
+    """Record one call.
 
     Attributes:
         usage: What the upstream has reported so far.
         failure: What broke the stream.
-        ended: Whether the stream has told its end, be it good or bad.
+        ended: Whether the stream has ended, normally or with an error.
     """
 
-    __slots__ = ("_began", "_told", "ended", "failure", "usage")
+    __slots__ = ("_first_at", "_reported", "ended", "failure", "usage")
 
     @override
     def __init__(self, observers: Observers, clock: Clock, course: Course, caller: Caller) -> None:
         super().__init__(observers, clock, course, caller)
-        self._began: float | None = None
-        self._told = False
+        self._first_at: float | None = None
+        self._reported = False
         self.usage: Usage | None = None
         self.failure: GatewayError | None = None
         self.ended = False
 
     def start(self) -> None:
-        """It is about to ask its first upstream."""
+        """Record that the call is about to ask its first upstream."""
         if self._observers.listening:
             caller, course = self._caller, self._course
             self._observers.notice(
@@ -104,20 +104,20 @@ class Telling(_Teller):
             )
 
     def begin(self, whole: Batch | Response | Embeddings | None) -> None:
-        """Its answer has something to say, or is whole.
+        """Record the first event of a stream, or a whole answer.
 
         Args:
-            whole: The answer, where no stream was wanted.
+            whole: The answer, where no stream was requested.
         """
-        self._began = self._clock.monotonic()
+        self._first_at = self._clock.monotonic()
         if isinstance(whole, Batch):
             for event in whole.events:
                 self.see(event)
-        elif whole is not None and whole.usage != _NOTHING:
+        elif whole is not None and whole.usage != _NO_USAGE:
             self.usage = whole.usage
 
     def see(self, event: StreamEvent) -> None:
-        """An event of its stream that is no delta."""
+        """Record an event of the stream that is not a delta."""
         if isinstance(event, UsageReported) or (isinstance(event, Started) and event.usage is not None):
             self.usage = event.usage
         elif isinstance(event, Ended):
@@ -134,28 +134,28 @@ class Telling(_Teller):
         *,
         guess: Callable[[], Usage] | None = None,
     ) -> None:
-        """It is over.
+        """Record the end of the call; only the first time has an effect.
 
         Args:
-            error: What it ended with; None: it was read to its end.
-            target: Who answered; None: nobody did.
-            warnings: What was lost or approximated on its way.
-            guess: What a stream that broke off has cost at least, where its upstream had reported nothing yet.
+            error: What ended the call; None: it was read to its end.
+            target: The target that answered; None: no target did.
+            warnings: What was lost or approximated in translation.
+            guess: Estimates the least usage of a broken stream whose upstream had reported none yet.
         """
-        if self._told or not self._observers.listening:
+        if self._reported or not self._observers.listening:
             return
-        self._told = True
+        self._reported = True
         now = self._clock.monotonic()
-        caller, course, began = self._caller, self._course, self._began
-        outcome, status, kind = self._verdict(error)
+        caller, course, first_at = self._caller, self._course, self._first_at
+        outcome, status, kind = self._outcome(error)
         failure = self.failure or error
         usage = self.usage
         # What was reported before a stream broke off is no more than it had cost until then.
-        broken = caller.stream and began is not None and outcome in ("cut", "cancelled")
+        broken = caller.stream and first_at is not None and outcome in ("cut", "cancelled")
         if usage is None and broken and guess is not None:
             usage = guess()
         if error is not None:
-            error.told = True  # type: ignore[attr-defined]  # a GatewayError has a place for it, others make one
+            error.reported = True  # type: ignore[attr-defined]  # a GatewayError declares it, others accept it
         self._observers.notice(
             CallFinished(
                 call=course.call,
@@ -165,7 +165,7 @@ class Telling(_Teller):
                 tenant=caller.tenant,
                 protocol=caller.protocol,
                 model=caller.model,
-                provider=target.provider.name if target is not None else _blamed(failure),
+                provider=target.provider.name if target is not None else _failed_provider(failure),
                 upstream_model=target.model if target is not None else "",
                 upstream_protocol=target.line(caller.protocol).outbound.protocol if target is not None else "",
                 outcome=outcome,
@@ -177,28 +177,28 @@ class Telling(_Teller):
                 attempts=course.attempts,
                 usage=usage,
                 exactness="none" if usage is None else "estimated" if broken or usage.estimated else "exact",
-                first_seconds=None if began is None else began - self._since,
-                seconds=now - self._since,
+                first_seconds=None if first_at is None else first_at - self._started_at,
+                seconds=now - self._started_at,
                 queue_seconds=course.queue_seconds,
                 warnings=warnings,
             )
         )
 
-    def _verdict(self, error: BaseException | None) -> tuple[Outcome, int, str]:
-        """How it ended, the status that stands for it, and what broke it."""
-        begun = self._began is not None
+    def _outcome(self, error: BaseException | None) -> tuple[Outcome, int, str]:
+        """Return the outcome, its HTTP status, and the kind of what broke it."""
+        begun = self._first_at is not None
         if self.failure is not None:
             return "cut", 200, self.failure.kind
-        if error is None or (self.ended and isinstance(error, _LEFT)):
+        if error is None or (self.ended and isinstance(error, _DISCONNECTED)):
             return "ok", 200, ""
-        if isinstance(error, _LEFT):
-            return "cancelled", 200 if begun else CALLER_LEFT, ""
+        if isinstance(error, _DISCONNECTED):
+            return "cancelled", 200 if begun else CLIENT_CLOSED_REQUEST, ""
         status, kind = _cause(error)
         return ("cut", 200, kind) if begun and self._caller.stream else ("error", status, kind)
 
 
-class CountTelling(_Teller):
-    """Tells one count of tokens."""
+class CountRecorder(_Recorder):
+    """Record one count of tokens."""
 
     __slots__ = ()
 
@@ -210,25 +210,25 @@ class CountTelling(_Teller):
         tokens: int | None = None,
         estimated: bool = False,
     ) -> None:
-        """It is over.
+        """Record the end of the count.
 
         Args:
-            error: What it ended with; None: there is a number.
-            target: Whose model it was counted for.
+            error: What ended it; None: there is a number.
+            target: The target whose model it was counted for.
             tokens: The number.
-            estimated: Whether it is ours.
+            estimated: Whether the gateway estimated it.
         """
         if not self._observers.listening:
             return
         outcome: CountOutcome = "estimated" if estimated else "exact"
         status, kind = 200, ""
-        if isinstance(error, _LEFT):
-            outcome, status = "cancelled", CALLER_LEFT
+        if isinstance(error, _DISCONNECTED):
+            outcome, status = "cancelled", CLIENT_CLOSED_REQUEST
         elif error is not None:
             outcome = "error"
             status, kind = _cause(error)
         if error is not None:
-            error.told = True  # type: ignore[attr-defined]  # as above
+            error.reported = True  # type: ignore[attr-defined]  # as above
         caller, course = self._caller, self._course
         self._observers.notice(
             TokensCounted(
@@ -238,7 +238,7 @@ class CountTelling(_Teller):
                 tenant=caller.tenant,
                 protocol=caller.protocol,
                 model=caller.model,
-                provider=target.provider.name if target is not None else _blamed(error),
+                provider=target.provider.name if target is not None else _failed_provider(error),
                 upstream_model=target.model if target is not None else "",
                 outcome=outcome,
                 status=status,
@@ -247,24 +247,24 @@ class CountTelling(_Teller):
                 reason=_reason(error) if kind else "",
                 tokens=tokens,
                 requests=course.attempts,
-                seconds=self._clock.monotonic() - self._since,
+                seconds=self._clock.monotonic() - self._started_at,
             )
         )
 
 
-def tell_refusal(
+def record_refusal(
     observers: Observers, error: GatewayError, *, request_id: str, protocol: str, status: int | None = None
 ) -> None:
-    """Tell that a request became no call, unless what it ended with has been told already.
+    """Record that a request became no call, unless its error is part of a fact already.
 
     Args:
-        observers: Who wants to know.
-        error: Why.
-        request_id: Of the request.
-        protocol: The caller's.
-        status: The status that the caller reads; None: the error's own.
+        observers: Receive the fact.
+        error: Why the request was refused.
+        request_id: The request's id.
+        protocol: The caller's protocol.
+        status: The HTTP status that the caller reads; None: the error's own.
     """
-    if observers.listening and not error.told:
+    if observers.listening and not error.reported:
         refused = CallRefused(
             request_id=request_id,
             protocol=protocol,
@@ -276,11 +276,11 @@ def tell_refusal(
 
 
 def _cause(error: BaseException) -> tuple[int, str]:
-    """The status that stands for an error, and its kind."""
+    """Return an error's HTTP status and kind."""
     return (error.status, error.kind) if isinstance(error, GatewayError) else (500, ErrorKind.INTERNAL)
 
 
-def _blamed(error: BaseException | None) -> str:
+def _failed_provider(error: BaseException | None) -> str:
     return error.provider or "" if isinstance(error, UpstreamError) else ""
 
 
