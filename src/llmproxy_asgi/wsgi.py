@@ -70,17 +70,17 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 from starlette.types import ASGIApp, Message, Scope
 
-from llmproxy_asgi.environ import (
+from llmproxy_asgi.leaving import ClientGoneError, report
+from llmproxy_asgi.wsgi_environ import (
     Head,
     RequestBody,
+    client_socket,
     decode_scope,
     encode_head,
-    is_left,
-    shown_connection,
+    is_disconnected,
     status_line,
     stop_reading,
 )
-from llmproxy_asgi.leaving import ClientGoneError, report
 
 _MIB = 1024 * 1024
 _UNREAD_BYTES = 64 * 1024  # of one answer, between the application and the server
@@ -152,7 +152,7 @@ class WSGIBridge:
             return _refuse(start_response, HTTPStatus.BAD_REQUEST)
         scope = decode_scope(environ)
         scope.update(scope_extra or {})
-        connection = shown_connection(environ)
+        connection = client_socket(environ)
         if connection is None:
             scope["extensions"] = {UNWATCHED: {}}
         call = _Call(_process.enter(self), self, scope, body, connection)
@@ -410,7 +410,7 @@ class _Call:
         self._timer = None
         if self._left or self._complete:
             return
-        if is_left(connection):
+        if is_disconnected(connection):
             self._deserted = True
             self.disconnect()
         else:
@@ -620,7 +620,7 @@ class _Call:
 
     def linger(self) -> None:
         """Read what is left of the body, for a moment, where the server shows its socket."""
-        if self._connection is None or not self._body.has_rest or self.home.pid != os.getpid():
+        if self._connection is None or not self._body.has_unread or self.home.pid != os.getpid():
             return
         self._lingers = True
         if not self.home.submit(lambda: asyncio.get_running_loop().call_later(_LINGER, self._stop_lingering)):

@@ -1,8 +1,8 @@
-"""What a WSGI server says of a request, as an ASGI application reads it, and an application's head as WSGI wants it.
+"""Convert a WSGI environ to an ASGI scope, and the start of an ASGI response to WSGI's status and headers.
 
-No decision is made here, and nothing waits but a `RequestBody`, for the client. What a server says wrongly, or not at
-all, becomes what is safe: a body that cannot be read to its end never looks whole, and a path never says more than it
-did.
+This module decides nothing, and only `RequestBody` blocks, waiting for the client. Values that a server leaves out or
+gets wrong are read safely: a body that cannot be read to its end never looks complete, and a path never gains
+characters by decoding.
 """
 
 import logging
@@ -20,14 +20,14 @@ from wsgiref.types import WSGIEnvironment
 from starlette.types import Scope
 
 _FIRST_READ = 16 * 1024
-_LEAST_READ = 4 * 1024
-_MOST_READ = 256 * 1024
-"""Bytes. A server's `read` returns when it has them all, so small ones show a slow client's progress."""
+_MIN_READ = 4 * 1024
+_MAX_READ = 256 * 1024
+"""Bytes. A server's `read` returns when it has them all, so small reads show a slow client's progress."""
 _SLOW = 0.1  # seconds for one read
-_LONGEST_LENGTH = 18  # digits; with more, a body is larger than any limit
+_MAX_LENGTH_DIGITS = 18  # with more, a body is larger than any limit
 _ESTABLISHED = 1  # TCP_ESTABLISHED of Linux
 
-# They speak of one connection, and the connection belongs to the server (PEP 3333, "Other HTTP Features").
+# Headers about one connection, which belongs to the server (PEP 3333, "Other HTTP Features").
 _HOP_BY_HOP = frozenset(
     {
         b"connection",
@@ -48,96 +48,96 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """The beginning of an answer, as the application gave it."""
+    """The status and headers of a response, as the application sent them."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
 
 
 class RequestBody:
-    """A request's body, read piece by piece, and only as far as somebody asks for it.
+    """Read a request's body in chunks, on demand.
 
     Args:
-        environ: The request's.
-        limit: Bytes that are read at most, and one more to know that there are more.
+        environ: The request's WSGI environ.
+        limit: Bytes to read at most; one more is read to detect a larger body.
 
     Attributes:
         ended: Whether there is nothing more to read.
-        refusal: Why what was read is not the whole of it; None while it may be.
+        refusal: The status for a body that was not read completely; None while it may be complete.
 
     Raises:
-        ValueError: Its length is no number.
+        ValueError: The `Content-Length` is not a number.
     """
 
     def __init__(self, environ: WSGIEnvironment, limit: int) -> None:
         self._input = environ.get("wsgi.input")
-        self._rest: float = math.inf if environ.get("wsgi.input_terminated") else 0
-        self._left = limit + 1
+        self._unread: float = math.inf if environ.get("wsgi.input_terminated") else 0
+        self._budget = limit + 1
         self._size = _FIRST_READ
         self._is_declared = False
         self.refusal: HTTPStatus | None = None
         declared = environ.get("CONTENT_LENGTH") or ""
         if declared:
             if not (declared.isascii() and declared.isdecimal()):
-                raise ValueError("content-length is no number")
+                raise ValueError("content-length is not a number")
             self._is_declared = True
-            self._rest = math.inf if len(declared) > _LONGEST_LENGTH else int(declared)
-            if len(declared) > _LONGEST_LENGTH or int(declared) > limit:
+            self._unread = math.inf if len(declared) > _MAX_LENGTH_DIGITS else int(declared)
+            if len(declared) > _MAX_LENGTH_DIGITS or int(declared) > limit:
                 self.refusal = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
             else:
-                self._left = int(declared)
-            self.ended = self.refusal is not None or self._left == 0
+                self._budget = int(declared)
+            self.ended = self.refusal is not None or self._budget == 0
         else:
             self.ended = not environ.get("wsgi.input_terminated")
 
     def read(self) -> bytes:
-        """Wait for the next piece; empty at the end, which `refusal` may say has come too early."""
+        """Wait for the next chunk; empty at the end, where `refusal` says whether the body was incomplete."""
         if self.ended:
             return b""
         try:
             began = time.monotonic()
-            data = self._input.read(min(self._left, self._size)) if self._input is not None else b""
-            self._size = _LEAST_READ if time.monotonic() - began > _SLOW else _MOST_READ
-        except Exception:  # each server has its own errors for an upload that breaks off or breaks HTTP's rules
+            data = self._input.read(min(self._budget, self._size)) if self._input is not None else b""
+            self._size = _MIN_READ if time.monotonic() - began > _SLOW else _MAX_READ
+        except Exception:  # each server raises its own errors for an upload that breaks off or violates HTTP
             logger.debug("a request's body could not be read", exc_info=True)
             self.ended, self.refusal = True, HTTPStatus.BAD_REQUEST
-            self._rest = 0
+            self._unread = 0
             return b""
-        self._left -= len(data)
-        self._rest = self._rest - len(data) if data else 0
+        self._budget -= len(data)
+        self._unread = self._unread - len(data) if data else 0
         if not data:
             self.ended, self.refusal = True, HTTPStatus.BAD_REQUEST if self._is_declared else None
-        elif self._left == 0:
+        elif self._budget == 0:
             self.ended, self.refusal = True, None if self._is_declared else HTTPStatus.REQUEST_ENTITY_TOO_LARGE
         return data
 
     @property
-    def has_rest(self) -> bool:
-        """Whether the client may still be sending, as far as it was read."""
-        return self._rest > 0
+    def has_unread(self) -> bool:
+        """Whether the client may still be sending the body."""
+        return self._unread > 0
 
     def discard(self) -> None:
-        """Read what is left, however much it is, and drop it."""
+        """Read the rest of the body, however large, and drop it."""
         try:
-            while self._rest > 0 and self._input is not None:
-                data = self._input.read(int(min(self._rest, _MOST_READ)))
-                self._rest = self._rest - len(data) if data else 0
+            while self._unread > 0 and self._input is not None:
+                data = self._input.read(int(min(self._unread, _MAX_READ)))
+                self._unread = self._unread - len(data) if data else 0
         except Exception:  # as above
             logger.debug("the rest of a request's body could not be read", exc_info=True)
 
 
 def stop_reading(connection: socket.socket) -> None:
-    """Have reads of a connection return what has arrived and then nothing, at once, whoever waits in one now."""
+    """Make reads of a connection, pending ones included, return at once with what has arrived and then nothing."""
     try:
-        # A twin, because shutting down a socket of TLS itself would end its encryption, and gevent's is another class.
-        with socket.socket(fileno=os.dup(connection.fileno())) as twin:
-            twin.shutdown(socket.SHUT_RD)
+        # A duplicate, since shutting down a TLS socket itself would end its encryption, and gevent's has its own class.
+        with socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+            duplicate.shutdown(socket.SHUT_RD)
     except OSError:
         logger.debug("a connection is closed already", exc_info=True)
 
 
 def decode_scope(environ: WSGIEnvironment) -> Scope:
-    """The request as an ASGI 3 `http` scope."""
+    """Return the request as an ASGI 3 `http` scope."""
     root = environ.get("SCRIPT_NAME", "").rstrip("/").encode("latin-1")
     path = (root + environ.get("PATH_INFO", "").encode("latin-1")) or b"/"
     return {
@@ -156,21 +156,21 @@ def decode_scope(environ: WSGIEnvironment) -> Scope:
     }
 
 
-def shown_connection(environ: WSGIEnvironment) -> socket.socket | None:
-    """The client's connection, where the server shows it and its state can be told."""
+def client_socket(environ: WSGIEnvironment) -> socket.socket | None:
+    """Return the client's socket if the server exposes it and the kernel reports its state."""
     connection = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
     return None if connection is None or _tcp_state(connection) is None else connection
 
 
-def is_left(connection: socket.socket) -> bool:
-    """Whether the other end has closed it, or its sending side: no HTTP client does that and goes on reading."""
+def is_disconnected(connection: socket.socket) -> bool:
+    """Whether the client has closed the connection, or its sending side: HTTP clients do not read on after that."""
     state = _tcp_state(connection)
     return state is not None and state != _ESTABLISHED
 
 
 def _tcp_state(connection: socket.socket) -> int | None:
-    """As the kernel counts them; None: it does not tell, or the server has closed the connection."""
-    # Not by reading ahead: the bytes belong to the server, and under gevent a read would wait.
+    """Return the kernel's state number; None: not available, or the server has closed the connection."""
+    # Not by reading ahead: the bytes belong to the server, and under gevent a read would block.
     option: int | None = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
     if option is None:
         return None
@@ -186,7 +186,7 @@ def _http_version(environ: WSGIEnvironment) -> str:
 
 
 def _raw_path(environ: WSGIEnvironment, path: bytes) -> bytes:
-    """The path as the client wrote it, if the server tells it and it says what the decoded one says."""
+    """Return the path as the client wrote it, if the server passes it on and it decodes to `path`."""
     target: str = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
     raw = target.partition("?")[0].encode("latin-1")
     if raw and unquote_to_bytes(raw) == path:
@@ -219,7 +219,7 @@ def _port(value: object) -> int | None:
 
 
 def encode_head(head: Head) -> tuple[str, list[tuple[str, str]]]:
-    """Status line and headers, less those that are the server's."""
+    """Return the status line and the headers, without those that belong to the server."""
     dropped = _HOP_BY_HOP | {b"content-length"} if head.status == HTTPStatus.NO_CONTENT else _HOP_BY_HOP
     headers = [
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers if name.lower() not in dropped
@@ -228,7 +228,7 @@ def encode_head(head: Head) -> tuple[str, list[tuple[str, str]]]:
 
 
 def status_line(status: int) -> str:
-    """A status with its reason."""
+    """Return a status with its reason phrase."""
     try:
         return f"{status} {HTTPStatus(status).phrase}"
     except ValueError:
