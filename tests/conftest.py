@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 
 from fidelity_checklist import collecting
-from long_files import LONG_FILES
+from support.long_files import LONG_FILES
 
 settings.register_profile("project", deadline=None, derandomize=True)
 settings.register_profile("search", deadline=None, print_blob=True)

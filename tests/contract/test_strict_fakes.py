@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from contract.strict import (
+from llmproxy_asgi.testing import Received
+from support.pairs.asks import PDF, PNG, chat_call, chat_tool, messages_tool, tool_result, tool_use
+from support.strict import (
     CHAT_RULES,
     MESSAGES_RULES,
     TEMPLATE_RULES,
@@ -16,8 +18,6 @@ from contract.strict import (
     check_messages,
     check_template,
 )
-from llmproxy_asgi.testing import Received
-from support_pairs.asks import PDF, PNG, chat_call, chat_tool, messages_tool, tool_result, tool_use
 
 JSONObject = dict[str, Any]
 

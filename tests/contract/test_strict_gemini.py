@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from contract.strict import GEMINI_RULES, Refused, check_gemini
-from contract.strict.gemini import EMBEDDING_RULES
 from llmproxy_asgi.testing import Received
-from support_pairs.asks import PDF, PNG, WEATHER_SCHEMA
-from support_pairs.gemini_asks import chosen, declared, function_response, model, user
-from support_pairs.gemini_wires import signature
+from support.pairs.asks import PDF, PNG, WEATHER_SCHEMA
+from support.pairs.gemini_asks import chosen, declared, function_response, model, user
+from support.pairs.gemini_wires import signature
+from support.strict import GEMINI_RULES, Refused, check_gemini
+from support.strict.gemini import EMBEDDING_RULES
 
 JSONObject = dict[str, Any]
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from contract.strict import RESPONSES_RULES, Refused, check_responses
 from llmproxy_asgi.testing import Received
-from support_pairs.asks import PDF, PNG, response_call, response_output, responses_tool
+from support.pairs.asks import PDF, PNG, response_call, response_output, responses_tool
+from support.strict import RESPONSES_RULES, Refused, check_responses
 
 JSONObject = dict[str, Any]
 

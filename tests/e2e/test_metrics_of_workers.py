@@ -13,8 +13,8 @@ from pathlib import Path
 
 import httpx2
 
-from support_ports import free_port
-from support_telemetry import Series, series, value
+from support.ports import free_port
+from support.telemetry import Series, series, value
 
 GUARD = 60  # seconds; only against hanging
 

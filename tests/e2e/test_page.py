@@ -15,8 +15,8 @@ from starlette.types import Receive, Scope, Send
 from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.providers.simulated import names
 from llmproxy_asgi.providers.simulated.tale import TALE
-from support_browser import Browser, browser, needs_browser
-from support_gateway import served
+from support.browser import Browser, browser, needs_browser
+from support.gateway import served
 
 pytestmark = needs_browser
 

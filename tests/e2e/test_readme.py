@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from doc_blocks import Block, blocks
-from support_npm import MODULES, require_npm
-from support_ports import free_port
+from support.doc_blocks import Block, blocks
+from support.npm import MODULES, require_npm
+from support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 README, CLIENTS = ROOT / "README.md", ROOT / "docs" / "clients.md"

@@ -4,8 +4,8 @@ import sys
 
 from fault_matrix.page import PAGE, PART, table
 from fault_matrix.rows import ROWS
-from numbered_marks import proofs, run
-from page_sections import with_part
+from support.numbered_marks import proofs, run
+from support.page_sections import with_part
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from fault_matrix.rows import ROWS, Row
-from numbered_marks import Proofs
+from support.numbered_marks import Proofs
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 PART = "faults"

@@ -5,7 +5,7 @@ import sys
 from fidelity_checklist.marks import proofs
 from fidelity_checklist.page import PAGE, page
 from fidelity_checklist.pairs import proved
-from numbered_marks import run
+from support.numbered_marks import run
 
 
 def main() -> int:

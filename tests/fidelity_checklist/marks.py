@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-import numbered_marks
-from numbered_marks import TESTS, Proofs
+from support import numbered_marks
+from support.numbered_marks import TESTS, Proofs
 
 __all__ = ["TESTS", "Proofs", "proofs"]
 

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fuzz.campaign import Result
-from page_sections import part, with_part
+from support.page_sections import part, with_part
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 PART = "fuzzing"

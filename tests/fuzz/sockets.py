@@ -17,7 +17,7 @@ from fuzz.seeds import PROTOCOLS, UPSTREAMS
 from fuzz.wire_cases import WireCase, wire_case
 from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.testing import Close, Received, Scenario, Send, Upstream
-from support_gateway import served
+from support.gateway import served
 
 _PATIENCE = 60.0
 """Seconds; a guard against hanging, far above what a call takes."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmproxy_asgi.testing import Hold, ThreadedUpstream, Upstream, json_answer, sse_answer
-from support_gateway import chat_answer, chat_delta
+from support.gateway import chat_answer, chat_delta
 
 # What the garbage collector finds is told on standard error alone, and here on standard output.
 BEGINNING = """

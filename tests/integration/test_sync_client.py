@@ -7,7 +7,7 @@ import pytest
 
 from llmproxy_asgi import create_llm_client
 from llmproxy_asgi.testing import Upstream, json_answer
-from support_gateway import chat_answer
+from support.gateway import chat_answer
 
 SAY = [{"role": "user", "content": "hi"}]
 

@@ -26,12 +26,12 @@ from typing import IO, NamedTuple
 import msgspec
 
 from bench.processes import TESTS, allow_many_files, cpu_seconds, resident_bytes
-from page_sections import with_part
 from soak.caller import get
 from soak.checks import MIB, Check, Evidence, Sample, judge
 from soak.load import Load
 from soak.plan import NONE, WHOLE_ROUND, Plan
 from soak.records import OPS, Closing, Entry, Fact, State
+from support.page_sections import with_part
 
 PART = "soak"
 """The name of the page's part that holds the figures."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from doc_blocks import Block, UnclosedFenceError, blocks, offline
+from support.doc_blocks import Block, UnclosedFenceError, blocks, offline
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from long_files import LONG_FILES
+from support.long_files import LONG_FILES
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,7 +15,7 @@ import llmproxy_asgi
 from llmproxy_asgi import Ended, Gateway, Message, MisuseError, PartDelta, Text, TextDelta, UnknownArgument
 from llmproxy_asgi.conversation import Candidate, Delta, Finish, FinishReason, Response, StreamEvent, Usage
 from llmproxy_asgi.translators.registry import translator
-from support_gateway import chat_answer, chat_frames
+from support.gateway import chat_answer, chat_frames
 
 pytestmark = pytest.mark.anyio
 

@@ -17,7 +17,7 @@ from llmproxy_asgi.config.loader import load_config
 from llmproxy_asgi.conversation import Ended, Message, Started, Text
 from llmproxy_asgi.errors import BadRequest, ConfigError, GatewayError, ModelNotFound, RateLimited, UpstreamTimeout
 from llmproxy_asgi.facts import CallFinished, CallRefused, QueueLeft
-from support_telemetry import Noting
+from support.telemetry import Noting
 
 SIMULATED: dict[str, Any] = {"providers": {"simulated": {}}}
 HANG = 20.0  # seconds after which a wait is a failure; nothing here depends on how long it takes

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from fault_matrix import PAGE, ROWS, table
-from numbered_marks import Proofs, proofs
-from page_sections import part, with_part
+from support.numbered_marks import Proofs, proofs
+from support.page_sections import part, with_part
 
 
 def test_the_table_is_what_rows_and_marks_say() -> None:

@@ -14,8 +14,8 @@ from llmproxy_asgi.runtime import Live, Runtime
 from llmproxy_asgi.stores import open as opening
 from llmproxy_asgi.stores.base import Bounds, RecordStore
 from llmproxy_asgi.stores.memory import MemoryStore
-from support_clock import HandClock
-from support_stores import ALICE
+from support.clock import HandClock
+from support.stores import ALICE
 
 
 def plan(live: Live, endpoints: dict[str, bool] | None = None, **block: Any) -> Runtime:

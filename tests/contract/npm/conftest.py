@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support_npm import Node, running_node
+from support.npm import Node, running_node
 
 
 @pytest.fixture(scope="session")

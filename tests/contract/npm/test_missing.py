@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from support_npm import require_npm
+from support.npm import require_npm
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from llmproxy_asgi.testing import Gate, Hold, Reset, Scenario, error_answer
-from support_npm import Node, Outcome
-from support_npm.asks import CALLED, PROTOCOLS, STOPPED, asked
-from support_pairs import (
+from support.npm import Node, Outcome
+from support.npm.asks import CALLED, PROTOCOLS, STOPPED, asked
+from support.pairs import (
     CHAT,
     GEMINI,
     KEY,
@@ -28,8 +28,8 @@ from support_pairs import (
     sse,
     staged,
 )
-from support_pairs.gemini_wires import gemini_chunks, gemini_frame
-from support_pairs.responses_wires import message_item, responses_whole, thought_item
+from support.pairs.gemini_wires import gemini_chunks, gemini_frame
+from support.pairs.responses_wires import message_item, responses_whole, thought_item
 
 Ask = Callable[..., Outcome]
 

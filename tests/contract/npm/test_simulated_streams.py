@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from llmproxy_asgi import LLMProxy
-from support_gateway import served
-from support_npm import Node, Outcome
-from support_npm.asks import CALLED, FULL, PROTOCOLS, QUESTION, STOPPED, asked
-from support_pairs import CHAT, GEMINI, MESSAGES, RESPONSES
+from support.gateway import served
+from support.npm import Node, Outcome
+from support.npm.asks import CALLED, FULL, PROTOCOLS, QUESTION, STOPPED, asked
+from support.pairs import CHAT, GEMINI, MESSAGES, RESPONSES
 
 KEY = "llmp_abcdefghijklmnopqrstuvwxyz"
 SPOKEN = {CHAT: "openai-chat", RESPONSES: "openai-responses", MESSAGES: "anthropic-messages", GEMINI: "gemini"}

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support_pairs import Stage, staged
+from support.pairs import Stage, staged
 
 
 @pytest.fixture(scope="session")

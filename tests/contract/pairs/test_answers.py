@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from llmproxy_asgi.testing import Scenario, json_answer
-from support_pairs import (
+from support.pairs import (
     CHAT,
     GEMINI,
     MESSAGES,
@@ -20,8 +20,8 @@ from support_pairs import (
     messages_whole,
     sse,
 )
-from support_pairs.asks import QUESTION, counting
-from support_pairs.lanes import lanes, pairs
+from support.pairs.asks import QUESTION, counting
+from support.pairs.lanes import lanes, pairs
 
 # ── usage ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -6,9 +6,9 @@ from typing import Any
 import anthropic
 import pytest
 
-from support_pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Call, Lane, Reply, Stage
-from support_pairs.asks import PNG, QUESTION, messages_tool, tool_result, tool_use
-from support_pairs.lanes import pairs
+from support.pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Call, Lane, Reply, Stage
+from support.pairs.asks import PNG, QUESTION, messages_tool, tool_result, tool_use
+from support.pairs.lanes import pairs
 
 FINE = Reply(texts=("Fine.",))
 OTHERS = [lane for other in (CHAT, RESPONSES, GEMINI) for lane in pairs(client=MESSAGES, upstream=other)]

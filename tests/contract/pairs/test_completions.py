@@ -6,9 +6,9 @@ import openai
 import pytest
 
 from llmproxy_asgi.testing import Received, Scenario
-from support_pairs import CHAT, ChatCaller, Lane, Reply, Stage
-from support_pairs.lanes import lanes, pairs
-from support_pairs.scene import streams
+from support.pairs import CHAT, ChatCaller, Lane, Reply, Stage
+from support.pairs.lanes import lanes, pairs
+from support.pairs.scene import streams
 
 
 def prompts_of(received: Received) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llmproxy_asgi.testing import Scenario, json_answer
-from support_pairs import (
+from support.pairs import (
     CHAT,
     GEMINI,
     MESSAGES,
@@ -23,11 +23,11 @@ from support_pairs import (
     responses_whole,
     sse,
 )
-from support_pairs.asks import QUESTION, tools
-from support_pairs.gemini_wires import function_call, gemini_chunks, gemini_whole
-from support_pairs.lanes import PROTOCOLS, pairs
-from support_pairs.responses_wires import call_item, message_item
-from support_pairs.wires import call_deltas, chat_call
+from support.pairs.asks import QUESTION, tools
+from support.pairs.gemini_wires import function_call, gemini_chunks, gemini_whole
+from support.pairs.lanes import PROTOCOLS, pairs
+from support.pairs.responses_wires import call_item, message_item
+from support.pairs.wires import call_deltas, chat_call
 
 SNOW = Call(id="call_1", name="get_weather", arguments='{"city":"Oslo"}')
 

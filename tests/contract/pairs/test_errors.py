@@ -23,7 +23,7 @@ from llmproxy_asgi.testing import (
     raw_answer,
     sse_answer,
 )
-from support_pairs import (
+from support.pairs import (
     CHAT,
     GEMINI,
     MESSAGES,
@@ -36,13 +36,13 @@ from support_pairs import (
     sse,
     staged,
 )
-from support_pairs.asks import QUESTION, tools
-from support_pairs.failing import ENDS, begun, begun_call, check_error_event, error_event
-from support_pairs.gemini_wires import gemini_chunk
-from support_pairs.lanes import PROTOCOLS, lanes, pairs
-from support_pairs.responses_wires import message_item
-from support_pairs.stage import PATHS, PROVIDERS
-from support_pairs.wires import block_events, messages_start
+from support.pairs.asks import QUESTION, tools
+from support.pairs.failing import ENDS, begun, begun_call, check_error_event, error_event
+from support.pairs.gemini_wires import gemini_chunk
+from support.pairs.lanes import PROTOCOLS, lanes, pairs
+from support.pairs.responses_wires import message_item
+from support.pairs.stage import PATHS, PROVIDERS
+from support.pairs.wires import block_events, messages_start
 
 NOBODYS = "claude-sonnet-5"
 """A model that providers of all protocols serve on the stage with a list."""

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llmproxy_asgi.testing import Scenario, json_answer
-from support_pairs import (
+from support.pairs import (
     CHAT,
     GEMINI,
     MESSAGES,
@@ -23,10 +23,10 @@ from support_pairs import (
     responses_whole,
     sse,
 )
-from support_pairs.asks import PNG, QUESTION, WEATHER_SCHEMA, begun, conversation, counting, step, tools
-from support_pairs.gemini_wires import gemini_chunks, gemini_whole
-from support_pairs.lanes import lanes
-from support_pairs.responses_wires import message_item
+from support.pairs.asks import PNG, QUESTION, WEATHER_SCHEMA, begun, conversation, counting, step, tools
+from support.pairs.gemini_wires import gemini_chunks, gemini_whole
+from support.pairs.lanes import lanes
+from support.pairs.responses_wires import message_item
 
 OSLO = Call(id="call_oslo", name="get_weather", arguments='{"city":"Oslo"}')
 KYOTO = Call(id="call_kyoto", name="get_weather", arguments='{"city":"京都 ☃"}')

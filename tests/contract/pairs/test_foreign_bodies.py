@@ -9,10 +9,10 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseStreamEvent
 
 from llmproxy_asgi.testing import Received, Scenario
-from support_pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Lane, Reply, Stage
-from support_pairs.callers import ChatCaller
-from support_pairs.lanes import pairs
-from support_pairs.wires import Call
+from support.pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Lane, Reply, Stage
+from support.pairs.callers import ChatCaller
+from support.pairs.lanes import pairs
+from support.pairs.wires import Call
 
 CALLED = Reply(calls=(Call(id="call_1", name="get_weather", arguments='{"city":"Oslo"}'),))
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}

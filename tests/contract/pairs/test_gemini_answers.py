@@ -7,7 +7,7 @@ import httpx2
 import pytest
 
 from llmproxy_asgi.testing import Scenario, json_answer, sse_answer
-from support_pairs import (
+from support.pairs import (
     CHAT,
     GEMINI,
     KEY,
@@ -22,9 +22,9 @@ from support_pairs import (
     messages_whole,
     sse,
 )
-from support_pairs.asks import QUESTION, counting
-from support_pairs.gemini_asks import model, user
-from support_pairs.gemini_wires import (
+from support.pairs.asks import QUESTION, counting
+from support.pairs.gemini_asks import model, user
+from support.pairs.gemini_wires import (
     GEMINI_USAGE,
     candidate,
     gemini_body,
@@ -33,7 +33,7 @@ from support_pairs.gemini_wires import (
     gemini_frame,
     gemini_whole,
 )
-from support_pairs.lanes import lanes, pairs
+from support.pairs.lanes import lanes, pairs
 
 # ── filters ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 

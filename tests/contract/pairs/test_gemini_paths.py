@@ -13,15 +13,15 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from google.genai import errors
 
-from contract.strict import check_gemini
 from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.testing import Received, Scenario, ThreadedUpstream, Upstream, json_answer, sse_answer
-from support_gateway import served
-from support_pairs import CHAT, GEMINI, KEY, ChatCaller, GeminiCaller, Lane, Reply, Stage
-from support_pairs.asks import PNG, QUESTION
-from support_pairs.gemini_asks import user
-from support_pairs.gemini_wires import GEMINI_MODEL, gemini_body, gemini_chunks, gemini_frame, gemini_whole
-from support_pairs.lanes import lanes, pairs
+from support.gateway import served
+from support.pairs import CHAT, GEMINI, KEY, ChatCaller, GeminiCaller, Lane, Reply, Stage
+from support.pairs.asks import PNG, QUESTION
+from support.pairs.gemini_asks import user
+from support.pairs.gemini_wires import GEMINI_MODEL, gemini_body, gemini_chunks, gemini_frame, gemini_whole
+from support.pairs.lanes import lanes, pairs
+from support.strict import check_gemini
 
 RELAYED = Lane(client=GEMINI, upstream=GEMINI)
 FINE = Reply(texts=("Fine.",))

@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from llmproxy_asgi.testing import Scenario, error_answer, json_answer, sse_answer
-from support_pairs import (
+from support.pairs import (
     CHAT,
     GEMINI,
     MESSAGES,
@@ -23,11 +23,11 @@ from support_pairs import (
     messages_whole,
     sse,
 )
-from support_pairs.asks import QUESTION, begun, conversation, step, tool_result, tools
-from support_pairs.gemini_asks import STAND_IN, function_response, user
-from support_pairs.gemini_wires import gemini_chunk, gemini_chunks, gemini_whole, signature
-from support_pairs.lanes import lanes, pairs
-from support_pairs.responses_wires import call_item, responses_events, responses_whole, thought_item
+from support.pairs.asks import QUESTION, begun, conversation, step, tool_result, tools
+from support.pairs.gemini_asks import STAND_IN, function_response, user
+from support.pairs.gemini_wires import gemini_chunk, gemini_chunks, gemini_whole, signature
+from support.pairs.lanes import lanes, pairs
+from support.pairs.responses_wires import call_item, responses_events, responses_whole, thought_item
 
 USER: dict[str, Any] = {"role": "user", "content": "How is the weather?"}
 FINE = Reply(texts=("Snow.",))

@@ -10,11 +10,11 @@ import pytest
 from google.genai import errors, types
 
 from llmproxy_asgi.testing import json_answer, sse_answer
-from support_pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Call, Lane, Reply, Stage
-from support_pairs.asks import PDF, PNG, QUESTION, chat_tool, messages_tool, tool_result, tool_use, tools
-from support_pairs.gemini_asks import function_response, model, user
-from support_pairs.gemini_wires import GEMINI_USAGE, candidate, gemini_body, gemini_frame
-from support_pairs.lanes import lanes, pairs
+from support.pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Call, Lane, Reply, Stage
+from support.pairs.asks import PDF, PNG, QUESTION, chat_tool, messages_tool, tool_result, tool_use, tools
+from support.pairs.gemini_asks import function_response, model, user
+from support.pairs.gemini_wires import GEMINI_USAGE, candidate, gemini_body, gemini_frame
+from support.pairs.lanes import lanes, pairs
 
 FINE = Reply(texts=("Fine.",))
 USER: dict[str, Any] = {"role": "user", "content": "How is the weather?"}

@@ -8,8 +8,8 @@ import pytest
 from google.genai import errors
 
 from llmproxy_asgi.testing import Scenario, json_answer, sse_answer
-from support_pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Call, Lane, Reply, Stage
-from support_pairs.asks import (
+from support.pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Call, Lane, Reply, Stage
+from support.pairs.asks import (
     QUESTION,
     WEATHER_SCHEMA,
     begun,
@@ -21,9 +21,9 @@ from support_pairs.asks import (
     tool_use,
     tools,
 )
-from support_pairs.gemini_asks import STAND_IN, declared, function_response, functions, model, user
-from support_pairs.gemini_wires import gemini_chunk, gemini_chunks, gemini_whole, signature
-from support_pairs.lanes import lanes, pairs
+from support.pairs.gemini_asks import STAND_IN, declared, function_response, functions, model, user
+from support.pairs.gemini_wires import gemini_chunk, gemini_chunks, gemini_whole, signature
+from support.pairs.lanes import lanes, pairs
 
 FINE = Reply(texts=("Fine.",))
 USER: dict[str, Any] = {"role": "user", "content": "How is the weather?"}

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from support_pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Lane, Reply, Stage, staged
-from support_pairs.asks import QUESTION, chat_tool, messages_tool, responses_tool
-from support_pairs.gemini_asks import declared, functions
-from support_pairs.lanes import pairs
+from support.pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Lane, Reply, Stage, staged
+from support.pairs.asks import QUESTION, chat_tool, messages_tool, responses_tool
+from support.pairs.gemini_asks import declared, functions
+from support.pairs.lanes import pairs
 
 FINE = Reply(texts=("Fine.",))
 ALLOWED = ["web_search", "mcp/https://mcp.example.com/*", "image_generation", "image_generation/gpt-image-1-mini"]

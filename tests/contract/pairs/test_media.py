@@ -5,9 +5,9 @@ from typing import Any
 import openai
 import pytest
 
-from support_pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Lane, Reply, Stage, staged
-from support_pairs.asks import PDF, PNG, messages_tool, tool_result, tool_use
-from support_pairs.lanes import pairs
+from support.pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Lane, Reply, Stage, staged
+from support.pairs.asks import PDF, PNG, messages_tool, tool_result, tool_use
+from support.pairs.lanes import pairs
 
 FINE = Reply(texts=("Fine.",))
 METADATA = "http://169.254.169.254/latest/meta-data"

@@ -10,10 +10,10 @@ import pytest
 
 from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.testing import Upstream
-from support_gateway import served
-from support_pairs import KEY, MESSAGES, Lane, Reply, Stage, gateway_config
-from support_pairs.asks import QUESTION
-from support_pairs.lanes import CHAT_AND_MESSAGES, pairs
+from support.gateway import served
+from support.pairs import KEY, MESSAGES, Lane, Reply, Stage, gateway_config
+from support.pairs.asks import QUESTION
+from support.pairs.lanes import CHAT_AND_MESSAGES, pairs
 
 OTHER_KEY = "llmp_another-key-0123456789"
 

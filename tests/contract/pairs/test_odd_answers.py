@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmproxy_asgi.testing import Scenario, json_answer, raw_answer
-from support_pairs import (
+from support.pairs import (
     CHAT,
     GEMINI,
     MESSAGES,
@@ -21,9 +21,9 @@ from support_pairs import (
     sse,
     staged,
 )
-from support_pairs.asks import QUESTION, begun, conversation, step, tools
-from support_pairs.gemini_wires import gemini_chunks, gemini_whole, signature
-from support_pairs.lanes import lanes, pairs
+from support.pairs.asks import QUESTION, begun, conversation, step, tools
+from support.pairs.gemini_wires import gemini_chunks, gemini_whole, signature
+from support.pairs.lanes import lanes, pairs
 
 ARGUMENTS = '{"city": "Oslo"}'
 REPLY = Reply(texts=("Snow ", "in 雪."), calls=(Call(id="call_a1b2c3d4e5", name="get_weather", arguments=ARGUMENTS),))

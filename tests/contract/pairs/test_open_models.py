@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from contract.strict import check_template
 from llmproxy_asgi.testing import Received, Scenario
-from support_pairs import Lane, Stage, staged
-from support_pairs.asks import PNG, tool_use, tools
-from support_pairs.lanes import pairs
-from support_pairs.replies import Reply
-from support_pairs.wires import CHAT, MESSAGES, RESPONSES
+from support.pairs import Lane, Stage, staged
+from support.pairs.asks import PNG, tool_use, tools
+from support.pairs.lanes import pairs
+from support.pairs.replies import Reply
+from support.pairs.wires import CHAT, MESSAGES, RESPONSES
+from support.strict import check_template
 
 FINE = Reply(texts=("Fine",))
 

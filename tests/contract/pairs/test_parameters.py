@@ -7,9 +7,9 @@ import openai
 import pydantic
 import pytest
 
-from support_pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Lane, Reply, Stage, staged
-from support_pairs.asks import QUESTION, TURNS, conversation
-from support_pairs.lanes import lanes, pairs
+from support.pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Lane, Reply, Stage, staged
+from support.pairs.asks import QUESTION, TURNS, conversation
+from support.pairs.lanes import lanes, pairs
 
 FINE = Reply(texts=("Fine.",))
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llmproxy_asgi.testing import Scenario, json_answer
-from support_pairs import (
+from support.pairs import (
     CHAT,
     MESSAGES,
     Answer,
@@ -21,9 +21,9 @@ from support_pairs import (
     sse,
     staged,
 )
-from support_pairs.asks import QUESTION, messages_tool, step, tool_result, tools
-from support_pairs.lanes import lanes, pairs
-from support_pairs.wires import call_deltas, chat_call
+from support.pairs.asks import QUESTION, messages_tool, step, tool_result, tools
+from support.pairs.lanes import lanes, pairs
+from support.pairs.wires import call_deltas, chat_call
 
 USER: dict[str, Any] = {"role": "user", "content": "How is the weather?"}
 REDACTED = {"type": "redacted_thinking", "data": "claude-redacted/+=="}

@@ -9,7 +9,7 @@ import pydantic
 import pytest
 
 from llmproxy_asgi.testing import Scenario, json_answer
-from support_pairs import (
+from support.pairs import (
     CHAT,
     GEMINI,
     MESSAGES,
@@ -25,7 +25,7 @@ from support_pairs import (
     sse,
     staged,
 )
-from support_pairs.asks import (
+from support.pairs.asks import (
     PDF,
     PNG,
     QUESTION,
@@ -37,9 +37,9 @@ from support_pairs.asks import (
     tool_use,
     tools,
 )
-from support_pairs.callers import ChatCaller
-from support_pairs.lanes import lanes, pairs
-from support_pairs.responses_wires import message_item, thought_item
+from support.pairs.callers import ChatCaller
+from support.pairs.lanes import lanes, pairs
+from support.pairs.responses_wires import message_item, thought_item
 
 FINE = Reply(texts=("Fine.",))
 

@@ -6,9 +6,8 @@ from typing import Any
 import anthropic
 import pytest
 
-from contract.strict import check_messages
 from llmproxy_asgi.testing import error_answer, json_answer
-from support_pairs import (
+from support.pairs import (
     CHAT,
     KEY,
     MESSAGES,
@@ -21,9 +20,10 @@ from support_pairs import (
     messages_whole,
     sse,
 )
-from support_pairs.asks import QUESTION
-from support_pairs.lanes import lanes, pairs
-from support_pairs.wires import chunk, event
+from support.pairs.asks import QUESTION
+from support.pairs.lanes import lanes, pairs
+from support.pairs.wires import chunk, event
+from support.strict import check_messages
 
 CHAT_BODY = (
     '{"zeta": 1, "model": "openai/gpt-5.9", "temperature": 1.0, "top_p": 1e-1, "seed": 12345678901234567890,\n'

@@ -6,10 +6,10 @@ import anthropic
 import openai
 import pytest
 
-from support_pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Lane, Reply, Stage, staged
-from support_pairs.asks import QUESTION, chat_tool, messages_tool, responses_tool
-from support_pairs.gemini_asks import declared, functions
-from support_pairs.lanes import pairs
+from support.pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Lane, Reply, Stage, staged
+from support.pairs.asks import QUESTION, chat_tool, messages_tool, responses_tool
+from support.pairs.gemini_asks import declared, functions
+from support.pairs.lanes import pairs
 
 FINE = Reply(texts=("Fine.",))
 TEXT = {"type": "string"}

@@ -7,10 +7,10 @@ import anthropic
 import pytest
 
 from llmproxy_asgi.testing import Scenario, json_answer, sse_answer
-from support_pairs import GEMINI, MESSAGES, RESPONSES, Lane, Reply, Stage, responses_events, responses_whole
-from support_pairs.gemini_wires import gemini_chunks, gemini_whole
-from support_pairs.lanes import pairs
-from support_pairs.responses_wires import message_item
+from support.pairs import GEMINI, MESSAGES, RESPONSES, Lane, Reply, Stage, responses_events, responses_whole
+from support.pairs.gemini_wires import gemini_chunks, gemini_whole
+from support.pairs.lanes import pairs
+from support.pairs.responses_wires import message_item
 
 FINE = Reply(texts=("Fine.",))
 TOOL: Any = {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from support_pairs import CHAT, GEMINI, MESSAGES, Lane, Reply, Stage
-from support_pairs.asks import QUESTION
-from support_pairs.lanes import lanes, pairs
+from support.pairs import CHAT, GEMINI, MESSAGES, Lane, Reply, Stage
+from support.pairs.asks import QUESTION
+from support.pairs.lanes import lanes, pairs
 
 THINKER = "o3"
 """A model that takes no stop sequences."""

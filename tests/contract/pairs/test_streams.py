@@ -17,7 +17,7 @@ from llmproxy_asgi.execution import attempt
 from llmproxy_asgi.testing import Drip, Gate, Hold, Scenario, Step
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.registry import translator
-from support_pairs import (
+from support.pairs import (
     CHAT,
     GEMINI,
     MESSAGES,
@@ -34,12 +34,12 @@ from support_pairs import (
     sse,
     staged,
 )
-from support_pairs.asks import QUESTION, counting, tools
-from support_pairs.gemini_wires import function_call, gemini_chunks
-from support_pairs.lanes import PROTOCOLS, lanes, pairs
-from support_pairs.responses_wires import call_item, message_item, thought_item
-from support_pairs.stage import MODELS, PROVIDERS
-from support_pairs.wires import call_deltas
+from support.pairs.asks import QUESTION, counting, tools
+from support.pairs.gemini_wires import function_call, gemini_chunks
+from support.pairs.lanes import PROTOCOLS, lanes, pairs
+from support.pairs.responses_wires import call_item, message_item, thought_item
+from support.pairs.stage import MODELS, PROVIDERS
+from support.pairs.wires import call_deltas
 
 
 @pytest.fixture(autouse=True)

@@ -6,11 +6,11 @@ import pytest
 from anthropic import beta_async_tool, beta_tool
 from anthropic.types import ThreadUnsupportedRequestError
 
-from support_pairs import Lane, Stage
-from support_pairs.callers import MessagesCaller
-from support_pairs.lanes import lanes
-from support_pairs.replies import Reply
-from support_pairs.wires import MESSAGES, Call
+from support.pairs import Lane, Stage
+from support.pairs.callers import MessagesCaller
+from support.pairs.lanes import lanes
+from support.pairs.replies import Reply
+from support.pairs.wires import MESSAGES, Call
 
 ANSWERS = (
     Reply(calls=(Call(id="call_1", name="get_weather", arguments='{"city":"Oslo"}'),)),

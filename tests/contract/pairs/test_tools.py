@@ -9,7 +9,7 @@ import pytest
 from google.genai.errors import ClientError
 
 from llmproxy_asgi.testing import Scenario, json_answer
-from support_pairs import (
+from support.pairs import (
     CHAT,
     GEMINI,
     MESSAGES,
@@ -23,7 +23,7 @@ from support_pairs import (
     messages_events,
     sse,
 )
-from support_pairs.asks import (
+from support.pairs.asks import (
     QUESTION,
     WEATHER_SCHEMA,
     begun,
@@ -37,8 +37,8 @@ from support_pairs.asks import (
     tool_use,
     tools,
 )
-from support_pairs.gemini_asks import chosen, declared, functions
-from support_pairs.lanes import lanes, pairs
+from support.pairs.gemini_asks import chosen, declared, functions
+from support.pairs.lanes import lanes, pairs
 
 FINE = Reply(texts=("Fine.",))
 WITH_STRICT = (CHAT, RESPONSES, MESSAGES)

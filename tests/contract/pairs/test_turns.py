@@ -6,9 +6,9 @@ import anthropic
 import openai
 import pytest
 
-from support_pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Lane, Reply, Stage
-from support_pairs.asks import chat_call, tools
-from support_pairs.lanes import pairs
+from support.pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Lane, Reply, Stage
+from support.pairs.asks import chat_call, tools
+from support.pairs.lanes import pairs
 
 FINE = Reply(texts=("Fine.",))
 USER = {"role": "user", "content": "How is the weather?"}

@@ -8,8 +8,8 @@ import pytest
 
 from llmproxy_asgi.principal import Owner, OwnerKind
 from llmproxy_asgi.stores.base import Bounds, RecordStore
-from support_clock import HandClock
-from support_stores import ALICE, BACKENDS, BOB, OTHER_ALICE, Backend
+from support.clock import HandClock
+from support.stores import ALICE, BACKENDS, BOB, OTHER_ALICE, Backend
 
 pytestmark = pytest.mark.anyio
 

@@ -10,10 +10,10 @@ import pytest
 
 from fault_matrix import PAGE
 from llmproxy_asgi.testing import Received, Scenario, ThreadedUpstream, Upstream, json_answer
-from page_sections import with_part
-from support_bodies import MIB, Measured, measured, shapes
-from support_gateway import chat_answer
-from support_servers import CHAT
+from support.bodies import MIB, Measured, measured, shapes
+from support.gateway import chat_answer
+from support.page_sections import with_part
+from support.servers import CHAT
 
 MESSAGE: dict[str, Any] = {
     "id": "msg_1",

@@ -15,9 +15,9 @@ from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.clock import SystemClock
 from llmproxy_asgi.execution.rate_limit import TokenBucket
 from llmproxy_asgi.testing import Hold, ThreadedUpstream, Upstream, error_answer, json_answer, sse_answer
-from support_clock import HandClock
-from support_gateway import chat_answer, chat_delta, chat_frames, messages_body, served
-from support_servers import CHAT, MESSAGES, chat, configuration
+from support.clock import HandClock
+from support.gateway import chat_answer, chat_delta, chat_frames, messages_body, served
+from support.servers import CHAT, MESSAGES, chat, configuration
 
 pytestmark = pytest.mark.fault(42)
 JUMPS = pytest.mark.parametrize("minutes", [10, -10], ids=["forward", "back"])

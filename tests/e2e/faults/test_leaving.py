@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from fault_matrix import PAGE
-from page_sections import with_part
-from support_servers import ASGI, WSGI
-from support_servers.lanes import (
+from support.page_sections import with_part
+from support.servers import ASGI, WSGI
+from support.servers.lanes import (
     KEEPALIVE,
     KINDS,
     Lane,

@@ -16,9 +16,9 @@ import pytest
 from fault_matrix import PAGE
 from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.testing import ThreadedUpstream, Upstream, json_answer
-from page_sections import with_part
-from support_gateway import chat_answer, served
-from support_servers import CHAT, MESSAGES, configuration
+from support.gateway import chat_answer, served
+from support.page_sections import with_part
+from support.servers import CHAT, MESSAGES, configuration
 
 MIB = 1024 * 1024
 WORDS = "A sentence of some words that somebody has said before. "

@@ -14,8 +14,8 @@ import pytest
 
 from llmproxy_asgi import Gateway
 from llmproxy_asgi.testing import Hold, ThreadedUpstream, Upstream, json_answer, sse_answer
-from support_gateway import chat_answer, chat_delta, chat_frames
-from support_servers import CHAT, HANG, chat, configuration, serving
+from support.gateway import chat_answer, chat_delta, chat_frames
+from support.servers import CHAT, HANG, chat, configuration, serving
 
 SAY = [{"role": "user", "content": "hi"}]
 

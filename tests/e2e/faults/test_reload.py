@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from llmproxy_asgi.testing import Gate, Hold, ThreadedUpstream, Upstream, sse_answer
-from support_gateway import chat_delta, chat_frames
-from support_servers import CHAT, Caller, Site, chat, configuration, serving, until
+from support.gateway import chat_delta, chat_frames
+from support.servers import CHAT, Caller, Site, chat, configuration, serving, until
 
 pytestmark = pytest.mark.fault(45)
 STREAMS = 200

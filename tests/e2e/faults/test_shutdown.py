@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from llmproxy_asgi.testing import Gate, Hold, ThreadedUpstream, Upstream, sse_answer
-from support_gateway import chat_delta, chat_frames, messages_body
-from support_servers import (
+from support.gateway import chat_delta, chat_frames, messages_body
+from support.servers import (
     ASGI,
     CHAT,
     HANG,

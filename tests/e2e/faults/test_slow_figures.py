@@ -13,9 +13,9 @@ import pytest
 
 from fault_matrix import PAGE
 from llmproxy_asgi.testing import Scenario, ThreadedUpstream, Upstream, sse_answer
-from page_sections import with_part
-from support_gateway import chat_delta
-from support_servers import CHAT, Site, chat, configuration, request, serving
+from support.gateway import chat_delta
+from support.page_sections import with_part
+from support.servers import CHAT, Site, chat, configuration, request, serving
 
 OTHERS = 199
 ROUNDS = 12

@@ -8,9 +8,9 @@ import pytest
 from typing_extensions import override
 
 from llmproxy_asgi.testing import Gate, Hold, Scenario, ThreadedUpstream, Upstream, sse_answer
-from support_gateway import chat_delta
-from support_servers import CHAT, Site, chat, configuration, serving, until
-from support_servers.sockets import held
+from support.gateway import chat_delta
+from support.servers import CHAT, Site, chat, configuration, serving, until
+from support.servers.sockets import held
 
 MIB = 1024 * 1024
 PIECE = 16 * 1024

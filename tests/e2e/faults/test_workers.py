@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from llmproxy_asgi.testing import Gate, Hold, Upstream, sse_answer
-from support_gateway import chat_delta, chat_frames
-from support_servers import CHAT, Site, chat, configuration, serving, until
+from support.gateway import chat_delta, chat_frames
+from support.servers import CHAT, Site, chat, configuration, serving, until
 
 pytestmark = pytest.mark.fault(50)
 STREAMS = 40

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from llmproxy_asgi.testing import Gate, Hold, Scenario, ThreadedUpstream, Upstream, sse_answer
-from support_gateway import chat_delta, chat_frames
-from support_servers import CHAT, Caller, Site, chat, configuration, serving
+from support.gateway import chat_delta, chat_frames
+from support.servers import CHAT, Caller, Site, chat, configuration, serving
 
 pytestmark = pytest.mark.fault(37)
 

@@ -9,9 +9,9 @@ from flask import Flask
 
 import llmproxy_flask
 from llmproxy_asgi.testing import Hold, Upstream, sse_answer
-from support_gateway import chat_delta
-from support_servers import CHAT, WSGI, chat, configuration
-from support_servers.lanes import KEEPALIVE, SAID, Lane, all_is_given_back, is_let_go_within, lane, leave_the_line
+from support.gateway import chat_delta
+from support.servers import CHAT, WSGI, chat, configuration
+from support.servers.lanes import KEEPALIVE, SAID, Lane, all_is_given_back, is_let_go_within, lane, leave_the_line
 
 
 @pytest.fixture(params=WSGI, scope="module")

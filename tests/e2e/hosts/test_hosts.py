@@ -14,8 +14,8 @@ import openai
 import pytest
 
 from llmproxy_asgi.testing import Received
-from support_hosts import HANG, HOSTS, MACHINE_KEY, UPSTREAM_KEYS, Host, InternalPlatform, LoginPage, running
-from support_hosts.answers import CHAT, MESSAGES, PIECES, WORDS, held
+from support.hosts import HANG, HOSTS, MACHINE_KEY, UPSTREAM_KEYS, Host, InternalPlatform, LoginPage, running
+from support.hosts.answers import CHAT, MESSAGES, PIECES, WORDS, held
 
 SAY: dict[str, Any] = {"messages": [{"role": "user", "content": "Will it rain?"}], "max_tokens": 50}
 BODIES = {

@@ -11,7 +11,7 @@ from google import genai
 from google.genai import errors, types
 
 from llmproxy_asgi import LLMProxy
-from support_gateway import served
+from support.gateway import served
 
 KEY = "llmp_abcdefghijklmnopqrstuvwxyz"
 UPSTREAMS = ("openai-chat", "openai-responses", "anthropic-messages", "gemini")

@@ -14,7 +14,7 @@ import pytest
 
 from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.testing import ThreadedUpstream, Upstream, json_answer
-from support_gateway import chat_answer, chat_body, messages_body, served
+from support.gateway import chat_answer, chat_body, messages_body, served
 
 CHAT = "/v1/chat/completions"
 MESSAGES = "/v1/messages"

@@ -20,8 +20,8 @@ from llmproxy_asgi import Gateway, LLMProxy
 from llmproxy_asgi.errors import ModelNotFound, UpstreamRateLimited
 from llmproxy_asgi.facts import CallRefused, QueueLeft, TokensCounted
 from llmproxy_asgi.testing import Hold, Received, Scenario, ThreadedUpstream, Upstream, error_answer, json_answer
-from support_gateway import served
-from support_telemetry import Noting
+from support.gateway import served
+from support.telemetry import Noting
 
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Nothing here is encrypted, and reading the authorities for each client would take longer than its call."""

@@ -14,7 +14,7 @@ from google.genai import errors, types
 
 from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.testing import Received, Scenario, ThreadedUpstream, Upstream, json_answer
-from support_gateway import served
+from support.gateway import served
 
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Nothing here is encrypted, and reading the authorities for each client would take longer than its call."""

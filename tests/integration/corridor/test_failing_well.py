@@ -22,7 +22,7 @@ from llmproxy_asgi.testing import (
     raw_answer,
     sse_answer,
 )
-from support_gateway import chat_answer, chat_body, chat_delta, chat_frames, messages_body, served
+from support.gateway import chat_answer, chat_body, chat_delta, chat_frames, messages_body, served
 
 CHAT = "/v1/chat/completions"
 MESSAGES = "/v1/messages"

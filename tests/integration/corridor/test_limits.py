@@ -31,8 +31,8 @@ from llmproxy_asgi.testing import (
     json_answer,
     sse_answer,
 )
-from support_clock import HandClock
-from support_gateway import chat_answer, chat_body, chat_frames, messages_body, served
+from support.clock import HandClock
+from support.gateway import chat_answer, chat_body, chat_frames, messages_body, served
 
 CHAT = "/v1/chat/completions"
 MESSAGES = "/v1/messages"

@@ -9,7 +9,7 @@ import pytest
 
 from llmproxy_asgi import LLMProxy, Principal
 from llmproxy_asgi.testing import ThreadedUpstream, Upstream, json_answer, sse_answer
-from support_gateway import served
+from support.gateway import served
 
 CHAT = "/v1/chat/completions"
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]

@@ -15,8 +15,8 @@ from llmproxy_asgi import Gateway, LLMProxy
 from llmproxy_asgi.execution.listings import KEPT, KEPT_FAILURE
 from llmproxy_asgi.testing import Gate, Hold, Scenario, ThreadedUpstream, Upstream, error_answer, json_answer
 from llmproxy_asgi.testing.scenario import Received
-from support_clock import HandClock
-from support_gateway import chat_answer, chat_body, served
+from support.clock import HandClock
+from support.gateway import chat_answer, chat_body, served
 
 OPENAI = {"object": "list", "data": [{"id": "gpt-5", "object": "model"}, {"id": "o3", "object": "model"}]}
 KEY, NARROW = "sk-ci-0123456789abcdefgh", "sk-narrow-0123456789abcd"

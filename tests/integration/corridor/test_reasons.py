@@ -15,7 +15,7 @@ from llmproxy_asgi.errors import ConfigError
 from llmproxy_asgi.facts import AnyFact, AttemptFailed, CallFinished
 from llmproxy_asgi.providers.openai_compatible import OpenAICompatible
 from llmproxy_asgi.testing import Received, Scenario, ThreadedUpstream, Upstream, error_answer, json_answer
-from support_gateway import chat_answer, chat_body, messages_body, served
+from support.gateway import chat_answer, chat_body, messages_body, served
 
 CHAT = "/v1/chat/completions"
 OPS, USER = "the-key-of-an-administrator-0123", "the-key-of-somebody-else-0123456"

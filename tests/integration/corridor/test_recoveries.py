@@ -18,7 +18,7 @@ from llmproxy_asgi.testing import (
     json_answer,
     sse_answer,
 )
-from support_gateway import chat_body, messages_body, served
+from support.gateway import chat_body, messages_body, served
 
 CHAT = "/v1/chat/completions"
 MESSAGES = "/v1/messages"

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from llmproxy_asgi import LLMProxy
-from support_gateway import chat_body, messages_body, served
+from support.gateway import chat_body, messages_body, served
 
 KEY = "llmp_abcdefghijklmnopqrstuvwxyz"
 ROUTES = [

@@ -12,7 +12,7 @@ import pytest
 
 from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.testing import Gate, Hold, ThreadedUpstream, Upstream, error_answer, json_answer, sse_answer
-from support_gateway import chat_answer, chat_body, chat_delta, chat_frames, messages_body, served
+from support.gateway import chat_answer, chat_body, chat_delta, chat_frames, messages_body, served
 
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
 

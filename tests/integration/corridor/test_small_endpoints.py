@@ -25,7 +25,7 @@ from llmproxy_asgi.testing import (
     sse_answer,
 )
 from llmproxy_asgi.transport import Address
-from support_gateway import chat_answer, chat_chunk, chat_frames, served
+from support.gateway import chat_answer, chat_chunk, chat_frames, served
 
 VECTORS = [[0.5, -1.25, 3.0], [1.0, 0.0, -2.0]]
 

@@ -12,7 +12,7 @@ import pytest
 
 from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.testing import Received, Scenario, ThreadedUpstream, Upstream, error_answer, json_answer, sse_answer
-from support_gateway import chat_answer, chat_frames, served
+from support.gateway import chat_answer, chat_frames, served
 
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Nothing here is encrypted, and reading the authorities for each client would take longer than its call."""

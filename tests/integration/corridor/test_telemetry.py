@@ -30,8 +30,8 @@ from llmproxy_asgi.testing import (
     sse_answer,
 )
 from llmproxy_asgi.testing.scenario import Received
-from support_gateway import chat_answer, chat_body, chat_frames, messages_body, served
-from support_telemetry import Noting, Series, series, value
+from support.gateway import chat_answer, chat_body, chat_frames, messages_body, served
+from support.telemetry import Noting, Series, series, value
 
 CHAT = "/v1/chat/completions"
 MESSAGES = "/v1/messages"

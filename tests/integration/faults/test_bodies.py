@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from llmproxy_asgi import LLMProxy
-from support_gateway import served
+from support.gateway import served
 
 KIB = 1024
 MIB = 1024 * KIB

@@ -11,7 +11,7 @@ from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.conversation import MOST_CALLS, MOST_CANDIDATES, MOST_PARTS
 from llmproxy_asgi.testing import Scenario, ThreadedUpstream, Upstream, json_answer, sse_answer
 from llmproxy_asgi.wire.sse import MOST_LINES, EventTooLarge, FrameSplitter
-from support_gateway import chat_answer, chat_delta, served
+from support.gateway import chat_answer, chat_delta, served
 
 CHAT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"
 ASKS: dict[str, dict[str, Any]] = {

@@ -9,7 +9,7 @@ import pytest
 
 from llmproxy_asgi.facts import CallRefused
 from llmproxy_asgi.testing import Received, Scenario, ThreadedUpstream, Upstream
-from support_faults import (
+from support.faults import (
     EVERY,
     Front,
     at_once,
@@ -20,9 +20,9 @@ from support_faults import (
     is_refusal,
     request,
 )
-from support_faults.process import MEASURES, Process, process
-from support_pairs import CHAT, GEMINI, MESSAGES, RESPONSES
-from support_pairs.asks import TURNS, tools
+from support.faults.process import MEASURES, Process, process
+from support.pairs import CHAT, GEMINI, MESSAGES, RESPONSES
+from support.pairs.asks import TURNS, tools
 
 MIB = 1024 * 1024
 CLIENTS = pytest.mark.parametrize("client", EVERY)

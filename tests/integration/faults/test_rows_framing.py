@@ -21,7 +21,7 @@ from llmproxy_asgi.testing import (
     json_answer,
     raw_answer,
 )
-from support_faults import (
+from support.faults import (
     EVERY,
     FINE,
     FORMS,
@@ -35,9 +35,9 @@ from support_faults import (
     is_fine,
     is_refusal,
 )
-from support_faults.process import MEASURES, Process, process
-from support_pairs import CHAT, GEMINI, MESSAGES, sse
-from support_pairs.failing import begun
+from support.faults.process import MEASURES, Process, process
+from support.pairs import CHAT, GEMINI, MESSAGES, sse
+from support.pairs.failing import begun
 
 MIB = 1024 * 1024
 SPOKEN = pytest.mark.parametrize("spoken", EVERY)

@@ -29,7 +29,7 @@ from llmproxy_asgi.testing import (
     Upstream,
     json_answer,
 )
-from support_faults import (
+from support.faults import (
     EVERY,
     FORMS,
     HANG,
@@ -42,9 +42,9 @@ from support_faults import (
     upstreams,
     wait_until,
 )
-from support_pairs import CHAT, MESSAGES
-from support_pairs.asks import PNG
-from support_ports import free_port
+from support.pairs import CHAT, MESSAGES
+from support.pairs.asks import PNG
+from support.ports import free_port
 
 TWO = pytest.mark.parametrize("client", [CHAT, MESSAGES])
 WHOLE_OR_STREAM = pytest.mark.parametrize("stream", FORMS, ids=["whole", "stream"])

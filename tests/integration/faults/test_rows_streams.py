@@ -21,7 +21,7 @@ from llmproxy_asgi.testing import (
     Wait,
     json_answer,
 )
-from support_faults import (
+from support.faults import (
     EVERY,
     FINE,
     FORMS,
@@ -36,8 +36,8 @@ from support_faults import (
     is_refusal,
     words,
 )
-from support_pairs import CHAT, MESSAGES, Reply, sse
-from support_pairs.failing import begun, error_event
+from support.pairs import CHAT, MESSAGES, Reply, sse
+from support.pairs.failing import begun, error_event
 
 SPOKEN = pytest.mark.parametrize("spoken", EVERY)
 

@@ -14,7 +14,7 @@ import pytest
 
 from llmproxy_asgi.facts import AttemptFailed, CredentialCooled
 from llmproxy_asgi.testing import Received, Scenario, ThreadedUpstream, Upstream, error_answer, json_answer
-from support_faults import (
+from support.faults import (
     EVERY,
     FORMS,
     Front,
@@ -27,7 +27,7 @@ from support_faults import (
     upstreams,
     wait_until,
 )
-from support_pairs import CHAT, GEMINI, MESSAGES, RESPONSES
+from support.pairs import CHAT, GEMINI, MESSAGES, RESPONSES
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 DATE = ("date", format_datetime(NOW, usegmt=True))

@@ -20,11 +20,11 @@ from llmproxy_asgi.principal import SCOPE_KEY, Owner, Principal
 from llmproxy_asgi.stores.memory import MemoryStore
 from llmproxy_asgi.testing import Hold, Scenario, Upstream, error_answer
 from llmproxy_asgi.translators.registry import translator
-from support_gateway import served
-from support_pairs import Reply
-from support_pairs.scene import ALICE, Scene, protocol_of, scene
-from support_pairs.stage import gateway_config
-from support_pairs.wires import CHAT, GEMINI, MESSAGES, RESPONSES, sse
+from support.gateway import served
+from support.pairs import Reply
+from support.pairs.scene import ALICE, Scene, protocol_of, scene
+from support.pairs.stage import gateway_config
+from support.pairs.wires import CHAT, GEMINI, MESSAGES, RESPONSES, sse
 
 UPSTREAMS = (CHAT, RESPONSES, MESSAGES, GEMINI)
 TALE = Reply(texts=("Once ", "upon ", "a ", "time."))

@@ -9,9 +9,9 @@ import openai
 import pytest
 
 from llmproxy_asgi.testing import json_answer
-from support_pairs import Reply, chat_whole, messages_events, responses_wires
-from support_pairs.scene import ALICE, Scene, scene
-from support_pairs.wires import CHAT, GEMINI, MESSAGES, RESPONSES, Call, sse
+from support.pairs import Reply, chat_whole, messages_events, responses_wires
+from support.pairs.scene import ALICE, Scene, scene
+from support.pairs.wires import CHAT, GEMINI, MESSAGES, RESPONSES, Call, sse
 
 UPSTREAMS = (CHAT, RESPONSES, MESSAGES, GEMINI)
 TOOL: Any = {

@@ -7,8 +7,8 @@ import pytest
 
 from llmproxy_asgi.errors import MisuseError
 from llmproxy_asgi.transport import address
-from support_transport import OK, WAYS, fetch, pool_by, replying, serve
-from support_transport.certificates import certify
+from support.transport import OK, WAYS, fetch, pool_by, replying, serve
+from support.transport.certificates import certify
 
 BY_EVERY_WAY = pytest.mark.parametrize("way", WAYS)
 HAS_IPV6 = pytest.mark.skipif(not socket.has_ipv6, reason="the machine has no IPv6")

@@ -14,7 +14,7 @@ import pytest
 
 from llmproxy_asgi.errors import MisuseError, UpstreamTimeout, UpstreamUnreachable
 from llmproxy_asgi.transport import AiohttpTransport, Limits, Pool, address
-from support_transport import HANG_GUARD, OK, Peer, fetch, post, replying, serve
+from support.transport import HANG_GUARD, OK, Peer, fetch, post, replying, serve
 
 OURS = pytest.mark.parametrize("fast", [True, False], ids=["aiohttp", "httpx2"])
 

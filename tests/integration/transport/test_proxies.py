@@ -11,8 +11,8 @@ import pytest
 from llmproxy_asgi.errors import UpstreamNotConnected
 from llmproxy_asgi.transport import Pool, address
 from llmproxy_asgi.transport.proxies import Proxies, exempt_in, read_proxy, variable_of
-from support_transport import OK, Peer, fetch, post, replying, serve
-from support_transport.certificates import certify
+from support.transport import OK, Peer, fetch, post, replying, serve
+from support.transport.certificates import certify
 
 AUTHORIZATION = b"proxy-authorization: Basic dXNlcjpwQHNz"  # user:p@ss
 BOTH = pytest.mark.parametrize("fast", [True, False], ids=["aiohttp", "httpx2"])

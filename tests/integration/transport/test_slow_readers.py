@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from llmproxy_asgi.transport import Answer
-from support_servers.sockets import traffic
-from support_transport import OK, Peer, fetch, pool_by, post, serve
-from support_transport.certificates import certify
+from support.servers.sockets import traffic
+from support.transport import OK, Peer, fetch, pool_by, post, serve
+from support.transport.certificates import certify
 
 pytestmark = pytest.mark.anyio
 BODY = b"".join(b"%07d," % number for number in range(256 * 1024))

@@ -8,8 +8,8 @@ import pytest
 
 from llmproxy_asgi.errors import UpstreamTimeout, UpstreamUnreachable, UpstreamUntrusted
 from llmproxy_asgi.transport import address
-from support_transport import OK, WAYS, Peer, fetch, pool_by, post, replying, serve
-from support_transport.certificates import Served, certify
+from support.transport import OK, WAYS, Peer, fetch, pool_by, post, replying, serve
+from support.transport.certificates import Served, certify
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("way", WAYS)]
 

@@ -20,7 +20,7 @@ from llmproxy_asgi.errors import (
     UpstreamUnreachable,
 )
 from llmproxy_asgi.transport import CHUNK, Answer, Pool, address
-from support_transport import HANG_GUARD, OK, WAYS, Peer, fetch, pool_by, post, replying, serve
+from support.transport import HANG_GUARD, OK, WAYS, Peer, fetch, pool_by, post, replying, serve
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("way", WAYS)]
 

@@ -10,7 +10,7 @@ from llmproxy_asgi.access.identify import Doorkeeper
 from llmproxy_asgi.errors import Forbidden, GatewayError, RateLimited, Unauthenticated
 from llmproxy_asgi.principal import SCOPE_KEY
 from llmproxy_asgi.settings import KeyEntry, Secret
-from support_clock import HandClock
+from support.clock import HandClock
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conversations.strategies import event_rows, requests, responses
 from llmproxy_asgi.conversation import (
     Candidate,
     Failed,
@@ -49,8 +48,9 @@ from llmproxy_asgi.stores.memory import MemoryStore
 from llmproxy_asgi.translators.assemble import unfold
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.registry import translator
-from support_clock import HandClock
-from support_stores import ALICE, BOB, OTHER_ALICE
+from support.clock import HandClock
+from support.conversations import event_rows, requests, responses
+from support.stores import ALICE, BOB, OTHER_ALICE
 
 CLAUDE = Upstream(provider="claude", model="opus", asked="smart", issuer="anthropic")
 GEMINI = Upstream(provider="google", model="pro", asked="smart", issuer="gemini")

@@ -24,8 +24,8 @@ from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.stores.base import Bounds
 from llmproxy_asgi.stores.memory import MemoryStore
 from llmproxy_asgi.wire.json_body import Bounds as RequestBounds
-from support_clock import HandClock
-from support_stores import ALICE, BOB, OTHER_ALICE
+from support.clock import HandClock
+from support.stores import ALICE, BOB, OTHER_ALICE
 
 pytestmark = pytest.mark.anyio
 

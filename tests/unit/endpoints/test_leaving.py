@@ -17,7 +17,7 @@ from llmproxy_asgi.endpoints.exchange import CallerWatch, Exchange, KeepAlive
 from llmproxy_asgi.errors import BodyTimeout, CallerGone
 from llmproxy_asgi.execution.bodies import Bodies
 from llmproxy_asgi.facts import CallFinished
-from support_telemetry import Noting
+from support.telemetry import Noting
 
 pytestmark = pytest.mark.anyio
 

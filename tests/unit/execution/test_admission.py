@@ -14,7 +14,7 @@ from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.settings import CallerLimits, CallLimits
-from support_clock import HandClock
+from support.clock import HandClock
 
 pytestmark = pytest.mark.anyio
 

@@ -17,7 +17,7 @@ from llmproxy_asgi.execution.rate_limit import Limiter, TokenBucket
 from llmproxy_asgi.facts import AnyFact, Observers, QueueLeft
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.worker import Worker
-from support_clock import HandClock
+from support.clock import HandClock
 
 pytestmark = pytest.mark.anyio
 

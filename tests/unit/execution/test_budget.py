@@ -3,7 +3,7 @@
 import pytest
 
 from llmproxy_asgi.execution.budget import REFILL, RESERVE, SHARE, RetryBudget, RetryBudgets
-from support_clock import HandClock
+from support.clock import HandClock
 
 
 @pytest.mark.parametrize("calls", [100, 500, 5_000])

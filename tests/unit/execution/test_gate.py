@@ -9,7 +9,7 @@ from typing_extensions import override
 from llmproxy_asgi.execution.concurrency import Slots
 from llmproxy_asgi.execution.gate import A_MOMENT, UNLIMITED, Full, Gate, Permit, pass_first
 from llmproxy_asgi.execution.rate_limit import Limiter, TokenBucket
-from support_clock import HandAlarm, HandClock
+from support.clock import HandAlarm, HandClock
 
 pytestmark = pytest.mark.anyio
 

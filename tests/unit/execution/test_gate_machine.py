@@ -11,7 +11,7 @@ from typing_extensions import override
 from llmproxy_asgi.execution.concurrency import Slots
 from llmproxy_asgi.execution.gate import Full, Gate, Permit, pass_first
 from llmproxy_asgi.execution.rate_limit import SLACK, Limiter, TokenBucket
-from support_clock import HandClock
+from support.clock import HandClock
 
 PICK = st.integers(0, 1_000)
 

@@ -19,7 +19,7 @@ from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.telemetry.logs import CallLog
 from llmproxy_asgi.transport import Answer, Pool
-from support_clock import HandClock
+from support.clock import HandClock
 
 pytestmark = pytest.mark.anyio
 

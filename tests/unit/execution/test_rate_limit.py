@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmproxy_asgi.execution.rate_limit import SLACK, Limiter, TokenBucket
-from support_clock import HandClock
+from support.clock import HandClock
 
 RATES = st.floats(0.01, 1e5)
 STEPS = st.lists(st.tuples(st.floats(0, 20), st.integers(1, 30)), min_size=1, max_size=40)

@@ -12,8 +12,8 @@ from llmproxy_asgi import Gateway
 from llmproxy_asgi.conversation import StreamEvent
 from llmproxy_asgi.errors import UpstreamTimeout, UpstreamTooSlow
 from llmproxy_asgi.settings import Timeouts
-from support_clock import FakeTimeLoop
-from support_gateway import chat_answer, chat_frames
+from support.clock import FakeTimeLoop
+from support.gateway import chat_answer, chat_frames
 
 MINUTE = 60.0
 HELLO = [{"role": "user", "content": "hi"}]

@@ -23,7 +23,7 @@ from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
 from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.providers.target import Target
-from support_clock import HandClock
+from support.clock import HandClock
 
 
 def account_limit(**options: Any) -> UpstreamRateLimited:

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmproxy_asgi import MisuseError, Principal
 from llmproxy_fastapi import include_llm
-from support_hosts.spying import CHAT, KEY, NOWHERE, WITH_KEY, Script, Spy, echo
+from support.hosts.spying import CHAT, KEY, NOWHERE, WITH_KEY, Script, Spy, echo
 
 ASK = {"model": "missing/model", "messages": [{"role": "user", "content": "?"}]}
 

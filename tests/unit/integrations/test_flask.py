@@ -21,7 +21,7 @@ from llmproxy_asgi import ConfigError, MisuseError, Principal
 from llmproxy_asgi import LLMProxy as GatewayApp
 from llmproxy_flask import LLMProxy
 from llmproxy_flask.extension import State
-from support_hosts.spying import CHAT, KEY, NOWHERE, WITH_KEY, Script, Spy, echo
+from support.hosts.spying import CHAT, KEY, NOWHERE, WITH_KEY, Script, Spy, echo
 
 ASK = {"model": "missing/model", "messages": [{"role": "user", "content": "?"}]}
 HOSTS: list[Flask] = []

@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from llmproxy_asgi import MisuseError, Principal
 from llmproxy_starlette import mount
-from support_hosts.spying import KEY, NOWHERE, WITH_KEY, Spy
+from support.hosts.spying import KEY, NOWHERE, WITH_KEY, Spy
 
 
 class HeaderLogin(AuthenticationBackend):

@@ -17,7 +17,7 @@ from llmproxy_asgi.routing.affinity import (
     conversation_of,
 )
 from llmproxy_asgi.translators.registry import translator
-from support_clock import HandClock
+from support.clock import HandClock
 
 USER, ASSISTANT = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}
 ANN, BOB = (Owner.of(Principal(name)) for name in ("ann", "bob"))

@@ -10,7 +10,7 @@ from llmproxy_asgi.config.schema import Config
 from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.routing.catalog import Catalog
 from llmproxy_asgi.routing.strategies import LOOK_AGAIN, Latencies, Strategies
-from support_clock import HandClock
+from support.clock import HandClock
 
 THREE = ["a/m", "b/m", "c/m"]
 

@@ -8,8 +8,8 @@ import pytest
 from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.stores.base import Bounds
 from llmproxy_asgi.stores.memory import OVERHEAD, OWNER_OVERHEAD, MemoryStore
-from support_clock import HandClock
-from support_stores import ALICE, BOB
+from support.clock import HandClock
+from support.stores import ALICE, BOB
 
 pytestmark = pytest.mark.anyio
 

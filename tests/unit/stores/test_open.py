@@ -7,8 +7,8 @@ from llmproxy_asgi.errors import ConfigError
 from llmproxy_asgi.stores.base import Bounds
 from llmproxy_asgi.stores.memory import MemoryStore
 from llmproxy_asgi.stores.open import open_store
-from support_clock import HandClock
-from support_stores import ALICE
+from support.clock import HandClock
+from support.stores import ALICE
 
 
 @pytest.mark.anyio

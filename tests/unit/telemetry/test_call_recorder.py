@@ -9,8 +9,8 @@ from llmproxy_asgi.conversation import Batch, Ended, Failed, Usage, UsageReporte
 from llmproxy_asgi.errors import BadRequest, CallerGone, InternalError, UpstreamOverloaded, UpstreamUnreachable
 from llmproxy_asgi.facts import CallFinished, CallStarted, Course, Observers
 from llmproxy_asgi.telemetry.call_recorder import Caller, CallRecorder
-from support_clock import HandClock
-from support_telemetry import Noting
+from support.clock import HandClock
+from support.telemetry import Noting
 
 GUESS = Usage(input=9, estimated=True)
 

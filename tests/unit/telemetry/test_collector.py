@@ -16,7 +16,7 @@ from llmproxy_asgi.facts import (
 )
 from llmproxy_asgi.routing.catalog import allow
 from llmproxy_asgi.telemetry.collector import FAST_BUCKETS, Collector, Names
-from support_telemetry import began, failed, finished, started
+from support.telemetry import began, failed, finished, started
 
 NAMES = Names(
     providers=frozenset({"openai", "claude"}),

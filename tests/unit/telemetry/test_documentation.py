@@ -13,7 +13,7 @@ from llmproxy_asgi.facts import AnyFact
 from llmproxy_asgi.telemetry.logs import CallLog
 from llmproxy_asgi.telemetry.opentelemetry import ATTRIBUTES
 from llmproxy_asgi.telemetry.prometheus import METRICS
-from support_telemetry import finished
+from support.telemetry import finished
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "telemetry.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ import pytest
 
 from llmproxy_asgi.facts import AnyFact, CallRefused, CredentialCooled, CredentialRecovered, TargetStateChanged
 from llmproxy_asgi.telemetry.logs import CallLog
-from support_telemetry import began, failed, finished, started
+from support.telemetry import began, failed, finished, started
 
 
 def records(caplog: pytest.LogCaptureFixture, *facts: AnyFact) -> list[logging.LogRecord]:

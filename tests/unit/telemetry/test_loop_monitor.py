@@ -7,7 +7,7 @@ import pytest
 
 from llmproxy_asgi.telemetry import loop_monitor
 from llmproxy_asgi.telemetry.loop_monitor import EventLoopMonitor
-from support_telemetry import finished, started
+from support.telemetry import finished, started
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from llmproxy_asgi.telemetry.collector import Collector, Names
 from llmproxy_asgi.telemetry.metrics import Metrics
 from llmproxy_asgi.telemetry.multiprocess import SnapshotDirectory, merge
 from llmproxy_asgi.telemetry.prometheus import METRICS, GatewayCollector, Page, check_installed
-from support_telemetry import began, failed, finished, series, started, value
+from support.telemetry import began, failed, finished, series, started, value
 
 NAMES = Names(providers=frozenset({"openai"}), models=frozenset({"smart"}))
 EVERYTHING: tuple[AnyFact, ...] = (
@@ -88,7 +88,7 @@ def ended_worker(directory: Path) -> None:
     """A worker process of the same gateway that counts what EVERYTHING tells, and one open stream, and ends."""
     code = (
         "from pathlib import Path; from unit_page import *\n"
-        "from support_telemetry import started\n"
+        "from support.telemetry import started\n"
         f"made = counted(*EVERYTHING, started(2), directory=Path({str(directory)!r})); made.page()\n"
     )
     tests = Path(__file__).parents[2]

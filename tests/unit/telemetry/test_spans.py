@@ -14,7 +14,7 @@ from llmproxy_asgi.conversation import Usage
 from llmproxy_asgi.errors import MisuseError
 from llmproxy_asgi.facts import CredentialRecovered
 from llmproxy_asgi.telemetry.opentelemetry import ATTRIBUTES, Tracing
-from support_telemetry import began, failed, finished, started
+from support.telemetry import began, failed, finished, started
 
 
 class Host:

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conversations.strategies import broken_rows, event_rows, responses
 from llmproxy_asgi.conversation import (
     ArgumentsDelta,
     Candidate,
@@ -36,6 +35,7 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.assemble import Folder, fold, unfold
+from support.conversations import broken_rows, event_rows, responses
 
 STARTED = Started("r", "m", datetime(2026, 1, 1, tzinfo=UTC))
 TEXT = PartStarted(0, 0, Text(text=""))

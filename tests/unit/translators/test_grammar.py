@@ -3,7 +3,6 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 
-from conversations.strategies import broken_rows, event_rows, responses
 from llmproxy_asgi.conversation import (
     ArgumentsDelta,
     Ended,
@@ -30,6 +29,7 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import UpstreamFailed
 from llmproxy_asgi.translators.assemble import unfold
 from llmproxy_asgi.translators.grammar import Grammar, GrammarError, Rule
+from support.conversations import broken_rows, event_rows, responses
 
 STARTED = Started("r", "m", datetime(2026, 1, 1, tzinfo=UTC))
 TEXT = PartStarted(0, 0, Text(text=""))

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conversations.strategies import message_rows, requests, texts
 from llmproxy_asgi.conversation import (
     Authority,
     CacheMark,
@@ -33,6 +32,7 @@ from llmproxy_asgi.translators.pairing import (
     merge,
     pair,
 )
+from support.conversations import message_rows, requests, texts
 
 SYSTEM: tuple[Role, ...] = ("system",)
 

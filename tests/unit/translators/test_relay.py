@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from conversations.strategies import texts
 from llmproxy_asgi.conversation import (
     Batch,
     Ended,
@@ -27,6 +26,7 @@ from llmproxy_asgi.errors import UpstreamFailed, UpstreamOverloaded, UpstreamPro
 from llmproxy_asgi.translators.grammar import Grammar
 from llmproxy_asgi.translators.relay import Inspection, Relay, Scan
 from llmproxy_asgi.wire.sse import Decoder, Frame, encode
+from support.conversations import texts
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

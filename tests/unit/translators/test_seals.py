@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conversations.strategies import seals, texts
 from llmproxy_asgi.conversation import Seal
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.seals import MAX_SIZE, keep, unwrap, usable, wrap
+from support.conversations import seals, texts
 
 SEAL = Seal(issuer="openai", kind="encrypted", data="Z0FBQUFB", model="m", item_id="rs_1")
 

@@ -45,7 +45,7 @@ from llmproxy_asgi.errors import BadRequest, Unsupported, UpstreamFailed
 from llmproxy_asgi.translators.anthropic_messages.usage import decode_tier, decode_usage, encode_usage
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.wire.sse import DEFAULT_MAX_EVENT
-from support_messages import (
+from support.wires.messages import (
     INBOUND,
     OUTBOUND,
     RECEIVED_AT,

@@ -35,7 +35,7 @@ from llmproxy_asgi.errors import (
     UpstreamUnreachable,
     WrongMediaType,
 )
-from support_messages import INBOUND, OUTBOUND, sdk
+from support.wires.messages import INBOUND, OUTBOUND, sdk
 
 
 def native(kind: str, message: str = "their words", **more: Any) -> bytes:

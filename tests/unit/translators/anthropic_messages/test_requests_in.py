@@ -28,7 +28,7 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import BadRequest, Unsupported
 from llmproxy_asgi.translators.anthropic_messages.reasoning import UNSIGNED
 from llmproxy_asgi.translators.seals import wrap
-from support_messages import INBOUND, decoded, opened
+from support.wires.messages import INBOUND, decoded, opened
 
 NEW = "2026-10-21"
 

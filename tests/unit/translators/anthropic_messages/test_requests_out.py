@@ -37,7 +37,7 @@ from llmproxy_asgi.translators.anthropic_messages import capabilities_of
 from llmproxy_asgi.translators.anthropic_messages.reasoning import UNSIGNED
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.seals import wrap
-from support_messages import INBOUND, OUTBOUND, encoded, opened, request, upstream
+from support.wires.messages import INBOUND, OUTBOUND, encoded, opened, request, upstream
 
 PNG = "iVBORw0KGgoAAAANSUhEUg=="
 JPEG = "/9j/4AAQSkZJRgABAQAAAQABAAD="

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import msgspec
 from hypothesis import assume, given
 
-from conversations.strategies import PartKind, requests, responses
 from llmproxy_asgi.conversation import (
     EMPTY,
     Candidate,
@@ -22,7 +21,8 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.translators.assemble import fold, unfold
 from llmproxy_asgi.translators.pairing import arguments_object, drop_empty, merge
-from support_messages import INBOUND, OUTBOUND, RECEIVED_AT, drained, opened, plain_outgoing, upstream, written
+from support.conversations import PartKind, requests, responses
+from support.wires.messages import INBOUND, OUTBOUND, RECEIVED_AT, drained, opened, plain_outgoing, upstream, written
 
 ROUTE = "claude-upstream-1"
 

@@ -43,7 +43,7 @@ from llmproxy_asgi.errors import (
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Outgoing, StreamDecoder
 from llmproxy_asgi.translators.grammar import Grammar
-from support_messages import (
+from support.wires.messages import (
     INBOUND,
     OUTBOUND,
     RECEIVED_AT,

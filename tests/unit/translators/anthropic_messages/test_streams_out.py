@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conversations.strategies import broken_rows, event_rows, responses
 from llmproxy_asgi.conversation import (
     UNDATED,
     ArgumentsDelta,
@@ -41,7 +40,8 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import UpstreamFailed, UpstreamOverloaded
 from llmproxy_asgi.translators.assemble import unfold
 from llmproxy_asgi.translators.seals import unwrap
-from support_messages import INBOUND, events_of, frames, opened, read_by_sdk, wire, written
+from support.conversations import broken_rows, event_rows, responses
+from support.wires.messages import INBOUND, events_of, frames, opened, read_by_sdk, wire, written
 
 START = Started("msg_1", "asked", UNDATED)
 

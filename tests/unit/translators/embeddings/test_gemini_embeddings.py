@@ -12,13 +12,13 @@ from google.genai import types
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conversations.strategies import json_values
 from llmproxy_asgi.conversation import Usage, UsageReported
 from llmproxy_asgi.errors import BadRequest, Unsupported, UpstreamProtocolError, UpstreamRateLimited, UpstreamRefused
 from llmproxy_asgi.translators.base import Intake, Upstream
 from llmproxy_asgi.translators.embeddings.gemini import BATCH, ONE
 from llmproxy_asgi.translators.embeddings.records import EmbeddingInput, EmbeddingRequest, Embeddings
 from llmproxy_asgi.translators.registry import translator
+from support.conversations import json_values
 
 TRANSLATOR = translator("gemini-embeddings")
 INBOUND, OUTBOUND = TRANSLATOR.inbound, TRANSLATOR.outbound

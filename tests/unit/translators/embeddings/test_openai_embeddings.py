@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conversations.strategies import json_values
 from llmproxy_asgi.conversation import Usage, UsageReported
 from llmproxy_asgi.errors import (
     BadRequest,
@@ -27,6 +26,7 @@ from llmproxy_asgi.errors import (
 from llmproxy_asgi.translators.base import Intake, Upstream
 from llmproxy_asgi.translators.embeddings.records import EmbeddingInput, EmbeddingRequest, Embeddings
 from llmproxy_asgi.translators.registry import translator
+from support.conversations import json_values
 
 TRANSLATOR = translator("openai-embeddings")
 INBOUND, OUTBOUND = TRANSLATOR.inbound, TRANSLATOR.outbound

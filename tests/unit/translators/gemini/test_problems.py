@@ -32,7 +32,7 @@ from llmproxy_asgi.errors import (
     UpstreamTimeout,
     UpstreamUnsuited,
 )
-from support_gemini import INBOUND, OUTBOUND, sdk
+from support.wires.gemini import INBOUND, OUTBOUND, sdk
 
 RPC = "type.googleapis.com/google.rpc."
 

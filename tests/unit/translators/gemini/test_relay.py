@@ -10,7 +10,7 @@ from llmproxy_asgi.conversation import Ended, Failed, Finished, Seal, Started, S
 from llmproxy_asgi.errors import UpstreamError, UpstreamOverloaded, UpstreamProtocolError, UpstreamRefused
 from llmproxy_asgi.translators.gemini.schema import STAND_IN
 from llmproxy_asgi.translators.seals import wrap
-from support_gemini import (
+from support.wires.gemini import (
     INBOUND,
     OUTBOUND,
     chunk,

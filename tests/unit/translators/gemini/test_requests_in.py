@@ -31,7 +31,7 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import BadRequest
 from llmproxy_asgi.translators.base import Intake
 from llmproxy_asgi.translators.seals import wrap
-from support_gemini import HELLO, INBOUND, decoded, opened, sdk, wire
+from support.wires.gemini import HELLO, INBOUND, decoded, opened, sdk, wire
 
 CALL = {"functionCall": {"id": "c1", "name": "f", "args": {"a": 1}}}
 RESULT = {"functionResponse": {"id": "c1", "name": "f", "response": {"output": "ok"}}}

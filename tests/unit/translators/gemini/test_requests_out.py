@@ -32,7 +32,7 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import BadRequest, Unsupported
 from llmproxy_asgi.translators.gemini import capabilities_of
 from llmproxy_asgi.translators.gemini.schema import STAND_IN
-from support_gemini import OUTBOUND, encoded, request, upstream
+from support.wires.gemini import OUTBOUND, encoded, request, upstream
 
 PNG = InlineData(data="iVBORw0KGgo=")
 

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from conversations.strategies import requests, responses
 from llmproxy_asgi.conversation import (
     FinishReason,
     Link,
@@ -26,7 +25,8 @@ from llmproxy_asgi.translators.anthropic_messages import TRANSLATOR as MESSAGES
 from llmproxy_asgi.translators.assemble import fold, unfold
 from llmproxy_asgi.translators.openai_chat import TRANSLATOR as CHAT
 from llmproxy_asgi.translators.pairing import arguments_object, drop_empty, merge
-from support_gemini import (
+from support.conversations import requests, responses
+from support.wires.gemini import (
     INBOUND,
     OUTBOUND,
     RECEIVED_AT,

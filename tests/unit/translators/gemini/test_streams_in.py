@@ -33,7 +33,7 @@ from llmproxy_asgi.errors import (
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.grammar import Grammar
 from llmproxy_asgi.translators.pairing import arguments_object
-from support_gemini import (
+from support.wires.gemini import (
     OUTBOUND,
     RECEIVED_AT,
     STREAMS,

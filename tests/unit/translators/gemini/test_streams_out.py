@@ -8,7 +8,6 @@ from google.genai import errors as sdk_errors
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conversations.strategies import broken_rows, event_rows, responses
 from llmproxy_asgi.conversation import (
     UNDATED,
     ArgumentsDelta,
@@ -46,7 +45,8 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import UpstreamOverloaded, UpstreamRateLimited
 from llmproxy_asgi.translators.assemble import fold, unfold
 from llmproxy_asgi.translators.seals import unwrap
-from support_gemini import (
+from support.conversations import broken_rows, event_rows, responses
+from support.wires.gemini import (
     INBOUND,
     answered_by_sdk,
     chunks_of,
@@ -256,7 +256,7 @@ def test_84_grounding_comes_back(streamed: bool) -> None:
     if streamed:
         again = fold(read(written(list(unfold(answer)))))
     else:
-        from support_gemini import OUTBOUND, RECEIVED_AT, plain_outgoing, upstream
+        from support.wires.gemini import OUTBOUND, RECEIVED_AT, plain_outgoing, upstream
 
         body = INBOUND.encode(answer, opened())
         again = OUTBOUND.decode(body, plain_outgoing(), upstream(), received_at=RECEIVED_AT)

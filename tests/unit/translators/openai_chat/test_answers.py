@@ -29,7 +29,7 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError, UpstreamRateLimited
 from llmproxy_asgi.translators.seals import unwrap
-from support_openai_chat import INBOUND, OUTBOUND, answered, intake, outgoing, upstream, wire
+from support.wires.openai_chat import INBOUND, OUTBOUND, answered, intake, outgoing, upstream, wire
 
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
 

@@ -9,7 +9,7 @@ import pytest
 from llmproxy_asgi.conversation import ToolCall
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.openai_chat.decode_stream import ChatStreamDecoder
-from support_openai_chat import DONE, OUTBOUND, delta, events, outgoing, upstream
+from support.wires.openai_chat import DONE, OUTBOUND, delta, events, outgoing, upstream
 
 
 def piece(name: str | None = None, arguments: str | None = None, **head: Any) -> dict[str, Any]:

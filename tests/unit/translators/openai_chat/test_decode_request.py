@@ -33,7 +33,7 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import BadRequest
 from llmproxy_asgi.translators.seals import wrap
-from support_openai_chat import INBOUND, body, decoded
+from support.wires.openai_chat import INBOUND, body, decoded
 
 PNG = "iVBORw0KGgoAAAA="
 

@@ -37,7 +37,7 @@ from llmproxy_asgi.errors import (
 )
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.grammar import Grammar
-from support_openai_chat import (
+from support.wires.openai_chat import (
     DONE,
     OUTBOUND,
     USAGE,

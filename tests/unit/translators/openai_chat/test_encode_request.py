@@ -6,7 +6,6 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 
-from conversations.strategies import requests
 from llmproxy_asgi.capabilities import Effort
 from llmproxy_asgi.conversation import (
     CacheMark,
@@ -36,7 +35,8 @@ from llmproxy_asgi.conversation import (
     ToolResult,
 )
 from llmproxy_asgi.errors import BadRequest, Unsupported
-from support_openai_chat import OUTBOUND, encoded, upstream
+from support.conversations import requests
+from support.wires.openai_chat import OUTBOUND, encoded, upstream
 
 ASKS = Message(role="user", parts=(Text(text="Hello"),))
 TOOL = Tool(name="f", parameters={"type": "object"})

@@ -9,7 +9,6 @@ import openai
 import pytest
 from hypothesis import given, settings
 
-from conversations.strategies import event_rows
 from llmproxy_asgi.conversation import (
     ArgumentsDelta,
     Candidate,
@@ -47,7 +46,8 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import UpstreamOverloaded
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.seals import unwrap
-from support_openai_chat import INBOUND, accumulated, chunks, intake
+from support.conversations import event_rows
+from support.wires.openai_chat import INBOUND, accumulated, chunks, intake
 
 BEGAN = datetime(2026, 11, 18, 11, 6, 40, tzinfo=UTC)
 STARTED = Started("chatcmpl-1", "big-1", BEGAN)

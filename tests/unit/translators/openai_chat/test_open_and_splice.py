@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conversations.strategies import json_objects
 from llmproxy_asgi.errors import BadRequest
-from support_openai_chat import INBOUND, OUTBOUND, body, intake, upstream
+from support.conversations import json_objects
+from support.wires.openai_chat import INBOUND, OUTBOUND, body, intake, upstream
 
 SAID = b'"messages":[{"role":"user","content":"Hello"}]'
 

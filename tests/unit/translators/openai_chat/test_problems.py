@@ -29,7 +29,7 @@ from llmproxy_asgi.errors import (
     UpstreamRefused,
     UpstreamTimeout,
 )
-from support_openai_chat import INBOUND, OUTBOUND, answered, client
+from support.wires.openai_chat import INBOUND, OUTBOUND, answered, client
 
 
 @pytest.mark.parametrize(

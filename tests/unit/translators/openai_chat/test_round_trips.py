@@ -6,7 +6,6 @@ import msgspec
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from conversations.strategies import event_rows, requests, responses
 from llmproxy_asgi.conversation import (
     EMPTY,
     CacheLifetime,
@@ -31,7 +30,8 @@ from llmproxy_asgi.conversation import (
     Usage,
 )
 from llmproxy_asgi.translators.assemble import fold
-from support_openai_chat import INBOUND, OUTBOUND, intake, outgoing, read, upstream
+from support.conversations import event_rows, requests, responses
+from support.wires.openai_chat import INBOUND, OUTBOUND, intake, outgoing, read, upstream
 
 ASKING = intake(stream=True, n=2, stream_options={"include_usage": True})
 

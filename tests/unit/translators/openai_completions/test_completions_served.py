@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conversations.strategies import event_rows, json_values, responses
 from llmproxy_asgi.conversation import (
     Candidate,
     Ended,
@@ -38,6 +37,7 @@ from llmproxy_asgi.errors import BadRequest, ModelNotFound, Unsupported, Upstrea
 from llmproxy_asgi.translators.assemble import fold, unfold
 from llmproxy_asgi.translators.base import Intake, Upstream
 from llmproxy_asgi.translators.registry import translator
+from support.conversations import event_rows, json_values, responses
 
 TRANSLATOR = translator("openai-completions")
 INBOUND, OUTBOUND = TRANSLATOR.inbound, TRANSLATOR.outbound

@@ -39,7 +39,7 @@ from llmproxy_asgi.errors import (
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.grammar import Grammar
 from llmproxy_asgi.translators.seals import wrap
-from support_openai_responses import (
+from support.wires.openai_responses import (
     COMPLETED,
     CREATED,
     NOW,

@@ -42,7 +42,7 @@ from llmproxy_asgi.errors import UpstreamFailed, UpstreamRateLimited
 from llmproxy_asgi.translators.assemble import unfold
 from llmproxy_asgi.translators.openai_responses.encode_stream import ResponsesStreamEncoder, encode_answer
 from llmproxy_asgi.translators.seals import unwrap, wrap
-from support_openai_responses import (
+from support.wires.openai_responses import (
     INBOUND,
     NOW,
     STARTED,

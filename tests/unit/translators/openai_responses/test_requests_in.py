@@ -31,7 +31,7 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import BadRequest
 from llmproxy_asgi.translators.seals import wrap
-from support_openai_responses import INBOUND, body, decoded, intake
+from support.wires.openai_responses import INBOUND, body, decoded, intake
 
 OWN = "openai-responses"
 

@@ -34,7 +34,7 @@ from llmproxy_asgi.conversation import (
     ToolResult,
 )
 from llmproxy_asgi.errors import BadRequest, Unsupported
-from support_openai_responses import OUTBOUND, decoded, encoded, upstream
+from support.wires.openai_responses import OUTBOUND, decoded, encoded, upstream
 
 OWN = "openai-responses"
 HELLO = Message(role="user", parts=(Text(text="Hello"),))

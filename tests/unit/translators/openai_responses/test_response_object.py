@@ -18,7 +18,7 @@ from llmproxy_asgi.conversation import (
     Text,
     ToolCall,
 )
-from support_openai_responses import INBOUND, STARTED, answer, frames, intake, written
+from support.wires.openai_responses import INBOUND, STARTED, answer, frames, intake, written
 
 ALWAYS = {
     "background", "completed_at", "created_at", "error", "frequency_penalty", "id", "incomplete_details",

@@ -4,7 +4,6 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conversations.strategies import event_rows, requests, responses
 from llmproxy_asgi.conversation import (
     EMPTY,
     CacheLifetime,
@@ -31,7 +30,8 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import BadRequest
 from llmproxy_asgi.translators.assemble import fold
-from support_openai_responses import INBOUND, OUTBOUND, accumulated, helped, intake, outgoing, read, upstream
+from support.conversations import event_rows, requests, responses
+from support.wires.openai_responses import INBOUND, OUTBOUND, accumulated, helped, intake, outgoing, read, upstream
 
 ASKING = intake(stream=True)
 

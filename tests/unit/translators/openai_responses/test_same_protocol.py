@@ -30,7 +30,7 @@ from llmproxy_asgi.errors import (
     UpstreamTimeout,
 )
 from llmproxy_asgi.translators.seals import wrap
-from support_openai_responses import (
+from support.wires.openai_responses import (
     COMPLETED,
     CREATED,
     INBOUND,

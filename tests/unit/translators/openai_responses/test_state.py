@@ -8,7 +8,7 @@ import pytest
 from llmproxy_asgi.errors import BadRequest
 from llmproxy_asgi.translators.base import Intake, State
 from llmproxy_asgi.translators.openai_responses import state as words
-from support_openai_responses import COMPLETED, CREATED, INBOUND, NOW, body, event, intake
+from support.wires.openai_responses import COMPLETED, CREATED, INBOUND, NOW, body, event, intake
 
 BLOB = "reasoning.encrypted_content"
 

@@ -1,0 +1,1 @@
+"""What tests share: clocks, gateways, scripted upstreams, wires, SDKs, servers and stores."""

@@ -1,0 +1,56 @@
+"""The pairs of protocols, the caller's and the upstream's, end to end: official SDKs, sockets, scripted wires.
+
+`wires` says what upstreams answer, `callers` are the official SDKs, `stage` puts a gateway between them. Nothing here
+imports a translator: what is expected is written out in the tests.
+"""
+
+from support.pairs.callers import Answer, ChatCaller, Lane, MessagesCaller
+from support.pairs.gemini_caller import GeminiCaller
+from support.pairs.replies import Reply
+from support.pairs.responses_caller import ResponsesCaller
+from support.pairs.responses_wires import responses_event, responses_events, responses_whole
+from support.pairs.stage import KEY, MODELS, Stage, gateway_config, staged
+from support.pairs.wires import (
+    CHAT,
+    GEMINI,
+    MESSAGES,
+    RESPONSES,
+    Call,
+    chat_chunks,
+    chat_whole,
+    delta,
+    event,
+    messages_events,
+    messages_whole,
+    sse,
+)
+
+__all__ = [
+    "CHAT",
+    "GEMINI",
+    "KEY",
+    "MESSAGES",
+    "MODELS",
+    "RESPONSES",
+    "Answer",
+    "Call",
+    "ChatCaller",
+    "GeminiCaller",
+    "Lane",
+    "MessagesCaller",
+    "Reply",
+    "ResponsesCaller",
+    "Stage",
+    "chat_chunks",
+    "chat_whole",
+    "delta",
+    "event",
+    "gateway_config",
+    "messages_events",
+    "messages_whole",
+    "responses_event",
+    "responses_events",
+    "responses_whole",
+    "sse",
+    "staged",
+]
