@@ -13,6 +13,7 @@ import msgspec
 
 from llmproxy_asgi.errors import GatewayError, UpstreamAuthFailed, UpstreamError, UpstreamRefused
 from llmproxy_asgi.masking import MASKED, Mask
+from llmproxy_asgi.translators.error_bodies import ErrorObject, error_of_body
 from llmproxy_asgi.translators.openai.problems import FAILED_EVENT
 from llmproxy_asgi.transport import Address, Answer
 from llmproxy_asgi.transport.reasons import shortened
@@ -30,6 +31,7 @@ _WORD = re.compile(r"[A-Z]?[a-z]+")
 _AROUND = ".,:;!?()[]{}'\"`"
 _SHORTEST_ECHO = 4
 _SAYS = ("message", "msg", "detail", "description", "error", "title", "reason")
+_BESIDE_ERROR = ("message", "error_description")
 _CODES = ("code", "type", "status", "error_code")
 _MODELS_WORDS = frozenset({"output", "instructions", "input", "tools"})
 
@@ -47,6 +49,8 @@ def answered(answer: Answer, url: Address, body: bytes) -> str:
     if 300 <= status < 400 and location:
         return f"{status} redirects to {_target(url, location)}"
     code, words = _said(body)
+    if not words and status >= 300 and (error := _otherwise_said(body)) is not None:
+        code, words = _code(error) or code, shortened(str(error["message"]))
     if code or words:
         return f"{status} {': '.join(each for each in (code, words) if each)}"
     media_type = (answer.header("content-type") or "no content type").partition(";")[0].strip()
@@ -154,10 +158,17 @@ def _said(body: bytes) -> tuple[str, str]:
         if not isinstance(inner, dict | list | str):
             words = next((found[key] for key in _SAYS if isinstance(found.get(key), str)), "")
             return code, shortened(words)
-        if isinstance(inner, str) and isinstance(found.get("message"), str):
-            return code or shortened(inner, 60), shortened(found["message"])
+        said = next((found[key] for key in _BESIDE_ERROR if isinstance(found.get(key), str)), None)
+        if isinstance(inner, str) and said is not None:
+            return code or shortened(inner, 60), shortened(said)
         found = inner
     return code, ""
+
+
+def _otherwise_said(body: bytes) -> ErrorObject | None:
+    """The error in a shape that no vendor of models uses: a firewall's, a cloud's."""
+    error = error_of_body(500, body)
+    return error if error is not None and isinstance(error.get("message"), str) else None
 
 
 def _code(found: Mapping[str, Any]) -> str:

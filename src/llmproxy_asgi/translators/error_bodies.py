@@ -1,11 +1,14 @@
 """The error that an upstream's body tells, in whichever of the shapes that servers use.
 
 The vendors' own shape is an object under `error`. Compatible servers, frameworks and the proxies before them answer in
-others: FastAPI's `detail`, lists under `errors`, a bare `message`, plain text, a page of HTML. This module finds the
-object or makes one out of the words; what it means is each protocol's to say. Words that are made are bounded.
+others: FastAPI's `detail`, lists under `errors`, a bare `message`, Apigee's `fault`, AWS's `__type`, OAuth's
+`error_description` (RFC 6749, 5.2), a problem's `title` and `detail` (RFC 9457), plain text, a page of HTML. This
+module finds the object or makes one out of the words; what it means is each protocol's to say. Words that are made are
+bounded.
 """
 
 import html
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,8 +23,16 @@ _READ = 64 * 1024
 _MOST = 3
 """Entries of a list of errors that are told."""
 _DEEPEST = 4
-_KEYS = ("message", "msg", "detail", "details", "error", "errors", "description", "reason", "title", "Message")
+_KEYS = (
+    *("message", "msg", "Message", "faultstring", "error_description", "error_message", "errorMessage", "error_msg"),
+    *("detail", "details", "error", "errors", "fault", "description", "reason", "title", "__type"),
+)
 """Where the words of an error may stand, the most telling first."""
+_OBJECTS = ("error", "fault")
+"""Members that hold the object of an error."""
+_CODES = ("code", "errorcode", "error_code", "errorCode", "errorType", "__type", "error")
+"""Where a word for programs may stand, the most telling first."""
+_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}")
 _PLACES = frozenset({"body", "query", "path", "header", "cookie"})
 """How FastAPI begins the place of a fault."""
 _UNSEEN = frozenset({"script", "style", "title"})
@@ -57,14 +68,19 @@ def error_of(found: Any) -> ErrorObject | None:
     """
     if isinstance(found, list) and found and not _is_validation(found):
         found = found[0]
-    inner = found.get("error") if isinstance(found, dict) else None
-    native = inner if isinstance(inner, dict) else found if isinstance(found, dict) else {}
+    outer = found if isinstance(found, dict) else {}
+    inner = next((each for key in _OBJECTS if isinstance(each := outer.get(key), dict)), None)
+    native = outer if inner is None else inner
     if isinstance(native.get("message"), str) and native["message"].strip():
-        return native
+        return {**native, "code": code} if "__type" in native and (code := _code(native)) else native
     words, param = _words(found, _DEEPEST)
     if not words:
-        return native if native is inner and native else None
-    more: dict[str, Any] = dict(native) if native is inner else {k: native[k] for k in _COMPANIONS if k in native}
+        return inner or None
+    more: dict[str, Any] = dict(inner) if inner is not None else {k: native[k] for k in _COMPANIONS if k in native}
+    if inner is None and ":" in str(more.get("type")):
+        del more["type"]  # a problem's type is an address
+    if "code" not in more and (code := _code(native)) and code != words:
+        more["code"] = code
     if param is not None and not isinstance(more.get("param"), str):
         more["param"] = param
     return {**more, "message": _bounded(words)}
@@ -72,6 +88,18 @@ def error_of(found: Any) -> ErrorObject | None:
 
 _COMPANIONS = ("type", "code", "param", "status")
 """What stands beside the words of an error that is no object of its own."""
+
+
+def _code(error: Mapping[str, Any]) -> str | None:
+    """The word for programs in an error of another shape than the vendors'."""
+    detail = error.get("detail")
+    places = (error, detail) if isinstance(detail, dict) else (error,)
+    for key in _CODES:
+        for place in places:
+            word = place.get(key)
+            if isinstance(word, str) and _CODE.fullmatch(word := word.rpartition("#")[2]):
+                return word
+    return None
 
 
 def _words(found: Any, depth: int) -> tuple[str, str | None]:

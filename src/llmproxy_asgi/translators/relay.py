@@ -217,13 +217,17 @@ class Relay(StreamDecoder):
         if self._started and self._scan.ended():
             usage = self._scan.late_usage(self._preceding)
             return Batch((*seen.events, *usage, Ended()), (seen.raw or b"") + self._scan.end_sign())
-        last = decode((tail or self._last).rstrip(b"\r\n") + _BLANK)
-        error = self._scan.stray_error(last[-1].data) if last else None
+        error = self._stray(tail or self._last)
         return Batch((*seen.events, Failed(self.broke(error or self._scan.close_error()))), seen.raw)
 
     @override
     def broke(self, error: ErrorT) -> ErrorT:
         return self._scan.broke(error, self._last) if self._started else error
+
+    def _stray(self, before: bytes) -> GatewayError | None:
+        """The error that the last of these frames is, in whatever shape."""
+        last = decode(before.rstrip(b"\r\n") + _BLANK)
+        return self._scan.stray_error(last[-1].data) if last else None
 
     def _look(self, whole: bytes) -> Batch:
         """Take frames one by one: the first of a stream, then those from where the pattern hits."""
@@ -275,6 +279,12 @@ class Relay(StreamDecoder):
             if not self._finishing and meaning.events and self._started:
                 self._look_for_finish(meaning.events, (self._last, *pieces, run[taken:begin]))
             ending = self._take(meaning.events, events)
+            if (
+                isinstance(ending, Failed)
+                and all(ending is not event for event in meaning.events)
+                and (stray := self._stray(run[:begin] or b"".join(pieces) or self._last)) is not None
+            ):
+                ending = events[-1] = Failed(stray)
             pieces.append(run[taken : begin if meaning.drop or isinstance(ending, Failed) else end])
             taken = end
             if ending is not None:

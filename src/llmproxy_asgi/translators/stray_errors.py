@@ -11,11 +11,31 @@ import msgspec
 from llmproxy_asgi.translators.error_bodies import error_of
 from llmproxy_asgi.wire.surrogates import replace_halves
 
-STATUS_KEYS = ("code", "status", "status_code")
+STATUS_KEYS = ("code", "status", "status_code", "statusCode")
 """Where servers put the status of an error that comes with status 200."""
-BESIDE = ("code", "param", "status", "status_code")
+BESIDE = ("code", "param", "status", "status_code", "statusCode")
 """What some servers put beside the error and not into it."""
-_MARKS = frozenset({"code", "status", "status_code", "type", "object"})
+_MARKS = frozenset({"code", "status", "status_code", "statusCode", "type", "object"})
+_OF_ERRORS = frozenset({"fault", "__type", "Message", "error_description", "errorMessage", "error_message"})
+"""Members that only errors have, in an object without any member of an answer."""
+_OF_PROBLEMS = frozenset({"title", "detail", "errors", "reason"})
+"""Members that errors have beside a status, or without a type that names another event."""
+_WORDS = {
+    "ThrottlingException": 429,
+    "TooManyRequestsException": 429,
+    "ServiceQuotaExceededException": 429,
+    "policies.ratelimit.QuotaViolation": 429,
+    "policies.ratelimit.SpikeArrestViolation": 429,
+    "ValidationException": 400,
+    "ResourceNotFoundException": 404,
+    "AccessDeniedException": 403,
+    "ExpiredTokenException": 401,
+    "UnrecognizedClientException": 401,
+    "ModelNotReadyException": 503,
+    "ServiceUnavailableException": 503,
+    "ModelTimeoutException": 504,
+}
+"""Codes of AWS and Apigee that stand for a status, where none is told."""
 _ANSWERS = (
     *("choices", "output", "response", "item", "delta"),
     *("candidates", "usageMetadata", "promptFeedback", "content", "content_block"),
@@ -38,14 +58,32 @@ def find_error(data: bytes) -> Mapping[str, Any] | None:
         found = found[0]
     if type(found) is not dict:
         return None
-    flat = type(found.get("message")) is str and not found.keys().isdisjoint(_MARKS)
-    return found if found.get("error") or (flat and not any(found.get(key) for key in _ANSWERS)) else None
+    if found.get("error"):
+        return found
+    if type(found.get("message")) is str and not found.keys().isdisjoint(_MARKS):
+        return None if any(found.get(key) for key in _ANSWERS) else found
+    return found if _is_foreign_error(found) and error_of(found) is not None else None
+
+
+def names_problem(kind: Any) -> bool:
+    """Whether the type of an object is that of a problem by RFC 9457, which is an address, and of no event."""
+    return type(kind) is str and ":" in kind
+
+
+def _is_foreign_error(found: Mapping[str, Any]) -> bool:
+    """Whether an object has the members of an error as other services write them, and none of an answer."""
+    if not found.keys().isdisjoint(_ANSWERS):
+        return False
+    if not found.keys().isdisjoint(_OF_ERRORS):
+        return True
+    named = "type" in found and not names_problem(found["type"])
+    return not found.keys().isdisjoint(_OF_PROBLEMS) and (not named or stated_status(found) is not None)
 
 
 def flattened(found: Any) -> Mapping[str, Any]:
     """The error itself: an object whose `message`, code and the like are its members; empty where it says nothing."""
     error = error_of(found) or {}
-    if type(found) is not dict or not found.get("error"):
+    if type(found) is not dict or not (found.get("error") or found.get("fault")):
         return error
     return {**{key: found[key] for key in BESIDE if found.get(key) is not None}, **error}
 
@@ -58,4 +96,5 @@ def stated_status(error: Mapping[str, Any]) -> int | None:
             value = int(value)
         if type(value) is int and 400 <= value <= 599:
             return value
-    return None
+    code = error.get("code")
+    return _WORDS.get(code) if type(code) is str else None

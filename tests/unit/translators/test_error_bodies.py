@@ -2,12 +2,17 @@
 
 import json
 import time
+from functools import partial
 from typing import Any
 
 import pytest
 
+from llmproxy_asgi.conversation import UNDATED, Failed
+from llmproxy_asgi.errors import GatewayError, UpstreamError
+from llmproxy_asgi.translators.base import Intake, Outgoing, Upstream
 from llmproxy_asgi.translators.error_bodies import error_of, error_of_body
 from llmproxy_asgi.translators.registry import translator
+from llmproxy_asgi.translators.stray_errors import find_error
 
 FASTAPI = {
     "detail": [
@@ -41,6 +46,17 @@ BODIES: list[Any] = [
     pytest.param({"success": False, "errors": [{"code": 1, "message": "words"}]}, "words", id="errors-objects"),
     pytest.param({"title": "Bad Request", "errors": {"stop": ["is wrong"]}}, "stop: is wrong", id="errors-fields"),
     pytest.param({"title": "Bad Request", "detail": "words"}, "words", id="problem-json"),
+    pytest.param({"title": "words", "status": 400}, "words", id="problem-json-title"),
+    pytest.param({"fault": {"faultstring": "words", "detail": {"errorcode": "a.B"}}}, "words", id="apigee"),
+    pytest.param({"fault": {"message": "words", "code": 1}}, "words", id="wso2"),
+    pytest.param({"__type": "com.amazon#SomeException", "message": "words"}, "words", id="aws"),
+    pytest.param({"__type": "SomeException", "Message": "words"}, "words", id="aws-capital"),
+    pytest.param({"__type": "com.amazon#SomeException"}, "com.amazon#SomeException", id="aws-type-alone"),
+    pytest.param({"error": "invalid_request", "error_description": "words"}, "words", id="oauth"),
+    pytest.param({"errorMessage": "words", "errorType": "Some"}, "words", id="lambda"),
+    pytest.param({"error_code": 17, "error_msg": "words"}, "words", id="baidu"),
+    pytest.param({"reason": "words"}, "words", id="reason"),
+    pytest.param({"statusCode": 400, "message": ["words", "more"], "error": "Bad Request"}, "words; more", id="nest"),
     pytest.param([{"error": {"message": "words"}}], "words", id="list"),
     pytest.param("words", "words", id="json-string"),
     pytest.param(b"words\n\x1b[31m of a proxy", "words [31m of a proxy", id="text"),
@@ -68,6 +84,108 @@ def test_a_refusal_keeps_its_reason(protocol: str, body: object, reason: str) ->
     shown = translator(protocol).inbound.problem(found).body.decode()
     assert json.dumps(reason, ensure_ascii=False)[1:-1] in shown
     assert "what the caller wrote" not in shown
+
+
+PROTOCOLS = ["openai-chat", "openai-responses", "anthropic-messages", "gemini"]
+STRAY: list[Any] = [
+    pytest.param({"fault": {"faultstring": "words", "detail": {"errorcode": "a.B"}}, "status": 400}, 400, id="apigee"),
+    pytest.param({"__type": "com.amazon#ValidationException", "message": "words"}, 400, id="aws"),
+    pytest.param({"__type": "ThrottlingException", "Message": "words"}, 429, id="aws-capital"),
+    pytest.param({"Message": "words", "code": 400}, 400, id="capital"),
+    pytest.param({"error": "invalid_request_error", "error_description": "words", "status": 400}, 400, id="oauth"),
+    pytest.param({"type": "about:blank", "title": "Bad", "status": 400, "detail": "words"}, 400, id="problem-json"),
+    pytest.param({"title": "words", "status": 422}, 422, id="problem-json-title"),
+    pytest.param({"reason": "words", "code": 409}, 409, id="reason"),
+    pytest.param({"statusCode": 429, "message": "words"}, 429, id="api-management"),
+    pytest.param({"detail": [{"loc": ["body"], "msg": "words"}], "status": 400}, 400, id="fastapi"),
+]
+BEGINNINGS: dict[str, bytes] = {
+    "openai-chat": b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n',
+    "openai-responses": b"event: response.created\ndata: "
+    b'{"type":"response.created","response":{"id":"r","status":"in_progress","output":[]}}\n\n',
+    "anthropic-messages": b"event: message_start\ndata: "
+    b'{"type":"message_start","message":{"id":"m","usage":{"input_tokens":1,"output_tokens":1}}}\n\n',
+    "gemini": b'data: {"candidates":[{"content":{"parts":[{"text":"Hi"}]}}]}\n\n',
+}
+ENDS = {"openai-chat": b"data: [DONE]\n\n"}
+
+
+def streamed(protocol: str, *frames: bytes, relayed: bool) -> GatewayError:
+    """The error that ends a stream."""
+    outbound = translator(protocol).outbound
+    intake = Intake(protocol=protocol, model="m", stream=True, raw={}, path={"model": "m"})
+    upstream = Upstream(provider="p", model="m", asked="m", issuer="p")
+    outgoing = Outgoing(body=b"{}", stream=True, nonce="n")
+    decoder = outbound.relay(intake, upstream) if relayed else outbound.decoder(outgoing, upstream)
+    events = [event for frame in frames for event in decoder.feed(frame).events]
+    last = (*events, *decoder.close().events)[-1]
+    assert isinstance(last, Failed)
+    return last.error
+
+
+@pytest.mark.parametrize(("body", "status"), STRAY)
+@pytest.mark.parametrize("relayed", [False, True], ids=["translated", "relayed"])
+@pytest.mark.parametrize("begun", [False, True], ids=["first", "later"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_an_error_in_a_stream_keeps_its_reason(
+    protocol: str, begun: bool, relayed: bool, body: object, status: int
+) -> None:
+    """In the first event or in a later one, followed by an end sign or not, read or passed on."""
+    begin = (BEGINNINGS[protocol],) if begun else ()
+    for end in ((), (ENDS[protocol],)) if protocol in ENDS else ((),):
+        found = streamed(protocol, *begin, b"data: " + encoded(body) + b"\n\n", *end, relayed=relayed)
+        assert (found.status, "words" in found.message) == (status, True)
+    if protocol in ENDS:
+        joined = b"data: " + encoded(body) + b"\n\n" + ENDS[protocol]
+        assert "words" in streamed(protocol, *begin, joined, relayed=relayed).message
+
+
+@pytest.mark.parametrize(("body", "status"), STRAY)
+@pytest.mark.parametrize("relayed", [False, True], ids=["translated", "relayed"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_an_error_with_a_good_status_keeps_its_reason(protocol: str, relayed: bool, body: object, status: int) -> None:
+    """A whole body that is an error in the place of an answer."""
+    outbound = translator(protocol).outbound
+    upstream = Upstream(provider="p", model="m", asked="m", issuer="p")
+    intake = Intake(protocol=protocol, model="m", raw={}, path={"model": "m"})
+    outgoing = Outgoing(body=b"{}", stream=False, nonce="n")
+    read = partial(outbound.decode, outgoing=outgoing, upstream=upstream, received_at=UNDATED)
+    passed = partial(outbound.restore, intake=intake, upstream=upstream)
+    with pytest.raises(UpstreamError) as raised:
+        (passed if relayed else read)(encoded(body))
+    assert (raised.value.status, "words" in raised.value.message) == (status, True)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"type": "status", "detail": "searching"},
+        {"type": "status", "title": "Search", "status": "running"},
+        {"choices": [], "detail": "about the usage"},
+        {"id": "1", "errors": []},
+        {"fault": None},
+    ],
+)
+def test_another_event_is_no_error(body: object) -> None:
+    """What services send beside an answer does not end it."""
+    assert find_error(encoded(body)) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({"fault": {"faultstring": "words", "detail": {"errorcode": "steps.Bad"}}}, "steps.Bad"),
+        ({"__type": "com.amazon#ValidationException", "message": "words"}, "ValidationException"),
+        ({"error": "invalid_request", "error_description": "words"}, "invalid_request"),
+        ({"error": "model not found"}, None),
+        ({"type": "https://example.com/full", "title": "Full", "detail": "words"}, None),
+    ],
+)
+def test_a_code_of_another_shape_is_kept(body: object, code: str | None) -> None:
+    """The word for programs, wherever it stands; an address or a sentence is none."""
+    found = error_of(body)
+    assert found is not None
+    assert (found.get("code"), found.get("type")) == (code, None)
 
 
 def test_a_fault_of_validation_names_its_field() -> None:

@@ -61,7 +61,7 @@ from llmproxy_asgi.translators.anthropic_messages.schema import (
 from llmproxy_asgi.translators.anthropic_messages.usage import bedrock_usage, decode_tier, decode_usage, newer
 from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
-from llmproxy_asgi.translators.stray_errors import read_loosely
+from llmproxy_asgi.translators.stray_errors import names_problem, read_loosely
 from llmproxy_asgi.translators.surrogates import SurrogateJoiner, decode_marked
 from llmproxy_asgi.wire import sse
 
@@ -216,6 +216,9 @@ class EventStream(StreamDecoder):
             case "ping":
                 pass
             case "error" | None if (error := _error(event, data)) is not None:
+                self._over = True
+                events.append(Failed(error))
+            case kind if names_problem(kind) and (error := error_in(data)) is not None:
                 self._over = True
                 events.append(Failed(error))
             case _:
@@ -402,7 +405,9 @@ class _Call(_Open):
 
 def _error(event: Event, data: bytes) -> GatewayError | None:
     """The error that an event tells, in the vendor's shape or in another; None where it tells none."""
-    return stream_error(event.error) if event.type == "error" or event.error else error_in(data)
+    if event.type == "error" or event.error:
+        return stream_error(event.error if type(event.error) is dict else read_loosely(data))
+    return error_in(data)
 
 
 def _opened(index: int, raw: msgspec.Raw, blocks: Blocks, events: list[StreamEvent]) -> _Open:

@@ -13,7 +13,7 @@ from llmproxy_asgi.translators.anthropic_messages.problems import error_in, stre
 from llmproxy_asgi.translators.anthropic_messages.schema import EVENT, Answer, Event
 from llmproxy_asgi.translators.anthropic_messages.usage import bedrock_usage, decode_tier, decode_usage, newer
 from llmproxy_asgi.translators.relay import Inspection, Scan
-from llmproxy_asgi.translators.stray_errors import read_loosely
+from llmproxy_asgi.translators.stray_errors import names_problem, read_loosely
 from llmproxy_asgi.translators.surrogates import decode_replaced
 from llmproxy_asgi.wire.sse import Frame
 
@@ -92,6 +92,8 @@ class MessagesScan(Scan):
 
 
 def _error(event: Event, data: bytes) -> UpstreamError | None:
-    if event.type not in {None, "error"}:
+    if event.type not in {None, "error"} and not names_problem(event.type):
         return None
-    return stream_error(event.error) if event.error else error_in(data) or (stream_error({}) if event.type else None)
+    if type(event.error) is dict and event.error:
+        return stream_error(event.error)
+    return error_in(data) or (stream_error({}) if event.type == "error" else None)

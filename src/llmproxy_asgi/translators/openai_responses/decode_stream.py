@@ -39,7 +39,7 @@ from llmproxy_asgi.translators.openai_responses.words import (
     decode_finish,
     decode_usage,
 )
-from llmproxy_asgi.translators.stray_errors import read_loosely
+from llmproxy_asgi.translators.stray_errors import names_problem, read_loosely
 from llmproxy_asgi.translators.surrogates import SurrogateJoiner, decode_marked
 from llmproxy_asgi.wire.sse import EventTooLarge, Frame, FrameSplitter, decode, only_named
 
@@ -197,7 +197,7 @@ class ResponsesStreamDecoder(StreamDecoder):
             self._end(answer, status_of(kind, answer), events)
         elif kind == "error" or (kind is None and event.error):
             self._failed(events, decode_error_object(read_loosely(frame.data), protocol=PROTOCOL))
-        elif kind is None and (error := error_in(frame.data, protocol=PROTOCOL)) is not None:
+        elif (kind is None or names_problem(kind)) and (error := error_in(frame.data, protocol=PROTOCOL)) is not None:
             self._failed(events, error)
         elif kind is not None:
             if not self._started:

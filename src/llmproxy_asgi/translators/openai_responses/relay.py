@@ -21,7 +21,7 @@ from llmproxy_asgi.translators.openai_responses.encode_answer import failure_obj
 from llmproxy_asgi.translators.openai_responses.schema import ITEM_DONE, RELAYED, RelayedAnswer
 from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, TIER_IN, decode_finish, decode_usage
 from llmproxy_asgi.translators.relay import Inspection, Scan
-from llmproxy_asgi.translators.stray_errors import read_loosely
+from llmproxy_asgi.translators.stray_errors import names_problem, read_loosely
 from llmproxy_asgi.translators.surrogates import decode_replaced
 from llmproxy_asgi.wire.sse import Frame
 
@@ -56,7 +56,8 @@ class ResponsesScan(Scan):
             return ()
         event = decode_replaced(RELAYED, data)
         if event.response is None:
-            error = None if event.type else error_in(data, protocol=PROTOCOL)
+            strange = not event.type or names_problem(event.type)
+            error = error_in(data, protocol=PROTOCOL) if strange else None
             return (Failed(error),) if error is not None else ()
         self._begun = data
         return (started(event.response, self._upstream),)
