@@ -6,7 +6,7 @@ another.
 """
 
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -72,20 +72,30 @@ class Outline:
             BadRequest: As `open`.
         """
         raw, values = opened
-        if not raw.keys() <= self._names:
-            self._refuse_spellings(raw.keys() - self._names)
+        self.check_names(raw.keys())
         # No list has more elements than the body has values.
         for counted in self._counted:
             most = max(getattr(bounds, counted.bound), counted.least)
             if values > most and (given := raw.get(counted.field)) is not None:
                 check_count(counted.field, _count(given, counted.within, most), most, counted.bound)
 
-    def _refuse_spellings(self, unknown: Iterable[str]) -> None:
-        for name in unknown:
-            meant = self._folded.get(fold(name)) if len(name) <= _LONGEST else None
+    def check_names(self, names: Collection[str], *, within: str = "") -> None:
+        """Refuse a second spelling of a known name.
+
+        Args:
+            names: The members of an object.
+            within: The object's path.
+
+        Raises:
+            BadRequest: One is.
+        """
+        if self._names.issuperset(names):
+            return
+        for name in names:
+            meant = self._folded.get(fold(name)) if name not in self._names and len(name) <= _LONGEST else None
             if meant is not None:
-                text = f"{name!r} is a second spelling of a known field: write {meant!r}."
-                raise BadRequest(text, param=name, code="invalid_value")
+                text = f"{within}{name!r} is a second spelling of a known field: write {meant!r}."
+                raise BadRequest(text, param=f"{within}{name}", code="invalid_value")
 
 
 def fold(name: str) -> str:

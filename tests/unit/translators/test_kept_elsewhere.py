@@ -54,6 +54,11 @@ def sent_as(
             "messages[0].content[1].file.file_id",
         ),
         (
+            "openai-chat",
+            {"messages": [*said(), {"role": "assistant", "audio": {"id": "audio_1"}}]},
+            "messages[1].audio.id",
+        ),
+        (
             "anthropic-messages",
             {"messages": said({"type": "image", "source": {"type": "file", "file_id": "file_1"}})},
             "messages[0].content[1].source.file_id",
@@ -149,6 +154,9 @@ def test_what_the_vendor_keeps_is_refused(protocol: str, body: dict[str, Any], p
     [
         ("openai-chat", {"messages": said({"type": "file", "file": {"file_data": "data:,x", "filename": "a"}})}),
         ("openai-chat", {"messages": [{"role": "user", "content": 'the "file_id"'}], "store": False}),
+        ("openai-chat", {"messages": said({"type": "input_audio", "input_audio": {"data": "AA", "format": "wav"}})}),
+        ("openai-chat", {"messages": [*said(), {"role": "assistant", "content": "a", "audio": None}]}),
+        ("openai-chat", {"messages": said(), "modalities": ["audio"], "audio": {"voice": "alloy", "format": "wav"}}),
         ("anthropic-messages", {"messages": said({"type": "text", "text": '"file_id"'}), "container": None}),
         ("anthropic-messages", {"messages": said(), "thread": None}),
         ("anthropic-messages", {"messages": said(), "container": {"skills": [{"type": "anthropic", "skill_id": "x"}]}}),
@@ -292,6 +300,8 @@ def test_chat_keeps_nothing() -> None:
 LOOSELY: list[tuple[str, dict[str, Any], bytes]] = [
     ("openai-chat", {"messages": said({"type": "file", "file": {"file_id": "file_1"}})}, b"file_id"),
     ("openai-chat", {"messages": said({"type": "file", "file": {"file_id": "file_1"}})}, b"file"),
+    ("openai-chat", {"messages": [*said(), {"role": "assistant", "audio": {"id": "audio_1"}}]}, b"audio"),
+    ("openai-chat", {"messages": [*said(), {"role": "assistant", "audio": {"id": "audio_1"}}]}, b"id"),
     ("anthropic-messages", {"messages": said({"type": "container_upload", "file_id": "file_1"})}, b"file_id"),
     ("openai-responses", {"input": said({"type": "input_file", "file_id": "file_1"})}, b"file_id"),
     (

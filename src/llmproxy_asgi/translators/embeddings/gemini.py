@@ -46,6 +46,8 @@ _OUTLINE = Outline(
     Counted("requests", "messages", least=MOST_INPUTS),
     values=MOST_TOKENS_AT_ONCE,
 )
+_EACH = Outline(both_spellings("model", "content", "taskType", "title", "outputDimensionality", "autoTruncate"))
+"""The names in each of several requests."""
 _TUNING = ("taskType", "title")
 """What one content may say beside itself and its vector's size; other vendors have no word for it."""
 
@@ -121,7 +123,19 @@ def _asked(intake: Intake) -> list[Proto]:
     entries = requests.entries()
     if not entries:
         requests.fail("must hold at least one request.", code="empty_array")
+    for entry in entries:
+        _check_names(entry.object(), entry.path)
     return entries
+
+
+def _check_names(entry: Mapping[str, Any], path: str) -> None:
+    """Refuse what one server would read in one way and another in another.
+
+    Raises:
+        BadRequest: A name is a second spelling, or there in both.
+    """
+    _EACH.check_names(entry.keys(), within=f"{path}.")
+    refuse_both_spellings(entry.keys(), within=f"{path}.")
 
 
 class _Top(Proto):
@@ -261,9 +275,12 @@ def _request(each: EmbeddingInput, model: str, dimensions: int | None) -> JSONOb
 
 def _entries(requests: msgspec.Raw, key: str) -> list[dict[str, msgspec.Raw]]:
     try:
-        return msgspec.json.decode(requests, type=list[dict[str, msgspec.Raw]])
+        entries = msgspec.json.decode(requests, type=list[dict[str, msgspec.Raw]])
     except msgspec.MsgspecError:
         raise BadRequest(f"{key}: expected an array of objects.", param=key, code="invalid_type") from None
+    for number, entry in enumerate(entries):
+        _check_names(entry, f"{key}[{number}]")
+    return entries
 
 
 def _read(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:

@@ -21,7 +21,7 @@ from llmproxy_asgi.translators.gemini.decode_request import decode_request
 from llmproxy_asgi.translators.gemini.encode_answer import encode_answer
 from llmproxy_asgi.translators.gemini.encode_stream import AnswerStream
 from llmproxy_asgi.translators.gemini.framing import ArrayIntake
-from llmproxy_asgi.translators.gemini.outline import OUTLINE, refuse_both_spellings
+from llmproxy_asgi.translators.gemini.outline import OUTLINE, refuse_both_spellings, refuse_both_spellings_within
 from llmproxy_asgi.translators.gemini.problems import encode_problem
 from llmproxy_asgi.translators.gemini.proto import Proto, spelled
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
@@ -91,6 +91,7 @@ class GeminiInbound(Inbound):
             raw = _counted(raw)
             OUTLINE.check(Opened(raw, values), bounds)
         refuse_both_spellings(raw)
+        refuse_both_spellings_within(raw)
         for key, (starts, wanted) in _OUTSIDES.items():
             found = spelled(raw, key)
             first = memoryview(raw[found])[0] if found else _NULL

@@ -3,11 +3,16 @@
 Source: the types of Google's Python SDK google-genai 3.4.0, read 2026-12-01.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from typing import Any
+
+import msgspec
 
 from llmproxy_asgi.errors import BadRequest
-from llmproxy_asgi.translators.gemini.proto import camel, snake
+from llmproxy_asgi.translators.gemini.proto import camel, either, snake
 from llmproxy_asgi.translators.outline import Counted, Outline
+from llmproxy_asgi.wire.json_body import decode
 
 
 def both_spellings(*names: str) -> list[str]:
@@ -15,15 +20,53 @@ def both_spellings(*names: str) -> list[str]:
     return [spelling for name in names for spelling in (name, snake(name))]
 
 
-def refuse_both_spellings(fields: Collection[str]) -> None:
+def refuse_both_spellings(fields: Collection[str], *, within: str = "") -> None:
     """Refuse a field that is there in both of its spellings: which of the two counts differs from server to server.
+
+    Args:
+        fields: The members of an object.
+        within: The object's path.
 
     Raises:
         BadRequest: One is.
     """
     for name in fields:
         if "_" in name and (other := camel(name)) != name and other in fields:
-            raise BadRequest(f"{name} and {other} are one field: send it once.", param=name, code="invalid_value")
+            path = f"{within}{name}"
+            raise BadRequest(f"{path} and {other} are one field: send it once.", param=path, code="invalid_value")
+
+
+def refuse_both_spellings_within(raw: Mapping[str, msgspec.Raw]) -> None:
+    """The same within the options of a request, which are read only where they hold a name of two words.
+
+    What a schema calls its properties is the caller's own affair.
+
+    Raises:
+        BadRequest: A field is there in both spellings.
+    """
+    for name in _OPTIONS:
+        for key, value in either(raw, name):
+            if b"_" in bytes(value):
+                with suppress(
+                    msgspec.DecodeError, UnicodeDecodeError, RecursionError
+                ):  # the upstream says what is wrong
+                    _refuse_inner(decode(value), key)
+
+
+def _refuse_inner(found: Any, path: str) -> None:
+    if isinstance(found, list):
+        for number, each in enumerate(found):
+            _refuse_inner(each, f"{path}[{number}]")
+    elif isinstance(found, dict):
+        refuse_both_spellings(found.keys(), within=f"{path}.")
+        for key, each in found.items():
+            if camel(key) not in _SCHEMAS:
+                _refuse_inner(each, f"{path}.{key}")
+
+
+_OPTIONS = ("generationConfig", "toolConfig")
+_SCHEMAS = frozenset({"responseSchema", "responseJsonSchema", "schema"})
+"""Options whose members are not Google's to name."""
 
 
 OUTLINE = Outline(

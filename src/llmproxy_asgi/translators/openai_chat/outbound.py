@@ -118,10 +118,13 @@ def _names(found: Mapping[str, Any]) -> tuple[str, ...]:
     file = found.get("file")
     if isinstance(file, dict) and file.get("file_id"):
         return ("file.file_id",)
+    audio = found.get("audio")
+    if isinstance(audio, dict) and audio.get("id"):
+        return ("audio.id",)  # of an earlier answer, which the vendor plays to the model again
     return ("file_id",) if isinstance(found.get("file_id"), str) and found.keys() <= _FILE_KEYS else ()
 
 
-_NAMING = Naming("file_id", {"file", *_FILE_KEYS}, _names)
+_NAMING = Naming("file_id|audio", {"file", "audio", "id", *_FILE_KEYS}, _names)
 
 
 def _read(body: bytes) -> Answer:

@@ -125,6 +125,24 @@ def test_98_what_is_wrong_is_refused_by_name(body: Any, method: str, param: str)
     assert refused.value.param == param
 
 
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"Model": "models/other"}, "requests[1].Model"),
+        ({"MODEL": "models/other"}, "requests[1].MODEL"),
+        ({"output_Dimensionality": 1}, "requests[1].output_Dimensionality"),
+        ({"taskType": "A", "task_type": "B"}, "requests[1].task_type"),
+    ],
+)
+def test_a_second_spelling_within_a_batch_is_refused(fields: dict[str, Any], param: str) -> None:
+    """Each request of a batch names its model once more, so its names are looked at like those of the whole."""
+    asked = intake({"requests": [{"content": content("a")}, {"content": content("b"), **fields}]})
+    for read in (INBOUND.decode, lambda asked: OUTBOUND.splice(asked, UPSTREAM)):
+        with pytest.raises(BadRequest) as refused:
+            read(asked)
+        assert refused.value.param == param
+
+
 def test_what_only_google_embeds_stays_there() -> None:
     """Pictures, and vectors of several sizes in one call."""
     picture = {"parts": [{"inlineData": {"mimeType": "image/png", "data": "AAAA"}}]}

@@ -375,6 +375,39 @@ def test_98_wrong_requests_are_refused_by_name(body: dict[str, Any], param: str)
     assert refused(body).param == param
 
 
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"generationConfig": {"topK": 1, "top_k": 9}}, "generationConfig.top_k"),
+        ({"generation_config": {"maxOutputTokens": 1, "max_output_tokens": 9}}, "generation_config.max_output_tokens"),
+        (
+            {"generationConfig": {"thinkingConfig": {"thinkingBudget": 0, "thinking_budget": 9}}},
+            "generationConfig.thinkingConfig.thinking_budget",
+        ),
+        (
+            {"generationConfig": {"speechConfig": [{"voiceConfig": {}, "voice_config": {}}]}},
+            "generationConfig.speechConfig[0].voice_config",
+        ),
+        (
+            {"toolConfig": {"functionCallingConfig": {}, "function_calling_config": {"mode": "ANY"}}},
+            "toolConfig.function_calling_config",
+        ),
+    ],
+)
+def test_an_option_in_both_spellings_is_refused(body: dict[str, Any], param: str) -> None:
+    """Which of the two counts would be the upstream's choice, so the request is refused, also where it is passed on."""
+    with pytest.raises(BadRequest, match="one field") as raised:
+        opened(body)
+    assert raised.value.param == param
+
+
+@pytest.mark.parametrize("name", ["responseSchema", "response_json_schema"])
+def test_properties_of_a_schema_have_any_names(name: str) -> None:
+    """What an answer's properties are called is the caller's affair."""
+    schema = {"type": "object", "properties": {"userId": {"type": "string"}, "user_id": {"type": "string"}}}
+    opened({"generationConfig": {name: schema, "stop_sequences": ["a_b"]}})
+
+
 def test_100_the_request_whose_tokens_are_counted_may_stand_in_a_field() -> None:
     """CountTokens takes contents, or a whole request in a field of its own."""
     path = {"model": "m", "method": "countTokens"}
