@@ -141,6 +141,23 @@ def test_flat_tools_beside_messages_are_nested(stage: Stage, lane: Lane, choice:
         }
 
 
+@pytest.mark.parametrize("client", [CHAT, RESPONSES])
+@pytest.mark.parametrize("upstream", [CHAT, RESPONSES, MESSAGES, GEMINI])
+@pytest.mark.parametrize("first", ["nested", "flat"])
+def test_tools_of_both_forms_in_one_list_reach_every_upstream(
+    stage: Stage, client: str, upstream: str, first: str
+) -> None:
+    """Whichever form comes first, on both paths, passed on or translated: each in the form that its upstream takes."""
+    lane = Lane(client=client, upstream=upstream)
+    stage.play(CALLED.scenario(upstream, stream=False))
+    inner = {key: value for key, value in FLAT.items() if key != "type"}
+    mixed = [{"type": "function", "function": {**inner, "name": "nested"}}, {**FLAT, "name": "flat"}]
+    body: dict[str, Any] = {"tools": mixed if first == "nested" else mixed[::-1]}
+    question = {"messages": [{"role": "user", "content": "Hi"}]} if client == CHAT else {"input": "Hi", "store": False}
+    sent(stage, lane, {**question, **body}, to=CHATS if client == CHAT else RESPONSES_OWN)
+    assert sorted(declared(lane, stage.asked)) == ["flat", "nested"]
+
+
 @pytest.mark.parametrize("upstream", [CHAT, RESPONSES])
 def test_stop_sequences_on_the_path_of_responses_are_refused_by_name(stage: Stage, upstream: str) -> None:
     """Responses has no word for them, so that an answer would run on behind one."""

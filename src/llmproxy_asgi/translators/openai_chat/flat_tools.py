@@ -6,31 +6,37 @@ from typing import Any
 import msgspec
 
 from llmproxy_asgi.translators.members import raw
+from llmproxy_asgi.wire.json_body import elements
 
-_NESTED = re.compile(
-    rb"""\[\s*(?:\]|\{\s*(?:"type"\s*:\s*"(?:function|custom)"\s*,\s*)?"(?:function|custom)"\s*:\s*\{)"""
-)
-"""How a list of tools begins where the first of them is nested, as nearly always: no more of it is read."""
+_NESTED = re.compile(rb"""\{\s*(?:"type"\s*:\s*"(?:function|custom)"\s*,\s*)?"(?:function|custom)"\s*:\s*\{""")
+"""How a nested tool begins, as nearly all are written."""
 _KINDS = ("function", "custom")  # compared, not looked up: a caller's `type` may be an object
+_ARRAY, _OBJECT = b"[{"
 
 
 def nest_flat_tools(values: dict[str, msgspec.Raw]) -> None:
-    """Write flat functions of `tools`, and a flat choice of one, in the form that Chat upstreams take."""
+    """Write flat functions of `tools`, wherever in the list, and a flat choice in the form that Chat upstreams take."""
     tools = values.get("tools")
-    if tools is None or _NESTED.match(memoryview(tools)):
+    if tools is None:
         return
-    declared = msgspec.json.decode(tools)
-    if type(declared) is not list or not any(map(_is_flat, declared)):
-        return
-    values["tools"] = raw([_nested(tool) for tool in declared])
-    if "tool_choice" in values:
-        choice = msgspec.json.decode(values["tool_choice"])
-        if type(choice) is dict and choice.get("type") == "allowed_tools" and "allowed_tools" not in choice:
-            allowed = {key: value for key, value in choice.items() if key != "type"}
-            if type(allowed.get("tools")) is list:
-                allowed["tools"] = [_nested(tool) for tool in allowed["tools"]]
-            choice = {"type": "allowed_tools", "allowed_tools": allowed}
-        values["tool_choice"] = raw(_nested(choice))
+    if memoryview(tools)[0] == _ARRAY and not all(_NESTED.match(memoryview(each)) for each in elements(tools)):
+        declared = msgspec.json.decode(tools)
+        if any(map(_is_flat, declared)):
+            values["tools"] = raw([_nested(tool) for tool in declared])
+    choice = values.get("tool_choice")
+    if choice is not None and memoryview(choice)[0] == _OBJECT:
+        chosen = msgspec.json.decode(choice)
+        if (nested := _nested_choice(chosen)) is not chosen:
+            values["tool_choice"] = raw(nested)
+
+
+def _nested_choice(choice: dict[str, Any]) -> Any:
+    if choice.get("type") != "allowed_tools" or "allowed_tools" in choice:
+        return _nested(choice)
+    allowed = {key: value for key, value in choice.items() if key != "type"}
+    if type(allowed.get("tools")) is list:
+        allowed["tools"] = [_nested(tool) for tool in allowed["tools"]]
+    return {"type": "allowed_tools", "allowed_tools": allowed}
 
 
 def _is_flat(tool: Any) -> bool:

@@ -17,6 +17,7 @@ from llmproxy_asgi.translators.hosted_tools import refuse_spliced
 from llmproxy_asgi.translators.kept_elsewhere import Naming, refuse_named, unshared
 from llmproxy_asgi.translators.members import joined, raw
 from llmproxy_asgi.translators.openai.hosted_tools import RESPONSES
+from llmproxy_asgi.translators.openai_responses.nested_tools import flatten_nested_tools
 from llmproxy_asgi.translators.openai_responses.words import STATE, legal_item_id
 from llmproxy_asgi.translators.seals import WRAPPED, unwrap, usable
 from llmproxy_asgi.wire.json_body import decode
@@ -52,6 +53,7 @@ def splice(intake: Intake, upstream: Upstream) -> Outgoing:
         values["model"] = raw(upstream.model)
     warnings: list[str] = []
     refuse_spliced(values, upstream.capabilities, RESPONSES)
+    flatten_nested_tools(values)
     if not upstream.capabilities.stored:
         _refuse_stored(values)
         if "store" in values and bytes(values["store"]) == b"true":
