@@ -120,7 +120,7 @@ def _milliseconds(seconds: Sequence[float]) -> str:
 def write(findings: Findings) -> str:
     """The section without its title."""
     goals = report.table(
-        ["goal, judged by the pair that does worst", "wanted", "median", "spread", "verdict"],
+        ["goal, judged by the slowest pair", "target", "median", "spread", "verdict"],
         [goal.row() for goal in _goals(findings)],
     )
     return "\n\n".join(
@@ -129,18 +129,18 @@ def write(findings: Findings) -> str:
 
 
 _INTRODUCTION = """\
-The codecs by themselves, in one process: an upstream's bytes become the caller's, without sockets and without the rest
-of the gateway. *Plain* is `msgspec` decoding and encoding the JSON of the same events, which it gets already cut out of
-their frames; it understands nothing and writes it again. Both take turns. Before that, each answer is read again as its
-caller would, and must say what the upstream said."""
+The codecs alone, in one process: an upstream's bytes become the client's, without sockets and without the rest of
+the gateway. *Plain* is `msgspec` decoding and encoding the JSON of the same events, already extracted from their
+frames; it interprets nothing. Both alternate. Before that, each answer is decoded as its client would, and must
+match what the upstream sent."""
 
 _NOTES = f"""\
-- **Events**: streams of {codecs.DELTAS:,} pieces as long as tokens, as the four vendors write them. They come in one
-  event at a time, 4 KiB at a time and 64 KiB at a time; what is shown and judged for a pair is the slowest of the
-  three. One protocol to itself is relayed, not read, with the model's name replaced. A caller of Gemini's protocol gets
-  calls whole.
-- **Requests**: read into our own vocabulary, then written for the upstream; medians. In brackets: passed on in one
-  protocol, opened and written together.
-- **A read**: for how long the event loop would have to wait while one read goes through. *Lean* streams leave out all
-  that may be left out, so more events go into one read; the longest is the longest of all reads of all three kinds of
-  streams, in processor time, each read by its median over the rounds."""
+- **Events**: streams of {codecs.DELTAS:,} token-sized pieces, in the four vendors' formats. They arrive one event
+  at a time, 4 KiB at a time and 64 KiB at a time; the table shows and judges the slowest of the three for each
+  pair. With the same protocol on both sides, the stream passes through undecoded, with the model's name replaced. A
+  client of Gemini's protocol gets tool calls whole.
+- **Requests**: decoded into the protocol-neutral form, then encoded for the upstream; medians. In brackets:
+  passthrough, decoded and encoded together.
+- **A read**: how long the event loop would be blocked while one read is processed. *Lean* streams omit everything
+  optional, so more events fit into one read; the longest is the longest of all reads of all three kinds of streams,
+  in CPU time, each read by its median over the rounds."""

@@ -161,7 +161,7 @@ def _leaving(found: dict[leaving.Kind, list[float]]) -> str:
         [leaving.TITLES[kind], str(len(seconds)), cell(_median(seconds), 1e3, 1), cell(_last(seconds)[0], digits=1)]
         for kind, seconds in found.items()
     ]
-    return table(["the caller leaves", "calls", "p50 ms", "p99 ms"], rows)
+    return table(["the client disconnects", "calls", "p50 ms", "p99 ms"], rows)
 
 
 def _wall(costs: list[startup.Cost]) -> list[float]:
@@ -208,7 +208,7 @@ def _goals(results: _Results, findings: Findings) -> list[Goal]:
             for name in chunks
         ),
         *(
-            Goal(f"caller gone {title}, p99", 250, False, " ms", _last(findings.leavers.get(kind, [])), 0)
+            Goal(f"disconnect {title}, p99", 250, False, " ms", _last(findings.leavers.get(kind, [])), 0)
             for kind, title in leaving.TITLES.items()
         ),
         Goal(f"`{startup.PACKAGE}`", 250, False, " ms", package, 0),
@@ -333,7 +333,9 @@ def _imports(imports: startup.Imports) -> str:
             (startup.LIBRARIES, imports.libraries),
         )
     ]
-    counts = f"`LLMProxy` brings {imports.own_modules} modules of ours and {imports.all_modules} in all."
+    counts = (
+        f"Importing `LLMProxy` loads {imports.own_modules} modules of the gateway and {imports.all_modules} in total."
+    )
     return f"{table(['import', 'ms', 'CPU ms'], rows)}\n\n{counts}"
 
 
@@ -368,7 +370,7 @@ def _circumstances(facts: Facts) -> str:
             f"- Commit: {_commit()}.",
             f"- Machine: {os.cpu_count()} cores, {platform.machine()}, {platform.system()}{shared}.",
             f"- Load average before the run: {facts.load_before:.2f}.",
-            f"- Rounds: {facts.rounds}{' (quick)' if facts.quick else ''}, {facts.seconds:.0f} s in all.",
+            f"- Rounds: {facts.rounds}{' (quick)' if facts.quick else ''}, {facts.seconds:.0f} s in total.",
         ]
     )
 
@@ -391,16 +393,16 @@ def with_codecs(page: str, section: str) -> str:
 def write(findings: Findings, facts: Facts) -> str:
     """The whole page, in Markdown that also reads well in a terminal."""
     results = _Results(findings)
-    goals = table(["goal", "wanted", "median", "spread", "verdict"], [goal.row() for goal in _goals(results, findings)])
+    goals = table(["goal", "target", "median", "spread", "verdict"], [goal.row() for goal in _goals(results, findings)])
     notes = [_without_places(note) for note in dict.fromkeys(findings.notes)]
     if facts.load_before > 0.7:
-        notes.append("The machine was busy before the run: expect more spread than its own.")
+        notes.append("The machine was busy before the run: expect additional spread.")
     sections = [
         "# Benchmarks",
         _INTRODUCTION,
         "## Goals",
         goals,
-        *(["## What went wrong", "\n".join(f"- {note}" for note in notes)] if notes else []),
+        *(["## Problems in this run", "\n".join(f"- {note}" for note in notes)] if notes else []),
         "## Requests",
         _closed(results),
         _single(results),
@@ -408,26 +410,26 @@ def write(findings: Findings, facts: Facts) -> str:
         _paced(results),
         _full(results),
         *([CODECS, findings.codecs] if findings.codecs else []),
-        "## Beginning and memory",
+        "## Startup and memory",
         _process(results, findings),
         *([_imports(findings.imports)] if findings.imports else []),
-        *(["## Callers who leave", _leaving(findings.leavers)] if findings.leavers else []),
-        "## Circumstances",
+        *(["## Disconnects", _leaving(findings.leavers)] if findings.leavers else []),
+        "## Environment",
         _circumstances(facts),
-        "## How to repeat it",
+        "## Run it yourself",
         _REPEAT,
     ]
     return "\n\n".join(sections)
 
 
 _INTRODUCTION = """\
-Written by the benchmark itself; do not edit. It compares the gateway with the least that could be put in its place:
-a relay of forty lines on aiohttp and Starlette, without keys, models, limits or accounting. Only ratios inside one run
-mean something: another machine, or the same one an hour later, has other figures.
+The benchmark writes this page; do not edit it. It compares the gateway with the smallest possible replacement: a
+relay of forty lines on aiohttp and Starlette, without keys, models, limits or accounting. Only ratios inside one
+run are comparable: another machine, or the same one an hour later, gives other figures.
 
-Every server has one core while it is measured, one worker of uvicorn with uvloop and httptools and no access log. The
-upstream and the load share another core. Contestants take turns in every round; figures are medians over the rounds.
-Every answer is checked: status, all chunks, their order, the proper end."""
+Each server has one core while it is measured, and runs one uvicorn worker with uvloop and httptools and without an
+access log. The upstream and the load generator share another core. The contestants alternate in every round;
+figures are medians over the rounds. Every answer is checked: status, all chunks, their order, the correct end."""
 
 _REPEAT = """\
 ```sh
@@ -438,16 +440,17 @@ make bench ARGS=--codecs                                                 # the c
 .venv/bin/python tests/bench/profile.py --wire messages --model full-256 # where the time goes
 ```
 
-- **Requests**: plain requests, each connection sending its next one when the last is answered. *CPU* is user and system
-  time of the server's process. *Added* is the median latency less the median of asking the upstream directly. Where
-  requests per second seen are far below requests per CPU second, something else was using the server's core.
-- **Paced**: one chunk each 20 ms in each stream, so nearly every chunk is a wake-up of its own, as in life. What the
-  idle server uses is taken off. *Lag* is the time from the upstream's write to the client's read.
+- **Requests**: plain requests; each connection sends its next one after the last is answered. *CPU* is user and
+  system time of the server's process. *Added* is the median latency minus the median of calling the upstream
+  directly. If requests per second are far below requests per CPU second, another process was using the server's
+  core.
+- **Paced**: one chunk every 20 ms in each stream, so nearly every chunk is a separate wake-up, as in production.
+  The CPU time of the idle server is subtracted. *Lag* is the time from the upstream's write to the client's read.
 - **Full speed**: streams of 256 chunks without pauses, so many chunks arrive in one read.
-- **Memory**: what 1000 streams, held open after their first chunk, add to the resident size of a process that has
+- **Memory**: the resident size that 1000 streams, held open after their first chunk, add to a process that has
   served a few requests, divided by 1000.
-- **Callers who leave**: from the close of the caller's socket to the close of the upstream's connection, one call at a
+- **Disconnects**: from the close of the client's socket to the close of the upstream's connection, one call at a
   time, through uvicorn.
 - **Start**: from the start of the process to the first answer with status 200. Imports: fresh interpreters with warm
-  bytecode, less the start of an interpreter that imports nothing. Both are wall clock, which a busy machine stretches;
-  the CPU time beside it is what a quiet one would need."""
+  bytecode, minus the start of an interpreter that imports nothing. Both are wall-clock times, which a busy machine
+  increases; the CPU time beside them is what an idle one would need."""

@@ -20,9 +20,9 @@ def table(found: Mapping[int, Proofs]) -> str:
     """
     passed = sum(_passed(row, found) for row in ROWS)
     lines = [
-        f"Today {passed} of {len(ROWS)} rows have passed.",
+        f"Today {passed} of {len(ROWS)} rows pass.",
         "",
-        "| row | fault | right behaviour | tests | result |",
+        "| row | fault | expected behavior | tests | result |",
         "| --- | --- | --- | --- | --- |",
     ]
     for row in ROWS:

@@ -13,26 +13,24 @@ _INTRO = """\
 
 <!-- Written by `make protocols`; edit tests/fidelity_checklist instead. -->
 
-Callers speak Chat Completions, Responses, Messages or Gemini, and so do upstreams; any caller reaches any upstream.
-Where both sides speak one protocol, bytes are passed on and only the model's name is changed. Where they do not,
-requests and answers are translated; whatever is lost on the way is named in the `x-llmproxy-warnings` header of the
-answer, and what would make the answer wrong is refused with a 400 that names the field.
+Callers and upstreams use Chat Completions, Responses, Messages or Gemini, and any caller can reach any upstream. If
+both sides use the same protocol, bytes pass through and only the model's name changes. Otherwise requests and answers
+are translated. The answer's `x-llmproxy-warnings` header lists what was lost, and a loss that would make the answer
+wrong is a 400 that names the field.
 
-What that means is written down as {total} claims. Each is proved by tests that run on real sockets: the vendors'
-official SDKs, or a plain HTTP client where bytes matter, call a gateway in front of an upstream that refuses what the
-vendor refuses, streamed and not. {passed} of {total} claims have passed, for {proofs} of the {concerned} pairs that
-they are about.
+This page specifies that in {total} claims. Tests prove each claim over real sockets, with and without streaming: the
+vendors' official SDKs, or a plain HTTP client where bytes matter, call a gateway in front of an upstream that rejects
+what the vendor rejects. {passed} of {total} claims have passed, for {proofs} of the {concerned} pairs they cover.
 
 ## Pairs and features
 
-For how many of the claims about a pair that very pair has been tested, of how many there are; `-` where there is
-nothing to claim.
+Each cell shows how many of the claims about a pair have been tested for that pair; `-` if there is no claim.
 
 {features}
 
 ## Claims
 
-*any* is any of the four. The last column says for how many pairs a claim is proved, of those it is about.
+*any* is any of the four. The last column shows for how many of its pairs a claim is proved.
 
 {claims}
 """

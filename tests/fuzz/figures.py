@@ -46,7 +46,7 @@ def _commit() -> str:
 def _versions() -> str:
     names = ("aiohttp", "httpx2", "msgspec", "starlette", "uvicorn")
     told = ", ".join(f"{name} {version(name)}" for name in names)
-    return f"Last run with Python {platform.python_version()}, {told}. A commit with a plus had changes on top."
+    return f"Last run with Python {platform.python_version()}, {told}. A plus after a commit means uncommitted changes."
 
 
 COMMIT = _commit()

@@ -113,8 +113,8 @@ def _healthy(evidence: Evidence) -> Check:
     meant = [each for each in _stayed(evidence) if not each.call.is_cut and not each.call.fails]
     wrong = [_shown(each) for each in meant if not (each.answer.end == "whole" and each.right)]
     mended = sum(each.call.errand.fault != NONE for each in meant)
-    figure = f"{len(wrong)} of {len(meant)} broken ({mended} of them had a fault that was mended)"
-    return _check("answers that should be whole are, to the letter", figure, wrong)
+    figure = f"{len(wrong)} of {len(meant)} broken ({mended} of them recovered from a fault)"
+    return _check("answers that should be complete are, to the letter", figure, wrong)
 
 
 def _faulty(evidence: Evidence) -> Check:
@@ -131,7 +131,7 @@ def _faulty(evidence: Evidence) -> Check:
             mended += 1
         elif (each.answer.end, each.answer.status) not in expected or not whole.startswith(each.answer.text):
             wrong.append(_shown(each))
-    figure = f"{len(wrong)} of {len(meant)} ended in another way ({mended} broke before anything was shown)"
+    figure = f"{len(wrong)} of {len(meant)} ended in another way ({mended} broke before anything was sent)"
     return _check("broken answers end with their protocol's error", figure, wrong)
 
 
@@ -140,7 +140,7 @@ def _no_500(evidence: Evidence) -> Check:
     wrong += [f"{fact.request_id}: {fact.error}" for fact in evidence.facts if fact.status == 500]
     statuses = Counter(each.answer.status for each in evidence.played if each.answer.status)
     figure = ", ".join(f"{status}: {count}" for status, count in sorted(statuses.items()))
-    return _check("no status of 500", figure, wrong)
+    return _check("no status 500", figure, wrong)
 
 
 def _told_once(evidence: Evidence) -> Check:
@@ -157,7 +157,7 @@ def _told_once(evidence: Evidence) -> Check:
     ]
     wrong += [f"{name}: refused" for name in refused]
     figure = f"{started.total()} begun, {ends.total()} ended, {refused.total()} refused"
-    return _check("every call that began is told to have ended, once", figure, wrong)
+    return _check("every call that began is reported as ended, exactly once", figure, wrong)
 
 
 def _outcomes(evidence: Evidence) -> Check:
@@ -177,7 +177,7 @@ def _outcomes(evidence: Evidence) -> Check:
     ]
     outcomes = Counter(fact.outcome for fact in finished)
     figure = ", ".join(f"{outcome}: {count}" for outcome, count in sorted(outcomes.items()))
-    return _check("how calls ended is told as their callers saw it", figure, wrong)
+    return _check("outcomes are reported as the clients saw them", figure, wrong)
 
 
 def _exact(evidence: Evidence) -> Check:
@@ -199,7 +199,7 @@ def _exact(evidence: Evidence) -> Check:
     if not exact:
         wrong.append("there were none")
     figure = f"{ours} tokens of {len(exact)} calls; the upstream counted {theirs}"
-    return _check("exact usage is what the upstream counted", figure, wrong)
+    return _check("exact usage equals the upstream's count", figure, wrong)
 
 
 def _broken_ones(evidence: Evidence) -> Check:
@@ -211,8 +211,8 @@ def _broken_ones(evidence: Evidence) -> Check:
         if fact.exactness != ("estimated" if fact.began else "none") or (fact.began and not fact.input)
     ]
     began = sum(fact.began for fact in broken)
-    figure = f"{began} estimated, {len(broken) - began} left before anything was answered, {len(wrong)} otherwise"
-    return _check("streams that were cut or left are told as estimated, once", figure, wrong)
+    figure = f"{began} estimated, {len(broken) - began} aborted before an answer began, {len(wrong)} otherwise"
+    return _check("interrupted and aborted streams are reported as estimated, once", figure, wrong)
 
 
 def _places(evidence: Evidence) -> Check:
@@ -226,7 +226,7 @@ def _places(evidence: Evidence) -> Check:
     }
     waited = sum(fact.queue_seconds > 0 for fact in evidence.facts)
     wrong = [f"{name}: {count:g}" for name, count in held.items() if count]
-    return _check("no place in a limit is kept", f"{sum(held.values()):g} kept; {waited} calls had waited", wrong)
+    return _check("no slot of a limit is leaked", f"{sum(held.values()):g} leaked; {waited} calls were queued", wrong)
 
 
 def _memory(evidence: Evidence) -> Check:
@@ -244,7 +244,7 @@ def _same(name: str) -> Callable[[Evidence], Check]:
     def check(evidence: Evidence) -> Check:
         before, after = getattr(evidence.before, name), getattr(evidence.after, name)
         wrong = [str(each) for each in evidence.after.waiting] if after > before else []
-        return Check(f"{name} are back", f"{before} before, {after} after", after <= before, wrong[:SHOWN])
+        return Check(f"{name} are released", f"{before} before, {after} after", after <= before, wrong[:SHOWN])
 
     return check
 
@@ -256,8 +256,8 @@ def _objects(evidence: Evidence) -> Check:
     grown = Counter(after.types)
     grown.subtract(before.types)
     details = [f"{name}: {count:+}" for name, count in grown.most_common(12) if count > 0]
-    return Check("objects are back", f"{before.objects} before, {more:+} after; allowed {allowed:+}", more <= allowed,
-                 details if more > allowed else ())  # fmt: skip
+    return Check("objects are released", f"{before.objects} before, {more:+} after; allowed {allowed:+}",
+                 more <= allowed, details if more > allowed else ())  # fmt: skip
 
 
 def _spans(evidence: Evidence) -> Check:
@@ -277,4 +277,4 @@ def _upstream(evidence: Evidence) -> Check:
     if closing.open_connections:
         wrong.append(f"{closing.open_connections} connections are open")
     figure = f"{len(evidence.entries)} requests, {closing.open_connections} connections left open"
-    return _check("the upstream understood all, and nobody holds it", figure, wrong)
+    return _check("the upstream understood every request, and no connection is held", figure, wrong)

@@ -304,9 +304,9 @@ def section(outcome: Outcome) -> str:
     options, (start, warm, end) = outcome.options, outcome.memory
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
     what = (
-        f"{options.streams} streams at once for {options.seconds:g} s, a piece of text each {options.pace:g} s: "
-        f"{outcome.calls} calls, of which {outcome.left} were left by their callers; {outcome.faulty} requests that "
-        f"reached an upstream met a fault. The server used {outcome.busy:.0%} of a core, and {start:.0f} MiB before, "
+        f"{options.streams} concurrent streams for {options.seconds:g} s, a piece of text every {options.pace:g} s: "
+        f"{outcome.calls} calls, {outcome.left} of them aborted by their clients; {outcome.faulty} requests to "
+        f"upstreams had a fault. The server used {outcome.busy:.0%} of a core, and {start:.0f} MiB before, "
         f"{warm:.0f} MiB when warm and {end:.0f} MiB at the end."
     )
     where = (

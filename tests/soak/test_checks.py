@@ -92,16 +92,16 @@ def test_a_soak_without_flaws_passes() -> None:
 
 
 WORDS = {
-    "whole": "answers that should be whole are, to the letter",
+    "whole": "answers that should be complete are, to the letter",
     "broken": "broken answers end with their protocol's error",
-    "500": "no status of 500",
-    "once": "every call that began is told to have ended, once",
-    "seen": "how calls ended is told as their callers saw it",
-    "exact": "exact usage is what the upstream counted",
-    "estimated": "streams that were cut or left are told as estimated, once",
-    "places": "no place in a limit is kept",
-    "objects": "objects are back",
-    "upstream": "the upstream understood all, and nobody holds it",
+    "500": "no status 500",
+    "once": "every call that began is reported as ended, exactly once",
+    "seen": "outcomes are reported as the clients saw them",
+    "exact": "exact usage equals the upstream's count",
+    "estimated": "interrupted and aborted streams are reported as estimated, once",
+    "places": "no slot of a limit is leaked",
+    "objects": "objects are released",
+    "upstream": "the upstream understood every request, and no connection is held",
 }
 
 
@@ -125,10 +125,10 @@ WORDS = {
         ("places", lambda seen: seen._replace(after=msgspec.structs.replace(STATE, unsettled=1))),
         ("places", lambda seen: seen._replace(open_in_metrics=1.0)),
         ("memory is flat", lambda seen: seen._replace(samples=[Sample(t, 2e4 * t) for t in map(float, range(420))])),
-        ("tasks are back", lambda seen: seen._replace(after=msgspec.structs.replace(STATE, tasks=3))),
-        ("threads are back", lambda seen: seen._replace(after=msgspec.structs.replace(STATE, threads=4))),
-        ("sockets are back", lambda seen: seen._replace(after=msgspec.structs.replace(STATE, sockets=5))),
-        ("files are back", lambda seen: seen._replace(after=msgspec.structs.replace(STATE, files=18))),
+        ("tasks are released", lambda seen: seen._replace(after=msgspec.structs.replace(STATE, tasks=3))),
+        ("threads are released", lambda seen: seen._replace(after=msgspec.structs.replace(STATE, threads=4))),
+        ("sockets are released", lambda seen: seen._replace(after=msgspec.structs.replace(STATE, sockets=5))),
+        ("files are released", lambda seen: seen._replace(after=msgspec.structs.replace(STATE, files=18))),
         ("objects", lambda seen: seen._replace(after=msgspec.structs.replace(STATE, objects=70_500))),
         ("every span has ended", lambda seen: seen._replace(after=msgspec.structs.replace(STATE, spans_open=1))),
         (
@@ -208,7 +208,16 @@ def test_the_page_names_what_can_be_repeated() -> None:
     options = Options(seconds=600, streams=500, pace=0.5, seed=11)
     checks = judge(evidence())
     written = section(Outcome(options, checks, 400, 80, 40, 0.25, 0.1, (70.0, 90.0, 90.5), 640.0))
-    for word in ("500 streams", "600 s", "400 calls", "Seed 11", "commit ", "Python 3.", "uvicorn ", " cores"):
+    for word in (
+        "500 concurrent streams",
+        "600 s",
+        "400 calls",
+        "Seed 11",
+        "commit ",
+        "Python 3.",
+        "uvicorn ",
+        " cores",
+    ):
         assert word in written
     assert written.count("| passed |") == len(checks)
     assert DOWN not in written

@@ -117,24 +117,24 @@ CONTENTS: dict[str, Made] = {
     "one text of escapes": _text(rb"\\\n\""),
     "one text of escaped characters": _text(rb"\u4e2d"),
     "one text of emoji": _text("😀".encode()),
-    "an inlined picture": lambda size: (
+    "an inline image": lambda size: (
         b'[{"type":"image_url","image_url":{"url":"data:image/png;base64,' + b"iVBORw0K" * (size // 8) + b'"}}]'
     ),
     "parts of one letter": _list(PART),
-    "parts of one letter, as many as may be": _first(_list(PART), 66_000 * (len(PART) + 1)),
+    "parts of one letter, at the limit": _first(_list(PART), 66_000 * (len(PART) + 1)),
     "parts of a KiB": _list(b'{"type":"text","text":"' + b"some words " * 93 + b'"}'),
 }
 EXTRAS: dict[str, Made] = {
     "numbers": _list(b"1"),
-    "numbers, as many as may be": _first(_list(b"1"), 2 * 199_000),
-    "empty strings, as many as may be": _first(_list(b'""'), 3 * 199_000),
-    "small objects, as many as may be": _first(_list(b'{"a":1}'), 8 * 66_000),
-    "members, as many as may be": lambda size: (
+    "numbers, at the limit": _first(_list(b"1"), 2 * 199_000),
+    "empty strings, at the limit": _first(_list(b'""'), 3 * 199_000),
+    "small objects, at the limit": _first(_list(b'{"a":1}'), 8 * 66_000),
+    "members, at the limit": lambda size: (
         b"{" + b",".join(b'"k%d":1' % number for number in range(min(size // 10, 199_000))) + b"}"
     ),
     "arrays sixty deep": _list(b"[" * 60 + b"]" * 60),
-    "arrays sixty deep, as many as may be": _first(_list(b"[" * 60 + b"]" * 60), 3_200 * 121),
-    "one array without an end": lambda size: b"[" * size,
+    "arrays sixty deep, at the limit": _first(_list(b"[" * 60 + b"]" * 60), 3_200 * 121),
+    "one array that never ends": lambda size: b"[" * size,
 }
 
 
@@ -154,7 +154,7 @@ def shapes() -> dict[str, Callable[[str, int], bytes]]:
     """A maker of each shape, for a model's name and a size."""
     made: dict[str, Callable[[str, int], bytes]] = {
         "messages of one letter": conversation,
-        "messages of one letter, as many as may be": lambda model, size: conversation(model, min(size, 2_000 * 30)),
+        "messages of one letter, at the limit": lambda model, size: conversation(model, min(size, 2_000 * 30)),
     }
     for name, content in CONTENTS.items():
         made[name] = lambda model, size, content=content: chat(model, content(size - 200))  # type: ignore[misc]

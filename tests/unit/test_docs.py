@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -69,6 +70,44 @@ def test_data_block_is_readable(language: str, read: Callable[[str], object]) ->
             except (ValueError, yaml.YAMLError) as error:
                 broken.append(f"{page.relative_to(ROOT)}:{block.line}: {error}")
     assert broken == []
+
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+FENCED = re.compile(r"^(```|~~~).*?^\1\s*$", re.MULTILINE | re.DOTALL)
+LINKED = [
+    *PAGES,
+    *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "integrations/README.md")),
+    *sorted((ROOT / "examples").glob("*/README.md")),
+]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that a page's headings get, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", FENCED.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+def dead_links(page: Path) -> list[str]:
+    """The links of a page to files and headings that are not there."""
+    dead = []
+    for link in LINK.findall(FENCED.sub("", page.read_text(encoding="utf-8"))):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if not re.match(r"\w+:", link) and not (target.exists() and (not anchor or anchor in anchors(target))):
+            dead.append(link)
+    return dead
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Each relative link leads to a file and, with an anchor, to a heading of it."""
+    assert dead_links(page) == []
+
+
+def test_a_dead_link_is_found(tmp_path: Path) -> None:
+    """A link to a missing file or heading is reported; web addresses and code are not looked at."""
+    text = "# A `b` c\n[](#a-b-c) [](#a) [](page.md#a-b-c) [](gone.md) [](https://host/gone)\n```text\n[](gone)\n```\n"
+    assert dead_links(write_page(tmp_path, text)) == ["#a", "gone.md"]
 
 
 def write_page(folder: Path, text: str) -> Path:

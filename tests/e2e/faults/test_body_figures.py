@@ -61,7 +61,7 @@ def longest(front: Measured, body: bytes, calls: int) -> tuple[int, float]:
     return status, min(found)
 
 
-DEAREST = [name for name in shapes() if "as many as may be" in name and "numbers" not in name]
+DEAREST = [name for name in shapes() if "at the limit" in name and "numbers" not in name]
 """Shapes that cost most for their size."""
 
 
@@ -93,11 +93,10 @@ def test_figures_of_bodies(front: Measured) -> None:
     goals = " and ".join(f"{1000 * most:.0f} ms" for most in MOST.values())
     verdict = f"{len(over)} are not met" if over else "all are met"
     lines = [
-        "Processor time of the longest step of the event loop in the best of some calls, in ms; (400): refused.",
-        "Work in a worker thread counts as far as it kept the loop waiting. The last column is the largest size of the",
-        "process so far, in MiB.",
+        "CPU time of the longest step of the event loop, in milliseconds, best of several calls; (400): rejected. Work",
+        "in a worker thread counts as far as it blocked the loop. The last column is the process's peak size, in MiB.",
         "",
-        "| shape | 1 MiB, passed through | 1 MiB, translated | 32 MiB, passed through | 32 MiB, translated | size |",
+        "| shape | 1 MiB, passthrough | 1 MiB, translated | 32 MiB, passthrough | 32 MiB, translated | peak |",
         "| --- | --- | --- | --- | --- | --- |",
         *rows,
         "",

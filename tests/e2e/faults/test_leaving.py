@@ -56,8 +56,8 @@ def test_figures_of_leaving(tmp_path: Path) -> None:
     """Twenty callers of each kind on each server; the figures are written into docs/reliability.md."""
     tries = 20
     lines = [
-        f"How long an upstream's connection outlives its caller, in milliseconds: median and slowest of {tries} tries.",
-        f"Keep-alives every {KEEPALIVE:g} s; caller, server and upstream on one machine.",
+        "Milliseconds from a client's disconnect to the close of its upstream connection: median and slowest of",
+        f"{tries} runs. Keep-alives every {KEEPALIVE:g} s; client, server and upstream on one machine.",
         "",
         "| server | " + " | ".join(KINDS.values()) + " |",
         "| --- |" + " --- |" * len(KINDS),

@@ -83,13 +83,13 @@ def test_no_step_holds_the_loop_for_long(upstream: ThreadedUpstream, steps: list
 def test_figures_of_the_loop(upstream: ThreadedUpstream, steps: list[float]) -> None:
     """Two hundred calls of each kind; the figures are written into docs/reliability.md."""
     lines = [
-        "The longest step of the event loop in each of 200 calls of one MiB, in milliseconds of processor time; the",
-        "scripted upstream's own loop and the server's reading of the request count, too.",
+        "The longest step of the event loop in each of 200 calls of 1 MiB, in milliseconds of CPU time, including the",
+        "scripted upstream's own loop and the server's reading of the request.",
         "",
-        "| call | median | 99 of 100 |",
+        "| call | median | p99 |",
         "| --- | --- | --- |",
     ]
-    for path, named in ((CHAT, "relayed (Chat to Chat)"), (MESSAGES, "translated (Messages to Chat)")):
+    for path, named in ((CHAT, "passthrough (Chat to Chat)"), (MESSAGES, "translated (Messages to Chat)")):
         taken = sorted(1000 * each for each in longest(upstream, steps, path, 200))
         lines.append(f"| {named} | {statistics.median(taken):.1f} | {taken[197]:.1f} |")
     PAGE.write_text(with_part(PAGE.read_text(encoding="utf-8"), "loop", "\n".join(lines)), encoding="utf-8")

@@ -34,8 +34,8 @@ OPTIONS = {"uvicorn": (), "hypercorn": ("--backlog", "2048"), "granian": (), "gu
 def test_figures_of_one_slow_caller(tmp_path: Path) -> None:
     """The others' slowest call in a hundred, with and without it; the figures are written into docs/reliability.md."""
     lines = [
-        f"The slowest in a hundred of {OTHERS} calls at once, in milliseconds: the median of {ROUNDS} rounds, in turns",
-        f"without and with one caller more, who reads {SIP} bytes of a long stream each {1000 * PAUSE:g} ms.",
+        f"The 99th percentile of {OTHERS} concurrent calls, in ms: the median of {ROUNDS} rounds, alternately",
+        f"without and with one additional client, which reads {SIP} bytes of a long stream every {1000 * PAUSE:g} ms.",
         "",
         "| server | without | with | ratio |",
         "| --- | --: | --: | --: |",

@@ -14,10 +14,10 @@ from support.servers import CHAT, MESSAGES, Site, chat, configuration, serving
 KEEPALIVE = 1.0
 """Seconds, as `configuration` has it."""
 KINDS = {
-    "silent": "before the upstream says anything",
+    "silent": "before the upstream responds",
     "head": "before the first event",
     "middle": "in the middle of a stream",
-    "whole": "while a whole answer is waited for",
+    "whole": "during a non-streaming answer",
 }
 SAID = "so far so good"
 
