@@ -151,10 +151,12 @@ class Block(BaseModel):
 class Timeouts(Block):
     """The four clocks of one upstream call, in seconds."""
 
-    connect: Duration = Field(5.0, gt=0, description="DNS, TCP and TLS together, and waiting for a place in the pool.")
+    connect: Duration = Field(
+        5.0, gt=0, description="A place in the pool, DNS, TCP, a proxy's CONNECT and TLS together."
+    )
     # As long as the vendors' own SDKs wait: a whole answer of a reasoning model takes minutes before its first byte.
     first_byte: Duration = Field(600.0, gt=0, description="From the request's last byte to the answer's first event.")
-    idle: Duration = Field(300.0, gt=0, description="Between two reads of one answer.")
+    idle: Duration = Field(300.0, gt=0, description="Between two reads of one answer, or pieces of a large request.")
     total: Duration = Field(3600.0, gt=0, description="The whole call, however lively.")
 
 

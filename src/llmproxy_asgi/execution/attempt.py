@@ -187,6 +187,7 @@ class Attempt:
                 self._headers(line),
                 self.outgoing.body,
                 connect=self.target.provider.config.timeout.connect,
+                progress=self._clocks,
             )
         )
         if answer.status >= 300:

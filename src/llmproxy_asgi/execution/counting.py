@@ -167,7 +167,7 @@ class _Question(Attempt):
         self._clocks = Clocks(timeout.model_copy(update={"first_byte": first_byte, "idle": idle}))
         headers = self._headers(line)
         answer = self._answer = await self._upstreams_turn(
-            pool.open("POST", line.count, headers, self.outgoing.body, connect=timeout.connect)
+            pool.open("POST", line.count, headers, self.outgoing.body, connect=timeout.connect, progress=self._clocks)
         )
         if answer.status in _NO_COUNTER:
             return None

@@ -6,7 +6,6 @@ credential; it computes nothing. A listing alone would prove little: many server
 nothing of the path of calls.
 """
 
-import asyncio
 import time
 
 import msgspec
@@ -30,7 +29,7 @@ from llmproxy_asgi.execution.reasons import answered, disclosed
 from llmproxy_asgi.providers.base import Credential, HeaderList, Provider
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.translators.base import AnyOutbound, Outgoing
-from llmproxy_asgi.transport import Address, Pool
+from llmproxy_asgi.transport import Address, AnswerTimeout, Pool
 
 _EMPTY = b"{}"
 _LARGEST = 64 * 1024
@@ -112,8 +111,9 @@ async def _ask(
 ) -> _Answer:
     timeout = provider.config.timeout
     body = _EMPTY if method == "POST" else b""
-    async with asyncio.timeout(timeout.connect + min(timeout.first_byte, LONGEST_CHECK)):
-        answer = await pool.open(method, url, (*headers, *_protocols_own(outbound)), body, connect=timeout.connect)
+    async with AnswerTimeout(timeout.connect, min(timeout.first_byte, LONGEST_CHECK)) as progress:
+        headers = (*headers, *_protocols_own(outbound))
+        answer = await pool.open(method, url, headers, body, connect=timeout.connect, progress=progress)
         try:
             pieces: list[bytes] = []
             while sum(map(len, pieces)) < _LARGEST and (data := await answer.chunk()):

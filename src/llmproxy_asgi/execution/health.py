@@ -20,7 +20,7 @@ from llmproxy_asgi.execution.reasons import LONGEST_REASON, answered, disclosed
 from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
 from llmproxy_asgi.facts import NOBODY, Observers, TargetStateChanged
 from llmproxy_asgi.providers.base import Credential, Provider
-from llmproxy_asgi.transport import Pool
+from llmproxy_asgi.transport import AnswerTimeout, Pool
 from llmproxy_asgi.transport.reasons import shortened
 
 FAILURES_BEFORE_DOWN = 2
@@ -150,9 +150,9 @@ class HealthChecks:
         timeout = provider.config.timeout
         headers = (*provider.headers(provider.protocols[0], credential), *question.headers)
         try:
-            async with asyncio.timeout(timeout.connect + min(timeout.first_byte, LONGEST_CHECK)):
+            async with AnswerTimeout(timeout.connect, min(timeout.first_byte, LONGEST_CHECK)) as progress:
                 answer = await self._pools(provider).open(
-                    "GET", question.address, headers, b"", connect=timeout.connect
+                    "GET", question.address, headers, b"", connect=timeout.connect, progress=progress
                 )
                 try:
                     body = b""

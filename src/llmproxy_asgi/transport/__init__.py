@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llmproxy_asgi.transport.answer import CHUNK, Answer
-from llmproxy_asgi.transport.channel import Limits
+from llmproxy_asgi.transport.channel import AnswerTimeout, Limits, RequestProgress
 from llmproxy_asgi.transport.outgoing import Address, address
 from llmproxy_asgi.transport.pool import Pool
 
@@ -36,6 +36,7 @@ __all__ = [
     "Address",
     "AiohttpTransport",
     "Answer",
+    "AnswerTimeout",
     "AsyncByteStream",
     "AsyncTransport",
     "HTTPRequest",
@@ -43,6 +44,7 @@ __all__ = [
     "HostTransport",
     "Limits",
     "Pool",
+    "RequestProgress",
     "address",
 ]
 

@@ -19,7 +19,7 @@ from llmproxy_asgi.errors import (
     UpstreamUntrusted,
 )
 from llmproxy_asgi.transport.answer import Answer
-from llmproxy_asgi.transport.channel import Limits
+from llmproxy_asgi.transport.channel import AnswerTimeout, Limits
 from llmproxy_asgi.transport.outgoing import address
 from llmproxy_asgi.transport.pool import Pool
 
@@ -49,16 +49,17 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         clocks: dict[str, float | None] = request.extensions.get("timeout", {})
         reading = clocks.get("read")
         waits = [wait for wait in (clocks.get("connect"), clocks.get("pool")) if wait is not None]
-        connect = max(waits) if waits else None
+        connecting = max(waits, default=_NO_CLOCK)
         body = await request.aread()
         try:
-            async with asyncio.timeout(None if connect is None or reading is None else connect + reading):
+            async with AnswerTimeout(connecting, _NO_CLOCK if reading is None else reading) as progress:
                 answer = await self._pool.open(
                     request.method,
                     address(str(request.url)),
                     request.headers.raw,
                     body,
-                    connect=connect if connect is not None else _NO_CLOCK,
+                    connect=connecting,
+                    progress=progress,
                 )
         except TimeoutError as late:
             raise httpx2.ReadTimeout("No answer in time.", request=request) from late

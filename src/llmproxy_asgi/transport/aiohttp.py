@@ -27,7 +27,14 @@ from typing_extensions import override
 
 from llmproxy_asgi.errors import MisuseError, UpstreamError, UpstreamProtocolError, UpstreamUnreachable
 from llmproxy_asgi.transport.answer import Answer
-from llmproxy_asgi.transport.channel import KEEPALIVE_OPTIONS, Limits, Trust
+from llmproxy_asgi.transport.channel import (
+    BODY_PIECE,
+    KEEPALIVE_OPTIONS,
+    LARGE_BODY,
+    Limits,
+    RequestProgress,
+    Trust,
+)
 from llmproxy_asgi.transport.outgoing import Address, Headers, beginning, lines, verb
 from llmproxy_asgi.transport.proxies import Proxies, Proxy, where
 from llmproxy_asgi.transport.reasons import BROKE, late, not_http, refused_by_proxy, unreachable
@@ -40,9 +47,6 @@ _AT_ONCE = 48 * 1024
 
 # The same of an answer that is wanted whole, and so kept anyway.
 _GULP = 256 * 1024
-
-# From here on a request's body is not copied behind its headers.
-_JOINED = 64 * 1024
 
 # Interim answers (RFC 9110, 15.2) before the real one.
 _INTERIM = 20
@@ -86,6 +90,9 @@ class _Line(ResponseHandler):
         self.broke = False
         """Whether it ended by an error rather than by the upstream's closing it."""
         self.body: StreamReader | None = None
+        self.unsent: memoryview | None = None
+        """What is left of a large request's body; empty while its last piece waits in the socket's buffer."""
+        self.progress: RequestProgress | None = None
         self._heading = True
         self._held_back = False
         self._sips = False
@@ -107,6 +114,38 @@ class _Line(ResponseHandler):
         self.body = None
         self._whole = False
         self._read_by(self, sips=False)
+
+    def send(self, head: bytes, body: bytes, progress: RequestProgress | None) -> None:
+        """Write a request; a large body in pieces, each when the upstream has taken the one before."""
+        transport = self.transport
+        if transport is None:
+            raise aiohttp.ServerDisconnectedError
+        if len(body) < LARGE_BODY:
+            transport.write(head + body)
+            if progress is not None:
+                progress.sent()
+            return
+        transport.set_write_buffer_limits(LARGE_BODY)  # TLS would let half a megabyte pass for written
+        transport.write(head)
+        self.unsent, self.progress = memoryview(body), progress
+        self._send_on()
+
+    def _send_on(self) -> None:
+        while self.unsent and not self.writing_paused and self.transport is not None:
+            piece, self.unsent = self.unsent[:BODY_PIECE], self.unsent[BODY_PIECE:]
+            if self.progress is not None:
+                self.progress.sending()
+            self.transport.write(piece)
+        if not self.unsent and not self.writing_paused:
+            self.unsent = None
+            if self.progress is not None:
+                self.progress.sent()
+
+    @override
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.unsent is not None:
+            self._send_on()
 
     def want_whole(self) -> None:
         """Read as much at once as there is."""
@@ -161,6 +200,7 @@ class _Line(ResponseHandler):
     @override
     def connection_lost(self, exc: BaseException | None) -> None:
         self.broke = exc is not None
+        self.unsent = None
         self.channel.idle.discard(self)
         super().connection_lost(exc)
 
@@ -272,7 +312,16 @@ class AiohttpChannel:
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
 
-    async def open(self, method: str, url: Address, headers: Headers, body: bytes, connect: float) -> Answer:
+    async def open(
+        self,
+        method: str,
+        url: Address,
+        headers: Headers,
+        body: bytes,
+        connect: float,
+        *,
+        progress: RequestProgress | None = None,
+    ) -> Answer:
         """As `Pool.open`."""
         route = self._routes.get(id(url)) or await self._route(url)
         if route.by_proxy is not None:
@@ -291,15 +340,18 @@ class AiohttpChannel:
                 raise
             used, line.used = line.used, True
             try:
-                message, payload = await self._exchange(line, head, body, bodiless=method == "HEAD")
+                message, payload = await self._exchange(line, head, body, progress, bodiless=method == "HEAD")
             except BaseException as broken:
                 fault = _fault(broken, line, route.where)
+                line.progress = None
                 line.abort()
                 connection.close()
                 if used and not line.heard and not tried_again and isinstance(fault, UpstreamUnreachable):
                     tried_again = True
                     # Whatever else has been lying about may be as dead as this one was.
                     self._close_idle()
+                    if progress is not None:
+                        progress.connecting()
                     continue
                 self._done()
                 if fault is None:
@@ -326,9 +378,10 @@ class AiohttpChannel:
             self.idle.discard(line)
         return connection, line
 
-    async def _exchange(self, line: _Line, head: bytes, body: bytes, *, bodiless: bool) -> tuple[Any, StreamReader]:
-        transport = line.transport
-        if transport is None:
+    async def _exchange(
+        self, line: _Line, head: bytes, body: bytes, progress: RequestProgress | None, *, bodiless: bool
+    ) -> tuple[Any, StreamReader]:
+        if line.transport is None:
             raise aiohttp.ServerDisconnectedError
         line.begin()
         line.set_response_params(
@@ -339,15 +392,15 @@ class AiohttpChannel:
             max_line_size=self.limits.max_header_bytes,
             max_field_size=self.limits.max_header_bytes,
         )
-        if len(body) < _JOINED:
-            transport.write(head + body)
-        else:
-            transport.write(head)
-            transport.write(body)
+        line.send(head, body, progress)
         for _ in range(_INTERIM):
             message, payload = await line.read()
             status = message.code
             if status >= 200:
+                if line.progress is not None:
+                    line.progress = None
+                    if line.unsent is not None and progress is not None:
+                        progress.sent()  # as far as this answer is concerned, which did not wait for all of it
                 line.body = payload
                 if (broken := line.exception()) is not None and not payload.is_eof():
                     payload.set_exception(broken)
@@ -360,7 +413,7 @@ class AiohttpChannel:
         """Take a connection back whose answer was read whole."""
         transport = line.transport
         # Something left to send: it answered without reading all of the request, and the rest would precede the next.
-        if transport is None or transport.get_write_buffer_size():
+        if transport is None or line.unsent is not None or transport.get_write_buffer_size():
             line.abort()
         elif self._closed or len(self.idle) >= self.limits.max_keepalive:
             line.force_close()

@@ -5,7 +5,8 @@ import functools
 import socket
 import ssl
 import sys
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 import msgspec
 
@@ -31,6 +32,13 @@ NAT gateways and load balancers forget connections that carry nothing for some m
 """
 
 
+LARGE_BODY = 64 * 1024
+"""Bytes from which on a request's body is written in pieces, as the upstream takes them."""
+
+BODY_PIECE = 256 * 1024
+"""Bytes of one such piece."""
+
+
 class Limits(msgspec.Struct, frozen=True):
     """How much one pool may hold, per event loop.
 
@@ -47,10 +55,74 @@ class Limits(msgspec.Struct, frozen=True):
     max_header_bytes: int = 64 * 1024
 
 
+class RequestProgress(Protocol):
+    """What follows how far a request has come; called on the event loop, and never after `open` has ended.
+
+    A host's own transport that reports no events to httpx's `trace` extension calls none of these.
+    """
+
+    def connecting(self) -> None:
+        """Another connection is being made, because the one that was taken turned out to be closed."""
+
+    def sending(self) -> None:
+        """A piece of a large request is being written."""
+
+    def sent(self) -> None:
+        """The whole request was written to a connection."""
+
+
+class AnswerTimeout:
+    """An `asyncio.timeout` for one request whose answer has its seconds from when it was sent; raises `TimeoutError`.
+
+    Args:
+        connect: Seconds that the transport may take for a connection.
+        answer: Seconds that the answer may take.
+    """
+
+    def __init__(self, connect: float, answer: float) -> None:
+        self._answer = answer
+        self._unsent = connect + answer
+        self._timeout = asyncio.timeout(self._unsent)
+
+    async def __aenter__(self) -> Self:
+        await self._timeout.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._timeout.__aexit__(kind, error, traceback)
+
+    def connecting(self) -> None:
+        """As `RequestProgress`."""
+        self._restart(self._unsent)
+
+    def sending(self) -> None:
+        """As `RequestProgress`."""
+        self._restart(self._unsent)
+
+    def sent(self) -> None:
+        """As `RequestProgress`."""
+        self._restart(self._answer)
+
+    def _restart(self, seconds: float) -> None:
+        if not self._timeout.expired():
+            self._timeout.reschedule(asyncio.get_running_loop().time() + seconds)
+
+
 class Channel(Protocol):
     """One pool's connections on one event loop."""
 
-    async def open(self, method: str, url: Address, headers: Headers, body: bytes, connect: float) -> Answer:
+    async def open(
+        self,
+        method: str,
+        url: Address,
+        headers: Headers,
+        body: bytes,
+        connect: float,
+        *,
+        progress: RequestProgress | None = None,
+    ) -> Answer:
         """As `Pool.open`."""
 
     async def aclose(self) -> None:

@@ -15,7 +15,14 @@ from typing_extensions import override
 
 from llmproxy_asgi.errors import MisuseError, UpstreamError, UpstreamProtocolError, UpstreamUnreachable
 from llmproxy_asgi.transport.answer import Answer
-from llmproxy_asgi.transport.channel import KEEPALIVE_OPTIONS, Limits, Trust
+from llmproxy_asgi.transport.channel import (
+    BODY_PIECE,
+    KEEPALIVE_OPTIONS,
+    LARGE_BODY,
+    Limits,
+    RequestProgress,
+    Trust,
+)
 from llmproxy_asgi.transport.outgoing import Address, Headers, allowed, block, verb
 from llmproxy_asgi.transport.proxies import Proxies, Proxy, where
 from llmproxy_asgi.transport.reasons import UNREACHABLE, late, not_http, refused_by_proxy, unreachable
@@ -96,7 +103,16 @@ class InterfaceChannel:
 
         return cls(module, send)
 
-    async def open(self, method: str, url: Address, headers: Headers, body: bytes, connect: float) -> Answer:
+    async def open(
+        self,
+        method: str,
+        url: Address,
+        headers: Headers,
+        body: bytes,
+        connect: float,
+        *,
+        progress: RequestProgress | None = None,
+    ) -> Answer:
         """As `Pool.open`."""
         verb(method)
         complete = allowed(headers, url.netloc, method, body)
@@ -107,7 +123,7 @@ class InterfaceChannel:
         proxy = None if self._proxied is None else self._proxied.of(url)
         way = where(url, proxy)
         try:
-            response = await self._ask(method, url, complete, body, connect, proxy=proxy)
+            response = await self._ask(method, url, complete, body, connect, progress=progress, proxy=proxy)
         except BaseException:
             await self.done()
             raise
@@ -118,42 +134,52 @@ class InterfaceChannel:
         return answer
 
     async def _ask(
-        self, method: str, url: Address, headers: Headers, body: bytes, connect: float, *, proxy: Proxy | None
+        self,
+        method: str,
+        url: Address,
+        headers: Headers,
+        body: bytes,
+        connect: float,
+        *,
+        progress: RequestProgress | None,
+        proxy: Proxy | None,
     ) -> Any:
         module, way = self._module, where(url, proxy)
         send = self._send if proxy is None or self._proxied is None else self._proxied.send(proxy)
         target = module.URL(str(url))
         tried_again = False
         while True:
-            progress = _Progress()
+            trace = _Trace(progress)
             request = module.Request(
                 method,
                 target,
                 headers=headers,
-                stream=module.ByteStream(body),
+                stream=module.ByteStream(body) if len(body) < LARGE_BODY else _in_pieces(module, body, progress),
                 extensions={
                     "timeout": {"connect": connect, "pool": connect, "read": None, "write": None},
-                    "trace": progress.note,
+                    "trace": trace.note,
                 },
             )
             try:
                 # One clock for the place in the pool, DNS, TCP and TLS; a host's transport may not say when it stops.
-                async with asyncio.timeout(connect if self._close else None) as progress.clock:
+                async with asyncio.timeout(connect if self._close else None) as trace.clock:
                     return await send(request)
             except (module.HTTPError, OSError) as broken:
                 fault = _fault(module, broken, way, connect)
-                await progress.hang_up()
-                if tried_again or not progress.on_old_connection or not isinstance(fault, UpstreamUnreachable):
+                await trace.hang_up()
+                if tried_again or not trace.on_old_connection or not isinstance(fault, UpstreamUnreachable):
                     raise fault from broken
                 tried_again = True
+                if progress is not None:
+                    progress.connecting()
             except ValueError as broken:
-                await progress.hang_up()
-                if progress.sending:
+                await trace.hang_up()
+                if trace.sending:
                     raise
                 # anyio stumbles over a name that has no address.
                 raise UpstreamUnreachable(UNREACHABLE, reason=f"the name has no address: {way}") from broken
             except BaseException:
-                await progress.hang_up()
+                await trace.hang_up()
                 raise
 
     async def done(self) -> None:
@@ -191,10 +217,24 @@ class _Proxied:
             await transport.aclose()
 
 
-class _Progress:
+def _in_pieces(module: ModuleType, body: bytes, progress: RequestProgress | None) -> Any:
+    """The stream of a large body, each piece of which is asked for when the one before was written."""
+
+    class Pieces(module.ByteStream):  # type: ignore[misc, name-defined] # of this package, which keeps it as it is
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            for start in range(0, len(body), BODY_PIECE):
+                if progress is not None:
+                    progress.sending()
+                yield body[start : start + BODY_PIECE]
+
+    return Pieces(body)
+
+
+class _Trace:
     """How far a request has come, as httpcore's tracing tells it; where there is none, nothing is known."""
 
-    def __init__(self) -> None:
+    def __init__(self, progress: RequestProgress | None) -> None:
+        self._progress = progress
         self.clock: asyncio.Timeout | None = None
         self._connected = False
         self.sending = False
@@ -216,10 +256,14 @@ class _Progress:
             self._connected = True
             self._bare = told.get("return_value")
         elif name.endswith(".send_request_headers.started"):
+            if told["request"].method == b"CONNECT":
+                return  # to a proxy: the connection to the upstream is still being made
             self.sending = True
             self._bare = None
             if self.clock is not None:
                 self.clock.reschedule(None)
+        elif self.sending and self._progress is not None and name.endswith(".send_request_body.complete"):
+            self._progress.sent()
 
 
 class InterfaceAnswer(Answer):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llmproxy_asgi.errors import MisuseError, UpstreamUnreachable
 from llmproxy_asgi.transport.answer import Answer
-from llmproxy_asgi.transport.channel import Channel, Limits, Trust
+from llmproxy_asgi.transport.channel import Channel, Limits, RequestProgress, Trust
 from llmproxy_asgi.transport.outgoing import Address, Headers
 
 if TYPE_CHECKING:
@@ -68,7 +68,16 @@ class Pool:
         self._closed = False
         _pools.add(self)
 
-    async def open(self, method: str, url: Address, headers: Headers, body: bytes, *, connect: float) -> Answer:
+    async def open(
+        self,
+        method: str,
+        url: Address,
+        headers: Headers,
+        body: bytes,
+        *,
+        connect: float,
+        progress: RequestProgress | None = None,
+    ) -> Answer:
         """Send a request and wait for the status line and headers; the caller closes the answer.
 
         A kept-alive connection that the upstream closed before it answered a byte is replaced once, unnoticed.
@@ -79,7 +88,8 @@ class Pool:
             headers: All but those about framing, which are ours and left out. The host and, unless given,
                 `accept-encoding: identity` are added.
             body: The whole of it.
-            connect: Seconds for a place in the pool, DNS, TCP and TLS together.
+            connect: Seconds for a place in the pool, DNS, TCP, a proxy's CONNECT and TLS together.
+            progress: Follows how far the request has come.
 
         Raises:
             UpstreamTimeout: no connection within `connect` seconds.
@@ -89,7 +99,7 @@ class Pool:
             MisuseError: a header would break out of its line, or the method is none that we send.
         """
         channel = self._shared or self._channels.get(asyncio.get_running_loop()) or await self._channel()
-        return await channel.open(method, url, headers, body, connect)
+        return await channel.open(method, url, headers, body, connect, progress=progress)
 
     def read_trusted(self) -> None:
         """Read the trusted certificates now, for which the first call over TLS would wait; blocks while it does.

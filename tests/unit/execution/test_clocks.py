@@ -28,11 +28,58 @@ async def interrupted(made: Clocks) -> UpstreamTimeout | None:
     raise AssertionError("nothing interrupted the wait")
 
 
-async def test_the_first_byte_clock_runs_from_the_start() -> None:
-    """It holds connecting, too, whose own clock is the transport's."""
+async def test_until_the_request_is_sent_connecting_has_its_time() -> None:
+    """A transport that does not say when the request was sent has both clocks' time together."""
     verdict = await interrupted(clocks(connect=0.01, first_byte=0.02))
     assert verdict is not None
     assert verdict.code == "upstream_first_byte_timeout"
+
+
+async def test_the_first_byte_clock_starts_when_the_request_is_sent() -> None:
+    """However long connecting may take, and although the timer was armed before."""
+    made = clocks(first_byte=0.03)
+    await asyncio.sleep(0.01)
+    made.sent()
+    began = asyncio.get_running_loop().time()
+    verdict = await interrupted(made)
+    assert verdict is not None
+    assert verdict.code == "upstream_first_byte_timeout"
+    assert asyncio.get_running_loop().time() - began >= 0.03
+
+
+async def test_connecting_again_stops_the_first_byte_clock() -> None:
+    """A request that has to be sent on another connection is not waited for yet."""
+    made = clocks(connect=0.2, first_byte=0.02)
+    made.sent()
+    made.connecting()
+    await asyncio.sleep(0.1)
+    made.sent()
+    made.began()
+    made.stop()
+
+
+async def test_a_request_is_sent_as_long_as_it_is_read() -> None:
+    """Each piece starts the idle clock again; the first-byte clock has not begun."""
+    made = clocks(connect=0.01, first_byte=0.01, idle=0.1)
+    for _ in range(3):
+        made.sending()
+        await asyncio.sleep(0.06)
+    made.sending()
+    verdict = await interrupted(made)
+    assert verdict is not None
+    assert (verdict.code, verdict.message) == ("upstream_idle_timeout", "The upstream stopped reading the request.")
+
+
+async def test_headers_do_not_start_the_first_byte_clock_again() -> None:
+    """All waits before the first byte are one."""
+    made = clocks(first_byte=0.1)
+    made.sent()
+    made.waiting()
+    await asyncio.sleep(0.06)
+    made.working()
+    began = asyncio.get_running_loop().time()
+    assert await interrupted(made) is not None
+    assert asyncio.get_running_loop().time() - began < 0.1
 
 
 async def test_the_idle_clock_takes_over_at_once() -> None:

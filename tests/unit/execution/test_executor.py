@@ -166,7 +166,9 @@ class OnePool(Pool):
         self._name = name
 
     @override
-    async def open(self, method: str, url: Any, headers: Any, body: bytes, *, connect: float) -> Answer:
+    async def open(
+        self, method: str, url: Any, headers: Any, body: bytes, *, connect: float, progress: Any = None
+    ) -> Answer:
         named = {name.decode(): value.decode() for name, value in headers}
         key = named.get("x-api-key") or named.get("authorization", "").removeprefix("Bearer ")
         self._world.asked.append(Asked(self._name, key, json.loads(body)))

@@ -70,7 +70,9 @@ class World(Pool):
         self.facts.append(fact)
 
     @override
-    async def open(self, method: str, url: Any, headers: Any, body: bytes, *, connect: float) -> Answer:
+    async def open(
+        self, method: str, url: Any, headers: Any, body: bytes, *, connect: float, progress: Any = None
+    ) -> Answer:
         self.asked.append((method, str(url), {name.decode(): value.decode() for name, value in headers}))
         if isinstance(self.said, Exception):
             raise self.said

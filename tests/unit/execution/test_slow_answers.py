@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -119,6 +120,28 @@ def test_a_first_byte_timeout_fails_over() -> None:
 
     in_fake_time(run())
     assert asked == ["slow.example", "quick.example"]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_the_first_byte_clock_holds_no_time_for_connecting(stream: bool) -> None:
+    """It runs from when the request was sent, which took a while here; `connect` adds nothing to it."""
+    sent = SimpleNamespace(method=b"POST")
+
+    async def answer(request: httpx2.Request) -> httpx2.Response:
+        await asyncio.sleep(20)
+        for event in ("http11.send_request_headers.started", "http11.send_request_body.complete"):
+            await request.extensions["trace"](event, {"request": sent})
+        await asyncio.sleep(MINUTE)
+        return httpx2.Response(200)
+
+    async def run() -> None:
+        async with gateway(answer, "slow", timeout={"connect": "10m", "first_byte": "15s"}) as opened:
+            with pytest.raises(UpstreamTooSlow) as caught:
+                await (drained(opened) if stream else opened.complete(model="m", messages=HELLO))
+        assert caught.value.code == "upstream_first_byte_timeout"
+        assert 35 <= asyncio.get_running_loop().time() < 36
+
+    in_fake_time(run())
 
 
 def test_an_answer_that_stops_before_its_first_event_is_not_tried_again() -> None:
