@@ -27,7 +27,7 @@ STATIC = Path(__file__).parent / "static"
 
 
 def gateway_config() -> dict[str, Any]:
-    """The vendors whose keys are in the environment; without any, the simulated one, which needs no network.
+    """Configure the vendors whose keys are in the environment; without keys, the simulated provider (no network).
 
     A configuration may as well be a file: `LLMProxy("llmproxy.yaml")`.
     """
@@ -57,11 +57,11 @@ USERS = {
     "alice": ("e1c35ba21dc9246abbe2db06875f00cd", "4eb60dcea9ca0f7b3e2f592b02a66f902ae49a482b621fc0703690c51e12df43"),
     "bob": ("aafa2161c1dc5d5f3bc52f02b9959751", "0df9b7d9eddb09218ccb8d7d811792c15bc938d41325ada3e9e20e56ee8b875b"),
 }
-NOBODY = ("00" * 16, "00" * 32)  # so that an unknown name takes as long to refuse as a wrong password
+UNKNOWN = ("00" * 16, "00" * 32)  # an unknown name takes as long to refuse as a wrong password
 
 
 def is_password(user: str, password: str) -> bool:
-    salt, digest = USERS.get(user, NOBODY)
+    salt, digest = USERS.get(user, UNKNOWN)
     hashed = hashlib.scrypt(password.encode(), salt=bytes.fromhex(salt), n=2**14, r=8, p=1, dklen=32)
     return hmac.compare_digest(hashed, bytes.fromhex(digest))
 
@@ -73,7 +73,7 @@ class User:
 
 
 def current_user(request: Request) -> User | None:
-    """Who is signed in. None lets the gateway refuse in the words of the client's own protocol."""
+    """Return the signed-in user. With None, the gateway refuses in the format of the client's protocol."""
     name = request.session.get("user")
     return User(id=name, display_name=name.title()) if name in USERS else None
 
@@ -81,7 +81,7 @@ def current_user(request: Request) -> User | None:
 CurrentUser = Annotated[User | None, Depends(current_user)]
 
 app = FastAPI(title="Chat")
-# Without SESSION_SECRET everybody has to sign in again after a restart.
+# Without SESSION_SECRET, all users must sign in again after a restart.
 app.add_middleware(SessionMiddleware, secret_key=os.environ.get("SESSION_SECRET") or secrets.token_hex(32))
 app.mount("/static", StaticFiles(directory=STATIC))
 
@@ -125,7 +125,7 @@ def me(user: CurrentUser) -> dict[str, str]:
 
 @app.get("/title")
 async def title(about: str, user: CurrentUser) -> dict[str, str]:
-    """The gateway from Python: the same models, counted for the same user, without a request of its own."""
+    """Call the gateway from Python: the same models, counted for the same user, without an HTTP request."""
     if user is None:
         raise HTTPException(401, "sign in first")
     wish = {"role": "user", "content": f"A title of at most five words for a talk about {about}."}

@@ -1,4 +1,4 @@
-"""One gateway for a company: people come through single sign-on, machines with keys, and every team is a tenant.
+"""One gateway for a company: people use single sign-on, machines use keys, and each team is a tenant.
 
 A proxy in front signs people in and passes their name on. Whoever reaches this application past the proxy could write
 that header, too; so it counts only together with a secret that the proxy alone adds, and only from the proxy's address.
@@ -17,7 +17,7 @@ from starlette.routing import Route
 from llmproxy_asgi import LLMProxy, Principal
 from llmproxy_starlette import mount
 
-PROXY_SECRET = os.environ["PROXY_SECRET"]  # without one the application does not start
+PROXY_SECRET = os.environ["PROXY_SECRET"]  # required
 PROXY_ADDRESSES = set(os.environ.get("PROXY_ADDRESSES", "127.0.0.1,::1").split(","))
 
 TEAMS = {"alice": "search", "bob": "payments", "carol": "payments"}
@@ -34,7 +34,7 @@ def comes_from_proxy(connection: HTTPConnection) -> bool:
 
 
 async def single_sign_on(connection: HTTPConnection) -> Principal | None:
-    """Who the proxy says is calling; nobody if it is not the proxy that says so, or if they are on no team."""
+    """Return the caller that the proxy names; None without the proxy's secret and address, or without a team."""
     name = connection.headers.get("x-forwarded-user", "")
     if not comes_from_proxy(connection) or name not in TEAMS:
         return None
@@ -46,7 +46,7 @@ async def single_sign_on(connection: HTTPConnection) -> Principal | None:
 
 
 def gateway_config() -> dict[str, Any]:
-    """The vendors whose keys are in the environment, or the simulated one; and a key for machines, if one is set."""
+    """Configure the vendors whose keys are in the environment, or the simulated provider; and a machine key, if set."""
     providers: dict[str, Any] = {}
     targets = []
     if os.environ.get("OPENAI_API_KEY"):
@@ -63,7 +63,7 @@ def gateway_config() -> dict[str, Any]:
         targets.append("simulated/echo")
     keys = []
     if os.environ.get("CI_KEY"):
-        # The build may use the one model and nothing else, and is counted as the payments team's.
+        # The build may use only this model, and counts for the payments team.
         keys.append({"name": "ci", "key": "${CI_KEY}", "models": ["assistant"], "tenant": "payments"})
     return {"providers": providers, "models": {"assistant": {"targets": targets}}, "access": {"keys": keys}}
 

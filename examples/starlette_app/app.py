@@ -33,7 +33,7 @@ STATIC = Path(__file__).parent / "static"
 
 
 def gateway_config() -> dict[str, Any]:
-    """The vendors whose keys are in the environment; without any, the simulated one, which needs no network.
+    """Configure the vendors whose keys are in the environment; without keys, the simulated provider (no network).
 
     A configuration may as well be a file: `LLMProxy("llmproxy.yaml")`.
     """
@@ -63,11 +63,11 @@ USERS = {
     "alice": ("e1c35ba21dc9246abbe2db06875f00cd", "4eb60dcea9ca0f7b3e2f592b02a66f902ae49a482b621fc0703690c51e12df43"),
     "bob": ("aafa2161c1dc5d5f3bc52f02b9959751", "0df9b7d9eddb09218ccb8d7d811792c15bc938d41325ada3e9e20e56ee8b875b"),
 }
-NOBODY = ("00" * 16, "00" * 32)  # so that an unknown name takes as long to refuse as a wrong password
+UNKNOWN = ("00" * 16, "00" * 32)  # an unknown name takes as long to refuse as a wrong password
 
 
 def is_password(user: str, password: str) -> bool:
-    salt, digest = USERS.get(user, NOBODY)
+    salt, digest = USERS.get(user, UNKNOWN)
     hashed = hashlib.scrypt(password.encode(), salt=bytes.fromhex(salt), n=2**14, r=8, p=1, dklen=32)
     return hmac.compare_digest(hashed, bytes.fromhex(digest))
 
@@ -121,7 +121,7 @@ app = Starlette(
         Mount("/static", StaticFiles(directory=STATIC)),
     ],
     middleware=[
-        # Without SESSION_SECRET everybody has to sign in again after a restart.
+        # Without SESSION_SECRET, all users must sign in again after a restart.
         Middleware(SessionMiddleware, secret_key=os.environ.get("SESSION_SECRET") or secrets.token_hex(32)),
         Middleware(AuthenticationMiddleware, backend=SessionLogin()),
     ],
