@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.call import Belongs, Call, Made, recorded_caller
 from llmproxy_asgi.conversation import EMPTY, Request
-from llmproxy_asgi.errors import GatewayError
+from llmproxy_asgi.errors import GatewayError, ModelNotFound
 from llmproxy_asgi.execution.allowance import Allowance
 from llmproxy_asgi.execution.attempt import Asked, Job
 from llmproxy_asgi.execution.bodies import HeldBody
@@ -199,6 +199,20 @@ class Engine:
         open_ended = catalog.open_ended()
         await listings.refresh(open_ended)
         return catalog.names(granted(grant), listings.known(open_ended))
+
+    async def find_model(self, name: str, grant: Grant) -> None:
+        """Look a name up as callers may list it; an upstream that alone can know the name is asked what it serves.
+
+        Raises:
+            ModelNotFound: There is no such model for this caller, or no upstream that it leads to lists it.
+        """
+        catalog, listings = self.runtime.catalog, self.runtime.listings
+        targets = catalog.passed_on(catalog.resolve(name, granted(grant)))
+        if not targets:
+            return
+        await listings.refresh({target.provider.name: target.provider for target in targets}.values())
+        if not any(listings.may_serve(target.provider, target.model) for target in targets):
+            raise ModelNotFound(name)
 
     def known_models(self) -> list[str]:
         """The same for everybody, without asking anybody."""

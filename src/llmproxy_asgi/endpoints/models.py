@@ -1,7 +1,7 @@
 """The list of models that this caller may use, in the shape of the caller's own vendor."""
 
 from llmproxy_asgi.endpoints.exchange import Exchange
-from llmproxy_asgi.engine import Engine, granted
+from llmproxy_asgi.engine import Engine
 from llmproxy_asgi.errors import NotFound
 from llmproxy_asgi.translators.base import AnyInbound
 
@@ -16,7 +16,7 @@ async def list_models(engine: Engine, exchange: Exchange, inbound: AnyInbound, *
 
 
 async def show_model(engine: Engine, exchange: Exchange, inbound: AnyInbound, name: str, *, key_in_query: bool) -> None:
-    """Answer with one model, if this caller may use it.
+    """Answer with one model, if this caller may use it and, as far as is known, there is one.
 
     Raises:
         ModelNotFound: There is none for this caller.
@@ -25,5 +25,5 @@ async def show_model(engine: Engine, exchange: Exchange, inbound: AnyInbound, na
     grant = await engine.runtime.doorkeeper.admit(exchange.scope, key_in_query=key_in_query)
     if not name:
         raise NotFound("There is no such path.")
-    engine.runtime.catalog.resolve(name, granted(grant))
+    await engine.find_model(name, grant)
     await exchange.answer(200, [_JSON], inbound.show_model(name))

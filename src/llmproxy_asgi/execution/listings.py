@@ -1,8 +1,8 @@
 """What upstreams say that they serve, for providers whose configuration does not list it all.
 
-Asked only when a caller lists models, never for a call. An answer is kept for minutes, a failure is remembered briefly,
-and whatever an upstream answers, the listing goes on with what is known. However many callers list models at once, on
-whatever event loops, an upstream is asked once.
+Asked only when a caller lists models or looks one up, never for a call. An answer is kept for minutes, a failure is
+remembered briefly, and whatever an upstream answers, the listing goes on with what is known. However many callers list
+models at once, on whatever event loops, an upstream is asked once.
 """
 
 import asyncio
@@ -40,6 +40,8 @@ _log = logging.getLogger("llmproxy_asgi.upstreams")
 class _Kept(msgspec.Struct, frozen=True):
     names: tuple[str, ...]
     until: float
+    whole: frozenset[str] | None = None
+    """The names, where the upstream's last answer held all of them; None: it failed, or there were too many."""
 
 
 class Listings:
@@ -62,6 +64,11 @@ class Listings:
         """What is known now, without asking."""
         kept = {provider.name: self._kept.get(_key(provider)) for provider in providers}
         return {name: listing.names for name, listing in kept.items() if listing is not None}
+
+    def may_serve(self, provider: Provider, model: str) -> bool:
+        """Whether an upstream may know a model: it lists it, or its list is not known."""
+        kept = self._kept.get(_key(provider))
+        return kept is None or kept.whole is None or model.removeprefix("models/") in kept.whole
 
     async def refresh(self, providers: Iterable[Provider]) -> None:
         """Ask those that have not been asked lately, and wait for their answers; failures change nothing."""
@@ -98,20 +105,21 @@ class Listings:
 
     async def _ask(self, provider: Provider, key: tuple[object, ...]) -> None:
         before = self._kept.get(key)
-        names, lasts = before.names if before is not None else (), KEPT_FAILURE
+        names, lasts, whole = before.names if before is not None else (), KEPT_FAILURE, None
         timeout = provider.config.timeout
         try:
             async with asyncio.timeout(timeout.connect + min(timeout.first_byte, LONGEST)):
-                names, lasts = await self._by_some_credential(provider), KEPT
+                names, is_whole = await self._by_some_credential(provider)
+                lasts, whole = KEPT, frozenset(names) if is_whole else None
         except TimeoutError:
             _log.info("%s did not list its models in time", provider.name)
         except GatewayError as error:
             why = error.reason if isinstance(error, UpstreamError) and error.reason else error.message
             _log.info("%s does not list its models: %s", provider.name, why)
         finally:
-            self._kept[key] = _Kept(names, self._clock.monotonic() + lasts)
+            self._kept[key] = _Kept(names, self._clock.monotonic() + lasts, whole)
 
-    async def _by_some_credential(self, provider: Provider) -> tuple[str, ...]:
+    async def _by_some_credential(self, provider: Provider) -> tuple[tuple[str, ...], bool]:
         failure: GatewayError | None = None
         for credential in provider.credentials:
             try:
@@ -121,17 +129,20 @@ class Listings:
         assert failure is not None, "a provider has a credential, if only an empty one"
         raise failure
 
-    async def _pages(self, provider: Provider, credential: Credential) -> tuple[str, ...]:
+    async def _pages(self, provider: Provider, credential: Credential) -> tuple[tuple[str, ...], bool]:
+        """The names, and whether they are all that the upstream lists."""
         names: dict[str, None] = {}
         after, mask = "", provider.mask(credential)
         for _ in range(MOST_PAGES):
             page = read_page(await self._page(provider, credential, after))
             # Callers read these names: leave out those in which an upstream quotes the credential.
             names.update(dict.fromkeys(name for name in page.names if mask.known(name) == name))
-            if not page.after or page.after == after or len(names) >= MOST:
+            if not page.after or page.after == after:
+                return tuple(names)[:MOST], len(names) <= MOST
+            if len(names) >= MOST:
                 break
             after = page.after
-        return tuple(names)[:MOST]
+        return tuple(names)[:MOST], False
 
     async def _page(self, provider: Provider, credential: Credential, after: str) -> bytes:
         question = provider.models_question(after)

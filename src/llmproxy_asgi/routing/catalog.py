@@ -171,6 +171,15 @@ class Catalog:
             and not (provider.config.bypass_model and provider.config.default_model)
         ]
 
+    def passed_on(self, choice: Choice) -> Sequence[Target]:
+        """The targets of a name that the configuration does not hold, so that their upstreams know it or nobody does.
+
+        Empty where the configuration names the model of one of them.
+        """
+        if choice.name in self._routes or any(map(_is_named, choice.targets)):
+            return ()
+        return choice.targets
+
     def names(
         self, allowed: Allowed = everything, upstream: Mapping[str, Sequence[str]] = MappingProxyType({})
     ) -> list[str]:
@@ -279,6 +288,13 @@ def _switched_off(provider: Provider) -> frozenset[str]:
     return frozenset(entry.name for entry in entries if not entry.enabled) - {
         entry.name for entry in entries if entry.enabled
     }
+
+
+def _is_named(target: Target) -> bool:
+    """Whether the configuration, or an embedded provider, names a target's model."""
+    provider, model = target.provider, target.model
+    named = {entry.upstream or entry.name for entry in _enabled(provider) if entry.upstream or not entry.is_pattern}
+    return model in named or model == provider.config.default_model or model in provider.offers()
 
 
 def _direct(provider: Provider, model: str, *, asked: str) -> Target | None:

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from llmproxy_asgi import Gateway, LLMProxy
-from llmproxy_asgi.execution.listings import KEPT, KEPT_FAILURE
+from llmproxy_asgi.execution.listings import KEPT, KEPT_FAILURE, MOST
 from llmproxy_asgi.testing import Gate, Hold, Scenario, ThreadedUpstream, Upstream, error_answer, json_answer
 from llmproxy_asgi.testing.scenario import Received
 from support.clock import HandClock
@@ -95,6 +95,130 @@ def test_every_shape_of_listing(upstream: ThreadedUpstream, headers: dict[str, s
         assert listed(base, **headers) == names
         sent = {"x-api-key": KEY, **{name.replace("_", "-"): value for name, value in headers.items()}}
         assert httpx2.get(base + "/v1/models/o3", headers=sent, trust_env=False).status_code == 200
+
+
+SPELLINGS = [
+    ("/v1/models/", {}),
+    ("/v1/models/", {"anthropic-version": "2023-06-01"}),
+    ("/v1/models/", {"x-goog-api-client": "genai"}),
+    ("/v1beta/models/", {"x-goog-api-client": "genai"}),
+    ("/v1beta/models/", {}),
+]
+"""How the vendors' SDKs look one model up."""
+
+
+def looked_up(base: str, name: str, path: str = "/v1/models/", *, key: str = KEY, **headers: str) -> httpx2.Response:
+    return httpx2.get(base + path + name, headers={"x-api-key": key, **headers}, trust_env=False)
+
+
+@pytest.mark.parametrize(("path", "headers"), SPELLINGS)
+def test_a_name_that_the_upstream_does_not_list_is_a_404(
+    upstream: ThreadedUpstream, path: str, headers: dict[str, str]
+) -> None:
+    """What an open-ended provider would pass on is found if the upstream lists it, in the caller's protocol."""
+    with served(proxy(p=provider(upstream))) as base:
+        for name in ("o3", "p/o3"):
+            assert looked_up(base, name, path, **headers).status_code == 200
+        for name in ("no-such-model", "p/no-such-model", "o3/more"):
+            missing = looked_up(base, name, path, **headers)
+            assert missing.status_code == 404
+            told = missing.json()
+            if "anthropic-version" in headers:
+                assert told["error"]["type"] == "not_found_error"
+            elif "x-goog-api-client" in headers or path == "/v1beta/models/":
+                assert told["error"]["status"] == "NOT_FOUND"
+            else:
+                assert told["error"]["code"] == "model_not_found"
+    assert asked(upstream) == 1
+
+
+@pytest.mark.parametrize(
+    ("block", "found", "missing"),
+    [
+        ({"models": ["mine", "o*"]}, ["mine", "o3", "p/mine", "p/o3"], ["o9", "other"]),
+        ({"models": [{"name": "x*", "upstream": "hidden"}]}, ["x1", "p/x1"], ["y1"]),
+        ({"default_model": "own"}, ["own", "gpt-5"], ["o9"]),
+        ({"default_model": "own", "bypass_model": True}, ["own", "whatever"], []),
+    ],
+    ids=["patterns", "one upstream", "default", "bypass"],
+)
+def test_what_the_configuration_names_is_found(
+    upstream: ThreadedUpstream, block: dict[str, Any], found: list[str], missing: list[str]
+) -> None:
+    """Whatever the upstream lists; a pattern alone names nothing."""
+    with served(proxy(p=provider(upstream, **block))) as base:
+        assert {name: looked_up(base, name).status_code for name in found} == dict.fromkeys(found, 200)
+        assert {name: looked_up(base, name).status_code for name in missing} == dict.fromkeys(missing, 404)
+
+
+def test_a_name_of_several_targets_is_found(upstream: ThreadedUpstream) -> None:
+    """A name under `models` stands in the configuration, whatever its targets are called upstream."""
+    models = {"smart": {"targets": ["p/hidden"]}}
+    made = LLMProxy({"providers": {"p": provider(upstream)}, "models": models, "access": {"mode": "open"}})
+    with served(made) as base:
+        assert looked_up(base, "smart").status_code == 200
+    assert asked(upstream) == 0
+
+
+def test_one_of_several_upstreams_is_enough(upstream: ThreadedUpstream) -> None:
+    """A bare name may be served by the second provider; one whose list is unknown may serve anything."""
+    with Upstream.in_thread(default=json_answer(200, {"data": [{"id": "llama"}]})) as second:
+        with served(proxy(one=provider(upstream), two=provider(second))) as base:
+            found = [looked_up(base, name).status_code for name in ("llama", "o3", "two/llama", "one/llama", "no")]
+            assert found == [200, 200, 200, 404, 404]
+        second.on("/v1/models", error_answer(500, {}))
+        with served(proxy(one=provider(upstream), two=provider(second))) as base:
+            assert looked_up(base, "no").status_code == 200
+            assert looked_up(base, "one/no").status_code == 404
+
+
+def test_a_grant_is_looked_at_before_the_upstream_is_asked(upstream: ThreadedUpstream) -> None:
+    """Names that a caller may not use cost the upstream nothing, and are as unknown as others."""
+    with served(proxy(p=provider(upstream))) as base:
+        assert looked_up(base, "gpt-5", key=NARROW).status_code == 404
+        assert asked(upstream) == 0
+        assert looked_up(base, "o3", key=NARROW).status_code == 200
+        assert looked_up(base, "o9", key=NARROW).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [error_answer(500, {}), error_answer(404, {}), json_answer(200, {"data": {}})],
+    ids=["500", "no list", "odd"],
+)
+def test_a_list_that_is_not_known_rules_nothing_out(answer: Scenario) -> None:
+    """The call itself would be tried, so the name is found; the upstream is asked once for a while."""
+    with Upstream.in_thread(default=answer) as upstream, served(proxy(p=provider(upstream))) as base:
+        for name in ("any", "p/any", "models/any"):
+            assert looked_up(base, name).status_code == 200
+        assert asked(upstream) == 1
+
+
+def test_a_list_with_more_names_than_are_kept_rules_nothing_out() -> None:
+    """A name may be among those that were left out."""
+    many = {"data": [{"id": f"m{number}"} for number in range(MOST + 1)]}
+    with Upstream.in_thread(default=json_answer(200, many)) as upstream, served(proxy(p=provider(upstream))) as base:
+        assert looked_up(base, "other").status_code == 200
+
+
+@pytest.mark.anyio
+async def test_a_list_that_could_not_be_renewed_rules_nothing_out(
+    upstream: ThreadedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The names of before are still listed, but a new one may have come since."""
+    clock = HandClock()
+    gateway = Gateway({"providers": {"p": provider(upstream)}})
+    monkeypatch.setattr(gateway._live.listings, "_clock", clock)
+    listings = gateway._live.listings
+    assert await gateway.list_models() == ["gpt-5", "o3"]
+    (one,) = gateway._engine.runtime.catalog.open_ended()
+    assert not listings.may_serve(one, "new")
+    upstream._rules.clear()
+    upstream.on("/v1/models", error_answer(500, {}))
+    clock.at += KEPT
+    assert await gateway.list_models() == ["gpt-5", "o3"]
+    assert listings.may_serve(one, "new")
+    await gateway.aclose()
 
 
 def test_names_that_quote_the_credential_are_left_out() -> None:
