@@ -4,7 +4,9 @@ A right key always passes, because many callers may share one address (NAT, or a
 it speaks for). What is limited is the rest: over the limit a wrong key is a 429, and the host's own code is not asked
 about a credential that it has not accepted before.
 
-Counted in memory, in each process for itself. Addresses are those of the ASGI scope: no header that a client can write.
+Of IPv6 a subscriber's network is one source, and larger networks have a limit of their own, because many a subscriber
+is given 65 536 of the former. Counted in memory, in each process for itself. Addresses are those of the ASGI scope: no
+header that a client can write.
 """
 
 import math
@@ -20,6 +22,45 @@ from llmproxy_asgi.errors import CallerError, RateLimited, Unauthenticated
 _MOST_SOURCES = 10_000
 _MOST_ACCEPTED = 10_000
 
+_SUBSCRIBER_BITS = 64
+"""The prefix of the smallest network that one subscriber is given (RFC 6177)."""
+_SITE_BITS = 48
+"""The prefix of the largest that is given without asking for more, and the smallest that is routed by itself."""
+_SOURCES_PER_SITE = 16
+"""How many times the limit of one source all of a site's together have: a site may be many subscribers."""
+
+
+class _Counts(OrderedDict[str, tuple[float, float]]):
+    """How many failed attempts count, and when they did, of the sources that failed last; bounded.
+
+    Args:
+        clock: Measures how long ago an attempt was.
+        share: How many times the limit each may reach.
+    """
+
+    def __init__(self, clock: Clock, share: int = 1) -> None:
+        super().__init__()
+        self._clock = clock
+        self._share = share
+
+    def wait(self, source: str, per_minute: int) -> float:
+        """Return the seconds until one more attempt counts; 0 if it may be made now."""
+        limit = per_minute * self._share
+        over = self._level(source, limit) - limit + 1
+        return max(0.0, over * 60 / limit)
+
+    def add(self, source: str, per_minute: int) -> None:
+        """Count an attempt, and forget the oldest: those whose attempts are over, and whichever are too many."""
+        limit = per_minute * self._share
+        self[source] = self._level(source, limit) + 1, self._clock.monotonic()
+        self.move_to_end(source)
+        while len(self) > _MOST_SOURCES or self._level(next(iter(self)), limit) == 0:
+            self.popitem(last=False)
+
+    def _level(self, source: str, limit: int) -> float:
+        level, at = self.get(source, (0.0, 0.0))
+        return max(0.0, level - (self._clock.monotonic() - at) * limit / 60)
+
 
 class FailedAttempts:
     """Failed attempts by source, and which credentials the host has accepted.
@@ -29,8 +70,8 @@ class FailedAttempts:
     """
 
     def __init__(self, clock: Clock = SYSTEM) -> None:
-        self._clock = clock
-        self._failures: OrderedDict[str, tuple[float, float]] = OrderedDict()  # how many count, and when they did
+        self._failures = _Counts(clock)
+        self._sites = _Counts(clock, _SOURCES_PER_SITE)
         self._accepted: OrderedDict[bytes, None] = OrderedDict()
 
     @property
@@ -40,14 +81,16 @@ class FailedAttempts:
 
     def wait(self, source: str, per_minute: int) -> float:
         """Return the seconds until this source may try another credential; 0 if it may now."""
-        over = self._level(source, per_minute) - per_minute + 1
-        return max(0.0, over * 60 / per_minute)
+        wait = self._failures.wait(source, per_minute)
+        site = site_of(source)
+        return wait if site is None else max(wait, self._sites.wait(site, per_minute))
 
     def count(self, source: str, per_minute: int) -> None:
         """Count a failed attempt of this source."""
-        self._failures[source] = self._level(source, per_minute) + 1, self._clock.monotonic()
-        self._failures.move_to_end(source)
-        self._forget_some(per_minute)
+        self._failures.add(source, per_minute)
+        site = site_of(source)
+        if site is not None:
+            self._sites.add(site, per_minute)
 
     def accept(self, digest: bytes) -> None:
         """Remember that the host has accepted a credential; its digest is all that is kept."""
@@ -63,15 +106,6 @@ class FailedAttempts:
     def refuse(self, digest: bytes) -> None:
         """Forget a credential that the host accepted before and refuses now."""
         self._accepted.pop(digest, None)
-
-    def _level(self, source: str, per_minute: int) -> float:
-        level, at = self._failures.get(source, (0.0, 0.0))
-        return max(0.0, level - (self._clock.monotonic() - at) * per_minute / 60)
-
-    def _forget_some(self, per_minute: int) -> None:
-        """Forget the oldest sources: those whose failures are over, and whichever are too many."""
-        while len(self._failures) > _MOST_SOURCES or self._level(next(iter(self._failures)), per_minute) == 0:
-            self._failures.popitem(last=False)
 
 
 class AttemptLimit:
@@ -133,7 +167,7 @@ class AttemptLimit:
 def _too_many(wait: float) -> RateLimited:
     seconds = math.ceil(wait)
     return RateLimited(
-        f"Too many wrong keys came from your address: send a right one, or try again in {seconds} s.",
+        f"Too many wrong keys came from your address or network: send a right one, or try again in {seconds} s.",
         retry_after=seconds,
     )
 
@@ -144,10 +178,27 @@ def source_of(scope: Scope) -> str | None:
     if not client or not client[0]:
         return None
     address: str = client[0]
+    parsed = _ipv6(address.partition("%")[0])
+    if parsed is None:
+        return address
+    return str(parsed.ipv4_mapped or _network(parsed, _SUBSCRIBER_BITS))
+
+
+def site_of(source: str) -> str | None:
+    """Return the larger IPv6 network that a source belongs to; None if it is no IPv6 network."""
+    parsed = _ipv6(source)
+    return None if parsed is None else str(_network(parsed, _SITE_BITS))
+
+
+def _ipv6(address: str) -> IPv6Address | None:
     if ":" not in address:
-        return address
+        return None
     try:
-        parsed = IPv6Address(address.partition("%")[0])
+        return IPv6Address(address)
     except ValueError:
-        return address
-    return str(parsed.ipv4_mapped or IPv6Address(int(parsed) >> 64 << 64))
+        return None
+
+
+def _network(address: IPv6Address, bits: int) -> IPv6Address:
+    rest = 128 - bits
+    return IPv6Address(int(address) >> rest << rest)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from starlette.requests import HTTPConnection
 
-from llmproxy_asgi.access.failed_attempts import FailedAttempts, source_of
+from llmproxy_asgi.access.failed_attempts import FailedAttempts, site_of, source_of
 from llmproxy_asgi.access.identify import Doorkeeper
 from llmproxy_asgi.errors import Forbidden, GatewayError, RateLimited, Unauthenticated
 from llmproxy_asgi.principal import SCOPE_KEY
@@ -196,6 +196,43 @@ def test_a_subscribers_ipv6_network_is_one_source(address: str, source: str) -> 
     assert source_of({"client": (address, 1)}) == source
 
 
+@pytest.mark.parametrize(
+    ("source", "site"),
+    [
+        ("2001:db8:1:2::", "2001:db8:1::"),
+        ("2001:db8:1:ffff::", "2001:db8:1::"),
+        ("203.0.113.7", None),
+        ("a:strange:name", None),
+        ("testclient", None),
+    ],
+)
+def test_a_sites_ipv6_network_is_known(source: str, site: str | None) -> None:
+    """It holds 65 536 sources."""
+    assert site_of(source) == site
+
+
+async def test_all_sources_of_a_site_have_a_limit_of_their_own() -> None:
+    """Whoever has a /48 gets 16 times the tries of one source, and no more; it comes back evenly."""
+    house = House()
+    tries = [(await house.fail(1, client=(f"2001:db8:1:{number:x}::1", 5)))[0] for number in range(16 * LIMIT + 5)]
+    assert tries == [401] * (16 * LIMIT) + [429] * 5
+    assert await house.status(asking(KEY, client=("2001:db8:1:ff::1", 5))) == 200
+    assert await house.fail(1, client=("2001:db8:2::1", 5)) == [401]
+    assert await house.fail(1, client=("::ffff:203.0.113.7", 5)) == [401]
+    house.clock.turn(60 / (16 * LIMIT))
+    assert await house.fail(2, client=("2001:db8:1:ff::1", 5)) == [401, 429]
+    house.clock.turn(60)
+    assert await house.fail(LIMIT + 1, client=("2001:db8:1:ff::1", 5)) == [401] * LIMIT + [429]
+
+
+async def test_addresses_of_ipv4_have_no_site() -> None:
+    """Mapped into IPv6 they would all be of one."""
+    house = House()
+    for number in range(40):
+        assert await house.fail(LIMIT, client=(f"::ffff:203.0.113.{number}", 5)) == [401] * LIMIT
+    assert not house.attempts._sites
+
+
 async def test_no_header_changes_the_source() -> None:
     """What a client says of where it comes from is not believed; that is the server's affair."""
     house = House()
@@ -214,6 +251,12 @@ async def test_the_table_of_sources_is_bounded() -> None:
     house.clock.turn(61)
     house.attempts.count("203.0.113.7", LIMIT)
     assert list(house.attempts._failures) == ["203.0.113.7"]
+    for number in range(10_100):
+        house.attempts.count(f"2001:{number:x}:1:2::", LIMIT)
+    assert len(house.attempts._sites) == 10_000
+    house.clock.turn(61)
+    house.attempts.count("2001:db8:1:2::", LIMIT)
+    assert list(house.attempts._sites) == ["2001:db8:1::"]
     for number in range(10_100):
         house.attempts.accept(b"%d" % number)
     assert len(house.attempts._accepted) == 10_000
