@@ -1,4 +1,4 @@
-"""Between which protocols a test proves its claims: what its id says of the lane it runs on.
+"""Between which protocols a test proves its claims: what its id says of the pair it runs on.
 
 A test that runs on several pairs has each of them in the ids of its cases (`[messages-to-gemini-sync-stream]`). One
 whose id names no pair proves the one pair that its claim is about; of a claim about several it proves the claim alone.
@@ -46,9 +46,9 @@ def of_items(items: Iterable[pytest.Item]) -> Proved:
 
 def _pairs(test: str, concerned: frozenset[tuple[str, str]]) -> frozenset[tuple[str, str]]:
     case = test.partition("[")[2]
-    lane = _LANE.search(case)
-    if lane is not None:
-        return concerned & {(_CODES[lane[1]], _CODES[lane[2]])}
+    pair = _LANE.search(case)
+    if pair is not None:
+        return concerned & {(_CODES[pair[1]], _CODES[pair[2]])}
     if len(concerned) == 1:
         return concerned
     same = frozenset((letter, letter) for letter in _CODES.values())

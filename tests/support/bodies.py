@@ -82,12 +82,12 @@ def measured(config: Mapping[str, Any]) -> Iterator[Measured]:
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
         command = [sys.executable, "-c", _SERVE, json.dumps(config), str(listener.fileno())]
         started = subprocess.Popen(command, pass_fds=[listener.fileno()])
-        front = Measured(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        harness = Measured(f"http://127.0.0.1:{listener.getsockname()[1]}")
     try:
-        front.longest()
-        yield front
+        harness.longest()
+        yield harness
     finally:
-        front.close()
+        harness.close()
         started.terminate()
         started.wait(20)
 

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 
 @dataclass
-class HandAlarm:
+class FakeAlarm:
     """Rings when its clock is turned past its time, unless it is cancelled before."""
 
     callback: Callable[[], object] | None
@@ -22,11 +22,11 @@ class HandAlarm:
 
 
 @dataclass
-class HandClock:
+class FakeClock:
     """Stands still until it is turned, `at` is changed or somebody sleeps. Only turning rings alarms."""
 
     at: float = 1_800_000_000.0
-    _alarms: list[tuple[float, int, HandAlarm]] = field(default_factory=list)
+    _alarms: list[tuple[float, int, FakeAlarm]] = field(default_factory=list)
     _count: "itertools.count[int]" = field(default_factory=itertools.count)
 
     def monotonic(self) -> float:
@@ -38,8 +38,8 @@ class HandClock:
     async def sleep(self, seconds: float) -> None:
         self.at += seconds
 
-    def call_later(self, seconds: float, callback: Callable[[], object]) -> HandAlarm:
-        alarm = HandAlarm(callback)
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> FakeAlarm:
+        alarm = FakeAlarm(callback)
         heapq.heappush(self._alarms, (self.at + seconds, next(self._count), alarm))
         return alarm
 

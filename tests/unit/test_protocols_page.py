@@ -43,7 +43,7 @@ def test_marks_name_cases_that_there_are() -> None:
 
 
 def test_pairs_are_read_from_ids() -> None:
-    """A lane in an id counts for its pair; a claim about one pair needs none; of a claim about several it is needed."""
+    """A claim about several pairs is proved for the pair in a test's id; a claim about one pair needs no id."""
     assert proved({1: ["f.py::t[chat-to-gemini-sync-stream]", "f.py::t[x]"]}) == {1: {("C", "G")}}
     assert proved({19: ["f.py::t"], 20: ["f.py::t"]}) == {19: {("C", "M")}, 20: frozenset()}
     assert proved({13: ["f.py::t[whole-messages]"]}) == {13: {("M", "M")}}

@@ -14,7 +14,7 @@ from llmproxy_asgi.runtime import Live, Runtime
 from llmproxy_asgi.stores import open as opening
 from llmproxy_asgi.stores.base import Bounds, RecordStore
 from llmproxy_asgi.stores.memory import MemoryStore
-from support.clock import HandClock
+from support.clock import FakeClock
 from support.stores import ALICE
 
 
@@ -57,7 +57,7 @@ async def test_stores_are_those_of_the_address(monkeypatch: pytest.MonkeyPatch) 
         return Watched(bounds, clock=clock)
 
     monkeypatch.setitem(opening._BACKENDS, "memory", backend)
-    live = Live(clock=HandClock())
+    live = Live(clock=FakeClock())
     one, other = plan(live), plan(live)
     assert opened == [
         ("memory", "responses", responses.BOUNDS, live.clock),

@@ -17,59 +17,66 @@ from support.pairs import (
     MESSAGES,
     RESPONSES,
     Call,
-    Lane,
+    PairHarness,
+    ProtocolPair,
     Reply,
-    Stage,
     chat_chunks,
     event,
     messages_events,
+    pair_harness,
     responses_event,
     responses_events,
     sse,
-    staged,
 )
 from support.pairs.gemini_wires import gemini_chunks, gemini_frame
 from support.pairs.responses_wires import message_item, responses_whole, thought_item
 
 Ask = Callable[..., Outcome]
 
-LANES = [Lane(client=sdk, upstream=upstream, stream=True) for sdk in PROTOCOLS for upstream in PROTOCOLS]
-each_lane = pytest.mark.parametrize("lane", LANES, ids=lambda lane: f"{lane.client}-to-{lane.upstream}")
+PAIRS = [ProtocolPair(client=sdk, upstream=upstream, stream=True) for sdk in PROTOCOLS for upstream in PROTOCOLS]
+each_pair = pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair.client}-to-{pair.upstream}")
 
 
 @pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
-    with staged(spares=60) as made:
+def harness() -> Iterator[PairHarness]:
+    with pair_harness(spares=60) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def impatient() -> Iterator[Stage]:
+def impatient() -> Iterator[PairHarness]:
     """A gateway that sends keep-alives at once."""
-    with staged(spares=10, keepalive="20ms") as made:
+    with pair_harness(spares=10, keepalive="20ms") as made:
         yield made
 
 
 @pytest.fixture
-def ask(node: Node, stage: Stage) -> Iterator[Ask]:
+def ask(node: Node, harness: PairHarness) -> Iterator[Ask]:
     """One streamed question; the request that the upstream gets has to be one that its vendor would take."""
-    yield partial(question, node, stage)
-    stage.reset()
+    yield partial(question, node, harness)
+    harness.reset()
 
 
 @pytest.fixture
-def ask_impatiently(node: Node, impatient: Stage) -> Iterator[Ask]:
+def ask_impatiently(node: Node, impatient: PairHarness) -> Iterator[Ask]:
     yield partial(question, node, impatient)
     impatient.reset()
 
 
 def question(
-    node: Node, stage: Stage, lane: Lane, answer: Scenario, *, tool: bool = False, spare: bool = False, **how: Any
+    node: Node,
+    harness: PairHarness,
+    pair: ProtocolPair,
+    answer: Scenario,
+    *,
+    tool: bool = False,
+    spare: bool = False,
+    **how: Any,
 ) -> Outcome:
-    stage.play(answer)
-    request = asked(lane.client, stage.model(lane, spare=spare), tool=tool)
-    outcome = node.ask(lane.client, stage.base, request, key=KEY, **how)
-    assert stage.upstream.errors == []
+    harness.play(answer)
+    request = asked(pair.client, harness.model(pair, spare=spare), tool=tool)
+    outcome = node.ask(pair.client, harness.base, request, key=KEY, **how)
+    assert harness.upstream.errors == []
     return outcome
 
 
@@ -82,20 +89,20 @@ CALLS = (
 
 
 @pytest.mark.fidelity(36, 37)
-@each_lane
-def test_calls_come_in_pieces_and_are_whole(ask: Ask, lane: Lane) -> None:
+@each_pair
+def test_calls_come_in_pieces_and_are_whole(ask: Ask, pair: ProtocolPair) -> None:
     """A text and two calls, one without arguments: ids, order and every character survive, and the count with them."""
-    outcome = ask(lane, Reply(texts=("I ", "look."), calls=CALLS).scenario(lane.upstream, stream=True), tool=True)
+    outcome = ask(pair, Reply(texts=("I ", "look."), calls=CALLS).scenario(pair.upstream, stream=True), tool=True)
     answer = outcome.whole
     assert (outcome.texts, answer["text"]) == (["I ", "look."], "I look.")
     assert [call["id"] for call in answer["calls"]] == ["call_0", "call_1"]
     assert [call["name"] for call in answer["calls"]] == ["get_weather", "get_weather"]
     assert [json.loads(call["arguments"]) for call in answer["calls"]] == [json.loads(call.arguments) for call in CALLS]
-    if lane.client in {CHAT, RESPONSES} and lane.upstream != GEMINI:
+    if pair.client in {CHAT, RESPONSES} and pair.upstream != GEMINI:
         assert [call["arguments"] for call in answer["calls"]] == [call.arguments for call in CALLS]
-    if GEMINI not in {lane.client, lane.upstream}:
+    if GEMINI not in {pair.client, pair.upstream}:
         assert answer["pieces"] > len(CALLS)
-    assert answer["finish"] == CALLED[lane.client]
+    assert answer["finish"] == CALLED[pair.client]
     assert (answer["input"], answer["output"]) == (30, 12)
 
 
@@ -110,13 +117,13 @@ THINKING: dict[str, list[bytes]] = {
 }
 
 
-@each_lane
-def test_thoughts_come_before_words(ask: Ask, lane: Lane) -> None:
+@each_pair
+def test_thoughts_come_before_words(ask: Ask, pair: ProtocolPair) -> None:
     """What the upstream thought is thought, not said, for each SDK; Messages' own is signed as it was."""
-    answer = ask(lane, sse(THINKING[lane.upstream])).whole
+    answer = ask(pair, sse(THINKING[pair.upstream])).whole
     assert (answer["reasoning"], answer["text"]) == ("".join(THOUGHT), SAID)
-    assert answer["finish"] == STOPPED[lane.client]
-    if lane.client == lane.upstream == MESSAGES:
+    assert answer["finish"] == STOPPED[pair.client]
+    if pair.client == pair.upstream == MESSAGES:
         assert answer["signatures"] == ["c2lnbmVk"]
 
 
@@ -136,32 +143,32 @@ RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay":
 
 @pytest.mark.fidelity(91, 92)
 @pytest.mark.parametrize("status", FAILURES)
-@each_lane
-def test_an_upstreams_refusal_has_its_class_and_its_wait(ask: Ask, lane: Lane, status: int) -> None:
+@each_pair
+def test_an_upstreams_refusal_has_its_class_and_its_wait(ask: Ask, pair: ProtocolPair, status: int) -> None:
     """Nothing is handed out; the error says how long to wait, and never that the caller's own key is wrong."""
     named = {"code": status, "message": "No.", "status": GOOGLES[status], "details": [RETRY_INFO]}
-    body = {"error": named} if lane.upstream == GEMINI else None
-    outcome = ask(lane, error_answer(status, body, headers={"retry-after": "7"}), spare=True)
+    body = {"error": named} if pair.upstream == GEMINI else None
+    outcome = ask(pair, error_answer(status, body, headers={"retry-after": "7"}), spare=True)
     seen, openai, anthropic, google = FAILURES[status]
     assert (outcome.texts, outcome.failure["status"]) == ([], seen)
-    if lane.client == GEMINI:
+    if pair.client == GEMINI:
         assert outcome.failure["class"] == "ApiError"
         told = json.loads(outcome.failure["message"])["error"]
         assert (told["code"], told["status"]) == (seen, google)
         assert [detail["retryDelay"] for detail in told["details"]] == ["7s"]
     else:
-        assert outcome.failure["class"] == (anthropic if lane.client == MESSAGES else openai)
+        assert outcome.failure["class"] == (anthropic if pair.client == MESSAGES else openai)
         assert outcome.failure["retry_after"] == "7"
         assert outcome.failure["request_id"].startswith("req_")
 
 
 @pytest.mark.fidelity(91)
-@pytest.mark.parametrize("lane", [lane for lane in LANES if lane.client != GEMINI], ids=str)
-def test_sdks_do_not_try_again_what_we_tried(ask: Ask, stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair.client != GEMINI], ids=str)
+def test_sdks_do_not_try_again_what_we_tried(ask: Ask, harness: PairHarness, pair: ProtocolPair) -> None:
     """An SDK with retries of its own leaves an upstream's failure alone: the gateway has had its tries."""
-    outcome = ask(lane, error_answer(500), spare=True, retries=3)
+    outcome = ask(pair, error_answer(500), spare=True, retries=3)
     assert outcome.failure["status"] == 502
-    assert len(stage.upstream.requests) == 1
+    assert len(harness.upstream.requests) == 1
 
 
 FAILED = responses_whole(message_item("one "), status="failed", error={"code": "server_error", "message": "Boom."})
@@ -173,9 +180,9 @@ BROKEN = {
 }
 
 
-def begun(lane: Lane, heard: str, *rest: Any, **reply: Any) -> tuple[Scenario, Callable[[str], None]]:
+def begun(pair: ProtocolPair, heard: str, *rest: Any, **reply: Any) -> tuple[Scenario, Callable[[str], None]]:
     """A stream that goes on with `rest` once the caller has this, and what has to hear that it has."""
-    frames = Reply(**reply).frames(lane.upstream)
+    frames = Reply(**reply).frames(pair.upstream)
     count = next(number for number, frame in enumerate(frames, start=1) if heard.encode() in frame)
     gate = Gate()
 
@@ -202,25 +209,25 @@ def failed(outcome: Outcome, client: str) -> None:
 
 @pytest.mark.fidelity(94, 95)
 @pytest.mark.parametrize("how", ["says so", "is torn down"])
-@each_lane
-def test_a_failure_in_the_middle_comes_behind_the_words(ask: Ask, lane: Lane, how: str) -> None:
+@each_pair
+def test_a_failure_in_the_middle_comes_behind_the_words(ask: Ask, pair: ProtocolPair, how: str) -> None:
     """Whether the upstream says that it failed or is just gone: the words so far, then the SDK's own error."""
-    rest = [BROKEN[lane.upstream]] if how == "says so" else []
-    answer, on_heard = begun(lane, "one ", *rest, Reset(), texts=("one ",))
-    outcome = ask(lane, answer, spare=True, on_heard=on_heard)
+    rest = [BROKEN[pair.upstream]] if how == "says so" else []
+    answer, on_heard = begun(pair, "one ", *rest, Reset(), texts=("one ",))
+    outcome = ask(pair, answer, spare=True, on_heard=on_heard)
     assert outcome.texts == ["one "]
-    failed(outcome, lane.client)
+    failed(outcome, pair.client)
 
 
 @pytest.mark.fidelity(95)
-@pytest.mark.parametrize("lane", [lane for lane in LANES if lane.upstream != GEMINI], ids=str)
-def test_half_a_call_is_never_a_call(ask: Ask, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair.upstream != GEMINI], ids=str)
+def test_half_a_call_is_never_a_call(ask: Ask, pair: ProtocolPair) -> None:
     """A call whose arguments stop in the middle is not finished for the caller; Gemini sends its calls whole."""
-    answer, on_heard = begun(lane, "京", Reset(), calls=CALLS[:1])
+    answer, on_heard = begun(pair, "京", Reset(), calls=CALLS[:1])
     # A caller of Gemini hears nothing of a call before it is whole.
-    if lane.client == GEMINI:
-        answer = sse([*Reply(calls=CALLS[:1]).frames(lane.upstream)[:3], Reset()], end=False)
-    outcome = ask(lane, answer, spare=True, tool=True, on_heard=on_heard)
+    if pair.client == GEMINI:
+        answer = sse([*Reply(calls=CALLS[:1]).frames(pair.upstream)[:3], Reset()], end=False)
+    outcome = ask(pair, answer, spare=True, tool=True, on_heard=on_heard)
     if outcome.answer is None:
         assert outcome.failure["class"] in {"APIError", "ApiError", "InternalServerError"}
     else:
@@ -239,58 +246,58 @@ TWICE = {
 
 
 @pytest.mark.fidelity(7, 8, 9)
-@each_lane
-def test_keepalives_go_unnoticed(ask_impatiently: Ask, lane: Lane) -> None:
+@each_pair
+def test_keepalives_go_unnoticed(ask_impatiently: Ask, pair: ProtocolPair) -> None:
     """An upstream that is silent before its first word and again behind it: several keep-alives each time, no trace."""
-    frames = Reply(texts=("one ", "two")).frames(lane.upstream)
+    frames = Reply(texts=("one ", "two")).frames(pair.upstream)
     count = next(number for number, frame in enumerate(frames, start=1) if b"one " in frame)
     before, between = Gate(), Gate()
 
     def on_heard(heard: str) -> None:
-        if heard.startswith(TWICE[lane.client]):
+        if heard.startswith(TWICE[pair.client]):
             before.set()
-        if "\n" + TWICE[lane.client] in heard.partition("one ")[2]:
+        if "\n" + TWICE[pair.client] in heard.partition("one ")[2]:
             between.set()
 
     answer = Scenario(Hold(before), *sse([*frames[:count], Hold(between), *frames[count:]]).steps)
-    outcome = ask_impatiently(lane, answer, on_heard=on_heard)
+    outcome = ask_impatiently(pair, answer, on_heard=on_heard)
     assert (outcome.texts, outcome.whole["text"]) == (["one ", "two"], "one two")
-    assert outcome.whole["finish"] == STOPPED[lane.client]
-    if lane.client == MESSAGES:
+    assert outcome.whole["finish"] == STOPPED[pair.client]
+    if pair.client == MESSAGES:
         assert outcome.whole["request_id"].startswith("req_")
 
 
 @pytest.mark.fidelity(94)
-@each_lane
-def test_a_failure_behind_keepalives_is_still_an_error(ask_impatiently: Ask, lane: Lane) -> None:
+@each_pair
+def test_a_failure_behind_keepalives_is_still_an_error(ask_impatiently: Ask, pair: ProtocolPair) -> None:
     """The status is gone with the first keep-alive, so a failure that comes then is one of the stream."""
     gate = Gate()
 
     def on_heard(heard: str) -> None:
-        if heard.startswith(TWICE[lane.client]):
+        if heard.startswith(TWICE[pair.client]):
             gate.set()
 
     answer = Scenario(Hold(gate), *error_answer(500).steps)
-    outcome = ask_impatiently(lane, answer, spare=True, on_heard=on_heard)
+    outcome = ask_impatiently(pair, answer, spare=True, on_heard=on_heard)
     assert outcome.texts == []
     # There is no response yet that could have failed, so Responses has its own event for errors.
-    failed(outcome, CHAT if lane.client == RESPONSES else lane.client)
+    failed(outcome, CHAT if pair.client == RESPONSES else pair.client)
 
 
 LEAVING = [
-    pytest.param(lane, way, id=f"{lane.client}-to-{lane.upstream}-{way}")
-    for lane in LANES
+    pytest.param(pair, way, id=f"{pair.client}-to-{pair.upstream}-{way}")
+    for pair in PAIRS
     for way in ("abort", "break")
     # Google's SDK keeps its connection when its loop is left; it has to be handed a signal, and that aborted.
-    if (lane.client, way) != (GEMINI, "break")
+    if (pair.client, way) != (GEMINI, "break")
 ]
 
 
 @pytest.mark.fidelity(12)
-@pytest.mark.parametrize(("lane", "way"), LEAVING)
-def test_who_leaves_ends_the_upstreams_work(ask: Ask, stage: Stage, lane: Lane, way: str) -> None:
+@pytest.mark.parametrize(("pair", "way"), LEAVING)
+def test_who_leaves_ends_the_upstreams_work(ask: Ask, harness: PairHarness, pair: ProtocolPair, way: str) -> None:
     """Giving a stream up, or leaving the loop that reads it, closes the upstream's connection, which would go on."""
-    answer, _ = begun(lane, "one ", texts=("one ",))
-    outcome = ask(lane, answer, leave=way)
+    answer, _ = begun(pair, "one ", texts=("one ",))
+    outcome = ask(pair, answer, leave=way)
     assert outcome.texts == ["one "]
-    stage.upstream.wait_closed(0)
+    harness.upstream.wait_closed(0)

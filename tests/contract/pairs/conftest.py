@@ -4,19 +4,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.pairs import Stage, staged
+from support.pairs import PairHarness, pair_harness
 
 
 @pytest.fixture(scope="session")
-def shared_stage() -> Iterator[Stage]:
-    with staged(spares=300) as made:
+def shared_harness() -> Iterator[PairHarness]:
+    with pair_harness(spares=300) as made:
         yield made
 
 
 @pytest.fixture
-def stage(shared_stage: Stage) -> Iterator[Stage]:
-    shared_stage.reset()
-    yield shared_stage
-    errors, shared_stage.upstream.errors = shared_stage.upstream.errors, []
-    shared_stage.reset()
+def harness(shared_harness: PairHarness) -> Iterator[PairHarness]:
+    shared_harness.reset()
+    yield shared_harness
+    errors, shared_harness.upstream.errors = shared_harness.upstream.errors, []
+    shared_harness.reset()
     assert errors == []

@@ -11,9 +11,9 @@ from support.pairs import (
     MESSAGES,
     RESPONSES,
     Answer,
-    Lane,
+    PairHarness,
+    ProtocolPair,
     Reply,
-    Stage,
     chat_chunks,
     chat_whole,
     messages_events,
@@ -21,7 +21,7 @@ from support.pairs import (
     sse,
 )
 from support.pairs.asks import QUESTION, counting
-from support.pairs.lanes import lanes, pairs
+from support.pairs.parameters import all_pairs, pairs
 
 # ── usage ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -29,8 +29,8 @@ CACHED = {"input_tokens": 250, "cache_read_input_tokens": 600, "cache_creation_i
 
 
 @pytest.mark.fidelity(80)
-@pytest.mark.parametrize("lane", pairs(client=MESSAGES, upstream=CHAT))
-def test_input_is_never_negative(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=MESSAGES, upstream=CHAT))
+def test_input_is_never_negative(harness: PairHarness, pair: ProtocolPair) -> None:
     """A server that counts cached tokens beside the prompt, not inside it, brings nobody below nought."""
     usage = {
         "prompt_tokens": 10,
@@ -39,20 +39,20 @@ def test_input_is_never_negative(stage: Stage, lane: Lane) -> None:
         "prompt_tokens_details": {"cached_tokens": 90},
     }
     text = {"content": "Snow."}
-    stage.play(
-        sse(chat_chunks(text, usage=usage)) if lane.stream else json_answer(200, chat_whole(usage=usage, **text))
+    harness.play(
+        sse(chat_chunks(text, usage=usage)) if pair.stream else json_answer(200, chat_whole(usage=usage, **text))
     )
-    counted = stage.ask(lane, **QUESTION[MESSAGES]).whole.usage
+    counted = harness.ask(pair, **QUESTION[MESSAGES]).whole.usage
     assert (counted.input_tokens, counted.cache_read_input_tokens, counted.output_tokens) == (0, 90, 5)
 
 
 @pytest.mark.fidelity(81)
 @pytest.mark.parametrize("asks", [False, True], ids=["not-asked", "asked"])
-@pytest.mark.parametrize("lane", lanes(client=CHAT, streams=(True,)))
-def test_usage_comes_last_and_only_where_asked(stage: Stage, lane: Lane, asks: bool) -> None:
+@pytest.mark.parametrize("pair", all_pairs(client=CHAT, streams=(True,)))
+def test_usage_comes_last_and_only_where_asked(harness: PairHarness, pair: ProtocolPair, asks: bool) -> None:
     """The usage chunk is the last, without choices, and only for those who asked; the upstream is asked anyway."""
-    stage.play(Reply(texts=("Snow.",)).scenario(lane.upstream, stream=True))
-    answer = stage.ask(lane, **QUESTION[CHAT], **(counting(CHAT, stream=True) if asks else {}))
+    harness.play(Reply(texts=("Snow.",)).scenario(pair.upstream, stream=True))
+    answer = harness.ask(pair, **QUESTION[CHAT], **(counting(CHAT, stream=True) if asks else {}))
     told = [chunk for chunk in answer.events if chunk.usage is not None]
     if asks:
         assert told == [answer.events[-1]]
@@ -60,17 +60,17 @@ def test_usage_comes_last_and_only_where_asked(stage: Stage, lane: Lane, asks: b
     else:
         assert told == []
         assert all(chunk.choices for chunk in answer.events)
-    if lane.upstream == CHAT:
-        assert stage.asked["stream_options"] == {"include_usage": True}
+    if pair.upstream == CHAT:
+        assert harness.asked["stream_options"] == {"include_usage": True}
 
 
 @pytest.mark.fidelity(82)
-@pytest.mark.parametrize("lane", lanes(client=MESSAGES, upstream=CHAT, streams=(True,)))
-def test_a_stream_of_messages_knows_its_input_from_the_start(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs(client=MESSAGES, upstream=CHAT, streams=(True,)))
+def test_a_stream_of_messages_knows_its_input_from_the_start(harness: PairHarness, pair: ProtocolPair) -> None:
     """The first event tells some input tokens, the last the true ones, for which the upstream was asked."""
-    stage.play(Reply(texts=("Snow.",)).scenario(CHAT, stream=True))
-    answer = stage.ask(lane, **QUESTION[MESSAGES])
-    assert stage.asked["stream_options"] == {"include_usage": True}
+    harness.play(Reply(texts=("Snow.",)).scenario(CHAT, stream=True))
+    answer = harness.ask(pair, **QUESTION[MESSAGES])
+    assert harness.asked["stream_options"] == {"include_usage": True}
     start = next(found for found in answer.events if found.type == "message_start")
     end = next(found for found in answer.events if found.type == "message_delta")
     assert start.message.usage.input_tokens > 0
@@ -78,19 +78,19 @@ def test_a_stream_of_messages_knows_its_input_from_the_start(stage: Stage, lane:
 
 
 @pytest.mark.fidelity(83)
-@pytest.mark.parametrize("lane", lanes(upstream=MESSAGES, streams=(True,)))
-def test_counts_that_are_told_twice_count_once(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs(upstream=MESSAGES, streams=(True,)))
+def test_counts_that_are_told_twice_count_once(harness: PairHarness, pair: ProtocolPair) -> None:
     """An upstream that repeats input and cache at the end of its stream is not added up."""
     end = {**CACHED, "output_tokens": 40}
-    stage.play(sse(messages_events({"type": "text", "text": "Snow."}, usage=CACHED, end_usage=end)))
-    whole = stage.ask(lane, **QUESTION[lane.client], **counting(lane.client, stream=True)).whole
-    counted = whole.usage_metadata if lane.client == GEMINI else whole.usage
-    if lane.client == CHAT:
+    harness.play(sse(messages_events({"type": "text", "text": "Snow."}, usage=CACHED, end_usage=end)))
+    whole = harness.ask(pair, **QUESTION[pair.client], **counting(pair.client, stream=True)).whole
+    counted = whole.usage_metadata if pair.client == GEMINI else whole.usage
+    if pair.client == CHAT:
         assert (counted.prompt_tokens, counted.completion_tokens, counted.total_tokens) == (1000, 40, 1040)
-    elif lane.client == RESPONSES:
+    elif pair.client == RESPONSES:
         assert (counted.input_tokens, counted.output_tokens, counted.total_tokens) == (1000, 40, 1040)
         assert counted.input_tokens_details.cached_tokens == 600
-    elif lane.client == GEMINI:
+    elif pair.client == GEMINI:
         found = (counted.prompt_token_count, counted.cached_content_token_count, counted.candidates_token_count)
         assert found == (1000, 600, 40)
     else:
@@ -109,16 +109,16 @@ CITATION = {
 
 
 @pytest.mark.fidelity(84)
-@pytest.mark.parametrize("lane", lanes(client=CHAT, upstream=MESSAGES))
-def test_citations_of_claudes_search(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs(client=CHAT, upstream=MESSAGES))
+def test_citations_of_claudes_search(harness: PairHarness, pair: ProtocolPair) -> None:
     """A cited stretch becomes `url_citation`, its offsets counted in characters, behind CJK and emoji, too."""
     blocks: list[dict[str, Any]] = [
         {"type": "text", "text": "天気 👩‍🚀: "},
         {"type": "text", "text": "雪 in Oslo", "citations": [CITATION]},
         {"type": "text", "text": "."},
     ]
-    stage.play(sse(messages_events(*blocks)) if lane.stream else json_answer(200, messages_whole(*blocks)))
-    answer = stage.ask(lane, **QUESTION[CHAT])
+    harness.play(sse(messages_events(*blocks)) if pair.stream else json_answer(200, messages_whole(*blocks)))
+    answer = harness.ask(pair, **QUESTION[CHAT])
     [found] = answer.whole.choices[0].message.annotations
     cited = found["url_citation"] if isinstance(found, dict) else found.url_citation.model_dump()
     assert (cited["url"], cited["title"]) == (CITATION["url"], CITATION["title"])
@@ -128,45 +128,45 @@ def test_citations_of_claudes_search(stage: Stage, lane: Lane) -> None:
 DETAILS = {"type": "refusal", "category": "bio", "explanation": "This is about a pathogen."}
 
 
-def refused(lane: Lane, *texts: str) -> Scenario:
+def refused(pair: ProtocolPair, *texts: str) -> Scenario:
     blocks = [{"type": "text", "text": text} for text in texts]
-    if lane.stream:
+    if pair.stream:
         return sse(messages_events(*blocks, stop="refusal", stop_details=DETAILS))
     return json_answer(200, messages_whole(*blocks, stop="refusal", stop_details=DETAILS))
 
 
 @pytest.mark.fidelity(85)
-@pytest.mark.parametrize("lane", lanes(client=CHAT, upstream=MESSAGES))
-def test_claudes_refusal_without_words(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs(client=CHAT, upstream=MESSAGES))
+def test_claudes_refusal_without_words(harness: PairHarness, pair: ProtocolPair) -> None:
     """Where Claude says nothing, its explanation is the refusal."""
-    stage.play(refused(lane))
-    answer = stage.ask(lane, **QUESTION[CHAT])
+    harness.play(refused(pair))
+    answer = harness.ask(pair, **QUESTION[CHAT])
     assert answer.whole.choices[0].message.refusal == DETAILS["explanation"]
     assert answer.text == ""
     assert answer.finish == "stop"
 
 
 @pytest.mark.fidelity(85)
-@pytest.mark.parametrize("lane", lanes(client=CHAT, upstream=MESSAGES))
-def test_claudes_refusal_behind_words(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs(client=CHAT, upstream=MESSAGES))
+def test_claudes_refusal_behind_words(harness: PairHarness, pair: ProtocolPair) -> None:
     """Words that were said stay words; that it ended in a refusal is a filtered end, not an ordinary one."""
-    stage.play(refused(lane, "I would "))
-    answer = stage.ask(lane, **QUESTION[CHAT])
+    harness.play(refused(pair, "I would "))
+    answer = harness.ask(pair, **QUESTION[CHAT])
     assert answer.text == "I would "
     assert answer.whole.choices[0].message.refusal is None
     assert answer.finish == "content_filter"
 
 
 @pytest.mark.fidelity(85)
-@pytest.mark.parametrize("lane", lanes(client=MESSAGES, upstream=CHAT))
-def test_a_refusal_of_chat(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs(client=MESSAGES, upstream=CHAT))
+def test_a_refusal_of_chat(harness: PairHarness, pair: ProtocolPair) -> None:
     """Chat's refusal is text for Anthropic's callers, with the stop reason and the details that they know."""
     words = "I can't help with that."
-    if lane.stream:
-        stage.play(sse(chat_chunks({"refusal": "I can't "}, {"refusal": "help with that."})))
+    if pair.stream:
+        harness.play(sse(chat_chunks({"refusal": "I can't "}, {"refusal": "help with that."})))
     else:
-        stage.play(json_answer(200, chat_whole(refusal=words)))
-    answer = stage.ask(lane, **QUESTION[MESSAGES])
+        harness.play(json_answer(200, chat_whole(refusal=words)))
+    answer = harness.ask(pair, **QUESTION[MESSAGES])
     assert answer.finish == "refusal"
     assert answer.text == words
     assert (answer.whole.stop_details.type, answer.whole.stop_details.explanation) == ("refusal", words)
@@ -176,30 +176,30 @@ def search(text: str) -> dict[str, Any]:
     return {"type": "server_tool_use", "id": f"srvtoolu_{len(text)}", "name": "web_search", "input": {"query": text}}
 
 
-def paused(lane: Lane, text: str) -> Scenario:
+def paused(pair: ProtocolPair, text: str) -> Scenario:
     """A turn that stops while the upstream's own search is under way."""
     blocks = [{"type": "text", "text": text}, search(text)]
-    if lane.stream:
+    if pair.stream:
         return sse(messages_events(*blocks, stop="pause_turn"))
     return json_answer(200, messages_whole(*blocks, stop="pause_turn"))
 
 
-def asked(stage: Stage, lane: Lane) -> Answer:
-    return stage.ask(lane, **QUESTION[CHAT], **counting(CHAT, stream=lane.stream))
+def asked(harness: PairHarness, pair: ProtocolPair) -> Answer:
+    return harness.ask(pair, **QUESTION[CHAT], **counting(CHAT, stream=pair.stream))
 
 
 @pytest.mark.fidelity(90)
-@pytest.mark.parametrize("lane", lanes(client=CHAT, upstream=MESSAGES))
-def test_a_pause_is_gone_on_with(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs(client=CHAT, upstream=MESSAGES))
+def test_a_pause_is_gone_on_with(harness: PairHarness, pair: ProtocolPair) -> None:
     """Chat has no word for a pause: the turn goes back as it is, and the caller sees one answer and all its costs."""
-    stage.play(
-        paused(lane, "One "), paused(lane, "two "), Reply(texts=("Snow",)).scenario(MESSAGES, stream=lane.stream)
+    harness.play(
+        paused(pair, "One "), paused(pair, "two "), Reply(texts=("Snow",)).scenario(MESSAGES, stream=pair.stream)
     )
-    answer = asked(stage, lane)
+    answer = asked(harness, pair)
     assert answer.text == "One two Snow"
     assert answer.finish == "stop"
     assert answer.whole.usage.completion_tokens == 36
-    first, second, third = (request.json()["messages"] for request in stage.upstream.requests)
+    first, second, third = (request.json()["messages"] for request in harness.upstream.requests)
     assert [turn["role"] for turn in second] == ["user", "assistant"]
     assert second[0] == first[0]
     sent_back = [block for turn in third[1:] for block in turn["content"]]
@@ -212,13 +212,13 @@ def test_a_pause_is_gone_on_with(stage: Stage, lane: Lane) -> None:
 
 
 @pytest.mark.fidelity(90)
-@pytest.mark.parametrize("lane", lanes(client=CHAT, upstream=MESSAGES))
-def test_an_answer_that_pauses_for_ever_ends(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs(client=CHAT, upstream=MESSAGES))
+def test_an_answer_that_pauses_for_ever_ends(harness: PairHarness, pair: ProtocolPair) -> None:
     """After five rounds more it ends with what there is; a whole answer says so in its warnings."""
-    stage.play(paused(lane, "Again. "))
-    answer = asked(stage, lane)
+    harness.play(paused(pair, "Again. "))
+    answer = asked(harness, pair)
     assert answer.finish == "stop"
-    assert len(stage.upstream.requests) == 6
+    assert len(harness.upstream.requests) == 6
     assert answer.text == "Again. " * 6
-    if not lane.stream:
+    if not pair.stream:
         assert "downgraded:pause" in answer.warnings

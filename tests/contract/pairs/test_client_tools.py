@@ -6,12 +6,12 @@ from typing import Any
 import anthropic
 import pytest
 
-from support.pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Call, Lane, Reply, Stage
+from support.pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Call, PairHarness, ProtocolPair, Reply
 from support.pairs.asks import PNG, QUESTION, messages_tool, tool_result, tool_use
-from support.pairs.lanes import pairs
+from support.pairs.parameters import pairs
 
 FINE = Reply(texts=("Fine.",))
-OTHERS = [lane for other in (CHAT, RESPONSES, GEMINI) for lane in pairs(client=MESSAGES, upstream=other)]
+OTHERS = [pair for other in (CHAT, RESPONSES, GEMINI) for pair in pairs(client=MESSAGES, upstream=other)]
 TOOLS: dict[str, dict[str, Any]] = {
     "bash": {"type": "bash_20250124", "name": "bash"},
     "str_replace_based_edit_tool": {"type": "text_editor_20250728", "name": "str_replace_based_edit_tool"},
@@ -32,9 +32,9 @@ INPUTS: dict[str, dict[str, Any]] = {
 USER = {"role": "user", "content": "Go."}
 
 
-def declared(stage: Stage, lane: Lane) -> tuple[str, dict[str, Any]]:
-    [sent] = stage.asked["tools"]
-    if lane.upstream == GEMINI:
+def declared(harness: PairHarness, pair: ProtocolPair) -> tuple[str, dict[str, Any]]:
+    [sent] = harness.asked["tools"]
+    if pair.upstream == GEMINI:
         [function] = sent["functionDeclarations"]
         return function["name"], function["parametersJsonSchema"]
     function = sent.get("function", sent)
@@ -43,55 +43,55 @@ def declared(stage: Stage, lane: Lane) -> tuple[str, dict[str, Any]]:
 
 @pytest.mark.fidelity(109)
 @pytest.mark.parametrize("name", TOOLS)
-@pytest.mark.parametrize("lane", OTHERS)
-def test_a_tool_of_anthropics_is_a_function_elsewhere(stage: Stage, lane: Lane, name: str) -> None:
+@pytest.mark.parametrize("pair", OTHERS)
+def test_a_tool_of_anthropics_is_a_function_elsewhere(harness: PairHarness, pair: ProtocolPair, name: str) -> None:
     """It has its known schema, its call comes back as `tool_use` of its name, and its result is taken."""
     made = Call(id="call_1", name=name, arguments=json.dumps(INPUTS[name]))
-    stage.play(Reply(calls=(made,)).scenario(lane.upstream, stream=lane.stream))
-    [call] = stage.ask(lane, messages=[USER], tools=[TOOLS[name]]).calls
+    harness.play(Reply(calls=(made,)).scenario(pair.upstream, stream=pair.stream))
+    [call] = harness.ask(pair, messages=[USER], tools=[TOOLS[name]]).calls
     assert (call.name, json.loads(call.arguments)) == (name, INPUTS[name])
-    told, parameters = declared(stage, lane)
+    told, parameters = declared(harness, pair)
     assert told == name
     assert parameters["properties"].keys() >= INPUTS[name].keys()
-    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+    harness.play(FINE.scenario(pair.upstream, stream=pair.stream))
     use = {"type": "tool_use", "id": call.id, "name": name, "input": INPUTS[name]}
     turns = [USER, {"role": "assistant", "content": [use]}, {"role": "user", "content": [tool_result(call.id, "done")]}]
-    assert stage.ask(lane, messages=turns, tools=[TOOLS[name]]).text == "Fine."
+    assert harness.ask(pair, messages=turns, tools=[TOOLS[name]]).text == "Fine."
 
 
 @pytest.mark.fidelity(109)
-@pytest.mark.parametrize("lane", OTHERS)
-def test_a_screenshot_reaches_the_model(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", OTHERS)
+def test_a_screenshot_reaches_the_model(harness: PairHarness, pair: ProtocolPair) -> None:
     """What computer use answers with is an image that the model sees."""
-    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+    harness.play(FINE.scenario(pair.upstream, stream=pair.stream))
     shown = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}}
     turns = [
         USER,
         {"role": "assistant", "content": [tool_use("toolu_1", "computer", action="screenshot")]},
         {"role": "user", "content": [tool_result("toolu_1", [shown])]},
     ]
-    stage.ask(lane, messages=turns, tools=[TOOLS["computer"]])
-    assert PNG in json.dumps(stage.asked)
+    harness.ask(pair, messages=turns, tools=[TOOLS["computer"]])
+    assert PNG in json.dumps(harness.asked)
 
 
-@pytest.mark.parametrize("lane", pairs(client=MESSAGES, upstream=RESPONSES))
-def test_computer_use_without_vision_is_refused_by_name(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=MESSAGES, upstream=RESPONSES))
+def test_computer_use_without_vision_is_refused_by_name(harness: PairHarness, pair: ProtocolPair) -> None:
     """A model that takes no images could not use a screen; the 400 names the tool."""
     with pytest.raises(anthropic.BadRequestError, match="'computer' answers with images"):
-        stage.ask(lane, model="o3-mini", **QUESTION[MESSAGES], tools=[TOOLS["computer"]])
-    assert stage.upstream.requests == []
+        harness.ask(pair, model="o3-mini", **QUESTION[MESSAGES], tools=[TOOLS["computer"]])
+    assert harness.upstream.requests == []
 
 
-@pytest.mark.parametrize("lane", OTHERS)
-def test_a_result_of_parts_without_counterpart_is_told_in_words(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", OTHERS)
+def test_a_result_of_parts_without_counterpart_is_told_in_words(harness: PairHarness, pair: ProtocolPair) -> None:
     """A tool search found a tool: the others read its name, and never an empty result."""
-    stage.play(FINE.scenario(lane.upstream, stream=lane.stream))
+    harness.play(FINE.scenario(pair.upstream, stream=pair.stream))
     found = [{"type": "tool_reference", "tool_name": "mcp__x__find"}]
     turns = [
         USER,
         {"role": "assistant", "content": [tool_use("toolu_1")]},
         {"role": "user", "content": [tool_result("toolu_1", found)]},
     ]
-    answer = stage.ask(lane, messages=turns, tools=[messages_tool()])
-    assert "[tool_reference: mcp__x__find]" in json.dumps(stage.asked)
+    answer = harness.ask(pair, messages=turns, tools=[messages_tool()])
+    assert "[tool_reference: mcp__x__find]" in json.dumps(harness.asked)
     assert "downgraded:tool_reference" in answer.warnings

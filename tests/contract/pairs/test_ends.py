@@ -13,8 +13,8 @@ from support.pairs import (
     RESPONSES,
     Answer,
     Call,
-    Lane,
-    Stage,
+    PairHarness,
+    ProtocolPair,
     chat_chunks,
     chat_whole,
     messages_events,
@@ -25,7 +25,7 @@ from support.pairs import (
 )
 from support.pairs.asks import QUESTION, tools
 from support.pairs.gemini_wires import function_call, gemini_chunks, gemini_whole
-from support.pairs.lanes import PROTOCOLS, pairs
+from support.pairs.parameters import PROTOCOLS, pairs
 from support.pairs.responses_wires import call_item, message_item
 from support.pairs.wires import call_deltas, chat_call
 
@@ -120,80 +120,80 @@ TOLD: dict[str, dict[str, str]] = {
 """What callers are told of each meaning."""
 
 
-def said(lane: Lane, native: str, *, calls: bool = False, **more: Any) -> Scenario:
+def said(pair: ProtocolPair, native: str, *, calls: bool = False, **more: Any) -> Scenario:
     """A word or a call, and this native reason for the end."""
-    if lane.upstream == CHAT:
-        if lane.stream:
+    if pair.upstream == CHAT:
+        if pair.stream:
             return sse(chat_chunks(*(call_deltas(0, SNOW) if calls else [{"content": "Snow"}]), finish=native))
         message: dict[str, Any] = {"tool_calls": [chat_call(SNOW)]} if calls else {"content": "Snow"}
         return json_answer(200, chat_whole(finish=native, **message))
-    if lane.upstream == RESPONSES:
+    if pair.upstream == RESPONSES:
         status, _, reason = native.partition(":")
         item = call_item(SNOW.id, SNOW.name, SNOW.arguments) if calls else message_item("Snow")
         ended: dict[str, Any] = {"status": status, "incomplete_details": {"reason": reason} if reason else None}
-        return sse(responses_events(item, **ended)) if lane.stream else json_answer(200, responses_whole(item, **ended))
-    if lane.upstream == GEMINI:
+        return sse(responses_events(item, **ended)) if pair.stream else json_answer(200, responses_whole(item, **ended))
+    if pair.upstream == GEMINI:
         part = function_call(SNOW) if calls else {"text": "Snow"}
-        if lane.stream:
+        if pair.stream:
             return sse(gemini_chunks(part, finish=native))
         return json_answer(200, gemini_whole(part, finish=native))
     use = {"type": "tool_use", "id": SNOW.id, "name": SNOW.name, "input": SNOW.arguments}
     block = use if calls else {"type": "text", "text": "Snow"}
-    if lane.stream:
+    if pair.stream:
         return sse(messages_events(block, stop=native, **more))
     return json_answer(200, messages_whole(block, **{"stop": native, **more}))
 
 
-def told(lane: Lane, answer: Answer) -> str | None:
+def told(pair: ProtocolPair, answer: Answer) -> str | None:
     """How it ended, as the SDK has it; for Responses with the reason."""
-    details = answer.whole.incomplete_details if lane.client == RESPONSES else None
+    details = answer.whole.incomplete_details if pair.client == RESPONSES else None
     return f"{answer.finish}:{details.reason}" if details else answer.finish
 
 
 def ends(meant: dict[str, dict[str, str]]) -> list[Any]:
-    """The rows of a table for every pair: the lane, the upstream's word and the caller's."""
+    """The rows of a table for every pair: the pair itself, the upstream's word and the caller's."""
     found = [
-        (Lane(client=client, upstream=upstream, stream=stream), native, meaning)
+        (ProtocolPair(client=client, upstream=upstream, stream=stream), native, meaning)
         for client, upstream, stream in product(PROTOCOLS, PROTOCOLS, (False, True))
         for native, meaning in meant[upstream].items()
     ]
     return [
-        pytest.param(lane, native, native if lane.relays else TOLD[lane.client][meaning], id=f"{lane}-{native}")
-        for lane, native, meaning in found
+        pytest.param(pair, native, native if pair.relays else TOLD[pair.client][meaning], id=f"{pair}-{native}")
+        for pair, native, meaning in found
     ]
 
 
 @pytest.mark.filterwarnings("ignore:SNOWED_IN is not a valid FinishReason")
 @pytest.mark.fidelity(79)
-@pytest.mark.parametrize(("lane", "native", "word"), ends(MEANT))
-def test_every_end_in_the_callers_words(stage: Stage, lane: Lane, native: str, word: str) -> None:
+@pytest.mark.parametrize(("pair", "native", "word"), ends(MEANT))
+def test_every_end_in_the_callers_words(harness: PairHarness, pair: ProtocolPair, native: str, word: str) -> None:
     """Each reason why an upstream ends is the caller's word for it; one that nobody knows is no failure."""
-    stage.play(said(lane, native))
-    answer = stage.ask(lane, **QUESTION[lane.client])
-    assert (answer.text, told(lane, answer)) == ("Snow", word)
+    harness.play(said(pair, native))
+    answer = harness.ask(pair, **QUESTION[pair.client])
+    assert (answer.text, told(pair, answer)) == ("Snow", word)
 
 
 @pytest.mark.fidelity(79)
-@pytest.mark.parametrize(("lane", "native", "word"), ends(WITH_CALLS))
-def test_every_end_behind_a_call(stage: Stage, lane: Lane, native: str, word: str) -> None:
+@pytest.mark.parametrize(("pair", "native", "word"), ends(WITH_CALLS))
+def test_every_end_behind_a_call(harness: PairHarness, pair: ProtocolPair, native: str, word: str) -> None:
     """An ordinary end behind a call is the caller's word for calls; that it was cut off stays what it is."""
-    stage.play(said(lane, native, calls=True))
-    answer = stage.ask(lane, **QUESTION[lane.client], tools=tools(lane.client, "get_weather"))
+    harness.play(said(pair, native, calls=True))
+    answer = harness.ask(pair, **QUESTION[pair.client], tools=tools(pair.client, "get_weather"))
     assert [call.name for call in answer.calls] == ["get_weather"]
-    assert told(lane, answer) == word
+    assert told(pair, answer) == word
 
 
 @pytest.mark.fidelity(79)
-@pytest.mark.parametrize("lane", pairs(client=MESSAGES, upstream=MESSAGES))
-def test_which_stop_sequence_matched(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=MESSAGES, upstream=MESSAGES))
+def test_which_stop_sequence_matched(harness: PairHarness, pair: ProtocolPair) -> None:
     """Anthropic's callers learn which of their sequences ended the answer."""
-    stage.play(said(lane, "stop_sequence", stop_sequence="END"))
-    assert stage.ask(lane, **QUESTION[MESSAGES], stop_sequences=["END"]).whole.stop_sequence == "END"
+    harness.play(said(pair, "stop_sequence", stop_sequence="END"))
+    assert harness.ask(pair, **QUESTION[MESSAGES], stop_sequences=["END"]).whole.stop_sequence == "END"
 
 
 @pytest.mark.fidelity(79)
-@pytest.mark.parametrize("lane", pairs(client=MESSAGES, upstream=MESSAGES))
-def test_a_pause_is_anthropics_own_word(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=MESSAGES, upstream=MESSAGES))
+def test_a_pause_is_anthropics_own_word(harness: PairHarness, pair: ProtocolPair) -> None:
     """Its callers go on by themselves."""
-    stage.play(said(lane, "pause_turn"))
-    assert stage.ask(lane, **QUESTION[MESSAGES]).finish == "pause_turn"
+    harness.play(said(pair, "pause_turn"))
+    assert harness.ask(pair, **QUESTION[MESSAGES]).finish == "pause_turn"

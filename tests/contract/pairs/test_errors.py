@@ -28,34 +28,34 @@ from support.pairs import (
     GEMINI,
     MESSAGES,
     RESPONSES,
-    Lane,
+    PairHarness,
+    ProtocolPair,
     Reply,
-    Stage,
     delta,
+    pair_harness,
     responses_events,
     sse,
-    staged,
 )
 from support.pairs.asks import QUESTION, tools
 from support.pairs.failing import ENDS, begun, begun_call, check_error_event, error_event
 from support.pairs.gemini_wires import gemini_chunk
-from support.pairs.lanes import PROTOCOLS, lanes, pairs
+from support.pairs.harness import PATHS, PROVIDERS
+from support.pairs.parameters import PROTOCOLS, all_pairs, pairs
 from support.pairs.responses_wires import message_item
-from support.pairs.stage import PATHS, PROVIDERS
 from support.pairs.wires import block_events, messages_start
 
 NOBODYS = "claude-sonnet-5"
-"""A model that providers of all protocols serve on the stage with a list."""
+"""A model that providers of all protocols serve in the harness with a list."""
 
 
 @pytest.fixture(scope="module")
-def shared_list() -> Iterator[Stage]:
-    with staged(spares=40, models=[NOBODYS], retry={"attempts": 2, "backoff": "1ms"}) as made:
+def shared_list() -> Iterator[PairHarness]:
+    with pair_harness(spares=40, models=[NOBODYS], retry={"attempts": 2, "backoff": "1ms"}) as made:
         yield made
 
 
 @pytest.fixture
-def listed(shared_list: Stage) -> Iterator[Stage]:
+def listed(shared_list: PairHarness) -> Iterator[PairHarness]:
     """A gateway that serves one model, by a provider for each protocol, each tried twice."""
     shared_list.reset()
     yield shared_list
@@ -63,16 +63,16 @@ def listed(shared_list: Stage) -> Iterator[Stage]:
 
 
 @pytest.fixture(scope="module")
-def restless() -> Iterator[Stage]:
+def restless() -> Iterator[PairHarness]:
     """The same, each tried once; nobody rests after failures, so that every test finds all of them at work."""
-    with staged(models=[NOBODYS], cooldown=0) as made:
+    with pair_harness(models=[NOBODYS], cooldown=0) as made:
         yield made
 
 
 ASYNC_STREAMS = [
-    lane
-    for lane in lanes(modes=("async",), streams=(True,))
-    if (PROTOCOLS.index(lane.values[0].client) - PROTOCOLS.index(lane.values[0].upstream)) % len(PROTOCOLS) < 2
+    pair
+    for pair in all_pairs(modes=("async",), streams=(True,))
+    if (PROTOCOLS.index(pair.values[0].client) - PROTOCOLS.index(pair.values[0].upstream)) % len(PROTOCOLS) < 2
 ]
 EACH = [*pairs(stream=False), *ASYNC_STREAMS]
 """Every pair whole; and streamed, each protocol's SDK and each upstream relayed and translated once."""
@@ -210,28 +210,30 @@ FAILURES = {
 @pytest.mark.fault(12)
 @pytest.mark.fidelity(91, 92)
 @pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
-@pytest.mark.parametrize("lane", EACH)
-def test_an_upstreams_refusal_is_the_sdks_own_exception(stage: Stage, lane: Lane, failure: Failure) -> None:
+@pytest.mark.parametrize("pair", EACH)
+def test_an_upstreams_refusal_is_the_sdks_own_exception(
+    harness: PairHarness, pair: ProtocolPair, failure: Failure
+) -> None:
     """Class, status, type, message, request id and wait are what the caller's vendor would have said."""
-    stage.play(failure.answer(lane.upstream))
+    harness.play(failure.answer(pair.upstream))
     google = errors.ServerError if failure.seen[GEMINI] >= 500 else errors.ClientError
-    wanted: Any = {MESSAGES: failure.anthropic, GEMINI: google}.get(lane.client, failure.openai)
+    wanted: Any = {MESSAGES: failure.anthropic, GEMINI: google}.get(pair.client, failure.openai)
     with pytest.raises(wanted) as caught:
-        stage.ask(lane, model=stage.model(lane, spare=True), **QUESTION[lane.client])
+        harness.ask(pair, model=harness.model(pair, spare=True), **QUESTION[pair.client])
     error: Any = caught.value
     assert type(error) is wanted
-    assert status_of(error) == failure.seen[lane.client]
+    assert status_of(error) == failure.seen[pair.client]
     assert error.response.headers["x-request-id"] != "up-1"
     assert error.response.headers.get("retry-after") == failure.wait
-    told = as_told(lane, error, failure)
+    told = as_told(pair, error, failure)
     if failure.status < 500:
         assert (told["message"] == MASKED) == failure.told
     assert "sk-cat" not in str(told)
 
 
-def as_told(lane: Lane, error: Any, failure: Failure) -> dict[str, Any]:
+def as_told(pair: ProtocolPair, error: Any, failure: Failure) -> dict[str, Any]:
     """The error within an exception, which has the form that the caller's vendor gives it."""
-    if lane.client == GEMINI:
+    if pair.client == GEMINI:
         told: dict[str, Any] = error.details["error"]
         assert told["code"] == failure.seen[GEMINI]
         assert error.status == told["status"] == failure.google
@@ -239,14 +241,14 @@ def as_told(lane: Lane, error: Any, failure: Failure) -> dict[str, Any]:
         assert waits == ([f"{failure.wait}s"] if failure.wait else [])
         return told
     assert error.request_id == error.response.headers["x-request-id"]
-    if lane.client == MESSAGES:
+    if pair.client == MESSAGES:
         assert error.body["type"] == "error"
         assert error.body["request_id"] == error.request_id
         assert error.body["error"]["type"] == failure.types[1]
         return dict(error.body["error"])
     assert {"message", "type", "param", "code"} <= error.body.keys()
     assert error.type == failure.types[0]
-    if failure.code and lane.upstream in OPENAIS:
+    if failure.code and pair.upstream in OPENAIS:
         assert error.code == failure.code
     return dict(error.body)
 
@@ -263,58 +265,60 @@ FOREIGN_REFUSALS: dict[str, tuple[object, str]] = {
 
 @pytest.mark.fidelity(114)
 @pytest.mark.parametrize("refusal", FOREIGN_REFUSALS.values(), ids=FOREIGN_REFUSALS)
-@pytest.mark.parametrize("lane", pairs())
-def test_a_refusal_of_no_vendors_shape_keeps_its_reason(stage: Stage, lane: Lane, refusal: tuple[object, str]) -> None:
+@pytest.mark.parametrize("pair", pairs())
+def test_a_refusal_of_no_vendors_shape_keeps_its_reason(
+    harness: PairHarness, pair: ProtocolPair, refusal: tuple[object, str]
+) -> None:
     """Whole and streamed, the SDK's exception says why a server or a proxy before it refused the request."""
     body, reason = refusal
-    stage.play(error_answer(422, body))
+    harness.play(error_answer(422, body))
     wanted: Any = {MESSAGES: anthropic.APIStatusError, GEMINI: errors.ClientError}.get(
-        lane.client, openai.APIStatusError
+        pair.client, openai.APIStatusError
     )
     with pytest.raises(wanted) as caught:
-        stage.ask(lane, **QUESTION[lane.client])
+        harness.ask(pair, **QUESTION[pair.client])
     assert status_of(caught.value) == 422
     assert reason in str(caught.value)
 
 
 @pytest.mark.fault(12)
 @pytest.mark.fidelity(92)
-@pytest.mark.parametrize("lane", EACH)
-def test_our_refused_credential_is_never_the_callers(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", EACH)
+def test_our_refused_credential_is_never_the_callers(harness: PairHarness, pair: ProtocolPair) -> None:
     """Nothing that the SDK could take for its own key's fault: no 401, no 403."""
     for name in ("refused-credential", "forbidden"):
-        stage.play(FAILURES[name].answer(lane.upstream))
+        harness.play(FAILURES[name].answer(pair.upstream))
         with pytest.raises(SDK_ERRORS) as caught:
-            stage.ask(lane, model=stage.model(lane, spare=True), **QUESTION[lane.client])
+            harness.ask(pair, model=harness.model(pair, spare=True), **QUESTION[pair.client])
         assert status_of(caught.value) == 502
         assert "sk-upstream" not in str(vars(caught.value))
 
 
 @pytest.mark.fidelity(91)
 @pytest.mark.parametrize(
-    "lane", [lane for to in (CHAT, RESPONSES, MESSAGES) for who in OPENAIS for lane in pairs(client=who, upstream=to)]
+    "pair", [pair for to in (CHAT, RESPONSES, MESSAGES) for who in OPENAIS for pair in pairs(client=who, upstream=to)]
 )
-def test_a_long_prompt_has_openais_code_for_it(stage: Stage, lane: Lane) -> None:
+def test_a_long_prompt_has_openais_code_for_it(harness: PairHarness, pair: ProtocolPair) -> None:
     """Callers of OpenAI's protocols shorten and try again by the code `context_length_exceeded`, whoever says so."""
-    details = {"error_code": "prompt_too_long"} if lane.upstream == MESSAGES else {}
-    code = {"code": "context_length_exceeded"} if lane.upstream in OPENAIS else {"details": details}
-    stage.play(error_answer(400, {"type": "error", "error": {"type": SAME, "message": "too long", **code}}))
+    details = {"error_code": "prompt_too_long"} if pair.upstream == MESSAGES else {}
+    code = {"code": "context_length_exceeded"} if pair.upstream in OPENAIS else {"details": details}
+    harness.play(error_answer(400, {"type": "error", "error": {"type": SAME, "message": "too long", **code}}))
     with pytest.raises(openai.BadRequestError) as caught:
-        stage.ask(lane, **QUESTION[lane.client])
+        harness.ask(pair, **QUESTION[pair.client])
     assert (caught.value.status_code, caught.value.code) == (400, "context_length_exceeded")
 
 
 @pytest.mark.fidelity(91)
-@pytest.mark.parametrize("lane", [lane for lane in pairs(stream=False) if lane.values[0].client != GEMINI])
-def test_sdks_do_not_try_again_what_we_tried(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", [pair for pair in pairs(stream=False) if pair.values[0].client != GEMINI])
+def test_sdks_do_not_try_again_what_we_tried(harness: PairHarness, pair: ProtocolPair) -> None:
     """An SDK with retries of its own leaves an upstream's failure alone: the gateway has had its tries."""
-    stage.play(FAILURES["failed"].answer(lane.upstream))
-    caller: Any = stage.callers[lane.client]
+    harness.play(FAILURES["failed"].answer(pair.upstream))
+    caller: Any = harness.callers[pair.client]
     client = caller.client.with_options(max_retries=3)
-    asked = {"model": stage.model(lane, spare=True), **QUESTION[lane.client]}
+    asked = {"model": harness.model(pair, spare=True), **QUESTION[pair.client]}
     with pytest.raises((openai.InternalServerError, anthropic.InternalServerError)):
-        asking(lane.client, client)(**asked)
-    assert len(stage.upstream.requests) == 1
+        asking(pair.client, client)(**asked)
+    assert len(harness.upstream.requests) == 1
 
 
 def asking(protocol: str, client: Any) -> Callable[..., Any]:
@@ -339,41 +343,43 @@ BEFORE_THE_FIRST_EVENT: dict[str, Scenario] = {
 @pytest.mark.fault(6, 24)
 @pytest.mark.fidelity(93)
 @pytest.mark.parametrize("broken", BEFORE_THE_FIRST_EVENT.values(), ids=BEFORE_THE_FIRST_EVENT)
-@pytest.mark.parametrize("lane", EACH)
-def test_a_failure_before_the_first_event_is_tried_again(listed: Stage, lane: Lane, broken: Scenario) -> None:
+@pytest.mark.parametrize("pair", EACH)
+def test_a_failure_before_the_first_event_is_tried_again(
+    listed: PairHarness, pair: ProtocolPair, broken: Scenario
+) -> None:
     """The second try answers, and the SDK sees nothing of the first."""
-    listed.play(broken, Reply(texts=("Fine.",)).scenario(lane.upstream, stream=lane.stream))
-    name = listed.model(lane, NOBODYS, spare=True)  # which has not spent what it may retry
-    assert listed.ask(lane, model=name, **QUESTION[lane.client]).text == "Fine."
+    listed.play(broken, Reply(texts=("Fine.",)).scenario(pair.upstream, stream=pair.stream))
+    name = listed.model(pair, NOBODYS, spare=True)  # which has not spent what it may retry
+    assert listed.ask(pair, model=name, **QUESTION[pair.client]).text == "Fine."
     assert len(listed.upstream.requests) == 2
 
 
 @pytest.mark.parametrize("client", PROTOCOLS)
-def test_a_ping_is_no_first_event(listed: Stage, client: str) -> None:
+def test_a_ping_is_no_first_event(listed: PairHarness, client: str) -> None:
     """An upstream that pinged and then failed is asked again, whoever the caller is, and nothing of it is seen."""
-    lane = Lane(client=client, upstream=MESSAGES, stream=True)
+    pair = ProtocolPair(client=client, upstream=MESSAGES, stream=True)
     ping = b'event: ping\ndata: {"type": "ping"}\n\n'
     error = b'event: error\ndata: {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}\n\n'
     listed.play(
         sse_answer([ping, Wait(0.05), ping, Wait(0.05), error]), Reply(texts=("Fine.",)).scenario(MESSAGES, stream=True)
     )
-    name = listed.model(lane, NOBODYS, spare=True)
-    assert listed.ask(lane, model=name, **QUESTION[client]).text == "Fine."
+    name = listed.model(pair, NOBODYS, spare=True)
+    assert listed.ask(pair, model=name, **QUESTION[client]).text == "Fine."
     assert len(listed.upstream.requests) == 2
 
 
 @pytest.mark.fidelity(93)
-@pytest.mark.parametrize("lane", [lane for lane in EACH if lane.values[0].upstream != CHAT])
-def test_another_protocols_upstream_takes_over(restless: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", [pair for pair in EACH if pair.values[0].upstream != CHAT])
+def test_another_protocols_upstream_takes_over(restless: PairHarness, pair: ProtocolPair) -> None:
     """When those before it are down, an upstream of another protocol answers, and the SDK sees only that."""
     restless.reset()
-    fine = Reply(texts=("Fine.",)).scenario(lane.upstream, stream=lane.stream)
-    before = list(PROTOCOLS[: PROTOCOLS.index(lane.upstream)])
+    fine = Reply(texts=("Fine.",)).scenario(pair.upstream, stream=pair.stream)
+    before = list(PROTOCOLS[: PROTOCOLS.index(pair.upstream)])
     restless.play(lambda received: error_answer(503) if spoken(received.path) in before else fine)
-    caller: Any = restless.callers[lane.client]
-    assert caller.ask(lane, model=NOBODYS, **QUESTION[lane.client]).text == "Fine."
+    caller: Any = restless.callers[pair.client]
+    assert caller.ask(pair, model=NOBODYS, **QUESTION[pair.client]).text == "Fine."
     asked = [spoken(request.path) for request in restless.upstream.requests]
-    assert asked == [*before, lane.upstream]
+    assert asked == [*before, pair.upstream]
 
 
 def spoken(path: str) -> str:
@@ -388,78 +394,78 @@ def spoken(path: str) -> str:
 class Breaking:
     """A stream that breaks off when its reader has seen how it begins, and not before."""
 
-    stage: Stage
-    lane: Lane
+    harness: PairHarness
+    pair: ProtocolPair
     begins: list[bytes]
     ending: list[bytes | Step]
 
     def play(self) -> Gate:
         gate = Gate()
         stream = sse([*self.begins, Hold(gate), *(step for step in self.ending if isinstance(step, bytes))], end=False)
-        self.stage.play(stream.then(*(step for step in self.ending if not isinstance(step, bytes))))
+        self.harness.play(stream.then(*(step for step in self.ending if not isinstance(step, bytes))))
         return gate
 
     def raised(self, **asked: Any) -> Any:
         """What the SDK raises, having handed out the beginning; OpenAI's hands out a failed response and raises not."""
-        gate, lane = self.play(), self.lane
-        name = self.stage.model(lane, spare=True)
-        asked = {**QUESTION[lane.client], **asked}
-        if lane.client == RESPONSES:
-            answer = self.stage.ask(lane, on_event=lambda _: gate.set(), model=name, **asked)
+        gate, pair = self.play(), self.pair
+        name = self.harness.model(pair, spare=True)
+        asked = {**QUESTION[pair.client], **asked}
+        if pair.client == RESPONSES:
+            answer = self.harness.ask(pair, on_event=lambda _: gate.set(), model=name, **asked)
             assert gate.is_set()
             assert answer.finish == "failed"
             assert [each.sequence_number for each in answer.events] == list(range(len(answer.events)))
             return answer.whole
         with pytest.raises((openai.APIError, anthropic.APIStatusError, errors.APIError)) as caught:
-            self.stage.ask(lane, on_event=lambda _: gate.set(), model=name, **asked)
+            self.harness.ask(pair, on_event=lambda _: gate.set(), model=name, **asked)
         assert gate.is_set()
         return caught.value
 
     def bytes(self, **asked: Any) -> str:
         """The same by hand: an error event of the caller's protocol is the last, and nothing says that it is whole."""
-        gate, lane = self.play(), self.lane
-        limit = {"max_tokens": 99} if lane.client == MESSAGES else {}
-        name = self.stage.model(lane, spare=lane.client != GEMINI)
-        head = {} if lane.client == GEMINI else {"model": name, "stream": True}
-        text = self.stage.read(lane, {**head, **limit, **QUESTION[lane.client], **asked}, on_first=gate.set)
+        gate, pair = self.play(), self.pair
+        limit = {"max_tokens": 99} if pair.client == MESSAGES else {}
+        name = self.harness.model(pair, spare=pair.client != GEMINI)
+        head = {} if pair.client == GEMINI else {"model": name, "stream": True}
+        text = self.harness.read(pair, {**head, **limit, **QUESTION[pair.client], **asked}, on_first=gate.set)
         for sign in ENDS:
             assert sign not in text.replace(" ", "")
         *_, last = text.rstrip().replace("\r", "").split("\n\n")
-        check_error_event(lane.client, last)
+        check_error_event(pair.client, last)
         return text
 
 
 @pytest.mark.fault(23)
 @pytest.mark.fidelity(94)
-@pytest.mark.parametrize("lane", lanes(streams=(True,)))
-def test_an_error_in_the_middle_is_raised(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs(streams=(True,)))
+def test_an_error_in_the_middle_is_raised(harness: PairHarness, pair: ProtocolPair) -> None:
     """The SDK raises, with the error's type in its body, having handed out what came before."""
-    breaking = Breaking(stage, lane, begun(lane.upstream), [error_event(lane.upstream)])
+    breaking = Breaking(harness, pair, begun(pair.upstream), [error_event(pair.upstream)])
     error = breaking.raised()
-    if lane.client == GEMINI:
+    if pair.client == GEMINI:
         assert type(error) is errors.ServerError
         assert (error.code, error.status, bool(error.message)) == (503, "UNAVAILABLE", True)
-    elif lane.client == RESPONSES:
+    elif pair.client == RESPONSES:
         assert (error.error.code, bool(error.error.message)) == ("server_error", True)
     else:
-        told = error.body if lane.client == CHAT else error.body["error"]
+        told = error.body if pair.client == CHAT else error.body["error"]
         assert (told["type"], bool(told["message"])) == ("overloaded_error", True)
     assert "Half" in breaking.bytes()
 
 
 @pytest.mark.fidelity(94)
-@pytest.mark.parametrize("lane", pairs(client=RESPONSES, stream=True))
-def test_a_failed_response_holds_what_was_said(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=RESPONSES, stream=True))
+def test_a_failed_response_holds_what_was_said(harness: PairHarness, pair: ProtocolPair) -> None:
     """What was complete, or said so far where it is known, is in the response that fails; its id never changes."""
     first = {
         CHAT: [delta({"role": "assistant", "content": ""}), delta({"content": "Half"})],
         RESPONSES: responses_events(message_item("Half"), begun=message_item("Qu", item_id="msg_up2"), ends=False),
         MESSAGES: [messages_start(), *block_events(0, {"type": "text", "text": "Half"})],
         GEMINI: [gemini_chunk({"text": "Half"})],
-    }[lane.upstream]
-    failed = Breaking(stage, lane, first, [Reset()]).raised()
+    }[pair.upstream]
+    failed = Breaking(harness, pair, first, [Reset()]).raised()
     assert [part.text for item in failed.output for part in item.content] == ["Half"]
-    assert failed.model.startswith(f"{PROVIDERS[lane.upstream]}")
+    assert failed.model.startswith(f"{PROVIDERS[pair.upstream]}")
 
 
 ENDINGS: dict[str, list[Any]] = {"closed": [Close()], "reset": [Reset()], "whole-body": [Send(b"0\r\n\r\n")]}
@@ -468,23 +474,25 @@ ENDINGS: dict[str, list[Any]] = {"closed": [Close()], "reset": [Reset()], "whole
 @pytest.mark.fault(24, 25)
 @pytest.mark.fidelity(95)
 @pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
-@pytest.mark.parametrize("lane", pairs(stream=True))
-def test_a_stream_without_its_end_sign_is_a_failure(stage: Stage, lane: Lane, ending: list[Any]) -> None:
+@pytest.mark.parametrize("pair", pairs(stream=True))
+def test_a_stream_without_its_end_sign_is_a_failure(
+    harness: PairHarness, pair: ProtocolPair, ending: list[Any]
+) -> None:
     """However the connection ends, an answer that did not say that it is whole is raised, never a clean end."""
-    breaking = Breaking(stage, lane, begun(lane.upstream), ending)
+    breaking = Breaking(harness, pair, begun(pair.upstream), ending)
     breaking.raised()
     assert "Half" in breaking.bytes()
 
 
 @pytest.mark.fault(24)
 @pytest.mark.fidelity(95)
-@pytest.mark.parametrize("lane", pairs(stream=True, among=(CHAT, RESPONSES, MESSAGES)))
-def test_a_half_sent_call_is_not_completed(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(stream=True, among=(CHAT, RESPONSES, MESSAGES)))
+def test_a_half_sent_call_is_not_completed(harness: PairHarness, pair: ProtocolPair) -> None:
     """A call whose arguments break off stays unfinished: nobody closes its block or its JSON. Gemini's come whole."""
-    breaking = Breaking(stage, lane, begun_call(lane.upstream), [Reset()])
-    asked: dict[str, Any] = {"tools": tools(lane.client, "get_weather")}
+    breaking = Breaking(harness, pair, begun_call(pair.upstream), [Reset()])
+    asked: dict[str, Any] = {"tools": tools(pair.client, "get_weather")}
     failed = breaking.raised(**asked)
-    if lane.client == RESPONSES:
+    if pair.client == RESPONSES:
         assert all(item.status == "incomplete" for item in failed.output)
     text = breaking.bytes(**asked)
     assert "content_block_stop" not in text
@@ -509,12 +517,12 @@ NONSENSE: dict[str, Scenario] = {
 @pytest.mark.fault(29)
 @pytest.mark.fidelity(96)
 @pytest.mark.parametrize("nonsense", NONSENSE.values(), ids=NONSENSE)
-@pytest.mark.parametrize("lane", EACH)
-def test_nonsense_with_a_200_is_a_502(stage: Stage, lane: Lane, nonsense: Scenario) -> None:
+@pytest.mark.parametrize("pair", EACH)
+def test_nonsense_with_a_200_is_a_502(harness: PairHarness, pair: ProtocolPair, nonsense: Scenario) -> None:
     """What is no answer of the protocol is the SDK's server error, and nothing of it is shown."""
-    stage.play(nonsense)
+    harness.play(nonsense)
     with pytest.raises((openai.InternalServerError, anthropic.InternalServerError, errors.ServerError)) as caught:
-        stage.ask(lane, model=stage.model(lane, spare=True), **QUESTION[lane.client])
+        harness.ask(pair, model=harness.model(pair, spare=True), **QUESTION[pair.client])
     assert status_of(caught.value) == 502
     assert "internal-host" not in str(vars(caught.value))
 
@@ -522,20 +530,20 @@ def test_nonsense_with_a_200_is_a_502(stage: Stage, lane: Lane, nonsense: Scenar
 # ── the caller's own mistakes ────────────────────────────────────────────────────────────────────────────────────────
 
 
-CALLERS = [pytest.param(*lane.values, id=lane.id.replace("-to-chat", "")) for lane in lanes(upstream=CHAT)]
+CALLERS = [pytest.param(*pair.values, id=pair.id.replace("-to-chat", "")) for pair in all_pairs(upstream=CHAT)]
 
 
 @pytest.mark.fidelity(97)
-@pytest.mark.parametrize("lane", CALLERS)
-def test_an_unknown_model_is_the_sdks_not_found(listed: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", CALLERS)
+def test_an_unknown_model_is_the_sdks_not_found(listed: PairHarness, pair: ProtocolPair) -> None:
     """A 404 in each vendor's words, before any upstream is asked."""
-    caller: Any = listed.callers[lane.client]
+    caller: Any = listed.callers[pair.client]
     with pytest.raises((openai.NotFoundError, anthropic.NotFoundError, errors.ClientError)) as caught:
-        caller.ask(lane, model="snow-1", **QUESTION[lane.client])
+        caller.ask(pair, model="snow-1", **QUESTION[pair.client])
     error: Any = caught.value
-    if lane.client == GEMINI:
+    if pair.client == GEMINI:
         assert (error.code, error.status) == (404, "NOT_FOUND")
-    elif lane.client in OPENAIS:
+    elif pair.client in OPENAIS:
         assert (error.code, error.param, error.type) == ("model_not_found", "model", SAME)
     else:
         assert error.body["error"]["type"] == "not_found_error"
@@ -544,16 +552,16 @@ def test_an_unknown_model_is_the_sdks_not_found(listed: Stage, lane: Lane) -> No
 
 
 @pytest.mark.fidelity(97)
-@pytest.mark.parametrize("lane", EACH)
-def test_a_model_that_its_upstream_does_not_know(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", EACH)
+def test_a_model_that_its_upstream_does_not_know(harness: PairHarness, pair: ProtocolPair) -> None:
     """The same where only the upstream can tell, in whichever words it does."""
-    stage.play(FAILURES["not-found"].answer(lane.upstream))
+    harness.play(FAILURES["not-found"].answer(pair.upstream))
     with pytest.raises((openai.NotFoundError, anthropic.NotFoundError, errors.ClientError)) as caught:
-        stage.ask(lane, model=stage.model(lane, spare=True), **QUESTION[lane.client])
+        harness.ask(pair, model=harness.model(pair, spare=True), **QUESTION[pair.client])
     error: Any = caught.value
-    if lane.client == GEMINI:
+    if pair.client == GEMINI:
         assert (error.code, error.status) == (404, "NOT_FOUND")
-    elif lane.client in OPENAIS:
+    elif pair.client in OPENAIS:
         assert (error.code, error.type) == ("model_not_found", SAME)
     else:
         assert error.body["error"]["type"] == "not_found_error"
@@ -575,18 +583,20 @@ MISTAKES: dict[str, tuple[str, Any]] = {
 
 @pytest.mark.fidelity(98)
 @pytest.mark.parametrize(("name", "value"), MISTAKES.values(), ids=MISTAKES)
-@pytest.mark.parametrize("lane", [lane for lane in pairs(stream=False) if lane.values[0].client != GEMINI])
-def test_a_wrong_type_is_a_400_that_names_the_field(stage: Stage, lane: Lane, name: str, value: Any) -> None:
+@pytest.mark.parametrize("pair", [pair for pair in pairs(stream=False) if pair.values[0].client != GEMINI])
+def test_a_wrong_type_is_a_400_that_names_the_field(
+    harness: PairHarness, pair: ProtocolPair, name: str, value: Any
+) -> None:
     """By our own hand, in the caller's shape, whether or not the request is translated."""
-    turns, limited = TURNS_AND_LIMITS[lane.client]
+    turns, limited = TURNS_AND_LIMITS[pair.client]
     field = {"turns": turns, "limit": limited}.get(name, name)
-    limit = {"max_tokens": 9} if lane.client == MESSAGES else {}
-    answer = stage.post(lane, {"model": stage.model(lane), **limit, **QUESTION[lane.client], field: value})
+    limit = {"max_tokens": 9} if pair.client == MESSAGES else {}
+    answer = harness.post(pair, {"model": harness.model(pair), **limit, **QUESTION[pair.client], field: value})
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert error["type"] == SAME
-    assert field in (error["param"] if lane.client in OPENAIS else error["message"])
-    assert stage.upstream.requests == []
+    assert field in (error["param"] if pair.client in OPENAIS else error["message"])
+    assert harness.upstream.requests == []
 
 
 GEMINIS_MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
@@ -599,33 +609,35 @@ GEMINIS_MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.fidelity(98)
 @pytest.mark.parametrize(("change", "field"), GEMINIS_MISTAKES.values(), ids=GEMINIS_MISTAKES)
-@pytest.mark.parametrize("lane", [lane for lane in pairs(client=GEMINI, stream=False) if not lane.values[0].relays])
-def test_a_wrong_type_is_googles_400_too(stage: Stage, lane: Lane, change: dict[str, Any], field: str) -> None:
+@pytest.mark.parametrize("pair", [pair for pair in pairs(client=GEMINI, stream=False) if not pair.values[0].relays])
+def test_a_wrong_type_is_googles_400_too(
+    harness: PairHarness, pair: ProtocolPair, change: dict[str, Any], field: str
+) -> None:
     """The same of Gemini's fields; what is only relayed is its vendor's to judge."""
-    answer = stage.post(lane, {**QUESTION[GEMINI], **change})
+    answer = harness.post(pair, {**QUESTION[GEMINI], **change})
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["status"]) == (400, 400, "INVALID_ARGUMENT")
     assert field in error["message"]
-    assert stage.upstream.requests == []
+    assert harness.upstream.requests == []
 
 
 @pytest.mark.fidelity(98)
-@pytest.mark.parametrize("lane", pairs(stream=False))
-def test_a_body_that_is_no_json_is_a_400(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(stream=False))
+def test_a_body_that_is_no_json_is_a_400(harness: PairHarness, pair: ProtocolPair) -> None:
     """Truncated JSON is told as such, in the caller's shape."""
-    answer = stage.post(lane, b'{"model": "m", "messa')
+    answer = harness.post(pair, b'{"model": "m", "messa')
     assert answer.status_code == 400
     error = answer.json()["error"]
-    assert (error["status"] == "INVALID_ARGUMENT") if lane.client == GEMINI else (error["type"] == SAME)
+    assert (error["status"] == "INVALID_ARGUMENT") if pair.client == GEMINI else (error["type"] == SAME)
     assert "JSON" in error["message"]
-    assert stage.upstream.requests == []
+    assert harness.upstream.requests == []
 
 
 @pytest.mark.fidelity(98)
-@pytest.mark.parametrize("lane", pairs(client=MESSAGES, stream=False))
-def test_messages_need_their_limit(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=MESSAGES, stream=False))
+def test_messages_need_their_limit(harness: PairHarness, pair: ProtocolPair) -> None:
     """Anthropic's callers must name `max_tokens`, whoever answers; the SDK raises its own class."""
-    caller: Any = stage.callers[MESSAGES].client
+    caller: Any = harness.callers[MESSAGES].client
     with pytest.raises(anthropic.BadRequestError, match="max_tokens"):
-        caller.post("/v1/messages", cast_to=object, body={"model": stage.model(lane), **QUESTION[MESSAGES]})
-    assert stage.upstream.requests == []
+        caller.post("/v1/messages", cast_to=object, body={"model": harness.model(pair), **QUESTION[MESSAGES]})
+    assert harness.upstream.requests == []

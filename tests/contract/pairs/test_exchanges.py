@@ -12,9 +12,9 @@ from support.pairs import (
     MESSAGES,
     RESPONSES,
     Call,
-    Lane,
+    PairHarness,
+    ProtocolPair,
     Reply,
-    Stage,
     chat_chunks,
     chat_whole,
     messages_events,
@@ -25,7 +25,7 @@ from support.pairs import (
 )
 from support.pairs.asks import PNG, QUESTION, WEATHER_SCHEMA, begun, conversation, counting, step, tools
 from support.pairs.gemini_wires import gemini_chunks, gemini_whole
-from support.pairs.lanes import lanes
+from support.pairs.parameters import all_pairs
 from support.pairs.responses_wires import message_item
 
 OSLO = Call(id="call_oslo", name="get_weather", arguments='{"city":"Oslo"}')
@@ -52,21 +52,21 @@ IDS = {CHAT: "chatcmpl-", RESPONSES: "resp_", MESSAGES: "msg_", GEMINI: ""}
 
 
 @pytest.mark.fidelity(18)
-@pytest.mark.parametrize("lane", lanes())
-def test_plain_answer(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs())
+def test_plain_answer(harness: PairHarness, pair: ProtocolPair) -> None:
     """Text, an ordinary end, usage, an id of the caller's vendor's form and the model's name as it was asked for."""
     reply = Reply(texts=("It ", "snows", ", 雪 ☃."))
-    stage.play(reply.scenario(lane.upstream, stream=lane.stream))
-    answer = stage.ask(lane, **QUESTION[lane.client], **counting(lane.client, stream=lane.stream))
+    harness.play(reply.scenario(pair.upstream, stream=pair.stream))
+    answer = harness.ask(pair, **QUESTION[pair.client], **counting(pair.client, stream=pair.stream))
     assert answer.text == "It snows, 雪 ☃."
-    assert answer.finish == STOPPED[lane.client]
+    assert answer.finish == STOPPED[pair.client]
     whole = answer.whole
-    assert stage.model(lane) == (whole.model_version if lane.client == GEMINI else whole.model)
-    found = whole.response_id if lane.client == GEMINI else whole.id
-    assert found.startswith(IDS[lane.client])
-    assert len(found) > len(IDS[lane.client])
-    assert counted(lane.client, whole) == (30, 12, 42)
-    assert said_by(lane.client, whole) == ("model" if lane.client == GEMINI else "assistant")
+    assert harness.model(pair) == (whole.model_version if pair.client == GEMINI else whole.model)
+    found = whole.response_id if pair.client == GEMINI else whole.id
+    assert found.startswith(IDS[pair.client])
+    assert len(found) > len(IDS[pair.client])
+    assert counted(pair.client, whole) == (30, 12, 42)
+    assert said_by(pair.client, whole) == ("model" if pair.client == GEMINI else "assistant")
     assert answer.headers["x-llmproxy-model"]
     assert answer.warnings == []
 
@@ -94,20 +94,20 @@ def said_by(client: str, whole: Any) -> str:
 
 
 @pytest.mark.fidelity(36)
-@pytest.mark.parametrize("lane", lanes())
-def test_one_call(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs())
+def test_one_call(harness: PairHarness, pair: ProtocolPair) -> None:
     """One call arrives with its id, its name and its arguments; the upstream saw the tool in its own form."""
-    stage.play(Reply(texts=("Let me look.",), calls=(OSLO,)).scenario(lane.upstream, stream=lane.stream))
-    answer = stage.ask(lane, **QUESTION[lane.client], tools=tools(lane.client, "get_weather"))
+    harness.play(Reply(texts=("Let me look.",), calls=(OSLO,)).scenario(pair.upstream, stream=pair.stream))
+    answer = harness.ask(pair, **QUESTION[pair.client], tools=tools(pair.client, "get_weather"))
     # Fragments of text stay what they are; an object has to be written anew.
-    text_stays = lane.upstream in KEPT_AS_TEXT or (lane.upstream == MESSAGES and lane.stream)
-    assert same_calls(answer.calls, (OSLO,), exact=lane.client in KEPT_AS_TEXT and text_stays)
+    text_stays = pair.upstream in KEPT_AS_TEXT or (pair.upstream == MESSAGES and pair.stream)
+    assert same_calls(answer.calls, (OSLO,), exact=pair.client in KEPT_AS_TEXT and text_stays)
     assert answer.text == "Let me look."
-    assert answer.finish == CALLED[lane.client]
-    seen = camel(stage.asked["tools"])
-    if lane.client == RESPONSES and lane.upstream == CHAT:
+    assert answer.finish == CALLED[pair.client]
+    seen = camel(harness.asked["tools"])
+    if pair.client == RESPONSES and pair.upstream == CHAT:
         assert seen[0]["function"].pop("strict") is False  # as it was said
-    assert seen == DECLARED[lane.upstream]
+    assert seen == DECLARED[pair.upstream]
 
 
 def camel(found: Any) -> Any:
@@ -126,23 +126,23 @@ DECLARED: dict[str, list[dict[str, Any]]] = {
 
 
 @pytest.mark.fidelity(36, 39)
-@pytest.mark.parametrize("lane", lanes())
-def test_parallel_calls(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs())
+def test_parallel_calls(harness: PairHarness, pair: ProtocolPair) -> None:
     """Two calls of one step stay two calls, in order."""
-    stage.play(Reply(calls=(OSLO, KYOTO)).scenario(lane.upstream, stream=lane.stream))
-    answer = stage.ask(lane, **QUESTION[lane.client], tools=tools(lane.client, "get_weather"))
+    harness.play(Reply(calls=(OSLO, KYOTO)).scenario(pair.upstream, stream=pair.stream))
+    answer = harness.ask(pair, **QUESTION[pair.client], tools=tools(pair.client, "get_weather"))
     assert same_calls(answer.calls, (OSLO, KYOTO), exact=False)
-    assert answer.finish == CALLED[lane.client]
+    assert answer.finish == CALLED[pair.client]
 
 
-@pytest.mark.parametrize("lane", lanes())
-def test_results_go_back(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs())
+def test_results_go_back(harness: PairHarness, pair: ProtocolPair) -> None:
     """Both results reach the upstream behind both calls, and the conversation goes on."""
-    stage.play(Reply(texts=("Snow in both.",)).scenario(lane.upstream, stream=lane.stream))
-    turns = [*begun(lane.client), *step(lane.client, [OSLO, KYOTO], {OSLO.id: "snow", KYOTO.id: "雪"})]
-    answer = stage.ask(lane, **conversation(lane.client, turns), tools=tools(lane.client, "get_weather"))
+    harness.play(Reply(texts=("Snow in both.",)).scenario(pair.upstream, stream=pair.stream))
+    turns = [*begun(pair.client), *step(pair.client, [OSLO, KYOTO], {OSLO.id: "snow", KYOTO.id: "雪"})]
+    answer = harness.ask(pair, **conversation(pair.client, turns), tools=tools(pair.client, "get_weather"))
     assert answer.text == "Snow in both."
-    made, results = calls_and_results(lane.upstream, stage.asked)
+    made, results = calls_and_results(pair.upstream, harness.asked)
     assert made == [(OSLO.id, {"city": "Oslo"}), (KYOTO.id, {"city": "京都 ☃"})]
     assert results == [(OSLO.id, "snow"), (KYOTO.id, "雪")]
 
@@ -199,24 +199,24 @@ def shown(protocol: str, image: str) -> dict[str, Any]:
 
 @pytest.mark.fidelity(27, 29)
 @pytest.mark.parametrize(
-    ("image", "lane"),
+    ("image", "pair"),
     [
-        *(pytest.param("data", *lane.values, id=f"data-{lane.id}") for lane in lanes()),
+        *(pytest.param("data", *pair.values, id=f"data-{pair.id}") for pair in all_pairs()),
         # By its address Gemini takes a picture from few places only; that is a test of its own.
         *(
-            pytest.param("link", *lane.values, id=f"link-{lane.id}")
-            for lane in lanes(among=(CHAT, RESPONSES, MESSAGES))
+            pytest.param("link", *pair.values, id=f"link-{pair.id}")
+            for pair in all_pairs(among=(CHAT, RESPONSES, MESSAGES))
         ),
     ],
 )
-def test_images(stage: Stage, lane: Lane, image: str) -> None:
+def test_images(harness: PairHarness, pair: ProtocolPair, image: str) -> None:
     """A picture, inline or by its address, reaches the upstream in its own form, and stands where it stood."""
-    stage.play(Reply(texts=("Snow.",)).scenario(lane.upstream, stream=lane.stream))
-    turn = shown(lane.client, image)
-    assert stage.ask(lane, **conversation(lane.client, [turn])).text == "Snow."
-    (seen,) = stage.asked[next(iter(conversation(lane.upstream, [])))]
-    wanted = shown(lane.upstream, image)
-    if (lane.client, lane.upstream) == (RESPONSES, CHAT):
+    harness.play(Reply(texts=("Snow.",)).scenario(pair.upstream, stream=pair.stream))
+    turn = shown(pair.client, image)
+    assert harness.ask(pair, **conversation(pair.client, [turn])).text == "Snow."
+    (seen,) = harness.asked[next(iter(conversation(pair.upstream, [])))]
+    wanted = shown(pair.upstream, image)
+    if (pair.client, pair.upstream) == (RESPONSES, CHAT):
         wanted["content"][0] = {
             "type": "image_url",
             "image_url": {**IMAGES[image][CHAT]["image_url"], "detail": "auto"},
@@ -240,21 +240,21 @@ FORMATS: dict[str, Any] = {
 
 
 @pytest.mark.fidelity(75)
-@pytest.mark.parametrize("lane", lanes())
-def test_structured_output(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs())
+def test_structured_output(harness: PairHarness, pair: ProtocolPair) -> None:
     """A schema for the answer reaches the upstream in its own field, and the answer comes back as it is."""
-    stage.play(Reply(texts=('{"sky":"grey",', '"degrees":-3}')).scenario(lane.upstream, stream=lane.stream))
-    answer = stage.ask(lane, **QUESTION[lane.client], **FORMATS[lane.client])
+    harness.play(Reply(texts=('{"sky":"grey",', '"degrees":-3}')).scenario(pair.upstream, stream=pair.stream))
+    answer = harness.ask(pair, **QUESTION[pair.client], **FORMATS[pair.client])
     assert json.loads(answer.text) == {"sky": "grey", "degrees": -3}
-    asked, name = stage.asked, "forecast" if lane.client in {CHAT, RESPONSES} else "response"
-    if lane.upstream == CHAT:
+    asked, name = harness.asked, "forecast" if pair.client in {CHAT, RESPONSES} else "response"
+    if pair.upstream == CHAT:
         form = asked["response_format"]
         assert form["type"] == "json_schema"
         assert (form["json_schema"]["name"], form["json_schema"]["schema"]) == (name, FORECAST)
-    elif lane.upstream == RESPONSES:
+    elif pair.upstream == RESPONSES:
         form = asked["text"]["format"]
         assert (form["type"], form["name"], form["schema"]) == ("json_schema", name, FORECAST)
-    elif lane.upstream == GEMINI:
+    elif pair.upstream == GEMINI:
         config = asked["generationConfig"]
         assert config["responseMimeType"] == "application/json"
         assert config["responseJsonSchema"] == FORECAST
@@ -293,46 +293,46 @@ GEMINI_COUNTS = {
 }
 
 
-def counting_answer(lane: Lane) -> Scenario:
+def counting_answer(pair: ProtocolPair) -> Scenario:
     """An answer of a thousand tokens in, 600 of them read and 150 written, and 300 out, 120 of them thought."""
-    if lane.upstream == CHAT:
+    if pair.upstream == CHAT:
         chat = {"content": "Snow."}
-        return _either(lane, chat_chunks(chat, usage=CHAT_COUNTS), chat_whole(usage=CHAT_COUNTS, **chat))
-    if lane.upstream == RESPONSES:
+        return _either(pair, chat_chunks(chat, usage=CHAT_COUNTS), chat_whole(usage=CHAT_COUNTS, **chat))
+    if pair.upstream == RESPONSES:
         item = message_item("Snow.")
         return _either(
-            lane, responses_events(item, usage=RESPONSES_COUNTS), responses_whole(item, usage=RESPONSES_COUNTS)
+            pair, responses_events(item, usage=RESPONSES_COUNTS), responses_whole(item, usage=RESPONSES_COUNTS)
         )
-    if lane.upstream == GEMINI:
+    if pair.upstream == GEMINI:
         part = {"text": "Snow."}
-        return _either(lane, gemini_chunks(part, usage=GEMINI_COUNTS), gemini_whole(part, usage=GEMINI_COUNTS))
+        return _either(pair, gemini_chunks(part, usage=GEMINI_COUNTS), gemini_whole(part, usage=GEMINI_COUNTS))
     block = {"type": "text", "text": "Snow."}
     streamed = messages_events(block, usage=MESSAGES_COUNTS, end_usage=MESSAGES_COUNTS)
-    return _either(lane, streamed, messages_whole(block, usage=MESSAGES_COUNTS))
+    return _either(pair, streamed, messages_whole(block, usage=MESSAGES_COUNTS))
 
 
-def _either(lane: Lane, streamed: list[bytes], whole: dict[str, Any]) -> Scenario:
-    return sse(streamed) if lane.stream else json_answer(200, whole)
+def _either(pair: ProtocolPair, streamed: list[bytes], whole: dict[str, Any]) -> Scenario:
+    return sse(streamed) if pair.stream else json_answer(200, whole)
 
 
 @pytest.mark.fidelity(80)
-@pytest.mark.parametrize("lane", lanes())
-def test_usage(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs())
+def test_usage(harness: PairHarness, pair: ProtocolPair) -> None:
     """Totals, cache reads, cache writes and reasoning arrive as the caller's vendor counts them."""
-    stage.play(counting_answer(lane))
-    whole = stage.ask(lane, **QUESTION[lane.client], **counting(lane.client, stream=lane.stream)).whole
-    written = 0 if GEMINI in {lane.client, lane.upstream} else 150  # Google's prompts are cached without a word
-    if lane.client == CHAT:
+    harness.play(counting_answer(pair))
+    whole = harness.ask(pair, **QUESTION[pair.client], **counting(pair.client, stream=pair.stream)).whole
+    written = 0 if GEMINI in {pair.client, pair.upstream} else 150  # Google's prompts are cached without a word
+    if pair.client == CHAT:
         assert counted(CHAT, whole) == (1000, 300, 1300)
         assert whole.usage.prompt_tokens_details.cached_tokens == 600
         assert (whole.usage.prompt_tokens_details.cache_write_tokens or 0) == written
         assert whole.usage.completion_tokens_details.reasoning_tokens == 120
-    elif lane.client == RESPONSES:
+    elif pair.client == RESPONSES:
         assert counted(RESPONSES, whole) == (1000, 300, 1300)
         assert whole.usage.input_tokens_details.cached_tokens == 600
         assert whole.usage.input_tokens_details.cache_write_tokens == written
         assert whole.usage.output_tokens_details.reasoning_tokens == 120
-    elif lane.client == GEMINI:
+    elif pair.client == GEMINI:
         told = whole.usage_metadata
         assert told.prompt_token_count + (told.tool_use_prompt_token_count or 0) == 1000
         assert (told.candidates_token_count, told.thoughts_token_count) == (180, 120)

@@ -16,14 +16,14 @@ from google.genai import errors
 from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.testing import Received, Scenario, ThreadedUpstream, Upstream, json_answer, sse_answer
 from support.gateway import served
-from support.pairs import CHAT, GEMINI, KEY, ChatCaller, GeminiCaller, Lane, Reply, Stage
+from support.pairs import CHAT, GEMINI, KEY, ChatCaller, GeminiCaller, PairHarness, ProtocolPair, Reply
 from support.pairs.asks import PNG, QUESTION
 from support.pairs.gemini_asks import user
 from support.pairs.gemini_wires import GEMINI_MODEL, gemini_body, gemini_chunks, gemini_frame, gemini_whole
-from support.pairs.lanes import lanes, pairs
+from support.pairs.parameters import all_pairs, pairs
 from support.strict import check_gemini
 
-RELAYED = Lane(client=GEMINI, upstream=GEMINI)
+RELAYED = ProtocolPair(client=GEMINI, upstream=GEMINI)
 FINE = Reply(texts=("Fine.",))
 
 
@@ -43,43 +43,43 @@ BODY = (
 
 
 @pytest.mark.fidelity(13)
-@pytest.mark.parametrize("lane", pairs(client=GEMINI, upstream=GEMINI))
-def test_a_request_keeps_its_bytes(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=GEMINI, upstream=GEMINI))
+def test_a_request_keeps_its_bytes(harness: PairHarness, pair: ProtocolPair) -> None:
     """Google's body does not name its model, so nothing in it changes but the spaces between its members."""
-    stage.play(FINE.scenario(GEMINI, stream=lane.stream), allow=("unknown-keyword", "numbers"))
-    assert stage.post(lane, BODY.encode()).status_code == 200
+    harness.play(FINE.scenario(GEMINI, stream=pair.stream), allow=("unknown-keyword", "numbers"))
+    assert harness.post(pair, BODY.encode()).status_code == 200
     options, contents = (
         BODY[BODY.index('{"temp') : BODY.index(",\n")],
         BODY[BODY.index('[{"parts') : BODY.index(', "alpha')],
     )
-    assert options.encode() in stage.received.body
-    assert contents.encode() in stage.received.body
-    assert list(stage.asked) == ["zeta", "generationConfig", "contents", "alpha"]
+    assert options.encode() in harness.received.body
+    assert contents.encode() in harness.received.body
+    assert list(harness.asked) == ["zeta", "generationConfig", "contents", "alpha"]
 
 
 @pytest.mark.fidelity(14)
-@pytest.mark.parametrize("lane", pairs(client=GEMINI, upstream=GEMINI, stream=False))
-def test_an_answer_keeps_its_bytes(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=GEMINI, upstream=GEMINI, stream=False))
+def test_an_answer_keeps_its_bytes(harness: PairHarness, pair: ProtocolPair) -> None:
     """A whole answer differs from the upstream's in the model's name alone."""
     part = {"crystal": {"facets": 6, "weight": 1.50}}
     answer = json.dumps({"later": {"a": []}, **gemini_whole({"text": "雪"}, part)}, ensure_ascii=False)
-    stage.play(json_answer(200, answer.encode()))
-    seen = stage.post(lane, QUESTION[GEMINI])
-    wanted = answer.replace(GEMINI_MODEL, stage.model(lane))
+    harness.play(json_answer(200, answer.encode()))
+    seen = harness.post(pair, QUESTION[GEMINI])
+    wanted = answer.replace(GEMINI_MODEL, harness.model(pair))
     assert json.loads(seen.content) == json.loads(wanted)
     assert b"1.5" in seen.content
     assert json.dumps(json.loads(answer)["candidates"], ensure_ascii=False).encode() in seen.content
 
 
 @pytest.mark.fidelity(14)
-@pytest.mark.parametrize("lane", pairs(client=GEMINI, upstream=GEMINI, stream=True))
-def test_a_stream_keeps_its_bytes(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=GEMINI, upstream=GEMINI, stream=True))
+def test_a_stream_keeps_its_bytes(harness: PairHarness, pair: ProtocolPair) -> None:
     """A stream differs in the model's name; unknown parts and chunks stay."""
     frames = gemini_chunks({"text": "雪"}, {"crystal": {"facets": 6}}, {"text": "!"})
     frames.insert(1, gemini_frame(gemini_body(weather={"sky": "grey"})))
-    stage.play(sse_answer(frames))
-    seen = stage.post(lane, QUESTION[GEMINI])
-    assert seen.content == b"".join(frames).replace(GEMINI_MODEL.encode(), stage.model(lane).encode())
+    harness.play(sse_answer(frames))
+    seen = harness.post(pair, QUESTION[GEMINI])
+    assert seen.content == b"".join(frames).replace(GEMINI_MODEL.encode(), harness.model(pair).encode())
 
 
 SNAKES = {
@@ -98,47 +98,47 @@ CAMELS = {
 @pytest.mark.parametrize("body", [SNAKES, CAMELS], ids=["snake", "camel"])
 @pytest.mark.parametrize("version", ["v1", "v1beta"])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_either_spelling_on_either_path(stage: Stage, body: dict[str, Any], version: str, stream: bool) -> None:
+def test_either_spelling_on_either_path(harness: PairHarness, body: dict[str, Any], version: str, stream: bool) -> None:
     """Google's upstream gets the very spelling that came, base64 included."""
-    stage.play(FINE.scenario(GEMINI, stream=stream))
+    harness.play(FINE.scenario(GEMINI, stream=stream))
     method = "streamGenerateContent?alt=sse" if stream else "generateContent"
-    seen = sent(stage.base, f"/{version}/models/gemini/gemini-3.5-flash:{method}", body)
+    seen = sent(harness.base, f"/{version}/models/gemini/gemini-3.5-flash:{method}", body)
     assert seen.status_code == 200, seen.text
-    assert stage.asked == body
+    assert harness.asked == body
 
 
 @pytest.mark.fidelity(16)
 @pytest.mark.parametrize("body", [SNAKES, CAMELS], ids=["snake", "camel"])
 @pytest.mark.parametrize("version", ["v1", "v1beta"])
-def test_either_spelling_means_the_same_elsewhere(stage: Stage, body: dict[str, Any], version: str) -> None:
+def test_either_spelling_means_the_same_elsewhere(harness: PairHarness, body: dict[str, Any], version: str) -> None:
     """Chat's upstream gets one request, whichever way Google's caller spelled it."""
-    stage.play(FINE.scenario(CHAT, stream=False))
-    seen = sent(stage.base, f"/{version}/models/openai/gpt-5.9:generateContent", body)
+    harness.play(FINE.scenario(CHAT, stream=False))
+    seen = sent(harness.base, f"/{version}/models/openai/gpt-5.9:generateContent", body)
     assert seen.status_code == 200, seen.text
-    first, second = stage.asked["messages"]
+    first, second = harness.asked["messages"]
     assert first["role"] in {"system", "developer"}
     assert second["content"] == [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}]
-    assert (stage.asked["max_completion_tokens"], stage.asked["reasoning_effort"]) == (77, "low")
+    assert (harness.asked["max_completion_tokens"], harness.asked["reasoning_effort"]) == (77, "low")
 
 
 @pytest.mark.fidelity(16)
-@pytest.mark.parametrize("lane", lanes(client=GEMINI, upstream=GEMINI))
-def test_a_models_name_may_hold_slashes(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs(client=GEMINI, upstream=GEMINI))
+def test_a_models_name_may_hold_slashes(harness: PairHarness, pair: ProtocolPair) -> None:
     """As the SDK sends it: everything before the method is the name."""
-    stage.play(FINE.scenario(GEMINI, stream=lane.stream))
-    answer = stage.ask(lane, model="gemini/publishers/google/gemini-3.5-flash", **QUESTION[GEMINI])
+    harness.play(FINE.scenario(GEMINI, stream=pair.stream))
+    answer = harness.ask(pair, model="gemini/publishers/google/gemini-3.5-flash", **QUESTION[GEMINI])
     assert answer.text == "Fine."
-    assert stage.received.path.startswith("/v1beta/models/publishers/google/gemini-3.5-flash:")
+    assert harness.received.path.startswith("/v1beta/models/publishers/google/gemini-3.5-flash:")
 
 
 @pytest.mark.fidelity(16)
-def test_a_key_in_the_query_is_not_passed_on(stage: Stage) -> None:
+def test_a_key_in_the_query_is_not_passed_on(harness: PairHarness) -> None:
     """Google's older clients put it into the address; the upstream sees ours in its header and no query."""
-    stage.play(FINE.scenario(GEMINI, stream=False))
-    address = f"{stage.base}/v1beta/models/{stage.model(RELAYED)}:generateContent?key={KEY}"
+    harness.play(FINE.scenario(GEMINI, stream=False))
+    address = f"{harness.base}/v1beta/models/{harness.model(RELAYED)}:generateContent?key={KEY}"
     assert httpx2.post(address, json=QUESTION[GEMINI], trust_env=False).status_code == 200
-    assert KEY not in stage.received.query
-    assert KEY not in str(stage.received.headers)
+    assert KEY not in harness.received.query
+    assert KEY not in str(harness.received.headers)
 
 
 # ── mistakes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -169,15 +169,15 @@ MISTAKES: list[Any] = [
 
 @pytest.mark.fidelity(98)
 @pytest.mark.parametrize(("body", "field"), MISTAKES)
-def test_a_mistake_is_named(stage: Stage, body: Any, field: str | None) -> None:
+def test_a_mistake_is_named(harness: PairHarness, body: Any, field: str | None) -> None:
     """A 400 that names the field, spelled as the caller spelled it."""
-    seen = sent(stage.base, "/v1beta/models/openai/gpt-5.9:generateContent", body)
+    seen = sent(harness.base, "/v1beta/models/openai/gpt-5.9:generateContent", body)
     error = seen.json()["error"]
     assert (seen.status_code, error["code"], error["status"]) == (400, 400, "INVALID_ARGUMENT")
     if field:
         named = [row["field"] for detail in error["details"] for row in detail.get("fieldViolations", ())]
         assert named == [field]
-    assert stage.upstream.requests == []
+    assert harness.upstream.requests == []
 
 
 # ── embeddings ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,9 +14,9 @@ from support.pairs import (
     RESPONSES,
     Answer,
     Call,
-    Lane,
+    PairHarness,
+    ProtocolPair,
     Reply,
-    Stage,
     chat_chunks,
     chat_whole,
     messages_events,
@@ -26,7 +26,7 @@ from support.pairs import (
 from support.pairs.asks import QUESTION, begun, conversation, step, tool_result, tools
 from support.pairs.gemini_asks import STAND_IN, function_response, user
 from support.pairs.gemini_wires import gemini_chunk, gemini_chunks, gemini_whole, signature
-from support.pairs.lanes import lanes, pairs
+from support.pairs.parameters import all_pairs, pairs
 from support.pairs.responses_wires import call_item, responses_events, responses_whole, thought_item
 
 USER: dict[str, Any] = {"role": "user", "content": "How is the weather?"}
@@ -45,13 +45,13 @@ def thought(text: str) -> dict[str, Any]:
     return {"text": text, "thought": True}
 
 
-def gemini_said(lane: Lane, *parts: dict[str, Any]) -> Scenario:
-    return sse_answer(gemini_chunks(*parts)) if lane.stream else json_answer(200, gemini_whole(*parts))
+def gemini_said(pair: ProtocolPair, *parts: dict[str, Any]) -> Scenario:
+    return sse_answer(gemini_chunks(*parts)) if pair.stream else json_answer(200, gemini_whole(*parts))
 
 
-def claude_said(lane: Lane, *blocks: dict[str, Any]) -> Scenario:
+def claude_said(pair: ProtocolPair, *blocks: dict[str, Any]) -> Scenario:
     stop = "tool_use" if any(block["type"] == "tool_use" for block in blocks) else "end_turn"
-    if lane.stream:
+    if pair.stream:
         return sse(messages_events(*blocks, stop=stop))
     return json_answer(200, messages_whole(*blocks, stop=stop))
 
@@ -79,33 +79,35 @@ ECHOES: list[Any] = [
 
 @pytest.mark.fidelity(62)
 @pytest.mark.parametrize("without", ECHOES)
-@pytest.mark.parametrize("lane", lanes(client=CHAT, upstream=GEMINI))
-def test_a_signature_comes_back_on_its_own_call(stage: Stage, lane: Lane, without: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("pair", all_pairs(client=CHAT, upstream=GEMINI))
+def test_a_signature_comes_back_on_its_own_call(
+    harness: PairHarness, pair: ProtocolPair, without: tuple[str, ...]
+) -> None:
     """Three steps: each call returns with its own state, echoed in either field, or found by the call's id."""
     turns: list[dict[str, Any]] = [USER]
     asked: dict[str, Any] = {"tools": tools(CHAT, "get_weather"), "reasoning_effort": "high"}
     for number in (1, 2, 3):
-        stage.play(gemini_said(lane, thought(f"Step {number}."), called(number)))
-        answer = stage.ask(lane, messages=turns, **asked)
+        harness.play(gemini_said(pair, thought(f"Step {number}."), called(number)))
+        answer = harness.ask(pair, messages=turns, **asked)
         message = answer.whole.choices[0].message
         assert message.reasoning_content == f"Step {number}."
         extra = message.tool_calls[0].extra_content
         assert extra == {"google": {"thought_signature": signature(f"state-{number}")}}
         result = {"role": "tool", "tool_call_id": f"call_{number}", "content": "snow"}
         turns = [*turns, echoed(answer, *without), result]
-    stage.play(FINE.scenario(GEMINI, stream=lane.stream))
-    answer = stage.ask(lane, messages=turns, **asked)
-    said = [content["parts"] for content in stage.asked["contents"] if content["role"] == "model"]
+    harness.play(FINE.scenario(GEMINI, stream=pair.stream))
+    answer = harness.ask(pair, messages=turns, **asked)
+    said = [content["parts"] for content in harness.asked["contents"] if content["role"] == "model"]
     assert said == [[called(1)], [called(2)], [called(3)]]
     assert answer.warnings == []
 
 
 @pytest.mark.fidelity(62)
-@pytest.mark.parametrize("lane", lanes(client=CHAT, upstream=GEMINI, streams=(True,)))
-def test_a_signature_is_streamed_once(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs(client=CHAT, upstream=GEMINI, streams=(True,)))
+def test_a_signature_is_streamed_once(harness: PairHarness, pair: ProtocolPair) -> None:
     """OpenAI's accumulator joins texts that come twice; so the state of a call stands in its first event alone."""
-    stage.play(gemini_said(lane, called(1), called(2, signed=False)))
-    answer = stage.ask(lane, **QUESTION[CHAT], tools=tools(CHAT, "get_weather"))
+    harness.play(gemini_said(pair, called(1), called(2, signed=False)))
+    answer = harness.ask(pair, **QUESTION[CHAT], tools=tools(CHAT, "get_weather"))
     entries = [entry for found in answer.events for choice in found.choices for entry in choice.delta.tool_calls or ()]
     signed = [(entry.index, entry.id) for entry in entries if getattr(entry, "extra_content", None)]
     assert signed == [(0, "call_1")]
@@ -114,45 +116,45 @@ def test_a_signature_is_streamed_once(stage: Stage, lane: Lane) -> None:
 @pytest.mark.fidelity(62)
 @pytest.mark.parametrize("client", [CHAT, RESPONSES, MESSAGES])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_calls_that_no_gemini_made_get_the_stand_in(stage: Stage, client: str, stream: bool) -> None:
+def test_calls_that_no_gemini_made_get_the_stand_in(harness: PairHarness, client: str, stream: bool) -> None:
     """Google documents what to send for the calls of others: on the first call of each step, and on no other."""
-    lane = Lane(client=client, upstream=GEMINI, stream=stream)
-    stage.play(FINE.scenario(GEMINI, stream=stream))
+    pair = ProtocolPair(client=client, upstream=GEMINI, stream=stream)
+    harness.play(FINE.scenario(GEMINI, stream=stream))
     steps = [
         step(client, [Call(id=f"{name}{number}", name="get_weather", arguments="{}") for number in (1, 2)],
              {f"{name}1": "snow", f"{name}2": "rain"})
         for name in "ab"
     ]  # fmt: skip
     turns = [*begun(client), *steps[0], *steps[1]]
-    answer = stage.ask(lane, **conversation(client, turns), tools=tools(client, "get_weather"))
-    said = [content["parts"] for content in stage.asked["contents"] if content["role"] == "model"]
+    answer = harness.ask(pair, **conversation(client, turns), tools=tools(client, "get_weather"))
+    said = [content["parts"] for content in harness.asked["contents"] if content["role"] == "model"]
     assert [[part.get("thoughtSignature") for part in parts] for parts in said] == [[STAND_IN, None]] * 2
     assert answer.warnings == []
 
 
-def test_an_older_gemini_needs_no_stand_in(stage: Stage) -> None:
+def test_an_older_gemini_needs_no_stand_in(harness: PairHarness) -> None:
     """Models with budgets sign nothing, and get nothing."""
-    lane = Lane(client=CHAT, upstream=GEMINI)
-    stage.play(FINE.scenario(GEMINI, stream=False))
+    pair = ProtocolPair(client=CHAT, upstream=GEMINI)
+    harness.play(FINE.scenario(GEMINI, stream=False))
     made = [Call(id="a", name="get_weather", arguments="{}")]
     turns = [USER, *step(CHAT, made, {"a": "snow"})]
-    stage.ask(lane, model="gemini-2.5-flash", messages=turns, tools=tools(CHAT, "get_weather"))
-    assert "thoughtSignature" not in stage.received.body.decode()
+    harness.ask(pair, model="gemini-2.5-flash", messages=turns, tools=tools(CHAT, "get_weather"))
+    assert "thoughtSignature" not in harness.received.body.decode()
 
 
-@pytest.mark.parametrize("lane", lanes(client=MESSAGES, upstream=GEMINI))
-def test_geminis_state_survives_at_anthropics_client(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs(client=MESSAGES, upstream=GEMINI))
+def test_geminis_state_survives_at_anthropics_client(harness: PairHarness, pair: ProtocolPair) -> None:
     """Thoughts are a thinking block; the call's state is one of its own before it, which brings it back to the call."""
-    stage.play(gemini_said(lane, thought("Hm."), called(1), called(2, signed=False)))
+    harness.play(gemini_said(pair, thought("Hm."), called(1), called(2, signed=False)))
     asked: dict[str, Any] = {"tools": tools(MESSAGES, "get_weather"), "thinking": {"type": "adaptive"}}
-    first = stage.ask(lane, messages=[USER], **asked)
+    first = harness.ask(pair, messages=[USER], **asked)
     assert [block.type for block in first.whole.content] == ["thinking", "redacted_thinking", "tool_use", "tool_use"]
     assert first.whole.content[0].thinking == "Hm."
-    stage.play(FINE.scenario(GEMINI, stream=lane.stream))
+    harness.play(FINE.scenario(GEMINI, stream=pair.stream))
     results = [tool_result("call_1", "snow"), tool_result("call_2", "rain")]
     turns = [USER, {"role": "assistant", "content": first.whole.content}, {"role": "user", "content": results}]
-    answer = stage.ask(lane, messages=turns, **asked)
-    assert stage.asked["contents"][1]["parts"] == [called(1), called(2, signed=False)]
+    answer = harness.ask(pair, messages=turns, **asked)
+    assert harness.asked["contents"][1]["parts"] == [called(1), called(2, signed=False)]
     assert answer.warnings == []
 
 
@@ -165,47 +167,49 @@ USE = {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {"ci
 
 @pytest.mark.fidelity(65)
 @pytest.mark.parametrize("blocks", [[THINKING, USE], [THINKING, REDACTED, USE], [REDACTED, USE]])
-@pytest.mark.parametrize("lane", lanes(client=GEMINI, upstream=MESSAGES))
-def test_claudes_state_survives_at_googles_client(stage: Stage, lane: Lane, blocks: list[dict[str, Any]]) -> None:
+@pytest.mark.parametrize("pair", all_pairs(client=GEMINI, upstream=MESSAGES))
+def test_claudes_state_survives_at_googles_client(
+    harness: PairHarness, pair: ProtocolPair, blocks: list[dict[str, Any]]
+) -> None:
     """The SDK reads the signature as bytes and writes it in its own alphabet; Claude gets its thinking back."""
-    stage.play(claude_said(lane, *blocks))
+    harness.play(claude_said(pair, *blocks))
     asked: dict[str, Any] = {
         "tools": tools(GEMINI, "get_weather"),
         "thinking_config": {"thinking_level": "LOW", "include_thoughts": True},
     }
-    first = stage.ask(lane, **QUESTION[GEMINI], **asked)
+    first = harness.ask(pair, **QUESTION[GEMINI], **asked)
     parts = first.whole.candidates[0].content.parts
     thoughts = "".join(part.text for part in parts if part.thought)
     assert thoughts == "".join(block["thinking"] for block in blocks if "thinking" in block)
     assert all(isinstance(part.thought_signature, bytes) for part in parts if part.thought_signature)
     assert any(part.thought_signature for part in parts)
-    stage.play(FINE.scenario(MESSAGES, stream=lane.stream))
+    harness.play(FINE.scenario(MESSAGES, stream=pair.stream))
     result = user(function_response("toolu_1", "get_weather", {"output": "snow"}))
-    answer = stage.ask(lane, contents=[*begun(GEMINI), first.whole.candidates[0].content, result], **asked)
-    assert stage.asked["messages"][1]["content"] == blocks
+    answer = harness.ask(pair, contents=[*begun(GEMINI), first.whole.candidates[0].content, result], **asked)
+    assert harness.asked["messages"][1]["content"] == blocks
     assert answer.warnings == []
 
 
 @pytest.mark.fidelity(65)
-@pytest.mark.parametrize("lane", lanes(client=GEMINI, upstream=RESPONSES))
-def test_openais_state_survives_at_googles_client(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs(client=GEMINI, upstream=RESPONSES))
+def test_openais_state_survives_at_googles_client(harness: PairHarness, pair: ProtocolPair) -> None:
     """An encrypted reasoning item comes back to Responses as that item, right before the call that it led to."""
     items = [
         thought_item("Hm, snow?", state="openai-state/+==", item_id="rs_1"),
         call_item("call_1", "get_weather", '{"city":"Oslo"}'),
     ]
-    stage.play(sse(responses_events(*items)) if lane.stream else json_answer(200, responses_whole(*items)))
+    harness.play(sse(responses_events(*items)) if pair.stream else json_answer(200, responses_whole(*items)))
     asked: dict[str, Any] = {
         "tools": tools(GEMINI, "get_weather"),
         "thinking_config": {"thinking_level": "LOW", "include_thoughts": True},
     }
-    first = stage.ask(lane, **QUESTION[GEMINI], **asked)
+    first = harness.ask(pair, **QUESTION[GEMINI], **asked)
     parts = first.whole.candidates[0].content.parts
     assert "".join(part.text for part in parts if part.thought) == "Hm, snow?"
-    stage.play(FINE.scenario(RESPONSES, stream=lane.stream))
+    harness.play(FINE.scenario(RESPONSES, stream=pair.stream))
     result = user(function_response("call_1", "get_weather", {"output": "snow"}))
-    answer = stage.ask(lane, contents=[*begun(GEMINI), first.whole.candidates[0].content, result], **asked)
-    _, reasoning, made, output = stage.asked["input"]
+    answer = harness.ask(pair, contents=[*begun(GEMINI), first.whole.candidates[0].content, result], **asked)
+    _, reasoning, made, output = harness.asked["input"]
     assert (reasoning["type"], reasoning["id"]) == ("reasoning", "rs_1")
     assert reasoning["encrypted_content"] == "openai-state/+=="
     assert reasoning["summary"] == [{"type": "summary_text", "text": "Hm, snow?"}]
@@ -214,81 +218,81 @@ def test_openais_state_survives_at_googles_client(stage: Stage, lane: Lane) -> N
 
 
 @pytest.mark.fidelity(65)
-@pytest.mark.parametrize("lane", pairs(client=GEMINI, upstream=GEMINI))
-def test_state_of_others_is_not_shown_to_google(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=GEMINI, upstream=GEMINI))
+def test_state_of_others_is_not_shown_to_google(harness: PairHarness, pair: ProtocolPair) -> None:
     """A conversation that began with Claude goes on with Gemini: its state is taken out, the call gets the stand-in."""
-    there = Lane(client=GEMINI, upstream=MESSAGES, stream=lane.stream)
-    stage.play(claude_said(there, THINKING, USE))
+    there = ProtocolPair(client=GEMINI, upstream=MESSAGES, stream=pair.stream)
+    harness.play(claude_said(there, THINKING, USE))
     asked: dict[str, Any] = {"tools": tools(GEMINI, "get_weather")}
-    first = stage.ask(there, **QUESTION[GEMINI], **asked)
-    stage.play(FINE.scenario(GEMINI, stream=lane.stream), allow=("empty-text",))
+    first = harness.ask(there, **QUESTION[GEMINI], **asked)
+    harness.play(FINE.scenario(GEMINI, stream=pair.stream), allow=("empty-text",))
     result = user(function_response("toolu_1", "get_weather", {"output": "snow"}))
-    answer = stage.ask(lane, contents=[*begun(GEMINI), first.whole.candidates[0].content, result], **asked)
-    said = [part for part in stage.asked["contents"][1]["parts"] if "functionCall" in part]
+    answer = harness.ask(pair, contents=[*begun(GEMINI), first.whole.candidates[0].content, result], **asked)
+    said = [part for part in harness.asked["contents"][1]["parts"] if "functionCall" in part]
     assert [part["thoughtSignature"] for part in said] == [STAND_IN]
-    assert "Hm, snow?" not in stage.received.body.decode()
+    assert "Hm, snow?" not in harness.received.body.decode()
     assert "dropped:reasoning" in answer.warnings
 
 
 @pytest.mark.fidelity(66)
-@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=GEMINI))
-def test_a_conversation_moves_from_claude_to_gemini(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=CHAT, upstream=GEMINI))
+def test_a_conversation_moves_from_claude_to_gemini(harness: PairHarness, pair: ProtocolPair) -> None:
     """What Claude thought is dropped with a warning; its call gets the stand-in, and nobody refuses anything."""
-    there = Lane(client=CHAT, upstream=MESSAGES, stream=lane.stream)
+    there = ProtocolPair(client=CHAT, upstream=MESSAGES, stream=pair.stream)
     asked: dict[str, Any] = {"tools": tools(CHAT, "get_weather"), "reasoning_effort": "high"}
-    stage.play(claude_said(there, THINKING, USE))
-    first = stage.ask(there, messages=[USER], **asked)
-    stage.play(FINE.scenario(GEMINI, stream=lane.stream))
+    harness.play(claude_said(there, THINKING, USE))
+    first = harness.ask(there, messages=[USER], **asked)
+    harness.play(FINE.scenario(GEMINI, stream=pair.stream))
     result = {"role": "tool", "tool_call_id": "toolu_1", "content": "snow"}
-    answer = stage.ask(lane, messages=[USER, echoed(first), result], **asked)
+    answer = harness.ask(pair, messages=[USER, echoed(first), result], **asked)
     made = {"functionCall": {"id": "toolu_1", "name": "get_weather", "args": {"city": "Oslo"}}}
-    assert stage.asked["contents"][1]["parts"] == [{**made, "thoughtSignature": STAND_IN}]
+    assert harness.asked["contents"][1]["parts"] == [{**made, "thoughtSignature": STAND_IN}]
     assert "dropped:reasoning" in answer.warnings
 
 
 @pytest.mark.fidelity(66)
-@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=MESSAGES))
-def test_a_conversation_moves_from_gemini_to_claude(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=CHAT, upstream=MESSAGES))
+def test_a_conversation_moves_from_gemini_to_claude(harness: PairHarness, pair: ProtocolPair) -> None:
     """The other way round."""
-    there = Lane(client=CHAT, upstream=GEMINI, stream=lane.stream)
+    there = ProtocolPair(client=CHAT, upstream=GEMINI, stream=pair.stream)
     asked: dict[str, Any] = {"tools": tools(CHAT, "get_weather"), "reasoning_effort": "high"}
-    stage.play(gemini_said(there, thought("Hm."), called(1)))
-    first = stage.ask(there, messages=[USER], **asked)
-    stage.play(FINE.scenario(MESSAGES, stream=lane.stream))
+    harness.play(gemini_said(there, thought("Hm."), called(1)))
+    first = harness.ask(there, messages=[USER], **asked)
+    harness.play(FINE.scenario(MESSAGES, stream=pair.stream))
     result = {"role": "tool", "tool_call_id": "call_1", "content": "snow"}
-    answer = stage.ask(lane, messages=[USER, echoed(first), result], **asked)
-    assert [block["type"] for block in stage.asked["messages"][1]["content"]] == ["tool_use"]
+    answer = harness.ask(pair, messages=[USER, echoed(first), result], **asked)
+    assert [block["type"] for block in harness.asked["messages"][1]["content"]] == ["tool_use"]
     assert "dropped:reasoning" in answer.warnings
 
 
 INVALID = {"error": {"code": 400, "message": "Corrupted thought signature.", "status": "INVALID_ARGUMENT"}}
 
 
-@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=GEMINI))
-def test_a_refused_signature_is_tried_once_without_it(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=CHAT, upstream=GEMINI))
+def test_a_refused_signature_is_tried_once_without_it(harness: PairHarness, pair: ProtocolPair) -> None:
     """A 400 to a request with replayed state brings one more try with the stand-in in its place."""
     asked: dict[str, Any] = {"tools": tools(CHAT, "get_weather")}
-    stage.play(gemini_said(lane, called(1)))
-    first = stage.ask(lane, messages=[USER], **asked)
-    stage.upstream.requests.clear()
-    stage.play(error_answer(400, INVALID), FINE.scenario(GEMINI, stream=lane.stream))
+    harness.play(gemini_said(pair, called(1)))
+    first = harness.ask(pair, messages=[USER], **asked)
+    harness.upstream.requests.clear()
+    harness.play(error_answer(400, INVALID), FINE.scenario(GEMINI, stream=pair.stream))
     result = {"role": "tool", "tool_call_id": "call_1", "content": "snow"}
-    answer = stage.ask(lane, messages=[USER, echoed(first), result], **asked)
+    answer = harness.ask(pair, messages=[USER, echoed(first), result], **asked)
     assert answer.text == "Snow."
-    signed = [request.json()["contents"][1]["parts"][0]["thoughtSignature"] for request in stage.upstream.requests]
+    signed = [request.json()["contents"][1]["parts"][0]["thoughtSignature"] for request in harness.upstream.requests]
     assert signed == [signature("state-1"), STAND_IN]
 
 
-@pytest.mark.parametrize("lane", pairs(client=GEMINI, upstream=GEMINI))
-def test_the_sdks_spelling_of_state_passes(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=GEMINI, upstream=GEMINI))
+def test_the_sdks_spelling_of_state_passes(harness: PairHarness, pair: ProtocolPair) -> None:
     """Google's SDK writes state in the URL-safe alphabet; that is how Google's API gets it."""
-    stage.play(gemini_said(lane, called(1)))
+    harness.play(gemini_said(pair, called(1)))
     asked: dict[str, Any] = {"tools": tools(GEMINI, "get_weather")}
-    first = stage.ask(lane, **QUESTION[GEMINI], **asked)
-    stage.play(FINE.scenario(GEMINI, stream=lane.stream), allow=("empty-text",))
+    first = harness.ask(pair, **QUESTION[GEMINI], **asked)
+    harness.play(FINE.scenario(GEMINI, stream=pair.stream), allow=("empty-text",))
     result = user(function_response("call_1", "get_weather", {"output": "snow"}))
-    stage.ask(lane, contents=[*begun(GEMINI), first.whole.candidates[0].content, result], **asked)
-    sent = stage.asked["contents"][1]["parts"][0]
+    harness.ask(pair, contents=[*begun(GEMINI), first.whole.candidates[0].content, result], **asked)
+    sent = harness.asked["contents"][1]["parts"][0]
     written = sent.get("thoughtSignature", sent.get("thought_signature"))
     assert written == urlsafe_b64encode(b"gemini-state-1\xfb\xff").decode()
 
@@ -312,14 +316,16 @@ BUDGETS: list[Any] = [
 @pytest.mark.fidelity(69)
 @pytest.mark.parametrize("row", BUDGETS, ids=lambda row: f"{row[0]}-{row[1]}")
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_a_budget_in_geminis_terms(stage: Stage, row: tuple[str, int, dict[str, Any], bool], stream: bool) -> None:
+def test_a_budget_in_geminis_terms(
+    harness: PairHarness, row: tuple[str, int, dict[str, Any], bool], stream: bool
+) -> None:
     """A level where the model has levels, else a budget within its range; never both."""
     name, budget, sent, warned = row
-    lane = Lane(client=MESSAGES, upstream=GEMINI, stream=stream)
-    stage.play(FINE.scenario(GEMINI, stream=stream))
+    pair = ProtocolPair(client=MESSAGES, upstream=GEMINI, stream=stream)
+    harness.play(FINE.scenario(GEMINI, stream=stream))
     thinking: Any = {"type": "enabled", "budget_tokens": budget}
-    answer = stage.ask(lane, model=name, **QUESTION[MESSAGES], thinking=thinking, max_tokens=60_000)
-    assert stage.asked["generationConfig"]["thinkingConfig"] == {**sent, "includeThoughts": True}
+    answer = harness.ask(pair, model=name, **QUESTION[MESSAGES], thinking=thinking, max_tokens=60_000)
+    assert harness.asked["generationConfig"]["thinkingConfig"] == {**sent, "includeThoughts": True}
     assert ("clamped:reasoning_effort" in answer.warnings) == warned
 
 
@@ -347,24 +353,24 @@ EFFORTS: list[Any] = [
 
 
 @pytest.mark.parametrize("row", EFFORTS, ids=lambda row: f"{row[0]}-{row[1]}")
-def test_effort_in_geminis_terms(stage: Stage, row: tuple[str, str, str | int, bool]) -> None:
+def test_effort_in_geminis_terms(harness: PairHarness, row: tuple[str, str, str | int, bool]) -> None:
     """Each rung of the ladder is a level or a budget, and a rung that is not there is told."""
     name, effort, sent, warned = row
-    lane = Lane(client=CHAT, upstream=GEMINI)
-    stage.play(FINE.scenario(GEMINI, stream=False))
+    pair = ProtocolPair(client=CHAT, upstream=GEMINI)
+    harness.play(FINE.scenario(GEMINI, stream=False))
     asked: dict[str, Any] = {**QUESTION[CHAT], "reasoning_effort": effort}
-    answer = stage.ask(lane, model=name, **asked)
-    config = dict(stage.asked["generationConfig"]["thinkingConfig"])
+    answer = harness.ask(pair, model=name, **asked)
+    config = dict(harness.asked["generationConfig"]["thinkingConfig"])
     config.pop("includeThoughts", None)
     assert config == ({"thinkingLevel": sent} if isinstance(sent, str) else {"thinkingBudget": sent})
     assert ("clamped:reasoning_effort" in answer.warnings) == warned
 
 
-def test_nothing_said_is_nothing_sent(stage: Stage) -> None:
+def test_nothing_said_is_nothing_sent(harness: PairHarness) -> None:
     """No effort is invented for a caller who named none."""
-    stage.play(FINE.scenario(GEMINI, stream=False))
-    stage.ask(Lane(client=CHAT, upstream=GEMINI), **QUESTION[CHAT])
-    assert "thinkingConfig" not in stage.asked.get("generationConfig", {})
+    harness.play(FINE.scenario(GEMINI, stream=False))
+    harness.ask(ProtocolPair(client=CHAT, upstream=GEMINI), **QUESTION[CHAT])
+    assert "thinkingConfig" not in harness.asked.get("generationConfig", {})
 
 
 LEVELS: list[Any] = [
@@ -380,64 +386,64 @@ LEVELS: list[Any] = [
 @pytest.mark.parametrize(("given", "effort"), LEVELS)
 @pytest.mark.parametrize("upstream", [CHAT, RESPONSES])
 def test_geminis_thinking_in_openais_terms(
-    stage: Stage, upstream: str, given: dict[str, Any], effort: str | None
+    harness: PairHarness, upstream: str, given: dict[str, Any], effort: str | None
 ) -> None:
     """Levels and budgets are the effort that they stand for; automatic is none at all."""
-    lane = Lane(client=GEMINI, upstream=upstream, stream=True)
-    stage.play(FINE.scenario(upstream, stream=True))
-    stage.ask(lane, **QUESTION[GEMINI], thinking_config=given)
-    sent = stage.asked.get("reasoning_effort") or (stage.asked.get("reasoning") or {}).get("effort")
+    pair = ProtocolPair(client=GEMINI, upstream=upstream, stream=True)
+    harness.play(FINE.scenario(upstream, stream=True))
+    harness.ask(pair, **QUESTION[GEMINI], thinking_config=given)
+    sent = harness.asked.get("reasoning_effort") or (harness.asked.get("reasoning") or {}).get("effort")
     assert sent == effort
 
 
-@pytest.mark.parametrize("lane", pairs(client=GEMINI, upstream=MESSAGES))
-def test_geminis_level_in_claudes_terms(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=GEMINI, upstream=MESSAGES))
+def test_geminis_level_in_claudes_terms(harness: PairHarness, pair: ProtocolPair) -> None:
     """A level is an effort, and thoughts are asked for in words."""
-    stage.play(FINE.scenario(MESSAGES, stream=lane.stream))
+    harness.play(FINE.scenario(MESSAGES, stream=pair.stream))
     config: Any = {"thinking_level": "HIGH", "include_thoughts": True}
-    stage.ask(lane, **QUESTION[GEMINI], thinking_config=config)
-    assert stage.asked["output_config"]["effort"] == "high"
-    assert stage.asked["thinking"] == {"type": "adaptive", "display": "summarized"}
+    harness.ask(pair, **QUESTION[GEMINI], thinking_config=config)
+    assert harness.asked["output_config"]["effort"] == "high"
+    assert harness.asked["thinking"] == {"type": "adaptive", "display": "summarized"}
 
 
 # ── thoughts, shown ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("lane", lanes(client=GEMINI, upstream=CHAT))
-def test_readable_reasoning_is_a_thought(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs(client=GEMINI, upstream=CHAT))
+def test_readable_reasoning_is_a_thought(harness: PairHarness, pair: ProtocolPair) -> None:
     """What a Chat upstream says it thought is a thought for Google's client, and no word of the answer."""
     said: dict[str, Any] = {"reasoning_content": "Hm, 雪?", "content": "Snow."}
     streamed = chat_chunks({"reasoning_content": "Hm, "}, {"reasoning_content": "雪?"}, {"content": "Snow."})
-    stage.play(sse(streamed) if lane.stream else json_answer(200, chat_whole(**said)))
-    answer = stage.ask(lane, **QUESTION[GEMINI])
+    harness.play(sse(streamed) if pair.stream else json_answer(200, chat_whole(**said)))
+    answer = harness.ask(pair, **QUESTION[GEMINI])
     parts = answer.whole.candidates[0].content.parts
     assert "".join(part.text for part in parts if part.thought) == "Hm, 雪?"
     assert answer.text == "Snow."
-    stage.ask(lane, contents=[*begun(GEMINI), answer.whole.candidates[0].content, *begun(GEMINI)])
-    assert stage.asked["messages"][1] == {"role": "assistant", "content": "Snow."}
+    harness.ask(pair, contents=[*begun(GEMINI), answer.whole.candidates[0].content, *begun(GEMINI)])
+    assert harness.asked["messages"][1] == {"role": "assistant", "content": "Snow."}
 
 
-@pytest.mark.parametrize("lane", lanes(client=CHAT, upstream=GEMINI))
-def test_thoughts_are_readable_reasoning(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs(client=CHAT, upstream=GEMINI))
+def test_thoughts_are_readable_reasoning(harness: PairHarness, pair: ProtocolPair) -> None:
     """And back: thoughts are `reasoning_content`, and a signature on a text comes back on that text."""
     parts = [thought("Hm, "), thought("雪?"), {"text": "Snow."}]
     sealed = [*parts[:2], {**parts[2], "thoughtSignature": signature("text")}]
-    stage.play(gemini_said(lane, *sealed))
-    first = stage.ask(lane, **QUESTION[CHAT], reasoning_effort="low")
+    harness.play(gemini_said(pair, *sealed))
+    first = harness.ask(pair, **QUESTION[CHAT], reasoning_effort="low")
     assert first.whole.choices[0].message.reasoning_content == "Hm, 雪?"
     assert first.text == "Snow."
-    stage.play(FINE.scenario(GEMINI, stream=lane.stream))
-    answer = stage.ask(lane, messages=[USER, echoed(first), USER])
-    assert stage.asked["contents"][1]["parts"] == [{"text": "Snow.", "thoughtSignature": signature("text")}]
+    harness.play(FINE.scenario(GEMINI, stream=pair.stream))
+    answer = harness.ask(pair, messages=[USER, echoed(first), USER])
+    assert harness.asked["contents"][1]["parts"] == [{"text": "Snow.", "thoughtSignature": signature("text")}]
     assert answer.warnings == []
 
 
-@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=GEMINI))
-def test_a_lost_signature_is_a_refusal(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=CHAT, upstream=GEMINI))
+def test_a_lost_signature_is_a_refusal(harness: PairHarness, pair: ProtocolPair) -> None:
     """Google may say it as the reason for an end: that is no answer, but a 400."""
     lost = gemini_whole(finish="MISSING_THOUGHT_SIGNATURE")
-    stage.play(
-        sse_answer([gemini_chunk(finish="MISSING_THOUGHT_SIGNATURE")]) if lane.stream else json_answer(200, lost)
+    harness.play(
+        sse_answer([gemini_chunk(finish="MISSING_THOUGHT_SIGNATURE")]) if pair.stream else json_answer(200, lost)
     )
     with pytest.raises(openai.BadRequestError):
-        stage.ask(lane, **QUESTION[CHAT])
+        harness.ask(pair, **QUESTION[CHAT])

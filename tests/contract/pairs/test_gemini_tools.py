@@ -8,7 +8,7 @@ import pytest
 from google.genai import errors
 
 from llmproxy_asgi.testing import Scenario, json_answer, sse_answer
-from support.pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Call, Lane, Reply, Stage
+from support.pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Call, PairHarness, ProtocolPair, Reply
 from support.pairs.asks import (
     QUESTION,
     WEATHER_SCHEMA,
@@ -23,7 +23,7 @@ from support.pairs.asks import (
 )
 from support.pairs.gemini_asks import STAND_IN, declared, function_response, functions, model, user
 from support.pairs.gemini_wires import gemini_chunk, gemini_chunks, gemini_whole, signature
-from support.pairs.lanes import lanes, pairs
+from support.pairs.parameters import all_pairs, pairs
 
 FINE = Reply(texts=("Fine.",))
 USER: dict[str, Any] = {"role": "user", "content": "How is the weather?"}
@@ -44,13 +44,13 @@ def ended(*frames: bytes, finish: str = "STOP") -> Scenario:
 
 @pytest.mark.fidelity(40)
 @pytest.mark.parametrize("together", [True, False], ids=["one-chunk", "two-chunks"])
-@pytest.mark.parametrize("lane", lanes(client=CHAT, upstream=GEMINI, streams=(True,)))
-def test_parallel_calls_are_counted_from_nought(stage: Stage, lane: Lane, together: bool) -> None:
+@pytest.mark.parametrize("pair", all_pairs(client=CHAT, upstream=GEMINI, streams=(True,)))
+def test_parallel_calls_are_counted_from_nought(harness: PairHarness, pair: ProtocolPair, together: bool) -> None:
     """Two calls, in one chunk or in two, are calls nought and one, and the answer ends once, for its calls."""
     oslo, kyoto = call("Oslo", id="a"), call("京都", id="b")
     frames = [gemini_chunk(oslo, kyoto)] if together else [gemini_chunk(oslo), gemini_chunk(kyoto)]
-    stage.play(ended(*frames))
-    answer = stage.ask(lane, **QUESTION[CHAT], tools=tools(CHAT, "get_weather"))
+    harness.play(ended(*frames))
+    answer = harness.ask(pair, **QUESTION[CHAT], tools=tools(CHAT, "get_weather"))
     assert [(made.id, json.loads(made.arguments)) for made in answer.calls] == [
         ("a", {"city": "Oslo"}),
         ("b", {"city": "京都"}),
@@ -61,11 +61,11 @@ def test_parallel_calls_are_counted_from_nought(stage: Stage, lane: Lane, togeth
 
 
 @pytest.mark.fidelity(40)
-@pytest.mark.parametrize("lane", lanes(client=CHAT, upstream=GEMINI, streams=(False,)))
-def test_parallel_calls_of_a_whole_answer(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs(client=CHAT, upstream=GEMINI, streams=(False,)))
+def test_parallel_calls_of_a_whole_answer(harness: PairHarness, pair: ProtocolPair) -> None:
     """The same where it comes in one piece, although Google's word for its end is that of any answer."""
-    stage.play(json_answer(200, gemini_whole(call("Oslo", id="a"), call("京都", id="b"))))
-    answer = stage.ask(lane, **QUESTION[CHAT], tools=tools(CHAT, "get_weather"))
+    harness.play(json_answer(200, gemini_whole(call("Oslo", id="a"), call("京都", id="b"))))
+    answer = harness.ask(pair, **QUESTION[CHAT], tools=tools(CHAT, "get_weather"))
     assert [made.id for made in answer.calls] == ["a", "b"]
     assert answer.finish == "tool_calls"
 
@@ -81,41 +81,41 @@ ENDS = {
 @pytest.mark.fidelity(41)
 @pytest.mark.parametrize("native", ["STOP", "MAX_TOKENS"])
 @pytest.mark.parametrize("client", ENDS)
-def test_a_stop_behind_a_call_asks_for_the_call(stage: Stage, client: str, native: str) -> None:
+def test_a_stop_behind_a_call_asks_for_the_call(harness: PairHarness, client: str, native: str) -> None:
     """The reason comes in a later chunk than the call, with an empty text: a stop is the call's, a limit stays one."""
-    lane = Lane(client=client, upstream=GEMINI, stream=True)
-    stage.play(ended(gemini_chunk(call("Oslo", id="a")), finish=native))
-    answer = stage.ask(lane, **QUESTION[client], tools=tools(client, "get_weather"))
+    pair = ProtocolPair(client=client, upstream=GEMINI, stream=True)
+    harness.play(ended(gemini_chunk(call("Oslo", id="a")), finish=native))
+    answer = harness.ask(pair, **QUESTION[client], tools=tools(client, "get_weather"))
     assert answer.finish == ENDS[client][native]
     assert answer.text == ""
     assert [made.name for made in answer.calls] == ["get_weather"]
 
 
 @pytest.mark.fidelity(41)
-@pytest.mark.parametrize("lane", lanes(client=CHAT, upstream=GEMINI, streams=(True,)))
-def test_a_last_chunk_without_content_ends_the_answer(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs(client=CHAT, upstream=GEMINI, streams=(True,)))
+def test_a_last_chunk_without_content_ends_the_answer(harness: PairHarness, pair: ProtocolPair) -> None:
     """The chunk with the reason may have no content at all."""
-    stage.play(sse_answer([gemini_chunk(call("Oslo", id="a")), gemini_chunk(finish="STOP")]))
-    answer = stage.ask(lane, **QUESTION[CHAT], tools=tools(CHAT, "get_weather"))
+    harness.play(sse_answer([gemini_chunk(call("Oslo", id="a")), gemini_chunk(finish="STOP")]))
+    answer = harness.ask(pair, **QUESTION[CHAT], tools=tools(CHAT, "get_weather"))
     assert (answer.finish, len(answer.calls)) == ("tool_calls", 1)
 
 
 @pytest.mark.fidelity(48)
 @pytest.mark.parametrize("client", [CHAT, RESPONSES, MESSAGES])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_calls_without_ids_get_some_that_stay(stage: Stage, client: str, stream: bool) -> None:
+def test_calls_without_ids_get_some_that_stay(harness: PairHarness, client: str, stream: bool) -> None:
     """Two equal calls have different ids, the same in each event, and results under these ids find their calls."""
-    lane = Lane(client=client, upstream=GEMINI, stream=stream)
+    pair = ProtocolPair(client=client, upstream=GEMINI, stream=stream)
     parts = [{**call("Oslo"), "thoughtSignature": signature("one")}, call("Oslo")]
-    stage.play(sse_answer(gemini_chunks(*parts)) if stream else json_answer(200, gemini_whole(*parts)))
-    answer = stage.ask(lane, **QUESTION[client], tools=tools(client, "get_weather"))
+    harness.play(sse_answer(gemini_chunks(*parts)) if stream else json_answer(200, gemini_whole(*parts)))
+    answer = harness.ask(pair, **QUESTION[client], tools=tools(client, "get_weather"))
     first, second = answer.calls
     assert first.id != second.id
     assert all(made.id.replace("_", "").replace("-", "").isalnum() and len(made.id) <= 64 for made in answer.calls)
-    stage.play(FINE.scenario(GEMINI, stream=stream))
+    harness.play(FINE.scenario(GEMINI, stream=stream))
     turns = [*begun(client), *step(client, [first, second], {second.id: "rain", first.id: "snow"})]
-    stage.ask(lane, **conversation(client, turns), tools=tools(client, "get_weather"))
-    _, said, answered = stage.asked["contents"]
+    harness.ask(pair, **conversation(client, turns), tools=tools(client, "get_weather"))
+    _, said, answered = harness.asked["contents"]
     assert [part["functionCall"]["id"] for part in said["parts"]] == [first.id, second.id]
     assert [part["functionResponse"] for part in answered["parts"]] == [
         {"id": first.id, "name": "get_weather", "response": {"output": "snow"}},
@@ -127,15 +127,15 @@ def test_calls_without_ids_get_some_that_stay(stage: Stage, client: str, stream:
 
 
 @pytest.mark.fidelity(44)
-@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=GEMINI))
-def test_results_in_any_order_are_one_content(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=CHAT, upstream=GEMINI))
+def test_results_in_any_order_are_one_content(harness: PairHarness, pair: ProtocolPair) -> None:
     """Three results in mixed order are one content in the calls' order, each with its call's name and id."""
-    stage.play(FINE.scenario(GEMINI, stream=lane.stream))
+    harness.play(FINE.scenario(GEMINI, stream=pair.stream))
     calls = [Call(id=f"call_{name}", name=name, arguments='{"city":"Oslo"}') for name in ("one", "two", "three")]
     results = {"call_three": "C", "call_one": "A", "call_two": "B"}
     turns = [USER, *step(CHAT, calls, results), {"role": "user", "content": "Go on."}]
-    stage.ask(lane, messages=turns, tools=tools(CHAT, "one", "two", "three"))
-    _, said, answered = stage.asked["contents"]
+    harness.ask(pair, messages=turns, tools=tools(CHAT, "one", "two", "three"))
+    _, said, answered = harness.asked["contents"]
     assert said["role"] == "model"
     assert [part["functionCall"]["name"] for part in said["parts"]] == ["one", "two", "three"]
     assert answered == user(
@@ -146,23 +146,23 @@ def test_results_in_any_order_are_one_content(stage: Stage, lane: Lane) -> None:
     )
 
 
-@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=GEMINI))
-def test_a_result_that_is_json_is_a_value(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=CHAT, upstream=GEMINI))
+def test_a_result_that_is_json_is_a_value(harness: PairHarness, pair: ProtocolPair) -> None:
     """What parses is the value, with its spelling; words are words, also where they stand in quotes."""
-    stage.play(FINE.scenario(GEMINI, stream=lane.stream))
+    harness.play(FINE.scenario(GEMINI, stream=pair.stream))
     calls = [Call(id=f"call_{number}", name="get_weather", arguments="{}") for number in range(3)]
     results = {"call_0": '{"degrees": -3.50}', "call_1": '"snow"', "call_2": "3 degrees"}
-    stage.ask(lane, messages=[USER, *step(CHAT, calls, results)], tools=tools(CHAT, "get_weather"))
-    answered = [part["functionResponse"]["response"] for part in stage.asked["contents"][-1]["parts"]]
+    harness.ask(pair, messages=[USER, *step(CHAT, calls, results)], tools=tools(CHAT, "get_weather"))
+    answered = [part["functionResponse"]["response"] for part in harness.asked["contents"][-1]["parts"]]
     assert answered == [{"output": {"degrees": -3.5}}, {"output": '"snow"'}, {"output": "3 degrees"}]
-    assert b"-3.50" in stage.received.body
+    assert b"-3.50" in harness.received.body
 
 
 @pytest.mark.fidelity(45)
-@pytest.mark.parametrize("lane", pairs(client=MESSAGES, upstream=GEMINI))
-def test_a_failed_tool_is_an_error_for_gemini(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=MESSAGES, upstream=GEMINI))
+def test_a_failed_tool_is_an_error_for_gemini(harness: PairHarness, pair: ProtocolPair) -> None:
     """Anthropic's flag is the key `error` of Google's response."""
-    stage.play(FINE.scenario(GEMINI, stream=lane.stream))
+    harness.play(FINE.scenario(GEMINI, stream=pair.stream))
     turns: list[Any] = [
         USER,
         {"role": "assistant", "content": [tool_use("toolu_1"), tool_use("toolu_2")]},
@@ -171,8 +171,8 @@ def test_a_failed_tool_is_an_error_for_gemini(stage: Stage, lane: Lane) -> None:
             "content": [tool_result("toolu_1", "no such city", is_error=True), tool_result("toolu_2", "snow")],
         },
     ]
-    stage.ask(lane, messages=turns, tools=[messages_tool()])
-    responses = [part["functionResponse"]["response"] for part in stage.asked["contents"][2]["parts"]]
+    harness.ask(pair, messages=turns, tools=[messages_tool()])
+    responses = [part["functionResponse"]["response"] for part in harness.asked["contents"][2]["parts"]]
     assert responses == [{"error": "no such city"}, {"output": "snow"}]
 
 
@@ -183,23 +183,23 @@ FAILED = [
 
 
 @pytest.mark.fidelity(45)
-@pytest.mark.parametrize("lane", pairs(client=GEMINI, upstream=MESSAGES))
-def test_geminis_error_is_a_failed_tool_for_claude(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=GEMINI, upstream=MESSAGES))
+def test_geminis_error_is_a_failed_tool_for_claude(harness: PairHarness, pair: ProtocolPair) -> None:
     """And back."""
-    stage.play(FINE.scenario(MESSAGES, stream=lane.stream))
-    stage.ask(lane, contents=FAILED, tools=tools(GEMINI, "get_weather"))
-    [result] = stage.asked["messages"][2]["content"]
+    harness.play(FINE.scenario(MESSAGES, stream=pair.stream))
+    harness.ask(pair, contents=FAILED, tools=tools(GEMINI, "get_weather"))
+    [result] = harness.asked["messages"][2]["content"]
     assert (result["tool_use_id"], result["is_error"]) == ("call_1", True)
     assert "no such city" in json.dumps(result["content"])
 
 
 @pytest.mark.fidelity(45)
-@pytest.mark.parametrize("lane", pairs(client=GEMINI, upstream=CHAT))
-def test_geminis_error_is_words_for_chat(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=GEMINI, upstream=CHAT))
+def test_geminis_error_is_words_for_chat(harness: PairHarness, pair: ProtocolPair) -> None:
     """Chat has no flag for it."""
-    stage.play(FINE.scenario(CHAT, stream=lane.stream))
-    stage.ask(lane, contents=FAILED, tools=tools(GEMINI, "get_weather"))
-    assert stage.asked["messages"][2] == {
+    harness.play(FINE.scenario(CHAT, stream=pair.stream))
+    harness.ask(pair, contents=FAILED, tools=tools(GEMINI, "get_weather"))
+    assert harness.asked["messages"][2] == {
         "role": "tool",
         "tool_call_id": "call_1",
         "content": "[tool error] no such city",
@@ -208,26 +208,26 @@ def test_geminis_error_is_words_for_chat(stage: Stage, lane: Lane) -> None:
 
 @pytest.mark.parametrize("upstream", [CHAT, RESPONSES, MESSAGES])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_results_without_ids_find_their_calls(stage: Stage, upstream: str, stream: bool) -> None:
+def test_results_without_ids_find_their_calls(harness: PairHarness, upstream: str, stream: bool) -> None:
     """Older clients of Google's send neither ids with calls nor with results; the names say what belongs together."""
-    lane = Lane(client=GEMINI, upstream=upstream, stream=stream)
-    stage.play(FINE.scenario(upstream, stream=stream))
+    pair = ProtocolPair(client=GEMINI, upstream=upstream, stream=stream)
+    harness.play(FINE.scenario(upstream, stream=stream))
     answered = [
         {"functionResponse": {"name": name, "response": {"output": name.upper()}}} for name in ("two", "one", "two")
     ]
     calls = [{"functionCall": {"name": name, "args": {"city": "Oslo"}}} for name in ("one", "two", "two")]
     contents = [user("How is the weather?"), model(*calls), user(*answered)]
-    stage.ask(lane, contents=contents, tools=tools(GEMINI, "one", "two"))
+    harness.ask(pair, contents=contents, tools=tools(GEMINI, "one", "two"))
     if upstream == CHAT:
-        _, said, *results = stage.asked["messages"]
+        _, said, *results = harness.asked["messages"]
         made = [(each["id"], each["function"]["name"]) for each in said["tool_calls"]]
         found = [(each["tool_call_id"], each["content"]) for each in results]
     elif upstream == RESPONSES:
-        items = stage.asked["input"]
+        items = harness.asked["input"]
         made = [(each["call_id"], each["name"]) for each in items if each.get("type") == "function_call"]
         found = [(each["call_id"], each["output"]) for each in items if each.get("type") == "function_call_output"]
     else:
-        _, said, results = stage.asked["messages"]
+        _, said, results = harness.asked["messages"]
         made = [(each["id"], each["name"]) for each in said["content"]]
         found = [(each["tool_use_id"], text_of(each["content"])) for each in results["content"]]
     assert [name for _, name in made] == ["one", "two", "two"]
@@ -270,14 +270,14 @@ WIDE: dict[str, Any] = {
 @pytest.mark.fidelity(51)
 @pytest.mark.parametrize("client", [CHAT, RESPONSES, MESSAGES])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_a_schema_with_everything_is_taken_and_means_the_same(stage: Stage, client: str, stream: bool) -> None:
+def test_a_schema_with_everything_is_taken_and_means_the_same(harness: PairHarness, client: str, stream: bool) -> None:
     """Reference, constant, null as type and value, exclusive bound, bare array: rewritten in words of Google's."""
-    lane = Lane(client=client, upstream=GEMINI, stream=stream)
-    stage.play(FINE.scenario(GEMINI, stream=stream))
+    pair = ProtocolPair(client=client, upstream=GEMINI, stream=stream)
+    harness.play(FINE.scenario(GEMINI, stream=stream))
     flat = {"type": "function", "name": "look", "parameters": WIDE, "strict": False}
     tool = {CHAT: chat_tool("look", WIDE), RESPONSES: flat, MESSAGES: messages_tool("look", WIDE)}[client]
-    stage.ask(lane, **QUESTION[client], tools=[tool])
-    [function] = stage.asked["tools"][0]["functionDeclarations"]
+    harness.ask(pair, **QUESTION[client], tools=[tool])
+    [function] = harness.asked["tools"][0]["functionDeclarations"]
     schema = function["parametersJsonSchema"]
     fields = schema["properties"]
     assert schema["required"] == ["place"]
@@ -295,13 +295,13 @@ def test_a_schema_with_everything_is_taken_and_means_the_same(stage: Stage, clie
 
 
 @pytest.mark.fidelity(51)
-@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=GEMINI))
-def test_a_tool_that_google_cannot_take_is_named(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=CHAT, upstream=GEMINI))
+def test_a_tool_that_google_cannot_take_is_named(harness: PairHarness, pair: ProtocolPair) -> None:
     """Parameters that are no object are a 400 that names the tool, not one that names nothing from upstream."""
     with pytest.raises(openai.BadRequestError, match="shout") as refused:
-        stage.ask(lane, **QUESTION[CHAT], tools=[chat_tool("shout", {"type": "string"})])
+        harness.ask(pair, **QUESTION[CHAT], tools=[chat_tool("shout", {"type": "string"})])
     assert refused.value.param == "tools"
-    assert stage.upstream.requests == []
+    assert harness.upstream.requests == []
 
 
 OWN: dict[str, Any] = {
@@ -320,12 +320,12 @@ OWN: dict[str, Any] = {
 @pytest.mark.fidelity(52)
 @pytest.mark.parametrize("upstream", [CHAT, RESPONSES, MESSAGES])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_googles_own_schemas_are_json_schema_elsewhere(stage: Stage, upstream: str, stream: bool) -> None:
+def test_googles_own_schemas_are_json_schema_elsewhere(harness: PairHarness, upstream: str, stream: bool) -> None:
     """Upper-case types, `nullable` and `propertyOrdering` become what a validator of JSON Schema reads."""
-    lane = Lane(client=GEMINI, upstream=upstream, stream=stream)
-    stage.play(FINE.scenario(upstream, stream=stream))
-    stage.ask(lane, **QUESTION[GEMINI], tools=functions({"name": "look", "description": "Looks.", "parameters": OWN}))
-    [tool] = stage.asked["tools"]
+    pair = ProtocolPair(client=GEMINI, upstream=upstream, stream=stream)
+    harness.play(FINE.scenario(upstream, stream=stream))
+    harness.ask(pair, **QUESTION[GEMINI], tools=functions({"name": "look", "description": "Looks.", "parameters": OWN}))
+    [tool] = harness.asked["tools"]
     schema = tool.get("input_schema") or tool.get("function", tool)["parameters"]
     assert schema["type"] == "object"
     assert schema["required"] == ["city"]
@@ -338,8 +338,8 @@ def test_googles_own_schemas_are_json_schema_elsewhere(stage: Stage, upstream: s
 
 
 @pytest.mark.fidelity(52)
-@pytest.mark.parametrize("lane", pairs(client=GEMINI))
-def test_the_sdks_own_functions_are_declared(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=GEMINI))
+def test_the_sdks_own_functions_are_declared(harness: PairHarness, pair: ProtocolPair) -> None:
     """A Python function that Google's SDK turns into a declaration reaches every upstream, and is called."""
 
     def get_weather(city: str) -> str:
@@ -347,8 +347,8 @@ def test_the_sdks_own_functions_are_declared(stage: Stage, lane: Lane) -> None:
         return city
 
     made = Call(id="call_1", name="get_weather", arguments='{"city": "Oslo"}')
-    stage.play(Reply(calls=(made,)).scenario(lane.upstream, stream=lane.stream))
-    answer = stage.ask(lane, **QUESTION[GEMINI], tools=[get_weather])
+    harness.play(Reply(calls=(made,)).scenario(pair.upstream, stream=pair.stream))
+    answer = harness.ask(pair, **QUESTION[GEMINI], tools=[get_weather])
     assert [(each.name, json.loads(each.arguments)) for each in answer.calls] == [("get_weather", {"city": "Oslo"})]
 
 
@@ -357,17 +357,17 @@ def test_the_sdks_own_functions_are_declared(stage: Stage, lane: Lane) -> None:
 
 @pytest.mark.fidelity(55)
 @pytest.mark.parametrize(("mode", "native"), [("auto", "VALIDATED"), ("required", "ANY")])
-@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=GEMINI))
-def test_allowed_tools_are_googles_own_list(stage: Stage, lane: Lane, mode: str, native: str) -> None:
+@pytest.mark.parametrize("pair", pairs(client=CHAT, upstream=GEMINI))
+def test_allowed_tools_are_googles_own_list(harness: PairHarness, pair: ProtocolPair, mode: str, native: str) -> None:
     """All tools stay declared, and two of them are allowed: a model that may call, or one that must."""
-    stage.play(FINE.scenario(GEMINI, stream=lane.stream))
+    harness.play(FINE.scenario(GEMINI, stream=pair.stream))
     names = [{"type": "function", "function": {"name": name}} for name in ("one", "three")]
     choice: Any = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": names}}
-    answer = stage.ask(lane, **QUESTION[CHAT], tools=tools(CHAT, "one", "two", "three"), tool_choice=choice)
-    assert stage.asked["toolConfig"] == {
+    answer = harness.ask(pair, **QUESTION[CHAT], tools=tools(CHAT, "one", "two", "three"), tool_choice=choice)
+    assert harness.asked["toolConfig"] == {
         "functionCallingConfig": {"mode": native, "allowedFunctionNames": ["one", "three"]}
     }
-    assert len(stage.asked["tools"][0]["functionDeclarations"]) == 3
+    assert len(harness.asked["tools"][0]["functionDeclarations"]) == 3
     assert answer.warnings == []
 
 
@@ -379,26 +379,26 @@ ONE_CALL: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.fidelity(53)
-@pytest.mark.parametrize("lane", [lane for client in ONE_CALL for lane in pairs(client=client, upstream=GEMINI)])
-def test_google_cannot_forbid_parallel_calls(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", [pair for client in ONE_CALL for pair in pairs(client=client, upstream=GEMINI)])
+def test_google_cannot_forbid_parallel_calls(harness: PairHarness, pair: ProtocolPair) -> None:
     """There is no switch for it: it is left out, and the caller is told."""
-    stage.play(FINE.scenario(GEMINI, stream=lane.stream))
-    answer = stage.ask(lane, **QUESTION[lane.client], tools=tools(lane.client, "one"), **ONE_CALL[lane.client])
+    harness.play(FINE.scenario(GEMINI, stream=pair.stream))
+    answer = harness.ask(pair, **QUESTION[pair.client], tools=tools(pair.client, "one"), **ONE_CALL[pair.client])
     assert answer.warnings == ["dropped:parallel_tool_calls"]
 
 
-@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=GEMINI))
-def test_free_text_tools_go_as_functions_and_come_back_as_free_text(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=CHAT, upstream=GEMINI))
+def test_free_text_tools_go_as_functions_and_come_back_as_free_text(harness: PairHarness, pair: ProtocolPair) -> None:
     """A `custom` tool is a function with one text; its call is a custom call again."""
     part = {"functionCall": {"id": "a", "name": "shell", "args": {"input": "ls -l"}}}
-    stage.play(sse_answer(gemini_chunks(part)) if lane.stream else json_answer(200, gemini_whole(part)))
+    harness.play(sse_answer(gemini_chunks(part)) if pair.stream else json_answer(200, gemini_whole(part)))
     tool = {"type": "custom", "custom": {"name": "shell", "description": "Runs."}}
-    request = {"model": stage.model(lane), **QUESTION[CHAT], "tools": [tool], "stream": lane.stream}
-    seen = stage.post(lane, request)
+    request = {"model": harness.model(pair), **QUESTION[CHAT], "tools": [tool], "stream": pair.stream}
+    seen = harness.post(pair, request)
     assert seen.status_code == 200, seen.text
     assert "ls -l" in seen.text
     assert '"custom"' in seen.text
-    [function] = stage.asked["tools"][0]["functionDeclarations"]
+    [function] = harness.asked["tools"][0]["functionDeclarations"]
     assert list(function["parametersJsonSchema"]["properties"]) == ["input"]
 
 
@@ -413,22 +413,22 @@ SEARCHED: list[dict[str, Any]] = [
 
 
 @pytest.mark.fidelity(58)
-@pytest.mark.parametrize("lane", lanes(client=GEMINI, upstream=GEMINI))
-def test_googles_own_tools_beside_functions(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs(client=GEMINI, upstream=GEMINI))
+def test_googles_own_tools_beside_functions(harness: PairHarness, pair: ProtocolPair) -> None:
     """Calls of its own tools, their results and all signatures come to the SDK, and go back to Google as they were."""
-    stage.play(sse_answer(gemini_chunks(*SEARCHED)) if lane.stream else json_answer(200, gemini_whole(*SEARCHED)))
+    harness.play(sse_answer(gemini_chunks(*SEARCHED)) if pair.stream else json_answer(200, gemini_whole(*SEARCHED)))
     asked: dict[str, Any] = {
         "tools": [*tools(GEMINI, "get_weather"), {"googleSearch": {}}],
         "tool_config": {"include_server_side_tool_invocations": True},
     }
-    first = stage.ask(lane, **QUESTION[GEMINI], **asked)
+    first = harness.ask(pair, **QUESTION[GEMINI], **asked)
     # The text of the chunk that only told the end: Google's own clients send it back, too.
-    stage.play(FINE.scenario(GEMINI, stream=lane.stream), allow=("empty-text",))
+    harness.play(FINE.scenario(GEMINI, stream=pair.stream), allow=("empty-text",))
     result = user(function_response("call_1", "get_weather", {"output": "snow"}))
-    stage.ask(lane, contents=[*begun(GEMINI), first.whole.candidates[0].content, result], **asked)
-    sent = [camelled(part) for part in stage.asked["contents"][1]["parts"] if part.get("text") != ""]
+    harness.ask(pair, contents=[*begun(GEMINI), first.whole.candidates[0].content, result], **asked)
+    sent = [camelled(part) for part in harness.asked["contents"][1]["parts"] if part.get("text") != ""]
     assert sent == SEARCHED
-    assert stage.asked["toolConfig"] == {"includeServerSideToolInvocations": True}
+    assert harness.asked["toolConfig"] == {"includeServerSideToolInvocations": True}
 
 
 def camelled(part: dict[str, Any]) -> dict[str, Any]:
@@ -440,28 +440,28 @@ def camelled(part: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.fidelity(58)
-@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=GEMINI))
-def test_a_search_beside_functions_sets_googles_flag(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=CHAT, upstream=GEMINI))
+def test_a_search_beside_functions_sets_googles_flag(harness: PairHarness, pair: ProtocolPair) -> None:
     """Google refuses its own tools beside functions without a flag that no other protocol has: we set it."""
-    stage.play(FINE.scenario(GEMINI, stream=lane.stream))
-    stage.ask(lane, **QUESTION[CHAT], tools=tools(CHAT, "get_weather"), web_search_options={})
-    assert {"googleSearch": {}} in stage.asked["tools"]
-    assert stage.asked["toolConfig"]["includeServerSideToolInvocations"] is True
+    harness.play(FINE.scenario(GEMINI, stream=pair.stream))
+    harness.ask(pair, **QUESTION[CHAT], tools=tools(CHAT, "get_weather"), web_search_options={})
+    assert {"googleSearch": {}} in harness.asked["tools"]
+    assert harness.asked["toolConfig"]["includeServerSideToolInvocations"] is True
 
 
-@pytest.mark.parametrize("lane", pairs(client=GEMINI, upstream=CHAT))
-def test_a_tool_that_only_google_runs_is_refused(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=GEMINI, upstream=CHAT))
+def test_a_tool_that_only_google_runs_is_refused(harness: PairHarness, pair: ProtocolPair) -> None:
     """Code is executed by Google alone: elsewhere that is a 400, and nobody is asked."""
     with pytest.raises(errors.ClientError) as refused:
-        stage.ask(lane, **QUESTION[GEMINI], tools=[{"codeExecution": {}}])
+        harness.ask(pair, **QUESTION[GEMINI], tools=[{"codeExecution": {}}])
     assert (refused.value.code, refused.value.status) == (400, "INVALID_ARGUMENT")
-    assert stage.upstream.requests == []
+    assert harness.upstream.requests == []
 
 
-def test_schemas_of_functions_reach_google_as_they_are(stage: Stage) -> None:
+def test_schemas_of_functions_reach_google_as_they_are(harness: PairHarness) -> None:
     """What Google takes needs no rewriting: the schema of an ordinary tool is the same on both sides."""
-    lane = Lane(client=CHAT, upstream=GEMINI)
-    stage.play(FINE.scenario(GEMINI, stream=False))
-    answer = stage.ask(lane, **QUESTION[CHAT], tools=tools(CHAT, "get_weather"))
-    assert stage.asked["tools"] == functions(declared("get_weather", WEATHER_SCHEMA))
+    pair = ProtocolPair(client=CHAT, upstream=GEMINI)
+    harness.play(FINE.scenario(GEMINI, stream=False))
+    answer = harness.ask(pair, **QUESTION[CHAT], tools=tools(CHAT, "get_weather"))
+    assert harness.asked["tools"] == functions(declared("get_weather", WEATHER_SCHEMA))
     assert answer.warnings == []

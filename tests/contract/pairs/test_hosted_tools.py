@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from support.pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Lane, Reply, Stage, staged
+from support.pairs import CHAT, GEMINI, MESSAGES, RESPONSES, PairHarness, ProtocolPair, Reply, pair_harness
 from support.pairs.asks import QUESTION, chat_tool, messages_tool, responses_tool
 from support.pairs.gemini_asks import declared, functions
-from support.pairs.lanes import pairs
+from support.pairs.parameters import pairs
 
 FINE = Reply(texts=("Fine.",))
 ALLOWED = ["web_search", "mcp/https://mcp.example.com/*", "image_generation", "image_generation/gpt-image-1-mini"]
-SAME = [lane for one in (CHAT, RESPONSES, MESSAGES, GEMINI) for lane in pairs(client=one, upstream=one)]
+SAME = [pair for one in (CHAT, RESPONSES, MESSAGES, GEMINI) for pair in pairs(client=one, upstream=one)]
 FUNCTION: dict[str, Any] = {
     CHAT: chat_tool(),
     RESPONSES: responses_tool(),
@@ -71,36 +71,36 @@ PASSED: dict[str, list[dict[str, Any]]] = {
 
 
 @pytest.fixture(scope="module")
-def limited_stage() -> Iterator[Stage]:
-    with staged(server_tools=ALLOWED, service_tiers=["flex"]) as made:
+def limited_harness() -> Iterator[PairHarness]:
+    with pair_harness(server_tools=ALLOWED, service_tiers=["flex"]) as made:
         yield made
 
 
 @pytest.fixture
-def limited(limited_stage: Stage) -> Iterator[Stage]:
-    limited_stage.reset()
-    yield limited_stage
-    limited_stage.reset()
+def limited(limited_harness: PairHarness) -> Iterator[PairHarness]:
+    limited_harness.reset()
+    yield limited_harness
+    limited_harness.reset()
 
 
-def body(stage: Stage, lane: Lane, more: dict[str, Any]) -> dict[str, Any]:
-    named = {} if lane.client == GEMINI else {"model": stage.model(lane), "stream": lane.stream}
-    limit = {"max_tokens": 100} if lane.client == MESSAGES else {}
-    return {**QUESTION[lane.client], **named, **limit, **more}
+def body(harness: PairHarness, pair: ProtocolPair, more: dict[str, Any]) -> dict[str, Any]:
+    named = {} if pair.client == GEMINI else {"model": harness.model(pair), "stream": pair.stream}
+    limit = {"max_tokens": 100} if pair.client == MESSAGES else {}
+    return {**QUESTION[pair.client], **named, **limit, **more}
 
 
-def anything(stage: Stage, lane: Lane) -> None:
+def anything(harness: PairHarness, pair: ProtocolPair) -> None:
     """Answer whatever is asked: what is passed on is the caller's own."""
-    stage.upstream.default = FINE.scenario(lane.upstream, stream=lane.stream)
+    harness.upstream.default = FINE.scenario(pair.upstream, stream=pair.stream)
 
 
 @pytest.mark.fidelity(107)
-@pytest.mark.parametrize("lane", SAME)
-def test_what_the_operator_has_not_allowed_is_refused_by_name(limited: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", SAME)
+def test_what_the_operator_has_not_allowed_is_refused_by_name(limited: PairHarness, pair: ProtocolPair) -> None:
     """Tools, connectors, servers and models of a caller's choice, and tiers: a 400 that says where, nothing sent."""
-    anything(limited, lane)
-    for more, path in REFUSED[lane.client]:
-        answer = limited.post(lane, body(limited, lane, more))
+    anything(limited, pair)
+    for more, path in REFUSED[pair.client]:
+        answer = limited.post(pair, body(limited, pair, more))
         assert answer.status_code == 400, (more, answer.text)
         assert path in answer.text
         assert "not allowed at this upstream" in answer.text
@@ -109,32 +109,32 @@ def test_what_the_operator_has_not_allowed_is_refused_by_name(limited: Stage, la
 
 
 @pytest.mark.fidelity(107)
-@pytest.mark.parametrize("lane", SAME)
-def test_what_the_operator_has_allowed_passes(limited: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", SAME)
+def test_what_the_operator_has_allowed_passes(limited: PairHarness, pair: ProtocolPair) -> None:
     """Functions and what the caller runs always do; the rest as the patterns say, in every version's name."""
-    anything(limited, lane)
-    for more in PASSED[lane.client]:
-        answer = limited.post(lane, body(limited, lane, more))
+    anything(limited, pair)
+    for more in PASSED[pair.client]:
+        answer = limited.post(pair, body(limited, pair, more))
         assert answer.status_code == 200, (more, answer.text)
 
 
 @pytest.mark.fidelity(107)
-@pytest.mark.parametrize("lane", SAME)
-def test_an_operators_key_allows_all_by_default(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", SAME)
+def test_an_operators_key_allows_all_by_default(harness: PairHarness, pair: ProtocolPair) -> None:
     """Without the setting every tool and tier passes, as before."""
-    anything(stage, lane)
-    for more, _ in REFUSED[lane.client]:
-        answer = stage.post(lane, body(stage, lane, more))
+    anything(harness, pair)
+    for more, _ in REFUSED[pair.client]:
+        answer = harness.post(pair, body(harness, pair, more))
         assert answer.status_code == 200, (more, answer.text)
 
 
-@pytest.mark.parametrize("lane", pairs(client=MESSAGES, upstream=GEMINI))
-def test_what_is_translated_is_held_to_the_same(lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=MESSAGES, upstream=GEMINI))
+def test_what_is_translated_is_held_to_the_same(pair: ProtocolPair) -> None:
     """The rule is the upstream's, whatever its caller speaks."""
-    with staged(server_tools=[], service_tiers=[]) as closed:
-        anything(closed, lane)
+    with pair_harness(server_tools=[], service_tiers=[]) as closed:
+        anything(closed, pair)
         search = {"tools": [{"type": "web_search_20260318", "name": "web_search"}]}
-        answer = closed.post(lane, body(closed, lane, search))
+        answer = closed.post(pair, body(closed, pair, search))
         assert answer.status_code == 400
         assert "'web_search' is not allowed" in answer.text
-        assert closed.post(lane, body(closed, lane, {"tools": [FUNCTION[MESSAGES]]})).status_code == 200
+        assert closed.post(pair, body(closed, pair, {"tools": [FUNCTION[MESSAGES]]})).status_code == 200

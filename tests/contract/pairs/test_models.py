@@ -11,9 +11,9 @@ import pytest
 from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.testing import Upstream
 from support.gateway import served
-from support.pairs import KEY, MESSAGES, Lane, Reply, Stage, gateway_config
+from support.pairs import KEY, MESSAGES, PairHarness, ProtocolPair, Reply, gateway_config
 from support.pairs.asks import QUESTION
-from support.pairs.lanes import CHAT_AND_MESSAGES, pairs
+from support.pairs.parameters import CHAT_AND_MESSAGES, pairs
 
 OTHER_KEY = "llmp_another-key-0123456789"
 
@@ -41,9 +41,9 @@ def test_each_sdk_lists_and_finds_models() -> None:
     assert upstream.requests == []
 
 
-def sent(stage: Stage, lane: Lane, **headers: str) -> httpx2.Response:
-    limit = {"max_tokens": 9} if lane.client == MESSAGES else {}
-    return stage.post(lane, {"model": stage.model(lane), **limit, **QUESTION[lane.client]}, **headers)
+def sent(harness: PairHarness, pair: ProtocolPair, **headers: str) -> httpx2.Response:
+    limit = {"max_tokens": 9} if pair.client == MESSAGES else {}
+    return harness.post(pair, {"model": harness.model(pair), **limit, **QUESTION[pair.client]}, **headers)
 
 
 @pytest.mark.fidelity(103)
@@ -52,24 +52,28 @@ def sent(stage: Stage, lane: Lane, **headers: str) -> httpx2.Response:
     [{}, {"authorization": "", "x-api-key": KEY}, {"x-api-key": KEY}],
     ids=["bearer", "x-api-key", "both-the-same"],
 )
-@pytest.mark.parametrize("lane", pairs(stream=False, among=CHAT_AND_MESSAGES))
-def test_a_key_in_any_header_is_the_same_caller(stage: Stage, lane: Lane, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize("pair", pairs(stream=False, among=CHAT_AND_MESSAGES))
+def test_a_key_in_any_header_is_the_same_caller(
+    harness: PairHarness, pair: ProtocolPair, headers: dict[str, str]
+) -> None:
     """One key, in either header or in both, is let in; and it is never what the upstream gets."""
-    stage.play(Reply(texts=("Fine.",)).scenario(lane.upstream, stream=False))
-    assert sent(stage, lane, **headers).status_code == 200
-    received: Any = stage.received
+    harness.play(Reply(texts=("Fine.",)).scenario(pair.upstream, stream=False))
+    assert sent(harness, pair, **headers).status_code == 200
+    received: Any = harness.received
     assert KEY not in str(received.headers)
     assert KEY.encode() not in received.body
 
 
 @pytest.mark.fidelity(103)
-@pytest.mark.parametrize("lane", pairs(stream=False, among=CHAT_AND_MESSAGES))
-def test_two_different_keys_are_nobody(stage: Stage, lane: Lane, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("pair", pairs(stream=False, among=CHAT_AND_MESSAGES))
+def test_two_different_keys_are_nobody(
+    harness: PairHarness, pair: ProtocolPair, caplog: pytest.LogCaptureFixture
+) -> None:
     """Whoever sends two keys is not believed, and neither key is written anywhere."""
     caplog.set_level(logging.DEBUG)
-    answer = sent(stage, lane, **{"x-api-key": OTHER_KEY})
+    answer = sent(harness, pair, **{"x-api-key": OTHER_KEY})
     assert answer.status_code == 401
-    assert stage.upstream.requests == []
+    assert harness.upstream.requests == []
     logged = [record for record in caplog.records if record.name.startswith("llmproxy")]
     assert not [record for record in logged if KEY in record.getMessage() or OTHER_KEY in record.getMessage()]
     assert KEY not in answer.text
@@ -77,10 +81,10 @@ def test_two_different_keys_are_nobody(stage: Stage, lane: Lane, caplog: pytest.
 
 
 @pytest.mark.fidelity(103)
-@pytest.mark.parametrize("lane", pairs(stream=False, among=CHAT_AND_MESSAGES))
-def test_a_wrong_key_is_the_sdks_authentication_error(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(stream=False, among=CHAT_AND_MESSAGES))
+def test_a_wrong_key_is_the_sdks_authentication_error(harness: PairHarness, pair: ProtocolPair) -> None:
     """A key that nobody knows raises the SDK's own class for it."""
     wrong = {"Authorization": f"Bearer {OTHER_KEY}"}
     with pytest.raises((openai.AuthenticationError, anthropic.AuthenticationError)):
-        stage.ask(lane, **QUESTION[lane.client], extra_headers=wrong)
-    assert stage.upstream.requests == []
+        harness.ask(pair, **QUESTION[pair.client], extra_headers=wrong)
+    assert harness.upstream.requests == []

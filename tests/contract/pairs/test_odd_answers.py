@@ -13,17 +13,17 @@ from support.pairs import (
     MESSAGES,
     RESPONSES,
     Call,
-    Lane,
+    PairHarness,
+    ProtocolPair,
     Reply,
-    Stage,
     chat_chunks,
     chat_whole,
+    pair_harness,
     sse,
-    staged,
 )
 from support.pairs.asks import QUESTION, begun, conversation, step, tools
 from support.pairs.gemini_wires import gemini_chunks, gemini_whole, signature
-from support.pairs.lanes import lanes, pairs
+from support.pairs.parameters import all_pairs, pairs
 
 ARGUMENTS = '{"city": "Oslo"}'
 REPLY = Reply(texts=("Snow ", "in 雪."), calls=(Call(id="call_a1b2c3d4e5", name="get_weather", arguments=ARGUMENTS),))
@@ -41,22 +41,22 @@ def typed(body: bytes, kind: str | None) -> Scenario:
 
 @pytest.mark.fidelity(115)
 @pytest.mark.parametrize("kind", TYPES)
-@pytest.mark.parametrize("lane", pairs())
-def test_an_answer_is_read_by_its_first_bytes(stage: Stage, lane: Lane, kind: str) -> None:
+@pytest.mark.parametrize("pair", pairs())
+def test_an_answer_is_read_by_its_first_bytes(harness: PairHarness, pair: ProtocolPair, kind: str) -> None:
     """A whole answer becomes the stream that was asked for, and a stream the whole answer, whatever its type says."""
-    body = json.dumps(REPLY.whole(lane.upstream)).encode() if lane.stream else b"".join(REPLY.frames(lane.upstream))
-    stage.play(typed((b"\n \n" if lane.stream else b"") + body, TYPES[kind]))
-    answer = stage.ask(lane, **QUESTION[lane.client], tools=tools(lane.client, "get_weather"))
+    body = json.dumps(REPLY.whole(pair.upstream)).encode() if pair.stream else b"".join(REPLY.frames(pair.upstream))
+    harness.play(typed((b"\n \n" if pair.stream else b"") + body, TYPES[kind]))
+    answer = harness.ask(pair, **QUESTION[pair.client], tools=tools(pair.client, "get_weather"))
     assert answer.text == "Snow in 雪."
     assert [(call.name, json.loads(call.arguments)) for call in answer.calls] == [("get_weather", {"city": "Oslo"})]
 
 
 @pytest.mark.parametrize("kind", ["none", "text"])
-@pytest.mark.parametrize("lane", pairs(stream=True))
-def test_a_stream_without_its_content_type_is_one(stage: Stage, lane: Lane, kind: str) -> None:
+@pytest.mark.parametrize("pair", pairs(stream=True))
+def test_a_stream_without_its_content_type_is_one(harness: PairHarness, pair: ProtocolPair, kind: str) -> None:
     """As it is for those who speak one protocol on both sides."""
-    stage.play(typed(b"".join(REPLY.frames(lane.upstream)), TYPES[kind]))
-    answer = stage.ask(lane, **QUESTION[lane.client], tools=tools(lane.client, "get_weather"))
+    harness.play(typed(b"".join(REPLY.frames(pair.upstream)), TYPES[kind]))
+    answer = harness.ask(pair, **QUESTION[pair.client], tools=tools(pair.client, "get_weather"))
     assert answer.text == "Snow in 雪."
 
 
@@ -69,17 +69,17 @@ LIMITED = {
 
 
 @pytest.mark.parametrize("kind", ["json", "events"])
-@pytest.mark.parametrize("lane", pairs())
-def test_an_error_with_status_200_keeps_its_own(lane: Lane, kind: str) -> None:
+@pytest.mark.parametrize("pair", pairs())
+def test_an_error_with_status_200_keeps_its_own(pair: ProtocolPair, kind: str) -> None:
     """As a body of JSON where a stream was asked for, too, and before anything was said."""
-    with staged() as stage:
-        stage.play(typed(json.dumps(LIMITED[lane.upstream]).encode(), TYPES[kind]))
-        asked = {**QUESTION[lane.client], "model": stage.model(lane)}
-        if lane.client != GEMINI:
-            asked |= {"stream": lane.stream}
-        if lane.client == MESSAGES:
+    with pair_harness() as harness:
+        harness.play(typed(json.dumps(LIMITED[pair.upstream]).encode(), TYPES[kind]))
+        asked = {**QUESTION[pair.client], "model": harness.model(pair)}
+        if pair.client != GEMINI:
+            asked |= {"stream": pair.stream}
+        if pair.client == MESSAGES:
             asked |= {"max_tokens": 99}
-        answer = stage.post(lane, asked)
+        answer = harness.post(pair, asked)
     assert answer.status_code == 429
     assert "Slow down." in answer.text
 
@@ -88,28 +88,28 @@ def test_an_error_with_status_200_keeps_its_own(lane: Lane, kind: str) -> None:
 
 
 @pytest.mark.fidelity(116)
-@pytest.mark.parametrize("lane", pairs(client=CHAT, upstream=RESPONSES) + pairs(client=RESPONSES, upstream=CHAT))
-def test_raw_reasoning_is_told_as_what_it_is(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=CHAT, upstream=RESPONSES) + pairs(client=RESPONSES, upstream=CHAT))
+def test_raw_reasoning_is_told_as_what_it_is(harness: PairHarness, pair: ProtocolPair) -> None:
     """Chat has it under both names; Responses has `reasoning_text` with its events, and no summary."""
     text = "Hm, 雪."
-    if lane.upstream == CHAT:
+    if pair.upstream == CHAT:
         said: dict[str, Any] = {"reasoning": text}
-        stage.play(
+        harness.play(
             sse(chat_chunks(said, {"content": "Snow."}))
-            if lane.stream
+            if pair.stream
             else json_answer(200, chat_whole(**said, content="Snow."))
         )
     else:
-        stage.play(sse(raw_events(text)) if lane.stream else json_answer(200, raw_whole(text)))
-    answer = stage.ask(lane, **QUESTION[lane.client])
+        harness.play(sse(raw_events(text)) if pair.stream else json_answer(200, raw_whole(text)))
+    answer = harness.ask(pair, **QUESTION[pair.client])
     assert answer.text == "Snow."
-    if lane.client == CHAT:
+    if pair.client == CHAT:
         message = answer.whole.choices[0].message
         assert (message.reasoning_content, message.reasoning) == (text, text)
     else:
         thought = answer.whole.output[0]
         assert (thought.type, thought.summary, thought.content[0].text) == ("reasoning", [], text)
-        if lane.stream:
+        if pair.stream:
             kinds = [event.type for event in answer.events]
             assert "response.reasoning_text.delta" in kinds
             assert "response.reasoning_text.done" in kinds
@@ -148,8 +148,8 @@ def raw_events(text: str) -> list[bytes]:
 
 
 @pytest.fixture(scope="module")
-def compatible() -> Iterator[Stage]:
-    with staged(chat="openai-compatible") as made:
+def compatible() -> Iterator[PairHarness]:
+    with pair_harness(chat="openai-compatible") as made:
         yield made
 
 
@@ -161,31 +161,33 @@ def opened(protocol: str, number: int) -> list[dict[str, Any]]:
 
 @pytest.mark.fidelity(117)
 @pytest.mark.parametrize("call_id", ["functions.get_weather:0", "call_a1b2c3d4e5f6"], ids=["counted", "random"])
-@pytest.mark.parametrize("lane", [lane for lane in pairs(upstream=CHAT) if not lane.values[0].relays])
-def test_reasoning_is_restored_for_who_refuses_calls_without_it(compatible: Stage, lane: Lane, call_id: str) -> None:
+@pytest.mark.parametrize("pair", [pair for pair in pairs(upstream=CHAT) if not pair.values[0].relays])
+def test_reasoning_is_restored_for_who_refuses_calls_without_it(
+    compatible: PairHarness, pair: ProtocolPair, call_id: str
+) -> None:
     """In each conversation its own, even where the upstream repeats the ids of its calls; only to such models."""
-    stage = compatible
-    stage.reset()
-    offered = tools(lane.client, "get_weather")
+    harness = compatible
+    harness.reset()
+    offered = tools(pair.client, "get_weather")
     histories = []
     for number in (1, 2):
         own = call_id if call_id.endswith(":0") else f"{call_id}{number}"
         call = Call(id=own, name="get_weather", arguments=ARGUMENTS)
         thought: dict[str, Any] = {"reasoning_content": f"thought {number}"}
-        stage.play(
+        harness.play(
             sse(chat_chunks(thought, *deltas(call), finish="tool_calls"))
-            if lane.stream
+            if pair.stream
             else json_answer(200, chat_whole(finish="tool_calls", **thought, tool_calls=[whole(call)]))
         )
-        turns = opened(lane.client, number)
-        answer = stage.ask(lane, model="kimi-k2-thinking", **conversation(lane.client, turns), tools=offered)
+        turns = opened(pair.client, number)
+        answer = harness.ask(pair, model="kimi-k2-thinking", **conversation(pair.client, turns), tools=offered)
         given = answer.calls[0]
-        histories.append([*turns, *step(lane.client, [given], {given.id: "snow"})])
-    stage.play(Reply(texts=("ok",)).scenario(CHAT, stream=lane.stream), allow=("unknown-keyword",))
+        histories.append([*turns, *step(pair.client, [given], {given.id: "snow"})])
+    harness.play(Reply(texts=("ok",)).scenario(CHAT, stream=pair.stream), allow=("unknown-keyword",))
     sent = []
     for model, history in [("kimi-k2-thinking", each) for each in histories] + [("house-1", histories[0])]:
-        stage.ask(lane, model=model, **conversation(lane.client, history), tools=offered)
-        sent.append(next(message for message in stage.asked["messages"] if message["role"] == "assistant"))
+        harness.ask(pair, model=model, **conversation(pair.client, history), tools=offered)
+        sent.append(next(message for message in harness.asked["messages"] if message["role"] == "assistant"))
     assert [turn.get("reasoning_content") for turn in sent] == ["thought 1", "thought 2", None]
 
 
@@ -216,37 +218,37 @@ def nameless(upstream: str, *, stream: bool) -> Scenario:
 
 
 @pytest.mark.fidelity(118)
-@pytest.mark.parametrize("lane", [lane for lane in pairs() if not lane.values[0].relays])
-def test_made_up_ids_are_never_made_twice(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", [pair for pair in pairs() if not pair.values[0].relays])
+def test_made_up_ids_are_never_made_twice(harness: PairHarness, pair: ProtocolPair) -> None:
     """Not by upstreams that number their answers, and not by those without ids: in answers, items and calls alike."""
     found: list[str] = []
     for _ in range(5):
-        stage.play(nameless(lane.upstream, stream=lane.stream))
-        answer = stage.ask(lane, **QUESTION[lane.client], tools=tools(lane.client, "get_weather"))
-        if lane.client != GEMINI:
+        harness.play(nameless(pair.upstream, stream=pair.stream))
+        answer = harness.ask(pair, **QUESTION[pair.client], tools=tools(pair.client, "get_weather"))
+        if pair.client != GEMINI:
             found.append(answer.whole.id)
-        if lane.upstream == GEMINI:
+        if pair.upstream == GEMINI:
             found.append(answer.calls[0].id)
-        if lane.client == RESPONSES:
+        if pair.client == RESPONSES:
             found += [item.id for item in answer.whole.output if item.id not in {"msg_up1", "fc_up1", "rs_up1"}]
     assert len(set(found)) == len(found)
 
 
-@pytest.mark.parametrize("lane", [lane for lane in pairs(upstream=GEMINI) if not lane.values[0].relays])
-def test_state_of_one_conversation_never_goes_into_another(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", [pair for pair in pairs(upstream=GEMINI) if not pair.values[0].relays])
+def test_state_of_one_conversation_never_goes_into_another(harness: PairHarness, pair: ProtocolPair) -> None:
     """Two conversations with the very same words, over an upstream without any ids: each call gets its own state."""
     given = []
     for name in ("one", "two"):
         part: dict[str, Any] = {"functionCall": {"name": "get_weather", "args": {"city": "Oslo"}}}
         part["thoughtSignature"] = signature(name)
-        stage.play(sse(gemini_chunks(part)) if lane.stream else json_answer(200, gemini_whole(part)))
-        given.append(stage.ask(lane, **QUESTION[lane.client], tools=tools(lane.client, "get_weather")).calls[0])
+        harness.play(sse(gemini_chunks(part)) if pair.stream else json_answer(200, gemini_whole(part)))
+        given.append(harness.ask(pair, **QUESTION[pair.client], tools=tools(pair.client, "get_weather")).calls[0])
     assert given[0].id != given[1].id
-    stage.play(Reply(texts=("ok",)).scenario(GEMINI, stream=lane.stream))
+    harness.play(Reply(texts=("ok",)).scenario(GEMINI, stream=pair.stream))
     for call, name in zip(given, ("one", "two"), strict=True):
-        turns = [*begun(lane.client), *step(lane.client, [call], {call.id: "snow"})]
-        stage.ask(lane, **conversation(lane.client, turns), tools=tools(lane.client, "get_weather"))
-        parts = [part for content in stage.asked["contents"] for part in content["parts"] if "functionCall" in part]
+        turns = [*begun(pair.client), *step(pair.client, [call], {call.id: "snow"})]
+        harness.ask(pair, **conversation(pair.client, turns), tools=tools(pair.client, "get_weather"))
+        parts = [part for content in harness.asked["contents"] for part in content["parts"] if "functionCall" in part]
         assert parts[0]["thoughtSignature"] == signature(name)
 
 
@@ -254,16 +256,16 @@ def test_state_of_one_conversation_never_goes_into_another(stage: Stage, lane: L
 
 
 @pytest.mark.fidelity(119)
-@pytest.mark.parametrize("lane", lanes(client=RESPONSES, upstream=GEMINI, modes=("sync",)))
-def test_a_message_is_the_last_item_and_its_state_comes_back(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs(client=RESPONSES, upstream=GEMINI, modes=("sync",)))
+def test_a_message_is_the_last_item_and_its_state_comes_back(harness: PairHarness, pair: ProtocolPair) -> None:
     """Google seals the end of a text; its caller reads the text at the end, and the next turn has the seal."""
     parts = [{"text": "Snow."}, {"text": "", "thoughtSignature": signature("text")}]
-    stage.play(sse(gemini_chunks(*parts)) if lane.stream else json_answer(200, gemini_whole(*parts)))
-    answer = stage.ask(lane, **QUESTION[RESPONSES])
+    harness.play(sse(gemini_chunks(*parts)) if pair.stream else json_answer(200, gemini_whole(*parts)))
+    answer = harness.ask(pair, **QUESTION[RESPONSES])
     last = answer.whole.output[-1]
     assert (last.type, last.content[0].text, len(last.content)) == ("message", "Snow.", 1)
     items = [item.model_dump(exclude_none=True) for item in answer.whole.output]
-    stage.play(Reply(texts=("ok",)).scenario(GEMINI, stream=lane.stream))
-    stage.ask(lane, input=[*begun(RESPONSES), *items, {"role": "user", "content": "And now?"}], store=False)
-    sealed = [part.get("thoughtSignature") for part in stage.asked["contents"][1]["parts"]]
+    harness.play(Reply(texts=("ok",)).scenario(GEMINI, stream=pair.stream))
+    harness.ask(pair, input=[*begun(RESPONSES), *items, {"role": "user", "content": "And now?"}], store=False)
+    sealed = [part.get("thoughtSignature") for part in harness.asked["contents"][1]["parts"]]
     assert signature("text") in sealed

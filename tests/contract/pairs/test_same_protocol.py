@@ -11,9 +11,9 @@ from support.pairs import (
     CHAT,
     KEY,
     MESSAGES,
-    Lane,
+    PairHarness,
+    ProtocolPair,
     Reply,
-    Stage,
     chat_chunks,
     chat_whole,
     messages_events,
@@ -21,7 +21,7 @@ from support.pairs import (
     sse,
 )
 from support.pairs.asks import QUESTION
-from support.pairs.lanes import lanes, pairs
+from support.pairs.parameters import all_pairs, pairs
 from support.pairs.wires import chunk, event
 from support.strict import check_messages
 
@@ -49,32 +49,32 @@ def squeezed(text: str | bytes) -> bytes:
 @pytest.mark.fidelity(13)
 @pytest.mark.parametrize("protocol", [CHAT, MESSAGES])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_a_request_keeps_its_bytes(stage: Stage, protocol: str, stream: bool) -> None:
+def test_a_request_keeps_its_bytes(harness: PairHarness, protocol: str, stream: bool) -> None:
     """Unknown fields, the order of keys, escapes and the spelling of numbers survive; the model's name is replaced."""
-    lane = Lane(client=protocol, upstream=protocol, stream=stream)
-    stage.play(Reply(texts=("Snow.",)).scenario(protocol, stream=stream), allow=ANY)
+    pair = ProtocolPair(client=protocol, upstream=protocol, stream=stream)
+    harness.play(Reply(texts=("Snow.",)).scenario(protocol, stream=stream), allow=ANY)
     asking = ', "stream": true' + (', "stream_options": {"include_usage": true}' if protocol == CHAT else "")
     body = BODIES[protocol] % (asking if stream else "")
-    assert stage.post(lane, body.encode(), **{"anthropic-version": "2023-06-01"}).status_code == 200
+    assert harness.post(pair, body.encode(), **{"anthropic-version": "2023-06-01"}).status_code == 200
     wanted = body.replace(*MODEL[protocol])
-    assert squeezed(stage.received.body) == squeezed(wanted)
+    assert squeezed(harness.received.body) == squeezed(wanted)
     inner = body[body.index('"messages": ') + 12 : body.index(', "alpha"')]
-    assert inner.encode() in stage.received.body
+    assert inner.encode() in harness.received.body
 
 
 @pytest.mark.fidelity(14)
 @pytest.mark.parametrize("protocol", [CHAT, MESSAGES])
-def test_an_answer_keeps_its_bytes(stage: Stage, protocol: str) -> None:
+def test_an_answer_keeps_its_bytes(harness: PairHarness, protocol: str) -> None:
     """A whole answer differs from the upstream's in the model's name alone."""
-    lane = Lane(client=protocol, upstream=protocol)
+    pair = ProtocolPair(client=protocol, upstream=protocol)
     if protocol == CHAT:
         answer = json.dumps(chat_whole(content="Snow. 雪", later={"b": 1.50, "a": []}), ensure_ascii=False)
     else:
         blocks: list[dict[str, Any]] = [{"type": "text", "text": "雪"}, {"type": "crystal", "facets": 6}]
         answer = json.dumps(messages_whole(*blocks, later={"b": 1.50, "a": []}), ensure_ascii=False)
-    stage.play(json_answer(200, answer.encode()))
+    harness.play(json_answer(200, answer.encode()))
     limit = {"max_tokens": 9} if protocol == MESSAGES else {}
-    seen = stage.post(lane, {"model": MODEL[protocol][0], **limit, **QUESTION[protocol]})
+    seen = harness.post(pair, {"model": MODEL[protocol][0], **limit, **QUESTION[protocol]})
     told = json.loads(answer)["model"]
     assert squeezed(seen.content) == squeezed(answer.replace(told, MODEL[protocol][0]))
 
@@ -82,9 +82,9 @@ def test_an_answer_keeps_its_bytes(stage: Stage, protocol: str) -> None:
 @pytest.mark.fidelity(14)
 @pytest.mark.parametrize("asks", [False, True], ids=["without-usage", "with-usage"])
 @pytest.mark.parametrize("protocol", [CHAT, MESSAGES])
-def test_a_stream_keeps_its_bytes(stage: Stage, protocol: str, asks: bool) -> None:
+def test_a_stream_keeps_its_bytes(harness: PairHarness, protocol: str, asks: bool) -> None:
     """A stream differs in the model's name, and in the usage chunk that only we asked for; unknown events stay."""
-    lane = Lane(client=protocol, upstream=protocol, stream=True)
+    pair = ProtocolPair(client=protocol, upstream=protocol, stream=True)
     if protocol == CHAT:
         frames = chat_chunks({"content": "雪"}, {"later": {"b": 1.50}}, finish="stop")
         frames.insert(3, chunk(choices=[], weather={"sky": "grey"}))
@@ -94,44 +94,44 @@ def test_a_stream_keeps_its_bytes(stage: Stage, protocol: str, asks: bool) -> No
         frames = messages_events({"type": "text", "text": ("雪", "!")}, {"type": "crystal", "facets": 6})
         frames.insert(4, event("weather", sky="grey"))
         kept, more = frames, {"max_tokens": 9}
-    stage.play(sse(frames))
-    seen = stage.post(lane, {"model": MODEL[protocol][0], "stream": True, **more, **QUESTION[protocol]})
+    harness.play(sse(frames))
+    seen = harness.post(pair, {"model": MODEL[protocol][0], "stream": True, **more, **QUESTION[protocol]})
     told = b"gpt-5.9-2026-10-01" if protocol == CHAT else b"claude-upstream-20261001"
     assert seen.content == b"".join(kept).replace(told, MODEL[protocol][0].encode())
 
 
 @pytest.mark.fidelity(15)
 @pytest.mark.parametrize("header", ["x-api-key", "authorization"])
-def test_anthropics_own_headers_pass(stage: Stage, header: str) -> None:
+def test_anthropics_own_headers_pass(harness: PairHarness, header: str) -> None:
     """The version and the betas that a caller names reach the upstream; its key may come in either header."""
-    stage.play(Reply(texts=("Snow.",)).scenario(MESSAGES, stream=False))
+    harness.play(Reply(texts=("Snow.",)).scenario(MESSAGES, stream=False))
     body = {"model": MODEL[MESSAGES][0], "max_tokens": 9, **QUESTION[MESSAGES]}
     named = {"anthropic-version": "2026-10-21", "anthropic-beta": "one-2026-01-01,two-2026-02-02"}
     key = {"authorization": "", "x-api-key": KEY} if header == "x-api-key" else {}
-    answer = stage.post(Lane(client=MESSAGES, upstream=MESSAGES), body, **named, **key)
+    answer = harness.post(ProtocolPair(client=MESSAGES, upstream=MESSAGES), body, **named, **key)
     assert answer.status_code == 200, answer.text
-    assert stage.received.header("anthropic-version") == "2026-10-21"
-    assert stage.received.header("anthropic-beta") == "one-2026-01-01,two-2026-02-02"
+    assert harness.received.header("anthropic-version") == "2026-10-21"
+    assert harness.received.header("anthropic-beta") == "one-2026-01-01,two-2026-02-02"
 
 
 @pytest.mark.fidelity(15)
-def test_the_sdks_own_version_passes(stage: Stage) -> None:
+def test_the_sdks_own_version_passes(harness: PairHarness) -> None:
     """What version the official SDK speaks, the upstream is spoken to in."""
-    stage.play(Reply(texts=("Snow.",)).scenario(MESSAGES, stream=False))
-    caller: Any = stage.callers[MESSAGES]
-    stage.ask(Lane(client=MESSAGES, upstream=MESSAGES), **QUESTION[MESSAGES])
-    assert stage.received.header("anthropic-version") == caller.client.default_headers["anthropic-version"]
+    harness.play(Reply(texts=("Snow.",)).scenario(MESSAGES, stream=False))
+    caller: Any = harness.callers[MESSAGES]
+    harness.ask(ProtocolPair(client=MESSAGES, upstream=MESSAGES), **QUESTION[MESSAGES])
+    assert harness.received.header("anthropic-version") == caller.client.default_headers["anthropic-version"]
 
 
 @pytest.mark.fidelity(15)
-def test_the_sdks_beta_methods_pass(stage: Stage) -> None:
+def test_the_sdks_beta_methods_pass(harness: PairHarness) -> None:
     """What the SDK sends from its `beta` namespace, `?beta=true` and all, reaches the upstream with its betas."""
-    stage.play(Reply(texts=("Snow.",)).scenario(MESSAGES, stream=False))
-    client: Any = stage.callers[MESSAGES].client
-    model = stage.model(Lane(client=MESSAGES, upstream=MESSAGES))
+    harness.play(Reply(texts=("Snow.",)).scenario(MESSAGES, stream=False))
+    client: Any = harness.callers[MESSAGES].client
+    model = harness.model(ProtocolPair(client=MESSAGES, upstream=MESSAGES))
     found = client.beta.messages.create(model=model, max_tokens=9, betas=["one-2026-01-01"], **QUESTION[MESSAGES])
     assert found.content[0].text == "Snow."
-    assert stage.received.header("anthropic-beta") == "one-2026-01-01"
+    assert harness.received.header("anthropic-beta") == "one-2026-01-01"
 
 
 THINKING = {"type": "thinking", "thinking": "Hm. 雪", "signature": "claude-signature/+=="}
@@ -139,8 +139,8 @@ REDACTED = {"type": "redacted_thinking", "data": "claude-redacted/+=="}
 
 
 @pytest.mark.fidelity(60)
-@pytest.mark.parametrize("lane", lanes(client=MESSAGES, upstream=MESSAGES))
-def test_thinking_goes_round_unchanged(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs(client=MESSAGES, upstream=MESSAGES))
+def test_thinking_goes_round_unchanged(harness: PairHarness, pair: ProtocolPair) -> None:
     """Thinking, its signature and redacted thinking come to the SDK as they were said, and go back the same."""
     blocks: list[dict[str, Any]] = [
         THINKING,
@@ -148,13 +148,13 @@ def test_thinking_goes_round_unchanged(stage: Stage, lane: Lane) -> None:
         {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {"city": "Oslo"}},
     ]
     streamed = sse(messages_events(*blocks, stop="tool_use"))
-    stage.play(streamed if lane.stream else json_answer(200, messages_whole(*blocks, stop="tool_use")))
+    harness.play(streamed if pair.stream else json_answer(200, messages_whole(*blocks, stop="tool_use")))
     tools = [{"name": "get_weather", "input_schema": {"type": "object"}}]
     asked: dict[str, Any] = {"thinking": {"type": "adaptive"}, "tools": tools}
-    first = stage.ask(lane, **QUESTION[MESSAGES], **asked)
+    first = harness.ask(pair, **QUESTION[MESSAGES], **asked)
     content = [block.model_dump(exclude_none=True) for block in first.whole.content]
     assert content[:2] == [THINKING, REDACTED]
-    if lane.stream:
+    if pair.stream:
         signatures = [
             found.delta.signature
             for found in first.events
@@ -163,8 +163,8 @@ def test_thinking_goes_round_unchanged(stage: Stage, lane: Lane) -> None:
         assert signatures == ["claude-signature/+=="]
     result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "snow"}
     turns = [*QUESTION[MESSAGES]["messages"], {"role": "assistant", "content": first.whole.content}]
-    stage.ask(lane, messages=[*turns, {"role": "user", "content": [result]}], **asked)
-    assert stage.asked["messages"][1]["content"][:2] == [THINKING, REDACTED]
+    harness.ask(pair, messages=[*turns, {"role": "user", "content": [result]}], **asked)
+    assert harness.asked["messages"][1]["content"][:2] == [THINKING, REDACTED]
 
 
 INVALID_SIGNATURE = error_answer(
@@ -190,24 +190,24 @@ def replayed(state: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.fidelity(67)
-@pytest.mark.parametrize("lane", pairs(client=MESSAGES, upstream=MESSAGES))
-def test_a_refused_signature_is_tried_once_without_it(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=MESSAGES, upstream=MESSAGES))
+def test_a_refused_signature_is_tried_once_without_it(harness: PairHarness, pair: ProtocolPair) -> None:
     """A 400 about replayed state brings one more try without any reasoning, and the caller sees only its answer."""
-    fine = Reply(texts=("Still snow.",)).scenario(MESSAGES, stream=lane.stream)
-    stage.play(INVALID_SIGNATURE, fine)
-    answer = stage.ask(lane, messages=replayed("claude-stale"), thinking={"type": "adaptive"})
+    fine = Reply(texts=("Still snow.",)).scenario(MESSAGES, stream=pair.stream)
+    harness.play(INVALID_SIGNATURE, fine)
+    answer = harness.ask(pair, messages=replayed("claude-stale"), thinking={"type": "adaptive"})
     assert answer.text == "Still snow."
-    first, second = stage.upstream.requests
+    first, second = harness.upstream.requests
     assert "claude-stale" in first.body.decode()
     check_messages(second)
     assert [block["type"] for block in second.json()["messages"][1]["content"]] == ["text"]
 
 
 @pytest.mark.fidelity(67)
-@pytest.mark.parametrize("lane", pairs(client=MESSAGES, upstream=MESSAGES))
-def test_a_second_refusal_is_reported(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=MESSAGES, upstream=MESSAGES))
+def test_a_second_refusal_is_reported(harness: PairHarness, pair: ProtocolPair) -> None:
     """If the second try is refused, too, the caller hears of it, and there is no third."""
-    stage.play(INVALID_SIGNATURE)
+    harness.play(INVALID_SIGNATURE)
     with pytest.raises(anthropic.BadRequestError, match="signature"):
-        stage.ask(lane, messages=replayed("claude-stale"), thinking={"type": "adaptive"})
-    assert len(stage.upstream.requests) == 2
+        harness.ask(pair, messages=replayed("claude-stale"), thinking={"type": "adaptive"})
+    assert len(harness.upstream.requests) == 2

@@ -7,9 +7,18 @@ import anthropic
 import pytest
 
 from llmproxy_asgi.testing import Scenario, json_answer, sse_answer
-from support.pairs import GEMINI, MESSAGES, RESPONSES, Lane, Reply, Stage, responses_events, responses_whole
+from support.pairs import (
+    GEMINI,
+    MESSAGES,
+    RESPONSES,
+    PairHarness,
+    ProtocolPair,
+    Reply,
+    responses_events,
+    responses_whole,
+)
 from support.pairs.gemini_wires import gemini_chunks, gemini_whole
-from support.pairs.lanes import pairs
+from support.pairs.parameters import pairs
 from support.pairs.responses_wires import message_item
 
 FINE = Reply(texts=("Fine.",))
@@ -34,22 +43,22 @@ SEARCH = {
 }
 
 
-def found(lane: Lane) -> Scenario:
+def found(pair: ProtocolPair) -> Scenario:
     """An answer that searched."""
-    if lane.upstream == GEMINI:
-        if lane.stream:
+    if pair.upstream == GEMINI:
+        if pair.stream:
             return sse_answer(gemini_chunks({"text": "Snow."}, groundingMetadata=GROUNDING))
         return json_answer(200, gemini_whole({"text": "Snow."}, groundingMetadata=GROUNDING))
     items = [SEARCH, message_item("Snow.")]
-    return sse_answer(responses_events(*items)) if lane.stream else json_answer(200, responses_whole(*items))
+    return sse_answer(responses_events(*items)) if pair.stream else json_answer(200, responses_whole(*items))
 
 
 @pytest.mark.fidelity(108)
-@pytest.mark.parametrize("lane", [lane for one in (RESPONSES, GEMINI) for lane in pairs(client=MESSAGES, upstream=one)])
-def test_a_search_is_shown_with_what_it_found(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", [pair for one in (RESPONSES, GEMINI) for pair in pairs(client=MESSAGES, upstream=one)])
+def test_a_search_is_shown_with_what_it_found(harness: PairHarness, pair: ProtocolPair) -> None:
     """As `server_tool_use` and `web_search_tool_result`, one after the other, and counted in usage."""
-    stage.play(found(lane))
-    message = stage.ask(lane, messages=[USER], tools=[TOOL]).whole
+    harness.play(found(pair))
+    message = harness.ask(pair, messages=[USER], tools=[TOOL]).whole
     blocks = {block.type: block for block in message.content}
     call, result = blocks["server_tool_use"], blocks["web_search_tool_result"]
     assert (call.name, call.input) == ("web_search", {"query": "snow oslo"})
@@ -61,17 +70,17 @@ def test_a_search_is_shown_with_what_it_found(stage: Stage, lane: Lane) -> None:
     assert message.stop_reason == "end_turn"
 
 
-def test_what_another_vendor_found_never_goes_to_anthropic(stage: Stage) -> None:
+def test_what_another_vendor_found_never_goes_to_anthropic(harness: PairHarness) -> None:
     """The conversation moves to Claude: blocks and citations that Anthropic would refuse stay here, the words go on."""
     for one in (RESPONSES, GEMINI):
-        [lane] = [each.values[0] for each in pairs(client=MESSAGES, upstream=one, stream=False)]
-        stage.play(found(lane))
-        message = stage.ask(lane, messages=[USER], tools=[TOOL]).whole
+        [pair] = [each.values[0] for each in pairs(client=MESSAGES, upstream=one, stream=False)]
+        harness.play(found(pair))
+        message = harness.ask(pair, messages=[USER], tools=[TOOL]).whole
         said = json.loads(message.model_dump_json(exclude_none=True))["content"]
         [home] = [each.values[0] for each in pairs(client=MESSAGES, upstream=MESSAGES, stream=False)]
-        stage.play(FINE.scenario(MESSAGES, stream=False))
-        answer = stage.ask(home, messages=[USER, {"role": "assistant", "content": said}, USER], tools=[TOOL])
-        kept = stage.asked["messages"][1]["content"]
+        harness.play(FINE.scenario(MESSAGES, stream=False))
+        answer = harness.ask(home, messages=[USER, {"role": "assistant", "content": said}, USER], tools=[TOOL])
+        kept = harness.asked["messages"][1]["content"]
         assert [block["type"] for block in kept] == ["text"]
         assert not kept[0].get("citations")
         assert "dropped:web_search" in answer.warnings

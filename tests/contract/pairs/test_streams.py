@@ -23,22 +23,22 @@ from support.pairs import (
     MESSAGES,
     RESPONSES,
     Call,
-    Lane,
+    PairHarness,
+    ProtocolPair,
     Reply,
-    Stage,
     chat_chunks,
     delta,
     messages_events,
+    pair_harness,
     responses_event,
     responses_events,
     sse,
-    staged,
 )
 from support.pairs.asks import QUESTION, counting, tools
 from support.pairs.gemini_wires import function_call, gemini_chunks
-from support.pairs.lanes import PROTOCOLS, lanes, pairs
+from support.pairs.harness import MODELS, PROVIDERS
+from support.pairs.parameters import PROTOCOLS, all_pairs, pairs
 from support.pairs.responses_wires import call_item, message_item, thought_item
-from support.pairs.stage import MODELS, PROVIDERS
 from support.pairs.wires import call_deltas
 
 
@@ -86,19 +86,19 @@ CREATED = re.compile(rb'"(created|created_at)":\d+')
 """Not everyone says when an answer was made, so OpenAI's callers are told when it came."""
 
 
-def question(lane: Lane, **more: Any) -> dict[str, Any]:
+def question(pair: ProtocolPair, **more: Any) -> dict[str, Any]:
     """The same as a body, for calls by hand."""
-    limit = {"max_tokens": 2000} if lane.client == MESSAGES else {}
-    model = f"{PROVIDERS[lane.upstream]}/{MODELS[lane.upstream]}"
+    limit = {"max_tokens": 2000} if pair.client == MESSAGES else {}
+    model = f"{PROVIDERS[pair.upstream]}/{MODELS[pair.upstream]}"
     # Gemini's paths say which model, and whether it streams.
-    head: dict[str, Any] = {} if lane.client == GEMINI else {"model": model, "stream": True}
-    return {**head, **limit, **QUESTION[lane.client], **more}
+    head: dict[str, Any] = {} if pair.client == GEMINI else {"model": model, "stream": True}
+    return {**head, **limit, **QUESTION[pair.client], **more}
 
 
-def bytes_for(stage: Stage, lane: Lane, steps: Iterable[bytes | Step], **options: Any) -> bytes:
+def bytes_for(harness: PairHarness, pair: ProtocolPair, steps: Iterable[bytes | Step], **options: Any) -> bytes:
     """What the caller reads of a stream, byte for byte."""
-    stage.play(sse(steps, **options))
-    answer = stage.post(lane, question(lane, tools=tools(lane.client, "get_weather")))
+    harness.play(sse(steps, **options))
+    answer = harness.post(pair, question(pair, tools=tools(pair.client, "get_weather")))
     assert answer.status_code == 200, answer.text
     return CREATED.sub(rb'"\1":0', answer.content)
 
@@ -107,13 +107,13 @@ def bytes_for(stage: Stage, lane: Lane, steps: Iterable[bytes | Step], **options
 
 
 @pytest.mark.fidelity(11)
-@pytest.mark.parametrize("lane", lanes(streams=(True,)))
-def test_each_event_is_delivered_before_the_next_is_made(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs(streams=(True,)))
+def test_each_event_is_delivered_before_the_next_is_made(harness: PairHarness, pair: ProtocolPair) -> None:
     """The upstream writes a word only after the SDK has handed out the one before."""
     words = ["one ", "two ", "three "]
     gates = [Gate() for _ in words]
     steps: list[bytes | Step] = []
-    for frame in Reply(texts=tuple(words)).frames(lane.upstream):
+    for frame in Reply(texts=tuple(words)).frames(pair.upstream):
         steps.append(frame)
         steps += [Hold(gate) for word, gate in zip(words, gates, strict=True) if word.encode() in frame]
     seen: list[str] = []
@@ -124,8 +124,8 @@ def test_each_event_is_delivered_before_the_next_is_made(stage: Stage, lane: Lan
             seen.append(text)
             gates[len(seen) - 1].set()
 
-    stage.play(sse(steps))
-    assert stage.ask(lane, on_event=on_event, **QUESTION[lane.client]).text == "one two three "
+    harness.play(sse(steps))
+    assert harness.ask(pair, on_event=on_event, **QUESTION[pair.client]).text == "one two three "
     assert seen == words
 
 
@@ -144,12 +144,12 @@ def text_in(found: Any) -> str:
 
 
 @pytest.mark.fidelity(12)
-@pytest.mark.parametrize("lane", pairs(stream=True))
-def test_a_caller_who_leaves_ends_the_upstreams_work(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(stream=True))
+def test_a_caller_who_leaves_ends_the_upstreams_work(harness: PairHarness, pair: ProtocolPair) -> None:
     """When the SDK closes its stream in the middle, the upstream's connection is closed, although it would go on."""
-    frames = Reply(texts=("one ",)).frames(lane.upstream)
+    frames = Reply(texts=("one ",)).frames(pair.upstream)
     said = next(number for number, frame in enumerate(frames) if b"one " in frame)
-    stage.play(sse([*frames[: said + 1], Hold()]))
+    harness.play(sse([*frames[: said + 1], Hold()]))
 
     class Left(Exception):
         pass
@@ -159,47 +159,47 @@ def test_a_caller_who_leaves_ends_the_upstreams_work(stage: Stage, lane: Lane) -
             raise Left
 
     with pytest.raises(Left):
-        stage.ask(lane, on_event=leave, **QUESTION[lane.client])
-    stage.upstream.wait_closed(len(stage.upstream.requests) - 1)
+        harness.ask(pair, on_event=leave, **QUESTION[pair.client])
+    harness.upstream.wait_closed(len(harness.upstream.requests) - 1)
 
 
 @pytest.mark.fidelity(12)
-@pytest.mark.parametrize("lane", lanes(modes=("async",), streams=(False,)))
-def test_a_caller_who_gives_up_ends_the_upstreams_work(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs(modes=("async",), streams=(False,)))
+def test_a_caller_who_gives_up_ends_the_upstreams_work(harness: PairHarness, pair: ProtocolPair) -> None:
     """The same for a whole answer: when the SDK's call is cancelled, the upstream's connection is closed."""
-    stage.play(Scenario(Hold()))
-    caller = stage.callers[lane.client]
-    asked = {"model": stage.model(lane), **QUESTION[lane.client]}
-    call = caller.portal.start_task_soon(partial(caller.ask_async, lane, **asked))
-    stage.upstream.wait_for_requests(1)
+    harness.play(Scenario(Hold()))
+    caller = harness.callers[pair.client]
+    asked = {"model": harness.model(pair), **QUESTION[pair.client]}
+    call = caller.portal.start_task_soon(partial(caller.ask_async, pair, **asked))
+    harness.upstream.wait_for_requests(1)
     call.cancel()
-    stage.upstream.wait_closed(0)
+    harness.upstream.wait_closed(0)
 
 
 KEEPALIVES = {CHAT: ": keep-alive\n\n", RESPONSES: ": keep-alive\n\n", MESSAGES: "event: ping\n", GEMINI: "\n"}
 
 
 @pytest.fixture(scope="module")
-def impatient() -> Iterator[Stage]:
+def impatient() -> Iterator[PairHarness]:
     """A gateway that tells its callers very soon that it is still there."""
-    with staged(keepalive="30ms") as made:
+    with pair_harness(keepalive="30ms") as made:
         yield made
 
 
 @pytest.mark.fidelity(7, 8, 9)
-@pytest.mark.parametrize("lane", pairs(stream=True))
-def test_a_slow_upstream_is_bridged_in_the_callers_protocol(impatient: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(stream=True))
+def test_a_slow_upstream_is_bridged_in_the_callers_protocol(impatient: PairHarness, pair: ProtocolPair) -> None:
     """While the upstream is silent the caller's own keep-alive comes; its SDK reads past it to the answer."""
     impatient.reset()
-    whole = Reply(texts=("fine",)).scenario(lane.upstream, stream=True)
+    whole = Reply(texts=("fine",)).scenario(pair.upstream, stream=True)
     held = Scenario(Hold(), *whole.steps)
     impatient.play(held)
-    text = impatient.read(lane, question(lane), on_first=held.gate.set)
-    assert text.startswith(KEEPALIVES[lane.client])
+    text = impatient.read(pair, question(pair), on_first=held.gate.set)
+    assert text.startswith(KEEPALIVES[pair.client])
     again = Scenario(Hold(), *whole.steps)
     impatient.play(again)
     threading.Timer(0.15, again.gate.set).start()  # long enough for several keep-alives; none is needed to pass
-    assert impatient.ask(lane, **QUESTION[lane.client]).text == "fine"
+    assert impatient.ask(pair, **QUESTION[pair.client]).text == "fine"
 
 
 # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -208,9 +208,9 @@ def test_a_slow_upstream_is_bridged_in_the_callers_protocol(impatient: Stage, la
 def piped(client: str, upstream: str, pieces: Iterable[bytes]) -> bytes:
     """A stream through both halves of the translators alone, in these pieces, as the corridor joins them."""
     inbound, outbound = translator(IDS[client]).inbound, translator(IDS[upstream]).outbound
-    lane = Lane(client=client, upstream=upstream, stream=True)
+    pair = ProtocolPair(client=client, upstream=upstream, stream=True)
     path = {"model": "m", "method": "streamGenerateContent", "alt": "sse"} if client == GEMINI else {}
-    intake = inbound.open(msgspec.json.encode(question(lane)), headers={"anthropic-version": "2023-06-01"}, path=path)
+    intake = inbound.open(msgspec.json.encode(question(pair)), headers={"anthropic-version": "2023-06-01"}, path=path)
     to = Upstream(provider="up", model="m", asked=intake.model, issuer=ISSUERS[upstream], capabilities=Capabilities())
     if client == upstream:
         relay = outbound.relay(intake, to)
@@ -268,32 +268,32 @@ def test_cuts_through_everything_change_nothing(client: str, upstream: str) -> N
 
 
 @pytest.mark.fidelity(1, 5)
-@pytest.mark.parametrize("lane", pairs(stream=True))
-def test_a_stream_that_comes_byte_by_byte_changes_nothing(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(stream=True))
+def test_a_stream_that_comes_byte_by_byte_changes_nothing(harness: PairHarness, pair: ProtocolPair) -> None:
     """On real sockets, too: one byte per write gives the very bytes that one write per frame gives."""
-    whole = bytes_for(stage, lane, frames(lane.upstream))
-    assert bytes_for(stage, lane, [Drip(b"".join(frames(lane.upstream)), 1, 0)]) == whole
+    whole = bytes_for(harness, pair, frames(pair.upstream))
+    assert bytes_for(harness, pair, [Drip(b"".join(frames(pair.upstream)), 1, 0)]) == whole
 
 
 @pytest.mark.fidelity(5)
-@pytest.mark.parametrize("lane", lanes(streams=(True,)))
-def test_code_points_that_are_torn_apart_arrive_whole(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs(streams=(True,)))
+def test_code_points_that_are_torn_apart_arrive_whole(harness: PairHarness, pair: ProtocolPair) -> None:
     """CJK, emoji and raw line separators in text, reasoning and arguments, cut inside their bytes."""
-    stage.play(sse([Drip(b"".join(frames(lane.upstream)), 3, 0)]))
-    answer = stage.ask(lane, **QUESTION[lane.client], tools=tools(lane.client, "get_weather"))
+    harness.play(sse([Drip(b"".join(frames(pair.upstream)), 3, 0)]))
+    answer = harness.ask(pair, **QUESTION[pair.client], tools=tools(pair.client, "get_weather"))
     assert answer.text == "".join(TEXTS)
     assert json.loads(answer.calls[0].arguments) == json.loads(ARGUMENTS)
-    assert thought_in(lane, answer.whole) == "".join(REASON)
+    assert thought_in(pair, answer.whole) == "".join(REASON)
 
 
-def thought_in(lane: Lane, whole: Any) -> str:
+def thought_in(pair: ProtocolPair, whole: Any) -> str:
     """The readable reasoning of an answer."""
-    if lane.client == CHAT:
+    if pair.client == CHAT:
         return str(whole.choices[0].message.reasoning_content)
-    if lane.client == RESPONSES:
+    if pair.client == RESPONSES:
         thoughts = [item for item in whole.output if item.type == "reasoning"]
         return "".join(part.text for item in thoughts for part in (*item.summary, *(item.content or ())))
-    if lane.client == GEMINI:
+    if pair.client == GEMINI:
         return "".join(part.text for part in whole.candidates[0].content.parts if part.thought)
     return str(whole.content[0].thinking)
 
@@ -344,16 +344,16 @@ FRAMINGS: list[Any] = [
 
 
 @pytest.mark.parametrize("framing", FRAMINGS)
-@pytest.mark.parametrize("lane", pairs(stream=True))
+@pytest.mark.parametrize("pair", pairs(stream=True))
 def test_any_legal_framing_says_the_same(
-    stage: Stage, lane: Lane, framing: Callable[[bytes], list[bytes | Step]]
+    harness: PairHarness, pair: ProtocolPair, framing: Callable[[bytes], list[bytes | Step]]
 ) -> None:
     """However an upstream ends its lines and pads its stream, the SDK reads the same answer."""
-    asked = {**QUESTION[lane.client], "tools": tools(lane.client, "get_weather"), **counting(lane.client, stream=True)}
-    stage.play(sse(frames(lane.upstream)))
-    plain = stage.ask(lane, **asked)
-    stage.play(sse(framing(b"".join(frames(lane.upstream)).replace(b"\r\n", b"\n"))))
-    framed = stage.ask(lane, **asked)
+    asked = {**QUESTION[pair.client], "tools": tools(pair.client, "get_weather"), **counting(pair.client, stream=True)}
+    harness.play(sse(frames(pair.upstream)))
+    plain = harness.ask(pair, **asked)
+    harness.play(sse(framing(b"".join(frames(pair.upstream)).replace(b"\r\n", b"\n"))))
+    framed = harness.ask(pair, **asked)
     assert undated(framed.whole) == undated(plain.whole)
     assert framed.text == "".join(TEXTS)
 
@@ -364,23 +364,25 @@ def undated(whole: Any) -> dict[str, Any]:
 
 
 @pytest.mark.fidelity(6)
-@pytest.mark.parametrize("lane", pairs(upstream=CHAT, stream=True))
-def test_the_end_sign_of_chat_may_be_missing_and_nothing_counts_behind_it(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(upstream=CHAT, stream=True))
+def test_the_end_sign_of_chat_may_be_missing_and_nothing_counts_behind_it(
+    harness: PairHarness, pair: ProtocolPair
+) -> None:
     """A finished stream without `[DONE]` is whole, and what follows `[DONE]` is nobody's."""
     plain = chat_chunks({"content": "Snow."})
     late = [*plain, delta({"content": " Never said."})]
     answers = []
     for stream in (plain, plain[:-1], late):
-        stage.play(sse(stream))
-        answers.append(undated(stage.ask(lane, **QUESTION[lane.client], **counting(lane.client, stream=True)).whole))
+        harness.play(sse(stream))
+        answers.append(undated(harness.ask(pair, **QUESTION[pair.client], **counting(pair.client, stream=True)).whole))
     assert answers[0] == answers[1] == answers[2]
 
 
 @pytest.mark.fidelity(8)
-@pytest.mark.parametrize("lane", pairs(client=MESSAGES, stream=True))
-def test_every_event_of_messages_is_named(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=MESSAGES, stream=True))
+def test_every_event_of_messages_is_named(harness: PairHarness, pair: ProtocolPair) -> None:
     """Each event has an `event:` line, and it is the `type` of its data."""
-    named = [frame.split(b"\n") for frame in bytes_for(stage, lane, frames(lane.upstream)).split(b"\n\n") if frame]
+    named = [frame.split(b"\n") for frame in bytes_for(harness, pair, frames(pair.upstream)).split(b"\n\n") if frame]
     assert len(named) > 10
     for lines in named:
         kind, data = lines
@@ -388,9 +390,9 @@ def test_every_event_of_messages_is_named(stage: Stage, lane: Lane) -> None:
 
 
 @pytest.mark.fidelity(9)
-@pytest.mark.parametrize("lane", pairs(client=CHAT, stream=True))
-def test_a_chat_stream_ends_with_its_end_sign(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", pairs(client=CHAT, stream=True))
+def test_a_chat_stream_ends_with_its_end_sign(harness: PairHarness, pair: ProtocolPair) -> None:
     """The last thing is `data: [DONE]`, whoever answered."""
-    seen = bytes_for(stage, lane, frames(lane.upstream))
+    seen = bytes_for(harness, pair, frames(pair.upstream))
     assert seen.endswith(b"data: [DONE]\n\n")
     assert seen.count(b"[DONE]") == 1

@@ -6,9 +6,9 @@ import pytest
 from anthropic import beta_async_tool, beta_tool
 from anthropic.types import ThreadUnsupportedRequestError
 
-from support.pairs import Lane, Stage
+from support.pairs import PairHarness, ProtocolPair
 from support.pairs.callers import MessagesCaller
-from support.pairs.lanes import lanes
+from support.pairs.parameters import all_pairs
 from support.pairs.replies import Reply
 from support.pairs.wires import MESSAGES, Call
 
@@ -39,47 +39,49 @@ async def get_weather_async(city: str) -> str:
     return f"{city}: snow"
 
 
-def run(caller: MessagesCaller, lane: Lane, model: str) -> Any:
+def run(caller: MessagesCaller, pair: ProtocolPair, model: str) -> Any:
     """Run the loop of Anthropic's SDK to its end and return the last message."""
-    if lane.mode == "async":
-        return caller.portal.call(run_async, caller, lane, model)
-    runner: Any = caller.client.beta.messages.tool_runner(model=model, tools=[get_weather], stream=lane.stream, **RUN)
+    if pair.mode == "async":
+        return caller.portal.call(run_async, caller, pair, model)
+    runner: Any = caller.client.beta.messages.tool_runner(model=model, tools=[get_weather], stream=pair.stream, **RUN)
     last = None
     for turn in runner:
-        last = turn.get_final_message() if lane.stream else turn
+        last = turn.get_final_message() if pair.stream else turn
     return last
 
 
-async def run_async(caller: MessagesCaller, lane: Lane, model: str) -> Any:
+async def run_async(caller: MessagesCaller, pair: ProtocolPair, model: str) -> Any:
     """Do the same on the portal's event loop."""
     made: Any = caller.aclient.beta.messages
     last = None
-    async for turn in made.tool_runner(model=model, tools=[get_weather_async], stream=lane.stream, **RUN):
-        last = await turn.get_final_message() if lane.stream else turn
+    async for turn in made.tool_runner(model=model, tools=[get_weather_async], stream=pair.stream, **RUN):
+        last = await turn.get_final_message() if pair.stream else turn
     return last
 
 
 @pytest.mark.fidelity(110)
-@pytest.mark.parametrize("lane", lanes(client=MESSAGES))
-def test_anthropics_tool_runner_finishes(stage: Stage, lane: Lane) -> None:
+@pytest.mark.parametrize("pair", all_pairs(client=MESSAGES))
+def test_anthropics_tool_runner_finishes(harness: PairHarness, pair: ProtocolPair) -> None:
     """The runner asks for a thread, is refused in the vendor's words, and runs its loop without one."""
-    stage.play(*(answer.scenario(lane.upstream, stream=lane.stream) for answer in ANSWERS))
-    caller = stage.callers[MESSAGES]
+    harness.play(*(answer.scenario(pair.upstream, stream=pair.stream) for answer in ANSWERS))
+    caller = harness.callers[MESSAGES]
     assert isinstance(caller, MessagesCaller)
-    last = run(caller, lane, stage.model(lane))
+    last = run(caller, pair, harness.model(pair))
     assert [block.text for block in last.content if block.type == "text"] == ["Snow in Oslo."]
-    assert [b"Oslo: snow" in request.body for request in stage.upstream.requests] == [False, True]
-    assert all(b'"thread"' not in request.body for request in stage.upstream.requests)
+    assert [b"Oslo: snow" in request.body for request in harness.upstream.requests] == [False, True]
+    assert all(b'"thread"' not in request.body for request in harness.upstream.requests)
 
 
-@pytest.mark.parametrize("lane", lanes(client=MESSAGES, modes=("sync",), streams=(False,)))
+@pytest.mark.parametrize("pair", all_pairs(client=MESSAGES, modes=("sync",), streams=(False,)))
 @pytest.mark.parametrize("thread", [{"type": "create"}, {"type": "continue", "previous_message_id": "msg_1"}])
-def test_a_thread_is_refused_in_the_words_that_the_sdk_knows(stage: Stage, lane: Lane, thread: dict[str, str]) -> None:
+def test_a_thread_is_refused_in_the_words_that_the_sdk_knows(
+    harness: PairHarness, pair: ProtocolPair, thread: dict[str, str]
+) -> None:
     """A request that begins or continues a thread raises the SDK's own class, and no upstream is asked."""
-    caller = stage.callers[MESSAGES]
+    caller = harness.callers[MESSAGES]
     assert isinstance(caller, MessagesCaller)
     with pytest.raises(ThreadUnsupportedRequestError) as caught:
-        caller.client.beta.messages.create(model=stage.model(lane), thread=thread, **RUN)  # type: ignore[call-overload]
+        caller.client.beta.messages.create(model=harness.model(pair), thread=thread, **RUN)  # type: ignore[call-overload]
     assert caught.value.status_code == 400
     assert caught.value.details.unsupported == ["gateway"]
-    assert stage.upstream.requests == []
+    assert harness.upstream.requests == []

@@ -8,7 +8,7 @@ import pytest
 
 from llmproxy_asgi.principal import Owner, OwnerKind
 from llmproxy_asgi.stores.base import Bounds, RecordStore
-from support.clock import HandClock
+from support.clock import FakeClock
 from support.stores import ALICE, BACKENDS, BOB, OTHER_ALICE, Backend
 
 pytestmark = pytest.mark.anyio
@@ -20,8 +20,8 @@ MANY_OPERATIONS = 100_000
 
 
 @pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture(params=sorted(BACKENDS))
@@ -30,7 +30,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 @pytest.fixture
-async def opened(backend: Backend, clock: HandClock) -> AsyncIterator[Opened]:
+async def opened(backend: Backend, clock: FakeClock) -> AsyncIterator[Opened]:
     """Opens stores with bounds of the test's choice, and closes them."""
     stores: list[RecordStore] = []
 
@@ -66,7 +66,7 @@ async def test_the_last_word_counts(store: RecordStore) -> None:
     assert await store.keys(ALICE) == ("k",)
 
 
-async def test_replacing_needs_something_to_replace(store: RecordStore, clock: HandClock) -> None:
+async def test_replacing_needs_something_to_replace(store: RecordStore, clock: FakeClock) -> None:
     """What was deleted or has expired does not come back by a replacement."""
     assert not await store.put(ALICE, "k", b"1", ttl=10, replacing=True)
     assert await store.get(ALICE, "k") is None
@@ -89,7 +89,7 @@ async def test_deleted_is_gone(store: RecordStore) -> None:
     assert await store.get(ALICE, "k") is None
 
 
-async def test_a_record_lives_as_long_as_was_said(store: RecordStore, clock: HandClock) -> None:
+async def test_a_record_lives_as_long_as_was_said(store: RecordStore, clock: FakeClock) -> None:
     """Up to the last moment, and in none of the ways to look afterwards."""
     await store.put(ALICE, "k", b"1", ttl=10)
     clock.at += 9.5
@@ -101,7 +101,7 @@ async def test_a_record_lives_as_long_as_was_said(store: RecordStore, clock: Han
     assert not await store.delete(ALICE, "k")
 
 
-async def test_touching_gives_time(store: RecordStore, clock: HandClock) -> None:
+async def test_touching_gives_time(store: RecordStore, clock: FakeClock) -> None:
     """From now on, to those that there are; looking alone gives none."""
     await store.put(ALICE, "a", b"1", ttl=10)
     await store.put(ALICE, "b", b"1", ttl=10)
@@ -115,7 +115,7 @@ async def test_touching_gives_time(store: RecordStore, clock: HandClock) -> None
     assert await store.get(ALICE, "a") is None
 
 
-async def test_replacing_a_record_renews_its_time(store: RecordStore, clock: HandClock) -> None:
+async def test_replacing_a_record_renews_its_time(store: RecordStore, clock: FakeClock) -> None:
     """It lives as long as the last word said, be that longer or shorter."""
     await store.put(ALICE, "longer", b"1", ttl=10)
     await store.put(ALICE, "shorter", b"1", ttl=100)
@@ -196,7 +196,7 @@ async def test_one_name_of_two_kinds_is_two_owners(store: RecordStore) -> None:
     assert [await store.get(owner, "k") for owner in owners] == [b"0", None, b"2", b"3"]
 
 
-async def test_erasing_deletes_all_records_of_one_owner(store: RecordStore, clock: HandClock) -> None:
+async def test_erasing_deletes_all_records_of_one_owner(store: RecordStore, clock: FakeClock) -> None:
     """It says how many there were, expired ones not among them, and touches no other owner's."""
     await store.put(ALICE, "old", b"1", ttl=1)
     clock.turn(2)
@@ -214,7 +214,7 @@ async def test_erasing_deletes_all_records_of_one_owner(store: RecordStore, cloc
 class Traffic:
     """Random operations of three owners on the same few keys; each must see its own last word, or nothing."""
 
-    def __init__(self, store: RecordStore, clock: HandClock, *, seed: int) -> None:
+    def __init__(self, store: RecordStore, clock: FakeClock, *, seed: int) -> None:
         self.store = store
         self.clock = clock
         self.draw = random.Random(seed)
@@ -275,14 +275,14 @@ class Traffic:
 
 
 @pytest.mark.parametrize("owner_bytes", [1 << 20, 4_000], ids=["roomy", "tight"])
-async def test_nobody_sees_what_is_not_their_own(opened: Opened, clock: HandClock, owner_bytes: int) -> None:
+async def test_nobody_sees_what_is_not_their_own(opened: Opened, clock: FakeClock, owner_bytes: int) -> None:
     """Ten thousand random operations of three owners on the same keys: each reads its own last word, or nothing."""
     store = opened(total_bytes=2 * owner_bytes, owner_bytes=owner_bytes)
     assert await Traffic(store, clock, seed=4).run(OPERATIONS) > 100
 
 
 @pytest.mark.verify
-async def test_nobody_sees_what_is_not_their_own_for_long(opened: Opened, clock: HandClock) -> None:
+async def test_nobody_sees_what_is_not_their_own_for_long(opened: Opened, clock: FakeClock) -> None:
     """The same with a hundred thousand operations."""
     store = opened(total_bytes=8_000, owner_bytes=4_000)
     assert await Traffic(store, clock, seed=5).run(MANY_OPERATIONS) > 1000

@@ -37,7 +37,7 @@ def answer(received: Received) -> Scenario:
 
 
 @pytest.fixture(scope="module")
-def front() -> Iterator[Measured]:
+def harness() -> Iterator[Measured]:
     with Upstream.in_thread(default=answer) as upstream, measured(configuration(upstream)) as made:
         for model in WAYS.values():
             for _ in range(3):
@@ -51,13 +51,13 @@ def configuration(upstream: ThreadedUpstream) -> dict[str, Any]:
     return {"providers": {"chat": chat, "claude": claude}, "access": {"mode": "open"}}
 
 
-def longest(front: Measured, body: bytes, calls: int) -> tuple[int, float]:
+def longest(harness: Measured, body: bytes, calls: int) -> tuple[int, float]:
     """The status, and the longest step of the best of some calls: what is above it is other programs' doing."""
     status, found = 0, []
     for _ in range(calls):
-        front.longest()
-        status = front.post(CHAT, body)
-        found.append(front.longest())
+        harness.longest()
+        status = harness.post(CHAT, body)
+        found.append(harness.longest())
     return status, min(found)
 
 
@@ -68,15 +68,15 @@ DEAREST = [name for name in shapes() if "at the limit" in name and "numbers" not
 @pytest.mark.fault(51)
 @pytest.mark.parametrize("shape", ["messages of one letter", "one text of escapes", "arrays sixty deep", *DEAREST])
 @pytest.mark.parametrize("way", WAYS)
-def test_no_shape_of_a_mebibyte_holds_the_loop(front: Measured, shape: str, way: str) -> None:
+def test_no_shape_of_a_mebibyte_holds_the_loop(harness: Measured, shape: str, way: str) -> None:
     """Served or refused, never a failure, and within the default limits never for long."""
-    status, seconds = longest(front, shapes()[shape](WAYS[way], MIB - 1_000), 2)
+    status, seconds = longest(harness, shapes()[shape](WAYS[way], MIB - 1_000), 2)
     assert status in (200, 400)
     assert seconds < SLACK * MOST[1]
 
 
 @pytest.mark.verify
-def test_figures_of_bodies(front: Measured) -> None:
+def test_figures_of_bodies(harness: Measured) -> None:
     """Every shape, both ways, of one and of 32 MiB; the figures are written into docs/reliability.md."""
     rows = []
     over = []
@@ -84,12 +84,12 @@ def test_figures_of_bodies(front: Measured) -> None:
         cells = []
         for size, most in MOST.items():
             for way, model in WAYS.items():
-                status, seconds = longest(front, make(model, size * MIB - 1_000), 5 if size == 1 else 3)
+                status, seconds = longest(harness, make(model, size * MIB - 1_000), 5 if size == 1 else 3)
                 assert status in (200, 400), (shape, way)
                 cells.append(f"{1000 * seconds:.0f}" + ("" if status == 200 else " (400)"))
                 if seconds > most:
                     over.append((shape, size, way, seconds))
-        rows.append(f"| {shape} | {' | '.join(cells)} | {front.peak() // MIB} |")
+        rows.append(f"| {shape} | {' | '.join(cells)} | {harness.peak() // MIB} |")
     goals = " and ".join(f"{1000 * most:.0f} ms" for most in MOST.values())
     verdict = f"{len(over)} are not met" if over else "all are met"
     lines = [

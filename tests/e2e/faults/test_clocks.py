@@ -15,7 +15,7 @@ from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.clock import SystemClock
 from llmproxy_asgi.execution.rate_limit import TokenBucket
 from llmproxy_asgi.testing import Hold, ThreadedUpstream, Upstream, error_answer, json_answer, sse_answer
-from support.clock import HandClock
+from support.clock import FakeClock
 from support.gateway import chat_answer, chat_delta, chat_frames, messages_body, served
 from support.servers import CHAT, MESSAGES, chat, configuration
 
@@ -97,7 +97,7 @@ def test_a_stream_goes_on(upstream: ThreadedUpstream, jump: Jump, minutes: int) 
 
 def test_a_machine_that_slept_owes_nobody_more_than_a_bucket() -> None:
     """Where the monotonic clock goes on while it sleeps, an hour fills a bucket and does not overflow it."""
-    clock = HandClock()
+    clock = FakeClock()
     bucket = TokenBucket(1.0, 5.0, clock)
     clock.turn(3600)
     taken = 0

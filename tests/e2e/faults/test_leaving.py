@@ -10,27 +10,27 @@ import pytest
 from fault_matrix import PAGE
 from support.page_sections import with_part
 from support.servers import ASGI, WSGI
-from support.servers.lanes import (
+from support.servers.harness import (
     KEEPALIVE,
     KINDS,
-    Lane,
+    ServerHarness,
     all_is_given_back,
     is_let_go_within,
-    lane,
     leave,
     leave_the_line,
+    server_harness,
 )
 
 
 @pytest.fixture(params=ASGI, scope="module")
-def asgi(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
-    with lane(str(request.param), tmp_path_factory.mktemp("site")) as found:
+def asgi(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerHarness]:
+    with server_harness(str(request.param), tmp_path_factory.mktemp("site")) as found:
         yield found
 
 
 @pytest.mark.fault(33)
 @pytest.mark.parametrize("kind", ["head", "middle"])
-def test_asgi_upstream_is_let_go_within_a_second(asgi: Lane, kind: str) -> None:
+def test_asgi_upstream_is_let_go_within_a_second(asgi: ServerHarness, kind: str) -> None:
     """On every ASGI server, before the first event and in the middle of a stream, in two callers' protocols."""
     assert is_let_go_within(1, asgi, kind)
     assert is_let_go_within(1, asgi, kind, messages=True)
@@ -39,14 +39,14 @@ def test_asgi_upstream_is_let_go_within_a_second(asgi: Lane, kind: str) -> None:
 
 @pytest.mark.fault(33, 34)
 @pytest.mark.parametrize("kind", ["silent", "whole"])
-def test_asgi_silent_upstream_is_let_go_within_a_second(asgi: Lane, kind: str) -> None:
+def test_asgi_silent_upstream_is_let_go_within_a_second(asgi: ServerHarness, kind: str) -> None:
     """Nothing need be written to find out that a caller has left, be it a stream that was wanted or a whole answer."""
     assert is_let_go_within(1, asgi, kind)
     all_is_given_back(asgi)
 
 
 @pytest.mark.fault(33)
-def test_asgi_leaving_the_line(asgi: Lane) -> None:
+def test_asgi_leaving_the_line(asgi: ServerHarness) -> None:
     """Who leaves while waiting for a place takes none, and no upstream hears of the call."""
     leave_the_line(asgi)
 
@@ -64,7 +64,7 @@ def test_figures_of_leaving(tmp_path: Path) -> None:
     ]
     for server in (*ASGI, *WSGI):
         (tmp_path / server).mkdir()
-        with lane(server, tmp_path / server) as on:
+        with server_harness(server, tmp_path / server) as on:
             cells = []
             for kind in KINDS:
                 if kind == "whole" and server == "waitress":

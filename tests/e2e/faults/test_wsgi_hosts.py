@@ -11,12 +11,20 @@ import llmproxy_flask
 from llmproxy_asgi.testing import Hold, Upstream, sse_answer
 from support.gateway import chat_delta
 from support.servers import CHAT, WSGI, chat, configuration
-from support.servers.lanes import KEEPALIVE, SAID, Lane, all_is_given_back, is_let_go_within, lane, leave_the_line
+from support.servers.harness import (
+    KEEPALIVE,
+    SAID,
+    ServerHarness,
+    all_is_given_back,
+    is_let_go_within,
+    leave_the_line,
+    server_harness,
+)
 
 
 @pytest.fixture(params=WSGI, scope="module")
-def wsgi(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
-    with lane(str(request.param), tmp_path_factory.mktemp("site")) as found:
+def wsgi(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerHarness]:
+    with server_harness(str(request.param), tmp_path_factory.mktemp("site")) as found:
         yield found
 
 
@@ -26,14 +34,14 @@ def but(server: str) -> pytest.MarkDecorator:
 
 
 @pytest.mark.fault(33, 53)
-def test_wsgi_upstream_is_let_go_soon_after_a_sign_of_life(wsgi: Lane) -> None:
+def test_wsgi_upstream_is_let_go_soon_after_a_sign_of_life(wsgi: ServerHarness) -> None:
     """Under WSGI within the keep-alive's interval and a second, where no server says that a caller has left."""
     assert is_let_go_within(KEEPALIVE + 1, wsgi, "middle")
     all_is_given_back(wsgi)
 
 
 @pytest.mark.fault(34, 53)
-def test_wsgi_silent_upstream_is_let_go_soon_after_a_sign_of_life(wsgi: Lane) -> None:
+def test_wsgi_silent_upstream_is_let_go_soon_after_a_sign_of_life(wsgi: ServerHarness) -> None:
     """The same where nothing has come yet."""
     assert is_let_go_within(KEEPALIVE + 1, wsgi, "silent")
     all_is_given_back(wsgi)
@@ -41,7 +49,7 @@ def test_wsgi_silent_upstream_is_let_go_soon_after_a_sign_of_life(wsgi: Lane) ->
 
 @pytest.mark.fault(34, 53)
 @but("waitress")
-def test_wsgi_whole_answers_are_left_where_the_server_shows_its_socket(wsgi: Lane) -> None:
+def test_wsgi_whole_answers_are_left_where_the_server_shows_its_socket(wsgi: ServerHarness) -> None:
     """Gunicorn does, so that a call without any keep-alive ends, too; waitress does not, and it goes on to its end."""
     assert is_let_go_within(2, wsgi, "whole")
     all_is_given_back(wsgi)
@@ -49,13 +57,13 @@ def test_wsgi_whole_answers_are_left_where_the_server_shows_its_socket(wsgi: Lan
 
 @pytest.mark.fault(33, 53)
 @but("sync")
-def test_wsgi_leaving_the_line(wsgi: Lane) -> None:
+def test_wsgi_leaving_the_line(wsgi: ServerHarness) -> None:
     """As under ASGI; a sync worker serves one call after the other, so there is no line."""
     leave_the_line(wsgi)
 
 
 @pytest.mark.fault(53)
-def test_wsgi_callers_are_not_mixed_up_and_leave_no_thread(wsgi: Lane) -> None:
+def test_wsgi_callers_are_not_mixed_up_and_leave_no_thread(wsgi: ServerHarness) -> None:
     """A hundred streams at once, each with its own text, whole; later ones start no thread more."""
     wsgi.upstream.default = lambda received: sse_answer(
         [chat_delta({"content": received.json()["messages"][0]["content"]})] * 3
@@ -81,7 +89,7 @@ def asking(text: str) -> dict[str, Any]:
 
 @pytest.mark.fault(53)
 @but("sync")
-def test_wsgi_streams_are_under_way_together(wsgi: Lane) -> None:
+def test_wsgi_streams_are_under_way_together(wsgi: ServerHarness) -> None:
     """On gevent all hundred are open at once; with threads as many as there are threads."""
     count = 100 if wsgi.site.server == "gevent" else 7
     before = len(wsgi.upstream.requests)

@@ -12,8 +12,8 @@ from llmproxy_asgi.answers import CallerStream
 from llmproxy_asgi.errors import GatewayError
 from llmproxy_asgi.testing import Gate, Hold, ThreadedUpstream, Upstream, sse_answer
 from support.pairs import CHAT, RESPONSES, Reply
+from support.pairs.harness import MODELS, PROVIDERS, gateway_config
 from support.pairs.responses_wires import message_item, responses_events
-from support.pairs.stage import MODELS, PROVIDERS, gateway_config
 
 BODY = {"input": "Hello?", "stream": True}
 UNTOLD = b" and more"

@@ -135,12 +135,12 @@ def clients(**providers: dict[str, Any]) -> Iterator[Clients]:
 
 SDKS = {"anthropic": "messages", "openai": "responses", "gemini": "gemini"}
 SPOKEN = {**SDKS, WITHOUT: "chat"}
-LANES = [pytest.param(sdk, kind, id=f"{SDKS[sdk]}-to-{SPOKEN[kind]}") for sdk in SDKS for kind in KINDS]
+PAIRS = [pytest.param(sdk, kind, id=f"{SDKS[sdk]}-to-{SPOKEN[kind]}") for sdk in SDKS for kind in KINDS]
 """Which protocol each SDK asks in, and which one each upstream speaks."""
 
 
 @pytest.mark.fidelity(100)
-@pytest.mark.parametrize(("sdk", "kind"), LANES)
+@pytest.mark.parametrize(("sdk", "kind"), PAIRS)
 def test_100_every_sdk_counts_over_every_upstream(upstream: ThreadedUpstream, sdk: str, kind: str) -> None:
     """The upstream's own number where it has a counter, and what was sent is in what it counted; else an estimate."""
     with clients(up=provider(upstream, kind)) as asking:

@@ -31,7 +31,7 @@ from llmproxy_asgi.testing import (
     json_answer,
     sse_answer,
 )
-from support.clock import HandClock
+from support.clock import FakeClock
 from support.gateway import chat_answer, chat_body, chat_frames, messages_body, served
 
 CHAT = "/v1/chat/completions"
@@ -56,8 +56,8 @@ PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
-    made = HandClock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    made = FakeClock()
     monkeypatch.setattr("llmproxy_asgi.gateway.Live", functools.partial(Live, clock=made))
     return made
 
@@ -159,7 +159,7 @@ def hanging(base: str, body: dict[str, Any]) -> socket.socket:
 
 
 @pytest.mark.parametrize("case", PROTOCOLS)
-def test_who_is_over_a_limit_reads_when_to_come_back(upstream: ThreadedUpstream, clock: HandClock, case: str) -> None:
+def test_who_is_over_a_limit_reads_when_to_come_back(upstream: ThreadedUpstream, clock: FakeClock, case: str) -> None:
     """A real 429 in each protocol's own words, with a `retry-after` that is exact; no upstream hears of it."""
     path, body = PROTOCOLS[case]
     with served(LLMProxy(config(upstream, requests_per_minute=2))) as base:
@@ -186,7 +186,7 @@ def test_who_is_over_a_limit_reads_when_to_come_back(upstream: ThreadedUpstream,
         assert refused.headers["retry-after-ms"] == "30000"
 
 
-def test_a_burst_and_then_a_steady_rate(upstream: ThreadedUpstream, clock: HandClock) -> None:
+def test_a_burst_and_then_a_steady_rate(upstream: ThreadedUpstream, clock: FakeClock) -> None:
     """Five at once, then exactly two a second, for a minute of tries every tenth of a second."""
     limits: dict[str, Any] = {"rate_limit": {"requests_per_second": 2, "burst": 5}}
     times: list[float] = []
@@ -207,7 +207,7 @@ def test_one_keys_flood_is_no_other_keys_business(upstream: ThreadedUpstream) ->
         assert {post(base, key=OTHER_KEY).status_code for _ in range(5)} == {200}
 
 
-def test_several_limits_hold_together(upstream: ThreadedUpstream, clock: HandClock) -> None:
+def test_several_limits_hold_together(upstream: ThreadedUpstream, clock: FakeClock) -> None:
     """So many a minute, and no more than one at a time; the longer wait is told."""
     limits: dict[str, Any] = {"requests_per_minute": 3, "rate_limit": {"requests_per_second": 1}}
     with served(LLMProxy(config(upstream, **limits))) as base:
@@ -321,7 +321,7 @@ def test_a_full_target_is_passed_over(upstream: ThreadedUpstream, second: Thread
 
 
 def test_where_every_target_is_full_its_callers_read_when_to_come_back(
-    upstream: ThreadedUpstream, clock: HandClock
+    upstream: ThreadedUpstream, clock: FakeClock
 ) -> None:
     """A provider's rate is a 429 with the exact wait, its concurrency a 503 with a moment's."""
     provider = {"max_concurrency": 1, "rate_limit": {"requests_per_second": 0.1, "burst": 2}}
@@ -365,7 +365,7 @@ def test_a_rate_holds_for_a_provider_or_for_each_of_its_keys(
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("path", [CHAT, MESSAGES], ids=["relayed", "translated"])
 def test_a_call_pays_what_it_turns_out_to_be(
-    upstream: ThreadedUpstream, clock: HandClock, path: str, stream: bool, whose: str
+    upstream: ThreadedUpstream, clock: FakeClock, path: str, stream: bool, whose: str
 ) -> None:
     """What was set aside for a long answer comes back when the upstream has said how long it was."""
     upstream.default = sse_answer(chat_frames("fine")) if stream else GOOD  # 8 tokens, it says
@@ -421,7 +421,7 @@ def test_who_leaves_before_anything_came_pays_for_the_question(upstream: Threade
 
 @pytest.mark.usefixtures("clock")
 def test_a_call_that_asks_for_less_than_nothing_costs_others_nothing(
-    upstream: ThreadedUpstream, clock: HandClock
+    upstream: ThreadedUpstream, clock: FakeClock
 ) -> None:
     """Neither while it is under way nor afterwards does it change what its provider may be asked."""
 
@@ -451,7 +451,7 @@ def test_a_failed_call_pays_no_tokens(upstream: ThreadedUpstream) -> None:
 
 
 @pytest.mark.anyio
-async def test_users_named_in_python_are_limited_and_the_host_itself_is_not(clock: HandClock) -> None:
+async def test_users_named_in_python_are_limited_and_the_host_itself_is_not(clock: FakeClock) -> None:
     """`principal=` has that user's limits; a call for nobody has none; an abandoned stream gives its slot back."""
     limits: dict[str, Any] = {"requests_per_minute": 2, "max_concurrency": 1}
     ask: dict[str, Any] = {"model": "echo", "messages": [{"role": "user", "content": "hi"}]}

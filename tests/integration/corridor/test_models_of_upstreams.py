@@ -15,7 +15,7 @@ from llmproxy_asgi import Gateway, LLMProxy
 from llmproxy_asgi.execution.listings import KEPT, KEPT_FAILURE, MOST
 from llmproxy_asgi.testing import Gate, Hold, Scenario, ThreadedUpstream, Upstream, error_answer, json_answer
 from llmproxy_asgi.testing.scenario import Received
-from support.clock import HandClock
+from support.clock import FakeClock
 from support.gateway import chat_answer, chat_body, served
 
 OPENAI = {"object": "list", "data": [{"id": "gpt-5", "object": "model"}, {"id": "o3", "object": "model"}]}
@@ -357,7 +357,7 @@ async def test_a_list_is_kept_for_minutes_and_a_failure_for_less(
     upstream: ThreadedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When a later question fails, the list of before goes on."""
-    clock = HandClock()
+    clock = FakeClock()
     gateway = Gateway({"providers": {"p": provider(upstream)}})
     monkeypatch.setattr(gateway._live.listings, "_clock", clock)
     assert gateway.models() == []

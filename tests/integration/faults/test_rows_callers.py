@@ -11,7 +11,7 @@ from llmproxy_asgi.facts import CallRefused
 from llmproxy_asgi.testing import Received, Scenario, ThreadedUpstream, Upstream
 from support.faults import (
     EVERY,
-    Front,
+    GatewayHarness,
     at_once,
     block,
     fine,
@@ -20,7 +20,7 @@ from support.faults import (
     is_refusal,
     request,
 )
-from support.faults.process import MEASURES, Process, process
+from support.faults.process import MEASURES, ProcessHarness, process
 from support.pairs import CHAT, GEMINI, MESSAGES, RESPONSES
 from support.pairs.asks import TURNS, tools
 
@@ -47,7 +47,7 @@ def _fresh(upstream: ThreadedUpstream) -> None:
 
 
 @pytest.fixture(scope="module")
-def strict_front(upstream: ThreadedUpstream) -> Iterator[Front]:
+def strict_gateway(upstream: ThreadedUpstream) -> Iterator[GatewayHarness]:
     """Little time and little room."""
     limits = {"body": "64KiB", "body_timeout": "300ms"}
     with gateway(block(upstream), limits=limits, access={"mode": "open", "default": {"max_concurrency": 50}}) as made:
@@ -75,12 +75,14 @@ def status_of(connection: socket.socket) -> int:
 @pytest.mark.fault(30)
 @CLIENTS
 @pytest.mark.parametrize("drips", [False, True], ids=["stops", "drips"])
-def test_a_slow_body_is_a_408(strict_front: Front, upstream: ThreadedUpstream, client: str, *, drips: bool) -> None:
+def test_a_slow_body_is_a_408(
+    strict_gateway: GatewayHarness, upstream: ThreadedUpstream, client: str, *, drips: bool
+) -> None:
     """Whether it stops or comes a byte at a time; meanwhile a faster one is served."""
     path, body = request(client)
     data = json.dumps(body).encode()
     stop = threading.Event()
-    with strict_front.raw() as connection:
+    with strict_gateway.raw() as connection:
         connection.sendall(head(path, "content-length: 60000") + data[:10])
 
         def drip() -> None:
@@ -92,7 +94,7 @@ def test_a_slow_body_is_a_408(strict_front: Front, upstream: ThreadedUpstream, c
 
         dripping = threading.Thread(target=drip)
         dripping.start()
-        assert is_fine(strict_front.ask(client))
+        assert is_fine(strict_gateway.ask(client))
         status = status_of(connection)
         stop.set()
         dripping.join()
@@ -101,30 +103,32 @@ def test_a_slow_body_is_a_408(strict_front: Front, upstream: ThreadedUpstream, c
 
 
 @pytest.mark.fault(30)
-def test_fifty_slow_bodies_leave_nothing_behind(strict_front: Front) -> None:
+def test_fifty_slow_bodies_leave_nothing_behind(strict_gateway: GatewayHarness) -> None:
     """Each has its 408, is told of as a refusal, and gives its place back: there are no more than these fifty."""
-    before = len([fact for fact in strict_front.noted.facts if isinstance(fact, CallRefused)])
+    before = len([fact for fact in strict_gateway.noted.facts if isinstance(fact, CallRefused)])
 
     def slow(number: int) -> int:
         path, _ = request(EVERY[number % 4])
-        with strict_front.raw() as connection:
+        with strict_gateway.raw() as connection:
             connection.sendall(head(path, "transfer-encoding: chunked") + b"5\r\n{")
             return status_of(connection)
 
     assert at_once(slow, range(50)) == [408] * 50
-    refused = [fact for fact in strict_front.noted.facts if isinstance(fact, CallRefused)][before:]
+    refused = [fact for fact in strict_gateway.noted.facts if isinstance(fact, CallRefused)][before:]
     assert [each.status for each in refused] == [408] * 50
-    assert is_fine(strict_front.ask())
+    assert is_fine(strict_gateway.ask())
 
 
 @pytest.mark.fault(30)
-def test_who_leaves_in_the_middle_of_a_body_is_forgotten(strict_front: Front, upstream: ThreadedUpstream) -> None:
+def test_who_leaves_in_the_middle_of_a_body_is_forgotten(
+    strict_gateway: GatewayHarness, upstream: ThreadedUpstream
+) -> None:
     """No upstream is asked, and nothing is logged as a fault of ours."""
     for client in EVERY:
         path, _ = request(client)
-        with strict_front.raw() as connection:
+        with strict_gateway.raw() as connection:
             connection.sendall(head(path, "content-length: 5000") + b"{")
-    assert is_fine(strict_front.ask())
+    assert is_fine(strict_gateway.ask())
     assert len(upstream.requests) == 1
 
 
@@ -133,19 +137,21 @@ def test_who_leaves_in_the_middle_of_a_body_is_forgotten(strict_front: Front, up
 
 @pytest.mark.fault(31)
 @CLIENTS
-def test_a_body_over_the_limit_is_a_413(strict_front: Front, upstream: ThreadedUpstream, client: str) -> None:
+def test_a_body_over_the_limit_is_a_413(
+    strict_gateway: GatewayHarness, upstream: ThreadedUpstream, client: str
+) -> None:
     """By its length at once, without one at the limit; one byte less than too much is read."""
     path, body = request(client)
     data = json.dumps(body).encode()
     fits = data + b" " * (64 * 1024 - len(data))
-    assert is_fine(strict_front.post(path, fits))
-    refused = strict_front.post(path, fits + b" ")
+    assert is_fine(strict_gateway.post(path, fits))
+    refused = strict_gateway.post(path, fits + b" ")
     assert is_refusal(client, refused, 413)
     for length in ("65537", "99999999999999999999"):
-        with strict_front.raw() as connection:
+        with strict_gateway.raw() as connection:
             connection.sendall(head(path, f"content-length: {length}"))
             assert status_of(connection) in {400, 413}  # some servers refuse to count that far
-    with strict_front.raw() as connection:
+    with strict_gateway.raw() as connection:
         connection.sendall(head(path, "transfer-encoding: chunked"))
         for _ in range(17):
             connection.sendall(b"1000\r\n" + b" " * 4096 + b"\r\n")
@@ -168,31 +174,31 @@ LIES: dict[str, tuple[list[str], bytes]] = {
 @pytest.mark.fault(31)
 @pytest.mark.parametrize(("lines", "form"), LIES.values(), ids=LIES)
 def test_a_false_length_reaches_no_upstream(
-    strict_front: Front, upstream: ThreadedUpstream, lines: list[str], form: bytes
+    strict_gateway: GatewayHarness, upstream: ThreadedUpstream, lines: list[str], form: bytes
 ) -> None:
     """Whatever it says, no part of a body is taken for all of it: the caller is refused, or the server hangs up."""
     for client in EVERY:
         path, body = request(client)
-        with strict_front.raw() as connection:
+        with strict_gateway.raw() as connection:
             connection.sendall(head(path, *lines) + form % json.dumps(body).encode())
             assert status_of(connection) in {0, 400, 408}
     assert upstream.requests == []
 
 
 @pytest.fixture(scope="module")
-def measured(upstream: ThreadedUpstream) -> Iterator[Process]:
+def measured(upstream: ThreadedUpstream) -> Iterator[ProcessHarness]:
     """A process of its own, with every bound at its default; two upstreams, so that each caller is translated once."""
-    with process(block(upstream, models=["m", CHAT]), block(upstream, MESSAGES, models=[MESSAGES])) as front:
+    with process(block(upstream, models=["m", CHAT]), block(upstream, MESSAGES, models=[MESSAGES])) as harness:
         for client in EVERY:
             for model in (CHAT, MESSAGES):
-                assert is_fine(front.ask(client, model=model))
-        yield front
+                assert is_fine(harness.ask(client, model=model))
+        yield harness
 
 
 @pytest.mark.fault(31)
 @MEASURED
 @CLIENTS
-def test_an_endless_body_is_never_held(measured: Process, client: str) -> None:
+def test_an_endless_body_is_never_held(measured: ProcessHarness, client: str) -> None:
     """Of 100 MiB in chunks no more than the limit of 32 MiB is kept, and twice that for a moment."""
     path, _ = request(client)
     size = measured.forget_peak()
@@ -244,7 +250,7 @@ HURTING: dict[str, bytes] = {
 @pytest.mark.fault(32)
 @MEASURED
 @pytest.mark.parametrize("more", HURTING.values(), ids=HURTING)
-def test_json_that_hurts_is_refused_cheaply(measured: Process, upstream: ThreadedUpstream, more: bytes) -> None:
+def test_json_that_hurts_is_refused_cheaply(measured: ProcessHarness, upstream: ThreadedUpstream, more: bytes) -> None:
     """A 400 in each protocol, for a fraction of a second of four requests together; no upstream hears of it."""
     bodies = [(client, request(client)[0], extended(client, more)) for client in EVERY]
     cpu = measured.cpu()
@@ -295,7 +301,7 @@ def _schema(client: str, number: bytes) -> bytes:
 @MEASURED
 @CLIENTS
 @pytest.mark.parametrize("where", WHERE.values(), ids=WHERE)
-def test_numbers_without_bounds(measured: Process, client: str, where: Callable[[str, bytes], bytes]) -> None:
+def test_numbers_without_bounds(measured: ProcessHarness, client: str, where: Callable[[str, bytes], bytes]) -> None:
     """In a field that is passed on, read or translated: served or a 400, never a 500, and quickly."""
     cpu = measured.cpu()
     for name, number in NUMBERS.items():
@@ -309,7 +315,9 @@ def test_numbers_without_bounds(measured: Process, client: str, where: Callable[
 
 @pytest.mark.fault(32)
 @CLIENTS
-def test_repeated_keys_have_one_meaning(strict_front: Front, upstream: ThreadedUpstream, client: str) -> None:
+def test_repeated_keys_have_one_meaning(
+    strict_gateway: GatewayHarness, upstream: ThreadedUpstream, client: str
+) -> None:
     """The last one counts for us, so the upstream is sent it alone: nobody may read the request in another way."""
     path, body = request(client)
     turns = json.dumps(body[TURNS[client]])
@@ -317,7 +325,7 @@ def test_repeated_keys_have_one_meaning(strict_front: Front, upstream: ThreadedU
     for key, first in ((TURNS[client], other), ("model", '"nobody"')):
         if key in body:
             twice = "{" + f'"{key}": {first}, ' + json.dumps(body)[1:]
-            assert is_fine(strict_front.post(path, twice.encode()))
+            assert is_fine(strict_gateway.post(path, twice.encode()))
             sent = upstream.requests[-1].body
             assert b"forbidden" not in sent
             assert b"nobody" not in sent
@@ -325,7 +333,7 @@ def test_repeated_keys_have_one_meaning(strict_front: Front, upstream: ThreadedU
 
 @pytest.mark.fault(32)
 @CLIENTS
-def test_repeated_keys_further_in_have_one_meaning_where_they_are_read(measured: Process, client: str) -> None:
+def test_repeated_keys_further_in_have_one_meaning_where_they_are_read(measured: ProcessHarness, client: str) -> None:
     """Within a message the same; what is only passed on is judged by its upstream."""
     path, body = request(client, model=MESSAGES)
     data = json.dumps(body).replace('"role": "user"', '"role": "user", "role": "user"')

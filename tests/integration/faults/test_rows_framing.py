@@ -26,7 +26,7 @@ from support.faults import (
     FINE,
     FORMS,
     Answered,
-    Front,
+    GatewayHarness,
     at_once,
     block,
     ends_badly,
@@ -35,7 +35,7 @@ from support.faults import (
     is_fine,
     is_refusal,
 )
-from support.faults.process import MEASURES, Process, process
+from support.faults.process import MEASURES, ProcessHarness, process
 from support.pairs import CHAT, GEMINI, MESSAGES, sse
 from support.pairs.failing import begun
 
@@ -50,9 +50,9 @@ def upstream() -> Iterator[ThreadedUpstream]:
         yield made
 
 
-def all_callers(front: Front, *, stream: bool) -> list[tuple[str, Answered]]:
+def all_callers(harness: GatewayHarness, *, stream: bool) -> list[tuple[str, Answered]]:
     """What each protocol's caller reads, all at once."""
-    return at_once(lambda client: (client, front.ask(client, stream=stream)), EVERY)
+    return at_once(lambda client: (client, harness.ask(client, stream=stream)), EVERY)
 
 
 # ── 20, 27, 28: a process of its own, so that what it costs can be read ──────────────────────────────────────────────
@@ -65,12 +65,12 @@ def endless() -> Iterator[ThreadedUpstream]:
 
 
 @pytest.fixture(scope="module")
-def measured(endless: ThreadedUpstream) -> Iterator[Process]:
+def measured(endless: ThreadedUpstream) -> Iterator[ProcessHarness]:
     """Every bound at its default; models `chat`, `responses`, `messages` and `gemini` by what their upstream speaks."""
     blocks = [block(endless, spoken, models=[spoken]) for spoken in EVERY]
-    with process(*blocks) as front:
-        assert front.ask(CHAT, model="nobody").status == 404
-        yield front
+    with process(*blocks) as harness:
+        assert harness.ask(CHAT, model="nobody").status == 404
+        yield harness
 
 
 def line_of(size: int) -> list[bytes | Step]:
@@ -82,7 +82,7 @@ def line_of(size: int) -> list[bytes | Step]:
 @pytest.mark.fault(20)
 @MEASURED
 @SPOKEN
-def test_an_event_of_100_mib_is_given_up(measured: Process, endless: ThreadedUpstream, spoken: str) -> None:
+def test_an_event_of_100_mib_is_given_up(measured: ProcessHarness, endless: ThreadedUpstream, spoken: str) -> None:
     """At 16 MiB: an error event, in bounded memory, in time that grows with the bytes, and the connection is closed."""
     number = len(endless.requests)
     for client in (CHAT, MESSAGES):
@@ -100,7 +100,7 @@ def test_an_event_of_100_mib_is_given_up(measured: Process, endless: ThreadedUps
 @pytest.mark.fault(27)
 @MEASURED
 @SPOKEN
-def test_an_endless_answer_is_given_up(measured: Process, endless: ThreadedUpstream, spoken: str) -> None:
+def test_an_endless_answer_is_given_up(measured: ProcessHarness, endless: ThreadedUpstream, spoken: str) -> None:
     """A whole answer is read to 64 MiB, then it is a 502, and the connection is closed."""
     number = len(endless.requests)
     head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n"
@@ -117,8 +117,8 @@ def test_a_configured_bound_is_the_bound(upstream: ThreadedUpstream) -> None:
     body = FINE.whole(CHAT)
     upstream.default = json_answer(200, body | {"padding": "x" * 5000})
     for limit, served in ((16384, True), (4096, False)):
-        with gateway(block(upstream), limits={"answer": limit}) as front:
-            for client, answer in all_callers(front, stream=False):
+        with gateway(block(upstream), limits={"answer": limit}) as harness:
+            for client, answer in all_callers(harness, stream=False):
                 assert is_fine(answer) if served else is_refusal(client, answer, 502)
 
 
@@ -127,11 +127,11 @@ def test_a_configured_bound_is_the_bound(upstream: ThreadedUpstream) -> None:
 def test_an_endless_stream_is_given_up(upstream: ThreadedUpstream, spoken: str) -> None:
     """`limits.stream`, however small its events are: the protocol's error event, and the connection is closed."""
     *head, piece = begun(spoken)
-    with gateway(block(upstream, spoken), limits={"stream": "256KiB"}) as front:
+    with gateway(block(upstream, spoken), limits={"stream": "256KiB"}) as harness:
         for client in EVERY:
             number = len(upstream.requests)
             upstream.default = sse([*head, *[piece] * 5000, Hold()], end=False)
-            assert ends_badly(client, front.ask(client, stream=True))
+            assert ends_badly(client, harness.ask(client, stream=True))
             upstream.wait_closed(number)
 
 
@@ -154,7 +154,7 @@ def coded(body: bytes, coding: str, *, kind: str = "application/json") -> Scenar
 @MEASURED
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 @pytest.mark.parametrize("stream", FORMS, ids=["whole", "stream"])
-def test_a_bomb_is_defused(measured: Process, endless: ThreadedUpstream, coding: str, *, stream: bool) -> None:
+def test_a_bomb_is_defused(measured: ProcessHarness, endless: ThreadedUpstream, coding: str, *, stream: bool) -> None:
     """200 KB that would be 200 MiB: a 502, and less than 32 MiB of memory and a second of time."""
     assert len(bomb(coding)) < 250_000
     endless.default = coded(bomb(coding), coding, kind="text/event-stream" if stream else "application/json")
@@ -177,12 +177,12 @@ CODINGS: dict[str, Callable[[bytes], bytes]] = {
 def test_codings(upstream: ThreadedUpstream, spoken: str) -> None:
     """None is asked for; one layer that comes all the same is undone, more layers and others are a 502."""
     whole, stream = json.dumps(FINE.whole(spoken)).encode(), b"".join(FINE.frames(spoken))
-    with gateway(block(upstream, spoken)) as front:
+    with gateway(block(upstream, spoken)) as harness:
         for coding, encode in CODINGS.items():
             upstream.default = coded(encode(whole), coding)
-            assert all(is_fine(answer) for _, answer in all_callers(front, stream=False)), coding
+            assert all(is_fine(answer) for _, answer in all_callers(harness, stream=False)), coding
             upstream.default = coded(encode(stream), coding, kind="text/event-stream")
-            assert all(is_fine(answer) for _, answer in all_callers(front, stream=True)), coding
+            assert all(is_fine(answer) for _, answer in all_callers(harness, stream=True)), coding
         for coding, body in (
             ("gzip, gzip", gzip.compress(gzip.compress(whole))),
             ("br", b"\x0b\x02\x80ok\x03"),
@@ -191,7 +191,7 @@ def test_codings(upstream: ThreadedUpstream, spoken: str) -> None:
             ("gzip", gzip.compress(whole)[:-9]),
         ):
             upstream.default = coded(body, coding)
-            for client, answer in all_callers(front, stream=False):
+            for client, answer in all_callers(harness, stream=False):
                 assert is_refusal(client, answer, 502), coding
     assert {each.header("accept-encoding") for each in upstream.requests} == {"identity"}
 
@@ -233,10 +233,10 @@ WHOLE_ENDINGS: dict[str, Callable[[bytes], Scenario]] = {
 def test_a_whole_answer_of_the_wrong_length_is_a_502(upstream: ThreadedUpstream, spoken: str) -> None:
     """However its end is wrong; the part that came is never taken for all of it."""
     body = json.dumps(FINE.whole(spoken)).encode()
-    with gateway(block(upstream, spoken)) as front:
+    with gateway(block(upstream, spoken)) as harness:
         for name, made in WHOLE_ENDINGS.items():
             upstream.default = made(body)
-            for client, answer in all_callers(front, stream=False):
+            for client, answer in all_callers(harness, stream=False):
                 assert is_refusal(client, answer, 502), (name, client, answer.text)
 
 
@@ -254,12 +254,12 @@ STREAM_ENDINGS: dict[str, tuple[bytes, tuple[Step, ...]]] = {
 def test_a_stream_of_the_wrong_length_is_an_error_event(upstream: ThreadedUpstream, spoken: str) -> None:
     """As one without its end sign: the caller reads what came, and then an error."""
     frames = b"".join(begun(spoken))
-    with gateway(block(upstream, spoken)) as front:
+    with gateway(block(upstream, spoken)) as harness:
         for name, (head, ending) in STREAM_ENDINGS.items():
             body = chunked(frames) if head == CHUNKED else frames
             for client in (CHAT, MESSAGES):
                 upstream.default = scenario = Scenario(Send(SSE_HEAD + head + body), Hold(), *_after(ending))
-                with front.streaming(client) as answer:
+                with harness.streaming(client) as answer:
                     first = answer.read1()
                     scenario.gate.set()
                     read = Answered(200, {}, first + answer.read())
@@ -277,10 +277,10 @@ def _after(ending: tuple[Step, ...]) -> tuple[Step, ...]:
 def test_a_stream_whose_length_is_too_short_is_an_error(upstream: ThreadedUpstream, spoken: str) -> None:
     """The rest is behind the answer's end and is not read."""
     stream = b"".join(FINE.frames(spoken))
-    with gateway(block(upstream, spoken)) as front:
+    with gateway(block(upstream, spoken)) as harness:
         for less in (40, len(stream) // 2):
             upstream.default = raw_answer(SSE_HEAD + LENGTH % (len(stream) - less) + stream)
-            for client, answer in all_callers(front, stream=True):
+            for client, answer in all_callers(harness, stream=True):
                 assert is_refusal(client, answer, 502) or ends_badly(client, answer), (less, client, answer.text)
 
 
@@ -294,11 +294,11 @@ SECOND = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 
 def test_a_second_answer_is_nobodys(upstream: ThreadedUpstream, spoken: str) -> None:
     """What follows an answer unasked is not the next caller's answer; its connection is not used again."""
     body = json.dumps(FINE.whole(spoken)).encode()
-    with gateway(block(upstream, spoken)) as front:
+    with gateway(block(upstream, spoken)) as harness:
         for number in range(4):
             upstream.default = Scenario(Send(JSON_HEAD + LENGTH % len(body) + body + SECOND))
             client = EVERY[number]
-            answer = front.ask(client)
+            answer = harness.ask(client)
             assert is_fine(answer)
             assert "evil" not in answer.text
     assert [each.connection for each in upstream.requests] == [0, 1, 2, 3]
@@ -310,12 +310,12 @@ def test_what_comes_behind_the_end_sign_is_not_read(upstream: ThreadedUpstream, 
     """More words, another stream or nonsense behind the end of a stream: nothing of it counts, nothing is reused."""
     frames = FINE.frames(spoken)
     late = [frame.replace(b"fine", b"evil") for frame in frames]
-    with gateway(block(upstream, spoken)) as front:
+    with gateway(block(upstream, spoken)) as harness:
         for more in (late, [b"\xff\xfe nonsense\n\n"], [b"data: {\n\n"]):
             for client in EVERY:
                 before = len(upstream.requests)
                 upstream.default = sse([*frames, *more, Hold()], end=False)
-                answer = front.ask(client, stream=True)
+                answer = harness.ask(client, stream=True)
                 assert is_fine(answer), (client, answer.text)
                 assert "evil" not in answer.text
                 upstream.wait_closed(before)
@@ -339,14 +339,14 @@ KINDS: dict[str, tuple[str, bytes]] = {
 @SPOKEN
 def test_what_is_no_answer_is_a_502(upstream: ThreadedUpstream, spoken: str) -> None:
     """Whatever it says it is, whole or where a stream should be; an answer in the other form is read as what it is."""
-    with gateway(block(upstream, spoken)) as front:
+    with gateway(block(upstream, spoken)) as harness:
         for name, (kind, body) in KINDS.items():
             for stream in FORMS:
                 upstream.default = json_answer(200, body, headers=[("content-type", kind)])
-                for client, answer in all_callers(front, stream=stream):
+                for client, answer in all_callers(harness, stream=stream):
                     assert is_refusal(client, answer, 502), (name, stream, client, answer.text)
                     assert "internal-host" not in answer.text
         for stream in FORMS:
             upstream.default = fine(spoken, stream=not stream)
-            for client, answer in all_callers(front, stream=stream):
+            for client, answer in all_callers(harness, stream=stream):
                 assert is_fine(answer), (stream, client, answer.text)

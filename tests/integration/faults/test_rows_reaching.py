@@ -72,8 +72,8 @@ def nowhere() -> str:
 @WHOLE_OR_STREAM
 def test_the_next_target_serves_where_nobody_listens(upstream: ThreadedUpstream, client: str, *, stream: bool) -> None:
     """The caller sees a good answer, and that two were asked."""
-    with gateway(block(nowhere()), block(upstream)) as front:
-        served = front.ask(client, stream=stream)
+    with gateway(block(nowhere()), block(upstream)) as harness:
+        served = harness.ask(client, stream=stream)
     assert is_fine(served), served.text
     assert served.headers["x-llmproxy-attempts"] == "2"
 
@@ -81,10 +81,10 @@ def test_the_next_target_serves_where_nobody_listens(upstream: ThreadedUpstream,
 @pytest.mark.fault(1)
 def test_a_dead_upstream_is_left_alone_after_five_tries(upstream: ThreadedUpstream) -> None:
     """From then on it costs nobody anything, until its rest is over."""
-    with gateway(block(nowhere(), cooldown="10m"), block(upstream)) as front:
-        assert all(is_fine(front.ask()) for _ in range(9))
-        failed = [fact for fact in front.noted.facts if isinstance(fact, AttemptFailed)]
-        (cooled,) = [fact for fact in front.noted.facts if isinstance(fact, CredentialCooled)]
+    with gateway(block(nowhere(), cooldown="10m"), block(upstream)) as harness:
+        assert all(is_fine(harness.ask()) for _ in range(9))
+        failed = [fact for fact in harness.noted.facts if isinstance(fact, AttemptFailed)]
+        (cooled,) = [fact for fact in harness.noted.facts if isinstance(fact, CredentialCooled)]
     assert [fact.provider for fact in failed] == ["up0"] * 5
     assert (cooled.provider, cooled.asked) == ("up0", False)
     assert cooled.reason.startswith("ECONNREFUSED 127.0.0.1:")
@@ -94,9 +94,9 @@ def test_a_dead_upstream_is_left_alone_after_five_tries(upstream: ThreadedUpstre
 @pytest.mark.parametrize("client", EVERY)
 def test_where_nobody_listens_at_all_it_is_a_real_status(client: str) -> None:
     """No stream begins, and no address is told."""
-    with gateway(block(nowhere()), block(nowhere())) as front:
+    with gateway(block(nowhere()), block(nowhere())) as harness:
         for stream in (False, True):
-            refused = front.ask(client, stream=stream)
+            refused = harness.ask(client, stream=stream)
             assert is_refusal(client, refused, 502), refused.text
             assert "127.0.0.1" not in refused.text
 
@@ -152,10 +152,10 @@ def named(name: str, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["unknown", "empty"])
 def test_a_name_that_is_none_is_like_nobody_listening(upstream: ThreadedUpstream, client: str, name: str) -> None:
     """The next target serves; alone it is a 502 that does not repeat the name."""
-    with gateway(named(name), block(upstream)) as front:
-        assert is_fine(front.ask(client))
-    with gateway(named(name)) as front:
-        refused = front.ask(client)
+    with gateway(named(name), block(upstream)) as harness:
+        assert is_fine(harness.ask(client))
+    with gateway(named(name)) as harness:
+        refused = harness.ask(client)
     assert is_refusal(client, refused, 502)
     assert "invalid" not in refused.json()["error"]["message"]
 
@@ -163,9 +163,9 @@ def test_a_name_that_is_none_is_like_nobody_listening(upstream: ThreadedUpstream
 @pytest.mark.fault(2)
 def test_a_resolver_that_hangs_ends_by_the_connect_clock(upstream: ThreadedUpstream, names: Names) -> None:
     """While it still hangs, twenty callers are served elsewhere; it takes up one thread and not one for each."""
-    with gateway(named("slow", timeout={"connect": "100ms"}), block(upstream)) as front:
+    with gateway(named("slow", timeout={"connect": "100ms"}), block(upstream)) as harness:
         served: list[bool] = []
-        callers = [threading.Thread(target=lambda: served.append(is_fine(front.ask()))) for _ in range(20)]
+        callers = [threading.Thread(target=lambda: served.append(is_fine(harness.ask()))) for _ in range(20)]
         for caller in callers:
             caller.start()
         for caller in callers:
@@ -178,12 +178,12 @@ def test_a_resolver_that_hangs_ends_by_the_connect_clock(upstream: ThreadedUpstr
 @pytest.mark.fault(2)
 def test_a_resolver_that_hangs_blocks_nobody(upstream: ThreadedUpstream, names: Names) -> None:
     """Another model's caller is answered before the resolver is; alone the hanging one is a 504."""
-    with gateway(named("slow", models=["slow"], timeout={"connect": "700ms"}), block(upstream)) as front:
+    with gateway(named("slow", models=["slow"], timeout={"connect": "700ms"}), block(upstream)) as harness:
         ended: list[int] = []
-        waiting = threading.Thread(target=lambda: ended.append(front.ask(model="slow").status))
+        waiting = threading.Thread(target=lambda: ended.append(harness.ask(model="slow").status))
         waiting.start()
         wait_until(lambda: names.now == 1)
-        assert is_fine(front.ask())
+        assert is_fine(harness.ask())
         assert ended == []
         waiting.join(HANG)
         assert ended == [504]
@@ -205,9 +205,9 @@ def test_what_callers_name_is_never_fetched(client: str, spoken: str) -> None:
     """A picture's address goes on as it is, or the request is refused; nobody here connects to it."""
     with upstreams(2) as (serving, inner):
         serving.default = fine(spoken)
-        with gateway(block(serving, spoken)) as front:
+        with gateway(block(serving, spoken)) as harness:
             for path in ("/latest/meta-data", f"/{PNG[:9]}.png"):
-                asked = front.ask(client, messages=ADDRESSED[client](inner.base_url + path))
+                asked = harness.ask(client, messages=ADDRESSED[client](inner.base_url + path))
                 assert asked.status in {200, 400}, asked.text
         assert inner.connections == 0
 
@@ -298,13 +298,13 @@ def test_a_wrong_certificate_is_not_tried_again(
     monkeypatch.setattr("llmproxy_asgi.transport.channel._context", lambda _: context)
     with server.listening() as port:
         secure = block(f"https://localhost:{port}", retry={"attempts": 3, "backoff": "1ms"})
-        with gateway(secure) as front:
-            refused = front.ask(client)
+        with gateway(secure) as harness:
+            refused = harness.ask(client)
             assert is_refusal(client, refused, 502)
             assert "certificate" in refused.text
             assert server.connections == 1
-        with gateway(secure, block(upstream)) as front:
-            assert is_fine(front.ask(client))
+        with gateway(secure, block(upstream)) as harness:
+            assert is_fine(harness.ask(client))
     assert (server.connections, server.received) == (2, b"")
 
 
@@ -316,8 +316,8 @@ def test_the_same_server_is_spoken_to_where_its_certificate_is_right(
     server = Certified(tmp_path, "localhost", days=1)
     context = ssl.create_default_context(cafile=str(server.chain))
     monkeypatch.setattr("llmproxy_asgi.transport.channel._context", lambda _: context)
-    with server.listening() as port, gateway(block(f"https://localhost:{port}")) as front:
-        assert front.ask().status == 400
+    with server.listening() as port, gateway(block(f"https://localhost:{port}")) as harness:
+        assert harness.ask().status == 400
     assert server.received.startswith(b"POST /v1/chat/completions HTTP/1.1\r\n")
 
 
@@ -327,10 +327,10 @@ def test_a_handshake_that_stalls_ends_by_the_connect_clock(upstream: ThreadedUps
     """An upstream that accepts and says nothing: a 504 alone, and the next target otherwise."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         secure = block(f"https://127.0.0.1:{silent.getsockname()[1]}", timeout={"connect": "100ms"})
-        with gateway(secure) as front:
-            assert is_refusal(client, front.ask(client), 504)
-        with gateway(secure, block(upstream)) as front:
-            assert is_fine(front.ask(client))
+        with gateway(secure) as harness:
+            assert is_refusal(client, harness.ask(client), 504)
+        with gateway(secure, block(upstream)) as harness:
+            assert is_fine(harness.ask(client))
 
 
 # ── 5, 6 ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -343,11 +343,11 @@ def test_an_upstream_that_never_answers(upstream: ThreadedUpstream, begins: byte
     clocks = {"connect": "1s", "first_byte": "1ms", "total": "500ms"}
     with (
         Upstream.in_thread(default=Scenario(Send(begins), Hold())) as silent,
-        gateway(block(silent, models=["m", "alone"], timeout=clocks), block(upstream)) as front,
+        gateway(block(silent, models=["m", "alone"], timeout=clocks), block(upstream)) as harness,
     ):
 
         def asked(client: str, stream: bool, model: str) -> bool:
-            answered = front.ask(client, stream=stream, model=model)
+            answered = harness.ask(client, stream=stream, model=model)
             return is_fine(answered) if model == "m" else is_refusal(client, answered, 504)
 
         assert all(at_once(asked, EVERY, FORMS, ("m", "alone")))
@@ -365,11 +365,11 @@ def test_a_reset_before_the_answer_is_tried_again_once(client: str, *, stream: b
     with Upstream.in_thread() as resetting:
         twice = block(resetting, retry={"attempts": 2, "backoff": "1ms"})
         resetting.enqueue(Scenario(Reset()), fine(stream=stream))
-        with gateway(twice) as front:
-            assert is_fine(front.ask(client, stream=stream))
+        with gateway(twice) as harness:
+            assert is_fine(harness.ask(client, stream=stream))
         resetting.enqueue(Scenario(Reset()), Scenario(Reset()))
-        with gateway(twice) as front:
-            assert is_refusal(client, front.ask(client, stream=stream), 502)
+        with gateway(twice) as harness:
+            assert is_refusal(client, harness.ask(client, stream=stream), 502)
         assert len(resetting.requests) == 4
 
 
@@ -377,9 +377,9 @@ def test_a_reset_before_the_answer_is_tried_again_once(client: str, *, stream: b
 def test_retries_are_paid_from_a_budget() -> None:
     """Of forty calls to an upstream that always resets, few are tried again: an account of ten, and what is earned."""
     with Upstream.in_thread(default=Scenario(Reset())) as resetting:
-        with gateway(block(resetting, retry={"attempts": 2, "backoff": "1ms"})) as front:
+        with gateway(block(resetting, retry={"attempts": 2, "backoff": "1ms"})) as harness:
             since = time.monotonic()
-            statuses = {front.ask().status for _ in range(40)}
+            statuses = {harness.ask().status for _ in range(40)}
             earned = 40 * 0.08 + (time.monotonic() - since) * 0.1
         assert statuses == {502}
         assert 50 <= len(resetting.requests) <= 50 + earned
@@ -396,11 +396,11 @@ def test_a_stale_connection_is_replaced_unseen(client: str, end: Any, *, stream:
     """It is closed upon the second request: that one is sent again, though nothing may be tried again, and once."""
     with Upstream.in_thread() as stale:
         stale.enqueue(fine(), Scenario(end), fine(stream=stream), fine())
-        with gateway(block(stale)) as front:
-            assert is_fine(front.ask())
-            assert is_fine(front.ask(client, stream=stream))
-            assert is_fine(front.ask())
-            attempts = [fact for fact in front.noted.facts if isinstance(fact, AttemptBegan)]
+        with gateway(block(stale)) as harness:
+            assert is_fine(harness.ask())
+            assert is_fine(harness.ask(client, stream=stream))
+            assert is_fine(harness.ask())
+            attempts = [fact for fact in harness.noted.facts if isinstance(fact, AttemptBegan)]
         assert len(attempts) == 3
         assert len(stale.requests) == 4
         assert [each.connection for each in stale.requests][:3] == [0, 0, 1]
@@ -412,9 +412,9 @@ def test_after_a_byte_of_an_answer_a_connection_is_not_replaced(client: str) -> 
     """The upstream may have acted upon the request already."""
     with Upstream.in_thread() as stale:
         stale.enqueue(fine(), Scenario(Send(b"H"), Close()))
-        with gateway(block(stale)) as front:
-            assert is_fine(front.ask())
-            assert is_refusal(client, front.ask(client), 502)
+        with gateway(block(stale)) as harness:
+            assert is_fine(harness.ask())
+            assert is_refusal(client, harness.ask(client), 502)
         assert len(stale.requests) == 2
 
 
@@ -426,11 +426,11 @@ def test_after_a_byte_of_an_answer_a_connection_is_not_replaced(client: str) -> 
 def test_a_redirect_is_not_followed(client: str) -> None:
     """Neither the request nor the credential goes where it points; it is asked once and is a 502."""
     again = {"attempts": 3, "backoff": "1ms"}
-    with upstreams(2) as (moved, elsewhere), gateway(block(moved, retry=again)) as front:
+    with upstreams(2) as (moved, elsewhere), gateway(block(moved, retry=again)) as harness:
         for number, status in enumerate((301, 302, 303, 307, 308), 1):
             to = [("location", elsewhere.base_url + "/v1/chat/completions")]
             moved.default = json_answer(status, {}, headers=to)
-            refused = front.ask(client, stream=bool(number % 2))
+            refused = harness.ask(client, stream=bool(number % 2))
             assert is_refusal(client, refused, 502), refused.text
             assert elsewhere.base_url not in refused.text
             assert (len(moved.requests), elsewhere.connections) == (number, 0)

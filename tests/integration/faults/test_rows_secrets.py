@@ -27,7 +27,7 @@ pytestmark = pytest.mark.fault(56)
 
 CHAT, RESPONSES, MESSAGES, GEMINI = "openai-chat", "openai-responses", "anthropic-messages", "gemini"
 PROTOCOLS = (CHAT, RESPONSES, MESSAGES, GEMINI)
-LANES = [pytest.param(client, upstream, id=f"{client}-{upstream}") for client in PROTOCOLS for upstream in PROTOCOLS]
+PAIRS = [pytest.param(client, upstream, id=f"{client}-{upstream}") for client in PROTOCOLS for upstream in PROTOCOLS]
 
 KEYS = {
     CHAT: ["sk-proj-canarykey0001abcdefgh", "plainkeycanary0002", "k3ycanary0003"],
@@ -238,14 +238,14 @@ def check_logs(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(("client", "protocol"), LANES)
+@pytest.mark.parametrize(("client", "protocol"), PAIRS)
 async def test_no_status_brings_a_secret_to_a_caller(
     upstream: ThreadedUpstream, caplog: pytest.LogCaptureFixture, client: str, protocol: str
 ) -> None:
     """Whatever the status from 300 to 599: no canary in the answer, its headers, its explanation or a log record."""
     app = gateway(upstream)
     text, below = " ".join(SHAPED), " ".join(sent(protocol))
-    # Which class of statuses it belongs to decides; so where the same code reads them a lane takes those in use.
+    # Which class of statuses it belongs to decides; so where the same code reads them, a pair takes those in use.
     tried = [*range(300, 304), *range(305, 309), *range(400, 600)] if client == protocol else IN_USE
     statuses = iter(tried)
 
@@ -264,7 +264,7 @@ async def test_no_status_brings_a_secret_to_a_caller(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(("client", "protocol"), LANES)
+@pytest.mark.parametrize(("client", "protocol"), PAIRS)
 async def test_no_shape_of_an_error_brings_a_secret_to_a_caller(
     upstream: ThreadedUpstream, caplog: pytest.LogCaptureFixture, client: str, protocol: str
 ) -> None:
@@ -334,7 +334,7 @@ def failures(protocol: str, text: str) -> list[bytes]:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("after", [False, True], ids=["first", "later"])
-@pytest.mark.parametrize(("client", "protocol"), LANES)
+@pytest.mark.parametrize(("client", "protocol"), PAIRS)
 async def test_no_event_of_a_stream_brings_a_secret_to_a_caller(
     upstream: ThreadedUpstream, caplog: pytest.LogCaptureFixture, client: str, protocol: str, after: bool
 ) -> None:

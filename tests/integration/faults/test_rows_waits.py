@@ -17,7 +17,7 @@ from llmproxy_asgi.testing import Received, Scenario, ThreadedUpstream, Upstream
 from support.faults import (
     EVERY,
     FORMS,
-    Front,
+    GatewayHarness,
     block,
     fine,
     gateway,
@@ -49,8 +49,8 @@ def limited(*headers: tuple[str, str]) -> Scenario:
     return error_answer(429, {"error": {"message": "Slow down.", "type": "rate_limit_error"}}, headers=headers)
 
 
-def rests(front: Front) -> list[CredentialCooled]:
-    return [fact for fact in front.noted.facts if isinstance(fact, CredentialCooled)]
+def rests(harness: GatewayHarness) -> list[CredentialCooled]:
+    return [fact for fact in harness.noted.facts if isinstance(fact, CredentialCooled)]
 
 
 # ── 8, 9 ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -104,10 +104,10 @@ def test_the_wait_is_the_rest(
 ) -> None:
     """The key rests just so long, at most an hour; nonsense is the configured rest. Meanwhile another target serves."""
     upstream.default = limited(*headers)
-    with gateway(block(upstream, cooldown="7s"), block(second)) as front:
-        assert is_fine(front.ask(CHAT))
-        assert is_fine(front.ask(MESSAGES, stream=True))
-        (rest,) = rests(front)
+    with gateway(block(upstream, cooldown="7s"), block(second)) as harness:
+        assert is_fine(harness.ask(CHAT))
+        assert is_fine(harness.ask(MESSAGES, stream=True))
+        (rest,) = rests(harness)
     assert rest.seconds == pytest.approx(seconds)
     assert rest.asked == (seconds != 7)
     assert len(upstream.requests) == 1
@@ -118,20 +118,20 @@ def test_the_wait_is_the_rest(
 def test_a_wait_that_is_over_already_is_none(upstream: ThreadedUpstream, past: str) -> None:
     """The same key is asked again at once."""
     upstream.enqueue(limited(("retry-after", past), DATE), fine())
-    with gateway(block(upstream, cooldown="10m", retry={"attempts": 2, "backoff": "10s"})) as front:
-        assert is_fine(front.ask())
-        assert rests(front) == []
+    with gateway(block(upstream, cooldown="10m", retry={"attempts": 2, "backoff": "10s"})) as harness:
+        assert is_fine(harness.ask())
+        assert rests(harness) == []
 
 
 @pytest.mark.fault(8)
 @pytest.mark.parametrize("client", EVERY)
 def test_the_caller_is_told_the_shortest_of_all_waits(client: str) -> None:
     """At first, and while they last; no upstream is asked meanwhile."""
-    with upstreams(3) as made, gateway(*(block(each) for each in made)) as front:
+    with upstreams(3) as made, gateway(*(block(each) for each in made)) as harness:
         for each, seconds in zip(made, ("90", "33", "60"), strict=True):
             each.default = limited(("retry-after", seconds))
         for stream in FORMS:
-            refused = front.ask(client, stream=stream)
+            refused = harness.ask(client, stream=stream)
             assert is_refusal(client, refused, 429), refused.text
             assert 25 <= int(refused.headers["retry-after"]) <= 33
         assert [len(each.requests) for each in made] == [1, 1, 1]
@@ -144,11 +144,11 @@ def test_the_caller_is_told_the_shortest_of_all_waits(client: str) -> None:
 def test_without_a_wait_it_is_backed_off(upstream: ThreadedUpstream) -> None:
     """Tried again after waits that double and are drawn anew each time; nobody asked for the rest that follows."""
     upstream.default = limited()
-    with gateway(block(upstream, cooldown="5s", retry={"attempts": 4, "backoff": "16ms"})) as front:
-        assert is_refusal(CHAT, front.ask(), 429)
-        waits = [fact.wait for fact in front.noted.facts if isinstance(fact, AttemptFailed) and fact.then == "again"]
+    with gateway(block(upstream, cooldown="5s", retry={"attempts": 4, "backoff": "16ms"})) as harness:
+        assert is_refusal(CHAT, harness.ask(), 429)
+        waits = [fact.wait for fact in harness.noted.facts if isinstance(fact, AttemptFailed) and fact.then == "again"]
         assert all(0 <= wait <= 0.016 * 2**number for number, wait in enumerate(waits))
-        assert all(not each.asked and each.seconds == 5 for each in rests(front))
+        assert all(not each.asked and each.seconds == 5 for each in rests(harness))
 
 
 SPENT: dict[str, tuple[int, dict[str, Any]]] = {
@@ -181,9 +181,9 @@ def test_a_spent_quota_rests_for_long(upstream: ThreadedUpstream, second: Thread
     status, body = SPENT[spoken]
     upstream.default = json_answer(status, body)
     spent = block(upstream, spoken, cooldown="5s", retry={"attempts": 3, "backoff": "1ms"})
-    with gateway(spent, block(second)) as front:
-        assert all(is_fine(front.ask(client)) for client in EVERY)
-        (rest,) = rests(front)
+    with gateway(spent, block(second)) as harness:
+        assert all(is_fine(harness.ask(client)) for client in EVERY)
+        (rest,) = rests(harness)
     assert rest.seconds >= 600
     assert len(upstream.requests) == 1
 
@@ -197,15 +197,15 @@ def test_which_failures_are_tried_again(upstream: ThreadedUpstream, spoken: str)
     """Those that may pass; what an upstream cannot do it cannot do the second time."""
     body = {"type": "error", "error": {"type": "api_error", "message": "Boom.", "code": None, "param": None}}
     twice = {"attempts": 2, "backoff": "1ms"}
-    with gateway(block(upstream, spoken, retry=twice)) as front:
+    with gateway(block(upstream, spoken, retry=twice)) as harness:
         for status, client in zip((500, 502, 503, 504, 529), itertools.cycle(EVERY), strict=False):
             for stream in FORMS:
                 upstream.enqueue(json_answer(status, body), fine(spoken, stream=stream))
-                assert is_fine(front.ask(client, stream=stream)), status
+                assert is_fine(harness.ask(client, stream=stream)), status
         assert len(upstream.requests) == 20
         for status, client in zip((501, 505), (CHAT, MESSAGES), strict=True):
             upstream.enqueue(json_answer(status, body))
-            assert is_refusal(client, front.ask(client), 502), status
+            assert is_refusal(client, harness.ask(client), 502), status
         assert len(upstream.requests) == 22
 
 
@@ -214,10 +214,10 @@ def test_which_failures_are_tried_again(upstream: ThreadedUpstream, spoken: str)
 def test_refusals_are_not_tried_again(upstream: ThreadedUpstream, client: str) -> None:
     """They keep their status in the caller's shape, whoever else could serve; a refused key is nobody's 401."""
     error = {"message": "No, because.", "type": "invalid_request_error", "param": None, "code": None}
-    with gateway(block(upstream, retry={"attempts": 3, "backoff": "1ms"})) as front:
+    with gateway(block(upstream, retry={"attempts": 3, "backoff": "1ms"})) as harness:
         for number, status in enumerate((400, 404, 413, 422, 401, 403), 1):
             upstream.default = error_answer(status, {"error": error})
-            refused = front.ask(client)
+            refused = harness.ask(client)
             assert is_refusal(client, refused, 502 if status in {401, 403} else status), refused.text
             assert ("No, because." in refused.text) == (status not in {401, 403})
             assert len(upstream.requests) == number
@@ -236,14 +236,14 @@ def test_a_refused_key_makes_room_for_the_next(
 
     upstream.default = by_key
     twice = {"attempts": 2, "backoff": "1ms"}
-    with gateway(block(upstream, api_key=["sk-bad-bad", "sk-good-good"], cooldown="10m", retry=twice)) as front:
-        assert all(is_fine(front.ask()) for _ in range(4))
-        (rest,) = rests(front)
+    with gateway(block(upstream, api_key=["sk-bad-bad", "sk-good-good"], cooldown="10m", retry=twice)) as harness:
+        assert all(is_fine(harness.ask()) for _ in range(4))
+        (rest,) = rests(harness)
     keys = Counter(each.header("authorization") for each in upstream.requests)
     assert keys == {"Bearer sk-bad-bad": 1, "Bearer sk-good-good": 4}
     assert rest.seconds == 600
-    with gateway(block(upstream, api_key="sk-bad-bad", cooldown="10m"), block(second)) as front:
-        assert all(is_fine(front.ask()) for _ in range(3))
+    with gateway(block(upstream, api_key="sk-bad-bad", cooldown="10m"), block(second)) as harness:
+        assert all(is_fine(harness.ask()) for _ in range(3))
     assert len(upstream.requests) == 6
 
 
@@ -252,12 +252,12 @@ def test_a_refused_key_makes_room_for_the_next(
 CLIENTS = 500
 
 
-async def storm(front: Front) -> Counter[int]:
+async def storm(harness: GatewayHarness) -> Counter[int]:
     """So many callers at once, half of them streaming, in two protocols."""
 
     async def one(session: aiohttp.ClientSession, number: int) -> int:
         path, body = request((CHAT, MESSAGES)[number % 2], stream=number % 4 < 2)
-        async with session.post(front.base + path, json=body) as answer:
+        async with session.post(harness.base + path, json=body) as answer:
             await answer.read()
             return answer.status
 
@@ -272,13 +272,16 @@ def test_a_total_outage_is_not_multiplied(cooldown: object) -> None:
     """All upstreams down, five hundred callers at once: none of the upstreams sees more than 1.1 times the calls."""
     down = error_answer(503, {"error": {"message": "down"}})
     again = {"attempts": 3, "backoff": "10ms"}
-    with upstreams(3, down) as made, gateway(*(block(each, cooldown=cooldown, retry=again) for each in made)) as front:
+    with (
+        upstreams(3, down) as made,
+        gateway(*(block(each, cooldown=cooldown, retry=again) for each in made)) as harness,
+    ):
         since = time.monotonic()
-        statuses = asyncio.run(storm(front))
+        statuses = asyncio.run(storm(harness))
         idle = 0.1 * (time.monotonic() - since)  # what an account earns by the time alone, on a slow machine, too
-        wait_until(lambda: len(front.noted.finished()) == CLIENTS)
+        wait_until(lambda: len(harness.noted.finished()) == CLIENTS)
         assert sum(statuses.values()) == CLIENTS
         assert set(statuses) <= {502, 503}
         assert all(len(each.requests) <= 1.1 * CLIENTS + idle for each in made), [len(each.requests) for each in made]
-        attempts = sum(each.attempts for each in front.noted.finished())
+        attempts = sum(each.attempts for each in harness.noted.finished())
         assert attempts == sum(len(each.requests) for each in made)

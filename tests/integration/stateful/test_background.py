@@ -22,8 +22,8 @@ from llmproxy_asgi.testing import Hold, Scenario, Upstream, error_answer
 from llmproxy_asgi.translators.registry import translator
 from support.gateway import served
 from support.pairs import Reply
-from support.pairs.scene import ALICE, Scene, protocol_of, scene
-from support.pairs.stage import gateway_config
+from support.pairs.harness import gateway_config
+from support.pairs.owners import ALICE, OwnersHarness, owners_harness, protocol_of
 from support.pairs.wires import CHAT, GEMINI, MESSAGES, RESPONSES, sse
 
 UPSTREAMS = (CHAT, RESPONSES, MESSAGES, GEMINI)
@@ -31,13 +31,13 @@ TALE = Reply(texts=("Once ", "upon ", "a ", "time."))
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Scene]:
-    with scene() as made:
+def shared() -> Iterator[OwnersHarness]:
+    with owners_harness() as made:
         yield made
 
 
 @pytest.fixture
-def stage(shared: Scene) -> Iterator[Scene]:
+def harness(shared: OwnersHarness) -> Iterator[OwnersHarness]:
     shared.reset()
     yield shared
     errors, shared.upstream.errors = shared.upstream.errors, []
@@ -73,37 +73,37 @@ def ended(client: openai.OpenAI, response_id: str) -> Any:
 
 
 @pytest.mark.parametrize("upstream", UPSTREAMS)
-def test_it_goes_on_after_its_caller(stage: Scene, upstream: str) -> None:
+def test_it_goes_on_after_its_caller(harness: OwnersHarness, upstream: str) -> None:
     """The caller is answered at once, asks now and then, and finds the answer; it can be gone on from."""
     scenario = held(upstream)
-    stage.play(scenario)
-    queued = stage.alice.responses.create(model=stage.model(upstream), input="A tale", background=True)
+    harness.play(scenario)
+    queued = harness.alice.responses.create(model=harness.model(upstream), input="A tale", background=True)
     assert (queued.status, queued.background, queued.output) == ("queued", True, [])
-    stage.upstream.wait_for_requests(1)
-    until(lambda: stage.alice.responses.retrieve(queued.id).status == "in_progress")
+    harness.upstream.wait_for_requests(1)
+    until(lambda: harness.alice.responses.retrieve(queued.id).status == "in_progress")
     with pytest.raises(openai.BadRequestError):
-        stage.alice.responses.create(model=stage.model(upstream), input="x", previous_response_id=queued.id)
+        harness.alice.responses.create(model=harness.model(upstream), input="x", previous_response_id=queued.id)
     scenario.gate.set()
-    answer = ended(stage.alice, queued.id)
+    answer = ended(harness.alice, queued.id)
     assert (answer.status, answer.output_text, answer.id) == ("completed", "Once upon a time.", queued.id)
     assert (answer.background, answer.store, answer.usage.output_tokens > 0) == (True, True, True)
     assert answer.created_at
-    stage.play(Reply(texts=("No more.",)))
-    following = stage.alice.responses.create(
-        model=stage.model(upstream), input="Go on.", previous_response_id=queued.id
+    harness.play(Reply(texts=("No more.",)))
+    following = harness.alice.responses.create(
+        model=harness.model(upstream), input="Go on.", previous_response_id=queued.id
     )
     assert following.output_text == "No more."
-    assert b"Once upon a time." in stage.upstream.requests[-1].body
+    assert b"Once upon a time." in harness.upstream.requests[-1].body
 
 
 @pytest.mark.parametrize("upstream", UPSTREAMS)
-def test_a_stream_is_taken_up_from_any_place(stage: Scene, upstream: str) -> None:
+def test_a_stream_is_taken_up_from_any_place(harness: OwnersHarness, upstream: str) -> None:
     """Its first reader leaves in the middle; later ones read the same events from where they like."""
     scenario = held(upstream)
-    stage.play(scenario)
-    request: Any = {"model": stage.model(upstream), "input": "A tale", "background": True, "stream": True}
+    harness.play(scenario)
+    request: Any = {"model": harness.model(upstream), "input": "A tale", "background": True, "stream": True}
     before = []
-    with stage.alice.responses.create(**request) as stream:
+    with harness.alice.responses.create(**request) as stream:
         for event in stream:
             before.append(event)
             if event.type == "response.output_text.delta":
@@ -111,7 +111,7 @@ def test_a_stream_is_taken_up_from_any_place(stage: Scene, upstream: str) -> Non
     response_id = before[0].response.id
     assert [event.type for event in before[:3]] == ["response.created", "response.queued", "response.in_progress"]
     assert before[0].response.status == "queued"
-    with stage.alice.responses.retrieve(response_id, stream=True) as other:
+    with harness.alice.responses.retrieve(response_id, stream=True) as other:
         live = [next(other) for _ in before]
         assert live == before
         scenario.gate.set()
@@ -119,25 +119,25 @@ def test_a_stream_is_taken_up_from_any_place(stage: Scene, upstream: str) -> Non
     assert [event.sequence_number for event in whole] == list(range(len(whole)))
     assert whole[-1].type == "response.completed"
     assert {event.response.id for event in whole if hasattr(event, "response")} == {response_id}
-    assert whole[-1].response == stage.alice.responses.retrieve(response_id)
+    assert whole[-1].response == harness.alice.responses.retrieve(response_id)
     for number in range(len(whole)):
-        resumed = list(stage.alice.responses.retrieve(response_id, stream=True, starting_after=number))
+        resumed = list(harness.alice.responses.retrieve(response_id, stream=True, starting_after=number))
         assert resumed == whole[number + 1 :]
     with pytest.raises(openai.NotFoundError):
-        stage.bob.responses.retrieve(response_id, stream=True)
+        harness.bob.responses.retrieve(response_id, stream=True)
     for wrong in ("-1", "x", "1e3"):
         with pytest.raises(openai.BadRequestError) as refused:
-            stage.alice.responses.retrieve(response_id, extra_query={"stream": "true", "starting_after": wrong})
+            harness.alice.responses.retrieve(response_id, extra_query={"stream": "true", "starting_after": wrong})
         assert refused.value.param == "starting_after"
 
 
-def test_who_resumes_reads_what_came_meanwhile_and_what_comes(stage: Scene) -> None:
+def test_who_resumes_reads_what_came_meanwhile_and_what_comes(harness: OwnersHarness) -> None:
     """A reader who attaches in the middle of the run gets the events that it missed, then those that come."""
     scenario = held(CHAT, after=3)
-    stage.play(scenario)
-    queued = stage.alice.responses.create(model=stage.model(CHAT), input="A tale", background=True)
-    stage.upstream.wait_for_requests(1)
-    with stage.alice.responses.retrieve(queued.id, stream=True, starting_after=1) as stream:
+    harness.play(scenario)
+    queued = harness.alice.responses.create(model=harness.model(CHAT), input="A tale", background=True)
+    harness.upstream.wait_for_requests(1)
+    with harness.alice.responses.retrieve(queued.id, stream=True, starting_after=1) as stream:
         first = next(stream)
         assert (first.type, first.sequence_number) == ("response.in_progress", 2)
         scenario.gate.set()
@@ -150,73 +150,73 @@ def test_who_resumes_reads_what_came_meanwhile_and_what_comes(stage: Scene) -> N
 
 
 @pytest.mark.parametrize("upstream", UPSTREAMS)
-def test_cancelling_lets_go_of_the_upstream(stage: Scene, upstream: str) -> None:
+def test_cancelling_lets_go_of_the_upstream(harness: OwnersHarness, upstream: str) -> None:
     """The connection is closed at once, readers read an end, and what is kept says that it was cancelled."""
-    stage.play(held(upstream))
-    queued = stage.alice.responses.create(model=stage.model(upstream), input="A tale", background=True)
-    stage.upstream.wait_for_requests(1)
+    harness.play(held(upstream))
+    queued = harness.alice.responses.create(model=harness.model(upstream), input="A tale", background=True)
+    harness.upstream.wait_for_requests(1)
     with pytest.raises(openai.NotFoundError):
-        stage.bob.responses.cancel(queued.id)
-    with stage.alice.responses.retrieve(queued.id, stream=True) as stream:
+        harness.bob.responses.cancel(queued.id)
+    with harness.alice.responses.retrieve(queued.id, stream=True) as stream:
         next(stream)
-        cancelled = stage.alice.responses.cancel(queued.id)
+        cancelled = harness.alice.responses.cancel(queued.id)
         *_, last = stream
-    stage.upstream.wait_closed(0)
+    harness.upstream.wait_closed(0)
     assert (cancelled.status, cancelled.id) == ("cancelled", queued.id)
     assert (last.type, last.response.status) == ("response.incomplete", "cancelled")  # type: ignore[union-attr]
-    assert stage.alice.responses.cancel(queued.id) == stage.alice.responses.retrieve(queued.id) == cancelled
-    assert list(stage.alice.responses.retrieve(queued.id, stream=True))[-1] == last
+    assert harness.alice.responses.cancel(queued.id) == harness.alice.responses.retrieve(queued.id) == cancelled
+    assert list(harness.alice.responses.retrieve(queued.id, stream=True))[-1] == last
     with pytest.raises(openai.BadRequestError):
-        stage.alice.responses.create(model=stage.model(upstream), input="x", previous_response_id=queued.id)
+        harness.alice.responses.create(model=harness.model(upstream), input="x", previous_response_id=queued.id)
 
 
-def test_deleting_ends_it_too(stage: Scene) -> None:
+def test_deleting_ends_it_too(harness: OwnersHarness) -> None:
     """Nothing goes on for what nobody can ask for, and nothing of it comes back."""
-    stage.play(held(CHAT))
-    queued = stage.alice.responses.create(model=stage.model(CHAT), input="A tale", background=True)
-    stage.upstream.wait_for_requests(1)
-    stage.alice.responses.delete(queued.id)
-    stage.upstream.wait_closed(0)
+    harness.play(held(CHAT))
+    queued = harness.alice.responses.create(model=harness.model(CHAT), input="A tale", background=True)
+    harness.upstream.wait_for_requests(1)
+    harness.alice.responses.delete(queued.id)
+    harness.upstream.wait_closed(0)
     for stream in (False, True):
         with pytest.raises(openai.NotFoundError):
-            stage.alice.responses.retrieve(queued.id, stream=stream)
+            harness.alice.responses.retrieve(queued.id, stream=stream)
 
 
 @pytest.mark.parametrize("upstream", UPSTREAMS)
-def test_an_upstream_that_refuses_fails_it(stage: Scene, upstream: str) -> None:
+def test_an_upstream_that_refuses_fails_it(harness: OwnersHarness, upstream: str) -> None:
     """What would have been a status is the answer's error, in its stream as well."""
-    stage.play(error_answer(400))
-    queued = stage.alice.responses.create(model=stage.model(upstream), input="A tale", background=True)
-    failed = ended(stage.alice, queued.id)
+    harness.play(error_answer(400))
+    queued = harness.alice.responses.create(model=harness.model(upstream), input="A tale", background=True)
+    failed = ended(harness.alice, queued.id)
     assert (failed.status, failed.error.code) == ("failed", "invalid_prompt")
-    *_, last = stage.alice.responses.retrieve(queued.id, stream=True)
+    *_, last = harness.alice.responses.retrieve(queued.id, stream=True)
     assert (last.type, last.response) == ("response.failed", failed)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("upstream", UPSTREAMS)
-def test_a_broken_stream_fails_it(stage: Scene, upstream: str) -> None:
+def test_a_broken_stream_fails_it(harness: OwnersHarness, upstream: str) -> None:
     """What came before is told, then the failure with the next number."""
     frames = TALE.frames(upstream)[:4]
-    stage.play(sse(frames))
-    queued = stage.alice.responses.create(model=stage.model(upstream), input="A tale", background=True)
-    failed = ended(stage.alice, queued.id)
+    harness.play(sse(frames))
+    queued = harness.alice.responses.create(model=harness.model(upstream), input="A tale", background=True)
+    failed = ended(harness.alice, queued.id)
     assert (failed.status, failed.error.code) == ("failed", "server_error")
-    events = list(stage.alice.responses.retrieve(queued.id, stream=True))
+    events = list(harness.alice.responses.retrieve(queued.id, stream=True))
     assert [event.sequence_number for event in events] == list(range(len(events)))
     assert events[-1].type == "response.failed"
     assert events[-1].response.id == queued.id
 
 
-def test_what_is_wrong_is_refused_at_once(stage: Scene) -> None:
+def test_what_is_wrong_is_refused_at_once(harness: OwnersHarness) -> None:
     """A conversation that is not there, a tool that is none: a status, not a failed answer."""
-    create = stage.alice.responses.create
+    create = harness.alice.responses.create
     with pytest.raises(openai.NotFoundError):
-        create(model=stage.model(CHAT), input="x", background=True, previous_response_id="resp_1")
+        create(model=harness.model(CHAT), input="x", background=True, previous_response_id="resp_1")
     bad: Any = [{"type": "function"}]
     with pytest.raises(openai.BadRequestError) as refused:
-        create(model=stage.model(CHAT), input="x", background=True, tools=bad)
+        create(model=harness.model(CHAT), input="x", background=True, tools=bad)
     assert refused.value.param == "tools[0].name"
-    assert stage.upstream.requests == []
+    assert harness.upstream.requests == []
 
 
 def test_a_browser_of_another_site_changes_nothing() -> None:
@@ -516,35 +516,35 @@ async def test_nothing_runs_that_was_not_asked_for(upstream: Upstream) -> None:
 
 
 @contextmanager
-def limited(**limits: Any) -> Iterator[Scene]:
-    """A scene in which Alice may not do everything."""
-    with scene(keys=[{"name": "alice", "key": ALICE, **limits}]) as made:
+def limited(**limits: Any) -> Iterator[OwnersHarness]:
+    """A owners_harness in which Alice may not do everything."""
+    with owners_harness(keys=[{"name": "alice", "key": ALICE, **limits}]) as made:
         yield made
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_who_is_over_a_limit_reads_so_at_once(*, stream: bool) -> None:
     """A 429 with the wait at the POST, and no answer that fails later; no upstream was asked."""
-    with limited(requests_per_minute=1) as stage:
-        stage.play(TALE)
-        request: Any = {"model": stage.model(CHAT), "input": "A tale", "background": True}
-        first = stage.alice.responses.create(**request)
+    with limited(requests_per_minute=1) as harness:
+        harness.play(TALE)
+        request: Any = {"model": harness.model(CHAT), "input": "A tale", "background": True}
+        first = harness.alice.responses.create(**request)
         with pytest.raises(openai.RateLimitError) as refused:
-            stage.alice.responses.create(**request, stream=stream)
+            harness.alice.responses.create(**request, stream=stream)
         assert int(refused.value.response.headers["retry-after"]) > 0
-        assert ended(stage.alice, first.id).status == "completed"
-        assert len(stage.upstream.requests) == 1
+        assert ended(harness.alice, first.id).status == "completed"
+        assert len(harness.upstream.requests) == 1
 
 
 def test_a_place_is_held_from_the_post_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """However it ends: cancelled, or never begun because it could not be kept."""
-    with limited(max_concurrency=1) as stage:
-        request: Any = {"model": stage.model(CHAT), "input": "A tale", "background": True}
-        stage.play(held(CHAT))
-        first = stage.alice.responses.create(**request)
+    with limited(max_concurrency=1) as harness:
+        request: Any = {"model": harness.model(CHAT), "input": "A tale", "background": True}
+        harness.play(held(CHAT))
+        first = harness.alice.responses.create(**request)
         with pytest.raises(openai.RateLimitError, match="limit of 1 call at once"):
-            stage.alice.responses.create(**request)
-        stage.alice.responses.cancel(first.id)
+            harness.alice.responses.create(**request)
+        harness.alice.responses.cancel(first.id)
         with monkeypatch.context() as patch:
 
             async def full(_: Turn) -> bytes:
@@ -552,9 +552,9 @@ def test_a_place_is_held_from_the_post_to_the_end(monkeypatch: pytest.MonkeyPatc
 
             patch.setattr(Turn, "enqueue", full)
             with pytest.raises(openai.InternalServerError, match="kept"):
-                stage.alice.responses.create(**request)
-        stage.play(TALE)
-        assert ended(stage.alice, stage.alice.responses.create(**request).id).status == "completed"
+                harness.alice.responses.create(**request)
+        harness.play(TALE)
+        assert ended(harness.alice, harness.alice.responses.create(**request).id).status == "completed"
 
 
 @pytest.mark.anyio

@@ -10,7 +10,7 @@ import pytest
 
 from llmproxy_asgi.testing import json_answer
 from support.pairs import Reply, chat_whole, messages_events, responses_wires
-from support.pairs.scene import ALICE, Scene, scene
+from support.pairs.owners import ALICE, OwnersHarness, owners_harness
 from support.pairs.wires import CHAT, GEMINI, MESSAGES, RESPONSES, Call, sse
 
 UPSTREAMS = (CHAT, RESPONSES, MESSAGES, GEMINI)
@@ -26,13 +26,13 @@ BLOB = "openai-AAAA"
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Scene]:
-    with scene() as made:
+def shared() -> Iterator[OwnersHarness]:
+    with owners_harness() as made:
         yield made
 
 
 @pytest.fixture
-def stage(shared: Scene) -> Iterator[Scene]:
+def harness(shared: OwnersHarness) -> Iterator[OwnersHarness]:
     shared.reset()
     yield shared
     errors, shared.upstream.errors = shared.upstream.errors, []
@@ -108,53 +108,53 @@ def _part(role: str, part: dict[str, Any]) -> tuple[str, str]:
 @pytest.mark.fidelity(87)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("upstream", UPSTREAMS)
-def test_a_chain_of_three_is_one_conversation(stage: Scene, upstream: str, stream: bool) -> None:
+def test_a_chain_of_three_is_one_conversation(harness: OwnersHarness, upstream: str, stream: bool) -> None:
     """The third upstream request holds question, call, result and answer; instructions held for their call alone."""
-    stage.play(Reply(calls=(WEATHER,)), Reply(texts=("It is ", "12 °C.")), Reply(texts=("Warmer.",)))
-    known: dict[str, Any] = {"model": stage.model(upstream), "tools": [TOOL], "stream": stream}
-    first = ask(stage.alice, **known, input="Weather in Oslo?", instructions="Be brief.")
+    harness.play(Reply(calls=(WEATHER,)), Reply(texts=("It is ", "12 °C.")), Reply(texts=("Warmer.",)))
+    known: dict[str, Any] = {"model": harness.model(upstream), "tools": [TOOL], "stream": stream}
+    first = ask(harness.alice, **known, input="Weather in Oslo?", instructions="Be brief.")
     (call,) = [item for item in first.output if item.type == "function_call"]
     result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "12 °C"}
-    second = ask(stage.alice, **known, input=[result], previous_response_id=first.id)
-    third = ask(stage.alice, **known, input="And in Rome?", previous_response_id=second.id)
+    second = ask(harness.alice, **known, input=[result], previous_response_id=first.id)
+    third = ask(harness.alice, **known, input="And in Rome?", previous_response_id=second.id)
     assert third.output_text == "Warmer."
-    assert said(upstream, stage.sent) == [
+    assert said(upstream, harness.sent) == [
         ("user", "Weather in Oslo?"),
         ("call", '{"city":"Oslo"}'),
         ("result", "12 °C"),
         ("assistant", "It is 12 °C."),
         ("user", "And in Rome?"),
     ]
-    assert b"Be brief." in stage.upstream.requests[0].body
-    assert b"Be brief." not in stage.upstream.requests[-1].body
+    assert b"Be brief." in harness.upstream.requests[0].body
+    assert b"Be brief." not in harness.upstream.requests[-1].body
     assert [each.previous_response_id for each in (first, second, third)] == [None, first.id, second.id]
     assert [each.store for each in (first, second, third)] == [True, True, True]
     assert len({first.id, second.id, third.id}) == 3
     for answer in (first, second, third):
-        assert stage.alice.responses.retrieve(answer.id) == answer
-    again = ask(stage.alice, **known, input="And in Bonn?", previous_response_id=second.id, instructions="Be long.")
+        assert harness.alice.responses.retrieve(answer.id) == answer
+    again = ask(harness.alice, **known, input="And in Bonn?", previous_response_id=second.id, instructions="Be long.")
     assert again.previous_response_id == second.id
-    assert b"Be long." in stage.upstream.requests[-1].body
-    assert b"Rome" not in stage.upstream.requests[-1].body
+    assert b"Be long." in harness.upstream.requests[-1].body
+    assert b"Rome" not in harness.upstream.requests[-1].body
 
 
-def test_nothing_is_kept_upstream(stage: Scene) -> None:
+def test_nothing_is_kept_upstream(harness: OwnersHarness) -> None:
     """An upstream of the same protocol is told to keep nothing, and is named nothing that it could have kept."""
-    stage.play(Reply(texts=("a",)))
-    first = stage.alice.responses.create(model=stage.model(RESPONSES), input="x", store=True)
-    assert stage.sent["store"] is False
-    stage.alice.responses.create(model=stage.model(RESPONSES), previous_response_id=first.id)
-    assert stage.sent["store"] is False
-    assert stage.sent.keys().isdisjoint({"previous_response_id", "background"})
-    assert said(RESPONSES, stage.sent) == [("user", "x"), ("assistant", "a")]
+    harness.play(Reply(texts=("a",)))
+    first = harness.alice.responses.create(model=harness.model(RESPONSES), input="x", store=True)
+    assert harness.sent["store"] is False
+    harness.alice.responses.create(model=harness.model(RESPONSES), previous_response_id=first.id)
+    assert harness.sent["store"] is False
+    assert harness.sent.keys().isdisjoint({"previous_response_id", "background"})
+    assert said(RESPONSES, harness.sent) == [("user", "x"), ("assistant", "a")]
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_the_upstreams_own_id_is_kept_while_it_is_free(stage: Scene, stream: bool) -> None:
+def test_the_upstreams_own_id_is_kept_while_it_is_free(harness: OwnersHarness, stream: bool) -> None:
     """A relayed answer is called as its upstream calls it, unless another answer of this caller has that name."""
-    stage.play(Reply(texts=("a",)))
-    request: Any = {"model": stage.model(RESPONSES), "input": "x", "stream": stream}
-    for each in (stage.alice, stage.bob):
+    harness.play(Reply(texts=("a",)))
+    request: Any = {"model": harness.model(RESPONSES), "input": "x", "stream": stream}
+    for each in (harness.alice, harness.bob):
         forget(each, responses_wires.RESPONSE_ID)
         assert ask(each, **request).id == responses_wires.RESPONSE_ID
         assert ask(each, **request).id != responses_wires.RESPONSE_ID
@@ -170,21 +170,21 @@ def forget(client: openai.OpenAI, response_id: str) -> None:
 
 @pytest.mark.fidelity(26)
 @pytest.mark.parametrize("upstream", [RESPONSES, CHAT], ids=["responses-to-responses", "responses-to-chat"])
-def test_what_a_text_was_meant_as_survives_a_round(stage: Scene, upstream: str) -> None:
+def test_what_a_text_was_meant_as_survives_a_round(harness: OwnersHarness, upstream: str) -> None:
     """The phase of a text of the model's comes back with it, also where another protocol answered in between."""
     item = responses_wires.message_item("Looking.", phase="commentary")
-    stage.play(json_answer(200, responses_wires.responses_whole(item)))
-    first = stage.alice.responses.create(model=stage.model(RESPONSES), input="x")
-    stage.play(Reply(texts=("ok",)))
-    second = stage.alice.responses.create(model=stage.model(upstream), input="y", previous_response_id=first.id)
-    stage.alice.responses.create(model=stage.model(RESPONSES), input="z", previous_response_id=second.id)
-    phases = [item.get("phase") for item in stage.sent["input"] if item.get("role") == "assistant"]
+    harness.play(json_answer(200, responses_wires.responses_whole(item)))
+    first = harness.alice.responses.create(model=harness.model(RESPONSES), input="x")
+    harness.play(Reply(texts=("ok",)))
+    second = harness.alice.responses.create(model=harness.model(upstream), input="y", previous_response_id=first.id)
+    harness.alice.responses.create(model=harness.model(RESPONSES), input="z", previous_response_id=second.id)
+    phases = [item.get("phase") for item in harness.sent["input"] if item.get("role") == "assistant"]
     assert phases == ["commentary", None]
 
 
 @pytest.mark.fidelity(26)
 @pytest.mark.parametrize("stream", [False, True], ids=["responses-to-chat-whole", "responses-to-chat-stream"])
-def test_a_phase_that_the_caller_told_is_kept_behind_a_chat_upstream(stage: Scene, stream: bool) -> None:
+def test_a_phase_that_the_caller_told_is_kept_behind_a_chat_upstream(harness: OwnersHarness, stream: bool) -> None:
     """Chat has no word for it, and takes the turn without; what is kept of the round has it for who knows it."""
     turns: Any = [
         {"role": "user", "content": "x"},
@@ -192,11 +192,11 @@ def test_a_phase_that_the_caller_told_is_kept_behind_a_chat_upstream(stage: Scen
         {"role": "assistant", "content": "It snows.", "phase": "final_answer"},
         {"role": "user", "content": "y"},
     ]
-    stage.play(Reply(texts=("ok",)))
-    first = ask(stage.alice, model=stage.model(CHAT), input=turns, stream=stream)
-    assert "phase" not in json.dumps(stage.sent)
-    stage.alice.responses.create(model=stage.model(RESPONSES), input="z", previous_response_id=first.id)
-    phases = [item.get("phase") for item in stage.sent["input"] if item.get("role") == "assistant"]
+    harness.play(Reply(texts=("ok",)))
+    first = ask(harness.alice, model=harness.model(CHAT), input=turns, stream=stream)
+    assert "phase" not in json.dumps(harness.sent)
+    harness.alice.responses.create(model=harness.model(RESPONSES), input="z", previous_response_id=first.id)
+    phases = [item.get("phase") for item in harness.sent["input"] if item.get("role") == "assistant"]
     assert phases == ["commentary", "final_answer", None]
 
 
@@ -205,12 +205,16 @@ def test_a_phase_that_the_caller_told_is_kept_behind_a_chat_upstream(stage: Scen
 
 @pytest.mark.fidelity(87)
 @pytest.mark.parametrize("upstream", UPSTREAMS)
-def test_others_find_nothing(stage: Scene, upstream: str) -> None:
+def test_others_find_nothing(harness: OwnersHarness, upstream: str) -> None:
     """A wrong id and somebody else's response are the same 404, whatever is asked of it."""
-    stage.play(Reply(texts=("secret",)))
-    model = stage.model(upstream)
-    kept = stage.alice.responses.create(model=model, input="x")
-    for client, response_id in ((stage.bob, kept.id), (stage.alice, "resp_" + "0" * 32), (stage.alice, "nonsense")):
+    harness.play(Reply(texts=("secret",)))
+    model = harness.model(upstream)
+    kept = harness.alice.responses.create(model=model, input="x")
+    for client, response_id in (
+        (harness.bob, kept.id),
+        (harness.alice, "resp_" + "0" * 32),
+        (harness.alice, "nonsense"),
+    ):
         responses = client.responses
         for asked in (
             lambda: responses.retrieve(response_id),  # noqa: B023  asked at once
@@ -225,58 +229,58 @@ def test_others_find_nothing(stage: Scene, upstream: str) -> None:
         with pytest.raises(openai.NotFoundError) as unknown:
             responses.create(model=model, input="y", previous_response_id=response_id)
         assert (unknown.value.code, unknown.value.param) == ("previous_response_not_found", "previous_response_id")
-    assert len(stage.upstream.requests) == 1
-    assert stage.alice.responses.retrieve(kept.id).output_text == "secret"
+    assert len(harness.upstream.requests) == 1
+    assert harness.alice.responses.retrieve(kept.id).output_text == "secret"
 
 
 @pytest.mark.fidelity(87)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("upstream", UPSTREAMS)
-def test_what_shall_not_be_kept_is_not(stage: Scene, upstream: str, stream: bool) -> None:
+def test_what_shall_not_be_kept_is_not(harness: OwnersHarness, upstream: str, stream: bool) -> None:
     """`store: false` leaves nothing at all, also of what goes on from a kept one; the answer says so."""
-    stage.play(Reply(texts=("a",)))
-    known: dict[str, Any] = {"model": stage.model(upstream), "stream": stream}
-    store = stage.proxy.gateway._live.stores("memory").responses
-    forget(stage.alice, responses_wires.RESPONSE_ID)
+    harness.play(Reply(texts=("a",)))
+    known: dict[str, Any] = {"model": harness.model(upstream), "stream": stream}
+    store = harness.proxy.gateway._live.stores("memory").responses
+    forget(harness.alice, responses_wires.RESPONSE_ID)
     before = store.count  # type: ignore[attr-defined]  # of a store in memory
-    answer = ask(stage.alice, **known, input="x", store=False)
+    answer = ask(harness.alice, **known, input="x", store=False)
     assert not getattr(answer, "store", False)  # an upstream of the same protocol says it, or does not
     assert store.count == before  # type: ignore[attr-defined]
-    for asked in (stage.alice.responses.retrieve, stage.alice.responses.delete):
+    for asked in (harness.alice.responses.retrieve, harness.alice.responses.delete):
         with pytest.raises(openai.NotFoundError):
             asked(answer.id)
-    kept = ask(stage.alice, **known, input="x")
+    kept = ask(harness.alice, **known, input="x")
     before = store.count  # type: ignore[attr-defined]
-    going_on = ask(stage.alice, **known, input="y", store=False, previous_response_id=kept.id)
+    going_on = ask(harness.alice, **known, input="y", store=False, previous_response_id=kept.id)
     assert (going_on.store, going_on.previous_response_id) == (False, kept.id)
-    assert said(upstream, stage.sent) == [("user", "x"), ("assistant", "a"), ("user", "y")]
+    assert said(upstream, harness.sent) == [("user", "x"), ("assistant", "a"), ("user", "y")]
     assert store.count == before  # type: ignore[attr-defined]
 
 
-def test_what_is_gone_on_from_counts(stage: Scene) -> None:
+def test_what_is_gone_on_from_counts(harness: OwnersHarness) -> None:
     """Counting the tokens of a request counts the conversation that it goes on from; nothing is kept by it."""
-    stage.play(Reply(texts=("A long answer of many words.",)))
-    model = stage.model(CHAT)
-    kept = stage.alice.responses.create(model=model, input="A question of some words")
-    count = stage.alice.responses.input_tokens.count
+    harness.play(Reply(texts=("A long answer of many words.",)))
+    model = harness.model(CHAT)
+    kept = harness.alice.responses.create(model=model, input="A question of some words")
+    count = harness.alice.responses.input_tokens.count
     alone = count(model=model, input="x").input_tokens
     assert count(model=model, input="x", previous_response_id=kept.id).input_tokens > alone + 5
     with pytest.raises(openai.NotFoundError):
-        stage.bob.responses.input_tokens.count(model=model, input="x", previous_response_id=kept.id)
+        harness.bob.responses.input_tokens.count(model=model, input="x", previous_response_id=kept.id)
 
 
-def test_deleted_is_gone(stage: Scene) -> None:
+def test_deleted_is_gone(harness: OwnersHarness) -> None:
     """It is neither found nor gone on from, and what went on from it is not either."""
-    stage.play(Reply(texts=("a",)))
-    model = stage.model(CHAT)
-    first = stage.alice.responses.create(model=model, input="x")
-    second = stage.alice.responses.create(model=model, input="y", previous_response_id=first.id)
-    raw = stage.alice.responses.with_raw_response.delete(first.id)
+    harness.play(Reply(texts=("a",)))
+    model = harness.model(CHAT)
+    first = harness.alice.responses.create(model=model, input="x")
+    second = harness.alice.responses.create(model=model, input="y", previous_response_id=first.id)
+    raw = harness.alice.responses.with_raw_response.delete(first.id)
     assert raw.http_response.json() == {"id": first.id, "object": "response", "deleted": True}
     for previous in (first.id, second.id):
         with pytest.raises(openai.NotFoundError):
-            stage.alice.responses.create(model=model, input="z", previous_response_id=previous)
-    assert stage.alice.responses.retrieve(second.id) == second
+            harness.alice.responses.create(model=model, input="z", previous_response_id=previous)
+    assert harness.alice.responses.retrieve(second.id) == second
 
 
 # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -284,13 +288,13 @@ def test_deleted_is_gone(stage: Scene) -> None:
 
 @pytest.mark.fidelity(88)
 @pytest.mark.parametrize("upstream", UPSTREAMS)
-def test_a_stream_is_kept_before_its_end_is_told(stage: Scene, upstream: str) -> None:
+def test_a_stream_is_kept_before_its_end_is_told(harness: OwnersHarness, upstream: str) -> None:
     """One id in every event; who reads the last event finds the same answer at once, its output what was done."""
-    stage.play(Reply(texts=("Look", "ing."), calls=(WEATHER,)))
+    harness.play(Reply(texts=("Look", "ing."), calls=(WEATHER,)))
     ids, done, kept = set(), [], None
-    request: Any = {"model": stage.model(upstream), "input": "x", "tools": [TOOL], "stream": True}
+    request: Any = {"model": harness.model(upstream), "input": "x", "tools": [TOOL], "stream": True}
     numbers = []
-    for event in stage.alice.responses.create(**request):
+    for event in harness.alice.responses.create(**request):
         numbers.append(event.sequence_number)
         if hasattr(event, "response"):
             ids.add(event.response.id)
@@ -298,7 +302,7 @@ def test_a_stream_is_kept_before_its_end_is_told(stage: Scene, upstream: str) ->
         if event.type == "response.output_item.done":
             done.append(event.item)
         if event.type == "response.completed":
-            kept = stage.alice.responses.retrieve(event.response.id)
+            kept = harness.alice.responses.retrieve(event.response.id)
             assert kept == event.response
     assert kept is not None
     assert ids == {kept.id}
@@ -308,28 +312,30 @@ def test_a_stream_is_kept_before_its_end_is_told(stage: Scene, upstream: str) ->
 
 
 @pytest.mark.fidelity(89)
-def test_a_length_stop_is_incomplete(stage: Scene) -> None:
+def test_a_length_stop_is_incomplete(harness: OwnersHarness) -> None:
     """The stream ends with `response.incomplete` and why; so does what is kept, and it can be gone on from."""
-    stage.play(sse(messages_events({"type": "text", "text": "Once upon"}, stop="max_tokens")), Reply(texts=("a time",)))
-    request: Any = {"model": stage.model(MESSAGES), "input": "A tale", "stream": True}
-    *_, last = stage.alice.responses.create(**request)
+    harness.play(
+        sse(messages_events({"type": "text", "text": "Once upon"}, stop="max_tokens")), Reply(texts=("a time",))
+    )
+    request: Any = {"model": harness.model(MESSAGES), "input": "A tale", "stream": True}
+    *_, last = harness.alice.responses.create(**request)
     assert last.type == "response.incomplete"
     assert last.response.incomplete_details is not None
     assert last.response.incomplete_details.reason == "max_output_tokens"
-    kept = stage.alice.responses.retrieve(last.response.id)
+    kept = harness.alice.responses.retrieve(last.response.id)
     assert (kept.status, kept.output_text) == ("incomplete", "Once upon")
     assert kept == last.response
-    stage.alice.responses.create(model=stage.model(MESSAGES), input="Go on.", previous_response_id=kept.id)
-    assert said(MESSAGES, stage.sent) == [("user", "A tale"), ("assistant", "Once upon"), ("user", "Go on.")]
+    harness.alice.responses.create(model=harness.model(MESSAGES), input="Go on.", previous_response_id=kept.id)
+    assert said(MESSAGES, harness.sent) == [("user", "A tale"), ("assistant", "Once upon"), ("user", "Go on.")]
 
 
-def test_a_relayed_stream_keeps_its_bytes(stage: Scene) -> None:
+def test_a_relayed_stream_keeps_its_bytes(harness: OwnersHarness) -> None:
     """Of a kept relayed stream only the events of its life are written anew; every other frame is the upstream's."""
     frames = Reply(texts=("a", "b", "c"), calls=(WEATHER,)).frames(RESPONSES)
-    stage.play(sse(frames))
-    body = {"model": stage.model(RESPONSES), "input": "x", "stream": True}
+    harness.play(sse(frames))
+    body = {"model": harness.model(RESPONSES), "input": "x", "stream": True}
     headers = {"authorization": f"Bearer {ALICE}"}
-    told = httpx2.post(f"{stage.base}/v1/responses", json=body, headers=headers, trust_env=False).content
+    told = httpx2.post(f"{harness.base}/v1/responses", json=body, headers=headers, trust_env=False).content
     life = [frame for frame in frames if b'"response":' in frame]
     assert len(life) == 3
     assert [frame for frame in told.split(b"\n\n") if b'"response":' not in frame and frame] == [
@@ -337,50 +343,50 @@ def test_a_relayed_stream_keeps_its_bytes(stage: Scene) -> None:
     ]
 
 
-def test_a_broken_stream_is_kept_as_failed(stage: Scene) -> None:
+def test_a_broken_stream_is_kept_as_failed(harness: OwnersHarness) -> None:
     """It is found as what it came to, and cannot be gone on from."""
     frames = messages_events({"type": "text", "text": "Once upon"})[:4]
-    stage.play(sse(frames))
-    request: Any = {"model": stage.model(MESSAGES), "input": "A tale", "stream": True}
-    *_, last = stage.alice.responses.create(**request)
+    harness.play(sse(frames))
+    request: Any = {"model": harness.model(MESSAGES), "input": "A tale", "stream": True}
+    *_, last = harness.alice.responses.create(**request)
     assert last.type == "response.failed"
-    kept = stage.alice.responses.retrieve(last.response.id)
+    kept = harness.alice.responses.retrieve(last.response.id)
     assert (kept.status, kept.error) == ("failed", last.response.error)
     with pytest.raises(openai.BadRequestError):
-        stage.alice.responses.create(model=stage.model(MESSAGES), input="y", previous_response_id=kept.id)
+        harness.alice.responses.create(model=harness.model(MESSAGES), input="y", previous_response_id=kept.id)
 
 
 # ── the state of reasoning ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_the_state_of_reasoning_is_asked_for_and_not_shown(stage: Scene, stream: bool) -> None:
+def test_the_state_of_reasoning_is_asked_for_and_not_shown(harness: OwnersHarness, stream: bool) -> None:
     """Whoever goes on needs it, so the upstream is asked; a caller who did not ask reads none, but may ask later."""
     thought = responses_wires.thought_item("Hm.", state=BLOB)
     answer = responses_wires.message_item("Yes.")
     whole = json_answer(200, responses_wires.responses_whole(thought, answer))
-    stage.play(sse(responses_wires.responses_events(thought, answer)) if stream else whole)
-    known: dict[str, Any] = {"model": stage.model(RESPONSES), "stream": stream}
-    first = ask(stage.alice, **known, input="x")
-    assert stage.sent["include"] == [STATE]
+    harness.play(sse(responses_wires.responses_events(thought, answer)) if stream else whole)
+    known: dict[str, Any] = {"model": harness.model(RESPONSES), "stream": stream}
+    first = ask(harness.alice, **known, input="x")
+    assert harness.sent["include"] == [STATE]
     assert first.output[0].encrypted_content is None
-    assert stage.alice.responses.retrieve(first.id).output[0].encrypted_content is None  # type: ignore[union-attr]
-    shown = stage.alice.responses.retrieve(first.id, include=[STATE])  # type: ignore[list-item]
+    assert harness.alice.responses.retrieve(first.id).output[0].encrypted_content is None  # type: ignore[union-attr]
+    shown = harness.alice.responses.retrieve(first.id, include=[STATE])  # type: ignore[list-item]
     assert shown.output[0].encrypted_content == BLOB  # type: ignore[union-attr]
-    open_first = ask(stage.alice, **known, input="x", include=[STATE])
+    open_first = ask(harness.alice, **known, input="x", include=[STATE])
     assert open_first.output[0].encrypted_content == BLOB
-    ask(stage.alice, **known, input="y", previous_response_id=first.id)
-    kinds = [(item.get("type", item.get("role")), item.get("encrypted_content")) for item in stage.sent["input"]]
+    ask(harness.alice, **known, input="y", previous_response_id=first.id)
+    kinds = [(item.get("type", item.get("role")), item.get("encrypted_content")) for item in harness.sent["input"]]
     assert kinds == [("message", None), ("reasoning", BLOB), ("message", None), ("message", None)]
 
 
-def test_items_may_be_named_in_place_of_being_sent(stage: Scene) -> None:
+def test_items_may_be_named_in_place_of_being_sent(harness: OwnersHarness) -> None:
     """Some clients name kept items by their ids, or send thoughts back without their state: both are put back whole."""
     thought = responses_wires.thought_item("Hm.", state=BLOB, item_id="rs_named")
     answer = responses_wires.message_item("Yes.", item_id="msg_named")
-    stage.play(json_answer(200, responses_wires.responses_whole(thought, answer)))
-    model = stage.model(RESPONSES)
-    stage.alice.responses.create(model=model, input="x")
+    harness.play(json_answer(200, responses_wires.responses_whole(thought, answer)))
+    model = harness.model(RESPONSES)
+    harness.alice.responses.create(model=model, input="x")
     named: Any = [
         {"role": "user", "content": "x"},
         {"type": "reasoning", "id": "rs_named", "summary": []},
@@ -388,27 +394,27 @@ def test_items_may_be_named_in_place_of_being_sent(stage: Scene) -> None:
         {"role": "user", "content": "y"},
     ]
     for store in (True, False):
-        stage.alice.responses.create(model=model, input=named, store=store)
-        assert stage.sent["input"][1]["encrypted_content"] == BLOB
-        assert stage.sent["input"][2]["content"][0]["text"] == "Yes."
+        harness.alice.responses.create(model=model, input=named, store=store)
+        assert harness.sent["input"][1]["encrypted_content"] == BLOB
+        assert harness.sent["input"][2]["content"][0]["text"] == "Yes."
     with pytest.raises(openai.BadRequestError) as refused:
-        stage.bob.responses.create(model=model, input=named)
+        harness.bob.responses.create(model=model, input=named)
     assert refused.value.param == "input[2]"
 
 
 # ── input items ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_input_is_listed(stage: Scene) -> None:
+def test_the_input_is_listed(harness: OwnersHarness) -> None:
     """Page by page in either order, each item with an id, a kind and its content as parts."""
-    stage.play(Reply(texts=("a",)))
+    harness.play(Reply(texts=("a",)))
     given: Any = [
         {"role": "user", "content": "one"},
         {"type": "message", "role": "assistant", "content": "two", "id": "msg_two"},
         {"role": "user", "content": [{"type": "input_text", "text": "three"}]},
     ]
-    kept = stage.alice.responses.create(model=stage.model(CHAT), input=given)
-    items: Any = stage.alice.responses.input_items
+    kept = harness.alice.responses.create(model=harness.model(CHAT), input=given)
+    items: Any = harness.alice.responses.input_items
     for order, expected in (("asc", ["one", "two", "three"]), ("desc", ["three", "two", "one"])):
         pages = list(items.list(kept.id, order=order, limit=2))
         assert [each.content[0].text for each in pages] == expected
@@ -416,7 +422,7 @@ def test_the_input_is_listed(stage: Scene) -> None:
     assert [each.id for each in items.list(kept.id, order="asc")][1] == "msg_two"
     page = items.list(kept.id, order="asc", after="msg_two")
     assert (len(page.data), page.has_more) == (1, False)
-    (only,) = items.list(stage.alice.responses.create(model=stage.model(CHAT), input="x").id)
+    (only,) = items.list(harness.alice.responses.create(model=harness.model(CHAT), input="x").id)
     assert only.content[0].text == "x"
     for wrong in ({"limit": 0}, {"limit": 101}, {"after": "msg_none"}, {"order": "up"}):
         with pytest.raises(openai.BadRequestError) as refused:
@@ -437,14 +443,14 @@ def test_the_input_is_listed(stage: Scene) -> None:
         ("GET", "", 405),  # the endpoint that makes responses
     ],
 )
-def test_other_paths_and_methods_are_refused(stage: Scene, method: str, path: str, status: int) -> None:
+def test_other_paths_and_methods_are_refused(harness: OwnersHarness, method: str, path: str, status: int) -> None:
     """In OpenAI's shape, with what the path takes."""
     headers = {"authorization": f"Bearer {ALICE}"}
-    answer = httpx2.request(method, f"{stage.base}/v1/responses/{path}", headers=headers, trust_env=False)
+    answer = httpx2.request(method, f"{harness.base}/v1/responses/{path}", headers=headers, trust_env=False)
     assert answer.status_code == status
     assert answer.json()["error"]["type"] == "invalid_request_error"
     assert ("allow" in answer.headers) == (status == 405)
-    assert httpx2.get(f"{stage.base}/v1/responses/resp_1", trust_env=False).status_code == 401
+    assert httpx2.get(f"{harness.base}/v1/responses/resp_1", trust_env=False).status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -456,21 +462,23 @@ def test_other_paths_and_methods_are_refused(stage: Scene, method: str, path: st
     ],
 )
 @pytest.mark.parametrize("upstream", UPSTREAMS)
-def test_what_cannot_be_is_refused_by_name(stage: Scene, upstream: str, fields: dict[str, Any], param: str) -> None:
+def test_what_cannot_be_is_refused_by_name(
+    harness: OwnersHarness, upstream: str, fields: dict[str, Any], param: str
+) -> None:
     """Nothing is asked of any upstream."""
     with pytest.raises(openai.BadRequestError) as refused:
-        stage.alice.responses.create(model=stage.model(upstream), input="x", **fields)
+        harness.alice.responses.create(model=harness.model(upstream), input="x", **fields)
     assert refused.value.param == param
-    assert stage.upstream.requests == []
+    assert harness.upstream.requests == []
 
 
-def test_a_foreground_answer_is_neither_cancelled_nor_streamed_again(stage: Scene) -> None:
+def test_a_foreground_answer_is_neither_cancelled_nor_streamed_again(harness: OwnersHarness) -> None:
     """Both are for background responses; a 400 says so."""
-    stage.play(Reply(texts=("a",)))
-    kept = stage.alice.responses.create(model=stage.model(CHAT), input="x")
+    harness.play(Reply(texts=("a",)))
+    kept = harness.alice.responses.create(model=harness.model(CHAT), input="x")
     for asked in (
-        lambda: stage.alice.responses.cancel(kept.id),
-        lambda: stage.alice.responses.retrieve(kept.id, stream=True),
+        lambda: harness.alice.responses.cancel(kept.id),
+        lambda: harness.alice.responses.retrieve(kept.id, stream=True),
     ):
         with pytest.raises(openai.BadRequestError):
             asked()
@@ -481,30 +489,30 @@ def test_a_foreground_answer_is_neither_cancelled_nor_streamed_again(stage: Scen
 
 def test_the_vendors_state_passes_where_its_operator_says_so() -> None:
     """`allow_stored`: what the vendor keeps may be named and made; what we keep goes on being ours to expand."""
-    with scene(allow_stored=True) as stage:
-        stage.play(Reply(texts=("a",)))
-        model = stage.model(RESPONSES)
-        first = stage.alice.responses.create(model=model, input="x", previous_response_id="resp_theirs", store=True)
-        assert (stage.sent["previous_response_id"], stage.sent.get("store", True)) == ("resp_theirs", True)
+    with owners_harness(allow_stored=True) as harness:
+        harness.play(Reply(texts=("a",)))
+        model = harness.model(RESPONSES)
+        first = harness.alice.responses.create(model=model, input="x", previous_response_id="resp_theirs", store=True)
+        assert (harness.sent["previous_response_id"], harness.sent.get("store", True)) == ("resp_theirs", True)
         assert first.previous_response_id == "resp_theirs"
-        stage.alice.responses.create(model=model, input="y", conversation="conv_1", store=False)
-        assert (stage.sent["conversation"], stage.sent["store"]) == ("conv_1", False)
-        second = stage.alice.responses.create(model=model, input="x")
-        stage.alice.responses.create(model=model, input="y", previous_response_id=second.id)
-        assert said(RESPONSES, stage.sent) == [("user", "x"), ("assistant", "a"), ("user", "y")]
+        harness.alice.responses.create(model=model, input="y", conversation="conv_1", store=False)
+        assert (harness.sent["conversation"], harness.sent["store"]) == ("conv_1", False)
+        second = harness.alice.responses.create(model=model, input="x")
+        harness.alice.responses.create(model=model, input="y", previous_response_id=second.id)
+        assert said(RESPONSES, harness.sent) == [("user", "x"), ("assistant", "a"), ("user", "y")]
         with pytest.raises(openai.NotFoundError):
-            stage.alice.responses.create(model=stage.model(CHAT), input="x", previous_response_id="resp_theirs")
-        stage.alice.chat.completions.create(
-            model=stage.model(CHAT), messages=[{"role": "user", "content": "x"}], store=True
+            harness.alice.responses.create(model=harness.model(CHAT), input="x", previous_response_id="resp_theirs")
+        harness.alice.chat.completions.create(
+            model=harness.model(CHAT), messages=[{"role": "user", "content": "x"}], store=True
         )
-        assert stage.sent["store"] is True
+        assert harness.sent["store"] is True
 
 
-def test_chat_stores_nothing(stage: Scene) -> None:
+def test_chat_stores_nothing(harness: OwnersHarness) -> None:
     """Behind a shared key Chat's own `store` is refused to the vendor, with a warning."""
-    stage.play(json_answer(200, chat_whole(content="a")))
-    raw = stage.alice.chat.completions.with_raw_response.create(
-        model=stage.model(CHAT), messages=[{"role": "user", "content": "x"}], store=True
+    harness.play(json_answer(200, chat_whole(content="a")))
+    raw = harness.alice.chat.completions.with_raw_response.create(
+        model=harness.model(CHAT), messages=[{"role": "user", "content": "x"}], store=True
     )
-    assert stage.sent["store"] is False
+    assert harness.sent["store"] is False
     assert raw.headers["x-llmproxy-warnings"] == "dropped:store"

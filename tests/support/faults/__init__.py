@@ -23,7 +23,7 @@ from support.gateway import served
 from support.pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Reply
 from support.pairs.asks import QUESTION
 from support.pairs.failing import check_error_event
-from support.pairs.stage import PATHS
+from support.pairs.harness import PATHS
 from support.telemetry import Noting
 
 EVERY = (CHAT, RESPONSES, MESSAGES, GEMINI)
@@ -78,7 +78,7 @@ class Answered:
         return json.loads(self.body)
 
 
-class Front:
+class GatewayHarness:
     """A gateway that is being served.
 
     Attributes:
@@ -150,13 +150,13 @@ def request(client: str, *, stream: bool = False, model: str = "m", **more: Any)
 
 
 @contextmanager
-def gateway(*blocks: dict[str, Any], transport: Any = None, **config: Any) -> Iterator[Front]:
+def gateway(*blocks: dict[str, Any], transport: Any = None, **config: Any) -> Iterator[GatewayHarness]:
     """Served; the providers are asked in the order in which they are given."""
     noted = Noting()
     providers = {f"up{number}": {"priority": -number, **each} for number, each in enumerate(blocks)}
     settings = {"providers": providers, "access": {"mode": "open"}, **config}
     with served(LLMProxy(settings, transport=transport, observers=[noted])) as base:
-        yield Front(base, noted)
+        yield GatewayHarness(base, noted)
 
 
 @contextmanager

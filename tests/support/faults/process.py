@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from support.faults import HANG, Front
+from support.faults import HANG, GatewayHarness
 from support.telemetry import Noting
 
 _STATUS = Path("/proc/self/status")
@@ -27,7 +27,7 @@ uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(sys.argv[2]))])
 """
 
 
-class Process(Front):
+class ProcessHarness(GatewayHarness):
     """A gateway that is being served elsewhere."""
 
     def __init__(self, base: str, pid: int) -> None:
@@ -54,7 +54,7 @@ class Process(Front):
 
 
 @contextmanager
-def process(*blocks: dict[str, Any], **config: Any) -> Iterator[Process]:
+def process(*blocks: dict[str, Any], **config: Any) -> Iterator[ProcessHarness]:
     """As `gateway`, in a process of its own; without observers."""
     providers = {f"up{number}": {"priority": -number, **each} for number, each in enumerate(blocks)}
     settings = {"providers": providers, "access": {"mode": "open"}, **config}
@@ -63,11 +63,11 @@ def process(*blocks: dict[str, Any], **config: Any) -> Iterator[Process]:
         started = subprocess.Popen(command, pass_fds=[listener.fileno()])
         port = listener.getsockname()[1]
     try:
-        front = Process(f"http://127.0.0.1:{port}", started.pid)
-        with front.raw() as connection:  # it listens already: this waits until it serves
+        harness = ProcessHarness(f"http://127.0.0.1:{port}", started.pid)
+        with harness.raw() as connection:  # it listens already: this waits until it serves
             connection.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
-        yield front
+        yield harness
     finally:
         started.terminate()
         try:

@@ -21,7 +21,7 @@ from support.pairs.wires import CHAT, MESSAGES, Call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lane:
+class ProtocolPair:
     """One way through the gateway: whose SDK, which kind of it, streamed or not, and to whose upstream."""
 
     client: str
@@ -78,21 +78,23 @@ class ChatCaller:
         self.client.close()
         self.portal.call(self.aclient.close)
 
-    def ask(self, lane: Lane, on_event: Callable[[Any], None] | None = None, **request: Any) -> Answer:
+    def ask(self, pair: ProtocolPair, on_event: Callable[[Any], None] | None = None, **request: Any) -> Answer:
         """One call; raises what the SDK raises.
 
         Args:
-            lane: Sync or async, streamed or whole.
+            pair: Sync or async, streamed or whole.
             on_event: Told of each event of a stream as it comes.
             request: The SDK's own arguments.
         """
-        if lane.mode == "async":
-            return self.portal.call(partial(self.ask_async, lane, on_event, **request))
-        return self._stream(on_event, request) if lane.stream else self._whole(request)
+        if pair.mode == "async":
+            return self.portal.call(partial(self.ask_async, pair, on_event, **request))
+        return self._stream(on_event, request) if pair.stream else self._whole(request)
 
-    async def ask_async(self, lane: Lane, on_event: Callable[[Any], None] | None = None, **request: Any) -> Answer:
+    async def ask_async(
+        self, pair: ProtocolPair, on_event: Callable[[Any], None] | None = None, **request: Any
+    ) -> Answer:
         """The same on the portal's event loop."""
-        return await (self._astream(on_event, request) if lane.stream else self._awhole(request))
+        return await (self._astream(on_event, request) if pair.stream else self._awhole(request))
 
     def _whole(self, request: dict[str, Any]) -> Answer:
         raw = self.client.chat.completions.with_raw_response.create(**request)
@@ -170,17 +172,19 @@ class MessagesCaller:
         self.client.close()
         self.portal.call(self.aclient.close)
 
-    def ask(self, lane: Lane, on_event: Callable[[Any], None] | None = None, **request: Any) -> Answer:
+    def ask(self, pair: ProtocolPair, on_event: Callable[[Any], None] | None = None, **request: Any) -> Answer:
         """One call; see `ChatCaller.ask`."""
-        if lane.mode == "async":
-            return self.portal.call(partial(self.ask_async, lane, on_event, **request))
+        if pair.mode == "async":
+            return self.portal.call(partial(self.ask_async, pair, on_event, **request))
         asked = {"max_tokens": 2000, **request}
-        return self._stream(on_event, asked) if lane.stream else self._whole(asked)
+        return self._stream(on_event, asked) if pair.stream else self._whole(asked)
 
-    async def ask_async(self, lane: Lane, on_event: Callable[[Any], None] | None = None, **request: Any) -> Answer:
+    async def ask_async(
+        self, pair: ProtocolPair, on_event: Callable[[Any], None] | None = None, **request: Any
+    ) -> Answer:
         """The same on the portal's event loop."""
         asked = {"max_tokens": 2000, **request}
-        return await (self._astream(on_event, asked) if lane.stream else self._awhole(asked))
+        return await (self._astream(on_event, asked) if pair.stream else self._awhole(asked))
 
     def _whole(self, request: dict[str, Any]) -> Answer:
         raw = self.client.messages.with_raw_response.create(**request)

@@ -10,7 +10,7 @@ from anyio.from_thread import BlockingPortal
 from google import genai
 from google.genai import types
 
-from support.pairs.callers import Answer, Lane
+from support.pairs.callers import Answer, ProtocolPair
 from support.pairs.wires import GEMINI, Call
 
 
@@ -36,12 +36,12 @@ class GeminiCaller:
         self._http.close()
         self.portal.call(self._ahttp.aclose)
 
-    def ask(self, lane: Lane, on_event: Callable[[Any], None] | None = None, **request: Any) -> Answer:
+    def ask(self, pair: ProtocolPair, on_event: Callable[[Any], None] | None = None, **request: Any) -> Answer:
         """One call; see `ChatCaller.ask`."""
-        if lane.mode == "async":
-            return self.portal.call(partial(self.ask_async, lane, on_event, **request))
+        if pair.mode == "async":
+            return self.portal.call(partial(self.ask_async, pair, on_event, **request))
         asked = _asked(request)
-        if not lane.stream:
+        if not pair.stream:
             return _answer([self.client.models.generate_content(**asked)], [])
         chunks: list[types.GenerateContentResponse] = []
         for chunk in self.client.models.generate_content_stream(**asked):
@@ -50,10 +50,12 @@ class GeminiCaller:
                 on_event(chunk)
         return _answer(chunks, chunks)
 
-    async def ask_async(self, lane: Lane, on_event: Callable[[Any], None] | None = None, **request: Any) -> Answer:
+    async def ask_async(
+        self, pair: ProtocolPair, on_event: Callable[[Any], None] | None = None, **request: Any
+    ) -> Answer:
         """The same on the portal's event loop."""
         asked, models = _asked(request), self.client.aio.models
-        if not lane.stream:
+        if not pair.stream:
             return _answer([await models.generate_content(**asked)], [])
         chunks: list[types.GenerateContentResponse] = []
         async for chunk in await models.generate_content_stream(**asked):

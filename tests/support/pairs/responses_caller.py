@@ -8,7 +8,7 @@ import httpx2
 import openai
 from anyio.from_thread import BlockingPortal
 
-from support.pairs.callers import Answer, Lane
+from support.pairs.callers import Answer, ProtocolPair
 from support.pairs.wires import RESPONSES, Call
 
 _LAST = frozenset({"response.completed", "response.incomplete", "response.failed"})
@@ -34,15 +34,17 @@ class ResponsesCaller:
         self.client.close()
         self.portal.call(self.aclient.close)
 
-    def ask(self, lane: Lane, on_event: Callable[[Any], None] | None = None, **request: Any) -> Answer:
+    def ask(self, pair: ProtocolPair, on_event: Callable[[Any], None] | None = None, **request: Any) -> Answer:
         """One call; see `ChatCaller.ask`."""
-        if lane.mode == "async":
-            return self.portal.call(partial(self.ask_async, lane, on_event, **request))
-        return self._stream(on_event, request) if lane.stream else self._whole(request)
+        if pair.mode == "async":
+            return self.portal.call(partial(self.ask_async, pair, on_event, **request))
+        return self._stream(on_event, request) if pair.stream else self._whole(request)
 
-    async def ask_async(self, lane: Lane, on_event: Callable[[Any], None] | None = None, **request: Any) -> Answer:
+    async def ask_async(
+        self, pair: ProtocolPair, on_event: Callable[[Any], None] | None = None, **request: Any
+    ) -> Answer:
         """The same on the portal's event loop."""
-        return await (self._astream(on_event, request) if lane.stream else self._awhole(request))
+        return await (self._astream(on_event, request) if pair.stream else self._awhole(request))
 
     def _whole(self, request: dict[str, Any]) -> Answer:
         raw = self.client.responses.with_raw_response.create(**request)

@@ -10,7 +10,7 @@ from llmproxy_asgi.access.identify import Doorkeeper
 from llmproxy_asgi.errors import Forbidden, GatewayError, RateLimited, Unauthenticated
 from llmproxy_asgi.principal import SCOPE_KEY
 from llmproxy_asgi.settings import KeyEntry, Secret
-from support.clock import HandClock
+from support.clock import FakeClock
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +40,7 @@ class Host:
 class House:
     def __init__(self, mode: Any = "host", *, per_minute: int | None = LIMIT) -> None:
         self.host = Host()
-        self.clock = HandClock()
+        self.clock = FakeClock()
         self.attempts = FailedAttempts(self.clock)
         self.keeper = Doorkeeper(
             mode=mode,

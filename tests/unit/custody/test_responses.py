@@ -24,7 +24,7 @@ from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.stores.base import Bounds
 from llmproxy_asgi.stores.memory import MemoryStore
 from llmproxy_asgi.wire.json_body import Bounds as RequestBounds
-from support.clock import HandClock
+from support.clock import FakeClock
 from support.stores import ALICE, BOB, OTHER_ALICE
 
 pytestmark = pytest.mark.anyio
@@ -51,17 +51,17 @@ def told(found: tuple[msgspec.Raw, ...]) -> list[str]:
 
 
 @pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def store(clock: HandClock) -> MemoryStore:
+def store(clock: FakeClock) -> MemoryStore:
     return MemoryStore(Bounds(owner_bytes=1 << 20), clock=clock)
 
 
 @pytest.fixture
-def custody(store: MemoryStore, clock: HandClock) -> ResponseCustody:
+def custody(store: MemoryStore, clock: FakeClock) -> ResponseCustody:
     return ResponseCustody(store, clock=clock)
 
 
@@ -85,7 +85,7 @@ def test_ids_are_not_guessed() -> None:
     assert all(re.fullmatch(r"resp_[0-9a-f]{32}", found) for found in ids)
 
 
-async def test_a_response_is_found_as_it_was_kept(custody: ResponseCustody, clock: HandClock) -> None:
+async def test_a_response_is_found_as_it_was_kept(custody: ResponseCustody, clock: FakeClock) -> None:
     """With everything that its caller may ask for."""
     (given,) = items(user("hi"))
     record = custody.begin(ALICE, status="queued", previous_id="resp_x", input_items=[given], background=True)
@@ -164,7 +164,7 @@ async def test_deleted_stays_deleted(custody: ResponseCustody, store: MemoryStor
     assert await store.keys(ALICE) == ()
 
 
-async def test_a_response_lives_for_its_time(custody: ResponseCustody, clock: HandClock, store: MemoryStore) -> None:
+async def test_a_response_lives_for_its_time(custody: ResponseCustody, clock: FakeClock, store: MemoryStore) -> None:
     """Counted from its beginning, whenever its answer came."""
     record = custody.begin(ALICE, input_items=items(user("hi")))
     clock.at += LIFETIME - 10
@@ -312,7 +312,7 @@ async def test_a_circle_ends(custody: ResponseCustody) -> None:
     [{"deepest": 3}, {"largest": 1_100}, {"bounds": RequestBounds(messages=6)}],
     ids=["deep", "large", "messages"],
 )
-async def test_a_conversation_is_bounded(store: MemoryStore, clock: HandClock, bound: dict[str, Any]) -> None:
+async def test_a_conversation_is_bounded(store: MemoryStore, clock: FakeClock, bound: dict[str, Any]) -> None:
     """By its length, its size and its items; what is within is gone on with."""
     custody = ResponseCustody(store, clock=clock, **bound)
     chain: list[StoredResponse] = []

@@ -14,7 +14,7 @@ from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.settings import CallerLimits, CallLimits
-from support.clock import HandClock
+from support.clock import FakeClock
 
 pytestmark = pytest.mark.anyio
 
@@ -23,8 +23,8 @@ ONE_A_MINUTE = CallLimits(calls=((1 / 60, 1.0),))
 
 
 @pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 def providers(**blocks: dict[str, Any]) -> list[Provider]:
@@ -45,7 +45,7 @@ def admission(gates: LiveGates, made: list[Provider]) -> TargetAdmission:
     return found
 
 
-async def test_each_owner_has_limits_of_its_own(clock: HandClock) -> None:
+async def test_each_owner_has_limits_of_its_own(clock: FakeClock) -> None:
     """The same limits of two owners are two limits, and so are those of one name in two tenants."""
     gates = CallerGates(clock)
     for owner in (ANN, BOB, Owner("user", "acme", "ann")):
@@ -55,7 +55,7 @@ async def test_each_owner_has_limits_of_its_own(clock: HandClock) -> None:
         assert caught.value.retry_after == pytest.approx(60.0)
 
 
-async def test_callers_who_have_not_called_for_long_are_forgotten(clock: HandClock) -> None:
+async def test_callers_who_have_not_called_for_long_are_forgotten(clock: FakeClock) -> None:
     """Whatever number of callers ever came, only those are remembered whom it matters for."""
     gates = CallerGates(clock)
     gates.gate(ANN, ONE_A_MINUTE).try_pass(0)
@@ -69,7 +69,7 @@ async def test_callers_who_have_not_called_for_long_are_forgotten(clock: HandClo
     assert len(gates) < 200
 
 
-async def test_who_holds_a_slot_is_not_forgotten(clock: HandClock) -> None:
+async def test_who_holds_a_slot_is_not_forgotten(clock: FakeClock) -> None:
     """A call under way counts, however long it takes and whoever comes meanwhile."""
     gates = CallerGates(clock)
     limits = CallLimits(max_concurrency=1)
@@ -82,13 +82,13 @@ async def test_who_holds_a_slot_is_not_forgotten(clock: HandClock) -> None:
     assert gates.gate(ANN, limits).try_pass(0) is not None
 
 
-async def test_nothing_is_made_where_nothing_is_limited(clock: HandClock) -> None:
+async def test_nothing_is_made_where_nothing_is_limited(clock: FakeClock) -> None:
     """A plan without limits costs its calls one comparison with None."""
     assert LiveGates(clock).targets(providers(a={}, b={"retry": {"attempts": 1}})) is None
     assert CallerLimits().call_limits is None
 
 
-async def test_a_provider_without_limits_takes_everything(clock: HandClock) -> None:
+async def test_a_provider_without_limits_takes_everything(clock: FakeClock) -> None:
     """Beside one that has some, it hands out permits that mean nothing."""
     made = providers(free={}, bound={"max_concurrency": 1})
     one = admission(LiveGates(clock), made)
@@ -100,7 +100,7 @@ async def test_a_provider_without_limits_takes_everything(clock: HandClock) -> N
     assert (target.provider.name, permit) == ("free", UNLIMITED)
 
 
-async def test_a_new_plan_finds_what_did_not_change(clock: HandClock) -> None:
+async def test_a_new_plan_finds_what_did_not_change(clock: FakeClock) -> None:
     """A reload gives nobody a second allowance, though the provider is another object; changed limits begin anew."""
     gates = LiveGates(clock)
     limits = {"rate_limit": {"requests_per_second": 0.1, "burst": 1}}
@@ -112,7 +112,7 @@ async def test_a_new_plan_finds_what_did_not_change(clock: HandClock) -> None:
     assert admission(gates, other).try_take(*places(*other)[0], 0) is not None
 
 
-async def test_the_slots_of_a_provider_are_one_number_whatever_keys_it_has(clock: HandClock) -> None:
+async def test_the_slots_of_a_provider_are_one_number_whatever_keys_it_has(clock: FakeClock) -> None:
     """With a rate for each key the slots are still shared, also with a key that a reload brings."""
     gates = LiveGates(clock)
     limits = {"max_concurrency": 2, "rate_limit": {"requests_per_second": 100, "scope": "credential"}}
@@ -124,7 +124,7 @@ async def test_the_slots_of_a_provider_are_one_number_whatever_keys_it_has(clock
     assert [one.try_take(*place, 0) for place in places(*after)] == [None, None, None]
 
 
-async def test_a_key_that_two_providers_use_has_each_ones_limits(clock: HandClock) -> None:
+async def test_a_key_that_two_providers_use_has_each_ones_limits(clock: FakeClock) -> None:
     """Limits are a provider's: another one with the same secret has its own."""
     made = providers(a={"max_concurrency": 1}, b={"max_concurrency": 1})
     one = admission(LiveGates(clock), made)
@@ -132,7 +132,7 @@ async def test_a_key_that_two_providers_use_has_each_ones_limits(clock: HandCloc
     assert taken == [True, False, True, False]
 
 
-async def test_what_is_told_where_all_are_full(clock: HandClock) -> None:
+async def test_what_is_told_where_all_are_full(clock: FakeClock) -> None:
     """The shortest wait; a rate is a 429, and where only other calls' ends make room, it is a 503."""
     made = providers(
         slow={"rate_limit": {"requests_per_second": 0.01, "burst": 1}},
@@ -151,7 +151,7 @@ async def test_what_is_told_where_all_are_full(clock: HandClock) -> None:
     assert unavailable.value.retry_after == 1.0
 
 
-async def test_waiting_for_the_first_to_have_room(clock: HandClock) -> None:
+async def test_waiting_for_the_first_to_have_room(clock: FakeClock) -> None:
     """Whichever target is free first serves; the wait ends with its credential and a permit."""
     wait = {"rate_limit": {"requests_per_second": 1, "burst": 1, "queue_timeout": "10s"}}
     made = providers(a={"max_concurrency": 1, "rate_limit": {"queue_timeout": "10s"}}, b=wait)
@@ -193,7 +193,7 @@ async def test_waiting_for_the_first_to_have_room(clock: HandClock) -> None:
     ids=["by the minute", "one", "by the second", "tokens", "at once"],
 )
 async def test_a_refusal_names_the_limit_and_the_wait(
-    clock: HandClock, limits: dict[str, Any], tokens: int, message: str
+    clock: FakeClock, limits: dict[str, Any], tokens: int, message: str
 ) -> None:
     """Of several limits the one that has to be waited for longest."""
     called = CallerLimits(**limits).call_limits
@@ -206,7 +206,7 @@ async def test_a_refusal_names_the_limit_and_the_wait(
     assert caught.value.message == message
 
 
-async def test_a_full_provider_names_its_limit(clock: HandClock) -> None:
+async def test_a_full_provider_names_its_limit(clock: FakeClock) -> None:
     """Callers learn that the limit is the gateway's, which one it is and how long it lasts."""
     for block, message in (
         ({"rate_limit": {"requests_per_second": 2, "burst": 1}}, "(2 requests per second). Try again in 0.5 s."),

@@ -17,7 +17,7 @@ from llmproxy_asgi.execution.rate_limit import Limiter, TokenBucket
 from llmproxy_asgi.facts import AnyFact, Observers, QueueLeft
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.worker import Worker
-from support.clock import HandClock
+from support.clock import FakeClock
 
 pytestmark = pytest.mark.anyio
 
@@ -37,11 +37,11 @@ class Heard:
 
 
 @pytest.fixture
-def clock() -> HandClock:
-    return HandClock(at=0.0)
+def clock() -> FakeClock:
+    return FakeClock(at=0.0)
 
 
-def gate(clock: HandClock, *, queue_timeout: float = 0.0) -> Gate:
+def gate(clock: FakeClock, *, queue_timeout: float = 0.0) -> Gate:
     limiter = Limiter([], TokenBucket(CAPACITY / 60, CAPACITY, clock))
     return Gate(limiter, None, queue_timeout=queue_timeout, max_queue=10, clock=clock)
 
@@ -53,7 +53,7 @@ def job() -> Job:
 
 
 def allowance(
-    at: Gate | None, clock: HandClock, heard: Heard | None = None, *, counts_tokens: bool = False
+    at: Gate | None, clock: FakeClock, heard: Heard | None = None, *, counts_tokens: bool = False
 ) -> Allowance:
     observers = Observers([heard] if heard else [])
     return Allowance(at, counts_tokens=counts_tokens, clock=clock, observers=observers, worker=Worker())
@@ -75,7 +75,7 @@ async def reads(*raws: bytes) -> AsyncIterator[Batch]:
         yield Batch((), raw)
 
 
-async def test_what_is_set_aside_is_told_to_whoever_asks_targets(clock: HandClock) -> None:
+async def test_what_is_set_aside_is_told_to_whoever_asks_targets(clock: FakeClock) -> None:
     """The job carries its estimate from there on."""
     one = gate(clock)
     taken = await allowance(one, clock).take(job())
@@ -100,7 +100,7 @@ async def test_what_is_set_aside_is_told_to_whoever_asks_targets(clock: HandCloc
         "relayed-untold", "nobody-was-asked",
     ],
 )  # fmt: skip
-async def test_what_a_call_pays(clock: HandClock, end: dict[str, object], paid: int) -> None:
+async def test_what_a_call_pays(clock: FakeClock, end: dict[str, object], paid: int) -> None:
     """The upstream's word where all of it came; of what was cut what is known, and an estimate of what had passed."""
     one = gate(clock)
     its = allowance(one, clock)
@@ -117,7 +117,7 @@ async def test_what_a_call_pays(clock: HandClock, end: dict[str, object], paid: 
     assert spent(one) == paid
 
 
-async def test_a_target_that_counts_tokens_is_told_them_for_callers_without_limits(clock: HandClock) -> None:
+async def test_a_target_that_counts_tokens_is_told_them_for_callers_without_limits(clock: FakeClock) -> None:
     """The caller's own limits are none; the provider's permit is settled all the same."""
     one = gate(clock)
     its = allowance(None, clock, counts_tokens=True)
@@ -128,7 +128,7 @@ async def test_a_target_that_counts_tokens_is_told_them_for_callers_without_limi
     assert spent(one) == 7
 
 
-async def test_nothing_is_counted_where_only_calls_are(clock: HandClock) -> None:
+async def test_nothing_is_counted_where_only_calls_are(clock: FakeClock) -> None:
     """Reads are handed on as they are, and no request is weighed."""
     slots_only = Gate(Limiter([TokenBucket(1, 1, clock)], None), None, queue_timeout=0, max_queue=1, clock=clock)
     its = allowance(slots_only, clock)
@@ -141,7 +141,7 @@ async def test_nothing_is_counted_where_only_calls_are(clock: HandClock) -> None
     its.end()
 
 
-async def test_the_slot_is_free_when_the_call_is_over(clock: HandClock) -> None:
+async def test_the_slot_is_free_when_the_call_is_over(clock: FakeClock) -> None:
     """However it ended."""
     one = Gate(None, Slots(1), queue_timeout=0, max_queue=1, clock=clock)
     for asked in (True, False):
@@ -152,7 +152,7 @@ async def test_the_slot_is_free_when_the_call_is_over(clock: HandClock) -> None:
         assert not one.lacks_slot
 
 
-async def test_the_wait_is_told_and_counted(clock: HandClock) -> None:
+async def test_the_wait_is_told_and_counted(clock: FakeClock) -> None:
     """Whoever looks on hears how long a call waited for its caller's limit, and whether it was let in."""
     one, heard = gate(clock, queue_timeout=30.0), Heard()
     first = one.try_pass(CAPACITY)
@@ -178,7 +178,7 @@ async def test_the_wait_is_told_and_counted(clock: HandClock) -> None:
     ]
 
 
-def gate_that_is_empty(clock: HandClock) -> Gate:
+def gate_that_is_empty(clock: FakeClock) -> Gate:
     made = gate(clock)
     assert made.try_pass(CAPACITY) is not None
     return made

@@ -3,13 +3,13 @@
 import pytest
 
 from llmproxy_asgi.execution.budget import REFILL, RESERVE, SHARE, RetryBudget, RetryBudgets
-from support.clock import HandClock
+from support.clock import FakeClock
 
 
 @pytest.mark.parametrize("calls", [100, 500, 5_000])
 def test_an_outage_is_hardly_multiplied(calls: int) -> None:
     """Where every call fails and would be retried, the upstream sees a tenth more calls at the most."""
-    budget = RetryBudget(HandClock())
+    budget = RetryBudget(FakeClock())
     retries = 0
     for _ in range(calls):
         budget.tried()
@@ -20,7 +20,7 @@ def test_an_outage_is_hardly_multiplied(calls: int) -> None:
 
 def test_a_quiet_service_may_retry() -> None:
     """The first failures are retried, and what is spent comes back with time."""
-    clock = HandClock()
+    clock = FakeClock()
     budget = RetryBudget(clock)
     assert [budget.may_retry() for _ in range(11)] == [True] * 10 + [False]
     clock.at += 1 / REFILL
@@ -30,7 +30,7 @@ def test_a_quiet_service_may_retry() -> None:
 
 def test_healthy_hours_save_up_no_storm() -> None:
     """A long quiet time is worth no more than the reserve."""
-    clock = HandClock()
+    clock = FakeClock()
     budget = RetryBudget(clock)
     for _ in range(10_000):
         budget.tried()
@@ -40,7 +40,7 @@ def test_healthy_hours_save_up_no_storm() -> None:
 
 def test_one_provider_does_not_pay_for_another() -> None:
     """Each has an account of its own, and always the same one."""
-    budgets = RetryBudgets(HandClock())
+    budgets = RetryBudgets(FakeClock())
     while budgets.of("a").may_retry():
         pass
     assert not budgets.of("a").may_retry()

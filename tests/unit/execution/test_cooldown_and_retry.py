@@ -22,7 +22,7 @@ K = Subject("p", "p:0f", "m")
 
 
 @dataclass
-class HandClock:
+class FakeClock:
     """A clock that only a test turns."""
 
     at: float = 1000.0
@@ -39,7 +39,7 @@ class HandClock:
 
 def test_a_rest_lasts_as_long_as_the_upstream_asks() -> None:
     """Not a moment less, and it is over then."""
-    clock = HandClock()
+    clock = FakeClock()
     rests = Cooldowns(clock)
     rests.failed(K, UpstreamRateLimited("", retry_after=20), 5)
     rest = rests.resting(K)
@@ -55,7 +55,7 @@ def test_a_rest_lasts_as_long_as_the_upstream_asks() -> None:
 @pytest.mark.parametrize("error", [UpstreamRateLimited(""), UpstreamAuthFailed("")])
 def test_without_a_word_from_the_upstream_the_configured_rest_holds(error: UpstreamError) -> None:
     """It counts as ours, so the credential may still be tried if nothing else is left."""
-    clock = HandClock()
+    clock = FakeClock()
     rests = Cooldowns(clock)
     rests.failed(K, error, 5)
     rest = rests.resting(K)
@@ -66,7 +66,7 @@ def test_without_a_word_from_the_upstream_the_configured_rest_holds(error: Upstr
 
 def test_an_absurd_wait_is_cut() -> None:
     """Nobody rests for a century."""
-    rests = Cooldowns(HandClock())
+    rests = Cooldowns(FakeClock())
     rests.failed(K, UpstreamRateLimited("", retry_after=1e12), 5)
     rest = rests.resting(K)
     assert rest is not None
@@ -75,7 +75,7 @@ def test_an_absurd_wait_is_cut() -> None:
 
 def test_failures_in_a_row_make_a_rest_and_a_success_forgets_them() -> None:
     """One good answer starts the count anew."""
-    rests = Cooldowns(HandClock())
+    rests = Cooldowns(FakeClock())
     for _ in range(FAILURES_BEFORE_REST - 1):
         rests.failed(K, UpstreamFailed(""), 5)
     rests.succeeded(K)
@@ -88,7 +88,7 @@ def test_failures_in_a_row_make_a_rest_and_a_success_forgets_them() -> None:
 
 def test_a_refusal_of_the_request_rests_nobody() -> None:
     """A 400 is the caller's doing."""
-    rests = Cooldowns(HandClock())
+    rests = Cooldowns(FakeClock())
     for _ in range(100):
         rests.failed(K, UpstreamRefused(""), 5)
     assert rests.resting(K) is None
@@ -96,7 +96,7 @@ def test_a_refusal_of_the_request_rests_nobody() -> None:
 
 def test_a_cooldown_of_nothing_switches_rests_off() -> None:
     """But not those that an upstream asks for."""
-    rests = Cooldowns(HandClock())
+    rests = Cooldowns(FakeClock())
     rests.failed(K, UpstreamRateLimited(""), 0)
     assert rests.resting(K) is None
     rests.failed(K, UpstreamRateLimited("", retry_after=3), 0)
@@ -134,7 +134,7 @@ def test_a_short_wait_that_the_upstream_asks_for_is_obeyed_and_a_long_one_is_the
 # ── circuits ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def opened(clock: HandClock, cooldown: float = 5) -> Cooldowns:
+def opened(clock: FakeClock, cooldown: float = 5) -> Cooldowns:
     """What has failed often enough to rest."""
     rests = Cooldowns(clock)
     for _ in range(FAILURES_BEFORE_REST):
@@ -144,7 +144,7 @@ def opened(clock: HandClock, cooldown: float = 5) -> Cooldowns:
 
 def test_after_a_rest_one_call_tries_and_the_others_wait_for_its_word() -> None:
     """A circuit is half open for exactly one."""
-    clock = HandClock()
+    clock = FakeClock()
     rests = opened(clock)
     clock.at += 5
     assert rests.resting(K) is None
@@ -156,7 +156,7 @@ def test_after_a_rest_one_call_tries_and_the_others_wait_for_its_word() -> None:
 
 def test_a_failed_try_opens_the_circuit_for_twice_as_long_up_to_a_bound() -> None:
     """Each further failure doubles the rest."""
-    clock = HandClock()
+    clock = FakeClock()
     rests = opened(clock)
     waits = []
     for _ in range(9):
@@ -171,7 +171,7 @@ def test_a_failed_try_opens_the_circuit_for_twice_as_long_up_to_a_bound() -> Non
 
 def test_a_try_that_tells_nothing_lets_the_next_one_try() -> None:
     """A caller who leaves is no verdict on the upstream."""
-    clock = HandClock()
+    clock = FakeClock()
     rests = opened(clock)
     clock.at += 5
     rests.trying(K)
@@ -181,7 +181,7 @@ def test_a_try_that_tells_nothing_lets_the_next_one_try() -> None:
 
 def test_failures_of_calls_under_way_do_not_lengthen_a_rest() -> None:
     """They began before it, and tell nothing new."""
-    clock = HandClock()
+    clock = FakeClock()
     rests = opened(clock)
     clock.at += 1
     for _ in range(50):
@@ -196,7 +196,7 @@ def test_failures_of_calls_under_way_do_not_lengthen_a_rest() -> None:
 )
 def test_calls_that_were_under_way_do_not_end_a_rest(refusal: UpstreamError) -> None:
     """Streams that began before it may begin to answer, and end well, while it lasts; it lasts all the same."""
-    clock = HandClock()
+    clock = FakeClock()
     rests = Cooldowns(clock)
     rests.failed(K, refusal, 30)
     rest = rests.resting(K)
@@ -210,7 +210,7 @@ def test_calls_that_were_under_way_do_not_end_a_rest(refusal: UpstreamError) -> 
 
 def test_who_is_tried_for_want_of_others_serves_again_as_soon_as_it_answers() -> None:
     """A try before the rest is over closes the circuit as one after it does."""
-    rests = opened(HandClock())
+    rests = opened(FakeClock())
     assert rests.resting(K)
     rests.trying(K)
     rests.answered(K)
@@ -219,7 +219,7 @@ def test_who_is_tried_for_want_of_others_serves_again_as_soon_as_it_answers() ->
 
 def test_a_health_check_shortens_no_rest_that_calls_caused() -> None:
     """An upstream that asked for a wait gets it, however its checks go meanwhile."""
-    clock = HandClock()
+    clock = FakeClock()
     rests = Cooldowns(clock)
     rests.failed(K, UpstreamRateLimited("", retry_after=60), 5)
     rests.found_down(K, 600)
@@ -236,7 +236,7 @@ def test_a_health_check_shortens_no_rest_that_calls_caused() -> None:
 
 def test_streams_that_begin_and_break_are_failures_in_a_row() -> None:
     """An answer that begins forgives nothing; one that ends well does."""
-    rests = Cooldowns(HandClock())
+    rests = Cooldowns(FakeClock())
     for _ in range(FAILURES_BEFORE_REST - 1):
         rests.answered(K)
         rests.failed(K, UpstreamFailed(""), 5)
@@ -248,7 +248,7 @@ def test_streams_that_begin_and_break_are_failures_in_a_row() -> None:
 
 def test_a_spent_quota_rests_longer() -> None:
     """No minute brings it back."""
-    clock = HandClock()
+    clock = FakeClock()
     rests = Cooldowns(clock)
     rests.failed(K, UpstreamQuotaSpent(""), 5)
     rest = rests.resting(K)
@@ -258,7 +258,7 @@ def test_a_spent_quota_rests_longer() -> None:
 
 def test_every_change_is_told() -> None:
     """Whoever listens hears when a rest begins and when it is over."""
-    clock = HandClock()
+    clock = FakeClock()
     rests = Cooldowns(clock)
     told: list[tuple[Subject, float | None]] = []
     rests.noticed = lambda subject, rest: told.append((subject, rest.seconds if rest else None))

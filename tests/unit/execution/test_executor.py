@@ -63,7 +63,7 @@ THOUGHT = {"type": "thinking", "thinking": "hm", "signature": "c2lnbmF0dXJl"}
 
 
 @dataclass
-class HandClock:
+class FakeClock:
     """A clock that only a test turns; sleeping turns it."""
 
     at: float = 1000.0
@@ -129,7 +129,7 @@ class World:
         self.asked: list[Asked] = []
         self.answers: dict[str, list[Told | Exception | Callable[[], Told]]] = {}
         self.given: list[Told] = []
-        self.clock = HandClock()
+        self.clock = FakeClock()
         self.cooldowns = TargetCooldowns(self.clock)
         self.admission: TargetAdmission | None = None
         self.executor = Executor(

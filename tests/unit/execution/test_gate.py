@@ -9,7 +9,7 @@ from typing_extensions import override
 from llmproxy_asgi.execution.concurrency import Slots
 from llmproxy_asgi.execution.gate import A_MOMENT, UNLIMITED, Full, Gate, Permit, pass_first
 from llmproxy_asgi.execution.rate_limit import Limiter, TokenBucket
-from support.clock import HandAlarm, HandClock
+from support.clock import FakeAlarm, FakeClock
 
 pytestmark = pytest.mark.anyio
 
@@ -17,12 +17,12 @@ Passing = asyncio.Task[tuple[int, Permit]]
 
 
 @pytest.fixture
-def clock() -> HandClock:
-    return HandClock(at=0.0)
+def clock() -> FakeClock:
+    return FakeClock(at=0.0)
 
 
 def gate(
-    clock: HandClock,
+    clock: FakeClock,
     *,
     calls: tuple[float, float] | None = None,
     tokens: tuple[float, float] | None = None,
@@ -51,7 +51,7 @@ async def comes(*gates: Gate, tokens: int = 0) -> Passing:
     return task
 
 
-async def turn(clock: HandClock, seconds: float) -> None:
+async def turn(clock: FakeClock, seconds: float) -> None:
     clock.turn(seconds)
     await settle_down()
 
@@ -74,7 +74,7 @@ def let(task: Passing) -> Permit:
     return task.result()[1]
 
 
-async def test_those_who_wait_are_let_in_in_their_order_and_on_time(clock: HandClock) -> None:
+async def test_those_who_wait_are_let_in_in_their_order_and_on_time(clock: FakeClock) -> None:
     """One passes, and the others follow at the rate, each at its own time and not a millisecond before."""
     one = gate(clock, calls=(2, 1))
     tasks = [await comes(one) for _ in range(4)]
@@ -87,7 +87,7 @@ async def test_those_who_wait_are_let_in_in_their_order_and_on_time(clock: HandC
     assert clock.alarms == 0, "a timer was left behind"
 
 
-async def test_nobody_passes_those_who_wait(clock: HandClock) -> None:
+async def test_nobody_passes_those_who_wait(clock: FakeClock) -> None:
     """A call so small that there would be enough for it stands behind a large one."""
     one = gate(clock, tokens=(10, 100))
     let(await comes(one, tokens=50))
@@ -102,7 +102,7 @@ async def test_nobody_passes_those_who_wait(clock: HandClock) -> None:
     assert small.done()
 
 
-async def test_who_leaves_the_line_gives_the_place_back_at_once(clock: HandClock) -> None:
+async def test_who_leaves_the_line_gives_the_place_back_at_once(clock: FakeClock) -> None:
     """The next one takes it without any time passing, and nothing of the one who left was spent."""
     one = gate(clock, tokens=(10, 100))
     let(await comes(one, tokens=100))
@@ -116,7 +116,7 @@ async def test_who_leaves_the_line_gives_the_place_back_at_once(clock: HandClock
     assert clock.alarms == 0
 
 
-async def test_who_is_let_in_and_called_off_in_the_same_moment_keeps_nothing(clock: HandClock) -> None:
+async def test_who_is_let_in_and_called_off_in_the_same_moment_keeps_nothing(clock: FakeClock) -> None:
     """The permit that nobody is there to use goes to the next in line."""
     slots = Slots(1)
     one = gate(clock, slots=slots)
@@ -133,7 +133,7 @@ async def test_who_is_let_in_and_called_off_in_the_same_moment_keeps_nothing(clo
     assert one.is_idle
 
 
-async def test_a_slot_is_given_back_once(clock: HandClock) -> None:
+async def test_a_slot_is_given_back_once(clock: FakeClock) -> None:
     """However often a permit is released, or refunded after it, one slot is free."""
     slots = Slots(2)
     one = gate(clock, slots=slots, calls=(1, 5))
@@ -146,7 +146,7 @@ async def test_a_slot_is_given_back_once(clock: HandClock) -> None:
     assert not one.is_idle, "the call counts, though it is over"
 
 
-async def test_a_call_that_went_nowhere_is_not_counted(clock: HandClock) -> None:
+async def test_a_call_that_went_nowhere_is_not_counted(clock: FakeClock) -> None:
     """A refund gives back the call, its tokens and its slot, and lets in the next one at once."""
     one = gate(clock, calls=(0.1, 1), tokens=(1, 100), slots=1)
     permit = let(await comes(one, tokens=100))
@@ -158,7 +158,7 @@ async def test_a_call_that_went_nowhere_is_not_counted(clock: HandClock) -> None
     assert one.is_idle
 
 
-async def test_a_refund_lets_in_who_waits_for_the_rate_alone(clock: HandClock) -> None:
+async def test_a_refund_lets_in_who_waits_for_the_rate_alone(clock: FakeClock) -> None:
     """Also where there are no slots whose release would."""
     one = gate(clock, calls=(0.2, 1))
     permit = let(await comes(one))
@@ -169,7 +169,7 @@ async def test_a_refund_lets_in_who_waits_for_the_rate_alone(clock: HandClock) -
     let(task)
 
 
-async def test_patience_ends_when_it_was_said_to(clock: HandClock) -> None:
+async def test_patience_ends_when_it_was_said_to(clock: FakeClock) -> None:
     """Who waits for a slot that does not come free is turned away when `queue_timeout` is over, and leaves no trace."""
     one = gate(clock, slots=1, queue_timeout=2.0)
     holder = let(await comes(one))
@@ -185,7 +185,7 @@ async def test_patience_ends_when_it_was_said_to(clock: HandClock) -> None:
     assert clock.alarms == 0
 
 
-async def test_who_would_wait_in_vain_is_turned_away_at_once(clock: HandClock) -> None:
+async def test_who_would_wait_in_vain_is_turned_away_at_once(clock: FakeClock) -> None:
     """Where time alone helps, and not in time, nobody is kept waiting; the wait that is told is exact."""
     one = gate(clock, calls=(1, 2), queue_timeout=2.0)
     tasks = [await comes(one) for _ in range(5)]
@@ -197,7 +197,7 @@ async def test_who_would_wait_in_vain_is_turned_away_at_once(clock: HandClock) -
     let(await comes(one))
 
 
-async def test_the_last_moment_is_in_time(clock: HandClock) -> None:
+async def test_the_last_moment_is_in_time(clock: FakeClock) -> None:
     """A turn that comes in the very moment in which patience ends is taken."""
     one = gate(clock, calls=(1, 1), queue_timeout=2.0)
     _, second, third = [await comes(one) for _ in range(3)]
@@ -206,7 +206,7 @@ async def test_the_last_moment_is_in_time(clock: HandClock) -> None:
     let(third)
 
 
-async def test_a_wait_may_be_shorter_than_it_looks(clock: HandClock) -> None:
+async def test_a_wait_may_be_shorter_than_it_looks(clock: FakeClock) -> None:
     """While calls are under way whose tokens may come back, it is worth waiting for them."""
     one = gate(clock, tokens=(1, 100), queue_timeout=5.0)
     big = let(await comes(one, tokens=100))
@@ -218,7 +218,7 @@ async def test_a_wait_may_be_shorter_than_it_looks(clock: HandClock) -> None:
     let(task)
 
 
-async def test_once_every_call_is_settled_there_is_nothing_to_hope_for(clock: HandClock) -> None:
+async def test_once_every_call_is_settled_there_is_nothing_to_hope_for(clock: FakeClock) -> None:
     """With nothing set aside any more, a wait that is too long is refused at once."""
     one = gate(clock, tokens=(1, 100), queue_timeout=5.0)
     big = let(await comes(one, tokens=100))
@@ -228,7 +228,7 @@ async def test_once_every_call_is_settled_there_is_nothing_to_hope_for(clock: Ha
     assert (await refused(task)).wait == pytest.approx(60)
 
 
-async def test_settling_again_corrects_the_first_word(clock: HandClock) -> None:
+async def test_settling_again_corrects_the_first_word(clock: FakeClock) -> None:
     """A stream that reports its usage several times is charged for the last one."""
     one = gate(clock, tokens=(1, 100))
     permit = let(await comes(one, tokens=50))
@@ -240,14 +240,14 @@ async def test_settling_again_corrects_the_first_word(clock: HandClock) -> None:
     assert one.forecast(61) == pytest.approx(1.0)
 
 
-async def test_what_is_never_settled_counts_as_spent(clock: HandClock) -> None:
+async def test_what_is_never_settled_counts_as_spent(clock: FakeClock) -> None:
     """Nobody gets tokens by not saying what was spent."""
     one = gate(clock, tokens=(1, 100))
     let(await comes(one, tokens=50)).release()
     assert one.forecast(100) == pytest.approx(50.0)
 
 
-async def test_the_line_is_bounded(clock: HandClock) -> None:
+async def test_the_line_is_bounded(clock: FakeClock) -> None:
     """More than `max_queue` are turned away at once."""
     one = gate(clock, slots=1, max_queue=3)
     let(await comes(one))
@@ -259,14 +259,14 @@ async def test_the_line_is_bounded(clock: HandClock) -> None:
     assert one.waiting == 0
 
 
-async def test_nobody_waits_where_waiting_is_not_wanted(clock: HandClock) -> None:
+async def test_nobody_waits_where_waiting_is_not_wanted(clock: FakeClock) -> None:
     """With `queue_timeout` 0, which is the default, the answer comes at once."""
     one = gate(clock, calls=(1, 1), queue_timeout=0.0)
     let(await comes(one))
     assert (await refused(await comes(one))).wait == pytest.approx(1.0)
 
 
-async def test_whichever_gate_opens_first(clock: HandClock) -> None:
+async def test_whichever_gate_opens_first(clock: FakeClock) -> None:
     """Somebody in two lines is let in once, and is gone from the other line."""
     near, far = gate(clock, calls=(1, 1)), gate(clock, calls=(0.25, 1))
     for each in (near, far):
@@ -285,11 +285,11 @@ async def test_whichever_gate_opens_first(clock: HandClock) -> None:
 async def test_who_is_let_in_while_lining_up_stands_in_no_further_line() -> None:
     """Time passes between the look at a gate and the place in its line; nobody is left behind in the others'."""
 
-    class Busy(HandClock):
+    class Busy(FakeClock):
         """One that goes on while a timer is set."""
 
         @override
-        def call_later(self, seconds: float, callback: Callable[[], object]) -> HandAlarm:
+        def call_later(self, seconds: float, callback: Callable[[], object]) -> FakeAlarm:
             self.at += 1.0
             return super().call_later(seconds, callback)
 
@@ -305,14 +305,14 @@ async def test_who_is_let_in_while_lining_up_stands_in_no_further_line() -> None
     assert clock.alarms == 0, "a timer was left behind"
 
 
-async def test_the_best_gate_that_is_open_is_taken(clock: HandClock) -> None:
+async def test_the_best_gate_that_is_open_is_taken(clock: FakeClock) -> None:
     """Order decides where several are open."""
     first, second = gate(clock, calls=(1, 1)), gate(clock, calls=(1, 1))
     assert (await comes(first, second)).result()[0] == 0
     assert (await comes(first, second)).result()[0] == 1
 
 
-async def test_each_line_has_its_own_patience(clock: HandClock) -> None:
+async def test_each_line_has_its_own_patience(clock: FakeClock) -> None:
     """Who is turned away from one line goes on waiting in the other; the shortest wait is told in the end."""
     short, long = gate(clock, slots=1, queue_timeout=1.0), gate(clock, slots=1, queue_timeout=3.0)
     let(await comes(short))
@@ -328,7 +328,7 @@ async def test_each_line_has_its_own_patience(clock: HandClock) -> None:
     assert long.waiting == 0
 
 
-async def test_gates_that_share_slots_serve_who_waited_longest(clock: HandClock) -> None:
+async def test_gates_that_share_slots_serve_who_waited_longest(clock: FakeClock) -> None:
     """Two credentials of one provider, and one line for its slots in effect."""
     slots = Slots(1)
     left, right = gate(clock, slots=slots), gate(clock, slots=slots)
@@ -350,7 +350,7 @@ async def test_gates_that_share_slots_serve_who_waited_longest(clock: HandClock)
     assert slots.used == 0
 
 
-async def test_many_who_wait_in_two_lines_are_let_in_without_depth(clock: HandClock) -> None:
+async def test_many_who_wait_in_two_lines_are_let_in_without_depth(clock: FakeClock) -> None:
     """A refund that lets in a whole line at once needs no stack for it."""
     gates = [gate(clock, tokens=(1, 5_000), max_queue=5_000) for _ in range(2)]
     holders = [let(await comes(each, tokens=5_000)) for each in gates]
@@ -362,7 +362,7 @@ async def test_many_who_wait_in_two_lines_are_let_in_without_depth(clock: HandCl
     assert [each.waiting for each in gates] == [0, 0]
 
 
-def test_those_of_a_closed_loop_do_not_block_the_line(clock: HandClock) -> None:
+def test_those_of_a_closed_loop_do_not_block_the_line(clock: FakeClock) -> None:
     """A loop that was closed over its waiting calls leaves the gate usable by the next one."""
     one = gate(clock, slots=1)
 

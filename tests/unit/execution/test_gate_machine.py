@@ -11,7 +11,7 @@ from typing_extensions import override
 from llmproxy_asgi.execution.concurrency import Slots
 from llmproxy_asgi.execution.gate import Full, Gate, Permit, pass_first
 from llmproxy_asgi.execution.rate_limit import SLACK, Limiter, TokenBucket
-from support.clock import HandClock
+from support.clock import FakeClock
 
 PICK = st.integers(0, 1_000)
 
@@ -42,7 +42,7 @@ class GateMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.clock = HandClock(at=0.0)
+        self.clock = FakeClock(at=0.0)
         self.callers: list[Caller] = []
         self.let_in: list[Caller] = []
 

@@ -19,7 +19,7 @@ from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.telemetry.logs import CallLog
 from llmproxy_asgi.transport import Answer, Pool
-from support.clock import HandClock
+from support.clock import FakeClock
 
 pytestmark = pytest.mark.anyio
 
@@ -55,7 +55,7 @@ class World(Pool):
         base = {"base_url": "http://127.0.0.1:1"} if kind != "simulated" else {}
         whole = {"type": kind, **base, "api_key": "key-1", "health": {"interval": 10}, **block}
         self.provider: Provider = made("p", made.Config(**{k: v for k, v in whole.items() if base or k != "api_key"}))
-        self.clock = HandClock()
+        self.clock = FakeClock()
         self.cooldowns = TargetCooldowns(self.clock)
         self.facts: list[AnyFact] = []
         self.said: int | Exception = 200

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmproxy_asgi.execution.rate_limit import SLACK, Limiter, TokenBucket
-from support.clock import HandClock
+from support.clock import FakeClock
 
 RATES = st.floats(0.01, 1e5)
 STEPS = st.lists(st.tuples(st.floats(0, 20), st.integers(1, 30)), min_size=1, max_size=40)
 
 
 def limiter(
-    clock: HandClock, *, calls: tuple[tuple[float, float], ...] = (), tokens: tuple[float, float] | None = None
+    clock: FakeClock, *, calls: tuple[tuple[float, float], ...] = (), tokens: tuple[float, float] | None = None
 ) -> Limiter:
     buckets = [TokenBucket(rate, capacity, clock) for rate, capacity in calls]
     return Limiter(buckets, TokenBucket(*tokens, clock) if tokens else None)
@@ -22,7 +22,7 @@ def limiter(
 
 def test_a_burst_passes_and_then_one_at_a_time() -> None:
     """Ten at once and twenty a second: the eleventh waits 50 ms, and each one after it 50 ms more."""
-    clock = HandClock(at=0.0)
+    clock = FakeClock(at=0.0)
     bucket = TokenBucket(20, 10, clock)
     for _ in range(10):
         assert bucket.wait(1) == 0
@@ -37,7 +37,7 @@ def test_a_burst_passes_and_then_one_at_a_time() -> None:
 
 def test_what_is_not_used_is_kept_only_up_to_the_capacity() -> None:
     """After a year of silence there is one burst, not a year's worth."""
-    clock = HandClock()
+    clock = FakeClock()
     bucket = TokenBucket(20, 10, clock)
     clock.at += 365 * 86400
     assert bucket.level == 10
@@ -45,7 +45,7 @@ def test_what_is_not_used_is_kept_only_up_to_the_capacity() -> None:
 
 def test_more_than_it_can_hold_waits_for_a_full_one() -> None:
     """A call that is larger than the bucket passes when the bucket is full, and takes all of it."""
-    clock = HandClock()
+    clock = FakeClock()
     one = limiter(clock, tokens=(10, 100))
     assert one.take(30) == 30
     assert one.wait(1_000) == pytest.approx(3.0)
@@ -57,7 +57,7 @@ def test_more_than_it_can_hold_waits_for_a_full_one() -> None:
 
 def test_a_debt_is_paid_before_anybody_passes() -> None:
     """What was spent beyond what was set aside is waited for by those who come later."""
-    clock = HandClock()
+    clock = FakeClock()
     one = limiter(clock, tokens=(10, 100))
     aside = one.take(50)
     one.correct(aside - 150)  # 150 it was
@@ -66,7 +66,7 @@ def test_a_debt_is_paid_before_anybody_passes() -> None:
 
 def test_what_was_set_aside_and_not_spent_comes_back_at_once() -> None:
     """A call that turns out small makes room for the next."""
-    clock = HandClock()
+    clock = FakeClock()
     one = limiter(clock, tokens=(10, 100))
     aside = one.take(100)
     assert one.wait(50) == pytest.approx(5.0)
@@ -76,7 +76,7 @@ def test_what_was_set_aside_and_not_spent_comes_back_at_once() -> None:
 
 def test_a_correction_never_fills_a_bucket_beyond_its_capacity() -> None:
     """What comes back late, when time has filled the bucket already, is lost."""
-    clock = HandClock()
+    clock = FakeClock()
     one = limiter(clock, tokens=(10, 100))
     aside = one.take(100)
     clock.at += 60
@@ -87,7 +87,7 @@ def test_a_correction_never_fills_a_bucket_beyond_its_capacity() -> None:
 
 def test_a_forgotten_call_leaves_no_trace() -> None:
     """Calls and tokens are back as they were."""
-    clock = HandClock()
+    clock = FakeClock()
     one = limiter(clock, calls=((1, 1),), tokens=(10, 100))
     aside = one.take(100)
     assert not one.is_full
@@ -99,7 +99,7 @@ def test_a_forgotten_call_leaves_no_trace() -> None:
 @given(rate=RATES, capacity=st.integers(1, 50), steps=STEPS)
 def test_never_more_than_was_promised(rate: float, capacity: int, steps: list[tuple[float, int]]) -> None:
     """In any stretch of time at most the burst, and what came back in that time, passes."""
-    clock = HandClock()
+    clock = FakeClock()
     bucket = TokenBucket(rate, capacity, clock)
     passed: list[float] = []
     for pause, tries in steps:
@@ -117,7 +117,7 @@ def test_never_more_than_was_promised(rate: float, capacity: int, steps: list[tu
 @given(rate=RATES, capacity=st.integers(1, 50), steps=STEPS)
 def test_waits_are_exact(rate: float, capacity: int, steps: list[tuple[float, int]]) -> None:
     """When the wait that was told is over there is enough, and not a hundredth of it before."""
-    clock = HandClock()
+    clock = FakeClock()
     bucket = TokenBucket(rate, capacity, clock)
     for pause, amount in steps:
         clock.at += pause
@@ -143,7 +143,7 @@ def test_a_forecast_comes_true(
     calls: list[tuple[float, float]], tokens: tuple[float, float] | None, spent: int, line: list[int]
 ) -> None:
     """What is told to somebody behind others is when they pass, if everybody passes as soon as they may."""
-    clock = HandClock(at=0.0)
+    clock = FakeClock(at=0.0)
     one = limiter(clock, calls=tuple(calls), tokens=tokens)
     for _ in range(spent):
         one.take(70)

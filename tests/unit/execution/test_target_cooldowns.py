@@ -23,7 +23,7 @@ from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
 from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.providers.target import Target
-from support.clock import HandClock
+from support.clock import FakeClock
 
 
 def account_limit(**options: Any) -> UpstreamRateLimited:
@@ -39,7 +39,7 @@ class World:
         made = provider_class("openai-compatible")
         config = made.Config(type="openai-compatible", base_url="http://127.0.0.1/v1", api_key=["key-1", "key-2"])
         self.provider: Provider = made("p", config)
-        self.clock = HandClock()
+        self.clock = FakeClock()
         self.told: list[tuple[Subject, float | None]] = []
         self.cooldowns = TargetCooldowns(self.clock, noticed=self._notice)
 

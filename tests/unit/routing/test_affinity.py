@@ -17,7 +17,7 @@ from llmproxy_asgi.routing.affinity import (
     conversation_of,
 )
 from llmproxy_asgi.translators.registry import translator
-from support.clock import HandClock
+from support.clock import FakeClock
 
 USER, ASSISTANT = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}
 ANN, BOB = (Owner.of(Principal(name)) for name in ("ann", "bob"))
@@ -115,7 +115,7 @@ def test_requests_made_in_python_have_conversations_too() -> None:
 
 def test_a_place_is_its_owners_its_models_and_passes() -> None:
     """Another principal, another name and another hour find nothing; nor does a conversation that begins."""
-    clock = HandClock()
+    clock = FakeClock()
     places = Affinities(clock)
     talk = Conversation(b"k", goes_on=True)
     places.keep(ANN, "m", talk, HERE)
@@ -130,7 +130,7 @@ def test_a_place_is_its_owners_its_models_and_passes() -> None:
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that was served longest ago goes first."""
     monkeypatch.setattr(affinity, "MOST", 3)
-    places = Affinities(HandClock())
+    places = Affinities(FakeClock())
     talks = [Conversation(bytes([number]), goes_on=True) for number in range(4)]
     for talk in talks[:3]:
         places.keep(ANN, "m", talk, HERE)

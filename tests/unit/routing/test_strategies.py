@@ -10,7 +10,7 @@ from llmproxy_asgi.config.schema import Config
 from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.routing.catalog import Catalog
 from llmproxy_asgi.routing.strategies import LOOK_AGAIN, Latencies, Strategies
-from support.clock import HandClock
+from support.clock import FakeClock
 
 THREE = ["a/m", "b/m", "c/m"]
 
@@ -30,7 +30,7 @@ class Calls:
     """Calls for one name, one after the other."""
 
     def __init__(self, made: Catalog, name: str = "m") -> None:
-        self.clock = HandClock()
+        self.clock = FakeClock()
         self.latencies = Latencies(self.clock)
         self._strategies = Strategies(self.latencies, draw=random.Random(11))
         self._choice = made.resolve(name)
@@ -92,7 +92,7 @@ def test_the_quickest_goes_first_once_all_are_known() -> None:
 
 def test_nothing_is_remembered_of_targets_that_nobody_orders() -> None:
     """Their names may be whatever callers said, of which there is no end."""
-    latencies = Latencies(HandClock())
+    latencies = Latencies(FakeClock())
     latencies.heard("a/whatever-a-caller-said", 0.5)
     assert latencies.of("a/whatever-a-caller-said") == 0.0
     latencies.asking("a/m")

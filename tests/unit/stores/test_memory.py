@@ -8,7 +8,7 @@ import pytest
 from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.stores.base import Bounds
 from llmproxy_asgi.stores.memory import OVERHEAD, OWNER_OVERHEAD, MemoryStore
-from support.clock import HandClock
+from support.clock import FakeClock
 from support.stores import ALICE, BOB
 
 pytestmark = pytest.mark.anyio
@@ -20,7 +20,7 @@ def owner(number: int) -> Owner:
 
 async def test_the_whole_is_bounded() -> None:
     """However many owners there are, the store as a whole never holds more than it may."""
-    store = MemoryStore(Bounds(total_bytes=50_000, owner_bytes=20_000), clock=HandClock())
+    store = MemoryStore(Bounds(total_bytes=50_000, owner_bytes=20_000), clock=FakeClock())
     draw = random.Random(1)
     for number in range(2_000):
         await store.put(owner(draw.randrange(30)), f"k{number}", bytes(draw.randrange(3_000)), ttl=1e6)
@@ -30,7 +30,7 @@ async def test_the_whole_is_bounded() -> None:
 
 async def test_who_holds_most_gives_first() -> None:
     """In a full store, a newcomer does not lose its own, and whoever is greedy loses nobody else's."""
-    store = MemoryStore(Bounds(total_bytes=20_000, owner_bytes=20_000), clock=HandClock())
+    store = MemoryStore(Bounds(total_bytes=20_000, owner_bytes=20_000), clock=FakeClock())
     await store.put(BOB, "b", bytes(1_000), ttl=1e6)
     for number in range(40):
         await store.put(ALICE, f"a{number:02}", bytes(1_000), ttl=1e6)
@@ -44,7 +44,7 @@ async def test_who_holds_most_gives_first() -> None:
 async def test_who_was_silent_for_longest_gives_next() -> None:
     """Where nobody is greedy."""
     store = MemoryStore(
-        Bounds(total_bytes=10 * (OWNER_OVERHEAD + OVERHEAD + 1_001), owner_bytes=20_000), clock=HandClock()
+        Bounds(total_bytes=10 * (OWNER_OVERHEAD + OVERHEAD + 1_001), owner_bytes=20_000), clock=FakeClock()
     )
     for number in range(10):
         await store.put(owner(number), "k", bytes(1_000), ttl=1e6)
@@ -56,7 +56,7 @@ async def test_who_was_silent_for_longest_gives_next() -> None:
 
 async def test_the_expired_go_without_being_asked_for() -> None:
     """Writing clears them away, so that nothing is held for those who never come back."""
-    clock = HandClock()
+    clock = FakeClock()
     store = MemoryStore(clock=clock)
     for number in range(1_000):
         await store.put(owner(number), "k", b"x", ttl=10)
@@ -68,7 +68,7 @@ async def test_the_expired_go_without_being_asked_for() -> None:
 
 async def test_a_touched_record_outlives_its_first_time() -> None:
     """Also where the clearing away comes by at that time, and it goes at its new one."""
-    clock = HandClock()
+    clock = FakeClock()
     store = MemoryStore(clock=clock)
     await store.put(ALICE, "k", b"x", ttl=10)
     await store.touch(ALICE, ["k"], ttl=100)
@@ -82,7 +82,7 @@ async def test_a_touched_record_outlives_its_first_time() -> None:
 
 async def test_coming_and_going_leaves_nothing_behind() -> None:
     """Records that are put, replaced and deleted over and over cost no more than those that are there."""
-    store = MemoryStore(clock=HandClock())
+    store = MemoryStore(clock=FakeClock())
 
     async def turns(count: int) -> None:
         for number in range(count):
@@ -103,7 +103,7 @@ async def test_coming_and_going_leaves_nothing_behind() -> None:
 
 async def test_what_had_to_make_room_leaves_nothing_behind() -> None:
     """Neither do records that were pushed out long before their time."""
-    store = MemoryStore(Bounds(owner_records=10), clock=HandClock())
+    store = MemoryStore(Bounds(owner_records=10), clock=FakeClock())
     for number in range(2_000):
         await store.put(ALICE, f"k{number}", b"x", ttl=1e9)
     assert store.count == 10
@@ -134,7 +134,7 @@ async def test_closing_loses_nothing() -> None:
 
 async def test_nothing_kept_is_nothing_counted() -> None:
     """What comes and goes, in whatever way, leaves the count of bytes where it was."""
-    clock = HandClock()
+    clock = FakeClock()
     store = MemoryStore(Bounds(owner_bytes=6_000), clock=clock)
     for number in range(20):
         await store.put(ALICE, f"k{number}", bytes(number * 100), ttl=10)

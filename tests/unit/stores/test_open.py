@@ -7,14 +7,14 @@ from llmproxy_asgi.errors import ConfigError
 from llmproxy_asgi.stores.base import Bounds
 from llmproxy_asgi.stores.memory import MemoryStore
 from llmproxy_asgi.stores.open import open_store
-from support.clock import HandClock
+from support.clock import FakeClock
 from support.stores import ALICE
 
 
 @pytest.mark.anyio
 async def test_memory() -> None:
     """It has the bounds and the clock that it was opened with, and no two share a record."""
-    clock = HandClock()
+    clock = FakeClock()
     one = open_store("memory", kind="responses", bounds=Bounds(owner_records=1), clock=clock)
     other = open_store("memory", kind="reasoning", clock=clock)
     assert isinstance(one, MemoryStore)

@@ -9,7 +9,7 @@ from llmproxy_asgi.conversation import Batch, Ended, Failed, Usage, UsageReporte
 from llmproxy_asgi.errors import BadRequest, CallerGone, InternalError, UpstreamOverloaded, UpstreamUnreachable
 from llmproxy_asgi.facts import CallFinished, CallStarted, Course, Observers
 from llmproxy_asgi.telemetry.call_recorder import Caller, CallRecorder
-from support.clock import HandClock
+from support.clock import FakeClock
 from support.telemetry import Noting
 
 GUESS = Usage(input=9, estimated=True)
@@ -20,7 +20,7 @@ class RecordedCall:
 
     def __init__(self, *, stream: bool = True) -> None:
         self.noting = Noting()
-        self.clock = HandClock()
+        self.clock = FakeClock()
         caller = Caller(
             principal="ada", principal_kind="user", tenant="t", protocol="openai-chat", model="m", stream=stream
         )
@@ -97,7 +97,7 @@ def test_times_and_counts() -> None:
 def test_without_observers_nothing_is_recorded() -> None:
     """Without observers nothing is recorded, and the error is not marked as reported."""
     caller = Caller(principal="ada", principal_kind="user", tenant="", protocol="openai-chat", model="m", stream=False)
-    recorder = CallRecorder(Observers(), HandClock(), Course(), caller)
+    recorder = CallRecorder(Observers(), FakeClock(), Course(), caller)
     error = BadRequest("x")
     recorder.start()
     recorder.finish(error, None)

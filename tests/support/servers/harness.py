@@ -23,7 +23,7 @@ SAID = "so far so good"
 
 
 @dataclass(frozen=True)
-class Lane:
+class ServerHarness:
     """A server with a gateway, and what stands behind it."""
 
     site: Site
@@ -31,16 +31,16 @@ class Lane:
 
 
 @contextmanager
-def lane(server: str, folder: Path) -> Iterator[Lane]:
+def server_harness(server: str, folder: Path) -> Iterator[ServerHarness]:
     with Upstream.in_thread() as upstream:
         config = configuration(upstream.base_url, limits={"write_timeout": "5s"})
         narrow = {**config["providers"]["up"], "max_concurrency": 1, "rate_limit": {"queue_timeout": "50s"}}
         config["providers"]["narrow"] = narrow
         with serving(server, config, folder) as site:
-            yield Lane(site, upstream)
+            yield ServerHarness(site, upstream)
 
 
-def leave(on: Lane, kind: str, *, messages: bool = False) -> float:
+def leave(on: ServerHarness, kind: str, *, messages: bool = False) -> float:
     """Call, leave, and wait for the upstream's connection to be closed; the seconds that took."""
     number = len(on.upstream.requests)
     frames: dict[str, list[bytes | Step]] = {"head": [Hold()], "middle": [chat_delta({"content": SAID}), Hold()]}
@@ -58,12 +58,12 @@ def leave(on: Lane, kind: str, *, messages: bool = False) -> float:
     return on.upstream.wait_closed(number) - left
 
 
-def is_let_go_within(seconds: float, on: Lane, kind: str, *, messages: bool = False) -> bool:
+def is_let_go_within(seconds: float, on: ServerHarness, kind: str, *, messages: bool = False) -> bool:
     """Whether one of three is: a machine that is busy elsewhere makes one late, a gateway that waits for it all."""
     return any(leave(on, kind, messages=messages) < seconds for _ in range(3))
 
 
-def all_is_given_back(on: Lane) -> None:
+def all_is_given_back(on: ServerHarness) -> None:
     """No call is open, no place is taken, and each call was accounted once."""
     state = on.site.until(lambda state: state["open"] == 0)
     assert (state["slots"], state["waiting"]) == (0, 0)
@@ -71,7 +71,7 @@ def all_is_given_back(on: Lane) -> None:
     assert {tuple(each) for each in state["finished"]} <= {("cancelled", "estimated"), ("cancelled", "none")}
 
 
-def leave_the_line(on: Lane) -> None:
+def leave_the_line(on: ServerHarness) -> None:
     """One caller has the only place; another waits for it and leaves; a third gets it after the first."""
     before = len(on.upstream.requests)
     on.upstream.default = sse_answer([chat_delta({"content": SAID}), Hold()])

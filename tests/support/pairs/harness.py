@@ -10,7 +10,7 @@ from anyio.from_thread import start_blocking_portal
 from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.testing import Received, Scenario, ThreadedUpstream, Upstream
 from support.gateway import served
-from support.pairs.callers import Answer, ChatCaller, Lane, MessagesCaller
+from support.pairs.callers import Answer, ChatCaller, MessagesCaller, ProtocolPair
 from support.pairs.gemini_caller import GeminiCaller
 from support.pairs.responses_caller import ResponsesCaller
 from support.pairs.wires import CHAT, GEMINI, MESSAGES, RESPONSES
@@ -62,7 +62,7 @@ def gateway_config(
     return {"providers": blocks, "access": {"mode": "keys", "keys": [{"name": "pairs", "key": KEY}]}}
 
 
-class Stage:
+class PairHarness:
     """Everything between the official SDKs and what the upstream will say."""
 
     def __init__(
@@ -107,16 +107,16 @@ class Stage:
 
         self.upstream.default = answer
 
-    def model(self, lane: Lane, model: str | None = None, *, spare: bool = False) -> str:
+    def model(self, pair: ProtocolPair, model: str | None = None, *, spare: bool = False) -> str:
         """A model's name at the gateway; `spare`: by a provider of its own, so that its rests concern nobody else."""
-        suffix = str(next(self._spares[lane.upstream])) if spare else ""
-        return f"{PROVIDERS[lane.upstream]}{suffix}/{model or MODELS[lane.upstream]}"
+        suffix = str(next(self._spares[pair.upstream])) if spare else ""
+        return f"{PROVIDERS[pair.upstream]}{suffix}/{model or MODELS[pair.upstream]}"
 
-    def ask(self, lane: Lane, *, model: str | None = None, on_event: Any = None, **request: Any) -> Answer:
-        """One call by the lane's SDK. A refusal by a strict rule is raised as such, whatever the SDK made of it."""
-        name = model if model and "/" in model else self.model(lane, model)
+    def ask(self, pair: ProtocolPair, *, model: str | None = None, on_event: Any = None, **request: Any) -> Answer:
+        """One call by the pair's SDK. A refusal by a strict rule is raised as such, whatever the SDK made of it."""
+        name = model if model and "/" in model else self.model(pair, model)
         try:
-            return self.callers[lane.client].ask(lane, on_event=on_event, model=name, **request)
+            return self.callers[pair.client].ask(pair, on_event=on_event, model=name, **request)
         finally:
             if self.upstream.errors:
                 raise self.upstream.errors.pop()
@@ -131,30 +131,30 @@ class Stage:
         """Its body."""
         return self.received.json()
 
-    def post(self, lane: Lane, body: dict[str, Any] | bytes, **headers: str) -> httpx2.Response:
+    def post(self, pair: ProtocolPair, body: dict[str, Any] | bytes, **headers: str) -> httpx2.Response:
         """A call by hand, where what matters are bytes."""
         content: Any = {"content": body} if isinstance(body, bytes) else {"json": body}
-        return self._http.post(self._url(lane), headers={**_HEADERS, **headers}, **content)
+        return self._http.post(self._url(pair), headers={**_HEADERS, **headers}, **content)
 
-    def read(self, lane: Lane, body: dict[str, Any], *, on_first: Callable[[], object]) -> str:
+    def read(self, pair: ProtocolPair, body: dict[str, Any], *, on_first: Callable[[], object]) -> str:
         """A stream by hand; `on_first` is called when something of it has come."""
-        with self._http.stream("POST", self._url(lane), headers=_HEADERS, json=body) as answer:
+        with self._http.stream("POST", self._url(pair), headers=_HEADERS, json=body) as answer:
             assert answer.status_code == 200
             pieces = answer.iter_raw()
             first = next(pieces)
             on_first()
             return b"".join([first, *pieces]).decode()
 
-    def _url(self, lane: Lane) -> str:
-        if lane.client == GEMINI:  # its path names the model
-            method = "streamGenerateContent?alt=sse" if lane.stream else "generateContent"
-            return f"{self.base}/v1beta/models/{self.model(lane)}:{method}"
-        return self.base + PATHS[lane.client]
+    def _url(self, pair: ProtocolPair) -> str:
+        if pair.client == GEMINI:  # its path names the model
+            method = "streamGenerateContent?alt=sse" if pair.stream else "generateContent"
+            return f"{self.base}/v1beta/models/{self.model(pair)}:{method}"
+        return self.base + PATHS[pair.client]
 
 
 @contextmanager
-def staged(*, spares: int = 0, keepalive: str = "15s", **options: Any) -> Iterator[Stage]:
-    """A stage of one's own.
+def pair_harness(*, spares: int = 0, keepalive: str = "15s", **options: Any) -> Iterator[PairHarness]:
+    """Serve a gateway for pairs of protocols, with scripted upstreams.
 
     Args:
         spares: How many further providers of each type it has.
@@ -170,8 +170,8 @@ def staged(*, spares: int = 0, keepalive: str = "15s", **options: Any) -> Iterat
                 MESSAGES: MessagesCaller(base, KEY, portal),
                 GEMINI: GeminiCaller(base, KEY, portal),
             }
-            stage = Stage(base, upstream, callers, spares=spares)
+            harness = PairHarness(base, upstream, callers, spares=spares)
             try:
-                yield stage
+                yield harness
             finally:
-                stage.close()
+                harness.close()

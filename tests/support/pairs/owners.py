@@ -11,8 +11,8 @@ import openai
 from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.testing import Received, Scenario, ThreadedUpstream, Upstream, json_answer
 from support.gateway import served
+from support.pairs.harness import MODELS, PROVIDERS, STRICT, Play, gateway_config
 from support.pairs.replies import Reply
-from support.pairs.stage import MODELS, PROVIDERS, STRICT, Play, gateway_config
 from support.pairs.wires import CHAT, MESSAGES, RESPONSES, sse
 from support.strict import check_gemini
 
@@ -34,7 +34,7 @@ def protocol_of(received: Received) -> str:
 _ENDS = {CHAT: "/chat/completions", RESPONSES: "/responses", MESSAGES: "/messages"}
 
 
-class Scene:
+class OwnersHarness:
     """One gateway.
 
     Attributes:
@@ -95,7 +95,7 @@ def _said(reply: Reply, protocol: str, *, stream: bool, number: int) -> Scenario
 
 
 @contextmanager
-def scene(*, keys: Sequence[dict[str, Any]] = KEYS, **provider: Any) -> Iterator[Scene]:
+def owners_harness(*, keys: Sequence[dict[str, Any]] = KEYS, **provider: Any) -> Iterator[OwnersHarness]:
     """A gateway in front of one scripted upstream that speaks all four protocols.
 
     Args:
@@ -107,7 +107,7 @@ def scene(*, keys: Sequence[dict[str, Any]] = KEYS, **provider: Any) -> Iterator
         config["access"]["keys"] = list(keys)
         proxy = LLMProxy(config)
         with served(proxy) as base:
-            made = Scene(proxy, base, upstream)
+            made = OwnersHarness(proxy, base, upstream)
             try:
                 yield made
             finally:

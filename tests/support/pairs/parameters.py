@@ -1,4 +1,4 @@
-"""Which lanes a test runs on, with ids that a person can read."""
+"""The pairs of protocols that a test runs with, as parameters with readable ids."""
 
 from collections.abc import Iterable
 from itertools import product
@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from support.pairs.callers import Lane
+from support.pairs.callers import ProtocolPair
 from support.pairs.wires import CHAT, GEMINI, MESSAGES, RESPONSES
 
 PROTOCOLS = (CHAT, RESPONSES, MESSAGES, GEMINI)
 CHAT_AND_MESSAGES = (CHAT, MESSAGES)
 
 
-def lanes(
+def all_pairs(
     *,
     client: str | None = None,
     upstream: str | None = None,
@@ -21,14 +21,14 @@ def lanes(
     streams: Iterable[bool] = (False, True),
     among: Iterable[str] = PROTOCOLS,
 ) -> list[Any]:
-    """All lanes, or those of one client or upstream, as parameters; `among`: which protocols stand for all."""
+    """All pairs, or those of one client or upstream, in all modes; `among`: which protocols are taken."""
     clients = [client] if client else list(among)
     upstreams = [upstream] if upstream else list(among)
     found = [
-        Lane(client=one, upstream=other, mode=mode, stream=stream)
+        ProtocolPair(client=one, upstream=other, mode=mode, stream=stream)
         for one, other, mode, stream in product(clients, upstreams, modes, streams)
     ]
-    return [pytest.param(lane, id=str(lane)) for lane in found]
+    return [pytest.param(pair, id=str(pair)) for pair in found]
 
 
 def pairs(
@@ -38,6 +38,6 @@ def pairs(
     stream: bool | None = None,
     among: Iterable[str] = PROTOCOLS,
 ) -> list[Any]:
-    """One synchronous lane per pair, streamed and whole unless `stream` says which."""
+    """All pairs, or those of one client or upstream, synchronous; streamed and whole unless `stream` is given."""
     streams = (False, True) if stream is None else (stream,)
-    return lanes(client=client, upstream=upstream, modes=("sync",), streams=streams, among=among)
+    return all_pairs(client=client, upstream=upstream, modes=("sync",), streams=streams, among=among)
