@@ -5,7 +5,7 @@ import asyncio
 import sys
 
 from fuzz.campaign import AREAS, campaign, make
-from fuzz.house import House
+from fuzz.harness import FuzzHarness
 
 
 def main() -> int:
@@ -36,8 +36,8 @@ def main() -> int:
 
 
 async def _play(area: str, protocol: str, seed: int, number: int) -> None:
-    async with House() as house:
-        await make(area, protocol, seed, number).play(house)
+    async with FuzzHarness() as harness:
+        await make(area, protocol, seed, number).play(harness)
 
 
 if __name__ == "__main__":

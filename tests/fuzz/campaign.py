@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from fuzz.harness import FuzzHarness
 from fuzz.header_cases import header_case, play_header
-from fuzz.house import House
 from fuzz.request_cases import play_request, request_case
 from fuzz.seeds import PROTOCOLS, UPSTREAMS
 from fuzz.stream_cases import play_stream, stream_case
@@ -24,24 +24,24 @@ class Case(NamedTuple):
 
     show: Callable[[], str]
     """Its input as text."""
-    play: Callable[[House], Awaitable[None]]
+    play: Callable[[FuzzHarness], Awaitable[None]]
     """Play it; raises if it breaks a promise."""
 
 
 def _requests(protocol: str, rng: random.Random) -> Case:
     case = request_case(protocol, rng)
-    return Case(case.show, lambda house: play_request(case, house, rng))
+    return Case(case.show, lambda harness: play_request(case, harness, rng))
 
 
 def _headers(protocol: str, rng: random.Random) -> Case:
     case = header_case(protocol, rng)
-    return Case(case.show, lambda house: play_header(case, house, rng))
+    return Case(case.show, lambda harness: play_header(case, harness, rng))
 
 
 def _streams(protocol: str, rng: random.Random) -> Case:
     case = stream_case(protocol, rng)
 
-    async def play(_: House) -> None:
+    async def play(_: FuzzHarness) -> None:
         play_stream(case)
 
     return Case(case.show, play)
@@ -49,7 +49,7 @@ def _streams(protocol: str, rng: random.Random) -> Case:
 
 def _wires(protocol: str, rng: random.Random) -> Case:
     case = wire_case(protocol, rng)
-    return Case(case.show, lambda house: play_wire(case, house))
+    return Case(case.show, lambda harness: play_wire(case, harness))
 
 
 AREAS: dict[str, tuple[Callable[[str, random.Random], Case], tuple[str, ...]]] = {
@@ -104,10 +104,10 @@ async def run(area: str, protocol: str, *, seed: int, count: int, first: int = 0
     for start in range(first, first + count, _PER_HOUSE):
         numbers = range(start, min(start + _PER_HOUSE, first + count))
         try:
-            async with House() as house:
+            async with FuzzHarness() as harness:
                 for number in numbers:
                     result.count += 1
-                    if found := await _find(house, area, protocol, seed, number):
+                    if found := await _find(harness, area, protocol, seed, number):
                         result.finds.append(found)
                         if len(result.finds) >= most_finds:
                             break
@@ -120,10 +120,10 @@ async def run(area: str, protocol: str, *, seed: int, count: int, first: int = 0
     return result
 
 
-async def _find(house: House, area: str, protocol: str, seed: int, number: int) -> Find | None:
+async def _find(harness: FuzzHarness, area: str, protocol: str, seed: int, number: int) -> Find | None:
     try:
         case = make(area, protocol, seed, number)
-        await case.play(house)
+        await case.play(harness)
     except Exception:  # noqa: BLE001  whatever it is, it is a find
         return Find(area, protocol, seed, number, traceback.format_exc(limit=-4))
     return None

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fuzz.campaign import Case
+from fuzz.harness import Asked, FuzzHarness
 from fuzz.header_cases import HeaderCase, play_header
-from fuzz.house import Asked, House
 from fuzz.request_cases import RequestCase, play_request
 from fuzz.stream_cases import StreamCase, play_stream
 from fuzz.wire_cases import WireCase, play_wire
@@ -44,7 +44,7 @@ def load(path: Path) -> Case:
             return _request(tree)
         case "headers":
             head = HeaderCase(tree["protocol"], _asked(tree))
-            return Case(head.show, lambda house: play_header(head, house, house.upstream.rng))
+            return Case(head.show, lambda harness: play_header(head, harness, harness.upstream.rng))
         case "streams":
             return _stream(tree)
         case area:
@@ -55,9 +55,9 @@ def load(path: Path) -> Case:
 def _request(tree: Any) -> Case:
     case = RequestCase(tree["protocol"], _asked(tree), tree["method"], tree["array"])
 
-    async def play(house: House) -> None:
+    async def play(harness: FuzzHarness) -> None:
         for _ in range(12):  # each time another wire is answered
-            await play_request(case, house, house.upstream.rng)
+            await play_request(case, harness, harness.upstream.rng)
 
     return Case(case.show, play)
 
@@ -66,7 +66,7 @@ def _stream(tree: Any) -> Case:
     del tree["why"]
     case = StreamCase(**{**tree, "pieces": _bytes(tree["pieces"]), "headers": tree["headers"] or {}})
 
-    async def play(_: House) -> None:
+    async def play(_: FuzzHarness) -> None:
         play_stream(case)
 
     return Case(case.show, play)
@@ -76,7 +76,7 @@ def _wire(tree: Any) -> Case:
     status, headers, pieces = tree["reply"]
     request = RequestCase(tree["protocol"], _asked(tree), tree["method"], tree["array"])
     case = WireCase(request, (status, [(name, value) for name, value in headers], _bytes(pieces)))
-    return Case(case.show, lambda house: play_wire(case, house))
+    return Case(case.show, lambda harness: play_wire(case, harness))
 
 
 def _tree(case: AnyCase) -> tuple[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from fuzz import seeds
-from fuzz.house import KEY, PATHS, Answered, Asked, House
+from fuzz.harness import KEY, PATHS, Answered, Asked, FuzzHarness
 from fuzz.legal import Illegal, check_error, check_head, read
 from fuzz.request_cases import RequestCase, judge
 from fuzz.seeds import CHAT, GEMINI, MESSAGES, UPSTREAMS
@@ -69,7 +69,7 @@ class HeaderCase(NamedTuple):
 def header_case(protocol: str, rng: random.Random) -> HeaderCase:
     """One case, all of it from `rng`."""
     tree = dict(rng.choice(seeds.requests(protocol)).tree)
-    path, query = PATHS.get(protocol, "/v1beta/models/chat/house-1:streamGenerateContent"), b""
+    path, query = PATHS.get(protocol, "/v1beta/models/chat/harness-1:streamGenerateContent"), b""
     if protocol != GEMINI:
         tree["model"] = "old/m" if protocol not in UPSTREAMS else "smart"
     if rng.random() < 0.35:
@@ -103,14 +103,14 @@ def _value(rng: random.Random) -> bytes:
     return value
 
 
-async def play_header(case: HeaderCase, house: House, rng: random.Random) -> None:
+async def play_header(case: HeaderCase, harness: FuzzHarness, rng: random.Random) -> None:
     """Play it, and judge what comes.
 
     Raises:
         Illegal: That breaks a promise.
     """
-    house.upstream.rng = rng
-    answered = await house.call(case.asked)
+    harness.upstream.rng = rng
+    answered = await harness.call(case.asked)
     if answered is None:
         raise Illegal("no answer at all")
     head = case.asked.method == "HEAD"

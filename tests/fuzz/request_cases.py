@@ -4,7 +4,7 @@ import random
 from typing import Any, NamedTuple
 
 from fuzz import mutate, seeds
-from fuzz.house import KEY, MODELS, PATHS, Answered, Asked, House
+from fuzz.harness import KEY, MODELS, PATHS, Answered, Asked, FuzzHarness
 from fuzz.legal import Illegal, check_error, check_head, check_stream, check_whole
 from fuzz.mutate import dump, mutated
 from fuzz.seeds import GEMINI, MESSAGES, RESPONSES
@@ -92,14 +92,14 @@ def _headers(protocol: str, rng: random.Random) -> list[tuple[bytes, bytes]]:
     return headers
 
 
-async def play_request(case: RequestCase, house: House, rng: random.Random) -> None:
+async def play_request(case: RequestCase, harness: FuzzHarness, rng: random.Random) -> None:
     """Play it, and judge what comes.
 
     Raises:
         Illegal: That breaks a promise.
     """
-    house.upstream.rng = rng
-    answered = await house.call(case.asked)
+    harness.upstream.rng = rng
+    answered = await harness.call(case.asked)
     if answered is None:
         if not case.asked.leaves:
             raise Illegal("no answer at all")

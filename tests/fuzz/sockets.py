@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import unquote
 
-from fuzz.house import Answered, Asked, Reply, ScriptedUpstream, configuration
+from fuzz.harness import Answered, Asked, Reply, ScriptedUpstream, configuration
 from fuzz.legal import Illegal
 from fuzz.request_cases import RequestCase, judge, request_case
 from fuzz.seeds import PROTOCOLS, UPSTREAMS

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from fuzz import mutate, seeds
-from fuzz.house import MODELS, MOST_SECONDS
+from fuzz.harness import MODELS, MOST_SECONDS
 from fuzz.legal import Illegal, check_error, check_stream, check_whole, read
 from fuzz.seeds import CHAT, COMPLETIONS, GEMINI, UPSTREAMS
 from fuzz.spoiled import spoiled_answer, spoiled_error, spoiled_stream

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fuzz import mutate, seeds
-from fuzz.house import KEY, PATHS, Asked, House, Reply
+from fuzz.harness import KEY, PATHS, Asked, FuzzHarness, Reply
 from fuzz.request_cases import RequestCase, judge
 from fuzz.seeds import CHAT, COMPLETIONS, GEMINI, UPSTREAMS
 from fuzz.spoiled import spoiled_answer, spoiled_error, spoiled_stream
 
-_PROVIDERS = dict(zip(UPSTREAMS, ("chat/house-1", "responses/gpt-5.9", "anthropic/claude-sonnet-5",
+_PROVIDERS = dict(zip(UPSTREAMS, ("chat/harness-1", "responses/gpt-5.9", "anthropic/claude-sonnet-5",
                                   "gemini/gemini-3.5-flash"), strict=True))  # fmt: skip
 _TYPES = ("text/event-stream", "text/event-stream; charset=utf-8", "application/json", "text/html", "", "a\xff", ",")
 _STATUSES = (400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 501, 502, 503, 504, 529, 204, 206, 301, 308, 418, 999)
@@ -95,16 +95,16 @@ def _request(caller: str, model: str, rng: random.Random, *, stream: bool) -> Re
     return RequestCase(caller, asked, "", array)
 
 
-async def play_wire(case: WireCase, house: House) -> None:
+async def play_wire(case: WireCase, harness: FuzzHarness) -> None:
     """Play it, and judge what comes.
 
     Raises:
         Illegal: That breaks a promise.
     """
-    house.upstream.reply = lambda *_: case.reply
+    harness.upstream.reply = lambda *_: case.reply
     try:
-        answered = await house.call(case.request.asked)
+        answered = await harness.call(case.request.asked)
     finally:
-        house.upstream.reply = None
+        harness.upstream.reply = None
     assert answered is not None, "nobody left"
     judge(case.request, answered)

@@ -23,9 +23,15 @@ class FakeAlarm:
 
 @dataclass
 class FakeClock:
-    """Stands still until it is turned, `at` is changed or somebody sleeps. Only turning rings alarms."""
+    """Stand still until it is turned, `at` is changed or a coroutine sleeps. Only turning rings alarms.
+
+    Attributes:
+        at: The present time, in seconds.
+        slept: How long each sleep was, in order.
+    """
 
     at: float = 1_800_000_000.0
+    slept: list[float] = field(default_factory=list)
     _alarms: list[tuple[float, int, FakeAlarm]] = field(default_factory=list)
     _count: "itertools.count[int]" = field(default_factory=itertools.count)
 
@@ -36,7 +42,10 @@ class FakeClock:
         return datetime.fromtimestamp(self.at, UTC)
 
     async def sleep(self, seconds: float) -> None:
+        """Let the time pass, and other tasks have a turn."""
+        self.slept.append(seconds)
         self.at += seconds
+        await asyncio.sleep(0)
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> FakeAlarm:
         alarm = FakeAlarm(callback)

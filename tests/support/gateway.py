@@ -23,14 +23,14 @@ def served(app: ASGIApp, *, loop: str = "asyncio") -> Iterator[str]:
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]  # not the main thread
     started = threading.Event()
     startup = server.startup
-    told = _Told(server)
+    signal = _StopSignal(server)
 
     async def announce(sockets: Any = None) -> None:
         await startup(sockets=sockets)
         started.set()
 
     server.startup = announce  # type: ignore[method-assign]
-    server.main_loop = told.wait  # type: ignore[method-assign]
+    server.main_loop = signal.wait  # type: ignore[method-assign]
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     assert started.wait(20), "the server did not start"
@@ -38,12 +38,12 @@ def served(app: ASGIApp, *, loop: str = "asyncio") -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
-        told.to_stop()
+        signal.to_stop()
         thread.join(20)
         assert not thread.is_alive(), "the server did not stop"
 
 
-class _Told:
+class _StopSignal:
     """Wakes a server that shall stop, which would look only ten times a second."""
 
     def __init__(self, server: uvicorn.Server) -> None:

@@ -10,13 +10,13 @@ from llmproxy_asgi.facts import AnyFact, AttemptBegan, AttemptFailed, CallFinish
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
-class Noting:
-    """An observer that keeps what it is told."""
+class RecordingObserver:
+    """Keep every fact."""
 
     def __init__(self) -> None:
         self.facts: list[AnyFact] = []
 
-    def notice(self, fact: AnyFact) -> None:
+    def notice(self, fact: AnyFact, /) -> None:
         self.facts.append(fact)
 
     def finished(self) -> list[CallFinished]:

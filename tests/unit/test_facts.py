@@ -5,18 +5,9 @@ import logging
 import pytest
 
 from llmproxy_asgi.facts import AnyFact, Course, CredentialRecovered, Observers
+from support.telemetry import RecordingObserver
 
 FACT = CredentialRecovered(provider="one", credential="one:00")
-
-
-class Noting:
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.facts: list[AnyFact] = []
-
-    def notice(self, fact: AnyFact) -> None:
-        self.facts.append(fact)
 
 
 class Breaking:
@@ -28,7 +19,7 @@ class Breaking:
 
 def test_everybody_is_told_in_order() -> None:
     """Each observer is told each fact once, and the flag says that somebody listens."""
-    first, second = Noting(), Noting()
+    first, second = RecordingObserver(), RecordingObserver()
     observers = Observers([first, second])
     observers.notice(FACT)
     assert observers.listening
@@ -42,12 +33,12 @@ def test_nobody_listens() -> None:
 
 def test_a_broken_observer_breaks_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """One that raises is logged once, with its traceback, and the others are told all the same."""
-    noting = Noting()
-    observers = Observers([Breaking(), noting, Breaking()])
+    observer = RecordingObserver()
+    observers = Observers([Breaking(), observer, Breaking()])
     with caplog.at_level(logging.ERROR, "llmproxy_asgi.observers"):
         for _ in range(3):
             observers.notice(FACT)
-    assert noting.facts == [FACT] * 3
+    assert observer.facts == [FACT] * 3
     assert [record.exc_info is not None for record in caplog.records] == [True, True]
 
 

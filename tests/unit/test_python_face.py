@@ -17,7 +17,7 @@ from llmproxy_asgi.config.loader import load_config
 from llmproxy_asgi.conversation import Ended, Message, Started, Text
 from llmproxy_asgi.errors import BadRequest, ConfigError, GatewayError, ModelNotFound, RateLimited, UpstreamTimeout
 from llmproxy_asgi.facts import CallFinished, CallRefused, QueueLeft
-from support.telemetry import Noting
+from support.telemetry import RecordingObserver
 
 SIMULATED: dict[str, Any] = {"providers": {"simulated": {}}}
 HANG = 20.0  # seconds after which a wait is a failure; nothing here depends on how long it takes
@@ -103,15 +103,15 @@ async def test_what_goes_wrong_is_raised_as_what_it_is(asked: dict[str, Any], er
 @pytest.mark.anyio
 async def test_refusals_are_told_to_observers() -> None:
     """What never became a call is told once, by whichever way it was asked; what did is told as a call alone."""
-    noting = Noting()
+    observer = RecordingObserver()
     config = {**SIMULATED, "access": {"default": {"rate_limit": {"requests_per_second": 0.01, "burst": 1}}}}
-    async with Gateway(config, observers=[noting]) as gateway:
+    async with Gateway(config, observers=[observer]) as gateway:
 
         async def refused(asking: Awaitable[object], error: type[GatewayError]) -> CallRefused:
-            noting.facts.clear()
+            observer.facts.clear()
             with pytest.raises(error):
                 await asking
-            (fact,) = (each for each in noting.facts if not isinstance(each, QueueLeft))
+            (fact,) = (each for each in observer.facts if not isinstance(each, QueueLeft))
             assert isinstance(fact, CallRefused)
             assert fact.request_id
             return fact
@@ -127,10 +127,10 @@ async def test_refusals_are_told_to_observers() -> None:
         await gateway.complete(model="echo", messages=HELLO, principal="ada")
         told = await refused(gateway.complete(model="echo", messages=HELLO, principal="ada"), RateLimited)
         assert (told.status, told.kind, told.error) == (429, "rate_limit", "RateLimited")
-        noting.facts.clear()
+        observer.facts.clear()
         with pytest.raises(UpstreamError):
             await gateway.complete(model="error-400", messages=HELLO)
-        assert [type(fact) for fact in noting.facts if isinstance(fact, CallRefused | CallFinished)] == [CallFinished]
+        assert [type(fact) for fact in observer.facts if isinstance(fact, CallRefused | CallFinished)] == [CallFinished]
 
 
 # ── its life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -216,11 +216,11 @@ async def test_the_short_client_gives_text_in_four_ways() -> None:
 @pytest.mark.anyio
 async def test_a_stream_of_text_that_is_left_lets_go_at_once() -> None:
     """Whether it is closed by its reader, or collected for somebody whose callback fails."""
-    noting = Noting()
-    async with LLMClient(Gateway(SIMULATED, observers=[noting]), model="story") as llm:
+    observer = RecordingObserver()
+    async with LLMClient(Gateway(SIMULATED, observers=[observer]), model="story") as llm:
 
         def outcomes() -> list[str]:
-            return [fact.outcome for fact in noting.facts if isinstance(fact, CallFinished)]
+            return [fact.outcome for fact in observer.facts if isinstance(fact, CallFinished)]
 
         pieces = llm.generate_stream(HELLO)
         await anext(pieces)

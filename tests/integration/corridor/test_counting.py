@@ -21,7 +21,7 @@ from llmproxy_asgi.errors import ModelNotFound, UpstreamRateLimited
 from llmproxy_asgi.facts import CallRefused, QueueLeft, TokensCounted
 from llmproxy_asgi.testing import Hold, Received, Scenario, ThreadedUpstream, Upstream, error_answer, json_answer
 from support.gateway import served
-from support.telemetry import Noting
+from support.telemetry import RecordingObserver
 
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Nothing here is encrypted, and reading the authorities for each client would take longer than its call."""
@@ -363,24 +363,26 @@ async def test_python_reads_why_it_could_not_be_counted(upstream: ThreadedUpstre
 
 
 @contextmanager
-def watched(upstream: ThreadedUpstream, block: dict[str, Any], **key: Any) -> Iterator[tuple[Clients, Noting]]:
+def watched(
+    upstream: ThreadedUpstream, block: dict[str, Any], **key: Any
+) -> Iterator[tuple[Clients, RecordingObserver]]:
     """The clients of a gateway whose facts are noted; `key`: more for the one key."""
     config = gateway(up={**provider(upstream, "anthropic"), **block})
     config["access"]["keys"][0].update(key)
-    noting = Noting()
-    with served(LLMProxy(config, observers=[noting])) as base:
-        yield Clients(base), noting
+    observer = RecordingObserver()
+    with served(LLMProxy(config, observers=[observer])) as base:
+        yield Clients(base), observer
 
 
 def test_a_count_is_a_call_to_its_callers_limits(upstream: ThreadedUpstream) -> None:
     """Over them it is a 429 with the wait; no counter was asked, and observers hear of a refusal."""
-    with watched(upstream, {}, requests_per_minute=1) as (asking, noting):
+    with watched(upstream, {}, requests_per_minute=1) as (asking, observer):
         assert asking.anthropic().tokens == 101
         with pytest.raises(anthropic.RateLimitError) as caught:
             asking.anthropic()
         assert 0 < int(caught.value.response.headers["retry-after"]) <= 60
     assert len(upstream.requests) == 1
-    told = [type(fact) for fact in noting.facts if not isinstance(fact, QueueLeft)]
+    told = [type(fact) for fact in observer.facts if not isinstance(fact, QueueLeft)]
     assert told == [TokensCounted, CallRefused]
 
 
@@ -394,25 +396,25 @@ def test_a_count_costs_no_tokens(upstream: ThreadedUpstream) -> None:
 def test_a_counter_that_is_full_is_estimated_for(upstream: ThreadedUpstream) -> None:
     """It is never worth a wait; another key of the provider that has room is asked before."""
     limits = {"requests_per_second": 0.01, "burst": 1, "scope": "credential", "queue_timeout": "1m"}
-    with watched(upstream, {"api_key": ["sk-a", "sk-b"], "rate_limit": limits}) as (asking, noting):
+    with watched(upstream, {"api_key": ["sk-a", "sk-b"], "rate_limit": limits}) as (asking, observer):
         answers = [asking.anthropic() for _ in range(3)]
     assert [answer.warnings for answer in answers] == [None, None, "estimated:input_tokens"]
     assert sorted(str(received.header("x-api-key")) for received in upstream.requests) == ["sk-a", "sk-b"]
-    told = [fact for fact in noting.facts if isinstance(fact, TokensCounted)]
+    told = [fact for fact in observer.facts if isinstance(fact, TokensCounted)]
     assert [(fact.outcome, fact.requests) for fact in told] == [("exact", 1), ("exact", 1), ("estimated", 0)]
 
 
 def test_each_count_is_told_once_and_is_no_call(upstream: ThreadedUpstream) -> None:
     """With whose model it was, how it ended and how many requests that took."""
-    with watched(upstream, {"api_key": ["sk-a", "sk-b"]}, name="ada", tenant="math") as (asking, noting):
+    with watched(upstream, {"api_key": ["sk-a", "sk-b"]}, name="ada", tenant="math") as (asking, observer):
         asking.anthropic()
         upstream.default = error_answer(404)
         asking.openai()
         upstream.default = error_answer(429)
         with pytest.raises(anthropic.RateLimitError):
             asking.anthropic()
-    assert {type(fact) for fact in noting.facts} == {TokensCounted}
-    exact, estimated, failed = (fact for fact in noting.facts if isinstance(fact, TokensCounted))
+    assert {type(fact) for fact in observer.facts} == {TokensCounted}
+    exact, estimated, failed = (fact for fact in observer.facts if isinstance(fact, TokensCounted))
     assert (exact.outcome, exact.status, exact.tokens, exact.requests) == ("exact", 200, 101, 1)
     assert (exact.protocol, exact.model, exact.provider, exact.upstream_model) == (
         "anthropic-messages",
@@ -430,14 +432,14 @@ def test_each_count_is_told_once_and_is_no_call(upstream: ThreadedUpstream) -> N
 async def test_a_count_whose_caller_left_is_told_as_cancelled(upstream: ThreadedUpstream) -> None:
     """And gives its place back."""
     upstream.default = Scenario(Hold())
-    noting = Noting()
+    observer = RecordingObserver()
     config = gateway(up=provider(upstream, "anthropic"))
     config["access"]["default"] = {"max_concurrency": 1}
-    async with Gateway(config, observers=[noting]) as held:
+    async with Gateway(config, observers=[observer]) as held:
         for _ in range(2):
             asked = asyncio.create_task(held.count_tokens(model="m", messages=MESSAGES, principal="ada"))
             await asyncio.to_thread(upstream.wait_for_requests, 1)
             upstream.requests.clear()
             asked.cancel()
             await asyncio.wait([asked])
-    assert [fact.outcome for fact in noting.facts if isinstance(fact, TokensCounted)] == ["cancelled"] * 2
+    assert [fact.outcome for fact in observer.facts if isinstance(fact, TokensCounted)] == ["cancelled"] * 2

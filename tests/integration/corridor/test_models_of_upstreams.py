@@ -206,7 +206,7 @@ async def test_a_list_that_could_not_be_renewed_rules_nothing_out(
     upstream: ThreadedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The names of before are still listed, but a new one may have come since."""
-    clock = HandClock()
+    clock = FakeClock()
     gateway = Gateway({"providers": {"p": provider(upstream)}})
     monkeypatch.setattr(gateway._live.listings, "_clock", clock)
     listings = gateway._live.listings

@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 from llmproxy_asgi import Gateway, LLMProxy, Principal
 from llmproxy_asgi.facts import AnyFact, CallFinished, CallStarted, TokensCounted
 from llmproxy_asgi.inprocess import ASGITransport
+from support.telemetry import RecordingObserver
 
 pytestmark = pytest.mark.anyio
 
@@ -40,19 +41,16 @@ def who(connection: HTTPConnection) -> Principal | None:
 
 @asynccontextmanager
 async def serving(**access: Any) -> AsyncIterator[tuple[LLMProxy, httpx2.AsyncClient, list[AnyFact]]]:
-    class Noting:
-        def notice(self, fact: AnyFact, /) -> None:
-            facts.append(fact)
 
-    facts: list[AnyFact] = []
+    observer = RecordingObserver()
     keys = [
         {"name": "ci", "key": KEY, **access.pop("key", {})},
         {"name": "ci", "key": TENANTS_KEY, "tenant": "acme", **access.pop("tenants_key", {})},
     ]
     config = {**SIMULATED, "access": {"mode": "open", "keys": keys, **access}}
-    proxy = LLMProxy(config, identify=who, observers=[Noting()])
+    proxy = LLMProxy(config, identify=who, observers=[observer])
     async with httpx2.AsyncClient(transport=ASGITransport(proxy), base_url="http://gateway.invalid") as client:
-        yield proxy, client, facts
+        yield proxy, client, observer.facts
     await proxy.gateway.aclose()
 
 

@@ -12,10 +12,11 @@ from typing_extensions import override
 from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.config.loader import load_config
 from llmproxy_asgi.errors import ConfigError
-from llmproxy_asgi.facts import AnyFact, AttemptFailed, CallFinished
+from llmproxy_asgi.facts import AttemptFailed, CallFinished
 from llmproxy_asgi.providers.openai_compatible import OpenAICompatible
 from llmproxy_asgi.testing import Received, Scenario, ThreadedUpstream, Upstream, error_answer, json_answer
 from support.gateway import chat_answer, chat_body, messages_body, served
+from support.telemetry import RecordingObserver
 
 CHAT = "/v1/chat/completions"
 OPS, USER = "the-key-of-an-administrator-0123", "the-key-of-somebody-else-0123456"
@@ -28,18 +29,9 @@ def upstream() -> Iterator[ThreadedUpstream]:
         yield made
 
 
-class Facts:
-    """An observer that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.told: list[AnyFact] = []
-
-    def notice(self, fact: AnyFact, /) -> None:
-        """Keep it."""
-        self.told.append(fact)
-
-
-def gateway(upstream: ThreadedUpstream, *observers: Facts, keys: Any = "sk-one-0123456789", **more: Any) -> LLMProxy:
+def gateway(
+    upstream: ThreadedUpstream, *observers: RecordingObserver, keys: Any = "sk-one-0123456789", **more: Any
+) -> LLMProxy:
     """One provider, whose failures an administrator may ask about."""
     block = {
         "type": "openai-compatible",
@@ -69,12 +61,12 @@ def test_a_failure_is_told_with_its_reason_and_request(
 ) -> None:
     """The attempt's and the call's records and facts say why, and carry the id that the caller reads."""
     upstream.default = error_answer(503, WORDS)
-    facts = Facts()
-    with caplog.at_level(logging.INFO, logger="llmproxy_asgi"), served(gateway(upstream, facts)) as base:
+    observer = RecordingObserver()
+    with caplog.at_level(logging.INFO, logger="llmproxy_asgi"), served(gateway(upstream, observer)) as base:
         answer = post(base)
     reason = "503 no_capacity: No capacity in eu-west"
-    failed = [each for each in facts.told if isinstance(each, AttemptFailed)]
-    finished = [each for each in facts.told if isinstance(each, CallFinished)]
+    failed = [each for each in observer.facts if isinstance(each, AttemptFailed)]
+    finished = [each for each in observer.facts if isinstance(each, CallFinished)]
     assert [(each.reason, each.request_id) for each in failed] == [(reason, "the-request")] * 2
     assert [(each.reason, each.request_id) for each in finished] == [(reason, "the-request")]
     records = [vars(record) for record in caplog.records if record.name == "llmproxy_asgi.upstreams"]

@@ -31,7 +31,7 @@ from llmproxy_asgi.testing import (
 )
 from llmproxy_asgi.testing.scenario import Received
 from support.gateway import chat_answer, chat_body, chat_frames, messages_body, served
-from support.telemetry import Noting, Series, series, value
+from support.telemetry import RecordingObserver, Series, series, value
 
 CHAT = "/v1/chat/completions"
 MESSAGES = "/v1/messages"
@@ -134,9 +134,9 @@ def test_the_sums_are_what_the_upstream_counted(upstream: ThreadedUpstream) -> N
     assert sum(CASES.values()) == 200
     seen: Counter[str] = Counter()
     upstream.default = lambda received: played(received, seen)
-    noting = Noting()
+    observer = RecordingObserver()
     cases = [f"{kind} {number}" for kind, count in CASES.items() for number in range(count)]
-    with served(LLMProxy(configuration(upstream), observers=[noting])) as base, Caller(base) as caller:
+    with served(LLMProxy(configuration(upstream), observers=[observer])) as base, Caller(base) as caller:
         for case in sorted(cases, key=lambda case: case[::-1]):
             call(caller, case)
         found = caller.page()
@@ -156,15 +156,15 @@ def test_the_sums_are_what_the_upstream_counted(upstream: ThreadedUpstream) -> N
     assert value(found, "llmproxy_first_event_seconds_count") == well + 15 + 10
     assert value(found, "llmproxy_call_seconds_count") == 195
     assert value(found, "llmproxy_open_streams") == 0
-    exact = [end.usage for end in noting.finished() if end.exactness == "exact" and end.usage is not None]
+    exact = [end.usage for end in observer.finished() if end.exactness == "exact" and end.usage is not None]
     assert sum(usage.input for usage in exact) == 3 * well
     # What a host's own observer is told is the same.
-    ends = noting.finished()
+    ends = observer.finished()
     assert Counter(end.outcome for end in ends) == outcomes
     assert len({end.call for end in ends}) == len({end.request_id for end in ends}) == 195
     assert sum(end.attempts for end in ends) == len(upstream.requests)
-    assert sum(isinstance(fact, AttemptBegan) for fact in noting.facts) == len(upstream.requests)
-    assert sum(isinstance(fact, CallRefused) for fact in noting.facts) == 5
+    assert sum(isinstance(fact, AttemptBegan) for fact in observer.facts) == len(upstream.requests)
+    assert sum(isinstance(fact, CallRefused) for fact in observer.facts) == 5
 
 
 EARLY = {"input_tokens": 7, "output_tokens": 1}
@@ -193,10 +193,10 @@ def test_a_broken_stream_is_counted_once(upstream: ThreadedUpstream, path: str) 
 @pytest.mark.anyio
 async def test_a_call_that_the_shutdown_ends_is_told_once() -> None:
     """A call that is interrupted when the host shuts down is one cancelled call, and no refusal besides."""
-    noting = Noting()
+    observer = RecordingObserver()
     async with Upstream(default=Scenario(Hold())) as upstream:
         block = {"type": "openai-compatible", "base_url": upstream.base_url + "/v1", "api_key": SECRET}
-        proxy = LLMProxy({"providers": {"up": block}, "access": {"mode": "open"}}, observers=[noting])
+        proxy = LLMProxy({"providers": {"up": block}, "access": {"mode": "open"}}, observers=[observer])
         transport = httpx2.ASGITransport(app=proxy)
         async with httpx2.AsyncClient(transport=transport, base_url="http://in.process") as client:
             waiting = asyncio.create_task(client.post(CHAT, json=said("x")))
@@ -205,8 +205,8 @@ async def test_a_call_that_the_shutdown_ends_is_told_once() -> None:
             assert (await waiting).status_code == 503
             assert (await client.post(CHAT, json=said("x"))).status_code == 503
         await proxy.gateway.aclose()
-    assert [end.outcome for end in noting.finished()] == ["cancelled"]
-    assert [fact.kind for fact in noting.facts if isinstance(fact, CallRefused)] == ["unavailable"]
+    assert [end.outcome for end in observer.finished()] == ["cancelled"]
+    assert [fact.kind for fact in observer.facts if isinstance(fact, CallRefused)] == ["unavailable"]
 
 
 KEYS = [
@@ -252,14 +252,14 @@ def test_there_is_no_page_unless_it_is_asked_for(upstream: ThreadedUpstream) -> 
 def test_two_gateways_in_one_process(upstream: ThreadedUpstream) -> None:
     """Each counts its own calls; an observer that both share can tell their calls apart."""
     upstream.default = json_answer(200, chat_answer("all"))
-    noting = Noting()
-    one, two = (LLMProxy(configuration(upstream), observers=[noting]) for _ in range(2))
+    observer = RecordingObserver()
+    one, two = (LLMProxy(configuration(upstream), observers=[observer]) for _ in range(2))
     with served(one) as first, served(two) as second, Caller(first) as a, Caller(second) as b:
         for caller in (a, b, b):
             assert caller.post(CHAT, said("x")) == 200
         assert value(a.page(), "llmproxy_calls_total") == 1
         assert value(b.page(), "llmproxy_calls_total") == 2
-    assert len({end.call for end in noting.finished()}) == 3
+    assert len({end.call for end in observer.finished()}) == 3
 
 
 @pytest.mark.anyio

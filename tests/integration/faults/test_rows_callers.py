@@ -105,7 +105,7 @@ def test_a_slow_body_is_a_408(
 @pytest.mark.fault(30)
 def test_fifty_slow_bodies_leave_nothing_behind(strict_gateway: GatewayHarness) -> None:
     """Each has its 408, is told of as a refusal, and gives its place back: there are no more than these fifty."""
-    before = len([fact for fact in strict_gateway.noted.facts if isinstance(fact, CallRefused)])
+    before = len([fact for fact in strict_gateway.observer.facts if isinstance(fact, CallRefused)])
 
     def slow(number: int) -> int:
         path, _ = request(EVERY[number % 4])
@@ -114,7 +114,7 @@ def test_fifty_slow_bodies_leave_nothing_behind(strict_gateway: GatewayHarness) 
             return status_of(connection)
 
     assert at_once(slow, range(50)) == [408] * 50
-    refused = [fact for fact in strict_gateway.noted.facts if isinstance(fact, CallRefused)][before:]
+    refused = [fact for fact in strict_gateway.observer.facts if isinstance(fact, CallRefused)][before:]
     assert [each.status for each in refused] == [408] * 50
     assert is_fine(strict_gateway.ask())
 

@@ -83,8 +83,8 @@ def test_a_dead_upstream_is_left_alone_after_five_tries(upstream: ThreadedUpstre
     """From then on it costs nobody anything, until its rest is over."""
     with gateway(block(nowhere(), cooldown="10m"), block(upstream)) as harness:
         assert all(is_fine(harness.ask()) for _ in range(9))
-        failed = [fact for fact in harness.noted.facts if isinstance(fact, AttemptFailed)]
-        (cooled,) = [fact for fact in harness.noted.facts if isinstance(fact, CredentialCooled)]
+        failed = [fact for fact in harness.observer.facts if isinstance(fact, AttemptFailed)]
+        (cooled,) = [fact for fact in harness.observer.facts if isinstance(fact, CredentialCooled)]
     assert [fact.provider for fact in failed] == ["up0"] * 5
     assert (cooled.provider, cooled.asked) == ("up0", False)
     assert cooled.reason.startswith("ECONNREFUSED 127.0.0.1:")
@@ -400,7 +400,7 @@ def test_a_stale_connection_is_replaced_unseen(client: str, end: Any, *, stream:
             assert is_fine(harness.ask())
             assert is_fine(harness.ask(client, stream=stream))
             assert is_fine(harness.ask())
-            attempts = [fact for fact in harness.noted.facts if isinstance(fact, AttemptBegan)]
+            attempts = [fact for fact in harness.observer.facts if isinstance(fact, AttemptBegan)]
         assert len(attempts) == 3
         assert len(stale.requests) == 4
         assert [each.connection for each in stale.requests][:3] == [0, 0, 1]

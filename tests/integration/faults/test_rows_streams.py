@@ -394,7 +394,7 @@ def test_an_error_within_a_stream_counts_against_its_upstream(
             assert ends_badly(client, answer)
         assert accounted_as_cut(harness, 5)
         assert is_fine(harness.ask(MESSAGES, stream=True))
-        (rest,) = [fact for fact in harness.noted.facts if isinstance(fact, CredentialCooled)]
+        (rest,) = [fact for fact in harness.observer.facts if isinstance(fact, CredentialCooled)]
     assert rest.seconds == 600
     assert len(upstream.requests) == 5
 

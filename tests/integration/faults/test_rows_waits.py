@@ -50,7 +50,7 @@ def limited(*headers: tuple[str, str]) -> Scenario:
 
 
 def rests(harness: GatewayHarness) -> list[CredentialCooled]:
-    return [fact for fact in harness.noted.facts if isinstance(fact, CredentialCooled)]
+    return [fact for fact in harness.observer.facts if isinstance(fact, CredentialCooled)]
 
 
 # ── 8, 9 ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -146,7 +146,9 @@ def test_without_a_wait_it_is_backed_off(upstream: ThreadedUpstream) -> None:
     upstream.default = limited()
     with gateway(block(upstream, cooldown="5s", retry={"attempts": 4, "backoff": "16ms"})) as harness:
         assert is_refusal(CHAT, harness.ask(), 429)
-        waits = [fact.wait for fact in harness.noted.facts if isinstance(fact, AttemptFailed) and fact.then == "again"]
+        waits = [
+            fact.wait for fact in harness.observer.facts if isinstance(fact, AttemptFailed) and fact.then == "again"
+        ]
         assert all(0 <= wait <= 0.016 * 2**number for number, wait in enumerate(waits))
         assert all(not each.asked and each.seconds == 5 for each in rests(harness))
 
@@ -279,9 +281,9 @@ def test_a_total_outage_is_not_multiplied(cooldown: object) -> None:
         since = time.monotonic()
         statuses = asyncio.run(storm(harness))
         idle = 0.1 * (time.monotonic() - since)  # what an account earns by the time alone, on a slow machine, too
-        wait_until(lambda: len(harness.noted.finished()) == CLIENTS)
+        wait_until(lambda: len(harness.observer.finished()) == CLIENTS)
         assert sum(statuses.values()) == CLIENTS
         assert set(statuses) <= {502, 503}
         assert all(len(each.requests) <= 1.1 * CLIENTS + idle for each in made), [len(each.requests) for each in made]
-        attempts = sum(each.attempts for each in harness.noted.finished())
+        attempts = sum(each.attempts for each in harness.observer.finished())
         assert attempts == sum(len(each.requests) for each in made)

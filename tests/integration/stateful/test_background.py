@@ -15,7 +15,7 @@ from llmproxy_asgi import Gateway, LLMProxy
 from llmproxy_asgi.background import MOST_OF_ONE, Background, Run
 from llmproxy_asgi.custody.stateful import Turn
 from llmproxy_asgi.errors import Unavailable
-from llmproxy_asgi.facts import AnyFact, CallFinished, CallStarted
+from llmproxy_asgi.facts import CallFinished, CallStarted
 from llmproxy_asgi.principal import SCOPE_KEY, Owner, Principal
 from llmproxy_asgi.stores.memory import MemoryStore
 from llmproxy_asgi.testing import Hold, Scenario, Upstream, error_answer
@@ -25,6 +25,7 @@ from support.pairs import Reply
 from support.pairs.harness import gateway_config
 from support.pairs.owners import ALICE, OwnersHarness, owners_harness, protocol_of
 from support.pairs.wires import CHAT, GEMINI, MESSAGES, RESPONSES, sse
+from support.telemetry import RecordingObserver
 
 UPSTREAMS = (CHAT, RESPONSES, MESSAGES, GEMINI)
 TALE = Reply(texts=("Once ", "upon ", "a ", "time."))
@@ -481,21 +482,16 @@ async def test_what_is_cancelled_before_it_is_kept_was_cancelled(monkeypatch: py
 @pytest.mark.anyio
 async def test_it_is_told_of_under_the_request_that_began_it() -> None:
     """The id that its caller reads in `x-request-id` is the one that logs and observers tell its end by."""
-    told: list[Any] = []
-
-    class Listener:
-        def notice(self, fact: AnyFact, /) -> None:
-            told.append(fact)
-
+    observer = RecordingObserver()
     async with (
-        Gateway({"providers": {"simulated": {}}}, observers=[Listener()]) as gateway,
+        Gateway({"providers": {"simulated": {}}}, observers=[observer]) as gateway,
         gateway.openai(principal="alice") as alice,
     ):
         begun = await alice.responses.with_raw_response.create(model="echo", input="x", background=True)
         for run in list(background_of(gateway)._runs.values()):
             assert run.task is not None
             await run.task
-    ids = {fact.request_id for fact in told if isinstance(fact, CallStarted | CallFinished)}
+    ids = {fact.request_id for fact in observer.facts if isinstance(fact, CallStarted | CallFinished)}
     assert ids == {begun.headers["x-request-id"]}
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from llmproxy_asgi import ConfigError, Forgotten, Gateway, LLMProxy, MisuseError, Principal
 from llmproxy_asgi.config.loader import load_config
-from llmproxy_asgi.facts import AnyFact, CallFinished
 from llmproxy_asgi.inprocess import ASGITransport
 from llmproxy_asgi.principal import Owner
+from support.telemetry import RecordingObserver
 
 pytestmark = pytest.mark.anyio
 
@@ -25,15 +25,6 @@ LIMITED: dict[str, Any] = {
 NEVER: dict[str, Any] = {**LIMITED, "store": "never"}
 MODELS = ("one/echo", "other/echo")
 """An upstream that speaks Chat, and one that speaks Messages."""
-
-
-class Noting:
-    def __init__(self) -> None:
-        self.ended: list[CallFinished] = []
-
-    def notice(self, fact: AnyFact, /) -> None:
-        if isinstance(fact, CallFinished):
-            self.ended.append(fact)
 
 
 async def leave_traces(gateway: Gateway, principal: Principal | None) -> list[str]:
@@ -98,15 +89,15 @@ async def test_a_limit_begins_anew() -> None:
 
 async def test_background_responses_are_cancelled_and_deleted() -> None:
     """One that is at work lets go of its upstream, and nothing of it is kept afterwards."""
-    noting = Noting()
+    observer = RecordingObserver()
     config: dict[str, Any] = {"providers": {"slow": {"type": "simulated", "delay": "60s"}}}
-    async with Gateway(config, observers=[noting]) as gateway, gateway.openai(principal="ada") as client:
+    async with Gateway(config, observers=[observer]) as gateway, gateway.openai(principal="ada") as client:
         run = await client.responses.create(model="slow/story", input="?", background=True)
         forgotten = await gateway.forget("ada")
         assert (forgotten.background, forgotten.responses) == (1, 1)
         with pytest.raises(openai.NotFoundError):
             await client.responses.retrieve(run.id)
-        assert [end.outcome for end in noting.ended] in ([], ["cancelled"])
+        assert [end.outcome for end in observer.finished()] in ([], ["cancelled"])
         assert (await gateway.forget("ada")).responses == 0
 
 

@@ -24,7 +24,7 @@ from support.pairs import CHAT, GEMINI, MESSAGES, RESPONSES, Reply
 from support.pairs.asks import QUESTION
 from support.pairs.failing import check_error_event
 from support.pairs.harness import PATHS
-from support.telemetry import Noting
+from support.telemetry import RecordingObserver
 
 EVERY = (CHAT, RESPONSES, MESSAGES, GEMINI)
 FORMS = (False, True)
@@ -83,12 +83,12 @@ class GatewayHarness:
 
     Attributes:
         base: Its address.
-        noted: What observers were told.
+        observer: What observers were given.
     """
 
-    def __init__(self, base: str, noted: Noting) -> None:
+    def __init__(self, base: str, observer: RecordingObserver) -> None:
         self.base = base
-        self.noted = noted
+        self.observer = observer
         parts = urlsplit(base)
         self.host, self.port = str(parts.hostname), int(parts.port or 0)
 
@@ -134,8 +134,8 @@ class GatewayHarness:
 
     def finished(self, count: int = 1) -> list[CallFinished]:
         """How calls ended, once so many have; exactly so many, one for each that started."""
-        wait_until(lambda: len(self.noted.finished()) >= count)
-        return self.noted.finished()
+        wait_until(lambda: len(self.observer.finished()) >= count)
+        return self.observer.finished()
 
 
 def request(client: str, *, stream: bool = False, model: str = "m", **more: Any) -> tuple[str, dict[str, Any]]:
@@ -152,11 +152,11 @@ def request(client: str, *, stream: bool = False, model: str = "m", **more: Any)
 @contextmanager
 def gateway(*blocks: dict[str, Any], transport: Any = None, **config: Any) -> Iterator[GatewayHarness]:
     """Served; the providers are asked in the order in which they are given."""
-    noted = Noting()
+    observer = RecordingObserver()
     providers = {f"up{number}": {"priority": -number, **each} for number, each in enumerate(blocks)}
     settings = {"providers": providers, "access": {"mode": "open"}, **config}
-    with served(LLMProxy(settings, transport=transport, observers=[noted])) as base:
-        yield GatewayHarness(base, noted)
+    with served(LLMProxy(settings, transport=transport, observers=[observer])) as base:
+        yield GatewayHarness(base, observer)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from support.faults import HANG, GatewayHarness
-from support.telemetry import Noting
+from support.telemetry import RecordingObserver
 
 _STATUS = Path("/proc/self/status")
 MEASURES = _STATUS.exists()
@@ -31,7 +31,7 @@ class ProcessHarness(GatewayHarness):
     """A gateway that is being served elsewhere."""
 
     def __init__(self, base: str, pid: int) -> None:
-        super().__init__(base, Noting())
+        super().__init__(base, RecordingObserver())
         self._proc = Path("/proc") / str(pid)
 
     def forget_peak(self) -> int:

@@ -37,7 +37,7 @@ class Host:
         return "alice" if connection.headers.get("authorization") in self.right else None
 
 
-class House:
+class DoorkeeperHarness:
     def __init__(self, mode: Any = "host", *, per_minute: int | None = LIMIT) -> None:
         self.host = Host()
         self.clock = FakeClock()
@@ -64,119 +64,119 @@ class House:
 @pytest.mark.parametrize("mode", ["host", "keys"])
 async def test_so_many_wrong_keys_a_minute_and_then_a_429_with_the_wait(mode: Any) -> None:
     """The limit is exact, comes back evenly, and a refused try does not lengthen the wait."""
-    house = House(mode)
-    assert await house.fail(LIMIT + 2) == [401] * LIMIT + [429] * 2
+    harness = DoorkeeperHarness(mode)
+    assert await harness.fail(LIMIT + 2) == [401] * LIMIT + [429] * 2
     with pytest.raises(RateLimited, match="20 s") as refused:
-        await house.keeper.admit(asking("wrong"))
+        await harness.keeper.admit(asking("wrong"))
     assert refused.value.retry_after == 20
-    house.clock.turn(20)
-    assert await house.fail(2) == [401, 429]
-    house.clock.turn(60)
-    assert await house.fail(LIMIT + 1) == [401] * LIMIT + [429]
+    harness.clock.turn(20)
+    assert await harness.fail(2) == [401, 429]
+    harness.clock.turn(60)
+    assert await harness.fail(LIMIT + 1) == [401] * LIMIT + [429]
 
 
 @pytest.mark.parametrize("mode", ["host", "keys", "open"])
 async def test_keys_of_our_form_are_counted_in_every_mode(mode: Any) -> None:
     """A wrong key that begins with our prefix is an attempt wherever it is sent, well formed or not."""
-    house = House(mode)
+    harness = DoorkeeperHarness(mode)
     for wrong in ("llmp_wrong", "llmp_" + "x" * 20_000, "llmp_\x7f"):
-        assert await house.status(asking(wrong)) == 401
-    assert await house.status(asking("llmp_wrong")) == 429
+        assert await harness.status(asking(wrong)) == 401
+    assert await harness.status(asking("llmp_wrong")) == 429
 
 
 async def test_a_right_key_passes_whatever_its_neighbours_try() -> None:
     """Callers behind one address are not locked out by one of them."""
-    house = House()
-    await house.fail(50)
-    assert await house.status(asking(KEY)) == 200
-    assert await house.status(asking(UNPREFIXED)) == 200
-    assert await house.status(asking("wrong")) == 429
+    harness = DoorkeeperHarness()
+    await harness.fail(50)
+    assert await harness.status(asking(KEY)) == 200
+    assert await harness.status(asking(UNPREFIXED)) == 200
+    assert await harness.status(asking("wrong")) == 429
 
 
 async def test_a_token_that_the_host_has_accepted_goes_on_passing() -> None:
     """A user who was there when the guessing began stays; a stranger's tokens do not reach the host any more."""
-    house = House()
-    await house.fail(1)
-    assert await house.status(asking("alice-token")) == 200
-    await house.fail(LIMIT)
-    before = house.host.asked
-    assert await house.status(asking("alice-token")) == 200
-    assert house.host.asked == before + 1
-    assert await house.fail(20) == [429] * 20
-    assert house.host.asked == before + 1
+    harness = DoorkeeperHarness()
+    await harness.fail(1)
+    assert await harness.status(asking("alice-token")) == 200
+    await harness.fail(LIMIT)
+    before = harness.host.asked
+    assert await harness.status(asking("alice-token")) == 200
+    assert harness.host.asked == before + 1
+    assert await harness.fail(20) == [429] * 20
+    assert harness.host.asked == before + 1
 
 
 async def test_a_token_that_the_host_refuses_now_is_no_better_than_others() -> None:
     """Having been right once does not help for ever."""
-    house = House()
-    await house.fail(1)
-    assert await house.status(asking("alice-token")) == 200
-    house.host.right.clear()
-    assert await house.status(asking("alice-token")) == 401
-    await house.fail(1)
-    before = house.host.asked
-    assert await house.status(asking("alice-token")) == 429
-    assert house.host.asked == before
+    harness = DoorkeeperHarness()
+    await harness.fail(1)
+    assert await harness.status(asking("alice-token")) == 200
+    harness.host.right.clear()
+    assert await harness.status(asking("alice-token")) == 401
+    await harness.fail(1)
+    before = harness.host.asked
+    assert await harness.status(asking("alice-token")) == 429
+    assert harness.host.asked == before
 
 
 async def test_who_sends_no_credential_tries_nothing() -> None:
     """A browser that is not signed in yet is asked to sign in, however often, and can from any address."""
-    house = House()
-    assert {await house.status(asking()) for _ in range(20)} == {401}
-    await house.fail(LIMIT + 1)
-    assert await house.status(asking()) == 401
+    harness = DoorkeeperHarness()
+    assert {await harness.status(asking()) for _ in range(20)} == {401}
+    await harness.fail(LIMIT + 1)
+    assert await harness.status(asking()) == 401
 
 
 async def test_basic_credentials_are_counted() -> None:
     """Passwords are what is guessed most."""
-    house = House()
+    harness = DoorkeeperHarness()
     basic = {**asking(), "headers": [(b"authorization", b"Basic YTpi")]}
-    assert [await house.status(basic) for _ in range(LIMIT + 1)] == [401] * LIMIT + [429]
-    house.clock.turn(60)
-    house.host.right.add("Basic YTpi")
-    await house.fail(1)
-    assert await house.status(basic) == 200
-    await house.fail(LIMIT)
-    assert await house.status(basic) == 200
+    assert [await harness.status(basic) for _ in range(LIMIT + 1)] == [401] * LIMIT + [429]
+    harness.clock.turn(60)
+    harness.host.right.add("Basic YTpi")
+    await harness.fail(1)
+    assert await harness.status(basic) == 200
+    await harness.fail(LIMIT)
+    assert await harness.status(basic) == 200
 
 
 async def test_an_adapters_word_is_counted_too() -> None:
     """Where the adapter asks the host, its no to a credential is a failed attempt, and its no to nobody is none."""
-    house = House()
+    harness = DoorkeeperHarness()
     said: list[dict[str, Any]] = [{SCOPE_KEY: Unauthenticated("no")}, {SCOPE_KEY: None}]
     for adapter in said:
-        house.clock.turn(60)
-        assert [await house.status(asking("wrong", **adapter)) for _ in range(LIMIT + 1)] == [401] * LIMIT + [429]
-        assert await house.status(asking(**adapter)) == 401
+        harness.clock.turn(60)
+        assert [await harness.status(asking("wrong", **adapter)) for _ in range(LIMIT + 1)] == [401] * LIMIT + [429]
+        assert await harness.status(asking(**adapter)) == 401
 
 
 async def test_a_refusal_of_somebody_known_is_no_failed_attempt() -> None:
     """A 403 of the host's says nothing of keys."""
-    house = House()
+    harness = DoorkeeperHarness()
     forbidden = asking("token", **{SCOPE_KEY: Forbidden("no")})
-    assert {await house.status(forbidden) for _ in range(10)} == {403}
+    assert {await harness.status(forbidden) for _ in range(10)} == {403}
 
 
 @pytest.mark.parametrize("client", [None, ("", 0), ()], ids=["none", "empty", "nothing"])
 async def test_without_an_address_nothing_is_counted(client: Any) -> None:
     """Behind a Unix socket all callers would be one."""
-    house = House()
-    assert set(await house.fail(LIMIT * 3, client=client)) == {401}
+    harness = DoorkeeperHarness()
+    assert set(await harness.fail(LIMIT * 3, client=client)) == {401}
 
 
 async def test_the_limit_can_be_switched_off() -> None:
     """`failed_attempts_per_minute: null` counts nothing."""
-    house = House(per_minute=None)
-    assert set(await house.fail(100)) == {401}
-    assert not house.attempts.has_any
+    harness = DoorkeeperHarness(per_minute=None)
+    assert set(await harness.fail(100)) == {401}
+    assert not harness.attempts.has_any
 
 
 async def test_each_address_counts_for_itself() -> None:
     """One address's failures are not another's."""
-    house = House()
-    await house.fail(LIMIT)
-    assert await house.fail(1, client=("203.0.113.8", 5)) == [401]
-    assert await house.fail(1, client=("203.0.113.7", 99)) == [429]
+    harness = DoorkeeperHarness()
+    await harness.fail(LIMIT)
+    assert await harness.fail(1, client=("203.0.113.8", 5)) == [401]
+    assert await harness.fail(1, client=("203.0.113.7", 99)) == [429]
 
 
 @pytest.mark.parametrize(
@@ -213,59 +213,59 @@ def test_a_sites_ipv6_network_is_known(source: str, site: str | None) -> None:
 
 async def test_all_sources_of_a_site_have_a_limit_of_their_own() -> None:
     """Whoever has a /48 gets 16 times the tries of one source, and no more; it comes back evenly."""
-    house = House()
-    tries = [(await house.fail(1, client=(f"2001:db8:1:{number:x}::1", 5)))[0] for number in range(16 * LIMIT + 5)]
+    harness = DoorkeeperHarness()
+    tries = [(await harness.fail(1, client=(f"2001:db8:1:{number:x}::1", 5)))[0] for number in range(16 * LIMIT + 5)]
     assert tries == [401] * (16 * LIMIT) + [429] * 5
-    assert await house.status(asking(KEY, client=("2001:db8:1:ff::1", 5))) == 200
-    assert await house.fail(1, client=("2001:db8:2::1", 5)) == [401]
-    assert await house.fail(1, client=("::ffff:203.0.113.7", 5)) == [401]
-    house.clock.turn(60 / (16 * LIMIT))
-    assert await house.fail(2, client=("2001:db8:1:ff::1", 5)) == [401, 429]
-    house.clock.turn(60)
-    assert await house.fail(LIMIT + 1, client=("2001:db8:1:ff::1", 5)) == [401] * LIMIT + [429]
+    assert await harness.status(asking(KEY, client=("2001:db8:1:ff::1", 5))) == 200
+    assert await harness.fail(1, client=("2001:db8:2::1", 5)) == [401]
+    assert await harness.fail(1, client=("::ffff:203.0.113.7", 5)) == [401]
+    harness.clock.turn(60 / (16 * LIMIT))
+    assert await harness.fail(2, client=("2001:db8:1:ff::1", 5)) == [401, 429]
+    harness.clock.turn(60)
+    assert await harness.fail(LIMIT + 1, client=("2001:db8:1:ff::1", 5)) == [401] * LIMIT + [429]
 
 
 async def test_addresses_of_ipv4_have_no_site() -> None:
     """Mapped into IPv6 they would all be of one."""
-    house = House()
+    harness = DoorkeeperHarness()
     for number in range(40):
-        assert await house.fail(LIMIT, client=(f"::ffff:203.0.113.{number}", 5)) == [401] * LIMIT
-    assert not house.attempts._sites
+        assert await harness.fail(LIMIT, client=(f"::ffff:203.0.113.{number}", 5)) == [401] * LIMIT
+    assert not harness.attempts._sites
 
 
 async def test_no_header_changes_the_source() -> None:
     """What a client says of where it comes from is not believed; that is the server's affair."""
-    house = House()
+    harness = DoorkeeperHarness()
     for number in range(LIMIT + 1):
         asked = asking("wrong")
         asked["headers"] += [(b"x-forwarded-for", b"198.51.100.%d" % number), (b"forwarded", b"for=198.51.100.1")]
-        assert await house.status(asked) == (401 if number < LIMIT else 429)
+        assert await harness.status(asked) == (401 if number < LIMIT else 429)
 
 
 async def test_the_table_of_sources_is_bounded() -> None:
     """A million addresses are remembered as ten thousand, and those of a minute ago not at all."""
-    house = House()
+    harness = DoorkeeperHarness()
     for number in range(10_100):
-        house.attempts.count(f"10.{number}", LIMIT)
-    assert len(house.attempts._failures) == 10_000
-    house.clock.turn(61)
-    house.attempts.count("203.0.113.7", LIMIT)
-    assert list(house.attempts._failures) == ["203.0.113.7"]
+        harness.attempts.count(f"10.{number}", LIMIT)
+    assert len(harness.attempts._failures) == 10_000
+    harness.clock.turn(61)
+    harness.attempts.count("203.0.113.7", LIMIT)
+    assert list(harness.attempts._failures) == ["203.0.113.7"]
     for number in range(10_100):
-        house.attempts.count(f"2001:{number:x}:1:2::", LIMIT)
-    assert len(house.attempts._sites) == 10_000
-    house.clock.turn(61)
-    house.attempts.count("2001:db8:1:2::", LIMIT)
-    assert list(house.attempts._sites) == ["2001:db8:1::"]
+        harness.attempts.count(f"2001:{number:x}:1:2::", LIMIT)
+    assert len(harness.attempts._sites) == 10_000
+    harness.clock.turn(61)
+    harness.attempts.count("2001:db8:1:2::", LIMIT)
+    assert list(harness.attempts._sites) == ["2001:db8:1::"]
     for number in range(10_100):
-        house.attempts.accept(b"%d" % number)
-    assert len(house.attempts._accepted) == 10_000
+        harness.attempts.accept(b"%d" % number)
+    assert len(harness.attempts._accepted) == 10_000
 
 
 async def test_a_changed_configuration_forgets_nothing() -> None:
     """Another plan goes on with the counts of the one before."""
-    house = House()
-    await house.fail(LIMIT)
-    again = Doorkeeper(mode="keys", keys=ENTRIES, attempts=house.attempts, failed_attempts_per_minute=LIMIT)
+    harness = DoorkeeperHarness()
+    await harness.fail(LIMIT)
+    again = Doorkeeper(mode="keys", keys=ENTRIES, attempts=harness.attempts, failed_attempts_per_minute=LIMIT)
     with pytest.raises(RateLimited):
         await again.admit(asking("wrong"))

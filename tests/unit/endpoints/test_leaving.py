@@ -17,7 +17,7 @@ from llmproxy_asgi.endpoints.exchange import CallerWatch, Exchange, KeepAlive
 from llmproxy_asgi.errors import BodyTimeout, CallerGone
 from llmproxy_asgi.execution.bodies import Bodies
 from llmproxy_asgi.facts import CallFinished
-from support.telemetry import Noting
+from support.telemetry import RecordingObserver
 
 pytestmark = pytest.mark.anyio
 
@@ -104,15 +104,15 @@ async def test_a_server_that_says_so_when_it_is_written_to_is_believed(
     method: str, path: str, body: Any, leaves_at: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An `OSError` of `send` is a caller who left: no error of ours, and nothing more is sent than the last word."""
-    noting = Noting()
-    proxy = LLMProxy({"providers": {"simulated": {}}, **OPEN}, observers=[noting])
+    observer = RecordingObserver()
+    proxy = LLMProxy({"providers": {"simulated": {}}, **OPEN}, observers=[observer])
     caller = Caller(method, path, body, leaves_at=leaves_at)
     await caller.asks(proxy)
     await proxy.gateway.aclose()
     assert errors(caplog) == []
     assert caller.heads == 1
     assert len(caller.sent) <= leaves_at + 1
-    for fact in noting.facts:
+    for fact in observer.facts:
         if isinstance(fact, CallFinished) and fact.stream:
             assert fact.outcome == "cancelled"
 

@@ -14,26 +14,17 @@ from llmproxy_asgi.execution.attempt import Job
 from llmproxy_asgi.execution.concurrency import Slots
 from llmproxy_asgi.execution.gate import Gate
 from llmproxy_asgi.execution.rate_limit import Limiter, TokenBucket
-from llmproxy_asgi.facts import AnyFact, Observers, QueueLeft
+from llmproxy_asgi.facts import Observers, QueueLeft
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.worker import Worker
 from support.clock import FakeClock
+from support.telemetry import RecordingObserver
 
 pytestmark = pytest.mark.anyio
 
 CAPACITY = 1_000
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 500}).encode()
 INPUT = len(BODY) // 4
-
-
-class Heard:
-    """Everything that observers were told."""
-
-    def __init__(self) -> None:
-        self.facts: list[AnyFact] = []
-
-    def notice(self, fact: AnyFact, /) -> None:
-        self.facts.append(fact)
 
 
 @pytest.fixture
@@ -53,9 +44,9 @@ def job() -> Job:
 
 
 def allowance(
-    at: Gate | None, clock: FakeClock, heard: Heard | None = None, *, counts_tokens: bool = False
+    at: Gate | None, clock: FakeClock, observer: RecordingObserver | None = None, *, counts_tokens: bool = False
 ) -> Allowance:
-    observers = Observers([heard] if heard else [])
+    observers = Observers([observer] if observer else [])
     return Allowance(at, counts_tokens=counts_tokens, clock=clock, observers=observers, worker=Worker())
 
 
@@ -154,25 +145,25 @@ async def test_the_slot_is_free_when_the_call_is_over(clock: FakeClock) -> None:
 
 async def test_the_wait_is_told_and_counted(clock: FakeClock) -> None:
     """Whoever looks on hears how long a call waited for its caller's limit, and whether it was let in."""
-    one, heard = gate(clock, queue_timeout=30.0), Heard()
+    one, observer = gate(clock, queue_timeout=30.0), RecordingObserver()
     first = one.try_pass(CAPACITY)
     assert first is not None
-    waiting, asked = allowance(one, clock, heard), job()
+    waiting, asked = allowance(one, clock, observer), job()
     task = asyncio.create_task(waiting.take(asked))
     await asyncio.sleep(0)
     clock.turn(5.0)
     first.settle(0)
     await task
     assert asked.course.queue_seconds == 5.0
-    impatient = asyncio.create_task(allowance(one, clock, heard).take(job()))
+    impatient = asyncio.create_task(allowance(one, clock, observer).take(job()))
     await asyncio.sleep(0)
     clock.turn(0.5)
     impatient.cancel()
     with pytest.raises(asyncio.CancelledError):
         await impatient
     with pytest.raises(RateLimited):
-        await allowance(gate_that_is_empty(clock), clock, heard).take(job())
-    assert [(fact.seconds, fact.admitted) for fact in heard.facts if isinstance(fact, QueueLeft)] == [
+        await allowance(gate_that_is_empty(clock), clock, observer).take(job())
+    assert [(fact.seconds, fact.admitted) for fact in observer.facts if isinstance(fact, QueueLeft)] == [
         (5.0, True),
         (0.5, False),
     ]

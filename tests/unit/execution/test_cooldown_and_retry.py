@@ -1,8 +1,6 @@
 """What rests and for how long, and whether one target is tried again."""
 
 import random
-from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import pytest
 
@@ -17,24 +15,9 @@ from llmproxy_asgi.errors import (
 from llmproxy_asgi.execution.cooldown import FAILURES_BEFORE_REST, LONGEST_REST, QUOTA_REST, Cooldowns, Subject
 from llmproxy_asgi.execution.retry import LONGEST_BACKOFF, wait_before_retry
 from llmproxy_asgi.settings import Retry
+from support.clock import FakeClock
 
 K = Subject("p", "p:0f", "m")
-
-
-@dataclass
-class FakeClock:
-    """A clock that only a test turns."""
-
-    at: float = 1000.0
-
-    def monotonic(self) -> float:
-        return self.at
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self.at, UTC)
-
-    async def sleep(self, seconds: float) -> None:
-        self.at += seconds
 
 
 def test_a_rest_lasts_as_long_as_the_upstream_asks() -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.telemetry.logs import CallLog
 from llmproxy_asgi.transport import Answer, Pool
+from support.answers import FakeAnswer
 from support.clock import FakeClock
 
 pytestmark = pytest.mark.anyio
@@ -26,29 +26,8 @@ pytestmark = pytest.mark.anyio
 GONE = UpstreamUnreachable("gone", reason="ECONNREFUSED 127.0.0.1:1")
 
 
-class Said(Answer):
-    """A status with a few bytes."""
-
-    def __init__(self, status: int, body: bytes = b"{}") -> None:
-        super().__init__(status, None)
-        self._left = [body]
-
-    @property
-    @override
-    def raw_headers(self) -> Sequence[tuple[bytes, bytes]]:
-        return []
-
-    @override
-    async def raw(self) -> bytes:
-        return self._left.pop() if self._left else b""
-
-    @override
-    async def aclose(self) -> None:
-        pass
-
-
-class World(Pool):
-    """An upstream that says this, and the checks that ask it. Also its own connections."""
+class HealthHarness(Pool):
+    """The health checks of one provider, which is also its own pool and answers with `said`."""
 
     def __init__(self, kind: str = "openai-compatible", **block: Any) -> None:
         made = provider_class(kind)
@@ -76,7 +55,7 @@ class World(Pool):
         self.asked.append((method, str(url), {name.decode(): value.decode() for name, value in headers}))
         if isinstance(self.said, Exception):
             raise self.said
-        return Said(self.said, self.body)
+        return FakeAnswer(self.body, status=self.said)
 
     @property
     def resting(self) -> bool:
@@ -105,7 +84,7 @@ class World(Pool):
 )
 async def test_an_answer_is_healthy_unless_calls_would_fail_too(said: int | Exception, reason: str) -> None:
     """That there is no list of models, or that one asks too often, says nothing of calls."""
-    assert await World().check(said) == reason
+    assert await HealthHarness().check(said) == reason
 
 
 @pytest.mark.parametrize(
@@ -119,9 +98,9 @@ async def test_an_answer_is_healthy_unless_calls_would_fail_too(said: int | Exce
 )
 async def test_the_question_is_the_vendors_cheapest_and_is_signed(kind: str, path: str) -> None:
     """A list of one model, where there is such a thing."""
-    world = World(kind)
-    await world.check(200)
-    ((method, url, headers),) = world.asked
+    harness = HealthHarness(kind)
+    await harness.check(200)
+    ((method, url, headers),) = harness.asked
     assert (method, url) == ("GET", f"http://127.0.0.1:1{path}")
     assert any("key-1" in value for value in headers.values())
     assert ("anthropic-version" in headers) == (kind == "anthropic")
@@ -129,29 +108,29 @@ async def test_the_question_is_the_vendors_cheapest_and_is_signed(kind: str, pat
 
 async def test_what_needs_no_network_is_always_well() -> None:
     """Nothing is asked."""
-    world = World("simulated")
-    assert await world.check(500) == ""
-    assert world.asked == []
+    harness = HealthHarness("simulated")
+    assert await harness.check(500) == ""
+    assert harness.asked == []
 
 
 async def test_two_failures_make_it_rest_and_one_success_ends_that() -> None:
     """One alone may be a hiccup."""
-    world = World()
-    await world.check(GONE)
-    assert not world.resting
-    await world.check(GONE)
-    assert world.resting
-    await world.check(200)
-    assert not world.resting
+    harness = HealthHarness()
+    await harness.check(GONE)
+    assert not harness.resting
+    await harness.check(GONE)
+    assert harness.resting
+    await harness.check(200)
+    assert not harness.resting
 
 
 async def test_a_verdict_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """By whoever logs all that happens, with its reason; a first one that is good says nothing of a recovery."""
     caplog.set_level(logging.INFO, "llmproxy_asgi")
-    world = World()
+    harness = HealthHarness()
     for said in (200, GONE, GONE, 200):
-        await world.check(said)
-    for fact in world.facts:
+        await harness.check(said)
+    for fact in harness.facts:
         CallLog().notice(fact)
     assert [(record.name, record.getMessage()) for record in caplog.records] == [
         ("llmproxy_asgi.upstreams", "p answers its health check"),
@@ -162,76 +141,76 @@ async def test_a_verdict_is_logged_once(caplog: pytest.LogCaptureFixture) -> Non
 
 async def test_a_check_ends_no_rest_that_calls_began() -> None:
     """A list of models may be answered while calls fail; a wait that was asked for holds."""
-    world = World()
-    called = Target(world.provider, "m"), world.provider.credentials[0]
-    world.cooldowns.failed(*called, UpstreamRateLimited("", retry_after=30), 5)
-    await world.check(200)
-    assert world.resting
-    world.clock.at += 30
-    assert not world.resting
+    harness = HealthHarness()
+    called = Target(harness.provider, "m"), harness.provider.credentials[0]
+    harness.cooldowns.failed(*called, UpstreamRateLimited("", retry_after=30), 5)
+    await harness.check(200)
+    assert harness.resting
+    harness.clock.at += 30
+    assert not harness.resting
     for _ in range(FAILURES_BEFORE_REST):
-        world.cooldowns.failed(*called, UpstreamFailed(""), 5)
-    await world.check(200)
-    assert world.resting
+        harness.cooldowns.failed(*called, UpstreamFailed(""), 5)
+    await harness.check(200)
+    assert harness.resting
 
 
 async def test_a_failed_check_has_the_upstreams_words_without_secrets() -> None:
     """An operator reads why a check failed as for a call: status, code and words, and never the key that was sent."""
-    world = World(api_key="own-secret-1")
-    world.body = b'{"error": {"code": "invalid_api_key", "message": "Incorrect API key: own-secret-1"}}'
-    assert await world.check(401) == "401 invalid_api_key: Incorrect API key: ***"
+    harness = HealthHarness(api_key="own-secret-1")
+    harness.body = b'{"error": {"code": "invalid_api_key", "message": "Incorrect API key: own-secret-1"}}'
+    assert await harness.check(401) == "401 invalid_api_key: Incorrect API key: ***"
     said = UpstreamUnreachable("broke", reason="closed after own-secret-1: 127.0.0.1:1")
-    assert await world.check(said) == "closed after ***: 127.0.0.1:1"
+    assert await harness.check(said) == "closed after ***: 127.0.0.1:1"
 
 
 async def test_changes_are_told_once() -> None:
     """Every check is kept, only another verdict is news."""
-    world = World()
+    harness = HealthHarness()
     for said in (200, 200, GONE, GONE, 200):
-        await world.check(said)
-    told = [fact for fact in world.facts if isinstance(fact, TargetStateChanged)]
+        await harness.check(said)
+    told = [fact for fact in harness.facts if isinstance(fact, TargetStateChanged)]
     assert [(fact.healthy, fact.reason) for fact in told] == [
         (True, ""),
         (False, "ECONNREFUSED 127.0.0.1:1"),
         (True, ""),
     ]
-    assert world.checks.states["p"].healthy
+    assert harness.checks.states["p"].healthy
 
 
 async def test_several_keys_are_asked_until_one_answers() -> None:
     """One bad key does not make an upstream ill."""
-    world = World(api_key=["key-1", "key-2"])
-    await world.check(401)
-    assert [headers["authorization"] for _, _, headers in world.asked] == ["Bearer key-1", "Bearer key-2"]
+    harness = HealthHarness(api_key=["key-1", "key-2"])
+    await harness.check(401)
+    assert [headers["authorization"] for _, _, headers in harness.asked] == ["Bearer key-1", "Bearer key-2"]
 
 
 async def test_it_watches_on_its_interval_with_jitter_until_it_is_closed() -> None:
     """The first check at any moment of the interval, the next about one interval later."""
-    world = World()
+    harness = HealthHarness()
     before = asyncio.all_tasks()
-    world.clock.sleep = sleeping = Sleeping()  # type: ignore[method-assign]
-    world.checks.keep_running()
-    world.checks.keep_running()
+    harness.clock.sleep = sleeping = SteppedSleep()  # type: ignore[method-assign]
+    harness.checks.keep_running()
+    harness.checks.keep_running()
     for _ in range(4):
         await sleeping.turn()
-    await world.checks.aclose()
+    await harness.checks.aclose()
     first, *others = sleeping.waits
     assert 0 <= first <= 10
     assert all(9 <= wait <= 11 for wait in others)
     assert len(set(others)) == len(others)
-    assert len(world.asked) == 4
+    assert len(harness.asked) == 4
     assert asyncio.all_tasks() == before
 
 
 async def test_nothing_runs_where_nobody_asked_for_it() -> None:
     """A provider without `health` is known by its calls alone."""
-    world = World(health=None)
+    harness = HealthHarness(health=None)
     before = asyncio.all_tasks()
-    world.checks.keep_running()
+    harness.checks.keep_running()
     assert asyncio.all_tasks() == before
 
 
-class Sleeping:
+class SteppedSleep:
     """Sleeps that end when a test says so."""
 
     def __init__(self) -> None:

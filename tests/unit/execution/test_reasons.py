@@ -3,11 +3,9 @@
 import errno
 import json
 import socket
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from typing_extensions import override
 
 from llmproxy_asgi.errors import (
     SocketsExhausted,
@@ -19,35 +17,15 @@ from llmproxy_asgi.errors import (
 )
 from llmproxy_asgi.execution.reasons import LONGEST_REASON, answered, disclosed
 from llmproxy_asgi.masking import Mask
-from llmproxy_asgi.transport import Answer, address
+from llmproxy_asgi.transport import address
 from llmproxy_asgi.transport.reasons import unreachable
+from support.answers import FakeAnswer
 
 URL = address("https://api.example.com/v1/chat/completions")
 MASK = Mask(["xai-bad-key"])
 SENT = json.dumps(
     {"model": "gpt-5", "temperature": 9, "messages": [{"role": "user", "content": "My name is Ada Lovelace, id X-42."}]}
 ).encode()
-
-
-class Told(Answer):
-    """An answer that is there already."""
-
-    def __init__(self, status: int, **headers: str) -> None:
-        super().__init__(status, None)
-        self._told = [(name.encode(), value.encode()) for name, value in headers.items()]
-
-    @property
-    @override
-    def raw_headers(self) -> Sequence[tuple[bytes, bytes]]:
-        return self._told
-
-    @override
-    async def raw(self) -> bytes:
-        return b""
-
-    @override
-    async def aclose(self) -> None:
-        return None
 
 
 @pytest.mark.parametrize(
@@ -74,7 +52,7 @@ class Told(Answer):
 )  # fmt: skip
 def test_an_answer_says_what_it_is(status: int, body: Any, reason: str) -> None:
     """Its status, then the vendor's code and words, or what kind of page it is; never a word of an answer."""
-    told = answered(Told(status), URL, body if isinstance(body, bytes) else json.dumps(body).encode())
+    told = answered(FakeAnswer(status=status), URL, body if isinstance(body, bytes) else json.dumps(body).encode())
     assert told.startswith(reason)
 
 
@@ -89,7 +67,7 @@ def test_an_answer_says_what_it_is(status: int, body: Any, reason: str) -> None:
 )
 def test_a_redirect_says_where_to(location: str, target: str) -> None:
     """Origin and path, without a query, a user or a password."""
-    assert answered(Told(308, location=location), URL, b"") == f"308 redirects to {target}"
+    assert answered(FakeAnswer(status=308, location=location), URL, b"") == f"308 redirects to {target}"
 
 
 def reason_of(error: UpstreamError) -> str:

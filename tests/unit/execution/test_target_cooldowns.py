@@ -32,7 +32,7 @@ def account_limit(**options: Any) -> UpstreamRateLimited:
     return limit
 
 
-class World:
+class CooldownHarness:
     """One provider with two keys, and what is known of it."""
 
     def __init__(self) -> None:
@@ -82,9 +82,9 @@ ALL = {("big", 0), ("big", 1), ("small", 0), ("small", 1)}
 )
 def test_a_telling_off_stops_what_it_is_about(error: UpstreamError, stopped: set[tuple[str, int]]) -> None:
     """At once, and nothing beside it."""
-    world = World()
-    world.fail(error)
-    assert world.stopped == stopped
+    harness = CooldownHarness()
+    harness.fail(error)
+    assert harness.stopped == stopped
 
 
 @pytest.mark.parametrize(
@@ -103,111 +103,111 @@ def test_a_telling_off_stops_what_it_is_about(error: UpstreamError, stopped: set
 )
 def test_failures_in_a_row_stop_what_they_are_about(error: UpstreamError, stopped: set[tuple[str, int]]) -> None:
     """After so many, not before; a broken model is not a broken key, a missing connection is everybody's."""
-    world = World()
-    world.fail(error, times=FAILURES_BEFORE_REST - 1)
-    assert world.stopped == set()
-    world.fail(error)
-    assert world.stopped == stopped
+    harness = CooldownHarness()
+    harness.fail(error, times=FAILURES_BEFORE_REST - 1)
+    assert harness.stopped == set()
+    harness.fail(error)
+    assert harness.stopped == stopped
 
 
 def test_missing_connections_are_counted_over_all_models_and_keys() -> None:
     """They say the same of each, so five in a row are five, whoever asked."""
-    world = World()
+    harness = CooldownHarness()
     for number in range(FAILURES_BEFORE_REST):
-        world.fail(UpstreamNotConnected(""), model=f"m{number}", key=number % 2)
-    assert world.stopped == ALL
+        harness.fail(UpstreamNotConnected(""), model=f"m{number}", key=number % 2)
+    assert harness.stopped == ALL
 
 
 @pytest.mark.parametrize("answer", [UpstreamFailed(""), UpstreamRateLimited(""), UpstreamRefused("")])
 def test_any_answer_shows_that_there_is_a_connection(answer: UpstreamError) -> None:
     """What an upstream answers, even a refusal, ends the row of missing connections."""
-    world = World()
-    world.fail(UpstreamNotConnected(""), times=FAILURES_BEFORE_REST - 1)
-    world.fail(answer, model="other")
-    world.fail(UpstreamNotConnected(""), times=FAILURES_BEFORE_REST - 1)
-    assert world.stopped == set()
+    harness = CooldownHarness()
+    harness.fail(UpstreamNotConnected(""), times=FAILURES_BEFORE_REST - 1)
+    harness.fail(answer, model="other")
+    harness.fail(UpstreamNotConnected(""), times=FAILURES_BEFORE_REST - 1)
+    assert harness.stopped == set()
 
 
 def test_another_models_answers_forgive_nothing() -> None:
     """A model that always fails cools down, however well its neighbour does."""
-    world = World()
+    harness = CooldownHarness()
     for _ in range(FAILURES_BEFORE_REST):
-        world.cooldowns.succeeded(Target(world.provider, "small"), world.provider.credentials[0])
-        world.fail(UpstreamFailed(""))
-    assert world.stopped == BIG_BY_ONE
+        harness.cooldowns.succeeded(Target(harness.provider, "small"), harness.provider.credentials[0])
+        harness.fail(UpstreamFailed(""))
+    assert harness.stopped == BIG_BY_ONE
 
 
 def test_of_several_cooldowns_the_last_one_counts() -> None:
     """And none may be tried before its end if an upstream asked for one of them."""
-    world = World()
-    world.fail(UpstreamRateLimited("", retry_after=20))
-    world.fail(UpstreamAuthFailed(""), cooldown=50)
-    rest = world.cooldowns.resting(Target(world.provider, "big"), world.provider.credentials[0])
+    harness = CooldownHarness()
+    harness.fail(UpstreamRateLimited("", retry_after=20))
+    harness.fail(UpstreamAuthFailed(""), cooldown=50)
+    rest = harness.cooldowns.resting(Target(harness.provider, "big"), harness.provider.credentials[0])
     assert rest is not None
-    assert (world.cooldowns.seconds_left(rest), rest.asked) == (50, True)
-    world.clock.at += 20
-    rest = world.cooldowns.resting(Target(world.provider, "big"), world.provider.credentials[0])
+    assert (harness.cooldowns.seconds_left(rest), rest.asked) == (50, True)
+    harness.clock.at += 20
+    rest = harness.cooldowns.resting(Target(harness.provider, "big"), harness.provider.credentials[0])
     assert rest is not None
-    assert (world.cooldowns.seconds_left(rest), rest.asked) == (30, False)
+    assert (harness.cooldowns.seconds_left(rest), rest.asked) == (30, False)
 
 
 @pytest.mark.parametrize("cooldown", [0.0, 0.001])
 def test_tiny_cooldowns_stop_nothing_for_long(cooldown: float) -> None:
     """`0` stops nothing, `1ms` a millisecond; a wait that is asked for holds with either."""
-    world = World()
+    harness = CooldownHarness()
     for error in (UpstreamRateLimited(""), UpstreamAuthFailed(""), UpstreamQuotaSpent("")):
-        world.fail(error, cooldown=0)
-    world.fail(UpstreamFailed(""), times=FAILURES_BEFORE_REST, cooldown=cooldown)
-    world.clock.at += 0.001
-    assert world.stopped == set()
-    world.fail(UpstreamRateLimited("", retry_after=3), cooldown=cooldown)
-    assert world.stopped == BIG_BY_ONE
+        harness.fail(error, cooldown=0)
+    harness.fail(UpstreamFailed(""), times=FAILURES_BEFORE_REST, cooldown=cooldown)
+    harness.clock.at += 0.001
+    assert harness.stopped == set()
+    harness.fail(UpstreamRateLimited("", retry_after=3), cooldown=cooldown)
+    assert harness.stopped == BIG_BY_ONE
 
 
 def test_one_call_tries_a_whole_upstream_first() -> None:
     """Whatever the model and the key: while the circuit of the upstream is half open, nobody else tries."""
-    world = World()
-    world.fail(UpstreamNotConnected(""), times=FAILURES_BEFORE_REST)
-    world.clock.at += 30
-    assert world.stopped == set()
-    first = Target(world.provider, "big"), world.provider.credentials[0]
-    world.cooldowns.trying(*first)
-    assert world.stopped == ALL
-    world.cooldowns.answered(*first)
-    assert world.stopped == set()
+    harness = CooldownHarness()
+    harness.fail(UpstreamNotConnected(""), times=FAILURES_BEFORE_REST)
+    harness.clock.at += 30
+    assert harness.stopped == set()
+    first = Target(harness.provider, "big"), harness.provider.credentials[0]
+    harness.cooldowns.trying(*first)
+    assert harness.stopped == ALL
+    harness.cooldowns.answered(*first)
+    assert harness.stopped == set()
 
 
 def test_changes_name_what_they_are_about() -> None:
     """A listener reads provider, credential and model, the latter two empty where all are meant."""
-    world = World()
-    key = world.provider.credentials[0].fingerprint
-    world.fail(UpstreamRateLimited("", retry_after=3))
-    world.fail(UpstreamAuthFailed(""))
-    world.fail(UpstreamNotConnected(""), times=FAILURES_BEFORE_REST)
-    world.clock.at += 60
-    world.cooldowns.succeeded(Target(world.provider, "big"), world.provider.credentials[0])
+    harness = CooldownHarness()
+    key = harness.provider.credentials[0].fingerprint
+    harness.fail(UpstreamRateLimited("", retry_after=3))
+    harness.fail(UpstreamAuthFailed(""))
+    harness.fail(UpstreamNotConnected(""), times=FAILURES_BEFORE_REST)
+    harness.clock.at += 60
+    harness.cooldowns.succeeded(Target(harness.provider, "big"), harness.provider.credentials[0])
     begun = [(Subject("p", key, "big"), 3), (Subject("p", key), 30), (Subject("p"), 30)]
-    assert world.told[:3] == begun
-    assert {subject for subject, rest in world.told[3:] if rest is None} == {subject for subject, _ in begun}
+    assert harness.told[:3] == begun
+    assert {subject for subject, rest in harness.told[3:] if rest is None} == {subject for subject, _ in begun}
 
 
 def test_recovery_is_told_after_a_wait_that_somebody_looked_at() -> None:
     """Asking whether a target may be tried changes nothing about what is told later."""
-    world = World()
-    world.fail(UpstreamRateLimited("", retry_after=3))
-    world.clock.at += 3
-    assert world.stopped == set()
-    world.cooldowns.succeeded(Target(world.provider, "big"), world.provider.credentials[0])
-    assert world.told[-1] == (Subject("p", world.provider.credentials[0].fingerprint, "big"), None)
-    assert world.cooldowns.nothing_known
+    harness = CooldownHarness()
+    harness.fail(UpstreamRateLimited("", retry_after=3))
+    harness.clock.at += 3
+    assert harness.stopped == set()
+    harness.cooldowns.succeeded(Target(harness.provider, "big"), harness.provider.credentials[0])
+    assert harness.told[-1] == (Subject("p", harness.provider.credentials[0].fingerprint, "big"), None)
+    assert harness.cooldowns.nothing_known
 
 
 def test_models_that_callers_invent_fill_no_memory() -> None:
     """The oldest model is forgotten beyond a bound; keys and upstreams never are."""
-    world = World()
-    world.fail(UpstreamAuthFailed(""))
+    harness = CooldownHarness()
+    harness.fail(UpstreamAuthFailed(""))
     for number in range(MOST_MODELS + 5):
-        world.fail(UpstreamRateLimited("", retry_after=60), model=f"m{number}", key=1)
-    subjects = [subject for subject, _ in world.cooldowns.all_resting()]
+        harness.fail(UpstreamRateLimited("", retry_after=60), model=f"m{number}", key=1)
+    subjects = [subject for subject, _ in harness.cooldowns.all_resting()]
     assert sum(bool(subject.model) for subject in subjects) == MOST_MODELS
-    assert Subject("p", world.provider.credentials[0].fingerprint) in subjects
+    assert Subject("p", harness.provider.credentials[0].fingerprint) in subjects

@@ -49,10 +49,10 @@ NOWHERE = cast("Target", None)  # only handed on
 NOBODY = cast("Credential", None)  # likewise
 
 
-class Fake:
+class FakeAttempt:
     """An attempt that answers with what was asked, in as many pieces as are given."""
 
-    def __init__(self, world: "World", job: Job) -> None:
+    def __init__(self, executor: "FakeExecutor", job: Job) -> None:
         asked = job.request()
         assert isinstance(asked, Request)
         part = asked.messages[0].parts[0]
@@ -61,7 +61,7 @@ class Fake:
         self.outgoing = Outgoing(body=b"", stream=job.stream, warnings=("dropped:seed",))
         self.whole = None if job.stream else self._whole(asked)
         self._events = self._stream(asked)
-        self._world = world
+        self._executor = executor
 
     def _whole(self, asked: Request) -> Response:
         texts = (Text(text=self.words),)
@@ -80,16 +80,16 @@ class Fake:
 
     async def next(self) -> Batch | None:
         await asyncio.sleep(0)
-        if self.words in self._world.breaks:
-            return Batch((Failed(self._world.breaks[self.words]),))
+        if self.words in self._executor.breaks:
+            return Batch((Failed(self._executor.breaks[self.words]),))
         found = next(self._events, None)
         return None if found is None else Batch(found)
 
     async def close(self) -> None:
-        self._world.open.discard(self.words)
+        self._executor.open.discard(self.words)
 
 
-class World:
+class FakeExecutor:
     """Begins fake attempts and knows which are open."""
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class World:
         self.one_more: OneMore = lambda: UNLIMITED
 
     async def begin(self, job: Job) -> Attempt:
-        made = Fake(self, job)
+        made = FakeAttempt(self, job)
         self.open.add(made.words)
         self.most_open = max(self.most_open, len(self.open))
         try:
@@ -146,8 +146,8 @@ async def read(together: Together) -> list[StreamEvent]:
 
 async def test_whole_answers_stand_one_after_the_other() -> None:
     """In the order of the prompts, whichever came first; what they cost is added up."""
-    world = World()
-    together = world.together("a", "b", "c", candidates=2)
+    executor = FakeExecutor()
+    together = executor.together("a", "b", "c", candidates=2)
     await together.begin()
     whole = together.whole
     await together.close()
@@ -158,13 +158,13 @@ async def test_whole_answers_stand_one_after_the_other() -> None:
     assert texts == ["a", "a", "b", "b", "c", "c"]
     assert (whole.usage.input, whole.usage.output, whole.usage.server_tool_calls) == (3, 6, {"web_search": 3})
     assert together.outgoing.warnings == ("dropped:seed",)
-    assert world.open == set()
+    assert executor.open == set()
 
 
 @pytest.mark.parametrize("prompts", [["abc", "de"], [f"prompt {number}" for number in range(20)]], ids=len)
 async def test_streams_are_one_legal_stream(prompts: list[str]) -> None:
     """One start, parts under their own candidates, one end; folded it is the answer."""
-    together = World().together(*prompts, stream=True, candidates=2)
+    together = FakeExecutor().together(*prompts, stream=True, candidates=2)
     await together.begin()
     events = await read(together)
     await together.close()
@@ -180,11 +180,11 @@ async def test_streams_are_one_legal_stream(prompts: list[str]) -> None:
 
 async def test_few_are_under_way_at_a_time() -> None:
     """However many there are."""
-    world = World()
-    together = world.together(*map(str, range(30)))
+    executor = FakeExecutor()
+    together = executor.together(*map(str, range(30)))
     await together.begin()
     await together.close()
-    assert world.most_open == AT_ONCE
+    assert executor.most_open == AT_ONCE
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -194,12 +194,12 @@ async def test_no_more_are_under_way_than_their_provider_takes(places: int, *, s
     slots = Slots(places)
     gate = Gate(None, slots, queue_timeout=0, max_queue=0, clock=SYSTEM)
     assert gate.try_pass(0) is not None  # the call's own
-    world = World()
-    world.one_more = lambda: gate.try_pass(0)
-    together = world.together(*map(str, range(12)), stream=stream)
+    executor = FakeExecutor()
+    executor.one_more = lambda: gate.try_pass(0)
+    together = executor.together(*map(str, range(12)), stream=stream)
     await together.begin()
     assert await read(together) if stream else together.whole
-    assert world.most_open == min(places, AT_ONCE)
+    assert executor.most_open == min(places, AT_ONCE)
     await together.close()
     assert slots.used == 1
 
@@ -208,34 +208,34 @@ async def test_a_call_that_is_let_go_of_gives_every_place_back() -> None:
     """Also while some of its requests wait for one."""
     slots = Slots(3)
     gate = Gate(None, slots, queue_timeout=0, max_queue=0, clock=SYSTEM)
-    world = World()
-    world.one_more = lambda: gate.try_pass(0)
-    world.gate = asyncio.Event()
-    together = world.together(*map(str, range(12)))
+    executor = FakeExecutor()
+    executor.one_more = lambda: gate.try_pass(0)
+    executor.gate = asyncio.Event()
+    together = executor.together(*map(str, range(12)))
     beginning = asyncio.create_task(together.begin())
-    await world.full.wait()
+    await executor.full.wait()
     assert slots.used == 3
     beginning.cancel()
     await asyncio.wait([beginning])
     await together.close()
-    assert (slots.used, world.open) == (0, set())
+    assert (slots.used, executor.open) == (0, set())
 
 
 async def test_closing_that_is_cut_short_gives_the_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever is called off while an upstream is being let go of keeps nothing of its provider's limits."""
     closing = asyncio.Event()
 
-    async def close(_fake: Fake) -> None:
+    async def close(_fake: FakeAttempt) -> None:
         closing.set()
         await asyncio.Event().wait()
 
     slots = Slots(1)
-    together = World().together("x" * 1000, stream=True)
+    together = FakeExecutor().together("x" * 1000, stream=True)
     await together.begin()
     permit = Gate(None, slots, queue_timeout=0, max_queue=0, clock=SYSTEM).try_pass(0)
     assert permit is not None
     together.permit = permit
-    monkeypatch.setattr(Fake, "close", close)
+    monkeypatch.setattr(FakeAttempt, "close", close)
     letting_go = asyncio.create_task(together.close())
     await closing.wait()
     letting_go.cancel()
@@ -247,20 +247,20 @@ async def test_closing_that_is_cut_short_gives_the_place_back(monkeypatch: pytes
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_a_failure_before_anything_was_said_is_raised(stream: bool) -> None:
     """As an attempt would raise it, and nothing stays open when it is closed."""
-    world = World()
-    world.refuses = {each: UpstreamOverloaded("busy") for each in "abc"}
-    together = world.together("a", "b", "c", stream=stream)
+    executor = FakeExecutor()
+    executor.refuses = {each: UpstreamOverloaded("busy") for each in "abc"}
+    together = executor.together("a", "b", "c", stream=stream)
     with pytest.raises(UpstreamOverloaded):
         await together.begin()
     await together.close()
-    assert world.open == set()
+    assert executor.open == set()
 
 
 async def test_one_failure_fails_a_whole_answer() -> None:
     """Whatever the others say."""
-    world = World()
-    world.refuses = {"b": Unsupported("no")}
-    together = world.together("a", "b", "c")
+    executor = FakeExecutor()
+    executor.refuses = {"b": Unsupported("no")}
+    together = executor.together("a", "b", "c")
     with pytest.raises(Unsupported):
         await together.begin()
     await together.close()
@@ -269,10 +269,10 @@ async def test_one_failure_fails_a_whole_answer() -> None:
 @pytest.mark.parametrize("late", ["refuses", "breaks"])
 async def test_a_failure_behind_the_first_words_ends_the_stream(late: str) -> None:
     """As its last event; nothing follows, and closing lets go of the others."""
-    world = World()
+    executor = FakeExecutor()
     prompts = [str(number) for number in range(2 * AT_ONCE)]
-    getattr(world, late)[prompts[-1]] = UpstreamFailed("gone")
-    together = world.together(*prompts, stream=True)
+    getattr(executor, late)[prompts[-1]] = UpstreamFailed("gone")
+    together = executor.together(*prompts, stream=True)
     await together.begin()
     events = await read(together)
     assert isinstance(events[0], Started)
@@ -280,14 +280,14 @@ async def test_a_failure_behind_the_first_words_ends_the_stream(late: str) -> No
     assert not any(isinstance(event, Ended) for event in events)
     assert await together.next() is None
     await together.close()
-    assert world.open == set()
+    assert executor.open == set()
 
 
 async def test_a_bug_is_no_event() -> None:
     """What is no error of ours flies."""
-    world = World()
-    world.refuses = {"a": ZeroDivisionError()}
-    together = world.together("a", "b")
+    executor = FakeExecutor()
+    executor.refuses = {"a": ZeroDivisionError()}
+    together = executor.together("a", "b")
     with pytest.raises(ZeroDivisionError):
         await together.begin()
     await together.close()
@@ -296,33 +296,33 @@ async def test_a_bug_is_no_event() -> None:
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_whoever_leaves_lets_go_of_all(stream: bool) -> None:
     """Cancelled while all that may be under way are: every one is closed, and the waiting one never begins."""
-    world = World()
-    world.gate = asyncio.Event()
-    together = world.together("a", "b", "c", "d", "e", stream=stream)
+    executor = FakeExecutor()
+    executor.gate = asyncio.Event()
+    together = executor.together("a", "b", "c", "d", "e", stream=stream)
     beginning = asyncio.create_task(together.begin())
-    await world.full.wait()
+    await executor.full.wait()
     beginning.cancel()
     with pytest.raises(asyncio.CancelledError):
         await beginning
     await together.close()
-    assert world.open == set()
+    assert executor.open == set()
 
 
 async def test_a_slow_reader_holds_the_streams_back() -> None:
     """Only so many batches are read ahead."""
-    world = World()
-    together = world.together("x" * 1000, "y" * 1000, stream=True)
+    executor = FakeExecutor()
+    together = executor.together("x" * 1000, "y" * 1000, stream=True)
     await together.begin()
     for _ in range(3000):
         await asyncio.sleep(0)
-    assert world.open == {"x" * 1000, "y" * 1000}
+    assert executor.open == {"x" * 1000, "y" * 1000}
     assert len(await read(together)) > 2000
     await together.close()
-    assert world.open == set()
+    assert executor.open == set()
 
 
 async def test_one_call_becomes_only_so_many() -> None:
     """More are refused, naming the field."""
     with pytest.raises(Unsupported) as refused:
-        World().together(*["p"] * (MOST + 1))
+        FakeExecutor().together(*["p"] * (MOST + 1))
     assert refused.value.param == "prompt"

@@ -10,7 +10,7 @@ from llmproxy_asgi.errors import BadRequest, CallerGone, InternalError, Upstream
 from llmproxy_asgi.facts import CallFinished, CallStarted, Course, Observers
 from llmproxy_asgi.telemetry.call_recorder import Caller, CallRecorder
 from support.clock import FakeClock
-from support.telemetry import Noting
+from support.telemetry import RecordingObserver
 
 GUESS = Usage(input=9, estimated=True)
 
@@ -19,18 +19,18 @@ class RecordedCall:
     """A call that is recorded, on a fake clock."""
 
     def __init__(self, *, stream: bool = True) -> None:
-        self.noting = Noting()
+        self.observer = RecordingObserver()
         self.clock = FakeClock()
         caller = Caller(
             principal="ada", principal_kind="user", tenant="t", protocol="openai-chat", model="m", stream=stream
         )
         course = Course(call=7, request_id="req", attempts=2, queue_seconds=1.5)
-        self.recorder = CallRecorder(Observers([self.noting]), self.clock, course, caller)
+        self.recorder = CallRecorder(Observers([self.observer]), self.clock, course, caller)
         self.recorder.start()
 
     def end(self, error: BaseException | None) -> CallFinished:
         self.recorder.finish(error, None, ("dropped:seed",), guess=lambda: GUESS)
-        (fact,) = self.noting.finished()
+        (fact,) = self.observer.finished()
         return fact
 
 
@@ -75,7 +75,7 @@ def test_it_is_recorded_once() -> None:
     error.provider = "up"
     assert call.end(error).provider == "up"
     call.recorder.finish(None, None)
-    assert len(call.noting.finished()) == 1
+    assert len(call.observer.finished()) == 1
     assert error.reported
 
 
@@ -89,7 +89,7 @@ def test_times_and_counts() -> None:
     assert (end.first_seconds, end.seconds, end.queue_seconds, end.attempts) == (2, 5, 1.5, 2)
     assert end.usage == Usage(input=4, output=5)
     assert (end.call, end.request_id, end.warnings) == (7, "req", ("dropped:seed",))
-    start = call.noting.facts[0]
+    start = call.observer.facts[0]
     assert isinstance(start, CallStarted)
     assert (start.call, start.principal, start.tenant, start.stream) == (7, "ada", "t", False)
 

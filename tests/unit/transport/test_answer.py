@@ -1,38 +1,10 @@
 """The reading side of an answer, whatever delivers its bytes."""
 
-from collections.abc import Sequence
-
 import pytest
-from typing_extensions import override
 
 from llmproxy_asgi.errors import UpstreamProtocolError
-from llmproxy_asgi.transport import CHUNK, Answer
-
-
-class Told(Answer):
-    """An answer from a list of pieces."""
-
-    def __init__(
-        self, *pieces: bytes, headers: Sequence[tuple[bytes, bytes]] = (), encoding: str | None = None
-    ) -> None:
-        super().__init__(200, encoding)
-        self.pieces = list(pieces)
-        self.told = headers
-        self.closed = False
-
-    @property
-    @override
-    def raw_headers(self) -> Sequence[tuple[bytes, bytes]]:
-        return self.told
-
-    @override
-    async def raw(self) -> bytes:
-        return self.pieces.pop(0) if self.pieces else b""
-
-    @override
-    async def aclose(self) -> None:
-        self.closed = True
-
+from llmproxy_asgi.transport import CHUNK
+from support.answers import FakeAnswer
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +12,7 @@ pytestmark = pytest.mark.anyio
 async def test_small_pieces_pass_untouched() -> None:
     """A piece of no more than the promised size is handed on as the very object it came as."""
     pieces = [b"one", b"x" * CHUNK]
-    answer = Told(*pieces)
+    answer = FakeAnswer(*pieces)
     assert [await answer.chunk() for _ in range(2)] == pieces
     assert await answer.chunk() == b""
 
@@ -48,7 +20,7 @@ async def test_small_pieces_pass_untouched() -> None:
 @pytest.mark.parametrize("size", [CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 1, 100 * CHUNK])
 async def test_large_pieces_are_cut(size: int) -> None:
     """A larger piece is cut, and what follows comes after it."""
-    answer = Told(b"x" * size, b"end")
+    answer = FakeAnswer(b"x" * size, b"end")
     pieces = [piece async for piece in answer]
     assert b"".join(pieces) == b"x" * size + b"end"
     assert max(map(len, pieces)) == CHUNK
@@ -57,9 +29,9 @@ async def test_large_pieces_are_cut(size: int) -> None:
 
 async def test_reading_within_the_limit() -> None:
     """The whole body is read; at one byte over the limit reading stops and the answer is closed."""
-    assert await Told(b"ab", b"cd").read(4) == b"abcd"
-    assert await Told().read(0) == b""
-    answer = Told(b"ab", b"cd", b"never read")
+    assert await FakeAnswer(b"ab", b"cd").read(4) == b"abcd"
+    assert await FakeAnswer().read(0) == b""
+    answer = FakeAnswer(b"ab", b"cd", b"never read")
     with pytest.raises(UpstreamProtocolError):
         await answer.read(3)
     assert answer.closed
@@ -68,7 +40,7 @@ async def test_reading_within_the_limit() -> None:
 
 async def test_undecodable_closes() -> None:
     """An answer that cannot be decoded is closed at once."""
-    answer = Told(b"no gzip", encoding="gzip")
+    answer = FakeAnswer(b"no gzip", encoding="gzip")
     with pytest.raises(UpstreamProtocolError):
         await answer.chunk()
     assert answer.closed
@@ -76,7 +48,7 @@ async def test_undecodable_closes() -> None:
 
 async def test_headers_are_read_once() -> None:
     """Names are lower-cased, repeated ones joined, and values that could harm a header of ours left out."""
-    answer = Told(headers=[(b"A", b"1"), (b"a", b"2"), (b"B", b"\xff"), (b"c", b"x\x0by"), (b"d", b"x\ty")])
+    answer = FakeAnswer(headers=[(b"A", b"1"), (b"a", b"2"), (b"B", b"\xff"), (b"c", b"x\x0by"), (b"d", b"x\ty")])
     assert dict(answer.headers) == {"a": "1, 2", "b": "ÿ", "d": "x\ty"}
     assert answer.headers is answer.headers
     assert (answer.header("b"), answer.header("c")) == ("ÿ", None)
@@ -84,6 +56,6 @@ async def test_headers_are_read_once() -> None:
 
 async def test_as_a_context_it_closes_itself() -> None:
     """Leaving the block closes the answer."""
-    async with Told(b"x") as answer:
+    async with FakeAnswer(b"x") as answer:
         assert not answer.closed
     assert answer.closed

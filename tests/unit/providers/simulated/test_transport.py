@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -34,28 +33,12 @@ from llmproxy_asgi.providers.simulated.behaviours import (
 from llmproxy_asgi.providers.simulated.tale import TALE
 from llmproxy_asgi.translators.registry import TRANSLATORS
 from llmproxy_asgi.transport import Answer, Pool, address
+from support.clock import FakeClock
 
 pytestmark = pytest.mark.anyio
 # Those whose body names the model; Gemini names it in the path, and is asked through its own SDK elsewhere.
 PROTOCOLS = tuple(protocol for protocol in TRANSLATORS if protocol != "gemini")
 HANG = 20.0  # seconds after which a wait is a failure
-
-
-class TurnedClock:
-    """Notes who sleeps for how long, and lets everybody else have a turn."""
-
-    def __init__(self) -> None:
-        self.slept: list[float] = []
-
-    def monotonic(self) -> float:
-        return sum(self.slept)
-
-    def now(self) -> datetime:
-        return datetime(2030, 1, 1, tzinfo=UTC)
-
-    async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        await asyncio.sleep(0)
 
 
 def body(model: str, *, stream: bool = False, text: str = "hello there", **fields: Any) -> bytes:
@@ -65,10 +48,10 @@ def body(model: str, *, stream: bool = False, text: str = "hello there", **field
 
 
 async def post(
-    protocol: str, sent: bytes, *, clock: TurnedClock | None = None, delay: float = 0.0
+    protocol: str, sent: bytes, *, clock: FakeClock | None = None, delay: float = 0.0
 ) -> tuple[Answer, list[bytes]]:
     """The answer's head, and its body read by read; through the pool, as a host's transport."""
-    transport = SimulatedTransport(delay=delay, clock=clock or TurnedClock())
+    transport = SimulatedTransport(delay=delay, clock=clock or FakeClock())
     pool = Pool(transport=transport)
     answer = await pool.open("POST", address(f"https://simulated.invalid/{protocol}"), (), sent, connect=HANG)
     async with answer:
@@ -96,7 +79,7 @@ async def test_the_same_request_gives_the_same_bytes(protocol: str, model: str, 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_a_stream_comes_word_by_word_at_the_given_pace(protocol: str) -> None:
     """Every piece is a read of its own, and the delay lies between two of them."""
-    clock = TurnedClock()
+    clock = FakeClock()
     answer, reads = await post(protocol, body("echo", stream=True, text="one two three"), clock=clock, delay=0.5)
     assert answer.header("content-type") == "text/event-stream"
     first = [next(n for n, read in enumerate(reads) if word in shown([read])) for word in ("one", "two", "three")]
@@ -107,11 +90,11 @@ async def test_a_stream_comes_word_by_word_at_the_given_pace(protocol: str) -> N
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_slow_waits_before_its_first_word_and_between_words(protocol: str) -> None:
     """`slow` waits two seconds, streamed or not; its words drip."""
-    clock = TurnedClock()
+    clock = FakeClock()
     await post(protocol, body("slow", stream=True), clock=clock)
     assert clock.slept[0] == LONG_WAIT
     assert set(clock.slept[1:]) == {SLOW_PACE}
-    clock = TurnedClock()
+    clock = FakeClock()
     await post(protocol, body("slow"), clock=clock)
     assert clock.slept == [LONG_WAIT]
 
@@ -198,7 +181,7 @@ async def test_rubbish_is_neither_json_nor_events(protocol: str, stream: bool) -
 async def test_stall_stops_after_three_pieces_until_it_is_cancelled(protocol: str) -> None:
     """Three reads come, the fourth never does; cancelling the reader and closing the answer leaves no task."""
     before = asyncio.all_tasks()
-    pool = Pool(transport=SimulatedTransport(clock=TurnedClock()))
+    pool = Pool(transport=SimulatedTransport(clock=FakeClock()))
     url = address(f"https://simulated.invalid/{protocol}")
     answer = await pool.open("POST", url, (), body("stall", stream=True), connect=HANG)
     assert all([await answer.chunk() for _ in range(3)])

@@ -40,7 +40,7 @@ PATHS = {
     COMPLETIONS: "/v1/completions",
     EMBEDDINGS: "/v1/embeddings",
 }
-MODELS = ("house-1", "gpt-5.9", "o3", "gpt-4o", "claude-sonnet-5", "claude-3-5-haiku-20241022", "gemini-3.5-flash",
+MODELS = ("harness-1", "gpt-5.9", "o3", "gpt-4o", "claude-sonnet-5", "claude-3-5-haiku-20241022", "gemini-3.5-flash",
           "gemini-2.5-pro", "a/b c?d#e%2f")  # fmt: skip
 """Of several families, whose abilities differ; the last one needs care on its way into an address."""
 
@@ -55,7 +55,7 @@ def configuration(base_url: str = "http://127.0.0.1:9") -> dict[str, Any]:
         "rate_limit": {"tokens_per_minute": 10**12, "queue_timeout": 0},
     }
     openai = {**common, "type": "openai", "base_url": f"{base_url}/v1"}
-    names = {"chat": "house-1", "responses": "gpt-5.9", "anthropic": "claude-sonnet-5", "gemini": "gemini-3.5-flash"}
+    names = {"chat": "harness-1", "responses": "gpt-5.9", "anthropic": "claude-sonnet-5", "gemini": "gemini-3.5-flash"}
     return {
         "providers": {
             "chat": {**openai, "protocol": "openai-chat"},
@@ -245,7 +245,7 @@ class _Complaints(logging.Handler):
 
 
 @dataclass(slots=True)
-class House:
+class FuzzHarness:
     """A gateway and its scripted upstream; enter it, call it, leave it: leaving checks that nothing is left over."""
 
     upstream: ScriptedUpstream = field(default_factory=ScriptedUpstream)
