@@ -20,12 +20,12 @@ import msgspec
 from llmproxy_asgi.conversation import Usage
 from llmproxy_asgi.principal import OwnerKind
 
-Outcome = Literal["ok", "error", "cancelled", "cut"]
+Outcome = Literal["ok", "error", "cancelled", "interrupted"]
 """How a call ended.
 
 - `ok`: its caller had all of it.
 - `error`: it failed before anything of the answer was shown; `status` and `kind` say how.
-- `cut`: the stream broke after some of it was shown; `kind` says why.
+- `interrupted`: the stream broke after some of it was shown; `kind` says why.
 - `cancelled`: its caller left, or stopped reading, before the end; or the host shut down and could not wait.
 """
 

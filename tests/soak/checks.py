@@ -165,9 +165,9 @@ def _outcomes(evidence: Evidence) -> Check:
     seen = {each.call.request_id: each for each in evidence.played}
     agree = {
         "whole": {"ok"},
-        "error": {"cut", "error"},
+        "error": {"interrupted", "error"},
         "refused": {"error"},
-        "left": {"cancelled", "ok", "cut", "error"},
+        "left": {"cancelled", "ok", "interrupted", "error"},
     }
     finished = [fact for fact in evidence.facts if fact.kind == "finished"]
     wrong = [
@@ -204,7 +204,7 @@ def _exact(evidence: Evidence) -> Check:
 
 def _broken_ones(evidence: Evidence) -> Check:
     """Cut and left streams are told as estimated; of what never began to be answered nothing is known."""
-    broken = [fact for fact in evidence.facts if fact.outcome in ("cut", "cancelled")]
+    broken = [fact for fact in evidence.facts if fact.outcome in ("interrupted", "cancelled")]
     wrong = [
         f"{fact.request_id}: {fact.outcome}, {fact.exactness}"
         for fact in broken

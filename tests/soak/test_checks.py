@@ -41,12 +41,12 @@ def _answer(call: Call) -> Answer:
 
 def _facts(call: Call) -> list[Fact]:
     errand = call.errand
-    outcome = {"left": "cancelled", "error": "cut", "refused": "error", "whole": "ok"}[_answer(call).end]
+    outcome = {"left": "cancelled", "error": "interrupted", "refused": "error", "whole": "ok"}[_answer(call).end]
     counted = {"input": errand.input, "cached": errand.cached, "output": errand.output}
     finished = Fact(kind="finished", request_id=call.request_id, outcome=outcome, status=200, stream=call.stream)
     if outcome == "ok":
         finished = msgspec.structs.replace(finished, began=True, exactness="exact", **counted)
-    elif outcome == "cut":
+    elif outcome == "interrupted":
         finished = msgspec.structs.replace(finished, began=True, exactness="estimated", input=300)
     else:
         finished = msgspec.structs.replace(finished, exactness="none", status=502)
@@ -116,11 +116,11 @@ WORDS = {
         ("once", lambda seen: seen._replace(facts=seen.facts[:-1])),
         ("once", lambda seen: seen._replace(facts=[*seen.facts, seen.facts[-1]])),
         ("once", lambda seen: seen._replace(facts=[*seen.facts, Fact(kind="refused", request_id="soak-x")])),
-        ("seen", lambda seen: _told(seen, lambda fact: fact.outcome == "cut", outcome="ok", exactness="exact")),
+        ("seen", lambda seen: _told(seen, lambda fact: fact.outcome == "interrupted", outcome="ok", exactness="exact")),
         ("exact", lambda seen: _told(seen, lambda fact: fact.exactness == "exact", output=1)),
         ("exact", lambda seen: _told(seen, lambda fact: fact.exactness == "exact", exactness="none")),
-        ("estimated", lambda seen: _told(seen, lambda fact: fact.outcome == "cut", exactness="exact")),
-        ("estimated", lambda seen: _told(seen, lambda fact: fact.outcome == "cut", input=0)),
+        ("estimated", lambda seen: _told(seen, lambda fact: fact.outcome == "interrupted", exactness="exact")),
+        ("estimated", lambda seen: _told(seen, lambda fact: fact.outcome == "interrupted", input=0)),
         ("places", lambda seen: seen._replace(after=msgspec.structs.replace(STATE, places=1))),
         ("places", lambda seen: seen._replace(after=msgspec.structs.replace(STATE, unsettled=1))),
         ("places", lambda seen: seen._replace(open_in_metrics=1.0)),

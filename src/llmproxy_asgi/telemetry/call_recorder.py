@@ -151,7 +151,7 @@ class CallRecorder(_Recorder):
         failure = self.failure or error
         usage = self.usage
         # What was reported before a stream broke off is no more than it had cost until then.
-        broken = caller.stream and first_at is not None and outcome in ("cut", "cancelled")
+        broken = caller.stream and first_at is not None and outcome in ("interrupted", "cancelled")
         if usage is None and broken and guess is not None:
             usage = guess()
         if error is not None:
@@ -188,13 +188,13 @@ class CallRecorder(_Recorder):
         """Return the outcome, its HTTP status, and the kind of what broke it."""
         begun = self._first_at is not None
         if self.failure is not None:
-            return "cut", 200, self.failure.kind
+            return "interrupted", 200, self.failure.kind
         if error is None or (self.ended and isinstance(error, _DISCONNECTED)):
             return "ok", 200, ""
         if isinstance(error, _DISCONNECTED):
             return "cancelled", 200 if begun else CLIENT_CLOSED_REQUEST, ""
         status, kind = _cause(error)
-        return ("cut", 200, kind) if begun and self._caller.stream else ("error", status, kind)
+        return ("interrupted", 200, kind) if begun and self._caller.stream else ("error", status, kind)
 
 
 class CountRecorder(_Recorder):

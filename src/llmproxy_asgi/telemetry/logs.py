@@ -43,7 +43,9 @@ class CallLog:
 
 
 def _finished(fact: CallFinished) -> None:
-    level = logging.WARNING if fact.outcome == "cut" or fact.status >= 500 or fact.status == 429 else logging.INFO
+    level = (
+        logging.WARNING if fact.outcome == "interrupted" or fact.status >= 500 or fact.status == 429 else logging.INFO
+    )
     if not _calls.isEnabledFor(level):
         return
     usage = fact.usage

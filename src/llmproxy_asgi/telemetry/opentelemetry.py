@@ -175,7 +175,7 @@ class Tracing:
         for span in traced.attempts.values():
             if len(traced.attempts) == 1:
                 span.set_attributes(spent)
-            self._end(span, fact.kind if fact.outcome == "cut" else "")
+            self._end(span, fact.kind if fact.outcome == "interrupted" else "")
         traced.span.set_attributes(spent)
         traced.span.set_attributes(
             named(

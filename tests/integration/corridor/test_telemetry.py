@@ -141,7 +141,7 @@ def test_the_sums_are_what_the_upstream_counted(upstream: ThreadedUpstream) -> N
             call(caller, case)
         found = caller.page()
     well = 70 + 60 + 20 + 10
-    outcomes = {"ok": well, "error": 10, "cut": 15, "cancelled": 10}
+    outcomes = {"ok": well, "error": 10, "interrupted": 15, "cancelled": 10}
     assert {each: value(found, "llmproxy_calls_total", outcome=each) for each in outcomes} == outcomes
     assert value(found, "llmproxy_calls_total", protocol="anthropic-messages", model="n") == 20
     assert value(found, "llmproxy_refused_total", kind="model_not_found") == 5
@@ -185,7 +185,7 @@ def test_a_broken_stream_is_counted_once(upstream: ThreadedUpstream, path: str) 
     with served(LLMProxy(configuration(upstream, providers={"up": block}))) as base, Caller(base) as caller:
         caller.post(path, chat_body(stream=True) if path == CHAT else messages_body(stream=True))
         found = caller.page()
-    assert value(found, "llmproxy_calls_total", outcome="cut") == 1
+    assert value(found, "llmproxy_calls_total", outcome="interrupted") == 1
     assert value(found, "llmproxy_usage_total", exactness="estimated") == 1
     assert value(found, "llmproxy_tokens_total", kind="input") == 7
 

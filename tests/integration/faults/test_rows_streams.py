@@ -62,7 +62,7 @@ def all_callers(harness: GatewayHarness, *, stream: bool) -> list[tuple[str, Ans
 def accounted_as_cut(harness: GatewayHarness, count: int) -> bool:
     """Whether each call is told of once, as one that broke off, with a count that is called an estimate."""
     ended = harness.finished(count)
-    return len(ended) == count and {(each.outcome, each.exactness) for each in ended} == {("cut", "estimated")}
+    return len(ended) == count and {(each.outcome, each.exactness) for each in ended} == {("interrupted", "estimated")}
 
 
 # ── 15, 16, 17 ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -46,9 +46,20 @@ BROKE = UpstreamUnreachable("gone")
         pytest.param(True, True, [], GeneratorExit(), ("cancelled", 200, "", "estimated"), id="no longer read"),
         pytest.param(True, True, [], CallerGone(), ("cancelled", 200, "", "estimated"), id="not writable"),
         pytest.param(True, False, [], asyncio.CancelledError(), ("cancelled", 499, "", "none"), id="left early"),
-        pytest.param(True, True, [Failed(BROKE)], None, ("cut", 200, "upstream", "estimated"), id="cut"),
-        pytest.param(True, True, [Failed(BROKE)], BROKE, ("cut", 200, "upstream", "estimated"), id="cut and raised"),
-        pytest.param(True, True, [], InternalError("x"), ("cut", 200, "internal", "estimated"), id="our own failure"),
+        pytest.param(
+            True, True, [Failed(BROKE)], None, ("interrupted", 200, "upstream", "estimated"), id="interrupted"
+        ),
+        pytest.param(
+            True,
+            True,
+            [Failed(BROKE)],
+            BROKE,
+            ("interrupted", 200, "upstream", "estimated"),
+            id="interrupted and raised",
+        ),
+        pytest.param(
+            True, True, [], InternalError("x"), ("interrupted", 200, "internal", "estimated"), id="our own failure"
+        ),
         pytest.param(True, False, [], UpstreamOverloaded("x"), ("error", 503, "overloaded", "none"), id="failed"),
         pytest.param(False, True, [], ValueError("x"), ("error", 500, "internal", "none"), id="a bug"),
         pytest.param(False, True, [], OSError("disk"), ("error", 500, "internal", "none"), id="a host's store broke"),

@@ -46,12 +46,12 @@ def test_a_call_is_one_record(caplog: pytest.LogCaptureFixture) -> None:
     [
         pytest.param({"outcome": "error", "status": 502, "kind": "upstream", "error": "UpstreamFailed"}, "WARNING"),
         pytest.param({"outcome": "error", "status": 429, "kind": "rate_limit", "error": "RateLimited"}, "WARNING"),
-        pytest.param({"outcome": "cut", "kind": "upstream", "error": "UpstreamUnreachable"}, "WARNING"),
+        pytest.param({"outcome": "interrupted", "kind": "upstream", "error": "UpstreamUnreachable"}, "WARNING"),
         pytest.param({"outcome": "error", "status": 400, "kind": "bad_request", "error": "BadRequest"}, "INFO"),
         pytest.param({"outcome": "cancelled", "status": 499}, "INFO"),
         pytest.param({"usage": None, "exactness": "none", "first_seconds": None}, "INFO"),
     ],
-    ids=["upstream", "limit", "cut", "caller", "left", "bare"],
+    ids=["upstream", "limit", "interrupted", "caller", "left", "bare"],
 )
 def test_failures_are_warnings(fields: dict[str, Any], level: str, caplog: pytest.LogCaptureFixture) -> None:
     """Failures of upstreams and limits are warnings that name the error; what callers do themselves is not."""

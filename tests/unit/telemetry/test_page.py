@@ -24,7 +24,7 @@ EVERYTHING: tuple[AnyFact, ...] = (
     started(),
     began(),
     failed(),
-    finished(outcome="cut", kind="upstream", warnings=("dropped:seed",)),
+    finished(outcome="interrupted", kind="upstream", warnings=("dropped:seed",)),
     CallRefused(request_id="r", protocol="openai-chat", status=400, kind="bad_request", error="BadRequest"),
     TargetStateChanged(provider="openai", healthy=True, reason=""),
 )
@@ -46,7 +46,7 @@ def test_page_is_what_prometheus_reads() -> None:
     media_type, text = counted(*EVERYTHING).page()
     found = series(text)
     assert media_type.startswith(b"text/plain; version=0.0.4")
-    assert value(found, "llmproxy_calls_total", provider="openai", model="smart", outcome="cut") == 1
+    assert value(found, "llmproxy_calls_total", provider="openai", model="smart", outcome="interrupted") == 1
     assert value(found, "llmproxy_attempt_failures_total", kind="overloaded") == 1
     assert value(found, "llmproxy_tokens_total", kind="output") == 5
     assert value(found, "llmproxy_first_event_seconds_bucket", le="0.25") == 0
@@ -162,12 +162,12 @@ def test_hostile_traffic_makes_few_series() -> None:
     """After a hundred thousand random model names in every protocol, ending in every way, the page is small."""
     draw = random.Random(49)
     protocols = ("openai-chat", "openai-responses", "openai-completions", "openai-embeddings", "anthropic-messages")
-    outcomes = ("ok", "ok", "error", "cut", "cancelled")
+    outcomes = ("ok", "ok", "error", "interrupted", "cancelled")
     made = metrics()
     tell = made._collector.notice
     for call in range(100_000):
         outcome = draw.choice(outcomes)
-        failed_ = outcome in ("error", "cut")
+        failed_ = outcome in ("error", "interrupted")
         end = finished(
             call,
             protocol=draw.choice((*protocols, "gemini")),

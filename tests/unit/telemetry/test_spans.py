@@ -75,7 +75,7 @@ def test_attempts_stand_below_their_call_and_the_call_below_the_request(host: Ho
 
 def test_a_stream_that_breaks_fails_both(host: Host) -> None:
     """A stream that broke is an error of the call and of the attempt that was under way."""
-    for fact in (started(), began(), finished(outcome="cut", kind="upstream", error="UpstreamUnreachable")):
+    for fact in (started(), began(), finished(outcome="interrupted", kind="upstream", error="UpstreamUnreachable")):
         host.tracing.notice(fact)
     assert {span.status.status_code for span in host.spans().values()} == {StatusCode.ERROR}
     assert not host.tracing._calls
