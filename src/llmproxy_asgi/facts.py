@@ -35,7 +35,7 @@ Exactness = Literal["exact", "estimated", "none"]
 CountOutcome = Literal["exact", "estimated", "error", "cancelled"]
 """How a count of tokens ended: by an upstream's word or by ours, not at all, or when its caller had left."""
 
-Then = Literal["again", "next", "over"]
+NextAction = Literal["retry", "failover", "give_up"]
 """What follows a failed attempt: another on the same target, one on the next target, or none."""
 
 
@@ -119,7 +119,7 @@ class AttemptFailed(Fact, frozen=True, kw_only=True):
     """The upstream's own id of the request, where it told one."""
     seconds: float
     """How long the attempt took."""
-    then: Then
+    next_action: NextAction
     wait: float = 0.0
     """Seconds until the next attempt, where one follows on the same target."""
 

@@ -58,7 +58,7 @@ def failed(call: int = 1, attempt: int = 1, **fields: Any) -> AttemptFailed:
         "kind": "overloaded",
         "status": 503,
         "seconds": 0.25,
-        "then": "next",
+        "next_action": "failover",
     }
     return AttemptFailed(call=call, attempt=attempt, **{**usual, **fields})
 

@@ -38,7 +38,7 @@ from llmproxy_asgi.execution.retry import CREDENTIAL_BOUND, wait_before_retry
 from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
 from llmproxy_asgi.execution.together import Together
 from llmproxy_asgi.execution.tokens import size_of
-from llmproxy_asgi.facts import NOBODY, AttemptBegan, AttemptFailed, Course, Observers, QueueLeft, Step, Then
+from llmproxy_asgi.facts import NOBODY, AttemptBegan, AttemptFailed, Course, NextAction, Observers, QueueLeft, Step
 from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.providers.target import Target, fitting
 from llmproxy_asgi.translators.base import Outgoing
@@ -135,7 +135,7 @@ class Executor:
         fit = fitting(targets, job.protocol)
         try:
             for candidate in self._candidates(fit, prefer, job.course):
-                self._tell(job.course, "next")
+                self._tell(job.course, "failover")
                 try:
                     return await self._some_way(job, candidate, full)
                 except _PassedOver:
@@ -152,7 +152,7 @@ class Executor:
                 if full:
                     return await self._in_line(job, full, failures, unfit)
         finally:
-            self._tell(job.course, "over")
+            self._tell(job.course, "give_up")
         raise _verdict(failures) or unfit or _nobody()
 
     @property
@@ -212,7 +212,7 @@ class Executor:
             if self._observers.listening:
                 left = QueueLeft(call=job.course.call, provider=provider, seconds=seconds, admitted=admitted)
                 self._observers.notice(left)
-        self._tell(job.course, "next")
+        self._tell(job.course, "failover")
         return target, credential, permit
 
     async def _some_way(self, job: Job, candidate: Candidate, full: list[Seat]) -> Opened:
@@ -257,7 +257,7 @@ class Executor:
                     wait = wait_before_retry(error, retry, tried=tried, draw=self._draw)
                 if wait is None or candidate.forced or not self._is_awake(candidate, wait) or not budget.may_retry():
                     raise
-            self._tell(job.course, "again", wait)
+            self._tell(job.course, "retry", wait)
             if wait:
                 await self._clock.sleep(wait)
         raise failure or _PassedOver
@@ -320,7 +320,7 @@ class Executor:
             bare = await run(without_reasoning, attempt, refusal) if job.heavy else without_reasoning(attempt, refusal)
             if bare is None:
                 raise
-            self._tell(job.course, "again")
+            self._tell(job.course, "retry")
             attempt = await self._begun(bare)
         return await self._in_rounds(attempt) if may_need(attempt) else attempt
 
@@ -425,7 +425,7 @@ class Executor:
                 reason=error.reason,
                 upstream_request_id=error.upstream_request_id or "",
                 seconds=seconds,
-                then="over",
+                next_action="give_up",
             )
             attempt.job.course.untold.append(failed)
 
@@ -436,12 +436,12 @@ class Executor:
         else:
             self._cooldowns.gave_up(target, credential)
 
-    def _tell(self, course: Course, then: Then, wait: float = 0.0) -> None:
+    def _tell(self, course: Course, next_action: NextAction, wait: float = 0.0) -> None:
         """Tell of the failures of which it is decided now what follows."""
         if course.untold:
             untold, course.untold = course.untold, []
             for failed in untold:
-                self._observers.notice(msgspec.structs.replace(failed, then=then, wait=wait))
+                self._observers.notice(msgspec.structs.replace(failed, next_action=next_action, wait=wait))
 
     def _candidates(self, targets: Sequence[Target], prefer: str | None, course: Course) -> Sequence[Candidate]:
         """Targets with the credentials that do not rest; if all rest, the one that the contract says may be tried.

@@ -134,7 +134,7 @@ def _failed(fact: AttemptFailed) -> None:
         "reason": shown(fact.reason, _LONGEST_REASON),
         "upstream_request_id": shown(fact.upstream_request_id),
         "seconds": rounded(fact.seconds),
-        "then": fact.then,
+        "next_action": fact.next_action,
     }
     why = f"{fact.kind}: {extra['reason']}" if fact.reason else fact.kind
     _upstreams.info("attempt %d at %s failed: %s", fact.attempt, fact.provider, why, extra=extra)

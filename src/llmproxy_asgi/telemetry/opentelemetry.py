@@ -50,7 +50,7 @@ ATTRIBUTES = {
     "credential": "llmproxy.credential",
     "attempt": "llmproxy.attempt",
     "attempts": "llmproxy.attempts",
-    "then": "llmproxy.attempt.then",
+    "next_action": "llmproxy.attempt.next_action",
     "reason": "llmproxy.reason",
     "upstream_request_id": "llmproxy.upstream.request_id",
     "outcome": "llmproxy.outcome",
@@ -160,7 +160,7 @@ class Tracing:
                 named(
                     error=fact.kind,
                     http_status=fact.status,
-                    then=fact.then,
+                    next_action=fact.next_action,
                     reason=fact.reason or None,
                     upstream_request_id=fact.upstream_request_id or None,
                 )

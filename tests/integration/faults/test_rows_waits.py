@@ -147,7 +147,9 @@ def test_without_a_wait_it_is_backed_off(upstream: ThreadedUpstream) -> None:
     with gateway(block(upstream, cooldown="5s", retry={"attempts": 4, "backoff": "16ms"})) as harness:
         assert is_refusal(CHAT, harness.ask(), 429)
         waits = [
-            fact.wait for fact in harness.observer.facts if isinstance(fact, AttemptFailed) and fact.then == "again"
+            fact.wait
+            for fact in harness.observer.facts
+            if isinstance(fact, AttemptFailed) and fact.next_action == "retry"
         ]
         assert all(0 <= wait <= 0.016 * 2**number for number, wait in enumerate(waits))
         assert all(not each.asked and each.seconds == 5 for each in rests(harness))
