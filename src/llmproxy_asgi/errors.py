@@ -18,15 +18,15 @@
     ├── Unavailable                503   nothing can serve this now (draining, no target left)
     ├── UpstreamError                    one attempt failed; `retryable` and `failover` say what may help
     │   ├── UpstreamRefused        4xx   the upstream's own refusal of this request, status kept
-    │   │   └── UpstreamUnsuited   4xx   another model may take it: too long for this one, or this one is not there
+    │   │   └── UpstreamModelUnsuitable 4xx another model may take it: too long for this one, or this one is not there
     │   ├── UpstreamAuthFailed     502   the operator's credential was refused
     │   ├── UpstreamRateLimited    429   with the wait it asked for
-    │   ├── UpstreamQuotaSpent     429   the operator's quota is gone; waiting will not help soon
+    │   ├── UpstreamQuotaExceeded  429   the operator's quota is exceeded; waiting will not help soon
     │   ├── UpstreamOverloaded     503   (529 in the Messages protocol)
     │   ├── UpstreamFailed         502   its own 5xx
     │   ├── UpstreamUnreachable    502   the connection broke
     │   │   └── UpstreamNotConnected 502 there was none: refused, or its name has no address
-    │   ├── UpstreamUntrusted      502   its certificate does not prove who it is
+    │   ├── UpstreamTLSError       502   its certificate does not prove who it is
     │   ├── SocketsExhausted       503   this process has no socket left to ask with; says nothing of the upstream
     │   ├── UpstreamTimeout        504   it timed out, by its own account
     │   │   ├── UpstreamConnectTimeout 504 no connection in time
@@ -294,7 +294,7 @@ class UpstreamRefused(UpstreamError):
     failover = False
 
 
-class UpstreamUnsuited(UpstreamRefused):
+class UpstreamModelUnsuitable(UpstreamRefused):
     """A refusal that another model may not repeat: the request is too long for this one, or this one is not there."""
 
     failover = True
@@ -315,8 +315,8 @@ class UpstreamRateLimited(UpstreamError):
     kind = ErrorKind.RATE_LIMIT
 
 
-class UpstreamQuotaSpent(UpstreamError):
-    """The operator's quota at the upstream is spent; another target may do better, waiting will not."""
+class UpstreamQuotaExceeded(UpstreamError):
+    """The operator's quota at the upstream is exceeded; another target may do better, waiting will not."""
 
     status = 429
     kind = ErrorKind.QUOTA
@@ -345,7 +345,7 @@ class UpstreamNotConnected(UpstreamUnreachable):
     about: About = "connection"
 
 
-class UpstreamUntrusted(UpstreamError):
+class UpstreamTLSError(UpstreamError):
     """The upstream's certificate does not prove that it is who we meant to call; nothing was sent to it."""
 
     retryable = False

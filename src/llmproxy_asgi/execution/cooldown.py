@@ -23,7 +23,7 @@ from llmproxy_asgi.clock import SYSTEM, Clock
 from llmproxy_asgi.errors import (
     UpstreamAuthFailed,
     UpstreamError,
-    UpstreamQuotaSpent,
+    UpstreamQuotaExceeded,
     UpstreamRateLimited,
     UpstreamRefused,
 )
@@ -157,7 +157,7 @@ class Cooldowns:
             error: How.
             cooldown: Seconds to rest where the upstream names none; 0 switches rests off, but for what it asks.
         """
-        if isinstance(error, UpstreamRateLimited | UpstreamQuotaSpent | UpstreamAuthFailed):
+        if isinstance(error, UpstreamRateLimited | UpstreamQuotaExceeded | UpstreamAuthFailed):
             self._told_off(subject, error, cooldown)
         elif error.failover and not isinstance(error, UpstreamRefused):
             self._broken(subject, error, cooldown)
@@ -190,7 +190,7 @@ class Cooldowns:
     def _told_off(self, subject: Subject, error: UpstreamError, cooldown: float) -> None:
         if error.retry_after is not None:
             self._rest(self._circuit(subject), subject, error, error.retry_after, asked=True)
-        elif isinstance(error, UpstreamQuotaSpent) and cooldown > 0:
+        elif isinstance(error, UpstreamQuotaExceeded) and cooldown > 0:
             self._rest(self._circuit(subject), subject, error, max(cooldown, QUOTA_REST), asked=False)
         else:
             self._rest(self._circuit(subject), subject, error, cooldown, asked=False)

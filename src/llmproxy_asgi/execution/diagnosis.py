@@ -18,11 +18,11 @@ from llmproxy_asgi.errors import (
     UpstreamError,
     UpstreamNotConnected,
     UpstreamOverloaded,
-    UpstreamQuotaSpent,
+    UpstreamQuotaExceeded,
     UpstreamRateLimited,
     UpstreamRefused,
     UpstreamTimeout,
-    UpstreamUntrusted,
+    UpstreamTLSError,
 )
 from llmproxy_asgi.execution.health import LONGEST_CHECK
 from llmproxy_asgi.execution.reasons import answered, disclosed
@@ -158,7 +158,7 @@ def _judged(answer: _Answer, error: UpstreamError, provider: Provider, url: Addr
     status, reason = answer.status, answer.reason
     if isinstance(error, UpstreamAuthFailed):
         return _refused_key(answer)
-    if isinstance(error, UpstreamQuotaSpent):
+    if isinstance(error, UpstreamQuotaExceeded):
         return Diagnosis(ok=False, state="the quota is spent", reason=reason, advice="Add credit at the vendor.")
     if isinstance(error, UpstreamRateLimited):
         return Diagnosis(ok=False, state="rate limited", reason=reason, advice="Try again later.")
@@ -189,7 +189,7 @@ def _unreached(error: GatewayError, provider: Provider) -> Diagnosis:
     reason = error.reason if isinstance(error, UpstreamError) else error.message
     if isinstance(error, SocketsExhausted):
         state, advice = "this machine has no socket left", "Raise the limit of open files (`ulimit -n`)."
-    elif isinstance(error, UpstreamUntrusted):
+    elif isinstance(error, UpstreamTLSError):
         state, advice = (
             "its certificate is not trusted",
             "Name the certificate's host in base_url, or trust its issuer.",

@@ -23,7 +23,7 @@ from llmproxy_asgi.errors import (
     Unavailable,
     Unsupported,
     UpstreamError,
-    UpstreamQuotaSpent,
+    UpstreamQuotaExceeded,
     UpstreamRateLimited,
     UpstreamRefused,
 )
@@ -47,7 +47,7 @@ from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.transport import Pool
 from llmproxy_asgi.worker import Worker
 
-_WAITS = (UpstreamRateLimited, UpstreamQuotaSpent)
+_WAITS = (UpstreamRateLimited, UpstreamQuotaExceeded)
 
 Opened: TypeAlias = Attempt | Continuation | Together
 """What has begun, and is read and closed in the same way whatever it is."""

@@ -2,10 +2,10 @@
 
 import random
 
-from llmproxy_asgi.errors import UpstreamAuthFailed, UpstreamError, UpstreamQuotaSpent, UpstreamRateLimited
+from llmproxy_asgi.errors import UpstreamAuthFailed, UpstreamError, UpstreamQuotaExceeded, UpstreamRateLimited
 from llmproxy_asgi.settings import Retry
 
-CREDENTIAL_BOUND = (UpstreamRateLimited, UpstreamQuotaSpent, UpstreamAuthFailed)
+CREDENTIAL_BOUND = (UpstreamRateLimited, UpstreamQuotaExceeded, UpstreamAuthFailed)
 """Failures that another credential of the same provider need not share."""
 LONGEST_BACKOFF = 8.0
 """Seconds."""

@@ -16,7 +16,7 @@ from llmproxy_asgi.errors import (
     UpstreamError,
     UpstreamProtocolError,
     UpstreamTimeout,
-    UpstreamUntrusted,
+    UpstreamTLSError,
 )
 from llmproxy_asgi.transport.answer import Answer
 from llmproxy_asgi.transport.channel import AnswerTimeout, Limits
@@ -65,7 +65,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             raise httpx2.ReadTimeout("No answer in time.", request=request) from late
         except UpstreamTimeout as late:
             raise httpx2.ConnectTimeout(late.message, request=request) from late
-        except UpstreamUntrusted as untrusted:
+        except UpstreamTLSError as untrusted:
             raise httpx2.ConnectError(untrusted.message, request=request) from untrusted
         except UpstreamProtocolError as broken:
             raise httpx2.RemoteProtocolError(broken.message, request=request) from broken

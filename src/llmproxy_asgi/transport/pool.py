@@ -93,7 +93,7 @@ class Pool:
 
         Raises:
             UpstreamTimeout: no connection within `connect` seconds.
-            UpstreamUntrusted: the certificate does not prove who answers.
+            UpstreamTLSError: the certificate does not prove who answers.
             UpstreamUnreachable: no connection, or it broke before the headers were there; or the pool is closed.
             UpstreamProtocolError: what came is not HTTP/1, or its headers are too large.
             MisuseError: a header would break out of its line, or the method is none that we send.

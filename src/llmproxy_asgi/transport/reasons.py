@@ -16,8 +16,8 @@ from llmproxy_asgi.errors import (
     UpstreamConnectTimeout,
     UpstreamError,
     UpstreamNotConnected,
+    UpstreamTLSError,
     UpstreamUnreachable,
-    UpstreamUntrusted,
 )
 
 _OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -48,7 +48,7 @@ def unreachable(broken: BaseException, where: str, *, connected: bool = False) -
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             said = next((found for each in causes if (found := getattr(each, "verify_message", None))), "not trusted")
-            return UpstreamUntrusted(UNTRUSTED, reason=f"TLS certificate not accepted: {said}; {where}")
+            return UpstreamTLSError(UNTRUSTED, reason=f"TLS certificate not accepted: {said}; {where}")
         if isinstance(cause, OSError) and (cause.errno in _OURS or (_is_lookup(cause) and _has_no_descriptor())):
             name = errno.errorcode.get(cause.errno or 0) if cause.errno in _OURS else None
             return _exhausted(name or "EMFILE")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llmproxy_asgi.errors import UpstreamTimeout, UpstreamUnreachable, UpstreamUntrusted
+from llmproxy_asgi.errors import UpstreamTimeout, UpstreamTLSError, UpstreamUnreachable
 from llmproxy_asgi.transport import address
 from support.transport import OK, WAYS, Peer, fetch, pool_by, post, replying, serve
 from support.transport.certificates import Served, certify
@@ -55,7 +55,7 @@ async def test_untrusted_certificate(
         raise AssertionError(f"sent {await peer.request()}")
 
     async with serve(script, ssl=serving) as server, pool_by(way, **options) as pool:
-        with pytest.raises(UpstreamUntrusted) as refused:
+        with pytest.raises(UpstreamTLSError) as refused:
             await post(pool, server.url)
     assert "localhost" not in refused.value.message
 

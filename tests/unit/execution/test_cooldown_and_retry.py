@@ -8,7 +8,7 @@ from llmproxy_asgi.errors import (
     UpstreamAuthFailed,
     UpstreamError,
     UpstreamFailed,
-    UpstreamQuotaSpent,
+    UpstreamQuotaExceeded,
     UpstreamRateLimited,
     UpstreamRefused,
 )
@@ -175,7 +175,7 @@ def test_failures_of_calls_under_way_do_not_lengthen_a_rest() -> None:
 
 
 @pytest.mark.parametrize(
-    "refusal", [UpstreamRateLimited("", retry_after=60), UpstreamRateLimited(""), UpstreamQuotaSpent("")]
+    "refusal", [UpstreamRateLimited("", retry_after=60), UpstreamRateLimited(""), UpstreamQuotaExceeded("")]
 )
 def test_calls_that_were_under_way_do_not_end_a_rest(refusal: UpstreamError) -> None:
     """Streams that began before it may begin to answer, and end well, while it lasts; it lasts all the same."""
@@ -233,7 +233,7 @@ def test_a_spent_quota_rests_longer() -> None:
     """No minute brings it back."""
     clock = FakeClock()
     rests = Cooldowns(clock)
-    rests.failed(K, UpstreamQuotaSpent(""), 5)
+    rests.failed(K, UpstreamQuotaExceeded(""), 5)
     rest = rests.resting(K)
     assert rest is not None
     assert (rests.seconds_left(rest), rest.asked) == (QUOTA_REST, False)

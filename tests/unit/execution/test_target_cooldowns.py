@@ -11,12 +11,12 @@ from llmproxy_asgi.errors import (
     UpstreamFailed,
     UpstreamNotConnected,
     UpstreamProtocolError,
-    UpstreamQuotaSpent,
+    UpstreamQuotaExceeded,
     UpstreamRateLimited,
     UpstreamRefused,
+    UpstreamTLSError,
     UpstreamTooSlow,
     UpstreamUnreachable,
-    UpstreamUntrusted,
 )
 from llmproxy_asgi.execution.cooldown import FAILURES_BEFORE_REST, MOST_MODELS, Rest, Subject
 from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
@@ -76,7 +76,7 @@ ALL = {("big", 0), ("big", 1), ("small", 0), ("small", 1)}
         (account_limit(retry_after=60), KEY_ONE),
         (account_limit(), KEY_ONE),
         (UpstreamAuthFailed(""), KEY_ONE),
-        (UpstreamQuotaSpent(""), KEY_ONE),
+        (UpstreamQuotaExceeded(""), KEY_ONE),
     ],
     ids=["429 with a wait", "429", "account's 429 with a wait", "account's 429", "401", "quota"],
 )
@@ -96,7 +96,7 @@ def test_a_telling_off_stops_what_it_is_about(error: UpstreamError, stopped: set
         (UpstreamUnreachable(""), BIG_BY_ONE),
         (UpstreamNotConnected(""), ALL),
         (UpstreamConnectTimeout(""), ALL),
-        (UpstreamUntrusted(""), ALL),
+        (UpstreamTLSError(""), ALL),
         (UpstreamRefused(""), set()),
     ],
     ids=lambda value: type(value).__name__,
@@ -155,7 +155,7 @@ def test_of_several_cooldowns_the_last_one_counts() -> None:
 def test_tiny_cooldowns_stop_nothing_for_long(cooldown: float) -> None:
     """`0` stops nothing, `1ms` a millisecond; a wait that is asked for holds with either."""
     harness = CooldownHarness()
-    for error in (UpstreamRateLimited(""), UpstreamAuthFailed(""), UpstreamQuotaSpent("")):
+    for error in (UpstreamRateLimited(""), UpstreamAuthFailed(""), UpstreamQuotaExceeded("")):
         harness.fail(error, cooldown=0)
     harness.fail(UpstreamFailed(""), times=FAILURES_BEFORE_REST, cooldown=cooldown)
     harness.clock.at += 0.001

@@ -14,13 +14,13 @@ from llmproxy_asgi.errors import (
     UpstreamAuthFailed,
     UpstreamError,
     UpstreamFailed,
+    UpstreamModelUnsuitable,
     UpstreamOverloaded,
     UpstreamProtocolError,
-    UpstreamQuotaSpent,
+    UpstreamQuotaExceeded,
     UpstreamRateLimited,
     UpstreamRefused,
     UpstreamTimeout,
-    UpstreamUnsuited,
     WrongMediaType,
 )
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
@@ -170,7 +170,7 @@ def _upstream_error(
     if status in {401, 403} or (status < 500 and kind == "authentication_error"):
         return UpstreamAuthFailed("The upstream refused the gateway's credential.", **{**same, **_SECRET})
     if status == 402 or kind == "billing_error":
-        return UpstreamQuotaSpent("The gateway's quota at the upstream is spent.", **{**same, **_SECRET})
+        return UpstreamQuotaExceeded("The gateway's quota at the upstream is spent.", **{**same, **_SECRET})
     if status == 429:
         limit = UpstreamRateLimited(_reason(native, "The upstream limits the rate of requests."), **same)
         limit.about = limited((kind, same["code"] or ""), headers)
@@ -188,7 +188,7 @@ def _upstream_error(
 
 _REFUSED_403: dict[str, tuple[type[UpstreamRefused], ErrorKind]] = {
     "invalid_request_error": (UpstreamRefused, ErrorKind.FORBIDDEN),
-    "not_found_error": (UpstreamUnsuited, ErrorKind.FORBIDDEN),
+    "not_found_error": (UpstreamModelUnsuitable, ErrorKind.FORBIDDEN),
 }
 """The types of a 403 that is about the request or the model; any other is about the credential."""
 _SECRET: dict[str, Any] = {"native": None, "protocol": None, "code": None}
@@ -205,7 +205,9 @@ def _refused(status: int, native: Mapping[str, Any] | None, same: dict[str, Any]
     kind = ErrorKind.CONTEXT_LENGTH if same["code"] in _CONTEXT_CODES else _REFUSED_KINDS.get(status, _ANY)
     if kind is ErrorKind.MODEL_NOT_FOUND and same["code"]:
         kind = ErrorKind.NOT_FOUND
-    refusal = UpstreamUnsuited if kind in {ErrorKind.CONTEXT_LENGTH, ErrorKind.MODEL_NOT_FOUND} else UpstreamRefused
+    refusal = (
+        UpstreamModelUnsuitable if kind in {ErrorKind.CONTEXT_LENGTH, ErrorKind.MODEL_NOT_FOUND} else UpstreamRefused
+    )
     return refusal(_reason(native, "The upstream refused the request."), status=status, kind=kind, **same)
 
 

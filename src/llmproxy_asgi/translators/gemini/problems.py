@@ -15,13 +15,13 @@ from llmproxy_asgi.errors import (
     UpstreamAuthFailed,
     UpstreamError,
     UpstreamFailed,
+    UpstreamModelUnsuitable,
     UpstreamOverloaded,
     UpstreamProtocolError,
-    UpstreamQuotaSpent,
+    UpstreamQuotaExceeded,
     UpstreamRateLimited,
     UpstreamRefused,
     UpstreamTimeout,
-    UpstreamUnsuited,
     WrongMediaType,
 )
 from llmproxy_asgi.translators.base import Headers, Problem
@@ -166,11 +166,11 @@ def _judged(
     refused_key = _is_unauthenticated(native) or any(reason.startswith(_CREDENTIAL_REASONS) for reason in reasons)
     if status == 403 and not refused_key and not reasons and _is_about_request(native):
         message = _reason(native, "The upstream refused the request.")
-        return UpstreamUnsuited(message, status=403, kind=ErrorKind.FORBIDDEN, **same)
+        return UpstreamModelUnsuitable(message, status=403, kind=ErrorKind.FORBIDDEN, **same)
     if status in {401, 403} or (status < 500 and refused_key):
         return UpstreamAuthFailed("The upstream refused the gateway's credential.", **secret)
     if status == 402 or (status == 429 and _spent(native)):
-        spent = UpstreamQuotaSpent("The gateway's quota at the upstream is spent.", **secret)
+        spent = UpstreamQuotaExceeded("The gateway's quota at the upstream is spent.", **secret)
         spent.about = _limited(native) if status == 429 else "credential"
         return spent
     if status == 429:
@@ -210,7 +210,7 @@ _REFUSED_KINDS = {
 
 def _refused(status: int, native: Mapping[str, Any] | None, same: dict[str, Any]) -> UpstreamError:
     kind = _REFUSED_KINDS.get(status, ErrorKind.BAD_REQUEST)
-    refusal = UpstreamUnsuited if kind is ErrorKind.MODEL_NOT_FOUND else UpstreamRefused
+    refusal = UpstreamModelUnsuitable if kind is ErrorKind.MODEL_NOT_FOUND else UpstreamRefused
     param = next(iter(_values(native, "BadRequest", "field")), None)
     message = _reason(native, "The upstream refused the request.")
     return refusal(message, status=status, kind=kind, param=param, **same)

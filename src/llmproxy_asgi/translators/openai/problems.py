@@ -18,13 +18,13 @@ from llmproxy_asgi.errors import (
     UpstreamAuthFailed,
     UpstreamError,
     UpstreamFailed,
+    UpstreamModelUnsuitable,
     UpstreamOverloaded,
     UpstreamProtocolError,
-    UpstreamQuotaSpent,
+    UpstreamQuotaExceeded,
     UpstreamRateLimited,
     UpstreamRefused,
     UpstreamTimeout,
-    UpstreamUnsuited,
     WrongMediaType,
 )
 from llmproxy_asgi.translators.base import Headers, Problem
@@ -291,7 +291,7 @@ def _judge(
             "The upstream refused the gateway's credential.", **{**seen, "native": None, "code": None}
         )
     if status == 402 or (status == 429 and words & _QUOTA_CODES):
-        return UpstreamQuotaSpent("The gateway's quota at the upstream is spent.", **{**seen, "code": None})
+        return UpstreamQuotaExceeded("The gateway's quota at the upstream is spent.", **{**seen, "code": None})
     if status == 429:
         limit = UpstreamRateLimited(_message(found) or "The upstream asks for a wait.", **seen)
         limit.about = limited(words, headers)
@@ -310,7 +310,7 @@ def _judge(
 def _forbidden(found: Mapping[str, Any], words: frozenset[str]) -> type[UpstreamRefused] | None:
     """What a 403 is that is about the model or the request; None: it is about the credential."""
     if words & _MODEL_CODES or found.get("param") == "model":
-        return UpstreamUnsuited
+        return UpstreamModelUnsuitable
     metadata = found.get("metadata")
     flagged = type(metadata) is dict and ("reasons" in metadata or "flagged_input" in metadata)  # OpenRouter's
     return UpstreamRefused if flagged or words & _ABOUT_THE_REQUEST or _text(found, "param") else None
@@ -324,9 +324,9 @@ def _refused(
     kind = kinds.get(status, ErrorKind.BAD_REQUEST)
     refusal = UpstreamRefused
     if words & _CONTEXT_CODES:
-        kind, refusal = ErrorKind.CONTEXT_LENGTH, UpstreamUnsuited
+        kind, refusal = ErrorKind.CONTEXT_LENGTH, UpstreamModelUnsuitable
     elif status in {400, 404} and (words & _MODEL_CODES or (status == 404 and param == "model")):
-        kind, refusal = ErrorKind.MODEL_NOT_FOUND, UpstreamUnsuited
+        kind, refusal = ErrorKind.MODEL_NOT_FOUND, UpstreamModelUnsuitable
     message = _message(found) or f"The upstream refused the request with status {status}."
     return refusal(message, status=status, kind=kind, param=param, **seen)
 

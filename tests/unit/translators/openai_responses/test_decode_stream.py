@@ -32,9 +32,9 @@ from llmproxy_asgi.errors import (
     UpstreamAuthFailed,
     UpstreamError,
     UpstreamFailed,
+    UpstreamModelUnsuitable,
     UpstreamProtocolError,
     UpstreamRateLimited,
-    UpstreamUnsuited,
 )
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.grammar import Grammar
@@ -355,7 +355,7 @@ def test_94_failures_in_a_stream_are_told_by_their_code() -> None:
     assert isinstance(failure(wire("error.sse")), UpstreamFailed)
     nested = event("error", error={"code": "context_length_exceeded", "message": "too long", "type": "x"})
     long = failure(CREATED, nested)
-    assert isinstance(long, UpstreamUnsuited)
+    assert isinstance(long, UpstreamModelUnsuitable)
     assert long.kind is ErrorKind.CONTEXT_LENGTH
     refused = failure(event("error", code="invalid_api_key", message="sk-123 is wrong"))
     assert isinstance(refused, UpstreamAuthFailed)

@@ -24,7 +24,7 @@ from llmproxy_asgi.errors import (
     UpstreamFailed,
     UpstreamOverloaded,
     UpstreamProtocolError,
-    UpstreamQuotaSpent,
+    UpstreamQuotaExceeded,
     UpstreamRateLimited,
     UpstreamRefused,
     UpstreamTimeout,
@@ -278,7 +278,7 @@ def test_a_relay_that_never_began_has_nothing_to_add() -> None:
     ("code", "kind"),
     [
         ("invalid_api_key", UpstreamAuthFailed),
-        ("insufficient_quota", UpstreamQuotaSpent),
+        ("insufficient_quota", UpstreamQuotaExceeded),
         ("server_error", UpstreamFailed),
     ],
 )
@@ -358,7 +358,7 @@ def test_a_failed_answer_is_an_error() -> None:
         (Unsupported("no", param="tools"), openai.BadRequestError, "unsupported_by_upstream"),
         (ModelNotFound("x"), openai.NotFoundError, "model_not_found"),
         (UpstreamRateLimited("slow", retry_after=1.5), openai.RateLimitError, "rate_limit_exceeded"),
-        (UpstreamQuotaSpent("spent"), openai.RateLimitError, "insufficient_quota"),
+        (UpstreamQuotaExceeded("spent"), openai.RateLimitError, "insufficient_quota"),
         (UpstreamAuthFailed("no"), openai.InternalServerError, "upstream_auth"),
         (UpstreamOverloaded("busy", status=529), openai.InternalServerError, None),
         (InternalError("bug"), openai.InternalServerError, None),
