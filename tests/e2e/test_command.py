@@ -294,7 +294,7 @@ def test_hang_up_opens_nothing(tmp_path: Path) -> None:
     with serving(tmp_path) as (command, url):
         (tmp_path / "llmproxy.yaml").write_text("providers: {simulated: }\naccess: {mode: open}\n", encoding="utf-8")
         command.process.send_signal(signal.SIGHUP)
-        command.read_errors_until("access.mode: open needs a restart")
+        command.read_errors_until("access.mode: cannot become open in a reload")
         assert accepts(url, KEY)
         assert not accepts(url, OTHER_KEY)
         assert command.end() == 0
@@ -304,7 +304,7 @@ def test_hang_up_before_it_serves_is_kept(tmp_path: Path) -> None:
     """A signal that comes while the process starts does not end it; it is handled once it serves."""
     with serving(tmp_path) as (command, url):  # printed before the server begins
         command.process.send_signal(signal.SIGHUP)
-        command.read_errors_until("Took up ")
+        command.read_errors_until("Reloaded ")
         assert accepts(url, KEY)
         assert command.end() == 0
 
@@ -345,7 +345,7 @@ def test_port_that_is_taken(tmp_path: Path, command: str) -> None:
         port = taken.getsockname()[1]
         ended = run(tmp_path, command, "--port", str(port))
     assert ended.returncode == 1
-    assert f"127.0.0.1 port {port} is in use already" in ended.stderr
+    assert f"127.0.0.1 port {port} is already in use" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.providers.simulated import names
-from llmproxy_asgi.providers.simulated.tale import TALE
+from llmproxy_asgi.providers.simulated.canned_text import TEXT
 from support.browser import Browser, browser, needs_browser
 from support.gateway import served
 
@@ -126,8 +126,8 @@ def test_a_whole_answer_has_its_facts(page: Browser, protocol: str) -> None:
     """Words arrive complete, with times, tokens and the request's id."""
     choose(page, "story", protocol=protocol)
     ask(page, "a story please")
-    assert last(page, ".words") == TALE
-    assert last(page, ".usage") == f"tokens 3 in, {len(TALE.split())} out"
+    assert last(page, ".words") == TEXT
+    assert last(page, ".usage") == f"tokens 3 in, {len(TEXT.split())} out"
     assert last(page, ".first").startswith("first token ")
     assert last(page, ".id").startswith("request req_")
     assert page.text("#said").startswith("Answered in ")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from llmproxy_asgi.cli.reading import USUAL, check_extras, fail
+from llmproxy_asgi.cli.config_io import DEFAULT_FILE, check_extras, fail
 
 _KEY_MARK = "llmp_REPLACED_BY_INIT"
 _ONLY_BY_HOST = (
@@ -18,7 +18,7 @@ _ONLY_BY_HOST = (
 
 
 def init(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Where to write.", show_default=True)] = USUAL,
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Where to write.", show_default=True)] = DEFAULT_FILE,
     *,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
@@ -47,7 +47,9 @@ def init(
 def check(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[FILE...]", show_default=str(USUAL), help="Several files are layers; later ones win."),
+        typer.Argument(
+            metavar="[FILE...]", show_default=str(DEFAULT_FILE), help="Several files are layers; later ones win."
+        ),
     ] = None,
 ) -> None:
     """Validate a configuration: every mistake with its place, and what would serve nothing.
@@ -58,7 +60,7 @@ def check(
     from llmproxy_asgi.config.loader import check_config
     from llmproxy_asgi.errors import ConfigError
 
-    paths = paths or [USUAL]
+    paths = paths or [DEFAULT_FILE]
     for path in paths:
         try:
             with path.open("rb") as file:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from llmproxy_asgi.cli.reading import ConfigOption, columns, fail, read_config
+from llmproxy_asgi.cli.config_io import ConfigOption, columns, fail, read_config
 
 if TYPE_CHECKING:
     from llmproxy_asgi.config.schema import Config

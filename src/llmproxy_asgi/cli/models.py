@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from llmproxy_asgi.cli.reading import ConfigOption, columns, read_config
+from llmproxy_asgi.cli.config_io import ConfigOption, columns, read_config
 
 if TYPE_CHECKING:
     from llmproxy_asgi.providers.base import Provider

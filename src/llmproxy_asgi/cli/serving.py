@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmproxy_asgi.cli.reading import USUAL, ConfigOption, fail, read_config
+from llmproxy_asgi.cli.config_io import DEFAULT_FILE, ConfigOption, fail, read_config
 
 if TYPE_CHECKING:
-    from llmproxy_asgi.cli.listening import Address
+    from llmproxy_asgi.cli.server import Address
     from llmproxy_asgi.config.schema import Config
 
 DEMO = {
@@ -54,13 +54,13 @@ def serve(  # noqa: PLR0917  each is an option of the command
     At SIGHUP it takes up its files again; what is wrong in them changes nothing. With `access.mode: open` only this
     machine may call, under the name localhost, unless `--insecure-open` is given.
     """
-    from llmproxy_asgi.cli import listening
+    from llmproxy_asgi.cli import server
 
-    listening.need_server()
+    server.check_installed()
     where = _prefix(prefix)
     seconds = _seconds(graceful)
     plan = read_config(config)
-    address = listening.resolve(host, port)
+    address = server.resolve(host, port)
     is_open = plan.access.mode == "open"
     if is_open and not address.is_loopback and not insecure_open:
         fail(
@@ -70,22 +70,22 @@ def serve(  # noqa: PLR0917  each is an option of the command
     from llmproxy_asgi.app import LLMProxy
     from llmproxy_asgi.cli import worker
 
-    listening.end_well()
-    listener = listening.listen(address)
-    address = listening.at(listener)
-    files = [os.path.abspath(path) for path in config or [USUAL]]  # noqa: PTH100  links stay what they are
+    server.exit_cleanly()
+    listener = server.listen(address)
+    address = server.bound_address(listener)
+    files = [os.path.abspath(path) for path in config or [DEFAULT_FILE]]  # noqa: PTH100  links stay what they are
     local_hosts, may_open = is_open and not insecure_open, is_open or insecure_open
     if workers == 1:
         _announce(plan, address, where)
         app = worker.serving(
             LLMProxy(plan), prefix=where, local_hosts=local_hosts, window=seconds, files=files, may_open=may_open
         )
-        listening.run(app, listener, graceful=seconds, log_level=log_level, access_log=access_log)
+        server.run(app, listener, graceful=seconds, log_level=log_level, access_log=access_log)
         return
     listener.close()  # it was only to see whether the address can be had; uvicorn binds for its workers
     _announce(plan, address, where)
     worker.instruct(files, prefix=where, local_hosts=local_hosts, window=seconds, may_open=may_open)
-    listening.run_workers(
+    server.run_workers(
         worker.FACTORY, address, workers=workers, log_level=log_level, access_log=access_log, graceful=seconds
     )
 
@@ -100,10 +100,10 @@ def demo(
 
     Nothing but this machine can reach it.
     """
-    from llmproxy_asgi.cli import listening
+    from llmproxy_asgi.cli import server
 
-    listening.need_server()
-    address = listening.resolve(host, port)
+    server.check_installed()
+    address = server.resolve(host, port)
     if not address.is_loopback:
         fail(f"The demo lets anybody in, so it listens on this machine alone; {host} is beyond it.", code=2)
     from llmproxy_asgi.app import LLMProxy
@@ -111,16 +111,16 @@ def demo(
     from llmproxy_asgi.config.loader import load_config
 
     config = load_config(DEMO, environment=None)
-    listening.end_well()
-    listener = listening.listen(address)
-    url = listening.at(listener).url
+    server.exit_cleanly()
+    listener = server.listen(address)
+    url = server.bound_address(listener).url
     typer.echo(_HOW_TO_CALL.format(url=url))
     if open_page:
         import webbrowser
 
         webbrowser.open(f"{url}/ui/")  # connections queue at the listener until the server takes them
     app = worker.serving(LLMProxy(config), prefix="", local_hosts=True, window=2)
-    listening.run(app, listener, graceful=2, log_level="warning", access_log=False)
+    server.run(app, listener, graceful=2, log_level="warning", access_log=False)
 
 
 _HOW_TO_CALL = """\

@@ -1,6 +1,6 @@
-"""Uvicorn's parent of several workers, which hands SIGHUP on to them in place of replacing them.
+"""Uvicorn's supervisor of several workers, which passes SIGHUP on to them instead of replacing them.
 
-A worker that is replaced ends its streams; one that takes up its files again cuts none.
+Replacing a worker ends its streams; reloading its configuration does not.
 """
 
 import inspect
@@ -13,37 +13,37 @@ import uvicorn
 from typing_extensions import override
 from uvicorn.supervisors import Multiprocess
 
-from llmproxy_asgi.cli.ending import allow_hang_up, hold_hang_up
+from llmproxy_asgi.cli.signals import block_sighup, unblock_sighup
 
 
 class Supervisor(Multiprocess):
-    """Starts workers, starts anew those that died, and ends them all."""
+    """Start workers, restart those that died, and end them all."""
 
     @classmethod
-    def over(cls, plan: uvicorn.Config, listener: socket.socket) -> Self:
-        """The parent of a plan's workers, whichever of uvicorn's two constructors there is."""
+    def over(cls, config: uvicorn.Config, listener: socket.socket) -> Self:
+        """Return the supervisor of a configuration's workers, with either of uvicorn's two constructors."""
         arguments: dict[str, Any] = {"sockets": [listener]}
         if "target" in inspect.signature(Multiprocess.__init__).parameters:
-            arguments["target"] = uvicorn.Server(plan).run
-        return cls(plan, **arguments)
+            arguments["target"] = uvicorn.Server(config).run
+        return cls(config, **arguments)
 
     @override
     def init_processes(self) -> None:
-        hold_hang_up()  # a worker handles the signal once it serves, and would die of it before
+        block_sighup()  # a worker has a handler once it serves; before, the signal would kill it
         super().init_processes()
-        allow_hang_up()
+        unblock_sighup()
 
     @override
     def keep_subprocess_alive(self) -> None:
-        hold_hang_up()
+        block_sighup()
         super().keep_subprocess_alive()
-        allow_hang_up()
+        unblock_sighup()
 
     @override
     def handle_ttin(self) -> None:
-        hold_hang_up()
+        block_sighup()
         super().handle_ttin()
-        allow_hang_up()
+        unblock_sighup()
 
     @override
     def handle_hup(self) -> None:

@@ -10,8 +10,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from llmproxy_asgi import Config, LLMProxy
 from llmproxy_asgi.__main__ import main
-from llmproxy_asgi.cli.listening import Address, resolve, settings
 from llmproxy_asgi.cli.local_hosts import LocalHosts
+from llmproxy_asgi.cli.server import Address, resolve, uvicorn_config
 from llmproxy_asgi.cli.worker import VARIABLE, from_environment, instruct, serving
 
 CONFIG = Config.model_validate({"providers": {"simulated": None}, "access": {"mode": "open"}})
@@ -118,7 +118,7 @@ def test_server_settings() -> None:
     before = {name: list(logging.getLogger(name).handlers) for name in ("llmproxy_asgi", "uvicorn", "uvicorn.access")}
     filters = list(logging.getLogger("uvicorn.access").filters)
     try:
-        made = settings(yes, log_level="warning", access_log=False, graceful=0.25)
+        made = uvicorn_config(yes, log_level="warning", access_log=False, graceful=0.25)
         assert (made.access_log, made.server_header, made.timeout_graceful_shutdown) == (False, False, 6)
         assert logging.getLogger("llmproxy_asgi").level == logging.WARNING
     finally:

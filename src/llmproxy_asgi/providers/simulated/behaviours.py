@@ -1,7 +1,7 @@
-"""What the simulated models do: the model's name chooses, the request says the rest.
+"""The behaviours of the simulated models; the model's name selects one.
 
-A behaviour is a plain function from a request to an answer, or raises the error that the caller shall see. Nothing is
-random and nothing is remembered: the same request is answered with the same bytes.
+A behaviour is a plain function that returns the response to a request, or raises the error that the caller receives.
+Nothing is random and there is no state: the same request gets the same bytes.
 """
 
 import re
@@ -32,61 +32,61 @@ from llmproxy_asgi.conversation import (
     ToolResult,
 )
 from llmproxy_asgi.errors import BadRequest, CallerError, ErrorKind, GatewayError
+from llmproxy_asgi.providers.simulated.canned_text import TEXT
 from llmproxy_asgi.providers.simulated.filling import fill
-from llmproxy_asgi.providers.simulated.tale import TALE
 
 LONG_WAIT = 2.0
 """Seconds before the first word of `slow`."""
 SLOW_PACE = 0.25
 """Seconds between the words of `slow`."""
-MOST_CANDIDATES = 128
+MAX_CANDIDATES = 128
 _SHORT = 12
 
 _PIECE = re.compile(r"\s*\S+|\s+")
 _LONG_TEXT = 50_000
-_MOST_SLICES = 1000
+_MAX_SLICES = 1000
 
 
 class Ending(Enum):
-    """How an answer's bytes end."""
+    """How a response's bytes end."""
 
-    WHOLE = auto()
-    CUT = auto()
-    """In the middle, without the protocol's end sign."""
-    SILENCE = auto()
-    """After three pieces nothing comes any more; a whole answer never begins."""
-    RUBBISH = auto()
-    """It is no answer at all."""
+    COMPLETE = auto()
+    TRUNCATED = auto()
+    """In the middle, without the protocol's end marker."""
+    STALLED = auto()
+    """A stream stalls after three chunks; a response that is not streamed never starts."""
+    GARBAGE = auto()
+    """The body is not a response at all."""
 
 
 @dataclass(frozen=True, slots=True)
-class Performance:
-    """What is answered, and how.
+class Script:
+    """A response, and how it is sent.
 
     Args:
-        parts: The answer.
-        finish: Why it ended.
-        wait: Seconds before its first word.
-        pace: Seconds between two pieces at the least.
-        ending: How its bytes end.
+        parts: The content.
+        finish: The finish reason.
+        wait: Seconds before the first chunk.
+        pace: Least seconds between two chunks.
+        ending: How the bytes end.
     """
 
     parts: tuple[Part, ...] = ()
     finish: FinishReason = FinishReason.STOP
     wait: float = 0.0
     pace: float = 0.0
-    ending: Ending = Ending.WHOLE
+    ending: Ending = Ending.COMPLETE
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """A request, and what an answer to it may be made from.
+class Prompt:
+    """A request, and what its response is derived from.
 
     Args:
-        request: Read whole.
-        digest: Of its bytes; ids are made from it.
-        issuer: Whose reasoning state this protocol writes without wrapping it.
-        candidate: Which of several answers is wanted.
+        request: The decoded request.
+        digest: The digest of its bytes; ids are derived from it.
+        issuer: The issuer whose reasoning state this protocol carries unwrapped.
+        candidate: The index of the candidate to answer with.
     """
 
     request: Request
@@ -95,11 +95,11 @@ class Ask:
     candidate: int = 0
 
     def call_id(self, number: int) -> str:
-        """The id of a call, its own in this conversation."""
+        """Return a tool call's id, unique in this conversation."""
         return f"call_{self.digest[:20]}_{self.candidate}_{number}"
 
 
-Behaviour: TypeAlias = Callable[[Ask], Performance]
+Behaviour: TypeAlias = Callable[[Prompt], Script]
 
 _REFUSAL = "I will not do that. It is nothing you said: this model declines whatever it is asked."
 _CUT = "This answer is cut off before it comes to its end, and what you are reading now you are probably not reading."
@@ -117,25 +117,25 @@ ERRORS: dict[int, tuple[ErrorKind, str]] = {
     503: (ErrorKind.OVERLOADED, "there is too much to do"),
     529: (ErrorKind.OVERLOADED, "there is far too much to do"),
 }
-"""Status, its cause and the words for it; `error-429` and its like answer with them."""
+"""Error kind and message by status; the models `error-429` etc. respond with them."""
 _RETRY_AFTER = 1.0
 
 
 def names() -> tuple[str, ...]:
-    """Every model there is."""
+    """List all simulated models."""
     return (*BEHAVIOURS, *(f"error-{status}" for status in ERRORS))
 
 
-def perform(ask: Ask) -> Performance:
-    """What the model that is asked for answers.
+def script_for(prompt: Prompt) -> Script:
+    """Return the response of the requested model.
 
     Raises:
-        GatewayError: The error that it answers with; `status` is the one to send.
+        GatewayError: The error that the model responds with; `status` is the one to send.
     """
-    model = ask.request.model
+    model = prompt.request.model
     behaviour = BEHAVIOURS.get(model)
     if behaviour is not None:
-        return behaviour(ask)
+        return behaviour(prompt)
     status = model.removeprefix("error-")
     if model.startswith("error-") and status in map(str, ERRORS):
         raise _error(int(status))
@@ -149,15 +149,15 @@ def perform(ask: Ask) -> Performance:
 
 
 def words(parts: Sequence[Part]) -> int:
-    """How many words there are: the tokens of these models."""
+    """Count the words; these models count a word as a token."""
     return sum(len(_readable(part).split()) for part in parts)
 
 
 def pieces(text: str) -> list[str]:
-    """How a model says a text: word by word, each with the space before it; very long ones in slices."""
+    """Split a text into words, each with the space before it; very long texts into slices."""
     if len(text) <= _LONG_TEXT:
         return _PIECE.findall(text)
-    size = -(-len(text) // _MOST_SLICES)
+    size = -(-len(text) // _MAX_SLICES)
     return [text[start : start + size] for start in range(0, len(text), size)]
 
 
@@ -185,51 +185,51 @@ def _error(status: int) -> GatewayError:
     )
 
 
-# ── words ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── text ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _echo(ask: Ask) -> Performance:
-    said, seen = _last_question(ask.request)
-    suffix = f" (answer {ask.candidate + 1})" if ask.candidate else ""
+def _echo(prompt: Prompt) -> Script:
+    said, seen = _last_question(prompt.request)
+    suffix = f" (answer {prompt.candidate + 1})" if prompt.candidate else ""
     lines = [said] if said else []
     if seen:
         lines.append(f"I see {_listed(seen)}.")
-    return _says(("\n\n".join(lines) or "You said nothing.") + suffix)
+    return _text(("\n\n".join(lines) or "You said nothing.") + suffix)
 
 
-def _story(ask: Ask) -> Performance:
-    limit = ask.request.max_output_tokens
-    shown = _first_words(TALE, limit) if limit is not None else TALE
-    return Performance((Text(text=shown),), FinishReason.LENGTH if shown != TALE else FinishReason.STOP)
+def _story(prompt: Prompt) -> Script:
+    limit = prompt.request.max_output_tokens
+    shown = _first_words(TEXT, limit) if limit is not None else TEXT
+    return Script((Text(text=shown),), FinishReason.LENGTH if shown != TEXT else FinishReason.STOP)
 
 
-def _length(ask: Ask) -> Performance:
-    limit = min(ask.request.max_output_tokens or _SHORT, _SHORT)
-    return Performance((Text(text=_first_words(TALE, limit)),), FinishReason.LENGTH)
+def _length(prompt: Prompt) -> Script:
+    limit = min(prompt.request.max_output_tokens or _SHORT, _SHORT)
+    return Script((Text(text=_first_words(TEXT, limit)),), FinishReason.LENGTH)
 
 
-def _slow(_ask: Ask) -> Performance:
-    return Performance((Text(text=_SLOW),), wait=LONG_WAIT, pace=SLOW_PACE)
+def _slow(_prompt: Prompt) -> Script:
+    return Script((Text(text=_SLOW),), wait=LONG_WAIT, pace=SLOW_PACE)
 
 
-def _refuse(_ask: Ask) -> Performance:
-    return Performance((Refusal(text=_REFUSAL),), FinishReason.REFUSAL)
+def _refuse(_prompt: Prompt) -> Script:
+    return Script((Refusal(text=_REFUSAL),), FinishReason.REFUSAL)
 
 
-def _cut(_ask: Ask) -> Performance:
-    return Performance((Text(text=_CUT),), ending=Ending.CUT)
+def _truncate(_prompt: Prompt) -> Script:
+    return Script((Text(text=_CUT),), ending=Ending.TRUNCATED)
 
 
-def _stall(_ask: Ask) -> Performance:
-    return Performance((Text(text=_STALLED),), ending=Ending.SILENCE)
+def _stall(_prompt: Prompt) -> Script:
+    return Script((Text(text=_STALLED),), ending=Ending.STALLED)
 
 
-def _rubbish(_ask: Ask) -> Performance:
-    return Performance(ending=Ending.RUBBISH)
+def _garbage(_prompt: Prompt) -> Script:
+    return Script(ending=Ending.GARBAGE)
 
 
-def _says(text: str) -> Performance:
-    return Performance((Text(text=text),))
+def _text(text: str) -> Script:
+    return Script((Text(text=text),))
 
 
 def _first_words(text: str, count: int) -> str:
@@ -237,7 +237,7 @@ def _first_words(text: str, count: int) -> str:
 
 
 def _last_question(request: Request) -> tuple[str, list[str]]:
-    """What the user said last, and what else was shown with it."""
+    """Return the text of the last user message, and descriptions of its other parts."""
     asked = next((message for message in reversed(request.messages) if message.role == "user"), None)
     parts = asked.parts if asked is not None else ()
     said = "\n".join(part.text for part in parts if isinstance(part, Text))
@@ -249,9 +249,9 @@ def _described(part: Part) -> str:
         return "something for which there is no word"
     article = "an" if part.kind in {"image", "audio"} else "a"
     facts = [part.media_type or "", part.name or part.title or "", _size(part)]
-    told = ", ".join(fact for fact in facts if fact)
+    details = ", ".join(fact for fact in facts if fact)
     noun = "audio clip" if part.kind == "audio" else part.kind
-    return f"{article} {noun} ({told})" if told else f"{article} {noun}"
+    return f"{article} {noun} ({details})" if details else f"{article} {noun}"
 
 
 def _size(media: Media) -> str:
@@ -273,23 +273,23 @@ def _listed(entries: Sequence[str]) -> str:
 # ── tools ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _tools(ask: Ask) -> Performance:
-    return _after_results(ask) or _calls(ask, 1)
+def _tools(prompt: Prompt) -> Script:
+    return _after_results(prompt) or _calls(prompt, 1)
 
 
-def _parallel(ask: Ask) -> Performance:
-    return _after_results(ask) or _calls(ask, 1 if ask.request.tool_choice.parallel is False else 2)
+def _parallel(prompt: Prompt) -> Script:
+    return _after_results(prompt) or _calls(prompt, 1 if prompt.request.tool_choice.parallel is False else 2)
 
 
-def _after_results(ask: Ask) -> Performance | None:
-    """What is said to the results of the step before; None where there are none."""
-    messages = ask.request.messages
+def _after_results(prompt: Prompt) -> Script | None:
+    """Answer the tool results of the step before; None if there are none."""
+    messages = prompt.request.messages
     last = max((place for place, message in enumerate(messages) if message.role == "assistant"), default=-1)
     results = [part for message in messages[last + 1 :] for part in message.parts if isinstance(part, ToolResult)]
     if not results:
         return None
     called = {call.call_id: call.name for call in _made_calls(messages)}
-    return _says("\n".join(_quoted(result, called.get(result.call_id)) for result in results))
+    return _text("\n".join(_quoted(result, called.get(result.call_id)) for result in results))
 
 
 def _made_calls(messages: Sequence[Message]) -> Iterator[ToolCall]:
@@ -297,17 +297,17 @@ def _made_calls(messages: Sequence[Message]) -> Iterator[ToolCall]:
 
 
 def _quoted(result: ToolResult, name: str | None) -> str:
-    told = " ".join(part.text if isinstance(part, Text) else _described(part) for part in result.content)
-    return f"{name or result.name or 'The tool'} {'failed' if result.is_error else 'answered'}: {told or 'nothing'}"
+    details = " ".join(part.text if isinstance(part, Text) else _described(part) for part in result.content)
+    return f"{name or result.name or 'The tool'} {'failed' if result.is_error else 'answered'}: {details or 'nothing'}"
 
 
-def _calls(ask: Ask, most: int) -> Performance:
-    usable = _usable(ask.request)
+def _calls(prompt: Prompt, limit: int) -> Script:
+    usable = _usable(prompt.request)
     if not usable:
-        return _says("There is no tool that I may call.")
-    chosen = (usable * most)[:most]
-    return Performance(
-        tuple(_call(tool, ask.call_id(number)) for number, tool in enumerate(chosen)), FinishReason.TOOL_CALLS
+        return _text("There is no tool that I may call.")
+    chosen = (usable * limit)[:limit]
+    return Script(
+        tuple(_call(tool, prompt.call_id(number)) for number, tool in enumerate(chosen)), FinishReason.TOOL_CALLS
     )
 
 
@@ -326,12 +326,12 @@ def _call(tool: Tool, call_id: str) -> ToolCall:
     return ToolCall(call_id=call_id, name=tool.name, arguments=_json(arguments), namespace=tool.namespace)
 
 
-def _answer_in_json(ask: Ask) -> Performance:
-    wanted = ask.request.output
+def _answer_in_json(prompt: Prompt) -> Script:
+    wanted = prompt.request.output
     if wanted.kind == "json_schema" and wanted.schema is not None:
-        return _says(_json(fill(wanted.schema)))
-    said, _ = _last_question(ask.request)
-    return _says(_json({"answer": said}))
+        return _text(_json(fill(wanted.schema)))
+    said, _ = _last_question(prompt.request)
+    return _text(_json({"answer": said}))
 
 
 def _json(value: object) -> str:
@@ -343,9 +343,9 @@ def _json(value: object) -> str:
 _SEAL = "simulated-seal:"
 
 
-def _reason(ask: Ask) -> Performance:
-    """Thinks in a few sentences and seals them; a seal that comes back is checked like a vendor would."""
-    request = ask.request
+def _reason(prompt: Prompt) -> Script:
+    """Reason in a few sentences and seal them; check returned seals as a vendor would."""
+    request = prompt.request
     checked = sum(_check(part) for message in request.messages for part in message.parts if isinstance(part, Reasoning))
     said, _ = _last_question(request)
     count = len(said.split())
@@ -355,25 +355,25 @@ def _reason(ask: Ask) -> Performance:
             f" And I remember what I thought before: {checked} {'seal is' if checked == 1 else 'seals are'} whole."
         )
     if request.reasoning.effort == "none":
-        return _says(answer)
+        return _text(answer)
     thought = (
         f"The user wrote {count} {'word' if count == 1 else 'words'}. I could disagree, but nothing here speaks "
         "against it. An answer in one sentence will do, and it should be a friendly one."
     )
-    seal = Seal(issuer=ask.issuer, kind="signature", data=_seal_of(thought))
+    seal = Seal(issuer=prompt.issuer, kind="signature", data=_seal_of(thought))
     shown = "" if request.reasoning.visible == "hidden" else thought
-    return Performance((Reasoning(text=shown, seals=(seal,)), Text(text=answer)))
+    return Script((Reasoning(text=shown, seals=(seal,)), Text(text=answer)))
 
 
 def _check(part: Reasoning) -> int:
-    """How many seals of ours this part holds.
+    """Count the seals in this part.
 
     Raises:
-        BadRequest: One does not belong to its text.
+        BadRequest: A seal does not match its text.
     """
     found = 0
     for seal in part.seals:
-        # Callers may keep the state without the words; then there is nothing to compare it with.
+        # Callers may keep the state without the text; then there is nothing to compare it with.
         if part.text and seal.data != _seal_of(part.text):
             raise BadRequest("The state of the reasoning that was sent back does not belong to its text.")
         found += 1
@@ -396,8 +396,8 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "slow": _slow,
     "refuse": _refuse,
     "length": _length,
-    "cut": _cut,
+    "cut": _truncate,
     "stall": _stall,
-    "rubbish": _rubbish,
+    "rubbish": _garbage,
 }
-"""A model's name to what it does."""
+"""Behaviour by model name."""

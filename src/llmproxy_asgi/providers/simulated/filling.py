@@ -181,7 +181,7 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _weight(schema: Mapping[str, Any]) -> int:
-    """How much more a schema may ask for: nothing, one value, a structure, anything."""
+    """How much more a schema may prompt for: nothing, one value, a structure, anything."""
     if schema.get("type") == "null":
         return 0
     if "$ref" in schema:

@@ -1,7 +1,7 @@
-"""The transport seam: reads a request's bytes as the protocol in its path, writes an answer's bytes at a model's pace.
+"""A transport that decodes requests in the protocol of their path and sends the response at the model's pace.
 
-Each piece of a stream is one read for whoever listens. Nothing runs beside the caller's own task: waiting is the
-stream's own, ends with its cancellation, and whoever closes the stream leaves nothing behind.
+Each chunk of a stream is one read for the client. Everything runs in the caller's task: cancelling it ends a wait, and
+a closed stream leaves nothing behind.
 """
 
 import asyncio
@@ -35,12 +35,12 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import BadRequest, GatewayError
 from llmproxy_asgi.providers.simulated.behaviours import (
-    MOST_CANDIDATES,
-    Ask,
+    MAX_CANDIDATES,
     Ending,
-    Performance,
-    perform,
+    Prompt,
+    Script,
     pieces,
+    script_for,
     words,
 )
 from llmproxy_asgi.translators.assemble import unfold
@@ -52,20 +52,20 @@ from llmproxy_asgi.wire.json_body import Bounds
 _BOUNDS = Bounds(values=10**9, messages=10**9, tools=10**9)
 """The gateway's own limits have been applied to what arrives here."""
 _ISSUERS = {"openai-chat": "openai", "anthropic-messages": "anthropic"}
-"""Whose state each protocol carries as it is; under another name it would be wrapped, which no vendor does."""
-_MADE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-"""When every answer was made: the same request gives the same bytes."""
-_RUBBISH = b"<html>\x00\xff\xfe this is neither JSON nor an event {]\n\n"
-_PIECES_BEFORE_SILENCE = 3
+"""The issuer whose state each protocol carries as it is; any other would be wrapped, which no vendor does."""
+_CREATED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+"""The creation time of every response, so that the same request gets the same bytes."""
+_GARBAGE = b"<html>\x00\xff\xfe this is neither JSON nor an event {]\n\n"
+_CHUNKS_BEFORE_STALL = 3
 _FRAGMENT = 8
 
 
 class SimulatedTransport(AsyncTransport):
-    """An upstream that is not there.
+    """A simulated upstream.
 
     Args:
-        delay: Seconds between two pieces of a stream.
-        clock: Slept with.
+        delay: Seconds between two chunks of a stream.
+        clock: Waits between chunks.
     """
 
     def __init__(self, *, delay: float = 0.0, clock: Clock = SYSTEM) -> None:
@@ -84,45 +84,45 @@ class SimulatedTransport(AsyncTransport):
         try:
             intake = inbound.open(body, headers=dict(request.headers.items()), path=said, bounds=_BOUNDS)
             asked = inbound.decode(intake)
-            shows = _perform(asked, digest)
+            scripts = _scripts(asked, digest)
         except GatewayError as error:
             return _problem(inbound, error, digest)
-        response = _response(asked, shows, digest)
+        response = _response(asked, scripts, digest)
         if not intake.stream:
-            return await self._whole(inbound, intake, response, shows[0])
+            return await self._whole(inbound, intake, response, scripts[0])
         head = _head(digest, "text/event-stream")
-        return HTTPResponse(200, headers=head, stream=_Body(self._stream(inbound, intake, response, shows[0])))
+        return HTTPResponse(200, headers=head, stream=_Body(self._stream(inbound, intake, response, scripts[0])))
 
-    async def _whole(self, inbound: Inbound, intake: Intake, response: Response, show: Performance) -> HTTPResponse:
-        if show.wait:
-            await self._clock.sleep(show.wait)
-        if show.ending is Ending.SILENCE:
-            await _for_ever()
-        content = _RUBBISH if show.ending is Ending.RUBBISH else inbound.encode(response, intake)
-        if show.ending is Ending.CUT:
+    async def _whole(self, inbound: Inbound, intake: Intake, response: Response, script: Script) -> HTTPResponse:
+        if script.wait:
+            await self._clock.sleep(script.wait)
+        if script.ending is Ending.STALLED:
+            await _never()
+        content = _GARBAGE if script.ending is Ending.GARBAGE else inbound.encode(response, intake)
+        if script.ending is Ending.TRUNCATED:
             content = content[: len(content) // 2]
         return HTTPResponse(200, headers=_head(response.id, "application/json"), content=content)
 
     async def _stream(
-        self, inbound: Inbound, intake: Intake, response: Response, show: Performance
+        self, inbound: Inbound, intake: Intake, response: Response, script: Script
     ) -> AsyncIterator[bytes]:
-        if show.ending is Ending.RUBBISH:
-            yield _RUBBISH
+        if script.ending is Ending.GARBAGE:
+            yield _GARBAGE
             return
-        if show.wait:
-            await self._clock.sleep(show.wait)
+        if script.wait:
+            await self._clock.sleep(script.wait)
         encoder = inbound.encoder(intake)
-        for number, events in enumerate(_shown(list(_reads(response)), show.ending)):
-            # Also without a delay: others get their turn between two pieces, and a cancellation is noticed.
+        for number, events in enumerate(_sent(list(_reads(response)), script.ending)):
+            # Without a delay, too: it lets other tasks run between two chunks, and delivers a cancellation.
             if number:
-                await self._clock.sleep(max(self._delay, show.pace))
+                await self._clock.sleep(max(self._delay, script.pace))
             yield encoder.feed(events)
-        if show.ending is Ending.SILENCE:
-            await _for_ever()
+        if script.ending is Ending.STALLED:
+            await _never()
 
 
 class _Body(AsyncByteStream):
-    """A body that is made while it is read."""
+    """A body that is produced while it is read."""
 
     def __init__(self, pieces: AsyncIterator[bytes]) -> None:
         self._pieces = pieces
@@ -138,7 +138,7 @@ class _Body(AsyncByteStream):
             await close()
 
 
-async def _for_ever() -> None:
+async def _never() -> None:
     await asyncio.get_running_loop().create_future()
 
 
@@ -149,43 +149,44 @@ def _head(digest: str, media_type: str) -> dict[str, str]:
 def _problem(inbound: Inbound, error: GatewayError, digest: str) -> HTTPResponse:
     problem = inbound.problem(error, request_id=f"req_{digest}")
     headers = {**_head(digest, "application/json"), **dict(problem.headers)}
-    # The status as it was asked for: translators write some by another number for their clients.
+    # The model's own status: codecs replace some for their clients.
     return HTTPResponse(error.status, headers=headers, content=problem.body)
 
 
-def _perform(asked: Request, digest: str) -> list[Performance]:
-    if asked.candidates > MOST_CANDIDATES:
-        raise BadRequest(f"n: at most {MOST_CANDIDATES} answers are given at once.", param="n")
+def _scripts(asked: Request, digest: str) -> list[Script]:
+    if asked.candidates > MAX_CANDIDATES:
+        raise BadRequest(f"n: at most {MAX_CANDIDATES} answers are given at once.", param="n")
     issuer = _ISSUERS.get(asked.protocol, "simulated")
-    return [perform(Ask(asked, digest, issuer, candidate)) for candidate in range(asked.candidates)]
+    return [script_for(Prompt(asked, digest, issuer, candidate)) for candidate in range(asked.candidates)]
 
 
-def _response(asked: Request, shows: Sequence[Performance], digest: str) -> Response:
+def _response(asked: Request, scripts: Sequence[Script], digest: str) -> Response:
     candidates = tuple(
-        Candidate(index=index, parts=show.parts, finish=Finish(reason=show.finish)) for index, show in enumerate(shows)
+        Candidate(index=index, parts=script.parts, finish=Finish(reason=script.finish))
+        for index, script in enumerate(scripts)
     )
-    thoughts = [part for show in shows for part in show.parts if isinstance(part, Reasoning)]
+    thoughts = [part for script in scripts for part in script.parts if isinstance(part, Reasoning)]
     usage = Usage(
         input=sum(words(message.parts) for message in asked.messages),
-        output=sum(words(show.parts) for show in shows),
+        output=sum(words(script.parts) for script in scripts),
         reasoning=words(thoughts),
     )
-    return Response(id=digest, model=asked.model, created_at=_MADE, candidates=candidates, usage=usage)
+    return Response(id=digest, model=asked.model, created_at=_CREATED_AT, candidates=candidates, usage=usage)
 
 
 # ── a stream's pieces ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _shown(reads: list[list[StreamEvent]], ending: Ending) -> list[list[StreamEvent]]:
-    if ending is Ending.CUT:
+def _sent(reads: list[list[StreamEvent]], ending: Ending) -> list[list[StreamEvent]]:
+    if ending is Ending.TRUNCATED:
         return reads[: len(reads) // 2]
-    if ending is Ending.SILENCE:
-        return reads[:_PIECES_BEFORE_SILENCE]
+    if ending is Ending.STALLED:
+        return reads[:_CHUNKS_BEFORE_STALL]
     return reads
 
 
 def _reads(response: Response) -> Iterator[list[StreamEvent]]:
-    """The events of an answer, as they come: each read ends with a piece of content, the last with the stream."""
+    """Yield a response's events by read: each read ends with a content delta, the last with the stream."""
     read: list[StreamEvent] = []
     for event in _events(response):
         read.append(event)
@@ -196,7 +197,7 @@ def _reads(response: Response) -> Iterator[list[StreamEvent]]:
 
 
 def _events(response: Response) -> Iterator[StreamEvent]:
-    """The answer's events, cut into small pieces; several candidates take turns."""
+    """Yield a response's events in small deltas; several candidates alternate."""
     flows: dict[int, list[StreamEvent]] = {candidate.index: [] for candidate in response.candidates}
     tail: list[StreamEvent] = []
     for event in unfold(response):

@@ -24,13 +24,13 @@ from llmproxy_asgi.providers.simulated.behaviours import (
     ERRORS,
     LONG_WAIT,
     SLOW_PACE,
-    Ask,
-    Performance,
-    perform,
+    Prompt,
+    Script,
     pieces,
+    script_for,
     words,
 )
-from llmproxy_asgi.providers.simulated.tale import TALE
+from llmproxy_asgi.providers.simulated.canned_text import TEXT
 from llmproxy_asgi.translators.registry import TRANSLATORS
 from llmproxy_asgi.transport import Answer, Pool, address
 from support.clock import FakeClock
@@ -226,16 +226,16 @@ async def test_usage_counts_words() -> None:
     assert usage["output_tokens"] > usage["output_tokens_details"]["thinking_tokens"]
 
 
-def ask(model: str, *messages: Message, **fields: Any) -> Performance:
+def ask(model: str, *messages: Message, **fields: Any) -> Script:
     request = Request(protocol="openai-chat", model=model, messages=messages, **fields)
-    return perform(Ask(request, "0" * 32, "openai"))
+    return script_for(Prompt(request, "0" * 32, "openai"))
 
 
 def test_every_name_is_a_behaviour_or_an_error() -> None:
     """What is offered is what is answered; the story is long."""
     assert set(names()) == {*BEHAVIOURS, *(f"error-{status}" for status in ERRORS)}
     for name in BEHAVIOURS:
-        assert isinstance(ask(name), Performance)
+        assert isinstance(ask(name), Script)
     for status in ERRORS:
         with pytest.raises(GatewayError) as caught:
             ask(f"error-{status}")
@@ -287,7 +287,7 @@ def test_free_text_tools_are_called_with_text() -> None:
     ]
 
 
-@pytest.mark.parametrize("text", ["", " ", "a", " a  b\n\nc \n", TALE, "x" * 200_000, "a " * 200_000])
+@pytest.mark.parametrize("text", ["", " ", "a", " a  b\n\nc \n", TEXT, "x" * 200_000, "a " * 200_000])
 def test_pieces_are_the_text(text: str) -> None:
     """Joined, the pieces are what was cut, and there are never too many of them."""
     cut = pieces(text)

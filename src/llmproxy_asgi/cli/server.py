@@ -1,4 +1,4 @@
-"""Where a server listens, and running it until somebody ends it."""
+"""Bind a socket, and run uvicorn on it."""
 
 import errno
 import ipaddress
@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from llmproxy_asgi.cli.ending import hold_hang_up
-from llmproxy_asgi.cli.reading import fail
+from llmproxy_asgi.cli.config_io import fail
+from llmproxy_asgi.cli.signals import block_sighup
 
 if TYPE_CHECKING:
     import uvicorn
     from starlette.types import ASGIApp
 
 _BACKLOG = 2048
-_LAST_WORDS = 5.0
-"""Seconds that the server waits for what the gateway has ended already."""
+_GRACE = 5.0
+"""Seconds that the server waits for connections whose calls the gateway has ended already."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A resolved place to listen at."""
+    """A resolved address to listen at."""
 
     ip: str
     port: int
@@ -33,21 +33,21 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach it."""
+        """Whether only this machine can reach the address."""
         return ipaddress.ip_address(self.ip.partition("%")[0]).is_loopback
 
     @property
     def url(self) -> str:
-        """How a browser on this machine gets there."""
-        ip = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.ip, self.ip)  # noqa: S104  it is what is not shown
+        """The URL for a browser on this machine."""
+        ip = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.ip, self.ip)  # noqa: S104  it is replaced, not bound
         return f"http://[{ip}]:{self.port}" if ":" in ip else f"http://{ip}:{self.port}"
 
 
 def resolve(host: str, port: int) -> Address:
-    """The address that a host name means here.
+    """Resolve a host name.
 
     Raises:
-        typer.Exit: None.
+        typer.Exit: The name has no address.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -58,88 +58,88 @@ def resolve(host: str, port: int) -> Address:
 
 
 def listen(address: Address) -> socket.socket:
-    """A socket that connections can already queue at.
+    """Return a listening socket; connections queue at it from now on.
 
     Raises:
-        typer.Exit: The address cannot be had.
+        typer.Exit: The address cannot be bound.
     """
     try:
         return socket.create_server((address.ip, address.port), family=address.family, backlog=_BACKLOG)
     except OSError as error:
         where = f"{address.ip} port {address.port}"
         if error.errno == errno.EADDRINUSE:
-            fail(f"{where} is in use already. End what listens there, or choose another with --port.")
+            fail(f"{where} is already in use. Stop the process that listens there, or choose another port with --port.")
         if error.errno == errno.EACCES:
-            fail(f"{where} needs more rights than this user has; a port from 1024 on does not.")
+            fail(f"{where} needs more rights than this user has; choose a port from 1024 on with --port.")
         fail(f"Cannot listen at {where}: {error.strerror}.")
 
 
-def at(listener: socket.socket) -> Address:
-    """Where a socket listens, its port included where any free one was asked for."""
+def bound_address(listener: socket.socket) -> Address:
+    """Return the address of a listening socket, with the actual port where port 0 was requested."""
     name = listener.getsockname()
     return Address(str(name[0]), int(name[1]), socket.AddressFamily(listener.family))
 
 
-def need_server() -> None:
-    """Make sure that there is a server to run.
+def check_installed() -> None:
+    """Check that uvicorn is installed.
 
     Raises:
-        typer.Exit: There is none; says what to install.
+        typer.Exit: It is not; the message says what to install.
     """
     if find_spec("uvicorn") is None:
         fail('Serving needs uvicorn. Install it with:\n  pip install "llmproxy-asgi[server]"')
 
 
-def end_well() -> None:
-    """From now on, let the signals that ask for an end end this process with 0.
+def exit_cleanly() -> None:
+    """Exit with status 0 at SIGTERM and SIGINT from now on.
 
-    Uvicorn takes them while it serves and raises them once more when it is done, for whoever had them before.
+    Uvicorn handles them while it serves, and raises them again at its end for the handlers installed before.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave)
-    hold_hang_up()
+        signal.signal(number, _exit)
+    block_sighup()
 
 
-def _leave(_number: int, _frame: object) -> NoReturn:
+def _exit(_number: int, _frame: object) -> NoReturn:
     sys.exit(0)
 
 
 def run(app: "ASGIApp", listener: socket.socket, **options: Any) -> None:
-    """Serve an application in this process, until a signal asks for the end and what is open has ended.
+    """Serve an application in this process until a signal ends it and open calls are done.
 
     Args:
-        app: What to serve; drains by itself when the signal comes.
-        listener: Where; closed at the end.
-        options: As `settings` takes them.
+        app: The application; it drains by itself at the signal.
+        listener: The socket; closed at the end.
+        options: As `uvicorn_config` takes them.
     """
     import uvicorn
 
     with closing(listener):
-        uvicorn.Server(settings(app, **options)).run(sockets=[listener])
+        uvicorn.Server(uvicorn_config(app, **options)).run(sockets=[listener])
 
 
 def run_workers(factory: str, address: Address, *, workers: int, **options: Any) -> None:
-    """Serve from several processes, each with an application of its own.
+    """Serve from several processes, each with its own application.
 
     Args:
-        factory: `module:function` that makes the application; it drains by itself when the signal comes.
-        address: Where.
-        workers: How many.
-        options: As `settings` takes them.
+        factory: `module:function` that creates the application, which drains by itself at the signal.
+        address: The address to bind.
+        workers: The number of processes.
+        options: As `uvicorn_config` takes them.
     """
     import uvicorn
 
     from llmproxy_asgi.cli.supervisor import Supervisor
 
-    plan = uvicorn.Config(
+    config = uvicorn.Config(
         factory, factory=True, workers=workers, host=address.ip, port=address.port, **_options(**options)
     )
-    with closing(plan.bind_socket()) as listener:
-        Supervisor.over(plan, listener).run()
+    with closing(config.bind_socket()) as listener:
+        Supervisor.over(config, listener).run()
 
 
-def settings(app: "ASGIApp", **options: Any) -> "uvicorn.Config":
-    """What uvicorn is told."""
+def uvicorn_config(app: "ASGIApp", **options: Any) -> "uvicorn.Config":
+    """Return uvicorn's configuration."""
     import uvicorn
 
     return uvicorn.Config(app, **_options(**options))
@@ -154,12 +154,12 @@ def _options(*, log_level: str, access_log: bool, graceful: float) -> dict[str, 
         "log_config": _logging(log_level),
         "log_level": log_level,
         "access_log": access_log,
-        "timeout_graceful_shutdown": math.ceil(graceful + _LAST_WORDS),
+        "timeout_graceful_shutdown": math.ceil(graceful + _GRACE),
     }
 
 
 def _logging(level: str) -> dict[str, Any]:
-    """Uvicorn's own way to log, for our loggers too, and with keys masked: one may stand in a query."""
+    """Extend uvicorn's logging to our loggers, and mask keys in the access log: a query may hold one."""
     from uvicorn.config import LOGGING_CONFIG
 
     loggers = {**LOGGING_CONFIG["loggers"], "llmproxy_asgi": {"handlers": ["default"], "level": level.upper()}}

@@ -1,4 +1,4 @@
-"""What commands share: a configuration that is read, or the command ends; and tables."""
+"""Read a configuration for a command or exit with its errors, and format tables."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ import typer
 if TYPE_CHECKING:
     from llmproxy_asgi.config.schema import Config
 
-USUAL = Path("llmproxy.yaml")
+DEFAULT_FILE = Path("llmproxy.yaml")
 
 ConfigOption: TypeAlias = Annotated[
     list[Path] | None,
@@ -17,14 +17,14 @@ ConfigOption: TypeAlias = Annotated[
         "--config",
         "-c",
         metavar="FILE",
-        show_default=str(USUAL),
+        show_default=str(DEFAULT_FILE),
         help="YAML, TOML or JSON. May be given several times; later files win.",
     ),
 ]
 
 
 def fail(message: str, *, code: int = 1) -> NoReturn:
-    """Say why on standard error, and end the command.
+    """Print a message to standard error and exit.
 
     Raises:
         typer.Exit: Always.
@@ -34,34 +34,34 @@ def fail(message: str, *, code: int = 1) -> NoReturn:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """The lines of a table; its first row is its head."""
+    """Yield the lines of a table; the first row is the header."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def read_config(files: Sequence[Path] | None) -> "Config":
-    """The configuration in some files, or in the usual one.
+    """Load the given files, or the default one.
 
     Raises:
-        typer.Exit: It is not usable; every finding has been printed.
+        typer.Exit: The configuration is invalid; every error has been printed.
     """
     from llmproxy_asgi.errors import ConfigError
 
-    chosen = list(files or [USUAL])
-    if not files and not USUAL.exists():
-        fail(f"There is no {USUAL} here. Write one with `llmproxy init`, or name yours with --config.")
+    paths = list(files or [DEFAULT_FILE])
+    if not files and not DEFAULT_FILE.exists():
+        fail(f"There is no {DEFAULT_FILE} here. Write one with `llmproxy init`, or name yours with --config.")
     try:
-        return load(chosen)
+        return load(paths)
     except ConfigError as error:
         fail("\n".join(error.findings))
 
 
 def load(files: Sequence[Path]) -> "Config":
-    """The configuration in some files, such as can be served with what is installed here.
+    """Load files, and check that the extras they need are installed.
 
     Raises:
-        ConfigError: It cannot.
+        ConfigError: The configuration is invalid, or an extra is missing.
     """
     from llmproxy_asgi.config.loader import load_config
 
@@ -71,10 +71,10 @@ def load(files: Sequence[Path]) -> "Config":
 
 
 def check_extras(config: "Config") -> None:
-    """Make sure that what a configuration switches on is installed.
+    """Check that the extras that a configuration needs are installed.
 
     Raises:
-        ConfigError: It is not.
+        ConfigError: One is missing.
     """
     from llmproxy_asgi.telemetry.prometheus import check_installed
 

@@ -1,6 +1,6 @@
-"""A long text to stream: what a message sees on its way through a gateway."""
+"""A long text to stream: the journey of a prompt through a gateway."""
 
-TALE = """\
+TEXT = """\
 A small question sets out
 
 There was once a question of eleven words that wanted an answer. It had been typed in a hurry, with one hand, by \
