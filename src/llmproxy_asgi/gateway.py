@@ -23,7 +23,7 @@ from llmproxy_asgi.errors import BadRequest, GatewayError, MisuseError, UnknownA
 from llmproxy_asgi.execution.health import Health
 from llmproxy_asgi.facts import Observer
 from llmproxy_asgi.principal import LOCAL, SCOPE_KEY, Owner, OwnerKind, Principal
-from llmproxy_asgi.runtime import Forgotten, Live, Runtime, label_names
+from llmproxy_asgi.runtime import Forgotten, Runtime, SharedState, label_names
 from llmproxy_asgi.telemetry.logs import CallLog
 from llmproxy_asgi.translators.embeddings.records import EmbeddingRequest, Embeddings
 from llmproxy_asgi.translators.registry import translator
@@ -94,8 +94,8 @@ class Gateway:
         self._identify = identify
         self._csrf = csrf
         self._asked = self._taken_up = 0
-        self._live = Live(transports=transports, observers=[CallLog(), *observers])
-        self._engine = Engine(Runtime.build(load_config(config), self._live, identify=identify, csrf=csrf))
+        self._shared = SharedState(transports=transports, observers=[CallLog(), *observers])
+        self._engine = Engine(Runtime.build(load_config(config), self._shared, identify=identify, csrf=csrf))
         self.endpoints = Endpoints(self._engine)
         """Every path, as an ASGI `http` application; what `LLMProxy` mounts."""
 
@@ -135,11 +135,11 @@ class Gateway:
         if number < self._taken_up:
             return  # one that was asked for later is in force already
         self._taken_up = number
-        runtime = Runtime.build(plan, self._live, identify=self._identify, csrf=self._csrf)
+        runtime = Runtime.build(plan, self._shared, identify=self._identify, csrf=self._csrf)
         self._engine.runtime = runtime
-        await self._live.retire(runtime.providers.values())
+        await self._shared.close_removed(runtime.providers.values())
         if runtime.config.store == "never":
-            await self._live.drop_stores()
+            await self._shared.drop_stores()
 
     async def forget(self, principal: Principal | str, *, kind: OwnerKind = "user") -> Forgotten:
         """Delete everything that is kept or counted for a principal: (kind, tenant, id), of this process.
@@ -156,7 +156,7 @@ class Gateway:
             Unavailable: A store cannot be reached; what it holds is still there.
         """
         owner = Owner.of(_principal(principal), kind=kind)
-        return await self._live.forget(owner, background=await self.endpoints.forget(owner))
+        return await self._shared.forget(owner, background=await self.endpoints.forget(owner))
 
     async def drain(self, window: float | None = None) -> None:
         """Refuse new calls with a 503, let those under way end, then interrupt the rest with their protocol's error.
@@ -166,11 +166,11 @@ class Gateway:
         Args:
             window: Seconds that calls under way get; None: `drain_timeout` of the configuration.
         """
-        await self._live.open_calls.drain(self.config.drain_timeout if window is None else window)
+        await self._shared.open_calls.drain(self.config.drain_timeout if window is None else window)
 
     def reopen(self) -> None:
         """Take calls again after `drain`."""
-        self._live.open_calls.reopen()
+        self._shared.open_calls.reopen()
 
     def prepare(self) -> None:
         """Bring in what the first call would wait for: the way to each upstream, trust, and the words spoken there.
@@ -179,7 +179,7 @@ class Gateway:
             MisuseError: `transport` is nothing that can be used.
         """
         for provider in self._engine.runtime.providers.values():
-            pool = self._live.pool(provider)
+            pool = self._shared.pool(provider)
             if provider.root.startswith("https:"):
                 pool.read_trusted()
             translator(provider.protocols[0])
@@ -187,7 +187,7 @@ class Gateway:
     async def health(self) -> Mapping[str, Health]:
         """Ask every provider now whether it answers, at once; by the providers' names."""
         providers = self._engine.runtime.providers
-        found = await asyncio.gather(*(self._live.health.check(each) for each in providers.values()))
+        found = await asyncio.gather(*(self._shared.health.check(each) for each in providers.values()))
         return dict(zip(providers, found, strict=True))
 
     @property
@@ -197,12 +197,12 @@ class Gateway:
         Without `endpoints.metrics` it counts from the moment that it is asked for.
         """
         runtime = self._engine.runtime
-        return self._live.measured(label_names(runtime.config, runtime.catalog)).collector
+        return self._shared.enable_metrics(label_names(runtime.config, runtime.catalog)).collector
 
     async def aclose(self) -> None:
         """End what runs in the background, and close idle connections. The gateway can be used again."""
         await self.endpoints.aclose()
-        await self._live.aclose()
+        await self._shared.aclose()
 
     async def complete(
         self, *, model: str = "", messages: Messages, principal: Principal | str | None = None, **options: Any

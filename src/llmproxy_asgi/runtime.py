@@ -1,7 +1,7 @@
-"""The immutable plan that one configuration implies, and what is alive beside it.
+"""The immutable runtime of one configuration, and the state that outlives it.
 
-A `Runtime` is made from a `Config` and never changes: a call takes one and keeps it. A `Live` holds what must outlive
-any plan (connection pools, rests), by provider, so that a new plan finds it again.
+A `Runtime` is built from a `Config` and never changes: a call takes one and keeps it. `SharedState` holds what must
+outlive a reload (connection pools, cooldowns), by provider, so that the next runtime finds it again.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -47,13 +47,13 @@ if TYPE_CHECKING:
     from llmproxy_asgi.transport import HostTransport
 
 
-class Live:
-    """Connection pools, rests, and what was learnt of upstreams and conversations; kept across plans.
+class SharedState:
+    """Connection pools, cooldowns, latencies, affinities and stores; kept across reloads.
 
     Args:
         transports: The host's own httpx2 clients or transports, by provider name; `*` for every other provider.
-        clock: What rests are measured with.
-        observers: Who is told what happens.
+        clock: Measures cooldowns and limits.
+        observers: Receive all facts.
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class Live:
         self.clock = clock
         self.observers = Observers(observers)
         self.metrics: Metrics | None = None
-        self.cooldowns = TargetCooldowns(clock, noticed=self._rests)
+        self.cooldowns = TargetCooldowns(clock, noticed=self._cooldown_changed)
         self.catalog: Catalog | None = None
-        """Of the plan in force."""
+        """Of the current runtime."""
         self.budgets = RetryBudgets(clock)
         self.gates = LiveGates(clock)
         self.failed_attempts = FailedAttempts(clock)
@@ -85,7 +85,7 @@ class Live:
         self._pools: dict[tuple[object, ...], Pool] = {}
 
     def pool(self, provider: Provider) -> Pool:
-        """The connections of a provider; made when they are first needed."""
+        """Return a provider's connection pool; the first use creates it."""
         key = provider.connections
         pool = self._pools.get(key)
         if pool is None:
@@ -94,7 +94,7 @@ class Live:
         return pool
 
     def stores(self, address: str) -> "Stores":
-        """The stores at this address; opened when it is first named."""
+        """Return the stores at an address; the first use opens them."""
         stores = self._stores.get(address)
         if stores is None:
             stores = self._stores[address] = Stores(
@@ -104,17 +104,17 @@ class Live:
         return stores
 
     def cooling(self) -> list[str]:
-        """The providers of what cools down now, one entry for each model by a credential, credential or upstream."""
+        """List the providers of current cooldowns, one entry for each model by a credential, credential or upstream."""
         return [subject.provider for subject, _ in self.cooldowns.all_resting()]
 
     def degraded(self) -> list[str]:
-        """The names of models that no target can serve now; `provider/*` where a provider lists none."""
+        """List the models that no target can serve now; `provider/*` where a provider lists none."""
         if self.catalog is None or self.cooldowns.nothing_known:
             return []
         ready = self.cooldowns.is_ready
         return [name for name, targets in self.catalog.watched() if not any(map(ready, targets))]
 
-    def _rests(self, subject: Subject, rest: Rest | None) -> None:
+    def _cooldown_changed(self, subject: Subject, rest: Rest | None) -> None:
         if not self.observers.listening:
             return
         provider, credential, model = subject
@@ -132,8 +132,8 @@ class Live:
             )
         )
 
-    def measured(self, names: Names) -> "Metrics":
-        """What is counted from now on, if nothing was yet; these names stand in labels."""
+    def enable_metrics(self, names: Names) -> "Metrics":
+        """Return the metrics, and start to count if nothing did yet; labels hold these names from now on."""
         if self.metrics is None:
             from llmproxy_asgi.telemetry.metrics import Metrics, shared_directory
 
@@ -144,14 +144,14 @@ class Live:
         return self.metrics
 
     async def forget(self, owner: Owner, *, background: int = 0) -> "Forgotten":
-        """Delete everything that is kept or counted for one owner.
+        """Delete everything that is stored or counted for one owner.
 
         Args:
-            owner: Whose.
-            background: Responses at work that were cancelled before.
+            owner: The owner.
+            background: The number of running background responses that were cancelled before.
 
         Raises:
-            Unavailable: A store cannot be reached; what it holds is still there.
+            Unavailable: A store cannot be reached; it keeps its records.
         """
         stores = tuple(self._stores.values())
         return Forgotten(
@@ -163,20 +163,20 @@ class Live:
         )
 
     async def drop_stores(self) -> None:
-        """Let go of everything that was kept for callers, in this process's memory."""
+        """Close all stores; those in this process's memory lose their records."""
         stores, self._stores = self._stores, {}
         for each in stores.values():
             await each.responses.aclose()
             await each.reasoning.aclose()
 
-    async def retire(self, providers: Iterable[Provider]) -> None:
-        """Close the connections of every provider but these; answers that are open end first."""
+    async def close_removed(self, providers: Iterable[Provider]) -> None:
+        """Close the connections of all providers but these, after their open responses have ended."""
         kept = {each.connections for each in providers}
         for key in [key for key in self._pools if key not in kept]:
             await self._pools.pop(key).aclose()
 
     async def aclose(self) -> None:
-        """Close stores, and every connection that is idle; open answers are their calls' to close."""
+        """Close the stores and all idle connections; calls close their own open responses."""
         if self.metrics is not None:
             self.metrics.stop()
         await self.health.aclose()
@@ -190,33 +190,33 @@ class Live:
 
 
 class Stores(msgspec.Struct, frozen=True):
-    """What is kept for callers at one address."""
+    """The stores at one address."""
 
     responses: RecordStore
     reasoning: RecordStore
 
 
-KEEPS_NOTHING = Stores(NothingStore(), NothingStore())
-"""What is kept with `store: never`."""
+NO_STORES = Stores(NothingStore(), NothingStore())
+"""The stores of `store: never`."""
 
 
 class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
-    """How much was kept for one owner, and is deleted."""
+    """How many records of one owner were deleted."""
 
     responses: int
     """Stored responses."""
     background: int
-    """Background responses that were at work, and were cancelled."""
+    """Running background responses that were cancelled."""
     reasoning: int
     """Tool calls and messages with reasoning state."""
     conversations: int
-    """Conversations whose target was remembered."""
+    """Conversations with a remembered target."""
     limits: int
     """Limits that had counted calls or tokens."""
 
 
 class Runtime(msgspec.Struct, frozen=True):
-    """One plan: what a call needs to know, and nothing that changes."""
+    """What a call needs to know, immutable; one for each loaded configuration."""
 
     config: Config
     providers: Mapping[str, Provider]
@@ -235,7 +235,7 @@ class Runtime(msgspec.Struct, frozen=True):
     observers: Observers
     metrics: "Metrics | None"
     degraded: Callable[[], list[str]]
-    """As `Live.degraded`."""
+    """See `SharedState.degraded`."""
     admins: Admins
     clock: Clock
     bounds: Bounds
@@ -246,17 +246,17 @@ class Runtime(msgspec.Struct, frozen=True):
     def build(
         cls,
         config: Config,
-        live: Live,
+        shared: SharedState,
         *,
         identify: Identify | None = None,
         csrf: Csrf | None = None,
     ) -> "Runtime":
-        """The plan that a configuration implies.
+        """Build the runtime of a configuration.
 
         Args:
-            config: Already validated.
-            live: What outlives the plan.
-            identify: The host's hook, that says who is calling.
+            config: A validated configuration.
+            shared: The state that outlives this runtime.
+            identify: The host's hook that returns the principal of a request.
             csrf: The host's own check of a CSRF token.
         """
         providers = {}
@@ -272,78 +272,78 @@ class Runtime(msgspec.Struct, frozen=True):
             csrf=csrf,
             limits=config.access.default.call_limits,
             origins=config.access.origins,
-            attempts=live.failed_attempts,
+            attempts=shared.failed_attempts,
             failed_attempts_per_minute=config.access.failed_attempts_per_minute,
         )
-        stores = KEEPS_NOTHING if config.store == "never" else live.stores(config.database)
-        metrics = _metrics(config, catalog, live)
-        # Last, when nothing can fail any more: a plan that cannot be must change nothing for the one in force.
-        live.health.plan(providers.values())
-        live.catalog = catalog
-        admission = live.gates.targets(providers.values())
+        stores = NO_STORES if config.store == "never" else shared.stores(config.database)
+        metrics = _metrics(config, catalog, shared)
+        # Last, when nothing can fail any more: a runtime that cannot be built must not change the current one.
+        shared.health.watch(providers.values())
+        shared.catalog = catalog
+        admission = shared.gates.targets(providers.values())
         return cls(
             config=config,
             providers=providers,
             catalog=catalog,
             doorkeeper=doorkeeper,
             executor=Executor(
-                live.pool,
-                live.cooldowns,
+                shared.pool,
+                shared.cooldowns,
                 largest_answer=config.limits.answer,
                 largest_stream=config.limits.stream,
-                budgets=live.budgets,
+                budgets=shared.budgets,
                 admission=admission,
-                observers=live.observers,
-                heard=live.latencies.heard if _measures(config) else None,
-                clock=live.clock,
-                worker=live.worker,
+                observers=shared.observers,
+                heard=shared.latencies.heard if _uses_latency(config) else None,
+                clock=shared.clock,
+                worker=shared.worker,
             ),
-            callers=live.gates.callers,
-            open_calls=live.open_calls,
-            health=live.health,
-            listings=live.listings,
+            callers=shared.gates.callers,
+            open_calls=shared.open_calls,
+            health=shared.health,
+            listings=shared.listings,
             counting=Counting(
-                live.pool,
-                live.cooldowns,
+                shared.pool,
+                shared.cooldowns,
                 largest_answer=config.limits.answer,
                 admission=admission,
-                worker=live.worker,
+                worker=shared.worker,
             ),
             reasoning=ReasoningCustody(stores.reasoning),
             responses=ResponseCustody(
                 stores.responses,
-                clock=live.clock,
+                clock=shared.clock,
                 largest=config.limits.body,
                 bounds=config.limits.bounds,
-                worker=live.worker,
+                worker=shared.worker,
             ),
-            strategies=live.strategies,
-            affinities=live.affinities,
-            observers=live.observers,
+            strategies=shared.strategies,
+            affinities=shared.affinities,
+            observers=shared.observers,
             metrics=metrics,
-            degraded=live.degraded,
+            degraded=shared.degraded,
             admins=Admins(config.access.admins, anybody=config.access.mode == "open"),
-            clock=live.clock,
+            clock=shared.clock,
             bounds=config.limits.bounds,
-            worker=live.worker,
-            bodies=live.bodies,
+            worker=shared.worker,
+            bodies=shared.bodies,
         )
 
 
-def _metrics(config: Config, catalog: Catalog, live: Live) -> "Metrics | None":
-    """The page, where it is wanted; what is counted for a host's own page learns of the new names, too."""
+def _metrics(config: Config, catalog: Catalog, shared: SharedState) -> "Metrics | None":
+    """Return the metrics if their page is enabled; rename labels of a host's own page, too."""
     if config.endpoints.metrics:
         from llmproxy_asgi.telemetry.prometheus import check_installed
 
         check_installed()
-    elif live.metrics is None:
+    elif shared.metrics is None:
         return None
-    metrics = live.measured(label_names(config, catalog))
+    metrics = shared.enable_metrics(label_names(config, catalog))
     return metrics if config.endpoints.metrics else None
 
 
 def label_names(config: Config, catalog: Catalog) -> Names:
-    """The names that the configuration holds, for metrics' labels."""
+    """Return the names in the configuration, for metrics' labels."""
     entries = [entry for block in config.providers.values() for entry in block.models or ()]
     patterns = dict.fromkeys(entry.name for entry in entries if entry.is_pattern)
     return Names(
@@ -353,6 +353,6 @@ def label_names(config: Config, catalog: Catalog) -> Names:
     )
 
 
-def _measures(config: Config) -> bool:
-    """Whether anybody wants to know how quick targets are."""
+def _uses_latency(config: Config) -> bool:
+    """Whether a route selects targets by latency."""
     return any(route.strategy == "least_latency" for route in config.models.values())

@@ -286,14 +286,14 @@ class FuzzHarness:
         Raises:
             Illegal: Something is.
         """
-        live = self._gateway._live
+        shared = self._gateway._shared
         left = {
             "tasks": [task for task in asyncio.all_tasks() if task not in self._tasks],
             "open answers": self.upstream.open,
-            "open calls": len(live.open_calls),
+            "open calls": len(shared.open_calls),
             "calls that nobody was told the end of": len(self._books.open),
-            "places": sum(slots.used for slots in live.gates._slots.values()),
-            "in line": sum(gate.waiting for gate in live.gates._targets.values()),
+            "places": sum(slots.used for slots in shared.gates._slots.values()),
+            "in line": sum(gate.waiting for gate in shared.gates._targets.values()),
             "logged": self._complaints.texts,
             "books": self._books.wrong,
         }
@@ -308,7 +308,7 @@ class FuzzHarness:
             Illegal: It took too long, something was logged, or what went upstream was no JSON.
         """
         self.upstream.spoke.clear()
-        self._gateway._live.cooldowns.clear()  # no case depends on the one before
+        self._gateway._shared.cooldowns.clear()  # no case depends on the one before
         sent: list[Message] = []
 
         async def send(message: Message) -> None:

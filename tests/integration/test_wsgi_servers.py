@@ -49,7 +49,7 @@ async def app(scope, receive, send):
         await send({"type": "http.response.body"})
         return
     if scope["path"] == "/held":
-        held = b"%d" % gateway.gateway._live.bodies.total
+        held = b"%d" % gateway.gateway._shared.bodies.total
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(held))]})
         await send({"type": "http.response.body", "body": held})
         return

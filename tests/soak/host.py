@@ -180,8 +180,8 @@ class Host:
         objects = gc.get_objects()
         types = Counter(f"{type(each).__module__}.{type(each).__qualname__}" for each in objects)
         descriptors = [_what(each) for each in Path("/proc/self/fd").iterdir()]
-        live = self._proxy.gateway._live
-        gates = [*live.gates._targets.values(), *live.gates.callers._gates.values()]
+        shared = self._proxy.gateway._shared
+        gates = [*shared.gates._targets.values(), *shared.gates.callers._gates.values()]
         return State(
             tasks=len(tasks),
             waiting=sorted(repr(each)[:120] for each in tasks)[:20],
@@ -194,10 +194,10 @@ class Host:
             places=_places(gates),
             queued=sum(gate.waiting for gate in gates),
             unsettled=sum(gate._unsettled for gate in gates),
-            open_calls=len(live.open_calls),
+            open_calls=len(shared.open_calls),
             spans=self._spans.ended,
             spans_open=self._spans.started - self._spans.ended,
-            remembered=len(live.affinities._places),
+            remembered=len(shared.affinities._places),
             complaints=self._complaints.count,
             complained=self._complaints.first,
         )

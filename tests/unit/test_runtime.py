@@ -10,7 +10,7 @@ from llmproxy_asgi.clock import Clock
 from llmproxy_asgi.config.schema import Config
 from llmproxy_asgi.custody import reasoning, responses
 from llmproxy_asgi.providers.base import Provider
-from llmproxy_asgi.runtime import Live, Runtime
+from llmproxy_asgi.runtime import Runtime, SharedState
 from llmproxy_asgi.stores import open as opening
 from llmproxy_asgi.stores.base import Bounds, RecordStore
 from llmproxy_asgi.stores.memory import MemoryStore
@@ -18,25 +18,25 @@ from support.clock import FakeClock
 from support.stores import ALICE
 
 
-def plan(live: Live, endpoints: dict[str, bool] | None = None, **block: Any) -> Runtime:
+def plan(shared: SharedState, endpoints: dict[str, bool] | None = None, **block: Any) -> Runtime:
     local = {"type": "openai-compatible", "base_url": "http://127.0.0.1:1/v1", **block}
-    return Runtime.build(Config.model_validate({"providers": {"p": local}, "endpoints": endpoints or {}}), live)
+    return Runtime.build(Config.model_validate({"providers": {"p": local}, "endpoints": endpoints or {}}), shared)
 
 
 def test_a_plan_that_cannot_be_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """What has been taken of the limits in force stays taken."""
-    live = Live()
+    shared = SharedState()
     limits: dict[str, Any] = {"rate_limit": {"requests_per_second": 0.001}}
-    made = plan(live, **limits)
+    made = plan(shared, **limits)
     target = made.catalog.resolve("m").targets[0]
     credential = target.provider.credentials[0]
-    admission = live.gates.targets(made.providers.values())
+    admission = shared.gates.targets(made.providers.values())
     assert admission is not None
     assert admission.try_take(target, credential, 0) is not None
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(ConfigError, match="prometheus"):
-        plan(live, {"metrics": True})
-    again = live.gates.targets(plan(live, **limits).providers.values())
+        plan(shared, {"metrics": True})
+    again = shared.gates.targets(plan(shared, **limits).providers.values())
     assert again is not None
     assert again.try_take(target, credential, 0) is None
 
@@ -60,33 +60,33 @@ async def test_stores_are_those_of_the_address(monkeypatch: pytest.MonkeyPatch) 
     live = Live(clock=FakeClock())
     one, other = plan(live), plan(live)
     assert opened == [
-        ("memory", "responses", responses.BOUNDS, live.clock),
-        ("memory", "reasoning", reasoning.BOUNDS, live.clock),
+        ("memory", "responses", responses.BOUNDS, shared.clock),
+        ("memory", "reasoning", reasoning.BOUNDS, shared.clock),
     ]
     made = one.responses.begin(ALICE)
     assert await one.responses.save(ALICE, made)
     assert await other.responses.find(ALICE, made.id) is not None
-    await live.aclose()
+    await shared.aclose()
     assert len(closed) == 2
 
 
 @pytest.mark.anyio
 async def test_connections_outlive_a_plan_that_says_the_same_of_them() -> None:
     """An upstream keeps its pool under another plan, and one that answers here has a new one where its pace changed."""
-    live = Live()
+    shared = SharedState()
 
     def made(**simulated: Any) -> list[Provider]:
         blocks = {
             "far": {"type": "openai-compatible", "base_url": "http://127.0.0.1:1/v1", **simulated.pop("far", {})},
             "here": {"type": "simulated", **simulated},
         }
-        return list(Runtime.build(Config.model_validate({"providers": blocks}), live).providers.values())
+        return list(Runtime.build(Config.model_validate({"providers": blocks}), shared).providers.values())
 
-    far, here = map(live.pool, made(delay="10ms"))
+    far, here = map(shared.pool, made(delay="10ms"))
     again = made(delay="10ms", far={"cooldown": "1s"})
-    assert list(map(live.pool, again)) == [far, here]
+    assert list(map(shared.pool, again)) == [far, here]
     changed = made(delay="20ms")
-    await live.retire(changed)
-    assert live.pool(changed[0]) is far
-    assert live.pool(changed[1]) is not here
-    await live.aclose()
+    await shared.close_removed(changed)
+    assert shared.pool(changed[0]) is far
+    assert shared.pool(changed[1]) is not here
+    await shared.aclose()

@@ -55,14 +55,16 @@ def _entry(credential: "Credential", told: "Diagnosis") -> dict[str, object]:
 
 async def _asked(config: "Config") -> "list[tuple[Credential, Diagnosis]]":
     from llmproxy_asgi.execution.diagnosis import diagnose
-    from llmproxy_asgi.runtime import Live, Runtime
+    from llmproxy_asgi.runtime import Runtime, SharedState
 
-    live = Live()
+    shared = SharedState()
     try:
-        plan = Runtime.build(config, live)
-        each = [(provider, credential) for provider in plan.providers.values() for credential in provider.credentials]
-        asked = (diagnose(live.pool(provider), provider, credential) for provider, credential in each)
+        runtime = Runtime.build(config, shared)
+        each = [
+            (provider, credential) for provider in runtime.providers.values() for credential in provider.credentials
+        ]
+        asked = (diagnose(shared.pool(provider), provider, credential) for provider, credential in each)
         found = await asyncio.gather(*asked)
         return [(credential, told) for (_, credential), told in zip(each, found, strict=True)]
     finally:
-        await live.aclose()
+        await shared.aclose()

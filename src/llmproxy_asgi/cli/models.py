@@ -22,21 +22,21 @@ def show(config: ConfigOption = None) -> None:
     Names under `models` show their strategy, and with `weighted` each target's share in brackets.
     `*` stands for anything: a provider without a list of models is asked for whatever a client names.
     """
-    from llmproxy_asgi.runtime import Live, Runtime
+    from llmproxy_asgi.runtime import Runtime, SharedState
 
-    plan = Runtime.build(read_config(config), Live())
-    rows = [*_named(plan), *_open_ended(plan.providers.values())]
+    runtime = Runtime.build(read_config(config), SharedState())
+    rows = [*_named(runtime), *_open_ended(runtime.providers.values())]
     if not rows:
         typer.echo("No models: no provider is enabled.", err=True)
     for line in columns([_HEAD, *rows]) if rows else ():
         typer.echo(line)
 
 
-def _named(plan: "Runtime") -> Iterator[Row]:
-    for name in plan.catalog.names():
-        choice = plan.catalog.resolve(name)
+def _named(runtime: "Runtime") -> Iterator[Row]:
+    for name in runtime.catalog.names():
+        choice = runtime.catalog.resolve(name)
         protocols = dict.fromkeys(protocol for target in choice.targets for protocol in target.provider.protocols)
-        strategy = plan.config.models[name].strategy if name in plan.config.models else ""
+        strategy = runtime.config.models[name].strategy if name in runtime.config.models else ""
         yield name, ", ".join(map(_shown, choice.ranks)), ", ".join(protocols), strategy
 
 

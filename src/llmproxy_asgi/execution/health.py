@@ -1,9 +1,9 @@
-"""Does an upstream answer: asked of it now and then by its cheapest question, beside what calls tell anyway.
+"""Active health checks: ask an upstream its cheapest question on an interval.
 
-Passive: every call reports how it went (`cooldown`). Active: a provider with `health:` is asked on an interval, with
-jitter so that many processes do not ask at once. After two failed checks in a row the upstream cools down until a check
-goes well again; a check that goes well ends only such a rest, never one that calls caused. Whether a configuration is
-right, and whether somebody may use a model, are other questions and asked elsewhere.
+Passive checks are elsewhere: every call reports its result to `cooldown`. A provider with `health:` is checked on an
+interval, with jitter so that many processes do not check at once. After two failed checks in a row the upstream cools
+down until a check succeeds; a successful check ends only this cooldown, never one that calls caused. Checking a
+configuration is `diagnosis`.
 """
 
 import asyncio
@@ -24,37 +24,37 @@ from llmproxy_asgi.transport import AnswerTimeout, Pool
 from llmproxy_asgi.transport.reasons import shortened
 
 FAILURES_BEFORE_DOWN = 2
-"""Failed checks in a row that make an upstream down."""
+"""Failed checks in a row that mark an upstream as down."""
 JITTER = 0.1
-"""The share of the interval by which two checks' distance varies."""
+"""The share of the interval by which the time between two checks varies."""
 LONGEST_CHECK = 30.0
 """Seconds that a check may take beside connecting, however long a call may wait for its first byte."""
 _LARGEST = 64 * 1024
-"""Bytes of an answer that are read, so that its connection can be used again; the rest is not waited for."""
+"""Bytes of a response to read, so that its connection can be reused; the rest is not awaited."""
 
 _log = logging.getLogger("llmproxy_asgi.health")
 
 
 class Health(msgspec.Struct, frozen=True):
-    """What the last check of one provider said."""
+    """The result of a provider's last check."""
 
     healthy: bool
     reason: str
     """The status or the failed connection, in one line without secrets; empty where it is healthy."""
     checked_at: datetime
     seconds: float
-    """How long the check took."""
+    """The duration of the check."""
 
 
 class HealthChecks:
-    """Checks providers, for as long as somebody uses the gateway.
+    """Check providers in the background, from the first call on.
 
     Args:
-        pools: The connection pool of a provider.
-        cooldowns: What rests; told of what is found.
-        observers: Who wants to know.
-        clock: Slept with between two checks.
-        draw: Where jitter comes from.
+        pools: Returns a provider's connection pool.
+        cooldowns: Receive the results.
+        observers: Receive changes of state.
+        clock: Waits between two checks.
+        draw: The source of jitter.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class HealthChecks:
 
     @property
     def states(self) -> Mapping[str, Health]:
-        """The last check of each provider that was ever checked."""
+        """The last result by provider name."""
         return self._states
 
-    def plan(self, providers: Iterable[Provider]) -> None:
-        """From now on these are watched; those that are gone are forgotten."""
+    def watch(self, providers: Iterable[Provider]) -> None:
+        """Check these providers from now on, and forget removed ones."""
         providers = tuple(providers)
         self._watched = tuple(each for each in providers if each.config.health is not None)
         names = {each.name for each in providers}
@@ -92,58 +92,58 @@ class HealthChecks:
         self._cancel()
 
     def keep_running(self) -> None:
-        """Start what is watched, unless it runs already. Called for every call, so it does next to nothing."""
+        """Start the checks unless they run already. This is on the hot path: every call calls it."""
         if not self._watched:
             return
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             if self._loop is not None and not self._loop.is_closed():
-                return  # another loop of this process watches
+                return  # another loop of this process runs them
             self._loop = loop
-            self._tasks = [loop.create_task(self._watch(each)) for each in self._watched]
+            self._tasks = [loop.create_task(self._check_forever(each)) for each in self._watched]
 
     async def aclose(self) -> None:
-        """Stop watching. It begins anew with the next call."""
+        """Stop the checks; the next call starts them again."""
         tasks, loop = self._tasks, self._loop
         self._cancel()
         if loop is asyncio.get_running_loop():
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def check(self, provider: Provider) -> Health:
-        """Ask one provider now, and take note of what it says."""
+        """Check one provider now, and record the result."""
         since = self._clock.monotonic()
         reason = ""
         for credential in provider.credentials:
             reason = await self._ask(provider, credential)
             if not reason:
                 break
-        health = self._found(reason, since)
-        self._note(provider, health)
+        health = self._result(reason, since)
+        self._record(provider, health)
         return health
 
     async def ask(self, provider: Provider, credential: Credential) -> Health:
-        """Ask one provider now by one of its credentials; what it says is nobody's but the asker's."""
+        """Check one provider now with one of its credentials, without recording the result."""
         since = self._clock.monotonic()
-        return self._found(await self._ask(provider, credential), since)
+        return self._result(await self._ask(provider, credential), since)
 
-    def _found(self, reason: str, since: float) -> Health:
+    def _result(self, reason: str, since: float) -> Health:
         return Health(not reason, reason, self._clock.now(), self._clock.monotonic() - since)
 
-    async def _watch(self, provider: Provider) -> None:
+    async def _check_forever(self, provider: Provider) -> None:
         assert provider.config.health is not None
         interval = provider.config.health.interval
-        # Many processes begin at once: the first check comes at any moment of the interval.
+        # Many processes start at once, so the first check falls anywhere in the interval.
         wait = self._draw.uniform(0, interval)
         while True:
             await self._clock.sleep(wait)
             try:
                 await self.check(provider)
-            except Exception:  # noqa: BLE001  a bug of ours, or of a provider's: it must not end the watch
+            except Exception:  # noqa: BLE001  a bug, here or in a provider, must not end the checks
                 _log.exception("a health check of %s failed unexpectedly", provider.name)
             wait = interval * self._draw.uniform(1 - JITTER, 1 + JITTER)
 
     async def _ask(self, provider: Provider, credential: Credential) -> str:
-        """What is wrong, in one line without secrets; empty: it answers."""
+        """Return why the check failed, in one line without secrets; empty if it succeeded."""
         question = provider.health_question()
         if question is None:
             return ""
@@ -169,7 +169,7 @@ class HealthChecks:
             return ""
         return shortened(provider.mask(credential).text(answered(answer, question.address, body)), LONGEST_REASON)
 
-    def _note(self, provider: Provider, health: Health) -> None:
+    def _record(self, provider: Provider, health: Health) -> None:
         name = provider.name
         before = self._states.get(name)
         self._states[name] = health
@@ -193,7 +193,7 @@ class HealthChecks:
 
 
 def _is_failure(status: int) -> bool:
-    """Whether a status says that calls would fail, too; any other answer shows that the upstream is there."""
+    """Whether calls would fail with this status, too; any other response shows that the upstream is available."""
     return status in (401, 403) or status >= 500
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from llmproxy_asgi.config.loader import load_config
 from llmproxy_asgi.execution.diagnosis import Diagnosis, diagnose
-from llmproxy_asgi.runtime import Live, Runtime
+from llmproxy_asgi.runtime import Runtime, SharedState
 from llmproxy_asgi.testing import (
     Received,
     Reset,
@@ -58,12 +58,12 @@ def ask(base_url: str | None, kind: str = "openai-compatible", **more: Any) -> D
     block = {"type": kind, **({"api_key": KEY, "base_url": base_url} if base_url else {}), **more}
 
     async def asked() -> Diagnosis:
-        live = Live()
+        shared = SharedState()
         try:
-            provider = Runtime.build(load_config({"providers": {"p": block}}), live).providers["p"]
-            return await diagnose(live.pool(provider), provider, provider.credentials[0])
+            provider = Runtime.build(load_config({"providers": {"p": block}}), shared).providers["p"]
+            return await diagnose(shared.pool(provider), provider, provider.credentials[0])
         finally:
-            await live.aclose()
+            await shared.aclose()
 
     found = asyncio.run(asked())
     assert KEY not in repr(found)

@@ -19,7 +19,7 @@ from starlette.requests import HTTPConnection
 from llmproxy_asgi import Gateway, LLMProxy, Principal
 from llmproxy_asgi.errors import RateLimited
 from llmproxy_asgi.execution.gate import Gate as LimitGate
-from llmproxy_asgi.runtime import Live
+from llmproxy_asgi.runtime import SharedState
 from llmproxy_asgi.testing import (
     Gate,
     Hold,
@@ -109,7 +109,7 @@ def post(base: str, path: str = CHAT, body: dict[str, Any] | None = None, *, key
 
 def gate_of(proxy: LLMProxy, name: str = "limited") -> LimitGate:
     """The gate that a caller's calls must pass."""
-    gates = proxy.gateway._live.gates.callers._gates
+    gates = proxy.gateway._shared.gates.callers._gates
     return next(gate for (owner, _), gate in gates.items() if (owner.tenant, owner.id) == ("", name))
 
 

@@ -359,7 +359,7 @@ async def test_a_list_is_kept_for_minutes_and_a_failure_for_less(
     """When a later question fails, the list of before goes on."""
     clock = FakeClock()
     gateway = Gateway({"providers": {"p": provider(upstream)}})
-    monkeypatch.setattr(gateway._live.listings, "_clock", clock)
+    monkeypatch.setattr(gateway._shared.listings, "_clock", clock)
     assert gateway.models() == []
     assert await gateway.list_models() == ["gpt-5", "o3"]
     clock.at += KEPT - 1

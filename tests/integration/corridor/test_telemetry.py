@@ -273,8 +273,8 @@ async def test_a_host_shows_it_on_its_own_page() -> None:
             pass
         found = series(generate_latest(registry))
         tasks = asyncio.all_tasks()
-    assert gateway._live.metrics is not None
-    assert not gateway._live.metrics._monitor.running
+    assert gateway._shared.metrics is not None
+    assert not gateway._shared.metrics._monitor.running
     assert asyncio.all_tasks() <= tasks
     assert value(found, "llmproxy_calls_total", provider="simulated", model="simulated/echo", outcome="ok") == 2
 

@@ -65,7 +65,7 @@ def ask(base: str, path: str, *, key: str) -> tuple[int, bytes]:
 
 def until_held(proxy: LLMProxy, size: int) -> None:
     """Wait until so many bytes of bodies are held."""
-    bodies = proxy.gateway._live.bodies
+    bodies = proxy.gateway._shared.bodies
     for _ in range(2_000):
         if bodies.total == size:
             return

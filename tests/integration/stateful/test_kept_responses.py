@@ -240,7 +240,7 @@ def test_what_shall_not_be_kept_is_not(harness: OwnersHarness, upstream: str, st
     """`store: false` leaves nothing at all, also of what goes on from a kept one; the answer says so."""
     harness.play(Reply(texts=("a",)))
     known: dict[str, Any] = {"model": harness.model(upstream), "stream": stream}
-    store = harness.proxy.gateway._live.stores("memory").responses
+    store = harness.proxy.gateway._shared.stores("memory").responses
     forget(harness.alice, responses_wires.RESPONSE_ID)
     before = store.count  # type: ignore[attr-defined]  # of a store in memory
     answer = ask(harness.alice, **known, input="x", store=False)

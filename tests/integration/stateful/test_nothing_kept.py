@@ -33,7 +33,7 @@ async def leave_traces(gateway: Gateway, principal: Principal | None) -> list[st
         first = await client.responses.create(model="two", input="hello")
         second = await client.responses.create(model="two", input="and?", previous_response_id=first.id)
     owner = Owner.of(principal) if principal else Owner("local", "", "local")
-    await gateway._live.stores("memory").reasoning.put(owner, "call_1", b"{}", ttl=60)
+    await gateway._shared.stores("memory").reasoning.put(owner, "call_1", b"{}", ttl=60)
     return [first.id, second.id]
 
 
@@ -143,7 +143,7 @@ async def test_nothing_is_kept_whatever_is_asked_for(model: str) -> None:
         events = [event async for event in await client.responses.create(model=model, input="hi", stream=True)]
         assert events[-1].type == "response.completed"
         assert events[-1].response.model_dump()["store"] is False
-        assert gateway._live._stores == {}
+        assert gateway._shared._stores == {}
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -171,7 +171,7 @@ async def test_reasoning_state_is_not_kept() -> None:
     for store in ("allowed", "never"):
         async with Gateway({**config, "store": store}) as gateway:
             await gateway.complete(**ask)
-            stores = gateway._live._stores
+            stores = gateway._shared._stores
             assert (stores == {}) is (store == "never")
 
 

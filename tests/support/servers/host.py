@@ -33,17 +33,17 @@ CONFIG: Any = json.loads(os.environ["SERVED_CONFIG"])
 
 def state(proxy: LLMProxy, loop: asyncio.AbstractEventLoop | None) -> dict[str, Any]:
     """What is alive in this process."""
-    live = proxy.gateway._live
+    shared = proxy.gateway._shared
     gc.collect()
     return {
         "pid": os.getpid(),
-        "open": len(live.open_calls),
-        "draining": live.open_calls.draining,
-        "slots": sum(slots.used for slots in live.gates._slots.values()),
-        "waiting": sum(len(gate._line) for gate in live.gates._targets.values()),
+        "open": len(shared.open_calls),
+        "draining": shared.open_calls.draining,
+        "slots": sum(slots.used for slots in shared.gates._slots.values()),
+        "waiting": sum(len(gate._line) for gate in shared.gates._targets.values()),
         "started": NOTES.started,
         "finished": NOTES.finished,
-        "pools": sorted(name for name, _ in live._pools),
+        "pools": sorted(name for name, _ in shared._pools),
         "tasks": len(asyncio.all_tasks(loop)) if loop is not None else 0,
         "threads": sorted(thread.name for thread in threading.enumerate()),
         "resident": resident(os.getpid()),

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from llmproxy_asgi.cli.program import program
 from llmproxy_asgi.config.loader import load_config
-from llmproxy_asgi.runtime import Live
+from llmproxy_asgi.runtime import SharedState
 
 KEYS = {"OPENAI_API_KEY": "sk-one-0123456789", "ANTHROPIC_API_KEY": "sk-two-0123456789"}
 COMMANDS = ["demo", "serve", "init", "check", "schema", "models", "doctor"]
@@ -336,7 +336,7 @@ def sick(monkeypatch: pytest.MonkeyPatch) -> dict[str, int | Exception]:
                 return httpx2.Response(400, json={"error": {"message": "you must provide a model parameter"}})
             return httpx2.Response(said, json={})
 
-    monkeypatch.setattr("llmproxy_asgi.runtime.Live", functools.partial(Live, transports={"*": Said()}))
+    monkeypatch.setattr("llmproxy_asgi.runtime.SharedState", functools.partial(SharedState, transports={"*": Said()}))
     return says
 
 

@@ -43,7 +43,7 @@ class HealthHarness(Pool):
         self.checks = HealthChecks(
             lambda _: self, self.cooldowns, observers=Observers([self]), clock=self.clock, draw=random.Random(3)
         )
-        self.checks.plan([self.provider])
+        self.checks.watch([self.provider])
 
     def notice(self, fact: AnyFact, /) -> None:
         self.facts.append(fact)
