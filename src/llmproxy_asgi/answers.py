@@ -6,12 +6,12 @@ from typing_extensions import override
 
 from llmproxy_asgi.call import Call
 from llmproxy_asgi.conversation import Batch, Ended, Failed
-from llmproxy_asgi.custody.reasoning import withheld
+from llmproxy_asgi.conversation_state.reasoning import withheld_reasoning
 from llmproxy_asgi.errors import GatewayError
 from llmproxy_asgi.translators.base import AnyInbound, Intake, StreamEncoder
 
 if TYPE_CHECKING:
-    from llmproxy_asgi.custody.stateful import Turn
+    from llmproxy_asgi.conversation_state.stateful import ConversationTurn
 
 
 class CallerStream:
@@ -40,7 +40,7 @@ class CallerStream:
                 await self._call.keep(kept)
             data = self._encoder.feed(batch.events)
             if batch.events and type(batch.events[-1]) is Ended and (state := self._encoder.withheld()):
-                await self._call.keep(withheld(state))
+                await self._call.keep(withheld_reasoning(state))
             return data
         raw = batch.raw or b""
         if batch.events:
@@ -63,7 +63,7 @@ class KeptStream(CallerStream):
 
     __slots__ = ("_turn",)
 
-    def __init__(self, call: Call, inbound: AnyInbound, turn: "Turn") -> None:
+    def __init__(self, call: Call, inbound: AnyInbound, turn: "ConversationTurn") -> None:
         super().__init__(call, inbound, turn.said)
         self._turn = turn
 

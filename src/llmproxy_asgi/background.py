@@ -21,8 +21,8 @@ from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.answers import stream_of
 from llmproxy_asgi.call import Call
 from llmproxy_asgi.conversation import EMPTY
-from llmproxy_asgi.custody.responses import ResponseCustody, Status, WireEvent
-from llmproxy_asgi.custody.stateful import Turn
+from llmproxy_asgi.conversation_state.responses import ResponseStore, Status, WireEvent
+from llmproxy_asgi.conversation_state.stateful import ConversationTurn
 from llmproxy_asgi.engine import Engine
 from llmproxy_asgi.errors import (
     BadRequest,
@@ -56,16 +56,16 @@ class Run:
     """One response at work, and its events.
 
     Args:
-        turn: Its dealings with what is kept; enqueued already.
-        owner: Whose it is.
-        custody: Where it is kept.
+        turn: Its stored state; already enqueued.
+        owner: The owner of the response.
+        responses: Stores the response and its events.
     """
 
     largest = LARGEST
 
-    def __init__(self, turn: Turn, owner: Owner, custody: ResponseCustody) -> None:
+    def __init__(self, turn: ConversationTurn, owner: Owner, responses: ResponseStore) -> None:
         self.turn = turn
-        self.custody = custody
+        self.responses = responses
         self.owner = owner
         self.over = False
         self.task: asyncio.Task[None] | None = None
@@ -227,7 +227,7 @@ class Background:
                 await call.check()
                 await call.admit()
                 told = await turn.enqueue()
-            run = self._runs[owner, turn.id] = Run(turn, owner, call.custody)
+            run = self._runs[owner, turn.id] = Run(turn, owner, call.responses)
         except BaseException:
             if call is not None:
                 call.give_up()
@@ -358,12 +358,12 @@ class Background:
     async def _leave(self, run: Run) -> None:
         """Its events are kept, and then found where they are kept."""
         run.publish(over=True)
-        custody = run.custody
+        responses = run.responses
         try:
-            if run.events[0].number == 0 and await custody.is_kept(run.owner, run.id):
-                await custody.save_events(run.owner, run.turn.record, run.events)
+            if run.events[0].number == 0 and await responses.is_kept(run.owner, run.id):
+                await responses.save_events(run.owner, run.turn.record, run.events)
         except Unavailable as error:
-            _log.warning("The events of a response could not be kept: %s", error)
+            _log.warning("The events of a response could not be stored: %s", error)
         finally:
             del self._runs[run.owner, run.id]
 

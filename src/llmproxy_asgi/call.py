@@ -24,9 +24,17 @@ from llmproxy_asgi.conversation import (
     StreamEvent,
     Usage,
 )
-from llmproxy_asgi.custody.affinity import Pin, distance, pin
-from llmproxy_asgi.custody.reasoning import NOTHING, Before, Kept, ReasoningTap, missing, remember, restore
-from llmproxy_asgi.custody.responses import ResponseCustody
+from llmproxy_asgi.conversation_state.affinity import IssuerPin, distance, pin
+from llmproxy_asgi.conversation_state.reasoning import (
+    NO_REASONING,
+    Before,
+    ReasoningEntries,
+    ReasoningTap,
+    extract_reasoning,
+    missing,
+    restore,
+)
+from llmproxy_asgi.conversation_state.responses import ResponseStore
 from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError, UpstreamProtocolError
 from llmproxy_asgi.execution.allowance import Allowance
 from llmproxy_asgi.execution.attempt import Answered, Asked, Attempt, Job
@@ -44,7 +52,7 @@ from llmproxy_asgi.translators.embeddings.records import Embeddings
 from llmproxy_asgi.worker import Worker
 
 if TYPE_CHECKING:
-    from llmproxy_asgi.custody.stateful import Turn
+    from llmproxy_asgi.conversation_state.stateful import ConversationTurn
 
 Belongs: TypeAlias = Callable[[], Conversation | None]
 """Finds out which conversation a request belongs to; None: one that nobody will go on with."""
@@ -64,7 +72,7 @@ class _Tap(ReasoningTap):
         self._parts = 0
 
     @override
-    def border(self, event: StreamEvent) -> Kept:
+    def border(self, event: StreamEvent) -> ReasoningEntries:
         self._recorder.see(event)
         if isinstance(event, PartStarted):
             self._parts += 1
@@ -123,12 +131,12 @@ class Call:
         )
         """Records it for observers, and holds what is known of its usage."""
         self._conversation = conversation
-        self._pin: Pin | None = None
+        self._pin: IssuerPin | None = None
         self._remade: Callable[[Intake], Made] | None = None
-        self.turn: Turn | None = None
+        self.turn: ConversationTurn | None = None
         """Its dealings with kept answers, if it has any."""
 
-    def going_on(self, turn: "Turn", remade: Callable[[Intake], Made]) -> Self:
+    def going_on(self, turn: "ConversationTurn", remade: Callable[[Intake], Made]) -> Self:
         """The same call, which has dealings with kept answers; `remade`: what it does if its request is another."""
         self.turn, self._remade = turn, remade
         return self
@@ -184,7 +192,9 @@ class Call:
         self.tap = _Tap(self.recorder, words=words, before=before)
         if self.turn is not None:
             self.turn.begin(relayed=self.relays)
-        if isinstance(attempt.whole, Response) and (kept := remember(attempt.whole, words=words, before=before)):
+        if isinstance(attempt.whole, Response) and (
+            kept := extract_reasoning(attempt.whole, words=words, before=before)
+        ):
             await self.keep(kept)
 
     async def check(self) -> None:
@@ -213,8 +223,8 @@ class Call:
         return self._job.course
 
     @property
-    def custody(self) -> ResponseCustody:
-        """Where its answer is kept, if it is."""
+    def responses(self) -> ResponseStore:
+        """The store of its response, if it is stored."""
         return self._runtime.responses
 
     async def _recalling(self, job: Job) -> Job:
@@ -225,7 +235,7 @@ class Call:
             asked, ids = await self._runtime.worker.run(_read, job) if job.heavy else _read(job)
         except BadRequest:
             return job  # a target that takes the bytes as they are may serve it all the same
-        thoughts = await self._runtime.reasoning.find(self._owner, ids) if ids else NOTHING
+        thoughts = await self._runtime.reasoning.find(self._owner, ids) if ids else NO_REASONING
         if isinstance(asked, Request) and self._choice.several:
             self._pin = pin(asked, thoughts)
         if not thoughts:
@@ -260,7 +270,7 @@ class Call:
 
         return sorted(targets, key=far)
 
-    async def keep(self, kept: Kept) -> None:
+    async def keep(self, kept: ReasoningEntries) -> None:
         """Keep what the tap told, before the caller reads on."""
         await self._runtime.reasoning.keep(self._owner, kept)
 

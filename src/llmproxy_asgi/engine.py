@@ -31,7 +31,7 @@ from llmproxy_asgi.telemetry.call_recorder import CountRecorder, record_refusal
 from llmproxy_asgi.translators.base import AnyInbound, Headers, Intake
 
 if TYPE_CHECKING:
-    from llmproxy_asgi.custody.stateful import Turn
+    from llmproxy_asgi.conversation_state.stateful import ConversationTurn
 
 
 class Entry:
@@ -138,10 +138,12 @@ class Engine:
 
         return unkept(intake, strict=strict)
 
-    def _turn(self, intake: Intake, grant: Grant) -> "Turn":
-        from llmproxy_asgi.custody.stateful import Turn  # with the words of Responses, which alone has kept answers
+    def _turn(self, intake: Intake, grant: Grant) -> "ConversationTurn":
+        from llmproxy_asgi.conversation_state.stateful import (
+            ConversationTurn,  # with the words of Responses, which alone has kept answers
+        )
 
-        return Turn(self.runtime.responses, grant.owner, intake)
+        return ConversationTurn(self.runtime.responses, grant.owner, intake)
 
     async def count(
         self,

@@ -14,9 +14,9 @@ from llmproxy_asgi.access.failed_attempts import FailedAttempts
 from llmproxy_asgi.access.identify import Csrf, Doorkeeper, Identify
 from llmproxy_asgi.clock import SYSTEM, AlarmClock, Clock
 from llmproxy_asgi.config.schema import Config
-from llmproxy_asgi.custody import reasoning, responses
-from llmproxy_asgi.custody.reasoning import ReasoningCustody
-from llmproxy_asgi.custody.responses import ResponseCustody
+from llmproxy_asgi.conversation_state import reasoning, responses
+from llmproxy_asgi.conversation_state.reasoning import ReasoningCache
+from llmproxy_asgi.conversation_state.responses import ResponseStore
 from llmproxy_asgi.execution.admission import CallerGates, LiveGates
 from llmproxy_asgi.execution.bodies import Bodies
 from llmproxy_asgi.execution.budget import RetryBudgets
@@ -156,7 +156,7 @@ class SharedState:
         stores = tuple(self._stores.values())
         return Forgotten(
             background=background,
-            responses=sum([await ResponseCustody(each.responses).forget(owner) for each in stores]),
+            responses=sum([await ResponseStore(each.responses).forget(owner) for each in stores]),
             reasoning=sum([await each.reasoning.erase(owner) for each in stores]),
             conversations=self.affinities.forget(owner),
             limits=self.gates.callers.forget(owner),
@@ -228,8 +228,8 @@ class Runtime(msgspec.Struct, frozen=True):
     health: HealthChecks
     listings: Listings
     counting: Counting
-    reasoning: ReasoningCustody
-    responses: ResponseCustody
+    reasoning: ReasoningCache
+    responses: ResponseStore
     strategies: Strategies
     affinities: Affinities
     observers: Observers
@@ -309,8 +309,8 @@ class Runtime(msgspec.Struct, frozen=True):
                 admission=admission,
                 worker=shared.worker,
             ),
-            reasoning=ReasoningCustody(stores.reasoning),
-            responses=ResponseCustody(
+            reasoning=ReasoningCache(stores.reasoning),
+            responses=ResponseStore(
                 stores.responses,
                 clock=shared.clock,
                 largest=config.limits.body,

@@ -20,7 +20,7 @@ from fuzz.legal import Illegal, check_error, check_stream, check_whole, read
 from fuzz.seeds import CHAT, COMPLETIONS, GEMINI, UPSTREAMS
 from fuzz.spoiled import spoiled_answer, spoiled_error, spoiled_stream
 from llmproxy_asgi.conversation import Batch, Ended, Failed, Finished, FinishReason, StreamEvent
-from llmproxy_asgi.custody.reasoning import ReasoningTap, remember
+from llmproxy_asgi.conversation_state.reasoning import ReasoningTap, extract_reasoning
 from llmproxy_asgi.errors import BadRequest, GatewayError, UpstreamError, UpstreamTimeout
 from llmproxy_asgi.translators.base import Intake, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.grammar import Grammar, GrammarError, Rule
@@ -223,7 +223,7 @@ def _whole(case: StreamCase) -> None:
     except UpstreamError as error:
         _check_problem(case.caller, error)
         return
-    remember(answer)
+    extract_reasoning(answer)
     msgspec.json.encode(answer)
     if case.caller == case.upstream or any(each.finish.reason == FinishReason.PAUSE for each in answer.candidates):
         return  # read by Python's callers; not told but gone on with

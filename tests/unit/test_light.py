@@ -179,7 +179,7 @@ LATER = {
     "llmproxy_asgi.access.hooks",  # an `identify` or a `csrf`
     "llmproxy_asgi.background",  # a call of Responses
     "llmproxy_asgi.config.findings",  # a configuration that is wrong
-    "llmproxy_asgi.custody.stateful",  # a call of Responses
+    "llmproxy_asgi.conversation_state.stateful",  # a call of Responses
     "llmproxy_asgi.endpoints.stored",  # a call of Responses
     "llmproxy_asgi.inprocess",  # an SDK's client of `Gateway`
     "llmproxy_asgi.providers.simulated",  # its being configured, as for every provider

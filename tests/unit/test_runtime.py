@@ -8,7 +8,7 @@ from typing_extensions import override
 from llmproxy_asgi import ConfigError
 from llmproxy_asgi.clock import Clock
 from llmproxy_asgi.config.schema import Config
-from llmproxy_asgi.custody import reasoning, responses
+from llmproxy_asgi.conversation_state import reasoning, responses
 from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.runtime import Runtime, SharedState
 from llmproxy_asgi.stores import open as opening

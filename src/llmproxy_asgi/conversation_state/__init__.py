@@ -1,5 +1,5 @@
-"""What we keep for a principal between calls: responses, and the reasoning state of tool calls.
+"""The state of conversations between calls: stored responses, and the reasoning state of tool calls.
 
-Everything here belongs to one owner and is looked up for that owner alone. Nothing here knows an endpoint or a kind of
-store; what the items of a stored response say is read by their protocol's translator alone.
+Each record belongs to one owner and is found for that owner only. Nothing here knows an endpoint or a store backend,
+and only the codec of its protocol reads the items of a stored response.
 """

@@ -1,22 +1,22 @@
-"""Reasoning state of tool calls, for callers who send their calls back without it.
+"""Cache the reasoning state of tool calls, for callers that send their calls back without it.
 
-An upstream wants the state of its reasoning back beside the calls that it led to. Callers of another protocol get it
-wrapped, and many strip what they do not know. So the state is kept here by (owner, call id) when an answer passes, and
-put back beside the call before a request goes upstream, if the target can open it and nothing else is there.
+An upstream requires the state of its reasoning back beside the calls that it led to. Callers of another protocol get it
+wrapped, and many strip unknown fields. So the state is cached here by (owner, call id) when a response passes, and
+restored beside the call before a request goes upstream, if the target can open it and the turn carries none.
 
 ::
 
-    answer  ─ ReasoningTap.feed / remember ─▶ thoughts ─ ReasoningCustody.keep ─▶ store
-    request ─ missing ─▶ call ids ─ ReasoningCustody.find ─▶ thoughts ─ restore ─▶ request
+    response ─ ReasoningTap.feed / extract_reasoning ─▶ entries ─ ReasoningCache.keep ─▶ store
+    request  ─ missing ─▶ keys ─ ReasoningCache.find ─▶ cached reasoning ─ restore ─▶ request
 
-An id that upstreams use again in every conversation (see `names.is_unique`) is kept under the id and a digest of the
+An id that upstreams reuse in every conversation (see `names.is_unique`) is stored under the id and a digest of the
 conversation before the call, so that the state of one conversation never goes upstream in another.
 
-Words that no vendor sealed are kept only for upstreams that refuse a turn without them
-(`Capabilities.needs_reasoning_content`). A text is found by the id of its message, where an answer withheld its state.
+Reasoning text without a seal is cached only for upstreams that refuse a turn without it
+(`Capabilities.needs_reasoning_content`). A text is found by the id of its message, where a response withheld its state.
 
-Best effort throughout: what is lost or does not fit is left out, and no caller ever sees an error of this. Nothing
-here opens a seal.
+This is best effort: what is lost or does not fit is left out, and no caller ever gets an error from it. Nothing here
+opens a seal.
 """
 
 import contextlib
@@ -55,73 +55,72 @@ from llmproxy_asgi.translators.seals import keep
 
 BOUNDS = Bounds(total_bytes=64 * MIB, owner_bytes=8 * MIB, owner_records=5_000)
 LIFETIME = 3600.0
-"""Seconds that a thought is kept after it was last needed."""
-MOST_CALLS = 500
-"""Calls of one request that are looked up; the newest ones."""
+"""Seconds that an entry is kept after its last use."""
+MAX_CALLS = 500
+"""Calls of one request to look up; the newest ones."""
 
-_MAY_STAND_IN = re.compile(r"toolu_(?!01)[A-Za-z0-9]{24}")
-"""Ids that Messages' callers get in the place of illegal ones; the vendor's own begin in another way."""
-_log = logging.getLogger("llmproxy_asgi.custody")
+_MAY_BE_REPLACEMENT = re.compile(r"toolu_(?!01)[A-Za-z0-9]{24}")
+"""Ids that replace illegal ones for callers of Messages; the vendor's own start differently."""
+_log = logging.getLogger("llmproxy_asgi.conversation_state")
 
 
-class Thought(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="version", tag=1):
-    """What the model thought on its way to one call, since the call before it."""
+class CachedReasoning(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="version", tag=1):
+    """The reasoning that led to one call, since the call before it."""
 
     call: str
-    """Tells this call from another one of the same id: upstreams that count their calls begin anew each time. Empty: a
-    text's."""
+    """A digest of the call: upstreams that number their calls reuse the ids. Empty for a text."""
     first: tuple[Reasoning, ...] = ()
-    """What the whole turn began with."""
+    """The reasoning at the start of the turn."""
     close: tuple[Reasoning, ...] = ()
-    """What stood later, between other parts and this call."""
+    """Later reasoning, between other parts and this call."""
     seals: tuple[Seal, ...] = ()
-    """The call's own."""
+    """The call's own seals."""
 
 
-Kept: TypeAlias = tuple[tuple[str, Thought], ...]
-"""Thoughts by their keys, as an answer tells them."""
-Thoughts: TypeAlias = Mapping[str, Thought]
-"""Thoughts by their keys, as they were found."""
+ReasoningEntries: TypeAlias = tuple[tuple[str, CachedReasoning], ...]
+"""New entries of a response, with their keys."""
+CachedReasoningByKey: TypeAlias = Mapping[str, CachedReasoning]
+"""Entries that were found, by key."""
 Before: TypeAlias = Callable[[], Sequence[Message]]
-"""The conversation that an answer goes on from; empty where it is not known, and then ids alone are the keys."""
+"""Returns the conversation before a response; empty if it is not known: then ids alone are the keys."""
 
-NOTHING: Thoughts = {}
+NO_REASONING: CachedReasoningByKey = {}
 
 _ENCODER = msgspec.json.Encoder()
-_DECODER = msgspec.json.Decoder(Thought)
+_DECODER = msgspec.json.Decoder(CachedReasoning)
 
 
-# ── what an answer leaves behind ─────────────────────────────────────────────────────────────────────────────────────
+# ── what to cache of a response ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def remember(response: Response, *, words: bool = False, before: Before = tuple) -> Kept:
-    """What is worth keeping of a whole answer; nothing where it holds no calls, or nothing sealed.
+def extract_reasoning(response: Response, *, words: bool = False, before: Before = tuple) -> ReasoningEntries:
+    """Extract the entries of a whole response; none if it has no calls, or no seals.
 
     Args:
-        response: The answer.
-        words: Whether reasoning that nobody sealed is worth it, too.
-        before: What it goes on from.
+        response: The response.
+        words: Whether to cache reasoning text without a seal, too.
+        before: Returns the conversation before the response.
     """
-    kept: list[tuple[str, Thought]] = []
+    kept: list[tuple[str, CachedReasoning]] = []
     for candidate in response.candidates:
         if _is_worth_keeping(candidate.parts, words=words):
             kept += _thoughts(candidate.parts, words=words, before=before)
     return tuple(kept)
 
 
-def withheld(state: Iterable[tuple[str, Sequence[Seal]]]) -> Kept:
-    """State of messages that their answer did not tell, by the ids of these messages."""
-    return tuple((item, Thought(call="", seals=tuple(seals))) for item, seals in state)
+def withheld_reasoning(state: Iterable[tuple[str, Sequence[Seal]]]) -> ReasoningEntries:
+    """Return entries for state that a response withheld, by the ids of its messages."""
+    return tuple((item, CachedReasoning(call="", seals=tuple(seals))) for item, seals in state)
 
 
 class ReasoningTap:
-    """Collects from a stream's events what is worth keeping, as they pass. One per stream.
+    """Collect entries from one stream's events as they pass.
 
-    It relies on what the events promise: calls and sealed parts are whole when they end.
+    Calls and sealed parts must be complete when they end.
 
     Args:
-        words: See `remember`.
-        before: Likewise.
+        words: See `extract_reasoning`.
+        before: See `extract_reasoning`.
     """
 
     __slots__ = ("_prior", "_seen", "_words")
@@ -131,16 +130,16 @@ class ReasoningTap:
         self._prior = before
         self._seen: dict[int, dict[int, Part]] = {}
 
-    def feed(self, events: Sequence[StreamEvent]) -> Kept:
-        """What these events complete: nearly always nothing. Runs once per read of every translated stream."""
-        kept: Kept = ()
+    def feed(self, events: Sequence[StreamEvent]) -> ReasoningEntries:
+        """Return the entries that these events complete. Runs once per read of every translated stream."""
+        kept: ReasoningEntries = ()
         for event in events:
             if type(event) is not PartDelta:
                 kept += self.border(event)
         return kept
 
-    def border(self, event: StreamEvent) -> Kept:
-        """What an event that is no delta completes."""
+    def border(self, event: StreamEvent) -> ReasoningEntries:
+        """Return the entries that an event other than a delta completes."""
         if isinstance(event, PartStarted | PartEnded):
             if event.part is not None:
                 self._seen.setdefault(event.candidate, {})[event.index] = event.part
@@ -148,7 +147,7 @@ class ReasoningTap:
             return self._finished(self._seen.pop(event.candidate, {}))
         return ()
 
-    def _finished(self, seen: Mapping[int, Part]) -> Kept:
+    def _finished(self, seen: Mapping[int, Part]) -> ReasoningEntries:
         parts = [seen[index] for index in sorted(seen)]
         return (
             _thoughts(parts, words=self._words, before=self._prior)
@@ -165,22 +164,22 @@ def _is_worth_keeping(parts: Iterable[Part], *, words: bool) -> bool:
     return calls and thought
 
 
-def _thoughts(parts: Iterable[Part], *, words: bool, before: Before) -> Kept:
-    """The thoughts of one candidate's calls."""
-    kept: list[tuple[str, Thought]] = []
+def _thoughts(parts: Iterable[Part], *, words: bool, before: Before) -> ReasoningEntries:
+    """Return the entries of one candidate's calls."""
+    kept: list[tuple[str, CachedReasoning]] = []
     context: Context | None = None
     first: list[Reasoning] = []
     close: list[Reasoning] = []
     begun = False
     for part in parts:
         if isinstance(part, Reasoning):
-            if part.seals or (words and part.text):  # else of no use to their maker, and nobody else's business
+            if part.seals or (words and part.text):  # else it is of no use to its issuer, and no other may have it
                 (close if begun else first).append(part)
             continue
         begun = True
         if isinstance(part, ToolCall):
             if first or close or part.seals:
-                thought = Thought(call=_mark(part), first=tuple(first), close=tuple(close), seals=part.seals)
+                thought = CachedReasoning(call=_mark(part), first=tuple(first), close=tuple(close), seals=part.seals)
                 if context is None:
                     prior = before()
                     context = Context(Conversation(prior), len(prior))
@@ -190,9 +189,9 @@ def _thoughts(parts: Iterable[Part], *, words: bool, before: Before) -> Kept:
 
 
 class Conversation:
-    """What was said, for keys of the calls in it; each message is digested once, and only for ids that may collide.
+    """Digests of a conversation, for keys of its calls; computed once per message, and only for ids that may collide.
 
-    Callers send back as it was what their user said, and what came last before a call: these tell conversations apart.
+    Callers send back unchanged the user's messages and the last message before a call, which identify a conversation.
     """
 
     __slots__ = ("_digested", "_messages", "_users")
@@ -203,7 +202,7 @@ class Conversation:
         self._digested = 0
 
     def digest(self, end: int) -> str:
-        """Of the messages before this one. Not for one that stands before the last that was asked for."""
+        """Digest the messages before this index; indexes must not decrease from call to call."""
         for message in self._messages[self._digested : end]:
             if message.role == "user":
                 _add(message, self._users)
@@ -215,11 +214,11 @@ class Conversation:
 
 
 class Context:
-    """The keys of the calls that stand behind the beginning of a conversation.
+    """Keys of the calls that follow the start of a conversation.
 
     Args:
-        conversation: All of it.
-        end: How many of its messages stand before them.
+        conversation: The whole conversation.
+        end: The number of messages before the calls.
     """
 
     __slots__ = ("_conversation", "_digest", "_end")
@@ -230,14 +229,14 @@ class Context:
         self._digest: str | None = None
 
     def key(self, part: ToolCall) -> str:
-        """What a call's thought is kept under: its id, with the conversation where the id alone may collide."""
+        """Return a call's key: its id, with the conversation where the id alone may collide."""
         known = _legal(part.call_id)
         return known if not self._end or is_unique(part.call_id, part.name) else self._longer(known)
 
     def keys(self, part: ToolCall) -> tuple[str, ...]:
-        """What it may have been kept under: an id that a caller got in the place of an illegal one tells nothing."""
+        """Return the possible keys of a call: a replacement of an illegal id may be of either kind."""
         key = self.key(part)
-        return (key, self._longer(key)) if self._end and _MAY_STAND_IN.fullmatch(key) else (key,)
+        return (key, self._longer(key)) if self._end and _MAY_BE_REPLACEMENT.fullmatch(key) else (key,)
 
     def _longer(self, call_id: str) -> str:
         if self._digest is None:
@@ -246,7 +245,7 @@ class Context:
 
 
 def _legal(call_id: str) -> str:
-    """An id as every caller can hold it: illegal ones are rewritten for some, and come back as that."""
+    """Return an id that every protocol allows: illegal ones are replaced for some callers, and come back so."""
     return call_id if CALL_ID.fullmatch(call_id) else CallIds(prefix="toolu_").outward(call_id)
 
 
@@ -265,10 +264,10 @@ def _texts(part: Part) -> Iterator[str]:
 
 
 def _mark(call: ToolCall) -> str:
-    """What a call asks for, however its arguments are spelled."""
+    """Digest a call's name and arguments, independent of the JSON formatting."""
     arguments = call.arguments
     if call.kind == "function":
-        with contextlib.suppress(ValueError, RecursionError):  # what is not JSON is known by its spelling
+        with contextlib.suppress(ValueError, RecursionError):  # arguments that are not JSON are digested as text
             arguments = msgspec.json.encode(msgspec.json.decode(arguments or "{}"), order="sorted").decode()
     return derived("", call.name, arguments, size=16)
 
@@ -277,7 +276,7 @@ def _mark(call: ToolCall) -> str:
 
 
 def missing(request: Request) -> tuple[str, ...]:
-    """The keys of the calls and texts that came without any reasoning state in their turn."""
+    """Return the keys of calls and texts whose turn came without reasoning state."""
     keys: dict[str, None] = {}
     conversation = Conversation(request.messages)
     for begin, _, turn in _bare_turns(request.messages):
@@ -285,19 +284,19 @@ def missing(request: Request) -> tuple[str, ...]:
         for message in turn:
             for part in message.parts:
                 keys |= dict.fromkeys(_keys(part, context))
-    return tuple(keys)[-MOST_CALLS:]
+    return tuple(keys)[-MAX_CALLS:]
 
 
-def kept_for(messages: Sequence[Message], thoughts: Thoughts) -> Mapping[int, Thought]:
-    """What is kept for a conversation's parts, by `id()` of the part."""
+def cached_by_part(messages: Sequence[Message], cached: CachedReasoningByKey) -> Mapping[int, CachedReasoning]:
+    """Return the cached reasoning of a conversation's parts, by `id()` of the part."""
     conversation = Conversation(messages)
     return {
-        id(part): thought
+        id(part): reasoning
         for begin, _, turn in _bare_turns(messages)
         for context in (Context(conversation, begin),)
         for message in turn
         for part in message.parts
-        if (thought := _find(part, context, thoughts)) is not None
+        if (reasoning := _find(part, context, cached)) is not None
     }
 
 
@@ -307,30 +306,30 @@ def _keys(part: Part, context: Context) -> tuple[str, ...]:
     return (part.id,) if isinstance(part, Text) and part.text and part.id else ()
 
 
-def _find(part: Part, context: Context, thoughts: Thoughts) -> Thought | None:
+def _find(part: Part, context: Context, cached: CachedReasoningByKey) -> CachedReasoning | None:
     keys = _keys(part, context)
     if isinstance(part, ToolCall):
         keys = (*keys, part.call_id)
-    return next((thoughts[key] for key in keys if key in thoughts), None)
+    return next((cached[key] for key in keys if key in cached), None)
 
 
-def _is_of(thought: Thought, part: Part) -> bool:
-    return thought.call == (_mark(part) if isinstance(part, ToolCall) else "")
+def _is_of(reasoning: CachedReasoning, part: Part) -> bool:
+    return reasoning.call == (_mark(part) if isinstance(part, ToolCall) else "")
 
 
-def restore(request: Request, thoughts: Thoughts, upstream: Upstream) -> Request:
-    """The request with what was thought put back beside its calls, as far as this upstream can open it.
+def restore(request: Request, cached: CachedReasoningByKey, upstream: Upstream) -> Request:
+    """Return the request with cached reasoning beside its calls, as far as this upstream can open it.
 
-    The very same request where there is nothing to put back. Words of reasoning that a caller sent without their state
-    give way to those that have it.
+    The same object is returned where there is nothing to restore. Reasoning text that a caller sent without its state
+    is replaced by cached reasoning that has it.
     """
-    if not thoughts:
+    if not cached:
         return request
     messages = list(request.messages)
     changed = False
     conversation = Conversation(request.messages)
     for begin, end, turn in _bare_turns(request.messages):
-        restored = _restored(turn, thoughts, upstream, Context(conversation, begin))
+        restored = _restored(turn, cached, upstream, Context(conversation, begin))
         if restored is not None:
             messages[begin:end] = restored
             changed = True
@@ -338,7 +337,7 @@ def restore(request: Request, thoughts: Thoughts, upstream: Upstream) -> Request
 
 
 def _bare_turns(messages: Sequence[Message]) -> Iterator[tuple[int, int, tuple[Message, ...]]]:
-    """The turns of the model (neighbouring messages are one) that may lack state and hold none, with their places."""
+    """Yield the model's turns (adjacent messages are one) that may need state and have none, with their positions."""
     end = 0
     for role, group in groupby(messages, key=attrgetter("role")):
         turn = tuple(group)
@@ -358,7 +357,7 @@ def _is_bare(turn: Sequence[Message]) -> bool:
 
 
 def _restored(
-    turn: Sequence[Message], thoughts: Thoughts, upstream: Upstream, context: Context
+    turn: Sequence[Message], cached: CachedReasoningByKey, upstream: Upstream, context: Context
 ) -> list[Message] | None:
     """A turn with its state, message by message; None where there is none that this upstream can open."""
     has_words = any(isinstance(part, Reasoning) and part.text for message in turn for part in message.parts)
@@ -369,7 +368,7 @@ def _restored(
     for message in turn:
         row: list[Part] = []
         for part in message.parts:
-            thought = _find(part, context, thoughts)
+            thought = _find(part, context, cached)
             if thought is None or not _is_of(thought, part):
                 row.append(part)
                 continue
@@ -403,46 +402,46 @@ def _usable(parts: Iterable[Reasoning], upstream: Upstream, *, words: bool) -> I
             yield msgspec.structs.replace(part, seals=seals) if others else part
 
 
-# ── where it is kept meanwhile ───────────────────────────────────────────────────────────────────────────────────────
+# ── storage ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class ReasoningCustody:
-    """Keeps thoughts by owner and call id. Never fails a call: a store that cannot be reached holds nothing.
+class ReasoningCache:
+    """Cache reasoning by owner and call id. It never fails a call: an unavailable store acts as an empty one.
 
     Args:
-        store: Its own; bounded. Whoever made it closes it.
-        lifetime: Seconds that a thought is kept after it was last needed.
+        store: A bounded store for this cache only; its creator closes it.
+        lifetime: Seconds that an entry is kept after its last use.
     """
 
     def __init__(self, store: RecordStore, *, lifetime: float = LIFETIME) -> None:
         self._store = store
         self._lifetime = lifetime
 
-    async def keep(self, owner: Owner, kept: Kept) -> None:
-        """Keep what an answer left behind. Do so before its caller reads the end, who may go on at once."""
+    async def keep(self, owner: Owner, entries: ReasoningEntries) -> None:
+        """Store the entries of a response, before its caller reads the end and may send the next request."""
         try:
-            for call_id, thought in kept:
-                await self._store.put(owner, call_id, _ENCODER.encode(thought), ttl=self._lifetime)
-        except (Unavailable, TypeError, ValueError) as error:  # the latter two: what no JSON can hold
-            _log.warning("Reasoning state could not be kept: %s", error)
+            for call_id, reasoning in entries:
+                await self._store.put(owner, call_id, _ENCODER.encode(reasoning), ttl=self._lifetime)
+        except (Unavailable, TypeError, ValueError) as error:  # the latter two: values that JSON cannot hold
+            _log.warning("Reasoning state could not be stored: %s", error)
 
-    async def find(self, owner: Owner, call_ids: Sequence[str]) -> Thoughts:
-        """What is known of these calls; it lives on, because a loop that is going on asks for it at every step."""
+    async def find(self, owner: Owner, call_ids: Sequence[str]) -> CachedReasoningByKey:
+        """Find the reasoning of these calls and extend its lifetime: a tool loop needs it at every step."""
         if not call_ids:
-            return NOTHING
+            return NO_REASONING
         try:
             found = await self._store.get_many(owner, call_ids)
             if found:
                 await self._store.touch(owner, found.keys(), ttl=self._lifetime)
         except Unavailable as error:
             _log.warning("Reasoning state could not be looked up: %s", error)
-            return NOTHING
-        return {call_id: thought for call_id, value in found.items() if (thought := _read(value)) is not None}
+            return NO_REASONING
+        return {call_id: reasoning for call_id, value in found.items() if (reasoning := _read(value)) is not None}
 
 
-def _read(value: bytes) -> Thought | None:
+def _read(value: bytes) -> CachedReasoning | None:
     try:
         return _DECODER.decode(value)
     except msgspec.DecodeError as error:
-        _log.warning("Kept reasoning state cannot be read: %s", error)
+        _log.warning("Stored reasoning state cannot be decoded: %s", error)
         return None

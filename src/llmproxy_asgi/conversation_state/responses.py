@@ -1,10 +1,10 @@
-"""Responses that a principal may ask for again, and go on from: the state behind the Responses API, over any upstream.
+"""Store responses that a principal may retrieve and continue: the state of the Responses API, over any upstream.
 
-A record holds the items that one call gave and the items that it was answered with, as the bytes they were told in; the
-conversation before it is found by walking from record to record. What an item says is never read here: whoever speaks
-its protocol does that, and so a conversation that is gone on with is the one its caller would have sent back.
+A record holds the input items of one call and the output items of its response, as their bytes; the conversation before
+it is found by following the records. Items are never decoded here, so a continued conversation is the one that the
+caller would have sent back.
 
-A response belongs to one owner. For everybody else it does not exist.
+A response belongs to one owner. For all others it does not exist.
 """
 
 import logging
@@ -26,13 +26,13 @@ from llmproxy_asgi.worker import Worker
 
 BOUNDS = StoreBounds(total_bytes=256 * MIB, owner_bytes=64 * MIB, owner_records=20_000)
 LIFETIME = 30 * 24 * 3600.0
-"""Seconds that a response is kept."""
-DEEPEST = 1_000
-"""Responses that one conversation may be made of."""
+"""Seconds that a response is stored."""
+MAX_RESPONSES = 1_000
+"""Responses in one conversation at most."""
 LARGEST = 32 * MIB
-"""Bytes of items that one conversation may be made of."""
+"""Bytes of items in one conversation at most."""
 _LARGE = 256 * 1024
-"""Bytes of a record that is read on the event loop."""
+"""Bytes of a record up to which it is decoded on the event loop."""
 
 Status: TypeAlias = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 _T = TypeVar("_T")
@@ -44,18 +44,18 @@ _EVENTS = "/events"
 _ITEM = "item/"
 _PARAM = "previous_response_id"
 
-_log = logging.getLogger("llmproxy_asgi.custody")
+_log = logging.getLogger("llmproxy_asgi.conversation_state")
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):
-    """One item of a call's input, or of its answer, as it was given; whoever keeps it knows its id."""
+    """One input or output item as it was sent, with its id."""
 
     id: str
     item: msgspec.Raw
 
 
 class WireEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """One event as its caller was told it."""
+    """One event as it was sent to the caller."""
 
     number: int
     """Rising, from 0."""
@@ -64,7 +64,7 @@ class WireEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredResponse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="version", tag=1):
-    """One call and its answer."""
+    """One call and its response."""
 
     id: str
     owner: Owner
@@ -72,34 +72,34 @@ class StoredResponse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     expires_at: datetime
     status: Status
     input_items: tuple[Item, ...] = ()
-    """What this call itself said: not what it goes on from, and not what held for it alone."""
+    """The call's own input: not the conversation before, and not its instructions."""
     output: tuple[Item, ...] | None = None
-    """What it was answered; None: there is no answer (yet) that could be gone on from."""
+    """The output; None: there is no response (yet) that could be continued."""
     previous_id: str | None = None
     background: bool = False
-    """Whether it goes on without its caller."""
+    """Whether it runs in the background."""
     shows_state: bool = False
     """Whether its caller asked to read the state of its reasoning."""
     told: msgspec.Raw = NEVER_TOLD
-    """The answer as its caller's protocol says it, JSON, but for what stands in `output`; `null` until then."""
+    """The response in the caller's protocol, as JSON without the items of `output`; `null` until it ends."""
 
     def ended(
         self, status: Status, output: Sequence[Item] | None = None, *, told: bytes | msgspec.Raw = NEVER_TOLD
     ) -> "StoredResponse":
-        """The same call with its answer, as far as there is one."""
+        """Return this record with its response, as far as there is one."""
         kept = None if output is None else tuple(output)
         return msgspec.structs.replace(self, status=status, output=kept, told=msgspec.Raw(told))
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """Some of a call's input items."""
+    """One page of a call's input items."""
 
     items: tuple[Item, ...]
     has_more: bool
 
 
 class _Link(msgspec.Struct, frozen=True, kw_only=True, tag_field="version", tag=1):
-    """What of a record going on from it needs; the rest is skipped over unread."""
+    """The fields of a record that continuing it needs; the rest is not decoded."""
 
     owner: Owner
     input_items: tuple[Item, ...] = ()
@@ -119,23 +119,23 @@ _TOLD = msgspec.json.Decoder(_Events)
 
 
 def new_id() -> str:
-    """An id that nobody guesses."""
+    """Return a new id that cannot be guessed."""
     return "resp_" + secrets.token_hex(16)
 
 
-class ResponseCustody:
-    """Keeps responses for their owners.
+class ResponseStore:
+    """Store responses by owner.
 
-    Every method raises `Unavailable` where the store cannot be reached.
+    Every method raises `Unavailable` if the store cannot be reached.
 
     Args:
-        store: Its own; bounded. Whoever made it closes it.
-        lifetime: Seconds that a response is kept.
-        clock: What dates are told by.
-        deepest: Responses that one conversation may be made of.
-        largest: Bytes of items that one conversation may be made of: those of a request's body.
-        bounds: What a conversation may hold: what a request may.
-        worker: Where large records are read.
+        store: A bounded store for responses only; its creator closes it.
+        lifetime: Seconds that a response is stored.
+        clock: Dates records.
+        max_responses: Responses in one conversation at most.
+        largest: Bytes of items in one conversation at most: those of a request's body.
+        bounds: The bounds of a conversation: those of a request.
+        worker: Decodes large records.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class ResponseCustody:
         *,
         lifetime: float = LIFETIME,
         clock: Clock = SYSTEM,
-        deepest: int = DEEPEST,
+        max_responses: int = MAX_RESPONSES,
         largest: int = LARGEST,
         bounds: Bounds = DEFAULT_BOUNDS,
         worker: Worker | None = None,
@@ -152,7 +152,7 @@ class ResponseCustody:
         self._store = store
         self._lifetime = lifetime
         self._clock = clock
-        self._deepest = deepest
+        self._max_responses = max_responses
         self.largest = largest
         self.bounds = bounds
         self.worker = worker or Worker()
@@ -168,14 +168,14 @@ class ResponseCustody:
         background: bool = False,
         shows_state: bool = False,
     ) -> StoredResponse:
-        """The record of a call that begins now; not kept until it is saved.
+        """Create the record of a call that starts now; `save` stores it.
 
         Args:
-            owner: Whose.
-            response_id: See `new_id`; one is made if left out.
-            status: What it is until it has ended.
-            previous_id: The response that it goes on from.
-            input_items: Its own input as it was given, in order.
+            owner: The call's owner.
+            response_id: The response's id; default: a new one.
+            status: The status until it ends.
+            previous_id: The response that it continues.
+            input_items: Its own input as it was sent, in order.
             background: See `StoredResponse`.
             shows_state: See `StoredResponse`.
         """
@@ -193,16 +193,15 @@ class ResponseCustody:
         )
 
     async def save(self, owner: Owner, record: StoredResponse, *, replacing: bool = False) -> bool:
-        """Keep a response, or what has become of it; whether it is kept.
+        """Store or update a response; return whether it is stored.
 
         Args:
-            owner: Whose; the record's own.
-            record: What.
-            replacing: Only if it is still there: one that its owner has deleted meanwhile stays deleted.
+            owner: The record's owner.
+            record: The record.
+            replacing: Store only if it still exists: a response that its owner deleted stays deleted.
 
         Returns:
-            False: it is too large or too old, was deleted, or has an id that no response has. Then nothing of it is
-            kept.
+            False: it is too large or expired, was deleted, or has an invalid id. Then nothing is stored.
         """
         left = self._seconds_left(owner, record)
         if _ID.fullmatch(record.id) is None:
@@ -214,11 +213,11 @@ class ResponseCustody:
         return True
 
     async def is_kept(self, owner: Owner, response_id: str) -> bool:
-        """Whether there is something under this id."""
+        """Whether a response with this id is stored."""
         return await self._value(owner, response_id) is not None
 
     async def find(self, owner: Owner, response_id: str) -> StoredResponse | None:
-        """The response; None where there is none, or it is somebody else's."""
+        """Return the response; None if there is none, or it has another owner."""
         value = await self._value(owner, response_id)
         if value is None:
             return None
@@ -226,7 +225,7 @@ class ResponseCustody:
         return record if record is not None and record.owner == owner else None
 
     async def delete(self, owner: Owner, response_id: str) -> bool:
-        """Let go of a response and its events; whether there was one."""
+        """Delete a response and its events; return whether it existed."""
         record = await self.find(owner, response_id)
         if record is None:
             return False
@@ -235,7 +234,7 @@ class ResponseCustody:
         return await self._store.delete(owner, response_id)
 
     async def forget(self, owner: Owner) -> int:
-        """Delete every response of an owner, with its items and events; how many there were."""
+        """Delete all responses of an owner with their items and events; return how many there were."""
         found, after = 0, ""
         while keys := await self._store.keys(owner, after=after):
             found += sum(_ID.fullmatch(key) is not None for key in keys)
@@ -244,23 +243,23 @@ class ResponseCustody:
         return found
 
     async def items(self, owner: Owner, ids: Sequence[str]) -> Mapping[str, msgspec.Raw]:
-        """Those of the items that kept answers hold, by their ids."""
+        """Return those of the items that stored responses hold, by id."""
         keys = {_ITEM + found: found for found in ids if _ITEM_ID.fullmatch(found)}
         places = await self._store.get_many(owner, keys.keys())
         found: dict[str, msgspec.Raw] = {}
         for response_id in dict.fromkeys(value.decode() for value in places.values()):
             record = await self.find(owner, response_id)
             if sum(len(memoryview(each)) for each in found.values()) > self.largest:
-                break  # whoever needs the rest, too, is over the bound
+                break  # a request that needs the rest, too, exceeds the bound
             found |= {each.id: each.item for each in (record.output or () if record is not None else ())}
         return {wanted: found[wanted] for wanted in keys.values() if wanted in found}
 
     async def conversation(self, owner: Owner, previous_response_id: str) -> tuple[msgspec.Raw, ...]:
-        """All that was said up to a response and in it, item by item: inputs, calls, results and reasoning.
+        """Return all items of a conversation, up to and including a response.
 
         Raises:
-            NotFound: There is no such response for this owner, or one before it is gone.
-            BadRequest: It has no answer (yet), or the conversation has too many turns or items.
+            NotFound: The owner has no such response, or one before it is gone.
+            BadRequest: It has no output (yet), or the conversation has too many responses or items.
             BodyTooLarge: The conversation is larger than a request may be.
         """
         turns: list[tuple[Item, ...]] = []
@@ -275,16 +274,16 @@ class ResponseCustody:
             if link is None or link.owner != owner:
                 raise _no_previous(previous_response_id, missing=wanted)
             if wanted in seen:
-                raise InternalError("Stored responses go on from each other in a circle.")
+                raise InternalError("Stored responses continue each other in a circle.")
             seen.add(wanted)
-            if len(seen) > self._deepest:
-                raise BadRequest("The conversation that this response ends is too long to go on with.", param=_PARAM)
+            if len(seen) > self._max_responses:
+                raise BadRequest("The conversation of this response is too long to be continued.", param=_PARAM)
             if link.output is None:
-                raise BadRequest("That response has no answer to go on from.", param=_PARAM)
+                raise BadRequest("This response has no output to continue from.", param=_PARAM)
             turn = (*link.input_items, *link.output)
             size += sum(len(memoryview(each.item)) for each in turn)
             count += len(turn)
-            # Before the next record is read: a short request must not cost what a long one may not.
+            # Check before the next record is read: a short request must not cost more than a long one may.
             check_unfolded(count, size, self.bounds, self.largest, param=_PARAM)
             turns.append(turn)
             wanted = link.previous_id
@@ -299,14 +298,14 @@ class ResponseCustody:
         limit: int = 20,
         order: Literal["asc", "desc"] = "desc",
     ) -> Page | None:
-        """A page of the input of a call; None where `find` finds none.
+        """Return a page of a call's input; None if `find` returns none.
 
         Args:
-            owner: Whose.
-            response_id: Which.
-            after: The id of the item that the page begins behind.
+            owner: The response's owner.
+            response_id: The response's id.
+            after: The id of the item before the page.
             limit: Items on a page.
-            order: `asc`: as they were given; `desc`: the last one first.
+            order: `asc`: as they were sent; `desc`: the last one first.
 
         Raises:
             BadRequest: There is no item `after`.
@@ -324,13 +323,13 @@ class ResponseCustody:
         return Page(items=items[begin : begin + limit], has_more=len(items) > begin + limit)
 
     async def save_events(self, owner: Owner, record: StoredResponse, events: Sequence[WireEvent]) -> bool:
-        """Keep the events of a response, all that there are so far, beside it; whether they are kept."""
+        """Store all events of a response so far; return whether they are stored."""
         left = self._seconds_left(owner, record)
         value = _ENCODER.encode(_Events(owner=owner, events=tuple(events)))
         return await self._store.put(owner, record.id + _EVENTS, value, ttl=left)
 
     async def events(self, owner: Owner, response_id: str, *, after: int = -1) -> tuple[WireEvent, ...] | None:
-        """The events that are kept of a response, from behind number `after` on; None where none ever were."""
+        """Return the stored events of a response after number `after`; None if none were stored."""
         value = await self._value(owner, response_id, _EVENTS)
         if value is None:
             return None
@@ -341,7 +340,7 @@ class ResponseCustody:
 
     def _seconds_left(self, owner: Owner, record: StoredResponse) -> float:
         if record.owner != owner:
-            raise InternalError("A response was to be kept for somebody else.")
+            raise InternalError("A response was to be stored for another owner.")
         return (record.expires_at - self._clock.now()).total_seconds()
 
     async def _read(self, decoder: "msgspec.json.Decoder[_T]", value: bytes) -> _T | None:
@@ -350,19 +349,19 @@ class ResponseCustody:
         return _read(decoder, value)
 
     async def _value(self, owner: Owner, response_id: str, kind: str = "") -> bytes | None:
-        """The bytes of a record; what does not look like an id of ours is not even looked for."""
+        """Return the bytes of a record; an invalid id is not looked up."""
         return await self._store.get(owner, response_id + kind) if _ID.fullmatch(response_id) else None
 
 
 def check_unfolded(count: int, size: int, bounds: Bounds, largest: int, *, param: str) -> None:
-    """Hold what a request unfolds to to the bounds of a request that is sent whole.
+    """Check that an unfolded request is within the bounds of a request.
 
     Args:
         count: Its items.
         size: Their bytes.
-        bounds: Of a request.
-        largest: Bytes of a request.
-        param: What unfolds.
+        bounds: The bounds of a request.
+        largest: Bytes of a request at most.
+        param: The field that unfolds.
 
     Raises:
         BadRequest: There are too many items.
@@ -383,12 +382,12 @@ def check_unfolded(count: int, size: int, bounds: Bounds, largest: int, *, param
 
 
 def _item_keys(record: StoredResponse) -> list[str]:
-    """Where it is written down which response holds an item."""
+    """Return the keys under which a response's items refer to it."""
     return [_ITEM + each.id for each in record.output or () if _ITEM_ID.fullmatch(each.id)]
 
 
 def _read(decoder: "msgspec.json.Decoder[_T]", value: bytes) -> _T | None:
-    """What was kept; None where another version of this program wrote it in another way."""
+    """Decode a record; None if another version wrote it in another format."""
     try:
         return decoder.decode(value)
     except msgspec.DecodeError as error:
@@ -400,5 +399,5 @@ def _no_previous(asked: str, *, missing: str) -> NotFound:
     shown = asked[:100]
     text = f"Previous response with id {shown!r} not found."
     if missing != asked:
-        text = f"The conversation before the response {shown!r} is not complete any more."
+        text = f"The conversation before the response {shown!r} is incomplete: a response was deleted or has expired."
     return NotFound(text, param=_PARAM, code="previous_response_not_found")

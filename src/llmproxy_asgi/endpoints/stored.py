@@ -8,7 +8,7 @@ from typing import Literal
 from urllib.parse import parse_qs
 
 from llmproxy_asgi.background import Background, Reader
-from llmproxy_asgi.custody.responses import StoredResponse, WireEvent
+from llmproxy_asgi.conversation_state.responses import StoredResponse, WireEvent
 from llmproxy_asgi.endpoints.exchange import CallerWatch, Exchange, KeepAlive
 from llmproxy_asgi.engine import Engine, Entry
 from llmproxy_asgi.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound

@@ -277,19 +277,19 @@ async def test_what_unfolds_is_refused_before_the_rest_is_read(monkeypatch: pyte
     """A chain that is too long costs the reading of a few turns, not of all."""
     app = proxy(body="64KiB", messages=10)
     caller = Caller(app)
-    custody = app.gateway._engine.runtime.responses
+    responses = app.gateway._engine.runtime.responses
     last = None
     for _ in range(5):
         last = await stored(caller, input="hi", **({"previous_response_id": last} if last else {}))
     read: list[str] = []
-    value = custody._value
+    value = responses._value
 
     async def counted(owner: Any, response_id: str, kind: str = "") -> Any:
         read.append(response_id)
         return await value(owner, response_id, kind)
 
-    monkeypatch.setattr(custody, "_value", counted)
-    monkeypatch.setattr(custody, "bounds", custody.bounds.__class__(messages=3))
+    monkeypatch.setattr(responses, "_value", counted)
+    monkeypatch.setattr(responses, "bounds", responses.bounds.__class__(messages=3))
     answer = await caller.post(RESPONSES, {"model": "echo", "input": "hi", "previous_response_id": last})
     assert answer.status_code == 400, answer.text
     assert len(read) == 2

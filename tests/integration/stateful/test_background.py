@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from llmproxy_asgi import Gateway, LLMProxy
 from llmproxy_asgi.background import MOST_OF_ONE, Background, Run
-from llmproxy_asgi.custody.stateful import Turn
+from llmproxy_asgi.conversation_state.stateful import ConversationTurn
 from llmproxy_asgi.errors import Unavailable
 from llmproxy_asgi.facts import CallFinished, CallStarted
 from llmproxy_asgi.principal import SCOPE_KEY, Owner, Principal
@@ -443,10 +443,10 @@ async def test_who_cancels_twice_at_once_cancels_once(monkeypatch: pytest.Monkey
         asked.append(asyncio.create_task(background.cancel(run.owner, run.id)))
         assert all(await asyncio.gather(*asked))
         assert background._runs == {}
-        found = await run.custody.find(run.owner, run.id)
+        found = await run.responses.find(run.owner, run.id)
         assert found is not None
         assert found.status == "cancelled"
-        assert await run.custody.events(run.owner, run.id)
+        assert await run.responses.events(run.owner, run.id)
 
 
 class Stuck(MemoryStore):
@@ -473,7 +473,7 @@ async def test_what_is_cancelled_before_it_is_kept_was_cancelled(monkeypatch: py
         run = await begun(gateway, "echo")
         await store.asked.wait()
         assert await background_of(gateway).cancel(run.owner, run.id)
-        found = await run.custody.find(run.owner, run.id)
+        found = await run.responses.find(run.owner, run.id)
         assert found is not None
         assert found.status == "cancelled"
         assert run.events[-1].name == "response.incomplete"
@@ -543,10 +543,10 @@ def test_a_place_is_held_from_the_post_to_the_end(monkeypatch: pytest.MonkeyPatc
         harness.alice.responses.cancel(first.id)
         with monkeypatch.context() as patch:
 
-            async def full(_: Turn) -> bytes:
+            async def full(_: ConversationTurn) -> bytes:
                 raise Unavailable("Nothing can be kept.")
 
-            patch.setattr(Turn, "enqueue", full)
+            patch.setattr(ConversationTurn, "enqueue", full)
             with pytest.raises(openai.InternalServerError, match="kept"):
                 harness.alice.responses.create(**request)
         harness.play(TALE)

@@ -3,8 +3,8 @@
 import pytest
 
 from llmproxy_asgi.conversation import Message, Part, Reasoning, Request, Role, Seal, Text, ToolCall
-from llmproxy_asgi.custody.affinity import Pin, distance, pin
-from llmproxy_asgi.custody.reasoning import Thought
+from llmproxy_asgi.conversation_state.affinity import IssuerPin, distance, pin
+from llmproxy_asgi.conversation_state.reasoning import CachedReasoning
 from llmproxy_asgi.translators.base import Upstream
 
 
@@ -28,13 +28,13 @@ def test_without_state_there_is_no_pin() -> None:
 def test_the_newest_state_decides() -> None:
     """A conversation that has moved belongs to where it went."""
     request = said(USER, ("assistant", thought("openai")), USER, ("assistant", thought("anthropic", "opus")), USER)
-    assert pin(request) == Pin("anthropic", "opus")
+    assert pin(request) == IssuerPin("anthropic", "opus")
 
 
 def test_state_on_calls_counts() -> None:
     """As that of reasoning does."""
     sealed = ToolCall(call_id="c", name="f", seals=thought("gemini").seals)
-    assert pin(said(USER, ("assistant", sealed))) == Pin("gemini")
+    assert pin(said(USER, ("assistant", sealed))) == IssuerPin("gemini")
 
 
 def test_two_routes_at_once_are_none() -> None:
@@ -48,15 +48,15 @@ def test_two_models_of_one_route_pin_the_route() -> None:
     """Which of the two is left open."""
     parts = (thought("openai", "a"), thought("openai", "b"))
     request = Request(protocol="p", model="m", messages=(Message(role="assistant", parts=parts),))
-    assert pin(request) == Pin("openai")
+    assert pin(request) == IssuerPin("openai")
 
 
 def test_kept_state_counts_as_sent() -> None:
     """A caller who strips it stays on the route all the same."""
     request = said(USER, ("assistant", CALL))
-    thoughts = {"call_1": Thought(call="x", first=(thought("anthropic", "opus"),))}
+    thoughts = {"call_1": CachedReasoning(call="x", first=(thought("anthropic", "opus"),))}
     assert pin(request) is None
-    assert pin(request, thoughts) == Pin("anthropic", "opus")
+    assert pin(request, thoughts) == IssuerPin("anthropic", "opus")
     assert pin(request, {"call_2": thoughts["call_1"]}) is None
 
 
@@ -67,6 +67,6 @@ def test_kept_state_counts_as_sent() -> None:
 def test_how_far_a_target_is(issuer: str, model: str, expected: int) -> None:
     """Its own model, its own route, any other."""
     upstream = Upstream(provider="x", model=model, asked="m", issuer=issuer)
-    assert distance(Pin("anthropic", "opus"), upstream) == expected
-    assert distance(Pin("anthropic"), upstream) == (2 if expected == 2 else 0)
+    assert distance(IssuerPin("anthropic", "opus"), upstream) == expected
+    assert distance(IssuerPin("anthropic"), upstream) == (2 if expected == 2 else 0)
     assert distance(None, upstream) == 0

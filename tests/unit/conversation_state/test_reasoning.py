@@ -30,15 +30,15 @@ from llmproxy_asgi.conversation import (
     ToolCall,
     ToolResult,
 )
-from llmproxy_asgi.custody.reasoning import (
+from llmproxy_asgi.conversation_state.reasoning import (
     LIFETIME,
-    MOST_CALLS,
-    NOTHING,
-    ReasoningCustody,
+    MAX_CALLS,
+    NO_REASONING,
+    CachedReasoning,
+    ReasoningCache,
     ReasoningTap,
-    Thought,
+    extract_reasoning,
     missing,
-    remember,
     restore,
 )
 from llmproxy_asgi.errors import Unavailable, UpstreamFailed
@@ -96,7 +96,7 @@ def stripped(parts: Sequence[Part]) -> tuple[Part, ...]:
 def again(*parts: Part, upstream: Upstream = CLAUDE, sent: Sequence[Part] | None = None) -> tuple[Part, ...]:
     """The turn that goes upstream after the caller sent it back, stripped or as `sent`."""
     request = asked(stripped(parts) if sent is None else sent)
-    return restore(request, dict(remember(answer(*parts))), upstream).messages[1].parts
+    return restore(request, dict(extract_reasoning(answer(*parts))), upstream).messages[1].parts
 
 
 # ── back at its place ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -152,14 +152,14 @@ def test_a_turn_in_several_messages_begins_with_its_reasoning() -> None:
         model="smart",
         messages=tuple(Message(role="assistant", parts=row) for row in rows),
     )
-    restored = restore(request, dict(remember(answer(*parts))), CLAUDE)
+    restored = restore(request, dict(extract_reasoning(answer(*parts))), CLAUDE)
     assert [message.parts for message in restored.messages] == [parts[:2], parts[2:3], parts[3:]]
 
 
 def test_every_step_gets_its_own() -> None:
     """A loop of three steps, all of them stripped."""
     steps = [(thinking(text), call(f"call_{text}1b2c3d4")) for text in "abc"]
-    thoughts = {call_id: thought for step in steps for call_id, thought in remember(answer(*step))}
+    thoughts = {call_id: thought for step in steps for call_id, thought in extract_reasoning(answer(*step))}
     request = asked(*map(stripped, steps))
     assert missing(request) == ("call_a1b2c3d4", "call_b1b2c3d4", "call_c1b2c3d4")
     assert restore(request, thoughts, CLAUDE) == asked(*steps)
@@ -177,7 +177,7 @@ def test_only_who_can_open_it_gets_it(upstream: Upstream) -> None:
     """For all others the request stays the very same."""
     parts = (thinking("a"), call())
     request = asked(stripped(parts))
-    assert restore(request, dict(remember(answer(*parts))), upstream) is request
+    assert restore(request, dict(extract_reasoning(answer(*parts))), upstream) is request
 
 
 def test_of_several_issuers_each_gets_its_own() -> None:
@@ -203,7 +203,7 @@ def test_a_turn_that_has_state_is_left_alone(sent: tuple[Part, ...]) -> None:
     """Whatever its caller sent is what its caller meant."""
     request = asked(sent)
     assert missing(request) == ()
-    assert restore(request, dict(remember(answer(thinking("a"), call()))), CLAUDE) is request
+    assert restore(request, dict(extract_reasoning(answer(thinking("a"), call()))), CLAUDE) is request
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_a_turn_that_has_state_is_left_alone(sent: tuple[Part, ...]) -> None:
 def test_another_call_of_the_same_id_is_another_call(other: ToolCall) -> None:
     """Upstreams that count their calls use the same ids in every conversation."""
     request = asked((other,))
-    assert restore(request, dict(remember(answer(thinking("a"), call()))), CLAUDE) is request
+    assert restore(request, dict(extract_reasoning(answer(thinking("a"), call()))), CLAUDE) is request
 
 
 @pytest.mark.parametrize("spelled", ['{"city":"K\\u00f6ln"}', '{ "city" :\n"Köln" }'])
@@ -243,7 +243,7 @@ def test_the_users_words_are_never_touched() -> None:
     """A call id in somebody else's turn means nothing."""
     request = Request(protocol="p", model="m", messages=(Message(role="user", parts=(call(),)),))
     assert missing(request) == ()
-    assert restore(request, dict(remember(answer(thinking("a"), call()))), CLAUDE) is request
+    assert restore(request, dict(extract_reasoning(answer(thinking("a"), call()))), CLAUDE) is request
 
 
 # ── what is worth keeping ────────────────────────────────────────────────────────────────────────────────────────────
@@ -262,7 +262,7 @@ def test_the_users_words_are_never_touched() -> None:
 )
 def test_nothing_else_is_kept(parts: tuple[Part, ...]) -> None:
     """Neither reasoning without a call, nor a call without reasoning, nor words that nobody sealed."""
-    assert remember(answer(*parts)) == ()
+    assert extract_reasoning(answer(*parts)) == ()
     assert ReasoningTap().feed(list(unfold(answer(*parts)))) == ()
 
 
@@ -272,12 +272,12 @@ def test_a_stream_leaves_what_its_answer_leaves(data: st.DataObject) -> None:
     response = data.draw(responses())
     row = data.draw(event_rows(response))
     tap = ReasoningTap()
-    kept: list[tuple[str, Thought]] = []
+    kept: list[tuple[str, CachedReasoning]] = []
     while row:
         size = data.draw(st.integers(1, len(row)))
         kept += tap.feed(row[:size])
         row = row[size:]
-    assert sorted(kept, key=repr) == sorted(remember(response), key=repr)
+    assert sorted(kept, key=repr) == sorted(extract_reasoning(response), key=repr)
 
 
 def test_it_is_told_before_the_end() -> None:
@@ -306,11 +306,11 @@ def test_words_alone_are_passed_over() -> None:
 
 # ── kept meanwhile ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-KEPT = remember(answer(thinking("a"), call()))
+KEPT = extract_reasoning(answer(thinking("a"), call()))
 
 
-def custody(clock: FakeClock, **bounds: int) -> ReasoningCustody:
-    return ReasoningCustody(MemoryStore(Bounds(**bounds), clock=clock))
+def custody(clock: FakeClock, **bounds: int) -> ReasoningCache:
+    return ReasoningCache(MemoryStore(Bounds(**bounds), clock=clock))
 
 
 @pytest.mark.anyio
@@ -321,7 +321,7 @@ async def test_it_is_its_owners_alone() -> None:
     assert await kept.find(ALICE, ["call_1", "call_2"]) == dict(KEPT)
     assert await kept.find(BOB, ["call_1"]) == {}
     assert await kept.find(OTHER_ALICE, ["call_1"]) == {}
-    assert await kept.find(ALICE, []) is NOTHING
+    assert await kept.find(ALICE, []) is NO_REASONING
 
 
 @pytest.mark.anyio
@@ -342,12 +342,12 @@ async def test_what_is_too_much_is_let_go() -> None:
     """One owner's thoughts never take more than its bound."""
     kept = custody(FakeClock(), owner_bytes=20_000)
     for number in range(100):
-        step = remember(answer(thinking("x" * 500), call(f"call_{number}")))
+        step = extract_reasoning(answer(thinking("x" * 500), call(f"call_{number}")))
         await kept.keep(ALICE, step)
     found = await kept.find(ALICE, [f"call_{number}" for number in range(100)])
     assert 3 < len(found) < 20
     assert "call_99" in found
-    await kept.keep(ALICE, remember(answer(thinking("x" * 50_000), call("call_large"))))
+    await kept.keep(ALICE, extract_reasoning(answer(thinking("x" * 50_000), call("call_large"))))
     assert not await kept.find(ALICE, ["call_large"])
 
 
@@ -382,9 +382,9 @@ class Away:
 @pytest.mark.anyio
 async def test_a_store_that_is_away_fails_no_call(caplog: pytest.LogCaptureFixture) -> None:
     """Nothing is kept and nothing is found; the log says so."""
-    kept = ReasoningCustody(Away())
+    kept = ReasoningCache(Away())
     await kept.keep(ALICE, KEPT)
-    assert await kept.find(ALICE, ["call_1"]) is NOTHING
+    assert await kept.find(ALICE, ["call_1"]) is NO_REASONING
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
 
 
@@ -394,7 +394,7 @@ async def test_what_cannot_be_read_is_not_there(value: bytes, caplog: pytest.Log
     """Another version of the program may have written it."""
     store = MemoryStore()
     await store.put(ALICE, "call_1", value, ttl=10)
-    assert await ReasoningCustody(store).find(ALICE, ["call_1"]) == {}
+    assert await ReasoningCache(store).find(ALICE, ["call_1"]) == {}
     assert len(caplog.records) == 1
 
 
@@ -411,7 +411,7 @@ async def test_what_no_json_can_hold_fails_no_call(caplog: pytest.LogCaptureFixt
 async def test_what_is_kept_says_its_version() -> None:
     """From the first day."""
     store = MemoryStore()
-    await ReasoningCustody(store).keep(ALICE, KEPT)
+    await ReasoningCache(store).keep(ALICE, KEPT)
     value = await store.get(ALICE, "call_1")
     assert value is not None
     assert json.loads(value)["version"] == 1
@@ -419,11 +419,11 @@ async def test_what_is_kept_says_its_version() -> None:
 
 def test_a_long_history_is_asked_for_in_part() -> None:
     """The newest calls, each once."""
-    steps = [(call(f"call_{number}_a1b2c3d4"),) for number in range(MOST_CALLS + 10)]
+    steps = [(call(f"call_{number}_a1b2c3d4"),) for number in range(MAX_CALLS + 10)]
     request = asked(*steps, (call("call_9_a1b2c3d4"),))
     ids = missing(request)
-    assert len(ids) == MOST_CALLS
-    assert ids[-1] == f"call_{MOST_CALLS + 9}_a1b2c3d4"
+    assert len(ids) == MAX_CALLS
+    assert ids[-1] == f"call_{MAX_CALLS + 9}_a1b2c3d4"
 
 
 @pytest.mark.anyio
@@ -442,8 +442,8 @@ def test_requests_of_any_kind_can_be_asked(request_: Request) -> None:
     ids = missing(request_)
     asking = [part for message in request_.messages for part in message.parts if isinstance(part, ToolCall | Text)]
     assert len(ids) <= len(asking)
-    assert restore(request_, NOTHING, CLAUDE) is request_
-    thoughts = dict.fromkeys(ids, Thought(call="another"))
+    assert restore(request_, NO_REASONING, CLAUDE) is request_
+    thoughts = dict.fromkeys(ids, CachedReasoning(call="another"))
     assert restore(request_, thoughts, CLAUDE) is request_
 
 
@@ -481,7 +481,7 @@ async def test_a_chat_loop_over_messages_keeps_its_thinking() -> None:
         }
         at = datetime(2026, 1, 1, tzinfo=UTC)
         response = claude.decode(json.dumps(reply).encode(), outgoing, upstream, received_at=at)
-        await kept.keep(ALICE, remember(response, before=partial(getattr, request, "messages")))
+        await kept.keep(ALICE, extract_reasoning(response, before=partial(getattr, request, "messages")))
         told = json.loads(chat.encode(response, intake))["choices"][0]["message"]
         calls = [
             {"id": entry["id"], "type": "function", "function": dict(entry["function"])} for entry in told["tool_calls"]

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmproxy_asgi.custody.responses import (
+from llmproxy_asgi.conversation_state.responses import (
     LIFETIME,
     NEVER_TOLD,
     Item,
-    ResponseCustody,
+    ResponseStore,
     StoredResponse,
     WireEvent,
     new_id,
@@ -61,17 +61,17 @@ def store(clock: FakeClock) -> MemoryStore:
 
 
 @pytest.fixture
-def custody(store: MemoryStore, clock: FakeClock) -> ResponseCustody:
-    return ResponseCustody(store, clock=clock)
+def custody(store: MemoryStore, clock: FakeClock) -> ResponseStore:
+    return ResponseStore(store, clock=clock)
 
 
 async def kept(
-    custody: ResponseCustody, given: str, *answered: str, owner: Owner = ALICE, previous_id: str | None = None
+    responses: ResponseStore, given: str, *answered: str, owner: Owner = ALICE, previous_id: str | None = None
 ) -> StoredResponse:
     """A response that has been asked for, given and kept."""
-    record = custody.begin(owner, previous_id=previous_id, input_items=items(given))
+    record = responses.begin(owner, previous_id=previous_id, input_items=items(given))
     record = record.ended("completed", items(*answered))
-    assert await custody.save(owner, record)
+    assert await responses.save(owner, record)
     return record
 
 
@@ -85,33 +85,33 @@ def test_ids_are_not_guessed() -> None:
     assert all(re.fullmatch(r"resp_[0-9a-f]{32}", found) for found in ids)
 
 
-async def test_a_response_is_found_as_it_was_kept(custody: ResponseCustody, clock: FakeClock) -> None:
+async def test_a_response_is_found_as_it_was_kept(custody: ResponseStore, clock: FakeClock) -> None:
     """With everything that its caller may ask for."""
     (given,) = items(user("hi"))
-    record = custody.begin(ALICE, status="queued", previous_id="resp_x", input_items=[given], background=True)
+    record = responses.begin(ALICE, status="queued", previous_id="resp_x", input_items=[given], background=True)
     assert record.created_at == clock.now()
     assert record.expires_at == clock.now() + timedelta(days=30)
-    assert await custody.save(ALICE, record)
-    found = await custody.find(ALICE, record.id)
+    assert await responses.save(ALICE, record)
+    found = await responses.find(ALICE, record.id)
     assert found is not None
     assert (found.status, found.output, found.previous_id) == ("queued", None, "resp_x")
     assert (found.background, found.shows_state) == (True, False)
     assert bytes(found.told) == bytes(NEVER_TOLD) == b"null"
     assert [bytes(each.item) for each in found.input_items] == [bytes(given.item)]
-    assert await custody.is_kept(ALICE, record.id)
+    assert await responses.is_kept(ALICE, record.id)
     ended = record.ended("completed", items(THOUGHT, said("hello")), told=b'{"id": 1.10}')
-    assert await custody.save(ALICE, ended, replacing=True)
-    found = await custody.find(ALICE, record.id)
+    assert await responses.save(ALICE, ended, replacing=True)
+    found = await responses.find(ALICE, record.id)
     assert found is not None
     assert found.status == "completed"
     assert [bytes(each.item).decode() for each in found.output or ()] == [THOUGHT, said("hello")]
     assert bytes(found.told) == b'{"id": 1.10}'
 
 
-async def test_others_find_nothing(custody: ResponseCustody, store: MemoryStore) -> None:
+async def test_others_find_nothing(responses: ResponseStore, store: MemoryStore) -> None:
     """Not by any of the ways to ask, and they change nothing; not even a record that lies in the wrong place."""
-    record = await kept(custody, user("hi"), said("hello"))
-    await custody.save_events(ALICE, record, [WireEvent(number=0, name="e", data=msgspec.Raw(b"{}"))])
+    record = await kept(responses, user("hi"), said("hello"))
+    await responses.save_events(ALICE, record, [WireEvent(number=0, name="e", data=msgspec.Raw(b"{}"))])
     value = await store.get(ALICE, record.id)
     events = await store.get(ALICE, record.id + "/events")
     assert value is not None
@@ -119,92 +119,92 @@ async def test_others_find_nothing(custody: ResponseCustody, store: MemoryStore)
     await store.put(OTHER_ALICE, record.id, value, ttl=100)
     await store.put(OTHER_ALICE, record.id + "/events", events, ttl=100)
     for other in (BOB, OTHER_ALICE):
-        assert await custody.find(other, record.id) is None
-        assert await custody.input_items(other, record.id) is None
-        assert not await custody.is_kept(BOB, record.id)
-        assert not await custody.items(BOB, ["item_0"])
-        assert await custody.events(other, record.id) is None
+        assert await responses.find(other, record.id) is None
+        assert await responses.input_items(other, record.id) is None
+        assert not await responses.is_kept(BOB, record.id)
+        assert not await responses.items(BOB, ["item_0"])
+        assert await responses.events(other, record.id) is None
         with pytest.raises(NotFound):
-            await custody.conversation(other, record.id)
+            await responses.conversation(other, record.id)
         with pytest.raises(InternalError):
-            await custody.save(other, record)
+            await responses.save(other, record)
         with pytest.raises(InternalError):
-            await custody.save_events(other, record, [])
-    assert not await custody.delete(BOB, record.id)
-    assert await custody.find(ALICE, record.id) is not None
+            await responses.save_events(other, record, [])
+    assert not await responses.delete(BOB, record.id)
+    assert await responses.find(ALICE, record.id) is not None
 
 
 @pytest.mark.parametrize(
     "wrong", ["", "resp_", "resp_1/events", "resp_a b", "resp_" + "é", "msg_" + "0" * 32, "resp_" + "0" * 129, "../x"]
 )
 async def test_what_is_no_id_is_not_found(
-    custody: ResponseCustody, wrong: str, caplog: pytest.LogCaptureFixture
+    responses: ResponseStore, wrong: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """And cannot reach anything else that lies in the store, not even to find that it is no response."""
-    record = custody.begin(ALICE, response_id="resp_1", input_items=items(user("hi")))
-    await custody.save_events(ALICE, record, [])
-    assert await custody.find(ALICE, wrong) is None
-    assert await custody.events(ALICE, wrong) is None
-    assert not await custody.is_kept(ALICE, wrong)
-    assert not await custody.save(ALICE, msgspec.structs.replace(record, id=wrong))
-    assert not await custody.delete(ALICE, wrong)
+    record = responses.begin(ALICE, response_id="resp_1", input_items=items(user("hi")))
+    await responses.save_events(ALICE, record, [])
+    assert await responses.find(ALICE, wrong) is None
+    assert await responses.events(ALICE, wrong) is None
+    assert not await responses.is_kept(ALICE, wrong)
+    assert not await responses.save(ALICE, msgspec.structs.replace(record, id=wrong))
+    assert not await responses.delete(ALICE, wrong)
     with pytest.raises(NotFound):
-        await custody.conversation(ALICE, wrong)
+        await responses.conversation(ALICE, wrong)
     assert not caplog.records
 
 
-async def test_deleted_stays_deleted(custody: ResponseCustody, store: MemoryStore) -> None:
+async def test_deleted_stays_deleted(responses: ResponseStore, store: MemoryStore) -> None:
     """Also where the answer of one that was still at work comes in later."""
-    record = custody.begin(ALICE, input_items=items(user("hi")))
-    await custody.save(ALICE, record)
-    await custody.save_events(ALICE, record, [])
-    assert await custody.delete(ALICE, record.id)
-    assert not await custody.delete(ALICE, record.id)
-    assert not await custody.save(ALICE, record.ended("completed", items()), replacing=True)
+    record = responses.begin(ALICE, input_items=items(user("hi")))
+    await responses.save(ALICE, record)
+    await responses.save_events(ALICE, record, [])
+    assert await responses.delete(ALICE, record.id)
+    assert not await responses.delete(ALICE, record.id)
+    assert not await responses.save(ALICE, record.ended("completed", items()), replacing=True)
     assert await store.keys(ALICE) == ()
 
 
-async def test_a_response_lives_for_its_time(custody: ResponseCustody, clock: FakeClock, store: MemoryStore) -> None:
+async def test_a_response_lives_for_its_time(custody: ResponseStore, clock: FakeClock, store: MemoryStore) -> None:
     """Counted from its beginning, whenever its answer came."""
-    record = custody.begin(ALICE, input_items=items(user("hi")))
+    record = responses.begin(ALICE, input_items=items(user("hi")))
     clock.at += LIFETIME - 10
-    assert await custody.save(ALICE, record.ended("completed", items(said("x"))))
+    assert await responses.save(ALICE, record.ended("completed", items(said("x"))))
     clock.at += 9
-    assert await custody.find(ALICE, record.id) is not None
-    assert await custody.items(ALICE, ["item_0"])
+    assert await responses.find(ALICE, record.id) is not None
+    assert await responses.items(ALICE, ["item_0"])
     clock.at += 1
-    assert await custody.find(ALICE, record.id) is None
-    assert not await custody.items(ALICE, ["item_0"])
-    assert not await custody.save(ALICE, record)
+    assert await responses.find(ALICE, record.id) is None
+    assert not await responses.items(ALICE, ["item_0"])
+    assert not await responses.save(ALICE, record)
     assert await store.keys(ALICE) == ()
 
 
-async def test_what_is_too_large_is_not_kept(custody: ResponseCustody) -> None:
+async def test_what_is_too_large_is_not_kept(responses: ResponseStore) -> None:
     """And says so, leaving no half of it behind."""
-    record = custody.begin(ALICE, input_items=items(user("hi")))
-    assert await custody.save(ALICE, record)
+    record = responses.begin(ALICE, input_items=items(user("hi")))
+    assert await responses.save(ALICE, record)
     ended = record.ended("completed", items(said("x" * (1 << 20))))
-    assert not await custody.save(ALICE, ended, replacing=True)
-    assert await custody.find(ALICE, record.id) is None
+    assert not await responses.save(ALICE, ended, replacing=True)
+    assert await responses.find(ALICE, record.id) is None
 
 
 @pytest.mark.parametrize("value", [b"", b"{}", b'{"version":2}', b'{"version":1}'])
 async def test_what_cannot_be_read_is_not_there(
-    custody: ResponseCustody, store: MemoryStore, value: bytes, caplog: pytest.LogCaptureFixture
+    responses: ResponseStore, store: MemoryStore, value: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Another version of the program may have written it."""
     response_id = new_id()
     await store.put(ALICE, response_id, value, ttl=100)
-    assert await custody.find(ALICE, response_id) is None
+    assert await responses.find(ALICE, response_id) is None
     with pytest.raises(NotFound):
-        await custody.conversation(ALICE, response_id)
+        await responses.conversation(ALICE, response_id)
     assert len(caplog.records) == 2
 
 
-async def test_what_is_kept_says_its_version(custody: ResponseCustody, store: MemoryStore) -> None:
+async def test_what_is_kept_says_its_version(responses: ResponseStore, store: MemoryStore) -> None:
     """From the first day."""
-    record = await kept(custody, user("hi"))
-    await custody.save_events(ALICE, record, [])
+    record = await kept(responses, user("hi"))
+    await responses.save_events(ALICE, record, [])
     for key in await store.keys(ALICE):
         value = await store.get(ALICE, key)
         assert value is not None
@@ -221,7 +221,7 @@ _json = st.recursive(
 @given(given=st.lists(_json, max_size=3), answered=st.lists(_json, max_size=3))
 async def test_anything_asked_and_answered_comes_back(given: list[object], answered: list[object]) -> None:
     """Whatever JSON holds survives being stored, letter by letter, however it is spelled."""
-    keeper = ResponseCustody(MemoryStore())
+    keeper = ResponseStore(MemoryStore())
     spelled = [[json.dumps(each, indent=1) for each in row] for row in (given, answered)]
     record = keeper.begin(ALICE, input_items=items(*spelled[0])).ended("completed", items(*spelled[1]))
     assert await keeper.save(ALICE, record)
@@ -232,96 +232,96 @@ async def test_anything_asked_and_answered_comes_back(given: list[object], answe
 # ── going on ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_chain_of_three_is_one_conversation(custody: ResponseCustody) -> None:
+async def test_a_chain_of_three_is_one_conversation(responses: ResponseStore) -> None:
     """With calls, results and reasoning, in order and as they were."""
-    first = await kept(custody, user("Weather?"), THOUGHT, CALL)
-    second = await kept(custody, RESULT, said("It is cold."), previous_id=first.id)
-    third = await kept(custody, user("And now?"), said("Still."), previous_id=second.id)
+    first = await kept(responses, user("Weather?"), THOUGHT, CALL)
+    second = await kept(responses, RESULT, said("It is cold."), previous_id=first.id)
+    third = await kept(responses, user("And now?"), said("Still."), previous_id=second.id)
     expected = [user("Weather?"), THOUGHT, CALL, RESULT, said("It is cold."), user("And now?"), said("Still.")]
-    assert told(await custody.conversation(ALICE, third.id)) == expected
+    assert told(await responses.conversation(ALICE, third.id)) == expected
 
 
-async def test_two_may_go_on_from_one(custody: ResponseCustody) -> None:
+async def test_two_may_go_on_from_one(responses: ResponseStore) -> None:
     """Neither sees the other's."""
-    root = await kept(custody, user("a"), said("b"))
-    left = await kept(custody, user("left"), said("l"), previous_id=root.id)
-    right = await kept(custody, user("right"), said("r"), previous_id=root.id)
-    assert user("left") not in told(await custody.conversation(ALICE, right.id))
-    assert user("left") in told(await custody.conversation(ALICE, left.id))
+    root = await kept(responses, user("a"), said("b"))
+    left = await kept(responses, user("left"), said("l"), previous_id=root.id)
+    right = await kept(responses, user("right"), said("r"), previous_id=root.id)
+    assert user("left") not in told(await responses.conversation(ALICE, right.id))
+    assert user("left") in told(await responses.conversation(ALICE, left.id))
 
 
-async def test_items_are_found_by_their_ids(custody: ResponseCustody) -> None:
+async def test_items_are_found_by_their_ids(responses: ResponseStore) -> None:
     """Those that a kept answer holds, and of the last one that holds an id; until it is let go of."""
-    record = custody.begin(ALICE, input_items=items(user("a")))
+    record = responses.begin(ALICE, input_items=items(user("a")))
     output = [Item(id=found, item=msgspec.Raw(b'"%b"' % found.encode())) for found in ("rs_1", "msg_1", "", "odd/id")]
-    assert await custody.save(ALICE, record.ended("completed", output))
-    found = await custody.items(ALICE, ["msg_1", "rs_1", "rs_2", "", "odd/id"])
+    assert await responses.save(ALICE, record.ended("completed", output))
+    found = await responses.items(ALICE, ["msg_1", "rs_1", "rs_2", "", "odd/id"])
     assert {key: bytes(value) for key, value in found.items()} == {"msg_1": b'"msg_1"', "rs_1": b'"rs_1"'}
-    assert await custody.delete(ALICE, record.id)
-    assert not await custody.items(ALICE, ["msg_1"])
+    assert await responses.delete(ALICE, record.id)
+    assert not await responses.items(ALICE, ["msg_1"])
 
 
-async def test_an_empty_answer_adds_no_turn(custody: ResponseCustody) -> None:
+async def test_an_empty_answer_adds_no_turn(responses: ResponseStore) -> None:
     """There is nothing to add."""
-    record = await kept(custody, user("a"))
-    assert told(await custody.conversation(ALICE, record.id)) == [user("a")]
+    record = await kept(responses, user("a"))
+    assert told(await responses.conversation(ALICE, record.id)) == [user("a")]
 
 
-async def test_an_unknown_response_cannot_be_gone_on_from(custody: ResponseCustody) -> None:
+async def test_an_unknown_response_cannot_be_gone_on_from(responses: ResponseStore) -> None:
     """404, in the words that the SDK's users look for."""
     with pytest.raises(NotFound) as refused:
-        await custody.conversation(ALICE, new_id())
+        await responses.conversation(ALICE, new_id())
     assert (refused.value.status, refused.value.code) == (404, "previous_response_not_found")
     assert refused.value.param == "previous_response_id"
 
 
-async def test_a_broken_chain_is_told_not_shortened(custody: ResponseCustody) -> None:
+async def test_a_broken_chain_is_told_not_shortened(responses: ResponseStore) -> None:
     """An answer made without the beginning of its conversation would be wrong."""
-    first = await kept(custody, user("a"), said("b"))
-    second = await kept(custody, user("c"), said("d"), previous_id=first.id)
-    await custody.delete(ALICE, first.id)
+    first = await kept(responses, user("a"), said("b"))
+    second = await kept(responses, user("c"), said("d"), previous_id=first.id)
+    await responses.delete(ALICE, first.id)
     with pytest.raises(NotFound) as refused:
-        await custody.conversation(ALICE, second.id)
-    assert "not complete" in refused.value.message
+        await responses.conversation(ALICE, second.id)
+    assert "is incomplete" in refused.value.message
     assert first.id not in refused.value.message
 
 
 @pytest.mark.parametrize("status", ["queued", "in_progress", "failed", "cancelled"])
-async def test_without_an_answer_there_is_nothing_to_go_on_from(custody: ResponseCustody, status: str) -> None:
+async def test_without_an_answer_there_is_nothing_to_go_on_from(responses: ResponseStore, status: str) -> None:
     """Neither while it is at work nor after it has failed."""
-    record = custody.begin(ALICE, input_items=items(user("a")))
+    record = responses.begin(ALICE, input_items=items(user("a")))
     record = msgspec.structs.replace(record, status=status)
-    await custody.save(ALICE, record)
+    await responses.save(ALICE, record)
     with pytest.raises(BadRequest) as refused:
-        await custody.conversation(ALICE, record.id)
+        await responses.conversation(ALICE, record.id)
     assert refused.value.param == "previous_response_id"
 
 
-async def test_a_circle_ends(custody: ResponseCustody) -> None:
+async def test_a_circle_ends(responses: ResponseStore) -> None:
     """However it came about, nobody walks it for ever."""
     one, other = new_id(), new_id()
     for response_id, before in ((one, other), (other, one)):
-        record = custody.begin(ALICE, response_id=response_id, previous_id=before)
-        await custody.save(ALICE, record.ended("completed", items()))
+        record = responses.begin(ALICE, response_id=response_id, previous_id=before)
+        await responses.save(ALICE, record.ended("completed", items()))
     with pytest.raises(InternalError):
-        await custody.conversation(ALICE, one)
+        await responses.conversation(ALICE, one)
 
 
 @pytest.mark.parametrize(
     "bound",
-    [{"deepest": 3}, {"largest": 1_100}, {"bounds": RequestBounds(messages=6)}],
+    [{"max_responses": 3}, {"largest": 1_100}, {"bounds": RequestBounds(messages=6)}],
     ids=["deep", "large", "messages"],
 )
 async def test_a_conversation_is_bounded(store: MemoryStore, clock: FakeClock, bound: dict[str, Any]) -> None:
     """By its length, its size and its items; what is within is gone on with."""
-    custody = ResponseCustody(store, clock=clock, **bound)
+    responses = ResponseStore(store, clock=clock, **bound)
     chain: list[StoredResponse] = []
     for _ in range(10):
         previous_id = chain[-1].id if chain else None
-        chain.append(await kept(custody, user("x" * 100), said("y"), previous_id=previous_id))
-    assert len(await custody.conversation(ALICE, chain[2].id)) == 6
+        chain.append(await kept(responses, user("x" * 100), said("y"), previous_id=previous_id))
+    assert len(await responses.conversation(ALICE, chain[2].id)) == 6
     with pytest.raises(CallerError) as refused:
-        await custody.conversation(ALICE, chain[-1].id)
+        await responses.conversation(ALICE, chain[-1].id)
     assert refused.value.status == (413 if "largest" in bound else 400)
     assert refused.value.param == "previous_response_id"
 
@@ -330,46 +330,46 @@ async def test_a_conversation_is_bounded(store: MemoryStore, clock: FakeClock, b
 
 
 @pytest.fixture
-async def with_items(custody: ResponseCustody) -> StoredResponse:
+async def with_items(responses: ResponseStore) -> StoredResponse:
     given = [Item(id=f"msg_{n}", item=msgspec.Raw(b'{"n": %d}' % n)) for n in range(5)]
-    record = custody.begin(ALICE, input_items=given)
-    await custody.save(ALICE, record)
+    record = responses.begin(ALICE, input_items=given)
+    await responses.save(ALICE, record)
     return record
 
 
-async def test_input_comes_page_by_page(custody: ResponseCustody, with_items: StoredResponse) -> None:
+async def test_input_comes_page_by_page(responses: ResponseStore, with_items: StoredResponse) -> None:
     """In either order, each item once, its bytes as they were given."""
-    page = await custody.input_items(ALICE, with_items.id, limit=2, order="asc")
+    page = await responses.input_items(ALICE, with_items.id, limit=2, order="asc")
     assert page is not None
     assert [(item.id, bytes(item.item)) for item in page.items] == [("msg_0", b'{"n": 0}'), ("msg_1", b'{"n": 1}')]
     assert page.has_more
-    page = await custody.input_items(ALICE, with_items.id, after="msg_1", order="asc", limit=3)
+    page = await responses.input_items(ALICE, with_items.id, after="msg_1", order="asc", limit=3)
     assert page is not None
     assert [item.id for item in page.items] == ["msg_2", "msg_3", "msg_4"]
     assert not page.has_more
-    page = await custody.input_items(ALICE, with_items.id, after="msg_3", limit=2)
+    page = await responses.input_items(ALICE, with_items.id, after="msg_3", limit=2)
     assert page is not None
     assert [item.id for item in page.items] == ["msg_2", "msg_1"]
     assert page.has_more
 
 
-async def test_there_is_no_page_behind_nothing(custody: ResponseCustody, with_items: StoredResponse) -> None:
+async def test_there_is_no_page_behind_nothing(responses: ResponseStore, with_items: StoredResponse) -> None:
     """An item that is not there begins no page, and a response that is not there has none."""
     with pytest.raises(BadRequest):
-        await custody.input_items(ALICE, with_items.id, after="msg_9")
-    assert await custody.input_items(ALICE, new_id()) is None
+        await responses.input_items(ALICE, with_items.id, after="msg_9")
+    assert await responses.input_items(ALICE, new_id()) is None
 
 
-async def test_events_are_told_again_from_any_place(custody: ResponseCustody, with_items: StoredResponse) -> None:
+async def test_events_are_told_again_from_any_place(responses: ResponseStore, with_items: StoredResponse) -> None:
     """From the first, from the middle, from beyond the last; and growing while the response is at work."""
-    assert await custody.events(ALICE, with_items.id) is None
+    assert await responses.events(ALICE, with_items.id) is None
     events_told = [WireEvent(number=n, name="e", data=msgspec.Raw(b'{"n": %d}' % n)) for n in range(4)]
     for upto in (2, 4):
-        assert await custody.save_events(ALICE, with_items, events_told[:upto])
-        events = await custody.events(ALICE, with_items.id)
+        assert await responses.save_events(ALICE, with_items, events_told[:upto])
+        events = await responses.events(ALICE, with_items.id)
         assert events is not None
         assert [bytes(event.data) for event in events] == [bytes(event.data) for event in events_told[:upto]]
-    events = await custody.events(ALICE, with_items.id, after=2)
+    events = await responses.events(ALICE, with_items.id, after=2)
     assert events is not None
     assert [event.number for event in events] == [3]
-    assert await custody.events(ALICE, with_items.id, after=3) == ()
+    assert await responses.events(ALICE, with_items.id, after=3) == ()

@@ -4,7 +4,7 @@ A conversation that goes on from a kept answer is the one its caller would have 
 items answered, put before the new ones as the bytes they are. So whatever reads a request reads this one, too.
 
 What is kept holds the state of its reasoning, because whoever goes on needs it. Callers read it where they asked for
-it. Nothing here keeps anything; `custody` does.
+it. Nothing here keeps anything; `conversation_state` does.
 """
 
 import re
