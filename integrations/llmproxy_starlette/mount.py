@@ -47,21 +47,21 @@ def mount(
     if inspect.iscoroutinefunction(principal):
         raise MisuseError("principal= must not be asynchronous; look things up in your authentication backend.")
     router = app.router if isinstance(app, Starlette) else app
-    router.mount(path.rstrip("/"), _Handover(proxy, principal), name=name)
+    router.mount(path.rstrip("/"), _PrincipalFromUser(proxy, principal), name=name)
     _share_life(router, proxy)
 
 
-class _Handover:
-    """The gateway, told who is calling."""
+class _PrincipalFromUser:
+    """Pass the framework's user on to the gateway as its principal."""
 
     def __init__(self, proxy: LLMProxy, principal: PrincipalOf | None) -> None:
         self._proxy = proxy
         self._principal = principal
-        # An identify hook that the host wrote for the gateway is more explicit than a user that is there anyway.
-        self._asks_user = not proxy.gateway.asks_host
+        # An identify hook is explicit, so it takes precedence over the framework's user.
+        self._uses_user = not proxy.gateway.has_identify
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._asks_user and "user" in scope:
+        if scope["type"] == "http" and self._uses_user and "user" in scope:
             scope = {**scope, SCOPE_KEY: caller_of(scope["user"], self._principal)}
         await self._proxy(scope, receive, send)
 

@@ -105,9 +105,9 @@ class Gateway:
         return self._engine.runtime.config
 
     @property
-    def asks_host(self) -> bool:
-        """Whether it has an `identify` hook; an adapter that knows the framework's user leaves the word to it then."""
-        return self._engine.runtime.doorkeeper.asks_host
+    def has_identify(self) -> bool:
+        """Whether it has an `identify` hook; adapters do not pass on the framework's user then."""
+        return self._engine.runtime.authenticator.has_identify
 
     async def __aenter__(self) -> Self:
         return self
@@ -301,7 +301,7 @@ class Gateway:
 
     def _grant(self, principal: Principal | str | None) -> Grant:
         found = _principal(principal)
-        return self._engine.runtime.doorkeeper.grant(found, kind="local" if found is LOCAL else "user")
+        return self._engine.runtime.authenticator.grant(found, kind="local" if found is LOCAL else "user")
 
     def models(self) -> list[str]:
         """Every name that can be listed: those of the configuration, and what `list_models` has found out lately."""

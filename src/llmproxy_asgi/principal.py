@@ -13,13 +13,13 @@ from urllib.parse import quote
 import msgspec
 
 SCOPE_KEY = "llmproxy.principal"
-"""Where an adapter puts the `Principal` it has vouched for, in the ASGI scope.
+"""The ASGI scope's key for the principal that an adapter sets.
 
-None says that the host was asked and knows nobody, a `CallerError` that it refuses whoever has no machine key.
+None: the host has no signed-in user. A `CallerError`: the host refuses callers without a machine key.
 """
 
 CSRF_KEY = "llmproxy.csrf"
-"""Where an adapter says, in the ASGI scope, that the host's CSRF token came with the request and is right: True."""
+"""The ASGI scope's key by which an adapter marks a request with a valid CSRF token: True."""
 
 MAX_ID = 255
 

@@ -11,7 +11,7 @@ import msgspec
 
 from llmproxy_asgi.access.admins import Admins
 from llmproxy_asgi.access.failed_attempts import FailedAttempts
-from llmproxy_asgi.access.identify import Csrf, Doorkeeper, Identify
+from llmproxy_asgi.access.identify import Authenticator, Csrf, Identify
 from llmproxy_asgi.clock import SYSTEM, AlarmClock, Clock
 from llmproxy_asgi.config.schema import Config
 from llmproxy_asgi.conversation_state import reasoning, responses
@@ -221,7 +221,7 @@ class Runtime(msgspec.Struct, frozen=True):
     config: Config
     providers: Mapping[str, Provider]
     catalog: Catalog
-    doorkeeper: Doorkeeper
+    authenticator: Authenticator
     executor: Executor
     callers: CallerGates
     open_calls: OpenCalls
@@ -265,7 +265,7 @@ class Runtime(msgspec.Struct, frozen=True):
                 providers[name] = provider_class(block.type)(name, block)
                 providers[name].max_event = config.limits.event
         catalog = Catalog(providers, config.models, default_provider=config.default_provider)
-        doorkeeper = Doorkeeper(
+        authenticator = Authenticator(
             mode=config.access.mode,
             keys=config.access.limited_keys,
             identify=identify,
@@ -285,7 +285,7 @@ class Runtime(msgspec.Struct, frozen=True):
             config=config,
             providers=providers,
             catalog=catalog,
-            doorkeeper=doorkeeper,
+            authenticator=authenticator,
             executor=Executor(
                 shared.pool,
                 shared.cooldowns,

@@ -1,7 +1,7 @@
-"""The host's own code that is asked about a connection: who is calling, and whether a CSRF token is right.
+"""Call the host's own hooks: `identify` for the principal, `csrf` to check a CSRF token.
 
-Imported where a host brings such code, because only then are Starlette's connections and ways to threads needed. What
-its answer comes to is decided in `identify`.
+This is imported only for hosts with hooks, since only they need Starlette's connections and threads. `identify` decides
+what the results mean.
 """
 
 import asyncio
@@ -19,19 +19,19 @@ from starlette.types import Scope
 
 from llmproxy_asgi.errors import CallerError, Forbidden, GatewayError, InternalError, MisuseError, Unauthenticated
 
-_AT_ONCE = 40
-"""Plain hooks that are at work in threads together."""
+_MAX_THREADS = 40
+"""Synchronous hooks that run in threads at the same time."""
 
 _log = logging.getLogger("llmproxy_asgi.access")
 
 
 class Hooks:
-    """What a host has given.
+    """The host's hooks.
 
     Args:
-        identify: Says who is calling; sync or async.
+        identify: Returns the principal of a request; sync or async.
         csrf: Checks a CSRF token.
-        nobody: What a caller is told whom the host has turned away.
+        refusal: The message for a caller that the host refuses as unauthenticated.
 
     Raises:
         MisuseError: `csrf` is asynchronous.
@@ -42,20 +42,18 @@ class Hooks:
         *,
         identify: Callable[[HTTPConnection], object] | None,
         csrf: Callable[[HTTPConnection], bool] | None,
-        nobody: str,
+        refusal: str,
     ) -> None:
         self._identify = identify
         self._is_async = identify is not None and _is_async(identify)
         if csrf is not None and _is_async(csrf):
-            raise MisuseError(
-                "csrf must be a plain function: what an asynchronous one returns would always count as true."
-            )
+            raise MisuseError("csrf must be a synchronous function: a coroutine would always count as true.")
         self._csrf = csrf
-        self._nobody = nobody
+        self._refusal = refusal
         self._threads: tuple[asyncio.AbstractEventLoop, CapacityLimiter] | None = None
 
-    async def who(self, scope: Scope) -> object:
-        """Whatever `identify` says of whoever sent this; None without one.
+    async def identify(self, scope: Scope) -> object:
+        """Return the result of `identify` for a request; None without a hook.
 
         Raises:
             CallerError: The host refuses the caller.
@@ -74,10 +72,10 @@ class Hooks:
             if isinstance(error, HTTPException) and error.status_code < 500:
                 raise self._refused(error) from error
             _log.exception("the host's identify hook failed")
-            raise InternalError("The application could not tell who is calling.") from error
+            raise InternalError("The application could not identify the caller.") from error
 
-    def vouch(self, scope: Scope) -> bool:
-        """Whether the host's check takes the CSRF token that came; no without one.
+    def check_csrf(self, scope: Scope) -> bool:
+        """Whether the host's check accepts the CSRF token; False without a check.
 
         Raises:
             InternalError: The check failed; the log says how.
@@ -88,31 +86,31 @@ class Hooks:
             return bool(self._csrf(HTTPConnection(scope)))
         except Exception as error:
             if isinstance(error, HTTPException) and error.status_code < 500:
-                return False  # how a framework's own check says no
+                return False  # how a framework's own check refuses
             _log.exception("the host's csrf hook failed")
             raise InternalError("The application could not check its CSRF token.") from error
 
     async def _in_thread(self, identify: Callable[[HTTPConnection], object], connection: HTTPConnection) -> object:
-        """A plain hook may wait for a database, so it waits in a thread, beside those of other callers.
+        """Run a synchronous hook in a thread, as it may block on a database.
 
-        Django's connections belong to one thread, which it cleans up after each request: there hooks take turns in it.
-        Elsewhere they have threads of their own: the host's may all be waiting for calls that are to be identified.
+        Under Django all hooks share one thread, as its database connections belong to a thread. Elsewhere they have
+        their own thread limiter: all of the host's threads may be waiting for calls that are to be identified.
         """
         if "django" in sys.modules:
             return await sync_to_async(identify, thread_sensitive=True)(connection)
         loop = asyncio.get_running_loop()
         if self._threads is None or self._threads[0] is not loop:
-            self._threads = loop, CapacityLimiter(_AT_ONCE)
+            self._threads = loop, CapacityLimiter(_MAX_THREADS)
         return await to_thread.run_sync(identify, connection, limiter=self._threads[1])
 
     def _refused(self, error: HTTPException) -> CallerError:
-        """The host's own refusal, raised as its framework does it."""
+        """Convert a refusal of the host's framework."""
         if error.status_code == 403:
             return Forbidden("The application refused this call.")
-        return Unauthenticated(self._nobody)
+        return Unauthenticated(self._refusal)
 
 
 def _is_async(hook: Callable[..., object]) -> bool:
     return inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(
-        getattr(hook, "__call__", None)  # noqa: B004  it is the method that tells, not whether there is one
+        getattr(hook, "__call__", None)  # noqa: B004  the method itself is needed
     )

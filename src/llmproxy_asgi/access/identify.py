@@ -1,8 +1,8 @@
-"""Who is calling: an adapter's word, a machine key, or the host's own `identify`. Nobody is refused.
+"""Authenticate requests: by machine key, an adapter's principal, or the host's `identify` hook.
 
-The order is fixed: a key that is ours to judge, then a principal that an adapter put into the scope, then the host's
-hook. Nothing that a client sends can name a principal. What a browser adds by itself counts only where no page of
-another site can have made it send the request.
+The order is fixed: a key of this gateway, then a principal that an adapter put into the scope, then the host's hook. A
+request without any of these is refused, and nothing that a client sends can name a principal. Credentials that a
+browser adds by itself count only where no page of another site can have sent the request.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -24,30 +24,30 @@ if TYPE_CHECKING:
 
 Identity: TypeAlias = Principal | str | int | None
 Identify: TypeAlias = Callable[["HTTPConnection"], Identity | Awaitable[Identity]]
-"""The host's hook that says who is calling."""
+"""The host's hook that returns the principal of a request."""
 Csrf: TypeAlias = Callable[["HTTPConnection"], bool]
 """The host's own check of a CSRF token."""
 Mode = Literal["host", "keys", "open"]
 
 NOT_CONFIGURED = (
-    "This gateway refuses every call because nobody has said who may use it. Pass identify= to LLMProxy, "
-    "list keys under access.keys, or write access.mode: open to serve anybody."
+    "This gateway refuses every call because its access is not configured. Pass identify= to LLMProxy, "
+    "list keys under access.keys, or set access.mode: open to serve everyone."
 )
-_NOBODY = "You are not signed in, and no valid key was sent."
+_NOT_SIGNED_IN = "You are not signed in, and no valid key was sent."
 
 
-class Doorkeeper:
-    """Decides who is calling.
+class Authenticator:
+    """Authenticate requests and return what each may do.
 
     Args:
-        mode: `host`, `keys` or `open`, as the configuration says.
+        mode: The setting `access.mode`: `host`, `keys` or `open`.
         keys: The machine keys.
         identify: The host's hook.
-        csrf: The host's own check of a CSRF token, for browsers that cannot show where a request comes from.
-        limits: Of each caller who comes without one of the keys; None: any number of calls.
-        origins: Further origins whose pages may call with what a browser adds by itself.
+        csrf: The host's own check of a CSRF token, for browsers that do not send the origin of a request.
+        limits: The limits of each caller without a machine key; None: unlimited.
+        origins: Further origins whose pages may call with credentials that a browser adds by itself.
         attempts: Failed attempts so far.
-        failed_attempts_per_minute: How many of one address are answered as such; None: any number.
+        failed_attempts_per_minute: Failed attempts of one address before it is rate limited; None: unlimited.
 
     Raises:
         MisuseError: `csrf` is asynchronous.
@@ -69,26 +69,26 @@ class Doorkeeper:
         self._attempts = AttemptLimit(FailedAttempts() if attempts is None else attempts, failed_attempts_per_minute)
         self._mode = mode
         self._keys = KeyTable(keys)
-        self._asks_host = identify is not None
+        self._has_identify = identify is not None
         self._hooks = _hooks(identify, csrf)
         self._limits = limits
 
     @property
-    def asks_host(self) -> bool:
-        """Whether there is a hook of the host's; an adapter leaves the word to it then."""
-        return self._asks_host
+    def has_identify(self) -> bool:
+        """Whether the host passed `identify`; adapters do not set a principal then."""
+        return self._has_identify
 
-    async def admit(self, scope: Scope, *, key_in_query: bool = False) -> Grant:
-        """Who sent this request.
+    async def authenticate(self, scope: Scope, *, key_in_query: bool = False) -> Grant:
+        """Authenticate a request.
 
         Args:
             scope: The ASGI scope.
-            key_in_query: Whether `?key=` counts on this path (Gemini's alone).
+            key_in_query: Whether `?key=` counts on this path (only on Gemini's).
 
         Raises:
-            Unauthenticated: Nobody, or a wrong key.
+            Unauthenticated: There is no principal, or the key is wrong.
             RateLimited: Too many wrong keys came from this address.
-            Forbidden: Another site may have made a browser send it, or the host said no.
+            Forbidden: Another site may have made a browser send it, or the host refused it.
             InternalError: The host's hook failed; the log says how.
         """
         sent = sent_keys(scope["headers"], scope.get("query_string", b"") if key_in_query else b"")
@@ -100,37 +100,37 @@ class Doorkeeper:
                 refuse_unusable(sent)
             except Unauthenticated as wrong:
                 raise self._attempts.failed(scope, wrong) from None
-        principal = await self._known(scope, sent)
+        principal = await self._identify(scope, sent)
         if principal is not None:
-            found = self.grant(principal, kind="local" if scope.get(SCOPE_KEY) is LOCAL else "user")
+            grant = self.grant(principal, kind="local" if scope.get(SCOPE_KEY) is LOCAL else "user")
         elif self._mode == "open":
-            found = Grant(ANYBODY, limits=self._limits, kind="open")
+            grant = Grant(ANYBODY, limits=self._limits, kind="open")
         else:
-            # None under the adapter's key: it has asked the host, and nobody is signed in.
-            raise self._nobody(scope, sent)
+            # None under the adapter's key: the host has no signed-in user.
+            raise self._unauthenticated(scope, sent)
         self._check_origin(scope)
-        return found
+        return grant
 
-    async def _known(self, scope: Scope, sent: Sequence[str]) -> Principal | None:
-        """Whom an adapter or the host names.
+    async def _identify(self, scope: Scope, sent: Sequence[str]) -> Principal | None:
+        """Return the principal of an adapter or the host.
 
         Raises:
             CallerError: The host refuses the caller.
         """
-        vouched = scope.get(SCOPE_KEY)
-        if isinstance(vouched, Unauthenticated):
-            raise self._refused(scope, sent, vouched)
-        if isinstance(vouched, CallerError):
-            raise vouched
-        if vouched is not None and not isinstance(vouched, Principal):
-            raise InternalError("An adapter handed over something that is not a Principal.")
-        if vouched is not None or self._mode == "keys" or self._hooks is None:
-            return vouched
+        adapter_principal = scope.get(SCOPE_KEY)
+        if isinstance(adapter_principal, Unauthenticated):
+            raise self._refused(scope, sent, adapter_principal)
+        if isinstance(adapter_principal, CallerError):
+            raise adapter_principal
+        if adapter_principal is not None and not isinstance(adapter_principal, Principal):
+            raise InternalError("The principal that an adapter set is not a Principal.")
+        if adapter_principal is not None or self._mode == "keys" or self._hooks is None:
+            return adapter_principal
         has_credential = _has_credential(scope, sent)
         if has_credential:
             self._attempts.check(scope, lambda: self._digest(scope, sent))
         try:
-            principal = as_principal(await self._hooks.who(scope))
+            principal = as_principal(await self._hooks.identify(scope))
         except Unauthenticated as refused:
             raise self._refused(scope, sent, refused) from None
         if principal is not None and has_credential:
@@ -138,18 +138,18 @@ class Doorkeeper:
         return principal
 
     def grant(self, principal: Principal, *, kind: OwnerKind = "user") -> Grant:
-        """What somebody may do who is known otherwise than by a key. The host's own calls, for nobody, may anything."""
+        """Return the grant of a principal without a key. The host's own calls are unlimited."""
         return Grant(principal, limits=None if kind == "local" else self._limits, kind=kind)
 
-    def _nobody(self, scope: Scope, sent: Sequence[str]) -> CallerError:
-        asked = SCOPE_KEY in scope and self._mode != "keys"
-        if not asked and not self._keys and (not self._asks_host or self._mode == "keys"):
+    def _unauthenticated(self, scope: Scope, sent: Sequence[str]) -> CallerError:
+        adapter_set = SCOPE_KEY in scope and self._mode != "keys"
+        if not adapter_set and not self._keys and (not self._has_identify or self._mode == "keys"):
             return Unauthenticated(NOT_CONFIGURED)
-        refusal = Unauthenticated(WRONG_KEY, code="invalid_api_key") if sent else Unauthenticated(_NOBODY)
+        refusal = Unauthenticated(WRONG_KEY, code="invalid_api_key") if sent else Unauthenticated(_NOT_SIGNED_IN)
         return self._refused(scope, sent, refusal)
 
     def _refused(self, scope: Scope, sent: Sequence[str], refusal: Unauthenticated) -> CallerError:
-        """A refusal, counted where something was tried: a browser that is not signed in has tried nothing."""
+        """Return a refusal, counted as a failed attempt if the request had a credential."""
         if not _has_credential(scope, sent):
             return refusal
         return self._attempts.failed(scope, refusal, lambda: self._digest(scope, sent))
@@ -160,15 +160,15 @@ class Doorkeeper:
     def _check_origin(self, scope: Scope) -> None:
         """Refuse a request without a key header that a page of another site may have made a browser send.
 
-        A key in the query is no such header: any page can write one into an address.
+        A key in the query does not count: any page can write one into an address.
 
         Raises:
-            Forbidden: It may be a foreign page's doing, and holds no CSRF token of the host's.
+            Forbidden: Another site may have sent it, and it has no valid CSRF token.
         """
         refusal = cross_site_refusal(scope["method"], scope["headers"], self._origins)
         if refusal is None or scope.get(CSRF_KEY) is True:
             return
-        if self._hooks is None or not self._hooks.vouch(scope):
+        if self._hooks is None or not self._hooks.check_csrf(scope):
             raise refusal
 
 
@@ -182,10 +182,10 @@ def _authorization(scope: Scope) -> str:
 
 
 def as_principal(found: object) -> Principal | None:
-    """What a host's hook or user object says, as a `Principal`.
+    """Convert the result of a host's hook to a `Principal`.
 
     Raises:
-        InternalError: It is nothing that names anybody.
+        InternalError: It has another type, or an invalid id.
     """
     if found is None or isinstance(found, Principal):
         return found
@@ -195,13 +195,13 @@ def as_principal(found: object) -> Principal | None:
         try:
             return Principal(str(found))
         except ValueError as error:
-            raise InternalError(f"identify returned an id that cannot be used: {error}.") from error
+            raise InternalError(f"identify returned an invalid id: {error}.") from error
     raise InternalError(f"identify must return a Principal, a str or None, not {type(found).__name__}.")
 
 
 def _hooks(identify: Identify | None, csrf: Csrf | None) -> "Hooks | None":
     if identify is None and csrf is None:
         return None
-    from llmproxy_asgi.access.hooks import Hooks  # brings Starlette's requests along, a tenth of a start's time
+    from llmproxy_asgi.access.hooks import Hooks  # it imports starlette.requests, a tenth of the start time
 
-    return Hooks(identify=identify, csrf=csrf, nobody=_NOBODY)
+    return Hooks(identify=identify, csrf=csrf, refusal=_NOT_SIGNED_IN)

@@ -61,7 +61,7 @@ async def serve_call(
         background: Serves requests that go on without their caller.
     """
     try:
-        grant = await engine.runtime.doorkeeper.admit(exchange.scope, key_in_query=key_in_query)
+        grant = await engine.runtime.authenticator.authenticate(exchange.scope, key_in_query=key_in_query)
         entry = engine.enter(grant, spends=not counts)
         try:
             await _serve(engine, exchange, inbound, entry, said=said, counts=counts, background=background)

@@ -15,7 +15,7 @@ async def serve_metrics(engine: Engine, exchange: Exchange) -> None:
     """
     runtime = engine.runtime
     assert runtime.metrics is not None, "nothing leads here where it is off"
-    grant = await runtime.doorkeeper.admit(exchange.scope)
+    grant = await runtime.authenticator.authenticate(exchange.scope)
     runtime.admins.check(grant)
     media_type, text = runtime.metrics.page()
     await exchange.answer(200, [(b"content-type", media_type)], text)

@@ -10,7 +10,7 @@ _JSON = (b"content-type", b"application/json")
 
 async def list_models(engine: Engine, exchange: Exchange, inbound: AnyInbound, *, key_in_query: bool) -> None:
     """Answer with every name that can be listed, and with what open-ended providers' upstreams serve."""
-    grant = await engine.runtime.doorkeeper.admit(exchange.scope, key_in_query=key_in_query)
+    grant = await engine.runtime.authenticator.authenticate(exchange.scope, key_in_query=key_in_query)
     names = await engine.models(grant)
     await exchange.answer(200, [_JSON], inbound.list_models(names))
 
@@ -22,7 +22,7 @@ async def show_model(engine: Engine, exchange: Exchange, inbound: AnyInbound, na
         ModelNotFound: There is none for this caller.
         NotFound: The path names none.
     """
-    grant = await engine.runtime.doorkeeper.admit(exchange.scope, key_in_query=key_in_query)
+    grant = await engine.runtime.authenticator.authenticate(exchange.scope, key_in_query=key_in_query)
     if not name:
         raise NotFound("There is no such path.")
     await engine.find_model(name, grant)

@@ -36,7 +36,7 @@ async def _is_admin(engine: Engine, exchange: Exchange) -> bool:
     if _CREDENTIALS.isdisjoint(name for name, _ in exchange.scope["headers"]):
         return False
     try:
-        grant = await engine.runtime.doorkeeper.admit(exchange.scope)
+        grant = await engine.runtime.authenticator.authenticate(exchange.scope)
         engine.runtime.admins.check(grant)
     except Exception:  # noqa: BLE001  readiness does not depend on the host's hook
         return False

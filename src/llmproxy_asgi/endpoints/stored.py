@@ -82,7 +82,7 @@ class Stored:
         if method not in _METHODS[rest]:
             allowed = _METHODS[rest]
             raise MethodNotAllowed(f"This path takes {' or '.join(allowed)}.", allow=", ".join(allowed))
-        grant = await self._engine.runtime.doorkeeper.admit(exchange.scope)
+        grant = await self._engine.runtime.authenticator.authenticate(exchange.scope)
         owner = grant.owner
         if rest == "input_items":
             await self._items(exchange, owner, response_id)

@@ -9,17 +9,17 @@ from typing import Any
 
 from app import app  # type: ignore[import-not-found]  # found by where the server was started
 
-from llmproxy_asgi.access.identify import Doorkeeper
+from llmproxy_asgi.access.identify import Authenticator
 
 __all__ = ["app"]
 
-_admit = Doorkeeper.admit
+_authenticate = Authenticator.authenticate
 
 
-async def admit(self: Doorkeeper, scope: Any, **options: Any) -> Any:
+async def authenticate(self: Authenticator, scope: Any, **options: Any) -> Any:
     caller = "nobody"
     try:
-        grant = await _admit(self, scope, **options)
+        grant = await _authenticate(self, scope, **options)
         caller = f"{grant.principal.tenant}/{grant.principal.id}"
     finally:
         asked = dict(scope["headers"]).get(b"x-request-id", b"-").decode()
@@ -29,4 +29,4 @@ async def admit(self: Doorkeeper, scope: Any, **options: Any) -> Any:
     return grant
 
 
-Doorkeeper.admit = admit  # type: ignore[method-assign]
+Authenticator.authenticate = authenticate  # type: ignore[method-assign]

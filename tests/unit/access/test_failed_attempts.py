@@ -6,7 +6,7 @@ import pytest
 from starlette.requests import HTTPConnection
 
 from llmproxy_asgi.access.failed_attempts import FailedAttempts, site_of, source_of
-from llmproxy_asgi.access.identify import Doorkeeper
+from llmproxy_asgi.access.identify import Authenticator
 from llmproxy_asgi.errors import Forbidden, GatewayError, RateLimited, Unauthenticated
 from llmproxy_asgi.principal import SCOPE_KEY
 from llmproxy_asgi.settings import KeyEntry, Secret
@@ -42,7 +42,7 @@ class DoorkeeperHarness:
         self.host = Host()
         self.clock = FakeClock()
         self.attempts = FailedAttempts(self.clock)
-        self.keeper = Doorkeeper(
+        self.keeper = Authenticator(
             mode=mode,
             keys=ENTRIES,
             identify=self.host.identify if mode != "keys" else None,
@@ -52,7 +52,7 @@ class DoorkeeperHarness:
 
     async def status(self, scope: dict[str, Any]) -> int:
         try:
-            await self.keeper.admit(scope)
+            await self.keeper.authenticate(scope)
         except GatewayError as error:
             return error.status
         return 200
@@ -264,8 +264,8 @@ async def test_the_table_of_sources_is_bounded() -> None:
 
 async def test_a_changed_configuration_forgets_nothing() -> None:
     """Another plan goes on with the counts of the one before."""
-    harness = DoorkeeperHarness()
+    harness = AuthenticatorHarness()
     await harness.fail(LIMIT)
-    again = Doorkeeper(mode="keys", keys=ENTRIES, attempts=harness.attempts, failed_attempts_per_minute=LIMIT)
+    again = Authenticator(mode="keys", keys=ENTRIES, attempts=harness.attempts, failed_attempts_per_minute=LIMIT)
     with pytest.raises(RateLimited):
-        await again.admit(asking("wrong"))
+        await again.authenticate(asking("wrong"))

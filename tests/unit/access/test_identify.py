@@ -13,7 +13,7 @@ from anyio import to_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
-from llmproxy_asgi.access.identify import Doorkeeper, Identify
+from llmproxy_asgi.access.identify import Authenticator, Identify
 from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.errors import BadRequest, Forbidden, InternalError, MisuseError, Unauthenticated
 from llmproxy_asgi.principal import ANYBODY, CSRF_KEY, LOCAL, SCOPE_KEY, OwnerKind, Principal
@@ -40,16 +40,16 @@ def scope(*headers: tuple[str, str], method: str = "POST", query: str = "", **mo
     }
 
 
-def doorkeeper(
+def authenticator(
     mode: Any = "host", identify: Identify | None = None, keys: Any = ENTRIES, csrf: Any = None
-) -> Doorkeeper:
-    return Doorkeeper(mode=mode, keys=keys, identify=identify, csrf=csrf)
+) -> Authenticator:
+    return Authenticator(mode=mode, keys=keys, identify=identify, csrf=csrf)
 
 
 async def test_without_any_rule_every_call_is_refused_with_what_to_set() -> None:
     """The safe default names identify, keys and open."""
     with pytest.raises(Unauthenticated, match=r"identify=.*access\.keys.*access\.mode: open"):
-        await doorkeeper(keys=[]).admit(scope())
+        await authenticator(keys=[]).authenticate(scope())
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ async def test_without_any_rule_every_call_is_refused_with_what_to_set() -> None
 )
 async def test_a_key_is_found_in_every_vendors_header(header: tuple[str, str]) -> None:
     """The official SDKs put it where their vendor wants it."""
-    grant = await doorkeeper().admit(scope(header))
+    grant = await authenticator().authenticate(scope(header))
     assert (grant.principal.id, grant.principal.tenant, grant.principal.groups) == ("ci", "t1", ("robots",))
     assert grant.models == ("fast",)
 
@@ -80,14 +80,14 @@ async def test_a_key_decides_whatever_strange_token_stands_beside_it(
     mode: Any, stranger: str, ours: str, name: str
 ) -> None:
     """In any two headers and in either order: the one that is in the table is the caller's."""
-    keeper = doorkeeper(mode, lambda _: "alice")
+    keeper = authenticator(mode, lambda _: "alice")
     for one, other in itertools.permutations(("authorization", "x-api-key", "x-goog-api-key"), 2):
         right = (one, f"Bearer {ours}" if one == "authorization" else ours)
         wrong = (other, f"Bearer {stranger}" if other == "authorization" else stranger)
         for headers in ((right, wrong), (wrong, right)):
-            assert (await keeper.admit(scope(*headers))).principal.id == name
+            assert (await keeper.authenticate(scope(*headers))).principal.id == name
         in_query = scope(wrong, query=f"alt=sse&key={ours}")
-        assert (await keeper.admit(in_query, key_in_query=True)).principal.id == name
+        assert (await keeper.authenticate(in_query, key_in_query=True)).principal.id == name
 
 
 @pytest.mark.parametrize("mode", ["host", "keys", "open"])
@@ -111,46 +111,46 @@ async def test_two_keys_of_ours_and_a_wrong_one_of_our_form_are_refused(
 ) -> None:
     """Two that are in the table or begin with `llmp_` contradict each other; a wrong one is never passed over."""
     with pytest.raises(Unauthenticated):
-        await doorkeeper(mode, lambda _: "alice").admit(scope(*headers))
+        await authenticator(mode, lambda _: "alice").authenticate(scope(*headers))
 
 
 async def test_the_same_key_twice_is_one_key() -> None:
     """In two headers, in one that was joined from two, and in the query."""
     same = [("authorization", f"Bearer {KEY}"), ("x-api-key", KEY), ("x-goog-api-key", f"{KEY}, {KEY}")]
     asked = scope(*same, ("authorization", f"Bearer {KEY},Bearer {KEY}"), query=f"key={KEY}")
-    assert (await doorkeeper().admit(asked, key_in_query=True)).principal.id == "ci"
+    assert (await authenticator().authenticate(asked, key_in_query=True)).principal.id == "ci"
 
 
 async def test_a_key_is_found_behind_credentials_of_another_scheme() -> None:
     """WSGI servers join two `Authorization` headers with a comma, and either may be the one with the key."""
     for value in (f"Basic YTpi,Bearer {KEY}", f"Bearer {KEY}, Basic YTpi", f'Digest a="b", c="d", bearer {KEY}'):
-        assert (await doorkeeper().admit(scope(("authorization", value)))).principal.id == "ci"
+        assert (await authenticator().authenticate(scope(("authorization", value)))).principal.id == "ci"
     both = [("authorization", "Basic YTpi"), ("authorization", f"Bearer {KEY}")]
     for headers in (both, both[::-1]):
-        assert (await doorkeeper().admit(scope(*headers))).principal.id == "ci"
+        assert (await authenticator().authenticate(scope(*headers))).principal.id == "ci"
 
 
 async def test_several_strange_tokens_are_the_hosts_business() -> None:
     """Two tokens of which none is ours go to `identify`; with keys alone they are a wrong key."""
     headers = [("authorization", "Bearer one"), ("x-api-key", "two")]
-    assert (await doorkeeper(identify=lambda _: "alice").admit(scope(*headers))).principal.id == "alice"
+    assert (await authenticator(identify=lambda _: "alice").authenticate(scope(*headers))).principal.id == "alice"
     with pytest.raises(Unauthenticated, match="not valid"):
-        await doorkeeper("keys", identify=lambda _: "alice").admit(scope(*headers))
+        await authenticator("keys", identify=lambda _: "alice").authenticate(scope(*headers))
 
 
 async def test_a_key_in_the_query_counts_only_where_the_path_allows_it() -> None:
     """`?key=` is Gemini's way, and nobody else's."""
     asked = scope(query=f"key={KEY}&alt=sse")
-    assert (await doorkeeper().admit(asked, key_in_query=True)).principal.id == "ci"
+    assert (await authenticator().authenticate(asked, key_in_query=True)).principal.id == "ci"
     with pytest.raises(Unauthenticated):
-        await doorkeeper().admit(asked)
+        await authenticator().authenticate(asked)
 
 
 async def test_our_prefix_is_judged_by_the_table_alone() -> None:
     """A wrong key of our form never falls through to the host, not even in open mode."""
     for mode in ("host", "keys", "open"):
         with pytest.raises(Unauthenticated, match="not valid"):
-            await doorkeeper(mode, lambda _: "alice").admit(scope(("x-api-key", "llmp_wrong")))
+            await authenticator(mode, lambda _: "alice").authenticate(scope(("x-api-key", "llmp_wrong")))
 
 
 async def test_a_foreign_key_goes_to_the_host() -> None:
@@ -161,7 +161,7 @@ async def test_a_foreign_key_goes_to_the_host() -> None:
         seen.append(connection.headers.get("authorization"))
         return "alice"
 
-    grant = await doorkeeper(identify=identify).admit(scope(("authorization", "Bearer host-token")))
+    grant = await authenticator(identify=identify).authenticate(scope(("authorization", "Bearer host-token")))
     assert (grant.principal.id, seen) == ("alice", ["Bearer host-token"])
 
 
@@ -173,23 +173,25 @@ async def test_identify_may_be_sync_or_async(answer: Any) -> None:
         return answer
 
     expected = answer if isinstance(answer, Principal) else Principal(str(answer))
-    assert (await doorkeeper(identify=lambda _: answer).admit(scope())).principal == expected
-    assert (await doorkeeper(identify=later).admit(scope())).principal == expected
+    assert (await authenticator(identify=lambda _: answer).authenticate(scope())).principal == expected
+    assert (await authenticator(identify=later).authenticate(scope())).principal == expected
 
 
 async def test_identify_that_says_nobody_is_a_401_and_in_open_mode_anybody() -> None:
     """None means nobody; `open` lets nobody in, too, because somebody wrote it."""
     with pytest.raises(Unauthenticated, match="not signed in"):
-        await doorkeeper(identify=lambda _: None).admit(scope())
-    assert await doorkeeper("open", identify=lambda _: None).admit(scope()) == Grant(ANYBODY, kind="open")
-    assert await doorkeeper("open").admit(scope(("authorization", "Bearer sk-whatever"))) == Grant(ANYBODY, kind="open")
+        await authenticator(identify=lambda _: None).authenticate(scope())
+    assert await authenticator("open", identify=lambda _: None).authenticate(scope()) == Grant(ANYBODY, kind="open")
+    assert await authenticator("open").authenticate(scope(("authorization", "Bearer sk-whatever"))) == Grant(
+        ANYBODY, kind="open"
+    )
 
 
 @pytest.mark.parametrize("answer", [True, 1.5, object(), "", "a\nb", "x" * 256, Exception()])
 async def test_identify_that_says_nonsense_refuses(answer: Any) -> None:
     """An answer that names nobody is the host's bug: a 500, never a pass."""
     with pytest.raises(InternalError):
-        await doorkeeper(identify=lambda _: answer).admit(scope())
+        await authenticator(identify=lambda _: answer).authenticate(scope())
 
 
 async def test_identify_that_fails_refuses_and_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -199,7 +201,7 @@ async def test_identify_that_fails_refuses_and_says_nothing(caplog: pytest.LogCa
         raise RuntimeError("database password is hunter2")
 
     with pytest.raises(InternalError) as caught:
-        await doorkeeper(identify=identify).admit(scope())
+        await authenticator(identify=identify).authenticate(scope())
     assert "hunter2" not in caught.value.message
     assert "hunter2" in caplog.text
 
@@ -214,17 +216,17 @@ async def test_the_hosts_own_refusal_is_kept(status: int, error: type[Exception]
         raise HTTPException(status)
 
     with pytest.raises(error):
-        await doorkeeper(identify=identify).admit(scope())
+        await authenticator(identify=identify).authenticate(scope())
 
 
 async def test_an_adapters_principal_beats_identify_and_a_key_beats_both() -> None:
     """The order is fixed."""
-    vouched: dict[str, Any] = {SCOPE_KEY: Principal("bob")}
-    keeper = doorkeeper(identify=lambda _: "alice")
-    assert (await keeper.admit(scope(**vouched))).principal.id == "bob"
-    assert (await keeper.admit(scope(("x-api-key", KEY), **vouched))).principal.id == "ci"
+    adapter_principal: dict[str, Any] = {SCOPE_KEY: Principal("bob")}
+    keeper = authenticator(identify=lambda _: "alice")
+    assert (await keeper.authenticate(scope(**adapter_principal))).principal.id == "bob"
+    assert (await keeper.authenticate(scope(("x-api-key", KEY), **adapter_principal))).principal.id == "ci"
     with pytest.raises(InternalError):
-        await keeper.admit(scope(**{SCOPE_KEY: "bob"}))
+        await keeper.authenticate(scope(**{SCOPE_KEY: "bob"}))
 
 
 @pytest.mark.parametrize("name", ["ci", "anonymous", "local"])
@@ -235,10 +237,10 @@ async def test_a_host_user_is_never_taken_for_a_key_an_anonymous_or_a_local_call
         def identify(_: HTTPConnection, answer: str | Principal = answer) -> str | Principal:
             return answer
 
-        grant = await doorkeeper("open", identify=identify).admit(scope())
+        grant = await authenticator("open", identify=identify).authenticate(scope())
         assert grant.owner.kind == "user"
-    vouched: dict[str, Any] = {SCOPE_KEY: Principal(name)}
-    assert (await doorkeeper().admit(scope(**vouched))).owner.kind == "user"
+    adapter_principal: dict[str, Any] = {SCOPE_KEY: Principal(name)}
+    assert (await authenticator().authenticate(scope(**adapter_principal))).owner.kind == "user"
 
 
 async def test_each_way_to_be_known_is_a_kind_of_its_own() -> None:
@@ -249,14 +251,14 @@ async def test_each_way_to_be_known_is_a_kind_of_its_own() -> None:
         ({**scope(), SCOPE_KEY: LOCAL}, "local"),
     ]
     for asked, kind in kinds:
-        assert (await doorkeeper("open").admit(asked)).owner.kind == kind
+        assert (await authenticator("open").authenticate(asked)).owner.kind == kind
 
 
 async def test_no_header_names_a_principal() -> None:
     """Whatever a client sends, only the host's object counts."""
     named = [("x-user", "root"), ("x-forwarded-user", "root"), (SCOPE_KEY, "root"), ("x-llmproxy-principal", "root")]
     with pytest.raises(Unauthenticated):
-        await doorkeeper().admit(scope(*named))
+        await authenticator().authenticate(scope(*named))
 
 
 JSON = ("content-type", "application/json")
@@ -280,16 +282,16 @@ KNOWN_BY: dict[str, tuple[dict[str, Any], list[tuple[str, str]], Any]] = {
 async def test_a_foreign_page_cannot_call_as_whoever_the_browser_is(known_by: str) -> None:
     """Whatever a caller is known by, a request without a key header must not be cross-site."""
     how, headers, more = KNOWN_BY[known_by]
-    keeper = doorkeeper(**how)
+    keeper = authenticator(**how)
     own = [*headers, JSON, ("sec-fetch-site", "same-origin")]
-    assert await keeper.admit(scope(*own, **more), key_in_query=True)
-    assert await keeper.admit(scope(*headers, JSON, **more), key_in_query=True)
+    assert await keeper.authenticate(scope(*own, **more), key_in_query=True)
+    assert await keeper.authenticate(scope(*headers, JSON, **more), key_in_query=True)
     for site in ("cross-site", "same-site", "none"):
         with pytest.raises(Forbidden, match=r"access\.origins") as refused:
-            await keeper.admit(scope(*headers, JSON, ("sec-fetch-site", site), **more), key_in_query=True)
+            await keeper.authenticate(scope(*headers, JSON, ("sec-fetch-site", site), **more), key_in_query=True)
         assert refused.value.code == "cross_origin"
     reading = {**scope(*headers, FOREIGN, method="GET", **more)}
-    assert await keeper.admit(reading, key_in_query=True)
+    assert await keeper.authenticate(reading, key_in_query=True)
 
 
 @pytest.mark.parametrize(
@@ -298,15 +300,15 @@ async def test_a_foreign_page_cannot_call_as_whoever_the_browser_is(known_by: st
 async def test_a_key_header_clears_a_request(header: tuple[str, str]) -> None:
     """No browser adds one by itself, and no foreign page can without the host's leave."""
     asked = scope(header, COOKIE, FOREIGN, ("content-type", "text/plain"), ("content-length", "5"))
-    assert await doorkeeper(identify=lambda _: "alice").admit(asked)
-    assert await doorkeeper("open").admit(asked)
+    assert await authenticator(identify=lambda _: "alice").authenticate(asked)
+    assert await authenticator("open").authenticate(asked)
 
 
 async def test_a_key_in_the_query_does_not_make_a_cookie_safe() -> None:
     """Any page can write one into an address, so the cookie still has to come from the same site."""
     asked = scope(COOKIE, JSON, ("sec-fetch-site", "cross-site"), query="key=anything")
     with pytest.raises(Forbidden, match="another site"):
-        await doorkeeper(identify=lambda _: "alice").admit(asked, key_in_query=True)
+        await authenticator(identify=lambda _: "alice").authenticate(asked, key_in_query=True)
 
 
 async def test_a_csrf_check_that_could_not_say_no_is_refused_at_the_start() -> None:
@@ -316,7 +318,7 @@ async def test_a_csrf_check_that_could_not_say_no_is_refused_at_the_start() -> N
         return False
 
     with pytest.raises(MisuseError, match="csrf"):
-        doorkeeper(identify=lambda _: "alice", csrf=csrf)
+        authenticator(identify=lambda _: "alice", csrf=csrf)
 
 
 async def test_the_hosts_csrf_token_stands_in_for_the_origin() -> None:
@@ -326,59 +328,59 @@ async def test_the_hosts_csrf_token_stands_in_for_the_origin() -> None:
     def csrf(connection: HTTPConnection) -> bool:
         return connection.headers.get("x-csrf-token") == "right"
 
-    assert await doorkeeper(identify=lambda _: "alice", csrf=csrf).admit(asked)
+    assert await authenticator(identify=lambda _: "alice", csrf=csrf).authenticate(asked)
     with pytest.raises(Forbidden):
-        await doorkeeper(identify=lambda _: "alice", csrf=lambda _: False).admit(asked)
+        await authenticator(identify=lambda _: "alice", csrf=lambda _: False).authenticate(asked)
     form = scope(COOKIE, FOREIGN, ("content-type", "text/plain"), ("content-length", "5"), ("x-csrf-token", "right"))
-    assert await doorkeeper("open", csrf=csrf).admit(form)
+    assert await authenticator("open", csrf=csrf).authenticate(form)
 
 
 async def test_an_adapter_may_have_checked_the_hosts_token() -> None:
     """It says so in the scope, with nothing but True."""
     asked = scope(COOKIE, JSON, FOREIGN)
-    keeper = doorkeeper(identify=lambda _: "alice")
-    assert await keeper.admit({**asked, CSRF_KEY: True})
+    keeper = authenticator(identify=lambda _: "alice")
+    assert await keeper.authenticate({**asked, CSRF_KEY: True})
     for said in (False, None, "yes", 1):
         with pytest.raises(Forbidden):
-            await keeper.admit({**asked, CSRF_KEY: said})
+            await keeper.authenticate({**asked, CSRF_KEY: said})
 
 
 async def test_a_csrf_check_may_refuse_as_its_framework_does(caplog: pytest.LogCaptureFixture) -> None:
     """A status below 500 is a no; anything else that it raises is the host's bug, and lets nobody in."""
 
-    def failing(error: Exception) -> Doorkeeper:
+    def failing(error: Exception) -> Authenticator:
         def csrf(_: HTTPConnection) -> bool:
             raise error
 
-        return doorkeeper(identify=lambda _: "alice", csrf=csrf)
+        return authenticator(identify=lambda _: "alice", csrf=csrf)
 
     asked = scope(COOKIE, JSON, FOREIGN)
     with pytest.raises(Forbidden):
-        await failing(HTTPException(400)).admit(asked)
+        await failing(HTTPException(400)).authenticate(asked)
     for error in (HTTPException(503), RuntimeError("the token's key is hunter2")):
         with pytest.raises(InternalError) as caught:
-            await failing(error).admit(asked)
+            await failing(error).authenticate(asked)
         assert "hunter2" not in caught.value.message
     assert "hunter2" in caplog.text
 
 
 async def test_pages_of_named_origins_may_call() -> None:
     """`access.origins` names further origins exactly; their pages still send JSON."""
-    keeper = Doorkeeper(mode="host", identify=lambda _: "alice", origins=["https://app.example.com"])
+    keeper = Authenticator(mode="host", identify=lambda _: "alice", origins=["https://app.example.com"])
     app = ("origin", "https://app.example.com")
     for site in ("cross-site", "same-site"):
-        assert await keeper.admit(scope(COOKIE, JSON, app, ("sec-fetch-site", site)))
+        assert await keeper.authenticate(scope(COOKIE, JSON, app, ("sec-fetch-site", site)))
     with pytest.raises(Forbidden, match="content-type"):
-        await keeper.admit(scope(COOKIE, app, FOREIGN, ("content-length", "5")))
+        await keeper.authenticate(scope(COOKIE, app, FOREIGN, ("content-length", "5")))
     for other in ("http://app.example.com", "https://app.example.com:8443", "https://app.example.com.evil", "null"):
         with pytest.raises(Forbidden, match=r"access\.origins"):
-            await keeper.admit(scope(COOKIE, JSON, ("origin", other), FOREIGN))
+            await keeper.authenticate(scope(COOKIE, JSON, ("origin", other), FOREIGN))
 
 
 async def test_reading_needs_no_origin() -> None:
     """A GET changes nothing, so a cookie is enough."""
     asked = scope(COOKIE, ("sec-fetch-site", "cross-site"), method="GET")
-    assert await doorkeeper(identify=lambda _: "alice").admit(asked)
+    assert await authenticator(identify=lambda _: "alice").authenticate(asked)
 
 
 @pytest.mark.parametrize(
@@ -387,14 +389,14 @@ async def test_reading_needs_no_origin() -> None:
 async def test_what_cannot_be_a_key_is_refused_before_any_look_up(value: str) -> None:
     """Length and characters are checked first."""
     with pytest.raises(Unauthenticated):
-        await doorkeeper("open").admit(scope(("authorization", value)))
+        await authenticator("open").authenticate(scope(("authorization", value)))
 
 
 async def test_the_hosts_own_tokens_may_be_long() -> None:
     """Signed tokens are thousands of characters, and what is no bearer's is the host's in any length."""
-    keeper = doorkeeper(identify=lambda connection: connection.headers["authorization"].partition(" ")[0])
+    keeper = authenticator(identify=lambda connection: connection.headers["authorization"].partition(" ")[0])
     for value in ("Bearer " + "x" * 8000, "Negotiate " + "x" * 20_000):
-        admitted = await keeper.admit(scope(("authorization", value)))
+        admitted = await keeper.authenticate(scope(("authorization", value)))
         assert admitted.principal.id == value.partition(" ")[0]
 
 
@@ -402,7 +404,7 @@ async def test_a_query_of_too_many_fields_is_a_bad_request() -> None:
     """It is not read to find a key in it."""
     asked = scope(query="&".join(["a=1"] * 70 + [f"key={KEY}"]))
     with pytest.raises(BadRequest, match="too many fields"):
-        await doorkeeper().admit(asked, key_in_query=True)
+        await authenticator().authenticate(asked, key_in_query=True)
 
 
 async def test_a_slow_hook_keeps_nobody_else_waiting() -> None:
@@ -413,8 +415,8 @@ async def test_a_slow_hook_keeps_nobody_else_waiting() -> None:
         both.wait()
         return "alice"
 
-    keeper = doorkeeper(identify=identify)
-    grants = await asyncio.gather(keeper.admit(scope()), keeper.admit(scope()))
+    keeper = authenticator(identify=identify)
+    grants = await asyncio.gather(keeper.authenticate(scope()), keeper.authenticate(scope()))
     assert [grant.principal.id for grant in grants] == ["alice", "alice"]
 
 
@@ -425,27 +427,27 @@ async def test_a_hook_is_asked_though_all_threads_of_the_host_are_taken() -> Non
         for number in range(int(threads.total_tokens)):
             await threads.acquire_on_behalf_of(number)
             stack.callback(threads.release_on_behalf_of, number)
-        admitted = asyncio.wait_for(doorkeeper(identify=lambda _: "alice").admit(scope()), 10)
+        admitted = asyncio.wait_for(authenticator(identify=lambda _: "alice").authenticate(scope()), 10)
         assert (await admitted).principal.id == "alice"
 
 
 async def test_in_django_plain_hooks_share_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its database connections belong to one thread."""
     monkeypatch.setitem(sys.modules, "django", ModuleType("django"))
-    keeper = doorkeeper(identify=lambda _: threading.get_ident())
-    grants = await asyncio.gather(*(keeper.admit(scope()) for _ in range(4)))
+    keeper = authenticator(identify=lambda _: threading.get_ident())
+    grants = await asyncio.gather(*(keeper.authenticate(scope()) for _ in range(4)))
     assert len({grant.principal.id for grant in grants}) == 1
 
 
 async def test_basic_credentials_are_the_hosts_business() -> None:
     """`Authorization: Basic` is no key of ours."""
-    keeper = doorkeeper(identify=lambda connection: connection.headers["authorization"])
-    assert (await keeper.admit(scope(("authorization", "Basic YTpi")))).principal.id == "Basic YTpi"
+    keeper = authenticator(identify=lambda connection: connection.headers["authorization"])
+    assert (await keeper.authenticate(scope(("authorization", "Basic YTpi")))).principal.id == "Basic YTpi"
 
 
 async def test_an_adapter_that_found_nobody_is_believed() -> None:
     """A signed-out caller of a mount whose adapter asks the host reads that, not the operator's instructions."""
     with pytest.raises(Unauthenticated, match="not signed in"):
-        await doorkeeper(keys=[]).admit({**scope(), SCOPE_KEY: None})
-    assert not doorkeeper().asks_host
-    assert doorkeeper(identify=lambda _: "alice").asks_host
+        await authenticator(keys=[]).authenticate({**scope(), SCOPE_KEY: None})
+    assert not authenticator().has_identify
+    assert authenticator(identify=lambda _: "alice").has_identify

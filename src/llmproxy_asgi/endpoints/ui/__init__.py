@@ -37,7 +37,7 @@ async def serve_page(engine: Engine, exchange: Exchange, path: str) -> None:
     """
     if engine.runtime.config.access.mode != "keys":
         # With keys alone a browser has nothing to show before the page is there to ask for one; the files are public.
-        await engine.runtime.doorkeeper.admit(exchange.scope)
+        await engine.runtime.authenticator.authenticate(exchange.scope)
     if path == "/ui":
         await exchange.answer(307, [(b"location", b"ui/"), (b"content-type", b"text/plain")], b"")
         return
