@@ -122,5 +122,5 @@ def test_nothing_is_measured_by_the_clock_on_the_wall() -> None:
         ("clock.py", "now"),
         ("attempt.py", "now"),  # created_at
         ("encode_answer.py", "time"),  # completed_at
-        ("waits.py", "now"),  # "wait until this instant", from an upstream that sends no Date
+        ("retry_after.py", "now"),  # "wait until this instant", from an upstream that sends no Date
     }

@@ -26,8 +26,8 @@ from llmproxy_asgi.errors import (
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.base import Headers, Problem
 from llmproxy_asgi.translators.error_bodies import error_of_body
+from llmproxy_asgi.translators.retry_after import limit_scope, parse_retry_after, retry_after_of_error
 from llmproxy_asgi.translators.stray_errors import find_error, flattened, stated_status
-from llmproxy_asgi.translators.waits import limited, wait_of, wait_within
 
 _TYPES = {
     400: "invalid_request_error",
@@ -151,7 +151,7 @@ def error_in(data: bytes) -> UpstreamError | None:
 def _upstream_error(
     status: int, native: Mapping[str, Any] | None, *, headers: Headers = EMPTY, request_id: str | None = None
 ) -> UpstreamError:
-    wait = wait_of(headers)
+    wait = parse_retry_after(headers)
     details = native.get("details") if native else None
     code = details.get("error_code") if isinstance(details, dict) else None
     kind = str(native.get("type")) if native else ""
@@ -162,7 +162,7 @@ def _upstream_error(
         "upstream_request_id": request_id,
         # A code of a failure is about the vendor's own house, not about the caller.
         "code": code if isinstance(code, str) and status < 500 else None,
-        "retry_after": wait_within(native) if wait is None else wait,
+        "retry_after": retry_after_of_error(native) if wait is None else wait,
     }
     if status == 403 and kind in _REFUSED_403:
         refusal, what = _REFUSED_403[kind]
@@ -173,7 +173,7 @@ def _upstream_error(
         return UpstreamQuotaExceeded("The gateway's quota at the upstream is spent.", **{**same, **_SECRET})
     if status == 429:
         limit = UpstreamRateLimited(_reason(native, "The upstream limits the rate of requests."), **same)
-        limit.about = limited((kind, same["code"] or ""), headers)
+        limit.about = limit_scope((kind, same["code"] or ""), headers)
         return limit
     if status in {503, 529} or kind == "overloaded_error":
         return UpstreamOverloaded("The upstream is overloaded.", **same)

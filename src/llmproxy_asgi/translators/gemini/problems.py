@@ -27,8 +27,8 @@ from llmproxy_asgi.errors import (
 from llmproxy_asgi.translators.base import Headers, Problem
 from llmproxy_asgi.translators.error_bodies import error_of_body
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
+from llmproxy_asgi.translators.retry_after import parse_retry_after, retry_after_of_error
 from llmproxy_asgi.translators.stray_errors import find_error, flattened, stated_status
-from llmproxy_asgi.translators.waits import wait_of, wait_within
 
 _STATUSES: Mapping[int, int] = {402: 429, 529: 503}
 """Statuses that Google's clients do not know."""
@@ -134,7 +134,9 @@ def _native(error: GatewayError) -> JSONObject | None:
 
 def decode_error(status: int, headers: Headers, body: bytes) -> UpstreamError:
     """What an answer with a status of 400 and more means."""
-    return _judged(status, error_of_body(status, body), wait=wait_of(headers), request_id=headers.get("x-request-id"))
+    return _judged(
+        status, error_of_body(status, body), wait=parse_retry_after(headers), request_id=headers.get("x-request-id")
+    )
 
 
 def stream_error(found: Any) -> UpstreamError:
@@ -157,7 +159,7 @@ def _judged(
     same: dict[str, Any] = {
         "upstream_status": status,
         "upstream_request_id": request_id,
-        "retry_after": wait_within(native) if wait is None else wait,
+        "retry_after": retry_after_of_error(native) if wait is None else wait,
         "native": native,
         "protocol": PROTOCOL if native is not None else None,
     }

@@ -29,8 +29,8 @@ from llmproxy_asgi.errors import (
 )
 from llmproxy_asgi.translators.base import Headers, Problem
 from llmproxy_asgi.translators.error_bodies import error_of_body
+from llmproxy_asgi.translators.retry_after import limit_scope, parse_retry_after, retry_after_of_error
 from llmproxy_asgi.translators.stray_errors import find_error, flattened, stated_status
-from llmproxy_asgi.translators.waits import limited, wait_of, wait_within
 
 PROTOCOLS = frozenset({"openai-chat", "openai-responses", "openai-completions", "openai-embeddings"})
 """Those that say errors in this way, so that each takes the other's as they are."""
@@ -273,9 +273,9 @@ def _judge(
     request_id: str | None,
 ) -> UpstreamError:
     words = _codes(found or {})
-    wait = wait_of(headers) if headers else None
+    wait = parse_retry_after(headers) if headers else None
     seen: dict[str, Any] = {
-        "retry_after": wait_within(found) if wait is None else wait,
+        "retry_after": retry_after_of_error(found) if wait is None else wait,
         "upstream_status": status,
         "upstream_request_id": request_id,
         "native": found,
@@ -294,7 +294,7 @@ def _judge(
         return UpstreamQuotaExceeded("The gateway's quota at the upstream is spent.", **{**seen, "code": None})
     if status == 429:
         limit = UpstreamRateLimited(_message(found) or "The upstream asks for a wait.", **seen)
-        limit.about = limited(words, headers)
+        limit.about = limit_scope(words, headers)
         return limit
     if status in {400, 404, 409, 413, 422}:
         return _refused(status, found, words, seen)

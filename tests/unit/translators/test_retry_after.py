@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmproxy_asgi.translators.waits import limited, wait_of, wait_within
+from llmproxy_asgi.translators.retry_after import limit_scope, parse_retry_after, retry_after_of_error
 
 DATE = "Sat, 21 Nov 2026 10:00:00 GMT"
 
@@ -78,7 +78,7 @@ DATE = "Sat, 21 Nov 2026 10:00:00 GMT"
 )
 def test_each_form_is_read(headers: dict[str, str], seconds: float) -> None:
     """An instant counts from the upstream's own clock; of several limits that are used up the last one counts."""
-    assert wait_of(headers) == pytest.approx(seconds)
+    assert parse_retry_after(headers) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_each_form_is_read(headers: dict[str, str], seconds: float) -> None:
 )
 def test_nonsense_and_limits_with_room_say_nothing(headers: dict[str, str]) -> None:
     """Only a limit of which nothing remains, and a time that can be read, is a wait."""
-    assert wait_of(headers) is None
+    assert parse_retry_after(headers) is None
 
 
 def test_without_a_date_of_the_upstreams_ours_counts() -> None:
@@ -115,7 +115,7 @@ def test_without_a_date_of_the_upstreams_ours_counts() -> None:
         {"x-ratelimit-remaining": "0", "x-ratelimit-reset": str(then.timestamp())},
         {"anthropic-ratelimit-requests-remaining": "0", "anthropic-ratelimit-requests-reset": then.isoformat()},
     ):
-        wait = wait_of(headers)
+        wait = parse_retry_after(headers)
         assert wait is not None
         assert 0 < wait <= 600
 
@@ -137,7 +137,7 @@ def test_without_a_date_of_the_upstreams_ours_counts() -> None:
 )
 def test_an_error_object_may_say_it_too(error: dict[str, Any] | None, seconds: float | None) -> None:
     """Google's `RetryInfo`, and the headers that OpenRouter repeats."""
-    assert wait_within(error) == seconds
+    assert retry_after_of_error(error) == seconds
 
 
 @pytest.mark.parametrize(
@@ -158,4 +158,4 @@ def test_an_error_object_may_say_it_too(error: dict[str, Any] | None, seconds: f
 )
 def test_what_a_limit_is_about(codes: list[str], headers: dict[str, str], about: str) -> None:
     """One model, unless a code or a header of the vendor's says that the account is limited."""
-    assert limited(codes, headers) == about
+    assert limit_scope(codes, headers) == about
