@@ -13,7 +13,7 @@ from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.transport import Address
 
 _GOOGLES = frozenset({"gemini", "gemini-embeddings"})
-"""Protocols of upstreams that read Google's storage; whose is for `kept_elsewhere` to say."""
+"""Protocols of upstreams that read Google's storage; `vendor_references` rejects ids of others."""
 _NEAREST = {"openai-completions": "openai-chat"}
 """Protocols that another says more fully than the first that a provider offers: several candidates, where to stop."""
 

@@ -18,8 +18,8 @@ import msgspec
 
 from llmproxy_asgi.errors import BadRequest, Unsupported
 from llmproxy_asgi.translators.base import Intake, Upstream
-from llmproxy_asgi.translators.kept_elsewhere import may_hide_names
 from llmproxy_asgi.translators.outline import fold
+from llmproxy_asgi.translators.vendor_references import may_hide_names
 
 _Found: TypeAlias = Iterator[tuple[str, object]]
 """The members of one object that hold addresses: their paths within it, and their values."""

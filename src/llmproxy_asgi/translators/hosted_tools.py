@@ -15,7 +15,7 @@ import msgspec
 from llmproxy_asgi.capabilities import ANY, Capabilities
 from llmproxy_asgi.conversation import EMPTY, Request, ServiceTier
 from llmproxy_asgi.errors import BadRequest, Unsupported
-from llmproxy_asgi.translators.kept_elsewhere import Naming
+from llmproxy_asgi.translators.vendor_references import ReferencePattern
 
 _KINDS: Mapping[str, str] = {
     "google_search": "web_search",
@@ -87,7 +87,7 @@ class Hosted:
         self.members = members
         self.tiers = tiers
         self.read = read
-        self.loose = Naming("type", names, lambda _: None)
+        self.loose = ReferencePattern("type", names, lambda _: None)
 
 
 def refuse_spliced(values: Mapping[str, msgspec.Raw], can: Capabilities, hosted: Hosted) -> None:

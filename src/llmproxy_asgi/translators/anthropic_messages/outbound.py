@@ -31,11 +31,11 @@ from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, 
 from llmproxy_asgi.translators.counts import read_count, without
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.hosted_tools import refuse_encoded, refuse_spliced
-from llmproxy_asgi.translators.kept_elsewhere import Naming, refuse_named, unshared
 from llmproxy_asgi.translators.members import joined, renamed
 from llmproxy_asgi.translators.relay import Relay
 from llmproxy_asgi.translators.seals import WRAPPED, unwrap, usable
 from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
+from llmproxy_asgi.translators.vendor_references import ReferencePattern, not_shareable, reject_vendor_ids
 from llmproxy_asgi.wire.json_body import decode
 
 _THINKING_BLOCK = re.compile(rb'"type"\s*:\s*"(?:redacted_)?thinking"')
@@ -128,15 +128,15 @@ class MessagesOutbound(Outbound):
 def _refuse_named(raw: dict[str, Raw]) -> None:
     """Refuse what names a file, a container or a conversation that the vendor keeps for whoever has the key."""
     if Node.of(raw, "thread") is not None:
-        raise unshared("thread")
+        raise not_shareable("thread")
     container = raw.get("container")
     if container is not None:
         node = Node.of(raw, "container")
         named = node.value if node is not None else None
         if isinstance(named, str) or (isinstance(named, dict) and named.get("id")):
-            raise unshared("container")
-    refuse_named(raw, _FILES, within=("system", "messages"))
-    refuse_named(raw, _SKILLS, within=("container",))
+            raise not_shareable("container")
+    reject_vendor_ids(raw, _FILES, within=("system", "messages"))
+    reject_vendor_ids(raw, _SKILLS, within=("container",))
 
 
 def _own_skill(found: Mapping[str, Any]) -> tuple[str, ...]:
@@ -150,8 +150,8 @@ def _names(found: Mapping[str, Any]) -> tuple[str, ...] | None:
     return ("file_id",) if inside else ()
 
 
-_FILES = Naming("file_id", {"type", "file_id"}, _names)
-_SKILLS = Naming("skill_id", {"type", "skill_id"}, _own_skill)
+_FILES = ReferencePattern("file_id", {"type", "file_id"}, _names)
+_SKILLS = ReferencePattern("skill_id", {"type", "skill_id"}, _own_skill)
 
 
 def _with_native_state(messages: Raw, upstream: Upstream) -> tuple[Raw, tuple[str, ...]]:

@@ -40,13 +40,13 @@ from llmproxy_asgi.translators.gemini.schema import PROTOCOL, STAND_IN
 from llmproxy_asgi.translators.gemini.words import RESOLUTIONS_OUT
 from llmproxy_asgi.translators.hosted_tools import tool_kind
 from llmproxy_asgi.translators.instructions import FIRST_TURN
-from llmproxy_asgi.translators.kept_elsewhere import unshared
 from llmproxy_asgi.translators.losses import Losses, unread
 from llmproxy_asgi.translators.media import picture_type
 from llmproxy_asgi.translators.names import Renamer
 from llmproxy_asgi.translators.pairing import arguments_raw, drop_empty, pair
 from llmproxy_asgi.translators.seals import usable
 from llmproxy_asgi.translators.told_parts import told_result
+from llmproxy_asgi.translators.vendor_references import not_shareable
 
 _FETCHED = ("gs://", "https://generativelanguage.googleapis.com/", "https://www.youtube.com/", "https://youtu.be/")
 """Addresses that Google reads by itself."""
@@ -258,7 +258,7 @@ class Contents:
             case StoredFile(protocol="gemini", id=address):
                 return {"fileData": _file(address, part), **detail, **native}
             case Link(url=address) if is_own_file(address) and not can.stored:
-                raise unshared("messages")
+                raise not_shareable("messages")
             case Link(url=address) if address.startswith(_FETCHED) or self._request.protocol == PROTOCOL:
                 return {"fileData": _file(address, part), **detail, **native}
             case Link():

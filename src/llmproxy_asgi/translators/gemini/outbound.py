@@ -30,11 +30,11 @@ from llmproxy_asgi.translators.gemini.relay import ChunkRelay, with_name
 from llmproxy_asgi.translators.gemini.schema import CHUNK, PROTOCOL, STAND_IN, Chunk, usage_object
 from llmproxy_asgi.translators.gemini.words import decode_usage
 from llmproxy_asgi.translators.hosted_tools import refuse_encoded, refuse_spliced
-from llmproxy_asgi.translators.kept_elsewhere import Naming, refuse_named, unshared
 from llmproxy_asgi.translators.members import joined, raw, split
 from llmproxy_asgi.translators.seals import unwrap, usable
 from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
 from llmproxy_asgi.translators.surrogates import decode_replaced
+from llmproxy_asgi.translators.vendor_references import ReferencePattern, not_shareable, reject_vendor_ids
 from llmproxy_asgi.wire.json_body import decode
 
 _WRAPPED = b"bGxtcHJveHkx"
@@ -123,10 +123,10 @@ def _refuse_named(values: dict[str, Raw]) -> None:
     """Refuse what names a file, a cache or a store of Google's, who keeps them for whoever has the key."""
     for key, cache in either(values, "cachedContent"):
         if bytes(cache) not in {b"null", b'""'}:
-            raise unshared(key)
+            raise not_shareable(key)
     turns = ("contents", "systemInstruction", "system_instruction")
-    refuse_named(values, _FILES, within=turns)
-    refuse_named(values, _STORE_NAMES, within=("tools",))
+    reject_vendor_ids(values, _FILES, within=turns)
+    reject_vendor_ids(values, _STORE_NAMES, within=("tools",))
 
 
 def _files(found: Mapping[str, Any]) -> list[str] | None:
@@ -149,8 +149,10 @@ def _stores(found: Mapping[str, Any]) -> list[str]:
     return [key for key, value in named if value and isinstance(value, str | list)]  # else a parameter of that name
 
 
-_FILES = Naming(_KEPT, both_spellings("fileData", "fileUri", "functionResponse", "functionCall", "parts"), _files)
-_STORE_NAMES = Naming(_KEPT, both_spellings(*_STORES), _stores)
+_FILES = ReferencePattern(
+    _KEPT, both_spellings("fileData", "fileUri", "functionResponse", "functionCall", "parts"), _files
+)
+_STORE_NAMES = ReferencePattern(_KEPT, both_spellings(*_STORES), _stores)
 
 
 def _read(body: bytes) -> Chunk:

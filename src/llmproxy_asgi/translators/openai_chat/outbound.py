@@ -13,7 +13,6 @@ from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.hosted_tools import refuse_encoded, refuse_spliced
-from llmproxy_asgi.translators.kept_elsewhere import Naming, refuse_named
 from llmproxy_asgi.translators.members import joined, raw, renamed, split
 from llmproxy_asgi.translators.openai.hosted_tools import CHAT
 from llmproxy_asgi.translators.openai.problems import decode_error, error_in
@@ -26,6 +25,7 @@ from llmproxy_asgi.translators.openai_chat.words import PROTOCOL, decode_usage, 
 from llmproxy_asgi.translators.relay import Relay
 from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
 from llmproxy_asgi.translators.surrogates import decode_replaced
+from llmproxy_asgi.translators.vendor_references import ReferencePattern, reject_vendor_ids
 
 _FILE_KEYS = frozenset({"file_id", "file_data", "filename"})
 _FALSE = msgspec.Raw(b"false")
@@ -107,7 +107,7 @@ class ChatOutbound(Outbound):
 
 def _keep_nothing(values: dict[str, msgspec.Raw]) -> tuple[str, ...]:
     """Nothing is kept behind a credential that several people share, and no file that is kept there is named."""
-    refuse_named(values, _NAMING, within=("messages",))
+    reject_vendor_ids(values, _REFERENCE_PATTERN, within=("messages",))
     if "store" not in values or bytes(values["store"]) != b"true":
         return ()
     values["store"] = _FALSE
@@ -124,7 +124,7 @@ def _names(found: Mapping[str, Any]) -> tuple[str, ...]:
     return ("file_id",) if isinstance(found.get("file_id"), str) and found.keys() <= _FILE_KEYS else ()
 
 
-_NAMING = Naming("file_id|audio", {"file", "audio", "id", *_FILE_KEYS}, _names)
+_REFERENCE_PATTERN = ReferencePattern("file_id|audio", {"file", "audio", "id", *_FILE_KEYS}, _names)
 
 
 def _read(body: bytes) -> Answer:

@@ -14,19 +14,19 @@ from msgspec import Raw
 
 from llmproxy_asgi.translators.base import Intake, Outgoing, Upstream
 from llmproxy_asgi.translators.hosted_tools import refuse_spliced
-from llmproxy_asgi.translators.kept_elsewhere import Naming, refuse_named, unshared
 from llmproxy_asgi.translators.members import joined, raw
 from llmproxy_asgi.translators.openai.hosted_tools import RESPONSES
 from llmproxy_asgi.translators.openai_responses.nested_tools import flatten_nested_tools
 from llmproxy_asgi.translators.openai_responses.words import STATE, legal_item_id
 from llmproxy_asgi.translators.seals import WRAPPED, unwrap, usable
+from llmproxy_asgi.translators.vendor_references import ReferencePattern, not_shareable, reject_vendor_ids
 from llmproxy_asgi.wire.json_body import decode
 
 _STORED = ("previous_response_id", "conversation", "prompt", "background")
 """Fields that name, or make, something that the vendor keeps."""
 _FILE = "file_ids?|vector_store_ids|container|item_reference|container_id|skill_id|tunnel_id"
 _THOUGHT = re.compile(rb'"reasoning"')
-_NAMING = {
+_REFERENCES = {
     "input_image": "file_id",
     "input_file": "file_id",
     "computer_screenshot": "file_id",
@@ -72,8 +72,8 @@ def splice(intake: Intake, upstream: Upstream) -> Outgoing:
 def _refuse_stored(values: Mapping[str, Raw]) -> None:
     for key in _STORED:
         if key in values and bytes(values[key]) not in _NOTHING:
-            raise unshared(key)
-    refuse_named(values, _NAMING_MEMBERS, within=("input", "tools"))
+            raise not_shareable(key)
+    reject_vendor_ids(values, _REFERENCE_PATTERN, within=("input", "tools"))
 
 
 def _names(found: Mapping[str, Any]) -> Sequence[str] | None:
@@ -90,11 +90,13 @@ def _names(found: Mapping[str, Any]) -> Sequence[str] | None:
     if kind == "image_generation":
         mask = found.get("input_image_mask")
         return ("input_image_mask.file_id",) if isinstance(mask, dict) and mask.get("file_id") else ()
-    key = _NAMING.get(kind)
+    key = _REFERENCES.get(kind)
     return (key,) if key is not None and found.get(key) else ()
 
 
-_NAMING_MEMBERS = Naming(_FILE, {"type", "container", "input_image_mask", "file_id", *_NAMING.values()}, _names)
+_REFERENCE_PATTERN = ReferencePattern(
+    _FILE, {"type", "container", "input_image_mask", "file_id", *_REFERENCES.values()}, _names
+)
 
 
 def _read(value: Raw) -> Any:

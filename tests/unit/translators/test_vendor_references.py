@@ -12,8 +12,8 @@ import pytest
 from llmproxy_asgi.capabilities import Capabilities
 from llmproxy_asgi.errors import BadRequest, Unsupported
 from llmproxy_asgi.translators.base import Outgoing, Upstream
-from llmproxy_asgi.translators.kept_elsewhere import may_hide_names
 from llmproxy_asgi.translators.registry import translator
+from llmproxy_asgi.translators.vendor_references import may_hide_names
 from llmproxy_asgi.wire.json_body import Bounds
 
 GOOGLES = "https://generativelanguage.googleapis.com/v1beta/files/abc"
