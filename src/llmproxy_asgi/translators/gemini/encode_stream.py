@@ -63,8 +63,8 @@ from llmproxy_asgi.translators.gemini.grounding import Grounding
 from llmproxy_asgi.translators.gemini.problems import error_body
 from llmproxy_asgi.translators.gemini.reasoning import signature_of
 from llmproxy_asgi.translators.gemini.words import encode_logprobs, encode_usage
-from llmproxy_asgi.translators.in_turn import InTurn, PartEvent
 from llmproxy_asgi.translators.media import joined_base64
+from llmproxy_asgi.translators.part_sequencer import PartEvent, PartSequencer
 
 _json = msgspec.json.Encoder().encode
 _Flowing = (Text, Reasoning, Refusal)
@@ -89,8 +89,8 @@ class AnswerStream(StreamEncoder):
                 candidate = self._candidates.get(event.candidate)
                 if candidate is None or self._over:
                     continue
-                if event.index != candidate.turns.open:
-                    candidate.turns.take(event)
+                if event.index != candidate.sequencer.open:
+                    candidate.sequencer.feed(event)
                     continue
                 delta = event.delta
                 if (type(delta) is TextDelta or type(delta) is ReasoningDelta) and not candidate.pending:
@@ -112,7 +112,7 @@ class AnswerStream(StreamEncoder):
             case PartStarted() | PartEnded():
                 candidate = self._candidate(event.candidate)
                 try:
-                    for turn in candidate.turns.take(event):
+                    for turn in candidate.sequencer.feed(event):
                         self._write(candidate, self._part(candidate, turn), out)
                 except UpstreamProtocolError as error:
                     self._fail(error, out)
@@ -187,13 +187,13 @@ class _Candidate:
         "pieces",
         "prefix",
         "said",
+        "sequencer",
         "suffix",
-        "turns",
     )
 
     def __init__(self, number: int, head_fields: JSONObject, *, events: bool) -> None:
         self.number = number
-        self.turns = InTurn()
+        self.sequencer = PartSequencer()
         self.finish = Finish(reason=FinishReason.UNKNOWN)
         self.said = False
         self.pieces: list[str] = []
