@@ -6,13 +6,13 @@ import msgspec
 
 from llmproxy_asgi.errors import UpstreamProtocolError
 from llmproxy_asgi.translators.base import Outgoing
-from llmproxy_asgi.translators.members import joined, split
+from llmproxy_asgi.translators.raw_json import join_object, split_object
 
 
 def without(outgoing: Outgoing, fields: Container[str]) -> Outgoing:
     """A request without some of its top-level fields; all other bytes stay as they are."""
-    kept = {key: value for key, value in split(outgoing.body).items() if key not in fields}
-    return msgspec.structs.replace(outgoing, body=joined(kept), stream=False)
+    kept = {key: value for key, value in split_object(outgoing.body).items() if key not in fields}
+    return msgspec.structs.replace(outgoing, body=join_object(kept), stream=False)
 
 
 def read_count(body: bytes, key: str) -> int:
@@ -22,7 +22,7 @@ def read_count(body: bytes, key: str) -> int:
         UpstreamProtocolError: It holds none.
     """
     try:
-        found = msgspec.json.decode(split(body)[key], type=int | str)
+        found = msgspec.json.decode(split_object(body)[key], type=int | str)
         count = int(found)  # Google's JSON may write whole numbers as text
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError, ValueError):
         raise UpstreamProtocolError("The upstream's answer holds no count of tokens.") from None

@@ -31,7 +31,7 @@ from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, 
 from llmproxy_asgi.translators.counts import read_count, without
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.hosted_tools import refuse_encoded, refuse_spliced
-from llmproxy_asgi.translators.members import joined, renamed
+from llmproxy_asgi.translators.raw_json import join_object, replace_model
 from llmproxy_asgi.translators.relay import Relay
 from llmproxy_asgi.translators.seals import WRAPPED, unwrap, usable
 from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
@@ -82,7 +82,7 @@ class MessagesOutbound(Outbound):
             raw["messages"], warnings = _with_native_state(messages, upstream)
         betas = (("anthropic-beta", ",".join(intake.betas)),) if intake.betas else ()
         return Outgoing(
-            body=joined(raw),
+            body=join_object(raw),
             stream=intake.stream,
             headers=(("anthropic-version", intake.version or FIRST_VERSION), *betas),
             warnings=warnings,
@@ -106,7 +106,7 @@ class MessagesOutbound(Outbound):
     def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
         answer = read_answer(body)
         events = (UsageReported(decode_usage(answer.usage)),) if answer.usage else ()
-        return Batch(events, body if answer.model == upstream.asked else renamed(body, upstream.asked))
+        return Batch(events, body if answer.model == upstream.asked else replace_model(body, upstream.asked))
 
     @override
     def encode_count(self, outgoing: Outgoing, upstream: Upstream) -> Outgoing:

@@ -33,8 +33,8 @@ from llmproxy_asgi.translators.gemini.outline import both_spellings, refuse_both
 from llmproxy_asgi.translators.gemini.problems import decode_error, encode_problem, stream_error
 from llmproxy_asgi.translators.gemini.proto import Proto, spelled
 from llmproxy_asgi.translators.losses import Losses
-from llmproxy_asgi.translators.members import joined, raw, split
 from llmproxy_asgi.translators.outline import Counted, Outline
+from llmproxy_asgi.translators.raw_json import join_object, raw, split_object
 from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds
 
 PROTOCOL: Final = "gemini-embeddings"
@@ -208,12 +208,12 @@ class GeminiEmbeddingOutbound(EmbeddingOutbound):
     def splice(self, intake: Intake, upstream: Upstream) -> Outgoing:
         model = raw(f"models/{upstream.model}")
         if intake.path.get("method") == ONE:
-            return Outgoing(body=b'{"requests":[%b]}' % joined({**intake.raw, "model": model}), stream=False)
+            return Outgoing(body=b'{"requests":[%b]}' % join_object({**intake.raw, "model": model}), stream=False)
         values = dict(intake.raw)
         key = spelled(values, "requests") or "requests"
-        requests = [joined({**each, "model": model}) for each in _entries(values[key], key)]
+        requests = [join_object({**each, "model": model}) for each in _entries(values[key], key)]
         values[key] = msgspec.Raw(b"[" + b",".join(requests) + b"]")
-        return Outgoing(body=joined(values), stream=False)
+        return Outgoing(body=join_object(values), stream=False)
 
     @override
     def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Embeddings:
@@ -230,9 +230,9 @@ class GeminiEmbeddingOutbound(EmbeddingOutbound):
         usage = _usage(answer.usage_metadata)
         if intake.path.get("method") == ONE:
             check_count(len(answer.embeddings), 1)
-            values = split(body)
+            values = split_object(body)
             del values["embeddings"]
-            body = joined({"embedding": answer.embeddings[0], **values})
+            body = join_object({"embedding": answer.embeddings[0], **values})
         return Batch(() if usage.estimated else (UsageReported(usage),), body)
 
     @override

@@ -31,11 +31,11 @@ from llmproxy_asgi.translators.embeddings.halves import (
 from llmproxy_asgi.translators.embeddings.records import EmbeddingInput, EmbeddingRequest, Embeddings
 from llmproxy_asgi.translators.fields import Node, missing
 from llmproxy_asgi.translators.losses import Losses
-from llmproxy_asgi.translators.members import joined, raw, renamed
 from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
 from llmproxy_asgi.translators.openai.options import integer, others, string
 from llmproxy_asgi.translators.openai.problems import decode_error, decode_error_object
 from llmproxy_asgi.translators.outline import Counted, Outline
+from llmproxy_asgi.translators.raw_json import join_object, raw, replace_model
 from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds
 
 PROTOCOL: Final = "openai-embeddings"
@@ -203,7 +203,7 @@ class OpenAIEmbeddingOutbound(EmbeddingOutbound):
         values = dict(intake.raw)
         if intake.model != upstream.model or "model" not in values:
             values["model"] = raw(upstream.model)
-        return Outgoing(body=joined(values), stream=False)
+        return Outgoing(body=join_object(values), stream=False)
 
     @override
     def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Embeddings:
@@ -220,7 +220,7 @@ class OpenAIEmbeddingOutbound(EmbeddingOutbound):
     def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
         answer = _read(_FRAME, body)
         if answer.model != upstream.asked:
-            body = renamed(body, upstream.asked)
+            body = replace_model(body, upstream.asked)
         usage = _usage(answer.usage)
         return Batch(() if usage.estimated else (UsageReported(usage),), body)
 

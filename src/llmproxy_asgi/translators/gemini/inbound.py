@@ -25,7 +25,7 @@ from llmproxy_asgi.translators.gemini.outline import OUTLINE, refuse_both_spelli
 from llmproxy_asgi.translators.gemini.problems import encode_problem
 from llmproxy_asgi.translators.gemini.proto import Proto, spelled
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
-from llmproxy_asgi.translators.members import split
+from llmproxy_asgi.translators.raw_json import split_object
 from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds, Opened
 
 _OUTSIDES = {
@@ -164,6 +164,6 @@ def _counted(raw: Mapping[str, Raw]) -> dict[str, Raw]:
     if key is None:
         return dict(raw)
     try:
-        return split(raw[key])
+        return split_object(raw[key])
     except msgspec.MsgspecError:
         raise BadRequest(f"{key}: expected an object.", param=key, code="invalid_type") from None

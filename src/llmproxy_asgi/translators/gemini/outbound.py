@@ -30,7 +30,7 @@ from llmproxy_asgi.translators.gemini.relay import ChunkRelay, with_name
 from llmproxy_asgi.translators.gemini.schema import CHUNK, PROTOCOL, STAND_IN, Chunk, usage_object
 from llmproxy_asgi.translators.gemini.words import decode_usage
 from llmproxy_asgi.translators.hosted_tools import refuse_encoded, refuse_spliced
-from llmproxy_asgi.translators.members import joined, raw, split
+from llmproxy_asgi.translators.raw_json import join_object, raw, split_object
 from llmproxy_asgi.translators.seals import unwrap, usable
 from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
 from llmproxy_asgi.translators.surrogates import decode_replaced
@@ -71,7 +71,7 @@ class GeminiOutbound(Outbound):
         contents = values.get("contents")
         if contents is not None and _WRAPPED in bytes(contents):
             values["contents"], warnings = _with_native_state(contents, upstream)
-        return Outgoing(body=joined(values), stream=intake.stream, warnings=warnings)
+        return Outgoing(body=join_object(values), stream=intake.stream, warnings=warnings)
 
     @override
     def decoder(self, outgoing: Outgoing, upstream: Upstream) -> StreamDecoder:
@@ -100,11 +100,11 @@ class GeminiOutbound(Outbound):
 
     @override
     def encode_count(self, outgoing: Outgoing, upstream: Upstream) -> Outgoing:
-        values = split(outgoing.body)
+        values = split_object(outgoing.body)
         if spelled(values, "contents") is None or len(values) > 1:
             # Whatever is more than contents is counted only as a whole request, which names its model once more.
-            values = {"generateContentRequest": Raw(joined({"model": raw(f"models/{upstream.model}"), **values}))}
-        return msgspec.structs.replace(outgoing, body=joined(values), stream=False)
+            values = {"generateContentRequest": Raw(join_object({"model": raw(f"models/{upstream.model}"), **values}))}
+        return msgspec.structs.replace(outgoing, body=join_object(values), stream=False)
 
     @override
     def decode_count(self, body: bytes) -> int:

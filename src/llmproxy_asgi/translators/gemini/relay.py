@@ -33,7 +33,7 @@ from llmproxy_asgi.translators.gemini.problems import error_in
 from llmproxy_asgi.translators.gemini.proto import Proto
 from llmproxy_asgi.translators.gemini.schema import CHUNK, Chunk, usage_object
 from llmproxy_asgi.translators.gemini.words import FINISH_IN, LOST_SIGNATURE, UNSPECIFIED, decode_usage
-from llmproxy_asgi.translators.members import renamed, split
+from llmproxy_asgi.translators.raw_json import replace_model, split_object
 from llmproxy_asgi.translators.relay import Inspection, Relay, Scan
 from llmproxy_asgi.translators.surrogates import decode_replaced
 from llmproxy_asgi.wire.json_stream import ArrayEncoder
@@ -235,7 +235,7 @@ class _Reframed(StreamDecoder):
         found = Frame(None, chunk, chunk)
         if isinstance(self._intake, ArrayIntake):
             # One chunk that cannot be read would make the whole array one.
-            split(replace_halves(chunk) or chunk.decode().encode())
+            split_object(replace_halves(chunk) or chunk.decode().encode())
         told: list[StreamEvent] = []
         if not self._started:
             told += self._scan.first(found)
@@ -253,7 +253,7 @@ class _Reframed(StreamDecoder):
 
 def with_name(chunk: bytes, asked: str) -> bytes:
     """An answer with the model's name as the caller said it, where it says one."""
-    return renamed(chunk, asked, key="modelVersion", add=False) if _NAME in chunk else chunk
+    return replace_model(chunk, asked, key="modelVersion", add=False) if _NAME in chunk else chunk
 
 
 def _candidates(intake: Intake) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from llmproxy_asgi.translators.members import raw
+from llmproxy_asgi.translators.raw_json import raw
 from llmproxy_asgi.wire.json_body import elements
 
 _NESTED = re.compile(rb"""\{\s*(?:"type"\s*:\s*"(?:function|custom)"\s*,\s*)?"(?:function|custom)"\s*:\s*\{""")

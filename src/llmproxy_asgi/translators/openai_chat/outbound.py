@@ -13,7 +13,6 @@ from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.hosted_tools import refuse_encoded, refuse_spliced
-from llmproxy_asgi.translators.members import joined, raw, renamed, split
 from llmproxy_asgi.translators.openai.hosted_tools import CHAT
 from llmproxy_asgi.translators.openai.problems import decode_error, error_in
 from llmproxy_asgi.translators.openai_chat.decode_stream import ChatStreamDecoder
@@ -22,6 +21,7 @@ from llmproxy_asgi.translators.openai_chat.flat_tools import nest_flat_tools
 from llmproxy_asgi.translators.openai_chat.relay import ChatScan
 from llmproxy_asgi.translators.openai_chat.schema import ANSWER, Answer, Chunk, ChunkChoice
 from llmproxy_asgi.translators.openai_chat.words import PROTOCOL, decode_usage, usage_of
+from llmproxy_asgi.translators.raw_json import join_object, raw, replace_model, split_object
 from llmproxy_asgi.translators.relay import Relay
 from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
 from llmproxy_asgi.translators.surrogates import decode_replaced
@@ -54,7 +54,7 @@ class ChatOutbound(Outbound):
             values["model"] = raw(upstream.model)
         if intake.stream and upstream.capabilities.stream_usage and not intake.include_usage:
             values["stream_options"] = _asking_usage(values.get("stream_options"))
-        return Outgoing(body=joined(values), stream=intake.stream, warnings=warnings)
+        return Outgoing(body=join_object(values), stream=intake.stream, warnings=warnings)
 
     @override
     def decoder(self, outgoing: Outgoing, upstream: Upstream) -> StreamDecoder:
@@ -96,7 +96,7 @@ class ChatOutbound(Outbound):
     def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
         answer = _read(body)
         if answer.model != upstream.asked:
-            body = renamed(body, upstream.asked)
+            body = replace_model(body, upstream.asked)
         usage = decode_usage(usage_of(answer))
         return Batch(() if usage is None else (UsageReported(usage),), body)
 
@@ -144,6 +144,6 @@ def _asking_usage(options: msgspec.Raw | None) -> msgspec.Raw:
     """The caller's stream options with usage asked for; its other options keep their bytes."""
     if options is None or memoryview(options)[0] == ord("n"):
         return msgspec.Raw(_RELAYED_OPTIONS)
-    values = split(options)
+    values = split_object(options)
     values["include_usage"] = msgspec.Raw(b"true")
-    return msgspec.Raw(joined(values))
+    return msgspec.Raw(join_object(values))

@@ -26,11 +26,11 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import ErrorKind, GatewayError, UpstreamAuthFailed
 from llmproxy_asgi.translators.base import Intake
-from llmproxy_asgi.translators.members import joined, raw, split
 from llmproxy_asgi.translators.openai.problems import ABOUT_THE_INPUT, FAILED_EVENT, error_object
 from llmproxy_asgi.translators.openai.words import NATIVE_ISSUER
 from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, TIER_OUT, encode_usage
 from llmproxy_asgi.translators.pairing import arguments_object
+from llmproxy_asgi.translators.raw_json import join_object, raw, split_object
 from llmproxy_asgi.translators.seals import wrap
 
 _ECHOED: Mapping[str, bytes] = {
@@ -171,16 +171,16 @@ def _declared(tool: msgspec.Raw) -> msgspec.Raw:
     told = bytes(tool)
     if b'"function"' not in told or (b'"strict"' in told and b'"description"' in told and b'"parameters"' in told):
         return tool
-    members = split(tool)
+    members = split_object(tool)
     if bytes(members.get("type", b"")) != b'"function"':
         return tool
     return _with_members(tool, _FUNCTION)
 
 
 def _with_members(said: msgspec.Raw, otherwise: Mapping[str, Any]) -> msgspec.Raw:
-    members = split(said)
+    members = split_object(said)
     missing = {key: raw(value) for key, value in otherwise.items() if key not in members}
-    return msgspec.Raw(joined({**members, **missing})) if missing else said
+    return msgspec.Raw(join_object({**members, **missing})) if missing else said
 
 
 def _on_one_line(said: msgspec.Raw) -> msgspec.Raw:

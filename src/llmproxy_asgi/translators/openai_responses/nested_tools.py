@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from llmproxy_asgi.translators.members import raw
+from llmproxy_asgi.translators.raw_json import raw
 
 _MAY_NEST = re.compile(rb'"(?:function|custom|allowed_tools)"\s*:\s*\{').search
 _KINDS = ("function", "custom")  # compared, not looked up: a caller's `type` may be an object

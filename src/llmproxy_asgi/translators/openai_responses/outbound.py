@@ -17,7 +17,6 @@ from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.counts import read_count, without
 from llmproxy_asgi.translators.hosted_tools import refuse_encoded
-from llmproxy_asgi.translators.members import renamed
 from llmproxy_asgi.translators.openai.hosted_tools import RESPONSES
 from llmproxy_asgi.translators.openai.problems import decode_error, decode_error_object, error_in
 from llmproxy_asgi.translators.openai_responses.decode_stream import ResponsesStreamDecoder, answer_extras
@@ -26,6 +25,7 @@ from llmproxy_asgi.translators.openai_responses.relay import ResponsesScan
 from llmproxy_asgi.translators.openai_responses.schema import ANSWER, RELAYED_ANSWER, Answer, RelayedAnswer
 from llmproxy_asgi.translators.openai_responses.splice import splice
 from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, decode_usage
+from llmproxy_asgi.translators.raw_json import replace_model
 from llmproxy_asgi.translators.relay import Relay
 from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
 from llmproxy_asgi.translators.surrogates import decode_replaced
@@ -95,7 +95,7 @@ class ResponsesOutbound(Outbound):
     def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
         answer = _read(body, RELAYED_ANSWER)
         if answer.model != upstream.asked:
-            body = renamed(body, upstream.asked)
+            body = replace_model(body, upstream.asked)
         usage = decode_usage(answer.usage, answer.tool_usage)
         return Batch(() if usage is None else (UsageReported(usage),), body)
 

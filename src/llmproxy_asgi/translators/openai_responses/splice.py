@@ -14,10 +14,10 @@ from msgspec import Raw
 
 from llmproxy_asgi.translators.base import Intake, Outgoing, Upstream
 from llmproxy_asgi.translators.hosted_tools import refuse_spliced
-from llmproxy_asgi.translators.members import joined, raw
 from llmproxy_asgi.translators.openai.hosted_tools import RESPONSES
 from llmproxy_asgi.translators.openai_responses.nested_tools import flatten_nested_tools
 from llmproxy_asgi.translators.openai_responses.words import STATE, legal_item_id
+from llmproxy_asgi.translators.raw_json import join_object, raw
 from llmproxy_asgi.translators.seals import WRAPPED, unwrap, usable
 from llmproxy_asgi.translators.vendor_references import ReferencePattern, not_shareable, reject_vendor_ids
 from llmproxy_asgi.wire.json_body import decode
@@ -66,7 +66,7 @@ def splice(intake: Intake, upstream: Upstream) -> Outgoing:
         values["input"], dropped = _with_native_state(given, upstream)
         if dropped:
             warnings.append("dropped:reasoning")
-    return Outgoing(body=joined(values), stream=intake.stream, warnings=tuple(warnings))
+    return Outgoing(body=join_object(values), stream=intake.stream, warnings=tuple(warnings))
 
 
 def _refuse_stored(values: Mapping[str, Raw]) -> None:

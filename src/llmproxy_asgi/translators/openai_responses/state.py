@@ -17,10 +17,10 @@ import msgspec
 from llmproxy_asgi.errors import BadRequest, GatewayError, Unsupported
 from llmproxy_asgi.translators.base import Intake, State
 from llmproxy_asgi.translators.fields import Node
-from llmproxy_asgi.translators.members import joined, raw, split
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai_responses.encode_answer import ResponseObject, error_event, failure_object
 from llmproxy_asgi.translators.openai_responses.words import STATE, is_answer_id
+from llmproxy_asgi.translators.raw_json import join_object, raw, split_object
 from llmproxy_asgi.wire import sse
 from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds, OverBounds, count_values
 
@@ -263,7 +263,7 @@ def numbered(items: Sequence[msgspec.Raw], response_id: str) -> list[KeptItem]:
 def listed(own: str, item: msgspec.Raw, *, with_state: bool) -> msgspec.Raw:
     """An item of an input as a list of them tells it: with its id and its kind, contents as parts."""
     try:
-        values = split(item)
+        values = split_object(item)
     except msgspec.MsgspecError:
         return item
     peek = _peek(item)
@@ -282,16 +282,16 @@ def listed(own: str, item: msgspec.Raw, *, with_state: bool) -> msgspec.Raw:
         values.setdefault("status", raw("completed"))
     if kind == "reasoning" and not with_state:
         values.pop("encrypted_content", None)
-    return msgspec.Raw(joined(values))
+    return msgspec.Raw(join_object(values))
 
 
 def whole(told: msgspec.Raw, output: Sequence[msgspec.Raw], *, with_state: bool) -> bytes:
     """A kept answer as it is told again."""
-    values = split(told)
+    values = split_object(told)
     items = output or _items(values.get("output", _EMPTY))
     if items:
         values["output"] = raw(list(items) if with_state else [_without_state(item) for item in items])
-    return joined(values)
+    return join_object(values)
 
 
 def encode_page(items: Sequence[msgspec.Raw], *, first: str | None, last: str | None, has_more: bool) -> bytes:
@@ -332,7 +332,7 @@ def kind_of(frame: sse.Frame) -> str:
 
 def renumbered(data: bytes, number: int) -> bytes:
     """An event's data with another number."""
-    return joined({**split(data), "sequence_number": raw(number)})
+    return join_object({**split_object(data), "sequence_number": raw(number)})
 
 
 # ── an answer on its way ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -393,8 +393,8 @@ class Telling:
 
     def whole(self, body: bytes) -> bytes:
         """A whole answer, as its caller reads it."""
-        values = split(body)
-        return joined(self._edited(values, "completed", ends=True))
+        values = split_object(body)
+        return join_object(self._edited(values, "completed", ends=True))
 
     def _frame(self, frame: sse.Frame) -> bytes:
         if not self.concerns(frame.data):
@@ -406,11 +406,13 @@ class Telling:
         if answer is not None:
             kind = kind_of(frame) or frame.event or ""
             status = ENDINGS.get(kind)
-            values["response"] = msgspec.Raw(joined(self._edited(answer, status or "in_progress", ends=bool(status))))
+            values["response"] = msgspec.Raw(
+                join_object(self._edited(answer, status or "in_progress", ends=bool(status)))
+            )
         elif self.hides and "item" in values:
             values["item"] = _without_state(values["item"])
         event = frame.event if frame.event and _KIND.fullmatch(frame.event) else None
-        return sse.encode(joined(values), event=event)
+        return sse.encode(join_object(values), event=event)
 
     def _edited(self, answer: dict[str, msgspec.Raw], status: str, *, ends: bool) -> dict[str, msgspec.Raw]:
         if self.id is not None:
@@ -431,7 +433,7 @@ class Telling:
         going_on = word in _TO_GO_ON_FROM
         self.final = Final(
             status=word,
-            told=joined(kept if going_on else answer),
+            told=join_object(kept if going_on else answer),
             output=tuple(_identified(output)) if going_on else None,
         )
 
@@ -453,7 +455,7 @@ def _without_state(item: msgspec.Raw) -> msgspec.Raw:
     if values is None or bytes(values.get("type", b"")) != b'"reasoning"':
         return item
     values.pop("encrypted_content", None)
-    return msgspec.Raw(joined(values))
+    return msgspec.Raw(join_object(values))
 
 
 def _kind(peek: _Item) -> str:
@@ -476,7 +478,7 @@ def _word(found: msgspec.Raw | None) -> str | None:
 
 def _members(data: bytes | msgspec.Raw) -> dict[str, msgspec.Raw] | None:
     try:
-        return split(data)
+        return split_object(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
