@@ -74,7 +74,7 @@ class MessagesOutbound(Outbound):
         raw = dict(intake.raw)
         refuse_spliced(raw, upstream.capabilities, MESSAGES)
         if not upstream.capabilities.stored:
-            _refuse_named(raw)
+            _reject_vendor_ids(raw)
         raw["model"] = Raw(msgspec.json.encode(upstream.model))
         warnings: tuple[str, ...] = ()
         messages = raw.get("messages")
@@ -125,7 +125,7 @@ class MessagesOutbound(Outbound):
         return decode_error(status, headers, body)
 
 
-def _refuse_named(raw: dict[str, Raw]) -> None:
+def _reject_vendor_ids(raw: dict[str, Raw]) -> None:
     """Refuse what names a file, a container or a conversation that the vendor keeps for whoever has the key."""
     if Node.of(raw, "thread") is not None:
         raise not_shareable("thread")

@@ -64,7 +64,7 @@ class GeminiOutbound(Outbound):
         values = dict(intake.raw)
         refuse_spliced(values, upstream.capabilities, GEMINI)
         if not upstream.capabilities.stored:
-            _refuse_named(values)
+            _reject_vendor_ids(values)
         warnings: tuple[str, ...] = ()
         if "model" in values:
             values["model"] = raw(f"models/{upstream.model}")
@@ -119,7 +119,7 @@ class GeminiOutbound(Outbound):
         return decode_error(status, headers, body)
 
 
-def _refuse_named(values: dict[str, Raw]) -> None:
+def _reject_vendor_ids(values: dict[str, Raw]) -> None:
     """Refuse what names a file, a cache or a store of Google's, who keeps them for whoever has the key."""
     for key, cache in either(values, "cachedContent"):
         if bytes(cache) not in {b"null", b'""'}:
