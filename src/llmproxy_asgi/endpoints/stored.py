@@ -14,8 +14,8 @@ from llmproxy_asgi.engine import Engine, Entry
 from llmproxy_asgi.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
 from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.translators.base import AnyInbound, Intake
-from llmproxy_asgi.translators.openai_responses import state as words
-from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, STATE
+from llmproxy_asgi.translators.openai_responses import state
+from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, STATE
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.wire import sse
 
@@ -123,7 +123,7 @@ class Stored:
         await self._background.cancel(owner, response_id)
         if not await self._engine.runtime.responses.delete(owner, response_id):
             raise _not_found(response_id)
-        await exchange.answer(200, [_JSON], words.encode_deleted(response_id))
+        await exchange.answer(200, [_JSON], state.encode_deleted(response_id))
 
     async def _cancel(self, exchange: Exchange, owner: Owner, response_id: str) -> None:
         record = await self._find(owner, response_id)
@@ -144,9 +144,9 @@ class Stored:
         if page is None:
             raise _not_found(response_id)
         with_state = STATE in query.listed("include")
-        items = [words.listed(each.id, each.item, with_state=with_state) for each in page.items]
+        items = [state.listed(each.id, each.item, with_state=with_state) for each in page.items]
         first, last = (page.items[0].id, page.items[-1].id) if page.items else (None, None)
-        body = words.encode_page(items, first=first, last=last, has_more=page.has_more)
+        body = state.encode_page(items, first=first, last=last, has_more=page.has_more)
         await exchange.answer(200, [_JSON], body)
 
     async def _find(self, owner: Owner, response_id: str) -> StoredResponse:
@@ -165,7 +165,7 @@ class Stored:
                 while (events := await reader.next()) is not None:
                     await keepalive.write(b"".join(sse.encode(bytes(each.data), event=each.name) for each in events))
             except GatewayError as error:  # the reader fell behind; the response itself goes on
-                await keepalive.write(words.broken(error))
+                await keepalive.write(state.broken(error))
             await keepalive.end()
         finally:
             keepalive.cancel()
@@ -227,7 +227,7 @@ class _Query:
 
 def _shown(record: StoredResponse, *, with_state: bool) -> bytes:
     output = [each.item for each in record.output or ()]
-    return words.whole(record.told, output, with_state=with_state)
+    return state.whole(record.told, output, with_state=with_state)
 
 
 def _not_found(response_id: str) -> NotFound:

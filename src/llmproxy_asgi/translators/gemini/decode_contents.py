@@ -28,10 +28,10 @@ from llmproxy_asgi.conversation import (
     ToolResult,
 )
 from llmproxy_asgi.translators.fields import missing
+from llmproxy_asgi.translators.gemini.mappings import RESOLUTIONS_IN, media_kind
 from llmproxy_asgi.translators.gemini.proto import Proto
 from llmproxy_asgi.translators.gemini.reasoning import decode_signature, give_back_to_thought, is_of_part
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
-from llmproxy_asgi.translators.gemini.words import RESOLUTIONS_IN, media_kind
 from llmproxy_asgi.translators.names import derived
 
 _PAYLOADS = (

@@ -52,6 +52,15 @@ from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
 from llmproxy_asgi.translators.gemini.framing import ChunkFrames
 from llmproxy_asgi.translators.gemini.grounding import Found, decode_grounding, placed, searched, searches
+from llmproxy_asgi.translators.gemini.mappings import (
+    FINISH_IN,
+    LOST_SIGNATURE,
+    UNSPECIFIED,
+    decode_finish,
+    decode_logprobs,
+    decode_usage,
+    media_kind,
+)
 from llmproxy_asgi.translators.gemini.partial_args import PartialCall
 from llmproxy_asgi.translators.gemini.problems import error_in
 from llmproxy_asgi.translators.gemini.schema import (
@@ -65,15 +74,6 @@ from llmproxy_asgi.translators.gemini.schema import (
     usage_object,
 )
 from llmproxy_asgi.translators.gemini.schema import Part as WirePart
-from llmproxy_asgi.translators.gemini.words import (
-    FINISH_IN,
-    LOST_SIGNATURE,
-    UNSPECIFIED,
-    decode_finish,
-    decode_logprobs,
-    decode_usage,
-    media_kind,
-)
 from llmproxy_asgi.translators.media import joined_base64, standard_base64
 from llmproxy_asgi.translators.names import DistinctIds, derived
 from llmproxy_asgi.translators.surrogates import SurrogateJoiner

@@ -23,9 +23,9 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.translators.custom_tools import wrapped_input
 from llmproxy_asgi.translators.gemini.grounding import Grounding
+from llmproxy_asgi.translators.gemini.mappings import BLOCK_REASONS, encode_logprobs, encode_usage, finish_word
 from llmproxy_asgi.translators.gemini.reasoning import signature_of
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
-from llmproxy_asgi.translators.gemini.words import BLOCK_REASONS, encode_logprobs, encode_usage, finish_word
 from llmproxy_asgi.translators.pairing import arguments_raw
 
 

@@ -8,8 +8,8 @@ from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.gemini.encode_contents import Contents
 from llmproxy_asgi.translators.gemini.encode_options import generation_config, stops, takes_format
 from llmproxy_asgi.translators.gemini.encode_tools import TOOL_NAME, TOOL_NAME_LIMIT, Tools
+from llmproxy_asgi.translators.gemini.mappings import TIERS_OUT
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
-from llmproxy_asgi.translators.gemini.words import TIERS_OUT
 from llmproxy_asgi.translators.losses import Losses, refuse_missing_part, unsaid_extras
 from llmproxy_asgi.translators.names import Renamer
 from llmproxy_asgi.translators.stops import emulated

@@ -60,9 +60,9 @@ from llmproxy_asgi.translators.gemini.encode_answer import (
 )
 from llmproxy_asgi.translators.gemini.framing import ArrayIntake, end, frame
 from llmproxy_asgi.translators.gemini.grounding import Grounding
+from llmproxy_asgi.translators.gemini.mappings import encode_logprobs, encode_usage
 from llmproxy_asgi.translators.gemini.problems import error_body
 from llmproxy_asgi.translators.gemini.reasoning import signature_of
-from llmproxy_asgi.translators.gemini.words import encode_logprobs, encode_usage
 from llmproxy_asgi.translators.media import joined_base64
 from llmproxy_asgi.translators.part_sequencer import PartEvent, PartSequencer
 

@@ -8,8 +8,8 @@ from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
 from llmproxy_asgi.translators.gemini.json_schemas import Unexpressed, lowered_parameters
+from llmproxy_asgi.translators.gemini.mappings import SERVER_TOOLS_OUT
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
-from llmproxy_asgi.translators.gemini.words import SERVER_TOOLS_OUT
 from llmproxy_asgi.translators.losses import Losses, told_name
 from llmproxy_asgi.translators.names import Renamer
 from llmproxy_asgi.translators.tool_choices import chosen, plain_choice

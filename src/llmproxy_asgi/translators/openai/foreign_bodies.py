@@ -10,7 +10,7 @@ import msgspec
 
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.translators.base import Headers, Intake, Upstream
-from llmproxy_asgi.translators.openai.words import NATIVE_ISSUER
+from llmproxy_asgi.translators.openai.mappings import NATIVE_ISSUER
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.wire.json_body import Bounds
 

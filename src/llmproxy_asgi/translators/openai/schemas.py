@@ -11,7 +11,7 @@ import msgspec
 from llmproxy_asgi.capabilities import Capabilities
 from llmproxy_asgi.conversation import JSONObject, OutputFormat, Request, Tool
 from llmproxy_asgi.translators.losses import Losses
-from llmproxy_asgi.translators.openai.words import qualifies_as_strict
+from llmproxy_asgi.translators.openai.mappings import qualifies_as_strict
 from llmproxy_asgi.translators.schema_references import definition_name, with_definitions
 from llmproxy_asgi.translators.strict_schemas import OPENAI, NotStrict, strict_form
 from llmproxy_asgi.translators.tool_schemas import object_root, refuse_unseen

@@ -2,8 +2,8 @@
 
 from llmproxy_asgi.translators.base import Translator
 from llmproxy_asgi.translators.openai_chat.inbound import ChatInbound
+from llmproxy_asgi.translators.openai_chat.mappings import PROTOCOL
 from llmproxy_asgi.translators.openai_chat.outbound import ChatOutbound
-from llmproxy_asgi.translators.openai_chat.words import PROTOCOL
 
 TRANSLATOR = Translator(PROTOCOL, ChatInbound(), ChatOutbound())
 

@@ -6,8 +6,8 @@ import msgspec
 
 from llmproxy_asgi.conversation import FinishReason, Seal
 from llmproxy_asgi.translators.names import DistinctIds
+from llmproxy_asgi.translators.openai_chat.mappings import decode_finish
 from llmproxy_asgi.translators.openai_chat.schema import CallDelta
-from llmproxy_asgi.translators.openai_chat.words import decode_finish
 
 
 class OpenCall:

@@ -21,14 +21,14 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.translators.fields import Node, missing
 from llmproxy_asgi.translators.media import data_url, picture_type, standard_base64
 from llmproxy_asgi.translators.names import derived
-from llmproxy_asgi.translators.openai.words import NATIVE_ISSUER, cache_mark, decode_audio
+from llmproxy_asgi.translators.openai.mappings import NATIVE_ISSUER, cache_mark, decode_audio
+from llmproxy_asgi.translators.openai_chat.mappings import PROTOCOL
 from llmproxy_asgi.translators.openai_chat.reasoning import (
     GOOGLE_ISSUER,
     decode_details,
     google_signature,
     opened_seal,
 )
-from llmproxy_asgi.translators.openai_chat.words import PROTOCOL
 
 _ROLES = ("developer", "system", "user", "assistant", "tool", "function")
 

@@ -22,6 +22,7 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import BadRequest
 from llmproxy_asgi.translators.base import Intake
 from llmproxy_asgi.translators.fields import Node
+from llmproxy_asgi.translators.openai.mappings import TIER_IN, cache_mark
 from llmproxy_asgi.translators.openai.options import (
     Raw,
     boolean,
@@ -33,9 +34,8 @@ from llmproxy_asgi.translators.openai.options import (
     stops,
     string,
 )
-from llmproxy_asgi.translators.openai.words import TIER_IN, cache_mark
 from llmproxy_asgi.translators.openai_chat.decode_messages import decode_messages
-from llmproxy_asgi.translators.openai_chat.words import PROTOCOL
+from llmproxy_asgi.translators.openai_chat.mappings import PROTOCOL
 from llmproxy_asgi.translators.tool_schemas import distinct
 
 KNOWN = frozenset(

@@ -52,11 +52,12 @@ from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
 from llmproxy_asgi.translators.media import standard_base64
 from llmproxy_asgi.translators.names import derived
+from llmproxy_asgi.translators.openai.mappings import TIER_IN, dated
 from llmproxy_asgi.translators.openai.problems import decode_error_object, error_in
-from llmproxy_asgi.translators.openai.words import TIER_IN, dated
-from llmproxy_asgi.translators.openai_chat.answer_words import decode_annotation, decode_logprobs
 from llmproxy_asgi.translators.openai_chat.candidates import OpenCall, OpenCandidate
+from llmproxy_asgi.translators.openai_chat.mappings import FAILED, PROTOCOL, decode_finish, decode_usage, usage_of
 from llmproxy_asgi.translators.openai_chat.reasoning import Detail, google_signature, opened_seal, read_details
+from llmproxy_asgi.translators.openai_chat.response_mappings import decode_annotation, decode_logprobs
 from llmproxy_asgi.translators.openai_chat.schema import (
     ABSENT,
     CHUNK,
@@ -68,7 +69,6 @@ from llmproxy_asgi.translators.openai_chat.schema import (
     Delta,
     FunctionDelta,
 )
-from llmproxy_asgi.translators.openai_chat.words import FAILED, PROTOCOL, decode_finish, decode_usage, usage_of
 from llmproxy_asgi.translators.restated import missing_rest
 from llmproxy_asgi.translators.stray_errors import read_loosely
 from llmproxy_asgi.translators.surrogates import SurrogateJoiner, decode_marked, decode_replaced

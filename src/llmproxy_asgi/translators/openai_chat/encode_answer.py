@@ -16,16 +16,16 @@ from llmproxy_asgi.conversation import (
     ToolCall,
 )
 from llmproxy_asgi.translators.base import Intake
-from llmproxy_asgi.translators.openai.words import TIER_OUT
-from llmproxy_asgi.translators.openai_chat.answer_words import (
+from llmproxy_asgi.translators.openai.mappings import TIER_OUT
+from llmproxy_asgi.translators.openai_chat.mappings import PROTOCOL, encode_usage
+from llmproxy_asgi.translators.openai_chat.reasoning import call_extras, encode_details
+from llmproxy_asgi.translators.openai_chat.response_mappings import (
     annotation,
     answer_id,
     finish_word,
     image_entry,
     logprobs_object,
 )
-from llmproxy_asgi.translators.openai_chat.reasoning import call_extras, encode_details
-from llmproxy_asgi.translators.openai_chat.words import PROTOCOL, encode_usage
 
 
 def encode_answer(response: Response, intake: Intake) -> bytes:

@@ -38,9 +38,9 @@ from llmproxy_asgi.translators.instructions import BETWEEN_TEXTS, place_instruct
 from llmproxy_asgi.translators.losses import Losses, unread
 from llmproxy_asgi.translators.media import picture_type
 from llmproxy_asgi.translators.names import CallIds, Renamer
-from llmproxy_asgi.translators.openai.words import ERROR_PREFIX, MOST_MARKS, NATIVE_ISSUER, encode_mark, kind_of
+from llmproxy_asgi.translators.openai.mappings import ERROR_PREFIX, MOST_MARKS, NATIVE_ISSUER, encode_mark, kind_of
+from llmproxy_asgi.translators.openai_chat.mappings import AUDIO_FORMATS, PROTOCOL
 from llmproxy_asgi.translators.openai_chat.reasoning import GOOGLE_ISSUER
-from llmproxy_asgi.translators.openai_chat.words import AUDIO_FORMATS, PROTOCOL
 from llmproxy_asgi.translators.pairing import pair
 from llmproxy_asgi.translators.seals import usable
 from llmproxy_asgi.translators.told_parts import told_result

@@ -51,17 +51,17 @@ from llmproxy_asgi.conversation import (
     UsageReported,
 )
 from llmproxy_asgi.translators.base import Intake, StreamEncoder
+from llmproxy_asgi.translators.openai.mappings import TIER_OUT
 from llmproxy_asgi.translators.openai.problems import encode_error_object
-from llmproxy_asgi.translators.openai.words import TIER_OUT
-from llmproxy_asgi.translators.openai_chat.answer_words import (
+from llmproxy_asgi.translators.openai_chat.mappings import encode_usage
+from llmproxy_asgi.translators.openai_chat.reasoning import call_extras, seal_entry
+from llmproxy_asgi.translators.openai_chat.response_mappings import (
     annotation,
     answer_id,
     finish_word,
     image_entry,
     logprobs_object,
 )
-from llmproxy_asgi.translators.openai_chat.reasoning import call_extras, seal_entry
-from llmproxy_asgi.translators.openai_chat.words import encode_usage
 
 _json = msgspec.json.encode
 _DONE = b"data: [DONE]\n\n"

@@ -20,7 +20,7 @@ from llmproxy_asgi.translators.openai.outline import CONVERSATION_NAMES
 from llmproxy_asgi.translators.openai_chat.decode_request import KNOWN, decode_request
 from llmproxy_asgi.translators.openai_chat.encode_answer import encode_answer
 from llmproxy_asgi.translators.openai_chat.encode_stream import ChatStreamEncoder
-from llmproxy_asgi.translators.openai_chat.words import PROTOCOL
+from llmproxy_asgi.translators.openai_chat.mappings import PROTOCOL
 from llmproxy_asgi.translators.outline import Counted, Outline
 from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds
 

@@ -18,9 +18,9 @@ from llmproxy_asgi.translators.openai.problems import decode_error, error_in
 from llmproxy_asgi.translators.openai_chat.decode_stream import ChatStreamDecoder
 from llmproxy_asgi.translators.openai_chat.encode_request import encode_request
 from llmproxy_asgi.translators.openai_chat.flat_tools import nest_flat_tools
+from llmproxy_asgi.translators.openai_chat.mappings import PROTOCOL, decode_usage, usage_of
 from llmproxy_asgi.translators.openai_chat.relay import ChatScan
 from llmproxy_asgi.translators.openai_chat.schema import ANSWER, Answer, Chunk, ChunkChoice
-from llmproxy_asgi.translators.openai_chat.words import PROTOCOL, decode_usage, usage_of
 from llmproxy_asgi.translators.raw_json import join_object, raw, replace_model, split_object
 from llmproxy_asgi.translators.relay import Relay
 from llmproxy_asgi.translators.stops import StoppingDecoder, Stops

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from llmproxy_asgi.conversation import Reasoning, Seal
-from llmproxy_asgi.translators.openai.words import NATIVE_ISSUER
+from llmproxy_asgi.translators.openai.mappings import NATIVE_ISSUER
 from llmproxy_asgi.translators.seals import unwrap, wrap
 
 GOOGLE_ISSUER = "gemini"

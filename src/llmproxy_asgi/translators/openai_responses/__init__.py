@@ -18,8 +18,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from llmproxy_asgi.translators.base import Translator
     from llmproxy_asgi.translators.openai_responses.inbound import ResponsesInbound
+    from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL
     from llmproxy_asgi.translators.openai_responses.outbound import ResponsesOutbound
-    from llmproxy_asgi.translators.openai_responses.words import PROTOCOL
 
     made = globals()[name] = Translator(PROTOCOL, ResponsesInbound(), ResponsesOutbound())
     return made

@@ -27,7 +27,7 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
 from llmproxy_asgi.translators.media import standard_base64
-from llmproxy_asgi.translators.openai_responses.words import BETWEEN_SUMMARIES, PROTOCOL
+from llmproxy_asgi.translators.openai_responses.mappings import BETWEEN_SUMMARIES, PROTOCOL
 from llmproxy_asgi.translators.seals import unwrap
 
 CALLS = {"function_call": "function", "custom_tool_call": "custom"}

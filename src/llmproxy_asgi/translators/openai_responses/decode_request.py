@@ -31,7 +31,7 @@ from llmproxy_asgi.translators.openai.options import (
 )
 from llmproxy_asgi.translators.openai_responses.decode_items import decode_items
 from llmproxy_asgi.translators.openai_responses.decode_tools import decode_choice, decode_tools, native_choice, offered
-from llmproxy_asgi.translators.openai_responses.words import LOGPROBS, PROTOCOL, STATE, TIER_IN
+from llmproxy_asgi.translators.openai_responses.mappings import LOGPROBS, PROTOCOL, STATE, TIER_IN
 
 _KNOWN = frozenset(
     {

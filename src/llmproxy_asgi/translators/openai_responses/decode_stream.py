@@ -28,17 +28,17 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.names import derived
+from llmproxy_asgi.translators.openai.mappings import dated
 from llmproxy_asgi.translators.openai.problems import decode_error_object, error_in
-from llmproxy_asgi.translators.openai.words import dated
 from llmproxy_asgi.translators.openai_responses.decode_answer import Items
-from llmproxy_asgi.translators.openai_responses.readers import GOES_ON, BrokenStream, Reader, Take
-from llmproxy_asgi.translators.openai_responses.schema import ANSWER, DELTA_EVENT, EVENT, Answer, Event
-from llmproxy_asgi.translators.openai_responses.words import (
+from llmproxy_asgi.translators.openai_responses.mappings import (
     PROTOCOL,
     TIER_IN,
     decode_finish,
     decode_usage,
 )
+from llmproxy_asgi.translators.openai_responses.readers import GOES_ON, BrokenStream, Reader, Take
+from llmproxy_asgi.translators.openai_responses.schema import ANSWER, DELTA_EVENT, EVENT, Answer, Event
 from llmproxy_asgi.translators.stray_errors import names_problem, read_loosely
 from llmproxy_asgi.translators.surrogates import SurrogateJoiner, decode_marked
 from llmproxy_asgi.wire.sse import EventTooLarge, Frame, FrameSplitter, decode, only_named

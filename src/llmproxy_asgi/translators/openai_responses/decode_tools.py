@@ -8,9 +8,9 @@ from typing import Any, cast
 
 from llmproxy_asgi.conversation import EMPTY, Extras, Grammar, JSONObject, Tool, ToolChoice
 from llmproxy_asgi.translators.fields import Node
+from llmproxy_asgi.translators.openai.mappings import cache_mark
 from llmproxy_asgi.translators.openai.options import Raw, boolean
-from llmproxy_asgi.translators.openai.words import cache_mark
-from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, WEB_SEARCH
+from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, WEB_SEARCH
 from llmproxy_asgi.translators.tool_schemas import distinct
 
 _TOOL_FIELDS = frozenset(

@@ -37,9 +37,9 @@ from llmproxy_asgi.translators.instructions import BETWEEN_TEXTS, FIRST_TURN, pl
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.media import decoded_text, picture_type
 from llmproxy_asgi.translators.names import CallIds, Renamer, derived
-from llmproxy_asgi.translators.openai.words import ERROR_PREFIX, MOST_MARKS, encode_mark, kind_of
+from llmproxy_asgi.translators.openai.mappings import ERROR_PREFIX, MOST_MARKS, encode_mark, kind_of
 from llmproxy_asgi.translators.openai_responses.encode_answer import annotation, phase_of
-from llmproxy_asgi.translators.openai_responses.words import BETWEEN_SUMMARIES, PROTOCOL, legal_item_id
+from llmproxy_asgi.translators.openai_responses.mappings import BETWEEN_SUMMARIES, PROTOCOL, legal_item_id
 from llmproxy_asgi.translators.pairing import drop_empty, pair
 from llmproxy_asgi.translators.seals import usable
 from llmproxy_asgi.translators.told_parts import told_result

@@ -53,7 +53,7 @@ from llmproxy_asgi.translators.openai_responses.encode_answer import (
     failure_object,
     relayed_failure,
 )
-from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, answer_id, encode_finish
+from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, answer_id, encode_finish
 from llmproxy_asgi.translators.openai_responses.writers import (
     Call,
     LateWords,

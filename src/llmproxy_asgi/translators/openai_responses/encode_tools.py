@@ -13,7 +13,7 @@ from llmproxy_asgi.translators.custom_tools import emulated_description, emulate
 from llmproxy_asgi.translators.losses import Losses, told_name
 from llmproxy_asgi.translators.openai.schemas import function_parameters
 from llmproxy_asgi.translators.openai_responses.encode_items import ItemEncoder
-from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, WEB_SEARCH
+from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, WEB_SEARCH
 from llmproxy_asgi.translators.tool_choices import chosen, plain_choice
 
 _SHOWS_SOURCES = frozenset({"anthropic-messages"})

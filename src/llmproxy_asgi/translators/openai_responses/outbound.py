@@ -21,10 +21,10 @@ from llmproxy_asgi.translators.openai.hosted_tools import RESPONSES
 from llmproxy_asgi.translators.openai.problems import decode_error, decode_error_object, error_in
 from llmproxy_asgi.translators.openai_responses.decode_stream import ResponsesStreamDecoder, answer_extras
 from llmproxy_asgi.translators.openai_responses.encode_request import encode_request
+from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, decode_usage
 from llmproxy_asgi.translators.openai_responses.relay import ResponsesScan
 from llmproxy_asgi.translators.openai_responses.schema import ANSWER, RELAYED_ANSWER, Answer, RelayedAnswer
 from llmproxy_asgi.translators.openai_responses.splice import splice
-from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, decode_usage
 from llmproxy_asgi.translators.raw_json import replace_model
 from llmproxy_asgi.translators.relay import Relay
 from llmproxy_asgi.translators.stops import StoppingDecoder, Stops

@@ -44,8 +44,8 @@ from llmproxy_asgi.translators.openai_responses.decode_answer import (
     text_of,
     thought_of,
 )
+from llmproxy_asgi.translators.openai_responses.mappings import BETWEEN_SUMMARIES, PROTOCOL
 from llmproxy_asgi.translators.openai_responses.schema import DeltaEvent, Event
-from llmproxy_asgi.translators.openai_responses.words import BETWEEN_SUMMARIES, PROTOCOL
 from llmproxy_asgi.translators.restated import missing_rest
 
 

@@ -18,8 +18,8 @@ from llmproxy_asgi.translators.openai.problems import FAILED_EVENT, decode_error
 from llmproxy_asgi.translators.openai_responses.decode_answer import CALLS
 from llmproxy_asgi.translators.openai_responses.decode_stream import ENDINGS, started, status_of
 from llmproxy_asgi.translators.openai_responses.encode_answer import failure_object
+from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, TIER_IN, decode_finish, decode_usage
 from llmproxy_asgi.translators.openai_responses.schema import ITEM_DONE, RELAYED, RelayedAnswer
-from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, TIER_IN, decode_finish, decode_usage
 from llmproxy_asgi.translators.relay import Inspection, Scan
 from llmproxy_asgi.translators.stray_errors import names_problem, read_loosely
 from llmproxy_asgi.translators.surrogates import decode_replaced

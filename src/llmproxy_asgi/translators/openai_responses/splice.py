@@ -15,8 +15,8 @@ from msgspec import Raw
 from llmproxy_asgi.translators.base import Intake, Outgoing, Upstream
 from llmproxy_asgi.translators.hosted_tools import refuse_spliced
 from llmproxy_asgi.translators.openai.hosted_tools import RESPONSES
+from llmproxy_asgi.translators.openai_responses.mappings import STATE, legal_item_id
 from llmproxy_asgi.translators.openai_responses.nested_tools import flatten_nested_tools
-from llmproxy_asgi.translators.openai_responses.words import STATE, legal_item_id
 from llmproxy_asgi.translators.raw_json import join_object, raw
 from llmproxy_asgi.translators.seals import WRAPPED, unwrap, usable
 from llmproxy_asgi.translators.vendor_references import ReferencePattern, not_shareable, reject_vendor_ids

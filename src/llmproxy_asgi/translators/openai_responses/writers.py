@@ -41,7 +41,7 @@ from llmproxy_asgi.translators.openai_responses.encode_answer import (
     reasoning_item,
     search_item,
 )
-from llmproxy_asgi.translators.openai_responses.words import PROTOCOL, item_id, legal_item_id
+from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, item_id, legal_item_id
 
 _json = msgspec.json.Encoder().encode
 

@@ -1,6 +1,6 @@
-"""The words of Chat Completions and what they mean: tables for both directions, and the shape of usage.
+"""Mappings of Chat Completions in both directions: finish reasons, formats, usage.
 
-Source: the types of the openai Python SDK 3.52.0 (read 2026-11-21), and what compatible servers answer with.
+Source: the types of the openai Python SDK 3.52.0 (read 2026-11-21), and the responses of compatible servers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,9 @@ PROTOCOL = "openai-chat"
 _INS = ("cached_tokens", "cache_write_tokens", "audio_tokens", "image_tokens")
 _OUTS = ("reasoning_tokens", "audio_tokens", "image_tokens")
 _PREDICTED = ("accepted_prediction_tokens", "rejected_prediction_tokens")
-"""Counts within the parts of usage that tell more of the input and the output."""
+"""Counts in the details of the input and output usage."""
 _CACHED = ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
-"""Where Moonshot, DeepSeek, and gateways that keep Anthropic's names, say what was read from a cache."""
+"""Fields for tokens read from a cache: of Moonshot, DeepSeek, and gateways that keep Anthropic's names."""
 _WRITTEN = ("cache_creation_input_tokens",)
 
 FINISH_IN: Mapping[str, FinishReason] = {
@@ -49,12 +49,12 @@ FAILED: Mapping[str, Mapping[str, Any]] = {
     "network_error": _OVERLOADED,  # Zhipu's
     "insufficient_system_resource": _OVERLOADED,  # DeepSeek's
 }
-"""Finish reasons that are no end but a failure, and the error that they stand for where none is told."""
+"""Finish reasons that mean a failure, and the error to raise where the response holds none."""
 _BLANK = frozenset({"", "null", "none"})
 
 
 def decode_finish(word: str) -> FinishReason | None:
-    """What a finish reason means, however it is spelled; None for a blank, which tells nothing."""
+    """Decode a finish reason in any spelling; return None for an empty one."""
     known = FINISH_IN.get(word)
     if known is None:
         word = word.partition(":")[0].strip().lower()
@@ -87,7 +87,7 @@ AUDIO_FORMATS: Mapping[str, str] = {
 
 
 def usage_of(answer: Any) -> Any:
-    """The usage of a chunk or of a whole answer, wherever its server puts it; None where it tells none."""
+    """Find the usage in a chunk or a whole response, wherever its server puts it; None if there is none."""
     found = answer.usage
     if type(found) is dict:
         return found
@@ -100,7 +100,7 @@ def usage_of(answer: Any) -> Any:
 
 
 def _timed(timings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The counts among llama.cpp's timings, which it sends with every answer, asked for usage or not."""
+    """Return the token counts in llama.cpp's timings, which it sends with every response."""
     if "predicted_n" not in timings:
         return None
     cached = _count(timings, "cache_n")
@@ -112,7 +112,7 @@ def _timed(timings: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def decode_usage(found: Any) -> Usage | None:
-    """The token counts, or None where there are none. Whatever cannot be a count is taken as 0."""
+    """Decode the token counts; None if there are none. Values that cannot be counts are read as 0."""
     if type(found) is not dict:
         return None
     spent_in, spent_out = _count(found, "prompt_tokens"), _count(found, "completion_tokens")
@@ -139,7 +139,7 @@ def decode_usage(found: Any) -> Usage | None:
 
 
 def encode_usage(usage: Usage) -> dict[str, Any]:
-    """The token counts as callers read them."""
+    """Encode the token counts."""
     ins: dict[str, Any] = {
         "cached_tokens": usage.cache_read,
         "cache_write_tokens": usage.cache_write,
@@ -167,7 +167,7 @@ def encode_usage(usage: Usage) -> dict[str, Any]:
 
 
 def _counts(details: Any, keys: Sequence[str]) -> list[int]:
-    """Several counts of a part that few answers have."""
+    """Decode the details of a count, which few responses have."""
     return [_count(details, key) for key in keys] if type(details) is dict else [0] * len(keys)
 
 

@@ -1,4 +1,4 @@
-"""The words of Responses and what they mean: ids, tiers, how an answer ends, and the shape of usage.
+"""Mappings of Responses in both directions: ids, tiers, status and usage.
 
 Source: the types of the openai Python SDK 3.52.0 (read 2026-11-21).
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 from llmproxy_asgi.conversation import EMPTY, MOST_TOKENS, Finish, FinishReason, ServiceTier, Usage
 from llmproxy_asgi.translators.names import derived
-from llmproxy_asgi.translators.openai import words as shared
+from llmproxy_asgi.translators.openai import mappings as shared
 
 PROTOCOL = "openai-responses"
 
@@ -17,13 +17,13 @@ TIER_IN: Mapping[str, ServiceTier] = {**shared.TIER_IN, "ultrafast": ServiceTier
 TIER_OUT: Mapping[ServiceTier, str] = {tier: word for word, tier in TIER_IN.items()}
 
 WEB_SEARCH = "web_search"
-"""How the types of the tool that searches the web begin, and our own name of it."""
+"""The prefix of the web search tool's types, and its name in the conversation."""
 STATE = "reasoning.encrypted_content"
 LOGPROBS = "message.output_text.logprobs"
 SOURCES = "web_search_call.action.sources"
-"""What a request may ask to be included in its answer."""
+"""The values of `include`."""
 BETWEEN_SUMMARIES = "\n\n"
-"""What stands between the parts of one reasoning summary where they are one text."""
+"""The separator of a reasoning summary's parts when they are joined to one text."""
 
 _ANSWER_ID = re.compile(r"resp_[A-Za-z0-9_-]{1,128}")
 _ITEM_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -33,24 +33,24 @@ _ITEM_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def answer_id(found: str, nonce: str = "") -> str:
-    """The id of an answer where it has this protocol's form, else one made from it and from what it has alone."""
+    """Return a response's id if it has this protocol's format, else one derived from it."""
     return found if _ANSWER_ID.fullmatch(found) else derived("resp_", found, nonce, size=48)
 
 
 def is_answer_id(found: str) -> bool:
-    """Whether an answer's id has this protocol's form."""
+    """Whether a response's id has this protocol's format."""
     return _ANSWER_ID.fullmatch(found) is not None
 
 
 def legal_item_id(found: str | None, prefix: str) -> str | None:
-    """An item's id where the vendor would take it back as one of this kind."""
+    """Return an item's id if the vendor would accept it back for this kind of item."""
     if found is not None and found.startswith(prefix) and _ITEM_ID.fullmatch(found):
         return found
     return None
 
 
 def item_id(prefix: str, answer: str, position: int) -> str:
-    """An id for an item that has none: the same each time."""
+    """Derive a stable id for an item without one."""
     return derived(prefix, answer, str(position), size=40)
 
 
@@ -71,7 +71,7 @@ _INCOMPLETE_OUT: Mapping[FinishReason, str] = {
 
 
 def decode_finish(status: str | None, reason: str | None, *, called: bool, refused: bool) -> Finish:
-    """Why an answer ended, by its status and what it holds. What is incomplete was cut off, whatever cut it."""
+    """Decode a finish reason from the status and the content. An incomplete response counts as cut off."""
     if status == "incomplete":
         return Finish(reason=_INCOMPLETE_IN.get(reason, FinishReason.LENGTH), native=reason or status)
     if status == "cancelled":
@@ -82,7 +82,7 @@ def decode_finish(status: str | None, reason: str | None, *, called: bool, refus
 
 
 def encode_finish(finish: Finish, *, refused: bool) -> tuple[str, str | None]:
-    """An answer's status, and why it is incomplete; `refused`: whether it says so in words."""
+    """Encode a status and the reason of an incomplete response; `refused`: whether it has a refusal text."""
     reason = finish.reason
     if reason is FinishReason.REFUSAL and not refused:
         return "incomplete", "content_filter"  # without words of refusal it would look like an ordinary end
@@ -98,7 +98,7 @@ def encode_finish(finish: Finish, *, refused: bool) -> tuple[str, str | None]:
 
 
 def decode_usage(found: Any, tools: Any = None) -> Usage | None:
-    """The token counts, or None where there are none. Whatever cannot be a count is taken as 0.
+    """Decode the token counts; None if there are none. Values that cannot be counts are read as 0.
 
     Args:
         found: The answer's `usage`.
@@ -123,7 +123,7 @@ def decode_usage(found: Any, tools: Any = None) -> Usage | None:
 
 
 def encode_usage(usage: Usage) -> dict[str, Any]:
-    """The token counts as callers read them."""
+    """Encode the token counts."""
     ins: dict[str, Any] = {"cached_tokens": usage.cache_read, "cache_write_tokens": usage.cache_write}
     if usage.cache_write_long:
         long = min(usage.cache_write_long, usage.cache_write)

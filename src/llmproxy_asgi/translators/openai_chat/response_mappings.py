@@ -1,4 +1,4 @@
-"""The small shapes of an answer that its whole form and its streamed form share."""
+"""Mappings that whole and streamed responses of Chat Completions share."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,20 +15,20 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.translators.media import picture_type
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.logprobs import decode_entries, encode_logprob
-from llmproxy_asgi.translators.openai_chat.words import FINISH_OUT, PROTOCOL
+from llmproxy_asgi.translators.openai_chat.mappings import FINISH_OUT, PROTOCOL
 
 _ANSWER_PREFIX = "chatcmpl-"
 
 
 def answer_id(found: str, nonce: str = "") -> str:
-    """The upstream's id where it has this protocol's form, else one made from it and from what the answer has alone."""
+    """Return the upstream's id if it has this protocol's format, else one derived from it."""
     if found.startswith(_ANSWER_PREFIX) and len(found) <= 128:
         return found
     return derived(_ANSWER_PREFIX, found, nonce)
 
 
 def finish_word(reason: FinishReason, *, refused: bool, legacy: bool) -> str:
-    """The finish reason as callers read it; those who declared `functions` know another word for a call."""
+    """Encode a finish reason; callers that declared `functions` expect another one for a call."""
     if legacy and reason is FinishReason.TOOL_CALLS:
         return "function_call"
     if reason is FinishReason.REFUSAL and not refused:
@@ -37,7 +37,7 @@ def finish_word(reason: FinishReason, *, refused: bool, legacy: bool) -> str:
 
 
 def annotation(citation: Citation, offset: int, end: int) -> dict[str, Any] | None:
-    """A citation as `url_citation`, counted from the message's start; None where there is no address to give.
+    """Encode a citation as `url_citation`, counted from the message's start; None if it has no address.
 
     Args:
         citation: With its span within its own text part.
@@ -54,7 +54,7 @@ def annotation(citation: Citation, offset: int, end: int) -> dict[str, Any] | No
 
 
 def decode_annotation(found: Any) -> Citation | None:
-    """A `url_citation`, its span as it stands in the message; None for anything else."""
+    """Decode a `url_citation` with its span in the message; None for other annotations."""
     if type(found) is not dict or type(inner := found.get("url_citation")) is not dict:
         return None
     url, title = inner.get("url"), inner.get("title")
@@ -73,7 +73,7 @@ def decode_annotation(found: Any) -> Citation | None:
 
 
 def image_entry(media: Media, source: Source, index: int) -> dict[str, Any]:
-    """A picture in the `images` list that other gateways write and their clients read."""
+    """Encode an image for the `images` list, which other gateways send and their clients read."""
     match source:
         case InlineData(data=data):
             url = f"data:{picture_type(data, media.media_type)};base64,{data}"
@@ -85,14 +85,14 @@ def image_entry(media: Media, source: Source, index: int) -> dict[str, Any]:
 
 
 def logprobs_object(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
-    """Token probabilities, content and refusal apart."""
+    """Encode log probabilities, separately for content and refusal."""
     refusal = [encode_logprob(token) for token in tokens if token.refusal]
     content = [encode_logprob(token) for token in tokens if not token.refusal]
     return {"content": content or (None if refusal else []), "refusal": refusal or None}
 
 
 def decode_logprobs(found: Any) -> tuple[TokenLogprob, ...]:
-    """The probabilities of a choice; entries that cannot be read are passed over."""
+    """Decode the log probabilities of a choice; skip unreadable entries."""
     if type(found) is not dict:
         return ()
     return decode_entries(found.get("content")) + decode_entries(found.get("refusal"), refusal=True)

@@ -1,4 +1,4 @@
-"""Google's words and what they mean: finish reasons, tiers, resolutions, counts; tables for both directions."""
+"""Mappings of Gemini in both directions: finish reasons, tiers, resolutions and usage."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -61,9 +61,9 @@ BLOCK_REASONS = frozenset(
     {"SAFETY", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT", "IMAGE_SAFETY", "MODEL_ARMOR", "JAILBREAK"}
 )
 UNSPECIFIED = "FINISH_REASON_UNSPECIFIED"
-"""Google's word for none."""
+"""The value of an unset enum."""
 LOST_SIGNATURE = "MISSING_THOUGHT_SIGNATURE"
-"""Not an end but a refusal: a call was sent back without its signature."""
+"""A refusal: a call was sent back without its signature."""
 
 TIERS_IN: Mapping[str, ServiceTier] = {
     "flex": ServiceTier.FLEX,
@@ -85,16 +85,16 @@ RESOLUTIONS_IN: Mapping[str, Detail] = {
 RESOLUTIONS_OUT: Mapping[Detail, str] = {detail: word for word, detail in RESOLUTIONS_IN.items()}
 
 SERVER_TOOLS: Mapping[str, str] = {"googleSearch": "web_search", "urlContext": "url_fetch"}
-"""Tools that Google runs and that others have as well."""
+"""Tools that Google runs and other vendors have, too."""
 SERVER_TOOLS_OUT: Mapping[str, str] = {ours: theirs for theirs, ours in SERVER_TOOLS.items()}
 
 
 _ONCE = frozenset({"TOO_MANY_TOOL_CALLS"})
-"""Pauses that the model runs into again: it called tools until its upstream stopped it."""
+"""Pauses that would recur: the model called tools until its upstream stopped it."""
 
 
 def decode_finish(word: str, message: str | None, *, called: bool, token: str | None = None) -> Finish:
-    """Why a candidate ended. A stop, or an unknown word, behind a call asks for the call; nothing else is overridden.
+    """Decode a finish reason. A stop, or an unknown value, after a call means the call; others stand.
 
     Args:
         word: Google's.
@@ -111,7 +111,7 @@ def decode_finish(word: str, message: str | None, *, called: bool, token: str | 
 
 
 def finish_word(finish: Finish) -> str:
-    """Google's own word where it gave one, else the nearest."""
+    """Return Google's own finish reason if there is one, else the nearest."""
     native = finish.native
     if native is not None and FINISH_IN.get(native) is finish.reason:
         return native
@@ -119,13 +119,13 @@ def finish_word(finish: Finish) -> str:
 
 
 def media_kind(media_type: str | None) -> MediaKind:
-    """What stands behind a media type."""
+    """Return the kind of a media type."""
     family = (media_type or "").partition("/")[0].lower()
     return family if family in {"image", "audio", "video"} else "document"  # type: ignore[return-value]  # narrowed by the set
 
 
 def decode_usage(native: Mapping[str, Any], searches: int = 0) -> Usage:
-    """The counts; what is missing or no number counts as 0. Google counts thoughts beside what is said."""
+    """Decode the token counts; missing values and non-numbers are 0. Google counts reasoning beside the output."""
     thoughts = _count(native, "thoughtsTokenCount")
     return Usage(
         input=_count(native, "promptTokenCount") + _count(native, "toolUsePromptTokenCount"),
@@ -142,7 +142,7 @@ def decode_usage(native: Mapping[str, Any], searches: int = 0) -> Usage:
 
 
 def encode_usage(usage: Usage) -> JSONObject:
-    """The counts as Google's clients read them."""
+    """Encode the token counts."""
     native = usage.extras.get(PROTOCOL, EMPTY)
     tool_prompt = min(_count(native, "toolUsePromptTokenCount"), usage.input)
     prompt, said = usage.input - tool_prompt, max(0, usage.output - usage.reasoning)
@@ -161,7 +161,7 @@ def encode_usage(usage: Usage) -> JSONObject:
 
 
 def decode_logprobs(native: Mapping[str, Any]) -> tuple[TokenLogprob, ...]:
-    """The chosen tokens of `logprobsResult`, each with what else was likely; what cannot be read is passed over."""
+    """Decode the chosen tokens of `logprobsResult` with their alternatives; skip unreadable entries."""
     tops = native.get("topCandidates")
     rows = tops if isinstance(tops, list) else []
     tokens: list[TokenLogprob] = []
@@ -179,7 +179,7 @@ def decode_logprobs(native: Mapping[str, Any]) -> tuple[TokenLogprob, ...]:
 
 
 def encode_logprobs(tokens: tuple[TokenLogprob, ...]) -> JSONObject:
-    """`logprobsResult` of these tokens."""
+    """Encode `logprobsResult`."""
     return {
         "chosenCandidates": [_encode_logprob(token) for token in tokens],
         "topCandidates": [{"candidates": [_encode_logprob(other) for other in token.top]} for token in tokens],

@@ -1,4 +1,4 @@
-"""The words that OpenAI's two protocols share, and what they mean.
+"""Mappings that Chat Completions and Responses share: roles, tiers, efforts, formats and cache marks.
 
 Source: the types of the openai Python SDK 3.52.0 (read 2026-11-21).
 """
@@ -28,7 +28,7 @@ from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.media import standard_base64
 
 NATIVE_ISSUER = "openai"
-"""Whose state an unwrapped blob in a caller's history is taken to be."""
+"""The assumed issuer of unwrapped reasoning state in a caller's history."""
 
 TIER_IN: Mapping[str, ServiceTier] = {
     "auto": ServiceTier.AUTO,
@@ -38,7 +38,7 @@ TIER_IN: Mapping[str, ServiceTier] = {
     "fast": ServiceTier.FAST,
     "scale": ServiceTier.SCALE,
 }
-"""The tiers that both know; Responses has one more."""
+"""The tiers of both protocols; Responses has one more."""
 TIER_OUT: Mapping[ServiceTier, str] = {tier: word for word, tier in TIER_IN.items()}
 
 MARK_LIFETIMES: Mapping[CacheLifetime | None, str | None] = {
@@ -49,14 +49,14 @@ MARK_LIFETIMES: Mapping[CacheLifetime | None, str | None] = {
     "12h": "12h",
     "24h": "12h",
 }
-"""A cache mark's lifetime, to the nearest that the vendor knows."""
+"""The nearest lifetime of a cache mark that the vendor supports."""
 MOST_MARKS = 4
-"""Cache marks of one request; where there are more, the last ones cover the longest prefixes."""
+"""Cache marks in one request at most; of more, the last ones cover the longest prefixes."""
 
 JSON_LINE = "Answer with one JSON object and nothing else."
 SCHEMA_LINE = "Answer with one JSON value and nothing else. It must satisfy this JSON Schema:\n"
 ERROR_PREFIX = "[tool error] "
-"""How a tool's failure is told where there is no flag for it."""
+"""The prefix of a tool's error, as the protocol has no flag for it."""
 
 AUDIO_TYPES: Mapping[str, str] = {
     "wav": "audio/wav",
@@ -76,12 +76,12 @@ _KINDS: Mapping[type, str] = {
     ToolResult: "tool_result",
 }
 _LATEST = 253_402_300_799
-"""The last second that a date can name."""
+"""The last Unix time that a `datetime` can hold."""
 _LIFETIMES = ("5m", "30m", "1h", "12h", "24h")
 
 
 def cache_mark(node: Node) -> CacheMark | None:
-    """The mark at the end of a reusable prefix, in the vendor's spelling or in the one that gateways taught clients."""
+    """Decode the mark at the end of a cacheable prefix, in the vendor's spelling or in the one of other gateways."""
     found = node.get("prompt_cache_breakpoint") or node.get("cache_control")
     if found is None:
         return None
@@ -90,13 +90,13 @@ def cache_mark(node: Node) -> CacheMark | None:
 
 
 def encode_mark(mark: CacheMark) -> dict[str, Any]:
-    """A mark as a part's `prompt_cache_breakpoint`."""
+    """Encode a mark as a part's `prompt_cache_breakpoint`."""
     lifetime = MARK_LIFETIMES[mark.lifetime]
     return {"mode": "explicit", **({"ttl": lifetime} if lifetime else {})}
 
 
 def qualifies_as_strict(schema: Any) -> bool:
-    """Whether the vendor would take the schema as strict: every object closed, every property required."""
+    """Whether the vendor would accept the schema as strict: every object closed, every property required."""
     if isinstance(schema, list):
         return all(qualifies_as_strict(each) for each in schema)
     if not isinstance(schema, dict):
@@ -117,7 +117,7 @@ def qualifies_as_strict(schema: Any) -> bool:
 
 
 def decode_audio(node: Node) -> Media:
-    """A sound that the caller sends, an `input_audio` part."""
+    """Decode audio of the caller, an `input_audio` part."""
     audio = node.need("input_audio")
     word = audio.need("format").text()
     return Media(
@@ -129,18 +129,18 @@ def decode_audio(node: Node) -> Media:
 
 
 def kind_of(part: Part) -> str:
-    """What a part is called in a warning."""
+    """Return a part's name for warnings."""
     return part.kind if isinstance(part, Opaque) else _KINDS.get(type(part), "part")
 
 
 def mentions_json(request: Request) -> bool:
-    """Whether anybody speaks of JSON; the vendor refuses JSON mode where nobody does."""
+    """Whether a message mentions JSON; the vendor refuses JSON mode otherwise."""
     texts = (part.text for message in request.messages for part in message.parts if isinstance(part, Text))
     return any("json" in text.lower() for text in texts)
 
 
 def dated(seconds: float | None) -> datetime:
-    """When an upstream says that it began; undated where it says nothing usable."""
+    """Decode an upstream's creation time; return `UNDATED` if there is none."""
     if seconds is None or not 0 <= seconds <= _LATEST:
         return UNDATED
     return datetime.fromtimestamp(seconds, UTC)
