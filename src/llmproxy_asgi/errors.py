@@ -37,7 +37,7 @@
     └── MisuseError                      the host program called us wrongly; tells what to do instead
         └── UnknownArgument              with a keyword that nothing takes; a TypeError, too
 
-`CallerGone` stands beside it: nobody is there to be told of anything.
+`disconnect.ClientDisconnected` is not part of it: there is no caller left to answer.
 
 Messages are written for the person who called. They never hold a credential, an upstream's address or
 an upstream's raw body. This module knows no protocol: how an error looks on the wire is its translator's.
@@ -407,10 +407,3 @@ class MisuseError(GatewayError):
 
 class UnknownArgument(MisuseError, TypeError):
     """The host program passed a keyword that nothing here takes; the message suggests the nearest one."""
-
-
-class CallerGone(ConnectionError):
-    """The caller left, or takes nothing any more; there is nobody to answer. Never leaves the endpoints.
-
-    A server may say so itself, with an `OSError` of its own from `send`; that is this one from then on.
-    """

@@ -32,7 +32,7 @@ import httpx2
 from starlette.types import ASGIApp, Message, Scope
 from typing_extensions import override
 
-from llmproxy_asgi.leaving import ClientGoneError, report
+from llmproxy_asgi.disconnect import ClientDisconnected, report
 
 if TYPE_CHECKING:
     import anthropic
@@ -275,7 +275,7 @@ class _Exchange:
 
     def _refuse_if_left(self) -> None:
         if self._left:
-            raise ClientGoneError("the response has been closed")
+            raise ClientDisconnected("the response has been closed")
 
     # The reader's side.
 

@@ -70,7 +70,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 from starlette.types import ASGIApp, Message, Scope
 
-from llmproxy_asgi.leaving import ClientGoneError, report
+from llmproxy_asgi.disconnect import ClientDisconnected, report
 from llmproxy_asgi.wsgi_environ import (
     Head,
     RequestBody,
@@ -524,7 +524,7 @@ class _Call:
 
     def _refuse_if_left(self) -> None:
         if self._left:
-            raise ClientGoneError("the client has left")
+            raise ClientDisconnected("the client has left")
 
     def disconnect(self) -> None:
         """Tell the application that the client left, and cancel it soon if it goes on answering."""

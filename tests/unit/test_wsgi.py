@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import override
 
 from llmproxy_asgi import wsgi
-from llmproxy_asgi.leaving import ClientGoneError
+from llmproxy_asgi.disconnect import ClientDisconnected
 from llmproxy_asgi.wsgi import WSGIBridge
 
 HANG = 20.0  # seconds after which a wait is a failure; nothing here depends on how long it takes
@@ -628,7 +628,7 @@ def test_closing_ends_the_application() -> None:
         answer.close()
         answer.close()
         assert ended.seen()
-    assert seen == ["http.disconnect", ClientGoneError.__name__, "cancelled"]
+    assert seen == ["http.disconnect", ClientDisconnected.__name__, "cancelled"]
 
 
 def test_application_that_waits_for_room_is_released_by_closing() -> None:

@@ -12,10 +12,11 @@ from typing import Protocol
 from llmproxy_asgi.answers import CallerStream, failure, stream_of, whole_of
 from llmproxy_asgi.call import Call
 from llmproxy_asgi.conversation import EMPTY
+from llmproxy_asgi.disconnect import ClientDisconnected
 from llmproxy_asgi.endpoints.exchange import CallerWatch, Exchange, KeepAlive
 from llmproxy_asgi.endpoints.headers import attempt_headers, model_headers
 from llmproxy_asgi.engine import Engine, Entry
-from llmproxy_asgi.errors import BadRequest, CallerGone, GatewayError, InternalError
+from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError
 from llmproxy_asgi.execution.open_calls import SHUTTING_DOWN, going_down
 from llmproxy_asgi.telemetry.call_recorder import record_refusal
 from llmproxy_asgi.translators.base import HEAVY_BYTES, AnyInbound, Intake
@@ -118,14 +119,14 @@ async def fail(exchange: Exchange, inbound: AnyInbound, error: Exception) -> Non
         GatewayError: The answer had begun.
         Exception: The host's own `receive` or `send` failed; the host answers that.
     """
-    if isinstance(error, CallerGone):
+    if isinstance(error, ClientDisconnected):
         return
     if error is exchange.host_error:
         raise error
     known = error if isinstance(error, GatewayError) else unexpected(error, exchange)
     if exchange.started:
         raise known  # the server breaks the connection off, so that half an answer does not look like a whole one
-    with contextlib.suppress(CallerGone):
+    with contextlib.suppress(ClientDisconnected):
         await refuse(exchange, inbound, known)
 
 
@@ -198,7 +199,7 @@ async def _serve_stream(engine: Engine, exchange: Exchange, inbound: AnyInbound,
             if exchange.started and not exchange.gone:
                 await _last_word(exchange, _broken(stream, inbound, intake, going_down()))
             raise
-        except CallerGone:
+        except ClientDisconnected:
             raise
         except Exception as error:
             if error is exchange.host_error:

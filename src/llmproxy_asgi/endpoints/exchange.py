@@ -15,7 +15,8 @@ from typing import Any, Self
 
 from starlette.types import Message, Receive, Scope, Send
 
-from llmproxy_asgi.errors import BadRequest, BodyTimeout, BodyTooLarge, CallerGone, WrongMediaType
+from llmproxy_asgi.disconnect import ClientDisconnected
+from llmproxy_asgi.errors import BadRequest, BodyTimeout, BodyTooLarge, WrongMediaType
 from llmproxy_asgi.execution.bodies import HeldBody
 from llmproxy_asgi.facts import NOBODY, Course, Observers
 from llmproxy_asgi.wire.compression import CompressionError, Inflater, encodings, inflater
@@ -137,7 +138,7 @@ class Exchange:
             BodyTooLarge: It is longer, or says that it is.
             WrongMediaType: It is not JSON, or is compressed in a way that cannot be read.
             BadRequest: It is not compressed as it says.
-            CallerGone: The caller left.
+            ClientDisconnected: The client has disconnected.
         """
         self._check_type()
         decompressor = self._decompressor()
@@ -153,7 +154,7 @@ class Exchange:
         """A whole answer.
 
         Raises:
-            CallerGone: Nobody takes it.
+            ClientDisconnected: The client has disconnected.
         """
         self.started = True
         sent = [
@@ -173,7 +174,7 @@ class Exchange:
             async with asyncio.timeout(self.write_timeout):
                 await self._put(message)
         except TimeoutError:
-            raise CallerGone from None
+            raise ClientDisconnected from None
 
     async def begin_stream(self, headers: HeaderPairs, *, media_type: bytes) -> None:
         """The head of a streamed answer."""
@@ -201,7 +202,7 @@ class Exchange:
         Middlewares (Starlette's `BaseHTTPMiddleware`) take an application that returns without an answer for broken.
         """
         if not self.started:
-            with contextlib.suppress(CallerGone):
+            with contextlib.suppress(ClientDisconnected):
                 await self.answer(_CLIENT_CLOSED_REQUEST, (), b"")
 
     def abandon(self, task: "asyncio.Task[Any]") -> None:
@@ -218,7 +219,7 @@ class Exchange:
             await self.send(message)
         except OSError as left:
             self.gone = True
-            raise CallerGone from left
+            raise ClientDisconnected from left
         except Exception as error:
             self.host_error = error
             raise
@@ -233,7 +234,7 @@ class Exchange:
                 raise
             if message["type"] != "http.request":
                 self.gone = True
-                raise CallerGone
+                raise ClientDisconnected
             piece = message.get("body", b"")
             self.received += len(piece)
             if self.received > limit:
@@ -385,7 +386,7 @@ class KeepAlive:
         """Write what is really there; never into the middle of a keep-alive.
 
         Raises:
-            CallerGone: Nobody takes it.
+            ClientDisconnected: The client has disconnected.
         """
         if self._sending is not None:
             await self.settle()
@@ -394,7 +395,7 @@ class KeepAlive:
             await self._exchange.send({"type": "http.response.body", "body": data, "more_body": True})
         except OSError as left:
             self._exchange.gone = True
-            raise CallerGone from left
+            raise ClientDisconnected from left
         except Exception as error:
             self._exchange.host_error = error
             raise
@@ -405,7 +406,7 @@ class KeepAlive:
         """End the stream. There are no more keep-alives, but the write clock runs on until this is taken, too.
 
         Raises:
-            CallerGone: Nobody takes it.
+            ClientDisconnected: The client has disconnected.
         """
         self._busy = True
         await self.settle()
@@ -459,7 +460,7 @@ class KeepAlive:
             if not self._exchange.started:
                 await self._exchange.begin_stream(self._headers, media_type=self._media_type)
             await self._exchange.write(self._data)
-        except CallerGone:
+        except ClientDisconnected:
             if self._task is not None:
                 self._exchange.abandon(self._task)
             return

@@ -12,7 +12,8 @@ from typing_extensions import override
 
 from llmproxy_asgi.clock import Clock
 from llmproxy_asgi.conversation import Batch, Ended, Failed, Response, Started, StreamEvent, Usage, UsageReported
-from llmproxy_asgi.errors import CallerGone, ErrorKind, GatewayError, UpstreamError
+from llmproxy_asgi.disconnect import ClientDisconnected
+from llmproxy_asgi.errors import ErrorKind, GatewayError, UpstreamError
 from llmproxy_asgi.facts import (
     CallFinished,
     CallRefused,
@@ -31,7 +32,7 @@ CLIENT_CLOSED_REQUEST = 499
 """The status recorded when the client disconnected before anything was answered; nginx's, no protocol has one."""
 
 _NO_USAGE = Usage()
-_DISCONNECTED = (asyncio.CancelledError, GeneratorExit, CallerGone)
+_DISCONNECTED = (asyncio.CancelledError, GeneratorExit, ClientDisconnected)
 """Errors of a caller that no longer reads: its task was cancelled, the iterator closed, or `send` failed."""
 
 

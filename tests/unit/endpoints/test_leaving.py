@@ -12,9 +12,10 @@ import pytest
 from starlette.types import Message, Scope
 
 from llmproxy_asgi import LLMProxy
+from llmproxy_asgi.disconnect import ClientDisconnected
 from llmproxy_asgi.endpoints import exchange as exchanges
 from llmproxy_asgi.endpoints.exchange import CallerWatch, Exchange, KeepAlive
-from llmproxy_asgi.errors import BodyTimeout, CallerGone
+from llmproxy_asgi.errors import BodyTimeout
 from llmproxy_asgi.execution.bodies import Bodies
 from llmproxy_asgi.facts import CallFinished
 from support.telemetry import RecordingObserver
@@ -392,7 +393,7 @@ async def test_a_leaver_is_told_from_a_cancellation_that_the_task_had_outlived()
 async def test_every_way_of_writing_tells_it_in_the_same_way(writing: Callable[[Exchange], Awaitable[None]]) -> None:
     """Nobody above has to know what a server raises."""
     exchange, _ = exchange_of(leaves_at=0)
-    with pytest.raises(CallerGone):
+    with pytest.raises(ClientDisconnected):
         await writing(exchange)
 
 

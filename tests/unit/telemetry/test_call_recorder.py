@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from llmproxy_asgi.conversation import Batch, Ended, Failed, Usage, UsageReported
-from llmproxy_asgi.errors import BadRequest, CallerGone, InternalError, UpstreamOverloaded, UpstreamUnreachable
+from llmproxy_asgi.disconnect import ClientDisconnected
+from llmproxy_asgi.errors import BadRequest, InternalError, UpstreamOverloaded, UpstreamUnreachable
 from llmproxy_asgi.facts import CallFinished, CallStarted, Course, Observers
 from llmproxy_asgi.telemetry.call_recorder import Caller, CallRecorder
 from support.clock import FakeClock
@@ -44,7 +45,7 @@ BROKE = UpstreamUnreachable("gone")
         pytest.param(True, True, [Ended()], asyncio.CancelledError(), ("ok", 200, "", "none"), id="left at the end"),
         pytest.param(True, True, [], asyncio.CancelledError(), ("cancelled", 200, "", "estimated"), id="left"),
         pytest.param(True, True, [], GeneratorExit(), ("cancelled", 200, "", "estimated"), id="no longer read"),
-        pytest.param(True, True, [], CallerGone(), ("cancelled", 200, "", "estimated"), id="not writable"),
+        pytest.param(True, True, [], ClientDisconnected(), ("cancelled", 200, "", "estimated"), id="not writable"),
         pytest.param(True, False, [], asyncio.CancelledError(), ("cancelled", 499, "", "none"), id="left early"),
         pytest.param(
             True, True, [Failed(BROKE)], None, ("interrupted", 200, "upstream", "estimated"), id="interrupted"
