@@ -208,8 +208,8 @@ async def test_a_list_that_could_not_be_renewed_rules_nothing_out(
     """The names of before are still listed, but a new one may have come since."""
     clock = FakeClock()
     gateway = Gateway({"providers": {"p": provider(upstream)}})
-    monkeypatch.setattr(gateway._live.listings, "_clock", clock)
-    listings = gateway._live.listings
+    monkeypatch.setattr(gateway._shared.listings, "_clock", clock)
+    listings = gateway._shared.listings
     assert await gateway.list_models() == ["gpt-5", "o3"]
     (one,) = gateway._engine.runtime.catalog.open_ended()
     assert not listings.may_serve(one, "new")
