@@ -57,8 +57,8 @@ async def test_stores_are_those_of_the_address(monkeypatch: pytest.MonkeyPatch) 
         return Watched(bounds, clock=clock)
 
     monkeypatch.setitem(opening._BACKENDS, "memory", backend)
-    live = Live(clock=FakeClock())
-    one, other = plan(live), plan(live)
+    shared = SharedState(clock=FakeClock())
+    one, other = plan(shared), plan(shared)
     assert opened == [
         ("memory", "responses", responses.BOUNDS, shared.clock),
         ("memory", "reasoning", reasoning.BOUNDS, shared.clock),

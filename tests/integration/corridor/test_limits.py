@@ -58,7 +58,7 @@ PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     made = FakeClock()
-    monkeypatch.setattr("llmproxy_asgi.gateway.Live", functools.partial(Live, clock=made))
+    monkeypatch.setattr("llmproxy_asgi.gateway.SharedState", functools.partial(SharedState, clock=made))
     return made
 
 

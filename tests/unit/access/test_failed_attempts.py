@@ -37,7 +37,7 @@ class Host:
         return "alice" if connection.headers.get("authorization") in self.right else None
 
 
-class DoorkeeperHarness:
+class AuthenticatorHarness:
     def __init__(self, mode: Any = "host", *, per_minute: int | None = LIMIT) -> None:
         self.host = Host()
         self.clock = FakeClock()
@@ -64,10 +64,10 @@ class DoorkeeperHarness:
 @pytest.mark.parametrize("mode", ["host", "keys"])
 async def test_so_many_wrong_keys_a_minute_and_then_a_429_with_the_wait(mode: Any) -> None:
     """The limit is exact, comes back evenly, and a refused try does not lengthen the wait."""
-    harness = DoorkeeperHarness(mode)
+    harness = AuthenticatorHarness(mode)
     assert await harness.fail(LIMIT + 2) == [401] * LIMIT + [429] * 2
     with pytest.raises(RateLimited, match="20 s") as refused:
-        await harness.keeper.admit(asking("wrong"))
+        await harness.keeper.authenticate(asking("wrong"))
     assert refused.value.retry_after == 20
     harness.clock.turn(20)
     assert await harness.fail(2) == [401, 429]
@@ -78,7 +78,7 @@ async def test_so_many_wrong_keys_a_minute_and_then_a_429_with_the_wait(mode: An
 @pytest.mark.parametrize("mode", ["host", "keys", "open"])
 async def test_keys_of_our_form_are_counted_in_every_mode(mode: Any) -> None:
     """A wrong key that begins with our prefix is an attempt wherever it is sent, well formed or not."""
-    harness = DoorkeeperHarness(mode)
+    harness = AuthenticatorHarness(mode)
     for wrong in ("llmp_wrong", "llmp_" + "x" * 20_000, "llmp_\x7f"):
         assert await harness.status(asking(wrong)) == 401
     assert await harness.status(asking("llmp_wrong")) == 429
@@ -86,7 +86,7 @@ async def test_keys_of_our_form_are_counted_in_every_mode(mode: Any) -> None:
 
 async def test_a_right_key_passes_whatever_its_neighbours_try() -> None:
     """Callers behind one address are not locked out by one of them."""
-    harness = DoorkeeperHarness()
+    harness = AuthenticatorHarness()
     await harness.fail(50)
     assert await harness.status(asking(KEY)) == 200
     assert await harness.status(asking(UNPREFIXED)) == 200
@@ -95,7 +95,7 @@ async def test_a_right_key_passes_whatever_its_neighbours_try() -> None:
 
 async def test_a_token_that_the_host_has_accepted_goes_on_passing() -> None:
     """A user who was there when the guessing began stays; a stranger's tokens do not reach the host any more."""
-    harness = DoorkeeperHarness()
+    harness = AuthenticatorHarness()
     await harness.fail(1)
     assert await harness.status(asking("alice-token")) == 200
     await harness.fail(LIMIT)
@@ -108,7 +108,7 @@ async def test_a_token_that_the_host_has_accepted_goes_on_passing() -> None:
 
 async def test_a_token_that_the_host_refuses_now_is_no_better_than_others() -> None:
     """Having been right once does not help for ever."""
-    harness = DoorkeeperHarness()
+    harness = AuthenticatorHarness()
     await harness.fail(1)
     assert await harness.status(asking("alice-token")) == 200
     harness.host.right.clear()
@@ -121,7 +121,7 @@ async def test_a_token_that_the_host_refuses_now_is_no_better_than_others() -> N
 
 async def test_who_sends_no_credential_tries_nothing() -> None:
     """A browser that is not signed in yet is asked to sign in, however often, and can from any address."""
-    harness = DoorkeeperHarness()
+    harness = AuthenticatorHarness()
     assert {await harness.status(asking()) for _ in range(20)} == {401}
     await harness.fail(LIMIT + 1)
     assert await harness.status(asking()) == 401
@@ -129,7 +129,7 @@ async def test_who_sends_no_credential_tries_nothing() -> None:
 
 async def test_basic_credentials_are_counted() -> None:
     """Passwords are what is guessed most."""
-    harness = DoorkeeperHarness()
+    harness = AuthenticatorHarness()
     basic = {**asking(), "headers": [(b"authorization", b"Basic YTpi")]}
     assert [await harness.status(basic) for _ in range(LIMIT + 1)] == [401] * LIMIT + [429]
     harness.clock.turn(60)
@@ -142,7 +142,7 @@ async def test_basic_credentials_are_counted() -> None:
 
 async def test_an_adapters_word_is_counted_too() -> None:
     """Where the adapter asks the host, its no to a credential is a failed attempt, and its no to nobody is none."""
-    harness = DoorkeeperHarness()
+    harness = AuthenticatorHarness()
     said: list[dict[str, Any]] = [{SCOPE_KEY: Unauthenticated("no")}, {SCOPE_KEY: None}]
     for adapter in said:
         harness.clock.turn(60)
@@ -152,7 +152,7 @@ async def test_an_adapters_word_is_counted_too() -> None:
 
 async def test_a_refusal_of_somebody_known_is_no_failed_attempt() -> None:
     """A 403 of the host's says nothing of keys."""
-    harness = DoorkeeperHarness()
+    harness = AuthenticatorHarness()
     forbidden = asking("token", **{SCOPE_KEY: Forbidden("no")})
     assert {await harness.status(forbidden) for _ in range(10)} == {403}
 
@@ -160,20 +160,20 @@ async def test_a_refusal_of_somebody_known_is_no_failed_attempt() -> None:
 @pytest.mark.parametrize("client", [None, ("", 0), ()], ids=["none", "empty", "nothing"])
 async def test_without_an_address_nothing_is_counted(client: Any) -> None:
     """Behind a Unix socket all callers would be one."""
-    harness = DoorkeeperHarness()
+    harness = AuthenticatorHarness()
     assert set(await harness.fail(LIMIT * 3, client=client)) == {401}
 
 
 async def test_the_limit_can_be_switched_off() -> None:
     """`failed_attempts_per_minute: null` counts nothing."""
-    harness = DoorkeeperHarness(per_minute=None)
+    harness = AuthenticatorHarness(per_minute=None)
     assert set(await harness.fail(100)) == {401}
     assert not harness.attempts.has_any
 
 
 async def test_each_address_counts_for_itself() -> None:
     """One address's failures are not another's."""
-    harness = DoorkeeperHarness()
+    harness = AuthenticatorHarness()
     await harness.fail(LIMIT)
     assert await harness.fail(1, client=("203.0.113.8", 5)) == [401]
     assert await harness.fail(1, client=("203.0.113.7", 99)) == [429]
@@ -213,7 +213,7 @@ def test_a_sites_ipv6_network_is_known(source: str, site: str | None) -> None:
 
 async def test_all_sources_of_a_site_have_a_limit_of_their_own() -> None:
     """Whoever has a /48 gets 16 times the tries of one source, and no more; it comes back evenly."""
-    harness = DoorkeeperHarness()
+    harness = AuthenticatorHarness()
     tries = [(await harness.fail(1, client=(f"2001:db8:1:{number:x}::1", 5)))[0] for number in range(16 * LIMIT + 5)]
     assert tries == [401] * (16 * LIMIT) + [429] * 5
     assert await harness.status(asking(KEY, client=("2001:db8:1:ff::1", 5))) == 200
@@ -227,7 +227,7 @@ async def test_all_sources_of_a_site_have_a_limit_of_their_own() -> None:
 
 async def test_addresses_of_ipv4_have_no_site() -> None:
     """Mapped into IPv6 they would all be of one."""
-    harness = DoorkeeperHarness()
+    harness = AuthenticatorHarness()
     for number in range(40):
         assert await harness.fail(LIMIT, client=(f"::ffff:203.0.113.{number}", 5)) == [401] * LIMIT
     assert not harness.attempts._sites
@@ -235,7 +235,7 @@ async def test_addresses_of_ipv4_have_no_site() -> None:
 
 async def test_no_header_changes_the_source() -> None:
     """What a client says of where it comes from is not believed; that is the server's affair."""
-    harness = DoorkeeperHarness()
+    harness = AuthenticatorHarness()
     for number in range(LIMIT + 1):
         asked = asking("wrong")
         asked["headers"] += [(b"x-forwarded-for", b"198.51.100.%d" % number), (b"forwarded", b"for=198.51.100.1")]
@@ -244,7 +244,7 @@ async def test_no_header_changes_the_source() -> None:
 
 async def test_the_table_of_sources_is_bounded() -> None:
     """A million addresses are remembered as ten thousand, and those of a minute ago not at all."""
-    harness = DoorkeeperHarness()
+    harness = AuthenticatorHarness()
     for number in range(10_100):
         harness.attempts.count(f"10.{number}", LIMIT)
     assert len(harness.attempts._failures) == 10_000

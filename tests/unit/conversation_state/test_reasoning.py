@@ -309,14 +309,14 @@ def test_words_alone_are_passed_over() -> None:
 KEPT = extract_reasoning(answer(thinking("a"), call()))
 
 
-def custody(clock: FakeClock, **bounds: int) -> ReasoningCache:
+def cache(clock: FakeClock, **bounds: int) -> ReasoningCache:
     return ReasoningCache(MemoryStore(Bounds(**bounds), clock=clock))
 
 
 @pytest.mark.anyio
 async def test_it_is_its_owners_alone() -> None:
     """Neither another user nor another tenant's user of that name finds it."""
-    kept = custody(FakeClock())
+    kept = cache(FakeClock())
     await kept.keep(ALICE, KEPT)
     assert await kept.find(ALICE, ["call_1", "call_2"]) == dict(KEPT)
     assert await kept.find(BOB, ["call_1"]) == {}
@@ -328,7 +328,7 @@ async def test_it_is_its_owners_alone() -> None:
 async def test_it_lives_as_long_as_it_is_needed() -> None:
     """An hour after it was last asked for, so that a long loop never loses its beginning."""
     clock = FakeClock()
-    kept = custody(clock)
+    kept = cache(clock)
     await kept.keep(ALICE, KEPT)
     for _ in range(5):
         clock.at += LIFETIME - 1
@@ -340,7 +340,7 @@ async def test_it_lives_as_long_as_it_is_needed() -> None:
 @pytest.mark.anyio
 async def test_what_is_too_much_is_let_go() -> None:
     """One owner's thoughts never take more than its bound."""
-    kept = custody(FakeClock(), owner_bytes=20_000)
+    kept = cache(FakeClock(), owner_bytes=20_000)
     for number in range(100):
         step = extract_reasoning(answer(thinking("x" * 500), call(f"call_{number}")))
         await kept.keep(ALICE, step)
@@ -401,8 +401,8 @@ async def test_what_cannot_be_read_is_not_there(value: bytes, caplog: pytest.Log
 @pytest.mark.anyio
 async def test_what_no_json_can_hold_fails_no_call(caplog: pytest.LogCaptureFixture) -> None:
     """A provider written in Python can make any string."""
-    kept = custody(FakeClock())
-    await kept.keep(ALICE, (("call_1", Thought(call="x", first=(Reasoning(text="\ud800"),))),))
+    kept = cache(FakeClock())
+    await kept.keep(ALICE, (("call_1", CachedReasoning(call="x", first=(Reasoning(text="\ud800"),))),))
     assert await kept.find(ALICE, ["call_1"]) == {}
     assert len(caplog.records) == 1
 
@@ -430,8 +430,8 @@ def test_a_long_history_is_asked_for_in_part() -> None:
 @given(st.data())
 async def test_whatever_was_kept_comes_back(data: st.DataObject) -> None:
     """Any answer's thoughts are found again as they were kept."""
-    kept = remember(data.draw(responses(candidates=1)))
-    keeper = custody(FakeClock())
+    kept = extract_reasoning(data.draw(responses(candidates=1)))
+    keeper = cache(FakeClock())
     await keeper.keep(ALICE, kept)
     assert await keeper.find(ALICE, [call_id for call_id, _ in kept]) == dict(kept)
 
@@ -454,7 +454,7 @@ def test_requests_of_any_kind_can_be_asked(request_: Request) -> None:
 async def test_a_chat_loop_over_messages_keeps_its_thinking() -> None:
     """Three steps of a Chat client that strips `reasoning_details`: native thinking stands before each `tool_use`."""
     chat, claude = translator("openai-chat").inbound, translator("anthropic-messages").outbound
-    kept = custody(FakeClock())
+    kept = cache(FakeClock())
     history: list[dict[str, Any]] = [{"role": "user", "content": "Weather?"}]
     upstream = CLAUDE
     tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]

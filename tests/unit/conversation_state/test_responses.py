@@ -61,7 +61,7 @@ def store(clock: FakeClock) -> MemoryStore:
 
 
 @pytest.fixture
-def custody(store: MemoryStore, clock: FakeClock) -> ResponseStore:
+def responses(store: MemoryStore, clock: FakeClock) -> ResponseStore:
     return ResponseStore(store, clock=clock)
 
 
@@ -85,7 +85,7 @@ def test_ids_are_not_guessed() -> None:
     assert all(re.fullmatch(r"resp_[0-9a-f]{32}", found) for found in ids)
 
 
-async def test_a_response_is_found_as_it_was_kept(custody: ResponseStore, clock: FakeClock) -> None:
+async def test_a_response_is_found_as_it_was_kept(responses: ResponseStore, clock: FakeClock) -> None:
     """With everything that its caller may ask for."""
     (given,) = items(user("hi"))
     record = responses.begin(ALICE, status="queued", previous_id="resp_x", input_items=[given], background=True)
@@ -164,7 +164,7 @@ async def test_deleted_stays_deleted(responses: ResponseStore, store: MemoryStor
     assert await store.keys(ALICE) == ()
 
 
-async def test_a_response_lives_for_its_time(custody: ResponseStore, clock: FakeClock, store: MemoryStore) -> None:
+async def test_a_response_lives_for_its_time(responses: ResponseStore, clock: FakeClock, store: MemoryStore) -> None:
     """Counted from its beginning, whenever its answer came."""
     record = responses.begin(ALICE, input_items=items(user("hi")))
     clock.at += LIFETIME - 10
