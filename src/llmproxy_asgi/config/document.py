@@ -4,7 +4,10 @@ The readers beside this module (`yaml.py`, `json_text.py`, `toml_text.py`) make 
 known here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import islice
 from typing import TypeAlias
 
 import msgspec
@@ -18,6 +21,12 @@ MAX_BYTES = 4 * 2**20
 MAX_DEPTH = 64
 MAX_VALUES = 100_000
 """How many values a document may unfold to; aliases make a short text long."""
+
+MOST_HINTS = 50
+"""How many guesses at what was meant are made for one configuration."""
+_LONGEST_GUESSED = 100
+_MOST_CANDIDATES = 1000
+_hints_left: ContextVar[list[None] | None] = ContextVar("hints_left", default=None)
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -75,11 +84,28 @@ def _shown(key: str) -> str:
     return kept if kept.isprintable() else repr(kept)[1:-1]
 
 
+@contextmanager
+def limited_hints() -> Iterator[None]:
+    """Make no more than `MOST_HINTS` guesses within: each compares texts, and mistakes may come by the thousand."""
+    before = _hints_left.set([None] * MOST_HINTS)
+    try:
+        yield
+    finally:
+        _hints_left.reset(before)
+
+
 def hint(given: str, known: Iterable[str]) -> str:
     """A guess at what was meant, to end a sentence with; case and the way to join words do not count."""
+    left = _hints_left.get()
+    if left is not None:
+        if not left:
+            return ""
+        left.pop()
+    if len(given) > _LONGEST_GUESSED:
+        return ""
     import difflib  # for those who have misspelled something
 
-    folded = {_folded(name): name for name in known}
+    folded = {_folded(name): name for name in islice(known, _MOST_CANDIDATES)}
     near = difflib.get_close_matches(_folded(given), folded, n=1, cutoff=0.65)
     return f"; did you mean {folded[near[0]]!r}?" if near else ""
 

@@ -20,6 +20,9 @@ from llmproxy_asgi.errors import MisuseError
 from llmproxy_asgi.providers.base import ProviderConfig
 from llmproxy_asgi.providers.registry import known_types, provider_class
 
+MOST_EXPLAINED = 200
+"""Mistakes of one configuration that are looked into; more than are ever written out."""
+
 NOT_YET = "is not available in this version"
 
 _EACH = None
@@ -50,7 +53,7 @@ def explain(error: ValidationError, values: Mapping[str, object]) -> Iterator[Fi
     foreign = [key for key in values if key in LITELLM]
     if foreign:
         yield Finding((foreign[0],), LITELLM_FILE)
-    for one in error.errors(include_url=False):
+    for number, one in enumerate(error.errors(include_url=False)):
         if foreign and one["loc"][0] not in Config.model_fields:
             continue
         cause = one.get("ctx", {}).get("error")
@@ -58,7 +61,9 @@ def explain(error: ValidationError, values: Mapping[str, object]) -> Iterator[Fi
             yield from cause.findings
             continue
         path = _path(one["loc"], values, keep_last=one["type"] in ("missing", "extra_forbidden"))
-        if one["type"] == UNKNOWN_TYPE:
+        if number >= MOST_EXPLAINED:
+            yield Finding(path, _BRIEFLY.get(one["type"], "is not valid"))
+        elif one["type"] == UNKNOWN_TYPE:
             yield _unknown_type(str(one["input"]), one["loc"], values)
         elif path[-1:] == ("capabilities",) and isinstance(one["input"], dict):
             yield from _capabilities(path, one["input"])
@@ -66,6 +71,10 @@ def explain(error: ValidationError, values: Mapping[str, object]) -> Iterator[Fi
             yield Finding(path, _unknown_key(path, values))
         else:
             yield Finding(path, _sentence(path, one))
+
+
+_BRIEFLY = {"extra_forbidden": "unknown key", UNKNOWN_TYPE: "unknown provider type", "missing": "is required"}
+"""What is said of mistakes beyond those that are looked into."""
 
 
 def _path(loc: tuple[int | str, ...], values: object, *, keep_last: bool) -> Path:

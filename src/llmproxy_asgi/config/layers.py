@@ -73,14 +73,14 @@ class Layers(msgspec.Struct):
         for length, step in enumerate(path[:-1], 1):
             below = get(holder, step)
             if not isinstance(below, (dict, list)):
+                self._forget(path[:length], below)
                 below = {}
-                self._forget(path[:length])
                 self.places[path[:length]] = place
                 _set(holder, step, below)
             holder = below
         if isinstance(holder, dict):
             self._drop_twin(holder, path, place.rank)
-        self._forget(path)
+        self._forget(path, get(holder, path[-1]))
         _set(holder, path[-1], value)
         self.places[path] = place
 
@@ -113,7 +113,7 @@ class Layers(msgspec.Struct):
                 continue  # a block that was opened and left empty says nothing
             self._drop_twin(below, here, base.rank)
             if key in below:
-                self._forget(here)
+                self._forget(here, old)
             below[key] = value
             for at in _paths(value, here):
                 self.places[at] = places.get(at, base)
@@ -125,12 +125,12 @@ class Layers(msgspec.Struct):
             return
         said = self.places.get((*path[:-1], twin))
         if said is not None and said.rank < rank:
-            del holder[twin]
-            self._forget((*path[:-1], twin))
+            self._forget((*path[:-1], twin), holder.pop(twin))
 
-    def _forget(self, path: Path) -> None:
-        for known in [at for at in self.places if at[: len(path)] == path]:
-            del self.places[known]
+    def _forget(self, path: Path, value: object) -> None:
+        """Forget where a value, and all that is in it, was said."""
+        for at in _paths(value, path):
+            self.places.pop(at, None)
 
 
 def plain(source: Mapping[str, object]) -> Tree:

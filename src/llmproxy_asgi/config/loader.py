@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 from pydantic import TypeAdapter, ValidationError
 
-from llmproxy_asgi.config.document import MAX_BYTES, Document, Tree, Unreadable, spell
+from llmproxy_asgi.config.document import MAX_BYTES, Document, Tree, Unreadable, limited_hints, spell
 from llmproxy_asgi.config.interpolation import Interpolation, interpolate
 from llmproxy_asgi.config.layers import CODE, Layers, Place, plain, read_environment, unfold
 from llmproxy_asgi.config.masking import mask
@@ -25,10 +25,12 @@ from llmproxy_asgi.config.schema import (
     route_findings,
 )
 from llmproxy_asgi.errors import ConfigError, MisuseError
-from llmproxy_asgi.providers.registry import BrokenProvider, provider_class
+from llmproxy_asgi.providers.registry import BrokenProvider, entry_points_read_once, provider_class
 
 _LONGEST = 1000
 """Characters of one finding."""
+MOST_FINDINGS = 100
+"""Findings of one configuration that are written out; the rest are counted."""
 
 
 def load_config(
@@ -50,8 +52,9 @@ def load_config(
     if isinstance(source, Config) and not overrides:
         return source  # it was validated when it was made, from whatever environment there was
     sources = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
-    layers = _lay(sources, environment or {}, overrides)
-    return _valid(layers, interpolate(layers, environment or {}))
+    with limited_hints():
+        layers = _lay(sources, environment or {}, overrides)
+        return _valid(layers, interpolate(layers, environment or {}))
 
 
 def check_config(files: Sequence[Path], *, environment: Mapping[str, str] = os.environ) -> Config:
@@ -71,8 +74,9 @@ def check_config(files: Sequence[Path], *, environment: Mapping[str, str] = os.e
     if not layers.values:
         raise ConfigError(_lines([Finding((), "is empty: `llmproxy init` writes a file to start from")], layers, set()))
     done = interpolate(layers, environment)
-    config = _valid(layers, done)
-    findings = list(unusable(config))
+    with limited_hints():
+        config = _valid(layers, done)
+        findings = list(unusable(config))
     if findings:
         raise ConfigError(_lines(findings, layers, done.hidden))
     return config
@@ -104,7 +108,8 @@ def named_types(files: Sequence[Path], *, environment: Mapping[str, str] = os.en
 
 
 def _valid(layers: Layers, done: Interpolation) -> Config:
-    config, findings = _validate(layers.values)
+    with entry_points_read_once():
+        config, findings = _validate(layers.values)
     wrong = [*done.findings, *(finding for finding in findings if finding.path not in done.lost)]
     if wrong or config is None:
         raise ConfigError(_lines(wrong, layers, done.hidden))
@@ -226,10 +231,15 @@ def _across(values: Tree) -> Iterator[Finding]:
 
 
 def _lines(findings: Sequence[Finding], layers: Layers, hidden: set[str]) -> list[str]:
-    """Findings as text, in the order of their places, without any secret."""
+    """Findings as text, in the order of their places, without any secret; of very many the first, and their number."""
     placed = [(layers.place(finding.path), finding) for finding in findings]
     placed.sort(key=lambda pair: _order(pair[0]))
-    return list(dict.fromkeys(_line(place, finding, hidden) for place, finding in placed))
+    lines: dict[str, None] = {}
+    for number, (place, finding) in enumerate(placed):
+        if len(lines) == MOST_FINDINGS:
+            return [*lines, f"and {len(placed) - number} more"]
+        lines[_line(place, finding, hidden)] = None
+    return list(lines)
 
 
 def _order(place: Place | None) -> tuple[int, int]:

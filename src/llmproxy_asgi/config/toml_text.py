@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterator
 from datetime import date, datetime, time
 
-from llmproxy_asgi.config.document import MAX_DEPTH, Document, Path, Unreadable
+from llmproxy_asgi.config.document import MAX_DEPTH, MAX_VALUES, Document, Path, Unreadable
 
 _WHERE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 _QUOTED = re.compile(r"'[^']{2,}'")
@@ -24,7 +24,7 @@ def read_toml(text: str) -> Document:
     """A TOML document; its dates and times are text.
 
     Raises:
-        Unreadable: It is not valid TOML, or nests too deep.
+        Unreadable: It is not valid TOML, nests too deep, or holds too many values.
     """
     try:
         values = tomllib.loads(text)
@@ -36,6 +36,8 @@ def read_toml(text: str) -> Document:
     except RecursionError:
         raise Unreadable(f"nests deeper than {MAX_DEPTH} levels") from None
     kept = {key: _plain(value, 1) for key, value in values.items()}
+    if _counted(kept) > MAX_VALUES:
+        raise Unreadable(f"holds more than {MAX_VALUES} values")
     lines = _find_lines(text, kept)
     for path in _too_big(kept, ()):
         known = [path[:length] for length in range(len(path), 0, -1) if path[:length] in lines]
@@ -71,6 +73,13 @@ def _plain(value: object, depth: int) -> object:
     if isinstance(value, list):
         return [_plain(item, depth + 1) for item in value]
     return value.isoformat() if isinstance(value, (date, datetime, time)) else value
+
+
+def _counted(value: object) -> int:
+    """How many values there are, as in files of the other languages."""
+    if isinstance(value, dict):
+        return 1 + sum(map(_counted, value.values()))
+    return 1 + sum(map(_counted, value)) if isinstance(value, list) else 1
 
 
 def _find_lines(text: str, values: dict[str, object]) -> dict[Path, int]:

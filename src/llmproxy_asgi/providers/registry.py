@@ -1,7 +1,10 @@
 """Where each provider type lives. A module is imported when the configuration names its type, and not before."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, entry_points
 
 from llmproxy_asgi.errors import MisuseError
 from llmproxy_asgi.providers.base import REGISTERED, Provider
@@ -17,9 +20,31 @@ BUILT_IN: dict[str, str] = {
 
 ENTRY_POINTS = "llmproxy_asgi.providers"
 
+_read: ContextVar[list[EntryPoints] | None] = ContextVar("entry_points_read", default=None)
+
 
 class BrokenProvider(MisuseError):
     """An installed package offers a provider type that cannot be loaded."""
+
+
+@contextmanager
+def entry_points_read_once() -> Iterator[None]:
+    """Read what installed packages offer once for all look-ups within: it takes a look at each package."""
+    before = _read.set([])
+    try:
+        yield
+    finally:
+        _read.reset(before)
+
+
+def _outside() -> EntryPoints:
+    read = _read.get()
+    if read:
+        return read[0]
+    found = entry_points(group=ENTRY_POINTS)
+    if read is not None:
+        read.append(found)
+    return found
 
 
 def provider_class(name: str) -> type[Provider]:
@@ -39,7 +64,7 @@ def provider_class(name: str) -> type[Provider]:
 
 def known_types() -> list[str]:
     """Every type name that can be configured, sorted; nothing is imported to find out."""
-    outside = {point.name for point in entry_points(group=ENTRY_POINTS)}
+    outside = {point.name for point in _outside()}
     return sorted({*BUILT_IN, *REGISTERED, *outside})
 
 
@@ -47,7 +72,7 @@ def _import(name: str) -> None:
     if name in BUILT_IN:
         import_module(BUILT_IN[name])
         return
-    for point in entry_points(group=ENTRY_POINTS, name=name):
+    for point in _outside().select(name=name):
         try:
             point.load()
         except (Exception, SystemExit) as error:
