@@ -42,7 +42,7 @@ def key(name: str, *groups: str, tenant: str = "") -> Grant:
     ],
 )
 def test_administrators_pass(entry: object, grant: Grant) -> None:
-    """Whoever is in a named group, or is the named user or key, passes."""
+    """Admit a member of a named group, a named user and a named key."""
     admins(entry).check(grant)
 
 
@@ -63,20 +63,20 @@ def test_administrators_pass(entry: object, grant: Grant) -> None:
 )
 @pytest.mark.parametrize("anybody", [False, True])
 def test_others_do_not(entry: str, grant: Grant, *, anybody: bool) -> None:
-    """Everybody else is refused, on an open gateway as well once somebody is named."""
+    """Refuse all others, on an open gateway too once an administrator is named."""
     with pytest.raises(Forbidden, match="administrators"):
         admins(entry, anybody=anybody).check(grant)
 
 
 @pytest.mark.parametrize("entry", ["users:ada", "user:", "key:", "group:", ":ada", "", {"kind": "open", "id": "x"}])
 def test_an_entry_that_names_nothing_known_is_refused(entry: object) -> None:
-    """A misspelt kind is an error, not a group that nobody is in."""
+    """Refuse a misspelt kind instead of reading it as a group without members."""
     with pytest.raises(ValidationError):
         READER.validate_python(entry)
 
 
-def test_nobody_is_named() -> None:
-    """Where nobody is named the refusal says what to set; an open gateway lets anybody."""
+def test_without_administrators() -> None:
+    """Name the missing setting in the refusal; admit every caller on an open gateway."""
     with pytest.raises(Forbidden, match=r"access\.admins"):
         admins().check(user("ada", "ops"))
     admins(anybody=True).check(user("ada"))

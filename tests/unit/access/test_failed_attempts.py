@@ -140,8 +140,8 @@ async def test_basic_credentials_are_counted() -> None:
     assert await harness.status(basic) == 200
 
 
-async def test_an_adapters_word_is_counted_too() -> None:
-    """Where the adapter asks the host, its no to a credential is a failed attempt, and its no to nobody is none."""
+async def test_a_refusal_by_the_adapter_is_counted_too() -> None:
+    """Count a credential that the host refuses through the adapter, but not a request without one."""
     harness = AuthenticatorHarness()
     said: list[dict[str, Any]] = [{SCOPE_KEY: Unauthenticated("no")}, {SCOPE_KEY: None}]
     for adapter in said:
@@ -150,8 +150,8 @@ async def test_an_adapters_word_is_counted_too() -> None:
         assert await harness.status(asking(**adapter)) == 401
 
 
-async def test_a_refusal_of_somebody_known_is_no_failed_attempt() -> None:
-    """A 403 of the host's says nothing of keys."""
+async def test_a_refusal_of_a_known_user_is_no_failed_attempt() -> None:
+    """Count no failed attempt for a 403 of the host."""
     harness = AuthenticatorHarness()
     forbidden = asking("token", **{SCOPE_KEY: Forbidden("no")})
     assert {await harness.status(forbidden) for _ in range(10)} == {403}
@@ -192,7 +192,7 @@ async def test_each_address_counts_for_itself() -> None:
     ],
 )
 def test_a_subscribers_ipv6_network_is_one_source(address: str, source: str) -> None:
-    """Whoever has a network of 2^64 addresses must not have as many tries."""
+    """Count all 2^64 addresses of one network as one source."""
     assert source_of({"client": (address, 1)}) == source
 
 
@@ -212,7 +212,7 @@ def test_a_sites_ipv6_network_is_known(source: str, site: str | None) -> None:
 
 
 async def test_all_sources_of_a_site_have_a_limit_of_their_own() -> None:
-    """Whoever has a /48 gets 16 times the tries of one source, and no more; it comes back evenly."""
+    """Allow a /48 network 16 times the attempts of one source, refilled evenly."""
     harness = AuthenticatorHarness()
     tries = [(await harness.fail(1, client=(f"2001:db8:1:{number:x}::1", 5)))[0] for number in range(16 * LIMIT + 5)]
     assert tries == [401] * (16 * LIMIT) + [429] * 5
@@ -263,7 +263,7 @@ async def test_the_table_of_sources_is_bounded() -> None:
 
 
 async def test_a_changed_configuration_forgets_nothing() -> None:
-    """Another plan goes on with the counts of the one before."""
+    """Keep the counts when the configuration changes."""
     harness = AuthenticatorHarness()
     await harness.fail(LIMIT)
     again = Authenticator(mode="keys", keys=ENTRIES, attempts=harness.attempts, failed_attempts_per_minute=LIMIT)

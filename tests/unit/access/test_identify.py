@@ -131,7 +131,7 @@ async def test_a_key_is_found_behind_credentials_of_another_scheme() -> None:
 
 
 async def test_several_strange_tokens_are_the_hosts_business() -> None:
-    """Two tokens of which none is ours go to `identify`; with keys alone they are a wrong key."""
+    """Pass two tokens that are no gateway keys to `identify`; in the mode `keys` they are a wrong key."""
     headers = [("authorization", "Bearer one"), ("x-api-key", "two")]
     assert (await authenticator(identify=lambda _: "alice").authenticate(scope(*headers))).principal.id == "alice"
     with pytest.raises(Unauthenticated, match="not valid"):
@@ -139,7 +139,7 @@ async def test_several_strange_tokens_are_the_hosts_business() -> None:
 
 
 async def test_a_key_in_the_query_counts_only_where_the_path_allows_it() -> None:
-    """`?key=` is Gemini's way, and nobody else's."""
+    """Read `?key=` on Gemini's paths only."""
     asked = scope(query=f"key={KEY}&alt=sse")
     assert (await authenticator().authenticate(asked, key_in_query=True)).principal.id == "ci"
     with pytest.raises(Unauthenticated):
@@ -154,7 +154,7 @@ async def test_our_prefix_is_judged_by_the_table_alone() -> None:
 
 
 async def test_a_foreign_key_goes_to_the_host() -> None:
-    """What is not ours may be the host's own token."""
+    """Pass a token that is no gateway key to the host, because it may be the host's own."""
     seen: list[str | None] = []
 
     def identify(connection: HTTPConnection) -> str:
@@ -177,8 +177,8 @@ async def test_identify_may_be_sync_or_async(answer: Any) -> None:
     assert (await authenticator(identify=later).authenticate(scope())).principal == expected
 
 
-async def test_identify_that_says_nobody_is_a_401_and_in_open_mode_anybody() -> None:
-    """None means nobody; `open` lets nobody in, too, because somebody wrote it."""
+async def test_identify_without_a_caller_is_a_401() -> None:
+    """Refuse a call that `identify` answers with None, also in the mode `open`."""
     with pytest.raises(Unauthenticated, match="not signed in"):
         await authenticator(identify=lambda _: None).authenticate(scope())
     assert await authenticator("open", identify=lambda _: None).authenticate(scope()) == Grant(ANYBODY, kind="open")
@@ -188,8 +188,8 @@ async def test_identify_that_says_nobody_is_a_401_and_in_open_mode_anybody() -> 
 
 
 @pytest.mark.parametrize("answer", [True, 1.5, object(), "", "a\nb", "x" * 256, Exception()])
-async def test_identify_that_says_nonsense_refuses(answer: Any) -> None:
-    """An answer that names nobody is the host's bug: a 500, never a pass."""
+async def test_a_wrong_answer_of_identify_is_a_500(answer: Any) -> None:
+    """Answer 500 when `identify` names no caller: that is a bug of the host, never an admission."""
     with pytest.raises(InternalError):
         await authenticator(identify=lambda _: answer).authenticate(scope())
 
@@ -231,7 +231,7 @@ async def test_an_adapters_principal_beats_identify_and_a_key_beats_both() -> No
 
 @pytest.mark.parametrize("name", ["ci", "anonymous", "local"])
 async def test_a_host_user_is_never_taken_for_a_key_an_anonymous_or_a_local_caller(name: str) -> None:
-    """Whatever name a host gives its user, and even our own object for the host's calls, it is a user's."""
+    """Give a key, an anonymous caller and the host's own call kinds that differ from a user's."""
     for answer in (name, Principal(name), LOCAL if name == "local" else ANYBODY):
 
         def identify(_: HTTPConnection, answer: str | Principal = answer) -> str | Principal:
@@ -440,7 +440,7 @@ async def test_in_django_plain_hooks_share_its_thread(monkeypatch: pytest.Monkey
 
 
 async def test_basic_credentials_are_the_hosts_business() -> None:
-    """`Authorization: Basic` is no key of ours."""
+    """Do not read `Authorization: Basic` as a gateway key."""
     keeper = authenticator(identify=lambda connection: connection.headers["authorization"])
     assert (await keeper.authenticate(scope(("authorization", "Basic YTpi")))).principal.id == "Basic YTpi"
 

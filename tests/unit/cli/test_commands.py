@@ -176,7 +176,7 @@ def test_check_without_a_file_takes_the_usual_one() -> None:
 
 
 def test_check_finds_what_serves_nothing() -> None:
-    """A file that is legal and serves nobody is no success; the finding has its place."""
+    """Fail for a valid file that serves no caller, and report the place of the finding."""
     write(OPEN.replace("simulated: ", "simulated: {enabled: false}"))
     ended = run("check", "llmproxy.yaml")
     assert ended.exit_code == 1
@@ -408,7 +408,7 @@ def test_doctor_of_the_healthy_and_of_nobody(sick: dict[str, int | Exception]) -
     ],
 )
 def test_what_is_refused_before_listening(arguments: list[str], code: int, words: str) -> None:
-    """What cannot work, or would let everybody in, is refused with words that say what to do."""
+    """Refuse what cannot work or would admit every caller, and name the setting to change."""
     write(OPEN)
     refused = run(*arguments)
     assert refused.exit_code == code

@@ -62,7 +62,7 @@ async def hang_up_of(made: Process, app: DrainOnSignal, times: int) -> None:
 
 
 async def test_hang_up_reloads_once_more_for_all_that_came_meanwhile() -> None:
-    """One reload at a time, and one more after it if the files may have changed since; nothing ends."""
+    """Run one reload at a time and one more if files may have changed since, and stop no process."""
     made, reads = Process(), asyncio.Semaphore(0)
 
     async def reload() -> None:
@@ -138,7 +138,7 @@ async def test_what_a_parent_adds_to_an_interrupt_is_no_second_one(process: Proc
 
 
 async def test_a_drain_that_fails_does_not_keep_the_server(process: Process) -> None:
-    """The server gets the signal all the same, and the failure is not lost."""
+    """Stop the server although the drain failed, and report the failure."""
 
     async def broken(_window: float) -> None:
         raise RuntimeError("broken")

@@ -58,7 +58,7 @@ def test_every_reserved_key_is_named() -> None:
 
 
 def test_every_type_is_named() -> None:
-    """Each provider type of ours is named in the row of `type`."""
+    """Name each built-in provider type in the row of `type`."""
     row = next(line for line in PAGE.splitlines() if line.startswith("| `type` |"))
     assert [name for name in known_types() if f"`{name}`" not in row] == []
 

@@ -133,7 +133,7 @@ def test_every_language(name: str, text: str, expected: str) -> None:
 
 
 def test_files_that_cannot_be_read() -> None:
-    """What cannot be read is told for every file at once."""
+    """Report every file that cannot be read at once."""
     Path("big.yaml").write_bytes(b"#" * 2**22 + b"\n")
     Path("latin.yaml").write_bytes(b"a: 1\nb: caf\xe9\n")
     Path("folder").mkdir()
@@ -158,7 +158,7 @@ def test_a_file_over_four_mebibytes_is_refused_unread() -> None:
 
 
 def test_source_that_is_none() -> None:
-    """What is no configuration at all is told so."""
+    """Refuse a source that is no configuration."""
     with pytest.raises(ConfigError, match="a configuration is a path, a dict or a Config, not int"):
         load_config(5, environment={})  # type: ignore[arg-type]
 
@@ -293,7 +293,7 @@ def test_environment_replaces_what_is_no_block() -> None:
 
 
 def test_own_provider_with_rules_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A provider from outside brings fields and rules; their mistakes are told like ours."""
+    """Report mistakes in the fields of a third-party provider like those of built-in ones."""
     monkeypatch.setattr("llmproxy_asgi.providers.base.REGISTERED", registered := dict(REGISTERED))
     monkeypatch.setattr("llmproxy_asgi.providers.registry.REGISTERED", registered)
 
@@ -327,7 +327,7 @@ def test_without_environment() -> None:
 
 
 def test_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unless told otherwise, the process's own environment counts, as it is when loading."""
+    """Read the process's environment, as it is when loading, unless another one is given."""
     monkeypatch.setenv("LLMPROXY__KEEPALIVE", "3s")
     assert load_config({}).keepalive == 3.0
 
@@ -380,7 +380,7 @@ def test_dict_that_is_wrong(source: dict[str, object], problem: str) -> None:
     ],
 )
 def test_an_address_that_no_call_could_use_is_a_finding(url: str) -> None:
-    """It is told when the configuration is read, and not by the first call that fails."""
+    """Report it when the configuration is read, not by the first call that fails."""
     with pytest.raises(ConfigError, match=r"providers\.p.*base_url|providers\.p\.base_url"):
         load_config({"providers": {"p": {"type": "openai-compatible", "base_url": url}}}, environment={})
 
@@ -389,7 +389,7 @@ def test_an_address_that_no_call_could_use_is_a_finding(url: str) -> None:
     "words", [{"name": "a\tb"}, {"name": "  "}, {"tenant": "a\nb"}], ids=["tab", "blank", "tenant"]
 )
 def test_a_key_whose_principal_could_not_be_is_a_finding(words: dict[str, str]) -> None:
-    """What a principal refuses is told with its place."""
+    """Report what the principal refuses, with its place."""
     entry = {"name": "ci", "key": KEYS["CI_KEY"], **words}
     with pytest.raises(ConfigError, match=rf"access\.keys\[0\]\.{next(iter(words))}: must be of printable"):
         load_config({"access": {"keys": [entry]}}, environment={})
@@ -466,7 +466,7 @@ def test_empty_blocks_are_left_out() -> None:
 
 
 def test_empty_blocks_take_nothing_away_from_earlier_layers() -> None:
-    """Who opens a block and writes nothing in it has said nothing; a choice that may be none is taken back by null."""
+    """Ignore an empty block of a later layer; null resets a setting that may be null."""
     base = {
         "providers": {"simulated": {"health": {"interval": "5s"}, "priority": 3}},
         "access": {"mode": "keys"},

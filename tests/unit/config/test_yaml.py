@@ -213,7 +213,7 @@ def test_variables_are_text_in_every_style(written: str, meant: object) -> None:
 
 
 def test_lines_stay_right_beside_variables() -> None:
-    """What is wrong behind a variable is told with its own line."""
+    """Report a mistake behind a variable with its own line."""
     with pytest.raises(Unreadable) as refused:
         read_yaml("a: {b: ${A}}\nc: {d: ${B}, e: }}\n")
     assert refused.value.line == 2

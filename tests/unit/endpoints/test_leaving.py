@@ -101,10 +101,10 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
     ],
     ids=["stream", "whole", "refused", "head", "list", "nowhere"],
 )
-async def test_a_server_that_says_so_when_it_is_written_to_is_believed(
+async def test_an_oserror_while_sending_is_a_disconnect(
     method: str, path: str, body: Any, leaves_at: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An `OSError` of `send` is a caller who left: no error of ours, and nothing more is sent than the last word."""
+    """Treat an `OSError` of `send` as a disconnect, not as an error, and send nothing after the last message."""
     observer = RecordingObserver()
     proxy = LLMProxy({"providers": {"simulated": {}}, **OPEN}, observers=[observer])
     caller = Caller(method, path, body, leaves_at=leaves_at)
@@ -245,7 +245,7 @@ async def test_the_end_of_a_stream_has_a_write_clock_too() -> None:
 
 
 async def test_a_keep_alive_that_cannot_be_written_ends_the_call() -> None:
-    """Whoever waits for a silent upstream learns of it, also where `receive` says nothing; no exception is lost."""
+    """Notice a disconnect while the upstream is silent, also where `receive` reports nothing, and lose no exception."""
     exchange, caller = exchange_of(leaves_at=0)
     unheard: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, told: unheard.append(told))
@@ -265,7 +265,7 @@ async def test_a_keep_alive_that_cannot_be_written_ends_the_call() -> None:
 
 
 async def test_a_caller_who_is_given_up_and_leaves_cancels_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the first cancellation lets go of is not broken off by a second, and the request ends quietly."""
+    """Do not interrupt the cleanup of the first cancellation by a second one, and end the request quietly."""
     monkeypatch.setattr(exchanges, "_WATCH_AFTER", 0.0)
     exchange, caller = exchange_of()
     cleared = False
@@ -317,7 +317,7 @@ async def posted(caller: Posting, *, seconds: float) -> None:
 
 
 async def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is told as that, and the task goes on uncancelled."""
+    """Raise the timeout of the body, and leave the task uncancelled."""
     monkeypatch.setattr(exchanges, "_WATCH_AFTER", 0.0)
 
     async def call() -> None:
@@ -353,8 +353,8 @@ async def test_the_bodys_clock_counts_pauses(arrived: int, *, late: bool) -> Non
         await within(upload())
 
 
-async def test_who_sent_a_body_late_and_leaves_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The body's clock has stopped, and the watch goes on; the request ends quietly."""
+async def test_a_disconnect_after_a_late_body_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep watching for a disconnect after the body's timeout was stopped, and end the request quietly."""
     monkeypatch.setattr(exchanges, "_WATCH_AFTER", 0.0)
     loop, caller = asyncio.get_running_loop(), Posting()
     loop.call_later(0.01, caller.body.set)
@@ -390,8 +390,8 @@ async def test_a_leaver_is_told_from_a_cancellation_that_the_task_had_outlived()
     ],
     ids=["answer", "begin", "write", "end", "event"],
 )
-async def test_every_way_of_writing_tells_it_in_the_same_way(writing: Callable[[Exchange], Awaitable[None]]) -> None:
-    """Nobody above has to know what a server raises."""
+async def test_every_way_of_writing_raises_the_same_error(writing: Callable[[Exchange], Awaitable[None]]) -> None:
+    """Raise one error for a disconnect, whatever the server raises."""
     exchange, _ = exchange_of(leaves_at=0)
     with pytest.raises(ClientDisconnected):
         await writing(exchange)

@@ -55,7 +55,7 @@ async def test_each_owner_has_limits_of_its_own(clock: FakeClock) -> None:
         assert caught.value.retry_after == pytest.approx(60.0)
 
 
-async def test_callers_who_have_not_called_for_long_are_forgotten(clock: FakeClock) -> None:
+async def test_idle_callers_are_forgotten(clock: FakeClock) -> None:
     """Whatever number of callers ever came, only those are remembered whom it matters for."""
     gates = CallerGates(clock)
     gates.gate(ANN, ONE_A_MINUTE).try_pass(0)
@@ -69,8 +69,8 @@ async def test_callers_who_have_not_called_for_long_are_forgotten(clock: FakeClo
     assert len(gates) < 200
 
 
-async def test_who_holds_a_slot_is_not_forgotten(clock: FakeClock) -> None:
-    """A call under way counts, however long it takes and whoever comes meanwhile."""
+async def test_a_caller_with_an_open_call_is_not_forgotten(clock: FakeClock) -> None:
+    """Keep a caller's slot while its call runs, however long it takes and however many others call meanwhile."""
     gates = CallerGates(clock)
     limits = CallLimits(max_concurrency=1)
     permit = gates.gate(ANN, limits).try_pass(0)
@@ -100,8 +100,8 @@ async def test_a_provider_without_limits_takes_everything(clock: FakeClock) -> N
     assert (target.provider.name, permit) == ("free", UNLIMITED)
 
 
-async def test_a_new_plan_finds_what_did_not_change(clock: FakeClock) -> None:
-    """A reload gives nobody a second allowance, though the provider is another object; changed limits begin anew."""
+async def test_a_reload_keeps_the_state_of_unchanged_limits(clock: FakeClock) -> None:
+    """Keep the used allowance across a reload with a new provider object; start anew where limits changed."""
     gates = LiveGates(clock)
     limits = {"rate_limit": {"requests_per_second": 0.1, "burst": 1}}
     before = providers(a=limits)

@@ -143,8 +143,8 @@ async def test_the_slot_is_free_when_the_call_is_over(clock: FakeClock) -> None:
         assert not one.lacks_slot
 
 
-async def test_the_wait_is_told_and_counted(clock: FakeClock) -> None:
-    """Whoever looks on hears how long a call waited for its caller's limit, and whether it was let in."""
+async def test_the_wait_in_a_queue_is_observed(clock: FakeClock) -> None:
+    """Report to observers how long a call waited for its caller's limit, and whether it was admitted."""
     one, observer = gate(clock, queue_timeout=30.0), RecordingObserver()
     first = one.try_pass(CAPACITY)
     assert first is not None

@@ -37,8 +37,8 @@ def test_one_caller_leaves_a_quarter_to_those_who_hold_little() -> None:
         bodies.hold("fourth", MOST).add(1)
 
 
-def test_what_is_released_is_free_again_and_counted_once() -> None:
-    """A body may be let go of more than once; nothing is left of its owner."""
+def test_a_released_body_is_counted_once() -> None:
+    """Accept repeated releases of a body, and keep no record of its owner."""
     bodies = Bodies()
     one, two = bodies.hold("a", MOST), bodies.hold("a", MOST)
     one.add(700)

@@ -144,8 +144,8 @@ async def test_a_task_that_outlived_a_cancellation_has_clocks_like_any_other() -
     task.uncancel()
 
 
-async def test_a_verdict_leaves_the_task_uncancelled() -> None:
-    """After a timeout the same task goes on to the next attempt."""
+async def test_a_timeout_leaves_the_task_uncancelled() -> None:
+    """Let the same task continue with the next attempt after a timeout."""
     assert await interrupted(clocks(connect=0.01, first_byte=0.01))
     task = asyncio.current_task()
     assert task is not None

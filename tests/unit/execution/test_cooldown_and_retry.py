@@ -36,8 +36,8 @@ def test_a_rest_lasts_as_long_as_the_upstream_asks() -> None:
 
 
 @pytest.mark.parametrize("error", [UpstreamRateLimited(""), UpstreamAuthFailed("")])
-def test_without_a_word_from_the_upstream_the_configured_rest_holds(error: UpstreamError) -> None:
-    """It counts as ours, so the credential may still be tried if nothing else is left."""
+def test_without_a_wait_from_the_upstream_the_configured_cooldown_applies(error: UpstreamError) -> None:
+    """Count a configured cooldown as the gateway's own, so that the credential may be tried if nothing else is left."""
     clock = FakeClock()
     rests = Cooldowns(clock)
     rests.failed(K, error, 5)
@@ -48,7 +48,7 @@ def test_without_a_word_from_the_upstream_the_configured_rest_holds(error: Upstr
 
 
 def test_an_absurd_wait_is_cut() -> None:
-    """Nobody rests for a century."""
+    """Limit the longest cooldown that an upstream can ask for."""
     rests = Cooldowns(FakeClock())
     rests.failed(K, UpstreamRateLimited("", retry_after=1e12), 5)
     rest = rests.resting(K)
@@ -138,7 +138,7 @@ def test_after_a_rest_one_call_tries_and_the_others_wait_for_its_word() -> None:
 
 
 def test_a_failed_try_opens_the_circuit_for_twice_as_long_up_to_a_bound() -> None:
-    """Each further failure doubles the rest."""
+    """Double the cooldown with each further failure, up to a bound."""
     clock = FakeClock()
     rests = opened(clock)
     waits = []
@@ -191,8 +191,8 @@ def test_calls_that_were_under_way_do_not_end_a_rest(refusal: UpstreamError) -> 
     assert rests.resting(K) is None
 
 
-def test_who_is_tried_for_want_of_others_serves_again_as_soon_as_it_answers() -> None:
-    """A try before the rest is over closes the circuit as one after it does."""
+def test_a_success_during_a_cooldown_closes_the_circuit() -> None:
+    """Close the circuit after a success during the cooldown just as after one behind it."""
     rests = opened(FakeClock())
     assert rests.resting(K)
     rests.trying(K)
@@ -239,8 +239,8 @@ def test_a_spent_quota_rests_longer() -> None:
     assert (rests.seconds_left(rest), rest.asked) == (QUOTA_REST, False)
 
 
-def test_every_change_is_told() -> None:
-    """Whoever listens hears when a rest begins and when it is over."""
+def test_every_change_is_observed() -> None:
+    """Notify the observer when a cooldown begins and when it ends."""
     clock = FakeClock()
     rests = Cooldowns(clock)
     told: list[tuple[Subject, float | None]] = []

@@ -41,7 +41,7 @@ ONE_PLACE: dict[str, Any] = {"max_concurrency": 1, "rate_limit": {"queue_timeout
 
 
 async def test_a_full_target_is_passed_over_and_waited_for_if_nothing_else_serves(harness: ExecutorHarness) -> None:
-    """Somebody else's room first; then the first room there is."""
+    """Prefer a target with capacity; without one, wait for the first that becomes free."""
     full = harness.target("full", streamed(first_frame(), ...), max_concurrency=1, rate_limit={"queue_timeout": 60})
     with_limits(harness, full)
     holding = await harness.executor.begin(job(stream=True), [full])
@@ -57,8 +57,8 @@ async def test_a_full_target_is_passed_over_and_waited_for_if_nothing_else_serve
     assert await words_of(await waiting) == "room"
 
 
-async def test_who_waited_goes_on_to_the_next_full_target_when_the_first_one_fails(harness: ExecutorHarness) -> None:
-    """Having waited costs no call its other targets."""
+async def test_a_call_that_waited_continues_with_the_next_full_target(harness: ExecutorHarness) -> None:
+    """Keep the other targets of a call that waited for the first one."""
     first = harness.target("first", streamed(first_frame(), ...), retry={"attempts": 1}, **ONE_PLACE)
     second = harness.target("second", streamed(first_frame(), ...), **ONE_PLACE)
     with_limits(harness, first, second)
@@ -85,8 +85,8 @@ async def in_line(harness: ExecutorHarness, target: Target) -> tuple[Job, asynci
     return asked, waiting
 
 
-async def test_who_waited_is_tried_again_like_everybody_else(harness: ExecutorHarness) -> None:
-    """A reset that a second try mends is mended, though there was a wait for room before."""
+async def test_a_call_that_waited_is_retried_like_any_other(harness: ExecutorHarness) -> None:
+    """Retry after a connection error although the call waited for capacity before."""
     target = harness.target("a", streamed(first_frame(), ...), retry={"attempts": 2}, **ONE_PLACE)
     with_limits(harness, target)
     held = await harness.executor.begin(job(stream=True), [target])
@@ -98,8 +98,8 @@ async def test_who_waited_is_tried_again_like_everybody_else(harness: ExecutorHa
 
 
 @pytest.mark.parametrize("others", [0, 1])
-async def test_who_waited_and_found_one_key_told_off_goes_on_to_the_next(harness: ExecutorHarness, others: int) -> None:
-    """What binds one key says nothing of the other: that is tried at once, or waited for where others are first."""
+async def test_a_call_that_waited_continues_with_the_next_key(harness: ExecutorHarness, others: int) -> None:
+    """Try the other key at once after a limit of the first, or wait for it behind earlier calls."""
     block: dict[str, Any] = {"api_key": ["key-1", "key-2"], "max_concurrency": 1}
     limits = {"queue_timeout": 60, "scope": "credential", "requests_per_second": 1000, "burst": 1000}
     target = harness.target("a", streamed(first_frame(), ...), rate_limit=limits, **block)
@@ -116,8 +116,8 @@ async def test_who_waited_and_found_one_key_told_off_goes_on_to_the_next(harness
     assert len({harness.asked[0].key, harness.asked[-1].key}) == 2
 
 
-async def test_room_with_a_key_that_has_begun_to_rest_is_not_used(harness: ExecutorHarness) -> None:
-    """An upstream that asked for a pause while somebody waited for it gets it, and the caller is told how long."""
+async def test_capacity_of_a_key_in_cooldown_is_not_used(harness: ExecutorHarness) -> None:
+    """Send nothing to an upstream that asked for a pause during the wait, and answer with the seconds left."""
     target = harness.target("a", streamed(first_frame(), ...), **ONE_PLACE)
     with_limits(harness, target)
     held = await harness.executor.begin(job(stream=True), [target])
@@ -137,8 +137,8 @@ async def test_room_with_a_key_that_has_begun_to_rest_is_not_used(harness: Execu
     assert await words_of(await harness.executor.begin(job(), [target])) == "again"
 
 
-async def test_who_leaves_the_line_takes_nothing(harness: ExecutorHarness) -> None:
-    """The place is free for the next one."""
+async def test_a_cancelled_wait_takes_no_capacity(harness: ExecutorHarness) -> None:
+    """Leave the place free for the next call."""
     full = harness.target("full", streamed(first_frame(), ...), max_concurrency=1, rate_limit={"queue_timeout": 60})
     with_limits(harness, full)
     holding = await harness.executor.begin(job(stream=True), [full])

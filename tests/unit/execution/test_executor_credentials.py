@@ -26,8 +26,10 @@ async def test_credentials_are_taken_in_turn(harness: ExecutorHarness) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 402, 429])
-async def test_what_binds_one_credential_is_tried_with_the_next_at_once(harness: ExecutorHarness, status: int) -> None:
-    """No backoff: the other key need not share the trouble. The first one rests."""
+async def test_a_limit_of_one_credential_is_retried_with_the_next_at_once(
+    harness: ExecutorHarness, status: int
+) -> None:
+    """Use the next key without a backoff, and put the first one into cooldown."""
     target = harness.target("a", refused(status), fine(), fine(), api_key=["key-1", "key-2"])
     await words_of(await harness.executor.begin(job(), [target]))
     assert [asked.key for asked in harness.asked] == ["key-1", "key-2"]
@@ -44,8 +46,8 @@ async def test_attempts_bound_the_credentials_tried(harness: ExecutorHarness) ->
     assert harness.names == ["a", "a", "b"]
 
 
-async def test_resting_targets_are_skipped(harness: ExecutorHarness) -> None:
-    """While another can serve, nobody asks the one that rests; when its rest is over it is first again."""
+async def test_targets_in_cooldown_are_skipped(harness: ExecutorHarness) -> None:
+    """Skip a target in cooldown while another can serve, and prefer it again when the cooldown is over."""
     busy = harness.target("busy", refused(429, retry_after="30"), fine("busy again"))
     other = harness.target("other", *(fine("other") for _ in range(2)))
     for _ in range(2):
@@ -56,7 +58,7 @@ async def test_resting_targets_are_skipped(harness: ExecutorHarness) -> None:
 
 
 async def test_when_all_were_asked_to_wait_the_caller_gets_the_shortest_wait(harness: ExecutorHarness) -> None:
-    """Nobody is asked; the answer is a 429 with what is left of the nearest rest."""
+    """Ask no upstream, and answer 429 with the time left of the shortest cooldown."""
     targets = [
         harness.target("a", refused(429, retry_after="40")),
         harness.target("b", refused(429, retry_after="25")),
@@ -70,8 +72,8 @@ async def test_when_all_were_asked_to_wait_the_caller_gets_the_shortest_wait(har
     assert harness.names == ["a", "b"]
 
 
-async def test_when_all_rest_unasked_the_one_nearest_its_end_is_tried(harness: ExecutorHarness) -> None:
-    """A rest of our own making must not turn into an outage; what an upstream asked for is kept all the same."""
+async def test_when_all_are_in_configured_cooldown_the_nearest_to_its_end_is_tried(harness: ExecutorHarness) -> None:
+    """Try a target in a cooldown of the gateway's own rather than fail, but respect what an upstream asked for."""
     slow = harness.target("slow", refused(401), cooldown=90)
     quick = harness.target("quick", refused(401), fine("quick"), cooldown=60)
     asked = harness.target("asked", refused(429, retry_after="10"))
@@ -98,8 +100,8 @@ async def test_a_short_wait_that_was_asked_for_is_waited(harness: ExecutorHarnes
     assert harness.clock.slept == [3]
 
 
-async def test_nobody_waits_for_a_key_that_will_still_rest(harness: ExecutorHarness) -> None:
-    """A refusal that makes the only key rest for long is told at once, and costs no retry."""
+async def test_no_retry_waits_for_a_key_in_cooldown(harness: ExecutorHarness) -> None:
+    """Answer at once, without a retry, when the only key is in cooldown for long."""
     target = harness.target("a", refused(429), retry={"attempts": 3, "backoff": 5})
     with pytest.raises(UpstreamRateLimited):
         await harness.executor.begin(job(), [target])
@@ -110,7 +112,7 @@ async def test_nobody_waits_for_a_key_that_will_still_rest(harness: ExecutorHarn
 
 
 async def test_a_call_that_is_over_its_total_begins_no_further_wait(harness: ExecutorHarness) -> None:
-    """Whatever held the loop up: no wait is left behind that nobody awaits."""
+    """Leave no wait behind that is never awaited, however long the loop was blocked."""
 
     def late() -> FakeAnswer:
         time.sleep(0.02)
@@ -124,7 +126,7 @@ async def test_a_call_that_is_over_its_total_begins_no_further_wait(harness: Exe
 
 
 async def test_a_success_forgets_earlier_failures(harness: ExecutorHarness) -> None:
-    """Failures make a rest only in a row."""
+    """Count only consecutive failures towards a cooldown."""
     row = [refused(500) for _ in range(FAILURES_BEFORE_REST - 1)]
     target = harness.target("a", *row, fine(), refused(500), fine(), retry={"attempts": 10, "backoff": 0})
     await words_of(await harness.executor.begin(job(), [target]))

@@ -47,7 +47,7 @@ pytestmark = pytest.mark.anyio
 async def test_every_failed_attempt_is_closed(
     harness: ExecutorHarness, make: Callable[[], FakeAnswer], stream: bool
 ) -> None:
-    """Whatever was wrong with an answer, its connection is let go before the next try (the fixture looks)."""
+    """Close the connection before the next try, whatever was wrong with the answer; the fixture checks it."""
     answer = make()
     target = harness.target("a", answer, retry={"attempts": 1})
     with pytest.raises(GatewayError):
@@ -57,7 +57,7 @@ async def test_every_failed_attempt_is_closed(
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_a_cancelled_call_closes_its_attempt(harness: ExecutorHarness, stream: bool) -> None:
-    """A caller who leaves while an upstream thinks takes the attempt along; nobody else is asked."""
+    """Close the attempt of a caller who disconnects before the answer, and ask no other target."""
     silent = streamed(...) if stream else FakeAnswer(...)
     targets = [harness.target("a", silent), harness.target("b")]
     task = asyncio.ensure_future(harness.executor.begin(job(stream=stream), targets))
@@ -87,8 +87,8 @@ THINKING_TURNS = [
 ]
 
 
-async def test_leaving_reasoning_out_counts_no_try_and_rests_nobody(harness: ExecutorHarness) -> None:
-    """With a single attempt allowed, and with the same credential; the warning says what is gone."""
+async def test_leaving_reasoning_out_counts_no_try_and_starts_no_cooldown(harness: ExecutorHarness) -> None:
+    """Repeat with the same credential although one attempt is allowed, and warn of what was left out."""
     target = harness.target(
         "a", refused(400), message("fine"), type="anthropic", api_key=["key-1", "key-2"], retry={"attempts": 1}
     )

@@ -118,7 +118,7 @@ class OneByOne(Attempt):
 
 
 async def test_a_pause_and_its_end_may_come_apart(harness: ExecutorHarness) -> None:
-    """A finish is not told before it is known whether it is one; nothing depends on what shares a batch."""
+    """Hold a finish back until it is known to be one, however events are grouped into batches."""
     target = harness.target("a", message_stream("One. ", stop="pause_turn"), message_stream("Two."), type="anthropic")
     asked, credential = job(stream=True), target.provider.credentials[0]
 
@@ -152,7 +152,7 @@ async def test_a_whole_answer_in_rounds_is_the_first_one_gone_on_with(harness: E
 
 
 async def test_a_failed_round_ends_the_stream_for_good(harness: ExecutorHarness) -> None:
-    """The failure is told once, names its provider, and counts against the credential."""
+    """Report the failure once, with its provider, and count it against the credential."""
     target = harness.target(
         "a", message_stream("One.", stop="pause_turn"), refused(429, retry_after="30"), type="anthropic"
     )

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_targets_are_asked_in_their_order(harness: ExecutorHarness) -> None:
-    """The next one is asked when the one before it has used up its tries, and nobody after the one that answers."""
+    """Ask the next target when the one before has used up its tries, and none after the one that answers."""
     targets = [
         harness.target("a", refused(500), UpstreamUnreachable("gone")),
         harness.target("b", refused(503), refused(529)),
@@ -49,8 +49,8 @@ async def test_targets_are_asked_in_their_order(harness: ExecutorHarness) -> Non
     assert harness.names == ["a", "a", "b", "b", "c"]
 
 
-async def test_the_last_failure_is_the_one_that_is_told(harness: ExecutorHarness) -> None:
-    """It names its provider, for the log."""
+async def test_the_last_failure_is_raised(harness: ExecutorHarness) -> None:
+    """Name the provider of the last failure, for the log."""
     targets = [
         harness.target("a", refused(500), retry={"attempts": 1}),
         harness.target("b", FakeAnswer(b"no JSON"), FakeAnswer(b"")),
@@ -70,10 +70,10 @@ async def test_a_target_that_cannot_say_it_is_passed_over(harness: ExecutorHarne
 
 
 @pytest.mark.parametrize("order", [("blind", "proud"), ("proud", "blind")], ids="-".join)
-async def test_where_no_target_can_say_it_the_first_one_tells_why(
+async def test_where_no_target_can_express_a_request_the_first_one_gives_the_reason(
     harness: ExecutorHarness, order: tuple[str, str]
 ) -> None:
-    """A request that nobody can express is the caller's to change; no upstream is asked."""
+    """Refuse a request that no target can express, and ask no upstream."""
     targets = {
         "blind": harness.target("blind", type="anthropic", overrides={"images": False, "prefill": True}),
         "proud": harness.target("proud", type="anthropic", overrides={"images": True, "prefill": False}),
@@ -102,7 +102,7 @@ async def test_what_one_of_an_upstreams_protocols_cannot_say_another_may(harness
 
 
 async def test_a_failure_outweighs_an_earlier_misfit(harness: ExecutorHarness) -> None:
-    """Who was really asked and failed says how the call ended."""
+    """Report the failure of the target that was asked, not that another one could not express the request."""
     blind = harness.target("blind", type="anthropic", overrides={"images": False})
     failing = harness.target("failing", refused(500), refused(500))
     with pytest.raises(UpstreamFailed):
@@ -120,8 +120,8 @@ async def test_a_broken_request_ends_the_call(harness: ExecutorHarness) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 409, 413, 422])
-async def test_a_refused_request_is_nobody_elses(harness: ExecutorHarness, status: int) -> None:
-    """A refusal is the answer: no retry, no other target."""
+async def test_a_refused_request_goes_to_no_other_target(harness: ExecutorHarness, status: int) -> None:
+    """Answer with the refusal: no retry, no other target."""
     targets = [harness.target("a", refused(status)), harness.target("b")]
     with pytest.raises(UpstreamRefused) as caught:
         await harness.executor.begin(job(), targets)
@@ -130,7 +130,7 @@ async def test_a_refused_request_is_nobody_elses(harness: ExecutorHarness, statu
 
 
 async def test_a_model_that_is_not_there_may_be_elsewhere(harness: ExecutorHarness) -> None:
-    """A 404 is about one upstream's model; the next target has its own, and no credential rests for it."""
+    """Try the next target after a 404, which concerns one upstream's model, and start no cooldown."""
     answers = [refused(404) for _ in range(FAILURES_BEFORE_REST)]
     lacking = harness.target("lacking", *answers, type="anthropic")
     for _ in answers:
@@ -162,8 +162,8 @@ async def test_a_target_that_begins_to_rest_meanwhile_is_passed_over(harness: Ex
     ]
 
 
-async def test_after_waits_alone_the_shortest_one_is_told(harness: ExecutorHarness) -> None:
-    """Whoever comes back then finds somebody."""
+async def test_after_rate_limits_alone_the_shortest_wait_is_raised(harness: ExecutorHarness) -> None:
+    """Raise the shortest wait, after which a target is free."""
     targets = [harness.target("a", refused(429, retry_after="20")), harness.target("b", refused(429, retry_after="90"))]
     with pytest.raises(UpstreamRateLimited) as caught:
         await harness.executor.begin(job(), targets)
@@ -198,7 +198,7 @@ async def test_while_one_call_tries_a_half_open_target_others_go_elsewhere(harne
 
 
 async def test_a_stream_that_breaks_off_counts_against_its_upstream(harness: ExecutorHarness) -> None:
-    """So one that always does rests in the end; one that ends well forgets it all."""
+    """Put an upstream whose streams always break off into cooldown."""
     target = harness.target("a", type="openai-compatible")
     credential = target.provider.credentials[0]
     for _ in range(FAILURES_BEFORE_REST):

@@ -116,8 +116,8 @@ async def test_who_leaves_the_line_gives_the_place_back_at_once(clock: FakeClock
     assert clock.alarms == 0
 
 
-async def test_who_is_let_in_and_called_off_in_the_same_moment_keeps_nothing(clock: FakeClock) -> None:
-    """The permit that nobody is there to use goes to the next in line."""
+async def test_an_admission_that_is_cancelled_at_once_keeps_nothing(clock: FakeClock) -> None:
+    """Pass the permit of a cancelled call to the next in line."""
     slots = Slots(1)
     one = gate(clock, slots=slots)
     holder = let(await comes(one))
@@ -169,8 +169,8 @@ async def test_a_refund_lets_in_who_waits_for_the_rate_alone(clock: FakeClock) -
     let(task)
 
 
-async def test_patience_ends_when_it_was_said_to(clock: FakeClock) -> None:
-    """Who waits for a slot that does not come free is turned away when `queue_timeout` is over, and leaves no trace."""
+async def test_a_queue_timeout_ends_the_wait(clock: FakeClock) -> None:
+    """Refuse a call when no slot becomes free within `queue_timeout`, and leave no trace of it."""
     one = gate(clock, slots=1, queue_timeout=2.0)
     holder = let(await comes(one))
     task = await comes(one)
@@ -185,8 +185,8 @@ async def test_patience_ends_when_it_was_said_to(clock: FakeClock) -> None:
     assert clock.alarms == 0
 
 
-async def test_who_would_wait_in_vain_is_turned_away_at_once(clock: FakeClock) -> None:
-    """Where time alone helps, and not in time, nobody is kept waiting; the wait that is told is exact."""
+async def test_a_wait_longer_than_the_timeout_is_refused_at_once(clock: FakeClock) -> None:
+    """Refuse at once, with the exact wait, where the time that is needed exceeds the timeout."""
     one = gate(clock, calls=(1, 2), queue_timeout=2.0)
     tasks = [await comes(one) for _ in range(5)]
     assert [task.done() for task in tasks] == [True, True, False, False, True]
@@ -241,7 +241,7 @@ async def test_settling_again_corrects_the_first_word(clock: FakeClock) -> None:
 
 
 async def test_what_is_never_settled_counts_as_spent(clock: FakeClock) -> None:
-    """Nobody gets tokens by not saying what was spent."""
+    """Return no tokens to a call that does not report what it spent."""
     one = gate(clock, tokens=(1, 100))
     let(await comes(one, tokens=50)).release()
     assert one.forecast(100) == pytest.approx(50.0)
@@ -267,7 +267,7 @@ async def test_nobody_waits_where_waiting_is_not_wanted(clock: FakeClock) -> Non
 
 
 async def test_whichever_gate_opens_first(clock: FakeClock) -> None:
-    """Somebody in two lines is let in once, and is gone from the other line."""
+    """Admit a call that waits at two gates once, and remove it from the other line."""
     near, far = gate(clock, calls=(1, 1)), gate(clock, calls=(0.25, 1))
     for each in (near, far):
         let(await comes(each))
@@ -282,8 +282,8 @@ async def test_whichever_gate_opens_first(clock: FakeClock) -> None:
     assert clock.alarms == 0
 
 
-async def test_who_is_let_in_while_lining_up_stands_in_no_further_line() -> None:
-    """Time passes between the look at a gate and the place in its line; nobody is left behind in the others'."""
+async def test_an_admission_while_lining_up_leaves_no_place_in_other_lines() -> None:
+    """Leave no place in other lines when time passes between the check of a gate and the place in its line."""
 
     class Busy(FakeClock):
         """One that goes on while a timer is set."""
@@ -312,8 +312,8 @@ async def test_the_best_gate_that_is_open_is_taken(clock: FakeClock) -> None:
     assert (await comes(first, second)).result()[0] == 1
 
 
-async def test_each_line_has_its_own_patience(clock: FakeClock) -> None:
-    """Who is turned away from one line goes on waiting in the other; the shortest wait is told in the end."""
+async def test_each_line_has_its_own_timeout(clock: FakeClock) -> None:
+    """Keep waiting in the other line after one was refused; raise the shortest wait in the end."""
     short, long = gate(clock, slots=1, queue_timeout=1.0), gate(clock, slots=1, queue_timeout=3.0)
     let(await comes(short))
     holder = let(await comes(long))

@@ -189,8 +189,8 @@ def test_never_more_than_allowed_and_nothing_is_left_over(
     assert all(each.waiting == 0 for each in gates)
 
 
-def test_patience_ends_on_its_own_loop() -> None:
-    """Who waits in vain is told so, while the place is held by another loop."""
+def test_a_queue_timeout_ends_on_its_own_loop() -> None:
+    """Refuse a call whose wait is over while another loop holds the place."""
     one = gate(Slots(1), queue_timeout=0.05)
     assert one.try_pass(0) is not None
     threads = Threads()

@@ -83,7 +83,7 @@ class HealthHarness(Pool):
     ids=str,
 )
 async def test_an_answer_is_healthy_unless_calls_would_fail_too(said: int | Exception, reason: str) -> None:
-    """That there is no list of models, or that one asks too often, says nothing of calls."""
+    """Count a missing list of models, or a rate limit on the check, as healthy."""
     assert await HealthHarness().check(said) == reason
 
 
@@ -125,7 +125,7 @@ async def test_two_failures_make_it_rest_and_one_success_ends_that() -> None:
 
 
 async def test_a_verdict_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """By whoever logs all that happens, with its reason; a first one that is good says nothing of a recovery."""
+    """Log a failure with its reason when the state changes, and no recovery when the first check succeeds."""
     caplog.set_level(logging.INFO, "llmproxy_asgi")
     harness = HealthHarness()
     for said in (200, GONE, GONE, 200):

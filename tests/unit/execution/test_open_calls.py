@@ -43,7 +43,7 @@ async def test_calls_under_way_may_end_and_new_ones_are_refused() -> None:
 
 
 async def test_what_outlasts_the_window_is_interrupted_and_says_so() -> None:
-    """Each call fails like any other, so that its caller can be told."""
+    """Fail each remaining call with an error that its caller can receive."""
     calls, told = OpenCalls(), list[str]()
     tasks = [asyncio.create_task(serve(calls, asyncio.Event(), told)) for _ in range(3)]
     await begun(calls, *tasks)
@@ -92,8 +92,8 @@ def test_calls_of_a_closed_loop_are_not_waited_for() -> None:
     assert (told, len(calls)) == ([SHUTTING_DOWN], 0)
 
 
-async def test_somebody_elses_cancellation_passes_through() -> None:
-    """It is not ours to explain."""
+async def test_a_foreign_cancellation_passes_through() -> None:
+    """Do not translate a cancellation that did not come from the shutdown."""
     calls, told = OpenCalls(), list[str]()
     task = asyncio.create_task(serve(calls, asyncio.Event(), told))
     await begun(calls, task)
@@ -116,7 +116,7 @@ async def test_draining_nothing_is_over_at_once_and_can_be_taken_back() -> None:
 
 
 async def test_calls_of_another_loop_are_waited_for_and_interrupted() -> None:
-    """As when a WSGI server's threads share one loop of ours."""
+    """Drain calls of another event loop too, as where a WSGI server's threads share one."""
     calls, told = OpenCalls(), list[str]()
 
     def elsewhere() -> None:

@@ -116,7 +116,7 @@ def test_never_more_than_was_promised(rate: float, capacity: int, steps: list[tu
 
 @given(rate=RATES, capacity=st.integers(1, 50), steps=STEPS)
 def test_waits_are_exact(rate: float, capacity: int, steps: list[tuple[float, int]]) -> None:
-    """When the wait that was told is over there is enough, and not a hundredth of it before."""
+    """Provide enough tokens when the announced wait is over, and not a hundredth of it before."""
     clock = FakeClock()
     bucket = TokenBucket(rate, capacity, clock)
     for pause, amount in steps:
@@ -142,7 +142,7 @@ def test_waits_are_exact(rate: float, capacity: int, steps: list[tuple[float, in
 def test_a_forecast_comes_true(
     calls: list[tuple[float, float]], tokens: tuple[float, float] | None, spent: int, line: list[int]
 ) -> None:
-    """What is told to somebody behind others is when they pass, if everybody passes as soon as they may."""
+    """Announce to a call behind others when it passes if each one passes as soon as it may."""
     clock = FakeClock(at=0.0)
     one = limiter(clock, calls=tuple(calls), tokens=tokens)
     for _ in range(spent):

@@ -93,7 +93,7 @@ def test_the_callers_text_is_masked(words: str, reason: str) -> None:
 
 
 def test_a_reason_is_short_and_one_line() -> None:
-    """Whatever the upstream says."""
+    """Shorten whatever the upstream sends to one line."""
     told = reason_of(UpstreamRefused("x", reason="a\nb\x1b[31m" + "c" * 5000))
     assert len(told) <= LONGEST_REASON
     assert told.isprintable()
@@ -127,12 +127,12 @@ def test_a_broken_connection_says_why(broken: BaseException, kind: type[Upstream
 
 
 def test_a_connection_that_broke_later() -> None:
-    """It is told apart from one that was never there."""
+    """Distinguish it from a connection that was never established."""
     found = unreachable(ConnectionResetError(errno.ECONNRESET, "x"), "h:1", connected=True)
     assert (type(found), found.reason) == (UpstreamUnreachable, "ECONNRESET h:1")
 
 
-def test_what_says_nothing_of_the_upstream() -> None:
-    """A process without descriptors is nobody's fault upstream: it counts against no credential."""
+def test_what_is_no_fault_of_the_upstream() -> None:
+    """Count a process without descriptors against no credential."""
     assert not SocketsExhausted("x").blames_upstream
     assert UpstreamUnreachable("x").blames_upstream

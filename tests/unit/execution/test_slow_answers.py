@@ -59,7 +59,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
 
 
 def test_a_whole_answer_of_nine_minutes_is_served() -> None:
-    """It is asked for once, and nothing of ours ends it."""
+    """Ask for it once, and let no timeout end it."""
     asked: list[str] = []
 
     async def run() -> None:

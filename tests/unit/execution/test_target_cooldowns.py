@@ -102,7 +102,7 @@ def test_a_telling_off_stops_what_it_is_about(error: UpstreamError, stopped: set
     ids=lambda value: type(value).__name__,
 )
 def test_failures_in_a_row_stop_what_they_are_about(error: UpstreamError, stopped: set[tuple[str, int]]) -> None:
-    """After so many, not before; a broken model is not a broken key, a missing connection is everybody's."""
+    """Stop a model after so many failures of it, and every model and key after so many missing connections."""
     harness = CooldownHarness()
     harness.fail(error, times=FAILURES_BEFORE_REST - 1)
     assert harness.stopped == set()
@@ -111,7 +111,7 @@ def test_failures_in_a_row_stop_what_they_are_about(error: UpstreamError, stoppe
 
 
 def test_missing_connections_are_counted_over_all_models_and_keys() -> None:
-    """They say the same of each, so five in a row are five, whoever asked."""
+    """Add them up over all models and keys, because each means the same."""
     harness = CooldownHarness()
     for number in range(FAILURES_BEFORE_REST):
         harness.fail(UpstreamNotConnected(""), model=f"m{number}", key=number % 2)
@@ -165,7 +165,7 @@ def test_tiny_cooldowns_stop_nothing_for_long(cooldown: float) -> None:
 
 
 def test_one_call_tries_a_whole_upstream_first() -> None:
-    """Whatever the model and the key: while the circuit of the upstream is half open, nobody else tries."""
+    """Allow one call, whatever its model and key, while the upstream's circuit is half open."""
     harness = CooldownHarness()
     harness.fail(UpstreamNotConnected(""), times=FAILURES_BEFORE_REST)
     harness.clock.at += 30
@@ -191,8 +191,8 @@ def test_changes_name_what_they_are_about() -> None:
     assert {subject for subject, rest in harness.told[3:] if rest is None} == {subject for subject, _ in begun}
 
 
-def test_recovery_is_told_after_a_wait_that_somebody_looked_at() -> None:
-    """Asking whether a target may be tried changes nothing about what is told later."""
+def test_recovery_is_observed_although_the_wait_was_read_before() -> None:
+    """Report a recovery although the target's state was read during the cooldown."""
     harness = CooldownHarness()
     harness.fail(UpstreamRateLimited("", retry_after=3))
     harness.clock.at += 3

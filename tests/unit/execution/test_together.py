@@ -222,7 +222,7 @@ async def test_a_call_that_is_let_go_of_gives_every_place_back() -> None:
 
 
 async def test_closing_that_is_cut_short_gives_the_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever is called off while an upstream is being let go of keeps nothing of its provider's limits."""
+    """Release the provider's limits although the closing of an attempt is cancelled."""
     closing = asyncio.Event()
 
     async def close(_fake: FakeAttempt) -> None:
@@ -257,7 +257,7 @@ async def test_a_failure_before_anything_was_said_is_raised(stream: bool) -> Non
 
 
 async def test_one_failure_fails_a_whole_answer() -> None:
-    """Whatever the others say."""
+    """Fail a whole answer when one of its requests fails, even if the others succeed."""
     executor = FakeExecutor()
     executor.refuses = {"b": Unsupported("no")}
     together = executor.together("a", "b", "c")
@@ -268,7 +268,7 @@ async def test_one_failure_fails_a_whole_answer() -> None:
 
 @pytest.mark.parametrize("late", ["refuses", "breaks"])
 async def test_a_failure_behind_the_first_words_ends_the_stream(late: str) -> None:
-    """As its last event; nothing follows, and closing lets go of the others."""
+    """End the stream with the failure as its last event; closing closes the other attempts."""
     executor = FakeExecutor()
     prompts = [str(number) for number in range(2 * AT_ONCE)]
     getattr(executor, late)[prompts[-1]] = UpstreamFailed("gone")
@@ -284,7 +284,7 @@ async def test_a_failure_behind_the_first_words_ends_the_stream(late: str) -> No
 
 
 async def test_a_bug_is_no_event() -> None:
-    """What is no error of ours flies."""
+    """Raise an exception that is no gateway error."""
     executor = FakeExecutor()
     executor.refuses = {"a": ZeroDivisionError()}
     together = executor.together("a", "b")

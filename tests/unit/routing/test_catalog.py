@@ -110,7 +110,7 @@ def test_a_caller_reads_the_name_that_it_asked_for() -> None:
 
 
 def test_what_a_caller_may_not_use_does_not_exist_for_it() -> None:
-    """The refusal is the same as for a name that nobody has."""
+    """Answer as for an unknown model."""
     made = catalog({"a": {"models": ["fast", "slow"]}})
     assert names(made.resolve("fast", allow(["f*"]))) == ["a/fast"]
     with pytest.raises(ModelNotFound) as refused:

@@ -79,7 +79,7 @@ def test_a_target_has_its_providers_weight_unless_it_says_one() -> None:
 
 
 def test_the_quickest_goes_first_once_all_are_known() -> None:
-    """Those that nobody has asked yet are asked first, one call each."""
+    """Ask targets that were not asked yet first, one call each."""
     calls = Calls(catalog(route("least_latency")))
     seen = []
     for seconds in (0.9, 0.2, 0.5):

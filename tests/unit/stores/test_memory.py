@@ -28,8 +28,8 @@ async def test_the_whole_is_bounded() -> None:
     assert store.size > 40_000
 
 
-async def test_who_holds_most_gives_first() -> None:
-    """In a full store, a newcomer does not lose its own, and whoever is greedy loses nobody else's."""
+async def test_the_owner_with_most_records_loses_first() -> None:
+    """In a full store, evict records of the owner that holds most, not those of a new one."""
     store = MemoryStore(Bounds(total_bytes=20_000, owner_bytes=20_000), clock=FakeClock())
     await store.put(BOB, "b", bytes(1_000), ttl=1e6)
     for number in range(40):
@@ -41,8 +41,8 @@ async def test_who_holds_most_gives_first() -> None:
     assert len(await store.keys(newcomer)) == 3
 
 
-async def test_who_was_silent_for_longest_gives_next() -> None:
-    """Where nobody is greedy."""
+async def test_the_longest_idle_owner_loses_next() -> None:
+    """Evict the longest idle owner's records where all hold equally many."""
     store = MemoryStore(
         Bounds(total_bytes=10 * (OWNER_OVERHEAD + OVERHEAD + 1_001), owner_bytes=20_000), clock=FakeClock()
     )

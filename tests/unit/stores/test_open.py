@@ -40,6 +40,6 @@ def test_an_unknown_scheme_is_refused(url: str) -> None:
 
 
 def test_memory_takes_no_more() -> None:
-    """Whoever wrote a path behind it expects a file."""
+    """Refuse a path behind `memory`, which suggests a file."""
     with pytest.raises(ConfigError):
         open_store("memory:///some/where", kind="responses")

@@ -50,7 +50,7 @@ def test_models_are_labelled_by_the_configuration(asked: str, label: str) -> Non
 
 
 def test_hostile_names_make_no_series() -> None:
-    """Ten thousand random model names, and providers nobody configured, stand in the same few rows."""
+    """Keep the number of series constant for ten thousand random model names and unconfigured providers."""
     draw = random.Random(7)
     collector = Collector(NAMES)
     for call in range(10_000):

@@ -23,7 +23,7 @@ KINDS = {metric.name: metric for metric in METRICS}
 
 @pytest.mark.parametrize("name", KINDS)
 def test_each_metric_has_its_row(name: str) -> None:
-    """The page's table tells each metric's kind and labels."""
+    """Document each metric's kind and labels in the page's table."""
     metric = KINDS[name]
     labels = ", ".join(f"`{label}`" for label in metric.labels)
     assert re.search(
@@ -65,7 +65,7 @@ def expressions() -> list[str]:
 
 
 def test_the_dashboard_asks_for_what_there_is() -> None:
-    """Every series that the dashboard asks for is one of ours, with labels that it has; none of ours is left out."""
+    """Query only existing series and labels in the dashboard, and leave no metric out."""
     asked = set()
     for expression in expressions():
         for name, selector in re.findall(r"(llmproxy_\w+)(\{[^}]*\})?", expression):

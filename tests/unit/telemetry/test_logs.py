@@ -61,7 +61,7 @@ def test_failures_are_warnings(fields: dict[str, Any], level: str, caplog: pytes
 
 
 def test_callers_text_is_one_short_line(caplog: pytest.LogCaptureFixture) -> None:
-    """A caller's text stands in extra alone, without line breaks and cut; messages are words of ours."""
+    """Put a caller's text into the extra fields alone, cut and without line breaks, never into the message."""
     (record,) = records(caplog, finished(model="x\n2026 CRITICAL forged\x1b[0m" + "y" * 500))
     assert "forged" not in record.getMessage()
     assert record.__dict__["model"].isprintable()
@@ -69,7 +69,7 @@ def test_callers_text_is_one_short_line(caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_what_concerns_upstreams(caplog: pytest.LogCaptureFixture) -> None:
-    """Failed attempts, rests and health go to a logger of their own, the bad ones as warnings."""
+    """Log failed attempts, cooldowns and health to a logger of their own, failures as warnings."""
     found = records(
         caplog,
         failed(),
@@ -83,7 +83,7 @@ def test_what_concerns_upstreams(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_cooldown_says_why(caplog: pytest.LogCaptureFixture) -> None:
-    """Who reads warnings alone sees why something cools down, also where another key has served the call."""
+    """Log the cause of a cooldown as a warning, also where another key served the call."""
     rest = CredentialCooled(
         provider="openai", credential="openai:0f", model="big", seconds=7, asked=True, kind="rate_limit"
     )
@@ -114,6 +114,6 @@ def test_refusals(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_nothing_is_set_up() -> None:
-    """No logger of ours has a handler or a level."""
+    """Set no handler and no level on any logger of the gateway."""
     for name in ("llmproxy_asgi", "llmproxy_asgi.calls", "llmproxy_asgi.upstreams"):
         assert logging.getLogger(name).handlers == []

@@ -98,7 +98,7 @@ def ended_worker(directory: Path) -> None:
 
 
 def test_workers_are_added_up(tmp_path: Path) -> None:
-    """Whichever worker is asked tells what all have counted; of one that ended, only what it had counted."""
+    """Render the sum over all workers, whichever is asked, and keep the counters of those that ended."""
     ended_worker(tmp_path)
     one, two = (counted(*EVERYTHING, started(2), directory=tmp_path) for _ in range(2))
     found = series(one.page()[1])
@@ -149,7 +149,7 @@ def test_a_snapshot_that_cannot_be_read_is_passed_over(tmp_path: Path, caplog: p
 def test_a_snapshot_with_other_buckets_is_passed_over(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a version with other buckets left behind is not added to ours, and the page is still rendered."""
+    """Skip a snapshot of another version with other buckets, and still render the page."""
     with monkeypatch.context() as older:
         older.setattr("llmproxy_asgi.telemetry.multiprocess.BUCKETS", ((0.1, 1.0),))
         counted(finished(), directory=tmp_path).page()
