@@ -97,7 +97,7 @@ class Browser:
         self.command("POST", f"/element/{self._find(css)}/value", text=text)
 
     def complaints(self) -> list[str]:
-        """What the console was told since it was last asked: errors, warnings, violations of the content policy."""
+        """The console's messages since the last call: errors, warnings, violations of the content policy."""
         return [entry["message"] for entry in self.command("POST", "/se/log", type="browser")]
 
     def look(self, *, dark: bool = False, width: int = 1200, height: int = 800, phone: bool = False) -> None:
@@ -123,7 +123,7 @@ class Browser:
 
 @contextmanager
 def browser(profile: Path) -> Iterator[Browser]:
-    """A browser with an empty profile; it is gone afterwards."""
+    """A browser with an empty profile, which is deleted afterwards."""
     assert DRIVER, "see needs_browser"
     process = subprocess.Popen([DRIVER, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None

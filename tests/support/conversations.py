@@ -358,7 +358,7 @@ def _interleaved(draw: DrawFn, rows: Sequence[Sequence[StreamEvent]]) -> list[St
 def event_rows(
     draw: DrawFn, response: Response | None = None, *, overlapping: bool = True, passed: bool = True
 ) -> list[StreamEvent]:
-    """A legal stream that tells `response` (or one drawn here) in some pieces and some order.
+    """A legal stream of `response` (or of one drawn here) in some pieces and some order.
 
     Args:
         draw: Hypothesis's own.

@@ -1,4 +1,4 @@
-"""A part of a page that a program writes, between marks; whatever stands outside of them is somebody else's.
+"""A part of a page that a program writes, between marks; the text outside of them is written by hand.
 
 ::
 

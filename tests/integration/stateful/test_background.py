@@ -75,7 +75,7 @@ def ended(client: openai.OpenAI, response_id: str) -> Any:
 
 @pytest.mark.parametrize("upstream", UPSTREAMS)
 def test_it_goes_on_after_its_caller(harness: OwnersHarness, upstream: str) -> None:
-    """The caller is answered at once, asks now and then, and finds the answer; it can be gone on from."""
+    """Answer the caller at once; it polls, finds the answer, and can continue from it."""
     scenario = held(upstream)
     harness.play(scenario)
     queued = harness.alice.responses.create(model=harness.model(upstream), input="A tale", background=True)
@@ -196,7 +196,7 @@ def test_an_upstream_that_refuses_fails_it(harness: OwnersHarness, upstream: str
 
 @pytest.mark.parametrize("upstream", UPSTREAMS)
 def test_a_broken_stream_fails_it(harness: OwnersHarness, upstream: str) -> None:
-    """What came before is told, then the failure with the next number."""
+    """Send the earlier events, then the failure with the next number."""
     frames = TALE.frames(upstream)[:4]
     harness.play(sse(frames))
     queued = harness.alice.responses.create(model=harness.model(upstream), input="A tale", background=True)
@@ -292,7 +292,7 @@ async def test_draining_gives_them_time_and_ends_them_then(upstream: Upstream) -
 
 @pytest.mark.anyio
 async def test_runs_are_bounded(upstream: Upstream) -> None:
-    """One caller may have so many, all callers together so many; who has too many is told to wait."""
+    """Limit the runs of one caller and of all callers, and answer a caller beyond the limit with a wait."""
     upstream.default = held(CHAT)
     gateway = gateway_of(upstream)
     request: Any = {"model": "openai/house-1", "input": "x", "background": True}
@@ -314,7 +314,7 @@ async def test_runs_are_bounded(upstream: Upstream) -> None:
 
 @pytest.mark.anyio
 async def test_a_long_answer_forgets_its_first_events(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Events are held up to a bound; who asks for those before is told so, and the answer itself is found."""
+    """Hold events up to a bound; refuse a request for earlier ones, and still return the answer."""
     monkeypatch.setattr("llmproxy_asgi.background.Run.largest", 6_000)
     reply = Reply(texts=tuple(f"word{number} " for number in range(60)))
     upstream.default = sse(reply.frames(CHAT))

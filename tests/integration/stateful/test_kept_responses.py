@@ -206,7 +206,7 @@ def test_a_phase_that_the_caller_told_is_kept_behind_a_chat_upstream(harness: Ow
 @pytest.mark.fidelity(87)
 @pytest.mark.parametrize("upstream", UPSTREAMS)
 def test_others_find_nothing(harness: OwnersHarness, upstream: str) -> None:
-    """A wrong id and somebody else's response are the same 404, whatever is asked of it."""
+    """Answer a wrong id and another owner's response with the same 404, in every operation."""
     harness.play(Reply(texts=("secret",)))
     model = harness.model(upstream)
     kept = harness.alice.responses.create(model=model, input="x")
@@ -258,7 +258,7 @@ def test_what_shall_not_be_kept_is_not(harness: OwnersHarness, upstream: str, st
 
 
 def test_what_is_gone_on_from_counts(harness: OwnersHarness) -> None:
-    """Counting the tokens of a request counts the conversation that it goes on from; nothing is kept by it."""
+    """Count the tokens of the conversation that a request continues, and store nothing."""
     harness.play(Reply(texts=("A long answer of many words.",)))
     model = harness.model(CHAT)
     kept = harness.alice.responses.create(model=model, input="A question of some words")
@@ -270,7 +270,7 @@ def test_what_is_gone_on_from_counts(harness: OwnersHarness) -> None:
 
 
 def test_deleted_is_gone(harness: OwnersHarness) -> None:
-    """It is neither found nor gone on from, and what went on from it is not either."""
+    """Continue neither from a deleted response nor from one that continued it."""
     harness.play(Reply(texts=("a",)))
     model = harness.model(CHAT)
     first = harness.alice.responses.create(model=model, input="x")
@@ -344,7 +344,7 @@ def test_a_relayed_stream_keeps_its_bytes(harness: OwnersHarness) -> None:
 
 
 def test_a_broken_stream_is_kept_as_failed(harness: OwnersHarness) -> None:
-    """It is found as what it came to, and cannot be gone on from."""
+    """Keep the response as failed with the stream's error, and refuse to continue from it."""
     frames = messages_events({"type": "text", "text": "Once upon"})[:4]
     harness.play(sse(frames))
     request: Any = {"model": harness.model(MESSAGES), "input": "A tale", "stream": True}

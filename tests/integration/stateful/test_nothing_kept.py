@@ -41,7 +41,7 @@ async def leave_traces(gateway: Gateway, principal: Principal | None) -> list[st
 
 
 async def test_everything_of_one_principal_is_deleted_and_counted() -> None:
-    """Responses, reasoning, remembered targets and limits are gone; what others left is there."""
+    """Delete one principal's responses, reasoning, remembered targets and limits, and keep those of others."""
     ada, namesake, bob = Principal("ada"), Principal("ada", tenant="acme"), Principal("bob")
     async with Gateway(LIMITED) as gateway:
         kept = {principal: await leave_traces(gateway, principal) for principal in (ada, namesake, bob)}

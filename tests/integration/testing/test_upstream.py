@@ -164,7 +164,7 @@ async def test_error_has_a_body_and_an_error_status() -> None:
 
 
 async def test_real_client_reads_the_stream() -> None:
-    """An HTTP client that is none of ours reads the stream's frames whole."""
+    """Send whole frames to an independent HTTP client."""
     frames = [b"data: %d\n\n" % number for number in range(20)]
     async with Upstream(default=sse_answer(frames)) as upstream, httpx2.AsyncClient() as client:
         answer = await client.post(upstream.base_url + "/v1/x", json={"stream": True})
@@ -217,7 +217,7 @@ async def test_chunked_request_is_put_together() -> None:
 
 
 async def test_expectation_is_met() -> None:
-    """A peer that asks first is told to go on."""
+    """Answer `100 Continue` to a peer that expects it."""
     request = b"POST / HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n"
     async with (
         Upstream(default=raw_answer(b".")) as upstream,

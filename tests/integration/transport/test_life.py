@@ -45,7 +45,7 @@ async def test_connections_are_kept_open_by_tcp(monkeypatch: pytest.MonkeyPatch,
 @OURS
 @pytest.mark.anyio
 async def test_waiting_for_a_place_is_connecting(*, fast: bool) -> None:
-    """A call beyond the limit waits under its connect clock and goes on when a place comes free."""
+    """Let a call beyond the limit wait within its connect timeout and continue when a place becomes free."""
 
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -415,7 +415,7 @@ async def test_transport_under_a_client() -> None:
     ids=["closed", "not http", "truncated", "bad chunk"],
 )
 async def test_transport_raises_the_errors_of_httpx2(sent: bytes, expected: type[Exception]) -> None:
-    """Whoever uses our transport under their client catches the errors they know."""
+    """Raise the client's own errors where the transport is used under another client."""
 
     async def script(peer: Peer) -> None:
         await peer.request()

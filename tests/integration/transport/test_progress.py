@@ -167,7 +167,7 @@ async def test_a_handshake_without_an_answer_is_the_connect_clocks(way: str, tmp
 
 @pytest.mark.parametrize("way", WAYS[:2])
 async def test_a_full_accept_queue_is_the_connect_clocks(way: str) -> None:
-    """A connection that nobody accepts is none."""
+    """Report no connection where none is accepted."""
     noted = Noted()
     async with never_accepting() as url, pool_by(way) as pool:
         with pytest.raises(UpstreamConnectTimeout):

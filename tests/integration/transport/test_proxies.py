@@ -140,7 +140,7 @@ async def test_a_proxy_that_refuses_us_is_named(fast: bool, scheme: str) -> None
 @pytest.mark.anyio
 @BOTH
 async def test_a_proxy_that_is_not_there_is_named(fast: bool) -> None:
-    """Where nobody listens at the proxy's port the reason says whose port it is."""
+    """Name the proxy's port in the reason where no server listens on it."""
     async with forward_proxy() as (_, port):
         pass
     async with pool(fast, proxies(port)) as made:

@@ -47,7 +47,7 @@ async def test_trusted_certificate(way: str, make: Callable[..., Served]) -> Non
 async def test_untrusted_certificate(
     way: str, make: Callable[..., Served], *, names: tuple[str, ...], days: int, trusted: bool
 ) -> None:
-    """A certificate that proves nothing is told apart from a broken connection, and the request is not sent."""
+    """Distinguish an untrusted certificate from a broken connection, and do not send the request."""
     serving, trusting = make(*names, days=days)
     options = {"verify": trusting} if trusted else {}
 

@@ -187,7 +187,7 @@ async def test_bodiless_answers_end_at_once(way: str) -> None:
 
 
 async def test_body_until_close(way: str) -> None:
-    """Without a length the body goes on until the upstream closes."""
+    """Read a body without a length until the upstream closes."""
 
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -247,7 +247,7 @@ async def test_large_request_body(way: str) -> None:
 
 @pytest.mark.fault(1)
 async def test_refused(way: str) -> None:
-    """A port nobody listens on is an unreachable upstream."""
+    """Raise `UpstreamUnreachable` for a port without a listener."""
     async with pool_by(way) as pool:
         with pytest.raises(UpstreamUnreachable):
             await post(pool, address(f"http://127.0.0.1:{closed_port()}/"))
@@ -384,7 +384,7 @@ async def test_reset_in_a_body_until_close(way: str) -> None:
     ids=["another protocol", "a page", "status", "length", "header"],
 )
 async def test_what_is_not_http(way: str, sent: bytes) -> None:
-    """Bytes that are not HTTP are the upstream's fault, told apart from a broken connection."""
+    """Distinguish bytes that are not HTTP, an upstream's fault, from a broken connection."""
 
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -413,7 +413,7 @@ async def test_bad_chunk(way: str) -> None:
 
 
 async def test_bad_chunk_while_waiting(way: str) -> None:
-    """A bad chunk that arrives while somebody waits for it wakes them up."""
+    """Wake a waiting reader when a bad chunk arrives."""
     read = asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -672,7 +672,7 @@ async def test_bytes_after_the_answer_are_not_the_next_one(way: str) -> None:
 
 @pytest.mark.fault(26)
 async def test_bytes_on_an_idle_connection_are_not_the_next_answer(way: str) -> None:
-    """An answer nobody asked for, as servers send before they close an idle connection, is thrown away."""
+    """Discard an unsolicited answer, as servers send before they close an idle connection."""
     sent = asyncio.Event()
     rest = asyncio.Event()
 
@@ -770,7 +770,7 @@ async def test_a_flood_of_tiny_chunks_arrives_whole(way: str) -> None:
 
 
 async def test_slow_reader_slows_the_upstream(way: str) -> None:
-    """While nobody reads, the upstream's writing stalls after a bounded amount."""
+    """Stop the upstream's writing after a bounded amount while the answer is not read."""
     written = 0
     stalled = asyncio.Event()
     piece = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"

@@ -45,7 +45,7 @@ _KINDS: dict[str, dict[str, Any]] = {
 
 
 def block(upstream: ThreadedUpstream | str, protocol: str = CHAT, **more: Any) -> dict[str, Any]:
-    """A provider's block: one try, and no rest after failures, unless `more` says otherwise."""
+    """A provider's block: one try, and no cooldown after failures, unless `more` changes that."""
     base = upstream if isinstance(upstream, str) else upstream.base_url
     return {
         **_KINDS[protocol],

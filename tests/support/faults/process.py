@@ -15,7 +15,7 @@ from support.telemetry import RecordingObserver
 
 _STATUS = Path("/proc/self/status")
 MEASURES = _STATUS.exists()
-"""Whether this system tells what a process costs."""
+"""Whether this system shows the memory and processor time of a process."""
 
 _SERVE = """
 import json, socket, sys

@@ -1,7 +1,7 @@
-"""The official npm SDKs as callers, through one node process that is told its calls line by line.
+"""The official npm SDKs as callers, through one node process that reads its calls line by line.
 
 What is driven stands in `tests/contract/npm`. A contributor without node has these tests skipped; where the
-environment says `CI` they fail instead, so that nobody takes their silence for success.
+environment says `CI` they fail instead, so that a skipped test is not mistaken for success.
 """
 
 import json

@@ -32,7 +32,7 @@ def begun_call(protocol: str) -> list[bytes]:
 
 
 def error_event(protocol: str) -> bytes:
-    """A stream that ends with an error, as each vendor tells it."""
+    """A stream that ends with an error in the form of each vendor."""
     error: dict[str, Any] = {"type": "overloaded_error", "message": "Busy now."}
     if protocol == CHAT:
         return b"data: " + json.dumps({"error": {**error, "code": None, "param": None}}).encode() + b"\n\n"
@@ -48,7 +48,7 @@ ENDS = ("[DONE]", "message_stop", "message_delta", '"finish_reason":"', "respons
 
 
 def check_error_event(client: str, last: str) -> None:
-    """The last event of a stream tells an error as the caller's vendor does."""
+    """Assert that the last event of a stream is an error in the form of the caller's vendor."""
     head, _, data = last.rpartition("data: ")
     told = json.loads(data)
     if client == CHAT:

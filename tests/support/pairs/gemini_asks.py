@@ -53,5 +53,5 @@ def chosen(mode: str, *names: str) -> JSONObject:
 
 
 def spoken(contents: Any) -> list[tuple[str, list[str]]]:
-    """Who says which texts."""
+    """The role and the texts of each turn."""
     return [(each["role"], [part["text"] for part in each["parts"] if "text" in part]) for each in contents]

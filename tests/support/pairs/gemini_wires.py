@@ -69,7 +69,7 @@ def gemini_chunk(*parts: JSONObject, finish: str | None = None, usage: JSONObjec
 def gemini_chunks(
     *parts: JSONObject, finish: str | None = "STOP", usage: JSONObject | None = None, **more: Any
 ) -> list[bytes]:
-    """A stream: a chunk for each part with what was counted so far, and an empty one that tells why it ended."""
+    """A stream: a chunk for each part with what was counted so far, and an empty one with the finish reason."""
     counted = usage or GEMINI_USAGE
     so_far = {**counted, "candidatesTokenCount": 1}
     frames = [gemini_chunk(part, usage=so_far) for part in parts]

@@ -108,7 +108,7 @@ class PairHarness:
         self.upstream.default = answer
 
     def model(self, pair: ProtocolPair, model: str | None = None, *, spare: bool = False) -> str:
-        """A model's name at the gateway; `spare`: by a provider of its own, so that its rests concern nobody else."""
+        """A model's name at the gateway; `spare`: of a provider that no other test uses."""
         suffix = str(next(self._spares[pair.upstream])) if spare else ""
         return f"{PROVIDERS[pair.upstream]}{suffix}/{model or MODELS[pair.upstream]}"
 

@@ -1,4 +1,4 @@
-"""Two callers of one gateway, and a scripted upstream that says in any protocol what it is told to say."""
+"""Two callers of one gateway, and an upstream that gives scripted answers in every protocol."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -135,7 +135,7 @@ def responses_event(name: str, **fields: Any) -> bytes:
 
 
 def item_events(index: int, item: JSONObject) -> list[Told]:
-    """One item: told of, filled, done."""
+    """The events of one item: added, filled, done."""
     at: JSONObject = {"item_id": item["id"], "output_index": index}
     head, told = {**item, "status": "in_progress"}, []
     match item["type"]:

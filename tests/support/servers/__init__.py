@@ -59,7 +59,7 @@ class Site:
             yield [stack.enter_context(self.ask(path, body)) for body in bodies]
 
     def state(self) -> dict[str, Any]:
-        """What the host tells of itself."""
+        """What the host reports of itself."""
         with Caller(self.port) as caller:
             answer: dict[str, Any] = json.loads(caller.ask("/state").whole()[1])
         return answer

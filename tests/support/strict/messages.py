@@ -357,7 +357,7 @@ def _effort(asked: Asked) -> Complaints:
 
 
 def _lost_thinking(asked: Asked) -> Complaints:
-    """A budgeted model goes on with its own calls only if the thinking before them comes back."""
+    """A budgeted model continues its own calls only if the thinking before them is sent back."""
     if (asked.body.get("thinking") or {}).get("type") != "enabled" or len(asked.messages) < 2:
         return
     *_, step, results = asked.messages

@@ -1,4 +1,4 @@
-"""Certificates that nobody vouches for, made when they are needed."""
+"""Certificates that no authority has signed, made when they are needed."""
 
 import datetime as dt
 import ipaddress

@@ -1,4 +1,4 @@
-"""What the tests of Chat Completions share: makers of wires, and the official client as the reader of ours."""
+"""What the tests of Chat Completions share: makers of wires, and the official client as a reader."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path

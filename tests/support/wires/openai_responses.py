@@ -1,4 +1,4 @@
-"""What the tests of Responses share: makers of wires, and the official client as the reader of ours."""
+"""What the tests of Responses share: makers of wires, and the official client as a reader."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -167,7 +167,7 @@ def accumulated(content: bytes) -> SDKResponse:
 
 
 def helped(content: bytes) -> list[Any]:
-    """A stream, event by event, as the official client's stream helper tells it."""
+    """A stream, event by event, as the official client's stream helper reads it."""
     with client(content) as reader, reader.responses.stream(model="m", input="x") as stream:
         return list(stream)
 
