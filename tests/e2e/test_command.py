@@ -289,6 +289,24 @@ def test_hang_up_takes_up_the_files_and_cuts_no_stream(tmp_path: Path, client: h
     assert "provders: unknown key; did you mean 'providers'?" in command.errors
 
 
+def test_a_worker_that_dies_beside_broken_files_leaves_the_other_serving(tmp_path: Path) -> None:
+    """The mistake is told once, no worker is started meanwhile, and one is as soon as the files are right."""
+    with serving(tmp_path, "--workers", "2") as (command, url):
+        until(lambda: all(accepts(url, KEY) for _ in range(4)))
+        before = children(command.process.pid)
+        (tmp_path / "llmproxy.yaml").write_text("provders: {}\n", encoding="utf-8")
+        victim = max(before)
+        os.kill(victim, signal.SIGKILL)
+        command.read_errors_until("No worker is started while the configuration is wrong")
+        assert all(accepts(url, KEY) for _ in range(10))
+        assert children(command.process.pid) == before - {victim}
+        (tmp_path / "llmproxy.yaml").write_text(SERVED, encoding="utf-8")
+        command.process.send_signal(signal.SIGHUP)
+        until(lambda: len(children(command.process.pid)) == len(before))
+        assert command.end() == 0
+    assert command.errors.count("No worker is started") == 1
+
+
 def test_hang_up_opens_nothing(tmp_path: Path) -> None:
     """Who may reach the process was decided when it started: `access.mode: open` is not taken up."""
     with serving(tmp_path) as (command, url):

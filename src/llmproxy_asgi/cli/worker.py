@@ -62,7 +62,7 @@ def _reloading(proxy: LLMProxy, files: Sequence[str], *, may_open: bool) -> Relo
 
     async def reload() -> None:
         try:
-            config = await asyncio.to_thread(_read, files, may_open=may_open)
+            config = await asyncio.to_thread(read_config_files, files, may_open=may_open)
             await proxy.reload(config)
         except ConfigError as error:
             _log.error("Reload failed, the current configuration stays in force: %s", "; ".join(error.findings))
@@ -74,7 +74,12 @@ def _reloading(proxy: LLMProxy, files: Sequence[str], *, may_open: bool) -> Relo
     return reload
 
 
-def _read(files: Sequence[str], *, may_open: bool) -> Config:
+def read_config_files(files: Sequence[str], *, may_open: bool) -> Config:
+    """Read a configuration for a process whose address was chosen at its start.
+
+    Raises:
+        ConfigError: It is invalid, or open although the process was not started so.
+    """
     config = load([Path(file) for file in files])
     if config.access.mode == "open" and not may_open:
         raise ConfigError(["access.mode: cannot become open in a reload; restart the process"])
@@ -92,4 +97,14 @@ def instruct(files: Sequence[str], *, prefix: str, local_hosts: bool, window: fl
 def from_environment() -> "ASGIApp":
     """Create the application of a worker process."""
     arguments = json.loads(os.environ[VARIABLE])
-    return serving(LLMProxy(arguments["files"]), **arguments)
+    return serving(LLMProxy(worker_config()), **arguments)
+
+
+def worker_config() -> Config:
+    """Read the configuration that a worker started now would serve.
+
+    Raises:
+        ConfigError: As `read_config_files`.
+    """
+    arguments = json.loads(os.environ[VARIABLE])
+    return read_config_files(arguments["files"], may_open=arguments["may_open"])
