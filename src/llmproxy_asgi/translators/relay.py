@@ -46,10 +46,11 @@ _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Inspection(msgspec.Struct, frozen=True):
-    """What a frame means: its events, and whether the caller shall not see it."""
+    """What a frame means: its events, whether the caller shall not see it, and what is passed on in its place."""
 
     events: Sequence[StreamEvent] = ()
     drop: bool = False
+    instead: bytes | None = None
 
 
 class Scan(ABC):
@@ -70,6 +71,8 @@ class Scan(ABC):
     """The keys that lead to the model's name in the first frame that tells it."""
     model_repeats: ClassVar[bool] = True
     """Whether later frames name the model again."""
+    watching: bool = False
+    """Whether every frame from now on is given to `inspect`."""
 
     @abstractmethod
     def first(self, frame: Frame) -> Sequence[StreamEvent]:
@@ -285,13 +288,15 @@ class Relay(StreamDecoder):
                 and (stray := self._stray(run[:begin] or b"".join(pieces) or self._last)) is not None
             ):
                 ending = events[-1] = Failed(stray)
-            pieces.append(run[taken : begin if meaning.drop or isinstance(ending, Failed) else end])
+            pieces.append(run[taken : begin if meaning.drop or isinstance(ending, Failed) or meaning.instead else end])
+            if meaning.instead and not isinstance(ending, Failed):
+                pieces.append(meaning.instead)
             taken = end
             if ending is not None:
                 self._over = True
                 return
         pieces.append(run[taken:])
-        self._plain = self._started and not self._looks and not self._finishing
+        self._plain = self._started and not (self._looks or self._finishing or self._scan.watching)
 
     def _look_for_finish(self, told: Sequence[StreamEvent], before: Sequence[bytes]) -> None:
         """Look at every frame from the one on that finishes the answer: they are few, and usage may be in any."""
@@ -301,16 +306,17 @@ class Relay(StreamDecoder):
     def _meaning(self, frame: Frame) -> Inspection:
         events: list[StreamEvent] = []
         drop = False
+        instead: bytes | None = None
         try:
             if not self._started:
                 events.extend(self._scan.first(frame))
                 self._started = any(isinstance(event, Started) for event in events)
             if self._looks:
                 self._look_for_model(frame)
-            if self._finishing or self._search(frame.raw):
+            if self._finishing or self._scan.watching or self._search(frame.raw):
                 inspection = self._scan.inspect(frame)
                 events.extend(inspection.events)
-                drop = inspection.drop
+                drop, instead = inspection.drop, inspection.instead
                 if frame.event == "error" and not any(isinstance(event, Failed) for event in events):
                     events.append(Failed(UpstreamFailed(_FAILED, reason=f"error event: {_shown(frame.data)}")))
         except UpstreamError as error:
@@ -318,7 +324,7 @@ class Relay(StreamDecoder):
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             stray = self._scan.stray_error(frame.data)
             events.append(Failed(stray or UpstreamProtocolError("The upstream sent an event that cannot be read.")))
-        return Inspection(events, drop)
+        return Inspection(events, drop, instead)
 
     def _take(self, told: Sequence[StreamEvent], events: list[StreamEvent]) -> Ended | Failed | None:
         """Add what a frame told, up to the stream's ending; the ending if it is there."""

@@ -7,7 +7,7 @@ import msgspec
 from llmproxy_asgi.conversation import FinishReason, Seal
 from llmproxy_asgi.translators.names import DistinctIds
 from llmproxy_asgi.translators.openai_chat.mappings import decode_finish
-from llmproxy_asgi.translators.openai_chat.schema import CallDelta
+from llmproxy_asgi.translators.openai_chat.schema import CallDelta, CustomDelta, FunctionDelta
 
 
 class OpenCall:
@@ -113,3 +113,58 @@ class OpenCandidate:
         """The index of a new part."""
         self.parts += 1
         return self.parts - 1
+
+
+def find_call(candidate: OpenCandidate, delta: CallDelta, *, whole: bool = False) -> OpenCall:
+    """The call that a piece belongs to: by index; by id where the index is missing or used twice.
+
+    Args:
+        candidate: Whose it is; takes a new one.
+        delta: The piece.
+        whole: Whether it is of a whole answer, in which each piece is a call.
+    """
+    name = ""
+    if delta.index is None:
+        found = candidate.by_id.get(delta.id) if delta.id else candidate.last_call
+    else:
+        found = candidate.by_index.get(delta.index)
+        if found is not None and delta.id and found.call_id and delta.id != found.call_id:
+            # Google's endpoint numbers all parallel calls 0; an id that comes with a name begins a call.
+            known = candidate.by_id.get(delta.id)
+            named = delta.function or delta.custom
+            begins = named is not None and named.name
+            found = known or (None if begins else found)
+    if found is not None and delta.function is not None and _begins_another(found, delta.function):
+        before, found = found, None
+        name = "" if delta.function.name else before.name
+    elif found is not None and delta.custom is not None and _begins_free_text(found, delta.custom):
+        found = None
+    if found is None or whole:
+        found = OpenCall()
+        found.name = name
+        candidate.calls.append(found)
+    if delta.index is not None:
+        candidate.by_index[delta.index] = found
+    candidate.last_call = found
+    return found
+
+
+def _begins_another(call: OpenCall, piece: FunctionDelta) -> bool:
+    """Whether a piece that its index or id gives to a call is the beginning of another.
+
+    Servers that give no ids, or the same one, number all parallel calls alike. A name behind whole arguments is
+    another call's, unless the server names a call in every piece and has no more to say of it.
+    """
+    if not call.name or not (piece.name or call.named_again):
+        return False
+    if piece.name and piece.name != call.name:
+        return True
+    if piece.arguments:
+        return call.is_whole
+    call.named_again = call.named_again or call.is_whole
+    return False
+
+
+def _begins_free_text(call: OpenCall, piece: CustomDelta) -> bool:
+    """Whether a piece of free text is the beginning of another call: its tool is named behind words of the first."""
+    return bool(piece.name and call.name and (piece.name != call.name or call.arguments or call.pending))

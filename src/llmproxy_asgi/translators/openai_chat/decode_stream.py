@@ -54,7 +54,7 @@ from llmproxy_asgi.translators.media import standard_base64
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.mappings import TIER_IN, dated
 from llmproxy_asgi.translators.openai.problems import decode_error_object, error_in
-from llmproxy_asgi.translators.openai_chat.candidates import OpenCall, OpenCandidate
+from llmproxy_asgi.translators.openai_chat.candidates import OpenCall, OpenCandidate, find_call
 from llmproxy_asgi.translators.openai_chat.mappings import FAILED, PROTOCOL, decode_finish, decode_usage, usage_of
 from llmproxy_asgi.translators.openai_chat.reasoning import Detail, google_signature, opened_seal, read_details
 from llmproxy_asgi.translators.openai_chat.response_mappings import decode_annotation, decode_logprobs
@@ -65,9 +65,7 @@ from llmproxy_asgi.translators.openai_chat.schema import (
     CallDelta,
     Chunk,
     ChunkChoice,
-    CustomDelta,
     Delta,
-    FunctionDelta,
 )
 from llmproxy_asgi.translators.restated import missing_rest
 from llmproxy_asgi.translators.stray_errors import read_loosely
@@ -478,7 +476,7 @@ class ChatStreamDecoder(StreamDecoder):
     # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _call(self, candidate: OpenCandidate, delta: CallDelta, out: list[StreamEvent]) -> None:
-        call = self._find_call(candidate, delta)
+        call = find_call(candidate, delta, whole=self._whole)
         if delta.id and not call.call_id:
             call.call_id = candidate.call_ids.of(delta.id, self._id)
             candidate.by_id[delta.id] = call
@@ -509,33 +507,6 @@ class ChatStreamDecoder(StreamDecoder):
         call.arguments.append(text)
         if not call.unwrap:
             out.append(PartDelta(candidate.number, call.index, ArgumentsDelta(text)))
-
-    def _find_call(self, candidate: OpenCandidate, delta: CallDelta) -> OpenCall:
-        """The call that a piece belongs to: by index; by id where the index is missing or used twice."""
-        name = ""
-        if delta.index is None:
-            found = candidate.by_id.get(delta.id) if delta.id else candidate.last_call
-        else:
-            found = candidate.by_index.get(delta.index)
-            if found is not None and delta.id and found.call_id and delta.id != found.call_id:
-                # Google's endpoint numbers all parallel calls 0; an id that comes with a name begins a call.
-                known = candidate.by_id.get(delta.id)
-                named = delta.function or delta.custom
-                begins = named is not None and named.name
-                found = known or (None if begins else found)
-        if found is not None and delta.function is not None and _begins_another(found, delta.function):
-            before, found = found, None
-            name = "" if delta.function.name else before.name
-        elif found is not None and delta.custom is not None and _begins_free_text(found, delta.custom):
-            found = None
-        if found is None or self._whole:  # in a whole answer each entry is a call
-            found = OpenCall()
-            found.name = name
-            candidate.calls.append(found)
-        if delta.index is not None:
-            candidate.by_index[delta.index] = found
-        candidate.last_call = found
-        return found
 
     def _tell_call(self, candidate: OpenCandidate, call: OpenCall, out: list[StreamEvent]) -> None:
         if not call.call_id:
@@ -617,27 +588,6 @@ class ChatStreamDecoder(StreamDecoder):
                 citation, start=max(0, citation.start - offset), end=max(0, citation.end - offset)
             )
         out.append(PartDelta(candidate.number, candidate.open_index, CitationDelta(citation)))
-
-
-def _begins_another(call: OpenCall, piece: FunctionDelta) -> bool:
-    """Whether a piece that its index or id gives to a call is the beginning of another.
-
-    Servers that give no ids, or the same one, number all parallel calls alike. A name behind whole arguments is
-    another call's, unless the server names a call in every piece and has no more to say of it.
-    """
-    if not call.name or not (piece.name or call.named_again):
-        return False
-    if piece.name and piece.name != call.name:
-        return True
-    if piece.arguments:
-        return call.is_whole
-    call.named_again = call.named_again or call.is_whole
-    return False
-
-
-def _begins_free_text(call: OpenCall, piece: CustomDelta) -> bool:
-    """Whether a piece of free text is the beginning of another call: its tool is named behind words of the first."""
-    return bool(piece.name and call.name and (piece.name != call.name or call.arguments or call.pending))
 
 
 def _redacted(text: str, seals: list[Seal]) -> bool:

@@ -16,6 +16,7 @@ from llmproxy_asgi.translators.hosted_tools import refuse_encoded, refuse_splice
 from llmproxy_asgi.translators.openai.hosted_tools import CHAT
 from llmproxy_asgi.translators.openai.problems import decode_error, error_in
 from llmproxy_asgi.translators.openai_chat.decode_stream import ChatStreamDecoder
+from llmproxy_asgi.translators.openai_chat.distinct_calls import mended_whole
 from llmproxy_asgi.translators.openai_chat.encode_request import encode_request
 from llmproxy_asgi.translators.openai_chat.flat_tools import nest_flat_tools
 from llmproxy_asgi.translators.openai_chat.mappings import PROTOCOL, decode_usage, usage_of
@@ -95,6 +96,7 @@ class ChatOutbound(Outbound):
     @override
     def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
         answer = _read(body)
+        body = mended_whole(body, answer.choices or ())
         if answer.model != upstream.asked:
             body = replace_model(body, upstream.asked)
         usage = decode_usage(usage_of(answer))

@@ -14,6 +14,7 @@ from llmproxy_asgi.errors import GatewayError
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.openai.problems import decode_error_object, error_in
 from llmproxy_asgi.translators.openai_chat.decode_stream import started
+from llmproxy_asgi.translators.openai_chat.distinct_calls import BEGINS_CALL, DistinctCalls
 from llmproxy_asgi.translators.openai_chat.mappings import FAILED, PROTOCOL, decode_finish, decode_usage, usage_of
 from llmproxy_asgi.translators.openai_chat.schema import RELAYED, RelayedChunk
 from llmproxy_asgi.translators.relay import Inspection, Scan
@@ -39,6 +40,7 @@ class ChatScan(Scan):
         re.compile(rb'usage"[ \t]*:[ \t]*\{'),
         re.compile(rb'error(?:"[ \t]*:[ \t]*[^n \t]|[\r\n])'),
         re.compile(rb"\[DONE\]"),
+        BEGINS_CALL,
     )
 
     def __init__(self, upstream: Upstream, *, keep_usage: bool, candidates: int) -> None:
@@ -47,6 +49,7 @@ class ChatScan(Scan):
         self._candidates = candidates
         self._finished: set[int] = set()
         self._done = False
+        self._calls = DistinctCalls(upstream.asked)
 
     @override
     def first(self, frame: Frame) -> Sequence[StreamEvent]:
@@ -72,11 +75,14 @@ class ChatScan(Scan):
         if (chunk.error or not chunk.choices) and (error := error_in(data, protocol=PROTOCOL)) is not None:
             return Inspection((Failed(error),))
         events = self._finishes(chunk)
+        mended = self._calls.take(data) if b'"tool_calls"' in data else None
+        self.watching = self._calls.watching
+        instead = None if mended is None else b"data: " + mended + b"\n\n"
         usage = decode_usage(usage_of(chunk))
         if usage is None:
-            return Inspection(events)
+            return Inspection(events, instead=instead)
         drop = not self._keep_usage and not chunk.choices
-        return Inspection((*events, UsageReported(usage)), drop)
+        return Inspection((*events, UsageReported(usage)), drop, instead)
 
     def _finishes(self, chunk: RelayedChunk) -> Sequence[StreamEvent]:
         events: list[StreamEvent] = []

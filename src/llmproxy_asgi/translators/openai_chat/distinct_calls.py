@@ -1,0 +1,209 @@
+"""Tool calls that are passed on: each with an index and an id of its own, as the official SDKs need them.
+
+Some servers give no ids, or the same one again, and some number all parallel calls alike. What is in order keeps its
+bytes: of a stream only pieces that begin a call are looked at, until one of them is not in order.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from secrets import token_hex
+
+import msgspec
+
+from llmproxy_asgi.conversation import MOST_CALLS
+from llmproxy_asgi.errors import UpstreamProtocolError
+from llmproxy_asgi.translators.names import DistinctIds
+from llmproxy_asgi.translators.openai_chat.candidates import OpenCall, OpenCandidate, find_call
+from llmproxy_asgi.translators.openai_chat.schema import CHUNK, CallDelta, Choice
+from llmproxy_asgi.translators.raw_json import join_object, raw, split_object
+from llmproxy_asgi.translators.surrogates import decode_replaced
+from llmproxy_asgi.wire.json_body import elements
+from llmproxy_asgi.wire.surrogates import replace_halves
+
+BEGINS_CALL = re.compile(
+    rb'tool_calls"[ \t]*:[ \t]*\[(?:[^"\]]++|(?!"(?:name|id)"[ \t]*:[ \t]*"[^"])"(?:[^"\\]++|\\.)*+")*+"(?:name|id)"'
+)
+"""A list of calls one of which has a name or an id: no two repetitions share a character, so it takes one pass."""
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+def mended_whole(body: bytes, choices: Sequence[Choice]) -> bytes:
+    """A whole answer, each of whose calls has an id of its own; the very same bytes where each has one.
+
+    Args:
+        body: The answer.
+        choices: What was read of it.
+    """
+    if all(_are_distinct(choice.message.tool_calls) for choice in choices if choice.message is not None):
+        return body
+    nonce = token_hex(8)
+    answer = split_object(replace_halves(body) or body)
+    entries = []
+    for number, entry in enumerate(elements(answer["choices"])):
+        choice = split_object(entry)
+        message = split_object(choice["message"]) if b'"tool_calls"' in bytes(entry) else {}
+        if message.get("tool_calls") and bytes(message["tool_calls"]) != b"null":
+            message["tool_calls"] = _with_ids(message["tool_calls"], DistinctIds(nonce), str(number))
+            choice["message"] = msgspec.Raw(join_object(message))
+        entries.append(join_object(choice))
+    answer["choices"] = msgspec.Raw(b"[" + b",".join(entries) + b"]")
+    return join_object(answer)
+
+
+def _are_distinct(calls: Sequence[CallDelta] | None) -> bool:
+    return not calls or (all(call.id for call in calls) and len({call.id for call in calls}) == len(calls))
+
+
+def _with_ids(calls: msgspec.Raw, ids: DistinctIds, seed: str) -> msgspec.Raw:
+    mended = []
+    for entry in elements(calls):
+        call = split_object(entry)
+        given = msgspec.json.decode(call["id"]) if "id" in call else None
+        call["id"] = raw(ids.of(given or "", seed))
+        mended.append(join_object(call))
+    return msgspec.Raw(b"[" + b",".join(mended) + b"]")
+
+
+class DistinctCalls:
+    """The calls of one stream.
+
+    Args:
+        asked: The model's name as the caller said it, for chunks that are written anew.
+
+    Attributes:
+        watching: Whether every piece of a call must be given to `take`, because one was not in order.
+    """
+
+    __slots__ = ("_asked", "_candidates", "_nonce", "watching")
+
+    def __init__(self, asked: str) -> None:
+        self.watching = False
+        self._asked = asked
+        self._nonce = ""
+        self._candidates: dict[int, OpenCandidate] = {}
+
+    def take(self, data: bytes) -> bytes | None:
+        """A chunk that holds calls, with an index and an id of its own for each; None where it is in order."""
+        try:
+            chunk = decode_replaced(CHUNK, data)
+        except _UNREADABLE:
+            return None
+        changed = False
+        calls: dict[int, list[CallDelta]] = {}
+        for place, choice in enumerate(chunk.choices or ()):
+            if choice.delta is None or not choice.delta.tool_calls:
+                continue
+            candidate = self._candidates.get(choice.index or 0)
+            if candidate is None:
+                candidate = self._candidates[choice.index or 0] = OpenCandidate(choice.index or 0)
+            calls[place] = said = [self._said(candidate, piece) for piece in choice.delta.tool_calls]
+            changed = changed or not all(map(_is_same, choice.delta.tool_calls, said))
+        return _rewritten(data, calls, self._asked) if changed else None
+
+    def _said(self, candidate: OpenCandidate, piece: CallDelta) -> CallDelta:
+        if not self.watching and self._is_in_order(candidate, piece):
+            return CallDelta(index=piece.index, id=piece.id or None, type=_name(piece))
+        self.watching = True
+        return self._mend(candidate, piece)
+
+    def _is_in_order(self, candidate: OpenCandidate, piece: CallDelta) -> bool:
+        """Whether readers that go by the index see one call for each that there is, and an id for each."""
+        name = _name(piece) or ""
+        if piece.index is None:
+            return False
+        known = candidate.by_index.get(piece.index)
+        if known is None:
+            if not piece.id or piece.id in candidate.by_id:
+                return False
+            known = find_call(candidate, piece)
+            known.call_id, known.name, known.index = candidate.call_ids.of(piece.id), name, piece.index
+            known.told = bool(name)
+            candidate.parts = max(candidate.parts, piece.index + 1)
+            candidate.by_id[piece.id] = known
+            _add_arguments(known, piece)
+            return True
+        if (piece.id and piece.id != known.call_id) or (name and known.name):
+            return False
+        known.name = known.name or name
+        known.told = bool(known.name)
+        return True
+
+    def _mend(self, candidate: OpenCandidate, piece: CallDelta) -> CallDelta:
+        """What is written of a piece: its index, and in one piece alone its id, and its name as `type`."""
+        call = find_call(candidate, piece)
+        first = call.index < 0
+        if first:
+            self._number(candidate, call, piece)
+        _add_arguments(call, piece)
+        name = None if call.told else _name(piece)
+        if name:
+            call.name, call.told = name, True
+        return CallDelta(index=call.index, id=call.call_id if first else None, type=name)
+
+    def _number(self, candidate: OpenCandidate, call: OpenCall, piece: CallDelta) -> None:
+        if candidate.parts >= MOST_CALLS:
+            raise UpstreamProtocolError(f"The upstream's answer has more than {MOST_CALLS} tool calls.")
+        call.index = candidate.part()
+        self._nonce = self._nonce or token_hex(8)
+        call.call_id = candidate.call_ids.of(piece.id or "", self._nonce, str(candidate.number))
+        if piece.id:
+            candidate.by_id[piece.id] = call
+
+
+def _add_arguments(call: OpenCall, piece: CallDelta) -> None:
+    text: str | None = None
+    if piece.function is not None:
+        given = piece.function.arguments
+        text = given if given is None or type(given) is str else msgspec.json.encode(given).decode()
+    elif piece.custom is not None:
+        call.custom, text = True, piece.custom.input
+    if text:
+        call.arguments.append(text)
+
+
+def _name(piece: CallDelta) -> str | None:
+    named = piece.function or piece.custom
+    return (named.name if named is not None else None) or None
+
+
+def _is_same(piece: CallDelta, said: CallDelta) -> bool:
+    return (piece.index, piece.id or None, _name(piece)) == (said.index, said.id, said.type)
+
+
+def _rewritten(data: bytes, calls: Mapping[int, Sequence[CallDelta]], asked: str) -> bytes:
+    """A chunk whose calls are written so, by the places of their choices; all else keeps its bytes."""
+    chunk = split_object(replace_halves(data) or data)
+    if "model" in chunk:
+        chunk["model"] = raw(asked)
+    choices: list[bytes] = []
+    for place, entry in enumerate(elements(chunk["choices"])):
+        if place in calls:
+            choice = split_object(entry)
+            delta = split_object(choice["delta"])
+            pieces = [
+                _written(split_object(piece), said)
+                for piece, said in zip(elements(delta["tool_calls"]), calls[place], strict=True)
+            ]
+            delta["tool_calls"] = msgspec.Raw(b"[" + b",".join(pieces) + b"]")
+            choice["delta"] = msgspec.Raw(join_object(delta))
+            choices.append(join_object(choice))
+        else:
+            choices.append(bytes(entry))
+    chunk["choices"] = msgspec.Raw(b"[" + b",".join(choices) + b"]")
+    return join_object(chunk)
+
+
+def _written(piece: dict[str, msgspec.Raw], said: CallDelta) -> bytes:
+    piece["index"] = raw(said.index)
+    if said.id is None:
+        piece.pop("id", None)
+    else:
+        piece["id"] = raw(said.id)
+        if bytes(piece.get("type", b"null")) == b"null":
+            piece["type"] = raw("custom" if "custom" in piece else "function")
+    for kind in ("function", "custom"):
+        if said.type is None and kind in piece and b'"name"' in bytes(piece[kind]):
+            inner = split_object(piece[kind])
+            inner.pop("name", None)
+            piece[kind] = msgspec.Raw(join_object(inner))
+    return join_object(piece)
