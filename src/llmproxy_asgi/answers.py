@@ -44,7 +44,8 @@ class CallerStream:
             return data
         raw = batch.raw or b""
         if batch.events:
-            self._tap.feed(batch.events)
+            if kept := self._tap.feed(batch.events):
+                await self._call.keep(kept)
             if isinstance(batch.events[-1], Failed):
                 return raw + failure(self._inbound, self._intake, batch.events[-1].error)
         return raw

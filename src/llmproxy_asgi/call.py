@@ -6,6 +6,7 @@ reach a caller.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -47,7 +48,7 @@ from llmproxy_asgi.routing.affinity import Conversation, Place
 from llmproxy_asgi.routing.catalog import Choice
 from llmproxy_asgi.runtime import Runtime
 from llmproxy_asgi.telemetry.call_recorder import Caller, CallRecorder
-from llmproxy_asgi.translators.base import Intake
+from llmproxy_asgi.translators.base import Intake, Outgoing
 from llmproxy_asgi.translators.embeddings.records import Embeddings
 from llmproxy_asgi.worker import Worker
 
@@ -192,10 +193,24 @@ class Call:
         self.tap = _Tap(self.recorder, words=words, before=before)
         if self.turn is not None:
             self.turn.begin(relayed=self.relays)
-        if isinstance(attempt.whole, Response) and (
-            kept := extract_reasoning(attempt.whole, words=words, before=before)
-        ):
+        whole = await self._reread() if words and self.relays else attempt.whole
+        if isinstance(whole, Response) and (kept := extract_reasoning(whole, words=words, before=before)):
             await self.keep(kept)
+
+    async def _reread(self) -> Answered | None:
+        """The whole answer whose bytes are passed on, read for what its caller may lose of it; None: there is none."""
+        whole = self._attempt.whole
+        if not isinstance(whole, Batch) or not whole.raw or b'"tool_calls"' not in whole.raw:
+            return None
+        line = self._attempt.target.line(self._job.protocol)
+        read = partial(
+            line.outbound.decode,
+            outgoing=Outgoing(body=b"", stream=False),
+            upstream=line.upstream,
+            received_at=datetime.now(UTC),
+        )
+        found: Answered = await self.worker.run(read, whole.raw) if self.heavy else read(whole.raw)
+        return found
 
     async def check(self) -> None:
         """Read the request whole at once, where no target could take its bytes as they are.
@@ -228,8 +243,8 @@ class Call:
         return self._runtime.responses
 
     async def _recalling(self, job: Job) -> Job:
-        """The job, with the reasoning that its caller lost; looked for only where a target translates."""
-        if job.each is not None or not any(target.translates(job.protocol) for target in self._choice.targets):
+        """The job, with the reasoning that its caller lost; looked for only where a target takes it."""
+        if job.each is not None or not any(_recalls(target, job) for target in self._choice.targets):
             return job
         try:
             asked, ids = await self._runtime.worker.run(_read, job) if job.heavy else _read(job)
@@ -371,6 +386,16 @@ def _messages(job: Job) -> Sequence[Message]:
     """The conversation that an answer goes on from, as `missing` will see it."""
     asked = job.request() if job.each is None else None
     return asked.messages if isinstance(asked, Request) else ()
+
+
+def _recalls(target: Target, job: Job) -> bool:
+    """Whether a target takes reasoning that a caller has lost: where it translates, or refuses a turn without it."""
+    if target.translates(job.protocol):
+        return True
+    if job.intake is None or not target.relays(job.protocol):
+        return False
+    line = target.line(job.protocol)
+    return line.outbound.lacks_reasoning(job.intake, line.upstream)
 
 
 def _keeps(target: Target, job: Job) -> bool:

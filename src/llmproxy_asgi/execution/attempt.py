@@ -82,6 +82,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         asked = self.request()
         return self.recall(asked, upstream) if self.recall is not None and isinstance(asked, Request) else asked
 
+    def passed_on(self, intake: Intake, line: Line) -> Intake:
+        """The request whose bytes are passed on, with what we keep for it put back where the upstream refuses less."""
+        if self.recall is None or not line.outbound.lacks_reasoning(intake, line.upstream):
+            return intake
+        asked = self.asked(line.upstream)
+        return line.outbound.with_reasoning(intake, asked) if isinstance(asked, Request) else intake
+
 
 class Attempt:
     """One try. Make it, `await begin()`, then read; `await close()` always.
@@ -145,7 +152,7 @@ class Attempt:
             outgoing = (
                 line.outbound.encode(job.asked(line.upstream), line.upstream)
                 if self.relays is None
-                else line.outbound.splice(self.relays, line.upstream)
+                else line.outbound.splice(job.passed_on(self.relays, line), line.upstream)
             )
             if job.intake is not None and job.intake.warnings:
                 every = tuple(dict.fromkeys((*job.intake.warnings, *outgoing.warnings)))

@@ -310,6 +310,14 @@ class Outbound(ABC, Generic[AskedT, AnsweredT]):
     def splice(self, intake: Intake, upstream: Upstream) -> Outgoing:
         """A request in this very protocol: every value's bytes kept, but the model name and what we must set."""
 
+    def lacks_reasoning(self, intake: Intake, upstream: Upstream) -> bool:
+        """Whether this upstream may refuse a request in this very protocol for reasoning that its calls lack."""
+        return False
+
+    def with_reasoning(self, intake: Intake, request: Request) -> Intake:
+        """A request in this very protocol, with the reasoning that its decoded form has and its bytes lack."""
+        return intake
+
     @abstractmethod
     def decoder(self, outgoing: Outgoing, upstream: Upstream) -> StreamDecoder:
         """The full codec, for callers of another protocol and for whoever needs events."""

@@ -19,6 +19,7 @@ from llmproxy_asgi.translators.openai_chat.decode_stream import ChatStreamDecode
 from llmproxy_asgi.translators.openai_chat.distinct_calls import mended_whole
 from llmproxy_asgi.translators.openai_chat.encode_request import encode_request
 from llmproxy_asgi.translators.openai_chat.flat_tools import nest_flat_tools
+from llmproxy_asgi.translators.openai_chat.lost_reasoning import WatchedRelay, has_calls, with_reasoning
 from llmproxy_asgi.translators.openai_chat.mappings import PROTOCOL, decode_usage, usage_of
 from llmproxy_asgi.translators.openai_chat.relay import ChatScan
 from llmproxy_asgi.translators.openai_chat.schema import ANSWER, Answer, Chunk, ChunkChoice
@@ -58,6 +59,14 @@ class ChatOutbound(Outbound):
         return Outgoing(body=join_object(values), stream=intake.stream, warnings=warnings)
 
     @override
+    def lacks_reasoning(self, intake: Intake, upstream: Upstream) -> bool:
+        return upstream.capabilities.needs_reasoning_content and has_calls(intake)
+
+    @override
+    def with_reasoning(self, intake: Intake, request: Request) -> Intake:
+        return with_reasoning(intake, request)
+
+    @override
     def decoder(self, outgoing: Outgoing, upstream: Upstream) -> StreamDecoder:
         decoder = ChatStreamDecoder(outgoing, upstream)
         return StoppingDecoder(decoder, outgoing.stop) if outgoing.stop else decoder
@@ -66,7 +75,10 @@ class ChatOutbound(Outbound):
     def relay(self, intake: Intake, upstream: Upstream) -> StreamDecoder:
         asked = Node.of(intake.raw, "n") if "n" in intake.raw else None
         scan = ChatScan(upstream, keep_usage=intake.include_usage, candidates=asked.integer() if asked else 1)
-        return Relay(scan, asked=upstream.asked, max_event=upstream.max_event)
+        relay = Relay(scan, asked=upstream.asked, max_event=upstream.max_event)
+        if not upstream.capabilities.needs_reasoning_content:
+            return relay
+        return WatchedRelay(relay, ChatStreamDecoder(Outgoing(body=b"", stream=True), upstream))
 
     @override
     def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Response:
