@@ -9,14 +9,11 @@ measured without the profiler, for their size.
 
 import argparse
 import asyncio
-import contextlib
 import importlib
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from pathlib import Path, PurePath
-from typing import Any
 
 # Run as a script, our own folder is the first place of all imports, and this file would hide the standard `profile`.
 sys.path.pop(0)
@@ -26,117 +23,19 @@ import cProfile
 
 import uvloop
 
-from bench import processes, traffic
-
-Message = MutableMapping[str, Any]
-App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+from bench import driver, processes, traffic
 
 
-class WrongAnswer(RuntimeError):
-    """The app did not answer as it should, so its profile would be of no use."""
-
-
-class Exchange:
-    """What a server does for one request: hands the body over, takes the answer, notes its end."""
-
-    def __init__(self, body: bytes) -> None:
-        self._message: Message | None = {"type": "http.request", "body": body, "more_body": False}
-        self._over = asyncio.Event()
-        self._status = 0
-        self._received = bytearray()
-
-    async def receive(self) -> Message:
-        """The body at first, afterwards the news that the client has gone, once it has."""
-        if self._message is not None:
-            message, self._message = self._message, None
-            return message
-        await self._over.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(self, message: Message) -> None:
-        """Take one message of the answer."""
-        if message["type"] == "http.response.start":
-            self._status = message["status"]
-            return
-        self._received += message.get("body", b"")
-        if not message.get("more_body", False):
-            self._over.set()
-
-    def check(self, chunks: int) -> None:
-        """Refuse an answer that is not a whole one.
-
-        Raises:
-            WrongAnswer: another status than 200, or another number of chunks.
-        """
-        marks = len(traffic.INDEX.findall(self._received))
-        if self._status != 200 or marks != chunks or not self._over.is_set():
-            raise WrongAnswer(f"status {self._status}, {marks} of {chunks} chunks: {bytes(self._received[:600])!r}")
-
-
-class Driver:
-    """Plays requests through an app, several at once."""
-
-    def __init__(self, app: App, *, wire: traffic.Wire, model: str, prefix: str, key: str) -> None:
-        self._app = app
-        self._chunks = int(model.partition("-")[2])
-        head, _, self._body = traffic.request(wire, model, prefix=prefix, key=key).partition(b"\r\n\r\n")
-        self._path = prefix + traffic.PATHS[wire]
-        lines = (line.partition(b": ") for line in head.split(b"\r\n")[1:])
-        self._headers = [(name, value) for name, _, value in lines]
-
-    def _scope(self) -> Message:
-        return {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "method": "POST",
-            "scheme": "http",
-            "path": self._path,
-            "raw_path": self._path.encode(),
-            "query_string": b"",
-            "root_path": "",
-            "headers": list(self._headers),
-            "client": ("127.0.0.1", 50000),
-            "server": ("127.0.0.1", 8000),
-            "state": {},
-        }
-
-    async def play(self, requests: int, at_once: int) -> None:
-        """Play this many requests."""
-        await asyncio.gather(*(self._some(requests // at_once) for _ in range(at_once)))
-
-    async def _some(self, requests: int) -> None:
-        for _ in range(requests):
-            exchange = Exchange(self._body)
-            await self._app(self._scope(), exchange.receive, exchange.send)
-            exchange.check(self._chunks)
-
-
-@contextlib.asynccontextmanager
-async def _lifespan(app: App) -> AsyncIterator[None]:
-    incoming: asyncio.Queue[Message] = asyncio.Queue()
-    outgoing: asyncio.Queue[Message] = asyncio.Queue()
-    scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
-    running = asyncio.ensure_future(app(scope, incoming.get, outgoing.put))
-    await incoming.put({"type": "lifespan.startup"})
-    started = await outgoing.get()
-    if started["type"] != "lifespan.startup.complete":
-        raise WrongAnswer(f"the app did not start: {started}")
-    yield
-    await incoming.put({"type": "lifespan.shutdown"})
-    await running
-
-
-async def _profile(app: App, options: argparse.Namespace, profiler: cProfile.Profile) -> float:
+async def _profile(app: driver.App, options: argparse.Namespace, profiler: cProfile.Profile) -> float:
     key = traffic.KEY if options.key else ""
-    driver = Driver(app, wire=options.wire, model=options.model, prefix=options.prefix, key=key)
-    async with _lifespan(app):
-        await driver.play(10 * options.at_once, options.at_once)
+    player = driver.Driver(app, wire=options.wire, model=options.model, prefix=options.prefix, key=key)
+    async with driver.lifespan(app):
+        await player.play(10 * options.at_once, options.at_once)
         before = time.process_time()
-        await driver.play(options.requests, options.at_once)
+        await player.play(options.requests, options.at_once)
         seconds = time.process_time() - before
         profiler.enable()
-        await driver.play(options.requests, options.at_once)
+        await player.play(options.requests, options.at_once)
         profiler.disable()
     return seconds
 
@@ -179,7 +78,7 @@ def main() -> None:
         os.environ["BENCH_ACCESS"] = "keys" if options.key else "open"
         module, _, name = options.app.partition(":")
         try:
-            app: App = getattr(importlib.import_module(module), name)
+            app: driver.App = getattr(importlib.import_module(module), name)
         except ImportError as error:
             raise SystemExit(f"{options.app} can't be imported: {error}") from None
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

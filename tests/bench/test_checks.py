@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import codec_report, codecs, load, processes, report, streams, traffic
+from bench import codec_report, codecs, instructions, load, processes, report, streams, traffic
 
 EXPECTED = [b"0", b"1", b"2"]
 
@@ -145,3 +145,18 @@ def test_the_codecs_alone_leave_the_rest_of_the_page() -> None:
     assert first == page.replace("## Beginning", f"{report.CODECS}\n\nnew\n\n## Beginning")
     assert report.with_codecs(first, "new") == first
     assert report.with_codecs(page, "new").endswith(f"small\n\n{report.CODECS}\n\nnew\n")
+
+
+def test_chunks_are_told_apart_from_the_call_that_they_belong_to() -> None:
+    """Two lengths of stream tell what a chunk costs, and what is left is the call's own."""
+    costs = [{"plain": 900, "full": 1_000}[case.model.partition("-")[0]] for case in instructions.CASES]
+    counts = [
+        case.calls * (cost + (7 * int(case.model.partition("-")[2]) if case.model.startswith("full") else 0))
+        for case, cost in zip(instructions.CASES, costs, strict=True)
+    ]
+    assert list(instructions.figures(counts).values()) == [900, 1_000, 7] * 2
+
+
+def test_a_tree_that_costs_more_is_seen() -> None:
+    """The last column is the ratio to the other tree."""
+    assert instructions.table({"a call": 1_100.0}, {"a call": 1_000.0}).endswith("1,100       1,000   1.100")

@@ -58,6 +58,15 @@ def _groups(chunks: int) -> tuple[bytes, ...]:
     )
 
 
+@functools.cache
+def answer(kind: str, chunks: int, *, usage: bool) -> tuple[bytes, ...]:
+    """An answer as it is sent: whole, or the head, one piece for each chunk and the end of a stream."""
+    if kind == "plain":
+        return (_PLAIN,)
+    texts = (_framed(traffic.text_frame(index)) for index in range(chunks))
+    return _STREAM_HEAD + _framed(traffic.FIRST_FRAME), *texts, _closing(chunks, usage=usage)
+
+
 class Upstream(asyncio.Protocol):
     """One connection, kept alive, one request after another."""
 
