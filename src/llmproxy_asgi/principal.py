@@ -100,3 +100,7 @@ class Owner(msgspec.Struct, frozen=True):
         No two owners share it, and none is the beginning of another.
         """
         return f"{self.kind}:{quote(self.tenant, safe='')}:{quote(self.id, safe='')}:"
+
+
+NO_OWNER = Owner("local", "", "")
+"""Stands where the owner is not known yet; no principal has an empty id."""

@@ -18,9 +18,9 @@ from llmproxy_asgi.errors import Forbidden
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing here."""
 
-_TOLD = frozenset({b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest", b"origin", b"referer", b"cookie"})
+BROWSER_HEADERS = frozenset({b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest", b"origin", b"referer", b"cookie"})
 """Headers that a browser may have sent. Non-browsers send cookies as well; they lose nothing by a content type."""
-_READ = _TOLD | {b"host", b"content-type", b"content-length", b"transfer-encoding"}
+_READ = BROWSER_HEADERS | {b"host", b"content-type", b"content-length", b"transfer-encoding"}
 
 _CROSS_SITE = (
     "This request comes from a page of another site and holds no key (origin): call from a page of the same origin, "
@@ -50,7 +50,7 @@ def cross_site_refusal(
             read.setdefault(name, value.decode("latin-1"))
         elif name in KEY_HEADERS and key_in_header(name, value):
             return None
-    if _TOLD.isdisjoint(read):
+    if BROWSER_HEADERS.isdisjoint(read):
         return None
     if not _is_trusted(read, origins):
         return Forbidden(_CROSS_SITE, code="cross_origin")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from starlette.types import Scope
 
-from llmproxy_asgi.access.cross_site import cross_site_refusal
+from llmproxy_asgi.access.cross_site import BROWSER_HEADERS, cross_site_refusal
 from llmproxy_asgi.access.failed_attempts import AttemptLimit, FailedAttempts
-from llmproxy_asgi.access.keys import WRONG_KEY, Grant, KeyTable, refuse_unusable, sent_keys
+from llmproxy_asgi.access.keys import KEY_HEADERS, WRONG_KEY, Grant, KeyTable, refuse_unusable, sent_keys
 from llmproxy_asgi.errors import CallerError, InternalError, Unauthenticated
 from llmproxy_asgi.principal import ANYBODY, CSRF_KEY, LOCAL, SCOPE_KEY, OwnerKind, Principal
 from llmproxy_asgi.settings import CallLimits, KeyEntry
@@ -72,6 +72,7 @@ class Authenticator:
         self._has_identify = identify is not None
         self._hooks = _hooks(identify, csrf)
         self._limits = limits
+        self._open_grant = Grant(ANYBODY, limits=limits, kind="open")
 
     @property
     def has_identify(self) -> bool:
@@ -91,7 +92,12 @@ class Authenticator:
             Forbidden: Another site may have made a browser send it, or the host refused it.
             InternalError: The host's hook failed; the log says how.
         """
-        sent = sent_keys(scope["headers"], scope.get("query_string", b"") if key_in_query else b"")
+        headers = scope["headers"]
+        # Most requests to an open gateway hold neither a key nor what only browsers send.
+        names = dict(headers)
+        sent: list[str] = []
+        if key_in_query or not KEY_HEADERS.isdisjoint(names):
+            sent = sent_keys(headers, scope.get("query_string", b"") if key_in_query else b"")
         if sent:
             try:
                 grant = self._keys.judge(sent)
@@ -104,11 +110,12 @@ class Authenticator:
         if principal is not None:
             grant = self.grant(principal, kind="local" if scope.get(SCOPE_KEY) is LOCAL else "user")
         elif self._mode == "open":
-            grant = Grant(ANYBODY, limits=self._limits, kind="open")
+            grant = self._open_grant
         else:
             # None under the adapter's key: the host has no signed-in user.
             raise self._unauthenticated(scope, sent)
-        self._check_origin(scope)
+        if not BROWSER_HEADERS.isdisjoint(names):
+            self._check_origin(scope)
         return grant
 
     async def _identify(self, scope: Scope, sent: Sequence[str]) -> Principal | None:
@@ -118,14 +125,16 @@ class Authenticator:
             CallerError: The host refuses the caller.
         """
         adapter_principal = scope.get(SCOPE_KEY)
-        if isinstance(adapter_principal, Unauthenticated):
-            raise self._refused(scope, sent, adapter_principal)
-        if isinstance(adapter_principal, CallerError):
-            raise adapter_principal
-        if adapter_principal is not None and not isinstance(adapter_principal, Principal):
-            raise InternalError("The principal that an adapter set is not a Principal.")
-        if adapter_principal is not None or self._mode == "keys" or self._hooks is None:
+        if adapter_principal is not None:
+            if isinstance(adapter_principal, Unauthenticated):
+                raise self._refused(scope, sent, adapter_principal)
+            if isinstance(adapter_principal, CallerError):
+                raise adapter_principal
+            if not isinstance(adapter_principal, Principal):
+                raise InternalError("The principal that an adapter set is not a Principal.")
             return adapter_principal
+        if self._mode == "keys" or self._hooks is None:
+            return None
         has_credential = _has_credential(scope, sent)
         if has_credential:
             self._attempts.check(scope, lambda: self._digest(scope, sent))

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from llmproxy_asgi.errors import BadRequest, Unauthenticated
-from llmproxy_asgi.principal import Owner, OwnerKind, Principal
+from llmproxy_asgi.principal import NO_OWNER, Owner, OwnerKind, Principal
 from llmproxy_asgi.settings import CallLimits, KeyEntry
 
 PREFIX = "llmp_"
@@ -19,7 +19,7 @@ PREFIX = "llmp_"
 
 MAX_KEY = 16 * 1024
 """Characters; a host's own signed tokens are a few thousand, and no server takes a much longer header."""
-KEY_HEADERS = (b"authorization", b"x-api-key", b"x-goog-api-key")
+KEY_HEADERS = frozenset({b"authorization", b"x-api-key", b"x-goog-api-key"})
 WRONG_KEY = "The key is not valid."
 _MIN_KEY = 16
 """Characters of the shortest key that the configuration takes."""
@@ -34,10 +34,11 @@ class Grant(msgspec.Struct, frozen=True):
     kind: OwnerKind = "user"
     """What said who it is. A key or the mode says so here; nothing that a host returns can."""
 
-    @property
-    def owner(self) -> Owner:
-        """Whose everything is that calls of this grant leave behind."""
-        return Owner.of(self.principal, kind=self.kind)
+    owner: Owner = NO_OWNER
+    """Whose everything is that calls of this grant leave behind: made of the principal and the kind."""
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "owner", Owner.of(self.principal, kind=self.kind))
 
 
 class KeyTable:
