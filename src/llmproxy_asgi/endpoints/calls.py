@@ -65,46 +65,28 @@ async def serve_call(
         grant = await engine.runtime.authenticator.authenticate(exchange.scope, key_in_query=key_in_query)
         entry = engine.enter(grant, spends=not counts)
         try:
-            await _serve(engine, exchange, inbound, entry, said=said, counts=counts, background=background)
+            runtime = engine.runtime
+            limits = runtime.config.limits
+            async with CallerWatch(exchange) as watch:
+                body = await watch.json_body(limit=limits.body, seconds=limits.body_timeout, held=entry.body)
+                if len(body) <= HEAVY_BYTES:
+                    intake = inbound.open(body, headers=exchange.headers, path=said, bounds=runtime.bounds)
+                else:
+                    intake = await runtime.worker.run(
+                        inbound.open, body, headers=exchange.headers, path=said, bounds=runtime.bounds
+                    )
+                if counts:
+                    await _serve_count(engine, exchange, inbound, intake, entry)
+                elif background is not None and intake.state is not None and intake.state.background:
+                    await background(exchange, inbound, intake, entry, strict=_strict(exchange))
+                elif intake.stream:
+                    await _serve_stream(engine, exchange, inbound, intake, entry)
+                else:
+                    await _serve_whole(engine, exchange, inbound, intake, entry)
         finally:
             entry.leave()
     except Exception as error:  # noqa: BLE001  the last stop
         await fail(exchange, inbound, error)
-
-
-async def _serve(
-    engine: Engine,
-    exchange: Exchange,
-    inbound: AnyInbound,
-    entry: Entry,
-    *,
-    said: Mapping[str, str],
-    counts: bool,
-    background: Detached | None,
-) -> None:
-    """Read the body of a request that has been let in, and answer it."""
-    limits = engine.runtime.config.limits
-    async with CallerWatch(exchange) as watch:
-        body = await watch.json_body(limit=limits.body, seconds=limits.body_timeout, held=entry.body)
-        intake = await _opened(engine, inbound, body, exchange, said)
-        if counts:
-            await _serve_count(engine, exchange, inbound, intake, entry)
-        elif background is not None and intake.state is not None and intake.state.background:
-            await background(exchange, inbound, intake, entry, strict=_strict(exchange))
-        elif intake.stream:
-            await _serve_stream(engine, exchange, inbound, intake, entry)
-        else:
-            await _serve_whole(engine, exchange, inbound, intake, entry)
-
-
-async def _opened(
-    engine: Engine, inbound: AnyInbound, body: bytes, exchange: Exchange, said: Mapping[str, str]
-) -> Intake:
-    """The request, opened; one of a large body off the loop."""
-    runtime = engine.runtime
-    if len(body) <= HEAVY_BYTES:
-        return inbound.open(body, headers=exchange.headers, path=said, bounds=runtime.bounds)
-    return await runtime.worker.run(inbound.open, body, headers=exchange.headers, path=said, bounds=runtime.bounds)
 
 
 async def fail(exchange: Exchange, inbound: AnyInbound, error: Exception) -> None:
@@ -268,7 +250,7 @@ def _strict(exchange: Exchange) -> bool:
 
 
 def _switched(exchange: Exchange, name: str) -> bool:
-    value = exchange.header(name)
+    value = exchange.headers.get(name)
     if value is None:
         return False
     if value not in _SWITCH:

@@ -6,10 +6,11 @@ It bounds what is read, watches whether the caller is still there, and writes; i
 import asyncio
 import contextlib
 import logging
+import os
 import re
-import secrets
 from codecs import BOM_UTF8
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from itertools import chain
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,6 +27,7 @@ HeaderPairs = Iterable[tuple[bytes, bytes]]
 _log = logging.getLogger("llmproxy_asgi.calls")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_JSON = "application/json"
 _AT_ONCE = 64 * 1024
 """Bytes that any server takes off our hands without the caller's doing."""
 _LONGEST_LENGTH = 18
@@ -64,16 +66,17 @@ class Exchange:
         gone: Whether the caller has left, or is treated as if.
         host_error: What the host's own `receive` or `send` raised; the host's to answer.
         received: Bytes of the body that have arrived.
+        headers: Of the request, names in lower case; repeated ones joined by a comma.
         course: How the call that it makes goes, once there is one.
         explains: Whether the caller is told of it step by step.
         shows_reasons: Whether these steps say why an upstream failed, which is for administrators.
     """
 
     __slots__ = (
-        "_headers",
         "course",
         "explains",
         "gone",
+        "headers",
         "host_error",
         "observers",
         "receive",
@@ -107,20 +110,9 @@ class Exchange:
         self.receive = receive
         self.send = send
         self.started = False
-        self._headers: dict[str, str] | None = None
-        sent = self.header("x-request-id")
-        self.request_id = sent if sent and _REQUEST_ID.fullmatch(sent) else "req_" + secrets.token_hex(12)
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Names in lower case; repeated ones joined by a comma."""
-        headers = self._headers
-        if headers is None:
-            headers = self._headers = {}
-            for name, value in self.scope["headers"]:
-                key, text = name.decode("latin-1"), value.decode("latin-1")
-                headers[key] = f"{headers[key]}, {text}" if key in headers else text
-        return headers
+        self.headers = _read_headers(scope["headers"])
+        sent = self.headers.get("x-request-id")
+        self.request_id = sent if sent and _REQUEST_ID.fullmatch(sent) else "req_" + os.urandom(12).hex()
 
     def header(self, name: str) -> str | None:
         """One header's value."""
@@ -141,9 +133,10 @@ class Exchange:
             ClientDisconnected: The client has disconnected.
         """
         self._check_type()
-        decompressor = self._decompressor()
+        coding = self.headers.get("content-encoding")
+        decompressor = None if coding is None else _decompressor(coding)
         declared = self.headers.get("content-length", "")
-        if declared.isascii() and declared.isdigit() and (len(declared) > _LONGEST_LENGTH or int(declared) > limit):
+        if declared.isdecimal() and (len(declared) > _LONGEST_LENGTH or int(declared) > limit):
             raise _too_large(limit)
         body = await self._read(limit, held)
         if decompressor is not None:
@@ -244,22 +237,12 @@ class Exchange:
             if not message.get("more_body", False):
                 return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _decompressor(self) -> Inflater | None:
-        coding = self.headers.get("content-encoding")
-        if coding is None:
-            return None
-        try:
-            return inflater(coding)
-        except LookupError:
-            known = ", ".join(encodings())
-            raise WrongMediaType(
-                f"The body's content-encoding is not supported: send it as {known}, or uncompressed.",
-                accept_encoding=known,
-            ) from None
-
     def _check_type(self) -> None:
-        media_type = self.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-        if media_type != "application/json" and not media_type.endswith("+json"):
+        content_type = self.headers.get("content-type", _JSON)
+        if content_type == _JSON:
+            return
+        media_type = content_type.partition(";")[0].strip().lower()
+        if media_type != _JSON and not media_type.endswith("+json"):
             raise WrongMediaType("The body must be JSON, with content-type: application/json.")
 
 
@@ -491,6 +474,35 @@ async def _inflated(decompressor: Inflater, body: bytes, limit: int, held: HeldB
     except CompressionError as broken:
         raise BadRequest(f"The compressed body cannot be read: {broken}.", code="invalid_body") from broken
     return b"".join(pieces)
+
+
+def _read_headers(pairs: Collection[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return a request's headers as text, repeated ones joined by a comma."""
+    # All of them are decoded at once: a line break stands in none that a server has read.
+    texts = b"\n".join(chain.from_iterable(pairs)).decode("latin-1").split("\n")
+    headers = dict(zip(texts[::2], texts[1::2], strict=False))
+    if len(texts) != 2 * len(pairs) or len(headers) != len(pairs):
+        headers.clear()
+        for name, value in pairs:
+            key, text = name.decode("latin-1"), value.decode("latin-1")
+            headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    return headers
+
+
+def _decompressor(coding: str) -> Inflater | None:
+    """Return what undoes a content coding; None: nothing need be undone.
+
+    Raises:
+        WrongMediaType: It is not supported.
+    """
+    try:
+        return inflater(coding)
+    except LookupError:
+        known = ", ".join(encodings())
+        raise WrongMediaType(
+            f"The body's content-encoding is not supported: send it as {known}, or uncompressed.",
+            accept_encoding=known,
+        ) from None
 
 
 def _too_large(limit: int) -> BodyTooLarge:

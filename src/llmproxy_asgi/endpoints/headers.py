@@ -5,6 +5,7 @@ id, stay below 2 KiB. Names in them can be callers' text: what a header cannot c
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -19,6 +20,8 @@ MAX_EXPLAIN = 600
 OTHERS = "dropped:others"
 """The last warning, where not all of them fit."""
 
+_REMEMBERED = 256
+"""Headers of each kind that are made once: most calls have one of a few."""
 _JSON = msgspec.json.Encoder()
 
 Headers = list[tuple[bytes, bytes]]
@@ -26,7 +29,7 @@ Headers = list[tuple[bytes, bytes]]
 
 def model_headers(model: str, warnings: Sequence[str]) -> Headers:
     """Return the upstream's name of the model, and what was lost or approximated."""
-    headers = [(b"x-llmproxy-model", header_text(model)[:MAX_MODEL])]
+    headers = [_model_header(model)]
     if warnings:
         headers.append((b"x-llmproxy-warnings", header_text(_joined(warnings))))
     return headers
@@ -34,7 +37,7 @@ def model_headers(model: str, warnings: Sequence[str]) -> Headers:
 
 def attempt_headers(attempts: int, steps: Sequence[Step] | None) -> Headers:
     """Return how many requests went to upstreams and, unless `steps` is None, what was tried and why."""
-    headers = [(b"x-llmproxy-attempts", str(attempts).encode())]
+    headers = [_attempts_header(attempts)]
     if steps is not None:
         headers.append((b"x-llmproxy-explain", header_text(_explained(steps))))
     return headers
@@ -45,6 +48,16 @@ def header_text(text: str) -> bytes:
     if text.isascii() and text.isprintable():
         return text.encode("ascii")
     return "".join(char if " " <= char <= "~" else "?" for char in text).encode("ascii")
+
+
+@lru_cache(_REMEMBERED)
+def _model_header(model: str) -> tuple[bytes, bytes]:
+    return b"x-llmproxy-model", header_text(model)[:MAX_MODEL]
+
+
+@lru_cache(_REMEMBERED)
+def _attempts_header(attempts: int) -> tuple[bytes, bytes]:
+    return b"x-llmproxy-attempts", str(attempts).encode()
 
 
 def _joined(warnings: Sequence[str]) -> str:

@@ -73,4 +73,4 @@ def base_url_hint(protocol: str, scope: Scope) -> str:
 
 
 def _is_below(path: str, root: str) -> bool:
-    return path.startswith(root) and (len(path) == len(root) or path[len(root)] == "/")
+    return path == root or path.startswith(root + "/")

@@ -23,6 +23,7 @@ _STEP = 64 * 1024
 _ARRAY, _OBJECT = b"[{"
 _DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
+_ANY = msgspec.json.Decoder()
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,7 +136,7 @@ def decode(value: msgspec.Raw | bytes) -> Any:
             return [decode(each) for each in _LIST.decode(value)]
         if view[0] == _OBJECT:
             return {name: decode(each) for name, each in _DECODER.decode(value).items()}
-    return msgspec.json.decode(value)
+    return _ANY.decode(value)
 
 
 def _depth(brackets: bytes) -> int:
