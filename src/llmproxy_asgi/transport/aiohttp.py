@@ -35,7 +35,7 @@ from llmproxy_asgi.transport.channel import (
     RequestProgress,
     Trust,
 )
-from llmproxy_asgi.transport.outgoing import Address, Headers, beginning, lines, verb
+from llmproxy_asgi.transport.outgoing import Address, HeaderLines, Headers, verb
 from llmproxy_asgi.transport.proxies import Proxies, Proxy, where
 from llmproxy_asgi.transport.reasons import BROKE, late, not_http, refused_by_proxy, unreachable
 
@@ -276,12 +276,11 @@ class _Route(ClientRequest):
         )
         self.address = url
         self.where = where(url, proxy)
-        self.netloc = url.netloc
         # A proxy is asked for plain http by whole addresses; for https it sees no more than CONNECT.
         self.by_proxy = proxy if url.scheme == "http" else None
         path = url.raw_path if self.by_proxy is None else str(url).encode("ascii")
         self.line_end = b" " + path + b" HTTP/1.1\r\n"
-        self.usual = beginning(url.netloc)
+        self.lines = HeaderLines(url.netloc)
         self._key = super().connection_key
 
     @property
@@ -326,7 +325,7 @@ class AiohttpChannel:
         route = self._routes.get(id(url)) or await self._route(url)
         if route.by_proxy is not None:
             headers = (*headers, *route.by_proxy.headers)
-        head = verb(method) + route.line_end + lines(headers, route.usual, route.netloc, method, body)
+        head = verb(method) + route.line_end + route.lines.write(headers, method, body)
         within = self._timeouts.get(connect) or self._timeout(connect)
         if self._closed:
             raise UpstreamUnreachable("The connections to this upstream have been closed.")
@@ -496,6 +495,11 @@ class AiohttpAnswer(Answer):
         raw: Sequence[tuple[bytes, bytes]] = self._message.raw_headers
         return raw
 
+    @property
+    @override
+    def is_read(self) -> bool:
+        return self._whole and self._surplus is None and self._decoder is None
+
     @override
     def header(self, name: str) -> str | None:
         values = self._message.headers.getall(name, None)
@@ -563,9 +567,9 @@ async def _arrived(payload: StreamReader, line: _Line, most: int) -> bytes:
         await payload._wait("readany")  # noqa: SLF001
     if payload._size > most or payload._buffer_offset:  # noqa: SLF001
         return payload.read_nowait(most)
-    if len(chunks) < 2 or payload.exception() is not None:
+    if not chunks or payload.exception() is not None:
         return payload.read_nowait()
-    everything = b"".join(chunks)
+    everything = chunks[0] if len(chunks) == 1 else b"".join(chunks)
     chunks.clear()
     ends = payload._http_chunk_splits  # noqa: SLF001
     if ends is not None:

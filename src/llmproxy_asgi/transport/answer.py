@@ -54,6 +54,11 @@ class Answer(ABC):
         """Give the connection back if the body was read whole; else close its socket at once. May be called again."""
 
     @property
+    def is_read(self) -> bool:
+        """Whether the body is known to have been read whole: the next `chunk` would be empty."""
+        return False
+
+    @property
     def headers(self) -> Mapping[str, str]:
         """By lower-case name; repeated ones joined by a comma, those with control characters left out."""
         if self._headers is None:

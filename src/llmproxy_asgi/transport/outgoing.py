@@ -162,24 +162,35 @@ def allowed(headers: Headers, netloc: bytes, method: str, body: bytes) -> list[t
     return kept
 
 
-def beginning(netloc: bytes) -> bytes:
-    """The lines that every request to a host begins with unless its headers say otherwise."""
-    return b"host: " + netloc + b"\r\naccept-encoding: identity\r\n"
+class HeaderLines:
+    """The header lines of requests to one host: `allowed` and `block` at a fraction of the cost.
 
-
-def lines(headers: Headers, usual: bytes, netloc: bytes, method: str, body: bytes) -> bytes:
-    """All header lines of one request and the empty one after them: `allowed` and `block` at a fraction of the cost.
-
-    `usual` is the `beginning` for this `netloc`.
-
-    Raises:
-        MisuseError: a name or value could break out of its line.
+    Most requests to an address have the same headers as the one before, whose lines are kept.
     """
-    if not _SPECIAL.isdisjoint([name.lower() for name, _ in headers]):
-        return block(allowed(headers, netloc, method, body)) + b"\r\n"
-    if body or method not in _BODILESS:
-        return b"%b%bcontent-length: %d\r\n\r\n" % (usual, block(headers), len(body))
-    return b"%b%b\r\n" % (usual, block(headers))
+
+    __slots__ = ("_block", "_headers", "_netloc", "_usual")
+
+    def __init__(self, netloc: bytes) -> None:
+        self._netloc = netloc
+        # What every request begins with unless its headers say otherwise.
+        self._usual = b"host: " + netloc + b"\r\naccept-encoding: identity\r\n"
+        self._headers: Headers = ()
+        self._block = b""
+
+    def write(self, headers: Headers, method: str, body: bytes) -> bytes:
+        """All header lines of one request and the empty one after them.
+
+        Raises:
+            MisuseError: a name or value could break out of its line.
+        """
+        if headers != self._headers:
+            if not _SPECIAL.isdisjoint([name.lower() for name, _ in headers]):
+                return block(allowed(headers, self._netloc, method, body)) + b"\r\n"
+            written = block(headers)
+            self._headers, self._block = tuple(headers), written
+        if body or method not in _BODILESS:
+            return b"%b%bcontent-length: %d\r\n\r\n" % (self._usual, self._block, len(body))
+        return b"%b%b\r\n" % (self._usual, self._block)
 
 
 def block(headers: Headers) -> bytes:

@@ -227,6 +227,25 @@ async def test_large_pieces_are_cut(way: str) -> None:
         assert max(map(len, pieces)) <= CHUNK
 
 
+@pytest.mark.parametrize("encode", [bytes, gzip.compress], ids=["as it is", "compressed"])
+async def test_an_answer_that_is_read_has_nothing_left(way: str, encode: Callable[[bytes], bytes]) -> None:
+    """Whoever stops where `is_read` says so has the whole body, however it was cut."""
+    body = bytes(range(256)) * (CHUNK // 100)
+    sent = encode(body)
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n" % len(sent)
+    head += b"" if sent == body else b"content-encoding: gzip\r\n"
+    received = b""
+    async with (
+        serve(replying(head + b"\r\n" + sent)) as server,
+        pool_by(way) as pool,
+        await post(pool, server.url) as answer,
+    ):
+        while not answer.is_read and (piece := await answer.chunk()):
+            received += piece
+        assert received == body
+        assert await answer.chunk() == b""
+
+
 async def test_large_request_body(way: str) -> None:
     """A body of some megabytes arrives whole."""
     sizes: list[int] = []

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmproxy_asgi.errors import MisuseError
-from llmproxy_asgi.transport.outgoing import address, allowed, block, verb
+from llmproxy_asgi.transport.outgoing import HeaderLines, address, allowed, block, verb
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,34 @@ def test_two_lines_in_one_value() -> None:
     """A value that is a well-formed second header is refused all the same."""
     with pytest.raises(MisuseError):
         block([(b"x", b"1\r\nauthorization: mine")])
+
+
+ONE = ((b"authorization", b"Bearer one"), (b"x-a", b"1"))
+TWO = ((b"authorization", b"Bearer two"),)
+OWN = ((b"Host", b"other"), (b"x-a", b"1"))
+
+
+def test_kept_lines_are_those_of_the_same_headers_alone() -> None:
+    """Whatever was sent before, a request has its own headers, its own length, and nothing of another's."""
+    lines = HeaderLines(b"upstream")
+    for headers, body in [(ONE, b"{}"), (ONE, b"[1]"), (TWO, b"{}"), (OWN, b"{}"), (ONE, b"{}"), ((), b"{}")]:
+        written = lines.write(headers, "POST", body)
+        expected = block(allowed(headers, b"upstream", "POST", body))
+        assert written.endswith(b"\r\n\r\n")
+        assert sorted(written.split(b"\r\n")) == sorted([*expected.split(b"\r\n"), b""])
+    assert b"content-length" not in lines.write(ONE, "GET", b"")
+
+
+def test_headers_changed_in_place_are_not_taken_for_those_kept() -> None:
+    """A list that its owner changes between two requests is read anew, and refused where it must be."""
+    lines = HeaderLines(b"upstream")
+    headers = [(b"x-a", b"1")]
+    lines.write(headers, "POST", b"{}")
+    headers[0] = (b"x-a", b"2")
+    assert b"x-a: 2\r\n" in lines.write(headers, "POST", b"{}")
+    headers.append((b"x", b"1\r\ny: 2"))
+    with pytest.raises(MisuseError):
+        lines.write(headers, "POST", b"{}")
 
 
 def test_host_and_coding_may_be_given() -> None:
