@@ -20,12 +20,13 @@ class CallerStream:
     A failure is written as the protocol's own error event, whether the stream was relayed or translated.
     """
 
-    __slots__ = ("_call", "_encoder", "_inbound", "_intake", "_next", "_tap")
+    __slots__ = ("_call", "_encoder", "_inbound", "_intake", "_next", "_recorder", "_tap")
 
     def __init__(self, call: Call, inbound: AnyInbound, intake: Intake) -> None:
         self._next = call.next
         self._call = call
         self._tap = call.tap
+        self._recorder = call.recorder
         self._inbound = inbound
         self._intake = intake
         self._encoder: StreamEncoder | None = None if call.relays else inbound.encoder(intake)
@@ -39,7 +40,8 @@ class CallerStream:
             if kept := self._tap.feed(batch.events):
                 await self._call.keep(kept)
             data = self._encoder.feed(batch.events)
-            if batch.events and type(batch.events[-1]) is Ended and (state := self._encoder.withheld()):
+            ended = self._recorder.ended and batch.events and type(batch.events[-1]) is Ended
+            if ended and (state := self._encoder.withheld()):
                 await self._call.keep(withheld_reasoning(state))
             return data
         raw = batch.raw or b""

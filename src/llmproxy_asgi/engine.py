@@ -89,7 +89,7 @@ class Engine:
         allowance = _allowance(runtime, grant.owner, grant, spends=spends)
         if allowance is not None:
             allowance.enter()
-        return Entry(grant, allowance, runtime.bodies.hold(grant.owner, runtime.config.limits.bodies))
+        return Entry(grant, allowance, HeldBody(runtime.bodies, grant.owner, runtime.config.limits.bodies))
 
     def take(
         self,
@@ -304,6 +304,7 @@ def _job(intake: Intake, inbound: AnyInbound, course: Course, *, strict: bool) -
         intake=intake,
         each=(lambda: inbound.decode_each(intake)) if intake.several else None,
         strict=strict,
+        heavy=intake.heavy,
         course=course,
     )
 

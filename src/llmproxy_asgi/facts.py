@@ -12,7 +12,8 @@ came: whoever makes labels of it must bound it. Nothing here decides anything, a
 """
 
 import logging
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
@@ -255,6 +256,18 @@ class Observer(Protocol):
         """Something happened. What is raised here is logged once and changes nothing."""
 
 
+class EndObserver(ABC):
+    """One that wants to know neither what begins nor, at times, what ended well; no fact is made for it alone then."""
+
+    @abstractmethod
+    def hears_good_ends(self) -> bool:
+        """Whether it wants to know now of calls that ended well."""
+
+    @abstractmethod
+    def notice(self, fact: AnyFact, /) -> None:
+        """As `Observer`."""
+
+
 class Observers:
     """All observers of one gateway, told in order.
 
@@ -265,19 +278,36 @@ class Observers:
 
     Attributes:
         listening: Whether there is anybody.
+        hears_beginnings: Whether anybody wants to know what begins (`CallStarted`, `AttemptBegan`).
     """
 
-    __slots__ = ("_broken", "_observers", "listening")
+    __slots__ = ("_broken", "_hear_good_ends", "_observers", "hears_beginnings", "listening")
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
-        self._observers = tuple(observers)
+        self._observers: tuple[Observer, ...] = ()
         self._broken: set[int] = set()
-        self.listening = bool(self._observers)
+        self._hear_good_ends: list[Callable[[], bool]] = []
+        self.listening = self.hears_beginnings = False
+        for observer in observers:
+            self.add(observer)
 
     def add(self, observer: Observer) -> None:
         """One more, told of what happens from now on."""
         self._observers = (*self._observers, observer)
         self.listening = True
+        if isinstance(observer, EndObserver):
+            self._hear_good_ends.append(observer.hears_good_ends)
+        else:
+            self.hears_beginnings = True
+
+    def hears_good_ends(self) -> bool:
+        """Whether anybody wants to know of calls that ended well."""
+        if self.hears_beginnings:
+            return True
+        for hears in self._hear_good_ends:  # noqa: SIM110  once per call: a generator would cost as much as all of it
+            if hears():
+                return True
+        return False
 
     def notice(self, fact: AnyFact) -> None:
         """Tell everybody."""

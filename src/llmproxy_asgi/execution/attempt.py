@@ -58,6 +58,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             one by one. `request` then refuses.
         recall: Puts back what an upstream needs and the caller lost; None: nothing is missing.
         strict: Whether a target that cannot take the request as it is said is unfit for it.
+        heavy: Whether the request is read and written off the event loop.
         course: Where it is noted how the call goes.
         tokens: How many it is estimated to be, in and out; 0 where nobody counts them.
     """
@@ -69,13 +70,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     each: Callable[[], Sequence[Request]] | None = None
     recall: Callable[[Request, Upstream], Request] | None = None
     strict: bool = False
+    heavy: bool = False
     course: Course = msgspec.field(default_factory=Course)
     tokens: int = 0
-
-    @property
-    def heavy(self) -> bool:
-        """Whether the request is read and written off the event loop."""
-        return self.intake is not None and self.intake.heavy
 
     def asked(self, upstream: Upstream) -> Asked:
         """The request for this upstream, with what we keep for it put back."""
@@ -106,6 +103,7 @@ class Attempt:
     Attributes:
         first: The first batch of a stream, read when it began.
         heavy: Whether the whole answer is read and written off the event loop.
+        line: How the target is spoken to.
         permit: What it has taken of its provider's limits; given back when it is closed.
         over: Told once how a stream ended: None, well; or the upstream's failure. Set when it has begun.
         relays: The request whose bytes were passed on, so that the answer's are, too; None where both are translated.
@@ -123,6 +121,7 @@ class Attempt:
         "first",
         "heavy",
         "job",
+        "line",
         "outgoing",
         "over",
         "permit",
@@ -144,7 +143,7 @@ class Attempt:
         self.heavy = False
         self.permit = UNLIMITED
         self.over: Callable[[UpstreamError | None], None] | None = None
-        line = target.line(job.protocol)
+        line = self.line = target.line(job.protocol)
         self.relays: Intake | None = job.intake if line.outbound.protocol == job.protocol else None
         if job.intake is not None:
             refuse_addresses(job.intake, line.upstream)
@@ -174,35 +173,33 @@ class Attempt:
         Raises:
             UpstreamError: It failed; nothing of it has been shown to anybody.
         """
+        timeouts, stream = self.target.provider.config.timeout, self.job.stream
+        self._clocks = Clocks(timeouts)
+        self._left = largest
+        line = self.line
+        url = line.stream if stream else line.whole
         try:
-            await self._begin(pool, largest, worker)
+            answer = self._answer = await self._upstreams_turn(
+                pool.open(
+                    "POST",
+                    url,
+                    self._headers(line),
+                    self.outgoing.body,
+                    connect=timeouts.connect,
+                    progress=self._clocks,
+                )
+            )
+            if answer.status >= 300:
+                raise await self._refusal(answer, line, url)
+            if stream:
+                await self._begin_stream(answer, worker)
+            else:
+                await self._read_whole(answer, worker)
         except UpstreamError as error:
             found = self._disclosed(error)
             if found is error:
                 raise
             raise found from error
-
-    async def _begin(self, pool: Pool, largest: int, worker: Worker) -> None:
-        self._clocks = Clocks(self.target.provider.config.timeout)
-        self._left = largest
-        line = self.target.line(self.job.protocol)
-        url = line.stream if self.job.stream else line.whole
-        answer = self._answer = await self._upstreams_turn(
-            pool.open(
-                "POST",
-                url,
-                self._headers(line),
-                self.outgoing.body,
-                connect=self.target.provider.config.timeout.connect,
-                progress=self._clocks,
-            )
-        )
-        if answer.status >= 300:
-            raise await self._refusal(answer, line, url)
-        if self.job.stream:
-            await self._begin_stream(answer, worker)
-        else:
-            await self._read_whole(answer, worker)
 
     async def next(self) -> Batch | None:
         """The next batch of a stream that holds anything; None after the last.
@@ -229,10 +226,11 @@ class Attempt:
                 return self._failed(error)
             finally:
                 clocks.working()
-            clocks.began()
-            if len(data) > _STEP:
+            size = len(data)
+            if size > _STEP:
                 self._ahead, data = data[_STEP:], data[:_STEP]
-            self._left -= len(data)
+                size = _STEP
+            self._left -= size
             if self._left < 0:  # who answers without an end would fill our memory where answers are put together
                 return self._failed(UpstreamProtocolError(_TOO_LARGE))
             batch = decoder.feed(data) if data else decoder.close()
@@ -278,7 +276,7 @@ class Attempt:
 
     async def _begin_stream(self, answer: Answer, worker: Worker) -> None:
         begin = await self._first_bytes(answer)
-        line = self.target.line(self.job.protocol)
+        line = self.line
         begins = line.outbound.begins_stream(begin)
         if not begins and begin[:1] in (b"{", b"["):  # a whole answer, or an error, whatever its content type says
             await self._read_whole_as_stream(answer, begin, worker)
@@ -295,9 +293,11 @@ class Attempt:
         else:
             self._decoder = line.outbound.decoder(self.outgoing, line.upstream)
         begin, self._ahead = begin[:_STEP], begin[_STEP:]
-        batch: Batch | None = self._decode(begin)
-        if batch is not None and not (batch.events or batch.raw):
-            batch = await self.next()
+        decoder = self._decoder
+        read: Batch = decoder.feed(begin) if begin else decoder.close()
+        if not begin or (read.events and isinstance(read.events[-1], _LAST)):
+            self._end(read.events)
+        batch = read if read.events or read.raw else await self.next()
         if batch is not None and batch.events:
             if isinstance(failed := batch.events[-1], Failed):
                 raise _as_upstream(failed.error)
@@ -315,18 +315,10 @@ class Attempt:
                 return begin
         return b""
 
-    def _decode(self, data: bytes) -> Batch:
-        """What a read means; none: the upstream's last one was before."""
-        assert self._decoder is not None
-        batch = self._decoder.feed(data) if data else self._decoder.close()
-        if not data or (batch.events and isinstance(batch.events[-1], _LAST)):
-            self._end(batch.events)
-        return batch
-
     async def _read_whole_as_stream(self, answer: Answer, begin: bytes, worker: Worker) -> None:
         """Read a whole answer where a stream was asked for; its caller reads the events that would have told it."""
         body = begin + await self._body(answer, self._left)
-        line = self.target.line(self.job.protocol)
+        line = self.line
         self._translate()
         self._decoder = line.outbound.decoder(self.outgoing, line.upstream)  # nothing is left for it to read
         large = len(body) > _LARGE_ANSWER or self.job.heavy
@@ -377,13 +369,13 @@ class Attempt:
             else:
                 self.whole = self._decoded(body)
         except UpstreamProtocolError as error:
-            error.reason = f"{error.message} {answered(answer, self.target.line(self.job.protocol).whole, body)}"
+            error.reason = f"{error.message} {answered(answer, self.line.whole, body)}"
             raise
 
     def _decoded(self, body: bytes) -> Batch | Answered:
         if not body.isascii() and not _is_text(body):
             raise UpstreamProtocolError("The upstream's answer is not valid UTF-8.")
-        line = self.target.line(self.job.protocol)
+        line = self.line
         if body[:1] != b"{" and line.outbound.begins_stream(body[:_LOOK].lstrip(_SPACE)):
             self._translate()
             return self._folded(line, body)
@@ -425,6 +417,8 @@ class Attempt:
             size += len(data)
             if size > limit:
                 raise UpstreamProtocolError(_TOO_LARGE)
+            if answer.is_read:
+                break
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _upstreams_turn(self, waiting: Coroutine[Any, Any, _T]) -> _T:

@@ -21,13 +21,9 @@ class Bodies:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held: dict[Hashable, int] = {}
-        self._total = 0
-
-    @property
-    def total(self) -> int:
+        self._held: set[HeldBody] = set()  # added up by owner only where room is short
+        self.total = 0
         """Bytes that are held now."""
-        return self._total
 
     def hold(self, owner: Hashable, most: int) -> "HeldBody":
         """Begin to count one body.
@@ -38,34 +34,42 @@ class Bodies:
         """
         return HeldBody(self, owner, most)
 
-    def take(self, owner: Hashable, size: int, most: int) -> bool:
-        """Count more bytes of an owner, if there is room."""
+    def take(self, body: "HeldBody", size: int) -> bool:
+        """Count more bytes of a body, if there is room."""
         with self._lock:
-            held, total = self._held.get(owner, 0) + size, self._total + size
-            if total > most or (4 * total > 3 * most and _SHARE * held > most):
+            total, most = self.total + size, body.most
+            if 4 * total > 3 * most and (total > most or _SHARE * (self._held_by(body.owner) + size) > most):
                 return False
-            self._held[owner], self._total = held, total
+            self._held.add(body)
+            self.total = total
+            body.size += size
             return True
 
-    def give_back(self, owner: Hashable, size: int) -> None:
-        """Count them no more."""
+    def give_back(self, body: "HeldBody") -> None:
+        """Count a body no more."""
         with self._lock:
-            self._total -= size
-            held = self._held.pop(owner, 0) - size
-            if held > 0:
-                self._held[owner] = held
+            self._held.discard(body)
+            self.total -= body.size
+            body.size = 0
+
+    def _held_by(self, owner: Hashable) -> int:
+        return sum(body.size for body in self._held if body.owner == owner)
 
 
 class HeldBody:
-    """What is held of one body."""
+    """What is held of one body.
 
-    __slots__ = ("_bodies", "_most", "_owner", "_size")
+    Attributes:
+        size: Bytes.
+    """
+
+    __slots__ = ("_bodies", "most", "owner", "size")
 
     def __init__(self, bodies: Bodies, owner: Hashable, most: int) -> None:
         self._bodies = bodies
-        self._owner = owner
-        self._most = most
-        self._size = 0
+        self.owner = owner
+        self.most = most
+        self.size = 0
 
     def add(self, size: int) -> None:
         """More of it has arrived.
@@ -73,16 +77,14 @@ class HeldBody:
         Raises:
             Unavailable: There is no room for it.
         """
-        if not self._bodies.take(self._owner, size, self._most):
+        if not self._bodies.take(self, size):
             raise Unavailable(
-                f"The gateway holds as many request bodies as it may, {self._most} bytes in all (limits.bodies): "
+                f"The gateway holds as many request bodies as it may, {self.most} bytes in all (limits.bodies): "
                 "try again in a moment.",
                 retry_after=_WAIT,
             )
-        self._size += size
 
     def release(self) -> None:
         """It is not held any more. May be called more than once."""
-        size, self._size = self._size, 0
-        if size:
-            self._bodies.give_back(self._owner, size)
+        if self.size:
+            self._bodies.give_back(self)

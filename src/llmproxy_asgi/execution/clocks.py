@@ -73,7 +73,9 @@ class Clocks:
 
     def sent(self) -> None:
         """The whole request was sent: the first-byte clock starts."""
-        self._restart("first_byte", self._first_byte)
+        self._reason = "first_byte"
+        self._limit = self._first_byte
+        self._since = self._asked_at = self._loop.time()
 
     def _restart(self, reason: Reason, limit: float) -> None:
         self._reason = reason

@@ -14,7 +14,7 @@ Kept per process, beside the configuration, so that a reload does not forget it.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -97,14 +97,11 @@ class Cooldowns:
     def __init__(self, clock: Clock = SYSTEM) -> None:
         self._clock = clock
         self._circuits: dict[Subject, _Circuit] = {}
+        self.known: Collection[Subject] = self._circuits.keys()
+        """What has failed lately. While this is empty, nothing need be asked."""
         self._models = 0
         self._lock = threading.RLock()  # several threads may make calls, each on an event loop of its own
         self.noticed: Noticed | None = None
-
-    @property
-    def nothing_known(self) -> bool:
-        """Whether nothing has failed lately, so that nobody need ask about anything."""
-        return not self._circuits
 
     def resting(self, subject: Subject) -> Rest | None:
         """The rest of a subject, if it may not be tried now: it has not ended, or somebody else tries just now."""

@@ -137,7 +137,10 @@ class Executor:
             for candidate in self._candidates(fit, prefer, job.course):
                 self._tell(job.course, "failover")
                 try:
-                    return await self._some_way(job, candidate, full)
+                    try:
+                        return await self._on_target(job, candidate, full)
+                    except Unsupported as error:
+                        return await self._another_way(job, candidate, full, error)
                 except _PassedOver:
                     continue
                 except Unsupported as error:
@@ -215,18 +218,22 @@ class Executor:
         self._tell(job.course, "failover")
         return target, credential, permit
 
-    async def _some_way(self, job: Job, candidate: Candidate, full: list[Seat]) -> Opened:
-        """In the first of the upstream's protocols that can express the request."""
-        try:
-            return await self._on_target(job, candidate, full)
-        except Unsupported:
-            other = candidate.target.another_way(job.protocol)
-            while other is not None:
-                try:
-                    return await self._on_target(job, msgspec.structs.replace(candidate, target=other), full)
-                except Unsupported:
-                    other = other.another_way(job.protocol)
-            raise
+    async def _another_way(self, job: Job, candidate: Candidate, full: list[Seat], unfit: Unsupported) -> Opened:
+        """In the first of the upstream's other protocols that can express the request.
+
+        Args:
+            job: What is to be done.
+            candidate: Where.
+            full: As in `_on_target`.
+            unfit: Why it could not be expressed before; raised where it cannot be in any other, either.
+        """
+        other = candidate.target.another_way(job.protocol)
+        while other is not None:
+            try:
+                return await self._on_target(job, msgspec.structs.replace(candidate, target=other), full)
+            except Unsupported:
+                other = other.another_way(job.protocol)
+        raise unfit
 
     async def _on_target(
         self, job: Job, candidate: Candidate, full: list[Seat], *, first: tuple[Credential, Permit] | None = None
@@ -362,7 +369,7 @@ class Executor:
         """Begin it, and take note of how that went; closed where it failed."""
         target, credential, course = attempt.target, attempt.credential, attempt.job.course
         number = course.next_attempt()
-        if self._observers.listening:
+        if self._observers.hears_beginnings:
             self._observers.notice(_began(attempt, number))
         self._cooldowns.trying(target, credential)
         largest = self._largest_stream if attempt.job.stream else self._largest_answer
@@ -450,6 +457,8 @@ class Executor:
             UpstreamRateLimited: All rest because their upstreams asked for it.
         """
         turn = next(self._turn)
+        if not self._cooldowns.known:
+            return [Candidate(target, _in_turn(target.provider.credentials, turn, prefer)) for target in targets]
         ready: list[Candidate] = []
         resting: list[tuple[Rest, Target, Credential]] = []
         for target in targets:
@@ -519,6 +528,6 @@ def _began(attempt: Attempt, number: int) -> AttemptBegan:
         attempt=number,
         provider=target.provider.name,
         model=target.model,
-        protocol=target.line(attempt.job.protocol).outbound.protocol,
+        protocol=attempt.line.outbound.protocol,
         credential=attempt.credential.fingerprint,
     )

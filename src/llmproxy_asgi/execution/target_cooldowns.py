@@ -31,12 +31,14 @@ class TargetCooldowns:
 
     def __init__(self, clock: Clock = SYSTEM, *, noticed: Noticed | None = None) -> None:
         self._cooldowns = Cooldowns(clock)
+        self.known = self._cooldowns.known
+        """What has failed lately, as `Cooldowns.known`."""
         self._cooldowns.noticed = noticed
 
     @property
     def nothing_known(self) -> bool:
         """Whether nothing has failed lately."""
-        return self._cooldowns.nothing_known
+        return not self.known
 
     def resting(self, target: Target, credential: Credential) -> Rest | None:
         """What keeps a target from being tried with a credential now; None: nothing does.
@@ -44,9 +46,9 @@ class TargetCooldowns:
         Where several things cool down, the one that ends last. If an upstream asked for one of them, all of it counts
         as asked for: nobody may try before.
         """
-        cooldowns = self._cooldowns
-        if cooldowns.nothing_known:
+        if not self.known:
             return None
+        cooldowns = self._cooldowns
         rests = [rest for each in _subjects(target, credential) if (rest := cooldowns.resting(each)) is not None]
         if len(rests) < 2:
             return rests[0] if rests else None
@@ -56,7 +58,7 @@ class TargetCooldowns:
 
     def is_ready(self, target: Target) -> bool:
         """Whether a target could be tried now with one of its credentials."""
-        return self._cooldowns.nothing_known or any(
+        return not self.known or any(
             self.resting(target, credential) is None for credential in target.provider.credentials
         )
 
@@ -66,19 +68,19 @@ class TargetCooldowns:
 
     def trying(self, target: Target, credential: Credential) -> None:
         """A try begins: nobody else makes one where a circuit is half open until this one has been reported on."""
-        if not self._cooldowns.nothing_known:
+        if self.known:
             for subject in _subjects(target, credential):
                 self._cooldowns.trying(subject)
 
     def gave_up(self, target: Target, credential: Credential) -> None:
         """A try ended without telling anything about the upstream: its caller left, or it was never sent."""
-        if not self._cooldowns.nothing_known:
+        if self.known:
             for subject in _subjects(target, credential):
                 self._cooldowns.gave_up(subject)
 
     def answered(self, target: Target, credential: Credential) -> None:
         """An answer began: circuits close. What failed before is forgotten only when an answer ends well."""
-        if not self._cooldowns.nothing_known:
+        if self.known:
             upstream, account, model = _subjects(target, credential)
             self._cooldowns.succeeded(upstream)
             self._cooldowns.succeeded(account)
@@ -86,7 +88,7 @@ class TargetCooldowns:
 
     def succeeded(self, target: Target, credential: Credential) -> None:
         """An answer ended well: whatever was counted is forgotten."""
-        if not self._cooldowns.nothing_known:
+        if self.known:
             for subject in _subjects(target, credential):
                 self._cooldowns.succeeded(subject)
 

@@ -89,7 +89,7 @@ class CallRecorder(_Recorder):
 
     def start(self) -> None:
         """Record that the call is about to ask its first upstream."""
-        if self._observers.listening:
+        if self._observers.hears_beginnings:
             caller, course = self._caller, self._course
             self._observers.notice(
                 CallStarted(
@@ -146,9 +146,11 @@ class CallRecorder(_Recorder):
         if self._reported or not self._observers.listening:
             return
         self._reported = True
+        outcome, status, kind = self._outcome(error)
+        if error is None and outcome == "ok" and not self._observers.hears_good_ends():
+            return
         now = self._clock.monotonic()
         caller, course, first_at = self._caller, self._course, self._first_at
-        outcome, status, kind = self._outcome(error)
         failure = self.failure or error
         usage = self.usage
         # What was reported before a stream broke off is no more than it had cost until then.

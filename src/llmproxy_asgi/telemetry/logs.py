@@ -9,6 +9,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from typing_extensions import override
+
 from llmproxy_asgi.facts import (
     AnyFact,
     AttemptFailed,
@@ -16,6 +18,7 @@ from llmproxy_asgi.facts import (
     CallRefused,
     CredentialCooled,
     CredentialRecovered,
+    EndObserver,
     TargetStateChanged,
     TokensCounted,
 )
@@ -28,14 +31,20 @@ _LONGEST = 200
 _LONGEST_REASON = 400
 
 
-class CallLog:
+class CallLog(EndObserver):
     """Logs what it is told.
 
     Finished calls go to `llmproxy_asgi.calls`: at INFO, at WARNING where an upstream or the gateway is to blame. What
     concerns upstreams goes to `llmproxy_asgi.upstreams`.
     """
 
-    def notice(self, fact: AnyFact) -> None:
+    @override
+    def hears_good_ends(self) -> bool:
+        """Whether anybody reads them."""
+        return _calls.isEnabledFor(logging.INFO)
+
+    @override
+    def notice(self, fact: AnyFact, /) -> None:
         """Log it, if anybody reads that level."""
         tell = _TELL.get(type(fact))
         if tell is not None:
