@@ -22,7 +22,8 @@ from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.providers.target import Line, Target, fitting
 from llmproxy_asgi.translators.base import Outgoing
 from llmproxy_asgi.translators.estimate import estimate
-from llmproxy_asgi.translators.losses import refuse_held_elsewhere, spelled
+from llmproxy_asgi.translators.losses import refuse_held_elsewhere
+from llmproxy_asgi.translators.refusals import in_callers_terms
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.transport import Pool
 from llmproxy_asgi.worker import Worker
@@ -85,7 +86,7 @@ class Counting:
             try:
                 return await self._on_target(job, target)
             except Unsupported as error:
-                failure = failure or spelled(error, translator(job.protocol).inbound.spelling)
+                failure = failure or in_callers_terms(error, translator(job.protocol).inbound.spelling)
             except UpstreamError as error:
                 failure = error
                 if not error.failover:

@@ -42,7 +42,7 @@ from llmproxy_asgi.facts import NOBODY, AttemptBegan, AttemptFailed, Course, Nex
 from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.providers.target import Target, fitting
 from llmproxy_asgi.translators.base import Outgoing
-from llmproxy_asgi.translators.losses import spelled
+from llmproxy_asgi.translators.refusals import in_callers_terms
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.transport import Pool
 from llmproxy_asgi.worker import Worker
@@ -144,7 +144,7 @@ class Executor:
                 except _PassedOver:
                     continue
                 except Unsupported as error:
-                    unfit = unfit or spelled(error, translator(job.protocol).inbound.spelling)
+                    unfit = unfit or in_callers_terms(error, translator(job.protocol).inbound.spelling)
                     step = Step(candidate.target.name, "skipped", "unfit", param=error.param)
                     job.course.steps.append(step)
                 except UpstreamError as error:
@@ -186,7 +186,7 @@ class Executor:
                 return await self._on_target(job, candidate, [], first=(credential, permit))
             except Unsupported as error:
                 full = elsewhere
-                unfit = unfit or spelled(error, translator(job.protocol).inbound.spelling)
+                unfit = unfit or in_callers_terms(error, translator(job.protocol).inbound.spelling)
                 if (other := target.another_way(job.protocol)) is not None:
                     full.append((other, credential))
             except UpstreamError as error:

@@ -31,13 +31,14 @@ from llmproxy_asgi.conversation import (
     Usage,
     UsageReported,
 )
-from llmproxy_asgi.errors import GatewayError, Unsupported
+from llmproxy_asgi.errors import GatewayError
 from llmproxy_asgi.execution.attempt import Attempt, Job
 from llmproxy_asgi.execution.continuation import Continuation
 from llmproxy_asgi.execution.gate import UNLIMITED, Permit
 from llmproxy_asgi.execution.spent import total
 from llmproxy_asgi.providers.base import Credential
 from llmproxy_asgi.providers.target import Target
+from llmproxy_asgi.translators.refusals import refusal
 
 AT_ONCE = 4
 """Upstream requests of one call that are under way together."""
@@ -96,7 +97,7 @@ class Together:
         assert job.each is not None, "made for jobs that are several"
         requests = job.each()
         if len(requests) > MOST:
-            raise Unsupported(f"This upstream takes prompts one by one, and at most {MOST} in a call.", param="prompt")
+            raise refusal("Too many prompts in one call", "prompt", f"send at most {MOST} to this upstream")
         self._jobs = [
             msgspec.structs.replace(job, request=lambda request=request: request, each=None) for request in requests
         ]

@@ -9,6 +9,7 @@ from llmproxy_asgi.capabilities import ANY, Capabilities
 from llmproxy_asgi.errors import Unsupported
 from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.translators.base import AnyOutbound, Upstream
+from llmproxy_asgi.translators.refusals import refusal
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.transport import Address
 
@@ -162,9 +163,9 @@ def fitting(targets: Sequence[Target], protocol: str) -> Sequence[Target]:
 def _unfit(target: Target, protocol: str) -> Unsupported:
     provider = target.provider.name
     if translator(protocol).outbound.family == "embedding":
-        return Unsupported(f"The upstream {provider!r} makes no embeddings.", param="model")
+        return refusal(f"The provider {provider!r} does not support embeddings", "model", "choose an embedding model")
     if any(translator(each).outbound.family == "conversation" for each in target.provider.protocols_of(target.model)):
-        return Unsupported(
-            f"The upstream {provider!r} takes this model's requests as legacy completions only.", param="model"
+        return refusal(
+            f"The provider {provider!r} serves this model with legacy completions only", "model", "send a prompt"
         )
-    return Unsupported(f"The upstream {provider!r} makes embeddings and holds no conversations.", param="model")
+    return refusal(f"The provider {provider!r} supports embeddings only", "model", "choose a conversation model")

@@ -16,7 +16,8 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from llmproxy_asgi.errors import BadRequest, Unsupported
+from llmproxy_asgi.errors import BadRequest
+from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Intake, Upstream
 from llmproxy_asgi.translators.outline import fold
 from llmproxy_asgi.translators.vendor_references import may_hide_names
@@ -162,13 +163,13 @@ def _check(address: str, path: str, upstream: Upstream) -> None:
     if word == "gs" and upstream.google_storage:
         return
     if word not in {"https", "http"}:
-        shown = f"{word}: addresses are" if word else "what is no address is"
-        raise BadRequest(f"{path}: {shown} not taken; send https:, http: or data:.", param=path, code="invalid_value")
+        what = f"The URL scheme {word!r} is not supported" if word else "The value is not a URL"
+        raise BadRequest(f"{what} ({path}): send https:, http: or data:.", param=path, code="invalid_value")
     host = None if _CONTROL.search(address) else _host(address)
     if host is None:
-        raise BadRequest(f"{path}: the address cannot be read.", param=path, code="invalid_value")
+        raise BadRequest(f"The URL cannot be read ({path}): send a valid one.", param=path, code="invalid_value")
     if not upstream.private_media and is_private(host):
-        raise Unsupported(f"{path}: addresses of private networks are not passed on.", param=path)
+        raise refusals.refusal("URLs of private networks are not supported", path, "send the data itself")
 
 
 def _host(address: str) -> str | None:

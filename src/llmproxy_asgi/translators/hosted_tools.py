@@ -14,7 +14,8 @@ import msgspec
 
 from llmproxy_asgi.capabilities import ANY, Capabilities
 from llmproxy_asgi.conversation import EMPTY, Request, ServiceTier
-from llmproxy_asgi.errors import BadRequest, Unsupported
+from llmproxy_asgi.errors import BadRequest
+from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.vendor_references import ReferencePattern
 
 _KINDS: Mapping[str, str] = {
@@ -154,9 +155,7 @@ def _refuse(asked: Iterable[Asked], allowed: Collection[str]) -> None:
     for each in asked:
         if not any(fnmatchcase(each.name, pattern) for pattern in allowed):
             shown = each.name[:200]
-            raise Unsupported(
-                f"{each.path}: the tool {shown!r} is not allowed at this upstream (server_tools).", param=each.path
-            )
+            raise refusals.not_allowed(f"server tool {shown!r}", each.path, "server_tools")
 
 
 def _refuse_tier(word: Any, path: str, allowed: Collection[str]) -> None:
@@ -164,9 +163,7 @@ def _refuse_tier(word: Any, path: str, allowed: Collection[str]) -> None:
         return
     plain = word.lower().removeprefix("service_tier_")
     if plain not in _PLAIN_TIERS and plain not in allowed:
-        raise Unsupported(
-            f"{path}: the tier {word[:64]!r} is not allowed at this upstream (service_tiers).", param=path
-        )
+        raise refusals.not_allowed(f"service tier {word[:64]!r}", path, "service_tiers")
 
 
 def _decoded(values: Mapping[str, msgspec.Raw], key: str) -> Any:

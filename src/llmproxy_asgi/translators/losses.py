@@ -1,9 +1,9 @@
 """What a request lost or had changed on its way to an upstream that cannot take it as it is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from llmproxy_asgi.conversation import Opaque, Request, Tool
-from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.conversation import Opaque, Request
+from llmproxy_asgi.translators import refusals
 
 _VITAL = ("conversation", "prompt", "cachedContent", "continuationToken", "thread")
 """Fields that stand for a part of the conversation that only their vendor holds."""
@@ -30,14 +30,11 @@ def refuse_missing_part(request: Request, protocol: str) -> None:
         for other, fields in tool.extras.items():
             callers = fields.get("allowed_callers")
             if other != protocol and isinstance(callers, list) and callers and "direct" not in callers:
-                raise Unsupported(
-                    f"The tool {tool.name[:64]!r} may only be called by programs, which this upstream does not run.",
-                    param="allowed_callers",
-                )
+                raise refusals.programmatic_tool(tool)
     for other, fields in request.extras.items():
         for key in _VITAL:
             if other != protocol and fields.get(key):
-                raise Unsupported("What another vendor keeps cannot be sent to this upstream.", param=key)
+                raise refusals.foreign_reference(key)
 
 
 def refuse_held_elsewhere(request: Request) -> None:
@@ -49,7 +46,7 @@ def refuse_held_elsewhere(request: Request) -> None:
     for fields in request.extras.values():
         for key in _VITAL:
             if fields.get(key):
-                raise Unsupported("What another vendor keeps cannot be sent to this upstream.", param=key)
+                raise refusals.foreign_reference(key)
 
 
 def unread(part: Opaque, role: str) -> str:
@@ -59,13 +56,11 @@ def unread(part: Opaque, role: str) -> str:
         Unsupported: The answer would be wrong without it: what the caller says, and the state of a compaction.
     """
     if part.kind == "compaction_trigger":
-        raise Unsupported(f"{part.kind}: this upstream cannot compact conversations.", param="messages")
+        raise refusals.compaction()
     if part.kind.startswith(("compaction", "context_compaction")):
-        raise Unsupported(
-            f"{part.kind[:64]}: a compacted conversation can only go back where it was compacted.", param="messages"
-        )
+        raise refusals.compacted_elsewhere(part.kind)
     if role != "assistant" and part.protocol == _OF_ITEMS and not part.extras:
-        raise Unsupported(f"{part.kind[:64]}: this upstream cannot read items of this kind.", param="messages")
+        raise refusals.unsupported_part(part.kind)
     return f"dropped:{part.kind}"
 
 
@@ -73,17 +68,6 @@ def unsaid_extras(request: Request, protocol: str) -> list[str]:
     """The warnings of a request's fields that another protocol than this one has a word for alone."""
     others = (fields for other, fields in request.extras.items() if other != protocol)
     return [f"dropped:{key}" for fields in others for key in fields if key not in _UNMISSED]
-
-
-def told_name(tool: Tool) -> str:
-    """What the caller calls a tool that the upstream would run: its own name or kind, not the common one."""
-    for native in tool.extras.values():
-        if not isinstance(native, dict):
-            continue
-        named = native.get("name") or native.get("type") or (next(iter(native)) if len(native) == 1 else None)
-        if isinstance(named, str):
-            return named[:64]
-    return tool.name[:64]
 
 
 def refuse_losses(warnings: Sequence[str]) -> None:
@@ -94,22 +78,11 @@ def refuse_losses(warnings: Sequence[str]) -> None:
     """
     lost = [warning for warning in warnings if not warning.startswith(_ESTIMATED)]
     if lost:
-        raise Unsupported(
-            f"This upstream cannot take the request as it is, which was asked for: {', '.join(lost)}.",
-            param=lost[0].partition(":")[2],
+        raise refusals.refusal(
+            "The upstream does not support the whole request, and x-llmproxy-strict allows no change",
+            lost[0].partition(":")[2],
+            f"leave out what would be lost or changed, {', '.join(lost)}",
         )
-
-
-def spelled(error: Unsupported, spelling: Mapping[str, str]) -> Unsupported:
-    """The same refusal, that names its field as the caller does.
-
-    Args:
-        error: Made by whoever could not express the request, who knows fields by their common names.
-        spelling: See `Inbound.spelling`.
-    """
-    if error.param is not None:
-        error.param = spelling.get(error.param, error.param)
-    return error
 
 
 class Losses:

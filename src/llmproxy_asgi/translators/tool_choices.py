@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from llmproxy_asgi.conversation import Request, Tool, ToolChoice
-from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators import refusals
 
 _NAMES_FUNCTIONS_ONLY = frozenset({"gemini"})
 """Protocols whose lists can name functions alone, so that such a list says nothing of tools that the vendor runs."""
@@ -34,9 +34,6 @@ def chosen(request: Request, names: Iterable[str]) -> list[Tool]:
     found: list[Tool] = []
     for name in dict.fromkeys(names):
         if name not in declared:
-            raise Unsupported(
-                f"The tool {name[:64]!r} is chosen but not declared: a choice must name one of the tools.",
-                param="tool_choice",
-            )
+            raise refusals.undeclared_choice(name)
         found.append(declared[name])
     return found

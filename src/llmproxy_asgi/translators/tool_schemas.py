@@ -10,6 +10,7 @@ from typing import Any
 from llmproxy_asgi.capabilities import Capabilities
 from llmproxy_asgi.conversation import JSONObject, Tool
 from llmproxy_asgi.errors import BadRequest, Unsupported
+from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.schema_references import definition_name, with_definitions
 
@@ -47,16 +48,14 @@ def distinct(tools: Sequence[Tool]) -> tuple[Tool, ...]:
     return tuple(kept)
 
 
-def refuse_unseen(tool: Tool, can: Capabilities) -> None:
+def refuse_unseen(tool: Tool, model: str, can: Capabilities) -> None:
     """Refuse a tool whose results are images for a model that takes none.
 
     Raises:
         Unsupported: Names the tool.
     """
     if tool.shows_images and not can.images:
-        raise Unsupported(
-            f"The tool {tool.name[:100]!r} answers with images, which this model does not accept.", param="tools"
-        )
+        raise refusals.image_results(model, tool)
 
 
 def object_root(tool: Tool, losses: Losses, *, plain: bool = True) -> JSONObject:
@@ -99,9 +98,7 @@ def _with_type(tool: Tool, schema: JSONObject) -> JSONObject:
 
 
 def _no_object(tool: Tool, what: str) -> Unsupported:
-    return Unsupported(
-        f"The parameters of the tool {tool.name[:100]!r} are {what} (tools): they must be an object.", param="tools"
-    )
+    return refusals.refusal(f"The parameters of the tool {tool.name[:100]!r} are {what}", "tools", "send an object")
 
 
 class _Root:

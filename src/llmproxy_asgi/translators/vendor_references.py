@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from llmproxy_asgi.errors import BadRequest, Unsupported
+from llmproxy_asgi.errors import BadRequest
+from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.outline import fold
 from llmproxy_asgi.wire.json_body import decode
 
@@ -27,13 +28,6 @@ _FOLDING_LETTERS = ("\u017f".encode(), "\u212a".encode(), "\u0131".encode())
 _FOLDING_NAME = re.compile(rb"\"[A-Za-z_]*+(?:\xc5\xbf|\xe2\x84\xaa|\xc4\xb1)[A-Za-z_\x80-\xff]*+\"\s*:")
 _LONGEST = 64
 """Characters at most in a name that may fold to a known one."""
-
-
-def not_shareable(path: str) -> Unsupported:
-    """Return the error for a field that refers to a stored object."""
-    return Unsupported(
-        f"{path}: objects stored at the upstream are not shared between callers; send the content itself.", param=path
-    )
 
 
 def may_hide_names(data: bytes) -> bool:
@@ -110,7 +104,7 @@ def reject_vendor_ids(values: Mapping[str, msgspec.Raw], pattern: ReferencePatte
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadRequest(f"{key} cannot be read: {error}.", param=key, code="invalid_value") from None
         if path is not None:
-            raise not_shareable(path)
+            raise refusals.vendor_reference(path)
 
 
 def _find_path(found: Any, path: str, reference_keys: ReferenceKeys) -> str | None:

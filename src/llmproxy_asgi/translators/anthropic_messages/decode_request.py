@@ -22,7 +22,7 @@ from llmproxy_asgi.conversation import (
     ToolChoice,
     Visibility,
 )
-from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.anthropic_messages import client_tools, server_tools
 from llmproxy_asgi.translators.anthropic_messages.decode_messages import decode_mark, decode_messages, decode_system
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
@@ -182,7 +182,7 @@ def _max_tokens(node: Node | None, intake: Intake) -> int | None:
         raise missing("max_tokens")
     limit = node.integer(0)
     if limit == 0:
-        raise Unsupported("max_tokens: 0 only warms a cache, which this upstream cannot do.", param="max_tokens")
+        raise refusals.empty_response(intake.model)
     return limit
 
 

@@ -31,7 +31,7 @@ from llmproxy_asgi.conversation import (
     ToolCall,
     ToolResult,
 )
-from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.anthropic_messages import server_tools
 from llmproxy_asgi.translators.anthropic_messages.citations import encode_citation, is_shown
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
@@ -157,14 +157,14 @@ class Turns:
         if self.system and not self.messages:
             self._begin()
         if not self.messages:
-            raise Unsupported("The conversation holds no turn that this upstream could answer.", param="messages")
+            raise refusals.no_messages()
         last = self.messages[-1]
         if last["role"] != "assistant":
             return
         if any(block["type"] == "tool_use" for block in last["content"]):
-            raise Unsupported("The last message makes tool calls that nothing answers.", param="messages")
+            raise refusals.unanswered_calls()
         if not self._capabilities.prefill:
-            raise Unsupported("This upstream does not continue a trailing assistant message.", param="messages")
+            raise refusals.prefill(self._request.model)
 
     def _warn_of_name(self, message: Message) -> None:
         if message.name:
@@ -278,7 +278,7 @@ class Turns:
             return dict(part.data)
         warning = unread(part, self._role)
         if self._role != "assistant":
-            raise Unsupported(f"This upstream cannot read a part of the kind {part.kind[:64]!r}.", param="messages")
+            raise refusals.unsupported_part(part.kind)
         self._warnings.add(warning)
         return None
 
@@ -287,19 +287,23 @@ class Turns:
     def _media(self, part: Media) -> JSONObject:
         if part.kind == "image":
             if not self._capabilities.images:
-                raise Unsupported("This upstream's model takes no images.", param="messages")
-            return {"type": "image", "source": _image_source(part), **part.extras.get(PROTOCOL, {})}
+                raise refusals.unsupported_input(self._request.model, "image")
+            return {
+                "type": "image",
+                "source": _image_source(part, self._request.model),
+                **part.extras.get(PROTOCOL, {}),
+            }
         if part.kind != "document":
-            raise Unsupported(f"Anthropic's models take no {part.kind}.", param="messages")
+            raise refusals.unsupported_input(self._request.model, part.kind)
         if not self._capabilities.documents:
-            raise Unsupported("This upstream's model takes no documents.", param="messages")
+            raise refusals.unsupported_input(self._request.model, "document")
         native = part.extras.get(PROTOCOL, {})
         if native.get("type") == "search_result":
             return dict(native)
         title = part.title or part.name
         return {
             "type": "document",
-            "source": _document_source(part),
+            "source": _document_source(part, self._request.model),
             **({"title": title} if title else {}),
             **({"context": part.context} if part.context else {}),
             **native,
@@ -324,43 +328,43 @@ def _elsewhere(source: Link | StoredFile) -> JSONObject:
     if isinstance(source, Link):
         return {"type": "url", "url": source.url}
     if source.protocol != PROTOCOL:
-        raise Unsupported("A file that another vendor keeps cannot be read by this upstream.", param="messages")
+        raise refusals.foreign_reference()
     return {"type": "file", "file_id": source.id}
 
 
-def _image_source(part: Media) -> JSONObject:
+def _image_source(part: Media, model: str) -> JSONObject:
     match part.source:
         case InlineData(data=data):
             media_type = _sniff(data) or part.media_type
             if media_type not in _TAKEN:
-                raise Unsupported("Anthropic takes images as JPEG, PNG, GIF or WebP only.", param="messages")
+                raise refusals.unsupported_format(model, "image", "JPEG, PNG, GIF or WebP")
             return {"type": "base64", "media_type": media_type, "data": data}
         case PlainText():
-            raise Unsupported("An image cannot be given as text.", param="messages")
+            raise refusals.unsupported_format(model, "image", "its data")
         case source:
             return _elsewhere(source)
 
 
-def _document_source(part: Media) -> JSONObject:
+def _document_source(part: Media, model: str) -> JSONObject:
     match part.source:
         case PlainText(text=text):
             return {"type": "text", "media_type": "text/plain", "data": text}
         case InlineData(data=data):
             if data.startswith("JVBER") or part.media_type == "application/pdf":  # %PDF
                 return {"type": "base64", "media_type": "application/pdf", "data": data}
-            return {"type": "text", "media_type": "text/plain", "data": _document_text(part, data)}
+            return {"type": "text", "media_type": "text/plain", "data": _document_text(part, data, model)}
         case source:
             return _elsewhere(source)
 
 
-def _document_text(part: Media, data: str) -> str:
+def _document_text(part: Media, data: str, model: str) -> str:
     kind = part.media_type or ""
     if kind.startswith("text/") or kind in {"application/json", "application/xml"}:
         try:
             return b64decode(data, validate=True).decode()
         except (NotBase64, ValueError):
             pass
-    raise Unsupported("Anthropic takes documents as PDF or plain text only.", param="messages")
+    raise refusals.unsupported_format(model, "document", "PDF or plain text")
 
 
 def _sniff(data: str) -> str | None:

@@ -4,7 +4,7 @@ import msgspec
 
 from llmproxy_asgi.capabilities import Capabilities, Effort
 from llmproxy_asgi.conversation import EMPTY, JSONObject, ReasoningOptions, Request, ServiceTier
-from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
 from llmproxy_asgi.translators.losses import Losses, refuse_missing_part
@@ -194,11 +194,12 @@ def refuse_impossible(request: Request) -> None:
     """
     refuse_missing_part(request, PROTOCOL)
     if request.candidates > 1:
-        raise Unsupported("This upstream gives one answer only.", param="n")
-    if any(modality != "text" for modality in request.output.modalities):
-        raise Unsupported("This upstream answers in text only.", param="modalities")
+        raise refusals.single_candidate(request.model)
+    for modality in request.output.modalities:
+        if modality != "text":
+            raise refusals.unsupported_output(request.model, modality)
     if request.continues:
-        raise Unsupported("This upstream keeps no responses.", param="previous_response_id")
+        raise refusals.no_stored_responses()
 
 
 class Output:

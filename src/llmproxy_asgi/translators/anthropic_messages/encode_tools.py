@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 from llmproxy_asgi.capabilities import Capabilities
 from llmproxy_asgi.conversation import EMPTY, JSONObject, Request, Tool, ToolChoice
-from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.anthropic_messages import client_tools, server_tools
 from llmproxy_asgi.translators.anthropic_messages.encode_messages import cache_control
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
-from llmproxy_asgi.translators.losses import Losses, told_name
+from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.names import Renamer
 from llmproxy_asgi.translators.strict_schemas import ANTHROPIC, NotStrict, strict_form
 from llmproxy_asgi.translators.tool_choices import chosen, plain_choice
@@ -50,7 +50,7 @@ class Tools:
         if not self._request.tools:
             return {}
         if not self._capabilities.tools:
-            raise Unsupported("This upstream's model takes no tools.", param="tools")
+            raise refusals.no_tools(self._request.model)
         choice = plain_choice(self._request)
         forced = self._can_force(choice, thinking=thinking)
         offered = self._offered(choice, forced=forced)
@@ -114,7 +114,7 @@ class Tools:
         native = client_tools.native_of(tool)
         if native is not None:
             return dict(native)
-        refuse_unseen(tool, self._capabilities)
+        refuse_unseen(tool, self._request.model, self._capabilities)
         schema, strict = self._schema(tool)
         own = tool.extras.get(PROTOCOL, {})
         return {
@@ -158,7 +158,7 @@ class Tools:
     def _server(self, tool: Tool) -> JSONObject:
         native = server_tools.encode_declared(tool)
         if native is None:
-            raise Unsupported(f"This upstream has no tool {told_name(tool)!r} of its own.", param="tools")
+            raise refusals.server_tool_unavailable(tool)
         if PROTOCOL not in tool.extras:
             self._warnings.add(*(f"dropped:{key}" for key in server_tools.unknown_settings(tool)))
         return native

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from llmproxy_asgi.conversation import Batch, JSONObject, Request, Response, UsageReported
 from llmproxy_asgi.errors import UpstreamError
+from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.anthropic_messages import server_tools
 from llmproxy_asgi.translators.anthropic_messages.citations import is_shown
 from llmproxy_asgi.translators.anthropic_messages.decode_answer import decode_answer, read_answer
@@ -35,7 +36,7 @@ from llmproxy_asgi.translators.raw_json import join_object, replace_model
 from llmproxy_asgi.translators.relay import Relay
 from llmproxy_asgi.translators.seals import WRAPPED, unwrap, usable
 from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
-from llmproxy_asgi.translators.vendor_references import ReferencePattern, not_shareable, reject_vendor_ids
+from llmproxy_asgi.translators.vendor_references import ReferencePattern, reject_vendor_ids
 from llmproxy_asgi.wire.json_body import decode
 
 _THINKING_BLOCK = re.compile(rb'"type"\s*:\s*"(?:redacted_)?thinking"')
@@ -128,13 +129,13 @@ class MessagesOutbound(Outbound):
 def _reject_vendor_ids(raw: dict[str, Raw]) -> None:
     """Refuse what names a file, a container or a conversation that the vendor keeps for whoever has the key."""
     if Node.of(raw, "thread") is not None:
-        raise not_shareable("thread")
+        raise refusals.vendor_reference("thread")
     container = raw.get("container")
     if container is not None:
         node = Node.of(raw, "container")
         named = node.value if node is not None else None
         if isinstance(named, str) or (isinstance(named, dict) and named.get("id")):
-            raise not_shareable("container")
+            raise refusals.vendor_reference("container")
     reject_vendor_ids(raw, _FILES, within=("system", "messages"))
     reject_vendor_ids(raw, _SKILLS, within=("container",))
 

@@ -14,7 +14,8 @@ import msgspec
 from typing_extensions import override
 
 from llmproxy_asgi.conversation import EMPTY, MOST_TOKENS, Batch, JSONObject, Usage, UsageReported
-from llmproxy_asgi.errors import BadRequest, GatewayError, Unsupported, UpstreamError, UpstreamProtocolError
+from llmproxy_asgi.errors import BadRequest, GatewayError, UpstreamError, UpstreamProtocolError
+from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Headers, Intake, Outgoing, Problem, Translator, Upstream
 from llmproxy_asgi.translators.embeddings.halves import (
     MOST_INPUTS,
@@ -22,7 +23,6 @@ from llmproxy_asgi.translators.embeddings.halves import (
     EmbeddingInbound,
     EmbeddingOutbound,
     check_count,
-    no_tokens,
     readable,
 )
 from llmproxy_asgi.translators.embeddings.records import EmbeddingInput, EmbeddingRequest, Embeddings
@@ -83,8 +83,10 @@ class GeminiEmbeddingInbound(EmbeddingInbound):
         asked = _asked(intake)
         sizes = {size.integer(1) if (size := each.get("outputDimensionality")) else None for each in asked}
         if len(sizes) > 1:
-            raise Unsupported(
-                "This upstream makes all vectors of a call of one size.", param="requests[].outputDimensionality"
+            raise refusals.refusal(
+                "This gateway does not support several sizes in one call",
+                "requests[].outputDimensionality",
+                "send the same size everywhere",
             )
         return EmbeddingRequest(
             protocol=PROTOCOL, model=intake.model, inputs=tuple(map(_input, asked)), dimensions=sizes.pop()
@@ -157,7 +159,7 @@ def _input(asked: Proto) -> EmbeddingInput:
     for part in content.need("parts").entries():
         text = part.get("text")
         if text is None:
-            raise Unsupported("This upstream embeds text only.", param=part.path)
+            raise refusals.refusal("Only text can be embedded", part.path, "send text")
         texts.append(text.text())
     if not any(texts):
         raise BadRequest(f"{content.path}: must hold a text.", param=content.path, code="invalid_value")
@@ -266,7 +268,7 @@ def _estimated(sent: Sequence[_SentOne]) -> Usage:
 
 def _request(each: EmbeddingInput, model: str, dimensions: int | None) -> JSONObject:
     if each.tokens:
-        raise no_tokens("input")
+        raise refusals.token_ids("input")
     fields: JSONObject = {"model": model, "content": {"parts": [{"text": each.text}]}}
     if dimensions is not None:
         fields["outputDimensionality"] = dimensions

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, NoReturn
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.errors import InternalError, Unsupported, UpstreamProtocolError
+from llmproxy_asgi.errors import InternalError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import (
     Family,
     Inbound,
@@ -69,11 +69,6 @@ def readable(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
         return decoder.decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         raise UpstreamProtocolError("The upstream's answer cannot be read.") from None
-
-
-def no_tokens(param: str) -> Unsupported:
-    """The refusal of token ids by an upstream whose tokens are others."""
-    return Unsupported("Token ids mean nothing to this upstream; send the text itself.", param=param)
 
 
 def _never() -> NoReturn:

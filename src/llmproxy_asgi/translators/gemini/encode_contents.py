@@ -30,7 +30,7 @@ from llmproxy_asgi.conversation import (
     ToolCall,
     ToolResult,
 )
-from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.custom_tools import wrapped_input
 from llmproxy_asgi.translators.gemini.decode_contents import is_own_file
@@ -46,7 +46,6 @@ from llmproxy_asgi.translators.names import Renamer
 from llmproxy_asgi.translators.pairing import arguments_raw, drop_empty, pair
 from llmproxy_asgi.translators.seals import usable
 from llmproxy_asgi.translators.told_parts import told_result
-from llmproxy_asgi.translators.vendor_references import not_shareable
 
 _FETCHED = ("gs://", "https://generativelanguage.googleapis.com/", "https://www.youtube.com/", "https://youtu.be/")
 """Addresses that Google reads by itself."""
@@ -120,7 +119,7 @@ class Contents:
             return
         wanted = self._upstream.resuming or self._request.protocol in _CONTINUES
         if not (wanted and self._can.prefill):
-            raise Unsupported("The model cannot continue a message of its own; end with a user turn.", param="messages")
+            raise refusals.prefill(self._request.model)
 
     def _warn_of_name(self, message: Message) -> None:
         if message.name:
@@ -244,7 +243,7 @@ class Contents:
     def _media(self, part: Media) -> JSONObject:
         can = self._can
         if not {"image": can.images, "document": can.documents, "audio": can.audio}.get(part.kind, True):
-            raise Unsupported(f"This upstream's model takes no {part.kind}.", param="messages")
+            raise refusals.unsupported_input(self._request.model, part.kind)
         native = part.extras.get(PROTOCOL, {})
         detail: JSONObject = {}
         if part.detail is not None and part.detail in RESOLUTIONS_OUT:
@@ -258,15 +257,13 @@ class Contents:
             case StoredFile(protocol="gemini", id=address):
                 return {"fileData": _file(address, part), **detail, **native}
             case Link(url=address) if is_own_file(address) and not can.stored:
-                raise not_shareable("messages")
+                raise refusals.vendor_reference("messages")
             case Link(url=address) if address.startswith(_FETCHED) or self._request.protocol == PROTOCOL:
                 return {"fileData": _file(address, part), **detail, **native}
             case Link():
-                raise Unsupported(
-                    "This upstream fetches nothing by its address; send the data itself.", param="messages"
-                )
+                raise refusals.unsupported_url(self._request.model, part.kind)
             case StoredFile():
-                raise Unsupported("A file that another vendor keeps cannot be read by this upstream.", param="messages")
+                raise refusals.foreign_reference()
 
 
 def _file(address: str, part: Media) -> JSONObject:

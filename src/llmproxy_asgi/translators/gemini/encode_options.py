@@ -2,7 +2,7 @@
 
 from llmproxy_asgi.capabilities import Capabilities, Effort
 from llmproxy_asgi.conversation import JSONObject, Request
-from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
 from llmproxy_asgi.translators.gemini.json_schemas import Unexpressed, lowered
@@ -102,7 +102,7 @@ class _Options:
         fields: JSONObject = {}
         limit = request.max_output_tokens
         if limit is not None and limit < 1:
-            raise Unsupported("This upstream cannot be asked for an empty answer.", param="max_tokens")
+            raise refusals.empty_response(request.model)
         if limit is not None and can.max_output_tokens is not None and limit > can.max_output_tokens:
             self._losses.add("clamped:max_tokens")
             limit = can.max_output_tokens
@@ -128,8 +128,10 @@ class _Options:
             fields["responseJsonSchema"] = self._schema(wanted.schema or {})
         if wanted.modalities and set(wanted.modalities) != {"text"}:
             unknown = set(wanted.modalities) - _MODALITIES
-            if unknown or ("audio" in wanted.modalities and not self._can.audio):
-                raise Unsupported("This upstream's model does not answer like that.", param="modalities")
+            if "audio" in wanted.modalities and not self._can.audio:
+                unknown.add("audio")
+            if unknown:
+                raise refusals.unsupported_output(self._request.model, min(unknown))
             # Google speaks or writes; other protocols ask for the sound with its words.
             spoken = "audio" in wanted.modalities and self._request.protocol != PROTOCOL
             fields["responseModalities"] = ["AUDIO"] if spoken else [word.upper() for word in wanted.modalities]
@@ -139,9 +141,7 @@ class _Options:
         try:
             return lowered(schema, self._losses)
         except Unexpressed as why:
-            raise Unsupported(
-                f"This upstream cannot be asked for such an answer: {why}.", param="response_format"
-            ) from None
+            raise refusals.response_schema(self._request.model, str(why)) from None
 
     # ── thinking ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -3,7 +3,7 @@
 import msgspec
 
 from llmproxy_asgi.conversation import JSONObject, Request
-from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.gemini.encode_contents import Contents
 from llmproxy_asgi.translators.gemini.encode_options import generation_config, stops, takes_format
@@ -28,7 +28,7 @@ def encode_request(request: Request, upstream: Upstream) -> Outgoing:
         BadRequest: The conversation is broken.
     """
     if request.continues:
-        raise Unsupported("This upstream keeps no responses.", param="previous_response_id")
+        raise refusals.no_stored_responses()
     refuse_missing_part(request, PROTOCOL)
     losses = Losses()
     names = Renamer(TOOL_NAME, TOOL_NAME_LIMIT)

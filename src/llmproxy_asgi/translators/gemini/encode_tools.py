@@ -4,13 +4,13 @@ import re
 from collections.abc import Sequence
 
 from llmproxy_asgi.conversation import EMPTY, JSONObject, Request, Tool, ToolChoice
-from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
 from llmproxy_asgi.translators.gemini.json_schemas import Unexpressed, lowered_parameters
 from llmproxy_asgi.translators.gemini.mappings import SERVER_TOOLS_OUT
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
-from llmproxy_asgi.translators.losses import Losses, told_name
+from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.names import Renamer
 from llmproxy_asgi.translators.tool_choices import chosen, plain_choice
 from llmproxy_asgi.translators.tool_schemas import refuse_unseen
@@ -46,14 +46,12 @@ class Tools:
         if not self._request.tools:
             return {}
         if not self._can.tools:
-            raise Unsupported("This upstream's model takes no tools.", param="tools")
+            raise refusals.no_tools(self._request.model)
         tools = self._offered()
         functions = [self._function(tool) for tool in tools if tool.kind != "server"]
         served = [self._server(tool) for tool in tools if tool.kind == "server"]
         if functions and served and not self._can.mixed_tools:
-            raise Unsupported(
-                "This model takes functions or tools that the upstream runs, not both together.", param="tools"
-            )
+            raise refusals.mixed_tools(self._request.model)
         fields: JSONObject = {"tools": [*([{"functionDeclarations": functions}] if functions else []), *served]}
         config: JSONObject = {}
         if functions:
@@ -98,7 +96,7 @@ class Tools:
         return [self._names.outward(tool.name, tool.namespace) for tool in found]
 
     def _function(self, tool: Tool) -> JSONObject:
-        refuse_unseen(tool, self._can)
+        refuse_unseen(tool, self._request.model, self._can)
         name = self._names.outward(tool.name, tool.namespace)
         description, given = tool.description, tool.parameters
         if tool.kind == "custom":
@@ -108,9 +106,7 @@ class Tools:
         try:
             parameters = lowered_parameters(given, self._losses)
         except Unexpressed as why:
-            raise Unsupported(
-                f"This upstream cannot take the tool {told_name(tool)!r}: {why}.", param="tools"
-            ) from None
+            raise refusals.tool_schema(tool, str(why)) from None
         return {
             "name": name,
             **({"description": description} if description else {}),
@@ -124,6 +120,6 @@ class Tools:
             return dict(native)
         key = SERVER_TOOLS_OUT.get(tool.name)
         if key is None:
-            raise Unsupported(f"This upstream has no tool {told_name(tool)!r} of its own.", param="tools")
+            raise refusals.server_tool_unavailable(tool)
         self._losses.add(*(f"dropped:{setting}" for setting, value in (tool.settings or EMPTY).items() if value))
         return {key: {}}

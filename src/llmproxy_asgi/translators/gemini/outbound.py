@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from llmproxy_asgi.conversation import Batch, JSONObject, Request, Response, UsageReported
 from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
+from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.counts import read_count
@@ -34,7 +35,7 @@ from llmproxy_asgi.translators.raw_json import join_object, raw, split_object
 from llmproxy_asgi.translators.seals import unwrap, usable
 from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
 from llmproxy_asgi.translators.surrogates import decode_replaced
-from llmproxy_asgi.translators.vendor_references import ReferencePattern, not_shareable, reject_vendor_ids
+from llmproxy_asgi.translators.vendor_references import ReferencePattern, reject_vendor_ids
 from llmproxy_asgi.wire.json_body import decode
 
 _WRAPPED = b"bGxtcHJveHkx"
@@ -123,7 +124,7 @@ def _reject_vendor_ids(values: dict[str, Raw]) -> None:
     """Refuse what names a file, a cache or a store of Google's, who keeps them for whoever has the key."""
     for key, cache in either(values, "cachedContent"):
         if bytes(cache) not in {b"null", b'""'}:
-            raise not_shareable(key)
+            raise refusals.vendor_reference(key)
     turns = ("contents", "systemInstruction", "system_instruction")
     reject_vendor_ids(values, _FILES, within=turns)
     reject_vendor_ids(values, _STORE_NAMES, within=("tools",))

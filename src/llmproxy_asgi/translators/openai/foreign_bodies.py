@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Headers, Intake, Upstream
 from llmproxy_asgi.translators.openai.mappings import NATIVE_ISSUER
 from llmproxy_asgi.translators.registry import translator
@@ -29,6 +29,8 @@ def reopen(
     nowhere = Upstream(provider="", model=request.model, asked=request.model, issuer=NATIVE_ISSUER, any_names=True)
     outgoing = target.outbound.encode(request, nowhere)
     if outgoing.stop:
-        raise Unsupported("Stop sequences cannot be given in a Chat body on the path of Responses.", param="stop")
+        raise refusals.refusal(
+            "Stop sequences are not supported in a Chat body on the path of Responses", "stop", "leave them out"
+        )
     intake = target.inbound.open(outgoing.body, headers=headers, path=path, bounds=bounds)
     return msgspec.structs.replace(intake, warnings=outgoing.warnings)

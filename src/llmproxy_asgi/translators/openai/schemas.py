@@ -28,7 +28,7 @@ def function_parameters(
     Raises:
         Unsupported: They describe no object, or the tool's results are of no use to the model.
     """
-    refuse_unseen(tool, can)
+    refuse_unseen(tool, request.model, can)
     parameters = object_root(tool, losses, plain=can.developer_role)
     if not tool.strict:
         return parameters, tool.strict

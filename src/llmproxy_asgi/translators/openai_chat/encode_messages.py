@@ -32,7 +32,7 @@ from llmproxy_asgi.conversation import (
     ToolCall,
     ToolResult,
 )
-from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.instructions import BETWEEN_TEXTS, place_instructions
 from llmproxy_asgi.translators.losses import Losses, unread
@@ -95,7 +95,7 @@ class MessageEncoder:
         """A trailing assistant message is a beginning to go on from elsewhere; here it would silently be repeated."""
         foreign = self._request.protocol != PROTOCOL
         if messages and messages[-1].role == "assistant" and (foreign or not self._can.prefill):
-            raise Unsupported("The model cannot continue a message of its own; end with a user turn.", param="messages")
+            raise refusals.prefill(self._request.model)
 
     # ── roles ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -206,20 +206,24 @@ class MessageEncoder:
             case "document":
                 return self._document(part)
             case "video":
-                raise self._cannot("film")
+                raise refusals.unsupported_input(self._request.model, "video")
             case _:
                 assert_never(part.kind)
 
     def _image(self, part: Media) -> JSONObject:
         if not self._can.images:
-            raise self._cannot("pictures")
+            raise refusals.unsupported_input(self._request.model, "image")
         match part.source:
             case InlineData(data=data):
                 url = f"data:{picture_type(data, part.media_type)};base64,{data}"
             case Link(url=url):
                 pass
+            case StoredFile():
+                raise refusals.foreign_reference()
+            case PlainText():
+                raise refusals.unsupported_format(self._request.model, "image", "its data")
             case _:
-                raise self._cannot("a picture that another vendor stores")
+                assert_never(part.source)
         image = {"url": url}
         if part.detail:
             image["detail"] = part.detail
@@ -227,8 +231,10 @@ class MessageEncoder:
 
     def _audio(self, part: Media) -> JSONObject:
         word = AUDIO_FORMATS.get((part.media_type or "").partition(";")[0].lower())
-        if not self._can.audio or word is None or not isinstance(part.source, InlineData):
-            raise self._cannot("sound other than inline wav and mp3" if self._can.audio else "sound")
+        if not self._can.audio:
+            raise refusals.unsupported_input(self._request.model, "audio")
+        if word is None or not isinstance(part.source, InlineData):
+            raise refusals.unsupported_format(self._request.model, "audio", "inline WAV or MP3")
         return {"type": "input_audio", "input_audio": {"data": part.source.data, "format": word}}
 
     def _document(self, part: Media) -> JSONObject:
@@ -245,20 +251,17 @@ class MessageEncoder:
             case StoredFile(protocol="openai-chat", id=stored):
                 return {"type": "file", "file": {"file_id": stored}}
             case Link():
-                raise self._cannot("a document by its address")
+                raise refusals.unsupported_url(self._request.model, "document")
             case StoredFile():
-                raise self._cannot("a document that another vendor stores")
+                raise refusals.foreign_reference()
             case _:
-                raise self._cannot("documents")
+                raise refusals.unsupported_input(self._request.model, "document")
 
     def _told(self, part: Media, text: str) -> JSONObject:
         """A document in words, headed by its title."""
         self._losses.add("downgraded:document")
         heads = [head for head in (part.title or part.name, part.context) if head]
         return {"type": "text", "text": "\n\n".join([*heads, text])}
-
-    def _cannot(self, what: str) -> Unsupported:
-        return Unsupported(f"This model cannot be given {what}.", param="messages")
 
     # ── reasoning and calls ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -371,4 +374,4 @@ def _text_of(data: str) -> str:
     try:
         return b64decode(data).decode("utf-8", errors="replace")
     except ValueError:
-        raise Unsupported("A document's base64 cannot be read.", param="messages") from None
+        raise refusals.undecodable_document() from None

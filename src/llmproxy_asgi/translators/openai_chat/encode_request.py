@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from llmproxy_asgi.conversation import Request, Tool
-from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
 from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
 from llmproxy_asgi.translators.instructions import BETWEEN_TEXTS
-from llmproxy_asgi.translators.losses import Losses, refuse_missing_part, told_name, unsaid_extras
+from llmproxy_asgi.translators.losses import Losses, refuse_missing_part, unsaid_extras
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.mappings import JSON_LINE, SCHEMA_LINE, TIER_OUT, mentions_json
 from llmproxy_asgi.translators.openai.schemas import answer_schema, function_parameters
@@ -47,9 +47,7 @@ class _RequestEncoder:
     def encode(self) -> Outgoing:
         request = self._request
         if request.continues:
-            raise Unsupported(
-                "This upstream keeps no conversations of its own to go on from.", param="previous_response_id"
-            )
+            raise refusals.no_stored_responses()
         refuse_missing_part(request, PROTOCOL)
         tools = self._tools()  # before the messages, so that declared names get the plain spelling
         body = self._body
@@ -87,7 +85,7 @@ class _RequestEncoder:
             if tool.kind == "server":
                 self._server_tool(tool, tools)
             elif not self._can.tools:
-                raise Unsupported("This model takes no tools.", param="tools")
+                raise refusals.no_tools(self._request.model)
             else:
                 tools.append(self._custom(tool) if tool.kind == "custom" else self._function(tool))
         return tools
@@ -132,7 +130,7 @@ class _RequestEncoder:
             tools.append(native)
             return
         if tool.name != "web_search":
-            raise Unsupported(f"This upstream cannot run the tool {told_name(tool)!r}.", param="tools")
+            raise refusals.server_tool_unavailable(tool)
         options: JSONObject = {}
         for key, value in (tool.settings or {}).items():
             if key == "search_context_size":
@@ -212,10 +210,10 @@ class _RequestEncoder:
             self._json_schema()
         spoken = set(output.modalities) - {"text"}
         if "image" in spoken:
-            raise Unsupported("This upstream makes no pictures in an answer.", param="modalities")
+            raise refusals.unsupported_output(self._request.model, "image")
         if "audio" in spoken:
             if not self._can.audio:
-                raise Unsupported("This model does not speak.", param="modalities")
+                raise refusals.unsupported_output(self._request.model, "audio")
             self._body["modalities"] = ["text", "audio"]
             if not self._request.extras.get(PROTOCOL, {}).get("audio"):
                 self._losses.add("emulated:audio")  # another vendor's voices have no names here
@@ -324,7 +322,7 @@ class _RequestEncoder:
         request, can = self._request, self._can
         limit = request.max_output_tokens
         if limit is not None and limit < 1:
-            raise Unsupported("This upstream cannot be asked for an empty answer.", param="max_tokens")
+            raise refusals.empty_response(request.model)
         if limit is not None and can.max_output_tokens is not None and limit > can.max_output_tokens:
             limit = can.max_output_tokens
             self._losses.add("clamped:max_tokens")

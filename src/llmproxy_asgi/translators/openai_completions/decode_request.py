@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from llmproxy_asgi.conversation import EMPTY, Message, Request, Sampling, Text
-from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Intake
 from llmproxy_asgi.translators.fields import Node, missing
 from llmproxy_asgi.translators.openai.options import boolean, integer, number, others, stops, string
@@ -83,7 +83,7 @@ def decode_each(intake: Intake) -> tuple[Request, ...]:
         model=intake.model,
         messages=(),
         sampling=_sampling(raw),
-        max_output_tokens=_max_tokens(raw),
+        max_output_tokens=_max_tokens(raw, intake.model),
         stop=stops(raw),
         candidates=candidates,
         stream=intake.stream,
@@ -102,9 +102,9 @@ def _check_tokens(node: Node) -> None:
 
 def _text(prompt: Node) -> str:
     if type(prompt.value) is list:
-        raise Unsupported("Token ids mean nothing to this upstream; send the text itself.", param="prompt")
+        raise refusals.token_ids("prompt")
     if not prompt.value:
-        raise Unsupported("This upstream cannot go on from an empty prompt.", param=prompt.path)
+        raise refusals.empty_prompt(prompt.path)
     return prompt.text()
 
 
@@ -118,9 +118,7 @@ def _refuse_what_only_completions_have(raw: Raw, candidates: int) -> None:
     }
     for param, wanted in asked.items():
         if wanted:
-            raise Unsupported(
-                f"{param} needs an upstream that speaks legacy completions; this one holds conversations.", param=param
-            )
+            raise refusals.completions_only(param)
 
 
 def _sampling(raw: Raw) -> Sampling:
@@ -135,8 +133,8 @@ def _sampling(raw: Raw) -> Sampling:
     )
 
 
-def _max_tokens(raw: Raw) -> int | None:
+def _max_tokens(raw: Raw, model: str) -> int | None:
     tokens = integer(raw, "max_tokens", low=0)
     if tokens == 0:
-        raise Unsupported("This upstream cannot answer with no token at all.", param="max_tokens")
+        raise refusals.empty_response(model)
     return tokens

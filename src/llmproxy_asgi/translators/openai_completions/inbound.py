@@ -6,7 +6,7 @@ import msgspec
 from typing_extensions import override
 
 from llmproxy_asgi.conversation import EMPTY, Request, Response
-from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Headers, Intake, StreamEncoder
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
@@ -54,7 +54,7 @@ class CompletionsInbound(OpenAIInbound):
     def decode(self, intake: Intake) -> Request:
         first, *others = decode_each(intake)
         if others:
-            raise Unsupported("This upstream takes one prompt in a call.", param="prompt")
+            raise refusals.single_prompt()
         return first
 
     @override

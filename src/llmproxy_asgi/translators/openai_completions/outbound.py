@@ -9,7 +9,8 @@ from typing import ClassVar
 from typing_extensions import override
 
 from llmproxy_asgi.conversation import Request
-from llmproxy_asgi.errors import Unsupported, UpstreamError
+from llmproxy_asgi.errors import UpstreamError
+from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Headers, Intake, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.openai.options import integer
 from llmproxy_asgi.translators.openai.problems import decode_error
@@ -27,7 +28,7 @@ class CompletionsOutbound(ChatOutbound):
 
     @override
     def encode(self, request: Request, upstream: Upstream) -> Outgoing:
-        raise Unsupported("This upstream continues prompts and holds no conversations.", param="messages")
+        raise refusals.refusal("This upstream supports legacy completions only", "messages", "send a prompt")
 
     @override
     def relay(self, intake: Intake, upstream: Upstream) -> StreamDecoder:

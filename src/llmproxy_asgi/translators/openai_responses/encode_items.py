@@ -31,7 +31,7 @@ from llmproxy_asgi.conversation import (
     ToolCall,
     ToolResult,
 )
-from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.instructions import BETWEEN_TEXTS, FIRST_TURN, place_instructions
 from llmproxy_asgi.translators.losses import Losses
@@ -100,7 +100,7 @@ class ItemEncoder:
     def _refuse_prefill(self, messages: Sequence[Message]) -> None:
         """A trailing assistant message is a beginning to go on from elsewhere; here it would silently be repeated."""
         if messages and messages[-1].role == "assistant" and self._request.protocol != PROTOCOL:
-            raise Unsupported("The model cannot continue a message of its own; end with a user turn.", param="messages")
+            raise refusals.prefill(self._request.model)
 
     def _fits_instructions(self, message: Message, *, alone: bool) -> bool:
         """Whether the first system message came as such a string, or can be one without anything being lost."""
@@ -279,11 +279,11 @@ class ItemEncoder:
             return self._image(part)
         if part.kind == "document":
             return self._document(part)
-        raise self._cannot("sound" if part.kind == "audio" else "film")
+        raise refusals.unsupported_input(self._request.model, part.kind)
 
     def _image(self, part: Media) -> JSONObject:
         if not self._can.images:
-            raise self._cannot("pictures")
+            raise refusals.unsupported_input(self._request.model, "image")
         match part.source:
             case InlineData(data=data):
                 where = {"image_url": f"data:{picture_type(data, part.media_type)};base64,{data}"}
@@ -292,7 +292,7 @@ class ItemEncoder:
             case StoredFile():
                 where = self._stored(part.source)
             case _:
-                raise self._cannot("a picture in words")
+                raise refusals.unsupported_format(self._request.model, "image", "its data")
         return {"type": "input_image", **where, "detail": part.detail or "auto"}
 
     def _document(self, part: Media) -> JSONObject:
@@ -304,10 +304,10 @@ class ItemEncoder:
         if isinstance(source, InlineData) and media_type.startswith("text/") and self._request.protocol != PROTOCOL:
             words = decoded_text(source.data)
             if words is None:
-                raise Unsupported("A document's base64 cannot be read.", param="messages")
+                raise refusals.undecodable_document()
             return self._told(part, words)
         if not self._can.documents:
-            raise self._cannot("documents")
+            raise refusals.unsupported_input(self._request.model, "document")
         match source:
             case InlineData(data=data):
                 where = {"filename": name or "document.pdf", "file_data": f"data:{media_type};base64,{data}"}
@@ -320,8 +320,10 @@ class ItemEncoder:
         return {"type": "input_file", **where}
 
     def _stored(self, source: StoredFile) -> dict[str, str]:
-        if source.protocol not in _SAME_FILES or not self._can.stored:
-            raise self._cannot("a file that somebody else stores; send the file itself")
+        if source.protocol not in _SAME_FILES:
+            raise refusals.foreign_reference()
+        if not self._can.stored:
+            raise refusals.vendor_reference("messages")
         return {"file_id": source.id}
 
     def _told(self, part: Media, text: str) -> JSONObject:
@@ -329,9 +331,6 @@ class ItemEncoder:
         self._losses.add("downgraded:document")
         heads = [head for head in (part.title or part.name, part.context) if head]
         return {"type": "input_text", "text": "\n\n".join([*heads, text])}
-
-    def _cannot(self, what: str) -> Unsupported:
-        return Unsupported(f"This model cannot be given {what}.", param="messages")
 
     # ── cache marks ──────────────────────────────────────────────────────────────────────────────────────────────────
 

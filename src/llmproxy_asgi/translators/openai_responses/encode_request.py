@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from llmproxy_asgi.conversation import JSONObject, Request
-from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
 from llmproxy_asgi.translators.instructions import BETWEEN_TEXTS
@@ -89,16 +89,15 @@ class _RequestEncoder:
         request = self._request
         refuse_missing_part(request, PROTOCOL)
         if request.continues and not self._can.stored:
-            raise Unsupported(
-                "This upstream keeps no conversations of its own to go on from.", param="previous_response_id"
-            )
+            raise refusals.no_stored_responses()
         if request.candidates > 1:
-            raise Unsupported("This upstream gives one answer only.", param="n")
-        if any(modality != "text" for modality in request.output.modalities):
-            raise Unsupported("This upstream answers in text only.", param="modalities")
+            raise refusals.single_candidate(request.model)
+        for modality in request.output.modalities:
+            if modality != "text":
+                raise refusals.unsupported_output(request.model, modality)
         for key in () if self._can.stored else ("conversation", "prompt", "background"):
             if self._own.get(key):
-                raise Unsupported("This upstream keeps nothing of its own that could be named.", param=key)
+                raise refusals.no_stored_responses(key)
 
     # ── what the answer looks like ───────────────────────────────────────────────────────────────────────────────────
 
@@ -219,7 +218,7 @@ class _RequestEncoder:
         if asked is None:
             return
         if asked < 1:
-            raise Unsupported("This upstream cannot be asked for an empty answer.", param="max_tokens")
+            raise refusals.empty_response(self._request.model)
         limit = max(asked, LEAST_OUTPUT)
         if ceiling is not None:
             limit = min(limit, ceiling)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmproxy_asgi.conversation import EMPTY, JSONObject, Request, Tool
-from llmproxy_asgi.errors import Unsupported
+from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
-from llmproxy_asgi.translators.losses import Losses, told_name
+from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.openai.schemas import function_parameters
 from llmproxy_asgi.translators.openai_responses.encode_items import ItemEncoder
 from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, WEB_SEARCH
@@ -58,7 +58,7 @@ class ToolEncoder:
         if tool.kind == "server":
             return self._server(tool)
         if not self._can.tools:
-            raise Unsupported("This model takes no tools.", param="tools")
+            raise refusals.no_tools(self._request.model)
         own = {key: value for key, value in tool.extras.get(PROTOCOL, EMPTY).items() if key != _ABOUT_NAMESPACE}
         declared = self._custom(tool) if tool.kind == "custom" else self._function(tool)
         if tool.deferred and self._request.protocol == PROTOCOL:
@@ -102,7 +102,7 @@ class ToolEncoder:
         if native:
             return native
         if tool.name != WEB_SEARCH:
-            raise Unsupported(f"This upstream cannot run the tool {told_name(tool)!r}.", param="tools")
+            raise refusals.server_tool_unavailable(tool)
         declared: JSONObject = {"type": WEB_SEARCH}
         self.shows_sources |= self._request.protocol in _SHOWS_SOURCES
         for key, value in (tool.settings or EMPTY).items():

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Intake, Outgoing, Upstream
 from llmproxy_asgi.translators.hosted_tools import refuse_spliced
 from llmproxy_asgi.translators.openai.hosted_tools import RESPONSES
@@ -19,7 +20,7 @@ from llmproxy_asgi.translators.openai_responses.mappings import STATE, legal_ite
 from llmproxy_asgi.translators.openai_responses.nested_tools import flatten_nested_tools
 from llmproxy_asgi.translators.raw_json import join_object, raw
 from llmproxy_asgi.translators.seals import WRAPPED, unwrap, usable
-from llmproxy_asgi.translators.vendor_references import ReferencePattern, not_shareable, reject_vendor_ids
+from llmproxy_asgi.translators.vendor_references import ReferencePattern, reject_vendor_ids
 from llmproxy_asgi.wire.json_body import decode
 
 _STORED = ("previous_response_id", "conversation", "prompt", "background")
@@ -72,7 +73,7 @@ def splice(intake: Intake, upstream: Upstream) -> Outgoing:
 def _refuse_stored(values: Mapping[str, Raw]) -> None:
     for key in _STORED:
         if key in values and bytes(values[key]) not in _NOTHING:
-            raise not_shareable(key)
+            raise refusals.vendor_reference(key)
     reject_vendor_ids(values, _REFERENCE_PATTERN, within=("input", "tools"))
 
 

@@ -280,7 +280,7 @@ def test_a_choice_that_cannot_be_forced() -> None:
 def test_what_an_older_model_refuses_together_is_refused_by_name() -> None:
     """Functions beside Google's own tools are a 400 that another target may yet take; either alone goes."""
     search = Tool(name="web_search", kind="server")
-    with pytest.raises(Unsupported, match="not both together") as refused:
+    with pytest.raises(Unsupported, match="functions and server tools in one request") as refused:
         encoded(request(tools=(F, search)), upstream(mixed_tools=False))
     assert refused.value.param == "tools"
     assert encoded(request(tools=(search,)), upstream(mixed_tools=False))[0]["tools"] == [{"googleSearch": {}}]
