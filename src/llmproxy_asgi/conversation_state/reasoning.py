@@ -171,6 +171,7 @@ def _thoughts(parts: Iterable[Part], *, words: bool, before: Before) -> Reasonin
     first: list[Reasoning] = []
     close: list[Reasoning] = []
     begun = False
+    last: ToolCall | None = None
     for part in parts:
         if isinstance(part, Reasoning):
             if part.seals or (words and part.text):  # else it is of no use to its issuer, and no other may have it
@@ -180,12 +181,30 @@ def _thoughts(parts: Iterable[Part], *, words: bool, before: Before) -> Reasonin
         if isinstance(part, ToolCall):
             if first or close or part.seals:
                 thought = CachedReasoning(call=_mark(part), first=tuple(first), close=tuple(close), seals=part.seals)
-                if context is None:
-                    prior = before()
-                    context = Context(Conversation(prior), len(prior))
+                context = context or _context(before)
                 kept.append((context.key(part), thought))
             first, close = [], []
+            last = part
+    late = [thought for thought in close if not thought.seals]
+    if late and last is not None:  # some servers send it after the call it led to
+        kept = _with_late(kept, last, late, context or _context(before))
     return tuple(kept)
+
+
+def _context(before: Before) -> "Context":
+    prior = before()
+    return Context(Conversation(prior), len(prior))
+
+
+def _with_late(
+    kept: list[tuple[str, CachedReasoning]], call: ToolCall, late: Sequence[Reasoning], context: "Context"
+) -> list[tuple[str, CachedReasoning]]:
+    """Add reasoning that arrived after the last call to the entry of that call."""
+    key, mark = context.key(call), _mark(call)
+    if kept and kept[-1][0] == key and kept[-1][1].call == mark:
+        thought = kept[-1][1]
+        return [*kept[:-1], (key, msgspec.structs.replace(thought, close=(*thought.close, *late)))]
+    return [*kept, (key, CachedReasoning(call=mark, close=tuple(late)))]
 
 
 class Conversation:

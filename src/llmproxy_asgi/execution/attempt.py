@@ -21,7 +21,7 @@ from llmproxy_asgi.facts import Course
 from llmproxy_asgi.providers.base import Credential, HeaderList
 from llmproxy_asgi.providers.target import Line, Target
 from llmproxy_asgi.translators.addresses import refuse_addresses
-from llmproxy_asgi.translators.assemble import fold, unfold
+from llmproxy_asgi.translators.assemble import fold, reasoning_first, unfold
 from llmproxy_asgi.translators.base import ErrorT, Intake, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.embeddings.records import EmbeddingRequest, Embeddings
 from llmproxy_asgi.translators.losses import refuse_losses
@@ -400,7 +400,7 @@ class Attempt:
         """The whole answer in a stream that came without being asked for."""
         decoder = line.outbound.decoder(self.outgoing, line.upstream)
         events = (*decoder.feed(body).events, *decoder.close().events)
-        return fold(_dated(events))
+        return reasoning_first(fold(_dated(events)))
 
     async def _error_body(self, answer: Answer) -> bytes:
         try:

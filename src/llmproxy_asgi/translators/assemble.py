@@ -146,6 +146,26 @@ class Folder:
         self._ended = event
 
 
+def reasoning_first(response: Response) -> Response:
+    """Move reasoning that arrived after the last tool calls in front of them, where every protocol places it."""
+    candidates = tuple(_with_reasoning_first(candidate) for candidate in response.candidates)
+    changed = any(new is not old for new, old in zip(candidates, response.candidates, strict=True))
+    return msgspec.structs.replace(response, candidates=candidates) if changed else response
+
+
+def _with_reasoning_first(candidate: Candidate) -> Candidate:
+    parts = candidate.parts
+    end = len(parts)
+    while end and isinstance(parts[end - 1], Reasoning):
+        end -= 1
+    begin = end
+    while begin and isinstance(parts[begin - 1], ToolCall):
+        begin -= 1
+    if begin == end or end == len(parts):
+        return candidate
+    return msgspec.structs.replace(candidate, parts=(*parts[:begin], *parts[end:], *parts[begin:end]))
+
+
 def unfold(response: Response) -> Iterator[StreamEvent]:
     """A legal stream that tells this answer; every `PartEnded` carries its part whole.
 

@@ -1,12 +1,14 @@
 """Put overlapping parts in sequence, for protocols whose clients read one part at a time.
 
-While a part is open, events of later parts are held back; when it ends, they follow in the order of their starts.
+While a part is open, events of later parts are held back; when it ends, they follow in the order of their starts,
+except that reasoning precedes the tool calls held back with it: Responses and Messages place it there, and some Chat
+servers send it after the call. A call that is partly written stays where it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from llmproxy_asgi.conversation import PartDelta, PartEnded, PartStarted
+from llmproxy_asgi.conversation import Part, PartDelta, PartEnded, PartStarted, Reasoning, ToolCall
 
 PartEvent: TypeAlias = PartStarted | PartDelta | PartEnded
 
@@ -41,9 +43,23 @@ class PartSequencer:
         released: list[PartEvent] = [ended]
         self.open = _NONE
         while self._held and self.open == _NONE:
-            index = next(iter(self._held))
+            index = next_held(self._held)
             held = self._held.pop(index)
             released += held
             if type(held[-1]) is not PartEnded:
                 self.open = index
         return released
+
+
+def next_held(held: Mapping[int, Sequence[PartEvent]]) -> int:
+    """Return the index of the part to send next: the first one, or the first reasoning if that one is a tool call."""
+    first = next(iter(held))
+    if len(held) > 1 and type(_part(held[first])) is ToolCall:
+        return next((index for index in held if type(_part(held[index])) is Reasoning), first)
+    return first
+
+
+def _part(events: Sequence[PartEvent]) -> Part | None:
+    """Return the part that these events start, if its start is among them."""
+    begin = events[0]
+    return begin.part if isinstance(begin, PartStarted) else None

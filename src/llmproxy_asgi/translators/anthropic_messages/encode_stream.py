@@ -1,7 +1,7 @@
 """Streams for Anthropic's clients.
 
 Anthropic never interleaves content blocks and its clients rely on it, so parts that overlap are written one after the
-other: while one is open, events of the others wait; when it ends, they are written in the order of their starts. What
+other: while one is open, events of the others wait; when it ends, they are written in the order of `next_held`. What
 waits is bounded by what came.
 
 Text, thinking and argument fragments are written as they come: a prefix that is made once per block, the text as JSON,
@@ -67,6 +67,7 @@ from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.anthropic_messages.usage import encode_usage, estimated_input
 from llmproxy_asgi.translators.base import Intake, StreamEncoder
 from llmproxy_asgi.translators.pairing import arguments_raw
+from llmproxy_asgi.translators.part_sequencer import next_held
 from llmproxy_asgi.wire import sse
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
@@ -171,7 +172,7 @@ class AnswerStream(StreamEncoder):
         self._open.end(part, out)
         self._open, self._open_index = None, -1
         while self._waiting and self._open is None:
-            index = next(iter(self._waiting))
+            index = next_held(self._waiting)
             self._replay(self._waiting.pop(index), out)
 
     def _replay(self, events: list[_PartEvent], out: list[bytes]) -> None:
