@@ -46,6 +46,7 @@ from llmproxy_asgi.conversation import (
     ToolCall,
     ToolResult,
 )
+from llmproxy_asgi.conversation_state import responses
 from llmproxy_asgi.errors import Unavailable
 from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.stores.base import MIB, Bounds, RecordStore
@@ -429,18 +430,25 @@ class ReasoningCache:
 
     Args:
         store: A bounded store for this cache only; its creator closes it.
-        lifetime: Seconds that an entry is kept after its last use.
+        lifetime: Seconds that the reasoning of a tool call is kept after its last use.
+        message_lifetime: Seconds that the state of a message is kept after its last use: as long as its response.
     """
 
-    def __init__(self, store: RecordStore, *, lifetime: float = LIFETIME) -> None:
+    def __init__(
+        self, store: RecordStore, *, lifetime: float = LIFETIME, message_lifetime: float = responses.LIFETIME
+    ) -> None:
         self._store = store
         self._lifetime = lifetime
+        self._message_lifetime = message_lifetime
+
+    def _ttl(self, reasoning: CachedReasoning) -> float:
+        return self._lifetime if reasoning.call else self._message_lifetime
 
     async def keep(self, owner: Owner, entries: ReasoningEntries) -> None:
         """Store the entries of a response, before its caller reads the end and may send the next request."""
         try:
             for call_id, reasoning in entries:
-                await self._store.put(owner, call_id, _ENCODER.encode(reasoning), ttl=self._lifetime)
+                await self._store.put(owner, call_id, _ENCODER.encode(reasoning), ttl=self._ttl(reasoning))
         except (Unavailable, TypeError, ValueError) as error:  # the latter two: values that JSON cannot hold
             _log.warning("Reasoning state could not be stored: %s", error)
 
@@ -450,12 +458,14 @@ class ReasoningCache:
             return NO_REASONING
         try:
             found = await self._store.get_many(owner, call_ids)
-            if found:
-                await self._store.touch(owner, found.keys(), ttl=self._lifetime)
+            entries = {key: reasoning for key, value in found.items() if (reasoning := _read(value)) is not None}
+            for ttl in {self._ttl(reasoning) for reasoning in entries.values()}:
+                keys = [key for key, reasoning in entries.items() if self._ttl(reasoning) == ttl]
+                await self._store.touch(owner, keys, ttl=ttl)
         except Unavailable as error:
             _log.warning("Reasoning state could not be looked up: %s", error)
             return NO_REASONING
-        return {call_id: reasoning for call_id, value in found.items() if (reasoning := _read(value)) is not None}
+        return entries
 
 
 def _read(value: bytes) -> CachedReasoning | None:

@@ -30,6 +30,7 @@ from llmproxy_asgi.conversation import (
     ToolCall,
     ToolResult,
 )
+from llmproxy_asgi.conversation_state import responses as stored_responses
 from llmproxy_asgi.conversation_state.reasoning import (
     LIFETIME,
     MAX_CALLS,
@@ -40,6 +41,7 @@ from llmproxy_asgi.conversation_state.reasoning import (
     extract_reasoning,
     missing,
     restore,
+    withheld_reasoning,
 )
 from llmproxy_asgi.errors import Unavailable, UpstreamFailed
 from llmproxy_asgi.principal import Owner
@@ -307,6 +309,19 @@ def test_words_alone_are_passed_over() -> None:
 # ── kept meanwhile ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 KEPT = extract_reasoning(answer(thinking("a"), call()))
+
+
+@pytest.mark.anyio
+async def test_state_of_a_message_is_kept_as_long_as_its_response() -> None:
+    """A conversation continued weeks later gets the state that its stream had no place for; each use extends it."""
+    clock = FakeClock()
+    kept = cache(clock)
+    await kept.keep(ALICE, (*KEPT, *withheld_reasoning([("msg_1", [seal()])])))
+    await kept.find(ALICE, ["msg_1", "call_1"])
+    clock.at += stored_responses.LIFETIME - 1
+    assert (await kept.find(ALICE, ["msg_1", "call_1"])).keys() == {"msg_1"}
+    clock.at += stored_responses.LIFETIME
+    assert await kept.find(ALICE, ["msg_1"]) == {}
 
 
 def cache(clock: FakeClock, **bounds: int) -> ReasoningCache:
