@@ -6,16 +6,18 @@ This module refuses; it interprets nothing.
 """
 
 import codecs
+from collections import Counter
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, compress
 from typing import Any, NamedTuple
 
 import msgspec
 
 _SIGNS = b'[]{},"'
 _NOT_SIGNS = bytes(set(range(256)) - set(_SIGNS))
-_STEPS = bytes(1 if sign in b"[{" else 255 for sign in range(256))
-"""Brackets to signed bytes: one level deeper, one level up."""
+_STEPS = bytes(1 if sign in b"[{" else 255 if sign in b"]}" else 0 for sign in range(256))
+"""Signs to signed bytes: one level deeper, one level up."""
+_COMMAS = bytes(sign == ord(",") for sign in range(256))
 _PIECE = 2**20
 """Bytes that one step takes at once, so that a worker thread lets go of the interpreter in between."""
 _STEP = 64 * 1024
@@ -85,7 +87,7 @@ def count_values(data: bytes, bounds: Bounds = DEFAULT_BOUNDS) -> int:
     """Count the values of a JSON text, and measure how deep it nests.
 
     What stands in strings neither counts nor hides anything. That takes a second look at the quotes, which is spared
-    where the signs of the whole text are few.
+    where the signs of the whole text are few. A long text is counted in pieces, up to the first that holds too much.
 
     Returns:
         The number of values; where that is clearly within the bounds, an estimate that is never too low.
@@ -93,24 +95,34 @@ def count_values(data: bytes, bounds: Bounds = DEFAULT_BOUNDS) -> int:
     Raises:
         OverBounds: There are too many, or they nest too deep.
     """
-    signs = data.translate(None, _NOT_SIGNS)
+    signs = data.translate(None, _NOT_SIGNS) if len(data) <= _PIECE else b"".join(map(_signs, _pieces(data)))
     opening = signs.count(b"[") + signs.count(b"{")
     values = opening + signs.count(b",")
     if values <= bounds.values and opening <= bounds.json_depth:
         return values
-    if b"\\" in data:
-        signs = b"".join(piece.translate(None, _NOT_SIGNS) for piece in _without_escapes(data))
-    # Every string is a value or the name of one, so this many quotes are too many values, whatever stands between.
-    if (least := signs.count(b'"') // 4) > bounds.values:
-        raise OverBounds(_too_many(least, bounds, "at least "))
-    outside = b"".join(signs.split(b'"')[::2])
-    brackets = outside.translate(None, b",")
-    values = len(outside) - len(brackets) + outside.count(b"[") + outside.count(b"{")
-    if values > bounds.values:
-        raise OverBounds(_too_many(values, bounds))
-    if _depth(brackets) > bounds.json_depth:
+    values = depth = deepest = 0
+    pieces = _outside(data)
+    for outside in pieces:
+        opening = outside.count(b"[") + outside.count(b"{")
+        values += outside.count(b",") + opening
+        if values > bounds.values:
+            raise OverBounds(_too_many(values, bounds, "" if next(pieces, None) is None else "at least "))
+        brackets = outside.translate(None, b",")
+        reached = max(_depths(brackets, depth))
+        deepest = max(deepest, reached)
+        depth += 2 * opening - len(brackets)
+    if deepest > bounds.json_depth:
         raise OverBounds(_too_deep(bounds))
     return values
+
+
+def count_separators(data: bytes) -> Iterator[Counter[int]]:
+    """Count the commas of a JSON text at each depth, piece by piece; 1 is the depth of the outermost elements."""
+    depth = 0
+    for outside in _outside(data):
+        depths = list(_depths(outside, depth))
+        yield Counter(compress(depths[1:], outside.translate(_COMMAS)))
+        depth = depths[-1]
 
 
 def elements(array: msgspec.Raw) -> list[msgspec.Raw]:
@@ -139,8 +151,30 @@ def decode(value: msgspec.Raw | bytes) -> Any:
     return _ANY.decode(value)
 
 
-def _depth(brackets: bytes) -> int:
-    return max(accumulate(memoryview(brackets.translate(_STEPS)).cast("b")), default=0)
+def _depths(signs: bytes, depth: int) -> Iterator[int]:
+    """The depth before these signs, and after each of them."""
+    return accumulate(memoryview(signs.translate(_STEPS)).cast("b"), initial=depth)
+
+
+def _outside(data: bytes) -> Iterator[bytes]:
+    """The brackets and commas that stand outside of strings, for each piece of the text."""
+    within = 0
+    for piece in _without_escapes(data) if b"\\" in data else _pieces(data):
+        parts = _signs(piece).split(b'"')
+        yield b"".join(parts[within::2])
+        within ^= (len(parts) - 1) & 1
+
+
+def _signs(piece: bytes) -> bytes:
+    return piece.translate(None, _NOT_SIGNS)
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    if len(data) <= _PIECE:
+        yield data
+        return
+    for start in range(0, len(data), _PIECE):
+        yield data[start : start + _PIECE]
 
 
 def _without_escapes(data: bytes) -> Iterator[bytes]:

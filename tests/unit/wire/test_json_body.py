@@ -1,11 +1,20 @@
 """What a body's outer shell is opened for, and what it is refused for before any object is made."""
 
 import json
+from collections import Counter
 
 import msgspec
 import pytest
 
-from llmproxy_asgi.wire.json_body import Bounds, MalformedBody, OverBounds, count_values, elements, open_object
+from llmproxy_asgi.wire.json_body import (
+    Bounds,
+    MalformedBody,
+    OverBounds,
+    count_separators,
+    count_values,
+    elements,
+    open_object,
+)
 
 LOW = Bounds(values=1_000, json_depth=8)
 
@@ -70,11 +79,28 @@ def test_escapes_are_read_right_where_a_long_text_is_taken_in_pieces(text: bytes
         open_object(body, LOW)
 
 
-def test_very_many_strings_are_refused_without_being_taken_apart() -> None:
-    """Quotes alone tell that there are too many values."""
+def test_a_long_body_is_counted_no_further_than_to_its_first_value_too_many() -> None:
+    """The refusal says that there are more; where the first piece is all, it names their number."""
     body = b'{"a":[' + b",".join([b'""'] * 10_000) + b"]}"
-    with pytest.raises(OverBounds, match="at least 5000 came"):
+    with pytest.raises(OverBounds, match=": 10001 came"):
         open_object(body, LOW)
+    with pytest.raises(OverBounds, match=r"at least 34952\d came"):
+        open_object(b'{"a":[' + b",".join([b'""'] * 1_000_000) + b"]}", LOW)
+
+
+@pytest.mark.parametrize("shift", range(8))
+def test_strings_brackets_and_depth_go_on_over_the_border_of_two_pieces(shift: int) -> None:
+    """Wherever a piece ends: in a string, in an escape, between two brackets."""
+    item = rb'{"a,[":[["x\\",",[\"{"]],"b":{}},'
+    items = 3 * 2**20 // len(item)
+    body = b" " * shift + b'{"a":[' + item * items + b"1]}"
+    count = 7 * items + 2
+    assert count_values(body, Bounds(values=count, json_depth=5)) == count
+    with pytest.raises(OverBounds):
+        count_values(body, Bounds(values=count - 1, json_depth=5))
+    with pytest.raises(OverBounds, match="nests too deep"):
+        count_values(body, Bounds(values=count, json_depth=4))
+    assert sum(count_separators(body), Counter()) == {2: items, 3: items, 5: items}
 
 
 def test_depth_is_counted_outside_of_strings() -> None:
