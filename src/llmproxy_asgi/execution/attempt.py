@@ -21,6 +21,7 @@ from llmproxy_asgi.facts import Course
 from llmproxy_asgi.providers.base import Credential, HeaderList
 from llmproxy_asgi.providers.target import Line, Target
 from llmproxy_asgi.translators.addresses import refuse_addresses
+from llmproxy_asgi.translators.answer_bounds import refuse_crowded
 from llmproxy_asgi.translators.assemble import fold, reasoning_first, unfold
 from llmproxy_asgi.translators.base import ErrorT, Intake, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.embeddings.records import EmbeddingRequest, Embeddings
@@ -379,6 +380,7 @@ class Attempt:
         if body[:1] != b"{" and line.outbound.begins_stream(body[:_LOOK].lstrip(_SPACE)):
             self._translate()
             return self._folded(line, body)
+        refuse_crowded(body, line.outbound.many)
         if self.relays is not None:
             return line.outbound.restore(body, self.relays, line.upstream)
         decoded: Answered = line.outbound.decode(body, self.outgoing, line.upstream, received_at=datetime.now(UTC))

@@ -288,6 +288,8 @@ class Outbound(ABC, Generic[AskedT, AnsweredT]):
     pauses: ClassVar[bool] = False
     """Whether an answer may end with `pause`, so that whoever asked sends it back for the rest."""
 
+    many: ClassVar[tuple[str, ...]] = ()
+    """The path to those entries of a whole answer that may be very many: see `answer_bounds`."""
     stream_beginnings: ClassVar[tuple[bytes, ...]] = (b"data:", b"event:", b"id:", b"retry:", b":", b"\xef\xbb\xbf")
     """What the body of a stream begins with. Content types are not believed, because many servers send wrong ones."""
 

@@ -9,12 +9,15 @@ from typing import Any
 import msgspec
 
 from llmproxy_asgi.translators.error_bodies import error_of
+from llmproxy_asgi.translators.raw_json import split_object
 from llmproxy_asgi.wire.surrogates import replace_halves
 
 STATUS_KEYS = ("code", "status", "status_code", "statusCode")
 """Where servers put the status of an error that comes with status 200."""
 BESIDE = ("code", "param", "status", "status_code", "statusCode")
 """What some servers put beside the error and not into it."""
+_LONG = 2**20
+"""Bytes."""
 _MARKS = frozenset({"code", "status", "status_code", "statusCode", "type", "object"})
 _OF_ERRORS = frozenset({"fault", "__type", "Message", "error_description", "errorMessage", "error_message"})
 """Members that only errors have, in an object without any member of an answer."""
@@ -52,8 +55,11 @@ def read_loosely(data: bytes) -> Any:
 
 
 def find_error(data: bytes) -> Mapping[str, Any] | None:
-    """The object, if it is or holds an error: ``{"error": ...}``, or a message beside a code; None for an answer."""
-    found = read_loosely(data)
+    """The object, if it is or holds an error: ``{"error": ...}``, or a message beside a code; None for an answer.
+
+    Of a very long one only the short members are read: what is long is no error's.
+    """
+    found = read_loosely(data) if len(data) <= _LONG else _read_short_members(data)
     if type(found) is list and found:
         found = found[0]
     if type(found) is not dict:
@@ -78,6 +84,15 @@ def _is_foreign_error(found: Mapping[str, Any]) -> bool:
         return True
     named = "type" in found and not names_problem(found["type"])
     return not found.keys().isdisjoint(_OF_PROBLEMS) and (not named or stated_status(found) is not None)
+
+
+def _read_short_members(data: bytes) -> dict[str, Any] | None:
+    try:
+        inside = split_object(data)
+    except (ValueError, RecursionError):
+        return None
+    short = {name: read_loosely(bytes(value)) for name, value in inside.items() if len(memoryview(value)) <= _LONG}
+    return {name: short.get(name, True) for name in inside}
 
 
 def flattened(found: Any) -> Mapping[str, Any]:

@@ -5,8 +5,8 @@ through here: a half at the end of a delta waits for the next delta of the same 
 """
 
 import re
-from collections.abc import Iterable
-from typing import TypeAlias, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -25,10 +25,12 @@ from llmproxy_asgi.conversation import (
     TextDelta,
     ToolCall,
 )
+from llmproxy_asgi.wire.json_body import elements
 from llmproxy_asgi.wire.surrogates import HIGH, LOW, REPLACEMENT, joined, mark_halves, replace_halves
 
 _MARKS = re.compile(f"([{HIGH}])([{LOW}])|[{HIGH}{LOW}]")
 _ENDS_WITH_HIGH = re.compile(f"[{HIGH}]\\Z")
+_ANYTHING = msgspec.json.Decoder(Any)
 _TEXTS = (TextDelta, ReasoningDelta, RefusalDelta, ArgumentsDelta)
 
 _Piece: TypeAlias = TextDelta | ReasoningDelta | RefusalDelta | ArgumentsDelta
@@ -46,7 +48,7 @@ def decode_marked(decoder: "msgspec.json.Decoder[_T]", data: bytes) -> _T:
     return decoder.decode(mark_halves(data) or data)
 
 
-def decode_replaced(decoder: "msgspec.json.Decoder[_T]", data: bytes) -> _T:
+def decode_replaced(decoder: "msgspec.json.Decoder[_T]", data: bytes | msgspec.Raw) -> _T:
     """JSON with U+FFFD in the place of lone halves, if it has any. The cost of strict reading where it has none.
 
     Raises:
@@ -57,10 +59,23 @@ def decode_replaced(decoder: "msgspec.json.Decoder[_T]", data: bytes) -> _T:
     try:
         return decoder.decode(data)
     except msgspec.DecodeError:
-        replaced = replace_halves(data)
+        replaced = replace_halves(bytes(data))
         if replaced is None:
             raise
         return decoder.decode(replaced)
+
+
+def each_entry(array: msgspec.Raw) -> Iterator[Any]:
+    """The entries of a list that may be very long, each read for itself; None where one cannot be read."""
+    try:
+        entries = elements(array)
+    except msgspec.MsgspecError:
+        return
+    for entry in entries:
+        try:
+            yield decode_replaced(_ANYTHING, entry)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            yield None
 
 
 class SurrogateJoiner:

@@ -120,6 +120,9 @@ def count_separators(data: bytes) -> Iterator[Counter[int]]:
     """Count the commas of a JSON text at each depth, piece by piece; 1 is the depth of the outermost elements."""
     depth = 0
     for outside in _outside(data):
+        if b"," not in outside:
+            depth += 2 * (outside.count(b"[") + outside.count(b"{")) - len(outside)
+            continue
         depths = list(_depths(outside, depth))
         yield Counter(compress(depths[1:], outside.translate(_COMMAS)))
         depth = depths[-1]
@@ -134,8 +137,12 @@ def elements(array: msgspec.Raw) -> list[msgspec.Raw]:
     return _LIST.decode(array)
 
 
-def decode(value: msgspec.Raw | bytes) -> Any:
+def decode(value: msgspec.Raw | bytes, *, leaving: str | None = None) -> Any:
     """Decode a JSON value, a large one in many short steps, between which a thread lets go of the interpreter.
+
+    Args:
+        value: Bytes that begin with the value.
+        leaving: The name of members that stay bytes where they stand in large objects.
 
     Raises:
         msgspec.DecodeError: It cannot be read.
@@ -145,9 +152,12 @@ def decode(value: msgspec.Raw | bytes) -> Any:
     view = memoryview(value)
     if len(view) > _STEP:
         if view[0] == _ARRAY:
-            return [decode(each) for each in _LIST.decode(value)]
+            return [decode(each, leaving=leaving) for each in _LIST.decode(value)]
         if view[0] == _OBJECT:
-            return {name: decode(each) for name, each in _DECODER.decode(value).items()}
+            return {
+                name: each if name == leaving else decode(each, leaving=leaving)
+                for name, each in _DECODER.decode(value).items()
+            }
     return _ANY.decode(value)
 
 

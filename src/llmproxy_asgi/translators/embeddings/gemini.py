@@ -174,21 +174,15 @@ class _Embedding(msgspec.Struct, gc=False):
     values: list[float]
 
 
-class _Answer(msgspec.Struct, gc=False, rename="camel"):
-    embeddings: list[_Embedding] | None = None
-    usage_metadata: Any = None
-    error: Any = None
-
-
 class _Frame(msgspec.Struct, gc=False, rename="camel"):
-    """What is looked at in an answer that is passed on."""
+    """An answer whose vectors are still unread: read one by one, or passed on."""
 
     embeddings: list[msgspec.Raw] | None = None
     usage_metadata: Any = None
     error: Any = None
 
 
-_ANSWER = msgspec.json.Decoder(_Answer)
+_EMBEDDING = msgspec.json.Decoder(_Embedding)
 _FRAME = msgspec.json.Decoder(_Frame)
 
 
@@ -196,6 +190,7 @@ class GeminiEmbeddingOutbound(EmbeddingOutbound):
     """The half that calls upstreams; the address is that of `:batchEmbedContents`."""
 
     protocol = PROTOCOL
+    many = ("embeddings", "*")
 
     @override
     def encode(self, request: EmbeddingRequest, upstream: Upstream) -> Outgoing:
@@ -219,16 +214,16 @@ class GeminiEmbeddingOutbound(EmbeddingOutbound):
 
     @override
     def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Embeddings:
-        answer = _read(_ANSWER, body)
-        vectors = tuple(tuple(each.values) for each in answer.embeddings)
+        answer = _read(body)
         sent = msgspec.json.decode(outgoing.body, type=_Sent).requests
-        check_count(len(vectors), len(sent))
+        check_count(len(answer.embeddings), len(sent))
+        vectors = tuple(tuple(readable(_EMBEDDING, each).values) for each in answer.embeddings)
         usage = _usage(answer.usage_metadata)
         return Embeddings(model=upstream.asked, vectors=vectors, usage=_estimated(sent) if usage.estimated else usage)
 
     @override
     def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
-        answer = _read(_FRAME, body)
+        answer = _read(body)
         usage = _usage(answer.usage_metadata)
         if intake.path.get("method") == ONE:
             check_count(len(answer.embeddings), 1)
@@ -285,8 +280,8 @@ def _entries(requests: msgspec.Raw, key: str) -> list[dict[str, msgspec.Raw]]:
     return entries
 
 
-def _read(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
-    answer = readable(decoder, body)
+def _read(body: bytes) -> Any:
+    answer = readable(_FRAME, body)
     if answer.error:
         raise stream_error(answer.error)
     if answer.embeddings is None:

@@ -59,8 +59,8 @@ def check_count(vectors: int, asked: int) -> None:
         raise UpstreamProtocolError(f"The upstream gave {vectors} embeddings for {asked} inputs.")
 
 
-def readable(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
-    """An upstream's answer.
+def readable(decoder: "msgspec.json.Decoder[Any]", body: bytes | msgspec.Raw) -> Any:
+    """An upstream's answer, or one of its vectors.
 
     Raises:
         UpstreamProtocolError: It is not of the shape that the decoder reads.

@@ -103,7 +103,7 @@ class OpenAIEmbeddingInbound(OpenAIInbound[EmbeddingRequest, Embeddings], Embedd
             {
                 "object": "list",
                 "data": [
-                    {"object": "embedding", "index": index, "embedding": shown(vector)}
+                    {"object": "embedding", "index": index, "embedding": raw(shown(vector))}
                     for index, vector in enumerate(response.vectors)
                 ],
                 "model": intake.model or response.model,
@@ -157,14 +157,8 @@ class _Item(msgspec.Struct, gc=False):
     index: int | None = None
 
 
-class _Answer(msgspec.Struct, gc=False):
-    data: list[_Item] | None = None
-    usage: Any = None
-    error: Any = None
-
-
 class _Frame(msgspec.Struct, gc=False):
-    """What is looked at in an answer that is passed on."""
+    """An answer whose vectors are still unread: read one by one, or passed on."""
 
     data: list[msgspec.Raw] | None = None
     model: str | None = None
@@ -172,7 +166,7 @@ class _Frame(msgspec.Struct, gc=False):
     error: Any = None
 
 
-_ANSWER = msgspec.json.Decoder(_Answer)
+_ITEM = msgspec.json.Decoder(_Item)
 _FRAME = msgspec.json.Decoder(_Frame)
 
 
@@ -180,6 +174,7 @@ class OpenAIEmbeddingOutbound(EmbeddingOutbound):
     """The half that calls upstreams."""
 
     protocol = PROTOCOL
+    many = ("data", "*")
 
     @override
     def encode(self, request: EmbeddingRequest, upstream: Upstream) -> Outgoing:
@@ -207,9 +202,9 @@ class OpenAIEmbeddingOutbound(EmbeddingOutbound):
 
     @override
     def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Embeddings:
-        answer = _read(_ANSWER, body)
-        items = answer.data or []
-        check_count(len(items), len(msgspec.json.decode(outgoing.body, type=_Sent).input))
+        answer = _read(body)
+        check_count(len(answer.data), len(msgspec.json.decode(outgoing.body, type=_Sent).input))
+        items: list[_Item] = [readable(_ITEM, each) for each in answer.data]
         placed = {position if item.index is None else item.index: item for position, item in enumerate(items)}
         if sorted(placed) != list(range(len(items))):
             raise UpstreamProtocolError("The upstream's embeddings are not numbered one after the other.")
@@ -218,7 +213,7 @@ class OpenAIEmbeddingOutbound(EmbeddingOutbound):
 
     @override
     def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
-        answer = _read(_FRAME, body)
+        answer = _read(body)
         if answer.model != upstream.asked:
             body = replace_model(body, upstream.asked)
         usage = _usage(answer.usage)
@@ -235,8 +230,8 @@ class _Sent(msgspec.Struct, gc=False):
     input: list[msgspec.Raw]
 
 
-def _read(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
-    answer = readable(decoder, body)
+def _read(body: bytes) -> Any:
+    answer = readable(_FRAME, body)
     if answer.error:
         raise decode_error_object(answer.error, protocol=PROTOCOL)
     if answer.data is None:

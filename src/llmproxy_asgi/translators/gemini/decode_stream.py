@@ -429,7 +429,7 @@ class _Open:
         events.append(PartEnded(self.number, self._index, made))
         self._kind = ""
 
-    def logprobs(self, native: JSONObject, events: list[StreamEvent]) -> None:
+    def logprobs(self, native: msgspec.Raw, events: list[StreamEvent]) -> None:
         """How likely the tokens of this chunk were; told with the part that is open, or with the next."""
         self._tokens += decode_logprobs(native)
         if self._kind:

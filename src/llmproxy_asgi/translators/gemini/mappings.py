@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from llmproxy_asgi.conversation import (
     EMPTY,
     MOST_TOKENS,
@@ -15,7 +17,9 @@ from llmproxy_asgi.conversation import (
     TokenLogprob,
     Usage,
 )
-from llmproxy_asgi.translators.gemini.schema import PROTOCOL
+from llmproxy_asgi.translators.gemini.schema import ABSENT, PROTOCOL
+from llmproxy_asgi.translators.raw_json import split_object
+from llmproxy_asgi.translators.surrogates import each_entry
 
 _FILTERED = (
     "SAFETY",
@@ -160,14 +164,16 @@ def encode_usage(usage: Usage) -> JSONObject:
     return {**native, **fields}
 
 
-def decode_logprobs(native: Mapping[str, Any]) -> tuple[TokenLogprob, ...]:
+def decode_logprobs(native: msgspec.Raw) -> tuple[TokenLogprob, ...]:
     """Decode the chosen tokens of `logprobsResult` with their alternatives; skip unreadable entries."""
-    tops = native.get("topCandidates")
-    rows = tops if isinstance(tops, list) else []
+    try:
+        lists = split_object(native)
+    except msgspec.MsgspecError:
+        return ()
+    rows = each_entry(lists.get("topCandidates", ABSENT))
     tokens: list[TokenLogprob] = []
-    chosen = native.get("chosenCandidates")
-    for position, entry in enumerate(chosen if isinstance(chosen, list) else ()):
-        row = rows[position] if position < len(rows) else None
+    for entry in each_entry(lists.get("chosenCandidates", ABSENT)):
+        row = next(rows, None)
         others = row.get("candidates") if isinstance(row, dict) else None
         top = tuple(
             token for other in (others if isinstance(others, list) else ()) if (token := _logprob(other)) is not None

@@ -53,6 +53,7 @@ class GeminiOutbound(Outbound):
 
     protocol: ClassVar[str] = PROTOCOL
     pauses: ClassVar[bool] = True
+    many: ClassVar[tuple[str, ...]] = ("candidates", "*", "logprobsResult", "*", "*")
     stream_beginnings: ClassVar[tuple[bytes, ...]] = (*Outbound.stream_beginnings, b"[")
 
     @override

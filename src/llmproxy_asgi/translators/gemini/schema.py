@@ -61,7 +61,8 @@ class Candidate(msgspec.Struct, rename="camel", gc=False):
     continuation_token: str | None = None
     grounding_metadata: JSONObject | None = None
     citation_metadata: JSONObject | None = None
-    logprobs_result: JSONObject | None = None
+    logprobs_result: msgspec.Raw = ABSENT
+    """Maybe millions of values, so that they are read one by one."""
 
 
 class Chunk(msgspec.Struct, rename="camel", gc=False):

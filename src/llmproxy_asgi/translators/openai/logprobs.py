@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from llmproxy_asgi.conversation import TokenLogprob
+from llmproxy_asgi.translators.surrogates import each_entry
 
 
 def encode_logprob(token: TokenLogprob) -> dict[str, Any]:
@@ -17,8 +20,10 @@ def _encode_alternative(token: TokenLogprob) -> dict[str, Any]:
 
 
 def decode_entries(found: Any, *, refusal: bool = False) -> tuple[TokenLogprob, ...]:
-    """The tokens of a list; entries that cannot be read are passed over."""
-    if type(found) is not list:
+    """The tokens of a list, or of the bytes of one; entries that cannot be read are passed over."""
+    if type(found) is msgspec.Raw:
+        found = each_entry(found)
+    elif type(found) is not list:
         return ()
     return tuple(token for entry in found if (token := _decode_logprob(entry, refusal=refusal)))
 

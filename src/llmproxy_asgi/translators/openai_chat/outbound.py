@@ -38,6 +38,7 @@ class ChatOutbound(Outbound):
     """The half that calls upstreams."""
 
     protocol = PROTOCOL
+    many = ("choices", "*", "logprobs", "*", "*")
 
     @override
     def encode(self, request: Request, upstream: Upstream) -> Outgoing:
@@ -88,7 +89,7 @@ class ChatOutbound(Outbound):
                 delta=choice.message,
                 index=position if choice.index is None else choice.index,
                 finish_reason=choice.finish_reason,
-                logprobs=choice.logprobs,
+                logprobs=choice.logprobs or None,
                 error=choice.error,
                 usage=choice.usage,
             )

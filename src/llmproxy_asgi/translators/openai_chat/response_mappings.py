@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec import MsgspecError, Raw
+
 from llmproxy_asgi.conversation import (
     Citation,
     FinishReason,
@@ -16,6 +18,7 @@ from llmproxy_asgi.translators.media import picture_type
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.logprobs import decode_entries, encode_logprob
 from llmproxy_asgi.translators.openai_chat.mappings import FINISH_OUT, PROTOCOL
+from llmproxy_asgi.translators.raw_json import split_object
 
 _ANSWER_PREFIX = "chatcmpl-"
 
@@ -93,6 +96,11 @@ def logprobs_object(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
 
 def decode_logprobs(found: Any) -> tuple[TokenLogprob, ...]:
     """Decode the log probabilities of a choice; skip unreadable entries."""
+    if type(found) is Raw:
+        try:
+            found = split_object(found)
+        except MsgspecError:
+            return ()
     if type(found) is not dict:
         return ()
     return decode_entries(found.get("content")) + decode_entries(found.get("refusal"), refusal=True)

@@ -85,7 +85,8 @@ class Choice(msgspec.Struct, gc=False):
     message: Delta | None = None
     index: int | None = None
     finish_reason: str | None = None
-    logprobs: Loose = None
+    logprobs: msgspec.Raw = ABSENT
+    """Maybe millions of values, so that they are read one by one."""
     error: Loose = None
     usage: Loose = None
 

@@ -39,6 +39,7 @@ from llmproxy_asgi.translators.openai_responses.mappings import (
 )
 from llmproxy_asgi.translators.openai_responses.readers import GOES_ON, BrokenStream, Reader, Take
 from llmproxy_asgi.translators.openai_responses.schema import ANSWER, DELTA_EVENT, EVENT, Answer, Event
+from llmproxy_asgi.translators.raw_json import split_object
 from llmproxy_asgi.translators.stray_errors import names_problem, read_loosely
 from llmproxy_asgi.translators.surrogates import SurrogateJoiner, decode_marked
 from llmproxy_asgi.wire.sse import EventTooLarge, Frame, FrameSplitter, decode, only_named
@@ -231,10 +232,10 @@ class ResponsesStreamDecoder(StreamDecoder):
 def answer_extras(body: bytes) -> Extras:
     """What of a whole answer has no word of ours."""
     try:
-        found = msgspec.json.decode(body)
-    except msgspec.MsgspecError:  # a number that is out of range, in what nobody reads
+        found = split_object(body)
+        kept = {key: value for key in _KEPT if key in found and (value := msgspec.json.decode(found[key]))}
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # a number that is out of range
         return EMPTY
-    kept = {key: found[key] for key in _KEPT if found.get(key)} if type(found) is dict else {}
     return {PROTOCOL: kept} if kept else EMPTY
 
 

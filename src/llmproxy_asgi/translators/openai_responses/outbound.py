@@ -6,13 +6,14 @@ own endpoint.
 
 import re
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from typing_extensions import override
 
 from llmproxy_asgi.conversation import Batch, Request, Response, UsageReported
 from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
+from llmproxy_asgi.translators.answer_bounds import SMALL
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.counts import read_count, without
@@ -23,16 +24,25 @@ from llmproxy_asgi.translators.openai_responses.decode_stream import ResponsesSt
 from llmproxy_asgi.translators.openai_responses.encode_request import encode_request
 from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, decode_usage
 from llmproxy_asgi.translators.openai_responses.relay import ResponsesScan
-from llmproxy_asgi.translators.openai_responses.schema import ANSWER, RELAYED_ANSWER, Answer, RelayedAnswer
+from llmproxy_asgi.translators.openai_responses.schema import (
+    ANSWER,
+    LARGE_ANSWER,
+    RELAYED_ANSWER,
+    Answer,
+    LargeAnswer,
+    RelayedAnswer,
+)
 from llmproxy_asgi.translators.openai_responses.splice import splice
 from llmproxy_asgi.translators.raw_json import replace_model
 from llmproxy_asgi.translators.relay import Relay
 from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
 from llmproxy_asgi.translators.surrogates import decode_replaced
+from llmproxy_asgi.wire.json_body import decode
+from llmproxy_asgi.wire.surrogates import replace_halves
 
 _REASONING = re.compile(rb'"type"\s*:\s*"reasoning"')
 """Never found in a text: there the quotes are escaped."""
-_Answer = TypeVar("_Answer", Answer, RelayedAnswer)
+_Answer = TypeVar("_Answer", Answer, LargeAnswer, RelayedAnswer)
 _UNFINISHED = frozenset({"queued", "in_progress"})
 _NOT_COUNTED = frozenset(
     {
@@ -63,6 +73,7 @@ class ResponsesOutbound(Outbound):
     """The half that calls upstreams."""
 
     protocol = PROTOCOL
+    many = ("output", "*", "content", "*", "logprobs", "*")
 
     @override
     def encode(self, request: Request, upstream: Upstream) -> Outgoing:
@@ -84,7 +95,7 @@ class ResponsesOutbound(Outbound):
 
     @override
     def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Response:
-        answer = _read(body, ANSWER)
+        answer = _read(body, ANSWER) if len(body) <= SMALL else _read_large(body)
         if answer.created_at is None:
             answer.created_at = received_at.timestamp()
         events = ResponsesStreamDecoder(outgoing, upstream).decode_whole(answer)
@@ -114,6 +125,26 @@ class ResponsesOutbound(Outbound):
     @override
     def decode_error(self, status: int, headers: Headers, body: bytes) -> UpstreamError:
         return decode_error(status, headers, body, protocol=PROTOCOL)
+
+
+def _read_large(body: bytes) -> Answer:
+    """As `_read`, with items that were read in pieces; large lists of log probabilities are left as bytes."""
+    answer = _read(body, LARGE_ANSWER)
+    try:
+        answer.output = [_read_item(item) for item in answer.output or ()]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise UpstreamProtocolError("The upstream's answer cannot be read.") from None
+    return answer
+
+
+def _read_item(item: msgspec.Raw) -> Any:
+    try:
+        return decode(item, leaving="logprobs")
+    except msgspec.DecodeError:
+        replaced = replace_halves(bytes(item))
+        if replaced is None:
+            raise
+        return decode(replaced, leaving="logprobs")
 
 
 def _read(body: bytes, decoder: "msgspec.json.Decoder[_Answer]") -> _Answer:

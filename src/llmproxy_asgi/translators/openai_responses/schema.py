@@ -75,6 +75,12 @@ class Answer(msgspec.Struct, gc=False):
     object: str | None = None
 
 
+class LargeAnswer(Answer, gc=False):
+    """A whole answer of so many bytes that its items are read one after the other."""
+
+    output: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=MOST_PARTS)] | None = None
+
+
 class RelayedItem(msgspec.Struct, gc=False):
     type: str | None = None
 
@@ -112,6 +118,7 @@ class ItemDone(msgspec.Struct, gc=False):
 EVENT = msgspec.json.Decoder(Event)
 DELTA_EVENT = msgspec.json.Decoder(DeltaEvent)
 ANSWER = msgspec.json.Decoder(Answer)
+LARGE_ANSWER = msgspec.json.Decoder(LargeAnswer)
 RELAYED = msgspec.json.Decoder(RelayedEvent)
 ITEM_DONE = msgspec.json.Decoder(ItemDone)
 RELAYED_ANSWER = msgspec.json.Decoder(RelayedAnswer)

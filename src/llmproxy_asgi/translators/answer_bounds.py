@@ -1,0 +1,97 @@
+"""How many JSON values a whole answer may hold, counted on its bytes before an object is made of any.
+
+Texts and media are long and hold few values. Only log probabilities and vectors are legitimately made of millions, and
+each protocol has one place for them, whose entries are read one by one. So that place is left out of the count: its
+entries are bounded instead.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+
+from msgspec import MsgspecError, Raw
+
+from llmproxy_asgi.errors import UpstreamProtocolError
+from llmproxy_asgi.translators.raw_json import split_object
+from llmproxy_asgi.wire.json_body import Bounds, OverBounds, count_separators, count_values, elements
+
+SMALL = 2**20
+"""Bytes of an answer that is not counted: however many values it holds, they are read in a moment."""
+MOST_VALUES = 400_000
+"""Of one answer, beside the entries of its place for many; no model writes as many tokens at once."""
+MOST_ENTRIES = 600_000
+"""Vectors, or tokens with their log probabilities, of one answer."""
+MOST_IN_ENTRY = 100_000
+"""Values of one of these."""
+
+_ALL = Bounds(values=MOST_VALUES, json_depth=MOST_VALUES)
+_ENTRY = Bounds(values=MOST_IN_ENTRY, json_depth=MOST_IN_ENTRY)
+_EACH = "*"
+_ARRAY, _OBJECT = b"[{"
+_LEAST_MEMBER = len(b'"":,')
+_BYTES_OF_HIDDEN = 8
+"""White space is counted as if each so many bytes of it were a value."""
+
+
+def refuse_crowded(body: bytes, many: Sequence[str]) -> None:
+    """Refuse an answer that holds too many values.
+
+    Args:
+        body: The whole answer, JSON or not.
+        many: The path to the entries that may be many: names of members, `*` for every member or element.
+
+    Raises:
+        UpstreamProtocolError: There are too many, wherever they are.
+    """
+    if len(body) <= SMALL:
+        return
+    try:
+        count_values(body, _ALL)
+    except OverBounds:
+        if not (many and _is_in_place(body, many)):
+            raise UpstreamProtocolError(
+                f"The upstream's answer holds too many JSON values: at most {MOST_VALUES} are taken"
+                + (f" beside {'.'.join(many)}." if many else ".")
+            ) from None
+
+
+def _is_in_place(body: bytes, many: Sequence[str]) -> bool:
+    """Whether an answer holds so many values only where it may."""
+    found: Counter[int] = Counter()
+    for counted in count_separators(body):
+        found += counted
+        # What is cut apart below becomes an object each, so these are counted before.
+        if sum(found[depth] for depth in range(1, len(many))) > MOST_VALUES or found[len(many)] > MOST_ENTRIES:
+            return False
+    try:
+        return _beside(Raw(body.strip()), many) <= MOST_VALUES
+    except (OverBounds, MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+
+
+def _beside(value: Raw, many: Sequence[str]) -> int:
+    """How many values there are beside the entries, never too low."""
+    view = memoryview(value)
+    if not many:
+        if len(view) > MOST_IN_ENTRY:  # a shorter one cannot hold more values
+            count_values(bytes(value), _ENTRY)
+        return 0
+    named: Iterable[tuple[str, Raw]]
+    if view[0] == _OBJECT:
+        inside = split_object(value)
+        # A repeated member hides the ones before it, which a reader reads all the same.
+        seen = sum(map(len, inside)) + sum(len(memoryview(each)) for each in inside.values())
+        found = len(inside) + max(0, len(view) - seen - _LEAST_MEMBER * len(inside)) // _BYTES_OF_HIDDEN
+        named = inside.items()
+    elif view[0] == _ARRAY:
+        entries = elements(value)
+        found = len(entries) if len(many) > 1 else 0
+        named = zip(repeat(_EACH), entries)
+    else:
+        return 1
+    step, *rest = many
+    for name, each in named:
+        found += _beside(each, rest) if step in (name, _EACH) else count_values(bytes(each), _ALL)
+        if found > MOST_VALUES:
+            break
+    return found
