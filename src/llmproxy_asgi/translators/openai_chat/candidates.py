@@ -82,7 +82,7 @@ class OpenCandidate:
         self.detail: int | None = None
         self.calls: list[OpenCall] = []
         self.call_ids = DistinctIds(nonce)
-        self.by_index: dict[int, OpenCall] = {}
+        self.by_index: dict[int | None, OpenCall] = {}
         self.by_id: dict[str, OpenCall] = {}
         self.last_call: OpenCall | None = None
         self.refused = False

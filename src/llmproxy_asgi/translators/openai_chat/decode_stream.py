@@ -61,11 +61,14 @@ from llmproxy_asgi.translators.openai_chat.response_mappings import decode_annot
 from llmproxy_asgi.translators.openai_chat.schema import (
     ABSENT,
     CHUNK,
+    COUNTED_CHUNK,
     MESSAGE,
+    NEXT_CHUNK,
     CallDelta,
     Chunk,
     ChunkChoice,
     Delta,
+    NextChunk,
 )
 from llmproxy_asgi.translators.restated import missing_rest
 from llmproxy_asgi.translators.stray_errors import read_loosely
@@ -105,6 +108,7 @@ class ChatStreamDecoder(StreamDecoder):
         self._complete = self._splitter.complete
         self._nonce = outgoing.nonce
         self._id = ""
+        self._decoder: msgspec.json.Decoder[Chunk] | msgspec.json.Decoder[NextChunk] = CHUNK
         self._candidates: dict[int, OpenCandidate] = {}
         self._whole = False
         self._usage: Any = None
@@ -154,7 +158,7 @@ class ChatStreamDecoder(StreamDecoder):
         """
         out: list[StreamEvent] = []
         self._whole = True
-        self._chunk(chunk, out)
+        self._chunk(chunk, None, out)
         for candidate in self._candidates.values():
             candidate.finish = candidate.finish or ""
         if not self._over:
@@ -179,7 +183,7 @@ class ChatStreamDecoder(StreamDecoder):
             if not data:
                 return
         try:
-            chunk = CHUNK.decode(data)
+            chunk = self._decoder.decode(data)
         except _UNREADABLE:
             try:
                 chunk = decode_marked(CHUNK, data)
@@ -191,16 +195,15 @@ class ChatStreamDecoder(StreamDecoder):
         if (chunk.error or not chunk.choices) and (error := error_in(data, protocol=PROTOCOL)) is not None:
             self._fail(error, out)
         else:
-            self._chunk(chunk, out)
+            self._chunk(chunk, data, out)
 
     # ── the frame of the stream ──────────────────────────────────────────────────────────────────────────────────────
 
-    def _chunk(self, chunk: Chunk, out: list[StreamEvent]) -> None:
+    def _chunk(self, chunk: NextChunk, data: bytes | None, out: list[StreamEvent]) -> None:
+        """Read a chunk; `data` is None where it has been looked through for its usage."""
         choices = chunk.choices
-        if not self._id and (choices or chunk.id):
-            event = started(chunk, self._upstream, self._nonce)
-            self._id = event.id
-            out.append(event)
+        if not self._id:
+            self._start(chunk, out)
         if chunk.service_tier is not None:
             self._tier = TIER_IN.get(chunk.service_tier, self._tier)
         if choices:
@@ -209,12 +212,19 @@ class ChatStreamDecoder(StreamDecoder):
                 if self._over:
                     return
         usage = chunk.usage
-        if usage is None and (self._finishing or not choices):
-            usage = usage_of(chunk)
+        if usage is None and (self._finishing or not choices) and data is not None:
+            usage = usage_of(decode_replaced(COUNTED_CHUNK, data))
         if usage is not None:
             self._usage = usage
             if not choices:
                 self._report(out)
+
+    def _start(self, chunk: NextChunk, out: list[StreamEvent]) -> None:
+        if isinstance(chunk, Chunk) and (chunk.choices or chunk.id):
+            event = started(chunk, self._upstream, self._nonce)
+            self._id = event.id
+            self._decoder = NEXT_CHUNK
+            out.append(event)
 
     def _report(self, out: list[StreamEvent]) -> None:
         """Usage at the stream's end is told at once, so that it is known should the caller leave now."""
@@ -235,6 +245,10 @@ class ChatStreamDecoder(StreamDecoder):
             self._restate(candidate, choice.message, out)
         if choice.logprobs is not None:
             self._logprobs(candidate, choice.logprobs, out)
+        if choice.finish_reason is not None or choice.error is not None:
+            self._end_choice(candidate, choice, out)
+
+    def _end_choice(self, candidate: OpenCandidate, choice: ChunkChoice, out: list[StreamEvent]) -> None:
         if choice.error is not None or choice.finish_reason in FAILED:
             told = choice.error or FAILED.get(choice.finish_reason or "", {})
             self._fail(decode_error_object(told, protocol=PROTOCOL), out)
@@ -320,7 +334,8 @@ class ChatStreamDecoder(StreamDecoder):
         ):
             self._rare(candidate, delta, out)
         if delta.tool_calls:
-            self._close_flow(candidate, out)
+            if candidate.kind:
+                self._close_flow(candidate, out)
             for call in delta.tool_calls:
                 self._call(candidate, call, out)
 
@@ -476,10 +491,6 @@ class ChatStreamDecoder(StreamDecoder):
     # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _call(self, candidate: OpenCandidate, delta: CallDelta, out: list[StreamEvent]) -> None:
-        call = find_call(candidate, delta, whole=self._whole)
-        if delta.id and not call.call_id:
-            call.call_id = candidate.call_ids.of(delta.id, self._id)
-            candidate.by_id[delta.id] = call
         name: str | None = None
         text: str | None = None
         if delta.function is not None:
@@ -487,8 +498,17 @@ class ChatStreamDecoder(StreamDecoder):
             given = delta.function.arguments
             text = given if given is None or type(given) is str else msgspec.json.encode(given).decode()
         elif delta.custom is not None:
-            call.custom = True
             name, text = delta.custom.name, delta.custom.input
+        call = candidate.by_index.get(delta.index)
+        if call is None or name or delta.id or call.named_again or self._whole:
+            call = find_call(candidate, delta, whole=self._whole)
+        else:
+            candidate.last_call = call
+        if delta.id and not call.call_id:
+            call.call_id = candidate.call_ids.of(delta.id, self._id)
+            candidate.by_id[delta.id] = call
+        if delta.function is None and delta.custom is not None:
+            call.custom = True
         if name and not call.name:
             call.name = name
         if text:

@@ -91,14 +91,12 @@ class ChatOutbound(Outbound):
                 finish_reason=choice.finish_reason,
                 logprobs=choice.logprobs or None,
                 error=choice.error,
-                usage=choice.usage,
             )
             for position, choice in enumerate(answer.choices or ())
         ]
         chunk = Chunk(
             choices=choices,
             id=answer.id,
-            model=answer.model,
             created=answer.created or received_at.timestamp(),
             usage=usage_of(answer),
             service_tier=answer.service_tier,

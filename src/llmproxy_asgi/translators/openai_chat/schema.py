@@ -57,26 +57,43 @@ class Delta(msgspec.Struct, gc=False):
 
 
 class ChunkChoice(msgspec.Struct, gc=False):
-    delta: Delta | None = None
     index: int | None = None
-    finish_reason: str | None = None
+    delta: Delta | None = None
     logprobs: Loose = None
+    finish_reason: str | None = None
     error: Loose = None
-    usage: Loose = None
     message: msgspec.Raw = ABSENT
     """The message so far, or all of it, which a few servers send beside or instead of `delta`."""
 
 
-class Chunk(msgspec.Struct, gc=False):
-    """One event of a stream."""
+class NextChunk(msgspec.Struct, gc=False):
+    """One event of a stream that has begun: what each chunk repeats is not read again.
 
-    choices: Annotated[list[ChunkChoice], msgspec.Meta(max_length=MOST_CANDIDATES)] | None = None
-    id: str | None = None
-    model: str | None = None
-    created: int | float | None = None
-    usage: Loose = None
+    Each field costs time in each chunk, so the fields stand in the order in which they mostly come, and there are few.
+    """
+
     service_tier: str | None = None
+    choices: Annotated[list[ChunkChoice], msgspec.Meta(max_length=MOST_CANDIDATES)] | None = None
+    usage: Loose = None
     error: Loose = None
+
+
+class Chunk(NextChunk, gc=False):
+    """One event of a stream that has not begun."""
+
+    id: str | None = None
+    created: int | float | None = None
+
+
+class CountedChoice(msgspec.Struct, gc=False):
+    usage: Loose = None
+
+
+class CountedChunk(msgspec.Struct, gc=False):
+    """The places of a chunk in which servers put usage."""
+
+    choices: list[CountedChoice] | None = None
+    usage: Loose = None
     x_groq: Loose = None
     timings: Loose = None
 
@@ -127,6 +144,8 @@ class RelayedChunk(msgspec.Struct, gc=False):
 
 
 CHUNK = msgspec.json.Decoder(Chunk)
+NEXT_CHUNK = msgspec.json.Decoder(NextChunk)
+COUNTED_CHUNK = msgspec.json.Decoder(CountedChunk)
 ANSWER = msgspec.json.Decoder(Answer)
 RELAYED = msgspec.json.Decoder(RelayedChunk)
 MESSAGE = msgspec.json.Decoder(Delta)
