@@ -389,7 +389,8 @@ class ChatStreamEncoder(StreamEncoder):
             between = b',"reasoning_details":[{"index":%d,"type":"reasoning.%b","%b":'
             entry = choice.details[index] = (number, between % (number, field.encode(), field.encode()))
         words = _json(text)
-        out.append(choice.reasoning + words + b',"reasoning":' + words + entry[1] + words + b"}]" + self._delta_end)
+        pieces = (choice.reasoning, words, b',"reasoning":', words, entry[1], words, b"}]", self._delta_end)
+        out.append(b"".join(pieces))
 
     def _seal(self, choice: _Choice, index: int, seals: Sequence[Seal], out: list[bytes]) -> None:
         call = choice.calls.get(index)

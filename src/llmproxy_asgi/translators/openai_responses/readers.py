@@ -392,10 +392,9 @@ class _Words:
         """More words."""
         if self._ended:
             raise BrokenStream("The upstream went on with a text that had ended.")
-        words = _checked(text)
-        if words:
-            self._length += len(words)
-            self._last = words
+        words = text if type(text) is str else _checked(text)
+        self._length += len(words)
+        self._last = words
         events.append(PartDelta(0, self.index, RefusalDelta(words) if self._refusal else TextDelta(words)))
 
     def weigh(self, found: Any, events: list[StreamEvent]) -> None:
