@@ -122,7 +122,8 @@ def check_count(field: str, came: int, most: int, bound: Bound) -> None:
 
 def _count(given: msgspec.Raw, within: tuple[str, ...], most: int) -> int:
     """How many elements; 0 where it is no list, which is said in other words elsewhere, or one of numbers alone."""
-    if len(memoryview(given)) <= 2 * most:  # an element and its comma are two bytes
+    data = bytes(given)
+    if data.count(b",") < most:  # no list has more elements than commas and one
         return 0
     try:
         found = elements(given)
@@ -130,7 +131,6 @@ def _count(given: msgspec.Raw, within: tuple[str, ...], most: int) -> int:
         return 0
     if memoryview(found[0])[0] in _DIGITS:  # the ids of one text's tokens
         return 0
-    data = bytes(given)
     if len(found) > most or not any(name.encode() in data for name in within):
         return len(found)
     return sum(max((_inner(each, name) for name in within), default=1) or 1 for each in found)

@@ -295,7 +295,7 @@ def arguments_object(text: str) -> dict[str, Any]:
         return {}
     try:
         # How deep a JSON reader can go differs between versions of Python, so the limit is our own.
-        if text.count("[") + text.count("{") > _ARGUMENTS.json_depth:
+        if len(text) > _ARGUMENTS.json_depth and text.count("[") + text.count("{") > _ARGUMENTS.json_depth:
             count_values(text.encode(), _ARGUMENTS)
         value = msgspec.json.decode(text)
     except (ValueError, RecursionError):  # not JSON, half a surrogate pair, or too deep
@@ -323,5 +323,6 @@ def arguments_raw(text: str) -> msgspec.Raw:
     """`arguments_object` as JSON, keeping the very text (number spelling, key order) where it is an object already."""
     value = arguments_object(text)
     if text.lstrip().startswith("{") and value.keys() != {"_raw"}:
-        return msgspec.Raw((_without_halves(text) or text).strip().encode())
+        whole = _without_halves(text) if r"\u" in text else None
+        return msgspec.Raw((whole or text).strip().encode())
     return msgspec.Raw(msgspec.json.encode(value))

@@ -11,9 +11,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
+import msgspec
+
 from llmproxy_asgi.conversation import JSONObject
 
 DEFINITION = "#/$defs/"
+_REFERENCE = b'"$ref"'
 _TOPS = ("$defs", "definitions")
 _MAPS = frozenset({"properties", "patternProperties", "dependentSchemas", *_TOPS})
 _LISTS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems", "items"})
@@ -54,6 +57,8 @@ def with_definitions(schema: JSONObject) -> JSONObject:
     Raises:
         RecursionError: It nests too deep.
     """
+    if _REFERENCE not in msgspec.json.encode(schema) and schema.keys().isdisjoint(_TOPS):
+        return schema
     found = _References(schema)
     return found.rebuilt() if found.changes else schema
 

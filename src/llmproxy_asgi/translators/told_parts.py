@@ -14,7 +14,10 @@ _LONGEST = 4_000
 
 def told_result(part: ToolResult, protocol: str, losses: Losses) -> ToolResult:
     """The result with every part of another protocol's own as words, each named as a loss; mostly itself."""
-    if not any(isinstance(inner, Opaque) and inner.protocol != protocol for inner in part.content):
+    for inner in part.content:
+        if isinstance(inner, Opaque) and inner.protocol != protocol:
+            break
+    else:
         return part
     content = tuple(
         _told(inner, losses) if isinstance(inner, Opaque) and inner.protocol != protocol else inner

@@ -174,7 +174,9 @@ class MessageEncoder:
 
     def _content(self, entries: list[JSONObject]) -> str | list[JSONObject]:
         """One plain text as a string, which every server takes, several where the model takes no parts of text."""
-        if (len(entries) == 1 or not self._can.text_parts) and all(entry.keys() == _TEXT for entry in entries):
+        if len(entries) == 1:
+            return entries[0]["text"] if entries[0].keys() == _TEXT else entries
+        if not self._can.text_parts and all(entry.keys() == _TEXT for entry in entries):
             return BETWEEN_TEXTS.join(entry["text"] for entry in entries)
         return entries
 

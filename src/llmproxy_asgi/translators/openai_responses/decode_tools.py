@@ -48,11 +48,11 @@ def offered(tools: tuple[Tool, ...], given: Node | None) -> tuple[Tool, ...]:
     if given is None or type(given.value) is not list:
         return tools
     known = list(tools)
-    for item in given.array():
-        kind = item.value.get("type") if type(item.value) is dict else None
+    for place, item in enumerate(given.value):
+        kind = item.get("type") if type(item) is dict else None
         if kind not in _DECLARING:
             continue
-        for entry in item.need("tools").array():
+        for entry in Node(item, f"{given.path}[{place}]").need("tools").array():
             known += [tool for tool in _tools(entry) if not _is_known(tool, known, found=kind != "additional_tools")]
     return distinct(known)
 
