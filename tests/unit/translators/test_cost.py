@@ -22,16 +22,16 @@ SLACK = 2
 
 # By the upstream's protocol, then by the caller's. Each is the dearest of text, reasoning and tool arguments.
 ALONE: dict[Protocol, dict[Protocol, int]] = {
-    "openai-chat": {"openai-chat": 12, "openai-responses": 26, "anthropic-messages": 24, "gemini": 23},
-    "openai-responses": {"openai-chat": 25, "openai-responses": 12, "anthropic-messages": 26, "gemini": 25},
+    "openai-chat": {"openai-chat": 12, "openai-responses": 25, "anthropic-messages": 23, "gemini": 22},
+    "openai-responses": {"openai-chat": 24, "openai-responses": 12, "anthropic-messages": 25, "gemini": 24},
     "anthropic-messages": {"openai-chat": 18, "openai-responses": 20, "anthropic-messages": 10, "gemini": 18},
-    "gemini": {"openai-chat": 22, "openai-responses": 24, "anthropic-messages": 23, "gemini": 14},
+    "gemini": {"openai-chat": 21, "openai-responses": 23, "anthropic-messages": 22, "gemini": 14},
 }
 TOGETHER: dict[Protocol, dict[Protocol, int]] = {
-    "openai-chat": {"openai-responses": 20, "anthropic-messages": 18, "gemini": 16},
-    "openai-responses": {"openai-chat": 16, "anthropic-messages": 16, "gemini": 14},
+    "openai-chat": {"openai-responses": 18, "anthropic-messages": 16, "gemini": 15},
+    "openai-responses": {"openai-chat": 15, "anthropic-messages": 15, "gemini": 13},
     "anthropic-messages": {"openai-chat": 12, "openai-responses": 14, "gemini": 12},
-    "gemini": {"openai-chat": 13, "openai-responses": 15, "anthropic-messages": 14},
+    "gemini": {"openai-chat": 11, "openai-responses": 13, "anthropic-messages": 12},
 }
 MESSAGE: dict[Protocol, int] = {"openai-chat": 102, "openai-responses": 113, "anthropic-messages": 109, "gemini": 119}
 """By the caller's protocol, for the upstream that is dearest."""

@@ -164,8 +164,8 @@ class ChunkStream(StreamDecoder):
         return Batch(events)
 
     def _chunk(self, chunk: Chunk, raw: bytes, events: list[StreamEvent], date: datetime = UNDATED) -> None:
-        if (chunk.error is not None or not chunk.candidates) and (error := error_in(raw)) is not None:
-            raise error
+        if chunk.error is not None or not chunk.candidates:
+            self._without_answer(chunk, raw)
         if chunk.usage_metadata is not ABSENT:
             self._last_usage = chunk.usage_metadata
         if not self._started:
@@ -176,20 +176,13 @@ class ChunkStream(StreamDecoder):
             if candidate.logprobs_result:
                 found.logprobs(candidate.logprobs_result, events)
             if candidate.content is not None:
-                self._parts(found, candidate.content.parts or (), (raw, position), events)
+                for place, part in enumerate(candidate.content.parts or ()):
+                    if part.text is not None:
+                        found.text(part.text, part, events)
+                    else:
+                        self._part(found, part, (raw, position, place), events)
             if candidate.finish_reason or candidate.grounding_metadata or candidate.citation_metadata:
                 self._notes(found, candidate, events)
-        if chunk.prompt_feedback and not chunk.candidates:
-            self._feedback(chunk.prompt_feedback)
-
-    def _parts(
-        self, found: "_Open", parts: Sequence[WirePart], place: tuple[bytes, int], events: list[StreamEvent]
-    ) -> None:
-        for number, part in enumerate(parts):
-            if part.text is not None:
-                found.text(part.text, part, events)
-            else:
-                self._part(found, part, (*place, number), events)
 
     def _start(self, chunk: Chunk, events: list[StreamEvent], date: datetime) -> None:
         self._refuse_silence(chunk)
@@ -228,6 +221,13 @@ class ChunkStream(StreamDecoder):
             return
         if word in FINISH_IN or found.reason not in FINISH_IN:  # the last word that is known counts
             found.reason, found.message = word, candidate.finish_message
+
+    def _without_answer(self, chunk: Chunk, raw: bytes) -> None:
+        """What a chunk means that holds no candidates, or an error."""
+        if (error := error_in(raw)) is not None:
+            raise error
+        if chunk.prompt_feedback and not chunk.candidates:
+            self._feedback(chunk.prompt_feedback)
 
     def _feedback(self, feedback: JSONObject) -> None:
         word = feedback.get("blockReason")

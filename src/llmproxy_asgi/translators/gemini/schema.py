@@ -71,7 +71,6 @@ class Chunk(msgspec.Struct, rename="camel", gc=False):
     candidates: Annotated[list[Candidate], msgspec.Meta(max_length=MOST_CANDIDATES)] | None = None
     prompt_feedback: JSONObject | None = None
     usage_metadata: msgspec.Raw = ABSENT
-    model_version: str | None = None
     response_id: str | None = None
     create_time: str | None = None
     error: Any = None

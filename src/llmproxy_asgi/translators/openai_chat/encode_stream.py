@@ -382,15 +382,15 @@ class ChatStreamEncoder(StreamEncoder):
         """Readable reasoning under both names that clients show, and by part for those that send it back."""
         if not text:
             return
-        entry = choice.details.get(index)
-        if entry is None:
+        if index in choice.details:
+            entry = choice.details[index]
+        else:
             field = "summary" if index in choice.summaries else "text"
             number = choice.entry()
             between = b',"reasoning_details":[{"index":%d,"type":"reasoning.%b","%b":'
             entry = choice.details[index] = (number, between % (number, field.encode(), field.encode()))
         words = _json(text)
-        pieces = (choice.reasoning, words, b',"reasoning":', words, entry[1], words, b"}]", self._delta_end)
-        out.append(b"".join(pieces))
+        out += (choice.reasoning, words, b',"reasoning":', words, entry[1], words, b"}]", self._delta_end)
 
     def _seal(self, choice: _Choice, index: int, seals: Sequence[Seal], out: list[bytes]) -> None:
         call = choice.calls.get(index)

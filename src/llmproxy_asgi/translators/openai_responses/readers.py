@@ -126,15 +126,18 @@ class Reader:
 
     def go_on_with_call(self, event: Event | DeltaEvent, events: list[StreamEvent]) -> None:
         """Take more of a call's arguments."""
-        self._call(event).go_on(_checked(event.delta), events)
+        text = event.delta if type(event.delta) is str else _checked(event.delta)
+        self._call(event).go_on(text, events)
 
     def summarise(self, event: Event | DeltaEvent, events: list[StreamEvent]) -> None:
         """Take more of a summary of what is thought."""
-        self._thought(event).think(_checked(event.delta), event.summary_index or 0, events, plain=False)
+        text = event.delta if type(event.delta) is str else _checked(event.delta)
+        self._thought(event).think(text, event.summary_index or 0, events, plain=False)
 
     def think(self, event: Event | DeltaEvent, events: list[StreamEvent]) -> None:
         """Take more of what is thought."""
-        self._thought(event).think(_checked(event.delta), 0, events, plain=True)
+        text = event.delta if type(event.delta) is str else _checked(event.delta)
+        self._thought(event).think(text, 0, events, plain=True)
 
     def finish(self, output: Sequence[Any], events: list[StreamEvent]) -> None:
         """The answer is complete: end what is open, and read what was never streamed."""
