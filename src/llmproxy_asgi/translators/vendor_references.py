@@ -45,22 +45,22 @@ class ReferencePattern:
     """A pattern that finds references to stored objects in the bytes of a value.
 
     Args:
-        hint: A regular expression; every value with a reference has a string that matches it.
+        hint: A regular expression in lower case; every value with a reference has a string that matches it in any case.
         names: All members that `reference_keys` reads.
         reference_keys: See `ReferenceKeys`.
     """
 
     def __init__(self, hint: str, names: Iterable[str], reference_keys: ReferenceKeys) -> None:
-        self._hint = re.compile(f'"(?:{hint})"'.encode(), re.IGNORECASE)
+        self._hint = re.compile(f'"(?:{hint})"'.encode())
         self._names = frozenset(names)
         self._folded = {fold(name): name for name in self._names}
         self.reference_keys = reference_keys
 
     def may_match(self, value: msgspec.Raw) -> bool:
         """Whether a value must be decoded: it matches the hint, or may hide a match."""
-        if self._hint.search(value) is not None:
-            return True
-        return may_hide_names(bytes(value))
+        data = bytes(value)
+        # To fold the letters first is many times faster than an expression that ignores their case.
+        return self._hint.search(data.lower()) is not None or may_hide_names(data)
 
     def as_loosely_read(self, value: Any) -> Any:
         """Return a value as a server with loose name matching reads it; the same object if no name has a variant."""
