@@ -16,11 +16,11 @@ from typing_extensions import override
 from llmproxy_asgi.conversation import EMPTY, Request, Response
 from llmproxy_asgi.errors import BadRequest, GatewayError
 from llmproxy_asgi.translators.anthropic_messages import listing
-from llmproxy_asgi.translators.anthropic_messages.decode_request import decode_request
-from llmproxy_asgi.translators.anthropic_messages.encode_answer import encode_answer
-from llmproxy_asgi.translators.anthropic_messages.encode_stream import AnswerStream
-from llmproxy_asgi.translators.anthropic_messages.problems import encode_problem
+from llmproxy_asgi.translators.anthropic_messages.errors import encode_problem
+from llmproxy_asgi.translators.anthropic_messages.request_decoder import decode_request
+from llmproxy_asgi.translators.anthropic_messages.response_encoder import encode_answer
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
+from llmproxy_asgi.translators.anthropic_messages.stream_encoder import AnswerStream
 from llmproxy_asgi.translators.base import Headers, Inbound, Intake, Problem, StreamEncoder
 from llmproxy_asgi.translators.fields import Node, missing
 from llmproxy_asgi.translators.outline import Counted, Outline

@@ -18,14 +18,14 @@ from llmproxy_asgi.errors import UpstreamError
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.anthropic_messages import server_tools
 from llmproxy_asgi.translators.anthropic_messages.citations import is_shown
-from llmproxy_asgi.translators.anthropic_messages.decode_answer import decode_answer, read_answer
-from llmproxy_asgi.translators.anthropic_messages.decode_stream import EventStream
-from llmproxy_asgi.translators.anthropic_messages.encode_messages import native_thinking
-from llmproxy_asgi.translators.anthropic_messages.encode_request import encode_request
+from llmproxy_asgi.translators.anthropic_messages.errors import decode_error
 from llmproxy_asgi.translators.anthropic_messages.hosted_tools import MESSAGES
-from llmproxy_asgi.translators.anthropic_messages.problems import decode_error
-from llmproxy_asgi.translators.anthropic_messages.scan import MessagesScan
+from llmproxy_asgi.translators.anthropic_messages.message_encoder import native_thinking
+from llmproxy_asgi.translators.anthropic_messages.passthrough import MessagesScan
+from llmproxy_asgi.translators.anthropic_messages.request_encoder import encode_request
+from llmproxy_asgi.translators.anthropic_messages.response_decoder import decode_answer, read_answer
 from llmproxy_asgi.translators.anthropic_messages.schema import FIRST_VERSION, PROTOCOL
+from llmproxy_asgi.translators.anthropic_messages.stream_decoder import EventStream
 from llmproxy_asgi.translators.anthropic_messages.usage import decode_usage
 from llmproxy_asgi.translators.assemble import fold, unfold
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream

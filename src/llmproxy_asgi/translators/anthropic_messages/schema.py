@@ -1,7 +1,7 @@
 """Anthropic's JSON, as far as we act on it.
 
 Source: the type definitions of Anthropic's Python SDK 2.11.0, read 2026-11-21. Requests are read field by field with
-their paths (`decode_request.py`); what stands here is what an upstream sends: whole answers and stream events. All
+their paths (`request_decoder.py`); what stands here is what an upstream sends: whole answers and stream events. All
 fields are optional, because compatible servers leave out what they please.
 """
 

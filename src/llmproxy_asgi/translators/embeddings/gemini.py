@@ -29,8 +29,8 @@ from llmproxy_asgi.translators.embeddings.records import EmbeddingInput, Embeddi
 from llmproxy_asgi.translators.estimate import weigh
 from llmproxy_asgi.translators.fields import Node, missing
 from llmproxy_asgi.translators.gemini import listing
+from llmproxy_asgi.translators.gemini.errors import decode_error, encode_problem, stream_error
 from llmproxy_asgi.translators.gemini.outline import both_spellings, refuse_both_spellings
-from llmproxy_asgi.translators.gemini.problems import decode_error, encode_problem, stream_error
 from llmproxy_asgi.translators.gemini.proto import Proto, spelled
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.outline import Counted, Outline

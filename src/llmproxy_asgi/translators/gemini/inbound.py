@@ -17,14 +17,14 @@ from llmproxy_asgi.errors import BadRequest, GatewayError
 from llmproxy_asgi.translators.base import Headers, Inbound, Intake, Problem, StreamEncoder
 from llmproxy_asgi.translators.fields import missing
 from llmproxy_asgi.translators.gemini import listing
-from llmproxy_asgi.translators.gemini.decode_request import decode_request
-from llmproxy_asgi.translators.gemini.encode_answer import encode_answer
-from llmproxy_asgi.translators.gemini.encode_stream import AnswerStream
+from llmproxy_asgi.translators.gemini.errors import encode_problem
 from llmproxy_asgi.translators.gemini.framing import ArrayIntake
 from llmproxy_asgi.translators.gemini.outline import OUTLINE, refuse_both_spellings, refuse_both_spellings_within
-from llmproxy_asgi.translators.gemini.problems import encode_problem
 from llmproxy_asgi.translators.gemini.proto import Proto, spelled
+from llmproxy_asgi.translators.gemini.request_decoder import decode_request
+from llmproxy_asgi.translators.gemini.response_encoder import encode_answer
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
+from llmproxy_asgi.translators.gemini.stream_encoder import AnswerStream
 from llmproxy_asgi.translators.raw_json import split_object
 from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds, Opened
 

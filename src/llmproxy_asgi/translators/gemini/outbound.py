@@ -19,17 +19,17 @@ from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.counts import read_count
-from llmproxy_asgi.translators.gemini.decode_contents import is_own_file
-from llmproxy_asgi.translators.gemini.decode_stream import ChunkStream
-from llmproxy_asgi.translators.gemini.encode_request import encode_request
+from llmproxy_asgi.translators.gemini.errors import decode_error, error_in
 from llmproxy_asgi.translators.gemini.grounding import searches
 from llmproxy_asgi.translators.gemini.hosted_tools import GEMINI
 from llmproxy_asgi.translators.gemini.mappings import decode_usage
+from llmproxy_asgi.translators.gemini.message_decoder import is_own_file
 from llmproxy_asgi.translators.gemini.outline import both_spellings
-from llmproxy_asgi.translators.gemini.problems import decode_error, error_in
+from llmproxy_asgi.translators.gemini.passthrough import ChunkRelay, with_name
 from llmproxy_asgi.translators.gemini.proto import either, spelled
-from llmproxy_asgi.translators.gemini.relay import ChunkRelay, with_name
+from llmproxy_asgi.translators.gemini.request_encoder import encode_request
 from llmproxy_asgi.translators.gemini.schema import CHUNK, PROTOCOL, STAND_IN, Chunk, usage_object
+from llmproxy_asgi.translators.gemini.stream_decoder import ChunkStream
 from llmproxy_asgi.translators.hosted_tools import refuse_encoded, refuse_spliced
 from llmproxy_asgi.translators.raw_json import join_object, raw, split_object
 from llmproxy_asgi.translators.seals import unwrap, usable

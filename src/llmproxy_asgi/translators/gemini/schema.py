@@ -1,8 +1,8 @@
 """Google's JSON, as far as we act on it.
 
 Source: the types of Google's Python SDK google-genai 3.4.0, read 2026-11-21. Requests are read field by field with
-their paths (`decode_request.py`); what stands here is what an upstream sends: whole answers and the chunks of a stream,
-which have one shape. All fields are optional: proto3 JSON leaves out whatever is empty.
+their paths (`request_decoder.py`); this module holds what an upstream sends: complete responses and the chunks of a
+stream, which have one shape. All fields are optional: proto3 JSON leaves out whatever is empty.
 """
 
 from typing import Annotated, Any

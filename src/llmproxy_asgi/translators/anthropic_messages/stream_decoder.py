@@ -38,14 +38,14 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.anthropic_messages.citations import decode_citation
-from llmproxy_asgi.translators.anthropic_messages.decode_answer import (
+from llmproxy_asgi.translators.anthropic_messages.errors import error_in, stream_error
+from llmproxy_asgi.translators.anthropic_messages.response_decoder import (
     Blocks,
     arguments_of,
     decode_finish,
     is_known,
     server_call,
 )
-from llmproxy_asgi.translators.anthropic_messages.problems import error_in, stream_error
 from llmproxy_asgi.translators.anthropic_messages.schema import (
     ABSENT,
     BLOCK,

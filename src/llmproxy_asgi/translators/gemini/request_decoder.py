@@ -22,9 +22,9 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.translators.base import Intake
 from llmproxy_asgi.translators.fields import missing
-from llmproxy_asgi.translators.gemini.decode_contents import decode_contents, decode_system
 from llmproxy_asgi.translators.gemini.json_schemas import raised
 from llmproxy_asgi.translators.gemini.mappings import SERVER_TOOLS, TIERS_IN
+from llmproxy_asgi.translators.gemini.message_decoder import decode_contents, decode_system
 from llmproxy_asgi.translators.gemini.proto import Proto, camel
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
 from llmproxy_asgi.translators.tool_schemas import distinct

@@ -48,20 +48,20 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.translators.anthropic_messages import server_tools
 from llmproxy_asgi.translators.anthropic_messages.citations import encode_citation
-from llmproxy_asgi.translators.anthropic_messages.encode_answer import (
+from llmproxy_asgi.translators.anthropic_messages.errors import error_body
+from llmproxy_asgi.translators.anthropic_messages.reasoning import (
+    for_call,
+    needs_thinking_block,
+    redacted_block,
+    signature_of,
+)
+from llmproxy_asgi.translators.anthropic_messages.response_encoder import (
     encode_blocks,
     encode_call_id,
     encode_stop,
     is_search,
     message_start,
     with_searches,
-)
-from llmproxy_asgi.translators.anthropic_messages.problems import error_body
-from llmproxy_asgi.translators.anthropic_messages.reasoning import (
-    for_call,
-    needs_thinking_block,
-    redacted_block,
-    signature_of,
 )
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.anthropic_messages.usage import encode_usage, estimated_input

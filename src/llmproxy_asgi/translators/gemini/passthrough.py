@@ -26,13 +26,13 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import Intake, StreamDecoder, Upstream
-from llmproxy_asgi.translators.gemini.decode_stream import CUT, lost_signature, moment
+from llmproxy_asgi.translators.gemini.errors import error_in
 from llmproxy_asgi.translators.gemini.framing import ArrayIntake, ChunkFrames, end, frame, is_blank
 from llmproxy_asgi.translators.gemini.grounding import searches
 from llmproxy_asgi.translators.gemini.mappings import FINISH_IN, LOST_SIGNATURE, UNSPECIFIED, decode_usage
-from llmproxy_asgi.translators.gemini.problems import error_in
 from llmproxy_asgi.translators.gemini.proto import Proto
 from llmproxy_asgi.translators.gemini.schema import CHUNK, Chunk, usage_object
+from llmproxy_asgi.translators.gemini.stream_decoder import CUT, lost_signature, moment
 from llmproxy_asgi.translators.raw_json import replace_model, split_object
 from llmproxy_asgi.translators.relay import Inspection, Relay, Scan
 from llmproxy_asgi.translators.surrogates import decode_replaced

@@ -8,8 +8,8 @@ from typing_extensions import override
 
 from llmproxy_asgi.conversation import UNDATED, Ended, Failed, Finished, JSONObject, Started, StreamEvent, UsageReported
 from llmproxy_asgi.errors import GatewayError, UpstreamError
-from llmproxy_asgi.translators.anthropic_messages.decode_answer import decode_finish
-from llmproxy_asgi.translators.anthropic_messages.problems import error_in, stream_error
+from llmproxy_asgi.translators.anthropic_messages.errors import error_in, stream_error
+from llmproxy_asgi.translators.anthropic_messages.response_decoder import decode_finish
 from llmproxy_asgi.translators.anthropic_messages.schema import EVENT, Answer, Event
 from llmproxy_asgi.translators.anthropic_messages.usage import bedrock_usage, decode_tier, decode_usage, newer
 from llmproxy_asgi.translators.relay import Inspection, Scan

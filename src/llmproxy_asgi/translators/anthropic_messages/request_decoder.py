@@ -24,7 +24,7 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.anthropic_messages import client_tools, server_tools
-from llmproxy_asgi.translators.anthropic_messages.decode_messages import decode_mark, decode_messages, decode_system
+from llmproxy_asgi.translators.anthropic_messages.message_decoder import decode_mark, decode_messages, decode_system
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.base import Intake
 from llmproxy_asgi.translators.fields import Node, missing

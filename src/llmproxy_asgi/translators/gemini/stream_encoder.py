@@ -49,7 +49,12 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import Intake, StreamEncoder
-from llmproxy_asgi.translators.gemini.encode_answer import (
+from llmproxy_asgi.translators.gemini.errors import error_body
+from llmproxy_asgi.translators.gemini.framing import ArrayIntake, end, frame
+from llmproxy_asgi.translators.gemini.grounding import Grounding
+from llmproxy_asgi.translators.gemini.mappings import encode_logprobs, encode_usage
+from llmproxy_asgi.translators.gemini.reasoning import signature_of
+from llmproxy_asgi.translators.gemini.response_encoder import (
     bare_signature,
     encode_part,
     ending,
@@ -58,11 +63,6 @@ from llmproxy_asgi.translators.gemini.encode_answer import (
     prompt_feedback,
     signed,
 )
-from llmproxy_asgi.translators.gemini.framing import ArrayIntake, end, frame
-from llmproxy_asgi.translators.gemini.grounding import Grounding
-from llmproxy_asgi.translators.gemini.mappings import encode_logprobs, encode_usage
-from llmproxy_asgi.translators.gemini.problems import error_body
-from llmproxy_asgi.translators.gemini.reasoning import signature_of
 from llmproxy_asgi.translators.media import joined_base64
 from llmproxy_asgi.translators.part_sequencer import PartEvent, PartSequencer
 

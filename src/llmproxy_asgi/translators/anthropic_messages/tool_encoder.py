@@ -11,7 +11,7 @@ from llmproxy_asgi.capabilities import Capabilities
 from llmproxy_asgi.conversation import EMPTY, JSONObject, Request, Tool, ToolChoice
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.anthropic_messages import client_tools, server_tools
-from llmproxy_asgi.translators.anthropic_messages.encode_messages import cache_control
+from llmproxy_asgi.translators.anthropic_messages.message_encoder import cache_control
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
 from llmproxy_asgi.translators.losses import Losses

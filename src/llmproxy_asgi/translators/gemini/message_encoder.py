@@ -33,10 +33,10 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.custom_tools import wrapped_input
-from llmproxy_asgi.translators.gemini.decode_contents import is_own_file
-from llmproxy_asgi.translators.gemini.encode_answer import bare_signature
 from llmproxy_asgi.translators.gemini.mappings import RESOLUTIONS_OUT
+from llmproxy_asgi.translators.gemini.message_decoder import is_own_file
 from llmproxy_asgi.translators.gemini.reasoning import is_base64
+from llmproxy_asgi.translators.gemini.response_encoder import bare_signature
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL, STAND_IN
 from llmproxy_asgi.translators.hosted_tools import tool_kind
 from llmproxy_asgi.translators.instructions import FIRST_TURN

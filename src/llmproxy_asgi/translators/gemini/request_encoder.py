@@ -5,11 +5,11 @@ import msgspec
 from llmproxy_asgi.conversation import JSONObject, Request
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Outgoing, Upstream
-from llmproxy_asgi.translators.gemini.encode_contents import Contents
-from llmproxy_asgi.translators.gemini.encode_options import generation_config, stops, takes_format
-from llmproxy_asgi.translators.gemini.encode_tools import TOOL_NAME, TOOL_NAME_LIMIT, Tools
 from llmproxy_asgi.translators.gemini.mappings import TIERS_OUT
+from llmproxy_asgi.translators.gemini.message_encoder import Contents
+from llmproxy_asgi.translators.gemini.options_encoder import generation_config, stops, takes_format
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
+from llmproxy_asgi.translators.gemini.tool_encoder import TOOL_NAME, TOOL_NAME_LIMIT, Tools
 from llmproxy_asgi.translators.losses import Losses, refuse_missing_part, unsaid_extras
 from llmproxy_asgi.translators.names import Renamer
 from llmproxy_asgi.translators.stops import emulated

@@ -24,7 +24,7 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import UpstreamProtocolError
 from llmproxy_asgi.translators.anthropic_messages import server_tools
 from llmproxy_asgi.translators.anthropic_messages.citations import decode_citation
-from llmproxy_asgi.translators.anthropic_messages.problems import error_in, stream_error
+from llmproxy_asgi.translators.anthropic_messages.errors import error_in, stream_error
 from llmproxy_asgi.translators.anthropic_messages.schema import ABSENT, ANSWER, BLOCK, PROTOCOL, Answer, Block
 from llmproxy_asgi.translators.anthropic_messages.usage import decode_tier, decode_usage
 from llmproxy_asgi.translators.base import Outgoing, Upstream

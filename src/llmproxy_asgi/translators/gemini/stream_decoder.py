@@ -50,6 +50,7 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamFailed, UpstreamProtocolError, UpstreamRefused
 from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
+from llmproxy_asgi.translators.gemini.errors import error_in
 from llmproxy_asgi.translators.gemini.framing import ChunkFrames
 from llmproxy_asgi.translators.gemini.grounding import Found, decode_grounding, placed, searched, searches
 from llmproxy_asgi.translators.gemini.mappings import (
@@ -62,7 +63,6 @@ from llmproxy_asgi.translators.gemini.mappings import (
     media_kind,
 )
 from llmproxy_asgi.translators.gemini.partial_args import PartialCall
-from llmproxy_asgi.translators.gemini.problems import error_in
 from llmproxy_asgi.translators.gemini.schema import (
     ABSENT,
     CHUNK,

@@ -3,8 +3,8 @@
 import msgspec
 
 from llmproxy_asgi.conversation import CacheMark, JSONObject, Request
-from llmproxy_asgi.translators.anthropic_messages.encode_messages import Turns, cache_control
-from llmproxy_asgi.translators.anthropic_messages.encode_options import (
+from llmproxy_asgi.translators.anthropic_messages.message_encoder import Turns, cache_control
+from llmproxy_asgi.translators.anthropic_messages.options_encoder import (
     Output,
     Thinking,
     max_tokens,
@@ -13,8 +13,8 @@ from llmproxy_asgi.translators.anthropic_messages.encode_options import (
     service_tier,
     stops,
 )
-from llmproxy_asgi.translators.anthropic_messages.encode_tools import TOOL_NAME, TOOL_NAME_LIMIT, Tools
 from llmproxy_asgi.translators.anthropic_messages.schema import FIRST_VERSION, PROTOCOL, VERSION
+from llmproxy_asgi.translators.anthropic_messages.tool_encoder import TOOL_NAME, TOOL_NAME_LIMIT, Tools
 from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.losses import Losses, unsaid_extras
 from llmproxy_asgi.translators.names import CallIds, Renamer
