@@ -142,7 +142,7 @@ class Run:
         """
         if number < self._first:
             raise BadRequest(
-                "So many events came since that the earlier ones are not held any more; ask without stream.",
+                "These events are no longer stored (starting_after): retrieve the response without stream.",
                 param="starting_after",
             )
         return self._events[number - self._first :]
@@ -274,7 +274,7 @@ class Background:
         here = asyncio.get_running_loop()
         waited: list[tuple[Run, asyncio.Task[None]]] = []
         for run in list(self._runs.values()):
-            run.ends_as = ("failed", Unavailable("The gateway was closed before this response was complete."))
+            run.ends_as = ("failed", Unavailable("The gateway was shut down before this response was complete."))
             task = run.task
             if task is None:
                 continue
@@ -299,7 +299,7 @@ class Background:
         owners = [*self._beginning, *(whose for whose, _ in self._runs)]
         if owners.count(owner) >= self._most_of_one:
             raise CallerError(
-                f"At most {self._most_of_one} background responses of one caller may be at work.",
+                f"Too many background responses of yours are in progress (background): at most {self._most_of_one}.",
                 param="background",
                 code="rate_limit_exceeded",
                 retry_after=_WAIT,
@@ -307,7 +307,9 @@ class Background:
                 kind=ErrorKind.RATE_LIMIT,
             )
         if len(owners) >= self._most:
-            raise Unavailable("Too many background responses are at work.", retry_after=_WAIT)
+            raise Unavailable(
+                "Too many background responses are in progress: try again in a moment.", retry_after=_WAIT
+            )
 
     # ── the task ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -322,7 +324,7 @@ class Background:
             await self._end(run, "failed", error)
         except Exception as error:  # noqa: BLE001  the last stop: a bug of ours ends the run, and is logged
             _log.error("a background response failed unexpectedly", exc_info=error, extra={"response_id": run.id})
-            await self._end(run, "failed", InternalError("The gateway failed unexpectedly; its log holds why."))
+            await self._end(run, "failed", InternalError("The gateway failed unexpectedly: its log holds the cause."))
         finally:
             await self._leave(run)
 

@@ -372,7 +372,7 @@ class Call:
         """The whole answer, where no stream was wanted: a `Batch` whose `raw` is it if the call relays."""
         whole = self._attempt.whole
         if whole is None:
-            raise InternalError("A streamed call has no whole answer.")
+            raise InternalError("A streamed call has no whole response.")
         return whole
 
 

@@ -352,7 +352,10 @@ def chat_request(
     if isinstance(messages, str | bytes | Mapping):
         raise BadRequest("messages: expected a list of messages.", param="messages")
     if options.get("stream", stream) is not stream:
-        raise BadRequest("stream: complete() answers as a whole, stream() as it comes; call the other.", param="stream")
+        raise BadRequest(
+            "complete() does not support streaming, and stream() supports nothing else (stream): call the other one.",
+            param="stream",
+        )
 
     fields = _fields(CHAT, options)
 
@@ -422,7 +425,7 @@ def _decoded(protocol: str, body: Mapping[str, Any], bounds: Bounds) -> object:
     try:
         encoded = msgspec.json.encode(body)
     except (TypeError, ValueError) as error:
-        raise BadRequest(f"The request holds what JSON cannot: {error}.") from None
+        raise BadRequest(f"The request holds a value that JSON cannot represent: {error}.") from None
     return inbound.decode(inbound.open(encoded, headers={}, bounds=bounds))
 
 
@@ -436,7 +439,7 @@ def _principal(principal: Principal | str | None) -> Principal:
     try:
         return Principal(str(principal))
     except ValueError as error:
-        raise MisuseError(f"principal is an id that cannot be used: {error}.") from error
+        raise MisuseError(f"principal is an invalid id: {error}.") from error
 
 
 def _vouched(principal: Principal | str | None) -> dict[str, object]:

@@ -9,8 +9,8 @@ from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.errors import Forbidden
 from llmproxy_asgi.settings import AdminEntry
 
-NOT_CONFIGURED = "Nobody may see this yet: list groups, users or keys under access.admins."
-_NOT_YOU = "This is for administrators."
+NOT_CONFIGURED = "No administrators are configured (access.admins): list groups, users or keys."
+_NOT_YOU = "Only administrators may see this page."
 
 
 class Admins:

@@ -23,11 +23,11 @@ BROWSER_HEADERS = frozenset({b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-d
 _READ = BROWSER_HEADERS | {b"host", b"content-type", b"content-length", b"transfer-encoding"}
 
 _CROSS_SITE = (
-    "This request comes from a page of another site and holds no key (origin): call from a page of the same origin, "
+    "The request was sent by a page of another site without a key (origin): call from a page of the same origin, "
     "list the page's origin under access.origins, or send a key in a header."
 )
 _NOT_JSON = (
-    "This request of a browser holds no key and does not say that it is JSON (content-type): send it with "
+    "The request was sent by a browser without a key and without a JSON content type (content-type): send it with "
     "content-type application/json, or send a key in a header."
 )
 

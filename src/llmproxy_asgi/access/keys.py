@@ -81,7 +81,7 @@ class KeyTable:
                 if found is None and not (text.startswith(PREFIX) and "," not in text):
                     continue
                 if ours is not None and ours != text:
-                    raise Unauthenticated("Two different keys of this gateway were sent; send one.")
+                    raise Unauthenticated("Two different keys of this gateway were sent: send one.")
                 ours, grant = text, found
         if ours is not None and grant is None:
             raise Unauthenticated(WRONG_KEY, code="invalid_api_key")
@@ -116,7 +116,7 @@ def sent_keys(headers: Iterable[tuple[bytes, bytes]], query: bytes = b"") -> lis
         try:
             sent = parse_qs(query.decode("latin-1"), max_num_fields=64).get("key", ())
         except ValueError:
-            raise BadRequest("The query has too many fields.") from None
+            raise BadRequest("The query has too many parameters: send at most 64.") from None
         found += [text for text in dict.fromkeys(sent) if text not in found]
     return found
 
@@ -148,7 +148,7 @@ def _problem(key: str) -> str | None:
     if len(key) > MAX_KEY:
         return "The key is too long."
     if not key.isascii() or not key.isprintable():
-        return "The key holds characters that no key has."
+        return "The key holds characters that are not allowed in keys."
     return None
 
 

@@ -50,7 +50,7 @@ def read_config(files: Sequence[Path] | None) -> "Config":
 
     paths = list(files or [DEFAULT_FILE])
     if not files and not DEFAULT_FILE.exists():
-        fail(f"There is no {DEFAULT_FILE} here. Write one with `llmproxy init`, or name yours with --config.")
+        fail(f"{DEFAULT_FILE} does not exist here: create it with `llmproxy init`, or name your file with --config.")
     try:
         return load(paths)
     except ConfigError as error:

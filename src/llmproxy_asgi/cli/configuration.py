@@ -20,7 +20,7 @@ _ONLY_BY_HOST = (
 def init(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Where to write.", show_default=True)] = DEFAULT_FILE,
     *,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a commented starter file, with a fresh key for your first client in it.
 
@@ -35,11 +35,11 @@ def init(
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        fail(f"{path} is there already; --force replaces it.")
+        fail(f"{path} already exists: replace it with --force.")
     except OSError as error:
         fail(f"{path} cannot be written: {error.strerror}.", code=2)
     typer.echo(f"Wrote {path}. Next:")
-    typer.echo("  export OPENAI_API_KEY=... ANTHROPIC_API_KEY=...   # or take a provider out of the file")
+    typer.echo("  export OPENAI_API_KEY=... ANTHROPIC_API_KEY=...   # or remove a provider from the file")
     typer.echo(f"  llmproxy check {path}")
     typer.echo(f"  llmproxy serve --config {path}")
 
@@ -84,10 +84,10 @@ def check(
 def schema(
     config: Annotated[
         list[Path] | None,
-        typer.Option("--config", "-c", metavar="FILE", help="Describe the provider types that these files name, too."),
+        typer.Option("--config", "-c", metavar="FILE", help="Also describe the provider types in these files."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it here instead of printing it.")
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file instead of printing.")
     ] = None,
 ) -> None:
     """The configuration's JSON Schema, for editors: of the built-in provider types, and of those that --config names.

@@ -9,9 +9,7 @@ import re
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _LOCAL = re.compile(rb"(?:127\.0\.0\.1|localhost|\[::1\])(?::[0-9]{1,5})?", re.IGNORECASE)
-_BODY = (
-    b'{"error":{"message":"This gateway is open to everybody on this machine, and to requests for localhost alone."}}'
-)
+_BODY = b'{"error":{"message":"Without access control only localhost is served (host): call it at localhost."}}'
 
 
 class LocalHosts:

@@ -11,7 +11,7 @@ from llmproxy_asgi.cli.doctor import doctor
 
 program = typer.Typer(
     name="llmproxy",
-    help="An LLM gateway: one address for many models, spoken to with any official SDK.",
+    help="An LLM gateway: one address for many models, for any official SDK.",
     epilog="First steps: `llmproxy demo`, then `llmproxy init` and `llmproxy serve`.",
     no_args_is_help=True,
     add_completion=False,
@@ -31,7 +31,7 @@ def _show_version(asked: bool) -> None:
 @program.callback()
 def _whole(
     _version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and end.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass

@@ -70,7 +70,7 @@ def listen(address: Address) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             fail(f"{where} is already in use. Stop the process that listens there, or choose another port with --port.")
         if error.errno == errno.EACCES:
-            fail(f"{where} needs more rights than this user has; choose a port from 1024 on with --port.")
+            fail(f"{where} needs more permissions than this user has: choose a port from 1024 with --port.")
         fail(f"Cannot listen at {where}: {error.strerror}.")
 
 

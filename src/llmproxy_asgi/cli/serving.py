@@ -40,13 +40,13 @@ def serve(  # noqa: PLR0917  each is an option of the command
     prefix: Annotated[str, typer.Option(metavar="PATH", help="Serve below this path, like /llm.")] = "",
     workers: Annotated[int, typer.Option(min=1, max=256, help="How many processes serve.")] = 1,
     graceful: Annotated[
-        str, typer.Option(metavar="DURATION", help="How long open calls may take to end when the server is ended.")
+        str, typer.Option(metavar="DURATION", help="How long open calls may continue when the server stops.")
     ] = "30s",
     log_level: Annotated[LogLevel, typer.Option(help="How much is logged.")] = LogLevel.INFO,
     *,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log each request, with keys masked.")] = False,
     insecure_open: Annotated[
-        bool, typer.Option("--insecure-open", help="Serve `access.mode: open` beyond this machine all the same.")
+        bool, typer.Option("--insecure-open", help="Serve `access.mode: open` to other machines.")
     ] = False,
 ) -> None:
     """Serve a configuration by itself, without a host application.
@@ -64,8 +64,8 @@ def serve(  # noqa: PLR0917  each is an option of the command
     is_open = plan.access.mode == "open"
     if is_open and not address.is_loopback and not insecure_open:
         fail(
-            f"access.mode is open, so anybody who reaches {host} could spend your keys. Listen at 127.0.0.1, list keys "
-            "under access.keys with access.mode: keys, or insist with --insecure-open."
+            f"access.mode is open, so everyone who reaches {host} could use your credentials. Listen at 127.0.0.1, "
+            "list keys under access.keys with access.mode: keys, or confirm with --insecure-open."
         )
     from llmproxy_asgi.app import LLMProxy
     from llmproxy_asgi.cli import worker
@@ -105,7 +105,7 @@ def demo(
     server.check_installed()
     address = server.resolve(host, port)
     if not address.is_loopback:
-        fail(f"The demo lets anybody in, so it listens on this machine alone; {host} is beyond it.", code=2)
+        fail(f"The demo has no access control, so it listens at loopback addresses only, not at {host}.", code=2)
     from llmproxy_asgi.app import LLMProxy
     from llmproxy_asgi.cli import worker
     from llmproxy_asgi.config.loader import load_config
@@ -124,7 +124,7 @@ def demo(
 
 
 _HOW_TO_CALL = """\
-Everything runs, with an embedded provider that only pretends. Ctrl+C ends it.
+Everything runs, with an embedded provider that only pretends. Press Ctrl+C to stop.
 
   page         {url}/ui/
   base_url     {url}/v1   (OpenAI's SDK)
@@ -167,7 +167,7 @@ def _announce(plan: "Config", address: "Address", prefix: str) -> None:
             "when the gateway is served by itself.",
             err=True,
         )
-    typer.echo(f"Serving {', '.join(names) or 'no provider'} at {address.url}{prefix}. Ctrl+C ends it.")
+    typer.echo(f"Serving {', '.join(names) or 'no provider'} at {address.url}{prefix}. Press Ctrl+C to stop.")
 
 
 def _prefix(text: str) -> str:

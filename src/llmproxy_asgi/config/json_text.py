@@ -33,7 +33,7 @@ class _Reader:
             raise self._unreadable("must be an object, like `{...}`")
         values = self._object(())
         if self._next():
-            raise self._unreadable("goes on after the object's end")
+            raise self._unreadable("continues after the end of the object")
         return Document(values, self._lines)
 
     def _value(self, path: Path) -> object:

@@ -165,7 +165,7 @@ class Limits(Block):
     body_timeout: Duration = Field(
         30.0, gt=0, description="How long a request's body may pause; 16 KiB of it end a pause."
     )
-    write_timeout: Duration = Field(60.0, gt=0, description="How long a caller may take none of what is sent to it.")
+    write_timeout: Duration = Field(60.0, gt=0, description="How long a caller may read nothing of what is sent to it.")
 
     @model_validator(mode="after")
     def _holds_one(self) -> "Limits":
@@ -324,14 +324,14 @@ class Config(Block):
     access: Access = Field(Access(), description="Who may call us.")
     endpoints: Endpoints = Field(Endpoints(), description="What is served beside the protocols and /health.")
     limits: Limits = Field(Limits(), description="Bounds on what callers and upstreams may send.")
-    drain_timeout: Duration = Field(10.0, ge=0, description="How long open calls may go on when the host shuts down.")
+    drain_timeout: Duration = Field(10.0, ge=0, description="How long open calls may continue at shutdown.")
     database: Database = Field(
         "memory",
-        description="Where what is kept for callers is stored: kept responses, and the reasoning behind tool calls.",
+        description="Where data of callers is stored: stored responses, and the reasoning behind tool calls.",
     )
     store: Literal["allowed", "never"] = Field(
         "allowed",
-        description="never: no response and no reasoning of callers is ever kept, whatever they ask for.",
+        description="never: no response and no reasoning of callers is ever stored, whatever they ask for.",
     )
     keepalive: Duration = Field(15.0, gt=0, description="How long a stream may be silent before a keep-alive is sent.")
 

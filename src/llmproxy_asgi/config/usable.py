@@ -45,7 +45,7 @@ def unusable(config: Config) -> Iterator[Finding]:
             (), f"holds no providers, so {NOTHING}: add one, such as `providers: {{openai: {{api_key: ${{KEY}}}}}}`"
         )
     elif not enabled:
-        yield Finding(("providers",), f"are all switched off, so {NOTHING}: take `enabled: false` out of one")
+        yield Finding(("providers",), f"are all disabled, so {NOTHING}: remove `enabled: false` from one")
     for name, block in enabled.items():
         yield from _provider(name, block)
     yield from _routes(config, enabled)
@@ -55,9 +55,7 @@ def unusable(config: Config) -> Iterator[Finding]:
 def _provider(name: str, block: ProviderConfig) -> Iterator[Finding]:
     where = ("providers", name)
     if block.models is not None and not any(entry.enabled for entry in block.models) and not block.bypass_model:
-        yield Finding(
-            (*where, "models"), "holds no model that is enabled: list one, or leave `models` out to serve all"
-        )
+        yield Finding((*where, "models"), "holds no enabled model: list one, or leave `models` out to serve all")
     for index, key in enumerate(block.api_key or ()):
         problem = _key_problem(key.reveal(), block)
         if problem:
@@ -82,7 +80,7 @@ def _key_problem(key: str, block: ProviderConfig) -> str | None:
 def _address_problem(url: str | None) -> str | None:
     host = (urlsplit(url).hostname or "") if url is not None else ""
     if host in _PAGES:
-        return f"is the address of a site for people ({host}): write the API's, or leave it out for the vendor's own"
+        return f"is the address of a website ({host}): write the API's, or leave it out for the vendor's own"
     if _RESERVED.search(host) or _YOURS.search(host) or "<" in (url or ""):
         return "is a placeholder: write your server's address"
     return None
@@ -91,10 +89,10 @@ def _address_problem(url: str | None) -> str | None:
 def _routes(config: Config, enabled: dict[str, ProviderConfig]) -> Iterator[Finding]:
     for name, route in config.models.items():
         if not any(entry.target.partition("/")[0] in enabled for entry in route.targets):
-            yield Finding(("models", name, "targets"), "name only providers that are switched off")
+            yield Finding(("models", name, "targets"), "name only disabled providers")
     default = config.default_provider
     if default is not None and enabled and default not in enabled:
-        yield Finding(("default_provider",), f"names {default!r}, which is switched off")
+        yield Finding(("default_provider",), f"names {default!r}, which is disabled")
 
 
 def _access(config: Config, enabled: dict[str, ProviderConfig]) -> Iterator[Finding]:

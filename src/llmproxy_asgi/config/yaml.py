@@ -38,7 +38,7 @@ _EXPLAINED = (
     ),
     (
         "could not find expected ':'",
-        "has a key without a `:` after it, or a text that goes on over several lines unquoted",
+        "has a key without a `:` after it, or an unquoted text over several lines",
     ),
     ("found unexpected end of stream", "ends in the middle of a quoted text"),
 )

@@ -277,9 +277,15 @@ class ResponseStore:
                 raise InternalError("Stored responses continue each other in a circle.")
             seen.add(wanted)
             if len(seen) > self._max_responses:
-                raise BadRequest("The conversation of this response is too long to be continued.", param=_PARAM)
+                raise BadRequest(
+                    "The stored conversation is too long to be continued (previous_response_id): start a new one.",
+                    param=_PARAM,
+                )
             if link.output is None:
-                raise BadRequest("This response has no output to continue from.", param=_PARAM)
+                raise BadRequest(
+                    "The response has no output to continue from (previous_response_id): continue from another one.",
+                    param=_PARAM,
+                )
             turn = (*link.input_items, *link.output)
             size += sum(len(memoryview(each.item)) for each in turn)
             count += len(turn)
@@ -318,7 +324,10 @@ class ResponseStore:
         if after is not None:
             place = next((at for at, item in enumerate(items) if item.id == after), None)
             if place is None:
-                raise BadRequest("There is no such item in this response's input.", param="after")
+                raise BadRequest(
+                    "The item is not in the input of this response (after): send the id of one of its items.",
+                    param="after",
+                )
             begin = place + 1
         return Page(items=items[begin : begin + limit], has_more=len(items) > begin + limit)
 
@@ -369,14 +378,15 @@ def check_unfolded(count: int, size: int, bounds: Bounds, largest: int, *, param
     """
     if count > bounds.messages:
         raise BadRequest(
-            f"{param} unfolds to too many messages: at least {count} came, and at most {bounds.messages} are taken "
-            "(limits.messages).",
+            f"Too many messages in the stored conversation ({param}): at most {bounds.messages} are allowed "
+            f"(limits.messages), and it holds at least {count}.",
             param=param,
             code="array_above_max_length",
         )
     if size > largest:
         raise BodyTooLarge(
-            f"{param} unfolds to too much: at least {size} bytes came, and at most {largest} are taken (limits.body).",
+            f"The stored conversation is too large ({param}): at most {largest} bytes are allowed (limits.body), and "
+            f"it has at least {size}.",
             param=param,
         )
 

@@ -132,7 +132,7 @@ async def refuse(exchange: Exchange, inbound: AnyInbound, error: GatewayError) -
 def unexpected(error: Exception, exchange: Exchange) -> InternalError:
     """A bug of ours, logged; the caller reads nothing of it but the request's id."""
     _log.error("a call failed unexpectedly", exc_info=error, extra={"request_id": exchange.request_id})
-    internal = InternalError("The gateway failed unexpectedly; its log holds the request id.")
+    internal = InternalError("The gateway failed unexpectedly: its log holds the cause under the request id.")
     internal.reported = getattr(error, "reported", False)
     return internal
 

@@ -243,7 +243,7 @@ class Exchange:
             return
         media_type = content_type.partition(";")[0].strip().lower()
         if media_type != _JSON and not media_type.endswith("+json"):
-            raise WrongMediaType("The body must be JSON, with content-type: application/json.")
+            raise WrongMediaType("The media type is not supported (content-type): send JSON as application/json.")
 
 
 class CallerWatch:
@@ -301,7 +301,9 @@ class CallerWatch:
             return False
         ours = self._task.uncancel() <= self._cancelling and isinstance(error, asyncio.CancelledError)
         if ours and self._late:
-            raise BodyTimeout("The request's body did not arrive in time.") from None
+            raise BodyTimeout(
+                "The request body did not arrive in time (limits.body_timeout): send it faster, or send less."
+            ) from None
         return ours
 
     def _look(self) -> None:
@@ -500,10 +502,10 @@ def _decompressor(coding: str) -> Inflater | None:
     except LookupError:
         known = ", ".join(encodings())
         raise WrongMediaType(
-            f"The body's content-encoding is not supported: send it as {known}, or uncompressed.",
+            f"The encoding of the body is not supported (content-encoding): send {known}, or no compression.",
             accept_encoding=known,
         ) from None
 
 
 def _too_large(limit: int) -> BodyTooLarge:
-    return BodyTooLarge(f"The request's body is larger than the {limit} bytes that this gateway takes (limits.body).")
+    return BodyTooLarge(f"The request body is too large (limits.body): send at most {limit} bytes.")

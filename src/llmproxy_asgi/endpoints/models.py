@@ -24,6 +24,6 @@ async def show_model(engine: Engine, exchange: Exchange, inbound: AnyInbound, na
     """
     grant = await engine.runtime.authenticator.authenticate(exchange.scope, key_in_query=key_in_query)
     if not name:
-        raise NotFound("There is no such path.")
+        raise NotFound("The path does not exist.")
     await engine.find_model(name, grant)
     await exchange.answer(200, [_JSON], inbound.show_model(name))

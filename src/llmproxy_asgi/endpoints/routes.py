@@ -137,7 +137,7 @@ class Endpoints:
             return
         models = next((root for root in _MODELS if path == root or path.startswith(root + "/")), None)
         if path not in STATUS and models is None and not self._is_page(path) and not self._is_metrics(path):
-            raise NotFound(f"There is no such path; {base_url_hint(inbound.protocol, exchange.scope)}.")
+            raise NotFound(f"The path does not exist: {base_url_hint(inbound.protocol, exchange.scope)}.")
         if exchange.scope["method"] not in ("GET", "HEAD"):
             raise MethodNotAllowed("This path takes GET.", allow="GET, HEAD")
         if path in STATUS:

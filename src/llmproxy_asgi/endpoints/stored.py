@@ -78,7 +78,7 @@ class Stored:
         response_id, _, rest = path.partition("/")
         method = exchange.scope["method"]
         if not response_id or rest not in _METHODS:
-            raise NotFound("There is no such path.")
+            raise NotFound("The path does not exist.")
         if method not in _METHODS[rest]:
             allowed = _METHODS[rest]
             raise MethodNotAllowed(f"This path takes {' or '.join(allowed)}.", allow=", ".join(allowed))
@@ -128,7 +128,10 @@ class Stored:
     async def _cancel(self, exchange: Exchange, owner: Owner, response_id: str) -> None:
         record = await self._find(owner, response_id)
         if not record.background:
-            raise BadRequest("Only a background response can be cancelled.", param="background")
+            raise BadRequest(
+                "Only background responses can be cancelled (background): wait for the response.",
+                param="background",
+            )
         if record.status in _AT_WORK and await self._background.cancel(owner, response_id):
             record = await self._find(owner, response_id)
         await exchange.answer(200, [_JSON], _shown(record, with_state=record.shows_state))
@@ -194,7 +197,7 @@ class _Query:
         try:
             self._values = parse_qs(query.decode("latin-1"), max_num_fields=64)
         except ValueError:
-            raise BadRequest("The query has too many fields.") from None
+            raise BadRequest("The query has too many parameters: send at most 64.") from None
 
     def text(self, name: str) -> str | None:
         return self._values.get(name, [None])[-1]

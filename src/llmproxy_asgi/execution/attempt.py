@@ -35,7 +35,7 @@ _STEP = 32 * 1024
 """Bytes of a stream that are decoded in one step of the event loop."""
 _LARGE_ANSWER = 256 * 1024
 """Bytes of a whole answer that are read on the event loop."""
-_TOO_LARGE = "The upstream's answer is larger than this gateway takes."
+_TOO_LARGE = "The upstream's response is larger than this gateway accepts."
 _SSE = "text/event-stream"
 _SPACE = b" \t\r\n"
 _LOOK = 1024
@@ -285,7 +285,7 @@ class Attempt:
         media_type = (answer.header("content-type") or _SSE).partition(";")[0].strip().lower()
         if media_type != _SSE and not begins:
             raise UpstreamProtocolError(
-                "The upstream did not answer with a stream.",
+                "The upstream did not respond with a stream.",
                 upstream_status=answer.status,
                 reason=f"{answer.status} with {media_type[:60]} where a stream was asked for",
             )

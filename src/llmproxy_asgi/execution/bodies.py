@@ -79,8 +79,7 @@ class HeldBody:
         """
         if not self._bodies.take(self, size):
             raise Unavailable(
-                f"The gateway holds as many request bodies as it may, {self.most} bytes in all (limits.bodies): "
-                "try again in a moment.",
+                f"Too many request bodies are in memory (limits.bodies, {self.most} bytes): try again in a moment.",
                 retry_after=_WAIT,
             )
 

@@ -17,10 +17,10 @@ from llmproxy_asgi.settings import Timeouts
 Reason = Literal["first_byte", "sending", "idle", "total"]
 
 _MESSAGES: dict[Reason, tuple[str, str]] = {
-    "first_byte": ("first_byte", "The upstream did not begin to answer in time."),
+    "first_byte": ("first_byte", "The upstream did not begin to respond in time."),
     "sending": ("idle", "The upstream stopped reading the request."),
-    "idle": ("idle", "The upstream stopped in the middle of its answer."),
-    "total": ("total", "The call took longer than it may."),
+    "idle": ("idle", "The upstream stopped in the middle of its response."),
+    "total": ("total", "The call took longer than its time limit."),
 }
 
 

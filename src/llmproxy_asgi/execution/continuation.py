@@ -282,7 +282,7 @@ class Continuation:
         finished = [Finished(candidate.index, self._ended(candidate).finish) for candidate in paused]
         if _WARNING in self.outgoing.warnings:
             facts = {"provider": self.target.provider.name, "model": self.target.model, "rounds": self._rounds}
-            _log.warning("an answer that its upstream keeps pausing was ended", extra=facts)
+            _log.warning("a response that the upstream paused too often was ended", extra=facts)
         return [*finished, event]
 
 

@@ -91,7 +91,7 @@ class Counting:
                 failure = error
                 if not error.failover:
                     break
-        raise failure or Unavailable("No upstream can count for this model now.")
+        raise failure or Unavailable("No upstream can count tokens for this model now: try again later.")
 
     async def _on_target(self, job: Job, target: Target) -> Counted:
         line = target.counting_line(job.protocol)

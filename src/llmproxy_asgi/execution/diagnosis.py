@@ -149,7 +149,7 @@ def _served(answer: _Answer, target: Target, protocol: str) -> Diagnosis:
         line.outbound.decode(answer.body, outgoing, line.upstream, received_at=SYSTEM.now())
     except UpstreamError:
         return Diagnosis(
-            ok=False, state="does not speak its protocol", reason=answer.reason, advice=_base_url(target.provider)
+            ok=False, state="does not use its protocol", reason=answer.reason, advice=_base_url(target.provider)
         )
     return Diagnosis(ok=True, state="ok")
 
@@ -159,14 +159,14 @@ def _judged(answer: _Answer, error: UpstreamError, provider: Provider, url: Addr
     if isinstance(error, UpstreamAuthFailed):
         return _refused_key(answer)
     if isinstance(error, UpstreamQuotaExceeded):
-        return Diagnosis(ok=False, state="the quota is spent", reason=reason, advice="Add credit at the vendor.")
+        return Diagnosis(ok=False, state="the quota is exceeded", reason=reason, advice="Add credit at the vendor.")
     if isinstance(error, UpstreamRateLimited):
         return Diagnosis(ok=False, state="rate limited", reason=reason, advice="Try again later.")
     if status < 400:
         return Diagnosis(ok=False, state="redirects", reason=reason, advice=_redirected(provider))
     if status == 404 and url.raw_path.endswith(b"Content") and 200 <= listed < 300:
         return Diagnosis(
-            ok=False, state="the model is not there", reason=reason, advice="Check the names under `models`."
+            ok=False, state="the model does not exist", reason=reason, advice="Check the names under `models`."
         )
     if status in _NOT_THERE:
         return Diagnosis(ok=False, state="nothing at this address", reason=reason, advice=_base_url(provider))
@@ -205,7 +205,7 @@ def _unreached(error: GatewayError, provider: Provider) -> Diagnosis:
 
 
 def _base_url(provider: Provider) -> str:
-    version = "" if provider.config.base_url is None else " Is a version missing (/v1), or said twice?"
+    version = "" if provider.config.base_url is None else " Is a version missing (/v1), or given twice?"
     return f"base_url is {provider.root}; set it to what the vendor's own SDK takes.{version}"
 
 

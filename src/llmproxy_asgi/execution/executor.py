@@ -493,7 +493,7 @@ class Executor:
         if all(rest.asked for rest in rests):
             asked = f"Every upstream of this model has asked for a pause. Try again in {shown_wait(wait)}."
             return UpstreamRateLimited(asked, retry_after=wait)
-        return Unavailable("No upstream can serve this model now.", retry_after=wait)
+        return Unavailable("No upstream can serve this model now: try again later.", retry_after=wait)
 
 
 def _in_turn(credentials: Sequence[Credential], turn: int, prefer: str | None) -> Sequence[Credential]:
@@ -517,7 +517,7 @@ def _verdict(failures: Sequence[UpstreamError]) -> UpstreamError | None:
 
 
 def _nobody() -> Unavailable:
-    return Unavailable("No upstream can serve this model now.")
+    return Unavailable("No upstream can serve this model now: try again later.")
 
 
 def _began(attempt: Attempt, number: int) -> AttemptBegan:

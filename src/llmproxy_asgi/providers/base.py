@@ -131,7 +131,7 @@ class ProviderConfig(Block):
     default_model: str | None = Field(None, description="For requests that name none.")
     bypass_model: bool = Field(default=False, description="Always default_model, whatever the caller names.")
     protocol: Annotated[tuple[str, ...] | None, BeforeValidator(_listed, json_schema_input_type=str | list[str])] = (
-        Field(None, description="What this upstream speaks, one or several.")
+        Field(None, description="The protocols of this upstream, one or several.")
     )
     allow_insecure: bool = Field(default=False, description="Plain http beyond loopback.")
     priority: int = Field(0, description="Higher is tried first where several serve a model.")
@@ -153,7 +153,7 @@ class ProviderConfig(Block):
     )
     allow_stored: bool = Field(
         default=False,
-        description="Whether callers may name what the vendor keeps: all who share its credential may read it.",
+        description="Whether callers may refer to objects stored at the vendor, which its credential opens to all.",
     )
     allow_private_media: bool = Field(
         default=False,
@@ -292,7 +292,7 @@ class Provider:
             variable = key_variable(cls.type)
             findings.append(f"api_key: is required for this type: write `api_key: ${{{variable}}}` and set {variable}")
         findings.extend(
-            f"protocol: {protocol!r} is not spoken here; choose from {', '.join(cls.speaks)}"
+            f"protocol: {protocol!r} is not supported by this provider; choose from {', '.join(cls.speaks)}"
             for protocol in config.protocol or ()
             if protocol not in cls.speaks
         )

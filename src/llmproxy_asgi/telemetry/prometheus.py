@@ -137,7 +137,7 @@ METRICS = (
     Metric(
         "llmproxy_queue_seconds",
         "histogram",
-        "How long calls waited for their turn, by whose limit it was; none: the caller's own.",
+        "How long calls waited in a queue, by the provider whose limit it was; none: the caller's own.",
         ("provider",),
         lambda counts, _: counts.queue,
         QUEUE_BUCKETS,
@@ -180,7 +180,7 @@ METRICS = (
     Metric(
         "llmproxy_event_loop_lag_seconds",
         "gauge",
-        "How late the event loop was at worst in the last half minute to minute; 0 while nobody calls.",
+        "How late the event loop was at worst in the last half minute to minute; 0 without calls.",
         (),
         lambda _, gauges: _alone(gauges.lag),
     ),

@@ -290,7 +290,7 @@ class _OpenPart:
             try:
                 source = InlineData(data=joined_base64([*before, *self._data]))
             except ValueError as error:
-                raise _Broken("a sound or an image cannot be read") from error
+                raise _Broken("audio or an image cannot be decoded") from error
         transcript = (part.transcript or "") + added
         return msgspec.structs.replace(part, source=source, transcript=transcript or part.transcript, seals=seals)
 

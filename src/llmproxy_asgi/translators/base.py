@@ -260,7 +260,7 @@ class Inbound(ABC, Generic[AskedT, AnsweredT]):
         Raises:
             NotFound: This protocol's callers have no way to ask.
         """
-        raise NotFound("This protocol has no way to ask for a count of tokens.")
+        raise NotFound("This protocol does not support counting tokens.")
 
     @abstractmethod
     def list_models(self, names: Sequence[str]) -> bytes:

@@ -114,7 +114,7 @@ def check_count(field: str, came: int, most: int, bound: Bound) -> None:
     """
     if came > most:
         raise BadRequest(
-            f"{field} holds too many {bound}: {came} came, and at most {most} are taken (limits.{bound}).",
+            f"Too many {bound} ({field}): at most {most} are allowed (limits.{bound}), and {came} were sent.",
             param=field,
             code="array_above_max_length",
         )

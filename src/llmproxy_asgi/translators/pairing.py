@@ -132,7 +132,8 @@ def _answered(rows: Sequence[Message]) -> tuple[dict[int, list[_Slot]], bool]:
         if same is None:
             shown = result.call_id[:100]
             raise BadRequest(
-                f"A tool result answers the call {shown!r}, which is not in the conversation.", param="messages"
+                f"The tool result for {shown!r} has no tool call (messages): send the call before its result.",
+                param="messages",
             )
         slot_found = same.take(nearest=False)
         if slot_found is None:

@@ -516,7 +516,7 @@ class AiohttpAnswer(Answer):
         if connection is None:
             if self._whole:
                 return b""
-            raise MisuseError("An upstream's answer was read after it had been closed.")
+            raise MisuseError("The upstream's response was read after it had been closed.")
         try:
             piece = await _arrived(self._payload, self._line, self._at_once)
         except BaseException as broken:

@@ -128,7 +128,7 @@ class Answer(ABC):
             size += len(piece)
             if size > limit:
                 await self.aclose()
-                raise UpstreamProtocolError("The upstream's answer is larger than is accepted.")
+                raise UpstreamProtocolError("The upstream's response is larger than this gateway accepts.")
             pieces.append(piece)
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         return body.removeprefix(BOM_UTF8)  # no part of JSON (RFC 8259, 8.1)

@@ -293,7 +293,7 @@ class InterfaceAnswer(Answer):
         if not self._open:
             if self._whole:
                 return b""
-            raise MisuseError("An upstream's answer was read after it had been closed.")
+            raise MisuseError("The upstream's response was read after it had been closed.")
         try:
             async for piece in self._pieces:
                 if piece:

@@ -126,7 +126,7 @@ class Inflater:
                 if piece := self._step(inflate, limit):
                     self._gave += len(piece)
                     if self._gave > max(_UNSUSPECTED, _SWELLING * self._came):
-                        raise CompressionError("it swells beyond all reason")
+                        raise CompressionError("it expands too much")
                     return piece
         except _errors() as broken:
             raise CompressionError("it cannot be decompressed") from broken
@@ -170,7 +170,7 @@ class RefusingInflater(Inflater):
     @override
     def take(self, limit: int) -> bytes:
         if self._input:
-            raise CompressionError("its encoding was not asked for")
+            raise CompressionError("its encoding was not requested")
         return b""
 
 

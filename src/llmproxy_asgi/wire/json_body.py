@@ -211,11 +211,11 @@ def _check_utf8(body: bytes) -> None:
 
 
 def _too_deep(bounds: Bounds) -> str:
-    return f"The body nests too deep: at most {bounds.json_depth} levels are taken (limits.json_depth)."
+    return f"The body is nested too deep (limits.json_depth): send at most {bounds.json_depth} levels."
 
 
 def _too_many(came: int, bounds: Bounds, roughly: str = "") -> str:
     return (
-        f"The body holds too many JSON values: {roughly}{came} came, and at most {bounds.values} are taken "
-        "(limits.values)."
+        f"Too many JSON values in the body: at most {bounds.values} are allowed (limits.values), and {roughly}{came} "
+        "were sent."
     )

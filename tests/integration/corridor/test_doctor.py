@@ -120,10 +120,10 @@ def test_a_server_without_a_listing_is_well(upstream: ThreadedUpstream) -> None:
         ),
         (error_answer(400, {"error": "Incorrect API key: sk***89"}), "the credential is refused", "400 "),
         (error_answer(429, {"error": {"message": "slow"}}), "rate limited", "429 slow"),
-        (error_answer(402, {"error": {"message": "pay"}}), "the quota is spent", "402 pay"),
+        (error_answer(402, {"error": {"message": "pay"}}), "the quota is exceeded", "402 pay"),
         (error_answer(503, {"error": {"message": "busy"}}), "is overloaded", "503 busy"),
         (error_answer(500, {"error": {"message": "boom"}}), "fails", "500 boom"),
-        (json_answer(200, {"hello": "world"}), "does not speak its protocol", "200 with application/json"),
+        (json_answer(200, {"hello": "world"}), "does not use its protocol", "200 with application/json"),
         (
             page(403, b"Attention Required!"),
             "the credential is refused",

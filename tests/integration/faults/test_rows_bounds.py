@@ -112,14 +112,15 @@ async def test_a_list_is_bounded_on_every_path(caller: Caller, path: str, field:
     served = await caller.post(path, {**PLAIN[path], field: many(make, most)})
     assert served.status_code == 200, served.text
     message = named(await caller.post(path, {**PLAIN[path], field: many(make, most + 1)}))
-    assert f"{field} holds too many {bound}: {most + 1} came, and at most {most}" in message
+    assert f"Too many {bound} ({field}): at most {most} are allowed" in message
+    assert f"{most + 1} were sent" in message
     assert f"limits.{bound}" in message
 
 
 async def test_tools_count_wherever_they_are_declared(caller: Caller) -> None:
     """Google's declarations and tools within a namespace count one by one."""
     declared = {"contents": [turn(0)], "tools": [{"functionDeclarations": many(function, 2)}, {"googleSearch": {}}]}
-    assert "3 came" in named(await caller.post(GENERATE, declared))
+    assert "3 were sent" in named(await caller.post(GENERATE, declared))
     space = {"type": "namespace", "name": "n", "tools": [{"type": "function", **function(n)} for n in range(3)]}
     assert "limits.tools" in named(await caller.post(RESPONSES, {**PLAIN[RESPONSES], "tools": [space]}))
 
@@ -140,7 +141,7 @@ async def test_embeddings_take_what_their_vendors_take(caller: Caller) -> None:
     """2048 inputs, or 300 000 ids of tokens, are taken however low the limits are."""
     assert "limits." not in (await caller.post(EMBEDDINGS, {"model": "m", "input": ["a"] * 2048})).text
     message = named(await caller.post(EMBEDDINGS, {"model": "m", "input": ["a"] * 2049}))
-    assert "input holds too many messages: 2049 came, and at most 2048" in message
+    assert "Too many messages (input): at most 2048 are allowed (limits.messages), and 2049 were sent" in message
     ids = {"model": "m", "input": [[1] * 100_000] * 3}
     assert "limits." not in (await caller.post(EMBEDDINGS, ids)).text
 
@@ -239,7 +240,7 @@ async def test_a_stored_conversation_is_bounded_like_a_sent_one(caller: Caller, 
     second = await stored(caller, input=[user(1)], previous_response_id=first)  # two, and two answers: four
     answer = await caller.post(path, {"model": "echo", "input": [user(2)], "previous_response_id": second})
     message = named(answer)
-    assert "previous_response_id unfolds to too many messages" in message
+    assert "Too many messages in the stored conversation (previous_response_id)" in message
     assert "limits.messages" in message
 
 
@@ -300,6 +301,6 @@ async def test_calls_from_python_are_bounded_alike() -> None:
     """A program that hands on what its own users sent is told in the same words."""
     gateway = proxy(messages=3).gateway
     assert (await gateway.complete(model="echo", messages=many(user, 3))).text
-    with pytest.raises(BadRequest, match=r"4 came, and at most 3 are taken \(limits\.messages\)"):
+    with pytest.raises(BadRequest, match=r"at most 3 are allowed \(limits\.messages\), and 4 were sent"):
         await gateway.complete(model="echo", messages=many(user, 4))
     await gateway.aclose()

@@ -123,7 +123,7 @@ def test_a_drip_ends_by_the_total_clock(
     with gateway(block(upstream, spoken, timeout={"total": "300ms", "idle": "200ms"})) as harness:
         for client, answer in all_callers(harness, stream=True):
             assert ends_badly(client, answer)
-            assert "longer than it may" in answer.text
+            assert "longer than its time limit" in answer.text
         assert accounted_as_cut(harness, 4)
     upstream.wait_closed(0)
 

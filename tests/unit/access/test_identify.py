@@ -403,7 +403,7 @@ async def test_the_hosts_own_tokens_may_be_long() -> None:
 async def test_a_query_of_too_many_fields_is_a_bad_request() -> None:
     """It is not read to find a key in it."""
     asked = scope(query="&".join(["a=1"] * 70 + [f"key={KEY}"]))
-    with pytest.raises(BadRequest, match="too many fields"):
+    with pytest.raises(BadRequest, match="too many parameters"):
         await authenticator().authenticate(asked, key_in_query=True)
 
 

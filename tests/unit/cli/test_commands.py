@@ -105,7 +105,7 @@ def test_init_replaces_nothing_unless_told() -> None:
     Path("link.yaml").symlink_to("mine.yaml")
     refused = run("init", "link.yaml")
     assert refused.exit_code == 1
-    assert "is there already" in refused.output
+    assert "already exists" in refused.output
     assert run("init", "link.yaml", "--force").exit_code == 0
     assert Path("mine.yaml").read_text(encoding="utf-8") == "mine: 1\n"
     assert not Path("link.yaml").is_symlink()
@@ -180,7 +180,7 @@ def test_check_finds_what_serves_nothing() -> None:
     write(OPEN.replace("simulated: ", "simulated: {enabled: false}"))
     ended = run("check", "llmproxy.yaml")
     assert ended.exit_code == 1
-    assert ended.stdout.startswith("llmproxy.yaml:1: providers: are all switched off, so nothing would be served")
+    assert ended.stdout.startswith("llmproxy.yaml:1: providers: are all disabled, so nothing would be served")
 
 
 def test_check_says_who_can_call_a_mounted_gateway_alone() -> None:
@@ -404,7 +404,7 @@ def test_doctor_of_the_healthy_and_of_nobody(sick: dict[str, int | Exception]) -
         (["serve", "--workers", "0"], 2, "--workers"),
         (["serve", "--log-level", "loud"], 2, "loud"),
         (["serve", "--config", "none.yaml"], 1, "none.yaml: there is no such file"),
-        (["demo", "--host", "0.0.0.0"], 2, "this machine alone"),
+        (["demo", "--host", "0.0.0.0"], 2, "loopback addresses only"),
     ],
 )
 def test_what_is_refused_before_listening(arguments: list[str], code: int, words: str) -> None:

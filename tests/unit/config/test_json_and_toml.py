@@ -67,7 +67,7 @@ def test_json_lines() -> None:
         ('{"a":', 1, "ends too early"),
         ('{"a": "x', 1, "not closed"),
         ('{"a": "\\ud800"}', 1, "half a character"),
-        ("{}\n{}", 2, "after the object's end"),
+        ("{}\n{}", 2, "after the end of the object"),
         ('{"a": ' + "[" * 100_000, 1, "deeper than 64"),
         ('{"a": [' + "1," * 100_001 + "1]}", 1, "more than 100000 values"),
         ("# a comment\n{}", 1, "must be an object"),

@@ -35,15 +35,15 @@ def found(text: str) -> tuple[str, ...]:
         ("providers:\naccess: {mode: open}\n", "a.yaml: holds no providers, so nothing would be served: add one"),
         (
             "providers:\n  openai: {enabled: false}\n",
-            "a.yaml:1: providers: are all switched off, so nothing would be served",
+            "a.yaml:1: providers: are all disabled, so nothing would be served",
         ),
         (
             "providers:\n  simulated:\n    models: []\n",
-            "a.yaml:3: providers.simulated.models: holds no model that is enabled",
+            "a.yaml:3: providers.simulated.models: holds no enabled model",
         ),
         (
             "providers:\n  simulated:\n    models: [{name: echo, enabled: false}]\n",
-            "a.yaml:3: providers.simulated.models: holds no model that is enabled",
+            "a.yaml:3: providers.simulated.models: holds no enabled model",
         ),
         (
             "providers:\n  openai:\n    api_key: your-key-here\n",
@@ -63,7 +63,7 @@ def found(text: str) -> tuple[str, ...]:
         ),
         (
             OPENAI.replace("}", ", base_url: https://platform.openai.com}"),
-            "a.yaml:2: providers.openai.base_url: is the address of a site for people (platform.openai.com)",
+            "a.yaml:2: providers.openai.base_url: is the address of a website (platform.openai.com)",
         ),
         (
             "providers:\n  v: {type: openai-compatible, base_url: https://your-server.example.com/v1}\n",
@@ -75,11 +75,11 @@ def found(text: str) -> tuple[str, ...]:
         ),
         (
             OPENAI + "  claude: {type: anthropic, enabled: false}\nmodels:\n  smart: {targets: [claude/x]}\n",
-            "a.yaml:5: models.smart.targets: name only providers that are switched off",
+            "a.yaml:5: models.smart.targets: name only disabled providers",
         ),
         (
             OPENAI + "  claude: {type: anthropic, enabled: false}\ndefault_provider: claude\n",
-            "a.yaml:4: default_provider: names 'claude', which is switched off",
+            "a.yaml:4: default_provider: names 'claude', which is disabled",
         ),
         (
             (

@@ -116,7 +116,7 @@ async def test_no_clock_runs_while_it_is_not_the_upstreams_turn() -> None:
     made.began()
     made.working()
     await asyncio.sleep(0.06)
-    with pytest.raises(UpstreamTimeout, match="longer than it may"):
+    with pytest.raises(UpstreamTimeout, match="longer than its time limit"):
         made.waiting()
     made.stop()
 

@@ -58,7 +58,9 @@ def test_one_value_too_many_is_refused(value: bytes, *, nested: bool) -> None:
         return b'{"metadata":' + members(count - 1, value) + b"}" if nested else members(count, value)
 
     open_object(body(LOW.values), LOW)
-    with pytest.raises(OverBounds, match=r"1001 came, and at most 1000 are taken \(limits\.values\)"):
+    with pytest.raises(
+        OverBounds, match=r"at most 1000 are allowed \(limits\.values\), and (at least )?1001 were sent"
+    ):
         open_object(body(LOW.values + 1), LOW)
 
 
@@ -75,16 +77,16 @@ def test_text_neither_counts_nor_hides_values() -> None:
 def test_escapes_are_read_right_where_a_long_text_is_taken_in_pieces(text: bytes) -> None:
     """A piece never ends within an escape."""
     body = b'{"text":"' + text + b'","list":[' + b",".join([b"1"] * 1_001) + b"]}"
-    with pytest.raises(OverBounds, match="1003 came"):
+    with pytest.raises(OverBounds, match="1003 were sent"):
         open_object(body, LOW)
 
 
 def test_a_long_body_is_counted_no_further_than_to_its_first_value_too_many() -> None:
     """The refusal says that there are more; where the first piece is all, it names their number."""
     body = b'{"a":[' + b",".join([b'""'] * 10_000) + b"]}"
-    with pytest.raises(OverBounds, match=": 10001 came"):
+    with pytest.raises(OverBounds, match="and 10001 were sent"):
         open_object(body, LOW)
-    with pytest.raises(OverBounds, match=r"at least 34952\d came"):
+    with pytest.raises(OverBounds, match=r"at least 34952\d were sent"):
         open_object(b'{"a":[' + b",".join([b'""'] * 1_000_000) + b"]}", LOW)
 
 
@@ -98,7 +100,7 @@ def test_strings_brackets_and_depth_go_on_over_the_border_of_two_pieces(shift: i
     assert count_values(body, Bounds(values=count, json_depth=5)) == count
     with pytest.raises(OverBounds):
         count_values(body, Bounds(values=count - 1, json_depth=5))
-    with pytest.raises(OverBounds, match="nests too deep"):
+    with pytest.raises(OverBounds, match="nested too deep"):
         count_values(body, Bounds(values=count, json_depth=4))
     assert sum(count_separators(body), Counter()) == {2: items, 3: items, 5: items}
 

@@ -43,7 +43,7 @@ async def serve_page(engine: Engine, exchange: Exchange, path: str) -> None:
         return
     found = PAGE.get(path)
     if found is None:
-        raise NotFound("There is no such path.")
+        raise NotFound("The path does not exist.")
     name, media_type = found
     await exchange.answer(200, [(b"content-type", media_type), *_HEADERS], _read(name))
 

@@ -155,7 +155,7 @@ def _problem(inbound: Inbound, error: GatewayError, digest: str) -> HTTPResponse
 
 def _scripts(asked: Request, digest: str) -> list[Script]:
     if asked.candidates > MAX_CANDIDATES:
-        raise BadRequest(f"n: at most {MAX_CANDIDATES} answers are given at once.", param="n")
+        raise BadRequest(f"Too many candidates (n): ask for at most {MAX_CANDIDATES}.", param="n")
     issuer = _ISSUERS.get(asked.protocol, "simulated")
     return [script_for(Prompt(asked, digest, issuer, candidate)) for candidate in range(asked.candidates)]
 

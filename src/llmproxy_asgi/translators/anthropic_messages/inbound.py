@@ -144,7 +144,11 @@ def _version(header: str | None) -> str | None:
     if not header:
         return None
     if not _FORM.fullmatch(header):
-        raise BadRequest("anthropic-version is not a version.", param="anthropic-version", code="invalid_value")
+        raise BadRequest(
+            "The version cannot be read (anthropic-version): send a date such as 2023-06-01.",
+            param="anthropic-version",
+            code="invalid_value",
+        )
     return header
 
 
@@ -154,5 +158,9 @@ def _betas(header: str | None) -> tuple[str, ...]:
     names = tuple(name for entry in header.split(",") if (name := entry.strip()))
     for name in names:
         if not _FORM.fullmatch(name):
-            raise BadRequest("anthropic-beta holds a name that is none.", param="anthropic-beta", code="invalid_value")
+            raise BadRequest(
+                "A beta name is invalid (anthropic-beta): send names of letters, digits, `.`, `_`, `:` and `-`.",
+                param="anthropic-beta",
+                code="invalid_value",
+            )
     return names

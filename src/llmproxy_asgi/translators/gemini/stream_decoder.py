@@ -289,7 +289,7 @@ class ChunkStream(StreamDecoder):
 
     def _end(self, events: list[StreamEvent]) -> None:
         if not self._started:
-            raise UpstreamProtocolError("The upstream answered with nothing.")
+            raise UpstreamProtocolError("The upstream sent an empty response.")
         finishes = [Finished(0, self._blocked)] if self._blocked and not self._candidates else []
         for number, candidate in sorted(self._candidates.items()):
             if candidate.reason is None or candidate.partial is not None:
@@ -488,7 +488,7 @@ def _joined(pieces: Sequence[str]) -> InlineData:
     try:
         return InlineData(data=joined_base64(pieces))
     except ValueError:
-        raise UpstreamProtocolError("The upstream sent a sound that cannot be read.") from None
+        raise UpstreamProtocolError("The upstream sent audio that cannot be decoded.") from None
 
 
 def _native(raw: bytes, candidate: int, part: int) -> JSONObject:

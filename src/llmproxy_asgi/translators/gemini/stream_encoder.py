@@ -304,7 +304,7 @@ class _Candidate:
             try:
                 data = joined_base64([*before, *self._data])
             except ValueError:
-                raise UpstreamProtocolError("The upstream sent a sound that cannot be read.") from None
+                raise UpstreamProtocolError("The upstream sent audio that cannot be decoded.") from None
             return msgspec.structs.replace(part, source=InlineData(data=data))
         return part
 

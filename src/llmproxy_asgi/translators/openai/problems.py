@@ -293,7 +293,7 @@ def _judge(
     if status == 402 or (status == 429 and words & _QUOTA_CODES):
         return UpstreamQuotaExceeded("The gateway's quota at the upstream is spent.", **{**seen, "code": None})
     if status == 429:
-        limit = UpstreamRateLimited(_message(found) or "The upstream asks for a wait.", **seen)
+        limit = UpstreamRateLimited(_message(found) or "The upstream limits the rate of requests.", **seen)
         limit.about = limit_scope(words, headers)
         return limit
     if status in {400, 404, 409, 413, 422}:
@@ -303,7 +303,7 @@ def _judge(
     if status in {408, 504}:
         return UpstreamTimeout("The upstream took too long, by its own account.", **seen)
     if status < 400:
-        return UpstreamProtocolError(f"The upstream answered with status {status}, which has no meaning here.", **seen)
+        return UpstreamProtocolError(f"The upstream responded with the unexpected status {status}.", **seen)
     return UpstreamFailed(f"The upstream failed with status {status}.", **seen)
 
 

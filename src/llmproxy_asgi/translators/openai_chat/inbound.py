@@ -75,7 +75,9 @@ class ChatInbound(OpenAIInbound):
             return reopen(body, written_in=_OTHER, served_in=PROTOCOL, headers=headers, path=path, bounds=bounds)
         small = Node.of(raw, "messages") if len(memoryview(messages)) < _SMALLEST else None
         if small is not None and not small.value:
-            raise BadRequest("messages: must hold at least one message.", param="messages", code="empty_array")
+            raise BadRequest(
+                "The conversation is empty (messages): send at least one message.", param="messages", code="empty_array"
+            )
         for key in _COUNTS:
             if key in raw:
                 count = Node.of(raw, key)

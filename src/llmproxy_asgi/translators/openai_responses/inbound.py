@@ -121,4 +121,4 @@ def _check_input(raw: Mapping[str, msgspec.Raw]) -> None:
         raise missing("input")
     small = Node.of(raw, "input") if len(memoryview(given)) < len('[{"id":""}]') else None
     if small is not None and not small.value:
-        raise BadRequest("input: must hold something to answer.", param="input", code="empty_array")
+        raise BadRequest("The input is empty (input): send at least one item.", param="input", code="empty_array")

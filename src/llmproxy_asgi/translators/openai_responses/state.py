@@ -103,10 +103,13 @@ def state_of(values: Mapping[str, msgspec.Raw], *, counting: bool = False) -> St
     previous_id = previous.text() or None if previous else None
     if background and not store:
         raise BadRequest(
-            "background: an answer that is waited for must be kept; store must not be false.", param="background"
+            "A background response must be stored (background): leave out `store: false`.", param="background"
         )
     if previous_id and bytes(values.get("conversation", _NULL)) != _NULL:
-        raise BadRequest("previous_response_id and conversation exclude each other.", param="previous_response_id")
+        raise BadRequest(
+            "`conversation` cannot be combined with it (previous_response_id): send one of the two.",
+            param="previous_response_id",
+        )
     given = values.get("input")
     refers = given is not None and b'"item_reference"' in bytes(given)
     if not (store or background or previous_id or refers):
@@ -133,16 +136,18 @@ def unkept(intake: Intake, *, strict: bool) -> Intake:
     """
     state = intake.state or State()
     if strict and asks_to_be_kept(intake):
-        raise Unsupported("store: this gateway keeps no responses (store: never); send false.", param="store")
+        raise Unsupported(
+            "This gateway stores no responses, by its setting `store: never` (store): send false.", param="store"
+        )
     if state.background:
         raise BadRequest(
-            "background: this gateway keeps no responses (store: never); leave it out and wait for the answer.",
+            "This gateway stores no responses, by its setting `store: never` (background): wait for the response.",
             param="background",
         )
     if state.previous_id is not None:
         raise BadRequest(
-            "previous_response_id: this gateway keeps no responses (store: never); send the whole conversation as "
-            "input.",
+            "This gateway stores no responses, by its setting `store: never` (previous_response_id): send the whole "
+            "conversation as input.",
             param="previous_response_id",
             code="previous_response_not_found",
         )
@@ -240,7 +245,7 @@ def _values_of(items: msgspec.Raw, bounds: Bounds) -> int:
     try:
         return count_values(bytes(items), bounds)
     except OverBounds as error:
-        raise BadRequest(f"With the conversation that it continues: {error}", param="input") from None
+        raise BadRequest(f"Together with the conversation that it continues (input): {error}", param="input") from None
 
 
 # ── items, told again ────────────────────────────────────────────────────────────────────────────────────────────────
