@@ -16,6 +16,7 @@ from llmproxy_asgi.translators.anthropic_messages.options_encoder import (
 from llmproxy_asgi.translators.anthropic_messages.schema import FIRST_VERSION, PROTOCOL, VERSION
 from llmproxy_asgi.translators.anthropic_messages.tool_encoder import TOOL_NAME, TOOL_NAME_LIMIT, Tools
 from llmproxy_asgi.translators.base import Outgoing, Upstream
+from llmproxy_asgi.translators.extras import merge_extras
 from llmproxy_asgi.translators.losses import Losses, unsaid_extras
 from llmproxy_asgi.translators.names import CallIds, Renamer
 from llmproxy_asgi.translators.stops import emulated
@@ -62,8 +63,7 @@ def encode_request(request: Request, upstream: Upstream) -> Outgoing:
         body["metadata"] = {"user_id": request.end_user}
     _limit_marks(request, body, [*tools.marked, *turns.marked], warnings, able=capabilities.cache_marks)
     warnings.add(*unsaid_extras(request, PROTOCOL))
-    own = request.extras.get(PROTOCOL, {})
-    body |= {key: _laid_over(body.get(key), value) for key, value in own.items()}
+    merge_extras(body, request.extras.get(PROTOCOL, {}))
     if request.stream:
         body["stream"] = True
     return Outgoing(
@@ -126,9 +126,3 @@ def _lost_its_thinking(messages: list[JSONObject]) -> bool:
         return False
     step = messages[-2]["content"]
     return messages[-2]["role"] == "assistant" and not any(block["type"] in _THINKING for block in step)
-
-
-def _laid_over(ours: object, theirs: object) -> object:
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        return {**ours, **theirs}
-    return theirs

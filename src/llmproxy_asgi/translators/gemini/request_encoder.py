@@ -5,6 +5,7 @@ import msgspec
 from llmproxy_asgi.conversation import JSONObject, Request
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Outgoing, Upstream
+from llmproxy_asgi.translators.extras import merge_extras
 from llmproxy_asgi.translators.gemini.mappings import TIERS_OUT
 from llmproxy_asgi.translators.gemini.message_encoder import Contents
 from llmproxy_asgi.translators.gemini.options_encoder import generation_config, stops, takes_format
@@ -48,8 +49,7 @@ def encode_request(request: Request, upstream: Upstream) -> Outgoing:
     if config:
         body["generationConfig"] = config
     body |= _tier(request, losses)
-    own = request.extras.get(PROTOCOL, {})
-    body |= {key: _laid_over(body.get(key), value) for key, value in own.items()}
+    merge_extras(body, request.extras.get(PROTOCOL, {}))
     losses.add(*unsaid_extras(request, PROTOCOL))
     return Outgoing(
         body=msgspec.json.encode(body),
@@ -83,9 +83,3 @@ def _tier(request: Request, losses: Losses) -> JSONObject:
         losses.add("dropped:service_tier")
     word = TIERS_OUT.get(tier)
     return {"serviceTier": word} if word else {}
-
-
-def _laid_over(ours: object, theirs: object) -> object:
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        return {**ours, **{key: _laid_over(ours.get(key), value) for key, value in theirs.items()}}
-    return theirs

@@ -38,7 +38,8 @@ from llmproxy_asgi.translators.instructions import BETWEEN_TEXTS, place_instruct
 from llmproxy_asgi.translators.losses import Losses, unread
 from llmproxy_asgi.translators.media import picture_type
 from llmproxy_asgi.translators.names import CallIds, Renamer
-from llmproxy_asgi.translators.openai.mappings import ERROR_PREFIX, MOST_MARKS, NATIVE_ISSUER, encode_mark, kind_of
+from llmproxy_asgi.translators.openai.encoding import MARK, flag_error, keep_last_marks, refuse_prefill
+from llmproxy_asgi.translators.openai.mappings import NATIVE_ISSUER, encode_mark, kind_of
 from llmproxy_asgi.translators.openai_chat.mappings import AUDIO_FORMATS, PROTOCOL
 from llmproxy_asgi.translators.openai_chat.reasoning import GOOGLE_ISSUER
 from llmproxy_asgi.translators.pairing import pair
@@ -74,7 +75,7 @@ class MessageEncoder:
         paired = pair(self._request.messages)
         self._losses.add(*paired.warnings)
         messages = place_instructions(paired.messages, self._can, self._losses)
-        self._refuse_prefill(messages)
+        refuse_prefill(messages, self._request, self._upstream, PROTOCOL)
         out: list[JSONObject] = []
         for message in messages:
             match message.role:
@@ -88,14 +89,8 @@ class MessageEncoder:
                     out += self._tool(message)
                 case _:
                     assert_never(message.role)
-        self._keep_last_marks()
+        keep_last_marks(self._marked, self._losses)
         return out
-
-    def _refuse_prefill(self, messages: Sequence[Message]) -> None:
-        """A trailing assistant message is a beginning to go on from elsewhere; here it would silently be repeated."""
-        foreign = self._request.protocol != PROTOCOL
-        if messages and messages[-1].role == "assistant" and (foreign or not self._can.prefill):
-            raise refusals.prefill(self._request.model)
 
     # ── roles ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -161,7 +156,7 @@ class MessageEncoder:
                 if entry is not None:
                     (entries if entry["type"] == "text" else media).append(entry)
             if part.is_error:
-                entries = _flagged(entries)
+                entries = flag_error(entries, "text")
             if part.cache_mark and entries:
                 self._marked_entry(entries[-1], part.cache_mark)
             out.append({"role": "tool", "tool_call_id": call_id, "content": self._content(entries) if entries else ""})
@@ -313,14 +308,9 @@ class MessageEncoder:
     def _marked_entry(self, entry: JSONObject, mark: CacheMark | None) -> JSONObject:
         if mark is None or not self._can.cache_marks:
             return entry
-        entry["prompt_cache_breakpoint"] = encode_mark(mark)
+        entry[MARK] = encode_mark(mark)
         self._marked.append(entry)
         return entry
-
-    def _keep_last_marks(self) -> None:
-        for entry in self._marked[:-MOST_MARKS]:
-            del entry["prompt_cache_breakpoint"]
-            self._losses.add("clamped:cache_breakpoints")
 
 
 def _only_text(message: Message) -> str | None:
@@ -338,12 +328,6 @@ def _said(texts: list[JSONObject]) -> str | list[JSONObject] | None:
     if all(entry.keys() == _TEXT for entry in texts):
         return "".join(entry["text"] for entry in texts)
     return texts
-
-
-def _flagged(entries: list[JSONObject]) -> list[JSONObject]:
-    if not entries:
-        return [{"type": "text", "text": ERROR_PREFIX.strip()}]
-    return [{**entries[0], "text": ERROR_PREFIX + entries[0]["text"]}, *entries[1:]]
 
 
 def _details(part: Reasoning, kept: Sequence[Any], start: int) -> list[JSONObject]:

@@ -5,7 +5,7 @@ vendor would take them; reasoning that goes takes the ids of its turn with it, b
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import assert_never
 
 import msgspec
@@ -37,7 +37,8 @@ from llmproxy_asgi.translators.instructions import BETWEEN_TEXTS, FIRST_TURN, pl
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.media import decoded_text, picture_type
 from llmproxy_asgi.translators.names import CallIds, Renamer, derived
-from llmproxy_asgi.translators.openai.mappings import ERROR_PREFIX, MOST_MARKS, encode_mark, kind_of
+from llmproxy_asgi.translators.openai.encoding import MARK, flag_error, keep_last_marks, refuse_prefill
+from llmproxy_asgi.translators.openai.mappings import encode_mark, kind_of
 from llmproxy_asgi.translators.openai_responses.encode_answer import annotation, phase_of
 from llmproxy_asgi.translators.openai_responses.mappings import BETWEEN_SUMMARIES, PROTOCOL, legal_item_id
 from llmproxy_asgi.translators.pairing import drop_empty, pair
@@ -72,7 +73,7 @@ class ItemEncoder:
         paired = pair(drop_empty(self._request.messages))
         self._losses.add(*paired.warnings)
         messages = place_instructions(paired.messages, self._can, self._losses)
-        self._refuse_prefill(messages)
+        refuse_prefill(messages, self._request, self._upstream, PROTOCOL)
         leading = next((n for n, message in enumerate(messages) if message.role != "system"), len(messages))
         if leading and self._fits_instructions(messages[0], alone=leading == 1):
             self.instructions = BETWEEN_TEXTS.join(part.text for part in messages[0].parts if isinstance(part, Text))
@@ -94,13 +95,8 @@ class ItemEncoder:
         if not out and self.instructions is not None:  # the vendor refuses an empty input
             self._losses.add("emulated:first_user_turn")
             out = self._plain("user", Message(role="user", parts=(Text(text=FIRST_TURN),)))
-        self._keep_last_marks()
+        keep_last_marks(self._marked, self._losses)
         return out
-
-    def _refuse_prefill(self, messages: Sequence[Message]) -> None:
-        """A trailing assistant message is a beginning to go on from elsewhere; here it would silently be repeated."""
-        if messages and messages[-1].role == "assistant" and self._request.protocol != PROTOCOL:
-            raise refusals.prefill(self._request.model)
 
     def _fits_instructions(self, message: Message, *, alone: bool) -> bool:
         """Whether the first system message came as such a string, or can be one without anything being lost."""
@@ -248,7 +244,7 @@ class ItemEncoder:
         part = told_result(part, PROTOCOL, self._losses)
         entries = [entry for inner in part.content if (entry := self._content(inner)) is not None]
         if part.is_error:
-            entries = _flagged(entries)
+            entries = flag_error(entries, "input_text")
         if part.cache_mark and entries:
             self._mark(entries[-1], part.cache_mark)
         custom = part.kind == "custom" and self._can.custom_tools
@@ -341,13 +337,8 @@ class ItemEncoder:
 
     def _mark(self, entry: JSONObject, mark: CacheMark) -> None:
         if self._can.cache_marks:
-            entry["prompt_cache_breakpoint"] = encode_mark(mark)
+            entry[MARK] = encode_mark(mark)
             self._marked.append(entry)
-
-    def _keep_last_marks(self) -> None:
-        for entry in self._marked[:-MOST_MARKS]:
-            del entry["prompt_cache_breakpoint"]
-            self._losses.add("clamped:cache_breakpoints")
 
 
 def _go_together(before: Text | Refusal, after: Text | Refusal) -> bool:
@@ -369,12 +360,3 @@ def _output(entries: list[JSONObject]) -> str | list[JSONObject]:
     if len(entries) == 1 and entries[0].keys() == {"type", "text"}:
         return str(entries[0]["text"])
     return entries
-
-
-def _flagged(entries: list[JSONObject]) -> list[JSONObject]:
-    """A failure said in words: there is no flag for it."""
-    first = next((n for n, entry in enumerate(entries) if entry["type"] == "input_text"), None)
-    if first is None:
-        return [{"type": "input_text", "text": ERROR_PREFIX.strip()}, *entries]
-    flagged = {**entries[first], "text": ERROR_PREFIX + entries[first]["text"]}
-    return [*entries[:first], flagged, *entries[first + 1 :]]
