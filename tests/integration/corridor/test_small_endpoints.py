@@ -421,7 +421,7 @@ def test_101_whoever_makes_no_embeddings_says_so(upstream: ThreadedUpstream) -> 
     """Anthropic has none: 400 naming the upstream."""
     with served(gateway(claude=provider(upstream, "anthropic"))) as base, sdk(base) as client:
         caught = refusal(client)
-    assert "'claude' makes no embeddings" in caught.message
+    assert "'claude' does not support embeddings" in caught.message
     assert caught.code == "unsupported_by_upstream"
     assert upstream.requests == []
 
@@ -510,7 +510,7 @@ def test_an_embedding_provider_holds_no_conversations(upstream: ThreadedUpstream
     with served(gateway(up=embedder(upstream, protocol="openai-embeddings"))) as base:
         answer = post(base, "/v1/chat/completions", {"model": "m", "messages": [{"role": "user", "content": "hi"}]})
     assert answer.status_code == 400
-    assert "holds no conversations" in answer.json()["error"]["message"]
+    assert "supports embeddings only" in answer.json()["error"]["message"]
     assert upstream.requests == []
 
 

@@ -155,9 +155,9 @@ def test_names_in_addresses_are_quoted() -> None:
 def test_a_refusal_says_what_is_missing() -> None:
     """For each of the three ways to be unfit."""
     reasons = {
-        "makes no embeddings": (target("anthropic"), EMBEDDINGS),
+        "does not support embeddings": (target("anthropic"), EMBEDDINGS),
         "legacy completions only": (target("openai-compatible", COMPLETIONS), CHAT),
-        "holds no conversations": (target("openai-compatible", EMBEDDINGS), CHAT),
+        "supports embeddings only": (target("openai-compatible", EMBEDDINGS), CHAT),
     }
     for reason, (unfit, caller) in reasons.items():
         with pytest.raises(Unsupported, match=reason):
