@@ -77,7 +77,7 @@ def test_a_screenshot_reaches_the_model(harness: PairHarness, pair: ProtocolPair
 @pytest.mark.parametrize("pair", pairs(client=MESSAGES, upstream=RESPONSES))
 def test_computer_use_without_vision_is_refused_by_name(harness: PairHarness, pair: ProtocolPair) -> None:
     """A model that takes no images could not use a screen; the 400 names the tool."""
-    with pytest.raises(anthropic.BadRequestError, match="'computer' answers with images"):
+    with pytest.raises(anthropic.BadRequestError, match="'computer' returns images"):
         harness.ask(pair, model="o3-mini", **QUESTION[MESSAGES], tools=[TOOLS["computer"]])
     assert harness.upstream.requests == []
 
