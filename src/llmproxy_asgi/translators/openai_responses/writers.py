@@ -170,8 +170,12 @@ class Message:
         self._open += 1
         return len(self._contents) - 1
 
+    def expect(self) -> None:
+        """Keep the message open for a part that may become a content; `end` follows in any case."""
+        self._open += 1
+
     def end(self, out: list[bytes]) -> None:
-        """A content is complete."""
+        """A content, or a part that was expected to become one, is complete."""
         self._open -= 1
         self._finish(out)
 
@@ -301,6 +305,7 @@ class LateWords(Writer):
         self._message = message
         self._part = part
         self._words: Words | None = None
+        message.expect()  # a part that starts meanwhile must not complete the message
 
     @override
     def delta(self, delta: Delta, out: list[bytes]) -> None:
@@ -317,6 +322,7 @@ class LateWords(Writer):
             self._words = Words(self._message, self._part, out)
         if self._words is not None:
             self._words.end(part, out)
+        self._message.end(out)
 
 
 # ── reasoning ────────────────────────────────────────────────────────────────────────────────────────────────────────

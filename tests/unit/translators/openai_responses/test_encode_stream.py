@@ -210,6 +210,42 @@ def test_the_phase_of_a_whole_answer_is_told() -> None:
     assert item.phase == "final_answer"
 
 
+@pytest.mark.parametrize("first", [Text(text="a"), Refusal(text="a")], ids=["text", "refusal"])
+@pytest.mark.parametrize(
+    "other",
+    [
+        Reasoning(seals=(ANTHROPIC,)),
+        ToolCall(call_id="c", name="f", arguments="{}"),
+        Media(kind="image", source=InlineData(data="AA=="), media_type="image/png"),
+    ],
+    ids=["sealed reasoning", "call", "image"],
+)
+@pytest.mark.parametrize("text_ends_first", [True, False])
+def test_a_message_is_open_as_long_as_a_text_that_began_empty(
+    first: Text | Refusal, other: Any, text_ends_first: bool
+) -> None:
+    """An empty text gets its words after another part has started: its message is done once, with all contents."""
+    ends = [PartEnded(0, 1), PartEnded(0, 2, other)]
+    row = [
+        STARTED,
+        PartStarted(0, 0, first),
+        PartEnded(0, 0),
+        PartStarted(0, 1, Text(text="")),
+        PartStarted(0, 2, other),
+        PartDelta(0, 1, TextDelta("b")),
+        *(ends if text_ends_first else reversed(ends)),
+        Finished(0, Finish(reason=FinishReason.STOP)),
+        Ended(),
+    ]
+    content = written(row)
+    done = [frame["item"] for frame in frames(content) if frame["type"] == "response.output_item.done"]
+    [message] = [item for item in done if item["type"] == "message"]
+    assert [part.get("text") or part.get("refusal") for part in message["content"]] == ["a", "b"]
+    assert sorted(str(item.id) for item in accumulated(content).output) == sorted(item["id"] for item in done)
+    if isinstance(other, Reasoning):
+        assert [item["encrypted_content"] for item in done if item["type"] == "reasoning"] == [wrap(ANTHROPIC)]
+
+
 def test_38_overlapping_parts_keep_to_their_items() -> None:
     """Calls that interleave, and a text that ends late, all reach their own items."""
     row: list[StreamEvent] = [
