@@ -1,11 +1,11 @@
-"""Citations: Anthropic hangs them on whole texts, we give each its span."""
+"""Decode and encode citations: Anthropic attaches them to text blocks, a `Citation` has its own span."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from llmproxy_asgi.conversation import EMPTY, Citation, JSONObject
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
-from llmproxy_asgi.translators.anthropic_messages.server_tools import SHOWN
+from llmproxy_asgi.translators.anthropic_messages.server_tools import FOREIGN_MARK
 
 _TITLES = {
     "web_search_result_location": "title",
@@ -17,7 +17,7 @@ _TITLES = {
 
 
 def decode_citation(native: Mapping[str, Any], length: int | None = None) -> Citation:
-    """One citation; `length` is that of the text it hangs on, in code points."""
+    """Decode one citation; `length` is the length of its text, in code points."""
     kind = _text(native, "type") or ""
     url = _text(native, "url")
     source = _text(native, "source")
@@ -36,7 +36,7 @@ def decode_citation(native: Mapping[str, Any], length: int | None = None) -> Cit
 
 
 def encode_citation(citation: Citation) -> JSONObject | None:
-    """One citation; None where Anthropic has no words for it."""
+    """Encode one citation; None where Anthropic's format can't express it."""
     native = citation.extras.get(PROTOCOL)
     if native:
         return dict(native)
@@ -47,13 +47,13 @@ def encode_citation(citation: Citation) -> JSONObject | None:
         "url": citation.url,
         "title": citation.title,
         "cited_text": citation.cited_text or "",
-        "encrypted_index": SHOWN,
+        "encrypted_index": FOREIGN_MARK,
     }
 
 
-def is_shown(native: object) -> bool:
-    """Whether a citation that a caller sends back was made by another vendor, and would be refused by this one."""
-    return isinstance(native, dict) and native.get("encrypted_index") == SHOWN
+def is_foreign(native: object) -> bool:
+    """Return whether a citation in a caller's request comes from another vendor: Anthropic would refuse it."""
+    return isinstance(native, dict) and native.get("encrypted_index") == FOREIGN_MARK
 
 
 def _text(native: Mapping[str, Any], key: str) -> str | None:

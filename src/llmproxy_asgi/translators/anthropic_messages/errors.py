@@ -1,4 +1,4 @@
-"""Errors: Anthropic's words for ours, and ours for Anthropic's. Status and type decide, never a message's text."""
+"""Encode errors for Anthropic's clients and decode Anthropic's errors, by status and type, never by message text."""
 
 import math
 from collections.abc import Mapping
@@ -58,17 +58,17 @@ _STATUSES = {
 }
 _CONTEXT_CODES = frozenset({"context_length_exceeded", "context_window_exceeded", "prompt_too_long"})
 _THREAD_REFUSED: JSONObject = {"error_code": "thread_unsupported_request", "unsupported": ["gateway"]}
-"""Details of a refused `thread`. The vendor's tool runner and threads send the whole conversation without it then, and
-only then: anthropic 2.11.0, `lib/threads/_thread_state.py`."""
-_ANY = ErrorKind.BAD_REQUEST
-_REASON_MAX = 4000
+"""Details of a refused `thread`. Only with them do the vendor's tool runner and threads send the full conversation
+without `thread`: anthropic 2.11.0, `lib/threads/_thread_state.py`."""
+_DEFAULT_KIND = ErrorKind.BAD_REQUEST
+_MAX_MESSAGE_LENGTH = 4000
 
 
-# ── ours in Anthropic's words ────────────────────────────────────────────────────────────────────────────────────────
+# ── encode ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def encode_problem(error: GatewayError, request_id: str | None) -> Problem:
-    """An error with its status, headers and body."""
+    """Encode an error with its status, headers and body."""
     status = _status(error)
     headers = [("content-type", "application/json")]
     if request_id:
@@ -86,7 +86,7 @@ def encode_problem(error: GatewayError, request_id: str | None) -> Problem:
 
 
 def error_body(error: GatewayError, request_id: str | None = None) -> bytes:
-    """An error's JSON, as a body and in a stream alike."""
+    """Encode an error's JSON, for bodies and streams."""
     body: JSONObject = {"type": "error", "error": _native(error) or _error_object(error)}
     if request_id:
         body["request_id"] = request_id
@@ -95,8 +95,8 @@ def error_body(error: GatewayError, request_id: str | None = None) -> bytes:
 
 def _status(error: GatewayError) -> int:
     if error.kind is ErrorKind.OVERLOADED:
-        told = getattr(error, "upstream_status", None)
-        return told if told in {503, 529} else 529
+        upstream_status = getattr(error, "upstream_status", None)
+        return upstream_status if upstream_status in {503, 529} else 529
     if error.kind is ErrorKind.BILLING:
         return 402
     return error.status
@@ -106,18 +106,18 @@ def _error_object(error: GatewayError) -> JSONObject:
     message = error.message
     if error.param and error.param not in message:
         message = f"{error.param}: {message}"
-    found: JSONObject = {"type": _TYPES.get(_status(error)) or _type_of_rest(error), "message": message}
+    found: JSONObject = {"type": _TYPES.get(_status(error)) or _fallback_type(error), "message": message}
     if isinstance(error, Unsupported) and error.param == "thread":
         found["details"] = _THREAD_REFUSED
     return found
 
 
-def _type_of_rest(error: GatewayError) -> str:
+def _fallback_type(error: GatewayError) -> str:
     return "invalid_request_error" if error.status < 500 else "api_error"
 
 
 def _native(error: GatewayError) -> JSONObject | None:
-    """The upstream's own error object, where it speaks this protocol and is about the caller's request."""
+    """Return the upstream's own error object if it has this protocol and concerns the caller's request."""
     if not isinstance(error, UpstreamRefused | UpstreamRateLimited) or error.protocol != PROTOCOL:
         return None
     native = error.native
@@ -126,24 +126,24 @@ def _native(error: GatewayError) -> JSONObject | None:
     return dict(native)
 
 
-# ── Anthropic's in ours ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── decode ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def decode_error(status: int, headers: Headers, body: bytes) -> UpstreamError:
-    """What an answer with a status of 400 and more means."""
+    """Decode an error response (status 400 or higher)."""
     native = error_of_body(status, body)
     return _upstream_error(status, native, headers=headers, request_id=headers.get("request-id"))
 
 
 def stream_error(native: Any) -> UpstreamError:
-    """What an error object inside a 200 means; its type stands in for the status."""
+    """Decode an error object from a response with status 200; its type determines the status."""
     found = flattened(native)
     status = _STATUSES.get(str(found.get("type"))) or stated_status(found) or 500
     return _upstream_error(status, found)
 
 
 def error_in(data: bytes) -> UpstreamError | None:
-    """The error that an event, or a body with status 200, holds in the place of an answer; None where it holds none."""
+    """Return the error in an event or in a body with status 200; None if there is none."""
     found = find_error(data)
     return None if found is None else stream_error(found)
 
@@ -155,62 +155,62 @@ def _upstream_error(
     details = native.get("details") if native else None
     code = details.get("error_code") if isinstance(details, dict) else None
     kind = str(native.get("type")) if native else ""
-    same: dict[str, Any] = {
+    common: dict[str, Any] = {
         "native": native,
         "protocol": PROTOCOL if native else None,
         "upstream_status": status,
         "upstream_request_id": request_id,
-        # A code of a failure is about the vendor's own house, not about the caller.
+        # The code of a server error concerns the vendor's systems, not the caller.
         "code": code if isinstance(code, str) and status < 500 else None,
         "retry_after": retry_after_of_error(native) if wait is None else wait,
     }
     if status == 403 and kind in _REFUSED_403:
-        refusal, what = _REFUSED_403[kind]
-        return refusal(_reason(native, "The upstream refused the request."), status=403, kind=what, **same)
+        error_class, error_kind = _REFUSED_403[kind]
+        return error_class(_message(native, "The upstream refused the request."), status=403, kind=error_kind, **common)
     if status in {401, 403} or (status < 500 and kind == "authentication_error"):
-        return UpstreamAuthFailed("The upstream refused the gateway's credential.", **{**same, **_SECRET})
+        return UpstreamAuthFailed("The upstream refused the gateway's credential.", **{**common, **_REDACTED})
     if status == 402 or kind == "billing_error":
-        return UpstreamQuotaExceeded("The gateway's quota at the upstream is spent.", **{**same, **_SECRET})
+        return UpstreamQuotaExceeded("The gateway's quota at the upstream is spent.", **{**common, **_REDACTED})
     if status == 429:
-        limit = UpstreamRateLimited(_reason(native, "The upstream limits the rate of requests."), **same)
-        limit.about = limit_scope((kind, same["code"] or ""), headers)
+        limit = UpstreamRateLimited(_message(native, "The upstream limits the rate of requests."), **common)
+        limit.about = limit_scope((kind, common["code"] or ""), headers)
         return limit
     if status in {503, 529} or kind == "overloaded_error":
-        return UpstreamOverloaded("The upstream is overloaded.", **same)
+        return UpstreamOverloaded("The upstream is overloaded.", **common)
     if status in {408, 504}:
-        return UpstreamTimeout("The upstream took too long, by its own account.", **same)
+        return UpstreamTimeout("The upstream took too long, by its own account.", **common)
     if 400 <= status < 500:
-        return _refused(status, native, same)
+        return _refused(status, native, common)
     if native is None:
-        return UpstreamProtocolError("The upstream answered with an error that cannot be read.", **same)
-    return UpstreamFailed("The upstream failed.", **same)
+        return UpstreamProtocolError("The upstream answered with an error that cannot be read.", **common)
+    return UpstreamFailed("The upstream failed.", **common)
 
 
 _REFUSED_403: dict[str, tuple[type[UpstreamRefused], ErrorKind]] = {
     "invalid_request_error": (UpstreamRefused, ErrorKind.FORBIDDEN),
     "not_found_error": (UpstreamModelUnsuitable, ErrorKind.FORBIDDEN),
 }
-"""The types of a 403 that is about the request or the model; any other is about the credential."""
-_SECRET: dict[str, Any] = {"native": None, "protocol": None, "code": None}
-"""What an error about the operator's own account must not carry on."""
+"""The types of a 403 that concerns the request or the model; any other concerns the credential."""
+_REDACTED: dict[str, Any] = {"native": None, "protocol": None, "code": None}
+"""Fields to clear in an error about the operator's account, so that callers don't see them."""
 _REFUSED_KINDS = {
-    404: ErrorKind.MODEL_NOT_FOUND,  # of a model: what else is missing has a code
+    404: ErrorKind.MODEL_NOT_FOUND,  # a missing model; other missing resources have a code
     409: ErrorKind.CONFLICT,
     413: ErrorKind.TOO_LARGE,
     422: ErrorKind.UNPROCESSABLE,
 }
 
 
-def _refused(status: int, native: Mapping[str, Any] | None, same: dict[str, Any]) -> UpstreamError:
-    kind = ErrorKind.CONTEXT_LENGTH if same["code"] in _CONTEXT_CODES else _REFUSED_KINDS.get(status, _ANY)
-    if kind is ErrorKind.MODEL_NOT_FOUND and same["code"]:
+def _refused(status: int, native: Mapping[str, Any] | None, common: dict[str, Any]) -> UpstreamError:
+    kind = ErrorKind.CONTEXT_LENGTH if common["code"] in _CONTEXT_CODES else _REFUSED_KINDS.get(status, _DEFAULT_KIND)
+    if kind is ErrorKind.MODEL_NOT_FOUND and common["code"]:
         kind = ErrorKind.NOT_FOUND
-    refusal = (
+    error_class = (
         UpstreamModelUnsuitable if kind in {ErrorKind.CONTEXT_LENGTH, ErrorKind.MODEL_NOT_FOUND} else UpstreamRefused
     )
-    return refusal(_reason(native, "The upstream refused the request."), status=status, kind=kind, **same)
+    return error_class(_message(native, "The upstream refused the request."), status=status, kind=kind, **common)
 
 
-def _reason(native: Mapping[str, Any] | None, otherwise: str) -> str:
+def _message(native: Mapping[str, Any] | None, default: str) -> str:
     message = native.get("message") if native else None
-    return message[:_REASON_MAX] if isinstance(message, str) and message else otherwise
+    return message[:_MAX_MESSAGE_LENGTH] if isinstance(message, str) and message else default

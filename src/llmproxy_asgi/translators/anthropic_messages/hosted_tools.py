@@ -1,4 +1,4 @@
-"""The tools that Messages asks Anthropic to run."""
+"""Find the tools in a Messages request that Anthropic runs."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from llmproxy_asgi.translators.hosted_tools import Asked, Hosted, read_typed
 
 
 def _read(values: Mapping[str, Any]) -> Iterable[Asked]:
-    """Tools by type, servers of MCP with their addresses, and skills that a container is given."""
+    """Yield tools by type, MCP servers with their addresses, and a container's skills."""
     yield from read_typed(values.get("tools"), "tools", _targets)
     servers = values.get("mcp_servers")
     for number, server in enumerate(servers if isinstance(servers, list) else ()):
@@ -19,7 +19,7 @@ def _read(values: Mapping[str, Any]) -> Iterable[Asked]:
 
 
 def _targets(tool: Mapping[str, Any]) -> tuple[str | None, ...]:
-    # A set of tools of a server, whose address stands with the server.
+    # The tools of an MCP server, whose address is in `mcp_servers`.
     return () if str(tool.get("type")).startswith("mcp_toolset") else (None,)
 
 

@@ -1,8 +1,8 @@
-"""Serving Anthropic's Messages protocol: what its clients send, and what they must get back.
+"""Serve Anthropic's Messages protocol: decode callers' requests and encode their responses.
 
 Source: Anthropic's Python SDK 2.11.0 (types, stream accumulator, error classes) and public documentation, read
-2026-11-21. `open` looks at the top level alone and is strict there, so that a wrong type is our own clear 400 also
-where the request is only passed on.
+2026-11-21. `open` reads only the top level and is strict there, so that a wrong type is a clear 400 of the gateway
+also for requests that pass through.
 """
 
 import re
@@ -18,15 +18,15 @@ from llmproxy_asgi.errors import BadRequest, GatewayError
 from llmproxy_asgi.translators.anthropic_messages import listing
 from llmproxy_asgi.translators.anthropic_messages.errors import encode_problem
 from llmproxy_asgi.translators.anthropic_messages.request_decoder import decode_request
-from llmproxy_asgi.translators.anthropic_messages.response_encoder import encode_answer
+from llmproxy_asgi.translators.anthropic_messages.response_encoder import encode_response
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
-from llmproxy_asgi.translators.anthropic_messages.stream_encoder import AnswerStream
+from llmproxy_asgi.translators.anthropic_messages.stream_encoder import MessagesStreamEncoder
 from llmproxy_asgi.translators.base import Headers, Inbound, Intake, Problem, StreamEncoder
 from llmproxy_asgi.translators.fields import Node, missing
 from llmproxy_asgi.translators.outline import Counted, Outline
 from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds
 
-_FORM = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _FIRST_BYTES = {
     "messages": (b"[", "an array"),
     "tools": (b"[", "an array"),
@@ -41,13 +41,13 @@ _FIRST_BYTES = {
     "top_p": (b"-0123456789", "a number"),
     "top_k": (b"-0123456789", "a number"),
 }
-_NAMES = """
+_FIELD_NAMES = """
     model messages max_tokens stream system tools tool_choice temperature top_p top_k stop_sequences metadata thinking
     output_config output_format service_tier cache_control container context_management mcp_servers thread compaction
     fallbacks fallback_credit_token inference_geo speed diagnostics user_profile_id workspace_id billing_policy betas
 """
-"""Of the requests of the anthropic Python SDK 2.11.0, beta ones included."""
-OUTLINE = Outline(_NAMES.split(), Counted("messages", "messages"), Counted("tools", "tools"))
+"""The request fields of the anthropic Python SDK 2.11.0, including beta."""
+OUTLINE = Outline(_FIELD_NAMES.split(), Counted("messages", "messages"), Counted("tools", "tools"))
 _NULL = ord("n")
 
 SPELLING = {
@@ -57,11 +57,11 @@ SPELLING = {
     "reasoning": "thinking",
     "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
 }
-"""The common names of fields to this protocol's."""
+"""Common field names to this protocol's names."""
 
 
 class MessagesInbound(Inbound):
-    """The half that serves callers."""
+    """The codec half for callers."""
 
     protocol: ClassVar[str] = PROTOCOL
     keepalive: ClassVar[bytes] = b'event: ping\ndata: {"type": "ping"}\n\n'
@@ -97,11 +97,11 @@ class MessagesInbound(Inbound):
 
     @override
     def encode(self, response: Response, intake: Intake) -> bytes:
-        return encode_answer(response, intake.model or response.model, intake.size)
+        return encode_response(response, intake.model or response.model, intake.size)
 
     @override
     def encoder(self, intake: Intake) -> StreamEncoder:
-        return AnswerStream(intake)
+        return MessagesStreamEncoder(intake)
 
     @override
     def problem(self, error: GatewayError, *, request_id: str | None = None) -> Problem:
@@ -125,10 +125,10 @@ def _check_types(raw: Mapping[str, Raw]) -> None:
         rule = _FIRST_BYTES.get(key)
         if rule is None:
             continue
-        starts, wanted = rule
+        first_bytes, expected = rule
         first = memoryview(value)[0]
-        if first not in starts and (first != _NULL or key == "messages"):
-            raise BadRequest(f"{key}: expected {wanted}.", param=key, code="invalid_type")
+        if first not in first_bytes and (first != _NULL or key == "messages"):
+            raise BadRequest(f"{key}: expected {expected}.", param=key, code="invalid_type")
 
 
 def _check_max_tokens(raw: Mapping[str, Raw], path: Mapping[str, str]) -> None:
@@ -140,10 +140,10 @@ def _check_max_tokens(raw: Mapping[str, Raw], path: Mapping[str, str]) -> None:
 
 
 def _version(header: str | None) -> str | None:
-    """The version as the caller named it; unknown ones are the upstream's to judge."""
+    """Return the caller's version; the upstream decides about unknown ones."""
     if not header:
         return None
-    if not _FORM.fullmatch(header):
+    if not _HEADER_NAME.fullmatch(header):
         raise BadRequest(
             "The version cannot be read (anthropic-version): send a date such as 2023-06-01.",
             param="anthropic-version",
@@ -157,7 +157,7 @@ def _betas(header: str | None) -> tuple[str, ...]:
         return ()
     names = tuple(name for entry in header.split(",") if (name := entry.strip()))
     for name in names:
-        if not _FORM.fullmatch(name):
+        if not _HEADER_NAME.fullmatch(name):
             raise BadRequest(
                 "A beta name is invalid (anthropic-beta): send names of letters, digits, `.`, `_`, `:` and `-`.",
                 param="anthropic-beta",

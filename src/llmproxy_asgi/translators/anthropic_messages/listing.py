@@ -1,7 +1,7 @@
-"""Models as Anthropic's SDK lists them, always in one page.
+"""Encode lists of models for Anthropic's SDK, always as one page.
 
-Shape: the model object of the Messages API, read from anthropic 2.11 on 2026-11-21. We do not know when an upstream's
-model was made, so `created_at` is the epoch, which the vendor's own reference uses for the same case.
+Shape: the model object of the Messages API, read from anthropic 2.11 on 2026-11-21. The creation time of an upstream's
+model is unknown, so `created_at` is the epoch, as in the vendor's reference for the same case.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import msgspec
 
 
 def list_models(names: Sequence[str]) -> bytes:
-    """All of them."""
+    """Encode the list of models."""
     page = {
         "data": [_model(name) for name in names],
         "has_more": False,
@@ -21,7 +21,7 @@ def list_models(names: Sequence[str]) -> bytes:
 
 
 def show_model(name: str) -> bytes:
-    """One of them."""
+    """Encode one model."""
     return msgspec.json.encode(_model(name))
 
 

@@ -1,8 +1,8 @@
-"""What callers write in `system` and `messages`, read into messages and parts.
+"""Decode `system` and `messages` of a caller's request into messages and parts.
 
-Strict where Anthropic is (types, required fields, roles), and each complaint names the field by its path. Blocks that
-we have no word for become `Opaque` parts at their place. One user message that mixes results and other blocks is read
-as a tool message followed by a user message.
+Strict where Anthropic is (types, required fields, roles); each error names the field's path. Unknown blocks become
+`Opaque` parts in the same position. A user message that mixes tool results and other blocks becomes a tool message
+followed by a user message.
 """
 
 from collections.abc import Iterable, Sequence
@@ -40,7 +40,7 @@ _LIFETIMES: dict[str, CacheLifetime] = {"5m": "5m", "1h": "1h"}
 
 
 def decode_system(system: Node) -> Message | None:
-    """The leading instruction: its texts stay apart, each with its cache mark."""
+    """Decode the system prompt; its text blocks stay separate parts, each with its cache mark."""
     if type(system.value) is str:
         parts: tuple[Part, ...] = (Text(text=system.value),) if system.value else ()
     else:
@@ -56,78 +56,78 @@ def _system_part(block: Node) -> Part:
 
 
 def decode_messages(messages: Node) -> Iterable[Message]:
-    """All turns in their order."""
-    turns = messages.array()
-    if not turns:
+    """Decode all messages in order."""
+    entries = messages.array()
+    if not entries:
         messages.fail("at least one message is required.")
-    for turn in turns:
-        if (plain := _plain(turn.value)) is not None:
+    for message in entries:
+        if (plain := _plain_message(message.value)) is not None:
             yield plain
             continue
-        role = turn.need("role").choice(("user", "assistant", "system"))
-        parts = list(_parts(turn.need("content"), role))
+        role = message.need("role").choice(("user", "assistant", "system"))
+        parts = list(_parts(message.need("content"), role))
         if role == "user":
-            yield from _user(turn, parts)
+            yield from _user(message, parts)
         elif role == "assistant":
-            yield Message(role="assistant", parts=_with_seals_of_calls(parts), extras=_extras(turn, _TURN_KEYS))
+            yield Message(role="assistant", parts=_attach_call_seals(parts), extras=_extras(message, _MESSAGE_KEYS))
         else:
-            yield _system(turn, parts)
+            yield _system(message, parts)
 
 
-def _plain(turn: object) -> Message | None:
-    """A turn of one text, as nearly every one is: all that reading it in full would find."""
-    if type(turn) is not dict or len(turn) != 2:
+def _plain_message(message: object) -> Message | None:
+    """Decode a message with string content, the most common kind; None for any other."""
+    if type(message) is not dict or len(message) != 2:
         return None
-    role, content = turn.get("role"), turn.get("content")
+    role, content = message.get("role"), message.get("content")
     if type(content) is not str or role not in ("user", "assistant"):
         return None
     return Message(role=role, parts=(Text(text=content),))
 
 
-_TURN_KEYS = frozenset({"role", "content"})
-_SYSTEM_KEYS = _TURN_KEYS | {"clear_at"}
+_MESSAGE_KEYS = frozenset({"role", "content"})
+_SYSTEM_KEYS = _MESSAGE_KEYS | {"clear_at"}
 
 
-def _user(turn: Node, parts: list[Part]) -> Iterable[Message]:
+def _user(message: Node, parts: list[Part]) -> Iterable[Message]:
     results = tuple(part for part in parts if isinstance(part, ToolResult))
     rest = tuple(part for part in parts if not isinstance(part, ToolResult))
     if results:
         yield Message(role="tool", parts=results)
     if rest or not results:
-        yield Message(role="user", parts=rest, extras=_extras(turn, _TURN_KEYS))
+        yield Message(role="user", parts=rest, extras=_extras(message, _MESSAGE_KEYS))
 
 
-def _system(turn: Node, parts: list[Part]) -> Message:
-    expires = turn.get("clear_at")
+def _system(message: Node, parts: list[Part]) -> Message:
+    expires = message.get("clear_at")
     return Message(
         role="system",
         authority="system",
         parts=tuple(parts),
         expires=expires.text() if expires else None,
-        extras=_extras(turn, _SYSTEM_KEYS),
+        extras=_extras(message, _SYSTEM_KEYS),
     )
 
 
-def _with_seals_of_calls(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """State that was written before a call because Anthropic's calls cannot carry it goes back on its call."""
+def _attach_call_seals(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Move state that was encoded before its call back to the call; Anthropic's calls can't carry state."""
     calls = {part.call_id for part in parts if isinstance(part, ToolCall)}
-    loose = [part for part in parts if _is_state_alone(part)]
-    owned = {part.seals[0].item_id: part.seals for part in loose if part.seals[0].item_id in calls}
-    if not owned:
+    bare_seals = [part for part in parts if _is_bare_seal(part)]
+    seals_by_call = {part.seals[0].item_id: part.seals for part in bare_seals if part.seals[0].item_id in calls}
+    if not seals_by_call:
         return tuple(parts)
     kept: list[Part] = []
     for part in parts:
-        if _is_state_alone(part) and part.seals[0].item_id in owned:
+        if _is_bare_seal(part) and part.seals[0].item_id in seals_by_call:
             continue
-        if isinstance(part, ToolCall) and part.call_id in owned:
-            seals = tuple(msgspec.structs.replace(seal, item_id=None) for seal in owned[part.call_id])
+        if isinstance(part, ToolCall) and part.call_id in seals_by_call:
+            seals = tuple(msgspec.structs.replace(seal, item_id=None) for seal in seals_by_call[part.call_id])
             kept.append(msgspec.structs.replace(part, seals=seals))
         else:
             kept.append(part)
     return tuple(kept)
 
 
-def _is_state_alone(part: Part) -> bool:
+def _is_bare_seal(part: Part) -> bool:
     return isinstance(part, Reasoning) and not part.text and bool(part.seals)
 
 
@@ -140,7 +140,7 @@ def _parts(content: Node, role: str) -> Iterable[Part]:
     for block in content.array():
         value = block.value
         if type(value) is dict and len(value) == 2 and value.get("type") == "text" and type(value.get("text")) is str:
-            yield Text(text=value["text"])  # nearly every block; all that `_part` would find
+            yield Text(text=value["text"])  # the most common block; same result as `_part`
         else:
             yield _part(block, role)
 
@@ -152,17 +152,17 @@ def _part(block: Node, role: str) -> Part:
             return _text(block)
         case "tool_result":
             if role != "user":
-                block.fail("tool results may only stand in user messages.")
+                block.fail("tool results are only allowed in user messages.")
             return _tool_result(block)
         case "tool_use" | "thinking" | "redacted_thinking" | "server_tool_use":
             if role != "assistant":
-                block.fail(f"{kind} blocks may only stand in assistant messages.")
-            return _made_by_model(block, kind)
+                block.fail(f"{kind} blocks are only allowed in assistant messages.")
+            return _assistant_part(block, kind)
         case _:
-            return _given(block, kind)
+            return _content_part(block, kind)
 
 
-def _given(block: Node, kind: str) -> Part:
+def _content_part(block: Node, kind: str) -> Part:
     match kind:
         case "image":
             return _image(block)
@@ -176,7 +176,7 @@ def _given(block: Node, kind: str) -> Part:
             return _opaque(block, kind)
 
 
-def _made_by_model(block: Node, kind: str) -> Part:
+def _assistant_part(block: Node, kind: str) -> Part:
     match kind:
         case "thinking":
             signature = block.get("signature")
@@ -186,7 +186,7 @@ def _made_by_model(block: Node, kind: str) -> Part:
         case "server_tool_use":
             return ServerToolCall(
                 call_id=block.need("id").text(),
-                tool=server_tools.canonical(block.need("name").text()),
+                tool=server_tools.canonical_name(block.need("name").text()),
                 arguments=_arguments(block),
                 extras=_extras(block, _CALL_KEYS),
                 cache_mark=_mark(block),
@@ -235,21 +235,21 @@ def _image(block: Node) -> Media:
 
 
 def _document(block: Node) -> Media | Opaque:
-    given = block.need("source")
-    keep: JSONObject = {}
-    if given.need("type").text() == "content":
-        text = _joined(given.need("content"))
+    source_node = block.need("source")
+    native_source: JSONObject = {}
+    if source_node.need("type").text() == "content":
+        text = _joined_text(source_node.need("content"))
         if text is None:
             return _opaque(block, "document")
         source: Source = PlainText(text=text)
         media_type: str | None = "text/plain"
-        keep = {"source": given.object()}
+        native_source = {"source": source_node.object()}
     else:
-        source, media_type = _source(given)
+        source, media_type = _source(source_node)
     title, context = block.get("title"), block.get("context")
     extras = _extras(block, frozenset({"type", "source", "title", "context", "cache_control"}))
-    if keep:
-        extras = {PROTOCOL: {**extras.get(PROTOCOL, {}), **keep}}
+    if native_source:
+        extras = {PROTOCOL: {**extras.get(PROTOCOL, {}), **native_source}}
     return Media(
         kind="document",
         source=source,
@@ -275,8 +275,8 @@ def _search_result(block: Node) -> Media:
     )
 
 
-def _joined(content: Node) -> str | None:
-    """The text of a document that is given in blocks; None where it holds more than text."""
+def _joined_text(content: Node) -> str | None:
+    """Return the text of a document's content blocks; None if a block is not text."""
     if type(content.value) is str:
         return content.value
     blocks = content.array()
@@ -303,7 +303,7 @@ def _tool_result(block: Node) -> ToolResult:
     parts = tuple(_parts(content, "user")) if content else ()
     return ToolResult(
         call_id=block.need("tool_use_id").text(),
-        content=tuple(_within_result(part) for part in parts if part != _EMPTY_TEXT),
+        content=tuple(_result_part(part) for part in parts if part != _EMPTY_TEXT),
         is_error=failed.boolean() if failed else False,
         cache_mark=_mark(block),
         extras=_extras(block, frozenset({"type", "tool_use_id", "content", "is_error", "cache_control"})),
@@ -313,8 +313,8 @@ def _tool_result(block: Node) -> ToolResult:
 _EMPTY_TEXT = Text(text="")
 
 
-def _within_result(part: Part) -> Text | Media | Opaque:
-    """A part of a result; what elsewhere is a part of the conversation is only told here."""
+def _result_part(part: Part) -> Text | Media | Opaque:
+    """Return a part as content of a tool result; parts that can't be one become `Opaque`."""
     if isinstance(part, Text | Media | Opaque):
         return part
     data = part.extras.get(PROTOCOL, {})
@@ -326,7 +326,7 @@ def _opaque(block: Node, kind: str) -> Opaque:
 
 
 def decode_mark(control: Node) -> CacheMark:
-    """A `cache_control` object."""
+    """Decode a `cache_control` object."""
     control.need("type").choice(("ephemeral",))
     lifetime = control.get("ttl")
     return CacheMark(lifetime=_LIFETIMES[lifetime.choice(tuple(_LIFETIMES))] if lifetime else None)

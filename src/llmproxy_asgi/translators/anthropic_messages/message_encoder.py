@@ -1,8 +1,8 @@
-"""Turns and parts, written as an upstream that speaks Messages takes them.
+"""Encode messages and parts for a Messages upstream.
 
-Order rules: instructions that lead go to `system`; results of a step stand first in the user message that follows it;
-neighbouring turns of one role are one message; the user begins. What one upstream's state is to another is dropped and
-said, never shown as text.
+Order rules: leading instructions go to `system`; the tool results of a step come first in the user message that follows
+it; adjacent messages of one role are merged; the first message is the user's. State of another upstream is dropped with
+a warning, never sent as text.
 """
 
 from base64 import b64decode
@@ -33,7 +33,7 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.anthropic_messages import server_tools
-from llmproxy_asgi.translators.anthropic_messages.citations import encode_citation, is_shown
+from llmproxy_asgi.translators.anthropic_messages.citations import encode_citation, is_foreign
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.hosted_tools import tool_kind
@@ -44,30 +44,30 @@ from llmproxy_asgi.translators.pairing import MISSING_RESULT, arguments_object, 
 from llmproxy_asgi.translators.seals import usable
 from llmproxy_asgi.translators.told_parts import told_result
 
-_IMAGES = {
+_IMAGE_SIGNATURES = {
     b"\xff\xd8\xff": "image/jpeg",
     b"\x89PNG\r\n\x1a\n": "image/png",
     b"GIF87a": "image/gif",
     b"GIF89a": "image/gif",
 }
-_TAKEN = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
-_LONG = frozenset({"30m", "1h", "12h", "24h"})
+_IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
+_LONG_LIFETIMES = frozenset({"30m", "1h", "12h", "24h"})
 
 
-class Turns:
-    """Writes the conversation of one request.
+class MessagesMessageEncoder:
+    """The message encoder of one request.
 
-    `messages` and `system` are Anthropic's; blocks that carry a cache mark are also listed in `marked`, in the order
+    `messages` and `system` hold the encoded fields; blocks with a cache mark are also listed in `marked`, in the order
     in which the upstream reads them.
     """
 
-    def __init__(self, request: Request, upstream: Upstream, names: Renamer, ids: CallIds, warnings: Losses) -> None:
+    def __init__(self, request: Request, upstream: Upstream, names: Renamer, ids: CallIds, losses: Losses) -> None:
         self._request = request
         self._upstream = upstream
         self._capabilities = upstream.capabilities
         self._names = names
         self._ids = ids
-        self._warnings = warnings
+        self._losses = losses
         self.system: list[JSONObject] = []
         self.messages: list[JSONObject] = []
         self.marked: list[JSONObject] = []
@@ -75,87 +75,94 @@ class Turns:
         self._role = "system"
         self._calls: Counter[str] = Counter()
         self._results: Counter[str] = Counter()
-        self._again: dict[str, str] = {}
+        self._repeated_ids: dict[str, str] = {}
 
     @property
     def call_ids(self) -> dict[str, str]:
-        """Call ids as they were written, to the caller's; only those that differ."""
-        return {made: self._again.get(given, given) for made, given in self._ids.table.items()}
+        """Return a map from the encoded call ids to the caller's; only ids that differ."""
+        return {
+            upstream_id: self._repeated_ids.get(caller_id, caller_id)
+            for upstream_id, caller_id in self._ids.table.items()
+        }
 
     def write(self) -> None:
-        """Write everything.
+        """Encode the conversation.
 
         Raises:
-            Unsupported: A part cannot be expressed, or the model does not continue a trailing assistant message.
-            BadRequest: A result answers no call.
+            Unsupported: A part can't be expressed, or the model doesn't continue a trailing assistant message.
+            BadRequest: A tool result matches no call.
         """
         paired = pair(drop_empty(self._request.messages, blank=True))
-        self._warnings.add(*paired.warnings)
-        turns = self._without_leading_system(paired.messages)
-        for turn in turns:
-            self._turn(turn)
+        self._losses.add(*paired.warnings)
+        messages = self._without_leading_system(paired.messages)
+        for message in messages:
+            self._message(message)
         self._flush()
-        self._check_ends()
+        self._check_last_message()
 
-    # ── turns ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── messages ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _without_leading_system(self, messages: Sequence[Message]) -> Sequence[Message]:
-        count = next((at for at, message in enumerate(messages) if message.role != "system"), len(messages))
+        count = next((index for index, message in enumerate(messages) if message.role != "system"), len(messages))
         for message in messages[:count]:
-            self._warn_of_name(message)
+            self._warn_about_name(message)
             self.system += self._blocks(message.parts)
         return messages[count:]
 
-    def _turn(self, turn: Message) -> None:
-        self._warn_of_name(turn)
-        self._role = turn.role
-        if turn.role == "system":
-            self._system_midway(turn)
+    def _message(self, message: Message) -> None:
+        self._warn_about_name(message)
+        self._role = message.role
+        if message.role == "system":
+            self._midway_system(message)
             return
-        if turn.role != "tool":  # results stand first, directly after the calls
+        if message.role != "tool":  # tool results come first, directly after the calls
             self._flush()
-        self._append("assistant" if turn.role == "assistant" else "user", self._blocks(turn.parts))
+        self._append("assistant" if message.role == "assistant" else "user", self._blocks(message.parts))
 
     def _flush(self) -> None:
-        """Instructions that could not stand where they stood become words of the user."""
+        """Append postponed instructions as user content."""
         blocks, self._postponed = self._postponed, []
         self._append("user", blocks)
 
     def _append(self, role: str, blocks: list[JSONObject]) -> None:
-        """A turn; merged into the one before it if that is of the same role."""
+        """Append blocks as a message; merge them into the last message if it has the same role."""
         if not blocks:
             return
         if not self.messages and role == "assistant":
-            self._begin()
+            self._add_first_user_turn()
         if self.messages and self.messages[-1]["role"] == role:
             self.messages[-1]["content"] += blocks
         else:
             self.messages.append({"role": role, "content": blocks})
 
-    def _begin(self) -> None:
-        """Let the user begin, as the vendor demands."""
+    def _add_first_user_turn(self) -> None:
+        """Insert a first user message, which the vendor requires."""
         self.messages.append({"role": "user", "content": [{"type": "text", "text": FIRST_TURN}]})
-        self._warnings.add("emulated:first_user_turn")
+        self._losses.add("emulated:first_user_turn")
 
-    def _system_midway(self, turn: Message) -> None:
-        """Native where the model can and a user turn comes before, else words of the next user message."""
-        blocks = self._blocks(turn.parts)
-        before = self.messages[-1]["role"] if self.messages else None
-        if self._capabilities.system_midway and before in {"user", "system"} and not self._postponed:
-            native = turn.extras.get(PROTOCOL, {})
-            if before == "system" and not native and not turn.expires:
+    def _midway_system(self, message: Message) -> None:
+        """Encode an instruction within the conversation.
+
+        It stays a system message if the model supports that and a user message precedes it; otherwise it becomes
+        content of the next user message.
+        """
+        blocks = self._blocks(message.parts)
+        previous_role = self.messages[-1]["role"] if self.messages else None
+        if self._capabilities.system_midway and previous_role in {"user", "system"} and not self._postponed:
+            native = message.extras.get(PROTOCOL, {})
+            if previous_role == "system" and not native and not message.expires:
                 self.messages[-1]["content"] += blocks
                 return
-            if before == "user":
-                expires = {"clear_at": turn.expires} if turn.expires else {}
+            if previous_role == "user":
+                expires = {"clear_at": message.expires} if message.expires else {}
                 self.messages.append({"role": "system", "content": blocks, **expires, **native})
                 return
-        self._warnings.add("downgraded:system_message")
+        self._losses.add("downgraded:system_message")
         self._postponed += blocks
 
-    def _check_ends(self) -> None:
+    def _check_last_message(self) -> None:
         if self.system and not self.messages:
-            self._begin()
+            self._add_first_user_turn()
         if not self.messages:
             raise refusals.no_messages()
         last = self.messages[-1]
@@ -166,9 +173,9 @@ class Turns:
         if not self._capabilities.prefill:
             raise refusals.prefill(self._request.model)
 
-    def _warn_of_name(self, message: Message) -> None:
+    def _warn_about_name(self, message: Message) -> None:
         if message.name:
-            self._warnings.add("dropped:name")
+            self._losses.add("dropped:name")
 
     # ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -190,7 +197,7 @@ class Turns:
 
     def _block(self, part: Part) -> JSONObject | None:
         if part.seals and not isinstance(part, Reasoning):
-            self._warnings.add("dropped:reasoning")  # Anthropic seals nothing but thinking
+            self._losses.add("dropped:reasoning")  # Anthropic accepts state on thinking blocks only
         match part:
             case Text():
                 return self._text(part)
@@ -211,8 +218,8 @@ class Turns:
 
     def _text(self, part: Text) -> JSONObject:
         own = [citation for citation in part.citations if PROTOCOL in citation.extras]
-        citations = [native for native in map(encode_citation, own) if native and not is_shown(native)]
-        # Only Anthropic's own citations go back: others lack the index that it checks.
+        citations = [native for native in map(encode_citation, own) if native and not is_foreign(native)]
+        # Only Anthropic's own citations are sent: others lack the index that it checks.
         rest = {"citations": citations} if citations else {}
         return {"type": "text", "text": part.text, **rest, **part.extras.get(PROTOCOL, {})}
 
@@ -220,9 +227,9 @@ class Turns:
         seal = next((seal for seal in part.seals if usable(seal, self._upstream)), None)
         if seal is None or seal.kind == "encrypted":
             if part.text or part.seals:
-                self._warnings.add("dropped:reasoning")
+                self._losses.add("dropped:reasoning")
             return None
-        return native_thinking(part.text, seal)
+        return thinking_block(part.text, seal)
 
     def _tool_use(self, part: ToolCall) -> JSONObject:
         custom = part.kind == "custom"
@@ -235,24 +242,25 @@ class Turns:
             **part.extras.get(PROTOCOL, {}),
         }
 
-    def _call_id(self, call_id: str, met: Counter[str]) -> str:
-        """A call's id. One that is used again is derived anew each time: Anthropic wants each only once.
+    def _call_id(self, call_id: str, seen: Counter[str]) -> str:
+        """Encode a call's id; derive a new one for each repetition, because Anthropic requires unique ids.
 
         Args:
-            call_id: As the caller has it.
-            met: Ids of the calls, or of the results, that came before. Each call has its result, in the same order.
+            call_id: The caller's id.
+            seen: How often each id occurred so far, among the calls or among the results. Calls and results have the
+                same order.
         """
-        met[call_id] += 1
-        if met[call_id] < 2:
+        seen[call_id] += 1
+        if seen[call_id] < 2:
             return self._ids.outward(call_id)
-        key = f"{call_id} {met[call_id]}"
-        self._again[key] = call_id
+        key = f"{call_id} {seen[call_id]}"
+        self._repeated_ids[key] = call_id
         return self._ids.outward(key)
 
     def _tool_result(self, part: ToolResult) -> JSONObject:
-        content = self._blocks(told_result(part, PROTOCOL, self._warnings).content)
+        content = self._blocks(told_result(part, PROTOCOL, self._losses).content)
         if part.is_error and not content:
-            content = [{"type": "text", "text": MISSING_RESULT}]  # an error without words is refused
+            content = [{"type": "text", "text": MISSING_RESULT}]  # an error without content is refused
         return {
             "type": "tool_result",
             "tool_use_id": self._call_id(part.call_id, self._results),
@@ -263,14 +271,14 @@ class Turns:
 
     def _server_tool(self, part: ServerToolCall | ServerToolResult) -> JSONObject | None:
         block = None
-        if server_tools.is_shown_id(part.call_id):
-            pass  # what another vendor found cannot be told to this one
+        if server_tools.is_foreign_id(part.call_id):
+            pass  # Anthropic refuses search results of another vendor
         elif isinstance(part, ServerToolResult):
             block = server_tools.encode_result(part)
         elif self._request.protocol == PROTOCOL or PROTOCOL in part.extras:
             block = server_tools.encode_call(part, arguments_object(part.arguments))
         if block is None:
-            self._warnings.add(f"dropped:{tool_kind(part.tool)}")
+            self._losses.add(f"dropped:{tool_kind(part.tool)}")
         return block
 
     def _opaque(self, part: Opaque) -> JSONObject | None:
@@ -279,7 +287,7 @@ class Turns:
         warning = unread(part, self._role)
         if self._role != "assistant":
             raise refusals.unsupported_part(part.kind)
-        self._warnings.add(warning)
+        self._losses.add(warning)
         return None
 
     # ── media ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -310,21 +318,21 @@ class Turns:
         }
 
 
-def native_thinking(text: str, seal: Seal) -> JSONObject:
-    """A thinking block that the upstream itself sealed."""
+def thinking_block(text: str, seal: Seal) -> JSONObject:
+    """Return the thinking block for a seal of this upstream."""
     if seal.kind == "redacted":
         return {"type": "redacted_thinking", "data": seal.data}
     return {"type": "thinking", "thinking": text, "signature": seal.data}
 
 
 def cache_control(mark: CacheMark) -> JSONObject:
-    """A cache mark."""
+    """Encode a cache mark."""
     if mark.lifetime is None:
         return {"type": "ephemeral"}
-    return {"type": "ephemeral", "ttl": "1h" if mark.lifetime in _LONG else "5m"}
+    return {"type": "ephemeral", "ttl": "1h" if mark.lifetime in _LONG_LIFETIMES else "5m"}
 
 
-def _elsewhere(source: Link | StoredFile) -> JSONObject:
+def _reference_source(source: Link | StoredFile) -> JSONObject:
     if isinstance(source, Link):
         return {"type": "url", "url": source.url}
     if source.protocol != PROTOCOL:
@@ -335,14 +343,14 @@ def _elsewhere(source: Link | StoredFile) -> JSONObject:
 def _image_source(part: Media, model: str) -> JSONObject:
     match part.source:
         case InlineData(data=data):
-            media_type = _sniff(data) or part.media_type
-            if media_type not in _TAKEN:
+            media_type = _detect_image_type(data) or part.media_type
+            if media_type not in _IMAGE_TYPES:
                 raise refusals.unsupported_format(model, "image", "JPEG, PNG, GIF or WebP")
             return {"type": "base64", "media_type": media_type, "data": data}
         case PlainText():
             raise refusals.unsupported_format(model, "image", "its data")
         case source:
-            return _elsewhere(source)
+            return _reference_source(source)
 
 
 def _document_source(part: Media, model: str) -> JSONObject:
@@ -354,7 +362,7 @@ def _document_source(part: Media, model: str) -> JSONObject:
                 return {"type": "base64", "media_type": "application/pdf", "data": data}
             return {"type": "text", "media_type": "text/plain", "data": _document_text(part, data, model)}
         case source:
-            return _elsewhere(source)
+            return _reference_source(source)
 
 
 def _document_text(part: Media, data: str, model: str) -> str:
@@ -367,12 +375,12 @@ def _document_text(part: Media, data: str, model: str) -> str:
     raise refusals.unsupported_format(model, "document", "PDF or plain text")
 
 
-def _sniff(data: str) -> str | None:
-    """What the first bytes say; callers often name the wrong type."""
+def _detect_image_type(data: str) -> str | None:
+    """Return the image type by the data's first bytes; callers often send a wrong media type."""
     try:
         head = b64decode(data[:24])
     except (NotBase64, ValueError):
         return None
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "image/webp"
-    return next((kind for magic, kind in _IMAGES.items() if head.startswith(magic)), None)
+    return next((kind for magic, kind in _IMAGE_SIGNATURES.items() if head.startswith(magic)), None)

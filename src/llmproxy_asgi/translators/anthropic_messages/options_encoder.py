@@ -1,4 +1,4 @@
-"""Options: how much to think, how to sample, what the answer must look like. All by the model's capabilities."""
+"""Encode options by the model's capabilities: limits, thinking, sampling, stop sequences, tier and response format."""
 
 import msgspec
 
@@ -11,10 +11,10 @@ from llmproxy_asgi.translators.losses import Losses, refuse_missing_part
 from llmproxy_asgi.translators.strict_schemas import ANTHROPIC, NotStrict, strict_form
 
 DEFAULT_MAX_TOKENS = 32_000
-LEAST_BUDGET = 1024
+MIN_BUDGET = 1024
 
-_WORDS: tuple[Effort, ...] = ("low", "medium", "high", "xhigh", "max")
-"""The rungs of the ladder that Anthropic has words for."""
+_EFFORTS: tuple[Effort, ...] = ("low", "medium", "high", "xhigh", "max")
+"""The efforts that Anthropic's API has."""
 _BUDGETS: dict[Effort, int] = {
     "minimal": 1024,
     "low": 1024,
@@ -25,59 +25,59 @@ _BUDGETS: dict[Effort, int] = {
 }
 _DISPLAYS = {"summary": "summarized", "full": "summarized", "updates": "summarized", "hidden": "omitted"}
 _SHOWS_REASONING = frozenset({"openai-chat"})
-"""Other protocols whose clients see readable reasoning without asking for it."""
+"""Other protocols whose clients get readable reasoning without requesting it."""
 
 _JSON_ONLY = "Answer with one JSON object and nothing else."
 
 
-def max_tokens(request: Request, capabilities: Capabilities, warnings: Losses) -> int:
-    """The limit that Anthropic demands: the caller's, else the model's own."""
+def max_tokens(request: Request, capabilities: Capabilities, losses: Losses) -> int:
+    """Return the limit that Anthropic requires: the caller's, else the model's."""
     ceiling = capabilities.max_output_tokens
-    wanted = request.max_output_tokens
-    if wanted is None:
+    requested = request.max_output_tokens
+    if requested is None:
         default = capabilities.default_max_output_tokens or ceiling or DEFAULT_MAX_TOKENS
         return min(default, ceiling) if ceiling else default
-    if ceiling and wanted > ceiling:
-        warnings.add("clamped:max_tokens")
+    if ceiling and requested > ceiling:
+        losses.add("clamped:max_tokens")
         return ceiling
-    return wanted
+    return requested
 
 
-class Thinking:
-    """How a request's wish to think is said: an effort or a budget, never both."""
+class ThinkingOptions:
+    """The encoded reasoning options of a request: an effort or a budget, never both."""
 
-    def __init__(self, request: Request, capabilities: Capabilities, limit: int, warnings: Losses) -> None:
+    def __init__(self, request: Request, capabilities: Capabilities, limit: int, losses: Losses) -> None:
         self._options = request.reasoning
         self._capabilities = capabilities
         self._limit = limit
-        self._warnings = warnings
+        self._losses = losses
         self._protocol = request.protocol
         self.thinking: JSONObject | None = None
         self.effort: str | None = None
-        self._choose()
+        self._select()
 
     @property
     def on(self) -> bool:
-        """Whether thinking is asked for."""
+        """Return whether thinking is requested."""
         return self.thinking is not None and self.thinking["type"] in {"adaptive", "enabled"}
 
-    def give_up(self) -> None:
-        """Leave out a budget: the turn under way has lost its thinking, and such models would refuse it."""
+    def drop_budget(self) -> None:
+        """Drop a budget, because such models refuse a tool loop that has lost its thinking blocks."""
         if self.thinking is not None and self.thinking["type"] == "enabled":
             self.thinking = None
-            self._warnings.add("dropped:reasoning_effort")
+            self._losses.add("dropped:reasoning_effort")
 
-    def _choose(self) -> None:
-        options, able = self._options, self._capabilities
-        effort = _wanted_effort(options)
+    def _select(self) -> None:
+        options, capabilities = self._options, self._capabilities
+        effort = _requested_effort(options)
         if effort is None and options.budget_tokens is None and options.visible in {None, "hidden"}:
             return
-        if not able.efforts:
+        if not capabilities.efforts:
             if effort != "none":
-                self._warnings.add("dropped:reasoning_effort")
+                self._losses.add("dropped:reasoning_effort")
         elif effort == "none":
             self._off()
-        elif able.thinking == "budget" or (able.thinking == "both" and _has_budget(options)):
+        elif capabilities.thinking == "budget" or (capabilities.thinking == "both" and _has_budget(options)):
             self._budget(effort)
         else:
             self._adaptive(effort)
@@ -86,7 +86,7 @@ class Thinking:
         if self._capabilities.thinking_off:
             self.thinking = {"type": "disabled"}
             return
-        self._warnings.add("clamped:reasoning_effort")
+        self._losses.add("clamped:reasoning_effort")
         self.effort = _nearest("none", self._capabilities)
 
     def _adaptive(self, effort: Effort | None) -> None:
@@ -95,22 +95,24 @@ class Thinking:
             return
         self.effort = _nearest(effort, self._capabilities)
         if self.effort != effort:
-            self._warnings.add("clamped:reasoning_effort")
+            self._losses.add("clamped:reasoning_effort")
 
     def _budget(self, effort: Effort | None) -> None:
-        named = self._options.budget_tokens
-        wanted = named if named is not None and named > 0 else _BUDGETS[effort or "medium"]
+        requested_budget = self._options.budget_tokens
+        requested = (
+            requested_budget if requested_budget is not None and requested_budget > 0 else _BUDGETS[effort or "medium"]
+        )
         if effort is None:
-            self._warnings.add("emulated:reasoning_effort")  # these models do not decide by themselves
-        budget = max(wanted, LEAST_BUDGET)
+            self._losses.add("emulated:reasoning_effort")  # these models can't choose a budget
+        budget = max(requested, MIN_BUDGET)
         if self._capabilities.max_thinking_budget:
             budget = min(budget, self._capabilities.max_thinking_budget)
         budget = min(budget, self._limit - 1)
-        if budget < LEAST_BUDGET:
-            self._warnings.add("dropped:reasoning_effort")
+        if budget < MIN_BUDGET:
+            self._losses.add("dropped:reasoning_effort")
             return
-        if budget != wanted:
-            self._warnings.add("clamped:reasoning_effort")
+        if budget != requested:
+            self._losses.add("clamped:reasoning_effort")
         self.thinking = {"type": "enabled", "budget_tokens": budget}
 
     def _display(self) -> JSONObject:
@@ -124,48 +126,52 @@ def _has_budget(options: ReasoningOptions) -> bool:
     return options.budget_tokens is not None and options.budget_tokens > 0 and options.effort is None
 
 
-def _wanted_effort(options: ReasoningOptions) -> Effort | None:
-    """The rung that the caller means; None: the model shall decide, or the caller said nothing."""
+def _requested_effort(options: ReasoningOptions) -> Effort | None:
+    """Return the requested effort; None if the model decides, or if nothing is requested."""
     if options.effort is not None:
         return options.effort
     return None if options.budget_tokens is None else effort_of_budget(options.budget_tokens)
 
 
 def _nearest(effort: Effort, capabilities: Capabilities) -> str:
-    """The model's own rung: the nearest lower one, else its lowest."""
-    offered = tuple(rung for rung in capabilities.efforts if rung in _WORDS)
-    return nearest_effort(effort, offered or _WORDS) or effort
+    """Return the model's nearest lower effort, else its lowest."""
+    offered = tuple(effort for effort in capabilities.efforts if effort in _EFFORTS)
+    return nearest_effort(effort, offered or _EFFORTS) or effort
 
 
-def sampling(request: Request, capabilities: Capabilities, warnings: Losses, *, thinking: bool) -> JSONObject:
-    """Temperature and its like, as far as the model takes them."""
-    asked = request.sampling
+def sampling(request: Request, capabilities: Capabilities, losses: Losses, *, thinking: bool) -> JSONObject:
+    """Encode temperature, top_p and top_k, as far as the model supports them."""
+    requested = request.sampling
     for field in ("seed", "frequency_penalty", "presence_penalty", "logit_bias", "logprobs"):
-        if getattr(asked, field) is not None:
-            warnings.add(f"dropped:{field}")
+        if getattr(requested, field) is not None:
+            losses.add(f"dropped:{field}")
     fields: JSONObject = {
         key: value
-        for key, value in (("temperature", asked.temperature), ("top_p", asked.top_p), ("top_k", asked.top_k))
+        for key, value in (
+            ("temperature", requested.temperature),
+            ("top_p", requested.top_p),
+            ("top_k", requested.top_k),
+        )
         if value is not None
     }
     if capabilities.sampling != "any" or thinking:
-        warnings.add(*(f"dropped:{key}" for key in fields))
+        losses.add(*(f"dropped:{key}" for key in fields))
         return {}
     if "temperature" in fields and "top_p" in fields:
-        del fields["top_p"]  # several models take only one of the two
-        warnings.add("dropped:top_p")
+        del fields["top_p"]  # several models accept only one of the two
+        losses.add("dropped:top_p")
     for key in ("temperature", "top_p"):
         if key in fields and not 0 <= fields[key] <= 1:
             fields[key] = min(max(fields[key], 0.0), 1.0)
-            warnings.add(f"clamped:{key}")
+            losses.add(f"clamped:{key}")
     return fields
 
 
-def stops(request: Request, capabilities: Capabilities) -> tuple[list[str], list[str]]:
-    """The stop sequences that the model looks for itself, and those that it does not."""
+def split_stop_sequences(request: Request, capabilities: Capabilities) -> tuple[list[str], list[str]]:
+    """Return the stop sequences that the upstream applies, and those that the gateway must apply."""
     if not capabilities.stops:
         return [], list(request.stop)
-    # Anthropic refuses those that are white space alone.
+    # Anthropic refuses stop sequences of white space only.
     return [text for text in request.stop if text.strip()], [text for text in request.stop if not text.strip()]
 
 
@@ -177,20 +183,20 @@ _TIERS: dict[ServiceTier, JSONObject] = {
 }
 
 
-def service_tier(request: Request, warnings: Losses) -> JSONObject:
-    """The tier, in one of two fields."""
+def service_tier(request: Request, losses: Losses) -> JSONObject:
+    """Encode the service tier, in one of two fields."""
     if request.service_tier is None:
         return {}
     if request.service_tier not in _TIERS:
-        warnings.add("dropped:service_tier")
+        losses.add("dropped:service_tier")
     return _TIERS.get(request.service_tier, {})
 
 
-def refuse_impossible(request: Request) -> None:
-    """What would make the answer another one if it were left out.
+def refuse_unsupported(request: Request) -> None:
+    """Refuse options that can't be dropped without changing the response.
 
     Raises:
-        Unsupported: Always names the field.
+        Unsupported: The request has such an option; `param` names it.
     """
     refuse_missing_part(request, PROTOCOL)
     if request.candidates > 1:
@@ -202,22 +208,22 @@ def refuse_impossible(request: Request) -> None:
         raise refusals.no_stored_responses()
 
 
-class Output:
-    """What the answer must look like: a schema in its own field, or words in the instructions."""
+class OutputOptions:
+    """The encoded response format: a schema in its own field, or an instruction in the system prompt."""
 
-    def __init__(self, request: Request, capabilities: Capabilities, warnings: Losses) -> None:
+    def __init__(self, request: Request, capabilities: Capabilities, losses: Losses) -> None:
         self.format: JSONObject | None = None
         self.instruction: str | None = None
-        wanted = request.output
-        if wanted.verbosity:
-            warnings.add("dropped:verbosity")
-        if wanted.kind == "json":
+        requested = request.output
+        if requested.verbosity:
+            losses.add("dropped:verbosity")
+        if requested.kind == "json":
             self.instruction = _JSON_ONLY
-            warnings.add("emulated:response_format")
-        elif wanted.kind == "json_schema":
-            self._schema(dict(wanted.schema or EMPTY), capabilities, warnings, tools=bool(request.tools))
+            losses.add("emulated:response_format")
+        elif requested.kind == "json_schema":
+            self._schema(dict(requested.schema or EMPTY), capabilities, losses, tools=bool(request.tools))
 
-    def _schema(self, schema: JSONObject, capabilities: Capabilities, warnings: Losses, *, tools: bool) -> None:
+    def _schema(self, schema: JSONObject, capabilities: Capabilities, losses: Losses, *, tools: bool) -> None:
         if capabilities.structured_output and (capabilities.format_with_tools or not tools):
             try:
                 form = strict_form(schema, ANTHROPIC)
@@ -225,13 +231,13 @@ class Output:
                 pass
             else:
                 self.format = {"type": "json_schema", "schema": form.schema}
-                warnings.add(*(f"dropped:response_format.{key}" for key in form.told))
+                losses.add(*(f"dropped:response_format.{key}" for key in form.told))
                 return
-        self.instruction = _by_words(schema)
-        warnings.add("emulated:response_format")
+        self.instruction = _schema_instruction(schema)
+        losses.add("emulated:response_format")
 
 
-def _by_words(schema: JSONObject) -> str:
-    # By words rather than by a forced tool: the caller's own tools and thinking stay as they are.
+def _schema_instruction(schema: JSONObject) -> str:
+    # An instruction, not a forced tool, so that the caller's own tools and thinking don't change.
     text = msgspec.json.encode(schema).decode()
     return f"{_JSON_ONLY} It must be valid against this JSON Schema:\n{text}"

@@ -1,7 +1,7 @@
-"""Calling an upstream that speaks Anthropic's Messages protocol.
+"""Call upstreams with Anthropic's Messages protocol.
 
-Source: Anthropic's Python SDK 2.11.0 and public documentation, read 2026-11-21; nothing here was tried on the vendor's
-own endpoint. What a model takes is data (`families.py`, the catalog), not code.
+Source: Anthropic's Python SDK 2.11.0 and public documentation, read 2026-11-21; not tested against the vendor's own
+endpoint. Models' capabilities are data (`families.py`, the catalog), not code.
 """
 
 import re
@@ -17,15 +17,15 @@ from llmproxy_asgi.conversation import Batch, JSONObject, Request, Response, Usa
 from llmproxy_asgi.errors import UpstreamError
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.anthropic_messages import server_tools
-from llmproxy_asgi.translators.anthropic_messages.citations import is_shown
+from llmproxy_asgi.translators.anthropic_messages.citations import is_foreign
 from llmproxy_asgi.translators.anthropic_messages.errors import decode_error
 from llmproxy_asgi.translators.anthropic_messages.hosted_tools import MESSAGES
-from llmproxy_asgi.translators.anthropic_messages.message_encoder import native_thinking
+from llmproxy_asgi.translators.anthropic_messages.message_encoder import thinking_block
 from llmproxy_asgi.translators.anthropic_messages.passthrough import MessagesScan
 from llmproxy_asgi.translators.anthropic_messages.request_encoder import encode_request
-from llmproxy_asgi.translators.anthropic_messages.response_decoder import decode_answer, read_answer
+from llmproxy_asgi.translators.anthropic_messages.response_decoder import decode_response, decode_response_body
 from llmproxy_asgi.translators.anthropic_messages.schema import FIRST_VERSION, PROTOCOL
-from llmproxy_asgi.translators.anthropic_messages.stream_decoder import EventStream
+from llmproxy_asgi.translators.anthropic_messages.stream_decoder import MessagesStreamDecoder
 from llmproxy_asgi.translators.anthropic_messages.usage import decode_usage
 from llmproxy_asgi.translators.assemble import fold, unfold
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
@@ -40,7 +40,7 @@ from llmproxy_asgi.translators.vendor_references import ReferencePattern, reject
 from llmproxy_asgi.wire.json_body import decode
 
 _THINKING_BLOCK = re.compile(rb'"type"\s*:\s*"(?:redacted_)?thinking"')
-"""Never found in a text: there the quotes are escaped."""
+"""Can't match in a text, because quotes are escaped there."""
 _NOT_COUNTED = frozenset(
     {
         "max_tokens",
@@ -56,11 +56,11 @@ _NOT_COUNTED = frozenset(
         "diagnostics",
     }
 )
-"""Fields that the vendor's counter refuses; they change no count."""
+"""Fields that the vendor's token counter refuses; they don't change the count."""
 
 
 class MessagesOutbound(Outbound):
-    """The half that calls upstreams."""
+    """The codec half for upstreams."""
 
     protocol: ClassVar[str] = PROTOCOL
     pauses: ClassVar[bool] = True
@@ -91,7 +91,7 @@ class MessagesOutbound(Outbound):
 
     @override
     def decoder(self, outgoing: Outgoing, upstream: Upstream) -> StreamDecoder:
-        decoder = EventStream(outgoing, upstream)
+        decoder = MessagesStreamDecoder(outgoing, upstream)
         return StoppingDecoder(decoder, outgoing.stop) if outgoing.stop else decoder
 
     @override
@@ -100,14 +100,14 @@ class MessagesOutbound(Outbound):
 
     @override
     def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Response:
-        answer = decode_answer(body, outgoing, upstream, received_at)
-        return fold(Stops(outgoing.stop).feed(tuple(unfold(answer)))) if outgoing.stop else answer
+        response = decode_response(body, outgoing, upstream, received_at)
+        return fold(Stops(outgoing.stop).feed(tuple(unfold(response)))) if outgoing.stop else response
 
     @override
     def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
-        answer = read_answer(body)
-        events = (UsageReported(decode_usage(answer.usage)),) if answer.usage else ()
-        return Batch(events, body if answer.model == upstream.asked else replace_model(body, upstream.asked))
+        response = decode_response_body(body)
+        events = (UsageReported(decode_usage(response.usage)),) if response.usage else ()
+        return Batch(events, body if response.model == upstream.asked else replace_model(body, upstream.asked))
 
     @override
     def encode_count(self, outgoing: Outgoing, upstream: Upstream) -> Outgoing:
@@ -127,64 +127,64 @@ class MessagesOutbound(Outbound):
 
 
 def _reject_vendor_ids(raw: dict[str, Raw]) -> None:
-    """Refuse what names a file, a container or a conversation that the vendor keeps for whoever has the key."""
+    """Refuse ids of files, containers and conversations that the vendor stores per API key."""
     if Node.of(raw, "thread") is not None:
         raise refusals.vendor_reference("thread")
     container = raw.get("container")
     if container is not None:
         node = Node.of(raw, "container")
-        named = node.value if node is not None else None
-        if isinstance(named, str) or (isinstance(named, dict) and named.get("id")):
+        value = node.value if node is not None else None
+        if isinstance(value, str) or (isinstance(value, dict) and value.get("id")):
             raise refusals.vendor_reference("container")
     reject_vendor_ids(raw, _FILES, within=("system", "messages"))
     reject_vendor_ids(raw, _SKILLS, within=("container",))
 
 
-def _own_skill(found: Mapping[str, Any]) -> tuple[str, ...]:
+def _custom_skill(found: Mapping[str, Any]) -> tuple[str, ...]:
     return ("skill_id",) if found.get("type") == "custom" else ()
 
 
-def _names(found: Mapping[str, Any]) -> tuple[str, ...] | None:
+def _file_id(found: Mapping[str, Any]) -> tuple[str, ...] | None:
     if found.get("type") == "tool_use":
-        return None  # what a tool is called with is no file of the vendor's
-    inside = found.get("type") in {"file", "container_upload"} and isinstance(found.get("file_id"), str)
-    return ("file_id",) if inside else ()
+        return None  # a tool's arguments can't name a file of the vendor
+    is_file = found.get("type") in {"file", "container_upload"} and isinstance(found.get("file_id"), str)
+    return ("file_id",) if is_file else ()
 
 
-_FILES = ReferencePattern("file_id", {"type", "file_id"}, _names)
-_SKILLS = ReferencePattern("skill_id", {"type", "skill_id"}, _own_skill)
+_FILES = ReferencePattern("file_id", {"type", "file_id"}, _file_id)
+_SKILLS = ReferencePattern("skill_id", {"type", "skill_id"}, _custom_skill)
 
 
 def _with_native_state(messages: Raw, upstream: Upstream) -> tuple[Raw, tuple[str, ...]]:
-    """The conversation with state that we wrapped taken out, or put back where this upstream made it.
+    """Unwrap state that this upstream issued, and remove other wrapped state and foreign searches.
 
-    A caller who talked to somebody else before holds that upstream's state in Anthropic's clothes, and would be
-    refused with it. Bodies without wrapped state never come here.
+    The upstream would refuse another upstream's state that a caller got in Anthropic's format. Only called for bodies
+    with wrapped state.
     """
     try:
-        turns = decode(messages)
+        messages = decode(messages)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return messages, ()  # the upstream says what is wrong with it
+        return messages, ()  # the upstream reports the error
     dropped = searched = False
-    kept: list[object] = []
-    for turn in turns:
-        content = turn.get("content") if isinstance(turn, dict) else None
+    result: list[object] = []
+    for message in messages:
+        content = message.get("content") if isinstance(message, dict) else None
         if not isinstance(content, list):
-            kept.append(turn)
+            result.append(message)
             continue
-        own = [block for block in content if not server_tools.is_shown(block)]
-        blocks = [native for block in own if (native := _native_block(block, upstream)) is not None]
-        dropped |= len(blocks) < len(own)
-        searched |= len(own) < len(content)
+        remaining = [block for block in content if not server_tools.is_foreign(block)]
+        blocks = [native for block in remaining if (native := _native_block(block, upstream)) is not None]
+        dropped |= len(blocks) < len(remaining)
+        searched |= len(remaining) < len(content)
         if blocks:
-            kept.append({**turn, "content": blocks})
+            result.append({**message, "content": blocks})
     lost = (("dropped:reasoning",) if dropped else ()) + (("dropped:web_search",) if searched else ())
-    return Raw(msgspec.json.encode(kept)), lost
+    return Raw(msgspec.json.encode(result)), lost
 
 
 def _native_block(block: object, upstream: Upstream) -> object:
     if isinstance(block, dict) and isinstance(block.get("citations"), list):
-        return {**block, "citations": [each for each in block["citations"] if not is_shown(each)]}
+        return {**block, "citations": [each for each in block["citations"] if not is_foreign(each)]}
     if not isinstance(block, dict) or block.get("type") not in {"thinking", "redacted_thinking"}:
         return block
     native: JSONObject = block
@@ -194,4 +194,4 @@ def _native_block(block: object, upstream: Upstream) -> object:
         return native
     if not seal.data or not usable(seal, upstream) or seal.kind == "encrypted":
         return None
-    return native_thinking(str(native.get("thinking") or ""), seal)
+    return thinking_block(str(native.get("thinking") or ""), seal)

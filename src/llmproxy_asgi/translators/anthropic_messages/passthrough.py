@@ -1,4 +1,4 @@
-"""What a relay must see of a Messages stream: its start, its usage, its end and its errors."""
+"""Find the start, usage, end and errors of a Messages stream whose bytes pass through."""
 
 import re
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from llmproxy_asgi.conversation import UNDATED, Ended, Failed, Finished, JSONObj
 from llmproxy_asgi.errors import GatewayError, UpstreamError
 from llmproxy_asgi.translators.anthropic_messages.errors import error_in, stream_error
 from llmproxy_asgi.translators.anthropic_messages.response_decoder import decode_finish
-from llmproxy_asgi.translators.anthropic_messages.schema import EVENT, Answer, Event
-from llmproxy_asgi.translators.anthropic_messages.usage import bedrock_usage, decode_tier, decode_usage, newer
+from llmproxy_asgi.translators.anthropic_messages.schema import EVENT, Event, Message
+from llmproxy_asgi.translators.anthropic_messages.usage import bedrock_usage, decode_tier, decode_usage, merge_usage
 from llmproxy_asgi.translators.relay import Inspection, Scan
 from llmproxy_asgi.translators.stray_errors import names_problem, read_loosely
 from llmproxy_asgi.translators.surrogates import decode_replaced
@@ -22,9 +22,9 @@ _STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
 
 class MessagesScan(Scan):
-    """The eyes for one stream."""
+    """The scan of one stream."""
 
-    # The type within the JSON, and the key of an error; words like these in a text are escaped and do not hit.
+    # The type within the JSON, and the key of an error; quotes in a text are escaped, so text can't match.
     pattern = (re.compile(rb'message_(?:delta|stop)"'), re.compile(rb'error["\r\n]'))
     model_path: ClassVar[tuple[str, ...]] = ("message", "model")
     model_repeats: ClassVar[bool] = False
@@ -43,8 +43,8 @@ class MessagesScan(Scan):
         if event.type != "message_start":
             error = _error(event, frame.data)
             return (Failed(error),) if error is not None else ()
-        message = event.message or Answer()
-        self._usage = newer({}, message.usage)
+        message = event.message or Message()
+        self._usage = merge_usage({}, message.usage)
         usage = decode_usage(self._usage) if self._usage else None
         return (Started(message.id or "", self._asked, UNDATED, usage, decode_tier(self._usage)),)
 
@@ -60,10 +60,10 @@ class MessagesScan(Scan):
                 return Inspection(self._delta(event))
             case "message_stop":
                 self._stopped = True
-                counted = event.usage or bedrock_usage(event.metrics)
-                self._usage = newer(self._usage, counted)
-                told = (UsageReported(decode_usage(self._usage)),) if counted else ()
-                return Inspection((*told, Ended(decode_tier(self._usage))))
+                usage = event.usage or bedrock_usage(event.metrics)
+                self._usage = merge_usage(self._usage, usage)
+                usage_events = (UsageReported(decode_usage(self._usage)),) if usage else ()
+                return Inspection((*usage_events, Ended(decode_tier(self._usage))))
             case _:
                 return _NOTHING
 
@@ -74,7 +74,7 @@ class MessagesScan(Scan):
             self._finished = True
             events.append(Finished(0, decode_finish(delta.stop_reason, delta.stop_sequence, delta.stop_details)))
         if event.usage:
-            self._usage = newer(self._usage, event.usage)
+            self._usage = merge_usage(self._usage, event.usage)
             events.append(UsageReported(decode_usage(self._usage)))
         return events
 

@@ -1,4 +1,4 @@
-"""A Messages request, read whole into a `Request`."""
+"""Decode Messages requests into a `Request`."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -31,8 +31,8 @@ from llmproxy_asgi.translators.fields import Node, missing
 from llmproxy_asgi.translators.tool_schemas import distinct
 
 _EFFORTS = ("low", "medium", "high", "xhigh", "max")
-_VISIBLE: dict[str, Visibility] = {"summarized": "summary", "omitted": "hidden", "updates": "updates"}
-_KNOWN = frozenset(
+_VISIBILITIES: dict[str, Visibility] = {"summarized": "summary", "omitted": "hidden", "updates": "updates"}
+_KNOWN_FIELDS = frozenset(
     [
         "model",
         "messages",
@@ -56,14 +56,14 @@ _KNOWN = frozenset(
 
 
 def decode_request(intake: Intake) -> Request:
-    """Read a request whole.
+    """Decode a request.
 
     Raises:
-        BadRequest: A field is wrong; `param` names it.
-        Unsupported: It only warms Anthropic's cache (`max_tokens: 0`).
+        BadRequest: A field is invalid; `param` names it.
+        Unsupported: The request only warms Anthropic's cache (`max_tokens: 0`).
     """
     raw = intake.raw
-    reader = _Reader(raw)
+    options = _OptionsDecoder(raw)
     return Request(
         protocol=PROTOCOL,
         model=intake.model,
@@ -75,22 +75,22 @@ def decode_request(intake: Intake) -> Request:
         stream=intake.stream,
         version=intake.version,
         betas=intake.betas,
-        sampling=reader.sampling(),
-        reasoning=reader.reasoning(),
-        output=reader.output(),
-        cache=reader.cache(),
-        service_tier=reader.service_tier(),
-        end_user=reader.end_user(),
-        extras=reader.extras(),
+        sampling=options.sampling(),
+        reasoning=options.reasoning(),
+        output=options.output(),
+        cache=options.cache(),
+        service_tier=options.service_tier(),
+        end_user=options.end_user(),
+        extras=options.extras(),
     )
 
 
-class _Reader:
-    """The options, and what of them has no word of ours."""
+class _OptionsDecoder:
+    """The decoder of a request's options; collects those without a field in `Request` as extras."""
 
     def __init__(self, raw: Mapping[str, Raw]) -> None:
         self._raw = raw
-        self._rest: JSONObject = {}
+        self._extras: JSONObject = {}
 
     def sampling(self) -> Sampling:
         raw = self._raw
@@ -103,23 +103,23 @@ class _Reader:
 
     def reasoning(self) -> ReasoningOptions:
         config = Node.of(self._raw, "output_config")
-        named = config.get("effort") if config else None
-        effort = cast("Effort | None", named.choice(_EFFORTS) if named else None)
+        effort_node = config.get("effort") if config else None
+        effort = cast("Effort | None", effort_node.choice(_EFFORTS) if effort_node else None)
         thinking = Node.of(self._raw, "thinking")
         if thinking is None:
             return ReasoningOptions(effort=effort)
         kind = thinking.need("type").choice(("adaptive", "enabled", "disabled", "between_tools"))
         if kind == "disabled":
             return ReasoningOptions(effort="none")
-        shown = thinking.get("display")
+        display = thinking.get("display")
         budget = thinking.need("budget_tokens").integer(1024) if kind == "enabled" else -1
         known = {"type", "budget_tokens", "display"}
         if kind == "between_tools" or not thinking.object().keys() <= known:
-            self._rest["thinking"] = thinking.object()
+            self._extras["thinking"] = thinking.object()
         return ReasoningOptions(
             effort=effort,
             budget_tokens=budget,
-            visible=_VISIBLE[shown.choice(tuple(_VISIBLE))] if shown else None,
+            visible=_VISIBILITIES[display.choice(tuple(_VISIBILITIES))] if display else None,
         )
 
     def output(self) -> OutputFormat:
@@ -128,12 +128,12 @@ class _Reader:
             return OutputFormat()
         rest = {key: value for key, value in config.object().items() if key not in {"effort", "format"}}
         if rest:
-            self._rest["output_config"] = rest
-        wanted = config.get("format")
-        if wanted is None:
+            self._extras["output_config"] = rest
+        output_format = config.get("format")
+        if output_format is None:
             return OutputFormat()
-        wanted.need("type").choice(("json_schema",))
-        return OutputFormat(kind="json_schema", schema=wanted.need("schema").object())
+        output_format.need("type").choice(("json_schema",))
+        return OutputFormat(kind="json_schema", schema=output_format.need("schema").object())
 
     def cache(self) -> CacheOptions:
         control = Node.of(self._raw, "cache_control")
@@ -154,25 +154,25 @@ class _Reader:
             return None
         rest = {key: value for key, value in metadata.object().items() if key != "user_id"}
         if rest:
-            self._rest["metadata"] = rest
+            self._extras["metadata"] = rest
         user = metadata.get("user_id")
         return user.text() if user else None
 
     def extras(self) -> Extras:
         for key in self._raw:
-            if key not in _KNOWN and (node := Node.of(self._raw, key)) is not None:
-                self._rest[key] = node.value
-        return {PROTOCOL: self._rest} if self._rest else EMPTY
+            if key not in _KNOWN_FIELDS and (node := Node.of(self._raw, key)) is not None:
+                self._extras[key] = node.value
+        return {PROTOCOL: self._extras} if self._extras else EMPTY
 
 
 def _messages(raw: Mapping[str, Raw]) -> tuple[Message, ...]:
-    turns = Node.of(raw, "messages")
-    if turns is None:
+    messages = Node.of(raw, "messages")
+    if messages is None:
         raise missing("messages")
     system = Node.of(raw, "system")
-    leading = decode_system(system) if system else None
-    rest = decode_messages(turns)
-    return (*([leading] if leading else []), *rest)
+    system_message = decode_system(system) if system else None
+    rest = decode_messages(messages)
+    return (*([system_message] if system_message else []), *rest)
 
 
 def _max_tokens(node: Node | None, intake: Intake) -> int | None:
@@ -201,12 +201,12 @@ def _tool(node: Node) -> Tool:
     native = node.object()
     kind, control = node.get("type"), node.get("cache_control")
     mark = decode_mark(control) if control else None
-    ours = kind is None or kind.text() == "custom"
-    client_run = client_tools.declared({key: value for key, value in native.items() if key != "cache_control"})
-    if client_run is not None:
-        return msgspec.structs.replace(client_run, cache_mark=mark)
-    if not ours or (node.get("name") is None and node.get("input_schema") is None):
-        tool = server_tools.declared({key: value for key, value in native.items() if key != "cache_control"})
+    is_function = kind is None or kind.text() == "custom"
+    client_tool = client_tools.decode_tool({key: value for key, value in native.items() if key != "cache_control"})
+    if client_tool is not None:
+        return msgspec.structs.replace(client_tool, cache_mark=mark)
+    if not is_function or (node.get("name") is None and node.get("input_schema") is None):
+        tool = server_tools.decode_tool({key: value for key, value in native.items() if key != "cache_control"})
         return Tool(name=tool.name, kind="server", settings=tool.settings, extras=tool.extras, cache_mark=mark)
     description, schema = node.get("description"), node.need("input_schema")
     strict, deferred = node.get("strict"), node.get("defer_loading")
@@ -226,8 +226,8 @@ def _tool_choice(node: Node | None) -> ToolChoice:
     if node is None:
         return ToolChoice()
     kind = node.need("type").choice(("auto", "any", "none", "tool"))
-    single = node.get("disable_parallel_tool_use")
-    parallel = None if single is None else not single.boolean()
+    disable_parallel = node.get("disable_parallel_tool_use")
+    parallel = None if disable_parallel is None else not disable_parallel.boolean()
     match kind:
         case "tool":
             name = node.need("name").text()

@@ -1,85 +1,87 @@
-"""A request that came in another protocol, written for an upstream that speaks Messages."""
+"""Encode requests for a Messages upstream."""
 
 import msgspec
 
 from llmproxy_asgi.conversation import CacheMark, JSONObject, Request
-from llmproxy_asgi.translators.anthropic_messages.message_encoder import Turns, cache_control
+from llmproxy_asgi.translators.anthropic_messages.message_encoder import MessagesMessageEncoder, cache_control
 from llmproxy_asgi.translators.anthropic_messages.options_encoder import (
-    Output,
-    Thinking,
+    OutputOptions,
+    ThinkingOptions,
     max_tokens,
-    refuse_impossible,
+    refuse_unsupported,
     sampling,
     service_tier,
-    stops,
+    split_stop_sequences,
 )
 from llmproxy_asgi.translators.anthropic_messages.schema import FIRST_VERSION, PROTOCOL, VERSION
-from llmproxy_asgi.translators.anthropic_messages.tool_encoder import TOOL_NAME, TOOL_NAME_LIMIT, Tools
+from llmproxy_asgi.translators.anthropic_messages.tool_encoder import TOOL_NAME, TOOL_NAME_LIMIT, MessagesToolEncoder
 from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.extras import merge_extras
 from llmproxy_asgi.translators.losses import Losses, unsaid_extras
 from llmproxy_asgi.translators.names import CallIds, Renamer
 from llmproxy_asgi.translators.stops import emulated
 
-_MOST_MARKS = 4
+_MAX_CACHE_MARKS = 4
 _THINKING = frozenset({"thinking", "redacted_thinking"})
 
 
 def encode_request(request: Request, upstream: Upstream) -> Outgoing:
-    """Write a request; each loss is a warning.
+    """Encode a request; each loss becomes a warning.
 
     Raises:
-        Unsupported: The answer would be wrong without what this upstream cannot take.
-        BadRequest: The conversation is broken.
+        Unsupported: The upstream doesn't support something that the response depends on.
+        BadRequest: The conversation is invalid.
     """
-    refuse_impossible(request)
+    refuse_unsupported(request)
     capabilities = upstream.capabilities
-    warnings = Losses()
+    losses = Losses()
     names, ids = Renamer(TOOL_NAME, TOOL_NAME_LIMIT), CallIds()
-    tools = Tools(request, capabilities, names, warnings)
-    tools.name_all()
-    turns = Turns(request, upstream, names, ids, warnings)
-    turns.write()
-    limit = max_tokens(request, capabilities, warnings)
-    thinking = Thinking(request, capabilities, limit, warnings)
-    if thinking.on and _lost_its_thinking(turns.messages):
-        thinking.give_up()
-    output = Output(request, capabilities, warnings)
-    system = [*turns.system, *([{"type": "text", "text": output.instruction}] if output.instruction else [])]
-    taken = sampling(request, capabilities, warnings, thinking=thinking.on)
+    tool_encoder = MessagesToolEncoder(request, capabilities, names, losses)
+    tool_encoder.name_all()
+    message_encoder = MessagesMessageEncoder(request, upstream, names, ids, losses)
+    message_encoder.write()
+    limit = max_tokens(request, capabilities, losses)
+    thinking = ThinkingOptions(request, capabilities, limit, losses)
+    if thinking.on and _lacks_thinking(message_encoder.messages):
+        thinking.drop_budget()
+    output = OutputOptions(request, capabilities, losses)
+    system = [*message_encoder.system, *([{"type": "text", "text": output.instruction}] if output.instruction else [])]
+    sampling_fields = sampling(request, capabilities, losses, thinking=thinking.on)
     body: JSONObject = {"model": upstream.model, "max_tokens": limit}
     if system:
         body["system"] = system
-    body["messages"] = turns.messages
-    body |= tools.write(thinking=thinking.on)
+    body["messages"] = message_encoder.messages
+    body |= tool_encoder.write(thinking=thinking.on)
     body |= _options(thinking, output)
-    body |= taken
-    taken_stops, other_stops = stops(request, capabilities)
-    if taken_stops:
-        body["stop_sequences"] = taken_stops
-    cut = emulated(other_stops, warnings)
-    body |= service_tier(request, warnings)
+    body |= sampling_fields
+    native_stops, emulated_stops = split_stop_sequences(request, capabilities)
+    if native_stops:
+        body["stop_sequences"] = native_stops
+    stop = emulated(emulated_stops, losses)
+    body |= service_tier(request, losses)
     if request.end_user:
         body["metadata"] = {"user_id": request.end_user}
-    _limit_marks(request, body, [*tools.marked, *turns.marked], warnings, able=capabilities.cache_marks)
-    warnings.add(*unsaid_extras(request, PROTOCOL))
+    _limit_marks(
+        request, body, [*tool_encoder.marked, *message_encoder.marked], losses, enabled=capabilities.cache_marks
+    )
+    losses.add(*unsaid_extras(request, PROTOCOL))
     merge_extras(body, request.extras.get(PROTOCOL, {}))
     if request.stream:
         body["stream"] = True
     return Outgoing(
         body=msgspec.json.encode(body),
         stream=request.stream,
-        headers=_headers(request, old=bool(taken)),
-        warnings=warnings.words,
+        headers=_headers(request, first_version=bool(sampling_fields)),
+        warnings=losses.words,
         names=dict(names.table),
         namespaces=dict(names.namespaces),
-        call_ids=turns.call_ids,
-        emulated=frozenset(tools.emulated),
-        stop=cut,
+        call_ids=message_encoder.call_ids,
+        emulated=frozenset(tool_encoder.emulated),
+        stop=stop,
     )
 
 
-def _options(thinking: Thinking, output: Output) -> JSONObject:
+def _options(thinking: ThinkingOptions, output: OutputOptions) -> JSONObject:
     fields: JSONObject = {}
     if thinking.thinking:
         fields["thinking"] = thinking.thinking
@@ -93,32 +95,34 @@ def _options(thinking: Thinking, output: Output) -> JSONObject:
     return fields
 
 
-def _headers(request: Request, *, old: bool) -> tuple[tuple[str, str], ...]:
-    """The version: the caller's own, else the newest, but the old one where sampling values are sent."""
-    version = FIRST_VERSION if old else VERSION
+def _headers(request: Request, *, first_version: bool) -> tuple[tuple[str, str], ...]:
+    """Return the headers; the version is the caller's, else the latest, or the first if sampling values are sent."""
+    version = FIRST_VERSION if first_version else VERSION
     if request.protocol == PROTOCOL:
         version = request.version or FIRST_VERSION
     betas = (("anthropic-beta", ",".join(request.betas)),) if request.betas else ()
     return (("anthropic-version", version), *betas)
 
 
-def _limit_marks(request: Request, body: JSONObject, marked: list[JSONObject], warnings: Losses, *, able: bool) -> None:
-    """At most four marks, the one for the whole request included; the last ones cover the longest prefixes."""
-    room = _MOST_MARKS
-    if request.cache.automatic and able:
+def _limit_marks(
+    request: Request, body: JSONObject, marked: list[JSONObject], losses: Losses, *, enabled: bool
+) -> None:
+    """Keep the last cache marks, at most four with the request's own: they cover the longest prefixes."""
+    limit = _MAX_CACHE_MARKS
+    if request.cache.automatic and enabled:
         body["cache_control"] = cache_control(CacheMark(lifetime=request.cache.lifetime))
-        room -= 1
-    if len(marked) <= room:
+        limit -= 1
+    if len(marked) <= limit:
         return
-    warnings.add("clamped:cache_breakpoints")
-    for block in marked[: len(marked) - room]:
+    losses.add("clamped:cache_breakpoints")
+    for block in marked[: len(marked) - limit]:
         del block["cache_control"]
 
 
-def _lost_its_thinking(messages: list[JSONObject]) -> bool:
-    """Whether a tool loop is under way whose calls came without the thinking that led to them.
+def _lacks_thinking(messages: list[JSONObject]) -> bool:
+    """Return whether the conversation ends with tool results whose calls have no thinking block before them.
 
-    Models that think within a budget refuse to go on with such a turn while thinking is on.
+    Models with a thinking budget refuse to continue such a conversation while thinking is on.
     """
     if len(messages) < 2 or messages[-1]["role"] != "user":
         return False

@@ -1,4 +1,4 @@
-"""Answers of an upstream that speaks Messages: the blocks they are made of, and the whole answer."""
+"""Decode responses of a Messages upstream: content blocks, and complete responses."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -25,7 +25,7 @@ from llmproxy_asgi.errors import UpstreamProtocolError
 from llmproxy_asgi.translators.anthropic_messages import server_tools
 from llmproxy_asgi.translators.anthropic_messages.citations import decode_citation
 from llmproxy_asgi.translators.anthropic_messages.errors import error_in, stream_error
-from llmproxy_asgi.translators.anthropic_messages.schema import ABSENT, ANSWER, BLOCK, PROTOCOL, Answer, Block
+from llmproxy_asgi.translators.anthropic_messages.schema import ABSENT, BLOCK, MESSAGE, PROTOCOL, Block, Message
 from llmproxy_asgi.translators.anthropic_messages.usage import decode_tier, decode_usage
 from llmproxy_asgi.translators.base import Outgoing, Upstream
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
@@ -34,7 +34,7 @@ from llmproxy_asgi.translators.pairing import is_object
 from llmproxy_asgi.translators.stray_errors import read_loosely
 from llmproxy_asgi.translators.surrogates import decode_replaced
 
-_REASONS = {
+_FINISH_REASONS = {
     "end_turn": FinishReason.STOP,
     "stop_sequence": FinishReason.STOP_SEQUENCE,
     "tool_use": FinishReason.TOOL_CALLS,
@@ -46,9 +46,9 @@ _REASONS = {
 }
 
 
-def is_known(reason: str | None) -> bool:
-    """Whether a stop reason has a meaning here."""
-    return reason in _REASONS
+def is_known_stop_reason(reason: str | None) -> bool:
+    """Return whether a stop reason maps to a finish reason."""
+    return reason in _FINISH_REASONS
 
 
 def decode_finish(
@@ -56,27 +56,28 @@ def decode_finish(
     sequence: str | None,
     details: Mapping[str, Any] | None,
     *,
-    called: bool | None = None,
-    whole: bool = False,
+    has_calls: bool | None = None,
+    complete: bool = False,
 ) -> Finish:
-    """Why an answer ended; unknown words stay readable beside `unknown`.
+    """Decode why a response ended; an unknown stop reason becomes `UNKNOWN` and is kept in `native`.
 
     Args:
-        reason: The upstream's word.
-        sequence: What stopped it.
-        details: What it says of a refusal.
-        called: Whether it holds calls, if that is known: some servers say `end_turn` over them, or `tool_use` without.
-        whole: Whether those calls are complete, so that a word which is not known asks for them.
+        reason: The upstream's stop reason.
+        sequence: The stop sequence that ended the response.
+        details: The upstream's details about a refusal.
+        has_calls: Whether the response has tool calls; None if not known. Some servers send `end_turn` with calls, or
+            `tool_use` without any.
+        complete: Whether those calls are complete, so that an unknown stop reason means tool calls.
     """
-    word = _REASONS.get(reason or "", FinishReason.UNKNOWN)
-    if called and (word is FinishReason.STOP or (whole and word is FinishReason.UNKNOWN)):
-        word = FinishReason.TOOL_CALLS
-    elif called is False and word is FinishReason.TOOL_CALLS:
-        word = FinishReason.STOP
+    finish_reason = _FINISH_REASONS.get(reason or "", FinishReason.UNKNOWN)
+    if has_calls and (finish_reason is FinishReason.STOP or (complete and finish_reason is FinishReason.UNKNOWN)):
+        finish_reason = FinishReason.TOOL_CALLS
+    elif has_calls is False and finish_reason is FinishReason.TOOL_CALLS:
+        finish_reason = FinishReason.STOP
     explanation = details.get("explanation") if details else None
     category = details.get("category") if details else None
     return Finish(
-        reason=word,
+        reason=finish_reason,
         native=reason,
         stop_sequence=sequence,
         message=explanation if isinstance(explanation, str) else None,
@@ -84,8 +85,8 @@ def decode_finish(
     )
 
 
-class Blocks:
-    """Reads blocks of one answer: with the names and ids of the request, and sealed by its upstream."""
+class MessagesBlockDecoder:
+    """The content block decoder of one response; restores the request's tool names and ids, and adds seals."""
 
     def __init__(self, outgoing: Outgoing, upstream: Upstream) -> None:
         self._outgoing = outgoing
@@ -93,20 +94,20 @@ class Blocks:
         self._calls = 0
         self._ids = DistinctIds(outgoing.nonce)
         self.arguments: list[str] = []
-        """Of the calls that were streamed and have ended."""
+        """The arguments of the streamed calls that have ended."""
 
     @property
-    def whole(self) -> bool:
-        """Whether the arguments of all calls are complete."""
+    def complete(self) -> bool:
+        """Return whether the arguments of all calls are complete."""
         return all(map(is_object, self.arguments))
 
     @property
-    def called(self) -> bool:
-        """Whether one of them was a call."""
+    def has_calls(self) -> bool:
+        """Return whether the response has a tool call."""
         return self._calls > 0
 
     def seal(self, data: str, *, redacted: bool = False) -> Seal:
-        """State that this upstream made."""
+        """Create a seal for state of this upstream."""
         return Seal(
             issuer=self._upstream.issuer,
             model=self._upstream.model,
@@ -115,14 +116,14 @@ class Blocks:
         )
 
     def is_emulated(self, name: str) -> bool:
-        """Whether an upstream's call of this name stands for a free-text tool."""
+        """Return whether the tool of this upstream name emulates a free-text tool."""
         return name in self._outgoing.emulated
 
     def call(self, block: Block, arguments: str) -> ToolCall:
-        """A call with its arguments as JSON text.
+        """Decode a tool call with its arguments as JSON text.
 
         Raises:
-            UpstreamProtocolError: It has no name.
+            UpstreamProtocolError: The call has no name.
         """
         name = block.name
         if not name:
@@ -140,20 +141,20 @@ class Blocks:
         )
 
     def part(self, raw: msgspec.Raw) -> Part:
-        """A whole block."""
+        """Decode a complete block."""
         block = BLOCK.decode(raw)
         match block.type:
             case "text":
                 return text_part(block)
             case "tool_use":
-                return self.call(block, arguments_of(block))
+                return self.call(block, arguments_text(block))
             case "thinking":
                 seals = (self.seal(block.signature),) if block.signature else ()
                 return Reasoning(text=block.thinking or "", seals=seals)
             case "redacted_thinking":
                 return Reasoning(redacted=True, seals=(self.seal(block.data or "", redacted=True),))
             case "server_tool_use":
-                return server_call(block, arguments_of(block))
+                return server_call(block, arguments_text(block))
             case kind:
                 native = native_block(raw)
                 if server_tools.is_result(kind):
@@ -162,84 +163,84 @@ class Blocks:
 
 
 def native_block(raw: msgspec.Raw) -> JSONObject:
-    """A block as it is."""
+    """Decode a block into plain JSON values."""
     native: JSONObject = msgspec.json.decode(raw, type=dict[str, Any])
     return native
 
 
-def arguments_of(block: Block) -> str:
-    """A call's arguments, in the upstream's own spelling."""
+def arguments_text(block: Block) -> str:
+    """Return a call's arguments as the upstream's own JSON text."""
     text = bytes(block.input).decode().strip() if block.input is not ABSENT else ""
     return "{}" if text in {"", "null"} else text
 
 
 def text_part(block: Block) -> Text:
-    """A text and its citations."""
+    """Decode a text block and its citations."""
     text = block.text or ""
     return Text(text=text, citations=tuple(decode_citation(entry, len(text)) for entry in block.citations or ()))
 
 
 def server_call(block: Block, arguments: str) -> ServerToolCall:
-    """A call that the upstream made and ran itself."""
+    """Decode a tool call that the upstream made and ran."""
     native = {"caller": block.caller} if block.caller else {"name": block.name or ""}
     return ServerToolCall(
         call_id=block.id or "",
-        tool=server_tools.canonical(block.name or ""),
+        tool=server_tools.canonical_name(block.name or ""),
         arguments=arguments,
         extras={PROTOCOL: native},
     )
 
 
-def decode_answer(body: bytes, outgoing: Outgoing, upstream: Upstream, received_at: datetime) -> Response:
-    """A whole answer.
+def decode_response(body: bytes, outgoing: Outgoing, upstream: Upstream, received_at: datetime) -> Response:
+    """Decode a complete response.
 
     Raises:
-        UpstreamError: It is none, or an error.
+        UpstreamError: The body is no response, or is an error.
     """
-    answer = read_answer(body)
-    blocks = Blocks(outgoing, upstream)
+    response = decode_response_body(body)
+    blocks = MessagesBlockDecoder(outgoing, upstream)
     try:
-        parts = tuple(map(blocks.part, answer.content or ()))
+        parts = tuple(map(blocks.part, response.content or ()))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise UpstreamProtocolError("The upstream's answer holds a block that cannot be read.") from None
-    usage = answer.usage or {}
+    usage = response.usage or {}
     return Response(
-        id=answer.id or "",
+        id=response.id or "",
         model=upstream.asked,
         created_at=received_at,
         candidates=(
             Candidate(
                 parts=parts,
                 finish=decode_finish(
-                    answer.stop_reason,
-                    answer.stop_sequence,
-                    answer.stop_details,
-                    called=blocks.called,
-                    whole=blocks.whole,
+                    response.stop_reason,
+                    response.stop_sequence,
+                    response.stop_details,
+                    has_calls=blocks.has_calls,
+                    complete=blocks.complete,
                 ),
             ),
         ),
         usage=decode_usage(usage),
         service_tier=decode_tier(usage),
-        extras={PROTOCOL: {"container": answer.container}} if answer.container else EMPTY,
+        extras={PROTOCOL: {"container": response.container}} if response.container else EMPTY,
         nonce=outgoing.nonce,
     )
 
 
-def read_answer(body: bytes) -> Answer:
-    """The top of a whole answer, checked.
+def decode_response_body(body: bytes) -> Message:
+    """Decode and check the top level of a complete response; its blocks stay raw.
 
     Raises:
-        UpstreamError: It is none, or an error.
+        UpstreamError: The body is no response, or is an error.
     """
     try:
-        answer = decode_replaced(ANSWER, body)
+        response = decode_replaced(MESSAGE, body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise error_in(body) or UpstreamProtocolError("The upstream's answer cannot be read.") from None
-    if answer.error is not None or answer.type == "error":
+    if response.error is not None or response.type == "error":
         raise stream_error(read_loosely(body))
-    if answer.content is None and (error := error_in(body)) is not None:
+    if response.content is None and (error := error_in(body)) is not None:
         raise error
-    if answer.content is None:
+    if response.content is None:
         raise UpstreamProtocolError("The upstream's answer holds no content.")
-    return answer
+    return response

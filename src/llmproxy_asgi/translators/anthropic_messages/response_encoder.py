@@ -1,4 +1,4 @@
-"""Answers for Anthropic's clients: what stands in whole answers and in streams alike, and the whole answer."""
+"""Encode responses for Anthropic's clients: pieces shared with the stream encoder, and complete responses."""
 
 import re
 
@@ -22,7 +22,7 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.translators.anthropic_messages import server_tools
 from llmproxy_asgi.translators.anthropic_messages.citations import encode_citation
-from llmproxy_asgi.translators.anthropic_messages.reasoning import encode_reasoning, for_call
+from llmproxy_asgi.translators.anthropic_messages.reasoning import encode_reasoning, redacted_block_for_call
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.anthropic_messages.usage import encode_usage, estimated_input
 from llmproxy_asgi.translators.names import CallIds, derived
@@ -43,24 +43,24 @@ _CATEGORIES = frozenset({"cyber", "bio", "frontier_llm", "reasoning_extraction",
 _ID = re.compile(r"msg_[A-Za-z0-9_-]{1,128}")
 
 
-def answer_id(given: str, nonce: str = "") -> str:
-    """The upstream's id where it looks like Anthropic's, else one made from it and from what the answer has alone."""
+def encode_message_id(given: str, nonce: str = "") -> str:
+    """Return the upstream's id if it has Anthropic's form, else an id derived from it and the response's nonce."""
     return given if _ID.fullmatch(given) else derived("msg_", given, nonce)
 
 
 def encode_call_id(call_id: str) -> str:
-    """A call's id in the form that every vendor takes back; the same in every turn."""
+    """Encode a call's id in a form that every vendor accepts; the result is the same in every request."""
     return CallIds(prefix="toolu_").outward(call_id)
 
 
-def encode_stop(finish: Finish, refusal: Refusal | None) -> JSONObject:
-    """Why the answer ended; `refusal`: what the model said to decline, if it did."""
+def encode_stop_reason(finish: Finish, refusal: Refusal | None) -> JSONObject:
+    """Encode why the response ended; `refusal` is the model's refusal, if any."""
     reason = finish.reason
     if refusal is not None and reason in {FinishReason.STOP, FinishReason.UNKNOWN}:
         reason = FinishReason.REFUSAL
-    word = _STOP_REASONS.get(reason, "end_turn")
-    fields: JSONObject = {"stop_reason": word, "stop_sequence": finish.stop_sequence}
-    if word == "refusal":
+    stop_reason = _STOP_REASONS.get(reason, "end_turn")
+    fields: JSONObject = {"stop_reason": stop_reason, "stop_sequence": finish.stop_sequence}
+    if stop_reason == "refusal":
         category = finish.category or (refusal.category if refusal else None)
         fields["stop_details"] = {
             "type": "refusal",
@@ -71,7 +71,7 @@ def encode_stop(finish: Finish, refusal: Refusal | None) -> JSONObject:
 
 
 def encode_blocks(part: Part) -> list[JSONObject]:
-    """The blocks of one part; none where Anthropic's clients have no word for it."""
+    """Encode one part into blocks; none if Anthropic's format can't express it."""
     match part:
         case Text(text=text):
             return [_text_block(part)] if text or part.citations else []
@@ -80,12 +80,15 @@ def encode_blocks(part: Part) -> list[JSONObject]:
         case Reasoning():
             return encode_reasoning(part)
         case ToolCall():
-            return [*(for_call(seal, encode_call_id(part.call_id)) for seal in part.seals), _tool_use(part)]
+            return [
+                *(redacted_block_for_call(seal, encode_call_id(part.call_id)) for seal in part.seals),
+                _tool_use(part),
+            ]
         case ServerToolCall():
-            call = server_tools.shown_call(part, arguments_object(part.arguments))
+            call = server_tools.encode_call_for_client(part, arguments_object(part.arguments))
             return [call] if call else []
         case ServerToolResult():
-            block = server_tools.shown_result(part)
+            block = server_tools.encode_result_for_client(part)
             return [block] if block else []
         case Opaque(protocol=protocol, data=data):
             return [data] if protocol == PROTOCOL else []
@@ -110,25 +113,25 @@ def _tool_use(part: ToolCall) -> JSONObject:
     }
 
 
-def encode_answer(response: Response, model: str, size: int) -> bytes:
-    """A whole answer: the first candidate, since Anthropic knows no other.
+def encode_response(response: Response, model: str, size: int) -> bytes:
+    """Encode a complete response with its first candidate: Anthropic's format has only one.
 
     Args:
-        response: The answer.
-        model: The name that the caller asked for.
-        size: Bytes of the request, for an estimate where the upstream told no usage.
+        response: The response.
+        model: The model name of the caller's request.
+        size: Bytes of the request, for an estimate if the upstream reported no usage.
     """
     empty = Candidate(finish=Finish(reason=FinishReason.UNKNOWN))
     candidate = response.candidates[0] if response.candidates else empty
     refusal = next((part for part in candidate.parts if isinstance(part, Refusal)), None)
     body: JSONObject = {
-        "id": answer_id(response.id, response.nonce),
+        "id": encode_message_id(response.id, response.nonce),
         "type": "message",
         "role": "assistant",
         "model": model,
         "content": [block for part in candidate.parts for block in encode_blocks(part)],
         "stop_details": None,
-        **encode_stop(candidate.finish, refusal),
+        **encode_stop_reason(candidate.finish, refusal),
         "usage": encode_usage(_usage(response, candidate, size), response.service_tier),
     }
     return msgspec.json.encode({**body, **response.extras.get(PROTOCOL, {})})
@@ -136,27 +139,27 @@ def encode_answer(response: Response, model: str, size: int) -> bytes:
 
 def _usage(response: Response, candidate: Candidate, size: int) -> Usage:
     if response.usage.total:
-        return with_searches(response.usage, sum(is_search(part) for part in candidate.parts))
+        return with_searches(response.usage, sum(is_web_search(part) for part in candidate.parts))
     written = sum(len(part.text) for part in candidate.parts if isinstance(part, Text | Reasoning | Refusal))
     return msgspec.structs.replace(estimated_input(size), output=max(1, -(-written // 4)))
 
 
-def is_search(part: Part) -> bool:
-    """Whether a part is a search of the web that the upstream made."""
+def is_web_search(part: Part) -> bool:
+    """Return whether a part is a web search that the upstream ran."""
     return isinstance(part, ServerToolCall) and part.tool == "web_search"
 
 
 def with_searches(usage: Usage, searches: int) -> Usage:
-    """The counts with these searches, where the upstream did not count them itself."""
+    """Add web searches to the usage, unless the upstream counted them."""
     if not searches or usage.server_tool_calls.get("web_search"):
         return usage
     return msgspec.structs.replace(usage, server_tool_calls={**usage.server_tool_calls, "web_search": searches})
 
 
-def message_start(answer: str, nonce: str, model: str, usage: Usage) -> bytes:
-    """The first event of a stream."""
+def message_start(given_id: str, nonce: str, model: str, usage: Usage) -> bytes:
+    """Encode the data of a stream's first event."""
     message: JSONObject = {
-        "id": answer_id(answer, nonce),
+        "id": encode_message_id(given_id, nonce),
         "type": "message",
         "role": "assistant",
         "model": model,

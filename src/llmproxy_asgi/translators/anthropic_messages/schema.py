@@ -1,8 +1,8 @@
-"""Anthropic's JSON, as far as we act on it.
+"""Structs of Anthropic's JSON, with the fields that the codec uses.
 
 Source: the type definitions of Anthropic's Python SDK 2.11.0, read 2026-11-21. Requests are read field by field with
-their paths (`request_decoder.py`); what stands here is what an upstream sends: whole answers and stream events. All
-fields are optional, because compatible servers leave out what they please.
+their paths (`request_decoder.py`); this module holds what an upstream sends: complete responses and stream events. All
+fields are optional, because compatible servers omit many.
 """
 
 from typing import Annotated, Any
@@ -13,19 +13,19 @@ from llmproxy_asgi.conversation import MOST_PARTS
 
 PROTOCOL = "anthropic-messages"
 ISSUER = "anthropic"
-"""Whose signatures Anthropic's own clients hold."""
+"""The issuer of signatures in requests of Anthropic's clients."""
 
 FIRST_VERSION = "2023-06-01"
 VERSION = "2026-10-21"
-"""Since this version Claude refuses sampling values, documents in assistant messages, citations on the user's texts."""
+"""Since this version Claude refuses sampling values, documents in assistant messages and citations in user messages."""
 
 
 ABSENT = msgspec.Raw()
-"""A field that is taken as its bytes and is not there."""
+"""The default of an absent raw field."""
 
 
 class Delta(msgspec.Struct, gc=False):
-    """Of `content_block_delta`, and of `message_delta`."""
+    """The delta of `content_block_delta` or `message_delta`."""
 
     type: str | None = None
     text: str | None = None
@@ -39,7 +39,7 @@ class Delta(msgspec.Struct, gc=False):
 
 
 class Block(msgspec.Struct):
-    """A content block of an answer."""
+    """A content block of a response."""
 
     type: str = ""
     text: str | None = None
@@ -54,8 +54,8 @@ class Block(msgspec.Struct):
     citations: list[dict[str, Any]] | None = None
 
 
-class Answer(msgspec.Struct):
-    """A whole answer, and what `message_start` holds."""
+class Message(msgspec.Struct):
+    """A complete response, or the message of `message_start`."""
 
     type: str | None = None
     id: str | None = None
@@ -70,21 +70,21 @@ class Answer(msgspec.Struct):
 
 
 class Event(msgspec.Struct, gc=False):
-    """Any event of a stream."""
+    """A stream event of any type."""
 
     type: str | None = None
     index: int | None = None
     delta: Delta | None = None
     content_block: msgspec.Raw = ABSENT
-    message: Answer | None = None
+    message: Message | None = None
     usage: dict[str, Any] | None = None
     error: Any = None
     metrics: dict[str, Any] | None = msgspec.field(default=None, name="amazon-bedrock-invocationMetrics")
-    """Bedrock's counts, in its last event."""
+    """Token counts in Bedrock's last event."""
 
 
-class Piece(msgspec.Struct, gc=False):
-    """More of a content block."""
+class BlockDelta(msgspec.Struct, gc=False):
+    """The delta of a content block."""
 
     text: str | None = None
     thinking: str | None = None
@@ -94,14 +94,14 @@ class Piece(msgspec.Struct, gc=False):
 
 
 class DeltaEvent(msgspec.Struct, gc=False):
-    """A `content_block_delta`: nearly all that a stream consists of, read for itself."""
+    """A `content_block_delta`, the most common event; decoded by its own decoder for speed."""
 
     type: str | None = None
     index: int | None = None
-    delta: Piece | None = None
+    delta: BlockDelta | None = None
 
 
 EVENT = msgspec.json.Decoder(Event)
 DELTA_EVENT = msgspec.json.Decoder(DeltaEvent)
-ANSWER = msgspec.json.Decoder(Answer)
+MESSAGE = msgspec.json.Decoder(Message)
 BLOCK = msgspec.json.Decoder(Block)

@@ -1,8 +1,8 @@
-"""Tools that Anthropic runs by itself. Searching the web and reading an address are ours too; the rest stays as it is.
+"""Tools that Anthropic runs. Web search and web fetch have canonical names; the others are carried unchanged.
 
-What such a tool found can be sent back to Anthropic only as it came (it holds encrypted content), so its own shape is
-kept in `extras`, and a result without it is not written. A caller is shown what another vendor's search found in the
-same shapes, under ids that tell them apart: those never go to Anthropic.
+Results of such a tool can be sent back to Anthropic only unchanged (they hold encrypted content), so the native object
+is kept in `extras`, and a result without it is not encoded. Callers get searches of another vendor in the same format,
+with ids that mark them as foreign: those are never sent to Anthropic.
 """
 
 from collections.abc import Mapping
@@ -22,27 +22,27 @@ from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.seals import WRAPPED
 
 _CANONICAL = {"web_search": "web_search", "web_fetch": "url_fetch"}
-_VENDOR = {ours: theirs for theirs, ours in _CANONICAL.items()}
+_VENDOR = {canonical: vendor for vendor, canonical in _CANONICAL.items()}
 _TYPES = {"web_search": "web_search_20250305", "url_fetch": "web_fetch_20250910"}
 _SETTINGS = ("allowed_domains", "blocked_domains", "max_uses", "user_location")
 _RESULT = "_tool_result"
-SHOWN = WRAPPED.decode()
-"""Marks what only looks like Anthropic's: in the ids of searches, and in the place of encrypted content."""
-_SHOWN_ID = f"srvtoolu_{SHOWN}"
-_SHOWN_TOOLS = frozenset({"web_search"})
-"""Tools of other vendors whose calls and results have Anthropic's shape."""
+FOREIGN_MARK = WRAPPED.decode()
+"""The mark of another vendor's searches, in their ids and in place of encrypted content."""
+_FOREIGN_ID_PREFIX = f"srvtoolu_{FOREIGN_MARK}"
+_FOREIGN_TOOLS = frozenset({"web_search"})
+"""Tools of other vendors whose calls and results are encoded in Anthropic's format."""
 
 
-def canonical(name: str) -> str:
-    """Our name of a tool of Anthropic's."""
+def canonical_name(name: str) -> str:
+    """Return the canonical name of one of Anthropic's tools."""
     return _CANONICAL.get(name, name)
 
 
-def declared(native: JSONObject) -> Tool:
-    """A tool that is declared by its type alone, or that we do not know."""
+def decode_tool(native: JSONObject) -> Tool:
+    """Decode a tool that is declared by its type only, or is unknown."""
     kind = str(native.get("type") or "")
     name = native.get("name")
-    family = next((ours for theirs, ours in _CANONICAL.items() if kind.startswith(theirs + "_")), None)
+    family = next((canonical for vendor, canonical in _CANONICAL.items() if kind.startswith(vendor + "_")), None)
     settings = {key: native[key] for key in _SETTINGS if native.get(key) is not None}
     return Tool(
         name=family or (name if isinstance(name, str) and name else kind or "tool"),
@@ -52,8 +52,8 @@ def declared(native: JSONObject) -> Tool:
     )
 
 
-def encode_declared(tool: Tool) -> JSONObject | None:
-    """A declaration for Anthropic; None where it has no such tool."""
+def encode_tool(tool: Tool) -> JSONObject | None:
+    """Encode a declaration for Anthropic; None if Anthropic has no such tool."""
     native = tool.extras.get(PROTOCOL)
     if native:
         return dict(native)
@@ -64,18 +64,18 @@ def encode_declared(tool: Tool) -> JSONObject | None:
     return {"type": _TYPES[tool.name], "name": _VENDOR[tool.name], **known}
 
 
-def unknown_settings(tool: Tool) -> list[str]:
-    """The settings of a mapped tool that Anthropic has no word for."""
+def unsupported_settings(tool: Tool) -> list[str]:
+    """Return the settings of a tool that Anthropic doesn't support."""
     return [key for key, value in (tool.settings or EMPTY).items() if value and key not in _SETTINGS]
 
 
 def is_result(kind: str) -> bool:
-    """Whether a block of this type is what a server tool found."""
+    """Return whether a block of this type is a server tool's result."""
     return kind.endswith(_RESULT) and kind not in {"tool_result", "mcp_tool_result"}
 
 
 def decode_result(native: Mapping[str, Any]) -> ServerToolResult:
-    """What a server tool found."""
+    """Decode a server tool's result."""
     kind = str(native.get("type"))
     content = native.get("content")
     hits = tuple(_hit(entry) for entry in content if _is_hit(entry)) if isinstance(content, list) else ()
@@ -83,7 +83,7 @@ def decode_result(native: Mapping[str, Any]) -> ServerToolResult:
     rest = (Opaque(protocol=PROTOCOL, kind=kind, data=dict(content)),) if isinstance(content, dict) else ()
     return ServerToolResult(
         call_id=str(native.get("tool_use_id") or ""),
-        tool=canonical(kind.removesuffix(_RESULT)),
+        tool=canonical_name(kind.removesuffix(_RESULT)),
         hits=hits,
         content=rest,
         is_error=failed,
@@ -91,58 +91,58 @@ def decode_result(native: Mapping[str, Any]) -> ServerToolResult:
     )
 
 
-def shown_call(part: ServerToolCall, arguments: JSONObject) -> JSONObject | None:
-    """A call for a caller: as Anthropic made it, or in that shape; None where it has none."""
+def encode_call_for_client(part: ServerToolCall, arguments: JSONObject) -> JSONObject | None:
+    """Encode a call for a client, in Anthropic's format; None if that can't express it."""
     if PROTOCOL in part.extras:
         return encode_call(part, arguments)
-    if part.tool not in _SHOWN_TOOLS:
+    if part.tool not in _FOREIGN_TOOLS:
         return None
-    return {"type": "server_tool_use", "id": _shown_id(part.call_id), "name": _VENDOR[part.tool], "input": arguments}
+    return {"type": "server_tool_use", "id": _foreign_id(part.call_id), "name": _VENDOR[part.tool], "input": arguments}
 
 
-def shown_result(part: ServerToolResult) -> JSONObject | None:
-    """A result for a caller: as Anthropic gave it, or in that shape; None where it has none."""
-    if PROTOCOL in part.extras or part.tool not in _SHOWN_TOOLS:
+def encode_result_for_client(part: ServerToolResult) -> JSONObject | None:
+    """Encode a result for a client, in Anthropic's format; None if that can't express it."""
+    if PROTOCOL in part.extras or part.tool not in _FOREIGN_TOOLS:
         return encode_result(part)
     found = [
         {
             "type": "web_search_result",
             "url": hit.url,
             "title": hit.title or hit.url,
-            "encrypted_content": SHOWN,
+            "encrypted_content": FOREIGN_MARK,
             "page_age": None,
         }
         for hit in part.hits
     ]
-    return {"type": "web_search_tool_result", "tool_use_id": _shown_id(part.call_id), "content": found}
+    return {"type": "web_search_tool_result", "tool_use_id": _foreign_id(part.call_id), "content": found}
 
 
-def is_shown(block: object) -> bool:
-    """Whether a block that a caller sends back is the search of another vendor's that it was shown."""
+def is_foreign(block: object) -> bool:
+    """Return whether a block in a caller's request is another vendor's search."""
     if not isinstance(block, dict):
         return False
     found = block.get("tool_use_id") if "tool_use_id" in block else block.get("id")
-    return is_shown_id(found)
+    return is_foreign_id(found)
 
 
-def is_shown_id(call_id: object) -> bool:
-    """Whether an id is that of such a search."""
-    return isinstance(call_id, str) and call_id.startswith(_SHOWN_ID)
+def is_foreign_id(call_id: object) -> bool:
+    """Return whether a call's id marks another vendor's search."""
+    return isinstance(call_id, str) and call_id.startswith(_FOREIGN_ID_PREFIX)
 
 
-def _shown_id(call_id: str) -> str:
-    return derived(_SHOWN_ID, call_id)
+def _foreign_id(call_id: str) -> str:
+    return derived(_FOREIGN_ID_PREFIX, call_id)
 
 
 def encode_call(part: ServerToolCall, arguments: JSONObject) -> JSONObject:
-    """A call that Anthropic made."""
+    """Encode a call for Anthropic."""
     native = part.extras.get(PROTOCOL, EMPTY)
     name = _VENDOR.get(part.tool, part.tool)
     return {"type": "server_tool_use", "id": part.call_id, "name": name, "input": arguments, **native}
 
 
 def encode_result(part: ServerToolResult) -> JSONObject | None:
-    """A result, as it came; None where it came from somebody else."""
+    """Encode a result for Anthropic, unchanged; None if it is not Anthropic's."""
     native = part.extras.get(PROTOCOL)
     return dict(native) if native else None
 

@@ -1,7 +1,7 @@
-"""Streams of an upstream that speaks Messages, read into events.
+"""Decode streams of a Messages upstream into events.
 
-Tolerant of what compatible servers do: blocks that are not ended or carry their content at the start, fields that are
-null or left out, `message_stop` left out after a stop reason. What cannot be read ends the stream with `Failed`.
+Tolerates deviations of compatible servers: blocks that never end or carry their content at the start, null and missing
+fields, a missing `message_stop` after a stop reason. Unreadable data ends the stream with `Failed`.
 """
 
 from collections.abc import Sequence
@@ -40,10 +40,10 @@ from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamProtocolEr
 from llmproxy_asgi.translators.anthropic_messages.citations import decode_citation
 from llmproxy_asgi.translators.anthropic_messages.errors import error_in, stream_error
 from llmproxy_asgi.translators.anthropic_messages.response_decoder import (
-    Blocks,
-    arguments_of,
+    MessagesBlockDecoder,
+    arguments_text,
     decode_finish,
-    is_known,
+    is_known_stop_reason,
     server_call,
 )
 from llmproxy_asgi.translators.anthropic_messages.schema import (
@@ -52,13 +52,13 @@ from llmproxy_asgi.translators.anthropic_messages.schema import (
     DELTA_EVENT,
     EVENT,
     PROTOCOL,
-    Answer,
     Block,
+    BlockDelta,
     Delta,
     Event,
-    Piece,
+    Message,
 )
-from llmproxy_asgi.translators.anthropic_messages.usage import bedrock_usage, decode_tier, decode_usage, newer
+from llmproxy_asgi.translators.anthropic_messages.usage import bedrock_usage, decode_tier, decode_usage, merge_usage
 from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
 from llmproxy_asgi.translators.stray_errors import names_problem, read_loosely
@@ -67,34 +67,34 @@ from llmproxy_asgi.wire import sse
 
 _NOTHING = Batch(events=())
 _EMPTY = (b"", b"[DONE]")
-"""What some compatible servers send between or after events."""
+"""Data that some compatible servers send between or after events."""
 _SHORT = 10
 _DELTA = "content_block_delta"
-_ONLY_DELTAS = f"event: {_DELTA}\ndata: ".encode()
+_DELTA_HEAD = f"event: {_DELTA}\ndata: ".encode()
 _BLANK = b"\n\n"
 
 
-class _BrokenStream(Exception):
-    """What came cannot follow what came before."""
+class _InvalidStream(Exception):
+    """An event is not valid after the events before it."""
 
 
 _T = TypeVar("_T")
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-_BROKEN = (_BrokenStream, UpstreamError, *_UNREADABLE)
+_INVALID = (_InvalidStream, UpstreamError, *_UNREADABLE)
 
 
-class EventStream(StreamDecoder):
-    """Reads one stream."""
+class MessagesStreamDecoder(StreamDecoder):
+    """The decoder of one stream."""
 
     def __init__(self, outgoing: Outgoing, upstream: Upstream) -> None:
-        self._blocks = Blocks(outgoing, upstream)
+        self._block_decoder = MessagesBlockDecoder(outgoing, upstream)
         self._asked = upstream.asked
         self._splitter = sse.FrameSplitter(max_event=upstream.max_event)
         self._complete = self._splitter.complete
         self._started = False
-        self._over = False
+        self._finished = False
         self._parts = 0
-        self._open: dict[int, _Open] = {}
+        self._open_blocks: dict[int, _BlockDecoder] = {}
         self._usage: JSONObject = {}
         self._ending = Delta()
         self._nonce = outgoing.nonce
@@ -102,7 +102,7 @@ class EventStream(StreamDecoder):
 
     @override
     def feed(self, data: bytes) -> Batch:
-        if self._over:
+        if self._finished:
             return _NOTHING
         try:
             block = self._complete(data)
@@ -110,16 +110,16 @@ class EventStream(StreamDecoder):
             return self._failed([], UpstreamProtocolError(f"The upstream sent {error}."))
         if not block:
             return _NOTHING
-        lines = sse.only_named(block, _ONLY_DELTAS)
-        return self._read(sse.decode(block)) if lines is None else self._go_on(lines)
+        lines = sse.only_named(block, _DELTA_HEAD)
+        return self._read(sse.decode(block)) if lines is None else self._read_deltas(lines)
 
     @override
     def close(self) -> Batch:
-        if self._over:
+        if self._finished:
             return _NOTHING
         tail = self._splitter.tail
         batch = self._read(sse.decode(tail + _BLANK)) if tail else _NOTHING
-        if self._over:
+        if self._finished:
             return batch
         events = list(batch.events)
         if self._started and self._ending.stop_reason:
@@ -128,32 +128,32 @@ class EventStream(StreamDecoder):
         return self._failed(events, UpstreamProtocolError("The upstream's stream ended without its end sign."))
 
     def _failed(self, events: list[StreamEvent], error: GatewayError) -> Batch:
-        self._over = True
+        self._finished = True
         events.append(Failed(error))
         return Batch(events)
 
-    def _go_on(self, lines: Sequence[bytes]) -> Batch:
-        """What a read nearly always is: deltas of the block that is open, and nothing else."""
+    def _read_deltas(self, lines: Sequence[bytes]) -> Batch:
+        """Decode a read that holds only `content_block_delta` events, the most common case."""
         events: list[StreamEvent] = []
         try:
             for data in lines:
                 try:
                     event = DELTA_EVENT.decode(data)
                 except _UNREADABLE:
-                    event = self._marked(DELTA_EVENT, data)
-                part, delta = self._open.get(event.index or 0), event.delta
+                    event = self._decode_marked(DELTA_EVENT, data)
+                part, delta = self._open_blocks.get(event.index or 0), event.delta
                 if part is None or delta is None or event.type != _DELTA:
-                    self._event(self._marked(EVENT, data), _DELTA, data, events)
-                    if self._over:
+                    self._event(self._decode_marked(EVENT, data), _DELTA, data, events)
+                    if self._finished:
                         break
                 elif not part.delta(delta, events):
                     events.append(Passed(PROTOCOL, _DELTA, data))
-        except _BROKEN as error:
-            return self._broken(error, events)
+        except _INVALID as error:
+            return self._fail_invalid(error, events)
         return Batch(events if self._joiner is None else self._joiner.join(events))
 
-    def _marked(self, decoder: "msgspec.json.Decoder[_T]", data: bytes) -> _T:
-        """An event, also where a character in it was cut in two."""
+    def _decode_marked(self, decoder: "msgspec.json.Decoder[_T]", data: bytes) -> _T:
+        """Decode an event, also one that has half of a surrogate pair."""
         try:
             return decoder.decode(data)
         except _UNREADABLE:
@@ -171,114 +171,116 @@ class EventStream(StreamDecoder):
                 if len(data) < _SHORT and data.strip() in _EMPTY:
                     continue
                 if frame.event == "error":
-                    self._over = True
+                    self._finished = True
                     events.append(Failed(stream_error(read_loosely(data))))
                     break
-                self._event(self._marked(EVENT, data), frame.event, data, events)
-                if self._over:
+                self._event(self._decode_marked(EVENT, data), frame.event, data, events)
+                if self._finished:
                     break
-        except _BROKEN as error:
-            return self._broken(error, events)
+        except _INVALID as error:
+            return self._fail_invalid(error, events)
         return Batch(events if self._joiner is None else self._joiner.join(events))
 
-    def _broken(self, error: Exception, events: list[StreamEvent]) -> Batch:
+    def _fail_invalid(self, error: Exception, events: list[StreamEvent]) -> Batch:
         if isinstance(error, UpstreamError):
             return self._failed(events, error)
         unreadable = "The upstream sent an event that cannot be read."
-        told = str(error) if isinstance(error, _BrokenStream) else unreadable
-        return self._failed(events, UpstreamProtocolError(told))
+        message = str(error) if isinstance(error, _InvalidStream) else unreadable
+        return self._failed(events, UpstreamProtocolError(message))
 
     def _event(self, event: Event, name: str | None, data: bytes, events: list[StreamEvent]) -> None:
         if event.type != _DELTA:
-            self._other(event, name, data, events)
+            self._other_event(event, name, data, events)
             return
-        part = self._open.get(event.index or 0)
+        part = self._open_blocks.get(event.index or 0)
         if part is None:
-            raise _BrokenStream("The upstream continued a content block that is not open.")
+            raise _InvalidStream("The upstream continued a content block that is not open.")
         if event.delta is not None and not part.delta(event.delta, events):
             events.append(Passed(PROTOCOL, _DELTA, data))
 
-    def _other(self, event: Event, name: str | None, data: bytes, events: list[StreamEvent]) -> None:
+    def _other_event(self, event: Event, name: str | None, data: bytes, events: list[StreamEvent]) -> None:
         match event.type:
             case "message_start":
-                self._start(event.message or Answer(), events)
+                self._start(event.message or Message(), events)
             case "content_block_start":
-                self._block(event, events)
+                self._start_block(event, events)
             case "content_block_stop":
-                part = self._open.pop(event.index or 0, None)
+                part = self._open_blocks.pop(event.index or 0, None)
                 if part is not None:
                     part.end(events)
             case "message_delta":
-                self._note(event)
+                self._update_ending(event)
             case "message_stop":
-                self._note(event)
+                self._update_ending(event)
                 self._end(events)
             case "ping":
                 pass
             case "error" | None if (error := _error(event, data)) is not None:
-                self._over = True
+                self._finished = True
                 events.append(Failed(error))
             case kind if names_problem(kind) and (error := error_in(data)) is not None:
-                self._over = True
+                self._finished = True
                 events.append(Failed(error))
             case _:
                 events.append(Passed(PROTOCOL, event.type or name, data))
 
-    def _start(self, message: Answer, events: list[StreamEvent]) -> None:
+    def _start(self, message: Message, events: list[StreamEvent]) -> None:
         if self._started:
             return
         self._started = True
-        self._usage = newer({}, message.usage)
+        self._usage = merge_usage({}, message.usage)
         usage = decode_usage(self._usage) if self._usage else None
         tier = decode_tier(self._usage)
         events.append(Started(message.id or "", self._asked, UNDATED, usage, tier, EMPTY, self._nonce))
-        for raw in message.content or ():  # an answer that came in one piece and was framed as a stream
-            whole = _opened(self._parts, raw, self._blocks, events)
+        for raw in message.content or ():  # a complete response, framed as a stream
+            block = _open_block(self._parts, raw, self._block_decoder, events)
             self._parts += 1
-            whole.end(events)
+            block.end(events)
 
-    def _block(self, event: Event, events: list[StreamEvent]) -> None:
+    def _start_block(self, event: Event, events: list[StreamEvent]) -> None:
         if not self._started:
-            raise _BrokenStream("The upstream's stream did not begin with message_start.")
+            raise _InvalidStream("The upstream's stream did not begin with message_start.")
         index = event.index or 0
         if event.content_block is ABSENT:
-            raise _BrokenStream("The upstream began a content block that is none.")
-        before = self._open.pop(index, None)
-        if before is not None:  # as the vendor's client reads it: another block
+            raise _InvalidStream("The upstream started a content block without content.")
+        before = self._open_blocks.pop(index, None)
+        if before is not None:  # the vendor's client also takes this as a new block
             before.end(events)
-        self._open[index] = _opened(self._parts, event.content_block, self._blocks, events)
+        self._open_blocks[index] = _open_block(self._parts, event.content_block, self._block_decoder, events)
         self._parts += 1
 
-    def _note(self, event: Event) -> None:
-        self._usage = newer(self._usage, event.usage or bedrock_usage(event.metrics))
+    def _update_ending(self, event: Event) -> None:
+        self._usage = merge_usage(self._usage, event.usage or bedrock_usage(event.metrics))
         delta = event.delta
         if delta is None or not delta.stop_reason:
             return
-        if is_known(delta.stop_reason) or not is_known(self._ending.stop_reason):  # the last word that is known counts
+        if is_known_stop_reason(delta.stop_reason) or not is_known_stop_reason(
+            self._ending.stop_reason
+        ):  # the last known reason wins
             self._ending = delta
 
     def _end(self, events: list[StreamEvent]) -> None:
         if not self._started:
-            raise _BrokenStream("The upstream's stream did not begin with message_start.")
-        for part in self._open.values():
+            raise _InvalidStream("The upstream's stream did not begin with message_start.")
+        for part in self._open_blocks.values():
             part.end(events)
         ending = self._ending
         finish = decode_finish(
             ending.stop_reason,
             ending.stop_sequence,
             ending.stop_details,
-            called=self._blocks.called,
-            whole=self._blocks.whole,
+            has_calls=self._block_decoder.has_calls,
+            complete=self._block_decoder.complete,
         )
         events.append(Finished(0, finish))
         if self._usage:
             events.append(UsageReported(decode_usage(self._usage)))
         events.append(Ended(decode_tier(self._usage)))
-        self._over = True
+        self._finished = True
 
 
-class _Open:
-    """A block that is being read. This one came whole with its start."""
+class _BlockDecoder:
+    """The decoder of one block; this base class is for blocks that are complete at their start."""
 
     __slots__ = ("_part", "index")
 
@@ -287,17 +289,17 @@ class _Open:
         self._part = part
         events.append(PartStarted(0, index, part))
 
-    def delta(self, delta: Piece | Delta, events: list[StreamEvent]) -> bool:
-        """Take a delta; False where it has no meaning here."""
+    def delta(self, delta: BlockDelta | Delta, events: list[StreamEvent]) -> bool:
+        """Decode a delta; False if this kind of block has no such delta."""
         return False
 
     def end(self, events: list[StreamEvent]) -> None:
-        """The block is complete."""
+        """End the block."""
         events.append(PartEnded(0, self.index, self._part))
 
 
-class _Text(_Open):
-    """Text. Its citations are told at its end, when their span is known."""
+class _TextDecoder(_BlockDecoder):
+    """The decoder of a text block; emits citations at its end, when their span is known."""
 
     __slots__ = ("_citations", "_length")
 
@@ -306,10 +308,10 @@ class _Text(_Open):
         self._length = 0
         self._citations: list[JSONObject] = list(block.citations or ())
         if block.text:
-            self.delta(Piece(text=block.text), events)
+            self.delta(BlockDelta(text=block.text), events)
 
     @override
-    def delta(self, delta: Piece | Delta, events: list[StreamEvent]) -> bool:
+    def delta(self, delta: BlockDelta | Delta, events: list[StreamEvent]) -> bool:
         text = delta.text
         if text:
             self._length += len(text)
@@ -322,26 +324,28 @@ class _Text(_Open):
 
     @override
     def end(self, events: list[StreamEvent]) -> None:
-        told = (CitationDelta(decode_citation(native, self._length)) for native in self._citations)
-        events.extend(PartDelta(0, self.index, delta) for delta in told)
+        deltas = (CitationDelta(decode_citation(native, self._length)) for native in self._citations)
+        events.extend(PartDelta(0, self.index, delta) for delta in deltas)
         events.append(PartEnded(0, self.index))
 
 
-class _Thinking(_Open):
-    """Thinking; its signature is told whole at its end."""
+class _ThinkingDecoder(_BlockDecoder):
+    """The decoder of a thinking block; emits the complete signature at its end."""
 
-    __slots__ = ("_blocks", "_pieces", "_signature")
+    __slots__ = ("_block_decoder", "_pieces", "_signature")
 
-    def __init__(self, index: int, block: Block, blocks: Blocks, events: list[StreamEvent]) -> None:
+    def __init__(
+        self, index: int, block: Block, block_decoder: MessagesBlockDecoder, events: list[StreamEvent]
+    ) -> None:
         super().__init__(index, Reasoning(), events)
-        self._blocks = blocks
+        self._block_decoder = block_decoder
         self._pieces: list[str] = []
         self._signature = block.signature or ""
         if block.thinking:
-            self.delta(Piece(thinking=block.thinking), events)
+            self.delta(BlockDelta(thinking=block.thinking), events)
 
     @override
-    def delta(self, delta: Piece | Delta, events: list[StreamEvent]) -> bool:
+    def delta(self, delta: BlockDelta | Delta, events: list[StreamEvent]) -> bool:
         if delta.thinking:
             self._pieces.append(delta.thinking)
             events.append(PartDelta(0, self.index, ReasoningDelta(delta.thinking)))
@@ -351,15 +355,15 @@ class _Thinking(_Open):
 
     @override
     def end(self, events: list[StreamEvent]) -> None:
-        seals = (self._blocks.seal(self._signature),) if self._signature else ()
+        seals = (self._block_decoder.seal(self._signature),) if self._signature else ()
         events.extend(PartDelta(0, self.index, SealDelta(seal)) for seal in seals)
         events.append(PartEnded(0, self.index, Reasoning(text="".join(self._pieces), seals=seals)))
 
 
-class _Call(_Open):
-    """A call. One of a free-text tool is read to its end, because its text stands inside JSON."""
+class _ToolUseDecoder(_BlockDecoder):
+    """The decoder of a tool call; buffers a free-text tool's arguments, because their text is inside JSON."""
 
-    __slots__ = ("_arguments", "_emulated", "_given", "_pieces")
+    __slots__ = ("_arguments", "_emulated", "_initial", "_pieces")
 
     def __init__(
         self,
@@ -367,18 +371,18 @@ class _Call(_Open):
         part: ToolCall | ServerToolCall,
         events: list[StreamEvent],
         *,
-        given: str,
+        initial: str,
         emulated: bool = False,
         arguments: list[str] | None = None,
     ) -> None:
         super().__init__(index, part, events)
         self._arguments = None if emulated else arguments
         self._pieces: list[str] = []
-        self._given = given
+        self._initial = initial
         self._emulated = emulated
 
     @override
-    def delta(self, delta: Piece | Delta, events: list[StreamEvent]) -> bool:
+    def delta(self, delta: BlockDelta | Delta, events: list[StreamEvent]) -> bool:
         piece = delta.partial_json
         if piece:
             self._pieces.append(piece)
@@ -391,12 +395,12 @@ class _Call(_Open):
         assert isinstance(self._part, ToolCall | ServerToolCall)
         text = "".join(self._pieces)
         if not text.strip():
-            text, told = self._given, False
+            text, already_sent = self._initial, False
         else:
-            told = not self._emulated
+            already_sent = not self._emulated
         if self._emulated:
             text = unwrapped_input(text)
-        if text and not told:
+        if text and not already_sent:
             events.append(PartDelta(0, self.index, ArgumentsDelta(text)))
         if self._arguments is not None:
             self._arguments.append(text)
@@ -404,25 +408,29 @@ class _Call(_Open):
 
 
 def _error(event: Event, data: bytes) -> GatewayError | None:
-    """The error that an event tells, in the vendor's shape or in another; None where it tells none."""
+    """Return an event's error, in the vendor's format or another; None without an error."""
     if event.type == "error" or event.error:
         return stream_error(event.error if type(event.error) is dict else read_loosely(data))
     return error_in(data)
 
 
-def _opened(index: int, raw: msgspec.Raw, blocks: Blocks, events: list[StreamEvent]) -> _Open:
+def _open_block(
+    index: int, raw: msgspec.Raw, block_decoder: MessagesBlockDecoder, events: list[StreamEvent]
+) -> _BlockDecoder:
     block = BLOCK.decode(raw)
     match block.type:
         case "text":
-            return _Text(index, block, events)
+            return _TextDecoder(index, block, events)
         case "thinking":
-            return _Thinking(index, block, blocks, events)
+            return _ThinkingDecoder(index, block, block_decoder, events)
         case "tool_use":
-            emulated = blocks.is_emulated(block.name or "")
-            call = msgspec.structs.replace(blocks.call(block, ""), arguments="")
-            given = arguments_of(block)
-            return _Call(index, call, events, given=given, emulated=emulated, arguments=blocks.arguments)
+            emulated = block_decoder.is_emulated(block.name or "")
+            call = msgspec.structs.replace(block_decoder.call(block, ""), arguments="")
+            initial = arguments_text(block)
+            return _ToolUseDecoder(
+                index, call, events, initial=initial, emulated=emulated, arguments=block_decoder.arguments
+            )
         case "server_tool_use":
-            return _Call(index, server_call(block, ""), events, given=arguments_of(block))
+            return _ToolUseDecoder(index, server_call(block, ""), events, initial=arguments_text(block))
         case _:
-            return _Open(index, blocks.part(raw), events)
+            return _BlockDecoder(index, block_decoder.part(raw), events)

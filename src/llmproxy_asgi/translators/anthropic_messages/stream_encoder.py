@@ -1,12 +1,12 @@
-"""Streams for Anthropic's clients.
+"""Encode streams for Anthropic's clients.
 
-Anthropic never interleaves content blocks and its clients rely on it, so parts that overlap are written one after the
-other: while one is open, events of the others wait; when it ends, they are written in the order of `next_held`. What
-waits is bounded by what came.
+Anthropic never interleaves content blocks and its clients rely on it, so overlapping parts are written one after the
+other: while one is open, events of the others are queued; when it ends, they are written in the order of `next_held`.
+The queue is never larger than what the upstream sent.
 
-Text, thinking and argument fragments are written as they come: a prefix that is made once per block, the text as JSON,
-a suffix. A fragment that was sent cannot be taken back, so arguments that turn out not to be JSON are only helped where
-it shows at once: a call whose first letter is not `{` is held to its end and then written as an object.
+Text, thinking and argument fragments are written at once: a prefix that is built once per block, the text as JSON, a
+suffix. Sent fragments can't be revoked, so invalid arguments can be corrected only if the start shows it: a call whose
+first character is not `{` is buffered and written as an object at its end.
 """
 
 import re
@@ -50,16 +50,16 @@ from llmproxy_asgi.translators.anthropic_messages import server_tools
 from llmproxy_asgi.translators.anthropic_messages.citations import encode_citation
 from llmproxy_asgi.translators.anthropic_messages.errors import error_body
 from llmproxy_asgi.translators.anthropic_messages.reasoning import (
-    for_call,
+    encode_signature,
     needs_thinking_block,
     redacted_block,
-    signature_of,
+    redacted_block_for_call,
 )
 from llmproxy_asgi.translators.anthropic_messages.response_encoder import (
     encode_blocks,
     encode_call_id,
-    encode_stop,
-    is_search,
+    encode_stop_reason,
+    is_web_search,
     message_start,
     with_searches,
 )
@@ -83,21 +83,21 @@ def _frame(name: str, fields: JSONObject) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (name.encode(), _json({"type": name, **fields}))
 
 
-class AnswerStream(StreamEncoder):
-    """Writes one stream."""
+class MessagesStreamEncoder(StreamEncoder):
+    """The encoder of one stream."""
 
     def __init__(self, intake: Intake) -> None:
         self._model = intake.model
         self._size = intake.size
         self._usage: Usage | None = None
-        self._reported = False
+        self._usage_reported = False
         self._tier: ServiceTier | None = None
         self._finish: Finish | None = None
-        self._blocks = _Blocks()
-        self._open: _Open | None = None
+        self._blocks = _BlockWriter()
+        self._open: _PartEncoder | None = None
         self._open_index = -1
-        self._waiting: dict[int, list[_PartEvent]] = {}
-        self._over = False
+        self._queued: dict[int, list[_PartEvent]] = {}
+        self._finished = False
 
     @override
     def feed(self, events: Sequence[StreamEvent]) -> bytes:
@@ -106,81 +106,81 @@ class AnswerStream(StreamEncoder):
             if type(event) is PartDelta and event.index == self._open_index and not event.candidate:
                 assert self._open is not None
                 self._open.delta(event.delta, out)
-            elif not self._over:
-                self._other(event, out)
+            elif not self._finished:
+                self._other_event(event, out)
         return out[0] if len(out) == 1 else b"".join(out)
 
-    def _other(self, event: StreamEvent, out: list[bytes]) -> None:
+    def _other_event(self, event: StreamEvent, out: list[bytes]) -> None:
         match event:
             case PartStarted(candidate=0) | PartDelta(candidate=0) | PartEnded(candidate=0):
                 self._part(event, out)
             case Finished(candidate=0, finish=finish):
                 self._finish = finish
             case UsageReported(usage=usage):
-                self._usage, self._reported = usage, True
+                self._usage, self._usage_reported = usage, True
             case Started():
                 self._start(event, out)
             case Ended(service_tier=tier):
                 self._end(tier, out)
             case Failed(error=error):
-                self._over = True
-                self._open, self._open_index = None, -1  # left open: what was half said is not completed
+                self._finished = True
+                self._open, self._open_index = None, -1  # stays open: an incomplete block must not look complete
                 out.append(sse.encode(error_body(error), "error"))
             case Passed(protocol=protocol, name=name, data=data):
                 if protocol == PROTOCOL and name is not None and _NAME.fullmatch(name):
                     out.append(sse.encode(data, name))
-            case _:  # of another candidate: Anthropic's answers have one
+            case _:  # another candidate: Anthropic's responses have one
                 pass
 
     def _start(self, event: Started, out: list[bytes]) -> None:
         self._usage = event.usage
         self._tier = event.service_tier
         usage = event.usage if event.usage and event.usage.input else estimated_input(self._size)
-        begun = message_start(event.id, event.nonce, self._model or event.model, usage)
-        out.append(b"event: message_start\ndata: %b\n\n" % begun)
+        message = message_start(event.id, event.nonce, self._model or event.model, usage)
+        out.append(b"event: message_start\ndata: %b\n\n" % message)
 
     def _end(self, tier: ServiceTier | None, out: list[bytes]) -> None:
-        self._over = True
+        self._finished = True
         while self._open is not None:
             self._close(None, out)
         blocks = self._blocks
         finish = self._finish or Finish(reason=FinishReason.UNKNOWN)
         usage = self._usage or estimated_input(self._size)
-        if not self._reported:
-            usage = msgspec.structs.replace(usage, output=max(usage.output, -(-blocks.written // 4)))
-        delta = encode_stop(finish, Refusal(text=blocks.refusal) if blocks.refusal is not None else None)
-        usage = with_searches(usage, blocks.searches)
+        if not self._usage_reported:
+            usage = msgspec.structs.replace(usage, output=max(usage.output, -(-blocks.characters // 4)))
+        delta = encode_stop_reason(finish, Refusal(text=blocks.refusal) if blocks.refusal is not None else None)
+        usage = with_searches(usage, blocks.web_searches)
         out.append(_frame("message_delta", {"delta": delta, "usage": encode_usage(usage, tier or self._tier)}))
         out.append(_STOP)
 
     def _part(self, event: _PartEvent, out: list[bytes]) -> None:
-        """An event of a part: written if it is its turn, else kept for later."""
+        """Write a part's event if the part is open, else queue it."""
         index = event.index
         if index == self._open_index and type(event) is PartEnded:
             self._close(event.part, out)
         elif self._open is None and type(event) is PartStarted:
             self._open_index = index
-            self._open = _opened(event.part, self._blocks, out)
+            self._open = _part_encoder(event.part, self._blocks, out)
         elif type(event) is PartStarted:
-            self._waiting[index] = [event]
-        elif index in self._waiting:
-            self._waiting[index].append(event)
+            self._queued[index] = [event]
+        elif index in self._queued:
+            self._queued[index].append(event)
 
     def _close(self, part: Part | None, out: list[bytes]) -> None:
-        """End the open part, then write those that waited, up to the first that is still open."""
+        """End the open part, then write queued parts up to the first that is still open."""
         assert self._open is not None
         self._open.end(part, out)
         self._open, self._open_index = None, -1
-        while self._waiting and self._open is None:
-            index = next_held(self._waiting)
-            self._replay(self._waiting.pop(index), out)
+        while self._queued and self._open is None:
+            index = next_held(self._queued)
+            self._replay(self._queued.pop(index), out)
 
     def _replay(self, events: list[_PartEvent], out: list[bytes]) -> None:
         for event in events:
             match event:
                 case PartStarted(index=index, part=part):
                     self._open_index = index
-                    self._open = _opened(part, self._blocks, out)
+                    self._open = _part_encoder(part, self._blocks, out)
                 case PartDelta(delta=delta):
                     assert self._open is not None
                     self._open.delta(delta, out)
@@ -190,20 +190,20 @@ class AnswerStream(StreamEncoder):
                     self._open, self._open_index = None, -1
 
 
-class _Blocks:
-    """The blocks written so far."""
+class _BlockWriter:
+    """The writer of content blocks; numbers them and counts what was written."""
 
-    __slots__ = ("count", "refusal", "searches", "written")
+    __slots__ = ("characters", "count", "refusal", "web_searches")
 
     def __init__(self) -> None:
         self.count = 0
         self.refusal: str | None = None
-        self.written = 0
-        """Characters of content, for an estimate where the upstream tells no usage."""
-        self.searches = 0
+        self.characters = 0
+        """Characters of content, for an estimate if the upstream reports no usage."""
+        self.web_searches = 0
 
     def start(self, block: JSONObject, out: list[bytes]) -> int:
-        """Begin a block; its index."""
+        """Start a block and return its index."""
         index = self.count
         self.count += 1
         out.append(_frame("content_block_start", {"index": index, "content_block": block}))
@@ -215,58 +215,58 @@ class _Blocks:
             b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n' % index,
         )
 
-    def whole(self, block: JSONObject, out: list[bytes]) -> None:
-        """A block that comes in one piece."""
+    def write_block(self, block: JSONObject, out: list[bytes]) -> None:
+        """Write a complete block."""
         self.stop(self.start(block, out), out)
 
 
-class _Open:
-    """The part that is being written. This one is written in whole blocks when it ends, if at all."""
+class _PartEncoder:
+    """The encoder of one part; this base class writes complete blocks, if any, at the part's end."""
 
     __slots__ = ("_blocks", "_part")
 
-    def __init__(self, part: Part, blocks: _Blocks) -> None:
+    def __init__(self, part: Part, blocks: _BlockWriter) -> None:
         self._part = part
         self._blocks = blocks
 
     def delta(self, delta: object, out: list[bytes]) -> None:
-        """The part goes on."""
+        """Encode a delta of the part."""
 
     def end(self, part: Part | None, out: list[bytes]) -> None:
-        """The part is complete; `part`: as the upstream restated it."""
+        """End the part; `part` is the upstream's restatement of it, if any."""
         for block in encode_blocks(part or self._part):
-            self._blocks.whole(block, out)
+            self._blocks.write_block(block, out)
 
 
-class _Words(_Open):
-    """Text, and the words of a refusal. Its block begins with its first word: Anthropic takes no empty text back."""
+class _TextEncoder(_PartEncoder):
+    """The encoder of text and refusals; starts the block with the first text: Anthropic refuses empty text blocks."""
 
     __slots__ = ("_index", "_prefix")
 
-    def __init__(self, part: Text | Refusal, blocks: _Blocks, out: list[bytes]) -> None:
+    def __init__(self, part: Text | Refusal, blocks: _BlockWriter, out: list[bytes]) -> None:
         super().__init__(part, blocks)
         self._index = -1
         self._prefix = b""
         if isinstance(part, Refusal):
             blocks.refusal = part.text
-        self._say(part.text, out)
+        self._write_text(part.text, out)
         if isinstance(part, Text):
             for citation in part.citations:
-                self._cite(citation, out)
+                self._write_citation(citation, out)
 
     def _begin(self, out: list[bytes]) -> None:
         self._index = self._blocks.start({"type": "text", "text": ""}, out)
         self._prefix = _DELTA % (self._index, b'"text_delta"', b'"text"')
 
-    def _say(self, text: str, out: list[bytes]) -> None:
+    def _write_text(self, text: str, out: list[bytes]) -> None:
         if not text:
             return
         if self._index < 0:
             self._begin(out)
-        self._blocks.written += len(text)
+        self._blocks.characters += len(text)
         out.append(self._prefix + _json(text) + _END)
 
-    def _cite(self, citation: Citation, out: list[bytes]) -> None:
+    def _write_citation(self, citation: Citation, out: list[bytes]) -> None:
         native = encode_citation(citation)
         if native is None:
             return
@@ -278,49 +278,49 @@ class _Words(_Open):
     @override
     def delta(self, delta: object, out: list[bytes]) -> None:
         if type(delta) is TextDelta:
-            self._say(delta.text, out)
+            self._write_text(delta.text, out)
         elif type(delta) is RefusalDelta:
             self._blocks.refusal = (self._blocks.refusal or "") + delta.text
-            self._say(delta.text, out)
+            self._write_text(delta.text, out)
         elif type(delta) is CitationDelta:
-            self._cite(delta.citation, out)
+            self._write_citation(delta.citation, out)
 
     @override
     def end(self, part: Part | None, out: list[bytes]) -> None:
         if self._index < 0 and isinstance(part, Text | Refusal):
-            self._say(part.text, out)
+            self._write_text(part.text, out)
         if self._index >= 0:
             self._blocks.stop(self._index, out)
 
 
-class _Thinking(_Open):
-    """Reasoning. Its block begins with its first word, or at its end: only then is it known which kind it is."""
+class _ThinkingEncoder(_PartEncoder):
+    """The encoder of reasoning; starts the block with the first text or at the end, when its type is known."""
 
     __slots__ = ("_index", "_prefix", "_seals", "_text")
 
-    def __init__(self, part: Reasoning, blocks: _Blocks, out: list[bytes]) -> None:
+    def __init__(self, part: Reasoning, blocks: _BlockWriter, out: list[bytes]) -> None:
         super().__init__(part, blocks)
         self._index = -1
         self._prefix = b""
         self._seals: list[Seal] = list(part.seals)
-        self._say(part.text, out)
+        self._write_text(part.text, out)
 
     def _begin(self, out: list[bytes]) -> None:
         self._index = self._blocks.start({"type": "thinking", "thinking": "", "signature": ""}, out)
         self._prefix = _DELTA % (self._index, b'"thinking_delta"', b'"thinking"')
 
-    def _say(self, text: str, out: list[bytes]) -> None:
+    def _write_text(self, text: str, out: list[bytes]) -> None:
         if not text:
             return
         if self._index < 0:
             self._begin(out)
-        self._blocks.written += len(text)
+        self._blocks.characters += len(text)
         out.append(self._prefix + _json(text) + _END)
 
     @override
     def delta(self, delta: object, out: list[bytes]) -> None:
         if type(delta) is ReasoningDelta:
-            self._say(delta.text, out)
+            self._write_text(delta.text, out)
         elif type(delta) is SealDelta:
             self._seals.append(delta.seal)
 
@@ -328,50 +328,50 @@ class _Thinking(_Open):
     def end(self, part: Part | None, out: list[bytes]) -> None:
         seals = tuple(part.seals) if isinstance(part, Reasoning) and part.seals else tuple(self._seals)
         if self._index < 0 and isinstance(part, Reasoning) and not part.redacted:
-            self._say(part.text, out)
+            self._write_text(part.text, out)
         if self._index < 0 and needs_thinking_block("", seals):
             self._begin(out)
         if self._index >= 0:
-            signature = signature_of(seals[0] if seals else None)
+            signature = encode_signature(seals[0] if seals else None)
             seals = seals[1:]
             fields = {"index": self._index, "delta": {"type": "signature_delta", "signature": signature}}
             out.append(_frame("content_block_delta", fields))
             self._blocks.stop(self._index, out)
         for seal in seals:
-            self._blocks.whole(redacted_block(seal), out)
+            self._blocks.write_block(redacted_block(seal), out)
 
 
-class _Call(_Open):
-    """A call of the client's tools."""
+class _ToolUseEncoder(_PartEncoder):
+    """The encoder of a client tool's call."""
 
-    __slots__ = ("_begun", "_held", "_index", "_late", "_prefix", "_told")
+    __slots__ = ("_held_arguments", "_index", "_initial_seals", "_late_seals", "_prefix", "_started")
 
-    def __init__(self, part: ToolCall, blocks: _Blocks, out: list[bytes]) -> None:
+    def __init__(self, part: ToolCall, blocks: _BlockWriter, out: list[bytes]) -> None:
         super().__init__(part, blocks)
         call_id = encode_call_id(part.call_id)
         for seal in part.seals:
-            blocks.whole(for_call(seal, call_id), out)
+            blocks.write_block(redacted_block_for_call(seal, call_id), out)
         block: JSONObject = {"type": "tool_use", "id": call_id, "name": part.name, "input": {}}
         if part.caller:
             block["caller"] = part.caller
         self._index = blocks.start(block, out)
         self._prefix = _DELTA % (self._index, b'"input_json_delta"', b'"partial_json"')
-        self._held = ""
-        self._told = part.seals
-        self._late: list[Seal] = []
-        self._begun = False
+        self._held_arguments = ""
+        self._initial_seals = part.seals
+        self._late_seals: list[Seal] = []
+        self._started = False
         if part.arguments:
-            self._fragment(part.arguments, out)
+            self._write_arguments(part.arguments, out)
 
-    def _fragment(self, text: str, out: list[bytes]) -> None:
-        self._blocks.written += len(text)
-        if self._begun:
+    def _write_arguments(self, text: str, out: list[bytes]) -> None:
+        self._blocks.characters += len(text)
+        if self._started:
             out.append(self._prefix + _json(text) + _END)
             return
-        self._held += text
-        if self._part_kind == "function" and self._held.lstrip()[:1] == "{":
-            self._begun = True
-            out.append(self._prefix + _json(self._held) + _END)
+        self._held_arguments += text
+        if self._part_kind == "function" and self._held_arguments.lstrip()[:1] == "{":
+            self._started = True
+            out.append(self._prefix + _json(self._held_arguments) + _END)
 
     @property
     def _part_kind(self) -> str:
@@ -381,35 +381,35 @@ class _Call(_Open):
     @override
     def delta(self, delta: object, out: list[bytes]) -> None:
         if type(delta) is ArgumentsDelta:
-            if self._begun:
+            if self._started:
                 text = delta.text
-                self._blocks.written += len(text)
+                self._blocks.characters += len(text)
                 out.append(self._prefix + _json(text) + _END)
             else:
-                self._fragment(delta.text, out)
+                self._write_arguments(delta.text, out)
         elif type(delta) is SealDelta:
-            self._late.append(delta.seal)
+            self._late_seals.append(delta.seal)
 
     @override
     def end(self, part: Part | None, out: list[bytes]) -> None:
-        if not self._begun:
-            text = part.arguments if isinstance(part, ToolCall) else self._held
-            whole = _json({"input": text}) if self._part_kind == "custom" else bytes(arguments_raw(text))
-            out.append(self._prefix + _json(whole.decode()) + _END)
+        if not self._started:
+            text = part.arguments if isinstance(part, ToolCall) else self._held_arguments
+            arguments = _json({"input": text}) if self._part_kind == "custom" else bytes(arguments_raw(text))
+            out.append(self._prefix + _json(arguments.decode()) + _END)
         self._blocks.stop(self._index, out)
         assert isinstance(self._part, ToolCall)
         restated = part.seals if isinstance(part, ToolCall) else ()
-        for seal in restated or self._late:
-            if seal not in self._told:
-                self._blocks.whole(for_call(seal, encode_call_id(self._part.call_id)), out)
+        for seal in restated or self._late_seals:
+            if seal not in self._initial_seals:
+                self._blocks.write_block(redacted_block_for_call(seal, encode_call_id(self._part.call_id)), out)
 
 
-class _ServerCall(_Open):
-    """A call that the upstream made and ran itself, written at its end."""
+class _ServerToolUseEncoder(_PartEncoder):
+    """The encoder of a call that the upstream ran; writes it at its end."""
 
     __slots__ = ("_arguments",)
 
-    def __init__(self, part: ServerToolCall, blocks: _Blocks) -> None:
+    def __init__(self, part: ServerToolCall, blocks: _BlockWriter) -> None:
         super().__init__(part, blocks)
         self._arguments = part.arguments
 
@@ -422,25 +422,25 @@ class _ServerCall(_Open):
     def end(self, part: Part | None, out: list[bytes]) -> None:
         call = part if isinstance(part, ServerToolCall) else self._part
         assert isinstance(call, ServerToolCall)
-        block = server_tools.shown_call(call, {})
+        block = server_tools.encode_call_for_client(call, {})
         if block is None:
             return
-        self._blocks.searches += is_search(call)
+        self._blocks.web_searches += is_web_search(call)
         index = self._blocks.start(block, out)
         prefix = _DELTA % (index, b'"input_json_delta"', b'"partial_json"')
         out.append(prefix + _json(bytes(arguments_raw(call.arguments or self._arguments)).decode()) + _END)
         self._blocks.stop(index, out)
 
 
-def _opened(part: Part, blocks: _Blocks, out: list[bytes]) -> _Open:
+def _part_encoder(part: Part, blocks: _BlockWriter, out: list[bytes]) -> _PartEncoder:
     match part:
         case Text() | Refusal():
-            return _Words(part, blocks, out)
+            return _TextEncoder(part, blocks, out)
         case ToolCall():
-            return _Call(part, blocks, out)
+            return _ToolUseEncoder(part, blocks, out)
         case Reasoning():
-            return _Thinking(part, blocks, out)
+            return _ThinkingEncoder(part, blocks, out)
         case ServerToolCall():
-            return _ServerCall(part, blocks)
+            return _ServerToolUseEncoder(part, blocks)
         case _:
-            return _Open(part, blocks)
+            return _PartEncoder(part, blocks)

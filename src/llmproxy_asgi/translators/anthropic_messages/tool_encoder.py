@@ -1,7 +1,7 @@
-"""Tools and the choice among them.
+"""Encode tools and the tool choice.
 
-Free-text tools have no word here: they go as functions with one string property, their grammar in the description, and
-are unwrapped in the answer. A set of allowed tools is expressed by leaving the others out.
+Anthropic has no free-text tools: they become functions with one string property and their grammar in the description,
+and calls of them are unwrapped in the response. A set of allowed tools is expressed by omitting the others.
 """
 
 import re
@@ -24,28 +24,28 @@ TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 TOOL_NAME_LIMIT = 128
 
 
-class Tools:
-    """Writes the tools of one request."""
+class MessagesToolEncoder:
+    """The tool encoder of one request."""
 
-    def __init__(self, request: Request, capabilities: Capabilities, names: Renamer, warnings: Losses) -> None:
+    def __init__(self, request: Request, capabilities: Capabilities, names: Renamer, losses: Losses) -> None:
         self._request = request
         self._capabilities = capabilities
         self._names = names
-        self._warnings = warnings
+        self._losses = losses
         self.marked: list[JSONObject] = []
         self.emulated: set[str] = set()
 
     def name_all(self) -> None:
-        """Give out all names first, so that none depends on history or on which tools are left out."""
+        """Assign all names first, so that none depends on the history or on omitted tools."""
         for tool in self._request.tools:
             if tool.kind != "server":
                 self._names.outward(tool.name, tool.namespace)
 
     def write(self, *, thinking: bool) -> JSONObject:
-        """The fields `tools` and `tool_choice`, as far as there are any.
+        """Encode the fields `tools` and `tool_choice`; empty without tools.
 
         Raises:
-            Unsupported: A tool that this upstream cannot run or take.
+            Unsupported: The upstream doesn't support a tool.
         """
         if not self._request.tools:
             return {}
@@ -55,27 +55,27 @@ class Tools:
         forced = self._can_force(choice, thinking=thinking)
         offered = self._offered(choice, forced=forced)
         fields: JSONObject = {"tools": [self._tool(tool) for tool in offered]}
-        word = self._choice(choice, forced=forced)
-        if word:
-            fields["tool_choice"] = word
+        native = self._choice(choice, forced=forced)
+        if native:
+            fields["tool_choice"] = native
         return fields
 
     def _can_force(self, choice: ToolChoice, *, thinking: bool) -> bool:
-        able = self._capabilities
-        forced = able.forced_tool_choice and (able.forced_tool_choice_with_thinking or not thinking)
+        capabilities = self._capabilities
+        forced = capabilities.forced_tool_choice and (capabilities.forced_tool_choice_with_thinking or not thinking)
         if choice.mode == "required" and not forced:
-            self._warnings.add("downgraded:tool_choice")
+            self._losses.add("downgraded:tool_choice")
         return forced
 
     def _offered(self, choice: ToolChoice, *, forced: bool) -> Sequence[Tool]:
-        """The tools that are declared: fewer where that is the only way to limit the choice."""
+        """Return the tools to declare: only the allowed ones if nothing else limits the choice."""
         tools = self._request.tools
         if not choice.only or (choice.mode == "required" and len(choice.only) == 1 and forced):
             return tools
         names = frozenset(tool.name for tool in chosen(self._request, choice.only))
         allowed = [tool for tool in tools if tool.name in names]
         if len(allowed) < len(tools):
-            self._warnings.add("downgraded:tool_choice")
+            self._losses.add("downgraded:tool_choice")
         return allowed
 
     def _choice(self, choice: ToolChoice, *, forced: bool) -> JSONObject | None:
@@ -84,25 +84,25 @@ class Tools:
             return {"type": "none"}
         if choice.mode == "required" and forced:
             if len(choice.only) == 1:
-                word: JSONObject = {"type": "tool", "name": self._chosen(choice.only[0])}
+                native: JSONObject = {"type": "tool", "name": self._tool_name(choice.only[0])}
             else:
-                word = {"type": "any"}
+                native = {"type": "any"}
         elif choice.given or single:
-            word = {"type": "auto"}
+            native = {"type": "auto"}
         else:
             return None
-        return {**word, "disable_parallel_tool_use": True} if single else word
+        return {**native, "disable_parallel_tool_use": True} if single else native
 
-    def _chosen(self, name: str) -> str:
+    def _tool_name(self, name: str) -> str:
         [tool] = chosen(self._request, [name])
         if tool.kind == "server":
-            native = server_tools.encode_declared(tool) or EMPTY
+            native = server_tools.encode_tool(tool) or EMPTY
             return str(native.get("name", name))
         return self._names.outward(tool.name, tool.namespace)
 
     def _tool(self, tool: Tool) -> JSONObject:
         if tool.kind == "server":
-            native = self._server(tool)
+            native = self._server_tool(tool)
         else:
             native = self._custom(tool) if tool.kind == "custom" else self._function(tool)
         if tool.cache_mark and self._capabilities.cache_marks:
@@ -111,25 +111,25 @@ class Tools:
         return native
 
     def _function(self, tool: Tool) -> JSONObject:
-        native = client_tools.native_of(tool)
+        native = client_tools.native_declaration(tool)
         if native is not None:
             return dict(native)
         refuse_unseen(tool, self._request.model, self._capabilities)
         schema, strict = self._schema(tool)
-        own = tool.extras.get(PROTOCOL, {})
+        extras = tool.extras.get(PROTOCOL, {})
         return {
             "name": self._names.outward(tool.name, tool.namespace),
             **({"description": tool.description} if tool.description else {}),
             "input_schema": schema,
             **({"strict": True} if strict else {}),
             **({"defer_loading": True} if tool.deferred and self._request.protocol == PROTOCOL else {}),
-            **own,
+            **extras,
         }
 
     def _schema(self, tool: Tool) -> tuple[JSONObject, bool]:
-        """The parameters, and whether the model may be held to them."""
-        native = self._request.protocol == PROTOCOL  # written for this vendor, who judges it itself
-        schema = (tool.parameters if native else None) or object_root(tool, self._warnings)
+        """Return the parameters, and whether to send `strict`."""
+        native = self._request.protocol == PROTOCOL  # already in this vendor's form, which the vendor validates
+        schema = (tool.parameters if native else None) or object_root(tool, self._losses)
         if not tool.strict or native:
             strict = bool(tool.strict) and self._capabilities.strict_tools
         elif strict := self._capabilities.strict_tools:
@@ -139,26 +139,26 @@ class Tools:
                 strict = False
             else:
                 schema = form.schema
-                self._warnings.add(*(f"dropped:schema.{key}" for key in form.told))
+                self._losses.add(*(f"dropped:schema.{key}" for key in form.told))
         if tool.strict and not strict:
-            self._warnings.add("dropped:strict")
+            self._losses.add("dropped:strict")
         return schema, strict
 
     def _custom(self, tool: Tool) -> JSONObject:
-        self._warnings.add("emulated:custom_tool")
+        self._losses.add("emulated:custom_tool")
         name = self._names.outward(tool.name, tool.namespace)
         self.emulated.add(name)
-        about = emulated_description(tool)
+        description = emulated_description(tool)
         return {
             "name": name,
-            **({"description": about} if about else {}),
+            **({"description": description} if description else {}),
             "input_schema": emulated_parameters(),
         }
 
-    def _server(self, tool: Tool) -> JSONObject:
-        native = server_tools.encode_declared(tool)
+    def _server_tool(self, tool: Tool) -> JSONObject:
+        native = server_tools.encode_tool(tool)
         if native is None:
             raise refusals.server_tool_unavailable(tool)
         if PROTOCOL not in tool.extras:
-            self._warnings.add(*(f"dropped:{key}" for key in server_tools.unknown_settings(tool)))
+            self._losses.add(*(f"dropped:{key}" for key in server_tools.unsupported_settings(tool)))
         return native

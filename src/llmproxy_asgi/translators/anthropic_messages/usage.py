@@ -1,4 +1,4 @@
-"""Token counts: Anthropic counts cache reads and writes beside the input, we count them inside."""
+"""Decode and encode token counts: Anthropic excludes cache reads and writes from the input, `Usage` includes them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,13 +17,13 @@ _SERVER_FIELDS = {tool: field for field, tool in _SERVER_TOOLS.items()}
 
 
 def decode_usage(native: Mapping[str, Any]) -> Usage:
-    """The counts of one usage object; what is missing or no number counts as 0."""
+    """Decode a usage object; missing and invalid counts are 0."""
     cache_read = _count(native, "cache_read_input_tokens")
-    written = native.get("cache_creation")
-    by_lifetime: Mapping[str, Any] = written if isinstance(written, dict) else EMPTY
-    short = _count(by_lifetime, "ephemeral_5m_input_tokens")
-    long = _count(by_lifetime, "ephemeral_1h_input_tokens")
-    cache_write = _count(native, "cache_creation_input_tokens") or short + long
+    cache_creation = native.get("cache_creation")
+    by_lifetime: Mapping[str, Any] = cache_creation if isinstance(cache_creation, dict) else EMPTY
+    five_minutes = _count(by_lifetime, "ephemeral_5m_input_tokens")
+    one_hour = _count(by_lifetime, "ephemeral_1h_input_tokens")
+    cache_write = _count(native, "cache_creation_input_tokens") or five_minutes + one_hour
     details = native.get("output_tokens_details")
     tools = native.get("server_tool_use")
     return Usage(
@@ -31,27 +31,27 @@ def decode_usage(native: Mapping[str, Any]) -> Usage:
         output=_count(native, "output_tokens"),
         cache_read=cache_read,
         cache_write=cache_write,
-        cache_write_long=min(long, cache_write),
+        cache_write_long=min(one_hour, cache_write),
         reasoning=_count(details, "thinking_tokens") if isinstance(details, dict) else 0,
         server_tool_calls=_server_tools(tools) if isinstance(tools, dict) else EMPTY,
         extras={PROTOCOL: dict(native)} if native else EMPTY,
     )
 
 
-def newer(before: Mapping[str, Any], after: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A later snapshot laid over an earlier one: what it says replaces, what it leaves out stays."""
+def merge_usage(before: Mapping[str, Any], after: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Merge two usage objects: values of the later one replace values of the earlier one."""
     return {**before, **{key: value for key, value in (after or EMPTY).items() if value is not None}}
 
 
 def bedrock_usage(metrics: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The counts of Bedrock's last event in Anthropic's words; None where there are none."""
+    """Return the counts of Bedrock's last event with Anthropic's names; None without any."""
     if metrics is None:
         return None
-    return {theirs: metrics[ours] for ours, theirs in _METRICS.items() if ours in metrics}
+    return {name: metrics[bedrock_name] for bedrock_name, name in _METRICS.items() if bedrock_name in metrics}
 
 
 def encode_usage(usage: Usage, tier: ServiceTier | None = None) -> JSONObject:
-    """The counts as Anthropic's clients read them; the input is never negative."""
+    """Encode the counts for Anthropic's clients; the input is never negative."""
     native = usage.extras.get(PROTOCOL, EMPTY)
     fields: JSONObject = {
         **native,
@@ -61,26 +61,26 @@ def encode_usage(usage: Usage, tier: ServiceTier | None = None) -> JSONObject:
         "output_tokens": usage.output,
     }
     if usage.cache_write:
-        long = min(usage.cache_write_long, usage.cache_write)
+        one_hour = min(usage.cache_write_long, usage.cache_write)
         fields["cache_creation"] = {
-            "ephemeral_5m_input_tokens": usage.cache_write - long,
-            "ephemeral_1h_input_tokens": long,
+            "ephemeral_5m_input_tokens": usage.cache_write - one_hour,
+            "ephemeral_1h_input_tokens": one_hour,
         }
     if usage.reasoning:
         fields["output_tokens_details"] = {"thinking_tokens": usage.reasoning}
-    counted = {_SERVER_FIELDS[tool]: n for tool, n in usage.server_tool_calls.items() if tool in _SERVER_FIELDS}
-    if counted:
-        fields["server_tool_use"] = {**dict.fromkeys(_SERVER_TOOLS, 0), **counted}
+    counts = {_SERVER_FIELDS[tool]: n for tool, n in usage.server_tool_calls.items() if tool in _SERVER_FIELDS}
+    if counts:
+        fields["server_tool_use"] = {**dict.fromkeys(_SERVER_TOOLS, 0), **counts}
     return {**fields, **tier_fields(tier)}
 
 
 def estimated_input(size: int) -> Usage:
-    """What a request of `size` bytes costs about, for the start of a stream that tells no usage yet; never 0."""
+    """Estimate the usage of a request of `size` bytes, for a stream's start without usage; never 0."""
     return Usage(input=max(1, -(-size // 4)), output=1, estimated=True)
 
 
 def tier_fields(tier: ServiceTier | None) -> JSONObject:
-    """The tier that served, in a usage object's words."""
+    """Encode the tier that was used, as fields of a usage object."""
     match tier:
         case ServiceTier.FAST:
             return {"service_tier": "standard", "speed": "fast"}
@@ -91,15 +91,15 @@ def tier_fields(tier: ServiceTier | None) -> JSONObject:
 
 
 def decode_tier(native: Mapping[str, Any]) -> ServiceTier | None:
-    """The tier that served, as a usage object tells it."""
+    """Decode the tier that was used from a usage object."""
     if native.get("speed") == "fast":
         return ServiceTier.FAST
     return {"standard": ServiceTier.STANDARD, "priority": ServiceTier.PRIORITY}.get(str(native.get("service_tier")))
 
 
 def _server_tools(native: Mapping[str, Any]) -> Mapping[str, int]:
-    counted = {tool: _count(native, field) for field, tool in _SERVER_TOOLS.items()}
-    return {tool: count for tool, count in counted.items() if count} or EMPTY
+    counts = {tool: _count(native, field) for field, tool in _SERVER_TOOLS.items()}
+    return {tool: count for tool, count in counts.items() if count} or EMPTY
 
 
 def _count(native: Mapping[str, Any], key: str) -> int:
