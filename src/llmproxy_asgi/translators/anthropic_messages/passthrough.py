@@ -9,7 +9,7 @@ from typing_extensions import override
 from llmproxy_asgi.conversation import UNDATED, Ended, Failed, Finished, JSONObject, Started, StreamEvent, UsageReported
 from llmproxy_asgi.errors import GatewayError, UpstreamError
 from llmproxy_asgi.translators.anthropic_messages.errors import error_in, stream_error
-from llmproxy_asgi.translators.anthropic_messages.response_decoder import decode_finish
+from llmproxy_asgi.translators.anthropic_messages.mappings import decode_finish
 from llmproxy_asgi.translators.anthropic_messages.schema import EVENT, Event, Message
 from llmproxy_asgi.translators.anthropic_messages.usage import bedrock_usage, decode_tier, decode_usage, merge_usage
 from llmproxy_asgi.translators.relay import Inspection, Scan

@@ -1,6 +1,5 @@
 """Decode responses of a Messages upstream: content blocks, and complete responses."""
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -9,8 +8,6 @@ import msgspec
 from llmproxy_asgi.conversation import (
     EMPTY,
     Candidate,
-    Finish,
-    FinishReason,
     JSONObject,
     Opaque,
     Part,
@@ -25,6 +22,7 @@ from llmproxy_asgi.errors import UpstreamProtocolError
 from llmproxy_asgi.translators.anthropic_messages import server_tools
 from llmproxy_asgi.translators.anthropic_messages.citations import decode_citation
 from llmproxy_asgi.translators.anthropic_messages.errors import error_in, stream_error
+from llmproxy_asgi.translators.anthropic_messages.mappings import decode_finish
 from llmproxy_asgi.translators.anthropic_messages.schema import ABSENT, BLOCK, MESSAGE, PROTOCOL, Block, Message
 from llmproxy_asgi.translators.anthropic_messages.usage import decode_tier, decode_usage
 from llmproxy_asgi.translators.base import Outgoing, Upstream
@@ -33,56 +31,6 @@ from llmproxy_asgi.translators.names import DistinctIds
 from llmproxy_asgi.translators.pairing import is_object
 from llmproxy_asgi.translators.stray_errors import read_loosely
 from llmproxy_asgi.translators.surrogates import decode_replaced
-
-_FINISH_REASONS = {
-    "end_turn": FinishReason.STOP,
-    "stop_sequence": FinishReason.STOP_SEQUENCE,
-    "tool_use": FinishReason.TOOL_CALLS,
-    "max_tokens": FinishReason.LENGTH,
-    "model_context_window_exceeded": FinishReason.CONTEXT_LENGTH,
-    "refusal": FinishReason.REFUSAL,
-    "pause_turn": FinishReason.PAUSE,
-    "compaction": FinishReason.COMPACTION,
-}
-
-
-def is_known_stop_reason(reason: str | None) -> bool:
-    """Return whether a stop reason maps to a finish reason."""
-    return reason in _FINISH_REASONS
-
-
-def decode_finish(
-    reason: str | None,
-    sequence: str | None,
-    details: Mapping[str, Any] | None,
-    *,
-    has_calls: bool | None = None,
-    complete: bool = False,
-) -> Finish:
-    """Decode why a response ended; an unknown stop reason becomes `UNKNOWN` and is kept in `native`.
-
-    Args:
-        reason: The upstream's stop reason.
-        sequence: The stop sequence that ended the response.
-        details: The upstream's details about a refusal.
-        has_calls: Whether the response has tool calls; None if not known. Some servers send `end_turn` with calls, or
-            `tool_use` without any.
-        complete: Whether those calls are complete, so that an unknown stop reason means tool calls.
-    """
-    finish_reason = _FINISH_REASONS.get(reason or "", FinishReason.UNKNOWN)
-    if has_calls and (finish_reason is FinishReason.STOP or (complete and finish_reason is FinishReason.UNKNOWN)):
-        finish_reason = FinishReason.TOOL_CALLS
-    elif has_calls is False and finish_reason is FinishReason.TOOL_CALLS:
-        finish_reason = FinishReason.STOP
-    explanation = details.get("explanation") if details else None
-    category = details.get("category") if details else None
-    return Finish(
-        reason=finish_reason,
-        native=reason,
-        stop_sequence=sequence,
-        message=explanation if isinstance(explanation, str) else None,
-        category=category if isinstance(category, str) else None,
-    )
 
 
 class MessagesBlockDecoder:

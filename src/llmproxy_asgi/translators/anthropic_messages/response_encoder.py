@@ -22,24 +22,13 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.translators.anthropic_messages import server_tools
 from llmproxy_asgi.translators.anthropic_messages.citations import encode_citation
+from llmproxy_asgi.translators.anthropic_messages.mappings import encode_stop_reason
 from llmproxy_asgi.translators.anthropic_messages.reasoning import encode_reasoning, redacted_block_for_call
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.anthropic_messages.usage import encode_usage, estimated_input
 from llmproxy_asgi.translators.names import CallIds, derived
 from llmproxy_asgi.translators.pairing import arguments_object, arguments_raw
 
-_STOP_REASONS = {
-    FinishReason.STOP: "end_turn",
-    FinishReason.STOP_SEQUENCE: "stop_sequence",
-    FinishReason.TOOL_CALLS: "tool_use",
-    FinishReason.LENGTH: "max_tokens",
-    FinishReason.CONTEXT_LENGTH: "model_context_window_exceeded",
-    FinishReason.CONTENT_FILTER: "refusal",
-    FinishReason.REFUSAL: "refusal",
-    FinishReason.PAUSE: "pause_turn",
-    FinishReason.COMPACTION: "compaction",
-}
-_CATEGORIES = frozenset({"cyber", "bio", "frontier_llm", "reasoning_extraction", "general_harms"})
 _ID = re.compile(r"msg_[A-Za-z0-9_-]{1,128}")
 
 
@@ -51,23 +40,6 @@ def encode_message_id(given: str, nonce: str = "") -> str:
 def encode_call_id(call_id: str) -> str:
     """Encode a call's id in a form that every vendor accepts; the result is the same in every request."""
     return CallIds(prefix="toolu_").outward(call_id)
-
-
-def encode_stop_reason(finish: Finish, refusal: Refusal | None) -> JSONObject:
-    """Encode why the response ended; `refusal` is the model's refusal, if any."""
-    reason = finish.reason
-    if refusal is not None and reason in {FinishReason.STOP, FinishReason.UNKNOWN}:
-        reason = FinishReason.REFUSAL
-    stop_reason = _STOP_REASONS.get(reason, "end_turn")
-    fields: JSONObject = {"stop_reason": stop_reason, "stop_sequence": finish.stop_sequence}
-    if stop_reason == "refusal":
-        category = finish.category or (refusal.category if refusal else None)
-        fields["stop_details"] = {
-            "type": "refusal",
-            "category": category if category in _CATEGORIES else None,
-            "explanation": finish.message or (refusal.text if refusal else None),
-        }
-    return fields
 
 
 def encode_blocks(part: Part) -> list[JSONObject]:

@@ -39,11 +39,10 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.anthropic_messages.citations import decode_citation
 from llmproxy_asgi.translators.anthropic_messages.errors import error_in, stream_error
+from llmproxy_asgi.translators.anthropic_messages.mappings import decode_finish, is_known_stop_reason
 from llmproxy_asgi.translators.anthropic_messages.response_decoder import (
     MessagesBlockDecoder,
     arguments_text,
-    decode_finish,
-    is_known_stop_reason,
     server_call,
 )
 from llmproxy_asgi.translators.anthropic_messages.schema import (

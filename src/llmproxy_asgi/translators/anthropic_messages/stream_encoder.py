@@ -49,6 +49,7 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.translators.anthropic_messages import server_tools
 from llmproxy_asgi.translators.anthropic_messages.citations import encode_citation
 from llmproxy_asgi.translators.anthropic_messages.errors import error_body
+from llmproxy_asgi.translators.anthropic_messages.mappings import encode_stop_reason
 from llmproxy_asgi.translators.anthropic_messages.reasoning import (
     encode_signature,
     needs_thinking_block,
@@ -58,7 +59,6 @@ from llmproxy_asgi.translators.anthropic_messages.reasoning import (
 from llmproxy_asgi.translators.anthropic_messages.response_encoder import (
     encode_blocks,
     encode_call_id,
-    encode_stop_reason,
     is_web_search,
     message_start,
     with_searches,

@@ -1,0 +1,85 @@
+"""Mappings of Messages in both directions: finish reasons and their details."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmproxy_asgi.conversation import Finish, FinishReason, JSONObject, Refusal
+
+FINISH_IN: Mapping[str, FinishReason] = {
+    "end_turn": FinishReason.STOP,
+    "stop_sequence": FinishReason.STOP_SEQUENCE,
+    "tool_use": FinishReason.TOOL_CALLS,
+    "max_tokens": FinishReason.LENGTH,
+    "model_context_window_exceeded": FinishReason.CONTEXT_LENGTH,
+    "refusal": FinishReason.REFUSAL,
+    "pause_turn": FinishReason.PAUSE,
+    "compaction": FinishReason.COMPACTION,
+}
+FINISH_OUT: Mapping[FinishReason, str] = {
+    FinishReason.STOP: "end_turn",
+    FinishReason.STOP_SEQUENCE: "stop_sequence",
+    FinishReason.TOOL_CALLS: "tool_use",
+    FinishReason.LENGTH: "max_tokens",
+    FinishReason.CONTEXT_LENGTH: "model_context_window_exceeded",
+    FinishReason.CONTENT_FILTER: "refusal",
+    FinishReason.REFUSAL: "refusal",
+    FinishReason.PAUSE: "pause_turn",
+    FinishReason.COMPACTION: "compaction",
+}
+_CATEGORIES = frozenset({"cyber", "bio", "frontier_llm", "reasoning_extraction", "general_harms"})
+
+
+def is_known_stop_reason(reason: str | None) -> bool:
+    """Return whether a stop reason maps to a finish reason."""
+    return reason in FINISH_IN
+
+
+def decode_finish(
+    reason: str | None,
+    sequence: str | None,
+    details: Mapping[str, Any] | None,
+    *,
+    has_calls: bool | None = None,
+    complete: bool = False,
+) -> Finish:
+    """Decode why a response ended; an unknown stop reason becomes `UNKNOWN` and is kept in `native`.
+
+    Args:
+        reason: The upstream's stop reason.
+        sequence: The stop sequence that ended the response.
+        details: The upstream's details about a refusal.
+        has_calls: Whether the response has tool calls; None if not known. Some servers send `end_turn` with calls, or
+            `tool_use` without any.
+        complete: Whether those calls are complete, so that an unknown stop reason means tool calls.
+    """
+    finish_reason = FINISH_IN.get(reason or "", FinishReason.UNKNOWN)
+    if has_calls and (finish_reason is FinishReason.STOP or (complete and finish_reason is FinishReason.UNKNOWN)):
+        finish_reason = FinishReason.TOOL_CALLS
+    elif has_calls is False and finish_reason is FinishReason.TOOL_CALLS:
+        finish_reason = FinishReason.STOP
+    explanation = details.get("explanation") if details else None
+    category = details.get("category") if details else None
+    return Finish(
+        reason=finish_reason,
+        native=reason,
+        stop_sequence=sequence,
+        message=explanation if isinstance(explanation, str) else None,
+        category=category if isinstance(category, str) else None,
+    )
+
+
+def encode_stop_reason(finish: Finish, refusal: Refusal | None) -> JSONObject:
+    """Encode why the response ended; `refusal` is the model's refusal, if any."""
+    reason = finish.reason
+    if refusal is not None and reason in {FinishReason.STOP, FinishReason.UNKNOWN}:
+        reason = FinishReason.REFUSAL
+    stop_reason = FINISH_OUT.get(reason, "end_turn")
+    fields: JSONObject = {"stop_reason": stop_reason, "stop_sequence": finish.stop_sequence}
+    if stop_reason == "refusal":
+        category = finish.category or (refusal.category if refusal else None)
+        fields["stop_details"] = {
+            "type": "refusal",
+            "category": category if category in _CATEGORIES else None,
+            "explanation": finish.message or (refusal.text if refusal else None),
+        }
+    return fields
