@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llmproxy_asgi.conversation import Tool
 from llmproxy_asgi.errors import Unsupported
-from llmproxy_asgi.translators.gemini.json_schemas import Unexpressed, lowered
+from llmproxy_asgi.translators.gemini.json_schemas import UnsupportedSchema, to_gemini_schema
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.schema_references import with_definitions
 from llmproxy_asgi.translators.strict_schemas import ANTHROPIC, OPENAI, NotStrict, strict_form
@@ -67,8 +67,8 @@ def test_any_schema_has_a_form_or_is_refused(schema: dict[str, Any]) -> None:
     for demands in (OPENAI, ANTHROPIC):
         with contextlib.suppress(NotStrict):
             msgspec.json.encode(strict_form(schema, demands).schema)
-    with contextlib.suppress(Unexpressed):
-        msgspec.json.encode(lowered(schema, Losses(), root=True))
+    with contextlib.suppress(UnsupportedSchema):
+        msgspec.json.encode(to_gemini_schema(schema, Losses(), root=True))
     assert msgspec.json.encode(schema) == before
 
 
@@ -85,4 +85,4 @@ def test_many_names_that_read_alike_cost_little() -> None:
 def test_a_format_that_is_no_word(schema: dict[str, Any]) -> None:
     """It is told, not looked up."""
     losses = Losses()
-    assert "format" not in lowered(schema, losses)
+    assert "format" not in to_gemini_schema(schema, losses)

@@ -31,7 +31,7 @@ from llmproxy_asgi.translators.fields import Node, missing
 from llmproxy_asgi.translators.gemini import listing
 from llmproxy_asgi.translators.gemini.errors import decode_error, encode_problem, stream_error
 from llmproxy_asgi.translators.gemini.outline import both_spellings, refuse_both_spellings
-from llmproxy_asgi.translators.gemini.proto import Proto, spelled
+from llmproxy_asgi.translators.gemini.proto import ProtoNode, find_key
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.outline import Counted, Outline
 from llmproxy_asgi.translators.raw_json import join_object, raw, split_object
@@ -67,7 +67,7 @@ class GeminiEmbeddingInbound(EmbeddingInbound):
         opened, values = _OUTLINE.open(body, bounds)
         refuse_both_spellings(opened)
         wanted = "content" if path.get("method") == ONE else "requests"
-        if spelled(opened, wanted) is None:
+        if find_key(opened, wanted) is None:
             raise missing(wanted)
         return Intake(
             protocol=PROTOCOL,
@@ -114,12 +114,12 @@ class GeminiEmbeddingInbound(EmbeddingInbound):
         return listing.show_model(name)
 
 
-def _asked(intake: Intake) -> list[Proto]:
+def _asked(intake: Intake) -> list[ProtoNode]:
     """What is to be embedded, one object each."""
     if intake.path.get("method") == ONE:
         nodes = {key: Node.of(intake.raw, key) for key in intake.raw}
         return [_Top({key: node.value for key, node in nodes.items() if node is not None}, "")]
-    requests = Proto.of_body(intake.raw, "requests")
+    requests = ProtoNode.of_body(intake.raw, "requests")
     if requests is None:
         raise missing("requests")
     entries = requests.entries()
@@ -140,18 +140,18 @@ def _check_names(entry: Mapping[str, Any], path: str) -> None:
     refuse_both_spellings(entry.keys(), within=f"{path}.")
 
 
-class _Top(Proto):
+class _Top(ProtoNode):
     """The body itself, whose fields have no path before their names."""
 
     __slots__ = ()
 
     @override
-    def get(self, key: str) -> Proto | None:
+    def get(self, key: str) -> ProtoNode | None:
         found = super().get(key)
-        return Proto(found.value, found.path.removeprefix(".")) if found else None
+        return ProtoNode(found.value, found.path.removeprefix(".")) if found else None
 
 
-def _input(asked: Proto) -> EmbeddingInput:
+def _input(asked: ProtoNode) -> EmbeddingInput:
     content = asked.get("content")
     if content is None:
         raise missing(f"{asked.path}.content".removeprefix("."))
@@ -207,7 +207,7 @@ class GeminiEmbeddingOutbound(EmbeddingOutbound):
         if intake.path.get("method") == ONE:
             return Outgoing(body=b'{"requests":[%b]}' % join_object({**intake.raw, "model": model}), stream=False)
         values = dict(intake.raw)
-        key = spelled(values, "requests") or "requests"
+        key = find_key(values, "requests") or "requests"
         requests = [join_object({**each, "model": model}) for each in _entries(values[key], key)]
         values[key] = msgspec.Raw(b"[" + b",".join(requests) + b"]")
         return Outgoing(body=join_object(values), stream=False)

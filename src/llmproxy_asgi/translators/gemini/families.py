@@ -1,7 +1,7 @@
-"""What Gemini models take, by family: Google's documentation and public reports as of autumn 2026, as data.
+"""Capabilities of Gemini models by family, from Google's documentation and public reports as of autumn 2026.
 
-Patterns are matched in their order, so that vendors' prefixes and dates (`models/gemini-2.5-flash-preview-09-2026`,
-`google/gemini-3-pro`) find their family too.
+Patterns are matched in order, so that names with vendors' prefixes and dates
+(`models/gemini-2.5-flash-preview-09-2026`, `google/gemini-3-pro`) match their family too.
 """
 
 from fnmatch import fnmatchcase
@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from llmproxy_asgi.capabilities import Capabilities
 
-_ANY = Capabilities(
+_DEFAULT = Capabilities(
     custom_tools=False,
     strict_tools=False,
     cache_marks=False,
@@ -22,14 +22,14 @@ _ANY = Capabilities(
     thinking="effort",
     thinking_off=False,
 )
-_THREE = replace(_ANY, max_output_tokens=65_536)
-_THREE_PRO = replace(_THREE, efforts=("low", "high"))
-_THREE_FIRST = replace(_THREE, efforts=("minimal", "low", "medium", "high"))
-# Up to 2.5 tools beside `responseMimeType: application/json` are refused (Google's documentation of structured outputs,
-# and its words `Function calling with a response mime type: 'application/json' is unsupported`); from 3 on both go.
-# Nor do functions go beside Google's own tools there (`Tool use with function calling is unsupported`).
-_BUDGETS = replace(
-    _ANY,
+_GEMINI_3 = replace(_DEFAULT, max_output_tokens=65_536)
+_GEMINI_3_PRO = replace(_GEMINI_3, efforts=("low", "high"))
+_GEMINI_3_0 = replace(_GEMINI_3, efforts=("minimal", "low", "medium", "high"))
+# Up to 2.5, tools with `responseMimeType: application/json` are refused (Google's documentation of structured outputs,
+# and its error `Function calling with a response mime type: 'application/json' is unsupported`); 3 supports both.
+# Functions with Google's own tools are refused there too (`Tool use with function calling is unsupported`).
+_GEMINI_2_5 = replace(
+    _DEFAULT,
     format_with_tools=False,
     mixed_tools=False,
     thinking="budget",
@@ -38,30 +38,30 @@ _BUDGETS = replace(
     max_thinking_budget=24_576,
     tool_result_media=False,
 )
-_PRO = replace(_BUDGETS, thinking_off=False, min_thinking_budget=128, max_thinking_budget=32_768)
-_LITE = replace(_BUDGETS, min_thinking_budget=512)
-_BEFORE = replace(_BUDGETS, efforts=(), max_thinking_budget=None, max_output_tokens=8_192)
-_PICTURES = replace(_BUDGETS, efforts=(), max_thinking_budget=None, tools=False, max_output_tokens=32_768)
+_GEMINI_2_5_PRO = replace(_GEMINI_2_5, thinking_off=False, min_thinking_budget=128, max_thinking_budget=32_768)
+_GEMINI_2_5_LITE = replace(_GEMINI_2_5, min_thinking_budget=512)
+_BEFORE_2_5 = replace(_GEMINI_2_5, efforts=(), max_thinking_budget=None, max_output_tokens=8_192)
+_IMAGES_2_5 = replace(_GEMINI_2_5, efforts=(), max_thinking_budget=None, tools=False, max_output_tokens=32_768)
 
 GEMINI_FAMILIES: tuple[tuple[str, Capabilities], ...] = (
-    ("*gemini-2.5-*image*", _PICTURES),
-    ("*gemini-2.5-flash-lite*", _LITE),
-    ("*gemini-2.5-pro*", _PRO),
-    ("*gemini-2.5-*", _BUDGETS),
-    ("*gemini-2.0-*", _BEFORE),
-    ("*gemini-1.*", _BEFORE),
-    ("*gemini-3-pro*", _THREE_PRO),
-    ("*gemini-3-*", _THREE_FIRST),
-    ("*gemini-3*", _THREE),
-    ("*gemma*", replace(_BEFORE, system_midway=False)),
-    ("*gemini-flash-lite-latest*", _THREE),
-    ("*gemini*", _ANY),
+    ("*gemini-2.5-*image*", _IMAGES_2_5),
+    ("*gemini-2.5-flash-lite*", _GEMINI_2_5_LITE),
+    ("*gemini-2.5-pro*", _GEMINI_2_5_PRO),
+    ("*gemini-2.5-*", _GEMINI_2_5),
+    ("*gemini-2.0-*", _BEFORE_2_5),
+    ("*gemini-1.*", _BEFORE_2_5),
+    ("*gemini-3-pro*", _GEMINI_3_PRO),
+    ("*gemini-3-*", _GEMINI_3_0),
+    ("*gemini-3*", _GEMINI_3),
+    ("*gemma*", replace(_BEFORE_2_5, system_midway=False)),
+    ("*gemini-flash-lite-latest*", _GEMINI_3),
+    ("*gemini*", _DEFAULT),
 )
-"""Pattern to capabilities; the first match counts."""
+"""Pattern to capabilities; the first match is used."""
 
 
 @lru_cache(maxsize=1024)
 def capabilities_of(model: str) -> Capabilities:
-    """What a model takes by its name; one that is no Gemini is taken for a new one."""
+    """Return a model's capabilities by its name; those of the latest Gemini for an unknown model."""
     name = model.lower()
-    return next((found for pattern, found in GEMINI_FAMILIES if fnmatchcase(name, pattern)), _ANY)
+    return next((found for pattern, found in GEMINI_FAMILIES if fnmatchcase(name, pattern)), _DEFAULT)

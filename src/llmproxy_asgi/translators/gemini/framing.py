@@ -1,7 +1,7 @@
-"""How a stream of chunks is framed: as server-sent events, or as a JSON array whose elements come one by one.
+"""Frame streams of chunks: as server-sent events, or as a JSON array that is sent element by element.
 
-Upstreams are asked for events; what came is told by its first byte. A caller who did not ask for events gets the array,
-and the request itself remembers how far that array is: an error can then end it properly, whoever writes it.
+Upstreams are asked for events; the first byte shows which framing they send. A caller that doesn't ask for events gets
+an array. The request holds that array's state, so that any code that writes an error can end the array.
 """
 
 from collections.abc import Callable
@@ -14,24 +14,24 @@ from llmproxy_asgi.translators.base import Intake
 from llmproxy_asgi.wire import sse
 from llmproxy_asgi.wire.json_stream import ArrayDecoder, ArrayEncoder, ElementTooLarge, NotAnArray
 
-_EMPTY = (b"", b"[DONE]")
-"""What some compatible servers send between or after chunks."""
-_SHORT = 10
+_FILLERS = (b"", b"[DONE]")
+"""Data that some compatible servers send between or after chunks."""
+_MIN_CHUNK = 10
 
 
 class ArrayIntake(Intake, frozen=True, kw_only=True):
-    """A request whose answer is a JSON array."""
+    """A request whose response is a JSON array."""
 
     media_type: ClassVar[bytes] = b"application/json"
 
     array: ArrayEncoder = field(default_factory=ArrayEncoder)
 
 
-class ChunkFrames:
-    """Reads either framing.
+class ChunkSplitter:
+    """The splitter of a stream into chunks, for both framings.
 
     Args:
-        max_event: Bytes of the longest chunk.
+        max_event: The largest chunk, in bytes.
     """
 
     __slots__ = ("_array", "_complete", "_max_event", "_splitter")
@@ -43,21 +43,21 @@ class ChunkFrames:
         self._array: ArrayDecoder | None = None
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The chunks that are now whole.
+        """Return the chunks that are now complete.
 
         Raises:
-            UpstreamProtocolError: What came is neither, or one chunk is too long.
+            UpstreamProtocolError: The data has neither framing, or a chunk is too long.
         """
         try:
             if self._complete is not None:
-                return _datas(self._complete(data))
+                return _event_data(self._complete(data))
             if self._array is None:
                 data = data.lstrip()
                 if not data:
                     return []
                 if data[:1] != b"[":
                     self._complete = self._splitter.complete
-                    return _datas(self._complete(data))
+                    return _event_data(self._complete(data))
                 self._array = ArrayDecoder(max_element=self._max_event)
             return self._array.feed(data)
         except sse.EventTooLarge as error:
@@ -66,10 +66,10 @@ class ChunkFrames:
             raise UpstreamProtocolError(f"The upstream's stream cannot be read: {error}.") from None
 
     def close(self) -> list[bytes]:
-        """The last chunk, where its blank line was forgotten.
+        """Return the last chunk, if its blank line is missing.
 
         Raises:
-            UpstreamProtocolError: The array was cut off.
+            UpstreamProtocolError: The array is incomplete.
         """
         if self._array is not None:
             try:
@@ -77,33 +77,33 @@ class ChunkFrames:
             except NotAnArray as error:
                 raise UpstreamProtocolError(f"The upstream's stream cannot be read: {error}.") from None
         tail = self._splitter.tail
-        return _datas(tail + b"\n\n") if tail else []
+        return _event_data(tail + b"\n\n") if tail else []
 
 
-def _datas(block: bytes) -> list[bytes]:
-    """The data of whole events."""
+def _event_data(block: bytes) -> list[bytes]:
+    """Return the data of complete events."""
     if not block:
         return []
     lines = sse.only_data(block)
     if lines is None:
-        lines = [frame.data for frame in sse.decode(block)]
-    elif len(lines) == 1 and len(lines[0]) >= _SHORT:
+        lines = [event.data for event in sse.decode(block)]
+    elif len(lines) == 1 and len(lines[0]) >= _MIN_CHUNK:
         return lines
-    return [line for line in lines if len(line) >= _SHORT or line.strip() not in _EMPTY]
+    return [line for line in lines if len(line) >= _MIN_CHUNK or line.strip() not in _FILLERS]
 
 
-def is_blank(data: bytes) -> bool:
-    """Whether an event's data is none of a chunk."""
-    return len(data) < _SHORT and data.strip() in _EMPTY
+def is_filler(data: bytes) -> bool:
+    """Return whether an event's data is not a chunk."""
+    return len(data) < _MIN_CHUNK and data.strip() in _FILLERS
 
 
-def frame(chunk: bytes, intake: Intake) -> bytes:
-    """A chunk as this caller reads it."""
+def encode_frame(chunk: bytes, intake: Intake) -> bytes:
+    """Encode a chunk in the caller's framing."""
     if isinstance(intake, ArrayIntake):
         return intake.array.element(chunk)
     return sse.encode(chunk)
 
 
-def end(intake: Intake) -> bytes:
-    """The end of a stream: events have none."""
+def encode_end(intake: Intake) -> bytes:
+    """Encode the end of a stream; event streams have none."""
     return intake.array.close() if isinstance(intake, ArrayIntake) else b""

@@ -1,4 +1,4 @@
-"""Where an answer's words come from: Google counts UTF-8 bytes within a part, we count code points within a text."""
+"""Decode and encode citations: Google counts UTF-8 bytes within a part, `Citation` counts code points within a text."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,8 +19,8 @@ from llmproxy_asgi.translators.gemini.schema import PROTOCOL
 _SOURCES: Mapping[str, str] = {"web": "url", "retrievedContext": "document", "maps": "place", "image": "url"}
 
 
-class Found(msgspec.Struct, frozen=True):
-    """A citation, and the bytes of the whole answer's text that it is about."""
+class LocatedCitation(msgspec.Struct, frozen=True):
+    """A citation and its span, in bytes of the complete response's text."""
 
     start: int
     end: int
@@ -29,13 +29,13 @@ class Found(msgspec.Struct, frozen=True):
 
 def decode_grounding(
     grounding: JSONObject | None, recitation: JSONObject | None, starts: Mapping[int, int]
-) -> Iterator[Found]:
-    """All citations of one candidate; what cannot be read is passed over.
+) -> Iterator[LocatedCitation]:
+    """Decode all citations of one candidate; skip unreadable ones.
 
     Args:
         grounding: `groundingMetadata`.
         recitation: `citationMetadata`.
-        starts: Part number to the byte of the whole text where that part begins.
+        starts: Part number to the part's byte offset in the complete text.
     """
     chunks = _rows(grounding, "groundingChunks")
     for support in _rows(grounding, "groundingSupports"):
@@ -43,14 +43,16 @@ def decode_grounding(
         if not isinstance(segment, dict):
             continue
         base = starts.get(_count(segment, "partIndex"), 0)
-        words = segment.get("text")
+        text = segment.get("text")
         indices = support.get("groundingChunkIndices")
         for index in indices if isinstance(indices, list) else ():
             if type(index) is not int or not 0 <= index < len(chunks):
                 continue
-            citation = _source(chunks[index], words if isinstance(words, str) else None)
+            citation = _source(chunks[index], text if isinstance(text, str) else None)
             if citation is not None:
-                yield Found(base + _count(segment, "startIndex"), base + _count(segment, "endIndex"), citation)
+                yield LocatedCitation(
+                    base + _count(segment, "startIndex"), base + _count(segment, "endIndex"), citation
+                )
     for entry in _rows(recitation, "citations") or _rows(recitation, "citationSources"):
         address = entry.get("uri")
         if isinstance(address, str) and address:
@@ -60,21 +62,21 @@ def decode_grounding(
                 title=title if isinstance(title, str) and title else None,
                 extras={PROTOCOL: {"license": licence}} if licence else EMPTY,
             )
-            yield Found(_count(entry, "startIndex"), _count(entry, "endIndex"), citation)
+            yield LocatedCitation(_count(entry, "startIndex"), _count(entry, "endIndex"), citation)
 
 
-def searches(grounding: JSONObject | None) -> int:
-    """How often the upstream searched the web."""
+def count_searches(grounding: JSONObject | None) -> int:
+    """Return the number of the upstream's web searches."""
     queries = grounding.get("webSearchQueries") if grounding else None
     return len(queries) if isinstance(queries, list) else 0
 
 
-def searched(grounding: JSONObject | None, call_id: str) -> list[Part]:
-    """The upstream's searches as calls, each with its result; which query found what is not told, so the first has all.
+def search_parts(grounding: JSONObject | None, call_id: str) -> list[Part]:
+    """Return the upstream's searches as calls with results; the first has all hits, as Google doesn't assign them.
 
     Args:
         grounding: `groundingMetadata`.
-        call_id: What the ids of the calls begin with.
+        call_id: The prefix of the calls' ids.
     """
     queries = grounding.get("webSearchQueries") if grounding else None
     hits = tuple(
@@ -82,22 +84,22 @@ def searched(grounding: JSONObject | None, call_id: str) -> list[Part]:
         for chunk in _rows(grounding, "groundingChunks")
         if (source := _source(chunk, None)) is not None and source.kind == "url" and source.url
     )
-    made: list[Part] = []
+    parts: list[Part] = []
     for number, query in enumerate(queries if isinstance(queries, list) else ()):
-        asked = msgspec.json.encode({"query": str(query)}).decode()
-        name = f"{call_id}_{number}"
-        made.append(ServerToolCall(call_id=name, tool="web_search", arguments=asked))
-        made.append(ServerToolResult(call_id=name, tool="web_search", hits=() if number else hits))
-    return made
+        arguments = msgspec.json.encode({"query": str(query)}).decode()
+        search_id = f"{call_id}_{number}"
+        parts.append(ServerToolCall(call_id=search_id, tool="web_search", arguments=arguments))
+        parts.append(ServerToolResult(call_id=search_id, tool="web_search", hits=() if number else hits))
+    return parts
 
 
-def placed(found: Iterable[Found], text: str, base: int) -> Iterator[Citation]:
-    """The citations within one text, their spans in its code points.
+def citations_in_text(found: Iterable[LocatedCitation], text: str, base: int) -> Iterator[Citation]:
+    """Return the citations within one text, with spans in its code points.
 
     Args:
-        found: Of the whole answer.
+        found: The citations of the complete response.
         text: One of its texts.
-        base: Bytes of the whole answer's text before this one.
+        base: Bytes of the complete text before this one.
     """
     encoded = text.encode("utf-8", "surrogatepass")
     for entry in found:
@@ -108,20 +110,20 @@ def placed(found: Iterable[Found], text: str, base: int) -> Iterator[Citation]:
 
 
 class Grounding:
-    """`groundingMetadata`, made of citations."""
+    """The encoder of citations into `groundingMetadata`."""
 
     def __init__(self) -> None:
-        self._chunks: dict[tuple[str, str | None], int] = {}  # address and title to their place
+        self._chunks: dict[tuple[str, str | None], int] = {}  # (URL, title) to index
         self._supports: dict[tuple[int, int, int], JSONObject] = {}
 
     def add(self, citations: Sequence[Citation], text: str, *, base: int = 0, part: int = 0) -> None:
-        """The citations of one text.
+        """Add the citations of one text.
 
         Args:
-            citations: Those without an address have no place here.
-            text: The whole text.
-            base: Bytes before it, where offsets are counted from the answer's start.
-            part: The number of the part it stands in.
+            citations: Citations; those without a URL are skipped.
+            text: The complete text.
+            base: Bytes before the text, if offsets start at the response's start.
+            part: The number of the text's part.
         """
         for citation in citations:
             if citation.url is None:
@@ -130,15 +132,15 @@ class Grounding:
             end = len(text) if citation.end is None else citation.end
             first = base + len(text[:start].encode("utf-8", "surrogatepass"))
             last = base + len(text[:end].encode("utf-8", "surrogatepass"))
-            place = self._chunks.setdefault((citation.url, citation.title or None), len(self._chunks))
+            index = self._chunks.setdefault((citation.url, citation.title or None), len(self._chunks))
             segment: JSONObject = {"startIndex": first, "endIndex": last, "text": text[start:end]}
             if part:
                 segment["partIndex"] = part
             support = self._supports.setdefault((part, first, last), {"segment": segment, "groundingChunkIndices": []})
-            support["groundingChunkIndices"].append(place)
+            support["groundingChunkIndices"].append(index)
 
     def fields(self) -> JSONObject:
-        """The candidate's field; none where nothing was cited."""
+        """Return the candidate's field; empty without citations."""
         if not self._chunks:
             return {}
         chunks = [{"web": {"uri": url, **({"title": title} if title else {})}} for url, title in self._chunks]
@@ -146,17 +148,17 @@ class Grounding:
         return {"groundingMetadata": {"groundingChunks": chunks, "groundingSupports": supports}}
 
 
-def _source(chunk: JSONObject, words: str | None) -> Citation | None:
+def _source(chunk: JSONObject, text: str | None) -> Citation | None:
     for key, kind in _SOURCES.items():
         source = chunk.get(key)
         if isinstance(source, dict):
-            address = next((source[name] for name in ("uri", "sourceUri") if isinstance(source.get(name), str)), None)
+            address = next((source[key] for key in ("uri", "sourceUri") if isinstance(source.get(key), str)), None)
             title = source.get("title")
             return Citation(
                 kind=kind,  # type: ignore[arg-type]  # the table holds nothing else
                 url=address or None,
                 title=title if isinstance(title, str) and title else None,
-                cited_text=words or None,
+                cited_text=text or None,
             )
     return None
 
@@ -172,5 +174,5 @@ def _count(native: Mapping[str, Any], key: str) -> int:
 
 
 def _length(encoded: bytes) -> int:
-    """Code points; of one that is cut, those before the cut."""
+    """Return the number of code points; an incomplete last one doesn't count."""
     return len(encoded.decode("utf-8", "ignore"))

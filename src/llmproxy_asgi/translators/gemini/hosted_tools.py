@@ -1,15 +1,15 @@
-"""The tools that a generateContent request asks Google to run."""
+"""Find the tools in a generateContent request that Google runs."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llmproxy_asgi.translators.gemini.outline import both_spellings
-from llmproxy_asgi.translators.gemini.proto import camel, either
+from llmproxy_asgi.translators.gemini.proto import camel, find_items
 from llmproxy_asgi.translators.hosted_tools import Asked, Hosted
 
 
 def _read(values: Mapping[str, Any]) -> Iterable[Asked]:
-    """Whatever an entry of `tools` holds beside functions; servers of MCP with their addresses."""
+    """Yield the tools other than functions; MCP servers with their addresses."""
     tools = values.get("tools")
     for number, entry in enumerate(tools if isinstance(tools, list) else [tools]):
         for key, value in entry.items() if isinstance(entry, dict) else ():
@@ -24,7 +24,7 @@ def _read(values: Mapping[str, Any]) -> Iterable[Asked]:
 
 def _addresses(servers: Any) -> Iterable[str]:
     for server in servers if isinstance(servers, list) else [servers]:
-        found = either(server, "streamableHttpTransport") if isinstance(server, dict) else ()
+        found = find_items(server, "streamableHttpTransport") if isinstance(server, dict) else ()
         urls = [str(each.get("url") or "") for _, each in found if isinstance(each, dict)]
         yield from urls or [""]
 

@@ -1,8 +1,8 @@
-"""Serving Google's generateContent: what its clients send, and what they must get back.
+"""Serve Google's generateContent protocol: decode callers' requests and encode their responses.
 
 Source: Google's Python SDK google-genai 3.4.0 (types, stream reader, error classes) and public documentation, read
-2026-11-21. The path names the model and says whether the answer is streamed, and how: as server-sent events, or as one
-JSON array whose elements come one by one.
+2026-11-21. The path has the model, and whether the response is streamed and how: as server-sent events, or as a JSON
+array that is sent element by element.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,15 +20,15 @@ from llmproxy_asgi.translators.gemini import listing
 from llmproxy_asgi.translators.gemini.errors import encode_problem
 from llmproxy_asgi.translators.gemini.framing import ArrayIntake
 from llmproxy_asgi.translators.gemini.outline import OUTLINE, refuse_both_spellings, refuse_both_spellings_within
-from llmproxy_asgi.translators.gemini.proto import Proto, spelled
+from llmproxy_asgi.translators.gemini.proto import ProtoNode, find_key
 from llmproxy_asgi.translators.gemini.request_decoder import decode_request
-from llmproxy_asgi.translators.gemini.response_encoder import encode_answer
+from llmproxy_asgi.translators.gemini.response_encoder import encode_response
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
-from llmproxy_asgi.translators.gemini.stream_encoder import AnswerStream
+from llmproxy_asgi.translators.gemini.stream_encoder import GeminiStreamEncoder
 from llmproxy_asgi.translators.raw_json import split_object
 from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds, Opened
 
-_OUTSIDES = {
+_FIRST_BYTES = {
     "contents": (b"[", "an array"),
     "tools": (b"[", "an array"),
     "safetySettings": (b"[", "an array"),
@@ -68,14 +68,13 @@ SPELLING = {
         }.items()
     },
 }
-"""The common names of fields to this protocol's."""
+"""Common field names to this protocol's names."""
 
 
 class GeminiInbound(Inbound):
-    """The half that serves callers.
+    """The codec half for callers.
 
-    `open` wants `path` to hold `model` (what stands between `models/` and the method), `method` and, for streams,
-    `alt`.
+    `open` expects in `path`: `model` (the path between `models/` and the method), `method` and, for streams, `alt`.
     """
 
     protocol: ClassVar[str] = PROTOCOL
@@ -88,20 +87,20 @@ class GeminiInbound(Inbound):
     ) -> Intake:
         raw, values = OUTLINE.open(body, bounds)
         if path.get("method") == _COUNT:
-            raw = _counted(raw)
+            raw = _request_to_count(raw)
             OUTLINE.check(Opened(raw, values), bounds)
         refuse_both_spellings(raw)
         refuse_both_spellings_within(raw)
-        for key, (starts, wanted) in _OUTSIDES.items():
-            found = spelled(raw, key)
+        for key, (first_bytes, expected) in _FIRST_BYTES.items():
+            found = find_key(raw, key)
             first = memoryview(raw[found])[0] if found else _NULL
-            if found and first not in starts and (first != _NULL or key == "contents"):
-                raise BadRequest(f"{found}: expected {wanted}.", param=found, code="invalid_type")
-        if spelled(raw, "contents") is None:
+            if found and first not in first_bytes and (first != _NULL or key == "contents"):
+                raise BadRequest(f"{found}: expected {expected}.", param=found, code="invalid_type")
+        if find_key(raw, "contents") is None:
             raise missing("contents")
         stream = path.get("method") == _STREAM
-        made = ArrayIntake if stream and path.get("alt", "json") != "sse" else Intake
-        return made(
+        request_class = ArrayIntake if stream and path.get("alt", "json") != "sse" else Intake
+        return request_class(
             protocol=PROTOCOL,
             model=_model(raw, path),
             stream=stream,
@@ -118,7 +117,7 @@ class GeminiInbound(Inbound):
     @override
     def most_output(self, intake: Intake) -> int | None:
         try:
-            config = Proto.of_body(intake.raw, "generationConfig")
+            config = ProtoNode.of_body(intake.raw, "generationConfig")
             limit = config.get("maxOutputTokens") if config is not None else None
             return None if limit is None else limit.integer()
         except BadRequest:
@@ -126,11 +125,11 @@ class GeminiInbound(Inbound):
 
     @override
     def encode(self, response: Response, intake: Intake) -> bytes:
-        return encode_answer(response, intake.model or response.model)
+        return encode_response(response, intake.model or response.model)
 
     @override
     def encoder(self, intake: Intake) -> StreamEncoder:
-        return AnswerStream(intake)
+        return GeminiStreamEncoder(intake)
 
     @override
     def problem(self, error: GatewayError, *, request_id: str | None = None) -> Problem:
@@ -150,17 +149,17 @@ class GeminiInbound(Inbound):
 
 
 def _model(raw: Mapping[str, Raw], path: Mapping[str, str]) -> str:
-    """The model that the path names; the body's, where it names none."""
+    """Return the path's model, else the body's."""
     model = path.get("model", "")
     if not model:
-        node = Proto.of_body(raw, "model")
+        node = ProtoNode.of_body(raw, "model")
         model = node.text() if node else ""
     return model.removeprefix("models/")
 
 
-def _counted(raw: Mapping[str, Raw]) -> dict[str, Raw]:
-    """The request whose tokens are to be counted, which may stand in a field of its own."""
-    key = spelled(raw, "generateContentRequest")
+def _request_to_count(raw: Mapping[str, Raw]) -> dict[str, Raw]:
+    """Return the fields of the request whose tokens to count, which may be in `generateContentRequest`."""
+    key = find_key(raw, "generateContentRequest")
     if key is None:
         return dict(raw)
     try:

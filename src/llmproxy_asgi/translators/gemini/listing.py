@@ -1,4 +1,4 @@
-"""Models as Google's SDK lists them, always in one page, and counted tokens.
+"""Encode lists of models for Google's SDK, always as one page, and token counts.
 
 Shape: the model object of the Gemini API, read from google-genai 3.4 on 2026-11-21.
 """
@@ -11,17 +11,17 @@ _METHODS = ("generateContent", "countTokens")
 
 
 def list_models(names: Sequence[str]) -> bytes:
-    """All of them."""
+    """Encode the list of models."""
     return msgspec.json.encode({"models": [_model(name) for name in names]})
 
 
 def show_model(name: str) -> bytes:
-    """One of them."""
+    """Encode one model."""
     return msgspec.json.encode(_model(name.removeprefix("models/")))
 
 
 def encode_count(tokens: int) -> bytes:
-    """The answer of `:countTokens`."""
+    """Encode the response of `:countTokens`."""
     return msgspec.json.encode({"totalTokens": tokens})
 
 

@@ -66,7 +66,7 @@ BLOCK_REASONS = frozenset(
 )
 UNSPECIFIED = "FINISH_REASON_UNSPECIFIED"
 """The value of an unset enum."""
-LOST_SIGNATURE = "MISSING_THOUGHT_SIGNATURE"
+MISSING_SIGNATURE = "MISSING_THOUGHT_SIGNATURE"
 """A refusal: a call was sent back without its signature."""
 
 TIERS_IN: Mapping[str, ServiceTier] = {
@@ -86,36 +86,36 @@ RESOLUTIONS_IN: Mapping[str, Detail] = {
     "MEDIA_RESOLUTION_HIGH": "high",
     "MEDIA_RESOLUTION_ULTRA_HIGH": "original",
 }
-RESOLUTIONS_OUT: Mapping[Detail, str] = {detail: word for word, detail in RESOLUTIONS_IN.items()}
+RESOLUTIONS_OUT: Mapping[Detail, str] = {detail: level for level, detail in RESOLUTIONS_IN.items()}
 
 SERVER_TOOLS: Mapping[str, str] = {"googleSearch": "web_search", "urlContext": "url_fetch"}
-"""Tools that Google runs and other vendors have, too."""
-SERVER_TOOLS_OUT: Mapping[str, str] = {ours: theirs for theirs, ours in SERVER_TOOLS.items()}
+"""Tools that Google runs and other vendors also have."""
+SERVER_TOOLS_OUT: Mapping[str, str] = {canonical: vendor for vendor, canonical in SERVER_TOOLS.items()}
 
 
-_ONCE = frozenset({"TOO_MANY_TOOL_CALLS"})
-"""Pauses that would recur: the model called tools until its upstream stopped it."""
+_CONTINUE_ONCE = frozenset({"TOO_MANY_TOOL_CALLS"})
+"""Pauses that would recur: the model called tools until the upstream stopped it."""
 
 
-def decode_finish(word: str, message: str | None, *, called: bool, token: str | None = None) -> Finish:
-    """Decode a finish reason. A stop, or an unknown value, after a call means the call; others stand.
+def decode_finish(native: str, message: str | None, *, called: bool, token: str | None = None) -> Finish:
+    """Decode a finish reason. A stop or an unknown value after a call becomes `TOOL_CALLS`.
 
     Args:
-        word: Google's.
+        native: Google's finish reason.
         message: Google's explanation.
         called: Whether a function was called.
-        token: What brings the rest of a paused answer, beside the same request.
+        token: The token that continues a paused response with the same request.
     """
-    reason = FINISH_IN.get(word, FinishReason.UNKNOWN)
+    reason = FINISH_IN.get(native, FinishReason.UNKNOWN)
     if called and reason in {FinishReason.STOP, FinishReason.UNKNOWN}:
         reason = FinishReason.TOOL_CALLS
     resume = {"continuationToken": token} if token and reason is FinishReason.PAUSE else None
-    once = word in _ONCE
-    return Finish(reason=reason, native=word, message=message, resume=resume, continue_once=once)
+    continue_once = native in _CONTINUE_ONCE
+    return Finish(reason=reason, native=native, message=message, resume=resume, continue_once=continue_once)
 
 
-def finish_word(finish: Finish) -> str:
-    """Return Google's own finish reason if there is one, else the nearest."""
+def encode_finish(finish: Finish) -> str:
+    """Encode a finish reason: Google's own if there is one, else the nearest."""
     native = finish.native
     if native is not None and FINISH_IN.get(native) is finish.reason:
         return native
@@ -129,7 +129,7 @@ def media_kind(media_type: str | None) -> MediaKind:
 
 
 def decode_usage(native: Mapping[str, Any], searches: int = 0) -> Usage:
-    """Decode the token counts; missing values and non-numbers are 0. Google counts reasoning beside the output."""
+    """Decode the token counts; missing values and non-numbers are 0. Google excludes reasoning from the output."""
     thoughts = _count(native, "thoughtsTokenCount")
     return Usage(
         input=_count(native, "promptTokenCount") + _count(native, "toolUsePromptTokenCount"),
@@ -149,8 +149,8 @@ def encode_usage(usage: Usage) -> JSONObject:
     """Encode the token counts."""
     native = usage.extras.get(PROTOCOL, EMPTY)
     tool_prompt = min(_count(native, "toolUsePromptTokenCount"), usage.input)
-    prompt, said = usage.input - tool_prompt, max(0, usage.output - usage.reasoning)
-    fields: JSONObject = {"promptTokenCount": prompt, "candidatesTokenCount": said, "totalTokenCount": usage.total}
+    prompt, output = usage.input - tool_prompt, max(0, usage.output - usage.reasoning)
+    fields: JSONObject = {"promptTokenCount": prompt, "candidatesTokenCount": output, "totalTokenCount": usage.total}
     if usage.cache_read:
         fields["cachedContentTokenCount"] = usage.cache_read
     if usage.reasoning:
@@ -160,7 +160,7 @@ def encode_usage(usage: Usage) -> JSONObject:
     if usage.audio_input or usage.image_input:
         fields["promptTokensDetails"] = _details(prompt, usage.audio_input, usage.image_input)
     if usage.audio_output or usage.image_output:
-        fields["candidatesTokensDetails"] = _details(said, usage.audio_output, usage.image_output)
+        fields["candidatesTokensDetails"] = _details(output, usage.audio_output, usage.image_output)
     return {**native, **fields}
 
 
@@ -205,8 +205,8 @@ def _logprob(entry: Any, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob | N
     return TokenLogprob(token=entry["token"], logprob=float(value), top=top)
 
 
-def _details(whole: int, audio: int, image: int) -> list[JSONObject]:
-    counts = {"TEXT": max(0, whole - audio - image), "AUDIO": audio, "IMAGE": image}
+def _details(total: int, audio: int, image: int) -> list[JSONObject]:
+    counts = {"TEXT": max(0, total - audio - image), "AUDIO": audio, "IMAGE": image}
     return [{"modality": modality, "tokenCount": count} for modality, count in counts.items() if count]
 
 

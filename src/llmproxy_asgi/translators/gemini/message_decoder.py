@@ -1,9 +1,9 @@
-"""What callers write in `systemInstruction` and `contents`, read into messages and parts.
+"""Decode `systemInstruction` and `contents` of a caller's request into messages and parts.
 
-Strict where Google is (roles, one payload a part), lenient where protobuf's JSON is. Parts that we have no word for
-become `Opaque` at their place. Calls without an id get one that follows from their place, results without one are given
-to the first unanswered call of their name. Google's answers are streamed as pieces that its clients send back piece by
-piece, so neighbouring texts of the model are one text again, and neighbouring contents of the model one message.
+Strict where Google is (roles, one payload per part), lenient where protobuf's JSON is. Unknown parts become `Opaque` in
+the same position. Calls without an id get one derived from their position; results without one answer the first
+unanswered call of their name. Google's clients send streamed responses back piece by piece, so adjacent texts of the
+model are merged into one text, and adjacent contents of the model into one message.
 """
 
 from collections import OrderedDict
@@ -29,12 +29,12 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.translators.fields import missing
 from llmproxy_asgi.translators.gemini.mappings import RESOLUTIONS_IN, media_kind
-from llmproxy_asgi.translators.gemini.proto import Proto
-from llmproxy_asgi.translators.gemini.reasoning import decode_signature, give_back_to_thought, is_of_part
+from llmproxy_asgi.translators.gemini.proto import ProtoNode
+from llmproxy_asgi.translators.gemini.reasoning import attach_to_reasoning, decode_signature, is_part_seal
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
 from llmproxy_asgi.translators.names import derived
 
-_PAYLOADS = (
+_PAYLOAD_FIELDS = (
     "functionCall",
     "functionResponse",
     "inlineData",
@@ -46,46 +46,46 @@ _PAYLOADS = (
     "toolResponse",
     "audioTranscription",
 )
-_BESIDE = ("thought", "thoughtSignature")
+_COMMON_FIELDS = ("thought", "thoughtSignature")
 _OWN_HOST = "generativelanguage.googleapis.com"
 
 
-def decode_system(instruction: Proto) -> Message | None:
-    """The instruction; its texts stay apart."""
+def decode_system(instruction: ProtoNode) -> Message | None:
+    """Decode the system instruction; its texts stay separate parts."""
     if type(instruction.value) is str:
         parts: tuple[Part, ...] = (Text(text=instruction.value),)
     else:
         given = instruction.get("parts")
-        parts = tuple(_Contents().parts(given, "user")) if given else ()
+        parts = tuple(_PartDecoder().parts(given, "user")) if given else ()
     return Message(role="system", authority="system", parts=parts) if parts else None
 
 
-def decode_contents(contents: Proto) -> list[Message]:
-    """All turns in their order."""
+def decode_contents(contents: ProtoNode) -> list[Message]:
+    """Decode all contents in order."""
     entries = contents.entries()
     if not entries:
         contents.fail("at least one content is required.")
-    reader = _Contents()
+    reader = _PartDecoder()
     messages: list[Message] = []
-    said: list[Part] = []  # what the model says in contents that follow each other
-    turn = False
+    model_parts: list[Part] = []  # of adjacent contents of the model
+    in_model_content = False
     for entry in entries:
         role = entry.get("role")
-        word = role.text() if role else ""
-        if role and word not in {"user", "model", "function", ""}:
+        value = role.text() if role else ""
+        if role and value not in {"user", "model", "function", ""}:
             role.choice(("user", "model"))
         given = entry.get("parts")
-        parts = reader.parts(given, "model" if word == "model" else "user") if given else []
-        if word == "model":
-            turn = True
-            said += parts
+        parts = reader.parts(given, "model" if value == "model" else "user") if given else []
+        if value == "model":
+            in_model_content = True
+            model_parts += parts
             continue
-        if turn:
-            messages.append(Message(role="assistant", parts=_pieced(said)))
-            said, turn = [], False
+        if in_model_content:
+            messages.append(Message(role="assistant", parts=_merged(model_parts)))
+            model_parts, in_model_content = [], False
         messages += _user(parts)
-    if turn:
-        messages.append(Message(role="assistant", parts=_pieced(said)))
+    if in_model_content:
+        messages.append(Message(role="assistant", parts=_merged(model_parts)))
     return messages
 
 
@@ -98,30 +98,30 @@ def _user(parts: Sequence[Part]) -> Iterable[Message]:
         yield Message(role="user", parts=rest)
 
 
-def _pieced(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """The model's parts: what came in pieces in one piece, and seals of others' thoughts on those thoughts."""
-    made = _Joined()
+def _merged(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Merge the model's parts: join pieces of a text, and move other issuers' seals to the reasoning they belong to."""
+    merged = _PartMerger()
     for part in parts:
-        foreign = [seal for seal in part.seals if not is_of_part(seal)]
-        for seal in foreign:
-            made.give_back(seal)
-        own = tuple(seal for seal in part.seals if is_of_part(seal))
-        if not own and part == Text(text="", seals=part.seals):
-            continue  # it was there for its signature alone, or with the finish
-        made.add(msgspec.structs.replace(part, seals=own) if foreign else part)
-    return tuple(made.parts)
+        reasoning_seals = [seal for seal in part.seals if not is_part_seal(seal)]
+        for seal in reasoning_seals:
+            merged.attach(seal)
+        part_seals = tuple(seal for seal in part.seals if is_part_seal(seal))
+        if not part_seals and part == Text(text="", seals=part.seals):
+            continue  # it only carried the signature, or the finish
+        merged.add(msgspec.structs.replace(part, seals=part_seals) if reasoning_seals else part)
+    return tuple(merged.parts)
 
 
-class _Joined:
-    """Parts in which neighbouring pieces of one text are one text. Pieces are joined once, however many they are."""
+class _PartMerger:
+    """Parts with adjacent pieces of a text merged; pieces are joined once, in linear time."""
 
     def __init__(self) -> None:
         self._parts: list[Part] = []
-        self._pieces: list[str] = []  # of the last part, behind what it holds already
+        self._pieces: list[str] = []  # of the last part, after its own text
 
     @property
     def parts(self) -> list[Part]:
-        """All of them, whole."""
+        """Return all parts, merged."""
         last = self._parts[-1] if self._parts else None
         if self._pieces and isinstance(last, Text | Reasoning):
             self._parts[-1] = msgspec.structs.replace(last, text=last.text + "".join(self._pieces))
@@ -129,45 +129,45 @@ class _Joined:
         return self._parts
 
     def add(self, part: Part) -> None:
-        """One more part, or piece."""
+        """Add a part or a piece."""
         last = self._parts[-1] if self._parts else None
         if isinstance(part, Text) and isinstance(last, Text):
-            goes_on = not (last.seals or last.extras or part.extras) and bool(part.text or not part.seals)
+            continues = not (last.seals or last.extras or part.extras) and bool(part.text or not part.seals)
         else:
-            goes_on = isinstance(part, Reasoning) and isinstance(last, Reasoning) and not last.seals
-        if not goes_on or not isinstance(part, Text | Reasoning) or last is None:
+            continues = isinstance(part, Reasoning) and isinstance(last, Reasoning) and not last.seals
+        if not continues or not isinstance(part, Text | Reasoning) or last is None:
             self.parts.append(part)
             return
         self._pieces.append(part.text)
         if part.seals:
             self._parts[-1] = msgspec.structs.replace(last, seals=part.seals)
 
-    def give_back(self, seal: Seal) -> None:
-        """A seal for the thought before it, or for a new one where none waits for it."""
-        give_back_to_thought(self.parts, seal)
+    def attach(self, seal: Seal) -> None:
+        """Attach a seal to the reasoning before it, or to a new one."""
+        attach_to_reasoning(self.parts, seal)
 
 
-class _Contents:
-    """Reads contents in their order, and remembers which calls wait for a result."""
+class _PartDecoder:
+    """The decoder of contents' parts; tracks which calls have no result yet."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, OrderedDict[str, int]] = {}  # name to ids, and how many calls have such an id
-        self._names: dict[str, set[str]] = {}  # of every call's id
+        self._unanswered: dict[str, OrderedDict[str, int]] = {}  # name to ids, and the number of calls with each id
+        self._names: dict[str, set[str]] = {}  # call id to tool names
         self._calls = 0
 
-    def parts(self, given: Proto, role: str) -> list[Part]:
-        """The parts of one content."""
-        made: list[Part] = []
+    def parts(self, given: ProtoNode, role: str) -> list[Part]:
+        """Decode the parts of one content."""
+        decoded: list[Part] = []
         for node in given.entries():
             value = node.value
             if type(value) is dict and len(value) == 1 and type(value.get("text")) is str:
-                made.append(Text(text=value["text"]))  # nearly every part; all that `_part` would find
+                decoded.append(Text(text=value["text"]))  # the most common part; same result as `_part`
             else:
-                made.append(self._part(node, role))
-        return made
+                decoded.append(self._part(node, role))
+        return decoded
 
-    def _part(self, node: Proto, role: str) -> Part:
-        present = [key for key in _PAYLOADS if node.get(key) is not None]
+    def _part(self, node: ProtoNode, role: str) -> Part:
+        present = [key for key in _PAYLOAD_FIELDS if node.get(key) is not None]
         kind = present[0] if present else None
         if len(present) > 1:
             node.fail(f"holds both {present[0]} and {present[1]}; a part is one of them.")
@@ -178,7 +178,7 @@ class _Contents:
                 return self._call(node)
             case "functionResponse":
                 if role != "user":
-                    node.fail("results may only stand in the user's contents.")
+                    node.fail("function responses are only allowed in user contents.")
                 return self._result(node.need("functionResponse"))
             case "inlineData" | "fileData":
                 return _media(node, kind)
@@ -187,24 +187,24 @@ class _Contents:
             case _:
                 return Opaque(protocol=PROTOCOL, kind=kind, data=node.rest())
 
-    def _unknown(self, node: Proto) -> Part:
+    def _unknown(self, node: ProtoNode) -> Part:
         fields = node.rest()
-        kind = next((key for key in fields if key not in _BESIDE), None)
+        kind = next((key for key in fields if key not in _COMMON_FIELDS), None)
         if kind is None and node.get("thoughtSignature") is None:
             node.fail("is empty; a part needs one of its payloads.")
         if kind is None:
             return Text(text="", seals=_seals(node))
         return Opaque(protocol=PROTOCOL, kind=kind, data=fields)
 
-    def _text(self, node: Proto) -> Part:
+    def _text(self, node: ProtoNode) -> Part:
         text = node.need("text").text()
         thought = node.get("thought")
         seals = _seals(node)
         if thought and thought.boolean():
             return Reasoning(text=text, style="summary", seals=seals)
-        return Text(text=text, seals=seals, extras=node.extras("text", *_BESIDE))
+        return Text(text=text, seals=seals, extras=node.extras("text", *_COMMON_FIELDS))
 
-    def _call(self, node: Proto) -> ToolCall:
+    def _call(self, node: ProtoNode) -> ToolCall:
         call = node.need("functionCall")
         name = call.need("name").text()
         arguments, given = call.get("args"), call.get("id")
@@ -213,46 +213,46 @@ class _Contents:
         if not call_id:
             call_id = derived("call_", "call", str(self._calls), name)
         self._calls += 1
-        waiting = self._waiting.setdefault(name, OrderedDict())
-        waiting[call_id] = waiting.get(call_id, 0) + 1
+        unanswered = self._unanswered.setdefault(name, OrderedDict())
+        unanswered[call_id] = unanswered.get(call_id, 0) + 1
         self._names.setdefault(call_id, set()).add(name)
         return ToolCall(call_id=call_id, name=name, arguments=text, seals=_seals(node))
 
-    def _result(self, node: Proto) -> ToolResult:
+    def _result(self, node: ProtoNode) -> ToolResult:
         name = node.need("name").text()
         given = node.get("id")
         response = node.get("response")
         fields = response.object() if response else {}
         parts = node.get("parts")
         media = [_result_media(part) for part in parts.entries()] if parts else []
-        text, failed = _said(fields)
+        text, failed = _result_text(fields)
         return ToolResult(
-            call_id=self._answered(node, given.text() if given else "", name),
+            call_id=self._matching_call(node, given.text() if given else "", name),
             name=name,
             content=(*([Text(text=text)] if text or not media else []), *media),
             is_error=failed,
             extras=node.extras("name", "id", "response", "parts"),
         )
 
-    def _answered(self, node: Proto, call_id: str, name: str) -> str:
-        """The id of the call that a result answers."""
+    def _matching_call(self, node: ProtoNode, call_id: str, name: str) -> str:
+        """Return the id of the call that a result answers."""
         if call_id and call_id in self._names:
             for called in self._names[call_id]:
-                self._waiting[called].pop(call_id, None)
+                self._unanswered[called].pop(call_id, None)
             return call_id
-        waiting = self._waiting.get(name)
-        if not waiting:
-            node.fail(f"answers no call of {name[:100]!r} that waits for a result.")
-        found, calls = next(iter(waiting.items()))
+        unanswered = self._unanswered.get(name)
+        if not unanswered:
+            node.fail(f"answers no pending call of {name[:100]!r}.")
+        found, calls = next(iter(unanswered.items()))
         if calls > 1:
-            waiting[found] = calls - 1
+            unanswered[found] = calls - 1
         else:
-            del waiting[found]
+            del unanswered[found]
         return found
 
 
-def _said(fields: JSONObject) -> tuple[str, bool]:
-    """A result in words, and whether it tells of a failure."""
+def _result_text(fields: JSONObject) -> tuple[str, bool]:
+    """Return a result as text, and whether it is an error."""
     for key, failed in (("output", False), ("error", True)):
         if len(fields) == 1 and key in fields:
             value = fields[key]
@@ -260,7 +260,7 @@ def _said(fields: JSONObject) -> tuple[str, bool]:
     return msgspec.json.encode(fields).decode(), "error" in fields and "output" not in fields
 
 
-def _result_media(node: Proto) -> Media | Opaque:
+def _result_media(node: ProtoNode) -> Media | Opaque:
     for kind in ("inlineData", "fileData"):
         if node.get(kind) is not None:
             return _media(node, kind)
@@ -268,7 +268,7 @@ def _result_media(node: Proto) -> Media | Opaque:
     return Opaque(protocol=PROTOCOL, kind=next(iter(fields), "part"), data=fields)
 
 
-def _media(node: Proto, kind: str) -> Media:
+def _media(node: ProtoNode, kind: str) -> Media:
     given = node.need(kind)
     name = given.get("displayName")
     declared = given.get("mimeType")
@@ -279,11 +279,11 @@ def _media(node: Proto, kind: str) -> Media:
         source: InlineData | StoredFile | Link = InlineData(data=given.need("data").base64())
     else:
         address = given.need("fileUri").text()
-        source = StoredFile(protocol=PROTOCOL, id=address) if is_own_file(address) else Link(url=address)
+        source = StoredFile(protocol=PROTOCOL, id=address) if is_google_file(address) else Link(url=address)
     level = node.get("mediaResolution")
-    word = level.get("level") if level else None
-    detail = RESOLUTIONS_IN.get(word.word()) if word else None
-    known = (kind, *_BESIDE, *(("mediaResolution",) if detail else ()))
+    value = level.get("level") if level else None
+    detail = RESOLUTIONS_IN.get(value.enum_value()) if value else None
+    known = (kind, *_COMMON_FIELDS, *(("mediaResolution",) if detail else ()))
     return Media(
         kind=media_kind(media_type),
         source=source,
@@ -295,19 +295,19 @@ def _media(node: Proto, kind: str) -> Media:
     )
 
 
-def is_own_file(address: str) -> bool:
-    """Whether an address is that of a file that Google keeps for whoever put it there, however it is spelled."""
+def is_google_file(address: str) -> bool:
+    """Return whether an address names a file stored at Google, in any spelling."""
     scheme, split, _ = address.strip().lower().partition("://")
     if not split or scheme == "gs":
         return True
     try:
         host = urlsplit(address.strip()).hostname or ""
     except ValueError:
-        return True  # no address, so at best a name
+        return True  # not a URL, so at best a file name
     return host.rstrip(".").endswith(_OWN_HOST)
 
 
-def _seals(node: Proto) -> tuple[Seal, ...]:
+def _seals(node: ProtoNode) -> tuple[Seal, ...]:
     given = node.get("thoughtSignature")
     seal = decode_signature(given.text()) if given else None
     return (seal,) if seal else ()

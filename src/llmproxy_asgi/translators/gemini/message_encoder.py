@@ -1,7 +1,7 @@
-"""Turns and parts, written as Google takes them.
+"""Encode messages and parts for a generateContent upstream.
 
-The instruction stands apart, what was said in its name later becomes the user's words. Neighbouring contents of one
-role are one. All results of a step stand in one content, as many as there were calls, before anything else.
+Leading instructions go to `systemInstruction`, later ones become user content. Adjacent contents of one role are
+merged. All tool results of a step are in one content, one per call, before anything else.
 """
 
 from collections import deque
@@ -34,10 +34,10 @@ from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.custom_tools import wrapped_input
 from llmproxy_asgi.translators.gemini.mappings import RESOLUTIONS_OUT
-from llmproxy_asgi.translators.gemini.message_decoder import is_own_file
+from llmproxy_asgi.translators.gemini.message_decoder import is_google_file
 from llmproxy_asgi.translators.gemini.reasoning import is_base64
 from llmproxy_asgi.translators.gemini.response_encoder import bare_signature
-from llmproxy_asgi.translators.gemini.schema import PROTOCOL, STAND_IN
+from llmproxy_asgi.translators.gemini.schema import PLACEHOLDER_SIGNATURE, PROTOCOL
 from llmproxy_asgi.translators.hosted_tools import tool_kind
 from llmproxy_asgi.translators.instructions import FIRST_TURN
 from llmproxy_asgi.translators.losses import Losses, unread
@@ -47,57 +47,57 @@ from llmproxy_asgi.translators.pairing import arguments_raw, drop_empty, pair
 from llmproxy_asgi.translators.seals import usable
 from llmproxy_asgi.translators.told_parts import told_result
 
-_FETCHED = ("gs://", "https://generativelanguage.googleapis.com/", "https://www.youtube.com/", "https://youtu.be/")
-"""Addresses that Google reads by itself."""
-_CONTINUES = frozenset({PROTOCOL, "openai-chat"})
-"""Protocols in which a last word of the model's is one that may be repeated."""
+_FETCHABLE = ("gs://", "https://generativelanguage.googleapis.com/", "https://www.youtube.com/", "https://youtu.be/")
+"""Addresses that Google fetches."""
+_PREFILL_PROTOCOLS = frozenset({PROTOCOL, "openai-chat"})
+"""Protocols in which a last assistant message asks the model to continue it."""
 
 
-class Contents:
-    """Writes the conversation of one request: `system` and `contents` are Google's."""
+class GeminiMessageEncoder:
+    """The message encoder of one request; `system` and `contents` hold the encoded fields."""
 
     def __init__(self, request: Request, upstream: Upstream, names: Renamer, losses: Losses) -> None:
         self._request = request
         self._upstream = upstream
-        self._can = upstream.capabilities
+        self._capabilities = upstream.capabilities
         self._names = names
         self._losses = losses
         self.system: list[JSONObject] = []
         self.contents: list[JSONObject] = []
-        self._called: dict[str, str] = {}  # call id to the name that was called; each result has its call before it
+        self._call_names: dict[str, str] = {}  # call id to name; calls precede their results
         self._role = "system"
         self.emulated: set[str] = set()
-        """Upstream names of free-text tools that were called before."""
+        """Upstream names of free-text tools that the conversation calls."""
 
     def write(self) -> None:
-        """Write everything.
+        """Encode the conversation.
 
         Raises:
-            Unsupported: A part cannot be expressed, or a trailing message of the model's would be said again.
-            BadRequest: A result answers no call.
+            Unsupported: A part can't be expressed, or the model doesn't continue a trailing assistant message.
+            BadRequest: A tool result matches no call.
         """
         paired = pair(drop_empty(self._request.messages, keep_sealed=True))
         self._losses.add(*paired.warnings)
         messages = paired.messages
         leading = next((at for at, message in enumerate(messages) if message.role != "system"), len(messages))
         for message in messages[:leading]:
-            self._warn_of_name(message)
+            self._warn_about_name(message)
             self.system += self._plain(message.parts)
         for message in messages[leading:]:
-            self._warn_of_name(message)
-            self._turn(message)
+            self._warn_about_name(message)
+            self._message(message)
         if not self.contents or self.contents[0]["role"] != "user":
             self._losses.add("emulated:first_user_turn")
             self.contents.insert(0, {"role": "user", "parts": [{"text": FIRST_TURN}]})
         self._check_end(messages)
 
-    # ── turns ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── messages ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _turn(self, message: Message) -> None:
+    def _message(self, message: Message) -> None:
         self._role = message.role
         match message.role:
             case "assistant":
-                self._append("model", self._said(message.parts))
+                self._append("model", self._model_parts(message.parts))
             case "tool":
                 self._results([part for part in message.parts if isinstance(part, ToolResult)])
             case "system":
@@ -117,62 +117,62 @@ class Contents:
     def _check_end(self, messages: Sequence[Message]) -> None:
         if not messages or messages[-1].role != "assistant":
             return
-        wanted = self._upstream.resuming or self._request.protocol in _CONTINUES
-        if not (wanted and self._can.prefill):
+        continues = self._upstream.resuming or self._request.protocol in _PREFILL_PROTOCOLS
+        if not (continues and self._capabilities.prefill):
             raise refusals.prefill(self._request.model)
 
-    def _warn_of_name(self, message: Message) -> None:
+    def _warn_about_name(self, message: Message) -> None:
         if message.name:
             self._losses.add("dropped:name")
 
     def _plain(self, parts: Sequence[Part]) -> list[JSONObject]:
         return [wire for part in parts if (wire := self._part(part)) is not None]
 
-    def _said(self, parts: Sequence[Part]) -> list[JSONObject]:
-        """What the model said; a loose signature stands where Google puts it: on the first call, else the next text."""
+    def _model_parts(self, parts: Sequence[Part]) -> list[JSONObject]:
+        """Encode the model's parts; a signature without a part goes to the first call, else to the next text."""
         if len(parts) == 1 and type(parts[0]) is Text and not parts[0].seals:
             return self._plain(parts)
-        made: list[JSONObject] = []
-        loose: deque[str] = deque()
+        wire_parts: list[JSONObject] = []
+        bare_signatures: deque[str] = deque()
         calls = any(isinstance(part, ToolCall) for part in parts)
-        called = False
-        stateful = any(self._opens(seal) for part in parts for seal in part.seals)
+        has_call = False
+        stateful = any(self._is_usable(seal) for part in parts for seal in part.seals)
         for part in parts:
             own = self._signatures(part)
             if isinstance(part, Reasoning):
-                loose += own
-                made += self._thought(part, kept=bool(own), told=stateful and not part.seals)
+                bare_signatures += own
+                wire_parts += self._reasoning(part, usable=bool(own), in_state=stateful and not part.seals)
                 continue
             wire = self._part(part)
             if wire is None:
                 continue
-            waits = calls and not isinstance(part, ToolCall)
-            signature = own[0] if own else (loose.popleft() if loose and not waits else None)
+            deferred = calls and not isinstance(part, ToolCall)
+            signature = own[0] if own else (bare_signatures.popleft() if bare_signatures and not deferred else None)
             if isinstance(part, ToolCall):
-                # Older models want none, and newer ones refuse a turn whose first call has none.
-                if signature is None and not called and self._can.thinking != "budget":
-                    signature = STAND_IN
-                called = True
+                # Newer models refuse a message whose first call has no signature; older ones need none.
+                if signature is None and not has_call and self._capabilities.thinking != "budget":
+                    signature = PLACEHOLDER_SIGNATURE
+                has_call = True
             if signature is not None:
                 wire["thoughtSignature"] = signature
-            made.append(wire)
-        return [*made, *map(bare_signature, loose)]
+            wire_parts.append(wire)
+        return [*wire_parts, *map(bare_signature, bare_signatures)]
 
     def _signatures(self, part: Part) -> list[str]:
-        """The state on a part that this upstream can open."""
-        kept = [seal.data for seal in part.seals if self._opens(seal)]
-        if len(kept) < len(part.seals) and not isinstance(part, Reasoning):
+        """Return the state on a part that this upstream can use."""
+        usable = [seal.data for seal in part.seals if self._is_usable(seal)]
+        if len(usable) < len(part.seals) and not isinstance(part, Reasoning):
             self._losses.add("dropped:reasoning")
-        return kept
+        return usable
 
-    def _opens(self, seal: Seal) -> bool:
+    def _is_usable(self, seal: Seal) -> bool:
         return seal.kind in {"signature", "encrypted"} and is_base64(seal.data) and usable(seal, self._upstream)
 
-    def _thought(self, part: Reasoning, *, kept: bool, told: bool) -> list[JSONObject]:
-        """A thought as it goes back. `told`: what it came to is in the state that stands on another part."""
-        if self._request.protocol == PROTOCOL and (kept or not part.seals):
+    def _reasoning(self, part: Reasoning, *, usable: bool, in_state: bool) -> list[JSONObject]:
+        """Encode reasoning; `in_state` means that the state on another part includes it."""
+        if self._request.protocol == PROTOCOL and (usable or not part.seals):
             return [{"text": part.text, "thought": True}] if part.text else []
-        if not kept and not told and (part.text or part.seals):
+        if not usable and not in_state and (part.text or part.seals):
             self._losses.add("dropped:reasoning")
         return []
 
@@ -199,7 +199,7 @@ class Contents:
                 return None
 
     def _call(self, part: ToolCall) -> JSONObject:
-        name = self._called[part.call_id] = self._names.outward(part.name, part.namespace)
+        name = self._call_names[part.call_id] = self._names.outward(part.name, part.namespace)
         arguments = part.arguments
         if part.kind == "custom":
             self.emulated.add(name)
@@ -209,40 +209,42 @@ class Contents:
     # ── results ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _results(self, results: Sequence[ToolResult]) -> None:
-        moved: list[JSONObject] = []
+        moved_parts: list[JSONObject] = []
         parts: list[JSONObject] = []
         for result in results:
-            words: list[str] = []
+            texts: list[str] = []
             media: list[JSONObject] = []
             for inner in told_result(result, PROTOCOL, self._losses).content:
                 if isinstance(inner, Text):
-                    words.append(inner.text)
+                    texts.append(inner.text)
                 elif (wire := self._part(inner)) is not None:
                     if set(wire) == {"text"}:
-                        words.append(wire["text"])
+                        texts.append(wire["text"])
                     else:
                         media.append(wire)
             response: JSONObject = {
                 "id": result.call_id,
-                "name": self._called[result.call_id],
-                "response": {"error" if result.is_error else "output": _value("\n".join(words))},
+                "name": self._call_names[result.call_id],
+                "response": {"error" if result.is_error else "output": _result_value("\n".join(texts))},
             }
-            if media and self._can.tool_result_media:
+            if media and self._capabilities.tool_result_media:
                 response["parts"] = media
             elif media:
-                moved += [{"text": f"[{result.call_id}]"}, *media]
+                moved_parts += [{"text": f"[{result.call_id}]"}, *media]
             parts.append({"functionResponse": {**response, **result.extras.get(PROTOCOL, {})}})
         if parts:
             self.contents.append({"role": "user", "parts": parts})
-        if moved:
+        if moved_parts:
             self._losses.add("moved:tool_result_media")
-            self.contents.append({"role": "user", "parts": moved})
+            self.contents.append({"role": "user", "parts": moved_parts})
 
     # ── media ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _media(self, part: Media) -> JSONObject:
-        can = self._can
-        if not {"image": can.images, "document": can.documents, "audio": can.audio}.get(part.kind, True):
+        capabilities = self._capabilities
+        if not {"image": capabilities.images, "document": capabilities.documents, "audio": capabilities.audio}.get(
+            part.kind, True
+        ):
             raise refusals.unsupported_input(self._request.model, part.kind)
         native = part.extras.get(PROTOCOL, {})
         detail: JSONObject = {}
@@ -250,36 +252,36 @@ class Contents:
             detail = {"mediaResolution": {"level": RESOLUTIONS_OUT[part.detail]}}
         match part.source:
             case InlineData(data=data):
-                return {"inlineData": {"mimeType": _type_of(part, data), "data": data}, **detail, **native}
+                return {"inlineData": {"mimeType": _media_type(part, data), "data": data}, **detail, **native}
             case PlainText(text=text):
                 self._losses.add("downgraded:document")
                 return {"text": "\n\n".join([*filter(None, (part.title or part.name, part.context)), text])}
             case StoredFile(protocol="gemini", id=address):
-                return {"fileData": _file(address, part), **detail, **native}
-            case Link(url=address) if is_own_file(address) and not can.stored:
+                return {"fileData": _file_data(address, part), **detail, **native}
+            case Link(url=address) if is_google_file(address) and not capabilities.stored:
                 raise refusals.vendor_reference("messages")
-            case Link(url=address) if address.startswith(_FETCHED) or self._request.protocol == PROTOCOL:
-                return {"fileData": _file(address, part), **detail, **native}
+            case Link(url=address) if address.startswith(_FETCHABLE) or self._request.protocol == PROTOCOL:
+                return {"fileData": _file_data(address, part), **detail, **native}
             case Link():
                 raise refusals.unsupported_url(self._request.model, part.kind)
             case StoredFile():
                 raise refusals.foreign_reference()
 
 
-def _file(address: str, part: Media) -> JSONObject:
+def _file_data(address: str, part: Media) -> JSONObject:
     return {"fileUri": address, **({"mimeType": part.media_type} if part.media_type else {})}
 
 
-def _type_of(part: Media, data: str) -> str:
+def _media_type(part: Media, data: str) -> str:
     if part.kind == "image":
         return picture_type(data, part.media_type)
     return part.media_type or ("audio/wav" if part.kind == "audio" else "application/pdf")
 
 
-def _value(text: str) -> Raw | str:
-    """A result's words as the value that they are, with their own spelling, or as words."""
+def _result_value(text: str) -> Raw | str:
+    """Return a result's text as raw JSON if it is a JSON value other than a string, else as text."""
     if text[:1] not in {"{", "[", "-", "t", "f", *"0123456789"}:
-        return text  # a text, also one in quotes: that would lose them
+        return text  # also a quoted text, which would lose its quotes
     try:
         json_of.decode(text)
     except (ValueError, RecursionError):

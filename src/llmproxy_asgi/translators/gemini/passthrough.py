@@ -1,9 +1,9 @@
-"""Where caller and upstream both speak generateContent: what a relay must see, and streams that must be framed anew.
+"""Pass streams through where caller and upstream both use generateContent: scan their bytes, reframe if needed.
 
-Usage stands in nearly every chunk and counts in the last one, which is the one that tells why it ended; so the others
-are not looked at. Google's own client reads nothing but `data: ` lines and blank ones: what an upstream frames in
-another way (event names, no space behind the colon, a JSON array) is framed anew, as is everything for a caller who
-wants an array.
+Nearly every chunk has usage, but only the last one's matters, which also has the finish reason; so the others are not
+decoded. Google's own client reads only `data: ` lines and blank lines: a stream that an upstream frames in another way
+(event names, no space after the colon, a JSON array) is reframed, and so is every stream for a caller that wants an
+array.
 """
 
 import re
@@ -27,12 +27,12 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import Intake, StreamDecoder, Upstream
 from llmproxy_asgi.translators.gemini.errors import error_in
-from llmproxy_asgi.translators.gemini.framing import ArrayIntake, ChunkFrames, end, frame, is_blank
-from llmproxy_asgi.translators.gemini.grounding import searches
-from llmproxy_asgi.translators.gemini.mappings import FINISH_IN, LOST_SIGNATURE, UNSPECIFIED, decode_usage
-from llmproxy_asgi.translators.gemini.proto import Proto
+from llmproxy_asgi.translators.gemini.framing import ArrayIntake, ChunkSplitter, encode_end, encode_frame, is_filler
+from llmproxy_asgi.translators.gemini.grounding import count_searches
+from llmproxy_asgi.translators.gemini.mappings import FINISH_IN, MISSING_SIGNATURE, UNSPECIFIED, decode_usage
+from llmproxy_asgi.translators.gemini.proto import ProtoNode
 from llmproxy_asgi.translators.gemini.schema import CHUNK, Chunk, usage_object
-from llmproxy_asgi.translators.gemini.stream_decoder import CUT, lost_signature, moment
+from llmproxy_asgi.translators.gemini.stream_decoder import NO_FINISH_REASON, decode_timestamp, missing_signature_error
 from llmproxy_asgi.translators.raw_json import replace_model, split_object
 from llmproxy_asgi.translators.relay import Inspection, Relay, Scan
 from llmproxy_asgi.translators.surrogates import decode_replaced
@@ -42,17 +42,17 @@ from llmproxy_asgi.wire.surrogates import replace_halves
 
 _NOTHING = Batch((), b"")
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-_LINE = b"data: "
+_DATA_LINE = b"data: "
 _COMMENTS = re.compile(rb"\A(?:[\r\n]|:[^\r\n]*[\r\n])*")
-_NAME = b'"modelVersion"'
+_MODEL_KEY = b'"modelVersion"'
 
 
-class ChunkScan(Scan):
-    """The eyes for one stream.
+class GeminiScan(Scan):
+    """The scan of one stream.
 
     Args:
-        upstream: Where it comes from.
-        candidates: How many answers were asked for.
+        upstream: The stream's upstream.
+        candidates: The number of requested candidates.
     """
 
     pattern: ClassVar[tuple[re.Pattern[bytes], ...]] = (
@@ -73,44 +73,44 @@ class ChunkScan(Scan):
 
     @override
     def first(self, frame: Frame) -> Sequence[StreamEvent]:
-        if is_blank(frame.data):
+        if is_filler(frame.data):
             return ()
         chunk = decode_replaced(CHUNK, frame.data)
         if (chunk.error is not None or not chunk.candidates) and (error := error_in(frame.data)) is not None:
             return (Failed(error),)
-        told = usage_object(chunk.usage_metadata)
-        usage = decode_usage(told) if told else None
-        return (Started(chunk.response_id or "", self._upstream.asked, moment(chunk.create_time), usage),)
+        native_usage = usage_object(chunk.usage_metadata)
+        usage = decode_usage(native_usage) if native_usage else None
+        return (Started(chunk.response_id or "", self._upstream.asked, decode_timestamp(chunk.create_time), usage),)
 
     @override
     def inspect(self, frame: Frame) -> Inspection:
-        if is_blank(frame.data):
-            return Inspection(drop=True)  # Google has no such end sign, and its client breaks at it
+        if is_filler(frame.data):
+            return Inspection(drop=True)  # Google has no such end marker, and its client fails on it
         chunk = decode_replaced(CHUNK, frame.data)
         if (chunk.error is not None or not chunk.candidates) and (error := error_in(frame.data)) is not None:
             return Inspection((Failed(error),))
         events = self._finishes(chunk)
-        told = usage_object(chunk.usage_metadata)
-        if told:
+        native_usage = usage_object(chunk.usage_metadata)
+        if native_usage:
             self._counted = True
-            found = max((searches(each.grounding_metadata) for each in chunk.candidates or ()), default=0)
-            events.append(UsageReported(decode_usage(told, found)))
+            searches_run = max((count_searches(each.grounding_metadata) for each in chunk.candidates or ()), default=0)
+            events.append(UsageReported(decode_usage(native_usage, searches_run)))
         return Inspection(events)
 
     def _finishes(self, chunk: Chunk) -> list[StreamEvent]:
         events: list[StreamEvent] = []
         for candidate in chunk.candidates or ():
-            number, word = candidate.index or 0, candidate.finish_reason
-            if word == LOST_SIGNATURE:
-                raise lost_signature()
-            if word and word.strip() and word != UNSPECIFIED and number not in self._finished:
+            number, native = candidate.index or 0, candidate.finish_reason
+            if native == MISSING_SIGNATURE:
+                raise missing_signature_error()
+            if native and native.strip() and native != UNSPECIFIED and number not in self._finished:
                 self._finished.add(number)
-                reason = FINISH_IN.get(word, FinishReason.UNKNOWN)
-                events.append(Finished(number, Finish(reason=reason, native=word, message=candidate.finish_message)))
-        word = (chunk.prompt_feedback or {}).get("blockReason")
-        if word and not chunk.candidates and not self._blocked:
+                reason = FINISH_IN.get(native, FinishReason.UNKNOWN)
+                events.append(Finished(number, Finish(reason=reason, native=native, message=candidate.finish_message)))
+        native = (chunk.prompt_feedback or {}).get("blockReason")
+        if native and not chunk.candidates and not self._blocked:
             self._blocked = True
-            events.append(Finished(0, Finish(reason=FinishReason.CONTENT_FILTER, native=str(word))))
+            events.append(Finished(0, Finish(reason=FinishReason.CONTENT_FILTER, native=str(native))))
         return events
 
     @override
@@ -123,11 +123,11 @@ class ChunkScan(Scan):
             return ()
         for found in reversed(decode(last)):
             try:
-                told = usage_object(decode_replaced(CHUNK, found.data).usage_metadata)
+                native_usage = usage_object(decode_replaced(CHUNK, found.data).usage_metadata)
             except _UNREADABLE:
                 continue
-            if told:
-                return (UsageReported(decode_usage(told)),)
+            if native_usage:
+                return (UsageReported(decode_usage(native_usage)),)
         return ()
 
     @override
@@ -136,11 +136,11 @@ class ChunkScan(Scan):
 
     @override
     def close_error(self) -> GatewayError:
-        return UpstreamProtocolError(CUT)
+        return UpstreamProtocolError(NO_FINISH_REASON)
 
 
-class ChunkRelay(StreamDecoder):
-    """Relays one stream, by scanning where both framings are the same and by framing it anew elsewhere."""
+class GeminiPassthrough(StreamDecoder):
+    """The passthrough of one stream: scans it if both framings are the same, else reframes it."""
 
     def __init__(self, intake: Intake, upstream: Upstream) -> None:
         self._intake = intake
@@ -148,53 +148,55 @@ class ChunkRelay(StreamDecoder):
         self._inner: StreamDecoder | None = None
         self._held = b""
         if isinstance(intake, ArrayIntake):
-            self._inner = self._reframed()
+            self._inner = self._reframing()
 
     @override
     def feed(self, data: bytes) -> Batch:
         if self._inner is None:
             self._held += data
-            begin = _COMMENTS.sub(b"", self._held)
-            if begin[:1] in b":" or (len(begin) < len(_LINE) and _LINE.startswith(begin)):
-                self._held = begin
-                if len(begin) <= self._upstream.max_event:
-                    return _NOTHING  # not a line yet
-            self._inner = self._reframed() if begin[:1] != b":" and not begin.startswith(_LINE) else self._scanned()
+            head = _COMMENTS.sub(b"", self._held)
+            if head[:1] in b":" or (len(head) < len(_DATA_LINE) and _DATA_LINE.startswith(head)):
+                self._held = head
+                if len(head) <= self._upstream.max_event:
+                    return _NOTHING  # the line is incomplete
+            self._inner = (
+                self._reframing() if head[:1] != b":" and not head.startswith(_DATA_LINE) else self._scanning()
+            )
             data, self._held = self._held, b""
         return self._inner.feed(data)
 
     @override
     def close(self) -> Batch:
         if self._inner is None:
-            self._inner = self._scanned()
-            begun = self._inner.feed(self._held)
+            self._inner = self._scanning()
+            first_batch = self._inner.feed(self._held)
             ended = self._inner.close()
-            return Batch((*begun.events, *ended.events), (begun.raw or b"") + (ended.raw or b""))
+            return Batch((*first_batch.events, *ended.events), (first_batch.raw or b"") + (ended.raw or b""))
         return self._inner.close()
 
-    def _scan(self) -> ChunkScan:
-        return ChunkScan(self._upstream, candidates=_candidates(self._intake))
+    def _scan(self) -> GeminiScan:
+        return GeminiScan(self._upstream, candidates=_candidates(self._intake))
 
-    def _scanned(self) -> StreamDecoder:
+    def _scanning(self) -> StreamDecoder:
         return Relay(self._scan(), asked=self._upstream.asked, max_event=self._upstream.max_event)
 
-    def _reframed(self) -> StreamDecoder:
-        return _Reframed(self._intake, self._upstream, self._scan())
+    def _reframing(self) -> StreamDecoder:
+        return _ReframingPassthrough(self._intake, self._upstream, self._scan())
 
 
-class _Reframed(StreamDecoder):
-    """Every chunk taken out of its frame and put into the caller's, its bytes kept but for the model's name."""
+class _ReframingPassthrough(StreamDecoder):
+    """The passthrough that reframes every chunk; only the model's name in its bytes changes."""
 
-    def __init__(self, intake: Intake, upstream: Upstream, scan: ChunkScan) -> None:
+    def __init__(self, intake: Intake, upstream: Upstream, scan: GeminiScan) -> None:
         self._intake = intake
         self._asked = upstream.asked
         self._scan = scan
-        self._frames = ChunkFrames(upstream.max_event)
+        self._frames = ChunkSplitter(upstream.max_event)
         self._started = False
-        self._over = False
+        self._finished = False
         self._written = False
         if isinstance(intake, ArrayIntake):
-            msgspec.structs.force_setattr(intake, "array", ArrayEncoder())  # whatever an earlier try began
+            msgspec.structs.force_setattr(intake, "array", ArrayEncoder())  # discards an earlier attempt's array
 
     @override
     def feed(self, data: bytes) -> Batch:
@@ -205,15 +207,15 @@ class _Reframed(StreamDecoder):
         return self._read(None)
 
     def _read(self, data: bytes | None) -> Batch:
-        """Take a read; None: the last one was."""
-        if self._over:
+        """Decode a read; None ends the stream."""
+        if self._finished:
             return _NOTHING
         events: list[StreamEvent] = []
         chunks: list[bytes] = []
         try:
             for chunk in self._frames.close() if data is None else self._frames.feed(data):
-                self._take(chunk, events)
-                chunks.append(self._renamed(chunk))
+                self._scan_chunk(chunk, events)
+                chunks.append(self._with_client_model(chunk))
             if data is None:
                 if not (self._started and self._scan.ended()):
                     raise self._scan.close_error()
@@ -222,41 +224,41 @@ class _Reframed(StreamDecoder):
             events.append(Failed(error))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             events.append(Failed(UpstreamProtocolError("The upstream sent a chunk that cannot be read.")))
-        self._over = bool(events) and isinstance(events[-1], Failed | Ended)
-        if self._over and isinstance(events[-1], Failed) and not self._written:
-            return Batch(events, b"")  # a try that failed as it began leaves nothing behind
-        pieces = [frame(chunk, self._intake) for chunk in chunks]
+        self._finished = bool(events) and isinstance(events[-1], Failed | Ended)
+        if self._finished and isinstance(events[-1], Failed) and not self._written:
+            return Batch(events, b"")  # an attempt that fails at its start writes nothing
+        pieces = [encode_frame(chunk, self._intake) for chunk in chunks]
         self._written |= bool(pieces)
         if data is None and isinstance(events[-1], Ended):
-            pieces.append(end(self._intake))
+            pieces.append(encode_end(self._intake))
         return Batch(events, b"".join(pieces))
 
-    def _take(self, chunk: bytes, events: list[StreamEvent]) -> None:
-        found = Frame(None, chunk, chunk)
+    def _scan_chunk(self, chunk: bytes, events: list[StreamEvent]) -> None:
+        frame_found = Frame(None, chunk, chunk)
         if isinstance(self._intake, ArrayIntake):
-            # One chunk that cannot be read would make the whole array one.
+            # One invalid chunk would make the array invalid.
             split_object(replace_halves(chunk) or chunk.decode().encode())
-        told: list[StreamEvent] = []
+        found_events: list[StreamEvent] = []
         if not self._started:
-            told += self._scan.first(found)
-            self._started = any(isinstance(event, Started) for event in told)
+            found_events += self._scan.first(frame_found)
+            self._started = any(isinstance(event, Started) for event in found_events)
         if any(pattern.search(chunk) for pattern in self._scan.pattern):
-            told += self._scan.inspect(found).events
-        for event in told:
+            found_events += self._scan.inspect(frame_found).events
+        for event in found_events:
             if isinstance(event, Failed):
                 raise event.error
             events.append(event)
 
-    def _renamed(self, chunk: bytes) -> bytes:
-        return with_name(chunk, self._asked)
+    def _with_client_model(self, chunk: bytes) -> bytes:
+        return with_client_model(chunk, self._asked)
 
 
-def with_name(chunk: bytes, asked: str) -> bytes:
-    """An answer with the model's name as the caller said it, where it says one."""
-    return replace_model(chunk, asked, key="modelVersion", add=False) if _NAME in chunk else chunk
+def with_client_model(chunk: bytes, asked: str) -> bytes:
+    """Replace the model's name in a response, if there is one, with the caller's."""
+    return replace_model(chunk, asked, key="modelVersion", add=False) if _MODEL_KEY in chunk else chunk
 
 
 def _candidates(intake: Intake) -> int:
-    options = Proto.of_body(intake.raw, "generationConfig")
+    options = ProtoNode.of_body(intake.raw, "generationConfig")
     count = options.get("candidateCount") if options else None
     return max(1, count.integer()) if count else 1

@@ -1,7 +1,7 @@
-"""JSON as protobuf reads it, with the path at hand.
+"""Read JSON as protobuf does, and track the path for errors.
 
-Both spellings of every key (`mimeType`, `mime_type`), numbers as strings, enums in any case, base64 in either alphabet
-with or without padding. Complaints name the field as the caller spelled it. Source: protobuf's ProtoJSON format.
+Accepts both spellings of every key (`mimeType`, `mime_type`), numbers as strings, enums in any case, base64 in either
+alphabet with or without padding. Errors name the field as the caller spelled it. Source: protobuf's ProtoJSON format.
 """
 
 import re
@@ -19,76 +19,76 @@ from llmproxy_asgi.translators.fields import Node, missing
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
 from llmproxy_asgi.translators.media import standard_base64
 
-_HUMP = re.compile(r"(?<!^)([A-Z])")
-_GAP = re.compile(r"_([a-z0-9])")
-_LONGEST = 64
-"""Characters of a key that is remembered: keys are callers' text, and may be as long as a body."""
+_CAPITAL = re.compile(r"(?<!^)([A-Z])")
+_UNDERSCORE = re.compile(r"_([a-z0-9])")
+_MAX_CACHED_LENGTH = 64
+"""Characters of the longest cached key: keys come from callers and may be as long as a body."""
 
 
 @lru_cache(maxsize=1024)
 def snake(name: str) -> str:
-    """The other spelling of a key."""
-    return _HUMP.sub(lambda hump: "_" + hump[1].lower(), name)
+    """Return a key in snake case."""
+    return _CAPITAL.sub(lambda match: "_" + match[1].lower(), name)
 
 
 def camel(name: str) -> str:
-    """The spelling that Google writes."""
-    return _remembered(name) if len(name) <= _LONGEST else _camel(name)
+    """Return a key in camel case, Google's own spelling."""
+    return _cached_camel(name) if len(name) <= _MAX_CACHED_LENGTH else _camel(name)
 
 
 def _camel(name: str) -> str:
-    return _GAP.sub(lambda gap: gap[1].upper(), name)
+    return _UNDERSCORE.sub(lambda match: match[1].upper(), name)
 
 
-_remembered = lru_cache(maxsize=1024)(_camel)
+_cached_camel = lru_cache(maxsize=1024)(_camel)
 
 
-def spelled(fields: Mapping[str, Any], name: str) -> str | None:
-    """How a key that is known by its camel case is spelled here; None where it is absent."""
+def find_key(fields: Mapping[str, Any], name: str) -> str | None:
+    """Return the spelling in which a key, given in camel case, is present; None if it is absent."""
     if name in fields:
         return name
     other = snake(name)
     return other if other in fields else None
 
 
-def either(fields: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:
-    """A key that is known by its camel case and its value, in each spelling that is here."""
+def find_items(fields: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:
+    """Return the items of a key, given in camel case, in each spelling that is present."""
     return [(key, fields[key]) for key in dict.fromkeys((name, snake(name))) if key in fields]
 
 
-class Proto(Node):
-    """A value and its path. Keys are asked for in camel case."""
+class ProtoNode(Node):
+    """A value and its path; keys are given in camel case."""
 
     __slots__ = ()
 
     @classmethod
-    def of_body(cls, raw: Mapping[str, Raw], key: str) -> "Proto | None":
-        """A top-level value, parsed; None where it is absent or null.
+    def of_body(cls, raw: Mapping[str, Raw], key: str) -> "ProtoNode | None":
+        """Decode a top-level value; None if it is absent or null.
 
         Raises:
-            BadRequest: The value cannot be read.
+            BadRequest: The value can't be decoded.
         """
-        found = spelled(raw, key)
+        found = find_key(raw, key)
         node = Node.of(raw, found) if found else None
         return cls(node.value, node.path) if node else None
 
     @override
-    def get(self, key: str) -> "Proto | None":
+    def get(self, key: str) -> "ProtoNode | None":
         fields = self.object()
-        found = spelled(fields, key)
+        found = find_key(fields, key)
         value = fields[found] if found else None
-        return None if value is None else Proto(value, f"{self.path}.{found}")
+        return None if value is None else ProtoNode(value, f"{self.path}.{found}")
 
     @override
-    def need(self, key: str) -> "Proto":
+    def need(self, key: str) -> "ProtoNode":
         found = self.get(key)
         if found is None:
             raise missing(f"{self.path}.{key}")
         return found
 
-    def entries(self) -> "list[Proto]":
-        """This, an array, as nodes of this kind."""
-        return [Proto(node.value, node.path) for node in self.array()]
+    def entries(self) -> "list[ProtoNode]":
+        """Return the nodes of this array."""
+        return [ProtoNode(node.value, node.path) for node in self.array()]
 
     @override
     def integer(self, low: int | None = None, high: int | None = None) -> int:
@@ -98,13 +98,13 @@ class Proto(Node):
     def number(self, low: float | None = None, high: float | None = None) -> float:
         return Node(_number(self.value), self.path).number(low, high)
 
-    def word(self, *options: str) -> str:
-        """This, one of some enum's words, in upper case; any word where none are named."""
-        word = self.text().upper()
-        return Node(word, self.path).choice(options) if options else word
+    def enum_value(self, *options: str) -> str:
+        """Return this enum value in upper case; any value is valid without options."""
+        value = self.text().upper()
+        return Node(value, self.path).choice(options) if options else value
 
     def base64(self) -> str:
-        """This, base64 in either alphabet, as standard base64 with padding."""
+        """Return this base64 value, in either alphabet, as standard base64 with padding."""
         data = standard_base64(self.text())
         try:
             b64decode(data, validate=True)
@@ -113,19 +113,19 @@ class Proto(Node):
         return data
 
     def rest(self, *known: str) -> JSONObject:
-        """The fields of this object beside the known ones, the keys in camel case; the empty ones left out."""
+        """Return the fields of this object other than the known ones, with camel case keys, without nulls."""
         fields = self.object()
         names = frozenset(known)
         return {name: fields[key] for key in fields if (name := camel(key)) not in names and fields[key] is not None}
 
     def extras(self, *known: str) -> Extras:
-        """`rest`, where it goes."""
+        """Return `rest` as extras."""
         rest = self.rest(*known)
         return {PROTOCOL: rest} if rest else EMPTY
 
 
 def _number(value: Any) -> Any:
-    """A number that may stand in quotes."""
+    """Return a number, also from a string."""
     if type(value) is not str:
         return value
     try:

@@ -1,47 +1,47 @@
-"""Thoughts and their signatures.
+"""Decode and encode thought signatures.
 
-Google seals calls and texts with a `thoughtSignature`; its own pass as they are. State of another issuer is wrapped
-(see `seals.py`), which is legal as protobuf bytes, and hangs on the next part that is no thought: on the call that it
-led to, if there is one. Coming back, it belongs to the thought before it again. Google's state that was wrapped because
-its route is another provider's stays on its part.
+Google seals calls and texts with a `thoughtSignature`; its own signatures pass unchanged. State of another issuer is
+wrapped (see `seals.py`), which is valid as protobuf bytes, and put on the next part that is not a thought: on the call
+that it led to, if there is one. In requests it moves back to the thought before that part. Google's state that was
+wrapped because its route belongs to another provider stays on its part.
 """
 
 import re
 
 from llmproxy_asgi.conversation import Part, Reasoning, Seal
-from llmproxy_asgi.translators.gemini.schema import ISSUER, STAND_IN
+from llmproxy_asgi.translators.gemini.schema import ISSUER, PLACEHOLDER_SIGNATURE
 from llmproxy_asgi.translators.media import standard_base64
 from llmproxy_asgi.translators.seals import unwrap, wrap
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
-_STAND_INS = frozenset({STAND_IN, "context_engineering_is_the_way_to_go"})
+_PLACEHOLDERS = frozenset({PLACEHOLDER_SIGNATURE, "context_engineering_is_the_way_to_go"})
 
 
-def signature_of(seal: Seal) -> str:
-    """What a client gets as `thoughtSignature`: always base64, or its reader breaks."""
+def encode_signature(seal: Seal) -> str:
+    """Encode a seal as a client's `thoughtSignature`: always base64, because clients fail on anything else."""
     native = seal.issuer == ISSUER and seal.kind == "signature" and is_base64(seal.data)
     return seal.data if native else wrap(seal)
 
 
 def is_base64(data: str) -> bool:
-    """Whether this can be the bytes of a protobuf field."""
+    """Return whether a text is standard base64, as for a bytes field of protobuf."""
     return _BASE64.fullmatch(data) is not None and len(data) % 4 == 0
 
 
 def decode_signature(text: str) -> Seal | None:
-    """A signature that a client sent back; None where it stands for none. Clients may change the alphabet."""
-    if not text or text.rstrip("=").replace("/", "_").replace("+", "-") in _STAND_INS:
+    """Decode a client's signature; None for a placeholder. Clients may change the base64 alphabet."""
+    if not text or text.rstrip("=").replace("/", "_").replace("+", "-") in _PLACEHOLDERS:
         return None
     return unwrap(text) or Seal(issuer=ISSUER, kind="signature", data=standard_base64(text))
 
 
-def is_of_part(seal: Seal) -> bool:
-    """Whether a seal belongs to the very part it came on, as Google's do, and not to the thought before it."""
+def is_part_seal(seal: Seal) -> bool:
+    """Return whether a seal belongs to its own part, as Google's do, not to the thought before it."""
     return seal.issuer.startswith(ISSUER)
 
 
-def give_back_to_thought(parts: list[Part], seal: Seal) -> None:
-    """Put a seal on the thought that these parts end with, or on a new one behind them where none waits for it."""
+def attach_to_reasoning(parts: list[Part], seal: Seal) -> None:
+    """Attach a seal to the reasoning at the end of these parts if that has none, else to a new one after them."""
     last = parts[-1] if parts else None
     if isinstance(last, Reasoning) and not last.seals and seal.kind != "redacted":
         parts[-1] = Reasoning(text=last.text, style=last.style, seals=(seal,))

@@ -1,4 +1,4 @@
-"""A generateContent request, read whole into a `Request`."""
+"""Decode generateContent requests into a `Request`."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -22,15 +22,17 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.translators.base import Intake
 from llmproxy_asgi.translators.fields import missing
-from llmproxy_asgi.translators.gemini.json_schemas import raised
+from llmproxy_asgi.translators.gemini.json_schemas import from_gemini_schema
 from llmproxy_asgi.translators.gemini.mappings import SERVER_TOOLS, TIERS_IN
 from llmproxy_asgi.translators.gemini.message_decoder import decode_contents, decode_system
-from llmproxy_asgi.translators.gemini.proto import Proto, camel
+from llmproxy_asgi.translators.gemini.proto import ProtoNode, camel
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
 from llmproxy_asgi.translators.tool_schemas import distinct
 
-_KNOWN = frozenset({"contents", "systemInstruction", "tools", "toolConfig", "generationConfig", "serviceTier", "model"})
-_OPTIONS = (
+_KNOWN_FIELDS = frozenset(
+    {"contents", "systemInstruction", "tools", "toolConfig", "generationConfig", "serviceTier", "model"}
+)
+_CONFIG_FIELDS = (
     "temperature",
     "topP",
     "topK",
@@ -52,20 +54,20 @@ _LEVELS = ("MINIMAL", "LOW", "MEDIUM", "HIGH", "XHIGH")
 
 
 def decode_request(intake: Intake) -> Request:
-    """Read a request whole.
+    """Decode a request.
 
     Raises:
-        BadRequest: A field is wrong; `param` names it.
+        BadRequest: A field is invalid; `param` names it.
     """
     raw = intake.raw
-    reader = _Reader(raw)
-    options = Proto.of_body(raw, "generationConfig") or Proto({}, "generationConfig")
+    decoder = _OptionsDecoder(raw)
+    options = ProtoNode.of_body(raw, "generationConfig") or ProtoNode({}, "generationConfig")
     return Request(
         protocol=PROTOCOL,
         model=intake.model,
         messages=_messages(raw),
-        tools=distinct(_tools(Proto.of_body(raw, "tools"))),
-        tool_choice=reader.tool_choice(),
+        tools=distinct(_tools(ProtoNode.of_body(raw, "tools"))),
+        tool_choice=decoder.tool_choice(),
         output=_output(options),
         reasoning=_reasoning(options),
         sampling=_sampling(options),
@@ -73,20 +75,20 @@ def decode_request(intake: Intake) -> Request:
         stop=tuple(text.text() for text in stops.entries()) if (stops := options.get("stopSequences")) else (),
         candidates=count.integer(1, 8) if (count := options.get("candidateCount")) else 1,
         stream=intake.stream,
-        service_tier=_service_tier(Proto.of_body(raw, "serviceTier")),
-        extras=reader.extras(options),
+        service_tier=_service_tier(ProtoNode.of_body(raw, "serviceTier")),
+        extras=decoder.extras(options),
     )
 
 
-class _Reader:
-    """What is said at the top, and what of it has no word of ours."""
+class _OptionsDecoder:
+    """The decoder of a request's top-level options; collects those without a field in `Request` as extras."""
 
     def __init__(self, raw: Mapping[str, Raw]) -> None:
         self._raw = raw
         self._rest: JSONObject = {}
 
     def tool_choice(self) -> ToolChoice:
-        config = Proto.of_body(self._raw, "toolConfig")
+        config = ProtoNode.of_body(self._raw, "toolConfig")
         if config is None:
             return ToolChoice()
         calling = config.get("functionCallingConfig")
@@ -94,11 +96,15 @@ class _Reader:
         choice = ToolChoice()
         if calling is not None:
             given = calling.get("mode")
-            mode = given.word("MODE_UNSPECIFIED", "AUTO", "ANY", "NONE", "VALIDATED") if given else "MODE_UNSPECIFIED"
+            mode = (
+                given.enum_value("MODE_UNSPECIFIED", "AUTO", "ANY", "NONE", "VALIDATED")
+                if given
+                else "MODE_UNSPECIFIED"
+            )
             names = calling.get("allowedFunctionNames")
             only = tuple(name.text() for name in names.entries()) if names else ()
             if mode == "VALIDATED" and not only:
-                rest["functionCallingConfig"] = {"mode": mode}  # no more than calls that are checked
+                rest["functionCallingConfig"] = {"mode": mode}  # only validates calls; no choice
             if mode == "NONE":
                 choice = ToolChoice(mode="none", given=True)
             elif mode == "ANY":
@@ -109,33 +115,33 @@ class _Reader:
             self._rest["toolConfig"] = rest
         return choice
 
-    def extras(self, options: Proto) -> Extras:
-        rest = options.rest(*_OPTIONS)
+    def extras(self, options: ProtoNode) -> Extras:
+        rest = options.rest(*_CONFIG_FIELDS)
         mime = options.get("responseMimeType")
         if mime and mime.text() == "text/x.enum":
             rest["responseMimeType"] = mime.text()
         if rest:
             self._rest["generationConfig"] = rest
         for key in self._raw:
-            if camel(key) not in _KNOWN and (node := Proto.of_body(self._raw, key)) is not None:
+            if camel(key) not in _KNOWN_FIELDS and (node := ProtoNode.of_body(self._raw, key)) is not None:
                 self._rest[camel(key)] = node.value
         return {PROTOCOL: self._rest} if self._rest else EMPTY
 
 
 def _messages(raw: Mapping[str, Raw]) -> tuple[Message, ...]:
-    contents = Proto.of_body(raw, "contents")
+    contents = ProtoNode.of_body(raw, "contents")
     if contents is None:
         raise missing("contents")
-    given = Proto.of_body(raw, "systemInstruction")
+    given = ProtoNode.of_body(raw, "systemInstruction")
     system = decode_system(given) if given else None
     return (*([system] if system else []), *decode_contents(contents))
 
 
-def _sampling(options: Proto) -> Sampling:
-    temperature, top_p, top_k, seed, presence, frequency = map(options.get, _OPTIONS[:6])
-    wanted, count = options.get("responseLogprobs"), options.get("logprobs")
+def _sampling(options: ProtoNode) -> Sampling:
+    temperature, top_p, top_k, seed, presence, frequency = map(options.get, _CONFIG_FIELDS[:6])
+    with_logprobs, count = options.get("responseLogprobs"), options.get("logprobs")
     logprobs = None
-    if wanted and wanted.boolean():
+    if with_logprobs and with_logprobs.boolean():
         logprobs = count.integer(0, 20) if count else 0
     return Sampling(
         temperature=temperature.number(0, 2) if temperature else None,
@@ -148,51 +154,53 @@ def _sampling(options: Proto) -> Sampling:
     )
 
 
-def _reasoning(options: Proto) -> ReasoningOptions:
+def _reasoning(options: ProtoNode) -> ReasoningOptions:
     config = options.get("thinkingConfig")
     if config is None:
         return ReasoningOptions()
-    level, budget, shown = (config.get(key) for key in ("thinkingLevel", "thinkingBudget", "includeThoughts"))
+    level, budget, include_thoughts = (
+        config.get(key) for key in ("thinkingLevel", "thinkingBudget", "includeThoughts")
+    )
     if level and budget:
         config.fail("takes thinkingLevel or thinkingBudget, not both.")
-    word = level.word("THINKING_LEVEL_UNSPECIFIED", *_LEVELS).lower() if level else ""
+    value = level.enum_value("THINKING_LEVEL_UNSPECIFIED", *_LEVELS).lower() if level else ""
     visible: Visibility | None = None
-    if shown:
-        visible = "summary" if shown.boolean() else "hidden"
+    if include_thoughts:
+        visible = "summary" if include_thoughts.boolean() else "hidden"
     return ReasoningOptions(
-        effort=cast("Effort", word) if word.upper() in _LEVELS else None,
+        effort=cast("Effort", value) if value.upper() in _LEVELS else None,
         budget_tokens=budget.integer(-1) if budget else None,
         visible=visible,
     )
 
 
-def _output(options: Proto) -> OutputFormat:
+def _output(options: ProtoNode) -> OutputFormat:
     mime = options.get("responseMimeType")
-    word = mime.text().lower() if mime else "text/plain"
+    value = mime.text().lower() if mime else "text/plain"
     given = options.get("responseModalities")
-    modalities = tuple(entry.word().lower() for entry in given.entries()) if given else ()
-    json_schema, own_schema = options.get("responseJsonSchema"), options.get("responseSchema")
+    modalities = tuple(entry.enum_value().lower() for entry in given.entries()) if given else ()
+    json_schema, gemini_schema = options.get("responseJsonSchema"), options.get("responseSchema")
     if json_schema:
         schema: JSONObject | None = json_schema.object()
     else:
-        schema = raised(own_schema.object()) if own_schema else None
+        schema = from_gemini_schema(gemini_schema.object()) if gemini_schema else None
     if schema is not None:
         return OutputFormat(kind="json_schema", schema=schema, modalities=modalities)
-    return OutputFormat(kind="json" if word == "application/json" else "text", modalities=modalities)
+    return OutputFormat(kind="json" if value == "application/json" else "text", modalities=modalities)
 
 
-def _service_tier(node: Proto | None) -> ServiceTier | None:
+def _service_tier(node: ProtoNode | None) -> ServiceTier | None:
     if node is None:
         return None
-    word = node.text().lower().removeprefix("service_tier_")
-    return TIERS_IN[Proto(word, node.path).choice(tuple(TIERS_IN))] if word != "unspecified" else None
+    value = node.text().lower().removeprefix("service_tier_")
+    return TIERS_IN[ProtoNode(value, node.path).choice(tuple(TIERS_IN))] if value != "unspecified" else None
 
 
-def _tools(node: Proto | None) -> tuple[Tool, ...]:
-    return tuple(tool for entry in node.entries() for tool in _entry(entry)) if node else ()
+def _tools(node: ProtoNode | None) -> tuple[Tool, ...]:
+    return tuple(tool for entry in node.entries() for tool in _tool_entry(entry)) if node else ()
 
 
-def _entry(entry: Proto) -> list[Tool]:
+def _tool_entry(entry: ProtoNode) -> list[Tool]:
     made: list[Tool] = []
     declared = entry.get("functionDeclarations")
     if declared:
@@ -204,13 +212,15 @@ def _entry(entry: Proto) -> list[Tool]:
     return made
 
 
-def _function(node: Proto) -> Tool:
-    description, own, schema = (node.get(key) for key in ("description", "parameters", "parametersJsonSchema"))
+def _function(node: ProtoNode) -> Tool:
+    description, gemini_schema, schema = (
+        node.get(key) for key in ("description", "parameters", "parametersJsonSchema")
+    )
     parameters = None
     if schema:
         parameters = schema.object()
-    elif own:
-        parameters = raised(own.object())
+    elif gemini_schema:
+        parameters = from_gemini_schema(gemini_schema.object())
     return Tool(
         name=node.need("name").text(),
         description=description.text() if description else None,

@@ -1,4 +1,4 @@
-"""Answers for Google's clients: what stands in whole answers and in streams alike, and the whole answer."""
+"""Encode responses for Google's clients: pieces shared with the stream encoder, and complete responses."""
 
 from collections.abc import Iterable, Sequence
 
@@ -23,14 +23,14 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.translators.custom_tools import wrapped_input
 from llmproxy_asgi.translators.gemini.grounding import Grounding
-from llmproxy_asgi.translators.gemini.mappings import BLOCK_REASONS, encode_logprobs, encode_usage, finish_word
-from llmproxy_asgi.translators.gemini.reasoning import signature_of
+from llmproxy_asgi.translators.gemini.mappings import BLOCK_REASONS, encode_finish, encode_logprobs, encode_usage
+from llmproxy_asgi.translators.gemini.reasoning import encode_signature
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
 from llmproxy_asgi.translators.pairing import arguments_raw
 
 
-def encode_answer(response: Response, model: str) -> bytes:
-    """A whole answer."""
+def encode_response(response: Response, model: str) -> bytes:
+    """Encode a complete response."""
     body: JSONObject = {}
     if is_blocked([(candidate.finish, bool(candidate.parts)) for candidate in response.candidates]):
         body |= prompt_feedback(response.candidates[0].finish)
@@ -40,32 +40,38 @@ def encode_answer(response: Response, model: str) -> bytes:
     return msgspec.json.encode({**body, **head(model, response.id), **response.extras.get(PROTOCOL, {})})
 
 
-def head(model: str, answer: str) -> JSONObject:
-    """What every chunk says of its answer."""
-    return {"modelVersion": model, **({"responseId": answer} if answer else {})}
+def head(model: str, response_id: str) -> JSONObject:
+    """Return the fields that every chunk of a response has."""
+    return {"modelVersion": model, **({"responseId": response_id} if response_id else {})}
 
 
 def is_blocked(endings: Iterable[tuple[Finish, bool]]) -> bool:
-    """Whether nothing was said because the prompt was refused; each candidate's finish, and whether it has parts."""
+    """Return whether the prompt was blocked: all candidates are filtered and none has parts.
+
+    Args:
+        endings: Each candidate's finish, and whether it has parts.
+    """
     found = list(endings)
-    return bool(found) and all(finish.reason is FinishReason.CONTENT_FILTER and not said for finish, said in found)
+    return bool(found) and all(
+        finish.reason is FinishReason.CONTENT_FILTER and not has_parts for finish, has_parts in found
+    )
 
 
 def prompt_feedback(finish: Finish) -> JSONObject:
-    """A refused prompt, in the place of candidates."""
-    word = finish.native if finish.native in BLOCK_REASONS else "SAFETY"
+    """Encode a blocked prompt, which replaces the candidates."""
+    reason = finish.native if finish.native in BLOCK_REASONS else "SAFETY"
     message = {"blockReasonMessage": finish.message} if finish.message else {}
-    return {"promptFeedback": {"blockReason": word, **message}}
+    return {"promptFeedback": {"blockReason": reason, **message}}
 
 
-def ending(finish: Finish) -> JSONObject:
-    """Why a candidate ended."""
-    fields: JSONObject = {"finishReason": finish_word(finish), **(finish.resume or {})}
+def finish_fields(finish: Finish) -> JSONObject:
+    """Encode why a candidate ended."""
+    fields: JSONObject = {"finishReason": encode_finish(finish), **(finish.resume or {})}
     return {**fields, "finishMessage": finish.message} if finish.message else fields
 
 
 def encode_part(part: Part) -> JSONObject | None:
-    """A part without its seals; None where Google's clients have no word for it."""
+    """Encode a part without its seals; None if Google's format can't express it."""
     match part:
         case Text(text=text) | Refusal(text=text):
             return {"text": text}
@@ -73,7 +79,7 @@ def encode_part(part: Part) -> JSONObject | None:
             return {"text": text, "thought": True}
         case ToolCall():
             arguments = wrapped_input(part.arguments) if part.kind == "custom" else part.arguments
-            # On one line, as every chunk is; within JSON line ends are white space.
+            # A chunk is one line; line ends within JSON are white space.
             on_one_line = msgspec.Raw(bytes(arguments_raw(arguments)).translate(None, b"\r\n"))
             return {"functionCall": {"id": part.call_id, "name": part.name, "args": on_one_line}}
         case Media():
@@ -85,12 +91,12 @@ def encode_part(part: Part) -> JSONObject | None:
 
 
 def bare_signature(signature: str) -> JSONObject:
-    """A signature that has no part of its own."""
+    """Return an empty text part with a signature."""
     return {"text": "", "thoughtSignature": signature}
 
 
 def signed(wire: JSONObject, signatures: Sequence[str]) -> list[JSONObject]:
-    """A part with its signature, the last of these; the others before it, as there is room for one."""
+    """Return a part with the last signature, after empty parts with the others: a part has only one."""
     if not signatures:
         return [wire]
     return [*map(bare_signature, signatures[:-1]), {**wire, "thoughtSignature": signatures[-1]}]
@@ -101,7 +107,7 @@ def _candidate(candidate: Candidate) -> JSONObject:
     grounding = Grounding()
     pending: list[str] = []
     for part in candidate.parts:
-        signatures = [signature_of(seal) for seal in part.seals]
+        signatures = [encode_signature(seal) for seal in part.seals]
         wire = encode_part(part)
         if isinstance(part, Reasoning):
             parts += map(bare_signature, pending)
@@ -113,7 +119,7 @@ def _candidate(candidate: Candidate) -> JSONObject:
             if isinstance(part, Text):
                 grounding.add(part.citations, part.text, part=len(parts) - 1)
     parts += map(bare_signature, pending)
-    fields: JSONObject = {"content": {"parts": parts, "role": "model"}, **ending(candidate.finish)}
+    fields: JSONObject = {"content": {"parts": parts, "role": "model"}, **finish_fields(candidate.finish)}
     if candidate.logprobs:
         fields["logprobsResult"] = encode_logprobs(candidate.logprobs)
     return {**fields, "index": candidate.index, **grounding.fields()}

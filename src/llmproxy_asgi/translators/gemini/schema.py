@@ -1,4 +1,4 @@
-"""Google's JSON, as far as we act on it.
+"""Structs of Google's JSON, with the fields that the codec uses.
 
 Source: the types of Google's Python SDK google-genai 3.4.0, read 2026-11-21. Requests are read field by field with
 their paths (`request_decoder.py`); this module holds what an upstream sends: complete responses and the chunks of a
@@ -13,13 +13,13 @@ from llmproxy_asgi.conversation import MOST_CANDIDATES, MOST_PARTS, JSONObject
 
 PROTOCOL = "gemini"
 ISSUER = "gemini"
-"""Whose signatures Google's own clients hold."""
+"""The issuer of signatures in requests of Google's clients."""
 
 ABSENT = msgspec.Raw()
-"""A field that is taken as its bytes and is not there."""
+"""The default of an absent raw field."""
 
-STAND_IN = "skip_thought_signature_validator"
-"""What Google documents as the signature of a call that none of its models made."""
+PLACEHOLDER_SIGNATURE = "skip_thought_signature_validator"
+"""The signature that Google documents for a call that none of its models made."""
 
 
 class Blob(msgspec.Struct, rename="camel"):
@@ -62,11 +62,11 @@ class Candidate(msgspec.Struct, rename="camel", gc=False):
     grounding_metadata: JSONObject | None = None
     citation_metadata: JSONObject | None = None
     logprobs_result: msgspec.Raw = ABSENT
-    """Maybe millions of values, so that they are read one by one."""
+    """Possibly millions of values, so they are decoded one by one."""
 
 
 class Chunk(msgspec.Struct, rename="camel", gc=False):
-    """A whole answer, or a piece of a streamed one."""
+    """A complete response, or a chunk of a streamed one."""
 
     candidates: Annotated[list[Candidate], msgspec.Meta(max_length=MOST_CANDIDATES)] | None = None
     prompt_feedback: JSONObject | None = None
@@ -80,7 +80,7 @@ CHUNK = msgspec.json.Decoder(Chunk)
 
 
 def usage_object(given: msgspec.Raw) -> JSONObject:
-    """The counts of a chunk; none where it tells none. They are kept as bytes because only the last ones count."""
+    """Decode a chunk's usage; empty without any. Usage stays raw until then, because only the last chunk's matters."""
     try:
         found = msgspec.json.decode(given) if given is not ABSENT else None
     except msgspec.MsgspecError:  # a number that is out of range

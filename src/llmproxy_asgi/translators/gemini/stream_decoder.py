@@ -1,8 +1,8 @@
-"""Answers of an upstream that speaks generateContent, read into events: a stream's chunks, and a whole answer as one.
+"""Decode responses of a generateContent upstream into events: a stream's chunks, or a complete response as one chunk.
 
-Parts of a chunk go on where the last chunk's ended: texts and thoughts are pieces, all else is whole. There is no end
-sign; a stream is whole if each of its candidates told why it ended. So the ends of parts and candidates are told when
-the stream is, and whatever Google says late (citations, counts, a reason behind the last call) finds its place.
+The parts of a chunk continue those of the last chunk: texts and thoughts are pieces, everything else is complete. There
+is no end marker; a stream is complete if each candidate has a finish reason. So the ends of parts and candidates are
+emitted at the stream's end, and late data (citations, counts, a finish reason after the last call) is still applied.
 """
 
 from collections.abc import Sequence
@@ -51,11 +51,17 @@ from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamFailed, Up
 from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
 from llmproxy_asgi.translators.gemini.errors import error_in
-from llmproxy_asgi.translators.gemini.framing import ChunkFrames
-from llmproxy_asgi.translators.gemini.grounding import Found, decode_grounding, placed, searched, searches
+from llmproxy_asgi.translators.gemini.framing import ChunkSplitter
+from llmproxy_asgi.translators.gemini.grounding import (
+    LocatedCitation,
+    citations_in_text,
+    count_searches,
+    decode_grounding,
+    search_parts,
+)
 from llmproxy_asgi.translators.gemini.mappings import (
     FINISH_IN,
-    LOST_SIGNATURE,
+    MISSING_SIGNATURE,
     UNSPECIFIED,
     decode_finish,
     decode_logprobs,
@@ -81,19 +87,19 @@ from llmproxy_asgi.wire.surrogates import mark_halves, replace_halves
 
 _NOTHING = Batch(())
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-CUT = "The upstream's stream ended without a finish reason."
+NO_FINISH_REASON = "The upstream's stream ended without a finish reason."
 
 
-class ChunkStream(StreamDecoder):
-    """Reads one stream."""
+class GeminiStreamDecoder(StreamDecoder):
+    """The decoder of one stream."""
 
     def __init__(self, outgoing: Outgoing, upstream: Upstream) -> None:
         self._outgoing = outgoing
         self._upstream = upstream
-        self._frames = ChunkFrames(upstream.max_event)
-        self._candidates: dict[int, _Open] = {}
+        self._frames = ChunkSplitter(upstream.max_event)
+        self._candidates: dict[int, _CandidateDecoder] = {}
         self._started = False
-        self._over = False
+        self._finished = False
         self._id = ""
         self._usage: JSONObject = {}
         self._last_usage = ABSENT
@@ -103,7 +109,7 @@ class ChunkStream(StreamDecoder):
 
     @override
     def feed(self, data: bytes) -> Batch:
-        if self._over:
+        if self._finished:
             return _NOTHING
         events: list[StreamEvent] = []
         try:
@@ -111,14 +117,14 @@ class ChunkStream(StreamDecoder):
                 try:
                     chunk = CHUNK.decode(frame)
                 except _UNREADABLE:
-                    chunk, frame = self._marked(frame)  # noqa: PLW2901 - it is read again where a part has no word
+                    chunk, frame = self._decode_marked(frame)  # noqa: PLW2901 - decoded again for an unknown part
                 self._chunk(chunk, frame, events)
         except (UpstreamError, *_UNREADABLE) as error:
             return self._failed(events, error)
         return Batch(events if self._joiner is None else self._joiner.join(events))
 
-    def _marked(self, frame: bytes) -> tuple[Chunk, bytes]:
-        """A chunk that cannot be read as it is: an odd error, or one in which a character was cut in two."""
+    def _decode_marked(self, frame: bytes) -> tuple[Chunk, bytes]:
+        """Decode an invalid chunk: raise its error if it has one, else replace halves of surrogate pairs."""
         if (error := error_in(frame)) is not None:
             raise error
         marked = mark_halves(frame) or frame
@@ -128,36 +134,36 @@ class ChunkStream(StreamDecoder):
 
     @override
     def close(self) -> Batch:
-        if self._over:
+        if self._finished:
             return _NOTHING
         events: list[StreamEvent] = []
         try:
             for frame in self._frames.close():
-                self._chunk(*self._marked(frame), events)
+                self._chunk(*self._decode_marked(frame), events)
             self._end(events)
         except (UpstreamError, *_UNREADABLE) as error:
             return self._failed(events, error)
-        self._over = True
+        self._finished = True
         return Batch(events if self._joiner is None else self._joiner.join(events))
 
-    def whole(self, body: bytes, received_at: datetime) -> list[StreamEvent]:
-        """All events of a whole answer.
+    def decode_response(self, body: bytes, received_at: datetime) -> list[StreamEvent]:
+        """Decode a complete response into events.
 
         Raises:
-            UpstreamError: It is none, or an error.
-            msgspec.MsgspecError: It cannot be read.
+            UpstreamError: The body is no response, or is an error.
+            msgspec.MsgspecError: The body can't be decoded.
         """
         body = replace_halves(body) or body
         chunk = CHUNK.decode(body)
         events: list[StreamEvent] = []
         for candidate in chunk.candidates or ():
-            self._candidate(candidate.index or 0).measure(candidate)
+            self._candidate(candidate.index or 0).locate_parts(candidate)
         self._chunk(chunk, body, events, received_at)
         self._end(events)
         return events
 
     def _failed(self, events: list[StreamEvent], error: Exception) -> Batch:
-        self._over = True
+        self._finished = True
         if not isinstance(error, GatewayError):
             error = UpstreamProtocolError("The upstream sent a chunk that cannot be read.")
         events.append(Failed(error))
@@ -165,7 +171,7 @@ class ChunkStream(StreamDecoder):
 
     def _chunk(self, chunk: Chunk, raw: bytes, events: list[StreamEvent], date: datetime = UNDATED) -> None:
         if chunk.error is not None or not chunk.candidates:
-            self._without_answer(chunk, raw)
+            self._chunk_without_candidates(chunk, raw)
         if chunk.usage_metadata is not ABSENT:
             self._last_usage = chunk.usage_metadata
         if not self._started:
@@ -176,86 +182,92 @@ class ChunkStream(StreamDecoder):
             if candidate.logprobs_result:
                 found.logprobs(candidate.logprobs_result, events)
             if candidate.content is not None:
-                for place, part in enumerate(candidate.content.parts or ()):
+                for number_in_content, part in enumerate(candidate.content.parts or ()):
                     if part.text is not None:
                         found.text(part.text, part, events)
                     else:
-                        self._part(found, part, (raw, position, place), events)
+                        self._part(found, part, (raw, position, number_in_content), events)
             if candidate.finish_reason or candidate.grounding_metadata or candidate.citation_metadata:
-                self._notes(found, candidate, events)
+                self._update_candidate(found, candidate, events)
 
     def _start(self, chunk: Chunk, events: list[StreamEvent], date: datetime) -> None:
-        self._refuse_silence(chunk)
+        self._refuse_malformed_call(chunk)
         self._started = True
         self._id = chunk.response_id or ""
         self._usage = usage_object(self._last_usage)
         usage = decode_usage(self._usage) if self._usage else None
-        begun = moment(chunk.create_time, date)
-        events.append(Started(self._id, self._upstream.asked, begun, usage, None, EMPTY, self._outgoing.nonce))
+        created_at = decode_timestamp(chunk.create_time, date)
+        events.append(Started(self._id, self._upstream.asked, created_at, usage, None, EMPTY, self._outgoing.nonce))
 
-    def _refuse_silence(self, chunk: Chunk) -> None:
-        """A call that went wrong before anything was said may go right the next time: no answer, but a failure."""
+    def _refuse_malformed_call(self, chunk: Chunk) -> None:
+        """Raise a failure, which may be retried, if the response is only a malformed call."""
         for candidate in chunk.candidates or ():
             reason = FINISH_IN.get(candidate.finish_reason or "")
             if reason is FinishReason.MALFORMED_CALL and not (candidate.content and candidate.content.parts):
                 raise UpstreamFailed("The upstream's model made a call that cannot be read.", code="malformed_call")
 
-    def _candidate(self, number: int) -> "_Open":
+    def _candidate(self, number: int) -> "_CandidateDecoder":
         found = self._candidates.get(number)
         if found is None:
-            found = self._candidates[number] = _Open(number, self._upstream, self._outgoing.nonce)
+            found = self._candidates[number] = _CandidateDecoder(number, self._upstream, self._outgoing.nonce)
         return found
 
-    def _notes(self, found: "_Open", candidate: Candidate, events: list[StreamEvent]) -> None:
-        """What is said of a candidate beside its content."""
+    def _update_candidate(self, found: "_CandidateDecoder", candidate: Candidate, events: list[StreamEvent]) -> None:
+        """Update a candidate from fields other than its content."""
         if candidate.grounding_metadata or candidate.citation_metadata:
-            found.cited(candidate)
+            found.add_citations(candidate)
             found.grounding = candidate.grounding_metadata or found.grounding
-            self._searches = max(self._searches, searches(candidate.grounding_metadata))
+            self._searches = max(self._searches, count_searches(candidate.grounding_metadata))
         if candidate.continuation_token:
             found.token = candidate.continuation_token
-        word = candidate.finish_reason
-        if word == LOST_SIGNATURE:
-            raise lost_signature()
-        if not word or not word.strip() or word == UNSPECIFIED:
+        native = candidate.finish_reason
+        if native == MISSING_SIGNATURE:
+            raise missing_signature_error()
+        if not native or not native.strip() or native == UNSPECIFIED:
             return
-        if word in FINISH_IN or found.reason not in FINISH_IN:  # the last word that is known counts
-            found.reason, found.message = word, candidate.finish_message
+        if native in FINISH_IN or found.reason not in FINISH_IN:  # the last known reason wins
+            found.reason, found.message = native, candidate.finish_message
 
-    def _without_answer(self, chunk: Chunk, raw: bytes) -> None:
-        """What a chunk means that holds no candidates, or an error."""
+    def _chunk_without_candidates(self, chunk: Chunk, raw: bytes) -> None:
+        """Decode a chunk without candidates or with an error: raise its error, or record a blocked prompt."""
         if (error := error_in(raw)) is not None:
             raise error
         if chunk.prompt_feedback and not chunk.candidates:
             self._feedback(chunk.prompt_feedback)
 
     def _feedback(self, feedback: JSONObject) -> None:
-        word = feedback.get("blockReason")
-        if isinstance(word, str) and word:
+        native = feedback.get("blockReason")
+        if isinstance(native, str) and native:
             message = feedback.get("blockReasonMessage")
             self._blocked = Finish(
                 reason=FinishReason.CONTENT_FILTER,
-                native=word,
+                native=native,
                 message=message if isinstance(message, str) and message else None,
             )
 
-    def _part(self, found: "_Open", part: WirePart, place: tuple[bytes, int, int], events: list[StreamEvent]) -> None:
+    def _part(
+        self,
+        found: "_CandidateDecoder",
+        part: WirePart,
+        number_in_content: tuple[bytes, int, int],
+        events: list[StreamEvent],
+    ) -> None:
         if part.function_call is not None:
             self._call(found, part.function_call, part, events)
         elif part.inline_data is not None:
             found.media(part.inline_data, part, events)
         elif part.file_data is not None and part.file_data.file_uri:
             stored = StoredFile(protocol=PROTOCOL, id=part.file_data.file_uri)
-            found.whole(_media(part.file_data.mime_type, stored), part, events)
+            found.add_part(_media(part.file_data.mime_type, stored), part, events)
         else:
-            native = _native(*place)
+            native = _native_part(*number_in_content)
             kind = next((key for key in native if key not in {"thought", "thoughtSignature"}), "")
             if kind:
-                found.whole(Opaque(protocol=PROTOCOL, kind=kind, data=native), None, events)
+                found.add_part(Opaque(protocol=PROTOCOL, kind=kind, data=native), None, events)
             elif part.thought_signature:
                 found.text("", part, events)
 
-    def _call(self, found: "_Open", call: FunctionCall, part: WirePart, events: list[StreamEvent]) -> None:
+    def _call(self, found: "_CandidateDecoder", call: FunctionCall, part: WirePart, events: list[StreamEvent]) -> None:
         arguments = bytes(call.args).decode().strip() if call.args is not ABSENT else ""
         if call.partial_args or call.will_continue or found.partial is not None:
             if found.partial is None:
@@ -264,10 +276,10 @@ class ChunkStream(StreamDecoder):
             if call.will_continue:
                 return
             waiting, found.partial = found.partial, None
-            whole = arguments if arguments.startswith("{") and arguments != "{}" else waiting.arguments()
+            restated = arguments if arguments.startswith("{") and arguments != "{}" else waiting.arguments()
             call = FunctionCall(id=waiting.call_id or call.id, name=waiting.name or call.name)
             part = WirePart(thought_signature=part.thought_signature or waiting.signature)
-            arguments = whole  # as the last piece restates them, if it does
+            arguments = restated  # from the last piece, if it restates them
         if not call.name:
             raise UpstreamProtocolError("The upstream called a function without a name.")
         seeds = (self._id, str(found.number), str(found.calls), call.name, arguments)
@@ -293,19 +305,19 @@ class ChunkStream(StreamDecoder):
         finishes = [Finished(0, self._blocked)] if self._blocked and not self._candidates else []
         for number, candidate in sorted(self._candidates.items()):
             if candidate.reason is None or candidate.partial is not None:
-                raise UpstreamProtocolError(CUT)
+                raise UpstreamProtocolError(NO_FINISH_REASON)
             called = bool(candidate.calls)
             finish = decode_finish(candidate.reason, candidate.message, called=called, token=candidate.token)
             finishes.append(Finished(number, finish))
         if not finishes:
-            raise UpstreamProtocolError(CUT)
+            raise UpstreamProtocolError(NO_FINISH_REASON)
         for candidate in self._candidates.values():
             candidate.close(events)
             if self._outgoing.shows_searches:
-                for part in searched(
+                for part in search_parts(
                     candidate.grounding, derived("search_", self._id, str(candidate.number), self._outgoing.nonce)
                 ):
-                    candidate.whole(part, None, events)
+                    candidate.add_part(part, None, events)
         events += finishes
         usage = {**self._usage, **usage_object(self._last_usage)}
         if usage:
@@ -313,19 +325,19 @@ class ChunkStream(StreamDecoder):
         events.append(Ended())
 
 
-class _Open:
-    """A candidate as far as it has come. One part is open at a time, and the last one until the stream's end."""
+class _CandidateDecoder:
+    """The decoder of one candidate; one part is open at a time, the last one until the stream's end."""
 
     __slots__ = (
         "_base",
-        "_found",
+        "_citations",
         "_index",
         "_kind",
         "_media",
+        "_part_offsets",
         "_parts",
         "_pieces",
         "_seals",
-        "_starts",
         "_tokens",
         "_upstream",
         "call_ids",
@@ -355,29 +367,29 @@ class _Open:
         self._seals: list[Seal] = []
         self._media: Media | None = None
         self._base = 0
-        self._starts: dict[int, int] = {}
-        self._found: dict[tuple[object, ...], Found] = {}
+        self._part_offsets: dict[int, int] = {}
+        self._citations: dict[tuple[object, ...], LocatedCitation] = {}
         self._tokens: tuple[TokenLogprob, ...] = ()
 
-    def measure(self, candidate: Candidate) -> None:
-        """Look through a whole answer: citations count from the start of their part, and may come before it here."""
+    def locate_parts(self, candidate: Candidate) -> None:
+        """Record the offsets of a complete response's parts, then its citations, whose offsets start at their part."""
         parts = candidate.content.parts if candidate.content else None
         base = 0
         for number, part in enumerate(parts or ()):
-            self._starts[number] = base
+            self._part_offsets[number] = base
             if part.text and not part.thought:
                 base += len(part.text.encode("utf-8", "surrogatepass"))
-        self.cited(candidate)
+        self.add_citations(candidate)
 
-    def cited(self, candidate: Candidate) -> None:
-        """Note what the words so far are about."""
-        for found in decode_grounding(candidate.grounding_metadata, candidate.citation_metadata, self._starts):
+    def add_citations(self, candidate: Candidate) -> None:
+        """Record a candidate's citations."""
+        for found in decode_grounding(candidate.grounding_metadata, candidate.citation_metadata, self._part_offsets):
             citation = found.citation
             key = (found.start, found.end, citation.kind, citation.url, citation.title, citation.cited_text)
-            self._found.setdefault(key, found)  # chunks may say again what was said before
+            self._citations.setdefault(key, found)  # chunks may repeat citations
 
     def text(self, text: str, part: WirePart, events: list[StreamEvent]) -> None:
-        """A piece of text, or of a thought."""
+        """Decode a piece of text or of a thought."""
         kind = "thought" if part.thought else "text"
         signature = part.thought_signature
         if self._kind != kind or (signature and not text and kind == "text"):
@@ -394,21 +406,21 @@ class _Open:
             self.close(events)
 
     def call(self, call: ToolCall, part: WirePart, events: list[StreamEvent]) -> None:
-        """A call, which comes whole."""
+        """Decode a call, which is always complete."""
         self.close(events)
-        if part.thought_signature:  # known from the start, so that state which must stand before a call can
-            call = msgspec.structs.replace(call, seals=(self._made(part.thought_signature),))
+        if part.thought_signature:  # set at the start, for protocols that put state before a call
+            call = msgspec.structs.replace(call, seals=(self._new_seal(part.thought_signature),))
         self._open("call", msgspec.structs.replace(call, arguments=""), events)
         events.append(PartDelta(self.number, self._index, ArgumentsDelta(call.arguments)))
         events.append(PartEnded(self.number, self._index, call))
         self._kind = ""
 
     def media(self, blob: Blob, part: WirePart, events: list[StreamEvent]) -> None:
-        """A picture whole, or a piece of a sound."""
+        """Decode a complete image or file, or a piece of audio."""
         data = standard_base64(blob.data or "")
         kind = media_kind(blob.mime_type)
         if kind != "audio":
-            self.whole(_media(blob.mime_type, InlineData(data=data)), part, events)
+            self.add_part(_media(blob.mime_type, InlineData(data=data)), part, events)
             return
         if self._kind != "audio" or self._media is None or self._media.media_type != blob.mime_type:
             self.close(events)
@@ -419,21 +431,21 @@ class _Open:
         if part.thought_signature:
             self._seal(part.thought_signature, events)
 
-    def whole(self, made: Part, part: WirePart | None, events: list[StreamEvent]) -> None:
-        """A part that comes in one piece."""
+    def add_part(self, decoded: Part, part: WirePart | None, events: list[StreamEvent]) -> None:
+        """Add a complete part."""
         self.close(events)
-        self._open("whole", made, events)
+        self._open("whole", decoded, events)
         if part is not None and part.thought_signature:
             self._seal(part.thought_signature, events)
-            made = msgspec.structs.replace(made, seals=tuple(self._seals))
-        events.append(PartEnded(self.number, self._index, made))
+            decoded = msgspec.structs.replace(decoded, seals=tuple(self._seals))
+        events.append(PartEnded(self.number, self._index, decoded))
         self._kind = ""
 
     def logprobs(self, native: msgspec.Raw, events: list[StreamEvent]) -> None:
-        """How likely the tokens of this chunk were; told with the part that is open, or with the next."""
+        """Emit this chunk's log probabilities with the open part, or else with the next."""
         self._tokens += decode_logprobs(native)
         if self._kind:
-            self._tell_tokens(events)
+            self._emit_logprobs(events)
 
     def close(self, events: list[StreamEvent]) -> None:
         """End the open part."""
@@ -445,14 +457,14 @@ class _Open:
         seals = tuple(self._seals)
         citations: tuple[Citation, ...] = ()
         if kind == "text":
-            citations = tuple(placed(self._found.values(), text, self._base)) if self._found else ()
+            citations = tuple(citations_in_text(self._citations.values(), text, self._base)) if self._citations else ()
             self._base += len(text.encode("utf-8", "surrogatepass"))
             events += [PartDelta(self.number, self._index, CitationDelta(citation)) for citation in citations]
             part = Text(text=text, citations=citations, seals=seals) if seals else None
         elif kind == "thought":
             part = Reasoning(text=text, style="summary", seals=seals) if seals else None
         elif kind == "audio" and self._media is not None:
-            part = msgspec.structs.replace(self._media, source=_joined(self._pieces), seals=seals)
+            part = msgspec.structs.replace(self._media, source=_joined_audio(self._pieces), seals=seals)
         events.append(PartEnded(self.number, self._index, part))
 
     def _open(self, kind: str, header: Part, events: list[StreamEvent]) -> None:
@@ -462,19 +474,19 @@ class _Open:
         self._pieces = []
         self._seals = []
         events.append(PartStarted(self.number, self._index, header))
-        self._tell_tokens(events)
+        self._emit_logprobs(events)
 
-    def _tell_tokens(self, events: list[StreamEvent]) -> None:
+    def _emit_logprobs(self, events: list[StreamEvent]) -> None:
         tokens, self._tokens = self._tokens, ()
         if tokens:
             events.append(PartDelta(self.number, self._index, LogprobsDelta(tokens)))
 
     def _seal(self, signature: str, events: list[StreamEvent]) -> None:
-        seal = self._made(signature)
+        seal = self._new_seal(signature)
         self._seals.append(seal)
         events.append(PartDelta(self.number, self._index, SealDelta(seal)))
 
-    def _made(self, signature: str) -> Seal:
+    def _new_seal(self, signature: str) -> Seal:
         upstream = self._upstream
         data = standard_base64(signature)
         return Seal(issuer=upstream.issuer, model=upstream.model, kind="signature", data=data)
@@ -484,28 +496,28 @@ def _media(media_type: str | None, source: Source) -> Media:
     return Media(kind=media_kind(media_type), source=source, media_type=media_type)
 
 
-def _joined(pieces: Sequence[str]) -> InlineData:
+def _joined_audio(pieces: Sequence[str]) -> InlineData:
     try:
         return InlineData(data=joined_base64(pieces))
     except ValueError:
         raise UpstreamProtocolError("The upstream sent audio that cannot be decoded.") from None
 
 
-def _native(raw: bytes, candidate: int, part: int) -> JSONObject:
-    """A part that we have no word for, as it came."""
+def _native_part(raw: bytes, candidate: int, part: int) -> JSONObject:
+    """Return an unknown part as plain JSON values."""
     native: JSONObject = msgspec.json.decode(raw)["candidates"][candidate]["content"]["parts"][part]
     return native
 
 
-def lost_signature() -> UpstreamRefused:
-    """What it means that an answer ended for want of a signature: the request is at fault."""
+def missing_signature_error() -> UpstreamRefused:
+    """Return the error for a missing signature, which the request must fix."""
     return UpstreamRefused(
         "The upstream wants the signature of an earlier call back.", code="missing_thought_signature"
     )
 
 
-def moment(text: str | None, otherwise: datetime = UNDATED) -> datetime:
-    """When the upstream says that it began."""
+def decode_timestamp(text: str | None, otherwise: datetime = UNDATED) -> datetime:
+    """Decode the time when the upstream started."""
     try:
         found = datetime.fromisoformat(text) if text else otherwise
     except ValueError:

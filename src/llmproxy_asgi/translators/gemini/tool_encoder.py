@@ -1,4 +1,4 @@
-"""Tools, and the choice among them."""
+"""Encode tools and the tool choice."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from llmproxy_asgi.conversation import EMPTY, JSONObject, Request, Tool, ToolCho
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
-from llmproxy_asgi.translators.gemini.json_schemas import Unexpressed, lowered_parameters
+from llmproxy_asgi.translators.gemini.json_schemas import UnsupportedSchema, to_gemini_parameters
 from llmproxy_asgi.translators.gemini.mappings import SERVER_TOOLS_OUT
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
 from llmproxy_asgi.translators.losses import Losses
@@ -19,67 +19,67 @@ TOOL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.:-]{0,127}")
 TOOL_NAME_LIMIT = 128
 
 
-class Tools:
-    """Writes the tools of one request."""
+class GeminiToolEncoder:
+    """The tool encoder of one request."""
 
     def __init__(self, request: Request, upstream: Upstream, names: Renamer, losses: Losses) -> None:
         self._request = request
         self._upstream = upstream
-        self._can = upstream.capabilities
+        self._capabilities = upstream.capabilities
         self._names = names
         self._losses = losses
-        self._chosen: ToolChoice = plain_choice(request)
+        self._tool_choice: ToolChoice = plain_choice(request)
         self.emulated: set[str] = set()
 
     def name_all(self) -> None:
-        """Give out all names first, so that none depends on history."""
+        """Assign all names first, so that none depends on the history."""
         for tool in self._request.tools:
             if tool.kind != "server":
                 self._names.outward(tool.name, tool.namespace)
 
     def write(self) -> JSONObject:
-        """The fields `tools` and `toolConfig`, as far as there are any.
+        """Encode the fields `tools` and `toolConfig`; empty without tools.
 
         Raises:
-            Unsupported: A tool that this upstream cannot run or take.
+            Unsupported: The upstream doesn't support a tool.
         """
         if not self._request.tools:
             return {}
-        if not self._can.tools:
+        if not self._capabilities.tools:
             raise refusals.no_tools(self._request.model)
-        tools = self._offered()
+        tools = self._offered_tools()
         functions = [self._function(tool) for tool in tools if tool.kind != "server"]
-        served = [self._server(tool) for tool in tools if tool.kind == "server"]
-        if functions and served and not self._can.mixed_tools:
+        server_tools = [self._server_tool(tool) for tool in tools if tool.kind == "server"]
+        if functions and server_tools and not self._capabilities.mixed_tools:
             raise refusals.mixed_tools(self._request.model)
-        fields: JSONObject = {"tools": [*([{"functionDeclarations": functions}] if functions else []), *served]}
+        fields: JSONObject = {"tools": [*([{"functionDeclarations": functions}] if functions else []), *server_tools]}
         config: JSONObject = {}
         if functions:
             config = self._choice()
-            if served and not self._upstream.issuer.endswith("vertex"):
+            if server_tools and not self._upstream.issuer.endswith("vertex"):
                 config["includeServerSideToolInvocations"] = True
         if config:
             fields["toolConfig"] = config
         return fields
 
-    def _offered(self) -> Sequence[Tool]:
-        """The tools that are declared: those alone that are chosen where the list of allowed ones cannot name them."""
-        tools, choice = self._request.tools, self._chosen
+    def _offered_tools(self) -> Sequence[Tool]:
+        """Return the tools to declare: only the allowed ones if `allowedFunctionNames` can't name them."""
+        tools, choice = self._request.tools, self._tool_choice
         if not choice.only or choice.mode == "none":
             return tools
         named = chosen(self._request, choice.only)
         if any(tool.kind != "server" for tool in named):
             return tools
-        self._losses.add("downgraded:tool_choice")  # what Google runs can be offered but not be demanded
+        self._losses.add("downgraded:tool_choice")  # a tool that Google runs can be offered but not forced
         return [tool for tool in tools if tool in named]
 
     def _choice(self) -> JSONObject:
-        choice = self._chosen
+        choice = self._tool_choice
         if choice.parallel is False:
             self._losses.add("dropped:parallel_tool_calls")
         mode = {"auto": "AUTO", "none": "NONE", "required": "ANY"}[choice.mode]
         only = self._allowed(choice.only) if choice.mode != "none" else []
-        if choice.mode == "required" and not self._can.forced_tool_choice:
+        if choice.mode == "required" and not self._capabilities.forced_tool_choice:
             self._losses.add("downgraded:tool_choice")
             mode = "AUTO"
         if only and mode == "AUTO":
@@ -96,16 +96,16 @@ class Tools:
         return [self._names.outward(tool.name, tool.namespace) for tool in found]
 
     def _function(self, tool: Tool) -> JSONObject:
-        refuse_unseen(tool, self._request.model, self._can)
+        refuse_unseen(tool, self._request.model, self._capabilities)
         name = self._names.outward(tool.name, tool.namespace)
-        description, given = tool.description, tool.parameters
+        description, schema = tool.description, tool.parameters
         if tool.kind == "custom":
             self._losses.add("emulated:custom_tool")
             self.emulated.add(name)
-            description, given = emulated_description(tool), emulated_parameters()
+            description, schema = emulated_description(tool), emulated_parameters()
         try:
-            parameters = lowered_parameters(given, self._losses)
-        except Unexpressed as why:
+            parameters = to_gemini_parameters(schema, self._losses)
+        except UnsupportedSchema as why:
             raise refusals.tool_schema(tool, str(why)) from None
         return {
             "name": name,
@@ -114,7 +114,7 @@ class Tools:
             **tool.extras.get(PROTOCOL, {}),
         }
 
-    def _server(self, tool: Tool) -> JSONObject:
+    def _server_tool(self, tool: Tool) -> JSONObject:
         native = tool.extras.get(PROTOCOL)
         if native:
             return dict(native)

@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmproxy_asgi.translators.gemini.json_schemas import Unexpressed, lowered, lowered_parameters, raised
+from llmproxy_asgi.translators.gemini.json_schemas import (
+    UnsupportedSchema,
+    from_gemini_schema,
+    to_gemini_parameters,
+    to_gemini_schema,
+)
 from llmproxy_asgi.translators.losses import Losses
 
 TAKEN = frozenset(
@@ -20,7 +25,7 @@ TAKEN = frozenset(
 
 
 def down(schema: dict[str, Any]) -> dict[str, Any]:
-    return lowered(schema, Losses())
+    return to_gemini_schema(schema, Losses())
 
 
 def strict(schema: Any) -> None:
@@ -109,7 +114,7 @@ def test_51_references_are_kept_and_nothing_stands_beside_them() -> None:
 def test_51_a_reference_at_the_root_is_followed() -> None:
     """Parameters that only point at a definition are that definition."""
     schema = {"$ref": "#/$defs/A", "$defs": {"A": {"type": "object", "properties": {"x": {"$ref": "#/$defs/A"}}}}}
-    made = lowered_parameters(schema, Losses())
+    made = to_gemini_parameters(schema, Losses())
     assert made is not None
     assert (made["type"], made["properties"]) == ("object", {"x": {"$ref": "#/$defs/A"}})
 
@@ -118,7 +123,7 @@ def test_references_elsewhere_are_a_loss() -> None:
     """What is pointed at outside of the schema cannot be said, and that is said."""
     losses = Losses()
     elsewhere = {"$ref": "https://example.org/other.json"}
-    made = lowered({"type": "object", "properties": {"a": elsewhere, "b": {"not": {}}}}, losses)
+    made = to_gemini_schema({"type": "object", "properties": {"a": elsewhere, "b": {"not": {}}}}, losses)
     strict(made)
     assert losses.words == ("dropped:schema.$ref", "dropped:schema.not")
 
@@ -140,7 +145,9 @@ def test_all_of_one_reference_is_that_reference() -> None:
     """Generators hang a field's words on a reference this way, also within what it points at: it stays a reference."""
     node = {"type": "object", "properties": {"next": {"title": "Next", "allOf": [{"$ref": "#/definitions/Node"}]}}}
     losses = Losses()
-    made = lowered({"allOf": [{"$ref": "#/definitions/Node"}], "definitions": {"Node": node}}, losses, root=True)
+    made = to_gemini_schema(
+        {"allOf": [{"$ref": "#/definitions/Node"}], "definitions": {"Node": node}}, losses, root=True
+    )
     strict(made)
     assert made["properties"] == {"next": {"$ref": "#/$defs/Node"}}
     assert losses.words == ()
@@ -158,7 +165,7 @@ def test_all_of_one_reference_is_that_reference() -> None:
 def test_all_of_that_leads_back_to_itself_comes_to_an_end(node: dict[str, Any]) -> None:
     """A definition that holds itself is written out once and is a reference within."""
     schema = {"type": "object", "allOf": [{"$ref": "#/$defs/Node"}, {"title": "x"}], "$defs": {"Node": node}}
-    made = lowered_parameters(schema, Losses())
+    made = to_gemini_parameters(schema, Losses())
     assert made is not None
     strict(made)
     assert made["title"] == "x"
@@ -177,7 +184,7 @@ def test_definitions_do_not_multiply(within: bool) -> None:
     definitions = {f"A{number}": both(f"A{number + 1}") for number in range(20)}
     definitions["A20"] = {"type": "object", "properties": {"last": {"type": "string"}}}
     losses = Losses()
-    made = lowered({"allOf": [{"$ref": "#/$defs/A0"}], "$defs": definitions}, losses, root=True)
+    made = to_gemini_schema({"allOf": [{"$ref": "#/$defs/A0"}], "$defs": definitions}, losses, root=True)
     strict(made)
     assert len(msgspec.json.encode(made)) < 1024 * 1024
     if within:
@@ -193,21 +200,21 @@ def test_what_nests_too_deep_once_it_is_written_out_is_refused() -> None:
         f"A{number}": {"properties": {"x": {"allOf": [{"$ref": f"#/$defs/A{number + 1}"}, {}]}}}
         for number in range(3000)
     }
-    with pytest.raises(Unexpressed, match="too deep"):
-        lowered({"allOf": [{"$ref": "#/$defs/A0"}, {}], "$defs": definitions}, Losses())
+    with pytest.raises(UnsupportedSchema, match="too deep"):
+        to_gemini_schema({"allOf": [{"$ref": "#/$defs/A0"}, {}], "$defs": definitions}, Losses())
 
 
 @pytest.mark.parametrize("schema", [{"type": "string"}, {"type": "array", "items": {}}])
 def test_29_parameters_must_be_an_object(schema: dict[str, Any]) -> None:
     """Parameters that are no object cannot be said."""
-    with pytest.raises(Unexpressed):
-        lowered_parameters(schema, Losses())
+    with pytest.raises(UnsupportedSchema):
+        to_gemini_parameters(schema, Losses())
 
 
 def test_parameters_without_a_type_are_an_object() -> None:
     """What says no type is taken for an object; nothing at all is nothing."""
-    assert lowered_parameters({"anyOf": [{"required": ["a"]}]}, Losses()) == {"type": "object", "anyOf": [{}]}
-    assert lowered_parameters({}, Losses()) is None
+    assert to_gemini_parameters({"anyOf": [{"required": ["a"]}]}, Losses()) == {"type": "object", "anyOf": [{}]}
+    assert to_gemini_parameters({}, Losses()) is None
 
 
 def test_52_googles_own_schemas_become_json_schema() -> None:
@@ -225,7 +232,7 @@ def test_52_googles_own_schemas_become_json_schema() -> None:
         "defs": {"D": {"type": "BOOLEAN", "example": True}},
         "additionalProperties": False,
     }
-    assert raised(schema) == {
+    assert from_gemini_schema(schema) == {
         "type": "object",
         "properties": {
             "type": {"type": ["string", "null"], "enum": ["x", None]},
@@ -257,4 +264,4 @@ SCHEMAS = st.recursive(
 def test_no_schema_breaks_it(schema: dict[str, Any]) -> None:
     """Whatever callers call a schema is raised and lowered without a crash, the same each time."""
     assert down(schema) == down(schema)
-    assert raised(schema) == raised(schema)
+    assert from_gemini_schema(schema) == from_gemini_schema(schema)

@@ -8,7 +8,7 @@ import pytest
 
 from llmproxy_asgi.conversation import Ended, Failed, Finished, Seal, Started, StreamEvent, UsageReported
 from llmproxy_asgi.errors import UpstreamError, UpstreamOverloaded, UpstreamProtocolError, UpstreamRefused
-from llmproxy_asgi.translators.gemini.schema import STAND_IN
+from llmproxy_asgi.translators.gemini.schema import PLACEHOLDER_SIGNATURE
 from llmproxy_asgi.translators.seals import wrap
 from support.wires.gemini import (
     INBOUND,
@@ -215,7 +215,7 @@ def test_66_wrapped_state_of_others_is_taken_out() -> None:
         {"text": "", "thoughtSignature": foreign},
     ]
     assert spliced(*parts) == (
-        [{"functionCall": {"name": "f"}, "thoughtSignature": STAND_IN}],
+        [{"functionCall": {"name": "f"}, "thoughtSignature": PLACEHOLDER_SIGNATURE}],
         ("dropped:reasoning",),
     )
     assert spliced(*parts, thinking="budget")[0] == [{"functionCall": {"name": "f"}}]

@@ -31,7 +31,7 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import BadRequest, Unsupported
 from llmproxy_asgi.translators.gemini import capabilities_of
-from llmproxy_asgi.translators.gemini.schema import STAND_IN
+from llmproxy_asgi.translators.gemini.schema import PLACEHOLDER_SIGNATURE
 from support.wires.gemini import OUTBOUND, encoded, request, upstream
 
 PNG = InlineData(data="iVBORw0KGgo=")
@@ -194,7 +194,7 @@ def test_62_a_loose_signature_goes_on_the_first_call() -> None:
 
 def test_62_calls_that_nobody_signed_get_the_stand_in() -> None:
     """Foreign history: the documented stand-in on the first call alone, none for models that want none."""
-    assert signatures(call("c1"), call("c2"))[0] == [STAND_IN, None]
+    assert signatures(call("c1"), call("c2"))[0] == [PLACEHOLDER_SIGNATURE, None]
     assert signatures(call("c1"), to=upstream(thinking="budget"))[0] == [None]
 
 
@@ -202,14 +202,14 @@ def test_62_calls_that_nobody_signed_get_the_stand_in() -> None:
 def test_66_state_that_is_not_ours_is_dropped(seal: Seal) -> None:
     """Other issuers' state, and what cannot be base64, is never sent and never shown; a warning says so."""
     found, warnings = signatures(Reasoning(text="hm", seals=(seal,)), call("c1"))
-    assert (found, warnings) == ([STAND_IN], ("dropped:reasoning",))
-    assert signatures(call("c1", seals=(seal,))) == ([STAND_IN], ("dropped:reasoning",))
+    assert (found, warnings) == ([PLACEHOLDER_SIGNATURE], ("dropped:reasoning",))
+    assert signatures(call("c1", seals=(seal,))) == ([PLACEHOLDER_SIGNATURE], ("dropped:reasoning",))
 
 
 def test_state_of_another_model_is_dropped() -> None:
     """Signatures are bound to their model."""
     found, warnings = signatures(call("c1", seals=(OWN,)), to=upstream(model="gemini-other"))
-    assert (found, warnings) == ([STAND_IN], ("dropped:reasoning",))
+    assert (found, warnings) == ([PLACEHOLDER_SIGNATURE], ("dropped:reasoning",))
 
 
 def test_replayed_state_is_noticed() -> None:
