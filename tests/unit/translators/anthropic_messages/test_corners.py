@@ -1,4 +1,4 @@
-"""What is rare, in both halves."""
+"""Rare cases of both codec halves."""
 
 import json
 from collections.abc import Mapping
@@ -72,7 +72,7 @@ def user(*parts: Any) -> Message:
 
 
 def answered(*parts: Any, usage: Usage | None = None) -> dict[str, Any]:
-    """A whole answer as a caller gets it."""
+    """Return a complete response as a caller gets it."""
     response = Response(
         id="x",
         model="asked",
@@ -95,34 +95,34 @@ def answered(*parts: Any, usage: Usage | None = None) -> dict[str, Any]:
     ],
 )
 def test_the_tier_that_served(native: Mapping[str, str], tier: ServiceTier | None) -> None:
-    """The tier is told by the usage and written into it again."""
+    """Decode the service tier from the usage, and encode it into the usage."""
     assert decode_tier(native) is tier
     found = encode_usage(Usage(input=1), tier)
     assert decode_tier(found) is tier
 
 
 def test_cache_writes_by_lifetime() -> None:
-    """Where only the lifetimes are told their sum is the whole; both are written again."""
+    """Sum cache writes by lifetime if only those are reported, and encode both."""
     native = {"input_tokens": 1, "cache_creation": {"ephemeral_5m_input_tokens": 2, "ephemeral_1h_input_tokens": 3}}
     usage = decode_usage(native)
     assert (usage.input, usage.cache_write, usage.cache_write_long) == (6, 5, 3)
     assert encode_usage(Usage(input=6, cache_write=5, cache_write_long=3))["cache_creation"] == native["cache_creation"]
 
 
-def test_80_the_input_is_never_negative() -> None:
-    """Counts that do not add up are not passed on as a negative number."""
+def test_the_input_is_never_negative() -> None:
+    """Never encode inconsistent counts as a negative number."""
     assert encode_usage(Usage(input=1, cache_read=5))["input_tokens"] == 0
 
 
-def test_usage_of_a_whole_answer_that_nobody_told() -> None:
-    """A whole answer without usage carries estimates."""
+def test_missing_usage_of_a_response_is_estimated() -> None:
+    """Estimate the usage of a complete response without usage."""
     usage = answered(Text(text="x" * 40), usage=Usage())["usage"]
     assert usage["input_tokens"] > 0
     assert usage["output_tokens"] == 10
 
 
-def test_parts_of_a_whole_answer() -> None:
-    """What has a word is written, what has none is left out."""
+def test_parts_of_a_response() -> None:
+    """Encode the parts that the format has, and omit the others."""
     body = answered(
         Text(text=""),
         Refusal(text="No."),
@@ -146,8 +146,8 @@ def test_parts_of_a_whole_answer() -> None:
     assert body["stop_reason"] == "refusal"
 
 
-def test_a_whole_answer_keeps_a_search() -> None:
-    """What Anthropic searched is whole again for its own client."""
+def test_a_response_keeps_a_search() -> None:
+    """Return Anthropic's own search to its client unchanged."""
     body = json.loads(INBOUND.encode(fold(events_of("web_search.sse")), opened()))
     use, found, text = body["content"]
     assert (use["name"], use["input"], found["content"][0]["encrypted_content"]) == (
@@ -158,14 +158,14 @@ def test_a_whole_answer_keeps_a_search() -> None:
     assert text["citations"][0]["encrypted_index"] == "IDX"
 
 
-def test_an_answer_without_candidates_is_still_an_answer() -> None:
-    """Nothing said is an empty message."""
+def test_a_response_without_candidates_is_an_empty_message() -> None:
+    """Encode a response without candidates as an empty message."""
     response = Response(id="", model="m", created_at=RECEIVED_AT, candidates=())
     assert json.loads(INBOUND.encode(response, opened({"model": ...})))["content"] == []
 
 
 def test_a_server_call_in_pieces() -> None:
-    """The arguments of a search that is told in pieces are written whole, and so is another vendor's search."""
+    """Encode the streamed arguments of a search in one piece, also for another vendor's search."""
     own = ServerToolCall(call_id="s", tool="web_search", extras={"anthropic-messages": {"name": "web_search"}})
     foreign = ServerToolCall(call_id="t", tool="web_search")
     events: list[StreamEvent] = [
@@ -183,8 +183,8 @@ def test_a_server_call_in_pieces() -> None:
     assert message.content[1].id.startswith("srvtoolu_")
 
 
-def test_parts_that_come_whole() -> None:
-    """Texts, calls and reasoning that are whole at their start are written like others; restated ones too."""
+def test_complete_and_restated_parts() -> None:
+    """Encode parts that are complete at their start, and parts that are restated at their end, like others."""
     cited = Text(text="a", citations=(Citation(url="https://example.org"),))
     events: list[StreamEvent] = [
         START,
@@ -210,7 +210,7 @@ def test_parts_that_come_whole() -> None:
 
 
 def test_other_candidates_are_left_out() -> None:
-    """Anthropic's answers have one candidate."""
+    """Encode only the first candidate: Anthropic's responses have one."""
     other: list[StreamEvent] = [
         PartStarted(1, 0, Text(text="other")),
         PartEnded(1, 0),
@@ -221,7 +221,7 @@ def test_other_candidates_are_left_out() -> None:
 
 
 def test_an_unknown_event_is_passed_to_its_own_client() -> None:
-    """Frames that have no meaning to us reach a client of the same protocol."""
+    """Pass unknown events to a client of the same protocol."""
     found = frames(written(events_of("unknown.sse")))
     assert ("brand_new_event", {"type": "brand_new_event", "x": 1}) in found
     assert ("content_block_start", {"type": "brand_new_block", "content": "abc"}) in [
@@ -230,7 +230,7 @@ def test_an_unknown_event_is_passed_to_its_own_client() -> None:
 
 
 def test_names_of_events_cannot_break_the_framing() -> None:
-    """An event whose name is no plain word is left out rather than written."""
+    """Omit an event whose name could break the framing."""
     stream = wire("unknown.sse").replace(b"brand_new_event", b"a b")
     assert all(
         name != "a b" for name, _ in frames(written(drained(OUTBOUND.decoder(plain_outgoing(), upstream()), [stream])))
@@ -238,7 +238,7 @@ def test_names_of_events_cannot_break_the_framing() -> None:
 
 
 def test_nothing_follows_a_failure() -> None:
-    """Events after a failure are not written, not even those of the part that was open."""
+    """Write no events after a failure, not even for the open part."""
     failed = Failed(UpstreamFailed("It broke."))
     events: list[StreamEvent] = [
         START,
@@ -250,15 +250,15 @@ def test_nothing_follows_a_failure() -> None:
     assert [name for name, _ in frames(written(events))][-1] == "error"
 
 
-def test_6_an_alien_end_sign_is_passed_over() -> None:
-    """`[DONE]` and empty data are no events."""
+def test_end_markers_of_other_protocols_are_ignored() -> None:
+    """Ignore `[DONE]` and empty data."""
     stream = wire("text.sse").replace(b"event: ping", b"data: [DONE]\n\ndata:\n\nevent: ping")
     assert drained(OUTBOUND.decoder(plain_outgoing(), upstream()), [stream]) == events_of("text.sse")
 
 
 @pytest.mark.parametrize("codec", ["full", "relay"])
 def test_an_event_without_end_is_a_failure(codec: str) -> None:
-    """An event over the limit ends the stream instead of filling the memory."""
+    """End the stream with a failure when an event exceeds the limit."""
     decoder = (
         OUTBOUND.decoder(plain_outgoing(), upstream()) if codec == "full" else OUTBOUND.relay(opened(), upstream())
     )
@@ -267,13 +267,13 @@ def test_an_event_without_end_is_a_failure(codec: str) -> None:
 
 
 def test_an_error_without_a_type_is_seen() -> None:
-    """A bare error object in a stream is a failure in both codecs."""
+    """Report an error object without a type as a failure, decoded and passed through."""
     for codec in (OUTBOUND.decoder(plain_outgoing(), upstream()), OUTBOUND.relay(opened(), upstream())):
         assert isinstance(drained(codec, [b'data: {"error": {"message": "m"}}\n\n'])[-1], Failed)
 
 
 def test_a_stream_that_starts_twice() -> None:
-    """A second start changes nothing."""
+    """Ignore a second start."""
     stream = wire("text.sse")
     start = stream[: stream.index(b"\n\n") + 2]
     assert drained(OUTBOUND.decoder(plain_outgoing(), upstream()), [start + stream]) == events_of("text.sse")
@@ -283,21 +283,21 @@ def test_a_stream_that_starts_twice() -> None:
 
 
 def test_names_in_headers_are_checked() -> None:
-    """A version or a beta that is no name is a 400, so that nothing odd reaches an upstream's headers."""
+    """Refuse invalid versions and betas with a 400, so that they never reach an upstream's headers."""
     for header in ({"anthropic_version": "a b"}, {"anthropic_beta": "a b"}, {"anthropic_beta": "a\r\nx: y"}):
         with pytest.raises(BadRequest):
             opened(None, **header)
 
 
-def test_100_a_count_needs_no_limit() -> None:
-    """Where the path says that tokens are counted, `max_tokens` may be absent."""
+def test_a_count_needs_no_limit() -> None:
+    """Allow a missing `max_tokens` when the path counts tokens."""
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}]}).encode()
     intake = INBOUND.open(body, headers={}, path={"operation": "count_tokens"})
     assert INBOUND.decode(intake).max_output_tokens is None
 
 
 def test_odd_requests_are_read() -> None:
-    """Blocks of new kinds in `system`, empty system texts, several results with state, thinking between tools."""
+    """Decode unknown system blocks, empty system texts, results with state, and thinking between tools."""
     asked = decoded(
         {"system": [{"type": "new"}], "thinking": {"type": "between_tools"}, "metadata": {}, "service_tier": "auto"}
     )
@@ -313,7 +313,7 @@ def test_odd_requests_are_read() -> None:
 
 
 def test_a_document_given_as_one_string() -> None:
-    """A document's content may be a plain string."""
+    """Decode a document whose content is a string."""
     source = {"type": "content", "content": "whole"}
     asked = decoded({"messages": [{"role": "user", "content": [{"type": "document", "source": source}]}]})
     part = asked.messages[0].parts[0]
@@ -322,7 +322,7 @@ def test_a_document_given_as_one_string() -> None:
 
 
 def test_search_results_with_an_address_are_cited_by_it() -> None:
-    """A citation of a caller's own search result has its address."""
+    """Give the citation of a caller's own search result its URL."""
     native = {"type": "search_result_location", "source": "https://example.org", "title": "T", "cited_text": "c"}
     turns = [
         {"role": "user", "content": "a"},
@@ -334,7 +334,7 @@ def test_search_results_with_an_address_are_cited_by_it() -> None:
 
 
 def test_several_instructions_in_the_middle() -> None:
-    """Neighbouring instructions after a user turn are one; one with a lifetime of its own stays apart."""
+    """Merge adjacent instructions after a user message; keep one with its own lifetime separate."""
     one = Message(role="system", parts=(Text(text="s"),))
     lasting = Message(role="system", parts=(Text(text="t"),), expires="never")
     body, _ = encoded(request(user(), one, one))
@@ -355,20 +355,20 @@ def test_several_instructions_in_the_middle() -> None:
     ],
 )
 def test_media_that_this_model_cannot_take(part: Media, able: dict[str, Any]) -> None:
-    """What the model cannot see is a 400."""
+    """Refuse media that the model doesn't accept with a 400."""
     with pytest.raises(Unsupported):
         encoded(request(user(part)), upstream(**able))
 
 
 def test_webp_is_recognised() -> None:
-    """WebP is told by its container."""
+    """Detect WebP by its container."""
     part = Media(kind="image", source=InlineData(data="UklGRgAAAABXRUJQVlA4"), media_type="image/png")
     body, _ = encoded(request(user(part)))
     assert body["messages"][0]["content"][0]["source"]["media_type"] == "image/webp"
 
 
 def test_tools_that_this_model_cannot_take() -> None:
-    """Tools towards a model without them, and a choice that names nothing, are a 400."""
+    """Refuse tools for a model without tools, and a choice of an unknown tool, with a 400."""
     with pytest.raises(Unsupported):
         encoded(request(tools=(Tool(name="f"),)), upstream(tools=False))
     unknown = ToolChoice(mode="required", only=("g",), given=True)
@@ -377,7 +377,7 @@ def test_tools_that_this_model_cannot_take() -> None:
 
 
 def test_a_search_may_be_forced() -> None:
-    """A mapped tool of the upstream's own is forced by Anthropic's name for it."""
+    """Force a mapped server tool by Anthropic's name for it."""
     fetch = Tool(name="url_fetch", kind="server")
     choice = ToolChoice(mode="required", only=("url_fetch",), given=True)
     body, _ = encoded(request(tools=(fetch,), tool_choice=choice))
@@ -385,7 +385,7 @@ def test_a_search_may_be_forced() -> None:
 
 
 def test_automatic_thinking_on_a_model_with_budgets() -> None:
-    """Such a model does not decide by itself: it gets a middling budget, within its own bounds, and it is said."""
+    """Send a medium budget within the model's limits to a model without automatic thinking, with a warning."""
     wish = ReasoningOptions(budget_tokens=-1)
     body, outgoing = encoded(request(reasoning=wish), upstream(thinking="budget", max_thinking_budget=4000))
     assert body["thinking"] == {"type": "enabled", "budget_tokens": 4000}
@@ -393,7 +393,7 @@ def test_automatic_thinking_on_a_model_with_budgets() -> None:
 
 
 def test_verbosity_and_open_objects() -> None:
-    """Verbosity is said to be lost, and so is a schema's leave for further properties."""
+    """Report dropped verbosity and dropped `additionalProperties` as losses."""
     schema = {"type": "object", "additionalProperties": True, "properties": {"a": {"type": "string"}}}
     wanted = OutputFormat(kind="json_schema", schema=schema, verbosity="low")
     body, outgoing = encoded(request(output=wanted))
@@ -401,8 +401,8 @@ def test_verbosity_and_open_objects() -> None:
     assert outgoing.warnings == ("dropped:verbosity", "dropped:response_format.additionalProperties")
 
 
-def test_a_broken_conversation_with_wrapped_state_is_the_upstreams_to_judge() -> None:
-    """Turns of odd shapes pass as they are when wrapped state is looked for."""
+def test_an_invalid_conversation_with_wrapped_state_passes() -> None:
+    """Pass messages of invalid shapes unchanged when unwrapping state."""
     turns: list[Any] = [3, {"role": "user", "content": "bGxtcHJveHkx"}, {"role": "user", "content": [3]}]
     outgoing = OUTBOUND.splice(opened({"messages": turns}), upstream())
     assert json.loads(outgoing.body)["messages"] == turns

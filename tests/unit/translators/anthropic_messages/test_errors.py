@@ -1,4 +1,4 @@
-"""Errors, read from an upstream and written for a caller."""
+"""Decode an upstream's errors, and encode errors for callers."""
 
 import json
 from typing import Any
@@ -60,10 +60,10 @@ def native(kind: str, message: str = "their words", **more: Any) -> bytes:
         (529, "overloaded_error", UpstreamOverloaded, 503, True, True),
     ],
 )
-def test_91_an_upstreams_status_has_its_class(
+def test_an_upstreams_status_has_its_class(
     status: int, kind: str, error: type[UpstreamError], ours: int, *, retryable: bool, failover: bool
 ) -> None:
-    """Status and type decide the class, what may help, and what the caller sees."""
+    """Choose error class, recovery and the caller's error by status and type."""
     found = OUTBOUND.decode_error(status, {"request-id": "req_up"}, native(kind))
     assert isinstance(found, error)
     assert (found.status, found.retryable, found.failover) == (ours, retryable, failover)
@@ -71,7 +71,7 @@ def test_91_an_upstreams_status_has_its_class(
 
 
 def test_what_a_refusal_keeps() -> None:
-    """The reason, the whole native object and its finer code are kept; a code for length is its own kind."""
+    """Keep the message, the native object and its code; a length code has its own kind."""
     found = OUTBOUND.decode_error(400, {}, native("invalid_request_error", details={"error_code": "prompt_too_long"}))
     assert (found.message, found.code, found.kind) == ("their words", "prompt_too_long", ErrorKind.CONTEXT_LENGTH)
     assert found.failover
@@ -80,8 +80,8 @@ def test_what_a_refusal_keeps() -> None:
     assert found.protocol == "anthropic-messages"
 
 
-def test_92_a_credentials_refusal_says_nothing_of_it() -> None:
-    """Nothing that the upstream wrote about the operator's account is carried on."""
+def test_a_credentials_refusal_says_nothing_of_it() -> None:
+    """Keep nothing that the upstream wrote about the operator's account."""
     for status in (401, 402, 403):
         found = OUTBOUND.decode_error(status, {}, native("authentication_error", "key sk-ant-secret is wrong"))
         problem = INBOUND.problem(found)
@@ -92,8 +92,8 @@ def test_92_a_credentials_refusal_says_nothing_of_it() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"<html></html>", b"[1]", b"{}", b"\xff"])
 @pytest.mark.parametrize("status", [400, 404, 429, 500, 502, 529])
-def test_96_bodies_that_cannot_be_read(status: int, body: bytes) -> None:
-    """The status alone decides where a body has no words."""
+def test_unreadable_bodies(status: int, body: bytes) -> None:
+    """Use only the status for an unreadable body."""
     found = OUTBOUND.decode_error(status, {}, body)
     assert (found.native, found.protocol) == (None, None)
     assert isinstance(found, UpstreamProtocolError) == (status in {500, 502})
@@ -115,8 +115,8 @@ def test_96_bodies_that_cannot_be_read(status: int, body: bytes) -> None:
         ({"retry-after": "Sat, 21 Nov 2026 10:00:30 GMT"}, None),
     ],
 )
-def test_40_the_wait_that_was_asked_for(headers: dict[str, str], expected: float | None) -> None:
-    """Milliseconds, seconds and dates are read and bounded; what makes no sense is ignored."""
+def test_requested_waits(headers: dict[str, str], expected: float | None) -> None:
+    """Decode and limit milliseconds, seconds and dates; ignore invalid values."""
     assert OUTBOUND.decode_error(429, headers, native("rate_limit_error")).retry_after == expected
 
 
@@ -151,10 +151,10 @@ def test_40_the_wait_that_was_asked_for(headers: dict[str, str], expected: float
     ],
     ids=lambda value: f"{type(value).__name__}" if isinstance(value, GatewayError) else None,
 )
-def test_91_the_sdk_raises_the_matching_class(
+def test_the_sdk_raises_the_matching_class(
     error: GatewayError, status: int, kind: str, read_as: type[anthropic.APIStatusError]
 ) -> None:
-    """Each error reaches Anthropic's client with its status, its type, its words and the request's id."""
+    """Give each error to Anthropic's client with its status, type, message and request id."""
     problem = INBOUND.problem(error, request_id="req-1")
     assert problem.status == status
     answer = httpx2.Response(problem.status, headers=list(problem.headers), content=problem.body)
@@ -168,7 +168,7 @@ def test_91_the_sdk_raises_the_matching_class(
 
 
 def test_the_field_at_fault_is_named() -> None:
-    """Anthropic's errors have no field for it, so the message names it, once."""
+    """Name the field once in the message, because Anthropic's errors have no field for it."""
     body = json.loads(INBOUND.problem(BadRequest("must be a string.", param="model")).body)
     assert body["error"]["message"] == "model: must be a string."
     body = json.loads(INBOUND.problem(BadRequest("model is required.", param="model")).body)
@@ -176,7 +176,7 @@ def test_the_field_at_fault_is_named() -> None:
 
 
 def test_headers_of_a_problem() -> None:
-    """Waits are whole seconds rounded up, final failures are not to be retried, a method names what is allowed."""
+    """Round waits up to seconds, mark final failures as not retryable, and send the allowed methods."""
     headers = dict(INBOUND.problem(UpstreamRateLimited("m", retry_after=1.2)).headers)
     assert headers == {"content-type": "application/json", "retry-after": "2", "x-should-retry": "false"}
     assert dict(INBOUND.problem(MethodNotAllowed("m", allow="POST")).headers)["allow"] == "POST"
@@ -184,7 +184,7 @@ def test_headers_of_a_problem() -> None:
 
 
 def test_a_refusal_in_the_same_protocol_passes() -> None:
-    """The upstream's own error object is what its caller reads; another protocol's is put in our words."""
+    """Pass the upstream's error object to a caller of the same protocol; re-encode another protocol's."""
     found = OUTBOUND.decode_error(400, {}, native("invalid_request_error", details={"a": 1}))
     body = json.loads(INBOUND.problem(found, request_id="r").body)
     expected = {"type": "invalid_request_error", "message": "their words", "details": {"a": 1}}
@@ -202,13 +202,13 @@ def test_a_refusal_in_the_same_protocol_passes() -> None:
     st.binary(),
 )
 def test_no_error_raises(status: int, headers: dict[str, str], body: bytes) -> None:
-    """Whatever an upstream answers, it is an error of ours that can be written again."""
+    """Decode any upstream error into a gateway error that can be encoded."""
     problem = INBOUND.problem(OUTBOUND.decode_error(status, headers, body))
     assert 400 <= problem.status <= 599
 
 
-def test_99_models_are_listed_and_shown() -> None:
-    """Anthropic's client lists the names and gets one of them."""
+def test_models_are_listed_and_shown() -> None:
+    """List models and show one to Anthropic's client."""
     page = httpx2.Response(200, content=INBOUND.list_models(["a", "b/c"]), headers={"content-type": "application/json"})
     with sdk(page) as client:
         assert [model.id for model in client.models.list()] == ["a", "b/c"]

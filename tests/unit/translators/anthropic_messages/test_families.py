@@ -1,4 +1,4 @@
-"""What is known of Claude's families."""
+"""Capabilities of Claude's families."""
 
 from fnmatch import fnmatchcase
 
@@ -28,7 +28,7 @@ from llmproxy_asgi.translators.anthropic_messages import CLAUDE_FAMILIES, capabi
 def test_each_family_has_its_row(
     model: str, thinking: str, sampling: str, *, off: bool, forced: bool, prefill: bool, midway: bool
 ) -> None:
-    """A name finds its family whatever vendor, region or date stands around it."""
+    """Match a name's family with any vendor prefix, region or date."""
     found = capabilities_of(model)
     assert (found.thinking, found.thinking_off, found.sampling) == (thinking, off, sampling)
     assert (found.forced_tool_choice, found.prefill, found.system_midway) == (forced, prefill, midway)
@@ -36,18 +36,18 @@ def test_each_family_has_its_row(
 
 
 def test_models_that_do_not_think_have_no_efforts() -> None:
-    """Before thinking there was nothing to control."""
+    """Give models without thinking no efforts."""
     assert capabilities_of("claude-3-opus-20240229").efforts == ()
     assert capabilities_of("claude-3-7-sonnet-20250219").efforts != ()
 
 
-def test_of_other_models_nothing_is_known() -> None:
-    """A model that is no Claude is taken to be able to do everything."""
+def test_other_models_have_the_defaults() -> None:
+    """Give models other than Claude the default capabilities."""
     assert capabilities_of("deepseek-chat") == Capabilities()
 
 
 def test_every_row_can_be_reached() -> None:
-    """No pattern is hidden behind an earlier one."""
+    """Let no pattern hide a later one."""
     reached = {
         next(pattern for pattern, _ in CLAUDE_FAMILIES if _matches(pattern, _example(wanted)))
         for wanted, _ in CLAUDE_FAMILIES

@@ -1,4 +1,4 @@
-"""Requests as callers of the Messages protocol send them."""
+"""Decode requests of callers of the Messages protocol."""
 
 import json
 from typing import Any
@@ -46,21 +46,21 @@ def messages(*turns: dict[str, Any], **headers: str) -> tuple[Message, ...]:
 
 
 def refused(body: dict[str, Any], **headers: str) -> str | None:
-    """The field that is complained about, when the request is opened or read."""
+    """Return the field that an error names when the request is opened or decoded."""
     with pytest.raises(BadRequest) as caught:
         decoded(body, **headers)
     return caught.value.param
 
 
-def test_15_headers_are_read() -> None:
-    """The version is kept as it came, its absence too; betas are a list, repeated or not."""
+def test_headers_are_read() -> None:
+    """Keep the version as sent, or its absence; decode betas into a list, repeated or not."""
     intake = opened(anthropic_version=NEW, anthropic_beta="a-1, b-2,,c-3")
     assert (intake.version, intake.betas) == (NEW, ("a-1", "b-2", "c-3"))
     assert opened().version is None
 
 
 def test_opening_reads_what_routing_needs() -> None:
-    """Model, stream and size are known without reading messages; a missing model is an empty name."""
+    """Read model, stream and size without decoding messages; a missing model is an empty name."""
     intake = opened({"stream": True, "messages": [{"role": "nobody"}]})
     assert (intake.model, intake.stream) == ("asked", True)
     assert intake.size > 0
@@ -90,16 +90,16 @@ def test_opening_reads_what_routing_needs() -> None:
         ({"metadata": []}, "metadata"),
     ],
 )
-def test_98_wrong_types_are_refused_at_the_door(body: dict[str, Any], param: str) -> None:
-    """A wrong type at the top is a 400 that names the field, before anything is routed."""
+def test_wrong_top_level_types_are_refused_on_open(body: dict[str, Any], param: str) -> None:
+    """Refuse a wrong type at the top level with a 400 that names the field, before routing."""
     with pytest.raises(BadRequest) as caught:
         opened(body)
     assert caught.value.param == param
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'"x"', b'{"a":1}x', b"\xff", b"[" * 100], ids=repr)
-def test_98_what_is_no_object_is_refused(body: bytes) -> None:
-    """Bytes that are no JSON object are a 400."""
+def test_bodies_other_than_objects_are_refused(body: bytes) -> None:
+    """Refuse bytes that are not a JSON object with a 400."""
     with pytest.raises(BadRequest):
         INBOUND.open(body, headers={})
 
@@ -138,13 +138,13 @@ def test_98_what_is_no_object_is_refused(body: bytes) -> None:
         ({"max_tokens": 0}, "max_tokens"),
     ],
 )
-def test_98_wrong_fields_are_named_by_their_path(body: dict[str, Any], param: str) -> None:
-    """A request that is read whole is refused with the exact path of what is wrong."""
+def test_wrong_fields_are_named_by_their_path(body: dict[str, Any], param: str) -> None:
+    """Refuse an invalid field with its exact path when the request is decoded."""
     assert refused(body) == param
 
 
 def test_warming_a_cache_is_anthropics_alone() -> None:
-    """`max_tokens: 0` opens, so that it can be passed on, and is unsupported elsewhere."""
+    """Open `max_tokens: 0`, so that it can pass through, but refuse to translate it."""
     intake = opened({"max_tokens": 0})
     with pytest.raises(Unsupported):
         INBOUND.decode(intake)
@@ -153,12 +153,12 @@ def test_warming_a_cache_is_anthropics_alone() -> None:
 @pytest.mark.parametrize("version", [NEW, "2023-06-01", "2099-01-01"])
 @pytest.mark.parametrize("field", ["temperature", "top_p", "top_k"])
 def test_sampling_values_are_read_whatever_the_version(field: str, version: str) -> None:
-    """What only Anthropic's models refuse since a version is for Anthropic to refuse; other upstreams take it."""
+    """Decode sampling values in every version: only Anthropic's own models refuse them."""
     assert getattr(decoded({field: 1}, anthropic_version=version).sampling, field) == 1
 
 
 def test_documents_and_citations_are_read_whatever_the_version() -> None:
-    """Documents in assistant messages and citations on the user's texts are Anthropic's to refuse, not ours."""
+    """Decode documents in assistant messages and citations in user messages in every version."""
     document = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "x"}}
     cited = {"type": "text", "text": "x", "citations": [{"type": "char_location", "cited_text": "x"}]}
     said = [user("Hi"), assistant(document)]
@@ -169,8 +169,8 @@ def test_documents_and_citations_are_read_whatever_the_version() -> None:
     assert messages(user(nested), anthropic_version=NEW)[0].role == "tool"
 
 
-def test_23_system_texts_stay_apart() -> None:
-    """A system list is one message whose texts keep their order and their cache marks."""
+def test_system_texts_stay_apart() -> None:
+    """Decode a system list into one message whose texts keep their order and their cache marks."""
     system = [
         {"type": "text", "text": "a"},
         {"type": "text", "text": "b", "cache_control": {"type": "ephemeral", "ttl": "1h"}},
@@ -181,16 +181,16 @@ def test_23_system_texts_stay_apart() -> None:
     assert decoded({"system": "a"}).messages[0].parts == (Text(text="a"),)
 
 
-def test_20_a_system_message_stays_where_it_stands() -> None:
-    """A system message in the middle keeps its place and its lifetime."""
+def test_a_system_message_keeps_its_position() -> None:
+    """Keep the position and the lifetime of a system message within the conversation."""
     system = {"role": "system", "content": "Be brief.", "clear_at": "never"}
     first, second, third = messages(user("Hi"), system, assistant({"type": "text", "text": "Yes"}))
     assert [turn.role for turn in (first, second, third)] == ["user", "system", "assistant"]
     assert (second.parts, second.expires) == ((Text(text="Be brief."),), "never")
 
 
-def test_results_and_text_in_one_turn_are_two_messages() -> None:
-    """A user message that mixes results and text is a tool message followed by a user message."""
+def test_results_and_text_in_one_message_become_two() -> None:
+    """Split a user message with results and text into a tool message and a user message."""
     result = {"type": "tool_result", "tool_use_id": "a", "content": "12 °C", "is_error": True}
     tool, said = messages(user({"type": "text", "text": "And?"}, result))
     assert (tool.role, said.role) == ("tool", "user")
@@ -198,8 +198,8 @@ def test_results_and_text_in_one_turn_are_two_messages() -> None:
     assert said.parts == (Text(text="And?"),)
 
 
-def test_results_hold_media_and_what_is_unknown() -> None:
-    """A result's content is read like any other, and may be absent."""
+def test_results_hold_media_and_unknown_blocks() -> None:
+    """Decode a result's content like other content; it may be absent."""
     image = {"type": "image", "source": {"type": "url", "url": "https://example.org/a.png"}}
     reference = {"type": "tool_reference", "tool_name": "f"}
     (tool,) = messages(
@@ -224,15 +224,15 @@ def test_results_hold_media_and_what_is_unknown() -> None:
     ],
     ids=["base64", "url", "file"],
 )
-def test_27_images(source: dict[str, str], expected: object, media_type: str | None) -> None:
-    """Each kind of source has its own."""
+def test_images(source: dict[str, str], expected: object, media_type: str | None) -> None:
+    """Decode each kind of image source."""
     (part,) = messages(user({"type": "image", "source": source}))[0].parts
     assert isinstance(part, Media)
     assert (part.kind, part.source, part.media_type) == ("image", expected, media_type)
 
 
-def test_31_documents() -> None:
-    """Documents keep title and context; one given in texts is plain text, one with pictures stays as it is."""
+def test_documents() -> None:
+    """Keep a document's title and context; decode texts as plain text, and keep one with images unchanged."""
     pdf = {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}
     texts = {"type": "content", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
     mixed = {"type": "content", "content": [{"type": "image", "source": {}}]}
@@ -252,7 +252,7 @@ def test_31_documents() -> None:
 
 
 def test_a_search_result_is_a_document() -> None:
-    """What a caller's own search found is a document with its title and where it is from."""
+    """Decode a caller's own search result as a document with title and source."""
     block = {
         "type": "search_result",
         "source": "https://example.org",
@@ -264,8 +264,8 @@ def test_a_search_result_is_a_document() -> None:
     assert (part.source, part.title, part.context) == (PlainText(text="found"), "T", "https://example.org")
 
 
-def test_60_native_state_is_anthropics() -> None:
-    """Signatures and redacted blobs that are not ours belong to Anthropic."""
+def test_native_state_is_anthropics() -> None:
+    """Decode signatures and redacted data that are not wrapped as Anthropic's state."""
     thinking, redacted, call = messages(
         user("Hi"),
         assistant(
@@ -279,8 +279,8 @@ def test_60_native_state_is_anthropics() -> None:
     assert call == ToolCall(call_id="a", name="f", arguments='{"x":1}', caller={"type": "direct"})
 
 
-def test_64_wrapped_state_is_unwrapped() -> None:
-    """State that we wrapped is its issuer's again; what we marked as unsigned has none."""
+def test_wrapped_state_is_unwrapped() -> None:
+    """Unwrap state of its issuer; give reasoning marked as unsigned none."""
     seal = Seal(issuer="openai", kind="encrypted", data="blob", item_id="rs_1")
     first, second, third = messages(
         user("Hi"),
@@ -295,8 +295,8 @@ def test_64_wrapped_state_is_unwrapped() -> None:
     assert third == Reasoning(text="Hm.")
 
 
-def test_65_state_of_a_call_returns_to_it() -> None:
-    """State that was put before a call because Anthropic's calls cannot carry it is on the call again."""
+def test_state_of_a_call_returns_to_it() -> None:
+    """Move state that was encoded before its call back to the call."""
     seal = Seal(issuer="gemini", kind="signature", data="blob")
     loose = wrap(Seal(issuer="gemini", kind="signature", data="blob", item_id="a"))
     parts = messages(
@@ -310,7 +310,7 @@ def test_65_state_of_a_call_returns_to_it() -> None:
 
 
 def test_server_tools_in_history() -> None:
-    """What Anthropic searched keeps its place and what only Anthropic can read."""
+    """Keep the position of Anthropic's own searches and their encrypted content."""
     hit = {"type": "web_search_result", "url": "https://example.org", "title": "T", "encrypted_content": "E"}
     found = {"type": "web_search_tool_result", "tool_use_id": "s", "content": [hit]}
     failed = {"type": "web_fetch_tool_result", "tool_use_id": "s", "content": {"type": "web_fetch_tool_result_error"}}
@@ -327,7 +327,7 @@ def test_server_tools_in_history() -> None:
 
 
 def test_tools() -> None:
-    """Strictness, cache marks and late loading are read; tools of unknown kinds and without a name are carried."""
+    """Decode strictness, cache marks and deferred loading; carry unknown and unnamed tools."""
     mark = {"type": "ephemeral"}
     schema = {"type": "object"}
     function, search, odd, bare = decoded(
@@ -358,8 +358,8 @@ def test_tools() -> None:
         ({"type": "tool", "name": "f", "disable_parallel_tool_use": False}, "required", ("f",), True),
     ],
 )
-def test_53_tool_choice(choice: dict[str, Any], mode: str, only: tuple[str, ...], parallel: bool | None) -> None:
-    """Each form has its meaning."""
+def test_tool_choice(choice: dict[str, Any], mode: str, only: tuple[str, ...], parallel: bool | None) -> None:
+    """Decode each form of tool choice."""
     found = decoded({"tool_choice": choice}).tool_choice
     assert (found.mode, found.only, found.parallel, found.given) == (mode, only, parallel, True)
 
@@ -375,14 +375,14 @@ def test_53_tool_choice(choice: dict[str, Any], mode: str, only: tuple[str, ...]
         ({"output_config": {"effort": "xhigh"}}, "xhigh", None, None),
     ],
 )
-def test_69_reasoning(body: dict[str, Any], effort: str | None, budget: int | None, visible: str | None) -> None:
-    """Thinking and effort become one wish; nothing is invented where nothing was said."""
+def test_reasoning(body: dict[str, Any], effort: str | None, budget: int | None, visible: str | None) -> None:
+    """Decode thinking and effort into one set of options; invent nothing that is not requested."""
     found = decoded(body).reasoning
     assert (found.effort, found.budget_tokens, found.visible) == (effort, budget, visible)
 
 
 def test_options() -> None:
-    """The rest of the options, and what has no word is kept for its own protocol."""
+    """Decode the other options, and keep unknown ones as extras."""
     asked = decoded(
         {
             "stop_sequences": ["END"],
@@ -454,8 +454,8 @@ _TURNS = st.fixed_dictionaries(
 
 
 @given(st.dictionaries(_WORDS, _VALUES, max_size=6), st.lists(_TURNS, max_size=3) | _VALUES)
-def test_98_no_input_raises_anything_but_a_bad_request(body: dict[str, Any], turns: Any) -> None:
-    """Whatever JSON comes, it is read or refused with a 400."""
+def test_no_input_raises_anything_but_a_bad_request(body: dict[str, Any], turns: Any) -> None:
+    """Decode any JSON or refuse it with a 400."""
     whole = {"max_tokens": 9, "messages": turns, **body}
     try:
         INBOUND.decode(INBOUND.open(json.dumps(whole).encode(), headers={}))
@@ -464,8 +464,8 @@ def test_98_no_input_raises_anything_but_a_bad_request(body: dict[str, Any], tur
 
 
 @given(st.binary(max_size=80))
-def test_98_no_bytes_raise_anything_but_a_bad_request(body: bytes) -> None:
-    """Whatever bytes come, they are opened or refused with a 400."""
+def test_no_bytes_raise_anything_but_a_bad_request(body: bytes) -> None:
+    """Open any bytes or refuse them with a 400."""
     try:
         INBOUND.open(body, headers={})
     except BadRequest:

@@ -1,4 +1,4 @@
-"""Requests from other protocols, as an upstream that speaks Messages gets them."""
+"""Encode requests of other protocols for a Messages upstream."""
 
 import json
 from collections.abc import Sequence
@@ -70,7 +70,7 @@ def text(*texts: str) -> list[dict[str, str]]:
 
 
 def sent(*messages: Message, to: Upstream | None = None, **fields: Any) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-    """The turns that the upstream gets, and the warnings."""
+    """Return the encoded messages and the warnings."""
     body, outgoing = encoded(request(*messages, **fields), to)
     return body["messages"], outgoing.warnings
 
@@ -103,7 +103,7 @@ OLD, BUDGET, BOTH, FIVE, NEWEST = map(
 
 
 def test_a_plain_question() -> None:
-    """Model, limit and turn, with the newest version; the same bytes each time."""
+    """Send model, limit and message with the latest version; encode the same bytes each time."""
     body, outgoing = encoded(request(max_output_tokens=50))
     assert body == {
         "model": "claude-upstream-1",
@@ -115,15 +115,15 @@ def test_a_plain_question() -> None:
     assert OUTBOUND.encode(request(max_output_tokens=50), upstream()) == outgoing
 
 
-def test_19_leading_instructions_are_separate_texts() -> None:
-    """System and developer messages that lead go to `system`, one text each, in their order."""
+def test_leading_instructions_are_separate_texts() -> None:
+    """Send leading system and developer messages as separate texts in `system`, in order."""
     body, _ = encoded(request(system("a"), system("b", "developer"), system("c"), user("Hi")))
     assert body["system"] == text("a", "b", "c")
     assert [turn["role"] for turn in body["messages"]] == ["user"]
 
 
-def test_20_a_system_message_stays_in_the_middle() -> None:
-    """A model that can, after a user turn, gets it in place."""
+def test_a_system_message_stays_in_the_middle() -> None:
+    """Keep a system message after a user message in place if the model supports it."""
     turns, warnings = sent(user("a"), system("s"), assistant(Text(text="b")), user("c"), to=FIVE)
     assert [turn["role"] for turn in turns] == ["user", "system", "assistant", "user"]
     assert turns[1]["content"] == text("s")
@@ -143,34 +143,34 @@ def test_20_a_system_message_stays_in_the_middle() -> None:
         ),
     ],
 )
-def test_21_an_old_model_gets_it_from_the_user(turns: Sequence[Message], expected: list[str]) -> None:
-    """Elsewhere it becomes a text of the next user message, is never dropped, and is said."""
+def test_an_old_model_gets_it_from_the_user(turns: Sequence[Message], expected: list[str]) -> None:
+    """Otherwise send it as a text of the next user message, with a warning."""
     written, warnings = sent(*turns, to=OLD)
     assert [" ".join(part["text"] for part in turn["content"]) for turn in written] == expected
     assert warnings == ("downgraded:system_message",)
 
 
-def test_21_results_stay_first() -> None:
-    """An instruction between calls and results is written after the results."""
+def test_results_stay_first() -> None:
+    """Send an instruction between calls and results after the results."""
     turns, _ = sent(user("a"), assistant(call("1")), system("s"), results("1"), user("b"), to=OLD)
     assert [part["type"] for part in turns[2]["content"]] == ["tool_result", "text", "text"]
 
 
-def test_neighbours_of_one_role_are_one_turn() -> None:
-    """Parts are appended, strings are not joined."""
+def test_adjacent_messages_of_one_role_are_merged() -> None:
+    """Append the parts of adjacent messages without joining texts."""
     turns, _ = sent(user("a"), user("b"), assistant(Text(text="c")), assistant(Text(text="d")), user("e"))
     assert [[part["text"] for part in turn["content"]] for turn in turns] == [["a", "b"], ["c", "d"], ["e"]]
 
 
-def test_the_user_begins() -> None:
-    """A conversation that begins with the model gets a first turn, and says so."""
+def test_the_first_message_is_the_users() -> None:
+    """Insert a first user message if the conversation starts with the model, with a warning."""
     turns, warnings = sent(assistant(Text(text="a")), user("b"))
     assert turns[0] == {"role": "user", "content": text(".")}
     assert warnings == ("emulated:first_user_turn",)
 
 
-def test_24_no_empty_text() -> None:
-    """Empty and blank texts are left out, and so are messages that hold nothing else."""
+def test_no_empty_text() -> None:
+    """Omit empty and blank texts, and messages that have nothing else."""
     turns, _ = sent(
         user("a"), assistant(Text(text=""), call("1")), results("1"), assistant(Text(text=" \n")), user("b", "")
     )
@@ -181,28 +181,28 @@ def test_24_no_empty_text() -> None:
     ]
 
 
-def test_25_a_trailing_assistant_message() -> None:
-    """It is continued where the model does so, else it is a 400 that names the messages."""
+def test_a_trailing_assistant_message() -> None:
+    """Send a trailing assistant message to a model that continues it, else refuse it with a 400."""
     assert refused(user("a"), assistant(Text(text="b")), to=FIVE) == "messages"
     assert sent(user("a"), assistant(Text(text="b")), to=OLD)[0][-1]["role"] == "assistant"
     assert refused(user("a"), assistant(call("1")), to=OLD) == "messages"
 
 
-def test_instructions_alone_are_answered_to_a_user_turn_of_ours() -> None:
-    """A conversation of instructions alone begins with a user turn, which is named in the warnings."""
+def test_instructions_alone_get_a_user_message() -> None:
+    """Insert a user message into a conversation of instructions only, with a warning."""
     body, outgoing = encoded(request(system("a"), system("b")))
     assert body["system"] == [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert body["messages"] == [{"role": "user", "content": [{"type": "text", "text": "."}]}]
     assert outgoing.warnings == ("emulated:first_user_turn",)
 
 
-def test_a_conversation_without_words_is_refused() -> None:
-    """Instructions that are blank, and nothing else, cannot be answered."""
+def test_a_blank_conversation_is_refused() -> None:
+    """Refuse a conversation of blank instructions only."""
     assert refused(system(" ")) == "messages"
 
 
 def test_names_of_participants_are_said_to_be_lost() -> None:
-    """A name is dropped with a warning."""
+    """Drop participants' names with a warning."""
     _, warnings = sent(Message(role="user", name="ann", parts=(Text(text="Hi"),)))
     assert warnings == ("dropped:name",)
 
@@ -210,15 +210,15 @@ def test_names_of_participants_are_said_to_be_lost() -> None:
 # ── calls and results ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_43_results_in_the_order_of_their_calls() -> None:
-    """Three parallel results in any order are one user message, results first, text after."""
+def test_results_in_the_order_of_their_calls() -> None:
+    """Send three parallel results, in any order, as one user message: results first, then text."""
     turns, _ = sent(user("a"), assistant(call("1"), call("2"), call("3")), results("3"), results("1", "2"), user("b"))
     last = turns[-1]["content"]
     assert [part.get("tool_use_id") for part in last] == ["1", "2", "3", None]
 
 
-def test_46_orphans() -> None:
-    """A call that was never answered gets an honest error; a result without a call is a 400."""
+def test_orphans() -> None:
+    """Add an error result to an unanswered call; refuse a result without a call with a 400."""
     turns, warnings = sent(user("a"), assistant(call("1")), user("b"))
     (result, said) = turns[-1]["content"]
     assert (result["tool_use_id"], result["is_error"], said["text"]) == ("1", True, "b")
@@ -227,8 +227,8 @@ def test_46_orphans() -> None:
         encoded(request(user("a"), results("9")))
 
 
-def test_47_ids_are_made_legal() -> None:
-    """Ids outside the charset are derived for call and result alike, and the way back is known."""
+def test_ids_are_made_legal() -> None:
+    """Derive valid ids for calls and results, and record the mapping back."""
     given = "functions.f:0/" + "x" * 80
     body, outgoing = encoded(request(user("a"), assistant(call(given)), results(given)))
     used, answered = body["messages"][1]["content"][0]["id"], body["messages"][2]["content"][0]["tool_use_id"]
@@ -241,14 +241,14 @@ def test_47_ids_are_made_legal() -> None:
     ("arguments", "expected"),
     [("", "{}"), ('{"b": 1.0}', '{"b": 1.0}'), ("[1]", '{"value":[1]}'), ("oops", '{"_raw":"oops"}')],
 )
-def test_36_arguments_are_objects(arguments: str, expected: str) -> None:
-    """An object keeps its spelling; whatever else a model wrote becomes one."""
+def test_arguments_are_objects(arguments: str, expected: str) -> None:
+    """Keep the spelling of an arguments object, and wrap any other value in one."""
     body = OUTBOUND.encode(request(user("a"), assistant(call("1", arguments=arguments)), results("1")), upstream()).body
     assert b'"input":' + expected.encode() in body
 
 
-def test_45_results_keep_errors_and_media() -> None:
-    """The error flag, texts and pictures of a result are native."""
+def test_results_keep_errors_and_media() -> None:
+    """Send a result's error flag, texts and images natively."""
     picture = Media(kind="image", source=InlineData(data=PNG), media_type="image/png")
     result = ToolResult(call_id="1", content=(Text(text="see"), picture), is_error=True)
     turns, _ = sent(user("a"), assistant(call("1")), Message(role="tool", parts=(result,)))
@@ -269,8 +269,8 @@ def block_of(**fields: Any) -> dict[str, Any]:
     return part
 
 
-def test_27_29_images() -> None:
-    """Inline images tell their real type, addresses stay addresses."""
+def test_images() -> None:
+    """Send inline images with their real type, and URLs as URLs."""
     source = block_of(kind="image", source=InlineData(data=JPEG), media_type="image/png")["source"]
     assert source == {"type": "base64", "media_type": "image/jpeg", "data": JPEG}
     linked = block_of(kind="image", source=Link(url="https://example.org/a.png"), detail="high")
@@ -288,13 +288,13 @@ def test_27_29_images() -> None:
     ],
     ids=["bitmap", "foreign file", "word", "audio", "video"],
 )
-def test_32_35_what_the_model_cannot_see_is_refused(fields: dict[str, Any]) -> None:
-    """Media that Anthropic does not take, and files that another vendor keeps, are a 400."""
+def test_unsupported_media_is_refused(fields: dict[str, Any]) -> None:
+    """Refuse unsupported media and files of other vendors with a 400."""
     assert refused(media(**fields)) == "messages"
 
 
-def test_30_31_documents() -> None:
-    """PDFs inline and by address, and plain text in both of its forms; the file's name is the title."""
+def test_documents() -> None:
+    """Send inline and linked PDFs, and plain text of both forms; use the file's name as title."""
     inline = block_of(kind="document", source=InlineData(data="JVBERi0xLjc="), name="a.pdf")
     assert inline["source"] == {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0xLjc="}
     assert inline["title"] == "a.pdf"
@@ -313,8 +313,8 @@ def signed(**fields: Any) -> Seal:
     return Seal(**{"issuer": "anthropic", "kind": "signature", "data": "sig", **fields})
 
 
-def test_61_state_of_this_upstream_is_native_again() -> None:
-    """Thinking that this upstream sealed stands before the call that it led to, to the letter."""
+def test_state_of_this_upstream_is_native_again() -> None:
+    """Send thinking that this upstream sealed unchanged before its call."""
     thought = Reasoning(text="Hm.", seals=(signed(),))
     hidden = Reasoning(redacted=True, seals=(signed(kind="redacted", data="blob"),))
     turns, warnings = sent(user("a"), assistant(thought, hidden, call("1")), results("1"))
@@ -334,23 +334,23 @@ def test_61_state_of_this_upstream_is_native_again() -> None:
     ],
     ids=["unsigned", "foreign", "other model"],
 )
-def test_66_other_state_is_dropped_and_never_shown(part: Reasoning) -> None:
-    """Reasoning that this upstream cannot open goes with its words, and it is said."""
+def test_other_state_is_dropped_and_never_shown(part: Reasoning) -> None:
+    """Drop reasoning that this upstream can't verify, including its text, with a warning."""
     body, outgoing = encoded(request(user("a"), assistant(part, Text(text="b")), user("c")))
     assert "secret" not in json.dumps(body)
     assert outgoing.warnings == ("dropped:reasoning",)
 
 
 def test_seals_on_other_parts_are_dropped() -> None:
-    """State that hangs on a call of another vendor is dropped; the call stays."""
+    """Drop another vendor's state on a call, and keep the call."""
     sealed = ToolCall(call_id="1", name="f", seals=(signed(issuer="gemini"),))
     turns, warnings = sent(user("a"), assistant(sealed), results("1"))
     assert turns[1]["content"][0]["type"] == "tool_use"
     assert warnings == ("dropped:reasoning",)
 
 
-def test_a_budget_is_given_up_where_the_turn_lost_its_thinking() -> None:
-    """A tool loop whose thinking is gone goes on without a budget, which such models would refuse."""
+def test_a_budget_is_dropped_without_earlier_thinking() -> None:
+    """Drop the budget in a tool loop without thinking, which such models would refuse."""
     turns = (user("a"), assistant(call("1")), results("1"))
     body, outgoing = encoded(request(*turns, reasoning=ReasoningOptions(effort="high")), BUDGET)
     assert "thinking" not in body
@@ -360,7 +360,7 @@ def test_a_budget_is_given_up_where_the_turn_lost_its_thinking() -> None:
 
 
 def test_other_parts_in_history() -> None:
-    """Refusals are text, citations of others are left out, other vendors' own parts are dropped and said."""
+    """Send refusals as text; drop other vendors' citations and parts with a warning."""
     cited = Text(text="b", citations=(Citation(url="https://example.org"),))
     foreign = Opaque(protocol="openai-responses", kind="computer_call", data={})
     search = ServerToolCall(call_id="s", tool="web_search")
@@ -384,7 +384,7 @@ def tooled(
 
 
 def test_tools_are_declared() -> None:
-    """Schema, description and strictness; a missing schema is an empty object."""
+    """Send schema, description and strictness; a missing schema is an empty object."""
     closed = {"type": "object", "properties": {}, "additionalProperties": False}
     strict = Tool(name="f", description="d", parameters=closed, strict=True, deferred=True)
     body, warnings = tooled(strict, G)
@@ -396,8 +396,8 @@ def test_tools_are_declared() -> None:
     assert warnings == ()
 
 
-def test_50_strictness_that_the_model_lacks_is_said() -> None:
-    """`strict` towards a model without it is dropped with a warning."""
+def test_unsupported_strictness_is_a_warning() -> None:
+    """Drop `strict` for a model without it, with a warning."""
     assert tooled(Tool(name="f", strict=True), to=OLD)[1] == ("dropped:strict",)
 
 
@@ -416,8 +416,8 @@ def test_50_strictness_that_the_model_lacks_is_said() -> None:
         (ToolChoice(mode="none", parallel=False, given=True), {"type": "none"}),
     ],
 )
-def test_53_tool_choice(choice: ToolChoice, expected: dict[str, Any]) -> None:
-    """Each choice has its form, and all tools stay declared."""
+def test_tool_choice(choice: ToolChoice, expected: dict[str, Any]) -> None:
+    """Encode each tool choice and declare all tools."""
     body, warnings = tooled(F, G, choice=choice)
     assert body["tool_choice"] == expected
     assert len(body["tools"]) == 2
@@ -425,7 +425,7 @@ def test_53_tool_choice(choice: ToolChoice, expected: dict[str, Any]) -> None:
 
 
 def test_without_tools_there_is_no_choice() -> None:
-    """A choice without tools is left out."""
+    """Omit a choice without tools."""
     body, _ = tooled(choice=ToolChoice(mode="none", parallel=False, given=True))
     assert "tool_choice" not in body
     assert "tools" not in body
@@ -436,8 +436,8 @@ def test_without_tools_there_is_no_choice() -> None:
     [(NEWEST, None), (FIVE, "high"), (BUDGET, "high")],
     ids=["never forced", "effort", "budget"],
 )
-def test_54_forcing_is_weakened(to: Upstream, reasoning: Any) -> None:
-    """Where a model refuses to be forced it may choose, among the named tool alone, and it is said."""
+def test_forcing_is_weakened(to: Upstream, reasoning: Any) -> None:
+    """Let a model that can't be forced choose among the named tools, with a warning."""
     choice = ToolChoice(mode="required", only=("g",), given=True)
     body, warnings = tooled(F, G, choice=choice, to=to, reasoning=ReasoningOptions(effort=reasoning))
     assert body["tool_choice"] == {"type": "auto"}
@@ -445,8 +445,8 @@ def test_54_forcing_is_weakened(to: Upstream, reasoning: Any) -> None:
     assert warnings == ("downgraded:tool_choice",)
 
 
-def test_55_an_allowed_list_leaves_the_others_out() -> None:
-    """Several allowed tools are those declared, with auto or any."""
+def test_an_allowed_list_leaves_the_others_out() -> None:
+    """Declare only the allowed tools, with auto or any."""
     third = Tool(name="h")
     body, warnings = tooled(F, G, third, choice=ToolChoice(mode="required", only=("f", "h"), given=True))
     assert ([tool["name"] for tool in body["tools"]], body["tool_choice"]) == (["f", "h"], {"type": "any"})
@@ -455,14 +455,14 @@ def test_55_an_allowed_list_leaves_the_others_out() -> None:
         tooled(F, choice=ToolChoice(only=("x", "y"), given=True))
 
 
-def test_55_a_list_of_all_tools_is_no_list() -> None:
-    """All named is the bare mode: nothing is left out, and nothing lost."""
+def test_a_list_of_all_tools_is_no_list() -> None:
+    """Encode a list of all tools as the plain mode, without a loss."""
     body, warnings = tooled(F, G, choice=ToolChoice(mode="required", only=("g", "f"), given=True))
     assert (body["tool_choice"], len(body["tools"]), warnings) == ({"type": "any"}, 2, ())
 
 
-def test_56_free_text_tools_are_emulated() -> None:
-    """A free-text tool is a function with one string, its grammar in the description; its history too."""
+def test_free_text_tools_are_emulated() -> None:
+    """Send a free-text tool as a function with one string and its grammar as description, also in history."""
     patch = Tool(
         name="patch", kind="custom", description="Edit.", grammar=Grammar(syntax="lark", definition="start: x")
     )
@@ -476,8 +476,8 @@ def test_56_free_text_tools_are_emulated() -> None:
     assert outgoing.warnings == ("emulated:custom_tool",)
 
 
-def test_57_59_names_are_made_legal() -> None:
-    """Illegal names and namespaces are rewritten in declaration, history and choice, and the way back is known."""
+def test_names_are_made_legal() -> None:
+    """Rewrite invalid names and namespaces in tools, history and choice, and record the mapping back."""
     dotted = Tool(name="ns.read")
     spaced = Tool(name="read", namespace="files")
     history = (user("a"), assistant(call("1", "ns.read")), results("1"))
@@ -493,7 +493,7 @@ def test_57_59_names_are_made_legal() -> None:
 
 
 def test_server_tools() -> None:
-    """Searching the web is mapped, its unknown settings are said; a tool that does not exist here is a 400."""
+    """Map web search, warn about its unknown settings, and refuse an unknown tool with a 400."""
     search = Tool(
         name="web_search", kind="server", settings={"allowed_domains": ["a.org"], "search_context_size": "low"}
     )
@@ -540,10 +540,10 @@ def test_server_tools() -> None:
         (OLD, {"effort": "none"}, None, None, ()),
     ],
 )
-def test_68_reasoning(
+def test_reasoning(
     to: Upstream, wish: dict[str, Any], thinking: object, effort: str | None, warnings: tuple[str, ...]
 ) -> None:
-    """Each wish is an effort or a budget, never both, and nothing where nothing was said."""
+    """Encode reasoning as an effort or a budget, never both; nothing if not requested."""
     body, outgoing = encoded(request(reasoning=ReasoningOptions(**wish)), to)
     assert body.get("thinking") == thinking
     assert body.get("output_config", {}).get("effort") == effort
@@ -554,15 +554,15 @@ def test_68_reasoning(
     ("limit", "budget", "warning"),
     [(4000, 3999, "clamped:reasoning_effort"), (1000, None, "dropped:reasoning_effort")],
 )
-def test_69_a_budget_stays_below_the_limit(limit: int, budget: int | None, warning: str) -> None:
-    """A budget is less than max_tokens; where that leaves too little there is none."""
+def test_a_budget_stays_below_the_limit(limit: int, budget: int | None, warning: str) -> None:
+    """Keep a budget below max_tokens; send none if too little is left."""
     body, outgoing = encoded(request(max_output_tokens=limit, reasoning=ReasoningOptions(effort="high")), BUDGET)
     assert body.get("thinking", {}).get("budget_tokens") == budget
     assert outgoing.warnings == (warning,)
 
 
-def test_readable_reasoning_is_asked_for_where_it_is_shown() -> None:
-    """A protocol whose clients see reasoning by themselves gets it summarised."""
+def test_readable_reasoning_is_requested_for_clients_that_show_it() -> None:
+    """Request summaries for protocols whose clients always show reasoning."""
     body, _ = encoded(request(protocol="openai-chat", reasoning=ReasoningOptions(effort="low")), FIVE)
     assert body["thinking"] == {"type": "adaptive", "display": "summarized"}
 
@@ -577,16 +577,14 @@ def test_readable_reasoning_is_asked_for_where_it_is_shown() -> None:
         ({"max_output_tokens": 8192}, 5, 5, ()),
     ],
 )
-def test_71_the_limit(
-    capabilities: dict[str, Any], wanted: int | None, expected: int, warnings: tuple[str, ...]
-) -> None:
-    """Without a wish the model's own ceiling is sent; above the ceiling it is clamped."""
+def test_the_limit(capabilities: dict[str, Any], wanted: int | None, expected: int, warnings: tuple[str, ...]) -> None:
+    """Send the model's own limit by default, and clamp higher limits."""
     body, outgoing = encoded(request(max_output_tokens=wanted), upstream(**capabilities))
     assert (body["max_tokens"], outgoing.warnings) == (expected, warnings)
 
 
-def test_72_sampling() -> None:
-    """Old models get it clamped and by the old version, newer ones not at all; it is said either way."""
+def test_sampling() -> None:
+    """Clamp sampling for old models with the first version, drop it for newer ones, with a warning."""
     hot = Sampling(temperature=1.5, top_k=3)
     body, outgoing = encoded(request(sampling=hot), OLD)
     assert (body["temperature"], body["top_k"]) == (1.0, 3)
@@ -600,15 +598,15 @@ def test_72_sampling() -> None:
     assert ("top_p" in both[0], both[1].warnings) == (False, ("dropped:top_p",))
 
 
-def test_78_what_anthropic_has_no_word_for_is_warned_about() -> None:
-    """Seeds, penalties, biases and probabilities are dropped, each by name."""
+def test_unsupported_options_are_warnings() -> None:
+    """Drop seeds, penalties, biases and log probabilities, each with a warning."""
     wish = Sampling(seed=1, frequency_penalty=0.1, presence_penalty=0.1, logit_bias={"1": 1.0}, logprobs=0)
     expected = {f"dropped:{key}" for key in ("seed", "frequency_penalty", "presence_penalty", "logit_bias", "logprobs")}
     assert set(encoded(request(sampling=wish))[1].warnings) == expected
 
 
-def test_73_stops() -> None:
-    """Stops are sent; those of white space alone, which Anthropic refuses, are looked for here."""
+def test_stops() -> None:
+    """Send stop sequences; apply those of white space only, which Anthropic refuses, in the gateway."""
     body, outgoing = encoded(request(stop=("END", "\n", "")))
     assert (body["stop_sequences"], outgoing.stop, outgoing.warnings) == (["END"], ("\n",), ("emulated:stop",))
     body, outgoing = encoded(request(stop=("END",)), upstream(stops=False))
@@ -623,13 +621,13 @@ def test_73_stops() -> None:
         ({"continues": "resp_1"}, "previous_response_id"),
     ],
 )
-def test_74_what_would_change_the_answer_is_refused(fields: dict[str, Any], param: str) -> None:
-    """Several answers, sounds and stored responses are a 400 that names the field."""
+def test_options_that_change_the_response_are_refused(fields: dict[str, Any], param: str) -> None:
+    """Refuse several candidates, audio and stored responses with a 400 that names the field."""
     assert refused(**fields) == param
 
 
-def test_75_a_schema() -> None:
-    """Objects are closed at every depth, keywords that Anthropic refuses are told in the description and named."""
+def test_a_schema() -> None:
+    """Close objects at every depth; move keywords that Anthropic refuses into the description, with a warning."""
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "type": "object",
@@ -662,8 +660,8 @@ def test_75_a_schema() -> None:
     assert outgoing.warnings == ("dropped:response_format.minimum",)
 
 
-def test_75_json_by_words() -> None:
-    """JSON mode, and a schema for a model without the means, are asked for in the instructions."""
+def test_json_by_instruction() -> None:
+    """Request JSON by an instruction, for JSON mode and for schemas that the model doesn't support."""
     body, outgoing = encoded(request(system("Be brief."), user("Hi"), output=OutputFormat(kind="json")))
     assert body["system"][0]["text"] == "Be brief."
     assert "JSON" in body["system"][1]["text"]
@@ -674,8 +672,8 @@ def test_75_json_by_words() -> None:
     assert outgoing.warnings == ("emulated:response_format",)
 
 
-def test_76_cache_marks() -> None:
-    """Lifetimes are mapped; of too many the last ones in the order of the prompt stay, and it is said."""
+def test_cache_marks() -> None:
+    """Map lifetimes; keep the last marks if there are too many, with a warning."""
     mark = CacheMark(lifetime="30m")
     tool = Tool(name="f", cache_mark=mark)
     lead = Message(role="system", authority="system", parts=(Text(text="s", cache_mark=CacheMark()),))
@@ -703,14 +701,14 @@ def test_76_cache_marks() -> None:
     ],
 )
 def test_service_tiers(tier: ServiceTier, fields: dict[str, str], warnings: tuple[str, ...]) -> None:
-    """Each tier has its field, or is said to be lost."""
+    """Encode each tier in its field, or warn."""
     body, outgoing = encoded(request(service_tier=tier))
     assert {key: body[key] for key in ("service_tier", "speed") if key in body} == fields
     assert outgoing.warnings == warnings
 
 
-def test_77_the_end_user() -> None:
-    """The end user is named, the caller's own notes are not sent."""
+def test_the_end_user() -> None:
+    """Send the end user, but not the caller's metadata."""
     body, outgoing = encoded(request(end_user="u-1", metadata={"a": "b"}))
     assert body["metadata"] == {"user_id": "u-1"}
     assert outgoing.warnings == ()
@@ -719,8 +717,8 @@ def test_77_the_end_user() -> None:
 # ── the same protocol ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_13_a_spliced_request_keeps_every_value() -> None:
-    """Values, their order and spelling stay; only the model's name changes, even where there was none."""
+def test_a_passed_request_keeps_every_value() -> None:
+    """Keep values, order and spelling; change only the model's name, also if absent."""
     turns = b'[ {"role":"user","content":"\\u00fc 1.50"} ]'
     body = b'{"max_tokens":9,"messages":%b,"model":"asked","new":{"b":1e3,"a":[]}}' % turns
     outgoing = OUTBOUND.splice(INBOUND.open(body, headers={}), upstream())
@@ -729,15 +727,15 @@ def test_13_a_spliced_request_keeps_every_value() -> None:
     assert json.loads(OUTBOUND.splice(nameless, upstream()).body)["model"] == "claude-upstream-1"
 
 
-def test_15_a_spliced_request_keeps_its_headers() -> None:
-    """The caller's version and betas pass; without a version it is the first one."""
+def test_a_passed_request_keeps_its_headers() -> None:
+    """Pass the caller's version and betas; the default is the first version."""
     named = OUTBOUND.splice(opened(anthropic_version="2026-10-21", anthropic_beta="a,b"), upstream())
     assert named.headers == (("anthropic-version", "2026-10-21"), ("anthropic-beta", "a,b"))
     assert OUTBOUND.splice(opened(), upstream()).headers == (("anthropic-version", "2023-06-01"),)
 
 
-def test_66_wrapped_state_never_reaches_an_upstream_that_did_not_make_it() -> None:
-    """A caller who switched here from another upstream keeps the conversation without that state."""
+def test_wrapped_state_only_reaches_its_issuer() -> None:
+    """Remove another upstream's state from a passed conversation."""
     foreign = wrap(Seal(issuer="openai", kind="encrypted", data="blob"))
     own = wrap(signed(issuer="bedrock"))
     turns = [
@@ -762,13 +760,13 @@ def test_66_wrapped_state_never_reaches_an_upstream_that_did_not_make_it() -> No
     assert outgoing.warnings == ("dropped:reasoning",)
 
 
-def test_what_another_vendor_alone_can_read_is_refused() -> None:
-    """A part of the user's that only another vendor has a word for is a 400: the model would not see it."""
+def test_user_parts_of_another_vendor_are_refused() -> None:
+    """Refuse a user part that only another vendor supports with a 400: the model wouldn't see it."""
     assert refused(Message(role="user", parts=(Opaque(protocol="gemini", kind="fileData", data={}),))) == "messages"
 
 
-def test_ids_that_are_used_again_are_told_apart() -> None:
-    """Clients that count calls anew in each step are understood; what goes upstream names each call once."""
+def test_repeated_ids_become_unique() -> None:
+    """Give repeated call ids of clients that count per step a unique id each."""
     step = (assistant(call("call_0")), results("call_0"))
     body, outgoing = encoded(request(user("a"), *step, *step))
     used = [part["id"] for turn in body["messages"] for part in turn["content"] if part["type"] == "tool_use"]
@@ -778,8 +776,8 @@ def test_ids_that_are_used_again_are_told_apart() -> None:
     assert outgoing.call_ids == {used[1]: "call_0"}
 
 
-def test_calls_of_one_step_with_one_id_are_told_apart() -> None:
-    """Servers that name calls after their function give parallel calls one id: each has its own result."""
+def test_repeated_ids_within_a_step_become_unique() -> None:
+    """Match parallel calls with one id to their own results: some servers use the function's name as id."""
     step = (assistant(call("f"), call("f")), results("f", "f"))
     body, outgoing = encoded(request(user("a"), *step, *step))
     used = [part["id"] for turn in body["messages"] for part in turn["content"] if part["type"] == "tool_use"]
@@ -789,15 +787,15 @@ def test_calls_of_one_step_with_one_id_are_told_apart() -> None:
     assert set(outgoing.call_ids.values()) == {"f"}
 
 
-def test_an_error_result_is_never_without_words() -> None:
-    """An error that says nothing is given words, since Anthropic refuses it otherwise."""
+def test_an_error_result_is_never_empty() -> None:
+    """Add text to an empty error result, which Anthropic would refuse."""
     result = Message(role="tool", parts=(ToolResult(call_id="1", is_error=True),))
     turns, _ = sent(user("a"), assistant(call("1")), result)
     assert turns[-1]["content"][0]["content"] == text("[no result]")
 
 
 def test_the_same_protocol_through_the_full_codec() -> None:
-    """A request that is read and written again, as for a hook that edits it, says what it said."""
+    """Keep a request's meaning through decoding and encoding, as for a hook that edits it."""
     mark = {"type": "ephemeral", "ttl": "1h"}
     body = {
         "model": "asked",

@@ -1,4 +1,4 @@
-"""What goes out comes back: requests and answers through both halves."""
+"""Round trips of requests and responses through both codec halves."""
 
 from collections.abc import Sequence
 
@@ -28,7 +28,7 @@ ROUTE = "claude-upstream-1"
 
 
 def plain(part: Part, *, marks: bool) -> object:
-    """A part as far as Messages can say it: arguments by their value, no restated media types or tool names."""
+    """Return a part as Messages can express it: arguments by value, no restated media types or tool names."""
     if not marks:
         part = msgspec.structs.replace(part, cache_mark=None)
     match part:
@@ -41,7 +41,7 @@ def plain(part: Part, *, marks: bool) -> object:
 
 
 def turns(messages: Sequence[Message], *, marks: bool = True) -> list[tuple[str, list[object]]]:
-    """A conversation in its normal form."""
+    """Return a conversation in its normal form."""
     kept = merge(drop_empty(messages, blank=True), roles=("system", "user", "assistant", "tool"))
     return [(turn.role, [plain(part, marks=marks) for part in turn.parts]) for turn in kept]
 
@@ -54,7 +54,7 @@ def without_reasoning(messages: Sequence[Message]) -> list[Message]:
 
 
 def says_something(asked: Request) -> bool:
-    """Whether nothing is white space alone, which Anthropic does not take."""
+    """Return whether no text is only white space, which Anthropic refuses."""
     parts = [part for turn in asked.messages for part in turn.parts]
     inner = [part for result in parts if isinstance(result, ToolResult) for part in result.content]
     return all(not isinstance(part, Text) or part.text.strip() for part in [*parts, *inner])
@@ -62,7 +62,7 @@ def says_something(asked: Request) -> bool:
 
 @given(requests(images=False, with_reasoning=True))
 def test_a_request_comes_back(asked: Request) -> None:
-    """Encoded for an upstream and read as a caller's, a request says the same, but for what was warned about."""
+    """Keep a request's meaning through encoding and decoding, except for what warnings name."""
     assume(says_something(asked))
     outgoing = OUTBOUND.encode(asked, upstream(issuer="nobody"))
     intake = INBOUND.open(outgoing.body, headers=dict(outgoing.headers))
@@ -82,13 +82,13 @@ def test_a_request_comes_back(asked: Request) -> None:
 
 @given(requests())
 def test_encoding_twice_gives_the_same_bytes(asked: Request) -> None:
-    """Nothing random and no clock goes upstream."""
+    """Encode without randomness or time."""
     assume(says_something(asked))
     assert OUTBOUND.encode(asked, upstream()) == OUTBOUND.encode(asked, upstream())
 
 
 def native(part: Part) -> Part:
-    """The part with state as this upstream would have made it, where it has any."""
+    """Return the part with state as this upstream would have issued it."""
     if not isinstance(part, Reasoning):
         return part
     seals = tuple(Seal(issuer="anthropic", kind="signature", data=seal.data, model=ROUTE) for seal in part.seals)
@@ -96,7 +96,7 @@ def native(part: Part) -> Part:
 
 
 def normal(parts: Sequence[Part]) -> list[object]:
-    """Parts as an answer of this protocol has them: no empty texts, arguments by their value, no model on state."""
+    """Return parts in this protocol's normal form: no empty texts, arguments by value, no model on state."""
     kept: list[object] = []
     for part in parts:
         match part:
@@ -112,7 +112,7 @@ def normal(parts: Sequence[Part]) -> list[object]:
 
 
 def asked_like(response: Response) -> Response:
-    """The answer with native state and a finish as Anthropic says it."""
+    """Return the response with native state and Anthropic's finish."""
     candidate = response.candidates[0]
     parts = tuple(map(native, candidate.parts))
     plain_finish = Finish(reason=candidate.finish.reason)
@@ -124,8 +124,8 @@ KINDS: frozenset[PartKind] = frozenset({"text", "tool_call", "reasoning"})
 
 
 @given(responses(kinds=KINDS, candidates=1, with_logprobs=False, with_extras=False))
-def test_a_whole_answer_comes_back(response: Response) -> None:
-    """Written for a caller and read as an upstream's, an answer says the same."""
+def test_a_response_comes_back(response: Response) -> None:
+    """Keep a response's meaning through encoding for a caller and decoding as an upstream's."""
     assume(response.usage.total)
     given_answer = asked_like(response)
     body = INBOUND.encode(given_answer, opened())
@@ -134,8 +134,8 @@ def test_a_whole_answer_comes_back(response: Response) -> None:
 
 
 @given(responses(kinds=KINDS, candidates=1, with_logprobs=False, with_extras=False))
-def test_a_streamed_answer_comes_back(response: Response) -> None:
-    """The same through streams."""
+def test_a_streamed_response_comes_back(response: Response) -> None:
+    """Keep a response's meaning through both stream codecs."""
     assume(response.usage.total)  # no usage at all is estimated
     given_answer = asked_like(response)
     stream = written(list(unfold(given_answer)))

@@ -1,4 +1,4 @@
-"""Streams of an upstream that speaks Messages: read into events, and relayed as bytes."""
+"""Decode streams of a Messages upstream, and pass them through as bytes."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -70,7 +70,7 @@ def relay() -> StreamDecoder:
 
 
 def relayed(decoder: StreamDecoder, pieces: Sequence[bytes]) -> tuple[list[StreamEvent], bytes]:
-    """All events of a relayed stream, and what its caller gets."""
+    """Return all events of a passed stream, and the caller's bytes."""
     batches = [*map(decoder.feed, pieces), decoder.close()]
     return [event for batch in batches for event in batch.events], b"".join(batch.raw or b"" for batch in batches)
 
@@ -86,7 +86,7 @@ def error_of(events: Sequence[StreamEvent]) -> GatewayError:
 
 
 def same(events: Sequence[StreamEvent]) -> list[object]:
-    """Events, comparable: an error is its class and its words."""
+    """Return comparable events: an error is its class and message."""
     return [(type(event.error), str(event.error)) if isinstance(event, Failed) else event for event in events]
 
 
@@ -112,8 +112,8 @@ def ending(reason: str | None = "end_turn") -> bytes:
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_1_cut_at_every_byte(name: str) -> None:
-    """A stream cut in two anywhere gives the events of the whole one, and so does one that comes byte by byte."""
+def test_cut_at_every_byte(name: str) -> None:
+    """Decode the same events from a stream that is split anywhere, or byte by byte."""
     whole = wire(name)
     expected = same(drained(decoder(), [whole]))
     for cut in range(len(whole)):
@@ -122,8 +122,8 @@ def test_1_cut_at_every_byte(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_1_relayed_bytes_do_not_depend_on_cuts(name: str) -> None:
-    """What a relay passes on, and what it sees of it, is the same wherever the stream is cut."""
+def test_passed_bytes_do_not_depend_on_splits(name: str) -> None:
+    """Pass the same bytes and events, however the stream is split."""
     whole = wire(name)
 
     def run(pieces: Sequence[bytes]) -> tuple[list[object], bytes]:
@@ -143,42 +143,42 @@ def test_1_relayed_bytes_do_not_depend_on_cuts(name: str) -> None:
 
 @pytest.mark.parametrize("line_end", ["\r\n", "\r", "\n"], ids=["crlf", "cr", "lf"])
 @pytest.mark.parametrize("name", GOOD)
-def test_2_any_line_end(name: str, line_end: str) -> None:
-    """Line ends are the framing's business alone."""
+def test_any_line_end(name: str, line_end: str) -> None:
+    """Accept any line end."""
     other = wire(name).replace(b"\n", line_end.encode())
     assert drained(decoder(), [other]) == drained(decoder(), [wire(name)])
 
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_every_stream_satisfies_the_grammar(name: str) -> None:
-    """Whatever comes, the events stand in their legal order and have one ending."""
+    """Emit events in a valid order with exactly one ending for any stream."""
     grammar = Grammar()
     for event in events_of(name):
         grammar.check(event)
     assert grammar.complete
 
 
-def test_5_text_arrives_intact() -> None:
-    """Code points of several bytes and raw U+2028 arrive as they were."""
+def test_text_arrives_intact() -> None:
+    """Keep code points of several bytes and raw U+2028."""
     assert folded("text.sse").text == "Grüße aus Köln 😀\u2028 und 東京"
 
 
-def test_18_a_plain_answer() -> None:
-    """Text, finish, usage, id, and the name that the caller asked for."""
+def test_a_plain_response() -> None:
+    """Decode text, finish, usage and id, with the caller's model name."""
     response = folded("text.sse")
     assert (response.id, response.model, response.finish_reason) == ("msg_01Wire", "asked", FinishReason.STOP)
     assert (response.usage.input, response.usage.output) == (10, 5)
 
 
-def test_36_calls_keep_their_own_text() -> None:
-    """Arguments are the upstream's JSON text to the byte; a call without arguments has `{}`."""
+def test_calls_keep_their_own_text() -> None:
+    """Keep the bytes of the upstream's arguments; a call without arguments has `{}`."""
     first, second = folded("thinking_and_calls.sse").tool_calls
     assert (first.call_id, first.name, first.arguments) == ("toolu_01A", "weather", '{"city": "Köln", "days": 1.0}')
     assert (second.call_id, second.name, second.arguments) == ("toolu_01B", "now", "{}")
 
 
-def test_63_thinking_is_sealed_by_its_upstream() -> None:
-    """Thinking and redacted thinking carry the upstream's state, its issuer and its model."""
+def test_thinking_is_sealed_by_its_upstream() -> None:
+    """Seal thinking and redacted thinking with the upstream's state, issuer and model."""
     thinking, redacted, *_ = folded("thinking_and_calls.sse").candidates[0].parts
     assert isinstance(thinking, Reasoning)
     assert isinstance(redacted, Reasoning)
@@ -190,22 +190,22 @@ def test_63_thinking_is_sealed_by_its_upstream() -> None:
     ]
 
 
-def test_70_omitted_thinking_is_reasoning() -> None:
-    """Thinking without words is kept for its signature."""
+def test_omitted_thinking_is_reasoning() -> None:
+    """Keep thinking without text for its signature."""
     part = folded("omitted_thinking.sse").candidates[0].parts[0]
     assert isinstance(part, Reasoning)
     assert (part.text, part.seals[0].data) == ("", "EqQBomitted==")
 
 
-def test_80_83_usage_is_counted_once_and_in_full() -> None:
-    """The input holds cache reads and writes, a restated counter replaces, thinking is inside the output."""
+def test_usage_is_counted_once_and_in_full() -> None:
+    """Include cache reads and writes in the input and thinking in the output; restated counts replace."""
     usage = folded("thinking_and_calls.sse").usage
     assert (usage.input, usage.cache_read, usage.cache_write, usage.cache_write_long) == (237, 200, 30, 20)
     assert (usage.output, usage.reasoning) == (41, 12)
 
 
-def test_82_the_start_tells_its_usage() -> None:
-    """Usage of the first event is given with it."""
+def test_the_start_has_its_usage() -> None:
+    """Emit the first event's usage with the start."""
     started = events_of("thinking_and_calls.sse")[0]
     assert isinstance(started, Started)
     assert started.usage is not None
@@ -213,8 +213,8 @@ def test_82_the_start_tells_its_usage() -> None:
     assert started.service_tier is ServiceTier.STANDARD
 
 
-def test_84_a_web_search() -> None:
-    """The upstream's own search is a call and a result of its own, the citation spans its text in code points."""
+def test_a_web_search() -> None:
+    """Decode the upstream's search as a call and a result, and a citation's span in code points."""
     response = folded("web_search.sse")
     call, result, text = response.candidates[0].parts
     assert isinstance(call, ServerToolCall)
@@ -227,14 +227,14 @@ def test_84_a_web_search() -> None:
     assert response.usage.server_tool_calls == {"web_search": 1}
 
 
-def test_85_a_refusal_says_why() -> None:
-    """The stop's details are kept beside the reason."""
+def test_a_refusal_says_why() -> None:
+    """Keep a refusal's details with the finish."""
     finish = folded("refusal.sse").candidates[0].finish
     assert (finish.reason, finish.category, finish.message) == (FinishReason.REFUSAL, "cyber", "This could harm.")
 
 
-def test_79_the_stop_sequence_is_named() -> None:
-    """Which sequence stopped the answer is known."""
+def test_the_stop_sequence_is_named() -> None:
+    """Decode which sequence stopped the response."""
     finish = folded("stop_sequence.sse").candidates[0].finish
     assert (finish.reason, finish.stop_sequence) == (FinishReason.STOP_SEQUENCE, "END")
 
@@ -250,8 +250,8 @@ def test_79_the_stop_sequence_is_named() -> None:
         ("tomorrow", FinishReason.UNKNOWN),
     ],
 )
-def test_79_stop_reasons(word: str, reason: FinishReason) -> None:
-    """Each word has its reason, and stays beside it."""
+def test_stop_reasons(word: str, reason: FinishReason) -> None:
+    """Map each stop reason, and keep the native one."""
     finish = next(event.finish for event in drained(decoder(), [START + ending(word)]) if isinstance(event, Finished))
     assert (finish.reason, finish.native) == (reason, word)
 
@@ -265,10 +265,8 @@ def test_79_stop_reasons(word: str, reason: FinishReason) -> None:
         ({"type": "mcp_tool_use", "id": "a", "name": "f", "input": {}}, FinishReason.STOP),
     ],
 )
-def test_79_calls_are_asked_for_where_there_are_some(
-    word: str, content: dict[str, object], reason: FinishReason
-) -> None:
-    """Servers that confuse the two words make no caller wait for calls that never come, nor miss one."""
+def test_the_finish_reason_matches_the_calls(word: str, content: dict[str, object], reason: FinishReason) -> None:
+    """Correct the stop reason of servers that confuse `end_turn` and `tool_use`."""
     events = drained(decoder(), [START + block(0, content) + ending(word)])
     finish = next(event.finish for event in events if isinstance(event, Finished))
     assert (finish.reason, finish.native) == (reason, word)
@@ -276,8 +274,8 @@ def test_79_calls_are_asked_for_where_there_are_some(
     assert whole(body).candidates[0].finish == finish
 
 
-def test_what_is_new_survives() -> None:
-    """An unknown event is passed, an unknown block is opaque at its place, an unknown reason keeps its word."""
+def test_unknown_data_survives() -> None:
+    """Pass unknown events, keep unknown blocks as opaque parts, and keep unknown stop reasons."""
     events = events_of("unknown.sse")
     response = fold(events)
     opaque, text = response.candidates[0].parts
@@ -288,8 +286,8 @@ def test_what_is_new_survives() -> None:
     assert [event.name for event in events if isinstance(event, Passed)] == ["brand_new_event", "content_block_delta"]
 
 
-def test_56_a_free_text_tool_is_unwrapped() -> None:
-    """A call that stands for a free-text tool comes as such a call, under the name and id that the caller knows."""
+def test_a_free_text_tool_is_unwrapped() -> None:
+    """Decode a call of an emulated free-text tool as one, with the caller's name and id."""
     outgoing = Outgoing(
         body=b"", stream=True, names={"f_1": "f.1"}, call_ids={"toolu_x": "mine"}, emulated=frozenset({"f_1"})
     )
@@ -301,7 +299,7 @@ def test_56_a_free_text_tool_is_unwrapped() -> None:
 
 
 def test_compatible_servers_are_read() -> None:
-    """Content in the start of a block, a whole input there, blocks never ended and a missing message_stop are read."""
+    """Decode content in a block's start, blocks that never end and a missing message_stop."""
     stream = (
         START
         + frame("content_block_start", index=0, content_block={"type": "text", "text": "Hel"})
@@ -331,8 +329,8 @@ def test_compatible_servers_are_read() -> None:
     ],
 )
 @pytest.mark.parametrize("codec", [decoder, relay], ids=["full", "relay"])
-def test_38_an_error_event_ends_the_stream(codec: object, kind: str, error: type[UpstreamError]) -> None:
-    """An error event, first or later, is the failure of its type, and nothing follows it."""
+def test_an_error_event_ends_the_stream(codec: object, kind: str, error: type[UpstreamError]) -> None:
+    """End the stream with the failure of an error event's type, first or later."""
     assert callable(codec)
     broken = frame("error", error={"type": kind, "message": "m"})
     for stream in (broken, START + broken):
@@ -341,8 +339,8 @@ def test_38_an_error_event_ends_the_stream(codec: object, kind: str, error: type
 
 
 @pytest.mark.parametrize("codec", [decoder, relay], ids=["full", "relay"])
-def test_95_a_stream_that_stops_is_a_failure(codec: object) -> None:
-    """Without an end sign a stream has failed, and a half-sent call is not completed."""
+def test_a_stream_that_stops_is_a_failure(codec: object) -> None:
+    """Report a failure without an end marker, and never complete a half-sent call."""
     assert callable(codec)
     events = drained(codec(), [wire("cut.sse")])
     assert isinstance(error_of(events), UpstreamProtocolError)
@@ -364,8 +362,8 @@ def test_95_a_stream_that_stops_is_a_failure(codec: object) -> None:
         b'{"type": "error", "error": {"type": "api_error"}}',
     ],
 )
-def test_96_rubbish_is_a_failure_of_the_upstream(broken: bytes) -> None:
-    """What cannot be read, or cannot stand where it stands, ends the stream with one protocol failure."""
+def test_rubbish_is_a_failure_of_the_upstream(broken: bytes) -> None:
+    """End the stream with one protocol failure on unreadable or misplaced events."""
     codec = decoder()
     events = drained(codec, [broken])
     assert isinstance(error_of(events), UpstreamProtocolError)
@@ -376,7 +374,7 @@ def test_96_rubbish_is_a_failure_of_the_upstream(broken: bytes) -> None:
 
 @given(st.lists(st.binary(max_size=60) | st.sampled_from([START, ending(), block(0, {"type": "text"}, {"text": "x"})])))
 def test_no_bytes_raise(pieces: list[bytes]) -> None:
-    """Whatever bytes come, both codecs end with exactly one ending and never raise."""
+    """End with exactly one ending, and never raise, for any bytes, decoded and passed through."""
     for codec in (decoder(), relay()):
         events = drained(codec, pieces)
         assert sum(isinstance(event, Failed | Ended) for event in events) == 1
@@ -384,15 +382,15 @@ def test_no_bytes_raise(pieces: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_14_a_relay_changes_the_models_name_alone(name: str) -> None:
-    """The caller gets the upstream's bytes, with the name that they asked for."""
+def test_a_passed_stream_changes_only_the_models_name(name: str) -> None:
+    """Pass the upstream's bytes with the caller's model name."""
     codec = relay()
     raw = (codec.feed(wire(name)).raw or b"") + (codec.close().raw or b"")
     assert raw == wire(name).replace(b'"claude-upstream-1"', b'"asked"')
 
 
-def test_14_a_relay_waits_for_the_models_name() -> None:
-    """However often an upstream says that it is still there before it begins, the name is the caller's."""
+def test_a_passed_stream_waits_for_the_models_name() -> None:
+    """Replace the model's name after any number of pings."""
     start = frame("message_start", message={"id": "msg_1", "model": "claude-upstream-1", "content": [], "usage": {}})
     decoder = relay()
     assert [decoder.feed(frame("ping")) for _ in range(100)] == [Batch([], b"")] * 100
@@ -401,8 +399,8 @@ def test_14_a_relay_waits_for_the_models_name() -> None:
     assert read_by_sdk(raw)[0].model == "asked"
 
 
-def test_93_a_relay_that_fails_before_it_begins_has_said_nothing() -> None:
-    """A ping is no beginning: another upstream can still be asked, and the error have its status."""
+def test_a_ping_does_not_start_a_passed_stream() -> None:
+    """Start with the first event after pings, so that an earlier error still permits failover and has its status."""
     events, raw = relayed(relay(), [frame("ping"), frame("error", error={"type": "overloaded_error", "message": "x"})])
     assert [type(event) for event in events] == [Failed]
     assert raw == b""
@@ -411,8 +409,8 @@ def test_93_a_relay_that_fails_before_it_begins_has_said_nothing() -> None:
     assert isinstance(error_of(relayed(endless, [frame("ping")] * 50)[0]), UpstreamProtocolError)
 
 
-def test_14_a_relay_tells_what_others_must_know() -> None:
-    """Start, finish, usage and end are told while the bytes pass."""
+def test_a_passed_stream_emits_events() -> None:
+    """Emit start, finish, usage and end while bytes pass."""
     events = drained(relay(), [wire("thinking_and_calls.sse")])
     assert [type(event) for event in events] == [Started, Finished, UsageReported, Ended]
     reported = events[2]
@@ -420,8 +418,8 @@ def test_14_a_relay_tells_what_others_must_know() -> None:
     assert (reported.usage.input, reported.usage.output) == (237, 41)
 
 
-def test_94_a_relay_stops_before_the_error() -> None:
-    """What came before the error is relayed, the error itself is left to the encoder."""
+def test_a_passed_stream_stops_before_the_error() -> None:
+    """Pass the bytes before an error, and leave the error to the encoder."""
     codec = relay()
     batch = codec.feed(wire("error_midway.sse"))
     assert isinstance(error_of(batch.events), UpstreamOverloaded)
@@ -429,8 +427,8 @@ def test_94_a_relay_stops_before_the_error() -> None:
     assert [name for name, _ in frames(raw)][-2:] == ["content_block_delta", "error"]
 
 
-def test_a_forgotten_end_sign_is_written() -> None:
-    """An upstream that leaves out message_stop after a stop reason gets it written for its caller."""
+def test_a_missing_end_marker_is_written() -> None:
+    """Write message_stop if the upstream omits it after a stop reason."""
     codec = relay()
     stream = wire("text.sse").removesuffix(b'event: message_stop\ndata: {"type": "message_stop"}\n\n')
     raw = (codec.feed(stream).raw or b"") + (codec.close().raw or b"")
@@ -445,8 +443,8 @@ def whole(body: bytes, at: datetime = RECEIVED_AT) -> Response:
     return OUTBOUND.decode(body, plain_outgoing(), upstream(), received_at=at)
 
 
-def test_60_a_whole_answer() -> None:
-    """Every part, its state, the arguments' own spelling, and all counts."""
+def test_a_complete_response() -> None:
+    """Decode every part, its state, the arguments' own spelling and all counts."""
     response = whole(wire("answer.response.json"))
     thinking, redacted, text, call = response.candidates[0].parts
     assert isinstance(thinking, Reasoning)
@@ -462,8 +460,8 @@ def test_60_a_whole_answer() -> None:
     assert (usage.input, usage.output, usage.cache_read, usage.cache_write, usage.cache_write_long) == (17, 5, 4, 3, 2)
 
 
-def test_14_a_restored_answer_keeps_its_bytes() -> None:
-    """For a caller of the same protocol each value keeps its bytes, but the model's name is theirs."""
+def test_a_passed_response_keeps_its_bytes() -> None:
+    """Keep every value's bytes for a caller of the same protocol, except the model's name."""
     batch = OUTBOUND.restore(wire("answer.response.json"), opened(), upstream())
     assert batch.raw is not None
     assert json.loads(batch.raw) == {**json.loads(wire("answer.response.json")), "model": "asked"}
@@ -473,8 +471,8 @@ def test_14_a_restored_answer_keeps_its_bytes() -> None:
     assert reported.usage.input == 17
 
 
-def test_14_an_answer_that_needs_no_change_is_the_same_object() -> None:
-    """Where the upstream's name is the caller's, the very bytes pass."""
+def test_a_response_without_changes_is_the_same_object() -> None:
+    """Pass the same bytes object if the model's name doesn't change."""
     body = wire("answer.response.json").replace(b"claude-upstream-1", b"asked")
     assert OUTBOUND.restore(body, opened(), upstream()).raw is body
 
@@ -491,15 +489,15 @@ def test_14_an_answer_that_needs_no_change_is_the_same_object() -> None:
         b'{"content": [{"type": "text", "text": 3}]}',
     ],
 )
-def test_96_a_whole_answer_that_is_none(body: bytes) -> None:
-    """What is no answer is the upstream's failure, and its body is not shown."""
+def test_invalid_responses_are_upstream_failures(body: bytes) -> None:
+    """Report an invalid response as the upstream's failure, without its body."""
     with pytest.raises(UpstreamProtocolError) as caught:
         whole(body)
     assert "html" not in str(caught.value)
 
 
-def test_38_an_error_with_a_good_status() -> None:
-    """An error object in a 200 is the failure of its type, whole and restored."""
+def test_an_error_with_a_good_status() -> None:
+    """Report an error object with status 200 as the failure of its type, decoded and passed through."""
     body = b'{"type": "error", "error": {"type": "overloaded_error", "message": "m"}}'
     with pytest.raises(UpstreamOverloaded):
         whole(body)
@@ -516,8 +514,8 @@ def test_38_an_error_with_a_good_status() -> None:
         ),
     )
 )
-def test_no_answer_raises_anything_else(value: object) -> None:
-    """Whatever JSON comes as an answer, it is read or is an upstream's error."""
+def test_no_response_raises_anything_else(value: object) -> None:
+    """Decode any JSON or raise an upstream error."""
     body = json.dumps(value).encode()
     for read in (whole, lambda body: OUTBOUND.restore(body, opened(), upstream())):
         try:
@@ -526,8 +524,8 @@ def test_no_answer_raises_anything_else(value: object) -> None:
             continue
 
 
-def test_usage_may_be_missing_or_odd() -> None:
-    """Counts that are no counts are 0, and no usage is none."""
+def test_usage_may_be_missing_or_invalid() -> None:
+    """Decode invalid counts as 0, and missing usage as none."""
     response = whole(b'{"content": [], "usage": {"input_tokens": null, "output_tokens": "3", "cache_creation": 3}}')
     assert (response.usage.input, response.usage.output) == (0, 0)
     assert whole(b'{"content": []}').usage == Usage()

@@ -1,4 +1,4 @@
-"""Streams as Anthropic's clients get them; Anthropic's own SDK is the reader."""
+"""Encode streams for Anthropic's clients; Anthropic's own SDK reads them."""
 
 import json
 from collections.abc import Sequence
@@ -59,8 +59,8 @@ def call(index: int, call_id: str, *fragments: str) -> list[StreamEvent]:
     ]
 
 
-def test_18_the_sdk_reads_text_thinking_and_calls() -> None:
-    """A stream with every common part is whole to Anthropic's client: signature, inputs, stop, usage, name."""
+def test_the_sdk_reads_text_thinking_and_calls() -> None:
+    """Encode a stream with every common part so that Anthropic's client reads all of it."""
     message, _ = read_by_sdk(written(events_of("thinking_and_calls.sse")))
     assert (message.id, message.model, message.stop_reason) == ("msg_01Wire", "asked", "tool_use")
     thinking, redacted, text, first, second = message.content
@@ -74,14 +74,14 @@ def test_18_the_sdk_reads_text_thinking_and_calls() -> None:
     assert (usage.output_tokens, usage.output_tokens_details.thinking_tokens) == (41, 12)
 
 
-def test_8_every_event_is_named_by_its_type() -> None:
-    """Each event has an event line equal to its type, and data on one line."""
+def test_every_event_is_named_by_its_type() -> None:
+    """Give each event an event line equal to its type, and data on one line."""
     for name, data in frames(written(events_of("thinking_and_calls.sse"))):
         assert name == data["type"]
 
 
-def test_38_overlapping_calls_are_written_one_after_the_other() -> None:
-    """Interleaved fragments of two calls become two closed blocks, in the order of their starts."""
+def test_overlapping_calls_are_written_one_after_the_other() -> None:
+    """Encode interleaved fragments of two calls as two closed blocks, in the order of their starts."""
     events: list[StreamEvent] = [
         START,
         PartStarted(0, 0, ToolCall(call_id="a", name="f")),
@@ -110,7 +110,7 @@ def test_38_overlapping_calls_are_written_one_after_the_other() -> None:
 
 
 def test_overlapping_parts_left_open_are_closed_at_the_end() -> None:
-    """Parts that nobody ended, open and waiting, are all written and closed before the message ends."""
+    """Close all open and queued parts before the message ends."""
     events: list[StreamEvent] = [
         START,
         PartStarted(0, 0, Text(text="")),
@@ -125,7 +125,7 @@ def test_overlapping_parts_left_open_are_closed_at_the_end() -> None:
 
 
 def test_text_is_written_while_another_part_waits() -> None:
-    """What the open part says is not held back by what waits behind it."""
+    """Write the open part's text at once, even if other parts are queued."""
     encoder_events: list[StreamEvent] = [START, PartStarted(0, 0, Text(text="")), PartStarted(0, 1, Text(text=""))]
     stream = written([*encoder_events, PartDelta(0, 1, TextDelta("later")), PartDelta(0, 0, TextDelta("now"))])
     assert b'"now"' in stream
@@ -144,8 +144,8 @@ def test_text_is_written_while_another_part_waits() -> None:
     ],
     ids=["none", "empty", "null", "spaces", "array", "rubbish"],
 )
-def test_37_arguments_always_join_to_an_object(fragments: Sequence[str], read: dict[str, object]) -> None:
-    """However a model spells its arguments, the fragments join to a JSON object that the SDK reads."""
+def test_arguments_always_join_to_an_object(fragments: Sequence[str], read: dict[str, object]) -> None:
+    """Write fragments that join to a JSON object for any arguments."""
     stream = written([START, *call(0, "a", *fragments), *ending(FinishReason.TOOL_CALLS)])
     message, _ = read_by_sdk(stream)
     assert message.content[0].input == read
@@ -153,8 +153,8 @@ def test_37_arguments_always_join_to_an_object(fragments: Sequence[str], read: d
     assert json.loads(joined) == read
 
 
-def test_60_a_signature_is_sent_whole_and_last() -> None:
-    """One signature event, directly before the block's end."""
+def test_a_signature_is_sent_whole_and_last() -> None:
+    """Write one signature event directly before the block's end."""
     names = [
         data.get("delta", {}).get("type", name)
         for name, data in frames(written(events_of("thinking_and_calls.sse")))
@@ -163,14 +163,14 @@ def test_60_a_signature_is_sent_whole_and_last() -> None:
     assert names == ["content_block_start", "thinking_delta", "thinking_delta", "signature_delta", "content_block_stop"]
 
 
-def test_70_thinking_without_words_keeps_its_signature() -> None:
-    """A thinking block that shows nothing is still a thinking block with its signature."""
+def test_thinking_without_text_keeps_its_signature() -> None:
+    """Encode thinking without text as a thinking block with its signature."""
     message, _ = read_by_sdk(written(events_of("omitted_thinking.sse")))
     assert (message.content[0].type, message.content[0].signature) == ("thinking", "EqQBomitted==")
 
 
-def test_64_foreign_state_is_wrapped() -> None:
-    """Another vendor's state travels as the signature of its words, or as redacted thinking where it has none."""
+def test_foreign_state_is_wrapped() -> None:
+    """Wrap another vendor's state as a signature, or as redacted thinking without text."""
     seal = Seal(issuer="openai", kind="encrypted", data="blob", item_id="rs_1")
     events: list[StreamEvent] = [
         START,
@@ -190,7 +190,7 @@ def test_64_foreign_state_is_wrapped() -> None:
 
 
 def test_unsigned_reasoning_never_looks_like_anthropics() -> None:
-    """Readable reasoning that nobody sealed gets a signature that is recognisably ours and holds nothing."""
+    """Mark unsigned reasoning with an empty wrapped seal."""
     events: list[StreamEvent] = [
         START,
         PartStarted(0, 0, Reasoning()),
@@ -204,8 +204,8 @@ def test_unsigned_reasoning_never_looks_like_anthropics() -> None:
     assert found.data == ""
 
 
-def test_state_of_a_call_stands_before_it() -> None:
-    """State that another vendor hangs on a call becomes redacted thinking before the call, and names the call."""
+def test_state_of_a_call_precedes_it() -> None:
+    """Encode another vendor's state of a call as redacted thinking that precedes and names the call."""
     seal = Seal(issuer="gemini", kind="signature", data="blob")
     sealed = ToolCall(call_id="a", name="f", seals=(seal,))
     events: list[StreamEvent] = [START, PartStarted(0, 0, sealed), PartEnded(0, 0, sealed), *ending()]
@@ -215,8 +215,8 @@ def test_state_of_a_call_stands_before_it() -> None:
     assert (use.type, found and found.item_id) == ("tool_use", "a")
 
 
-def test_state_that_a_call_learns_late_stands_after_it() -> None:
-    """State that comes during a call or with its end is written once, after it, and names the call."""
+def test_late_state_of_a_call_follows_it() -> None:
+    """Write state that arrives during a call once, after the call, with the call's name."""
     seal = Seal(issuer="gemini", kind="signature", data="blob")
     whole = ToolCall(call_id="a", name="f", arguments="{}", seals=(seal,))
     for late in ([PartDelta(0, 0, SealDelta(seal)), PartEnded(0, 0)], [PartEnded(0, 0, whole)]):
@@ -226,8 +226,8 @@ def test_state_that_a_call_learns_late_stands_after_it() -> None:
         assert (use.type, found and found.item_id) == ("tool_use", "a")
 
 
-def test_82_a_stream_starts_with_usable_usage() -> None:
-    """Where the upstream tells no usage at the start, the input is estimated from the request's size and is never 0."""
+def test_a_stream_starts_with_usable_usage() -> None:
+    """Estimate the input by the request's size if the start has no usage; never write 0."""
     usage = Usage(input=30, cache_read=20, output=7)
     stream = written([START, *ending(usage=usage)], opened({"stream": True}))
     first = frames(stream)[0][1]["message"]["usage"]
@@ -237,16 +237,16 @@ def test_82_a_stream_starts_with_usable_usage() -> None:
     assert message.usage.output_tokens == 7
 
 
-def test_usage_that_nobody_told_is_estimated_at_the_end() -> None:
-    """Without any usage the end still carries numbers above 0, made from what was written."""
+def test_missing_usage_is_estimated_at_the_end() -> None:
+    """Estimate usage at the end from what was written if there is none."""
     part: list[StreamEvent] = [PartStarted(0, 0, Text(text="")), PartDelta(0, 0, TextDelta("x" * 400)), PartEnded(0, 0)]
     message, _ = read_by_sdk(written([START, *part, *ending()]))
     assert message.usage.output_tokens == 100
     assert message.usage.input_tokens > 0
 
 
-def test_85_a_refusal_is_text_and_a_stop_reason() -> None:
-    """A refusal part becomes text, and the stop says refusal with the model's words."""
+def test_a_refusal_is_text_and_a_stop_reason() -> None:
+    """Encode a refusal as text, and as the stop reason's explanation."""
     events: list[StreamEvent] = [
         START,
         PartStarted(0, 0, Refusal(text="")),
@@ -277,13 +277,13 @@ def test_85_a_refusal_is_text_and_a_stop_reason() -> None:
         (FinishReason.UNKNOWN, "end_turn"),
     ],
 )
-def test_79_every_finish_has_its_word(reason: FinishReason, word: str) -> None:
-    """Each canonical reason is written as its row says."""
+def test_every_finish_has_its_stop_reason(reason: FinishReason, word: str) -> None:
+    """Encode each finish reason by its row."""
     assert read_by_sdk(written([START, *ending(reason)]))[0].stop_reason == word
 
 
-def test_84_citations_of_others_become_search_locations() -> None:
-    """A citation with an address reaches the SDK on the text that it belongs to."""
+def test_citations_of_others_become_search_locations() -> None:
+    """Encode another vendor's citation with a URL as a search location on its text."""
     cited = Citation(url="https://example.org/a", title="A", cited_text="Köln")
     events: list[StreamEvent] = [
         START,
@@ -297,8 +297,8 @@ def test_84_citations_of_others_become_search_locations() -> None:
     assert (block.citations[0].url, block.citations[0].cited_text) == ("https://example.org/a", "Köln")
 
 
-def test_what_only_anthropic_has_comes_back_whole() -> None:
-    """Searches that Anthropic ran keep their call, their findings and their encrypted index."""
+def test_anthropics_searches_are_unchanged() -> None:
+    """Keep the call, results and encrypted index of Anthropic's own searches."""
     message, _ = read_by_sdk(written(events_of("web_search.sse")))
     use, found, text = message.content
     assert (use.id, use.name, use.input) == ("srvtoolu_1", "web_search", {"query": "köln"})
@@ -307,8 +307,8 @@ def test_what_only_anthropic_has_comes_back_whole() -> None:
     assert message.usage.server_tool_use.web_search_requests == 1
 
 
-def test_94_a_failure_after_the_first_event_is_an_error_event() -> None:
-    """The SDK raises with the error's body, nothing follows, and the open block is not closed."""
+def test_a_failure_after_the_first_event_is_an_error_event() -> None:
+    """Write a failure as the last event, so that the SDK raises; leave the open block open."""
     failed = Failed(UpstreamOverloaded("The upstream is overloaded."))
     stream = written([START, PartStarted(0, 0, Text(text="Half")), failed, Ended()])
     assert frames(stream)[-1] == (
@@ -321,13 +321,13 @@ def test_94_a_failure_after_the_first_event_is_an_error_event() -> None:
     assert caught.value.body == frames(stream)[-1][1]
 
 
-def test_94_a_failure_may_be_the_only_event() -> None:
-    """An encoder that is made only to end a relayed stream writes the error event and nothing else."""
+def test_a_failure_may_be_the_only_event() -> None:
+    """Write only the error event when the encoder ends a passed stream."""
     assert [name for name, _ in frames(written([Failed(UpstreamFailed("It broke."))]))] == ["error"]
 
 
-def test_3_keepalives_are_unseen_by_the_sdk() -> None:
-    """Keep-alives between all frames, also before the first, change nothing of what the SDK reads."""
+def test_keepalives_are_unseen_by_the_sdk() -> None:
+    """Let keep-alives between any frames change nothing for the SDK."""
     stream = wire("thinking_and_calls.sse")
     pieces = [piece + b"\n\n" for piece in stream.split(b"\n\n")[:-1]]
     noisy = INBOUND.keepalive + INBOUND.keepalive.join(pieces)
@@ -335,7 +335,7 @@ def test_3_keepalives_are_unseen_by_the_sdk() -> None:
 
 
 def test_ids_of_others_become_ids_of_anthropics_form() -> None:
-    """An answer's id that is not Anthropic's is derived, the same each time."""
+    """Derive the same id each time from an id without Anthropic's form."""
     events: list[StreamEvent] = [Started("chatcmpl-9", "asked", UNDATED), *ending()]
     first, second = read_by_sdk(written(events))[0].id, read_by_sdk(written(events))[0].id
     assert first == second
@@ -344,7 +344,7 @@ def test_ids_of_others_become_ids_of_anthropics_form() -> None:
 
 @given(event_rows(), st.data())
 def test_any_legal_stream_is_readable_by_the_strict_reader(row: list[StreamEvent], data: st.DataObject) -> None:
-    """Whatever legal row comes, cut anywhere: one block at a time, dense indexes, one start, one end."""
+    """Encode any valid events, split anywhere: one block at a time, dense indexes, one start, one end."""
     cut = data.draw(st.integers(0, len(row)))
     encoder = INBOUND.encoder(opened({"stream": True}))
     found = frames(encoder.feed(row[:cut]) + encoder.feed(row[cut:]))
@@ -364,7 +364,7 @@ def test_any_legal_stream_is_readable_by_the_strict_reader(row: list[StreamEvent
 
 @given(broken_rows())
 def test_any_broken_stream_ends_with_its_error(row: list[StreamEvent]) -> None:
-    """A stream that fails anywhere ends with one error event and without an end sign."""
+    """End a stream that fails anywhere with one error event and no end marker."""
     names = [name for name, _ in frames(written(row))]
     assert names[-1] == "error"
     assert names.count("error") == 1
@@ -372,8 +372,8 @@ def test_any_broken_stream_ends_with_its_error(row: list[StreamEvent]) -> None:
 
 
 @given(responses(kinds={"text", "tool_call", "reasoning"}, candidates=1, with_logprobs=False, with_extras=False))
-def test_a_streamed_answer_reads_like_a_whole_one(response: Response) -> None:
-    """What the SDK accumulates from the stream equals the answer written whole."""
+def test_a_streamed_response_equals_a_complete_one(response: Response) -> None:
+    """Let the SDK accumulate from the stream what the complete response has."""
     intake = opened({"stream": True})
     streamed, _ = read_by_sdk(written(list(unfold(response)), intake))
     whole = json.loads(INBOUND.encode(response, intake))

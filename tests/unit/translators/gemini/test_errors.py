@@ -1,4 +1,4 @@
-"""Errors in Google's words, and Google's errors in ours."""
+"""Encode errors for Google's clients, and decode Google's errors."""
 
 import json
 from typing import Any
@@ -58,8 +58,8 @@ RPC = "type.googleapis.com/google.rpc."
         (InternalError("bug"), 500, "INTERNAL"),
     ],
 )
-def test_91_every_error_is_the_sdks_own(error: GatewayError, status: int, word: str) -> None:
-    """Google's client raises its class for each, with code, status and message."""
+def test_every_error_is_the_sdks_own(error: GatewayError, status: int, word: str) -> None:
+    """Let Google's client raise its class for each error, with code, status and message."""
     problem = INBOUND.problem(error)
     assert problem.status == status
     expected = sdk_errors.ClientError if status < 500 else sdk_errors.ServerError
@@ -70,7 +70,7 @@ def test_91_every_error_is_the_sdks_own(error: GatewayError, status: int, word: 
 
 
 def test_headers_and_details() -> None:
-    """The wait is a header and a detail, the field a violation; upstream failures are final."""
+    """Send the wait as header and detail, and the field as a violation; mark upstream failures as final."""
     problem = INBOUND.problem(UpstreamRateLimited("wait", retry_after=1.2))
     assert dict(problem.headers) == {
         "content-type": "application/json",
@@ -87,7 +87,7 @@ def test_headers_and_details() -> None:
 
 
 def test_an_upstreams_own_refusal_passes() -> None:
-    """Google's words about the request reach a caller of Google's protocol, those about the account do not."""
+    """Pass Google's errors about the request to its callers, but not those about the account."""
     native = {"code": 400, "message": "bad part", "status": "FAILED_PRECONDITION", "details": [{"x": 1}]}
     refused = decoded(400, {"error": native})
     assert json.loads(INBOUND.problem(refused).body)["error"] == native
@@ -121,8 +121,8 @@ def decoded(status: int, body: Any, **headers: str) -> UpstreamError:
         (504, {}, UpstreamTimeout),
     ],
 )
-def test_91_92_what_a_status_means(status: int, error: dict[str, Any], expected: type[UpstreamError]) -> None:
-    """Status, code and reason decide; also where the error stands in a list of one."""
+def test_what_a_status_means(status: int, error: dict[str, Any], expected: type[UpstreamError]) -> None:
+    """Decode by status, code and reason, also for an error in a list of one."""
     found = decoded(status, {"error": {"code": status, **error}})
     assert type(found) is expected
     assert found.upstream_status == status
@@ -130,7 +130,7 @@ def test_91_92_what_a_status_means(status: int, error: dict[str, Any], expected:
 
 
 def test_what_a_refusal_keeps() -> None:
-    """The message, the status and the field are kept."""
+    """Keep the message, the status and the field."""
     violation = {"@type": RPC + "BadRequest", "fieldViolations": [{"field": "contents[1]", "description": "d"}]}
     found = decoded(400, {"error": {"code": 400, "message": "bad part", "details": [violation]}})
     assert (found.message, found.status, found.param) == ("bad part", 400, "contents[1]")
@@ -149,22 +149,22 @@ def test_what_a_refusal_keeps() -> None:
         ({}, None, None),
     ],
 )
-def test_91_waits(headers: dict[str, str], delay: str | None, wait: float | None) -> None:
-    """A wait is read from the header or from RetryInfo, and clamped."""
+def test_waits(headers: dict[str, str], delay: str | None, wait: float | None) -> None:
+    """Decode and limit a wait from the header or RetryInfo."""
     details = [{"@type": RPC + "RetryInfo", "retryDelay": delay}] if delay else []
     assert decoded(429, {"error": {"code": 429, "details": details}}, **headers).retry_after == wait
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>secret</html>", b"[]", b"[" * 2000])
-def test_96_errors_that_cannot_be_read(body: bytes) -> None:
-    """A body that is no error is judged by its status, and none of it is repeated."""
+def test_unreadable_errors(body: bytes) -> None:
+    """Use only the status for an unreadable body, and repeat none of it."""
     assert isinstance(decoded(500, body), UpstreamProtocolError)
     assert isinstance(decoded(400, body), UpstreamRefused)
     assert "secret" not in decoded(500, body).message
 
 
-def test_99_models_as_the_sdk_lists_them() -> None:
-    """Google's client lists and gets models, also those with slashes."""
+def test_models_as_the_sdk_lists_them() -> None:
+    """Let Google's client list and get models, also names with slashes."""
     with listed(INBOUND.list_models(["gemini-3-pro", "openai/gpt-6"])) as client:
         names = [found.name for found in client.models.list()]
     assert names == ["models/gemini-3-pro", "models/openai/gpt-6"]
@@ -172,8 +172,8 @@ def test_99_models_as_the_sdk_lists_them() -> None:
         assert client.models.get(model="openai/gpt-6").name == "models/openai/gpt-6"
 
 
-def test_100_counted_tokens_as_the_sdk_reads_them() -> None:
-    """Google's client reads a count."""
+def test_counted_tokens_as_the_sdk_reads_them() -> None:
+    """Let Google's client read a token count."""
     from llmproxy_asgi.translators.gemini import encode_count
 
     with listed(encode_count(42)) as client:

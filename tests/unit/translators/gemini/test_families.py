@@ -1,4 +1,4 @@
-"""What Gemini models take, by their names."""
+"""Capabilities of Gemini models by name."""
 
 import pytest
 
@@ -17,14 +17,14 @@ from llmproxy_asgi.translators.gemini import capabilities_of
     ],
 )
 def test_families(name: str, thinking: str, off: bool, least: int | None, most: int | None) -> None:
-    """2.5 thinks by budget within its own bounds, 3 and later by level; unknown ones are taken for new."""
+    """Give 2.5 a budget within its own limits, 3 and later a level; treat unknown models as new."""
     found = capabilities_of(name)
     assert (found.thinking, found.thinking_off) == (thinking, off)
     assert (found.min_thinking_budget, found.max_thinking_budget) == (least, most)
 
 
 def test_older_models_do_not_think() -> None:
-    """2.0, 1.5 and the picture models of 2.5 take no word on thinking; results with media are for new ones."""
+    """Send 2.0, 1.5 and the image models of 2.5 no thinking options, and no media in results."""
     for name in ("gemini-2.0-flash", "gemini-1.5-pro", "gemini-2.5-flash-image"):
         assert capabilities_of(name).efforts == ()
     assert capabilities_of("gemini-3-pro").tool_result_media

@@ -1,4 +1,4 @@
-"""Schemas on their way up to JSON Schema and down to what Google takes."""
+"""Convert Google's schemas to JSON Schema and back."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def down(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def strict(schema: Any) -> None:
-    """What a strict upstream refuses: unknown keywords, lists of types, enums of anything but texts, bare arrays."""
+    """Return what a strict upstream refuses: unknown keywords, lists of types, enums of non-strings, bare arrays."""
     assert isinstance(schema, dict)
     assert schema.keys() <= TAKEN
     assert isinstance(schema.get("type", ""), str)
@@ -87,15 +87,15 @@ def strict(schema: Any) -> None:
         ({"$schema": "x", "$comment": "y", "examples": [1], "type": "string"}, {"type": "string"}),
     ],
 )
-def test_51_keywords_are_said_in_other_words(schema: dict[str, Any], expected: dict[str, Any]) -> None:
-    """What Google refuses is said in the words it has, its meaning kept; bounds without words go into a note."""
+def test_keywords_are_rewritten(schema: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Rewrite keywords that Google refuses; describe bounds that can't be rewritten."""
     made = down(schema)
     assert made == expected
     strict(made)
 
 
-def test_51_references_are_kept_and_nothing_stands_beside_them() -> None:
-    """Definitions of either name are kept; a description beside a reference moves around it."""
+def test_references_are_kept_without_siblings() -> None:
+    """Keep definitions of either name; wrap a reference that has a description."""
     schema = {
         "type": "object",
         "properties": {"a": {"$ref": "#/definitions/A", "description": "d"}, "b": {"$ref": "#/$defs/B"}},
@@ -111,8 +111,8 @@ def test_51_references_are_kept_and_nothing_stands_beside_them() -> None:
     assert made["$defs"]["A"] == {"description": "(at least 1 characters)", "type": "string"}
 
 
-def test_51_a_reference_at_the_root_is_followed() -> None:
-    """Parameters that only point at a definition are that definition."""
+def test_a_reference_at_the_root_is_followed() -> None:
+    """Resolve parameters that are only a reference."""
     schema = {"$ref": "#/$defs/A", "$defs": {"A": {"type": "object", "properties": {"x": {"$ref": "#/$defs/A"}}}}}
     made = to_gemini_parameters(schema, Losses())
     assert made is not None
@@ -120,7 +120,7 @@ def test_51_a_reference_at_the_root_is_followed() -> None:
 
 
 def test_references_elsewhere_are_a_loss() -> None:
-    """What is pointed at outside of the schema cannot be said, and that is said."""
+    """Report references outside of the schema as a loss."""
     losses = Losses()
     elsewhere = {"$ref": "https://example.org/other.json"}
     made = to_gemini_schema({"type": "object", "properties": {"a": elsewhere, "b": {"not": {}}}}, losses)
@@ -129,7 +129,7 @@ def test_references_elsewhere_are_a_loss() -> None:
 
 
 def test_all_of_is_one_schema() -> None:
-    """What must be valid against several is one schema of all their properties and demands."""
+    """Merge `allOf` into one schema with all properties and required names."""
     schema = {
         "allOf": [{"$ref": "#/$defs/A"}, {"properties": {"b": {"type": "string"}}, "required": ["b"]}],
         "required": ["a"],
@@ -142,7 +142,7 @@ def test_all_of_is_one_schema() -> None:
 
 
 def test_all_of_one_reference_is_that_reference() -> None:
-    """Generators hang a field's words on a reference this way, also within what it points at: it stays a reference."""
+    """Keep a reference that generators wrap in `allOf` to add a description, also within definitions."""
     node = {"type": "object", "properties": {"next": {"title": "Next", "allOf": [{"$ref": "#/definitions/Node"}]}}}
     losses = Losses()
     made = to_gemini_schema(
@@ -162,8 +162,8 @@ def test_all_of_one_reference_is_that_reference() -> None:
         {"allOf": [{"properties": {"next": {"allOf": [{"$ref": "#/$defs/Node"}, {"minProperties": 1}]}}}]},
     ],
 )
-def test_all_of_that_leads_back_to_itself_comes_to_an_end(node: dict[str, Any]) -> None:
-    """A definition that holds itself is written out once and is a reference within."""
+def test_recursive_all_of_ends(node: dict[str, Any]) -> None:
+    """Inline a recursive definition once, and reference it within."""
     schema = {"type": "object", "allOf": [{"$ref": "#/$defs/Node"}, {"title": "x"}], "$defs": {"Node": node}}
     made = to_gemini_parameters(schema, Losses())
     assert made is not None
@@ -173,7 +173,7 @@ def test_all_of_that_leads_back_to_itself_comes_to_an_end(node: dict[str, Any]) 
 
 @pytest.mark.parametrize("within", [False, True])
 def test_definitions_do_not_multiply(within: bool) -> None:
-    """Definitions that point twice at the next one, and that at the next, do not grow into gigabytes; none is lost."""
+    """Keep definitions that reference the next one twice from growing exponentially, without losing any."""
 
     def both(name: str) -> dict[str, Any]:
         twice = [{"$ref": f"#/$defs/{name}"}, {"$ref": f"#/$defs/{name}"}]
@@ -194,8 +194,8 @@ def test_definitions_do_not_multiply(within: bool) -> None:
         assert losses.words == ()
 
 
-def test_what_nests_too_deep_once_it_is_written_out_is_refused() -> None:
-    """A chain of definitions that is deeper than anybody can read is a refusal, never a crash."""
+def test_deep_nesting_after_inlining_is_refused() -> None:
+    """Refuse a chain of definitions that is too deep after inlining, without a crash."""
     definitions: dict[str, Any] = {
         f"A{number}": {"properties": {"x": {"allOf": [{"$ref": f"#/$defs/A{number + 1}"}, {}]}}}
         for number in range(3000)
@@ -205,20 +205,20 @@ def test_what_nests_too_deep_once_it_is_written_out_is_refused() -> None:
 
 
 @pytest.mark.parametrize("schema", [{"type": "string"}, {"type": "array", "items": {}}])
-def test_29_parameters_must_be_an_object(schema: dict[str, Any]) -> None:
-    """Parameters that are no object cannot be said."""
+def test_parameters_must_be_an_object(schema: dict[str, Any]) -> None:
+    """Refuse parameters that are not an object."""
     with pytest.raises(UnsupportedSchema):
         to_gemini_parameters(schema, Losses())
 
 
 def test_parameters_without_a_type_are_an_object() -> None:
-    """What says no type is taken for an object; nothing at all is nothing."""
+    """Treat parameters without a type as an object, and empty ones as none."""
     assert to_gemini_parameters({"anyOf": [{"required": ["a"]}]}, Losses()) == {"type": "object", "anyOf": [{}]}
     assert to_gemini_parameters({}, Losses()) is None
 
 
-def test_52_googles_own_schemas_become_json_schema() -> None:
-    """Upper-case types, nullable, orderings and counts as texts become valid JSON Schema, also within."""
+def test_googles_own_schemas_become_json_schema() -> None:
+    """Convert upper-case types, nullable, orderings and counts as strings to valid JSON Schema, at any depth."""
     schema = {
         "type": "OBJECT",
         "property_ordering": ["a"],
@@ -261,7 +261,7 @@ SCHEMAS = st.recursive(
 
 
 @given(st.dictionaries(KEYS, SCHEMAS, max_size=4))
-def test_no_schema_breaks_it(schema: dict[str, Any]) -> None:
-    """Whatever callers call a schema is raised and lowered without a crash, the same each time."""
+def test_any_schema_is_converted(schema: dict[str, Any]) -> None:
+    """Convert any schema in both directions without a crash, with the same result each time."""
     assert down(schema) == down(schema)
     assert from_gemini_schema(schema) == from_gemini_schema(schema)

@@ -1,4 +1,4 @@
-"""Requests of Google's clients."""
+"""Decode requests of Google's clients."""
 
 import json
 import tracemalloc
@@ -62,15 +62,15 @@ def refused(body: Mapping[str, Any]) -> BadRequest:
 
 
 def test_the_path_names_model_and_method() -> None:
-    """The model may hold slashes and the prefix of Google's own names; the method says whether to stream."""
+    """Read model and method from the path; a model may have slashes and Google's prefix."""
     intake = opened(model="models/openai/gpt-6", stream=True)
     assert (intake.model, intake.stream) == ("openai/gpt-6", True)
     assert not opened().stream
     assert opened({"model": "models/x"}, model="").model == "x"
 
 
-def test_16_both_spellings_and_both_alphabets() -> None:
-    """snake_case and camelCase, URL-safe base64 without padding, numbers and enums as strings: the same request."""
+def test_both_spellings_and_both_alphabets() -> None:
+    """Decode both spellings, both base64 alphabets, and numbers and enums as strings into the same request."""
     loose = {
         "contents": [{"parts": [{"inline_data": {"mime_type": "image/png", "data": "-_-_AA"}}]}],
         "system_instruction": {"parts": [{"text": "Be brief."}]},
@@ -111,7 +111,7 @@ def test_16_both_spellings_and_both_alphabets() -> None:
 
 
 def test_what_the_sdk_sends_is_read() -> None:
-    """A request with everything that Google's own client can say comes through whole."""
+    """Decode everything that Google's own client can send."""
     sent: list[httpx2.Request] = []
     config = types.GenerateContentConfig(
         system_instruction="Be brief.",
@@ -182,7 +182,7 @@ def test_what_the_sdk_sends_is_read() -> None:
 
 
 def test_results_without_an_id_find_their_calls() -> None:
-    """Results are given to the first call of their name that waits; calls without an id get one that stays."""
+    """Match results without an id to the first unanswered call of their name; give calls stable ids."""
     bare = {"functionCall": {"name": "f", "args": {}}}
     answer = {"functionResponse": {"name": "f", "response": {"output": "1"}}}
     first = turns(user({"text": "x"}), model(bare, bare), user(answer, answer))
@@ -195,7 +195,7 @@ def test_results_without_an_id_find_their_calls() -> None:
 
 
 def test_a_result_that_answers_nothing_is_refused() -> None:
-    """A result needs its call."""
+    """Refuse a result without a call."""
     error = refused({"contents": [user(RESULT)]})
     assert error.param == "contents[0].parts[0].functionResponse"
 
@@ -211,15 +211,15 @@ def test_a_result_that_answers_nothing_is_refused() -> None:
         ({}, "{}", False),
     ],
 )
-def test_45_results_in_words(response: dict[str, Any], said: str, failed: bool) -> None:
-    """`output` and `error` alone are unwrapped; anything else is the result as JSON."""
+def test_results_as_text(response: dict[str, Any], said: str, failed: bool) -> None:
+    """Unwrap a lone `output` or `error`; decode anything else as JSON text."""
     result = {"functionResponse": {"id": "c1", "name": "f", "response": response}}
     found = turns(user({"text": "x"}), model(CALL), user(result))[-1].parts[0]
     assert found == ToolResult(call_id="c1", name="f", content=(Text(text=said),), is_error=failed)
 
 
 def test_results_may_hold_media() -> None:
-    """Pictures within a result are the result's, and unknown fields of it are kept."""
+    """Keep images within a result, and the result's unknown fields."""
     picture = {"inlineData": {"mimeType": "image/png", "data": "iVBORw0KGgo="}}
     result = {"functionResponse": {"id": "c1", "name": "f", "parts": [picture], "scheduling": "SILENT"}}
     (found,) = turns(user({"text": "x"}), model(CALL), user(result))[-1].parts
@@ -228,14 +228,14 @@ def test_results_may_hold_media() -> None:
     assert isinstance(found.content[-1], Media)
 
 
-def test_results_and_words_of_one_content_are_two_messages() -> None:
-    """Results come first, as a tool message; what else the user said follows."""
+def test_results_and_text_of_one_content_are_two_messages() -> None:
+    """Split a content into a tool message with the results and a user message."""
     found = turns(user({"text": "x"}), model(CALL), user({"text": "and"}, RESULT))
     assert [message.role for message in found] == ["user", "assistant", "tool", "user"]
 
 
 def test_the_models_pieces_are_one_text_again() -> None:
-    """A streamed turn that came back chunk by chunk is one message with one text; signatures part texts."""
+    """Merge a streamed response that returns chunk by chunk into one message; signatures separate texts."""
     pieces = [model({"text": "hm", "thought": True}), model({"text": "m", "thought": True}), model({"text": "Hel"})]
     pieces += [model({"text": " "}), model({"text": "lo"}), model({"text": "", "thoughtSignature": "AAAA"})]
     (_, answer) = turns(user({"text": "x"}), *pieces)
@@ -247,7 +247,7 @@ def test_the_models_pieces_are_one_text_again() -> None:
 
 
 def test_foreign_state_goes_back_to_its_thought() -> None:
-    """A wrapped signature on a call belongs to the thought before it; redacted state becomes a thought of its own."""
+    """Move a call's wrapped signature to the thought before it; make redacted state a thought of its own."""
     sealed = Seal(issuer="anthropic", kind="signature", data="EqQB==", model="claude")
     redacted = Seal(issuer="anthropic", kind="redacted", data="Emw=")
     (_, answer, _) = turns(
@@ -264,15 +264,15 @@ def test_foreign_state_goes_back_to_its_thought() -> None:
 
 
 def test_googles_wrapped_state_stays_on_its_call() -> None:
-    """State of another route of Google's belongs to the call that it came on."""
+    """Keep state of another route of Google's on its call."""
     seal = Seal(issuer="gemini:vertex", kind="signature", data="AAAA")
     answer = turns(user({"text": "x"}), model({**CALL, "thoughtSignature": wrap(seal)}), user(RESULT))[1]
     assert answer.parts[0].seals == (seal,)
 
 
 @pytest.mark.parametrize("stand_in", ["skip_thought_signature_validator", "context_engineering_is_the_way_to_go"])
-def test_a_stand_in_is_no_state(stand_in: str) -> None:
-    """The documented stand-ins for a signature are left out."""
+def test_a_placeholder_is_no_state(stand_in: str) -> None:
+    """Drop the documented placeholder signatures."""
     answer = turns(user({"text": "x"}), model({**CALL, "thoughtSignature": stand_in}), user(RESULT))[1]
     assert answer.parts[0].seals == ()
 
@@ -289,7 +289,7 @@ def test_a_stand_in_is_no_state(stand_in: str) -> None:
     ],
 )
 def test_files_by_address(uri: str, source: object) -> None:
-    """Google's own files are a vendor's, other addresses are links."""
+    """Decode Google's own files as stored files, other URLs as links."""
     found = part(
         {"fileData": {"fileUri": uri, "mimeType": "image/png"}, "mediaResolution": {"level": "media_resolution_low"}}
     )
@@ -297,8 +297,8 @@ def test_files_by_address(uri: str, source: object) -> None:
     assert (found.source, found.kind, found.detail) == (source, "image", "low")
 
 
-def test_parts_without_a_word_stay_at_their_place() -> None:
-    """Code that was run, server tools and parts of the future are opaque, with all their fields."""
+def test_unknown_parts_keep_their_position() -> None:
+    """Decode executed code, server tools and unknown parts as opaque parts with all fields."""
     code = {"executable_code": {"language": "PYTHON", "code": "1"}, "thought_signature": "AAAA"}
     found = turns(user({"text": "x"}), model({"text": "a"}, code, {"newPart": {"x": 1}}))[1].parts
     assert isinstance(found[1], Opaque)
@@ -317,21 +317,21 @@ def test_parts_without_a_word_stay_at_their_place() -> None:
         ({}, ToolChoice()),
     ],
 )
-def test_53_tool_choice(config: dict[str, Any], choice: ToolChoice) -> None:
-    """Each mode has its meaning."""
+def test_tool_choice(config: dict[str, Any], choice: ToolChoice) -> None:
+    """Decode each mode."""
     assert decoded({"toolConfig": {"functionCallingConfig": config}}).tool_choice == choice
 
 
 def test_unknown_fields_are_kept() -> None:
-    """What we have no word for waits in the extras, at the top and among the options."""
+    """Keep unknown fields at the top level and within the options as extras."""
     asked = decoded({"safety_settings": [], "cachedContent": "c/1", "generationConfig": {"speechConfig": {"a": 1}}})
     assert asked.extras == {
         "gemini": {"safetySettings": [], "cachedContent": "c/1", "generationConfig": {"speechConfig": {"a": 1}}}
     }
 
 
-def test_an_enum_answer_is_a_schema() -> None:
-    """`text/x.enum` is a text schema with these values, and remembered."""
+def test_an_enum_response_is_a_schema() -> None:
+    """Decode `text/x.enum` as a string schema with these values, and remember it."""
     options = {"responseMimeType": "text/x.enum", "responseSchema": {"type": "STRING", "enum": ["a", "b"]}}
     asked = decoded({"generationConfig": options})
     assert asked.output.schema == {"type": "string", "enum": ["a", "b"]}
@@ -370,8 +370,8 @@ def test_an_enum_answer_is_a_schema() -> None:
         ({"serviceTier": "fastest"}, "serviceTier"),
     ],
 )
-def test_98_wrong_requests_are_refused_by_name(body: dict[str, Any], param: str) -> None:
-    """Each mistake is a 400 that names the field in the caller's spelling."""
+def test_wrong_requests_are_refused_by_name(body: dict[str, Any], param: str) -> None:
+    """Refuse each mistake with a 400 that names the field in the caller's spelling."""
     assert refused(body).param == param
 
 
@@ -395,7 +395,7 @@ def test_98_wrong_requests_are_refused_by_name(body: dict[str, Any], param: str)
     ],
 )
 def test_an_option_in_both_spellings_is_refused(body: dict[str, Any], param: str) -> None:
-    """Which of the two counts would be the upstream's choice, so the request is refused, also where it is passed on."""
+    """Refuse an option in both spellings, also for passthrough: upstreams differ in which one they use."""
     with pytest.raises(BadRequest, match="one field") as raised:
         opened(body)
     assert raised.value.param == param
@@ -403,13 +403,13 @@ def test_an_option_in_both_spellings_is_refused(body: dict[str, Any], param: str
 
 @pytest.mark.parametrize("name", ["responseSchema", "response_json_schema"])
 def test_properties_of_a_schema_have_any_names(name: str) -> None:
-    """What an answer's properties are called is the caller's affair."""
+    """Accept any property names in a response schema."""
     schema = {"type": "object", "properties": {"userId": {"type": "string"}, "user_id": {"type": "string"}}}
     opened({"generationConfig": {name: schema, "stop_sequences": ["a_b"]}})
 
 
-def test_100_the_request_whose_tokens_are_counted_may_stand_in_a_field() -> None:
-    """CountTokens takes contents, or a whole request in a field of its own."""
+def test_the_request_whose_tokens_are_counted_may_stand_in_a_field() -> None:
+    """Count the tokens of contents, or of a complete request in its own field."""
     path = {"model": "m", "method": "countTokens"}
     inner = {"generateContentRequest": {"model": "models/m", **HELLO, "systemInstruction": {"parts": [{"text": "s"}]}}}
     for body, count in ((HELLO, 1), (inner, 2)):
@@ -470,8 +470,8 @@ JSON = st.recursive(
         max_size=4,
     )
 )
-def test_98_no_json_raises_anything_else(body: dict[str, Any]) -> None:
-    """Whatever is sent is read or refused with a path, never a crash."""
+def test_no_json_raises_anything_else(body: dict[str, Any]) -> None:
+    """Decode any JSON or refuse it with a path."""
     try:
         INBOUND.decode(
             INBOUND.open(json.dumps(body).encode(), headers={}, path={"model": "m", "method": "generateContent"})
@@ -484,7 +484,7 @@ def test_98_no_json_raises_anything_else(body: dict[str, Any]) -> None:
 
 
 def test_callers_keys_are_not_kept() -> None:
-    """Very long keys of fields that nobody knows are gone with their request."""
+    """Cache no very long unknown keys."""
     tracemalloc.start()
     try:
         for number in range(20):
@@ -496,8 +496,8 @@ def test_callers_keys_are_not_kept() -> None:
 
 
 @given(st.binary(max_size=30))
-def test_98_no_bytes_raise_anything_else(body: bytes) -> None:
-    """What is no JSON is refused."""
+def test_no_bytes_raise_anything_else(body: bytes) -> None:
+    """Refuse bytes that are not JSON."""
     try:
         found = INBOUND.open(body, headers={}, path={})
     except BadRequest:

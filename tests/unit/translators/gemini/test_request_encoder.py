@@ -1,4 +1,4 @@
-"""Requests of other protocols, written for an upstream that speaks Google's."""
+"""Encode requests of other protocols for a generateContent upstream."""
 
 from typing import Any
 
@@ -69,42 +69,42 @@ def contents(*messages: Message, **fields: Any) -> list[dict[str, Any]]:
 
 
 def test_a_plain_question() -> None:
-    """Nothing is said that was not asked for."""
+    """Send nothing that was not requested."""
     body, outgoing = encoded(request(), upstream())
     assert body == {"contents": [{"role": "user", "parts": [{"text": "Hi"}]}]}
     assert (outgoing.warnings, outgoing.stream) == ((), False)
 
 
-def test_19_instructions_stand_apart() -> None:
-    """Several leading instructions are several parts of systemInstruction, in order."""
+def test_instructions_stand_apart() -> None:
+    """Send leading instructions as separate parts of systemInstruction, in order."""
     body, _ = encoded(request(system("a"), system("b"), user("Hi")))
     assert body["systemInstruction"] == {"parts": [{"text": "a"}, {"text": "b"}]}
 
 
-def test_20_a_later_instruction_becomes_the_users_words() -> None:
-    """An instruction in the middle stays where it is, as text of the user, with a warning."""
+def test_a_later_instruction_becomes_user_text() -> None:
+    """Keep the position of a later instruction as user text, with a warning."""
     body, outgoing = encoded(request(user("a"), assistant("b"), system("c"), user("d")))
     assert body["contents"][-1] == {"role": "user", "parts": [{"text": "c"}, {"text": "d"}]}
     assert outgoing.warnings == ("downgraded:system_message",)
 
 
-def test_22_neighbours_of_one_role_are_one_content() -> None:
-    """Consecutive messages merge, their texts apart and in order; empty ones vanish."""
+def test_neighbours_of_one_role_are_one_content() -> None:
+    """Merge adjacent messages with their texts separate and in order; omit empty ones."""
     assert contents(user("a"), user("b", ""), assistant(""), user("c")) == [
         {"role": "user", "parts": [{"text": "a"}, {"text": "b"}, {"text": "c"}]}
     ]
 
 
-def test_the_user_begins() -> None:
-    """A conversation that the model opens, or that has only instructions, gets a first word of the user's."""
+def test_the_first_content_is_the_users() -> None:
+    """Insert a first user text if the model starts, or if there are only instructions."""
     body, outgoing = encoded(request(assistant("a"), user("b")))
     assert body["contents"][0] == {"role": "user", "parts": [{"text": "."}]}
     assert outgoing.warnings == ("emulated:first_user_turn",)
     assert contents(system("only")) == [{"role": "user", "parts": [{"text": "."}]}]
 
 
-def test_a_trailing_word_of_the_models() -> None:
-    """It is continued where the caller's protocol may repeat it, and refused where it would be said twice."""
+def test_a_trailing_assistant_message() -> None:
+    """Send a trailing assistant message if the caller's protocol may continue it, else refuse it."""
     with pytest.raises(Unsupported) as refused:
         encoded(request(user("a"), assistant("b"), protocol="anthropic-messages"))
     assert refused.value.param == "messages"
@@ -113,8 +113,8 @@ def test_a_trailing_word_of_the_models() -> None:
         encoded(request(user("a"), assistant("b"), protocol="openai-chat"), upstream(prefill=False))
 
 
-def test_44_results_stand_in_one_content_in_the_order_of_their_calls() -> None:
-    """Three parallel results in any order are one content with names and ids; what follows comes after them."""
+def test_results_stand_in_one_content_in_the_order_of_their_calls() -> None:
+    """Send parallel results, in any order, as one content with names and ids, before what follows."""
     found = contents(
         user("x"),
         assistant(call("c1", "f"), call("c2", "g"), call("c3", "f")),
@@ -139,13 +139,13 @@ def test_44_results_stand_in_one_content_in_the_order_of_their_calls() -> None:
     [("ok", "ok"), ('"a"', '"a"'), ("[1, 2]", [1, 2]), ("true", True), ("12 °C", "12 °C"), ("null", "null"), ("", "")],
 )
 def test_results_as_values(text: str, value: object) -> None:
-    """Words that are a JSON value are that value; a text keeps its quotes."""
+    """Send text that is JSON as its value; keep the quotes of a string."""
     found = contents(user("x"), assistant(call()), results(result("c1", text)))
     assert found[-1]["parts"][0]["functionResponse"]["response"] == {"output": value}
 
 
-def test_46_orphans() -> None:
-    """A call without a result gets an honest one; a result without a call is refused."""
+def test_orphans() -> None:
+    """Add an error result to an unanswered call; refuse a result without a call."""
     body, outgoing = encoded(request(user("x"), assistant(call()), user("y")))
     assert body["contents"][-1]["parts"][0]["functionResponse"]["response"] == {"error": "[no result]"}
     assert "emulated:tool_result" in outgoing.warnings
@@ -154,7 +154,7 @@ def test_46_orphans() -> None:
 
 
 def test_media_in_results() -> None:
-    """New models take pictures within the result; for others they follow in a content of their own."""
+    """Send images within the result to new models, and in a separate content to others."""
     asked = request(user("x"), assistant(call()), results(result("c1", "see", Media(kind="image", source=PNG))))
     body, outgoing = encoded(asked)
     picture = {"inlineData": {"mimeType": "image/png", "data": "iVBORw0KGgo="}}
@@ -179,41 +179,41 @@ def signatures(*parts: Part, to: Any = None) -> tuple[list[Any], tuple[str, ...]
     return [part.get("thoughtSignature") for part in body["contents"][1]["parts"]], outgoing.warnings
 
 
-def test_62_signatures_go_back_where_they_came_from() -> None:
-    """A call's own signature stands on it, and a text's on it, even on an empty one."""
+def test_signatures_go_back_where_they_came_from() -> None:
+    """Send a call's signature on the call, and a text's on the text, also an empty one."""
     assert signatures(call("c1", seals=(OWN,)), call("c2")) == (["AAAA", None], ())
     assert signatures(Text(text="a"), Text(text="", seals=(OWN,))) == ([None, "AAAA"], ())
 
 
-def test_62_a_loose_signature_goes_on_the_first_call() -> None:
-    """State that another client kept as reasoning stands on the first call, else on the next text."""
+def test_a_loose_signature_goes_on_the_first_call() -> None:
+    """Send state that another client keeps as reasoning on the first call, else on the next text."""
     loose = Reasoning(seals=(OWN,))
     assert signatures(loose, Text(text="a"), call("c1"), call("c2"))[0] == [None, "AAAA", None]
     assert signatures(loose, Text(text="a"))[0] == ["AAAA"]
 
 
-def test_62_calls_that_nobody_signed_get_the_stand_in() -> None:
-    """Foreign history: the documented stand-in on the first call alone, none for models that want none."""
+def test_unsigned_calls_get_the_placeholder() -> None:
+    """Send the placeholder on the first unsigned call, but not to models that need none."""
     assert signatures(call("c1"), call("c2"))[0] == [PLACEHOLDER_SIGNATURE, None]
     assert signatures(call("c1"), to=upstream(thinking="budget"))[0] == [None]
 
 
 @pytest.mark.parametrize("seal", [OTHER, Seal(issuer="gemini", kind="signature", data="no base64!")])
-def test_66_state_that_is_not_ours_is_dropped(seal: Seal) -> None:
-    """Other issuers' state, and what cannot be base64, is never sent and never shown; a warning says so."""
+def test_foreign_state_is_dropped(seal: Seal) -> None:
+    """Drop other issuers' state and state that is not base64, with a warning."""
     found, warnings = signatures(Reasoning(text="hm", seals=(seal,)), call("c1"))
     assert (found, warnings) == ([PLACEHOLDER_SIGNATURE], ("dropped:reasoning",))
     assert signatures(call("c1", seals=(seal,))) == ([PLACEHOLDER_SIGNATURE], ("dropped:reasoning",))
 
 
 def test_state_of_another_model_is_dropped() -> None:
-    """Signatures are bound to their model."""
+    """Drop state of another model: signatures are bound to theirs."""
     found, warnings = signatures(call("c1", seals=(OWN,)), to=upstream(model="gemini-other"))
     assert (found, warnings) == ([PLACEHOLDER_SIGNATURE], ("dropped:reasoning",))
 
 
 def test_replayed_state_is_noticed() -> None:
-    """A body with signatures can be sent again without; one with stand-ins alone cannot."""
+    """Report that a body with signatures can be sent again without them, but not one with placeholders only."""
     asked = request(user("x"), assistant(call(seals=(OWN,))), results(result("c1", "ok")))
     assert OUTBOUND.replays_reasoning(OUTBOUND.encode(asked, upstream()).body)
     plain = request(user("x"), assistant(call()), results(result("c1", "ok")))
@@ -226,7 +226,7 @@ F, G = Tool(name="f", description="Does f."), Tool(name="g")
 
 
 def test_tools_are_declared_with_json_schema() -> None:
-    """Functions stand in one entry with real JSON Schema; nothing else is said of the choice."""
+    """Declare functions in one entry with JSON Schema, and send no tool choice."""
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}
     body, outgoing = encoded(request(tools=(Tool(name="f", description="d", parameters=schema, strict=True), G)))
     (entry,) = body["tools"]
@@ -242,8 +242,8 @@ def test_tools_are_declared_with_json_schema() -> None:
     assert outgoing.warnings == ()
 
 
-def test_29_a_tool_that_cannot_be_said_is_named() -> None:
-    """A schema that is no object is a 400 that names the tool."""
+def test_an_unsupported_tool_is_named() -> None:
+    """Refuse a schema that is not an object with a 400 that names the tool."""
     with pytest.raises(Unsupported, match="'bad'") as refused:
         encoded(request(tools=(Tool(name="bad", parameters={"type": "string"}),)))
     assert refused.value.param == "tools"
@@ -260,15 +260,15 @@ def test_29_a_tool_that_cannot_be_said_is_named() -> None:
         (ToolChoice(given=True, parallel=False), {"mode": "AUTO"}, ("dropped:parallel_tool_calls",)),
     ],
 )
-def test_53_55_tool_choice(choice: ToolChoice, config: dict[str, Any], warnings: tuple[str, ...]) -> None:
-    """Each choice has its mode; subsets are validated or forced."""
+def test_tool_choice(choice: ToolChoice, config: dict[str, Any], warnings: tuple[str, ...]) -> None:
+    """Encode each choice as its mode; validate or force subsets."""
     body, outgoing = encoded(request(tools=(F, G, Tool(name="h")), tool_choice=choice))
     assert body["toolConfig"] == {"functionCallingConfig": config}
     assert outgoing.warnings == warnings
 
 
 def test_a_choice_that_cannot_be_forced() -> None:
-    """A model that takes no force gets the subset, and a warning."""
+    """Offer the subset to a model that can't be forced, with a warning."""
     choice = ToolChoice(mode="required", only=("f",), given=True)
     body, outgoing = encoded(request(tools=(F, G), tool_choice=choice), upstream(forced_tool_choice=False))
     assert body["toolConfig"]["functionCallingConfig"] == {"mode": "VALIDATED", "allowedFunctionNames": ["f"]}
@@ -278,7 +278,7 @@ def test_a_choice_that_cannot_be_forced() -> None:
 
 
 def test_what_an_older_model_refuses_together_is_refused_by_name() -> None:
-    """Functions beside Google's own tools are a 400 that another target may yet take; either alone goes."""
+    """Refuse functions together with Google's own tools with a 400 that permits failover; accept either alone."""
     search = Tool(name="web_search", kind="server")
     with pytest.raises(Unsupported, match="functions and server tools in one request") as refused:
         encoded(request(tools=(F, search)), upstream(mixed_tools=False))
@@ -286,8 +286,8 @@ def test_what_an_older_model_refuses_together_is_refused_by_name() -> None:
     assert encoded(request(tools=(search,)), upstream(mixed_tools=False))[0]["tools"] == [{"googleSearch": {}}]
 
 
-def test_55_a_list_of_all_functions_is_no_list() -> None:
-    """All named is the bare mode, also where Google's own tools stand beside them for a caller of its protocol."""
+def test_a_list_of_all_functions_is_no_list() -> None:
+    """Encode a list of all functions as the plain mode, also with Google's own tools."""
     search = Tool(name="web_search", kind="server", extras={"gemini": {"googleSearch": {}}})
     choice = ToolChoice(mode="required", only=("f", "g"), given=True)
     body, outgoing = encoded(request(protocol="gemini", tools=(F, G, search), tool_choice=choice))
@@ -296,7 +296,7 @@ def test_55_a_list_of_all_functions_is_no_list() -> None:
 
 
 def test_a_choice_of_googles_own_tool_offers_nothing_else() -> None:
-    """It cannot be demanded; that is said."""
+    """Offer only a chosen tool of Google's, which can't be forced, with a warning."""
     choice = ToolChoice(mode="required", only=("web_search",), given=True)
     body, outgoing = encoded(request(tools=(F, Tool(name="web_search", kind="server")), tool_choice=choice))
     assert body["tools"] == [{"googleSearch": {}}]
@@ -304,8 +304,8 @@ def test_a_choice_of_googles_own_tool_offers_nothing_else() -> None:
     assert outgoing.warnings == ("downgraded:tool_choice",)
 
 
-def test_57_names_are_rewritten_the_same_everywhere() -> None:
-    """Names that Google refuses are rewritten in declarations, history, results and choice, and remembered."""
+def test_names_are_rewritten_the_same_everywhere() -> None:
+    """Rewrite names that Google refuses in tools, history, results and choice, and record them."""
     tool = Tool(name="1 bad name", namespace="ns")
     history = (user("x"), assistant(call("c1", "1 bad name", namespace="ns")), results(result("c1", "ok")))
     choice = ToolChoice(mode="required", only=("1 bad name",))
@@ -318,7 +318,7 @@ def test_57_names_are_rewritten_the_same_everywhere() -> None:
 
 
 def test_custom_tools_go_as_functions() -> None:
-    """Free-text tools are functions with one text, their grammar told; calls before go alike."""
+    """Send free-text tools and their earlier calls as functions with one string and the grammar as description."""
     tool = Tool(
         name="patch", kind="custom", description="Edits.", grammar=Grammar(syntax="lark", definition="start: x")
     )
@@ -332,8 +332,8 @@ def test_custom_tools_go_as_functions() -> None:
     assert outgoing.warnings == ("emulated:custom_tool",)
 
 
-def test_34_functions_beside_googles_own_tools() -> None:
-    """Searching the web is Google's own; beside functions the flag is set, but not where it is unknown."""
+def test_functions_beside_googles_own_tools() -> None:
+    """Map web search to Google's own tool; set the flag with functions, where it is known."""
     search = Tool(name="web_search", kind="server", settings={"allowed_domains": ["a.b"], "max_uses": None})
     body, outgoing = encoded(request(tools=(F, search)))
     assert body["tools"][1] == {"googleSearch": {}}
@@ -346,7 +346,7 @@ def test_34_functions_beside_googles_own_tools() -> None:
 
 
 def test_a_model_without_tools() -> None:
-    """Tools are refused where the model has none."""
+    """Refuse tools for a model without tools."""
     with pytest.raises(Unsupported):
         encoded(request(tools=(F,)), upstream(tools=False))
 
@@ -387,8 +387,8 @@ def test_a_model_without_tools() -> None:
         (Media(kind="document", source=PlainText(text="body"), title="T"), {"text": "T\n\nbody"}),
     ],
 )
-def test_28_media(part: Media, wire: dict[str, Any]) -> None:
-    """Media stand inline in standard base64 with their true type, or by an address that Google reads itself."""
+def test_media(part: Media, wire: dict[str, Any]) -> None:
+    """Send media inline in standard base64 with its real type, or by a URL that Google fetches."""
     assert contents(user(part))[0]["parts"] == [wire]
 
 
@@ -399,8 +399,8 @@ def test_28_media(part: Media, wire: dict[str, Any]) -> None:
         Media(kind="document", source=StoredFile(protocol="openai-chat", id="file_1")),
     ],
 )
-def test_29_35_what_google_cannot_read_is_refused(part: Media) -> None:
-    """Addresses that nobody fetches and other vendors' files are a 400."""
+def test_unsupported_media_is_refused(part: Media) -> None:
+    """Refuse URLs that Google doesn't fetch and files of other vendors with a 400."""
     with pytest.raises(Unsupported) as refused:
         encoded(request(user(part)))
     assert refused.value.param == "messages"
@@ -410,7 +410,7 @@ def test_29_35_what_google_cannot_read_is_refused(part: Media) -> None:
 
 @pytest.mark.parametrize("address", ["gs://a/b", "https://generativelanguage.googleapis.com/v1beta/files/abc"])
 def test_files_that_google_keeps_are_not_read_for_others(address: str) -> None:
-    """Behind a shared credential a caller of any protocol is refused a file that may be anybody's."""
+    """Refuse files stored at Google behind a shared credential, for callers of any protocol."""
     part = Media(kind="document", source=Link(url=address), media_type="application/pdf")
     with pytest.raises(Unsupported) as refused:
         encoded(request(user(part)))
@@ -419,8 +419,8 @@ def test_files_that_google_keeps_are_not_read_for_others(address: str) -> None:
     assert body["contents"][0]["parts"] == [{"fileData": {"fileUri": address, "mimeType": "application/pdf"}}]
 
 
-def test_what_only_others_have_a_word_for() -> None:
-    """Server tools and opaque parts of others are left out with a warning; a compaction is refused."""
+def test_parts_of_other_vendors() -> None:
+    """Drop server tools and opaque parts of other vendors with a warning; refuse a compaction."""
     foreign = Opaque(protocol="anthropic-messages", kind="container", data={})
     search = ServerToolCall(call_id="s", tool="web_search")
     body, outgoing = encoded(request(user("x"), assistant("a", foreign, search), user("y")))
@@ -440,8 +440,8 @@ def config(to: Any = None, **fields: Any) -> tuple[dict[str, Any], tuple[str, ..
     return body.get("generationConfig", {}), outgoing.warnings
 
 
-def test_78_sampling() -> None:
-    """All but logit_bias has a place; values out of range are brought into it with a warning."""
+def test_sampling() -> None:
+    """Encode all options but logit_bias; clamp values out of range with a warning."""
     asked = Sampling(
         temperature=2.5,
         top_p=0.5,
@@ -472,7 +472,7 @@ def test_78_sampling() -> None:
 
 
 def test_limits() -> None:
-    """More tokens than the model has are cut with a warning; stops beyond the fifth are looked for here."""
+    """Clamp output tokens to the model's limit with a warning; apply stop sequences after the fifth in the gateway."""
     found, warnings = config(upstream(max_output_tokens=50), max_output_tokens=100, stop=tuple("abcdef"), candidates=2)
     assert found == {"maxOutputTokens": 50, "stopSequences": list("abcde"), "candidateCount": 2}
     assert warnings == ("clamped:max_tokens", "emulated:stop")
@@ -482,8 +482,8 @@ def test_limits() -> None:
         config(max_output_tokens=0)
 
 
-def test_75_output() -> None:
-    """A schema goes as JSON Schema with its media type; where the model takes none it goes in words."""
+def test_output() -> None:
+    """Send a schema as JSON Schema with its media type; use an instruction for a model without that."""
     schema = {"type": "object", "properties": {"a": {"const": "x"}}}
     wanted = OutputFormat(kind="json_schema", schema=schema)
     lowered = {"properties": {"a": {"enum": ["x"], "type": "string"}}, "type": "object"}
@@ -496,7 +496,7 @@ def test_75_output() -> None:
 
 
 def test_modalities() -> None:
-    """Pictures and sounds are asked for in Google's words; what it has none for is refused."""
+    """Request images and audio with Google's names; refuse other modalities."""
     assert config(output=OutputFormat(modalities=("text", "image")))[0] == {"responseModalities": ["TEXT", "IMAGE"]}
     assert config(output=OutputFormat(modalities=("text", "audio")))[0] == {"responseModalities": ["AUDIO"]}
     assert config(output=OutputFormat(modalities=("text",)))[0] == {}
@@ -529,10 +529,10 @@ NEW, FLASH, PRO = (capabilities_of(name) for name in ("gemini-3-flash", "gemini-
         (ReasoningOptions(), NEW, None, ()),
     ],
 )
-def test_69_thinking(
+def test_thinking(
     options: ReasoningOptions, able: Any, thinking: dict[str, Any] | None, warnings: tuple[str, ...]
 ) -> None:
-    """A level or a budget by the model's kind, within its bounds, never both."""
+    """Send a level or a budget by the model's kind, within its limits, never both."""
     to = type(upstream())(provider="g", model="m", asked="a", issuer="gemini", capabilities=able)
     found, said = config(to, reasoning=options)
     assert found.get("thinkingConfig") == thinking
@@ -540,15 +540,15 @@ def test_69_thinking(
 
 
 def test_thoughts_are_shown_where_the_client_shows_them() -> None:
-    """Clients who see reasoning once they asked for thinking get it; others only where they said so."""
+    """Include thoughts for clients that show reasoning on request; for others only if requested."""
     for protocol, shown in (("openai-chat", True), ("made-up", None)):
         found, _ = config(protocol=protocol, reasoning=ReasoningOptions(effort="low"))
         assert found["thinkingConfig"].get("includeThoughts") is shown
     assert config(upstream(efforts=()), reasoning=ReasoningOptions(effort="low")) == ({}, ("dropped:reasoning_effort",))
 
 
-def test_76_cache_marks_and_names_are_nobodys_loss() -> None:
-    """Google has no cache marks, no end user and no metadata; a speaker's name is a loss."""
+def test_cache_marks_are_no_loss() -> None:
+    """Drop cache marks, end user and metadata without a warning, and a participant's name with one."""
     marked = Message(role="user", parts=(Text(text="x", cache_mark=CacheMark()),), name="Ann")
     body, outgoing = encoded(
         request(marked, cache=CacheOptions(key="k", automatic=True), end_user="u", metadata={"a": "b"})
@@ -567,13 +567,13 @@ def test_76_cache_marks_and_names_are_nobodys_loss() -> None:
     ],
 )
 def test_service_tiers(tier: ServiceTier, word: str | None, warnings: tuple[str, ...]) -> None:
-    """Tiers have Google's words where it has them."""
+    """Map the tiers that Google has."""
     body, outgoing = encoded(request(service_tier=tier))
     assert (body.get("serviceTier"), outgoing.warnings) == (word, warnings)
 
 
 def test_extras() -> None:
-    """Google's own fields are laid over ours, also within; those of others are a loss."""
+    """Merge Google's own fields into the body, at any depth; report those of other protocols as a loss."""
     own = {
         "gemini": {"safetySettings": [1], "generationConfig": {"speechConfig": {}}},
         "openai-chat": {"prediction": {}},
@@ -585,13 +585,13 @@ def test_extras() -> None:
 
 
 def test_kept_responses_are_refused() -> None:
-    """Nothing can be gone on with that this upstream does not keep."""
+    """Refuse to continue a stored response: the upstream stores none."""
     with pytest.raises(Unsupported) as refused:
         encoded(request(continues="resp_1"))
     assert refused.value.param == "previous_response_id"
 
 
 def test_the_same_request_is_the_same_bytes() -> None:
-    """Encoding twice gives equal bytes: prompt caches depend on it."""
+    """Encode equal bytes each time: prompt caches depend on it."""
     asked = request(user("x"), assistant(call("c1", "bad name")), results(result("c1", "ok")), tools=(F, G))
     assert OUTBOUND.encode(asked, upstream()).body == OUTBOUND.encode(asked, upstream()).body

@@ -1,4 +1,4 @@
-"""What goes out comes back: requests and answers through both halves."""
+"""Round trips of requests and responses through both codec halves."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -41,7 +41,7 @@ from support.wires.gemini import (
 
 
 def plain(part: Part) -> object:
-    """A part as far as Google can say it."""
+    """Return a part as Google can express it."""
     match part:
         case ToolCall():
             return (part.call_id, part.name, arguments_object(part.arguments))
@@ -58,7 +58,7 @@ def plain(part: Part) -> object:
 
 
 def _value(text: str) -> object:
-    """A text; one that is JSON by its value, for results are values on the wire."""
+    """Return a text, or the value of one that is JSON: results are values on the wire."""
     try:
         found = msgspec.json.decode(text)
     except ValueError:
@@ -67,7 +67,7 @@ def _value(text: str) -> object:
 
 
 def joined(parts: Sequence[Part]) -> list[Part]:
-    """Neighbouring texts of the model made one, as Google's pieces are."""
+    """Return parts with adjacent texts of the model merged, as for Google's pieces."""
     made: list[Part] = []
     for part in parts:
         last = made[-1] if made else None
@@ -81,7 +81,7 @@ def joined(parts: Sequence[Part]) -> list[Part]:
 
 
 def turns(messages: Sequence[Message]) -> list[tuple[str, list[object]]]:
-    """A conversation in its normal form."""
+    """Return a conversation in its normal form."""
     kept = merge(drop_empty(messages), roles=("system", "user", "assistant", "tool"))
     return [
         (turn.role, [plain(part) for part in (joined(turn.parts) if turn.role == "assistant" else turn.parts)])
@@ -90,7 +90,7 @@ def turns(messages: Sequence[Message]) -> list[tuple[str, list[object]]]:
 
 
 def bare(messages: Sequence[Message]) -> list[Message]:
-    """The messages without reasoning, which goes to its issuer alone, and without cache marks."""
+    """Return the messages without cache marks and without reasoning, which only its issuer gets."""
     return [
         msgspec.structs.replace(
             turn,
@@ -104,7 +104,7 @@ def bare(messages: Sequence[Message]) -> list[Message]:
 
 @given(requests(with_reasoning=True))
 def test_a_request_comes_back(asked: Request) -> None:
-    """Encoded for an upstream and read as a caller's, a request says the same, but for what was warned about."""
+    """Keep a request's meaning through encoding and decoding, except for what warnings name."""
     parts = [part for turn in asked.messages for part in turn.parts]
     assume(not any(isinstance(part, Media) and isinstance(part.source, Link) for part in parts))
     outgoing = OUTBOUND.encode(asked, upstream(issuer="nobody"))
@@ -125,7 +125,7 @@ KINDS = responses(kinds={"text", "reasoning", "tool_call"}, with_extras=False)
 
 
 def said(answer: Response) -> list[tuple[list[object], FinishReason]]:
-    """An answer in its normal form: its words, calls and finishes."""
+    """Return a response in its normal form: its texts, calls and finishes."""
     found = []
     for candidate in answer.candidates:
         parts = [part for part in joined(candidate.parts) if not isinstance(part, Reasoning)]
@@ -142,8 +142,8 @@ def thoughts(answer: Response) -> list[str]:
 
 @given(KINDS, st.booleans())
 @pytest.mark.parametrize("array", [False, True], ids=["events", "array"])
-def test_an_answer_comes_back(array: bool, answer: Response, streamed: bool) -> None:
-    """Written for a caller and read as an upstream's, streamed or whole, in either framing, an answer says the same."""
+def test_a_response_comes_back(array: bool, answer: Response, streamed: bool) -> None:
+    """Keep a response's meaning, streamed or complete, in either framing."""
     intake = opened(stream=streamed, alt="json" if array else "sse")
     if streamed:
         data = written(list(unfold(answer)), intake)
@@ -172,7 +172,7 @@ def _unsigned(parts: Sequence[Part]) -> list[Part]:
 
 @given(KINDS)
 def test_seals_come_back_to_their_thoughts(answer: Response) -> None:
-    """Whatever sealed an answer's thoughts, a caller who sends the turn back gives it all back, in order."""
+    """Return all seals, in order, from a caller that sends the response back."""
     candidate = answer.candidates[0]
     body = msgspec.json.decode(INBOUND.encode(answer, opened()))
     content = body["candidates"][0]["content"]
@@ -189,8 +189,8 @@ def test_seals_come_back_to_their_thoughts(answer: Response) -> None:
     assert all(isinstance(part, Reasoning) for part in foreign)
 
 
-def test_62_a_chat_caller_keeps_googles_state() -> None:
-    """A signature goes to a Chat caller with its call, and back to the very call in the next turn."""
+def test_a_chat_caller_keeps_googles_state() -> None:
+    """Send a signature to a Chat caller with its call, and decode it back onto that call."""
     answer = fold(read(wire("thoughts_and_calls.sse")))
     asked: dict[str, Any] = {"model": "asked", "messages": [{"role": "user", "content": "x"}]}
     intake = CHAT.inbound.open(msgspec.json.encode(asked), headers={})
@@ -201,8 +201,8 @@ def test_62_a_chat_caller_keeps_googles_state() -> None:
     assert signed(found) == ["c2lnbmF0dXJlKy8=", None]
 
 
-def test_62_a_messages_caller_keeps_googles_state() -> None:
-    """A signature goes to a Messages caller in a block before its call, and back to the very call."""
+def test_a_messages_caller_keeps_googles_state() -> None:
+    """Send a signature to a Messages caller in a block before its call, and decode it back onto that call."""
     answer = fold(read(wire("thoughts_and_calls.sse")))
     asked: dict[str, Any] = {"model": "asked", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}
     intake = MESSAGES.inbound.open(msgspec.json.encode(asked), headers={})
@@ -216,6 +216,6 @@ def test_62_a_messages_caller_keeps_googles_state() -> None:
 
 
 def signed(asked: Request) -> list[str | None]:
-    """The signatures of the calls of the model's turn, as they go back upstream."""
+    """Return the signatures of the model's calls, as sent to the upstream."""
     body = msgspec.json.decode(OUTBOUND.encode(asked, upstream()).body)
     return [part.get("thoughtSignature") for part in body["contents"][1]["parts"] if "functionCall" in part]

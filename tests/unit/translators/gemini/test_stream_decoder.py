@@ -1,4 +1,4 @@
-"""Streams and answers of an upstream that speaks Google's protocol."""
+"""Decode streams and responses of a generateContent upstream."""
 
 from typing import Any
 
@@ -65,8 +65,8 @@ def failure(events: list[StreamEvent]) -> UpstreamError:
 
 
 @pytest.mark.parametrize("name", [*STREAMS, "array.json"])
-def test_1_a_stream_is_the_same_at_every_split(name: str) -> None:
-    """Cut in two at each byte, every recorded stream folds into what it says uncut, by a legal row of events."""
+def test_a_stream_is_the_same_at_every_split(name: str) -> None:
+    """Decode every recorded stream, split at any byte, into the same valid events."""
     data = wire(name)
     whole = checked(read(data))
     for cut in range(len(data)):
@@ -79,14 +79,14 @@ def test_1_a_stream_is_the_same_at_every_split(name: str) -> None:
 
 
 @pytest.mark.parametrize("ends", [b"\n", b"\r\n", b"\r"], ids=["lf", "crlf", "cr"])
-def test_2_all_line_ends_are_the_same(ends: bytes) -> None:
-    """The three line ends of server-sent events give equal results."""
+def test_all_line_ends_are_the_same(ends: bytes) -> None:
+    """Accept the three line ends of server-sent events."""
     data = wire("thoughts_and_calls.sse")
     assert fold(read(data.replace(b"\r\n", ends))) == fold(read(data))
 
 
-def test_an_array_says_the_same_as_events() -> None:
-    """Without `alt=sse` the answer comes as one JSON array, and is read alike."""
+def test_an_array_equals_events() -> None:
+    """Decode a JSON array, as without `alt=sse`, like events."""
     array, events = (fold(read(wire(name))).candidates[0] for name in ("array.json", "thoughts_and_calls.sse"))
     assert array.parts[:2] == events.parts[:2]
     assert array.finish == events.finish
@@ -96,13 +96,13 @@ def test_an_array_says_the_same_as_events() -> None:
     ]
 
 
-def test_4_what_compatible_servers_send_is_read() -> None:
-    """Comments, event names, no space behind the colon and `[DONE]` change nothing."""
+def test_what_compatible_servers_send_is_read() -> None:
+    """Ignore comments, event names, a missing space after the colon and `[DONE]`."""
     assert fold(read(wire("compatible.sse"))).text == "Hello"
 
 
-def test_18_thoughts_text_and_calls() -> None:
-    """Every common part comes through with its signature, its id, the finish and the counts."""
+def test_thoughts_text_and_calls() -> None:
+    """Decode every common part with its signature, id, finish reason and counts."""
     answer = fold(read(wire("thoughts_and_calls.sse")))
     thought, text, first, second = answer.candidates[0].parts
     assert isinstance(thought, Reasoning)
@@ -119,8 +119,8 @@ def test_18_thoughts_text_and_calls() -> None:
     assert (answer.id, answer.model, answer.finish_reason) == ("Wire1", "asked", FinishReason.TOOL_CALLS)
 
 
-def test_48_calls_without_an_id_get_one_that_stays() -> None:
-    """Minted ids are unique within an answer, legal everywhere, and the same when the stream is read again."""
+def test_calls_without_an_id_get_one_that_stays() -> None:
+    """Derive ids that are unique within a response, valid everywhere and stable."""
     calls = [chunk({"functionCall": {"name": "f"}}, {"functionCall": {"name": "f"}}), chunk(finish="STOP")]
     first, second = fold(told(*calls)).tool_calls
     assert first.call_id != second.call_id
@@ -133,8 +133,8 @@ def test_48_calls_without_an_id_get_one_that_stays() -> None:
     ("word", "reason"),
     [("STOP", FinishReason.TOOL_CALLS), ("MAX_TOKENS", FinishReason.LENGTH), ("SAFETY", FinishReason.CONTENT_FILTER)],
 )
-def test_41_a_stop_behind_a_call_asks_for_it_and_nothing_else_does(word: str, reason: FinishReason) -> None:
-    """A later chunk with STOP and an empty text ends a call's turn; other reasons keep their meaning."""
+def test_a_stop_after_a_call_means_tool_calls(word: str, reason: FinishReason) -> None:
+    """Decode a later STOP after a call as tool calls; keep other reasons."""
     answer = fold(told(chunk({"functionCall": {"name": "f"}}), chunk({"text": ""}, finish=word)))
     assert answer.candidates[0].finish.reason is reason
     assert answer.candidates[0].finish.native == word
@@ -156,14 +156,14 @@ def test_41_a_stop_behind_a_call_asks_for_it_and_nothing_else_does(word: str, re
         ("SOMETHING_NEW", FinishReason.UNKNOWN),
     ],
 )
-def test_79_finish_reasons(word: str, reason: FinishReason) -> None:
-    """Each reason has its meaning, and stays readable as it was."""
+def test_finish_reasons(word: str, reason: FinishReason) -> None:
+    """Map each finish reason, and keep the native one."""
     finish = fold(told(chunk({"text": "x"}), chunk(finish=word))).candidates[0].finish
     assert (finish.reason, finish.native) == (reason, word)
 
 
-def test_a_call_that_went_wrong_before_anything_was_said_is_a_failure_that_may_be_tried_again() -> None:
-    """MALFORMED_FUNCTION_CALL alone is no answer, streamed or not."""
+def test_a_malformed_call_alone_is_retryable() -> None:
+    """Report MALFORMED_FUNCTION_CALL without content as a failure, streamed or complete."""
     malformed = chunk(finish="MALFORMED_FUNCTION_CALL")
     events = told(malformed)
     assert len(events) == 1
@@ -174,14 +174,14 @@ def test_a_call_that_went_wrong_before_anything_was_said_is_a_failure_that_may_b
 
 
 def test_a_lost_signature_is_the_requests_fault() -> None:
-    """MISSING_THOUGHT_SIGNATURE is a refusal of the request with its status."""
+    """Report MISSING_THOUGHT_SIGNATURE as a refusal of the request."""
     error = failure(told(chunk(finish="MISSING_THOUGHT_SIGNATURE")))
     assert isinstance(error, UpstreamRefused)
     assert error.status == 400
 
 
-def test_80_usage_adds_up() -> None:
-    """Thoughts are inside the output and tool prompts inside the input; the last snapshot counts."""
+def test_usage_adds_up() -> None:
+    """Include thoughts in the output and tool prompts in the input; use the last counts."""
     usage = {
         "promptTokenCount": 10,
         "toolUsePromptTokenCount": 5,
@@ -198,8 +198,8 @@ def test_80_usage_adds_up() -> None:
     assert (found.audio_input, found.image_output, found.total) == (6, 1, 20)
 
 
-def test_84_grounding_becomes_citations_in_code_points() -> None:
-    """Byte offsets over Japanese text become code points of the text part, each source a citation."""
+def test_grounding_becomes_citations_in_code_points() -> None:
+    """Convert byte offsets in Japanese text to code points of the text part, one citation per source."""
     answer = fold(read(wire("grounded.sse")))
     (text,) = answer.candidates[0].parts
     assert isinstance(text, Text)
@@ -213,8 +213,8 @@ def test_84_grounding_becomes_citations_in_code_points() -> None:
 
 
 @pytest.mark.parametrize("indices", [3, 1.5, True, "0", {"0": 1}, ["0", None, -1, 99]])
-def test_grounding_that_cannot_be_read_is_passed_over(indices: Any) -> None:
-    """An answer is worth more than what it is said to be taken from."""
+def test_unreadable_grounding_is_skipped(indices: Any) -> None:
+    """Skip unreadable grounding, and keep the response."""
     support = {"segment": {"endIndex": 2}, "groundingChunkIndices": indices}
     grounded = chunk({"text": "so"}, finish="STOP")
     grounded["candidates"][0]["groundingMetadata"] = {
@@ -226,8 +226,8 @@ def test_grounding_that_cannot_be_read_is_passed_over(indices: Any) -> None:
     assert [citation.url for citation in part.citations] == ["https://a.example"]
 
 
-def test_84_grounding_of_a_whole_answer_counts_from_its_part() -> None:
-    """In a whole answer offsets count within the part that is named, whatever stands before and behind it."""
+def test_grounding_of_a_response_counts_from_its_part() -> None:
+    """Count offsets of a complete response within the named part."""
     grounding = {
         "groundingChunks": [{"web": {"uri": "https://example.org/a", "title": "A"}}],
         "groundingSupports": [
@@ -242,8 +242,8 @@ def test_84_grounding_of_a_whole_answer_counts_from_its_part() -> None:
     assert found[0].text[citation.start : citation.end] == "都"
 
 
-def test_86_a_blocked_prompt_is_an_answer_without_content() -> None:
-    """No candidates but a block reason: filtered, with the reason's word, and no error."""
+def test_a_blocked_prompt_is_a_response_without_content() -> None:
+    """Decode a block reason without candidates as a filtered response, not as an error."""
     answer = fold(read(wire("blocked_prompt.sse")))
     (candidate,) = answer.candidates
     assert (candidate.parts, candidate.finish.reason) == ((), FinishReason.CONTENT_FILTER)
@@ -251,8 +251,8 @@ def test_86_a_blocked_prompt_is_an_answer_without_content() -> None:
     assert answer.usage.input == 7
 
 
-def test_pictures_sounds_and_what_we_have_no_word_for() -> None:
-    """A picture is whole, a sound is joined from its pieces, code that was run stays as it is."""
+def test_images_audio_and_unknown_parts() -> None:
+    """Decode an image at once, join audio from its pieces, and keep executed code unchanged."""
     picture, sound, code, result = fold(read(wire("pictures_and_sound.sse"))).candidates[0].parts
     assert picture == Media(kind="image", source=InlineData(data="iVBORw0KGgo="), media_type="image/png")
     assert isinstance(sound, Media)
@@ -264,15 +264,15 @@ def test_pictures_sounds_and_what_we_have_no_word_for() -> None:
 
 
 def test_a_signature_on_an_empty_text_is_kept_on_its_own_text() -> None:
-    """A signed empty text in the last chunk stays a part, because it must go back where it was."""
+    """Keep a signed empty text of the last chunk as a part, because it must return in its position."""
     said, signed = fold(read(wire("signed_text.sse"))).candidates[0].parts
     assert said == Text(text="Done.")
     assert isinstance(signed, Text)
     assert (signed.text, signed.seals[0].data) == ("", "dGV4dHNpZw==")
 
 
-def test_74_two_candidates_keep_apart() -> None:
-    """Interleaved candidates have their own parts, finishes and probabilities."""
+def test_two_candidates_keep_apart() -> None:
+    """Keep parts, finishes and log probabilities of interleaved candidates separate."""
     first, second = fold(read(wire("two_candidates.sse"))).candidates
     assert first.parts == (Text(text="one more"),)
     assert second.parts == (Text(text="two words"),)
@@ -282,7 +282,7 @@ def test_74_two_candidates_keep_apart() -> None:
 
 
 def test_arguments_in_pieces_are_one_call() -> None:
-    """Values that come with the path of their place make the call's arguments, texts going on where they stopped."""
+    """Assemble a call's arguments from values with paths; append to texts."""
 
     def piece(more: bool, *args: dict[str, Any], **call: Any) -> dict[str, Any]:
         return chunk({"functionCall": {**call, "partialArgs": list(args), "willContinue": more}})
@@ -300,8 +300,8 @@ def test_arguments_in_pieces_are_one_call() -> None:
     assert call.arguments == '{"city":"Köln","days":[null,{"n":2}],"a b":false,"x":null}'
 
 
-def test_texts_in_pieces_go_on_where_they_stopped() -> None:
-    """A text that comes in many pieces, others in between, is their sum; another value takes the place of a text."""
+def test_texts_in_pieces_are_appended() -> None:
+    """Append interleaved pieces to their texts; replace a text by another kind of value."""
     pieces: list[tuple[str, Any]] = [
         ("$.a", "x"),
         ("$.a", "y"),
@@ -331,22 +331,22 @@ def test_texts_in_pieces_go_on_where_they_stopped() -> None:
 
 
 @pytest.mark.parametrize("path", ["city", "$", "$.a..b", "$.a[999999999]", "$[0]", "$.s.t"])
-def test_pieces_without_a_place_end_the_stream(path: str) -> None:
-    """A path that leads nowhere breaks the protocol."""
+def test_invalid_paths_end_the_stream(path: str) -> None:
+    """Fail on an invalid path."""
     pieces = [{"jsonPath": "$.s", "stringValue": "x"}, {"jsonPath": path, "stringValue": "x"}]
     events = told(chunk({"functionCall": {"name": "f", "partialArgs": pieces, "willContinue": True}}))
     assert isinstance(failure(events), UpstreamProtocolError)
 
 
-def test_pieces_far_behind_each_other_end_the_stream() -> None:
-    """A few words cannot fill the memory with the empty places between them, in however many lists."""
+def test_distant_indexes_end_the_stream() -> None:
+    """Limit the elements of all lists of a call, so that large indexes can't fill memory."""
     pieces = [{"jsonPath": f"$.a{number}[60000]", "numberValue": 1} for number in range(2)]
     events = told(chunk({"functionCall": {"name": "f", "partialArgs": pieces, "willContinue": True}}))
     assert isinstance(failure(events), UpstreamProtocolError)
 
 
 def test_custom_tools_and_rewritten_names_are_found_again() -> None:
-    """A free-text tool that went as a function comes back as free text, and a rewritten name as the caller's."""
+    """Restore free-text calls of emulated tools, and the caller's names."""
     outgoing = plain_outgoing(names={"up_name": "ns.read"}, emulated=frozenset({"patch"}))
     calls = chunk(
         {"functionCall": {"name": "patch", "args": {"input": "*** x\n"}}}, {"functionCall": {"name": "up_name"}}
@@ -356,8 +356,8 @@ def test_custom_tools_and_rewritten_names_are_found_again() -> None:
     assert second.name == "ns.read"
 
 
-def test_94_an_error_in_the_stream_is_told_as_such() -> None:
-    """An error chunk ends the stream with the error that its code means; nothing follows."""
+def test_an_error_in_the_stream_is_reported() -> None:
+    """End the stream with the error of an error chunk's code; emit nothing after it."""
     events = read(wire("error_midway.sse"))
     assert isinstance(failure(events), UpstreamOverloaded)
     limited = {"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "slow down"}}
@@ -366,8 +366,8 @@ def test_94_an_error_in_the_stream_is_told_as_such() -> None:
 
 
 @pytest.mark.parametrize("name", ["cut.sse"])
-def test_95_a_stream_that_just_stops_has_failed(name: str) -> None:
-    """Without a finish reason nothing is complete."""
+def test_a_stream_that_just_stops_has_failed(name: str) -> None:
+    """Report a failure without a finish reason."""
     events = read(wire(name))
     assert isinstance(failure(events), UpstreamProtocolError)
     assert not any(isinstance(event, Finished | Ended) for event in events)
@@ -390,8 +390,8 @@ def test_95_a_stream_that_just_stops_has_failed(name: str) -> None:
         b"<html>no</html>",
     ],
 )
-def test_96_what_cannot_be_read_ends_the_stream(data: bytes) -> None:
-    """Rubbish is a failure of the upstream in one event, and what comes later is not looked at."""
+def test_unreadable_data_ends_the_stream(data: bytes) -> None:
+    """Report unreadable data as one upstream failure, and ignore later data."""
     decoder = OUTBOUND.decoder(plain_outgoing(), upstream())
     events = drained(decoder, [data])
     assert isinstance(failure(events), UpstreamProtocolError)
@@ -401,14 +401,14 @@ def test_96_what_cannot_be_read_ends_the_stream(data: bytes) -> None:
 
 @given(st.lists(st.binary(max_size=40), max_size=4), st.sampled_from([b"", b"data: ", b"[", b'data: {"candidates":[{']))
 def test_no_bytes_break_the_decoder(pieces: list[bytes], start: bytes) -> None:
-    """Whatever comes, the row is legal and ends exactly once."""
+    """Emit valid events with exactly one ending for any bytes."""
     events = drained(OUTBOUND.decoder(plain_outgoing(), upstream()), [start, *pieces])
     checked(events)
     assert isinstance(events[-1], Ended | Failed)
 
 
 def test_an_event_has_a_limit() -> None:
-    """A chunk longer than allowed ends the stream, in both framings."""
+    """End the stream at a chunk over the limit, in both framings."""
     to = upstream()
     small = type(to)(provider="google", model="m", asked="asked", issuer="gemini", max_event=100)
     for data in (b"data: " + b"x" * 200, b'["' + b"x" * 200):
@@ -422,8 +422,8 @@ def whole(answer: Any) -> Response:
     return OUTBOUND.decode(body, plain_outgoing(), upstream(), received_at=RECEIVED_AT)
 
 
-def test_a_whole_answer_says_the_same_as_its_stream() -> None:
-    """A whole answer is read like a stream of one chunk, and dated when it arrives."""
+def test_a_complete_response_equals_its_stream() -> None:
+    """Decode a complete response like a stream of one chunk, dated at its arrival."""
     answer = whole(wire("answer.response.json"))
     thought, text, call = answer.candidates[0].parts
     assert isinstance(thought, Reasoning)
@@ -438,20 +438,20 @@ def test_a_whole_answer_says_the_same_as_its_stream() -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"<html>", b"[]", b"{}", b'{"candidates":[]}', b'{"candidates":[{"content":{"parts":[]}}]}']
 )
-def test_96_a_whole_answer_that_is_none(body: bytes) -> None:
-    """What is no answer is a failure of the upstream, and none of its bytes are repeated."""
+def test_invalid_responses_are_upstream_failures(body: bytes) -> None:
+    """Report a body that is not a response as an upstream failure, without its bytes."""
     with pytest.raises(UpstreamProtocolError) as refused:
         whole(body)
     assert "html" not in str(refused.value)
 
 
-def test_an_error_in_a_whole_answer() -> None:
-    """An error object with status 200 is the error that it says."""
+def test_an_error_with_status_200() -> None:
+    """Report an error object with status 200 as its error."""
     with pytest.raises(UpstreamOverloaded):
         whole({"error": {"code": 503, "message": "busy", "status": "UNAVAILABLE"}})
 
 
-def test_sealed_parts_are_restated_whole() -> None:
-    """Whoever keeps sealed parts finds them whole at their end."""
+def test_sealed_parts_are_restated() -> None:
+    """Restate sealed parts completely at their end."""
     ended = [event.part for event in read(wire("signed_text.sse")) if isinstance(event, PartEnded) and event.part]
     assert [part.seals[0].data for part in ended] == ["dGV4dHNpZw=="]

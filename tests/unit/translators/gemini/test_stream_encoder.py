@@ -1,4 +1,4 @@
-"""Streams and answers as Google's clients get them; Google's own SDK is the reader."""
+"""Encode streams and responses for Google's clients; Google's own SDK reads them."""
 
 import json
 from collections.abc import Sequence
@@ -92,8 +92,8 @@ def parts_of(events: Sequence[StreamEvent]) -> list[dict[str, object]]:
     return [part for found in chunks_of(written(events)) for part in found["candidates"][0]["content"]["parts"]]
 
 
-def test_18_the_sdk_reads_text_thoughts_and_calls() -> None:
-    """A stream with every common part is whole to Google's client: texts, calls, finish, usage and name."""
+def test_the_sdk_reads_text_thoughts_and_calls() -> None:
+    """Encode a stream with every common part so that Google's client reads all of it."""
     chunks = streamed_by_sdk(written(read(wire("thoughts_and_calls.sse"))))
     parts = [part for found in chunks for part in found.candidates[0].content.parts]
     assert "".join(part.text for part in parts if part.thought) == "Two cities, two calls."
@@ -111,8 +111,8 @@ def test_18_the_sdk_reads_text_thoughts_and_calls() -> None:
     assert (usage.candidates_token_count, usage.thoughts_token_count) == (3, 2)
 
 
-def test_a_chat_of_the_sdk_keeps_our_turns() -> None:
-    """Google's chat helper takes a streamed turn of ours into its history, so the next request holds it."""
+def test_a_chat_of_the_sdk_keeps_streamed_responses() -> None:
+    """Let Google's chat helper add a streamed response to its history and next request."""
     with sdk(written(read(wire("thoughts_and_calls.sse")))) as client:
         chat = client.chats.create(model="asked")
         for _ in chat.send_message_stream("Hi"):
@@ -132,8 +132,8 @@ def test_a_chat_of_the_sdk_keeps_our_turns() -> None:
     assert first.call_id == "fc_1"
 
 
-def test_7_only_data_lines_and_blank_ones() -> None:
-    """Google's client breaks at any other line; keep-alives are blank lines between chunks."""
+def test_only_data_lines_and_blank_ones() -> None:
+    """Write only data lines and blank lines: Google's client fails on others."""
     stream = written(read(wire("thoughts_and_calls.sse")))
     lines = stream.split(b"\n")
     assert all(not line or line.startswith(b"data: {") for line in lines)
@@ -141,8 +141,8 @@ def test_7_only_data_lines_and_blank_ones() -> None:
     assert [found.text for found in streamed_by_sdk(kept_alive)] == [found.text for found in streamed_by_sdk(stream)]
 
 
-def test_10_without_alt_sse_the_answer_is_one_array() -> None:
-    """The same chunks as one JSON array, which parses whole and piece by piece, with blank lines between."""
+def test_without_alt_sse_the_response_is_an_array() -> None:
+    """Write the same chunks as a JSON array that parses complete and in pieces."""
     events = read(wire("thoughts_and_calls.sse"))
     encoder = INBOUND.encoder(opened(stream=True, alt="json"))
     pieces = [encoder.feed([event]) for event in events]
@@ -154,8 +154,8 @@ def test_10_without_alt_sse_the_answer_is_one_array() -> None:
 
 
 @pytest.mark.parametrize("said", [True, False])
-def test_an_error_ends_the_array_whoever_writes_it(said: bool) -> None:
-    """An encoder made only for a failure goes on where the array stands."""
+def test_any_encoder_can_end_the_array(said: bool) -> None:
+    """Continue the array in an encoder that only writes a failure."""
     intake = opened(stream=True, alt="json")
     begun = INBOUND.encoder(intake).feed([START, *text(0, "Hel")]) if said else b""
     ended = INBOUND.encoder(intake).feed([Failed(UpstreamOverloaded("busy"))])
@@ -164,8 +164,8 @@ def test_an_error_ends_the_array_whoever_writes_it(said: bool) -> None:
     assert len(found) == 1 + said
 
 
-def test_94_the_sdk_raises_for_an_error_in_the_stream() -> None:
-    """After the first words a failure is an exception of Google's client with code and status."""
+def test_the_sdk_raises_for_an_error_in_the_stream() -> None:
+    """Let Google's client raise code and status of an error after the first text."""
     stream = written([START, *text(0, "Hel"), Failed(UpstreamOverloaded("busy"))])
     with pytest.raises(sdk_errors.ServerError) as raised:
         streamed_by_sdk(stream)
@@ -177,13 +177,13 @@ def test_94_the_sdk_raises_for_an_error_in_the_stream() -> None:
 
 
 def test_nothing_follows_a_failure() -> None:
-    """The error is the last chunk, whatever comes behind it."""
+    """Write the error as the last chunk."""
     stream = written([START, Failed(UpstreamOverloaded("busy")), *text(0, "more"), Ended()])
     assert [next(iter(found)) for found in chunks_of(stream)] == ["error"]
 
 
-def test_a_text_is_written_as_it_comes() -> None:
-    """Each piece is a chunk of its own at once; a call waits for its end."""
+def test_text_is_written_at_once() -> None:
+    """Write each piece of text as a chunk at once, and a call at its end."""
     encoder = INBOUND.encoder(opened(stream=True))
     assert encoder.feed([START, PartStarted(0, 0, Text(text=""))]) == b""
     assert [
@@ -194,7 +194,7 @@ def test_a_text_is_written_as_it_comes() -> None:
 
 
 def test_overlapping_parts_are_written_in_their_order() -> None:
-    """A call that ends while a text goes on waits for it, and so does a second text."""
+    """Queue a call that ends within a text, and a second text."""
     row: list[StreamEvent] = [START, PartStarted(0, 0, Text(text="")), *call(1, "c1"), PartStarted(0, 2, Text(text=""))]
     row += [PartDelta(0, 2, TextDelta("b")), PartDelta(0, 0, TextDelta("a")), PartEnded(0, 0)]
     row += [PartDelta(0, 2, TextDelta("c")), PartEnded(0, 2), *ending(FinishReason.TOOL_CALLS)]
@@ -202,8 +202,8 @@ def test_overlapping_parts_are_written_in_their_order() -> None:
     assert kinds == ["a", "call", "b", "c", ""]
 
 
-def test_65_foreign_state_hangs_on_the_next_part_that_is_no_thought() -> None:
-    """Another vendor's signature is wrapped, legal base64, and stands on the call that followed the thought."""
+def test_foreign_state_is_on_the_next_part() -> None:
+    """Wrap another vendor's signature in valid base64 and put it on the call after the thought."""
     row = [START, *thought(0, "hm", FOREIGN), *call(1, "c1"), *call(2, "c2"), *ending(FinishReason.TOOL_CALLS)]
     shown, first, second, _ = parts_of(row)
     assert shown == {"text": "hm", "thought": True}
@@ -214,7 +214,7 @@ def test_65_foreign_state_hangs_on_the_next_part_that_is_no_thought() -> None:
 
 
 def test_several_seals_find_their_places() -> None:
-    """Redacted state and signatures come in their order; what has no part of its own gets an empty text."""
+    """Write redacted state and signatures in order; use an empty text for one without a part."""
     redacted = Seal(issuer="anthropic", kind="redacted", data="Emw=")
     hidden: list[StreamEvent] = [
         PartStarted(0, 1, Reasoning(redacted=True)),
@@ -231,15 +231,15 @@ def test_several_seals_find_their_places() -> None:
 
 
 def test_state_at_the_end_stands_in_the_last_chunk() -> None:
-    """A thought that nothing follows leaves its state on an empty text beside the finish."""
+    """Put the state of a last thought on an empty text in the last chunk."""
     (last,) = chunks_of(written([START, *thought(0, "", FOREIGN), *ending()]))
     (part,) = last["candidates"][0]["content"]["parts"]
     assert unwrap(part["thoughtSignature"]) == FOREIGN
     assert last["candidates"][0]["finishReason"] == "STOP"
 
 
-def test_84_citations_become_grounding_in_bytes() -> None:
-    """Spans in code points become UTF-8 bytes, counted from the answer's first text, in the last chunk."""
+def test_citations_become_grounding_in_bytes() -> None:
+    """Convert spans in code points to UTF-8 bytes from the response's first text, in the last chunk."""
     cited = Citation(url="https://example.org/a", title="A", start=1, end=2)
     row = [START, *text(0, "東京。"), PartStarted(0, 1, Text(text="")), PartDelta(0, 1, TextDelta("京都"))]
     row += [PartDelta(0, 1, CitationDelta(cited)), PartEnded(0, 1), *ending()]
@@ -250,8 +250,8 @@ def test_84_citations_become_grounding_in_bytes() -> None:
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_84_grounding_comes_back(streamed: bool) -> None:
-    """Citations written for a client and read as an upstream's are the same."""
+def test_grounding_comes_back(streamed: bool) -> None:
+    """Encode citations for a client and decode the same ones as an upstream's."""
     answer = fold(read(wire("grounded.sse")))
     if streamed:
         again = fold(read(written(list(unfold(answer)))))
@@ -276,13 +276,13 @@ def test_84_grounding_comes_back(streamed: bool) -> None:
         (FinishReason.UNKNOWN, "OTHER"),
     ],
 )
-def test_79_finish_reasons(reason: FinishReason, word: str) -> None:
-    """Each reason has Google's nearest word."""
+def test_finish_reasons(reason: FinishReason, word: str) -> None:
+    """Encode each finish reason as Google's nearest."""
     assert chunks_of(written([START, *text(0, "x"), *ending(reason)]))[-1]["candidates"][0]["finishReason"] == word
 
 
-def test_86_a_refused_prompt_has_no_candidates() -> None:
-    """Filtered without a word is a blocked prompt; with words it is a filtered answer."""
+def test_a_refused_prompt_has_no_candidates() -> None:
+    """Encode a filtered response without parts as a blocked prompt, and one with text as a candidate."""
     (blocked,) = chunks_of(written([START, *ending(FinishReason.CONTENT_FILTER, Usage(input=3))]))
     assert blocked["promptFeedback"] == {"blockReason": "SAFETY"}
     assert "candidates" not in blocked
@@ -293,16 +293,16 @@ def test_86_a_refused_prompt_has_no_candidates() -> None:
     assert said["candidates"][0]["finishReason"] == "SAFETY"
 
 
-def test_refusals_are_words() -> None:
-    """What a model says to decline is text with SAFETY."""
+def test_refusals_are_text() -> None:
+    """Encode a refusal as text with SAFETY."""
     row: list[StreamEvent] = [START, PartStarted(0, 0, Refusal(text="")), PartDelta(0, 0, RefusalDelta("No."))]
     row += [PartEnded(0, 0), *ending(FinishReason.REFUSAL)]
     chunks = streamed_by_sdk(written(row))
     assert (chunks[0].text, chunks[-1].candidates[0].finish_reason) == ("No.", "SAFETY")
 
 
-def test_sounds_and_pictures() -> None:
-    """Media come whole, joined from their pieces where they were streamed."""
+def test_audio_and_images() -> None:
+    """Encode media at once, joined from streamed pieces."""
     header = Media(kind="audio", source=InlineData(data=""), media_type="audio/pcm")
     row: list[StreamEvent] = [START, PartStarted(0, 0, header)]
     row += [PartDelta(0, 0, MediaDelta("AAEC")), PartDelta(0, 0, MediaDelta("AwQ=")), PartEnded(0, 0), *ending()]
@@ -311,8 +311,8 @@ def test_sounds_and_pictures() -> None:
 
 
 @pytest.mark.parametrize("alt", ["sse", "json"])
-def test_a_sound_that_cannot_be_read_is_an_error(alt: str) -> None:
-    """Pieces that are no base64 end the stream with an error event; what came before them stands."""
+def test_undecodable_audio_is_an_error(alt: str) -> None:
+    """End the stream with an error event on pieces that are not base64; keep what precedes them."""
     sound = Media(kind="audio", source=InlineData(data=""), media_type="audio/wav")
     pieces = [PartDelta(0, 1, MediaDelta(piece)) for piece in ("A=A", "BB")]
     encoder = INBOUND.encoder(opened(stream=True, alt=alt))
@@ -323,8 +323,8 @@ def test_a_sound_that_cannot_be_read_is_an_error(alt: str) -> None:
     assert encoder.feed([Ended()]) == b""
 
 
-def test_78_token_probabilities() -> None:
-    """Probabilities stand in the candidate's last chunk."""
+def test_token_probabilities() -> None:
+    """Write log probabilities in the candidate's last chunk."""
     tokens = (TokenLogprob(token="x", logprob=-0.5, top=(TokenLogprob(token="y", logprob=-1.0),)),)
     row: list[StreamEvent] = [START, PartStarted(0, 0, Text(text="x")), PartDelta(0, 0, LogprobsDelta(tokens))]
     row += [PartEnded(0, 0), *ending()]
@@ -333,8 +333,8 @@ def test_78_token_probabilities() -> None:
     assert found.logprobs_result.top_candidates[0].candidates[0].token == "y"
 
 
-def test_what_only_google_has_a_word_for_is_passed() -> None:
-    """Chunks and parts of Google's own go through, those of others do not."""
+def test_googles_own_parts_are_passed() -> None:
+    """Pass Google's own chunks and parts, and drop those of other vendors."""
     row = [START, Passed("gemini", None, b'{"x":1}'), Passed("openai-chat", None, b"{}"), *text(0, "a"), *ending()]
     assert chunks_of(written(row))[0] == {"x": 1}
     code = fold(read(wire("pictures_and_sound.sse")))
@@ -342,8 +342,8 @@ def test_what_only_google_has_a_word_for_is_passed() -> None:
     assert kinds == ["inlineData", "inlineData", "executableCode", "codeExecutionResult", "text"]
 
 
-def test_a_whole_answer_is_read_by_the_sdk() -> None:
-    """Text, calls, signature, usage and name of a whole answer reach Google's client."""
+def test_a_complete_response_is_read_by_the_sdk() -> None:
+    """Let Google's client read text, calls, signature, usage and model of a complete response."""
     body = INBOUND.encode(fold(read(wire("thoughts_and_calls.sse"))), opened())
     answer = answered_by_sdk(body)
     assert answer.text == "I look it up. 😀 東京"
@@ -353,7 +353,7 @@ def test_a_whole_answer_is_read_by_the_sdk() -> None:
 
 
 def test_arguments_stay_on_one_line() -> None:
-    """A call whose arguments were printed on several lines is one line of the stream, its values kept."""
+    """Write arguments of several lines on one line, with the same values."""
     arguments = '{\r\n "a\\n": 1.50\n}'
     stream = written([START, *call(0, "c1", arguments), *ending(FinishReason.TOOL_CALLS)])
     assert b'"args":{ "a\\n": 1.50}' in stream
@@ -365,7 +365,7 @@ def test_arguments_stay_on_one_line() -> None:
     )
 )
 def test_any_stream_is_a_legal_one_for_the_client(drawn: tuple[Response, list[StreamEvent]]) -> None:
-    """Overlapping or not, in any pieces: each candidate's words, calls, seals and finish are those of the answer."""
+    """Write each candidate's text, calls, seals and finish for any events, overlapping or not, in any pieces."""
     answer, row = drawn
     found: dict[int, list[dict[str, object]]] = {}
     finished: dict[int, str] = {}
@@ -386,7 +386,7 @@ def test_any_stream_is_a_legal_one_for_the_client(drawn: tuple[Response, list[St
 
 @given(broken_rows())
 def test_a_stream_that_fails_says_so_last(row: list[StreamEvent]) -> None:
-    """The error is the last chunk, its first key, with a whole number for a code."""
+    """Write the error as the last chunk, as its first key, with an integer code."""
     last = chunks_of(written(row))[-1]
     assert list(last) == ["error"]
     assert isinstance(last["error"]["code"], int)
