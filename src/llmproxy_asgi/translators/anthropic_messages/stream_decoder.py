@@ -65,9 +65,9 @@ from llmproxy_asgi.translators.surrogates import SurrogateJoiner, decode_marked
 from llmproxy_asgi.wire import sse
 
 _NOTHING = Batch(events=())
-_EMPTY = (b"", b"[DONE]")
+_FILLERS = (b"", b"[DONE]")
 """Data that some compatible servers send between or after events."""
-_SHORT = 10
+_MIN_DATA = 10
 _DELTA = "content_block_delta"
 _DELTA_HEAD = f"event: {_DELTA}\ndata: ".encode()
 _BLANK = b"\n\n"
@@ -167,7 +167,7 @@ class MessagesStreamDecoder(StreamDecoder):
         try:
             for frame in frames:
                 data = frame.data
-                if len(data) < _SHORT and data.strip() in _EMPTY:
+                if len(data) < _MIN_DATA and data.strip() in _FILLERS:
                     continue
                 if frame.event == "error":
                     self._finished = True
@@ -242,9 +242,9 @@ class MessagesStreamDecoder(StreamDecoder):
         index = event.index or 0
         if event.content_block is ABSENT:
             raise _InvalidStream("The upstream started a content block without content.")
-        before = self._open_blocks.pop(index, None)
-        if before is not None:  # the vendor's client also takes this as a new block
-            before.end(events)
+        replaced = self._open_blocks.pop(index, None)
+        if replaced is not None:  # the vendor's client also takes this as a new block
+            replaced.end(events)
         self._open_blocks[index] = _open_block(self._parts, event.content_block, self._block_decoder, events)
         self._parts += 1
 
@@ -253,9 +253,8 @@ class MessagesStreamDecoder(StreamDecoder):
         delta = event.delta
         if delta is None or not delta.stop_reason:
             return
-        if is_known_stop_reason(delta.stop_reason) or not is_known_stop_reason(
-            self._ending.stop_reason
-        ):  # the last known reason wins
+        # The last known reason wins.
+        if is_known_stop_reason(delta.stop_reason) or not is_known_stop_reason(self._ending.stop_reason):
             self._ending = delta
 
     def _end(self, events: list[StreamEvent]) -> None:

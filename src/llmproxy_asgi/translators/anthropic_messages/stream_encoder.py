@@ -254,7 +254,7 @@ class _TextEncoder(_PartEncoder):
             for citation in part.citations:
                 self._write_citation(citation, out)
 
-    def _begin(self, out: list[bytes]) -> None:
+    def _start_block(self, out: list[bytes]) -> None:
         self._index = self._blocks.start({"type": "text", "text": ""}, out)
         self._prefix = _DELTA % (self._index, b'"text_delta"', b'"text"')
 
@@ -262,7 +262,7 @@ class _TextEncoder(_PartEncoder):
         if not text:
             return
         if self._index < 0:
-            self._begin(out)
+            self._start_block(out)
         self._blocks.characters += len(text)
         out.append(self._prefix + _json(text) + _END)
 
@@ -271,7 +271,7 @@ class _TextEncoder(_PartEncoder):
         if native is None:
             return
         if self._index < 0:
-            self._begin(out)
+            self._start_block(out)
         delta = {"type": "citations_delta", "citation": native}
         out.append(_frame("content_block_delta", {"index": self._index, "delta": delta}))
 
@@ -305,7 +305,7 @@ class _ThinkingEncoder(_PartEncoder):
         self._seals: list[Seal] = list(part.seals)
         self._write_text(part.text, out)
 
-    def _begin(self, out: list[bytes]) -> None:
+    def _start_block(self, out: list[bytes]) -> None:
         self._index = self._blocks.start({"type": "thinking", "thinking": "", "signature": ""}, out)
         self._prefix = _DELTA % (self._index, b'"thinking_delta"', b'"thinking"')
 
@@ -313,7 +313,7 @@ class _ThinkingEncoder(_PartEncoder):
         if not text:
             return
         if self._index < 0:
-            self._begin(out)
+            self._start_block(out)
         self._blocks.characters += len(text)
         out.append(self._prefix + _json(text) + _END)
 
@@ -330,7 +330,7 @@ class _ThinkingEncoder(_PartEncoder):
         if self._index < 0 and isinstance(part, Reasoning) and not part.redacted:
             self._write_text(part.text, out)
         if self._index < 0 and needs_thinking_block("", seals):
-            self._begin(out)
+            self._start_block(out)
         if self._index >= 0:
             signature = encode_signature(seals[0] if seals else None)
             seals = seals[1:]

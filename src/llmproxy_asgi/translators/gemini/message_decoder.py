@@ -65,18 +65,18 @@ def decode_contents(contents: ProtoNode) -> list[Message]:
     entries = contents.entries()
     if not entries:
         contents.fail("at least one content is required.")
-    reader = _PartDecoder()
+    decoder = _PartDecoder()
     messages: list[Message] = []
     model_parts: list[Part] = []  # of adjacent contents of the model
     in_model_content = False
     for entry in entries:
         role = entry.get("role")
-        value = role.text() if role else ""
-        if role and value not in {"user", "model", "function", ""}:
+        role_name = role.text() if role else ""
+        if role and role_name not in {"user", "model", "function", ""}:
             role.choice(("user", "model"))
         given = entry.get("parts")
-        parts = reader.parts(given, "model" if value == "model" else "user") if given else []
-        if value == "model":
+        parts = decoder.parts(given, "model" if role_name == "model" else "user") if given else []
+        if role_name == "model":
             in_model_content = True
             model_parts += parts
             continue
@@ -281,8 +281,8 @@ def _media(node: ProtoNode, kind: str) -> Media:
         address = given.need("fileUri").text()
         source = StoredFile(protocol=PROTOCOL, id=address) if is_google_file(address) else Link(url=address)
     level = node.get("mediaResolution")
-    value = level.get("level") if level else None
-    detail = RESOLUTIONS_IN.get(value.enum_value()) if value else None
+    level_name = level.get("level") if level else None
+    detail = RESOLUTIONS_IN.get(level_name.enum_value()) if level_name else None
     known = (kind, *_COMMON_FIELDS, *(("mediaResolution",) if detail else ()))
     return Media(
         kind=media_kind(media_type),

@@ -79,7 +79,7 @@ class GeminiMessageEncoder:
         paired = pair(drop_empty(self._request.messages, keep_sealed=True))
         self._losses.add(*paired.warnings)
         messages = paired.messages
-        leading = next((at for at, message in enumerate(messages) if message.role != "system"), len(messages))
+        leading = next((index for index, message in enumerate(messages) if message.role != "system"), len(messages))
         for message in messages[:leading]:
             self._warn_about_name(message)
             self.system += self._plain(message.parts)
@@ -134,25 +134,29 @@ class GeminiMessageEncoder:
             return self._plain(parts)
         wire_parts: list[JSONObject] = []
         bare_signatures: deque[str] = deque()
-        calls = any(isinstance(part, ToolCall) for part in parts)
-        has_call = False
+        has_calls = any(isinstance(part, ToolCall) for part in parts)
+        call_seen = False
         stateful = any(self._is_usable(seal) for part in parts for seal in part.seals)
         for part in parts:
-            own = self._signatures(part)
+            signatures = self._signatures(part)
             if isinstance(part, Reasoning):
-                bare_signatures += own
-                wire_parts += self._reasoning(part, usable=bool(own), in_state=stateful and not part.seals)
+                bare_signatures += signatures
+                wire_parts += self._reasoning(part, is_sealed=bool(signatures), in_state=stateful and not part.seals)
                 continue
             wire = self._part(part)
             if wire is None:
                 continue
-            deferred = calls and not isinstance(part, ToolCall)
-            signature = own[0] if own else (bare_signatures.popleft() if bare_signatures and not deferred else None)
+            deferred = has_calls and not isinstance(part, ToolCall)
+            signature = (
+                signatures[0]
+                if signatures
+                else (bare_signatures.popleft() if bare_signatures and not deferred else None)
+            )
             if isinstance(part, ToolCall):
                 # Newer models refuse a message whose first call has no signature; older ones need none.
-                if signature is None and not has_call and self._capabilities.thinking != "budget":
+                if signature is None and not call_seen and self._capabilities.thinking != "budget":
                     signature = PLACEHOLDER_SIGNATURE
-                has_call = True
+                call_seen = True
             if signature is not None:
                 wire["thoughtSignature"] = signature
             wire_parts.append(wire)
@@ -160,19 +164,19 @@ class GeminiMessageEncoder:
 
     def _signatures(self, part: Part) -> list[str]:
         """Return the state on a part that this upstream can use."""
-        usable = [seal.data for seal in part.seals if self._is_usable(seal)]
-        if len(usable) < len(part.seals) and not isinstance(part, Reasoning):
+        signatures = [seal.data for seal in part.seals if self._is_usable(seal)]
+        if len(signatures) < len(part.seals) and not isinstance(part, Reasoning):
             self._losses.add("dropped:reasoning")
-        return usable
+        return signatures
 
     def _is_usable(self, seal: Seal) -> bool:
         return seal.kind in {"signature", "encrypted"} and is_base64(seal.data) and usable(seal, self._upstream)
 
-    def _reasoning(self, part: Reasoning, *, usable: bool, in_state: bool) -> list[JSONObject]:
+    def _reasoning(self, part: Reasoning, *, is_sealed: bool, in_state: bool) -> list[JSONObject]:
         """Encode reasoning; `in_state` means that the state on another part includes it."""
-        if self._request.protocol == PROTOCOL and (usable or not part.seals):
+        if self._request.protocol == PROTOCOL and (is_sealed or not part.seals):
             return [{"text": part.text, "thought": True}] if part.text else []
-        if not usable and not in_state and (part.text or part.seals):
+        if not is_sealed and not in_state and (part.text or part.seals):
             self._losses.add("dropped:reasoning")
         return []
 

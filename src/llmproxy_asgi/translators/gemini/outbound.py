@@ -148,9 +148,8 @@ def _files(found: Mapping[str, Any]) -> list[str] | None:
 
 def _stores(found: Mapping[str, Any]) -> list[str]:
     named = (entry for name in _STORES for entry in find_items(found, name))
-    return [
-        key for key, value in named if value and isinstance(value, str | list)
-    ]  # otherwise a parameter with that name
+    # A value of another type belongs to a parameter with that name.
+    return [key for key, value in named if value and isinstance(value, str | list)]
 
 
 _FILES = ReferencePattern(

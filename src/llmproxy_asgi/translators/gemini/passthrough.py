@@ -121,9 +121,9 @@ class GeminiScan(Scan):
     def late_usage(self, last: bytes) -> Sequence[StreamEvent]:
         if self._counted:
             return ()
-        for found in reversed(decode(last)):
+        for frame in reversed(decode(last)):
             try:
-                native_usage = usage_object(decode_replaced(CHUNK, found.data).usage_metadata)
+                native_usage = usage_object(decode_replaced(CHUNK, frame.data).usage_metadata)
             except _UNREADABLE:
                 continue
             if native_usage:
@@ -234,16 +234,16 @@ class _ReframingPassthrough(StreamDecoder):
         return Batch(events, b"".join(pieces))
 
     def _scan_chunk(self, chunk: bytes, events: list[StreamEvent]) -> None:
-        frame_found = Frame(None, chunk, chunk)
+        frame = Frame(None, chunk, chunk)
         if isinstance(self._intake, ArrayIntake):
             # One invalid chunk would make the array invalid.
             split_object(replace_halves(chunk) or chunk.decode().encode())
         found_events: list[StreamEvent] = []
         if not self._started:
-            found_events += self._scan.first(frame_found)
+            found_events += self._scan.first(frame)
             self._started = any(isinstance(event, Started) for event in found_events)
         if any(pattern.search(chunk) for pattern in self._scan.pattern):
-            found_events += self._scan.inspect(frame_found).events
+            found_events += self._scan.inspect(frame).events
         for event in found_events:
             if isinstance(event, Failed):
                 raise event.error

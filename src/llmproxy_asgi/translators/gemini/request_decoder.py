@@ -95,10 +95,10 @@ class _OptionsDecoder:
         rest = config.rest("functionCallingConfig")
         choice = ToolChoice()
         if calling is not None:
-            given = calling.get("mode")
+            mode_node = calling.get("mode")
             mode = (
-                given.enum_value("MODE_UNSPECIFIED", "AUTO", "ANY", "NONE", "VALIDATED")
-                if given
+                mode_node.enum_value("MODE_UNSPECIFIED", "AUTO", "ANY", "NONE", "VALIDATED")
+                if mode_node
                 else "MODE_UNSPECIFIED"
             )
             names = calling.get("allowedFunctionNames")
@@ -201,15 +201,15 @@ def _tools(node: ProtoNode | None) -> tuple[Tool, ...]:
 
 
 def _tool_entry(entry: ProtoNode) -> list[Tool]:
-    made: list[Tool] = []
+    tools: list[Tool] = []
     declared = entry.get("functionDeclarations")
     if declared:
-        made += [_function(function) for function in declared.entries()]
+        tools += [_function(function) for function in declared.entries()]
     for key, value in entry.rest("functionDeclarations").items():
         name = SERVER_TOOLS.get(key, key)
         settings: JSONObject | None = {} if key in SERVER_TOOLS else None
-        made.append(Tool(name=name, kind="server", settings=settings, extras={PROTOCOL: {key: value}}))
-    return made
+        tools.append(Tool(name=name, kind="server", settings=settings, extras={PROTOCOL: {key: value}}))
+    return tools
 
 
 def _function(node: ProtoNode) -> Tool:

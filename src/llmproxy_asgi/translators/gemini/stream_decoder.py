@@ -178,17 +178,17 @@ class GeminiStreamDecoder(StreamDecoder):
             self._start(chunk, events, date)
         for position, candidate in enumerate(chunk.candidates or ()):
             number = candidate.index or 0
-            found = self._candidates.get(number) or self._candidate(number)
+            decoder = self._candidates.get(number) or self._candidate(number)
             if candidate.logprobs_result:
-                found.logprobs(candidate.logprobs_result, events)
+                decoder.logprobs(candidate.logprobs_result, events)
             if candidate.content is not None:
                 for number_in_content, part in enumerate(candidate.content.parts or ()):
                     if part.text is not None:
-                        found.text(part.text, part, events)
+                        decoder.text(part.text, part, events)
                     else:
-                        self._part(found, part, (raw, position, number_in_content), events)
+                        self._part(decoder, part, (raw, position, number_in_content), events)
             if candidate.finish_reason or candidate.grounding_metadata or candidate.citation_metadata:
-                self._update_candidate(found, candidate, events)
+                self._update_candidate(decoder, candidate, events)
 
     def _start(self, chunk: Chunk, events: list[StreamEvent], date: datetime) -> None:
         self._refuse_malformed_call(chunk)
@@ -207,26 +207,26 @@ class GeminiStreamDecoder(StreamDecoder):
                 raise UpstreamFailed("The upstream's model made a call that cannot be read.", code="malformed_call")
 
     def _candidate(self, number: int) -> "_CandidateDecoder":
-        found = self._candidates.get(number)
-        if found is None:
-            found = self._candidates[number] = _CandidateDecoder(number, self._upstream, self._outgoing.nonce)
-        return found
+        decoder = self._candidates.get(number)
+        if decoder is None:
+            decoder = self._candidates[number] = _CandidateDecoder(number, self._upstream, self._outgoing.nonce)
+        return decoder
 
-    def _update_candidate(self, found: "_CandidateDecoder", candidate: Candidate, events: list[StreamEvent]) -> None:
+    def _update_candidate(self, decoder: "_CandidateDecoder", candidate: Candidate, events: list[StreamEvent]) -> None:
         """Update a candidate from fields other than its content."""
         if candidate.grounding_metadata or candidate.citation_metadata:
-            found.add_citations(candidate)
-            found.grounding = candidate.grounding_metadata or found.grounding
+            decoder.add_citations(candidate)
+            decoder.grounding = candidate.grounding_metadata or decoder.grounding
             self._searches = max(self._searches, count_searches(candidate.grounding_metadata))
         if candidate.continuation_token:
-            found.token = candidate.continuation_token
+            decoder.token = candidate.continuation_token
         native = candidate.finish_reason
         if native == MISSING_SIGNATURE:
             raise missing_signature_error()
         if not native or not native.strip() or native == UNSPECIFIED:
             return
-        if native in FINISH_IN or found.reason not in FINISH_IN:  # the last known reason wins
-            found.reason, found.message = native, candidate.finish_message
+        if native in FINISH_IN or decoder.reason not in FINISH_IN:  # the last known reason wins
+            decoder.reason, decoder.message = native, candidate.finish_message
 
     def _chunk_without_candidates(self, chunk: Chunk, raw: bytes) -> None:
         """Decode a chunk without candidates or with an error: raise its error, or record a blocked prompt."""
@@ -247,47 +247,49 @@ class GeminiStreamDecoder(StreamDecoder):
 
     def _part(
         self,
-        found: "_CandidateDecoder",
+        decoder: "_CandidateDecoder",
         part: WirePart,
-        number_in_content: tuple[bytes, int, int],
+        location: tuple[bytes, int, int],
         events: list[StreamEvent],
     ) -> None:
         if part.function_call is not None:
-            self._call(found, part.function_call, part, events)
+            self._call(decoder, part.function_call, part, events)
         elif part.inline_data is not None:
-            found.media(part.inline_data, part, events)
+            decoder.media(part.inline_data, part, events)
         elif part.file_data is not None and part.file_data.file_uri:
             stored = StoredFile(protocol=PROTOCOL, id=part.file_data.file_uri)
-            found.add_part(_media(part.file_data.mime_type, stored), part, events)
+            decoder.add_part(_media(part.file_data.mime_type, stored), part, events)
         else:
-            native = _native_part(*number_in_content)
+            native = _native_part(*location)
             kind = next((key for key in native if key not in {"thought", "thoughtSignature"}), "")
             if kind:
-                found.add_part(Opaque(protocol=PROTOCOL, kind=kind, data=native), None, events)
+                decoder.add_part(Opaque(protocol=PROTOCOL, kind=kind, data=native), None, events)
             elif part.thought_signature:
-                found.text("", part, events)
+                decoder.text("", part, events)
 
-    def _call(self, found: "_CandidateDecoder", call: FunctionCall, part: WirePart, events: list[StreamEvent]) -> None:
+    def _call(
+        self, decoder: "_CandidateDecoder", call: FunctionCall, part: WirePart, events: list[StreamEvent]
+    ) -> None:
         arguments = bytes(call.args).decode().strip() if call.args is not ABSENT else ""
-        if call.partial_args or call.will_continue or found.partial is not None:
-            if found.partial is None:
-                found.partial = PartialCall(call.id or "", call.name or "", part.thought_signature)
-            found.partial.add(call.partial_args or ())
+        if call.partial_args or call.will_continue or decoder.partial is not None:
+            if decoder.partial is None:
+                decoder.partial = PartialCall(call.id or "", call.name or "", part.thought_signature)
+            decoder.partial.add(call.partial_args or ())
             if call.will_continue:
                 return
-            waiting, found.partial = found.partial, None
-            restated = arguments if arguments.startswith("{") and arguments != "{}" else waiting.arguments()
-            call = FunctionCall(id=waiting.call_id or call.id, name=waiting.name or call.name)
-            part = WirePart(thought_signature=part.thought_signature or waiting.signature)
+            partial, decoder.partial = decoder.partial, None
+            restated = arguments if arguments.startswith("{") and arguments != "{}" else partial.arguments()
+            call = FunctionCall(id=partial.call_id or call.id, name=partial.name or call.name)
+            part = WirePart(thought_signature=part.thought_signature or partial.signature)
             arguments = restated  # from the last piece, if it restates them
         if not call.name:
             raise UpstreamProtocolError("The upstream called a function without a name.")
-        seeds = (self._id, str(found.number), str(found.calls), call.name, arguments)
-        call_id = found.call_ids.of(call.id or "", *seeds)
+        seeds = (self._id, str(decoder.number), str(decoder.calls), call.name, arguments)
+        call_id = decoder.call_ids.of(call.id or "", *seeds)
         custom = call.name in self._outgoing.emulated
         arguments = "{}" if arguments in {"", "null"} else arguments
-        found.calls += 1
-        found.call(
+        decoder.calls += 1
+        decoder.call(
             ToolCall(
                 call_id=self._outgoing.call_ids.get(call_id, call_id),
                 name=self._outgoing.names.get(call.name, call.name),
@@ -434,7 +436,7 @@ class _CandidateDecoder:
     def add_part(self, decoded: Part, part: WirePart | None, events: list[StreamEvent]) -> None:
         """Add a complete part."""
         self.close(events)
-        self._open("whole", decoded, events)
+        self._open("complete", decoded, events)
         if part is not None and part.thought_signature:
             self._seal(part.thought_signature, events)
             decoded = msgspec.structs.replace(decoded, seals=tuple(self._seals))
@@ -511,9 +513,7 @@ def _native_part(raw: bytes, candidate: int, part: int) -> JSONObject:
 
 def missing_signature_error() -> UpstreamRefused:
     """Return the error for a missing signature, which the request must fix."""
-    return UpstreamRefused(
-        "The upstream wants the signature of an earlier call back.", code="missing_thought_signature"
-    )
+    return UpstreamRefused("The upstream requires the signature of an earlier call.", code="missing_thought_signature")
 
 
 def decode_timestamp(text: str | None, otherwise: datetime = UNDATED) -> datetime:
