@@ -25,7 +25,7 @@ LONG_FILES = (
     "tests/integration/faults/test_rows_framing.py",
     "tests/e2e/faults/test_leaving.py",
     "tests/e2e/faults/test_workers.py",
-    "tests/unit/translators/openai_responses/test_decode_stream.py",
+    "tests/unit/translators/openai_responses/test_stream_decoder.py",
     "tests/integration/corridor/test_routing_and_life.py",
     "tests/unit/translators/anthropic_messages/test_round_trips.py",
     "tests/fuzz/test_fuzz.py",

@@ -14,7 +14,7 @@ import msgspec
 from llmproxy_asgi.errors import GatewayError, UpstreamAuthFailed, UpstreamError, UpstreamRefused
 from llmproxy_asgi.masking import MASKED, Mask
 from llmproxy_asgi.translators.error_bodies import ErrorObject, error_of_body
-from llmproxy_asgi.translators.openai.problems import FAILED_EVENT
+from llmproxy_asgi.translators.openai.errors import FAILED_EVENT
 from llmproxy_asgi.transport import Address, Answer
 from llmproxy_asgi.transport.reasons import shortened
 

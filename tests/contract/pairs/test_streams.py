@@ -46,7 +46,7 @@ from support.pairs.wires import call_deltas
 def _one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers that are compared byte by byte are completed at the same second."""
     monkeypatch.setattr(
-        "llmproxy_asgi.translators.openai_responses.encode_answer.time", SimpleNamespace(time=lambda: 2e9)
+        "llmproxy_asgi.translators.openai_responses.response_encoder.time", SimpleNamespace(time=lambda: 2e9)
     )
 
 

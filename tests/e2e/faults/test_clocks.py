@@ -121,6 +121,6 @@ def test_nothing_is_measured_by_the_clock_on_the_wall() -> None:
     assert found == {
         ("clock.py", "now"),
         ("attempt.py", "now"),  # created_at
-        ("encode_answer.py", "time"),  # completed_at
+        ("response_encoder.py", "time"),  # completed_at
         ("retry_after.py", "now"),  # "wait until this instant", from an upstream that sends no Date
     }

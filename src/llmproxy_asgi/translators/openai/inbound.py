@@ -7,7 +7,7 @@ from typing_extensions import override
 from llmproxy_asgi.errors import GatewayError
 from llmproxy_asgi.translators.base import AnsweredT, AskedT, Inbound, Problem
 from llmproxy_asgi.translators.openai import listing
-from llmproxy_asgi.translators.openai.problems import encode_problem
+from llmproxy_asgi.translators.openai.errors import encode_problem
 
 
 class OpenAIInbound(Inbound[AskedT, AnsweredT]):

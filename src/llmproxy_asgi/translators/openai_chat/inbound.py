@@ -17,10 +17,10 @@ from llmproxy_asgi.translators.openai.foreign_bodies import reopen
 from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
 from llmproxy_asgi.translators.openai.options import ARRAY, BOOLEAN, NUMBER, OBJECT, STRING, Outside, check_outsides
 from llmproxy_asgi.translators.openai.outline import CONVERSATION_NAMES
-from llmproxy_asgi.translators.openai_chat.decode_request import KNOWN, decode_request
-from llmproxy_asgi.translators.openai_chat.encode_answer import encode_answer
-from llmproxy_asgi.translators.openai_chat.encode_stream import ChatStreamEncoder
 from llmproxy_asgi.translators.openai_chat.mappings import PROTOCOL
+from llmproxy_asgi.translators.openai_chat.request_decoder import KNOWN, decode_request
+from llmproxy_asgi.translators.openai_chat.response_encoder import encode_answer
+from llmproxy_asgi.translators.openai_chat.stream_encoder import ChatStreamEncoder
 from llmproxy_asgi.translators.outline import Counted, Outline
 from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds
 

@@ -13,16 +13,16 @@ from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.hosted_tools import refuse_encoded, refuse_spliced
+from llmproxy_asgi.translators.openai.errors import decode_error, error_in
 from llmproxy_asgi.translators.openai.hosted_tools import CHAT
-from llmproxy_asgi.translators.openai.problems import decode_error, error_in
-from llmproxy_asgi.translators.openai_chat.decode_stream import ChatStreamDecoder
 from llmproxy_asgi.translators.openai_chat.distinct_calls import mended_whole
-from llmproxy_asgi.translators.openai_chat.encode_request import encode_request
 from llmproxy_asgi.translators.openai_chat.flat_tools import nest_flat_tools
 from llmproxy_asgi.translators.openai_chat.lost_reasoning import WatchedRelay, has_calls, with_reasoning
 from llmproxy_asgi.translators.openai_chat.mappings import PROTOCOL, decode_usage, usage_of
-from llmproxy_asgi.translators.openai_chat.relay import ChatScan
+from llmproxy_asgi.translators.openai_chat.passthrough import ChatScan
+from llmproxy_asgi.translators.openai_chat.request_encoder import encode_request
 from llmproxy_asgi.translators.openai_chat.schema import ANSWER, Answer, Chunk, ChunkChoice
+from llmproxy_asgi.translators.openai_chat.stream_decoder import ChatStreamDecoder
 from llmproxy_asgi.translators.raw_json import join_object, raw, replace_model, split_object
 from llmproxy_asgi.translators.relay import Relay
 from llmproxy_asgi.translators.stops import StoppingDecoder, Stops

@@ -12,8 +12,8 @@ from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
 from llmproxy_asgi.translators.openai.options import boolean, integer, number
 from llmproxy_asgi.translators.openai.outline import COMPLETIONS_NAMES
-from llmproxy_asgi.translators.openai_completions.decode_request import PROTOCOL, decode_each, prompts_of
-from llmproxy_asgi.translators.openai_completions.encode_answer import CompletionsStreamEncoder, encode_answer
+from llmproxy_asgi.translators.openai_completions.request_decoder import PROTOCOL, decode_each, prompts_of
+from llmproxy_asgi.translators.openai_completions.response_encoder import CompletionsStreamEncoder, encode_answer
 from llmproxy_asgi.translators.outline import Counted, Outline
 from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds
 

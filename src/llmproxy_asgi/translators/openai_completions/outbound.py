@@ -12,11 +12,11 @@ from llmproxy_asgi.conversation import Request
 from llmproxy_asgi.errors import UpstreamError
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Headers, Intake, Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.openai.errors import decode_error
 from llmproxy_asgi.translators.openai.options import integer
-from llmproxy_asgi.translators.openai.problems import decode_error
 from llmproxy_asgi.translators.openai_chat.outbound import ChatOutbound
-from llmproxy_asgi.translators.openai_chat.relay import ChatScan
-from llmproxy_asgi.translators.openai_completions.decode_request import PROTOCOL, prompts_of
+from llmproxy_asgi.translators.openai_chat.passthrough import ChatScan
+from llmproxy_asgi.translators.openai_completions.request_decoder import PROTOCOL, prompts_of
 from llmproxy_asgi.translators.relay import Relay
 
 

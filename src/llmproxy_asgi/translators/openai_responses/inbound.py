@@ -17,10 +17,10 @@ from llmproxy_asgi.translators.openai.foreign_bodies import reopen
 from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
 from llmproxy_asgi.translators.openai.options import ARRAY, BOOLEAN, NUMBER, OBJECT, STRING, Outside, check_outsides
 from llmproxy_asgi.translators.openai.outline import CONVERSATION_NAMES
-from llmproxy_asgi.translators.openai_responses.decode_request import decode_request
-from llmproxy_asgi.translators.openai_responses.encode_stream import ResponsesStreamEncoder, encode_answer
 from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL
+from llmproxy_asgi.translators.openai_responses.request_decoder import decode_request
 from llmproxy_asgi.translators.openai_responses.state import state_of
+from llmproxy_asgi.translators.openai_responses.stream_encoder import ResponsesStreamEncoder, encode_answer
 from llmproxy_asgi.translators.outline import Counted, Outline
 from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds
 

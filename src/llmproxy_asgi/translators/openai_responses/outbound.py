@@ -18,12 +18,12 @@ from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.counts import read_count, without
 from llmproxy_asgi.translators.hosted_tools import refuse_encoded
+from llmproxy_asgi.translators.openai.errors import decode_error, decode_error_object, error_in
 from llmproxy_asgi.translators.openai.hosted_tools import RESPONSES
-from llmproxy_asgi.translators.openai.problems import decode_error, decode_error_object, error_in
-from llmproxy_asgi.translators.openai_responses.decode_stream import ResponsesStreamDecoder, answer_extras
-from llmproxy_asgi.translators.openai_responses.encode_request import encode_request
 from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, decode_usage
-from llmproxy_asgi.translators.openai_responses.relay import ResponsesScan
+from llmproxy_asgi.translators.openai_responses.passthrough import ResponsesScan
+from llmproxy_asgi.translators.openai_responses.request_encoder import encode_request
+from llmproxy_asgi.translators.openai_responses.request_passthrough import splice
 from llmproxy_asgi.translators.openai_responses.schema import (
     ANSWER,
     LARGE_ANSWER,
@@ -32,7 +32,7 @@ from llmproxy_asgi.translators.openai_responses.schema import (
     LargeAnswer,
     RelayedAnswer,
 )
-from llmproxy_asgi.translators.openai_responses.splice import splice
+from llmproxy_asgi.translators.openai_responses.stream_decoder import ResponsesStreamDecoder, answer_extras
 from llmproxy_asgi.translators.raw_json import replace_model
 from llmproxy_asgi.translators.relay import Relay
 from llmproxy_asgi.translators.stops import StoppingDecoder, Stops

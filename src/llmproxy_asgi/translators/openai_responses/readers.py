@@ -34,7 +34,8 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.translators.names import DistinctIds
 from llmproxy_asgi.translators.openai.logprobs import decode_entries
-from llmproxy_asgi.translators.openai_responses.decode_answer import (
+from llmproxy_asgi.translators.openai_responses.mappings import BETWEEN_SUMMARIES, PROTOCOL
+from llmproxy_asgi.translators.openai_responses.response_decoder import (
     CALLS,
     Items,
     decode_annotation,
@@ -44,7 +45,6 @@ from llmproxy_asgi.translators.openai_responses.decode_answer import (
     text_of,
     thought_of,
 )
-from llmproxy_asgi.translators.openai_responses.mappings import BETWEEN_SUMMARIES, PROTOCOL
 from llmproxy_asgi.translators.openai_responses.schema import DeltaEvent, Event
 from llmproxy_asgi.translators.restated import missing_rest
 

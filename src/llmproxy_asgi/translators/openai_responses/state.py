@@ -18,8 +18,8 @@ from llmproxy_asgi.errors import BadRequest, GatewayError, Unsupported
 from llmproxy_asgi.translators.base import Intake, State
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.names import derived
-from llmproxy_asgi.translators.openai_responses.encode_answer import ResponseObject, error_event, failure_object
 from llmproxy_asgi.translators.openai_responses.mappings import STATE, is_answer_id
+from llmproxy_asgi.translators.openai_responses.response_encoder import ResponseObject, error_event, failure_object
 from llmproxy_asgi.translators.raw_json import join_object, raw, split_object
 from llmproxy_asgi.wire import sse
 from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds, OverBounds, count_values

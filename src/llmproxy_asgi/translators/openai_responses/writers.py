@@ -32,7 +32,8 @@ from llmproxy_asgi.conversation import (
     ToolCall,
 )
 from llmproxy_asgi.translators.openai.logprobs import encode_logprob
-from llmproxy_asgi.translators.openai_responses.encode_answer import (
+from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, item_id, legal_item_id
+from llmproxy_asgi.translators.openai_responses.response_encoder import (
     annotation,
     call_item,
     image_item,
@@ -41,7 +42,6 @@ from llmproxy_asgi.translators.openai_responses.encode_answer import (
     reasoning_item,
     search_item,
 )
-from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, item_id, legal_item_id
 
 _json = msgspec.json.Encoder().encode
 

@@ -8,7 +8,7 @@ import pytest
 
 from llmproxy_asgi.conversation import ToolCall
 from llmproxy_asgi.translators.assemble import fold
-from llmproxy_asgi.translators.openai_chat.decode_stream import ChatStreamDecoder
+from llmproxy_asgi.translators.openai_chat.stream_decoder import ChatStreamDecoder
 from support.wires.openai_chat import DONE, OUTBOUND, delta, events, outgoing, upstream
 
 

@@ -40,7 +40,7 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import UpstreamFailed, UpstreamRateLimited
 from llmproxy_asgi.translators.assemble import unfold
-from llmproxy_asgi.translators.openai_responses.encode_stream import ResponsesStreamEncoder, encode_answer
+from llmproxy_asgi.translators.openai_responses.stream_encoder import ResponsesStreamEncoder, encode_answer
 from llmproxy_asgi.translators.seals import unwrap, wrap
 from support.wires.openai_responses import (
     INBOUND,

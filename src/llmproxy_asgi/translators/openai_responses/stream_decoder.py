@@ -28,9 +28,8 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.names import derived
+from llmproxy_asgi.translators.openai.errors import decode_error_object, error_in
 from llmproxy_asgi.translators.openai.mappings import dated
-from llmproxy_asgi.translators.openai.problems import decode_error_object, error_in
-from llmproxy_asgi.translators.openai_responses.decode_answer import Items
 from llmproxy_asgi.translators.openai_responses.mappings import (
     PROTOCOL,
     TIER_IN,
@@ -38,6 +37,7 @@ from llmproxy_asgi.translators.openai_responses.mappings import (
     decode_usage,
 )
 from llmproxy_asgi.translators.openai_responses.readers import GOES_ON, BrokenStream, Reader, Take
+from llmproxy_asgi.translators.openai_responses.response_decoder import Items
 from llmproxy_asgi.translators.openai_responses.schema import ANSWER, DELTA_EVENT, EVENT, Answer, Event
 from llmproxy_asgi.translators.raw_json import split_object
 from llmproxy_asgi.translators.stray_errors import names_problem, read_loosely

@@ -33,7 +33,7 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.translators.base import Intake, StreamEncoder
 from llmproxy_asgi.translators.names import derived
-from llmproxy_asgi.translators.openai.problems import encode_error_object
+from llmproxy_asgi.translators.openai.errors import encode_error_object
 from llmproxy_asgi.translators.openai_chat.mappings import encode_usage
 
 _json = msgspec.json.encode

@@ -14,12 +14,12 @@ from typing_extensions import override
 from llmproxy_asgi.conversation import Ended, Failed, Finished, JSONObject, StreamEvent, UsageReported
 from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamRateLimited, UpstreamRefused
 from llmproxy_asgi.translators.base import ErrorT, Upstream
-from llmproxy_asgi.translators.openai.problems import FAILED_EVENT, decode_error_object, error_in
-from llmproxy_asgi.translators.openai_responses.decode_answer import CALLS
-from llmproxy_asgi.translators.openai_responses.decode_stream import ENDINGS, started, status_of
-from llmproxy_asgi.translators.openai_responses.encode_answer import failure_object
+from llmproxy_asgi.translators.openai.errors import FAILED_EVENT, decode_error_object, error_in
 from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, TIER_IN, decode_finish, decode_usage
+from llmproxy_asgi.translators.openai_responses.response_decoder import CALLS
+from llmproxy_asgi.translators.openai_responses.response_encoder import failure_object
 from llmproxy_asgi.translators.openai_responses.schema import ITEM_DONE, RELAYED, RelayedAnswer
+from llmproxy_asgi.translators.openai_responses.stream_decoder import ENDINGS, started, status_of
 from llmproxy_asgi.translators.relay import Inspection, Scan
 from llmproxy_asgi.translators.stray_errors import names_problem, read_loosely
 from llmproxy_asgi.translators.surrogates import decode_replaced

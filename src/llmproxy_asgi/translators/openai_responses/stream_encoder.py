@@ -47,13 +47,13 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import GatewayError, UpstreamFailed
 from llmproxy_asgi.translators.assemble import unfold
 from llmproxy_asgi.translators.base import Intake, StreamEncoder
-from llmproxy_asgi.translators.openai_responses.encode_answer import (
+from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, answer_id, encode_finish
+from llmproxy_asgi.translators.openai_responses.response_encoder import (
     ResponseObject,
     error_event,
     failure_object,
     relayed_failure,
 )
-from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, answer_id, encode_finish
 from llmproxy_asgi.translators.openai_responses.writers import (
     Call,
     LateWords,

@@ -34,8 +34,8 @@ from llmproxy_asgi.translators.openai.options import (
     stops,
     string,
 )
-from llmproxy_asgi.translators.openai_chat.decode_messages import decode_messages
 from llmproxy_asgi.translators.openai_chat.mappings import PROTOCOL
+from llmproxy_asgi.translators.openai_chat.message_decoder import decode_messages
 from llmproxy_asgi.translators.tool_schemas import distinct
 
 KNOWN = frozenset(

@@ -52,8 +52,8 @@ from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
 from llmproxy_asgi.translators.media import standard_base64
 from llmproxy_asgi.translators.names import derived
+from llmproxy_asgi.translators.openai.errors import decode_error_object, error_in
 from llmproxy_asgi.translators.openai.mappings import TIER_IN, dated
-from llmproxy_asgi.translators.openai.problems import decode_error_object, error_in
 from llmproxy_asgi.translators.openai_chat.candidates import OpenCall, OpenCandidate, find_call
 from llmproxy_asgi.translators.openai_chat.mappings import FAILED, PROTOCOL, decode_finish, decode_usage, usage_of
 from llmproxy_asgi.translators.openai_chat.reasoning import Detail, google_signature, opened_seal, read_details

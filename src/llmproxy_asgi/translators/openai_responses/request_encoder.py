@@ -16,11 +16,11 @@ from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
 from llmproxy_asgi.translators.instructions import BETWEEN_TEXTS
 from llmproxy_asgi.translators.losses import Losses, refuse_missing_part, unsaid_extras
 from llmproxy_asgi.translators.names import derived
+from llmproxy_asgi.translators.openai.json_schemas import answer_schema
 from llmproxy_asgi.translators.openai.mappings import JSON_LINE, SCHEMA_LINE, mentions_json
-from llmproxy_asgi.translators.openai.schemas import answer_schema
-from llmproxy_asgi.translators.openai_responses.encode_items import ItemEncoder
-from llmproxy_asgi.translators.openai_responses.encode_tools import ToolEncoder
+from llmproxy_asgi.translators.openai_responses.item_encoder import ItemEncoder
 from llmproxy_asgi.translators.openai_responses.mappings import LOGPROBS, PROTOCOL, SOURCES, STATE, TIER_OUT
+from llmproxy_asgi.translators.openai_responses.tool_encoder import ToolEncoder
 from llmproxy_asgi.translators.stops import emulated
 
 LEAST_OUTPUT = 16

@@ -29,9 +29,9 @@ from llmproxy_asgi.translators.openai.options import (
     others,
     string,
 )
-from llmproxy_asgi.translators.openai_responses.decode_items import decode_items
-from llmproxy_asgi.translators.openai_responses.decode_tools import decode_choice, decode_tools, native_choice, offered
+from llmproxy_asgi.translators.openai_responses.item_decoder import decode_items
 from llmproxy_asgi.translators.openai_responses.mappings import LOGPROBS, PROTOCOL, STATE, TIER_IN
+from llmproxy_asgi.translators.openai_responses.tool_decoder import decode_choice, decode_tools, native_choice, offered
 
 _KNOWN = frozenset(
     {

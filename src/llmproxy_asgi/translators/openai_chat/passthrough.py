@@ -12,11 +12,11 @@ from typing_extensions import override
 from llmproxy_asgi.conversation import Ended, Failed, Finish, Finished, StreamEvent, UsageReported
 from llmproxy_asgi.errors import GatewayError
 from llmproxy_asgi.translators.base import Upstream
-from llmproxy_asgi.translators.openai.problems import decode_error_object, error_in
-from llmproxy_asgi.translators.openai_chat.decode_stream import started
+from llmproxy_asgi.translators.openai.errors import decode_error_object, error_in
 from llmproxy_asgi.translators.openai_chat.distinct_calls import BEGINS_CALL, DistinctCalls
 from llmproxy_asgi.translators.openai_chat.mappings import FAILED, PROTOCOL, decode_finish, decode_usage, usage_of
 from llmproxy_asgi.translators.openai_chat.schema import RELAYED, RelayedChunk
+from llmproxy_asgi.translators.openai_chat.stream_decoder import started
 from llmproxy_asgi.translators.relay import Inspection, Scan
 from llmproxy_asgi.translators.stray_errors import read_loosely
 from llmproxy_asgi.translators.surrogates import decode_replaced

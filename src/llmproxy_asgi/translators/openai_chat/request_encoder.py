@@ -16,10 +16,10 @@ from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
 from llmproxy_asgi.translators.instructions import BETWEEN_TEXTS
 from llmproxy_asgi.translators.losses import Losses, refuse_missing_part, unsaid_extras
 from llmproxy_asgi.translators.names import derived
+from llmproxy_asgi.translators.openai.json_schemas import answer_schema, function_parameters
 from llmproxy_asgi.translators.openai.mappings import JSON_LINE, SCHEMA_LINE, TIER_OUT, mentions_json
-from llmproxy_asgi.translators.openai.schemas import answer_schema, function_parameters
-from llmproxy_asgi.translators.openai_chat.encode_messages import JSONObject, MessageEncoder
 from llmproxy_asgi.translators.openai_chat.mappings import PROTOCOL
+from llmproxy_asgi.translators.openai_chat.message_encoder import JSONObject, MessageEncoder
 from llmproxy_asgi.translators.stops import emulated
 from llmproxy_asgi.translators.tool_choices import chosen, plain_choice
 

@@ -26,8 +26,8 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import ErrorKind, GatewayError, UpstreamAuthFailed
 from llmproxy_asgi.translators.base import Intake
+from llmproxy_asgi.translators.openai.errors import ABOUT_THE_INPUT, FAILED_EVENT, error_object
 from llmproxy_asgi.translators.openai.mappings import NATIVE_ISSUER
-from llmproxy_asgi.translators.openai.problems import ABOUT_THE_INPUT, FAILED_EVENT, error_object
 from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, TIER_OUT, encode_usage
 from llmproxy_asgi.translators.pairing import arguments_object
 from llmproxy_asgi.translators.raw_json import join_object, raw, split_object

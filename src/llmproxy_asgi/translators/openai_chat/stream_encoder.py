@@ -51,8 +51,8 @@ from llmproxy_asgi.conversation import (
     UsageReported,
 )
 from llmproxy_asgi.translators.base import Intake, StreamEncoder
+from llmproxy_asgi.translators.openai.errors import encode_error_object
 from llmproxy_asgi.translators.openai.mappings import TIER_OUT
-from llmproxy_asgi.translators.openai.problems import encode_error_object
 from llmproxy_asgi.translators.openai_chat.mappings import encode_usage
 from llmproxy_asgi.translators.openai_chat.reasoning import call_extras, seal_entry
 from llmproxy_asgi.translators.openai_chat.response_mappings import (

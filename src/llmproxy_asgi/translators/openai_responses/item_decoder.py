@@ -33,13 +33,13 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.translators.fields import Node, missing
 from llmproxy_asgi.translators.media import data_url, picture_type, standard_base64
 from llmproxy_asgi.translators.openai.mappings import NATIVE_ISSUER, cache_mark, decode_audio
-from llmproxy_asgi.translators.openai_responses.decode_answer import (
+from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL
+from llmproxy_asgi.translators.openai_responses.response_decoder import (
     decode_annotation,
     reasoning_of,
     thought_of,
     web_search,
 )
-from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL
 from llmproxy_asgi.translators.seals import unwrap
 
 _ROLES = ("user", "assistant", "system", "developer")

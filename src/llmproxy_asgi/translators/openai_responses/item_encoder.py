@@ -39,8 +39,8 @@ from llmproxy_asgi.translators.media import decoded_text, picture_type
 from llmproxy_asgi.translators.names import CallIds, Renamer, derived
 from llmproxy_asgi.translators.openai.encoding import MARK, flag_error, keep_last_marks, refuse_prefill
 from llmproxy_asgi.translators.openai.mappings import encode_mark, kind_of
-from llmproxy_asgi.translators.openai_responses.encode_answer import annotation, phase_of
 from llmproxy_asgi.translators.openai_responses.mappings import BETWEEN_SUMMARIES, PROTOCOL, legal_item_id
+from llmproxy_asgi.translators.openai_responses.response_encoder import annotation, phase_of
 from llmproxy_asgi.translators.pairing import drop_empty, pair
 from llmproxy_asgi.translators.seals import usable
 from llmproxy_asgi.translators.told_parts import told_result

@@ -11,8 +11,8 @@ from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
 from llmproxy_asgi.translators.losses import Losses
-from llmproxy_asgi.translators.openai.schemas import function_parameters
-from llmproxy_asgi.translators.openai_responses.encode_items import ItemEncoder
+from llmproxy_asgi.translators.openai.json_schemas import function_parameters
+from llmproxy_asgi.translators.openai_responses.item_encoder import ItemEncoder
 from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, WEB_SEARCH
 from llmproxy_asgi.translators.tool_choices import chosen, plain_choice
 
