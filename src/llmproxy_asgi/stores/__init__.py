@@ -1,1 +1,1 @@
-"""Where records are kept: one small protocol, a backend per file, and nothing that knows what a record means."""
+"""Stores of records: one small protocol and a backend per file; none of them interprets a record."""

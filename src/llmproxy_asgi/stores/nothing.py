@@ -1,4 +1,4 @@
-"""A store that keeps nothing, for gateways that may not keep anything of their callers."""
+"""A store that keeps nothing, for gateways that must not store anything of their callers."""
 
 from collections.abc import Collection, Mapping
 
@@ -6,7 +6,7 @@ from llmproxy_asgi.principal import Owner
 
 
 class NothingStore:
-    """Takes every record, and has none."""
+    """A `RecordStore` that stores nothing."""
 
     async def get(self, owner: Owner, key: str) -> bytes | None:
         """Return None."""
@@ -25,11 +25,11 @@ class NothingStore:
         ttl: float,
         replacing: bool = False,
     ) -> bool:
-        """Return False: it is not kept."""
+        """Return False: nothing was stored."""
         return False
 
     async def delete(self, owner: Owner, key: str) -> bool:
-        """Return False: there was none."""
+        """Return False: nothing was deleted."""
         return False
 
     async def touch(self, owner: Owner, keys: Collection[str], *, ttl: float) -> None:

@@ -1,6 +1,6 @@
-"""The store that an address names, and what is said of an address that names none.
+"""Open the store at an address, and describe what is issue with an address.
 
-A backend is imported when it is first asked for. No message shows an address, because it may hold a password.
+A backend is imported when it is first used. No message shows an address, because it may hold a password.
 """
 
 from collections.abc import Callable
@@ -11,29 +11,29 @@ from llmproxy_asgi.stores.base import Bounds, RecordStore
 
 
 def open_store(url: str, *, kind: str, bounds: Bounds | None = None, clock: Clock = SYSTEM) -> RecordStore:
-    """A store for one kind of records. Whoever opens it closes it.
+    """Open a store for one kind of records; the caller closes it.
 
     Args:
         url: `memory`, or of the form `scheme://...`.
-        kind: What the records are (`responses`, `reasoning`); two kinds at one address know nothing of each other.
-        bounds: How much it holds.
-        clock: What lifetimes are measured with.
+        kind: The kind of the records (`responses`, `reasoning`); different kinds at one address are independent.
+        bounds: The store's capacity.
+        clock: Measures lifetimes.
 
     Raises:
-        ConfigError: There is no such scheme, or the address says more than its scheme understands.
+        ConfigError: The scheme is unknown, or the address has parts that its scheme does not allow.
     """
-    wrong = problem(url)
-    if wrong:
-        raise ConfigError([f"database: {wrong}"])
+    issue = problem(url)
+    if issue:
+        raise ConfigError([f"database: {issue}"])
     return _BACKENDS[_scheme(url)](url, kind, bounds or Bounds(), clock)
 
 
 def problem(url: str) -> str:
-    """What keeps an address from naming a store; empty if nothing does."""
+    """Return what is wrong with a store's address; empty if it is valid."""
     if url == "memory":
         return ""
     scheme = _scheme(url)
-    if scheme.partition("+")[0] in _LATER:
+    if scheme.partition("+")[0] in _RESERVED_SCHEMES:
         return f"{scheme} is not available in this version; memory is"
     return "must be memory, with nothing behind it"
 
@@ -45,8 +45,8 @@ def _scheme(url: str) -> str:
 def _memory(_url: str, _kind: str, bounds: Bounds, clock: Clock) -> RecordStore:
     from llmproxy_asgi.stores.memory import MemoryStore
 
-    return MemoryStore(bounds, clock=clock)  # each has its own memory, so no kind meets another
+    return MemoryStore(bounds, clock=clock)  # each has its own memory, so the kinds are separate
 
 
 _BACKENDS: dict[str, Callable[[str, str, Bounds, Clock], RecordStore]] = {"memory": _memory}
-_LATER = frozenset({"sqlite", "postgresql", "postgres", "mysql", "redis", "rediss"})
+_RESERVED_SCHEMES = frozenset({"sqlite", "postgresql", "postgres", "mysql", "redis", "rediss"})
