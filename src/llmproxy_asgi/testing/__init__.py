@@ -1,7 +1,6 @@
-"""For authors of providers, extensions and hosts: an upstream that does what a test tells it to.
+"""A scripted upstream for the tests of providers, extensions and host applications.
 
-Needs no test framework. `fixtures` has the same as a pytest fixture, and is the only module here that
-imports pytest.
+It needs no test framework. `fixtures` offers it as a pytest fixture, and is the only module here that imports pytest.
 """
 
 from llmproxy_asgi.testing.scenario import (

@@ -9,9 +9,9 @@ from llmproxy_asgi.testing.upstream import ThreadedUpstream, Upstream
 
 @pytest.fixture
 def llm_upstream() -> Iterator[ThreadedUpstream]:
-    """A scripted upstream on a thread of its own, so that it serves any kind of test.
+    """Yield a scripted upstream in a separate thread, for synchronous and asynchronous tests.
 
-    Its waits block. An asynchronous test that needs them enters an `Upstream` instead.
+    Its `wait_*` methods block. An asynchronous test that needs them enters an `Upstream` instead.
     """
     with Upstream.in_thread() as upstream:
         yield upstream

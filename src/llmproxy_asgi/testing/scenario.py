@@ -1,7 +1,7 @@
-"""What a scripted upstream is told: answers as lists of steps, down to the byte and the moment.
+"""The responses of a scripted upstream: lists of steps that control every byte and its time.
 
-Knows HTTP/1.1 well enough to write an answer, and no protocol of any vendor. The steps are carried out by
-`upstream`; nothing here opens a connection.
+This module writes HTTP/1.1 responses and knows no vendor's protocol. `upstream` performs the steps; nothing here opens
+a connection.
 """
 
 import asyncio
@@ -18,37 +18,37 @@ Headers = Mapping[str, str] | Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """One request as it arrived."""
+    """A request as it was received."""
 
     method: str
     path: str
-    """As sent: percent signs and all, without the query."""
+    """As sent, still percent-encoded, without the query."""
     query: str
     headers: list[tuple[str, str]]
-    """Names as sent, in their order, repetitions kept."""
+    """Names as sent, in order, with repetitions."""
     body: bytes
-    """Without its transfer coding."""
+    """The body without its transfer coding."""
     at: float
-    """Monotonic seconds: when its last byte had arrived."""
+    """Monotonic seconds at which its last byte had arrived."""
     connection: int
-    """Which connection brought it, counted from 0."""
+    """The number of its connection, from 0."""
 
     def header(self, name: str) -> str | None:
-        """The first value under `name`, whatever its case."""
+        """Return the first value of a header, ignoring case; None if it is missing."""
         wanted = name.lower()
         return next((value for key, value in self.headers if key.lower() == wanted), None)
 
     def json(self) -> Any:
-        """The body, decoded.
+        """Decode the body as JSON.
 
         Raises:
-            msgspec.DecodeError: it is no JSON.
+            msgspec.DecodeError: It is not JSON.
         """
         return msgspec.json.decode(self.body)
 
 
 class Gate:
-    """Shut until `set`, then open for good. Any thread may open it."""
+    """An event that any thread may set, and that tasks of any event loop may wait for; it cannot be cleared."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -56,18 +56,18 @@ class Gate:
         self._waiting: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
 
     def is_set(self) -> bool:
-        """Whether it is open."""
+        """Return whether the gate is open."""
         return self._open
 
     def set(self) -> None:
-        """Open it, now and for all who come later."""
+        """Open the gate for good."""
         with self._lock:
             self._open = True
             for passed, loop in self._waiting.items():
                 loop.call_soon_threadsafe(passed.set)
 
     async def wait(self) -> None:
-        """Return once it is open."""
+        """Wait until the gate is open."""
         passed = asyncio.Event()
         with self._lock:
             if self._open:
@@ -82,7 +82,7 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Write these bytes, and go on when the peer's side has taken them."""
+    """Write these bytes, and continue when they have left the write buffer."""
 
     data: bytes
 
@@ -98,77 +98,77 @@ class Drip:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Do nothing for a while."""
+    """Pause for a number of seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Do nothing until a gate opens: this one, or the scenario's own."""
+    """Pause until a gate opens: this one, or the scenario's own."""
 
     gate: Gate | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class HalfClose:
-    """Say that no more bytes will come, and still listen."""
+    """Close the sending side of the connection only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """End the connection in good order."""
+    """Close the connection in an orderly way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """Tear the connection down, so that the peer meets a reset."""
+    """Abort the connection, so that the peer receives a reset."""
 
 
 Step = Send | Drip | Wait | Hold | HalfClose | Close | Reset
 
 
 class Scenario:
-    """The steps of one answer.
+    """The steps of one response.
 
-    After the last step the connection waits for its next request. So an answer that lacks its end is a
-    stall: the peer waits until it loses patience.
+    After the last step the connection waits for its next request. So a response without its end is a stall: the peer
+    waits until its timeout.
     """
 
     def __init__(self, *steps: Step, gate: Gate | None = None) -> None:
         self.steps = steps
         self.gate = Gate() if gate is None else gate
-        """Opens every `Hold` that names no gate of its own, in each answer that plays this scenario."""
+        """Opens every `Hold` without its own gate, in each response that uses this scenario."""
 
     def then(self, *steps: Step) -> "Scenario":
-        """The same with more steps at its end, behind the same gate."""
+        """Return a scenario with more steps at the end, and the same gate."""
         return Scenario(*self.steps, *steps, gate=self.gate)
 
 
 Answer = Scenario | Callable[[Received], Scenario]
-"""A scenario, or what makes one from the request; it may check the request and raise."""
+"""A scenario, or a function that returns one for a request; it may check the request and raise."""
 
 
 def raw_answer(data: bytes, *, close: bool = True) -> Scenario:
-    """An answer written by hand, head and all; `close` ends the connection behind it."""
+    """Return a response of raw bytes, including its head; `close` closes the connection after it."""
     return Scenario(Send(data), Close()) if close else Scenario(Send(data))
 
 
 def json_answer(status: int, body: object, headers: Headers = ()) -> Scenario:
-    """An answer whose body is `body` as JSON, or these very bytes. The connection stays open."""
+    """Return a response whose body is `body` encoded as JSON, or the given bytes. The connection stays open."""
     data = body if isinstance(body, bytes) else msgspec.json.encode(body)
     framing = [("content-type", "application/json"), ("content-length", str(len(data)))]
     return Scenario(Send(_head(status, framing, headers) + data))
 
 
 def error_answer(status: int, body: object = None, headers: Headers = ()) -> Scenario:
-    """A refusal; without `body`, one in the shape that most vendors share.
+    """Return an error response; without `body`, in the form that most vendors share.
 
     Raises:
-        ValueError: `status` does not say error.
+        ValueError: `status` is not an error status.
     """
     if status < 400:
-        raise ValueError(f"{status} is no status of an error")
+        raise ValueError(f"{status} is not an error status")
     shown = {"error": {"message": "refused by the script", "type": "scripted"}} if body is None else body
     return json_answer(status, shown, headers)
 
@@ -181,10 +181,10 @@ def sse_answer(
     status: int = 200,
     headers: Headers = (),
 ) -> Scenario:
-    """A stream: each frame is one HTTP chunk and one write; steps may stand between frames.
+    """Return a stream: each frame is one HTTP chunk and one write; steps may be placed between frames.
 
-    Without `chunked` the body ends with the connection. Without `end` it does not end at all: close, reset
-    or stall by a last step. A `Drip` is framed like a frame, a `Send` goes out as it is.
+    Without `chunked` the body ends with the connection. Without `end` it does not end at all: close, reset or stall
+    with a last step. A `Drip` is sent as a chunk like a frame, a `Send` unchanged.
     """
     framing = [("content-type", "text/event-stream"), ("cache-control", "no-cache")]
     framing.append(("transfer-encoding", "chunked") if chunked else ("connection", "close"))
@@ -211,7 +211,7 @@ def _chunk(data: bytes) -> bytes:
 
 
 def _head(status: int, framing: list[tuple[str, str]], headers: Headers) -> bytes:
-    """Status line and headers; those of the caller replace the ones we would write."""
+    """Return the status line and the headers; given ones replace the defaults."""
     given = list(headers.items()) if isinstance(headers, Mapping) else list(headers)
     replaced = {name.lower() for name, _ in given}
     fields = [field for field in framing if field[0] not in replaced] + given

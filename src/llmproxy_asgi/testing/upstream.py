@@ -1,11 +1,11 @@
-"""A scripted upstream: an HTTP/1.1 server on a loopback socket that plays scenarios and takes notes.
+"""A scripted upstream: an HTTP/1.1 server on a loopback socket that plays scenarios and records requests.
 
-The sockets are real, so that what a test sees of streaming, disconnects and resets is what happens. HTTP is
-written by hand, so that it can be written wrongly. It notes each request and the moment the peer left; it
-does not judge them, speaks no TLS and no HTTP/2, and listens nowhere but on 127.0.0.1.
+The sockets are real, so that tests observe real streaming, disconnects and resets. HTTP is written by hand, so that it
+can be written wrongly. The upstream records each request and the time at which the peer disconnected; it does not check
+them, supports neither TLS nor HTTP/2, and listens on 127.0.0.1 only.
 
-A peer counts as gone when it closes its sending side, too: no HTTP client in use does that and goes on
-reading. The rest of a scenario is then not played.
+A peer that closes only its sending side counts as disconnected, too: no HTTP client in use does that and continues to
+read. The rest of a scenario is then skipped.
 """
 
 import asyncio
@@ -41,39 +41,39 @@ _HEAD_LIMIT = 1024 * 1024
 
 
 class Script:
-    """What an upstream was told to do, and what it has seen so far.
+    """The responses of an upstream, and the requests it has received so far.
 
-    A request is answered by the first rule of `on` that fits; else by the next of the queue; else by
-    `default`. One that nothing answers, or whose answer raises, gets a 500, and the error is raised again
-    where the upstream is left.
+    A request is answered by the first matching rule of `on`, otherwise by the next response of the queue, otherwise by
+    `default`. A request without a response, or whose response raises, gets a 500, and the error is raised again when
+    the upstream's context is left.
     """
 
     def __init__(self, *, default: Answer | None = None) -> None:
         self.default = default
         self.base_url = ""
-        """`http://127.0.0.1:port`, while it runs."""
+        """`http://127.0.0.1:port` while the upstream runs."""
         self.requests: list[Received] = []
         self.connections = 0
-        """How many were accepted in all."""
+        """The number of connections accepted so far."""
         self.closed_at: dict[int, float] = {}
-        """Connection, counted from 0, to the monotonic second at which the peer closed it."""
+        """The monotonic second at which the peer closed a connection, by its number from 0."""
         self.errors: list[Exception] = []
-        """What answers raised, and what could not be read as a request."""
+        """Errors that responses raised, and errors of malformed requests."""
         self._open: set[int] = set()
         self._rules: list[tuple[str | Callable[[Received], bool], Answer]] = []
         self._queue: deque[Answer] = deque()
 
     @property
     def open_connections(self) -> int:
-        """How many neither side has closed."""
+        """The number of connections that neither side has closed."""
         return len(self._open)
 
     def enqueue(self, *answers: Answer) -> None:
-        """Answer the next requests with these, one each, in this order."""
+        """Answer the next requests with these responses, one each, in order."""
         self._queue.extend(answers)
 
     def on(self, match: str | Callable[[Received], bool], answer: Answer) -> None:
-        """Answer each request on this exact path, or for which `match` is true, with `answer`."""
+        """Answer each request to this exact path, or for which `match` returns true, with `answer`."""
         self._rules.append((match, answer))
 
     def _scenario_for(self, received: Received) -> Scenario:
@@ -98,7 +98,7 @@ class Script:
 
 
 class Upstream(Script):
-    """The scripted upstream for asynchronous tests; runs while entered, on the event loop that enters it."""
+    """A scripted upstream for asynchronous tests; it runs while its context is entered, on the current event loop."""
 
     def __init__(self, *, default: Answer | None = None) -> None:
         super().__init__(default=default)
@@ -119,24 +119,24 @@ class Upstream(Script):
             self._raise_errors()
 
     async def wait_for_requests(self, count: int) -> None:
-        """Return once so many requests have arrived, counted from the start."""
+        """Wait until this many requests have arrived since the start."""
         await self._server.wait_for_requests(count)
 
     async def wait_closed(self, request: int) -> float:
-        """The monotonic second at which the peer closed the connection of this request, counted from 0.
+        """Return the monotonic second at which the peer closed the connection of a request, numbered from 0.
 
         Raises:
-            RuntimeError: the upstream closed it first.
+            RuntimeError: The upstream closed it first.
         """
         return await self._server.wait_closed(request)
 
     @staticmethod
     @contextmanager
     def in_thread(*, default: Answer | None = None) -> Iterator["ThreadedUpstream"]:
-        """The same on an event loop and a thread of its own, for tests that are not asynchronous."""
+        """Run an upstream on an event loop in a separate thread, for synchronous tests."""
         with start_blocking_portal() as portal:
             upstream = ThreadedUpstream(portal, default=default)
-            portal.call(upstream._server.start)  # noqa: SLF001  this is its other half
+            portal.call(upstream._server.start)  # noqa: SLF001  the classes belong together
             try:
                 yield upstream
             finally:
@@ -145,7 +145,7 @@ class Upstream(Script):
 
 
 class ThreadedUpstream(Script):
-    """What `Upstream.in_thread` gives; its waits block the calling thread."""
+    """The upstream of `Upstream.in_thread`; its `wait_*` methods block the calling thread."""
 
     def __init__(self, portal: BlockingPortal, *, default: Answer | None = None) -> None:
         super().__init__(default=default)
@@ -153,30 +153,30 @@ class ThreadedUpstream(Script):
         self._portal = portal
 
     def wait_for_requests(self, count: int, *, timeout: float = 30) -> None:
-        """Return once so many requests have arrived, counted from the start.
+        """Wait until this many requests have arrived since the start.
 
         Raises:
-            TimeoutError: they did not, within so many seconds.
+            TimeoutError: They did not arrive within `timeout` seconds.
         """
         self._portal.call(self._server.wait_for_requests, count, timeout)
 
     def wait_closed(self, request: int, *, timeout: float = 30) -> float:
-        """The monotonic second at which the peer closed the connection of this request, counted from 0.
+        """Return the monotonic second at which the peer closed the connection of a request, numbered from 0.
 
         Raises:
-            RuntimeError: the upstream closed it first.
-            TimeoutError: nobody did, within so many seconds.
+            RuntimeError: The upstream closed it first.
+            TimeoutError: Neither side closed it within `timeout` seconds.
         """
         return self._portal.call(self._server.wait_closed, request, timeout)
 
 
 class _Server:
-    """The listening socket, its connections, and those who wait for something to happen."""
+    """The listening socket, its connections, and the waiters for changes."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
         self.connections: set[_Connection] = set()
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._stopping = False
         self._socket: socket.socket
         self._accepting: asyncio.Task[None]
@@ -189,15 +189,15 @@ class _Server:
 
     async def stop(self) -> None:
         self._stopping = True
-        with self._socket, socket.socket() as knock:
-            knock.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(knock, self._socket.getsockname())
+        with self._socket, socket.socket() as wakeup:
+            wakeup.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(wakeup, self._socket.getsockname())
             await self._accepting
         await asyncio.gather(*(connection.drop() for connection in self.connections))
 
     async def _accept(self) -> None:
-        # By hand, and ended by a knock: a cancelled accept, like a closed `asyncio.Server`, can lose a
-        # connection that the system has made already, and its peer would wait for ever.
+        # By hand, and ended by a connection of `stop`: a cancelled accept, like a closed `asyncio.Server`, can lose a
+        # connection that the system has established already, and its peer would wait forever.
         loop = asyncio.get_running_loop()
         while True:
             accepted, _ = await loop.sock_accept(self._socket)
@@ -206,10 +206,10 @@ class _Server:
                 return
             await loop.connect_accepted_socket(lambda: _Connection(self), accepted)
 
-    def announce(self) -> None:
-        """Let those who wait look again."""
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+    def notify_waiters(self) -> None:
+        """Wake all waiters, so that they check their conditions again."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     async def wait_for_requests(self, count: int, timeout: float | None = None) -> None:  # noqa: ASYNC109  for another thread
         requests = self.script.requests
@@ -221,18 +221,18 @@ class _Server:
         script = self.script
         connection = script.requests[request].connection
         async with asyncio.timeout(timeout):
-            await self._wait_until(lambda: connection not in script._open)  # noqa: SLF001  its other half
+            await self._wait_until(lambda: connection not in script._open)  # noqa: SLF001  the classes belong together
         if connection not in script.closed_at:
             raise RuntimeError(f"the upstream itself closed the connection of request {request}")
         return script.closed_at[connection]
 
     async def _wait_until(self, condition: Callable[[], bool]) -> None:
         while not condition():
-            await self._news.wait()
+            await self._changed.wait()
 
 
 class _Connection(asyncio.StreamReaderProtocol):
-    """One accepted connection: reads requests, plays their scenarios, notes who ends it and when."""
+    """An accepted connection: reads requests, plays their scenarios, and records which side closes it and when."""
 
     def __init__(self, server: _Server) -> None:
         super().__init__(asyncio.StreamReader(limit=_HEAD_LIMIT), self._opened)
@@ -248,9 +248,9 @@ class _Connection(asyncio.StreamReaderProtocol):
     def _opened(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._index = self._script.connections
         self._script.connections += 1
-        self._script._open.add(self._index)  # noqa: SLF001  its other half
+        self._script._open.add(self._index)  # noqa: SLF001  the classes belong together
         self._server.connections.add(self)
-        self._server.announce()
+        self._server.notify_waiters()
         writer.transport.set_write_buffer_limits(high=0)  # so that `drain` means sent
         self._writer = writer
         self._conversation = asyncio.get_running_loop().create_task(self._run(reader))
@@ -259,7 +259,7 @@ class _Connection(asyncio.StreamReaderProtocol):
     def eof_received(self) -> bool:
         self._end(by_peer=True)
         super().eof_received()
-        return True  # we may still want to write, if only to meet the reset
+        return True  # keep writing possible, if only to receive the reset
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
@@ -269,7 +269,7 @@ class _Connection(asyncio.StreamReaderProtocol):
         self._lost.set()
 
     async def drop(self) -> None:
-        """End it from our side, at once; return when task and socket are gone."""
+        """Abort the connection; return when its task has ended and its socket is closed."""
         self._end(by_peer=False)
         self._conversation.cancel()
         await asyncio.wait([self._conversation])
@@ -282,8 +282,8 @@ class _Connection(asyncio.StreamReaderProtocol):
         self._ended = True
         if by_peer:
             self._script.closed_at[self._index] = time.monotonic()
-        self._script._open.discard(self._index)  # noqa: SLF001  its other half
-        self._server.announce()
+        self._script._open.discard(self._index)  # noqa: SLF001  the classes belong together
+        self._server.notify_waiters()
         if by_peer and self._playing:
             self._conversation.cancel()
 
@@ -291,8 +291,8 @@ class _Connection(asyncio.StreamReaderProtocol):
         try:
             await self._converse(reader)
         except ConnectionError:
-            pass  # noted already, by connection_lost
-        except Exception as error:  # noqa: BLE001  raised again where the upstream is left
+            pass  # recorded by connection_lost
+        except Exception as error:  # noqa: BLE001  raised again at the end of the context
             self._script.errors.append(error)
         finally:
             self._end(by_peer=False)
@@ -301,7 +301,7 @@ class _Connection(asyncio.StreamReaderProtocol):
     async def _converse(self, reader: asyncio.StreamReader) -> None:
         while not self._ended and (received := await self._read(reader)) is not None:
             self._script.requests.append(received)
-            self._server.announce()
+            self._server.notify_waiters()
             scenario = self._scenario_for(received)
             self._playing = True
             for step in scenario.steps:
@@ -314,8 +314,8 @@ class _Connection(asyncio.StreamReaderProtocol):
 
     def _scenario_for(self, received: Received) -> Scenario:
         try:
-            return self._script._scenario_for(received)  # noqa: SLF001  its other half
-        except Exception as error:  # noqa: BLE001  raised again where the upstream is left
+            return self._script._scenario_for(received)  # noqa: SLF001  the classes belong together
+        except Exception as error:  # noqa: BLE001  raised again at the end of the context
             self._script.errors.append(error)
             shown = {"error": {"message": f"{type(error).__name__}: {error}", "type": "script_error"}}
             return error_answer(500, shown).then(Close())
@@ -352,7 +352,7 @@ class _Connection(asyncio.StreamReaderProtocol):
         self._writer.transport.abort()
 
     async def _read(self, reader: asyncio.StreamReader) -> Received | None:
-        """The next request; None if the peer left before its end."""
+        """Read the next request; return None if the peer disconnects before its end."""
         with contextlib.suppress(asyncio.IncompleteReadError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             method, target, headers = _decode_head(head)
