@@ -1,1 +1,1 @@
-"""The command: reads arguments, calls the library, prints. What is heavy is imported by the command that needs it."""
+"""The `llmproxy` command: read arguments, call the library, print. Each command imports what it needs when it runs."""

@@ -1,4 +1,4 @@
-"""`init`, `check` and `schema`: the configuration file's life outside the gateway."""
+"""The commands `init`, `check` and `schema`, which write, validate and describe configuration files."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def init(
     try:
         if force:
             path.unlink(missing_ok=True)
-        # Made anew with its mode: nobody else can have it open, and no link is followed.
+        # Created with its mode: no other process can have it open, and no link is followed.
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:

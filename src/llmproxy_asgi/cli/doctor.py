@@ -1,6 +1,6 @@
-"""`doctor`: could a call succeed at each provider, by each of its credentials, and what to change where it could not.
+"""The command `doctor`: check whether calls can succeed at each provider with each credential, and advise if not.
 
-Nothing is computed upstream, so it costs no tokens; a server that is running is neither asked nor told.
+The upstreams compute nothing, so it costs no tokens. A running server is not contacted.
 """
 
 import asyncio
@@ -28,32 +28,32 @@ def doctor(
 
     Credentials are shown by their fingerprints, as in logs and spans. Ends with 0 if all could, else with 1.
     """
-    found = asyncio.run(_asked(read_config(config)))
+    found = asyncio.run(_diagnose_all(read_config(config)))
     if not found:
         fail("No provider is enabled.")
     rows = [
-        (credential.provider, credential.fingerprint.rpartition(":")[2], told.state, f"{told.seconds:.2f}")
-        for credential, told in found
+        (credential.provider, credential.fingerprint.rpartition(":")[2], diagnosis.state, f"{diagnosis.seconds:.2f}")
+        for credential, diagnosis in found
     ]
     if as_json:
-        typer.echo(msgspec.json.encode([_entry(credential, told) for credential, told in found]).decode())
+        typer.echo(msgspec.json.encode([_entry(credential, diagnosis) for credential, diagnosis in found]).decode())
     else:
         for line in columns([_HEAD, *rows]):
             typer.echo(line)
-        for row, (_, told) in zip(rows, found, strict=True):
-            if not told.ok:
-                typer.echo(f"\n{row[0]} ({row[1]}): {told.reason}\n  {told.advice}")
-    wrong = sum(not told.ok for _, told in found)
-    if wrong:
-        fail(f"{wrong} of {len(found)} failed.")
+        for row, (_, diagnosis) in zip(rows, found, strict=True):
+            if not diagnosis.ok:
+                typer.echo(f"\n{row[0]} ({row[1]}): {diagnosis.reason}\n  {diagnosis.advice}")
+    failures = sum(not diagnosis.ok for _, diagnosis in found)
+    if failures:
+        fail(f"{failures} of {len(found)} failed.")
 
 
-def _entry(credential: "Credential", told: "Diagnosis") -> dict[str, object]:
+def _entry(credential: "Credential", diagnosis: "Diagnosis") -> dict[str, object]:
     names = {"provider": credential.provider, "credential": credential.fingerprint.rpartition(":")[2]}
-    return {**names, **msgspec.structs.asdict(told), "seconds": round(told.seconds, 3)}
+    return {**names, **msgspec.structs.asdict(diagnosis), "seconds": round(diagnosis.seconds, 3)}
 
 
-async def _asked(config: "Config") -> "list[tuple[Credential, Diagnosis]]":
+async def _diagnose_all(config: "Config") -> "list[tuple[Credential, Diagnosis]]":
     from llmproxy_asgi.execution.diagnosis import diagnose
     from llmproxy_asgi.runtime import Runtime, SharedState
 
@@ -63,8 +63,8 @@ async def _asked(config: "Config") -> "list[tuple[Credential, Diagnosis]]":
         each = [
             (provider, credential) for provider in runtime.providers.values() for credential in provider.credentials
         ]
-        asked = (diagnose(shared.pool(provider), provider, credential) for provider, credential in each)
-        found = await asyncio.gather(*asked)
-        return [(credential, told) for (_, credential), told in zip(each, found, strict=True)]
+        diagnoses = (diagnose(shared.pool(provider), provider, credential) for provider, credential in each)
+        found = await asyncio.gather(*diagnoses)
+        return [(credential, diagnosis) for (_, credential), diagnosis in zip(each, found, strict=True)]
     finally:
         await shared.aclose()

@@ -1,7 +1,7 @@
-"""Only requests that name this machine: what keeps a web page from using an open gateway through a name of its own.
+"""Accept requests for this machine's own names only, so that web pages cannot use an open gateway by DNS rebinding.
 
-A page can point a host name at 127.0.0.1 after it was loaded (DNS rebinding), and then counts as same-origin. The
-browser still sends that name in `Host`, so it is refused here.
+A page can point its host name at 127.0.0.1 after it was loaded, and then counts as same-origin. The browser still
+sends that name in `Host`, so the request is refused here.
 """
 
 import re
@@ -13,17 +13,17 @@ _BODY = b'{"error":{"message":"Without access control only localhost is served (
 
 
 class LocalHosts:
-    """Refuses requests whose `Host` is not this machine's own name or loopback address.
+    """Middleware that refuses requests whose `Host` is not `localhost` or a loopback address.
 
     Args:
-        app: What serves all others.
+        app: Serves all other requests.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the connection on, or refuse it."""
+        """Pass the connection on, or refuse it."""
         if scope["type"] == "lifespan" or _is_local(scope):
             await self._app(scope, receive, send)
         elif scope["type"] == "http":

@@ -1,4 +1,4 @@
-"""`models`: what a configuration serves, and by whom."""
+"""The command `models`: list the models that a configuration serves, and their targets."""
 
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -17,10 +17,10 @@ _HEAD: Row = ("NAME", "TARGETS", "PROTOCOLS", "STRATEGY")
 
 
 def show(config: ConfigOption = None) -> None:
-    """List the names that clients may use, the targets behind each in their order, and what those speak.
+    """List the names that clients may use, the targets of each in order, and their protocols.
 
     Names under `models` show their strategy, and with `weighted` each target's share in brackets.
-    `*` stands for anything: a provider without a list of models is asked for whatever a client names.
+    `*` means any name: a provider without a list of models accepts every model name.
     """
     from llmproxy_asgi.runtime import Runtime, SharedState
 
@@ -41,14 +41,14 @@ def _named(runtime: "Runtime") -> Iterator[Row]:
 
 
 def _open_ended(providers: "Iterable[Provider]") -> Iterator[Row]:
-    """Patterns, and providers that list nothing."""
+    """Yield rows for patterns, and for providers without a list of models."""
     for provider in providers:
-        spoken = ", ".join(provider.protocols)
+        protocols = ", ".join(provider.protocols)
         for entry in provider.config.models or ():
             if entry.enabled and entry.is_pattern:
-                yield entry.name, f"{provider.name}/{entry.upstream or entry.name}", spoken, ""
+                yield entry.name, f"{provider.name}/{entry.upstream or entry.name}", protocols, ""
         if provider.config.models is None:
-            yield "*", f"{provider.name}/*", spoken, ""
+            yield "*", f"{provider.name}/*", protocols, ""
 
 
 def _shown(rank: "Rank") -> str:

@@ -1,4 +1,4 @@
-"""All commands, put together."""
+"""The command-line program with all its commands."""
 
 import platform
 from importlib.metadata import version
@@ -22,14 +22,14 @@ program = typer.Typer(
 )
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"llmproxy {version('llmproxy-asgi')} (Python {platform.python_version()})")
         raise typer.Exit
 
 
 @program.callback()
-def _whole(
+def _options(
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,

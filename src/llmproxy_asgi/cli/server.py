@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _BACKLOG = 2048
 _GRACE = 5.0
-"""Seconds that the server waits for connections whose calls the gateway has ended already."""
+"""Seconds that the server waits for connections after the gateway has ended their calls."""
 
 
 @dataclass(frozen=True, slots=True)

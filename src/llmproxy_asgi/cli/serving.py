@@ -1,4 +1,4 @@
-"""`serve` and `demo`: the gateway alone, without a host application."""
+"""The commands `serve` and `demo`: run the gateway without a host application."""
 
 import os
 from enum import StrEnum
@@ -17,11 +17,11 @@ DEMO = {
     "access": {"mode": "open"},
     "endpoints": {"ui": True},
 }
-"""What the demo serves; the delay lets a person see a stream arrive."""
+"""The configuration of the demo; the delay makes streaming visible."""
 
 
 class LogLevel(StrEnum):
-    """How much is logged."""
+    """Log levels."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -82,7 +82,7 @@ def serve(  # noqa: PLR0917  each is an option of the command
         )
         server.run(app, listener, graceful=seconds, log_level=log_level, access_log=access_log)
         return
-    listener.close()  # it was only to see whether the address can be had; uvicorn binds for its workers
+    listener.close()  # it only tested whether the address is available; uvicorn binds for its workers
     _announce(plan, address, where)
     worker.instruct(files, prefix=where, local_hosts=local_hosts, window=seconds, may_open=may_open)
     server.run_workers(

@@ -24,10 +24,10 @@ from llmproxy_asgi.errors import ConfigError
 FIRST_WAIT = 1.0
 """Seconds before a worker is started again after one that could not serve; doubled each time."""
 LONGEST_WAIT = 30.0
-YOUNG = 30.0
+EARLY_EXIT = 30.0
 """Seconds; a worker that dies sooner counts as one that could not serve."""
 _STARTUP_FAILURE = 3
-"""How uvicorn ends a process whose application refused to start."""
+"""The exit code of uvicorn if the application fails to start."""
 
 _log = logging.getLogger("llmproxy_asgi.serve")
 
@@ -39,9 +39,9 @@ class Supervisor(Multiprocess):
         super().__init__(*args, **named)
         self._started_at: dict[int, float] = {}
         self._due_at: dict[int, float] = {}
-        """When workers that died are replaced, by their place among the processes."""
+        """The monotonic seconds at which dead workers are replaced, by their index among the processes."""
         self._wait = FIRST_WAIT
-        self._told = ""
+        self._last_reason = ""
 
     @classmethod
     def over(cls, config: uvicorn.Config, listener: socket.socket) -> Self:
@@ -69,10 +69,10 @@ class Supervisor(Multiprocess):
                 if time.monotonic() >= self._due_at[index]:
                     self._replace(index)
             elif not process.is_alive(timeout=patience):
-                self._bury(index)
+                self._end_worker(index)
 
-    def _bury(self, index: int) -> None:
-        """End a worker that died or hangs, and decide when another one takes its place."""
+    def _end_worker(self, index: int) -> None:
+        """End a worker that died or hangs, and schedule its replacement."""
         process = self.processes[index]
         process.kill()
         process.join()
@@ -83,33 +83,33 @@ class Supervisor(Multiprocess):
             self.should_exit.set()
             return
         now = time.monotonic()
-        lived = now - self._started_at.get(index, now)
-        if lived >= YOUNG:
+        lifetime = now - self._started_at.get(index, now)
+        if lifetime >= EARLY_EXIT:
             self._wait = FIRST_WAIT
             self._due_at[index] = now
         else:
-            self._put_off(index)
+            self._back_off(index)
         _log.warning(
             "The worker %s ended with %s after %.0f s; another one is started in %.0f s",
-            process.pid, ended, lived, self._due_at[index] - now,
+            process.pid, ended, lifetime, self._due_at[index] - now,
         )  # fmt: skip
 
-    def _put_off(self, index: int) -> None:
+    def _back_off(self, index: int) -> None:
         self._due_at[index] = time.monotonic() + self._wait
         self._wait = min(2 * self._wait, LONGEST_WAIT)
 
     def _replace(self, index: int) -> None:
-        """Start a worker where one died, unless it could not serve."""
+        """Replace a dead worker, unless the configuration is invalid."""
         try:
             worker_config()
         except ConfigError as error:
-            self._put_off(index)
+            self._back_off(index)
             reason = "; ".join(error.findings)
-            if reason != self._told:
+            if reason != self._last_reason:
                 _log.error("No worker is started while the configuration is wrong: %s", reason)
-            self._told = reason
+            self._last_reason = reason
             return
-        self._told = ""
+        self._last_reason = ""
         arguments: list[Any] = [self.config, self.sockets]
         if hasattr(self, "target"):
             arguments.insert(1, self.target)
@@ -136,7 +136,7 @@ class Supervisor(Multiprocess):
 
     @override
     def handle_hup(self) -> None:
-        # The files are new, so what was wrong with them may be right.
+        # The files may have changed, so an invalid configuration may be valid now.
         self._wait = FIRST_WAIT
         self._due_at = dict.fromkeys(self._due_at, 0.0)
         for process in self.processes:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmproxy_asgi.cli import supervisor
-from llmproxy_asgi.cli.supervisor import FIRST_WAIT, LONGEST_WAIT, YOUNG, Supervisor
+from llmproxy_asgi.cli.supervisor import EARLY_EXIT, FIRST_WAIT, LONGEST_WAIT, Supervisor
 from llmproxy_asgi.errors import ConfigError
 
 
@@ -74,7 +74,7 @@ def house(monkeypatch: pytest.MonkeyPatch) -> House:
 
 def test_a_worker_that_served_is_replaced_at_once(house: House) -> None:
     """A crash after minutes of service is no reason to wait."""
-    house.pass_by(YOUNG)
+    house.pass_by(EARLY_EXIT)
     house.workers[1].alive = False
     house.pass_by(1)
     assert len(STARTED) == 1
