@@ -1,1 +1,1 @@
-"""What an operator writes: the schema, and how it is read from files and the environment."""
+"""The configuration: its schema, and how it is read from files and the environment."""

@@ -1,7 +1,7 @@
-"""A configuration text that has been read: plain values, and the line on which each stands.
+"""A parsed configuration text: plain values, and the line of each.
 
-The readers beside this module (`yaml.py`, `json_text.py`, `toml_text.py`) make documents. What the values mean is not
-known here.
+The readers in this package (`yaml.py`, `json_text.py`, `toml_text.py`) return documents. This module does not interpret
+the values.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,28 +13,28 @@ from typing import TypeAlias
 import msgspec
 
 Path: TypeAlias = tuple[str | int, ...]
-"""Where a value stands: `("providers", "openai", "models", 2, "name")`."""
+"""The path of a value: `("providers", "openai", "models", 2, "name")`."""
 
 Tree: TypeAlias = dict[str, object]
 
 MAX_BYTES = 4 * 2**20
 MAX_DEPTH = 64
 MAX_VALUES = 100_000
-"""How many values a document may unfold to; aliases make a short text long."""
+"""The most values of a document, with aliases expanded."""
 
-MOST_HINTS = 50
-"""How many guesses at what was meant are made for one configuration."""
-_LONGEST_GUESSED = 100
-_MOST_CANDIDATES = 1000
+MAX_HINTS = 50
+"""The most hints computed for one configuration."""
+_MAX_HINT_LENGTH = 100
+_MAX_CANDIDATES = 1000
 _hints_left: ContextVar[list[None] | None] = ContextVar("hints_left", default=None)
 
 
 class Document(msgspec.Struct, frozen=True):
-    """What a text holds.
+    """The values of a text.
 
     Args:
-        values: Made of dict, list, str, int, float, bool and None.
-        lines: The line, from 1, on which each key or list item stands, as far as it is known.
+        values: Nested dict, list, str, int, float, bool and None.
+        lines: The line, from 1, of each key or list item, where it is known.
     """
 
     values: Tree
@@ -42,11 +42,11 @@ class Document(msgspec.Struct, frozen=True):
 
 
 class Unreadable(ValueError):
-    """A text is not of its language, or holds what we refuse to read. The message quotes nothing of the text's values.
+    """A text is not valid in its language, or uses features that are refused. The message quotes none of its values.
 
     Args:
         problem: What is wrong.
-        line: Where, from 1; None if there is no such place.
+        line: The line, from 1; None if it is unknown.
     """
 
     def __init__(self, problem: str, line: int | None = None) -> None:
@@ -55,11 +55,11 @@ class Unreadable(ValueError):
         self.line = line
 
 
-def whole(text: str, line: int) -> str:
-    """The text, with the two halves that JSON writes some characters in put together.
+def join_surrogates(text: str, line: int) -> str:
+    """Join the surrogate pairs of a text into characters.
 
     Raises:
-        Unreadable: There is only one of the halves, which nothing could ever print or send.
+        Unreadable: There is a lone surrogate, which cannot be encoded.
     """
     try:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
@@ -67,8 +67,8 @@ def whole(text: str, line: int) -> str:
         raise Unreadable("has a text with half a character in it (a lone surrogate)", line) from None
 
 
-def spell(path: Iterable[str | int]) -> str:
-    """A path as people write it: `providers.openai.models[2].name`."""
+def format_path(path: Iterable[str | int]) -> str:
+    """Format a path for messages: `providers.openai.models[2].name`."""
     text = ""
     for step in path:
         if isinstance(step, int):
@@ -79,15 +79,15 @@ def spell(path: Iterable[str | int]) -> str:
 
 
 def _shown(key: str) -> str:
-    """A key on one line, however it is made."""
+    """Format a key on one line, cut and escaped."""
     kept = key if len(key) <= 80 else key[:80] + "..."
     return kept if kept.isprintable() else repr(kept)[1:-1]
 
 
 @contextmanager
 def limited_hints() -> Iterator[None]:
-    """Make no more than `MOST_HINTS` guesses within: each compares texts, and mistakes may come by the thousand."""
-    before = _hints_left.set([None] * MOST_HINTS)
+    """Compute at most `MAX_HINTS` hints within: each compares texts, and a file may have thousands of mistakes."""
+    before = _hints_left.set([None] * MAX_HINTS)
     try:
         yield
     finally:
@@ -95,17 +95,17 @@ def limited_hints() -> Iterator[None]:
 
 
 def hint(given: str, known: Iterable[str]) -> str:
-    """A guess at what was meant, to end a sentence with; case and the way to join words do not count."""
+    """Return a suggestion to append to a message; letter case, hyphens and underscores are ignored. Empty: none."""
     left = _hints_left.get()
     if left is not None:
         if not left:
             return ""
         left.pop()
-    if len(given) > _LONGEST_GUESSED:
+    if len(given) > _MAX_HINT_LENGTH:
         return ""
-    import difflib  # for those who have misspelled something
+    import difflib  # needed for misspelled names only
 
-    folded = {_folded(name): name for name in islice(known, _MOST_CANDIDATES)}
+    folded = {_folded(name): name for name in islice(known, _MAX_CANDIDATES)}
     near = difflib.get_close_matches(_folded(given), folded, n=1, cutoff=0.65)
     return f"; did you mean {folded[near[0]]!r}?" if near else ""
 

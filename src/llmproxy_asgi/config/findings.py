@@ -1,7 +1,7 @@
-"""What is wrong with a configuration, in words for whoever wrote it.
+"""Translate pydantic's errors about a configuration into findings for its author.
 
-Pydantic finds mistakes and describes them for programmers; here each becomes a sentence of plain English. Values are
-not quoted, unless they are words that we offer a choice of.
+Pydantic describes errors for programmers; here each becomes a sentence of plain English. Values are not quoted, except
+for settings with a fixed choice of values.
 """
 
 import types
@@ -20,8 +20,8 @@ from llmproxy_asgi.errors import MisuseError
 from llmproxy_asgi.providers.base import ProviderConfig
 from llmproxy_asgi.providers.registry import known_types, provider_class
 
-MOST_EXPLAINED = 200
-"""Mistakes of one configuration that are looked into; more than are ever written out."""
+MAX_EXPLAINED = 200
+"""The most errors of one configuration that are explained in full; more than are ever printed."""
 
 NOT_YET = "is not available in this version"
 
@@ -38,7 +38,7 @@ RESERVED: dict[tuple[str | None, ...], frozenset[str]] = {
     ("endpoints",): frozenset({"accounts", "admin", "usage"}),
     ("providers", _EACH): frozenset({"auth", "user_credentials"}),
 }  # fmt: skip
-"""Keys that will mean something one day, by the block that they belong to."""
+"""Keys reserved for later versions, by the block that they belong to."""
 
 RESERVED_TYPES = frozenset(
     {
@@ -49,36 +49,36 @@ RESERVED_TYPES = frozenset(
 
 
 def explain(error: ValidationError, values: Mapping[str, object]) -> Iterator[Finding]:
-    """Every finding in pydantic's error about some values."""
+    """Yield the findings for pydantic's error about some values."""
     foreign = [key for key in values if key in LITELLM]
     if foreign:
         yield Finding((foreign[0],), LITELLM_FILE)
-    for number, one in enumerate(error.errors(include_url=False)):
-        if foreign and one["loc"][0] not in Config.model_fields:
+    for number, detail in enumerate(error.errors(include_url=False)):
+        if foreign and detail["loc"][0] not in Config.model_fields:
             continue
-        cause = one.get("ctx", {}).get("error")
+        cause = detail.get("ctx", {}).get("error")
         if isinstance(cause, Inconsistent):
             yield from cause.findings
             continue
-        path = _path(one["loc"], values, keep_last=one["type"] in ("missing", "extra_forbidden"))
-        if number >= MOST_EXPLAINED:
-            yield Finding(path, _BRIEFLY.get(one["type"], "is not valid"))
-        elif one["type"] == UNKNOWN_TYPE:
-            yield _unknown_type(str(one["input"]), one["loc"], values)
-        elif path[-1:] == ("capabilities",) and isinstance(one["input"], dict):
-            yield from _capabilities(path, one["input"])
-        elif one["type"] == "extra_forbidden":
+        path = _path(detail["loc"], values, keep_last=detail["type"] in ("missing", "extra_forbidden"))
+        if number >= MAX_EXPLAINED:
+            yield Finding(path, _BRIEFLY.get(detail["type"], "is not valid"))
+        elif detail["type"] == UNKNOWN_TYPE:
+            yield _unknown_type(str(detail["input"]), detail["loc"], values)
+        elif path[-1:] == ("capabilities",) and isinstance(detail["input"], dict):
+            yield from _capabilities(path, detail["input"])
+        elif detail["type"] == "extra_forbidden":
             yield Finding(path, _unknown_key(path, values))
         else:
-            yield Finding(path, _sentence(path, one))
+            yield Finding(path, _sentence(path, detail))
 
 
 _BRIEFLY = {"extra_forbidden": "unknown key", UNKNOWN_TYPE: "unknown provider type", "missing": "is required"}
-"""What is said of mistakes beyond those that are looked into."""
+"""Short texts for the errors beyond `MAX_EXPLAINED`."""
 
 
 def _path(loc: tuple[int | str, ...], values: object, *, keep_last: bool) -> Path:
-    """Pydantic's place as a path into what was written: what it names of its own (a union's branch) is left out."""
+    """Convert pydantic's location to a path in the configuration: its own names (a union's branch) are left out."""
     path: Path = ()
     for position, step in enumerate(loc):
         known = (isinstance(values, dict) and step in values) or (
@@ -112,29 +112,29 @@ def _capabilities(path: Path, given: Mapping[str, object]) -> Iterator[Finding]:
 def _unknown_key(path: Path, values: Mapping[str, object]) -> str:
     *above, key = path
     blocks = list(_blocks(tuple(above), values))
-    if any(key in keys for pattern, keys in RESERVED.items() if _fits(pattern, above)):
+    if any(key in keys for pattern, keys in RESERVED.items() if _matches(pattern, above)):
         return NOT_YET
     new = renamed(str(key), blocks)
     if new is not None:
         return f"has a new name; write {new!r}"
-    ours = other_word(str(key), blocks)
-    if ours is not None:
-        return f"unknown key; did you mean {ours!r}?"
+    suggestion = other_word(str(key), blocks)
+    if suggestion is not None:
+        return f"unknown key; did you mean {suggestion!r}?"
     known = {name for block in blocks for name in block.model_fields}
     if len(above) == 2 and above[0] == "providers":
         known.add("api_key_env")
-    place = proper_place(str(key))
-    return f"unknown key{hint(str(key), known) or (f'; it belongs {place}' if place else '')}"
+    correct_place = proper_place(str(key))
+    return f"unknown key{hint(str(key), known) or (f'; it belongs {correct_place}' if correct_place else '')}"
 
 
-def _fits(pattern: tuple[str | None, ...], path: list[str | int]) -> bool:
+def _matches(pattern: tuple[str | None, ...], path: list[str | int]) -> bool:
     return len(pattern) == len(path) and all(
         step is _EACH or step == given for step, given in zip(pattern, path, strict=True)
     )
 
 
 def _blocks(path: Path, values: Mapping[str, object]) -> Iterator[type[BaseModel]]:
-    """The classes that describe what stands at a path."""
+    """Yield the models that describe the block at a path."""
     found: list[Any] = [Config]
     for length, step in enumerate(path, 1):
         found = [below for above in found for below in _below(above, step)]
@@ -205,38 +205,38 @@ _SENTENCES = {
     "less_than_equal": "must be at most {le:g}",
     "value_error": "{error}",
 }
-"""Pydantic's kind of error to our words; the names in braces are from its context."""
+"""Texts by pydantic's error type; the names in braces are from the error's context."""
 
 
 _LISTS = {
     (
         "providers",
     ): "must be a block with each provider under a name of yours, as in `openai: {api_key: ...}`, not a list",
-    ("models",): "must be a block of names that stand for several targets; "
+    ("models",): "must be a block of model names with their targets; "
     "list what a provider serves under its own `models`",
     ("access",): "must be a block; write the list under `keys` in it",
 }
-"""What to write where a list stands in place of a block."""
+"""Texts for a list in place of a block, by path."""
 
 
-def _sentence(path: Path, one: ErrorDetails) -> str:
-    kind, given = one["type"], one["input"]
+def _sentence(path: Path, detail: ErrorDetails) -> str:
+    kind, given = detail["type"], detail["input"]
     if isinstance(given, list) and path in _LISTS:
         return _LISTS[path]
     if kind == "string_type":
         return "must be text" + ("; put it in quotes" if isinstance(given, (int, float)) else "")
     if kind == "literal_error":
-        return _choice(one)
-    if kind in ("string_too_short", "too_short") and one["ctx"].get("min_length") == 1:
+        return _choice(detail)
+    if kind in ("string_too_short", "too_short") and detail["ctx"].get("min_length") == 1:
         return "must not be empty"
-    words = _SENTENCES.get(kind)
-    if words is None:
-        return one["msg"].replace("Input should be", "must be").replace("Input should", "must")
-    return words.format_map(one.get("ctx", {}))
+    template = _SENTENCES.get(kind)
+    if template is None:
+        return detail["msg"].replace("Input should be", "must be").replace("Input should", "must")
+    return template.format_map(detail.get("ctx", {}))
 
 
-def _choice(one: ErrorDetails) -> str:
-    choices = [part.strip(" '") for part in one["ctx"]["expected"].replace(" or ", ",").split(",")]
+def _choice(detail: ErrorDetails) -> str:
+    choices = [part.strip(" '") for part in detail["ctx"]["expected"].replace(" or ", ",").split(",")]
     if len(choices) == 1:
         return f"must be {choices[0]}"
     return f"must be one of {', '.join(choices)}"

@@ -1,6 +1,6 @@
-"""What people write who know another product, another place or another word, and what it is called here.
+"""Suggestions for unknown keys: old names, names of other products, and keys in the wrong block.
 
-Tables and look-ups for the findings about unknown keys; `findings.py` asks them when nothing here is spelled alike.
+`findings.py` uses these tables where no known key is spelled alike.
 """
 
 from collections.abc import Iterable
@@ -41,7 +41,7 @@ _OTHER_WORDS: dict[type[BaseModel], dict[str, str]] = {
         "rpm": "requests_per_minute", "tpm": "tokens_per_minute",
     },
 }  # fmt: skip
-"""Words of other products, and ours."""
+"""Names of settings in other products and their names here, by the block that they belong to."""
 
 _PLACES: tuple[tuple[type[BaseModel], str], ...] = (
     (Config, "at the top level"),
@@ -56,21 +56,21 @@ _PLACES: tuple[tuple[type[BaseModel], str], ...] = (
     (ModelEntry, "in an entry of a provider's `models`"),
     (KeyEntry, "in an entry of `access.keys`"),
 )
-"""Where each block's keys stand, for one that stands elsewhere; the first that has it is named."""
+"""The place of each block's keys, for keys in the wrong block; the first block with the key is named."""
 
 
 def renamed(key: str, blocks: Iterable[type[BaseModel]]) -> str | None:
-    """The new name of a key that some block had under this one."""
+    """Return the new name of a renamed key; None if it was not renamed."""
     return _look_up(RENAMED, key, blocks)
 
 
 def other_word(key: str, blocks: Iterable[type[BaseModel]]) -> str | None:
-    """Our name for what another product calls like this."""
+    """Return the name here of a key of another product; None if it is unknown."""
     return _look_up(_OTHER_WORDS, key.lower().replace("-", "_"), blocks)
 
 
 def proper_place(key: str) -> str | None:
-    """Where a key may stand, in words; None: nowhere."""
+    """Return in words where a key belongs; None if it is unknown everywhere."""
     return next((place for block, place in _PLACES if key in block.model_fields), None)
 
 

@@ -1,7 +1,7 @@
-"""`${NAME}` and `${NAME:-default}` in texts, and `api_key_env`.
+"""Replace `${NAME}` and `${NAME:-default}` in texts, and resolve `api_key_env`.
 
-What is put in is final: it is neither searched for `${` again nor read as YAML. Keys are never touched. This module
-looks names up in the mapping it is given and nowhere else.
+Replaced text is final: it is neither searched for `${` again nor parsed as YAML. Keys of mappings are never changed.
+This module looks names up only in the mapping that it is given.
 """
 
 import re
@@ -18,43 +18,49 @@ _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _TOKEN = re.compile(rf"(?P<escaped>\$\$\{{)|\$\{{(?P<name>{_NAME})(?::-(?P<default>(?:(?!\$\{{)[^}}])*))?\}}|\$\{{")
 _MALFORMED = "has a `${` that is not `${NAME}` or `${NAME:-default}`; write `$${` for a literal one"
 _FOREIGN = re.compile(r"(?:os\.environ/|env[:./]|\$env:|\$|%|\{\{\s*(?:env\.)?)([A-Z][A-Z0-9_]{2,})(?:%|\s*\}\})?")
-"""How other products and shells write a variable."""
-_OURS = ("providers", "access")
+"""The syntax of variables in other products and shells."""
+_BLOCKS_WITH_SECRETS = ("providers", "access")
 _KEY_BEGINNINGS = ("sk-", "llmp_", "Bearer ")
-_SHORTEST_HIDDEN = 6
-"""A shorter text would be found in half the words there are, and hides nothing worth hiding."""
+_MIN_SECRET = 6
+"""Characters of the shortest text that is masked; shorter ones are parts of ordinary words, and no secrets."""
 
 
 class Interpolation(msgspec.Struct):
-    """What came of it."""
+    """The result of an interpolation."""
 
     findings: list[Finding] = msgspec.field(default_factory=list)
-    lost: set[Path] = msgspec.field(default_factory=set)
-    """What has no value because of a finding, and need not be looked at again."""
-    hidden: set[str] = msgspec.field(default_factory=set)
-    """Texts that must appear in no message."""
+    unresolved: set[Path] = msgspec.field(default_factory=set)
+    """Paths without a value because of a finding; further findings about them are dropped."""
+    secrets: set[str] = msgspec.field(default_factory=set)
+    """Texts that must not appear in messages."""
 
 
 def interpolate(layers: Layers, environment: Mapping[str, str]) -> Interpolation:
-    """Put the environment's texts into the values, in place. A value that cannot be had is taken out."""
-    done = Interpolation()
+    """Replace variables in the values, in place. Values that cannot be resolved are removed."""
+    result = Interpolation()
     for path, text in list(_texts(layers.values, ())):
-        place = layers.place(path)
-        is_final = place is not None and place.literal
-        final = text if is_final else _replace(layers, path, text, environment, done)
+        location = layers.location(path)
+        is_final = location is not None and location.literal
+        final = text if is_final else _replace(layers, path, text, environment, result)
         if final is not None and (is_final or _is_secret(path, final)):
-            done.hidden.add(final)
-        variable = None if is_final or path[0] not in _OURS or not _holds_secret(path) else _FOREIGN.fullmatch(text)
+            result.secrets.add(final)
+        variable = (
+            None
+            if is_final or path[0] not in _BLOCKS_WITH_SECRETS or not _holds_secret(path)
+            else _FOREIGN.fullmatch(text)
+        )
         if variable is not None:
-            done.findings.append(Finding(path, f"is not read as a variable: write ${{{variable[1]}}}"))
-            done.lost.add(path)
-    _name_keys(layers, environment, done)
-    _name_proxies(layers, environment, done)
-    done.hidden = {text for text in done.hidden if len(text) >= _SHORTEST_HIDDEN}
-    return done
+            result.findings.append(Finding(path, f"is not read as a variable: write ${{{variable[1]}}}"))
+            result.unresolved.add(path)
+    _name_keys(layers, environment, result)
+    _name_proxies(layers, environment, result)
+    result.secrets = {text for text in result.secrets if len(text) >= _MIN_SECRET}
+    return result
 
 
-def _replace(layers: Layers, path: Path, text: str, environment: Mapping[str, str], done: Interpolation) -> str | None:
+def _replace(
+    layers: Layers, path: Path, text: str, environment: Mapping[str, str], result: Interpolation
+) -> str | None:
     if "${" not in text:
         return text
     problems: list[str] = []
@@ -72,37 +78,37 @@ def _replace(layers: Layers, path: Path, text: str, environment: Mapping[str, st
         if found is None:
             problems.append(_not_set(name))
             return ""
-        done.hidden.add(found)
+        result.secrets.add(found)
         return found
 
     replaced = _TOKEN.sub(look_up, text)
     if problems:
-        # What follows a `${` that is none may only look like a variable.
-        told = [_MALFORMED] if _MALFORMED in problems else dict.fromkeys(problems)
-        done.findings.extend(Finding(path, problem) for problem in told)
-        done.lost.add(path)
+        # What follows a malformed `${` may only look like a variable.
+        reported = [_MALFORMED] if _MALFORMED in problems else dict.fromkeys(problems)
+        result.findings.extend(Finding(path, problem) for problem in reported)
+        result.unresolved.add(path)
         layers.drop(path)
         return None
     layers.replace(path, replaced)
     return replaced
 
 
-def _name_keys(layers: Layers, environment: Mapping[str, str], done: Interpolation) -> None:
+def _name_keys(layers: Layers, environment: Mapping[str, str], result: Interpolation) -> None:
     """Turn each provider's `api_key_env` into its `api_key`."""
     providers = layers.values.get("providers")
     for name, block in providers.items() if isinstance(providers, dict) else ():
         if not isinstance(block, dict) or "api_key_env" not in block:
             continue
         path = ("providers", name, "api_key_env")
-        problem = _name_key(block, environment, done)
+        problem = _name_key(block, environment, result)
         if problem:
-            done.findings.append(Finding(path, problem))
-            done.lost |= {path, (*path[:-1], "api_key")}
+            result.findings.append(Finding(path, problem))
+            result.unresolved |= {path, (*path[:-1], "api_key")}
         else:
-            layers.places[*path[:-1], "api_key"] = layers.places[path]
+            layers.locations[*path[:-1], "api_key"] = layers.locations[path]
 
 
-def _name_key(block: Tree, environment: Mapping[str, str], done: Interpolation) -> str | None:
+def _name_key(block: Tree, environment: Mapping[str, str], result: Interpolation) -> str | None:
     variable = block.pop("api_key_env")
     if "api_key" in block:
         return "says the same as api_key; give one of the two"
@@ -111,13 +117,13 @@ def _name_key(block: Tree, environment: Mapping[str, str], done: Interpolation) 
     key = environment.get(variable)
     if not key:
         return _not_set(variable) if key is None else f"the environment variable {variable} is empty"
-    done.hidden.add(key)
+    result.secrets.add(key)
     block["api_key"] = key
     return None
 
 
-def _name_proxies(layers: Layers, environment: Mapping[str, str], done: Interpolation) -> None:
-    """Put in the place of each `proxy: environment` what the usual variables say now."""
+def _name_proxies(layers: Layers, environment: Mapping[str, str], result: Interpolation) -> None:
+    """Replace each `proxy: environment` by the values of the usual proxy variables."""
     providers = layers.values.get("providers")
     for name, block in providers.items() if isinstance(providers, dict) else ():
         if not isinstance(block, dict) or block.get("proxy") != "environment":
@@ -130,13 +136,13 @@ def _name_proxies(layers: Layers, environment: Mapping[str, str], done: Interpol
             if variable is None:
                 continue
             text = environment[variable] if "://" in environment[variable] else f"http://{environment[variable]}"
-            done.hidden.add(environment[variable])
+            result.secrets.add(environment[variable])
             try:
                 read_proxy(text)
             except MisuseError as error:
                 path = ("providers", name, "proxy")
-                done.findings.append(Finding(path, f"the environment variable {variable} {error.message}"))
-                done.lost |= {path, (*path, scheme)}
+                result.findings.append(Finding(path, f"the environment variable {variable} {error.message}"))
+                result.unresolved |= {path, (*path, scheme)}
             else:
                 found[scheme] = text
         block["proxy"] = {**found, "exempt": exempt_in(environment)} if found else None
@@ -158,7 +164,7 @@ def _texts(value: object, path: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _is_secret(path: Path, text: str) -> bool:
-    """Whether a text is a key or sent as a header, or looks like a key that somebody put in a wrong place."""
+    """Return whether a text is a key or a header's value, or looks like a key in the wrong place."""
     return _holds_secret(path) or text.startswith(_KEY_BEGINNINGS) or ("proxy" in path[-2:] and "@" in text)
 
 

@@ -1,7 +1,7 @@
-"""The configuration's JSON Schema, for editors: completion, descriptions and squiggles while typing.
+"""The configuration's JSON Schema, for completion, descriptions and validation in editors.
 
-It is made from the same classes that validate, so it cannot drift from them. It says less than they do: what depends
-on several parts at once (a target's provider, a missing key) is found by `llmproxy check` alone.
+It is generated from the classes that validate, so it cannot drift from them. It covers less than they do: rules across
+several settings (a target's provider, a missing key) are checked by `llmproxy check` only.
 """
 
 from collections.abc import Iterable
@@ -26,30 +26,30 @@ _KEY_FROM_ENVIRONMENT = {
 
 
 def schema(types: Iterable[str] = ()) -> JSONObject:
-    """The schema of a whole configuration.
+    """Return the schema of a configuration.
 
     Args:
-        types: The provider types to describe beside those that are built in.
+        types: Provider types to describe in addition to the built-in ones.
     """
-    whole = Config.model_json_schema(ref_template=_REFERENCE)
-    definitions: JSONObject = whole.pop("$defs")
+    document = Config.model_json_schema(ref_template=_REFERENCE)
+    definitions: JSONObject = document.pop("$defs")
     names = sorted({*BUILT_IN, *types})
     for name in names:
         definitions[f"provider-{name}"] = _block(name, definitions)
     definitions["provider"] = _any_block(names)
-    whole["properties"]["providers"] = _providers(names, whole["properties"]["providers"])
+    document["properties"]["providers"] = _providers(names, document["properties"]["providers"])
     definitions.pop(ProviderConfig.__name__, None)
     return {
         "$schema": DIALECT,
         "title": "llmproxy-asgi configuration",
         "description": "What `llmproxy serve --config` and `LLMProxy(...)` read.",
-        **{key: _lenient(value) for key, value in whole.items() if key not in ("title", "description")},
+        **{key: _lenient(value) for key, value in document.items() if key not in ("title", "description")},
         "$defs": {name: _lenient(definition) for name, definition in sorted(definitions.items())},
     }
 
 
 def _block(name: str, definitions: JSONObject) -> JSONObject:
-    """The block of one provider type; the classes that it is made of join the definitions."""
+    """Return the schema of one provider type's block; add the classes that it refers to to the definitions."""
     cls = provider_class(name)
     block = cls.Config.model_json_schema(ref_template=_REFERENCE)
     definitions.update(block.pop("$defs", {}))
@@ -66,7 +66,7 @@ def _block(name: str, definitions: JSONObject) -> JSONObject:
 
 
 def _any_block(names: Iterable[str]) -> JSONObject:
-    """A block that names its type."""
+    """Return the schema of a block that names its type."""
     return {
         "type": "object",
         "required": ["type"],
@@ -75,7 +75,7 @@ def _any_block(names: Iterable[str]) -> JSONObject:
 
 
 def _providers(names: Iterable[str], field: JSONObject) -> JSONObject:
-    """Blocks by name. Under the name of a type the type may be left out."""
+    """Return the schema of the blocks by name; under the name of a type the type may be left out."""
     return {
         "type": "object",
         "description": field["description"],
@@ -96,7 +96,7 @@ def _reference(name: str) -> JSONObject:
 
 
 def _lenient(node: Any) -> Any:
-    """The same, but a number or boolean may also be a text with `${NAME}` in it."""
+    """Return a schema in which numbers and booleans may also be texts that contain `${NAME}`."""
     if isinstance(node, list):
         return [_lenient(item) for item in node]
     if not isinstance(node, dict):
@@ -104,7 +104,7 @@ def _lenient(node: Any) -> Any:
     if {"type": "string"} in node.get("anyOf", ()):
         return node  # any text is allowed already
     copy = {key: value if key in ("default", "const", "enum") else _lenient(value) for key, value in node.items()}
-    kind = copy.get("type")  # of properties, this may be the one that is called so
+    kind = copy.get("type")  # in `properties`, this may be a property named "type"
     if not isinstance(kind, str) or kind not in _NOT_TEXT:
         return copy
     about = {key: copy.pop(key) for key in ("title", "description", "default") if key in copy}

@@ -1,21 +1,29 @@
-"""JSON that remembers lines, and refuses repeated keys and deep nesting."""
+"""A JSON reader that records lines, and refuses repeated keys and deep nesting."""
 
 import re
 from json import JSONDecodeError, JSONDecoder
 
-from llmproxy_asgi.config.document import MAX_DEPTH, MAX_VALUES, Document, Path, Unreadable, spell, whole
+from llmproxy_asgi.config.document import (
+    MAX_DEPTH,
+    MAX_VALUES,
+    Document,
+    Path,
+    Unreadable,
+    format_path,
+    join_surrogates,
+)
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?![0-9])(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _STRING = JSONDecoder()
-_WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
+_CONSTANTS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
 
 
 def read_json(text: str) -> Document:
-    """One JSON object.
+    """Read one JSON object.
 
     Raises:
-        Unreadable: It is not that, or holds what we refuse.
+        Unreadable: It is not a JSON object, or is refused.
     """
     return _Reader(text).document()
 
@@ -50,12 +58,12 @@ class _Reader:
             case '"':
                 return self._string()
             case _:
-                return self._word()
+                return self._constant()
 
     def _object(self, path: Path) -> dict[str, object]:
         values: dict[str, object] = {}
         self._at += 1
-        if self._took("}"):
+        if self._skip("}"):
             return values
         while True:
             if self._next() != '"':
@@ -64,28 +72,28 @@ class _Reader:
             key = self._string()
             if key in values:
                 first = self._lines[*path, key]
-                raise Unreadable(f"repeats the key {spell([key])}, which is on line {first} already", line)
-            if not self._took(":"):
+                raise Unreadable(f"repeats the key {format_path([key])}, which is on line {first} already", line)
+            if not self._skip(":"):
                 raise self._unreadable("needs a `:` after the key")
             self._lines[*path, key] = line
             values[key] = self._value((*path, key))
-            if self._took("}"):
+            if self._skip("}"):
                 return values
-            if not self._took(","):
+            if not self._skip(","):
                 raise self._unreadable("needs a `,` or `}` here")
 
     def _array(self, path: Path) -> list[object]:
         values: list[object] = []
         self._at += 1
-        if self._took("]"):
+        if self._skip("]"):
             return values
         while True:
             self._next()
             self._lines[*path, len(values)] = self._line()
             values.append(self._value((*path, len(values))))
-            if self._took("]"):
+            if self._skip("]"):
                 return values
-            if not self._took(","):
+            if not self._skip(","):
                 raise self._unreadable("needs a `,` or `]` here")
 
     def _string(self) -> str:
@@ -94,10 +102,10 @@ class _Reader:
             found, self._at = _STRING.raw_decode(self._text, self._at)
         except JSONDecodeError:
             raise Unreadable("has a text that is not closed, or not escaped as JSON wants it", line) from None
-        return whole(str(found), line)
+        return join_surrogates(str(found), line)
 
-    def _word(self) -> float | bool | None:
-        for word, value in _WORDS.items():
+    def _constant(self) -> float | bool | None:
+        for word, value in _CONSTANTS.items():
             if self._text.startswith(word, self._at):
                 self._at += len(word)
                 return value
@@ -108,13 +116,13 @@ class _Reader:
         return float(number[0]) if number[1] or number[2] else int(number[0])
 
     def _next(self) -> str:
-        """The next character that is no space; empty at the end."""
+        """Skip white space and return the next character; empty at the end."""
         space = _SPACE.match(self._text, self._at)
         assert space is not None
         self._at = space.end()
         return self._text[self._at : self._at + 1]
 
-    def _took(self, character: str) -> bool:
+    def _skip(self, character: str) -> bool:
         if self._next() != character:
             return False
         self._at += 1

@@ -1,7 +1,7 @@
-"""Several sources laid over each other: the later one wins, and each value remembers where it was said.
+"""Merge several configuration sources: later ones take precedence, and the location of each value is recorded.
 
-Mappings merge; lists and single values replace. The environment is a layer of its own: `LLMPROXY__A__B` sets `a.b`.
-Nothing here knows what a value means, but for one pair: `api_key` and `api_key_env` say the same thing, so that the
+Mappings are merged; lists and single values are replaced. The environment is a separate layer: `LLMPROXY__A__B` sets
+`a.b`. This module does not interpret values, with one exception: `api_key` and `api_key_env` are alternatives, so the
 later of them replaces the earlier.
 """
 
@@ -15,28 +15,28 @@ from llmproxy_asgi.config.document import MAX_DEPTH, Path, Tree, Unreadable
 from llmproxy_asgi.config.scalars import read_scalar
 
 PREFIX = "LLMPROXY__"
-"""What the names of environment variables begin with that set a value."""
+"""The prefix of environment variables that set a value."""
 
 CODE = "code"
-"""Where a value stands that the host program handed over."""
+"""The source of values that the host program passed."""
 
 SECRET_KEYS = frozenset({"api_key", "key"})
-"""Keys whose values are kept as they are written, however much they look like a number."""
+"""Keys whose values stay text, even if they look like a number."""
 
 _ALWAYS_BLOCKS = 2
-"""How deep a mapping cannot be switched off by `null`; below, that is what it means (`health`, `rate_limit`)."""
-_SAME_THING = {"api_key": "api_key_env", "api_key_env": "api_key"}
-_ODD = re.compile(r"[^A-Za-z0-9]")
+"""Down to this depth `null` does not switch a mapping off; below, it does (`health`, `rate_limit`)."""
+_ALTERNATIVES = {"api_key": "api_key_env", "api_key_env": "api_key"}
+_NON_ALPHANUMERIC = re.compile(r"[^A-Za-z0-9]")
 
 
-class Place(msgspec.Struct, frozen=True):
-    """Where a value was said.
+class Location(msgspec.Struct, frozen=True):
+    """The location of a value.
 
     Args:
         source: A file's path, `code`, or an environment variable.
-        line: From 1, where the source has lines.
-        rank: The source's own place among the sources, for sorting.
-        literal: Whether `${...}` in it is taken as it is.
+        line: From 1, if the source has lines.
+        rank: The source's position among the sources, for sorting.
+        literal: Whether `${...}` in it is left unchanged.
     """
 
     source: str
@@ -46,52 +46,52 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Layers(msgspec.Struct):
-    """The values so far, and the place of each key and list item."""
+    """The values merged so far, and the location of each key and list item."""
 
     values: Tree = msgspec.field(default_factory=dict)
-    places: dict[Path, Place] = msgspec.field(default_factory=dict)
+    locations: dict[Path, Location] = msgspec.field(default_factory=dict)
 
-    def place(self, path: Path) -> Place | None:
-        """Where a path was said; of one that nobody said, where what holds it was."""
-        while path and path not in self.places:
+    def location(self, path: Path) -> Location | None:
+        """Return the location of a path, or of its closest parent with a location."""
+        while path and path not in self.locations:
             path = path[:-1]
-        return self.places.get(path)
+        return self.locations.get(path)
 
-    def lay(self, values: Mapping[str, object], places: Mapping[Path, Place], base: Place) -> None:
-        """Put a source over what there is.
+    def merge(self, values: Mapping[str, object], locations: Mapping[Path, Location], base: Location) -> None:
+        """Merge a source into the values.
 
         Args:
-            values: What it holds.
-            places: Where each value stands, as far as that is known.
-            base: Where all others stand.
+            values: The source's values.
+            locations: The locations of values, where they are known.
+            base: The location of all other values.
         """
-        self._lay(self.values, values, (), places, base)
+        self._merge(self.values, values, (), locations, base)
 
-    def put(self, path: Path, value: object, place: Place) -> None:
-        """Set one value, making the mappings on the way to it."""
+    def put(self, path: Path, value: object, location: Location) -> None:
+        """Set one value, creating the mappings on its path."""
         holder: object = self.values
         for length, step in enumerate(path[:-1], 1):
             below = get(holder, step)
             if not isinstance(below, (dict, list)):
                 self._forget(path[:length], below)
                 below = {}
-                self.places[path[:length]] = place
+                self.locations[path[:length]] = location
                 _set(holder, step, below)
             holder = below
         if isinstance(holder, dict):
-            self._drop_twin(holder, path, place.rank)
+            self._drop_alternative(holder, path, location.rank)
         self._forget(path, get(holder, path[-1]))
         _set(holder, path[-1], value)
-        self.places[path] = place
+        self.locations[path] = location
 
     def drop(self, path: Path) -> None:
-        """Take a value out of a mapping; one in a list stays, or its neighbours would move."""
+        """Remove a value from a mapping; a value in a list stays, since removing it would shift the others."""
         holder = self._holder(path)
         if isinstance(holder, dict):
             holder.pop(path[-1], None)
 
     def replace(self, path: Path, value: object) -> None:
-        """Another value, said at the same place."""
+        """Replace a value and keep its location."""
         _set(self._holder(path), path[-1], value)
 
     def _holder(self, path: Path) -> object:
@@ -100,41 +100,41 @@ class Layers(msgspec.Struct):
             holder = get(holder, step)
         return holder
 
-    def _lay(
-        self, below: Tree, above: Mapping[str, object], path: Path, places: Mapping[Path, Place], base: Place
+    def _merge(
+        self, below: Tree, above: Mapping[str, object], path: Path, locations: Mapping[Path, Location], base: Location
     ) -> None:
         for key, value in above.items():
             here = (*path, key)
             old = below.get(key)
             if isinstance(old, dict) and isinstance(value, dict):
-                self._lay(old, value, here, places, base)
+                self._merge(old, value, here, locations, base)
                 continue
             if isinstance(old, dict) and value is None and len(here) <= _ALWAYS_BLOCKS:
-                continue  # a block that was opened and left empty says nothing
-            self._drop_twin(below, here, base.rank)
+                continue  # an empty block sets nothing
+            self._drop_alternative(below, here, base.rank)
             if key in below:
                 self._forget(here, old)
             below[key] = value
             for at in _paths(value, here):
-                self.places[at] = places.get(at, base)
+                self.locations[at] = locations.get(at, base)
 
-    def _drop_twin(self, holder: Tree, path: Path, rank: int) -> None:
-        """A later `api_key` replaces an earlier `api_key_env`, and the other way round; both in one source stay."""
-        twin = _SAME_THING.get(str(path[-1]))
-        if twin is None or twin not in holder:
+    def _drop_alternative(self, holder: Tree, path: Path, rank: int) -> None:
+        """Remove an earlier `api_key_env` for a later `api_key`, and vice versa; both in one source stay."""
+        alternative = _ALTERNATIVES.get(str(path[-1]))
+        if alternative is None or alternative not in holder:
             return
-        said = self.places.get((*path[:-1], twin))
-        if said is not None and said.rank < rank:
-            self._forget((*path[:-1], twin), holder.pop(twin))
+        alternative_location = self.locations.get((*path[:-1], alternative))
+        if alternative_location is not None and alternative_location.rank < rank:
+            self._forget((*path[:-1], alternative), holder.pop(alternative))
 
     def _forget(self, path: Path, value: object) -> None:
-        """Forget where a value, and all that is in it, was said."""
+        """Remove the locations of a value and of everything in it."""
         for at in _paths(value, path):
-            self.places.pop(at, None)
+            self.locations.pop(at, None)
 
 
 def plain(source: Mapping[str, object]) -> Tree:
-    """A copy made of dict and list, so that nothing the caller holds is changed or changes under us.
+    """Return a deep copy of dict and list, independent of the caller's objects.
 
     Raises:
         Unreadable: A key is not text, or it nests too deep.
@@ -143,14 +143,14 @@ def plain(source: Mapping[str, object]) -> Tree:
 
 
 def unfold(model: BaseModel) -> Tree:
-    """What somebody set in a model that is made already; secrets stay secrets."""
+    """Return the values that were set explicitly in a model; secrets stay `Secret`."""
     return {
         name: _unfold_value(getattr(model, name)) for name in type(model).model_fields if name in model.model_fields_set
     }
 
 
 def read_environment(layers: Layers, environment: Mapping[str, str], rank: int) -> Iterator[tuple[str, str]]:
-    """Set what the environment says; yields a variable and what is wrong with it where it cannot be followed."""
+    """Set the values of the environment's variables; yield each invalid variable and what is wrong with it."""
     for name in sorted(environment):
         if not name.upper().startswith(PREFIX):
             continue
@@ -164,7 +164,7 @@ def read_environment(layers: Layers, environment: Mapping[str, str], rank: int) 
             yield name, str(error)
             continue
         text = environment[name]
-        layers.put(path, _scalar(text, path), Place(name, rank=rank, literal=True))
+        layers.put(path, _scalar(text, path), Location(name, rank=rank, literal=True))
 
 
 def _scalar(text: str, path: Path) -> object:
@@ -176,10 +176,10 @@ def _scalar(text: str, path: Path) -> object:
 
 
 def _find(values: object, steps: Sequence[str]) -> Path:
-    """The path that a variable's name means: existing keys in any case and with their odd characters as `_`.
+    """Return the path for a variable's name: existing keys match in any case, and with other characters as `_`.
 
     Raises:
-        LookupError: It means none, or more than one.
+        LookupError: No path matches, or more than one.
     """
     path: Path = ()
     for step in steps:
@@ -200,11 +200,11 @@ def _find(values: object, steps: Sequence[str]) -> Path:
 
 
 def _folded(name: str) -> str:
-    return _ODD.sub("_", name).lower()
+    return _NON_ALPHANUMERIC.sub("_", name).lower()
 
 
 def get(holder: object, step: str | int) -> object:
-    """What a mapping or list holds at one step; None if it holds nothing there."""
+    """Return the value at a key of a mapping or an index of a list; None if there is none."""
     if isinstance(holder, dict):
         return holder.get(step)
     if isinstance(holder, list) and isinstance(step, int):
@@ -222,7 +222,7 @@ def _set(holder: object, step: str | int, value: object) -> None:
 
 
 def _paths(value: object, path: Path) -> Iterator[Path]:
-    """The path of a value and of everything in it."""
+    """Yield the paths of a value and of everything in it."""
     yield path
     if isinstance(value, dict):
         for key, item in value.items():

@@ -1,7 +1,7 @@
-"""From files, dicts and the environment to a `Config`, or to every finding at once.
+"""Load a `Config` from files, dicts and the environment, or raise all findings at once.
 
-A later layer wins: defaults, sources in their order, environment, overrides. Everything that is wrong is collected
-before anything is raised, each finding with the place where its value was said. A finding never holds a secret.
+Later layers take precedence: defaults, sources in order, environment, overrides. All findings are collected before an
+error is raised, each with the location of its value. A finding never contains a secret.
 """
 
 import os
@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 from pydantic import TypeAdapter, ValidationError
 
-from llmproxy_asgi.config.document import MAX_BYTES, Document, Tree, Unreadable, limited_hints, spell
+from llmproxy_asgi.config.document import MAX_BYTES, Document, Tree, Unreadable, format_path, limited_hints
 from llmproxy_asgi.config.interpolation import Interpolation, interpolate
-from llmproxy_asgi.config.layers import CODE, Layers, Place, plain, read_environment, unfold
+from llmproxy_asgi.config.layers import CODE, Layers, Location, plain, read_environment, unfold
 from llmproxy_asgi.config.masking import mask
 from llmproxy_asgi.config.schema import (
     Config,
@@ -27,10 +27,10 @@ from llmproxy_asgi.config.schema import (
 from llmproxy_asgi.errors import ConfigError, MisuseError
 from llmproxy_asgi.providers.registry import BrokenProvider, entry_points_read_once, provider_class
 
-_LONGEST = 1000
-"""Characters of one finding."""
-MOST_FINDINGS = 100
-"""Findings of one configuration that are written out; the rest are counted."""
+_MAX_LENGTH = 1000
+"""Characters of the longest finding; longer ones are cut."""
+MAX_FINDINGS = 100
+"""The most findings printed for one configuration; the rest are counted."""
 
 
 def load_config(
@@ -39,56 +39,56 @@ def load_config(
     environment: Mapping[str, str] | None = os.environ,
     overrides: Mapping[str, object] | None = None,
 ) -> Config:
-    """A configuration; a later layer wins: the sources in their order, the environment, the overrides.
+    """Load a configuration; later layers take precedence: the sources in order, the environment, the overrides.
 
     Args:
         source: The path of a YAML, TOML or JSON file, a dict, a `Config`, or several of these.
         environment: Where `${NAME}` and `LLMPROXY__...` are looked up; None: nowhere.
-        overrides: What the host program has the last word on.
+        overrides: Values of the host program that replace all others.
 
     Raises:
-        ConfigError: It cannot be used; carries every finding with its place.
+        ConfigError: The configuration is invalid; contains all findings with their locations.
     """
     if isinstance(source, Config) and not overrides:
-        return source  # it was validated when it was made, from whatever environment there was
+        return source  # validated when it was created, with the environment of that time
     sources = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
     with limited_hints():
-        layers = _lay(sources, environment or {}, overrides)
+        layers = _merge_sources(sources, environment or {}, overrides)
         return _valid(layers, interpolate(layers, environment or {}))
 
 
 def check_config(files: Sequence[Path], *, environment: Mapping[str, str] = os.environ) -> Config:
-    """As `load_config`, and nothing in it, as far as can be seen, keeps it from serving calls.
+    """Load a configuration like `load_config`, and check also that it can serve calls.
 
     Args:
-        files: YAML, TOML or JSON; later ones win.
+        files: YAML, TOML or JSON; later ones take precedence.
         environment: As for `load_config`.
 
     Raises:
-        ConfigError: It cannot be used, or would serve nothing; carries every finding with its place.
+        ConfigError: The configuration is invalid, or cannot serve calls; contains all findings with their locations.
     """
     from llmproxy_asgi.config.usable import unusable
 
-    layers = _lay(files, environment, None)
-    layers.places[()] = Place(_source_name(files[-1]))
+    layers = _merge_sources(files, environment, None)
+    layers.locations[()] = Location(_source_name(files[-1]))
     if not layers.values:
         raise ConfigError(_lines([Finding((), "is empty: `llmproxy init` writes a file to start from")], layers, set()))
-    done = interpolate(layers, environment)
+    interpolation = interpolate(layers, environment)
     with limited_hints():
-        config = _valid(layers, done)
+        config = _valid(layers, interpolation)
         findings = list(unusable(config))
     if findings:
-        raise ConfigError(_lines(findings, layers, done.hidden))
+        raise ConfigError(_lines(findings, layers, interpolation.secrets))
     return config
 
 
 def named_types(files: Sequence[Path], *, environment: Mapping[str, str] = os.environ) -> set[str]:
-    """The provider types that some files name, be they there or not; the rest of the files may be wrong.
+    """Return the provider types that some files name; the rest of the files may be invalid.
 
     Raises:
-        ConfigError: A file cannot be read, or a type that it names cannot be had; with the place.
+        ConfigError: A file cannot be read, or names an unknown type; with the location.
     """
-    layers = _lay(files, environment, None)
+    layers = _merge_sources(files, environment, None)
     providers = layers.values.get("providers")
     names: set[str] = set()
     findings: list[Finding] = []
@@ -107,42 +107,47 @@ def named_types(files: Sequence[Path], *, environment: Mapping[str, str] = os.en
     return names
 
 
-def _valid(layers: Layers, done: Interpolation) -> Config:
+def _valid(layers: Layers, interpolation: Interpolation) -> Config:
     with entry_points_read_once():
         config, findings = _validate(layers.values)
-    wrong = [*done.findings, *(finding for finding in findings if finding.path not in done.lost)]
-    if wrong or config is None:
-        raise ConfigError(_lines(wrong, layers, done.hidden))
+    findings = [
+        *interpolation.findings,
+        *(finding for finding in findings if finding.path not in interpolation.unresolved),
+    ]
+    if findings or config is None:
+        raise ConfigError(_lines(findings, layers, interpolation.secrets))
     return config
 
 
-def _lay(sources: Sequence[object], environment: Mapping[str, str], overrides: Mapping[str, object] | None) -> Layers:
-    """All layers over each other.
+def _merge_sources(
+    sources: Sequence[object], environment: Mapping[str, str], overrides: Mapping[str, object] | None
+) -> Layers:
+    """Merge all layers.
 
     Raises:
-        ConfigError: Some cannot be read.
+        ConfigError: A source cannot be read.
     """
     layers = Layers()
     problems: list[str] = []
     for rank, source in enumerate(sources):
-        _lay_source(layers, source, rank, problems)
+        _merge_source(layers, source, rank, problems)
     problems += [f"{name}: {problem}" for name, problem in read_environment(layers, environment, len(sources))]
     if overrides:
-        _lay_source(layers, overrides, len(sources) + 1, problems)
+        _merge_source(layers, overrides, len(sources) + 1, problems)
     if problems:
         raise ConfigError([mask(problem) for problem in problems])
     return layers
 
 
-def _lay_source(layers: Layers, source: object, rank: int, problems: list[str]) -> None:
-    base = Place(_source_name(source), rank=rank, literal=isinstance(source, Config))
+def _merge_source(layers: Layers, source: object, rank: int, problems: list[str]) -> None:
+    base = Location(_source_name(source), rank=rank, literal=isinstance(source, Config))
     try:
         document = _read(source)
     except Unreadable as error:
-        problems.append(f"{_spot(msgspec.structs.replace(base, line=error.line))}: {error.problem}")
+        problems.append(f"{_format_location(msgspec.structs.replace(base, line=error.line))}: {error.problem}")
         return
-    places = {path: msgspec.structs.replace(base, line=line) for path, line in document.lines.items()}
-    layers.lay(document.values, places, base)
+    locations = {path: msgspec.structs.replace(base, line=line) for path, line in document.lines.items()}
+    layers.merge(document.values, locations, base)
 
 
 def _read(source: object) -> Document:
@@ -156,10 +161,10 @@ def _read(source: object) -> Document:
 
 
 def read_file(path: str | os.PathLike[str]) -> Document:
-    """What a file holds, read by what its name ends in: JSON, TOML, or else YAML.
+    """Read a file by its suffix: JSON, TOML, or otherwise YAML.
 
     Raises:
-        Unreadable: It cannot be opened, is too big, or is not of its language.
+        Unreadable: It cannot be opened, is too large, or is not valid in its language.
     """
     try:
         with open(path, "rb") as file:  # noqa: PTH123  a path-like of any kind
@@ -179,7 +184,7 @@ def read_file(path: str | os.PathLike[str]) -> Document:
 
 
 def _reader(suffix: str) -> Callable[[str], Document]:
-    """What reads files of a kind; imported when there is one."""
+    """Return the reader for a file suffix; imported when it is needed."""
     if suffix == ".json":
         from llmproxy_asgi.config.json_text import read_json as read
     elif suffix == ".toml":
@@ -203,14 +208,14 @@ def _validate(values: Tree) -> tuple[Config | None, list[Finding]]:
         from llmproxy_asgi.config.findings import explain  # its tables are for what is wrong, which is rarely anything
 
         findings = list(explain(error, values))
-    # What depends on several parts is looked at only once the parts are right, so it is asked for part by part here.
+    # Pydantic checks rules across parts only if all parts are valid, so the valid parts are checked here.
     found = {(finding.path, finding.text) for finding in findings}
-    findings += [finding for finding in _across(values) if (finding.path, finding.text) not in found]
+    findings += [finding for finding in _cross_findings(values) if (finding.path, finding.text) not in found]
     return None, findings
 
 
-def _across(values: Tree) -> Iterator[Finding]:
-    """What is wrong between the parts that are right each for itself."""
+def _cross_findings(values: Tree) -> Iterator[Finding]:
+    """Yield findings across the parts that are valid each on their own."""
     providers = values.get("providers")
     names: dict[str, object] = providers if isinstance(providers, dict) else {}
     reader: TypeAdapter[ProviderBlock] = TypeAdapter(ProviderBlock)
@@ -219,7 +224,7 @@ def _across(values: Tree) -> Iterator[Finding]:
         try:
             yield from provider_findings(name, reader.validate_python({"type": name} if typed is None else typed))
         except ValidationError:
-            continue  # told already, by the whole
+            continue  # reported already, by the validation of the whole
     models = values.get("models")
     for name, route in models.items() if isinstance(models, dict) else ():
         targets = route.get("targets") if isinstance(route, dict) else None
@@ -230,30 +235,30 @@ def _across(values: Tree) -> Iterator[Finding]:
         yield from default_findings(default, names)
 
 
-def _lines(findings: Sequence[Finding], layers: Layers, hidden: set[str]) -> list[str]:
-    """Findings as text, in the order of their places, without any secret; of very many the first, and their number."""
-    placed = [(layers.place(finding.path), finding) for finding in findings]
+def _lines(findings: Sequence[Finding], layers: Layers, secrets: set[str]) -> list[str]:
+    """Return findings as text, ordered by location, without secrets; of very many the first ones and their number."""
+    placed = [(layers.location(finding.path), finding) for finding in findings]
     placed.sort(key=lambda pair: _order(pair[0]))
     lines: dict[str, None] = {}
-    for number, (place, finding) in enumerate(placed):
-        if len(lines) == MOST_FINDINGS:
+    for number, (location, finding) in enumerate(placed):
+        if len(lines) == MAX_FINDINGS:
             return [*lines, f"and {len(placed) - number} more"]
-        lines[_line(place, finding, hidden)] = None
+        lines[_line(location, finding, secrets)] = None
     return list(lines)
 
 
-def _order(place: Place | None) -> tuple[int, int]:
-    return (-1, 0) if place is None else (place.rank, place.line or 0)
+def _order(location: Location | None) -> tuple[int, int]:
+    return (-1, 0) if location is None else (location.rank, location.line or 0)
 
 
-def _line(place: Place | None, finding: Finding, secrets: set[str]) -> str:
+def _line(location: Location | None, finding: Finding, secrets: set[str]) -> str:
     text = mask(finding.text, secrets)
-    if len(text) > _LONGEST:
-        text = f"{text[:_LONGEST]}..."  # some quote a name that was written, and that may be anything
-    # A path is made of the writer's own keys, and a secret may have been pasted as one.
-    said = f"{mask(spell(finding.path), secrets)}: {text}" if finding.path else text
-    return f"{_spot(place)}: {said}" if place is not None else said
+    if len(text) > _MAX_LENGTH:
+        text = f"{text[:_MAX_LENGTH]}..."  # some quote a name from the configuration, of any length
+    # A path consists of the author's own keys, and a secret may have been pasted as one.
+    line = f"{mask(format_path(finding.path), secrets)}: {text}" if finding.path else text
+    return f"{_format_location(location)}: {line}" if location is not None else line
 
 
-def _spot(place: Place) -> str:
-    return f"{place.source}:{place.line}" if place.line is not None else place.source
+def _format_location(location: Location) -> str:
+    return f"{location.source}:{location.line}" if location.line is not None else location.source

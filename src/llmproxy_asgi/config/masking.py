@@ -1,4 +1,4 @@
-"""Findings without secrets: what is known to be one, and what looks like one in whatever place it was pasted."""
+"""Mask secrets in findings: known ones, and texts that look like keys, wherever they were pasted."""
 
 import re
 from collections.abc import Iterable
@@ -15,15 +15,15 @@ _KEY_LIKE = re.compile(
     """,
     re.VERBOSE,
 )
-"""A known beginning, or a long run of letters and digits mixed, which is no word and no model's name."""
+"""A known prefix, or a long mix of letters and digits, which is neither a word nor a model's name."""
 
 
 def mask(text: str, secrets: Iterable[str] = ()) -> str:
-    """The text with `***` in place of every secret.
+    """Replace every secret in a text by `***`.
 
     Args:
-        text: For people to read.
-        secrets: What is known to be secret, whatever it looks like.
+        text: A message.
+        secrets: Known secrets of any form.
     """
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, MASK)

@@ -1,6 +1,6 @@
-"""What an unquoted word means: the same in a YAML file and in an environment variable.
+"""Parse unquoted scalars, in the same way for YAML files and environment variables.
 
-Only `true` and `false` are booleans; `no`, `1:30`, `0123` and dates are text. Needs no YAML library.
+Only `true` and `false` are booleans; `no`, `1:30`, `0123` and dates are text. No YAML library is needed.
 """
 
 import re
@@ -14,7 +14,7 @@ _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]
 
 
 def read_scalar(text: str) -> str | int | float | bool | None:
-    """What an unquoted YAML scalar means."""
+    """Return the value of an unquoted YAML scalar."""
     if text in _CONSTANTS:
         return _CONSTANTS[text]
     if _INTEGER.fullmatch(text):

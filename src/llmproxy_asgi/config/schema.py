@@ -1,7 +1,7 @@
-"""The configuration as a user writes it, field by field.
+"""The models of the configuration, field by field.
 
-These models say what is legal and what the defaults are. They read no file and no environment (`loader.py` does), and
-they hold no provider of their own: a provider's block is validated by the class that its `type` names.
+They define the valid values and the defaults. They read no file and no environment (`loader.py` does), and define no
+provider: a provider's block is validated by the class that its `type` names.
 """
 
 import os
@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from typing_extensions import override
 
 from llmproxy_asgi.capabilities import Capabilities
-from llmproxy_asgi.config.document import Path, hint, spell
+from llmproxy_asgi.config.document import Path, format_path, hint
 from llmproxy_asgi.errors import MisuseError
 from llmproxy_asgi.providers.base import ProviderConfig
 from llmproxy_asgi.providers.registry import BrokenProvider, one_line, provider_class
@@ -28,7 +28,7 @@ _SIZE_HELP = "a size is like 512KiB or 32MiB, or a number of bytes"
 
 
 def parse_size(value: object) -> int:
-    """Bytes from `512KiB`, `32MiB` or a number.
+    """Parse a size into bytes: `512KiB`, `32MiB` or a number.
 
     Raises:
         ValueError: It is none of these.
@@ -49,7 +49,7 @@ Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=int | s
 
 
 def _store(value: object) -> object:
-    """The address of a store."""
+    """Validate the address of a store."""
     if isinstance(value, str) and (wrong := problem(value)):
         raise ValueError(wrong)
     return value
@@ -64,7 +64,7 @@ def _in_tenant(tenant: str) -> str:
 
 
 class Access(Block):
-    """Who may call us."""
+    """Who may call the gateway."""
 
     mode: Literal["host", "keys", "open"] = Field(
         "host",
@@ -89,7 +89,7 @@ class Access(Block):
 
     @property
     def limited_keys(self) -> tuple[KeyEntry, ...]:
-        """The keys, each with the limits that it leaves unset taken from `default`."""
+        """The keys; limits that a key leaves unset are taken from `default`."""
         return tuple(entry.limited_by(self.default) for entry in self.keys)
 
     @field_validator("keys")
@@ -110,7 +110,7 @@ class Access(Block):
 
 
 class RouteTarget(Block):
-    """One of the targets that a name stands for."""
+    """One target of a model name."""
 
     target: str = Field(description="A provider/model.")
     weight: float | None = Field(
@@ -123,7 +123,7 @@ def _as_target(value: object) -> object:
 
 
 class ModelRoute(Block):
-    """A name that stands for several targets."""
+    """A model name with several targets."""
 
     targets: tuple[
         Annotated[RouteTarget, BeforeValidator(_as_target, json_schema_input_type=str | RouteTarget)], ...
@@ -133,7 +133,7 @@ class ModelRoute(Block):
 
 
 class Endpoints(Block):
-    """What is served beside the protocols and /health."""
+    """Endpoints in addition to the protocols and /health."""
 
     ui: bool = Field(default=False, description="A small page to try models, at /ui/.")
     explain: bool = Field(default=False, description="Answer x-llmproxy-explain: what was tried for a call, and why.")
@@ -175,12 +175,12 @@ class Limits(Block):
 
     @property
     def bounds(self) -> Bounds:
-        """What the JSON of one request may hold."""
+        """The bounds on the JSON of a request."""
         return Bounds(json_depth=self.json_depth, values=self.values, messages=self.messages, tools=self.tools)
 
 
 def _typed(value: object) -> object:
-    """A provider's block, as the class that its `type` names."""
+    """Validate a provider's block with the class that its `type` names."""
     if isinstance(value, ProviderConfig) or not isinstance(value, dict):
         return value
     kind = value.get("type")
@@ -197,21 +197,21 @@ def _typed(value: object) -> object:
 
 
 def _refused_type(problem: str | PydanticCustomError, value: dict[str, object]) -> ValidationError:
-    """What is wrong with a block's type, and with the keys that every type has."""
+    """Return the error for a block's type, together with the errors in the keys that every type has."""
     wrong = [InitErrorDetails(type=problem, loc=("type",), input=value.get("type"))]
     own = {key: item for key, item in value.items() if key in ProviderConfig.model_fields}
     try:
         ProviderConfig.model_validate({**own, "type": ""})
     except ValidationError as error:
-        wrong += [_again(one) for one in error.errors(include_url=False)]
+        wrong += [_rebuilt(detail) for detail in error.errors(include_url=False)]
     return ValidationError.from_exception_data("ProviderConfig", wrong, hide_input=True)
 
 
-def _again(one: ErrorDetails) -> InitErrorDetails:
-    kind: str | PydanticCustomError = one["type"]
+def _rebuilt(detail: ErrorDetails) -> InitErrorDetails:
+    kind: str | PydanticCustomError = detail["type"]
     if kind == "value_error":
-        kind = PydanticCustomError("value_error", "{error}", {"error": str(one["ctx"]["error"])})
-    return InitErrorDetails(type=kind, loc=one["loc"], input=one["input"], ctx=one.get("ctx", {}))
+        kind = PydanticCustomError("value_error", "{error}", {"error": str(detail["ctx"]["error"])})
+    return InitErrorDetails(type=kind, loc=detail["loc"], input=detail["input"], ctx=detail.get("ctx", {}))
 
 
 ProviderBlock = Annotated[
@@ -219,22 +219,22 @@ ProviderBlock = Annotated[
 ]
 
 UNKNOWN_TYPE = "unknown_provider_type"
-"""Pydantic's name for the error that a provider's type is none."""
+"""The pydantic error type for an unknown provider type."""
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """Something wrong: where in the configuration, and what."""
+    """A mistake in the configuration: its path, and what is wrong."""
 
     path: Path
     text: str
 
     @override
     def __str__(self) -> str:
-        return f"{spell(self.path)}: {self.text}"
+        return f"{format_path(self.path)}: {self.text}"
 
 
 class Inconsistent(ValueError):
-    """The parts are legal each for itself, but not together."""
+    """The parts of a configuration are valid each on their own, but not together."""
 
     def __init__(self, findings: list[Finding]) -> None:
         super().__init__("\n".join(map(str, findings)))
@@ -242,7 +242,7 @@ class Inconsistent(ValueError):
 
 
 def provider_findings(name: str, block: ProviderConfig) -> list[Finding]:
-    """What is wrong with a provider beyond what its fields say."""
+    """Return the findings about a provider that its fields alone do not show."""
     findings = []
     where = ("providers", name)
     if not name or "/" in name or not name.isprintable():
@@ -260,20 +260,20 @@ def provider_findings(name: str, block: ProviderConfig) -> list[Finding]:
 
 
 def _checked(block: ProviderConfig) -> list[str]:
-    """What a provider's class says of its block; one that fails at it says that."""
+    """Return the findings of a provider class about its block; a failure of the check is a finding."""
     try:
         return provider_class(block.type).check(block)
-    except Exception as error:  # noqa: BLE001  a provider of one's own may raise anything
+    except Exception as error:  # noqa: BLE001  a third-party provider may raise anything
         return [f"type: failed at checking this block: {one_line(error)}"]
 
 
 def route_findings(name: str, targets: Sequence[str], providers: Collection[str]) -> list[Finding]:
-    """What is wrong with a name that stands for several targets.
+    """Return the findings about a model name with several targets.
 
     Args:
-        name: The name.
-        targets: What it stands for.
-        providers: The names of the providers there are.
+        name: The model name.
+        targets: Its targets.
+        providers: The names of all providers.
     """
     findings = []
     for index, target in enumerate(targets):
@@ -287,18 +287,18 @@ def route_findings(name: str, targets: Sequence[str], providers: Collection[str]
 
 
 def default_findings(name: str | None, providers: Collection[str]) -> list[Finding]:
-    """What is wrong with the choice of a default provider."""
+    """Return the findings about the default provider."""
     if name is None or name in providers:
         return []
     return [Finding(("default_provider",), f"{name!r} is not among the providers{hint(name, providers)}")]
 
 
-_WANTED = re.compile(r"Expected `([^`]+)`, got ")
+_EXPECTED = re.compile(r"Expected `([^`]+)`, got ")
 _KINDS = {
     "bool": "true or false", "int": "a whole number", "float": "a number", "str": "text", "array": "a list",
     "object": "a block",
 }  # fmt: skip
-"""msgspec's names of kinds, in words."""
+"""msgspec's names of types, in words."""
 
 
 def _capability_problem(name: str, value: object) -> str | None:
@@ -306,21 +306,23 @@ def _capability_problem(name: str, value: object) -> str | None:
         msgspec.convert({name: value}, Capabilities)
     except msgspec.ValidationError as error:
         problem = str(error).partition(" - at ")[0]
-        wanted = _WANTED.match(problem)
-        if wanted is not None:
-            return f"must be {' or '.join(_KINDS.get(kind, kind) for kind in wanted[1].split(' | ') if kind != 'null')}"
+        expected = _EXPECTED.match(problem)
+        if expected is not None:
+            return (
+                f"must be {' or '.join(_KINDS.get(kind, kind) for kind in expected[1].split(' | ') if kind != 'null')}"
+            )
         return problem[:1].lower() + problem[1:].replace("`", "")
     return None
 
 
 class Config(Block):
-    """Everything, checked. `load_config` makes one from files, the environment and dicts."""
+    """A validated configuration. `load_config` creates one from files, the environment and dicts."""
 
     providers: dict[str, ProviderBlock] = Field(
         default_factory=dict, description="Whom we call, each under a name of yours."
     )
     default_provider: str | None = Field(None, description="Takes the models that no provider lists.")
-    models: dict[str, ModelRoute] = Field(default_factory=dict, description="Names that stand for several targets.")
+    models: dict[str, ModelRoute] = Field(default_factory=dict, description="Model names with several targets each.")
     access: Access = Field(Access(), description="Who may call us.")
     endpoints: Endpoints = Field(Endpoints(), description="What is served beside the protocols and /health.")
     limits: Limits = Field(Limits(), description="Bounds on what callers and upstreams may send.")
@@ -344,7 +346,7 @@ class Config(Block):
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, value: Any) -> Any:
-        """A block with nothing in it is one that was left out, and a provider's type is its name by default."""
+        """Treat empty blocks as left out, and use a provider's name as its default type."""
         if not isinstance(value, dict):
             return value
         kept = {key: item for key, item in value.items() if item is not None or key not in cls.model_fields}
@@ -370,7 +372,7 @@ class Config(Block):
 
 
 Source: TypeAlias = str | os.PathLike[str] | Mapping[str, object] | Config
-"""Where a configuration comes from: a file's path, a dict, or one that is made already."""
+"""The source of a configuration: a file's path, a dict, or a `Config`."""
 
 
 def _with_type(name: str, block: object) -> object:

@@ -1,7 +1,7 @@
-"""TOML through the standard library, and the lines on which its keys stand.
+"""A TOML reader on the standard library that records the lines of keys.
 
-`tomllib` tells no lines, so they are found by looking for headers and keys once the text is known to be valid. A key
-that is written in an unusual way keeps its table's line.
+`tomllib` reports no lines, so they are found by searching for headers and keys once the text is known to be valid. A
+key in an unusual notation gets its table's line.
 """
 
 import re
@@ -15,13 +15,13 @@ _WHERE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 _QUOTED = re.compile(r"'[^']{2,}'")
 _PART = re.compile(r"""\s*(?:([A-Za-z0-9_-]+)|"([^"\\]*)"|'([^']*)')\s*""")
 _HEADER = re.compile(r"\s*(\[\[?)(.*?)\]\]?\s*(?:#.*)?")
-_NO_NUMBER = "holds a whole number of more than 64 bits"
+_TOO_BIG = "holds a whole number of more than 64 bits"
 _MANY_DIGITS = re.compile(r"[0-9][0-9_]{4000,}")
-_FENCES = ('"""', "'''")
+_MULTILINE_QUOTES = ('"""', "'''")
 
 
 def read_toml(text: str) -> Document:
-    """A TOML document; its dates and times are text.
+    """Read a TOML document; dates and times become text.
 
     Raises:
         Unreadable: It is not valid TOML, nests too deep, or holds too many values.
@@ -32,7 +32,7 @@ def read_toml(text: str) -> Document:
         raise _unreadable(text, str(error)) from None
     except ValueError:  # Python itself refuses to read thousands of digits
         digits = _MANY_DIGITS.search(text)
-        raise Unreadable(_NO_NUMBER, None if digits is None else text.count("\n", 0, digits.start()) + 1) from None
+        raise Unreadable(_TOO_BIG, None if digits is None else text.count("\n", 0, digits.start()) + 1) from None
     except RecursionError:
         raise Unreadable(f"nests deeper than {MAX_DEPTH} levels") from None
     kept = {key: _plain(value, 1) for key, value in values.items()}
@@ -41,12 +41,12 @@ def read_toml(text: str) -> Document:
     lines = _find_lines(text, kept)
     for path in _too_big(kept, ()):
         known = [path[:length] for length in range(len(path), 0, -1) if path[:length] in lines]
-        raise Unreadable(_NO_NUMBER, lines[known[0]] if known else None)
+        raise Unreadable(_TOO_BIG, lines[known[0]] if known else None)
     return Document(kept, lines)
 
 
 def _too_big(value: object, path: Path) -> Iterator[Path]:
-    """The paths of whole numbers that TOML does not have."""
+    """Yield the paths of integers beyond TOML's range."""
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         yield path
     elif isinstance(value, dict):
@@ -76,7 +76,7 @@ def _plain(value: object, depth: int) -> object:
 
 
 def _counted(value: object) -> int:
-    """How many values there are, as in files of the other languages."""
+    """Count the values, in the same way as the other readers."""
     if isinstance(value, dict):
         return 1 + sum(map(_counted, value.values()))
     return 1 + sum(map(_counted, value)) if isinstance(value, list) else 1
@@ -86,23 +86,23 @@ def _find_lines(text: str, values: dict[str, object]) -> dict[Path, int]:
     lines: dict[Path, int] = {}
     table: Path = ()
     counts: dict[Path, int] = {}
-    fence = ""
+    quote = ""
     for number, line in enumerate(text.split("\n"), 1):
-        if fence:
-            fence = "" if fence in line else fence
+        if quote:
+            quote = "" if quote in line else quote
             continue
         header = _HEADER.fullmatch(line)
         if header is not None:
             table = _table(_parts(header[2]), counts, is_array=header[1] == "[[")
-            _note(lines, table, number, values)
+            _record_line(lines, table, number, values)
         elif "=" in line:
-            _note(lines, (*table, *_parts(line)), number, values)
-        fence = next((mark for mark in _FENCES if line.count(mark) % 2), "")
+            _record_line(lines, (*table, *_parts(line)), number, values)
+        quote = next((mark for mark in _MULTILINE_QUOTES if line.count(mark) % 2), "")
     return lines
 
 
 def _parts(text: str) -> Path:
-    """The dotted key that a text begins with."""
+    """Return the parts of the dotted key at the beginning of a text."""
     parts: list[str] = []
     at = 0
     while (found := _PART.match(text, at)) is not None:
@@ -115,7 +115,7 @@ def _parts(text: str) -> Path:
 
 
 def _table(parts: Path, counts: dict[Path, int], *, is_array: bool) -> Path:
-    """A header's path, with the index of each array of tables on its way."""
+    """Return a header's path, with the index of each array of tables in it."""
     path: Path = ()
     for position, part in enumerate(parts):
         path = (*path, part)
@@ -126,8 +126,8 @@ def _table(parts: Path, counts: dict[Path, int], *, is_array: bool) -> Path:
     return path
 
 
-def _note(lines: dict[Path, int], path: Path, number: int, values: dict[str, object]) -> None:
-    """Remember a line, and that of the tables that come into being with it, if the path really exists."""
+def _record_line(lines: dict[Path, int], path: Path, number: int, values: dict[str, object]) -> None:
+    """Record the line of a path and of the tables that it creates, if the path exists."""
     if not _exists(values, path):
         return
     for length in range(1, len(path) + 1):

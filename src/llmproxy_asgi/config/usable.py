@@ -1,7 +1,7 @@
-"""What is legal and can serve nothing: the mistakes of a whole configuration that can be seen without asking anybody.
+"""Find settings that are valid but cannot serve calls, without contacting an upstream.
 
-`llmproxy check` looks for these; loading does not, because a host may make good what is missing (it lets callers in by
-`identify=`, or adds a provider in code).
+`llmproxy check` reports these; loading does not, because a host may add what is missing in code (`identify=`, a
+provider).
 """
 
 import re
@@ -22,23 +22,23 @@ _VENDORS = (
     (re.compile(r"AIza"), "gemini"),
     (re.compile(r"sk-or-|gsk_|xai-|pplx-|hf_|nvapi-"), "openai-compatible"),
 )
-"""How the keys of vendors begin, and the type that takes them."""
+"""Prefixes of vendors' keys, and the provider type that accepts them."""
 
-_PAGES = frozenset(
+_WEBSITES = frozenset(
     {
         "platform.openai.com", "chat.openai.com", "chatgpt.com", "openai.com", "www.openai.com",
         "console.anthropic.com", "platform.claude.com", "claude.ai", "anthropic.com", "www.anthropic.com",
         "aistudio.google.com", "ai.google.dev", "gemini.google.com", "console.groq.com", "huggingface.co", "github.com",
     }
 )  # fmt: skip
-"""Sites for people; the vendors' APIs have hosts of their own."""
+"""Hosts of vendors' websites; the APIs have other hosts."""
 
 _RESERVED = re.compile(r"(?:^|\.)(?:example\.(?:com|org|net)|example|invalid|test)$")
-_YOURS = re.compile(r"(?i)(?:^|[.-])(?:your|my)[-_](?:host|server|resource|endpoint|domain|company)")
+_PLACEHOLDER_HOST = re.compile(r"(?i)(?:^|[.-])(?:your|my)[-_](?:host|server|resource|endpoint|domain|company)")
 
 
 def unusable(config: Config) -> Iterator[Finding]:
-    """Everything in a valid configuration that keeps it, or a part of it, from serving a call."""
+    """Yield findings for everything in a valid configuration that prevents it, or a part of it, from serving calls."""
     enabled = {name: block for name, block in config.providers.items() if block.enabled}
     if not config.providers:
         yield Finding(
@@ -68,7 +68,7 @@ def _provider(name: str, block: ProviderConfig) -> Iterator[Finding]:
 
 def _key_problem(key: str, block: ProviderConfig) -> str | None:
     if not provider_class(block.type).needs_key or block.base_url is not None:
-        return None  # a server of one's own may take any word for a key
+        return None  # a self-hosted server may accept any key
     if is_placeholder(key):
         return "is a placeholder: write the key itself, or ${NAME} to read it from the environment"
     owner = next((kind for pattern, kind in _VENDORS if pattern.match(key)), None)
@@ -79,9 +79,9 @@ def _key_problem(key: str, block: ProviderConfig) -> str | None:
 
 def _address_problem(url: str | None) -> str | None:
     host = (urlsplit(url).hostname or "") if url is not None else ""
-    if host in _PAGES:
+    if host in _WEBSITES:
         return f"is the address of a website ({host}): write the API's, or leave it out for the vendor's own"
-    if _RESERVED.search(host) or _YOURS.search(host) or "<" in (url or ""):
+    if _RESERVED.search(host) or _PLACEHOLDER_HOST.search(host) or "<" in (url or ""):
         return "is a placeholder: write your server's address"
     return None
 
@@ -113,7 +113,7 @@ def _access(config: Config, enabled: dict[str, ProviderConfig]) -> Iterator[Find
 
 
 def _names(config: Config, enabled: dict[str, ProviderConfig]) -> set[str] | None:
-    """Every name that clients can use; None where some provider serves names that it does not list."""
+    """Return the names that clients can use; None if a provider serves names that it does not list."""
     names = set(config.models)
     for provider, block in enabled.items():
         if block.models is None or block.bypass_model or any(entry.is_pattern for entry in block.models):

@@ -1,9 +1,9 @@
-"""YAML as people mean it: a safe reader that surprises nobody and remembers lines.
+"""A safe YAML reader without surprising types that records lines.
 
 Only `true` and `false` are booleans (`no`, `on` and `yes` are text), `1:30`, `0123` and dates are text, and a key is
-always text. Tags, repeated keys, more than one document, deep nesting and aliases beyond a few are refused: an alias
-bomb loads quickly as shared nodes and explodes only when somebody walks it. `${NAME}` is text in flow style, too
-(`{key: ${NAME}}`), where YAML alone takes its braces for a mapping.
+always text. Tags, repeated keys, more than one document, deep nesting and more than a few aliases are refused: an alias
+bomb loads quickly as shared nodes and expands only when it is traversed. `${NAME}` is text in flow style, too
+(`{key: ${NAME}}`), where YAML alone reads its braces as a mapping.
 """
 
 import re
@@ -11,7 +11,15 @@ import re
 import yaml
 from typing_extensions import override
 
-from llmproxy_asgi.config.document import MAX_DEPTH, MAX_VALUES, Document, Path, Unreadable, spell, whole
+from llmproxy_asgi.config.document import (
+    MAX_DEPTH,
+    MAX_VALUES,
+    Document,
+    Path,
+    Unreadable,
+    format_path,
+    join_surrogates,
+)
 from llmproxy_asgi.config.scalars import read_scalar
 
 MAX_ALIASES = 50
@@ -19,11 +27,11 @@ MAX_ALIASES = 50
 _MERGE = "<<"
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*(?::-[^\s{}\[\],]*)?)\}")
-# Characters of Unicode's private use, one for one brace, so that lines and columns stay what they are.
+# Private-use characters of Unicode, one for each brace, so that lines and columns do not change.
 _OPENED, _CLOSED = "\ue000", "\ue001"
 _BRACES = str.maketrans({_OPENED: "{", _CLOSED: "}"})
 
-# What PyYAML's messages quote may be part of a key; what it says of its own tokens (`'<scalar>'`) may stay.
+# Text quoted in PyYAML's messages may be part of a key; the names of its own tokens (`'<scalar>'`) may stay.
 _QUOTED = re.compile(r"(?<=\s)'(?!<)[^']{2,}'")
 
 _EXPLAINED = (
@@ -45,10 +53,10 @@ _EXPLAINED = (
 
 
 def read_yaml(text: str) -> Document:
-    """One YAML document whose outermost value is a mapping; an empty one counts as an empty mapping.
+    """Read one YAML document whose outermost value is a mapping; an empty one counts as an empty mapping.
 
     Raises:
-        Unreadable: It is not that, or holds what we refuse.
+        Unreadable: It is not such a document, or is refused.
     """
     root = _compose(text)
     if root is None or (isinstance(root, yaml.ScalarNode) and root.style is None and read_scalar(root.value) is None):
@@ -76,9 +84,9 @@ def _compose(text: str) -> yaml.Node | None:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's scanner and parser, refusing early what would be costly late."""
+    """PyYAML's scanner and parser, with bounds and refusals during parsing."""
 
-    # Plain scalars are told apart by `read_scalar` alone.
+    # Only `read_scalar` determines the types of plain scalars.
     yaml_implicit_resolvers = {}  # noqa: RUF012  the class attribute is the library's interface
 
     def __init__(self, text: str) -> None:
@@ -90,7 +98,7 @@ class _Loader(yaml.SafeLoader):
 
     @override
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        # The stubs leave its type out.
+        # The stubs omit its type.
         event = self.peek_event()  # type: ignore[no-untyped-call]
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent):
@@ -115,7 +123,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Reader:
-    """Nodes into values. Aliased nodes are walked once for each place where they stand, within a bound."""
+    """Convert nodes to values. Aliased nodes are converted once for each use, within a bound."""
 
     def __init__(self) -> None:
         self.lines: dict[Path, int] = {}
@@ -128,7 +136,7 @@ class _Reader:
         }
 
     def _pairs(self, node: yaml.MappingNode, depth: int) -> dict[str, tuple[yaml.Node, yaml.Node]]:
-        """What a mapping holds, what it merges in included: its own keys win, then those of the first merged."""
+        """Return the pairs of a mapping, merged ones included: own keys take precedence, then the first merge's."""
         self._count(node, depth)
         own: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         merged: list[yaml.MappingNode] | None = None
@@ -142,7 +150,7 @@ class _Reader:
                 continue
             if key in own:
                 first = own[key][0].start_mark.line + 1
-                raise Unreadable(f"repeats the key {spell([key])}, which is on line {first} already", line)
+                raise Unreadable(f"repeats the key {format_path([key])}, which is on line {first} already", line)
             own[key] = (key_node, value_node)
         pairs: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         for source in reversed(merged or []):
@@ -159,7 +167,7 @@ class _Reader:
                 self._value(item, (*path, index), item.start_mark.line + 1) for index, item in enumerate(node.value)
             ]
         assert isinstance(node, yaml.ScalarNode)
-        return read_scalar(node.value) if node.style is None else whole(node.value, line)
+        return read_scalar(node.value) if node.style is None else join_surrogates(node.value, line)
 
     def _count(self, node: yaml.Node, depth: int) -> None:
         self._values += 1
@@ -175,11 +183,11 @@ def _key(node: yaml.Node) -> str:
         raise Unreadable("has a key that is not text; quote text that begins with a bracket or brace", line)
     if node.style is None and read_scalar(node.value) is None:
         raise Unreadable("has a key that is empty", line)
-    return whole(node.value, line)
+    return join_surrogates(node.value, line)
 
 
 def _merged(node: yaml.Node) -> list[yaml.MappingNode]:
-    """The mappings behind `<<`, the one that counts most first."""
+    """Return the mappings of a `<<` key, the one with the highest precedence first."""
     nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
     mappings = [item for item in nodes if isinstance(item, yaml.MappingNode)]
     if len(mappings) < len(nodes):
@@ -188,10 +196,10 @@ def _merged(node: yaml.Node) -> list[yaml.MappingNode]:
 
 
 def _explain(error: yaml.MarkedYAMLError) -> str:
-    """The library's words about a text that is not YAML, without what they quote of it."""
+    """Describe the library's error about an invalid text, without the text that it quotes."""
     problem = error.problem or error.context or "cannot be read"
-    said = (problem, error.context or "")
+    texts = (problem, error.context or "")
     for beginning, meaning in _EXPLAINED:
-        if any(words.startswith(beginning) for words in said):
+        if any(text.startswith(beginning) for text in texts):
             return meaning
     return "is not valid YAML: " + _QUOTED.sub("...", problem)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from llmproxy_asgi import Config, ConfigError
-from llmproxy_asgi.config.document import spell
+from llmproxy_asgi.config.document import format_path
 from llmproxy_asgi.config.findings import RESERVED
 from llmproxy_asgi.config.json_schema import schema
 from llmproxy_asgi.config.loader import load_config
@@ -53,7 +53,7 @@ def test_every_reserved_key_is_named() -> None:
     """What is refused for now is listed."""
     last = PAGE.partition("## Not yet")[2]
     for block, keys in RESERVED.items():
-        whole = [spell([*(step for step in block if step), key]) for key in keys]
+        whole = [format_path([*(step for step in block if step), key]) for key in keys]
         assert [name for name in whole if f"`{name}`" not in last and f"`{name.rpartition('.')[2]}`" not in last] == []
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
 from llmproxy_asgi import Config, ConfigError
-from llmproxy_asgi.config.document import spell
+from llmproxy_asgi.config.document import format_path
 from llmproxy_asgi.config.hints import RENAMED
 from llmproxy_asgi.config.loader import load_config
 from llmproxy_asgi.config.yaml import read_yaml
@@ -542,7 +542,7 @@ ODD_VALUES = [
 WHOLE = read_yaml(GOOD).values
 
 
-@pytest.mark.parametrize("path", paths(WHOLE)[1:], ids=spell)
+@pytest.mark.parametrize("path", paths(WHOLE)[1:], ids=format_path)
 def test_no_value_raises_anything_else(path: tuple[str | int, ...]) -> None:
     """Whatever stands in the place of a value, loading it gives a Config, or findings of one line each."""
     for odd in ODD_VALUES:

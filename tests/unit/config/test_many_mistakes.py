@@ -11,10 +11,10 @@ from typing_extensions import override
 
 from llmproxy_asgi import ConfigError
 from llmproxy_asgi.config import document, findings
-from llmproxy_asgi.config.document import MOST_HINTS, Unreadable, hint
-from llmproxy_asgi.config.findings import MOST_EXPLAINED
-from llmproxy_asgi.config.layers import Layers, Place
-from llmproxy_asgi.config.loader import MOST_FINDINGS, check_config, load_config
+from llmproxy_asgi.config.document import MAX_HINTS, Unreadable, hint
+from llmproxy_asgi.config.findings import MAX_EXPLAINED
+from llmproxy_asgi.config.layers import Layers, Location
+from llmproxy_asgi.config.loader import MAX_FINDINGS, check_config, load_config
 from llmproxy_asgi.config.toml_text import read_toml
 from llmproxy_asgi.providers import registry
 
@@ -67,12 +67,12 @@ def test_few_guesses_are_made_and_few_findings_are_written(
     monkeypatch.setattr(findings, "_unknown_key", looked_into)
     with pytest.raises(ConfigError) as caught:
         load_config(values, environment=None)
-    assert compared.calls <= MOST_HINTS
-    assert looked_into.calls <= MOST_EXPLAINED
+    assert compared.calls <= MAX_HINTS
+    assert looked_into.calls <= MAX_EXPLAINED
     assert read.calls <= 1
     *told, rest = caught.value.findings
-    assert len(told) == MOST_FINDINGS
-    assert rest == f"and {MANY - MOST_FINDINGS} more"
+    assert len(told) == MAX_FINDINGS
+    assert rest == f"and {MANY - MAX_FINDINGS} more"
 
 
 def test_what_a_check_finds_is_bounded_too(tmp_path: Path, compared: Counted) -> None:
@@ -85,7 +85,7 @@ def test_what_a_check_finds_is_bounded_too(tmp_path: Path, compared: Counted) ->
     )
     with pytest.raises(ConfigError, match=r"did you mean 'echo'(?s:.*)and 200 more"):
         check_config([file], environment={})
-    assert 0 < compared.calls <= MOST_HINTS
+    assert 0 < compared.calls <= MAX_HINTS
 
 
 def test_guesses_are_made_again_for_the_next_configuration(compared: Counted) -> None:
@@ -95,7 +95,7 @@ def test_guesses_are_made_again_for_the_next_configuration(compared: Counted) ->
             load_config(UNKNOWN_KEYS, environment=None)
         with pytest.raises(ConfigError, match="did you mean 'providers'"):
             load_config({"provders": {}}, environment=None)
-    assert compared.calls == 2 * (MOST_HINTS + 1)
+    assert compared.calls == 2 * (MAX_HINTS + 1)
 
 
 def test_no_guess_is_made_about_a_text_that_is_no_name(compared: Counted) -> None:
@@ -104,7 +104,7 @@ def test_no_guess_is_made_about_a_text_that_is_no_name(compared: Counted) -> Non
     assert compared.calls == 0
 
 
-class Places(dict[Any, Any]):
+class Locations(dict[Any, Any]):
     """Counts how often all places are walked through."""
 
     walks = 0
@@ -117,15 +117,15 @@ class Places(dict[Any, Any]):
 
 def test_a_later_layer_looks_at_no_places_but_those_that_it_replaces() -> None:
     """Two large files over each other cost as much as the two of them."""
-    layers = Layers(places=Places())
+    layers = Layers(locations=Locations())
     for rank in range(2):
         values = {f"k{number}": {"a": [rank, {"b": rank}]} if number else rank for number in range(10)}
-        layers.lay({**values, "k1": [[rank]]}, {}, Place(f"file{rank}", rank=rank))
-    assert isinstance(layers.places, Places)
-    assert layers.places.walks == 0
-    assert layers.place(("k1", 0, 0)) == Place("file1", rank=1)
-    layers.lay({"k1": 1, "k2": [1]}, {}, Place("file2", rank=2))
-    assert {path for path in layers.places if path[:1] in (("k1",), ("k2",))} == {("k1",), ("k2",), ("k2", 0)}
+        layers.merge({**values, "k1": [[rank]]}, {}, Location(f"file{rank}", rank=rank))
+    assert isinstance(layers.locations, Locations)
+    assert layers.locations.walks == 0
+    assert layers.location(("k1", 0, 0)) == Location("file1", rank=1)
+    layers.merge({"k1": 1, "k2": [1]}, {}, Location("file2", rank=2))
+    assert {path for path in layers.locations if path[:1] in (("k1",), ("k2",))} == {("k1",), ("k2",), ("k2", 0)}
 
 
 def test_toml_is_bounded_as_the_other_languages_are(monkeypatch: pytest.MonkeyPatch) -> None:
