@@ -1,13 +1,13 @@
-"""The embedded provider: answers every protocol without any network, for trying out, tests and demos.
+"""The embedded provider: answers in every protocol without a network, for evaluation, tests and demos.
 
 ::
 
-    provider.py     where it is registered; its address names the protocol that is spoken
-      └─ serve.py   the transport seam: a request's bytes in, an answer's bytes out, at the pace of a model
-           ├─ behaviours.py   the model's name decides what is answered; canned_text.py holds the long text
+    provider.py     the registered provider; its address contains the protocol
+      └─ serve.py   the transport: a request's bytes in, a response's bytes out, at the pace of a model
+           ├─ behaviours.py   the model's name selects the response; canned_text.py holds the long text
            └─ filling.py      values that fit a JSON schema; patterns.py: texts that fit a regular expression
 
-It answers wire bytes, so that whatever speaks to it is translated as it would be for any other upstream.
+It answers with wire bytes, so that calls are translated as for any other upstream.
 """
 
 from llmproxy_asgi.providers.simulated.behaviours import names

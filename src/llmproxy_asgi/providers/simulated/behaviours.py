@@ -103,7 +103,7 @@ Behaviour: TypeAlias = Callable[[Prompt], Script]
 
 _REFUSAL = "I will not do that. It is nothing you said: this model declines whatever it is asked."
 _CUT = "This answer is cut off before it comes to its end, and what you are reading now you are probably not reading."
-_STALLED = "One moment please, this answer stops in the middle and never goes on."
+_STALLED = "One moment please, this answer stops in the middle and never continues."
 _SLOW = "Good things take a while. This answer kept you waiting, and now it comes one word at a time."
 
 ERRORS: dict[int, tuple[ErrorKind, str]] = {
@@ -189,11 +189,11 @@ def _error(status: int) -> GatewayError:
 
 
 def _echo(prompt: Prompt) -> Script:
-    said, seen = _last_question(prompt.request)
+    text, media = _last_question(prompt.request)
     suffix = f" (answer {prompt.candidate + 1})" if prompt.candidate else ""
-    lines = [said] if said else []
-    if seen:
-        lines.append(f"I see {_listed(seen)}.")
+    lines = [text] if text else []
+    if media:
+        lines.append(f"I see {_listed(media)}.")
     return _text(("\n\n".join(lines) or "You said nothing.") + suffix)
 
 
@@ -238,10 +238,10 @@ def _first_words(text: str, count: int) -> str:
 
 def _last_question(request: Request) -> tuple[str, list[str]]:
     """Return the text of the last user message, and descriptions of its other parts."""
-    asked = next((message for message in reversed(request.messages) if message.role == "user"), None)
-    parts = asked.parts if asked is not None else ()
-    said = "\n".join(part.text for part in parts if isinstance(part, Text))
-    return said, [_described(part) for part in parts if not isinstance(part, Text)]
+    message = next((message for message in reversed(request.messages) if message.role == "user"), None)
+    parts = message.parts if message is not None else ()
+    text = "\n".join(part.text for part in parts if isinstance(part, Text))
+    return text, [_described(part) for part in parts if not isinstance(part, Text)]
 
 
 def _described(part: Part) -> str:
@@ -284,15 +284,15 @@ def _parallel(prompt: Prompt) -> Script:
 def _after_results(prompt: Prompt) -> Script | None:
     """Answer the tool results of the step before; None if there are none."""
     messages = prompt.request.messages
-    last = max((place for place, message in enumerate(messages) if message.role == "assistant"), default=-1)
+    last = max((index for index, message in enumerate(messages) if message.role == "assistant"), default=-1)
     results = [part for message in messages[last + 1 :] for part in message.parts if isinstance(part, ToolResult)]
     if not results:
         return None
-    called = {call.call_id: call.name for call in _made_calls(messages)}
+    called = {call.call_id: call.name for call in _previous_calls(messages)}
     return _text("\n".join(_quoted(result, called.get(result.call_id)) for result in results))
 
 
-def _made_calls(messages: Sequence[Message]) -> Iterator[ToolCall]:
+def _previous_calls(messages: Sequence[Message]) -> Iterator[ToolCall]:
     return (part for message in messages for part in message.parts if isinstance(part, ToolCall))
 
 
@@ -327,11 +327,11 @@ def _call(tool: Tool, call_id: str) -> ToolCall:
 
 
 def _answer_in_json(prompt: Prompt) -> Script:
-    wanted = prompt.request.output
-    if wanted.kind == "json_schema" and wanted.schema is not None:
-        return _text(_json(fill(wanted.schema)))
-    said, _ = _last_question(prompt.request)
-    return _text(_json({"answer": said}))
+    output = prompt.request.output
+    if output.kind == "json_schema" and output.schema is not None:
+        return _text(_json(fill(output.schema)))
+    text, _ = _last_question(prompt.request)
+    return _text(_json({"answer": text}))
 
 
 def _json(value: object) -> str:
@@ -347,8 +347,8 @@ def _reason(prompt: Prompt) -> Script:
     """Reason in a few sentences and seal them; check returned seals as a vendor would."""
     request = prompt.request
     checked = sum(_check(part) for message in request.messages for part in message.parts if isinstance(part, Reasoning))
-    said, _ = _last_question(request)
-    count = len(said.split())
+    text, _ = _last_question(request)
+    count = len(text.split())
     answer = f"Having thought about your {count} {'word' if count == 1 else 'words'}, I agree with you."
     if checked:
         answer += (
@@ -356,12 +356,12 @@ def _reason(prompt: Prompt) -> Script:
         )
     if request.reasoning.effort == "none":
         return _text(answer)
-    thought = (
+    reasoning = (
         f"The user wrote {count} {'word' if count == 1 else 'words'}. I could disagree, but nothing here speaks "
         "against it. An answer in one sentence will do, and it should be a friendly one."
     )
-    seal = Seal(issuer=prompt.issuer, kind="signature", data=_seal_of(thought))
-    shown = "" if request.reasoning.visible == "hidden" else thought
+    seal = Seal(issuer=prompt.issuer, kind="signature", data=_seal_of(reasoning))
+    shown = "" if request.reasoning.visible == "hidden" else reasoning
     return Script((Reasoning(text=shown, seals=(seal,)), Text(text=answer)))
 
 
@@ -380,9 +380,9 @@ def _check(part: Reasoning) -> int:
     return found
 
 
-def _seal_of(thought: str) -> str:
+def _seal_of(reasoning: str) -> str:
     return b64encode(
-        _SEAL.encode() + blake2s(thought.encode("utf-8", "surrogatepass"), digest_size=24).digest()
+        _SEAL.encode() + blake2s(reasoning.encode("utf-8", "surrogatepass"), digest_size=24).digest()
     ).decode()
 
 

@@ -1,8 +1,8 @@
-"""Values that fit a JSON schema: deterministic, readable and small, best effort.
+"""Generate values that match a JSON schema: deterministic, readable and small, best effort.
 
-Understands `type`, `enum`, `const`, `properties`, `required`, `items`, `prefixItems`, `anyOf`, `oneOf`, `allOf`, `$ref`
-within the schema, `format`, `pattern` and the bounds of numbers, texts and lists. Whoever wrote the schema is a caller,
-so depth, breadth and sizes are bounded: a schema that wants more gets a value that does not fit.
+Supports `type`, `enum`, `const`, `properties`, `required`, `items`, `prefixItems`, `anyOf`, `oneOf`, `allOf`, `$ref`
+within the schema, `format`, `pattern` and the bounds of numbers, texts and lists. Callers write the schemas, so depth,
+breadth and sizes are bounded: a schema that requires more gets a value that does not match.
 """
 
 import math
@@ -11,15 +11,15 @@ from typing import Any
 
 from llmproxy_asgi.providers.simulated.patterns import text_for
 
-_SHALLOW = 4
-"""Levels down to which properties and entries are made that are not required."""
-_DEEPEST = 40
-_MOST_VALUES = 2000
-_LONGEST = 10_000
-_MOST_ENTRIES = 100
-_LARGEST = 1e100
-_FINEST = 1e-9
-"""Bounds and steps beyond these are not looked at."""
+_OPTIONAL_DEPTH = 4
+"""Levels down to which optional properties and entries are generated."""
+_MAX_DEPTH = 40
+_MAX_VALUES = 2000
+_MAX_LENGTH = 10_000
+_MAX_ENTRIES = 100
+_MAX_NUMBER = 1e100
+_MIN_STEP = 1e-9
+"""Bounds and steps beyond these are ignored."""
 
 _FORMATS = {
     "date-time": "2026-01-02T03:04:05Z",
@@ -48,27 +48,27 @@ _HINTS = (
 
 
 def fill(schema: Mapping[str, Any]) -> Any:
-    """A value for a schema."""
+    """Return a value for a schema."""
     return _Filler(schema).value(schema, "value", 0)
 
 
 class _Filler:
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
-        self._left = _MOST_VALUES
+        self._values_left = _MAX_VALUES
 
     def value(self, schema: object, name: str, depth: int) -> Any:
-        """A value for one place.
+        """Return a value for a part of the schema.
 
         Args:
-            schema: What must fit there.
-            name: What the place is called; texts are named after it.
-            depth: How deep it lies.
+            schema: The part's schema.
+            name: The part's name, which texts contain.
+            depth: The nesting depth.
         """
-        self._left -= 1
+        self._values_left -= 1
         if not isinstance(schema, Mapping):
             return _text({}, name)
-        if depth > _DEEPEST or self._spent:
+        if depth > _MAX_DEPTH or self._is_exhausted:
             return None
         plain = self._plain(schema, depth)
         if "const" in plain:
@@ -76,16 +76,16 @@ class _Filler:
         choices = plain.get("enum")
         if isinstance(choices, list) and choices:
             return choices[0]
-        return self._made(plain, name, depth)
+        return self._value_of_kind(plain, name, depth)
 
-    def _made(self, plain: Mapping[str, Any], name: str, depth: int) -> Any:
+    def _value_of_kind(self, plain: Mapping[str, Any], name: str, depth: int) -> Any:
         match _kind(plain):
             case "object":
                 return self._object(plain, depth)
             case "array":
                 return self._array(plain, name, depth)
             case "integer" | "number" as kind:
-                return _number(plain, whole=kind == "integer")
+                return _number(plain, integer=kind == "integer")
             case "boolean":
                 return True
             case "null":
@@ -94,16 +94,16 @@ class _Filler:
                 return _text(plain, name)
 
     @property
-    def _spent(self) -> bool:
-        return self._left < -_MOST_VALUES
+    def _is_exhausted(self) -> bool:
+        return self._values_left < -_MAX_VALUES
 
-    def _terse(self, depth: int) -> bool:
-        return depth >= _SHALLOW or self._left < 0
+    def _is_minimal(self, depth: int) -> bool:
+        return depth >= _OPTIONAL_DEPTH or self._values_left < 0
 
     def _plain(self, schema: Mapping[str, Any], depth: int) -> Mapping[str, Any]:
-        """The schema with its references followed, one of its alternatives chosen and its parts merged."""
+        """Return a schema with references resolved, one of its alternatives chosen and its parts merged."""
         plain = dict(schema)
-        for _ in range(_DEEPEST):
+        for _ in range(_MAX_DEPTH):
             reference = plain.pop("$ref", None)
             if isinstance(reference, str):
                 plain = _merged(self._find(reference), plain)
@@ -116,15 +116,15 @@ class _Filler:
             if not isinstance(parts, list):
                 break
             for part in parts:
-                self._left -= 1
-                if isinstance(part, Mapping) and depth < _DEEPEST and not self._spent:
+                self._values_left -= 1
+                if isinstance(part, Mapping) and depth < _MAX_DEPTH and not self._is_exhausted:
                     plain = _merged(self._plain(part, depth + 1), plain)
         return plain
 
     def _choose(self, alternatives: Sequence[Any], depth: int) -> Mapping[str, Any]:
-        """The first that is something; deep down the one that ends soonest."""
+        """Return the first alternative that is not null; below the optional depth, the simplest one."""
         usable = [one for one in alternatives if isinstance(one, Mapping)]
-        if self._terse(depth):
+        if self._is_minimal(depth):
             usable.sort(key=_weight)
         else:
             usable.sort(key=lambda one: one.get("type") == "null")
@@ -142,35 +142,35 @@ class _Filler:
     def _object(self, schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
         declared = schema.get("properties")
         properties: Mapping[str, Any] = declared if isinstance(declared, Mapping) else {}
-        wanted = schema.get("required")
-        required = [name for name in wanted if isinstance(name, str)] if isinstance(wanted, list) else []
-        names = required if self._terse(depth) else list(dict.fromkeys([*properties, *required]))
+        listed = schema.get("required")
+        required = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+        names = required if self._is_minimal(depth) else list(dict.fromkeys([*properties, *required]))
         further = schema.get("additionalProperties")
-        made: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for name in names:
-            if self._spent:
+            if self._is_exhausted:
                 break
-            made[name] = self.value(properties.get(name, further), name, depth + 1)
-        return made
+            values[name] = self.value(properties.get(name, further), name, depth + 1)
+        return values
 
     def _array(self, schema: Mapping[str, Any], name: str, depth: int) -> list[Any]:
-        least = _whole(schema.get("minItems"), 0)
-        most = _whole(schema.get("maxItems"), _MOST_ENTRIES)
+        minimum = _integer(schema.get("minItems"), 0)
+        maximum = _integer(schema.get("maxItems"), _MAX_ENTRIES)
         leading = schema.get("prefixItems")
-        places: list[Any] = list(leading[:_MOST_ENTRIES]) if isinstance(leading, list) else []
-        count = max(least, len(places), 0 if self._terse(depth) else 1)
+        prefix: list[Any] = list(leading[:_MAX_ENTRIES]) if isinstance(leading, list) else []
+        count = max(minimum, len(prefix), 0 if self._is_minimal(depth) else 1)
         entries = schema.get("items", {})
         if entries is False:
-            count = len(places)
-        made = [
-            self.value(places[number] if number < len(places) else entries, name, depth + 1)
-            for number in range(min(count, most, _MOST_ENTRIES))
+            count = len(prefix)
+        values = [
+            self.value(prefix[number] if number < len(prefix) else entries, name, depth + 1)
+            for number in range(min(count, maximum, _MAX_ENTRIES))
         ]
-        return _distinct(made) if schema.get("uniqueItems") is True else made
+        return _distinct(values) if schema.get("uniqueItems") is True else values
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Both schemas at once: what either requires is required, the rest of `over` wins."""
+    """Merge two schemas: required properties of both are required, otherwise `over` takes precedence."""
     merged = {**base, **over}
     for key in ("properties", "$defs"):
         if isinstance(base.get(key), Mapping) and isinstance(over.get(key), Mapping):
@@ -181,7 +181,7 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _weight(schema: Mapping[str, Any]) -> int:
-    """How much more a schema may prompt for: nothing, one value, a structure, anything."""
+    """Rank a schema by the size of its values: none, one value, a structure, anything."""
     if schema.get("type") == "null":
         return 0
     if "$ref" in schema:
@@ -198,32 +198,32 @@ def _kind(schema: Mapping[str, Any]) -> str:
     return next((hinted for keys, hinted in _HINTS if any(key in schema for key in keys)), "string")
 
 
-def _number(schema: Mapping[str, Any], *, whole: bool) -> int | float:
+def _number(schema: Mapping[str, Any], *, integer: bool) -> int | float:
     low, high = _bound(schema, "minimum", "exclusiveMinimum"), _bound(schema, "maximum", "exclusiveMaximum")
     step = _real(schema.get("multipleOf"))
-    unit: float = step if step and step >= _FINEST else 1
+    unit: float = step if step and step >= _MIN_STEP else 1
     value: float = 1
     if low is not None:
         value = low[0]
     elif high is not None:
         value = min(1, high[0])
-    if whole or step:
+    if integer or step:
         value = math.ceil(value / unit) * unit
     if low is not None and low[1] and value <= low[0]:
-        value = _above(low[0], high[0] if high else None, unit, whole=whole or bool(step))
+        value = _above(low[0], high[0] if high else None, unit, integer=integer or bool(step))
     if high is not None and (value > high[0] or (high[1] and value >= high[0])):
         value = (math.ceil(high[0] / unit) - 1) * unit if high[1] else math.floor(high[0] / unit) * unit
-    return int(value) if whole or value == int(value) else value
+    return int(value) if integer or value == int(value) else value
 
 
-def _above(low: float, high: float | None, unit: float, *, whole: bool) -> float:
-    if whole or high is None or high > low + unit:
+def _above(low: float, high: float | None, unit: float, *, integer: bool) -> float:
+    if integer or high is None or high > low + unit:
         return (math.floor(low / unit) + 1) * unit
     return (low + high) / 2
 
 
 def _bound(schema: Mapping[str, Any], inclusive: str, exclusive: str) -> tuple[float, bool] | None:
-    """A bound, and whether the value must not be it. Old schemas say the latter by a boolean."""
+    """Return a bound and whether it is exclusive. Old schemas mark exclusive bounds by a boolean."""
     strict = _real(schema.get(exclusive))
     if strict is not None:
         return strict, True
@@ -232,14 +232,14 @@ def _bound(schema: Mapping[str, Any], inclusive: str, exclusive: str) -> tuple[f
 
 
 def _real(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > _LARGEST:
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > _MAX_NUMBER:
         return None
     return value
 
 
-def _whole(value: object, otherwise: int) -> int:
+def _integer(value: object, default: int) -> int:
     return (
-        int(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e9 else otherwise
+        int(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e9 else default
     )
 
 
@@ -247,23 +247,23 @@ def _text(schema: Mapping[str, Any], name: str) -> str:
     known = _FORMATS.get(str(schema.get("format")))
     if known is not None:
         return known
-    least = min(_whole(schema.get("minLength"), 0), _LONGEST)
-    most = _whole(schema.get("maxLength"), _LONGEST)
+    minimum = min(_integer(schema.get("minLength"), 0), _MAX_LENGTH)
+    maximum = _integer(schema.get("maxLength"), _MAX_LENGTH)
     pattern = schema.get("pattern")
-    if isinstance(pattern, str) and (made := text_for(pattern, least=least)) is not None:
-        return made
-    text = f"some {name.replace('_', ' ').strip() or 'text'}"[:_LONGEST]
-    return (text + "." * (least - len(text)))[:most]
+    if isinstance(pattern, str) and (values := text_for(pattern, minimum=minimum)) is not None:
+        return values
+    text = f"some {name.replace('_', ' ').strip() or 'text'}"[:_MAX_LENGTH]
+    return (text + "." * (minimum - len(text)))[:maximum]
 
 
 def _distinct(entries: list[Any]) -> list[Any]:
-    """The entries told apart by numbers where they are texts or numbers."""
-    made: list[Any] = []
+    """Make entries distinct by numbers if they are texts or numbers."""
+    values: list[Any] = []
     for number, entry in enumerate(entries):
         if number and isinstance(entry, str):
-            made.append(f"{entry} {number + 1}")
+            values.append(f"{entry} {number + 1}")
         elif number and isinstance(entry, int | float) and not isinstance(entry, bool):
-            made.append(entry + number)
+            values.append(entry + number)
         else:
-            made.append(entry)
-    return made
+            values.append(entry)
+    return values

@@ -1,8 +1,8 @@
-r"""A text that fits a regular expression, best effort.
+r"""Generate a text that matches a regular expression, best effort.
 
-Reads literals, `.`, classes like `[a-z0-9_]`, `\d \w \s` and their opposites, groups, alternatives, quantifiers and
-anchors; always takes the shortest way through. Look-arounds and back references are passed over. Nothing is matched, so
-no expression can make it slow: a caller writes the expression.
+Supports literals, `.`, classes like `[a-z0-9_]`, `\d \w \s` and their opposites, groups, alternatives, quantifiers and
+anchors, and generates a short match. Look-arounds and back references are ignored. Nothing is matched, so no expression
+can make it slow: callers write the expressions.
 """
 
 import string
@@ -22,59 +22,59 @@ _KINDS = {
     "r": "\r",
 }
 _ANCHORS = frozenset("bBAZz")
-MOST = 10_000
-"""Characters of a text that is made here."""
-_LONGEST = 256
-"""Characters of an expression. Each of them moves all that follow it."""
-_DEEPEST = 40
+MAX_LENGTH = 10_000
+"""Characters of the longest text that is generated."""
+_MAX_PATTERN = 256
+"""Characters of the longest expression. The time to read one grows with the square of its length."""
+_MAX_DEPTH = 40
 
 
-def text_for(pattern: str, *, least: int = 0) -> str | None:
-    """A text that the expression describes, at least `least` long where a repetition allows it.
+def text_for(pattern: str, *, minimum: int = 0) -> str | None:
+    """Return a text that matches, at least `minimum` characters long if a repetition allows it.
 
-    None where the expression is beyond what is read here.
+    None if the expression is not supported.
     """
-    if len(pattern) > _LONGEST:
+    if len(pattern) > _MAX_PATTERN:
         return None
     try:
         reader = _Reader(pattern)
-        made = reader.alternatives(0)
-        if reader.rest or len(made) > MOST:
+        text = reader.alternatives(0)
+        if reader.rest or len(text) > MAX_LENGTH:
             return None
-        made = _longer(pattern, made, least)
-        made.encode()  # half a character cannot be sent
-    except (_Beyond, IndexError, ValueError):
+        text = _longer(pattern, text, minimum)
+        text.encode()  # a lone surrogate cannot be encoded
+    except (_Unsupported, IndexError, ValueError):
         return None
-    return made
+    return text
 
 
-def _longer(pattern: str, made: str, least: int) -> str:
-    if len(made) >= least:
-        return made
-    reader = _Reader(pattern, extra=least - len(made))
+def _longer(pattern: str, text: str, minimum: int) -> str:
+    if len(text) >= minimum:
+        return text
+    reader = _Reader(pattern, extra=minimum - len(text))
     return reader.alternatives(0)
 
 
-class _Beyond(Exception):
-    """The expression holds what is not read here."""
+class _Unsupported(Exception):
+    """The expression is not supported."""
 
 
 class _Reader:
-    """Walks an expression once and writes a text on its way.
+    """Reads an expression once and generates a text.
 
     Args:
         pattern: The expression.
-        extra: How much longer than needed the first open repetition is made.
+        extra: Additional repetitions for the first repetition without an upper bound.
     """
 
     def __init__(self, pattern: str, *, extra: int = 0) -> None:
         self.rest = pattern
-        self._extra = min(extra, MOST)
+        self._extra = min(extra, MAX_LENGTH)
 
     def alternatives(self, depth: int) -> str:
-        """The first of some alternatives; the others are read and forgotten."""
-        if depth > _DEEPEST:
-            raise _Beyond
+        """Return the text of the first alternative; the others are read and discarded."""
+        if depth > _MAX_DEPTH:
+            raise _Unsupported
         first = self._sequence(depth)
         while self.rest.startswith("|"):
             self.rest = self.rest[1:]
@@ -82,7 +82,7 @@ class _Reader:
         return first
 
     def _sequence(self, depth: int) -> str:
-        made: list[str] = []
+        text: list[str] = []
         size = 0
         while self.rest and self.rest[0] not in "|)":
             piece = self._atom(depth)
@@ -90,10 +90,10 @@ class _Reader:
             if is_open and len(piece) == 1 and self._extra:
                 low, self._extra = low + self._extra, 0
             size += len(piece) * low
-            if size > MOST:
-                raise _Beyond
-            made.append(piece * low)
-        return "".join(made)
+            if size > MAX_LENGTH:
+                raise _Unsupported
+            text.append(piece * low)
+        return "".join(text)
 
     def _atom(self, depth: int) -> str:
         char, self.rest = self.rest[0], self.rest[1:]
@@ -109,29 +109,29 @@ class _Reader:
             case "\\":
                 return self._escape()[:1]
             case "*" | "+" | "?":
-                raise _Beyond
+                raise _Unsupported
             case _:
                 return char
 
     def _group(self, depth: int) -> str:
-        silent = False
+        is_assertion = False
         if self.rest.startswith("?"):
             head = next((head for head in ("?:", "?=", "?!", "?<=", "?<!") if self.rest.startswith(head)), None)
             if head is None:
                 name, _, self.rest = self.rest.partition(">")
                 if not name.startswith(("?P<", "?<")):
-                    raise _Beyond
+                    raise _Unsupported
             else:
                 self.rest = self.rest.removeprefix(head)
-                silent = head != "?:"
-        made = self.alternatives(depth + 1)
+                is_assertion = head != "?:"
+        text = self.alternatives(depth + 1)
         if not self.rest.startswith(")"):
-            raise _Beyond
+            raise _Unsupported
         self.rest = self.rest[1:]
-        return "" if silent else made
+        return "" if is_assertion else text
 
     def _escape(self) -> str:
-        """The characters that an escape stands for; none for an anchor."""
+        """Return the characters of an escape; none for an anchor."""
         char, self.rest = self.rest[0], self.rest[1:]
         if char in _ANCHORS:
             return ""
@@ -140,7 +140,7 @@ class _Reader:
             code, self.rest = self.rest[:size], self.rest[size:]
             return chr(int(code, 16))
         if char.isdigit() or char in "pPk":
-            raise _Beyond
+            raise _Unsupported
         return _KINDS.get(char, char)
 
     def _class(self) -> str:
@@ -161,7 +161,7 @@ class _Reader:
         chosen = "".join(members)
         if negated:
             return [char for char in "a" + _PRINTABLE + "\t" if char not in chosen][0]  # noqa: RUF015 - IndexError: none
-        # A letter reads better than the digit or sign that comes first.
+        # A letter is more readable than the digit or sign that comes first.
         return "a" if "a" in chosen else chosen[0]
 
     def _member(self) -> str:
@@ -169,16 +169,16 @@ class _Reader:
         return self._escape() if char == "\\" else char
 
     def _quantifier(self) -> tuple[int, bool]:
-        """How often at least, and whether more is allowed."""
+        """Return the least number of repetitions, and whether more are allowed."""
         low, is_open = 1, False
         if self.rest[:1] in {"*", "+", "?"}:
             sign, self.rest = self.rest[0], self.rest[1:]
             low, is_open = (1 if sign == "+" else 0), sign != "?"
         elif self.rest.startswith("{") and "}" in self.rest:
             bounds, _, rest = self.rest[1:].partition("}")
-            least, comma, most = bounds.partition(",")
-            if least.isascii() and least.isdigit():
-                low, is_open = int(least), bool(comma) and least != most
+            minimum, comma, maximum = bounds.partition(",")
+            if minimum.isascii() and minimum.isdigit():
+                low, is_open = int(minimum), bool(comma) and minimum != maximum
                 self.rest = rest
         if self.rest[:1] in {"?", "+"} and (is_open or low != 1):
             self.rest = self.rest[1:]  # lazy or possessive: the same texts

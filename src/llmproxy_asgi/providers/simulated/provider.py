@@ -1,4 +1,4 @@
-"""The provider itself: every protocol there is, no key, no network, a model for each behaviour."""
+"""The simulated provider: all protocols, no key, no network, one model for each behaviour."""
 
 from typing import ClassVar
 from urllib.parse import quote
@@ -18,14 +18,14 @@ _CAPABLE = Capabilities(reasoning_content=True)
 
 
 class SimulatedConfig(ProviderConfig):
-    """What an operator may say of it."""
+    """The settings of the simulated provider."""
 
     delay: Duration = Field(0.0, ge=0, le=60, description="Between two pieces of a stream.")
 
 
 @provider("simulated", config=SimulatedConfig)
 class Simulated(Provider):
-    """An upstream within this process; the model's name says how it behaves."""
+    """An upstream within this process; the model's name selects its behaviour."""
 
     speaks: ClassVar[tuple[str, ...]] = tuple(TRANSLATORS)
     base_url: ClassVar[str | None] = "https://simulated.invalid"  # a name that never resolves (RFC 6761)

@@ -77,27 +77,27 @@ class SimulatedTransport(AsyncTransport):
         """Answer in the protocol that the path begins with."""
         protocol, _, rest = request.url.path[1:].partition("/")
         model, _, method = rest.rpartition(":")
-        said = {"model": model, "method": method, "alt": "sse"} if rest else EMPTY
+        path = {"model": model, "method": method, "alt": "sse"} if rest else EMPTY
         inbound = translator(protocol).inbound
         body = await request.aread()
         digest = blake2s(body, digest_size=16, person=b"simulate").hexdigest()
         try:
-            intake = inbound.open(body, headers=dict(request.headers.items()), path=said, bounds=_BOUNDS)
-            asked = inbound.decode(intake)
-            scripts = _scripts(asked, digest)
+            intake = inbound.open(body, headers=dict(request.headers.items()), path=path, bounds=_BOUNDS)
+            decoded = inbound.decode(intake)
+            scripts = _scripts(decoded, digest)
         except GatewayError as error:
             return _problem(inbound, error, digest)
-        response = _response(asked, scripts, digest)
+        response = _response(decoded, scripts, digest)
         if not intake.stream:
-            return await self._whole(inbound, intake, response, scripts[0])
+            return await self._complete(inbound, intake, response, scripts[0])
         head = _head(digest, "text/event-stream")
         return HTTPResponse(200, headers=head, stream=_Body(self._stream(inbound, intake, response, scripts[0])))
 
-    async def _whole(self, inbound: Inbound, intake: Intake, response: Response, script: Script) -> HTTPResponse:
+    async def _complete(self, inbound: Inbound, intake: Intake, response: Response, script: Script) -> HTTPResponse:
         if script.wait:
             await self._clock.sleep(script.wait)
         if script.ending is Ending.STALLED:
-            await _never()
+            await _wait_forever()
         content = _GARBAGE if script.ending is Ending.GARBAGE else inbound.encode(response, intake)
         if script.ending is Ending.TRUNCATED:
             content = content[: len(content) // 2]
@@ -112,13 +112,13 @@ class SimulatedTransport(AsyncTransport):
         if script.wait:
             await self._clock.sleep(script.wait)
         encoder = inbound.encoder(intake)
-        for number, events in enumerate(_sent(list(_reads(response)), script.ending)):
+        for number, events in enumerate(_truncate(list(_reads(response)), script.ending)):
             # Without a delay, too: it lets other tasks run between two chunks, and delivers a cancellation.
             if number:
                 await self._clock.sleep(max(self._delay, script.pace))
             yield encoder.feed(events)
         if script.ending is Ending.STALLED:
-            await _never()
+            await _wait_forever()
 
 
 class _Body(AsyncByteStream):
@@ -138,7 +138,7 @@ class _Body(AsyncByteStream):
             await close()
 
 
-async def _never() -> None:
+async def _wait_forever() -> None:
     await asyncio.get_running_loop().create_future()
 
 
@@ -153,31 +153,31 @@ def _problem(inbound: Inbound, error: GatewayError, digest: str) -> HTTPResponse
     return HTTPResponse(error.status, headers=headers, content=problem.body)
 
 
-def _scripts(asked: Request, digest: str) -> list[Script]:
-    if asked.candidates > MAX_CANDIDATES:
+def _scripts(decoded: Request, digest: str) -> list[Script]:
+    if decoded.candidates > MAX_CANDIDATES:
         raise BadRequest(f"Too many candidates (n): ask for at most {MAX_CANDIDATES}.", param="n")
-    issuer = _ISSUERS.get(asked.protocol, "simulated")
-    return [script_for(Prompt(asked, digest, issuer, candidate)) for candidate in range(asked.candidates)]
+    issuer = _ISSUERS.get(decoded.protocol, "simulated")
+    return [script_for(Prompt(decoded, digest, issuer, candidate)) for candidate in range(decoded.candidates)]
 
 
-def _response(asked: Request, scripts: Sequence[Script], digest: str) -> Response:
+def _response(decoded: Request, scripts: Sequence[Script], digest: str) -> Response:
     candidates = tuple(
         Candidate(index=index, parts=script.parts, finish=Finish(reason=script.finish))
         for index, script in enumerate(scripts)
     )
-    thoughts = [part for script in scripts for part in script.parts if isinstance(part, Reasoning)]
+    reasoning = [part for script in scripts for part in script.parts if isinstance(part, Reasoning)]
     usage = Usage(
-        input=sum(words(message.parts) for message in asked.messages),
+        input=sum(words(message.parts) for message in decoded.messages),
         output=sum(words(script.parts) for script in scripts),
-        reasoning=words(thoughts),
+        reasoning=words(reasoning),
     )
-    return Response(id=digest, model=asked.model, created_at=_CREATED_AT, candidates=candidates, usage=usage)
+    return Response(id=digest, model=decoded.model, created_at=_CREATED_AT, candidates=candidates, usage=usage)
 
 
 # ── a stream's pieces ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _sent(reads: list[list[StreamEvent]], ending: Ending) -> list[list[StreamEvent]]:
+def _truncate(reads: list[list[StreamEvent]], ending: Ending) -> list[list[StreamEvent]]:
     if ending is Ending.TRUNCATED:
         return reads[: len(reads) // 2]
     if ending is Ending.STALLED:
@@ -203,12 +203,12 @@ def _events(response: Response) -> Iterator[StreamEvent]:
     for event in unfold(response):
         match event:
             case Started(usage=Usage() as usage):
-                # At its start an upstream knows what it was asked, and not yet what it will answer.
+                # At the start of a stream an upstream knows the input tokens, but not the output tokens yet.
                 yield Started(
                     event.id, event.model, event.created_at, msgspec.structs.replace(usage, output=0, reasoning=0)
                 )
             case PartDelta(candidate=candidate, index=index, delta=delta):
-                flows[candidate] += [PartDelta(candidate, index, piece) for piece in _cut(delta)]
+                flows[candidate] += [PartDelta(candidate, index, piece) for piece in _split_delta(delta)]
             case PartStarted(candidate=candidate) | PartEnded(candidate=candidate):
                 flows[candidate].append(event)
             case _:
@@ -218,7 +218,7 @@ def _events(response: Response) -> Iterator[StreamEvent]:
     yield from tail
 
 
-def _cut(delta: Delta) -> list[Delta]:
+def _split_delta(delta: Delta) -> list[Delta]:
     match delta:
         case TextDelta(text=text):
             return [TextDelta(piece) for piece in pieces(text)]

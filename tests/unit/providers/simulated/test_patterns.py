@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmproxy_asgi.providers.simulated.patterns import MOST, text_for
+from llmproxy_asgi.providers.simulated.patterns import MAX_LENGTH, text_for
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_text_fits_its_pattern(pattern: str) -> None:
 @pytest.mark.parametrize("pattern", ["^[a-z]+$", r"\d{2,}", ".*", "x*y"])
 def test_a_text_can_be_made_longer(pattern: str) -> None:
     """An open repetition goes on until the text is long enough."""
-    made = text_for(pattern, least=20)
+    made = text_for(pattern, minimum=20)
     assert made is not None
     assert len(made) >= 20
     assert re.fullmatch(pattern, made)
@@ -64,7 +64,7 @@ def test_what_is_beyond_gives_nothing(pattern: str) -> None:
 
 
 @given(st.text(alphabet="ab01[](){}|?*+.^$\\-,dws", max_size=30), st.integers(0, 50))
-def test_any_text_is_survived(pattern: str, least: int) -> None:
+def test_any_text_is_survived(pattern: str, minimum: int) -> None:
     """Whatever stands there, the answer is a text of bounded size or none."""
-    made = text_for(pattern, least=least)
-    assert made is None or len(made) <= MOST + least
+    made = text_for(pattern, minimum=minimum)
+    assert made is None or len(made) <= MAX_LENGTH + minimum
