@@ -1,4 +1,4 @@
-"""llmproxy-asgi in a FastAPI application: behind the application's own dependencies."""
+"""llmproxy-asgi in a FastAPI application, with the application's own dependencies."""
 
 try:
     import fastapi as _fastapi  # noqa: F401  only whether it is there

@@ -1,6 +1,6 @@
-"""Which dependency says who is calling, and which principal its value is.
+"""The dependency that returns the caller, and the conversion of its value to a principal.
 
-The value is read as Starlette's users are. This module runs no dependency; FastAPI does.
+Values are converted like Starlette's users. FastAPI runs the dependency, not this module.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,10 @@ UserDependency: TypeAlias = Dependency | Callable[..., Any]
 
 
 def dependency_of(user: object) -> Dependency:
-    """The dependency behind what the host passed as `user=`.
+    """Return the dependency that the host passed as `user=`.
 
     Raises:
-        MisuseError: It is none.
+        MisuseError: It is not a dependency.
     """
     if isinstance(user, Dependency):
         return user
@@ -37,6 +37,6 @@ def dependency_of(user: object) -> Dependency:
 
 
 def _depends(call: Callable[..., Any]) -> Dependency:
-    made = Depends(call)
-    assert isinstance(made, Dependency), "Depends() makes the class of its name"
-    return made
+    dependency = Depends(call)
+    assert isinstance(dependency, Dependency), "Depends() makes the class of its name"
+    return dependency

@@ -1,10 +1,9 @@
-"""Hang a gateway into a FastAPI application, behind the application's own dependencies.
+"""Mount a gateway in a FastAPI application, behind the application's own dependencies.
 
-A plain `app.mount()` would skip every dependency. Here the gateway hangs behind an ordinary route that takes every
-path below it: FastAPI solves the dependencies, a refusal of theirs is answered as the application answers it, and
-only then the route returns a `Delegate`, a response that lets the gateway answer. So nothing of the answer passes
-through FastAPI: it streams, and the gateway sees its caller leave. Dependencies with `yield` are left once the answer
-is out.
+A plain `app.mount()` would skip all dependencies. Here an ordinary route matches every path below the mount: FastAPI
+solves the dependencies, the application answers their refusals, and only then the route returns a `Delegate`, a
+response that calls the gateway. So FastAPI does not touch the response: it streams, and the gateway notices when its
+client disconnects. Dependencies with `yield` are exited after the response was sent.
 """
 
 import inspect
@@ -36,23 +35,23 @@ def include_llm(
     principal: PrincipalOf | None = None,
     tags: Sequence[str | Enum] = (),
 ) -> None:
-    """Serve the gateway below `path`, after the host's dependencies. It is left out of the OpenAPI document.
+    """Serve the gateway below `path`, after the host's dependencies. It is not part of the OpenAPI document.
 
-    Where `user` yields None, nobody is signed in: the gateway looks for a machine key, and refuses in the client's
-    protocol if there is none. A dependency that refuses by itself refuses machine keys, too.
+    If `user` returns None, no user is signed in: the gateway requires a machine key, and refuses in the client's
+    protocol if there is none. A dependency that refuses requests itself refuses those with machine keys, too.
 
     Args:
-        app: The application, or a router that it includes; routes added before it come first.
-        path: Where it hangs, like `/llm`.
+        app: The application, or a router that it includes; routes added before take precedence.
+        path: The path of the mount, like `/llm`.
         proxy: The gateway. The application's lifespan closes its connections.
-        user: The dependency that yields who is calling: a `Principal`, a str, or any object with an `id`.
-        dependencies: Further ones, that only refuse.
-        principal: Makes a principal of what `user` yields; by default `principal_of`.
-        tags: Of the route, for the host's own code that reads them.
+        user: The dependency that returns the caller: a `Principal`, a str, or any object with an `id`.
+        dependencies: Further dependencies, which can only refuse.
+        principal: Converts the value of `user` to a principal; by default `principal_of`.
+        tags: The tags of the route, for the host's own code.
 
     Raises:
-        ValueError: The path does not begin with a slash, or names nothing.
-        MisuseError: `user` is no dependency, or `principal` is asynchronous.
+        ValueError: The path does not begin with a slash, or is empty.
+        MisuseError: `user` is not a dependency, or `principal` is asynchronous.
     """
     if not path.startswith("/") or path.rstrip("/") == "":
         raise ValueError("path must start with a slash and name something, like /llm")
@@ -75,12 +74,12 @@ def include_llm(
 
 
 class Delegate(Response):
-    """A response that an ASGI application gives.
+    """A response that an ASGI application sends.
 
     Args:
         app: The application.
-        scope: What it finds changed in the connection's scope.
-        receive: Where it reads the request, if not where the server hands it out.
+        scope: Keys that replace those of the connection's scope.
+        receive: Replaces the server's `receive`; None: the server's.
     """
 
     def __init__(self, app: LLMProxy, scope: Mapping[str, Any], receive: Receive | None = None) -> None:
@@ -99,19 +98,19 @@ class Delegate(Response):
 def _endpoint(
     proxy: LLMProxy, user: Dependency | None, principal: PrincipalOf | None
 ) -> Callable[..., Coroutine[Any, Any, Response]]:
-    async def anybody(request: Request) -> Response:
-        return Delegate(proxy, _place(request.scope), _unread(request))
+    async def serve_anyone(request: Request) -> Response:
+        return Delegate(proxy, _mounted_paths(request.scope), _unread(request))
 
-    async def somebody(request: Request, llm_user: Any = user) -> Response:
-        # None is handed over as well: the host was asked, and nobody is signed in.
-        scope = {**_place(request.scope), SCOPE_KEY: caller_of(llm_user, principal)}
+    async def serve_user(request: Request, llm_user: Any = user) -> Response:
+        # None is passed on as well: it means that no user is signed in.
+        scope = {**_mounted_paths(request.scope), SCOPE_KEY: caller_of(llm_user, principal)}
         return Delegate(proxy, scope, _unread(request))
 
-    return anybody if user is None else somebody
+    return serve_anyone if user is None else serve_user
 
 
-def _place(scope: Scope) -> dict[str, str]:
-    """`root_path` and `path` as a mount would set them, whether or not the server's path holds the root."""
+def _mounted_paths(scope: Scope) -> dict[str, str]:
+    """Return `root_path` and `path` as a mount would set them, whether or not the server's path contains the root."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "").rstrip("/")
     if root and not (path == root or path.startswith(root + "/")):
@@ -121,17 +120,17 @@ def _place(scope: Scope) -> dict[str, str]:
 
 
 def _unread(request: Request) -> Receive | None:
-    """The request's body once more, if a dependency has read it.
+    """Return a `receive` that repeats the request's body if a dependency has read it; None if none has.
 
     Raises:
-        MisuseError: It was read as a stream, and nobody has kept it.
+        MisuseError: It was read as a stream and not kept.
     """
-    kept: bytes | None = getattr(request, "_body", None)
-    if kept is None:
+    body: bytes | None = getattr(request, "_body", None)
+    if body is None:
         if getattr(request, "_stream_consumed", False):
             raise MisuseError("A dependency has read the request's body as a stream; use request.body() there.")
         return None
-    pending: list[Message] = [{"type": "http.request", "body": kept, "more_body": False}]
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:
         return pending.pop() if pending else await request.receive()

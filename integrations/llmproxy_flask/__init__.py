@@ -1,4 +1,4 @@
-"""llmproxy-asgi in a Flask application: a blueprint, behind the application's own sessions and hooks."""
+"""llmproxy-asgi in a Flask application: a blueprint that uses the application's own sessions and hooks."""
 
 try:
     import flask as _flask  # noqa: F401  only whether it is there

@@ -1,7 +1,7 @@
-"""The Flask extension: a blueprint whose one view lets the gateway answer, through the WSGI bridge.
+"""The Flask extension: a blueprint whose single view calls the gateway through the WSGI bridge.
 
-Because it is a blueprint, `before_request` hooks, sessions and Flask-Login work as for any other view. The answer
-streams: Flask is handed an iterator that it passes through untouched. This module reads no body and writes no JSON.
+Because it is a blueprint, `before_request` hooks, sessions and Flask-Login work as for any other view. The response
+streams: Flask gets an iterator that it passes on unchanged. This module reads no body and writes no JSON.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ _REST = "llmproxy_rest"
 
 
 class _RestConverter(BaseConverter):
-    """Matches all of the path below the mount; Flask's `path` matches neither nothing nor a doubled slash."""
+    """Matches any path below the mount; Flask's `path` matches neither an empty path nor a doubled slash."""
 
     regex = ".*?"
     part_isolating = False
@@ -49,36 +49,36 @@ class _RestConverter(BaseConverter):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What one application has of the extension: `app.extensions["llmproxy"]`."""
+    """The extension's state for one application: `app.extensions["llmproxy"]`."""
 
     proxy: Gateway
     bridge: WSGIBridge
     owned: bool
-    """Whether the gateway was made here, and so asks here who is calling."""
+    """Whether the extension created the gateway, whose `identify` is then the extension's."""
 
 
 class LLMProxy:
     """A gateway in a Flask application: `LLMProxy(app, "llmproxy.yaml", identify=who_is_calling)`, or `init_app` later.
 
-    It keeps no application, so one extension may serve several. A machine key is the gateway's to judge; for every
-    other caller `identify` is asked, inside the request context, and without one Flask-Login's `current_user`.
+    It stores no application, so one extension may serve several. The gateway checks machine keys; for all other callers
+    `identify` is called in the request context, or without one Flask-Login's `current_user` is used.
 
     Args:
         app: The application; None: `init_app` is called later.
         config: A path, a dict, a `Config` or several of these. Left out: `app.config["LLMPROXY_CONFIG"]`.
-        url_prefix: Where it hangs, like `/llm`.
-        identify: `(HTTPConnection) -> Principal | str | None`, a plain function. None: nobody, 401.
-        csrf: `(HTTPConnection) -> bool`, a plain function: whether the host's CSRF token came and is right. It is
-            asked, inside the request context, about requests that a foreign page may have made a browser send.
-        principal: Makes a principal of a user of Flask-Login; by default `principal_of`.
-        proxy: A gateway made already, with a transport of its own, for instance; then there is no `config`.
+        url_prefix: The path of the gateway, like `/llm`.
+        identify: `(HTTPConnection) -> Principal | str | None`, a plain function. None: no user, 401.
+        csrf: `(HTTPConnection) -> bool`, a plain function: whether the request has a valid CSRF token of the host. It
+            is called in the request context, for requests that a page of another site may have made a browser send.
+        principal: Converts a user of Flask-Login to a principal; by default `principal_of`.
+        proxy: An existing gateway, for instance with its own transport; there is no `config` then.
         name: The blueprint's name and the key in `app.extensions`; a second gateway in one application needs another.
 
     Raises:
-        ConfigError: The configuration is wrong; all findings at once.
+        ConfigError: The configuration is invalid; contains all findings.
         MisuseError: `identify` or `csrf` is asynchronous, both `config` and `proxy` are given, or the application has
             an extension of this name.
-        ValueError: The path does not begin with a slash, or names nothing.
+        ValueError: The path does not begin with a slash, or is empty.
     """
 
     def __init__(
@@ -106,8 +106,8 @@ class LLMProxy:
         self._csrf = csrf
         self._principal = principal
         self._name = name
-        self.blueprint = self._draw(url_prefix.rstrip("/"))
-        """For `before_request` hooks of its own, and for Flask-WTF's `csrf.exempt`."""
+        self.blueprint = self._build_blueprint(url_prefix.rstrip("/"))
+        """The blueprint, for its own `before_request` hooks and for Flask-WTF's `csrf.exempt`."""
         if app is not None:
             self.init_app(app)
 
@@ -116,10 +116,10 @@ class LLMProxy:
 
         Args:
             app: The application.
-            config: Over the extension's own, for this application alone.
+            config: Replaces the extension's own configuration for this application.
 
         Raises:
-            ConfigError: The configuration is wrong; all findings at once.
+            ConfigError: The configuration is invalid; contains all findings.
             MisuseError: There is no configuration, or the application has this extension already.
         """
         if self._name in app.extensions:
@@ -130,7 +130,7 @@ class LLMProxy:
         elif config is not None:
             raise MisuseError("The gateway is made already, so this application cannot have another configuration.")
         gateway = proxy.gateway
-        # What is larger is refused by the gateway, in the client's protocol; the bridge only must not read on for ever.
+        # The gateway refuses larger bodies, in the client's protocol; the bridge only needs a bound on what it reads.
         bridge = WSGIBridge(proxy, max_body=lambda: gateway.config.limits.body, on_close=gateway.aclose)
         app.extensions[self._name] = State(proxy, bridge, owned=self._proxy is None)
         app.url_map.converters.setdefault(_REST, _RestConverter)
@@ -143,7 +143,7 @@ class LLMProxy:
             raise MisuseError('There is no configuration: pass one, or set app.config["LLMPROXY_CONFIG"].')
         return found
 
-    def _draw(self, url_prefix: str) -> Blueprint:
+    def _build_blueprint(self, url_prefix: str) -> Blueprint:
         blueprint = Blueprint(self._name, __name__, url_prefix=url_prefix)
         blueprint.record(self._refuse_without_init_app)
         blueprint.add_url_rule(
@@ -169,28 +169,28 @@ class LLMProxy:
             )
 
     def _call(self, **values: str) -> Response:
-        """Let the gateway answer this request. Variables of the host's prefix are left to its hooks."""
+        """Answer this request with the gateway. Variables in the host's prefix are ignored here."""
         rest = values[_REST]
         state: State = current_app.extensions[self._name]
         finding = find(request, self._identify, self._principal)
-        handed_over = _handed_over(state, finding)
+        scope_extra = _scope_extra(state, finding)
         if has_csrf_token(request, self._csrf, state.proxy.gateway.config.access.origins):
-            handed_over[CSRF_KEY] = True
+            scope_extra[CSRF_KEY] = True
         head: list[Any] = []
 
         def start_response(status: str, headers: list[tuple[str, str]], *_: object) -> Any:
             head[:] = [status, headers]
 
-        answer = state.bridge(_below(rest), start_response, scope_extra=handed_over)
+        response = state.bridge(_mounted_environ(rest), start_response, scope_extra=scope_extra)
         status, headers = head
-        return Response(answer, status=status, headers=headers, direct_passthrough=True)
+        return Response(response, status=status, headers=headers, direct_passthrough=True)
 
 
-def _handed_over(state: State, finding: Finding) -> dict[str, object]:
-    """What the scope tells the gateway about its caller.
+def _scope_extra(state: State, finding: Finding) -> dict[str, object]:
+    """Return the scope's keys about the caller.
 
     Raises:
-        Exception: The host's hook failed, and the gateway is one that would not ask what became of it.
+        Exception: The host's hook failed, and the gateway does not use the extension's `identify`.
     """
     if state.owned:
         return {FINDING_KEY: finding}
@@ -199,8 +199,8 @@ def _handed_over(state: State, finding: Finding) -> dict[str, object]:
     return {SCOPE_KEY: finding.error or finding.principal}
 
 
-def _below(rest: str) -> "WSGIEnvironment":
-    """The request's environment as seen from the mount, its body unread.
+def _mounted_environ(rest: str) -> "WSGIEnvironment":
+    """Return the request's WSGI environment relative to the mount, with an unread body.
 
     Raises:
         NotFound: The path is not UTF-8.
@@ -212,7 +212,7 @@ def _below(rest: str) -> "WSGIEnvironment":
         raise NotFound
     environ["SCRIPT_NAME"] = environ.get("SCRIPT_NAME", "").rstrip("/") + path[: len(path) - len(tail)]
     environ["PATH_INFO"] = tail
-    if "stream" in vars(request):  # a hook of the host's has begun to read; werkzeug keeps what get_data() once gave
+    if "stream" in vars(request):  # a hook has begun to read the body; werkzeug caches the result of get_data()
         data = request.get_data()
         environ["wsgi.input"] = BytesIO(data)
         environ["CONTENT_LENGTH"] = str(len(data))

@@ -1,8 +1,8 @@
-"""Who is calling, found inside Flask's request context, and handed over as an object.
+"""Determine the caller inside Flask's request context, and pass it on as an object.
 
-The gateway runs on an event loop in another thread, where Flask's `session` and `current_user` mean nothing; so they
-are read here, in the worker. Nothing is decided here: what was found, or how the host's hook failed, is told to the
-gateway, which asks for it only where no machine key has settled the matter.
+The gateway runs on an event loop in another thread, where Flask's `session` and `current_user` are not available; so
+they are read here, in the worker thread. The result, or the failure of the host's hook, is passed on to the gateway,
+which uses it only for requests without a machine key.
 """
 
 import inspect
@@ -23,22 +23,22 @@ Identity: TypeAlias = Principal | str | int | None
 Identify: TypeAlias = Callable[[HTTPConnection], Identity]
 Csrf: TypeAlias = Callable[[HTTPConnection], bool]
 PrincipalOf: TypeAlias = Callable[[Any], Identity]
-"""From a signed-in user of Flask-Login to a principal; None: nobody."""
+"""A function that converts a signed-in user of Flask-Login to a principal; None: no user is signed in."""
 
 FINDING_KEY = "llmproxy_flask.finding"
-"""Where in the scope the gateway's hook reads what was found in the worker."""
+"""The scope's key for the finding of the worker thread."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What the host says about the caller, or how it failed to say anything."""
+    """The host's principal of the caller, or the error of its hook."""
 
     principal: Principal | None = None
     error: Exception | None = None
 
 
 async def recall(connection: HTTPConnection) -> Principal | None:
-    """The `identify` of a gateway under Flask: what was found before, raised if it was an error."""
+    """Return the principal found in the worker thread, or raise its error; the `identify` of a gateway under Flask."""
     finding: Finding = connection.scope[FINDING_KEY]
     if finding.error is not None:
         raise finding.error
@@ -46,7 +46,7 @@ async def recall(connection: HTTPConnection) -> Principal | None:
 
 
 def find(request: Request, identify: Identify | None, principal: PrincipalOf | None) -> Finding:
-    """Ask the host: its hook if it gave one, else Flask-Login. Must run inside the request context."""
+    """Call the host's hook if there is one, otherwise use Flask-Login. Must run inside the request context."""
     try:
         if identify is None:
             return Finding(_signed_in(principal))
@@ -58,7 +58,7 @@ def find(request: Request, identify: Identify | None, principal: PrincipalOf | N
 
 
 def has_csrf_token(request: Request, csrf: Csrf | None, origins: Collection[str]) -> bool:
-    """Ask the host whether its CSRF token came with a request that needs one. Must run inside the request context.
+    """Check the host's CSRF token of a request that needs one. Must run inside the request context.
 
     Raises:
         Exception: The host's check failed.
@@ -73,39 +73,41 @@ def has_csrf_token(request: Request, csrf: Csrf | None, origins: Collection[str]
     except HTTPException as error:
         if error.code is None or error.code >= 500:
             raise
-        return False  # how Flask-WTF's check says no
+        return False  # Flask-WTF's check refuses by an HTTPException
 
 
 def principal_of(user: object) -> Principal | None:
-    """Whom a user stands for: itself if it is a `Principal`, else by its `id`, else as Flask-Login names it.
+    """Return the principal of a user: itself if it is a `Principal`, otherwise by its `id`, or by Flask-Login's id.
 
     Raises:
-        MisuseError: It does not say who it is, or with something that is no id.
+        MisuseError: The user has no id, or an invalid one.
     """
     if user is None or isinstance(user, Principal):
         return user
     name = user if isinstance(user, (str, int, UUID)) else getattr(user, "id", None)
     if name is None and hasattr(user, "get_id"):
         name = user.get_id()
-    shown = getattr(user, "display_name", None)
+    display_name = getattr(user, "display_name", None)
     if isinstance(name, bool) or not isinstance(name, (str, int, UUID)):
         raise MisuseError(
             f"A user of type {type(user).__name__} has no id that could be a principal's; "
             "pass principal= to say how to make one."
         )
     try:
-        return Principal(str(name), display_name=shown if isinstance(shown, str) and shown else None)
+        return Principal(
+            str(name), display_name=display_name if isinstance(display_name, str) and display_name else None
+        )
     except ValueError as error:
         raise MisuseError(f"A user of type {type(user).__name__} has an id that cannot be used: {error}.") from error
 
 
 def refuse_async(hook: Callable[..., object] | None, *, name: str = "identify") -> None:
-    """A hook that Flask's worker thread cannot await is refused before it is needed.
+    """Refuse an asynchronous hook when it is passed, because Flask's worker thread cannot await it.
 
     Raises:
         MisuseError: It is asynchronous.
     """
-    method = getattr(hook, "__call__", None)  # noqa: B004  it is the method that tells
+    method = getattr(hook, "__call__", None)  # noqa: B004  the method itself is needed
     if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(method):
         raise MisuseError(
             f"Under Flask {name}= runs in the request's own thread, where session and current_user are at hand and "
@@ -125,19 +127,19 @@ def _named(found: object) -> Principal | None:
 
 
 def _signed_in(principal: PrincipalOf | None) -> Principal | None:
-    """Flask-Login's user, where Flask-Login is installed on this application."""
+    """Return the principal of Flask-Login's user; None if this application does not use Flask-Login."""
     if not hasattr(current_app, "login_manager"):
         return None
     from flask_login import current_user  # type: ignore[import-untyped]  # it has no types
 
     if not current_user.is_authenticated:
         return None
-    user = current_user._get_current_object()  # noqa: SLF001  werkzeug's documented way to what a proxy stands for
+    user = current_user._get_current_object()  # noqa: SLF001  werkzeug's documented way to the object of a proxy
     return principal_of(user if principal is None else principal(user))
 
 
 def _refusal(error: HTTPException) -> Exception:
-    """`abort(...)` inside the hook, in words that the gateway has in each client's protocol."""
+    """Convert `abort(...)` inside the hook to an error that the gateway has in each client's protocol."""
     if error.code is not None and error.code >= 500:
         return error
     if error.code == 403:
@@ -146,7 +148,7 @@ def _refusal(error: HTTPException) -> Exception:
 
 
 def _connection(request: Request) -> HTTPConnection:
-    """The request as hooks know it from other frameworks: `connection.session`, `.cookies`, `.headers`."""
+    """Return the request as Starlette's `HTTPConnection`: hooks use `.session`, `.cookies` and `.headers`."""
     environ: Mapping[str, Any] = request.environ
     address = environ.get("REMOTE_ADDR")
     return HTTPConnection(

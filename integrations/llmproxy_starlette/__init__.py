@@ -1,4 +1,4 @@
-"""llmproxy-asgi in a Starlette application: mounted, with its life and its signed-in user."""
+"""llmproxy-asgi in a Starlette application, with the application's lifespan and its signed-in user."""
 
 from llmproxy_starlette.identity import principal_of
 from llmproxy_starlette.mount import mount

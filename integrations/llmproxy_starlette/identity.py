@@ -1,7 +1,7 @@
-"""Which principal a signed-in user is. It reads user objects only, never a header, and it guesses nothing.
+"""Convert a signed-in user to a principal. This module reads user objects only, never headers.
 
-The first of `id`, `identity` and `username` that the object has is the principal's id. If that one holds nothing, the
-next is not tried: another user could bear it as a name.
+The first of `id`, `identity` and `username` that the object has is the principal's id. If it is empty, the next one is
+not tried: it could be another user's name.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,19 +11,19 @@ from uuid import UUID
 from llmproxy_asgi import MisuseError, Principal
 
 PrincipalOf: TypeAlias = Callable[[Any], Principal | str | int | None]
-"""From a user object of the host's to a principal; None: nobody."""
+"""A function that converts the host's user object to a principal; None: no user is signed in."""
 
 _NAMES = ("id", "identity", "username")
 
 
 def principal_of(user: object) -> Principal | None:
-    """Whom a user stands for: itself if it is a `Principal`, by its id otherwise. None: nobody is signed in.
+    """Return the principal of a user: itself if it is a `Principal`, otherwise by its id. None: no user is signed in.
 
     Args:
         user: A `Principal`, a str or int or UUID, a mapping with an `id`, or a framework's user object.
 
     Raises:
-        MisuseError: It does not say who it is, or with something that is no id.
+        MisuseError: The user has no id, or an invalid one.
     """
     if user is None or not _is_signed_in(user):
         return None
@@ -35,18 +35,20 @@ def principal_of(user: object) -> Principal | None:
             f"A user of type {type(user).__name__} has no id, identity or username that could be a principal's id; "
             "pass principal= to say how to make one."
         )
-    shown = None if isinstance(user, Mapping) else _read(user, "display_name")
+    display_name = None if isinstance(user, Mapping) else _read(user, "display_name")
     try:
-        return Principal(str(name), display_name=shown if isinstance(shown, str) and shown else None)
+        return Principal(
+            str(name), display_name=display_name if isinstance(display_name, str) and display_name else None
+        )
     except ValueError as error:
         raise MisuseError(f"A user of type {type(user).__name__} has an id that cannot be used: {error}.") from error
 
 
 def caller_of(user: object, principal: PrincipalOf | None) -> Principal | None:
-    """Whom a user stands for, by the host's own reading of signed-in users if there is one.
+    """Return the principal of a user, with the host's own function for signed-in users if there is one.
 
     Raises:
-        MisuseError: As `principal_of`, about the user or what the host made of it.
+        MisuseError: As `principal_of`, about the user or the result of the host's function.
     """
     if principal is None or user is None or not _is_signed_in(user):
         return principal_of(user)
@@ -54,8 +56,8 @@ def caller_of(user: object, principal: PrincipalOf | None) -> Principal | None:
 
 
 def _is_signed_in(user: object) -> bool:
-    said = getattr(user, "is_authenticated", True)
-    return bool(said() if callable(said) else said)
+    value = getattr(user, "is_authenticated", True)
+    return bool(value() if callable(value) else value)
 
 
 def _name_of(user: object) -> object:
@@ -67,7 +69,7 @@ def _name_of(user: object) -> object:
 def _has(user: object, name: str) -> bool:
     try:
         return hasattr(user, name)
-    except NotImplementedError:  # how starlette's BaseUser says that a subclass left it out
+    except NotImplementedError:  # starlette's BaseUser raises it if a subclass does not implement the property
         return False
 
 

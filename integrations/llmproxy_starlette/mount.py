@@ -1,7 +1,7 @@
-"""Hang a gateway into a Starlette application, and let it live and know its callers as the application does.
+"""Mount a gateway in a Starlette application, with the application's lifespan and users.
 
-`app.mount(path, proxy)` serves, too. What it leaves out is done here: the gateway's connections are closed with the
-application, and the user that `AuthenticationMiddleware` found is the caller. The gateway alone decides who is let in.
+`app.mount(path, proxy)` serves as well. In addition, `mount` closes the gateway's connections with the application, and
+passes the user of `AuthenticationMiddleware` on as the caller. Only the gateway decides which calls are allowed.
 """
 
 import inspect
@@ -26,20 +26,20 @@ def mount(
     principal: PrincipalOf | None = None,
     name: str | None = None,
 ) -> None:
-    """Serve the gateway below `path`. Routes that were added before it come first.
+    """Serve the gateway below `path`. Routes that were added before take precedence.
 
     If the gateway has no `identify` of its own, the caller is `request.user`, where `AuthenticationMiddleware` is
     installed. One gateway may be mounted several times. Call it before the application starts.
 
     Args:
         app: The application, or one of its routers.
-        path: Where it hangs, like `/llm`.
-        proxy: The gateway. The application's lifespan closes its connections; nobody else has to.
-        principal: Makes a principal of a signed-in user; by default `principal_of`.
+        path: The path of the mount, like `/llm`.
+        proxy: The gateway. The application's lifespan closes its connections.
+        principal: Converts a signed-in user to a principal; by default `principal_of`.
         name: The route's name.
 
     Raises:
-        ValueError: The path does not begin with a slash, or names nothing.
+        ValueError: The path does not begin with a slash, or is empty.
         MisuseError: `principal` is asynchronous.
     """
     if not path.startswith("/") or path.rstrip("/") == "":
@@ -48,7 +48,7 @@ def mount(
         raise MisuseError("principal= must not be asynchronous; look things up in your authentication backend.")
     router = app.router if isinstance(app, Starlette) else app
     router.mount(path.rstrip("/"), _PrincipalFromUser(proxy, principal), name=name)
-    _share_life(router, proxy)
+    _share_lifespan(router, proxy)
 
 
 class _PrincipalFromUser:
@@ -66,8 +66,8 @@ class _PrincipalFromUser:
         await self._proxy(scope, receive, send)
 
 
-class _SharedLife:
-    """A host's lifespan, with those of gateways around it; what the host's yields is passed on."""
+class _CombinedLifespan:
+    """A host's lifespan within the lifespans of gateways; it yields the state of the host's lifespan."""
 
     def __init__(self, host: Lifespan[Any]) -> None:
         self._host = host
@@ -81,9 +81,9 @@ class _SharedLife:
             yield await stack.enter_async_context(self._host(app))
 
 
-def _share_life(router: Router, proxy: LLMProxy) -> None:
-    life = router.lifespan_context
-    if not isinstance(life, _SharedLife):
-        life = router.lifespan_context = _SharedLife(life)
-    if proxy not in life.proxies:
-        life.proxies.append(proxy)
+def _share_lifespan(router: Router, proxy: LLMProxy) -> None:
+    lifespan = router.lifespan_context
+    if not isinstance(lifespan, _CombinedLifespan):
+        lifespan = router.lifespan_context = _CombinedLifespan(lifespan)
+    if proxy not in lifespan.proxies:
+        lifespan.proxies.append(proxy)
