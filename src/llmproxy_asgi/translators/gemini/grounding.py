@@ -109,8 +109,8 @@ def citations_in_text(found: Iterable[LocatedCitation], text: str, base: int) ->
             yield msgspec.structs.replace(entry.citation, start=before, end=before + _length(encoded[start:end]))
 
 
-class Grounding:
-    """The encoder of citations into `groundingMetadata`."""
+class GroundingEncoder:
+    """The encoder of a candidate's citations into `groundingMetadata`."""
 
     def __init__(self) -> None:
         self._chunks: dict[tuple[str, str | None], int] = {}  # (URL, title) to index

@@ -22,7 +22,7 @@ from llmproxy_asgi.conversation import (
     ToolCall,
 )
 from llmproxy_asgi.translators.custom_tools import wrapped_input
-from llmproxy_asgi.translators.gemini.grounding import Grounding
+from llmproxy_asgi.translators.gemini.grounding import GroundingEncoder
 from llmproxy_asgi.translators.gemini.mappings import BLOCK_REASONS, encode_finish, encode_logprobs, encode_usage
 from llmproxy_asgi.translators.gemini.reasoning import encode_signature
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
@@ -104,7 +104,7 @@ def signed(wire: JSONObject, signatures: Sequence[str]) -> list[JSONObject]:
 
 def _candidate(candidate: Candidate) -> JSONObject:
     parts: list[JSONObject] = []
-    grounding = Grounding()
+    grounding = GroundingEncoder()
     pending: list[str] = []
     for part in candidate.parts:
         signatures = [encode_signature(seal) for seal in part.seals]

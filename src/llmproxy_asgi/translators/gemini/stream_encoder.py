@@ -51,7 +51,7 @@ from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import Intake, StreamEncoder
 from llmproxy_asgi.translators.gemini.errors import error_body
 from llmproxy_asgi.translators.gemini.framing import ArrayIntake, encode_end, encode_frame
-from llmproxy_asgi.translators.gemini.grounding import Grounding
+from llmproxy_asgi.translators.gemini.grounding import GroundingEncoder
 from llmproxy_asgi.translators.gemini.mappings import encode_logprobs, encode_usage
 from llmproxy_asgi.translators.gemini.reasoning import encode_signature
 from llmproxy_asgi.translators.gemini.response_encoder import (
@@ -207,7 +207,7 @@ class _CandidateEncoder:
         self._seals: list[Seal] = []
         self._citations: list[Citation] = []
         self._data: list[str] = []
-        self._grounding = Grounding()
+        self._grounding = GroundingEncoder()
         self._bytes = 0
         self._logprobs: list[TokenLogprob] = []
 

@@ -146,7 +146,7 @@ def test_a_streamed_response_comes_back(response: Response) -> None:
 def compare(found: Response, expected: Response) -> None:
     (read,), (told,) = found.candidates, expected.candidates
     unsigned = [part for part in told.parts if isinstance(part, Reasoning) and not part.seals]
-    if not unsigned:  # unsigned reasoning comes back with the mark that says so
+    if not unsigned:  # unsigned reasoning returns with its mark
         assert normal(read.parts) == normal(told.parts)
     assert read.finish.reason == told.finish.reason
     counts = ("input", "output", "cache_read", "cache_write", "reasoning")

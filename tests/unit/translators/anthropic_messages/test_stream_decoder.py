@@ -436,7 +436,7 @@ def test_a_missing_end_marker_is_written() -> None:
     assert read_by_sdk(raw)[0].stop_reason == "end_turn"
 
 
-# ── whole answers ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── complete responses ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def whole(body: bytes, at: datetime = RECEIVED_AT) -> Response:

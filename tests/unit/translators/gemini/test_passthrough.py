@@ -169,7 +169,7 @@ def test_rubbish_fails() -> None:
     assert isinstance(error(relay(b"[}")[0]), UpstreamProtocolError)
 
 
-# ── requests and whole answers ───────────────────────────────────────────────────────────────────────────────────────
+# ── requests and complete responses ──────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_request_passes_unchanged() -> None:

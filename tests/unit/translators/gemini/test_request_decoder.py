@@ -247,7 +247,7 @@ def test_the_models_pieces_are_one_text_again() -> None:
 
 
 def test_foreign_state_goes_back_to_its_thought() -> None:
-    """Move a call's wrapped signature to the thought before it; make redacted state a thought of its own."""
+    """Move a call's wrapped signature to the thought before it; turn redacted state into a thought."""
     sealed = Seal(issuer="anthropic", kind="signature", data="EqQB==", model="claude")
     redacted = Seal(issuer="anthropic", kind="redacted", data="Emw=")
     (_, answer, _) = turns(

@@ -160,7 +160,7 @@ def test_a_response_comes_back(array: bool, answer: Response, streamed: bool) ->
     assert thoughts(again) == thoughts(answer)
     assert again.usage.total == answer.usage.total
     assert (again.usage.cache_read, again.usage.reasoning) == (answer.usage.cache_read, answer.usage.reasoning)
-    if not streamed:  # in a stream they stand in the last chunk, where no part may be left to hold them
+    if not streamed:  # in a stream they are in the last chunk, which may have no part for them
         assert [candidate.logprobs for candidate in again.candidates] == [
             candidate.logprobs for candidate in answer.candidates
         ]
