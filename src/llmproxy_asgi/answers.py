@@ -8,7 +8,7 @@ from llmproxy_asgi.call import Call
 from llmproxy_asgi.conversation import Batch, Ended, Failed
 from llmproxy_asgi.conversation_state.reasoning import withheld_reasoning
 from llmproxy_asgi.errors import GatewayError
-from llmproxy_asgi.translators.base import AnyInbound, Intake, StreamEncoder
+from llmproxy_asgi.translators.base import AnyInbound, InboundRequest, StreamEncoder
 
 if TYPE_CHECKING:
     from llmproxy_asgi.conversation_state.stateful import ConversationTurn
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 class CallerStream:
     """A call's batches as the bytes that its caller reads.
 
-    A failure is written as the protocol's own error event, whether the stream was relayed or translated.
+    A failure is written as the protocol's own error event, whether the stream was passed through or translated.
     """
 
-    __slots__ = ("_call", "_encoder", "_inbound", "_intake", "_next", "_recorder", "_tap")
+    __slots__ = ("_call", "_encoder", "_inbound", "_inbound_request", "_next", "_recorder", "_tap")
 
-    def __init__(self, call: Call, inbound: AnyInbound, intake: Intake) -> None:
+    def __init__(self, call: Call, inbound: AnyInbound, inbound_request: InboundRequest) -> None:
         self._next = call.next
         self._call = call
         self._tap = call.tap
         self._recorder = call.recorder
         self._inbound = inbound
-        self._intake = intake
-        self._encoder: StreamEncoder | None = None if call.relays else inbound.encoder(intake)
+        self._inbound_request = inbound_request
+        self._encoder: StreamEncoder | None = None if call.is_passthrough else inbound.encoder(inbound_request)
 
     async def next(self) -> bytes | None:
         """The next bytes, maybe none yet; None after the last."""
@@ -49,7 +49,7 @@ class CallerStream:
             if kept := self._tap.feed(batch.events):
                 await self._call.keep(kept)
             if isinstance(batch.events[-1], Failed):
-                return raw + failure(self._inbound, self._intake, batch.events[-1].error)
+                return raw + failure(self._inbound, self._inbound_request, batch.events[-1].error)
         return raw
 
     async def broke(self, error: GatewayError) -> bytes:
@@ -58,7 +58,7 @@ class CallerStream:
             return self._encoder.feed((Failed(error),))
         if self._call.recorder.ended:
             return b""
-        return failure(self._inbound, self._intake, self._call.broke(error))
+        return failure(self._inbound, self._inbound_request, self._call.broke(error))
 
 
 class KeptStream(CallerStream):
@@ -81,23 +81,23 @@ class KeptStream(CallerStream):
         return await self._turn.tell(data) if data else data
 
 
-def stream_of(call: Call, inbound: AnyInbound, intake: Intake) -> CallerStream:
+def stream_of(call: Call, inbound: AnyInbound, inbound_request: InboundRequest) -> CallerStream:
     """A streamed answer as its caller reads it."""
-    return CallerStream(call, inbound, intake) if call.turn is None else KeptStream(call, inbound, call.turn)
+    return CallerStream(call, inbound, inbound_request) if call.turn is None else KeptStream(call, inbound, call.turn)
 
 
-async def whole_of(call: Call, inbound: AnyInbound, intake: Intake) -> bytes:
+async def whole_of(call: Call, inbound: AnyInbound, inbound_request: InboundRequest) -> bytes:
     """A whole answer as its caller reads it."""
     answer, turn = call.answer(), call.turn
     if isinstance(answer, Batch):
         body = answer.raw or b""
     else:
-        said = intake if turn is None else turn.said
+        said = inbound_request if turn is None else turn.said
         heavy = said.heavy or call.heavy
         body = await call.worker.run(inbound.encode, answer, said) if heavy else inbound.encode(answer, said)
     return body if turn is None else await turn.tell_whole(body)
 
 
-def failure(inbound: AnyInbound, intake: Intake, error: GatewayError) -> bytes:
+def failure(inbound: AnyInbound, inbound_request: InboundRequest, error: GatewayError) -> bytes:
     """An error as an event of the caller's protocol, for a stream of which anything may have been sent already."""
-    return inbound.encoder(intake).feed((Failed(error),))
+    return inbound.encoder(inbound_request).feed((Failed(error),))

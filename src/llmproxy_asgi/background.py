@@ -36,7 +36,7 @@ from llmproxy_asgi.errors import (
 from llmproxy_asgi.execution.allowance import Allowance
 from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.stores.base import MIB
-from llmproxy_asgi.translators.base import AnyInbound, Headers, Intake
+from llmproxy_asgi.translators.base import AnyInbound, Headers, InboundRequest
 from llmproxy_asgi.translators.openai_responses import state
 from llmproxy_asgi.wire import sse
 
@@ -191,7 +191,7 @@ class Background:
 
     async def begin(
         self,
-        intake: Intake,
+        inbound_request: InboundRequest,
         inbound: AnyInbound,
         grant: Grant,
         *,
@@ -213,7 +213,7 @@ class Background:
         try:
             with self._engine.runtime.open_calls.call():
                 call = self._engine.take(
-                    intake,
+                    inbound_request,
                     inbound,
                     grant,
                     allowance=allowance,

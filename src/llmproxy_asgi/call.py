@@ -48,7 +48,7 @@ from llmproxy_asgi.routing.affinity import Conversation, Place
 from llmproxy_asgi.routing.catalog import Choice
 from llmproxy_asgi.runtime import Runtime
 from llmproxy_asgi.telemetry.call_recorder import Caller, CallRecorder
-from llmproxy_asgi.translators.base import Intake, Outgoing
+from llmproxy_asgi.translators.base import InboundRequest, UpstreamRequest
 from llmproxy_asgi.translators.embeddings.records import Embeddings
 from llmproxy_asgi.worker import Worker
 
@@ -133,11 +133,11 @@ class Call:
         """Records it for observers, and holds what is known of its usage."""
         self._conversation = conversation
         self._pin: IssuerPin | None = None
-        self._remade: Callable[[Intake], Made] | None = None
+        self._remade: Callable[[InboundRequest], Made] | None = None
         self.turn: ConversationTurn | None = None
         """Its dealings with kept answers, if it has any."""
 
-    def going_on(self, turn: "ConversationTurn", remade: Callable[[Intake], Made]) -> Self:
+    def going_on(self, turn: "ConversationTurn", remade: Callable[[InboundRequest], Made]) -> Self:
         """The same call, which has dealings with kept answers; `remade`: what it does if its request is another."""
         self.turn, self._remade = turn, remade
         return self
@@ -150,8 +150,10 @@ class Call:
         """
         remade, self._remade = self._remade, None
         if self.turn is not None and remade is not None:
-            intake = await self.turn.open(may_pass_on=any(_keeps(target, self._job) for target in self._choice.targets))
-            self._job, self._conversation = remade(intake)
+            inbound_request = await self.turn.open(
+                may_pass_on=any(_keeps(target, self._job) for target in self._choice.targets)
+            )
+            self._job, self._conversation = remade(inbound_request)
 
     async def admit(self) -> None:
         """Take what its caller's limits must let it have. Entering it does so too, where nobody has.
@@ -192,8 +194,8 @@ class Call:
         before = partial(_messages, job)
         self.tap = _Tap(self.recorder, words=words, before=before)
         if self.turn is not None:
-            self.turn.begin(relayed=self.relays)
-        whole = await self._reread() if words and self.relays else attempt.whole
+            self.turn.begin(passed_through=self.is_passthrough)
+        whole = await self._reread() if words and self.is_passthrough else attempt.whole
         if isinstance(whole, Response) and (kept := extract_reasoning(whole, words=words, before=before)):
             await self.keep(kept)
 
@@ -205,7 +207,7 @@ class Call:
         line = self._attempt.target.line(self._job.protocol)
         read = partial(
             line.outbound.decode,
-            outgoing=Outgoing(body=b"", stream=False),
+            upstream_request=UpstreamRequest(body=b"", stream=False),
             upstream=line.upstream,
             received_at=datetime.now(UTC),
         )
@@ -219,7 +221,7 @@ class Call:
             BadRequest: It is wrong.
         """
         protocol = self._job.protocol
-        if not any(target.relays(protocol) for target in self._choice.targets):
+        if not any(target.passes_through(protocol) for target in self._choice.targets):
             await self._runtime.worker.run(self._job.request) if self._job.heavy else self._job.request()
 
     @property
@@ -311,7 +313,7 @@ class Call:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What of the request, or of its answer, was lost or approximated on its way."""
-        warnings = self._attempt.outgoing.warnings
+        warnings = self._attempt.upstream_request.warnings
         if self.turn is not None:
             warnings = (*self.turn.warnings, *warnings)
         whole = self._attempt.whole
@@ -335,12 +337,12 @@ class Call:
         }
 
     @property
-    def relays(self) -> bool:
+    def is_passthrough(self) -> bool:
         """Whether `Batch.raw` is already in the caller's protocol."""
-        return self._attempt.relays is not None
+        return self._attempt.passthrough is not None
 
     def broke(self, error: GatewayError) -> GatewayError:
-        """The error that ends a relayed stream, with what its event must say of how far the stream had come."""
+        """The error that ends a passed-through stream, with what its event must say of how far the stream had come."""
         return self._attempt.broke(error) if isinstance(self._attempt, Attempt) else error
 
     @property
@@ -369,7 +371,7 @@ class Call:
                 yield event
 
     def answer(self) -> Batch | Answered:
-        """The whole answer, where no stream was wanted: a `Batch` whose `raw` is it if the call relays."""
+        """The whole answer, where no stream was wanted: a `Batch` whose `raw` is it if the call passes through."""
         whole = self._attempt.whole
         if whole is None:
             raise InternalError("A streamed call has no whole response.")
@@ -392,10 +394,10 @@ def _recalls(target: Target, job: Job) -> bool:
     """Whether a target takes reasoning that a caller has lost: where it translates, or refuses a turn without it."""
     if target.translates(job.protocol):
         return True
-    if job.intake is None or not target.relays(job.protocol):
+    if job.inbound_request is None or not target.passes_through(job.protocol):
         return False
     line = target.line(job.protocol)
-    return line.outbound.lacks_reasoning(job.intake, line.upstream)
+    return line.outbound.lacks_reasoning(job.inbound_request, line.upstream)
 
 
 def _keeps(target: Target, job: Job) -> bool:

@@ -492,7 +492,7 @@ class Response(Record, frozen=True, kw_only=True):
     """What of the request, or of its answer, was lost or approximated, such as `dropped:seed`."""
     extras: Extras = EMPTY
     nonce: str = ""
-    """Random text of this answer alone, part of every id that is made up for it (see `Outgoing.nonce`)."""
+    """Random text of this answer alone, part of every id that is made up for it (see `UpstreamRequest.nonce`)."""
 
     @override
     def __repr__(self) -> str:
@@ -703,10 +703,10 @@ StreamEvent: TypeAlias = (
 
 
 class Batch(Small, frozen=True, gc=True):
-    """What one upstream read completed: the events, or for a relay the very bytes of the finished frames.
+    """The events that one upstream read completed, or in a passthrough the bytes of the frames that it completed.
 
-    `raw` is None where the full codec is at work; then `events` holds everything. Where a relay is at work `events`
-    holds only what somebody must act on: the first frame, usage, finishes, `Failed` and `Ended`.
+    In a translation `raw` is None and `events` holds everything. In a passthrough `events` holds only what the gateway
+    must act on: the first frame, usage, finishes, `Failed` and `Ended`.
     """
 
     events: Sequence[StreamEvent]

@@ -2,7 +2,7 @@
 
 ::
 
-    Intake ─ catalog ─▶ targets ─ executor ─▶ attempt ─ first event (commit point) ─▶ batches ─▶ bytes or events
+    InboundRequest ─ catalog ─▶ targets ─ executor ─▶ attempt ─ first event (commit point) ─▶ batches ─▶ bytes or events
 
 It reads like that drawing and decides nothing by itself: who may call is decided before it, how bytes reach a caller
 after it.
@@ -28,7 +28,7 @@ from llmproxy_asgi.routing.affinity import conversation_in, conversation_of
 from llmproxy_asgi.routing.catalog import Allowed, allow, everything
 from llmproxy_asgi.runtime import Runtime
 from llmproxy_asgi.telemetry.call_recorder import CountRecorder, record_refusal
-from llmproxy_asgi.translators.base import AnyInbound, Headers, Intake
+from llmproxy_asgi.translators.base import AnyInbound, Headers, InboundRequest
 
 if TYPE_CHECKING:
     from llmproxy_asgi.conversation_state.stateful import ConversationTurn
@@ -93,7 +93,7 @@ class Engine:
 
     def take(
         self,
-        intake: Intake,
+        inbound_request: InboundRequest,
         inbound: AnyInbound,
         grant: Grant,
         *,
@@ -105,7 +105,7 @@ class Engine:
         """A call for a request that came as bytes.
 
         Args:
-            intake: The request.
+            inbound_request: The request.
             inbound: Reads it, where it must be read.
             grant: Who asks, and for what they may.
             allowance: What it has been let in with; without one it has yet to be let in.
@@ -118,36 +118,36 @@ class Engine:
         """
         course = self._course(request_id)
 
-        intake = self._keepable(intake, strict=strict)
+        inbound_request = self._keepable(inbound_request, strict=strict)
 
-        def remade(asked: Intake) -> Made:
+        def remade(asked: InboundRequest) -> Made:
             return _job(asked, inbound, course, strict=strict), lambda: conversation_in(asked, headers)
 
-        call = self._call(intake.model, grant, *remade(intake), allowance)
-        return call if intake.state is None else call.going_on(self._turn(intake, grant), remade)
+        call = self._call(inbound_request.model, grant, *remade(inbound_request), allowance)
+        return call if inbound_request.state is None else call.going_on(self._turn(inbound_request, grant), remade)
 
-    def _keepable(self, intake: Intake, *, strict: bool) -> Intake:
+    def _keepable(self, inbound_request: InboundRequest, *, strict: bool) -> InboundRequest:
         """The request as it may be served, where nothing may be kept of callers.
 
         Raises:
             BadRequest: It cannot be served without.
         """
-        if intake.state is None or self.runtime.config.store != "never":
-            return intake
+        if inbound_request.state is None or self.runtime.config.store != "never":
+            return inbound_request
         from llmproxy_asgi.translators.openai_responses.state import unkept
 
-        return unkept(intake, strict=strict)
+        return unkept(inbound_request, strict=strict)
 
-    def _turn(self, intake: Intake, grant: Grant) -> "ConversationTurn":
+    def _turn(self, inbound_request: InboundRequest, grant: Grant) -> "ConversationTurn":
         from llmproxy_asgi.conversation_state.stateful import (
             ConversationTurn,  # with the words of Responses, which alone has kept answers
         )
 
-        return ConversationTurn(self.runtime.responses, grant.owner, intake)
+        return ConversationTurn(self.runtime.responses, grant.owner, inbound_request)
 
     async def count(
         self,
-        intake: Intake,
+        inbound_request: InboundRequest,
         inbound: AnyInbound,
         grant: Grant,
         *,
@@ -163,11 +163,11 @@ class Engine:
             CallerError: The request is wrong, there is no such model for this caller, or it is over its limits.
             UpstreamError: Every upstream that counts failed.
         """
-        intake = self._keepable(intake, strict=strict)
-        if intake.state is not None:
-            intake = await self._turn(intake, grant).open(may_pass_on=False)
-        job = _job(intake, inbound, self._course(request_id), strict=strict)
-        return await self._count(intake.model, grant, job, allowance)
+        inbound_request = self._keepable(inbound_request, strict=strict)
+        if inbound_request.state is not None:
+            inbound_request = await self._turn(inbound_request, grant).open(may_pass_on=False)
+        job = _job(inbound_request, inbound, self._course(request_id), strict=strict)
+        return await self._count(inbound_request.model, grant, job, allowance)
 
     async def count_request(self, request: Request, grant: Grant) -> Counted:
         """How many tokens a request made in Python is.
@@ -288,23 +288,23 @@ def _allowance(runtime: Runtime, owner: Owner, grant: Grant, *, spends: bool = T
     )
 
 
-def _job(intake: Intake, inbound: AnyInbound, course: Course, *, strict: bool) -> Job:
+def _job(inbound_request: InboundRequest, inbound: AnyInbound, course: Course, *, strict: bool) -> Job:
     """What a request that came as bytes asks for; it is read whole once, and only if it must be."""
     decoded: list[Asked] = []
 
     def request() -> Asked:
         if not decoded:
-            decoded.append(inbound.decode(intake))
+            decoded.append(inbound.decode(inbound_request))
         return decoded[0]
 
     return Job(
-        protocol=intake.protocol,
-        stream=intake.stream,
+        protocol=inbound_request.protocol,
+        stream=inbound_request.stream,
         request=request,
-        intake=intake,
-        each=(lambda: inbound.decode_each(intake)) if intake.several else None,
+        inbound_request=inbound_request,
+        each=(lambda: inbound.decode_each(inbound_request)) if inbound_request.is_batch else None,
         strict=strict,
-        heavy=intake.heavy,
+        heavy=inbound_request.heavy,
         course=course,
     )
 

@@ -225,7 +225,7 @@ class Gateway:
             request = chat_request(model, messages, options, stream=False, bounds=self._engine.runtime.bounds)
             async with self._engine.ask(request, self._grant(principal)) as call:
                 answer, told = call.answer(), call.told
-        assert isinstance(answer, Response), "a call made in Python relays no bytes"
+        assert isinstance(answer, Response), "a call made in Python passes no bytes through"
         return msgspec.structs.replace(answer, **told)
 
     async def stream(
@@ -269,7 +269,7 @@ class Gateway:
             request = embedding_request(model, input, options, bounds=self._engine.runtime.bounds)
             async with self._engine.ask(request, self._grant(principal)) as call:
                 answer, told = call.answer(), call.told
-        assert isinstance(answer, Embeddings), "a call made in Python relays no bytes"
+        assert isinstance(answer, Embeddings), "a call made in Python passes no bytes through"
         return msgspec.structs.replace(answer, **told)
 
     async def count_tokens(

@@ -172,13 +172,13 @@ def _ask(request: Asking, body: bytes) -> None:
     clock = time.thread_time
     for _ in range(_REQUESTS):
         began = clock()
-        intake = streams.opened(request.caller, body)
+        inbound_request = streams.opened(request.caller, body)
         if request.caller == request.upstream:
             decode.append(clock() - began)
             began = clock()
-            outbound.splice(intake, streams.UPSTREAM)
+            outbound.passthrough_request(inbound_request, streams.UPSTREAM)
         else:
-            asked = inbound.decode(intake)
+            asked = inbound.decode(inbound_request)
             decode.append(clock() - began)
             began = clock()
             outbound.encode(asked, streams.UPSTREAM)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from llmproxy_asgi.conversation import ArgumentsDelta, PartDelta, ReasoningDelta, StreamEvent, TextDelta
-from llmproxy_asgi.translators.base import AnyTranslator, Intake, Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.base import AnyTranslator, InboundRequest, StreamDecoder, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.registry import translator
 
 Kind = Literal["text", "reasoning", "arguments"]
@@ -256,14 +256,14 @@ class Codec:
     def __init__(self, pair: Pair) -> None:
         upstream, caller = pair
         inbound, outbound = translator(caller).inbound, translator(upstream).outbound
-        intake = _intake(caller)
+        inbound_request = _inbound_request(caller)
         self._decoder: StreamDecoder
         self._write: Callable[[Sequence[StreamEvent]], bytes] | None = None
         if upstream == caller:
-            self._decoder = outbound.relay(intake, UPSTREAM)
+            self._decoder = outbound.passthrough_stream(inbound_request, UPSTREAM)
         else:
-            self._decoder = outbound.decoder(Outgoing(body=b"", stream=True), UPSTREAM)
-            self._write = inbound.encoder(intake).feed
+            self._decoder = outbound.decoder(UpstreamRequest(body=b"", stream=True), UPSTREAM)
+            self._write = inbound.encoder(inbound_request).feed
         self._read = self._decoder.feed
 
     def feed(self, read: bytes) -> bytes:
@@ -277,7 +277,7 @@ class Codec:
         return batch.raw or b"" if self._write is None else self._write(batch.events)
 
 
-UPSTREAM = Upstream(provider="bench", model=_NATIVE, asked=ASKED, issuer="bench")
+UPSTREAM = Upstream(provider="bench", model=_NATIVE, client_model=ASKED, issuer="bench")
 _BODIES: dict[Protocol, dict[str, Any]] = {
     "openai-chat": {"messages": [{"role": "user", "content": "When?"}], "stream_options": {"include_usage": True}},
     "openai-responses": {"input": "When?"},
@@ -287,13 +287,13 @@ _BODIES: dict[Protocol, dict[str, Any]] = {
 _PATH = {"model": ASKED, "method": "streamGenerateContent", "alt": "sse"}
 
 
-def opened(protocol: Protocol, body: bytes) -> Intake:
+def opened(protocol: Protocol, body: bytes) -> InboundRequest:
     """A request as it came in."""
     path = _PATH if protocol == "gemini" else {}
     return translator(protocol).inbound.open(body, headers={"anthropic-version": "2023-06-01"}, path=path)
 
 
-def _intake(protocol: Protocol) -> Intake:
+def _inbound_request(protocol: Protocol) -> InboundRequest:
     return opened(protocol, _json({"model": ASKED, "stream": True, **_BODIES[protocol]}))
 
 
@@ -310,7 +310,7 @@ def heard(caller: Protocol, kind: Kind, written: bytes) -> str:
     Raises:
         AssertionError: The stream does not end as it should.
     """
-    decoder = translator(caller).outbound.decoder(Outgoing(body=b"", stream=True), UPSTREAM)
+    decoder = translator(caller).outbound.decoder(UpstreamRequest(body=b"", stream=True), UPSTREAM)
     events: list[StreamEvent] = [*decoder.feed(written).events, *decoder.close().events]
     assert type(events[-1]).__name__ == "Ended", events[-1]
     deltas = [event.delta for event in events if isinstance(event, PartDelta)]

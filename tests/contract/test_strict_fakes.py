@@ -301,6 +301,6 @@ def test_chat_templates_of_open_models_refuse(rule: str, messages: list[JSONObje
 
 
 def test_a_rule_can_be_set_aside() -> None:
-    """`allow` names rules that shall not count, for what a relay passes on as it came."""
+    """`allow` names rules that shall not count, for what a passthrough passes on as it came."""
     changed = change(CHAT_BODY, ("later",), 1)
     check_chat(received(changed, CHAT_HEADERS, "/v1/chat/completions"), allow=("unknown-keyword",))

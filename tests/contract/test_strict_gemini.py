@@ -259,7 +259,7 @@ def test_every_rule_has_refused_something() -> None:
 
 
 def test_a_rule_can_be_set_aside() -> None:
-    """`allow` names rules that shall not count, for what a relay passes on as it came."""
+    """`allow` names rules that shall not count, for what a passthrough passes on as it came."""
     changed = json.dumps(change(("later",), 1)).encode()
     asked = Received(method="POST", path=ADDRESS, query="", headers=list(KEY.items()), body=changed, at=0, connection=0)
     check_gemini(asked, allow=("unknown-keyword",))

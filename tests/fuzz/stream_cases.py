@@ -22,7 +22,7 @@ from fuzz.spoiled import spoiled_answer, spoiled_error, spoiled_stream
 from llmproxy_asgi.conversation import Batch, Ended, Failed, Finished, FinishReason, StreamEvent
 from llmproxy_asgi.conversation_state.reasoning import ReasoningTap, extract_reasoning
 from llmproxy_asgi.errors import BadRequest, GatewayError, UpstreamError, UpstreamTimeout
-from llmproxy_asgi.translators.base import Intake, Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.base import InboundRequest, StreamDecoder, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.grammar import Grammar, GrammarError, Rule
 from llmproxy_asgi.translators.registry import translator
 
@@ -97,7 +97,7 @@ def play_stream(case: StreamCase) -> None:
 # ── requests that are answered ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def _opened(caller: str, body: bytes, *, stream: bool, array: bool) -> Intake:
+def _opened(caller: str, body: bytes, *, stream: bool, array: bool) -> InboundRequest:
     path = {}
     if caller == GEMINI:
         method = "streamGenerateContent" if stream else "generateContent"
@@ -106,7 +106,7 @@ def _opened(caller: str, body: bytes, *, stream: bool, array: bool) -> Intake:
 
 
 @cache
-def _bodies(caller: str, upstream: str, *, stream: bool) -> tuple[tuple[bytes, Outgoing], ...]:
+def _bodies(caller: str, upstream: str, *, stream: bool) -> tuple[tuple[bytes, UpstreamRequest], ...]:
     """Requests of this caller's that this upstream takes, and what its decoder has to remember of each."""
     spoken = upstream_of(upstream)
     found = []
@@ -132,26 +132,28 @@ def _bodies(caller: str, upstream: str, *, stream: bool) -> tuple[tuple[bytes, O
 def upstream_of(protocol: str) -> Upstream:
     """Where a request goes."""
     issuers = {"openai-chat": "openai", "openai-responses": "openai", "anthropic-messages": "anthropic"}
-    return Upstream(provider="made-up", model=MODELS[0], asked="asked", issuer=issuers.get(protocol, protocol))
+    return Upstream(provider="made-up", model=MODELS[0], client_model="asked", issuer=issuers.get(protocol, protocol))
 
 
-def _asked(case: StreamCase, *, stream: bool) -> tuple[Intake, Outgoing, bool]:
+def _asked(case: StreamCase, *, stream: bool) -> tuple[InboundRequest, UpstreamRequest, bool]:
     """The request that is answered; whether an array is wanted for its stream."""
     bodies = _bodies(case.caller, case.upstream, stream=stream)
-    body, outgoing = bodies[case.request % len(bodies)]
+    body, upstream_request = bodies[case.request % len(bodies)]
     array = case.caller == GEMINI and stream and case.request % 3 == 0
-    return _opened(case.caller, body, stream=stream, array=array), outgoing, array
+    return _opened(case.caller, body, stream=stream, array=array), upstream_request, array
 
 
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _stream(case: StreamCase) -> None:
-    intake, outgoing, array = _asked(case, stream=True)
+    inbound_request, upstream_request, array = _asked(case, stream=True)
     inbound, outbound = translator(case.caller).inbound, translator(case.upstream).outbound
     to = upstream_of(case.upstream)
-    decoder = outbound.relay(intake, to) if case.relays else outbound.decoder(outgoing, to)
-    encoder = inbound.encoder(intake)
+    decoder = (
+        outbound.passthrough_stream(inbound_request, to) if case.relays else outbound.decoder(upstream_request, to)
+    )
+    encoder = inbound.encoder(inbound_request)
     grammar, tap = Grammar(), ReasoningTap()
     out: list[bytes] = []
     began, paused = False, False
@@ -167,7 +169,7 @@ def _stream(case: StreamCase) -> None:
         if case.relays:
             out.append(batch.raw or b"")
             if batch.events and isinstance(last := batch.events[-1], Failed):
-                out.append(inbound.encoder(intake).feed((Failed(last.error),)))
+                out.append(inbound.encoder(inbound_request).feed((Failed(last.error),)))
         else:
             out.append(encoder.feed(batch.events))
     told = case.relays or (case.caller != case.upstream and not paused)  # a pause is not told but gone on with
@@ -206,7 +208,7 @@ def _check_order(grammar: Grammar, events: Sequence[StreamEvent]) -> None:
 
 
 def _whole(case: StreamCase) -> None:
-    intake, outgoing, _ = _asked(case, stream=False)
+    inbound_request, upstream_request, _ = _asked(case, stream=False)
     inbound, outbound = translator(case.caller).inbound, translator(case.upstream).outbound
     to, body = upstream_of(case.upstream), b"".join(case.pieces)
     try:
@@ -215,11 +217,11 @@ def _whole(case: StreamCase) -> None:
         return  # refused before any translator sees it
     try:
         if case.relays:
-            restored = outbound.restore(body, intake, to)
+            restored = outbound.passthrough_response(body, inbound_request, to)
             if not isinstance(read(restored.raw or b""), dict):
                 raise Illegal("what is passed on is no object")
             return
-        answer = outbound.decode(body, outgoing, to, received_at=NOW)
+        answer = outbound.decode(body, upstream_request, to, received_at=NOW)
     except UpstreamError as error:
         _check_problem(case.caller, error)
         return
@@ -227,7 +229,7 @@ def _whole(case: StreamCase) -> None:
     msgspec.json.encode(answer)
     if case.caller == case.upstream or any(each.finish.reason == FinishReason.PAUSE for each in answer.candidates):
         return  # read by Python's callers; not told but gone on with
-    check_whole(case.caller, inbound.encode(answer, intake))
+    check_whole(case.caller, inbound.encode(answer, inbound_request))
 
 
 def _error(case: StreamCase) -> None:

@@ -31,7 +31,7 @@ THOUGHT = {"type": "thinking", "thinking": "hm", "signature": "c2lnbmF0dXJl"}
 
 
 @dataclass
-class UpstreamRequest:
+class SentRequest:
     """One request as a pool received it."""
 
     provider: str
@@ -43,7 +43,7 @@ class ExecutorHarness:
     """An executor, its targets, what their providers answer next, and what they were asked."""
 
     def __init__(self) -> None:
-        self.asked: list[UpstreamRequest] = []
+        self.asked: list[SentRequest] = []
         self.answers: dict[str, list[FakeAnswer | Exception | Callable[[], FakeAnswer]]] = {}
         self.given: list[FakeAnswer] = []
         self.clock = FakeClock(at=1000.0)
@@ -70,7 +70,7 @@ class ExecutorHarness:
         made = provider_class(type)
         config = made.Config(type=type, **{"base_url": "http://127.0.0.1/v1", "api_key": ["key-1"], **block})
         self.answers[name] = list(answers)
-        return Target(made(name, config), "upstream-model", asked="m", overrides=capabilities)
+        return Target(made(name, config), "upstream-model", client_model="m", overrides=capabilities)
 
     def pool(self, provider: Provider) -> Pool:
         return FakePool(self, provider.name)
@@ -94,7 +94,7 @@ class FakePool(Pool):
     ) -> Answer:
         named = {name.decode(): value.decode() for name, value in headers}
         key = named.get("x-api-key") or named.get("authorization", "").removeprefix("Bearer ")
-        self._harness.asked.append(UpstreamRequest(self._name, key, json.loads(body)))
+        self._harness.asked.append(SentRequest(self._name, key, json.loads(body)))
         answers = self._harness.answers[self._name]
         assert answers, f"{self._name} was asked more often than it should"
         answer = answers.pop(0)
@@ -110,9 +110,11 @@ def job(protocol: str = CHAT, *, stream: bool = False, python: bool = False, **f
     """A call as the engine makes it."""
     body = {"model": "m", "stream": stream, "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}], **fields}
     inbound = translator(protocol).inbound
-    intake = inbound.open(json.dumps(body).encode(), headers={})
-    request = inbound.decode(intake)
-    return Job(protocol=protocol, stream=stream, request=lambda: request, intake=None if python else intake)
+    inbound_request = inbound.open(json.dumps(body).encode(), headers={})
+    request = inbound.decode(inbound_request)
+    return Job(
+        protocol=protocol, stream=stream, request=lambda: request, inbound_request=None if python else inbound_request
+    )
 
 
 def fine(words: str = "fine") -> FakeAnswer:
@@ -139,7 +141,7 @@ def refused(status: int = 400, message: str = "no", **headers: Any) -> FakeAnswe
 
 
 async def words_of(attempt: Opened) -> str:
-    """The words of a whole answer that was relayed; the attempt is closed."""
+    """The words of a whole answer that was passed through; the attempt is closed."""
     whole = attempt.whole
     await attempt.close()
     assert isinstance(whole, Batch)

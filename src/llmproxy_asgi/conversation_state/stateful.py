@@ -25,7 +25,7 @@ from llmproxy_asgi.conversation_state.responses import (
 )
 from llmproxy_asgi.errors import GatewayError, NotFound, Unavailable
 from llmproxy_asgi.principal import Owner
-from llmproxy_asgi.translators.base import HEAVY_BYTES, Intake, State
+from llmproxy_asgi.translators.base import HEAVY_BYTES, InboundRequest, State
 from llmproxy_asgi.translators.openai_responses import state
 
 _log = logging.getLogger("llmproxy_asgi.conversation_state")
@@ -39,7 +39,7 @@ class ConversationTurn:
     Args:
         responses: Stores responses.
         owner: The call's owner.
-        intake: The request as it came; it has a `state`.
+        inbound_request: The request as it came; it has a `state`.
 
     Attributes:
         said: The request, as the response's encoder must see it.
@@ -59,11 +59,11 @@ class ConversationTurn:
         "said",
     )
 
-    def __init__(self, responses: ResponseStore, owner: Owner, intake: Intake) -> None:
-        call_state = intake.state or State()
+    def __init__(self, responses: ResponseStore, owner: Owner, inbound_request: InboundRequest) -> None:
+        call_state = inbound_request.state or State()
         if call_state.store:
             call_state = msgspec.structs.replace(call_state, answer_id=new_id())
-        self.said = msgspec.structs.replace(intake, state=call_state)
+        self.said = msgspec.structs.replace(inbound_request, state=call_state)
         self.passes_on = False
         self._state = call_state
         self._responses = responses
@@ -72,14 +72,14 @@ class ConversationTurn:
         self._record: StoredResponse | None = None
         self._telling: state.Telling | None = None
         self._saved = False
-        self._heavy = intake.heavy
+        self._heavy = inbound_request.heavy
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """A warning if the caller asked to store the response and it is not stored."""
         return ("dropped:store",) if state.asks_to_be_kept(self.said) and not self._state.store else ()
 
-    async def open(self, *, may_pass_on: bool) -> Intake:
+    async def open(self, *, may_pass_on: bool) -> InboundRequest:
         """Return the request with the whole conversation that it continues.
 
         Args:
@@ -121,13 +121,15 @@ class ConversationTurn:
             return await self._responses.worker.run(function, *args, **kwargs)
         return function(*args, **kwargs)
 
-    def begin(self, *, relayed: bool) -> None:
+    def begin(self, *, passed_through: bool) -> None:
         """Prepare for the response.
 
         Args:
-            relayed: Whether it passes through in the caller's protocol.
+            passed_through: Whether it passes through in the caller's protocol.
         """
-        self._telling = state.Telling(self.said, relayed=relayed) if relayed or self._state.store else None
+        self._telling = (
+            state.Telling(self.said, passed_through=passed_through) if passed_through or self._state.store else None
+        )
         if self._telling is not None and self._record is not None:
             self._telling.id = self._record.id
 

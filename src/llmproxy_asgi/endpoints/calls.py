@@ -19,7 +19,7 @@ from llmproxy_asgi.engine import Engine, Entry
 from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError
 from llmproxy_asgi.execution.open_calls import SHUTTING_DOWN, going_down
 from llmproxy_asgi.telemetry.call_recorder import record_refusal
-from llmproxy_asgi.translators.base import HEAVY_BYTES, AnyInbound, Intake
+from llmproxy_asgi.translators.base import HEAVY_BYTES, AnyInbound, InboundRequest
 
 _log = logging.getLogger("llmproxy_asgi.calls")
 
@@ -35,7 +35,7 @@ class Detached(Protocol):
     """Serves a request that goes on without its caller."""
 
     async def __call__(
-        self, exchange: Exchange, inbound: AnyInbound, intake: Intake, entry: Entry, *, strict: bool
+        self, exchange: Exchange, inbound: AnyInbound, inbound_request: InboundRequest, entry: Entry, *, strict: bool
     ) -> None:
         """Begin it, and tell its caller so."""
 
@@ -70,19 +70,19 @@ async def serve_call(
             async with CallerWatch(exchange) as watch:
                 body = await watch.json_body(limit=limits.body, seconds=limits.body_timeout, held=entry.body)
                 if len(body) <= HEAVY_BYTES:
-                    intake = inbound.open(body, headers=exchange.headers, path=said, bounds=runtime.bounds)
+                    inbound_request = inbound.open(body, headers=exchange.headers, path=said, bounds=runtime.bounds)
                 else:
-                    intake = await runtime.worker.run(
+                    inbound_request = await runtime.worker.run(
                         inbound.open, body, headers=exchange.headers, path=said, bounds=runtime.bounds
                     )
                 if counts:
-                    await _serve_count(engine, exchange, inbound, intake, entry)
-                elif background is not None and intake.state is not None and intake.state.background:
-                    await background(exchange, inbound, intake, entry, strict=_strict(exchange))
-                elif intake.stream:
-                    await _serve_stream(engine, exchange, inbound, intake, entry)
+                    await _serve_count(engine, exchange, inbound, inbound_request, entry)
+                elif background is not None and inbound_request.state is not None and inbound_request.state.background:
+                    await background(exchange, inbound, inbound_request, entry, strict=_strict(exchange))
+                elif inbound_request.stream:
+                    await _serve_stream(engine, exchange, inbound, inbound_request, entry)
                 else:
-                    await _serve_whole(engine, exchange, inbound, intake, entry)
+                    await _serve_whole(engine, exchange, inbound, inbound_request, entry)
         finally:
             entry.leave()
     except Exception as error:  # noqa: BLE001  the last stop
@@ -137,19 +137,23 @@ def unexpected(error: Exception, exchange: Exchange) -> InternalError:
     return internal
 
 
-async def _serve_whole(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, entry: Entry) -> None:
-    taken = _take(engine, exchange, inbound, intake, entry)
+async def _serve_whole(
+    engine: Engine, exchange: Exchange, inbound: AnyInbound, inbound_request: InboundRequest, entry: Entry
+) -> None:
+    taken = _take(engine, exchange, inbound, inbound_request, entry)
     with engine.runtime.open_calls.call():
         async with taken as call:
-            body = await whole_of(call, inbound, intake)
+            body = await whole_of(call, inbound, inbound_request)
             headers = [*_ids(exchange, inbound), *model_headers(call.upstream_model, call.warnings), *_tried(exchange)]
     await exchange.answer(200, [_JSON, *headers], body)
 
 
-async def _serve_count(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, entry: Entry) -> None:
+async def _serve_count(
+    engine: Engine, exchange: Exchange, inbound: AnyInbound, inbound_request: InboundRequest, entry: Entry
+) -> None:
     with engine.runtime.open_calls.call():
         counted = await engine.count(
-            intake,
+            inbound_request,
             inbound,
             entry.grant,
             allowance=entry.allowance,
@@ -160,26 +164,32 @@ async def _serve_count(engine: Engine, exchange: Exchange, inbound: AnyInbound, 
     await exchange.answer(200, [_JSON, *headers], inbound.encode_count(counted.tokens))
 
 
-async def _serve_stream(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, entry: Entry) -> None:
+async def _serve_stream(
+    engine: Engine, exchange: Exchange, inbound: AnyInbound, inbound_request: InboundRequest, entry: Entry
+) -> None:
     ids = _ids(exchange, inbound)
     keepalive = KeepAlive(
-        exchange, inbound.keepalive, every=engine.runtime.config.keepalive, headers=ids, media_type=intake.media_type
+        exchange,
+        inbound.keepalive,
+        every=engine.runtime.config.keepalive,
+        headers=ids,
+        media_type=inbound_request.media_type,
     )
     stream: CallerStream | None = None
     try:
         try:
-            taken = _take(engine, exchange, inbound, intake, entry)
+            taken = _take(engine, exchange, inbound, inbound_request, entry)
             with engine.runtime.open_calls.call():
                 async with taken as call:
                     await keepalive.settle()
                     if not exchange.started:
                         headers = [*ids, *model_headers(call.upstream_model, call.warnings), *_tried(exchange)]
-                        await exchange.begin_stream(headers, media_type=intake.media_type)
-                    stream = stream_of(call, inbound, intake)
+                        await exchange.begin_stream(headers, media_type=inbound_request.media_type)
+                    stream = stream_of(call, inbound, inbound_request)
                     await _copy(stream, keepalive)
         except asyncio.CancelledError:
             if exchange.started and not exchange.gone:
-                await _last_word(exchange, _broken(stream, inbound, intake, going_down()))
+                await _last_word(exchange, _broken(stream, inbound, inbound_request, going_down()))
             raise
         except ClientDisconnected:
             raise
@@ -190,15 +200,17 @@ async def _serve_stream(engine: Engine, exchange: Exchange, inbound: AnyInbound,
             if not exchange.started:
                 raise
             known = error if isinstance(error, GatewayError) else unexpected(error, exchange)
-            await keepalive.write(await _broken(stream, inbound, intake, known))
+            await keepalive.write(await _broken(stream, inbound, inbound_request, known))
         await keepalive.end()
     finally:
         keepalive.cancel()
 
 
-async def _broken(stream: CallerStream | None, inbound: AnyInbound, intake: Intake, error: GatewayError) -> bytes:
+async def _broken(
+    stream: CallerStream | None, inbound: AnyInbound, inbound_request: InboundRequest, error: GatewayError
+) -> bytes:
     """The end of a stream that broke off here; there is none yet where nothing but keep-alives was sent."""
-    return failure(inbound, intake, error) if stream is None else await stream.broke(error)
+    return failure(inbound, inbound_request, error) if stream is None else await stream.broke(error)
 
 
 async def _last_word(exchange: Exchange, word: Awaitable[bytes]) -> None:
@@ -216,10 +228,12 @@ async def _copy(stream: CallerStream, keepalive: KeepAlive) -> None:
             await keepalive.write(data)
 
 
-def _take(engine: Engine, exchange: Exchange, inbound: AnyInbound, intake: Intake, entry: Entry) -> Call:
+def _take(
+    engine: Engine, exchange: Exchange, inbound: AnyInbound, inbound_request: InboundRequest, entry: Entry
+) -> Call:
     """The call; the exchange knows from now on how it goes."""
     call = engine.take(
-        intake,
+        inbound_request,
         inbound,
         entry.grant,
         allowance=entry.allowance,

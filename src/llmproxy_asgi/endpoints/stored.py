@@ -13,7 +13,7 @@ from llmproxy_asgi.endpoints.exchange import CallerWatch, Exchange, KeepAlive
 from llmproxy_asgi.engine import Engine, Entry
 from llmproxy_asgi.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
 from llmproxy_asgi.principal import Owner
-from llmproxy_asgi.translators.base import AnyInbound, Intake
+from llmproxy_asgi.translators.base import AnyInbound, InboundRequest
 from llmproxy_asgi.translators.openai_responses import state
 from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, STATE
 from llmproxy_asgi.translators.registry import translator
@@ -45,11 +45,11 @@ class Stored:
         return await self._background.forget(owner)
 
     async def begin(
-        self, exchange: Exchange, inbound: AnyInbound, intake: Intake, entry: Entry, *, strict: bool
+        self, exchange: Exchange, inbound: AnyInbound, inbound_request: InboundRequest, entry: Entry, *, strict: bool
     ) -> None:
         """Begin an answer that goes on without its caller; who wants its stream is its first reader."""
         run = await self._background.begin(
-            intake,
+            inbound_request,
             inbound,
             entry.grant,
             allowance=entry.allowance,
@@ -60,7 +60,7 @@ class Stored:
         if run.task is not None:
             released = entry.keep()
             run.task.add_done_callback(lambda _: released())
-        if intake.stream:
+        if inbound_request.stream:
             await self._tell(exchange, run.read())
         else:
             await exchange.answer(200, [_JSON], _shown(run.turn.record, with_state=False))
@@ -161,9 +161,9 @@ class Stored:
     async def _tell(self, exchange: Exchange, reader: "Reader | _Kept") -> None:
         """Events to one reader, until there are no more."""
         config, inbound = self._engine.runtime.config, translator(PROTOCOL).inbound
-        keepalive = KeepAlive(exchange, inbound.keepalive, every=config.keepalive, media_type=Intake.media_type)
+        keepalive = KeepAlive(exchange, inbound.keepalive, every=config.keepalive, media_type=InboundRequest.media_type)
         try:
-            await exchange.begin_stream((), media_type=Intake.media_type)
+            await exchange.begin_stream((), media_type=InboundRequest.media_type)
             try:
                 while (events := await reader.next()) is not None:
                     await keepalive.write(b"".join(sse.encode(bytes(each.data), event=each.name) for each in events))

@@ -23,7 +23,7 @@ from llmproxy_asgi.providers.target import Line, Target
 from llmproxy_asgi.translators.addresses import refuse_addresses
 from llmproxy_asgi.translators.answer_bounds import refuse_crowded
 from llmproxy_asgi.translators.assemble import fold, reasoning_first, unfold
-from llmproxy_asgi.translators.base import ErrorT, Intake, Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.base import ErrorT, InboundRequest, StreamDecoder, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.embeddings.records import EmbeddingRequest, Embeddings
 from llmproxy_asgi.translators.losses import refuse_losses
 from llmproxy_asgi.transport import Address, Answer, Pool
@@ -54,7 +54,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         protocol: The caller's.
         stream: Whether the answer is wanted as it comes.
         request: The request, read whole; called where its bytes cannot be passed on.
-        intake: The request as it came. None: it never was bytes, and whoever made it reads events; nothing is relayed.
+        inbound_request: The request as it came. None: it was made in Python and its caller reads events, so nothing
+            passes through.
         each: Where the caller asked several things at once: one request for each, for an upstream that takes them only
             one by one. `request` then refuses.
         recall: Puts back what an upstream needs and the caller lost; None: nothing is missing.
@@ -67,7 +68,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     protocol: str
     stream: bool
     request: Callable[[], Asked]
-    intake: Intake | None = None
+    inbound_request: InboundRequest | None = None
     each: Callable[[], Sequence[Request]] | None = None
     recall: Callable[[Request, Upstream], Request] | None = None
     strict: bool = False
@@ -80,12 +81,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         asked = self.request()
         return self.recall(asked, upstream) if self.recall is not None and isinstance(asked, Request) else asked
 
-    def passed_on(self, intake: Intake, line: Line) -> Intake:
+    def passed_on(self, inbound_request: InboundRequest, line: Line) -> InboundRequest:
         """The request whose bytes are passed on, with what we keep for it put back where the upstream refuses less."""
-        if self.recall is None or not line.outbound.lacks_reasoning(intake, line.upstream):
-            return intake
+        if self.recall is None or not line.outbound.lacks_reasoning(inbound_request, line.upstream):
+            return inbound_request
         asked = self.asked(line.upstream)
-        return line.outbound.with_reasoning(intake, asked) if isinstance(asked, Request) else intake
+        return line.outbound.with_reasoning(inbound_request, asked) if isinstance(asked, Request) else inbound_request
 
 
 class Attempt:
@@ -95,7 +96,8 @@ class Attempt:
         job: What is to be done.
         target: Where.
         credential: What signs it.
-        outgoing: The request, where it is another than the job's own encoding. An answer is still relayed if it can be.
+        upstream_request: The request, where it is another than the job's own encoding. The answer still passes
+            through if it can.
 
     Raises:
         Unsupported: The target cannot take the request; if the job is strict: not without a loss.
@@ -107,7 +109,8 @@ class Attempt:
         line: How the target is spoken to.
         permit: What it has taken of its provider's limits; given back when it is closed.
         over: Told once how a stream ended: None, well; or the upstream's failure. Set when it has begun.
-        relays: The request whose bytes were passed on, so that the answer's are, too; None where both are translated.
+        passthrough: The request whose bytes were passed on, so that the answer's are, too; None where both are
+            translated.
         whole: The answer, where no stream was wanted; a `Batch` where it is in the caller's own protocol already.
     """
 
@@ -123,15 +126,17 @@ class Attempt:
         "heavy",
         "job",
         "line",
-        "outgoing",
         "over",
+        "passthrough",
         "permit",
-        "relays",
         "target",
+        "upstream_request",
         "whole",
     )
 
-    def __init__(self, job: Job, target: Target, credential: Credential, *, outgoing: Outgoing | None = None) -> None:
+    def __init__(
+        self, job: Job, target: Target, credential: Credential, *, upstream_request: UpstreamRequest | None = None
+    ) -> None:
         self.job = job
         self.target = target
         self.credential = credential
@@ -145,23 +150,25 @@ class Attempt:
         self.permit = UNLIMITED
         self.over: Callable[[UpstreamError | None], None] | None = None
         line = self.line = target.line(job.protocol)
-        self.relays: Intake | None = job.intake if line.outbound.protocol == job.protocol else None
-        if job.intake is not None:
-            refuse_addresses(job.intake, line.upstream)
-        if outgoing is None:
-            outgoing = (
+        self.passthrough: InboundRequest | None = (
+            job.inbound_request if line.outbound.protocol == job.protocol else None
+        )
+        if job.inbound_request is not None:
+            refuse_addresses(job.inbound_request, line.upstream)
+        if upstream_request is None:
+            upstream_request = (
                 line.outbound.encode(job.asked(line.upstream), line.upstream)
-                if self.relays is None
-                else line.outbound.splice(job.passed_on(self.relays, line), line.upstream)
+                if self.passthrough is None
+                else line.outbound.passthrough_request(job.passed_on(self.passthrough, line), line.upstream)
             )
-            if job.intake is not None and job.intake.warnings:
-                every = tuple(dict.fromkeys((*job.intake.warnings, *outgoing.warnings)))
-                outgoing = msgspec.structs.replace(outgoing, warnings=every)
-        if self.relays is None:
-            outgoing = msgspec.structs.replace(outgoing, nonce=token_hex(8))
-        if job.strict and outgoing.warnings:
-            refuse_losses(outgoing.warnings)
-        self.outgoing: Outgoing = outgoing
+            if job.inbound_request is not None and job.inbound_request.warnings:
+                every = tuple(dict.fromkeys((*job.inbound_request.warnings, *upstream_request.warnings)))
+                upstream_request = msgspec.structs.replace(upstream_request, warnings=every)
+        if self.passthrough is None:
+            upstream_request = msgspec.structs.replace(upstream_request, nonce=token_hex(8))
+        if job.strict and upstream_request.warnings:
+            refuse_losses(upstream_request.warnings)
+        self.upstream_request: UpstreamRequest = upstream_request
 
     async def begin(self, pool: Pool, *, largest: int, worker: Worker) -> None:
         """Send the request and read until the answer has something to say, or is whole.
@@ -185,7 +192,7 @@ class Attempt:
                     "POST",
                     url,
                     self._headers(line),
-                    self.outgoing.body,
+                    self.upstream_request.body,
                     connect=timeouts.connect,
                     progress=self._clocks,
                 )
@@ -270,9 +277,9 @@ class Attempt:
 
     def _headers(self, line: Line) -> HeaderList:
         headers = self.target.provider.headers(line.outbound.protocol, self.credential)
-        if not self.outgoing.headers:
+        if not self.upstream_request.headers:
             return headers
-        own = tuple((name.encode("ascii"), value.encode("latin-1")) for name, value in self.outgoing.headers)
+        own = tuple((name.encode("ascii"), value.encode("latin-1")) for name, value in self.upstream_request.headers)
         return (*headers, *own)
 
     async def _begin_stream(self, answer: Answer, worker: Worker) -> None:
@@ -289,10 +296,10 @@ class Attempt:
                 upstream_status=answer.status,
                 reason=f"{answer.status} with {media_type[:60]} where a stream was asked for",
             )
-        if self.relays is not None:
-            self._decoder = line.outbound.relay(self.relays, line.upstream)
+        if self.passthrough is not None:
+            self._decoder = line.outbound.passthrough_stream(self.passthrough, line.upstream)
         else:
-            self._decoder = line.outbound.decoder(self.outgoing, line.upstream)
+            self._decoder = line.outbound.decoder(self.upstream_request, line.upstream)
         begin, self._ahead = begin[:_STEP], begin[_STEP:]
         decoder = self._decoder
         read: Batch = decoder.feed(begin) if begin else decoder.close()
@@ -321,7 +328,7 @@ class Attempt:
         body = begin + await self._body(answer, self._left)
         line = self.line
         self._translate()
-        self._decoder = line.outbound.decoder(self.outgoing, line.upstream)  # nothing is left for it to read
+        self._decoder = line.outbound.decoder(self.upstream_request, line.upstream)  # nothing is left for it to read
         large = len(body) > _LARGE_ANSWER or self.job.heavy
         response = await worker.run(self._decoded, body) if large else self._decoded(body)
         assert isinstance(response, Response), "only conversations are streamed"
@@ -330,9 +337,9 @@ class Attempt:
 
     def _translate(self) -> None:
         """Translate an answer that cannot be passed on, because it came in another form than was asked for."""
-        if self.relays is not None:
-            self.relays = None
-            self.outgoing = msgspec.structs.replace(self.outgoing, nonce=token_hex(8))
+        if self.passthrough is not None:
+            self.passthrough = None
+            self.upstream_request = msgspec.structs.replace(self.upstream_request, nonce=token_hex(8))
 
     def broke(self, error: ErrorT) -> ErrorT:
         """The error that ends a stream which something else than its upstream broke off: see `StreamDecoder.broke`."""
@@ -381,9 +388,11 @@ class Attempt:
             self._translate()
             return self._folded(line, body)
         refuse_crowded(body, line.outbound.many)
-        if self.relays is not None:
-            return line.outbound.restore(body, self.relays, line.upstream)
-        decoded: Answered = line.outbound.decode(body, self.outgoing, line.upstream, received_at=datetime.now(UTC))
+        if self.passthrough is not None:
+            return line.outbound.passthrough_response(body, self.passthrough, line.upstream)
+        decoded: Answered = line.outbound.decode(
+            body, self.upstream_request, line.upstream, received_at=datetime.now(UTC)
+        )
         return decoded
 
     async def _refusal(self, answer: Answer, line: Line, url: Address) -> UpstreamError:
@@ -396,11 +405,11 @@ class Attempt:
     def _disclosed(self, error: GatewayError) -> GatewayError:
         """The error as it may leave the attempt: without secrets, and with a reason for the operator."""
         mask = self.target.provider.mask(self.credential)
-        return disclosed(error, mask, sent=self.outgoing.body, model=self.target.model)
+        return disclosed(error, mask, sent=self.upstream_request.body, model=self.target.model)
 
     def _folded(self, line: Line, body: bytes) -> Response:
         """The whole answer in a stream that came without being asked for."""
-        decoder = line.outbound.decoder(self.outgoing, line.upstream)
+        decoder = line.outbound.decoder(self.upstream_request, line.upstream)
         events = (*decoder.feed(body).events, *decoder.close().events)
         return reasoning_first(fold(_dated(events)))
 

@@ -45,12 +45,12 @@ from llmproxy_asgi.execution.attempt import Attempt
 from llmproxy_asgi.execution.gate import UNLIMITED
 from llmproxy_asgi.execution.spent import total
 from llmproxy_asgi.translators.assemble import fold
-from llmproxy_asgi.translators.base import Outgoing, Upstream
+from llmproxy_asgi.translators.base import Upstream, UpstreamRequest
 
 MOST_ROUNDS = 5
 """How often a paused answer is gone on with."""
 
-NextRound: TypeAlias = Callable[[Outgoing], Awaitable[Attempt]]
+NextRound: TypeAlias = Callable[[UpstreamRequest], Awaitable[Attempt]]
 """Begins another attempt like the first, with this request."""
 
 _WARNING = "downgraded:pause"
@@ -65,7 +65,7 @@ _log = logging.getLogger("llmproxy_asgi.execution")
 def may_need(attempt: Attempt) -> bool:
     """Whether an answer may pause in a way that is not its caller's protocol's. Who reads events is told as it is."""
     job = attempt.job
-    if attempt.relays is not None or job.intake is None:
+    if attempt.passthrough is not None or job.inbound_request is None:
         return False
     outbound = attempt.target.line(job.protocol).outbound
     return outbound.pauses and outbound.protocol != job.protocol
@@ -93,10 +93,10 @@ class Continuation:
         "_spent",
         "_waiting",
         "credential",
-        "outgoing",
+        "passthrough",
         "permit",
-        "relays",
         "target",
+        "upstream_request",
         "whole",
     )
 
@@ -104,8 +104,8 @@ class Continuation:
         self.target = first.target
         self.credential = first.credential
         self.permit = UNLIMITED
-        self.outgoing = first.outgoing
-        self.relays = first.relays
+        self.upstream_request = first.upstream_request
+        self.passthrough = first.passthrough
         self.whole = first.whole
         self._attempt = first
         self._job = first.job
@@ -181,9 +181,9 @@ class Continuation:
         self._kept, self._recent = [], []
         await self._attempt.close()
         self._attempt = await self._next_round(self._resumed())
-        self._warn(*self._attempt.outgoing.warnings)
+        self._warn(*self._attempt.upstream_request.warnings)
 
-    def _resumed(self) -> Outgoing:
+    def _resumed(self) -> UpstreamRequest:
         line = self.target.line(self._job.protocol)
         request = self._job.asked(line.upstream)
         assert isinstance(request, Request), "only conversations are paused"
@@ -228,8 +228,8 @@ class Continuation:
         return msgspec.structs.replace(candidate, finish=msgspec.structs.replace(finish, reason=reason))
 
     def _warn(self, *warnings: str) -> None:
-        every = tuple(dict.fromkeys((*self.outgoing.warnings, *warnings)))
-        self.outgoing = msgspec.structs.replace(self.outgoing, warnings=every)
+        every = tuple(dict.fromkeys((*self.upstream_request.warnings, *warnings)))
+        self.upstream_request = msgspec.structs.replace(self.upstream_request, warnings=every)
 
     # ── streams ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -280,7 +280,7 @@ class Continuation:
             return []
         paused = [candidate for candidate in over.candidates if candidate.finish.reason is FinishReason.PAUSE]
         finished = [Finished(candidate.index, self._ended(candidate).finish) for candidate in paused]
-        if _WARNING in self.outgoing.warnings:
+        if _WARNING in self.upstream_request.warnings:
             facts = {"provider": self.target.provider.name, "model": self.target.model, "rounds": self._rounds}
             _log.warning("a response that the upstream paused too often was ended", extra=facts)
         return [*finished, event]

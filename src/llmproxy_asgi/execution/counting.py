@@ -20,7 +20,7 @@ from llmproxy_asgi.execution.retry import CREDENTIAL_BOUND
 from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
 from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.providers.target import Line, Target, fitting
-from llmproxy_asgi.translators.base import Outgoing
+from llmproxy_asgi.translators.base import UpstreamRequest
 from llmproxy_asgi.translators.estimate import estimate
 from llmproxy_asgi.translators.losses import refuse_held_elsewhere
 from llmproxy_asgi.translators.refusals import in_callers_terms
@@ -128,7 +128,7 @@ class Counting:
             await question.close()
         if tokens is None:
             return await self._estimated(job, target)
-        return Counted(tokens=tokens, estimated=False, target=target, warnings=question.outgoing.warnings)
+        return Counted(tokens=tokens, estimated=False, target=target, warnings=question.upstream_request.warnings)
 
     async def _estimated(self, job: Job, target: Target) -> Counted:
         return await self._worker.run(_estimated, job, target) if job.heavy else _estimated(job, target)
@@ -144,7 +144,7 @@ class _Question(Attempt):
     __slots__ = ("_line",)
 
     def __init__(self, job: Job, target: Target, line: Line, credential: Credential) -> None:
-        super().__init__(job, target, credential, outgoing=_outgoing(job, line))
+        super().__init__(job, target, credential, upstream_request=_upstream_request(job, line))
         self._line = line
 
     async def ask(self, pool: Pool, *, largest_answer: int) -> int | None:
@@ -168,7 +168,9 @@ class _Question(Attempt):
         self._clocks = Clocks(timeout.model_copy(update={"first_byte": first_byte, "idle": idle}))
         headers = self._headers(line)
         answer = self._answer = await self._upstreams_turn(
-            pool.open("POST", line.count, headers, self.outgoing.body, connect=timeout.connect, progress=self._clocks)
+            pool.open(
+                "POST", line.count, headers, self.upstream_request.body, connect=timeout.connect, progress=self._clocks
+            )
         )
         if answer.status in _NO_COUNTER:
             return None
@@ -177,13 +179,13 @@ class _Question(Attempt):
         return line.outbound.decode_count(await self._body(answer, largest_answer))
 
 
-def _outgoing(job: Job, line: Line) -> Outgoing:
+def _upstream_request(job: Job, line: Line) -> UpstreamRequest:
     outbound, upstream = line.outbound, line.upstream
-    if job.intake is not None and outbound.protocol == job.protocol:
-        outgoing = outbound.splice(job.intake, upstream)
+    if job.inbound_request is not None and outbound.protocol == job.protocol:
+        upstream_request = outbound.passthrough_request(job.inbound_request, upstream)
     else:
-        outgoing = outbound.encode(job.asked(upstream), upstream)
-    return outbound.encode_count(outgoing, upstream)
+        upstream_request = outbound.encode(job.asked(upstream), upstream)
+    return outbound.encode_count(upstream_request, upstream)
 
 
 def _estimated(job: Job, target: Target) -> Counted:

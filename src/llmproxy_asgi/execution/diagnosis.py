@@ -28,7 +28,7 @@ from llmproxy_asgi.execution.health import LONGEST_CHECK
 from llmproxy_asgi.execution.reasons import answered, disclosed
 from llmproxy_asgi.providers.base import Credential, HeaderList, Provider
 from llmproxy_asgi.providers.target import Target
-from llmproxy_asgi.translators.base import AnyOutbound, Outgoing
+from llmproxy_asgi.translators.base import AnyOutbound, UpstreamRequest
 from llmproxy_asgi.transport import Address, AnswerTimeout, Pool
 
 _EMPTY = b"{}"
@@ -145,8 +145,8 @@ def _served(answer: _Answer, target: Target, protocol: str) -> Diagnosis:
     """What a good answer to an empty request means: an upstream that takes one, or a page that answers everything."""
     line = target.line(protocol)
     try:
-        outgoing = Outgoing(body=_EMPTY, stream=False)
-        line.outbound.decode(answer.body, outgoing, line.upstream, received_at=SYSTEM.now())
+        upstream_request = UpstreamRequest(body=_EMPTY, stream=False)
+        line.outbound.decode(answer.body, upstream_request, line.upstream, received_at=SYSTEM.now())
     except UpstreamError:
         return Diagnosis(
             ok=False, state="does not use its protocol", reason=answer.reason, advice=_base_url(target.provider)

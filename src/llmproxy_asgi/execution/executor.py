@@ -41,7 +41,7 @@ from llmproxy_asgi.execution.tokens import size_of
 from llmproxy_asgi.facts import NOBODY, AttemptBegan, AttemptFailed, Course, NextAction, Observers, QueueLeft, Step
 from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.providers.target import Target, fitting
-from llmproxy_asgi.translators.base import Outgoing
+from llmproxy_asgi.translators.base import UpstreamRequest
 from llmproxy_asgi.translators.refusals import in_callers_terms
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.transport import Pool
@@ -354,8 +354,10 @@ class Executor:
     async def _in_rounds(self, attempt: Attempt) -> Continuation:
         """An answer that may take several rounds; they are over already where no stream is wanted."""
 
-        async def next_round(outgoing: Outgoing) -> Attempt:
-            return await self._begun(Attempt(attempt.job, attempt.target, attempt.credential, outgoing=outgoing))
+        async def next_round(upstream_request: UpstreamRequest) -> Attempt:
+            return await self._begun(
+                Attempt(attempt.job, attempt.target, attempt.credential, upstream_request=upstream_request)
+            )
 
         continuation = Continuation(attempt, next_round)
         try:

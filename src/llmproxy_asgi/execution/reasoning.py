@@ -22,20 +22,24 @@ def without_reasoning(attempt: Attempt, refusal: UpstreamRefused) -> Attempt | N
     """
     job, target = attempt.job, attempt.target
     line = target.line(job.protocol)
-    if refusal.status != 400 or job.strict or not line.outbound.replays_reasoning(attempt.outgoing.body):
+    if refusal.status != 400 or job.strict or not line.outbound.replays_reasoning(attempt.upstream_request.body):
         return None
     try:
         asked = job.request()
         assert isinstance(asked, Request), "only conversations hold reasoning"
         request = _stripped(asked)
-        outgoing = line.outbound.encode(request, line.upstream)
+        upstream_request = line.outbound.encode(request, line.upstream)
     except BadRequest:
         return None  # bytes that were passed on need not be such as we can read; the refusal stands
-    outgoing = msgspec.structs.replace(outgoing, warnings=tuple(dict.fromkeys((*outgoing.warnings, _WARNING))))
+    upstream_request = msgspec.structs.replace(
+        upstream_request, warnings=tuple(dict.fromkeys((*upstream_request.warnings, _WARNING)))
+    )
     # An answer that speaks of tools by other names cannot be passed on as it comes.
-    renamed = attempt.relays is not None and bool(outgoing.names or outgoing.emulated)
-    bare = msgspec.structs.replace(job, request=lambda: request, recall=None, intake=None if renamed else job.intake)
-    return Attempt(bare, target, attempt.credential, outgoing=outgoing)
+    renamed = attempt.passthrough is not None and bool(upstream_request.names or upstream_request.emulated)
+    bare = msgspec.structs.replace(
+        job, request=lambda: request, recall=None, inbound_request=None if renamed else job.inbound_request
+    )
+    return Attempt(bare, target, attempt.credential, upstream_request=upstream_request)
 
 
 def _stripped(request: Request) -> Request:

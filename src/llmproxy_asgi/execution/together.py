@@ -84,10 +84,10 @@ class Together:
         "_tasks",
         "_usages",
         "credential",
-        "outgoing",
+        "passthrough",
         "permit",
-        "relays",
         "target",
+        "upstream_request",
         "whole",
     )
 
@@ -117,7 +117,7 @@ class Together:
         self.target = target
         self.credential = credential
         self.permit = UNLIMITED
-        self.relays = None
+        self.passthrough = None
         self.whole: Response | None = None
 
     async def begin(self) -> None:
@@ -182,10 +182,10 @@ class Together:
     async def _tell(self, number: int, job: Job) -> None:
         attempt = await self._begin(job)
         try:
-            if not hasattr(self, "outgoing"):
-                self.outgoing = attempt.outgoing
+            if not hasattr(self, "upstream_request"):
+                self.upstream_request = attempt.upstream_request
             if not job.stream:
-                assert isinstance(attempt.whole, Response), "answers to several requests are not relayed"
+                assert isinstance(attempt.whole, Response), "answers to several requests do not pass through"
                 await self._queue.put((number, attempt.whole))
                 return
             while (batch := await attempt.next()) is not None:

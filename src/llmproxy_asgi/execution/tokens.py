@@ -12,7 +12,7 @@ import msgspec
 
 from llmproxy_asgi.conversation import Batch, PartDelta, Request, Response, Text
 from llmproxy_asgi.execution.attempt import Answered, Job
-from llmproxy_asgi.translators.base import Intake
+from llmproxy_asgi.translators.base import InboundRequest
 from llmproxy_asgi.translators.registry import translator
 
 USUAL_ANSWER = 1024
@@ -45,8 +45,8 @@ class Size(NamedTuple):
 def size_of(job: Job) -> Size:
     """What to set aside for a call."""
     speaks = translator(job.protocol)
-    if job.intake is not None:
-        told, limit = _told(job.intake), speaks.inbound.most_output(job.intake)
+    if job.inbound_request is not None:
+        told, limit = _told(job.inbound_request), speaks.inbound.max_output_tokens(job.inbound_request)
     else:
         request = job.request()
         told = len(msgspec.json.encode(request, enc_hook=str)) // _BYTES
@@ -78,15 +78,15 @@ def whole(answer: Batch | Answered) -> int:
     return sum(len(part.text) for part in parts if isinstance(part, Text)) // _BYTES
 
 
-def _told(intake: Intake) -> int:
-    if intake.size < _LARGE:
-        return intake.size // _BYTES
+def _told(inbound_request: InboundRequest) -> int:
+    if inbound_request.size < _LARGE:
+        return inbound_request.size // _BYTES
     inlined = count = 0
-    for value in intake.raw.values():
+    for value in inbound_request.raw.values():
         if len(memoryview(value)) <= _RUN:
             continue
         for piece in [each for each in bytes(value).split(b'"') if len(each) > _RUN]:
             if b" " not in piece[:_RUN]:
                 inlined += len(piece)
                 count += 1
-    return (intake.size - inlined) // _BYTES + count * INLINED
+    return (inbound_request.size - inlined) // _BYTES + count * INLINED

@@ -37,18 +37,23 @@ class Target:
     Args:
         provider: Whose.
         model: The upstream's own name of it.
-        asked: The name that callers use.
+        client_model: The name that callers use.
         overrides: What the configuration says of the model's capabilities.
     """
 
-    __slots__ = ("_lines", "_others", "_unsuited", "asked", "model", "name", "overrides", "provider")
+    __slots__ = ("_lines", "_others", "_unsuited", "client_model", "model", "name", "overrides", "provider")
 
     def __init__(
-        self, provider: Provider, model: str, *, asked: str | None = None, overrides: Mapping[str, Any] | None = None
+        self,
+        provider: Provider,
+        model: str,
+        *,
+        client_model: str | None = None,
+        overrides: Mapping[str, Any] | None = None,
     ) -> None:
         self.provider = provider
         self.model = model
-        self.asked = asked or model
+        self.client_model = client_model or model
         self.overrides = overrides or {}
         self.name = f"{provider.name}/{model}"
         self._lines: dict[str, Line] = {}
@@ -79,7 +84,7 @@ class Target:
             return None
         other = self._others.get(spoken)
         if other is None:
-            other = Target(self.provider, self.model, asked=self.asked, overrides=self.overrides)
+            other = Target(self.provider, self.model, client_model=self.client_model, overrides=self.overrides)
             other._unsuited = self._unsuited | {spoken}
             self._others[spoken] = other
         return other if other.takes(protocol) else None
@@ -88,7 +93,7 @@ class Target:
         """Whether it can be spoken to at all for a caller of `protocol`."""
         return protocol in self._lines or self._spoken(protocol) is not None
 
-    def relays(self, protocol: str) -> bool:
+    def passes_through(self, protocol: str) -> bool:
         """Whether it is spoken to in a caller's own protocol, so that bytes can stay as they are."""
         return self.takes(protocol) and self.line(protocol).outbound.protocol == protocol
 
@@ -142,7 +147,7 @@ class Target:
             upstream=Upstream(
                 provider=provider.name,
                 model=self.model,
-                asked=self.asked,
+                client_model=self.client_model,
                 issuer=provider.issuer(self.model, protocol),
                 capabilities=self.capabilities(protocol),
                 max_event=provider.max_event,

@@ -14,7 +14,7 @@ import msgspec
 from llmproxy_asgi.clock import SYSTEM, Clock
 from llmproxy_asgi.conversation import Request
 from llmproxy_asgi.principal import Owner
-from llmproxy_asgi.translators.base import Headers, Intake
+from llmproxy_asgi.translators.base import Headers, InboundRequest
 
 LASTS = 3600.0
 """Seconds after its last call that a conversation's place is remembered; the longest prompt caches last as long."""
@@ -82,23 +82,23 @@ class Affinities:
         return len(found)
 
 
-def conversation_in(intake: Intake, headers: Headers) -> Conversation | None:
+def conversation_in(inbound_request: InboundRequest, headers: Headers) -> Conversation | None:
     """The conversation that a request belongs to; None where nothing tells it.
 
     Args:
-        intake: The request, unread: only its beginning is looked into.
+        inbound_request: The request, unread: only its beginning is looked into.
         headers: Of the request.
     """
     named = next((headers[name] for name in SESSION_HEADERS if headers.get(name)), None)
     if named is not None:
         return Conversation(_digest(named.encode()), goes_on=True)
-    key = intake.raw.get(_NAMED)
+    key = inbound_request.raw.get(_NAMED)
     if key is not None and bytes(key) not in (b"null", b'""'):
         return Conversation(_digest(bytes(key)), goes_on=True)
-    said = next((intake.raw[name] for name in _MESSAGES if name in intake.raw), None)
+    said = next((inbound_request.raw[name] for name in _MESSAGES if name in inbound_request.raw), None)
     if said is None:
         return None
-    system = [intake.raw[name] for name in _SYSTEM if name in intake.raw]
+    system = [inbound_request.raw[name] for name in _SYSTEM if name in inbound_request.raw]
     return _by_beginning(said, system)
 
 

@@ -230,7 +230,7 @@ class Catalog:
             return self._routes[name]
         provider_name, slash, model = name.partition("/")
         if slash and provider_name in self._providers and model:
-            return _choice(name, self._ranks([_direct(self._providers[provider_name], model, asked=name)]))
+            return _choice(name, self._ranks([_direct(self._providers[provider_name], model, client_model=name)]))
         found = (self._exact(name), self._matching(name), self._unlisted(name))
         return _choice(name, [rank for targets in found for rank in self._ranks(targets)])
 
@@ -265,7 +265,7 @@ class Catalog:
         for entry in route.targets:
             provider_name, _, model = entry.target.partition("/")
             provider = self._providers.get(provider_name)
-            target = _direct(provider, model, asked=name) if provider is not None else None
+            target = _direct(provider, model, client_model=name) if provider is not None else None
             if provider is not None and target is not None:
                 targets.append(target)
                 weights.append(provider.config.weight if entry.weight is None else entry.weight)
@@ -297,26 +297,26 @@ def _is_named(target: Target) -> bool:
     return model in named or model == provider.config.default_model or model in provider.offers()
 
 
-def _direct(provider: Provider, model: str, *, asked: str) -> Target | None:
+def _direct(provider: Provider, model: str, *, client_model: str) -> Target | None:
     """A provider's model by the provider's own client-side name; one that it does not list is passed on as it is."""
     entries = provider.config.models or ()
     found = [entry for entry in entries if entry.name == model and not entry.is_pattern]
     found = found or [entry for entry in entries if entry.is_pattern and allow([entry.name])(model)]
     if found and not any(entry.enabled for entry in found):
         return None
-    return _served(provider, next((entry for entry in found if entry.enabled), None), model, asked=asked)
+    return _served(provider, next((entry for entry in found if entry.enabled), None), model, client_model=client_model)
 
 
-def _served(provider: Provider, entry: ModelEntry | None, model: str, *, asked: str | None = None) -> Target:
-    asked = asked or model
+def _served(provider: Provider, entry: ModelEntry | None, model: str, *, client_model: str | None = None) -> Target:
+    client_model = client_model or model
     if provider.config.bypass_model and provider.config.default_model:
-        return Target(provider, provider.config.default_model, asked=asked)
+        return Target(provider, provider.config.default_model, client_model=client_model)
     if entry is None:
-        return Target(provider, model, asked=asked)
+        return Target(provider, model, client_model=client_model)
     overrides = dict(entry.capabilities)
     if entry.max_output_tokens is not None:
         overrides["max_output_tokens"] = entry.max_output_tokens
-    return Target(provider, entry.upstream or model, asked=asked, overrides=overrides)
+    return Target(provider, entry.upstream or model, client_model=client_model, overrides=overrides)
 
 
 def _choice(name: str, ranks: Iterable[Rank], *, affinity: bool = True) -> Choice | None:

@@ -18,7 +18,7 @@ import msgspec
 
 from llmproxy_asgi.errors import BadRequest
 from llmproxy_asgi.translators import refusals
-from llmproxy_asgi.translators.base import Intake, Upstream
+from llmproxy_asgi.translators.base import InboundRequest, Upstream
 from llmproxy_asgi.translators.outline import fold
 from llmproxy_asgi.translators.vendor_references import may_hide_names
 
@@ -45,18 +45,18 @@ class _Kind(msgspec.Struct, frozen=True):
     """Members whose contents are the model's or a tool's own data."""
 
 
-def refuse_addresses(intake: Intake, upstream: Upstream) -> None:
+def refuse_addresses(inbound_request: InboundRequest, upstream: Upstream) -> None:
     """Refuse a request that gives this upstream an address which it must not fetch.
 
     Raises:
         BadRequest: The address has another scheme, or is none; `param` says where it stands.
         Unsupported: It is a private one, and the provider does not allow those.
     """
-    kind = _KINDS.get(intake.protocol)
+    kind = _KINDS.get(inbound_request.protocol)
     if kind is None:
         return
     for key in kind.within:
-        value = intake.raw.get(key)
+        value = inbound_request.raw.get(key)
         if value is None or memoryview(value)[0] == _QUOTE:
             continue
         data = bytes(value)

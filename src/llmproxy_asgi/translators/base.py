@@ -2,11 +2,13 @@
 
 The *inbound* half serves a protocol to our callers, the *outbound* half calls an upstream that speaks it::
 
-    caller ──bytes──▶ Inbound.open ─▶ Intake ─┬─ same protocol ──▶ Outbound.splice ──▶ Outgoing ──bytes──▶ upstream
-                                              └─ another ─ Inbound.decode ─▶ Request ─ Outbound.encode ─▶ Outgoing
+    client ──bytes──▶ Inbound.open ─▶ InboundRequest
+        same protocol:  Outbound.passthrough_request ──────────────▶ UpstreamRequest ──bytes──▶ upstream
+        another one:    Inbound.decode ─▶ Request ─▶ Outbound.encode ─▶ UpstreamRequest ──bytes──▶ upstream
 
-    upstream ──bytes──▶ Outbound.relay (same protocol)  ─▶ Batch.raw ──────────────────────────────▶ caller
-                        Outbound.decoder (another)      ─▶ Batch.events ─▶ Inbound.encoder ─bytes──▶ caller
+    upstream ──bytes──▶
+        same protocol:  Outbound.passthrough_stream ─▶ Batch.raw ─────────────────────────bytes──▶ client
+        another one:    Outbound.decoder ─▶ Batch.events ─▶ Inbound.encoder ──────────────bytes──▶ client
 
 Everything here is plain functions and `feed()` methods: no I/O, no clock, no task. Encoding the same thing twice gives
 the same bytes. A decoder never raises for what an upstream sent: it ends its events with `Failed`.
@@ -37,9 +39,9 @@ Family = Literal["conversation", "embedding"]
 """What a protocol is for. Only protocols of one family can stand for each other."""
 
 # A protocol that is no conversation names its own two records: `class Half(Inbound[EmbeddingRequest, Embeddings])`.
-AskedT = TypeVar("AskedT", default=Request)
+RequestT = TypeVar("RequestT", default=Request)
 ErrorT = TypeVar("ErrorT", bound=GatewayError)
-AnsweredT = TypeVar("AnsweredT", default=Response)
+ResponseT = TypeVar("ResponseT", default=Response)
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +61,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """What its answer is to be called, where the upstream's protocol has no such ids; None: the translator's choice."""
 
 
-class Intake(msgspec.Struct, frozen=True, kw_only=True):
+class InboundRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request as it came in: read just far enough to know where it must go."""
 
     media_type: ClassVar[bytes] = b"text/event-stream; charset=utf-8"
@@ -81,12 +83,12 @@ class Intake(msgspec.Struct, frozen=True, kw_only=True):
     betas: tuple[str, ...] = ()
     path: Mapping[str, str] = EMPTY
     """What the path itself said (Gemini names the model there)."""
-    several: bool = False
+    is_batch: bool = False
     """Whether it asks several things at once, so that `Inbound.decode_each` reads it (legacy completions do)."""
     state: State | None = None
     """None: it has nothing to do with what is kept."""
     warnings: tuple[str, ...] = ()
-    """What a body lost that came in another protocol than its path's; as `Outgoing.warnings`."""
+    """What a body lost that came in another protocol than its path's; as `UpstreamRequest.warnings`."""
 
     @property
     def heavy(self) -> bool:
@@ -100,7 +102,7 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     provider: str
     model: str
     """The upstream's own name of the model."""
-    asked: str
+    client_model: str
     """The name that the caller used, and reads in the answer."""
     issuer: str
     """Whose reasoning state this route can open (see `Seal.issuer`)."""
@@ -117,7 +119,7 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     """Whether tools keep the caller's names: the request is rewritten only to be read, and no answer restores them."""
 
 
-class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
+class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request ready for the wire, and what its answer's decoder must remember."""
 
     body: bytes
@@ -158,7 +160,7 @@ class StreamEncoder(ABC):
         """The bytes of these events, maybe none yet.
 
         `Failed` is written as the protocol's own error event, also when it is the very first event and also when an
-        instance made only for it continues a relayed stream. `Ended` writes the protocol's end sign.
+        instance made only for it continues a passed-through stream. `Ended` writes the protocol's end sign.
         """
 
     def withheld(self) -> Sequence[tuple[str, Sequence[Seal]]]:
@@ -180,12 +182,12 @@ class StreamDecoder(ABC):
     def broke(self, error: ErrorT) -> ErrorT:
         """The error that ends a stream which something else than its bytes broke off.
 
-        A relay notes in it how far the stream had come, where its protocol's error event has to say so.
+        A passthrough notes in it how far the stream had come, where its protocol's error event has to say so.
         """
         return error
 
 
-class Inbound(ABC, Generic[AskedT, AnsweredT]):
+class Inbound(ABC, Generic[RequestT, ResponseT]):
     """The half that serves callers."""
 
     protocol: ClassVar[str]
@@ -203,7 +205,7 @@ class Inbound(ABC, Generic[AskedT, AnsweredT]):
     @abstractmethod
     def open(
         self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, bounds: Bounds = DEFAULT_BOUNDS
-    ) -> Intake:
+    ) -> InboundRequest:
         """Read a request just far enough to route it.
 
         Args:
@@ -218,36 +220,36 @@ class Inbound(ABC, Generic[AskedT, AnsweredT]):
         """
 
     @abstractmethod
-    def decode(self, intake: Intake) -> AskedT:
+    def decode(self, inbound_request: InboundRequest) -> RequestT:
         """Read a request whole.
 
         Raises:
             BadRequest: A field is wrong; `param` names it by its path (``messages[2].content[0].text``).
         """
 
-    def decode_each(self, intake: Intake) -> Sequence[AskedT]:
-        """Read a request that asks several things at once (`Intake.several`), as one request each.
+    def decode_each(self, inbound_request: InboundRequest) -> Sequence[RequestT]:
+        """Read a request that asks several things at once (`InboundRequest.is_batch`), as one request each.
 
         The candidates of their answers, one answer after the other, are those of the one answer that the caller reads.
 
         Raises:
             BadRequest: As `decode`.
         """
-        return (self.decode(intake),)
+        return (self.decode(inbound_request),)
 
-    def most_output(self, intake: Intake) -> int | None:
+    def max_output_tokens(self, inbound_request: InboundRequest) -> int | None:
         """How many tokens an answer may have by the request's own word; None: it does not say (in a way to be read)."""
         for field in self.output_limits:
-            if field in intake.raw and (limit := _count(intake.raw[field])) is not None:
+            if field in inbound_request.raw and (limit := _count(inbound_request.raw[field])) is not None:
                 return limit
         return None
 
     @abstractmethod
-    def encode(self, response: AnsweredT, intake: Intake) -> bytes:
+    def encode(self, response: ResponseT, inbound_request: InboundRequest) -> bytes:
         """A whole answer. Its `model` is the name that the caller asked for."""
 
     @abstractmethod
-    def encoder(self, intake: Intake) -> StreamEncoder:
+    def encoder(self, inbound_request: InboundRequest) -> StreamEncoder:
         """A writer for one streamed answer."""
 
     @abstractmethod
@@ -278,7 +280,7 @@ def _count(value: msgspec.Raw) -> int | None:
         return None
 
 
-class Outbound(ABC, Generic[AskedT, AnsweredT]):
+class Outbound(ABC, Generic[RequestT, ResponseT]):
     """The half that calls upstreams."""
 
     protocol: ClassVar[str]
@@ -300,7 +302,7 @@ class Outbound(ABC, Generic[AskedT, AnsweredT]):
         )
 
     @abstractmethod
-    def encode(self, request: AskedT, upstream: Upstream) -> Outgoing:
+    def encode(self, request: RequestT, upstream: Upstream) -> UpstreamRequest:
         """A request that came in another protocol. Deterministic: no random ids, no clock.
 
         Raises:
@@ -309,27 +311,29 @@ class Outbound(ABC, Generic[AskedT, AnsweredT]):
         """
 
     @abstractmethod
-    def splice(self, intake: Intake, upstream: Upstream) -> Outgoing:
+    def passthrough_request(self, inbound_request: InboundRequest, upstream: Upstream) -> UpstreamRequest:
         """A request in this very protocol: every value's bytes kept, but the model name and what we must set."""
 
-    def lacks_reasoning(self, intake: Intake, upstream: Upstream) -> bool:
+    def lacks_reasoning(self, inbound_request: InboundRequest, upstream: Upstream) -> bool:
         """Whether this upstream may refuse a request in this very protocol for reasoning that its calls lack."""
         return False
 
-    def with_reasoning(self, intake: Intake, request: Request) -> Intake:
+    def with_reasoning(self, inbound_request: InboundRequest, request: Request) -> InboundRequest:
         """A request in this very protocol, with the reasoning that its decoded form has and its bytes lack."""
-        return intake
+        return inbound_request
 
     @abstractmethod
-    def decoder(self, outgoing: Outgoing, upstream: Upstream) -> StreamDecoder:
+    def decoder(self, upstream_request: UpstreamRequest, upstream: Upstream) -> StreamDecoder:
         """The full codec, for callers of another protocol and for whoever needs events."""
 
     @abstractmethod
-    def relay(self, intake: Intake, upstream: Upstream) -> StreamDecoder:
-        """The relay codec, for callers of this protocol: `Batch.raw` is what they get."""
+    def passthrough_stream(self, inbound_request: InboundRequest, upstream: Upstream) -> StreamDecoder:
+        """The passthrough codec, for callers of this protocol: `Batch.raw` is what they get."""
 
     @abstractmethod
-    def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> AnsweredT:
+    def decode(
+        self, body: bytes, upstream_request: UpstreamRequest, upstream: Upstream, *, received_at: datetime
+    ) -> ResponseT:
         """A whole answer.
 
         Raises:
@@ -337,7 +341,7 @@ class Outbound(ABC, Generic[AskedT, AnsweredT]):
         """
 
     @abstractmethod
-    def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
+    def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> Batch:
         """A whole answer for a caller of this protocol: checked, its bytes kept but the model name.
 
         `raw` is the answer; `events` holds a `UsageReported` if it told its usage.
@@ -346,7 +350,7 @@ class Outbound(ABC, Generic[AskedT, AnsweredT]):
             UpstreamError: As `decode`.
         """
 
-    def encode_count(self, outgoing: Outgoing, upstream: Upstream) -> Outgoing:
+    def encode_count(self, upstream_request: UpstreamRequest, upstream: Upstream) -> UpstreamRequest:
         """A request as this protocol's counter of tokens takes it, made from the request as it would be sent.
 
         Called only where a provider names the counter's address (`Provider.counting_address`).
@@ -373,12 +377,12 @@ class Outbound(ABC, Generic[AskedT, AnsweredT]):
         """
 
 
-class Translator(msgspec.Struct, Generic[AskedT, AnsweredT], frozen=True):
+class Translator(msgspec.Struct, Generic[RequestT, ResponseT], frozen=True):
     """Both halves of one protocol."""
 
     protocol: str
-    inbound: Inbound[AskedT, AnsweredT]
-    outbound: Outbound[AskedT, AnsweredT]
+    inbound: Inbound[RequestT, ResponseT]
+    outbound: Outbound[RequestT, ResponseT]
 
 
 AnyInbound: TypeAlias = Inbound[Any, Any]

@@ -5,14 +5,14 @@ from collections.abc import Container
 import msgspec
 
 from llmproxy_asgi.errors import UpstreamProtocolError
-from llmproxy_asgi.translators.base import Outgoing
+from llmproxy_asgi.translators.base import UpstreamRequest
 from llmproxy_asgi.translators.raw_json import join_object, split_object
 
 
-def without(outgoing: Outgoing, fields: Container[str]) -> Outgoing:
+def without(upstream_request: UpstreamRequest, fields: Container[str]) -> UpstreamRequest:
     """A request without some of its top-level fields; all other bytes stay as they are."""
-    kept = {key: value for key, value in split_object(outgoing.body).items() if key not in fields}
-    return msgspec.structs.replace(outgoing, body=join_object(kept), stream=False)
+    kept = {key: value for key, value in split_object(upstream_request.body).items() if key not in fields}
+    return msgspec.structs.replace(upstream_request, body=join_object(kept), stream=False)
 
 
 def read_count(body: bytes, key: str) -> int:

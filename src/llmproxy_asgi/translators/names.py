@@ -129,7 +129,7 @@ class DistinctIds:
     what is known of the call, so that the same answer has the same ids.
 
     Args:
-        nonce: What the answer has alone (see `Outgoing.nonce`), so that no other answer has them.
+        nonce: What the answer has alone (see `UpstreamRequest.nonce`), so that no other answer has them.
     """
 
     __slots__ = ("_given", "_nonce")

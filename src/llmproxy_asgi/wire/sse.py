@@ -11,7 +11,7 @@ else; U+2028 and its like are text. So a frame ends where one line end follows a
 and the brackets say why no frame ever waits for its last byte: the CR has ended it, and an LF that comes
 later is one more blank line, which means nothing.
 
-Two readers stand on this. `FrameSplitter` only finds the ends, for a relay that sends on what it got.
+Two readers stand on this. `FrameSplitter` only finds the ends, for a passthrough.
 `Decoder` also reads the fields, as does `decode` for frames that are known to be whole. Both are linear in the bytes
 they are fed, however these are cut: what is held back is searched once and copied once.
 

@@ -135,7 +135,7 @@ def test_a_stream_that_breaks_off_never_ends_well(ask: Ask, sdk: str, upstream: 
     if sdk == RESPONSES:
         assert outcome.whole["finish"] == "failed"
         assert outcome.whole["error"]["code"] == "server_error"
-        # A relayed stream is told of with the items that were done; this one was not.
+        # A passed-through stream is told of with the items that were done; this one was not.
         assert outcome.whole["text"] == ("" if upstream == RESPONSES else "".join(outcome.texts))
         return
     kinds = {CHAT: ("APIError", "server_error", None), MESSAGES: ("APIError", "api_error", None)}

@@ -158,7 +158,7 @@ def ends(meant: dict[str, dict[str, str]]) -> list[Any]:
         for native, meaning in meant[upstream].items()
     ]
     return [
-        pytest.param(pair, native, native if pair.relays else TOLD[pair.client][meaning], id=f"{pair}-{native}")
+        pytest.param(pair, native, native if pair.passthrough else TOLD[pair.client][meaning], id=f"{pair}-{native}")
         for pair, native, meaning in found
     ]
 

@@ -75,7 +75,7 @@ ASYNC_STREAMS = [
     if (PROTOCOLS.index(pair.values[0].client) - PROTOCOLS.index(pair.values[0].upstream)) % len(PROTOCOLS) < 2
 ]
 EACH = [*pairs(stream=False), *ASYNC_STREAMS]
-"""Every pair whole; and streamed, each protocol's SDK and each upstream relayed and translated once."""
+"""Every pair whole; and streamed, each protocol's SDK and each upstream passed through and translated once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -609,11 +609,13 @@ GEMINIS_MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.fidelity(98)
 @pytest.mark.parametrize(("change", "field"), GEMINIS_MISTAKES.values(), ids=GEMINIS_MISTAKES)
-@pytest.mark.parametrize("pair", [pair for pair in pairs(client=GEMINI, stream=False) if not pair.values[0].relays])
+@pytest.mark.parametrize(
+    "pair", [pair for pair in pairs(client=GEMINI, stream=False) if not pair.values[0].passthrough]
+)
 def test_a_wrong_type_is_googles_400_too(
     harness: PairHarness, pair: ProtocolPair, change: dict[str, Any], field: str
 ) -> None:
-    """The same of Gemini's fields; what is only relayed is its vendor's to judge."""
+    """The same of Gemini's fields; what only passes through is its vendor's to judge."""
     answer = harness.post(pair, {**QUESTION[GEMINI], **change})
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["status"]) == (400, 400, "INVALID_ARGUMENT")

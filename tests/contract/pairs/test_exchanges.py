@@ -111,7 +111,7 @@ def test_one_call(harness: PairHarness, pair: ProtocolPair) -> None:
 
 
 def camel(found: Any) -> Any:
-    """As Google documents it: its SDK spells some keys and base64 otherwise, and a relay leaves that so."""
+    """As Google documents it: its SDK spells some keys and base64 otherwise, and a passthrough leaves that so."""
     text = json.dumps(found).replace('"mime_type"', '"mimeType"').replace(PNG.translate(FOR_URLS), PNG)
     return json.loads(text.replace('"parameters_json_schema"', '"parametersJsonSchema"'))
 

@@ -23,7 +23,7 @@ from support.pairs.gemini_wires import GEMINI_MODEL, gemini_body, gemini_chunks,
 from support.pairs.parameters import all_pairs, pairs
 from support.strict import check_gemini
 
-RELAYED = ProtocolPair(client=GEMINI, upstream=GEMINI)
+PASSTHROUGH = ProtocolPair(client=GEMINI, upstream=GEMINI)
 FINE = Reply(texts=("Fine.",))
 
 
@@ -135,7 +135,7 @@ def test_a_models_name_may_hold_slashes(harness: PairHarness, pair: ProtocolPair
 def test_a_key_in_the_query_is_not_passed_on(harness: PairHarness) -> None:
     """Google's older clients put it into the address; the upstream sees ours in its header and no query."""
     harness.play(FINE.scenario(GEMINI, stream=False))
-    address = f"{harness.base}/v1beta/models/{harness.model(RELAYED)}:generateContent?key={KEY}"
+    address = f"{harness.base}/v1beta/models/{harness.model(PASSTHROUGH)}:generateContent?key={KEY}"
     assert httpx2.post(address, json=QUESTION[GEMINI], trust_env=False).status_code == 200
     assert KEY not in harness.received.query
     assert KEY not in str(harness.received.headers)

@@ -218,7 +218,7 @@ def nameless(upstream: str, *, stream: bool) -> Scenario:
 
 
 @pytest.mark.fidelity(118)
-@pytest.mark.parametrize("pair", [pair for pair in pairs() if not pair.values[0].relays])
+@pytest.mark.parametrize("pair", [pair for pair in pairs() if not pair.values[0].passthrough])
 def test_made_up_ids_are_never_made_twice(harness: PairHarness, pair: ProtocolPair) -> None:
     """Not by upstreams that number their answers, and not by those without ids: in answers, items and calls alike."""
     found: list[str] = []
@@ -234,7 +234,7 @@ def test_made_up_ids_are_never_made_twice(harness: PairHarness, pair: ProtocolPa
     assert len(set(found)) == len(found)
 
 
-@pytest.mark.parametrize("pair", [pair for pair in pairs(upstream=GEMINI) if not pair.values[0].relays])
+@pytest.mark.parametrize("pair", [pair for pair in pairs(upstream=GEMINI) if not pair.values[0].passthrough])
 def test_state_of_one_conversation_never_goes_into_another(harness: PairHarness, pair: ProtocolPair) -> None:
     """Two conversations with the very same words, over an upstream without any ids: each call gets its own state."""
     given = []

@@ -221,7 +221,7 @@ def test_cache_marks_in_openais_terms(harness: PairHarness, pair: ProtocolPair) 
     assert answer.warnings == []
 
 
-TRANSLATED = [pair for pair in pairs(among=(CHAT, RESPONSES, MESSAGES)) if not pair.values[0].relays]
+TRANSLATED = [pair for pair in pairs(among=(CHAT, RESPONSES, MESSAGES)) if not pair.values[0].passthrough]
 
 
 @pytest.mark.fidelity(76)

@@ -287,7 +287,7 @@ def test_a_free_text_tool_is_a_function_of_a_server_like_openais(resembling: Pai
 
 
 @pytest.mark.fidelity(59)
-@pytest.mark.parametrize("pair", [pair for pair in pairs(client=RESPONSES) if not pair.values[0].relays])
+@pytest.mark.parametrize("pair", [pair for pair in pairs(client=RESPONSES) if not pair.values[0].passthrough])
 def test_a_namespace_is_flattened_and_found_again(harness: PairHarness, pair: ProtocolPair) -> None:
     """Also where another tool has the same name; the next turn names it as before."""
     space = {"type": "namespace", "name": "maps", "description": "Maps.", "tools": [responses_tool("find")]}
@@ -319,7 +319,7 @@ def test_a_tool_for_programs_alone_is_refused_elsewhere(harness: PairHarness, pa
     """Nobody else runs such programs: a 400 names the tool. OpenAI itself gets it as it is."""
     harness.play(FINE.scenario(pair.upstream, stream=pair.stream))
     asked: dict[str, Any] = {**QUESTION[RESPONSES], "tools": [responses_tool(allowed_callers=["programmatic"])]}
-    if pair.relays:
+    if pair.passthrough:
         harness.ask(pair, **asked)
         assert harness.asked["tools"][0]["allowed_callers"] == ["programmatic"]
         return
@@ -432,13 +432,13 @@ def test_an_answer_that_is_too_long_is_incomplete(harness: PairHarness, pair: Pr
         assert answer.events[-1].type == "response.incomplete"
 
 
-# ── relayed ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── passed through ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.fidelity(14, 17, 26)
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # by which the SDK takes note of the unknown item
 @pytest.mark.parametrize("pair", all_pairs(client=RESPONSES, upstream=RESPONSES))
-def test_a_relay_changes_nothing_but_the_model(harness: PairHarness, pair: ProtocolPair) -> None:
+def test_a_passthrough_changes_nothing_but_the_model(harness: PairHarness, pair: ProtocolPair) -> None:
     """Phases, numbers, unknown items and unknown fields arrive as they were sent."""
     later = {"id": "zz_1", "type": "later_item", "status": "completed", "more": {"n": 1}}
     harness.play(of_responses(pair, message_item("Fine.", phase="commentary"), later, future={"a": 1}))
@@ -450,7 +450,7 @@ def test_a_relay_changes_nothing_but_the_model(harness: PairHarness, pair: Proto
 
 @pytest.mark.fidelity(13)
 @pytest.mark.parametrize("pair", pairs(client=RESPONSES, upstream=RESPONSES))
-def test_a_relayed_request_keeps_its_bytes(harness: PairHarness, pair: ProtocolPair) -> None:
+def test_a_passed_through_request_keeps_its_bytes(harness: PairHarness, pair: ProtocolPair) -> None:
     """Order, spelling and unknown fields survive; only the model's name, `store` and the state to include are set."""
     harness.play(FINE.scenario(RESPONSES, stream=pair.stream), allow=("unknown-keyword",))
     streamed = b'"stream":true,' if pair.stream else b""

@@ -210,14 +210,22 @@ def piped(client: str, upstream: str, pieces: Iterable[bytes]) -> bytes:
     inbound, outbound = translator(IDS[client]).inbound, translator(IDS[upstream]).outbound
     pair = ProtocolPair(client=client, upstream=upstream, stream=True)
     path = {"model": "m", "method": "streamGenerateContent", "alt": "sse"} if client == GEMINI else {}
-    intake = inbound.open(msgspec.json.encode(question(pair)), headers={"anthropic-version": "2023-06-01"}, path=path)
-    to = Upstream(provider="up", model="m", asked=intake.model, issuer=ISSUERS[upstream], capabilities=Capabilities())
+    inbound_request = inbound.open(
+        msgspec.json.encode(question(pair)), headers={"anthropic-version": "2023-06-01"}, path=path
+    )
+    to = Upstream(
+        provider="up",
+        model="m",
+        client_model=inbound_request.model,
+        issuer=ISSUERS[upstream],
+        capabilities=Capabilities(),
+    )
     if client == upstream:
-        relay = outbound.relay(intake, to)
-        batches = [*(relay.feed(piece) for piece in pieces), relay.close()]
+        passthrough = outbound.passthrough_stream(inbound_request, to)
+        batches = [*(passthrough.feed(piece) for piece in pieces), passthrough.close()]
         return b"".join(batch.raw or b"" for batch in batches)
-    decoder = outbound.decoder(outbound.encode(inbound.decode(intake), to), to)
-    encoder = inbound.encoder(intake)
+    decoder = outbound.decoder(outbound.encode(inbound.decode(inbound_request), to), to)
+    encoder = inbound.encoder(inbound_request)
     batches = [*(decoder.feed(piece) for piece in pieces), decoder.close()]
     assert isinstance([event for batch in batches for event in batch.events][-1], Ended | Failed)
     return b"".join(encoder.feed(batch.events) for batch in batches)

@@ -86,7 +86,7 @@ def test_arguments_keep_their_values(harness: PairHarness, pair: ProtocolPair) -
 def test_a_call_without_arguments(harness: PairHarness, pair: ProtocolPair) -> None:
     """No arguments are `{}` for the caller, and the next turn with that call is taken."""
     # Servers that resemble OpenAI say nothing at all; where bytes are passed on the caller sees what OpenAI says.
-    says_so = pair.relays or pair.upstream in {MESSAGES, GEMINI}
+    says_so = pair.passthrough or pair.upstream in {MESSAGES, GEMINI}
     silent = Call(id="call_1", name="now", arguments="{}" if says_so else "")
     harness.play(Reply(calls=(silent,)).scenario(pair.upstream, stream=pair.stream))
     answer = harness.ask(pair, **QUESTION[pair.client], tools=tools(pair.client, "now"))

@@ -110,7 +110,9 @@ def test_a_wrong_field_is_named_where_the_request_is_translated(base: str, chang
 
 
 @pytest.mark.parametrize(("change", "field"), WRONG[:4])
-def test_a_wrong_field_is_named_where_the_request_is_relayed(base: str, change: dict[str, Any], field: str) -> None:
+def test_a_wrong_field_is_named_where_the_request_is_passed_through(
+    base: str, change: dict[str, Any], field: str
+) -> None:
     """What routing needs is checked even if the rest is only passed on."""
     answer = post(base, CHAT, chat_body() | change)
     assert answer.status_code == 400, answer.text

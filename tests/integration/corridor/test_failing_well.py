@@ -341,7 +341,7 @@ def test_an_oversize_answer_is_a_502(upstream: ThreadedUpstream) -> None:
     ("path", "make"), [(CHAT, chat_body), (MESSAGES, messages_body)], ids=["relayed", "translated"]
 )
 def test_an_event_beyond_the_limit_ends_the_stream(upstream: ThreadedUpstream, path: str, make: Any) -> None:
-    """`limits.event` bounds what is held of one event, relayed or translated."""
+    """`limits.event` bounds what is held of one event, passed through or translated."""
     first, second, *rest = chat_frames("fine", "x" * 5000)
     scenario = sse_answer([first, second, Hold(), *rest])
     upstream.default = scenario

@@ -327,7 +327,7 @@ def test_102_an_upstream_that_has_completions_gets_them_as_they_are(upstream: Th
     assert received.json() == {"model": "old-1", **fields}
 
 
-def test_a_stream_of_an_old_server_is_relayed(upstream: ThreadedUpstream) -> None:
+def test_a_stream_of_an_old_server_is_passed_through(upstream: ThreadedUpstream) -> None:
     """Byte by byte but for the model's name, and for the usage that only we asked for."""
 
     def chunk(**fields: Any) -> bytes:

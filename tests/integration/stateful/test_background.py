@@ -364,8 +364,8 @@ class Slow:
 async def begun(gateway: Gateway, model: str = "story") -> Run:
     """A response of Ada's that is at work in the background."""
     inbound = translator("openai-responses").inbound
-    intake = inbound.open(b'{"model": "%b", "input": "x", "background": true}' % model.encode(), headers={})
-    return await background_of(gateway).begin(intake, inbound, gateway._grant("ada"))
+    inbound_request = inbound.open(b'{"model": "%b", "input": "x", "background": true}' % model.encode(), headers={})
+    return await background_of(gateway).begin(inbound_request, inbound, gateway._grant("ada"))
 
 
 @pytest.mark.anyio
@@ -560,10 +560,10 @@ async def test_a_run_that_never_took_a_step_gives_its_place_back() -> None:
     async with Gateway(config) as gateway:
         background = gateway.endpoints.stored._background
         inbound = translator("openai-responses").inbound
-        intake = inbound.open(b'{"model": "echo", "input": "x", "background": true}', headers={})
+        inbound_request = inbound.open(b'{"model": "echo", "input": "x", "background": true}', headers={})
         grant = gateway._grant("ada")
         for _ in range(2):
-            run = await background.begin(intake, inbound, grant)
+            run = await background.begin(inbound_request, inbound, grant)
             assert await background.cancel(run.owner, run.id)
         assert (
             await gateway.complete(model="echo", messages=[{"role": "user", "content": "hi"}], principal="ada")

@@ -151,7 +151,7 @@ def test_nothing_is_kept_upstream(harness: OwnersHarness) -> None:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_the_upstreams_own_id_is_kept_while_it_is_free(harness: OwnersHarness, stream: bool) -> None:
-    """A relayed answer is called as its upstream calls it, unless another answer of this caller has that name."""
+    """A passthrough answer keeps its upstream's id, unless another answer of this caller has that id."""
     harness.play(Reply(texts=("a",)))
     request: Any = {"model": harness.model(RESPONSES), "input": "x", "stream": stream}
     for each in (harness.alice, harness.bob):
@@ -329,8 +329,8 @@ def test_a_length_stop_is_incomplete(harness: OwnersHarness) -> None:
     assert said(MESSAGES, harness.sent) == [("user", "A tale"), ("assistant", "Once upon"), ("user", "Go on.")]
 
 
-def test_a_relayed_stream_keeps_its_bytes(harness: OwnersHarness) -> None:
-    """Of a kept relayed stream only the events of its life are written anew; every other frame is the upstream's."""
+def test_a_passed_through_stream_keeps_its_bytes(harness: OwnersHarness) -> None:
+    """Of a stored passthrough stream, only the lifecycle events are rewritten; every other frame is the upstream's."""
     frames = Reply(texts=("a", "b", "c"), calls=(WEATHER,)).frames(RESPONSES)
     harness.play(sse(frames))
     body = {"model": harness.model(RESPONSES), "input": "x", "stream": True}

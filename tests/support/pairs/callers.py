@@ -34,7 +34,7 @@ class ProtocolPair:
         return f"{self.client}-to-{self.upstream}-{self.mode}-{'stream' if self.stream else 'whole'}"
 
     @property
-    def relays(self) -> bool:
+    def passthrough(self) -> bool:
         """Whether both sides speak one protocol."""
         return self.client == self.upstream
 

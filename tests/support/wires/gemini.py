@@ -12,7 +12,7 @@ from google.genai import types
 
 from llmproxy_asgi.capabilities import Capabilities
 from llmproxy_asgi.conversation import Message, Request, StreamEvent, Text
-from llmproxy_asgi.translators.base import Intake, Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.base import InboundRequest, StreamDecoder, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.gemini import TRANSLATOR
 
 INBOUND, OUTBOUND = TRANSLATOR.inbound, TRANSLATOR.outbound
@@ -28,7 +28,9 @@ def wire(name: str) -> bytes:
     return (WIRES / name).read_bytes()
 
 
-def opened(body: Mapping[str, Any] | None = None, *, stream: bool = False, alt: str = "sse", **path: str) -> Intake:
+def opened(
+    body: Mapping[str, Any] | None = None, *, stream: bool = False, alt: str = "sse", **path: str
+) -> InboundRequest:
     """A request as the inbound half opens it; a plain question where no contents are given."""
     method = "streamGenerateContent" if stream else "generateContent"
     whole = {**HELLO, **(body or {})}
@@ -44,7 +46,7 @@ def decoded(body: Mapping[str, Any] | None = None) -> Request:
 def upstream(*, issuer: str = "gemini", model: str = "gemini-upstream-1", **capabilities: Any) -> Upstream:
     """Where a request goes."""
     able = Capabilities(**{"custom_tools": False, **capabilities})
-    return Upstream(provider="google", model=model, asked="asked", issuer=issuer, capabilities=able)
+    return Upstream(provider="google", model=model, client_model="asked", issuer=issuer, capabilities=able)
 
 
 def request(*messages: Message, **fields: Any) -> Request:
@@ -53,15 +55,15 @@ def request(*messages: Message, **fields: Any) -> Request:
     return Request(**{"protocol": "made-up", "model": "asked", **fields, "messages": given})
 
 
-def encoded(asked: Request, to: Upstream | None = None) -> tuple[dict[str, Any], Outgoing]:
+def encoded(asked: Request, to: Upstream | None = None) -> tuple[dict[str, Any], UpstreamRequest]:
     """What the upstream gets, as JSON and as it is."""
-    outgoing = OUTBOUND.encode(asked, to or upstream())
-    return json.loads(outgoing.body), outgoing
+    upstream_request = OUTBOUND.encode(asked, to or upstream())
+    return json.loads(upstream_request.body), upstream_request
 
 
-def plain_outgoing(**fields: Any) -> Outgoing:
-    """An outgoing request of which its answer needs to know little."""
-    return Outgoing(body=b"", stream=True, **fields)
+def plain_upstream_request(**fields: Any) -> UpstreamRequest:
+    """A request to the upstream of which its answer needs to know little."""
+    return UpstreamRequest(body=b"", stream=True, **fields)
 
 
 def chunk(*parts: Mapping[str, Any], finish: str | None = None, index: int = 0, **fields: Any) -> dict[str, Any]:
@@ -88,25 +90,27 @@ def drained(decoder: StreamDecoder, pieces: Iterable[bytes]) -> list[StreamEvent
     return events
 
 
-def relayed(decoder: StreamDecoder, pieces: Iterable[bytes]) -> tuple[list[StreamEvent], bytes]:
-    """All events of a relayed stream, and what its caller gets."""
+def passed_through(decoder: StreamDecoder, pieces: Iterable[bytes]) -> tuple[list[StreamEvent], bytes]:
+    """All events of a passed-through stream, and what its caller gets."""
     batches = [*(decoder.feed(piece) for piece in pieces), decoder.close()]
     return [event for batch in batches for event in batch.events], b"".join(batch.raw or b"" for batch in batches)
 
 
-def read(stream: bytes, outgoing: Outgoing | None = None, to: Upstream | None = None) -> list[StreamEvent]:
+def read(
+    stream: bytes, upstream_request: UpstreamRequest | None = None, to: Upstream | None = None
+) -> list[StreamEvent]:
     """A stream as events."""
-    return drained(OUTBOUND.decoder(outgoing or plain_outgoing(), to or upstream()), [stream])
+    return drained(OUTBOUND.decoder(upstream_request or plain_upstream_request(), to or upstream()), [stream])
 
 
-def told(*chunks: Mapping[str, Any], outgoing: Outgoing | None = None) -> list[StreamEvent]:
+def told(*chunks: Mapping[str, Any], upstream_request: UpstreamRequest | None = None) -> list[StreamEvent]:
     """The events of a stream of these chunks."""
-    return read(events_bytes(*chunks), outgoing)
+    return read(events_bytes(*chunks), upstream_request)
 
 
-def written(events: Sequence[StreamEvent], intake: Intake | None = None) -> bytes:
+def written(events: Sequence[StreamEvent], inbound_request: InboundRequest | None = None) -> bytes:
     """A stream as the inbound half writes it."""
-    return INBOUND.encoder(intake or opened(stream=True)).feed(events)
+    return INBOUND.encoder(inbound_request or opened(stream=True)).feed(events)
 
 
 def chunks_of(stream: bytes) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import httpx2
 from llmproxy_asgi.capabilities import Capabilities
 from llmproxy_asgi.conversation import Message, Request, StreamEvent, Text
 from llmproxy_asgi.translators.anthropic_messages import TRANSLATOR
-from llmproxy_asgi.translators.base import Intake, Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.base import InboundRequest, StreamDecoder, Upstream, UpstreamRequest
 
 INBOUND, OUTBOUND = TRANSLATOR.inbound, TRANSLATOR.outbound
 RECEIVED_AT = datetime(2026, 11, 21, tzinfo=UTC)
@@ -26,7 +26,7 @@ def wire(name: str) -> bytes:
     return (WIRES / name).read_bytes()
 
 
-def opened(body: dict[str, Any] | None = None, **headers: str) -> Intake:
+def opened(body: dict[str, Any] | None = None, **headers: str) -> InboundRequest:
     """A request as the inbound half opens it; underscores in header names become dashes."""
     whole = {"model": "asked", "max_tokens": 100, "messages": [{"role": "user", "content": "Hi"}], **(body or {})}
     raw = json.dumps({key: value for key, value in whole.items() if value is not ...}).encode()
@@ -41,7 +41,7 @@ def decoded(body: dict[str, Any] | None = None, **headers: str) -> Request:
 def upstream(*, issuer: str = "anthropic", model: str = "claude-upstream-1", **capabilities: Any) -> Upstream:
     """Where a request goes."""
     return Upstream(
-        provider="claude", model=model, asked="asked", issuer=issuer, capabilities=Capabilities(**capabilities)
+        provider="claude", model=model, client_model="asked", issuer=issuer, capabilities=Capabilities(**capabilities)
     )
 
 
@@ -51,15 +51,15 @@ def request(*messages: Message, **fields: Any) -> Request:
     return Request(**{"protocol": "made-up", "model": "asked", **fields, "messages": given})
 
 
-def encoded(asked: Request, to: Upstream | None = None) -> tuple[dict[str, Any], Outgoing]:
+def encoded(asked: Request, to: Upstream | None = None) -> tuple[dict[str, Any], UpstreamRequest]:
     """What the upstream gets, as JSON and as it is."""
-    outgoing = OUTBOUND.encode(asked, to or upstream())
-    return json.loads(outgoing.body), outgoing
+    upstream_request = OUTBOUND.encode(asked, to or upstream())
+    return json.loads(upstream_request.body), upstream_request
 
 
-def plain_outgoing() -> Outgoing:
-    """An outgoing request of which its answer needs to know nothing."""
-    return Outgoing(body=b"", stream=True)
+def plain_upstream_request() -> UpstreamRequest:
+    """A request to the upstream of which its answer needs to know nothing."""
+    return UpstreamRequest(body=b"", stream=True)
 
 
 def drained(decoder: StreamDecoder, pieces: Iterable[bytes]) -> list[StreamEvent]:
@@ -71,14 +71,14 @@ def drained(decoder: StreamDecoder, pieces: Iterable[bytes]) -> list[StreamEvent
     return events
 
 
-def events_of(name: str, outgoing: Outgoing | None = None) -> list[StreamEvent]:
+def events_of(name: str, upstream_request: UpstreamRequest | None = None) -> list[StreamEvent]:
     """A recorded stream as events."""
-    return drained(OUTBOUND.decoder(outgoing or plain_outgoing(), upstream()), [wire(name)])
+    return drained(OUTBOUND.decoder(upstream_request or plain_upstream_request(), upstream()), [wire(name)])
 
 
-def written(events: Sequence[StreamEvent], intake: Intake | None = None) -> bytes:
+def written(events: Sequence[StreamEvent], inbound_request: InboundRequest | None = None) -> bytes:
     """A stream as the inbound half writes it."""
-    return INBOUND.encoder(intake or opened({"stream": True})).feed(events)
+    return INBOUND.encoder(inbound_request or opened({"stream": True})).feed(events)
 
 
 def frames(stream: bytes) -> list[tuple[str, dict[str, Any]]]:

@@ -11,7 +11,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from llmproxy_asgi.capabilities import Capabilities
 from llmproxy_asgi.conversation import EMPTY, Batch, Request, StreamEvent
-from llmproxy_asgi.translators.base import Intake, Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.base import InboundRequest, StreamDecoder, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.openai_chat import TRANSLATOR
 
 WIRES = Path(__file__).parents[2] / "wires" / "openai_chat"
@@ -22,7 +22,11 @@ OUTBOUND = TRANSLATOR.outbound
 def upstream(*, issuer: str = "openai", **capabilities: Any) -> Upstream:
     """Where requests go: the caller says `smart`, the upstream `big-1`."""
     return Upstream(
-        provider="made-up", model="big-1", asked="smart", issuer=issuer, capabilities=Capabilities(**capabilities)
+        provider="made-up",
+        model="big-1",
+        client_model="smart",
+        issuer=issuer,
+        capabilities=Capabilities(**capabilities),
     )
 
 
@@ -32,25 +36,25 @@ def body(**fields: Any) -> bytes:
     return msgspec.json.encode({"model": "smart", "messages": said, **fields})
 
 
-def intake(**fields: Any) -> Intake:
+def inbound_request(**fields: Any) -> InboundRequest:
     """A request as it came in."""
     return INBOUND.open(body(**fields), headers={})
 
 
 def decoded(**fields: Any) -> Request:
     """A request, read whole."""
-    return INBOUND.decode(intake(**fields))
+    return INBOUND.decode(inbound_request(**fields))
 
 
 def encoded(request: Request, **options: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
     """A request as it goes upstream, and its warnings."""
-    outgoing = OUTBOUND.encode(request, upstream(**options))
-    return msgspec.json.decode(outgoing.body), outgoing.warnings
+    upstream_request = OUTBOUND.encode(request, upstream(**options))
+    return msgspec.json.decode(upstream_request.body), upstream_request.warnings
 
 
-def outgoing(**fields: Any) -> Outgoing:
+def upstream_request(**fields: Any) -> UpstreamRequest:
     """What a decoder remembers of a request."""
-    return Outgoing(body=b"{}", stream=True, **fields)
+    return UpstreamRequest(body=b"{}", stream=True, **fields)
 
 
 def chunk(choices: Iterable[Mapping[str, Any]] = (), **fields: Any) -> bytes:
@@ -88,7 +92,7 @@ def batched(decoder: StreamDecoder, *pieces: bytes) -> Batch:
 
 def events(*pieces: bytes, **options: Any) -> list[StreamEvent]:
     """The events of a stream."""
-    return read(OUTBOUND.decoder(outgoing(), upstream(**options)), b"".join(pieces))
+    return read(OUTBOUND.decoder(upstream_request(), upstream(**options)), b"".join(pieces))
 
 
 def client(content: bytes, *, status: int = 200, headers: Mapping[str, str] = EMPTY) -> openai.OpenAI:

@@ -24,7 +24,7 @@ from llmproxy_asgi.conversation import (
     Started,
     StreamEvent,
 )
-from llmproxy_asgi.translators.base import Intake, Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.base import InboundRequest, StreamDecoder, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.grammar import Grammar
 from llmproxy_asgi.translators.openai_responses import TRANSLATOR
 
@@ -45,7 +45,11 @@ USAGE = {
 def upstream(*, issuer: str = "openai", **capabilities: Any) -> Upstream:
     """Where requests go: the caller says `smart`, the upstream `big-1`."""
     return Upstream(
-        provider="made-up", model="big-1", asked="smart", issuer=issuer, capabilities=Capabilities(**capabilities)
+        provider="made-up",
+        model="big-1",
+        client_model="smart",
+        issuer=issuer,
+        capabilities=Capabilities(**capabilities),
     )
 
 
@@ -54,31 +58,31 @@ def body(**fields: Any) -> bytes:
     return msgspec.json.encode({"model": "smart", "input": "Hello", **fields})
 
 
-def intake(**fields: Any) -> Intake:
+def inbound_request(**fields: Any) -> InboundRequest:
     """A request as it came in."""
     return INBOUND.open(body(**fields), headers={})
 
 
 def decoded(**fields: Any) -> Request:
     """A request, read whole."""
-    return INBOUND.decode(intake(**fields))
+    return INBOUND.decode(inbound_request(**fields))
 
 
 def encoded(request: Request, **options: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
     """A request as it goes upstream, and its warnings."""
-    outgoing = OUTBOUND.encode(request, upstream(**options))
-    return msgspec.json.decode(outgoing.body), outgoing.warnings
+    upstream_request = OUTBOUND.encode(request, upstream(**options))
+    return msgspec.json.decode(upstream_request.body), upstream_request.warnings
 
 
-def spliced(fields: Mapping[str, Any], **options: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+def passthrough_request(fields: Mapping[str, Any], **options: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
     """A request as it is passed on, and its warnings."""
-    outgoing = OUTBOUND.splice(intake(**fields), upstream(**options))
-    return msgspec.json.decode(outgoing.body), outgoing.warnings
+    upstream_request = OUTBOUND.passthrough_request(inbound_request(**fields), upstream(**options))
+    return msgspec.json.decode(upstream_request.body), upstream_request.warnings
 
 
-def outgoing(**fields: Any) -> Outgoing:
+def upstream_request(**fields: Any) -> UpstreamRequest:
     """What a decoder remembers of a request."""
-    return Outgoing(body=b"{}", stream=True, **fields)
+    return UpstreamRequest(body=b"{}", stream=True, **fields)
 
 
 def event(kind: str, **fields: Any) -> bytes:
@@ -126,7 +130,7 @@ def batched(decoder: StreamDecoder, *pieces: bytes) -> Batch:
 
 def events(*pieces: bytes, **options: Any) -> list[StreamEvent]:
     """The events of a stream, in their legal order."""
-    found = read(OUTBOUND.decoder(outgoing(), upstream(**options)), b"".join(pieces))
+    found = read(OUTBOUND.decoder(upstream_request(), upstream(**options)), b"".join(pieces))
     grammar = Grammar()
     for each in found:
         grammar.check(each)
@@ -141,7 +145,7 @@ def answer(*parts: Part, reason: FinishReason = FinishReason.STOP, **fields: Any
 
 def written(row: Sequence[StreamEvent], **fields: Any) -> bytes:
     """A stream as its caller reads it."""
-    return INBOUND.encoder(intake(stream=True, **fields)).feed(row)
+    return INBOUND.encoder(inbound_request(stream=True, **fields)).feed(row)
 
 
 def frames(content: bytes) -> list[dict[str, Any]]:

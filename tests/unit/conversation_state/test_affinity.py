@@ -66,7 +66,7 @@ def test_kept_state_counts_as_sent() -> None:
 )
 def test_how_far_a_target_is(issuer: str, model: str, expected: int) -> None:
     """Its own model, its own route, any other."""
-    upstream = Upstream(provider="x", model=model, asked="m", issuer=issuer)
+    upstream = Upstream(provider="x", model=model, client_model="m", issuer=issuer)
     assert distance(IssuerPin("anthropic", "opus"), upstream) == expected
     assert distance(IssuerPin("anthropic"), upstream) == (2 if expected == 2 else 0)
     assert distance(None, upstream) == 0

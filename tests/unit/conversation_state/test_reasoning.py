@@ -54,8 +54,8 @@ from support.clock import FakeClock
 from support.conversations import event_rows, requests, responses
 from support.stores import ALICE, BOB, OTHER_ALICE
 
-CLAUDE = Upstream(provider="claude", model="opus", asked="smart", issuer="anthropic")
-GEMINI = Upstream(provider="google", model="pro", asked="smart", issuer="gemini")
+CLAUDE = Upstream(provider="claude", model="opus", client_model="smart", issuer="anthropic")
+GEMINI = Upstream(provider="google", model="pro", client_model="smart", issuer="gemini")
 
 
 def seal(data: str = "AAAA", *, issuer: str = "anthropic", model: str | None = "opus") -> Seal:
@@ -476,11 +476,11 @@ async def test_a_chat_loop_over_messages_keeps_its_thinking() -> None:
     sent: dict[str, Any] = {}
     for step in range(4):
         body = json.dumps({"model": "smart", "messages": history, "tools": tools, "reasoning_effort": "high"}).encode()
-        intake = chat.open(body, headers={})
-        request = chat.decode(intake)
+        inbound_request = chat.open(body, headers={})
+        request = chat.decode(inbound_request)
         found = await kept.find(ALICE, missing(request))
-        outgoing = claude.encode(restore(request, found, upstream), upstream)
-        sent = json.loads(outgoing.body)
+        upstream_request = claude.encode(restore(request, found, upstream), upstream)
+        sent = json.loads(upstream_request.body)
         reply = {
             "id": f"msg_{step}",
             "type": "message",
@@ -495,9 +495,9 @@ async def test_a_chat_loop_over_messages_keeps_its_thinking() -> None:
             "usage": {"input_tokens": 1, "output_tokens": 1},
         }
         at = datetime(2026, 1, 1, tzinfo=UTC)
-        response = claude.decode(json.dumps(reply).encode(), outgoing, upstream, received_at=at)
+        response = claude.decode(json.dumps(reply).encode(), upstream_request, upstream, received_at=at)
         await kept.keep(ALICE, extract_reasoning(response, before=partial(getattr, request, "messages")))
-        told = json.loads(chat.encode(response, intake))["choices"][0]["message"]
+        told = json.loads(chat.encode(response, inbound_request))["choices"][0]["message"]
         calls = [
             {"id": entry["id"], "type": "function", "function": dict(entry["function"])} for entry in told["tool_calls"]
         ]

@@ -39,8 +39,13 @@ def gate(clock: FakeClock, *, queue_timeout: float = 0.0) -> Gate:
 
 def job() -> Job:
     inbound = translator("openai-chat").inbound
-    intake = inbound.open(BODY, headers={})
-    return Job(protocol="openai-chat", stream=True, request=lambda: inbound.decode(intake), intake=intake)
+    inbound_request = inbound.open(BODY, headers={})
+    return Job(
+        protocol="openai-chat",
+        stream=True,
+        request=lambda: inbound.decode(inbound_request),
+        inbound_request=inbound_request,
+    )
 
 
 def allowance(
@@ -88,7 +93,7 @@ async def test_what_is_set_aside_is_told_to_whoever_asks_targets(clock: FakeCloc
     ],
     ids=[
         "told", "told-whole", "cut-after-more", "cut-after-less", "cut-untold", "never-told", "whole-untold",
-        "relayed-untold", "nobody-was-asked",
+        "passthrough-untold", "nobody-was-asked",
     ],
 )  # fmt: skip
 async def test_what_a_call_pays(clock: FakeClock, end: dict[str, object], paid: int) -> None:

@@ -166,8 +166,15 @@ async def test_what_was_waited_for_is_said_in_another_protocol_where_the_first_c
     holding = await harness.executor.begin(job(stream=True), [both])
     body = {"contents": [{"parts": [{"text": "hi"}]}], "generationConfig": {"candidateCount": 2}}
     inbound = translator("gemini").inbound
-    intake = inbound.open(json.dumps(body).encode(), headers={}, path={"model": "m", "method": "generateContent"})
-    asked = Job(protocol="gemini", stream=False, request=lambda: inbound.decode(intake), intake=intake)
+    inbound_request = inbound.open(
+        json.dumps(body).encode(), headers={}, path={"model": "m", "method": "generateContent"}
+    )
+    asked = Job(
+        protocol="gemini",
+        stream=False,
+        request=lambda: inbound.decode(inbound_request),
+        inbound_request=inbound_request,
+    )
     waiting = asyncio.create_task(harness.executor.begin(asked, [both]))
     for _ in range(3):
         await asyncio.sleep(0)

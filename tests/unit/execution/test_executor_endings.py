@@ -93,8 +93,8 @@ async def test_leaving_reasoning_out_counts_no_try_and_starts_no_cooldown(harnes
         "a", refused(400), message("fine"), type="anthropic", api_key=["key-1", "key-2"], retry={"attempts": 1}
     )
     attempt = await harness.executor.begin(job(MESSAGES, messages=THINKING_TURNS), [target])
-    assert attempt.relays is not None
-    assert attempt.outgoing.warnings == ("dropped:reasoning",)
+    assert attempt.passthrough is not None
+    assert attempt.upstream_request.warnings == ("dropped:reasoning",)
     await attempt.close()
     assert [asked.key for asked in harness.asked] == ["key-1", "key-1"]
     assert [asked.body["messages"][1]["content"] for asked in harness.asked] == [
@@ -119,5 +119,5 @@ async def test_another_target_gets_the_reasoning_again(harness: ExecutorHarness)
     second = harness.target("b", message("fine"), type="anthropic")
     attempt = await harness.executor.begin(job(MESSAGES, messages=THINKING_TURNS), [first, second])
     await attempt.close()
-    assert attempt.outgoing.warnings == ()
+    assert attempt.upstream_request.warnings == ()
     assert harness.asked[-1].body["messages"] == THINKING_TURNS

@@ -24,7 +24,7 @@ from llmproxy_asgi.errors import (
 from llmproxy_asgi.execution.attempt import Attempt
 from llmproxy_asgi.execution.continuation import Continuation
 from llmproxy_asgi.translators.assemble import fold
-from llmproxy_asgi.translators.base import Outgoing
+from llmproxy_asgi.translators.base import UpstreamRequest
 from llmproxy_asgi.worker import Worker
 from support.answers import FakeAnswer
 from support.execution import (
@@ -122,8 +122,8 @@ async def test_a_pause_and_its_end_may_come_apart(harness: ExecutorHarness) -> N
     target = harness.target("a", message_stream("One. ", stop="pause_turn"), message_stream("Two."), type="anthropic")
     asked, credential = job(stream=True), target.provider.credentials[0]
 
-    async def begun(outgoing: Outgoing | None = None) -> Attempt:
-        attempt = OneByOne(asked, target, credential, outgoing=outgoing)
+    async def begun(upstream_request: UpstreamRequest | None = None) -> Attempt:
+        attempt = OneByOne(asked, target, credential, upstream_request=upstream_request)
         await attempt.begin(harness.pool(target.provider), largest=10_000, worker=Worker())
         return attempt
 
@@ -148,7 +148,7 @@ async def test_a_whole_answer_in_rounds_is_the_first_one_gone_on_with(harness: E
     assert (attempt.whole.reasoning, attempt.whole.text) == ("hm", "One. Two.")
     assert attempt.whole.finish_reason is FinishReason.LENGTH
     assert attempt.whole.usage.total == 26
-    assert attempt.outgoing.warnings == ("dropped:reasoning",)
+    assert attempt.upstream_request.warnings == ("dropped:reasoning",)
 
 
 async def test_a_failed_round_ends_the_stream_for_good(harness: ExecutorHarness) -> None:
@@ -209,7 +209,7 @@ async def test_who_reads_events_is_told_the_pause(harness: ExecutorHarness) -> N
     [(CHAT, "openai-compatible", fine), (MESSAGES, "anthropic", message)],
     ids=["chat", "messages"],
 )
-async def test_relays_are_read_without_a_layer(
+async def test_passthroughs_are_read_without_a_layer(
     harness: ExecutorHarness, protocol: str, kind: str, answer: Callable[[], FakeAnswer]
 ) -> None:
     """Where bytes are passed on there is nothing between the attempt and its reader."""
@@ -226,4 +226,4 @@ async def test_a_whole_answer_in_one_round_is_as_it_came(harness: ExecutorHarnes
     assert isinstance(attempt.whole, Response)
     assert attempt.whole.text == "One.Two."
     assert attempt.whole.usage.extras["anthropic-messages"]["input_tokens"] == 10
-    assert attempt.outgoing.warnings == ()
+    assert attempt.upstream_request.warnings == ()

@@ -90,8 +90,15 @@ async def test_what_one_of_an_upstreams_protocols_cannot_say_another_may(harness
     both = harness.target("a", fine(), type="openai", protocol=["openai-responses", "openai-chat"])
     body = {"contents": [{"parts": [{"text": "hi"}]}], "generationConfig": {"candidateCount": 2}}
     inbound = translator("gemini").inbound
-    intake = inbound.open(json.dumps(body).encode(), headers={}, path={"model": "m", "method": "generateContent"})
-    asked = Job(protocol="gemini", stream=False, request=lambda: inbound.decode(intake), intake=intake)
+    inbound_request = inbound.open(
+        json.dumps(body).encode(), headers={}, path={"model": "m", "method": "generateContent"}
+    )
+    asked = Job(
+        protocol="gemini",
+        stream=False,
+        request=lambda: inbound.decode(inbound_request),
+        inbound_request=inbound_request,
+    )
     attempt = await harness.executor.begin(asked, [both])
     await attempt.close()
     assert harness.asked[0].body["n"] == 2

@@ -38,7 +38,7 @@ from llmproxy_asgi.execution.together import AT_ONCE, MOST, OneMore, Together
 from llmproxy_asgi.providers.base import Credential
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.translators.assemble import fold
-from llmproxy_asgi.translators.base import Outgoing
+from llmproxy_asgi.translators.base import UpstreamRequest
 from llmproxy_asgi.translators.grammar import Grammar
 
 pytestmark = pytest.mark.anyio
@@ -58,7 +58,7 @@ class FakeAttempt:
         part = asked.messages[0].parts[0]
         assert isinstance(part, Text)
         self.words = part.text
-        self.outgoing = Outgoing(body=b"", stream=job.stream, warnings=("dropped:seed",))
+        self.upstream_request = UpstreamRequest(body=b"", stream=job.stream, warnings=("dropped:seed",))
         self.whole = None if job.stream else self._whole(asked)
         self._events = self._stream(asked)
         self._executor = executor
@@ -157,7 +157,7 @@ async def test_whole_answers_stand_one_after_the_other() -> None:
     texts = [part.text for each in whole.candidates for part in each.parts if isinstance(part, Text)]
     assert texts == ["a", "a", "b", "b", "c", "c"]
     assert (whole.usage.input, whole.usage.output, whole.usage.server_tool_calls) == (3, 6, {"web_search": 3})
-    assert together.outgoing.warnings == ("dropped:seed",)
+    assert together.upstream_request.warnings == ("dropped:seed",)
     assert executor.open == set()
 
 

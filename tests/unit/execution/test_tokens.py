@@ -16,8 +16,13 @@ HI: list[dict[str, Any]] = [{"role": "user", "content": "hi"}]
 
 def job(protocol: str, body: dict[str, Any], path: dict[str, str] | None = None) -> Job:
     inbound = translator(protocol).inbound
-    intake = inbound.open(json.dumps(body).encode(), headers={}, path=path or {})
-    return Job(protocol=protocol, stream=False, request=lambda: inbound.decode(intake), intake=intake)
+    inbound_request = inbound.open(json.dumps(body).encode(), headers={}, path=path or {})
+    return Job(
+        protocol=protocol,
+        stream=False,
+        request=lambda: inbound.decode(inbound_request),
+        inbound_request=inbound_request,
+    )
 
 
 @pytest.mark.parametrize(
@@ -69,7 +74,7 @@ def test_a_picture_counts_the_same_however_large_it_is() -> None:
 
 
 def test_what_passes_is_weighed_by_its_text_or_by_its_frames() -> None:
-    """Events tell their texts; of a relayed read only the length is known."""
+    """Events tell their texts; of a passed-through read only the length is known."""
     events = [PartDelta(0, 0, TextDelta("four" * 10)), PartDelta(0, 0, TextDelta("four"))]
     assert passed(Batch(events)) == 11
     assert passed(Batch((), b"x" * 250)) == 2.5

@@ -309,14 +309,14 @@ class Line:
     def __init__(self) -> None:
         self.sent: list[Message] = []
         self._to_app, self._incoming = anyio.create_memory_object_stream[Message](10)
-        self._outgoing, self._from_app = anyio.create_memory_object_stream[Message](10)
+        self._upstream_request, self._from_app = anyio.create_memory_object_stream[Message](10)
 
     async def receive(self) -> Message:
         return await self._incoming.receive()
 
     async def send(self, message: Message) -> None:
         self.sent.append(message)
-        await self._outgoing.send(message)
+        await self._upstream_request.send(message)
 
     async def give(self, message: Message) -> None:
         await self._to_app.send(message)
@@ -326,7 +326,7 @@ class Line:
             return await self._from_app.receive()
 
     def close(self) -> None:
-        for end in (self._to_app, self._incoming, self._outgoing, self._from_app):
+        for end in (self._to_app, self._incoming, self._upstream_request, self._from_app):
             end.close()
 
 

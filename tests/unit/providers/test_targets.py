@@ -20,7 +20,7 @@ def provider(kind: str, *protocol: str, **block: Any) -> Provider:
 
 
 def target(kind: str, *protocol: str, model: str = "any-1") -> Target:
-    return Target(provider(kind, *protocol), model, asked="m")
+    return Target(provider(kind, *protocol), model, client_model="m")
 
 
 def spoken(to: Target, caller: str) -> str | None:

@@ -27,8 +27,8 @@ HERE = Place("a/m", "a:1")
 def told(protocol: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> Conversation | None:
     """The conversation of a request that came as bytes."""
     path = {"model": "m", "method": "generateContent"} if protocol == "gemini" else {}
-    intake = translator(protocol).inbound.open(json.dumps(body).encode(), headers=headers or {}, path=path)
-    return conversation_in(intake, headers or {})
+    inbound_request = translator(protocol).inbound.open(json.dumps(body).encode(), headers=headers or {}, path=path)
+    return conversation_in(inbound_request, headers or {})
 
 
 def chat(*messages: dict[str, Any], **more: Any) -> Conversation:

@@ -99,13 +99,17 @@ def test_no_name_asks_the_default_provider_for_its_default_model() -> None:
 def test_bypass_model_replaces_whatever_is_asked() -> None:
     """The caller still reads the name that it asked for."""
     (target,) = catalog({"a": {"default_model": "real", "bypass_model": True}}).resolve("wish").targets
-    assert (target.model, target.asked) == ("real", "wish")
+    assert (target.model, target.client_model) == ("real", "wish")
 
 
 def test_a_caller_reads_the_name_that_it_asked_for() -> None:
     """Routes, prefixes and renamed models all keep the caller's own word."""
     made = catalog({"a": {"models": [{"name": "fast", "upstream": "u"}]}}, {"smart": {"targets": ["a/fast"]}})
-    assert [made.resolve(name).targets[0].asked for name in ("smart", "a/fast", "fast")] == ["smart", "a/fast", "fast"]
+    assert [made.resolve(name).targets[0].client_model for name in ("smart", "a/fast", "fast")] == [
+        "smart",
+        "a/fast",
+        "fast",
+    ]
     assert [made.resolve(name).targets[0].model for name in ("smart", "a/fast", "fast")] == ["u", "u", "u"]
 
 

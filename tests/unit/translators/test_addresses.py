@@ -7,7 +7,7 @@ import pytest
 
 from llmproxy_asgi.errors import BadRequest, Unsupported
 from llmproxy_asgi.translators.addresses import is_private, refuse_addresses
-from llmproxy_asgi.translators.base import Intake, Upstream
+from llmproxy_asgi.translators.base import InboundRequest, Upstream
 from llmproxy_asgi.translators.registry import translator
 
 PLACES: dict[str, tuple[str, Any, str]] = {
@@ -111,13 +111,13 @@ def said(*parts: Any) -> list[Any]:
     return [{"role": "user", "content": list(parts)}]
 
 
-def opened(protocol: str, body: Any) -> Intake:
+def opened(protocol: str, body: Any) -> InboundRequest:
     data = body if isinstance(body, bytes) else json.dumps({"model": "m", **body}).encode()
     return translator(protocol).inbound.open(data, headers={}, path={"model": "m", "method": "generateContent"})
 
 
 def upstream(**more: Any) -> Upstream:
-    return Upstream(provider="p", model="m", asked="m", issuer="p", **more)
+    return Upstream(provider="p", model="m", client_model="m", issuer="p", **more)
 
 
 @each_place
@@ -133,11 +133,11 @@ def test_other_schemes_are_refused_wherever_they_stand(protocol: str, body: Any,
 @each_place
 def test_private_hosts_pass_only_where_the_provider_says_so(protocol: str, body: Any, path: str) -> None:
     """The cloud's metadata is a 400 that another target may not repeat; with the setting it passes."""
-    intake = opened(protocol, body("http://169.254.169.254/latest/meta-data"))
+    inbound_request = opened(protocol, body("http://169.254.169.254/latest/meta-data"))
     with pytest.raises(Unsupported) as caught:
-        refuse_addresses(intake, upstream())
+        refuse_addresses(inbound_request, upstream())
     assert caught.value.param == path
-    refuse_addresses(intake, upstream(private_media=True))
+    refuse_addresses(inbound_request, upstream(private_media=True))
 
 
 @each_place
@@ -227,10 +227,10 @@ def test_what_servers_would_read_differently_is_refused(address: str) -> None:
 
 def test_storage_of_googles_is_for_google() -> None:
     """`gs:` passes where the upstream reads it, and nowhere else."""
-    intake = opened("gemini", PLACES["gemini"][1]("gs://bucket/a.png"))
-    refuse_addresses(intake, upstream(google_storage=True))
+    inbound_request = opened("gemini", PLACES["gemini"][1]("gs://bucket/a.png"))
+    refuse_addresses(inbound_request, upstream(google_storage=True))
     with pytest.raises(BadRequest):
-        refuse_addresses(intake, upstream())
+        refuse_addresses(inbound_request, upstream())
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ import pytest
 from llmproxy_asgi.conversation import Response
 from llmproxy_asgi.errors import UpstreamProtocolError
 from llmproxy_asgi.translators.answer_bounds import MOST_VALUES, SMALL, refuse_crowded
-from llmproxy_asgi.translators.base import Intake, Outgoing, Upstream
+from llmproxy_asgi.translators.base import InboundRequest, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.registry import translator
 from support.large_answers import HOSTILE, LARGEST, Made
 
 MIB = 2**20
-UPSTREAM = Upstream(provider="p", model="m", asked="asked", issuer="i")
+UPSTREAM = Upstream(provider="p", model="m", client_model="asked", issuer="i")
 
 
 def every(table: dict[str, dict[str, Made]]) -> list[tuple[str, str]]:
@@ -33,7 +33,7 @@ def test_the_largest_honest_answers_pass(protocol: str, name: str) -> None:
     body = LARGEST[protocol][name](14 * MIB)
     outbound = translator(protocol).outbound
     refuse_crowded(body, outbound.many)
-    passed = outbound.restore(body, Intake(protocol=protocol, model="asked", raw={}), UPSTREAM)
+    passed = outbound.passthrough_response(body, InboundRequest(protocol=protocol, model="asked", raw={}), UPSTREAM)
     assert len(passed.raw or b"") > 13 * MIB
 
 
@@ -41,7 +41,7 @@ def test_the_largest_honest_answers_pass(protocol: str, name: str) -> None:
 def test_large_log_probabilities_are_read_one_by_one(protocol: str) -> None:
     """As those of a small answer are: each token with its alternatives."""
     body = LARGEST[protocol]["log probabilities"](2 * MIB)
-    sent = Outgoing(body=b"{}", stream=False)
+    sent = UpstreamRequest(body=b"{}", stream=False)
     answer = translator(protocol).outbound.decode(body, sent, UPSTREAM, received_at=datetime.now(UTC))
     assert isinstance(answer, Response)
     tokens = answer.candidates[0].logprobs

@@ -72,7 +72,7 @@ def test_a_piece_that_comes_alone_makes_few_calls(pair: Pair, kind: Kind) -> Non
 
 @pytest.mark.parametrize(("pair", "kind"), CASES)
 def test_a_piece_among_many_makes_fewer_calls(pair: Pair, kind: Kind) -> None:
-    """In a read of 64 KiB a piece makes no more calls than it did; where it is relayed, next to none."""
+    """In a read of 64 KiB a piece makes no more calls than it did; where it is passed through, next to none."""
     calls, json = per_delta(pair, kind, READ)
     assert calls <= (0.2 if pair[0] == pair[1] else TOGETHER[pair[0]][pair[1]] + SLACK)
     assert json <= (0 if pair[0] == pair[1] else 2)

@@ -8,14 +8,14 @@ import pytest
 
 from llmproxy_asgi.conversation import Message, Request, Text
 from llmproxy_asgi.errors import NotFound, UpstreamProtocolError
-from llmproxy_asgi.translators.base import Outgoing, Upstream
+from llmproxy_asgi.translators.base import Upstream, UpstreamRequest
 from llmproxy_asgi.translators.registry import translator
 
 KEYS = {"anthropic-messages": "input_tokens", "openai-responses": "input_tokens", "gemini": "totalTokens"}
 
 
 def upstream(model: str = "m-1") -> Upstream:
-    return Upstream(provider="p", model=model, asked="m", issuer="provider:p")
+    return Upstream(provider="p", model=model, client_model="m", issuer="provider:p")
 
 
 @pytest.mark.parametrize(("protocol", "key"), KEYS.items(), ids=KEYS)
@@ -59,8 +59,8 @@ def test_a_number_that_no_answer_can_have_cost_is_no_count(protocol: str) -> Non
 
     def counted(tokens: int) -> int:
         answer = msgspec.json.encode({**body, block: {key: 1}}).replace(b":1}}", b":%d}}" % tokens)
-        outgoing = Outgoing(body=b'{"input":["x"],"requests":[{}]}', stream=False)
-        read = outbound.decode(answer, outgoing, upstream(), received_at=datetime(2026, 1, 1, tzinfo=UTC))
+        upstream_request = UpstreamRequest(body=b'{"input":["x"],"requests":[{}]}', stream=False)
+        read = outbound.decode(answer, upstream_request, upstream(), received_at=datetime(2026, 1, 1, tzinfo=UTC))
         return int(read.usage.input)
 
     assert counted(7_000_000) == 7_000_000
@@ -75,8 +75,8 @@ def test_who_has_no_word_for_it_cannot_be_told(protocol: str) -> None:
 
 
 def question(protocol: str, body: bytes) -> bytes:
-    outgoing = Outgoing(body=body, stream=True)
-    asked = translator(protocol).outbound.encode_count(outgoing, upstream())
+    upstream_request = UpstreamRequest(body=body, stream=True)
+    asked = translator(protocol).outbound.encode_count(upstream_request, upstream())
     assert not asked.stream
     return asked.body
 

@@ -9,7 +9,7 @@ import pytest
 
 from llmproxy_asgi.conversation import UNDATED, Failed
 from llmproxy_asgi.errors import GatewayError, UpstreamError
-from llmproxy_asgi.translators.base import Intake, Outgoing, Upstream
+from llmproxy_asgi.translators.base import InboundRequest, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.error_bodies import error_of, error_of_body
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.translators.stray_errors import find_error
@@ -110,13 +110,17 @@ BEGINNINGS: dict[str, bytes] = {
 ENDS = {"openai-chat": b"data: [DONE]\n\n"}
 
 
-def streamed(protocol: str, *frames: bytes, relayed: bool) -> GatewayError:
+def streamed(protocol: str, *frames: bytes, passed_through: bool) -> GatewayError:
     """The error that ends a stream."""
     outbound = translator(protocol).outbound
-    intake = Intake(protocol=protocol, model="m", stream=True, raw={}, path={"model": "m"})
-    upstream = Upstream(provider="p", model="m", asked="m", issuer="p")
-    outgoing = Outgoing(body=b"{}", stream=True, nonce="n")
-    decoder = outbound.relay(intake, upstream) if relayed else outbound.decoder(outgoing, upstream)
+    inbound_request = InboundRequest(protocol=protocol, model="m", stream=True, raw={}, path={"model": "m"})
+    upstream = Upstream(provider="p", model="m", client_model="m", issuer="p")
+    upstream_request = UpstreamRequest(body=b"{}", stream=True, nonce="n")
+    decoder = (
+        outbound.passthrough_stream(inbound_request, upstream)
+        if passed_through
+        else outbound.decoder(upstream_request, upstream)
+    )
     events = [event for frame in frames for event in decoder.feed(frame).events]
     last = (*events, *decoder.close().events)[-1]
     assert isinstance(last, Failed)
@@ -124,35 +128,37 @@ def streamed(protocol: str, *frames: bytes, relayed: bool) -> GatewayError:
 
 
 @pytest.mark.parametrize(("body", "status"), STRAY)
-@pytest.mark.parametrize("relayed", [False, True], ids=["translated", "relayed"])
+@pytest.mark.parametrize("passed_through", [False, True], ids=["translation", "passthrough"])
 @pytest.mark.parametrize("begun", [False, True], ids=["first", "later"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_an_error_in_a_stream_keeps_its_reason(
-    protocol: str, begun: bool, relayed: bool, body: object, status: int
+    protocol: str, begun: bool, passed_through: bool, body: object, status: int
 ) -> None:
     """In the first event or in a later one, followed by an end sign or not, read or passed on."""
     begin = (BEGINNINGS[protocol],) if begun else ()
     for end in ((), (ENDS[protocol],)) if protocol in ENDS else ((),):
-        found = streamed(protocol, *begin, b"data: " + encoded(body) + b"\n\n", *end, relayed=relayed)
+        found = streamed(protocol, *begin, b"data: " + encoded(body) + b"\n\n", *end, passed_through=passed_through)
         assert (found.status, "words" in found.message) == (status, True)
     if protocol in ENDS:
         joined = b"data: " + encoded(body) + b"\n\n" + ENDS[protocol]
-        assert "words" in streamed(protocol, *begin, joined, relayed=relayed).message
+        assert "words" in streamed(protocol, *begin, joined, passed_through=passed_through).message
 
 
 @pytest.mark.parametrize(("body", "status"), STRAY)
-@pytest.mark.parametrize("relayed", [False, True], ids=["translated", "relayed"])
+@pytest.mark.parametrize("passed_through", [False, True], ids=["translation", "passthrough"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_an_error_with_a_good_status_keeps_its_reason(protocol: str, relayed: bool, body: object, status: int) -> None:
+def test_an_error_with_a_good_status_keeps_its_reason(
+    protocol: str, passed_through: bool, body: object, status: int
+) -> None:
     """A whole body that is an error in the place of an answer."""
     outbound = translator(protocol).outbound
-    upstream = Upstream(provider="p", model="m", asked="m", issuer="p")
-    intake = Intake(protocol=protocol, model="m", raw={}, path={"model": "m"})
-    outgoing = Outgoing(body=b"{}", stream=False, nonce="n")
-    read = partial(outbound.decode, outgoing=outgoing, upstream=upstream, received_at=UNDATED)
-    passed = partial(outbound.restore, intake=intake, upstream=upstream)
+    upstream = Upstream(provider="p", model="m", client_model="m", issuer="p")
+    inbound_request = InboundRequest(protocol=protocol, model="m", raw={}, path={"model": "m"})
+    upstream_request = UpstreamRequest(body=b"{}", stream=False, nonce="n")
+    read = partial(outbound.decode, upstream_request=upstream_request, upstream=upstream, received_at=UNDATED)
+    passed = partial(outbound.passthrough_response, inbound_request=inbound_request, upstream=upstream)
     with pytest.raises(UpstreamError) as raised:
-        (passed if relayed else read)(encoded(body))
+        (passed if passed_through else read)(encoded(body))
     assert (raised.value.status, "words" in raised.value.message) == (status, True)
 
 

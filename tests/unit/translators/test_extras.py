@@ -30,7 +30,7 @@ def test_a_field_two_objects_deep_leaves_what_stands_beside_it(protocol: str, pa
         reasoning=ReasoningOptions(effort="high"),
         max_output_tokens=99,
     )
-    upstream = Upstream(provider="p", model="m", asked="m", issuer="p")
+    upstream = Upstream(provider="p", model="m", client_model="m", issuer="p")
 
     def encoded(asked: Request) -> dict[str, Any]:
         body: dict[str, Any] = msgspec.json.decode(translator(protocol).outbound.encode(asked, upstream).body)

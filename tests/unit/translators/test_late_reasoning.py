@@ -9,11 +9,11 @@ from llmproxy_asgi.capabilities import Capabilities
 from llmproxy_asgi.conversation import Reasoning, ToolCall
 from llmproxy_asgi.conversation_state.reasoning import ReasoningTap
 from llmproxy_asgi.translators.assemble import fold, reasoning_first
-from llmproxy_asgi.translators.base import Intake, Outgoing, Upstream
+from llmproxy_asgi.translators.base import InboundRequest, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.registry import translator
 
 ABLE = Capabilities(needs_reasoning_content=True)
-UPSTREAM = Upstream(provider="p", model="m", asked="m", issuer="p", capabilities=ABLE)
+UPSTREAM = Upstream(provider="p", model="m", client_model="m", issuer="p", capabilities=ABLE)
 
 
 def chunk(finish: str | None = None, **delta: Any) -> bytes:
@@ -32,7 +32,7 @@ WIRE = chunk(**call(0)) + chunk(**call(1)) + chunk(reasoning_content="Hm") + chu
 
 
 def events() -> list[Any]:
-    decoder = translator("openai-chat").outbound.decoder(Outgoing(body=b"{}", stream=True), UPSTREAM)
+    decoder = translator("openai-chat").outbound.decoder(UpstreamRequest(body=b"{}", stream=True), UPSTREAM)
     return [*decoder.feed(WIRE).events, *decoder.close().events]
 
 
@@ -46,7 +46,7 @@ def test_a_whole_answer_has_it_in_front() -> None:
 @pytest.mark.parametrize("protocol", ["anthropic-messages", "gemini"])
 def test_a_stream_has_it_in_front_of_what_is_not_written_yet(protocol: str) -> None:
     """The first call is written when it begins; the second one waits, and the reasoning goes before it."""
-    encoder = translator(protocol).inbound.encoder(Intake(protocol=protocol, model="m", stream=True, raw={}))
+    encoder = translator(protocol).inbound.encoder(InboundRequest(protocol=protocol, model="m", stream=True, raw={}))
     written = b"".join(encoder.feed([event]) for event in events())
     places = [written.index(word) for word in (b"call_Zk3mQ8vT2xY0", b"Hm", b"call_Zk3mQ8vT2xY1")]
     assert places == sorted(places)

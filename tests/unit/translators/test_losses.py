@@ -48,7 +48,7 @@ def test_a_part_of_the_conversation_that_another_vendor_holds_is_refused(protoco
         extras={protocol: {field: "x_1"}},
     )
     with pytest.raises(Unsupported) as caught:
-        translator(to).outbound.encode(request, Upstream(provider="p", model="m", asked="m", issuer="p"))
+        translator(to).outbound.encode(request, Upstream(provider="p", model="m", client_model="m", issuer="p"))
     assert caught.value.param == field
 
 
@@ -61,9 +61,11 @@ def test_fields_that_only_another_protocol_has_are_named(to: str) -> None:
         messages=(Message(role="user", parts=(Text(text="Hi"),)),),
         extras={"made-up": {"truncation": "auto", "safetySettings": [], "seen": 1}, to: {"own": True}},
     )
-    outgoing = translator(to).outbound.encode(request, Upstream(provider="p", model="m", asked="m", issuer="p"))
-    assert outgoing.warnings == ("dropped:truncation", "dropped:seen")
-    assert msgspec.json.decode(outgoing.body)["own"] is True
+    upstream_request = translator(to).outbound.encode(
+        request, Upstream(provider="p", model="m", client_model="m", issuer="p")
+    )
+    assert upstream_request.warnings == ("dropped:truncation", "dropped:seen")
+    assert msgspec.json.decode(upstream_request.body)["own"] is True
 
 
 @pytest.mark.parametrize("thread", [{"type": "create"}, {"type": "continue", "previous_message_id": "msg_1"}])
@@ -74,7 +76,7 @@ def test_a_thread_is_refused_where_it_is_not_passed_on_even_if_it_only_begins(to
     body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}], "thread": thread}
     request = inbound.decode(inbound.open(msgspec.json.encode(body), headers={}))
     with pytest.raises(Unsupported) as caught:
-        translator(to).outbound.encode(request, Upstream(provider="p", model="m", asked="m", issuer="p"))
+        translator(to).outbound.encode(request, Upstream(provider="p", model="m", client_model="m", issuer="p"))
     assert caught.value.param == "thread"
     details = msgspec.json.decode(inbound.problem(caught.value).body)["error"]["details"]
     assert details == {"error_code": "thread_unsupported_request", "unsupported": ["gateway"]}
@@ -88,7 +90,7 @@ def test_a_refused_tool_has_the_callers_own_name(to: str) -> None:
     body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}], "tools": [tool]}
     request = inbound.decode(inbound.open(msgspec.json.encode(body), headers={}))
     with pytest.raises(Unsupported, match="'web_fetch'") as caught:
-        translator(to).outbound.encode(request, Upstream(provider="p", model="m", asked="m", issuer="p"))
+        translator(to).outbound.encode(request, Upstream(provider="p", model="m", client_model="m", issuer="p"))
     assert "url_fetch" not in caught.value.message
 
 
@@ -105,8 +107,10 @@ def test_a_lost_page_has_a_name_that_callers_know(to: str) -> None:
     request = inbound.decode(
         inbound.open(msgspec.json.encode({"model": "m", "max_tokens": 99, "messages": messages}), headers={})
     )
-    outgoing = translator(to).outbound.encode(request, Upstream(provider="p", model="m", asked="m", issuer="p"))
-    assert outgoing.warnings == ("dropped:web_fetch" if to == "gemini" else "dropped:server_tool_call",)
+    upstream_request = translator(to).outbound.encode(
+        request, Upstream(provider="p", model="m", client_model="m", issuer="p")
+    )
+    assert upstream_request.warnings == ("dropped:web_fetch" if to == "gemini" else "dropped:server_tool_call",)
 
 
 @pytest.mark.parametrize("kind", ["compaction_trigger", "context_compaction"])

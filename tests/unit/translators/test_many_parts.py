@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from llmproxy_asgi.conversation import EMPTY, UNDATED, Message, Request, Seal, Text, ToolCall, ToolResult
-from llmproxy_asgi.translators.base import Outgoing, Upstream
+from llmproxy_asgi.translators.base import Upstream, UpstreamRequest
 from llmproxy_asgi.translators.pairing import merge
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.translators.seals import wrap
@@ -33,8 +33,8 @@ def quickly(work: Callable[[], Any]) -> Any:
 def read(protocol: str, body: dict[str, Any]) -> tuple[Message, ...]:
     inbound = translator(protocol).inbound
     path = {"model": "m", "method": "generateContent"} if protocol == "gemini" else EMPTY
-    intake = inbound.open(msgspec.json.encode(body), headers={}, path=path, bounds=WIDE)
-    messages: tuple[Message, ...] = quickly(lambda: inbound.decode(intake)).messages
+    inbound_request = inbound.open(msgspec.json.encode(body), headers={}, path=path, bounds=WIDE)
+    messages: tuple[Message, ...] = quickly(lambda: inbound.decode(inbound_request)).messages
     return messages
 
 
@@ -51,7 +51,7 @@ def model(*parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def written(protocol: str, *messages: Message) -> dict[str, Any]:
-    upstream = Upstream(provider="p", model="m", asked="m", issuer="p")
+    upstream = Upstream(provider="p", model="m", client_model="m", issuer="p")
     request = Request(protocol="made-up", model="m", messages=messages)
     body: dict[str, Any] = msgspec.json.decode(
         quickly(lambda: translator(protocol).outbound.encode(request, upstream)).body
@@ -135,9 +135,9 @@ def test_allowed_tools_are_found() -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "tools": tools, "tool_choice": allowed}
     chat = translator("openai-chat").inbound
     request = chat.decode(chat.open(msgspec.json.encode(body), headers={}, bounds=WIDE))
-    upstream = Upstream(provider="p", model="m", asked="m", issuer="p")
-    outgoing = quickly(lambda: translator("anthropic-messages").outbound.encode(request, upstream))
-    assert len(msgspec.json.decode(outgoing.body)["tools"]) == many - 1
+    upstream = Upstream(provider="p", model="m", client_model="m", issuer="p")
+    upstream_request = quickly(lambda: translator("anthropic-messages").outbound.encode(request, upstream))
+    assert len(msgspec.json.decode(upstream_request.body)["tools"]) == many - 1
 
 
 def test_citations_are_placed_and_told() -> None:
@@ -154,12 +154,12 @@ def test_citations_are_placed_and_told() -> None:
     body = msgspec.json.encode(
         {"candidates": [{"content": content, "finishReason": "STOP", "groundingMetadata": grounding}]}
     )
-    google, upstream = translator("gemini"), Upstream(provider="p", model="m", asked="m", issuer="p")
+    google, upstream = translator("gemini"), Upstream(provider="p", model="m", client_model="m", issuer="p")
     answer = quickly(
-        lambda: google.outbound.decode(body, Outgoing(body=b"", stream=False), upstream, received_at=UNDATED)
+        lambda: google.outbound.decode(body, UpstreamRequest(body=b"", stream=False), upstream, received_at=UNDATED)
     )
     assert len(answer.candidates[0].parts[0].citations) == many
     path = {"model": "m", "method": "generateContent"}
-    intake = google.inbound.open(b'{"contents": [{"parts": [{"text": "Hi"}]}]}', headers={}, path=path)
-    written = msgspec.json.decode(quickly(lambda: google.inbound.encode(answer, intake)))
+    inbound_request = google.inbound.open(b'{"contents": [{"parts": [{"text": "Hi"}]}]}', headers={}, path=path)
+    written = msgspec.json.decode(quickly(lambda: google.inbound.encode(answer, inbound_request)))
     assert written["candidates"][0]["groundingMetadata"]["groundingChunks"] == grounding["groundingChunks"]

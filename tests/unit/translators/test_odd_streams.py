@@ -22,13 +22,13 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import GatewayError
 from llmproxy_asgi.translators.assemble import fold
-from llmproxy_asgi.translators.base import Intake, Outgoing, Upstream
+from llmproxy_asgi.translators.base import InboundRequest, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.grammar import Grammar
 from llmproxy_asgi.translators.registry import translator
 
 CHAT, RESPONSES, MESSAGES, GEMINI = "openai-chat", "openai-responses", "anthropic-messages", "gemini"
-UPSTREAM = Upstream(provider="p", model="m", asked="asked", issuer="p")
-OUTGOING = Outgoing(body=b"{}", stream=True, nonce="n1")
+UPSTREAM = Upstream(provider="p", model="m", client_model="asked", issuer="p")
+OUTGOING = UpstreamRequest(body=b"{}", stream=True, nonce="n1")
 Frame = dict[str, Any] | str | bytes
 
 
@@ -404,18 +404,18 @@ USAGE: dict[str, tuple[str, Sequence[Frame], tuple[int, int, int]]] = {
 def test_usage_is_found_wherever_it_stands(
     protocol: str, frames: Sequence[Frame], counts: tuple[int, int, int]
 ) -> None:
-    """By the decoder, and by a relay that passes the same bytes on, in however many reads they come."""
+    """By the decoder, and by a passthrough that passes the same bytes on, in however many reads they come."""
     usage = told(protocol, *frames).usage
     assert (usage.input, usage.output, usage.cache_read) == counts
     content = wire(protocol, *frames)
     for cut in range(len(content)):
-        seen = relayed(protocol, content, cut)
+        seen = passed_through(protocol, content, cut)
         found = [event.usage for event in seen if isinstance(event, UsageReported)]
         assert found, cut
         assert (found[-1].input, found[-1].output, found[-1].cache_read) == counts
 
 
-def asked(protocol: str) -> Intake:
+def asked(protocol: str) -> InboundRequest:
     """A streamed request of a caller's."""
     said = {"messages": [{"role": "user", "content": "x"}], "input": "x", "max_tokens": 9, "contents": [{"parts": []}]}
     path = {"model": "asked", "action": "streamGenerateContent", "alt": "sse"} if protocol == GEMINI else {}
@@ -423,17 +423,21 @@ def asked(protocol: str) -> Intake:
     return translator(protocol).inbound.open(body, headers={}, path=path)
 
 
-def relayed(protocol: str, content: bytes, cut: int) -> list[StreamEvent]:
-    """What a relay tells of a stream."""
-    relay = translator(protocol).outbound.relay(asked(protocol), UPSTREAM)
-    return [*relay.feed(content[:cut]).events, *relay.feed(content[cut:]).events, *relay.close().events]
+def passed_through(protocol: str, content: bytes, cut: int) -> list[StreamEvent]:
+    """What a passthrough tells of a stream."""
+    passthrough = translator(protocol).outbound.passthrough_stream(asked(protocol), UPSTREAM)
+    return [
+        *passthrough.feed(content[:cut]).events,
+        *passthrough.feed(content[cut:]).events,
+        *passthrough.close().events,
+    ]
 
 
 def test_a_failed_answer_tells_what_it_cost() -> None:
     """Vendors bill what was said before a failure."""
     usage = {"input_tokens": 10, "output_tokens": 4}
     content = wire(RESPONSES, CREATED, completed(kind="failed", usage=usage, error={"code": "server_error"}))
-    for events in (read(RESPONSES, content), relayed(RESPONSES, content, 0)):
+    for events in (read(RESPONSES, content), passed_through(RESPONSES, content, 0)):
         reported, failed = events[-2:]
         assert isinstance(failed, Failed)
         assert isinstance(reported, UsageReported)
@@ -484,12 +488,12 @@ ERRORS: dict[str, tuple[str, Sequence[Frame], int, str | None]] = {
 def test_an_error_keeps_its_status_and_its_reason(
     protocol: str, frames: Sequence[Frame], status: int, message: str | None
 ) -> None:
-    """Wherever it stands, whatever its shape, decoded and relayed."""
+    """Wherever it stands, whatever its shape, decoded and passed through."""
     error = failure(protocol, *frames)
     assert error.status == status
     assert message is None or error.message == message
     content = wire(protocol, *frames)
-    last = relayed(protocol, content, 0)[-1]
+    last = passed_through(protocol, content, 0)[-1]
     assert isinstance(last, Failed)
     assert last.error.status == status
     assert message is None or last.error.message == message
@@ -629,9 +633,9 @@ def test_a_character_cut_in_two_is_joined_and_a_lone_half_is_replaced(protocol: 
 
 
 @pytest.mark.parametrize("protocol", [CHAT, RESPONSES, MESSAGES, GEMINI])
-def test_a_relay_passes_halves_on(protocol: str) -> None:
+def test_a_passthrough_passes_halves_on(protocol: str) -> None:
     """They are its caller's to join; frames that are looked at can be read all the same."""
-    events = relayed(protocol, wire(protocol, *halves(protocol)), 0)
+    events = passed_through(protocol, wire(protocol, *halves(protocol)), 0)
     assert not any(isinstance(event, Failed) for event in events)
 
 
@@ -650,8 +654,8 @@ def test_arguments_are_joined_too() -> None:
     assert isinstance(call, ToolCall)
     assert call.arguments == '{"a":"\U0001f600\\ud83d"}'
     inbound = translator(MESSAGES).inbound
-    intake = inbound.open(b'{"model":"m","max_tokens":5,"messages":[]}', headers={})
-    assert json.loads(inbound.encode(response, intake))["content"][0]["input"] == {"a": "\U0001f600\ufffd"}
+    inbound_request = inbound.open(b'{"model":"m","max_tokens":5,"messages":[]}', headers={})
+    assert json.loads(inbound.encode(response, inbound_request))["content"][0]["input"] == {"a": "\U0001f600\ufffd"}
 
 
 WHOLE = {
@@ -665,7 +669,7 @@ WHOLE = {
 @pytest.mark.parametrize("protocol", WHOLE)
 def test_a_whole_answer_with_half_a_character_is_passed_on(protocol: str) -> None:
     """Its caller reads U+FFFD, because no strict reader takes the half."""
-    restored = translator(protocol).outbound.restore(WHOLE[protocol].encode(), asked(protocol), UPSTREAM)
+    restored = translator(protocol).outbound.passthrough_response(WHOLE[protocol].encode(), asked(protocol), UPSTREAM)
     assert restored.raw is not None
     assert "a\ufffd" in restored.raw.decode()
     assert b'"asked"' in restored.raw

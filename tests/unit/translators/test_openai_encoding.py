@@ -18,7 +18,7 @@ SAYS = Message(role="assistant", parts=(Text(text="Well"),))
 
 def encoded(protocol: str, *messages: Message, caller: str = "gemini", **can: Any) -> dict[str, Any]:
     request = Request(protocol=caller, model="m", messages=messages)
-    upstream = Upstream(provider="p", model="m", asked="m", issuer="p", capabilities=Capabilities(**can))
+    upstream = Upstream(provider="p", model="m", client_model="m", issuer="p", capabilities=Capabilities(**can))
     body: dict[str, Any] = msgspec.json.decode(translator(protocol).outbound.encode(request, upstream).body)
     return body
 

@@ -112,8 +112,8 @@ def encoded(model: str, protocol: str, *, overrides: Any = None, **fields: Any) 
     line = Target(kind("up", config), model, overrides=overrides).line("anthropic-messages")
     message = Message(role="user", parts=(Text(text="hi"),))
     request = Request(protocol="anthropic-messages", model="m", messages=(message,), **fields)
-    outgoing = line.outbound.encode(request, line.upstream)
-    return msgspec.json.decode(outgoing.body), set(outgoing.warnings)
+    upstream_request = line.outbound.encode(request, line.upstream)
+    return msgspec.json.decode(upstream_request.body), set(upstream_request.warnings)
 
 
 EVERYTHING = {

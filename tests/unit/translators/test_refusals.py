@@ -162,7 +162,7 @@ def test_a_refusal_has_the_same_wording_for_every_upstream(name: str) -> None:
     """Every protocol that cannot express a request refuses it with the very same message, which names its field."""
     case = REFUSALS[name]
     request = Request(protocol="elsewhere", model="m", **{**asking(Text(text="Hi")), **case.request})
-    upstream = Upstream(provider="p", model="own", asked="m", issuer="p", capabilities=Capabilities(**case.can))
+    upstream = Upstream(provider="p", model="own", client_model="m", issuer="p", capabilities=Capabilities(**case.can))
     refused: dict[str, tuple[str, str | None]] = {}
     for protocol in ALL:
         try:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmproxy_asgi.translators.assemble import fold
-from llmproxy_asgi.translators.base import Outgoing, Upstream
+from llmproxy_asgi.translators.base import Upstream, UpstreamRequest
 from llmproxy_asgi.translators.registry import translator
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -62,14 +62,14 @@ def test_every_call_has_an_id_of_its_own(protocol: str, call_id: str | None) -> 
     """Streamed and whole: as many calls as were made, the first under its own id, no two under one."""
     whole, events = WIRES[protocol](call_id)
     outbound = translator(protocol).outbound
-    upstream = Upstream(provider="p", model="m", asked="m", issuer="i")
-    outgoing = Outgoing(body=b"", stream=True)
-    decoder = outbound.decoder(outgoing, upstream)
+    upstream = Upstream(provider="p", model="m", client_model="m", issuer="i")
+    upstream_request = UpstreamRequest(body=b"", stream=True)
+    decoder = outbound.decoder(upstream_request, upstream)
     frames = [f"event: {event.get('type')}\ndata: {json.dumps(event)}\n\n".encode() for event in events]
     if protocol == "gemini":
         frames = [b"data: " + json.dumps(event).encode() + b"\n\n" for event in events]
     streamed = fold([event for frame in frames for event in decoder.feed(frame).events] + list(decoder.close().events))
-    answered = outbound.decode(json.dumps(whole).encode(), outgoing, upstream, received_at=NOW)
+    answered = outbound.decode(json.dumps(whole).encode(), upstream_request, upstream, received_at=NOW)
     for answer in (streamed, answered):
         assert [call.name for call in answer.tool_calls] == list(NAMES)
         ids = [call.call_id for call in answer.tool_calls]

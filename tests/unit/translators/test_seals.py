@@ -15,7 +15,7 @@ SEAL = Seal(issuer="openai", kind="encrypted", data="Z0FBQUFB", model="m", item_
 
 
 def upstream(issuer: str, model: str = "m") -> Upstream:
-    return Upstream(provider="p", model=model, asked="a", issuer=issuer)
+    return Upstream(provider="p", model=model, client_model="a", issuer=issuer)
 
 
 def wrapped(content: bytes) -> str:

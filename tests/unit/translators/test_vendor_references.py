@@ -11,7 +11,7 @@ import pytest
 
 from llmproxy_asgi.capabilities import Capabilities
 from llmproxy_asgi.errors import BadRequest, Unsupported
-from llmproxy_asgi.translators.base import Outgoing, Upstream
+from llmproxy_asgi.translators.base import Upstream, UpstreamRequest
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.translators.vendor_references import may_hide_names
 from llmproxy_asgi.wire.json_body import Bounds
@@ -27,22 +27,22 @@ def turn(*parts: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "parts": [{"text": "see"}, *parts]}]
 
 
-def spliced(protocol: str, body: dict[str, Any], *, stored: bool = False) -> Outgoing:
+def passthrough_request(protocol: str, body: dict[str, Any], *, stored: bool = False) -> UpstreamRequest:
     return sent_as(protocol, body, bytes, stored=stored)
 
 
 def sent_as(
     protocol: str, body: dict[str, Any], spelled: Callable[[bytes], bytes], *, stored: bool = False
-) -> Outgoing:
+) -> UpstreamRequest:
     known = {"max_tokens": 10} if protocol == "anthropic-messages" else {}
     path = {"model": "m", "method": "generateContent"} if protocol == "gemini" else {}
     named = {} if protocol == "gemini" else {"model": "m"}
-    intake = translator(protocol).inbound.open(
+    inbound_request = translator(protocol).inbound.open(
         spelled(msgspec.json.encode({**named, **known, **body})), headers={}, path=path
     )
     able = Capabilities(stored=stored)
-    upstream = Upstream(provider="p", model="m", asked="m", issuer="p", capabilities=able)
-    return translator(protocol).outbound.splice(intake, upstream)
+    upstream = Upstream(provider="p", model="m", client_model="m", issuer="p", capabilities=able)
+    return translator(protocol).outbound.passthrough_request(inbound_request, upstream)
 
 
 @pytest.mark.parametrize(
@@ -143,9 +143,9 @@ def sent_as(
 def test_what_the_vendor_keeps_is_refused(protocol: str, body: dict[str, Any], param: str) -> None:
     """Behind a credential that several share, by its path; and goes on as it is where the operator says so."""
     with pytest.raises(Unsupported) as refused:
-        spliced(protocol, body)
+        passthrough_request(protocol, body)
     assert (refused.value.status, refused.value.param) == (400, param)
-    sent = msgspec.json.decode(spliced(protocol, body, stored=True).body)
+    sent = msgspec.json.decode(passthrough_request(protocol, body, stored=True).body)
     assert sent.items() >= body.items()
 
 
@@ -216,7 +216,7 @@ def test_what_the_vendor_keeps_is_refused(protocol: str, body: dict[str, Any], p
 )
 def test_nothing_else_is(protocol: str, body: dict[str, Any]) -> None:
     """Words about files, what is sent whole, public addresses and arguments of calls are nobody's state."""
-    assert msgspec.json.decode(spliced(protocol, body).body).items() >= body.items()
+    assert msgspec.json.decode(passthrough_request(protocol, body).body).items() >= body.items()
 
 
 def replaced(old: bytes, new: bytes, sent: bytes) -> bytes:
@@ -251,18 +251,20 @@ def test_a_name_beside_what_cannot_be_read_is_refused(protocol: str, body: dict[
 def test_a_name_at_the_bottom_of_a_well_is_refused() -> None:
     """Where the operator lets bodies nest as deep as that, and in items that an upstream made."""
     deep = b"[" * 900 + b'{"type":"input_file","file_id":"file_1"}' + b"]" * 900
-    intake = translator("openai-responses").inbound.open(
+    inbound_request = translator("openai-responses").inbound.open(
         b'{"model":"m","input":[%b]}' % deep, headers={}, bounds=Bounds(json_depth=2_000)
     )
-    upstream = Upstream(provider="p", model="m", asked="m", issuer="p")
+    upstream = Upstream(provider="p", model="m", client_model="m", issuer="p")
     with pytest.raises(BadRequest):
-        translator("openai-responses").outbound.splice(intake, upstream)
+        translator("openai-responses").outbound.passthrough_request(inbound_request, upstream)
 
 
 def test_a_file_with_unknown_fields_is_a_file() -> None:
     """What else is said of a file does not matter."""
     with pytest.raises(Unsupported):
-        spliced("openai-chat", {"messages": said({"type": "file", "file": {"file_id": "file_1", "more": 1}})})
+        passthrough_request(
+            "openai-chat", {"messages": said({"type": "file", "file": {"file_id": "file_1", "more": 1}})}
+        )
 
 
 @pytest.mark.parametrize(
@@ -285,16 +287,16 @@ def test_a_file_with_unknown_fields_is_a_file() -> None:
 def test_every_spelling_of_googles_names_is_seen(body: dict[str, Any]) -> None:
     """Protobuf reads a key in two spellings and an address in any: none of them is a way around."""
     with pytest.raises(BadRequest):
-        spliced("gemini", body)
+        passthrough_request("gemini", body)
 
 
 def test_chat_keeps_nothing() -> None:
     """Who asks Chat to store is told that it is not; behind a credential of one's own it is."""
     body = {"messages": said(), "store": True}
-    shared = spliced("openai-chat", body)
+    shared = passthrough_request("openai-chat", body)
     assert msgspec.json.decode(shared.body)["store"] is False
     assert shared.warnings == ("dropped:store",)
-    assert msgspec.json.decode(spliced("openai-chat", body, stored=True).body)["store"] is True
+    assert msgspec.json.decode(passthrough_request("openai-chat", body, stored=True).body)["store"] is True
 
 
 LOOSELY: list[tuple[str, dict[str, Any], bytes]] = [
@@ -342,8 +344,8 @@ def test_what_a_users_own_data_is_called_is_no_affair_of_ours() -> None:
     """Arguments of calls and plain texts may hold any word."""
     call = {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {"Type": "file", "File_ID": "x"}}
     messages = [*said(), {"role": "assistant", "content": [call]}]
-    spliced("anthropic-messages", {"messages": messages})
-    spliced("openai-chat", {"messages": said({"type": "text", "text": 'a "File_Id": \u0131 \u017f'})})
+    passthrough_request("anthropic-messages", {"messages": messages})
+    passthrough_request("openai-chat", {"messages": said({"type": "text", "text": 'a "File_Id": \u0131 \u017f'})})
 
 
 @pytest.mark.fault(51, 57)

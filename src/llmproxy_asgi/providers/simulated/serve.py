@@ -44,7 +44,7 @@ from llmproxy_asgi.providers.simulated.behaviours import (
     words,
 )
 from llmproxy_asgi.translators.assemble import unfold
-from llmproxy_asgi.translators.base import Inbound, Intake
+from llmproxy_asgi.translators.base import Inbound, InboundRequest
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.transport import AsyncByteStream, AsyncTransport, HTTPRequest, HTTPResponse
 from llmproxy_asgi.wire.json_body import Bounds
@@ -82,36 +82,40 @@ class SimulatedTransport(AsyncTransport):
         body = await request.aread()
         digest = blake2s(body, digest_size=16, person=b"simulate").hexdigest()
         try:
-            intake = inbound.open(body, headers=dict(request.headers.items()), path=path, bounds=_BOUNDS)
-            decoded = inbound.decode(intake)
+            inbound_request = inbound.open(body, headers=dict(request.headers.items()), path=path, bounds=_BOUNDS)
+            decoded = inbound.decode(inbound_request)
             scripts = _scripts(decoded, digest)
         except GatewayError as error:
             return _problem(inbound, error, digest)
         response = _response(decoded, scripts, digest)
-        if not intake.stream:
-            return await self._complete(inbound, intake, response, scripts[0])
+        if not inbound_request.stream:
+            return await self._complete(inbound, inbound_request, response, scripts[0])
         head = _head(digest, "text/event-stream")
-        return HTTPResponse(200, headers=head, stream=_Body(self._stream(inbound, intake, response, scripts[0])))
+        return HTTPResponse(
+            200, headers=head, stream=_Body(self._stream(inbound, inbound_request, response, scripts[0]))
+        )
 
-    async def _complete(self, inbound: Inbound, intake: Intake, response: Response, script: Script) -> HTTPResponse:
+    async def _complete(
+        self, inbound: Inbound, inbound_request: InboundRequest, response: Response, script: Script
+    ) -> HTTPResponse:
         if script.wait:
             await self._clock.sleep(script.wait)
         if script.ending is Ending.STALLED:
             await _wait_forever()
-        content = _GARBAGE if script.ending is Ending.GARBAGE else inbound.encode(response, intake)
+        content = _GARBAGE if script.ending is Ending.GARBAGE else inbound.encode(response, inbound_request)
         if script.ending is Ending.TRUNCATED:
             content = content[: len(content) // 2]
         return HTTPResponse(200, headers=_head(response.id, "application/json"), content=content)
 
     async def _stream(
-        self, inbound: Inbound, intake: Intake, response: Response, script: Script
+        self, inbound: Inbound, inbound_request: InboundRequest, response: Response, script: Script
     ) -> AsyncIterator[bytes]:
         if script.ending is Ending.GARBAGE:
             yield _GARBAGE
             return
         if script.wait:
             await self._clock.sleep(script.wait)
-        encoder = inbound.encoder(intake)
+        encoder = inbound.encoder(inbound_request)
         for number, events in enumerate(_truncate(list(_reads(response)), script.ending)):
             # Without a delay, too: it lets other tasks run between two chunks, and delivers a cancellation.
             if number:

@@ -21,7 +21,7 @@ from llmproxy_asgi.translators.anthropic_messages.request_decoder import decode_
 from llmproxy_asgi.translators.anthropic_messages.response_encoder import encode_response
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.anthropic_messages.stream_encoder import MessagesStreamEncoder
-from llmproxy_asgi.translators.base import Headers, Inbound, Intake, Problem, StreamEncoder
+from llmproxy_asgi.translators.base import Headers, Inbound, InboundRequest, Problem, StreamEncoder
 from llmproxy_asgi.translators.fields import Node, missing
 from llmproxy_asgi.translators.outline import Counted, Outline
 from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds
@@ -72,14 +72,14 @@ class MessagesInbound(Inbound):
     @override
     def open(
         self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, bounds: Bounds = DEFAULT_BOUNDS
-    ) -> Intake:
+    ) -> InboundRequest:
         raw, values = OUTLINE.open(body, bounds)
         _check_types(raw)
         model, stream = Node.of(raw, "model"), Node.of(raw, "stream")
         _check_max_tokens(raw, path)
         if "messages" not in raw:
             raise missing("messages")
-        return Intake(
+        return InboundRequest(
             protocol=PROTOCOL,
             model=model.text() if model else "",
             stream=stream.boolean() if stream else False,
@@ -92,16 +92,16 @@ class MessagesInbound(Inbound):
         )
 
     @override
-    def decode(self, intake: Intake) -> Request:
-        return decode_request(intake)
+    def decode(self, inbound_request: InboundRequest) -> Request:
+        return decode_request(inbound_request)
 
     @override
-    def encode(self, response: Response, intake: Intake) -> bytes:
-        return encode_response(response, intake.model or response.model, intake.size)
+    def encode(self, response: Response, inbound_request: InboundRequest) -> bytes:
+        return encode_response(response, inbound_request.model or response.model, inbound_request.size)
 
     @override
-    def encoder(self, intake: Intake) -> StreamEncoder:
-        return MessagesStreamEncoder(intake)
+    def encoder(self, inbound_request: InboundRequest) -> StreamEncoder:
+        return MessagesStreamEncoder(inbound_request)
 
     @override
     def problem(self, error: GatewayError, *, request_id: str | None = None) -> Problem:

@@ -28,12 +28,12 @@ from llmproxy_asgi.translators.anthropic_messages.schema import FIRST_VERSION, P
 from llmproxy_asgi.translators.anthropic_messages.stream_decoder import MessagesStreamDecoder
 from llmproxy_asgi.translators.anthropic_messages.usage import decode_usage
 from llmproxy_asgi.translators.assemble import fold, unfold
-from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.base import Headers, InboundRequest, Outbound, StreamDecoder, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.counts import read_count, without
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.hosted_tools import refuse_encoded, refuse_spliced
+from llmproxy_asgi.translators.passthrough import PassthroughDecoder
 from llmproxy_asgi.translators.raw_json import join_object, replace_model
-from llmproxy_asgi.translators.relay import Relay
 from llmproxy_asgi.translators.seals import WRAPPED, unwrap, usable
 from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
 from llmproxy_asgi.translators.vendor_references import ReferencePattern, reject_vendor_ids
@@ -66,13 +66,13 @@ class MessagesOutbound(Outbound):
     pauses: ClassVar[bool] = True
 
     @override
-    def encode(self, request: Request, upstream: Upstream) -> Outgoing:
+    def encode(self, request: Request, upstream: Upstream) -> UpstreamRequest:
         refuse_encoded(request, upstream.capabilities, MESSAGES, protocol=PROTOCOL)
         return encode_request(request, upstream)
 
     @override
-    def splice(self, intake: Intake, upstream: Upstream) -> Outgoing:
-        raw = dict(intake.raw)
+    def passthrough_request(self, inbound_request: InboundRequest, upstream: Upstream) -> UpstreamRequest:
+        raw = dict(inbound_request.raw)
         refuse_spliced(raw, upstream.capabilities, MESSAGES)
         if not upstream.capabilities.stored:
             _reject_vendor_ids(raw)
@@ -81,37 +81,43 @@ class MessagesOutbound(Outbound):
         messages = raw.get("messages")
         if messages is not None and WRAPPED in bytes(messages):
             raw["messages"], warnings = _with_native_state(messages, upstream)
-        betas = (("anthropic-beta", ",".join(intake.betas)),) if intake.betas else ()
-        return Outgoing(
+        betas = (("anthropic-beta", ",".join(inbound_request.betas)),) if inbound_request.betas else ()
+        return UpstreamRequest(
             body=join_object(raw),
-            stream=intake.stream,
-            headers=(("anthropic-version", intake.version or FIRST_VERSION), *betas),
+            stream=inbound_request.stream,
+            headers=(("anthropic-version", inbound_request.version or FIRST_VERSION), *betas),
             warnings=warnings,
         )
 
     @override
-    def decoder(self, outgoing: Outgoing, upstream: Upstream) -> StreamDecoder:
-        decoder = MessagesStreamDecoder(outgoing, upstream)
-        return StoppingDecoder(decoder, outgoing.stop) if outgoing.stop else decoder
+    def decoder(self, upstream_request: UpstreamRequest, upstream: Upstream) -> StreamDecoder:
+        decoder = MessagesStreamDecoder(upstream_request, upstream)
+        return StoppingDecoder(decoder, upstream_request.stop) if upstream_request.stop else decoder
 
     @override
-    def relay(self, intake: Intake, upstream: Upstream) -> StreamDecoder:
-        return Relay(MessagesScan(upstream.asked), asked=upstream.asked, max_event=upstream.max_event)
+    def passthrough_stream(self, inbound_request: InboundRequest, upstream: Upstream) -> StreamDecoder:
+        return PassthroughDecoder(
+            MessagesScan(upstream.client_model), client_model=upstream.client_model, max_event=upstream.max_event
+        )
 
     @override
-    def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Response:
-        response = decode_response(body, outgoing, upstream, received_at)
-        return fold(Stops(outgoing.stop).feed(tuple(unfold(response)))) if outgoing.stop else response
+    def decode(
+        self, body: bytes, upstream_request: UpstreamRequest, upstream: Upstream, *, received_at: datetime
+    ) -> Response:
+        response = decode_response(body, upstream_request, upstream, received_at)
+        return fold(Stops(upstream_request.stop).feed(tuple(unfold(response)))) if upstream_request.stop else response
 
     @override
-    def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
+    def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> Batch:
         response = decode_response_body(body)
         events = (UsageReported(decode_usage(response.usage)),) if response.usage else ()
-        return Batch(events, body if response.model == upstream.asked else replace_model(body, upstream.asked))
+        return Batch(
+            events, body if response.model == upstream.client_model else replace_model(body, upstream.client_model)
+        )
 
     @override
-    def encode_count(self, outgoing: Outgoing, upstream: Upstream) -> Outgoing:
-        return without(outgoing, _NOT_COUNTED)
+    def encode_count(self, upstream_request: UpstreamRequest, upstream: Upstream) -> UpstreamRequest:
+        return without(upstream_request, _NOT_COUNTED)
 
     @override
     def decode_count(self, body: bytes) -> int:

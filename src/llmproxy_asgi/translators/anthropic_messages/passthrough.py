@@ -12,7 +12,7 @@ from llmproxy_asgi.translators.anthropic_messages.errors import error_in, stream
 from llmproxy_asgi.translators.anthropic_messages.mappings import decode_finish
 from llmproxy_asgi.translators.anthropic_messages.schema import EVENT, Event, Message
 from llmproxy_asgi.translators.anthropic_messages.usage import bedrock_usage, decode_tier, decode_usage, merge_usage
-from llmproxy_asgi.translators.relay import Inspection, Scan
+from llmproxy_asgi.translators.passthrough import Inspection, Scan
 from llmproxy_asgi.translators.stray_errors import names_problem, read_loosely
 from llmproxy_asgi.translators.surrogates import decode_replaced
 from llmproxy_asgi.wire.sse import Frame
@@ -29,8 +29,8 @@ class MessagesScan(Scan):
     model_path: ClassVar[tuple[str, ...]] = ("message", "model")
     model_repeats: ClassVar[bool] = False
 
-    def __init__(self, asked: str) -> None:
-        self._asked = asked
+    def __init__(self, client_model: str) -> None:
+        self._client_model = client_model
         self._usage: JSONObject = {}
         self._finished = False
         self._stopped = False
@@ -46,7 +46,7 @@ class MessagesScan(Scan):
         message = event.message or Message()
         self._usage = merge_usage({}, message.usage)
         usage = decode_usage(self._usage) if self._usage else None
-        return (Started(message.id or "", self._asked, UNDATED, usage, decode_tier(self._usage)),)
+        return (Started(message.id or "", self._client_model, UNDATED, usage, decode_tier(self._usage)),)
 
     @override
     def inspect(self, frame: Frame) -> Inspection:

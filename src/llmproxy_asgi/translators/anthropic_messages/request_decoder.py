@@ -26,7 +26,7 @@ from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.anthropic_messages import client_tools, server_tools
 from llmproxy_asgi.translators.anthropic_messages.message_decoder import decode_mark, decode_messages, decode_system
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
-from llmproxy_asgi.translators.base import Intake
+from llmproxy_asgi.translators.base import InboundRequest
 from llmproxy_asgi.translators.fields import Node, missing
 from llmproxy_asgi.translators.tool_schemas import distinct
 
@@ -55,26 +55,26 @@ _KNOWN_FIELDS = frozenset(
 )
 
 
-def decode_request(intake: Intake) -> Request:
+def decode_request(inbound_request: InboundRequest) -> Request:
     """Decode a request.
 
     Raises:
         BadRequest: A field is invalid; `param` names it.
         Unsupported: The request only warms Anthropic's cache (`max_tokens: 0`).
     """
-    raw = intake.raw
+    raw = inbound_request.raw
     options = _OptionsDecoder(raw)
     return Request(
         protocol=PROTOCOL,
-        model=intake.model,
+        model=inbound_request.model,
         messages=_messages(raw),
         tools=distinct(_tools(Node.of(raw, "tools"))),
         tool_choice=_tool_choice(Node.of(raw, "tool_choice")),
-        max_output_tokens=_max_tokens(Node.of(raw, "max_tokens"), intake),
+        max_output_tokens=_max_tokens(Node.of(raw, "max_tokens"), inbound_request),
         stop=_stop(Node.of(raw, "stop_sequences")),
-        stream=intake.stream,
-        version=intake.version,
-        betas=intake.betas,
+        stream=inbound_request.stream,
+        version=inbound_request.version,
+        betas=inbound_request.betas,
         sampling=options.sampling(),
         reasoning=options.reasoning(),
         output=options.output(),
@@ -175,14 +175,14 @@ def _messages(raw: Mapping[str, Raw]) -> tuple[Message, ...]:
     return (*([system_message] if system_message else []), *rest)
 
 
-def _max_tokens(node: Node | None, intake: Intake) -> int | None:
+def _max_tokens(node: Node | None, inbound_request: InboundRequest) -> int | None:
     if node is None:
-        if intake.path.get("operation") == "count_tokens":
+        if inbound_request.path.get("operation") == "count_tokens":
             return None
         raise missing("max_tokens")
     limit = node.integer(0)
     if limit == 0:
-        raise refusals.empty_response(intake.model)
+        raise refusals.empty_response(inbound_request.model)
     return limit
 
 

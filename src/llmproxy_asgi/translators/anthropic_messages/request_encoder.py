@@ -15,7 +15,7 @@ from llmproxy_asgi.translators.anthropic_messages.options_encoder import (
 )
 from llmproxy_asgi.translators.anthropic_messages.schema import FIRST_VERSION, PROTOCOL, VERSION
 from llmproxy_asgi.translators.anthropic_messages.tool_encoder import TOOL_NAME, TOOL_NAME_LIMIT, MessagesToolEncoder
-from llmproxy_asgi.translators.base import Outgoing, Upstream
+from llmproxy_asgi.translators.base import Upstream, UpstreamRequest
 from llmproxy_asgi.translators.extras import merge_extras
 from llmproxy_asgi.translators.losses import Losses, unsaid_extras
 from llmproxy_asgi.translators.names import CallIds, Renamer
@@ -25,7 +25,7 @@ _MAX_CACHE_MARKS = 4
 _THINKING = frozenset({"thinking", "redacted_thinking"})
 
 
-def encode_request(request: Request, upstream: Upstream) -> Outgoing:
+def encode_request(request: Request, upstream: Upstream) -> UpstreamRequest:
     """Encode a request; each loss becomes a warning.
 
     Raises:
@@ -68,7 +68,7 @@ def encode_request(request: Request, upstream: Upstream) -> Outgoing:
     merge_extras(body, request.extras.get(PROTOCOL, {}))
     if request.stream:
         body["stream"] = True
-    return Outgoing(
+    return UpstreamRequest(
         body=msgspec.json.encode(body),
         stream=request.stream,
         headers=_headers(request, first_version=bool(sampling_fields)),

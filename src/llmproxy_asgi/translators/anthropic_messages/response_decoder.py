@@ -25,7 +25,7 @@ from llmproxy_asgi.translators.anthropic_messages.errors import error_in, stream
 from llmproxy_asgi.translators.anthropic_messages.mappings import decode_finish
 from llmproxy_asgi.translators.anthropic_messages.schema import ABSENT, BLOCK, MESSAGE, PROTOCOL, Block, Message
 from llmproxy_asgi.translators.anthropic_messages.usage import decode_tier, decode_usage
-from llmproxy_asgi.translators.base import Outgoing, Upstream
+from llmproxy_asgi.translators.base import Upstream, UpstreamRequest
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
 from llmproxy_asgi.translators.names import DistinctIds
 from llmproxy_asgi.translators.pairing import is_object
@@ -36,11 +36,11 @@ from llmproxy_asgi.translators.surrogates import decode_replaced
 class MessagesBlockDecoder:
     """The content block decoder of one response; restores the request's tool names and ids, and adds seals."""
 
-    def __init__(self, outgoing: Outgoing, upstream: Upstream) -> None:
-        self._outgoing = outgoing
+    def __init__(self, upstream_request: UpstreamRequest, upstream: Upstream) -> None:
+        self._upstream_request = upstream_request
         self._upstream = upstream
         self._calls = 0
-        self._ids = DistinctIds(outgoing.nonce)
+        self._ids = DistinctIds(upstream_request.nonce)
         self.arguments: list[str] = []
         """The arguments of the streamed calls that have ended."""
 
@@ -65,7 +65,7 @@ class MessagesBlockDecoder:
 
     def is_emulated(self, name: str) -> bool:
         """Return whether the tool of this upstream name emulates a free-text tool."""
-        return name in self._outgoing.emulated
+        return name in self._upstream_request.emulated
 
     def call(self, block: Block, arguments: str) -> ToolCall:
         """Decode a tool call with its arguments as JSON text.
@@ -80,9 +80,9 @@ class MessagesBlockDecoder:
         emulated = self.is_emulated(name)
         call_id = self._ids.of(block.id or "", name, str(self._calls))
         return ToolCall(
-            call_id=self._outgoing.call_ids.get(call_id, call_id),
-            name=self._outgoing.names.get(name, name),
-            namespace=self._outgoing.namespaces.get(name),
+            call_id=self._upstream_request.call_ids.get(call_id, call_id),
+            name=self._upstream_request.names.get(name, name),
+            namespace=self._upstream_request.namespaces.get(name),
             arguments=unwrapped_input(arguments) if emulated else arguments,
             kind="custom" if emulated else "function",
             caller=block.caller,
@@ -139,14 +139,16 @@ def server_call(block: Block, arguments: str) -> ServerToolCall:
     )
 
 
-def decode_response(body: bytes, outgoing: Outgoing, upstream: Upstream, received_at: datetime) -> Response:
+def decode_response(
+    body: bytes, upstream_request: UpstreamRequest, upstream: Upstream, received_at: datetime
+) -> Response:
     """Decode a complete response.
 
     Raises:
         UpstreamError: The body is no response, or is an error.
     """
     response = decode_response_body(body)
-    blocks = MessagesBlockDecoder(outgoing, upstream)
+    blocks = MessagesBlockDecoder(upstream_request, upstream)
     try:
         parts = tuple(map(blocks.part, response.content or ()))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -154,7 +156,7 @@ def decode_response(body: bytes, outgoing: Outgoing, upstream: Upstream, receive
     usage = response.usage or {}
     return Response(
         id=response.id or "",
-        model=upstream.asked,
+        model=upstream.client_model,
         created_at=received_at,
         candidates=(
             Candidate(
@@ -171,7 +173,7 @@ def decode_response(body: bytes, outgoing: Outgoing, upstream: Upstream, receive
         usage=decode_usage(usage),
         service_tier=decode_tier(usage),
         extras={PROTOCOL: {"container": response.container}} if response.container else EMPTY,
-        nonce=outgoing.nonce,
+        nonce=upstream_request.nonce,
     )
 
 

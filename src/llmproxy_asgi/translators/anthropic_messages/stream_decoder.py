@@ -58,7 +58,7 @@ from llmproxy_asgi.translators.anthropic_messages.schema import (
     Message,
 )
 from llmproxy_asgi.translators.anthropic_messages.usage import bedrock_usage, decode_tier, decode_usage, merge_usage
-from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.base import StreamDecoder, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
 from llmproxy_asgi.translators.stray_errors import names_problem, read_loosely
 from llmproxy_asgi.translators.surrogates import SurrogateJoiner, decode_marked
@@ -85,9 +85,9 @@ _INVALID = (_InvalidStream, UpstreamError, *_UNREADABLE)
 class MessagesStreamDecoder(StreamDecoder):
     """The decoder of one stream."""
 
-    def __init__(self, outgoing: Outgoing, upstream: Upstream) -> None:
-        self._block_decoder = MessagesBlockDecoder(outgoing, upstream)
-        self._asked = upstream.asked
+    def __init__(self, upstream_request: UpstreamRequest, upstream: Upstream) -> None:
+        self._block_decoder = MessagesBlockDecoder(upstream_request, upstream)
+        self._client_model = upstream.client_model
         self._splitter = sse.FrameSplitter(max_event=upstream.max_event)
         self._complete = self._splitter.complete
         self._started = False
@@ -96,7 +96,7 @@ class MessagesStreamDecoder(StreamDecoder):
         self._open_blocks: dict[int, _BlockDecoder] = {}
         self._usage: JSONObject = {}
         self._ending = Delta()
-        self._nonce = outgoing.nonce
+        self._nonce = upstream_request.nonce
         self._joiner: SurrogateJoiner | None = None
 
     @override
@@ -230,7 +230,7 @@ class MessagesStreamDecoder(StreamDecoder):
         self._usage = merge_usage({}, message.usage)
         usage = decode_usage(self._usage) if self._usage else None
         tier = decode_tier(self._usage)
-        events.append(Started(message.id or "", self._asked, UNDATED, usage, tier, EMPTY, self._nonce))
+        events.append(Started(message.id or "", self._client_model, UNDATED, usage, tier, EMPTY, self._nonce))
         for raw in message.content or ():  # a complete response, framed as a stream
             block = _open_block(self._parts, raw, self._block_decoder, events)
             self._parts += 1

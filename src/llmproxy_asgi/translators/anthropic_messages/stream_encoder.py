@@ -65,7 +65,7 @@ from llmproxy_asgi.translators.anthropic_messages.response_encoder import (
 )
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.anthropic_messages.usage import encode_usage, estimated_input
-from llmproxy_asgi.translators.base import Intake, StreamEncoder
+from llmproxy_asgi.translators.base import InboundRequest, StreamEncoder
 from llmproxy_asgi.translators.pairing import arguments_raw
 from llmproxy_asgi.translators.part_sequencer import next_held
 from llmproxy_asgi.wire import sse
@@ -86,9 +86,9 @@ def _frame(name: str, fields: JSONObject) -> bytes:
 class MessagesStreamEncoder(StreamEncoder):
     """The encoder of one stream."""
 
-    def __init__(self, intake: Intake) -> None:
-        self._model = intake.model
-        self._size = intake.size
+    def __init__(self, inbound_request: InboundRequest) -> None:
+        self._model = inbound_request.model
+        self._size = inbound_request.size
         self._usage: Usage | None = None
         self._usage_reported = False
         self._tier: ServiceTier | None = None

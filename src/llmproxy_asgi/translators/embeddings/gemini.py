@@ -1,7 +1,8 @@
 """Gemini's embeddings, both halves: `:embedContent` for one content and `:batchEmbedContents` for several.
 
 Upstreams are always asked for a batch, of one content if need be, so that one address serves both; which of the two a
-caller used stands in `Intake.path["method"]`. The classic models count no tokens: usage is estimated then, and marked.
+caller used is in `InboundRequest.path["method"]`. The classic models count no tokens: usage is then estimated, and
+marked.
 
 Source: the types and converters of google-genai 3.4.0 (read 2026-11-21).
 """
@@ -16,7 +17,7 @@ from typing_extensions import override
 from llmproxy_asgi.conversation import EMPTY, MOST_TOKENS, Batch, JSONObject, Usage, UsageReported
 from llmproxy_asgi.errors import BadRequest, GatewayError, UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators import refusals
-from llmproxy_asgi.translators.base import Headers, Intake, Outgoing, Problem, Translator, Upstream
+from llmproxy_asgi.translators.base import Headers, InboundRequest, Problem, Translator, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.embeddings.halves import (
     MOST_INPUTS,
     MOST_TOKENS_AT_ONCE,
@@ -63,13 +64,13 @@ class GeminiEmbeddingInbound(EmbeddingInbound):
     @override
     def open(
         self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, bounds: Bounds = DEFAULT_BOUNDS
-    ) -> Intake:
+    ) -> InboundRequest:
         opened, values = _OUTLINE.open(body, bounds)
         refuse_both_spellings(opened)
         wanted = "content" if path.get("method") == ONE else "requests"
         if find_key(opened, wanted) is None:
             raise missing(wanted)
-        return Intake(
+        return InboundRequest(
             protocol=PROTOCOL,
             model=path.get("model", "").removeprefix("models/"),
             raw=opened,
@@ -79,8 +80,8 @@ class GeminiEmbeddingInbound(EmbeddingInbound):
         )
 
     @override
-    def decode(self, intake: Intake) -> EmbeddingRequest:
-        asked = _asked(intake)
+    def decode(self, inbound_request: InboundRequest) -> EmbeddingRequest:
+        asked = _asked(inbound_request)
         sizes = {size.integer(1) if (size := each.get("outputDimensionality")) else None for each in asked}
         if len(sizes) > 1:
             raise refusals.refusal(
@@ -89,13 +90,15 @@ class GeminiEmbeddingInbound(EmbeddingInbound):
                 "send the same size everywhere",
             )
         return EmbeddingRequest(
-            protocol=PROTOCOL, model=intake.model, inputs=tuple(map(_input, asked)), dimensions=sizes.pop()
+            protocol=PROTOCOL, model=inbound_request.model, inputs=tuple(map(_input, asked)), dimensions=sizes.pop()
         )
 
     @override
-    def encode(self, response: Embeddings, intake: Intake) -> bytes:
+    def encode(self, response: Embeddings, inbound_request: InboundRequest) -> bytes:
         found = [{"values": vector} for vector in response.vectors]
-        answer: JSONObject = {"embedding": found[0]} if intake.path.get("method") == ONE else {"embeddings": found}
+        answer: JSONObject = (
+            {"embedding": found[0]} if inbound_request.path.get("method") == ONE else {"embeddings": found}
+        )
         if not response.usage.estimated:
             counts = {"promptTokenCount": response.usage.input, "totalTokenCount": response.usage.total}
             answer["usageMetadata"] = counts
@@ -114,12 +117,12 @@ class GeminiEmbeddingInbound(EmbeddingInbound):
         return listing.show_model(name)
 
 
-def _asked(intake: Intake) -> list[ProtoNode]:
+def _asked(inbound_request: InboundRequest) -> list[ProtoNode]:
     """What is to be embedded, one object each."""
-    if intake.path.get("method") == ONE:
-        nodes = {key: Node.of(intake.raw, key) for key in intake.raw}
+    if inbound_request.path.get("method") == ONE:
+        nodes = {key: Node.of(inbound_request.raw, key) for key in inbound_request.raw}
         return [_Top({key: node.value for key, node in nodes.items() if node is not None}, "")]
-    requests = ProtoNode.of_body(intake.raw, "requests")
+    requests = ProtoNode.of_body(inbound_request.raw, "requests")
     if requests is None:
         raise missing("requests")
     entries = requests.entries()
@@ -193,39 +196,45 @@ class GeminiEmbeddingOutbound(EmbeddingOutbound):
     many = ("embeddings", "*")
 
     @override
-    def encode(self, request: EmbeddingRequest, upstream: Upstream) -> Outgoing:
+    def encode(self, request: EmbeddingRequest, upstream: Upstream) -> UpstreamRequest:
         losses = Losses()
         for fields in request.extras.values():
             losses.add(*(f"dropped:{key}" for key in fields))
         model = f"models/{upstream.model}"
         requests = [_request(each, model, request.dimensions) for each in request.inputs]
-        return Outgoing(body=msgspec.json.encode({"requests": requests}), stream=False, warnings=losses.words)
+        return UpstreamRequest(body=msgspec.json.encode({"requests": requests}), stream=False, warnings=losses.words)
 
     @override
-    def splice(self, intake: Intake, upstream: Upstream) -> Outgoing:
+    def passthrough_request(self, inbound_request: InboundRequest, upstream: Upstream) -> UpstreamRequest:
         model = raw(f"models/{upstream.model}")
-        if intake.path.get("method") == ONE:
-            return Outgoing(body=b'{"requests":[%b]}' % join_object({**intake.raw, "model": model}), stream=False)
-        values = dict(intake.raw)
+        if inbound_request.path.get("method") == ONE:
+            return UpstreamRequest(
+                body=b'{"requests":[%b]}' % join_object({**inbound_request.raw, "model": model}), stream=False
+            )
+        values = dict(inbound_request.raw)
         key = find_key(values, "requests") or "requests"
         requests = [join_object({**each, "model": model}) for each in _entries(values[key], key)]
         values[key] = msgspec.Raw(b"[" + b",".join(requests) + b"]")
-        return Outgoing(body=join_object(values), stream=False)
+        return UpstreamRequest(body=join_object(values), stream=False)
 
     @override
-    def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Embeddings:
+    def decode(
+        self, body: bytes, upstream_request: UpstreamRequest, upstream: Upstream, *, received_at: datetime
+    ) -> Embeddings:
         answer = _read(body)
-        sent = msgspec.json.decode(outgoing.body, type=_Sent).requests
+        sent = msgspec.json.decode(upstream_request.body, type=_Sent).requests
         check_count(len(answer.embeddings), len(sent))
         vectors = tuple(tuple(readable(_EMBEDDING, each).values) for each in answer.embeddings)
         usage = _usage(answer.usage_metadata)
-        return Embeddings(model=upstream.asked, vectors=vectors, usage=_estimated(sent) if usage.estimated else usage)
+        return Embeddings(
+            model=upstream.client_model, vectors=vectors, usage=_estimated(sent) if usage.estimated else usage
+        )
 
     @override
-    def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
+    def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> Batch:
         answer = _read(body)
         usage = _usage(answer.usage_metadata)
-        if intake.path.get("method") == ONE:
+        if inbound_request.path.get("method") == ONE:
             check_count(len(answer.embeddings), 1)
             values = split_object(body)
             del values["embeddings"]

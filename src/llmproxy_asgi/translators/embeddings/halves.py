@@ -9,12 +9,12 @@ from llmproxy_asgi.errors import InternalError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import (
     Family,
     Inbound,
-    Intake,
+    InboundRequest,
     Outbound,
-    Outgoing,
     StreamDecoder,
     StreamEncoder,
     Upstream,
+    UpstreamRequest,
 )
 from llmproxy_asgi.translators.embeddings.records import EmbeddingRequest, Embeddings
 
@@ -25,12 +25,12 @@ MOST_TOKENS_AT_ONCE = 350_000
 
 
 class EmbeddingInbound(Inbound[EmbeddingRequest, Embeddings]):
-    """The half that serves callers. Its `Intake.stream` is always false."""
+    """The half that serves callers. Its `InboundRequest.stream` is always false."""
 
     keepalive: ClassVar[bytes] = b""
 
     @override
-    def encoder(self, intake: Intake) -> StreamEncoder:
+    def encoder(self, inbound_request: InboundRequest) -> StreamEncoder:
         _never()
 
 
@@ -41,11 +41,11 @@ class EmbeddingOutbound(Outbound[EmbeddingRequest, Embeddings]):
     stream_beginnings: ClassVar[tuple[bytes, ...]] = ()
 
     @override
-    def decoder(self, outgoing: Outgoing, upstream: Upstream) -> StreamDecoder:
+    def decoder(self, upstream_request: UpstreamRequest, upstream: Upstream) -> StreamDecoder:
         _never()
 
     @override
-    def relay(self, intake: Intake, upstream: Upstream) -> StreamDecoder:
+    def passthrough_stream(self, inbound_request: InboundRequest, upstream: Upstream) -> StreamDecoder:
         _never()
 
 

@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from llmproxy_asgi.conversation import EMPTY, MOST_TOKENS, Batch, Usage, UsageReported
 from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
-from llmproxy_asgi.translators.base import Headers, Intake, Outgoing, Translator, Upstream
+from llmproxy_asgi.translators.base import Headers, InboundRequest, Translator, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.embeddings.halves import (
     MOST_INPUTS,
     MOST_TOKENS_AT_ONCE,
@@ -61,7 +61,7 @@ class OpenAIEmbeddingInbound(OpenAIInbound[EmbeddingRequest, Embeddings], Embedd
     @override
     def open(
         self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, bounds: Bounds = DEFAULT_BOUNDS
-    ) -> Intake:
+    ) -> InboundRequest:
         opened, values = _OUTLINE.open(body, bounds)
         given = opened.get("input")
         if given is None or memoryview(given)[0] == ord("n"):
@@ -71,7 +71,7 @@ class OpenAIEmbeddingInbound(OpenAIInbound[EmbeddingRequest, Embeddings], Embedd
         integer(opened, "dimensions", low=1)
         _encoding(opened)
         model = Node.of(opened, "model")
-        return Intake(
+        return InboundRequest(
             protocol=PROTOCOL,
             model=model.text() if model else "",
             raw=opened,
@@ -81,23 +81,23 @@ class OpenAIEmbeddingInbound(OpenAIInbound[EmbeddingRequest, Embeddings], Embedd
         )
 
     @override
-    def decode(self, intake: Intake) -> EmbeddingRequest:
-        given = Node.of(intake.raw, "input")
+    def decode(self, inbound_request: InboundRequest) -> EmbeddingRequest:
+        given = Node.of(inbound_request.raw, "input")
         if given is None:
             raise missing("input")
-        unknown = others(intake.raw, _KNOWN)
+        unknown = others(inbound_request.raw, _KNOWN)
         return EmbeddingRequest(
             protocol=PROTOCOL,
-            model=intake.model,
+            model=inbound_request.model,
             inputs=_inputs(given),
-            dimensions=integer(intake.raw, "dimensions", low=1),
-            end_user=string(intake.raw, "user"),
+            dimensions=integer(inbound_request.raw, "dimensions", low=1),
+            end_user=string(inbound_request.raw, "user"),
             extras={PROTOCOL: unknown} if unknown else EMPTY,
         )
 
     @override
-    def encode(self, response: Embeddings, intake: Intake) -> bytes:
-        shown = _base64 if _encoding(intake.raw) == "base64" else _floats
+    def encode(self, response: Embeddings, inbound_request: InboundRequest) -> bytes:
+        shown = _base64 if _encoding(inbound_request.raw) == "base64" else _floats
         usage = response.usage
         return msgspec.json.encode(
             {
@@ -106,7 +106,7 @@ class OpenAIEmbeddingInbound(OpenAIInbound[EmbeddingRequest, Embeddings], Embedd
                     {"object": "embedding", "index": index, "embedding": raw(shown(vector))}
                     for index, vector in enumerate(response.vectors)
                 ],
-                "model": intake.model or response.model,
+                "model": inbound_request.model or response.model,
                 "usage": {"prompt_tokens": usage.input, "total_tokens": usage.total},
             }
         )
@@ -177,7 +177,7 @@ class OpenAIEmbeddingOutbound(EmbeddingOutbound):
     many = ("data", "*")
 
     @override
-    def encode(self, request: EmbeddingRequest, upstream: Upstream) -> Outgoing:
+    def encode(self, request: EmbeddingRequest, upstream: Upstream) -> UpstreamRequest:
         own = request.extras.get(PROTOCOL, {})
         losses = Losses()
         for protocol, fields in request.extras.items():
@@ -191,31 +191,33 @@ class OpenAIEmbeddingOutbound(EmbeddingOutbound):
             body["dimensions"] = request.dimensions
         if request.end_user is not None:
             body["user"] = request.end_user
-        return Outgoing(body=msgspec.json.encode({**body, **own}), stream=False, warnings=losses.words)
+        return UpstreamRequest(body=msgspec.json.encode({**body, **own}), stream=False, warnings=losses.words)
 
     @override
-    def splice(self, intake: Intake, upstream: Upstream) -> Outgoing:
-        values = dict(intake.raw)
-        if intake.model != upstream.model or "model" not in values:
+    def passthrough_request(self, inbound_request: InboundRequest, upstream: Upstream) -> UpstreamRequest:
+        values = dict(inbound_request.raw)
+        if inbound_request.model != upstream.model or "model" not in values:
             values["model"] = raw(upstream.model)
-        return Outgoing(body=join_object(values), stream=False)
+        return UpstreamRequest(body=join_object(values), stream=False)
 
     @override
-    def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Embeddings:
+    def decode(
+        self, body: bytes, upstream_request: UpstreamRequest, upstream: Upstream, *, received_at: datetime
+    ) -> Embeddings:
         answer = _read(body)
-        check_count(len(answer.data), len(msgspec.json.decode(outgoing.body, type=_Sent).input))
+        check_count(len(answer.data), len(msgspec.json.decode(upstream_request.body, type=_Sent).input))
         items: list[_Item] = [readable(_ITEM, each) for each in answer.data]
         placed = {position if item.index is None else item.index: item for position, item in enumerate(items)}
         if sorted(placed) != list(range(len(items))):
             raise UpstreamProtocolError("The upstream's embeddings are not numbered one after the other.")
         vectors = tuple(_vector(placed[index].embedding) for index in range(len(items)))
-        return Embeddings(model=upstream.asked, vectors=vectors, usage=_usage(answer.usage))
+        return Embeddings(model=upstream.client_model, vectors=vectors, usage=_usage(answer.usage))
 
     @override
-    def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
+    def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> Batch:
         answer = _read(body)
-        if answer.model != upstream.asked:
-            body = replace_model(body, upstream.asked)
+        if answer.model != upstream.client_model:
+            body = replace_model(body, upstream.client_model)
         usage = _usage(answer.usage)
         return Batch(() if usage.estimated else (UsageReported(usage),), body)
 

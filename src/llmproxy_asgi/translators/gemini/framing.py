@@ -10,7 +10,7 @@ from typing import ClassVar
 from msgspec import field
 
 from llmproxy_asgi.errors import UpstreamProtocolError
-from llmproxy_asgi.translators.base import Intake
+from llmproxy_asgi.translators.base import InboundRequest
 from llmproxy_asgi.wire import sse
 from llmproxy_asgi.wire.json_stream import ArrayDecoder, ArrayEncoder, ElementTooLarge, NotAnArray
 
@@ -19,7 +19,7 @@ _FILLERS = (b"", b"[DONE]")
 _MIN_CHUNK = 10
 
 
-class ArrayIntake(Intake, frozen=True, kw_only=True):
+class ArrayInboundRequest(InboundRequest, frozen=True, kw_only=True):
     """A request whose response is a JSON array."""
 
     media_type: ClassVar[bytes] = b"application/json"
@@ -97,13 +97,13 @@ def is_filler(data: bytes) -> bool:
     return len(data) < _MIN_CHUNK and data.strip() in _FILLERS
 
 
-def encode_frame(chunk: bytes, intake: Intake) -> bytes:
+def encode_frame(chunk: bytes, inbound_request: InboundRequest) -> bytes:
     """Encode a chunk in the caller's framing."""
-    if isinstance(intake, ArrayIntake):
-        return intake.array.element(chunk)
+    if isinstance(inbound_request, ArrayInboundRequest):
+        return inbound_request.array.element(chunk)
     return sse.encode(chunk)
 
 
-def encode_end(intake: Intake) -> bytes:
+def encode_end(inbound_request: InboundRequest) -> bytes:
     """Encode the end of a stream; event streams have none."""
-    return intake.array.close() if isinstance(intake, ArrayIntake) else b""
+    return inbound_request.array.close() if isinstance(inbound_request, ArrayInboundRequest) else b""

@@ -14,11 +14,11 @@ from typing_extensions import override
 
 from llmproxy_asgi.conversation import EMPTY, Request, Response
 from llmproxy_asgi.errors import BadRequest, GatewayError
-from llmproxy_asgi.translators.base import Headers, Inbound, Intake, Problem, StreamEncoder
+from llmproxy_asgi.translators.base import Headers, Inbound, InboundRequest, Problem, StreamEncoder
 from llmproxy_asgi.translators.fields import missing
 from llmproxy_asgi.translators.gemini import listing
 from llmproxy_asgi.translators.gemini.errors import encode_problem
-from llmproxy_asgi.translators.gemini.framing import ArrayIntake
+from llmproxy_asgi.translators.gemini.framing import ArrayInboundRequest
 from llmproxy_asgi.translators.gemini.outline import OUTLINE, refuse_both_spellings, refuse_both_spellings_within
 from llmproxy_asgi.translators.gemini.proto import ProtoNode, find_key
 from llmproxy_asgi.translators.gemini.request_decoder import decode_request
@@ -84,7 +84,7 @@ class GeminiInbound(Inbound):
     @override
     def open(
         self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, bounds: Bounds = DEFAULT_BOUNDS
-    ) -> Intake:
+    ) -> InboundRequest:
         raw, values = OUTLINE.open(body, bounds)
         if path.get("method") == _COUNT:
             raw = _request_to_count(raw)
@@ -99,7 +99,7 @@ class GeminiInbound(Inbound):
         if find_key(raw, "contents") is None:
             raise missing("contents")
         stream = path.get("method") == _STREAM
-        request_class = ArrayIntake if stream and path.get("alt", "json") != "sse" else Intake
+        request_class = ArrayInboundRequest if stream and path.get("alt", "json") != "sse" else InboundRequest
         return request_class(
             protocol=PROTOCOL,
             model=_model(raw, path),
@@ -111,25 +111,25 @@ class GeminiInbound(Inbound):
         )
 
     @override
-    def decode(self, intake: Intake) -> Request:
-        return decode_request(intake)
+    def decode(self, inbound_request: InboundRequest) -> Request:
+        return decode_request(inbound_request)
 
     @override
-    def most_output(self, intake: Intake) -> int | None:
+    def max_output_tokens(self, inbound_request: InboundRequest) -> int | None:
         try:
-            config = ProtoNode.of_body(intake.raw, "generationConfig")
+            config = ProtoNode.of_body(inbound_request.raw, "generationConfig")
             limit = config.get("maxOutputTokens") if config is not None else None
             return None if limit is None else limit.integer()
         except BadRequest:
             return None
 
     @override
-    def encode(self, response: Response, intake: Intake) -> bytes:
-        return encode_response(response, intake.model or response.model)
+    def encode(self, response: Response, inbound_request: InboundRequest) -> bytes:
+        return encode_response(response, inbound_request.model or response.model)
 
     @override
-    def encoder(self, intake: Intake) -> StreamEncoder:
-        return GeminiStreamEncoder(intake)
+    def encoder(self, inbound_request: InboundRequest) -> StreamEncoder:
+        return GeminiStreamEncoder(inbound_request)
 
     @override
     def problem(self, error: GatewayError, *, request_id: str | None = None) -> Problem:

@@ -17,7 +17,7 @@ from llmproxy_asgi.conversation import Batch, JSONObject, Request, Response, Usa
 from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.assemble import fold
-from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.base import Headers, InboundRequest, Outbound, StreamDecoder, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.counts import read_count
 from llmproxy_asgi.translators.gemini.errors import decode_error, error_in
 from llmproxy_asgi.translators.gemini.grounding import count_searches
@@ -57,13 +57,13 @@ class GeminiOutbound(Outbound):
     stream_beginnings: ClassVar[tuple[bytes, ...]] = (*Outbound.stream_beginnings, b"[")
 
     @override
-    def encode(self, request: Request, upstream: Upstream) -> Outgoing:
+    def encode(self, request: Request, upstream: Upstream) -> UpstreamRequest:
         refuse_encoded(request, upstream.capabilities, GEMINI, protocol=PROTOCOL)
         return encode_request(request, upstream)
 
     @override
-    def splice(self, intake: Intake, upstream: Upstream) -> Outgoing:
-        values = dict(intake.raw)
+    def passthrough_request(self, inbound_request: InboundRequest, upstream: Upstream) -> UpstreamRequest:
+        values = dict(inbound_request.raw)
         refuse_spliced(values, upstream.capabilities, GEMINI)
         if not upstream.capabilities.stored:
             _reject_vendor_ids(values)
@@ -73,40 +73,42 @@ class GeminiOutbound(Outbound):
         contents = values.get("contents")
         if contents is not None and _WRAPPED_PREFIX in bytes(contents):
             values["contents"], warnings = _with_native_state(contents, upstream)
-        return Outgoing(body=join_object(values), stream=intake.stream, warnings=warnings)
+        return UpstreamRequest(body=join_object(values), stream=inbound_request.stream, warnings=warnings)
 
     @override
-    def decoder(self, outgoing: Outgoing, upstream: Upstream) -> StreamDecoder:
-        decoder = GeminiStreamDecoder(outgoing, upstream)
-        return StoppingDecoder(decoder, outgoing.stop) if outgoing.stop else decoder
+    def decoder(self, upstream_request: UpstreamRequest, upstream: Upstream) -> StreamDecoder:
+        decoder = GeminiStreamDecoder(upstream_request, upstream)
+        return StoppingDecoder(decoder, upstream_request.stop) if upstream_request.stop else decoder
 
     @override
-    def relay(self, intake: Intake, upstream: Upstream) -> StreamDecoder:
-        return GeminiPassthrough(intake, upstream)
+    def passthrough_stream(self, inbound_request: InboundRequest, upstream: Upstream) -> StreamDecoder:
+        return GeminiPassthrough(inbound_request, upstream)
 
     @override
-    def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Response:
+    def decode(
+        self, body: bytes, upstream_request: UpstreamRequest, upstream: Upstream, *, received_at: datetime
+    ) -> Response:
         try:
-            events = GeminiStreamDecoder(outgoing, upstream).decode_response(body, received_at)
+            events = GeminiStreamDecoder(upstream_request, upstream).decode_response(body, received_at)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise error_in(body) or UpstreamProtocolError(_UNREADABLE) from None
-        return fold(Stops(outgoing.stop).feed(events) if outgoing.stop else events)
+        return fold(Stops(upstream_request.stop).feed(events) if upstream_request.stop else events)
 
     @override
-    def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
+    def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> Batch:
         chunk = _read(body)
         search_count = max((count_searches(each.grounding_metadata) for each in chunk.candidates or ()), default=0)
         usage = usage_object(chunk.usage_metadata)
         events = (UsageReported(decode_usage(usage, search_count)),) if usage else ()
-        return Batch(events, with_client_model(body, upstream.asked))
+        return Batch(events, with_client_model(body, upstream.client_model))
 
     @override
-    def encode_count(self, outgoing: Outgoing, upstream: Upstream) -> Outgoing:
-        values = split_object(outgoing.body)
+    def encode_count(self, upstream_request: UpstreamRequest, upstream: Upstream) -> UpstreamRequest:
+        values = split_object(upstream_request.body)
         if find_key(values, "contents") is None or len(values) > 1:
             # Fields other than contents are counted only in a complete request, which must repeat its model.
             values = {"generateContentRequest": Raw(join_object({"model": raw(f"models/{upstream.model}"), **values}))}
-        return msgspec.structs.replace(outgoing, body=join_object(values), stream=False)
+        return msgspec.structs.replace(upstream_request, body=join_object(values), stream=False)
 
     @override
     def decode_count(self, body: bytes) -> int:

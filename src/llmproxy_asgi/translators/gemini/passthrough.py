@@ -25,16 +25,22 @@ from llmproxy_asgi.conversation import (
     UsageReported,
 )
 from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
-from llmproxy_asgi.translators.base import Intake, StreamDecoder, Upstream
+from llmproxy_asgi.translators.base import InboundRequest, StreamDecoder, Upstream
 from llmproxy_asgi.translators.gemini.errors import error_in
-from llmproxy_asgi.translators.gemini.framing import ArrayIntake, ChunkSplitter, encode_end, encode_frame, is_filler
+from llmproxy_asgi.translators.gemini.framing import (
+    ArrayInboundRequest,
+    ChunkSplitter,
+    encode_end,
+    encode_frame,
+    is_filler,
+)
 from llmproxy_asgi.translators.gemini.grounding import count_searches
 from llmproxy_asgi.translators.gemini.mappings import FINISH_IN, MISSING_SIGNATURE, UNSPECIFIED, decode_usage
 from llmproxy_asgi.translators.gemini.proto import ProtoNode
 from llmproxy_asgi.translators.gemini.schema import CHUNK, Chunk, usage_object
 from llmproxy_asgi.translators.gemini.stream_decoder import NO_FINISH_REASON, decode_timestamp, missing_signature_error
+from llmproxy_asgi.translators.passthrough import Inspection, PassthroughDecoder, Scan
 from llmproxy_asgi.translators.raw_json import replace_model, split_object
-from llmproxy_asgi.translators.relay import Inspection, Relay, Scan
 from llmproxy_asgi.translators.surrogates import decode_replaced
 from llmproxy_asgi.wire.json_stream import ArrayEncoder
 from llmproxy_asgi.wire.sse import Frame, decode
@@ -80,7 +86,9 @@ class GeminiScan(Scan):
             return (Failed(error),)
         native_usage = usage_object(chunk.usage_metadata)
         usage = decode_usage(native_usage) if native_usage else None
-        return (Started(chunk.response_id or "", self._upstream.asked, decode_timestamp(chunk.create_time), usage),)
+        return (
+            Started(chunk.response_id or "", self._upstream.client_model, decode_timestamp(chunk.create_time), usage),
+        )
 
     @override
     def inspect(self, frame: Frame) -> Inspection:
@@ -142,12 +150,12 @@ class GeminiScan(Scan):
 class GeminiPassthrough(StreamDecoder):
     """The passthrough of one stream: scans it if both framings are the same, else reframes it."""
 
-    def __init__(self, intake: Intake, upstream: Upstream) -> None:
-        self._intake = intake
+    def __init__(self, inbound_request: InboundRequest, upstream: Upstream) -> None:
+        self._inbound_request = inbound_request
         self._upstream = upstream
         self._inner: StreamDecoder | None = None
         self._held = b""
-        if isinstance(intake, ArrayIntake):
+        if isinstance(inbound_request, ArrayInboundRequest):
             self._inner = self._reframing()
 
     @override
@@ -175,28 +183,32 @@ class GeminiPassthrough(StreamDecoder):
         return self._inner.close()
 
     def _scan(self) -> GeminiScan:
-        return GeminiScan(self._upstream, candidates=_candidates(self._intake))
+        return GeminiScan(self._upstream, candidates=_candidates(self._inbound_request))
 
     def _scanning(self) -> StreamDecoder:
-        return Relay(self._scan(), asked=self._upstream.asked, max_event=self._upstream.max_event)
+        return PassthroughDecoder(
+            self._scan(), client_model=self._upstream.client_model, max_event=self._upstream.max_event
+        )
 
     def _reframing(self) -> StreamDecoder:
-        return _ReframingPassthrough(self._intake, self._upstream, self._scan())
+        return _ReframingPassthrough(self._inbound_request, self._upstream, self._scan())
 
 
 class _ReframingPassthrough(StreamDecoder):
     """The passthrough that reframes every chunk; only the model's name in its bytes changes."""
 
-    def __init__(self, intake: Intake, upstream: Upstream, scan: GeminiScan) -> None:
-        self._intake = intake
-        self._asked = upstream.asked
+    def __init__(self, inbound_request: InboundRequest, upstream: Upstream, scan: GeminiScan) -> None:
+        self._inbound_request = inbound_request
+        self._client_model = upstream.client_model
         self._scan = scan
         self._frames = ChunkSplitter(upstream.max_event)
         self._started = False
         self._finished = False
         self._written = False
-        if isinstance(intake, ArrayIntake):
-            msgspec.structs.force_setattr(intake, "array", ArrayEncoder())  # discards an earlier attempt's array
+        if isinstance(inbound_request, ArrayInboundRequest):
+            msgspec.structs.force_setattr(
+                inbound_request, "array", ArrayEncoder()
+            )  # discards an earlier attempt's array
 
     @override
     def feed(self, data: bytes) -> Batch:
@@ -227,15 +239,15 @@ class _ReframingPassthrough(StreamDecoder):
         self._finished = bool(events) and isinstance(events[-1], Failed | Ended)
         if self._finished and isinstance(events[-1], Failed) and not self._written:
             return Batch(events, b"")  # an attempt that fails at its start writes nothing
-        pieces = [encode_frame(chunk, self._intake) for chunk in chunks]
+        pieces = [encode_frame(chunk, self._inbound_request) for chunk in chunks]
         self._written |= bool(pieces)
         if data is None and isinstance(events[-1], Ended):
-            pieces.append(encode_end(self._intake))
+            pieces.append(encode_end(self._inbound_request))
         return Batch(events, b"".join(pieces))
 
     def _scan_chunk(self, chunk: bytes, events: list[StreamEvent]) -> None:
         frame = Frame(None, chunk, chunk)
-        if isinstance(self._intake, ArrayIntake):
+        if isinstance(self._inbound_request, ArrayInboundRequest):
             # One invalid chunk would make the array invalid.
             split_object(replace_halves(chunk) or chunk.decode().encode())
         found_events: list[StreamEvent] = []
@@ -250,7 +262,7 @@ class _ReframingPassthrough(StreamDecoder):
             events.append(event)
 
     def _with_client_model(self, chunk: bytes) -> bytes:
-        return with_client_model(chunk, self._asked)
+        return with_client_model(chunk, self._client_model)
 
 
 def with_client_model(chunk: bytes, asked: str) -> bytes:
@@ -258,7 +270,7 @@ def with_client_model(chunk: bytes, asked: str) -> bytes:
     return replace_model(chunk, asked, key="modelVersion", add=False) if _MODEL_KEY in chunk else chunk
 
 
-def _candidates(intake: Intake) -> int:
-    options = ProtoNode.of_body(intake.raw, "generationConfig")
+def _candidates(inbound_request: InboundRequest) -> int:
+    options = ProtoNode.of_body(inbound_request.raw, "generationConfig")
     count = options.get("candidateCount") if options else None
     return max(1, count.integer()) if count else 1

@@ -20,7 +20,7 @@ from llmproxy_asgi.conversation import (
     ToolChoice,
     Visibility,
 )
-from llmproxy_asgi.translators.base import Intake
+from llmproxy_asgi.translators.base import InboundRequest
 from llmproxy_asgi.translators.fields import missing
 from llmproxy_asgi.translators.gemini.json_schemas import from_gemini_schema
 from llmproxy_asgi.translators.gemini.mappings import SERVER_TOOLS, TIERS_IN
@@ -53,18 +53,18 @@ _CONFIG_FIELDS = (
 _LEVELS = ("MINIMAL", "LOW", "MEDIUM", "HIGH", "XHIGH")
 
 
-def decode_request(intake: Intake) -> Request:
+def decode_request(inbound_request: InboundRequest) -> Request:
     """Decode a request.
 
     Raises:
         BadRequest: A field is invalid; `param` names it.
     """
-    raw = intake.raw
+    raw = inbound_request.raw
     decoder = _OptionsDecoder(raw)
     options = ProtoNode.of_body(raw, "generationConfig") or ProtoNode({}, "generationConfig")
     return Request(
         protocol=PROTOCOL,
-        model=intake.model,
+        model=inbound_request.model,
         messages=_messages(raw),
         tools=distinct(_tools(ProtoNode.of_body(raw, "tools"))),
         tool_choice=decoder.tool_choice(),
@@ -74,7 +74,7 @@ def decode_request(intake: Intake) -> Request:
         max_output_tokens=limit.integer(1) if (limit := options.get("maxOutputTokens")) else None,
         stop=tuple(text.text() for text in stops.entries()) if (stops := options.get("stopSequences")) else (),
         candidates=count.integer(1, 8) if (count := options.get("candidateCount")) else 1,
-        stream=intake.stream,
+        stream=inbound_request.stream,
         service_tier=_service_tier(ProtoNode.of_body(raw, "serviceTier")),
         extras=decoder.extras(options),
     )

@@ -4,7 +4,7 @@ import msgspec
 
 from llmproxy_asgi.conversation import JSONObject, Request
 from llmproxy_asgi.translators import refusals
-from llmproxy_asgi.translators.base import Outgoing, Upstream
+from llmproxy_asgi.translators.base import Upstream, UpstreamRequest
 from llmproxy_asgi.translators.extras import merge_extras
 from llmproxy_asgi.translators.gemini.mappings import TIERS_OUT
 from llmproxy_asgi.translators.gemini.message_encoder import GeminiMessageEncoder
@@ -21,7 +21,7 @@ _JSON_LINE = "Answer with one JSON object and nothing else."
 _SCHEMA_LINE = "Answer with one JSON value and nothing else. It must satisfy this JSON Schema:\n"
 
 
-def encode_request(request: Request, upstream: Upstream) -> Outgoing:
+def encode_request(request: Request, upstream: Upstream) -> UpstreamRequest:
     """Encode a request; each loss becomes a warning.
 
     Raises:
@@ -51,7 +51,7 @@ def encode_request(request: Request, upstream: Upstream) -> Outgoing:
     body |= _tier(request, losses)
     merge_extras(body, request.extras.get(PROTOCOL, {}))
     losses.add(*unsaid_extras(request, PROTOCOL))
-    return Outgoing(
+    return UpstreamRequest(
         body=msgspec.json.encode(body),
         stream=request.stream,
         warnings=losses.words,

@@ -48,7 +48,7 @@ from llmproxy_asgi.conversation import (
     UsageReported,
 )
 from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamFailed, UpstreamProtocolError, UpstreamRefused
-from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.base import StreamDecoder, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
 from llmproxy_asgi.translators.gemini.errors import error_in
 from llmproxy_asgi.translators.gemini.framing import ChunkSplitter
@@ -93,8 +93,8 @@ NO_FINISH_REASON = "The upstream's stream ended without a finish reason."
 class GeminiStreamDecoder(StreamDecoder):
     """The decoder of one stream."""
 
-    def __init__(self, outgoing: Outgoing, upstream: Upstream) -> None:
-        self._outgoing = outgoing
+    def __init__(self, upstream_request: UpstreamRequest, upstream: Upstream) -> None:
+        self._upstream_request = upstream_request
         self._upstream = upstream
         self._frames = ChunkSplitter(upstream.max_event)
         self._candidates: dict[int, _CandidateDecoder] = {}
@@ -197,7 +197,9 @@ class GeminiStreamDecoder(StreamDecoder):
         self._usage = usage_object(self._last_usage)
         usage = decode_usage(self._usage) if self._usage else None
         created_at = decode_timestamp(chunk.create_time, date)
-        events.append(Started(self._id, self._upstream.asked, created_at, usage, None, EMPTY, self._outgoing.nonce))
+        events.append(
+            Started(self._id, self._upstream.client_model, created_at, usage, None, EMPTY, self._upstream_request.nonce)
+        )
 
     def _refuse_malformed_call(self, chunk: Chunk) -> None:
         """Raise a failure, which may be retried, if the response is only a malformed call."""
@@ -209,7 +211,7 @@ class GeminiStreamDecoder(StreamDecoder):
     def _candidate(self, number: int) -> "_CandidateDecoder":
         decoder = self._candidates.get(number)
         if decoder is None:
-            decoder = self._candidates[number] = _CandidateDecoder(number, self._upstream, self._outgoing.nonce)
+            decoder = self._candidates[number] = _CandidateDecoder(number, self._upstream, self._upstream_request.nonce)
         return decoder
 
     def _update_candidate(self, decoder: "_CandidateDecoder", candidate: Candidate, events: list[StreamEvent]) -> None:
@@ -286,14 +288,14 @@ class GeminiStreamDecoder(StreamDecoder):
             raise UpstreamProtocolError("The upstream called a function without a name.")
         seeds = (self._id, str(decoder.number), str(decoder.calls), call.name, arguments)
         call_id = decoder.call_ids.of(call.id or "", *seeds)
-        custom = call.name in self._outgoing.emulated
+        custom = call.name in self._upstream_request.emulated
         arguments = "{}" if arguments in {"", "null"} else arguments
         decoder.calls += 1
         decoder.call(
             ToolCall(
-                call_id=self._outgoing.call_ids.get(call_id, call_id),
-                name=self._outgoing.names.get(call.name, call.name),
-                namespace=self._outgoing.namespaces.get(call.name),
+                call_id=self._upstream_request.call_ids.get(call_id, call_id),
+                name=self._upstream_request.names.get(call.name, call.name),
+                namespace=self._upstream_request.namespaces.get(call.name),
                 arguments=unwrapped_input(arguments) if custom else arguments,
                 kind="custom" if custom else "function",
             ),
@@ -315,9 +317,10 @@ class GeminiStreamDecoder(StreamDecoder):
             raise UpstreamProtocolError(NO_FINISH_REASON)
         for candidate in self._candidates.values():
             candidate.close(events)
-            if self._outgoing.shows_searches:
+            if self._upstream_request.shows_searches:
                 for part in search_parts(
-                    candidate.grounding, derived("search_", self._id, str(candidate.number), self._outgoing.nonce)
+                    candidate.grounding,
+                    derived("search_", self._id, str(candidate.number), self._upstream_request.nonce),
                 ):
                     candidate.add_part(part, None, events)
         events += finishes

@@ -48,9 +48,9 @@ from llmproxy_asgi.conversation import (
     UsageReported,
 )
 from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
-from llmproxy_asgi.translators.base import Intake, StreamEncoder
+from llmproxy_asgi.translators.base import InboundRequest, StreamEncoder
 from llmproxy_asgi.translators.gemini.errors import error_body
-from llmproxy_asgi.translators.gemini.framing import ArrayIntake, encode_end, encode_frame
+from llmproxy_asgi.translators.gemini.framing import ArrayInboundRequest, encode_end, encode_frame
 from llmproxy_asgi.translators.gemini.grounding import GroundingEncoder
 from llmproxy_asgi.translators.gemini.mappings import encode_logprobs, encode_usage
 from llmproxy_asgi.translators.gemini.reasoning import encode_signature
@@ -73,10 +73,10 @@ _TEXT_PARTS = (Text, Reasoning, Refusal)
 class GeminiStreamEncoder(StreamEncoder):
     """The encoder of one stream."""
 
-    def __init__(self, intake: Intake) -> None:
-        self._intake = intake
-        self._events = not isinstance(intake, ArrayIntake)
-        self._head = head(intake.model, "")
+    def __init__(self, inbound_request: InboundRequest) -> None:
+        self._inbound_request = inbound_request
+        self._events = not isinstance(inbound_request, ArrayInboundRequest)
+        self._head = head(inbound_request.model, "")
         self._candidates: dict[int, _CandidateEncoder] = {}
         self._usage: Usage | None = None
         self._finished = False
@@ -98,7 +98,7 @@ class GeminiStreamEncoder(StreamEncoder):
                     if text:
                         candidate.pieces.append(text)
                         chunk = candidate.prefix + _json(text) + candidate.suffix
-                        out.append(chunk if self._events else encode_frame(chunk, self._intake))
+                        out.append(chunk if self._events else encode_frame(chunk, self._inbound_request))
                 elif type(delta) is ArgumentsDelta:
                     candidate.pieces.append(delta.text)
                 else:
@@ -121,20 +121,20 @@ class GeminiStreamEncoder(StreamEncoder):
             case UsageReported(usage=usage):
                 self._usage = usage
             case Started():
-                self._head = head(self._intake.model or event.model, event.id)
+                self._head = head(self._inbound_request.model or event.model, event.id)
                 self._usage = event.usage
             case Ended():
                 self._end(out)
             case Failed(error=error):
                 self._fail(error, out)
             case Passed(protocol="gemini", data=data):
-                out.append(encode_frame(data, self._intake))
+                out.append(encode_frame(data, self._inbound_request))
             case _:  # of another protocol, or already handled
                 pass
 
     def _fail(self, error: GatewayError, out: list[bytes]) -> None:
         self._finished = True
-        out.append(encode_frame(error_body(error), self._intake) + encode_end(self._intake))
+        out.append(encode_frame(error_body(error), self._inbound_request) + encode_end(self._inbound_request))
 
     def _candidate(self, number: int) -> "_CandidateEncoder":
         found = self._candidates.get(number)
@@ -154,7 +154,7 @@ class GeminiStreamEncoder(StreamEncoder):
     def _write(self, candidate: "_CandidateEncoder", parts: list[JSONObject], out: list[bytes]) -> None:
         if parts:
             content = {"content": {"parts": parts, "role": "model"}, "index": candidate.number}
-            out.append(encode_frame(_json({"candidates": [content], **self._head}), self._intake))
+            out.append(encode_frame(_json({"candidates": [content], **self._head}), self._inbound_request))
 
     def _end(self, out: list[bytes]) -> None:
         self._finished = True
@@ -165,7 +165,9 @@ class GeminiStreamEncoder(StreamEncoder):
             final = {"candidates": [candidate.final() for candidate in candidates]}
         if self._usage is not None:
             final["usageMetadata"] = encode_usage(self._usage)
-        out.append(encode_frame(_json({**final, **self._head}), self._intake) + encode_end(self._intake))
+        out.append(
+            encode_frame(_json({**final, **self._head}), self._inbound_request) + encode_end(self._inbound_request)
+        )
 
 
 class _CandidateEncoder:

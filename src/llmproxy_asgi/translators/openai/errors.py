@@ -36,7 +36,7 @@ PROTOCOLS = frozenset({"openai-chat", "openai-responses", "openai-completions", 
 """Those that say errors in this way, so that each takes the other's as they are."""
 
 FAILED_EVENT = "failed_event"
-"""Where an error keeps the event that a relayed stream of Responses failed with; no caller reads it as a field."""
+"""Where an error keeps the event that a passthrough of Responses failed with; no caller reads it as a field."""
 
 _WORDS: Mapping[ErrorKind, tuple[str, str | None]] = {
     ErrorKind.BAD_REQUEST: ("invalid_request_error", None),

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import msgspec
 
 from llmproxy_asgi.translators import refusals
-from llmproxy_asgi.translators.base import Headers, Intake, Upstream
+from llmproxy_asgi.translators.base import Headers, InboundRequest, Upstream
 from llmproxy_asgi.translators.openai.mappings import NATIVE_ISSUER
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.wire.json_body import Bounds
@@ -17,7 +17,7 @@ from llmproxy_asgi.wire.json_body import Bounds
 
 def reopen(
     body: bytes, *, written_in: str, served_in: str, headers: Headers, path: Mapping[str, str], bounds: Bounds
-) -> Intake:
+) -> InboundRequest:
     """Open a body that is written in another protocol than it is served in.
 
     Raises:
@@ -26,11 +26,13 @@ def reopen(
     """
     source, target = translator(written_in), translator(served_in)
     request = source.inbound.decode(source.inbound.open(body, headers=headers, bounds=bounds))
-    nowhere = Upstream(provider="", model=request.model, asked=request.model, issuer=NATIVE_ISSUER, any_names=True)
-    outgoing = target.outbound.encode(request, nowhere)
-    if outgoing.stop:
+    nowhere = Upstream(
+        provider="", model=request.model, client_model=request.model, issuer=NATIVE_ISSUER, any_names=True
+    )
+    upstream_request = target.outbound.encode(request, nowhere)
+    if upstream_request.stop:
         raise refusals.refusal(
             "Stop sequences are not supported in a Chat body on the path of Responses", "stop", "leave them out"
         )
-    intake = target.inbound.open(outgoing.body, headers=headers, path=path, bounds=bounds)
-    return msgspec.structs.replace(intake, warnings=outgoing.warnings)
+    inbound_request = target.inbound.open(upstream_request.body, headers=headers, path=path, bounds=bounds)
+    return msgspec.structs.replace(inbound_request, warnings=upstream_request.warnings)

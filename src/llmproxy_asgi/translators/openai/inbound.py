@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from typing_extensions import override
 
 from llmproxy_asgi.errors import GatewayError
-from llmproxy_asgi.translators.base import AnsweredT, AskedT, Inbound, Problem
+from llmproxy_asgi.translators.base import Inbound, Problem, RequestT, ResponseT
 from llmproxy_asgi.translators.openai import listing
 from llmproxy_asgi.translators.openai.errors import encode_problem
 
 
-class OpenAIInbound(Inbound[AskedT, AnsweredT]):
+class OpenAIInbound(Inbound[RequestT, ResponseT]):
     """The half that serves callers, but for the calls themselves."""
 
     @override

@@ -82,7 +82,7 @@ NUMBER: Outside = (b"-0123456789", "a number")
 
 
 def check_outsides(raw: Raw, outsides: Mapping[str, Outside]) -> None:
-    """Look at the first bytes of fields, so that a wrong type is refused also where the request is only relayed.
+    """Look at the first bytes of fields, so that a wrong type is refused also where the request only passes through.
 
     Raises:
         BadRequest: A field is of another type; null is none.

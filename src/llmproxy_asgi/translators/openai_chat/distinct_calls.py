@@ -68,17 +68,17 @@ class DistinctCalls:
     """The calls of one stream.
 
     Args:
-        asked: The model's name as the caller said it, for chunks that are written anew.
+        client_model: The model's name as the caller said it, for chunks that are written anew.
 
     Attributes:
         watching: Whether every piece of a call must be given to `take`, because one was not in order.
     """
 
-    __slots__ = ("_asked", "_candidates", "_nonce", "watching")
+    __slots__ = ("_candidates", "_client_model", "_nonce", "watching")
 
-    def __init__(self, asked: str) -> None:
+    def __init__(self, client_model: str) -> None:
         self.watching = False
-        self._asked = asked
+        self._client_model = client_model
         self._nonce = ""
         self._candidates: dict[int, OpenCandidate] = {}
 
@@ -98,7 +98,7 @@ class DistinctCalls:
                 candidate = self._candidates[choice.index or 0] = OpenCandidate(choice.index or 0)
             calls[place] = said = [self._said(candidate, piece) for piece in choice.delta.tool_calls]
             changed = changed or not all(map(_is_same, choice.delta.tool_calls, said))
-        return _rewritten(data, calls, self._asked) if changed else None
+        return _rewritten(data, calls, self._client_model) if changed else None
 
     def _said(self, candidate: OpenCandidate, piece: CallDelta) -> CallDelta:
         if not self.watching and self._is_in_order(candidate, piece):
@@ -170,11 +170,11 @@ def _is_same(piece: CallDelta, said: CallDelta) -> bool:
     return (piece.index, piece.id or None, _name(piece)) == (said.index, said.id, said.type)
 
 
-def _rewritten(data: bytes, calls: Mapping[int, Sequence[CallDelta]], asked: str) -> bytes:
+def _rewritten(data: bytes, calls: Mapping[int, Sequence[CallDelta]], client_model: str) -> bytes:
     """A chunk whose calls are written so, by the places of their choices; all else keeps its bytes."""
     chunk = split_object(replace_halves(data) or data)
     if "model" in chunk:
-        chunk["model"] = raw(asked)
+        chunk["model"] = raw(client_model)
     choices: list[bytes] = []
     for place, entry in enumerate(elements(chunk["choices"])):
         if place in calls:

@@ -21,7 +21,7 @@ from llmproxy_asgi.conversation import (
     StreamEvent,
     ToolCall,
 )
-from llmproxy_asgi.translators.base import ErrorT, Intake, StreamDecoder
+from llmproxy_asgi.translators.base import ErrorT, InboundRequest, StreamDecoder
 from llmproxy_asgi.translators.raw_json import join_object, raw, split_object
 from llmproxy_asgi.wire.json_body import elements
 
@@ -30,18 +30,18 @@ _SPOKEN = ("reasoning_content", "reasoning", "reasoning_details")
 _EMPTY = frozenset({b"null", b'""', b"[]"})
 
 
-def has_calls(intake: Intake) -> bool:
+def has_calls(inbound_request: InboundRequest) -> bool:
     """Whether a request may hold calls of earlier turns."""
-    return "messages" in intake.raw and _CALLS in bytes(intake.raw["messages"])
+    return "messages" in inbound_request.raw and _CALLS in bytes(inbound_request.raw["messages"])
 
 
-def with_reasoning(intake: Intake, request: Request) -> Intake:
+def with_reasoning(inbound_request: InboundRequest, request: Request) -> InboundRequest:
     """The request as it came, with the reasoning that its decoded form has beside calls and its bytes lack.
 
     The very same where nothing is lacking. All else keeps its bytes.
     """
     turns = [turn for message in request.messages if (turn := _turn(message.parts)) is not None]
-    entries = elements(intake.raw["messages"])
+    entries = elements(inbound_request.raw["messages"])
     changed = False
     for place, entry in enumerate(entries):
         if not turns or _CALLS not in bytes(entry):
@@ -56,9 +56,9 @@ def with_reasoning(intake: Intake, request: Request) -> Intake:
             entries[place] = msgspec.Raw(join_object(message))
             changed = True
     if not changed:
-        return intake
+        return inbound_request
     messages = msgspec.Raw(b"[" + b",".join(map(bytes, entries)) + b"]")
-    return msgspec.structs.replace(intake, raw={**intake.raw, "messages": messages})
+    return msgspec.structs.replace(inbound_request, raw={**inbound_request.raw, "messages": messages})
 
 
 def _turn(parts: Sequence[Part]) -> tuple[list[object], str] | None:
@@ -73,31 +73,31 @@ def _ids(calls: msgspec.Raw | None) -> list[object]:
     return [call.get("id") for call in found if isinstance(call, dict)] if isinstance(found, list) else []
 
 
-class WatchedRelay(StreamDecoder):
-    """A relayed stream that also tells its parts, all of them right before its end.
+class WatchedPassthroughDecoder(StreamDecoder):
+    """A passed-through stream that also tells its parts, all of them right before its end.
 
     Args:
-        relay: Passes the stream on.
+        passthrough: Passes the stream on.
         decoder: Reads what was passed on.
     """
 
-    def __init__(self, relay: StreamDecoder, decoder: StreamDecoder) -> None:
-        self._relay = relay
+    def __init__(self, passthrough: StreamDecoder, decoder: StreamDecoder) -> None:
+        self._passthrough = passthrough
         self._decoder = decoder
         self._parts: list[StreamEvent] = []
         self._finished: list[StreamEvent] = []
 
     @override
     def feed(self, data: bytes) -> Batch:
-        return self._watched(self._relay.feed(data))
+        return self._watched(self._passthrough.feed(data))
 
     @override
     def close(self) -> Batch:
-        return self._watched(self._relay.close())
+        return self._watched(self._passthrough.close())
 
     @override
     def broke(self, error: ErrorT) -> ErrorT:
-        return self._relay.broke(error)
+        return self._passthrough.broke(error)
 
     def _watched(self, batch: Batch) -> Batch:
         if batch.raw:

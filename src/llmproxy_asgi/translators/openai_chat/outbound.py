@@ -10,28 +10,28 @@ from typing_extensions import override
 from llmproxy_asgi.conversation import Batch, Request, Response, UsageReported
 from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.assemble import fold
-from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.base import Headers, InboundRequest, Outbound, StreamDecoder, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.hosted_tools import refuse_encoded, refuse_spliced
 from llmproxy_asgi.translators.openai.errors import decode_error, error_in
 from llmproxy_asgi.translators.openai.hosted_tools import CHAT
 from llmproxy_asgi.translators.openai_chat.distinct_calls import mended_whole
 from llmproxy_asgi.translators.openai_chat.flat_tools import nest_flat_tools
-from llmproxy_asgi.translators.openai_chat.lost_reasoning import WatchedRelay, has_calls, with_reasoning
+from llmproxy_asgi.translators.openai_chat.lost_reasoning import WatchedPassthroughDecoder, has_calls, with_reasoning
 from llmproxy_asgi.translators.openai_chat.mappings import PROTOCOL, decode_usage, usage_of
 from llmproxy_asgi.translators.openai_chat.passthrough import ChatScan
 from llmproxy_asgi.translators.openai_chat.request_encoder import encode_request
 from llmproxy_asgi.translators.openai_chat.schema import ANSWER, Answer, Chunk, ChunkChoice
 from llmproxy_asgi.translators.openai_chat.stream_decoder import ChatStreamDecoder
+from llmproxy_asgi.translators.passthrough import PassthroughDecoder
 from llmproxy_asgi.translators.raw_json import join_object, raw, replace_model, split_object
-from llmproxy_asgi.translators.relay import Relay
 from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
 from llmproxy_asgi.translators.surrogates import decode_replaced
 from llmproxy_asgi.translators.vendor_references import ReferencePattern, reject_vendor_ids
 
 _FILE_KEYS = frozenset({"file_id", "file_data", "filename"})
 _FALSE = msgspec.Raw(b"false")
-_RELAYED_OPTIONS = msgspec.json.encode({"include_usage": True})
+_PASSTHROUGH_OPTIONS = msgspec.json.encode({"include_usage": True})
 
 
 class ChatOutbound(Outbound):
@@ -41,48 +41,52 @@ class ChatOutbound(Outbound):
     many = ("choices", "*", "logprobs", "*", "*")
 
     @override
-    def encode(self, request: Request, upstream: Upstream) -> Outgoing:
+    def encode(self, request: Request, upstream: Upstream) -> UpstreamRequest:
         refuse_encoded(request, upstream.capabilities, CHAT, protocol=PROTOCOL)
         return encode_request(request, upstream)
 
     @override
-    def splice(self, intake: Intake, upstream: Upstream) -> Outgoing:
-        values = dict(intake.raw)
+    def passthrough_request(self, inbound_request: InboundRequest, upstream: Upstream) -> UpstreamRequest:
+        values = dict(inbound_request.raw)
         warnings: tuple[str, ...] = ()
         refuse_spliced(values, upstream.capabilities, CHAT)
         nest_flat_tools(values)
         if not upstream.capabilities.stored:
             warnings = _keep_nothing(values)
-        if intake.model != upstream.model or "model" not in values:
+        if inbound_request.model != upstream.model or "model" not in values:
             values["model"] = raw(upstream.model)
-        if intake.stream and upstream.capabilities.stream_usage and not intake.include_usage:
+        if inbound_request.stream and upstream.capabilities.stream_usage and not inbound_request.include_usage:
             values["stream_options"] = _asking_usage(values.get("stream_options"))
-        return Outgoing(body=join_object(values), stream=intake.stream, warnings=warnings)
+        return UpstreamRequest(body=join_object(values), stream=inbound_request.stream, warnings=warnings)
 
     @override
-    def lacks_reasoning(self, intake: Intake, upstream: Upstream) -> bool:
-        return upstream.capabilities.needs_reasoning_content and has_calls(intake)
+    def lacks_reasoning(self, inbound_request: InboundRequest, upstream: Upstream) -> bool:
+        return upstream.capabilities.needs_reasoning_content and has_calls(inbound_request)
 
     @override
-    def with_reasoning(self, intake: Intake, request: Request) -> Intake:
-        return with_reasoning(intake, request)
+    def with_reasoning(self, inbound_request: InboundRequest, request: Request) -> InboundRequest:
+        return with_reasoning(inbound_request, request)
 
     @override
-    def decoder(self, outgoing: Outgoing, upstream: Upstream) -> StreamDecoder:
-        decoder = ChatStreamDecoder(outgoing, upstream)
-        return StoppingDecoder(decoder, outgoing.stop) if outgoing.stop else decoder
+    def decoder(self, upstream_request: UpstreamRequest, upstream: Upstream) -> StreamDecoder:
+        decoder = ChatStreamDecoder(upstream_request, upstream)
+        return StoppingDecoder(decoder, upstream_request.stop) if upstream_request.stop else decoder
 
     @override
-    def relay(self, intake: Intake, upstream: Upstream) -> StreamDecoder:
-        asked = Node.of(intake.raw, "n") if "n" in intake.raw else None
-        scan = ChatScan(upstream, keep_usage=intake.include_usage, candidates=asked.integer() if asked else 1)
-        relay = Relay(scan, asked=upstream.asked, max_event=upstream.max_event)
+    def passthrough_stream(self, inbound_request: InboundRequest, upstream: Upstream) -> StreamDecoder:
+        asked = Node.of(inbound_request.raw, "n") if "n" in inbound_request.raw else None
+        scan = ChatScan(upstream, keep_usage=inbound_request.include_usage, candidates=asked.integer() if asked else 1)
+        passthrough = PassthroughDecoder(scan, client_model=upstream.client_model, max_event=upstream.max_event)
         if not upstream.capabilities.needs_reasoning_content:
-            return relay
-        return WatchedRelay(relay, ChatStreamDecoder(Outgoing(body=b"", stream=True), upstream))
+            return passthrough
+        return WatchedPassthroughDecoder(
+            passthrough, ChatStreamDecoder(UpstreamRequest(body=b"", stream=True), upstream)
+        )
 
     @override
-    def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Response:
+    def decode(
+        self, body: bytes, upstream_request: UpstreamRequest, upstream: Upstream, *, received_at: datetime
+    ) -> Response:
         answer = _read(body)
         choices = [
             ChunkChoice(
@@ -101,15 +105,15 @@ class ChatOutbound(Outbound):
             usage=usage_of(answer),
             service_tier=answer.service_tier,
         )
-        events = ChatStreamDecoder(outgoing, upstream).decode_whole(chunk)
-        return fold(Stops(outgoing.stop).feed(events) if outgoing.stop else events)
+        events = ChatStreamDecoder(upstream_request, upstream).decode_whole(chunk)
+        return fold(Stops(upstream_request.stop).feed(events) if upstream_request.stop else events)
 
     @override
-    def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
+    def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> Batch:
         answer = _read(body)
         body = mended_whole(body, answer.choices or ())
-        if answer.model != upstream.asked:
-            body = replace_model(body, upstream.asked)
+        if answer.model != upstream.client_model:
+            body = replace_model(body, upstream.client_model)
         usage = decode_usage(usage_of(answer))
         return Batch(() if usage is None else (UsageReported(usage),), body)
 
@@ -156,7 +160,7 @@ def _read(body: bytes) -> Answer:
 def _asking_usage(options: msgspec.Raw | None) -> msgspec.Raw:
     """The caller's stream options with usage asked for; its other options keep their bytes."""
     if options is None or memoryview(options)[0] == ord("n"):
-        return msgspec.Raw(_RELAYED_OPTIONS)
+        return msgspec.Raw(_PASSTHROUGH_OPTIONS)
     values = split_object(options)
     values["include_usage"] = msgspec.Raw(b"true")
     return msgspec.Raw(join_object(values))

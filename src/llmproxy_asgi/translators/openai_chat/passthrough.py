@@ -1,4 +1,4 @@
-"""What a relay must know of a stream of chunks: where it starts, what it costs, how it ends.
+"""What a passthrough must know of a stream of chunks: where it starts, what it costs, how it ends.
 
 Content is never looked at. The expressions hit where a finish reason, usage or an error is more than null, and at
 `[DONE]`; a stream has about three such frames.
@@ -15,9 +15,9 @@ from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.openai.errors import decode_error_object, error_in
 from llmproxy_asgi.translators.openai_chat.distinct_calls import BEGINS_CALL, DistinctCalls
 from llmproxy_asgi.translators.openai_chat.mappings import FAILED, PROTOCOL, decode_finish, decode_usage, usage_of
-from llmproxy_asgi.translators.openai_chat.schema import RELAYED, RelayedChunk
+from llmproxy_asgi.translators.openai_chat.schema import PASSTHROUGH, PassthroughChunk
 from llmproxy_asgi.translators.openai_chat.stream_decoder import started
-from llmproxy_asgi.translators.relay import Inspection, Scan
+from llmproxy_asgi.translators.passthrough import Inspection, Scan
 from llmproxy_asgi.translators.stray_errors import read_loosely
 from llmproxy_asgi.translators.surrogates import decode_replaced
 from llmproxy_asgi.wire.sse import Frame
@@ -49,14 +49,14 @@ class ChatScan(Scan):
         self._candidates = candidates
         self._finished: set[int] = set()
         self._done = False
-        self._calls = DistinctCalls(upstream.asked)
+        self._calls = DistinctCalls(upstream.client_model)
 
     @override
     def first(self, frame: Frame) -> Sequence[StreamEvent]:
         data = frame.data.strip()
         if not data or data == _DONE:
             return ()
-        chunk = decode_replaced(RELAYED, data)
+        chunk = decode_replaced(PASSTHROUGH, data)
         if (chunk.error or not chunk.choices) and (error := error_in(data, protocol=PROTOCOL)) is not None:
             return (Failed(error),)
         return (started(chunk, self._upstream),)
@@ -71,7 +71,7 @@ class ChatScan(Scan):
             return Inspection()
         if frame.event == "error":
             return Inspection((Failed(decode_error_object(read_loosely(data), protocol=PROTOCOL)),))
-        chunk = decode_replaced(RELAYED, data)
+        chunk = decode_replaced(PASSTHROUGH, data)
         if (chunk.error or not chunk.choices) and (error := error_in(data, protocol=PROTOCOL)) is not None:
             return Inspection((Failed(error),))
         events = self._finishes(chunk)
@@ -84,7 +84,7 @@ class ChatScan(Scan):
         drop = not self._keep_usage and not chunk.choices
         return Inspection((*events, UsageReported(usage)), drop, instead)
 
-    def _finishes(self, chunk: RelayedChunk) -> Sequence[StreamEvent]:
+    def _finishes(self, chunk: PassthroughChunk) -> Sequence[StreamEvent]:
         events: list[StreamEvent] = []
         for choice in chunk.choices or ():
             index, word = choice.index or 0, choice.finish_reason

@@ -20,7 +20,7 @@ from llmproxy_asgi.conversation import (
     ToolChoice,
 )
 from llmproxy_asgi.errors import BadRequest
-from llmproxy_asgi.translators.base import Intake
+from llmproxy_asgi.translators.base import InboundRequest
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.openai.mappings import TIER_IN, cache_mark
 from llmproxy_asgi.translators.openai.options import (
@@ -81,9 +81,9 @@ KNOWN = frozenset(
 )
 
 
-def decode_request(intake: Intake) -> Request:
+def decode_request(inbound_request: InboundRequest) -> Request:
     """The request in nobody's dialect."""
-    raw = intake.raw
+    raw = inbound_request.raw
     messages = Node.of(raw, "messages")
     if messages is None:
         raise BadRequest("messages is required.", param="messages", code="missing_required_parameter")
@@ -91,7 +91,7 @@ def decode_request(intake: Intake) -> Request:
     tools = distinct(_tools(raw)) + ((_web_search(search),) if search else ())
     return Request(
         protocol=PROTOCOL,
-        model=intake.model,
+        model=inbound_request.model,
         messages=decode_messages(messages),
         tools=tools,
         tool_choice=_tool_choice(raw),
@@ -101,8 +101,8 @@ def decode_request(intake: Intake) -> Request:
         max_output_tokens=_max_tokens(raw),
         stop=stops(raw),
         candidates=integer(raw, "n", low=1) or 1,
-        stream=intake.stream,
-        include_usage=intake.include_usage,
+        stream=inbound_request.stream,
+        include_usage=inbound_request.include_usage,
         cache=cache_options(raw),
         end_user=string(raw, "safety_identifier") or string(raw, "user"),
         metadata=metadata(raw),

@@ -10,7 +10,7 @@ import msgspec
 
 from llmproxy_asgi.conversation import Request, Tool
 from llmproxy_asgi.translators import refusals
-from llmproxy_asgi.translators.base import Outgoing, Upstream
+from llmproxy_asgi.translators.base import Upstream, UpstreamRequest
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
 from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
 from llmproxy_asgi.translators.instructions import BETWEEN_TEXTS
@@ -28,7 +28,7 @@ _MOST_LOGPROBS = 20
 _LONGEST_END_USER = 128
 
 
-def encode_request(request: Request, upstream: Upstream) -> Outgoing:
+def encode_request(request: Request, upstream: Upstream) -> UpstreamRequest:
     """The request, and what its answer's decoder must remember."""
     return _RequestEncoder(request, upstream).encode()
 
@@ -44,7 +44,7 @@ class _RequestEncoder:
         self._body: JSONObject = {}
         self._stop: tuple[str, ...] = ()  # what is cut here, because the model does not take it
 
-    def encode(self) -> Outgoing:
+    def encode(self) -> UpstreamRequest:
         request = self._request
         if request.continues:
             raise refusals.no_stored_responses()
@@ -66,7 +66,7 @@ class _RequestEncoder:
             body["stream"] = True
             if self._can.stream_usage:
                 body["stream_options"] = {"include_usage": True}
-        return Outgoing(
+        return UpstreamRequest(
             body=msgspec.json.encode(body),
             stream=request.stream,
             warnings=self._losses.words,

@@ -15,7 +15,7 @@ from llmproxy_asgi.conversation import (
     Text,
     ToolCall,
 )
-from llmproxy_asgi.translators.base import Intake
+from llmproxy_asgi.translators.base import InboundRequest
 from llmproxy_asgi.translators.openai.mappings import TIER_OUT
 from llmproxy_asgi.translators.openai_chat.mappings import PROTOCOL, encode_usage
 from llmproxy_asgi.translators.openai_chat.reasoning import call_extras, encode_details
@@ -28,14 +28,14 @@ from llmproxy_asgi.translators.openai_chat.response_mappings import (
 )
 
 
-def encode_answer(response: Response, intake: Intake) -> bytes:
+def encode_answer(response: Response, inbound_request: InboundRequest) -> bytes:
     """The answer's JSON, with the model's name as it was asked for."""
-    legacy = "functions" in intake.raw and "tools" not in intake.raw
+    legacy = "functions" in inbound_request.raw and "tools" not in inbound_request.raw
     answer: dict[str, Any] = {
         "id": answer_id(response.id, response.nonce),
         "object": "chat.completion",
         "created": int(response.created_at.timestamp()),
-        "model": intake.model or response.model,
+        "model": inbound_request.model or response.model,
         "choices": [_choice(candidate, legacy=legacy) for candidate in response.candidates],
         "usage": encode_usage(response.usage),
         "system_fingerprint": response.extras.get(PROTOCOL, {}).get("system_fingerprint"),

@@ -122,17 +122,17 @@ class Answer(msgspec.Struct, gc=False):
     timings: Loose = None
 
 
-class RelayedChoice(msgspec.Struct, gc=False):
+class PassthroughChoice(msgspec.Struct, gc=False):
     index: int | None = None
     finish_reason: str | None = None
     error: Loose = None
     usage: Loose = None
 
 
-class RelayedChunk(msgspec.Struct, gc=False):
-    """What a relay looks at in a frame."""
+class PassthroughChunk(msgspec.Struct, gc=False):
+    """What a passthrough looks at in a frame."""
 
-    choices: Annotated[list[RelayedChoice], msgspec.Meta(max_length=MOST_CANDIDATES)] | None = None
+    choices: Annotated[list[PassthroughChoice], msgspec.Meta(max_length=MOST_CANDIDATES)] | None = None
     id: str | None = None
     model: str | None = None
     created: int | float | None = None
@@ -147,5 +147,5 @@ CHUNK = msgspec.json.Decoder(Chunk)
 NEXT_CHUNK = msgspec.json.Decoder(NextChunk)
 COUNTED_CHUNK = msgspec.json.Decoder(CountedChunk)
 ANSWER = msgspec.json.Decoder(Answer)
-RELAYED = msgspec.json.Decoder(RelayedChunk)
+PASSTHROUGH = msgspec.json.Decoder(PassthroughChunk)
 MESSAGE = msgspec.json.Decoder(Delta)

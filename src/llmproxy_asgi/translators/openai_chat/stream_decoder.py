@@ -48,7 +48,7 @@ from llmproxy_asgi.conversation import (
     UsageReported,
 )
 from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
-from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.base import StreamDecoder, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
 from llmproxy_asgi.translators.media import standard_base64
 from llmproxy_asgi.translators.names import derived
@@ -83,10 +83,10 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def started(chunk: Any, upstream: Upstream, nonce: str = "") -> Started:
-    """The first event, from the first chunk that says something (or from what a relay read of it)."""
+    """The first event, from the first chunk that says something (or from what a passthrough read of it)."""
     return Started(
         chunk.id or derived("chatcmpl-", upstream.model, str(chunk.created), nonce),
-        upstream.asked,
+        upstream.client_model,
         dated(chunk.created),
         None,
         TIER_IN.get(chunk.service_tier) if type(chunk.service_tier) is str else None,
@@ -98,15 +98,15 @@ def started(chunk: Any, upstream: Upstream, nonce: str = "") -> Started:
 class ChatStreamDecoder(StreamDecoder):
     """Reads one stream."""
 
-    def __init__(self, outgoing: Outgoing, upstream: Upstream) -> None:
-        self._names = outgoing.names
-        self._namespaces = outgoing.namespaces
-        self._call_ids = outgoing.call_ids
-        self._emulated = outgoing.emulated
+    def __init__(self, upstream_request: UpstreamRequest, upstream: Upstream) -> None:
+        self._names = upstream_request.names
+        self._namespaces = upstream_request.namespaces
+        self._call_ids = upstream_request.call_ids
+        self._emulated = upstream_request.emulated
         self._upstream = upstream
         self._splitter = FrameSplitter(max_event=upstream.max_event)
         self._complete = self._splitter.complete
-        self._nonce = outgoing.nonce
+        self._nonce = upstream_request.nonce
         self._id = ""
         self._decoder: msgspec.json.Decoder[Chunk] | msgspec.json.Decoder[NextChunk] = CHUNK
         self._candidates: dict[int, OpenCandidate] = {}

@@ -50,7 +50,7 @@ from llmproxy_asgi.conversation import (
     Usage,
     UsageReported,
 )
-from llmproxy_asgi.translators.base import Intake, StreamEncoder
+from llmproxy_asgi.translators.base import InboundRequest, StreamEncoder
 from llmproxy_asgi.translators.openai.errors import encode_error_object
 from llmproxy_asgi.translators.openai.mappings import TIER_OUT
 from llmproxy_asgi.translators.openai_chat.mappings import encode_usage
@@ -133,12 +133,12 @@ class _Choice:
 class ChatStreamEncoder(StreamEncoder):
     """Writes one stream."""
 
-    def __init__(self, intake: Intake) -> None:
-        raw = intake.raw
-        self._model = intake.model
+    def __init__(self, inbound_request: InboundRequest) -> None:
+        raw = inbound_request.raw
+        self._model = inbound_request.model
         self._legacy = "functions" in raw and "tools" not in raw
-        self._asked_usage = intake.include_usage
-        self._tail = b',"usage":null}\n\n' if intake.include_usage else b"}\n\n"
+        self._asked_usage = inbound_request.include_usage
+        self._tail = b',"usage":null}\n\n' if inbound_request.include_usage else b"}\n\n"
         self._delta_end = b'},"logprobs":null,"finish_reason":null}]' + self._tail
         self._call_end = (b"}" if self._legacy else b"}}]") + self._delta_end
         self._head = b""

@@ -7,7 +7,7 @@ from typing_extensions import override
 
 from llmproxy_asgi.conversation import EMPTY, Request, Response
 from llmproxy_asgi.translators import refusals
-from llmproxy_asgi.translators.base import Headers, Intake, StreamEncoder
+from llmproxy_asgi.translators.base import Headers, InboundRequest, StreamEncoder
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
 from llmproxy_asgi.translators.openai.options import boolean, integer, number
@@ -30,7 +30,7 @@ class CompletionsInbound(OpenAIInbound):
     @override
     def open(
         self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, bounds: Bounds = DEFAULT_BOUNDS
-    ) -> Intake:
+    ) -> InboundRequest:
         raw, values = OUTLINE.open(body, bounds)
         prompts = prompts_of(raw)
         integer(raw, "n", low=1)
@@ -38,7 +38,7 @@ class CompletionsInbound(OpenAIInbound):
         number(raw, "temperature", 0, 2)
         number(raw, "top_p", 0, 1)
         model = Node.of(raw, "model")
-        return Intake(
+        return InboundRequest(
             protocol=PROTOCOL,
             model=model.text() if model else "",
             stream=boolean(raw, "stream") or False,
@@ -47,27 +47,27 @@ class CompletionsInbound(OpenAIInbound):
             size=len(body),
             values=values,
             path=path,
-            several=len(prompts) > 1,
+            is_batch=len(prompts) > 1,
         )
 
     @override
-    def decode(self, intake: Intake) -> Request:
-        first, *others = decode_each(intake)
+    def decode(self, inbound_request: InboundRequest) -> Request:
+        first, *others = decode_each(inbound_request)
         if others:
             raise refusals.single_prompt()
         return first
 
     @override
-    def decode_each(self, intake: Intake) -> Sequence[Request]:
-        return decode_each(intake)
+    def decode_each(self, inbound_request: InboundRequest) -> Sequence[Request]:
+        return decode_each(inbound_request)
 
     @override
-    def encode(self, response: Response, intake: Intake) -> bytes:
-        return encode_answer(response, intake)
+    def encode(self, response: Response, inbound_request: InboundRequest) -> bytes:
+        return encode_answer(response, inbound_request)
 
     @override
-    def encoder(self, intake: Intake) -> StreamEncoder:
-        return CompletionsStreamEncoder(intake)
+    def encoder(self, inbound_request: InboundRequest) -> StreamEncoder:
+        return CompletionsStreamEncoder(inbound_request)
 
 
 def _asks_usage(raw: Mapping[str, msgspec.Raw]) -> bool:

@@ -11,13 +11,13 @@ from typing_extensions import override
 from llmproxy_asgi.conversation import Request
 from llmproxy_asgi.errors import UpstreamError
 from llmproxy_asgi.translators import refusals
-from llmproxy_asgi.translators.base import Headers, Intake, Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.base import Headers, InboundRequest, StreamDecoder, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.openai.errors import decode_error
 from llmproxy_asgi.translators.openai.options import integer
 from llmproxy_asgi.translators.openai_chat.outbound import ChatOutbound
 from llmproxy_asgi.translators.openai_chat.passthrough import ChatScan
 from llmproxy_asgi.translators.openai_completions.request_decoder import PROTOCOL, prompts_of
-from llmproxy_asgi.translators.relay import Relay
+from llmproxy_asgi.translators.passthrough import PassthroughDecoder
 
 
 class CompletionsOutbound(ChatOutbound):
@@ -27,14 +27,14 @@ class CompletionsOutbound(ChatOutbound):
     carries_others: ClassVar[bool] = False
 
     @override
-    def encode(self, request: Request, upstream: Upstream) -> Outgoing:
+    def encode(self, request: Request, upstream: Upstream) -> UpstreamRequest:
         raise refusals.refusal("This upstream supports legacy completions only", "messages", "send a prompt")
 
     @override
-    def relay(self, intake: Intake, upstream: Upstream) -> StreamDecoder:
-        candidates = (integer(intake.raw, "n") or 1) * len(prompts_of(intake.raw))
-        scan = ChatScan(upstream, keep_usage=intake.include_usage, candidates=candidates)
-        return Relay(scan, asked=upstream.asked, max_event=upstream.max_event)
+    def passthrough_stream(self, inbound_request: InboundRequest, upstream: Upstream) -> StreamDecoder:
+        candidates = (integer(inbound_request.raw, "n") or 1) * len(prompts_of(inbound_request.raw))
+        scan = ChatScan(upstream, keep_usage=inbound_request.include_usage, candidates=candidates)
+        return PassthroughDecoder(scan, client_model=upstream.client_model, max_event=upstream.max_event)
 
     @override
     def decode_error(self, status: int, headers: Headers, body: bytes) -> UpstreamError:

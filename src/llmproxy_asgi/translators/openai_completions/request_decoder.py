@@ -11,7 +11,7 @@ import msgspec
 
 from llmproxy_asgi.conversation import EMPTY, Message, Request, Sampling, Text
 from llmproxy_asgi.translators import refusals
-from llmproxy_asgi.translators.base import Intake
+from llmproxy_asgi.translators.base import InboundRequest
 from llmproxy_asgi.translators.fields import Node, missing
 from llmproxy_asgi.translators.openai.options import boolean, integer, number, others, stops, string
 
@@ -71,23 +71,23 @@ def prompts_of(raw: Raw) -> list[Node]:
     return entries
 
 
-def decode_each(intake: Intake) -> tuple[Request, ...]:
+def decode_each(inbound_request: InboundRequest) -> tuple[Request, ...]:
     """A request for each prompt."""
-    raw = intake.raw
+    raw = inbound_request.raw
     unknown = others(raw, _KNOWN)
     texts = [_text(prompt) for prompt in prompts_of(raw)]
     candidates = integer(raw, "n", low=1, high=_MOST_CANDIDATES) or 1
     _refuse_what_only_completions_have(raw, candidates)
     shared = Request(
         protocol=PROTOCOL,
-        model=intake.model,
+        model=inbound_request.model,
         messages=(),
         sampling=_sampling(raw),
-        max_output_tokens=_max_tokens(raw, intake.model),
+        max_output_tokens=_max_tokens(raw, inbound_request.model),
         stop=stops(raw),
         candidates=candidates,
-        stream=intake.stream,
-        include_usage=intake.include_usage,
+        stream=inbound_request.stream,
+        include_usage=inbound_request.include_usage,
         end_user=string(raw, "user"),
         extras={PROTOCOL: unknown} if unknown else EMPTY,
     )

@@ -31,7 +31,7 @@ from llmproxy_asgi.conversation import (
     Usage,
     UsageReported,
 )
-from llmproxy_asgi.translators.base import Intake, StreamEncoder
+from llmproxy_asgi.translators.base import InboundRequest, StreamEncoder
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.errors import encode_error_object
 from llmproxy_asgi.translators.openai_chat.mappings import encode_usage
@@ -47,10 +47,10 @@ _WORDS = {
 """Finish reasons that are not `stop`."""
 
 
-def encode_answer(response: Response, intake: Intake) -> bytes:
+def encode_answer(response: Response, inbound_request: InboundRequest) -> bytes:
     """A whole answer, with the model's name as it was asked for."""
     choices = [_choice(candidate) for candidate in response.candidates]
-    head = _head(response.id, response.nonce, response.created_at, intake.model or response.model)
+    head = _head(response.id, response.nonce, response.created_at, inbound_request.model or response.model)
     return _json({**head, "choices": choices, "usage": encode_usage(response.usage)})
 
 
@@ -85,10 +85,10 @@ def _declined(finish: Finish) -> str:
 class CompletionsStreamEncoder(StreamEncoder):
     """Writes one stream."""
 
-    def __init__(self, intake: Intake) -> None:
-        self._model = intake.model
-        self._asked_usage = intake.include_usage
-        self._tail = b',"usage":null}\n\n' if intake.include_usage else b"}\n\n"
+    def __init__(self, inbound_request: InboundRequest) -> None:
+        self._model = inbound_request.model
+        self._asked_usage = inbound_request.include_usage
+        self._tail = b',"usage":null}\n\n' if inbound_request.include_usage else b"}\n\n"
         self._head = b""
         self._spoken: set[tuple[int, int]] = set()
         """Parts of which anything was told, by candidate and index."""

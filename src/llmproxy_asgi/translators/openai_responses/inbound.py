@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from llmproxy_asgi.conversation import EMPTY, Request, Response
 from llmproxy_asgi.errors import BadRequest
-from llmproxy_asgi.translators.base import Headers, Intake, StreamEncoder
+from llmproxy_asgi.translators.base import Headers, InboundRequest, StreamEncoder
 from llmproxy_asgi.translators.fields import Node, missing
 from llmproxy_asgi.translators.openai.foreign_bodies import reopen
 from llmproxy_asgi.translators.openai.inbound import OpenAIInbound
@@ -42,7 +42,7 @@ _OUTSIDES: Mapping[str, Outside] = {
     "temperature": NUMBER,
     "top_p": NUMBER,
 }
-"""What a value's first byte must be; checked also where the request is only relayed."""
+"""What a value's first byte must be; checked also where the request only passes through."""
 OUTLINE = Outline(CONVERSATION_NAMES, Counted("input", "messages"), Counted("tools", "tools", within=("tools",)))
 _OTHER = "openai-chat"
 _NULL = ord("n")
@@ -73,7 +73,7 @@ class ResponsesInbound(OpenAIInbound):
     @override
     def open(
         self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, bounds: Bounds = DEFAULT_BOUNDS
-    ) -> Intake:
+    ) -> InboundRequest:
         raw, values = OUTLINE.open(body, bounds)
         check_outsides(raw, _OUTSIDES)
         if "messages" in raw and "input" not in raw:
@@ -84,7 +84,7 @@ class ResponsesInbound(OpenAIInbound):
         if limit is not None:
             limit.integer(1)
         model = Node.of(raw, "model")
-        return Intake(
+        return InboundRequest(
             protocol=PROTOCOL,
             model=model.text() if model else "",
             stream="stream" in raw and memoryview(raw["stream"])[0] == _TRUE,
@@ -96,16 +96,16 @@ class ResponsesInbound(OpenAIInbound):
         )
 
     @override
-    def decode(self, intake: Intake) -> Request:
-        return decode_request(intake)
+    def decode(self, inbound_request: InboundRequest) -> Request:
+        return decode_request(inbound_request)
 
     @override
-    def encode(self, response: Response, intake: Intake) -> bytes:
-        return encode_answer(response, intake)
+    def encode(self, response: Response, inbound_request: InboundRequest) -> bytes:
+        return encode_answer(response, inbound_request)
 
     @override
-    def encoder(self, intake: Intake) -> StreamEncoder:
-        return ResponsesStreamEncoder(intake)
+    def encoder(self, inbound_request: InboundRequest) -> StreamEncoder:
+        return ResponsesStreamEncoder(inbound_request)
 
     @override
     def encode_count(self, tokens: int) -> bytes:

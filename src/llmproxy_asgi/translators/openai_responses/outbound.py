@@ -15,7 +15,7 @@ from llmproxy_asgi.conversation import Batch, Request, Response, UsageReported
 from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.answer_bounds import SMALL
 from llmproxy_asgi.translators.assemble import fold
-from llmproxy_asgi.translators.base import Headers, Intake, Outbound, Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.base import Headers, InboundRequest, Outbound, StreamDecoder, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.counts import read_count, without
 from llmproxy_asgi.translators.hosted_tools import refuse_encoded
 from llmproxy_asgi.translators.openai.errors import decode_error, decode_error_object, error_in
@@ -23,18 +23,18 @@ from llmproxy_asgi.translators.openai.hosted_tools import RESPONSES
 from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, decode_usage
 from llmproxy_asgi.translators.openai_responses.passthrough import ResponsesScan
 from llmproxy_asgi.translators.openai_responses.request_encoder import encode_request
-from llmproxy_asgi.translators.openai_responses.request_passthrough import splice
+from llmproxy_asgi.translators.openai_responses.request_passthrough import passthrough_request
 from llmproxy_asgi.translators.openai_responses.schema import (
     ANSWER,
     LARGE_ANSWER,
-    RELAYED_ANSWER,
+    PASSTHROUGH_ANSWER,
     Answer,
     LargeAnswer,
-    RelayedAnswer,
+    PassthroughAnswer,
 )
 from llmproxy_asgi.translators.openai_responses.stream_decoder import ResponsesStreamDecoder, answer_extras
+from llmproxy_asgi.translators.passthrough import PassthroughDecoder
 from llmproxy_asgi.translators.raw_json import replace_model
-from llmproxy_asgi.translators.relay import Relay
 from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
 from llmproxy_asgi.translators.surrogates import decode_replaced
 from llmproxy_asgi.wire.json_body import decode
@@ -42,7 +42,7 @@ from llmproxy_asgi.wire.surrogates import replace_halves
 
 _REASONING = re.compile(rb'"type"\s*:\s*"reasoning"')
 """Never found in a text: there the quotes are escaped."""
-_Answer = TypeVar("_Answer", Answer, LargeAnswer, RelayedAnswer)
+_Answer = TypeVar("_Answer", Answer, LargeAnswer, PassthroughAnswer)
 _UNFINISHED = frozenset({"queued", "in_progress"})
 _NOT_COUNTED = frozenset(
     {
@@ -76,43 +76,47 @@ class ResponsesOutbound(Outbound):
     many = ("output", "*", "content", "*", "logprobs", "*")
 
     @override
-    def encode(self, request: Request, upstream: Upstream) -> Outgoing:
+    def encode(self, request: Request, upstream: Upstream) -> UpstreamRequest:
         refuse_encoded(request, upstream.capabilities, RESPONSES, protocol=PROTOCOL)
         return encode_request(request, upstream)
 
     @override
-    def splice(self, intake: Intake, upstream: Upstream) -> Outgoing:
-        return splice(intake, upstream)
+    def passthrough_request(self, inbound_request: InboundRequest, upstream: Upstream) -> UpstreamRequest:
+        return passthrough_request(inbound_request, upstream)
 
     @override
-    def decoder(self, outgoing: Outgoing, upstream: Upstream) -> StreamDecoder:
-        decoder = ResponsesStreamDecoder(outgoing, upstream)
-        return StoppingDecoder(decoder, outgoing.stop) if outgoing.stop else decoder
+    def decoder(self, upstream_request: UpstreamRequest, upstream: Upstream) -> StreamDecoder:
+        decoder = ResponsesStreamDecoder(upstream_request, upstream)
+        return StoppingDecoder(decoder, upstream_request.stop) if upstream_request.stop else decoder
 
     @override
-    def relay(self, intake: Intake, upstream: Upstream) -> StreamDecoder:
-        return Relay(ResponsesScan(upstream), asked=upstream.asked, max_event=upstream.max_event)
+    def passthrough_stream(self, inbound_request: InboundRequest, upstream: Upstream) -> StreamDecoder:
+        return PassthroughDecoder(
+            ResponsesScan(upstream), client_model=upstream.client_model, max_event=upstream.max_event
+        )
 
     @override
-    def decode(self, body: bytes, outgoing: Outgoing, upstream: Upstream, *, received_at: datetime) -> Response:
+    def decode(
+        self, body: bytes, upstream_request: UpstreamRequest, upstream: Upstream, *, received_at: datetime
+    ) -> Response:
         answer = _read(body, ANSWER) if len(body) <= SMALL else _read_large(body)
         if answer.created_at is None:
             answer.created_at = received_at.timestamp()
-        events = ResponsesStreamDecoder(outgoing, upstream).decode_whole(answer)
-        response = fold(Stops(outgoing.stop).feed(events) if outgoing.stop else events)
+        events = ResponsesStreamDecoder(upstream_request, upstream).decode_whole(answer)
+        response = fold(Stops(upstream_request.stop).feed(events) if upstream_request.stop else events)
         return msgspec.structs.replace(response, extras=answer_extras(body))
 
     @override
-    def restore(self, body: bytes, intake: Intake, upstream: Upstream) -> Batch:
-        answer = _read(body, RELAYED_ANSWER)
-        if answer.model != upstream.asked:
-            body = replace_model(body, upstream.asked)
+    def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> Batch:
+        answer = _read(body, PASSTHROUGH_ANSWER)
+        if answer.model != upstream.client_model:
+            body = replace_model(body, upstream.client_model)
         usage = decode_usage(answer.usage, answer.tool_usage)
         return Batch(() if usage is None else (UsageReported(usage),), body)
 
     @override
-    def encode_count(self, outgoing: Outgoing, upstream: Upstream) -> Outgoing:
-        return without(outgoing, _NOT_COUNTED)
+    def encode_count(self, upstream_request: UpstreamRequest, upstream: Upstream) -> UpstreamRequest:
+        return without(upstream_request, _NOT_COUNTED)
 
     @override
     def decode_count(self, body: bytes) -> int:

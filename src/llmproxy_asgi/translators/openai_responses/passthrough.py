@@ -1,4 +1,4 @@
-"""What a relay must see of a Responses stream: which model answers, what it costs, how it ends.
+"""What a passthrough must see of a Responses stream: which model answers, what it costs, how it ends.
 
 Content is never looked at. The expressions hit in the events that end a stream, where an error may be told, and where
 an item is done; a stream has about three such frames and one for each item. The items are kept as they came: a stream
@@ -18,9 +18,9 @@ from llmproxy_asgi.translators.openai.errors import FAILED_EVENT, decode_error_o
 from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, TIER_IN, decode_finish, decode_usage
 from llmproxy_asgi.translators.openai_responses.response_decoder import CALLS
 from llmproxy_asgi.translators.openai_responses.response_encoder import failure_object
-from llmproxy_asgi.translators.openai_responses.schema import ITEM_DONE, RELAYED, RelayedAnswer
+from llmproxy_asgi.translators.openai_responses.schema import ITEM_DONE, PASSTHROUGH, PassthroughAnswer
 from llmproxy_asgi.translators.openai_responses.stream_decoder import ENDINGS, started, status_of
-from llmproxy_asgi.translators.relay import Inspection, Scan
+from llmproxy_asgi.translators.passthrough import Inspection, Scan
 from llmproxy_asgi.translators.stray_errors import names_problem, read_loosely
 from llmproxy_asgi.translators.surrogates import decode_replaced
 from llmproxy_asgi.wire.sse import Frame
@@ -54,7 +54,7 @@ class ResponsesScan(Scan):
         data = frame.data.strip()
         if not data or data == _DONE:
             return ()
-        event = decode_replaced(RELAYED, data)
+        event = decode_replaced(PASSTHROUGH, data)
         if event.response is None:
             strange = not event.type or names_problem(event.type)
             error = error_in(data, protocol=PROTOCOL) if strange else None
@@ -69,7 +69,7 @@ class ResponsesScan(Scan):
             return Inspection(drop=bool(data))
         if frame.event == "error":
             return Inspection((Failed(decode_error_object(read_loosely(data), protocol=PROTOCOL)),))
-        event = decode_replaced(RELAYED, data)
+        event = decode_replaced(PASSTHROUGH, data)
         kind = event.type or frame.event
         if kind == "response.output_item.done":
             done = decode_replaced(ITEM_DONE, data)
@@ -81,7 +81,7 @@ class ResponsesScan(Scan):
             return Inspection((Failed(decode_error_object(read_loosely(data), protocol=PROTOCOL)),))
         if kind not in ENDINGS:
             return _NOTHING
-        answer = event.response or RelayedAnswer()
+        answer = event.response or PassthroughAnswer()
         status = status_of(kind, answer)
         if status == "failed":
             usage = decode_usage(answer.usage, answer.tool_usage)
@@ -122,7 +122,7 @@ def _read(found: bytes | msgspec.Raw) -> JSONObject:
         return {}
 
 
-def _ending(answer: RelayedAnswer, status: str) -> list[StreamEvent]:
+def _ending(answer: PassthroughAnswer, status: str) -> list[StreamEvent]:
     called = any(item.type in CALLS for item in answer.output or ())
     why = answer.incomplete_details.reason if answer.incomplete_details else None
     events: list[StreamEvent] = [Finished(0, decode_finish(status, why, called=called, refused=False))]
@@ -133,7 +133,7 @@ def _ending(answer: RelayedAnswer, status: str) -> list[StreamEvent]:
     return events
 
 
-def _failure(answer: RelayedAnswer, data: bytes) -> UpstreamError:
+def _failure(answer: PassthroughAnswer, data: bytes) -> UpstreamError:
     """The failure, and the event that tells it: as it came, in words of ours where it is not about the request."""
     error = decode_error_object(answer.error or {}, protocol=PROTOCOL)
     event = read_loosely(data)

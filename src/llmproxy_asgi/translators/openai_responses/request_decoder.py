@@ -17,7 +17,7 @@ from llmproxy_asgi.conversation import (
     ServiceTier,
     Text,
 )
-from llmproxy_asgi.translators.base import Intake
+from llmproxy_asgi.translators.base import InboundRequest
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.openai.options import (
     Raw,
@@ -66,14 +66,14 @@ _KNOWN = frozenset(
 _SUMMARIES = ("auto", "concise", "detailed")
 
 
-def decode_request(intake: Intake) -> Request:
+def decode_request(inbound_request: InboundRequest) -> Request:
     """The request in nobody's dialect."""
-    raw = intake.raw
+    raw = inbound_request.raw
     instructions, given = string(raw, "instructions"), Node.of(raw, "input")
     leading = (Message(role="system", parts=(Text(text=instructions),)),) if instructions else ()
     return Request(
         protocol=PROTOCOL,
-        model=intake.model,
+        model=inbound_request.model,
         messages=leading + (decode_items(given) if given else ()),
         tools=offered(decode_tools(raw), given),
         tool_choice=decode_choice(raw),
@@ -81,7 +81,7 @@ def decode_request(intake: Intake) -> Request:
         reasoning=_reasoning(raw),
         sampling=_sampling(raw),
         max_output_tokens=integer(raw, "max_output_tokens", low=1),
-        stream=intake.stream,
+        stream=inbound_request.stream,
         cache=cache_options(raw),
         end_user=string(raw, "safety_identifier") or string(raw, "user"),
         metadata=metadata(raw),

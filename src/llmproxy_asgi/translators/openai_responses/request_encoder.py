@@ -11,7 +11,7 @@ import msgspec
 
 from llmproxy_asgi.conversation import JSONObject, Request
 from llmproxy_asgi.translators import refusals
-from llmproxy_asgi.translators.base import Outgoing, Upstream
+from llmproxy_asgi.translators.base import Upstream, UpstreamRequest
 from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
 from llmproxy_asgi.translators.instructions import BETWEEN_TEXTS
 from llmproxy_asgi.translators.losses import Losses, refuse_missing_part, unsaid_extras
@@ -34,7 +34,7 @@ _APART = frozenset({"tool_choice", "reasoning", "include"})
 """Own fields that are laid over what is made of the request's, not beside it."""
 
 
-def encode_request(request: Request, upstream: Upstream) -> Outgoing:
+def encode_request(request: Request, upstream: Upstream) -> UpstreamRequest:
     """The request, and what its answer's decoder must remember."""
     return _RequestEncoder(request, upstream).encode()
 
@@ -51,7 +51,7 @@ class _RequestEncoder:
         self._include: list[str] = []
         self._body: JSONObject = {}
 
-    def encode(self) -> Outgoing:
+    def encode(self) -> UpstreamRequest:
         request, body = self._request, self._body
         self._refuse_impossible()
         tools = self._tools.encode()  # before the items, so that declared names get the plain spelling
@@ -75,7 +75,7 @@ class _RequestEncoder:
         if request.stream:
             body["stream"] = True
         stop = emulated(request.stop, self._losses)
-        return Outgoing(
+        return UpstreamRequest(
             body=msgspec.json.encode(body),
             stream=request.stream,
             warnings=self._losses.words,

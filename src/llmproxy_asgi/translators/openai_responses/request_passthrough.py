@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from llmproxy_asgi.translators import refusals
-from llmproxy_asgi.translators.base import Intake, Outgoing, Upstream
+from llmproxy_asgi.translators.base import InboundRequest, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.hosted_tools import refuse_spliced
 from llmproxy_asgi.translators.openai.hosted_tools import RESPONSES
 from llmproxy_asgi.translators.openai_responses.mappings import STATE, legal_item_id
@@ -43,14 +43,14 @@ _MADE_BY_MODEL = frozenset({"output_text", "refusal"})
 _NOTHING = frozenset({b"null", b"false", b'""'})
 
 
-def splice(intake: Intake, upstream: Upstream) -> Outgoing:
+def passthrough_request(inbound_request: InboundRequest, upstream: Upstream) -> UpstreamRequest:
     """The request as it goes on.
 
     Raises:
         Unsupported: It names something that the vendor keeps, which is not this caller's alone.
     """
-    values = dict(intake.raw)
-    if intake.model != upstream.model or "model" not in values:
+    values = dict(inbound_request.raw)
+    if inbound_request.model != upstream.model or "model" not in values:
         values["model"] = raw(upstream.model)
     warnings: list[str] = []
     refuse_spliced(values, upstream.capabilities, RESPONSES)
@@ -60,14 +60,14 @@ def splice(intake: Intake, upstream: Upstream) -> Outgoing:
         if "store" in values and bytes(values["store"]) == b"true":
             warnings.append("dropped:store")
         values["store"] = Raw(b"false")
-    if intake.state is not None and intake.state.needs_state and upstream.capabilities.efforts:
+    if inbound_request.state is not None and inbound_request.state.needs_state and upstream.capabilities.efforts:
         values["include"] = _with_state(values.get("include"))
     given = values.get("input")
     if given is not None and (WRAPPED in bytes(given) or (not upstream.capabilities.stored and _THOUGHT.search(given))):
         values["input"], dropped = _with_native_state(given, upstream)
         if dropped:
             warnings.append("dropped:reasoning")
-    return Outgoing(body=join_object(values), stream=intake.stream, warnings=tuple(warnings))
+    return UpstreamRequest(body=join_object(values), stream=inbound_request.stream, warnings=tuple(warnings))
 
 
 def _refuse_stored(values: Mapping[str, Raw]) -> None:

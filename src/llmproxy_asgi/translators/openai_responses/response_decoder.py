@@ -24,7 +24,7 @@ from llmproxy_asgi.conversation import (
     ServerToolResult,
     ToolCall,
 )
-from llmproxy_asgi.translators.base import Outgoing, Upstream
+from llmproxy_asgi.translators.base import Upstream, UpstreamRequest
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
 from llmproxy_asgi.translators.media import standard_base64
 from llmproxy_asgi.translators.openai_responses.mappings import BETWEEN_SUMMARIES, PROTOCOL
@@ -50,20 +50,20 @@ class Items:
     """Reads the items of one answer.
 
     Args:
-        outgoing: The request that is answered, for names and ids that went under others.
+        upstream_request: The request that is answered, for names and ids that went under others.
         upstream: Where it went.
     """
 
-    __slots__ = ("_outgoing", "_upstream")
+    __slots__ = ("_upstream", "_upstream_request")
 
-    def __init__(self, outgoing: Outgoing, upstream: Upstream) -> None:
-        self._outgoing = outgoing
+    def __init__(self, upstream_request: UpstreamRequest, upstream: Upstream) -> None:
+        self._upstream_request = upstream_request
         self._upstream = upstream
 
     @property
     def nonce(self) -> str:
-        """See `Outgoing.nonce`."""
-        return self._outgoing.nonce
+        """See `UpstreamRequest.nonce`."""
+        return self._upstream_request.nonce
 
     def call(self, item: JSONObject, arguments: str = "") -> ToolCall | None:
         """A call with these arguments; None where it does not say what it calls. Its id is empty where it has none."""
@@ -73,8 +73,8 @@ class Items:
         custom = item.get("type") == "custom_tool_call" or self.is_emulated(item)
         caller = item.get("caller")
         return ToolCall(
-            call_id=self._outgoing.call_ids.get(call_id, call_id),
-            name=self._outgoing.names.get(name, name),
+            call_id=self._upstream_request.call_ids.get(call_id, call_id),
+            name=self._upstream_request.names.get(name, name),
             arguments=arguments,
             kind="custom" if custom else "function",
             namespace=text_of(item, "namespace") or None,
@@ -85,7 +85,7 @@ class Items:
 
     def is_emulated(self, item: JSONObject) -> bool:
         """Whether a call is of a free-text tool that went as a function."""
-        return item.get("type") == "function_call" and text_of(item, "name") in self._outgoing.emulated
+        return item.get("type") == "function_call" and text_of(item, "name") in self._upstream_request.emulated
 
     def arguments(self, item: JSONObject, streamed: str) -> str:
         """A call's arguments when they are whole: as they were streamed, else as the item has them."""

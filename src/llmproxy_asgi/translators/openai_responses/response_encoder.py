@@ -25,7 +25,7 @@ from llmproxy_asgi.conversation import (
     Usage,
 )
 from llmproxy_asgi.errors import ErrorKind, GatewayError, UpstreamAuthFailed
-from llmproxy_asgi.translators.base import Intake
+from llmproxy_asgi.translators.base import InboundRequest
 from llmproxy_asgi.translators.openai.errors import ABOUT_THE_INPUT, FAILED_EVENT, error_object
 from llmproxy_asgi.translators.openai.mappings import NATIVE_ISSUER
 from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, TIER_OUT, encode_usage
@@ -81,7 +81,7 @@ class ResponseObject:
     """The response object of one answer, whatever it has come to.
 
     Args:
-        intake: The request that is answered.
+        inbound_request: The request that is answered.
         answer: The answer's id, already legal.
         model: What it is called where the caller named no model.
         created_at: When it began.
@@ -91,12 +91,18 @@ class ResponseObject:
     __slots__ = ("_asked_tier", "_base", "_created", "_echo", "_extras", "service_tier")
 
     def __init__(
-        self, intake: Intake, *, answer: str, model: str, created_at: datetime, extras: Mapping[str, Any] = EMPTY
+        self,
+        inbound_request: InboundRequest,
+        *,
+        answer: str,
+        model: str,
+        created_at: datetime,
+        extras: Mapping[str, Any] = EMPTY,
     ) -> None:
         self._base: dict[str, Any] = {"id": answer, "object": "response", "created_at": int(created_at.timestamp())}
-        self._created = {"model": intake.model or model}
-        self._echo = _echo(intake)
-        self._asked_tier = _asked_tier(intake)
+        self._created = {"model": inbound_request.model or model}
+        self._echo = _echo(inbound_request)
+        self._asked_tier = _asked_tier(inbound_request)
         self._extras = extras
         self.service_tier: ServiceTier | None = None
 
@@ -135,20 +141,22 @@ class ResponseObject:
         return self._asked_tier if status in _UNFINISHED else TIER_OUT[ServiceTier.STANDARD]
 
 
-def _asked_tier(intake: Intake) -> str:
-    said = intake.raw.get("service_tier")
+def _asked_tier(inbound_request: InboundRequest) -> str:
+    said = inbound_request.raw.get("service_tier")
     try:
         return msgspec.json.decode(said, type=str) if said is not None else "auto"
     except msgspec.MsgspecError:
         return "auto"
 
 
-def _echo(intake: Intake) -> dict[str, msgspec.Raw]:
+def _echo(inbound_request: InboundRequest) -> dict[str, msgspec.Raw]:
     echo: dict[str, msgspec.Raw] = {}
     for key, otherwise in _ECHOED.items():
-        said = intake.raw.get(key)
+        said = inbound_request.raw.get(key)
         if key == "store":  # whether it is kept, not whether that was asked for
-            echo[key] = msgspec.Raw(b"true" if intake.state is not None and intake.state.store else b"false")
+            echo[key] = msgspec.Raw(
+                b"true" if inbound_request.state is not None and inbound_request.state.store else b"false"
+            )
             continue
         echo[key] = msgspec.Raw(otherwise) if said is None or bytes(said) == _NULL else _filled(key, said)
     return echo
@@ -208,8 +216,8 @@ def error_event(error: GatewayError) -> JSONObject:
     return {"type": "error", **flat, "sequence_number": 0, "error": nested}
 
 
-def relayed_failure(error: GatewayError) -> JSONObject | None:
-    """The `response.failed` that a relayed stream ends with: the upstream's own, or one that its relay made."""
+def passthrough_failure(error: GatewayError) -> JSONObject | None:
+    """The `response.failed` that a passthrough stream ends with: the upstream's own, or one that the gateway made."""
     event = error.native.get(FAILED_EVENT) if error.native else None
     return event if isinstance(event, dict) else None
 

@@ -81,18 +81,18 @@ class LargeAnswer(Answer, gc=False):
     output: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=MOST_PARTS)] | None = None
 
 
-class RelayedItem(msgspec.Struct, gc=False):
+class PassthroughItem(msgspec.Struct, gc=False):
     type: str | None = None
 
 
-class RelayedAnswer(msgspec.Struct, gc=False):
-    """What a relay looks at in an answer."""
+class PassthroughAnswer(msgspec.Struct, gc=False):
+    """What a passthrough looks at in an answer."""
 
     id: str | None = None
     model: str | None = None
     created_at: int | float | None = None
     status: str | None = None
-    output: Annotated[list[RelayedItem], msgspec.Meta(max_length=MOST_PARTS)] | None = None
+    output: Annotated[list[PassthroughItem], msgspec.Meta(max_length=MOST_PARTS)] | None = None
     usage: Loose = None
     tool_usage: Loose = None
     error: Loose = None
@@ -100,16 +100,16 @@ class RelayedAnswer(msgspec.Struct, gc=False):
     service_tier: str | None = None
 
 
-class RelayedEvent(msgspec.Struct, gc=False):
-    """What a relay looks at in a frame."""
+class PassthroughEvent(msgspec.Struct, gc=False):
+    """What a passthrough looks at in a frame."""
 
     type: str | None = None
-    response: RelayedAnswer | None = None
+    response: PassthroughAnswer | None = None
     error: Loose = None
 
 
 class ItemDone(msgspec.Struct, gc=False):
-    """What a relay keeps of an item."""
+    """What a passthrough keeps of an item."""
 
     item: msgspec.Raw
     output_index: int | None = None
@@ -119,6 +119,6 @@ EVENT = msgspec.json.Decoder(Event)
 DELTA_EVENT = msgspec.json.Decoder(DeltaEvent)
 ANSWER = msgspec.json.Decoder(Answer)
 LARGE_ANSWER = msgspec.json.Decoder(LargeAnswer)
-RELAYED = msgspec.json.Decoder(RelayedEvent)
+PASSTHROUGH = msgspec.json.Decoder(PassthroughEvent)
 ITEM_DONE = msgspec.json.Decoder(ItemDone)
-RELAYED_ANSWER = msgspec.json.Decoder(RelayedAnswer)
+PASSTHROUGH_ANSWER = msgspec.json.Decoder(PassthroughAnswer)

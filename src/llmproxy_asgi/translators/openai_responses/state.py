@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from llmproxy_asgi.errors import BadRequest, GatewayError, Unsupported
-from llmproxy_asgi.translators.base import Intake, State
+from llmproxy_asgi.translators.base import InboundRequest, State
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai_responses.mappings import STATE, is_answer_id
@@ -119,23 +119,23 @@ def state_of(values: Mapping[str, msgspec.Raw], *, counting: bool = False) -> St
     return State(store=store, previous_id=previous_id, background=background, shows_state=shows)
 
 
-def asks_to_be_kept(intake: Intake) -> bool:
+def asks_to_be_kept(inbound_request: InboundRequest) -> bool:
     """Whether a request says `store: true` in so many words, and not only by saying nothing."""
-    return bytes(intake.raw.get("store", _NULL)) == b"true"
+    return bytes(inbound_request.raw.get("store", _NULL)) == b"true"
 
 
-def unkept(intake: Intake, *, strict: bool) -> Intake:
+def unkept(inbound_request: InboundRequest, *, strict: bool) -> InboundRequest:
     """The same request to a gateway that keeps nothing.
 
     Args:
-        intake: As it came.
+        inbound_request: As it came.
         strict: Whether it is to be served as it is, or not at all.
 
     Raises:
         BadRequest: It cannot be served without anything kept.
     """
-    state = intake.state or State()
-    if strict and asks_to_be_kept(intake):
+    state = inbound_request.state or State()
+    if strict and asks_to_be_kept(inbound_request):
         raise Unsupported(
             "This gateway stores no responses, by its setting `store: never` (store): send false.", param="store"
         )
@@ -151,16 +151,16 @@ def unkept(intake: Intake, *, strict: bool) -> Intake:
             param="previous_response_id",
             code="previous_response_not_found",
         )
-    return msgspec.structs.replace(intake, state=msgspec.structs.replace(state, store=False))
+    return msgspec.structs.replace(inbound_request, state=msgspec.structs.replace(state, store=False))
 
 
-def own_items(intake: Intake) -> list[msgspec.Raw]:
+def own_items(inbound_request: InboundRequest) -> list[msgspec.Raw]:
     """The items of a request's own input, as they are.
 
     Raises:
         BadRequest: It cannot be read.
     """
-    given = intake.raw.get("input")
+    given = inbound_request.raw.get("input")
     if given is None or bytes(given) == _NULL:
         return []
     try:
@@ -193,24 +193,24 @@ def resolved(items: Sequence[msgspec.Raw], known: Mapping[str, msgspec.Raw]) -> 
     return [known.get(_referred(item) or "", item) for item in items]
 
 
-def refers(intake: Intake) -> bool:
+def refers(inbound_request: InboundRequest) -> bool:
     """Whether its input may name items in place of sending them."""
-    given = intake.raw.get("input")
+    given = inbound_request.raw.get("input")
     return given is not None and _REFERENCE.search(given) is not None
 
 
 def expanded(
-    intake: Intake,
+    inbound_request: InboundRequest,
     before: Sequence[msgspec.Raw] = (),
     own: Sequence[msgspec.Raw] | None = None,
     *,
     keeps_previous: bool = False,
     bounds: Bounds = DEFAULT_BOUNDS,
-) -> Intake:
+) -> InboundRequest:
     """The request as it would be if nothing were kept: whole, and asking for nothing to be kept.
 
     Args:
-        intake: As it came.
+        inbound_request: As it came.
         before: The conversation that it goes on from.
         own: Its own items, where they are others than it sent.
         keeps_previous: Whether it still names what it goes on from.
@@ -219,8 +219,8 @@ def expanded(
     Raises:
         BadRequest: It holds more JSON values than the bounds allow, or its own input cannot be read.
     """
-    size, count = intake.size, intake.values
-    values, state = dict(intake.raw), intake.state or State()
+    size, count = inbound_request.size, inbound_request.values
+    values, state = dict(inbound_request.raw), inbound_request.state or State()
     values.pop("background", None)
     if not keeps_previous:
         values.pop("previous_response_id", None)
@@ -228,17 +228,17 @@ def expanded(
         values.pop("store", None)
     if before or own is not None:
         given = len(memoryview(values.get("input", _EMPTY)))
-        values["input"] = raw([*before, *(own_items(intake) if own is None else own)])
+        values["input"] = raw([*before, *(own_items(inbound_request) if own is None else own)])
         size += max(0, len(memoryview(values["input"])) - given)
-        if size > intake.size:
+        if size > inbound_request.size:
             count += _values_of(values["input"], bounds)
     elif "input" not in values and not keeps_previous and state.previous_id:
         values["input"] = _EMPTY
-    stream = intake.stream
+    stream = inbound_request.stream
     if state.background:
         values["stream"], stream = _TRUE, True
     state = msgspec.structs.replace(state, needs_state=state.store)
-    return msgspec.structs.replace(intake, raw=values, stream=stream, state=state, size=size, values=count)
+    return msgspec.structs.replace(inbound_request, raw=values, stream=stream, state=state, size=size, values=count)
 
 
 def _values_of(items: msgspec.Raw, bounds: Bounds) -> int:
@@ -311,10 +311,15 @@ def encode_deleted(response_id: str) -> bytes:
 
 
 def without_output(
-    intake: Intake, status: str, *, answer: str, created_at: datetime, error: GatewayError | None = None
+    inbound_request: InboundRequest,
+    status: str,
+    *,
+    answer: str,
+    created_at: datetime,
+    error: GatewayError | None = None,
 ) -> bytes:
     """An answer of which there is nothing (yet): queued, begun, cancelled, or failed before it began."""
-    found = ResponseObject(intake, answer=answer, model=intake.model, created_at=created_at)
+    found = ResponseObject(inbound_request, answer=answer, model=inbound_request.model, created_at=created_at)
     return found.encode(status, (), error=failure_object(error) if error is not None else None)
 
 
@@ -351,7 +356,7 @@ class Telling:
 
     Args:
         said: The request as its caller sent it.
-        relayed: Whether the answer is the upstream's own, in this very protocol.
+        passed_through: Whether the answer is the upstream's own, in this very protocol.
 
     Attributes:
         id: What the answer is called; None: as the upstream calls it, and not known yet.
@@ -360,18 +365,18 @@ class Telling:
             to send back, as ever.
     """
 
-    __slots__ = ("_echo", "_relayed", "final", "hides", "id")
+    __slots__ = ("_echo", "_passed_through", "final", "hides", "id")
 
-    def __init__(self, said: Intake, *, relayed: bool) -> None:
+    def __init__(self, said: InboundRequest, *, passed_through: bool) -> None:
         state = said.state or State()
-        self._relayed = relayed
-        self.hides = relayed and state.store and not state.shows_state
+        self._passed_through = passed_through
+        self.hides = passed_through and state.store and not state.shows_state
         self._echo = {
             "store": raw(state.store),
             "background": raw(state.background),
             "previous_response_id": raw(state.previous_id),
         }
-        self.id: str | None = None if relayed else state.answer_id
+        self.id: str | None = None if passed_through else state.answer_id
         self.final: Final | None = None
 
     def first_id(self, data: bytes) -> str | None:
@@ -422,7 +427,7 @@ class Telling:
     def _edited(self, answer: dict[str, msgspec.Raw], status: str, *, ends: bool) -> dict[str, msgspec.Raw]:
         if self.id is not None:
             answer["id"] = raw(self.id)
-        if self._relayed:
+        if self._passed_through:
             answer |= self._echo
         output = _items(answer.get("output", _EMPTY))
         if ends:

@@ -26,7 +26,7 @@ from llmproxy_asgi.conversation import (
     UsageReported,
 )
 from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
-from llmproxy_asgi.translators.base import Outgoing, StreamDecoder, Upstream
+from llmproxy_asgi.translators.base import StreamDecoder, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.errors import decode_error_object, error_in
 from llmproxy_asgi.translators.openai.mappings import dated
@@ -69,10 +69,10 @@ def status_of(kind: str, answer: Any) -> str:
 
 
 def started(answer: Any, upstream: Upstream, nonce: str = "") -> Started:
-    """The first event, from the first account of the answer (or from what a relay read of it)."""
+    """The first event, from the first account of the answer (or from what a passthrough read of it)."""
     return Started(
         answer.id or derived("resp_", upstream.model, str(answer.created_at), nonce),
-        upstream.asked,
+        upstream.client_model,
         dated(answer.created_at),
         None,
         TIER_IN.get(answer.service_tier) if answer.service_tier else None,
@@ -84,11 +84,11 @@ def started(answer: Any, upstream: Upstream, nonce: str = "") -> Started:
 class ResponsesStreamDecoder(StreamDecoder):
     """Reads one stream."""
 
-    def __init__(self, outgoing: Outgoing, upstream: Upstream) -> None:
+    def __init__(self, upstream_request: UpstreamRequest, upstream: Upstream) -> None:
         self._upstream = upstream
-        self._nonce = outgoing.nonce
+        self._nonce = upstream_request.nonce
         self._joiner: SurrogateJoiner | None = None
-        self._reader = Reader(Items(outgoing, upstream))
+        self._reader = Reader(Items(upstream_request, upstream))
         self._splitter = FrameSplitter(max_event=upstream.max_event)
         self._complete = self._splitter.complete
         self._started = False

@@ -46,13 +46,13 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import GatewayError, UpstreamFailed
 from llmproxy_asgi.translators.assemble import unfold
-from llmproxy_asgi.translators.base import Intake, StreamEncoder
+from llmproxy_asgi.translators.base import InboundRequest, StreamEncoder
 from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, answer_id, encode_finish
 from llmproxy_asgi.translators.openai_responses.response_encoder import (
     ResponseObject,
     error_event,
     failure_object,
-    relayed_failure,
+    passthrough_failure,
 )
 from llmproxy_asgi.translators.openai_responses.writers import (
     Call,
@@ -74,8 +74,8 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 class ResponsesStreamEncoder(StreamEncoder):
     """Writes one stream."""
 
-    def __init__(self, intake: Intake) -> None:
-        self._intake = intake
+    def __init__(self, inbound_request: InboundRequest) -> None:
+        self._inbound_request = inbound_request
         self._output = Output("")
         self._object: ResponseObject | None = None
         self._open: dict[int, Writer] = {}
@@ -132,11 +132,11 @@ class ResponsesStreamEncoder(StreamEncoder):
     # ── the life of the answer ───────────────────────────────────────────────────────────────────────────────────────
 
     def _start(self, event: Started, out: list[bytes]) -> None:
-        state = self._intake.state
+        state = self._inbound_request.state
         found = (state.answer_id if state is not None else None) or answer_id(event.id, event.nonce)
         self._usage = event.usage
         self._object = ResponseObject(
-            self._intake,
+            self._inbound_request,
             answer=found,
             model=event.model,
             created_at=event.created_at,
@@ -168,9 +168,9 @@ class ResponsesStreamEncoder(StreamEncoder):
     def _fail(self, error: GatewayError, out: list[bytes]) -> None:
         self._over = True
         if self._object is None:
-            event = relayed_failure(error)
+            event = passthrough_failure(error)
             if event is not None:
-                answer = {**event.get("response", {}), "model": self._intake.model}
+                answer = {**event.get("response", {}), "model": self._inbound_request.model}
                 Output("").event("response.failed", {**event, "response": answer}, out, numbered=False)
             else:
                 Output("").event("error", error_event(error), out, numbered=False)
@@ -256,13 +256,13 @@ class ResponsesStreamEncoder(StreamEncoder):
         if call.namespace is not None:
             return call.namespace
         if self._namespaces is None:
-            self._namespaces = _namespaces(self._intake)
+            self._namespaces = _namespaces(self._inbound_request)
         return self._namespaces.get(call.name)
 
 
-def encode_answer(response: Response, intake: Intake) -> bytes:
+def encode_answer(response: Response, inbound_request: InboundRequest) -> bytes:
     """A whole answer: what its stream would end with."""
-    encoder = ResponsesStreamEncoder(intake)
+    encoder = ResponsesStreamEncoder(inbound_request)
     encoder.feed(tuple(_sealed_from_the_start(_with_phase(response))))
     return encoder.last
 
@@ -313,9 +313,9 @@ def _with_phase(response: Response) -> Response:
     return msgspec.structs.replace(response, candidates=tuple(candidates))
 
 
-def _namespaces(intake: Intake) -> dict[str, str]:
+def _namespaces(inbound_request: InboundRequest) -> dict[str, str]:
     """Names of tools that are declared in just one namespace and nowhere else, to that namespace."""
-    raw = intake.raw.get("tools")
+    raw = inbound_request.raw.get("tools")
     if raw is None or b'"namespace"' not in bytes(raw):
         return {}
     places: dict[str, set[str | None]] = {}

@@ -55,7 +55,7 @@ from support.wires.messages import (
     events_of,
     frames,
     opened,
-    plain_outgoing,
+    plain_upstream_request,
     read_by_sdk,
     request,
     upstream,
@@ -233,7 +233,8 @@ def test_names_of_events_cannot_break_the_framing() -> None:
     """Omit an event whose name could break the framing."""
     stream = wire("unknown.sse").replace(b"brand_new_event", b"a b")
     assert all(
-        name != "a b" for name, _ in frames(written(drained(OUTBOUND.decoder(plain_outgoing(), upstream()), [stream])))
+        name != "a b"
+        for name, _ in frames(written(drained(OUTBOUND.decoder(plain_upstream_request(), upstream()), [stream])))
     )
 
 
@@ -253,14 +254,16 @@ def test_nothing_follows_a_failure() -> None:
 def test_end_markers_of_other_protocols_are_ignored() -> None:
     """Ignore `[DONE]` and empty data."""
     stream = wire("text.sse").replace(b"event: ping", b"data: [DONE]\n\ndata:\n\nevent: ping")
-    assert drained(OUTBOUND.decoder(plain_outgoing(), upstream()), [stream]) == events_of("text.sse")
+    assert drained(OUTBOUND.decoder(plain_upstream_request(), upstream()), [stream]) == events_of("text.sse")
 
 
-@pytest.mark.parametrize("codec", ["full", "relay"])
+@pytest.mark.parametrize("codec", ["full", "passthrough"])
 def test_an_event_without_end_is_a_failure(codec: str) -> None:
     """End the stream with a failure when an event exceeds the limit."""
     decoder = (
-        OUTBOUND.decoder(plain_outgoing(), upstream()) if codec == "full" else OUTBOUND.relay(opened(), upstream())
+        OUTBOUND.decoder(plain_upstream_request(), upstream())
+        if codec == "full"
+        else OUTBOUND.passthrough_stream(opened(), upstream())
     )
     last = [*decoder.feed(b"data: " + b"x" * DEFAULT_MAX_EVENT).events, *decoder.close().events][-1]
     assert isinstance(last, Failed)
@@ -268,7 +271,10 @@ def test_an_event_without_end_is_a_failure(codec: str) -> None:
 
 def test_an_error_without_a_type_is_seen() -> None:
     """Report an error object without a type as a failure, decoded and passed through."""
-    for codec in (OUTBOUND.decoder(plain_outgoing(), upstream()), OUTBOUND.relay(opened(), upstream())):
+    for codec in (
+        OUTBOUND.decoder(plain_upstream_request(), upstream()),
+        OUTBOUND.passthrough_stream(opened(), upstream()),
+    ):
         assert isinstance(drained(codec, [b'data: {"error": {"message": "m"}}\n\n'])[-1], Failed)
 
 
@@ -276,7 +282,7 @@ def test_a_stream_that_starts_twice() -> None:
     """Ignore a second start."""
     stream = wire("text.sse")
     start = stream[: stream.index(b"\n\n") + 2]
-    assert drained(OUTBOUND.decoder(plain_outgoing(), upstream()), [start + stream]) == events_of("text.sse")
+    assert drained(OUTBOUND.decoder(plain_upstream_request(), upstream()), [start + stream]) == events_of("text.sse")
 
 
 # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -292,8 +298,8 @@ def test_names_in_headers_are_checked() -> None:
 def test_a_count_needs_no_limit() -> None:
     """Allow a missing `max_tokens` when the path counts tokens."""
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}]}).encode()
-    intake = INBOUND.open(body, headers={}, path={"operation": "count_tokens"})
-    assert INBOUND.decode(intake).max_output_tokens is None
+    inbound_request = INBOUND.open(body, headers={}, path={"operation": "count_tokens"})
+    assert INBOUND.decode(inbound_request).max_output_tokens is None
 
 
 def test_odd_requests_are_read() -> None:
@@ -339,9 +345,9 @@ def test_several_instructions_in_the_middle() -> None:
     lasting = Message(role="system", parts=(Text(text="t"),), expires="never")
     body, _ = encoded(request(user(), one, one))
     assert [len(turn["content"]) for turn in body["messages"]] == [1, 2]
-    body, outgoing = encoded(request(user(), one, lasting))
+    body, upstream_request = encoded(request(user(), one, lasting))
     assert [turn["role"] for turn in body["messages"]] == ["user", "system", "user"]
-    assert outgoing.warnings == ("downgraded:system_message",)
+    assert upstream_request.warnings == ("downgraded:system_message",)
 
 
 @pytest.mark.parametrize(
@@ -387,23 +393,23 @@ def test_a_search_may_be_forced() -> None:
 def test_automatic_thinking_on_a_model_with_budgets() -> None:
     """Send a medium budget within the model's limits to a model without automatic thinking, with a warning."""
     wish = ReasoningOptions(budget_tokens=-1)
-    body, outgoing = encoded(request(reasoning=wish), upstream(thinking="budget", max_thinking_budget=4000))
+    body, upstream_request = encoded(request(reasoning=wish), upstream(thinking="budget", max_thinking_budget=4000))
     assert body["thinking"] == {"type": "enabled", "budget_tokens": 4000}
-    assert outgoing.warnings == ("emulated:reasoning_effort", "clamped:reasoning_effort")
+    assert upstream_request.warnings == ("emulated:reasoning_effort", "clamped:reasoning_effort")
 
 
 def test_verbosity_and_open_objects() -> None:
     """Report dropped verbosity and dropped `additionalProperties` as losses."""
     schema = {"type": "object", "additionalProperties": True, "properties": {"a": {"type": "string"}}}
     wanted = OutputFormat(kind="json_schema", schema=schema, verbosity="low")
-    body, outgoing = encoded(request(output=wanted))
+    body, upstream_request = encoded(request(output=wanted))
     assert body["output_config"]["format"]["schema"] == {**schema, "additionalProperties": False}
-    assert outgoing.warnings == ("dropped:verbosity", "dropped:response_format.additionalProperties")
+    assert upstream_request.warnings == ("dropped:verbosity", "dropped:response_format.additionalProperties")
 
 
 def test_an_invalid_conversation_with_wrapped_state_passes() -> None:
     """Pass messages of invalid shapes unchanged when unwrapping state."""
     turns: list[Any] = [3, {"role": "user", "content": "bGxtcHJveHkx"}, {"role": "user", "content": [3]}]
-    outgoing = OUTBOUND.splice(opened({"messages": turns}), upstream())
-    assert json.loads(outgoing.body)["messages"] == turns
-    assert outgoing.warnings == ()
+    upstream_request = OUTBOUND.passthrough_request(opened({"messages": turns}), upstream())
+    assert json.loads(upstream_request.body)["messages"] == turns
+    assert upstream_request.warnings == ()

@@ -54,16 +54,16 @@ def refused(body: dict[str, Any], **headers: str) -> str | None:
 
 def test_headers_are_read() -> None:
     """Keep the version as sent, or its absence; decode betas into a list, repeated or not."""
-    intake = opened(anthropic_version=NEW, anthropic_beta="a-1, b-2,,c-3")
-    assert (intake.version, intake.betas) == (NEW, ("a-1", "b-2", "c-3"))
+    inbound_request = opened(anthropic_version=NEW, anthropic_beta="a-1, b-2,,c-3")
+    assert (inbound_request.version, inbound_request.betas) == (NEW, ("a-1", "b-2", "c-3"))
     assert opened().version is None
 
 
 def test_opening_reads_what_routing_needs() -> None:
     """Read model, stream and size without decoding messages; a missing model is an empty name."""
-    intake = opened({"stream": True, "messages": [{"role": "nobody"}]})
-    assert (intake.model, intake.stream) == ("asked", True)
-    assert intake.size > 0
+    inbound_request = opened({"stream": True, "messages": [{"role": "nobody"}]})
+    assert (inbound_request.model, inbound_request.stream) == ("asked", True)
+    assert inbound_request.size > 0
     assert opened({"model": ...}).model == ""
 
 
@@ -145,9 +145,9 @@ def test_wrong_fields_are_named_by_their_path(body: dict[str, Any], param: str) 
 
 def test_warming_a_cache_is_anthropics_alone() -> None:
     """Open `max_tokens: 0`, so that it can pass through, but refuse to translate it."""
-    intake = opened({"max_tokens": 0})
+    inbound_request = opened({"max_tokens": 0})
     with pytest.raises(Unsupported):
-        INBOUND.decode(intake)
+        INBOUND.decode(inbound_request)
 
 
 @pytest.mark.parametrize("version", [NEW, "2023-06-01", "2099-01-01"])

@@ -71,8 +71,8 @@ def text(*texts: str) -> list[dict[str, str]]:
 
 def sent(*messages: Message, to: Upstream | None = None, **fields: Any) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """Return the encoded messages and the warnings."""
-    body, outgoing = encoded(request(*messages, **fields), to)
-    return body["messages"], outgoing.warnings
+    body, upstream_request = encoded(request(*messages, **fields), to)
+    return body["messages"], upstream_request.warnings
 
 
 def refused(*messages: Message, to: Upstream | None = None, **fields: Any) -> str | None:
@@ -83,7 +83,7 @@ def refused(*messages: Message, to: Upstream | None = None, **fields: Any) -> st
 
 def model(name: str) -> Upstream:
     return Upstream(
-        provider="claude", model=name, asked="asked", issuer="anthropic", capabilities=capabilities_of(name)
+        provider="claude", model=name, client_model="asked", issuer="anthropic", capabilities=capabilities_of(name)
     )
 
 
@@ -104,15 +104,15 @@ OLD, BUDGET, BOTH, FIVE, NEWEST = map(
 
 def test_a_plain_question() -> None:
     """Send model, limit and message with the latest version; encode the same bytes each time."""
-    body, outgoing = encoded(request(max_output_tokens=50))
+    body, upstream_request = encoded(request(max_output_tokens=50))
     assert body == {
         "model": "claude-upstream-1",
         "max_tokens": 50,
         "messages": [{"role": "user", "content": text("Hi")}],
     }
-    assert outgoing.headers == (("anthropic-version", "2026-10-21"),)
-    assert outgoing.warnings == ()
-    assert OUTBOUND.encode(request(max_output_tokens=50), upstream()) == outgoing
+    assert upstream_request.headers == (("anthropic-version", "2026-10-21"),)
+    assert upstream_request.warnings == ()
+    assert OUTBOUND.encode(request(max_output_tokens=50), upstream()) == upstream_request
 
 
 def test_leading_instructions_are_separate_texts() -> None:
@@ -190,10 +190,10 @@ def test_a_trailing_assistant_message() -> None:
 
 def test_instructions_alone_get_a_user_message() -> None:
     """Insert a user message into a conversation of instructions only, with a warning."""
-    body, outgoing = encoded(request(system("a"), system("b")))
+    body, upstream_request = encoded(request(system("a"), system("b")))
     assert body["system"] == [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert body["messages"] == [{"role": "user", "content": [{"type": "text", "text": "."}]}]
-    assert outgoing.warnings == ("emulated:first_user_turn",)
+    assert upstream_request.warnings == ("emulated:first_user_turn",)
 
 
 def test_a_blank_conversation_is_refused() -> None:
@@ -230,11 +230,11 @@ def test_orphans() -> None:
 def test_ids_are_made_legal() -> None:
     """Derive valid ids for calls and results, and record the mapping back."""
     given = "functions.f:0/" + "x" * 80
-    body, outgoing = encoded(request(user("a"), assistant(call(given)), results(given)))
+    body, upstream_request = encoded(request(user("a"), assistant(call(given)), results(given)))
     used, answered = body["messages"][1]["content"][0]["id"], body["messages"][2]["content"][0]["tool_use_id"]
     assert used == answered != given
     assert len(used) <= 64
-    assert outgoing.call_ids == {used: given}
+    assert upstream_request.call_ids == {used: given}
 
 
 @pytest.mark.parametrize(
@@ -336,9 +336,9 @@ def test_state_of_this_upstream_is_native_again() -> None:
 )
 def test_other_state_is_dropped_and_never_shown(part: Reasoning) -> None:
     """Drop reasoning that this upstream can't verify, including its text, with a warning."""
-    body, outgoing = encoded(request(user("a"), assistant(part, Text(text="b")), user("c")))
+    body, upstream_request = encoded(request(user("a"), assistant(part, Text(text="b")), user("c")))
     assert "secret" not in json.dumps(body)
-    assert outgoing.warnings == ("dropped:reasoning",)
+    assert upstream_request.warnings == ("dropped:reasoning",)
 
 
 def test_seals_on_other_parts_are_dropped() -> None:
@@ -352,9 +352,9 @@ def test_seals_on_other_parts_are_dropped() -> None:
 def test_a_budget_is_dropped_without_earlier_thinking() -> None:
     """Drop the budget in a tool loop without thinking, which such models would refuse."""
     turns = (user("a"), assistant(call("1")), results("1"))
-    body, outgoing = encoded(request(*turns, reasoning=ReasoningOptions(effort="high")), BUDGET)
+    body, upstream_request = encoded(request(*turns, reasoning=ReasoningOptions(effort="high")), BUDGET)
     assert "thinking" not in body
-    assert "dropped:reasoning_effort" in outgoing.warnings
+    assert "dropped:reasoning_effort" in upstream_request.warnings
     fresh, _ = encoded(request(user("a"), reasoning=ReasoningOptions(effort="high")), BUDGET)
     assert fresh["thinking"]["type"] == "enabled"
 
@@ -379,8 +379,8 @@ F, G = Tool(name="f", parameters={"type": "object"}), Tool(name="g")
 def tooled(
     *tools: Tool, choice: ToolChoice | None = None, to: Upstream | None = None, **fields: Any
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    body, outgoing = encoded(request(tools=tools, tool_choice=choice or ToolChoice(), **fields), to)
-    return body, outgoing.warnings
+    body, upstream_request = encoded(request(tools=tools, tool_choice=choice or ToolChoice(), **fields), to)
+    return body, upstream_request.warnings
 
 
 def test_tools_are_declared() -> None:
@@ -467,13 +467,13 @@ def test_free_text_tools_are_emulated() -> None:
         name="patch", kind="custom", description="Edit.", grammar=Grammar(syntax="lark", definition="start: x")
     )
     made = ToolCall(call_id="1", name="patch", kind="custom", arguments="*** a\nb")
-    body, outgoing = encoded(request(user("a"), assistant(made), results("1"), tools=(patch,)))
+    body, upstream_request = encoded(request(user("a"), assistant(made), results("1"), tools=(patch,)))
     (tool,) = body["tools"]
     assert tool["input_schema"]["required"] == ["input"]
     assert "start: x" in tool["description"]
     assert body["messages"][1]["content"][0]["input"] == {"input": "*** a\nb"}
-    assert outgoing.emulated == {"patch"}
-    assert outgoing.warnings == ("emulated:custom_tool",)
+    assert upstream_request.emulated == {"patch"}
+    assert upstream_request.warnings == ("emulated:custom_tool",)
 
 
 def test_names_are_made_legal() -> None:
@@ -481,7 +481,7 @@ def test_names_are_made_legal() -> None:
     dotted = Tool(name="ns.read")
     spaced = Tool(name="read", namespace="files")
     history = (user("a"), assistant(call("1", "ns.read")), results("1"))
-    body, outgoing = encoded(
+    body, upstream_request = encoded(
         request(
             *history, tools=(dotted, spaced), tool_choice=ToolChoice(mode="required", only=("ns.read",), given=True)
         )
@@ -489,7 +489,7 @@ def test_names_are_made_legal() -> None:
     first, second = (tool["name"] for tool in body["tools"])
     assert body["messages"][1]["content"][0]["name"] == first == body["tool_choice"]["name"]
     assert second == "files__read"
-    assert outgoing.names == {first: "ns.read", "files__read": "read"}
+    assert upstream_request.names == {first: "ns.read", "files__read": "read"}
 
 
 def test_server_tools() -> None:
@@ -544,10 +544,10 @@ def test_reasoning(
     to: Upstream, wish: dict[str, Any], thinking: object, effort: str | None, warnings: tuple[str, ...]
 ) -> None:
     """Encode reasoning as an effort or a budget, never both; nothing if not requested."""
-    body, outgoing = encoded(request(reasoning=ReasoningOptions(**wish)), to)
+    body, upstream_request = encoded(request(reasoning=ReasoningOptions(**wish)), to)
     assert body.get("thinking") == thinking
     assert body.get("output_config", {}).get("effort") == effort
-    assert outgoing.warnings == warnings
+    assert upstream_request.warnings == warnings
 
 
 @pytest.mark.parametrize(
@@ -556,9 +556,11 @@ def test_reasoning(
 )
 def test_a_budget_stays_below_the_limit(limit: int, budget: int | None, warning: str) -> None:
     """Keep a budget below max_tokens; send none if too little is left."""
-    body, outgoing = encoded(request(max_output_tokens=limit, reasoning=ReasoningOptions(effort="high")), BUDGET)
+    body, upstream_request = encoded(
+        request(max_output_tokens=limit, reasoning=ReasoningOptions(effort="high")), BUDGET
+    )
     assert body.get("thinking", {}).get("budget_tokens") == budget
-    assert outgoing.warnings == (warning,)
+    assert upstream_request.warnings == (warning,)
 
 
 def test_readable_reasoning_is_requested_for_clients_that_show_it() -> None:
@@ -579,21 +581,21 @@ def test_readable_reasoning_is_requested_for_clients_that_show_it() -> None:
 )
 def test_the_limit(capabilities: dict[str, Any], wanted: int | None, expected: int, warnings: tuple[str, ...]) -> None:
     """Send the model's own limit by default, and clamp higher limits."""
-    body, outgoing = encoded(request(max_output_tokens=wanted), upstream(**capabilities))
-    assert (body["max_tokens"], outgoing.warnings) == (expected, warnings)
+    body, upstream_request = encoded(request(max_output_tokens=wanted), upstream(**capabilities))
+    assert (body["max_tokens"], upstream_request.warnings) == (expected, warnings)
 
 
 def test_sampling() -> None:
     """Clamp sampling for old models with the first version, drop it for newer ones, with a warning."""
     hot = Sampling(temperature=1.5, top_k=3)
-    body, outgoing = encoded(request(sampling=hot), OLD)
+    body, upstream_request = encoded(request(sampling=hot), OLD)
     assert (body["temperature"], body["top_k"]) == (1.0, 3)
-    assert dict(outgoing.headers)["anthropic-version"] == "2023-06-01"
-    assert outgoing.warnings == ("clamped:temperature",)
-    body, outgoing = encoded(request(sampling=hot), FIVE)
+    assert dict(upstream_request.headers)["anthropic-version"] == "2023-06-01"
+    assert upstream_request.warnings == ("clamped:temperature",)
+    body, upstream_request = encoded(request(sampling=hot), FIVE)
     assert "temperature" not in body
-    assert dict(outgoing.headers)["anthropic-version"] == "2026-10-21"
-    assert outgoing.warnings == ("dropped:temperature", "dropped:top_k")
+    assert dict(upstream_request.headers)["anthropic-version"] == "2026-10-21"
+    assert upstream_request.warnings == ("dropped:temperature", "dropped:top_k")
     both = encoded(request(sampling=Sampling(temperature=0.5, top_p=0.5)), OLD)
     assert ("top_p" in both[0], both[1].warnings) == (False, ("dropped:top_p",))
 
@@ -607,10 +609,14 @@ def test_unsupported_options_are_warnings() -> None:
 
 def test_stops() -> None:
     """Send stop sequences; apply those of white space only, which Anthropic refuses, in the gateway."""
-    body, outgoing = encoded(request(stop=("END", "\n", "")))
-    assert (body["stop_sequences"], outgoing.stop, outgoing.warnings) == (["END"], ("\n",), ("emulated:stop",))
-    body, outgoing = encoded(request(stop=("END",)), upstream(stops=False))
-    assert ("stop_sequences" in body, outgoing.stop) == (False, ("END",))
+    body, upstream_request = encoded(request(stop=("END", "\n", "")))
+    assert (body["stop_sequences"], upstream_request.stop, upstream_request.warnings) == (
+        ["END"],
+        ("\n",),
+        ("emulated:stop",),
+    )
+    body, upstream_request = encoded(request(stop=("END",)), upstream(stops=False))
+    assert ("stop_sequences" in body, upstream_request.stop) == (False, ("END",))
 
 
 @pytest.mark.parametrize(
@@ -637,7 +643,7 @@ def test_a_schema() -> None:
         },
         "$defs": {"x": {"type": ["object", "null"], "properties": {"a": {"type": "string"}}}},
     }
-    body, outgoing = encoded(request(output=OutputFormat(kind="json_schema", schema=schema)))
+    body, upstream_request = encoded(request(output=OutputFormat(kind="json_schema", schema=schema)))
     assert body["output_config"]["format"] == {
         "type": "json_schema",
         "schema": {
@@ -657,19 +663,19 @@ def test_a_schema() -> None:
             "additionalProperties": False,
         },
     }
-    assert outgoing.warnings == ("dropped:response_format.minimum",)
+    assert upstream_request.warnings == ("dropped:response_format.minimum",)
 
 
 def test_json_by_instruction() -> None:
     """Request JSON by an instruction, for JSON mode and for schemas that the model doesn't support."""
-    body, outgoing = encoded(request(system("Be brief."), user("Hi"), output=OutputFormat(kind="json")))
+    body, upstream_request = encoded(request(system("Be brief."), user("Hi"), output=OutputFormat(kind="json")))
     assert body["system"][0]["text"] == "Be brief."
     assert "JSON" in body["system"][1]["text"]
-    assert outgoing.warnings == ("emulated:response_format",)
+    assert upstream_request.warnings == ("emulated:response_format",)
     wanted = OutputFormat(kind="json_schema", schema={"type": "object", "title": "Thing"})
-    body, outgoing = encoded(request(output=wanted), OLD)
+    body, upstream_request = encoded(request(output=wanted), OLD)
     assert "Thing" in body["system"][0]["text"]
-    assert outgoing.warnings == ("emulated:response_format",)
+    assert upstream_request.warnings == ("emulated:response_format",)
 
 
 def test_cache_marks() -> None:
@@ -678,15 +684,15 @@ def test_cache_marks() -> None:
     tool = Tool(name="f", cache_mark=mark)
     lead = Message(role="system", authority="system", parts=(Text(text="s", cache_mark=CacheMark()),))
     said = Message(role="user", parts=tuple(Text(text=str(n), cache_mark=CacheMark(lifetime="5m")) for n in range(4)))
-    body, outgoing = encoded(request(lead, said, tools=(tool,)))
+    body, upstream_request = encoded(request(lead, said, tools=(tool,)))
     assert "cache_control" not in body["tools"][0]
     assert "cache_control" not in body["system"][0]
     assert [part["cache_control"]["ttl"] for part in body["messages"][0]["content"]] == ["5m"] * 4
-    assert outgoing.warnings == ("clamped:cache_breakpoints",)
-    body, outgoing = encoded(request(lead, user("Hi"), tools=(tool,), cache=CacheOptions(automatic=True)))
+    assert upstream_request.warnings == ("clamped:cache_breakpoints",)
+    body, upstream_request = encoded(request(lead, user("Hi"), tools=(tool,), cache=CacheOptions(automatic=True)))
     assert body["tools"][0]["cache_control"] == {"type": "ephemeral", "ttl": "1h"}
     assert body["system"][0]["cache_control"] == body["cache_control"] == {"type": "ephemeral"}
-    assert outgoing.warnings == ()
+    assert upstream_request.warnings == ()
     body, _ = encoded(request(said), upstream(cache_marks=False))
     assert "cache_control" not in json.dumps(body)
 
@@ -702,16 +708,16 @@ def test_cache_marks() -> None:
 )
 def test_service_tiers(tier: ServiceTier, fields: dict[str, str], warnings: tuple[str, ...]) -> None:
     """Encode each tier in its field, or warn."""
-    body, outgoing = encoded(request(service_tier=tier))
+    body, upstream_request = encoded(request(service_tier=tier))
     assert {key: body[key] for key in ("service_tier", "speed") if key in body} == fields
-    assert outgoing.warnings == warnings
+    assert upstream_request.warnings == warnings
 
 
 def test_the_end_user() -> None:
     """Send the end user, but not the caller's metadata."""
-    body, outgoing = encoded(request(end_user="u-1", metadata={"a": "b"}))
+    body, upstream_request = encoded(request(end_user="u-1", metadata={"a": "b"}))
     assert body["metadata"] == {"user_id": "u-1"}
-    assert outgoing.warnings == ()
+    assert upstream_request.warnings == ()
 
 
 # ── the same protocol ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -721,17 +727,17 @@ def test_a_passed_request_keeps_every_value() -> None:
     """Keep values, order and spelling; change only the model's name, also if absent."""
     turns = b'[ {"role":"user","content":"\\u00fc 1.50"} ]'
     body = b'{"max_tokens":9,"messages":%b,"model":"asked","new":{"b":1e3,"a":[]}}' % turns
-    outgoing = OUTBOUND.splice(INBOUND.open(body, headers={}), upstream())
-    assert outgoing.body == body.replace(b'"asked"', b'"claude-upstream-1"')
+    upstream_request = OUTBOUND.passthrough_request(INBOUND.open(body, headers={}), upstream())
+    assert upstream_request.body == body.replace(b'"asked"', b'"claude-upstream-1"')
     nameless = opened({"model": ...})
-    assert json.loads(OUTBOUND.splice(nameless, upstream()).body)["model"] == "claude-upstream-1"
+    assert json.loads(OUTBOUND.passthrough_request(nameless, upstream()).body)["model"] == "claude-upstream-1"
 
 
 def test_a_passed_request_keeps_its_headers() -> None:
     """Pass the caller's version and betas; the default is the first version."""
-    named = OUTBOUND.splice(opened(anthropic_version="2026-10-21", anthropic_beta="a,b"), upstream())
+    named = OUTBOUND.passthrough_request(opened(anthropic_version="2026-10-21", anthropic_beta="a,b"), upstream())
     assert named.headers == (("anthropic-version", "2026-10-21"), ("anthropic-beta", "a,b"))
-    assert OUTBOUND.splice(opened(), upstream()).headers == (("anthropic-version", "2023-06-01"),)
+    assert OUTBOUND.passthrough_request(opened(), upstream()).headers == (("anthropic-version", "2023-06-01"),)
 
 
 def test_wrapped_state_only_reaches_its_issuer() -> None:
@@ -753,11 +759,11 @@ def test_wrapped_state_only_reaches_its_issuer() -> None:
         {"role": "assistant", "content": [{"type": "redacted_thinking", "data": foreign}]},
         {"role": "user", "content": "c"},
     ]
-    outgoing = OUTBOUND.splice(opened({"messages": turns}), upstream(issuer="bedrock"))
-    written = json.loads(outgoing.body)["messages"]
+    upstream_request = OUTBOUND.passthrough_request(opened({"messages": turns}), upstream(issuer="bedrock"))
+    written = json.loads(upstream_request.body)["messages"]
     assert [turn["role"] for turn in written] == ["user", "assistant", "user"]
     assert [part.get("signature") for part in written[1]["content"]] == ["sig", "native", None]
-    assert outgoing.warnings == ("dropped:reasoning",)
+    assert upstream_request.warnings == ("dropped:reasoning",)
 
 
 def test_user_parts_of_another_vendor_are_refused() -> None:
@@ -768,23 +774,23 @@ def test_user_parts_of_another_vendor_are_refused() -> None:
 def test_repeated_ids_become_unique() -> None:
     """Give repeated call ids of clients that count per step a unique id each."""
     step = (assistant(call("call_0")), results("call_0"))
-    body, outgoing = encoded(request(user("a"), *step, *step))
+    body, upstream_request = encoded(request(user("a"), *step, *step))
     used = [part["id"] for turn in body["messages"] for part in turn["content"] if part["type"] == "tool_use"]
     answered = [part["tool_use_id"] for turn in body["messages"] for part in turn["content"] if "tool_use_id" in part]
     assert used == answered
     assert len(set(used)) == 2
-    assert outgoing.call_ids == {used[1]: "call_0"}
+    assert upstream_request.call_ids == {used[1]: "call_0"}
 
 
 def test_repeated_ids_within_a_step_become_unique() -> None:
     """Match parallel calls with one id to their own results: some servers use the function's name as id."""
     step = (assistant(call("f"), call("f")), results("f", "f"))
-    body, outgoing = encoded(request(user("a"), *step, *step))
+    body, upstream_request = encoded(request(user("a"), *step, *step))
     used = [part["id"] for turn in body["messages"] for part in turn["content"] if part["type"] == "tool_use"]
     answered = [part["tool_use_id"] for turn in body["messages"] for part in turn["content"] if "tool_use_id" in part]
     assert used == answered
     assert len(set(used)) == 4
-    assert set(outgoing.call_ids.values()) == {"f"}
+    assert set(upstream_request.call_ids.values()) == {"f"}
 
 
 def test_an_error_result_is_never_empty() -> None:
@@ -859,8 +865,8 @@ def test_the_same_protocol_through_the_full_codec() -> None:
         "container": "c_1",
         "stream": True,
     }
-    intake = opened(body, anthropic_version="2026-10-21", anthropic_beta="a")
-    outgoing = OUTBOUND.encode(INBOUND.decode(intake), FIVE)
-    assert json.loads(outgoing.body) == {**body, "model": "claude-sonnet-5"}
-    assert outgoing.headers == (("anthropic-version", "2026-10-21"), ("anthropic-beta", "a"))
-    assert outgoing.warnings == ()
+    inbound_request = opened(body, anthropic_version="2026-10-21", anthropic_beta="a")
+    upstream_request = OUTBOUND.encode(INBOUND.decode(inbound_request), FIVE)
+    assert json.loads(upstream_request.body) == {**body, "model": "claude-sonnet-5"}
+    assert upstream_request.headers == (("anthropic-version", "2026-10-21"), ("anthropic-beta", "a"))
+    assert upstream_request.warnings == ()

@@ -22,7 +22,16 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.translators.assemble import fold, unfold
 from llmproxy_asgi.translators.pairing import arguments_object, drop_empty, merge
 from support.conversations import PartKind, requests, responses
-from support.wires.messages import INBOUND, OUTBOUND, RECEIVED_AT, drained, opened, plain_outgoing, upstream, written
+from support.wires.messages import (
+    INBOUND,
+    OUTBOUND,
+    RECEIVED_AT,
+    drained,
+    opened,
+    plain_upstream_request,
+    upstream,
+    written,
+)
 
 ROUTE = "claude-upstream-1"
 
@@ -64,13 +73,13 @@ def says_something(asked: Request) -> bool:
 def test_a_request_comes_back(asked: Request) -> None:
     """Keep a request's meaning through encoding and decoding, except for what warnings name."""
     assume(says_something(asked))
-    outgoing = OUTBOUND.encode(asked, upstream(issuer="nobody"))
-    intake = INBOUND.open(outgoing.body, headers=dict(outgoing.headers))
-    found = INBOUND.decode(intake)
-    marks = "clamped:cache_breakpoints" not in outgoing.warnings
+    upstream_request = OUTBOUND.encode(asked, upstream(issuer="nobody"))
+    inbound_request = INBOUND.open(upstream_request.body, headers=dict(upstream_request.headers))
+    found = INBOUND.decode(inbound_request)
+    marks = "clamped:cache_breakpoints" not in upstream_request.warnings
     assert turns(found.messages, marks=marks) == turns(without_reasoning(asked.messages), marks=marks)
     dropped = any(isinstance(part, Reasoning) for turn in asked.messages for part in turn.parts)
-    assert ("dropped:reasoning" in outgoing.warnings) == dropped
+    assert ("dropped:reasoning" in upstream_request.warnings) == dropped
     assert [(tool.name, tool.description, tool.parameters) for tool in found.tools] == [
         (tool.name, tool.description, tool.parameters) for tool in asked.tools
     ]
@@ -129,7 +138,7 @@ def test_a_response_comes_back(response: Response) -> None:
     assume(response.usage.total)
     given_answer = asked_like(response)
     body = INBOUND.encode(given_answer, opened())
-    found = OUTBOUND.decode(body, plain_outgoing(), upstream(), received_at=RECEIVED_AT)
+    found = OUTBOUND.decode(body, plain_upstream_request(), upstream(), received_at=RECEIVED_AT)
     compare(found, given_answer)
 
 
@@ -139,7 +148,7 @@ def test_a_streamed_response_comes_back(response: Response) -> None:
     assume(response.usage.total)  # no usage at all is estimated
     given_answer = asked_like(response)
     stream = written(list(unfold(given_answer)))
-    found = fold(drained(OUTBOUND.decoder(plain_outgoing(), upstream()), [stream]))
+    found = fold(drained(OUTBOUND.decoder(plain_upstream_request(), upstream()), [stream]))
     compare(found, given_answer)
 
 

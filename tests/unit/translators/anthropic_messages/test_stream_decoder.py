@@ -41,7 +41,7 @@ from llmproxy_asgi.errors import (
     UpstreamRefused,
 )
 from llmproxy_asgi.translators.assemble import fold
-from llmproxy_asgi.translators.base import Outgoing, StreamDecoder
+from llmproxy_asgi.translators.base import StreamDecoder, UpstreamRequest
 from llmproxy_asgi.translators.grammar import Grammar
 from support.wires.messages import (
     INBOUND,
@@ -52,7 +52,7 @@ from support.wires.messages import (
     events_of,
     frames,
     opened,
-    plain_outgoing,
+    plain_upstream_request,
     read_by_sdk,
     upstream,
     wire,
@@ -61,15 +61,15 @@ from support.wires.messages import (
 GOOD = [name for name in STREAMS if not name.startswith(("error", "cut"))]
 
 
-def decoder(outgoing: Outgoing | None = None) -> StreamDecoder:
-    return OUTBOUND.decoder(outgoing or plain_outgoing(), upstream())
+def decoder(upstream_request: UpstreamRequest | None = None) -> StreamDecoder:
+    return OUTBOUND.decoder(upstream_request or plain_upstream_request(), upstream())
 
 
-def relay() -> StreamDecoder:
-    return OUTBOUND.relay(opened({"stream": True}), upstream())
+def passthrough() -> StreamDecoder:
+    return OUTBOUND.passthrough_stream(opened({"stream": True}), upstream())
 
 
-def relayed(decoder: StreamDecoder, pieces: Sequence[bytes]) -> tuple[list[StreamEvent], bytes]:
+def passed_through(decoder: StreamDecoder, pieces: Sequence[bytes]) -> tuple[list[StreamEvent], bytes]:
     """Return all events of a passed stream, and the caller's bytes."""
     batches = [*map(decoder.feed, pieces), decoder.close()]
     return [event for batch in batches for event in batch.events], b"".join(batch.raw or b"" for batch in batches)
@@ -127,7 +127,7 @@ def test_passed_bytes_do_not_depend_on_splits(name: str) -> None:
     whole = wire(name)
 
     def run(pieces: Sequence[bytes]) -> tuple[list[object], bytes]:
-        codec, events, raw = relay(), list[StreamEvent](), b""
+        codec, events, raw = passthrough(), list[StreamEvent](), b""
         for piece in pieces:
             batch = codec.feed(piece)
             events.extend(batch.events)
@@ -288,13 +288,13 @@ def test_unknown_data_survives() -> None:
 
 def test_a_free_text_tool_is_unwrapped() -> None:
     """Decode a call of an emulated free-text tool as one, with the caller's name and id."""
-    outgoing = Outgoing(
+    upstream_request = UpstreamRequest(
         body=b"", stream=True, names={"f_1": "f.1"}, call_ids={"toolu_x": "mine"}, emulated=frozenset({"f_1"})
     )
     use: dict[str, object] = {"type": "tool_use", "id": "toolu_x", "name": "f_1", "input": {}}
     pieces = [{"type": "input_json_delta", "partial_json": part} for part in ('{"inp', 'ut": "a\\n', 'b"}')]
     stream = START + block(0, use, *pieces) + ending("tool_use")
-    (call,) = fold(drained(decoder(outgoing), [stream])).tool_calls
+    (call,) = fold(drained(decoder(upstream_request), [stream])).tool_calls
     assert (call.kind, call.name, call.call_id, call.arguments) == ("custom", "f.1", "mine", "a\nb")
 
 
@@ -328,7 +328,7 @@ def test_compatible_servers_are_read() -> None:
         ("never_heard_of", UpstreamFailed),
     ],
 )
-@pytest.mark.parametrize("codec", [decoder, relay], ids=["full", "relay"])
+@pytest.mark.parametrize("codec", [decoder, passthrough], ids=["full", "passthrough"])
 def test_an_error_event_ends_the_stream(codec: object, kind: str, error: type[UpstreamError]) -> None:
     """End the stream with the failure of an error event's type, first or later."""
     assert callable(codec)
@@ -338,7 +338,7 @@ def test_an_error_event_ends_the_stream(codec: object, kind: str, error: type[Up
         assert type(error_of(events)) is error
 
 
-@pytest.mark.parametrize("codec", [decoder, relay], ids=["full", "relay"])
+@pytest.mark.parametrize("codec", [decoder, passthrough], ids=["full", "passthrough"])
 def test_a_stream_that_stops_is_a_failure(codec: object) -> None:
     """Report a failure without an end marker, and never complete a half-sent call."""
     assert callable(codec)
@@ -375,7 +375,7 @@ def test_rubbish_is_a_failure_of_the_upstream(broken: bytes) -> None:
 @given(st.lists(st.binary(max_size=60) | st.sampled_from([START, ending(), block(0, {"type": "text"}, {"text": "x"})])))
 def test_no_bytes_raise(pieces: list[bytes]) -> None:
     """End with exactly one ending, and never raise, for any bytes, decoded and passed through."""
-    for codec in (decoder(), relay()):
+    for codec in (decoder(), passthrough()):
         events = drained(codec, pieces)
         assert sum(isinstance(event, Failed | Ended) for event in events) == 1
         assert isinstance(events[-1], Failed | Ended)
@@ -384,7 +384,7 @@ def test_no_bytes_raise(pieces: list[bytes]) -> None:
 @pytest.mark.parametrize("name", GOOD)
 def test_a_passed_stream_changes_only_the_models_name(name: str) -> None:
     """Pass the upstream's bytes with the caller's model name."""
-    codec = relay()
+    codec = passthrough()
     raw = (codec.feed(wire(name)).raw or b"") + (codec.close().raw or b"")
     assert raw == wire(name).replace(b'"claude-upstream-1"', b'"asked"')
 
@@ -392,7 +392,7 @@ def test_a_passed_stream_changes_only_the_models_name(name: str) -> None:
 def test_a_passed_stream_waits_for_the_models_name() -> None:
     """Replace the model's name after any number of pings."""
     start = frame("message_start", message={"id": "msg_1", "model": "claude-upstream-1", "content": [], "usage": {}})
-    decoder = relay()
+    decoder = passthrough()
     assert [decoder.feed(frame("ping")) for _ in range(100)] == [Batch([], b"")] * 100
     raw = decoder.feed(start + ending()).raw
     assert raw == frame("ping") * 100 + start.replace(b"claude-upstream-1", b"asked") + ending()
@@ -401,17 +401,19 @@ def test_a_passed_stream_waits_for_the_models_name() -> None:
 
 def test_a_ping_does_not_start_a_passed_stream() -> None:
     """Start with the first event after pings, so that an earlier error still permits failover and has its status."""
-    events, raw = relayed(relay(), [frame("ping"), frame("error", error={"type": "overloaded_error", "message": "x"})])
+    events, raw = passed_through(
+        passthrough(), [frame("ping"), frame("error", error={"type": "overloaded_error", "message": "x"})]
+    )
     assert [type(event) for event in events] == [Failed]
     assert raw == b""
-    assert relayed(relay(), [frame("ping")] * 3)[1] == b""
-    endless = OUTBOUND.relay(opened({"stream": True}), msgspec.structs.replace(upstream(), max_event=500))
-    assert isinstance(error_of(relayed(endless, [frame("ping")] * 50)[0]), UpstreamProtocolError)
+    assert passed_through(passthrough(), [frame("ping")] * 3)[1] == b""
+    endless = OUTBOUND.passthrough_stream(opened({"stream": True}), msgspec.structs.replace(upstream(), max_event=500))
+    assert isinstance(error_of(passed_through(endless, [frame("ping")] * 50)[0]), UpstreamProtocolError)
 
 
 def test_a_passed_stream_emits_events() -> None:
     """Emit start, finish, usage and end while bytes pass."""
-    events = drained(relay(), [wire("thinking_and_calls.sse")])
+    events = drained(passthrough(), [wire("thinking_and_calls.sse")])
     assert [type(event) for event in events] == [Started, Finished, UsageReported, Ended]
     reported = events[2]
     assert isinstance(reported, UsageReported)
@@ -420,7 +422,7 @@ def test_a_passed_stream_emits_events() -> None:
 
 def test_a_passed_stream_stops_before_the_error() -> None:
     """Pass the bytes before an error, and leave the error to the encoder."""
-    codec = relay()
+    codec = passthrough()
     batch = codec.feed(wire("error_midway.sse"))
     assert isinstance(error_of(batch.events), UpstreamOverloaded)
     raw = (batch.raw or b"") + INBOUND.encoder(opened()).feed(batch.events[-1:])
@@ -429,7 +431,7 @@ def test_a_passed_stream_stops_before_the_error() -> None:
 
 def test_a_missing_end_marker_is_written() -> None:
     """Write message_stop if the upstream omits it after a stop reason."""
-    codec = relay()
+    codec = passthrough()
     stream = wire("text.sse").removesuffix(b'event: message_stop\ndata: {"type": "message_stop"}\n\n')
     raw = (codec.feed(stream).raw or b"") + (codec.close().raw or b"")
     assert [name for name, _ in frames(raw)][-1] == "message_stop"
@@ -440,7 +442,7 @@ def test_a_missing_end_marker_is_written() -> None:
 
 
 def whole(body: bytes, at: datetime = RECEIVED_AT) -> Response:
-    return OUTBOUND.decode(body, plain_outgoing(), upstream(), received_at=at)
+    return OUTBOUND.decode(body, plain_upstream_request(), upstream(), received_at=at)
 
 
 def test_a_complete_response() -> None:
@@ -462,7 +464,7 @@ def test_a_complete_response() -> None:
 
 def test_a_passed_response_keeps_its_bytes() -> None:
     """Keep every value's bytes for a caller of the same protocol, except the model's name."""
-    batch = OUTBOUND.restore(wire("answer.response.json"), opened(), upstream())
+    batch = OUTBOUND.passthrough_response(wire("answer.response.json"), opened(), upstream())
     assert batch.raw is not None
     assert json.loads(batch.raw) == {**json.loads(wire("answer.response.json")), "model": "asked"}
     assert b'{"b": 1.0, "a": [1000.0]}' in batch.raw
@@ -474,7 +476,7 @@ def test_a_passed_response_keeps_its_bytes() -> None:
 def test_a_response_without_changes_is_the_same_object() -> None:
     """Pass the same bytes object if the model's name doesn't change."""
     body = wire("answer.response.json").replace(b"claude-upstream-1", b"asked")
-    assert OUTBOUND.restore(body, opened(), upstream()).raw is body
+    assert OUTBOUND.passthrough_response(body, opened(), upstream()).raw is body
 
 
 @pytest.mark.parametrize(
@@ -502,7 +504,7 @@ def test_an_error_with_a_good_status() -> None:
     with pytest.raises(UpstreamOverloaded):
         whole(body)
     with pytest.raises(UpstreamOverloaded):
-        OUTBOUND.restore(body, opened(), upstream())
+        OUTBOUND.passthrough_response(body, opened(), upstream())
 
 
 @given(
@@ -517,7 +519,7 @@ def test_an_error_with_a_good_status() -> None:
 def test_no_response_raises_anything_else(value: object) -> None:
     """Decode any JSON or raise an upstream error."""
     body = json.dumps(value).encode()
-    for read in (whole, lambda body: OUTBOUND.restore(body, opened(), upstream())):
+    for read in (whole, lambda body: OUTBOUND.passthrough_response(body, opened(), upstream())):
         try:
             read(body)
         except UpstreamError:

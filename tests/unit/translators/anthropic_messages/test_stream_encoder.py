@@ -374,8 +374,8 @@ def test_any_broken_stream_ends_with_its_error(row: list[StreamEvent]) -> None:
 @given(responses(kinds={"text", "tool_call", "reasoning"}, candidates=1, with_logprobs=False, with_extras=False))
 def test_a_streamed_response_equals_a_complete_one(response: Response) -> None:
     """Let the SDK accumulate from the stream what the complete response has."""
-    intake = opened({"stream": True})
-    streamed, _ = read_by_sdk(written(list(unfold(response)), intake))
-    whole = json.loads(INBOUND.encode(response, intake))
+    inbound_request = opened({"stream": True})
+    streamed, _ = read_by_sdk(written(list(unfold(response)), inbound_request))
+    whole = json.loads(INBOUND.encode(response, inbound_request))
     assert json.loads(streamed.to_json(exclude_unset=True))["content"] == whole["content"]
     assert streamed.stop_reason == whole["stop_reason"]

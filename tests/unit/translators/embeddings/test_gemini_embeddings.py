@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from llmproxy_asgi.conversation import Usage, UsageReported
 from llmproxy_asgi.errors import BadRequest, Unsupported, UpstreamProtocolError, UpstreamRateLimited, UpstreamRefused
-from llmproxy_asgi.translators.base import Intake, Upstream
+from llmproxy_asgi.translators.base import InboundRequest, Upstream
 from llmproxy_asgi.translators.embeddings.gemini import BATCH, ONE
 from llmproxy_asgi.translators.embeddings.records import EmbeddingInput, EmbeddingRequest, Embeddings
 from llmproxy_asgi.translators.registry import translator
@@ -23,17 +23,17 @@ from support.conversations import json_values
 TRANSLATOR = translator("gemini-embeddings")
 INBOUND, OUTBOUND = TRANSLATOR.inbound, TRANSLATOR.outbound
 OPENAI = translator("openai-embeddings")
-UPSTREAM = Upstream(provider="google", model="gemini-embedding-001", asked="m", issuer="gemini")
+UPSTREAM = Upstream(provider="google", model="gemini-embedding-001", client_model="m", issuer="gemini")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 VECTORS = ((0.5, -1.25), (1.0, 0.0))
 ANSWER = Embeddings(model="m", vectors=VECTORS, usage=Usage(input=4))
 
 
-def opened(body: bytes, method: str = BATCH) -> Intake:
+def opened(body: bytes, method: str = BATCH) -> InboundRequest:
     return INBOUND.open(body, headers={}, path={"model": "models/m", "method": method})
 
 
-def intake(body: Any, method: str = BATCH) -> Intake:
+def inbound_request(body: Any, method: str = BATCH) -> InboundRequest:
     return opened(json.dumps(body).encode(), method)
 
 
@@ -46,7 +46,7 @@ def batch(*texts: str, **fields: Any) -> dict[str, Any]:
 
 
 def decoded(body: Any, method: str = BATCH) -> EmbeddingRequest:
-    request = INBOUND.decode(intake(body, method))
+    request = INBOUND.decode(inbound_request(body, method))
     assert isinstance(request, EmbeddingRequest)
     return request
 
@@ -88,14 +88,14 @@ def test_one_content_is_a_batch_of_one(names: tuple[str, str]) -> None:
     (one,) = request.inputs
     assert (one.text, request.dimensions) == ("a\nb", 8)
     assert one.extras == {"gemini-embeddings": {"taskType": "CLUSTERING"}}
-    told = json.loads(INBOUND.encode(Embeddings(model="m", vectors=VECTORS[:1]), intake(body, ONE)))
+    told = json.loads(INBOUND.encode(Embeddings(model="m", vectors=VECTORS[:1]), inbound_request(body, ONE)))
     assert told["embedding"] == {"values": list(VECTORS[0])}
 
 
 def test_uncounted_tokens_are_not_told() -> None:
     """A number would be made up."""
     told = Embeddings(model="m", vectors=VECTORS, usage=Usage(estimated=True))
-    assert json.loads(INBOUND.encode(told, intake(batch("a", "b")))).keys() == {"embeddings"}
+    assert json.loads(INBOUND.encode(told, inbound_request(batch("a", "b")))).keys() == {"embeddings"}
 
 
 @pytest.mark.parametrize(
@@ -136,8 +136,8 @@ def test_98_what_is_wrong_is_refused_by_name(body: Any, method: str, param: str)
 )
 def test_a_second_spelling_within_a_batch_is_refused(fields: dict[str, Any], param: str) -> None:
     """Each request of a batch names its model once more, so its names are looked at like those of the whole."""
-    asked = intake({"requests": [{"content": content("a")}, {"content": content("b"), **fields}]})
-    for read in (INBOUND.decode, lambda asked: OUTBOUND.splice(asked, UPSTREAM)):
+    asked = inbound_request({"requests": [{"content": content("a")}, {"content": content("b"), **fields}]})
+    for read in (INBOUND.decode, lambda asked: OUTBOUND.passthrough_request(asked, UPSTREAM)):
         with pytest.raises(BadRequest) as refused:
             read(asked)
         assert refused.value.param == param
@@ -173,7 +173,7 @@ def test_no_request_raises_anything_else(body: dict[str, Any], method: str) -> N
     with suppress(BadRequest):
         decoded(body, method)
     with suppress(BadRequest):
-        OUTBOUND.splice(intake(body, method), UPSTREAM)
+        OUTBOUND.passthrough_request(inbound_request(body, method), UPSTREAM)
 
 
 # ── spoken ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -184,29 +184,29 @@ def test_13_a_batch_is_passed_on_as_it_came() -> None:
     body = b'{"requests":[{"model":"models/m","content":{"parts":[{"text":"a"}]},"x":1.50},{"title":"T","content":{}}]}'
     expected = body.replace(b'"models/m"', b'"models/gemini-embedding-001"')
     expected = expected.replace(b'"content":{}}', b'"content":{},"model":"models/gemini-embedding-001"}')
-    assert OUTBOUND.splice(opened(body), UPSTREAM).body == expected
+    assert OUTBOUND.passthrough_request(opened(body), UPSTREAM).body == expected
 
 
 def test_one_content_is_passed_on_as_a_batch_of_one_and_its_answer_back() -> None:
     """Upstreams have one address for both."""
     asked = opened(b'{"content":{"parts":[{"text":"a"}]},"title":"T"}', ONE)
     model = b'"model":"models/gemini-embedding-001"'
-    assert OUTBOUND.splice(asked, UPSTREAM).body == (
+    assert OUTBOUND.passthrough_request(asked, UPSTREAM).body == (
         b'{"requests":[{"content":{"parts":[{"text":"a"}]},"title":"T",' + model + b"}]}"
     )
-    found = OUTBOUND.restore(
+    found = OUTBOUND.passthrough_response(
         b'{"embeddings":[{"values":[1.50]}],"usageMetadata":{"promptTokenCount":3}}', asked, UPSTREAM
     )
     assert found.raw == b'{"embedding":{"values":[1.50]},"usageMetadata":{"promptTokenCount":3}}'
     assert [event.usage.input for event in found.events if isinstance(event, UsageReported)] == [3]
     with pytest.raises(UpstreamProtocolError):
-        OUTBOUND.restore(b'{"embeddings":[]}', asked, UPSTREAM)
+        OUTBOUND.passthrough_response(b'{"embeddings":[]}', asked, UPSTREAM)
 
 
 def test_a_batchs_answer_is_passed_on_as_it_came() -> None:
     """Byte by byte: it names no model."""
     body = b'{"embeddings":[{"values":[1.50]}],"more":{}}'
-    found = OUTBOUND.restore(body, intake(batch("a")), UPSTREAM)
+    found = OUTBOUND.passthrough_response(body, inbound_request(batch("a")), UPSTREAM)
     assert (found.raw, found.events) == (body, ())
 
 
@@ -220,12 +220,12 @@ def test_101_openais_request_becomes_one_batch() -> None:
         assert isinstance(request, EmbeddingRequest)
         return request
 
-    outgoing = OUTBOUND.encode(asked(input=["a", "b"], dimensions=2, user="ann", odd=1), UPSTREAM)
+    upstream_request = OUTBOUND.encode(asked(input=["a", "b"], dimensions=2, user="ann", odd=1), UPSTREAM)
     model = "models/gemini-embedding-001"
-    assert json.loads(outgoing.body) == {
+    assert json.loads(upstream_request.body) == {
         "requests": [{"model": model, "content": content(text), "outputDimensionality": 2} for text in ("a", "b")]
     }
-    assert outgoing.warnings == ("dropped:odd",)
+    assert upstream_request.warnings == ("dropped:odd",)
     with pytest.raises(Unsupported) as refused:
         OUTBOUND.encode(asked(input=[1, 2]), UPSTREAM)
     assert refused.value.param == "input"
@@ -234,9 +234,9 @@ def test_101_openais_request_becomes_one_batch() -> None:
 def test_googles_request_becomes_openais() -> None:
     """What tunes the vector there and has no word here is named as lost."""
     request = decoded(batch("a", "b", taskType="CLUSTERING", outputDimensionality=2))
-    outgoing = OPENAI.outbound.encode(request, UPSTREAM)
-    assert json.loads(outgoing.body) == {"model": "gemini-embedding-001", "input": ["a", "b"], "dimensions": 2}
-    assert outgoing.warnings == ("dropped:taskType",)
+    upstream_request = OPENAI.outbound.encode(request, UPSTREAM)
+    assert json.loads(upstream_request.body) == {"model": "gemini-embedding-001", "input": ["a", "b"], "dimensions": 2}
+    assert upstream_request.warnings == ("dropped:taskType",)
 
 
 def test_a_request_survives_the_way_there() -> None:
@@ -246,8 +246,8 @@ def test_a_request_survives_the_way_there() -> None:
 
 
 def read(body: bytes, *texts: str) -> Embeddings:
-    outgoing = OUTBOUND.encode(decoded(batch(*texts)), UPSTREAM)
-    found = OUTBOUND.decode(body, outgoing, UPSTREAM, received_at=NOW)
+    upstream_request = OUTBOUND.encode(decoded(batch(*texts)), UPSTREAM)
+    found = OUTBOUND.decode(body, upstream_request, UPSTREAM, received_at=NOW)
     assert isinstance(found, Embeddings)
     return found
 
@@ -279,6 +279,9 @@ def test_errors_are_googles() -> None:
     assert isinstance(refused, UpstreamRefused)
     assert json.loads(INBOUND.problem(refused).body)["error"] == native
     limited = b'{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","message":"slow"}}'
-    for asking in (lambda: read(limited, "a"), lambda: OUTBOUND.restore(limited, intake(batch("a")), UPSTREAM)):
+    for asking in (
+        lambda: read(limited, "a"),
+        lambda: OUTBOUND.passthrough_response(limited, inbound_request(batch("a")), UPSTREAM),
+    ):
         with pytest.raises(UpstreamRateLimited):
             asking()

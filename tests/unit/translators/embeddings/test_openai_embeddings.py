@@ -23,25 +23,25 @@ from llmproxy_asgi.errors import (
     UpstreamRateLimited,
     UpstreamRefused,
 )
-from llmproxy_asgi.translators.base import Intake, Upstream
+from llmproxy_asgi.translators.base import InboundRequest, Upstream
 from llmproxy_asgi.translators.embeddings.records import EmbeddingInput, EmbeddingRequest, Embeddings
 from llmproxy_asgi.translators.registry import translator
 from support.conversations import json_values
 
 TRANSLATOR = translator("openai-embeddings")
 INBOUND, OUTBOUND = TRANSLATOR.inbound, TRANSLATOR.outbound
-UPSTREAM = Upstream(provider="up", model="embedder-1", asked="m", issuer="provider:up")
+UPSTREAM = Upstream(provider="up", model="embedder-1", client_model="m", issuer="provider:up")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 VECTORS = ((0.5, -1.25, 3.0), (1.0, 0.0, -2.0))
 ANSWER = Embeddings(model="m", vectors=VECTORS, usage=Usage(input=4))
 
 
-def intake(**fields: Any) -> Intake:
+def inbound_request(**fields: Any) -> InboundRequest:
     return INBOUND.open(json.dumps({"model": "m", "input": "one", **fields}).encode(), headers={})
 
 
 def decoded(**fields: Any) -> EmbeddingRequest:
-    request = INBOUND.decode(intake(**fields))
+    request = INBOUND.decode(inbound_request(**fields))
     assert isinstance(request, EmbeddingRequest)
     return request
 
@@ -136,17 +136,17 @@ def test_101_the_sdk_reads_what_it_asked_for(options: dict[str, Any]) -> None:
 
 def test_base64_is_little_endian_float32() -> None:
     """As the vendor's is, on every machine."""
-    body = json.loads(INBOUND.encode(ANSWER, intake(encoding_format="base64")))
+    body = json.loads(INBOUND.encode(ANSWER, inbound_request(encoding_format="base64")))
     assert [each["embedding"] for each in body["data"]] == list(map(packed, VECTORS))
 
 
 def test_embeddings_never_stream() -> None:
     """Whoever asks for it has a bug, which says so."""
-    assert not intake(stream=True).stream
+    assert not inbound_request(stream=True).stream
     for asking in (
-        lambda: INBOUND.encoder(intake()),
-        lambda: OUTBOUND.decoder(OUTBOUND.splice(intake(), UPSTREAM), UPSTREAM),
-        lambda: OUTBOUND.relay(intake(), UPSTREAM),
+        lambda: INBOUND.encoder(inbound_request()),
+        lambda: OUTBOUND.decoder(OUTBOUND.passthrough_request(inbound_request(), UPSTREAM), UPSTREAM),
+        lambda: OUTBOUND.passthrough_stream(inbound_request(), UPSTREAM),
     ):
         with pytest.raises(InternalError):
             asking()
@@ -158,18 +158,18 @@ def test_embeddings_never_stream() -> None:
 def test_13_a_request_is_passed_on_as_it_came() -> None:
     """But the model's name."""
     body = b'{"input":["a"],"model":"m","dimensions":64.0,"x":{"b":1,"a":2},"encoding_format":"base64"}'
-    outgoing = OUTBOUND.splice(INBOUND.open(body, headers={}), UPSTREAM)
-    assert outgoing.body == body.replace(b'"m"', b'"embedder-1"')
+    upstream_request = OUTBOUND.passthrough_request(INBOUND.open(body, headers={}), UPSTREAM)
+    assert upstream_request.body == body.replace(b'"m"', b'"embedder-1"')
 
 
 def test_14_an_answer_is_passed_on_as_it_came() -> None:
     """But the model's name; its usage is noted where there is any."""
     told = b'{"object":"list","data":[{"embedding":[1.50],"index":0}],"model":"embedder-1"%s}'
     counted = told % b',"usage":{"prompt_tokens":4,"total_tokens":4}'
-    batch = OUTBOUND.restore(counted, intake(), UPSTREAM)
+    batch = OUTBOUND.passthrough_response(counted, inbound_request(), UPSTREAM)
     assert batch.raw == counted.replace(b"embedder-1", b"m")
     assert [event.usage.input for event in batch.events if isinstance(event, UsageReported)] == [4]
-    assert OUTBOUND.restore(told % b"", intake(), UPSTREAM).events == ()
+    assert OUTBOUND.passthrough_response(told % b"", inbound_request(), UPSTREAM).events == ()
 
 
 def test_a_request_made_elsewhere_is_written_whole() -> None:
@@ -182,10 +182,10 @@ def test_a_request_made_elsewhere_is_written_whole() -> None:
         end_user="ann",
         extras={"made-up": {"odd": 1}},
     )
-    outgoing = OUTBOUND.encode(request, UPSTREAM)
+    upstream_request = OUTBOUND.encode(request, UPSTREAM)
     expected = {"model": "embedder-1", "input": ["a", [1, 2]], "dimensions": 8, "user": "ann"}
-    assert json.loads(outgoing.body) == expected
-    assert outgoing.warnings == ("dropped:odd",)
+    assert json.loads(upstream_request.body) == expected
+    assert upstream_request.warnings == ("dropped:odd",)
 
 
 def answer(data: Any, **fields: Any) -> bytes:
@@ -193,8 +193,8 @@ def answer(data: Any, **fields: Any) -> bytes:
 
 
 def read(body: bytes, *, inputs: int = 2) -> Embeddings:
-    outgoing = OUTBOUND.encode(decoded(input=["x"] * inputs), UPSTREAM)
-    found = OUTBOUND.decode(body, outgoing, UPSTREAM, received_at=NOW)
+    upstream_request = OUTBOUND.encode(decoded(input=["x"] * inputs), UPSTREAM)
+    found = OUTBOUND.decode(body, upstream_request, UPSTREAM, received_at=NOW)
     assert isinstance(found, Embeddings)
     return found
 
@@ -244,7 +244,7 @@ def test_96_rubbish_breaks_the_protocol(body: bytes) -> None:
 def test_an_error_in_a_good_answer_is_an_error() -> None:
     """Whole or only passed on."""
     body = json.dumps({"error": {"message": "slow down", "code": "rate_limit_exceeded"}}).encode()
-    for asking in (lambda: read(body), lambda: OUTBOUND.restore(body, intake(), UPSTREAM)):
+    for asking in (lambda: read(body), lambda: OUTBOUND.passthrough_response(body, inbound_request(), UPSTREAM)):
         with pytest.raises(UpstreamRateLimited):
             asking()
 
@@ -269,12 +269,12 @@ def test_91_errors_are_judged_by_status() -> None:
 def test_what_is_written_is_read(vectors: list[list[float]], encoding: str) -> None:
     """Float32 values survive both encodings exactly."""
     told = Embeddings(model="m", vectors=tuple(map(tuple, vectors)), usage=Usage(input=1))
-    found = read(INBOUND.encode(told, intake(encoding_format=encoding)), inputs=len(vectors))
+    found = read(INBOUND.encode(told, inbound_request(encoding_format=encoding)), inputs=len(vectors))
     assert found.vectors == told.vectors
 
 
 def test_a_number_beyond_float32_is_still_written() -> None:
     """As infinity, which is what it is there."""
     told = Embeddings(model="m", vectors=((1e300,),), usage=Usage(input=1))
-    found = read(INBOUND.encode(told, intake(encoding_format="base64")), inputs=1)
+    found = read(INBOUND.encode(told, inbound_request(encoding_format="base64")), inputs=1)
     assert math.isinf(found.vectors[0][0])

@@ -17,7 +17,7 @@ from support.wires.gemini import (
     chunks_of,
     events_bytes,
     opened,
-    relayed,
+    passed_through,
     streamed_by_sdk,
     upstream,
     wire,
@@ -26,8 +26,10 @@ from support.wires.gemini import (
 NAME, ASKED = b'"gemini-upstream-1"', b'"asked"'
 
 
-def relay(data: bytes, cut: int = 0, *, alt: str = "sse", **body: Any) -> tuple[list[StreamEvent], bytes]:
-    return relayed(OUTBOUND.relay(opened(body, stream=True, alt=alt), upstream()), [data[:cut], data[cut:]])
+def passthrough(data: bytes, cut: int = 0, *, alt: str = "sse", **body: Any) -> tuple[list[StreamEvent], bytes]:
+    return passed_through(
+        OUTBOUND.passthrough_stream(opened(body, stream=True, alt=alt), upstream()), [data[:cut], data[cut:]]
+    )
 
 
 def error(events: list[StreamEvent]) -> UpstreamError:
@@ -44,14 +46,14 @@ def test_a_stream_passes_but_for_the_models_name(name: str) -> None:
     """Pass the upstream's bytes with the caller's model name and emit events, at every split."""
     data = wire(name)
     for cut in range(0, len(data), 7):
-        events, raw = relay(data, cut)
+        events, raw = passthrough(data, cut)
         assert raw == data.replace(NAME, ASKED)
         assert [type(event) for event in events] == [Started, Finished, UsageReported, Ended]
 
 
 def test_usage_of_a_passed_stream() -> None:
     """Report the last chunk's usage with the number of searches."""
-    events, _ = relay(wire("grounded.sse"))
+    events, _ = passthrough(wire("grounded.sse"))
     (usage,) = (event.usage for event in events if isinstance(event, UsageReported))
     assert (usage.input, usage.output, usage.server_tool_calls) == (10, 5, {"web_search": 1})
 
@@ -59,20 +61,22 @@ def test_usage_of_a_passed_stream() -> None:
 def test_other_framings_are_reframed() -> None:
     """Reframe comments, event names, missing spaces and `[DONE]`, on which Google's client fails."""
     data = wire("compatible.sse")
-    whole = chunks_of(relay(data)[1])
+    whole = chunks_of(passthrough(data)[1])
     assert [found["candidates"][0]["content"]["parts"][0]["text"] for found in whole] == ["Hel", "lo"]
     assert {found["modelVersion"] for found in whole} == {"asked"}
     for cut in range(len(data)):
-        assert chunks_of(relay(data, cut)[1]) == whole
+        assert chunks_of(passthrough(data, cut)[1]) == whole
 
 
 def test_what_comes_before_the_first_chunk_is_not_collected() -> None:
     """Discard comments at once; fail on an endless one as on a too long event."""
     good = events_bytes(chunk({"text": "x"}, finish="STOP"))
-    _, raw = relayed(OUTBOUND.relay(opened(stream=True), upstream()), [*[b": wait\n\n"] * 200_000, good])
+    _, raw = passed_through(
+        OUTBOUND.passthrough_stream(opened(stream=True), upstream()), [*[b": wait\n\n"] * 200_000, good]
+    )
     assert raw == good.replace(NAME, ASKED)
-    endless = OUTBOUND.relay(opened(stream=True), msgspec.structs.replace(upstream(), max_event=1000))
-    events, raw = relayed(endless, [b":", *[b"wait"] * 1000])
+    endless = OUTBOUND.passthrough_stream(opened(stream=True), msgspec.structs.replace(upstream(), max_event=1000))
+    events, raw = passed_through(endless, [b":", *[b"wait"] * 1000])
     assert isinstance(error(events), UpstreamProtocolError)
     assert raw == b""
 
@@ -80,7 +84,7 @@ def test_what_comes_before_the_first_chunk_is_not_collected() -> None:
 def test_a_done_behind_plain_frames_is_dropped() -> None:
     """Drop an end marker that Google doesn't have."""
     good = events_bytes(chunk({"text": "x"}, finish="STOP"))
-    _, raw = relay(good + b"data: [DONE]\n\n")
+    _, raw = passthrough(good + b"data: [DONE]\n\n")
     assert raw == good.replace(NAME, ASKED)
     assert len(streamed_by_sdk(raw)) == 1
 
@@ -91,57 +95,58 @@ def test_a_caller_may_request_an_array(name: str) -> None:
     data = wire(name)
     expected = json.loads(wire("array.json").replace(NAME, ASKED))
     for cut in range(0, len(data), 5):
-        events, raw = relay(data, cut, alt="json")
+        events, raw = passthrough(data, cut, alt="json")
         assert json.loads(raw) == expected
         assert isinstance(events[-1], Ended)
 
 
 def test_an_array_is_reframed_as_events() -> None:
     """Reframe the array of an upstream that ignores `alt=sse`."""
-    _, raw = relay(wire("array.json"))
+    _, raw = passthrough(wire("array.json"))
     assert chunks_of(raw) == json.loads(wire("array.json").replace(NAME, ASKED))
 
 
 def test_an_error_ends_a_passed_array() -> None:
     """End a passed array and the encoder's error as one valid array."""
-    intake = opened(stream=True, alt="json")
-    events, raw = relayed(
-        OUTBOUND.relay(intake, upstream()), [wire("error_midway.sse")[:200], wire("error_midway.sse")[200:]]
+    inbound_request = opened(stream=True, alt="json")
+    events, raw = passed_through(
+        OUTBOUND.passthrough_stream(inbound_request, upstream()),
+        [wire("error_midway.sse")[:200], wire("error_midway.sse")[200:]],
     )
     assert isinstance(error(events), UpstreamOverloaded)
-    found = json.loads(raw + INBOUND.encoder(intake).feed(events[-1:]))
+    found = json.loads(raw + INBOUND.encoder(inbound_request).feed(events[-1:]))
     assert list(found[-1]) == ["error"]
     assert found[0]["modelVersion"] == "asked"
 
 
 def test_a_failed_attempt_leaves_no_array() -> None:
     """Start the next attempt's array from its beginning."""
-    intake = opened(stream=True, alt="json")
-    events, raw = relayed(OUTBOUND.relay(intake, upstream()), [wire("error_midway.sse")])
+    inbound_request = opened(stream=True, alt="json")
+    events, raw = passed_through(OUTBOUND.passthrough_stream(inbound_request, upstream()), [wire("error_midway.sse")])
     assert (raw, isinstance(error(events), UpstreamOverloaded)) == (b"", True)
-    _, raw = relayed(OUTBOUND.relay(intake, upstream()), [wire("grounded.sse")])
+    _, raw = passed_through(OUTBOUND.passthrough_stream(inbound_request, upstream()), [wire("grounded.sse")])
     assert len(json.loads(raw)) == 3
 
 
 @pytest.mark.parametrize("alt", ["sse", "json"])
 def test_a_stream_that_just_stops_has_failed(alt: str) -> None:
     """Pass what arrived, then report a failure, for a stream without a finish reason."""
-    events, raw = relay(wire("cut.sse"), 200, alt=alt)
+    events, raw = passthrough(wire("cut.sse"), 200, alt=alt)
     assert isinstance(error(events), UpstreamProtocolError)
     assert raw
-    assert isinstance(error(relay(b"", alt=alt)[0]), UpstreamProtocolError)
+    assert isinstance(error(passthrough(b"", alt=alt)[0]), UpstreamProtocolError)
 
 
 def test_an_error_frame_is_not_passed() -> None:
     """Leave the error's frame to the encoder."""
-    events, raw = relay(wire("error_midway.sse"))
+    events, raw = passthrough(wire("error_midway.sse"))
     assert isinstance(error(events), UpstreamOverloaded)
     assert b"error" not in raw
 
 
 def test_a_lost_signature_is_a_refusal() -> None:
     """Report a missing signature as a refusal, so that the request can be retried without reasoning."""
-    found = error(relay(events_bytes(chunk(finish="MISSING_THOUGHT_SIGNATURE")))[0])
+    found = error(passthrough(events_bytes(chunk(finish="MISSING_THOUGHT_SIGNATURE")))[0])
     assert isinstance(found, UpstreamRefused)
     assert found.status == 400
 
@@ -150,23 +155,23 @@ def test_all_requested_candidates_must_end() -> None:
     """Treat a stream as interrupted until all requested candidates finished."""
     options: dict[str, Any] = {"generationConfig": {"candidateCount": 2}}
     one = events_bytes(chunk({"text": "a"}), chunk({"text": "b"}, finish="STOP", index=1))
-    assert isinstance(relay(one, **options)[0][-1], Failed)
+    assert isinstance(passthrough(one, **options)[0][-1], Failed)
     both = one + events_bytes(chunk(finish="STOP"))
-    assert isinstance(relay(both, **options)[0][-1], Ended)
+    assert isinstance(passthrough(both, **options)[0][-1], Ended)
 
 
 def test_usage_alone_in_a_last_chunk_counts() -> None:
     """Decode a chunk of usage after the finish reason."""
     last = {"usageMetadata": {"promptTokenCount": 3}}
-    events, _ = relay(events_bytes(chunk({"text": "a"}, finish="STOP"), last))
+    events, _ = passthrough(events_bytes(chunk({"text": "a"}, finish="STOP"), last))
     assert [event.usage.input for event in events if isinstance(event, UsageReported)] == [3]
 
 
 def test_rubbish_fails() -> None:
     """End the passthrough on unreadable data in either framing."""
-    assert isinstance(error(relay(b"data: {\n\n")[0]), UpstreamProtocolError)
-    assert isinstance(error(relay(b"data:{\n\n")[0]), UpstreamProtocolError)
-    assert isinstance(error(relay(b"[}")[0]), UpstreamProtocolError)
+    assert isinstance(error(passthrough(b"data: {\n\n")[0]), UpstreamProtocolError)
+    assert isinstance(error(passthrough(b"data:{\n\n")[0]), UpstreamProtocolError)
+    assert isinstance(error(passthrough(b"[}")[0]), UpstreamProtocolError)
 
 
 # ── requests and complete responses ──────────────────────────────────────────────────────────────────────────────────
@@ -175,25 +180,25 @@ def test_rubbish_fails() -> None:
 def test_a_request_passes_unchanged() -> None:
     """Keep spelling, order, numbers and unknown fields; put the model into the path only."""
     body = b'{ "x_new" : [1.50, 1e3], "contents":[{"parts":[{"inline_data":{"data":"-_8","mime_type":"a/b"}}]}]}'
-    intake = INBOUND.open(body, headers={}, path={"model": "asked", "method": "generateContent"})
-    outgoing = OUTBOUND.splice(intake, upstream())
-    assert outgoing.body == (
+    inbound_request = INBOUND.open(body, headers={}, path={"model": "asked", "method": "generateContent"})
+    upstream_request = OUTBOUND.passthrough_request(inbound_request, upstream())
+    assert upstream_request.body == (
         b'{"x_new":[1.50, 1e3],"contents":[{"parts":[{"inline_data":{"data":"-_8","mime_type":"a/b"}}]}]}'
     )
-    assert (outgoing.stream, outgoing.warnings) == (False, ())
+    assert (upstream_request.stream, upstream_request.warnings) == (False, ())
 
 
 def test_a_model_in_the_body_is_the_upstreams() -> None:
     """Replace the model's name in a body that has one."""
-    outgoing = OUTBOUND.splice(opened({"model": "models/asked"}), upstream())
-    assert json.loads(outgoing.body)["model"] == "models/gemini-upstream-1"
+    upstream_request = OUTBOUND.passthrough_request(opened({"model": "models/asked"}), upstream())
+    assert json.loads(upstream_request.body)["model"] == "models/gemini-upstream-1"
 
 
-def spliced(*parts: dict[str, Any], **to: Any) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+def passthrough_request(*parts: dict[str, Any], **to: Any) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     contents = [{"role": "user", "parts": [{"text": "x"}]}, {"role": "model", "parts": list(parts)}]
-    outgoing = OUTBOUND.splice(opened({"contents": contents}), upstream(**to))
-    found = json.loads(outgoing.body)["contents"]
-    return found[1]["parts"] if len(found) > 1 else [], outgoing.warnings
+    upstream_request = OUTBOUND.passthrough_request(opened({"contents": contents}), upstream(**to))
+    found = json.loads(upstream_request.body)["contents"]
+    return found[1]["parts"] if len(found) > 1 else [], upstream_request.warnings
 
 
 def test_googles_own_state_passes_untouched() -> None:
@@ -203,7 +208,7 @@ def test_googles_own_state_passes_untouched() -> None:
         {"toolCall": {"id": "1", "toolType": "GOOGLE_SEARCH_WEB"}},
         {"toolResponse": {"id": "1"}},
     ]
-    assert spliced(*parts) == (parts, ())
+    assert passthrough_request(*parts) == (parts, ())
 
 
 def test_wrapped_state_of_others_is_taken_out() -> None:
@@ -214,25 +219,28 @@ def test_wrapped_state_of_others_is_taken_out() -> None:
         {"functionCall": {"name": "f"}, "thoughtSignature": foreign},
         {"text": "", "thoughtSignature": foreign},
     ]
-    assert spliced(*parts) == (
+    assert passthrough_request(*parts) == (
         [{"functionCall": {"name": "f"}, "thoughtSignature": PLACEHOLDER_SIGNATURE}],
         ("dropped:reasoning",),
     )
-    assert spliced(*parts, thinking="budget")[0] == [{"functionCall": {"name": "f"}}]
-    assert spliced({"text": "", "thoughtSignature": foreign}) == ([], ("dropped:reasoning",))
+    assert passthrough_request(*parts, thinking="budget")[0] == [{"functionCall": {"name": "f"}}]
+    assert passthrough_request({"text": "", "thoughtSignature": foreign}) == ([], ("dropped:reasoning",))
 
 
 def test_wrapped_state_of_this_route_is_put_back() -> None:
     """Unwrap state that was wrapped because its route has another name."""
     own = wrap(Seal(issuer="my-gemini", kind="signature", data="AAAA"))
     parts: list[dict[str, Any]] = [{"functionCall": {"name": "f"}, "thoughtSignature": own}]
-    assert spliced(*parts, issuer="my-gemini") == ([{"functionCall": {"name": "f"}, "thoughtSignature": "AAAA"}], ())
+    assert passthrough_request(*parts, issuer="my-gemini") == (
+        [{"functionCall": {"name": "f"}, "thoughtSignature": "AAAA"}],
+        (),
+    )
 
 
 def test_a_response_passes_except_for_the_models_name() -> None:
     """Keep unknown fields, number spelling and order; report usage."""
     body = wire("answer.response.json")
-    batch = OUTBOUND.restore(body, opened(), upstream())
+    batch = OUTBOUND.passthrough_response(body, opened(), upstream())
     assert batch.raw is not None
     assert json.loads(batch.raw) == json.loads(body.replace(NAME, ASKED))
     assert b"2.5" in batch.raw
@@ -243,23 +251,23 @@ def test_a_tools_argument_of_that_name_is_no_name_of_the_model() -> None:
     """Pass a tool's argument with the model field's name unchanged."""
     call = {"functionCall": {"name": "deploy", "args": {"modelVersion": "3"}}}
     body = json.dumps({"candidates": [{"content": {"parts": [call]}, "finishReason": "STOP"}]}).encode()
-    assert OUTBOUND.restore(body, opened(), upstream()).raw == body
+    assert OUTBOUND.passthrough_response(body, opened(), upstream()).raw == body
 
 
 def test_a_response_without_a_model_passes_unchanged() -> None:
     """Add nothing to a response without a model."""
     body = b'{ "candidates" : [ {"finishReason":"STOP"} ] }'
-    assert OUTBOUND.restore(body, opened(), upstream()).raw == body
+    assert OUTBOUND.passthrough_response(body, opened(), upstream()).raw == body
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b'{"candidates":[]}', b'{"promptFeedback":{}}'])
 def test_invalid_responses_are_not_passed(body: bytes) -> None:
     """Report a body that is not a response as a failure."""
     with pytest.raises(UpstreamProtocolError):
-        OUTBOUND.restore(body, opened(), upstream())
+        OUTBOUND.passthrough_response(body, opened(), upstream())
 
 
 def test_an_error_with_a_good_status_is_an_error() -> None:
     """Report an error object with status 200 as its error."""
     with pytest.raises(UpstreamOverloaded):
-        OUTBOUND.restore(b'{"error":{"code":503}}', opened(), upstream())
+        OUTBOUND.passthrough_response(b'{"error":{"code":503}}', opened(), upstream())

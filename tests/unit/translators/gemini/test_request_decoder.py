@@ -29,7 +29,7 @@ from llmproxy_asgi.conversation import (
     ToolResult,
 )
 from llmproxy_asgi.errors import BadRequest
-from llmproxy_asgi.translators.base import Intake
+from llmproxy_asgi.translators.base import InboundRequest
 from llmproxy_asgi.translators.seals import wrap
 from support.wires.gemini import HELLO, INBOUND, decoded, opened, sdk, wire
 
@@ -63,8 +63,8 @@ def refused(body: Mapping[str, Any]) -> BadRequest:
 
 def test_the_path_names_model_and_method() -> None:
     """Read model and method from the path; a model may have slashes and Google's prefix."""
-    intake = opened(model="models/openai/gpt-6", stream=True)
-    assert (intake.model, intake.stream) == ("openai/gpt-6", True)
+    inbound_request = opened(model="models/openai/gpt-6", stream=True)
+    assert (inbound_request.model, inbound_request.stream) == ("openai/gpt-6", True)
     assert not opened().stream
     assert opened({"model": "models/x"}, model="").model == "x"
 
@@ -413,8 +413,8 @@ def test_the_request_whose_tokens_are_counted_may_stand_in_a_field() -> None:
     path = {"model": "m", "method": "countTokens"}
     inner = {"generateContentRequest": {"model": "models/m", **HELLO, "systemInstruction": {"parts": [{"text": "s"}]}}}
     for body, count in ((HELLO, 1), (inner, 2)):
-        intake = INBOUND.open(json.dumps(body).encode(), headers={}, path=path)
-        assert len(INBOUND.decode(intake).messages) == count
+        inbound_request = INBOUND.open(json.dumps(body).encode(), headers={}, path=path)
+        assert len(INBOUND.decode(inbound_request).messages) == count
     with pytest.raises(BadRequest):
         INBOUND.open(b'{"generateContentRequest": 5}', headers={}, path=path)
 
@@ -502,4 +502,4 @@ def test_no_bytes_raise_anything_else(body: bytes) -> None:
         found = INBOUND.open(body, headers={}, path={})
     except BadRequest:
         return
-    assert isinstance(found, Intake)
+    assert isinstance(found, InboundRequest)

@@ -70,9 +70,9 @@ def contents(*messages: Message, **fields: Any) -> list[dict[str, Any]]:
 
 def test_a_plain_question() -> None:
     """Send nothing that was not requested."""
-    body, outgoing = encoded(request(), upstream())
+    body, upstream_request = encoded(request(), upstream())
     assert body == {"contents": [{"role": "user", "parts": [{"text": "Hi"}]}]}
-    assert (outgoing.warnings, outgoing.stream) == ((), False)
+    assert (upstream_request.warnings, upstream_request.stream) == ((), False)
 
 
 def test_instructions_stand_apart() -> None:
@@ -83,9 +83,9 @@ def test_instructions_stand_apart() -> None:
 
 def test_a_later_instruction_becomes_user_text() -> None:
     """Keep the position of a later instruction as user text, with a warning."""
-    body, outgoing = encoded(request(user("a"), assistant("b"), system("c"), user("d")))
+    body, upstream_request = encoded(request(user("a"), assistant("b"), system("c"), user("d")))
     assert body["contents"][-1] == {"role": "user", "parts": [{"text": "c"}, {"text": "d"}]}
-    assert outgoing.warnings == ("downgraded:system_message",)
+    assert upstream_request.warnings == ("downgraded:system_message",)
 
 
 def test_neighbours_of_one_role_are_one_content() -> None:
@@ -97,9 +97,9 @@ def test_neighbours_of_one_role_are_one_content() -> None:
 
 def test_the_first_content_is_the_users() -> None:
     """Insert a first user text if the model starts, or if there are only instructions."""
-    body, outgoing = encoded(request(assistant("a"), user("b")))
+    body, upstream_request = encoded(request(assistant("a"), user("b")))
     assert body["contents"][0] == {"role": "user", "parts": [{"text": "."}]}
-    assert outgoing.warnings == ("emulated:first_user_turn",)
+    assert upstream_request.warnings == ("emulated:first_user_turn",)
     assert contents(system("only")) == [{"role": "user", "parts": [{"text": "."}]}]
 
 
@@ -146,9 +146,9 @@ def test_results_as_values(text: str, value: object) -> None:
 
 def test_orphans() -> None:
     """Add an error result to an unanswered call; refuse a result without a call."""
-    body, outgoing = encoded(request(user("x"), assistant(call()), user("y")))
+    body, upstream_request = encoded(request(user("x"), assistant(call()), user("y")))
     assert body["contents"][-1]["parts"][0]["functionResponse"]["response"] == {"error": "[no result]"}
-    assert "emulated:tool_result" in outgoing.warnings
+    assert "emulated:tool_result" in upstream_request.warnings
     with pytest.raises(BadRequest):
         encoded(request(user("x"), results(result("c9", "?"))))
 
@@ -156,14 +156,14 @@ def test_orphans() -> None:
 def test_media_in_results() -> None:
     """Send images within the result to new models, and in a separate content to others."""
     asked = request(user("x"), assistant(call()), results(result("c1", "see", Media(kind="image", source=PNG))))
-    body, outgoing = encoded(asked)
+    body, upstream_request = encoded(asked)
     picture = {"inlineData": {"mimeType": "image/png", "data": "iVBORw0KGgo="}}
     assert body["contents"][-1]["parts"][0]["functionResponse"]["parts"] == [picture]
-    assert outgoing.warnings == ()
-    body, outgoing = encoded(asked, upstream(tool_result_media=False))
+    assert upstream_request.warnings == ()
+    body, upstream_request = encoded(asked, upstream(tool_result_media=False))
     assert body["contents"][-2]["parts"][0]["functionResponse"].keys() == {"id", "name", "response"}
     assert body["contents"][-1] == {"role": "user", "parts": [{"text": "[c1]"}, picture]}
-    assert outgoing.warnings == ("moved:tool_result_media",)
+    assert upstream_request.warnings == ("moved:tool_result_media",)
 
 
 # ── signatures ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -175,8 +175,8 @@ OTHER = Seal(issuer="anthropic", kind="signature", data="BBBB")
 def signatures(*parts: Part, to: Any = None) -> tuple[list[Any], tuple[str, ...]]:
     after = [results(*(result(part.call_id, "ok") for part in parts if isinstance(part, ToolCall)))]
     asked = request(user("x"), assistant(*parts), *(after if after[0].parts else [user("y")]))
-    body, outgoing = encoded(asked, to)
-    return [part.get("thoughtSignature") for part in body["contents"][1]["parts"]], outgoing.warnings
+    body, upstream_request = encoded(asked, to)
+    return [part.get("thoughtSignature") for part in body["contents"][1]["parts"]], upstream_request.warnings
 
 
 def test_signatures_go_back_where_they_came_from() -> None:
@@ -228,7 +228,9 @@ F, G = Tool(name="f", description="Does f."), Tool(name="g")
 def test_tools_are_declared_with_json_schema() -> None:
     """Declare functions in one entry with JSON Schema, and send no tool choice."""
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}
-    body, outgoing = encoded(request(tools=(Tool(name="f", description="d", parameters=schema, strict=True), G)))
+    body, upstream_request = encoded(
+        request(tools=(Tool(name="f", description="d", parameters=schema, strict=True), G))
+    )
     (entry,) = body["tools"]
     assert entry["functionDeclarations"] == [
         {
@@ -239,7 +241,7 @@ def test_tools_are_declared_with_json_schema() -> None:
         {"name": "g"},
     ]
     assert "toolConfig" not in body
-    assert outgoing.warnings == ()
+    assert upstream_request.warnings == ()
 
 
 def test_an_unsupported_tool_is_named() -> None:
@@ -262,17 +264,17 @@ def test_an_unsupported_tool_is_named() -> None:
 )
 def test_tool_choice(choice: ToolChoice, config: dict[str, Any], warnings: tuple[str, ...]) -> None:
     """Encode each choice as its mode; validate or force subsets."""
-    body, outgoing = encoded(request(tools=(F, G, Tool(name="h")), tool_choice=choice))
+    body, upstream_request = encoded(request(tools=(F, G, Tool(name="h")), tool_choice=choice))
     assert body["toolConfig"] == {"functionCallingConfig": config}
-    assert outgoing.warnings == warnings
+    assert upstream_request.warnings == warnings
 
 
 def test_a_choice_that_cannot_be_forced() -> None:
     """Offer the subset to a model that can't be forced, with a warning."""
     choice = ToolChoice(mode="required", only=("f",), given=True)
-    body, outgoing = encoded(request(tools=(F, G), tool_choice=choice), upstream(forced_tool_choice=False))
+    body, upstream_request = encoded(request(tools=(F, G), tool_choice=choice), upstream(forced_tool_choice=False))
     assert body["toolConfig"]["functionCallingConfig"] == {"mode": "VALIDATED", "allowedFunctionNames": ["f"]}
-    assert outgoing.warnings == ("downgraded:tool_choice",)
+    assert upstream_request.warnings == ("downgraded:tool_choice",)
     with pytest.raises(Unsupported):
         encoded(request(tools=(F,), tool_choice=ToolChoice(mode="required", only=("x",))))
 
@@ -290,18 +292,18 @@ def test_a_list_of_all_functions_is_no_list() -> None:
     """Encode a list of all functions as the plain mode, also with Google's own tools."""
     search = Tool(name="web_search", kind="server", extras={"gemini": {"googleSearch": {}}})
     choice = ToolChoice(mode="required", only=("f", "g"), given=True)
-    body, outgoing = encoded(request(protocol="gemini", tools=(F, G, search), tool_choice=choice))
+    body, upstream_request = encoded(request(protocol="gemini", tools=(F, G, search), tool_choice=choice))
     assert body["toolConfig"]["functionCallingConfig"] == {"mode": "ANY"}
-    assert outgoing.warnings == ()
+    assert upstream_request.warnings == ()
 
 
 def test_a_choice_of_googles_own_tool_offers_nothing_else() -> None:
     """Offer only a chosen tool of Google's, which can't be forced, with a warning."""
     choice = ToolChoice(mode="required", only=("web_search",), given=True)
-    body, outgoing = encoded(request(tools=(F, Tool(name="web_search", kind="server")), tool_choice=choice))
+    body, upstream_request = encoded(request(tools=(F, Tool(name="web_search", kind="server")), tool_choice=choice))
     assert body["tools"] == [{"googleSearch": {}}]
     assert "toolConfig" not in body
-    assert outgoing.warnings == ("downgraded:tool_choice",)
+    assert upstream_request.warnings == ("downgraded:tool_choice",)
 
 
 def test_names_are_rewritten_the_same_everywhere() -> None:
@@ -309,9 +311,9 @@ def test_names_are_rewritten_the_same_everywhere() -> None:
     tool = Tool(name="1 bad name", namespace="ns")
     history = (user("x"), assistant(call("c1", "1 bad name", namespace="ns")), results(result("c1", "ok")))
     choice = ToolChoice(mode="required", only=("1 bad name",))
-    body, outgoing = encoded(request(*history, tools=(tool, Tool(name="a.b:c-d")), tool_choice=choice))
+    body, upstream_request = encoded(request(*history, tools=(tool, Tool(name="a.b:c-d")), tool_choice=choice))
     first, second = body["tools"][0]["functionDeclarations"]
-    assert outgoing.names == {first["name"]: "1 bad name"}
+    assert upstream_request.names == {first["name"]: "1 bad name"}
     assert second["name"] == "a.b:c-d"
     assert body["contents"][1]["parts"][0]["functionCall"]["name"] == first["name"]
     assert body["toolConfig"]["functionCallingConfig"]["allowedFunctionNames"] == [first["name"]]
@@ -323,22 +325,22 @@ def test_custom_tools_go_as_functions() -> None:
         name="patch", kind="custom", description="Edits.", grammar=Grammar(syntax="lark", definition="start: x")
     )
     step = call("c1", "patch", "*** x", kind="custom")
-    body, outgoing = encoded(request(user("x"), assistant(step), results(result("c1", "ok")), tools=(tool,)))
+    body, upstream_request = encoded(request(user("x"), assistant(step), results(result("c1", "ok")), tools=(tool,)))
     (declared,) = body["tools"][0]["functionDeclarations"]
     assert "start: x" in declared["description"]
     assert set(declared["parametersJsonSchema"]["properties"]) == {"input"}
     assert body["contents"][1]["parts"][0]["functionCall"]["args"] == {"input": "*** x"}
-    assert outgoing.emulated == {"patch"}
-    assert outgoing.warnings == ("emulated:custom_tool",)
+    assert upstream_request.emulated == {"patch"}
+    assert upstream_request.warnings == ("emulated:custom_tool",)
 
 
 def test_functions_beside_googles_own_tools() -> None:
     """Map web search to Google's own tool; set the flag with functions, where it is known."""
     search = Tool(name="web_search", kind="server", settings={"allowed_domains": ["a.b"], "max_uses": None})
-    body, outgoing = encoded(request(tools=(F, search)))
+    body, upstream_request = encoded(request(tools=(F, search)))
     assert body["tools"][1] == {"googleSearch": {}}
     assert body["toolConfig"] == {"includeServerSideToolInvocations": True}
-    assert outgoing.warnings == ("dropped:allowed_domains",)
+    assert upstream_request.warnings == ("dropped:allowed_domains",)
     assert "toolConfig" not in encoded(request(tools=(search,)))[0]
     assert "toolConfig" not in encoded(request(tools=(F, search)), upstream(issuer="gemini:vertex"))[0]
     with pytest.raises(Unsupported):
@@ -423,9 +425,9 @@ def test_parts_of_other_vendors() -> None:
     """Drop server tools and opaque parts of other vendors with a warning; refuse a compaction."""
     foreign = Opaque(protocol="anthropic-messages", kind="container", data={})
     search = ServerToolCall(call_id="s", tool="web_search")
-    body, outgoing = encoded(request(user("x"), assistant("a", foreign, search), user("y")))
+    body, upstream_request = encoded(request(user("x"), assistant("a", foreign, search), user("y")))
     assert body["contents"][1]["parts"] == [{"text": "a"}]
-    assert outgoing.warnings == ("dropped:container", "dropped:web_search")
+    assert upstream_request.warnings == ("dropped:container", "dropped:web_search")
     with pytest.raises(Unsupported):
         encoded(request(user("x"), assistant(Opaque(protocol="x", kind="compaction", data={})), user("y")))
     own = Opaque(protocol="gemini", kind="executableCode", data={"executableCode": {"code": "1"}})
@@ -436,8 +438,8 @@ def test_parts_of_other_vendors() -> None:
 
 
 def config(to: Any = None, **fields: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
-    body, outgoing = encoded(request(**fields), to)
-    return body.get("generationConfig", {}), outgoing.warnings
+    body, upstream_request = encoded(request(**fields), to)
+    return body.get("generationConfig", {}), upstream_request.warnings
 
 
 def test_sampling() -> None:
@@ -489,9 +491,9 @@ def test_output() -> None:
     lowered = {"properties": {"a": {"enum": ["x"], "type": "string"}}, "type": "object"}
     assert config(output=wanted) == ({"responseMimeType": "application/json", "responseJsonSchema": lowered}, ())
     assert config(output=OutputFormat(kind="json"))[0] == {"responseMimeType": "application/json"}
-    body, outgoing = encoded(request(output=wanted), upstream(structured_output=False))
+    body, upstream_request = encoded(request(output=wanted), upstream(structured_output=False))
     assert '"const":"x"' in body["systemInstruction"]["parts"][0]["text"]
-    assert outgoing.warnings == ("emulated:response_format",)
+    assert upstream_request.warnings == ("emulated:response_format",)
     assert config(output=OutputFormat(verbosity="low"))[1] == ("dropped:verbosity",)
 
 
@@ -533,7 +535,7 @@ def test_thinking(
     options: ReasoningOptions, able: Any, thinking: dict[str, Any] | None, warnings: tuple[str, ...]
 ) -> None:
     """Send a level or a budget by the model's kind, within its limits, never both."""
-    to = type(upstream())(provider="g", model="m", asked="a", issuer="gemini", capabilities=able)
+    to = type(upstream())(provider="g", model="m", client_model="a", issuer="gemini", capabilities=able)
     found, said = config(to, reasoning=options)
     assert found.get("thinkingConfig") == thinking
     assert said == warnings
@@ -550,11 +552,11 @@ def test_thoughts_are_shown_where_the_client_shows_them() -> None:
 def test_cache_marks_are_no_loss() -> None:
     """Drop cache marks, end user and metadata without a warning, and a participant's name with one."""
     marked = Message(role="user", parts=(Text(text="x", cache_mark=CacheMark()),), name="Ann")
-    body, outgoing = encoded(
+    body, upstream_request = encoded(
         request(marked, cache=CacheOptions(key="k", automatic=True), end_user="u", metadata={"a": "b"})
     )
     assert body == {"contents": [{"role": "user", "parts": [{"text": "x"}]}]}
-    assert outgoing.warnings == ("dropped:name",)
+    assert upstream_request.warnings == ("dropped:name",)
 
 
 @pytest.mark.parametrize(
@@ -568,8 +570,8 @@ def test_cache_marks_are_no_loss() -> None:
 )
 def test_service_tiers(tier: ServiceTier, word: str | None, warnings: tuple[str, ...]) -> None:
     """Map the tiers that Google has."""
-    body, outgoing = encoded(request(service_tier=tier))
-    assert (body.get("serviceTier"), outgoing.warnings) == (word, warnings)
+    body, upstream_request = encoded(request(service_tier=tier))
+    assert (body.get("serviceTier"), upstream_request.warnings) == (word, warnings)
 
 
 def test_extras() -> None:
@@ -578,10 +580,10 @@ def test_extras() -> None:
         "gemini": {"safetySettings": [1], "generationConfig": {"speechConfig": {}}},
         "openai-chat": {"prediction": {}},
     }
-    body, outgoing = encoded(request(extras=own, max_output_tokens=5))
+    body, upstream_request = encoded(request(extras=own, max_output_tokens=5))
     assert body["safetySettings"] == [1]
     assert body["generationConfig"] == {"maxOutputTokens": 5, "speechConfig": {}}
-    assert outgoing.warnings == ("dropped:prediction",)
+    assert upstream_request.warnings == ("dropped:prediction",)
 
 
 def test_kept_responses_are_refused() -> None:

@@ -32,7 +32,7 @@ from support.wires.gemini import (
     RECEIVED_AT,
     drained,
     opened,
-    plain_outgoing,
+    plain_upstream_request,
     read,
     upstream,
     wire,
@@ -107,11 +107,11 @@ def test_a_request_comes_back(asked: Request) -> None:
     """Keep a request's meaning through encoding and decoding, except for what warnings name."""
     parts = [part for turn in asked.messages for part in turn.parts]
     assume(not any(isinstance(part, Media) and isinstance(part.source, Link) for part in parts))
-    outgoing = OUTBOUND.encode(asked, upstream(issuer="nobody"))
+    upstream_request = OUTBOUND.encode(asked, upstream(issuer="nobody"))
     path = {"model": asked.model, "method": "generateContent"}
-    found = INBOUND.decode(INBOUND.open(outgoing.body, headers={}, path=path))
+    found = INBOUND.decode(INBOUND.open(upstream_request.body, headers={}, path=path))
     assert turns(found.messages) == turns(bare(asked.messages))
-    assert ("dropped:reasoning" in outgoing.warnings) == any(isinstance(part, Reasoning) for part in parts)
+    assert ("dropped:reasoning" in upstream_request.warnings) == any(isinstance(part, Reasoning) for part in parts)
     assert [(tool.name, tool.description or None) for tool in found.tools] == [
         (tool.name, tool.description or None) for tool in asked.tools
     ]
@@ -144,13 +144,13 @@ def thoughts(answer: Response) -> list[str]:
 @pytest.mark.parametrize("array", [False, True], ids=["events", "array"])
 def test_a_response_comes_back(array: bool, answer: Response, streamed: bool) -> None:
     """Keep a response's meaning, streamed or complete, in either framing."""
-    intake = opened(stream=streamed, alt="json" if array else "sse")
+    inbound_request = opened(stream=streamed, alt="json" if array else "sse")
     if streamed:
-        data = written(list(unfold(answer)), intake)
-        again = fold(drained(OUTBOUND.decoder(plain_outgoing(), upstream()), [data]))
+        data = written(list(unfold(answer)), inbound_request)
+        again = fold(drained(OUTBOUND.decoder(plain_upstream_request(), upstream()), [data]))
     else:
-        body = INBOUND.encode(answer, intake)
-        again = OUTBOUND.decode(body, plain_outgoing(), upstream(), received_at=RECEIVED_AT)
+        body = INBOUND.encode(answer, inbound_request)
+        again = OUTBOUND.decode(body, plain_upstream_request(), upstream(), received_at=RECEIVED_AT)
     without = [[part for part in c.parts if not (isinstance(part, Text) and not part.text)] for c in again.candidates]
     candidates = tuple(
         msgspec.structs.replace(candidate, parts=tuple(_unsigned(parts)))
@@ -193,8 +193,8 @@ def test_a_chat_caller_keeps_googles_state() -> None:
     """Send a signature to a Chat caller with its call, and decode it back onto that call."""
     answer = fold(read(wire("thoughts_and_calls.sse")))
     asked: dict[str, Any] = {"model": "asked", "messages": [{"role": "user", "content": "x"}]}
-    intake = CHAT.inbound.open(msgspec.json.encode(asked), headers={})
-    message = msgspec.json.decode(CHAT.inbound.encode(answer, intake))["choices"][0]["message"]
+    inbound_request = CHAT.inbound.open(msgspec.json.encode(asked), headers={})
+    message = msgspec.json.decode(CHAT.inbound.encode(answer, inbound_request))["choices"][0]["message"]
     results = [{"role": "tool", "tool_call_id": call["id"], "content": "ok"} for call in message["tool_calls"]]
     again = {**asked, "messages": [*asked["messages"], message, *results]}
     found = CHAT.inbound.decode(CHAT.inbound.open(msgspec.json.encode(again), headers={}))
@@ -205,8 +205,8 @@ def test_a_messages_caller_keeps_googles_state() -> None:
     """Send a signature to a Messages caller in a block before its call, and decode it back onto that call."""
     answer = fold(read(wire("thoughts_and_calls.sse")))
     asked: dict[str, Any] = {"model": "asked", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}
-    intake = MESSAGES.inbound.open(msgspec.json.encode(asked), headers={})
-    content = msgspec.json.decode(MESSAGES.inbound.encode(answer, intake))["content"]
+    inbound_request = MESSAGES.inbound.open(msgspec.json.encode(asked), headers={})
+    content = msgspec.json.decode(MESSAGES.inbound.encode(answer, inbound_request))["content"]
     calls = [block["id"] for block in content if block["type"] == "tool_use"]
     results = [{"type": "tool_result", "tool_use_id": call, "content": "ok"} for call in calls]
     turns = [{"role": "assistant", "content": content}, {"role": "user", "content": results}]

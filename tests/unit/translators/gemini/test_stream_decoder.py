@@ -40,7 +40,7 @@ from support.wires.gemini import (
     chunk,
     drained,
     events_bytes,
-    plain_outgoing,
+    plain_upstream_request,
     read,
     told,
     upstream,
@@ -70,7 +70,7 @@ def test_a_stream_is_the_same_at_every_split(name: str) -> None:
     data = wire(name)
     whole = checked(read(data))
     for cut in range(len(data)):
-        pieces = drained(OUTBOUND.decoder(plain_outgoing(), upstream()), [data[:cut], data[cut:]])
+        pieces = drained(OUTBOUND.decoder(plain_upstream_request(), upstream()), [data[:cut], data[cut:]])
         if name in {"cut.sse", "error_midway.sse"}:
             assert type(failure(pieces)) is type(failure(whole))
             assert pieces[:-1] == whole[:-1]
@@ -347,11 +347,11 @@ def test_distant_indexes_end_the_stream() -> None:
 
 def test_custom_tools_and_rewritten_names_are_found_again() -> None:
     """Restore free-text calls of emulated tools, and the caller's names."""
-    outgoing = plain_outgoing(names={"up_name": "ns.read"}, emulated=frozenset({"patch"}))
+    upstream_request = plain_upstream_request(names={"up_name": "ns.read"}, emulated=frozenset({"patch"}))
     calls = chunk(
         {"functionCall": {"name": "patch", "args": {"input": "*** x\n"}}}, {"functionCall": {"name": "up_name"}}
     )
-    first, second = fold(told(calls, chunk(finish="STOP"), outgoing=outgoing)).tool_calls
+    first, second = fold(told(calls, chunk(finish="STOP"), upstream_request=upstream_request)).tool_calls
     assert (first.kind, first.arguments) == ("custom", "*** x\n")
     assert second.name == "ns.read"
 
@@ -392,7 +392,7 @@ def test_a_stream_that_just_stops_has_failed(name: str) -> None:
 )
 def test_unreadable_data_ends_the_stream(data: bytes) -> None:
     """Report unreadable data as one upstream failure, and ignore later data."""
-    decoder = OUTBOUND.decoder(plain_outgoing(), upstream())
+    decoder = OUTBOUND.decoder(plain_upstream_request(), upstream())
     events = drained(decoder, [data])
     assert isinstance(failure(events), UpstreamProtocolError)
     assert decoder.feed(events_bytes(chunk({"text": "x"}, finish="STOP"))).events == ()
@@ -402,7 +402,7 @@ def test_unreadable_data_ends_the_stream(data: bytes) -> None:
 @given(st.lists(st.binary(max_size=40), max_size=4), st.sampled_from([b"", b"data: ", b"[", b'data: {"candidates":[{']))
 def test_no_bytes_break_the_decoder(pieces: list[bytes], start: bytes) -> None:
     """Emit valid events with exactly one ending for any bytes."""
-    events = drained(OUTBOUND.decoder(plain_outgoing(), upstream()), [start, *pieces])
+    events = drained(OUTBOUND.decoder(plain_upstream_request(), upstream()), [start, *pieces])
     checked(events)
     assert isinstance(events[-1], Ended | Failed)
 
@@ -410,7 +410,7 @@ def test_no_bytes_break_the_decoder(pieces: list[bytes], start: bytes) -> None:
 def test_an_event_has_a_limit() -> None:
     """End the stream at a chunk over the limit, in both framings."""
     to = upstream()
-    small = type(to)(provider="google", model="m", asked="asked", issuer="gemini", max_event=100)
+    small = type(to)(provider="google", model="m", client_model="asked", issuer="gemini", max_event=100)
     for data in (b"data: " + b"x" * 200, b'["' + b"x" * 200):
         assert isinstance(failure(read(data, to=small)), UpstreamProtocolError)
 
@@ -419,7 +419,7 @@ def whole(answer: Any) -> Response:
     import json
 
     body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-    return OUTBOUND.decode(body, plain_outgoing(), upstream(), received_at=RECEIVED_AT)
+    return OUTBOUND.decode(body, plain_upstream_request(), upstream(), received_at=RECEIVED_AT)
 
 
 def test_a_complete_response_equals_its_stream() -> None:

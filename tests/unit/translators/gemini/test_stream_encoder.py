@@ -156,9 +156,9 @@ def test_without_alt_sse_the_response_is_an_array() -> None:
 @pytest.mark.parametrize("said", [True, False])
 def test_any_encoder_can_end_the_array(said: bool) -> None:
     """Continue the array in an encoder that only writes a failure."""
-    intake = opened(stream=True, alt="json")
-    begun = INBOUND.encoder(intake).feed([START, *text(0, "Hel")]) if said else b""
-    ended = INBOUND.encoder(intake).feed([Failed(UpstreamOverloaded("busy"))])
+    inbound_request = opened(stream=True, alt="json")
+    begun = INBOUND.encoder(inbound_request).feed([START, *text(0, "Hel")]) if said else b""
+    ended = INBOUND.encoder(inbound_request).feed([Failed(UpstreamOverloaded("busy"))])
     found = json.loads(begun + ended)
     assert found[-1]["error"]["status"] == "UNAVAILABLE"
     assert len(found) == 1 + said
@@ -256,10 +256,10 @@ def test_grounding_comes_back(streamed: bool) -> None:
     if streamed:
         again = fold(read(written(list(unfold(answer)))))
     else:
-        from support.wires.gemini import OUTBOUND, RECEIVED_AT, plain_outgoing, upstream
+        from support.wires.gemini import OUTBOUND, RECEIVED_AT, plain_upstream_request, upstream
 
         body = INBOUND.encode(answer, opened())
-        again = OUTBOUND.decode(body, plain_outgoing(), upstream(), received_at=RECEIVED_AT)
+        again = OUTBOUND.decode(body, plain_upstream_request(), upstream(), received_at=RECEIVED_AT)
     assert again.candidates[0].parts == answer.candidates[0].parts
 
 

@@ -9,7 +9,7 @@ import pytest
 from llmproxy_asgi.conversation import ToolCall
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.openai_chat.stream_decoder import ChatStreamDecoder
-from support.wires.openai_chat import DONE, OUTBOUND, delta, events, outgoing, upstream
+from support.wires.openai_chat import DONE, OUTBOUND, delta, events, upstream, upstream_request
 
 
 def piece(name: str | None = None, arguments: str | None = None, **head: Any) -> dict[str, Any]:
@@ -57,19 +57,19 @@ def test_whole_answers(head: dict[str, Any]) -> None:
     message = {"role": "assistant", "content": None, "tool_calls": calls}
     body = {"id": "c", "created": 1, "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}
     when = datetime(2026, 11, 21, tzinfo=UTC)
-    answer = OUTBOUND.decode(json.dumps(body).encode(), outgoing(), upstream(), received_at=when)
+    answer = OUTBOUND.decode(json.dumps(body).encode(), upstream_request(), upstream(), received_at=when)
     found = answer.tool_calls
     assert [(call.name, call.arguments) for call in found] == [("a", '{"x":1')] * 3
     assert len({call.call_id for call in found}) == 3
 
 
 def test_the_same_stream_has_the_same_ids() -> None:
-    """Ids are made from what is known of the answer, so that a relayed and a stored one agree."""
+    """Ids are made from what is known of the answer, so that a passed-through and a stored one agree."""
     call = delta({"tool_calls": [piece("a", "{}")]})
     chunks = [call, call, delta(finish="stop")]
 
     def ids() -> list[str]:
-        decoder = ChatStreamDecoder(outgoing(), upstream())
+        decoder = ChatStreamDecoder(upstream_request(), upstream())
         found = [event for chunk in chunks for event in decoder.feed(chunk).events]
         parts = [getattr(event, "part", None) for event in found]
         return [part.call_id for part in parts if isinstance(part, ToolCall)]

@@ -7,12 +7,12 @@ import pytest
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletionChunk
 
-from llmproxy_asgi.translators.base import Intake, Upstream
+from llmproxy_asgi.translators.base import InboundRequest, Upstream
 from llmproxy_asgi.translators.registry import translator
 
 OUTBOUND = translator("openai-chat").outbound
-UPSTREAM = Upstream(provider="p", model="m-1", asked="m", issuer="p")
-INTAKE = Intake(protocol="openai-chat", model="m", stream=True, raw={})
+UPSTREAM = Upstream(provider="p", model="m-1", client_model="m", issuer="p")
+INBOUND_REQUEST = InboundRequest(protocol="openai-chat", model="m", stream=True, raw={})
 GOOD = "call_Zk3mQ8vT2xYw"
 OTHER = "call_Zk3mQ8vT2xYx"
 
@@ -31,10 +31,10 @@ def chunk(*pieces: dict[str, Any], finish: str | None = None, **more: Any) -> by
 END = chunk(finish="tool_calls") + b"data: [DONE]\n\n"
 
 
-def relayed(wire: bytes, cut: int) -> bytes:
-    relay = OUTBOUND.relay(INTAKE, UPSTREAM)
+def passed_through(wire: bytes, cut: int) -> bytes:
+    passthrough = OUTBOUND.passthrough_stream(INBOUND_REQUEST, UPSTREAM)
     reads = (wire[:cut], wire[cut:]) if cut else (wire,)
-    return b"".join([*(relay.feed(read).raw or b"" for read in reads), relay.close().raw or b""])
+    return b"".join([*(passthrough.feed(read).raw or b"" for read in reads), passthrough.close().raw or b""])
 
 
 def streamed(*pieces: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -44,7 +44,7 @@ def streamed(*pieces: dict[str, Any]) -> list[tuple[str, str, str]]:
     calls: list[tuple[str, str, str]] = []
     for cut in range(0, len(wire), 7):
         state: Any = ChatCompletionStreamState()
-        for frame in relayed(wire, cut).split(b"\n\n"):
+        for frame in passed_through(wire, cut).split(b"\n\n"):
             if frame.startswith(b"data: {"):
                 assert json.loads(frame[6:])["model"] == "m"
                 state.handle_chunk(ChatCompletionChunk.model_validate_json(frame[6:]))
@@ -104,7 +104,7 @@ def test_calls_of_one_index_with_ids_of_their_own() -> None:
 def test_a_call_without_an_id_behind_one_with() -> None:
     """Also several in one chunk; the members that a server adds to a call stay."""
     wire = chunk(piece("a", "{}", id=GOOD), piece("b", "{}", index=1, extra_content={"google": {"x": [1]}})) + END
-    first, second = json.loads(relayed(wire, 0).split(b"\n\n")[0][6:])["choices"][0]["delta"]["tool_calls"]
+    first, second = json.loads(passed_through(wire, 0).split(b"\n\n")[0][6:])["choices"][0]["delta"]["tool_calls"]
     assert (first["id"], second["extra_content"], second["type"]) == (GOOD, {"google": {"x": [1]}}, "function")
     assert second["id"].startswith("call_")
 
@@ -121,13 +121,13 @@ def test_a_call_without_an_id_behind_one_with() -> None:
 def test_what_is_in_order_keeps_its_bytes(pieces: list[dict[str, Any]]) -> None:
     """But for the model's name."""
     wire = b"".join(chunk(each) for each in pieces) + END
-    assert relayed(wire, 0) == wire.replace(b'"m-1"', b'"m"')
+    assert passed_through(wire, 0) == wire.replace(b'"m-1"', b'"m"')
 
 
 def test_ids_differ_between_answers() -> None:
     """An id that is made up is in no other answer, however alike the two are."""
     wire = chunk(piece("a", "{}")) + END
-    assert relayed(wire, 0) != relayed(wire, 0)
+    assert passed_through(wire, 0) != passed_through(wire, 0)
 
 
 def whole(*calls: dict[str, Any]) -> bytes:
@@ -137,7 +137,7 @@ def whole(*calls: dict[str, Any]) -> bytes:
 
 
 def restored(body: bytes) -> bytes:
-    return OUTBOUND.restore(body, INTAKE, UPSTREAM).raw or b""
+    return OUTBOUND.passthrough_response(body, INBOUND_REQUEST, UPSTREAM).raw or b""
 
 
 @pytest.mark.parametrize("head", [{}, {"id": None}, {"id": ""}, {"id": GOOD}])

@@ -224,8 +224,9 @@ def test_no_error_body_raises(status: int, content: bytes) -> None:
 def test_an_error_with_status_200_is_an_error() -> None:
     """A whole answer that holds an error is judged by it."""
     content = b'{"error":{"message":"m","code":429}}'
+    inbound_request = INBOUND.open(b'{"messages":[{"role":"user","content":"x"}]}', headers={})
     with pytest.raises(errors.UpstreamRateLimited):
-        OUTBOUND.restore(content, INBOUND.open(b'{"messages":[{"role":"user","content":"x"}]}', headers={}), None)  # type: ignore[arg-type]
+        OUTBOUND.passthrough_response(content, inbound_request, None)  # type: ignore[arg-type]
 
 
 def test_the_client_reads_our_answers() -> None:

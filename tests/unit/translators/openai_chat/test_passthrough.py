@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llmproxy_asgi.errors import BadRequest
 from support.conversations import json_objects
-from support.wires.openai_chat import INBOUND, OUTBOUND, body, intake, upstream
+from support.wires.openai_chat import INBOUND, OUTBOUND, body, inbound_request, upstream
 
 SAID = b'"messages":[{"role":"user","content":"Hello"}]'
 
@@ -20,19 +20,19 @@ def opened(fields: bytes) -> Any:
     return INBOUND.open(b"{" + fields + b"}", headers={})
 
 
-def test_an_intake_tells_what_routing_needs() -> None:
+def test_an_inbound_request_tells_what_routing_needs() -> None:
     """Model, stream, usage and size are known without reading what is inside."""
     content = body(stream=True, stream_options={"include_usage": True})
     found = INBOUND.open(content, headers={})
     assert (found.model, found.stream, found.include_usage, found.size) == ("smart", True, True, len(content))
-    assert not intake().stream
-    assert not intake(stream=True).include_usage
+    assert not inbound_request().stream
+    assert not inbound_request(stream=True).include_usage
 
 
 def test_a_request_may_name_no_model() -> None:
     """The operator's default model is for requests that name none."""
     assert opened(SAID).model == ""
-    assert msgspec.json.decode(OUTBOUND.splice(opened(SAID), upstream()).body)["model"] == "big-1"
+    assert msgspec.json.decode(OUTBOUND.passthrough_request(opened(SAID), upstream()).body)["model"] == "big-1"
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_request_may_name_no_model() -> None:
     ],
 )
 def test_98_wrong_types_are_refused_by_name(fields: bytes, param: str) -> None:
-    """What is only relayed is still refused where its outside is wrong, and the field is named."""
+    """What only passes through is still refused where its outside is wrong, and the field is named."""
     with pytest.raises(BadRequest) as refused:
         opened(fields)
     assert refused.value.param == param
@@ -93,16 +93,16 @@ ODD = (
 
 def test_13_only_the_model_changes() -> None:
     """Unknown fields, key order, number spelling, escapes and inner blanks survive."""
-    spliced = OUTBOUND.splice(INBOUND.open(ODD, headers={}), upstream())
-    assert spliced.body == ODD.replace(b'"smart"', b'"big-1"')
-    assert not spliced.stream
-    assert spliced.warnings == ()
+    passthrough_request = OUTBOUND.passthrough_request(INBOUND.open(ODD, headers={}), upstream())
+    assert passthrough_request.body == ODD.replace(b'"smart"', b'"big-1"')
+    assert not passthrough_request.stream
+    assert passthrough_request.warnings == ()
 
 
 def test_13_an_equal_model_keeps_its_bytes() -> None:
     """Where the upstream's name is the caller's, even its spelling stays."""
     content = ODD.replace(b'"smart"', b'"big\\u002d1"')
-    assert OUTBOUND.splice(INBOUND.open(content, headers={}), upstream()).body == content
+    assert OUTBOUND.passthrough_request(INBOUND.open(content, headers={}), upstream()).body == content
 
 
 @pytest.mark.parametrize(
@@ -122,15 +122,15 @@ def test_13_an_equal_model_keeps_its_bytes() -> None:
 def test_81_streams_are_asked_for_usage(options: bytes, expected: bytes) -> None:
     """A streamed request asks for usage whatever the caller said, and keeps its other options."""
     content = b'{"model":"smart",' + SAID + b',"stream":true'
-    spliced = OUTBOUND.splice(INBOUND.open(content + options + b"}", headers={}), upstream())
-    assert spliced.body == content.replace(b'"smart"', b'"big-1"') + expected + b"}"
+    passthrough_request = OUTBOUND.passthrough_request(INBOUND.open(content + options + b"}", headers={}), upstream())
+    assert passthrough_request.body == content.replace(b'"smart"', b'"big-1"') + expected + b"}"
 
 
 def test_servers_without_stream_usage_are_not_asked() -> None:
     """A server that does not know the option does not get it."""
-    spliced = OUTBOUND.splice(intake(stream=True), upstream(stream_usage=False))
-    assert b"stream_options" not in spliced.body
-    assert b"stream_options" not in OUTBOUND.splice(intake(), upstream()).body
+    passthrough_request = OUTBOUND.passthrough_request(inbound_request(stream=True), upstream(stream_usage=False))
+    assert b"stream_options" not in passthrough_request.body
+    assert b"stream_options" not in OUTBOUND.passthrough_request(inbound_request(), upstream()).body
 
 
 def test_models_are_listed_as_the_vendor_does() -> None:

@@ -272,7 +272,7 @@ def test_46_orphans() -> None:
 def test_47_57_names_and_ids_are_made_legal_and_found_again() -> None:
     """Dotted names and long ids are rewritten alike in tools, history and choice, and the way back is kept."""
     call_id = "toolu." + "x" * 80
-    outgoing = OUTBOUND.encode(
+    upstream_request = OUTBOUND.encode(
         request(
             ASKS,
             model(ToolCall(call_id=call_id, name="ns.read")),
@@ -282,13 +282,13 @@ def test_47_57_names_and_ids_are_made_legal_and_found_again() -> None:
         ),
         upstream(),
     )
-    body = msgspec.json.decode(outgoing.body)
+    body = msgspec.json.decode(upstream_request.body)
     name = body["tools"][0]["function"]["name"]
     sent = body["messages"][1]["tool_calls"][0]
     assert body["tool_choice"] == {"type": "function", "function": {"name": name}}
     assert sent["function"]["name"] == name
-    assert outgoing.names == {name: "ns.read"}
-    assert outgoing.call_ids == {sent["id"]: call_id}
+    assert upstream_request.names == {name: "ns.read"}
+    assert upstream_request.call_ids == {sent["id"]: call_id}
     assert body["messages"][2]["tool_call_id"] == sent["id"]
     assert len(sent["id"]) <= 64
 
@@ -327,17 +327,17 @@ def test_56_custom_tools_without_a_native_form() -> None:
     """A free-text tool becomes a function with one string; history follows, and the decoder is told."""
     tool = Tool(name="p", kind="custom", description="d", grammar=Grammar(syntax="lark", definition="start: X"))
     call = ToolCall(call_id="c", name="p", arguments='a"b', kind="custom")
-    outgoing = OUTBOUND.encode(
+    upstream_request = OUTBOUND.encode(
         request(ASKS, model(call), results(ToolResult(call_id="c")), tools=(tool,)), upstream(custom_tools=False)
     )
-    body = msgspec.json.decode(outgoing.body)
+    body = msgspec.json.decode(upstream_request.body)
     declared = body["tools"][0]["function"]
     assert declared["parameters"]["required"] == ["input"]
     assert "start: X" in declared["description"]
     sent = body["messages"][1]["tool_calls"][0]["function"]
     assert msgspec.json.decode(sent["arguments"]) == {"input": 'a"b'}
-    assert outgoing.emulated == {"p"}
-    assert outgoing.warnings == ("emulated:custom_tool",)
+    assert upstream_request.emulated == {"p"}
+    assert upstream_request.warnings == ("emulated:custom_tool",)
 
 
 @pytest.mark.parametrize(

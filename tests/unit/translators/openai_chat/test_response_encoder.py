@@ -29,21 +29,21 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError, UpstreamRateLimited
 from llmproxy_asgi.translators.seals import unwrap
-from support.wires.openai_chat import INBOUND, OUTBOUND, answered, intake, outgoing, upstream, wire
+from support.wires.openai_chat import INBOUND, OUTBOUND, answered, inbound_request, upstream, upstream_request, wire
 
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
 
 
 def decode(content: bytes, **memory: Any) -> Response:
     """A whole answer, read."""
-    return OUTBOUND.decode(content, outgoing(**memory), upstream(), received_at=NOW)
+    return OUTBOUND.decode(content, upstream_request(**memory), upstream(), received_at=NOW)
 
 
 def message(*parts: Part, reason: FinishReason = FinishReason.STOP, request: Any = None, **finish: Any) -> Any:
     """The message that the official client reads from an answer of these parts."""
     candidate = Candidate(parts=parts, finish=Finish(reason=reason, **finish))
     response = Response(id="chatcmpl-1", model="big-1", created_at=NOW, candidates=(candidate,))
-    return answered(INBOUND.encode(response, intake(**(request or {})))).choices[0]
+    return answered(INBOUND.encode(response, inbound_request(**(request or {})))).choices[0]
 
 
 # ── read ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -105,7 +105,10 @@ def test_an_answer_without_a_time_has_ours() -> None:
 )
 def test_96_what_is_no_answer_is_a_protocol_error(content: bytes) -> None:
     """HTML, truncated JSON and empty answers are the upstream's failure, and are not repeated."""
-    for read in (lambda: decode(content), lambda: OUTBOUND.restore(content, intake(), upstream())):
+    for read in (
+        lambda: decode(content),
+        lambda: OUTBOUND.passthrough_response(content, inbound_request(), upstream()),
+    ):
         with pytest.raises(UpstreamProtocolError) as failed:
             read()
         assert "html" not in str(failed.value)
@@ -117,7 +120,7 @@ def test_an_error_with_a_good_status_is_an_error() -> None:
     with pytest.raises(UpstreamRateLimited):
         decode(content)
     with pytest.raises(UpstreamError):
-        OUTBOUND.restore(content, intake(), upstream())
+        OUTBOUND.passthrough_response(content, inbound_request(), upstream())
 
 
 # ── passed on ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -126,7 +129,7 @@ def test_an_error_with_a_good_status_is_an_error() -> None:
 def test_14_an_answer_is_passed_on_with_its_bytes() -> None:
     """Unknown fields, order and spelling survive; the model is the one that was asked for; usage is told."""
     content = wire("text.response.json")
-    batch = OUTBOUND.restore(content, intake(), upstream())
+    batch = OUTBOUND.passthrough_response(content, inbound_request(), upstream())
     assert batch.raw is not None
     restored, original = msgspec.json.decode(batch.raw), msgspec.json.decode(content)
     assert restored == {**original, "model": "smart"}
@@ -140,7 +143,7 @@ def test_14_an_answer_is_passed_on_with_its_bytes() -> None:
 def test_14_an_answer_of_the_asked_model_is_the_very_bytes() -> None:
     """Where the names agree nothing is touched."""
     content = wire("text.response.json").replace(b"big-1", b"smart")
-    assert OUTBOUND.restore(content, intake(), upstream()).raw == content
+    assert OUTBOUND.passthrough_response(content, inbound_request(), upstream()).raw == content
 
 
 # ── written ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -159,9 +162,9 @@ def test_an_answer_is_the_clients() -> None:
         usage=Usage(input=10, output=5, cache_read=4, reasoning=2),
         service_tier=ServiceTier.FLEX,
     )
-    found = answered(INBOUND.encode(response, intake(n=2)))
+    found = answered(INBOUND.encode(response, inbound_request(n=2)))
     assert found.id.startswith("chatcmpl-")
-    assert found.id == answered(INBOUND.encode(response, intake())).id
+    assert found.id == answered(INBOUND.encode(response, inbound_request())).id
     assert (found.created, found.model, found.service_tier) == (int(NOW.timestamp()), "smart", "flex")
     assert [(each.message.content, each.finish_reason) for each in found.choices] == [
         ("ab", "stop"),
@@ -244,7 +247,7 @@ def test_citations_probabilities_and_media() -> None:
         logprobs=(token,),
     )
     response = Response(id="x", model="m", created_at=NOW, candidates=(candidate,))
-    choice = answered(INBOUND.encode(response, intake())).choices[0]
+    choice = answered(INBOUND.encode(response, inbound_request())).choices[0]
     found = choice.message.model_dump()
     (cited,) = found["annotations"]
     assert (cited["url_citation"]["start_index"], cited["url_citation"]["end_index"]) == (3, 4)

@@ -31,9 +31,9 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.translators.assemble import fold
 from support.conversations import event_rows, requests, responses
-from support.wires.openai_chat import INBOUND, OUTBOUND, intake, outgoing, read, upstream
+from support.wires.openai_chat import INBOUND, OUTBOUND, inbound_request, read, upstream, upstream_request
 
-ASKING = intake(stream=True, n=2, stream_options={"include_usage": True})
+ASKING = inbound_request(stream=True, n=2, stream_options={"include_usage": True})
 
 
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -114,7 +114,9 @@ def _usage(usage: Usage) -> object:
 @given(responses(kinds=("text", "reasoning", "refusal", "tool_call"), with_extras=False))
 def test_a_whole_answer_survives(response: Response) -> None:
     """An answer that one half writes is read by the other with all that this protocol can say."""
-    found = OUTBOUND.decode(INBOUND.encode(response, ASKING), outgoing(), upstream(), received_at=response.created_at)
+    found = OUTBOUND.decode(
+        INBOUND.encode(response, ASKING), upstream_request(), upstream(), received_at=response.created_at
+    )
     assert essence(found) == essence(response)
     assert found.created_at == response.created_at
 
@@ -125,7 +127,7 @@ def test_a_stream_survives_at_every_split(row: list[StreamEvent], data: st.DataO
     """A stream that one half writes is read by the other as the answer it tells, cut anywhere."""
     content = INBOUND.encoder(ASKING).feed(row)
     cut = data.draw(st.integers(0, len(content)))
-    found = fold(read(OUTBOUND.decoder(outgoing(), upstream()), content[:cut], content[cut:]))
+    found = fold(read(OUTBOUND.decoder(upstream_request(), upstream()), content[:cut], content[cut:]))
     assert _streamed(found) == _streamed(fold(row))
 
 

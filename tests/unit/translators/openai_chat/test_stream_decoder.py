@@ -46,10 +46,10 @@ from support.wires.openai_chat import (
     chunk,
     delta,
     events,
-    intake,
-    outgoing,
+    inbound_request,
     read,
     upstream,
+    upstream_request,
     wire,
 )
 
@@ -74,9 +74,9 @@ def test_01_every_split_gives_the_same_events(name: str) -> None:
     content = wire(name)
     whole = comparable(events(content))
     for cut in range(1, len(content)):
-        decoder = OUTBOUND.decoder(outgoing(), upstream())
+        decoder = OUTBOUND.decoder(upstream_request(), upstream())
         assert comparable(read(decoder, content[:cut], content[cut:])) == whole
-    decoder = OUTBOUND.decoder(outgoing(), upstream())
+    decoder = OUTBOUND.decoder(upstream_request(), upstream())
     assert comparable(read(decoder, *(content[n : n + 1] for n in range(len(content))))) == whole
 
 
@@ -124,7 +124,7 @@ def test_06_done_may_be_missing_and_ends_everything() -> None:
 
 def test_11_the_first_chunk_gives_the_first_events() -> None:
     """Nothing is held back: the first chunk's text is an event before the second chunk is there."""
-    decoder = OUTBOUND.decoder(outgoing(), upstream())
+    decoder = OUTBOUND.decoder(upstream_request(), upstream())
     first = decoder.feed(delta({"role": "assistant", "content": "Hi"})).events
     assert [type(event) for event in first] == [Started, PartStarted, PartDelta]
 
@@ -230,7 +230,7 @@ def test_custom_and_deprecated_calls() -> None:
 
 def test_56_an_emulated_custom_call_is_unwrapped() -> None:
     """A custom tool that went as a function comes back as free text, under the caller's name and id."""
-    memory = outgoing(names={"p_1": "patch"}, call_ids={"c": "original.id"}, emulated=frozenset({"p_1"}))
+    memory = upstream_request(names={"p_1": "patch"}, call_ids={"c": "original.id"}, emulated=frozenset({"p_1"}))
     row = [
         delta({"tool_calls": [{"index": 0, "id": "c", "function": {"name": "p_1", "arguments": '{"inp'}}]}),
         delta({"tool_calls": [{"index": 0, "function": {"arguments": 'ut":"a\\nb"}'}}]}),
@@ -284,7 +284,7 @@ def test_usage_that_cannot_be_read_is_none(usage: object) -> None:
 
 def test_usage_is_told_when_it_comes() -> None:
     """The usage chunk is an event at once, for whoever books a call that is cancelled now."""
-    decoder = OUTBOUND.decoder(outgoing(), upstream())
+    decoder = OUTBOUND.decoder(upstream_request(), upstream())
     decoder.feed(delta({"content": "x"}) + delta(finish="stop"))
     assert [type(event) for event in decoder.feed(chunk(usage=USAGE)).events] == [UsageReported]
 
@@ -405,7 +405,7 @@ def test_context_length_in_a_stream() -> None:
 )
 def test_96_rubbish_is_a_protocol_error(content: bytes) -> None:
     """What cannot be read ends the events with an error that does not repeat it, and later reads give nothing."""
-    decoder = OUTBOUND.decoder(outgoing(), upstream())
+    decoder = OUTBOUND.decoder(upstream_request(), upstream())
     row = [*decoder.feed(content).events, *decoder.close().events]
     assert isinstance(failure(row), UpstreamProtocolError)
     assert "html" not in str(failure(row))
@@ -420,7 +420,7 @@ def test_96_rubbish_is_a_protocol_error(content: bytes) -> None:
 def test_no_bytes_raise(pieces: list[bytes]) -> None:
     """Whatever is fed, the events have one ending and are in legal order."""
     grammar = Grammar()
-    for event in read(OUTBOUND.decoder(outgoing(), upstream()), *pieces):
+    for event in read(OUTBOUND.decoder(upstream_request(), upstream()), *pieces):
         grammar.check(event)
     assert grammar.complete
 
@@ -450,7 +450,7 @@ def test_no_shape_raises(deltas: list[dict[str, object]], logprobs: object, usag
     assert grammar.complete
 
 
-# ── the relay ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the passthrough ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 NOT_DISTINCT = {"stream_google_calls.sse", "stream_late_name.sse"}
@@ -463,11 +463,11 @@ def without_calls(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("asked", [True, False], ids=["usage asked", "usage not asked"])
 @pytest.mark.parametrize("name", GOOD)
-def test_14_relayed_bytes_are_the_upstreams(name: str, asked: bool) -> None:
+def test_14_passed_through_bytes_are_the_upstreams(name: str, asked: bool) -> None:
     """At every split the caller gets the very bytes, but for the model, comments, and usage that was not asked for."""
     content = wire(name)
-    request = intake(stream=True, n=2 if "two_choices" in name else 1, stream_options={"include_usage": asked})
-    whole = batched(OUTBOUND.relay(request, upstream()), content)
+    request = inbound_request(stream=True, n=2 if "two_choices" in name else 1, stream_options={"include_usage": asked})
+    whole = batched(OUTBOUND.passthrough_stream(request, upstream()), content)
     expected = content.replace(b": OPENROUTER PROCESSING\n\n", b"").replace(b'"model":"big-1"', b'"model":"smart"')
     expected = expected.replace(b'"model": "big-1"', b'"model": "smart"')
     expected = expected.replace(b'"model":"maker/model-3"', b'"model":"smart"')
@@ -485,50 +485,50 @@ def test_14_relayed_bytes_are_the_upstreams(name: str, asked: bool) -> None:
     assert isinstance(whole.events[0], Started)
     assert isinstance(whole.events[-1], Ended)
     for cut in range(1, len(content), 3):
-        again = batched(OUTBOUND.relay(request, upstream()), content[:cut], content[cut:])
+        again = batched(OUTBOUND.passthrough_stream(request, upstream()), content[:cut], content[cut:])
         assert ((again.raw or b"").split(), list(again.events)) == ((whole.raw or b"").split(), list(whole.events))
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_relay_and_codec_agree(name: str) -> None:
+def test_passthrough_and_codec_agree(name: str) -> None:
     """Both codecs tell the same start, usage and native finishes."""
-    request = intake(stream=True, n=2 if "two_choices" in name else 1)
-    relayed = list(batched(OUTBOUND.relay(request, upstream()), wire(name)).events)
+    request = inbound_request(stream=True, n=2 if "two_choices" in name else 1)
+    passed_through = list(batched(OUTBOUND.passthrough_stream(request, upstream()), wire(name)).events)
     full = events(wire(name))
-    usages = [[e.usage for e in row if isinstance(e, UsageReported)][-1:] for row in (relayed, full)]
+    usages = [[e.usage for e in row if isinstance(e, UsageReported)][-1:] for row in (passed_through, full)]
     finishes = [
         sorted((e.candidate, e.finish.native) for e in row if type(e).__name__ == "Finished")  # type: ignore[union-attr]
-        for row in (relayed, full)
+        for row in (passed_through, full)
     ]
     assert usages[0] == usages[1]
     assert finishes[0] == finishes[1]
 
 
 @pytest.mark.parametrize("name", ["stream_error_midway.sse", "stream_cut.sse", "stream_done_alone.sse"])
-def test_95_the_relay_fails_where_the_codec_fails(name: str) -> None:
-    """A relayed stream that broke ends with the same error, and its error frame is left to the encoder."""
-    relayed = batched(OUTBOUND.relay(intake(stream=True), upstream()), wire(name))
-    assert comparable(list(relayed.events))[-1] == comparable(events(wire(name)))[-1]
-    assert b'"error"' not in (relayed.raw or b"")
-    assert b"never" not in (relayed.raw or b"")
-    assert b"[DONE]" not in (relayed.raw or b"")
+def test_95_the_passthrough_fails_where_the_codec_fails(name: str) -> None:
+    """A passed-through stream that broke ends with the same error, and its error frame is left to the encoder."""
+    passed_through = batched(OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), wire(name))
+    assert comparable(list(passed_through.events))[-1] == comparable(events(wire(name)))[-1]
+    assert b'"error"' not in (passed_through.raw or b"")
+    assert b"never" not in (passed_through.raw or b"")
+    assert b"[DONE]" not in (passed_through.raw or b"")
 
 
-def test_a_relay_waits_for_all_choices_that_were_asked_for() -> None:
+def test_a_passthrough_waits_for_all_choices_that_were_asked_for() -> None:
     """Without [DONE] a stream of two choices is whole when both have finished; [DONE] settles it."""
-    request = intake(stream=True, n=2)
+    request = inbound_request(stream=True, n=2)
     one = delta({"content": "a"}) + delta(finish="stop")
-    assert isinstance(batched(OUTBOUND.relay(request, upstream()), one).events[-1], Failed)
-    assert isinstance(batched(OUTBOUND.relay(request, upstream()), one + DONE).events[-1], Ended)
+    assert isinstance(batched(OUTBOUND.passthrough_stream(request, upstream()), one).events[-1], Failed)
+    assert isinstance(batched(OUTBOUND.passthrough_stream(request, upstream()), one + DONE).events[-1], Ended)
 
 
 def test_what_a_model_says_is_not_taken_for_protocol() -> None:
     """Text that looks like an error, usage or a finish passes untouched."""
     said = '"finish_reason":"stop" "error":{} "usage":{"prompt_tokens":9} data: [DONE] "model":"big-1"'
     content = delta({"content": said}) + delta(finish="stop") + DONE
-    relayed = batched(OUTBOUND.relay(intake(stream=True), upstream()), content)
-    assert relayed.raw == content.replace(b'"model":"big-1"', b'"model":"smart"')
-    assert not [event for event in relayed.events if isinstance(event, UsageReported)]
+    passed_through = batched(OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), content)
+    assert passed_through.raw == content.replace(b'"model":"big-1"', b'"model":"smart"')
+    assert not [event for event in passed_through.events if isinstance(event, UsageReported)]
     assert fold(events(content)).text == said
 
 
@@ -543,7 +543,7 @@ def test_a_call_is_never_told_without_id_and_name() -> None:
 
 def test_an_event_that_is_too_large_ends_the_stream() -> None:
     """An upstream cannot make us hold more than one event of the largest size."""
-    decoder = OUTBOUND.decoder(outgoing(), upstream())
+    decoder = OUTBOUND.decoder(upstream_request(), upstream())
     decoder.feed(b"data: ")
     piece = b"x" * (4 * 1024 * 1024)
     row = [event for _ in range(5) for event in decoder.feed(piece).events]
@@ -555,22 +555,26 @@ def test_a_finish_of_error_is_a_failure_in_both_codecs() -> None:
     """`finish_reason: error` without an error object is still a failure."""
     content = delta({"content": "x"}) + delta(finish="error") + DONE
     assert isinstance(failure(events(content)), UpstreamFailed)
-    assert isinstance(batched(OUTBOUND.relay(intake(stream=True), upstream()), content).events[-1], Failed)
+    assert isinstance(
+        batched(OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), content).events[-1], Failed
+    )
 
 
 @pytest.mark.parametrize("place", [0, 1], ids=["first", "later"])
-def test_a_relayed_error_frame_is_not_passed_on(place: int) -> None:
+def test_a_passed_through_error_frame_is_not_passed_on(place: int) -> None:
     """An error is left to the encoder wherever it stands."""
     frames = [delta({"content": "x"})][:place]
     content = b"".join(frames) + chunk(error={"message": "m", "code": 429}) + DONE
-    relayed = batched(OUTBOUND.relay(intake(stream=True), upstream()), content)
-    assert isinstance(failure(list(relayed.events)), UpstreamRateLimited)
-    assert relayed.raw == b"".join(frames).replace(b"big-1", b"smart")
+    passed_through = batched(OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), content)
+    assert isinstance(failure(list(passed_through.events)), UpstreamRateLimited)
+    assert passed_through.raw == b"".join(frames).replace(b"big-1", b"smart")
 
 
-def test_done_before_anything_is_a_failure_in_the_relay() -> None:
+def test_done_before_anything_is_a_failure_in_the_passthrough() -> None:
     """[DONE] alone is no answer."""
-    assert isinstance(batched(OUTBOUND.relay(intake(stream=True), upstream()), DONE).events[-1], Failed)
+    assert isinstance(
+        batched(OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), DONE).events[-1], Failed
+    )
 
 
 def test_a_finish_of_tool_calls_without_a_call_is_a_stop() -> None:
@@ -619,7 +623,7 @@ def test_calls_that_are_named_but_never_go_on() -> None:
 )
 def test_an_emulated_call_with_other_arguments_keeps_them(arguments: str, text: str) -> None:
     """What is not one string property `input` reaches the tool as the model wrote it."""
-    memory = outgoing(emulated=frozenset({"p"}))
+    memory = upstream_request(emulated=frozenset({"p"}))
     call = {"index": 0, "id": "c", "function": {"name": "p", "arguments": arguments}}
     row = [delta({"tool_calls": [call]}), delta(finish="tool_calls"), DONE]
     assert fold(read(OUTBOUND.decoder(memory, upstream()), *row)).tool_calls[0].arguments == text

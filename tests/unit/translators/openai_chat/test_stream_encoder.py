@@ -47,7 +47,7 @@ from llmproxy_asgi.errors import UpstreamOverloaded
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.seals import unwrap
 from support.conversations import event_rows
-from support.wires.openai_chat import INBOUND, accumulated, chunks, intake
+from support.wires.openai_chat import INBOUND, accumulated, chunks, inbound_request
 
 BEGAN = datetime(2026, 11, 18, 11, 6, 40, tzinfo=UTC)
 STARTED = Started("chatcmpl-1", "big-1", BEGAN)
@@ -55,7 +55,7 @@ STARTED = Started("chatcmpl-1", "big-1", BEGAN)
 
 def stream(events: Sequence[StreamEvent], *, split: bool = False, **request: Any) -> bytes:
     """The bytes of these events, fed at once or one by one."""
-    encoder = INBOUND.encoder(intake(stream=True, **request))
+    encoder = INBOUND.encoder(inbound_request(stream=True, **request))
     return b"".join(encoder.feed([event]) for event in events) if split else encoder.feed(events)
 
 
@@ -349,7 +349,7 @@ def test_94_a_failure_in_the_middle_raises_in_the_client() -> None:
         chunks(content)
     assert raised.value.type == "overloaded_error"
     assert (
-        INBOUND.encoder(intake(stream=True)).feed([Failed(UpstreamOverloaded("Too busy."))])
+        INBOUND.encoder(inbound_request(stream=True)).feed([Failed(UpstreamOverloaded("Too busy."))])
         == content[content.rindex(b"data: ") :]
     )
 

@@ -35,13 +35,13 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import BadRequest, ModelNotFound, Unsupported, UpstreamFailed, UpstreamRefused
 from llmproxy_asgi.translators.assemble import fold, unfold
-from llmproxy_asgi.translators.base import Intake, Upstream
+from llmproxy_asgi.translators.base import InboundRequest, Upstream
 from llmproxy_asgi.translators.registry import translator
 from support.conversations import event_rows, json_values, responses
 
 TRANSLATOR = translator("openai-completions")
 INBOUND, OUTBOUND = TRANSLATOR.inbound, TRANSLATOR.outbound
-UPSTREAM = Upstream(provider="old", model="old-1", asked="m", issuer="provider:old")
+UPSTREAM = Upstream(provider="old", model="old-1", client_model="m", issuer="provider:old")
 BORN = datetime(2026, 1, 1, tzinfo=UTC)
 FIELDS = [
     "model",
@@ -59,12 +59,12 @@ FIELDS += ["echo", "stop", "presence_penalty", "frequency_penalty", "best_of", "
 STOP = Finish(reason=FinishReason.STOP)
 
 
-def intake(**fields: Any) -> Intake:
+def inbound_request(**fields: Any) -> InboundRequest:
     return INBOUND.open(json.dumps({"model": "m", "prompt": "p", **fields}).encode(), headers={})
 
 
 def decoded(**fields: Any) -> Request:
-    request = INBOUND.decode(intake(**fields))
+    request = INBOUND.decode(inbound_request(**fields))
     assert isinstance(request, Request)
     return request
 
@@ -119,17 +119,17 @@ def test_no_limit_is_made_up() -> None:
 )
 def test_several_prompts_are_known_from_outside(prompt: Any, count: int) -> None:
     """A list of tokens is one prompt, a list of texts or of lists is several."""
-    assert intake(prompt=prompt).several == (count > 1)
+    assert inbound_request(prompt=prompt).is_batch == (count > 1)
 
 
 def test_several_prompts_are_several_requests_of_one_message() -> None:
     """Whoever wants them as one request is refused."""
-    several = intake(prompt=["a", "b"], n=2)
-    requests = INBOUND.decode_each(several)
+    batch = inbound_request(prompt=["a", "b"], n=2)
+    requests = INBOUND.decode_each(batch)
     assert [request.messages[0].parts[0].text for request in requests] == ["a", "b"]
     assert [request.candidates for request in requests] == [2, 2]
     with pytest.raises(Unsupported) as refused:
-        INBOUND.decode(several)
+        INBOUND.decode(batch)
     assert refused.value.param == "prompt"
 
 
@@ -157,7 +157,7 @@ def test_several_prompts_are_several_requests_of_one_message() -> None:
 def test_98_what_is_wrong_is_refused_from_outside(fields: dict[str, Any], param: str) -> None:
     """Also where the request is only passed on."""
     with pytest.raises(BadRequest) as refused:
-        intake(**fields)
+        inbound_request(**fields)
     assert refused.value.param == param
     assert not isinstance(refused.value, Unsupported)
 
@@ -188,7 +188,7 @@ def test_98_what_is_wrong_inside_is_refused_where_it_is_read(fields: dict[str, A
 def test_no_request_raises_anything_else(fields: dict[str, Any]) -> None:
     """Whatever stands in a body, it is read or refused."""
     with suppress(BadRequest):
-        INBOUND.decode_each(intake(**fields))
+        INBOUND.decode_each(inbound_request(**fields))
 
 
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -202,7 +202,7 @@ def read_by_sdk(body: bytes, **headers: str) -> openai.OpenAI:
 
 
 def stream_of(events: Sequence[StreamEvent], **fields: Any) -> bytes:
-    encoder = INBOUND.encoder(intake(stream=True, **fields))
+    encoder = INBOUND.encoder(inbound_request(stream=True, **fields))
     return b"".join(encoder.feed([event]) for event in events)
 
 
@@ -221,7 +221,7 @@ def stream_of(events: Sequence[StreamEvent], **fields: Any) -> bytes:
 def test_79_finish_reasons_are_three(reason: FinishReason, word: str) -> None:
     """Whole and streamed alike."""
     response = answer(Text(text="t"), finish=Finish(reason=reason))
-    whole = json.loads(INBOUND.encode(response, intake()))
+    whole = json.loads(INBOUND.encode(response, inbound_request()))
     assert whole["choices"][0]["finish_reason"] == word
     streamed = stream_of(list(unfold(response)))
     assert f'"finish_reason":"{word}"'.encode() in streamed
@@ -232,7 +232,7 @@ def test_only_words_are_told() -> None:
     response = answer(
         Reasoning(text="hm"), Text(text="No. "), Refusal(text="Sorry."), ToolCall(call_id="c", name="f", arguments="{}")
     )
-    assert json.loads(INBOUND.encode(response, intake()))["choices"][0]["text"] == "No. Sorry."
+    assert json.loads(INBOUND.encode(response, inbound_request()))["choices"][0]["text"] == "No. Sorry."
     with read_by_sdk(stream_of(list(unfold(response))), **{"content-type": "text/event-stream"}) as client:
         chunks = list(client.completions.create(model="m", prompt="p", stream=True))
     assert "".join(choice.text for chunk in chunks for choice in chunk.choices) == "No. Sorry."
@@ -241,7 +241,7 @@ def test_only_words_are_told() -> None:
 def test_a_refusal_without_words_says_why() -> None:
     """Where the upstream told."""
     response = answer(finish=Finish(reason=FinishReason.REFUSAL, message="Not this."))
-    assert json.loads(INBOUND.encode(response, intake()))["choices"][0]["text"] == "Not this."
+    assert json.loads(INBOUND.encode(response, inbound_request()))["choices"][0]["text"] == "Not this."
     assert b'"text":"Not this."' in stream_of(list(unfold(response)))
 
 
@@ -283,7 +283,7 @@ def test_94_a_failure_is_an_error_event_and_the_last() -> None:
 @pytest.mark.parametrize("last", [Ended(), Failed(UpstreamFailed("gone"))], ids=["end", "failure"])
 def test_nothing_is_told_behind_the_end(last: StreamEvent) -> None:
     """A call that is broken off while its last bytes are on their way has ended all the same."""
-    encoder = INBOUND.encoder(intake(stream=True))
+    encoder = INBOUND.encoder(inbound_request(stream=True))
     assert encoder.feed([*list(unfold(answer(Text(text="t"))))[:-1], last])
     assert encoder.feed([Failed(UpstreamFailed("too late"))]) == b""
 
@@ -291,8 +291,8 @@ def test_nothing_is_told_behind_the_end(last: StreamEvent) -> None:
 def test_an_id_keeps_its_form_or_gets_it() -> None:
     """The same upstream id gives the same id."""
     own = msgspec.structs.replace(answer(), id="cmpl-7")
-    assert json.loads(INBOUND.encode(own, intake()))["id"] == "cmpl-7"
-    made = {json.loads(INBOUND.encode(answer(), intake()))["id"] for _ in range(2)}
+    assert json.loads(INBOUND.encode(own, inbound_request()))["id"] == "cmpl-7"
+    made = {json.loads(INBOUND.encode(answer(), inbound_request()))["id"] for _ in range(2)}
     assert len(made) == 1
     assert made.pop().startswith("cmpl-")
 
@@ -301,7 +301,7 @@ def test_an_id_keeps_its_form_or_gets_it() -> None:
 @settings(max_examples=60)
 def test_the_sdk_reads_the_same_from_a_stream_as_from_the_whole(response: Response) -> None:
     """Text and finish of each choice."""
-    with read_by_sdk(INBOUND.encode(response, intake())) as client:
+    with read_by_sdk(INBOUND.encode(response, inbound_request())) as client:
         whole = client.completions.create(model="m", prompt="p")
     texts = {choice.index: choice.text for choice in whole.choices}
     finishes = {choice.index: str(choice.finish_reason) for choice in whole.choices}
@@ -339,9 +339,9 @@ def test_errors_are_openais() -> None:
 def test_13_a_request_is_passed_on_as_it_came() -> None:
     """Number spelling, order and unknown fields survive; the model's name is the upstream's."""
     body = b'{"prompt":[[1,2],[3]],"model":"m","temperature":1.50,"best_of":3,"x":{"b":1,"a":2}}'
-    outgoing = OUTBOUND.splice(INBOUND.open(body, headers={}), UPSTREAM)
-    assert outgoing.body == body.replace(b'"m"', b'"old-1"')
-    assert not outgoing.stream
+    upstream_request = OUTBOUND.passthrough_request(INBOUND.open(body, headers={}), UPSTREAM)
+    assert upstream_request.body == body.replace(b'"m"', b'"old-1"')
+    assert not upstream_request.stream
 
 
 def test_14_an_answer_is_passed_on_as_it_came() -> None:
@@ -350,7 +350,7 @@ def test_14_an_answer_is_passed_on_as_it_came() -> None:
         b'{"id":"cmpl-1","model":"old-1","choices":[{"text":"t","index":0,"logprobs":{"x":1.50},"finish_reason":"stop"}],'
         b'"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}'
     )
-    batch = OUTBOUND.restore(body, intake(), UPSTREAM)
+    batch = OUTBOUND.passthrough_response(body, inbound_request(), UPSTREAM)
     assert batch.raw == body.replace(b'"old-1"', b'"m"')
     (event,) = batch.events
     assert isinstance(event, UsageReported)
@@ -364,12 +364,12 @@ def test_a_stream_is_whole_when_every_choice_is(size: int) -> None:
         b'data: {"id":"c","model":"old-1","choices":[{"text":"t","index":%d,"finish_reason":"stop"}]}\n\n' % index
         for index in range(4)
     ]
-    asked = intake(prompt=["a", "b"], n=2, stream=True)
+    asked = inbound_request(prompt=["a", "b"], n=2, stream=True)
     for count, ending in ((4, Ended), (3, Failed)):
-        relay = OUTBOUND.relay(asked, UPSTREAM)
+        passthrough = OUTBOUND.passthrough_stream(asked, UPSTREAM)
         data = b"".join(frames[:count])
-        batches = [relay.feed(data[start : start + size]) for start in range(0, len(data), size)]
-        batches.append(relay.close())
+        batches = [passthrough.feed(data[start : start + size]) for start in range(0, len(data), size)]
+        batches.append(passthrough.close())
         assert type([event for batch in batches for event in batch.events][-1]) is ending
         raw = b"".join(batch.raw or b"" for batch in batches)
         assert raw.startswith(data.replace(b"old-1", b"m"))

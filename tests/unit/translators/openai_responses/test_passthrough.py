@@ -42,11 +42,11 @@ from support.wires.openai_responses import (
     event,
     frames,
     helped,
-    intake,
+    inbound_request,
     life,
-    outgoing,
-    spliced,
+    passthrough_request,
     upstream,
+    upstream_request,
     wire,
 )
 
@@ -60,7 +60,7 @@ def test_13_bytes_pass_but_for_model_and_store() -> None:
     """Unknown fields, order, number spelling and escapes survive."""
     body = b'{"zeta": 1.10, "model": "smart", "input": [ {"role":"user","content":"K\\u00f6ln"} ], "top_p": 1E0}'
     opened = INBOUND.open(body, headers={})
-    sent = OUTBOUND.splice(opened, upstream())
+    sent = OUTBOUND.passthrough_request(opened, upstream())
     assert sent.body == (
         b'{"zeta":1.10,"model":"big-1","input":[ {"role":"user","content":"K\\u00f6ln"} ],"top_p":1E0,"store":false}'
     )
@@ -69,11 +69,14 @@ def test_13_bytes_pass_but_for_model_and_store() -> None:
 
 def test_13_store_is_only_a_warning_where_it_was_asked_for() -> None:
     """Nothing is kept at the vendor; who asked for it is told."""
-    assert spliced({"store": True})[0]["store"] is False
-    assert spliced({"store": True})[1] == ("dropped:store",)
-    assert spliced({"store": False})[1] == ()
-    assert spliced({"store": True}, stored=True) == ({"model": "big-1", "input": "Hello", "store": True}, ())
-    assert "store" not in spliced({}, stored=True)[0]
+    assert passthrough_request({"store": True})[0]["store"] is False
+    assert passthrough_request({"store": True})[1] == ("dropped:store",)
+    assert passthrough_request({"store": False})[1] == ()
+    assert passthrough_request({"store": True}, stored=True) == (
+        {"model": "big-1", "input": "Hello", "store": True},
+        (),
+    )
+    assert "store" not in passthrough_request({}, stored=True)[0]
 
 
 @pytest.mark.parametrize(
@@ -111,9 +114,9 @@ def test_13_store_is_only_a_warning_where_it_was_asked_for() -> None:
 def test_35_what_the_vendor_keeps_is_not_shared(fields: dict[str, Any], param: str) -> None:
     """An id behind a credential that several people share is refused, unless the operator says otherwise."""
     with pytest.raises(Unsupported) as caught:
-        spliced(fields)
+        passthrough_request(fields)
     assert caught.value.param == param
-    assert spliced(fields, stored=True)[0][param.partition("[")[0].partition(".")[0]]
+    assert passthrough_request(fields, stored=True)[0][param.partition("[")[0].partition(".")[0]]
 
 
 def test_what_only_looks_stored_passes() -> None:
@@ -129,7 +132,7 @@ def test_what_only_looks_stored_passes() -> None:
         ],
         "tools": [{"type": "code_interpreter", "container": {"type": "auto"}}],
     }
-    assert spliced(fields)[0]["input"] == fields["input"]
+    assert passthrough_request(fields)[0]["input"] == fields["input"]
 
 
 def test_wrapped_state_becomes_native_or_goes() -> None:
@@ -146,7 +149,7 @@ def test_wrapped_state_becomes_native_or_goes() -> None:
         {**call, "id": "fc_2"},
         {"type": "reasoning", "id": "rs_3", "summary": [], "encrypted_content": "native"},
     ]
-    body, warnings = spliced({"input": given})
+    body, warnings = passthrough_request({"input": given})
     assert [item if isinstance(item, str) else item.get("id") for item in body["input"]] == [
         "odd",
         "rs_7",
@@ -157,7 +160,7 @@ def test_wrapped_state_becomes_native_or_goes() -> None:
     ]
     assert body["input"][1]["encrypted_content"] == "blob=="
     assert warnings == ("dropped:reasoning",)
-    assert spliced({"input": given[:3]})[1] == ()
+    assert passthrough_request({"input": given[:3]})[1] == ()
 
 
 # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -167,26 +170,30 @@ def test_wrapped_state_becomes_native_or_goes() -> None:
 def test_14_17_events_pass_unchanged(name: str) -> None:
     """Numbers, obfuscation, built-in tools' and unknown events pass; the model is called as it was asked for."""
     content = wire(name)
-    found = batched(OUTBOUND.relay(intake(stream=True), upstream()), content)
+    found = batched(OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), content)
     assert found.raw == content.replace(b'"big-1-2026-10-01"', b'"smart"')
     last = helped(found.raw)[-1]
     assert last.response.model == "smart"
 
 
 @pytest.mark.parametrize("name", [*STREAMS, "compatible_crlf.sse", "failed.sse", "error.sse", "cut.sse"])
-def test_01_a_relay_gives_the_same_at_every_split(name: str) -> None:
+def test_01_a_passthrough_gives_the_same_at_every_split(name: str) -> None:
     """Cut anywhere, the same bytes and events come out."""
     content = wire(name)
-    whole = batched(OUTBOUND.relay(intake(stream=True), upstream()), content)
+    whole = batched(OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), content)
     for cut in range(1, len(content), 7):
-        found = batched(OUTBOUND.relay(intake(stream=True), upstream()), content[:cut], content[cut:])
+        found = batched(
+            OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), content[:cut], content[cut:]
+        )
         assert found.raw == whole.raw, cut
         assert [type(each) for each in found.events] == [type(each) for each in whole.events], cut
 
 
-def test_a_relay_tells_what_must_be_known() -> None:
+def test_a_passthrough_tells_what_must_be_known() -> None:
     """Start, finish, usage and end are events; a call makes the finish one of calls."""
-    found = batched(OUTBOUND.relay(intake(stream=True), upstream()), wire("reasoning_and_calls.sse")).events
+    found = batched(
+        OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), wire("reasoning_and_calls.sse")
+    ).events
     started, finished, usage, ended = found
     assert isinstance(started, Started)
     assert (started.id, started.model) == ("resp_calls", "smart")
@@ -195,15 +202,17 @@ def test_a_relay_tells_what_must_be_known() -> None:
     assert isinstance(usage, UsageReported)
     assert usage.usage.total == 15
     assert isinstance(ended, Ended)
-    cut = batched(OUTBOUND.relay(intake(stream=True), upstream()), wire("incomplete.sse")).events[1]
+    cut = batched(OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), wire("incomplete.sse")).events[
+        1
+    ]
     assert isinstance(cut, Finished)
     assert cut.finish.reason is FinishReason.LENGTH
 
 
-def test_95_a_relay_without_an_end_sign_fails() -> None:
+def test_95_a_passthrough_without_an_end_sign_fails() -> None:
     """What just stops is a failure; so is a stream that only says `[DONE]`, which is not passed on."""
     for content in (wire("cut.sse"), CREATED + b"data: [DONE]\n\n", CREATED + event("response.x", error=None), b""):
-        found = batched(OUTBOUND.relay(intake(stream=True), upstream()), content)
+        found = batched(OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), content)
         last = found.events[-1]
         assert isinstance(last, Failed)
         assert isinstance(last.error, UpstreamProtocolError)
@@ -212,12 +221,12 @@ def test_95_a_relay_without_an_end_sign_fails() -> None:
 
 def test_94_the_upstreams_own_failure_reaches_its_caller() -> None:
     """`response.failed` is held back, and written again with the same id and output when the failure is told."""
-    found = batched(OUTBOUND.relay(intake(stream=True), upstream()), wire("failed.sse"))
+    found = batched(OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), wire("failed.sse"))
     assert b"response.failed" not in (found.raw or b"")
     last = found.events[-1]
     assert isinstance(last, Failed)
     assert isinstance(last.error, UpstreamRateLimited)
-    told = INBOUND.encoder(intake(stream=True)).feed([last])
+    told = INBOUND.encoder(inbound_request(stream=True)).feed([last])
     whole = helped((found.raw or b"") + told)[-1]
     assert whole.type == "response.failed"
     assert (whole.response.id, whole.response.model) == ("resp_failed", "smart")
@@ -228,11 +237,11 @@ def test_94_the_upstreams_own_failure_reaches_its_caller() -> None:
 
 def test_94_an_error_event_becomes_the_failed_response() -> None:
     """A flat error is told as the vendor's streams end: the same response, failed, with the next number."""
-    found = batched(OUTBOUND.relay(intake(stream=True), upstream()), wire("error.sse"))
+    found = batched(OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), wire("error.sse"))
     last = found.events[-1]
     assert isinstance(last, Failed)
     assert isinstance(last.error, UpstreamFailed)
-    told = INBOUND.encoder(intake(stream=True)).feed([last])
+    told = INBOUND.encoder(inbound_request(stream=True)).feed([last])
     whole = helped((found.raw or b"") + told)[-1]
     assert whole.type == "response.failed"
     assert (whole.response.id, whole.response.model, whole.response.status) == ("resp_error", "smart", "failed")
@@ -240,14 +249,14 @@ def test_94_an_error_event_becomes_the_failed_response() -> None:
     assert b"failed_event" not in INBOUND.problem(last.error).body
 
 
-def test_94_a_relay_that_breaks_off_tells_what_was_done() -> None:
+def test_94_a_passthrough_that_breaks_off_tells_what_was_done() -> None:
     """Whoever ends it: the items that were done are in the failed response, and the numbers go on."""
     whole = wire("text.sse")
     for cut in (whole.index(b"event: response.completed"), whole.rindex(b"event: response.output_item.done")):
-        relay = OUTBOUND.relay(intake(stream=True), upstream())
-        begun = relay.feed(whole[:cut]).raw or b""
-        broken = relay.broke(UpstreamTimeout("The upstream fell silent."))
-        told = INBOUND.encoder(intake(stream=True)).feed([Failed(broken)])
+        passthrough = OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream())
+        begun = passthrough.feed(whole[:cut]).raw or b""
+        broken = passthrough.broke(UpstreamTimeout("The upstream fell silent."))
+        told = INBOUND.encoder(inbound_request(stream=True)).feed([Failed(broken)])
         last = helped(begun + told)[-1]
         done = [frame["item"] for frame in frames(begun) if frame["type"] == "response.output_item.done"]
         assert [item.to_dict()["id"] for item in last.response.output] == [item["id"] for item in done]
@@ -255,22 +264,24 @@ def test_94_a_relay_that_breaks_off_tells_what_was_done() -> None:
         assert last.response.error.message == "The upstream fell silent."
 
 
-def test_a_relay_keeps_no_more_items_than_one_event_could_hold() -> None:
+def test_a_passthrough_keeps_no_more_items_than_one_event_could_hold() -> None:
     """What a stream's last event could not tell any more is not kept, however long the stream is."""
     item = {"id": "m", "type": "message", "role": "assistant", "status": "completed", "content": []}
     done = event("response.output_item.done", item=item)
-    relay = OUTBOUND.relay(intake(stream=True), msgspec.structs.replace(upstream(), max_event=10 * len(done)))
-    relay.feed(event("response.created", response={"id": "resp_1", "model": "m", "created_at": 1, "output": []}))
+    passthrough = OUTBOUND.passthrough_stream(
+        inbound_request(stream=True), msgspec.structs.replace(upstream(), max_event=10 * len(done))
+    )
+    passthrough.feed(event("response.created", response={"id": "resp_1", "model": "m", "created_at": 1, "output": []}))
     for _ in range(50):
-        relay.feed(done)
-    native = relay.broke(UpstreamTimeout("The upstream fell silent.")).native or {}
+        passthrough.feed(done)
+    native = passthrough.broke(UpstreamTimeout("The upstream fell silent.")).native or {}
     assert 8 <= len(native["failed_event"]["response"]["output"]) <= 15
 
 
-def test_a_relay_that_never_began_has_nothing_to_add() -> None:
+def test_a_passthrough_that_never_began_has_nothing_to_add() -> None:
     """Then the error is its caller's, as any other."""
     error = UpstreamTimeout("The upstream fell silent.")
-    assert OUTBOUND.relay(intake(stream=True), upstream()).broke(error) is error
+    assert OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()).broke(error) is error
     assert error.native is None
 
 
@@ -286,11 +297,11 @@ def test_what_does_not_concern_the_caller_is_never_told_in_the_vendors_words(cod
     """A failed answer about the operator's key or money, or of a broken upstream, goes on with words of ours."""
     done = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": []}
     bad = life("response.failed", error={"code": code, "message": "sk-123 of org-7 at db.inside"}, output=[done])
-    found = batched(OUTBOUND.relay(intake(stream=True), upstream()), CREATED + bad)
+    found = batched(OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), CREATED + bad)
     last = found.events[-1]
     assert isinstance(last, Failed)
     assert isinstance(last.error, kind)
-    told = INBOUND.encoder(intake(stream=True)).feed([last])
+    told = INBOUND.encoder(inbound_request(stream=True)).feed([last])
     assert not {word for word in (b"sk-123", b"org-7", b"db.inside") if word in told}
     assert helped((found.raw or b"") + told)[-1].response.output[0].id == "msg_1"
 
@@ -298,22 +309,26 @@ def test_what_does_not_concern_the_caller_is_never_told_in_the_vendors_words(cod
 def test_a_failure_that_tells_nothing_of_its_answer() -> None:
     """It is told as a failed response all the same."""
     bare = b'event: response.failed\ndata: {"type":"response.failed","response":null}\n\n'
-    last = batched(OUTBOUND.relay(intake(stream=True), upstream()), CREATED + bare).events[-1]
-    (told,) = frames(INBOUND.encoder(intake(stream=True)).feed([last]))
+    last = batched(OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), CREATED + bare).events[-1]
+    (told,) = frames(INBOUND.encoder(inbound_request(stream=True)).feed([last]))
     assert (told["type"], told["response"]["error"]["code"]) == ("response.failed", "server_error")
 
 
 def test_a_stream_that_begins_with_an_error() -> None:
     """A stream whose first event is its failure is one."""
-    found = batched(OUTBOUND.relay(intake(stream=True), upstream()), event("error", message="x", code=None))
+    found = batched(
+        OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), event("error", message="x", code=None)
+    )
     assert isinstance(found.events[-1], Failed)
     odd = b"data: {\n\n"
-    assert isinstance(batched(OUTBOUND.relay(intake(stream=True), upstream()), odd).events[-1], Failed)
+    assert isinstance(
+        batched(OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), odd).events[-1], Failed
+    )
 
 
 def test_nothing_is_passed_through_events() -> None:
     """Frames that mean nothing here are told of with their bytes, for whoever reads events."""
-    decoder = OUTBOUND.decoder(outgoing(), upstream())
+    decoder = OUTBOUND.decoder(upstream_request(), upstream())
     found = decoder.feed(CREATED + event("response.audio.delta", delta="x")).events[-1]
     assert isinstance(found, Passed)
     assert found.name == "response.audio.delta"
@@ -325,7 +340,7 @@ def test_nothing_is_passed_through_events() -> None:
 
 def test_14_a_whole_answer_passes() -> None:
     """Its bytes are kept but for the model's name; its usage is told."""
-    found = OUTBOUND.restore(wire("answer.response.json"), intake(), upstream())
+    found = OUTBOUND.passthrough_response(wire("answer.response.json"), inbound_request(), upstream())
     assert msgspec.json.decode(found.raw or b"") == {
         **msgspec.json.decode(wire("answer.response.json")),
         "model": "smart",
@@ -333,20 +348,20 @@ def test_14_a_whole_answer_passes() -> None:
     assert b'"a": 1.1' in (found.raw or b"")
     assert [type(each) for each in found.events] == [UsageReported]
     same = (found.raw or b"").replace(b"\n", b"\n ")
-    assert OUTBOUND.restore(same, intake(), upstream()).raw == same
+    assert OUTBOUND.passthrough_response(same, inbound_request(), upstream()).raw == same
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"output":[],"status":"queued"}', b""])
 def test_96_a_whole_answer_that_is_none_is_an_error(body: bytes) -> None:
     """Nothing that cannot be read is passed on."""
     with pytest.raises(UpstreamProtocolError):
-        OUTBOUND.restore(body, intake(), upstream())
+        OUTBOUND.passthrough_response(body, inbound_request(), upstream())
 
 
 def test_a_failed_answer_is_an_error() -> None:
     """A 200 that says it failed may be tried again."""
     with pytest.raises(UpstreamFailed):
-        OUTBOUND.restore(wire("failed.response.json"), intake(), upstream())
+        OUTBOUND.passthrough_response(wire("failed.response.json"), inbound_request(), upstream())
 
 
 # ── errors ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -391,7 +406,7 @@ def test_91_an_upstreams_refusal_keeps_its_words() -> None:
 
 def test_a_whole_answer_is_dated_by_its_upstream() -> None:
     """`created_at` is the upstream's own."""
-    found = OUTBOUND.decode(wire("answer.response.json"), outgoing(), upstream(), received_at=NOW)
+    found = OUTBOUND.decode(wire("answer.response.json"), upstream_request(), upstream(), received_at=NOW)
     assert found.created_at.timestamp() == 1_795_000_000
 
 
@@ -403,7 +418,7 @@ def test_models_are_listed_as_the_vendor_does() -> None:
         assert reader.models.retrieve("org/a").id == "org/a"
 
 
-def test_the_official_helper_reads_a_relayed_stream() -> None:
+def test_the_official_helper_reads_a_passed_through_stream() -> None:
     """What is passed on is an answer to the official client."""
-    found = batched(OUTBOUND.relay(intake(stream=True), upstream()), wire("text.sse"))
+    found = batched(OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), wire("text.sse"))
     assert accumulated(found.raw or b"").output_text == "Köln liegt\u2028am Rhein."

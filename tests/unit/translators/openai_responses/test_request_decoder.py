@@ -31,7 +31,7 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import BadRequest
 from llmproxy_asgi.translators.seals import wrap
-from support.wires.openai_responses import INBOUND, body, decoded, intake
+from support.wires.openai_responses import INBOUND, body, decoded, inbound_request
 
 OWN = "openai-responses"
 
@@ -53,7 +53,7 @@ def turns(*items: Any) -> tuple[Message, ...]:
 
 def test_opening_reads_the_outside_alone() -> None:
     """Model, stream and size are known; the rest stays bytes."""
-    found = intake(stream=True)
+    found = inbound_request(stream=True)
     assert (found.model, found.stream, found.protocol) == ("smart", True, OWN)
     assert found.size == len(body(stream=True))
     assert bytes(found.raw["input"]) == b'"Hello"'
@@ -77,9 +77,9 @@ def test_opening_reads_the_outside_alone() -> None:
     ],
 )
 def test_98_wrong_types_are_refused_when_opened(fields: dict[str, Any], param: str, code: str) -> None:
-    """What routing passes over is refused by its name, also where the request is only relayed."""
+    """What routing passes over is refused by its name, also where the request only passes through."""
     with pytest.raises(BadRequest) as caught:
-        intake(**fields)
+        inbound_request(**fields)
     assert (caught.value.param, caught.value.code) == (param, code)
 
 

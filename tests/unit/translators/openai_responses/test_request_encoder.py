@@ -202,10 +202,10 @@ def test_43_calls_and_results_pair_up() -> None:
         ToolResult(call_id="c2", content=(Text(text="two"),)),
         ToolResult(call_id="a.b", content=(Text(text="one"),)),
     )
-    outgoing = OUTBOUND.encode(request(HELLO, step(*calls), given_back(*results)), upstream())
-    _, call, custom, first, second = msgspec.json.decode(outgoing.body)["input"]
+    upstream_request = OUTBOUND.encode(request(HELLO, step(*calls), given_back(*results)), upstream())
+    _, call, custom, first, second = msgspec.json.decode(upstream_request.body)["input"]
     assert call == {"type": "function_call", "call_id": call["call_id"], "name": "f", "arguments": '{"x": 1.10}'}
-    assert outgoing.call_ids == {call["call_id"]: "a.b"}
+    assert upstream_request.call_ids == {call["call_id"]: "a.b"}
     assert custom == {"type": "custom_tool_call", "call_id": "c2", "name": "p", "input": "free"}
     assert first == {"type": "function_call_output", "call_id": call["call_id"], "output": "one"}
     assert second == {"type": "custom_tool_call_output", "call_id": "c2", "output": "two"}
@@ -472,11 +472,11 @@ def test_57_illegal_names_are_rewritten_everywhere() -> None:
         tools=(Tool(name="ns.read"),),
         tool_choice=ToolChoice(mode="required", only=("ns.read",), given=True),
     )
-    outgoing = OUTBOUND.encode(made, upstream())
-    body = msgspec.json.decode(outgoing.body)
+    upstream_request = OUTBOUND.encode(made, upstream())
+    body = msgspec.json.decode(upstream_request.body)
     name = body["tools"][0]["name"]
     assert body["input"][1]["name"] == body["tool_choice"]["name"] == name
-    assert outgoing.names == {name: "ns.read"}
+    assert upstream_request.names == {name: "ns.read"}
 
 
 def test_free_text_tools() -> None:
@@ -492,12 +492,12 @@ def test_free_text_tools() -> None:
     ]
     call = ToolCall(call_id="c", name="p", kind="custom", arguments="free")
     made = request(HELLO, step(call), given_back(ToolResult(call_id="c")), tools=(tool,))
-    outgoing = OUTBOUND.encode(made, upstream(custom_tools=False))
-    body = msgspec.json.decode(outgoing.body)
+    upstream_request = OUTBOUND.encode(made, upstream(custom_tools=False))
+    body = msgspec.json.decode(upstream_request.body)
     assert body["tools"][0]["type"] == "function"
     assert (body["input"][1]["arguments"], body["input"][2]["type"]) == ('{"input":"free"}', "function_call_output")
-    assert outgoing.emulated == {"p"}
-    assert outgoing.warnings == ("emulated:custom_tool",)
+    assert upstream_request.emulated == {"p"}
+    assert upstream_request.warnings == ("emulated:custom_tool",)
 
 
 def test_namespaces_hold_their_tools() -> None:

@@ -18,7 +18,7 @@ from llmproxy_asgi.conversation import (
     Text,
     ToolCall,
 )
-from support.wires.openai_responses import INBOUND, STARTED, answer, frames, intake, written
+from support.wires.openai_responses import INBOUND, STARTED, answer, frames, inbound_request, written
 
 ALWAYS = {
     "background", "completed_at", "created_at", "error", "frequency_penalty", "id", "incomplete_details",
@@ -39,7 +39,7 @@ STREAM = (
 
 
 def whole(**fields: Any) -> dict[str, Any]:
-    asked = intake(**fields)
+    asked = inbound_request(**fields)
     found: dict[str, Any] = msgspec.json.decode(
         INBOUND.encode(answer(Text(text="Hi"), ToolCall(call_id="c", name="f")), asked)
     )

@@ -45,13 +45,13 @@ from support.wires.openai_responses import (
     STARTED,
     accumulated,
     helped,
-    intake,
-    outgoing,
+    inbound_request,
     read,
     upstream,
+    upstream_request,
 )
 
-ASKING = intake(stream=True)
+ASKING = inbound_request(stream=True)
 
 
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -106,7 +106,7 @@ def _spelled(tokens: tuple[TokenLogprob, ...]) -> list[tuple[str, float, tuple[i
 def test_a_whole_answer_survives(response: Response) -> None:
     """An answer that one half writes is read by the other with all that this protocol can say."""
     content = INBOUND.encode(response, ASKING)
-    found = OUTBOUND.decode(content, outgoing(), upstream(), received_at=response.created_at)
+    found = OUTBOUND.decode(content, upstream_request(), upstream(), received_at=response.created_at)
     assert essence(found) == essence(response)
     assert found.created_at == response.created_at
     if _begins_with_text(response):
@@ -143,7 +143,7 @@ def test_a_stream_survives_at_every_split(row: list[StreamEvent], at: int) -> No
     """A stream that one half writes is read by the other as the answer it tells, cut anywhere."""
     content = INBOUND.encoder(ASKING).feed(row)
     cut = at % (len(content) + 1)
-    found = fold(read(OUTBOUND.decoder(outgoing(), upstream()), content[:cut], content[cut:]))
+    found = fold(read(OUTBOUND.decoder(upstream_request(), upstream()), content[:cut], content[cut:]))
     assert sorted(map(str, _said(found))) == sorted(map(str, _said(fold(row))))
     assert _finish(found.candidates[0]) == _finish(fold(row).candidates[0])
 

@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from llmproxy_asgi.errors import BadRequest
-from llmproxy_asgi.translators.base import Intake, State
+from llmproxy_asgi.translators.base import InboundRequest, State
 from llmproxy_asgi.translators.openai_responses import state
-from support.wires.openai_responses import COMPLETED, CREATED, INBOUND, NOW, body, event, intake
+from support.wires.openai_responses import COMPLETED, CREATED, INBOUND, NOW, body, event, inbound_request
 
 BLOB = "reasoning.encrypted_content"
 
@@ -37,7 +37,7 @@ def raw(value: Any) -> msgspec.Raw:
 )
 def test_what_a_request_says(fields: dict[str, Any], expected: State | None) -> None:
     """An answer is kept unless that is said; nothing is said of it where nothing is to be done."""
-    assert intake(**fields).state == expected
+    assert inbound_request(**fields).state == expected
 
 
 def test_a_count_keeps_nothing() -> None:
@@ -53,14 +53,14 @@ def test_a_count_keeps_nothing() -> None:
 def test_what_does_not_go_together_is_refused(fields: dict[str, Any]) -> None:
     """By the name of the first of the two."""
     with pytest.raises(BadRequest) as refused:
-        intake(**fields)
+        inbound_request(**fields)
     assert refused.value.param == next(iter(fields))
 
 
 def test_a_conversation_is_put_before_the_input() -> None:
     """As bytes; what asks for keeping is gone, and whoever reads it sees a request that is whole."""
     before = [msgspec.Raw(b'{"role":  "user", "content": "a"}')]
-    asked = intake(input="b", previous_response_id="resp_1", store=True, background=True)
+    asked = inbound_request(input="b", previous_response_id="resp_1", store=True, background=True)
     whole = state.expanded(asked, before)
     assert whole.raw.keys() == {"model", "input", "stream"}
     given = bytes(whole.raw["input"])
@@ -69,7 +69,7 @@ def test_a_conversation_is_put_before_the_input() -> None:
         INBOUND.decode(asked).messages[0].parts
     ]
     assert whole.stream
-    untouched = intake(input="b", store=False)
+    untouched = inbound_request(input="b", store=False)
     assert state.expanded(untouched).raw == untouched.raw
 
 
@@ -123,15 +123,15 @@ def test_items_are_listed_in_full(item: dict[str, Any], expected: dict[str, Any]
 
 def test_deltas_pass_as_they_are() -> None:
     """The very object: nothing in them is looked at, whatever their text says."""
-    telling = state.Telling(intake(), relayed=True)
+    telling = state.Telling(inbound_request(), passed_through=True)
     delta = event("response.output_text.delta", delta='"response": "encrypted_content"')
     assert telling.feed(delta) is delta
 
 
 def test_an_answers_life_is_told_as_it_is() -> None:
     """What the upstream says of keeping is replaced by what is true; the rest of its words stay."""
-    asked = intake(previous_response_id="resp_0")
-    telling = state.Telling(asked, relayed=True)
+    asked = inbound_request(previous_response_id="resp_0")
+    telling = state.Telling(asked, passed_through=True)
     assert telling.first_id(event("response.output_text.delta", delta="x")) is None
     assert telling.first_id(CREATED) == "resp_1"
     telling.id = "resp_other"
@@ -146,20 +146,20 @@ def test_an_answers_life_is_told_as_it_is() -> None:
 @pytest.mark.parametrize("found", ["chat-1", "resp_", "resp_a/b", "resp_" + "x" * 200, 7, None])
 def test_an_id_that_will_not_do_is_none(found: object) -> None:
     """It could not be asked for."""
-    telling = state.Telling(intake(), relayed=True)
+    telling = state.Telling(inbound_request(), passed_through=True)
     assert telling.first_id(event("response.created", response={"id": found})) == ""
 
 
 def test_what_cannot_be_read_passes() -> None:
     """A frame that is none of ours is the caller's to read."""
-    telling = state.Telling(intake(), relayed=True)
+    telling = state.Telling(inbound_request(), passed_through=True)
     for data in (b'data: {"response": \n\n', b'data: "response"\n\n', b'event: x\ndata: ["response"]\n\n'):
         assert telling.feed(data) == data
 
 
 def test_a_failed_answer_holds_nothing_to_go_on_from() -> None:
     """What it had said by then is told again, without state."""
-    telling = state.Telling(intake(), relayed=True)
+    telling = state.Telling(inbound_request(), passed_through=True)
     telling.id = "resp_1"
     thought = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
     failed = {"id": "resp_1", "status": "failed", "output": [thought]}
@@ -177,7 +177,7 @@ def test_state_that_nobody_keeps_is_the_callers(*, stream: bool) -> None:
     thought = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
     answer = {"id": "resp_2", "status": "completed", "output": [thought]}
     for kept in (False, True):
-        telling = state.Telling(intake(previous_response_id="resp_1", store=kept), relayed=True)
+        telling = state.Telling(inbound_request(previous_response_id="resp_1", store=kept), passed_through=True)
         if stream:
             done = telling.feed(event("response.output_item.done", output_index=0, item=thought))
             shown = telling.feed(event("response.completed", response=answer))
@@ -190,6 +190,6 @@ def test_state_that_nobody_keeps_is_the_callers(*, stream: bool) -> None:
 def test_only_what_is_kept_says_so() -> None:
     """An answer that is written by us repeats what its caller said, and says that it is kept where it is."""
     for fields, expected in (({}, True), ({"store": False}, False)):
-        known: Intake = intake(stream=True, **fields)
+        known: InboundRequest = inbound_request(stream=True, **fields)
         written = state.without_output(known, "queued", answer="resp_1", created_at=NOW)
         assert msgspec.json.decode(written)["store"] is expected

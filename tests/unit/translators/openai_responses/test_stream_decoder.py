@@ -50,9 +50,9 @@ from support.wires.openai_responses import (
     event,
     events,
     life,
-    outgoing,
     read,
     upstream,
+    upstream_request,
     wire,
 )
 
@@ -302,7 +302,7 @@ def test_a_stream_without_its_first_event_is_read() -> None:
 
 def test_names_and_ids_are_the_callers() -> None:
     """Names and call ids that went under others come back; a free-text tool that went as a function is unwrapped."""
-    sent = outgoing(names={"f_1": "ns.f"}, call_ids={"call_x": "a.b"}, emulated=frozenset({"patch"}))
+    sent = upstream_request(names={"f_1": "ns.f"}, call_ids={"call_x": "a.b"}, emulated=frozenset({"patch"}))
     item = {"id": "fc_1", "type": "function_call", "call_id": "call_x", "name": "f_1", "arguments": ""}
     free = {"id": "fc_2", "type": "function_call", "call_id": "call_y", "name": "patch", "arguments": ""}
     pieces = (
@@ -413,9 +413,9 @@ def test_text_behind_its_end_is_a_failure() -> None:
 def test_01_every_split_gives_the_same_events(name: str) -> None:
     """A stream cut at any byte tells what it tells whole."""
     content = wire(name)
-    whole = _comparable(read(OUTBOUND.decoder(outgoing(), upstream()), content))
+    whole = _comparable(read(OUTBOUND.decoder(upstream_request(), upstream()), content))
     for cut in range(len(content)):
-        found = read(OUTBOUND.decoder(outgoing(), upstream()), content[:cut], content[cut:])
+        found = read(OUTBOUND.decoder(upstream_request(), upstream()), content[:cut], content[cut:])
         assert _comparable(found) == whole, cut
 
 
@@ -428,8 +428,8 @@ def _comparable(row: list[Any]) -> list[Any]:
 def test_02_every_line_end_is_read(name: str, end: bytes) -> None:
     """CRLF and CR frame as LF does."""
     content = wire(name).replace(b"\r\n", b"\n")
-    whole = _comparable(read(OUTBOUND.decoder(outgoing(), upstream()), content))
-    assert _comparable(read(OUTBOUND.decoder(outgoing(), upstream()), content.replace(b"\n", end))) == whole
+    whole = _comparable(read(OUTBOUND.decoder(upstream_request(), upstream()), content))
+    assert _comparable(read(OUTBOUND.decoder(upstream_request(), upstream()), content.replace(b"\n", end))) == whole
 
 
 @given(st.lists(st.binary(max_size=60) | st.sampled_from(list(map(wire, STREAMS))), max_size=4), st.data())
@@ -438,7 +438,7 @@ def test_no_bytes_make_the_decoder_raise(pieces: list[bytes], data: st.DataObjec
     content = b"".join(pieces)
     cut = data.draw(st.integers(0, len(content)))
     grammar = Grammar()
-    row = read(OUTBOUND.decoder(outgoing(), upstream()), content[:cut], content[cut:])
+    row = read(OUTBOUND.decoder(upstream_request(), upstream()), content[:cut], content[cut:])
     for each in row:
         grammar.check(each)
     assert sum(isinstance(each, Failed | Ended) for each in row) == 1
@@ -515,7 +515,7 @@ def test_no_row_of_events_breaks_the_order(pieces: list[bytes]) -> None:
 
 def test_a_whole_answer_is_read_like_its_stream() -> None:
     """The same items whole make the same parts, and what has no word here is kept."""
-    found = OUTBOUND.decode(wire("answer.response.json"), outgoing(), upstream(), received_at=NOW)
+    found = OUTBOUND.decode(wire("answer.response.json"), upstream_request(), upstream(), received_at=NOW)
     assert found.candidates == folded(wire("reasoning_and_calls.sse")).candidates
     assert found.id == "resp_whole"
     assert found.extras["openai-responses"]["input_transformations"][0]["id"] == "rs_0"
@@ -528,19 +528,19 @@ def test_a_whole_answer_is_read_like_its_stream() -> None:
 def test_96_a_whole_answer_that_cannot_be_read_is_an_error(body: bytes) -> None:
     """What is no complete answer is the upstream's error, and its text is not repeated."""
     with pytest.raises(UpstreamProtocolError) as caught:
-        OUTBOUND.decode(body, outgoing(), upstream(), received_at=NOW)
+        OUTBOUND.decode(body, upstream_request(), upstream(), received_at=NOW)
     assert "html" not in caught.value.message
 
 
 def test_a_whole_answer_that_failed_raises() -> None:
     """A 200 that says it failed is a failure."""
     with pytest.raises(UpstreamFailed):
-        OUTBOUND.decode(wire("failed.response.json"), outgoing(), upstream(), received_at=NOW)
+        OUTBOUND.decode(wire("failed.response.json"), upstream_request(), upstream(), received_at=NOW)
 
 
 def test_an_undated_answer_is_dated_when_it_came() -> None:
     """Where the upstream does not say when it began, it is when we got it."""
-    found = OUTBOUND.decode(b'{"output":[],"status":"completed"}', outgoing(), upstream(), received_at=NOW)
+    found = OUTBOUND.decode(b'{"output":[],"status":"completed"}', upstream_request(), upstream(), received_at=NOW)
     assert found.created_at == NOW
     assert found.candidates[0].parts == ()
 

@@ -51,7 +51,7 @@ from support.wires.openai_responses import (
     answered,
     frames,
     helped,
-    intake,
+    inbound_request,
     streamed,
     written,
 )
@@ -158,7 +158,7 @@ def test_88_foreign_answer_ids_become_legal_and_stay_the_same() -> None:
     found = frames(written(list(unfold(whole))))
     ids = {frame["response"]["id"] for frame in found if "response" in frame}
     assert len(ids) == 1
-    assert ids == {answered(INBOUND.encode(whole, intake())).id}
+    assert ids == {answered(INBOUND.encode(whole, inbound_request())).id}
     assert next(iter(ids)).startswith("resp_")
 
 
@@ -205,7 +205,7 @@ def test_the_phase_of_a_whole_answer_is_told() -> None:
         created_at=NOW,
         candidates=(Candidate(parts=(Text(text="a"),), finish=Finish(reason=FinishReason.STOP), phase="final_answer"),),
     )
-    item = answered(INBOUND.encode(whole, intake())).output[0]
+    item = answered(INBOUND.encode(whole, inbound_request())).output[0]
     assert item.type == "message"
     assert item.phase == "final_answer"
 
@@ -326,7 +326,7 @@ def test_no_state_stands_behind_what_it_hangs_on() -> None:
         Finished(0, Finish(reason=FinishReason.TOOL_CALLS)),
         Ended(),
     ]
-    encoder = ResponsesStreamEncoder(intake())
+    encoder = ResponsesStreamEncoder(inbound_request())
     output = accumulated(encoder.feed(row)).output
     assert [item.type for item in output] == ["reasoning", "function_call", "function_call", "message"]
     state = output[0]
@@ -346,7 +346,7 @@ def test_the_state_of_a_whole_text_stands_before_its_message() -> None:
     finish = Finish(reason=FinishReason.STOP)
     parts = (Reasoning(text="Hm.", style="summary"), Text(text="t", seals=(seal,)))
     response = Response(id="r", model="m", created_at=NOW, candidates=(Candidate(parts=parts, finish=finish),))
-    output = json.loads(encode_answer(response, intake()))["output"]
+    output = json.loads(encode_answer(response, inbound_request()))["output"]
     assert [item["type"] for item in output] == ["reasoning", "reasoning", "message"]
     assert output[-1]["content"][0]["text"] == "t"
     found = unwrap(output[1]["encrypted_content"])
@@ -404,7 +404,7 @@ def test_79_every_finish_has_its_status(reason: FinishReason, status: str, why: 
     """Each reason is told as the vendor would, streamed and whole alike."""
     whole = answer(Text(text="hi"), reason=reason)
     last = helped(written(list(unfold(whole))))[-1].response
-    for found in (last, answered(INBOUND.encode(whole, intake()))):
+    for found in (last, answered(INBOUND.encode(whole, inbound_request()))):
         assert found.status == status
         assert (found.incomplete_details.reason if found.incomplete_details else None) == why
 
@@ -462,7 +462,7 @@ def test_94_a_failure_of_which_nothing_is_known_makes_the_client_raise() -> None
 
 def test_nothing_follows_a_failure() -> None:
     """After the failure not a byte is written."""
-    encoder = INBOUND.encoder(intake(stream=True))
+    encoder = INBOUND.encoder(inbound_request(stream=True))
     encoder.feed([STARTED, Failed(UpstreamFailed("x"))])
     assert encoder.feed([PartStarted(0, 0, Text(text="a")), Ended()]) == b""
 

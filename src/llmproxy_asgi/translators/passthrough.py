@@ -1,4 +1,4 @@
-"""The relay codec: where caller and upstream speak one protocol, frames pass as the bytes they came as.
+"""The passthrough codec: where caller and upstream speak one protocol, frames pass as the bytes they came as.
 
 Each read costs one search for the end of the last whole frame and a few for literals in its bytes. Only from where one
 of these hits are frames taken apart and looked at: usage, a finish, an error, the end sign. What a protocol
@@ -54,7 +54,7 @@ class Inspection(msgspec.Struct, frozen=True):
 
 
 class Scan(ABC):
-    """What a relay must know of one protocol; one instance a stream.
+    """What a passthrough must know of one protocol; one instance a stream.
 
     `first` and `inspect` may raise an `UpstreamError` or let a `msgspec.MsgspecError` fly: the stream then ends with
     `Failed`.
@@ -85,7 +85,7 @@ class Scan(ABC):
     def inspect(self, frame: Frame) -> Inspection:
         """What a frame in which the pattern hits means: `UsageReported`, `Finished`, `Failed`, `Ended`, or nothing.
 
-        A frame that means `Failed` is never relayed. `Ended` counts only if `ended` agrees.
+        A frame that means `Failed` is never passed through. `Ended` counts only if `ended` agrees.
         """
 
     @abstractmethod
@@ -125,8 +125,8 @@ class Scan(ABC):
         return error
 
 
-class Relay(StreamDecoder):
-    """Relays one stream.
+class PassthroughDecoder(StreamDecoder):
+    """Passes one stream through.
 
     `Batch.raw` always ends where a frame ends, and is empty until the stream has begun. It is what came, but for
     comments and what concerns reconnecting (`retry:`, `id:`), frames that the scan drops, the model's name, an error
@@ -134,14 +134,14 @@ class Relay(StreamDecoder):
 
     Args:
         scan: The protocol's eyes; made for this stream.
-        asked: The model's name as the caller said it, put in the place of the upstream's.
+        client_model: The model's name as the caller said it, put in the place of the upstream's.
         strip_comments: Leave out such lines (comments are other gateways' keep-alives), but within streams that end
             their lines with CR alone.
         max_event: Bytes of the longest frame that is taken.
     """
 
     __slots__ = (
-        "_asked",
+        "_client_model",
         "_complete",
         "_finishing",
         "_held",
@@ -161,10 +161,10 @@ class Relay(StreamDecoder):
     )
 
     def __init__(
-        self, scan: Scan, *, asked: str, strip_comments: bool = True, max_event: int = DEFAULT_MAX_EVENT
+        self, scan: Scan, *, client_model: str, strip_comments: bool = True, max_event: int = DEFAULT_MAX_EVENT
     ) -> None:
         self._scan = scan
-        self._asked = asked
+        self._client_model = client_model
         self._strip_comments = strip_comments
         self._splitter = FrameSplitter(max_event=max_event)
         self._complete = self._splitter.complete
@@ -349,13 +349,13 @@ class Relay(StreamDecoder):
         if not value.startswith(b'"') or value == b'""':
             return
         self._looks = 0
-        if msgspec.json.decode(value) == self._asked:
+        if msgspec.json.decode(value) == self._client_model:
             return
         raw = frame.raw
         for key in _key(self._scan.model_path[-1]).finditer(raw):
             if raw.startswith(value, key.end()):
                 self._literal = key[0] + value
-                self._replacement = key[0] + msgspec.json.encode(self._asked)
+                self._replacement = key[0] + msgspec.json.encode(self._client_model)
                 return
 
     def _renamed(self, raw: bytes) -> bytes:
