@@ -8,11 +8,14 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx2
+
+from support.pairs import CHAT, GEMINI, MESSAGES, RESPONSES
+from support.pairs.harness import PATHS
 
 MIB = 2**20
 TICK = 0.001
@@ -92,18 +95,140 @@ def measured(config: Mapping[str, Any]) -> Iterator[Measured]:
         started.wait(20)
 
 
+# ── protocols ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Wire(NamedTuple):
+    """How a protocol writes a request: templates, each with one place for what fills it."""
+
+    conversation: bytes
+    message: bytes
+    text: bytes
+    """A message's content that is one JSON string."""
+    part: bytes
+    image: bytes
+    call: bytes
+    """A call with these arguments, and its result."""
+    result: bytes
+    """A call, and its result with this text."""
+    tools: bytes
+    tool: bytes
+    """A tool of this number, with this description and schema."""
+    head: bytes = b""
+    arguments_as_text: bool = False
+
+    def asked(self, messages: bytes) -> bytes:
+        """The fields of a request with these messages."""
+        return self.head + self.conversation % messages
+
+    def said(self, content: bytes) -> bytes:
+        """The fields of a request with one message."""
+        return self.asked(self.message % content)
+
+    def called(self, arguments: bytes) -> bytes:
+        """The fields of a request whose conversation holds a call with these arguments, a JSON object."""
+        return self.asked(self.message % (self.text % b'"x"') + b"," + self.call % self.written(arguments))
+
+    def written(self, arguments: bytes) -> bytes:
+        """The arguments of a call, as a JSON string where the protocol has them so."""
+        if not self.arguments_as_text:
+            return arguments
+        return b'"' + arguments.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
+
+    def equipped(self, tools: Iterable[bytes]) -> bytes:
+        """The fields of a request with tools."""
+        return self.said(self.text % b'"x"') + b"," + self.tools % b",".join(tools)
+
+
+_SCHEMA = b'{"type":"object","properties":{"a":{"type":"string"}}}'
+WIRES = {
+    CHAT: Wire(
+        conversation=b'"messages":[%b]',
+        message=b'{"role":"user","content":%b}',
+        text=b"%b",
+        part=b'{"type":"text","text":%b}',
+        image=b'{"type":"image_url","image_url":{"url":"data:image/png;base64,%b"}}',
+        call=b'{"role":"assistant","content":null,"tool_calls":[{"id":"c1","type":"function","function":{"name":"f",'
+        b'"arguments":%b}}]},{"role":"tool","tool_call_id":"c1","content":"ok"}',
+        result=b'{"role":"assistant","content":null,"tool_calls":[{"id":"c1","type":"function","function":{"name":"f",'
+        b'"arguments":"{}"}}]},{"role":"tool","tool_call_id":"c1","content":%b}',
+        tools=b'"tools":[%b]',
+        tool=b'{"type":"function","function":{"name":"f%d","description":%b,"parameters":%b}}',
+        arguments_as_text=True,
+    ),
+    RESPONSES: Wire(
+        conversation=b'"input":[%b]',
+        message=b'{"role":"user","content":%b}',
+        text=b"%b",
+        part=b'{"type":"input_text","text":%b}',
+        image=b'{"type":"input_image","image_url":"data:image/png;base64,%b"}',
+        call=b'{"type":"function_call","call_id":"c1","name":"f","arguments":%b},'
+        b'{"type":"function_call_output","call_id":"c1","output":"ok"}',
+        result=b'{"type":"function_call","call_id":"c1","name":"f","arguments":"{}"},'
+        b'{"type":"function_call_output","call_id":"c1","output":%b}',
+        tools=b'"tools":[%b]',
+        tool=b'{"type":"function","name":"f%d","description":%b,"parameters":%b,"strict":false}',
+        arguments_as_text=True,
+    ),
+    MESSAGES: Wire(
+        conversation=b'"messages":[%b]',
+        message=b'{"role":"user","content":%b}',
+        text=b"%b",
+        part=b'{"type":"text","text":%b}',
+        image=b'{"type":"image","source":{"type":"base64","media_type":"image/png","data":"%b"}}',
+        call=b'{"role":"assistant","content":[{"type":"tool_use","id":"c1","name":"f","input":%b}]},'
+        b'{"role":"user","content":[{"type":"tool_result","tool_use_id":"c1","content":"ok"}]}',
+        result=b'{"role":"assistant","content":[{"type":"tool_use","id":"c1","name":"f","input":{}}]},'
+        b'{"role":"user","content":[{"type":"tool_result","tool_use_id":"c1","content":%b}]}',
+        tools=b'"tools":[%b]',
+        tool=b'{"name":"f%d","description":%b,"input_schema":%b}',
+        head=b'"max_tokens":64,',
+    ),
+    GEMINI: Wire(
+        conversation=b'"contents":[%b]',
+        message=b'{"role":"user","parts":%b}',
+        text=b'[{"text":%b}]',
+        part=b'{"text":%b}',
+        image=b'{"inlineData":{"mimeType":"image/png","data":"%b"}}',
+        call=b'{"role":"model","parts":[{"functionCall":{"name":"f","args":%b}}]},'
+        b'{"role":"user","parts":[{"functionResponse":{"name":"f","response":{"output":"ok"}}}]}',
+        result=b'{"role":"model","parts":[{"functionCall":{"name":"f","args":{}}}]},'
+        b'{"role":"user","parts":[{"functionResponse":{"name":"f","response":{"output":%b}}}]}',
+        tools=b'"tools":[{"functionDeclarations":[%b]}]',
+        tool=b'{"name":"f%d","description":%b,"parameters":%b}',
+    ),
+}
+
+
 # ── shapes ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+Shape = Callable[[Wire, int], bytes]
+"""The fields of a request of about so many bytes, without its braces and its model."""
 Made = Callable[[int], bytes]
-"""The text of a message's content, of about so many bytes."""
+"""A JSON value of about so many bytes."""
 
 
 def _text(unit: bytes) -> Made:
     return lambda size: b'"' + unit * (size // len(unit)) + b'"'
 
 
+def _items(unit: bytes, size: int) -> bytes:
+    return b",".join([unit] * (size // (len(unit) + 1)))
+
+
 def _list(unit: bytes) -> Made:
-    return lambda size: b"[" + b",".join([unit] * (size // (len(unit) + 1))) + b"]"
+    return lambda size: b"[" + _items(unit, size) + b"]"
+
+
+def _members(name: str, value: bytes, most: int = 10**9) -> Made:
+    """An object of distinct members; `name` has a place for a number of six digits."""
+    length = len((name % 0).encode()) + len(value) + 4
+
+    def made(size: int) -> bytes:
+        numbers = range(min(size // length, most))
+        return b"{" + b",".join(b'"%b":%b' % ((name % number).encode(), value) for number in numbers) + b"}"
+
+    return made
 
 
 def _first(made: Made, most: int) -> Made:
@@ -111,53 +236,126 @@ def _first(made: Made, most: int) -> Made:
     return lambda size: made(min(size, most))
 
 
-PART = b'{"type":"text","text":"x"}'
-CONTENTS: dict[str, Made] = {
-    "one text of words": _text(b"A sentence of some words, and another. "),
-    "one text of escapes": _text(rb"\\\n\""),
-    "one text of escaped characters": _text(rb"\u4e2d"),
-    "one text of emoji": _text("😀".encode()),
-    "an inline image": lambda size: (
-        b'[{"type":"image_url","image_url":{"url":"data:image/png;base64,' + b"iVBORw0K" * (size // 8) + b'"}}]'
-    ),
-    "parts of one letter": _list(PART),
-    "parts of one letter, at the limit": _first(_list(PART), 66_000 * (len(PART) + 1)),
-    "parts of a KiB": _list(b'{"type":"text","text":"' + b"some words " * 93 + b'"}'),
+_TEXTS: dict[str, Made] = {
+    "words": _text(b"A sentence of some words, and another. "),
+    "escapes": _text(rb"\\\n\""),
+    "escaped characters": _text(rb"\u4e2d"),
+    "emoji": _text("😀".encode()),
 }
-EXTRAS: dict[str, Made] = {
+_VALUES: dict[str, Made] = {
     "numbers": _list(b"1"),
     "numbers, at the limit": _first(_list(b"1"), 2 * 199_000),
+    "fractions, at the limit": _first(_list(b"-1.2345678901e-10"), 18 * 199_000),
+    "a number of many digits": lambda size: b"1" * size,
     "empty strings, at the limit": _first(_list(b'""'), 3 * 199_000),
     "small objects, at the limit": _first(_list(b'{"a":1}'), 8 * 66_000),
-    "members, at the limit": lambda size: (
-        b"{" + b",".join(b'"k%d":1' % number for number in range(min(size // 10, 199_000))) + b"}"
-    ),
+    "members, at the limit": _members("k%06d", b"1", 199_000),
     "arrays sixty deep": _list(b"[" * 60 + b"]" * 60),
-    "arrays sixty deep, at the limit": _first(_list(b"[" * 60 + b"]" * 60), 3_200 * 121),
+    "arrays sixty deep, at the limit": _first(_list(b"[" * 58 + b"]" * 58), 3_200 * 117),
+}
+_ARGUMENTS: dict[str, Made] = {
+    "words": _TEXTS["words"],
+    "escapes": _TEXTS["escapes"],
+    "halves of characters": _text(rb"\ud83d "),
+    "numbers": _VALUES["numbers"],
+    "numbers, at the limit": _VALUES["numbers, at the limit"],
+    "empty strings": _list(b'""'),
+    "empty arrays": _list(b"[]"),
+    "members": _members("k%06d", b"1"),
+    "members, at the limit": _VALUES["members, at the limit"],
+    "arrays fifty deep, at the limit": _first(_list(b"[" * 50 + b"]" * 50), 3_900 * 101),
     "one array that never ends": lambda size: b"[" * size,
 }
 
 
-def chat(model: str, content: bytes, extra: bytes = b"") -> bytes:
-    """A Chat request."""
-    head = b'{"model":"%b","messages":[{"role":"user","content":' % model.encode()
-    return head + content + b"}]" + (b',"x":' + extra if extra else b"") + b"}"
+def _nested(levels: int) -> bytes:
+    return b'{"type":"object","properties":{"a":' * levels + b'{"type":"string"}' + b"}}" * levels
 
 
-def conversation(model: str, size: int) -> bytes:
-    """A Chat request of many messages of one letter."""
-    unit = b'{"role":"user","content":"x"}'
-    return b'{"model":"%b","messages":' % model.encode() + _list(unit)(size) + b"}"
+def _schema(properties: Made) -> Shape:
+    return lambda wire, size: wire.equipped(
+        [wire.tool % (0, b'"x"', b'{"type":"object","properties":' + properties(size) + b"}")]
+    )
 
 
-def shapes() -> dict[str, Callable[[str, int], bytes]]:
-    """A maker of each shape, for a model's name and a size."""
-    made: dict[str, Callable[[str, int], bytes]] = {
-        "messages of one letter": conversation,
-        "messages of one letter, at the limit": lambda model, size: conversation(model, min(size, 2_000 * 30)),
-    }
-    for name, content in CONTENTS.items():
-        made[name] = lambda model, size, content=content: chat(model, content(size - 200))  # type: ignore[misc]
-    for name, extra in EXTRAS.items():
-        made[name] = lambda model, size, extra=extra: chat(model, b'"x"', extra(size - 200))  # type: ignore[misc]
+def _with_field(made: Made, name: bytes = b"x") -> Shape:
+    return lambda wire, size: wire.said(wire.text % b'"x"') + b',"' + name + b'":' + made(size)
+
+
+def _fixed_text(made: Made) -> Shape:
+    return lambda wire, size: wire.said(wire.text % made(size))
+
+
+def _with_arguments(made: Made) -> Shape:
+    def fields(wire: Wire, size: int) -> bytes:
+        arguments = b'{"a":' + made(size) + b"}"
+        came = len(wire.written(arguments))
+        if came > size:  # escapes in a string make it longer
+            arguments = b'{"a":' + made((size - 64) * size // came) + b"}"
+        return wire.called(arguments)
+
+    return fields
+
+
+def _some_parts(text: bytes, most: int = 10**9) -> Shape:
+    return lambda wire, size: wire.said(_first(_list(wire.part % text), most * (len(wire.part % text) + 1))(size))
+
+
+def _some_messages(most: int = 10**9) -> Shape:
+    def made(wire: Wire, size: int) -> bytes:
+        unit = wire.message % (wire.text % b'"x"')
+        return wire.asked(_items(unit, min(size, most * (len(unit) + 1))))
+
     return made
+
+
+def _some_tools(most: int) -> Shape:
+    """As many tools as fit, or so many whose descriptions fill the body."""
+
+    def made(wire: Wire, size: int) -> bytes:
+        count = min(size // len(wire.tool % (0, b'"x"', _SCHEMA)), most)
+        words = b'"' + b"x" * max(1, size // count - len(wire.tool % (0, b'""', _SCHEMA))) + b'"'
+        return wire.equipped(wire.tool % (number, words, _SCHEMA) for number in range(count))
+
+    return made
+
+
+def _other_names(most: int, last: bytes = b"") -> Shape:
+    """Unknown fields whose names are not ASCII, which are compared as the loosest of servers would."""
+
+    def made(wire: Wire, size: int) -> bytes:
+        return wire.said(wire.text % b'"x"') + b"," + _members("ſİ%06d", b"1", most)(size)[1:-1] + last
+
+    return made
+
+
+SHAPES: dict[str, Shape] = {
+    "messages of one letter": _some_messages(),
+    "messages of one letter, at the limit": _some_messages(1_999),
+    **{f"one text of {name}": _fixed_text(made) for name, made in _TEXTS.items()},
+    "an inline image": lambda wire, size: wire.said(b"[" + wire.image % (b"iVBORw0K" * (size // 8)) + b"]"),
+    "parts of one letter": _some_parts(b'"x"'),
+    "parts of one letter, at the limit": _some_parts(b'"x"', 60_000),
+    "parts of a KiB": _some_parts(b'"' + b"some words " * 93 + b'"'),
+    "tools of one letter": _some_tools(10**9),
+    "tools, at the limit": _some_tools(512),
+    "a schema of many properties, at the limit": _schema(_members("k%06d", b'{"type":"string"}', 66_000)),
+    "a schema of deep properties, at the limit": _schema(_members("k%06d", _nested(25), 1_300)),
+    **{f"arguments of {name}": _with_arguments(made) for name, made in _ARGUMENTS.items()},
+    "a tool result of words": lambda wire, size: wire.asked(
+        wire.message % (wire.text % b'"x"') + b"," + wire.result % _TEXTS["words"](size)
+    ),
+    **{f"an unknown field of {name}": _with_field(made) for name, made in _VALUES.items()},
+    "an unknown field of one array that never ends": _with_field(lambda size: b"[" * size),
+    "names in other letters": _other_names(10**9),
+    "names in other letters, at the limit": _other_names(199_000),
+    "names in other letters, and a second spelling": _other_names(199_000, b',"Tools":[]'),
+}
+
+
+def request(client: str, model: str, shape: str, size: int) -> tuple[str, bytes]:
+    """Path and body of a request of this shape."""
+    fields = SHAPES[shape](WIRES[client], size - 400)
+    if client == GEMINI:
+        return f"/v1beta/models/{model}:generateContent", b"{" + fields + b"}"
+    return PATHS[client], b'{"model":"%b",' % model.encode() + fields + b"}"

@@ -15,12 +15,14 @@ import msgspec
 
 from llmproxy_asgi.conversation import EMPTY, Extras, Message, Part, Role, Text, ToolCall, ToolResult
 from llmproxy_asgi.errors import BadRequest
-from llmproxy_asgi.wire.json_body import Bounds, count_values
+from llmproxy_asgi.wire.json_body import Bounds, count_values, decode
 from llmproxy_asgi.wire.surrogates import replace_halves
 
 _T = TypeVar("_T")
-_ARGUMENTS = Bounds(json_depth=500, values=10**9)
-"""How deep a call's arguments may nest to be read; nothing real comes near."""
+_ARGUMENTS = Bounds(json_depth=500)
+"""How deep a call's arguments may nest to be read, and how many values they may hold; nothing real comes near."""
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_SPACE = " \t\r\n"
 
 MISSING_RESULT = "[no result]"
 """What stands in for the result of a call that was never answered."""
@@ -132,8 +134,7 @@ def _answered(rows: Sequence[Message]) -> tuple[dict[int, list[_Slot]], bool]:
         if same is None:
             shown = result.call_id[:100]
             raise BadRequest(
-                f"The tool result for {shown!r} has no tool call (messages): send the call before its result.",
-                param="messages",
+                f"A tool result answers the call {shown!r}, which is not in the conversation.", param="messages"
             )
         slot_found = same.take(nearest=False)
         if slot_found is None:
@@ -295,13 +296,9 @@ def arguments_object(text: str) -> dict[str, Any]:
     if not text.strip():
         return {}
     try:
-        # How deep a JSON reader can go differs between versions of Python, so the limit is our own.
-        if len(text) > _ARGUMENTS.json_depth and text.count("[") + text.count("{") > _ARGUMENTS.json_depth:
-            count_values(text.encode(), _ARGUMENTS)
-        value = msgspec.json.decode(text)
-    except (ValueError, RecursionError):  # not JSON, half a surrogate pair, or too deep
-        whole = _without_halves(text)
-        return {"_raw": text} if whole is None else arguments_object(whole)
+        value = decode(_bounded(text))
+    except (ValueError, RecursionError):  # not JSON, too deep, or too many values
+        return {"_raw": text}
     if isinstance(value, dict):
         return cast("dict[str, Any]", value)
     return {} if value is None else {"value": value}
@@ -309,21 +306,35 @@ def arguments_object(text: str) -> dict[str, Any]:
 
 def is_object(text: str) -> bool:
     """Whether arguments are one JSON object, whole."""
-    return text.lstrip().startswith("{") and arguments_object(text).keys() != {"_raw"}
-
-
-def _without_halves(text: str) -> str | None:
-    r"""Arguments with U+FFFD for each lone half of a surrogate pair in their escapes; None where they hold none."""
-    if r"\ud" not in text and r"\uD" not in text:
-        return None
-    replaced = replace_halves(text.encode("utf-8", "replace"))
-    return None if replaced is None else replaced.decode()
+    return _object_text(text) is not None
 
 
 def arguments_raw(text: str) -> msgspec.Raw:
     """`arguments_object` as JSON, keeping the very text (number spelling, key order) where it is an object already."""
-    value = arguments_object(text)
-    if text.lstrip().startswith("{") and value.keys() != {"_raw"}:
-        whole = _without_halves(text) if r"\u" in text else None
-        return msgspec.Raw((whole or text).strip().encode())
-    return msgspec.Raw(msgspec.json.encode(value))
+    written = _object_text(text)
+    return msgspec.Raw(msgspec.json.encode(arguments_object(text)) if written is None else written)
+
+
+def _object_text(text: str) -> bytes | None:
+    """The text of arguments that are one JSON object; its values are checked and not made."""
+    if not text.lstrip(_SPACE).startswith("{"):
+        return None
+    try:
+        data = _bounded(text)
+        _MEMBERS.decode(data)
+    except (ValueError, RecursionError):
+        return None
+    return data
+
+
+def _bounded(text: str) -> bytes:
+    """Arguments as bytes, with U+FFFD for each lone half of a surrogate pair in their escapes.
+
+    Raises:
+        ValueError: They nest too deep, hold too many values, or hold half a character.
+    """
+    data = text.strip(_SPACE).encode()
+    # How deep a JSON reader can go differs between versions of Python, so the limit is our own.
+    if len(data) > _ARGUMENTS.json_depth:
+        count_values(data, _ARGUMENTS)
+    return replace_halves(data) or data

@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -29,6 +30,7 @@ from llmproxy_asgi.translators.pairing import (
     arguments_object,
     arguments_raw,
     drop_empty,
+    is_object,
     merge,
     pair,
 )
@@ -420,6 +422,36 @@ def test_raw_arguments_keep_their_spelling() -> None:
         b'{"b": 1.10,"a": 12345678901234567890123}'
     )
     assert json.loads(bytes(arguments_raw('{"_raw": "x"}'))) == {"_raw": "x"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": [' + "[]," * 100_000 + "1]}",
+        '{"a": [' + "1," * 200_000 + "1]}",
+        '{"a": [' + '"",' * 200_000 + '""]}',
+        "[" + "{}," * 100_000 + "1]",
+    ],
+    ids=["arrays", "numbers", "strings", "objects"],
+)
+def test_arguments_of_too_many_values_stay_a_text(text: str) -> None:
+    """Values beyond the bound of a body are not made, whatever form the arguments are wanted in."""
+    assert arguments_object(text) == {"_raw": text}
+    assert json.loads(bytes(arguments_raw(text))) == {"_raw": text}
+    assert not is_object(text)
+
+
+def test_an_object_is_checked_without_making_its_values() -> None:
+    """Checking the arguments of a call takes a small multiple of their text in memory, not of their values."""
+    text = '{"a": [' + "[]," * 66_000 + "1]}"
+    tracemalloc.start()
+    try:
+        assert bytes(arguments_raw(text)) == text.encode()
+        assert is_object(text)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * len(text)
 
 
 @given(texts(min_size=0))
