@@ -26,9 +26,9 @@ from llmproxy_asgi.wire.sse import (
     EventTooLarge,
     Frame,
     FrameSplitter,
-    after_first,
-    begin_of,
     decode,
+    first_frame_end,
+    frame_start,
 )
 
 _NOTHING = Batch((), b"")
@@ -242,7 +242,7 @@ class PassthroughDecoder(StreamDecoder):
             if self._plain:
                 begin = self._first_hit(whole, taken)
             else:
-                end = after_first(whole, taken)
+                end = first_frame_end(whole, taken)
             pieces.append(whole[taken:begin])
             self._take_frames(whole[begin:end], events, pieces)
             taken = end
@@ -270,7 +270,7 @@ class PassthroughDecoder(StreamDecoder):
         """Where the first frame begins, from `start` on, in which the pattern hits; the end if it hits in none."""
         run = whole[start:] if start else whole
         hits = [hit.start() for pattern in _listed(self._scan.pattern) if (hit := pattern.search(run))]
-        return start + begin_of(run, min(hits)) if hits else len(whole)
+        return start + frame_start(run, min(hits)) if hits else len(whole)
 
     def _take_frames(self, run: bytes, events: list[StreamEvent], pieces: list[bytes]) -> None:
         """Add what these frames tell and what of them is passed on."""

@@ -1,5 +1,4 @@
-"""Framing: where one event of an upstream's byte stream ends and the next begins.
+"""Framing: convert byte streams to frames and frames to bytes, and bound JSON bodies.
 
-What stands here turns bytes into frames and frames into bytes. It knows no protocol, no JSON and no
-errors of ours, and it never reads or waits.
+The modules here know no vendor's protocol and no errors of the gateway, and never read from a connection or wait.
 """

@@ -1,7 +1,7 @@
-"""Compressed bodies, inflated piece by piece and never past what was asked for.
+"""Decompress bodies piece by piece, never more than was requested.
 
-gzip and deflate, and zstd where Python 3.14 or the package `backports.zstd` brings it; one layer deep. What swells
-beyond anything that text does is refused.
+gzip and deflate, and zstd if Python 3.14 or the package `backports.zstd` provides it; one layer only. Bodies that
+expand more than text can are refused.
 """
 
 import zlib
@@ -12,16 +12,16 @@ from typing import Any, Protocol
 from typing_extensions import override
 
 _GZIP = 16 + zlib.MAX_WBITS
-_UNSUSPECTED = 4 * 1024 * 1024
-"""Bytes that may come out of however few."""
-_SWELLING = 100
-"""How many times its size a larger body may become; JSON of any sense stays far below."""
+_ALWAYS_ALLOWED = 4 * 1024 * 1024
+"""Decoded bytes up to which any expansion is allowed."""
+_MAX_EXPANSION = 100
+"""The greatest expansion factor of larger bodies; meaningful JSON stays far below it."""
 _ZSTD_WINDOW_LOG = 23
-"""Of the largest window, 8 MiB, as RFC 9659 wants it for HTTP; a frame may ask for gigabytes."""
+"""The logarithm of the largest window, 8 MiB, as RFC 9659 requires for HTTP; a frame may ask for gigabytes."""
 
 
 class CompressionError(ValueError):
-    """A body is not what its `content-encoding` says, or swells like a bomb."""
+    """A body does not match its `content-encoding`, or expands too much."""
 
 
 class _Decompressor(Protocol):
@@ -50,7 +50,7 @@ class _Zlib:
         piece = inner.decompress(data, limit)
         if inner.eof:
             return piece, inner.unused_data, False
-        # zlib may hold decoded bytes back although it has eaten all of its input.
+        # zlib may hold decoded bytes back after it has consumed all of its input.
         return piece, inner.unconsumed_tail, len(piece) == limit
 
 
@@ -73,67 +73,67 @@ class _Zstd:
 
 
 def encodings() -> tuple[str, ...]:
-    """Return the names of what can be inflated, for `accept-encoding`."""
+    """Return the names of the supported encodings, for `accept-encoding`."""
     return ("gzip", "deflate") if _zstd() is None else ("gzip", "deflate", "zstd")
 
 
 def inflater(encoding: str) -> "Inflater | None":
-    """Return what inflates a body of this `content-encoding`; None where it is not compressed.
+    """Return the decompressor for a `content-encoding`; None if the body is not compressed.
 
     Raises:
-        LookupError: It is an encoding, or are layers of them, that cannot be inflated.
+        LookupError: The encoding is not supported, or there are several layers.
     """
-    named = encoding.strip().lower()
-    if named in ("", "identity"):
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
         return None
-    if named not in encodings() and named != "x-gzip":
-        raise LookupError(named)
-    return Inflater(named)
+    if name not in encodings() and name != "x-gzip":
+        raise LookupError(name)
+    return Inflater(name)
 
 
 class Inflater:
-    """One compressed body: `feed` what came, then `take` until nothing is left.
+    """One compressed body: `feed` the received bytes, then `take` until nothing is left.
 
     Args:
         encoding: One of `encodings()`, or `x-gzip`.
     """
 
-    __slots__ = ("_came", "_encoding", "_gave", "_inflate", "_input", "_more")
+    __slots__ = ("_bytes_in", "_bytes_out", "_encoding", "_inflate", "_input", "_more")
 
     def __init__(self, encoding: str) -> None:
         self._encoding = encoding
         self._inflate: _Decompressor | None = None
         self._input = b""
         self._more = False
-        self._came = self._gave = 0
+        self._bytes_in = self._bytes_out = 0
 
     def feed(self, data: bytes) -> None:
-        """Add what came over the wire."""
+        """Add received bytes."""
         self._input += data
-        self._came += len(data)
+        self._bytes_in += len(data)
 
     def take(self, limit: int) -> bytes:
         """Return at most `limit` decoded bytes; none when more input is needed.
 
         Raises:
-            CompressionError: The body is not what its header says, or swells like a bomb.
+            CompressionError: The body does not match its `content-encoding`, or expands too much.
         """
         try:
             while self._input or self._more:
-                inflate = self._inflate = self._inflate or self._begin()
+                inflate = self._inflate = self._inflate or self._next_decompressor()
                 if inflate is None:
                     break
                 if piece := self._step(inflate, limit):
-                    self._gave += len(piece)
-                    if self._gave > max(_UNSUSPECTED, _SWELLING * self._came):
+                    self._bytes_out += len(piece)
+                    if self._bytes_out > max(_ALWAYS_ALLOWED, _MAX_EXPANSION * self._bytes_in):
                         raise CompressionError("it expands too much")
                     return piece
-        except _errors() as broken:
-            raise CompressionError("it cannot be decompressed") from broken
+        except _errors() as error:
+            raise CompressionError("it cannot be decompressed") from error
         return b""
 
     def finish(self) -> None:
-        """Say that nothing more will come.
+        """Mark the end of the input.
 
         Raises:
             CompressionError: The body ended in the middle.
@@ -141,15 +141,15 @@ class Inflater:
         if self._inflate is not None or self._input:
             raise CompressionError("it stops in the middle")
 
-    def _begin(self) -> _Decompressor | None:
-        """Return what inflates the next member; None where more input is needed to know."""
+    def _next_decompressor(self) -> _Decompressor | None:
+        """Return the decompressor of the next member; None if it needs more input to decide."""
         if self._encoding == "zstd":
             return _Zstd(_zstd())
         if self._encoding != "deflate":
             return _Zlib(_GZIP)
         if len(self._input) < 2:
             return None
-        # "deflate" means zlib's wrapping (RFC 9110, 8.4.1.2), but some servers send it bare.
+        # "deflate" means the zlib format (RFC 9110, 8.4.1.2), but some servers send raw deflate data.
         wrapped = self._input[0] & 0x0F == zlib.DEFLATED and int.from_bytes(self._input[:2], "big") % 31 == 0
         return _Zlib(zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS)
 
@@ -157,13 +157,13 @@ class Inflater:
         piece, self._input, self._more = inflate.decompress(self._input, limit)
         if inflate.eof:
             self._inflate = None
-            if self._input and self._encoding == "deflate":  # the others may go on with another member
+            if self._input and self._encoding == "deflate":  # the others may continue with another member
                 raise CompressionError("bytes follow its end")
         return piece
 
 
 class RefusingInflater(Inflater):
-    """A body in an encoding, or in layers of them, that cannot be inflated: its first byte is refused."""
+    """A body in an unsupported encoding, or in several layers: its first byte is refused."""
 
     __slots__ = ()
 
@@ -176,7 +176,7 @@ class RefusingInflater(Inflater):
 
 @cache
 def _zstd() -> Any:
-    """Return the module that inflates zstd; None where there is none."""
+    """Return the zstd module; None if there is none."""
     for name in ("compression.zstd", "backports.zstd"):
         try:
             return import_module(name)

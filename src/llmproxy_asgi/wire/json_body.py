@@ -1,8 +1,8 @@
-"""A JSON body's outer shell: opened without reading what is inside, once its cost is known to be bounded.
+"""Open a JSON body's top level without decoding the values in it, after its cost was bounded.
 
-The cost is counted on the bytes, in a few linear passes that all run in C, before any object is made. What is inside
-stays bytes (`msgspec.Raw`), so that a body that is only passed on keeps every number's spelling and every key's order.
-This module refuses; it interprets nothing.
+The cost is counted on the bytes, in a few linear passes that all run in C, before any object is created. Values stay
+bytes (`msgspec.Raw`), so that a body that is passed through keeps the notation of its numbers and the order of its
+keys. This module refuses bodies; it does not interpret them.
 """
 
 import codecs
@@ -16,12 +16,12 @@ import msgspec
 _SIGNS = b'[]{},"'
 _NOT_SIGNS = bytes(set(range(256)) - set(_SIGNS))
 _STEPS = bytes(1 if sign in b"[{" else 255 if sign in b"]}" else 0 for sign in range(256))
-"""Signs to signed bytes: one level deeper, one level up."""
+"""Signs as signed bytes: 1 opens a level, -1 closes one, 0 is any other sign."""
 _COMMAS = bytes(sign == ord(",") for sign in range(256))
 _PIECE = 2**20
-"""Bytes that one step takes at once, so that a worker thread lets go of the interpreter in between."""
+"""Bytes per step, so that a worker thread releases the interpreter lock in between."""
 _STEP = 64 * 1024
-"""Bytes that are decoded in one step."""
+"""Bytes decoded per step."""
 _ARRAY, _OBJECT = b"[{"
 _DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
@@ -29,12 +29,12 @@ _ANY = msgspec.json.Decoder()
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request's body may hold; the names are those of the settings under `limits`."""
+    """Bounds on a request's body; the names are those of the settings under `limits`."""
 
     json_depth: int = 64
-    """Arrays and objects inside each other, the outermost counted."""
+    """Nested arrays and objects, including the outermost."""
     values: int = 200_000
-    """Elements of arrays and members of objects, all together; an empty array or object counts as one more."""
+    """Elements of arrays and members of objects in total; an empty array or object counts as one more."""
     messages: int = 2_000
     tools: int = 512
 
@@ -46,17 +46,17 @@ class Opened(NamedTuple):
     """The top level of a body."""
 
     raw: dict[str, msgspec.Raw]
-    """Its values, unparsed and in their order; the last of a repeated key counts."""
+    """Its values, not decoded and in order; of a repeated key the last one."""
     values: int
-    """How many values the body holds; where that is clearly within the bounds, an estimate that is never too low."""
+    """The number of values in the body; if it is clearly within the bounds, an estimate that is never too low."""
 
 
 class MalformedBody(ValueError):
-    """The body is not a JSON object that can be read; the text says why, for the caller."""
+    """The body is not a valid JSON object; the message explains why, for the caller."""
 
 
 class OverBounds(MalformedBody):
-    """The body holds more than it may."""
+    """The body exceeds the bounds."""
 
 
 def open_object(body: bytes, bounds: Bounds = DEFAULT_BOUNDS) -> Opened:
@@ -64,11 +64,11 @@ def open_object(body: bytes, bounds: Bounds = DEFAULT_BOUNDS) -> Opened:
 
     Args:
         body: The whole body.
-        bounds: What it may hold.
+        bounds: The bounds on it.
 
     Raises:
-        OverBounds: It nests too deep, or holds too many values.
-        MalformedBody: Not UTF-8, not JSON, or not an object.
+        OverBounds: It is nested too deep, or holds too many values.
+        MalformedBody: It is not UTF-8, not JSON, or not an object.
     """
     if not body.isascii():
         _check_utf8(body)
@@ -129,25 +129,25 @@ def count_separators(data: bytes) -> Iterator[Counter[int]]:
 
 
 def elements(array: msgspec.Raw) -> list[msgspec.Raw]:
-    """The elements of an array, unparsed.
+    """Return the elements of an array, not decoded.
 
     Raises:
-        msgspec.MsgspecError: It is none.
+        msgspec.MsgspecError: It is not an array.
     """
     return _LIST.decode(array)
 
 
 def decode(value: msgspec.Raw | bytes, *, leaving: str | None = None) -> Any:
-    """Decode a JSON value, a large one in many short steps, between which a thread lets go of the interpreter.
+    """Decode a JSON value, a large one in many short steps, between which a thread releases the interpreter lock.
 
     Args:
         value: Bytes that begin with the value.
-        leaving: The name of members that stay bytes where they stand in large objects.
+        leaving: The name of members that are not decoded in large objects.
 
     Raises:
-        msgspec.DecodeError: It cannot be read.
-        UnicodeDecodeError: A string in it is no UTF-8.
-        RecursionError: It nests too deep.
+        msgspec.DecodeError: It is not valid JSON.
+        UnicodeDecodeError: A string in it is not UTF-8.
+        RecursionError: It is nested too deep.
     """
     view = memoryview(value)
     if len(view) > _STEP:
@@ -188,7 +188,7 @@ def _pieces(data: bytes) -> Iterator[bytes]:
 
 
 def _without_escapes(data: bytes) -> Iterator[bytes]:
-    """The text without escaped backslashes and quotes, in pieces that end between two characters."""
+    """Yield the text without escaped backslashes and quotes, in pieces that end between two characters."""
     start = 0
     while start < len(data):
         end = start + _PIECE

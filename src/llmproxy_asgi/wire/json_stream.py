@@ -1,18 +1,18 @@
-"""A JSON array whose elements come one by one: elements out of bytes, and bytes out of elements.
+"""Decode and encode a JSON array whose elements arrive one by one.
 
-Source: RFC 8259, section 5 "Arrays" and section 7 "Strings". Gemini streams its answers like this unless it is asked
-for server-sent events.
+Source: RFC 8259, section 5 "Arrays" and section 7 "Strings". Gemini streams its responses like this unless server-sent
+events are requested.
 
-The decoder finds where elements end and reads nothing in them: outside of strings it counts brackets, inside it looks
-for the closing quote alone. Each byte is searched once, however the bytes are cut. An object or array is an element as
-soon as it is closed, without waiting for the comma behind it. The decoder does not check that an element is JSON;
-whoever decodes it will.
+The decoder finds the ends of elements without decoding them: outside of strings it counts brackets, inside it looks
+only for the closing quote. Each byte is searched once, however the bytes are split. An object or array is returned as
+soon as it is closed, without waiting for the comma after it. The decoder does not check that an element is valid JSON;
+the code that decodes it does.
 """
 
 import re
 
 DEFAULT_MAX_ELEMENT = 16 * 1024 * 1024
-"""Bytes. A whole picture comes in one element, in base64."""
+"""Bytes. An image is sent in one element, in base64."""
 
 _MARK = re.compile(rb'["\[\]{},]')
 _IN_STRING = re.compile(rb'["\\]')
@@ -20,11 +20,11 @@ _SPACE = b" \t\r\n"
 
 
 class NotAnArray(ValueError):
-    """What came is no array, or was cut off; the text says which."""
+    """The input is not an array, or is truncated; the message says which."""
 
 
 class ElementTooLarge(ValueError):
-    """One element outgrew the limit; its array cannot be read any further."""
+    """An element exceeds the limit; the rest of the array cannot be read."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"an element is longer than {limit} bytes")
@@ -32,10 +32,10 @@ class ElementTooLarge(ValueError):
 
 
 class ArrayDecoder:
-    """Bytes in, elements out. What follows the array's end is not looked at.
+    """Splits bytes into the elements of an array. Bytes after the array's end are ignored.
 
     Args:
-        max_element: Bytes of the longest element that is taken.
+        max_element: Bytes of the longest element that is accepted.
     """
 
     __slots__ = ("_at", "_buffer", "_depth", "_in_string", "_max_element", "ended")
@@ -47,14 +47,14 @@ class ArrayDecoder:
         self._depth = 0
         self._in_string = False
         self.ended = False
-        """Whether the array's closing bracket has come."""
+        """Whether the array's closing bracket was received."""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The elements that `data` completes, without the white space around them.
+        """Return the elements that `data` completes, without the white space around them.
 
         Raises:
-            NotAnArray: What came is none, or its brackets do not match.
-            ElementTooLarge: An element, finished or not, is longer than `max_element`.
+            NotAnArray: The input is not an array, or its brackets do not match.
+            ElementTooLarge: An element, complete or not, is longer than `max_element`.
         """
         found: list[bytes] = []
         if self.ended:
@@ -67,16 +67,16 @@ class ArrayDecoder:
         return found
 
     def close(self) -> None:
-        """The bytes are at their end.
+        """Mark the end of the input.
 
         Raises:
-            NotAnArray: The array is not.
+            NotAnArray: The array was not closed.
         """
         if not self.ended:
             raise NotAnArray("the array was not closed")
 
     def _step(self, found: list[bytes]) -> bool:
-        """Go on to the next mark; False where more bytes are needed."""
+        """Continue to the next quote, bracket or comma; return False if more bytes are needed."""
         buffer = self._buffer
         hit = (_IN_STRING if self._in_string else _MARK).search(buffer, self._at)
         if hit is None:
@@ -87,7 +87,7 @@ class ArrayDecoder:
         if self._in_string:
             if mark == b'"':
                 self._in_string = False
-            elif end == len(buffer):  # what it escapes is still to come
+            elif end == len(buffer):  # the escaped character has not arrived yet
                 self._at = begin
                 return False
             else:
@@ -103,12 +103,12 @@ class ArrayDecoder:
         elif mark in b"[{":
             self._depth += 1
         else:
-            end = self._border(mark, begin, end, found)
+            end = self._handle_separator(mark, begin, end, found)
         self._at = end
         return True
 
-    def _border(self, mark: bytes, begin: int, end: int, found: list[bytes]) -> int:
-        """A comma or a closing bracket, which ends an element if it is the array's own; where to go on."""
+    def _handle_separator(self, mark: bytes, begin: int, end: int, found: list[bytes]) -> int:
+        """Handle a comma or closing bracket, which ends an element at depth 1; return the next position."""
         if mark != b",":
             self._depth -= 1
         if self._depth > 1 or (mark == b"," and self._depth != 1):
@@ -126,27 +126,27 @@ class ArrayDecoder:
         if stop > self._max_element:
             raise ElementTooLarge(self._max_element)
         element = bytes(self._buffer[:stop].strip(_SPACE))
-        if element:  # else a comma behind an object that was taken already
+        if element:  # else a comma after an object that was returned already
             found.append(element)
         del self._buffer[:end]
         return 0
 
 
 class ArrayEncoder:
-    """Elements in, bytes out; white space may be sent between any two of its pieces."""
+    """Encodes the elements of an array; white space may be sent between any two of its pieces."""
 
-    __slots__ = ("begun",)
+    __slots__ = ("started",)
 
     def __init__(self) -> None:
-        self.begun = False
+        self.started = False
         """Whether an element has been written."""
 
     def element(self, data: bytes) -> bytes:
-        """One more element, with what must stand before it."""
-        before = b",\n" if self.begun else b"["
-        self.begun = True
+        """Encode the next element, with the bracket or comma before it."""
+        before = b",\n" if self.started else b"["
+        self.started = True
         return before + data
 
     def close(self) -> bytes:
-        """The array's end; of one without elements the whole array."""
-        return b"]\n" if self.begun else b"[]\n"
+        """Encode the array's end; for an array without elements the whole array."""
+        return b"]\n" if self.started else b"[]\n"

@@ -1,4 +1,4 @@
-"""Server-sent events: frames out of bytes, and bytes out of frames.
+"""Decode and encode server-sent events.
 
 Source: WHATWG HTML, section 9.2 "Server-sent events", 9.2.5 "Parsing an event stream" and 9.2.6
 "Interpreting an event stream", https://html.spec.whatwg.org/multipage/server-sent-events.html.
@@ -8,15 +8,15 @@ else; U+2028 and its like are text. So a frame ends where one line end follows a
 
     LF LF      LF CR [LF]      CR CR [LF]        CRLF CRLF is the second: its first CR ends nothing new
 
-and the brackets say why no frame ever waits for its last byte: the CR has ended it, and an LF that comes
-later is one more blank line, which means nothing.
+The LF in brackets is optional, so no frame waits for its last byte: the CR has ended it, and an LF that arrives later
+is one more blank line, which has no meaning.
 
-Two readers stand on this. `FrameSplitter` only finds the ends, for a passthrough.
-`Decoder` also reads the fields, as does `decode` for frames that are known to be whole. Both are linear in the bytes
-they are fed, however these are cut: what is held back is searched once and copied once.
+Two decoders use these rules. `FrameSplitter` only finds the ends, for passthrough. `Decoder` also decodes the fields,
+as does `decode` for complete frames. Both are linear in the bytes, however these are split: buffered bytes are searched
+once and copied once.
 
-Left out on purpose: `id` and `retry` (a model's answer is not resumed), reconnecting, text decoding of data
-(the JSON reader wants bytes, and a character cut in two by the network is whole again inside its frame).
+Not supported: `id` and `retry` (a model's response is not resumed), reconnecting, and text decoding of data (the JSON
+decoder takes bytes, and a character split by the network is complete within its frame).
 """
 
 import re
@@ -26,9 +26,9 @@ from functools import lru_cache
 import msgspec
 
 DEFAULT_MAX_EVENT = 16 * 1024 * 1024
-"""Bytes. A whole picture comes as one event, in base64."""
+"""Bytes. An image is sent in one event, in base64."""
 
-# As numbers: to ask whether bytes hold one is the cheapest search there is, as slicing is the cheapest look at an end.
+# As integers: `in` with an integer is the cheapest search in bytes, as slicing is the cheapest test of an end.
 _LF, _CR = b"\n\r"
 _ENDS_OF_NAMED = 3  # line ends of a frame of two lines: theirs, and the blank line's
 _FRAME_END = re.compile(rb"\n(?:\n|\r\n?)|\r\r\n?")
@@ -38,7 +38,7 @@ _EVENT_NAME = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 
 
 class EventTooLarge(ValueError):
-    """One event outgrew the limit; its stream cannot be read any further."""
+    """An event exceeds the limit; the rest of its stream cannot be read."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"an event is longer than {limit} bytes")
@@ -49,31 +49,31 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
     """One dispatched event."""
 
     event: str | None
-    """The event's name; None where the stream gave none, or an empty one."""
+    """The event's name; None if it is missing or empty."""
     data: bytes
-    """The data lines, joined by LF. Not decoded: may hold invalid UTF-8."""
+    """The data lines, joined by LF. Not decoded: may contain invalid UTF-8."""
     raw: bytes
-    """The frame's bytes as they came, with its terminating blank line.
+    """The frame's bytes as received, with its terminating blank line.
 
-    The blank line is missing from a last frame that came without one. The LF of a CRLF that ends a frame is
-    missing where a read ended just before it.
+    The blank line is missing from a last frame without one. The LF of a CRLF that ends a frame is missing if a read
+    ended just before it.
     """
 
 
-MOST_LINES = 100_000
-"""Of one event."""
+MAX_LINES = 100_000
+"""Lines of one event."""
 _LONG = 128 * 1024
 """Bytes of a block whose lines are counted."""
 
 
 class FrameSplitter:
-    """Finds frame ends and holds back the unfinished tail; reads nothing.
+    """Finds the ends of frames and buffers the incomplete tail; decodes nothing.
 
-    Call either `complete` or `split` for each read. Nothing is lost or changed, but for a byte order mark at
-    the stream's start: what was returned, joined with `tail`, is what was fed.
+    Call either `complete` or `split` for each read. Except for a byte order mark at the stream's start, no byte is lost
+    or changed: the returned bytes, joined with `tail`, are the input.
 
-    A frame longer than `max_event` bytes, finished or not, or one of more than `MOST_LINES` lines raises
-    `EventTooLarge`; the splitter is of no use afterwards.
+    A frame longer than `max_event` bytes, complete or not, or one of more than `MAX_LINES` lines raises
+    `EventTooLarge`; the splitter cannot be used afterwards.
     """
 
     __slots__ = ("_at_frame_start", "_at_stream_start", "_max_event", "_tail")
@@ -86,19 +86,19 @@ class FrameSplitter:
 
     @property
     def tail(self) -> bytes:
-        """What is held back: the bytes after the last frame end."""
+        """The buffered bytes after the last frame end."""
         return bytes(self._tail)
 
     def complete(self, data: bytes) -> bytes:
-        """Everything up to and including the last frame end, the held back tail first.
+        """Return everything up to and including the last frame end, starting with the buffered tail.
 
-        Gives `data` itself, uncopied, where it starts and ends with a frame.
+        Returns `data` itself, without a copy, if it starts and ends with a frame.
 
         Raises:
-            EventTooLarge: a frame is longer than `max_event`.
+            EventTooLarge: A frame is longer than `max_event`.
         """
-        usual = data[-2:] == b"\n\n" or data[-4:] == b"\r\n\r\n"
-        if usual and self._at_frame_start and len(data) <= self._max_event:
+        ends_with_frame = data[-2:] == b"\n\n" or data[-4:] == b"\r\n\r\n"
+        if ends_with_frame and self._at_frame_start and len(data) <= self._max_event:
             return data
         if self._at_stream_start:
             data = self._without_mark(data)
@@ -108,15 +108,14 @@ class FrameSplitter:
         return block
 
     def split(self, data: bytes) -> list[bytes]:
-        """The frames that `data` completes, one by one.
+        """Return the frames that `data` completes.
 
-        Each starts with its first field or comment. Blank lines beyond the one that ends a frame come as
-        pieces of their own.
+        Each starts with its first field or comment. Blank lines after the one that ends a frame are separate pieces.
 
         Raises:
-            EventTooLarge: a frame is longer than `max_event`.
+            EventTooLarge: A frame is longer than `max_event`.
         """
-        return _cut(self.complete(data))
+        return _split_frames(self.complete(data))
 
     def _without_mark(self, data: bytes) -> bytes:
         head = bytes(self._tail) + data
@@ -136,9 +135,9 @@ class FrameSplitter:
 
     def _extend(self, data: bytes) -> bytes:
         tail = self._tail
-        seen = len(tail) - 1  # its last byte may be the first half of an end
+        searched = len(tail) - 1  # its last byte may be the first half of a frame end
         tail += data
-        end = _last_end(tail, seen)
+        end = _last_end(tail, searched)
         if not end:
             return b""
         unfinished = data[len(data) - (len(tail) - end) :]
@@ -149,12 +148,15 @@ class FrameSplitter:
 
     def _check_size(self, block: bytes) -> None:
         limit = self._max_event
-        # Only a long event makes a long block: reads are short. So many lines would take a second to read.
-        crowded = len(block) > _LONG and block.count(b"\n") + block.count(b"\r") > MOST_LINES
+        # Reads are short, so only a long event makes a long block. That many lines would take a second to decode.
+        too_many_lines = len(block) > _LONG and block.count(b"\n") + block.count(b"\r") > MAX_LINES
         too_large = (
-            crowded
+            too_many_lines
             or len(self._tail) > limit
-            or (len(block) > limit and any(len(piece) > limit and piece[0] not in b"\r\n" for piece in _cut(block)))
+            or (
+                len(block) > limit
+                and any(len(piece) > limit and piece[0] not in b"\r\n" for piece in _split_frames(block))
+            )
         )
         if too_large:
             self._tail = bytearray()
@@ -162,12 +164,12 @@ class FrameSplitter:
 
 
 class Decoder:
-    """Bytes in, dispatched events out.
+    """Decodes bytes into events.
 
-    Comments, unknown fields, `id` and `retry` are passed over. A frame without a data line is no event; one
-    whose data is empty is.
+    Comments, unknown fields, `id` and `retry` are ignored. A frame without a data line is not an event; one with empty
+    data is.
 
-    A frame longer than `max_event` bytes, finished or not, raises `EventTooLarge`; the decoder is of no use
+    A frame longer than `max_event` bytes, complete or not, raises `EventTooLarge`; the decoder cannot be used
     afterwards.
     """
 
@@ -178,41 +180,41 @@ class Decoder:
         self._complete = self._splitter.complete
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The events that `data` completes.
+        """Return the events that `data` completes.
 
         Raises:
-            EventTooLarge: a frame is longer than `max_event`.
+            EventTooLarge: A frame is longer than `max_event`.
         """
         block = self._complete(data)
         return decode(block) if block else []
 
     def close(self) -> list[Frame]:
-        """The last event, if the stream ended without its blank line.
+        """Return the last event if the stream ended without its blank line.
 
-        The rules would drop it; real upstreams forget the blank line, and a cut one shows itself as
-        data that cannot be read, which is better than silence.
+        The specification drops it; but some upstreams omit the blank line, and a truncated event is reported as
+        malformed data, which is better than being lost.
         """
         frame = _decode_frame(self._splitter.tail)
         return [] if frame is None else [frame]
 
 
 def decode(block: bytes) -> list[Frame]:
-    """The events of whole frames, such as `FrameSplitter.complete` gives."""
+    """Decode complete frames, such as `FrameSplitter.complete` returns, into events."""
     frames: list[Frame] | None = None
     if block.startswith(b"data: "):
-        frames = _decode_alike(block)
+        frames = _decode_data_lines(block)
     elif block.startswith(b"event: "):
-        frames = _decode_named_alike(block)
+        frames = _decode_named_lines(block)
     if frames is None:
-        return [frame for raw in _cut(block) if (frame := _decode_frame(raw)) is not None]
+        return [frame for raw in _split_frames(block) if (frame := _decode_frame(raw)) is not None]
     return frames
 
 
 def only_data(block: bytes) -> list[bytes] | None:
-    """The data of whole frames if each of them is one `data: ` line; else None.
+    """Return the data of complete frames if each is one `data: ` line; otherwise None.
 
-    A few searches over the whole block and no look at a single line: nearly every read of a stream is of this kind.
-    Where the cuts account for all line ends, no frame hides another line.
+    It takes a few searches over the block instead of one per line: nearly every read of a stream is of this kind. If
+    the splits account for all line ends, no frame has another line.
     """
     if block[:6] != b"data: ":
         return None
@@ -231,11 +233,11 @@ def only_data(block: bytes) -> list[bytes] | None:
 
 
 def only_named(block: bytes, head: bytes) -> list[bytes] | None:
-    r"""The data of whole frames if each of them is one `event: ` line and one `data: ` line that begin like `head`.
+    r"""Return the data of complete frames if each is one `event: ` line and one `data: ` line that begin with `head`.
 
     Args:
-        block: Whole frames.
-        head: ``event: NAME\ndata: ``; nothing of it is in what is given back.
+        block: Complete frames.
+        head: ``event: NAME\ndata: ``; removed from the returned data.
     """
     begin = len(head)
     if block[:begin] != head or _CR in block:
@@ -247,26 +249,26 @@ def only_named(block: bytes, head: bytes) -> list[bytes] | None:
     return lines if data.count(b"\n") == _ENDS_OF_NAMED * (len(lines) - 1) else None
 
 
-def after_first(block: bytes, start: int) -> int:
-    """Where the first of these whole frames ends, blank lines before it included; looks from `start` on."""
+def first_frame_end(block: bytes, start: int) -> int:
+    """Return the end of the first of these complete frames after `start`, blank lines before it included."""
     first = _BLANK_LINES.match(block, start)
     if first is not None and first.end() == len(block):
         return first.end()
     return _end(_FRAME_END.search(block, start if first is None else first.end()))
 
 
-def begin_of(block: bytes, place: int) -> int:
-    """Where the frame begins that holds the byte at `place`."""
-    return _last_end(block[:place], 0)
+def frame_start(block: bytes, position: int) -> int:
+    """Return the start of the frame that contains the byte at `position`."""
+    return _last_end(block[:position], 0)
 
 
 def encode(data: bytes, event: str | None = None) -> bytes:
-    """One frame that holds `data`, however many lines it has.
+    """Encode one frame with `data` of any number of lines.
 
-    Line ends within `data` reach the reader as LF.
+    Line ends within `data` become LF.
 
     Raises:
-        ValueError: `event` holds anything but ASCII letters, digits, dots, dashes and underscores.
+        ValueError: `event` contains other characters than ASCII letters, digits, dots, dashes and underscores.
     """
     if _LF in data or _CR in data:
         data = _LINE_END.sub(b"\ndata: ", data)
@@ -276,19 +278,19 @@ def encode(data: bytes, event: str | None = None) -> bytes:
 
 
 def comment(text: str) -> bytes:
-    """A frame that readers pass over; keeps a silent connection alive."""
+    """Encode a comment, which clients ignore; it keeps a silent connection alive."""
     return b": %b\n\n" % _LINE_END.sub(b"\n: ", text.encode())
 
 
 @lru_cache(maxsize=256)
 def _event_line(event: str) -> bytes:
     if not _EVENT_NAME.fullmatch(event):
-        raise ValueError(f"not a name for an event: {event!r}")
+        raise ValueError(f"not a valid event name: {event!r}")
     return b"event: %b\n" % event.encode()
 
 
 def _last_end(buffer: bytes | bytearray, start: int) -> int:
-    """Where the last frame that ends after `start` does; 0 if none."""
+    """Return the end of the last frame that ends after `start`; 0 if none does."""
     end = buffer.rfind(b"\n\n", start) + 2
     if end == 1:
         end = 0
@@ -302,8 +304,8 @@ def _last_end(buffer: bytes | bytearray, start: int) -> int:
     return end
 
 
-def _cut(block: bytes) -> list[bytes]:
-    """Whole frames, and runs of blank lines between them."""
+def _split_frames(block: bytes) -> list[bytes]:
+    """Split a block into complete frames and the runs of blank lines between them."""
     pieces: list[bytes] = []
     plain = _CR not in block
     start, size = 0, len(block)
@@ -324,8 +326,8 @@ def _end(match: re.Match[bytes] | None) -> int:
     return match.end()
 
 
-def _decode_alike(block: bytes) -> list[Frame] | None:
-    """The frames of a block that starts with `data: `, if each is one such line; else None."""
+def _decode_data_lines(block: bytes) -> list[Frame] | None:
+    """Decode a block that starts with `data: ` if each frame is one such line; otherwise return None."""
     lines = only_data(block)
     if lines is None:
         return None
@@ -333,8 +335,8 @@ def _decode_alike(block: bytes) -> list[Frame] | None:
     return [Frame(None, line, b"data: %b%b" % (line, end)) for line in lines]
 
 
-def _decode_named_alike(block: bytes) -> list[Frame] | None:
-    """The same for a block that starts with `event: `, if each frame is that and one `data: ` line."""
+def _decode_named_lines(block: bytes) -> list[Frame] | None:
+    """Decode a block that starts with `event: ` if each frame is that and one `data: ` line; otherwise return None."""
     if _CR in block:
         return None
     pieces = block[7:-2].split(b"\n\nevent: ")

@@ -1,7 +1,7 @@
-r"""Lone halves of UTF-16 surrogate pairs in JSON escapes (``"\ud83d"``).
+r"""Replace lone UTF-16 surrogates in JSON escapes (``"\ud83d"``).
 
-Servers that cut a text by UTF-16 units put one half of a character at the end of one string and the other half at the
-beginning of the next. No strict reader takes such JSON, and Python's own strings with lone halves cannot be written.
+Servers that split a text by UTF-16 units put one half of a character at the end of one string and the other half at the
+beginning of the next. Strict decoders refuse such JSON, and Python cannot encode strings with lone surrogates.
 
 Source: RFC 8259, section 7 (escapes) and section 8.2 (unpaired surrogates).
 """
@@ -11,9 +11,9 @@ import re
 REPLACEMENT = "\ufffd"
 HIGH = "\U0010f000-\U0010f3ff"
 LOW = "\U0010f400-\U0010f7ff"
-"""The characters that stand for high and for low halves in marked JSON, as ranges of a regular expression.
+"""The characters that replace high and low halves in marked JSON, as ranges of a regular expression.
 
-They are private-use characters at the end of the last plane. Only JSON that has a lone half is ever marked.
+They are private-use characters at the end of the last plane. Only JSON with a lone half is marked.
 """
 
 # Every escape is consumed whole, so that the second backslash of an escaped backslash begins nothing.
@@ -27,15 +27,15 @@ _QUOTE = ord('"')
 
 
 def mark_halves(data: bytes) -> bytes | None:
-    """JSON in which a half that may belong to a neighbouring string is a mark; None if it holds no lone half.
+    """Replace halves that may belong to a neighbouring string by marks; return None if there is no lone half.
 
-    Halves at the end of a string (high) or at its beginning (low) become marks; any other becomes U+FFFD.
+    Halves at the end of a string (high) or at its beginning (low) become marks; all others become U+FFFD.
     """
     return _replaced(data, mark=True)
 
 
 def replace_halves(data: bytes) -> bytes | None:
-    """JSON in which every lone half is U+FFFD; None if it holds none."""
+    """Replace every lone half by U+FFFD; return None if there is none."""
     return _replaced(data, mark=False)
 
 
@@ -60,5 +60,5 @@ def _replaced(data: bytes, *, mark: bool) -> bytes | None:
 
 
 def joined(high: str, low: str) -> str:
-    """The character whose halves these two marks stand for."""
+    """Return the character whose halves were replaced by these two marks."""
     return chr(0x10000 + ((ord(high) - 0x10F000) << 10) + (ord(low) - 0x10F400))

@@ -10,7 +10,7 @@ import pytest
 from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.conversation import MOST_CALLS, MOST_CANDIDATES, MOST_PARTS
 from llmproxy_asgi.testing import Scenario, ThreadedUpstream, Upstream, json_answer, sse_answer
-from llmproxy_asgi.wire.sse import MOST_LINES, EventTooLarge, FrameSplitter
+from llmproxy_asgi.wire.sse import MAX_LINES, EventTooLarge, FrameSplitter
 from support.gateway import chat_answer, chat_delta, served
 
 CHAT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"
@@ -110,7 +110,7 @@ def test_a_large_whole_answer_is_served(upstream: ThreadedUpstream, base: str, p
 def test_lines_of_one_event_are_bounded() -> None:
     """A long event is of few lines; the rest is refused before it is read."""
     splitter = FrameSplitter()
-    lines = b"data: 1\n" * (MOST_LINES - 1)
+    lines = b"data: 1\n" * (MAX_LINES - 1)
     assert splitter.complete(lines[:100_000]) == b""
     assert len(splitter.complete(lines[100_000:] + b"\n")) == len(lines) + 1
     with pytest.raises(EventTooLarge):

@@ -261,7 +261,7 @@ def test_whole_frames_can_be_taken_one_by_one(stream: bytes) -> None:
     block = FrameSplitter().complete(stream)
     pieces, at = list[bytes](), 0
     while at < len(block):
-        end = sse.after_first(block, at)
+        end = sse.first_frame_end(block, at)
         assert end > at
         pieces.append(block[at:end])
         at = end
@@ -304,11 +304,11 @@ def test_a_frames_begin_is_found_from_within(stream: bytes, place: int) -> None:
     """For a byte of a field's line, the block falls in two where that line's frame begins."""
     block = FrameSplitter().complete(stream)
     assume(place < len(block) and block[place] not in b"\r\n")
-    begin = sse.begin_of(block, place)
+    begin = sse.frame_start(block, place)
     assert begin <= place
     assert events(sse.decode(block[:begin]) + sse.decode(block[begin:])) == events(sse.decode(block))
-    assert len(sse.decode(block[begin : sse.after_first(block, begin)])) <= 1
-    assert sse.after_first(block, begin) > place
+    assert len(sse.decode(block[begin : sse.first_frame_end(block, begin)])) <= 1
+    assert sse.first_frame_end(block, begin) > place
 
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r"], ids=["LF", "CRLF", "CR"])
