@@ -322,7 +322,7 @@ class Runtime(msgspec.Struct, frozen=True):
             observers=shared.observers,
             metrics=metrics,
             degraded=shared.degraded,
-            admins=Admins(config.access.admins, anybody=config.access.mode == "open"),
+            admins=Admins(config.access.admins, everyone=config.access.mode == "open"),
             clock=shared.clock,
             bounds=config.limits.bounds,
             worker=shared.worker,

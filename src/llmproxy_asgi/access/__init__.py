@@ -1,1 +1,1 @@
-"""Who may call us, and what they may use. No decision means refusal."""
+"""Access control: who may call the gateway, and what they may use. Without a decision a call is refused."""

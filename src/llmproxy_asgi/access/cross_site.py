@@ -1,12 +1,12 @@
-"""Whether a page that nobody trusts may have made a browser send a request.
+"""Detect requests that an untrusted page may have made a browser send (CSRF).
 
-A browser adds credentials by itself: cookies, Basic credentials, client certificates, Negotiate tickets and its own
-address, which is all that an open gateway asks for. So a request that changes something must not come from another
-site, whatever identifies its caller. Only a key in a header proves that no page did it by surprise: no browser adds
-one, and a page of another origin can't without being allowed to first (CORS).
+A browser adds credentials automatically: cookies, Basic credentials, client certificates, Negotiate tickets and its own
+address, which is all that an open gateway requires. So a request that changes something must not come from another
+site, however its caller is identified. Only a key in a header proves that no foreign page caused it: no browser adds
+one, and a page of another origin can't without permission (CORS).
 
-What a browser says of a request is taken from the headers that pages can't set: `Sec-Fetch-Site`, `Origin`, `Referer`
-(Fetch Metadata, W3C; Fetch, WHATWG; both read 2026-11). This module asks no host and identifies nobody.
+The origin of a request is taken from the headers that pages can't set: `Sec-Fetch-Site`, `Origin`, `Referer` (Fetch
+Metadata, W3C; Fetch, WHATWG; both read 2026-11). This module calls no host code and identifies no caller.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -19,8 +19,8 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing here."""
 
 BROWSER_HEADERS = frozenset({b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest", b"origin", b"referer", b"cookie"})
-"""Headers that a browser may have sent. Non-browsers send cookies as well; they lose nothing by a content type."""
-_READ = BROWSER_HEADERS | {b"host", b"content-type", b"content-length", b"transfer-encoding"}
+"""Headers that a browser may have sent. Other clients send cookies as well; a content type costs them nothing."""
+_RELEVANT_HEADERS = BROWSER_HEADERS | {b"host", b"content-type", b"content-length", b"transfer-encoding"}
 
 _CROSS_SITE = (
     "The request was sent by a page of another site without a key (origin): call from a page of the same origin, "
@@ -35,26 +35,26 @@ _NOT_JSON = (
 def cross_site_refusal(
     method: str, headers: Iterable[tuple[bytes, bytes]], origins: Collection[str]
 ) -> Forbidden | None:
-    """Return why a request may be a foreign page's doing; None if it can't be.
+    """Return why a request may have been caused by a foreign page; None if it can't have been.
 
     Args:
-        method: The request's.
-        headers: As ASGI has them, names in lower case.
+        method: The request's method.
+        headers: The ASGI scope's headers, names in lower case.
         origins: Origins whose pages may call, exactly as browsers write them.
     """
     if method in SAFE_METHODS:
         return None
-    read: dict[bytes, str] = {}
+    relevant: dict[bytes, str] = {}
     for name, value in headers:
-        if name in _READ:
-            read.setdefault(name, value.decode("latin-1"))
+        if name in _RELEVANT_HEADERS:
+            relevant.setdefault(name, value.decode("latin-1"))
         elif name in KEY_HEADERS and key_in_header(name, value):
             return None
-    if BROWSER_HEADERS.isdisjoint(read):
+    if BROWSER_HEADERS.isdisjoint(relevant):
         return None
-    if not _is_trusted(read, origins):
+    if not _is_trusted(relevant, origins):
         return Forbidden(_CROSS_SITE, code="cross_origin")
-    if (_has_body(read) or _is_silent_cookie(read)) and not _is_json(read):
+    if (_has_body(relevant) or _is_silent_cookie(relevant)) and not _is_json(relevant):
         return Forbidden(_NOT_JSON, code="cross_origin")
     return None
 
@@ -75,7 +75,7 @@ def _is_trusted(headers: Mapping[bytes, str], origins: Collection[str]) -> bool:
 
 
 def _is_silent_cookie(headers: Mapping[bytes, str]) -> bool:
-    """Whether an old browser may have sent a form; only a content type that no form has shows that none did."""
+    """Return whether an old browser may have sent a form; only a content type that forms can't have excludes it."""
     return b"cookie" in headers and headers.keys().isdisjoint({b"sec-fetch-site", b"origin", b"referer"})
 
 

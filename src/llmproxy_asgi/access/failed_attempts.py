@@ -1,12 +1,12 @@
-"""How many wrong keys one address may try: a brake on guessing, and on the work that each guess makes.
+"""Limit the wrong keys of one address, and so the guessing of keys and the work for each guess.
 
-A right key always passes, because many callers may share one address (NAT, or a reverse proxy that does not say whom
-it speaks for). What is limited is the rest: over the limit a wrong key is a 429, and the host's own code is not asked
-about a credential that it has not accepted before.
+A valid key is always accepted, because many callers may share one address (NAT, or a reverse proxy that does not
+forward client addresses). Over the limit a wrong key is a 429, and the host's own code is not called for a credential
+that it has not accepted before.
 
-Of IPv6 a subscriber's network is one source, and larger networks have a limit of their own, because many a subscriber
-is given 65 536 of the former. Counted in memory, in each process for itself. Addresses are those of the ASGI scope: no
-header that a client can write.
+With IPv6 a subscriber's network is one source, and larger networks have their own limit, because many subscribers are
+assigned 65 536 of the former. Attempts are counted in memory, separately in each process. Addresses are those of the
+ASGI scope, never of a header that a client can set.
 """
 
 import math
@@ -19,23 +19,23 @@ from starlette.types import Scope
 from llmproxy_asgi.clock import SYSTEM, Clock
 from llmproxy_asgi.errors import CallerError, RateLimited, Unauthenticated
 
-_MOST_SOURCES = 10_000
-_MOST_ACCEPTED = 10_000
+_MAX_SOURCES = 10_000
+_MAX_ACCEPTED = 10_000
 
 _SUBSCRIBER_BITS = 64
-"""The prefix of the smallest network that one subscriber is given (RFC 6177)."""
+"""The prefix of the smallest network that is assigned to one subscriber (RFC 6177)."""
 _SITE_BITS = 48
-"""The prefix of the largest that is given without asking for more, and the smallest that is routed by itself."""
+"""The prefix of the largest network that is assigned by default, and the smallest that is routed separately."""
 _SOURCES_PER_SITE = 16
-"""How many times the limit of one source all of a site's together have: a site may be many subscribers."""
+"""The limit of all sources of a site, as a multiple of the limit of one source: a site may have many subscribers."""
 
 
 class _Counts(OrderedDict[str, tuple[float, float]]):
-    """How many failed attempts count, and when they did, of the sources that failed last; bounded.
+    """The failed attempts of the sources that failed most recently, with their time; bounded.
 
     Args:
         clock: Measures how long ago an attempt was.
-        share: How many times the limit each may reach.
+        share: Multiplies the limit.
     """
 
     def __init__(self, clock: Clock, share: int = 1) -> None:
@@ -44,17 +44,17 @@ class _Counts(OrderedDict[str, tuple[float, float]]):
         self._share = share
 
     def wait(self, source: str, per_minute: int) -> float:
-        """Return the seconds until one more attempt counts; 0 if it may be made now."""
+        """Return the seconds until another attempt is allowed; 0 if it is allowed now."""
         limit = per_minute * self._share
         over = self._level(source, limit) - limit + 1
         return max(0.0, over * 60 / limit)
 
     def add(self, source: str, per_minute: int) -> None:
-        """Count an attempt, and forget the oldest: those whose attempts are over, and whichever are too many."""
+        """Count an attempt, and remove sources without recent attempts, and the oldest ones beyond the bound."""
         limit = per_minute * self._share
         self[source] = self._level(source, limit) + 1, self._clock.monotonic()
         self.move_to_end(source)
-        while len(self) > _MOST_SOURCES or self._level(next(iter(self)), limit) == 0:
+        while len(self) > _MAX_SOURCES or self._level(next(iter(self)), limit) == 0:
             self.popitem(last=False)
 
     def _level(self, source: str, limit: int) -> float:
@@ -63,7 +63,7 @@ class _Counts(OrderedDict[str, tuple[float, float]]):
 
 
 class FailedAttempts:
-    """Failed attempts by source, and which credentials the host has accepted.
+    """Failed attempts by source, and the credentials that the host has accepted.
 
     Args:
         clock: Measures how long ago an attempt was.
@@ -76,7 +76,7 @@ class FailedAttempts:
 
     @property
     def has_any(self) -> bool:
-        """Whether an attempt of any source has failed lately."""
+        """Whether an attempt of any source has failed recently."""
         return bool(self._failures)
 
     def wait(self, source: str, per_minute: int) -> float:
@@ -93,27 +93,27 @@ class FailedAttempts:
             self._sites.add(site, per_minute)
 
     def accept(self, digest: bytes) -> None:
-        """Remember that the host has accepted a credential; its digest is all that is kept."""
+        """Record that the host has accepted a credential; only its digest is stored."""
         self._accepted[digest] = None
         self._accepted.move_to_end(digest)
-        if len(self._accepted) > _MOST_ACCEPTED:
+        if len(self._accepted) > _MAX_ACCEPTED:
             self._accepted.popitem(last=False)
 
     def is_accepted(self, digest: bytes) -> bool:
-        """Return whether the host has accepted a credential before, so that it may be asked again."""
+        """Return whether the host has accepted a credential before, so that it may check it again."""
         return digest in self._accepted
 
     def refuse(self, digest: bytes) -> None:
-        """Forget a credential that the host accepted before and refuses now."""
+        """Remove a credential that the host accepted before and refuses now."""
         self._accepted.pop(digest, None)
 
 
 class AttemptLimit:
-    """The limit on failed attempts of one plan.
+    """The limit on failed attempts of one configuration.
 
     Args:
-        attempts: What has been counted so far; outlives the plan.
-        per_minute: How many one source may make; None: any number.
+        attempts: The attempts so far; outlives the configuration.
+        per_minute: Attempts per minute and source; None: unlimited.
     """
 
     def __init__(self, attempts: FailedAttempts, per_minute: int | None) -> None:
@@ -121,14 +121,14 @@ class AttemptLimit:
         self._per_minute = per_minute
 
     def check(self, scope: Scope, credential: Callable[[], bytes]) -> None:
-        """Refuse to have the host asked about one more unknown credential, where too many were wrong.
+        """Refuse another unknown credential if there were too many failed attempts.
 
         Args:
-            scope: The request's.
-            credential: Makes the digest of what the request carries.
+            scope: The request's scope.
+            credential: Returns the digest of the request's credential.
 
         Raises:
-            RateLimited: There were too many, and the host has not accepted this one before.
+            RateLimited: There were too many attempts, and the host has not accepted this credential before.
         """
         if not self._attempts.has_any or self._per_minute is None:
             return
@@ -138,19 +138,19 @@ class AttemptLimit:
             raise _too_many(wait)
 
     def accepted(self, credential: Callable[[], bytes]) -> None:
-        """Note that the host has accepted a credential. Costs nothing while no attempt has failed."""
+        """Record that the host has accepted a credential. Does nothing while no attempt has failed."""
         if self._attempts.has_any and self._per_minute is not None:
             self._attempts.accept(credential())
 
     def failed(
         self, scope: Scope, refusal: Unauthenticated, credential: Callable[[], bytes] | None = None
     ) -> CallerError:
-        """Count a failed attempt; its refusal, or what takes its place where there were too many.
+        """Count a failed attempt; return its refusal, or a `RateLimited` if there were too many.
 
         Args:
-            scope: The request's.
-            refusal: What the caller reads.
-            credential: Makes the digest of what the host was asked about; None: it was not asked.
+            scope: The request's scope.
+            refusal: The error for the caller.
+            credential: Returns the digest of the credential that the host refused; None: the host was not called.
         """
         source = source_of(scope)
         if source is None or self._per_minute is None:
@@ -173,7 +173,7 @@ def _too_many(wait: float) -> RateLimited:
 
 
 def source_of(scope: Scope) -> str | None:
-    """Return the address that a request came from, of IPv6 the network of one subscriber; None if nothing tells it."""
+    """Return the address of a request, for IPv6 the network of one subscriber; None if it is unknown."""
     client = scope.get("client")
     if not client or not client[0]:
         return None
@@ -185,7 +185,7 @@ def source_of(scope: Scope) -> str | None:
 
 
 def site_of(source: str) -> str | None:
-    """Return the larger IPv6 network that a source belongs to; None if it is no IPv6 network."""
+    """Return the larger IPv6 network that a source belongs to; None if the source is not an IPv6 network."""
     parsed = _ipv6(source)
     return None if parsed is None else str(_network(parsed, _SITE_BITS))
 

@@ -100,7 +100,7 @@ class Authenticator:
             sent = sent_keys(headers, scope.get("query_string", b"") if key_in_query else b"")
         if sent:
             try:
-                grant = self._keys.judge(sent)
+                grant = self._keys.find_grant(sent)
                 if grant is not None:
                     return grant
                 refuse_unusable(sent)
@@ -186,7 +186,7 @@ def _has_credential(scope: Scope, sent: Sequence[str]) -> bool:
 
 
 def _authorization(scope: Scope) -> str:
-    """The `Authorization` header, whatever its scheme."""
+    """Return the `Authorization` header, with any scheme."""
     return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"), "")
 
 

@@ -1,6 +1,6 @@
-"""Machine keys: where a request carries one, and whose it is.
+"""Machine keys: find them in requests, and look up their principals.
 
-A key is judged by the table alone: it is somebody's, or it is refused. This module never asks the host.
+Only the table of keys decides: a key is in it, or it is refused. This module never calls the host's hooks.
 """
 
 import hashlib
@@ -15,34 +15,34 @@ from llmproxy_asgi.principal import NO_OWNER, Owner, OwnerKind, Principal
 from llmproxy_asgi.settings import CallLimits, KeyEntry
 
 PREFIX = "llmp_"
-"""What begins like this is one of our keys, and never anything else's business."""
+"""The prefix of this gateway's keys; a key with it is never passed on to the host."""
 
 MAX_KEY = 16 * 1024
-"""Characters; a host's own signed tokens are a few thousand, and no server takes a much longer header."""
+"""Characters; a host's signed tokens have a few thousand, and servers accept no much longer header."""
 KEY_HEADERS = frozenset({b"authorization", b"x-api-key", b"x-goog-api-key"})
 WRONG_KEY = "The key is not valid."
 _MIN_KEY = 16
-"""Characters of the shortest key that the configuration takes."""
+"""Characters of the shortest key that the configuration accepts."""
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """Somebody who may call us, the models they may use (None: all), and how much (None: any)."""
+    """A principal who may call the gateway, its models (None: all), and its limits (None: unlimited)."""
 
     principal: Principal
     models: tuple[str, ...] | None = None
     limits: CallLimits | None = None
     kind: OwnerKind = "user"
-    """What said who it is. A key or the mode says so here; nothing that a host returns can."""
+    """How the principal was identified. Keys and the access mode set it; a host's principal cannot."""
 
     owner: Owner = NO_OWNER
-    """Whose everything is that calls of this grant leave behind: made of the principal and the kind."""
+    """The owner of all data of this grant's calls: derived from the principal and the kind."""
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "owner", Owner.of(self.principal, kind=self.kind))
 
 
 class KeyTable:
-    """The keys there are, held as keyed digests: neither a look-up's time nor a dump of it tells one."""
+    """The table of keys, stored as keyed digests: neither the time of a look-up nor a memory dump reveals one."""
 
     def __init__(self, entries: Iterable[KeyEntry]) -> None:
         self._pepper = secrets.token_bytes(32)
@@ -59,52 +59,52 @@ class KeyTable:
     def __bool__(self) -> bool:
         return bool(self._grants)
 
-    def judge(self, sent: Iterable[str]) -> Grant | None:
-        """Decide by the one key of a request that is ours: it is in the table, or begins with our prefix.
+    def find_grant(self, sent: Iterable[str]) -> Grant | None:
+        """Look up the one key of a request that belongs to this gateway: it is in the table, or has the prefix.
 
-        Clients and clouds add tokens of their own, so any number of others may stand beside it.
+        Clients and cloud platforms add their own tokens, so there may be any number of other keys.
 
         Args:
             sent: All keys of the request, as `sent_keys` returns them.
 
         Returns:
-            What the key grants; None if no key is ours.
+            The key's grant; None if no key belongs to this gateway.
 
         Raises:
-            Unauthenticated: The key is wrong, or two different ones are ours.
+            Unauthenticated: The key is wrong, or two different keys belong to this gateway.
         """
-        ours: str | None = None
+        own_key: str | None = None
         grant: Grant | None = None
         for key in sent:
-            for text in _spelled(key):
+            for text in _split_list(key):
                 found = self._find(text)
                 if found is None and not (text.startswith(PREFIX) and "," not in text):
                     continue
-                if ours is not None and ours != text:
+                if own_key is not None and own_key != text:
                     raise Unauthenticated("Two different keys of this gateway were sent: send one.")
-                ours, grant = text, found
-        if ours is not None and grant is None:
+                own_key, grant = text, found
+        if own_key is not None and grant is None:
             raise Unauthenticated(WRONG_KEY, code="invalid_api_key")
         return grant
 
     def _find(self, key: str) -> Grant | None:
-        """Return whose key this is, if anybody's. A wrong key and an unknown one take the same path."""
+        """Return the grant of a key; None if it is unknown. Wrong and unknown keys take the same time."""
         return self._grants.get(self.digest(key)) if _problem(key) is None else None
 
     def digest(self, key: str) -> bytes:
-        """Return what stands for a text in memory; nothing can be told from it without this table's pepper."""
+        """Return the keyed digest of a text; it reveals nothing without this table's pepper."""
         return hashlib.blake2b(key.encode("utf-8", "surrogateescape"), key=self._pepper, digest_size=32).digest()
 
 
 def sent_keys(headers: Iterable[tuple[bytes, bytes]], query: bytes = b"") -> list[str]:
-    """Return the keys that a request carries, each once, readable as a key or not.
+    """Return the keys of a request without duplicates, valid or not.
 
     Args:
-        headers: The ASGI scope's, names in lower case.
-        query: The raw query, for Gemini's paths alone (`?key=`); empty elsewhere.
+        headers: The ASGI scope's headers, names in lower case.
+        query: The raw query, on Gemini's paths only (`?key=`); empty elsewhere.
 
     Raises:
-        BadRequest: The query cannot be read.
+        BadRequest: The query is malformed.
     """
     found: list[str] = []
     for name, value in headers:
@@ -122,7 +122,7 @@ def sent_keys(headers: Iterable[tuple[bytes, bytes]], query: bytes = b"") -> lis
 
 
 def key_in_header(name: bytes, value: bytes) -> str:
-    """Return the key that one of `KEY_HEADERS` holds; empty if there is none, as in `Authorization: Basic`."""
+    """Return the key in one of `KEY_HEADERS`; empty if there is none, as in `Authorization: Basic`."""
     text = value.decode("latin-1").strip()
     if name != b"authorization":
         return text
@@ -133,10 +133,10 @@ def key_in_header(name: bytes, value: bytes) -> str:
 
 
 def refuse_unusable(sent: Iterable[str]) -> None:
-    """Refuse what no host's token is either.
+    """Refuse texts that can be neither a key nor a host's token.
 
     Raises:
-        Unauthenticated: One of these is too long for a key, or holds characters that no key has.
+        Unauthenticated: One is too long, or contains characters that no key has.
     """
     for key in sent:
         problem = _problem(key)
@@ -152,8 +152,8 @@ def _problem(key: str) -> str | None:
     return None
 
 
-def _spelled(key: str) -> list[str]:
-    """A key, and those in it if it is a list: WSGI servers and proxies join repeated headers with a comma."""
+def _split_list(key: str) -> list[str]:
+    """Return a key, and its items if it is a list: WSGI servers and proxies join repeated headers with a comma."""
     if "," not in key or len(key) > MAX_KEY:
         return [key]
     pieces = [piece.strip() for piece in key.split(",")]
@@ -161,6 +161,6 @@ def _spelled(key: str) -> list[str]:
 
 
 def _tokens(joined: str) -> list[str]:
-    """The bearer tokens in a list of credentials."""
+    """Return the bearer tokens in a list of credentials."""
     pieces = (piece.strip().partition(" ") for piece in joined.split(","))
     return [token.strip() for scheme, _, token in pieces if scheme.lower() == "bearer" and token.strip()]

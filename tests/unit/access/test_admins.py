@@ -12,8 +12,8 @@ from llmproxy_asgi.settings import AdminName
 READER: TypeAdapter[AdminName] = TypeAdapter(AdminName)
 
 
-def admins(*entries: object, anybody: bool = False) -> Admins:
-    return Admins([READER.validate_python(entry) for entry in entries], anybody=anybody)
+def admins(*entries: object, everyone: bool = False) -> Admins:
+    return Admins([READER.validate_python(entry) for entry in entries], everyone=everyone)
 
 
 def user(name: str, *groups: str, tenant: str = "") -> Grant:
@@ -62,10 +62,10 @@ def test_administrators_pass(entry: object, grant: Grant) -> None:
     ],
 )
 @pytest.mark.parametrize("anybody", [False, True])
-def test_others_do_not(entry: str, grant: Grant, *, anybody: bool) -> None:
+def test_others_do_not(entry: str, grant: Grant, *, everyone: bool) -> None:
     """Refuse all others, on an open gateway too once an administrator is named."""
     with pytest.raises(Forbidden, match="administrators"):
-        admins(entry, anybody=anybody).check(grant)
+        admins(entry, everyone=everyone).check(grant)
 
 
 @pytest.mark.parametrize("entry", ["users:ada", "user:", "key:", "group:", ":ada", "", {"kind": "open", "id": "x"}])
@@ -79,4 +79,4 @@ def test_without_administrators() -> None:
     """Name the missing setting in the refusal; admit every caller on an open gateway."""
     with pytest.raises(Forbidden, match=r"access\.admins"):
         admins().check(user("ada", "ops"))
-    admins(anybody=True).check(user("ada"))
+    admins(everyone=True).check(user("ada"))
