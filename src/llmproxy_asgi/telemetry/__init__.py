@@ -1,4 +1,4 @@
-"""What is made of facts: counters, a page for Prometheus, spans for OpenTelemetry, records for `logging`.
+"""Observers of facts: metrics, a page for Prometheus, spans for OpenTelemetry, records for `logging`.
 
-Each of them is an `Observer`. None of them changes a call, reads a prompt or keeps a secret.
+None of them changes a call, reads a prompt or stores a secret.
 """

@@ -1,10 +1,9 @@
-"""Counts facts, in this process and in plain Python, under labels that no caller can make more of.
+"""Count facts in this process, under labels whose number callers cannot increase.
 
-What stands in a label is the name of a provider or of a model that the configuration holds (a pattern counts as one
-name, the pattern itself), or a word of ours. Every other name is `other`. So the number of series follows from the
-configuration alone, whatever is sent.
+A label is the name of a provider or of a model in the configuration (a pattern counts as one name, the pattern itself),
+or one of a fixed set. Every other name is `other`. So only the configuration determines the number of series.
 
-It knows no metrics library (`prometheus` shows what is counted here), and nothing here waits.
+The module uses no metrics library (`prometheus` renders the counts), and nothing here waits.
 """
 
 from bisect import bisect_left
@@ -30,17 +29,17 @@ from llmproxy_asgi.facts import (
 )
 
 OTHER = "other"
-"""Stands for every name that the configuration does not hold."""
+"""The label of all names that are not in the configuration."""
 
 NOBODY = "none"
-"""Stands for the provider where none was asked, or none is known."""
+"""The label of the provider if none was called, or none is known."""
 
 FAST_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Seconds: upper bounds for times to a first event."""
 SLOW_BUCKETS = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0)
 """Seconds: upper bounds for whole calls."""
 QUEUE_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
-"""Seconds: upper bounds for waits for a turn."""
+"""Seconds: upper bounds for waits in a queue."""
 
 _KINDS = frozenset(kind.value for kind in ErrorKind)
 _LOSSES = frozenset({"dropped", "clamped", "downgraded", "emulated", "moved", "estimated"})
@@ -51,20 +50,20 @@ Matches = Callable[[str], bool]
 
 
 class Names(msgspec.Struct, frozen=True, kw_only=True):
-    """The names that may stand in labels."""
+    """The names that labels may contain."""
 
     providers: frozenset[str] = frozenset()
     models: frozenset[str] = frozenset()
-    """As clients call them."""
+    """The names that clients use."""
     patterns: tuple[tuple[str, Matches], ...] = ()
-    """Each with what tells whether a name matches it."""
+    """Each pattern with a function that returns whether a name matches it."""
 
 
 class Histogram:
-    """How many values were at most so large, their sum and their number, by labels.
+    """A histogram by labels.
 
     Args:
-        bounds: Upper bounds, rising; one more bucket holds what is larger.
+        bounds: Ascending upper bounds; one more bucket holds larger values.
     """
 
     __slots__ = ("bounds", "rows")
@@ -72,10 +71,10 @@ class Histogram:
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
         self.rows: dict[Labels, list[float]] = {}
-        """For each bucket how many fell into it alone, and at the end their sum."""
+        """The number of values in each bucket (not cumulative), followed by their sum."""
 
     def add(self, labels: Labels, value: float) -> None:
-        """One more value."""
+        """Add a value."""
         row = self.rows.get(labels)
         if row is None:
             row = self.rows[labels] = [0.0] * (len(self.bounds) + 2)
@@ -84,59 +83,59 @@ class Histogram:
 
 
 class Counts(msgspec.Struct, kw_only=True):
-    """Everything that only grows; what several workers' pages are added up from."""
+    """All counters and histograms; those of several workers are added up."""
 
     calls: dict[Labels, float]
     """By protocol, provider, model, outcome."""
     refused: dict[Labels, float]
     """By kind."""
-    asked: dict[Labels, float]
+    token_counts: dict[Labels, float]
     """Counts of tokens, by protocol, provider and outcome."""
     failures: dict[Labels, float]
-    """Calls that failed or broke, by provider and kind."""
+    """Failed and interrupted calls, by provider and kind."""
     attempts: dict[Labels, float]
     """By provider."""
     attempt_failures: dict[Labels, float]
     """By provider and kind."""
     tokens: dict[Labels, float]
     """By provider, model and kind of token."""
-    counted: dict[Labels, float]
-    """Calls that an upstream answered, by whether their tokens are exact, estimated or unknown."""
+    metered: dict[Labels, float]
+    """Calls answered by an upstream, by whether their tokens are exact, estimated or unknown."""
     cooldowns: dict[Labels, float]
     """By provider and kind."""
     losses: dict[Labels, float]
-    """Warnings, by what was done to a request."""
-    first: dict[Labels, list[float]]
+    """Warnings, by the kind of change to a request."""
+    first_event_seconds: dict[Labels, list[float]]
     """Rows of a histogram, by provider and model."""
-    whole: dict[Labels, list[float]]
-    queue: dict[Labels, list[float]]
+    call_seconds: dict[Labels, list[float]]
+    queue_seconds: dict[Labels, list[float]]
     """By provider; `none`: the caller's own limit."""
 
 
 class Gauges(msgspec.Struct, kw_only=True):
-    """Everything that goes up and down."""
+    """All gauges."""
 
     open_calls: float
     open_streams: float
     cooling: dict[Labels, float]
-    """What cools down, by provider."""
+    """The number of current cooldowns, by provider."""
     degraded: dict[Labels, float]
     """1, by the name of a model that no target can serve now."""
     healthy: dict[Labels, float]
-    """1 or 0, by provider; only those that are probed."""
+    """1 or 0, by provider; only those with health checks."""
     lag: float
-    """Seconds that the event loop was late at worst, lately."""
+    """The worst recent lag of the event loop, in seconds."""
 
 
 class Collector:
-    """Counts what it is told. Read it from any thread.
+    """An observer that counts facts. It may be read from any thread.
 
     Args:
-        names: What may stand in labels; asked again by whoever changes the configuration (`rename`).
-        cooling: Lists the providers of what cools down now, one entry for each model by a credential, credential or
+        names: The names that labels may contain; a reload changes them with `rename`.
+        cooling: Lists the providers of current cooldowns, one entry for each model by a credential, credential or
             upstream.
         degraded: Lists the names of models that no target can serve now.
-        lag: How late the event loop was at worst lately, in seconds.
+        lag: Returns the worst recent lag of the event loop, in seconds.
     """
 
     def __init__(
@@ -156,17 +155,17 @@ class Collector:
         self._healthy: dict[str, bool] = {}
         self._calls: Counter[Labels] = Counter()
         self._refused: Counter[Labels] = Counter()
-        self._asked: Counter[Labels] = Counter()
+        self._token_counts: Counter[Labels] = Counter()
         self._failures: Counter[Labels] = Counter()
         self._attempts: Counter[Labels] = Counter()
         self._attempt_failures: Counter[Labels] = Counter()
         self._tokens: Counter[Labels] = Counter()
-        self._counted: Counter[Labels] = Counter()
+        self._metered: Counter[Labels] = Counter()
         self._cooldowns: Counter[Labels] = Counter()
         self._losses: Counter[Labels] = Counter()
-        self._first = Histogram(FAST_BUCKETS)
-        self._whole = Histogram(SLOW_BUCKETS)
-        self._queue = Histogram(QUEUE_BUCKETS)
+        self._first_event_seconds = Histogram(FAST_BUCKETS)
+        self._call_seconds = Histogram(SLOW_BUCKETS)
+        self._queue_seconds = Histogram(QUEUE_BUCKETS)
         self._counting: Mapping[type, Callable[[Any], None]] = {
             CallStarted: self._started,
             CallRefused: self._refuse,
@@ -174,17 +173,17 @@ class Collector:
             AttemptBegan: self._began,
             AttemptFailed: self._failed,
             CallFinished: self._finished,
-            TokensCounted: self._ask,
+            TokensCounted: self._count_tokens,
             CredentialCooled: self._cooled,
             TargetStateChanged: self._changed,
         }
 
     def rename(self, names: Names) -> None:
-        """Other names from now on; what was counted under the old ones stays."""
+        """Allow other names in labels from now on; counts under the old ones stay."""
         self._names, self._labels = names, {}
 
     def notice(self, fact: AnyFact) -> None:
-        """Count it."""
+        """Count a fact."""
         count = self._counting.get(type(fact))
         if count is not None:
             count(fact)
@@ -195,11 +194,11 @@ class Collector:
     def _refuse(self, fact: CallRefused) -> None:
         self._refused[(_kind(fact.kind),)] += 1
 
-    def _ask(self, fact: TokensCounted) -> None:
-        self._asked[(fact.protocol, self._provider(fact.provider), fact.outcome)] += 1
+    def _count_tokens(self, fact: TokensCounted) -> None:
+        self._token_counts[(fact.protocol, self._provider(fact.provider), fact.outcome)] += 1
 
     def _waited(self, fact: QueueLeft) -> None:
-        self._queue.add((self._provider(fact.provider),), fact.seconds)
+        self._queue_seconds.add((self._provider(fact.provider),), fact.seconds)
 
     def _began(self, fact: AttemptBegan) -> None:
         self._attempts[(self._provider(fact.provider),)] += 1
@@ -216,21 +215,21 @@ class Collector:
     def _finished(self, fact: CallFinished) -> None:
         self._open.pop(fact.call, None)
         provider, model = self._provider(fact.provider), self._model(fact.model)
-        where = (provider, model)
+        labels = (provider, model)
         self._calls[(fact.protocol, provider, model, fact.outcome)] += 1
         if fact.kind:
             self._failures[(provider, _kind(fact.kind))] += 1
         if fact.first_seconds is not None:
-            self._first.add(where, fact.first_seconds)
-            self._counted[(fact.exactness,)] += 1
-        self._whole.add(where, fact.seconds)
+            self._first_event_seconds.add(labels, fact.first_seconds)
+            self._metered[(fact.exactness,)] += 1
+        self._call_seconds.add(labels, fact.seconds)
         if fact.usage is not None:
-            self._spent(where, fact.usage)
+            self._add_usage(labels, fact.usage)
         for warning in fact.warnings:
-            word = warning.partition(":")[0]
-            self._losses[(word if word in _LOSSES else OTHER,)] += 1
+            kind = warning.partition(":")[0]
+            self._losses[(kind if kind in _LOSSES else OTHER,)] += 1
 
-    def _spent(self, where: Labels, usage: Usage) -> None:
+    def _add_usage(self, labels: Labels, usage: Usage) -> None:
         tokens = self._tokens
         for kind, count in (
             ("input", usage.input),
@@ -240,34 +239,34 @@ class Collector:
             ("reasoning", usage.reasoning),
         ):
             if count:
-                tokens[(*where, kind)] += count
+                tokens[(*labels, kind)] += count
 
     def counts(self) -> Counts:
-        """Everything counted, as it is now."""
+        """Return the current counters and histograms."""
         return Counts(
             calls=dict(self._calls),
             refused=dict(self._refused),
-            asked=dict(self._asked),
+            token_counts=dict(self._token_counts),
             failures=dict(self._failures),
             attempts=dict(self._attempts),
             attempt_failures=dict(self._attempt_failures),
             tokens=dict(self._tokens),
-            counted=dict(self._counted),
+            metered=dict(self._metered),
             cooldowns=dict(self._cooldowns),
             losses=dict(self._losses),
-            first=_copied(self._first),
-            whole=_copied(self._whole),
-            queue=_copied(self._queue),
+            first_event_seconds=_copy(self._first_event_seconds),
+            call_seconds=_copy(self._call_seconds),
+            queue_seconds=_copy(self._queue_seconds),
         )
 
     def gauges(self) -> Gauges:
-        """Everything that goes up and down, as it is now."""
+        """Return the current gauges."""
         streams = list(self._open.values())
         cooling: Counter[Labels] = Counter((self._provider(name),) for name in self._cooling())
         return Gauges(
             open_calls=len(streams),
             open_streams=sum(streams),
-            cooling={where: float(count) for where, count in cooling.items()},
+            cooling={labels: float(count) for labels, count in cooling.items()},
             degraded={(name,): 1.0 for name in self._degraded()},
             healthy={(name,): float(healthy) for name, healthy in list(self._healthy.items())},
             lag=self._lag(),
@@ -277,7 +276,7 @@ class Collector:
         return name if name in self._names.providers else OTHER if name else NOBODY
 
     def _model(self, name: str) -> str:
-        """The label of a name that a caller used; what is remembered of callers' text is bounded."""
+        """Return the label of a name that a caller used; the cache of callers' names is bounded."""
         if name in self._names.models:
             return name
         label = self._labels.get(name)
@@ -301,5 +300,5 @@ def _kind(kind: str) -> str:
     return kind if kind in _KINDS else OTHER
 
 
-def _copied(histogram: Histogram) -> dict[Labels, list[float]]:
+def _copy(histogram: Histogram) -> dict[Labels, list[float]]:
     return {labels: list(row) for labels, row in list(histogram.rows.items())}

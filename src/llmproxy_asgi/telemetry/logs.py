@@ -1,8 +1,8 @@
-"""Facts as records of the standard `logging`: one for each call, and for whatever else an operator would look at.
+"""Log facts with the standard `logging`: one record for each call, and for further facts that concern an operator.
 
-The fields are in each record's `extra`, for formatters that write structures; messages hold words of ours and the
-reasons of failures, so that no caller's text can look like a line of its own. No prompt, no answer, no secret, nobody's
-name. No handler, no level and no formatter is set: that is the host's.
+The fields are in each record's `extra`, for structured formatters; messages contain fixed texts and the reasons of
+failures, so that no caller's text can look like another record. Records contain no prompt, no response, no secret and
+no person's name. The host sets handlers, levels and formatters.
 """
 
 import logging
@@ -26,29 +26,29 @@ from llmproxy_asgi.facts import (
 _calls = logging.getLogger("llmproxy_asgi.calls")
 _upstreams = logging.getLogger("llmproxy_asgi.upstreams")
 
-_LONGEST = 200
-"""Characters of a caller's text that a record holds."""
-_LONGEST_REASON = 400
+_MAX_LENGTH = 200
+"""Characters of a caller's text in a record."""
+_MAX_REASON = 400
 
 
 class CallLog(EndObserver):
-    """Logs what it is told.
+    """An observer that logs facts.
 
-    Finished calls go to `llmproxy_asgi.calls`: at INFO, at WARNING where an upstream or the gateway is to blame. What
-    concerns upstreams goes to `llmproxy_asgi.upstreams`.
+    Finished calls go to `llmproxy_asgi.calls`: at INFO, or at WARNING if an upstream or the gateway is to blame. Facts
+    about upstreams go to `llmproxy_asgi.upstreams`.
     """
 
     @override
     def hears_good_ends(self) -> bool:
-        """Whether anybody reads them."""
+        """Whether records of successful calls are enabled."""
         return _calls.isEnabledFor(logging.INFO)
 
     @override
     def notice(self, fact: AnyFact, /) -> None:
-        """Log it, if anybody reads that level."""
-        tell = _TELL.get(type(fact))
-        if tell is not None:
-            tell(fact)
+        """Log a fact if its level is enabled."""
+        log = _LOG_FUNCTIONS.get(type(fact))
+        if log is not None:
+            log(fact)
 
 
 def _finished(fact: CallFinished) -> None:
@@ -69,7 +69,7 @@ def _finished(fact: CallFinished) -> None:
         "status": fact.status,
         "kind": fact.kind,
         "error": fact.error,
-        "reason": shown(fact.reason, _LONGEST_REASON),
+        "reason": shown(fact.reason, _MAX_REASON),
         "stream": fact.stream,
         "attempts": fact.attempts,
         "input_tokens": usage.input if usage is not None else None,
@@ -120,13 +120,13 @@ def _counted(fact: TokensCounted) -> None:
             "status": fact.status,
             "kind": fact.kind,
             "error": fact.error,
-            "reason": shown(fact.reason, _LONGEST_REASON),
+            "reason": shown(fact.reason, _MAX_REASON),
             "attempts": fact.requests,
             "input_tokens": fact.tokens,
             "seconds": rounded(fact.seconds),
         }
-        why = f": {extra['reason']}" if fact.reason else ""
-        _calls.log(level, "count of tokens %s: status %d%s", fact.outcome, fact.status, why, extra=extra)
+        cause = f": {extra['reason']}" if fact.reason else ""
+        _calls.log(level, "count of tokens %s: status %d%s", fact.outcome, fact.status, cause, extra=extra)
 
 
 def _failed(fact: AttemptFailed) -> None:
@@ -140,13 +140,13 @@ def _failed(fact: AttemptFailed) -> None:
         "attempt": fact.attempt,
         "kind": fact.kind,
         "status": fact.status,
-        "reason": shown(fact.reason, _LONGEST_REASON),
+        "reason": shown(fact.reason, _MAX_REASON),
         "upstream_request_id": shown(fact.upstream_request_id),
         "seconds": rounded(fact.seconds),
         "next_action": fact.next_action,
     }
-    why = f"{fact.kind}: {extra['reason']}" if fact.reason else fact.kind
-    _upstreams.info("attempt %d at %s failed: %s", fact.attempt, fact.provider, why, extra=extra)
+    cause = f"{fact.kind}: {extra['reason']}" if fact.reason else fact.kind
+    _upstreams.info("attempt %d at %s failed: %s", fact.attempt, fact.provider, cause, extra=extra)
 
 
 def _cooled(fact: CredentialCooled) -> None:
@@ -157,10 +157,10 @@ def _cooled(fact: CredentialCooled) -> None:
         "seconds": rounded(fact.seconds),
         "asked": fact.asked,
         "kind": fact.kind,
-        "reason": shown(fact.reason, _LONGEST_REASON),
+        "reason": shown(fact.reason, _MAX_REASON),
     }
-    why = f"{fact.kind}: {extra['reason']}" if fact.reason else fact.kind
-    _upstreams.warning("%s cools down for %.3g s: %s", _subject(fact), fact.seconds, why, extra=extra)
+    cause = f"{fact.kind}: {extra['reason']}" if fact.reason else fact.kind
+    _upstreams.warning("%s cools down for %.3g s: %s", _subject(fact), fact.seconds, cause, extra=extra)
 
 
 def _recovered(fact: CredentialRecovered) -> None:
@@ -169,7 +169,7 @@ def _recovered(fact: CredentialRecovered) -> None:
 
 
 def _subject(fact: CredentialCooled | CredentialRecovered) -> str:
-    """What cools down, in words."""
+    """Describe the subject of a cooldown."""
     if not fact.credential:
         return fact.provider
     if not fact.model:
@@ -178,13 +178,13 @@ def _subject(fact: CredentialCooled | CredentialRecovered) -> str:
 
 
 def _changed(fact: TargetStateChanged) -> None:
-    extra = {"provider": fact.provider, "healthy": fact.healthy, "reason": shown(fact.reason, _LONGEST_REASON)}
+    extra = {"provider": fact.provider, "healthy": fact.healthy, "reason": shown(fact.reason, _MAX_REASON)}
     level = logging.INFO if fact.healthy else logging.WARNING
     state = "answers its health check" if fact.healthy else f"fails its health check: {extra['reason']}"
     _upstreams.log(level, "%s %s", fact.provider, state, extra=extra)
 
 
-_TELL: Mapping[type, Callable[[Any], None]] = {
+_LOG_FUNCTIONS: Mapping[type, Callable[[Any], None]] = {
     CallFinished: _finished,
     CallRefused: _refused,
     TokensCounted: _counted,
@@ -193,15 +193,15 @@ _TELL: Mapping[type, Callable[[Any], None]] = {
     CredentialRecovered: _recovered,
     TargetStateChanged: _changed,
 }
-"""What is logged of which fact; others are not."""
+"""The logging function for each type of fact; other facts are not logged."""
 
 
-def shown(text: str, longest: int = _LONGEST) -> str:
-    """A caller's text as a record may hold it: short, and of one line."""
-    kept = text if len(text) <= longest else text[:longest] + "..."
-    return kept if kept.isprintable() else "".join(char if char.isprintable() else "?" for char in kept)
+def shown(text: str, max_length: int = _MAX_LENGTH) -> str:
+    """Shorten a caller's text for a record, on one line."""
+    text = text if len(text) <= max_length else text[:max_length] + "..."
+    return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
 
 
 def rounded(seconds: float | None) -> float | None:
-    """To the millisecond."""
+    """Round to milliseconds."""
     return None if seconds is None else round(seconds, 3)

@@ -1,4 +1,4 @@
-"""Facts as spans of the host's own OpenTelemetry: one for each call, and below it one for each attempt.
+"""Trace facts with the host's own OpenTelemetry: one span for each call, with a child span for each attempt.
 
 ::
 
@@ -7,9 +7,9 @@
            ├─ chat gpt-5             an attempt    (CLIENT), failed
            └─ chat claude-opus       an attempt    (CLIENT)
 
-Only the programming interface is used (the extra `otel`): which provider, exporter and sampler there is, is the host's
-to say. Attributes follow the semantic conventions for generative AI, as of release 1.37; `ATTRIBUTES` is the one place
-that names them. No prompt, no answer, no secret and nobody's name becomes an attribute.
+Only the API is used (the extra `otel`): the host configures the provider, the exporter and the sampler. Attributes
+follow the semantic conventions for generative AI, as of release 1.37; only `ATTRIBUTES` names them. No prompt, no
+response, no secret and no person's name becomes an attribute.
 """
 
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ ATTRIBUTES = {
     "first": "gen_ai.response.time_to_first_chunk",
     "error": "error.type",
     "http_status": "http.response.status_code",
-    # What the conventions have no word for:
+    # Attributes that the conventions do not define:
     "request_id": "llmproxy.request_id",
     "protocol": "llmproxy.protocol",
     "upstream_protocol": "llmproxy.upstream.protocol",
@@ -59,7 +59,7 @@ ATTRIBUTES = {
     "queue": "llmproxy.queue_seconds",
     "warnings": "llmproxy.warnings",
 }
-"""Our words to the attributes' names."""
+"""The names of attributes, by the names used in this module."""
 
 _OPERATIONS = {
     "gemini": "generate_content",
@@ -74,19 +74,19 @@ _OPENAI = "openai"
 
 @dataclass(slots=True)
 class _Traced:
-    """The spans of one call that is under way."""
+    """The spans of one active call."""
 
     span: "Span"
     context: "Context"
-    """With the call's span as the current one: the parent of its attempts."""
+    """A context with the call's span as the current one, the parent of its attempts."""
     attempts: "dict[int, Span]" = field(default_factory=dict)
 
 
 class Tracing:
-    """Makes spans of what it is told: `LLMProxy(..., observers=[Tracing()])`.
+    """An observer that creates spans: `LLMProxy(..., observers=[Tracing()])`.
 
     Args:
-        tracer_provider: The host's; without one, the global one.
+        tracer_provider: The host's provider; by default the global one.
 
     Raises:
         MisuseError: opentelemetry-api is not installed.
@@ -102,7 +102,7 @@ class Tracing:
         self._calls: dict[int, _Traced] = {}
 
     def notice(self, fact: AnyFact) -> None:
-        """Begin or end a span."""
+        """Start or end a span."""
         match fact:
             case CallStarted():
                 self._started(fact)
@@ -171,12 +171,12 @@ class Tracing:
         traced = self._calls.pop(fact.call, None)
         if traced is None:
             return
-        spent = _spent(fact)
+        usage = _usage(fact)
         for span in traced.attempts.values():
             if len(traced.attempts) == 1:
-                span.set_attributes(spent)
+                span.set_attributes(usage)
             self._end(span, fact.kind if fact.outcome == "interrupted" else "")
-        traced.span.set_attributes(spent)
+        traced.span.set_attributes(usage)
         traced.span.set_attributes(
             named(
                 provider=fact.provider or None,
@@ -200,11 +200,11 @@ class Tracing:
 
 
 def named(**values: "Value | None") -> "Mapping[str, Value]":
-    """Attributes under their names; what is None is left out."""
+    """Return attributes under their names, without those that are None."""
     return {ATTRIBUTES[word]: value for word, value in values.items() if value is not None}
 
 
-def _spent(fact: CallFinished) -> "Mapping[str, Value]":
+def _usage(fact: CallFinished) -> "Mapping[str, Value]":
     usage = fact.usage
     return named(
         answers=shown(fact.upstream_model) or None,

@@ -1,7 +1,7 @@
-"""What is counted, as Prometheus reads it.
+"""Render the metrics for Prometheus.
 
-The extra `prometheus` brings the library, which is imported when a page is made.
-`METRICS` is the one table of everything that is shown: name, kind, meaning, labels. docs/telemetry.md lists the same.
+The extra `prometheus` installs the library, which is imported when a page is created.
+`METRICS` is the only table of the metrics: name, kind, meaning, labels. docs/telemetry.md lists the same.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,8 +22,8 @@ Rows = Mapping[Labels, float | list[float]]
 """Values by labels: numbers, or rows of a histogram."""
 
 
-def _alone(value: float) -> Rows:
-    """The row of a metric without labels."""
+def _unlabelled(value: float) -> Rows:
+    """Return the row of a metric without labels."""
     return {(): value}
 
 
@@ -31,11 +31,11 @@ class Metric(msgspec.Struct, frozen=True):
     """One metric.
 
     Args:
-        name: As it is asked for, without the endings that a histogram's series have.
-        kind: Of metric.
-        meaning: In one sentence.
-        labels: Their names.
-        rows: Its values by labels: numbers, or rows of a histogram.
+        name: The name, without the suffixes of a histogram's series.
+        kind: The kind of the metric.
+        meaning: The meaning, in one sentence.
+        labels: The names of the labels.
+        rows: Returns the values by labels: numbers, or rows of a histogram.
         bounds: The histogram's upper bounds, in seconds.
     """
 
@@ -67,7 +67,7 @@ METRICS = (
         "counter",
         "Counts of a request's tokens that callers asked for, by the caller's protocol, whose model and how it ended.",
         ("protocol", "provider", "outcome"),
-        lambda counts, _: counts.asked,
+        lambda counts, _: counts.token_counts,
     ),
     Metric(
         "llmproxy_call_failures_total",
@@ -102,7 +102,7 @@ METRICS = (
         "counter",
         "Calls that an upstream began to answer, by whether their tokens are exact, estimated or unknown.",
         ("exactness",),
-        lambda counts, _: counts.counted,
+        lambda counts, _: counts.metered,
     ),
     Metric(
         "llmproxy_warnings_total",
@@ -123,7 +123,7 @@ METRICS = (
         "histogram",
         "From a call's start to the first event of its answer, or to the whole of it where no stream was wanted.",
         ("provider", "model"),
-        lambda counts, _: counts.first,
+        lambda counts, _: counts.first_event_seconds,
         FAST_BUCKETS,
     ),
     Metric(
@@ -131,7 +131,7 @@ METRICS = (
         "histogram",
         "From a call's start to its end.",
         ("provider", "model"),
-        lambda counts, _: counts.whole,
+        lambda counts, _: counts.call_seconds,
         SLOW_BUCKETS,
     ),
     Metric(
@@ -139,7 +139,7 @@ METRICS = (
         "histogram",
         "How long calls waited in a queue, by the provider whose limit it was; none: the caller's own.",
         ("provider",),
-        lambda counts, _: counts.queue,
+        lambda counts, _: counts.queue_seconds,
         QUEUE_BUCKETS,
     ),
     Metric(
@@ -147,14 +147,14 @@ METRICS = (
         "gauge",
         "Calls under way.",
         (),
-        lambda _, gauges: _alone(gauges.open_calls),
+        lambda _, gauges: _unlabelled(gauges.open_calls),
     ),
     Metric(
         "llmproxy_open_streams",
         "gauge",
         "Of the calls under way, those whose answer is streamed.",
         (),
-        lambda _, gauges: _alone(gauges.open_streams),
+        lambda _, gauges: _unlabelled(gauges.open_streams),
     ),
     Metric(
         "llmproxy_cooling_credentials",
@@ -182,38 +182,38 @@ METRICS = (
         "gauge",
         "How late the event loop was at worst in the last half minute to minute; 0 without calls.",
         (),
-        lambda _, gauges: _alone(gauges.lag),
+        lambda _, gauges: _unlabelled(gauges.lag),
     ),
 )
-"""Everything that is shown, in the order of the page."""
+"""All metrics, in the order of the page."""
 
 
 class GatewayCollector:
-    """What prometheus-client asks at every scrape; may be registered on any of its registries.
+    """A collector for prometheus-client; it may be registered on any of its registries.
 
     Args:
-        snapshot: Reads everything, as it is now.
+        snapshot: Returns the current counts and gauges.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
 
     def describe(self) -> "list[Family]":
-        """Nothing: so that registering does not collect."""
+        """Return nothing, so that registering does not collect."""
         return []
 
     def collect(self) -> "Iterator[Family]":
-        """Every metric with its values."""
+        """Yield every metric with its values."""
         counts, gauges = self._snapshot()
         for metric in METRICS:
             yield _family(metric, metric.rows(counts, gauges))
 
 
 class Page:
-    """The text that `/metrics` answers; its registry is its own.
+    """The text of `/metrics`, with a separate registry.
 
     Args:
-        collector: What it shows.
+        collector: The collector of the metrics.
 
     Raises:
         MisuseError: prometheus-client is not installed.
@@ -228,14 +228,14 @@ class Page:
         self._registry.register(collector)
 
     def render(self) -> tuple[bytes, bytes]:
-        """The media type and the text."""
+        """Render the page: its media type and its text."""
         from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
         return CONTENT_TYPE_PLAIN_0_0_4.encode(), generate_latest(self._registry)
 
 
 def check_installed() -> None:
-    """Before anybody scrapes.
+    """Check that prometheus-client is installed.
 
     Raises:
         ConfigError: prometheus-client is not installed.
@@ -267,11 +267,11 @@ def _sorted(rows: Rows) -> list[tuple[Labels, float | list[float]]]:
     return [(labels, rows[labels]) for labels in sorted(rows)]
 
 
-def _cumulative(bounds: tuple[float, ...], alone: list[float]) -> list[tuple[str, float]]:
-    """Each bucket with everything below it, as Prometheus has them."""
+def _cumulative(bounds: tuple[float, ...], counts: list[float]) -> list[tuple[str, float]]:
+    """Return cumulative buckets, as Prometheus defines them."""
     total = 0.0
     buckets = []
-    for bound, count in zip((*map(str, bounds), "+Inf"), alone, strict=True):
+    for bound, count in zip((*map(str, bounds), "+Inf"), counts, strict=True):
         total += count
         buckets.append((bound, total))
     return buckets

@@ -75,16 +75,16 @@ def test_tokens_are_counted_by_kind() -> None:
         ("openai", "smart", "cache_read"): 140,
         ("openai", "smart", "reasoning"): 40,
     }
-    assert collector.counts().counted == {("exact",): 2, ("none",): 1}
+    assert collector.counts().metered == {("exact",): 2, ("none",): 1}
 
 
 def test_times_fall_into_buckets() -> None:
     """A time is counted in the first bucket that is not smaller; what exceeds all has one of its own."""
     collector = told(*(finished(first_seconds=seconds) for seconds in (0.1, 0.11, 31.0)), finished(first_seconds=None))
-    row = collector.counts().first["openai", "smart"]
+    row = collector.counts().first_event_seconds["openai", "smart"]
     assert row[:-1] == [1, 1, *[0] * (len(FAST_BUCKETS) - 2), 1]
     assert row[-1] == pytest.approx(31.21)
-    assert sum(collector.counts().whole["openai", "smart"][:-1]) == 4
+    assert sum(collector.counts().call_seconds["openai", "smart"][:-1]) == 4
 
 
 def test_what_is_open_closes() -> None:
@@ -117,7 +117,7 @@ def test_everything_else() -> None:
     counts = collector.counts()
     assert counts.refused == {("authentication",): 1}
     assert counts.cooldowns == {("openai", "rate_limit"): 1}
-    assert sum(counts.queue["none",][:-1]) == 1
+    assert sum(counts.queue_seconds["none",][:-1]) == 1
     assert counts.losses == {("dropped",): 2, ("emulated",): 1, ("other",): 1}
     assert collector.gauges().healthy == {("claude",): 0.0}
 
