@@ -11,16 +11,16 @@ from urllib.parse import unquote
 from typing_extensions import override
 
 _PARAMETER = re.compile(r"(?:(?<=[?&])|^)([^?&=\s]{1,64})=([^&#\s\"']+)")
-_OURS = re.compile(r"llmp_[A-Za-z0-9_-]+")
+_GATEWAY_KEY = re.compile(r"llmp_[A-Za-z0-9_-]+")
 _SECRET = frozenset({"key", "api_key", "api-key", "apikey", "access_token"})
 _MASK = "***"
 
 
 class MaskKeys(logging.Filter):
-    """A logging filter that masks keys in requests: values of `?key=` and the like, and whatever begins with `llmp_`.
+    """A logging filter that masks keys in requests: values of `?key=` and similar, and words that begin with `llmp_`.
 
-    It understands the records of uvicorn, gunicorn, hypercorn, granian and werkzeug, lets every record through, and
-    leaves everything else in it alone: `logging.getLogger("uvicorn.access").addFilter(MaskKeys())`.
+    It supports the records of uvicorn, gunicorn, hypercorn, granian and werkzeug, drops no record, and changes nothing
+    else in them: `logging.getLogger("uvicorn.access").addFilter(MaskKeys())`.
     """
 
     @override
@@ -40,7 +40,7 @@ class MaskKeys(logging.Filter):
 
 def _masked(text: str) -> str:
     if "llmp_" in text:
-        text = _OURS.sub(_MASK, text)
+        text = _GATEWAY_KEY.sub(_MASK, text)
     return _PARAMETER.sub(_mask_parameter, text) if "=" in text else text
 
 

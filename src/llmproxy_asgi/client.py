@@ -1,7 +1,7 @@
-"""The short way: one provider, one model, text in and text out.
+"""A simple client: one provider, one model, text in and text out.
 
-`create_llm_client` builds a `Gateway` with a single provider behind a client whose methods return plain text. What
-needs more (tools, several providers, usage) uses `Gateway`.
+`create_llm_client` builds a `Gateway` with a single provider for a client whose methods return plain text. For tools,
+several providers or usage, use `Gateway`.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ class LLMClient:
     """One model of one provider.
 
     Args:
-        gateway: Closed with the client.
-        model: What is asked.
+        gateway: The gateway, which the client closes.
+        model: The name of the model.
     """
 
     def __init__(self, gateway: Gateway, *, model: str) -> None:
@@ -54,25 +54,25 @@ class LLMClient:
         on_text: Callable[[str], None] | None = None,
         **options: Any,
     ) -> str:
-        """The answer's text.
+        """Return the text of a response.
 
         Args:
-            messages: What was said so far.
+            messages: The conversation so far.
             temperature: Sent only if given.
             max_tokens: Sent only if given.
-            stream: Ask for a stream and collect it (long answers then never look idle).
-            on_text: Called with each piece as it comes; implies `stream`.
+            stream: Request a stream and collect it (long responses then do not reach the idle timeout).
+            on_text: Called with each piece of text as it arrives; implies `stream`.
             options: Further fields of a Chat request.
 
         Raises:
-            CallerError: The request is wrong.
+            CallerError: The request is invalid.
             UpstreamError: The upstream failed.
         """
-        asked = _given(options, temperature=temperature, max_tokens=max_tokens)
+        fields = _given(options, temperature=temperature, max_tokens=max_tokens)
         if not stream and on_text is None:
-            return (await self.gateway.complete(model=self.model, messages=messages, **asked)).text
+            return (await self.gateway.complete(model=self.model, messages=messages, **fields)).text
         pieces = []
-        async with aclosing(self.generate_stream(messages, **asked)) as texts:
+        async with aclosing(self.generate_stream(messages, **fields)) as texts:
             async for piece in texts:
                 pieces.append(piece)
                 if on_text is not None:
@@ -87,14 +87,14 @@ class LLMClient:
         max_tokens: int | None = None,
         **options: Any,
     ) -> AsyncGenerator[str, None]:
-        """The answer's text, piece by piece. Closing it lets go of the upstream.
+        """Yield the text of a response piece by piece. Closing the iterator aborts the upstream's response.
 
         Raises:
-            CallerError: The request is wrong.
-            UpstreamError: The upstream failed, maybe in mid-stream.
+            CallerError: The request is invalid.
+            UpstreamError: The upstream failed, possibly within the stream.
         """
-        asked = _given(options, temperature=temperature, max_tokens=max_tokens)
-        async with aclosing(self.gateway.stream(model=self.model, messages=messages, **asked)) as events:
+        fields = _given(options, temperature=temperature, max_tokens=max_tokens)
+        async with aclosing(self.gateway.stream(model=self.model, messages=messages, **fields)) as events:
             async for event in events:
                 match event:
                     case PartStarted(part=Text(text=text)) | PartDelta(delta=TextDelta(text=text)) if text:
@@ -103,19 +103,19 @@ class LLMClient:
     async def generate_multiple(
         self, conversations: Sequence[Messages], *, concurrency: int = 4, **options: Any
     ) -> list[str]:
-        """The texts of several answers, in order; the first failure is raised and the rest is cancelled.
+        """Return the texts of several responses, in order; the first failure is raised and cancels the others.
 
         Args:
-            conversations: One list of messages each.
-            concurrency: How many are asked at once.
+            conversations: A list of messages for each response.
+            concurrency: The number of calls at the same time.
             options: As for `generate`.
         """
         if concurrency < 1:
             raise ValueError("concurrency must be at least 1")
-        places = asyncio.Semaphore(concurrency)
+        semaphore = asyncio.Semaphore(concurrency)
 
         async def one(messages: Messages) -> str:
-            async with places:
+            async with semaphore:
                 return await self.generate(messages, **options)
 
         try:
@@ -126,7 +126,7 @@ class LLMClient:
         return [task.result() for task in tasks]
 
     def generate_sync(self, messages: Messages, **options: Any) -> str:
-        """`generate`, for code that is not asynchronous.
+        """Call `generate` from synchronous code.
 
         Raises:
             MisuseError: It was called inside a running event loop.
@@ -134,7 +134,7 @@ class LLMClient:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            # Its connections end with this loop; those of other threads' loops are not ours to close.
+            # These connections end with this loop; those of other threads' loops stay open.
             return asyncio.run(self.generate(messages, **options))
         raise MisuseError("generate_sync cannot run inside an event loop; await generate() instead.")
 
@@ -148,19 +148,19 @@ def create_llm_client(
     timeout: float | str | None = None,
     transport: "Transports | None" = None,
 ) -> LLMClient:
-    """A client of one provider's model.
+    """Create a client for one provider's model.
 
     Args:
-        provider: A provider type, in any case; `generic` is `openai-compatible`.
+        provider: A provider type, in any letter case; `generic` is `openai-compatible`.
         model: The upstream's name of the model.
-        api_key: Without one, `<PROVIDER>_API_KEY` is read from the environment.
-        base_url: Without one, `<PROVIDER>_API_BASE_URL`, else the provider's own.
+        api_key: The key; by default `<PROVIDER>_API_KEY` from the environment.
+        base_url: The address; by default `<PROVIDER>_API_BASE_URL` from the environment, or else the provider's own.
         timeout: For the whole call, in seconds or as `5m`.
         transport: The host's own httpx2 client or transport.
 
     Raises:
-        ValueError: There is no such provider; the message lists those there are.
-        ConfigError: Something is missing (a key, an address).
+        ValueError: The provider is unknown; the message lists the known ones.
+        ConfigError: A key or an address is missing.
     """
     name = provider.strip().lower().replace("_", "-")
     kind = _SYNONYMS.get(name, name)
@@ -168,39 +168,39 @@ def create_llm_client(
         raise ValueError(f"unknown provider {provider!r}; known: {', '.join([*known_types(), *_SYNONYMS])}")
     cls = provider_class(kind)
     block: dict[str, Any] = {"type": kind}
-    key, key_place = _from(api_key, "api_key", key_variable(name))
-    address, address_place = _from(base_url, "base_url", f"{key_variable(name).removesuffix('_KEY')}_BASE_URL")
+    key, key_source = _from(api_key, "api_key", key_variable(name))
+    address, address_source = _from(base_url, "base_url", f"{key_variable(name).removesuffix('_KEY')}_BASE_URL")
     if key and cls.takes_key:
         block["api_key"] = key
     elif cls.needs_key:
-        raise ConfigError([f"an API key is needed for {name} (api_key): {key_place}"])
+        raise ConfigError([f"an API key is needed for {name} (api_key): {key_source}"])
     if address:
         block["base_url"] = address
     elif cls.base_url is None:
-        raise ConfigError([f"an address is needed for {name} (base_url): {address_place}"])
+        raise ConfigError([f"an address is needed for {name} (base_url): {address_source}"])
     if timeout is not None:
         block["timeout"] = {"total": timeout, "first_byte": timeout, "idle": timeout}
     try:
         gateway = Gateway({"providers": {name: block}}, transport=transport)
     except ConfigError as error:
-        raise ConfigError(_by_arguments(error, name, api_key=key_place, base_url=address_place)) from None
+        raise ConfigError(_by_arguments(error, name, api_key=key_source, base_url=address_source)) from None
     return LLMClient(gateway, model=f"{name}/{model}")
 
 
 def _from(given: str | None, argument: str, variable: str) -> tuple[str | None, str]:
-    """A value from an argument or a variable, and which of them said it; of one that neither said, what to do."""
+    """Return a value from an argument or a variable with the name of its source; without a value, what to do."""
     if given:
         return given, argument
     found = os.environ.get(variable)
     return (found, variable) if found else (None, f"pass {argument}=, or set {variable} in the environment")
 
 
-def _by_arguments(error: ConfigError, name: str, **places: str) -> list[str]:
-    """The findings of a configuration that was made of arguments, in the words of whoever gave them."""
+def _by_arguments(error: ConfigError, name: str, **sources: str) -> list[str]:
+    """Return a configuration's findings in terms of the arguments that it was made from."""
     findings = []
     for finding in error.findings:
         field, _, text = finding.removeprefix(f"code: providers.{name}.").partition(": ")
-        findings.append(f"{places.get(field, field.partition('.')[0])}: {text}" if text else finding)
+        findings.append(f"{sources.get(field, field.partition('.')[0])}: {text}" if text else finding)
     return findings
 
 

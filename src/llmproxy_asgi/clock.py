@@ -1,6 +1,6 @@
-"""The time, as the rest of the house asks for it: real here, turned by hand in tests.
+"""Clocks: the system's, and the interface that tests implement with fake ones.
 
-Durations are seconds on a monotonic clock; instants that people or wires see are aware UTC datetimes.
+Durations are seconds on a monotonic clock; instants in messages and on the wire are aware UTC datetimes.
 """
 
 import asyncio
@@ -11,51 +11,51 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What may be asked of time."""
+    """The interface of a clock."""
 
     def monotonic(self) -> float:
-        """Seconds since some fixed moment; never steps."""
+        """Return the seconds since a fixed point; never adjusted."""
 
     def now(self) -> datetime:
-        """The instant, aware, UTC."""
+        """Return the current instant, aware, in UTC."""
 
     async def sleep(self, seconds: float) -> None:
-        """Return after that many seconds."""
+        """Wait for a number of seconds."""
 
 
 class Alarm(Protocol):
-    """Something that will be called."""
+    """A scheduled callback."""
 
     def cancel(self) -> None:
-        """It will not, any more."""
+        """Cancel the callback."""
 
 
 class AlarmClock(Clock, Protocol):
-    """A clock that can also call back, for waits that are no task's."""
+    """A clock that can also schedule callbacks, for waits without a task."""
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> Alarm:
-        """Call back after that many seconds, on the running loop."""
+        """Schedule a callback on the running event loop after a number of seconds."""
 
 
 class SystemClock:
-    """The machine's time."""
+    """The system's clock."""
 
     __slots__ = ()
 
     def monotonic(self) -> float:
-        """Seconds since some fixed moment; never steps."""
+        """Return the seconds since a fixed point; never adjusted."""
         return time.monotonic()
 
     def now(self) -> datetime:
-        """The instant, aware, UTC."""
+        """Return the current instant, aware, in UTC."""
         return datetime.now(UTC)
 
     async def sleep(self, seconds: float) -> None:
-        """Return after that many seconds."""
+        """Wait for a number of seconds."""
         await asyncio.sleep(seconds)
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> Alarm:
-        """Call back after that many seconds, on the running loop."""
+        """Schedule a callback on the running event loop after a number of seconds."""
         return asyncio.get_running_loop().call_later(seconds, callback)
 
 

@@ -1,46 +1,46 @@
-"""Every error of ours, in one tree; each class knows its status and whether another attempt may help.
+"""The tree of all errors of the gateway; each class has a status and tells whether another attempt may help.
 
 ::
 
     GatewayError
-    ├── CallerError                    refused before any upstream was asked; never retried
+    ├── CallerError                    refused before any request to an upstream; never retried
     │   ├── BadRequest             400   names the field in `param`
-    │   │   └── Unsupported        400   no target can express what was asked
-    │   ├── Unauthenticated        401   nobody, or a wrong key
-    │   ├── Forbidden              403   somebody, but not allowed this
-    │   ├── ModelNotFound          404   unknown, or not this caller's (the same answer for both)
+    │   │   └── Unsupported        400   no target supports a part of the request
+    │   ├── Unauthenticated        401   no caller, or a wrong key
+    │   ├── Forbidden              403   an authenticated caller who may not do this
+    │   ├── ModelNotFound          404   unknown, or not allowed for this caller (the same message for both)
     │   ├── NotFound               404   no such path or object
     │   ├── MethodNotAllowed       405
-    │   ├── BodyTimeout            408   the body came too slowly
+    │   ├── BodyTimeout            408   the body arrived too slowly
     │   ├── BodyTooLarge           413
     │   ├── WrongMediaType         415
-    │   └── RateLimited            429   over a limit of ours; `retry_after` says when it will not be
-    ├── Unavailable                503   nothing can serve this now (draining, no target left)
+    │   └── RateLimited            429   over a limit of the gateway; `retry_after` says when to try again
+    ├── Unavailable                503   no target can serve this now (draining, none left)
     ├── UpstreamError                    one attempt failed; `retryable` and `failover` say what may help
-    │   ├── UpstreamRefused        4xx   the upstream's own refusal of this request, status kept
-    │   │   └── UpstreamModelUnsuitable 4xx another model may take it: too long for this one, or this one is not there
+    │   ├── UpstreamRefused        4xx   the upstream refused this request; its status is kept
+    │   │   └── UpstreamModelUnsuitable 4xx only this model refuses: too long for it, or it does not exist
     │   ├── UpstreamAuthFailed     502   the operator's credential was refused
-    │   ├── UpstreamRateLimited    429   with the wait it asked for
-    │   ├── UpstreamQuotaExceeded  429   the operator's quota is exceeded; waiting will not help soon
+    │   ├── UpstreamRateLimited    429   with the upstream's wait
+    │   ├── UpstreamQuotaExceeded  429   the operator's quota is exceeded; waiting does not help soon
     │   ├── UpstreamOverloaded     503   (529 in the Messages protocol)
-    │   ├── UpstreamFailed         502   its own 5xx
+    │   ├── UpstreamFailed         502   the upstream's 5xx
     │   ├── UpstreamUnreachable    502   the connection broke
-    │   │   └── UpstreamNotConnected 502 there was none: refused, or its name has no address
-    │   ├── UpstreamTLSError       502   its certificate does not prove who it is
-    │   ├── SocketsExhausted       503   this process has no socket left to ask with; says nothing of the upstream
-    │   ├── UpstreamTimeout        504   it timed out, by its own account
+    │   │   └── UpstreamNotConnected 502 it could not be made: refused, or the name has no address
+    │   ├── UpstreamTLSError       502   its certificate is not trusted
+    │   ├── SocketsExhausted       503   this process has no socket left; the upstream is not to blame
+    │   ├── UpstreamTimeout        504   the upstream reports a timeout
     │   │   ├── UpstreamConnectTimeout 504 no connection in time
-    │   │   └── UpstreamTooSlow    504   one of our clocks ran out while it was at work
-    │   └── UpstreamProtocolError  502   what it sent breaks its protocol
-    ├── InternalError              500   a bug of ours, and only that
-    ├── ConfigError                      the configuration is wrong; carries every finding with its place
-    └── MisuseError                      the host program called us wrongly; tells what to do instead
-        └── UnknownArgument              with a keyword that nothing takes; a TypeError, too
+    │   │   └── UpstreamTooSlow    504   a timeout of the gateway ended it while it was processed
+    │   └── UpstreamProtocolError  502   the response violates the protocol
+    ├── InternalError              500   a bug in the gateway, and nothing else
+    ├── ConfigError                      the configuration is invalid; contains all findings with their locations
+    └── MisuseError                      the host program used the gateway incorrectly; says what to do instead
+        └── UnknownArgument              with an unknown keyword; a TypeError, too
 
-`disconnect.ClientDisconnected` is not part of it: there is no caller left to answer.
+`disconnect.ClientDisconnected` is not part of it: no caller is left to receive an error.
 
-Messages are written for the person who called. They never hold a credential, an upstream's address or
-an upstream's raw body. This module knows no protocol: how an error looks on the wire is its translator's.
+Messages are written for callers. They never contain a credential, an upstream's address or an upstream's raw body. This
+module knows no protocol: each protocol's translator encodes errors.
 """
 
 from collections.abc import Mapping
@@ -48,11 +48,11 @@ from enum import StrEnum
 from typing import Any, ClassVar, Literal, TypeAlias
 
 About: TypeAlias = Literal["model", "credential", "connection"]
-"""What an upstream's failure is about, and so what is left alone for a while after it."""
+"""The subject of an upstream's failure, which cools down after it."""
 
 
 class ErrorKind(StrEnum):
-    """The canonical causes that every protocol has a word for."""
+    """The canonical causes of errors, which every protocol maps to its own."""
 
     BAD_REQUEST = "bad_request"
     CONTEXT_LENGTH = "context_length"
@@ -79,13 +79,13 @@ class ErrorKind(StrEnum):
 
 
 class GatewayError(Exception):
-    """Anything that ends a call other than well.
+    """The base class of all errors that end a call.
 
     Args:
         message: For the caller; one or two sentences, no secrets.
-        param: The path of the request's field that is at fault, in the caller's spelling (``messages[2].content``).
-        code: The vendor's or our own machine-readable word, finer than the kind.
-        retry_after: Seconds to wait before another try makes sense.
+        param: The path of the invalid field in the caller's request (``messages[2].content``).
+        code: The vendor's or our own machine-readable code, more specific than the kind.
+        retry_after: Seconds to wait before trying again.
         status: Overrides the class's HTTP status.
         kind: Overrides the class's canonical cause.
     """
@@ -93,13 +93,13 @@ class GatewayError(Exception):
     status: int = 500
     kind: ErrorKind = ErrorKind.INTERNAL
     retryable: ClassVar[bool] = False
-    """Whether the same target may do better at once or after a wait."""
+    """Whether another attempt on the same target may succeed, now or after a wait."""
     failover: ClassVar[bool] = False
-    """Whether another target may do better."""
+    """Whether another target may succeed."""
     reported = False
     """Whether a fact about the call that it ended has been recorded."""
     native: Mapping[str, Any] | None = None
-    """What callers of one protocol alone are told: an upstream's own error object, the event that ends their stream."""
+    """An error for callers of one protocol only: an upstream's error object, or the event that ends a stream."""
 
     def __init__(
         self,
@@ -123,18 +123,18 @@ class GatewayError(Exception):
 
 
 class CallerError(GatewayError):
-    """The call was refused before any upstream was asked."""
+    """The call was refused before any request to an upstream."""
 
     status = 400
     kind = ErrorKind.BAD_REQUEST
 
 
 class BadRequest(CallerError):
-    """What was sent cannot be read, or breaks its protocol."""
+    """The request is malformed, or violates its protocol."""
 
 
 class Unsupported(BadRequest):
-    """No target can express what was asked, and leaving it out would make the answer wrong."""
+    """No target supports a part of the request, and leaving it out would make the response wrong."""
 
     kind = ErrorKind.UNSUPPORTED
 
@@ -143,21 +143,21 @@ class Unsupported(BadRequest):
 
 
 class Unauthenticated(CallerError):
-    """Nobody is known to be calling, or the key is wrong."""
+    """The caller is not authenticated, or the key is wrong."""
 
     status = 401
     kind = ErrorKind.AUTHENTICATION
 
 
 class Forbidden(CallerError):
-    """The caller is known and may not do this."""
+    """The caller is authenticated, but may not do this."""
 
     status = 403
     kind = ErrorKind.FORBIDDEN
 
 
 class ModelNotFound(CallerError):
-    """The model is unknown, or not this caller's."""
+    """The model is unknown, or this caller may not use it."""
 
     status = 404
     kind = ErrorKind.MODEL_NOT_FOUND
@@ -170,7 +170,7 @@ class ModelNotFound(CallerError):
 
 
 class NotFound(CallerError):
-    """No such path or object."""
+    """The path or object does not exist."""
 
     status = 404
     kind = ErrorKind.NOT_FOUND
@@ -195,18 +195,18 @@ class BodyTimeout(CallerError):
 
 
 class BodyTooLarge(CallerError):
-    """The request's body is over the limit; it was not read whole."""
+    """The request's body exceeds the limit; it was not read completely."""
 
     status = 413
     kind = ErrorKind.TOO_LARGE
 
 
 class WrongMediaType(CallerError):
-    """The body is not JSON, or is compressed in a way that cannot be read.
+    """The body is not JSON, or has an unsupported compression.
 
     Args:
         message: As for every error.
-        accept_encoding: The compressions that can be read, where that is what is wrong (RFC 9110, 12.5.3).
+        accept_encoding: The supported encodings, if the compression is unsupported (RFC 9110, 12.5.3).
     """
 
     status = 415
@@ -218,11 +218,11 @@ class WrongMediaType(CallerError):
 
 
 class RateLimited(CallerError):
-    """The call is over a limit that this gateway's operator set; nothing was sent anywhere.
+    """The call exceeds a limit of this gateway's configuration; nothing was sent to an upstream.
 
     Args:
         message: As for every error.
-        retry_after: Seconds until it would be let in, if nobody else came before.
+        retry_after: Seconds until it would be admitted if no other call came before.
     """
 
     status = 429
@@ -233,7 +233,7 @@ class RateLimited(CallerError):
 
 
 class Unavailable(GatewayError):
-    """Nothing can serve this call now."""
+    """No target can serve this call now."""
 
     status = 503
     kind = ErrorKind.UNAVAILABLE
@@ -243,12 +243,12 @@ class UpstreamError(GatewayError):
     """One attempt failed.
 
     Args:
-        native: The upstream's own error object, for callers that speak the same protocol.
-        protocol: The protocol `native` is written in.
-        upstream_status: What the upstream answered, where it answered at all.
+        native: The upstream's own error object, for callers of the same protocol.
+        protocol: The protocol of `native`.
+        upstream_status: The status of the upstream's response, if there was one.
         upstream_request_id: The upstream's own id of the call, for the log.
-        reason: Why, for the operator: one short line (`ECONNREFUSED host:port`, a status with the vendor's words).
-            It names addresses, so callers never read it.
+        reason: The reason for the operator: one short line (`ECONNREFUSED host:port`, a status with the vendor's
+            message). It contains addresses, so it is never sent to callers.
         provider: The name of the provider, set by the executor.
     """
 
@@ -257,9 +257,9 @@ class UpstreamError(GatewayError):
     retryable = True
     failover = True
     about: About = "model"
-    """What it says something about: one model by one credential, the whole credential, or the upstream as a whole."""
+    """The subject of the failure: one model with one credential, the whole credential, or the whole upstream."""
     blames_upstream: ClassVar[bool] = True
-    """Whether the failure counts against the credential and the upstream it was made with."""
+    """Whether the failure counts against the attempt's credential and upstream."""
 
     def __init__(
         self,
@@ -295,13 +295,13 @@ class UpstreamRefused(UpstreamError):
 
 
 class UpstreamModelUnsuitable(UpstreamRefused):
-    """A refusal that another model may not repeat: the request is too long for this one, or this one is not there."""
+    """The upstream refused this model only: the request is too long for it, or it does not exist."""
 
     failover = True
 
 
 class UpstreamAuthFailed(UpstreamError):
-    """The operator's credential was refused; callers are told so without any name."""
+    """The operator's credential was refused; the message to callers contains no name."""
 
     kind = ErrorKind.UPSTREAM_AUTH
     retryable = False
@@ -309,14 +309,14 @@ class UpstreamAuthFailed(UpstreamError):
 
 
 class UpstreamRateLimited(UpstreamError):
-    """The upstream asked for a wait: for one model, unless its code or headers say that it limits the account."""
+    """The upstream limits the rate: of one model, unless its code or headers show that it limits the account."""
 
     status = 429
     kind = ErrorKind.RATE_LIMIT
 
 
 class UpstreamQuotaExceeded(UpstreamError):
-    """The operator's quota at the upstream is exceeded; another target may do better, waiting will not."""
+    """The operator's quota at the upstream is exceeded; another target may succeed, waiting does not help."""
 
     status = 429
     kind = ErrorKind.QUOTA
@@ -325,18 +325,18 @@ class UpstreamQuotaExceeded(UpstreamError):
 
 
 class UpstreamOverloaded(UpstreamError):
-    """The upstream says that it has too much to do."""
+    """The upstream reports that it is overloaded."""
 
     status = 503
     kind = ErrorKind.OVERLOADED
 
 
 class UpstreamFailed(UpstreamError):
-    """The upstream's own failure (its 5xx, or an error event in its stream)."""
+    """The upstream failed (5xx, or an error event in its stream)."""
 
 
 class UpstreamUnreachable(UpstreamError):
-    """The connection broke before or during the answer, or there was none."""
+    """The connection broke before or during the response, or could not be made."""
 
 
 class UpstreamNotConnected(UpstreamUnreachable):
@@ -346,14 +346,14 @@ class UpstreamNotConnected(UpstreamUnreachable):
 
 
 class UpstreamTLSError(UpstreamError):
-    """The upstream's certificate does not prove that it is who we meant to call; nothing was sent to it."""
+    """The upstream's certificate is not trusted; nothing was sent to it."""
 
     retryable = False
     about: About = "connection"
 
 
 class SocketsExhausted(UpstreamError):
-    """This process could open no socket (`EMFILE`, `ENFILE`, `ENOBUFS`): our fault, not the upstream's."""
+    """This process could not open a socket (`EMFILE`, `ENFILE`, `ENOBUFS`); the upstream is not to blame."""
 
     status = 503
     kind = ErrorKind.UNAVAILABLE
@@ -361,7 +361,7 @@ class SocketsExhausted(UpstreamError):
 
 
 class UpstreamTimeout(UpstreamError):
-    """The upstream timed out, by its own account."""
+    """The upstream reports that it timed out."""
 
     status = 504
     kind = ErrorKind.TIMEOUT
@@ -374,26 +374,26 @@ class UpstreamConnectTimeout(UpstreamTimeout):
 
 
 class UpstreamTooSlow(UpstreamTimeout):
-    """The first-byte, idle or total timeout ended an attempt that the upstream was working on, and may bill.
+    """The first-byte, idle or total timeout ended an attempt that the upstream had begun to process, and may bill.
 
-    The same target isn't tried again: it would be paid for twice, and takes as long the second time.
+    The same target isn't tried again: the call would be billed twice, and would take as long again.
     """
 
     retryable = False
 
 
 class UpstreamProtocolError(UpstreamError):
-    """What the upstream sent cannot be read by its protocol's rules."""
+    """The upstream's response violates its protocol."""
 
 
 class InternalError(GatewayError):
-    """A bug of ours; the details are in the log, never in the answer."""
+    """A bug in the gateway; the details are in the log, never in the response."""
 
 
 class ConfigError(GatewayError):
-    """The configuration cannot be used.
+    """The configuration is invalid.
 
-    `findings` holds one line per mistake: place (file and line where there is a file), field, what is wrong.
+    `findings` holds one line per mistake: its location (file and line if there is a file), the field, what is wrong.
     """
 
     def __init__(self, findings: list[str]) -> None:
@@ -402,8 +402,8 @@ class ConfigError(GatewayError):
 
 
 class MisuseError(GatewayError):
-    """The host program called us in a way that cannot work; the message says what to do instead."""
+    """The host program used the gateway incorrectly; the message says what to do instead."""
 
 
 class UnknownArgument(MisuseError, TypeError):
-    """The host program passed a keyword that nothing here takes; the message suggests the nearest one."""
+    """The host program passed an unknown keyword; the message suggests the most similar one."""

@@ -1,12 +1,12 @@
-"""Secrets taken out of texts that an upstream sent: those we know, and what looks like one.
+"""Mask secrets in texts of upstreams: known ones, and texts that look like keys.
 
-Vendors quote in their errors what they were sent, and name the organisation or project that a key belongs to. A `Mask`
-replaces the secrets of one provider, keys of the shapes that vendors use, bearer tokens, JSON web tokens, partly masked
-keys (``sk-ab***yz``) and ids of organisations and projects by ``***``.
+Vendors quote the request in their errors, and name the organisation or project of a key. A `Mask` replaces the secrets
+of one provider, keys in the formats of vendors, bearer tokens, JSON web tokens, partly masked keys (``sk-ab***yz``) and
+ids of organisations and projects by ``***``.
 
-Every expression is linear in the text: repetitions are bounded, or no two of them can share a character. Long texts are
-cut before they are searched, so that no error holds the event loop for long. Nothing here is compiled or run for a call
-that goes well. The module stands ready nevertheless: a process without file descriptors could not import it.
+Every expression is linear in the text: repetitions are bounded, or no two of them can match the same character. Long
+texts are cut before the search, so that no error blocks the event loop for long. Successful calls compile and run
+nothing here. The module is imported early nevertheless: a process without file descriptors could not import it later.
 """
 
 import re
@@ -16,18 +16,18 @@ from typing import Any
 from urllib.parse import quote
 
 MASKED = "***"
-LONGEST_TEXT = 8 * 1024
-"""Characters that are kept of one text."""
-_MOST_TEXT = 32 * 1024
-"""Characters that are kept of all texts of one error."""
-_DEEPEST = 32
-_SHORTEST_SECRET = 4
-_SHORTEST_PLAIN = 8
-"""Characters of a configured value that is no credential; shorter ones are ordinary words."""
-_HEAD = 8
-"""Characters by which a long secret is recognised although its rest is cut off or masked."""
+MAX_TEXT = 8 * 1024
+"""Characters kept of one text."""
+_MAX_ERROR_TEXT = 32 * 1024
+"""Characters kept of all texts of one error."""
+_MAX_DEPTH = 32
+_MIN_SECRET = 4
+_MIN_VALUE = 8
+"""Characters of the shortest configured value that is masked without being a credential; shorter ones are words."""
+_PREFIX_LENGTH = 8
+"""Characters by which a long secret is recognised even if its rest is cut off or masked."""
 
-# A word as keys are written, also where a vendor has put stars, dots or bullets into the middle of one.
+# A word of key characters, including the stars, dots and bullets with which vendors mask the middle of a key.
 _WORD = re.compile(r"[A-Za-z0-9_\-*•….~]{6,}")
 _REST = r"[A-Za-z0-9_\-*•….~]"
 _KEYLIKE = rf"""(?<![A-Za-z0-9])(?:
@@ -42,7 +42,7 @@ _KEYLIKE = rf"""(?<![A-Za-z0-9])(?:
       | (?<![*•])(?:\*{{4,}}+|•{{4,}}+)[A-Za-z0-9]{_REST}*
     )"""
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-# What only its neighbourhood gives away; the last group that matched is kept.
+# Secrets that only their context identifies; the last group that matched is kept.
 _CONTEXT = rf"""(?i:
         ((?<![a-z])(?:bearer|basic)\s{{1,3}})(?=\S{{0,80}}[\d*_])[^\s"',;<>]{{6,}}
       | ([?&](?:key|api[_-]?key|token|access_token|sig|signature|secret|password|code)=)[^&\s"'<>]+
@@ -65,47 +65,49 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 class Mask:
-    """Masks what one provider's attempts send, and what looks like a key.
+    """Masks the secrets of one provider's requests, and texts that look like keys.
 
     Args:
-        secrets: Credentials; also recognised when only their beginning is quoted.
-        values: Other values that are sent and are nobody else's business (configured headers).
+        secrets: Credentials; also recognised if only their beginning is quoted.
+        values: Other confidential values in requests (configured headers).
     """
 
     __slots__ = ("_exact", "_longest", "_secrets")
 
     def __init__(self, secrets: Iterable[str] = (), values: Iterable[str] = ()) -> None:
-        self._secrets = tuple(dict.fromkeys(each for each in secrets if len(each) >= _SHORTEST_SECRET))
-        plain = [each for each in values if len(each) >= _SHORTEST_PLAIN]
+        self._secrets = tuple(dict.fromkeys(each for each in secrets if len(each) >= _MIN_SECRET))
+        plain = [each for each in values if len(each) >= _MIN_VALUE]
         patterns = [(text, _as_pattern(text)) for text in (*self._secrets, *plain)]
         patterns += [(quote(text, safe=""), re.escape(quote(text, safe=""))) for text, _ in patterns]
         patterns.sort(key=lambda pair: len(pair[0]), reverse=True)
-        heads = [re.escape(each[:_HEAD]) + _REST + "*" for each in self._secrets if len(each) >= 2 * _HEAD]
+        heads = [
+            re.escape(each[:_PREFIX_LENGTH]) + _REST + "*" for each in self._secrets if len(each) >= 2 * _PREFIX_LENGTH
+        ]
         either = [*dict.fromkeys(pattern for _, pattern in patterns), *dict.fromkeys(heads)]
         self._exact = re.compile("|".join(either)) if either else None
         self._longest = max((len(text) for text, _ in patterns), default=0)
 
     def text(self, text: str) -> str:
-        """A text with every secret masked, cut to `LONGEST_TEXT`."""
-        # Cut so that a secret that begins before the end is still whole, and recognised.
-        cut = self.known(text[: LONGEST_TEXT + self._longest])
-        if len(text) > LONGEST_TEXT:
-            cut = cut[:LONGEST_TEXT] + "..."
+        """Mask every secret in a text, cut to `MAX_TEXT`."""
+        # Cut so that a secret that begins before the end is complete, and recognised.
+        cut = self.known(text[: MAX_TEXT + self._longest])
+        if len(text) > MAX_TEXT:
+            cut = cut[:MAX_TEXT] + "..."
         return _compiled(_CONTEXT).sub(_keep_context, _WORD.sub(_mask_word, cut))
 
     def known(self, text: str) -> str:
-        """A text of any length with the known secrets masked, and nothing else."""
+        """Mask only the known secrets in a text of any length."""
         return text if self._exact is None else self._exact.sub(MASKED, text)
 
     def value(self, value: Any) -> Any:
-        """A JSON value with every text and key in it masked; what is too much, or nested too deep, is masked whole."""
-        return _Walk(self).value(value, 0)
+        """Mask all texts and keys in a JSON value; texts beyond the bound, and values nested too deep, are replaced."""
+        return _ValueMasker(self).value(value, 0)
 
     def known_value(self, value: Any, depth: int = 0) -> Any:
-        """A JSON value with the known secrets masked, and nothing else."""
+        """Mask only the known secrets in a JSON value."""
         if isinstance(value, str):
             return self.known(value)
-        if depth >= _DEEPEST:
+        if depth >= _MAX_DEPTH:
             return MASKED
         if isinstance(value, Mapping):
             return {self.known(str(key)): self.known_value(item, depth + 1) for key, item in value.items()}
@@ -114,15 +116,15 @@ class Mask:
         return value
 
     def quotes_credential(self, text: str, *, sent: bytes) -> bool:
-        """Whether a text quotes a credential: whole, or as its two ends with a mask between them (``sk-ab***yz``).
+        """Return whether a text quotes a credential: complete, or its two ends with a mask between (``sk-ab***yz``).
 
-        What stands in the request that was sent is an echo of the caller's text, and proves nothing.
+        A partly masked key that the request's body contains is an echo of the caller's text, and does not count.
 
         Args:
-            text: What an upstream says.
-            sent: The body it answers.
+            text: The upstream's text.
+            sent: The body of the request.
         """
-        text = text[:LONGEST_TEXT]
+        text = text[:MAX_TEXT]
         if any(secret in text and secret.encode() not in sent for secret in self._secrets):
             return True
         quoted = (found for found in _PARTIAL.finditer(text) if found[0].encode() not in sent)
@@ -136,38 +138,38 @@ class Mask:
 _PARTIAL = re.compile(r"(?<![A-Za-z0-9_-])([A-Za-z0-9_-]{1,64})(?:\*{2,}|\.{3,}|…+|•{2,})([A-Za-z0-9_-]{1,64})")
 
 
-class _Walk:
-    """One walk through a value, with what is left of the text that it may hold."""
+class _ValueMasker:
+    """Masks one value within a budget of text."""
 
-    __slots__ = ("_left", "_mask")
+    __slots__ = ("_mask", "_text_left")
 
     def __init__(self, mask: Mask) -> None:
         self._mask = mask
-        self._left = _MOST_TEXT
+        self._text_left = _MAX_ERROR_TEXT
 
     def value(self, value: Any, depth: int) -> Any:
         if isinstance(value, str):
             return self._text(value)
         if isinstance(value, bool | int | float) or value is None:
             return value
-        if depth >= _DEEPEST or self._left <= 0:
+        if depth >= _MAX_DEPTH or self._text_left <= 0:
             return MASKED
         if isinstance(value, Mapping):
             return {self._text(str(key)): self.value(item, depth + 1) for key, item in value.items()}
         if isinstance(value, list):
-            self._left -= len(value)
+            self._text_left -= len(value)
             return [self.value(item, depth + 1) for item in value]
         return MASKED
 
     def _text(self, text: str) -> str:
-        self._left -= min(len(text), LONGEST_TEXT)
-        return self._mask.text(text) if self._left > 0 else MASKED
+        self._text_left -= min(len(text), MAX_TEXT)
+        return self._mask.text(text) if self._text_left > 0 else MASKED
 
 
 def _as_pattern(text: str) -> str:
-    """The text itself; a short one only where it stands as a word of its own."""
+    """Return a pattern for a text; a short text matches complete words only."""
     found = re.escape(text)
-    return found if len(text) >= _SHORTEST_PLAIN else rf"(?<![A-Za-z0-9]){found}(?![A-Za-z0-9])"
+    return found if len(text) >= _MIN_VALUE else rf"(?<![A-Za-z0-9]){found}(?![A-Za-z0-9])"
 
 
 def _mask_word(found: re.Match[str]) -> str:

@@ -1,7 +1,7 @@
-"""Who calls, and the one scope key under which an adapter hands that over.
+"""Principals, and the scope key under which an adapter passes one on.
 
-A principal is made by the host (through `identify`, a framework's own user, or a machine key) and is only ever
-passed as an object inside the process: no header and no query can name one. This module decides nothing.
+A principal comes from the host (through `identify`, a framework's user, or a machine key) and is only passed as an
+object inside the process: no header and no query can name one. This module makes no decisions.
 """
 
 from collections.abc import Mapping
@@ -30,17 +30,17 @@ def _no_claims() -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who is calling.
+    """An authenticated caller.
 
     Args:
         id: 1 to 255 printable characters, unique within the tenant.
         display_name: For pages and logs.
-        groups: What access rules may name.
-        claims: Whatever else the host wants to carry along; never sent anywhere.
-        tenant: Whose customer, team or organisation; part of every storage key.
+        groups: The groups that access rules may name.
+        claims: Further data of the host; never sent anywhere.
+        tenant: The customer, team or organisation of the principal; part of every storage key.
 
     Raises:
-        ValueError: The id or the tenant is not of that form.
+        ValueError: The id or the tenant does not have that form.
     """
 
     id: str
@@ -62,13 +62,13 @@ class Principal:
 
 
 LOCAL = Principal("local")
-"""The caller of a `Gateway` that the host built itself and calls without naming anybody."""
+"""The principal of calls that the host makes on its own `Gateway` without naming one."""
 
 ANYBODY = Principal("anonymous")
-"""Every caller of an open gateway whom nothing else identifies."""
+"""The principal of anonymous callers of an open gateway."""
 
 OwnerKind: TypeAlias = Literal["user", "key", "open", "local"]
-"""What says who an owner is.
+"""How an owner was identified.
 
 - `user`: the host (`identify`, a framework's user, `principal=` in Python).
 - `key`: the table of machine keys.
@@ -78,10 +78,10 @@ OwnerKind: TypeAlias = Literal["user", "key", "open", "local"]
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """Whose something is that is kept or counted by caller.
+    """The owner of stored data and counters.
 
-    The kind is part of it, and never a part of the principal: a host user with the name of a machine key, or with the
-    name `anonymous` or `local`, is another owner, whatever the host returns.
+    The kind is part of it, and not part of the principal: a host's user with the name of a machine key, or with the
+    name `anonymous` or `local`, is a different owner, whatever the host returns.
     """
 
     kind: OwnerKind
@@ -90,17 +90,17 @@ class Owner(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, principal: Principal, *, kind: OwnerKind = "user") -> "Owner":
-        """Return the owner of what a principal's calls leave behind."""
+        """Return the owner of the data of a principal's calls."""
         return cls(kind, principal.tenant, principal.id)
 
     @property
     def storage_prefix(self) -> str:
-        """The text that begins every key of this owner where a store has one name space for all.
+        """The prefix of all keys of this owner in a store with one key space for all owners.
 
-        No two owners share it, and none is the beginning of another.
+        Prefixes are unique, and none is a prefix of another.
         """
         return f"{self.kind}:{quote(self.tenant, safe='')}:{quote(self.id, safe='')}:"
 
 
 NO_OWNER = Owner("local", "", "")
-"""Stands where the owner is not known yet; no principal has an empty id."""
+"""A placeholder for an owner that is not known yet; no principal has an empty id."""

@@ -1,4 +1,4 @@
-"""Short representations of records: what is worth a line in a debugger or a log, and never a whole document."""
+"""Short representations of records, for one line in a debugger or a log."""
 
 import functools
 from collections.abc import Mapping
@@ -7,23 +7,23 @@ from typing import Any
 
 import msgspec
 
-_LONGEST_TEXT = 60
-_MOST_ITEMS = 3
-_LONGEST = 400
+_MAX_TEXT = 60
+_MAX_ITEMS = 3
+_MAX_LENGTH = 400
 
 
 def short(record: msgspec.Struct) -> str:
-    """A record's name and the fields that aren't at their defaults; long texts, bytes and lists are cut."""
+    """Return a record's name and the fields that differ from their defaults; long texts, bytes and lists are cut."""
     defaults = _defaults(type(record))
     fields = ((name, getattr(record, name)) for name in record.__struct_fields__)
     return assembled(record, {name: value for name, value in fields if name not in defaults or value != defaults[name]})
 
 
 def assembled(record: object, fields: Mapping[str, Any]) -> str:
-    """A name and these fields, each in short."""
+    """Return a record's name and the given fields, each shortened."""
     text = ", ".join(f"{name}={_value(value)}" for name, value in fields.items())
-    if len(text) > _LONGEST:
-        text = text[:_LONGEST] + "..."
+    if len(text) > _MAX_LENGTH:
+        text = text[:_MAX_LENGTH] + "..."
     return f"{type(record).__name__}({text})"
 
 
@@ -31,17 +31,17 @@ def _value(value: object) -> str:
     match value:
         case Enum():
             return repr(value.value)
-        case str() if len(value) > _LONGEST_TEXT:
-            return f"{value[:_LONGEST_TEXT]!r}... ({len(value)} characters)"
-        case bytes() if len(value) > _LONGEST_TEXT:
+        case str() if len(value) > _MAX_TEXT:
+            return f"{value[:_MAX_TEXT]!r}... ({len(value)} characters)"
+        case bytes() if len(value) > _MAX_TEXT:
             return f"{len(value)} bytes"
         case list() | tuple():
-            shown = [_value(item) for item in value[:_MOST_ITEMS]]
-            more = [f"... {len(value)} in all"] if len(value) > _MOST_ITEMS else []
+            shown = [_value(item) for item in value[:_MAX_ITEMS]]
+            more = [f"... {len(value)} in all"] if len(value) > _MAX_ITEMS else []
             return f"[{', '.join([*shown, *more])}]"
         case Mapping():
-            shown = [f"{name!r}: {_value(item)}" for name, item in list(value.items())[:_MOST_ITEMS]]
-            more = [f"... {len(value)} in all"] if len(value) > _MOST_ITEMS else []
+            shown = [f"{name!r}: {_value(item)}" for name, item in list(value.items())[:_MAX_ITEMS]]
+            more = [f"... {len(value)} in all"] if len(value) > _MAX_ITEMS else []
             return f"{{{', '.join([*shown, *more])}}}"
         case _:
             return repr(value)

@@ -1,6 +1,6 @@
-"""What several rooms' configuration blocks are made of: durations, secrets, clocks, retries.
+"""Types that several blocks of the configuration share: durations, secrets, timeouts, retries, limits.
 
-Pydantic models here describe what an operator writes; they decide nothing and read no environment.
+These pydantic models only describe settings; they read no environment.
 """
 
 import hmac
@@ -23,7 +23,7 @@ from pydantic_core import CoreSchema, core_schema
 from typing_extensions import override
 
 Strategy: TypeAlias = Literal["failover", "weighted", "round_robin", "least_latency"]
-"""In which order the targets of one name are tried."""
+"""The order in which the targets of a model name are tried."""
 
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -31,7 +31,7 @@ _DURATION_HELP = "a duration is like 250ms, 30s, 5m, 2h or 90d, or a number of s
 
 
 def parse_duration(value: object) -> float:
-    """Seconds from `250ms`, `30s`, `5m`, `2h`, `90d` or a number of seconds.
+    """Parse a duration into seconds: `250ms`, `30s`, `5m`, `2h`, `90d` or a number of seconds.
 
     Raises:
         ValueError: It is none of these.
@@ -69,7 +69,7 @@ PLACEHOLDER_KEYS = frozenset(
         "null", "todo", "example", "llmp_changeme",
     }
 )  # fmt: skip
-"""Keys that stand in sample files; people scan for gateways that accept them."""
+"""Keys from sample files; attackers scan for gateways that accept them."""
 
 _PLACEHOLDER = re.compile(
     r"(?i)(?:^|[-_ ])(?:your|my|insert|replaced?|change[-_ ]?me|placeholder|todo|x{3,})(?:[-_ ]|$)|\.\.\.|<[^>]*>"
@@ -77,12 +77,12 @@ _PLACEHOLDER = re.compile(
 
 
 def is_placeholder(text: str) -> bool:
-    """Whether a key is none, but stands where one has to be written."""
+    """Return whether a key is a placeholder that has to be replaced."""
     return text.lower() in PLACEHOLDER_KEYS or _PLACEHOLDER.search(text) is not None
 
 
 class Secret:
-    """A text that cannot be printed by accident. `reveal()` is the only way to it."""
+    """A text that cannot be printed by accident; `reveal()` returns it."""
 
     __slots__ = ("_text",)
 
@@ -90,7 +90,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """The text itself, for the one place that puts it on the wire."""
+        """Return the text itself, for the code that sends it."""
         return self._text
 
     @override
@@ -141,7 +141,7 @@ class Secret:
 
 
 class Block(BaseModel):
-    """A block of configuration: unknown keys are refused, values are not changed after loading."""
+    """A block of the configuration: unknown keys are refused, and values are immutable."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
         extra="forbid", frozen=True, arbitrary_types_allowed=True, protected_namespaces=(), hide_input_in_errors=True
@@ -149,25 +149,25 @@ class Block(BaseModel):
 
 
 class Timeouts(Block):
-    """The four clocks of one upstream call, in seconds."""
+    """The four timeouts of an upstream call, in seconds."""
 
     connect: Duration = Field(
         5.0, gt=0, description="A place in the pool, DNS, TCP, a proxy's CONNECT and TLS together."
     )
-    # As long as the vendors' own SDKs wait: a whole answer of a reasoning model takes minutes before its first byte.
+    # The timeout of the vendors' own SDKs: a reasoning model takes minutes for the first byte of a complete response.
     first_byte: Duration = Field(600.0, gt=0, description="From the request's last byte to the answer's first event.")
     idle: Duration = Field(300.0, gt=0, description="Between two reads of one answer, or pieces of a large request.")
     total: Duration = Field(3600.0, gt=0, description="The whole call, however lively.")
 
 
 class HealthCheck(Block):
-    """How a provider is asked now and then whether it answers."""
+    """The periodic health check of a provider."""
 
     interval: Duration = Field(30.0, ge=1, description="Between two checks, more or less.")
 
 
 class Retry(Block):
-    """How often one target is tried before the next one is."""
+    """The retries on one target before the next one is tried."""
 
     attempts: int = Field(2, ge=1, le=10, description="All tries on one target together; 1: no retry.")
     backoff: Duration = Field(
@@ -176,20 +176,20 @@ class Retry(Block):
 
 
 class CallLimits(NamedTuple):
-    """What several blocks about limits come to."""
+    """The limits of one caller or provider, combined from several settings."""
 
     calls: tuple[tuple[float, float], ...] = ()
-    """How many come back in a second, and how many may come at once; each pair is a limit of its own."""
+    """Pairs of calls per second and burst; each pair is a separate limit."""
     tokens_per_minute: int | None = None
     max_concurrency: int | None = None
     queue_timeout: float = 0.0
-    """Seconds."""
+    """Seconds a call may wait in the queue."""
     max_queue: int = 100
     per_credential: bool = False
 
 
 class RateLimit(Block):
-    """How much may pass, and how long what may not is kept waiting."""
+    """A rate limit, and the queue for calls over it."""
 
     requests_per_second: float | None = Field(None, gt=0, le=1e6, description="How many come back each second.")
     burst: int | None = Field(
@@ -211,12 +211,12 @@ class RateLimit(Block):
 
     @property
     def limits_nothing(self) -> bool:
-        """Whether it only says how long to wait."""
+        """Whether it only configures the queue."""
         return self.requests_per_second is None and self.tokens_per_minute is None
 
     @property
     def calls(self) -> tuple[tuple[float, float], ...]:
-        """As `CallLimits.calls`."""
+        """The limits on calls, as in `CallLimits.calls`."""
         rate = self.requests_per_second
         return () if rate is None else ((rate, float(self.burst or max(1, math.ceil(rate)))),)
 
@@ -245,7 +245,7 @@ def call_limits(
     requests_per_minute: int | None = None,
     tokens_per_minute: int | None = None,
 ) -> CallLimits | None:
-    """What these come to together; None: nothing is limited."""
+    """Combine limits; None: unlimited."""
     calls = () if rate is None else rate.calls
     if requests_per_minute is not None:
         calls = (*calls, (requests_per_minute / 60, float(requests_per_minute)))
@@ -264,7 +264,7 @@ def call_limits(
 
 
 class CallerLimits(Block):
-    """How much one caller may ask."""
+    """The limits of one caller."""
 
     requests_per_minute: int | None = Field(
         None, ge=1, le=10**9, description="Calls; so many at once, and as many again each minute."
@@ -288,18 +288,18 @@ class CallerLimits(Block):
 
     def limited_by(self, default: "CallerLimits") -> Self:
         """Return a copy that takes each limit it leaves unset from `default`."""
-        taken = {
+        inherited = {
             name: value
             for name in CallerLimits.model_fields
             if getattr(self, name) is None and (value := getattr(default, name)) is not None
         }
         if self.rate_limit is not None and self.rate_limit.tokens_per_minute is not None:
-            taken.pop("tokens_per_minute", None)  # set already, in the other place where it can be set
-        return self.model_copy(update=taken)
+            inherited.pop("tokens_per_minute", None)  # set already, under `rate_limit` or directly
+        return self.model_copy(update=inherited)
 
     @property
     def call_limits(self) -> CallLimits | None:
-        """What they come to; None: nothing is limited."""
+        """The combined limits; None: unlimited."""
         return call_limits(
             self.rate_limit,
             max_concurrency=self.max_concurrency,
@@ -309,7 +309,7 @@ class CallerLimits(Block):
 
 
 class KeyEntry(CallerLimits):
-    """A key for a machine."""
+    """A machine key."""
 
     name: str = Field(min_length=1, max_length=255, description="Who calls with it; the principal's id.")
     key: Secret = Field(description="The key itself, at least 16 characters.")

@@ -1,7 +1,7 @@
-"""One thread for the steps that would hold an event loop for long: there, large bodies are read and written.
+"""A single thread for steps that would block an event loop for long, such as decoding and encoding large bodies.
 
-Python's interpreter lock changes hands every few milliseconds, so that the loop goes on meanwhile. It is one thread,
-because more of them would make the loop wait longer for its turn and finish no sooner.
+Python's interpreter lock switches every few milliseconds, so the event loop continues to run. There is one thread,
+because more threads would delay the loop further and finish no sooner.
 """
 
 import asyncio
@@ -17,9 +17,9 @@ _T = TypeVar("_T")
 
 
 class Worker:
-    """Runs functions in a thread of its own, in the order in which they came.
+    """Runs functions in a separate thread, in order.
 
-    The thread is started when it is first needed, and anew in a process that was forked.
+    The thread is started when it is first needed, and again in a forked process.
     """
 
     def __init__(self) -> None:
@@ -28,9 +28,9 @@ class Worker:
         self._executor: ThreadPoolExecutor | None = None
 
     async def run(self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Run a function, and return what it returns or raise what it raises.
+        """Run a function, and return its result or raise its exception.
 
-        If the waiting task is cancelled, a function that has begun runs to its end unheard.
+        If the waiting task is cancelled, a running function continues to its end and its result is discarded.
         """
         context = contextvars.copy_context()
         return await asyncio.get_running_loop().run_in_executor(
@@ -38,7 +38,7 @@ class Worker:
         )
 
     def close(self) -> None:
-        """End the thread when it has done what it was given. A later `run` starts another."""
+        """End the thread after its queued functions have run. A later `run` starts another one."""
         with self._lock:
             executor, self._executor = self._executor, None
             if executor is not None and self._pid == os.getpid():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmproxy_asgi.masking import LONGEST_TEXT, MASKED, Mask
+from llmproxy_asgi.masking import MASKED, MAX_TEXT, Mask
 
 MASK = Mask(["xai-bad-key", "sk-proj-abcdefghijklmnop1234", 'a/b+c="d e', "k3y!"], ["internal-route"])
 
@@ -60,12 +60,12 @@ def test_every_text_and_key_of_a_value() -> None:
     for _ in range(500):
         deep = [deep]
     assert "xai-bad-key" not in repr(MASK.value(deep))
-    assert "xai-bad-key" not in repr(MASK.value(["x" * LONGEST_TEXT] * 100 + ["xai-bad-key"]))
+    assert "xai-bad-key" not in repr(MASK.value(["x" * MAX_TEXT] * 100 + ["xai-bad-key"]))
 
 
 def test_a_secret_at_the_cut() -> None:
     """A long text is cut, and never in the middle of a secret."""
-    for before in range(LONGEST_TEXT - 12, LONGEST_TEXT + 1):
+    for before in range(MAX_TEXT - 12, MAX_TEXT + 1):
         assert "xai-b" not in MASK.text("x " * (before // 2) + " " * (before % 2) + "xai-bad-key and more" * 9)
 
 
@@ -87,4 +87,4 @@ def test_a_quoted_credential_is_recognised(text: str, quoted: bool) -> None:
 
 def test_the_work_is_bounded() -> None:
     """However much an upstream says, no more than a few thousand characters of a text are searched and kept."""
-    assert len(MASK.text("x" * 10_000_000)) == LONGEST_TEXT + len("...")
+    assert len(MASK.text("x" * 10_000_000)) == MAX_TEXT + len("...")
