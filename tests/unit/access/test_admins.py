@@ -61,7 +61,7 @@ def test_administrators_pass(entry: object, grant: Grant) -> None:
         pytest.param("ops", Grant(Principal("ada", claims={"groups": ["ops"]})), id="a claim"),
     ],
 )
-@pytest.mark.parametrize("anybody", [False, True])
+@pytest.mark.parametrize("everyone", [False, True])
 def test_others_do_not(entry: str, grant: Grant, *, everyone: bool) -> None:
     """Refuse all others, on an open gateway too once an administrator is named."""
     with pytest.raises(Forbidden, match="administrators"):
