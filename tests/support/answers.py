@@ -6,10 +6,10 @@ from typing import Any
 
 from typing_extensions import override
 
-from llmproxy_asgi.transport import Answer
+from llmproxy_asgi.transport import UpstreamResponse
 
 
-class FakeAnswer(Answer):
+class FakeAnswer(UpstreamResponse):
     """An answer of these pieces; an error among them is raised in its turn, and `...` never comes.
 
     Args:

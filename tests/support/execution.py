@@ -21,7 +21,7 @@ from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.translators.grammar import Grammar
 from llmproxy_asgi.translators.registry import translator
-from llmproxy_asgi.transport import Answer, Pool
+from llmproxy_asgi.transport import Pool, UpstreamResponse
 from support.answers import FakeAnswer
 from support.clock import FakeClock
 
@@ -91,7 +91,7 @@ class FakePool(Pool):
     @override
     async def open(
         self, method: str, url: Any, headers: Any, body: bytes, *, connect: float, progress: Any = None
-    ) -> Answer:
+    ) -> UpstreamResponse:
         named = {name.decode(): value.decode() for name, value in headers}
         key = named.get("x-api-key") or named.get("authorization", "").removeprefix("Bearer ")
         self._harness.asked.append(SentRequest(self._name, key, json.loads(body)))

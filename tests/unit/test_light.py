@@ -188,7 +188,7 @@ LATER = {
     "llmproxy_asgi.translators.anthropic_messages",  # a call in that protocol, as for every protocol
     "llmproxy_asgi.translators.openai_chat",
     "llmproxy_asgi.translators.openai_responses",
-    "llmproxy_asgi.transport.aiohttp",  # as aiohttp
+    "llmproxy_asgi.transport.aiohttp_channel",  # as aiohttp
     "llmproxy_asgi.wsgi",  # a WSGI host
 }
 """What the main class does not need to be imported, and what it waits for."""
@@ -231,7 +231,7 @@ def test_making_a_gateway_brings_only_its_providers(start: dict[str, set[str]]) 
 def test_first_call_waits_for_no_client_where_a_lifespan_has_begun(start: dict[str, set[str]]) -> None:
     """The beginning of the lifespan brings the HTTP client and the words of the upstream's protocol, and no others."""
     brought = start["started"] & LATER
-    assert {"aiohttp", "llmproxy_asgi.transport.aiohttp", "llmproxy_asgi.translators.openai_chat"} <= brought
+    assert {"aiohttp", "llmproxy_asgi.transport.aiohttp_channel", "llmproxy_asgi.translators.openai_chat"} <= brought
     assert not brought & {"llmproxy_asgi.translators.anthropic_messages", "httpx2", "llmproxy_asgi.endpoints.stored"}
 
 

@@ -26,7 +26,7 @@ from llmproxy_asgi.translators.assemble import fold, reasoning_first, unfold
 from llmproxy_asgi.translators.base import ErrorT, InboundRequest, StreamDecoder, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.embeddings.records import EmbeddingRequest, Embeddings
 from llmproxy_asgi.translators.losses import refuse_losses
-from llmproxy_asgi.transport import Address, Answer, Pool
+from llmproxy_asgi.transport import Address, Pool, UpstreamResponse
 from llmproxy_asgi.worker import Worker
 
 _LAST = (Failed, Ended)
@@ -143,7 +143,7 @@ class Attempt:
         self.first: Batch | None = None
         self.whole: Batch | Answered | None = None
         self._ahead = b""
-        self._answer: Answer | None = None
+        self._answer: UpstreamResponse | None = None
         self._decoder: StreamDecoder | None = None
         self._ended = False
         self.heavy = False
@@ -282,7 +282,7 @@ class Attempt:
         own = tuple((name.encode("ascii"), value.encode("latin-1")) for name, value in self.upstream_request.headers)
         return (*headers, *own)
 
-    async def _begin_stream(self, answer: Answer, worker: Worker) -> None:
+    async def _begin_stream(self, answer: UpstreamResponse, worker: Worker) -> None:
         begin = await self._first_bytes(answer)
         line = self.line
         begins = line.outbound.begins_stream(begin)
@@ -312,7 +312,7 @@ class Attempt:
             batch = Batch(_dated(batch.events), batch.raw)
         self.first = batch
 
-    async def _first_bytes(self, answer: Answer) -> bytes:
+    async def _first_bytes(self, answer: UpstreamResponse) -> bytes:
         """Read until the answer has begun; the white space that some servers send meanwhile is left out."""
         while data := await self._upstreams_turn(answer.chunk()):
             self._clocks.began()
@@ -323,7 +323,7 @@ class Attempt:
                 return begin
         return b""
 
-    async def _read_whole_as_stream(self, answer: Answer, begin: bytes, worker: Worker) -> None:
+    async def _read_whole_as_stream(self, answer: UpstreamResponse, begin: bytes, worker: Worker) -> None:
         """Read a whole answer where a stream was asked for; its caller reads the events that would have told it."""
         body = begin + await self._body(answer, self._left)
         line = self.line
@@ -368,7 +368,7 @@ class Attempt:
             elif isinstance(last, Failed):
                 self.over(_as_upstream(last.error))
 
-    async def _read_whole(self, answer: Answer, worker: Worker) -> None:
+    async def _read_whole(self, answer: UpstreamResponse, worker: Worker) -> None:
         body = await self._body(answer, self._left)
         self.heavy = len(body) > _LARGE_ANSWER or self.job.heavy
         try:
@@ -395,7 +395,7 @@ class Attempt:
         )
         return decoded
 
-    async def _refusal(self, answer: Answer, line: Line, url: Address) -> UpstreamError:
+    async def _refusal(self, answer: UpstreamResponse, line: Line, url: Address) -> UpstreamError:
         """What an answer other than a good one means."""
         body = await self._error_body(answer)
         error = line.outbound.decode_error(answer.status, answer.headers, body)
@@ -413,13 +413,13 @@ class Attempt:
         events = (*decoder.feed(body).events, *decoder.close().events)
         return reasoning_first(fold(_dated(events)))
 
-    async def _error_body(self, answer: Answer) -> bytes:
+    async def _error_body(self, answer: UpstreamResponse) -> bytes:
         try:
             return await self._body(answer, _LARGEST_ERROR)
         except UpstreamError:
             return b""  # the status alone already says what happened
 
-    async def _body(self, answer: Answer, limit: int) -> bytes:
+    async def _body(self, answer: UpstreamResponse, limit: int) -> bytes:
         pieces: list[bytes] = []
         size = 0
         while data := await self._upstreams_turn(answer.chunk()):

@@ -29,7 +29,7 @@ from llmproxy_asgi.execution.reasons import answered, disclosed
 from llmproxy_asgi.providers.base import Credential, HeaderList, Provider
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.translators.base import AnyOutbound, UpstreamRequest
-from llmproxy_asgi.transport import Address, AnswerTimeout, Pool
+from llmproxy_asgi.transport import Address, Pool, ResponseTimeout
 
 _EMPTY = b"{}"
 _LARGEST = 64 * 1024
@@ -111,7 +111,7 @@ async def _ask(
 ) -> _Answer:
     timeout = provider.config.timeout
     body = _EMPTY if method == "POST" else b""
-    async with AnswerTimeout(timeout.connect, min(timeout.first_byte, LONGEST_CHECK)) as progress:
+    async with ResponseTimeout(timeout.connect, min(timeout.first_byte, LONGEST_CHECK)) as progress:
         headers = (*headers, *_protocols_own(outbound))
         answer = await pool.open(method, url, headers, body, connect=timeout.connect, progress=progress)
         try:

@@ -20,8 +20,8 @@ from llmproxy_asgi.execution.reasons import LONGEST_REASON, answered, disclosed
 from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
 from llmproxy_asgi.facts import NOBODY, Observers, TargetStateChanged
 from llmproxy_asgi.providers.base import Credential, Provider
-from llmproxy_asgi.transport import AnswerTimeout, Pool
-from llmproxy_asgi.transport.reasons import shortened
+from llmproxy_asgi.transport import Pool, ResponseTimeout
+from llmproxy_asgi.transport.failures import shortened
 
 FAILURES_BEFORE_DOWN = 2
 """Failed checks in a row that mark an upstream as down."""
@@ -150,7 +150,7 @@ class HealthChecks:
         timeout = provider.config.timeout
         headers = (*provider.headers(provider.protocols[0], credential), *question.headers)
         try:
-            async with AnswerTimeout(timeout.connect, min(timeout.first_byte, LONGEST_CHECK)) as progress:
+            async with ResponseTimeout(timeout.connect, min(timeout.first_byte, LONGEST_CHECK)) as progress:
                 answer = await self._pools(provider).open(
                     "GET", question.address, headers, b"", connect=timeout.connect, progress=progress
                 )
@@ -161,7 +161,7 @@ class HealthChecks:
                 finally:
                     await answer.aclose()
         except TimeoutError:
-            return f"no answer in time: {question.address.where}"
+            return f"no answer in time: {question.address.host_port}"
         except UpstreamError as error:
             disclosed(error, provider.mask(credential), sent=b"", model="")
             return error.reason

@@ -15,8 +15,8 @@ from llmproxy_asgi.errors import GatewayError, UpstreamAuthFailed, UpstreamError
 from llmproxy_asgi.masking import MASKED, Mask
 from llmproxy_asgi.translators.error_bodies import ErrorObject, error_of_body
 from llmproxy_asgi.translators.openai.errors import FAILED_EVENT
-from llmproxy_asgi.transport import Address, Answer
-from llmproxy_asgi.transport.reasons import shortened
+from llmproxy_asgi.transport import Address, UpstreamResponse
+from llmproxy_asgi.transport.failures import shortened
 
 LONGEST_REASON = 300
 _LARGEST_COMPARED = 1024 * 1024
@@ -36,7 +36,7 @@ _CODES = ("code", "type", "status", "error_code")
 _MODELS_WORDS = frozenset({"output", "instructions", "input", "tools"})
 
 
-def answered(answer: Answer, url: Address, body: bytes) -> str:
+def answered(answer: UpstreamResponse, url: Address, body: bytes) -> str:
     """The reason of an answer that is none: its status, and what it says of itself.
 
     Args:
@@ -54,7 +54,7 @@ def answered(answer: Answer, url: Address, body: bytes) -> str:
     if code or words:
         return f"{status} {': '.join(each for each in (code, words) if each)}"
     media_type = (answer.header("content-type") or "no content type").partition(";")[0].strip()
-    return f"{status} with {shortened(media_type, 60)}{_page(status, body)} (asked {url.where}{_path(url)})"
+    return f"{status} with {shortened(media_type, 60)}{_page(status, body)} (asked {url.host_port}{_path(url)})"
 
 
 def disclosed(error: GatewayError, mask: Mask, *, sent: bytes, model: str) -> GatewayError:

@@ -1,24 +1,24 @@
-"""The only outbound HTTP: connection pools, the connect clock, and every way a call can break, as our errors.
+"""All outbound HTTP: connection pools, the connect timeout, and the failures of connections as the gateway's errors.
 
 ::
 
-    Pool.open(method, address, headers, body) ──▶ Answer.status, .header(), .chunk() ... ──▶ Answer.aclose()
+    Pool.open(method, address, headers, body) ──▶ UpstreamResponse.status, .header(), .chunk() ... ──▶ .aclose()
       │ one of
-      ├── aiohttp.py     the fast way, where the extra `speed` is installed: aiohttp's connections and parser alone
-      └── interface.py   the httpx programming interface: httpx2's own transport, or what the host program hands in
+      ├── aiohttp_channel.py   aiohttp's connections and parser, if the extra `speed` is installed
+      └── httpx_channel.py     the httpx API: httpx2's own transport, or the host's client or transport
 
-It follows no redirect, keeps no cookie, reads no environment variable and no netrc file, and retries nothing but a
-kept-alive connection that turns out to be dead before a byte of the answer came. It reads no JSON and knows no protocol
-above HTTP, and apart from the connect clock it has no timeouts: whoever reads an answer cancels the task that does.
+It follows no redirect, stores no cookie, and reads no environment variable and no netrc file. It retries only if a
+kept-alive connection turns out to be closed before a byte of the response arrived. It decodes no JSON and knows no
+protocol above HTTP. The connect timeout is its only timeout: code that reads a response cancels its own task.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from llmproxy_asgi.transport.answer import CHUNK, Answer
-from llmproxy_asgi.transport.channel import AnswerTimeout, Limits, RequestProgress
-from llmproxy_asgi.transport.outgoing import Address, address
+from llmproxy_asgi.transport.channel import Limits, RequestProgress, ResponseTimeout
 from llmproxy_asgi.transport.pool import Pool
+from llmproxy_asgi.transport.request_head import Address, address
+from llmproxy_asgi.transport.response import CHUNK, UpstreamResponse
 
 if TYPE_CHECKING:
     import httpx  # noqa: TID251 - only to say in types what is accepted
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from httpx2 import Request as HTTPRequest
     from httpx2 import Response as HTTPResponse
 
-    from llmproxy_asgi.transport.adapter import AiohttpTransport
+    from llmproxy_asgi.transport.httpx_adapter import AiohttpTransport
 
     HostTransport: TypeAlias = AsyncTransport | AsyncClient | httpx.AsyncBaseTransport | httpx.AsyncClient
 
@@ -35,8 +35,6 @@ __all__ = [
     "CHUNK",
     "Address",
     "AiohttpTransport",
-    "Answer",
-    "AnswerTimeout",
     "AsyncByteStream",
     "AsyncTransport",
     "HTTPRequest",
@@ -45,12 +43,14 @@ __all__ = [
     "Limits",
     "Pool",
     "RequestProgress",
+    "ResponseTimeout",
+    "UpstreamResponse",
     "address",
 ]
 
-# The names of the programming interface: who imports one of them here pays for importing httpx2, and nobody else.
+# Names that import httpx2, so they are imported when they are first used.
 _HOMES = {
-    "AiohttpTransport": ("llmproxy_asgi.transport.adapter", "AiohttpTransport"),
+    "AiohttpTransport": ("llmproxy_asgi.transport.httpx_adapter", "AiohttpTransport"),
     "AsyncByteStream": ("httpx2", "AsyncByteStream"),
     "AsyncTransport": ("httpx2", "AsyncBaseTransport"),
     "HTTPRequest": ("httpx2", "Request"),

@@ -1,4 +1,4 @@
-"""What a way to the upstreams has to offer, and what all of them share: limits and trust."""
+"""The interface of channels to upstreams, and their shared parts: limits, progress, trusted certificates."""
 
 import asyncio
 import functools
@@ -10,12 +10,12 @@ from typing import Protocol, Self
 
 import msgspec
 
-from llmproxy_asgi.transport.answer import Answer
-from llmproxy_asgi.transport.outgoing import Address, Headers
+from llmproxy_asgi.transport.request_head import Address, Headers
+from llmproxy_asgi.transport.response import UpstreamResponse
 
 
 def _keepalive_options() -> tuple[tuple[int, int, int], ...]:
-    """The options that exist on this platform; macOS has no name for its idle time in older Pythons."""
+    """Return the options that this platform has; older Pythons have no name for macOS's idle time."""
     idle = "TCP_KEEPALIVE" if sys.platform == "darwin" else "TCP_KEEPIDLE"
     wanted = ((idle, 60), ("TCP_KEEPINTVL", 60), ("TCP_KEEPCNT", 5))
     known = [(getattr(socket, name), value) for name, value in wanted if hasattr(socket, name)]
@@ -28,25 +28,25 @@ def _keepalive_options() -> tuple[tuple[int, int, int], ...]:
 KEEPALIVE_OPTIONS = _keepalive_options()
 """Probe an idle connection once a minute, as the vendors' SDKs do.
 
-NAT gateways and load balancers forget connections that carry nothing for some minutes; a whole answer may take ten.
+NAT gateways and load balancers drop connections without traffic after some minutes; a complete response may take ten.
 """
 
 
 LARGE_BODY = 64 * 1024
-"""Bytes from which on a request's body is written in pieces, as the upstream takes them."""
+"""Bytes of the smallest request body that is written in pieces, as the upstream accepts them."""
 
 BODY_PIECE = 256 * 1024
-"""Bytes of one such piece."""
+"""Bytes of one piece."""
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """How much one pool may hold, per event loop.
+    """The limits of one pool, per event loop.
 
     Args:
-        max_connections: Connections in use at once; the next call waits, its connect clock running.
-        max_keepalive: Connections kept open for later calls.
-        keepalive_expiry: Seconds a connection is kept without use.
-        max_header_bytes: Bytes of an answer's status line and headers, and of any one of them.
+        max_connections: Connections in use at once; further calls wait within their connect timeout.
+        max_keepalive: Idle connections kept open.
+        keepalive_expiry: Seconds an idle connection is kept open.
+        max_header_bytes: Bytes of a response's status line and headers, and of each of them.
     """
 
     max_connections: int = 1000
@@ -56,32 +56,32 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class RequestProgress(Protocol):
-    """What follows how far a request has come; called on the event loop, and never after `open` has ended.
+    """The interface for observing a request; called on the event loop, and never after `open` has ended.
 
-    A host's own transport that reports no events to httpx's `trace` extension calls none of these.
+    With a host's own transport that reports no events to httpx's `trace` extension nothing is called.
     """
 
     def connecting(self) -> None:
-        """Another connection is being made, because the one that was taken turned out to be closed."""
+        """Handle the start of another connection, because the pooled one turned out to be closed."""
 
     def sending(self) -> None:
-        """A piece of a large request is being written."""
+        """Handle the start of writing a piece of a large request."""
 
     def sent(self) -> None:
-        """The whole request was written to a connection."""
+        """Handle the end of writing the request."""
 
 
-class AnswerTimeout:
-    """An `asyncio.timeout` for one request whose answer has its seconds from when it was sent; raises `TimeoutError`.
+class ResponseTimeout:
+    """An `asyncio.timeout` for one request that restarts when the request was sent; raises `TimeoutError`.
 
     Args:
         connect: Seconds that the transport may take for a connection.
-        answer: Seconds that the answer may take.
+        response: Seconds from the sent request to the response.
     """
 
-    def __init__(self, connect: float, answer: float) -> None:
-        self._answer = answer
-        self._unsent = connect + answer
+    def __init__(self, connect: float, response: float) -> None:
+        self._response = response
+        self._unsent = connect + response
         self._timeout = asyncio.timeout(self._unsent)
 
     async def __aenter__(self) -> Self:
@@ -103,7 +103,7 @@ class AnswerTimeout:
 
     def sent(self) -> None:
         """As `RequestProgress`."""
-        self._restart(self._answer)
+        self._restart(self._response)
 
     def _restart(self, seconds: float) -> None:
         if not self._timeout.expired():
@@ -122,27 +122,27 @@ class Channel(Protocol):
         connect: float,
         *,
         progress: RequestProgress | None = None,
-    ) -> Answer:
-        """As `Pool.open`."""
+    ) -> UpstreamResponse:
+        """Send a request, as `Pool.open` does."""
 
     async def aclose(self) -> None:
-        """As `Pool.aclose`."""
+        """Close the connections, as `Pool.aclose` does."""
 
 
 class Trust:
-    """Whose certificates are believed; one TLS context for all connections of a pool, made when first needed."""
+    """The trusted certificates; one TLS context for all connections of a pool, created when it is first needed."""
 
     def __init__(self, verify: bool | ssl.SSLContext) -> None:
         self._verify = verify
 
     async def context(self) -> ssl.SSLContext:
-        """Read the trusted certificates, which takes a file or many, away from the event loop."""
+        """Return the TLS context; the certificate files are read in a thread."""
         if isinstance(self._verify, ssl.SSLContext):
             return self._verify
         return await asyncio.to_thread(_context, self._verify)
 
     def context_now(self) -> ssl.SSLContext:
-        """The same, for who cannot wait; blocks for some milliseconds the first time."""
+        """Return the TLS context for synchronous code; blocks for some milliseconds the first time."""
         return self._verify if isinstance(self._verify, ssl.SSLContext) else _context(self._verify)
 
 
@@ -151,6 +151,6 @@ def _context(verify: bool) -> ssl.SSLContext:
     import httpx2  # only where TLS is spoken: it takes as long to import as half of the core
 
     context = httpx2.create_ssl_context(verify=verify)
-    # The parsers here read HTTP/1.1; left open, a server may begin to speak something else.
+    # The parsers support HTTP/1.1 only; otherwise a server may choose another version.
     context.set_alpn_protocols(["http/1.1"])
     return context

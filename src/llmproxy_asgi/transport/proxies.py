@@ -1,7 +1,8 @@
-"""Outgoing proxies: which one a call goes through, by what the configuration or the environment says.
+"""Select the outgoing proxy of a call, from the configuration or the environment.
 
-Only `http://` proxies: an http upstream is asked for by its whole address, an https one is reached through CONNECT, so
-that the proxy sees no more than its host and port. Nothing here reads the environment; a mapping is handed in.
+Only `http://` proxies are supported: a request to an http upstream contains its full address, an https one is reached
+through CONNECT, so that the proxy sees its host and port only. Nothing here reads the environment; functions take a
+mapping.
 """
 
 import base64
@@ -12,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from llmproxy_asgi.errors import MisuseError
-from llmproxy_asgi.transport.outgoing import Address, Headers, address
+from llmproxy_asgi.transport.request_head import Address, Headers, address
 
 _NOT_A_PROXY = "must be http://host:port, with user:password@ before the host where the proxy asks for one"
 
@@ -22,21 +23,21 @@ class Proxy(msgspec.Struct, frozen=True):
 
     address: Address
     headers: Headers = ()
-    """What proves to the proxy who we are."""
+    """Headers with the proxy's credentials."""
     secrets: tuple[str, ...] = ()
-    """Its password, in every form in which it is sent."""
+    """The password, in every form in which it is sent."""
 
     @property
     def text_headers(self) -> list[tuple[str, str]]:
-        """The headers as texts."""
+        """The headers as text."""
         return [(name.decode("ascii"), value.decode("ascii")) for name, value in self.headers]
 
 
 def read_proxy(text: str) -> Proxy:
-    """Read a proxy's address.
+    """Parse a proxy's address.
 
     Raises:
-        MisuseError: It is none; the message says what it must be, and holds nothing of it.
+        MisuseError: It is invalid; the message describes valid ones, and quotes nothing of it.
     """
     try:
         parts = urlsplit(text)
@@ -55,13 +56,13 @@ def read_proxy(text: str) -> Proxy:
 
 
 class Proxies:
-    """Which proxy calls go through.
+    """The proxies of calls.
 
     Args:
         http: For http upstreams; None: none.
-        https: For https upstreams.
-        exempt: Hosts that are called directly, as `NO_PROXY` lists them: names, which stand for all names below them,
-            addresses, networks (``10.0.0.0/8``), each with a port or without, and ``*``.
+        https: For https upstreams; None: none.
+        exempt: Hosts that are called directly, as in `NO_PROXY`: names, including all their subdomains, addresses,
+            networks (``10.0.0.0/8``), each with or without a port, and ``*``.
     """
 
     def __init__(self, http: Proxy | None, https: Proxy | None, exempt: Sequence[str] = ()) -> None:
@@ -69,7 +70,7 @@ class Proxies:
         self._exempt = tuple(each.strip().lower() for each in exempt if each.strip())
 
     def of(self, url: Address) -> Proxy | None:
-        """The proxy for an address; None: it is called directly."""
+        """Return the proxy for an address; None: it is called directly."""
         proxy = self._by_scheme[url.scheme]
         if proxy is None or not self._exempt:
             return proxy
@@ -79,9 +80,9 @@ class Proxies:
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """Equal for those that lead the same way."""
-        ways = ((str(each.address), each.headers) if each else None for each in self._by_scheme.values())
-        return (*ways, self._exempt)
+        """A key that is equal for equal proxies."""
+        keys = ((str(each.address), each.headers) if each else None for each in self._by_scheme.values())
+        return (*keys, self._exempt)
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -90,25 +91,25 @@ class Proxies:
 
 
 def variable_of(scheme: str, environment: Mapping[str, str]) -> str | None:
-    """The environment variable that names the proxy for a scheme; one in lower case wins. None: there is none."""
+    """Return the environment variable with the proxy for a scheme; lower case takes precedence. None: there is none."""
     names = [f"{scheme}_proxy", f"{scheme.upper()}_PROXY", "all_proxy", "ALL_PROXY"]
     if "REQUEST_METHOD" in environment and scheme == "http":
-        names.remove("HTTP_PROXY")  # in a CGI environment that is a header of the caller's
+        names.remove("HTTP_PROXY")  # with CGI it is the `Proxy` header of a request
     return next((name for name in names if environment.get(name)), None)
 
 
 def exempt_in(environment: Mapping[str, str]) -> list[str]:
-    """The hosts that the environment says are called directly."""
+    """Return the hosts that are called directly according to the environment."""
     return (environment.get("no_proxy") or environment.get("NO_PROXY") or "").replace(",", " ").split()
 
 
-def where(url: Address, proxy: Proxy | None) -> str:
-    """Whom a call goes to, as a reason names it."""
-    return url.where if proxy is None else f"{url.where} through the proxy {proxy.address.where}"
+def peer_name(url: Address, proxy: Proxy | None) -> str:
+    """Return the host and port of a call, and its proxy, for the reasons of failures."""
+    return url.host_port if proxy is None else f"{url.host_port} through the proxy {proxy.address.host_port}"
 
 
 def _covers(rule: str, host: str, port: int) -> bool:
-    """Whether a rule of `NO_PROXY` covers a host."""
+    """Return whether a rule of `NO_PROXY` matches a host."""
     if rule == "*":
         return True
     name, colon, number = rule.rpartition(":")

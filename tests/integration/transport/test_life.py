@@ -294,7 +294,7 @@ def test_forked_child_shares_no_connection(*, fast: bool) -> None:
 def test_without_aiohttp(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without aiohttp a pool works all the same, and one that insists says which extra brings it."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert Pool()._make.func.__qualname__ == "InterfaceChannel.built_in"  # type: ignore[attr-defined]
+    assert Pool()._make.func.__qualname__ == "HTTPXChannel.built_in"  # type: ignore[attr-defined]
     with pytest.raises(MisuseError, match="speed"):
         Pool(fast=True)
 
@@ -304,7 +304,7 @@ def test_with_an_aiohttp_we_do_not_know(monkeypatch: pytest.MonkeyPatch, caplog:
     from aiohttp.client_proto import ResponseHandler
 
     monkeypatch.setattr(ResponseHandler, "set_response_params", lambda _: None)
-    assert Pool()._make.func.__qualname__ == "InterfaceChannel.built_in"  # type: ignore[attr-defined]
+    assert Pool()._make.func.__qualname__ == "HTTPXChannel.built_in"  # type: ignore[attr-defined]
     assert "slower" in caplog.text
 
 

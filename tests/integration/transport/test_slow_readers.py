@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmproxy_asgi.transport import Answer
+from llmproxy_asgi.transport import UpstreamResponse
 from support.servers.sockets import traffic
 from support.transport import OK, Peer, fetch, pool_by, post, serve
 from support.transport.certificates import certify
@@ -67,7 +67,7 @@ async def test_who_falls_behind_misses_nothing(size: int | None, secured: Any) -
         assert len(server.peers) == 1
 
 
-async def dawdle(answer: Answer, size: int) -> bytes:
+async def dawdle(answer: UpstreamResponse, size: int) -> bytes:
     """Read at least so much, and let the upstream get ahead between any two pieces."""
     data = b""
     while len(data) < size:

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 
-from llmproxy_asgi.transport import Address, AiohttpTransport, Answer, Pool, address
+from llmproxy_asgi.transport import Address, AiohttpTransport, Pool, UpstreamResponse, address
 
 HANG_GUARD = 20.0
 """Seconds; far above what anything here takes."""
@@ -167,7 +167,7 @@ async def post(
     *,
     headers: tuple[tuple[bytes, bytes], ...] = (),
     connect: float = 10.0,
-) -> Answer:
+) -> UpstreamResponse:
     return await pool.open("POST", url, headers, body, connect=connect)
 
 

@@ -17,7 +17,7 @@ from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.telemetry.logs import CallLog
-from llmproxy_asgi.transport import Answer, Pool
+from llmproxy_asgi.transport import Pool, UpstreamResponse
 from support.answers import FakeAnswer
 from support.clock import FakeClock
 
@@ -51,7 +51,7 @@ class HealthHarness(Pool):
     @override
     async def open(
         self, method: str, url: Any, headers: Any, body: bytes, *, connect: float, progress: Any = None
-    ) -> Answer:
+    ) -> UpstreamResponse:
         self.asked.append((method, str(url), {name.decode(): value.decode() for name, value in headers}))
         if isinstance(self.said, Exception):
             raise self.said

@@ -18,7 +18,7 @@ from llmproxy_asgi.errors import (
 from llmproxy_asgi.execution.reasons import LONGEST_REASON, answered, disclosed
 from llmproxy_asgi.masking import Mask
 from llmproxy_asgi.transport import address
-from llmproxy_asgi.transport.reasons import unreachable
+from llmproxy_asgi.transport.failures import unreachable
 from support.answers import FakeAnswer
 
 URL = address("https://api.example.com/v1/chat/completions")

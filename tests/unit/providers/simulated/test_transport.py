@@ -32,7 +32,7 @@ from llmproxy_asgi.providers.simulated.behaviours import (
 )
 from llmproxy_asgi.providers.simulated.canned_text import TEXT
 from llmproxy_asgi.translators.registry import TRANSLATORS
-from llmproxy_asgi.transport import Answer, Pool, address
+from llmproxy_asgi.transport import Pool, UpstreamResponse, address
 from support.clock import FakeClock
 
 pytestmark = pytest.mark.anyio
@@ -49,7 +49,7 @@ def body(model: str, *, stream: bool = False, text: str = "hello there", **field
 
 async def post(
     protocol: str, sent: bytes, *, clock: FakeClock | None = None, delay: float = 0.0
-) -> tuple[Answer, list[bytes]]:
+) -> tuple[UpstreamResponse, list[bytes]]:
     """The answer's head, and its body read by read; through the pool, as a host's transport."""
     transport = SimulatedTransport(delay=delay, clock=clock or FakeClock())
     pool = Pool(transport=transport)

@@ -1,8 +1,8 @@
-"""Calls through the httpx programming interface: httpx2's transport where nothing faster is there, or the host's own.
+"""A channel on the httpx API: httpx2's transport if aiohttp is not installed, or the host's own.
 
-httpx2 and the old httpx are the same interface under two names whose classes don't match each other's, so everything
-here is told which of the two it speaks to. Requests are built directly, past the client's own: no header, cookie,
-credential or redirect of the host's can join one of ours.
+httpx2 and the old httpx have the same API, but different classes, so everything here takes the package as an argument.
+Requests are created directly, not by the client: the host's headers, cookies, credentials and redirects do not apply to
+the gateway's requests.
 """
 
 import asyncio
@@ -14,7 +14,6 @@ import httpx2
 from typing_extensions import override
 
 from llmproxy_asgi.errors import MisuseError, UpstreamError, UpstreamProtocolError, UpstreamUnreachable
-from llmproxy_asgi.transport.answer import Answer
 from llmproxy_asgi.transport.channel import (
     BODY_PIECE,
     KEEPALIVE_OPTIONS,
@@ -23,26 +22,27 @@ from llmproxy_asgi.transport.channel import (
     RequestProgress,
     Trust,
 )
-from llmproxy_asgi.transport.outgoing import Address, Headers, allowed, block, verb
-from llmproxy_asgi.transport.proxies import Proxies, Proxy, where
-from llmproxy_asgi.transport.reasons import UNREACHABLE, late, not_http, refused_by_proxy, unreachable
+from llmproxy_asgi.transport.failures import UNREACHABLE, connect_timeout, not_http, refused_by_proxy, unreachable
+from llmproxy_asgi.transport.proxies import Proxies, Proxy, peer_name
+from llmproxy_asgi.transport.request_head import Address, Headers, complete_headers, encode_headers, encode_method
+from llmproxy_asgi.transport.response import UpstreamResponse
 
 Send = Callable[[Any], Awaitable[Any]]
 
 _PROXY_REFUSES = 407
 
-# Both packages report a connection that ended too early, and bytes that are not HTTP, with one class.
+# Both packages use the same exception for a connection that ended too early and for bytes that are not HTTP.
 _CUT_SHORT = ("Server disconnected", "peer closed connection")
 
 
-class InterfaceChannel:
-    """Connections behind a client's or transport's interface; may serve several loops if what it stands on does.
+class HTTPXChannel:
+    """The connections of an httpx client or transport; it may serve several event loops if they do.
 
     Args:
-        module: The package whose interface `send` has.
-        send: Sends one of its requests and returns its response, the body unread.
-        close: Closes what it stands on; None if that is the host's.
-        proxied: Sends through a proxy; None where there is none, or it is the host's.
+        module: The package that `send` belongs to.
+        send: Sends a request and returns its response with an unread body.
+        close: Closes the client or transport; None if it is the host's.
+        proxied: Sends requests through proxies; None if there is no proxy, or the transport is the host's.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class InterfaceChannel:
 
     @classmethod
     def built_in(cls, limits: Limits, trust: Trust, proxies: Proxies | None = None) -> Self:
-        """Over httpx2's own transport."""
+        """Create a channel on httpx2's own transport."""
 
         def make(proxy: Proxy | None) -> httpx2.AsyncHTTPTransport:
             return httpx2.AsyncHTTPTransport(
@@ -91,12 +91,12 @@ class InterfaceChannel:
 
     @classmethod
     def of_transport(cls, module: ModuleType, transport: Any) -> Self:
-        """Over the host's transport."""
+        """Create a channel on the host's transport."""
         return cls(module, transport.handle_async_request)
 
     @classmethod
     def of_client(cls, module: ModuleType, client: Any) -> Self:
-        """Over the host's client."""
+        """Create a channel on the host's client."""
 
         async def send(request: Any) -> Any:
             return await client.send(request, stream=True, auth=None, follow_redirects=False)
@@ -112,28 +112,28 @@ class InterfaceChannel:
         connect: float,
         *,
         progress: RequestProgress | None = None,
-    ) -> Answer:
-        """As `Pool.open`."""
-        verb(method)
-        complete = allowed(headers, url.netloc, method, body)
-        block(complete)
+    ) -> UpstreamResponse:
+        """Send a request, as `Pool.open` does."""
+        encode_method(method)
+        complete = complete_headers(headers, url.netloc, method, body)
+        encode_headers(complete)
         if self._closing:
             raise UpstreamUnreachable("The connections to this upstream have been closed.")
         self._calls += 1
         proxy = None if self._proxied is None else self._proxied.of(url)
-        way = where(url, proxy)
+        peer = peer_name(url, proxy)
         try:
-            response = await self._ask(method, url, complete, body, connect, progress=progress, proxy=proxy)
+            response = await self._send_request(method, url, complete, body, connect, progress=progress, proxy=proxy)
         except BaseException:
             await self.done()
             raise
-        answer = InterfaceAnswer(self, self._module, response, way)
-        if proxy is not None and answer.status == _PROXY_REFUSES:
-            await answer.aclose()
-            raise refused_by_proxy(answer.status, way)
-        return answer
+        wrapped = HTTPXResponse(self, self._module, response, peer)
+        if proxy is not None and wrapped.status == _PROXY_REFUSES:
+            await wrapped.aclose()
+            raise refused_by_proxy(wrapped.status, peer)
+        return wrapped
 
-    async def _ask(
+    async def _send_request(
         self,
         method: str,
         url: Address,
@@ -144,59 +144,59 @@ class InterfaceChannel:
         progress: RequestProgress | None,
         proxy: Proxy | None,
     ) -> Any:
-        module, way = self._module, where(url, proxy)
+        module, peer = self._module, peer_name(url, proxy)
         send = self._send if proxy is None or self._proxied is None else self._proxied.send(proxy)
         target = module.URL(str(url))
-        tried_again = False
+        retried = False
         while True:
             trace = _Trace(progress)
             request = module.Request(
                 method,
                 target,
                 headers=headers,
-                stream=module.ByteStream(body) if len(body) < LARGE_BODY else _in_pieces(module, body, progress),
+                stream=module.ByteStream(body) if len(body) < LARGE_BODY else _body_stream(module, body, progress),
                 extensions={
                     "timeout": {"connect": connect, "pool": connect, "read": None, "write": None},
-                    "trace": trace.note,
+                    "trace": trace.handle_event,
                 },
             )
             try:
-                # One clock for the place in the pool, DNS, TCP and TLS; a host's transport may not say when it stops.
+                # One timeout for the wait in the pool, DNS, TCP and TLS; a host's transport may not report its end.
                 async with asyncio.timeout(connect if self._close else None) as trace.clock:
                     return await send(request)
-            except (module.HTTPError, OSError) as broken:
-                fault = _fault(module, broken, way, connect)
-                await trace.hang_up()
-                if tried_again or not trace.on_old_connection or not isinstance(fault, UpstreamUnreachable):
-                    raise fault from broken
-                tried_again = True
+            except (module.HTTPError, OSError) as error:
+                failure = _convert_error(module, error, peer, connect)
+                await trace.close_socket()
+                if retried or not trace.on_old_connection or not isinstance(failure, UpstreamUnreachable):
+                    raise failure from error
+                retried = True
                 if progress is not None:
                     progress.connecting()
-            except ValueError as broken:
-                await trace.hang_up()
+            except ValueError as error:
+                await trace.close_socket()
                 if trace.sending:
                     raise
-                # anyio stumbles over a name that has no address.
-                raise UpstreamUnreachable(UNREACHABLE, reason=f"the name has no address: {way}") from broken
+                # anyio raises it for a name without an address.
+                raise UpstreamUnreachable(UNREACHABLE, reason=f"the name has no address: {peer}") from error
             except BaseException:
-                await trace.hang_up()
+                await trace.close_socket()
                 raise
 
     async def done(self) -> None:
-        """One call less; the last one on a channel that is closing closes what it stands on."""
+        """Count the end of a call; the last call of a closing channel closes the client or transport."""
         self._calls -= 1
         if self._closing and not self._calls and self._close:
             await self._close()
 
     async def aclose(self) -> None:
-        """As `Pool.aclose`."""
+        """Close the connections, as `Pool.aclose` does."""
         self._closing = True
         if not self._calls and self._close:
             await self._close()
 
 
 class _Proxied:
-    """One transport for each proxy, made when the first call goes through it."""
+    """One transport for each proxy, created with its first call."""
 
     def __init__(self, proxies: Proxies, make: Callable[[Proxy | None], httpx2.AsyncHTTPTransport]) -> None:
         self.of = proxies.of
@@ -204,7 +204,7 @@ class _Proxied:
         self._transports: dict[str, httpx2.AsyncHTTPTransport] = {}
 
     def send(self, proxy: Proxy) -> Send:
-        """What sends through this proxy."""
+        """Return the function that sends through a proxy."""
         name = str(proxy.address)
         transport = self._transports.get(name)
         if transport is None:
@@ -212,13 +212,13 @@ class _Proxied:
         return transport.handle_async_request
 
     async def aclose(self) -> None:
-        """Close all of them."""
+        """Close all transports."""
         for transport in self._transports.values():
             await transport.aclose()
 
 
-def _in_pieces(module: ModuleType, body: bytes, progress: RequestProgress | None) -> Any:
-    """The stream of a large body, each piece of which is asked for when the one before was written."""
+def _body_stream(module: ModuleType, body: bytes, progress: RequestProgress | None) -> Any:
+    """Return a large body as a stream; each piece is requested after the one before was written."""
 
     class Pieces(module.ByteStream):  # type: ignore[misc, name-defined] # of this package, which keeps it as it is
         async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -231,55 +231,55 @@ def _in_pieces(module: ModuleType, body: bytes, progress: RequestProgress | None
 
 
 class _Trace:
-    """How far a request has come, as httpcore's tracing tells it; where there is none, nothing is known."""
+    """The progress of a request according to httpcore's `trace` extension; unknown with other transports."""
 
     def __init__(self, progress: RequestProgress | None) -> None:
         self._progress = progress
         self.clock: asyncio.Timeout | None = None
         self._connected = False
         self.sending = False
-        self._bare: Any = None
+        self._socket_stream: Any = None
 
     @property
     def on_old_connection(self) -> bool:
         return self.sending and not self._connected
 
-    async def hang_up(self) -> None:
-        """Close a connection given up between TCP and TLS, which httpcore would leave to the garbage collector."""
-        bare, self._bare = self._bare, None
+    async def close_socket(self) -> None:
+        """Close a connection cancelled between TCP and TLS, which httpcore would leave to the garbage collector."""
+        bare, self._socket_stream = self._socket_stream, None
         if bare is not None:
             await bare.aclose()
 
-    async def note(self, name: str, told: dict[str, Any]) -> None:
-        """Take note of one event."""
+    async def handle_event(self, name: str, info: dict[str, Any]) -> None:
+        """Handle an event of the `trace` extension."""
         if name.startswith("connection.connect_"):
             self._connected = True
-            self._bare = told.get("return_value")
+            self._socket_stream = info.get("return_value")
         elif name.endswith(".send_request_headers.started"):
-            if told["request"].method == b"CONNECT":
-                return  # to a proxy: the connection to the upstream is still being made
+            if info["request"].method == b"CONNECT":
+                return  # a CONNECT to a proxy: the connection to the upstream is not established yet
             self.sending = True
-            self._bare = None
+            self._socket_stream = None
             if self.clock is not None:
                 self.clock.reschedule(None)
         elif self.sending and self._progress is not None and name.endswith(".send_request_body.complete"):
             self._progress.sent()
 
 
-class InterfaceAnswer(Answer):
-    """An answer that arrives through a response of httpx2 or httpx."""
+class HTTPXResponse(UpstreamResponse):
+    """A response that wraps one of httpx2 or httpx."""
 
-    __slots__ = ("_channel", "_module", "_open", "_pieces", "_response", "_where", "_whole")
+    __slots__ = ("_channel", "_complete", "_module", "_open", "_peer", "_pieces", "_response")
 
-    def __init__(self, channel: InterfaceChannel, module: ModuleType, response: Any, way: str) -> None:
+    def __init__(self, channel: HTTPXChannel, module: ModuleType, response: Any, peer: str) -> None:
         super().__init__(response.status_code, response.headers.get("content-encoding"))
         self._channel = channel
         self._module = module
-        self._where = way
+        self._peer = peer
         self._response = response
-        # Past the response's own reading, which would decode without bounds.
+        # The raw stream: the response's own methods would decompress without bounds.
         self._pieces: AsyncIterator[bytes] = response.stream.__aiter__()
-        self._whole = False
+        self._complete = False
         self._open = True
 
     @property
@@ -291,20 +291,20 @@ class InterfaceAnswer(Answer):
     @override
     async def raw(self) -> bytes:
         if not self._open:
-            if self._whole:
+            if self._complete:
                 return b""
             raise MisuseError("The upstream's response was read after it had been closed.")
         try:
             async for piece in self._pieces:
                 if piece:
                     return piece
-        except (self._module.HTTPError, OSError) as broken:
+        except (self._module.HTTPError, OSError) as error:
             await self.aclose()
-            raise _fault(self._module, broken, self._where, None) from broken
+            raise _convert_error(self._module, error, self._peer, None) from error
         except BaseException:
             await self.aclose()
             raise
-        self._whole = True
+        self._complete = True
         if _surplus(self._response.stream) and (stream := self._response.extensions.get("network_stream")):
             await stream.aclose()
         await self.aclose()
@@ -316,7 +316,7 @@ class InterfaceAnswer(Answer):
             return
         self._open = False
         try:
-            # A piece of a body left half read: the reader first, or it would be finished by the garbage collector.
+            # The body was read partly: close the iterator first, or the garbage collector would finish it.
             if (finish := getattr(self._pieces, "aclose", None)) is not None:
                 await finish()
             await self._response.aclose()
@@ -325,9 +325,9 @@ class InterfaceAnswer(Answer):
 
 
 def _surplus(stream: object) -> bool:
-    """Whether bytes came behind the answer that httpcore would take for the next one.
+    """Return whether bytes arrived after the response, which httpcore would parse as the next one.
 
-    Nothing public tells, so this looks for the parser under the layers of streams; other transports have none.
+    There is no public API, so this looks for the parser under the layers of streams; other transports have none.
     """
     while stream is not None:
         parser = getattr(getattr(stream, "_connection", None), "_h11_state", None)
@@ -337,12 +337,12 @@ def _surplus(stream: object) -> bool:
     return False
 
 
-def _fault(module: ModuleType, broken: BaseException, way: str, connect: float | None) -> UpstreamError:
-    """Our error for one of theirs."""
-    if isinstance(broken, module.TimeoutException | TimeoutError):
-        return late(connect or 0, way)
-    if isinstance(broken, module.ProxyError) and str(broken)[:3].isdecimal():
-        return refused_by_proxy(int(str(broken)[:3]), way)
-    if isinstance(broken, module.RemoteProtocolError) and not str(broken).startswith(_CUT_SHORT):
-        return UpstreamProtocolError("What the upstream sent is not HTTP.", reason=not_http(broken, way))
-    return unreachable(broken, way, connected=not isinstance(broken, module.ConnectError | module.ProxyError))
+def _convert_error(module: ModuleType, error: BaseException, peer: str, connect: float | None) -> UpstreamError:
+    """Convert an exception of httpx to an error of the gateway."""
+    if isinstance(error, module.TimeoutException | TimeoutError):
+        return connect_timeout(connect or 0, peer)
+    if isinstance(error, module.ProxyError) and str(error)[:3].isdecimal():
+        return refused_by_proxy(int(str(error)[:3]), peer)
+    if isinstance(error, module.RemoteProtocolError) and not str(error).startswith(_CUT_SHORT):
+        return UpstreamProtocolError("What the upstream sent is not HTTP.", reason=not_http(error, peer))
+    return unreachable(error, peer, connected=not isinstance(error, module.ConnectError | module.ProxyError))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmproxy_asgi.errors import MisuseError
-from llmproxy_asgi.transport.outgoing import HeaderLines, address, allowed, block, verb
+from llmproxy_asgi.transport.request_head import HeaderLines, address, complete_headers, encode_headers, encode_method
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_addresses_that_are_read(text: str) -> None:
 
 def test_lines_as_they_go_out() -> None:
     """Headers keep their order and spelling."""
-    assert block([(b"X-One", b"1"), (b"x-two", b"a\tb"), (b"e", b"")]) == b"X-One: 1\r\nx-two: a\tb\r\ne: \r\n"
+    assert encode_headers([(b"X-One", b"1"), (b"x-two", b"a\tb"), (b"e", b"")]) == b"X-One: 1\r\nx-two: a\tb\r\ne: \r\n"
 
 
 LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [^\x00-\x08\x0a-\x1f\x7f]*")
@@ -42,16 +42,16 @@ def test_whatever_is_given_stays_in_its_line(headers: list[tuple[bytes, bytes]])
     """Any names and values give exactly one clean line each, or are refused together."""
     fine = all(LINE.fullmatch(b"%b: %b" % header) and b":" not in header[0] for header in headers)
     if fine:
-        assert block(headers).split(b"\r\n") == [*(b"%b: %b" % header for header in headers), b""]
+        assert encode_headers(headers).split(b"\r\n") == [*(b"%b: %b" % header for header in headers), b""]
     else:
         with pytest.raises(MisuseError):
-            block(headers)
+            encode_headers(headers)
 
 
 def test_two_lines_in_one_value() -> None:
     """A value that is a well-formed second header is refused all the same."""
     with pytest.raises(MisuseError):
-        block([(b"x", b"1\r\nauthorization: mine")])
+        encode_headers([(b"x", b"1\r\nauthorization: mine")])
 
 
 ONE = ((b"authorization", b"Bearer one"), (b"x-a", b"1"))
@@ -64,7 +64,7 @@ def test_kept_lines_are_those_of_the_same_headers_alone() -> None:
     lines = HeaderLines(b"upstream")
     for headers, body in [(ONE, b"{}"), (ONE, b"[1]"), (TWO, b"{}"), (OWN, b"{}"), (ONE, b"{}"), ((), b"{}")]:
         written = lines.write(headers, "POST", body)
-        expected = block(allowed(headers, b"upstream", "POST", body))
+        expected = encode_headers(complete_headers(headers, b"upstream", "POST", body))
         assert written.endswith(b"\r\n\r\n")
         assert sorted(written.split(b"\r\n")) == sorted([*expected.split(b"\r\n"), b""])
     assert b"content-length" not in lines.write(ONE, "GET", b"")
@@ -85,17 +85,17 @@ def test_headers_changed_in_place_are_not_taken_for_those_kept() -> None:
 def test_host_and_coding_may_be_given() -> None:
     """Our host and coding are defaults."""
     given_headers = [(b"Host", b"other"), (b"Accept-Encoding", b"gzip")]
-    assert allowed(given_headers, b"upstream", "GET", b"") == given_headers
+    assert complete_headers(given_headers, b"upstream", "GET", b"") == given_headers
 
 
 def test_an_empty_post_says_so() -> None:
     """A POST always tells its length, a GET only if there is one."""
-    assert (b"content-length", b"0") in allowed([], b"upstream", "POST", b"")
-    assert (b"content-length", b"2") in allowed([], b"upstream", "GET", b"{}")
+    assert (b"content-length", b"0") in complete_headers([], b"upstream", "POST", b"")
+    assert (b"content-length", b"2") in complete_headers([], b"upstream", "GET", b"{}")
 
 
 @pytest.mark.parametrize("method", ["get", "CONNECT", "TRACE", "POST ", "", "X\r\n"])
 def test_methods_that_are_refused(method: str) -> None:
     """Only the usual methods are sent, in capitals."""
     with pytest.raises(MisuseError):
-        verb(method)
+        encode_method(method)

@@ -1,7 +1,7 @@
-"""What we send: the address, and headers that cannot be mistaken for anything else.
+"""The head of requests to upstreams: the address, the method, and validated headers.
 
-Framing belongs to this package. A header that says how the body is delimited or what becomes of the connection is left
-out wherever it comes from, so no two readers of one request can disagree about where it ends.
+This package controls the framing. Headers about the body's length or the connection are always left out, so servers and
+proxies cannot disagree about where a request ends (request smuggling).
 """
 
 import socket
@@ -18,17 +18,17 @@ Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 
 _PORTS = {"http": 80, "https": 443}
 
-# RFC 3986, 3.3 and 3.4: what stands for itself, and `%`, because what is escaped already stays as it is.
+# RFC 3986, 3.3 and 3.4: characters that need no escape, and `%`, because existing escapes are kept.
 _IN_PATH = "%/:@!$&'()*+,;=-._~"
 _IN_QUERY = _IN_PATH + "?"
 _HOST = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-._~:"
 
 METHODS = {name: name.encode() for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 
-# Where no body is the rule, saying so (`content-length: 0`) is not needed and some servers dislike it.
+# Methods that usually have no body: `content-length: 0` is not needed, and some servers refuse it.
 _BODILESS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
-_OURS = frozenset(
+_FRAMING_HEADERS = frozenset(
     {
         b"connection",
         b"content-length",
@@ -42,30 +42,30 @@ _OURS = frozenset(
     }
 )
 
-_SPECIAL = _OURS | {b"host", b"accept-encoding"}
+_SPECIAL = _FRAMING_HEADERS | {b"host", b"accept-encoding"}
 
-# RFC 9110, 5.1 and 5.5: a name is a token; a value has no line break and no NUL, nor for us any other control but tab.
+# RFC 9110, 5.1 and 5.5: a name is a token; a value has no line break and no NUL, and here no control but tab.
 _TOKEN = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _TEXT = bytes(byte for byte in range(256) if byte == 9 or (byte >= 32 and byte != 127))
 
 
 class Address:
-    """Where a call goes, parsed. Build it once and keep it: what a connection needs of it is remembered by identity."""
+    """The parsed address of a call. Create it once and keep it: connections cache data about it by its identity."""
 
-    __slots__ = ("netloc", "port", "raw_host", "raw_path", "scheme", "where")
+    __slots__ = ("host_port", "netloc", "port", "raw_host", "raw_path", "scheme")
 
     def __init__(self, *, scheme: str, raw_host: bytes, port: int | None, raw_path: bytes) -> None:
         self.scheme = scheme
         self.raw_host = raw_host
-        """In ASCII; an IPv6 address without its brackets."""
+        """The host in ASCII; an IPv6 address without its brackets."""
         self.port = port
-        """None: the scheme's own."""
+        """The port; None: the scheme's default."""
         self.raw_path = raw_path
-        """With the query, as it stands in the request line."""
+        """The path with the query, as in the request line."""
         host = b"[%b]" % raw_host if b":" in raw_host else raw_host
         self.netloc = host if port is None else b"%b:%d" % (host, port)
-        self.where = f"{host.decode('ascii')}:{port or _PORTS[scheme]}"
-        """Host and port, as a message names them."""
+        self.host_port = f"{host.decode('ascii')}:{port or _PORTS[scheme]}"
+        """Host and port, for messages."""
 
     @override
     def __str__(self) -> str:
@@ -73,20 +73,20 @@ class Address:
 
 
 def address(text: str) -> Address:
-    """Read an address; once, when a provider is built.
+    """Parse an address.
 
     Raises:
-        MisuseError: it is not an absolute http or https URL, or carries credentials or a fragment.
+        MisuseError: It is not an absolute http or https URL, or contains credentials or a fragment.
     """
-    if not text.isprintable() or " " in text:  # the standard library would leave line breaks out without a word
+    if not text.isprintable() or " " in text:  # the standard library would drop line breaks silently
         raise MisuseError("An upstream's address holds a space, a line break or another control character.")
     try:
         parts = urlsplit(text)
         host, port = parts.hostname or "", parts.port
-        # Also where it is ASCII: what DNS cannot hold would fail in every call.
+        # For ASCII hosts, too: a name that DNS does not allow would fail in every call.
         raw_host = _canonical(host).encode("idna")
-    except ValueError as broken:
-        raise MisuseError("An upstream's address is not a URL, or names a port that does not exist.") from broken
+    except ValueError as error:
+        raise MisuseError("An upstream's address is not a URL, or names a port that does not exist.") from error
     if parts.scheme not in _PORTS or not _is_host(raw_host) or not _is_literal_sound(parts, _canonical(host)):
         raise MisuseError("An upstream's address must begin with http:// or https:// and name a host.")
     if port == 0:
@@ -108,7 +108,7 @@ def _is_host(host: bytes) -> bool:
 
 
 def _is_literal_sound(parts: SplitResult, host: str) -> bool:
-    """Whether an address that is written as a number is one: what is none fails later, otherwise on each transport."""
+    """Return whether a numeric address is valid: an invalid one would fail later, differently in each transport."""
     netloc = parts.netloc.rpartition("@")[2]
     if netloc.startswith("["):
         try:
@@ -122,7 +122,7 @@ def _is_literal_sound(parts: SplitResult, host: str) -> bool:
 
 
 def _canonical(host: str) -> str:
-    """IPv4 as four decimal numbers in whatever form it is written (``127.1``); anything else as it is."""
+    """Return an IPv4 address of any notation (``127.1``) as four decimal numbers; other hosts unchanged."""
     if not host.rpartition(".")[2].isdecimal():
         return host
     try:
@@ -131,11 +131,11 @@ def _canonical(host: str) -> str:
         return host
 
 
-def verb(method: str) -> bytes:
-    """The method as it stands in the request line.
+def encode_method(method: str) -> bytes:
+    """Encode the method for the request line.
 
     Raises:
-        MisuseError: it is none that we send.
+        MisuseError: It is not supported.
     """
     try:
         return METHODS[method]
@@ -143,16 +143,16 @@ def verb(method: str) -> bytes:
         raise MisuseError("A call to an upstream uses an HTTP method that is not supported.") from None
 
 
-def allowed(headers: Headers, netloc: bytes, method: str, body: bytes) -> list[tuple[bytes, bytes]]:
-    """The headers of one request, complete: those given less the ones that are ours, then ours.
+def complete_headers(headers: Headers, netloc: bytes, method: str, body: bytes) -> list[tuple[bytes, bytes]]:
+    """Return all headers of a request: the given ones without those about framing, then those of this package.
 
-    An answer's compression would hold back the pieces of a stream, so none is asked for unless `headers` do.
+    Compression would delay the pieces of a stream, so none is requested unless `headers` do.
 
     Raises:
-        MisuseError: a name or value could break out of its line.
+        MisuseError: A name or value contains characters that are not allowed, such as a line break.
     """
     names = [name.lower() for name, _ in headers]
-    kept = [pair for name, pair in zip(names, headers, strict=True) if name not in _OURS]
+    kept = [pair for name, pair in zip(names, headers, strict=True) if name not in _FRAMING_HEADERS]
     if b"host" not in names:
         kept.insert(0, (b"host", netloc))
     if b"accept-encoding" not in names:
@@ -163,45 +163,45 @@ def allowed(headers: Headers, netloc: bytes, method: str, body: bytes) -> list[t
 
 
 class HeaderLines:
-    """The header lines of requests to one host: `allowed` and `block` at a fraction of the cost.
+    """The header lines of requests to one host: `complete_headers` and `encode_headers` at a fraction of the cost.
 
-    Most requests to an address have the same headers as the one before, whose lines are kept.
+    Most requests to an address have the same headers as the one before, whose lines are cached.
     """
 
-    __slots__ = ("_block", "_headers", "_netloc", "_usual")
+    __slots__ = ("_default_lines", "_encoded", "_headers", "_netloc")
 
     def __init__(self, netloc: bytes) -> None:
         self._netloc = netloc
-        # What every request begins with unless its headers say otherwise.
-        self._usual = b"host: " + netloc + b"\r\naccept-encoding: identity\r\n"
+        # The first lines of a request without these headers of its own.
+        self._default_lines = b"host: " + netloc + b"\r\naccept-encoding: identity\r\n"
         self._headers: Headers = ()
-        self._block = b""
+        self._encoded = b""
 
     def write(self, headers: Headers, method: str, body: bytes) -> bytes:
-        """All header lines of one request and the empty one after them.
+        """Encode all header lines of a request and the empty line after them.
 
         Raises:
-            MisuseError: a name or value could break out of its line.
+            MisuseError: A name or value contains characters that are not allowed, such as a line break.
         """
         if headers != self._headers:
             if not _SPECIAL.isdisjoint([name.lower() for name, _ in headers]):
-                return block(allowed(headers, self._netloc, method, body)) + b"\r\n"
-            written = block(headers)
-            self._headers, self._block = tuple(headers), written
+                return encode_headers(complete_headers(headers, self._netloc, method, body)) + b"\r\n"
+            encoded = encode_headers(headers)
+            self._headers, self._encoded = tuple(headers), encoded
         if body or method not in _BODILESS:
-            return b"%b%bcontent-length: %d\r\n\r\n" % (self._usual, self._block, len(body))
-        return b"%b%b\r\n" % (self._usual, self._block)
+            return b"%b%bcontent-length: %d\r\n\r\n" % (self._default_lines, self._encoded, len(body))
+        return b"%b%b\r\n" % (self._default_lines, self._encoded)
 
 
-def block(headers: Headers) -> bytes:
-    """Header lines as they go out.
+def encode_headers(headers: Headers) -> bytes:
+    """Encode header lines.
 
     Raises:
-        MisuseError: a name or value could break out of its line.
+        MisuseError: A name or value contains characters that are not allowed, such as a line break.
     """
     names = [name for name, _ in headers]
     joined = b"".join([b"%b: %b\r\n" % pair for pair in headers])
-    # Without everything that may stand in a line, what is left is the line ends; more would be a value's own.
+    # Without all characters that a line may contain only the line ends are left; any more are in a value.
     if (
         joined.translate(None, _TEXT) != b"\r\n" * len(names)
         or b"".join(names).translate(None, _TOKEN)

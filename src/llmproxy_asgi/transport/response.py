@@ -1,7 +1,7 @@
-"""What comes back: status, headers, and a body that is read in pieces.
+"""An upstream's response: status, headers, and a body that is read in pieces.
 
-The caller of `Pool.open` owns the answer and closes it. Until the body has been read whole, closing closes the socket:
-that is how a client's leaving reaches the upstream.
+The caller of `Pool.open` owns the response and closes it. Until the body was read completely, `aclose` closes the
+socket: so a client's disconnect is passed on to the upstream.
 """
 
 import re
@@ -14,16 +14,16 @@ from llmproxy_asgi.errors import UpstreamProtocolError
 from llmproxy_asgi.wire.compression import CompressionError, Inflater, RefusingInflater, inflater
 
 CHUNK = 64 * 1024
-"""Bytes; no piece of a body is larger."""
+"""Bytes of the longest piece of a body."""
 
-# What must not travel on in a header of ours; a tab may.
+# Characters that must not be passed on in a header; a tab may.
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-class Answer(ABC):
-    """One upstream's answer to one request; status and headers are there, the body is still arriving.
+class UpstreamResponse(ABC):
+    """An upstream's response to one request, after its headers and before the end of its body.
 
-    Not for two readers at once. Cancelling the task that reads closes the socket.
+    It must not be read by two tasks at once. Cancelling the task that reads closes the socket.
     """
 
     __slots__ = ("_decoder", "_headers", "_surplus", "status")
@@ -37,30 +37,30 @@ class Answer(ABC):
     @property
     @abstractmethod
     def raw_headers(self) -> Sequence[tuple[bytes, bytes]]:
-        """Names and values as they came."""
+        """Names and values as received."""
 
     @abstractmethod
     async def raw(self) -> bytes:
-        """The next piece of the body as it came, of any size; empty at its end.
+        """Return the next piece of the body as received, of any size; empty at its end.
 
         Raises:
-            UpstreamUnreachable: the connection broke, or closed before the body's end.
-            UpstreamProtocolError: the body breaks HTTP's rules.
-            MisuseError: the answer was closed before its body's end.
+            UpstreamUnreachable: The connection broke, or closed before the body's end.
+            UpstreamProtocolError: The body violates HTTP.
+            MisuseError: The response was closed before its body's end.
         """
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Give the connection back if the body was read whole; else close its socket at once. May be called again."""
+        """Return the connection to the pool if the body was read completely; otherwise abort it. Idempotent."""
 
     @property
     def is_read(self) -> bool:
-        """Whether the body is known to have been read whole: the next `chunk` would be empty."""
+        """Whether the body is known to be read completely: the next `chunk` would be empty."""
         return False
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """By lower-case name; repeated ones joined by a comma, those with control characters left out."""
+        """Headers by lower-case name; repeated ones joined by a comma, those with control characters left out."""
         if self._headers is None:
             headers: dict[str, str] = {}
             for raw_name, raw_value in self.raw_headers:
@@ -71,16 +71,16 @@ class Answer(ABC):
         return self._headers
 
     def header(self, name: str) -> str | None:
-        """One header by its lower-case name."""
+        """Return a header by its lower-case name; None if it is missing."""
         return self.headers.get(name)
 
     async def chunk(self) -> bytes:
-        """The next piece of the body, decoded, at most `CHUNK` bytes; empty at its end.
+        """Return the next piece of the body, decompressed, at most `CHUNK` bytes; empty at its end.
 
         Raises:
-            UpstreamUnreachable: the connection broke, or closed before the body's end.
-            UpstreamProtocolError: the body breaks HTTP's rules or cannot be decoded.
-            MisuseError: the answer was closed before its body's end.
+            UpstreamUnreachable: The connection broke, or closed before the body's end.
+            UpstreamProtocolError: The body violates HTTP or cannot be decompressed.
+            MisuseError: The response was closed before its body's end.
         """
         if self._decoder is not None:
             return await self._decoded()
@@ -108,19 +108,19 @@ class Answer(ABC):
                     reader.finish()
                     return b""
                 reader.feed(data)
-        except CompressionError as broken:
+        except CompressionError as error:
             await self.aclose()
-            raise UpstreamProtocolError(f"The upstream's compressed answer cannot be read: {broken}.") from broken
+            raise UpstreamProtocolError(f"The upstream's compressed answer cannot be read: {error}.") from error
         except UpstreamProtocolError:
             await self.aclose()
             raise
         return piece
 
     async def read(self, limit: int) -> bytes:
-        """The whole body, decoded, at most `limit` bytes, without a byte order mark.
+        """Return the complete body, decompressed, at most `limit` bytes, without a byte order mark.
 
         Raises:
-            UpstreamProtocolError: it is longer than `limit`; besides, what `chunk` raises.
+            UpstreamProtocolError: It is longer than `limit`; also all errors of `chunk`.
         """
         pieces: list[bytes] = []
         size = 0
@@ -131,7 +131,7 @@ class Answer(ABC):
                 raise UpstreamProtocolError("The upstream's response is larger than this gateway accepts.")
             pieces.append(piece)
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        return body.removeprefix(BOM_UTF8)  # no part of JSON (RFC 8259, 8.1)
+        return body.removeprefix(BOM_UTF8)  # not part of JSON (RFC 8259, 8.1)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -151,5 +151,5 @@ class Answer(ABC):
 def _inflater(content_encoding: str) -> Inflater | None:
     try:
         return inflater(content_encoding)
-    except LookupError:  # status and headers stay readable
+    except LookupError:  # status and headers stay available
         return RefusingInflater(content_encoding)
