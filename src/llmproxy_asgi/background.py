@@ -103,7 +103,7 @@ class Run:
     def tell(self, name: str, data: bytes) -> None:
         """One more event; it gets its number here."""
         number = self._first + len(self._events)
-        told = state.renumbered(data, number)
+        told = state.with_sequence_number(data, number)
         self._events.append(WireEvent(number=number, name=name, data=msgspec.Raw(told)))
         self._size += len(told)
         if self._size > self.largest:
@@ -234,8 +234,8 @@ class Background:
             raise
         finally:
             self._beginning.remove(owner)
-        run.tell("response.created", state.life_event("response.created", told, 0))
-        run.tell("response.queued", state.life_event("response.queued", told, 0))
+        run.tell("response.created", state.lifecycle_event("response.created", told, 0))
+        run.tell("response.queued", state.lifecycle_event("response.queued", told, 0))
         run.task = asyncio.create_task(self._serve(run, call, inbound), name=f"background response {turn.id}")
         # Cancelled before its first step, it never enters the call.
         run.task.add_done_callback(lambda _: call.give_up())
@@ -344,7 +344,7 @@ class Background:
             stream = stream_of(call, inbound, turn.said)
             while (data := await stream.next()) is not None:
                 for frame in sse.decode(data):
-                    kind = state.kind_of(frame)
+                    kind = state.event_type(frame)
                     if kind not in _NOT_TOLD:
                         run.tell(kind, frame.data)
                 run.publish()
@@ -355,7 +355,7 @@ class Background:
             return
         told = await run.turn.give_up(status, error)
         kind = "response.failed" if status == "failed" else "response.incomplete"
-        run.tell(kind, state.life_event(kind, told, 0))
+        run.tell(kind, state.lifecycle_event(kind, told, 0))
 
     async def _leave(self, run: Run) -> None:
         """Its events are kept, and then found where they are kept."""

@@ -134,9 +134,9 @@ class Engine:
         """
         if inbound_request.state is None or self.runtime.config.store != "never":
             return inbound_request
-        from llmproxy_asgi.translators.openai_responses.state import unkept
+        from llmproxy_asgi.translators.openai_responses.state import without_storage
 
-        return unkept(inbound_request, strict=strict)
+        return without_storage(inbound_request, strict=strict)
 
     def _turn(self, inbound_request: InboundRequest, grant: Grant) -> "ConversationTurn":
         from llmproxy_asgi.conversation_state.stateful import (

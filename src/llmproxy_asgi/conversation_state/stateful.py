@@ -70,14 +70,14 @@ class ConversationTurn:
         self._owner = owner
         self._own: list[msgspec.Raw] | None = None
         self._record: StoredResponse | None = None
-        self._telling: state.Telling | None = None
+        self._telling: state.ResponseRewriter | None = None
         self._saved = False
         self._heavy = inbound_request.heavy
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """A warning if the caller asked to store the response and it is not stored."""
-        return ("dropped:store",) if state.asks_to_be_kept(self.said) and not self._state.store else ()
+        return ("dropped:store",) if state.requires_storage(self.said) and not self._state.store else ()
 
     async def open(self, *, may_pass_on: bool) -> InboundRequest:
         """Return the request with the whole conversation that it continues.
@@ -101,10 +101,10 @@ class ConversationTurn:
                     raise
                 self.passes_on = True
         own: list[msgspec.Raw] | None = None
-        if state.refers(self.said):
-            own = await self._run(state.own_items, self.said)
+        if state.has_references(self.said):
+            own = await self._run(state.input_items, self.said)
             known = await self._responses.items(self._owner, await self._run(state.references, own))
-            own = self._own = await self._run(state.resolved, own, known) if known else own
+            own = self._own = await self._run(state.resolve_references, own, known) if known else own
         if before or own is not None:
             size = sum(len(memoryview(each)) for each in (*before, *(own or ())))
             self._heavy = self._heavy or size > HEAVY_BYTES
@@ -112,7 +112,7 @@ class ConversationTurn:
             # References to one stored item, repeated, could unfold to any size.
             check_unfolded(len(before) + len(own or ()), size, responses.bounds, responses.largest, param=param)
         return await self._run(
-            state.expanded, self.said, before, own, keeps_previous=self.passes_on, bounds=self._responses.bounds
+            state.expand_request, self.said, before, own, keeps_previous=self.passes_on, bounds=self._responses.bounds
         )
 
     async def _run(self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -128,7 +128,9 @@ class ConversationTurn:
             passed_through: Whether it passes through in the caller's protocol.
         """
         self._telling = (
-            state.Telling(self.said, passed_through=passed_through) if passed_through or self._state.store else None
+            state.ResponseRewriter(self.said, passed_through=passed_through)
+            if passed_through or self._state.store
+            else None
         )
         if self._telling is not None and self._record is not None:
             self._telling.id = self._record.id
@@ -174,7 +176,7 @@ class ConversationTurn:
         except Unavailable:
             return False  # then it will not be stored either
 
-    async def _keep(self, telling: state.Telling) -> None:
+    async def _keep(self, telling: state.ResponseRewriter) -> None:
         final = telling.final
         if final is None or self._saved or not self._state.store or telling.id is None:
             return
@@ -184,7 +186,7 @@ class ConversationTurn:
             record = await self._run(self._begun, telling.id, "completed")
         if not telling.hides:
             record = msgspec.structs.replace(record, shows_state=True)
-        await self._save(record.ended(state.status_of(final.status), output, told=final.told))
+        await self._save(record.ended(state.status_of(final.status), output, told=final.response))
         self._saved = True  # not before: a cancelled save stores nothing
 
     # ── in the background ───────────────────────────────────────────────────────────────────────────────────────────
@@ -237,16 +239,18 @@ class ConversationTurn:
     def _without_output(self, status: Status, error: GatewayError | None = None) -> bytes:
         assert self._record is not None, "stored by `enqueue`"
         created_at: datetime = self._record.created_at
-        return state.without_output(self.said, status, answer=self._record.id, created_at=created_at, error=error)
+        return state.encode_without_output(
+            self.said, status, answer=self._record.id, created_at=created_at, error=error
+        )
 
     def _begun(self, response_id: str, status: Status) -> StoredResponse:
-        own = self._own if self._own is not None else state.own_items(self.said)
+        own = self._own if self._own is not None else state.input_items(self.said)
         return self._responses.begin(
             self._owner,
             response_id=response_id,
             status=status,
             previous_id=self._state.previous_id,
-            input_items=[Item(id=found, item=item) for found, item in state.numbered(own, response_id)],
+            input_items=[Item(id=found, item=item) for found, item in state.assign_ids(own, response_id)],
             background=self._state.background,
             shows_state=self._state.shows_state,
         )

@@ -147,7 +147,7 @@ class Stored:
         if page is None:
             raise _not_found(response_id)
         with_state = STATE in query.listed("include")
-        items = [state.listed(each.id, each.item, with_state=with_state) for each in page.items]
+        items = [state.encode_input_item(each.id, each.item, with_state=with_state) for each in page.items]
         first, last = (page.items[0].id, page.items[-1].id) if page.items else (None, None)
         body = state.encode_page(items, first=first, last=last, has_more=page.has_more)
         await exchange.answer(200, [_JSON], body)
@@ -168,7 +168,7 @@ class Stored:
                 while (events := await reader.next()) is not None:
                     await keepalive.write(b"".join(sse.encode(bytes(each.data), event=each.name) for each in events))
             except GatewayError as error:  # the reader fell behind; the response itself goes on
-                await keepalive.write(state.broken(error))
+                await keepalive.write(state.encode_error_event(error))
             await keepalive.end()
         finally:
             keepalive.cancel()
@@ -230,7 +230,7 @@ class _Query:
 
 def _shown(record: StoredResponse, *, with_state: bool) -> bytes:
     output = [each.item for each in record.output or ()]
-    return state.whole(record.told, output, with_state=with_state)
+    return state.encode_stored(record.told, output, with_state=with_state)
 
 
 def _not_found(response_id: str) -> NotFound:

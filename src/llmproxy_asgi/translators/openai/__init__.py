@@ -1,1 +1,1 @@
-"""What OpenAI's two protocols, Chat Completions and Responses, have in common."""
+"""The shared parts of OpenAI's protocols Chat Completions and Responses."""

@@ -1,7 +1,7 @@
-"""Errors as OpenAI's protocols say them, and what their errors mean to us.
+"""Encode and decode the errors of OpenAI's protocols.
 
-An upstream's error is judged by its status and its machine-readable words, never by its message. Messages of refusals
-concern the request and are kept; those about credentials and those of broken upstreams are not.
+Upstream errors are classified by their status and machine-readable codes, never by their message. Messages about the
+request are kept; messages about credentials and upstream failures are not.
 """
 
 import math
@@ -33,7 +33,7 @@ from llmproxy_asgi.translators.retry_after import limit_scope, parse_retry_after
 from llmproxy_asgi.translators.stray_errors import find_error, flattened, stated_status
 
 PROTOCOLS = frozenset({"openai-chat", "openai-responses", "openai-completions", "openai-embeddings"})
-"""Those that say errors in this way, so that each takes the other's as they are."""
+"""Protocols that share this format, so that their errors pass unchanged between them."""
 
 FAILED_EVENT = "failed_event"
 """Where an error keeps the event that a passthrough of Responses failed with; no caller reads it as a field."""
@@ -63,7 +63,7 @@ _WORDS: Mapping[ErrorKind, tuple[str, str | None]] = {
     ErrorKind.INTERNAL: ("server_error", None),
 }
 _STATUSES: Mapping[int, int] = {402: 429, 529: 503}
-"""Statuses that this protocol's clients do not know."""
+"""Statuses that this protocol's clients don't know, with their replacements."""
 
 _CONTEXT_CODES = frozenset(
     {
@@ -124,7 +124,7 @@ _CREDENTIAL_CODES = frozenset(
         "ip_not_authorized",
     }
 )
-"""Codes that speak of the credential, whatever the status: some vendors answer a refused key with a 400."""
+"""Codes about the credential, for any status: some vendors refuse a key with status 400."""
 ABOUT_THE_INPUT = frozenset(
     {
         "invalid_prompt",
@@ -147,7 +147,7 @@ ABOUT_THE_INPUT = frozenset(
         "image_file_not_found",
     }
 )
-"""Codes with which an answer that began well is refused after all."""
+"""Codes of refusals after a successful start."""
 
 _ABOUT_THE_REQUEST = ABOUT_THE_INPUT | {"content_filter", "content_policy_violation", "moderation_blocked"}
 
@@ -174,7 +174,7 @@ _STREAM_STATUSES: Mapping[str, int] = {
     "too_many_requests": 429,
     "ratelimiterror": 429,
     "engine_overloaded_error": 503,  # Moonshot's
-    "resource_exhausted": 429,  # Google's words, from here on: its endpoint for OpenAI's clients uses them
+    "resource_exhausted": 429,  # Google's from here on: its OpenAI-compatible endpoint uses them
     "invalid_argument": 400,
     "failed_precondition": 400,
     "unauthenticated": 401,
@@ -182,12 +182,12 @@ _STREAM_STATUSES: Mapping[str, int] = {
     "deadline_exceeded": 504,
     **dict.fromkeys(ABOUT_THE_INPUT, 400),
 }
-"""Words of an error that comes without a status, in the middle of a stream."""
+"""The statuses of codes in a stream's error, which has no status."""
 _WORD_KEYS = ("code", "type", "status")
 
 
 def encode_problem(error: GatewayError) -> Problem:
-    """The error with its status and headers."""
+    """Encode an error with its status and headers."""
     headers = [("content-type", "application/json")]
     if error.retry_after is not None:
         wait = max(0.0, error.retry_after)
@@ -205,15 +205,15 @@ def encode_problem(error: GatewayError) -> Problem:
 
 
 def encode_error_object(error: GatewayError) -> bytes:
-    """The error's JSON, for a body and for a stream's event alike."""
+    """Encode an error's JSON, for bodies and stream events."""
     return msgspec.json.encode({"error": error_object(error)})
 
 
 def error_object(error: GatewayError) -> dict[str, Any]:
-    """The error: message, type, param and code; the upstream's own where it is about the request."""
+    """Encode message, type, param and code; the upstream's own values if they are about the request."""
     kind, code = _WORDS[error.kind]
     foreign = isinstance(error, UpstreamError) and error.protocol not in {None, *PROTOCOLS}
-    # Clients act on codes, and another vendor's tell them nothing.
+    # Clients act on codes and don't know other vendors' codes.
     known = (code or error.code) if foreign else (error.code or code)
     ours = {"message": error.message, "type": kind, "param": error.param, "code": known}
     if (
@@ -231,7 +231,7 @@ def error_object(error: GatewayError) -> dict[str, Any]:
 
 
 def decode_error(status: int, headers: Headers, body: bytes, *, protocol: str) -> UpstreamError:
-    """What an answer with this status means."""
+    """Decode an error response."""
     found = error_of_body(status, body)
     return _judge(
         status,
@@ -243,7 +243,7 @@ def decode_error(status: int, headers: Headers, body: bytes, *, protocol: str) -
 
 
 def decode_error_object(found: Any, *, protocol: str) -> UpstreamError:
-    """What an error inside an answer that began well means."""
+    """Decode an error in a response that started successfully."""
     error = flattened(found)
     status = stated_status(error)
     if status is None:
@@ -259,7 +259,7 @@ def decode_error_object(found: Any, *, protocol: str) -> UpstreamError:
 
 
 def error_in(data: bytes, *, protocol: str) -> UpstreamError | None:
-    """The error that a frame, or a body with status 200, holds in the place of an answer; None where it holds none."""
+    """Decode the error in a frame or in a body with status 200; return None if there is none."""
     found = find_error(data)
     return None if found is None else decode_error_object(found, protocol=protocol)
 
@@ -280,7 +280,7 @@ def _judge(
         "upstream_request_id": request_id,
         "native": found,
         "protocol": protocol if found is not None else None,
-        # A code of a failure is about the vendor's own house: callers would act on it as if it were about them.
+        # The code of a failure is about the vendor; callers would read it as one about their request.
         "code": _text(found, "code") if status < 500 else None,
     }
     if status == 403 and not words & _CREDENTIAL_CODES and (refusal := _forbidden(found or {}, words)) is not None:
@@ -308,7 +308,7 @@ def _judge(
 
 
 def _forbidden(found: Mapping[str, Any], words: frozenset[str]) -> type[UpstreamRefused] | None:
-    """What a 403 is that is about the model or the request; None: it is about the credential."""
+    """Classify a 403 about the model or the request; return None if it is about the credential."""
     if words & _MODEL_CODES or found.get("param") == "model":
         return UpstreamModelUnsuitable
     metadata = found.get("metadata")

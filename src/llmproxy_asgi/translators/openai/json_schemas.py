@@ -47,14 +47,14 @@ def function_parameters(
 
 
 class AnswerSchema(msgspec.Struct, frozen=True):
-    """The schema of an answer, and whether it goes as a strict one (None: the caller did not say)."""
+    """The schema of a response, and whether it is strict (None if the caller did not specify it)."""
 
     schema: JSONObject
     strict: bool | None
 
 
 def answer_schema(output: OutputFormat, request: Request, can: Capabilities, losses: Losses) -> AnswerSchema | None:
-    """What an answer must look like in this vendor's form; None where it has to be asked for in words."""
+    """Encode the output schema; return None if the prompt must contain it instead."""
     schema = output.schema or {}
     if not can.structured_output or (request.tools and not can.format_with_tools):
         return None
@@ -72,14 +72,14 @@ def answer_schema(output: OutputFormat, request: Request, can: Capabilities, los
                 return AnswerSchema(form.schema, strict=True)
     if output.strict:
         losses.add("dropped:strict")
-    if not own:  # servers of other makes take any root
+    if not own:  # compatible servers accept any root
         return AnswerSchema(schema, strict=False)
     rooted = _rooted(schema)
     return AnswerSchema(rooted, strict=False) if rooted is not None else None
 
 
 def _rooted(schema: JSONObject) -> JSONObject | None:
-    """The schema with an object at its root, as the vendor demands it also of loose ones; None where it has none."""
+    """Return the schema with an object at its root, which the vendor requires; None if it has none."""
     if isinstance(schema.get("$ref"), str):
         try:
             schema = with_definitions(schema)

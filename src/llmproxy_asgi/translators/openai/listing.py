@@ -1,7 +1,7 @@
-"""Models as OpenAI's SDK lists them.
+"""Encode lists of models for OpenAI's SDK.
 
-Shape: the model object of the OpenAI API reference, read from openai 3.52 on 2026-11-21. We do not know when an
-upstream's model was made, so `created` is the epoch.
+Shape: the model object of the OpenAI API reference, read from openai 3.52 on 2026-11-21. The creation time of an
+upstream's model is unknown, so `created` is the epoch.
 """
 
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ import msgspec
 
 
 def list_models(names: Sequence[str]) -> bytes:
-    """All of them."""
+    """Encode all models."""
     return msgspec.json.encode({"object": "list", "data": [_model(name) for name in names]})
 
 
 def show_model(name: str) -> bytes:
-    """One of them."""
+    """Encode one model."""
     return msgspec.json.encode(_model(name))
 
 

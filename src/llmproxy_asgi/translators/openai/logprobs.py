@@ -1,4 +1,4 @@
-"""Token probabilities: the entries that Chat puts beside a message and Responses into a text part."""
+"""Log probabilities: entries beside a message in Chat, and in a text part in Responses."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from llmproxy_asgi.translators.surrogates import each_entry
 
 
 def encode_logprob(token: TokenLogprob) -> dict[str, Any]:
-    """A token with its alternatives."""
+    """Encode a token with its alternatives."""
     return {**_encode_alternative(token), "top_logprobs": [_encode_alternative(other) for other in token.top]}
 
 
@@ -20,7 +20,7 @@ def _encode_alternative(token: TokenLogprob) -> dict[str, Any]:
 
 
 def decode_entries(found: Any, *, refusal: bool = False) -> tuple[TokenLogprob, ...]:
-    """The tokens of a list, or of the bytes of one; entries that cannot be read are passed over."""
+    """Decode the tokens of a list or of its bytes; skip unreadable entries."""
     if type(found) is msgspec.Raw:
         found = each_entry(found)
     elif type(found) is not list:

@@ -1,4 +1,4 @@
-"""The options of a caller's request that both protocols spell alike, each read from the top level by its name."""
+"""Decode the top-level request options that both protocols share, each by its name."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, TypeAlias, cast
@@ -10,35 +10,35 @@ from llmproxy_asgi.translators.fields import Node
 
 Raw = Mapping[str, msgspec.Raw]
 Outside: TypeAlias = tuple[bytes, str]
-"""What a value may begin with, and what it is called in a complaint."""
+"""The allowed first bytes of a value, and its type's name in errors."""
 
 
 def string(raw: Raw, key: str) -> str | None:
-    """A text; None where there is none, or an empty one."""
+    """Decode a string; return None if it is missing or empty."""
     node = Node.of(raw, key)
     return node.text() or None if node else None
 
 
 def boolean(raw: Raw, key: str) -> bool | None:
-    """A boolean."""
+    """Decode a boolean."""
     node = Node.of(raw, key)
     return node.boolean() if node else None
 
 
 def integer(raw: Raw, key: str, *, low: int | None = None, high: int | None = None) -> int | None:
-    """A whole number within bounds (both included)."""
+    """Decode an integer within inclusive bounds."""
     node = Node.of(raw, key)
     return node.integer(low, high) if node else None
 
 
 def number(raw: Raw, key: str, low: float, high: float) -> float | None:
-    """A number within bounds (both included)."""
+    """Decode a number within inclusive bounds."""
     node = Node.of(raw, key)
     return node.number(low, high) if node else None
 
 
 def cache_options(raw: Raw) -> CacheOptions:
-    """Prompt caching for the request as a whole."""
+    """Decode the request's prompt cache options."""
     options = Node.of(raw, "prompt_cache_options")
     mode = options.get("mode") if options else None
     ttl = options.get("ttl") if options else None
@@ -54,13 +54,13 @@ def cache_options(raw: Raw) -> CacheOptions:
 
 
 def metadata(raw: Raw) -> Mapping[str, str]:
-    """The caller's own notes."""
+    """Decode the caller's metadata."""
     node = Node.of(raw, "metadata")
     return {key: value.text() for key, value in node.items()} if node else {}
 
 
 def stops(raw: Raw) -> tuple[str, ...]:
-    """Where an answer ends: one text, or several."""
+    """Decode the stop sequences: a string or a list."""
     node = Node.of(raw, "stop")
     if node is None:
         return ()
@@ -70,7 +70,7 @@ def stops(raw: Raw) -> tuple[str, ...]:
 
 
 def others(raw: Raw, known: Collection[str]) -> dict[str, Any]:
-    """The fields that are not known."""
+    """Return the unknown fields."""
     return {key: found.value for key in raw if key not in known and (found := Node.of(raw, key)) is not None}
 
 

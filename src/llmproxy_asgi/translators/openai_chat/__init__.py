@@ -1,4 +1,4 @@
-"""OpenAI Chat Completions, and what compatible servers make of it."""
+"""OpenAI Chat Completions and compatible servers."""
 
 from llmproxy_asgi.translators.base import Translator
 from llmproxy_asgi.translators.openai_chat.inbound import ChatInbound

@@ -1,4 +1,4 @@
-"""What the decoder of a stream remembers of its candidates and their calls. It holds; `decode_stream` decides."""
+"""The state of a stream's candidates and calls, for `stream_decoder`."""
 
 from typing import Literal
 
@@ -11,19 +11,30 @@ from llmproxy_asgi.translators.openai_chat.schema import CallDelta, CustomDelta,
 
 
 class OpenCall:
-    """A call as far as it has come. It is told of when its name is known, and its id known or given up."""
+    """The state of a call, which starts when its name is known, and its id is known or derived."""
 
-    __slots__ = ("arguments", "call_id", "custom", "index", "name", "named_again", "pending", "seals", "told", "unwrap")
+    __slots__ = (
+        "arguments",
+        "call_id",
+        "custom",
+        "index",
+        "name",
+        "named_again",
+        "pending",
+        "seals",
+        "started",
+        "unwrap",
+    )
 
     def __init__(self) -> None:
         self.call_id = ""
         self.name = ""
         self.named_again = False
-        """A piece behind its whole arguments named it once more; the next words are of another call."""
+        """Whether a delta after complete arguments repeated the name; the next arguments are another call's."""
         self.custom = False
         self.unwrap = False
-        """A custom tool that went as a function: its arguments are told of when they are whole."""
-        self.told = False
+        """Whether it is a custom tool sent as a function, whose arguments are emitted when they are complete."""
+        self.started = False
         self.index = -1
         self.arguments: list[str] = []
         self.pending: list[str] = []
@@ -31,7 +42,7 @@ class OpenCall:
 
     @property
     def is_whole(self) -> bool:
-        """Whether its arguments are a JSON object, to which nothing can be added."""
+        """Whether the arguments are a complete JSON object."""
         try:
             return type(msgspec.json.decode("".join([*self.arguments, *self.pending]))) is dict
         except (ValueError, RecursionError):
@@ -39,7 +50,7 @@ class OpenCall:
 
 
 class OpenCandidate:
-    """What must be remembered of one candidate."""
+    """The state of one candidate."""
 
     __slots__ = (
         "by_id",
@@ -67,15 +78,15 @@ class OpenCandidate:
         self.number = number
         self.parts = 0
         self.kind: Literal["", "text", "reasoning", "refusal", "audio"] = ""
-        """Which part is open beside the calls: at most one flows at a time."""
+        """The kind of the open part besides calls; at most one is open."""
         self.open_index = -1
         self.length = 0
         self.last = ""
-        """The last piece of text, and how long the text is so far."""
+        """The last delta of text; `length` is the text's length so far, in code points."""
         self.starts: list[tuple[int, int]] = []
-        """Where in the message each text part begins, and its index."""
+        """The offset of each text part in the message, and its index."""
         self.texts: list[str] = []
-        """The pieces of the open reasoning part."""
+        """The deltas of the open reasoning part."""
         self.seals: list[Seal] = []
         self.style: Literal["full", "summary"] = "full"
         self.raw = False
@@ -89,7 +100,7 @@ class OpenCandidate:
         self.finish: str | None = None
 
     def take_finish(self, word: str) -> None:
-        """Note a finish reason; one that is unknown or blank replaces none that is known."""
+        """Record a finish reason; an unknown or blank one does not replace a known one."""
         reason = decode_finish(word)
         if reason is None:
             return
@@ -98,7 +109,7 @@ class OpenCandidate:
             self.finish = word
 
     def restated_call(self, call: CallDelta, position: int) -> OpenCall | None:
-        """The call that a whole message restates: by its id, else by its place; None: it was not streamed."""
+        """Return the streamed call that a complete message restates, by id or position; None if there is none."""
         known = self.by_id.get(call.id) if call.id else None
         if known is not None or position >= len(self.calls):
             return known
@@ -106,22 +117,22 @@ class OpenCandidate:
 
     @property
     def whole(self) -> bool:
-        """Whether each of its calls has all of its arguments."""
-        return all(call.custom or call.is_whole or not call.arguments for call in self.calls if call.told)
+        """Whether all calls have complete arguments."""
+        return all(call.custom or call.is_whole or not call.arguments for call in self.calls if call.started)
 
     def part(self) -> int:
-        """The index of a new part."""
+        """Return the index of a new part."""
         self.parts += 1
         return self.parts - 1
 
 
 def find_call(candidate: OpenCandidate, delta: CallDelta, *, whole: bool = False) -> OpenCall:
-    """The call that a piece belongs to: by index; by id where the index is missing or used twice.
+    """Return the call of a delta: by index, or by id if the index is missing or ambiguous.
 
     Args:
-        candidate: Whose it is; takes a new one.
-        delta: The piece.
-        whole: Whether it is of a whole answer, in which each piece is a call.
+        candidate: The delta's candidate, to which a new call is added.
+        delta: The delta.
+        whole: Whether it is from a complete response, in which each delta is a call.
     """
     name = ""
     if delta.index is None:
@@ -129,7 +140,7 @@ def find_call(candidate: OpenCandidate, delta: CallDelta, *, whole: bool = False
     else:
         found = candidate.by_index.get(delta.index)
         if found is not None and delta.id and found.call_id and delta.id != found.call_id:
-            # Google's endpoint numbers all parallel calls 0; an id that comes with a name begins a call.
+            # Google's endpoint has index 0 for all parallel calls; an id with a name starts a call.
             known = candidate.by_id.get(delta.id)
             named = delta.function or delta.custom
             begins = named is not None and named.name
@@ -150,10 +161,10 @@ def find_call(candidate: OpenCandidate, delta: CallDelta, *, whole: bool = False
 
 
 def _begins_another(call: OpenCall, piece: FunctionDelta) -> bool:
-    """Whether a piece that its index or id gives to a call is the beginning of another.
+    """Return whether a delta with a call's index or id starts another call.
 
-    Servers that give no ids, or the same one, number all parallel calls alike. A name behind whole arguments is
-    another call's, unless the server names a call in every piece and has no more to say of it.
+    Servers without distinct ids use one index for all parallel calls. A name after complete arguments belongs to
+    another call, unless the server repeats the name in each delta and sends no more arguments.
     """
     if not call.name or not (piece.name or call.named_again):
         return False
@@ -166,5 +177,5 @@ def _begins_another(call: OpenCall, piece: FunctionDelta) -> bool:
 
 
 def _begins_free_text(call: OpenCall, piece: CustomDelta) -> bool:
-    """Whether a piece of free text is the beginning of another call: its tool is named behind words of the first."""
+    """Return whether a delta of a custom call starts another one: it names the tool after earlier input."""
     return bool(piece.name and call.name and (piece.name != call.name or call.arguments or call.pending))

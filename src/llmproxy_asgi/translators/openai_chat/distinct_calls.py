@@ -1,7 +1,7 @@
-"""Tool calls that are passed on: each with an index and an id of its own, as the official SDKs need them.
+"""Give passed-through tool calls distinct indexes and ids, which the official SDKs need.
 
-Some servers give no ids, or the same one again, and some number all parallel calls alike. What is in order keeps its
-bytes: of a stream only pieces that begin a call are looked at, until one of them is not in order.
+Some servers send no ids, or equal ones, and some use one index for all parallel calls. Valid calls keep their bytes: in
+a stream, only deltas that start a call are checked until one of them is invalid.
 """
 
 import re
@@ -23,16 +23,16 @@ from llmproxy_asgi.wire.surrogates import replace_halves
 BEGINS_CALL = re.compile(
     rb'tool_calls"[ \t]*:[ \t]*\[(?:[^"\]]++|(?!"(?:name|id)"[ \t]*:[ \t]*"[^"])"(?:[^"\\]++|\\.)*+")*+"(?:name|id)"'
 )
-"""A list of calls one of which has a name or an id: no two repetitions share a character, so it takes one pass."""
+"""Matches a list of calls with a name or an id in one pass: no two repetitions share a character."""
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
-def mended_whole(body: bytes, choices: Sequence[Choice]) -> bytes:
-    """A whole answer, each of whose calls has an id of its own; the very same bytes where each has one.
+def repair_response(body: bytes, choices: Sequence[Choice]) -> bytes:
+    """Give each call of a complete response a distinct id; return the same bytes if they are distinct.
 
     Args:
-        body: The answer.
-        choices: What was read of it.
+        body: The response.
+        choices: Its decoded choices.
     """
     if all(_are_distinct(choice.message.tool_calls) for choice in choices if choice.message is not None):
         return body
@@ -55,23 +55,23 @@ def _are_distinct(calls: Sequence[CallDelta] | None) -> bool:
 
 
 def _with_ids(calls: msgspec.Raw, ids: DistinctIds, seed: str) -> msgspec.Raw:
-    mended = []
+    repaired = []
     for entry in elements(calls):
         call = split_object(entry)
         given = msgspec.json.decode(call["id"]) if "id" in call else None
         call["id"] = raw(ids.of(given or "", seed))
-        mended.append(join_object(call))
-    return msgspec.Raw(b"[" + b",".join(mended) + b"]")
+        repaired.append(join_object(call))
+    return msgspec.Raw(b"[" + b",".join(repaired) + b"]")
 
 
 class DistinctCalls:
-    """The calls of one stream.
+    """The repair of one stream's calls.
 
     Args:
-        client_model: The model's name as the caller said it, for chunks that are written anew.
+        client_model: The caller's name of the model, for rewritten chunks.
 
     Attributes:
-        watching: Whether every piece of a call must be given to `take`, because one was not in order.
+        watching: Whether each delta of a call must be passed to `take`, because one was invalid.
     """
 
     __slots__ = ("_candidates", "_client_model", "_nonce", "watching")
@@ -83,7 +83,7 @@ class DistinctCalls:
         self._candidates: dict[int, OpenCandidate] = {}
 
     def take(self, data: bytes) -> bytes | None:
-        """A chunk that holds calls, with an index and an id of its own for each; None where it is in order."""
+        """Repair a chunk with calls; return None if it is valid."""
         try:
             chunk = decode_replaced(CHUNK, data)
         except _UNREADABLE:
@@ -96,18 +96,18 @@ class DistinctCalls:
             candidate = self._candidates.get(choice.index or 0)
             if candidate is None:
                 candidate = self._candidates[choice.index or 0] = OpenCandidate(choice.index or 0)
-            calls[place] = said = [self._said(candidate, piece) for piece in choice.delta.tool_calls]
-            changed = changed or not all(map(_is_same, choice.delta.tool_calls, said))
+            calls[place] = repaired = [self._repaired(candidate, piece) for piece in choice.delta.tool_calls]
+            changed = changed or not all(map(_is_same, choice.delta.tool_calls, repaired))
         return _rewritten(data, calls, self._client_model) if changed else None
 
-    def _said(self, candidate: OpenCandidate, piece: CallDelta) -> CallDelta:
+    def _repaired(self, candidate: OpenCandidate, piece: CallDelta) -> CallDelta:
         if not self.watching and self._is_in_order(candidate, piece):
             return CallDelta(index=piece.index, id=piece.id or None, type=_name(piece))
         self.watching = True
-        return self._mend(candidate, piece)
+        return self._repair(candidate, piece)
 
     def _is_in_order(self, candidate: OpenCandidate, piece: CallDelta) -> bool:
-        """Whether readers that go by the index see one call for each that there is, and an id for each."""
+        """Return whether clients that match by index see each call separately, with an id."""
         name = _name(piece) or ""
         if piece.index is None:
             return False
@@ -117,7 +117,7 @@ class DistinctCalls:
                 return False
             known = find_call(candidate, piece)
             known.call_id, known.name, known.index = candidate.call_ids.of(piece.id), name, piece.index
-            known.told = bool(name)
+            known.started = bool(name)
             candidate.parts = max(candidate.parts, piece.index + 1)
             candidate.by_id[piece.id] = known
             _add_arguments(known, piece)
@@ -125,19 +125,19 @@ class DistinctCalls:
         if (piece.id and piece.id != known.call_id) or (name and known.name):
             return False
         known.name = known.name or name
-        known.told = bool(known.name)
+        known.started = bool(known.name)
         return True
 
-    def _mend(self, candidate: OpenCandidate, piece: CallDelta) -> CallDelta:
-        """What is written of a piece: its index, and in one piece alone its id, and its name as `type`."""
+    def _repair(self, candidate: OpenCandidate, piece: CallDelta) -> CallDelta:
+        """Return the repaired index of a delta, its id in the first delta only, and its name as `type`."""
         call = find_call(candidate, piece)
         first = call.index < 0
         if first:
             self._number(candidate, call, piece)
         _add_arguments(call, piece)
-        name = None if call.told else _name(piece)
+        name = None if call.started else _name(piece)
         if name:
-            call.name, call.told = name, True
+            call.name, call.started = name, True
         return CallDelta(index=call.index, id=call.call_id if first else None, type=name)
 
     def _number(self, candidate: OpenCandidate, call: OpenCall, piece: CallDelta) -> None:
@@ -166,12 +166,12 @@ def _name(piece: CallDelta) -> str | None:
     return (named.name if named is not None else None) or None
 
 
-def _is_same(piece: CallDelta, said: CallDelta) -> bool:
-    return (piece.index, piece.id or None, _name(piece)) == (said.index, said.id, said.type)
+def _is_same(piece: CallDelta, repaired: CallDelta) -> bool:
+    return (piece.index, piece.id or None, _name(piece)) == (repaired.index, repaired.id, repaired.type)
 
 
 def _rewritten(data: bytes, calls: Mapping[int, Sequence[CallDelta]], client_model: str) -> bytes:
-    """A chunk whose calls are written so, by the places of their choices; all else keeps its bytes."""
+    """Rewrite the calls of a chunk, by the positions of their choices; other bytes stay unchanged."""
     chunk = split_object(replace_halves(data) or data)
     if "model" in chunk:
         chunk["model"] = raw(client_model)
@@ -181,8 +181,8 @@ def _rewritten(data: bytes, calls: Mapping[int, Sequence[CallDelta]], client_mod
             choice = split_object(entry)
             delta = split_object(choice["delta"])
             pieces = [
-                _written(split_object(piece), said)
-                for piece, said in zip(elements(delta["tool_calls"]), calls[place], strict=True)
+                _written(split_object(piece), repaired)
+                for piece, repaired in zip(elements(delta["tool_calls"]), calls[place], strict=True)
             ]
             delta["tool_calls"] = msgspec.Raw(b"[" + b",".join(pieces) + b"]")
             choice["delta"] = msgspec.Raw(join_object(delta))
@@ -193,16 +193,16 @@ def _rewritten(data: bytes, calls: Mapping[int, Sequence[CallDelta]], client_mod
     return join_object(chunk)
 
 
-def _written(piece: dict[str, msgspec.Raw], said: CallDelta) -> bytes:
-    piece["index"] = raw(said.index)
-    if said.id is None:
+def _written(piece: dict[str, msgspec.Raw], repaired: CallDelta) -> bytes:
+    piece["index"] = raw(repaired.index)
+    if repaired.id is None:
         piece.pop("id", None)
     else:
-        piece["id"] = raw(said.id)
+        piece["id"] = raw(repaired.id)
         if bytes(piece.get("type", b"null")) == b"null":
             piece["type"] = raw("custom" if "custom" in piece else "function")
     for kind in ("function", "custom"):
-        if said.type is None and kind in piece and b'"name"' in bytes(piece[kind]):
+        if repaired.type is None and kind in piece and b'"name"' in bytes(piece[kind]):
             inner = split_object(piece[kind])
             inner.pop("name", None)
             piece[kind] = msgspec.Raw(join_object(inner))

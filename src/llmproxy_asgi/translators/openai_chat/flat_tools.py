@@ -1,4 +1,4 @@
-"""Functions written flat, as Responses has them, in a body that goes to a Chat upstream as it is: they are nested."""
+"""Nest flat functions of Responses in passthrough requests for Chat upstreams."""
 
 import re
 from typing import Any
@@ -9,13 +9,13 @@ from llmproxy_asgi.translators.raw_json import raw
 from llmproxy_asgi.wire.json_body import elements
 
 _NESTED = re.compile(rb"""\{\s*(?:"type"\s*:\s*"(?:function|custom)"\s*,\s*)?"(?:function|custom)"\s*:\s*\{""")
-"""How a nested tool begins, as nearly all are written."""
+"""The usual beginning of a nested tool."""
 _KINDS = ("function", "custom")  # compared, not looked up: a caller's `type` may be an object
 _ARRAY, _OBJECT = b"[{"
 
 
 def nest_flat_tools(values: dict[str, msgspec.Raw]) -> None:
-    """Write flat functions of `tools`, wherever in the list, and a flat choice in the form that Chat upstreams take."""
+    """Nest flat functions in `tools` and a flat tool choice."""
     tools = values.get("tools")
     if tools is None:
         return

@@ -1,7 +1,7 @@
-"""Chat Completions served to our callers.
+"""The caller side of Chat Completions.
 
-`open` looks at a request's outside only; what is inside is read by `decode_request` when another protocol, or
-somebody who needs to see it, asks for it.
+`open` reads only the top level of a request; `decode_request` decodes the rest when it is needed, for example for
+translation.
 """
 
 from collections.abc import Mapping
@@ -50,12 +50,12 @@ _OTHER = "openai-responses"
 _NULL = ord("n")
 _TRUE = ord("t")
 _SMALLEST = len('[{"role":""}]')
-"""Bytes; whatever is shorter may be an empty array."""
+"""In bytes; a shorter value may be an empty array."""
 _COUNTS = ("max_tokens", "max_completion_tokens", "n")
 
 
 class ChatInbound(OpenAIInbound):
-    """The half that serves callers."""
+    """The Chat Completions codec for callers."""
 
     protocol = PROTOCOL
     keepalive = b": keep-alive\n\n"

@@ -1,7 +1,6 @@
-"""Reasoning of tool calls for upstreams that refuse a turn without it, where requests and answers are passed on.
+"""Restore the reasoning of tool calls in passthrough, for upstreams that refuse calls without it.
 
-What an answer thought on its way to its calls is read beside the bytes that pass, and put back into the bytes of a
-request whose caller has dropped it.
+The reasoning is decoded from passed-through responses, and added to the bytes of requests whose caller dropped it.
 """
 
 from collections.abc import Sequence
@@ -26,34 +25,34 @@ from llmproxy_asgi.translators.raw_json import join_object, raw, split_object
 from llmproxy_asgi.wire.json_body import elements
 
 _CALLS = b'"tool_calls"'
-_SPOKEN = ("reasoning_content", "reasoning", "reasoning_details")
+_REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_details")
 _EMPTY = frozenset({b"null", b'""', b"[]"})
 
 
 def has_calls(inbound_request: InboundRequest) -> bool:
-    """Whether a request may hold calls of earlier turns."""
+    """Return whether a request may contain earlier calls."""
     return "messages" in inbound_request.raw and _CALLS in bytes(inbound_request.raw["messages"])
 
 
 def with_reasoning(inbound_request: InboundRequest, request: Request) -> InboundRequest:
-    """The request as it came, with the reasoning that its decoded form has beside calls and its bytes lack.
+    """Add the reasoning that the decoded request has before calls and the original bytes lack.
 
-    The very same where nothing is lacking. All else keeps its bytes.
+    All other bytes stay unchanged; return the same object if nothing is missing.
     """
-    turns = [turn for message in request.messages if (turn := _turn(message.parts)) is not None]
+    recorded = [entry_ for message in request.messages if (entry_ := _calls_and_reasoning(message.parts)) is not None]
     entries = elements(inbound_request.raw["messages"])
     changed = False
-    for place, entry in enumerate(entries):
-        if not turns or _CALLS not in bytes(entry):
+    for index, entry in enumerate(entries):
+        if not recorded or _CALLS not in bytes(entry):
             continue
         message = split_object(entry)
         ids = _ids(message.get("tool_calls"))
-        if not ids or ids != turns[0][0]:
+        if not ids or ids != recorded[0][0]:
             continue
-        _, words = turns.pop(0)
-        if words and all(bytes(message.get(key, b"null")) in _EMPTY for key in _SPOKEN):
-            message["reasoning_content"] = raw(words)
-            entries[place] = msgspec.Raw(join_object(message))
+        _, text = recorded.pop(0)
+        if text and all(bytes(message.get(key, b"null")) in _EMPTY for key in _REASONING_FIELDS):
+            message["reasoning_content"] = raw(text)
+            entries[index] = msgspec.Raw(join_object(message))
             changed = True
     if not changed:
         return inbound_request
@@ -61,11 +60,11 @@ def with_reasoning(inbound_request: InboundRequest, request: Request) -> Inbound
     return msgspec.structs.replace(inbound_request, raw={**inbound_request.raw, "messages": messages})
 
 
-def _turn(parts: Sequence[Part]) -> tuple[list[object], str] | None:
-    """The ids of a message's calls, and its reasoning; None where it has no calls."""
+def _calls_and_reasoning(parts: Sequence[Part]) -> tuple[list[object], str] | None:
+    """Return the ids of a message's calls and its reasoning; None without calls."""
     ids: list[object] = [part.call_id for part in parts if isinstance(part, ToolCall)]
-    words = "".join(part.text for part in parts if isinstance(part, Reasoning))
-    return (ids, words) if ids else None
+    text = "".join(part.text for part in parts if isinstance(part, Reasoning))
+    return (ids, text) if ids else None
 
 
 def _ids(calls: msgspec.Raw | None) -> list[object]:
@@ -89,23 +88,23 @@ class WatchedPassthroughDecoder(StreamDecoder):
 
     @override
     def feed(self, data: bytes) -> Batch:
-        return self._watched(self._passthrough.feed(data))
+        return self._with_parts(self._passthrough.feed(data))
 
     @override
     def close(self) -> Batch:
-        return self._watched(self._passthrough.close())
+        return self._with_parts(self._passthrough.close())
 
     @override
     def broke(self, error: ErrorT) -> ErrorT:
         return self._passthrough.broke(error)
 
-    def _watched(self, batch: Batch) -> Batch:
+    def _with_parts(self, batch: Batch) -> Batch:
         if batch.raw:
             read = self._decoder.feed(batch.raw).events
             self._parts += [event for event in read if isinstance(event, PartStarted | PartEnded)]
         if not batch.events:
             return batch
-        # What a candidate finished with counts behind its parts.
+        # A finish must follow the parts of its candidate.
         self._finished += [event for event in batch.events if isinstance(event, Finished)]
         events: list[StreamEvent] = [event for event in batch.events if not isinstance(event, Finished)]
         if events and isinstance(events[-1], Ended):

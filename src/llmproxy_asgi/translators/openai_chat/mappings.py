@@ -115,25 +115,25 @@ def decode_usage(found: Any) -> Usage | None:
     """Decode the token counts; None if there are none. Values that cannot be counts are read as 0."""
     if type(found) is not dict:
         return None
-    spent_in, spent_out = _count(found, "prompt_tokens"), _count(found, "completion_tokens")
+    input_tokens, output_tokens = _count(found, "prompt_tokens"), _count(found, "completion_tokens")
     total = _count(found, "total_tokens")
-    cached, written, heard, seen = _counts(found.get("prompt_tokens_details"), _INS)
-    reasoning, spoken, drawn = _counts(found.get("completion_tokens_details"), _OUTS)
+    cached, written, audio_input, image_input = _counts(found.get("prompt_tokens_details"), _INS)
+    reasoning, audio_output, image_output = _counts(found.get("completion_tokens_details"), _OUTS)
     cached = cached or _first_count(found, _CACHED)
     written = written or _first_count(found, _WRITTEN)
     reasoning = reasoning or _count(found, "reasoning_tokens")  # Perplexity's
-    if reasoning and total == spent_in + spent_out + reasoning:
-        spent_out += reasoning  # xAI counts reasoning beside the completion
+    if reasoning and total == input_tokens + output_tokens + reasoning:
+        output_tokens += reasoning  # xAI counts reasoning beside the completion
     return Usage(
-        input=max(spent_in, cached + written),
-        output=max(spent_out, reasoning),
+        input=max(input_tokens, cached + written),
+        output=max(output_tokens, reasoning),
         cache_read=cached,
         cache_write=written,
         reasoning=reasoning,
-        audio_input=heard,
-        audio_output=spoken,
-        image_input=seen,
-        image_output=drawn,
+        audio_input=audio_input,
+        audio_output=audio_output,
+        image_input=image_input,
+        image_output=image_output,
         extras={PROTOCOL: found},
     )
 

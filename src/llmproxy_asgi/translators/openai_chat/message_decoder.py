@@ -1,4 +1,4 @@
-"""A caller's messages, read into turns of ordered parts."""
+"""Decode a caller's messages."""
 
 from typing import Any, cast
 
@@ -26,15 +26,15 @@ from llmproxy_asgi.translators.openai_chat.mappings import PROTOCOL
 from llmproxy_asgi.translators.openai_chat.reasoning import (
     GOOGLE_ISSUER,
     decode_details,
+    decode_seal,
     google_signature,
-    opened_seal,
 )
 
 _ROLES = ("developer", "system", "user", "assistant", "tool", "function")
 
 
 def decode_messages(node: Node) -> tuple[Message, ...]:
-    """The turns; results that follow each other are one step and become one message."""
+    """Decode the messages; adjacent tool results become one message."""
     messages: list[Message] = []
     last_call = ""
     entries = node.array()
@@ -75,7 +75,7 @@ def _name(node: Node) -> str | None:
     return name.text() or None if name else None
 
 
-# ── the model's turns and the tools' ─────────────────────────────────────────────────────────────────────────────────
+# ── assistant and tool messages ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def _assistant(node: Node, position: int, last_call: str) -> tuple[Message, str]:
@@ -87,8 +87,8 @@ def _assistant(node: Node, position: int, last_call: str) -> tuple[Message, str]
         arguments = old.get("arguments")
         name = old.need("name").text()
         calls.append(ToolCall(call_id=last_call, name=name, arguments=arguments.text() if arguments else ""))
-    thoughts, sealed = _reasoning(node, [call.call_id for call in calls])
-    parts: list[Part] = list(thoughts)
+    reasoning, sealed = _reasoning(node, [call.call_id for call in calls])
+    parts: list[Part] = list(reasoning)
     content = node.get("content")
     if content is not None:
         parts += _parts(content)
@@ -104,15 +104,15 @@ def _assistant(node: Node, position: int, last_call: str) -> tuple[Message, str]
 
 def _reasoning(node: Node, call_ids: list[str]) -> tuple[list[Reasoning], dict[str, list[Seal]]]:
     details = node.get("reasoning_details")
-    thoughts, sealed = decode_details(details.value if details else None, issuer=NATIVE_ISSUER, call_ids=call_ids)
-    if not any(part.text for part in thoughts):
+    reasoning, sealed = decode_details(details.value if details else None, issuer=NATIVE_ISSUER, call_ids=call_ids)
+    if not any(part.text for part in reasoning):
         readable = node.get("reasoning_content") or node.get("reasoning")
         if readable is not None and type(readable.value) is str and readable.value:
-            if len(thoughts) == 1 and not thoughts[0].redacted:
-                thoughts = [Reasoning(text=readable.value, style=thoughts[0].style, seals=thoughts[0].seals)]
+            if len(reasoning) == 1 and not reasoning[0].redacted:
+                reasoning = [Reasoning(text=readable.value, style=reasoning[0].style, seals=reasoning[0].seals)]
             else:
-                thoughts.insert(0, Reasoning(text=readable.value))
-    return thoughts, sealed
+                reasoning.insert(0, Reasoning(text=readable.value))
+    return reasoning, sealed
 
 
 def _call(node: Node) -> ToolCall:
@@ -140,11 +140,11 @@ def _call(node: Node) -> ToolCall:
         )
     extra = node.get("extra_content")
     blob = google_signature(extra.value) if extra else None
-    return _with_seals(call, [opened_seal(blob, issuer=GOOGLE_ISSUER, kind="signature")] if blob else [])
+    return _with_seals(call, [decode_seal(blob, issuer=GOOGLE_ISSUER, kind="signature")] if blob else [])
 
 
 def _with_seals(call: ToolCall, seals: list[Seal]) -> ToolCall:
-    """The call with these seals too. The same state comes back from two fields; the fuller account of it is kept."""
+    """Add seals to a call; of the same state in two fields, the more complete one is kept."""
     if not seals:
         return call
     kept = {(seal.issuer, seal.data): seal for seal in (*call.seals, *seals)}

@@ -1,7 +1,7 @@
-"""Turns, written as the messages of a Chat Completions request.
+"""Encode the messages of a Chat Completions request.
 
-Where this protocol has no place for something, it moves (media of tool results go into a user message behind the
-whole batch), is said in words (an error flag, a plain-text document) or is refused; each with its warning.
+Content that this protocol can't express is moved (media of tool results into a user message after all results),
+written as text (an error flag, a plain-text document) or refused; each with a warning.
 """
 
 import re
@@ -47,17 +47,17 @@ from llmproxy_asgi.translators.seals import usable
 from llmproxy_asgi.translators.told_parts import told_result
 
 _LOST_REASONING = " "
-"""For upstreams that refuse calls without reasoning, where it is lost: they refuse an empty text as well."""
+"""Replaces lost reasoning for upstreams that require it; they refuse an empty string as well."""
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TEXT = frozenset({"type", "text"})
-"""The keys of a part that is text and nothing else."""
+"""The keys of a plain text part."""
 
 
 JSONObject = dict[str, Any]
 
 
-class MessageEncoder:
-    """Writes the messages of one request."""
+class ChatMessageEncoder:
+    """The encoder of one request's messages."""
 
     def __init__(self, request: Request, upstream: Upstream, losses: Losses) -> None:
         self._request = request
@@ -67,11 +67,11 @@ class MessageEncoder:
         self.names = Renamer.unchanged() if upstream.any_names else Renamer(NAME, 64)
         self.call_ids = CallIds()
         self.emulated: set[str] = set()
-        """Upstream names of custom tools that go as functions."""
+        """Upstream names of custom tools that are sent as functions."""
         self._marked: list[JSONObject] = []
 
     def encode(self) -> list[JSONObject]:
-        """The messages, in order."""
+        """Encode the messages in order."""
         paired = pair(self._request.messages)
         self._losses.add(*paired.warnings)
         messages = place_instructions(paired.messages, self._can, self._losses)
@@ -130,7 +130,7 @@ class MessageEncoder:
         self._add_reasoning(encoded, [part for part in parts if isinstance(part, Reasoning)])
         if not (texts or refusals or calls or audio or len(encoded) > 1):
             return []
-        encoded["content"] = _said(texts)
+        encoded["content"] = _text_content(texts)
         if refusals:
             encoded["refusal"] = "".join(refusals)
         if audio is not None:
@@ -168,7 +168,7 @@ class MessageEncoder:
         return out
 
     def _content(self, entries: list[JSONObject]) -> str | list[JSONObject]:
-        """One plain text as a string, which every server takes, several where the model takes no parts of text."""
+        """Encode one plain text as a string, which all servers accept; several if the model takes no text parts."""
         if len(entries) == 1:
             return entries[0]["text"] if entries[0].keys() == _TEXT else entries
         if not self._can.text_parts and all(entry.keys() == _TEXT for entry in entries):
@@ -238,9 +238,9 @@ class MessageEncoder:
         media_type = (part.media_type or "application/pdf").lower()
         match part.source:
             case PlainText(text=text):
-                return self._told(part, text)
+                return self._document_text(part, text)
             case InlineData(data=data) if media_type.startswith("text/"):
-                return self._told(part, _text_of(data))
+                return self._document_text(part, _text_of(data))
             case InlineData(data=data) if self._can.documents:
                 name = part.name or part.title or "document.pdf"
                 url = f"data:{media_type};base64,{data}"
@@ -254,19 +254,19 @@ class MessageEncoder:
             case _:
                 raise refusals.unsupported_input(self._request.model, "document")
 
-    def _told(self, part: Media, text: str) -> JSONObject:
-        """A document in words, headed by its title."""
+    def _document_text(self, part: Media, text: str) -> JSONObject:
+        """Encode a document as text after its title."""
         self._losses.add("downgraded:document")
         heads = [head for head in (part.title or part.name, part.context) if head]
         return {"type": "text", "text": "\n\n".join([*heads, text])}
 
     # ── reasoning and calls ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def _add_reasoning(self, encoded: JSONObject, thoughts: Iterable[Reasoning]) -> None:
-        """What the model thought before, back to whoever can read it; the rest goes, and never becomes visible text."""
+    def _add_reasoning(self, encoded: JSONObject, reasoning: Iterable[Reasoning]) -> None:
+        """Add earlier reasoning if the upstream can read it; it never becomes visible text."""
         readable: list[str] = []
         details: list[JSONObject] = []
-        for part in thoughts:
+        for part in reasoning:
             kept = self._kept(part)
             if not kept and (part.seals or not self._can.reasoning_content):
                 self._losses.add("dropped:reasoning")
@@ -281,11 +281,11 @@ class MessageEncoder:
             encoded["reasoning_details"] = details
 
     def _kept(self, part: Reasoning | ToolCall) -> list[Any]:
-        if self._upstream.issuer == NATIVE_ISSUER:  # the vendor itself has no field for state
+        if self._upstream.issuer == NATIVE_ISSUER:  # the vendor has no field for state
             return []
         kept = [seal for seal in part.seals if usable(seal, self._upstream)]
         if self._upstream.issuer == GOOGLE_ISSUER and isinstance(part, Reasoning):
-            return []  # its state lives on calls
+            return []  # its calls contain the state
         return kept
 
     def _call(self, part: ToolCall) -> JSONObject:
@@ -314,15 +314,15 @@ class MessageEncoder:
 
 
 def _only_text(message: Message) -> str | None:
-    """What a message says that is one plain text, as nearly every one is; None where there is more to it."""
+    """Return the text of a message that is one plain text, as most are; None for others."""
     if len(message.parts) != 1:
         return None
     part = message.parts[0]
     return part.text or None if isinstance(part, Text) and part.cache_mark is None else None
 
 
-def _said(texts: list[JSONObject]) -> str | list[JSONObject] | None:
-    """What the model said: one string again where nothing hangs on a piece of it."""
+def _text_content(texts: list[JSONObject]) -> str | list[JSONObject] | None:
+    """Encode texts of the model: one string if all of them are plain."""
     if not texts:
         return None
     if all(entry.keys() == _TEXT for entry in texts):
@@ -331,7 +331,7 @@ def _said(texts: list[JSONObject]) -> str | list[JSONObject] | None:
 
 
 def _details(part: Reasoning, kept: Sequence[Any], start: int) -> list[JSONObject]:
-    """The entries as their issuer made them: its own blobs, unwrapped."""
+    """Encode reasoning in its issuer's form, with unwrapped data."""
     field = "summary" if part.style == "summary" else "text"
     entries: list[JSONObject] = []
     if part.text:
@@ -352,7 +352,7 @@ def _form(seal: Seal) -> JSONObject:
 
 
 def _is_own_audio(part: Part) -> TypeGuard[Opaque]:
-    """Whether this is a sound that the upstream made before and knows by its id."""
+    """Return whether this is audio that the upstream generated and references by id."""
     return isinstance(part, Opaque) and part.protocol == PROTOCOL and part.kind == "audio"
 
 

@@ -1,4 +1,4 @@
-"""Chat Completions spoken to an upstream."""
+"""The upstream side of Chat Completions."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -15,7 +15,7 @@ from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.hosted_tools import refuse_encoded, refuse_spliced
 from llmproxy_asgi.translators.openai.errors import decode_error, error_in
 from llmproxy_asgi.translators.openai.hosted_tools import CHAT
-from llmproxy_asgi.translators.openai_chat.distinct_calls import mended_whole
+from llmproxy_asgi.translators.openai_chat.distinct_calls import repair_response
 from llmproxy_asgi.translators.openai_chat.flat_tools import nest_flat_tools
 from llmproxy_asgi.translators.openai_chat.lost_reasoning import WatchedPassthroughDecoder, has_calls, with_reasoning
 from llmproxy_asgi.translators.openai_chat.mappings import PROTOCOL, decode_usage, usage_of
@@ -35,7 +35,7 @@ _PASSTHROUGH_OPTIONS = msgspec.json.encode({"include_usage": True})
 
 
 class ChatOutbound(Outbound):
-    """The half that calls upstreams."""
+    """The Chat Completions codec for upstreams."""
 
     protocol = PROTOCOL
     many = ("choices", "*", "logprobs", "*", "*")
@@ -52,11 +52,11 @@ class ChatOutbound(Outbound):
         refuse_spliced(values, upstream.capabilities, CHAT)
         nest_flat_tools(values)
         if not upstream.capabilities.stored:
-            warnings = _keep_nothing(values)
+            warnings = _disable_storage(values)
         if inbound_request.model != upstream.model or "model" not in values:
             values["model"] = raw(upstream.model)
         if inbound_request.stream and upstream.capabilities.stream_usage and not inbound_request.include_usage:
-            values["stream_options"] = _asking_usage(values.get("stream_options"))
+            values["stream_options"] = _with_usage(values.get("stream_options"))
         return UpstreamRequest(body=join_object(values), stream=inbound_request.stream, warnings=warnings)
 
     @override
@@ -111,7 +111,7 @@ class ChatOutbound(Outbound):
     @override
     def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> Batch:
         answer = _read(body)
-        body = mended_whole(body, answer.choices or ())
+        body = repair_response(body, answer.choices or ())
         if answer.model != upstream.client_model:
             body = replace_model(body, upstream.client_model)
         usage = decode_usage(usage_of(answer))
@@ -122,8 +122,8 @@ class ChatOutbound(Outbound):
         return decode_error(status, headers, body, protocol=PROTOCOL)
 
 
-def _keep_nothing(values: dict[str, msgspec.Raw]) -> tuple[str, ...]:
-    """Nothing is kept behind a credential that several people share, and no file that is kept there is named."""
+def _disable_storage(values: dict[str, msgspec.Raw]) -> tuple[str, ...]:
+    """Disable storage and refuse stored files, because several callers share the credential."""
     reject_vendor_ids(values, _REFERENCE_PATTERN, within=("messages",))
     if "store" not in values or bytes(values["store"]) != b"true":
         return ()
@@ -137,7 +137,7 @@ def _names(found: Mapping[str, Any]) -> tuple[str, ...]:
         return ("file.file_id",)
     audio = found.get("audio")
     if isinstance(audio, dict) and audio.get("id"):
-        return ("audio.id",)  # of an earlier answer, which the vendor plays to the model again
+        return ("audio.id",)  # audio of an earlier response, which the vendor sends to the model again
     return ("file_id",) if isinstance(found.get("file_id"), str) and found.keys() <= _FILE_KEYS else ()
 
 
@@ -157,8 +157,8 @@ def _read(body: bytes) -> Answer:
     raise UpstreamProtocolError(f"The upstream's answer {reason}.")
 
 
-def _asking_usage(options: msgspec.Raw | None) -> msgspec.Raw:
-    """The caller's stream options with usage asked for; its other options keep their bytes."""
+def _with_usage(options: msgspec.Raw | None) -> msgspec.Raw:
+    """Request usage in the caller's stream options; its other options keep their bytes."""
     if options is None or memoryview(options)[0] == ord("n"):
         return msgspec.Raw(_PASSTHROUGH_OPTIONS)
     values = split_object(options)

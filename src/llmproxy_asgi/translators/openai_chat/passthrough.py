@@ -26,16 +26,16 @@ _DONE = b"[DONE]"
 
 
 class ChatScan(Scan):
-    """One stream's.
+    """The scan of one stream.
 
     Args:
-        upstream: Where it comes from.
-        keep_usage: Whether the caller asked for the usage chunk; else it is ours alone.
-        candidates: How many answers were asked for.
+        upstream: The upstream.
+        keep_usage: Whether the caller requested the usage chunk; else it is removed.
+        candidates: The requested number of candidates.
     """
 
     pattern = (
-        # Without the keys' first quotes: an expression that begins with a rare letter is found faster.
+        # Without the keys' first quotes: an expression that begins with a rare letter matches faster.
         re.compile(rb'finish_reason"[ \t]*:[ \t]*"'),
         re.compile(rb'usage"[ \t]*:[ \t]*\{'),
         re.compile(rb'error(?:"[ \t]*:[ \t]*[^n \t]|[\r\n])'),
@@ -75,9 +75,9 @@ class ChatScan(Scan):
         if (chunk.error or not chunk.choices) and (error := error_in(data, protocol=PROTOCOL)) is not None:
             return Inspection((Failed(error),))
         events = self._finishes(chunk)
-        mended = self._calls.take(data) if b'"tool_calls"' in data else None
+        repaired = self._calls.take(data) if b'"tool_calls"' in data else None
         self.watching = self._calls.watching
-        instead = None if mended is None else b"data: " + mended + b"\n\n"
+        instead = None if repaired is None else b"data: " + repaired + b"\n\n"
         usage = decode_usage(usage_of(chunk))
         if usage is None:
             return Inspection(events, instead=instead)
@@ -89,8 +89,8 @@ class ChatScan(Scan):
         for choice in chunk.choices or ():
             index, word = choice.index or 0, choice.finish_reason
             if choice.error or word in FAILED:
-                told = choice.error or FAILED.get(word or "", {})
-                return (Failed(decode_error_object(told, protocol=PROTOCOL)),)
+                failure = choice.error or FAILED.get(word or "", {})
+                return (Failed(decode_error_object(failure, protocol=PROTOCOL)),)
             reason = decode_finish(word) if word else None
             if reason is not None and index not in self._finished:
                 self._finished.add(index)
@@ -99,7 +99,7 @@ class ChatScan(Scan):
 
     @override
     def ended(self) -> bool:
-        # A server that takes no notice of `n` says so by its [DONE].
+        # A server that ignores `n` sends [DONE] after one candidate.
         return len(self._finished) >= (1 if self._done else self._candidates)
 
     @override

@@ -1,11 +1,11 @@
-"""Reasoning in Chat Completions: three fields that no official document knows and every client of weight does.
+"""Reasoning in Chat Completions: three undocumented fields that the important clients support.
 
-`reasoning_content` is what people read. `reasoning_details` is what programs send back: entries with an integer
-`index`, the readable text part by part and the upstream's sealed state beside it. Google's own endpoint keeps the
-state of a call in `tool_calls[].extra_content.google.thought_signature`.
+`reasoning_content` is for people. `reasoning_details` is for programs, which send it back: entries with an integer
+`index`, the readable text by part, and the upstream's sealed state. Google's endpoint has the state of a call in
+`tool_calls[].extra_content.google.thought_signature`.
 
-A seal that is foreign to this protocol goes out wrapped and is unwrapped when it comes back. Unwrapped blobs are
-taken to be the issuer's that the reader names.
+Seals of other issuers are wrapped for callers and unwrapped in requests. Data that is not wrapped belongs to the
+issuer that the decoder names.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,16 +17,16 @@ from llmproxy_asgi.translators.seals import unwrap, wrap
 
 GOOGLE_ISSUER = "gemini"
 _FORMS_OF_OPEN_MODELS = (None, "unknown")
-"""Formats of reasoning that no vendor seals; the others name the vendor whose state it is."""
+"""Formats of unsealed reasoning; other formats name the issuer of the state."""
 
 
-def spelled(seal: Seal) -> str:
-    """The seal's blob as a caller gets it."""
+def encode_seal(seal: Seal) -> str:
+    """Encode a seal's data for callers."""
     return seal.data if seal.issuer == NATIVE_ISSUER else wrap(seal)
 
 
 def call_extras(seals: Iterable[Seal]) -> dict[str, Any] | None:
-    """`extra_content` of a call, where Google made its seal."""
+    """Encode the `extra_content` of a call with a seal of Google."""
     for seal in seals:
         if seal.issuer == GOOGLE_ISSUER:
             return {"google": {"thought_signature": seal.data}}
@@ -35,20 +35,20 @@ def call_extras(seals: Iterable[Seal]) -> dict[str, Any] | None:
     return None
 
 
-def seal_entry(seal: Seal, number: int, *, goes_on: str | None = None, call_id: str | None = None) -> dict[str, Any]:
-    """An entry of `reasoning_details` that holds a seal.
+def seal_entry(seal: Seal, number: int, *, continues: str | None = None, call_id: str | None = None) -> dict[str, Any]:
+    """Encode an entry of `reasoning_details` for a seal.
 
     Args:
-        seal: What to hold.
-        number: The entry's index; an entry that goes on keeps the index of the text before it.
-        goes_on: `text` or `summary` where this seals the entry of that kind which is already written.
-        call_id: The call that is sealed.
+        seal: The seal.
+        number: The entry's index; equal to the index of the entry that it continues.
+        continues: `text` or `summary` to seal a written entry of that kind.
+        call_id: The call that the seal belongs to.
     """
-    if goes_on is not None:
-        return {"index": number, "type": f"reasoning.{goes_on}", "signature": spelled(seal)}
+    if continues is not None:
+        return {"index": number, "type": f"reasoning.{continues}", "signature": encode_seal(seal)}
     if seal.kind == "signature" and call_id is None:
-        return {"index": number, "type": "reasoning.text", "text": "", "signature": spelled(seal)}
-    entry: dict[str, Any] = {"index": number, "type": "reasoning.encrypted", "data": spelled(seal)}
+        return {"index": number, "type": "reasoning.text", "text": "", "signature": encode_seal(seal)}
+    entry: dict[str, Any] = {"index": number, "type": "reasoning.encrypted", "data": encode_seal(seal)}
     known = call_id or (seal.item_id if seal.issuer == NATIVE_ISSUER else None)
     if known:
         entry["id"] = known
@@ -56,7 +56,7 @@ def seal_entry(seal: Seal, number: int, *, goes_on: str | None = None, call_id: 
 
 
 def encode_details(parts: Sequence[Reasoning], calls: Iterable[tuple[str, Sequence[Seal]]]) -> list[dict[str, Any]]:
-    """`reasoning_details` of a whole message: its reasoning parts, then the seals of its calls by call id."""
+    """Encode the `reasoning_details` of a complete message: its reasoning, then the seals of its calls."""
     entries: list[dict[str, Any]] = []
     for part in parts:
         field = "summary" if part.style == "summary" else "text"
@@ -65,7 +65,7 @@ def encode_details(parts: Sequence[Reasoning], calls: Iterable[tuple[str, Sequen
             entries.append({"index": len(entries), "type": f"reasoning.{field}", field: part.text})
         for seal in part.seals:
             if opened and seal.kind == "signature" and "signature" not in entries[-1]:
-                entries[-1]["signature"] = spelled(seal)
+                entries[-1]["signature"] = encode_seal(seal)
             else:
                 entries.append(seal_entry(seal, len(entries)))
                 opened = False
@@ -74,7 +74,7 @@ def encode_details(parts: Sequence[Reasoning], calls: Iterable[tuple[str, Sequen
     return entries
 
 
-def opened_seal(
+def decode_seal(
     blob: str,
     *,
     issuer: str,
@@ -83,7 +83,7 @@ def opened_seal(
     model: str | None = None,
     form: str | None = None,
 ) -> Seal:
-    """The seal in a blob: the one that was wrapped, else the named issuer's own."""
+    """Decode a seal: unwrap it, or assign unwrapped data to the issuer."""
     found = unwrap(blob)
     if found is not None:
         return found
@@ -98,7 +98,7 @@ def opened_seal(
 
 
 class Detail:
-    """One entry of `reasoning_details`, whatever of it can be read."""
+    """The readable fields of an entry of `reasoning_details`."""
 
     __slots__ = ("data", "form", "id", "index", "raw", "signature", "style", "text")
 
@@ -115,24 +115,24 @@ class Detail:
 
 
 def read_details(found: Any) -> list[Detail]:
-    """The entries that are objects."""
+    """Return the entries that are objects."""
     return [Detail(entry) for entry in found if type(entry) is dict] if type(found) is list else []
 
 
 def decode_details(
     found: Any, *, issuer: str, call_ids: Iterable[str] = ()
 ) -> tuple[list[Reasoning], dict[str, list[Seal]]]:
-    """The reasoning parts of a whole message, and the seals of its calls by call id."""
+    """Decode the reasoning of a complete message, and the seals of its calls by call id."""
     known = frozenset(call_ids)
     parts: list[Reasoning] = []
     sealed: dict[str, list[Seal]] = {}
     for detail in read_details(found):
         seals: list[Seal] = []
         if detail.signature:
-            seals.append(opened_seal(detail.signature, issuer=issuer, kind="signature", form=detail.form))
+            seals.append(decode_seal(detail.signature, issuer=issuer, kind="signature", form=detail.form))
         if detail.data:
             data, known_as = detail.data, detail.id
-            seals.append(opened_seal(data, issuer=issuer, kind="encrypted", item_id=known_as, form=detail.form))
+            seals.append(decode_seal(data, issuer=issuer, kind="encrypted", item_id=known_as, form=detail.form))
         if detail.id in known and detail.id is not None and not detail.text:
             sealed.setdefault(detail.id, []).extend(seals)
         elif detail.data and not detail.text and parts and not parts[-1].seals and seals[0].kind == "encrypted":
@@ -150,7 +150,7 @@ def decode_details(
 
 
 def google_signature(extra: Any) -> str | None:
-    """The blob in a call's `extra_content`, if there is one."""
+    """Return the signature in a call's `extra_content`, if there is one."""
     google = extra.get("google") if type(extra) is dict else None
     blob = google.get("thought_signature") if type(google) is dict else None
     return blob if type(blob) is str and blob else None

@@ -1,7 +1,7 @@
-"""A caller's request read whole: the top level here, messages in `decode_messages`.
+"""Decode a caller's request: the top level here, its messages in `message_decoder`.
 
-As strict as the vendor about types, required fields and words; lenient where real clients are odd (tools of unknown
-kinds, cache marks in another vendor's spelling). Unknown top-level fields are kept in `extras`.
+The decoder is as strict as the vendor about types, required fields and values, and lenient about known deviations of
+clients (unknown types of tools, another vendor's cache marks). Unknown top-level fields are kept in `extras`.
 """
 
 from collections.abc import Mapping
@@ -82,7 +82,7 @@ KNOWN = frozenset(
 
 
 def decode_request(inbound_request: InboundRequest) -> Request:
-    """The request in nobody's dialect."""
+    """Decode into the protocol-neutral request."""
     raw = inbound_request.raw
     messages = Node.of(raw, "messages")
     if messages is None:
@@ -128,7 +128,7 @@ def _tools(raw: Raw) -> tuple[Tool, ...]:
 def _tool(node: Node) -> Tool:
     kind = node.need("type").text()
     if kind == "function":
-        # Some clients write functions flat, as Responses has them.
+        # Some clients send flat functions, as in Responses.
         return _function(node.get("function") or node, mark=cache_mark(node))
     if kind == "custom":
         return _custom(node.get("custom") or node, mark=cache_mark(node))
@@ -172,7 +172,7 @@ def _tool_name(node: Node) -> str:
 
 
 def _web_search(node: Node) -> Tool:
-    """The search options of the models that always search, as the tool they stand for."""
+    """Decode the search options of models that always search as a web search tool."""
     settings: dict[str, Any] = {}
     size = node.get("search_context_size")
     if size is not None:
@@ -208,7 +208,7 @@ def _mode(node: Node, options: tuple[str, ...]) -> Any:
 
 
 def _chosen(node: Node) -> str:
-    """The name in a named choice: nested under its kind, or flat, or the bare kind of an upstream's own tool."""
+    """Return the name in a tool choice: nested, flat, or the type of a server tool."""
     nested = node.get("function") or node.get("custom")
     if nested is not None:
         return nested.need("name").text()
@@ -249,7 +249,7 @@ def _output(raw: Raw) -> OutputFormat:
 
 
 def _reasoning(raw: Raw) -> ReasoningOptions:
-    """The effort, or what clients learned to say elsewhere: OpenRouter's `reasoning`, Anthropic's `thinking`."""
+    """Decode the effort, OpenRouter's `reasoning` or Anthropic's `thinking`."""
     node = Node.of(raw, "reasoning_effort")
     if node is not None:
         return ReasoningOptions(effort=cast("Effort", node.choice(EFFORTS)))
@@ -292,7 +292,7 @@ def _sampling(raw: Raw) -> Sampling:
 
 
 def _top_k(raw: Raw) -> int | None:
-    """Not the vendor's, but many servers have it; some say -1 or 0 for none."""
+    """Decode `top_k`, which many compatible servers have; -1 and 0 mean none at some."""
     value = integer(raw, "top_k")
     return value if value is not None and value > 0 else None
 

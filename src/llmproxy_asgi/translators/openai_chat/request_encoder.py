@@ -1,7 +1,7 @@
-"""A request of another protocol, written as Chat Completions: the top level here, messages in `encode_messages`.
+"""Encode a request as Chat Completions: the top level here, its messages in `message_encoder`.
 
-It obeys the model's capabilities and names every loss. What would make the answer wrong is refused, what only tunes it
-is left out. Same request, same bytes.
+The encoder follows the model's capabilities and reports every loss. It refuses options that would make the response
+wrong, and drops options that only tune it. Equal requests have equal bytes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.json_schemas import answer_schema, function_parameters
 from llmproxy_asgi.translators.openai.mappings import JSON_LINE, SCHEMA_LINE, TIER_OUT, mentions_json
 from llmproxy_asgi.translators.openai_chat.mappings import PROTOCOL
-from llmproxy_asgi.translators.openai_chat.message_encoder import JSONObject, MessageEncoder
+from llmproxy_asgi.translators.openai_chat.message_encoder import ChatMessageEncoder, JSONObject
 from llmproxy_asgi.translators.stops import emulated
 from llmproxy_asgi.translators.tool_choices import chosen, plain_choice
 
@@ -29,27 +29,30 @@ _LONGEST_END_USER = 128
 
 
 def encode_request(request: Request, upstream: Upstream) -> UpstreamRequest:
-    """The request, and what its answer's decoder must remember."""
-    return _RequestEncoder(request, upstream).encode()
+    """Encode the request, with the renamed tools and ids that decoding its response needs."""
+    return ChatRequestEncoder(request, upstream).encode()
 
 
-class _RequestEncoder:
+class ChatRequestEncoder:
+    """The encoder of one request."""
+
     def __init__(self, request: Request, upstream: Upstream) -> None:
         self._request = request
         self._upstream = upstream
         self._can = upstream.capabilities
         self._losses = Losses()
-        self._messages = MessageEncoder(request, upstream, self._losses)
+        self._messages = ChatMessageEncoder(request, upstream, self._losses)
         self._names = self._messages.names
         self._body: JSONObject = {}
-        self._stop: tuple[str, ...] = ()  # what is cut here, because the model does not take it
+        self._stop: tuple[str, ...] = ()  # enforced by the gateway, as the model does not accept them
 
     def encode(self) -> UpstreamRequest:
+        """Encode the request; raise `Unsupported` for options that the model cannot serve."""
         request = self._request
         if request.continues:
             raise refusals.no_stored_responses()
         refuse_missing_part(request, PROTOCOL)
-        tools = self._tools()  # before the messages, so that declared names get the plain spelling
+        tools = self._tools()  # before the messages, so that declared names stay unchanged
         body = self._body
         body["model"] = self._upstream.model
         body["messages"] = self._messages.encode()
@@ -113,7 +116,7 @@ class _RequestEncoder:
         return {"type": "custom", "custom": custom}
 
     def _emulated(self, tool: Tool, name: str) -> JSONObject:
-        """A free-text tool for a model that has none: a function with one string; the grammar is told, not enforced."""
+        """Emulate a custom tool by a function with one string; the description contains the grammar, unenforced."""
         self._losses.add("emulated:custom_tool")
         self._messages.emulated.add(name)
         about = emulated_description(tool)
@@ -166,12 +169,12 @@ class _RequestEncoder:
         self._choose_among(chosen(self._request, choice.only), tools)
 
     def _choose_among(self, allowed: Sequence[Tool], tools: list[JSONObject]) -> None:
-        """A choice among some tools: by name, by a list, or by declaring no others."""
+        """Encode a choice among some tools: by name, by a list, or by declaring only these."""
         mode = self._request.tool_choice.mode
         named = [word for tool in allowed if (word := self._named(tool, tools)) is not None]
         if len(named) < len(allowed):
             self._losses.add("downgraded:tool_choice")
-        if not named:  # searching the web, which is no tool here but is always done
+        if not named:  # web search is an option here, not a tool
             self._body["tool_choice"] = "none"
         elif mode == "required" and len(named) == 1 == len(allowed):
             self._body["tool_choice"] = named[0]
@@ -187,7 +190,7 @@ class _RequestEncoder:
         return self._names.outward(tool.name, tool.namespace)
 
     def _named(self, tool: Tool, tools: Sequence[JSONObject]) -> JSONObject | None:
-        """How a choice names a tool; None where the tool is declared elsewhere than among the tools."""
+        """Return a tool's entry in a tool choice; None if it is not declared in `tools`."""
         if tool.kind == "server":
             native = tool.extras.get(PROTOCOL)
             return {"type": native["type"]} if native else None
@@ -196,7 +199,7 @@ class _RequestEncoder:
         kind = "custom" if custom else "function"
         return {"type": kind, kind: {"name": outward}}
 
-    # ── what the answer looks like ───────────────────────────────────────────────────────────────────────────────────
+    # ── output format ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _output(self) -> None:
         output = self._request.output
@@ -208,15 +211,15 @@ class _RequestEncoder:
             self._json_mode()
         elif output.kind == "json_schema":
             self._json_schema()
-        spoken = set(output.modalities) - {"text"}
-        if "image" in spoken:
+        modalities = set(output.modalities) - {"text"}
+        if "image" in modalities:
             raise refusals.unsupported_output(self._request.model, "image")
-        if "audio" in spoken:
+        if "audio" in modalities:
             if not self._can.audio:
                 raise refusals.unsupported_output(self._request.model, "audio")
             self._body["modalities"] = ["text", "audio"]
             if not self._request.extras.get(PROTOCOL, {}).get("audio"):
-                self._losses.add("emulated:audio")  # another vendor's voices have no names here
+                self._losses.add("emulated:audio")  # other vendors' voices have no equivalents
                 form = "pcm16" if self._request.stream else "wav"
                 self._body["audio"] = {"voice": "alloy", "format": form}
 
@@ -224,9 +227,9 @@ class _RequestEncoder:
         if self._takes_json_mode():
             self._body["response_format"] = {"type": "json_object"}
             if self._request.protocol != PROTOCOL and not mentions_json(self._request):
-                self._say(JSON_LINE)  # the vendor refuses JSON mode where nobody speaks of JSON
+                self._add_instruction(JSON_LINE)  # the vendor refuses JSON mode without a mention of JSON
         else:
-            self._say(JSON_LINE)
+            self._add_instruction(JSON_LINE)
             self._losses.add("emulated:response_format")
 
     def _takes_json_mode(self) -> bool:
@@ -240,7 +243,7 @@ class _RequestEncoder:
             schema = output.schema or {}
             if self._takes_json_mode() and schema.get("type", "object") == "object":
                 self._body["response_format"] = {"type": "json_object"}
-            self._say(SCHEMA_LINE + msgspec.json.encode(schema).decode())
+            self._add_instruction(SCHEMA_LINE + msgspec.json.encode(schema).decode())
             return
         form: JSONObject = {"name": output.name or "response"}
         if output.description is not None:
@@ -250,8 +253,8 @@ class _RequestEncoder:
             form["strict"] = found.strict
         self._body["response_format"] = {"type": "json_schema", "json_schema": form}
 
-    def _say(self, line: str) -> None:
-        """One more instruction, behind those that lead the conversation."""
+    def _add_instruction(self, line: str) -> None:
+        """Add an instruction after the leading ones."""
         messages: list[JSONObject] = self._body["messages"]
         leading = ("system", "developer")
         if not self._can.several_system and messages and messages[0]["role"] in leading:
@@ -259,9 +262,9 @@ class _RequestEncoder:
             added = BETWEEN_TEXTS + line if isinstance(content, str) else [{"type": "text", "text": line}]
             messages[0]["content"] = content + added
             return
-        place = next((n for n, each in enumerate(messages) if each["role"] not in leading), len(messages))
+        index = next((n for n, each in enumerate(messages) if each["role"] not in leading), len(messages))
         role = "developer" if self._can.developer_role else "system"
-        messages.insert(place, {"role": role, "content": line})
+        messages.insert(index, {"role": role, "content": line})
 
     def _reasoning(self) -> None:
         options = self._request.reasoning
@@ -278,19 +281,19 @@ class _RequestEncoder:
             self._losses.add("clamped:reasoning_effort")
         self._body["reasoning_effort"] = nearest
 
-    # ── how it is drawn, and how long ────────────────────────────────────────────────────────────────────────────────
+    # ── sampling and limits ──────────────────────────────────────────────────────────────────────────────────────────
 
     def _sampling(self) -> None:
         sampling = self._request.sampling
-        thinks = self._body.get("reasoning_effort") != "none"
-        free = self._can.sampling == "any" or (self._can.sampling == "unless_thinking" and not thinks)
-        more = free or not self._can.developer_role  # compatible servers that refuse the former take the latter
+        reasons = self._body.get("reasoning_effort") != "none"
+        free = self._can.sampling == "any" or (self._can.sampling == "unless_thinking" and not reasons)
+        more = free or not self._can.developer_role  # compatible servers accept these even with reasoning
         self._number("temperature", sampling.temperature, 0.0, 2.0, taken=free)
         self._number("top_p", sampling.top_p, 0.0, 1.0, taken=free)
         self._number("frequency_penalty", sampling.frequency_penalty, -2.0, 2.0, taken=more)
         self._number("presence_penalty", sampling.presence_penalty, -2.0, 2.0, taken=more)
         if sampling.top_k is not None and self._request.protocol == PROTOCOL:
-            self._body["top_k"] = sampling.top_k  # whoever says it here speaks to a server that has it
+            self._body["top_k"] = sampling.top_k  # callers of this protocol send it to servers that have it
         elif sampling.top_k is not None:
             self._losses.add("dropped:top_k")
         if sampling.seed is not None:
@@ -340,7 +343,7 @@ class _RequestEncoder:
             self._body["stop"] = taken
         self._stop = emulated(stops[len(taken) :], self._losses)
 
-    # ── who asks, and how it is served ───────────────────────────────────────────────────────────────────────────────
+    # ── service options ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def _service(self) -> None:
         request, body = self._request, self._body

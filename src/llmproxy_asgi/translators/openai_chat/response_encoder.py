@@ -1,4 +1,4 @@
-"""A whole answer as Chat Completions' callers read it."""
+"""Encode a complete response for callers of Chat Completions."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ from llmproxy_asgi.translators.openai_chat.response_mappings import (
 
 
 def encode_answer(response: Response, inbound_request: InboundRequest) -> bytes:
-    """The answer's JSON, with the model's name as it was asked for."""
+    """Encode the response with the requested model's name."""
     legacy = "functions" in inbound_request.raw and "tools" not in inbound_request.raw
     answer: dict[str, Any] = {
         "id": answer_id(response.id, response.nonce),
@@ -60,7 +60,7 @@ def _message(candidate: Candidate, *, legacy: bool) -> dict[str, Any]:
     texts: list[str] = []
     annotations: list[dict[str, Any]] = []
     refusals: list[str] = []
-    thoughts: list[Reasoning] = []
+    reasoning: list[Reasoning] = []
     calls: list[ToolCall] = []
     media: list[Media] = []
     length = 0
@@ -72,16 +72,16 @@ def _message(candidate: Candidate, *, legacy: bool) -> dict[str, Any]:
                 texts.append(part.text)
                 length = end
                 if part.seals:
-                    thoughts.append(Reasoning(seals=part.seals))
+                    reasoning.append(Reasoning(seals=part.seals))
             case Refusal():
                 refusals.append(part.text)
             case Reasoning():
-                thoughts.append(part)
+                reasoning.append(part)
             case ToolCall():
                 calls.append(part)
             case Media():
                 media.append(part)
-            case _:  # what the upstream's own tools did has no word here
+            case _:  # this protocol can't express server tools
                 pass
     finish = candidate.finish
     if finish.reason is FinishReason.REFUSAL and finish.message and not (length or refusals):
@@ -92,17 +92,17 @@ def _message(candidate: Candidate, *, legacy: bool) -> dict[str, Any]:
         "refusal": "".join(refusals) if refusals else None,
         "annotations": annotations,
     }
-    _add_reasoning(message, thoughts, calls)
+    _add_reasoning(message, reasoning, calls)
     _add_calls(message, calls, legacy=legacy)
     _add_media(message, media)
     return message
 
 
-def _add_reasoning(message: dict[str, Any], thoughts: list[Reasoning], calls: list[ToolCall]) -> None:
-    readable = "".join(part.text for part in thoughts)
+def _add_reasoning(message: dict[str, Any], reasoning: list[Reasoning], calls: list[ToolCall]) -> None:
+    readable = "".join(part.text for part in reasoning)
     if readable:
         message["reasoning_content"] = message["reasoning"] = readable
-    details = encode_details(thoughts, [(call.call_id, call.seals) for call in calls])
+    details = encode_details(reasoning, [(call.call_id, call.seals) for call in calls])
     if details:
         message["reasoning_details"] = details
 
@@ -115,7 +115,7 @@ def _add_calls(message: dict[str, Any], calls: list[ToolCall], *, legacy: bool) 
 
 
 def encode_call(call: ToolCall) -> dict[str, Any]:
-    """A call of a whole message."""
+    """Encode a call of a complete message."""
     if call.kind == "custom":
         encoded: dict[str, Any] = {"name": call.name, "input": call.arguments}
     else:
@@ -129,12 +129,12 @@ def _add_media(message: dict[str, Any], media: list[Media]) -> None:
     images = [part for part in media if part.kind == "image"]
     if images:
         message["images"] = [image_entry(part, part.source, number) for number, part in enumerate(images)]
-    sound = next((part for part in media if part.kind == "audio" and isinstance(part.source, InlineData)), None)
-    if sound is not None and isinstance(sound.source, InlineData):
-        expires = sound.extras.get(PROTOCOL, {}).get("expires_at", 0)
+    audio = next((part for part in media if part.kind == "audio" and isinstance(part.source, InlineData)), None)
+    if audio is not None and isinstance(audio.source, InlineData):
+        expires = audio.extras.get(PROTOCOL, {}).get("expires_at", 0)
         message["audio"] = {
-            "id": sound.id or "",
-            "data": sound.source.data,
+            "id": audio.id or "",
+            "data": audio.source.data,
             "expires_at": expires,
-            "transcript": sound.transcript or "",
+            "transcript": audio.transcript or "",
         }

@@ -1,12 +1,11 @@
-"""Chat Completions' JSON as far as we act on it: one permissive struct per shape, read by one typed decoder each.
+"""The JSON of Chat Completions that the codec reads: one permissive struct and one typed decoder per shape.
 
 Source: the types of the openai Python SDK 3.52.0 (read 2026-11-21), and what compatible servers add
 (`reasoning_content`, `reasoning`, `reasoning_details`, `extra_content`, `images`).
 
-Everything is optional and may be null, because servers that call themselves compatible leave out or null whatever the
-official clients do not look at. Unknown fields are passed over. Requests have no struct: a complaint about one must
-name the field's path, which `decode_request` does. No struct is tracked by the collector: what a JSON reader makes
-are trees, and they need none.
+All fields are optional and nullable, because compatible servers omit fields that the official clients don't read.
+Unknown fields are ignored. Requests have no struct: their errors contain the field's path, which `request_decoder`
+provides. The garbage collector does not track the structs: decoded JSON has no cycles.
 """
 
 from typing import Annotated, Any
@@ -16,10 +15,10 @@ import msgspec
 from llmproxy_asgi.conversation import MOST_CALLS, MOST_CANDIDATES
 
 Loose = Any
-"""A value that is looked at by hand, where it is there at all."""
+"""A value of any type, which the codec checks itself."""
 
 ABSENT = msgspec.Raw()
-"""A field that is taken as its bytes and is not there."""
+"""A missing field that is read as bytes."""
 
 
 class FunctionDelta(msgspec.Struct, gc=False):
@@ -42,7 +41,7 @@ class CallDelta(msgspec.Struct, gc=False):
 
 
 class Delta(msgspec.Struct, gc=False):
-    """A piece of a message, or the whole of one."""
+    """A delta of a message, or a complete message."""
 
     content: str | list[Any] | None = None
     tool_calls: Annotated[list[CallDelta], msgspec.Meta(max_length=MOST_CALLS)] | None = None
@@ -63,13 +62,13 @@ class ChunkChoice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
     error: Loose = None
     message: msgspec.Raw = ABSENT
-    """The message so far, or all of it, which a few servers send beside or instead of `delta`."""
+    """The message so far or the complete one, which a few servers send besides or instead of `delta`."""
 
 
 class NextChunk(msgspec.Struct, gc=False):
-    """One event of a stream that has begun: what each chunk repeats is not read again.
+    """A chunk after the first one, without the fields that each chunk repeats.
 
-    Each field costs time in each chunk, so the fields stand in the order in which they mostly come, and there are few.
+    Each field costs time in each chunk, so there are few, in their usual order.
     """
 
     service_tier: str | None = None
@@ -79,7 +78,7 @@ class NextChunk(msgspec.Struct, gc=False):
 
 
 class Chunk(NextChunk, gc=False):
-    """One event of a stream that has not begun."""
+    """The first chunk of a stream."""
 
     id: str | None = None
     created: int | float | None = None
@@ -90,7 +89,7 @@ class CountedChoice(msgspec.Struct, gc=False):
 
 
 class CountedChunk(msgspec.Struct, gc=False):
-    """The places of a chunk in which servers put usage."""
+    """The fields of a chunk in which servers report usage."""
 
     choices: list[CountedChoice] | None = None
     usage: Loose = None
@@ -103,13 +102,13 @@ class Choice(msgspec.Struct, gc=False):
     index: int | None = None
     finish_reason: str | None = None
     logprobs: msgspec.Raw = ABSENT
-    """Maybe millions of values, so that they are read one by one."""
+    """Left as bytes, because it may contain millions of values."""
     error: Loose = None
     usage: Loose = None
 
 
 class Answer(msgspec.Struct, gc=False):
-    """A whole answer."""
+    """A complete response."""
 
     choices: Annotated[list[Choice], msgspec.Meta(max_length=MOST_CANDIDATES)] | None = None
     id: str | None = None

@@ -1,12 +1,11 @@
-"""An upstream's stream of chunks, read into events.
+"""Decode an upstream's stream of chunks.
 
-What servers that call themselves compatible really send rules here: roles missing or repeated, deltas null, `choices`
-empty or absent, a call's id and name late, repeated or never, every parallel call on index 0, usage in any chunk, the
-finish twice, no `[DONE]`. What breaks the protocol for good ends the events with `Failed`; nothing is ever raised.
+It tolerates deviations of compatible servers: missing or repeated roles, null deltas, empty or missing `choices`, a
+call's id and name late, repeated or missing, index 0 for all parallel calls, usage in any chunk, two finish reasons, no
+`[DONE]`. A stream that breaks the protocol ends with `Failed`; nothing is raised.
 
-A candidate's finish is held back until the stream's end, because some servers say it before their last words; the last
-word that is known counts. The end sign is a finish reason for every candidate that was seen; `[DONE]` alone ends
-nothing well.
+A candidate's finish is emitted at the stream's end, because some servers send it before their last content; the last
+known reason counts. A stream is complete if each candidate has a finish reason; `[DONE]` is not enough.
 """
 
 from typing import Any, Literal
@@ -56,7 +55,7 @@ from llmproxy_asgi.translators.openai.errors import decode_error_object, error_i
 from llmproxy_asgi.translators.openai.mappings import TIER_IN, dated
 from llmproxy_asgi.translators.openai_chat.candidates import OpenCall, OpenCandidate, find_call
 from llmproxy_asgi.translators.openai_chat.mappings import FAILED, PROTOCOL, decode_finish, decode_usage, usage_of
-from llmproxy_asgi.translators.openai_chat.reasoning import Detail, google_signature, opened_seal, read_details
+from llmproxy_asgi.translators.openai_chat.reasoning import Detail, decode_seal, google_signature, read_details
 from llmproxy_asgi.translators.openai_chat.response_mappings import decode_annotation, decode_logprobs
 from llmproxy_asgi.translators.openai_chat.schema import (
     ABSENT,
@@ -76,9 +75,9 @@ from llmproxy_asgi.translators.surrogates import SurrogateJoiner, decode_marked,
 from llmproxy_asgi.wire.sse import EventTooLarge, Frame, FrameSplitter, decode, only_data
 
 _Flowing = Literal["text", "reasoning", "refusal", "audio"]
-_NOT_AN_EVENT = Batch(())
+_NO_EVENTS = Batch(())
 _BLANK = b"\n\n"
-_SOUND = ("data", "transcript", "id")
+_AUDIO_FIELDS = ("data", "transcript", "id")
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
@@ -96,7 +95,7 @@ def started(chunk: Any, upstream: Upstream, nonce: str = "") -> Started:
 
 
 class ChatStreamDecoder(StreamDecoder):
-    """Reads one stream."""
+    """The decoder of one stream."""
 
     def __init__(self, upstream_request: UpstreamRequest, upstream: Upstream) -> None:
         self._names = upstream_request.names
@@ -113,14 +112,14 @@ class ChatStreamDecoder(StreamDecoder):
         self._whole = False
         self._usage: Any = None
         self._tier: ServiceTier | None = None
-        self._finishing = False  # a finish reason was told: from here on usage is looked for wherever it may stand
+        self._finishing = False  # after a finish reason, usage is read from all fields that may contain it
         self._joiner: SurrogateJoiner | None = None
         self._over = False
 
     @override
     def feed(self, data: bytes) -> Batch:
         if self._over:
-            return _NOT_AN_EVENT
+            return _NO_EVENTS
         out: list[StreamEvent] = []
         try:
             block = self._complete(data)
@@ -128,7 +127,7 @@ class ChatStreamDecoder(StreamDecoder):
             self._fail(UpstreamProtocolError("The upstream sent an event that is too large."), out)
             return Batch(out)
         if not block:
-            return _NOT_AN_EVENT
+            return _NO_EVENTS
         lines = only_data(block)
         if lines is None:
             self._read(decode(block), out)
@@ -142,7 +141,7 @@ class ChatStreamDecoder(StreamDecoder):
     @override
     def close(self) -> Batch:
         if self._over:
-            return _NOT_AN_EVENT
+            return _NO_EVENTS
         out: list[StreamEvent] = []
         tail = self._splitter.tail
         if tail:
@@ -152,9 +151,9 @@ class ChatStreamDecoder(StreamDecoder):
         return Batch(out if self._joiner is None else self._joiner.join(out))
 
     def decode_whole(self, chunk: Chunk) -> list[StreamEvent]:
-        """The events of an answer that came in one piece, read as a stream of one chunk.
+        """Decode a complete response as a stream of one chunk.
 
-        A whole body is its own end sign: where a server leaves the finish reason out there is just none to report.
+        A complete body needs no finish reason: if a server omits it, none is reported.
         """
         out: list[StreamEvent] = []
         self._whole = True
@@ -197,10 +196,10 @@ class ChatStreamDecoder(StreamDecoder):
         else:
             self._chunk(chunk, data, out)
 
-    # ── the frame of the stream ──────────────────────────────────────────────────────────────────────────────────────
+    # ── lifecycle ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _chunk(self, chunk: NextChunk, data: bytes | None, out: list[StreamEvent]) -> None:
-        """Read a chunk; `data` is None where it has been looked through for its usage."""
+        """Decode a chunk; `data` is None if its usage was read before."""
         choices = chunk.choices
         if not self._id:
             self._start(chunk, out)
@@ -227,7 +226,7 @@ class ChatStreamDecoder(StreamDecoder):
             out.append(event)
 
     def _report(self, out: list[StreamEvent]) -> None:
-        """Usage at the stream's end is told at once, so that it is known should the caller leave now."""
+        """Emit usage at once, so that it is known if the caller disconnects now."""
         usage = decode_usage(self._usage)
         self._usage = None
         if usage is not None and self._id:
@@ -250,14 +249,14 @@ class ChatStreamDecoder(StreamDecoder):
 
     def _end_choice(self, candidate: OpenCandidate, choice: ChunkChoice, out: list[StreamEvent]) -> None:
         if choice.error is not None or choice.finish_reason in FAILED:
-            told = choice.error or FAILED.get(choice.finish_reason or "", {})
-            self._fail(decode_error_object(told, protocol=PROTOCOL), out)
+            error = choice.error or FAILED.get(choice.finish_reason or "", {})
+            self._fail(decode_error_object(error, protocol=PROTOCOL), out)
         elif choice.finish_reason:
             self._finishing = True
             candidate.take_finish(choice.finish_reason)
 
     def _restate(self, candidate: OpenCandidate, message: msgspec.Raw, out: list[StreamEvent]) -> None:
-        """A message that some servers send beside or instead of deltas: whatever of it was not streamed."""
+        """Emit the parts of a message, sent besides or instead of deltas, that were not streamed."""
         try:
             whole = decode_replaced(MESSAGE, bytes(message))
         except _UNREADABLE:
@@ -277,7 +276,7 @@ class ChatStreamDecoder(StreamDecoder):
                 last = streamed[-1] if streamed else ""
                 rest = missing_rest(call.function.arguments, sum(map(len, streamed)), last)
                 if rest:
-                    self._say_arguments(candidate, known, rest, out)
+                    self._add_arguments(candidate, known, rest, out)
 
     def _end(self, out: list[StreamEvent]) -> None:
         if not self._candidates or any(each.finish is None for each in self._candidates.values()):
@@ -285,7 +284,7 @@ class ChatStreamDecoder(StreamDecoder):
             return
         for number in sorted(self._candidates):
             candidate = self._candidates[number]
-            self._close_flow(candidate, out)
+            self._close_part(candidate, out)
             for call in candidate.calls:
                 self._end_call(candidate, call, out)
             out.append(Finished(number, self._finish(candidate)))
@@ -297,10 +296,12 @@ class ChatStreamDecoder(StreamDecoder):
     def _finish(self, candidate: OpenCandidate) -> Finish:
         native = candidate.finish or ""
         reason = decode_finish(native) or FinishReason.UNKNOWN
-        told = any(call.told for call in candidate.calls)
-        if told and (reason is FinishReason.STOP or not native or (reason is FinishReason.UNKNOWN and candidate.whole)):
+        called = any(call.started for call in candidate.calls)
+        if called and (
+            reason is FinishReason.STOP or not native or (reason is FinishReason.UNKNOWN and candidate.whole)
+        ):
             reason = FinishReason.TOOL_CALLS
-        elif reason is FinishReason.TOOL_CALLS and not told:
+        elif reason is FinishReason.TOOL_CALLS and not called:
             reason = FinishReason.STOP
         elif reason is FinishReason.STOP and candidate.refused:
             reason = FinishReason.REFUSAL
@@ -310,7 +311,7 @@ class ChatStreamDecoder(StreamDecoder):
         out.append(Failed(error))
         self._over = True
 
-    # ── what flows: text, reasoning, refusal, sound ──────────────────────────────────────────────────────────────────
+    # ── text, reasoning, refusals, audio ─────────────────────────────────────────────────────────────────────────────
 
     def _delta(self, candidate: OpenCandidate, delta: Delta, out: list[StreamEvent]) -> None:
         if delta.reasoning_content is not None or delta.reasoning_details is not None or delta.reasoning is not None:
@@ -332,47 +333,47 @@ class ChatStreamDecoder(StreamDecoder):
             or delta.images
             or delta.function_call is not None
         ):
-            self._rare(candidate, delta, out)
+            self._other_fields(candidate, delta, out)
         if delta.tool_calls:
             if candidate.kind:
-                self._close_flow(candidate, out)
+                self._close_part(candidate, out)
             for call in delta.tool_calls:
                 self._call(candidate, call, out)
 
-    def _rare(self, candidate: OpenCandidate, delta: Delta, out: list[StreamEvent]) -> None:
-        """What few chunks have; behind the text and before the calls, where it stands in a whole message."""
+    def _other_fields(self, candidate: OpenCandidate, delta: Delta, out: list[StreamEvent]) -> None:
+        """Decode rare fields; after the text and before the calls, as in a complete message."""
         for entry in delta.annotations or ():
-            self._cite(candidate, entry, out)
+            self._add_citation(candidate, entry, out)
         if delta.refusal:
             if candidate.kind != "refusal":
-                self._open(candidate, "refusal", Refusal(text=""), out)
+                self._open_part(candidate, "refusal", Refusal(text=""), out)
             candidate.refused = True
             out.append(PartDelta(candidate.number, candidate.open_index, RefusalDelta(delta.refusal)))
         for entry in delta.images or ():
-            self._show(candidate, entry, out)
+            self._add_image(candidate, entry, out)
         if type(delta.audio) is dict:
-            self._sound(candidate, delta.audio, out)
+            self._add_audio(candidate, delta.audio, out)
         if delta.function_call is not None:
-            self._close_flow(candidate, out)
+            self._close_part(candidate, out)
             self._call(candidate, CallDelta(index=-1, function=delta.function_call), out)
 
-    def _open(
+    def _open_part(
         self,
         candidate: OpenCandidate,
         kind: Literal["text", "reasoning", "refusal", "audio"],
         part: Part,
         out: list[Any],
     ) -> None:
-        self._close_flow(candidate, out)
+        self._close_part(candidate, out)
         candidate.kind = kind
         candidate.open_index = candidate.part()
         out.append(PartStarted(candidate.number, candidate.open_index, part))
 
     def _open_text(self, candidate: OpenCandidate, out: list[StreamEvent]) -> None:
-        self._open(candidate, "text", Text(text=""), out)
+        self._open_part(candidate, "text", Text(text=""), out)
         candidate.starts.append((candidate.length, candidate.open_index))
 
-    def _close_flow(self, candidate: OpenCandidate, out: list[StreamEvent]) -> None:
+    def _close_part(self, candidate: OpenCandidate, out: list[StreamEvent]) -> None:
         if not candidate.kind:
             return
         part: Part | None = None
@@ -400,7 +401,7 @@ class ChatStreamDecoder(StreamDecoder):
             out.append(PartDelta(candidate.number, index, LogprobsDelta(tokens)))
 
     def _content_parts(self, candidate: OpenCandidate, content: list[Any], out: list[StreamEvent]) -> None:
-        """Content as a list of typed parts, which Mistral's reasoning models send."""
+        """Decode content as a list of typed parts, which Mistral's reasoning models send."""
         for entry in content:
             if type(entry) is not dict:
                 continue
@@ -408,7 +409,7 @@ class ChatStreamDecoder(StreamDecoder):
             thinking = entry.get("thinking")
             if type(thinking) is list:
                 texts = [each.get("text") for each in thinking if type(each) is dict]
-                self._think(candidate, "".join(text for text in texts if type(text) is str), out)
+                self._add_reasoning(candidate, "".join(text for text in texts if type(text) is str), out)
             elif type(inner) is str and inner:
                 self._delta(candidate, Delta(content=inner), out)
 
@@ -416,14 +417,14 @@ class ChatStreamDecoder(StreamDecoder):
 
     def _reasoning(self, candidate: OpenCandidate, delta: Delta, out: list[StreamEvent]) -> None:
         details = read_details(delta.reasoning_details) if delta.reasoning_details is not None else ()
-        if not details or not any(detail.text for detail in details):  # else the two say the same
+        if not details or not any(detail.text for detail in details):  # else both fields have the same text
             readable = delta.reasoning_content or (delta.reasoning if type(delta.reasoning) is str else None)
             if readable:
-                self._think(candidate, readable, out)
+                self._add_reasoning(candidate, readable, out)
         for detail in details:
             self._detail(candidate, detail, out)
 
-    def _think(
+    def _add_reasoning(
         self,
         candidate: OpenCandidate,
         text: str,
@@ -452,7 +453,7 @@ class ChatStreamDecoder(StreamDecoder):
         redacted: bool = False,
         raw: bool = False,
     ) -> None:
-        self._open(candidate, "reasoning", Reasoning(style=style, redacted=redacted, raw=raw), out)
+        self._open_part(candidate, "reasoning", Reasoning(style=style, redacted=redacted, raw=raw), out)
         candidate.raw = raw
         candidate.texts = []
         candidate.seals = []
@@ -462,13 +463,13 @@ class ChatStreamDecoder(StreamDecoder):
     def _detail(self, candidate: OpenCandidate, detail: Detail, out: list[StreamEvent]) -> None:
         if detail.text:
             style: Literal["full", "summary"] = "summary" if detail.style == "summary" else "full"
-            self._think(candidate, detail.text, out, style=style, detail=detail.index, raw=detail.raw)
+            self._add_reasoning(candidate, detail.text, out, style=style, detail=detail.index, raw=detail.raw)
         issuer, model = self._upstream.issuer, self._upstream.model
         if detail.signature:
-            seal = opened_seal(detail.signature, issuer=issuer, kind="signature", model=model, form=detail.form)
+            seal = decode_seal(detail.signature, issuer=issuer, kind="signature", model=model, form=detail.form)
             self._seal(candidate, seal, detail, out)
         if detail.data:
-            seal = opened_seal(
+            seal = decode_seal(
                 detail.data,
                 issuer=issuer,
                 kind="encrypted",
@@ -512,27 +513,27 @@ class ChatStreamDecoder(StreamDecoder):
         if name and not call.name:
             call.name = name
         if text:
-            self._say_arguments(candidate, call, text, out)
-        if not call.told and call.name and (call.call_id or text):
-            self._tell_call(candidate, call, out)
+            self._add_arguments(candidate, call, text, out)
+        if not call.started and call.name and (call.call_id or text):
+            self._start_call(candidate, call, out)
         blob = google_signature(delta.extra_content) if delta.extra_content is not None else None
         if blob is not None:
             issuer, model = self._upstream.issuer, self._upstream.model
-            self._seal_call(candidate, call, opened_seal(blob, issuer=issuer, kind="signature", model=model), out)
+            self._seal_call(candidate, call, decode_seal(blob, issuer=issuer, kind="signature", model=model), out)
 
-    def _say_arguments(self, candidate: OpenCandidate, call: OpenCall, text: str, out: list[StreamEvent]) -> None:
-        if not call.told:
+    def _add_arguments(self, candidate: OpenCandidate, call: OpenCall, text: str, out: list[StreamEvent]) -> None:
+        if not call.started:
             call.pending.append(text)
             return
         call.arguments.append(text)
         if not call.unwrap:
             out.append(PartDelta(candidate.number, call.index, ArgumentsDelta(text)))
 
-    def _tell_call(self, candidate: OpenCandidate, call: OpenCall, out: list[StreamEvent]) -> None:
+    def _start_call(self, candidate: OpenCandidate, call: OpenCall, out: list[StreamEvent]) -> None:
         if not call.call_id:
             seeds = (self._id, str(candidate.number), str(candidate.calls.index(call)))
             call.call_id = candidate.call_ids.of("", *seeds)
-        call.told = True
+        call.started = True
         call.index = candidate.part()
         call.unwrap = call.name in self._emulated
         out.append(PartStarted(candidate.number, call.index, self._part(call, "", ())))
@@ -552,10 +553,10 @@ class ChatStreamDecoder(StreamDecoder):
         )
 
     def _end_call(self, candidate: OpenCandidate, call: OpenCall, out: list[StreamEvent]) -> None:
-        if not call.told:
+        if not call.started:
             if not call.name:
-                return  # a call without a name says nothing
-            self._tell_call(candidate, call, out)
+                return  # a call without a name is unusable
+            self._start_call(candidate, call, out)
         arguments = "".join(call.arguments)
         if call.unwrap:
             arguments = unwrapped_input(arguments)
@@ -570,37 +571,37 @@ class ChatStreamDecoder(StreamDecoder):
         if any(known.data == seal.data for known in call.seals):
             return
         call.seals.append(seal)
-        if call.told:
+        if call.started:
             out.append(PartDelta(candidate.number, call.index, SealDelta(seal)))
 
-    # ── pictures, sounds, citations ──────────────────────────────────────────────────────────────────────────────────
+    # ── images, audio, citations ─────────────────────────────────────────────────────────────────────────────────────
 
-    def _show(self, candidate: OpenCandidate, entry: Any, out: list[StreamEvent]) -> None:
+    def _add_image(self, candidate: OpenCandidate, entry: Any, out: list[StreamEvent]) -> None:
         image = _image(entry)
         if image is not None:
-            self._close_flow(candidate, out)
+            self._close_part(candidate, out)
             index = candidate.part()
             out.append(PartStarted(candidate.number, index, image))
             out.append(PartEnded(candidate.number, index, image))
 
-    def _sound(self, candidate: OpenCandidate, audio: dict[str, Any], out: list[StreamEvent]) -> None:
-        data, words, known = (found if type(found := audio.get(key)) is str else "" for key in _SOUND)
+    def _add_audio(self, candidate: OpenCandidate, audio: dict[str, Any], out: list[StreamEvent]) -> None:
+        data, transcript, known = (found if type(found := audio.get(key)) is str else "" for key in _AUDIO_FIELDS)
         if candidate.kind != "audio":
-            if not (data or words or known):
+            if not (data or transcript or known):
                 return
             head = Media(kind="audio", source=InlineData(data=""), id=known or None)
-            self._open(candidate, "audio", head, out)
-        if data or words:
-            out.append(PartDelta(candidate.number, candidate.open_index, MediaDelta(data, words)))
+            self._open_part(candidate, "audio", head, out)
+        if data or transcript:
+            out.append(PartDelta(candidate.number, candidate.open_index, MediaDelta(data, transcript)))
 
-    def _cite(self, candidate: OpenCandidate, entry: Any, out: list[StreamEvent]) -> None:
-        """A citation counts from the message's start here, from its text part's start elsewhere."""
+    def _add_citation(self, candidate: OpenCandidate, entry: Any, out: list[StreamEvent]) -> None:
+        """Decode a citation; convert its span from the message's start to its text part's."""
         citation = decode_annotation(entry)
         if citation is None:
             return
         if candidate.kind != "text":
             if candidate.starts:
-                return  # its text is over; there is no place to put it
+                return  # its text has ended
             self._open_text(candidate, out)
         offset = candidate.starts[-1][0]
         if citation.start is not None and citation.end is not None:

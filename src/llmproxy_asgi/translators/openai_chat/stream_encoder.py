@@ -1,9 +1,9 @@
-"""A stream as Chat Completions' callers read it: nameless chunks, usage last, `[DONE]`.
+"""Encode a stream for callers of Chat Completions: unnamed chunks, usage last, `[DONE]`.
 
-What the official client's accumulator makes of chunks rules here (it was asked, not guessed): strings are appended, so
-role, call ids and names go out once; calls are numbered from 0 without gaps; objects in lists carry an integer index
-or come in one chunk only; a later chunk without usage wipes it out. Deltas are written from prefixes that are built
-once, because they are nearly all that a stream consists of.
+The rules follow the behaviour of the official client's accumulator, which was tested: it appends strings, so role, call
+ids and names are sent once; calls are numbered from 0 without gaps; objects in lists have an integer index or come in
+one chunk only; a later chunk without usage erases it. Deltas are written from prefixes that are built once, because a
+stream consists almost only of deltas.
 """
 
 from collections.abc import Sequence
@@ -68,7 +68,7 @@ _DONE = b"data: [DONE]\n\n"
 
 
 class _Call:
-    """A call, numbered as this stream numbers its calls."""
+    """A call with its index in this stream."""
 
     __slots__ = ("call_id", "custom", "number", "written")
 
@@ -80,7 +80,7 @@ class _Call:
 
 
 class _Choice:
-    """What must be remembered of one candidate."""
+    """The state of one candidate."""
 
     __slots__ = (
         "annotations",
@@ -88,12 +88,12 @@ class _Choice:
         "calls",
         "details",
         "entries",
-        "flow",
         "held",
         "images",
         "length",
         "media",
         "offsets",
+        "open_text",
         "opened",
         "reasoning",
         "refused",
@@ -107,37 +107,37 @@ class _Choice:
         self.text = self.opened + b'"content":'
         self.reasoning = self.opened + b'"reasoning_content":'
         self.refused = False
-        self.flow = -1
-        """The text part that is open. Another one waits until it ends: a reader sees one text."""
+        self.open_text = -1
+        """The index of the open text part; others are held until it ends, because clients see one text."""
         self.held: dict[int, list[PartStarted | PartDelta | PartEnded]] = {}
         self.length = 0
-        """Code points of text so far: annotations count from the message's start."""
+        """The text's length so far, in code points: annotations count from the message's start."""
         self.offsets: dict[int, int] = {}
         self.annotations: list[dict[str, Any]] = []
         self.calls: dict[int, _Call] = {}
         self.arguments: dict[int, bytes] = {}
         self.entries = 0
         self.details: dict[int, tuple[int, bytes]] = {}
-        """Reasoning parts, to the numbers and beginnings of their entries; one that is sealed takes nothing more."""
+        """The indexes and prefixes of unsealed reasoning entries, by part."""
         self.summaries: set[int] = set()
         self.sealed: set[int] = set()
         self.media: dict[int, tuple[Media, list[str]]] = {}
         self.images = 0
 
     def entry(self) -> int:
-        """The number of a new entry of `reasoning_details`."""
+        """Return the index of a new entry of `reasoning_details`."""
         self.entries += 1
         return self.entries - 1
 
 
 class ChatStreamEncoder(StreamEncoder):
-    """Writes one stream."""
+    """The encoder of one stream."""
 
     def __init__(self, inbound_request: InboundRequest) -> None:
         raw = inbound_request.raw
         self._model = inbound_request.model
         self._legacy = "functions" in raw and "tools" not in raw
-        self._asked_usage = inbound_request.include_usage
+        self._include_usage = inbound_request.include_usage
         self._tail = b',"usage":null}\n\n' if inbound_request.include_usage else b"}\n\n"
         self._delta_end = b'},"logprobs":null,"finish_reason":null}]' + self._tail
         self._call_end = (b"}" if self._legacy else b"}}]") + self._delta_end
@@ -155,14 +155,14 @@ class ChatStreamEncoder(StreamEncoder):
                 delta = event.delta
                 if type(delta) is TextDelta:
                     choice = choices[event.candidate]
-                    if choice.flow == event.index:
-                        self._speak(choice, delta.text, out)
+                    if choice.open_text == event.index:
+                        self._write_text(choice, delta.text, out)
                         continue
                 elif type(delta) is ArgumentsDelta:
-                    self._go_on_with_call(choices[event.candidate], event.index, delta.text, out)
+                    self._write_arguments(choices[event.candidate], event.index, delta.text, out)
                     continue
                 elif type(delta) is ReasoningDelta:
-                    self._reason(choices[event.candidate], event.index, delta.text, out)
+                    self._write_reasoning(choices[event.candidate], event.index, delta.text, out)
                     continue
             if self._over:
                 break
@@ -175,7 +175,7 @@ class ChatStreamEncoder(StreamEncoder):
                 choice = self._choice(event.candidate, out)
                 if event.index in choice.held:
                     choice.held[event.index].append(event)
-                elif isinstance(event, PartStarted) and isinstance(event.part, Text) and choice.flow >= 0:
+                elif isinstance(event, PartStarted) and isinstance(event.part, Text) and choice.open_text >= 0:
                     choice.held[event.index] = [event]
                 else:
                     self._part(choice, event, out)
@@ -195,7 +195,7 @@ class ChatStreamEncoder(StreamEncoder):
             case _:
                 assert_never(event)
 
-    # ── the frame of the stream ──────────────────────────────────────────────────────────────────────────────────────
+    # ── lifecycle ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _start(self, event: Started, out: list[bytes]) -> None:
         self._usage = event.usage
@@ -214,7 +214,7 @@ class ChatStreamEncoder(StreamEncoder):
         return b"data: " + _json(head)[:-1] + b',"choices":['
 
     def _choice(self, index: int, out: list[bytes]) -> _Choice:
-        """The candidate's memory; its first mention writes the role, and the official client wants index 0 first."""
+        """Return a candidate's state; write the role first, and index 0 first, as the official client needs."""
         found = self._choices.get(index)
         if found is not None:
             return found
@@ -238,7 +238,7 @@ class ChatStreamEncoder(StreamEncoder):
 
     def _end(self, event: Ended, out: list[bytes]) -> None:
         self._over = True
-        if self._asked_usage and self._usage is not None:
+        if self._include_usage and self._usage is not None:
             tier = b""
             if (
                 event.service_tier is not None
@@ -259,17 +259,17 @@ class ChatStreamEncoder(StreamEncoder):
             case PartStarted():
                 self._start_part(choice, event.index, event.part, out)
             case PartDelta():
-                self._other_delta(choice, event.index, event.delta, out)
+                self._write_delta(choice, event.index, event.delta, out)
             case PartEnded():
                 self._end_part(choice, event.index, event.part, out)
-                if event.index == choice.flow:
-                    choice.flow = -1
-                    self._release(choice, out)
+                if event.index == choice.open_text:
+                    choice.open_text = -1
+                    self._resume_held(choice, out)
             case _:
                 assert_never(event)
 
-    def _release(self, choice: _Choice, out: list[bytes]) -> None:
-        """Let the text part that has waited longest go on."""
+    def _resume_held(self, choice: _Choice, out: list[bytes]) -> None:
+        """Write the events of the text part that was held first."""
         waiting = next(iter(choice.held), None)
         if waiting is not None:
             for event in choice.held.pop(waiting):
@@ -278,16 +278,16 @@ class ChatStreamEncoder(StreamEncoder):
     def _start_part(self, choice: _Choice, index: int, part: Part, out: list[bytes]) -> None:
         match part:
             case Text():
-                choice.flow = index
+                choice.open_text = index
                 choice.offsets[index] = choice.length
-                self._speak(choice, part.text, out)
-                self._cite(choice, index, part.citations)
+                self._write_text(choice, part.text, out)
+                self._add_citations(choice, index, part.citations)
             case Reasoning():
                 if part.style == "summary":
                     choice.summaries.add(index)
-                self._reason(choice, index, part.text, out)
+                self._write_reasoning(choice, index, part.text, out)
             case Refusal():
-                self._refuse(choice, part.text, out)
+                self._write_refusal(choice, part.text, out)
             case ToolCall():
                 self._start_call(choice, index, part, out)
                 return
@@ -297,27 +297,27 @@ class ChatStreamEncoder(StreamEncoder):
                 return
             case _:
                 assert_never(part)
-        self._seal(choice, index, part.seals, out)
+        self._write_seals(choice, index, part.seals, out)
 
-    def _other_delta(self, choice: _Choice, index: int, delta: Delta, out: list[bytes]) -> None:
+    def _write_delta(self, choice: _Choice, index: int, delta: Delta, out: list[bytes]) -> None:
         match delta:
             case ReasoningDelta():
-                self._reason(choice, index, delta.text, out)
+                self._write_reasoning(choice, index, delta.text, out)
             case RefusalDelta():
-                self._refuse(choice, delta.text, out)
+                self._write_refusal(choice, delta.text, out)
             case SealDelta():
-                self._seal_late(choice, index, delta.seal, out)
+                self._write_late_seal(choice, index, delta.seal, out)
             case CitationDelta():
-                self._cite(choice, index, (delta.citation,))
+                self._add_citations(choice, index, (delta.citation,))
             case LogprobsDelta():
                 fields = b'},"logprobs":' + _json(logprobs_object(delta.tokens)) + b',"finish_reason":null}]'
                 out.append(choice.opened + fields + self._tail)
             case MediaDelta():
-                self._go_on_with_media(choice, index, delta, out)
+                self._write_media(choice, index, delta, out)
             case TextDelta():
-                self._speak(choice, delta.text, out)
+                self._write_text(choice, delta.text, out)
             case ArgumentsDelta():
-                self._go_on_with_call(choice, index, delta.text, out)
+                self._write_arguments(choice, index, delta.text, out)
             case _:
                 assert_never(delta)
 
@@ -327,40 +327,40 @@ class ChatStreamEncoder(StreamEncoder):
         elif index in choice.media:
             self._end_media(choice, index, part, out)
         elif isinstance(part, Text) and choice.length == choice.offsets.get(index):
-            self._speak(choice, part.text, out)
+            self._write_text(choice, part.text, out)
         elif isinstance(part, Reasoning) and index not in choice.details and index not in choice.sealed:
-            self._reason(choice, index, part.text, out)
+            self._write_reasoning(choice, index, part.text, out)
         if part is not None and part.seals and index not in choice.sealed:
             for seal in part.seals:
-                self._seal_late(choice, index, seal, out)
+                self._write_late_seal(choice, index, seal, out)
 
-    def _speak(self, choice: _Choice, text: str, out: list[bytes]) -> None:
+    def _write_text(self, choice: _Choice, text: str, out: list[bytes]) -> None:
         if text:
             choice.length += len(text)
             out.append(choice.text + _json(text) + self._delta_end)
 
-    def _refuse(self, choice: _Choice, text: str, out: list[bytes]) -> None:
+    def _write_refusal(self, choice: _Choice, text: str, out: list[bytes]) -> None:
         choice.refused = True
         if text:
             self._write(choice, b'"refusal":' + _json(text), out)
 
-    def _cite(self, choice: _Choice, index: int, citations: Sequence[Citation]) -> None:
+    def _add_citations(self, choice: _Choice, index: int, citations: Sequence[Citation]) -> None:
         for citation in citations:
             entry = annotation(citation, choice.offsets.get(index, 0), choice.length)
             if entry is not None:
                 choice.annotations.append(entry)
 
-    # ── pictures and sounds ──────────────────────────────────────────────────────────────────────────────────────────
+    # ── images and audio ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _go_on_with_media(self, choice: _Choice, index: int, delta: MediaDelta, out: list[bytes]) -> None:
-        """A sound goes on piece by piece; a picture is collected, because nobody can show half of one."""
+    def _write_media(self, choice: _Choice, index: int, delta: MediaDelta, out: list[bytes]) -> None:
+        """Write a delta of audio; collect those of an image, which clients need complete."""
         head, pieces = choice.media[index]
         pieces.append(delta.data)
         if head.kind == "audio":
-            sound = {"id": head.id, "data": delta.data, "transcript": delta.transcript}
+            audio = {"id": head.id, "data": delta.data, "transcript": delta.transcript}
             if len(pieces) > 1:
-                del sound["id"]  # once: the client appends strings
-            self._write(choice, b'"audio":' + _json({key: value for key, value in sound.items() if value}), out)
+                del audio["id"]  # once: the client appends strings
+            self._write(choice, b'"audio":' + _json({key: value for key, value in audio.items() if value}), out)
 
     def _end_media(self, choice: _Choice, index: int, part: Part | None, out: list[bytes]) -> None:
         head, pieces = choice.media[index]
@@ -373,13 +373,13 @@ class ChatStreamEncoder(StreamEncoder):
             entry = image_entry(media, source, choice.images - 1)
             self._write(choice, b'"images":[' + _json(entry) + b"]", out)
         elif media.kind == "audio" and not pieces and isinstance(source, InlineData):
-            sound = {"id": media.id, "data": source.data, "transcript": media.transcript}
-            self._write(choice, b'"audio":' + _json({key: value for key, value in sound.items() if value}), out)
+            audio = {"id": media.id, "data": source.data, "transcript": media.transcript}
+            self._write(choice, b'"audio":' + _json({key: value for key, value in audio.items() if value}), out)
 
     # ── reasoning ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _reason(self, choice: _Choice, index: int, text: str, out: list[bytes]) -> None:
-        """Readable reasoning under both names that clients show, and by part for those that send it back."""
+    def _write_reasoning(self, choice: _Choice, index: int, text: str, out: list[bytes]) -> None:
+        """Write reasoning under both names that clients read, and by part for those that send it back."""
         if not text:
             return
         if index in choice.details:
@@ -389,28 +389,28 @@ class ChatStreamEncoder(StreamEncoder):
             number = choice.entry()
             between = b',"reasoning_details":[{"index":%d,"type":"reasoning.%b","%b":'
             entry = choice.details[index] = (number, between % (number, field.encode(), field.encode()))
-        words = _json(text)
-        out += (choice.reasoning, words, b',"reasoning":', words, entry[1], words, b"}]", self._delta_end)
+        encoded = _json(text)
+        out += (choice.reasoning, encoded, b',"reasoning":', encoded, entry[1], encoded, b"}]", self._delta_end)
 
-    def _seal(self, choice: _Choice, index: int, seals: Sequence[Seal], out: list[bytes]) -> None:
+    def _write_seals(self, choice: _Choice, index: int, seals: Sequence[Seal], out: list[bytes]) -> None:
         call = choice.calls.get(index)
         for seal in seals:
             choice.sealed.add(index)
             open_entry = choice.details.pop(index, None) if seal.kind == "signature" else None
             field = ("summary" if index in choice.summaries else "text") if open_entry is not None else None
             number = open_entry[0] if open_entry is not None else choice.entry()
-            entry = seal_entry(seal, number, goes_on=field, call_id=call.call_id if call else None)
+            entry = seal_entry(seal, number, continues=field, call_id=call.call_id if call else None)
             self._write(choice, b'"reasoning_details":[' + _json(entry) + b"]", out)
 
-    def _seal_late(self, choice: _Choice, index: int, seal: Seal, out: list[bytes]) -> None:
-        """A seal that came behind its part's start."""
+    def _write_late_seal(self, choice: _Choice, index: int, seal: Seal, out: list[bytes]) -> None:
+        """Write a seal that arrived after its part's start."""
         call = choice.calls.get(index)
         extra = call_extras((seal,)) if call is not None and not call.custom and not self._legacy else None
         if call is not None and extra is not None:
-            # The official client insists on a function in every piece of a function call.
+            # The official client needs a function in each delta of a function call.
             entry = {"index": call.number, "function": {"arguments": ""}, "extra_content": extra}
             self._write(choice, b'"tool_calls":[' + _json(entry) + b"]", out)
-        self._seal(choice, index, (seal,), out)
+        self._write_seals(choice, index, (seal,), out)
 
     # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -434,18 +434,18 @@ class ChatStreamEncoder(StreamEncoder):
             self._write(choice, b'"tool_calls":[' + _json(head) + b"]", out)
             prefix = b'"tool_calls":[{"index":%d,"%b":{"%b":' % (call.number, kind.encode(), field.encode())
             choice.arguments[index] = choice.opened + prefix
-        self._seal(choice, index, part.seals, out)
-        self._go_on_with_call(choice, index, part.arguments, out)
+        self._write_seals(choice, index, part.seals, out)
+        self._write_arguments(choice, index, part.arguments, out)
 
-    def _go_on_with_call(self, choice: _Choice, index: int, text: str, out: list[bytes]) -> None:
+    def _write_arguments(self, choice: _Choice, index: int, text: str, out: list[bytes]) -> None:
         call = choice.calls.get(index)
-        if text and call is not None:  # else the upstream's own call, of which this protocol tells nothing
+        if text and call is not None:  # else a server tool's call, which this protocol can't express
             call.written = True
             out.append(choice.arguments[index] + _json(text) + self._call_end)
 
     def _end_call(self, choice: _Choice, index: int, part: Part | None, out: list[bytes]) -> None:
         call = choice.calls[index]
         if not call.written and isinstance(part, ToolCall):
-            self._go_on_with_call(choice, index, part.arguments, out)
+            self._write_arguments(choice, index, part.arguments, out)
         if not call.written and not call.custom:
-            self._go_on_with_call(choice, index, "{}", out)
+            self._write_arguments(choice, index, "{}", out)

@@ -1,6 +1,6 @@
-"""OpenAI Responses, and what compatible servers make of it.
+"""OpenAI Responses and compatible servers.
 
-`TRANSLATOR` is made when it is first asked for: whoever only keeps answers needs `state` and none of the codecs.
+`TRANSLATOR` is created on first use: stored responses need `state` but not the codecs.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,7 @@
-"""Responses served to our callers.
+"""The caller side of the Responses protocol.
 
-`open` looks at a request's outside only; what is inside is read by `decode_request` when another protocol, or
-somebody who needs to see it, asks for it.
+`open` reads only the top level of a request; `decode_request` decodes the rest when it is needed, for example for
+translation.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from llmproxy_asgi.translators.openai.options import ARRAY, BOOLEAN, NUMBER, OBJ
 from llmproxy_asgi.translators.openai.outline import CONVERSATION_NAMES
 from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL
 from llmproxy_asgi.translators.openai_responses.request_decoder import decode_request
-from llmproxy_asgi.translators.openai_responses.state import state_of
+from llmproxy_asgi.translators.openai_responses.state import decode_state
 from llmproxy_asgi.translators.openai_responses.stream_encoder import ResponsesStreamEncoder, encode_answer
 from llmproxy_asgi.translators.outline import Counted, Outline
 from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds
@@ -48,7 +48,7 @@ _OTHER = "openai-chat"
 _NULL = ord("n")
 _TRUE = ord("t")
 _SUPPLIERS = ("previous_response_id", "prompt", "conversation")
-"""What may stand in for the input."""
+"""Fields that may replace the input."""
 _COUNTING = "input_tokens"
 
 SPELLING = {
@@ -59,11 +59,11 @@ SPELLING = {
     "reasoning_effort": "reasoning.effort",
     "cache_breakpoints": "prompt_cache_key",
 }
-"""The common names of fields to this protocol's."""
+"""The neutral names of fields, with this protocol's names."""
 
 
 class ResponsesInbound(OpenAIInbound):
-    """The half that serves callers."""
+    """The Responses codec for callers."""
 
     protocol = PROTOCOL
     keepalive = b": keep-alive\n\n"
@@ -92,7 +92,7 @@ class ResponsesInbound(OpenAIInbound):
             size=len(body),
             values=values,
             path=path,
-            state=state_of(raw, counting=path.get("operation") == _COUNTING),
+            state=decode_state(raw, counting=path.get("operation") == _COUNTING),
         )
 
     @override

@@ -1,8 +1,8 @@
-"""A caller's input items, read into turns of ordered parts.
+"""Decode a caller's input items into messages.
 
-Items are flat: what the model said, thought and called stands one after the other. Those that follow each other are one
-turn; so are results that follow each other. An item that only this protocol knows stays what it is, at its place, on
-the side that made it.
+Items are flat: texts, reasoning and calls of the model follow each other. Adjacent items of the model become one
+message, and so do adjacent tool results. Items that only this protocol has are kept unchanged at their position, in a
+message of the side that created them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,9 +36,9 @@ from llmproxy_asgi.translators.openai.mappings import NATIVE_ISSUER, cache_mark,
 from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL
 from llmproxy_asgi.translators.openai_responses.response_decoder import (
     decode_annotation,
+    decode_web_search,
     reasoning_of,
-    thought_of,
-    web_search,
+    reasoning_text,
 )
 from llmproxy_asgi.translators.seals import unwrap
 
@@ -63,24 +63,24 @@ _MADE_BY_MODEL = frozenset(
         "program",
     }
 )
-"""Items of the model's side; whatever else we do not know is the caller's."""
+"""Types of items that the model creates; other unknown items belong to the caller."""
 WITHIN: Extras = {PROTOCOL: {"within": "message"}}
-"""Marks a part that only this protocol knows as a content of its message; without it, it is an item."""
+"""Marks an opaque part as a content part of its message; without it, it is an item."""
 _DOCUMENT_TYPES = {"txt": "text/plain", "md": "text/markdown", "csv": "text/csv", "json": "application/json"}
 
 
 def decode_items(node: Node) -> tuple[Message, ...]:
-    """The turns of an input, be it one text or items."""
+    """Decode an input, which is a string or a list of items, into messages."""
     if type(node.value) is str:
         return (Message(role="user", parts=(Text(text=node.value),)),)
-    turns = _Turns()
+    builder = _MessageBuilder()
     for item in node.array():
-        _item(item, turns)
-    return turns.messages()
+        _item(item, builder)
+    return builder.messages()
 
 
-class _Turns:
-    """The turns so far; parts of one side that follow each other are one."""
+class _MessageBuilder:
+    """The messages so far; adjacent parts of one side become one message."""
 
     def __init__(self) -> None:
         self._messages: list[Message] = []
@@ -89,23 +89,23 @@ class _Turns:
         self._phases: set[str | None] = set()
 
     def add(
-        self, side: Literal["assistant", "tool"], *parts: Part, phase: str | None = None, said: bool = False
+        self, side: Literal["assistant", "tool"], *parts: Part, phase: str | None = None, is_message: bool = False
     ) -> None:
-        """More of the model's turn, or of what its tools gave back."""
+        """Add parts to the message of the model or of tool results."""
         if self._side != side:
             self._close()
             self._side = side
         self._parts += parts
-        if said:
+        if is_message:
             self._phases.add(phase)
 
-    def turn(self, message: Message) -> None:
-        """A turn of its own."""
+    def add_message(self, message: Message) -> None:
+        """Add a separate message."""
         self._close()
         self._messages.append(message)
 
     def messages(self) -> tuple[Message, ...]:
-        """All of them, state that was apart put back on what it hung on."""
+        """Return all messages, with detached seals on their owners."""
         self._close()
         return _with_state(self._messages)
 
@@ -121,38 +121,38 @@ class _Turns:
 # ── items ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _item(item: Node, turns: _Turns) -> None:
+def _item(item: Node, builder: _MessageBuilder) -> None:
     kind = item.get("type")
     word = kind.text() if kind else "message" if item.get("role") else None
     if word is None:
         raise missing(f"{item.path}.type")
     if word == "message":
-        _message(item, turns)
+        _message(item, builder)
     elif word == "reasoning":
-        thought = _reasoning(item)
-        if thought is not None:
-            turns.add("assistant", thought)
+        reasoning = _reasoning(item)
+        if reasoning is not None:
+            builder.add("assistant", reasoning)
     elif word in {"function_call", "custom_tool_call"}:
-        turns.add("assistant", _call(item, word))
+        builder.add("assistant", _call(item, word))
     elif word in {"function_call_output", "custom_tool_call_output"}:
-        turns.add("tool", _result(item, word))
+        builder.add("tool", _result(item, word))
     elif word == "additional_tools":
-        item.need("tools").array()  # offered with the others: `decode_tools.offered`
+        item.need("tools").array()  # declared with the other tools: `tool_decoder.offered`
     elif word == "web_search_call":
-        turns.add("assistant", *web_search(item.object()))
+        builder.add("assistant", *decode_web_search(item.object()))
     else:
         part = Opaque(protocol=PROTOCOL, kind=word, data=dict(item.object()), id=_id(item))
         if word in _MADE_BY_MODEL:
-            turns.add("assistant", part)
+            builder.add("assistant", part)
         else:
-            turns.turn(Message(role="user", parts=(part,)))
+            builder.add_message(Message(role="user", parts=(part,)))
 
 
-def _message(item: Node, turns: _Turns) -> None:
+def _message(item: Node, builder: _MessageBuilder) -> None:
     role = item.need("role").choice(_ROLES)
     content = item.need("content")
     if role != "assistant":
-        turns.turn(
+        builder.add_message(
             Message(
                 role="user" if role == "user" else "system",
                 authority=None if role == "user" else "developer" if role == "developer" else "system",
@@ -169,14 +169,14 @@ def _message(item: Node, turns: _Turns) -> None:
         msgspec.structs.replace(part, id=own, extras=known or part.extras) if isinstance(part, Text | Refusal) else part
         for part in _parts(content)
     )
-    turns.add("assistant", *parts, phase=word, said=True)
+    builder.add("assistant", *parts, phase=word, is_message=True)
 
 
 def _reasoning(item: Node) -> Reasoning | None:
-    """What the model thought; None where it holds neither words nor state."""
+    """Decode a reasoning item; return None without text and state."""
     blob = item.get("encrypted_content")
     found = item.object()
-    text, plain = thought_of(found)
+    text, plain = reasoning_text(found)
     own = _id(item)
     seals: tuple[Seal, ...] = ()
     if blob is not None and blob.text():
@@ -226,36 +226,36 @@ def _filled(node: Node) -> str:
     return node.text()
 
 
-# ── state that hung on something else ────────────────────────────────────────────────────────────────────────────────
+# ── detached seals ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _with_state(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Sealed state that an answer told apart, because a call or a text has no place for it here, put back on it."""
+    """Move seals in separate reasoning items back to their calls and texts, which have no field for them."""
     owners = _owners(messages)
-    loose = {
+    detached = {
         id(part): owner
         for message in messages
         for part in message.parts
         if (owner := _owner(part)) is not None and owner in owners
     }
-    if not loose:
+    if not detached:
         return tuple(messages)
     state: dict[str, list[Seal]] = {}
     for message in messages:
         for part in message.parts:
-            if id(part) in loose:
+            if id(part) in detached:
                 bare = (msgspec.structs.replace(seal, item_id=None) for seal in part.seals)
-                state.setdefault(loose[id(part)], []).extend(bare)
+                state.setdefault(detached[id(part)], []).extend(bare)
     kept: list[Message] = []
     for message in messages:
-        parts = tuple(_sealed(part, state) for part in message.parts if id(part) not in loose)
+        parts = tuple(_sealed(part, state) for part in message.parts if id(part) not in detached)
         if parts:
             kept.append(msgspec.structs.replace(message, parts=parts))
     return tuple(kept)
 
 
 def _owner(part: Part) -> str | None:
-    """What a piece of bare state says that it hung on."""
+    """Return the id of the owner of a reasoning item that only contains a detached seal."""
     if not isinstance(part, Reasoning) or part.text or not part.seals:
         return None
     owner = part.seals[0].item_id
@@ -274,7 +274,7 @@ def _owners(messages: Sequence[Message]) -> set[str]:
 
 
 def _sealed(part: Part, state: dict[str, list[Seal]]) -> Part:
-    """The part with the state that is its own; of several texts of one message the first takes it."""
+    """Add a part's seals; of several texts of one message, the first one gets them."""
     key = part.call_id if isinstance(part, ToolCall) else part.id if isinstance(part, Text) else None
     seals = state.pop(key, None) if key else None
     return msgspec.structs.replace(part, seals=(*part.seals, *seals)) if seals else part
@@ -326,7 +326,7 @@ def _image(node: Node) -> Media:
     if stored is not None:
         return Media(source=StoredFile(protocol=PROTOCOL, id=stored.text()), **known)
     address = node.need("image_url")
-    if type(address.value) is dict:  # as Chat has it
+    if type(address.value) is dict:  # as in Chat
         address = address.need("url")
     media_type, data = data_url(address)
     if data is None:
@@ -367,4 +367,4 @@ _READERS: Mapping[str, Callable[[Node], Part]] = {
     "input_file": _file,
     "input_audio": decode_audio,
 }
-"""Kinds of contents, to who reads them; the two that belong to Chat are what some clients send."""
+"""The decoders of content parts; some clients send the two types of Chat."""

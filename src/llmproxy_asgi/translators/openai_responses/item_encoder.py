@@ -1,7 +1,7 @@
-"""Turns, written as the input items of a Responses request.
+"""Encode messages as the input items of a Responses request.
 
-Order is kept as it is: a reasoning item stands right before what it led to, or goes. Ids of items are sent where the
-vendor would take them; reasoning that goes takes the ids of its turn with it, because the vendor would miss it.
+The order is kept: a reasoning item is sent directly before the item it led to, or dropped. Item ids are sent if the
+vendor accepts them; if reasoning is dropped, the ids of its message are as well, because the vendor would require it.
 """
 
 import re
@@ -48,11 +48,11 @@ from llmproxy_asgi.translators.told_parts import told_result
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _SAME_FILES = frozenset({"openai-responses", "openai-chat"})
-"""Whose file ids mean the same files."""
+"""Protocols that share file ids."""
 
 
-class ItemEncoder:
-    """Writes the input of one request. `instructions` are the leading words of one system that fit into one string."""
+class ResponsesItemEncoder:
+    """The encoder of one request's input; `instructions` is the leading system text if it fits into one string."""
 
     def __init__(self, request: Request, upstream: Upstream, losses: Losses) -> None:
         self._request = request
@@ -62,14 +62,14 @@ class ItemEncoder:
         self.names = Renamer.unchanged() if upstream.any_names else Renamer(NAME, 64)
         self.call_ids = CallIds()
         self.emulated: set[str] = set()
-        """Upstream names of custom tools that go as functions."""
+        """Upstream names of custom tools that are sent as functions."""
         self.instructions: str | None = None
         self.replays = False
-        """Whether reasoning of earlier turns is among the items."""
+        """Whether the items contain earlier reasoning."""
         self._marked: list[JSONObject] = []
 
     def encode(self) -> list[JSONObject]:
-        """The items, in order."""
+        """Encode the items in order."""
         paired = pair(drop_empty(self._request.messages))
         self._losses.add(*paired.warnings)
         messages = place_instructions(paired.messages, self._can, self._losses)
@@ -99,7 +99,7 @@ class ItemEncoder:
         return out
 
     def _fits_instructions(self, message: Message, *, alone: bool) -> bool:
-        """Whether the first system message came as such a string, or can be one without anything being lost."""
+        """Return whether the first system message can be the instructions string without a loss."""
         if message.authority is None and self._request.protocol == PROTOCOL:
             return True
         if not self._can.several_system:
@@ -107,7 +107,7 @@ class ItemEncoder:
         plain = len(message.parts) == 1 and isinstance(message.parts[0], Text) and not message.parts[0].cache_mark
         return alone and plain and self._request.protocol in {"anthropic-messages", "gemini"}
 
-    # ── instructions and what the user says ──────────────────────────────────────────────────────────────────────────
+    # ── instructions and user messages ───────────────────────────────────────────────────────────────────────────────
 
     def _system(self, message: Message) -> list[JSONObject]:
         role = (message.authority or "developer") if self._can.developer_role else "system"
@@ -127,59 +127,59 @@ class ItemEncoder:
         known = {"id": own} if own else {}
         return [*items, {"type": "message", **known, "role": role, "content": content}]
 
-    # ── what the model said, thought and called ──────────────────────────────────────────────────────────────────────
+    # ── assistant messages ───────────────────────────────────────────────────────────────────────────────────────────
 
     def _assistant(self, message: Message) -> list[JSONObject]:
         parts = message.parts
-        thoughts = [part for part in parts if isinstance(part, Reasoning)]
-        kept = {id(part): item for part in thoughts if (item := self._reasoning(part)) is not None}
+        reasoning = [part for part in parts if isinstance(part, Reasoning)]
+        kept = {id(part): item for part in reasoning if (item := self._reasoning(part)) is not None}
         followed = max((n for n, part in enumerate(parts) if isinstance(part, Text | Refusal | ToolCall)), default=-1)
         last = [part for part in parts[followed + 1 :] if id(part) in kept]
-        for part in last:  # nothing that they led to is left, and alone they are refused
+        for part in last:  # trailing reasoning without a following item is refused
             del kept[id(part)]
-        if len(kept) < len(thoughts) or any(part.seals for part in parts if not isinstance(part, Reasoning)):
+        if len(kept) < len(reasoning) or any(part.seals for part in parts if not isinstance(part, Reasoning)):
             self._losses.add("dropped:reasoning")
         self.replays |= bool(kept)
-        with_ids = len(kept) == len(thoughts)
+        with_ids = len(kept) == len(reasoning)
         items: list[JSONObject] = []
-        said: list[Text | Refusal] = []
+        texts: list[Text | Refusal] = []
         for part in parts:
-            if isinstance(part, Text | Refusal) and (not said or _go_together(said[-1], part)):
-                said.append(part)
+            if isinstance(part, Text | Refusal) and (not texts or _share_message(texts[-1], part)):
+                texts.append(part)
                 continue
-            self._flush(said, message, items, with_ids=with_ids)
+            self._flush(texts, message, items, with_ids=with_ids)
             if isinstance(part, Text | Refusal):
-                said.append(part)
+                texts.append(part)
             elif isinstance(part, Reasoning):
                 items += [kept[id(part)]] if id(part) in kept else []
             else:
-                items += self._made(part, with_ids=with_ids)
-        self._flush(said, message, items, with_ids=with_ids)
+                items += self._other_items(part, with_ids=with_ids)
+        self._flush(texts, message, items, with_ids=with_ids)
         return items
 
-    def _flush(self, said: list[Text | Refusal], message: Message, items: list[JSONObject], *, with_ids: bool) -> None:
-        """The texts gathered so far, as one message item."""
-        if not said:
+    def _flush(self, texts: list[Text | Refusal], message: Message, items: list[JSONObject], *, with_ids: bool) -> None:
+        """Encode the collected texts as one message item."""
+        if not texts:
             return
         content: list[JSONObject] = []
-        for part in said:
+        for part in texts:
             if isinstance(part, Refusal):
                 content.append({"type": "refusal", "refusal": part.text})
             else:
                 cited = [entry for each in part.citations if (entry := annotation(each, len(part.text)))]
                 content.append({"type": "output_text", "text": part.text, "annotations": cited})
         item: JSONObject = {"type": "message", "role": "assistant", "content": content}
-        own = legal_item_id(said[0].id, "msg_") if with_ids else None
+        own = legal_item_id(texts[0].id, "msg_") if with_ids else None
         if own:
             item |= {"id": own, "status": "completed"}
-        phase = phase_of(said[0]) or message.phase
+        phase = phase_of(texts[0]) or message.phase
         if phase:
             item["phase"] = phase
         items.append(item)
-        said.clear()
+        texts.clear()
 
     def _reasoning(self, part: Reasoning) -> JSONObject | None:
-        """What was thought before, for whoever can read it; the rest goes, and never becomes visible text."""
+        """Encode earlier reasoning if the upstream can read it; it never becomes visible text."""
         found = next((seal for seal in part.seals if seal.kind == "encrypted" and usable(seal, self._upstream)), None)
         plain = part.style == "full" and PROTOCOL in part.extras
         if found is None and not (self._can.reasoning_content and part.text and not part.seals):
@@ -197,14 +197,14 @@ class ItemEncoder:
             item["encrypted_content"] = found.data
         return item
 
-    def _made(self, part: Part, *, with_ids: bool) -> list[JSONObject]:
+    def _other_items(self, part: Part, *, with_ids: bool) -> list[JSONObject]:
         match part:
             case ToolCall():
                 return [self._call(part, with_ids=with_ids)]
             case ServerToolCall() if PROTOCOL in part.extras:
                 return [part.extras[PROTOCOL]]
             case ServerToolResult() if any(PROTOCOL in each.extras for each in self._calls_of(part)):
-                return []  # told within its call
+                return []  # contained in its call
             case Media(kind="image", source=InlineData(data=data)) if PROTOCOL in part.extras and part.id:
                 made = {**part.extras[PROTOCOL], "id": part.id, "status": "completed", "result": data}
                 return [{"type": "image_generation_call", **made}]
@@ -296,12 +296,12 @@ class ItemEncoder:
         name = part.name or part.title
         source = part.source
         if isinstance(source, PlainText):
-            return self._told(part, source.text)
+            return self._document_text(part, source.text)
         if isinstance(source, InlineData) and media_type.startswith("text/") and self._request.protocol != PROTOCOL:
             words = decoded_text(source.data)
             if words is None:
                 raise refusals.undecodable_document()
-            return self._told(part, words)
+            return self._document_text(part, words)
         if not self._can.documents:
             raise refusals.unsupported_input(self._request.model, "document")
         match source:
@@ -322,7 +322,7 @@ class ItemEncoder:
             raise refusals.vendor_reference("messages")
         return {"file_id": source.id}
 
-    def _told(self, part: Media, text: str) -> JSONObject:
+    def _document_text(self, part: Media, text: str) -> JSONObject:
         """A document in words, headed by its title."""
         self._losses.add("downgraded:document")
         heads = [head for head in (part.title or part.name, part.context) if head]
@@ -341,20 +341,20 @@ class ItemEncoder:
             self._marked.append(entry)
 
 
-def _go_together(before: Text | Refusal, after: Text | Refusal) -> bool:
-    """Whether two texts are contents of one message: nothing that is known of them sets them apart."""
+def _share_message(before: Text | Refusal, after: Text | Refusal) -> bool:
+    """Return whether two texts are content parts of one message: equal ids and phases."""
     return before.id == after.id and phase_of(before) == phase_of(after)
 
 
 def _summary(part: Reasoning) -> list[JSONObject]:
-    """The summary as it was divided, if that is known and still true."""
+    """Encode the summary in its original parts, if they are known and unchanged."""
     divided = part.extras.get(PROTOCOL, EMPTY).get("summary")
     texts = divided if isinstance(divided, list) and BETWEEN_SUMMARIES.join(divided) == part.text else [part.text]
     return [{"type": "summary_text", "text": text} for text in texts]
 
 
 def _output(entries: list[JSONObject]) -> str | list[JSONObject]:
-    """One plain text as a string, which every server takes; anything else as parts."""
+    """Encode one plain text as a string, which all servers accept; other content as parts."""
     if not entries:
         return ""
     if len(entries) == 1 and entries[0].keys() == {"type", "text"}:

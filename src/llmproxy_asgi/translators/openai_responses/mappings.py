@@ -54,7 +54,7 @@ def item_id(prefix: str, answer: str, position: int) -> str:
     return derived(prefix, answer, str(position), size=40)
 
 
-# ── how an answer ends ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── finish reasons ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 _INCOMPLETE_IN: Mapping[str | None, FinishReason] = {
     "max_output_tokens": FinishReason.LENGTH,

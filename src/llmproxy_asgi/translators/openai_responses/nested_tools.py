@@ -1,4 +1,4 @@
-"""Functions written nested, as Chat has them, in a body that goes to a Responses upstream as it is: they are flat."""
+"""Flatten nested functions of Chat in passthrough requests for Responses upstreams."""
 
 import re
 from typing import Any
@@ -12,7 +12,7 @@ _KINDS = ("function", "custom")  # compared, not looked up: a caller's `type` ma
 
 
 def flatten_nested_tools(values: dict[str, msgspec.Raw]) -> None:
-    """Write nested functions of `tools`, and a nested choice, in the form that Responses upstreams take."""
+    """Flatten nested functions in `tools` and a nested tool choice."""
     tools = values.get("tools")
     if tools is not None and _MAY_NEST(tools):
         declared = msgspec.json.decode(tools)

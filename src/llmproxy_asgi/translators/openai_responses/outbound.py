@@ -1,7 +1,6 @@
-"""Responses spoken to an upstream.
+"""The upstream side of the Responses protocol.
 
-Source: the openai Python SDK 3.52.0 and public documentation, read 2026-11-21; nothing here was tried on the vendor's
-own endpoint.
+Source: the openai Python SDK 3.52.0 and public documentation, read 2026-11-21; not tested on the vendor's own endpoint.
 """
 
 import re
@@ -41,7 +40,7 @@ from llmproxy_asgi.wire.json_body import decode
 from llmproxy_asgi.wire.surrogates import replace_halves
 
 _REASONING = re.compile(rb'"type"\s*:\s*"reasoning"')
-"""Never found in a text: there the quotes are escaped."""
+"""Never matches in a string, in which quotes are escaped."""
 _Answer = TypeVar("_Answer", Answer, LargeAnswer, PassthroughAnswer)
 _UNFINISHED = frozenset({"queued", "in_progress"})
 _NOT_COUNTED = frozenset(
@@ -66,11 +65,11 @@ _NOT_COUNTED = frozenset(
         "user",
     }
 )
-"""Fields that the vendor's counter refuses; they change no count."""
+"""Fields that the vendor's token counter refuses; they don't change the count."""
 
 
 class ResponsesOutbound(Outbound):
-    """The half that calls upstreams."""
+    """The Responses codec for upstreams."""
 
     protocol = PROTOCOL
     many = ("output", "*", "content", "*", "logprobs", "*")
@@ -132,7 +131,7 @@ class ResponsesOutbound(Outbound):
 
 
 def _read_large(body: bytes) -> Answer:
-    """As `_read`, with items that were read in pieces; large lists of log probabilities are left as bytes."""
+    """Read a large response item by item; leave long lists of log probabilities as bytes."""
     answer = _read(body, LARGE_ANSWER)
     try:
         answer.output = [_read_item(item) for item in answer.output or ()]
@@ -152,7 +151,7 @@ def _read_item(item: msgspec.Raw) -> Any:
 
 
 def _read(body: bytes, decoder: "msgspec.json.Decoder[_Answer]") -> _Answer:
-    """A whole answer, if it is one that went well."""
+    """Read a complete response; raise its error if it failed."""
     try:
         answer = decode_replaced(decoder, body)
     except (msgspec.MsgspecError, ValueError, RecursionError):

@@ -31,9 +31,9 @@ _NUMBER = re.compile(rb'"sequence_number"\s*:\s*(\d{1,15})')
 
 
 class ResponsesScan(Scan):
-    """One stream's."""
+    """The scan of one stream."""
 
-    # Words like these in a text are escaped and do not hit: their quotes are.
+    # Quotes in texts are escaped, so the same words in a text do not match.
     pattern = (
         re.compile(rb'"response\.(?:completed|incomplete|failed|cancelled|output_item\.done)"'),
         re.compile(rb'error["\r\n]'),
@@ -44,10 +44,10 @@ class ResponsesScan(Scan):
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
         self._ended = False
-        self._begun = b""
+        self._first = b""
         self._items: dict[int, msgspec.Raw] = {}
-        # The event that ends a stream holds all of its items, so to keep more than it may have would be in vain.
-        self._room = upstream.max_event
+        # The last event contains all items, so more bytes than one event may have are not kept.
+        self._bytes_left = upstream.max_event
 
     @override
     def first(self, frame: Frame) -> Sequence[StreamEvent]:
@@ -56,10 +56,10 @@ class ResponsesScan(Scan):
             return ()
         event = decode_replaced(PASSTHROUGH, data)
         if event.response is None:
-            strange = not event.type or names_problem(event.type)
-            error = error_in(data, protocol=PROTOCOL) if strange else None
+            unknown_type = not event.type or names_problem(event.type)
+            error = error_in(data, protocol=PROTOCOL) if unknown_type else None
             return (Failed(error),) if error is not None else ()
-        self._begun = data
+        self._first = data
         return (started(event.response, self._upstream),)
 
     @override
@@ -73,8 +73,8 @@ class ResponsesScan(Scan):
         kind = event.type or frame.event
         if kind == "response.output_item.done":
             done = decode_replaced(ITEM_DONE, data)
-            self._room -= len(data)
-            if self._room >= 0:
+            self._bytes_left -= len(data)
+            if self._bytes_left >= 0:
                 self._items[len(self._items) if done.output_index is None else done.output_index] = done.item
             return _NOTHING
         if kind == "error" or (kind is None and event.error):
@@ -85,8 +85,8 @@ class ResponsesScan(Scan):
         status = status_of(kind, answer)
         if status == "failed":
             usage = decode_usage(answer.usage, answer.tool_usage)
-            told = () if usage is None else (UsageReported(usage),)
-            return Inspection((*told, Failed(_failure(answer, data))))
+            reported = () if usage is None else (UsageReported(usage),)
+            return Inspection((*reported, Failed(_failure(answer, data))))
         self._ended = True
         return Inspection(tuple(_ending(answer, status)))
 
@@ -104,7 +104,7 @@ class ResponsesScan(Scan):
             return error
         numbers = _NUMBER.findall(last)
         answer = {
-            **_read(self._begun).get("response", {}),
+            **_read(self._first).get("response", {}),
             "status": "failed",
             "error": failure_object(error),
             "output": [item for _, each in sorted(self._items.items()) if (item := _read(each))],
@@ -115,7 +115,7 @@ class ResponsesScan(Scan):
 
 
 def _read(found: bytes | msgspec.Raw) -> JSONObject:
-    """An object that passed by without being read whole; empty where it cannot be."""
+    """Decode a passed-through object; return an empty one if it is unreadable."""
     try:
         return msgspec.json.decode(found, type=JSONObject)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -134,7 +134,7 @@ def _ending(answer: PassthroughAnswer, status: str) -> list[StreamEvent]:
 
 
 def _failure(answer: PassthroughAnswer, data: bytes) -> UpstreamError:
-    """The failure, and the event that tells it: as it came, in words of ours where it is not about the request."""
+    """Decode a failure with its original event; replace an error that is not about the request."""
     error = decode_error_object(answer.error or {}, protocol=PROTOCOL)
     event = read_loosely(data)
     if not isinstance(error, UpstreamRefused | UpstreamRateLimited):

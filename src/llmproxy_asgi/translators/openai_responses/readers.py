@@ -1,8 +1,8 @@
-"""The items of an upstream's stream, each read by one of these while it goes on.
+"""Readers of the output items of an upstream's stream, one for each item.
 
-Servers restate everything when it is done, some restate what they never streamed, or more than they streamed: so each
-reader knows what it has told of, and tells the rest then. Parts start in the order of their items: an item that has
-said nothing yet begins when the next one is added.
+Servers restate each item when it is done, and some restate content that they never streamed, or more than they
+streamed. So each reader tracks the streamed content and emits the rest at the end. Parts start in the order of their
+items: an item without content starts when the next one is added.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,20 +37,20 @@ from llmproxy_asgi.translators.openai.logprobs import decode_entries
 from llmproxy_asgi.translators.openai_responses.mappings import BETWEEN_SUMMARIES, PROTOCOL
 from llmproxy_asgi.translators.openai_responses.response_decoder import (
     CALLS,
-    Items,
+    ItemDecoder,
     decode_annotation,
     entries_of,
     reasoning_extras,
     reasoning_of,
+    reasoning_text,
     text_of,
-    thought_of,
 )
 from llmproxy_asgi.translators.openai_responses.schema import DeltaEvent, Event
 from llmproxy_asgi.translators.restated import missing_rest
 
 
 class BrokenStream(Exception):
-    """What came cannot follow what came before."""
+    """An event that is invalid after the previous ones."""
 
 
 def _checked(delta: Any) -> str:
@@ -61,247 +61,247 @@ def _checked(delta: Any) -> str:
     raise BrokenStream("The upstream sent a piece of text that is none.")
 
 
-_SAID = frozenset({"output_text", "refusal"})
-"""The contents of a message."""
-_SAID_AGAIN = frozenset(
+_MESSAGE_CONTENTS = frozenset({"output_text", "refusal"})
+"""The types of a message's content parts."""
+_REDUNDANT = frozenset(
     {
         "response.reasoning_summary_part.added",
         "response.reasoning_summary_part.done",
         "keepalive",
     }
 )
-"""Events that tell nothing which others do not."""
+"""Events whose content other events repeat."""
 
 
-class Reader:
-    """Reads what happens to the items of one answer; parts are numbered as they start.
+class OutputReader:
+    """The reader of one response's output items; it numbers parts as they start.
 
-    What cannot follow what came before raises `BrokenStream`.
+    Events that are invalid after the previous ones raise `BrokenStream`.
     """
 
-    def __init__(self, items: Items) -> None:
+    def __init__(self, items: ItemDecoder) -> None:
         self.items = items
         self.call_ids = DistinctIds(items.nonce)
         self.parts = 0
         self.called = False
         self.refused = False
-        self._open: dict[int, _Open] = {}
-        self._places: dict[str, int] = {}
+        self._open: dict[int, _OpenItem] = {}
+        self._indexes: dict[str, int] = {}
         self._last = 0
-        self._seen: list[_Open] = []
-        self._words: dict[tuple[int, int | None], _Words] = {}
+        self._seen: list[_OpenItem] = []
+        self._texts: dict[tuple[int, int | None], _TextReader] = {}
 
     def part(self) -> int:
-        """The number of a new part."""
+        """Return the index of a new part."""
         self.parts += 1
         return self.parts - 1
 
-    def take(self, kind: str, event: Event, events: list[StreamEvent]) -> bool:
-        """Take an event; False where it has no meaning here."""
-        go_on = GOES_ON.get(kind)
-        if go_on is not None:
-            go_on(self, event, events)
+    def feed(self, kind: str, event: Event, events: list[StreamEvent]) -> bool:
+        """Handle an event; return False for unknown ones."""
+        handler = DELTA_HANDLERS.get(kind)
+        if handler is not None:
+            handler(self, event, events)
         elif kind == "response.output_item.added":
             self._add(event, events)
         elif kind == "response.output_item.done":
             self._done(event, events)
         else:
-            fill = self._FILLS.get(kind)
-            if fill is not None:
-                fill(self, event, events)
-            return fill is not None or kind in _SAID_AGAIN
+            handle = self._HANDLERS.get(kind)
+            if handle is not None:
+                handle(self, event, events)
+            return handle is not None or kind in _REDUNDANT
         return True
 
-    def say(self, event: Event | DeltaEvent, events: list[StreamEvent]) -> None:
-        """Take more words of a text."""
+    def handle_text(self, event: Event | DeltaEvent, events: list[StreamEvent]) -> None:
+        """Handle a delta of a text."""
         at = event.output_index
-        place = (self._place(event) if at is None else at, event.content_index)
-        words = self._words.get(place)
-        if words is None:
-            words = self._words[place] = self._message(event).words(event, events, refusal=False)
+        index = (self._index_of(event) if at is None else at, event.content_index)
+        text_reader = self._texts.get(index)
+        if text_reader is None:
+            text_reader = self._texts[index] = self._message(event).text(event, events, refusal=False)
         if event.delta:
-            words.say(event.delta, events)
+            text_reader.add_text(event.delta, events)
         if event.logprobs:
-            words.weigh(event.logprobs, events)
+            text_reader.add_logprobs(event.logprobs, events)
 
-    def go_on_with_call(self, event: Event | DeltaEvent, events: list[StreamEvent]) -> None:
-        """Take more of a call's arguments."""
+    def handle_arguments(self, event: Event | DeltaEvent, events: list[StreamEvent]) -> None:
+        """Handle a delta of a call's arguments."""
         text = event.delta if type(event.delta) is str else _checked(event.delta)
-        self._call(event).go_on(text, events)
+        self._call(event).add_arguments(text, events)
 
-    def summarise(self, event: Event | DeltaEvent, events: list[StreamEvent]) -> None:
-        """Take more of a summary of what is thought."""
+    def handle_summary(self, event: Event | DeltaEvent, events: list[StreamEvent]) -> None:
+        """Handle a delta of a reasoning summary."""
         text = event.delta if type(event.delta) is str else _checked(event.delta)
-        self._thought(event).think(text, event.summary_index or 0, events, plain=False)
+        self._reasoning(event).add_text(text, event.summary_index or 0, events, plain=False)
 
-    def think(self, event: Event | DeltaEvent, events: list[StreamEvent]) -> None:
-        """Take more of what is thought."""
+    def handle_reasoning(self, event: Event | DeltaEvent, events: list[StreamEvent]) -> None:
+        """Handle a delta of raw reasoning."""
         text = event.delta if type(event.delta) is str else _checked(event.delta)
-        self._thought(event).think(text, 0, events, plain=True)
+        self._reasoning(event).add_text(text, 0, events, plain=True)
 
     def finish(self, output: Sequence[Any], events: list[StreamEvent]) -> None:
-        """The answer is complete: end what is open, and read what was never streamed."""
+        """End open items and read items that were never streamed."""
         items = [item for item in output if type(item) is dict]
         restated, unseen = _matched(self._seen, items)
         for opened in list(self._open.values()):
             opened.end(restated.get(id(opened), {}), events)
         self._open.clear()
         for item in unseen:
-            self._opened(item, events).end(item, events)
+            self._open_item(item, events).end(item, events)
 
-    # ── places ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── indexes ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _place(self, event: Event | DeltaEvent) -> int:
-        """Where the item of an event stands; found by its id, or taken to be the last, where the event does not say."""
+    def _index_of(self, event: Event | DeltaEvent) -> int:
+        """Return the index of an event's item; without one, look it up by id or use the last item's."""
         if event.output_index is not None:
             return event.output_index
-        return self._places.get(event.item_id or "", self._last)
+        return self._indexes.get(event.item_id or "", self._last)
 
     def _add(self, event: Event, events: list[StreamEvent]) -> None:
         item = event.item
         if type(item) is not dict:
             return
-        place = event.output_index
-        if place is None:
-            place = self._last + 1 if self._seen else 0
-        before = self._open.get(place)
-        if before is not None:  # one index for every item: the one before is over
+        index = event.output_index
+        if index is None:
+            index = self._last + 1 if self._seen else 0
+        before = self._open.get(index)
+        if before is not None:  # servers with one index for all items: the previous item has ended
             before.end({}, events)
-            self._forget(place)
-        for index, earlier in self._open.items():
-            if index < place:
+            self._forget(index)
+        for other, earlier in self._open.items():
+            if other < index:
                 earlier.begin(events)
-        self._open[place] = self._opened(item, events)
-        self._last = place
+        self._open[index] = self._open_item(item, events)
+        self._last = index
         if text_of(item, "id"):
-            self._places[item["id"]] = place
+            self._indexes[item["id"]] = index
 
     def _done(self, event: Event, events: list[StreamEvent]) -> None:
         item = event.item if type(event.item) is dict else {}
-        place = event.output_index
-        if place is None:
-            place = self._places.get(text_of(item, "id"), self._last)
-        opened = self._open.pop(place, None)
+        index = event.output_index
+        if index is None:
+            index = self._indexes.get(text_of(item, "id"), self._last)
+        opened = self._open.pop(index, None)
         if opened is None:
             if not item or self._is_over(item):
                 return
-            opened = self._opened(item, events)
-        self._forget(place)
+            opened = self._open_item(item, events)
+        self._forget(index)
         opened.end(item, events)
 
-    def _forget(self, place: int) -> None:
-        for key in [key for key in self._words if key[0] == place]:
-            del self._words[key]
+    def _forget(self, index: int) -> None:
+        for key in [key for key in self._texts if key[0] == index]:
+            del self._texts[key]
 
     def _is_over(self, item: JSONObject) -> bool:
-        """Whether an item is done already, so that its server says so twice."""
+        """Return whether an item was done before; some servers repeat the event."""
         known = text_of(item, "id")
         return bool(known) and any(seen.id == known for seen in self._seen)
 
-    def _opened(self, item: JSONObject, events: list[StreamEvent]) -> "_Open":
-        made: _Open
+    def _open_item(self, item: JSONObject, events: list[StreamEvent]) -> "_OpenItem":
+        reader: _OpenItem
         match item.get("type"):
             case "message":
-                made = _Message(self, item)
+                reader = _MessageReader(self, item)
             case "reasoning":
-                made = _Thought(self, item)
+                reader = _ReasoningReader(self, item)
             case str(kind) if kind in CALLS:
-                made = _Call(self, item, events)
+                reader = _ToolCallReader(self, item, events)
             case _:
-                made = _Open(self, item)
-        self._seen.append(made)
-        return made
+                reader = _OpenItem(self, item)
+        self._seen.append(reader)
+        return reader
 
-    def _message(self, event: Event | DeltaEvent) -> "_Message":
-        place = self._place(event)
-        found = self._open.get(place)
-        if isinstance(found, _Message):
+    def _message(self, event: Event | DeltaEvent) -> "_MessageReader":
+        index = self._index_of(event)
+        found = self._open.get(index)
+        if isinstance(found, _MessageReader):
             return found
         if found is not None:
             raise BrokenStream("The upstream put a text where there is none.")
-        made = self._open[place] = _Message(self, {"type": "message", "id": event.item_id})
-        self._seen.append(made)
-        self._last = place
-        return made
+        reader = self._open[index] = _MessageReader(self, {"type": "message", "id": event.item_id})
+        self._seen.append(reader)
+        self._last = index
+        return reader
 
-    def _thought(self, event: Event | DeltaEvent) -> "_Thought":
-        place = self._place(event)
-        found = self._open.get(place)
-        if isinstance(found, _Thought):
+    def _reasoning(self, event: Event | DeltaEvent) -> "_ReasoningReader":
+        index = self._index_of(event)
+        found = self._open.get(index)
+        if isinstance(found, _ReasoningReader):
             return found
         if found is not None:
             raise BrokenStream("The upstream put reasoning where there is none.")
-        made = self._open[place] = _Thought(self, {"type": "reasoning", "id": event.item_id})
-        self._seen.append(made)
-        self._last = place
-        return made
+        reader = self._open[index] = _ReasoningReader(self, {"type": "reasoning", "id": event.item_id})
+        self._seen.append(reader)
+        self._last = index
+        return reader
 
-    # ── what fills items ─────────────────────────────────────────────────────────────────────────────────────────────
+    # ── item content ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _restate_call(self, event: Event, events: list[StreamEvent]) -> None:
         self._call(event).restate(event.arguments or event.input, events)
 
     def _restate_summary(self, event: Event, events: list[StreamEvent]) -> None:
-        self._thought(event).restate(event.text or "", event.summary_index or 0, events, plain=False)
+        self._reasoning(event).restate(event.text or "", event.summary_index or 0, events, plain=False)
 
-    def _restate_thought(self, event: Event, events: list[StreamEvent]) -> None:
-        self._thought(event).restate(event.text or "", 0, events, plain=True)
+    def _restate_reasoning(self, event: Event, events: list[StreamEvent]) -> None:
+        self._reasoning(event).restate(event.text or "", 0, events, plain=True)
 
     def _refuse(self, event: Event, events: list[StreamEvent]) -> None:
         if event.delta:
-            self._message(event).words(event, events, refusal=True).say(event.delta, events)
+            self._message(event).text(event, events, refusal=True).add_text(event.delta, events)
 
-    def _cite(self, event: Event, events: list[StreamEvent]) -> None:
-        self._message(event).words(event, events, refusal=False).cite(event.annotation, events)
+    def _add_citation(self, event: Event, events: list[StreamEvent]) -> None:
+        self._message(event).text(event, events, refusal=False).add_citation(event.annotation, events)
 
     def _restate_text(self, event: Event, events: list[StreamEvent]) -> None:
-        said: JSONObject = {"text": event.text, "logprobs": event.logprobs}
-        self._message(event).words(event, events, refusal=False).restate(said, events)
+        restated: JSONObject = {"text": event.text, "logprobs": event.logprobs}
+        self._message(event).text(event, events, refusal=False).restate(restated, events)
 
     def _restate_refusal(self, event: Event, events: list[StreamEvent]) -> None:
-        self._message(event).words(event, events, refusal=True).restate({"refusal": event.refusal}, events)
+        self._message(event).text(event, events, refusal=True).restate({"refusal": event.refusal}, events)
 
     def _begin_content(self, event: Event, events: list[StreamEvent]) -> None:
         part = event.part if type(event.part) is dict else {}
-        if text_of(part, "type") in _SAID:
-            words = self._message(event).words(event, events, refusal=part["type"] == "refusal")
-            words.restate(part, events)
+        if text_of(part, "type") in _MESSAGE_CONTENTS:
+            text_reader = self._message(event).text(event, events, refusal=part["type"] == "refusal")
+            text_reader.restate(part, events)
 
     def _end_content(self, event: Event, events: list[StreamEvent]) -> None:
         part = event.part if type(event.part) is dict else {}
-        if text_of(part, "type") in _SAID:
-            words = self._message(event).words(event, events, refusal=part["type"] == "refusal")
-            words.restate(part, events)
-            words.end(events)
+        if text_of(part, "type") in _MESSAGE_CONTENTS:
+            text_reader = self._message(event).text(event, events, refusal=part["type"] == "refusal")
+            text_reader.restate(part, events)
+            text_reader.end(events)
 
-    def _call(self, event: Event | DeltaEvent) -> "_Call":
-        found = self._open.get(self._place(event))
-        if not isinstance(found, _Call):
+    def _call(self, event: Event | DeltaEvent) -> "_ToolCallReader":
+        found = self._open.get(self._index_of(event))
+        if not isinstance(found, _ToolCallReader):
             raise BrokenStream("The upstream continued a call that is not open.")
         return found
 
-    _FILLS: ClassVar[Mapping[str, Callable[["Reader", Event, list[StreamEvent]], None]]] = {
+    _HANDLERS: ClassVar[Mapping[str, Callable[["OutputReader", Event, list[StreamEvent]], None]]] = {
         "response.function_call_arguments.done": _restate_call,
         "response.custom_tool_call_input.done": _restate_call,
         "response.reasoning_summary_text.done": _restate_summary,
-        "response.reasoning_text.done": _restate_thought,
+        "response.reasoning_text.done": _restate_reasoning,
         "response.content_part.added": _begin_content,
         "response.content_part.done": _end_content,
         "response.output_text.done": _restate_text,
-        "response.output_text.annotation.added": _cite,
+        "response.output_text.annotation.added": _add_citation,
         "response.refusal.delta": _refuse,
         "response.refusal.done": _restate_refusal,
     }
-    """Events that fill items, to who reads them."""
+    """The handlers of events with item content."""
 
 
 def _matched(
-    seen: Sequence["_Open"], items: Sequence[JSONObject]
+    seen: Sequence["_OpenItem"], items: Sequence[JSONObject]
 ) -> tuple[Mapping[int, JSONObject], Sequence[JSONObject]]:
-    """Which restated item is which of those that were seen (by `id()`), and those that were never seen.
+    """Match restated items to streamed ones (by `id()`); return the matches and the items that were never streamed.
 
-    An item is known by its own id, then by its call's. Some servers give each item another id when they restate it: so
-    one that is not known is the next of its kind, as long as there are some left.
+    Items match by their id, then by their call id. Some servers restate items with other ids, so an unknown item
+    matches the next unmatched item of its type.
     """
     left = list(seen)
     restated: dict[int, JSONObject] = {}
@@ -325,29 +325,29 @@ def _matched(
     return restated, unseen
 
 
-Take = Callable[[Reader, Event | DeltaEvent, list[StreamEvent]], None]
-GOES_ON: Mapping[str, Take] = {
-    "response.output_text.delta": Reader.say,
-    "response.function_call_arguments.delta": Reader.go_on_with_call,
-    "response.custom_tool_call_input.delta": Reader.go_on_with_call,
-    "response.reasoning_summary_text.delta": Reader.summarise,
-    "response.reasoning_text.delta": Reader.think,
+DeltaHandler = Callable[[OutputReader, Event | DeltaEvent, list[StreamEvent]], None]
+DELTA_HANDLERS: Mapping[str, DeltaHandler] = {
+    "response.output_text.delta": OutputReader.handle_text,
+    "response.function_call_arguments.delta": OutputReader.handle_arguments,
+    "response.custom_tool_call_input.delta": OutputReader.handle_arguments,
+    "response.reasoning_summary_text.delta": OutputReader.handle_summary,
+    "response.reasoning_text.delta": OutputReader.handle_reasoning,
 }
-"""The events of which there are many, to who reads them."""
+"""The handlers of delta events, which are frequent."""
 
 
-class _Open:
-    """An item that is being read. One of this kind is read when it is done."""
+class _OpenItem:
+    """The reader of an open item; this base class reads the item when it is done."""
 
     __slots__ = ("_item", "_reader")
 
-    def __init__(self, reader: Reader, item: JSONObject) -> None:
+    def __init__(self, reader: OutputReader, item: JSONObject) -> None:
         self._reader = reader
         self._item = item
 
     @property
     def id(self) -> str:
-        """The item's; empty where it has none."""
+        """The item's id, or an empty string."""
         return text_of(self._item, "id")
 
     @property
@@ -357,15 +357,15 @@ class _Open:
 
     @property
     def call_id(self) -> str:
-        """The call's, of an item that is one and says it."""
+        """The call id of an item that is a call, or an empty string."""
         return text_of(self._item, "call_id")
 
     def begin(self, events: list[StreamEvent]) -> None:
-        """Start the item's part, where it has one that can start empty: the parts of later items follow."""
+        """Start the item's part if it can start empty, so that the parts of later items follow it."""
 
     def end(self, item: JSONObject, events: list[StreamEvent]) -> None:
-        """The item is complete; `item`: as the upstream restated it, maybe empty."""
-        for part in self._reader.items.whole(item or self._item):
+        """End the item; `item` is the upstream's final version of it, which may be empty."""
+        for part in self._reader.items.parts(item or self._item):
             index = self._reader.part()
             if isinstance(part, ServerToolCall):
                 events.append(PartStarted(0, index, msgspec.structs.replace(part, arguments="")))
@@ -375,75 +375,75 @@ class _Open:
             events.append(PartEnded(0, index, part))
 
 
-class _Words:
-    """A text or a refusal: one content of a message."""
+class _TextReader:
+    """The reader of a text or a refusal, which is one content part of a message."""
 
-    __slots__ = ("_cited", "_ended", "_last", "_length", "_reader", "_refusal", "_weighed", "index")
+    __slots__ = ("_cited", "_ended", "_has_logprobs", "_last", "_length", "_reader", "_refusal", "index")
 
-    def __init__(self, reader: Reader, part: Text | Refusal, events: list[StreamEvent]) -> None:
+    def __init__(self, reader: OutputReader, part: Text | Refusal, events: list[StreamEvent]) -> None:
         self._reader = reader
         self._refusal = isinstance(part, Refusal)
         self.index = reader.part()
         self._length = 0
         self._last = ""
         self._cited = 0
-        self._weighed = False
+        self._has_logprobs = False
         self._ended = False
         events.append(PartStarted(0, self.index, part))
 
-    def say(self, text: Any, events: list[StreamEvent]) -> None:
-        """More words."""
+    def add_text(self, text: Any, events: list[StreamEvent]) -> None:
+        """Add a delta of the text."""
         if self._ended:
-            raise BrokenStream("The upstream went on with a text that had ended.")
-        words = text if type(text) is str else _checked(text)
-        self._length += len(words)
-        self._last = words
-        events.append(PartDelta(0, self.index, RefusalDelta(words) if self._refusal else TextDelta(words)))
+            raise BrokenStream("The upstream continued a text that had ended.")
+        text_reader = text if type(text) is str else _checked(text)
+        self._length += len(text_reader)
+        self._last = text_reader
+        events.append(PartDelta(0, self.index, RefusalDelta(text_reader) if self._refusal else TextDelta(text_reader)))
 
-    def weigh(self, found: Any, events: list[StreamEvent]) -> None:
-        """How likely its tokens were."""
+    def add_logprobs(self, found: Any, events: list[StreamEvent]) -> None:
+        """Add log probabilities of tokens."""
         tokens = decode_entries(found)
         if tokens and not self._ended:
-            self._weighed = True
+            self._has_logprobs = True
             events.append(PartDelta(0, self.index, LogprobsDelta(tokens)))
 
-    def cite(self, found: Any, events: list[StreamEvent]) -> None:
-        """An annotation."""
+    def add_citation(self, found: Any, events: list[StreamEvent]) -> None:
+        """Add an annotation."""
         citation = decode_annotation(found)
         self._cited += 1
         if citation is not None and not self._refusal and not self._ended:
             events.append(PartDelta(0, self.index, CitationDelta(citation)))
 
     def restate(self, content: JSONObject, events: list[StreamEvent]) -> None:
-        """The content as it is said again when it is complete: whatever was not told before."""
+        """Emit the parts of a restated content part that were not streamed."""
         text = text_of(content, "refusal" if self._refusal else "text")
         if self._ended:
             return
         if rest := missing_rest(text, self._length, self._last):
-            self.say(rest, events)
+            self.add_text(rest, events)
         for entry in entries_of(content, "annotations")[self._cited :]:
-            self.cite(entry, events)
-        if not self._weighed and content.get("logprobs"):
-            self.weigh(content["logprobs"], events)
+            self.add_citation(entry, events)
+        if not self._has_logprobs and content.get("logprobs"):
+            self.add_logprobs(content["logprobs"], events)
 
     def end(self, events: list[StreamEvent]) -> None:
-        """The content is complete."""
+        """End the content part."""
         if not self._ended:
             self._ended = True
             events.append(PartEnded(0, self.index))
 
 
-class _Message(_Open):
-    """Something said."""
+class _MessageReader(_OpenItem):
+    """The reader of a message item."""
 
     __slots__ = ("_contents",)
 
-    def __init__(self, reader: Reader, item: JSONObject) -> None:
+    def __init__(self, reader: OutputReader, item: JSONObject) -> None:
         super().__init__(reader, item)
-        self._contents: dict[int, _Words] = {}
+        self._contents: dict[int, _TextReader] = {}
 
-    def words(self, event: Event | DeltaEvent, events: list[StreamEvent], *, refusal: bool) -> _Words:
-        """The content that an event is about; begun if this is the first of it."""
+    def text(self, event: Event | DeltaEvent, events: list[StreamEvent], *, refusal: bool) -> _TextReader:
+        """Return the reader of an event's content part; start the part with its first event."""
         return self._content(event.content_index or 0, events, refusal=refusal)
 
     @override
@@ -451,7 +451,7 @@ class _Message(_Open):
         if not self._contents:
             self._content(0, events, refusal=False)
 
-    def _content(self, index: int, events: list[StreamEvent], *, refusal: bool) -> _Words:
+    def _content(self, index: int, events: list[StreamEvent], *, refusal: bool) -> _TextReader:
         found = self._contents.get(index)
         if found is None:
             item = self._item
@@ -462,7 +462,7 @@ class _Message(_Open):
             if refusal:
                 part = Refusal(text="", id=known, extras=extras)
                 self._reader.refused = True
-            found = self._contents[index] = _Words(self._reader, part, events)
+            found = self._contents[index] = _TextReader(self._reader, part, events)
         return found
 
     @override
@@ -470,26 +470,26 @@ class _Message(_Open):
         self._item = {**item, **self._item}
         for index, content in enumerate(entries_of(item, "content")):
             kind = text_of(content, "type")
-            if kind in _SAID:
-                words = self._content(index, events, refusal=kind == "refusal")
-                words.restate(content, events)
-                words.end(events)
-        for words in self._contents.values():
-            words.end(events)
+            if kind in _MESSAGE_CONTENTS:
+                text_reader = self._content(index, events, refusal=kind == "refusal")
+                text_reader.restate(content, events)
+                text_reader.end(events)
+        for text_reader in self._contents.values():
+            text_reader.end(events)
 
 
-class _Thought(_Open):
-    """Something thought. Its part starts with the first word, or at its end: then it is known of which kind it is."""
+class _ReasoningReader(_OpenItem):
+    """The reader of a reasoning item; its part starts with the first text or at its end, when its kind is known."""
 
     __slots__ = ("_begin", "_index", "_pieces", "_plain", "_summary")
 
-    def __init__(self, reader: Reader, item: JSONObject) -> None:
+    def __init__(self, reader: OutputReader, item: JSONObject) -> None:
         super().__init__(reader, item)
         self._index = -1
         self._pieces: list[str] = []
         self._plain = bool(entries_of(item, "content"))
         self._summary = 0
-        self._begin = 0  # of the pieces of the summary's last part
+        self._begin = 0  # index in `_pieces` of the last summary part
 
     @override
     def begin(self, events: list[StreamEvent]) -> None:
@@ -497,18 +497,18 @@ class _Thought(_Open):
             self._start(events)
 
     def restate(self, text: str, summary: int, events: list[StreamEvent], *, plain: bool) -> None:
-        """A text of it as it is said again when it is complete: whatever was not told before."""
+        """Emit the parts of a restated text that were not streamed."""
         if self._pieces and summary == self._summary:
-            told = "".join(self._pieces[self._begin :]).removeprefix(BETWEEN_SUMMARIES)
-            text = missing_rest(text, len(told), told)
+            streamed = "".join(self._pieces[self._begin :]).removeprefix(BETWEEN_SUMMARIES)
+            text = missing_rest(text, len(streamed), streamed)
         elif summary < self._summary:
             return
-        self.think(text, summary, events, plain=plain)
+        self.add_text(text, summary, events, plain=plain)
 
-    def think(self, text: str, summary: int, events: list[StreamEvent], *, plain: bool) -> None:
-        """More of it; each further part of a summary is set apart."""
+    def add_text(self, text: str, summary: int, events: list[StreamEvent], *, plain: bool) -> None:
+        """Add a delta of the reasoning; separate the parts of a summary."""
         if not text or (self._pieces and plain is not self._plain):
-            return  # told both plainly and as a summary: the first that came is what is shown
+            return  # both raw text and a summary: the first one wins
         if not self._pieces:
             self._plain = plain
         if self._index < 0:
@@ -533,13 +533,13 @@ class _Thought(_Open):
     @override
     def end(self, item: JSONObject, events: list[StreamEvent]) -> None:
         whole = {**self._item, **item}
-        text, plain = thought_of(whole)
-        told = "".join(self._pieces)
-        if not told:
-            self.think(text, self._summary, events, plain=plain)
+        text, plain = reasoning_text(whole)
+        streamed = "".join(self._pieces)
+        if not streamed:
+            self.add_text(text, self._summary, events, plain=plain)
         elif plain is self._plain:
-            self.think(missing_rest(text, len(told), told), self._summary, events, plain=plain)
-        # Only what is done has its whole state; the one told of at the beginning may be cut short.
+            self.add_text(missing_rest(text, len(streamed), streamed), self._summary, events, plain=plain)
+        # Only a done item has its complete state; the one in `added` may be truncated.
         seals = self._reader.items.seals(item)
         if self._index < 0:
             if not seals:
@@ -550,12 +550,12 @@ class _Thought(_Open):
         events.append(PartEnded(0, self._index, part))
 
 
-class _Call(_Open):
-    """A call. It starts when its name is known; one of an emulated tool is told of when it is whole."""
+class _ToolCallReader(_OpenItem):
+    """The reader of a call; it starts when its name is known, for an emulated tool when it is complete."""
 
     __slots__ = ("_begun", "_emulated", "_index", "_pieces", "_restated")
 
-    def __init__(self, reader: Reader, item: JSONObject, events: list[StreamEvent]) -> None:
+    def __init__(self, reader: OutputReader, item: JSONObject, events: list[StreamEvent]) -> None:
         super().__init__(reader, item)
         self._begun: ToolCall
         self._index = -1
@@ -564,8 +564,8 @@ class _Call(_Open):
         self._emulated = reader.items.is_emulated(item)
         self._start(item, events)
 
-    def go_on(self, text: str, events: list[StreamEvent]) -> None:
-        """More of its arguments."""
+    def add_arguments(self, text: str, events: list[StreamEvent]) -> None:
+        """Add a delta of the arguments."""
         if not text:
             return
         self._pieces.append(text)
@@ -573,16 +573,16 @@ class _Call(_Open):
             events.append(PartDelta(0, self._index, ArgumentsDelta(text)))
 
     def restate(self, arguments: str | None, events: list[StreamEvent]) -> None:
-        """Its arguments whole: whatever of them was not told before."""
+        """Emit the parts of the complete arguments that were not streamed."""
         if not arguments:
             return
         self._restated = arguments
         if self._pieces:
-            told = "".join(self._pieces)
-            self.go_on(missing_rest(arguments, len(told), told), events)
+            streamed = "".join(self._pieces)
+            self.add_arguments(missing_rest(arguments, len(streamed), streamed), events)
 
     def _start(self, item: JSONObject, events: list[StreamEvent], *, late: bool = False) -> None:
-        """Begin the call when its name and id are known; `late`: nothing more will be known."""
+        """Start the call when its name and id are known; `late` accepts a missing id."""
         part = self._reader.items.call(item)
         if part is None or self._index >= 0 or not (part.call_id or late):
             return
@@ -600,13 +600,13 @@ class _Call(_Open):
         if late:
             self._start(whole, events, late=True)
             if self._index < 0:
-                return  # a call without a name says nothing
+                return  # a call without a name is unusable
         self.restate(text_of(item, "input" if item.get("type") == "custom_tool_call" else "arguments"), events)
         streamed = "".join(self._pieces)
         arguments = items.arguments({**whole, "arguments": item.get("arguments")}, streamed or self._restated)
         if arguments and (not streamed or late or items.is_emulated(whole)):
             events.append(PartDelta(0, self._index, ArgumentsDelta(arguments)))
         part = items.call(whole, arguments) or msgspec.structs.replace(self._begun, arguments=arguments)
-        # It stays what it was called when it began, whatever its end says.
+        # The name and the id of the start remain, even if the end has others.
         part = msgspec.structs.replace(part, call_id=self._begun.call_id, name=self._begun.name)
         events.append(PartEnded(0, self._index, part))

@@ -1,7 +1,7 @@
-"""A caller's request read whole: the top level here, its input in `decode_items`, its tools in `decode_tools`.
+"""Decode a caller's request: the top level here, its input in `item_decoder`, its tools in `tool_decoder`.
 
-As strict as the vendor about types, required fields and words; lenient where real clients are odd. What only this
-protocol knows is kept in `extras`; what is there but says nothing (a default) is not.
+The decoder is as strict as the vendor about types, required fields and values, and lenient about known deviations of
+clients. Fields that only this protocol has are kept in `extras`, except defaults.
 """
 
 from collections.abc import Mapping
@@ -67,7 +67,7 @@ _SUMMARIES = ("auto", "concise", "detailed")
 
 
 def decode_request(inbound_request: InboundRequest) -> Request:
-    """The request in nobody's dialect."""
+    """Decode into the protocol-neutral request."""
     raw = inbound_request.raw
     instructions, given = string(raw, "instructions"), Node.of(raw, "input")
     leading = (Message(role="system", parts=(Text(text=instructions),)),) if instructions else ()
@@ -103,7 +103,7 @@ def _output(raw: Raw) -> OutputFormat:
         return OutputFormat(verbosity=word)
     if kind == "json_object":
         return OutputFormat(kind="json", verbosity=word)
-    form = form.get("json_schema") or form  # some clients nest it, as Chat does
+    form = form.get("json_schema") or form  # some clients nest it, as in Chat
     description, schema, strict = form.get("description"), form.get("schema"), form.get("strict")
     return OutputFormat(
         kind="json_schema",
@@ -166,7 +166,7 @@ def _extras(raw: Raw) -> Mapping[str, dict[str, Any]]:
 
 
 def _reasoning_extras(raw: Raw) -> dict[str, Any]:
-    """What only this protocol says of reasoning: which of it later turns see, how long its summary shall be."""
+    """Return the reasoning options that only this protocol has: its context and the summary's length."""
     node = Node.of(raw, "reasoning")
     if node is None:
         return {}

@@ -1,7 +1,8 @@
-"""A request of another protocol, written as Responses: the top level here, its input in `encode_items`.
+"""Encode a request as Responses: the top level here, its input in `item_encoder`.
 
-It obeys the model's capabilities and names every loss. What would make the answer wrong is refused, what only tunes it
-is left out. Nothing is kept at the vendor: who comes back brings everything along. Same request, same bytes.
+The encoder follows the model's capabilities and reports every loss. It refuses options that would make the response
+wrong, and drops options that only tune it. Nothing is stored at the vendor: each request contains the complete
+conversation. Equal requests have equal bytes.
 """
 
 from collections.abc import Mapping
@@ -18,43 +19,46 @@ from llmproxy_asgi.translators.losses import Losses, refuse_missing_part, unsaid
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.json_schemas import answer_schema
 from llmproxy_asgi.translators.openai.mappings import JSON_LINE, SCHEMA_LINE, mentions_json
-from llmproxy_asgi.translators.openai_responses.item_encoder import ItemEncoder
+from llmproxy_asgi.translators.openai_responses.item_encoder import ResponsesItemEncoder
 from llmproxy_asgi.translators.openai_responses.mappings import LOGPROBS, PROTOCOL, SOURCES, STATE, TIER_OUT
-from llmproxy_asgi.translators.openai_responses.tool_encoder import ToolEncoder
+from llmproxy_asgi.translators.openai_responses.tool_encoder import ResponsesToolEncoder
 from llmproxy_asgi.translators.stops import emulated
 
 LEAST_OUTPUT = 16
-"""Tokens; the vendor refuses a lower limit."""
+"""The vendor's smallest limit, in tokens."""
 _MOST_LOGPROBS = 20
 _LONGEST_END_USER = 128
 _SHOWS_REASONING = frozenset({"openai-chat"})
-"""Other protocols whose clients see readable reasoning without asking for it."""
+"""Other protocols whose clients show readable reasoning without a request for it."""
 _SHOWN = frozenset({"summary", "full", "updates"})
-_APART = frozenset({"tool_choice", "reasoning", "include"})
-"""Own fields that are laid over what is made of the request's, not beside it."""
+_MERGED = frozenset({"tool_choice", "reasoning", "include"})
+"""Native fields that are merged into encoded fields instead of added."""
 
 
 def encode_request(request: Request, upstream: Upstream) -> UpstreamRequest:
-    """The request, and what its answer's decoder must remember."""
-    return _RequestEncoder(request, upstream).encode()
+    """Encode the request, with the renamed tools and ids that decoding its response needs."""
+    return ResponsesRequestEncoder(request, upstream).encode()
 
 
-class _RequestEncoder:
+class ResponsesRequestEncoder:
+    """The encoder of one request."""
+
     def __init__(self, request: Request, upstream: Upstream) -> None:
         self._request = request
         self._upstream = upstream
         self._can = upstream.capabilities
         self._losses = Losses()
-        self._items = ItemEncoder(request, upstream, self._losses)
-        self._tools = ToolEncoder(request, upstream, self._items, self._losses)
+        self._items = ResponsesItemEncoder(request, upstream, self._losses)
+        self._tools = ResponsesToolEncoder(request, upstream, self._items, self._losses)
         self._own: Mapping[str, Any] = request.extras.get(PROTOCOL, {})
         self._include: list[str] = []
         self._body: JSONObject = {}
 
     def encode(self) -> UpstreamRequest:
+        """Encode the request; raise `Unsupported` for options that the model cannot serve."""
         request, body = self._request, self._body
         self._refuse_impossible()
-        tools = self._tools.encode()  # before the items, so that declared names get the plain spelling
+        tools = self._tools.encode()  # before the items, so that declared names stay unchanged
         items = self._items.encode()
         body["model"] = self._upstream.model
         if self._items.instructions is not None:
@@ -99,7 +103,7 @@ class _RequestEncoder:
             if self._own.get(key):
                 raise refusals.no_stored_responses(key)
 
-    # ── what the answer looks like ───────────────────────────────────────────────────────────────────────────────────
+    # ── output format ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _output(self, items: list[JSONObject]) -> None:
         output = self._request.output
@@ -108,9 +112,9 @@ class _RequestEncoder:
             if self._takes_json_mode():
                 text["format"] = {"type": "json_object"}
                 if self._request.protocol != PROTOCOL and not mentions_json(self._request):
-                    self._say(JSON_LINE, items)  # the vendor refuses JSON mode where nobody speaks of JSON
+                    self._add_instruction(JSON_LINE, items)  # the vendor refuses JSON mode without a mention of JSON
             else:
-                self._say(JSON_LINE, items)
+                self._add_instruction(JSON_LINE, items)
                 self._losses.add("emulated:response_format")
         elif output.kind == "json_schema":
             form = self._json_schema(items)
@@ -129,7 +133,7 @@ class _RequestEncoder:
         if found is None:
             self._losses.add("emulated:response_format")
             schema = output.schema or {}
-            self._say(SCHEMA_LINE + msgspec.json.encode(schema).decode(), items)
+            self._add_instruction(SCHEMA_LINE + msgspec.json.encode(schema).decode(), items)
             json_mode = self._takes_json_mode() and schema.get("type", "object") == "object"
             return {"type": "json_object"} if json_mode else None
         strict = found.strict
@@ -145,16 +149,16 @@ class _RequestEncoder:
     def _takes_json_mode(self) -> bool:
         return self._can.json_mode and (self._can.format_with_tools or not self._request.tools)
 
-    def _say(self, line: str, items: list[JSONObject]) -> None:
-        """One more instruction, behind those that lead the conversation."""
+    def _add_instruction(self, line: str, items: list[JSONObject]) -> None:
+        """Add an instruction after the leading ones."""
         leading = ("system", "developer")
         if not self._can.several_system:
             self._body["instructions"] = BETWEEN_TEXTS.join(filter(None, (self._items.instructions, line)))
             return
-        place = next((n for n, each in enumerate(items) if each.get("role") not in leading), len(items))
+        index = next((n for n, each in enumerate(items) if each.get("role") not in leading), len(items))
         role = "developer" if self._can.developer_role else "system"
-        said = {"type": "message", "role": role, "content": [{"type": "input_text", "text": line}]}
-        items.insert(place, said)
+        instruction = {"type": "message", "role": role, "content": [{"type": "input_text", "text": line}]}
+        items.insert(index, instruction)
 
     def _reasoning(self) -> None:
         options = self._request.reasoning
@@ -170,9 +174,9 @@ class _RequestEncoder:
                 if nearest != effort:
                     self._losses.add("clamped:reasoning_effort")
                 fields["effort"] = nearest
-        thinks = fields.get("effort", "none") != "none"
-        asked = options.visible in _SHOWN
-        shown = asked or (options.visible is None and thinks and self._request.protocol in _SHOWS_REASONING)
+        reasons = fields.get("effort", "none") != "none"
+        requested = options.visible in _SHOWN
+        shown = requested or (options.visible is None and reasons and self._request.protocol in _SHOWS_REASONING)
         if shown and self._can.efforts:
             fields["summary"] = "auto"
         own = self._own.get("reasoning", {})
@@ -180,15 +184,15 @@ class _RequestEncoder:
             fields |= own
         if fields:
             self._body["reasoning"] = fields
-        if thinks or "summary" in fields or self._items.replays:
+        if reasons or "summary" in fields or self._items.replays:
             self._include.append(STATE)
 
-    # ── how it is drawn, and how long ────────────────────────────────────────────────────────────────────────────────
+    # ── sampling and limits ──────────────────────────────────────────────────────────────────────────────────────────
 
     def _sampling(self) -> None:
         sampling = self._request.sampling
-        thinks = self._body.get("reasoning", {}).get("effort") != "none"
-        free = self._can.sampling == "any" or (self._can.sampling == "unless_thinking" and not thinks)
+        reasons = self._body.get("reasoning", {}).get("effort") != "none"
+        free = self._can.sampling == "any" or (self._can.sampling == "unless_thinking" and not reasons)
         self._number("temperature", sampling.temperature, 2.0, taken=free)
         self._number("top_p", sampling.top_p, 1.0, taken=free)
         for name in ("top_k", "seed", "frequency_penalty", "presence_penalty", "logit_bias"):
@@ -226,7 +230,7 @@ class _RequestEncoder:
             self._losses.add("clamped:max_tokens")
         self._body["max_output_tokens"] = limit
 
-    # ── who asks, and how it is served ───────────────────────────────────────────────────────────────────────────────
+    # ── service options ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def _service(self) -> None:
         request, body = self._request, self._body
@@ -265,4 +269,4 @@ class _RequestEncoder:
         if self._tools.shows_sources:
             self._include.append(SOURCES)
         self._include += self._own.get("include", ())
-        self._body |= {key: value for key, value in self._own.items() if key not in _APART and key not in self._body}
+        self._body |= {key: value for key, value in self._own.items() if key not in _MERGED and key not in self._body}

@@ -1,8 +1,8 @@
-"""A request of a caller who speaks Responses, passed on to an upstream that does: its bytes but for what must change.
+"""Pass a Responses request through to a Responses upstream; change only the bytes that must change.
 
-The model's name changes, and `store`: nothing is kept behind a credential that several people share, and nothing that
-is kept there can be named. State that we wrapped for the caller is put back, or taken out where this upstream did not
-make it. Where we keep the answer, that state is asked for: whoever goes on from it needs it.
+The model's name changes, and `store`: nothing is stored with a credential that several callers share, and nothing
+stored there can be referenced. Wrapped reasoning state is unwrapped, or removed if another upstream issued it. If the
+gateway stores the response, the state is requested, because a continuation needs it.
 """
 
 import re
@@ -24,9 +24,9 @@ from llmproxy_asgi.translators.vendor_references import ReferencePattern, reject
 from llmproxy_asgi.wire.json_body import decode
 
 _STORED = ("previous_response_id", "conversation", "prompt", "background")
-"""Fields that name, or make, something that the vendor keeps."""
+"""Fields that reference or create stored objects of the vendor."""
 _FILE = "file_ids?|vector_store_ids|container|item_reference|container_id|skill_id|tunnel_id"
-_THOUGHT = re.compile(rb'"reasoning"')
+_REASONING = re.compile(rb'"reasoning"')
 _REFERENCES = {
     "input_image": "file_id",
     "input_file": "file_id",
@@ -38,8 +38,8 @@ _REFERENCES = {
     "skill_reference": "skill_id",
     "mcp": "tunnel_id",
 }
-"""Kinds of objects, to the key that names something in them; the containers are new ones, with files in them."""
-_MADE_BY_MODEL = frozenset({"output_text", "refusal"})
+"""Types of objects, with the key of their reference; the containers are new ones with files."""
+_MODEL_OUTPUT = frozenset({"output_text", "refusal"})
 _NOTHING = frozenset({b"null", b"false", b'""'})
 
 
@@ -63,7 +63,9 @@ def passthrough_request(inbound_request: InboundRequest, upstream: Upstream) -> 
     if inbound_request.state is not None and inbound_request.state.needs_state and upstream.capabilities.efforts:
         values["include"] = _with_state(values.get("include"))
     given = values.get("input")
-    if given is not None and (WRAPPED in bytes(given) or (not upstream.capabilities.stored and _THOUGHT.search(given))):
+    if given is not None and (
+        WRAPPED in bytes(given) or (not upstream.capabilities.stored and _REASONING.search(given))
+    ):
         values["input"], dropped = _with_native_state(given, upstream)
         if dropped:
             warnings.append("dropped:reasoning")
@@ -78,11 +80,11 @@ def _refuse_stored(values: Mapping[str, Raw]) -> None:
 
 
 def _names(found: Mapping[str, Any]) -> Sequence[str] | None:
-    """Where something that the vendor keeps is named; what a replayed answer cites is only told again."""
+    """Return the paths of references to stored objects; citations in replayed output are not references."""
     kind = found.get("type")
     if not isinstance(kind, str):
         return ()
-    if kind in _MADE_BY_MODEL:
+    if kind in _MODEL_OUTPUT:
         return None
     if kind == "item_reference":
         return ("",)
@@ -104,24 +106,24 @@ def _read(value: Raw) -> Any:
     try:
         return decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None  # the upstream says what is wrong with it
+        return None  # the upstream reports the error
 
 
 def _with_state(include: Raw | None) -> Raw:
-    asked = _read(include) if include is not None else None
-    if not isinstance(asked, list):
+    included = _read(include) if include is not None else None
+    if not isinstance(included, list):
         return raw([STATE])
-    return raw(asked if STATE in asked else [*asked, STATE])
+    return raw(included if STATE in included else [*included, STATE])
 
 
 # ── reasoning state ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _with_native_state(given: Raw, upstream: Upstream) -> tuple[Raw, bool]:
-    """The items with state that we wrapped taken out, or put back; and whether any was taken out.
+    """Unwrap or remove wrapped state in the input items; return the items and whether any was removed.
 
-    A caller who talked to somebody else before holds that upstream's state in this vendor's clothes, and would be
-    refused with it. An item that such a thought led to goes on without its id, by which the thought would be missed.
+    The wrapped state of another upstream would be refused. An item after removed reasoning is sent without its id,
+    because the vendor would require the reasoning with it.
     """
     items = _read(given)
     if not isinstance(items, list):
@@ -145,12 +147,12 @@ def _with_native_state(given: Raw, upstream: Upstream) -> tuple[Raw, bool]:
 
 
 def _native(item: dict[str, Any], upstream: Upstream) -> dict[str, Any] | None:
-    """The item as this upstream made it; None for a thought that it did not make."""
+    """Return the item in the upstream's own form; None for reasoning of another issuer."""
     if item.get("type") != "reasoning":
         return item
     blob = item.get("encrypted_content")
     if not blob and not item.get("content") and not upstream.capabilities.stored:
-        return None  # it names a thought that the vendor would keep; nothing is kept there
+        return None  # a reference to stored reasoning; nothing is stored there
     if not isinstance(blob, str):
         return item
     seal = unwrap(blob)

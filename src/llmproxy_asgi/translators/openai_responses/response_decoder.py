@@ -1,6 +1,6 @@
-"""An upstream's items, read as parts: what its whole answers and its streams have in common.
+"""Decode output items into parts, for complete responses and for streams.
 
-An item holds whatever its server put there, so every field is looked at before it is believed.
+Servers may send any JSON in an item, so the type of each field is checked.
 """
 
 from collections.abc import Mapping
@@ -31,27 +31,27 @@ from llmproxy_asgi.translators.openai_responses.mappings import BETWEEN_SUMMARIE
 from llmproxy_asgi.translators.seals import unwrap
 
 CALLS = {"function_call": "function", "custom_tool_call": "custom"}
-"""Items that call the caller's own tools."""
+"""ItemDecoder that call the caller's own tools."""
 
 
 def text_of(found: Mapping[str, Any], key: str) -> str:
-    """A text of an item; empty where it has none."""
+    """Return a string field of an item, or an empty string."""
     value = found.get(key)
     return value if type(value) is str else ""
 
 
 def entries_of(found: Mapping[str, Any], key: str) -> list[JSONObject]:
-    """The objects in a list of an item."""
+    """Return the objects in a list field of an item."""
     value = found.get(key)
     return [entry for entry in value if type(entry) is dict] if type(value) is list else []
 
 
-class Items:
-    """Reads the items of one answer.
+class ItemDecoder:
+    """The decoder of one response's output items.
 
     Args:
-        upstream_request: The request that is answered, for names and ids that went under others.
-        upstream: Where it went.
+        upstream_request: The upstream request, with its renamed tools and call ids.
+        upstream: The upstream that responds.
     """
 
     __slots__ = ("_upstream", "_upstream_request")
@@ -66,7 +66,7 @@ class Items:
         return self._upstream_request.nonce
 
     def call(self, item: JSONObject, arguments: str = "") -> ToolCall | None:
-        """A call with these arguments; None where it does not say what it calls. Its id is empty where it has none."""
+        """Decode a call with these arguments; return None without a name. A missing call id is empty."""
         name, call_id = text_of(item, "name"), text_of(item, "call_id") or text_of(item, "id")
         if not name:
             return None
@@ -84,20 +84,20 @@ class Items:
         )
 
     def is_emulated(self, item: JSONObject) -> bool:
-        """Whether a call is of a free-text tool that went as a function."""
+        """Return whether a call is to a custom tool that was sent as a function."""
         return item.get("type") == "function_call" and text_of(item, "name") in self._upstream_request.emulated
 
     def arguments(self, item: JSONObject, streamed: str) -> str:
-        """A call's arguments when they are whole: as they were streamed, else as the item has them."""
+        """Return a call's complete arguments: the streamed ones, or the item's."""
         if item.get("type") == "custom_tool_call":
             return streamed or text_of(item, "input")
-        said = streamed or text_of(item, "arguments")
+        arguments = streamed or text_of(item, "arguments")
         if self.is_emulated(item):
-            return unwrapped_input(said)
-        return said if said.strip() else "{}"
+            return unwrapped_input(arguments)
+        return arguments if arguments.strip() else "{}"
 
     def seals(self, item: JSONObject) -> tuple[Seal, ...]:
-        """The state of a reasoning item."""
+        """Decode the seal of a reasoning item."""
         blob = text_of(item, "encrypted_content")
         if not blob:
             return ()
@@ -110,18 +110,18 @@ class Items:
         )
         return (unwrap(blob) or own,)
 
-    def whole(self, item: JSONObject) -> tuple[Part, ...]:
-        """An item that is neither said, thought nor called: read when it is complete."""
+    def parts(self, item: JSONObject) -> tuple[Part, ...]:
+        """Decode a complete item that is not a message, reasoning or a call."""
         kind = text_of(item, "type")
         if kind == "web_search_call":
-            return searched(item)
+            return decode_web_search_output(item)
         if kind == "image_generation_call" and text_of(item, "result"):
-            return (_picture(item),)
+            return (_image(item),)
         return (Opaque(protocol=PROTOCOL, kind=kind or "item", data=item, id=text_of(item, "id") or None),)
 
 
-def thought_of(item: JSONObject) -> tuple[str, bool]:
-    """The readable text of a reasoning item, and whether it is plain reasoning rather than a summary."""
+def reasoning_text(item: JSONObject) -> tuple[str, bool]:
+    """Return the text of a reasoning item, and whether it is raw reasoning instead of a summary."""
     plain = [text_of(entry, "text") for entry in entries_of(item, "content")]
     if any(plain):
         return "".join(plain), True
@@ -129,7 +129,7 @@ def thought_of(item: JSONObject) -> tuple[str, bool]:
 
 
 def reasoning_of(item: JSONObject, text: str, *, plain: bool, seals: tuple[Seal, ...]) -> Reasoning:
-    """A reasoning item whose text is known."""
+    """Build the part of a reasoning item with this text."""
     return Reasoning(
         text=text,
         style="full" if plain else "summary",
@@ -142,7 +142,7 @@ def reasoning_of(item: JSONObject, text: str, *, plain: bool, seals: tuple[Seal,
 
 
 def reasoning_extras(item: JSONObject, *, plain: bool) -> Extras:
-    """What only this protocol says of reasoning: that it is plain, or how its summary was divided."""
+    """Return the details of reasoning that only this protocol has: raw text, or the parts of a summary."""
     if plain:
         return {PROTOCOL: {"content": True}}
     summary = [text_of(entry, "text") for entry in entries_of(item, "summary")]
@@ -150,7 +150,7 @@ def reasoning_extras(item: JSONObject, *, plain: bool) -> Extras:
 
 
 def decode_annotation(found: Any) -> Citation | None:
-    """An annotation of a text; None for what cannot be read."""
+    """Decode an annotation; return None if it is unreadable."""
     if type(found) is not dict or not text_of(found, "type"):
         return None
     start, end = found.get("start_index"), found.get("end_index")
@@ -168,8 +168,8 @@ def decode_annotation(found: Any) -> Citation | None:
 _URL_CITATION = frozenset({"type", "url", "title", "start_index", "end_index"})
 
 
-def web_search(item: JSONObject) -> tuple[Part, ...]:
-    """A look into the web, and what it found where the item tells that."""
+def decode_web_search(item: JSONObject) -> tuple[Part, ...]:
+    """Decode a web search, and its result if the item has sources."""
     action = item.get("action")
     known: JSONObject = action if type(action) is dict else {}
     asked = {key: known[key] for key in ("query", "url", "pattern") if type(known.get(key)) is str}
@@ -190,17 +190,17 @@ def web_search(item: JSONObject) -> tuple[Part, ...]:
     return (call, ServerToolResult(call_id=call_id, tool="web_search", hits=hits)) if hits else (call,)
 
 
-def searched(item: JSONObject) -> tuple[Part, ...]:
-    """As `web_search`, in an answer: a search always has a result there, maybe one that tells nothing."""
-    call, *found = web_search(item)
+def decode_web_search_output(item: JSONObject) -> tuple[Part, ...]:
+    """Decode a web search of a response, in which each search has a result, even if it is empty."""
+    call, *found = decode_web_search(item)
     action = item.get("action")
     kind = action.get("type", "search") if type(action) is dict else "search"
-    if found or kind != "search" or not isinstance(call, ServerToolCall):  # others open a page, or look within one
+    if found or kind != "search" or not isinstance(call, ServerToolCall):  # other actions open a page or search in one
         return (call, *found)
     return (call, ServerToolResult(call_id=call.call_id, tool=call.tool))
 
 
-def _picture(item: JSONObject) -> Media:
+def _image(item: JSONObject) -> Media:
     form = text_of(item, "output_format") or "png"
     rest = {key: value for key, value in item.items() if key not in {"result", "id", "type", "status"}}
     return Media(

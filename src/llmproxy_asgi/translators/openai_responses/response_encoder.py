@@ -1,7 +1,7 @@
-"""What a caller reads of an answer: the response object around it, and the items in it.
+"""Encode the response object and its output items.
 
-The object repeats what the caller asked for, in the very bytes it came in. A whole answer is the object that its own
-stream would end with, so there is one way to write an answer.
+The object repeats the options of the request with their original bytes. A complete response is the final object of its
+own stream, so both have one encoder.
 """
 
 import time
@@ -57,24 +57,24 @@ _ECHOED: Mapping[str, bytes] = {
     "user": b"null",
     "metadata": b"{}",
 }
-"""What the object repeats of the request, and what it says where the caller said nothing."""
+"""Request fields that the object repeats, with their defaults."""
 _FILLED: Mapping[str, Mapping[str, Any]] = {
     "reasoning": {"effort": None, "summary": None},
     "text": {"format": {"type": "text"}, "verbosity": "medium"},
 }
-"""Members of what it repeats that the vendor always sends."""
+"""Members of repeated fields that the vendor always sends."""
 _FUNCTION: Mapping[str, Any] = {"description": None, "parameters": None, "strict": False}
-"""The same of a declared function. Other vendors' models are not made strict unless the caller says so."""
+"""Members of a declared function; other vendors' models are strict only if the caller requests it."""
 _LISTED = msgspec.json.Decoder(list[msgspec.Raw])
 _NULL = b"null"
 _UNFINISHED = frozenset({"queued", "in_progress"})
 
 _ERROR_CODES = frozenset({"server_error", "rate_limit_exceeded", "vector_store_timeout"}) | ABOUT_THE_INPUT
-"""The closed list of a failed answer's codes."""
+"""The closed list of a failed response's error codes."""
 _LIMITS = frozenset({ErrorKind.RATE_LIMIT, ErrorKind.QUOTA, ErrorKind.BILLING})
 
 
-# ── the object ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── response ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class ResponseObject:
@@ -88,7 +88,7 @@ class ResponseObject:
         extras: Fields that only this protocol knows.
     """
 
-    __slots__ = ("_asked_tier", "_base", "_created", "_echo", "_extras", "service_tier")
+    __slots__ = ("_base", "_created", "_echo", "_extras", "_requested_tier", "service_tier")
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class ResponseObject:
         self._base: dict[str, Any] = {"id": answer, "object": "response", "created_at": int(created_at.timestamp())}
         self._created = {"model": inbound_request.model or model}
         self._echo = _echo(inbound_request)
-        self._asked_tier = _asked_tier(inbound_request)
+        self._requested_tier = _requested_tier(inbound_request)
         self._extras = extras
         self.service_tier: ServiceTier | None = None
 
@@ -115,7 +115,7 @@ class ResponseObject:
         error: JSONObject | None = None,
         incomplete: str | None = None,
     ) -> bytes:
-        """The object in this state; a completed one is dated by the clock."""
+        """Encode the object in this state; the clock dates its completion."""
         completed = max(int(time.time()), self._base["created_at"]) if status == "completed" else None
         return msgspec.json.encode(
             {
@@ -135,49 +135,49 @@ class ResponseObject:
         )
 
     def _tier(self, status: str) -> str:
-        """The tier that served the answer; while it is made the one that was asked for."""
+        """Return the tier that served the response; until it is known, the requested one."""
         if self.service_tier is not None:
             return TIER_OUT[self.service_tier]
-        return self._asked_tier if status in _UNFINISHED else TIER_OUT[ServiceTier.STANDARD]
+        return self._requested_tier if status in _UNFINISHED else TIER_OUT[ServiceTier.STANDARD]
 
 
-def _asked_tier(inbound_request: InboundRequest) -> str:
-    said = inbound_request.raw.get("service_tier")
+def _requested_tier(inbound_request: InboundRequest) -> str:
+    given = inbound_request.raw.get("service_tier")
     try:
-        return msgspec.json.decode(said, type=str) if said is not None else "auto"
+        return msgspec.json.decode(given, type=str) if given is not None else "auto"
     except msgspec.MsgspecError:
         return "auto"
 
 
 def _echo(inbound_request: InboundRequest) -> dict[str, msgspec.Raw]:
     echo: dict[str, msgspec.Raw] = {}
-    for key, otherwise in _ECHOED.items():
-        said = inbound_request.raw.get(key)
-        if key == "store":  # whether it is kept, not whether that was asked for
+    for key, default in _ECHOED.items():
+        given = inbound_request.raw.get(key)
+        if key == "store":  # whether it is stored, not whether storage was requested
             echo[key] = msgspec.Raw(
                 b"true" if inbound_request.state is not None and inbound_request.state.store else b"false"
             )
             continue
-        echo[key] = msgspec.Raw(otherwise) if said is None or bytes(said) == _NULL else _filled(key, said)
+        echo[key] = msgspec.Raw(default) if given is None or bytes(given) == _NULL else _filled(key, given)
     return echo
 
 
-def _filled(key: str, said: msgspec.Raw) -> msgspec.Raw:
-    """What the caller said, with the members that the vendor always sends."""
+def _filled(key: str, given: msgspec.Raw) -> msgspec.Raw:
+    """Return the caller's value with the members that the vendor always sends."""
     try:
         if key in _FILLED:
-            return _on_one_line(_with_members(said, _FILLED[key]))
+            return _on_one_line(_with_members(given, _FILLED[key]))
         if key == "tools":
-            tools = [_declared(tool) for tool in _LISTED.decode(said)]
+            tools = [_declared(tool) for tool in _LISTED.decode(given)]
             return _on_one_line(msgspec.Raw(msgspec.json.encode(tools)))
-    except msgspec.MsgspecError:  # passed on unread, for the upstream to refuse
+    except msgspec.MsgspecError:  # passed through unread; the upstream refuses it
         pass
-    return _on_one_line(said)
+    return _on_one_line(given)
 
 
 def _declared(tool: msgspec.Raw) -> msgspec.Raw:
-    told = bytes(tool)
-    if b'"function"' not in told or (b'"strict"' in told and b'"description"' in told and b'"parameters"' in told):
+    data = bytes(tool)
+    if b'"function"' not in data or (b'"strict"' in data and b'"description"' in data and b'"parameters"' in data):
         return tool
     members = split_object(tool)
     if bytes(members.get("type", b"")) != b'"function"':
@@ -185,20 +185,20 @@ def _declared(tool: msgspec.Raw) -> msgspec.Raw:
     return _with_members(tool, _FUNCTION)
 
 
-def _with_members(said: msgspec.Raw, otherwise: Mapping[str, Any]) -> msgspec.Raw:
-    members = split_object(said)
-    missing = {key: raw(value) for key, value in otherwise.items() if key not in members}
-    return msgspec.Raw(join_object({**members, **missing})) if missing else said
+def _with_members(given: msgspec.Raw, default: Mapping[str, Any]) -> msgspec.Raw:
+    members = split_object(given)
+    missing = {key: raw(value) for key, value in default.items() if key not in members}
+    return msgspec.Raw(join_object({**members, **missing})) if missing else given
 
 
-def _on_one_line(said: msgspec.Raw) -> msgspec.Raw:
-    """JSON without line ends, which would end an event's line: callers may indent theirs. None is within a string."""
-    text = bytes(said)
-    return msgspec.Raw(text.translate(None, b"\r\n")) if b"\n" in text or b"\r" in text else said
+def _on_one_line(given: msgspec.Raw) -> msgspec.Raw:
+    """Remove the line ends of indented JSON, which would end an event's line; strings contain none."""
+    text = bytes(given)
+    return msgspec.Raw(text.translate(None, b"\r\n")) if b"\n" in text or b"\r" in text else given
 
 
 def failure_object(error: GatewayError) -> JSONObject:
-    """An error as a failed answer tells it: a code of the closed list, and why."""
+    """Encode the error of a failed response: a code of the closed list, and the message."""
     code = error.code
     if code not in _ERROR_CODES or isinstance(error, UpstreamAuthFailed):
         refused = error.status < 500 and error.kind not in _LIMITS
@@ -207,9 +207,9 @@ def failure_object(error: GatewayError) -> JSONObject:
 
 
 def error_event(error: GatewayError) -> JSONObject:
-    """An error in a stream of which nothing is known here, not even whether it has begun.
+    """Encode an error event for a stream in any state.
 
-    The flat form is the vendor's. The nested one is what makes the official clients raise.
+    The flat fields are the vendor's. The nested object makes the official clients raise an error.
     """
     nested = error_object(error)
     flat = {key: nested.get(key) for key in ("code", "message", "param")}
@@ -226,7 +226,7 @@ def passthrough_failure(error: GatewayError) -> JSONObject | None:
 
 
 def message_item(found: str, content: Sequence[JSONObject], *, status: str, phase: str | None) -> JSONObject:
-    """Something said."""
+    """Encode a message item."""
     item: JSONObject = {
         "id": found,
         "type": "message",
@@ -238,30 +238,30 @@ def message_item(found: str, content: Sequence[JSONObject], *, status: str, phas
 
 
 def phase_of(part: Text | Refusal) -> str | None:
-    """Whether a text is meant as commentary or as the answer."""
+    """Return a text's phase: commentary or final answer."""
     phase = part.extras.get(PROTOCOL, EMPTY).get("phase")
     return phase if isinstance(phase, str) else None
 
 
 def reasoning_item(found: str, text: str, seal: Seal | None, *, as_content: bool, status: str) -> JSONObject:
-    """Something thought, and its state."""
+    """Encode a reasoning item with its seal."""
     item: JSONObject = {"id": found, "type": "reasoning", "summary": []}
     if text and as_content:
         item["content"] = [{"type": "reasoning_text", "text": text}]
     elif text:
         item["summary"] = [{"type": "summary_text", "text": text}]
     if seal is not None:
-        item["encrypted_content"] = spelled(seal)
+        item["encrypted_content"] = encode_seal(seal)
     return {**item, "status": status}
 
 
-def spelled(seal: Seal) -> str:
-    """The seal's blob as a caller gets it: the vendor's own as it is, anybody else's wrapped."""
+def encode_seal(seal: Seal) -> str:
+    """Encode a seal's data: unchanged for the vendor's own, wrapped for others."""
     return seal.data if seal.issuer == NATIVE_ISSUER and seal.kind == "encrypted" else wrap(seal)
 
 
 def call_item(found: str, call: ToolCall, *, namespace: str | None, status: str) -> JSONObject:
-    """A call of the caller's tools."""
+    """Encode a call to one of the caller's tools."""
     item: JSONObject = {"id": found, "type": f"{call.kind}_call", "status": status}
     if call.kind == "custom":
         item |= {"type": "custom_tool_call", "call_id": call.call_id, "name": call.name, "input": call.arguments}
@@ -275,30 +275,30 @@ def call_item(found: str, call: ToolCall, *, namespace: str | None, status: str)
 
 
 def search_item(found: str, call: ServerToolCall, *, status: str) -> JSONObject | None:
-    """A look into the web; None for what else an upstream may run, unless it is this protocol's own."""
+    """Encode a web search; return None for other server tools, unless they are native."""
     native = call.extras.get(PROTOCOL)
     if native:
         return {**native, "id": native.get("id") or found}
-    asked = arguments_object(call.arguments)
+    arguments = arguments_object(call.arguments)
     if call.tool == "web_search":
-        action: JSONObject = {"type": "search", "query": str(asked.get("query", ""))}
+        action: JSONObject = {"type": "search", "query": str(arguments.get("query", ""))}
     elif call.tool == "url_fetch":
-        action = {"type": "open_page", "url": str(asked.get("url", ""))}
+        action = {"type": "open_page", "url": str(arguments.get("url", ""))}
     else:
         return None
     return {"id": found, "type": "web_search_call", "status": status, "action": action}
 
 
 def image_item(found: str, media: Media, data: str) -> JSONObject:
-    """A picture that was made."""
+    """Encode a generated image."""
     native = media.extras.get(PROTOCOL, EMPTY)
     form = (media.media_type or "").removeprefix("image/")
-    made: JSONObject = {"output_format": form} if form else {}
-    return {**made, **native, "id": found, "type": "image_generation_call", "status": "completed", "result": data}
+    fields: JSONObject = {"output_format": form} if form else {}
+    return {**fields, **native, "id": found, "type": "image_generation_call", "status": "completed", "result": data}
 
 
 def annotation(citation: Citation, length: int) -> JSONObject | None:
-    """A citation; None where this protocol has no words for it.
+    """Encode a citation; return None if this protocol can't express it.
 
     Args:
         citation: With its span within its text part.

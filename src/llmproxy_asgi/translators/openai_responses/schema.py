@@ -1,11 +1,11 @@
-"""Responses' JSON as far as we act on it: one permissive struct per shape, read by one typed decoder each.
+"""The JSON of Responses that the codec reads: one permissive struct and one typed decoder per shape.
 
 Source: the types and the stream accumulator of the openai Python SDK 3.52.0 (read 2026-11-21).
 
-Everything is optional and may be null, because servers that call themselves compatible leave out or null whatever the
-official clients do not look at. Unknown fields are passed over. Items stay bytes until it is known what they are.
-Requests have no struct: a complaint about one must name the field's path, which `decode_request` does. No struct is
-tracked by the collector: what a JSON reader makes are trees, and they need none.
+All fields are optional and nullable, because compatible servers omit fields that the official clients don't read.
+Unknown fields are ignored. Items stay bytes until their type is known. Requests have no struct: their errors contain
+the field's path, which `request_decoder` provides. The garbage collector does not track the structs: decoded JSON has
+no cycles.
 """
 
 from typing import Annotated, Any
@@ -15,15 +15,15 @@ import msgspec
 from llmproxy_asgi.conversation import MOST_PARTS
 
 Loose = Any
-"""A value that is looked at by hand, where it is there at all."""
+"""A value of any type, which the codec checks itself."""
 
 
 ABSENT = msgspec.Raw()
-"""Where there is no value, not even null."""
+"""A missing value, in contrast to null."""
 
 
 class Event(msgspec.Struct, gc=False):
-    """One event of a stream, whatever it is."""
+    """Any event of a stream."""
 
     type: str | None = None
     delta: Loose = None
@@ -44,7 +44,7 @@ class Event(msgspec.Struct, gc=False):
 
 
 class DeltaEvent(msgspec.Struct, gc=False):
-    """More of what is said, thought or called: nearly all that a stream consists of, read for itself."""
+    """A delta event: nearly all events of a stream, with a faster decoder."""
 
     delta: Loose = None
     item_id: str | None = None
@@ -59,7 +59,7 @@ class IncompleteDetails(msgspec.Struct, gc=False):
 
 
 class Answer(msgspec.Struct, gc=False):
-    """A whole answer, and what an event of its life says of it."""
+    """A complete response, or the response object of a lifecycle event."""
 
     id: str | None = None
     model: str | None = None
@@ -76,7 +76,7 @@ class Answer(msgspec.Struct, gc=False):
 
 
 class LargeAnswer(Answer, gc=False):
-    """A whole answer of so many bytes that its items are read one after the other."""
+    """A large complete response, whose items are decoded one by one."""
 
     output: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=MOST_PARTS)] | None = None
 

@@ -1,10 +1,10 @@
-"""Answers that are kept, in the words of Responses: what a request says of them, and how they are told again.
+"""The stored responses of the Responses protocol: how requests refer to them, and how they are encoded again.
 
-A conversation that goes on from a kept answer is the one its caller would have sent back: the items given and the
-items answered, put before the new ones as the bytes they are. So whatever reads a request reads this one, too.
+A request that continues a stored response is expanded to the complete conversation: the earlier input and output
+items are put before the new ones with their original bytes. So everything that reads requests can read it.
 
-What is kept holds the state of its reasoning, because whoever goes on needs it. Callers read it where they asked for
-it. Nothing here keeps anything; `conversation_state` does.
+Stored items contain the state of their reasoning, because a continuation needs it. Callers see the state if they
+requested it. `conversation_state` stores the responses; nothing is stored here.
 """
 
 import re
@@ -31,8 +31,8 @@ _EMPTY = msgspec.Raw(b"[]")
 _REFERENCE = re.compile(rb'"(?:item_reference|reasoning)"')
 _BLOB = b'"encrypted_content"'
 _KIND = re.compile(r"[A-Za-z0-9._-]+")
-_LIFE = b'"response"'
-"""Within the texts of a stream quotes are escaped, so these are members or nothing."""
+_RESPONSE = b'"response"'
+"""A key: in the strings of a stream, quotes are escaped."""
 _PREFIXES = {
     "message": "msg_",
     "reasoning": "rs_",
@@ -47,23 +47,23 @@ ENDINGS: Mapping[str, str] = {
     "response.failed": "failed",
     "response.cancelled": "cancelled",
 }
-"""Events that end a stream, and the status of an answer that says none."""
+"""Events that end a stream, and the status of a response without one."""
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 _STATUSES: Mapping[str, Status] = {word: word for word in get_args(Status)}
-_TO_GO_ON_FROM = frozenset({"completed", "incomplete"})
+_CONTINUABLE = frozenset({"completed", "incomplete"})
 
-KeptItem = tuple[str, msgspec.Raw]
-"""An item's id, and the item."""
+StoredItem = tuple[str, msgspec.Raw]
+"""An item's id and the item."""
 
 
-class Final(msgspec.Struct, frozen=True, kw_only=True):
-    """What an answer has come to, as it is kept."""
+class FinalResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """The final state of a response, as it is stored."""
 
     status: str
-    told: bytes
-    """The object but for its output, which stands empty in it."""
-    output: tuple[KeptItem, ...] | None
-    """None: nothing that could be gone on from."""
+    response: bytes
+    """The response object with an empty output."""
+    output: tuple[StoredItem, ...] | None
+    """The output items; None if the response can't be continued."""
 
 
 class _Item(msgspec.Struct):
@@ -79,22 +79,22 @@ _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def status_of(word: str) -> Status:
-    """The status of an answer; an unknown word is one that went well, as its event said."""
+    """Return a response's status; unknown ones count as completed."""
     return _STATUSES.get(word, "completed")
 
 
-# ── what a request says ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def state_of(values: Mapping[str, msgspec.Raw], *, counting: bool = False) -> State | None:
-    """What a request says of kept answers; None: nothing, and its own is not to be kept.
+def decode_state(values: Mapping[str, msgspec.Raw], *, counting: bool = False) -> State | None:
+    """Decode how a request uses stored responses; return None if it uses none and is not to be stored.
 
     Args:
-        values: Its top level; the types of these values are checked already.
-        counting: Whether only its tokens are to be counted.
+        values: The request's top-level values, whose types were checked.
+        counting: Whether the request only counts tokens.
 
     Raises:
-        BadRequest: What it says does not go together.
+        BadRequest: Fields exclude each other.
     """
     said = {key: bytes(value) for key in ("store", "background") if (value := values.get(key)) is not None}
     store = said.get("store", _NULL) != _FALSE and not counting
@@ -119,12 +119,12 @@ def state_of(values: Mapping[str, msgspec.Raw], *, counting: bool = False) -> St
     return State(store=store, previous_id=previous_id, background=background, shows_state=shows)
 
 
-def asks_to_be_kept(inbound_request: InboundRequest) -> bool:
-    """Whether a request says `store: true` in so many words, and not only by saying nothing."""
+def requires_storage(inbound_request: InboundRequest) -> bool:
+    """Return whether a request has an explicit `store: true`."""
     return bytes(inbound_request.raw.get("store", _NULL)) == b"true"
 
 
-def unkept(inbound_request: InboundRequest, *, strict: bool) -> InboundRequest:
+def without_storage(inbound_request: InboundRequest, *, strict: bool) -> InboundRequest:
     """The same request to a gateway that keeps nothing.
 
     Args:
@@ -135,7 +135,7 @@ def unkept(inbound_request: InboundRequest, *, strict: bool) -> InboundRequest:
         BadRequest: It cannot be served without anything kept.
     """
     state = inbound_request.state or State()
-    if strict and asks_to_be_kept(inbound_request):
+    if strict and requires_storage(inbound_request):
         raise Unsupported(
             "This gateway stores no responses, by its setting `store: never` (store): send false.", param="store"
         )
@@ -154,11 +154,11 @@ def unkept(inbound_request: InboundRequest, *, strict: bool) -> InboundRequest:
     return msgspec.structs.replace(inbound_request, state=msgspec.structs.replace(state, store=False))
 
 
-def own_items(inbound_request: InboundRequest) -> list[msgspec.Raw]:
-    """The items of a request's own input, as they are.
+def input_items(inbound_request: InboundRequest) -> list[msgspec.Raw]:
+    """Return the items of a request's own input with their original bytes.
 
     Raises:
-        BadRequest: It cannot be read.
+        BadRequest: The input is unreadable.
     """
     given = inbound_request.raw.get("input")
     if given is None or bytes(given) == _NULL:
@@ -174,32 +174,32 @@ def own_items(inbound_request: InboundRequest) -> list[msgspec.Raw]:
 
 
 def references(items: Sequence[msgspec.Raw]) -> list[str]:
-    """The ids of items that are named in place of being sent, and of thoughts that came without their state."""
+    """Return the ids of referenced items and of reasoning items without state."""
     return [found for item in items if (found := _referred(item)) is not None]
 
 
 def _referred(item: msgspec.Raw) -> str | None:
     if _REFERENCE.search(bytes(item)) is None:
         return None
-    peek = _peek(item)
-    bare = peek.type == "item_reference" or (peek.type == "reasoning" and not peek.encrypted_content)
-    return peek.id if bare and isinstance(peek.id, str) else None
+    header = _header(item)
+    bare = header.type == "item_reference" or (header.type == "reasoning" and not header.encrypted_content)
+    return header.id if bare and isinstance(header.id, str) else None
 
 
-def resolved(items: Sequence[msgspec.Raw], known: Mapping[str, msgspec.Raw]) -> list[msgspec.Raw]:
-    """The items, those that are known by their ids in the place of what only names them."""
+def resolve_references(items: Sequence[msgspec.Raw], known: Mapping[str, msgspec.Raw]) -> list[msgspec.Raw]:
+    """Replace references by the known items."""
     if not known:
         return list(items)
     return [known.get(_referred(item) or "", item) for item in items]
 
 
-def refers(inbound_request: InboundRequest) -> bool:
-    """Whether its input may name items in place of sending them."""
+def has_references(inbound_request: InboundRequest) -> bool:
+    """Return whether a request's input may contain item references."""
     given = inbound_request.raw.get("input")
     return given is not None and _REFERENCE.search(given) is not None
 
 
-def expanded(
+def expand_request(
     inbound_request: InboundRequest,
     before: Sequence[msgspec.Raw] = (),
     own: Sequence[msgspec.Raw] | None = None,
@@ -228,7 +228,7 @@ def expanded(
         values.pop("store", None)
     if before or own is not None:
         given = len(memoryview(values.get("input", _EMPTY)))
-        values["input"] = raw([*before, *(own_items(inbound_request) if own is None else own)])
+        values["input"] = raw([*before, *(input_items(inbound_request) if own is None else own)])
         size += max(0, len(memoryview(values["input"])) - given)
         if size > inbound_request.size:
             count += _values_of(values["input"], bounds)
@@ -248,41 +248,41 @@ def _values_of(items: msgspec.Raw, bounds: Bounds) -> int:
         raise BadRequest(f"Together with the conversation that it continues (input): {error}", param="input") from None
 
 
-# ── items, told again ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── stored items ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def numbered(items: Sequence[msgspec.Raw], response_id: str) -> list[KeptItem]:
-    """The items with their ids; those that have none, or one that is taken, get one."""
-    found: list[KeptItem] = []
+def assign_ids(items: Sequence[msgspec.Raw], response_id: str) -> list[StoredItem]:
+    """Return the items with their ids; derive missing and duplicate ids."""
+    found: list[StoredItem] = []
     taken: set[str] = set()
     for place, item in enumerate(items):
-        peek = _peek(item)
-        own = peek.id if isinstance(peek.id, str) and peek.id else None
+        header = _header(item)
+        own = header.id if isinstance(header.id, str) and header.id else None
         if own is None or own in taken:
-            own = derived(_PREFIXES.get(_kind(peek), "item_"), response_id, "input", str(place), size=40)
+            own = derived(_PREFIXES.get(_kind(header), "item_"), response_id, "input", str(place), size=40)
         taken.add(own)
         found.append((own, item))
     return found
 
 
-def listed(own: str, item: msgspec.Raw, *, with_state: bool) -> msgspec.Raw:
-    """An item of an input as a list of them tells it: with its id and its kind, contents as parts."""
+def encode_input_item(own: str, item: msgspec.Raw, *, with_state: bool) -> msgspec.Raw:
+    """Encode an input item for a list: with its id and type, and its content as parts."""
     try:
         values = split_object(item)
     except msgspec.MsgspecError:
         return item
-    peek = _peek(item)
-    kind = _kind(peek)
+    header = _header(item)
+    kind = _kind(header)
     values = {
         "id": raw(own),
         "type": raw(kind),
         **{key: each for key, each in values.items() if key not in {"id", "type"}},
     }
     if kind == "message":
-        content = memoryview(peek.content)
+        content = memoryview(header.content)
         if content and content[0] == ord('"'):
-            part = "output_text" if peek.role == "assistant" else "input_text"
-            said: dict[str, Any] = {"type": part, "text": msgspec.json.decode(peek.content)}
+            part = "output_text" if header.role == "assistant" else "input_text"
+            said: dict[str, Any] = {"type": part, "text": msgspec.json.decode(header.content)}
             values["content"] = raw([{**said, "annotations": []} if part == "output_text" else said])
         values.setdefault("status", raw("completed"))
     if kind == "reasoning" and not with_state:
@@ -290,9 +290,9 @@ def listed(own: str, item: msgspec.Raw, *, with_state: bool) -> msgspec.Raw:
     return msgspec.Raw(join_object(values))
 
 
-def whole(told: msgspec.Raw, output: Sequence[msgspec.Raw], *, with_state: bool) -> bytes:
-    """A kept answer as it is told again."""
-    values = split_object(told)
+def encode_stored(response: msgspec.Raw, output: Sequence[msgspec.Raw], *, with_state: bool) -> bytes:
+    """Encode a stored response."""
+    values = split_object(response)
     items = output or _items(values.get("output", _EMPTY))
     if items:
         values["output"] = raw(list(items) if with_state else [_without_state(item) for item in items])
@@ -300,17 +300,17 @@ def whole(told: msgspec.Raw, output: Sequence[msgspec.Raw], *, with_state: bool)
 
 
 def encode_page(items: Sequence[msgspec.Raw], *, first: str | None, last: str | None, has_more: bool) -> bytes:
-    """Some of an answer's input items."""
+    """Encode a page of a response's input items."""
     page = {"object": "list", "data": list(items), "first_id": first, "last_id": last, "has_more": has_more}
     return msgspec.json.encode(page)
 
 
 def encode_deleted(response_id: str) -> bytes:
-    """That an answer is not kept any more."""
+    """Encode the confirmation that a response was deleted."""
     return msgspec.json.encode({"id": response_id, "object": "response", "deleted": True})
 
 
-def without_output(
+def encode_without_output(
     inbound_request: InboundRequest,
     status: str,
     *,
@@ -318,37 +318,37 @@ def without_output(
     created_at: datetime,
     error: GatewayError | None = None,
 ) -> bytes:
-    """An answer of which there is nothing (yet): queued, begun, cancelled, or failed before it began."""
+    """Encode a response without output: queued, started, cancelled, or failed before it started."""
     found = ResponseObject(inbound_request, answer=answer, model=inbound_request.model, created_at=created_at)
     return found.encode(status, (), error=failure_object(error) if error is not None else None)
 
 
-def life_event(kind: str, told: bytes, number: int) -> bytes:
-    """The data of one event in an answer's life."""
-    return msgspec.json.encode({"type": kind, "response": msgspec.Raw(told), "sequence_number": number})
+def lifecycle_event(kind: str, response: bytes, number: int) -> bytes:
+    """Encode the data of a lifecycle event."""
+    return msgspec.json.encode({"type": kind, "response": msgspec.Raw(response), "sequence_number": number})
 
 
-def broken(error: GatewayError) -> bytes:
-    """The last event for somebody who cannot be told more of an answer, whatever that comes to."""
+def encode_error_event(error: GatewayError) -> bytes:
+    """Encode the last event for a client that can't receive the rest of a response."""
     return sse.encode(msgspec.json.encode(error_event(error)), event="error")
 
 
-def kind_of(frame: sse.Frame) -> str:
-    """What an event is by its data: compatible servers leave its name out. Empty where it does not say."""
+def event_type(frame: sse.Frame) -> str:
+    """Return an event's type from its data, as compatible servers omit its name; empty without one."""
     values = _members(frame.data)
-    found = _word(values.get("type")) if values else None
+    found = _string(values.get("type")) if values else None
     return found if found is not None and _KIND.fullmatch(found) else ""
 
 
-def renumbered(data: bytes, number: int) -> bytes:
-    """An event's data with another number."""
+def with_sequence_number(data: bytes, number: int) -> bytes:
+    """Replace the sequence number in an event's data."""
     return join_object({**split_object(data), "sequence_number": raw(number)})
 
 
-# ── an answer on its way ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── rewriting ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Telling:
+class ResponseRewriter:
     """One answer on its way to its caller, in whatever way it was made: what it comes to, and what its caller reads.
 
     An upstream to which nothing was said of keeping says in its answer that nothing is kept; its caller reads what is
@@ -377,32 +377,32 @@ class Telling:
             "previous_response_id": raw(state.previous_id),
         }
         self.id: str | None = None if passed_through else state.answer_id
-        self.final: Final | None = None
+        self.final: FinalResponse | None = None
 
     def first_id(self, data: bytes) -> str | None:
-        """What the upstream calls the answer: empty where that will not do, None where this does not tell."""
-        for frame in sse.decode(data) if _LIFE in data else ():
+        """Return the upstream's response id: empty if it is invalid, None if the data has none."""
+        for frame in sse.decode(data) if _RESPONSE in data else ():
             values = _members(frame.data)
             if values is not None and "response" in values:
                 return _own_id(_members(values["response"])) or ""
         return None
 
     def id_of(self, body: bytes) -> str:
-        """What the upstream calls a whole answer; empty where that will not do."""
+        """Return the id of a complete upstream response; empty if it is invalid."""
         return _own_id(_members(body)) or ""
 
     def feed(self, data: bytes) -> bytes:
-        """Whole frames, as the caller reads them."""
+        """Rewrite complete frames."""
         if not self.concerns(data):
             return data
         return b"".join(self._frame(frame) for frame in sse.decode(data))
 
     def concerns(self, data: bytes) -> bool:
-        """Whether there is anything to be read in these frames."""
-        return _LIFE in data or (self.hides and _BLOB in data)
+        """Return whether frames may need rewriting."""
+        return _RESPONSE in data or (self.hides and _BLOB in data)
 
     def whole(self, body: bytes) -> bytes:
-        """A whole answer, as its caller reads it."""
+        """Rewrite a complete response."""
         values = split_object(body)
         return join_object(self._edited(values, "completed", ends=True))
 
@@ -414,7 +414,7 @@ class Telling:
             return frame.raw
         answer = _members(values.get("response", b""))
         if answer is not None:
-            kind = kind_of(frame) or frame.event or ""
+            kind = event_type(frame) or frame.event or ""
             status = ENDINGS.get(kind)
             values["response"] = msgspec.Raw(
                 join_object(self._edited(answer, status or "in_progress", ends=bool(status)))
@@ -437,24 +437,24 @@ class Telling:
         return answer
 
     def _end(self, answer: dict[str, msgspec.Raw], status: str, output: list[msgspec.Raw]) -> None:
-        said = _word(answer.get("status"))
-        word = status if said is None else said
+        reported = _string(answer.get("status"))
+        word = status if reported is None else reported
         kept = {**answer, "output": _EMPTY} if output else answer
-        going_on = word in _TO_GO_ON_FROM
-        self.final = Final(
+        continuable = word in _CONTINUABLE
+        self.final = FinalResponse(
             status=word,
-            told=join_object(kept if going_on else answer),
-            output=tuple(_identified(output)) if going_on else None,
+            response=join_object(kept if continuable else answer),
+            output=tuple(_identified(output)) if continuable else None,
         )
 
 
-def _identified(output: Sequence[msgspec.Raw]) -> list[KeptItem]:
-    found = ((_peek(item).id, item) for item in output)
+def _identified(output: Sequence[msgspec.Raw]) -> list[StoredItem]:
+    found = ((_header(item).id, item) for item in output)
     return [(own if isinstance(own, str) else "", item) for own, item in found]
 
 
 def _own_id(answer: Mapping[str, msgspec.Raw] | None) -> str | None:
-    found = _word(answer.get("id")) if answer else None
+    found = _string(answer.get("id")) if answer else None
     return found if isinstance(found, str) and is_answer_id(found) else None
 
 
@@ -468,18 +468,18 @@ def _without_state(item: msgspec.Raw) -> msgspec.Raw:
     return msgspec.Raw(join_object(values))
 
 
-def _kind(peek: _Item) -> str:
-    return peek.type if isinstance(peek.type, str) and peek.type else "message"
+def _kind(header: _Item) -> str:
+    return header.type if isinstance(header.type, str) and header.type else "message"
 
 
-def _peek(item: msgspec.Raw) -> _Item:
+def _header(item: msgspec.Raw) -> _Item:
     try:
         return _ITEM.decode(item)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _Item()
 
 
-def _word(found: msgspec.Raw | None) -> str | None:
+def _string(found: msgspec.Raw | None) -> str | None:
     try:
         return None if found is None else msgspec.json.decode(found, type=str)
     except (msgspec.MsgspecError, UnicodeDecodeError):

@@ -1,10 +1,10 @@
-"""An upstream's stream of events, read into ours.
+"""Decode an upstream's stream of Responses events.
 
-Tolerant of what compatible servers do: items that are not told of before they are filled or never done, one
-`output_index` for all items, indexes left out, text that comes with `done` alone, everything in the last event. What
-breaks the protocol for good ends the events with `Failed`; nothing is ever raised.
+It tolerates deviations of compatible servers: items without `added` or `done`, one `output_index` for all items,
+missing indexes, text in `done` only, all content in the last event. A stream that breaks the protocol ends with
+`Failed`; nothing is raised.
 
-The end sign is `response.completed`, `.incomplete` or `.failed`; `[DONE]` ends nothing.
+The stream ends with `response.completed`, `.incomplete` or `.failed`; `[DONE]` is ignored.
 """
 
 from collections.abc import Sequence
@@ -36,8 +36,8 @@ from llmproxy_asgi.translators.openai_responses.mappings import (
     decode_finish,
     decode_usage,
 )
-from llmproxy_asgi.translators.openai_responses.readers import GOES_ON, BrokenStream, Reader, Take
-from llmproxy_asgi.translators.openai_responses.response_decoder import Items
+from llmproxy_asgi.translators.openai_responses.readers import DELTA_HANDLERS, BrokenStream, DeltaHandler, OutputReader
+from llmproxy_asgi.translators.openai_responses.response_decoder import ItemDecoder
 from llmproxy_asgi.translators.openai_responses.schema import ANSWER, DELTA_EVENT, EVENT, Answer, Event
 from llmproxy_asgi.translators.raw_json import split_object
 from llmproxy_asgi.translators.stray_errors import names_problem, read_loosely
@@ -48,8 +48,10 @@ _T = TypeVar("_T")
 _NOTHING = Batch(())
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _BLANK = b"\n\n"
-_DELTAS = {f"event: {name}".encode(): (f"event: {name}\ndata: ".encode(), take) for name, take in GOES_ON.items()}
-"""First lines of frames, to how these begin and who reads them."""
+_DELTAS = {
+    f"event: {name}".encode(): (f"event: {name}\ndata: ".encode(), handler) for name, handler in DELTA_HANDLERS.items()
+}
+"""The first lines of frames, with their beginnings and their handlers."""
 _BEGINNINGS = frozenset({"response.created", "response.queued", "response.in_progress"})
 ENDINGS = {
     "response.completed": "completed",
@@ -57,14 +59,14 @@ ENDINGS = {
     "response.cancelled": "cancelled",
     "response.failed": "failed",
 }
-"""What ends a stream, and the status it means."""
+"""The events that end a stream, and the status that each one means."""
 _ENDED = frozenset(ENDINGS.values())
-_KEPT = ("input_transformations", "tool_usage", "moderation", "prompt_cache_diagnostics")
-"""What only this protocol tells of a whole answer."""
+_EXTRA_FIELDS = ("input_transformations", "tool_usage", "moderation", "prompt_cache_diagnostics")
+"""The fields of a complete response that only this protocol has."""
 
 
 def status_of(kind: str, answer: Any) -> str:
-    """An answer's status when it ends; by its last event's name where it is told as one that goes on."""
+    """Return the final status of a response; derive it from the last event if the response has none."""
     return answer.status if answer.status in _ENDED else ENDINGS[kind]
 
 
@@ -82,13 +84,13 @@ def started(answer: Any, upstream: Upstream, nonce: str = "") -> Started:
 
 
 class ResponsesStreamDecoder(StreamDecoder):
-    """Reads one stream."""
+    """The decoder of one stream."""
 
     def __init__(self, upstream_request: UpstreamRequest, upstream: Upstream) -> None:
         self._upstream = upstream
         self._nonce = upstream_request.nonce
         self._joiner: SurrogateJoiner | None = None
-        self._reader = Reader(Items(upstream_request, upstream))
+        self._reader = OutputReader(ItemDecoder(upstream_request, upstream))
         self._splitter = FrameSplitter(max_event=upstream.max_event)
         self._complete = self._splitter.complete
         self._started = False
@@ -106,10 +108,10 @@ class ResponsesStreamDecoder(StreamDecoder):
             return _NOTHING
         known = _DELTAS.get(block[: block.find(b"\n")]) if self._started else None
         if known is not None:
-            head, take = known
+            head, handler = known
             lines = only_named(block, head)
             if lines is not None:
-                return self._go_on(lines, take)
+                return self._deltas(lines, handler)
         return self._read(decode(block))
 
     @override
@@ -125,14 +127,14 @@ class ResponsesStreamDecoder(StreamDecoder):
         )
 
     def decode_whole(self, answer: Answer) -> list[StreamEvent]:
-        """The events of an answer that came in one piece."""
+        """Decode a complete response into events."""
         events: list[StreamEvent] = []
         self._start(answer, events)
         self._end(answer, answer.status or "completed", events)
         return events
 
-    def _go_on(self, lines: Sequence[bytes], take: Take) -> Batch:
-        """What a read nearly always is: pieces of one kind, named, each on one line."""
+    def _deltas(self, lines: Sequence[bytes], handler: DeltaHandler) -> Batch:
+        """Decode the usual read: deltas of one type, each on one line after its event name."""
         events: list[StreamEvent] = []
         reader = self._reader
         try:
@@ -141,7 +143,7 @@ class ResponsesStreamDecoder(StreamDecoder):
                     event = DELTA_EVENT.decode(line)
                 except _UNREADABLE:
                     event = self._marked(DELTA_EVENT, line)
-                take(reader, event, events)
+                handler(reader, event, events)
         except _UNREADABLE:
             return self._failed(events, UpstreamProtocolError("The upstream sent an event that cannot be read."))
         except BrokenStream as broken:
@@ -149,7 +151,7 @@ class ResponsesStreamDecoder(StreamDecoder):
         return Batch(events if self._joiner is None else self._joiner.join(events))
 
     def _marked(self, decoder: "msgspec.json.Decoder[_T]", data: bytes) -> _T:
-        """An event that cannot be read as it is, because a character in it was cut in two."""
+        """Decode an event that contains half of a surrogate pair."""
         event = decode_marked(decoder, data)
         self._joiner = self._joiner or SurrogateJoiner()
         return event
@@ -175,7 +177,7 @@ class ResponsesStreamDecoder(StreamDecoder):
         return Batch(events if self._joiner is None else self._joiner.join(events))
 
     def _decoded(self, frame: Frame) -> Event | None:
-        """What a frame tells; None for padding and for an end sign of another protocol."""
+        """Decode a frame; return None for padding and for `[DONE]`."""
         data = frame.data if frame.data[:1] == b"{" else frame.data.strip()
         if not data or data == b"[DONE]":
             return None
@@ -203,7 +205,7 @@ class ResponsesStreamDecoder(StreamDecoder):
         elif kind is not None:
             if not self._started:
                 self._start(Answer(), events)
-            if not self._reader.take(kind, event, events):
+            if not self._reader.feed(kind, event, events):
                 events.append(Passed(PROTOCOL, kind, frame.data))
 
     def _start(self, answer: Answer, events: list[StreamEvent]) -> None:
@@ -230,16 +232,16 @@ class ResponsesStreamDecoder(StreamDecoder):
 
 
 def answer_extras(body: bytes) -> Extras:
-    """What of a whole answer has no word of ours."""
+    """Return the fields of a complete response that only this protocol has."""
     try:
         found = split_object(body)
-        kept = {key: value for key in _KEPT if key in found and (value := msgspec.json.decode(found[key]))}
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # a number that is out of range
+        kept = {key: value for key in _EXTRA_FIELDS if key in found and (value := msgspec.json.decode(found[key]))}
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # a number out of range
         return EMPTY
     return {PROTOCOL: kept} if kept else EMPTY
 
 
 def _answer(event: Event) -> Answer:
-    """What an event of its life says of the answer."""
-    told = bytes(event.response)
-    return Answer() if told in {b"", b"null"} else ANSWER.decode(told)
+    """Decode the response object of a lifecycle event."""
+    data = bytes(event.response)
+    return Answer() if data in {b"", b"null"} else ANSWER.decode(data)

@@ -1,11 +1,11 @@
-"""A stream as Responses' callers read it: lifecycle events around items, each item told of, filled and done.
+"""Encode a stream for Responses clients: lifecycle events around output items, each added, filled and done.
 
-What the official client's accumulator makes of events rules here (it was asked, not guessed): `response.created` comes
-first and its id never changes; an item is told of before anything in it; ids stay the same from `added` to `done`; the
-final `output` is what counts. Parts may overlap, because every event names its item.
+The rules follow the behaviour of the official client's accumulator, which was tested: `response.created` comes first
+and its id never changes; `added` comes before the other events of an item; ids are equal from `added` to `done`; the
+final `output` is authoritative. Parts may overlap, because every event contains its item's id.
 
-Neighbouring texts and refusals are the contents of one message. Whether an item is its answer's last, and so the one
-that was cut off, shows only when the next thing comes; so messages and calls are done then. Items are in `writers`.
+Adjacent texts and refusals are the content parts of one message. Only the next part or the end shows whether an item
+was the last one, which may be incomplete; messages and calls are done at that point. `writers` encodes the items.
 """
 
 from collections.abc import Iterator, Sequence
@@ -55,16 +55,16 @@ from llmproxy_asgi.translators.openai_responses.response_encoder import (
     passthrough_failure,
 )
 from llmproxy_asgi.translators.openai_responses.writers import (
-    Call,
-    LateWords,
-    Message,
-    Output,
-    Picture,
-    Search,
-    Thought,
-    Unwritten,
-    Whole,
-    Words,
+    ImageWriter,
+    LateTextWriter,
+    MessageWriter,
+    NullWriter,
+    OutputItems,
+    PassthroughItem,
+    ReasoningWriter,
+    TextWriter,
+    ToolCallWriter,
+    WebSearchWriter,
     Writer,
 )
 
@@ -72,23 +72,23 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class ResponsesStreamEncoder(StreamEncoder):
-    """Writes one stream."""
+    """The encoder of one stream."""
 
     def __init__(self, inbound_request: InboundRequest) -> None:
         self._inbound_request = inbound_request
-        self._output = Output("")
+        self._output = OutputItems("")
         self._object: ResponseObject | None = None
         self._open: dict[int, Writer] = {}
-        self._message: Message | None = None
-        self._call: Call | None = None
+        self._message: MessageWriter | None = None
+        self._call: ToolCallWriter | None = None
         self._usage: Usage | None = None
         self._finish: Finish | None = None
         self._namespaces: dict[str, str] | None = None
         self._refused = False
-        self._spoken = False
+        self._has_text = False
         self._over = False
         self.last = b""
-        """The response object that the stream ended with."""
+        """The final response object."""
 
     @override
     def withheld(self) -> Sequence[tuple[str, Sequence[Seal]]]:
@@ -103,10 +103,10 @@ class ResponsesStreamEncoder(StreamEncoder):
                 if writer is not None and not event.candidate:
                     writer.delta(event.delta, out)
             elif not self._over:
-                self._other(event, out)
+                self._encode_event(event, out)
         return out[0] if len(out) == 1 else b"".join(out)
 
-    def _other(self, event: StreamEvent, out: list[bytes]) -> None:
+    def _encode_event(self, event: StreamEvent, out: list[bytes]) -> None:
         match event:
             case PartStarted(candidate=0, index=index, part=part):
                 self._open[index] = self._start_part(part, out)
@@ -125,11 +125,11 @@ class ResponsesStreamEncoder(StreamEncoder):
             case Failed(error=error):
                 self._fail(error, out)
             case PartStarted() | PartDelta() | PartEnded() | Finished() | Passed():
-                pass  # another candidate's: this protocol knows one; or another upstream's numbering
+                pass  # another candidate, as this protocol has one; or an event with the numbering of another upstream
             case _:
                 assert_never(event)
 
-    # ── the life of the answer ───────────────────────────────────────────────────────────────────────────────────────
+    # ── lifecycle events ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def _start(self, event: Started, out: list[bytes]) -> None:
         state = self._inbound_request.state
@@ -143,18 +143,18 @@ class ResponsesStreamEncoder(StreamEncoder):
             extras=event.extras.get(PROTOCOL, {}),
         )
         self._object.service_tier = event.service_tier
-        self._output = Output(found)
-        begun = msgspec.Raw(self._object.encode("in_progress", ()))
-        self._output.event("response.created", {"response": begun}, out)
-        self._output.event("response.in_progress", {"response": begun}, out)
+        self._output = OutputItems(found)
+        snapshot = msgspec.Raw(self._object.encode("in_progress", ()))
+        self._output.event("response.created", {"response": snapshot}, out)
+        self._output.event("response.in_progress", {"response": snapshot}, out)
 
     def _finished(self, finish: Finish, out: list[bytes]) -> None:
         self._finish = finish
-        if finish.reason is FinishReason.REFUSAL and finish.message and not (self._spoken or self._refused):
+        if finish.reason is FinishReason.REFUSAL and finish.message and not (self._has_text or self._refused):
             refusal = Refusal(text=finish.message)
             self._start_part(refusal, out).end(refusal, out)
         status, _ = encode_finish(finish, refused=self._refused)
-        self._settle(out, status="incomplete" if status == "incomplete" else "completed")
+        self._complete_pending(out, status="incomplete" if status == "incomplete" else "completed")
 
     def _end(self, out: list[bytes]) -> None:
         finish = self._finish or Finish(reason=FinishReason.UNKNOWN)
@@ -171,9 +171,9 @@ class ResponsesStreamEncoder(StreamEncoder):
             event = passthrough_failure(error)
             if event is not None:
                 answer = {**event.get("response", {}), "model": self._inbound_request.model}
-                Output("").event("response.failed", {**event, "response": answer}, out, numbered=False)
+                OutputItems("").event("response.failed", {**event, "response": answer}, out, numbered=False)
             else:
-                Output("").event("error", error_event(error), out, numbered=False)
+                OutputItems("").event("error", error_event(error), out, numbered=False)
             return
         self._close("response.failed", "failed", out, error=failure_object(error))
 
@@ -200,50 +200,50 @@ class ResponsesStreamEncoder(StreamEncoder):
     def _start_part(self, part: Part, out: list[bytes]) -> Writer:
         match part:
             case Text() | Refusal():
-                return self._words(part, out)
+                return self._start_text(part, out)
             case Reasoning():
-                self._settle(out)
-                return Thought(self._output, part, out)
+                self._complete_pending(out)
+                return ReasoningWriter(self._output, part, out)
             case ToolCall():
-                self._settle(out)
-                self._call = Call(self._output, part, self._namespace(part), out)
+                self._complete_pending(out)
+                self._call = ToolCallWriter(self._output, part, self._namespace(part), out)
                 return self._call
             case ServerToolCall():
-                self._settle(out)
-                return Search(self._output, part, out)
+                self._complete_pending(out)
+                return WebSearchWriter(self._output, part, out)
             case Media():
-                self._settle(out)
-                return Picture(self._output, part)
+                self._complete_pending(out)
+                return ImageWriter(self._output, part)
             case Opaque(protocol=protocol) if protocol == PROTOCOL:
-                self._settle(out)
-                return Whole(self._output, part.data)
+                self._complete_pending(out)
+                return PassthroughItem(self._output, part.data)
             case Opaque() | ServerToolResult() | ToolResult():
-                return Unwritten()
+                return NullWriter()
             case _:
                 assert_never(part)
 
-    def _words(self, part: Text | Refusal, out: list[bytes]) -> Writer:
-        """A text goes on with the message before it, if nothing came between and nothing sets them apart."""
+    def _start_text(self, part: Text | Refusal, out: list[bytes]) -> Writer:
+        """Start a text; continue the previous message if it is adjacent and has the same phase and id."""
         if isinstance(part, Refusal):
             self._refused = True
         else:
-            self._spoken = True
-        if self._message is None or not self._message.takes(part):
-            self._settle(out)
-            self._message = Message(self._output, part, out)
+            self._has_text = True
+        if self._message is None or not self._message.accepts(part):
+            self._complete_pending(out)
+            self._message = MessageWriter(self._output, part, out)
         elif part.seals:
             self._message.seal(part.seals)
-        if isinstance(part, Text) and not (part.text or part.citations) and self._message.begun:
-            return LateWords(self._message, part)
-        return Words(self._message, part, out)
+        if isinstance(part, Text) and not (part.text or part.citations) and self._message.has_content:
+            return LateTextWriter(self._message, part)
+        return TextWriter(self._message, part, out)
 
     def _end_part(self, index: int, part: Part | None, out: list[bytes]) -> None:
         writer = self._open.pop(index, None)
         if writer is not None:
             writer.end(part, out)
 
-    def _settle(self, out: list[bytes], *, status: str = "completed") -> None:
-        """Whatever waited for what comes next is done now, or as soon as its parts have ended."""
+    def _complete_pending(self, out: list[bytes], *, status: str = "completed") -> None:
+        """Close the open message and call; each is done when its parts have ended."""
         if self._message is not None:
             self._message.complete(status, out)
             self._message = None
@@ -252,7 +252,7 @@ class ResponsesStreamEncoder(StreamEncoder):
             self._call = None
 
     def _namespace(self, call: ToolCall) -> str | None:
-        """The namespace of a call, found again where an upstream that knows none has answered."""
+        """Return a call's namespace; restore it for upstreams without namespaces."""
         if call.namespace is not None:
             return call.namespace
         if self._namespaces is None:
@@ -261,16 +261,17 @@ class ResponsesStreamEncoder(StreamEncoder):
 
 
 def encode_answer(response: Response, inbound_request: InboundRequest) -> bytes:
-    """A whole answer: what its stream would end with."""
+    """Encode a complete response: the final object of its stream."""
     encoder = ResponsesStreamEncoder(inbound_request)
-    encoder.feed(tuple(_sealed_from_the_start(_with_phase(response))))
+    encoder.feed(tuple(_with_leading_seals(_with_phase(response))))
     return encoder.last
 
 
-def _sealed_from_the_start(response: Response) -> Iterator[StreamEvent]:
-    """The events of a whole answer, in which texts and calls have their state at once: it stands before them."""
+def _with_leading_seals(response: Response) -> Iterator[StreamEvent]:
+    """Split a complete response into events; texts and calls start with their seals, which are written before them."""
     candidates = tuple(
-        msgspec.structs.replace(candidate, parts=_sealed_once(candidate.parts)) for candidate in response.candidates
+        msgspec.structs.replace(candidate, parts=_merge_text_seals(candidate.parts))
+        for candidate in response.candidates
     )
     response = msgspec.structs.replace(response, candidates=candidates)
     parts = {candidate.index: candidate.parts for candidate in candidates}
@@ -284,8 +285,8 @@ def _sealed_from_the_start(response: Response) -> Iterator[StreamEvent]:
             yield event
 
 
-def _sealed_once(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """The parts with the state of texts that follow each other on the first of them: they are one message."""
+def _merge_text_seals(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Move the seals of adjacent texts to the first one: they are one message."""
     kept: list[Part] = []
     for part in parts:
         first = kept[-1] if kept else None
@@ -299,7 +300,7 @@ def _sealed_once(parts: Sequence[Part]) -> tuple[Part, ...]:
 
 
 def _with_phase(response: Response) -> Response:
-    """The answer with each candidate's phase on its texts, where a stream carries it."""
+    """Copy each candidate's phase to its texts, as streams have it."""
     if not any(candidate.phase for candidate in response.candidates):
         return response
     candidates = []
@@ -314,21 +315,23 @@ def _with_phase(response: Response) -> Response:
 
 
 def _namespaces(inbound_request: InboundRequest) -> dict[str, str]:
-    """Names of tools that are declared in just one namespace and nowhere else, to that namespace."""
+    """Map the names of tools that exactly one namespace declares to that namespace."""
     raw = inbound_request.raw.get("tools")
     if raw is None or b'"namespace"' not in bytes(raw):
         return {}
-    places: dict[str, set[str | None]] = {}
+    namespaces: dict[str, set[str | None]] = {}
     try:
         tools = msgspec.json.decode(raw)
-    except msgspec.MsgspecError:  # passed on unread: a number that is out of range
+    except msgspec.MsgspecError:  # passed through without validation: a number out of range
         return {}
     for tool in _entries(tools):
         inner = _entries(tool.get("tools")) if tool.get("type") == "namespace" else [tool]
-        place = tool.get("name") if tool.get("type") == "namespace" else None
+        namespace = tool.get("name") if tool.get("type") == "namespace" else None
         for each in inner:
-            places.setdefault(str(each.get("name")), set()).add(place if isinstance(place, str) else None)
-    return {name: place for name, found in places.items() if len(found) == 1 and (place := next(iter(found)))}
+            namespaces.setdefault(str(each.get("name")), set()).add(namespace if isinstance(namespace, str) else None)
+    return {
+        name: namespace for name, found in namespaces.items() if len(found) == 1 and (namespace := next(iter(found)))
+    }
 
 
 def _entries(found: Any) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""A caller's tools and its choice among them.
+"""Decode a caller's tools and tool choice.
 
-Tools that a namespace holds become tools that name it. Tools that the vendor runs are kept as they were declared;
-searching the web is the one that others have too.
+Tools in a namespace get its name. The vendor's server tools keep their declarations; only web search has equivalents
+at other vendors.
 """
 
 from typing import Any, cast
@@ -27,12 +27,12 @@ _TOOL_FIELDS = frozenset(
     }
 )
 _DECLARING = frozenset({"additional_tools", "tool_search_output"})
-"""Items of the input that hold tools."""
+"""Types of input items that declare tools."""
 _OWN_CHOICES = frozenset({"function", "custom", "allowed_tools"})
 
 
 def decode_tools(raw: Raw) -> tuple[Tool, ...]:
-    """All tools, in order."""
+    """Decode all tools in order."""
     node = Node.of(raw, "tools")
     if node is None:
         return ()
@@ -40,7 +40,7 @@ def decode_tools(raw: Raw) -> tuple[Tool, ...]:
 
 
 def offered(tools: tuple[Tool, ...], given: Node | None) -> tuple[Tool, ...]:
-    """All tools of a request, with those that items of its input declare or have found; equal ones once.
+    """Add the tools that input items declare or found; equal ones once.
 
     Raises:
         BadRequest: Two different tools share a name.
@@ -58,7 +58,7 @@ def offered(tools: tuple[Tool, ...], given: Node | None) -> tuple[Tool, ...]:
 
 
 def _is_known(tool: Tool, known: list[Tool], *, found: bool) -> bool:
-    """Whether a tool need not be declared again; what a search has found is only told again."""
+    """Return whether a tool is declared already; tools that a search found may repeat declared ones."""
     return tool in known or (
         found and any((each.name, each.namespace) == (tool.name, tool.namespace) for each in known)
     )
@@ -76,7 +76,7 @@ def _tools(node: Node) -> tuple[Tool, ...]:
 def _tool(node: Node, *, namespace: str | None = None, about: JSONObject | None = None) -> Tool:
     kind = node.need("type").text()
     if kind == "function":
-        return _function(node.get("function") or node, namespace, about or {})  # nested, as Chat has it
+        return _function(node.get("function") or node, namespace, about or {})  # nested, as in Chat
     if kind == "custom":
         return _custom(node.get("custom") or node, namespace, about or {})
     return _server(node, kind)
@@ -156,7 +156,7 @@ def _extras(node: Node, about: JSONObject) -> Extras:
 
 
 def decode_choice(raw: Raw) -> ToolChoice:
-    """Whether the model must call, and what."""
+    """Decode the tool choice."""
     parallel = boolean(raw, "parallel_tool_calls")
     node = Node.of(raw, "tool_choice")
     if node is None:
@@ -173,7 +173,7 @@ def decode_choice(raw: Raw) -> ToolChoice:
 
 
 def native_choice(raw: Raw) -> Any:
-    """The choice of a tool that the vendor runs, as it was said; None for any other."""
+    """Return the unchanged choice of a server tool of the vendor; None for other choices."""
     node = Node.of(raw, "tool_choice")
     if node is None or type(node.value) is str:
         return None

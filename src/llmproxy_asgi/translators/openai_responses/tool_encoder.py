@@ -1,6 +1,6 @@
-"""Tools and the choice among them, as a Responses request declares them.
+"""Encode the tools and the tool choice of a Responses request.
 
-`strict` is always said, because a server that is not told tries it by itself and then fills in what is optional.
+`strict` is always sent, because without it servers try strict mode and then fill optional parameters.
 """
 
 from collections.abc import Mapping
@@ -12,19 +12,19 @@ from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.openai.json_schemas import function_parameters
-from llmproxy_asgi.translators.openai_responses.item_encoder import ItemEncoder
+from llmproxy_asgi.translators.openai_responses.item_encoder import ResponsesItemEncoder
 from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, WEB_SEARCH
 from llmproxy_asgi.translators.tool_choices import chosen, plain_choice
 
 _SHOWS_SOURCES = frozenset({"anthropic-messages"})
-"""Protocols in which a search is shown with what it found."""
+"""Protocols that show the results of a search."""
 _ABOUT_NAMESPACE = "namespace_description"
 
 
-class ToolEncoder:
-    """Writes the tools of one request."""
+class ResponsesToolEncoder:
+    """The encoder of one request's tools."""
 
-    def __init__(self, request: Request, upstream: Upstream, items: ItemEncoder, losses: Losses) -> None:
+    def __init__(self, request: Request, upstream: Upstream, items: ResponsesItemEncoder, losses: Losses) -> None:
         self._request = request
         self._can = upstream.capabilities
         self._names = items.names
@@ -32,13 +32,13 @@ class ToolEncoder:
         self._losses = losses
         self._choice = plain_choice(request)
         self.shows_sources = False
-        """Whether the caller reads what a search found as a part of the answer."""
+        """Whether the response shows search results as a part."""
 
     def encode(self) -> list[JSONObject]:
-        """The declarations, those of one namespace together where its first stands.
+        """Encode the declarations; tools of one namespace are grouped at the position of the first one.
 
         Raises:
-            Unsupported: A tool that this upstream cannot run or take.
+            Unsupported: The upstream does not support a tool.
         """
         declared: list[JSONObject] = []
         spaces: dict[str, list[JSONObject]] = {}
@@ -70,8 +70,8 @@ class ToolEncoder:
         if tool.description is not None:
             declared["description"] = tool.description
         declared["parameters"], strict = function_parameters(tool, self._request, self._can, self._losses)
-        said_nothing = strict is None and self._request.protocol == PROTOCOL
-        if self._can.strict_tools and not said_nothing:
+        unspecified = strict is None and self._request.protocol == PROTOCOL
+        if self._can.strict_tools and not unspecified:
             declared["strict"] = bool(strict)
         return declared
 
@@ -137,10 +137,10 @@ class ToolEncoder:
                 names = {self._names.outward(tool.name) for tool in chosen(self._request, choice.only)}
                 fields["tools"] = [tool for tool in tools if tool.get("name", tool["type"]) in names] or tools
             return {**fields, "tool_choice": "auto" if unforced else choice.mode}
-        said = self._said()
-        return {**fields, "tool_choice": said} if said is not None else fields
+        chosen_field = self._choice_field()
+        return {**fields, "tool_choice": chosen_field} if chosen_field is not None else fields
 
-    def _said(self) -> Any:
+    def _choice_field(self) -> Any:
         choice = self._choice
         native = self._request.extras.get(PROTOCOL, EMPTY).get("tool_choice")
         if native is not None:
