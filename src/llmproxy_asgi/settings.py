@@ -281,7 +281,7 @@ class CallerLimits(Block):
         if rate is None:
             return self
         if rate.tokens_per_minute is not None and self.tokens_per_minute is not None:
-            raise ValueError("tokens_per_minute is said twice, here and under rate_limit")
+            raise ValueError("tokens_per_minute is set twice, here and under rate_limit: set it in one place")
         if self.call_limits is None:
             raise ValueError("rate_limit limits nothing: say requests_per_second or tokens_per_minute, or leave it out")
         return self
