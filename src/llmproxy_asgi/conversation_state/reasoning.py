@@ -104,8 +104,8 @@ def extract_reasoning(response: Response, *, words: bool = False, before: Before
     """
     kept: list[tuple[str, CachedReasoning]] = []
     for candidate in response.candidates:
-        if _is_worth_keeping(candidate.parts, words=words):
-            kept += _thoughts(candidate.parts, words=words, before=before)
+        if _is_cacheable(candidate.parts, words=words):
+            kept += _entries(candidate.parts, words=words, before=before)
     return tuple(kept)
 
 
@@ -150,22 +150,18 @@ class ReasoningTap:
 
     def _finished(self, seen: Mapping[int, Part]) -> ReasoningEntries:
         parts = [seen[index] for index in sorted(seen)]
-        return (
-            _thoughts(parts, words=self._words, before=self._prior)
-            if _is_worth_keeping(parts, words=self._words)
-            else ()
-        )
+        return _entries(parts, words=self._words, before=self._prior) if _is_cacheable(parts, words=self._words) else ()
 
 
-def _is_worth_keeping(parts: Iterable[Part], *, words: bool) -> bool:
-    calls = thought = False
+def _is_cacheable(parts: Iterable[Part], *, words: bool) -> bool:
+    calls = has_reasoning = False
     for part in parts:
         calls = calls or type(part) is ToolCall
-        thought = thought or bool(part.seals) or (words and isinstance(part, Reasoning) and bool(part.text))
-    return calls and thought
+        has_reasoning = has_reasoning or bool(part.seals) or (words and isinstance(part, Reasoning) and bool(part.text))
+    return calls and has_reasoning
 
 
-def _thoughts(parts: Iterable[Part], *, words: bool, before: Before) -> ReasoningEntries:
+def _entries(parts: Iterable[Part], *, words: bool, before: Before) -> ReasoningEntries:
     """Return the entries of one candidate's calls."""
     kept: list[tuple[str, CachedReasoning]] = []
     context: Context | None = None
@@ -181,14 +177,14 @@ def _thoughts(parts: Iterable[Part], *, words: bool, before: Before) -> Reasonin
         begun = True
         if isinstance(part, ToolCall):
             if first or close or part.seals:
-                thought = CachedReasoning(call=_mark(part), first=tuple(first), close=tuple(close), seals=part.seals)
+                entry = CachedReasoning(call=_mark(part), first=tuple(first), close=tuple(close), seals=part.seals)
                 context = context or _context(before)
-                kept.append((context.key(part), thought))
+                kept.append((context.key(part), entry))
             first, close = [], []
             last = part
-    late = [thought for thought in close if not thought.seals]
-    if late and last is not None:  # some servers send it after the call it led to
-        kept = _with_late(kept, last, late, context or _context(before))
+    late_reasoning = [reasoning for reasoning in close if not reasoning.seals]
+    if late_reasoning and last is not None:  # some servers send it after the call it led to
+        kept = _add_late_reasoning(kept, last, late_reasoning, context or _context(before))
     return tuple(kept)
 
 
@@ -197,15 +193,15 @@ def _context(before: Before) -> "Context":
     return Context(Conversation(prior), len(prior))
 
 
-def _with_late(
-    kept: list[tuple[str, CachedReasoning]], call: ToolCall, late: Sequence[Reasoning], context: "Context"
+def _add_late_reasoning(
+    kept: list[tuple[str, CachedReasoning]], call: ToolCall, late_reasoning: Sequence[Reasoning], context: "Context"
 ) -> list[tuple[str, CachedReasoning]]:
     """Add reasoning that arrived after the last call to the entry of that call."""
     key, mark = context.key(call), _mark(call)
     if kept and kept[-1][0] == key and kept[-1][1].call == mark:
-        thought = kept[-1][1]
-        return [*kept[:-1], (key, msgspec.structs.replace(thought, close=(*thought.close, *late)))]
-    return [*kept, (key, CachedReasoning(call=mark, close=tuple(late)))]
+        entry = kept[-1][1]
+        return [*kept[:-1], (key, msgspec.structs.replace(entry, close=(*entry.close, *late_reasoning)))]
+    return [*kept, (key, CachedReasoning(call=mark, close=tuple(late_reasoning)))]
 
 
 class Conversation:
@@ -272,8 +268,8 @@ def _legal(call_id: str) -> str:
 def _add(message: Message, digest: blake2b) -> None:
     for part in message.parts:
         for text in _texts(part):
-            said = text.encode("utf-8", "surrogatepass")
-            digest.update(len(said).to_bytes(8, "big") + said)
+            encoded = text.encode("utf-8", "surrogatepass")
+            digest.update(len(encoded).to_bytes(8, "big") + encoded)
 
 
 def _texts(part: Part) -> Iterator[str]:
@@ -388,21 +384,21 @@ def _restored(
     for message in turn:
         row: list[Part] = []
         for part in message.parts:
-            thought = _find(part, context, cached)
-            if thought is None or not _is_of(thought, part):
+            entry = _find(part, context, cached)
+            if entry is None or not _is_of(entry, part):
                 row.append(part)
                 continue
-            first += _usable(thought.first, upstream, words=words)
-            row += _usable(thought.close, upstream, words=words)
-            seals, _ = keep(thought.seals, upstream)
+            first += _usable(entry.first, upstream, words=words)
+            row += _usable(entry.close, upstream, words=words)
+            seals, _ = keep(entry.seals, upstream)
             row.append(msgspec.structs.replace(part, seals=seals) if seals else part)
             changed = changed or bool(seals)
         rows.append(row)
-    thought_again = bool(first) or any(isinstance(part, Reasoning) and part.seals for row in rows for part in row)
+    has_reasoning = bool(first) or any(isinstance(part, Reasoning) and part.seals for row in rows for part in row)
     changed = changed or (words and any(isinstance(part, Reasoning) for row in rows for part in row))
-    if not (changed or thought_again):
+    if not (changed or has_reasoning):
         return None
-    if thought_again:
+    if has_reasoning:
         if not words:
             rows = [[part for part in row if not isinstance(part, Reasoning) or part.seals] for row in rows]
         rows[0] = [*first, *rows[0]]
