@@ -1,4 +1,4 @@
-"""Rules that the encoders of Chat Completions and Responses share: trailing turns, errors of tools, cache marks."""
+"""Rules that the encoders of Chat Completions and Responses share: prefills, tool errors, cache marks."""
 
 from collections.abc import Sequence
 
@@ -15,10 +15,10 @@ def refuse_prefill(messages: Sequence[Message], request: Request, upstream: Upst
     """Refuse a trailing assistant message of another protocol: OpenAI's models respond to it and do not continue it.
 
     Args:
-        messages: As they would be sent.
-        request: Whose.
-        upstream: Where.
-        protocol: The upstream's. A caller of the same one means what the vendor does, where the model takes it.
+        messages: The messages to send.
+        request: Their request.
+        upstream: The upstream.
+        protocol: The upstream's protocol; its own callers may use prefills if the model supports them.
 
     Raises:
         Unsupported: The last message is the assistant's.
@@ -32,7 +32,7 @@ def flag_error(entries: list[JSONObject], kind: str) -> list[JSONObject]:
     """Mark the content of a tool result as an error in its first text, as neither protocol has a field for it.
 
     Args:
-        entries: Made by the encoder, so changed in place: a cache mark on one of them stays the one that is counted.
+        entries: The encoder's own entries, changed in place, so that counted cache marks stay valid.
         kind: The type of a text entry.
     """
     first = next((entry for entry in entries if entry["type"] == kind), None)

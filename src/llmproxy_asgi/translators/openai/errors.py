@@ -36,7 +36,7 @@ PROTOCOLS = frozenset({"openai-chat", "openai-responses", "openai-completions", 
 """Protocols that share this format, so that their errors pass unchanged between them."""
 
 FAILED_EVENT = "failed_event"
-"""Where an error keeps the event that a passthrough of Responses failed with; no caller reads it as a field."""
+"""The key in a native error of the event that a passed-through Responses stream failed with; never sent as a field."""
 
 _WORDS: Mapping[ErrorKind, tuple[str, str | None]] = {
     ErrorKind.BAD_REQUEST: ("invalid_request_error", None),

@@ -1,8 +1,8 @@
-"""What OpenAI's models take, by family: its SDK's lists of models, documentation and public reports, as data.
+"""The capabilities of OpenAI's models by family, from its SDK's lists of models, documentation and public reports.
 
-Read 2026-11-21 (openai 3.52.0); nothing here was tried on the vendor's own endpoint. Patterns are matched in their
-order against a name without a fine-tune's or another vendor's prefix (`ft:gpt-4o:org`, `openai/o3`). A model that no
-pattern names but that is called GPT is taken for the newest kind; of any other nothing is known, and all is passed on.
+Read 2026-11-21 (openai 3.52.0); not tested on the vendor's own endpoint. Patterns are matched in order against a name
+without the prefix of a fine-tune or another vendor (`ft:gpt-4o:org`, `openai/o3`). A GPT model without a pattern counts
+as the newest kind; other unknown models have all capabilities.
 """
 
 from fnmatch import fnmatchcase
@@ -19,7 +19,7 @@ _TO_XHIGH: tuple[Effort, ...] = (*_TO_HIGH, "xhigh")
 _FROM_NONE: tuple[Effort, ...] = ("none", *_TO_HIGH)
 _FROM_NONE_TO_XHIGH: tuple[Effort, ...] = (*_FROM_NONE, "xhigh")
 
-# The newest: whatever belongs to the drawing of tokens is taken only where the model is told not to think.
+# The newest models accept sampling options only without reasoning.
 _NEWEST = Capabilities(
     audio=False,
     sampling="unless_thinking",
@@ -33,7 +33,7 @@ _FIVE = replace(_FIVE_2, sampling="default", efforts=("minimal", "low", "medium"
 _PRO = replace(_FIVE, efforts=("medium", "high", "xhigh"))
 _CODEX = replace(_FIVE, efforts=_TO_HIGH)
 _CHATTING = replace(_FIVE, efforts=("medium",), max_output_tokens=16_384)
-"""The `-chat-latest` of a family that thinks as much as it likes."""
+"""The `-chat-latest` model of a family, which selects its effort itself."""
 
 _O_SERIES = replace(
     _FIVE, efforts=_TO_HIGH, verbosity=False, custom_tools=False, parallel_tools=False, max_output_tokens=100_000
@@ -91,7 +91,7 @@ OPENAI_FAMILIES: tuple[tuple[str, Capabilities], ...] = (
     ("gpt-3.5*", _BLIND),
     ("gpt-*", _NEWEST),
 )
-"""Pattern to capabilities; the first match counts."""
+"""Patterns with their capabilities; the first match counts."""
 
 Only = Literal["openai-chat", "openai-responses"]
 
@@ -106,20 +106,20 @@ _ONLY: tuple[tuple[str, Only], ...] = (
     ("o[0-9]*-deep-research*", "openai-responses"),
     ("computer-use-preview*", "openai-responses"),
 )
-"""Models that are served in one of the two protocols of a conversation alone."""
+"""Models that only one of the two conversation protocols serves."""
 
 
 class Known(msgspec.Struct, frozen=True):
-    """What is known of a model."""
+    """The known properties of a model."""
 
     capabilities: Capabilities
     only: Only | None
-    """The one protocol of a conversation that it is served in; None: in both."""
+    """The only conversation protocol that serves it; None for both."""
 
 
 @lru_cache(maxsize=1024)
 def known(model: str) -> Known:
-    """What is known of a model by its name."""
+    """Return the known properties of a model by its name."""
     name = model.lower().removeprefix("ft:").rpartition("/")[2]
     capabilities = next((found for pattern, found in OPENAI_FAMILIES if fnmatchcase(name, pattern)), Capabilities())
     return Known(capabilities, next((only for pattern, only in _ONLY if fnmatchcase(name, pattern)), None))

@@ -1,7 +1,7 @@
-"""A body of one of OpenAI's two conversation protocols on the path of the other.
+"""Accept a body of Chat Completions on the path of Responses, and the reverse.
 
-Agents such as Cursor's send Responses' `input` to Chat's path and read Chat's answers. Such a body is read in its own
-protocol and written in the path's; from there on it is a request like any other.
+Agents such as Cursor's send a Responses `input` to the path of Chat and read Chat responses. The body is decoded in its
+own protocol and encoded in the path's, and then served like any other request.
 """
 
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ from llmproxy_asgi.wire.json_body import Bounds
 def reopen(
     body: bytes, *, written_in: str, served_in: str, headers: Headers, path: Mapping[str, str], bounds: Bounds
 ) -> InboundRequest:
-    """Open a body that is written in another protocol than it is served in.
+    """Open a body in another protocol than its path's.
 
     Raises:
-        BadRequest: It is wrong by the rules of the protocol that it is written in.
-        Unsupported: It asks for what the protocol of its path cannot express.
+        BadRequest: The body is invalid in its own protocol.
+        Unsupported: The path's protocol cannot express an option of it.
     """
     source, target = translator(written_in), translator(served_in)
     request = source.inbound.decode(source.inbound.open(body, headers=headers, bounds=bounds))

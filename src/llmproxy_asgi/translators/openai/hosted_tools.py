@@ -1,4 +1,4 @@
-"""The tools that OpenAI's two protocols ask the vendor to run."""
+"""Find the server tools in requests of OpenAI's protocols."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ _TIERS = ("service_tier",)
 
 
 def _read_chat(values: Mapping[str, Any]) -> Iterable[Asked]:
-    """Chat's: search options of models that search, plugins of routers, and whatever is neither function nor custom."""
+    """Find server tools in Chat: search options, plugins of routers, and tools that are neither function nor custom."""
     yield from read_typed(values.get("tools"), "tools", _targets)
     if values.get("web_search_options") is not None:
         yield Asked("web_search_options", "web_search")
@@ -21,7 +21,7 @@ def _read_chat(values: Mapping[str, Any]) -> Iterable[Asked]:
 
 
 def _read_responses(values: Mapping[str, Any]) -> Iterable[Asked]:
-    """Responses': tools at the top, and those that items of the input add."""
+    """Find server tools in Responses: in `tools`, and in input items that add tools."""
     yield from read_typed(values.get("tools"), "tools", _targets)
     items = values.get("input")
     for number, item in enumerate(items if isinstance(items, list) else ()):
@@ -30,7 +30,7 @@ def _read_responses(values: Mapping[str, Any]) -> Iterable[Asked]:
 
 
 def _targets(tool: Mapping[str, Any]) -> tuple[str | None, ...]:
-    """What the caller lets a tool reach: the server or connector of `mcp`, the model that draws."""
+    """Return a tool's targets: the server or connector of `mcp`, or the model that generates images."""
     if tool.get("type") == "mcp":
         named = (tool.get(key) for key in ("server_url", "connector_id", "tunnel_id"))
         return tuple(str(each) for each in named if each) or ("",)

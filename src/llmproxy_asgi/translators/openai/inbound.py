@@ -1,4 +1,4 @@
-"""What every half that serves OpenAI's clients says alike: errors, and the models there are."""
+"""The shared caller side of OpenAI's protocols: errors and model lists."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from llmproxy_asgi.translators.openai.errors import encode_problem
 
 
 class OpenAIInbound(Inbound[RequestT, ResponseT]):
-    """The half that serves callers, but for the calls themselves."""
+    """The base of the codecs for callers, without the calls."""
 
     @override
     def problem(self, error: GatewayError, *, request_id: str | None = None) -> Problem:

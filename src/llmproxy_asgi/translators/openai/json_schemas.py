@@ -23,10 +23,10 @@ _MOST_STEPS = 64
 def function_parameters(
     tool: Tool, request: Request, can: Capabilities, losses: Losses
 ) -> tuple[JSONObject, bool | None]:
-    """A function's parameters, and whether they go as strict ones (None: the caller did not say).
+    """Encode a function's parameters, and whether they are strict (None if the caller did not specify it).
 
     Raises:
-        Unsupported: They describe no object, or the tool's results are of no use to the model.
+        Unsupported: The parameters are not an object, or the model can't use the tool's results.
     """
     refuse_unseen(tool, request.model, can)
     parameters = object_root(tool, losses, plain=can.developer_role)

@@ -82,10 +82,10 @@ NUMBER: Outside = (b"-0123456789", "a number")
 
 
 def check_outsides(raw: Raw, outsides: Mapping[str, Outside]) -> None:
-    """Look at the first bytes of fields, so that a wrong type is refused also where the request only passes through.
+    """Check the types of fields by their first bytes, for passthrough requests as well.
 
     Raises:
-        BadRequest: A field is of another type; null is none.
+        BadRequest: A field has another type; null counts as missing.
     """
     for key, value in raw.items():
         outside = outsides.get(key)

@@ -1,7 +1,7 @@
-"""The names at the top level of OpenAI's requests, for the second spellings of them that are refused.
+"""The top-level names of OpenAI's requests, to refuse duplicates of them in other spellings.
 
-Source: the types of the openai Python SDK 3.52.0, read 2026-12-01, and what servers that speak the protocol add and
-decide by. Chat and Responses share one set, as clients send bodies of the one to the path of the other.
+Source: the types of the openai Python SDK 3.52.0, read 2026-12-01, and the names that compatible servers add and act
+on. Chat and Responses share one set, because clients send bodies of one to the path of the other.
 """
 
 _BOTH = """

@@ -38,7 +38,7 @@ _OUTSIDES: Mapping[str, Outside] = {
     "metadata": OBJECT,
     "logprobs": BOOLEAN,
 }
-"""What a value's first byte must be; checked also where the request only passes through."""
+"""The allowed first bytes of values; checked for passthrough requests as well."""
 OUTLINE = Outline(
     CONVERSATION_NAMES,
     Counted("messages", "messages"),

@@ -73,11 +73,11 @@ def _ids(calls: msgspec.Raw | None) -> list[object]:
 
 
 class WatchedPassthroughDecoder(StreamDecoder):
-    """A passed-through stream that also tells its parts, all of them right before its end.
+    """A passed-through stream that also emits its parts, all of them directly before its end.
 
     Args:
-        passthrough: Passes the stream on.
-        decoder: Reads what was passed on.
+        passthrough: The decoder that passes the stream through.
+        decoder: The decoder of the passed-through bytes.
     """
 
     def __init__(self, passthrough: StreamDecoder, decoder: StreamDecoder) -> None:

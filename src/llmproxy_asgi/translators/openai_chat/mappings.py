@@ -24,7 +24,7 @@ FINISH_IN: Mapping[str, FinishReason] = {
     "tool_calls": FinishReason.TOOL_CALLS,
     "function_call": FinishReason.TOOL_CALLS,
     "content_filter": FinishReason.CONTENT_FILTER,
-    # Words of compatible servers: other vendors' reasons that they pass through.
+    # Compatible servers pass other vendors' reasons through.
     "eos": FinishReason.STOP,
     "end_turn": FinishReason.STOP,
     "stop_sequence": FinishReason.STOP_SEQUENCE,

@@ -1,7 +1,7 @@
-"""What a passthrough must know of a stream of chunks: where it starts, what it costs, how it ends.
+"""Scan a passed-through stream of chunks for its start, usage, errors and end.
 
-Content is never looked at. The expressions hit where a finish reason, usage or an error is more than null, and at
-`[DONE]`; a stream has about three such frames.
+Content is not decoded. The expressions match finish reasons, usage and errors that are not null, and `[DONE]`; a
+stream has about three such frames.
 """
 
 import re

@@ -35,7 +35,7 @@ def finish_word(reason: FinishReason, *, refused: bool, legacy: bool) -> str:
     if legacy and reason is FinishReason.TOOL_CALLS:
         return "function_call"
     if reason is FinishReason.REFUSAL and not refused:
-        return "content_filter"  # without words of refusal "stop" would look like an ordinary end
+        return "content_filter"  # without a refusal text, "stop" would look like a normal end
     return FINISH_OUT[reason]
 
 

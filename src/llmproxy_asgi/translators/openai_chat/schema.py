@@ -129,7 +129,7 @@ class PassthroughChoice(msgspec.Struct, gc=False):
 
 
 class PassthroughChunk(msgspec.Struct, gc=False):
-    """What a passthrough looks at in a frame."""
+    """The fields of a chunk that passthrough reads."""
 
     choices: Annotated[list[PassthroughChoice], msgspec.Meta(max_length=MOST_CANDIDATES)] | None = None
     id: str | None = None

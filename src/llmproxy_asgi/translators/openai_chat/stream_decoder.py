@@ -82,7 +82,7 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def started(chunk: Any, upstream: Upstream, nonce: str = "") -> Started:
-    """The first event, from the first chunk that says something (or from what a passthrough read of it)."""
+    """Return the first event, from the first chunk with content (or the fields that passthrough reads of it)."""
     return Started(
         chunk.id or derived("chatcmpl-", upstream.model, str(chunk.created), nonce),
         upstream.client_model,

@@ -42,7 +42,7 @@ _OUTSIDES: Mapping[str, Outside] = {
     "temperature": NUMBER,
     "top_p": NUMBER,
 }
-"""What a value's first byte must be; checked also where the request only passes through."""
+"""The allowed first bytes of values; checked for passthrough requests as well."""
 OUTLINE = Outline(CONVERSATION_NAMES, Counted("input", "messages"), Counted("tools", "tools", within=("tools",)))
 _OTHER = "openai-chat"
 _NULL = ord("n")

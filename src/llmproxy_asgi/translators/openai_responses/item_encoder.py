@@ -323,7 +323,7 @@ class ResponsesItemEncoder:
         return {"file_id": source.id}
 
     def _document_text(self, part: Media, text: str) -> JSONObject:
-        """A document in words, headed by its title."""
+        """Encode a document as text after its title."""
         self._losses.add("downgraded:document")
         heads = [head for head in (part.title or part.name, part.context) if head]
         return {"type": "input_text", "text": "\n\n".join([*heads, text])}

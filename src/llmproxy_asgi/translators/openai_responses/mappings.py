@@ -58,7 +58,7 @@ def item_id(prefix: str, answer: str, position: int) -> str:
 
 _INCOMPLETE_IN: Mapping[str | None, FinishReason] = {
     "max_output_tokens": FinishReason.LENGTH,
-    "max_tokens": FinishReason.LENGTH,  # as some compatible servers say it
+    "max_tokens": FinishReason.LENGTH,  # some compatible servers
     "max_messages": FinishReason.LENGTH,
     "content_filter": FinishReason.CONTENT_FILTER,
 }
@@ -85,7 +85,7 @@ def encode_finish(finish: Finish, *, refused: bool) -> tuple[str, str | None]:
     """Encode a status and the reason of an incomplete response; `refused`: whether it has a refusal text."""
     reason = finish.reason
     if reason is FinishReason.REFUSAL and not refused:
-        return "incomplete", "content_filter"  # without words of refusal it would look like an ordinary end
+        return "incomplete", "content_filter"  # without a refusal text it would look like a normal end
     if reason is FinishReason.MALFORMED_CALL:
         return "failed", None
     if reason is FinishReason.CANCELLED:

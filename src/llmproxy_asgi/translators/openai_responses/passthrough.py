@@ -1,8 +1,8 @@
-"""What a passthrough must see of a Responses stream: which model answers, what it costs, how it ends.
+"""Scan a passed-through Responses stream for its model, usage, errors and end.
 
-Content is never looked at. The expressions hit in the events that end a stream, where an error may be told, and where
-an item is done; a stream has about three such frames and one for each item. The items are kept as they came: a stream
-that breaks off ends with an event that holds all of its answer so far.
+Content is not decoded. The expressions match in the events that end a stream, in possible errors, and in the ends of
+items: a stream has about three such frames, and one for each item. The items are kept unchanged: a stream that breaks
+off ends with an event that contains the response so far.
 """
 
 import re

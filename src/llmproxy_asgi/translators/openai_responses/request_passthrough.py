@@ -44,10 +44,10 @@ _NOTHING = frozenset({b"null", b"false", b'""'})
 
 
 def passthrough_request(inbound_request: InboundRequest, upstream: Upstream) -> UpstreamRequest:
-    """The request as it goes on.
+    """Encode the passthrough request.
 
     Raises:
-        Unsupported: It names something that the vendor keeps, which is not this caller's alone.
+        Unsupported: It references an object that the vendor stores, which several callers would share.
     """
     values = dict(inbound_request.raw)
     if inbound_request.model != upstream.model or "model" not in values:

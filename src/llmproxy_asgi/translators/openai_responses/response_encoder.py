@@ -78,14 +78,14 @@ _LIMITS = frozenset({ErrorKind.RATE_LIMIT, ErrorKind.QUOTA, ErrorKind.BILLING})
 
 
 class ResponseObject:
-    """The response object of one answer, whatever it has come to.
+    """The response object of one response, in any state.
 
     Args:
-        inbound_request: The request that is answered.
-        answer: The answer's id, already legal.
-        model: What it is called where the caller named no model.
-        created_at: When it began.
-        extras: Fields that only this protocol knows.
+        inbound_request: The caller's request.
+        answer: The response's valid id.
+        model: The model's name if the request has none.
+        created_at: The time of creation.
+        extras: Fields that only this protocol has.
     """
 
     __slots__ = ("_base", "_created", "_echo", "_extras", "_requested_tier", "service_tier")
@@ -217,7 +217,7 @@ def error_event(error: GatewayError) -> JSONObject:
 
 
 def passthrough_failure(error: GatewayError) -> JSONObject | None:
-    """The `response.failed` that a passthrough stream ends with: the upstream's own, or one that the gateway made."""
+    """Return the `response.failed` event of a passed-through stream: the upstream's or the gateway's."""
     event = error.native.get(FAILED_EVENT) if error.native else None
     return event if isinstance(event, dict) else None
 

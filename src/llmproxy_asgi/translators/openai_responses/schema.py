@@ -86,7 +86,7 @@ class PassthroughItem(msgspec.Struct, gc=False):
 
 
 class PassthroughAnswer(msgspec.Struct, gc=False):
-    """What a passthrough looks at in an answer."""
+    """The fields of a response that passthrough reads."""
 
     id: str | None = None
     model: str | None = None
@@ -101,7 +101,7 @@ class PassthroughAnswer(msgspec.Struct, gc=False):
 
 
 class PassthroughEvent(msgspec.Struct, gc=False):
-    """What a passthrough looks at in a frame."""
+    """The fields of an event that passthrough reads."""
 
     type: str | None = None
     response: PassthroughAnswer | None = None
@@ -109,7 +109,7 @@ class PassthroughEvent(msgspec.Struct, gc=False):
 
 
 class ItemDone(msgspec.Struct, gc=False):
-    """What a passthrough keeps of an item."""
+    """The fields of a done item that passthrough keeps."""
 
     item: msgspec.Raw
     output_index: int | None = None

@@ -125,14 +125,14 @@ def requires_storage(inbound_request: InboundRequest) -> bool:
 
 
 def without_storage(inbound_request: InboundRequest, *, strict: bool) -> InboundRequest:
-    """The same request to a gateway that keeps nothing.
+    """Return the request for a gateway without storage.
 
     Args:
-        inbound_request: As it came.
-        strict: Whether it is to be served as it is, or not at all.
+        inbound_request: The original request.
+        strict: Whether to refuse an explicit `store: true`.
 
     Raises:
-        BadRequest: It cannot be served without anything kept.
+        BadRequest: The request needs storage.
     """
     state = inbound_request.state or State()
     if strict and requires_storage(inbound_request):
@@ -207,17 +207,17 @@ def expand_request(
     keeps_previous: bool = False,
     bounds: Bounds = DEFAULT_BOUNDS,
 ) -> InboundRequest:
-    """The request as it would be if nothing were kept: whole, and asking for nothing to be kept.
+    """Return the self-contained request, without storage: with the complete conversation as input.
 
     Args:
-        inbound_request: As it came.
-        before: The conversation that it goes on from.
-        own: Its own items, where they are others than it sent.
-        keeps_previous: Whether it still names what it goes on from.
-        bounds: What it may hold.
+        inbound_request: The original request.
+        before: The items of the conversation that it continues.
+        own: The items to use instead of its own input.
+        keeps_previous: Whether `previous_response_id` remains.
+        bounds: The bounds on its size.
 
     Raises:
-        BadRequest: It holds more JSON values than the bounds allow, or its own input cannot be read.
+        BadRequest: It has more JSON values than the bounds allow, or its input is unreadable.
     """
     size, count = inbound_request.size, inbound_request.values
     values, state = dict(inbound_request.raw), inbound_request.state or State()
@@ -349,20 +349,20 @@ def with_sequence_number(data: bytes, number: int) -> bytes:
 
 
 class ResponseRewriter:
-    """One answer on its way to its caller, in whatever way it was made: what it comes to, and what its caller reads.
+    """The rewriter of one response for its caller; it also records the final state.
 
-    An upstream to which nothing was said of keeping says in its answer that nothing is kept; its caller reads what is
-    true. Only the events of the answer's life are read, and those that hold state which the caller did not ask for.
+    The upstream request has no storage fields, so the upstream reports that nothing is stored; the rewriter reports
+    the caller's values. It reads only lifecycle events, and events with state that the caller did not request.
 
     Args:
-        said: The request as its caller sent it.
-        passed_through: Whether the answer is the upstream's own, in this very protocol.
+        said: The caller's original request.
+        passed_through: Whether the response comes from an upstream with this protocol.
 
     Attributes:
-        id: What the answer is called; None: as the upstream calls it, and not known yet.
-        final: What it has come to, when its last event has been read.
-        hides: Whether it holds state that was asked for by us alone. What another vendor's answer holds is its caller's
-            to send back, as ever.
+        id: The response's id; None for the upstream's id that is not known yet.
+        final: The final state, after the last event.
+        hides: Whether to remove reasoning state that only the gateway requested. The state of other vendors'
+            responses remains, as callers send it back.
     """
 
     __slots__ = ("_echo", "_passed_through", "final", "hides", "id")

@@ -71,7 +71,7 @@ def status_of(kind: str, answer: Any) -> str:
 
 
 def started(answer: Any, upstream: Upstream, nonce: str = "") -> Started:
-    """The first event, from the first account of the answer (or from what a passthrough read of it)."""
+    """Return the first event, from the first response object (or the fields that passthrough reads of it)."""
     return Started(
         answer.id or derived("resp_", upstream.model, str(answer.created_at), nonce),
         upstream.client_model,

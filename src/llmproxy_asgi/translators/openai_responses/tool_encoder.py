@@ -119,7 +119,7 @@ class ResponsesToolEncoder:
     # ── the choice ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def choose(self, tools: list[JSONObject]) -> JSONObject:
-        """The fields that say what is chosen, and `tools` again where fewer of them is the only way to say it."""
+        """Encode the tool choice; the fields contain `tools` if only fewer tools can express it."""
         choice = self._choice
         if not tools:
             return {}

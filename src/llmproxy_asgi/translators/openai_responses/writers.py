@@ -175,7 +175,7 @@ class MessageWriter:
         self._open += 1
 
     def end(self, out: list[bytes]) -> None:
-        """A content, or a part that was expected to become one, is complete."""
+        """End a content part, or a part that was expected to become one."""
         self._open -= 1
         self._finish(out)
 

@@ -211,7 +211,7 @@ def test_91_waits(headers: dict[str, str], wait: float | None) -> None:
     ],
 )
 def test_96_error_bodies_of_compatible_servers(content: bytes, message: str) -> None:
-    """Errors are found in every shape that servers give them; without any words the status is told."""
+    """Errors are decoded from all known formats; without a message, the error contains the status."""
     assert OUTBOUND.decode_error(400, {}, content).message == message
 
 

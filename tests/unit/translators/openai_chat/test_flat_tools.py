@@ -57,7 +57,7 @@ def test_a_flat_choice_beside_nested_functions_is_nested() -> None:
 
 
 def test_nested_functions_keep_their_bytes() -> None:
-    """What is in order goes on as it came."""
+    """Valid tools pass unchanged."""
     given = msgspec.Raw(
         b'[ {"type" : "function", "function": {"name":"f"} }, {"function":{"name":"g"}, "type":"function"} ]'
     )

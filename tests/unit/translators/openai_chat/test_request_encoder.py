@@ -131,7 +131,7 @@ def test_the_models_texts_are_one_string() -> None:
 
 
 def test_25_a_trailing_turn_of_the_model_is_refused() -> None:
-    """A beginning that another protocol goes on from would silently be repeated here."""
+    """A prefill of another protocol is refused, as the model would repeat it."""
     with pytest.raises(Unsupported) as refused:
         encoded(request(ASKS, model(Text(text="Once"))))
     assert refused.value.param == "messages"
@@ -324,7 +324,7 @@ def test_50_tools() -> None:
 
 
 def test_56_custom_tools_without_a_native_form() -> None:
-    """A free-text tool becomes a function with one string; history follows, and the decoder is told."""
+    """A custom tool becomes a function with one string, in the history and for the decoder as well."""
     tool = Tool(name="p", kind="custom", description="d", grammar=Grammar(syntax="lark", definition="start: X"))
     call = ToolCall(call_id="c", name="p", arguments='a"b', kind="custom")
     upstream_request = OUTBOUND.encode(
@@ -458,7 +458,7 @@ def thinking(*parts: Part, **options: Any) -> tuple[dict[str, Any], tuple[str, .
 
 
 def test_61_seals_return_to_their_issuer() -> None:
-    """State goes back in its native form to the route that made it, and to nobody else."""
+    """State is sent in its native form to the issuing route only."""
     found, warnings = thinking(THOUGHT, Reasoning(seals=(HIDDEN,)), issuer="openrouter")
     assert found["reasoning_details"] == [
         {"index": 0, "type": "reasoning.text", "text": "hm", "signature": "sig"},
@@ -559,7 +559,7 @@ def test_73_stops() -> None:
 
 
 def test_78_seeds_penalties_probabilities_and_candidates() -> None:
-    """What this protocol has a word for is said in it."""
+    """Options with an equivalent in this protocol are encoded."""
     sampling = Sampling(seed=7, frequency_penalty=1.0, presence_penalty=-1.0, logit_bias={"1": 2.0}, logprobs=0)
     body, warnings = encoded(request(sampling=sampling, candidates=2))
     assert (body["seed"], body["frequency_penalty"], body["presence_penalty"]) == (7, 1.0, -1.0)
@@ -674,7 +674,7 @@ def test_speech() -> None:
 
 
 def test_conversations_kept_elsewhere_are_refused() -> None:
-    """A request that goes on from a stored answer must have been expanded before it comes here."""
+    """A request that continues a stored response and was not expanded is refused."""
     with pytest.raises(Unsupported) as refused:
         encoded(request(continues="resp_1"))
     assert refused.value.param == "previous_response_id"
@@ -721,7 +721,7 @@ def test_marks_on_the_models_texts_and_on_results() -> None:
 
 
 def test_an_error_without_words_still_says_that_it_is_one() -> None:
-    """The flag of an empty error result is told."""
+    """An empty error result is flagged in its text."""
     call = ToolCall(call_id="c", name="f")
     found = messages(ASKS, model(call), results(ToolResult(call_id="c", is_error=True)))
     assert found[2]["content"] == "[tool error]"

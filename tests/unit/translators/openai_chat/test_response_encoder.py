@@ -127,7 +127,7 @@ def test_an_error_with_a_good_status_is_an_error() -> None:
 
 
 def test_14_an_answer_is_passed_on_with_its_bytes() -> None:
-    """Unknown fields, order and spelling survive; the model is the one that was asked for; usage is told."""
+    """Unknown fields, order and spelling stay unchanged; the model is the requested one; usage is reported."""
     content = wire("text.response.json")
     batch = OUTBOUND.passthrough_response(content, inbound_request(), upstream())
     assert batch.raw is not None

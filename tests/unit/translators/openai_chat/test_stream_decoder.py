@@ -242,7 +242,7 @@ def test_56_an_emulated_custom_call_is_unwrapped() -> None:
 
 
 def test_60_reasoning_with_a_signature() -> None:
-    """Reasoning that is told twice is read once, and its signature belongs to the upstream."""
+    """Reasoning in two fields is decoded once, with the upstream as the issuer of its signature."""
     found = answer("stream_openrouter_reasoning.sse", issuer="openrouter")
     form = "anthropic-claude-v1"
     seal = Seal(issuer="openrouter", kind="signature", data="c2lnbmVk", model="big-1", format=form)
@@ -283,7 +283,7 @@ def test_usage_that_cannot_be_read_is_none(usage: object) -> None:
 
 
 def test_usage_is_told_when_it_comes() -> None:
-    """The usage chunk is an event at once, for whoever books a call that is cancelled now."""
+    """The usage chunk is an event at once, so that a call cancelled now has its usage."""
     decoder = OUTBOUND.decoder(upstream_request(), upstream())
     decoder.feed(delta({"content": "x"}) + delta(finish="stop"))
     assert [type(event) for event in decoder.feed(chunk(usage=USAGE)).events] == [UsageReported]
@@ -374,7 +374,7 @@ def test_94_an_error_in_the_stream_ends_it() -> None:
     ],
 )
 def test_errors_in_streams_are_judged_by_their_words(error: object, kind: type[UpstreamError]) -> None:
-    """An error without a status is told apart by its code and type."""
+    """An error without a status is classified by its code and type."""
     assert type(failure(events(chunk(error=error)))) is kind
     assert type(failure(events(b"event: error\n" + chunk(error=error)))) is kind
 
@@ -454,7 +454,7 @@ def test_no_shape_raises(deltas: list[dict[str, object]], logprobs: object, usag
 
 
 NOT_DISTINCT = {"stream_google_calls.sse", "stream_late_name.sse"}
-"""Streams of servers that number parallel calls alike, or name a call in every piece: their calls are told apart."""
+"""Streams of servers with one index for parallel calls, or a name in each delta: calls stay separate."""
 
 
 def without_calls(content: bytes) -> bytes:
@@ -578,13 +578,13 @@ def test_done_before_anything_is_a_failure_in_the_passthrough() -> None:
 
 
 def test_a_finish_of_tool_calls_without_a_call_is_a_stop() -> None:
-    """Nobody waits for a call that never came; the native word is kept."""
+    """A tool call finish without a call becomes a stop; the native reason is kept."""
     found = fold(events(delta({"content": "x"}), delta(finish="tool_calls"), DONE)).candidates[0].finish
     assert (found.reason, found.native) == (FinishReason.STOP, "tool_calls")
 
 
 def test_an_unknown_finish_is_unknown() -> None:
-    """A word that nobody knows is not taken for success, and is kept."""
+    """An unknown finish reason is not decoded as success, and is kept."""
     found = fold(events(delta({"content": "x"}), delta(finish="asteroid"), DONE)).candidates[0].finish
     assert (found.reason, found.native) == (FinishReason.UNKNOWN, "asteroid")
 

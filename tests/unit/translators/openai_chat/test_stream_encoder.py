@@ -241,7 +241,7 @@ def test_85_refusals() -> None:
     ],
 )
 def test_79_every_finish_has_its_word(reason: FinishReason, word: str) -> None:
-    """Each canonical finish is said in the client's words."""
+    """Each finish reason is encoded in the client's terms."""
     assert accumulated(stream([*HELLO[:-2], *ending(reason)])).choices[0].finish_reason == word
 
 
@@ -333,7 +333,7 @@ def test_pictures_and_sounds() -> None:
 
 
 def test_the_service_tier_is_translated() -> None:
-    """The tier that served is told in the vendor's word, and not twice."""
+    """The served tier is encoded once in the vendor's term."""
     began = Started("chatcmpl-1", "big-1", BEGAN, None, ServiceTier.STANDARD)
     row = [began, *HELLO[1:-1], UsageReported(Usage(input=1, output=1)), Ended(ServiceTier.STANDARD)]
     found = chunks(stream(row, **ASKING))
@@ -429,7 +429,7 @@ def test_parts_that_are_told_only_at_their_end() -> None:
 
 
 def test_sound_that_comes_whole_and_pictures_that_come_in_pieces() -> None:
-    """Sound is told once however it came; a picture is told when it is whole."""
+    """Audio is encoded once in any form; an image is encoded when it is complete."""
     sound = Media(kind="audio", source=InlineData(data="AAAA"), id="audio_1", transcript="hi")
     picture = Media(kind="image", source=InlineData(data=""), media_type="image/webp")
     words_first = Media(kind="audio", source=InlineData(data=""), id="audio_2")
@@ -452,6 +452,6 @@ def test_candidate_1_alone_still_lets_choice_0_begin() -> None:
 
 
 def test_a_tier_that_is_known_only_at_the_end() -> None:
-    """The tier that served is told with the usage where the start did not know it."""
+    """The served tier is encoded with the usage if the start did not have it."""
     row = [*HELLO[:-1], UsageReported(Usage(input=1)), Ended(ServiceTier.PRIORITY)]
     assert chunks(stream(row, **ASKING))[-1].service_tier == "priority"

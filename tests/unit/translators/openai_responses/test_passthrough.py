@@ -68,7 +68,7 @@ def test_13_bytes_pass_but_for_model_and_store() -> None:
 
 
 def test_13_store_is_only_a_warning_where_it_was_asked_for() -> None:
-    """Nothing is kept at the vendor; who asked for it is told."""
+    """Nothing is stored at the vendor; a request for storage gets a warning."""
     assert passthrough_request({"store": True})[0]["store"] is False
     assert passthrough_request({"store": True})[1] == ("dropped:store",)
     assert passthrough_request({"store": False})[1] == ()
@@ -120,7 +120,7 @@ def test_35_what_the_vendor_keeps_is_not_shared(fields: dict[str, Any], param: s
 
 
 def test_what_only_looks_stored_passes() -> None:
-    """Null ids, automatic containers, cited files and words about files are nobody's state."""
+    """Null ids, automatic containers, cited files and texts about files are not references."""
     cited = {"type": "output_text", "text": "a", "annotations": [{"type": "file_citation", "file_id": "file_1"}]}
     fields: dict[str, Any] = {
         "previous_response_id": None,
@@ -220,7 +220,7 @@ def test_95_a_passthrough_without_an_end_sign_fails() -> None:
 
 
 def test_94_the_upstreams_own_failure_reaches_its_caller() -> None:
-    """`response.failed` is held back, and written again with the same id and output when the failure is told."""
+    """`response.failed` is withheld, and encoded again with the same id and output."""
     found = batched(OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), wire("failed.sse"))
     assert b"response.failed" not in (found.raw or b"")
     last = found.events[-1]
@@ -236,7 +236,7 @@ def test_94_the_upstreams_own_failure_reaches_its_caller() -> None:
 
 
 def test_94_an_error_event_becomes_the_failed_response() -> None:
-    """A flat error is told as the vendor's streams end: the same response, failed, with the next number."""
+    """A flat error becomes `response.failed` with the same response and the next sequence number."""
     found = batched(OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), wire("error.sse"))
     last = found.events[-1]
     assert isinstance(last, Failed)
@@ -250,7 +250,7 @@ def test_94_an_error_event_becomes_the_failed_response() -> None:
 
 
 def test_94_a_passthrough_that_breaks_off_tells_what_was_done() -> None:
-    """Whoever ends it: the items that were done are in the failed response, and the numbers go on."""
+    """Done items are in the failed response for any cause, and the sequence numbers continue."""
     whole = wire("text.sse")
     for cut in (whole.index(b"event: response.completed"), whole.rindex(b"event: response.output_item.done")):
         passthrough = OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream())
@@ -294,7 +294,7 @@ def test_a_passthrough_that_never_began_has_nothing_to_add() -> None:
     ],
 )
 def test_what_does_not_concern_the_caller_is_never_told_in_the_vendors_words(code: str, kind: type[Exception]) -> None:
-    """A failed answer about the operator's key or money, or of a broken upstream, goes on with words of ours."""
+    """A failure about the operator's credential or quota, or of the upstream, has the gateway's message."""
     done = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": []}
     bad = life("response.failed", error={"code": code, "message": "sk-123 of org-7 at db.inside"}, output=[done])
     found = batched(OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), CREATED + bad)
@@ -307,7 +307,7 @@ def test_what_does_not_concern_the_caller_is_never_told_in_the_vendors_words(cod
 
 
 def test_a_failure_that_tells_nothing_of_its_answer() -> None:
-    """It is told as a failed response all the same."""
+    """It becomes a failed response as well."""
     bare = b'event: response.failed\ndata: {"type":"response.failed","response":null}\n\n'
     last = batched(OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), CREATED + bare).events[-1]
     (told,) = frames(INBOUND.encoder(inbound_request(stream=True)).feed([last]))
@@ -327,7 +327,7 @@ def test_a_stream_that_begins_with_an_error() -> None:
 
 
 def test_nothing_is_passed_through_events() -> None:
-    """Frames that mean nothing here are told of with their bytes, for whoever reads events."""
+    """Unknown frames become events with their bytes."""
     decoder = OUTBOUND.decoder(upstream_request(), upstream())
     found = decoder.feed(CREATED + event("response.audio.delta", delta="x")).events[-1]
     assert isinstance(found, Passed)
@@ -339,7 +339,7 @@ def test_nothing_is_passed_through_events() -> None:
 
 
 def test_14_a_whole_answer_passes() -> None:
-    """Its bytes are kept but for the model's name; its usage is told."""
+    """Its bytes stay unchanged except for the model's name; its usage is reported."""
     found = OUTBOUND.passthrough_response(wire("answer.response.json"), inbound_request(), upstream())
     assert msgspec.json.decode(found.raw or b"") == {
         **msgspec.json.decode(wire("answer.response.json")),

@@ -282,7 +282,7 @@ def test_items_that_only_this_protocol_knows_stay_at_their_place(kind: str, role
 
 
 def test_searches_and_unknown_contents() -> None:
-    """A search of an earlier turn is a call; a content that nobody knows stays within its message."""
+    """An earlier web search is a call; an unknown content part stays in its message."""
     search = {
         "type": "web_search_call",
         "id": "ws_1",
@@ -389,7 +389,7 @@ def test_parallel_calls_are_read_without_a_choice() -> None:
 
 
 def test_options_are_read() -> None:
-    """Every option that has a word of ours is found under it."""
+    """Every option with a neutral field is decoded into it."""
     found = decoded(
         temperature=0.5,
         top_p=1,

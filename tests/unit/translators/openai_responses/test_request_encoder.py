@@ -79,7 +79,7 @@ def given_back(*results: ToolResult) -> Message:
 
 
 def test_the_plainest_request() -> None:
-    """A question is one message; nothing is kept at the vendor; nothing else is said."""
+    """A question is one message; nothing is stored at the vendor; no other field is sent."""
     assert sent() == (
         {
             "model": "big-1",
@@ -115,7 +115,7 @@ def test_23_systems_of_chat_are_leading_items() -> None:
 
 
 def test_a_server_without_developers_reads_system() -> None:
-    """Who knows no developer is told by the system; who takes no system midway, by the user."""
+    """A server without the developer role gets system; one without later system messages gets user."""
     system = Message(role="system", authority="developer", parts=(Text(text="D"),))
     assert items(system, HELLO, developer_role=False)[0]["role"] == "system"
     body, warnings = encoded(request(HELLO, system), system_midway=False)
@@ -220,7 +220,7 @@ def test_46_orphans() -> None:
 
 
 def test_34_results_may_hold_pictures() -> None:
-    """Text and picture of a result go as parts; a failure is said in words; nothing is an empty text."""
+    """Texts and images of a result are parts; an error is text; an empty result is an empty string."""
     picture = Media(kind="image", source=InlineData(data="iVBORw0KGgo="), media_type="image/png")
     calls = tuple(ToolCall(call_id=f"c{n}", name="f") for n in range(4))
     results = (
@@ -366,7 +366,7 @@ def shown(part: Part, *, protocol: str = "openai-chat", **options: Any) -> dict[
 
 
 def test_pictures_and_documents() -> None:
-    """Addresses and data go as they are; PDF also by address; plain text is said, headed by its title."""
+    """URLs and data are unchanged; a PDF may be a URL; plain text follows its title."""
     assert shown(Media(kind="image", source=Link(url="https://x"), detail="high")) == {
         "type": "input_image",
         "image_url": "https://x",
@@ -457,7 +457,7 @@ def test_foreign_parts_are_dropped_with_a_word() -> None:
     ],
 )
 def test_49_strict_is_always_said(protocol: str, *, strict: bool | None, found: bool | None) -> None:
-    """A server that is not told tries strict; only a caller of this very protocol may leave that to it."""
+    """`strict` is always sent, except for callers of this protocol that omit it."""
     (tool,) = encoded(request(protocol=protocol, tools=(Tool(name="f", strict=strict),)))[0]["tools"]
     assert tool.get("strict") is found
     assert tool["parameters"] == {"type": "object", "properties": {}}
@@ -574,7 +574,7 @@ def test_53_choices(choice: ToolChoice, found: Any) -> None:
 
 @pytest.mark.parametrize("mode", ["auto", "required"])
 def test_55_servers_without_allowed_lists_get_fewer_tools(mode: Any) -> None:
-    """The others are not offered, and that is said; a list of all tools is the bare mode everywhere."""
+    """Other tools are not declared, with a warning; a list of all tools is the plain mode."""
     tools = (Tool(name="f"), Tool(name="g"), Tool(name="h"))
     some = request(tools=tools, tool_choice=ToolChoice(mode=mode, only=("f", "h"), given=True))
     body, warnings = encoded(some, allowed_tools=False)
@@ -586,7 +586,7 @@ def test_55_servers_without_allowed_lists_get_fewer_tools(mode: Any) -> None:
 
 
 def test_choices_that_a_model_lacks() -> None:
-    """A forced choice becomes a free one among fewer tools; who knows no parallel calls is told nothing of them."""
+    """A forced choice becomes a free one among fewer tools; models without parallel calls get no option for them."""
     choice = ToolChoice(mode="required", only=("f",), parallel=False, given=True)
     made = request(tools=(Tool(name="f"), Tool(name="g")), tool_choice=choice)
     body, warnings = encoded(made, forced_tool_choice=False, parallel_tools=False)
@@ -601,7 +601,7 @@ def test_choices_that_a_model_lacks() -> None:
 
 
 def test_77_78_options_cross_or_are_named() -> None:
-    """What this protocol has is said in its words; what it lacks is named, not refused."""
+    """Supported options are encoded; unsupported ones are reported as losses, not refused."""
     body, warnings = sent(
         sampling=Sampling(
             temperature=3.0,
@@ -668,7 +668,7 @@ def test_limits_and_sampling_follow_the_model() -> None:
     ],
 )
 def test_74_what_would_change_the_answer_is_refused(fields: dict[str, Any], param: str) -> None:
-    """The caller is told which field cannot go."""
+    """The refusal names the unsupported field."""
     with pytest.raises(Unsupported) as caught:
         OUTBOUND.encode(request(**fields), upstream())
     assert caught.value.param == param
@@ -700,7 +700,7 @@ def test_75_schemas(schema: dict[str, Any], protocol: str, *, strict: bool) -> N
 
 
 def test_75_json_mode_and_models_without_schemas() -> None:
-    """The vendor wants the word JSON somewhere; a model without schemas is told in words."""
+    """The vendor requires the word JSON; a model without schemas gets an instruction."""
     json = OutputFormat(kind="json")
     body, _ = encoded(request(output=json))
     assert body["text"]["format"] == {"type": "json_object"}
@@ -718,7 +718,7 @@ def test_75_json_mode_and_models_without_schemas() -> None:
 
 
 def test_own_fields_go_back() -> None:
-    """What only this protocol knows is said again, laid over what is made of the rest."""
+    """Native options are merged into the encoded ones."""
     made = decoded(
         reasoning={"effort": "low", "summary": "detailed", "context": "all_turns"},
         include=["file_search_call.results"],

@@ -55,7 +55,7 @@ def test_a_whole_answer_has_every_field(store: bool) -> None:
 
 
 def test_every_life_event_has_every_field() -> None:
-    """What begins, goes on and completes holds the same keys; only a completed answer says when it was."""
+    """All lifecycle events have the same keys; only a completed response has its completion time."""
     lives = [each for each in frames(written(STREAM)) if "response" in each]
     assert [each["type"] for each in lives] == ["response.created", "response.in_progress", "response.completed"]
     for life in lives:
@@ -111,6 +111,6 @@ def test_what_is_repeated_is_filled_as_the_vendor_fills_it() -> None:
 
 @pytest.mark.parametrize("tools", ['[{"type":"function","n":1e999}]', '[{"type":"function"}, 7]', "[[]]"])
 def test_what_cannot_be_read_is_repeated_as_it_came(tools: str) -> None:
-    """A request that was only passed on may hold what nobody can read; its answer repeats it."""
+    """A passed-through request may have unreadable values; the response repeats them."""
     asked = INBOUND.open(b'{"model":"m","input":"Hi","tools":%b}' % tools.encode(), headers={})
     assert b'"tools":' + tools.encode()[:18] in INBOUND.encode(answer(Text(text="Hi")), asked)

@@ -96,7 +96,7 @@ def _usage(usage: Usage) -> object:
 
 
 def _spelled(tokens: tuple[TokenLogprob, ...]) -> list[tuple[str, float, tuple[int, ...]]]:
-    """Tokens with their alternatives; bytes that nobody gave are those of the text."""
+    """Tokens have their alternatives; missing bytes are those of the text."""
     flat = [each for token in tokens for each in (token, *token.top)]
     return [(each.token, each.logprob, each.token_bytes or tuple(each.token.encode())) for each in flat]
 

@@ -1,4 +1,4 @@
-"""What a request says of kept answers, and how they are told again."""
+"""Stored responses: how requests refer to them, and how they are encoded again."""
 
 from typing import Any
 
@@ -36,12 +36,12 @@ def raw(value: Any) -> msgspec.Raw:
     ],
 )
 def test_what_a_request_says(fields: dict[str, Any], expected: State | None) -> None:
-    """An answer is kept unless that is said; nothing is said of it where nothing is to be done."""
+    """A response is stored unless the request forbids it; the state is None if there is nothing to do."""
     assert inbound_request(**fields).state == expected
 
 
 def test_a_count_keeps_nothing() -> None:
-    """Who only counts has an answer that nobody asks for; what it goes on from counts all the same."""
+    """A token count stores nothing; the continued response counts as well."""
     counted = INBOUND.open(body(previous_response_id="resp_1"), headers={}, path={"operation": "input_tokens"})
     assert counted.state == State(previous_id="resp_1")
 
@@ -58,7 +58,7 @@ def test_what_does_not_go_together_is_refused(fields: dict[str, Any]) -> None:
 
 
 def test_a_conversation_is_put_before_the_input() -> None:
-    """As bytes; what asks for keeping is gone, and whoever reads it sees a request that is whole."""
+    """The earlier items are put first as bytes; the storage fields are removed."""
     before = [msgspec.Raw(b'{"role":  "user", "content": "a"}')]
     asked = inbound_request(input="b", previous_response_id="resp_1", store=True, background=True)
     whole = state.expand_request(asked, before)
@@ -117,7 +117,7 @@ def test_every_item_has_an_id_of_its_own() -> None:
     ],
 )
 def test_items_are_listed_in_full(item: dict[str, Any], expected: dict[str, Any]) -> None:
-    """With id and kind; texts as parts; without state that nobody asked for."""
+    """A listed item has an id and a type, and texts as parts, without state that was not requested."""
     assert msgspec.json.decode(state.encode_input_item("i", raw(item), with_state=False)) == expected
 
 
@@ -151,14 +151,14 @@ def test_an_id_that_will_not_do_is_none(found: object) -> None:
 
 
 def test_what_cannot_be_read_passes() -> None:
-    """A frame that is none of ours is the caller's to read."""
+    """Unknown frames pass unchanged."""
     telling = state.ResponseRewriter(inbound_request(), passed_through=True)
     for data in (b'data: {"response": \n\n', b'data: "response"\n\n', b'event: x\ndata: ["response"]\n\n'):
         assert telling.feed(data) == data
 
 
 def test_a_failed_answer_holds_nothing_to_go_on_from() -> None:
-    """What it had said by then is told again, without state."""
+    """The output so far is encoded again, without state."""
     telling = state.ResponseRewriter(inbound_request(), passed_through=True)
     telling.id = "resp_1"
     thought = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
@@ -173,7 +173,7 @@ def test_a_failed_answer_holds_nothing_to_go_on_from() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_state_that_nobody_keeps_is_the_callers(*, stream: bool) -> None:
-    """Of an answer that is not kept it goes on to the caller as it came: who else could send it back?"""
+    """The state of a response that is not stored stays for the caller, who sends it back."""
     thought = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
     answer = {"id": "resp_2", "status": "completed", "output": [thought]}
     for kept in (False, True):

@@ -173,7 +173,7 @@ def test_79_finishes_are_read(fields: dict[str, Any], reason: FinishReason, nati
 
 
 def test_logprobs_are_read_with_their_deltas() -> None:
-    """Probabilities that come with the words, or only when these are done, are told once."""
+    """Log probabilities of deltas or of done texts are decoded once."""
     item = {"id": "msg_1", "type": "message", "content": []}
     entry = {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": [{"token": "b", "logprob": -2}]}
     place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
@@ -254,7 +254,7 @@ def test_items_that_are_never_done_are_whole_in_the_answer() -> None:
 
 
 def test_indexes_that_are_left_out_or_used_twice() -> None:
-    """Items are told apart by their ids, or by their order, where indexes do not do it."""
+    """Items are matched by id or order if indexes are ambiguous."""
     bare = (
         event("response.output_item.added", item={"id": "msg_1", "type": "message", "content": []}),
         event("response.output_text.delta", item_id="msg_1", delta="a"),
@@ -282,7 +282,7 @@ def test_indexes_that_are_left_out_or_used_twice() -> None:
 
 
 def test_a_name_that_comes_late_is_waited_for() -> None:
-    """A call is told of when it is known what it calls."""
+    """A call starts when its name is known."""
     row = (
         added(0, {"id": "fc_1", "type": "function_call", "call_id": "c"}),
         event("response.function_call_arguments.delta", item_id="fc_1", output_index=0, delta='{"a":1}'),
@@ -395,7 +395,7 @@ def test_96_what_cannot_be_read_ends_the_stream(rubbish: bytes) -> None:
 
 
 def test_text_behind_its_end_is_a_failure() -> None:
-    """A server that goes on with what it has ended cannot be followed."""
+    """Deltas after the end of a text fail the stream."""
     place = {"item_id": "m", "output_index": 0, "content_index": 0}
     row = (
         added(0, {"id": "m", "type": "message", "content": []}),

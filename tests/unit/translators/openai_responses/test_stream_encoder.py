@@ -298,7 +298,7 @@ def test_70_empty_reasoning_with_state_is_kept() -> None:
 
 
 def test_raw_reasoning_is_content_and_not_a_summary() -> None:
-    """Reasoning that an upstream told word for word is `reasoning_text`, with its own events."""
+    """Raw reasoning is `reasoning_text`, with its own events."""
     part = Reasoning(text="raw", raw=True)
     content = written(told(part))
     item = accumulated(content).output[0]
@@ -401,7 +401,7 @@ def test_85_an_explained_refusal_without_words_becomes_a_refusal() -> None:
     ],
 )
 def test_79_every_finish_has_its_status(reason: FinishReason, status: str, why: str | None) -> None:
-    """Each reason is told as the vendor would, streamed and whole alike."""
+    """Each finish reason is encoded in the vendor's terms, in streams and complete responses."""
     whole = answer(Text(text="hi"), reason=reason)
     last = helped(written(list(unfold(whole))))[-1].response
     for found in (last, answered(INBOUND.encode(whole, inbound_request()))):
