@@ -1,4 +1,4 @@
-"""Mappings of Chat Completions in both directions: finish reasons, formats, usage.
+"""Mappings of Chat Completions in both directions: finish reasons, formats, usage, annotations, log probabilities.
 
 Source: the types of the openai Python SDK 3.52.0 (read 2026-11-21), and the responses of compatible servers.
 """
@@ -6,7 +6,23 @@ Source: the types of the openai Python SDK 3.52.0 (read 2026-11-21), and the res
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmproxy_asgi.conversation import MOST_TOKENS, FinishReason, Usage
+from msgspec import MsgspecError, Raw
+
+from llmproxy_asgi.conversation import (
+    MOST_TOKENS,
+    Citation,
+    FinishReason,
+    InlineData,
+    Link,
+    Media,
+    Source,
+    TokenLogprob,
+    Usage,
+)
+from llmproxy_asgi.translators.media import picture_type
+from llmproxy_asgi.translators.names import derived
+from llmproxy_asgi.translators.openai.logprobs import decode_entries, encode_logprob
+from llmproxy_asgi.translators.raw_json import split_object
 
 PROTOCOL = "openai-chat"
 
@@ -182,3 +198,91 @@ def _count(found: Mapping[str, Any], key: str) -> int:
     if type(value) is float and value.is_integer():
         value = int(value)
     return value if type(value) is int and 0 < value <= MOST_TOKENS else 0
+
+
+# ── parts of responses ───────────────────────────────────────────────────────────────────────────────────────────────
+
+_ANSWER_PREFIX = "chatcmpl-"
+
+
+def answer_id(found: str, nonce: str = "") -> str:
+    """Return the upstream's id if it has this protocol's format, else one derived from it."""
+    if found.startswith(_ANSWER_PREFIX) and len(found) <= 128:
+        return found
+    return derived(_ANSWER_PREFIX, found, nonce)
+
+
+def encode_finish(reason: FinishReason, *, refused: bool, legacy: bool) -> str:
+    """Encode a finish reason; callers that declared `functions` expect another one for a call."""
+    if legacy and reason is FinishReason.TOOL_CALLS:
+        return "function_call"
+    if reason is FinishReason.REFUSAL and not refused:
+        return "content_filter"  # without a refusal text, "stop" would look like a normal end
+    return FINISH_OUT[reason]
+
+
+def encode_annotation(citation: Citation, offset: int, end: int) -> dict[str, Any] | None:
+    """Encode a citation as `url_citation`, counted from the message's start; None if it has no address.
+
+    Args:
+        citation: With its span within its own text part.
+        offset: Code points of the message before that part.
+        end: Code points of the message so far, for a citation without a span.
+    """
+    if citation.url is None:
+        return None
+    start = offset + citation.start if citation.start is not None else offset
+    stop = offset + citation.end if citation.end is not None else end
+    native = {k: v for k, v in citation.extras.get(PROTOCOL, {}).items() if k not in {"start_index", "end_index"}}
+    inner = {**native, "start_index": start, "end_index": stop, "url": citation.url, "title": citation.title or ""}
+    return {"type": "url_citation", "url_citation": inner}
+
+
+def decode_annotation(found: Any) -> Citation | None:
+    """Decode a `url_citation` with its span in the message; None for other annotations."""
+    if type(found) is not dict or type(inner := found.get("url_citation")) is not dict:
+        return None
+    url, title = inner.get("url"), inner.get("title")
+    start, end = inner.get("start_index"), inner.get("end_index")
+    spanned = type(start) is int and type(end) is int and 0 <= start <= end
+    extras = {k: v for k, v in inner.items() if k not in {"url", "title", "start_index", "end_index"}}
+    if type(url) is not str:
+        return None
+    return Citation(
+        url=url,
+        title=title if type(title) is str and title else None,
+        start=start if spanned else None,
+        end=end if spanned else None,
+        extras={PROTOCOL: extras} if extras else {},
+    )
+
+
+def encode_image(media: Media, source: Source, index: int) -> dict[str, Any]:
+    """Encode an image for the `images` list, which other gateways send and their clients read."""
+    match source:
+        case InlineData(data=data):
+            url = f"data:{picture_type(data, media.media_type)};base64,{data}"
+        case Link(url=url):
+            pass
+        case _:
+            url = ""
+    return {"index": index, "type": "image_url", "image_url": {"url": url}}
+
+
+def encode_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """Encode log probabilities, separately for content and refusal."""
+    refusal = [encode_logprob(token) for token in tokens if token.refusal]
+    content = [encode_logprob(token) for token in tokens if not token.refusal]
+    return {"content": content or (None if refusal else []), "refusal": refusal or None}
+
+
+def decode_logprobs(found: Any) -> tuple[TokenLogprob, ...]:
+    """Decode the log probabilities of a choice; skip unreadable entries."""
+    if type(found) is Raw:
+        try:
+            found = split_object(found)
+        except MsgspecError:
+            return ()
+    if type(found) is not dict:
+        return ()
+    return decode_entries(found.get("content")) + decode_entries(found.get("refusal"), refusal=True)

@@ -17,15 +17,16 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.translators.base import InboundRequest
 from llmproxy_asgi.translators.openai.mappings import TIER_OUT
-from llmproxy_asgi.translators.openai_chat.mappings import PROTOCOL, encode_usage
-from llmproxy_asgi.translators.openai_chat.reasoning import call_extras, encode_details
-from llmproxy_asgi.translators.openai_chat.response_mappings import (
-    annotation,
+from llmproxy_asgi.translators.openai_chat.mappings import (
+    PROTOCOL,
     answer_id,
-    finish_word,
-    image_entry,
-    logprobs_object,
+    encode_annotation,
+    encode_finish,
+    encode_image,
+    encode_logprobs,
+    encode_usage,
 )
+from llmproxy_asgi.translators.openai_chat.reasoning import call_extras, encode_details
 
 
 def encode_answer(response: Response, inbound_request: InboundRequest) -> bytes:
@@ -51,8 +52,8 @@ def _choice(candidate: Candidate, *, legacy: bool) -> dict[str, Any]:
     return {
         "index": candidate.index,
         "message": message,
-        "logprobs": logprobs_object(candidate.logprobs) if candidate.logprobs else None,
-        "finish_reason": finish_word(candidate.finish.reason, refused=refused, legacy=legacy),
+        "logprobs": encode_logprobs(candidate.logprobs) if candidate.logprobs else None,
+        "finish_reason": encode_finish(candidate.finish.reason, refused=refused, legacy=legacy),
     }
 
 
@@ -68,7 +69,7 @@ def _message(candidate: Candidate, *, legacy: bool) -> dict[str, Any]:
         match part:
             case Text():
                 end = length + len(part.text)
-                annotations += [found for cited in part.citations if (found := annotation(cited, length, end))]
+                annotations += [found for cited in part.citations if (found := encode_annotation(cited, length, end))]
                 texts.append(part.text)
                 length = end
                 if part.seals:
@@ -128,7 +129,7 @@ def encode_call(call: ToolCall) -> dict[str, Any]:
 def _add_media(message: dict[str, Any], media: list[Media]) -> None:
     images = [part for part in media if part.kind == "image"]
     if images:
-        message["images"] = [image_entry(part, part.source, number) for number, part in enumerate(images)]
+        message["images"] = [encode_image(part, part.source, number) for number, part in enumerate(images)]
     audio = next((part for part in media if part.kind == "audio" and isinstance(part.source, InlineData)), None)
     if audio is not None and isinstance(audio.source, InlineData):
         expires = audio.extras.get(PROTOCOL, {}).get("expires_at", 0)

@@ -54,9 +54,16 @@ from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.errors import decode_error_object, error_in
 from llmproxy_asgi.translators.openai.mappings import TIER_IN, dated
 from llmproxy_asgi.translators.openai_chat.candidates import OpenCall, OpenCandidate, find_call
-from llmproxy_asgi.translators.openai_chat.mappings import FAILED, PROTOCOL, decode_finish, decode_usage, usage_of
+from llmproxy_asgi.translators.openai_chat.mappings import (
+    FAILED,
+    PROTOCOL,
+    decode_annotation,
+    decode_finish,
+    decode_logprobs,
+    decode_usage,
+    usage_of,
+)
 from llmproxy_asgi.translators.openai_chat.reasoning import Detail, decode_seal, google_signature, read_details
-from llmproxy_asgi.translators.openai_chat.response_mappings import decode_annotation, decode_logprobs
 from llmproxy_asgi.translators.openai_chat.schema import (
     ABSENT,
     CHUNK,

@@ -53,15 +53,15 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.translators.base import InboundRequest, StreamEncoder
 from llmproxy_asgi.translators.openai.errors import encode_error_object
 from llmproxy_asgi.translators.openai.mappings import TIER_OUT
-from llmproxy_asgi.translators.openai_chat.mappings import encode_usage
-from llmproxy_asgi.translators.openai_chat.reasoning import call_extras, seal_entry
-from llmproxy_asgi.translators.openai_chat.response_mappings import (
-    annotation,
+from llmproxy_asgi.translators.openai_chat.mappings import (
     answer_id,
-    finish_word,
-    image_entry,
-    logprobs_object,
+    encode_annotation,
+    encode_finish,
+    encode_image,
+    encode_logprobs,
+    encode_usage,
 )
+from llmproxy_asgi.translators.openai_chat.reasoning import call_extras, seal_entry
 
 _json = msgspec.json.encode
 _DONE = b"data: [DONE]\n\n"
@@ -233,7 +233,7 @@ class ChatStreamEncoder(StreamEncoder):
             choice.refused = True
         if choice.annotations:
             self._write(choice, b'"annotations":' + _json(choice.annotations), out)
-        word = finish_word(finish.reason, refused=choice.refused, legacy=self._legacy)
+        word = encode_finish(finish.reason, refused=choice.refused, legacy=self._legacy)
         out.append(choice.opened + b'},"logprobs":null,"finish_reason":"' + word.encode() + b'"}]' + self._tail)
 
     def _end(self, event: Ended, out: list[bytes]) -> None:
@@ -310,7 +310,7 @@ class ChatStreamEncoder(StreamEncoder):
             case CitationDelta():
                 self._add_citations(choice, index, (delta.citation,))
             case LogprobsDelta():
-                fields = b'},"logprobs":' + _json(logprobs_object(delta.tokens)) + b',"finish_reason":null}]'
+                fields = b'},"logprobs":' + _json(encode_logprobs(delta.tokens)) + b',"finish_reason":null}]'
                 out.append(choice.opened + fields + self._tail)
             case MediaDelta():
                 self._write_media(choice, index, delta, out)
@@ -346,7 +346,7 @@ class ChatStreamEncoder(StreamEncoder):
 
     def _add_citations(self, choice: _Choice, index: int, citations: Sequence[Citation]) -> None:
         for citation in citations:
-            entry = annotation(citation, choice.offsets.get(index, 0), choice.length)
+            entry = encode_annotation(citation, choice.offsets.get(index, 0), choice.length)
             if entry is not None:
                 choice.annotations.append(entry)
 
@@ -370,7 +370,7 @@ class ChatStreamEncoder(StreamEncoder):
             source = InlineData(data="".join(pieces))
         if media.kind == "image":
             choice.images += 1
-            entry = image_entry(media, source, choice.images - 1)
+            entry = encode_image(media, source, choice.images - 1)
             self._write(choice, b'"images":[' + _json(entry) + b"]", out)
         elif media.kind == "audio" and not pieces and isinstance(source, InlineData):
             audio = {"id": media.id, "data": source.data, "transcript": media.transcript}
