@@ -71,7 +71,7 @@ from support.wires.openai_chat import INBOUND, OUTBOUND, answered, client
         (InternalError("m"), 500, "server_error", None, openai.InternalServerError),
     ],
 )
-def test_91_every_cause_has_its_words(
+def test_every_cause_has_its_words(
     error: GatewayError, status: int, kind: str, code: str | None, raised: type[openai.APIStatusError]
 ) -> None:
     """Status, type and code are the vendor's, and the official client raises its matching class."""
@@ -92,7 +92,7 @@ def test_every_kind_has_words() -> None:
         assert found["type"]
 
 
-def test_91_waits_and_retries_are_in_the_headers() -> None:
+def test_waits_and_retries_are_in_the_headers() -> None:
     """A wait goes in whole seconds, rounded up, and in milliseconds; an upstream's failure is final."""
     headers = dict(INBOUND.problem(UpstreamRateLimited("m", retry_after=1.25)).headers)
     assert (headers["retry-after"], headers["retry-after-ms"], headers["x-should-retry"]) == ("2", "1250", "false")
@@ -151,7 +151,7 @@ def problem_of(status: int, error: object, **headers: str) -> UpstreamError:
         (302, {"message": "m"}, UpstreamProtocolError, 502, ErrorKind.UPSTREAM),
     ],
 )
-def test_91_an_upstreams_statuses(
+def test_an_upstreams_statuses(
     status: int, error: dict[str, str], raised: type[UpstreamError], ours: int, kind: ErrorKind
 ) -> None:
     """Each status of an upstream has its class, its status towards the caller and its cause."""
@@ -191,7 +191,7 @@ def test_a_refusal_keeps_its_reason() -> None:
         ({}, None),
     ],
 )
-def test_91_waits(headers: dict[str, str], wait: float | None) -> None:
+def test_waits(headers: dict[str, str], wait: float | None) -> None:
     """Seconds, milliseconds and dates are read, long waits cut to an hour, absurd ones ignored."""
     assert problem_of(429, {"message": "m"}, **headers).retry_after == wait
 
@@ -210,7 +210,7 @@ def test_91_waits(headers: dict[str, str], wait: float | None) -> None:
         (b"\xff\xfe", "The upstream refused the request with status 400."),
     ],
 )
-def test_96_error_bodies_of_compatible_servers(content: bytes, message: str) -> None:
+def test_error_bodies_of_compatible_servers(content: bytes, message: str) -> None:
     """Errors are decoded from all known formats; without a message, the error contains the status."""
     assert OUTBOUND.decode_error(400, {}, content).message == message
 

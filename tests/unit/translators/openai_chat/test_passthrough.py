@@ -55,21 +55,21 @@ def test_a_request_may_name_no_model() -> None:
         (SAID + b',"n":0', "n"),
     ],
 )
-def test_98_wrong_types_are_refused_by_name(fields: bytes, param: str) -> None:
+def test_wrong_types_are_refused_by_name(fields: bytes, param: str) -> None:
     """What only passes through is still refused where its outside is wrong, and the field is named."""
     with pytest.raises(BadRequest) as refused:
         opened(fields)
     assert refused.value.param == param
 
 
-def test_98_null_is_absent() -> None:
+def test_null_is_absent() -> None:
     """Real clients send null for what they do not set."""
     fields = b"".join(b',"%b":null' % name for name in (b"stream", b"tools", b"temperature", b"max_tokens", b"n"))
     assert not opened(SAID + fields + b',"stream_options":null').stream
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"nonsense", b'{"messages":[1}', b'{"model":"\xff"}', b"[" * 100_000])
-def test_98_what_is_no_object_is_refused(content: bytes) -> None:
+def test_what_is_no_object_is_refused(content: bytes) -> None:
     """A body that is no JSON object is a bad request."""
     with pytest.raises(BadRequest):
         INBOUND.open(content, headers={})
@@ -91,7 +91,7 @@ ODD = (
 )
 
 
-def test_13_only_the_model_changes() -> None:
+def test_only_the_model_changes() -> None:
     """Unknown fields, key order, number spelling, escapes and inner blanks survive."""
     passthrough_request = OUTBOUND.passthrough_request(INBOUND.open(ODD, headers={}), upstream())
     assert passthrough_request.body == ODD.replace(b'"smart"', b'"big-1"')
@@ -99,7 +99,7 @@ def test_13_only_the_model_changes() -> None:
     assert passthrough_request.warnings == ()
 
 
-def test_13_an_equal_model_keeps_its_bytes() -> None:
+def test_an_equal_model_keeps_its_bytes() -> None:
     """Where the upstream's name is the caller's, even its spelling stays."""
     content = ODD.replace(b'"smart"', b'"big\\u002d1"')
     assert OUTBOUND.passthrough_request(INBOUND.open(content, headers={}), upstream()).body == content
@@ -119,7 +119,7 @@ def test_13_an_equal_model_keeps_its_bytes() -> None:
     ],
     ids=["absent", "null", "others kept", "declined", "asked"],
 )
-def test_81_streams_are_asked_for_usage(options: bytes, expected: bytes) -> None:
+def test_streams_are_asked_for_usage(options: bytes, expected: bytes) -> None:
     """A streamed request asks for usage whatever the caller said, and keeps its other options."""
     content = b'{"model":"smart",' + SAID + b',"stream":true'
     passthrough_request = OUTBOUND.passthrough_request(INBOUND.open(content + options + b"}", headers={}), upstream())

@@ -58,7 +58,7 @@ def call(call_id: str = "call_1", **fields: Any) -> dict[str, Any]:
     return {"id": call_id, "type": "function", "function": {"name": "f", "arguments": "{}"}, **fields}
 
 
-def test_19_instructions_keep_their_place_and_their_word() -> None:
+def test_instructions_keep_their_place_and_their_word() -> None:
     """System and developer messages are not glued, not moved, and know what they were called."""
     found = decoded(
         messages=[
@@ -124,7 +124,7 @@ def test_19_instructions_keep_their_place_and_their_word() -> None:
         ),
     ],
 )
-def test_27_28_parts(part: object, expected: Part) -> None:
+def test_parts(part: object, expected: Part) -> None:
     """Each kind of part is read; pictures know their true type; unknown parts stay as they are."""
     assert parts([part]) == (expected,)
 
@@ -147,7 +147,7 @@ def test_the_models_own_turns() -> None:
     assert assistant(content=None, refusal="no") == (Refusal(text="no"),)
 
 
-def test_61_reasoning_comes_back_with_its_seals() -> None:
+def test_reasoning_comes_back_with_its_seals() -> None:
     """Wrapped seals are unwrapped, native ones are the vendor's, and each stands by its text."""
     signature = Seal(issuer="anthropic", kind="signature", data="sig")
     redacted = Seal(issuer="anthropic", kind="redacted", data="red")
@@ -179,7 +179,7 @@ def test_clients_that_keep_only_the_text_of_reasoning() -> None:
     assert found == (Reasoning(text="one", seals=(seal,)), Text(text="x"))
 
 
-def test_62_the_seal_of_a_call_comes_back_from_either_place() -> None:
+def test_the_seal_of_a_call_comes_back_from_either_place() -> None:
     """extra_content and reasoning_details name the same state; it is kept once, in its fuller account."""
     bare = Seal(issuer="gemini", kind="signature", data="c2ln")
     full = Seal(issuer="gemini", kind="signature", data="c2ln", model="g-1")
@@ -194,7 +194,7 @@ def test_62_the_seal_of_a_call_comes_back_from_either_place() -> None:
         assert found == (ToolCall(call_id="call_1", name="f", arguments="{}", seals=(full,)),)
 
 
-def test_43_results_of_one_step_are_one_message() -> None:
+def test_results_of_one_step_are_one_message() -> None:
     """Tool messages that follow each other become one; pictures in results are kept."""
     picture = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
     found = decoded(
@@ -267,7 +267,7 @@ def test_deprecated_functions() -> None:
         ),
     ],
 )
-def test_50_tools(entry: dict[str, Any], expected: Tool) -> None:
+def test_tools(entry: dict[str, Any], expected: Tool) -> None:
     """Each kind of tool is read, `strict` only where it was said; unknown kinds are carried."""
     assert tool(entry) == expected
 
@@ -297,7 +297,7 @@ def test_web_search_options_are_a_tool() -> None:
         ),
     ],
 )
-def test_53_tool_choice(choice: object, expected: ToolChoice) -> None:
+def test_tool_choice(choice: object, expected: ToolChoice) -> None:
     """Every form of the choice is read, and whether calls may be parallel."""
     assert decoded(tool_choice=choice).tool_choice == expected
     both = decoded(tool_choice=choice, parallel_tool_calls=False).tool_choice
@@ -352,7 +352,7 @@ def test_options() -> None:
     assert decoded(stop=["a", "b"]).stop == ("a", "b")
 
 
-def test_75_response_formats() -> None:
+def test_response_formats() -> None:
     """Each format of an answer is read; `strict` only where it was said."""
     assert decoded(response_format={"type": "text"}).output == OutputFormat()
     assert decoded(response_format={"type": "json_object"}).output == OutputFormat(kind="json")
@@ -405,7 +405,7 @@ def test_75_response_formats() -> None:
         ({"logit_bias": {"7": "x"}}, "logit_bias.7"),
     ],
 )
-def test_98_faults_are_named_by_their_path(fields: dict[str, Any], param: str) -> None:
+def test_faults_are_named_by_their_path(fields: dict[str, Any], param: str) -> None:
     """What is wrong is refused, and `param` leads to it."""
     with pytest.raises(BadRequest) as refused:
         decoded(**fields)

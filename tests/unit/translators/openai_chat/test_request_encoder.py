@@ -88,7 +88,7 @@ def test_streams_ask_for_usage() -> None:
 # ── turns ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_20_instructions_stay_in_place() -> None:
+def test_instructions_stay_in_place() -> None:
     """Every instruction keeps its place; its role is what the model understands, and nothing is lost."""
     turns = (system("a"), system("b", authority="system"), ASKS, system("c", authority="developer"), ASKS)
     assert [each["role"] for each in messages(*turns)] == ["developer", "system", "user", "developer", "user"]
@@ -106,7 +106,7 @@ def test_20_instructions_stay_in_place() -> None:
     assert warnings == ("downgraded:system_message",)
 
 
-def test_14_empty_texts_are_left_out() -> None:
+def test_empty_texts_are_left_out() -> None:
     """An empty text is no part, a turn without parts is no message, and calls stand with null content."""
     call = ToolCall(call_id="c", name="f")
     found = messages(
@@ -130,7 +130,7 @@ def test_the_models_texts_are_one_string() -> None:
     assert found[1] == {"role": "assistant", "content": None, "refusal": "no"}
 
 
-def test_25_a_trailing_turn_of_the_model_is_refused() -> None:
+def test_a_trailing_turn_of_the_model_is_refused() -> None:
     """A prefill of another protocol is refused, as the model would repeat it."""
     with pytest.raises(Unsupported) as refused:
         encoded(request(ASKS, model(Text(text="Once"))))
@@ -175,7 +175,7 @@ def media(kind: Any, source: Any, **fields: Any) -> Media:
         (Opaque(protocol="openai-chat", kind="x", data={"type": "x", "a": 1}), {"type": "x", "a": 1}),
     ],
 )
-def test_27_31_media(part: Part, expected: dict[str, Any]) -> None:
+def test_media(part: Part, expected: dict[str, Any]) -> None:
     """Pictures, sounds and documents are written as parts, by their true type."""
     body, warnings = encoded(request(user(Text(text="see"), part)))
     assert body["messages"][0]["content"][1] == expected
@@ -204,14 +204,14 @@ def test_documents_in_words() -> None:
         (media("video", InlineData(data="AAAA")), {}),
     ],
 )
-def test_30_32_35_what_the_model_cannot_see_is_refused(part: Part, options: dict[str, Any]) -> None:
+def test_what_the_model_cannot_see_is_refused(part: Part, options: dict[str, Any]) -> None:
     """A file that the upstream would not get makes the answer wrong, so the request is refused."""
     with pytest.raises(Unsupported) as refused:
         encoded(request(user(part)), **options)
     assert refused.value.param == "messages"
 
 
-def test_33_media_of_results_move_behind_the_batch() -> None:
+def test_media_of_results_move_behind_the_batch() -> None:
     """Tool messages keep their text; all media follow in one user message, headed by their calls."""
     picture = media("image", Link(url="https://example.org/a"))
     found, warnings = encoded(
@@ -238,7 +238,7 @@ def test_33_media_of_results_move_behind_the_batch() -> None:
 # ── tools ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_36_calls_and_results() -> None:
+def test_calls_and_results() -> None:
     """Arguments go as their very text, results in the order of their calls, errors with a prefix."""
     found = messages(
         ASKS,
@@ -260,7 +260,7 @@ def test_36_calls_and_results() -> None:
     assert found[3] == {"role": "tool", "tool_call_id": "b", "content": "[tool error] 2"}
 
 
-def test_46_orphans() -> None:
+def test_orphans() -> None:
     """A call that was never answered gets an error result; a result without a call is refused."""
     body, warnings = encoded(request(ASKS, model(ToolCall(call_id="a", name="f")), ASKS))
     assert body["messages"][2] == {"role": "tool", "tool_call_id": "a", "content": "[tool error] [no result]"}
@@ -269,7 +269,7 @@ def test_46_orphans() -> None:
         encoded(request(ASKS, results(ToolResult(call_id="zzz"))))
 
 
-def test_47_57_names_and_ids_are_made_legal_and_found_again() -> None:
+def test_names_and_ids_are_made_legal_and_found_again() -> None:
     """Dotted names and long ids are rewritten alike in tools, history and choice, and the way back is kept."""
     call_id = "toolu." + "x" * 80
     upstream_request = OUTBOUND.encode(
@@ -296,7 +296,7 @@ def test_47_57_names_and_ids_are_made_legal_and_found_again() -> None:
 NOTHING = {"type": "object", "properties": {}}
 
 
-def test_50_tools() -> None:
+def test_tools() -> None:
     """Functions and custom tools are declared as they came, `strict` only if it was said and is understood."""
     grammar = Grammar(syntax="lark", definition="start: X")
     tools = (
@@ -323,7 +323,7 @@ def test_50_tools() -> None:
     assert "strict" not in encoded(request(tools=tools), strict_tools=False)[0]["tools"][0]["function"]
 
 
-def test_56_custom_tools_without_a_native_form() -> None:
+def test_custom_tools_without_a_native_form() -> None:
     """A custom tool becomes a function with one string, in the history and for the decoder as well."""
     tool = Tool(name="p", kind="custom", description="d", grammar=Grammar(syntax="lark", definition="start: X"))
     call = ToolCall(call_id="c", name="p", arguments='a"b', kind="custom")
@@ -364,14 +364,14 @@ def test_56_custom_tools_without_a_native_form() -> None:
         ),
     ],
 )
-def test_53_55_tool_choice(choice: ToolChoice, expected: object) -> None:
+def test_tool_choice(choice: ToolChoice, expected: object) -> None:
     """Every choice has its exact form."""
     tools = (TOOL, Tool(name="p", kind="custom"), Tool(name="q"))
     assert encoded(request(tools=tools, tool_choice=choice))[0].get("tool_choice") == expected
 
 
 @pytest.mark.parametrize("mode", ["auto", "required"])
-def test_55_a_list_of_all_tools_is_no_list(mode: Literal["auto", "required"]) -> None:
+def test_a_list_of_all_tools_is_no_list(mode: Literal["auto", "required"]) -> None:
     """All named is the bare mode, which every server knows."""
     tools = (TOOL, Tool(name="p", kind="custom"))
     choice = ToolChoice(mode=mode, only=("p", "f"), given=True)
@@ -380,7 +380,7 @@ def test_55_a_list_of_all_tools_is_no_list(mode: Literal["auto", "required"]) ->
 
 
 @pytest.mark.parametrize("mode", ["auto", "required"])
-def test_55_servers_without_allowed_lists_get_fewer_tools(mode: Literal["auto", "required"]) -> None:
+def test_servers_without_allowed_lists_get_fewer_tools(mode: Literal["auto", "required"]) -> None:
     """Servers that only resemble OpenAI know none, auto, required and one name: the others are not offered."""
     tools = (TOOL, Tool(name="g"), Tool(name="h"))
     choice = ToolChoice(mode=mode, only=("f", "h"), given=True)
@@ -409,7 +409,7 @@ def test_a_choice_of_a_tool_that_is_not_declared_is_refused() -> None:
     assert refused.value.param == "tool_choice"
 
 
-def test_53_parallel_calls() -> None:
+def test_parallel_calls() -> None:
     """The switch for parallel calls is sent only beside tools, and only where it is understood."""
     choice = ToolChoice(parallel=False)
     assert encoded(request(tools=(TOOL,), tool_choice=choice))[0]["parallel_tool_calls"] is False
@@ -419,7 +419,7 @@ def test_53_parallel_calls() -> None:
     assert warnings == ("dropped:parallel_tool_calls",)
 
 
-def test_54_models_that_refuse_to_be_forced() -> None:
+def test_models_that_refuse_to_be_forced() -> None:
     """A forced choice becomes auto over the named tools alone, with a warning."""
     choice = ToolChoice(mode="required", only=("f",), given=True)
     body, warnings = encoded(request(tools=(TOOL, Tool(name="g")), tool_choice=choice), forced_tool_choice=False)
@@ -457,7 +457,7 @@ def thinking(*parts: Part, **options: Any) -> tuple[dict[str, Any], tuple[str, .
     return body["messages"][1], warnings
 
 
-def test_61_seals_return_to_their_issuer() -> None:
+def test_seals_return_to_their_issuer() -> None:
     """State is sent in its native form to the issuing route only."""
     found, warnings = thinking(THOUGHT, Reasoning(seals=(HIDDEN,)), issuer="openrouter")
     assert found["reasoning_details"] == [
@@ -470,7 +470,7 @@ def test_61_seals_return_to_their_issuer() -> None:
     assert warnings == ("dropped:reasoning",)
 
 
-def test_66_the_vendor_itself_gets_no_state() -> None:
+def test_the_vendor_itself_gets_no_state() -> None:
     """OpenAI's own Chat endpoint has no field for state, not even for its own."""
     native = Reasoning(text="hm", seals=(Seal(issuer="openai", kind="encrypted", data="e"),))
     found, warnings = thinking(native)
@@ -487,7 +487,7 @@ def test_readable_reasoning_goes_back_where_it_is_wanted() -> None:
     assert thinking(Reasoning(text="hm"))[1] == ("dropped:reasoning",)
 
 
-def test_62_the_seal_of_a_call_goes_back_on_the_call() -> None:
+def test_the_seal_of_a_call_goes_back_on_the_call() -> None:
     """Google's own endpoint gets the state of a call where it put it."""
     seal = Seal(issuer="gemini", kind="signature", data="c2ln")
     call = ToolCall(call_id="c", name="f", seals=(seal,))
@@ -515,7 +515,7 @@ def test_62_the_seal_of_a_call_goes_back_on_the_call() -> None:
         (ReasoningOptions(), None, None, ()),
     ],
 )
-def test_68_efforts(
+def test_efforts(
     options: ReasoningOptions, efforts: tuple[Effort, ...] | None, effort: str | None, warnings: tuple[str, ...]
 ) -> None:
     """Levels and budgets become the nearest level below that the model has; nothing is invented."""
@@ -527,7 +527,7 @@ def test_68_efforts(
 # ── options ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_71_limits() -> None:
+def test_limits() -> None:
     """The limit goes by the name that the server knows, cut to the model's ceiling."""
     assert encoded(request(max_output_tokens=9))[0]["max_completion_tokens"] == 9
     assert encoded(request(max_output_tokens=9), max_tokens_field="max_tokens")[0]["max_tokens"] == 9
@@ -537,7 +537,7 @@ def test_71_limits() -> None:
         encoded(request(max_output_tokens=0))
 
 
-def test_72_sampling() -> None:
+def test_sampling() -> None:
     """Ranges are kept, models that refuse sampling get none of it, and top_k does not exist here."""
     sampling = Sampling(temperature=3.0, top_p=0.5, top_k=7)
     body, warnings = encoded(request(sampling=sampling))
@@ -548,7 +548,7 @@ def test_72_sampling() -> None:
     assert warnings == ("dropped:temperature", "dropped:top_p", "dropped:top_k")
 
 
-def test_73_stops() -> None:
+def test_stops() -> None:
     """Four stops at most go out, the first ones, no empty one and none twice; the others are cut here."""
     body, warnings = encoded(request(stop=("a", "", "b", "c", "a", "d")))
     assert (body["stop"], warnings) == (["a", "b", "c", "d"], ())
@@ -558,7 +558,7 @@ def test_73_stops() -> None:
     assert OUTBOUND.encode(more, upstream()).stop == ("e", "f")
 
 
-def test_78_seeds_penalties_probabilities_and_candidates() -> None:
+def test_seeds_penalties_probabilities_and_candidates() -> None:
     """Options with an equivalent in this protocol are encoded."""
     sampling = Sampling(seed=7, frequency_penalty=1.0, presence_penalty=-1.0, logit_bias={"1": 2.0}, logprobs=0)
     body, warnings = encoded(request(sampling=sampling, candidates=2))
@@ -585,14 +585,14 @@ OPEN = {"type": "object", "properties": {"a": {"type": "string"}}}
         ("openai-responses", OPEN, True, True),
     ],
 )
-def test_75_schemas(protocol: str, schema: dict[str, Any], strict: bool | None, expected: bool | None) -> None:
+def test_schemas(protocol: str, schema: dict[str, Any], strict: bool | None, expected: bool | None) -> None:
     """A schema gets a name, and is strict as it was said or, from protocols that always are, as far as it qualifies."""
     output = OutputFormat(kind="json_schema", schema=schema, strict=strict)
     form = encoded(request(protocol=protocol, output=output))[0]["response_format"]["json_schema"]
     assert (form["name"], form["schema"], form.get("strict")) == ("response", schema, expected)
 
 
-def test_75_emulated_formats() -> None:
+def test_emulated_formats() -> None:
     """Where the model has no schemas or no JSON mode one instruction says it; JSON mode always speaks of JSON."""
     body, warnings = encoded(request(system("a"), ASKS, output=OutputFormat(kind="json")))
     assert body["response_format"] == {"type": "json_object"}
@@ -609,7 +609,7 @@ def test_75_emulated_formats() -> None:
     assert warnings == ("emulated:response_format",)
 
 
-def test_76_cache_marks() -> None:
+def test_cache_marks() -> None:
     """Marks become breakpoints with their lifetimes, the last four of six, and vanish where they mean nothing."""
     lifetimes: list[Any] = [None, None, "5m", "1h", "24h", "30m"]
     parts = [Text(text=str(n), cache_mark=CacheMark(lifetime=each)) for n, each in enumerate(lifetimes)]
@@ -633,7 +633,7 @@ def test_76_cache_marks() -> None:
     assert not {"prompt_cache_key", "prompt_cache_options"} & bare.keys()
 
 
-def test_77_who_asks() -> None:
+def test_who_asks() -> None:
     """End user, metadata and tier have their words; a long user is hashed, compatible servers get the old name."""
     body, warnings = encoded(
         request(

@@ -49,7 +49,7 @@ def message(*parts: Part, reason: FinishReason = FinishReason.STOP, request: Any
 # ── read ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_18_text() -> None:
+def test_text() -> None:
     """Id, time, text, finish, usage and tier of a plain answer."""
     found = decode(wire("text.response.json"))
     assert (found.id, found.created_at) == ("chatcmpl-A1", datetime.fromtimestamp(1795000000, UTC))
@@ -58,7 +58,7 @@ def test_18_text() -> None:
     assert found.usage == Usage(input=10, output=5, cache_read=4, cache_write=1, reasoning=2, extras=found.usage.extras)
 
 
-def test_36_calls_and_reasoning() -> None:
+def test_calls_and_reasoning() -> None:
     """Calls keep the very text of their arguments, and get their own names and ids back."""
     found = decode(wire("calls.response.json"), names={"weather": "ns.weather"}, call_ids={"call_a": "a" * 90})
     assert found.candidates[0].parts == (
@@ -69,7 +69,7 @@ def test_36_calls_and_reasoning() -> None:
     assert found.finish_reason is FinishReason.TOOL_CALLS
 
 
-def test_84_citations_and_sound() -> None:
+def test_citations_and_sound() -> None:
     """Annotations stand in their text; sound is a part with its words."""
     text, sound = decode(wire("cited.response.json")).candidates[0].parts
     assert text == Text(
@@ -103,7 +103,7 @@ def test_an_answer_without_a_time_has_ours() -> None:
         b"\xff",
     ],
 )
-def test_96_what_is_no_answer_is_a_protocol_error(content: bytes) -> None:
+def test_what_is_no_answer_is_a_protocol_error(content: bytes) -> None:
     """HTML, truncated JSON and empty answers are the upstream's failure, and are not repeated."""
     for read in (
         lambda: decode(content),
@@ -126,7 +126,7 @@ def test_an_error_with_a_good_status_is_an_error() -> None:
 # ── passed on ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_14_an_answer_is_passed_on_with_its_bytes() -> None:
+def test_an_answer_is_passed_on_with_its_bytes() -> None:
     """Unknown fields, order and spelling stay unchanged; the model is the requested one; usage is reported."""
     content = wire("text.response.json")
     batch = OUTBOUND.passthrough_response(content, inbound_request(), upstream())
@@ -140,7 +140,7 @@ def test_14_an_answer_is_passed_on_with_its_bytes() -> None:
     assert usage.usage.total == 15
 
 
-def test_14_an_answer_of_the_asked_model_is_the_very_bytes() -> None:
+def test_an_answer_of_the_asked_model_is_the_very_bytes() -> None:
     """Where the names agree nothing is touched."""
     content = wire("text.response.json").replace(b"big-1", b"smart")
     assert OUTBOUND.passthrough_response(content, inbound_request(), upstream()).raw == content
@@ -197,7 +197,7 @@ def test_callers_with_functions_get_a_function_call() -> None:
     assert choice.message.tool_calls is None
 
 
-def test_63_reasoning_is_readable_and_sealed() -> None:
+def test_reasoning_is_readable_and_sealed() -> None:
     """Readable reasoning, its entries and wrapped seals; state of calls and of texts has entries of its own."""
     signature = Seal(issuer="anthropic", kind="signature", data="sig")
     encrypted = Seal(issuer="openai", kind="encrypted", data="native", item_id="rs_1")
@@ -223,7 +223,7 @@ def test_63_reasoning_is_readable_and_sealed() -> None:
     assert found["tool_calls"][0]["extra_content"] == {"google": {"thought_signature": "c2ln"}}
 
 
-def test_85_refusals() -> None:
+def test_refusals() -> None:
     """A refusal's words are its own field; an explanation counts only where nothing was said."""
     assert message(Refusal(text="No."), reason=FinishReason.REFUSAL).message.refusal == "No."
     silent = message(reason=FinishReason.REFUSAL, message="Not that.")

@@ -69,7 +69,7 @@ def comparable(row: list[StreamEvent]) -> list[object]:
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_01_every_split_gives_the_same_events(name: str) -> None:
+def test_every_split_gives_the_same_events(name: str) -> None:
     """A stream cut in two at any byte gives the events of the whole one."""
     content = wire(name)
     whole = comparable(events(content))
@@ -82,7 +82,7 @@ def test_01_every_split_gives_the_same_events(name: str) -> None:
 
 @pytest.mark.parametrize("name", GOOD)
 @pytest.mark.parametrize("end", [b"\r\n", b"\r"], ids=["CRLF", "CR"])
-def test_02_line_ends_do_not_matter(name: str, end: bytes) -> None:
+def test_line_ends_do_not_matter(name: str, end: bytes) -> None:
     """CRLF and CR frame as LF does."""
     plain = wire(name).replace(b"\r\n", b"\n")
     assert fold(events(plain.replace(b"\n", end))) == fold(events(plain))
@@ -97,7 +97,7 @@ def test_events_are_in_legal_order(name: str) -> None:
     assert grammar.complete
 
 
-def test_03_comments_and_fields_of_no_meaning_say_nothing() -> None:
+def test_comments_and_fields_of_no_meaning_say_nothing() -> None:
     """Keep-alives, ids, retries and blank lines are no content."""
     noise = b": ping\n\nid: 7\nretry: 10\n\n\n\n"
     plain = delta({"content": "a"}) + delta({"content": "b"}) + delta(finish="stop") + DONE
@@ -105,14 +105,14 @@ def test_03_comments_and_fields_of_no_meaning_say_nothing() -> None:
     assert events(noisy) == events(plain)
 
 
-def test_04_data_without_a_space_and_on_several_lines_is_read() -> None:
+def test_data_without_a_space_and_on_several_lines_is_read() -> None:
     """The space after the colon is optional, and one event may have several data lines."""
     head = b'data:{"id":"chatcmpl-1","created":1795000000,"model":"m",\ndata: "choices":[{"index":0,"delta":'
     found = fold(events(head + b'{"content":"Hi"},\ndata:"finish_reason":"stop"}]}\n\ndata:[DONE]\n\n'))
     assert found.text == "Hi"
 
 
-def test_06_done_may_be_missing_and_ends_everything() -> None:
+def test_done_may_be_missing_and_ends_everything() -> None:
     """With [DONE] or without it: the same; what follows it is ignored."""
     plain = delta({"content": "a"}) + delta(finish="stop")
     assert (
@@ -122,14 +122,14 @@ def test_06_done_may_be_missing_and_ends_everything() -> None:
     )
 
 
-def test_11_the_first_chunk_gives_the_first_events() -> None:
+def test_the_first_chunk_gives_the_first_events() -> None:
     """Nothing is held back: the first chunk's text is an event before the second chunk is there."""
     decoder = OUTBOUND.decoder(upstream_request(), upstream())
     first = decoder.feed(delta({"role": "assistant", "content": "Hi"})).events
     assert [type(event) for event in first] == [Started, PartStarted, PartDelta]
 
 
-def test_18_text_usage_and_tier() -> None:
+def test_text_usage_and_tier() -> None:
     """A plain stream: id, asked model, time, text, finish, and every count of its usage."""
     found = answer("stream_text.sse")
     assert (found.id, found.model, found.created_at) == (
@@ -144,7 +144,7 @@ def test_18_text_usage_and_tier() -> None:
     assert (usage.input, usage.output, usage.cache_read, usage.cache_write, usage.reasoning) == (12, 7, 4, 2, 3)
 
 
-def test_36_interleaved_calls_keep_their_arguments() -> None:
+def test_interleaved_calls_keep_their_arguments() -> None:
     """Two calls whose pieces alternate keep ids, names and the very text of their arguments."""
     found = answer("stream_parallel_calls.sse")
     assert [(call.call_id, call.name, call.arguments) for call in found.tool_calls] == [
@@ -154,14 +154,14 @@ def test_36_interleaved_calls_keep_their_arguments() -> None:
     assert found.finish_reason is FinishReason.TOOL_CALLS
 
 
-def test_37_a_call_without_arguments_has_an_empty_object() -> None:
+def test_a_call_without_arguments_has_an_empty_object() -> None:
     """A call that streams no arguments at all ends with {}."""
     call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": ""}}
     found = fold(events(delta({"tool_calls": [call]}), delta(finish="tool_calls"), DONE))
     assert found.tool_calls[0].arguments == "{}"
 
 
-def test_40_calls_that_share_index_0_stay_apart() -> None:
+def test_calls_that_share_index_0_stay_apart() -> None:
     """An id that comes with a name begins a call even on a used index; `stop` behind calls means tool calls."""
     found = answer("stream_google_calls.sse", issuer="gemini")
     assert [(call.call_id, call.name, call.arguments) for call in found.tool_calls] == [
@@ -173,7 +173,7 @@ def test_40_calls_that_share_index_0_stay_apart() -> None:
     assert found.candidates[0].finish.native == "stop"
 
 
-def test_41_length_behind_a_call_stays_length() -> None:
+def test_length_behind_a_call_stays_length() -> None:
     """Only `stop` is overridden by a call."""
     call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": "{"}}
     assert (
@@ -187,7 +187,7 @@ def test_late_and_repeated_names_and_ids() -> None:
     assert [(call.call_id, call.name, call.arguments) for call in found.tool_calls] == [("call_x", "late", '{"a":1}')]
 
 
-def test_48_a_call_without_an_id_gets_one() -> None:
+def test_a_call_without_an_id_gets_one() -> None:
     """An id that never comes is made from what is known, the same each time."""
     row = [delta({"tool_calls": [{"index": n, "function": {"name": "f", "arguments": "{}"}}]}) for n in range(2)]
     found = [[call.call_id for call in fold(events(*row, delta(finish="stop"), DONE)).tool_calls] for _ in range(2)]
@@ -228,7 +228,7 @@ def test_custom_and_deprecated_calls() -> None:
     assert old.finish_reason is FinishReason.TOOL_CALLS
 
 
-def test_56_an_emulated_custom_call_is_unwrapped() -> None:
+def test_an_emulated_custom_call_is_unwrapped() -> None:
     """A custom tool that went as a function comes back as free text, under the caller's name and id."""
     memory = upstream_request(names={"p_1": "patch"}, call_ids={"c": "original.id"}, emulated=frozenset({"p_1"}))
     row = [
@@ -241,7 +241,7 @@ def test_56_an_emulated_custom_call_is_unwrapped() -> None:
     assert (call.kind, call.name, call.call_id, call.arguments) == ("custom", "patch", "original.id", "a\nb")
 
 
-def test_60_reasoning_with_a_signature() -> None:
+def test_reasoning_with_a_signature() -> None:
     """Reasoning in two fields is decoded once, with the upstream as the issuer of its signature."""
     found = answer("stream_openrouter_reasoning.sse", issuer="openrouter")
     form = "anthropic-claude-v1"
@@ -261,7 +261,7 @@ def test_other_spellings_of_reasoning(name: str, thought: str, text: str) -> Non
     assert len(found.candidates[0].parts) == 2
 
 
-def test_80_other_spellings_of_usage() -> None:
+def test_other_spellings_of_usage() -> None:
     """Cache hits in another spelling count, and reasoning that is counted beside the output is put into it."""
     usage = answer("stream_reasoning_content.sse").usage
     assert (usage.input, usage.cache_read, usage.output, usage.reasoning) == (20, 16, 8, 5)
@@ -319,7 +319,7 @@ def test_sound() -> None:
     assert sound.source == InlineData(data="AAAABBBB")
 
 
-def test_84_citations_and_refusals() -> None:
+def test_citations_and_refusals() -> None:
     """A citation stands in its text, in code points; a refusal makes `stop` a refusal."""
     found = answer("stream_refusal_citations.sse").candidates[0]
     text, refusal = found.parts
@@ -340,20 +340,20 @@ def failure(row: list[StreamEvent]) -> UpstreamError:
 
 
 @pytest.mark.parametrize("name", ["stream_cut.sse", "stream_done_alone.sse"])
-def test_95_no_end_sign_is_a_failure(name: str) -> None:
+def test_no_end_sign_is_a_failure(name: str) -> None:
     """A stream without a finish reason has failed, with [DONE] and without, and its half call is not completed."""
     row = events(wire(name))
     assert isinstance(failure(row), UpstreamProtocolError)
     assert "PartEnded" not in {type(event).__name__ for event in row[-2:]}
 
 
-def test_95_one_unfinished_choice_is_a_failure() -> None:
+def test_one_unfinished_choice_is_a_failure() -> None:
     """Every candidate that was seen must have finished."""
     row = events(delta({"content": "a"}), delta({"content": "b"}, index=1), delta(finish="stop"), DONE)
     assert isinstance(failure(row), UpstreamProtocolError)
 
 
-def test_94_an_error_in_the_stream_ends_it() -> None:
+def test_an_error_in_the_stream_ends_it() -> None:
     """What follows an error is not read."""
     row = events(wire("stream_error_midway.sse"))
     assert isinstance(failure(row), UpstreamFailed)
@@ -403,7 +403,7 @@ def test_context_length_in_a_stream() -> None:
         b"",
     ],
 )
-def test_96_rubbish_is_a_protocol_error(content: bytes) -> None:
+def test_rubbish_is_a_protocol_error(content: bytes) -> None:
     """What cannot be read ends the events with an error that does not repeat it, and later reads give nothing."""
     decoder = OUTBOUND.decoder(upstream_request(), upstream())
     row = [*decoder.feed(content).events, *decoder.close().events]
@@ -463,7 +463,7 @@ def without_calls(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("asked", [True, False], ids=["usage asked", "usage not asked"])
 @pytest.mark.parametrize("name", GOOD)
-def test_14_passed_through_bytes_are_the_upstreams(name: str, asked: bool) -> None:
+def test_passed_through_bytes_are_the_upstreams(name: str, asked: bool) -> None:
     """At every split the caller gets the very bytes, but for the model, comments, and usage that was not asked for."""
     content = wire(name)
     request = inbound_request(stream=True, n=2 if "two_choices" in name else 1, stream_options={"include_usage": asked})
@@ -505,7 +505,7 @@ def test_passthrough_and_codec_agree(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["stream_error_midway.sse", "stream_cut.sse", "stream_done_alone.sse"])
-def test_95_the_passthrough_fails_where_the_codec_fails(name: str) -> None:
+def test_the_passthrough_fails_where_the_codec_fails(name: str) -> None:
     """A passed-through stream that broke ends with the same error, and its error frame is left to the encoder."""
     passed_through = batched(OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), wire(name))
     assert comparable(list(passed_through.events))[-1] == comparable(events(wire(name)))[-1]

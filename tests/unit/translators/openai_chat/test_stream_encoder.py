@@ -77,7 +77,7 @@ ASKING: dict[str, Any] = {"stream_options": {"include_usage": True}}
 HELLO: list[StreamEvent] = [STARTED, *part(0, Text(text=""), TextDelta("Hel"), TextDelta("lo")), *ending()]
 
 
-def test_18_a_plain_answer_reads_as_it_was_told() -> None:
+def test_a_plain_answer_reads_as_it_was_told() -> None:
     """Text, finish, id, time and the asked model name reach the client's accumulator."""
     found = accumulated(stream(HELLO))
     assert found.choices[0].message.content == "Hello"
@@ -86,7 +86,7 @@ def test_18_a_plain_answer_reads_as_it_was_told() -> None:
     assert (found.id, found.created, found.model) == ("chatcmpl-1", int(BEGAN.timestamp()), "smart")
 
 
-def test_09_the_last_line_is_done_and_keepalives_do_not_disturb() -> None:
+def test_the_last_line_is_done_and_keepalives_do_not_disturb() -> None:
     """A comment between frames is invisible to the client, and the stream ends with [DONE]."""
     frames = stream(HELLO).split(b"\n\n")
     content = b"".join(INBOUND.keepalive + frame + b"\n\n" for frame in frames if frame)
@@ -95,7 +95,7 @@ def test_09_the_last_line_is_done_and_keepalives_do_not_disturb() -> None:
 
 
 @pytest.mark.parametrize("asked", [True, False], ids=["asked", "not asked"])
-def test_81_usage_is_the_last_chunk_and_only_if_asked(asked: bool) -> None:
+def test_usage_is_the_last_chunk_and_only_if_asked(asked: bool) -> None:
     """The usage chunk has no choices and stands last; the other chunks carry null only if it was asked for."""
     usage = Usage(input=10, output=5, cache_read=4, reasoning=2)
     row = [*HELLO[:-1], UsageReported(Usage(input=1)), UsageReported(usage), Ended()]
@@ -116,7 +116,7 @@ def test_81_usage_is_the_last_chunk_and_only_if_asked(asked: bool) -> None:
     assert accumulated(stream(row, **ASKING)).usage == last.usage
 
 
-def test_39_two_calls_behind_a_text_have_indexes_0_and_1() -> None:
+def test_two_calls_behind_a_text_have_indexes_0_and_1() -> None:
     """Id and name go out once, interleaved arguments stay apart, and the accumulator has both calls."""
     calls = [ToolCall(call_id=f"call_{name}", name=name) for name in ("first", "second")]
     row: list[StreamEvent] = [
@@ -144,7 +144,7 @@ def test_39_two_calls_behind_a_text_have_indexes_0_and_1() -> None:
     assert told == [("call_first", "first", '{"a":1}'), ("call_second", "second", '{"b":2}')]
 
 
-def test_37_a_call_without_arguments_gets_an_empty_object() -> None:
+def test_a_call_without_arguments_gets_an_empty_object() -> None:
     """Where no argument came the client reads {}."""
     row = [STARTED, *part(0, ToolCall(call_id="c", name="f")), *ending(FinishReason.TOOL_CALLS)]
     calls = accumulated(stream(row)).choices[0].message.tool_calls
@@ -205,7 +205,7 @@ def test_reasoning_is_readable_and_sealed() -> None:
     assert unwrap(second["data"]) == redacted
 
 
-def test_05_the_seal_of_a_call_is_told_in_both_places_that_clients_keep() -> None:
+def test_the_seal_of_a_call_is_told_in_both_places_that_clients_keep() -> None:
     """A Gemini call's state is in extra_content, native, and in reasoning_details, wrapped."""
     seal = Seal(issuer="gemini", kind="signature", data="c2ln")
     head = ToolCall(call_id="call_1", name="f", seals=(seal,))
@@ -216,7 +216,7 @@ def test_05_the_seal_of_a_call_is_told_in_both_places_that_clients_keep() -> Non
     assert unwrap(message["reasoning_details"][0]["data"]) == seal
 
 
-def test_85_refusals() -> None:
+def test_refusals() -> None:
     """Refusal parts stay refusals; an explanation becomes one only where nothing else was said."""
     said = [STARTED, *part(0, Refusal(text=""), RefusalDelta("No.")), *ending(FinishReason.REFUSAL)]
     found = accumulated(stream(said)).choices[0]
@@ -240,12 +240,12 @@ def test_85_refusals() -> None:
         (FinishReason.UNKNOWN, "stop"),
     ],
 )
-def test_79_every_finish_has_its_word(reason: FinishReason, word: str) -> None:
+def test_every_finish_has_its_word(reason: FinishReason, word: str) -> None:
     """Each finish reason is encoded in the client's terms."""
     assert accumulated(stream([*HELLO[:-2], *ending(reason)])).choices[0].finish_reason == word
 
 
-def test_84_citations_count_code_points_of_the_whole_message() -> None:
+def test_citations_count_code_points_of_the_whole_message() -> None:
     """Spans within a part become spans within the message, and all annotations come in one chunk."""
     row = [
         STARTED,
@@ -268,7 +268,7 @@ def test_84_citations_count_code_points_of_the_whole_message() -> None:
     assert told == [("https://a", 4, 8), ("https://b", 4, 8)]
 
 
-def test_74_two_candidates_choice_0_first() -> None:
+def test_two_candidates_choice_0_first() -> None:
     """The first chunk is of choice 0 even if candidate 1 speaks first, and both are read."""
     row: list[StreamEvent] = [
         STARTED,
@@ -340,7 +340,7 @@ def test_the_service_tier_is_translated() -> None:
     assert {each.service_tier for each in found} == {"default"}
 
 
-def test_94_a_failure_in_the_middle_raises_in_the_client() -> None:
+def test_a_failure_in_the_middle_raises_in_the_client() -> None:
     """The error event is the last thing sent: no finish, no [DONE], and the client raises with its words."""
     row = [*HELLO[:3], Failed(UpstreamOverloaded("Too busy."))]
     content = stream(row)

@@ -154,7 +154,7 @@ def test_several_prompts_are_several_requests_of_one_message() -> None:
     ],
     ids=str,
 )
-def test_98_what_is_wrong_is_refused_from_outside(fields: dict[str, Any], param: str) -> None:
+def test_what_is_wrong_is_refused_from_outside(fields: dict[str, Any], param: str) -> None:
     """Also where the request is only passed on."""
     with pytest.raises(BadRequest) as refused:
         inbound_request(**fields)
@@ -175,7 +175,7 @@ def test_98_what_is_wrong_is_refused_from_outside(fields: dict[str, Any], param:
     ],
     ids=str,
 )
-def test_98_what_is_wrong_inside_is_refused_where_it_is_read(fields: dict[str, Any], param: str) -> None:
+def test_what_is_wrong_inside_is_refused_where_it_is_read(fields: dict[str, Any], param: str) -> None:
     """A wrong type is a wrong type, and not something that the upstream cannot do."""
     with pytest.raises(BadRequest) as refused:
         decoded(**fields)
@@ -218,7 +218,7 @@ def stream_of(events: Sequence[StreamEvent], **fields: Any) -> bytes:
         (FinishReason.UNKNOWN, "stop"),
     ],
 )
-def test_79_finish_reasons_are_three(reason: FinishReason, word: str) -> None:
+def test_finish_reasons_are_three(reason: FinishReason, word: str) -> None:
     """Whole and streamed alike."""
     response = answer(Text(text="t"), finish=Finish(reason=reason))
     whole = json.loads(INBOUND.encode(response, inbound_request()))
@@ -269,7 +269,7 @@ def test_usage_is_told_last_and_only_if_asked() -> None:
     assert b"usage" not in stream_of(events)
 
 
-def test_94_a_failure_is_an_error_event_and_the_last() -> None:
+def test_a_failure_is_an_error_event_and_the_last() -> None:
     """No end sign follows; it can be the very first event."""
     failed = stream_of([Failed(UpstreamFailed("gone"))])
     assert json.loads(failed.removeprefix(b"data: "))["error"]["message"] == "gone"
@@ -336,7 +336,7 @@ def test_errors_are_openais() -> None:
 # ── passed on ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_13_a_request_is_passed_on_as_it_came() -> None:
+def test_a_request_is_passed_on_as_it_came() -> None:
     """Number spelling, order and unknown fields survive; the model's name is the upstream's."""
     body = b'{"prompt":[[1,2],[3]],"model":"m","temperature":1.50,"best_of":3,"x":{"b":1,"a":2}}'
     upstream_request = OUTBOUND.passthrough_request(INBOUND.open(body, headers={}), UPSTREAM)
@@ -344,7 +344,7 @@ def test_13_a_request_is_passed_on_as_it_came() -> None:
     assert not upstream_request.stream
 
 
-def test_14_an_answer_is_passed_on_as_it_came() -> None:
+def test_an_answer_is_passed_on_as_it_came() -> None:
     """But the model's name; its usage is noted."""
     body = (
         b'{"id":"cmpl-1","model":"old-1","choices":[{"text":"t","index":0,"logprobs":{"x":1.50},"finish_reason":"stop"}],'

@@ -56,7 +56,7 @@ STREAMS = ("text.sse", "reasoning_and_calls.sse", "web_search.sse", "image.sse",
 # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_13_bytes_pass_but_for_model_and_store() -> None:
+def test_bytes_pass_but_for_model_and_store() -> None:
     """Unknown fields, order, number spelling and escapes survive."""
     body = b'{"zeta": 1.10, "model": "smart", "input": [ {"role":"user","content":"K\\u00f6ln"} ], "top_p": 1E0}'
     opened = INBOUND.open(body, headers={})
@@ -67,7 +67,7 @@ def test_13_bytes_pass_but_for_model_and_store() -> None:
     assert sent.warnings == ()
 
 
-def test_13_store_is_only_a_warning_where_it_was_asked_for() -> None:
+def test_store_is_only_a_warning_where_it_was_asked_for() -> None:
     """Nothing is stored at the vendor; a request for storage gets a warning."""
     assert passthrough_request({"store": True})[0]["store"] is False
     assert passthrough_request({"store": True})[1] == ("dropped:store",)
@@ -111,7 +111,7 @@ def test_13_store_is_only_a_warning_where_it_was_asked_for() -> None:
         ),
     ],
 )
-def test_35_what_the_vendor_keeps_is_not_shared(fields: dict[str, Any], param: str) -> None:
+def test_what_the_vendor_keeps_is_not_shared(fields: dict[str, Any], param: str) -> None:
     """An id behind a credential that several people share is refused, unless the operator says otherwise."""
     with pytest.raises(Unsupported) as caught:
         passthrough_request(fields)
@@ -167,7 +167,7 @@ def test_wrapped_state_becomes_native_or_goes() -> None:
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_14_17_events_pass_unchanged(name: str) -> None:
+def test_events_pass_unchanged(name: str) -> None:
     """Numbers, obfuscation, built-in tools' and unknown events pass; the model is called as it was asked for."""
     content = wire(name)
     found = batched(OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), content)
@@ -177,7 +177,7 @@ def test_14_17_events_pass_unchanged(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*STREAMS, "compatible_crlf.sse", "failed.sse", "error.sse", "cut.sse"])
-def test_01_a_passthrough_gives_the_same_at_every_split(name: str) -> None:
+def test_a_passthrough_gives_the_same_at_every_split(name: str) -> None:
     """Cut anywhere, the same bytes and events come out."""
     content = wire(name)
     whole = batched(OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), content)
@@ -209,7 +209,7 @@ def test_a_passthrough_tells_what_must_be_known() -> None:
     assert cut.finish.reason is FinishReason.LENGTH
 
 
-def test_95_a_passthrough_without_an_end_sign_fails() -> None:
+def test_a_passthrough_without_an_end_sign_fails() -> None:
     """What just stops is a failure; so is a stream that only says `[DONE]`, which is not passed on."""
     for content in (wire("cut.sse"), CREATED + b"data: [DONE]\n\n", CREATED + event("response.x", error=None), b""):
         found = batched(OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), content)
@@ -219,7 +219,7 @@ def test_95_a_passthrough_without_an_end_sign_fails() -> None:
         assert b"[DONE]" not in (found.raw or b"")
 
 
-def test_94_the_upstreams_own_failure_reaches_its_caller() -> None:
+def test_the_upstreams_own_failure_reaches_its_caller() -> None:
     """`response.failed` is withheld, and encoded again with the same id and output."""
     found = batched(OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), wire("failed.sse"))
     assert b"response.failed" not in (found.raw or b"")
@@ -235,7 +235,7 @@ def test_94_the_upstreams_own_failure_reaches_its_caller() -> None:
     assert b"failed_event" not in INBOUND.problem(last.error).body
 
 
-def test_94_an_error_event_becomes_the_failed_response() -> None:
+def test_an_error_event_becomes_the_failed_response() -> None:
     """A flat error becomes `response.failed` with the same response and the next sequence number."""
     found = batched(OUTBOUND.passthrough_stream(inbound_request(stream=True), upstream()), wire("error.sse"))
     last = found.events[-1]
@@ -249,7 +249,7 @@ def test_94_an_error_event_becomes_the_failed_response() -> None:
     assert b"failed_event" not in INBOUND.problem(last.error).body
 
 
-def test_94_a_passthrough_that_breaks_off_tells_what_was_done() -> None:
+def test_a_passthrough_that_breaks_off_tells_what_was_done() -> None:
     """Done items are in the failed response for any cause, and the sequence numbers continue."""
     whole = wire("text.sse")
     for cut in (whole.index(b"event: response.completed"), whole.rindex(b"event: response.output_item.done")):
@@ -338,7 +338,7 @@ def test_nothing_is_passed_through_events() -> None:
 # ── whole answers ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_14_a_whole_answer_passes() -> None:
+def test_a_whole_answer_passes() -> None:
     """Its bytes stay unchanged except for the model's name; its usage is reported."""
     found = OUTBOUND.passthrough_response(wire("answer.response.json"), inbound_request(), upstream())
     assert msgspec.json.decode(found.raw or b"") == {
@@ -352,7 +352,7 @@ def test_14_a_whole_answer_passes() -> None:
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"output":[],"status":"queued"}', b""])
-def test_96_a_whole_answer_that_is_none_is_an_error(body: bytes) -> None:
+def test_a_whole_answer_that_is_none_is_an_error(body: bytes) -> None:
     """Nothing that cannot be read is passed on."""
     with pytest.raises(UpstreamProtocolError):
         OUTBOUND.passthrough_response(body, inbound_request(), upstream())
@@ -379,7 +379,7 @@ def test_a_failed_answer_is_an_error() -> None:
         (InternalError("bug"), openai.InternalServerError, None),
     ],
 )
-def test_91_92_problems_are_the_official_clients_errors(
+def test_problems_are_the_official_clients_errors(
     error: Any, kind: type[openai.APIStatusError], code: str | None
 ) -> None:
     """Each cause has its class, code and headers."""
@@ -392,7 +392,7 @@ def test_91_92_problems_are_the_official_clients_errors(
         assert (headers["retry-after"], headers["retry-after-ms"]) == ("2", "1500")
 
 
-def test_91_an_upstreams_refusal_keeps_its_words() -> None:
+def test_an_upstreams_refusal_keeps_its_words() -> None:
     """Status, message, parameter and code of a refusal reach the caller, from either of the vendor's protocols."""
     native = {"message": "bad", "type": "invalid_request_error", "param": "input[0]", "code": "x", "extra": 1}
     error = OUTBOUND.decode_error(422, {"x-request-id": "req_1"}, msgspec.json.encode({"error": native}))

@@ -76,14 +76,14 @@ def test_opening_reads_the_outside_alone() -> None:
         ({"previous_response_id": 1}, "previous_response_id", "invalid_type"),
     ],
 )
-def test_98_wrong_types_are_refused_when_opened(fields: dict[str, Any], param: str, code: str) -> None:
+def test_wrong_types_are_refused_when_opened(fields: dict[str, Any], param: str, code: str) -> None:
     """What routing passes over is refused by its name, also where the request only passes through."""
     with pytest.raises(BadRequest) as caught:
         inbound_request(**fields)
     assert (caught.value.param, caught.value.code) == (param, code)
 
 
-def test_98_what_is_no_json_is_refused() -> None:
+def test_what_is_no_json_is_refused() -> None:
     """A body that cannot be read says so."""
     with pytest.raises(BadRequest):
         INBOUND.open(b"{", headers={})
@@ -97,7 +97,7 @@ def test_input_may_be_supplied_elsewhere(supplier: str) -> None:
     assert INBOUND.open(b"{}", headers={}, path={"operation": "input_tokens"}).model == ""
 
 
-def test_100_counts_have_the_vendors_shape() -> None:
+def test_counts_have_the_vendors_shape() -> None:
     """A count names its kind."""
     assert msgspec.json.decode(INBOUND.encode_count(12)) == {"object": "response.input_tokens", "input_tokens": 12}
 
@@ -110,7 +110,7 @@ def test_a_text_alone_is_a_user_turn() -> None:
     assert decoded(input="Hi").messages == (Message(role="user", parts=(Text(text="Hi"),)),)
 
 
-def test_23_instructions_and_roles() -> None:
+def test_instructions_and_roles() -> None:
     """Instructions lead; system and developer keep their words and places."""
     found = decoded(
         instructions="Be brief.",
@@ -187,7 +187,7 @@ def test_messages_of_two_phases_keep_theirs() -> None:
     assert [part.extras[OWN]["phase"] for part in found[0].parts] == ["commentary", "final_answer"]
 
 
-def test_63_wrapped_state_is_its_makers_again() -> None:
+def test_wrapped_state_is_its_makers_again() -> None:
     """A blob that we wrapped is unwrapped; the readable text is that of the summary."""
     seal = Seal(issuer="anthropic", kind="signature", data="sig")
     item = {
@@ -316,7 +316,7 @@ def test_searches_and_unknown_contents() -> None:
         (5, "input[0]"),
     ],
 )
-def test_98_a_wrong_item_is_named_by_its_path(item: Any, param: str) -> None:
+def test_a_wrong_item_is_named_by_its_path(item: Any, param: str) -> None:
     """The complaint says where."""
     assert refused(input=[item]).param == param
 
@@ -375,7 +375,7 @@ def test_tools_of_every_kind() -> None:
         ),
     ],
 )
-def test_53_55_choices_are_read(said: Any, found: ToolChoice) -> None:
+def test_choices_are_read(said: Any, found: ToolChoice) -> None:
     """Every form of a choice has its meaning."""
     assert decoded(tool_choice=said).tool_choice == found
 
@@ -463,6 +463,6 @@ def test_defaults_that_are_said_leave_no_trace() -> None:
         ({"tool_choice": {"type": "function"}}, "tool_choice.name"),
     ],
 )
-def test_98_wrong_options_are_named(fields: dict[str, Any], param: str) -> None:
+def test_wrong_options_are_named(fields: dict[str, Any], param: str) -> None:
     """The complaint says which."""
     assert refused(**fields).param == param

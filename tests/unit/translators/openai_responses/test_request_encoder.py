@@ -91,7 +91,7 @@ def test_the_plainest_request() -> None:
 
 
 @pytest.mark.parametrize("protocol", ["anthropic-messages", "gemini"])
-def test_23_one_system_becomes_instructions(protocol: str) -> None:
+def test_one_system_becomes_instructions(protocol: str) -> None:
     """The one system of protocols that have one is `instructions`; with a mark or as several parts it stays items."""
     system = Message(role="system", authority="system", parts=(Text(text="Be brief."),))
     body, _ = encoded(request(system, HELLO, protocol=protocol))
@@ -103,7 +103,7 @@ def test_23_one_system_becomes_instructions(protocol: str) -> None:
     assert body["input"][0]["role"] == "system"
 
 
-def test_23_systems_of_chat_are_leading_items() -> None:
+def test_systems_of_chat_are_leading_items() -> None:
     """System and developer keep their words; midway they keep their place."""
     found = items(
         Message(role="system", authority="system", parts=(Text(text="S"),)),
@@ -153,7 +153,7 @@ def test_names_are_dropped_and_a_trailing_beginning_is_refused() -> None:
     assert refused(request(HELLO, step(Text(text="It is")))).param == "messages"
 
 
-def test_26_phases_and_ids_go_back() -> None:
+def test_phases_and_ids_go_back() -> None:
     """What an earlier answer said goes back with its id and phase; neighbours of one message stay together."""
     made = decoded(
         input=[
@@ -192,7 +192,7 @@ def test_answers_of_others_are_easy_messages() -> None:
 # ── calls and results ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_43_calls_and_results_pair_up() -> None:
+def test_calls_and_results_pair_up() -> None:
     """Results stand behind their calls in their order; ids that the vendor would refuse are derived from themselves."""
     calls = (
         ToolCall(call_id="a.b", name="f", arguments='{"x": 1.10}'),
@@ -211,7 +211,7 @@ def test_43_calls_and_results_pair_up() -> None:
     assert second == {"type": "custom_tool_call_output", "call_id": "c2", "output": "two"}
 
 
-def test_46_orphans() -> None:
+def test_orphans() -> None:
     """A call that was never answered gets a result that says so; a result without a call is refused."""
     body, warnings = encoded(request(HELLO, step(ToolCall(call_id="c", name="f")), HELLO))
     assert body["input"][2] == {"type": "function_call_output", "call_id": "c", "output": "[tool error] [no result]"}
@@ -219,7 +219,7 @@ def test_46_orphans() -> None:
     assert refused(request(HELLO, given_back(ToolResult(call_id="x")))).param == "messages"
 
 
-def test_34_results_may_hold_pictures() -> None:
+def test_results_may_hold_pictures() -> None:
     """Texts and images of a result are parts; an error is text; an empty result is an empty string."""
     picture = Media(kind="image", source=InlineData(data="iVBORw0KGgo="), media_type="image/png")
     calls = tuple(ToolCall(call_id=f"c{n}", name="f") for n in range(4))
@@ -237,7 +237,7 @@ def test_34_results_may_hold_pictures() -> None:
     assert outputs[3] == ""
 
 
-def test_10_illegal_item_ids_are_left_out() -> None:
+def test_illegal_item_ids_are_left_out() -> None:
     """Only ids of the kind's own form are sent."""
     made = decoded(
         input=[
@@ -256,7 +256,7 @@ def test_10_illegal_item_ids_are_left_out() -> None:
 # ── reasoning ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_64_own_reasoning_goes_back_before_what_it_led_to() -> None:
+def test_own_reasoning_goes_back_before_what_it_led_to() -> None:
     """State of this issuer is its item again, with its id and summary; the vendor is asked for more of it."""
     thought = Reasoning(
         text="a\n\nb", style="summary", id="rs_1", seals=(STATE,), extras={OWN: {"summary": ["a", "b"]}}
@@ -276,7 +276,7 @@ def test_64_own_reasoning_goes_back_before_what_it_led_to() -> None:
     assert not OUTBOUND.replays_reasoning(OUTBOUND.encode(request(), upstream()).body)
 
 
-def test_66_foreign_reasoning_goes_and_takes_ids_along() -> None:
+def test_foreign_reasoning_goes_and_takes_ids_along() -> None:
     """What another vendor made is dropped, never shown as text; its followers go without the ids that would miss it."""
     call = ToolCall(call_id="c", name="f", id="fc_1")
     body, warnings = encoded(
@@ -289,7 +289,7 @@ def test_66_foreign_reasoning_goes_and_takes_ids_along() -> None:
     assert "include" not in body
 
 
-def test_11_reasoning_without_its_follower_goes() -> None:
+def test_reasoning_without_its_follower_goes() -> None:
     """A thought at the end of a turn led to nothing that is left, and alone it is refused."""
     body, warnings = encoded(request(HELLO, step(Text(text="a"), Reasoning(id="rs_1", seals=(STATE,))), HELLO))
     assert [item["type"] for item in body["input"]] == ["message", "message", "message"]
@@ -336,7 +336,7 @@ def test_seals_of_calls_are_dropped_with_a_word() -> None:
         (ReasoningOptions(budget_tokens=-1), "gemini", None, False),
     ],
 )
-def test_68_reasoning_is_asked_for(
+def test_reasoning_is_asked_for(
     options: ReasoningOptions, protocol: str, found: dict[str, str] | None, *, includes: bool
 ) -> None:
     """Effort and summary follow what the caller asked, and what its protocol shows; nothing is invented."""
@@ -345,7 +345,7 @@ def test_68_reasoning_is_asked_for(
     assert ("include" in body) is includes
 
 
-def test_68_efforts_that_a_model_lacks() -> None:
+def test_efforts_that_a_model_lacks() -> None:
     """The nearest lower rung is taken; a model without any takes none, and no summary either."""
     high = request(reasoning=ReasoningOptions(effort="max", visible="summary"))
     body, warnings = encoded(high, efforts=("low", "high"))
@@ -399,7 +399,7 @@ def test_pictures_and_documents() -> None:
     ],
     ids=["audio", "video", "no-images", "no-documents", "foreign-file", "shared-file", "no-base64"],
 )
-def test_35_what_cannot_be_shown_is_refused(part: Part, options: dict[str, Any]) -> None:
+def test_what_cannot_be_shown_is_refused(part: Part, options: dict[str, Any]) -> None:
     """A model that would answer without having seen it would answer wrongly."""
     assert refused(request(Message(role="user", parts=(part,))), **options).code == "unsupported_by_upstream"
 
@@ -410,7 +410,7 @@ def test_stored_files_go_where_they_may() -> None:
     assert shown(part, stored=True) == {"type": "input_file", "file_id": "file_1"}
 
 
-def test_76_the_last_four_marks_are_kept() -> None:
+def test_the_last_four_marks_are_kept() -> None:
     """Marks become breakpoints with the nearest lifetime; the last four count; who takes none gets none."""
     texts = tuple(Text(text=str(n), cache_mark=CacheMark(lifetime="1h")) for n in range(6))
     body, warnings = encoded(request(Message(role="user", parts=texts)))
@@ -456,14 +456,14 @@ def test_foreign_parts_are_dropped_with_a_word() -> None:
         (None, OWN, None),
     ],
 )
-def test_49_strict_is_always_said(protocol: str, *, strict: bool | None, found: bool | None) -> None:
+def test_strict_is_always_said(protocol: str, *, strict: bool | None, found: bool | None) -> None:
     """`strict` is always sent, except for callers of this protocol that omit it."""
     (tool,) = encoded(request(protocol=protocol, tools=(Tool(name="f", strict=strict),)))[0]["tools"]
     assert tool.get("strict") is found
     assert tool["parameters"] == {"type": "object", "properties": {}}
 
 
-def test_57_illegal_names_are_rewritten_everywhere() -> None:
+def test_illegal_names_are_rewritten_everywhere() -> None:
     """A name is the same in declaration, history and choice, and known in the answer."""
     made = request(
         HELLO,
@@ -566,14 +566,14 @@ def test_server_tools() -> None:
         ),
     ],
 )
-def test_53_choices(choice: ToolChoice, found: Any) -> None:
+def test_choices(choice: ToolChoice, found: Any) -> None:
     """Each choice has its exact form."""
     tools = (Tool(name="f"), Tool(name="p", kind="custom"), Tool(name="q"))
     assert sent(tools=tools, tool_choice=choice)[0].get("tool_choice") == found
 
 
 @pytest.mark.parametrize("mode", ["auto", "required"])
-def test_55_servers_without_allowed_lists_get_fewer_tools(mode: Any) -> None:
+def test_servers_without_allowed_lists_get_fewer_tools(mode: Any) -> None:
     """Other tools are not declared, with a warning; a list of all tools is the plain mode."""
     tools = (Tool(name="f"), Tool(name="g"), Tool(name="h"))
     some = request(tools=tools, tool_choice=ToolChoice(mode=mode, only=("f", "h"), given=True))
@@ -600,7 +600,7 @@ def test_choices_that_a_model_lacks() -> None:
 # ── options ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_77_78_options_cross_or_are_named() -> None:
+def test_options_cross_or_are_named() -> None:
     """Supported options are encoded; unsupported ones are reported as losses, not refused."""
     body, warnings = sent(
         sampling=Sampling(
@@ -667,7 +667,7 @@ def test_limits_and_sampling_follow_the_model() -> None:
         ({"extras": {OWN: {"background": True}}}, "background"),
     ],
 )
-def test_74_what_would_change_the_answer_is_refused(fields: dict[str, Any], param: str) -> None:
+def test_what_would_change_the_answer_is_refused(fields: dict[str, Any], param: str) -> None:
     """The refusal names the unsupported field."""
     with pytest.raises(Unsupported) as caught:
         OUTBOUND.encode(request(**fields), upstream())
@@ -693,13 +693,13 @@ EMPTY: dict[str, Any] = {"type": "object", "properties": {}}
         ({"type": "object"}, "openai-chat", False),
     ],
 )
-def test_75_schemas(schema: dict[str, Any], protocol: str, *, strict: bool) -> None:
+def test_schemas(schema: dict[str, Any], protocol: str, *, strict: bool) -> None:
     """A schema is flat, named and explicit about strictness."""
     body, _ = encoded(request(protocol=protocol, output=OutputFormat(kind="json_schema", schema=schema)))
     assert body["text"]["format"] == {"type": "json_schema", "name": "response", "schema": schema, "strict": strict}
 
 
-def test_75_json_mode_and_models_without_schemas() -> None:
+def test_json_mode_and_models_without_schemas() -> None:
     """The vendor requires the word JSON; a model without schemas gets an instruction."""
     json = OutputFormat(kind="json")
     body, _ = encoded(request(output=json))

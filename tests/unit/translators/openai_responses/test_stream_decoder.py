@@ -80,7 +80,7 @@ def failure(*pieces: bytes) -> UpstreamError:
 # ── what the vendor sends ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_18_text_usage_and_names() -> None:
+def test_text_usage_and_names() -> None:
     """Text, its message's id and phase, the model as asked, usage and tier are read."""
     found = folded(wire("text.sse"))
     assert found.text == "Köln liegt\u2028am Rhein."
@@ -93,7 +93,7 @@ def test_18_text_usage_and_names() -> None:
     assert found.finish_reason is FinishReason.STOP
 
 
-def test_64_reasoning_and_calls() -> None:
+def test_reasoning_and_calls() -> None:
     """Reasoning keeps its summary and the state of `done`, calls keep order, ids, kinds and namespace."""
     found = folded(wire("reasoning_and_calls.sse"))
     thought, said, call, custom, spaced = found.candidates[0].parts
@@ -111,7 +111,7 @@ def test_64_reasoning_and_calls() -> None:
     assert found.finish_reason is FinishReason.TOOL_CALLS
 
 
-def test_84_searches_and_citations() -> None:
+def test_searches_and_citations() -> None:
     """A search becomes a call with its hits, citations keep their spans, what only this protocol knows stays."""
     row = events(wire("web_search.sse"))
     found = fold(row)
@@ -132,7 +132,7 @@ def test_84_searches_and_citations() -> None:
     assert "response.compaction.compacting" in passed
 
 
-def test_85_a_refusal_ends_with_one() -> None:
+def test_a_refusal_ends_with_one() -> None:
     """A refusal is a part of its own and the reason of the finish."""
     found = folded(wire("refusal.sse"))
     (part,) = found.candidates[0].parts
@@ -148,7 +148,7 @@ def test_a_picture_is_media() -> None:
     assert (part.kind, part.media_type, part.id) == ("image", "image/webp", "ig_1")
 
 
-def test_89_incomplete_names_its_reason() -> None:
+def test_incomplete_names_its_reason() -> None:
     """Out of tokens is `length`, also inside a call, which is not completed."""
     found = folded(wire("incomplete.sse"))
     assert found.finish_reason is FinishReason.LENGTH
@@ -166,7 +166,7 @@ def test_89_incomplete_names_its_reason() -> None:
         ({"status": "cancelled"}, FinishReason.CANCELLED, "cancelled"),
     ],
 )
-def test_79_finishes_are_read(fields: dict[str, Any], reason: FinishReason, native: str) -> None:
+def test_finishes_are_read(fields: dict[str, Any], reason: FinishReason, native: str) -> None:
     """The status and its details give the reason; the vendor's word is kept."""
     finish = folded(CREATED, life("response.incomplete", **fields)).candidates[0].finish
     assert (finish.reason, finish.native) == (reason, native)
@@ -337,7 +337,7 @@ def test_reasoning_without_words_and_state_is_no_part() -> None:
     assert parts_of(CREATED, added(0, item), done(0, item), COMPLETED) == ()
 
 
-def test_03_what_is_no_event_is_passed_over() -> None:
+def test_what_is_no_event_is_passed_over() -> None:
     """Comments, reconnecting fields, keep-alives and the end sign of another protocol say nothing."""
     noise = b": hi\n\nretry: 5\nid: 7\n\ndata: [DONE]\n\n" + event("keepalive")
     found = folded(noise + CREATED + noise + wire("text.sse").partition(b"\n\n")[2])
@@ -347,7 +347,7 @@ def test_03_what_is_no_event_is_passed_over() -> None:
 # ── failures ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_94_failures_in_a_stream_are_told_by_their_code() -> None:
+def test_failures_in_a_stream_are_told_by_their_code() -> None:
     """`response.failed` and both forms of the error event are failures of the right kind."""
     limited = failure(wire("failed.sse"))
     assert isinstance(limited, UpstreamRateLimited)
@@ -364,7 +364,7 @@ def test_94_failures_in_a_stream_are_told_by_their_code() -> None:
     assert isinstance(failure(nameless), UpstreamRateLimited)
 
 
-def test_95_a_stream_without_an_end_sign_is_a_failure() -> None:
+def test_a_stream_without_an_end_sign_is_a_failure() -> None:
     """A stream that just stops is never a clean finish, nor is one that only says `[DONE]`."""
     assert isinstance(failure(wire("cut.sse")), UpstreamProtocolError)
     assert isinstance(failure(CREATED, b"data: [DONE]\n\n"), UpstreamProtocolError)
@@ -385,7 +385,7 @@ def test_95_a_stream_without_an_end_sign_is_a_failure() -> None:
     ],
     ids=["html", "half", "array", "typed", "no-call", "object-delta", "text-in-thought", "thought-in-text"],
 )
-def test_96_what_cannot_be_read_ends_the_stream(rubbish: bytes) -> None:
+def test_what_cannot_be_read_ends_the_stream(rubbish: bytes) -> None:
     """Rubbish is a failure that repeats nothing of it, and nothing follows."""
     row = events(CREATED, rubbish, COMPLETED)
     assert isinstance(row[-1], Failed)
@@ -410,7 +410,7 @@ def test_text_behind_its_end_is_a_failure() -> None:
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_01_every_split_gives_the_same_events(name: str) -> None:
+def test_every_split_gives_the_same_events(name: str) -> None:
     """A stream cut at any byte tells what it tells whole."""
     content = wire(name)
     whole = _comparable(read(OUTBOUND.decoder(upstream_request(), upstream()), content))
@@ -425,7 +425,7 @@ def _comparable(row: list[Any]) -> list[Any]:
 
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize("end", [b"\r\n", b"\r"])
-def test_02_every_line_end_is_read(name: str, end: bytes) -> None:
+def test_every_line_end_is_read(name: str, end: bytes) -> None:
     """CRLF and CR frame as LF does."""
     content = wire(name).replace(b"\r\n", b"\n")
     whole = _comparable(read(OUTBOUND.decoder(upstream_request(), upstream()), content))
@@ -525,7 +525,7 @@ def test_a_whole_answer_is_read_like_its_stream() -> None:
     "body",
     [b"<html>", b"[]", b"{}", b'{"output":5}', b'{"output":[],"status":"in_progress"}', b'{"output":[{"a":', b""],
 )
-def test_96_a_whole_answer_that_cannot_be_read_is_an_error(body: bytes) -> None:
+def test_a_whole_answer_that_cannot_be_read_is_an_error(body: bytes) -> None:
     """What is no complete answer is the upstream's error, and its text is not repeated."""
     with pytest.raises(UpstreamProtocolError) as caught:
         OUTBOUND.decode(body, upstream_request(), upstream(), received_at=NOW)

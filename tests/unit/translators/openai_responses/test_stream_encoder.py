@@ -70,7 +70,7 @@ def kinds(content: bytes) -> list[str]:
     return [name for n, name in enumerate(names) if not n or name != names[n - 1]]
 
 
-def test_18_plain_text_passes_through_the_official_helper() -> None:
+def test_plain_text_passes_through_the_official_helper() -> None:
     """Text arrives whole, with usage, the model's name as asked, and one id throughout."""
     row: list[StreamEvent] = [
         STARTED,
@@ -112,7 +112,7 @@ def test_sequence_numbers_rise_by_one_and_every_event_is_named() -> None:
     assert named == [frame["type"] for frame in found]
 
 
-def test_42_calls_are_told_of_filled_and_done() -> None:
+def test_calls_are_told_of_filled_and_done() -> None:
     """Function and custom calls stream under one id each, and the helper completes."""
     content = written(
         told(
@@ -137,7 +137,7 @@ def test_42_calls_are_told_of_filled_and_done() -> None:
     assert "custom_tool_call_input.delta" in kinds(content)
 
 
-def test_37_a_call_without_arguments_has_an_empty_object() -> None:
+def test_a_call_without_arguments_has_an_empty_object() -> None:
     """A function that was called without anything is called with `{}`."""
     found = accumulated(written(told(ToolCall(call_id="c", name="f"), reason=FinishReason.TOOL_CALLS)))
     assert found.output[0].type == "function_call"
@@ -150,7 +150,7 @@ def test_ids_are_the_same_each_time() -> None:
     assert written(row) == written(row)
 
 
-def test_88_foreign_answer_ids_become_legal_and_stay_the_same() -> None:
+def test_foreign_answer_ids_become_legal_and_stay_the_same() -> None:
     """An answer of another protocol gets one `resp_` id for all its events, whole or streamed."""
     whole = Response(
         id="chatcmpl-ö/1", model="m", created_at=NOW, candidates=answer(Text(text="hi")).candidates, usage=Usage()
@@ -162,7 +162,7 @@ def test_88_foreign_answer_ids_become_legal_and_stay_the_same() -> None:
     assert next(iter(ids)).startswith("resp_")
 
 
-def test_88_the_last_output_is_what_was_done() -> None:
+def test_the_last_output_is_what_was_done() -> None:
     """`output` of `response.completed` equals the items that were done, in order."""
     found = frames(
         written(told(Reasoning(text="hm", seals=(ANTHROPIC,)), Text(text="hi"), ToolCall(call_id="c", name="f")))
@@ -189,7 +189,7 @@ def test_neighbouring_texts_are_one_message() -> None:
     ]
 
 
-def test_26_messages_of_different_phase_stay_apart() -> None:
+def test_messages_of_different_phase_stay_apart() -> None:
     """Commentary and answer are messages of their own, and say what they are."""
     own: Any = {"openai-responses": {"phase": "commentary"}}
     last: Any = {"openai-responses": {"phase": "final_answer"}}
@@ -246,7 +246,7 @@ def test_a_message_is_open_as_long_as_a_text_that_began_empty(
         assert [item["encrypted_content"] for item in done if item["type"] == "reasoning"] == [wrap(ANTHROPIC)]
 
 
-def test_38_overlapping_parts_keep_to_their_items() -> None:
+def test_overlapping_parts_keep_to_their_items() -> None:
     """Calls that interleave, and a text that ends late, all reach their own items."""
     row: list[StreamEvent] = [
         STARTED,
@@ -269,7 +269,7 @@ def test_38_overlapping_parts_keep_to_their_items() -> None:
     assert [item.arguments for item in found.output if item.type == "function_call"] == ['{"x":1}', '{"y":2}']
 
 
-def test_63_reasoning_has_a_summary_and_its_state_wrapped() -> None:
+def test_reasoning_has_a_summary_and_its_state_wrapped() -> None:
     """Another vendor's reasoning is an item with readable summary, and with its state whole only when it is done."""
     content = written(told(Reasoning(text="Let me think.", seals=(ANTHROPIC,)), Text(text="hi")))
     item = accumulated(content).output[0]
@@ -289,7 +289,7 @@ def test_the_vendors_own_state_is_not_wrapped() -> None:
     assert (item.id, item.encrypted_content) == ("rs_7", "opaque==")
 
 
-def test_70_empty_reasoning_with_state_is_kept() -> None:
+def test_empty_reasoning_with_state_is_kept() -> None:
     """Reasoning whose text is not shown is an item all the same."""
     item = accumulated(written(told(Reasoning(seals=(ANTHROPIC,)), Text(text="hi")))).output[0]
     assert item.type == "reasoning"
@@ -375,7 +375,7 @@ def test_refusals_and_citations_and_logprobs() -> None:
     assert "output_text.annotation.added" in kinds(content)
 
 
-def test_85_an_explained_refusal_without_words_becomes_a_refusal() -> None:
+def test_an_explained_refusal_without_words_becomes_a_refusal() -> None:
     """Where there is no text, the reason for refusing is what the caller reads."""
     found = accumulated(written(told(reason=FinishReason.REFUSAL, message="Not that.")))
     assert found.status == "completed"
@@ -400,7 +400,7 @@ def test_85_an_explained_refusal_without_words_becomes_a_refusal() -> None:
         (FinishReason.CANCELLED, "cancelled", None),
     ],
 )
-def test_79_every_finish_has_its_status(reason: FinishReason, status: str, why: str | None) -> None:
+def test_every_finish_has_its_status(reason: FinishReason, status: str, why: str | None) -> None:
     """Each finish reason is encoded in the vendor's terms, in streams and complete responses."""
     whole = answer(Text(text="hi"), reason=reason)
     last = helped(written(list(unfold(whole))))[-1].response
@@ -409,14 +409,14 @@ def test_79_every_finish_has_its_status(reason: FinishReason, status: str, why: 
         assert (found.incomplete_details.reason if found.incomplete_details else None) == why
 
 
-def test_79_a_call_that_cannot_be_read_is_a_failed_answer() -> None:
+def test_a_call_that_cannot_be_read_is_a_failed_answer() -> None:
     """A malformed call fails the answer with a code of the vendor's list."""
     last = helped(written(told(reason=FinishReason.MALFORMED_CALL)))[-1]
     assert last.type == "response.failed"
     assert last.response.error.code == "server_error"
 
 
-def test_89_a_call_that_was_cut_off_is_incomplete() -> None:
+def test_a_call_that_was_cut_off_is_incomplete() -> None:
     """What ran out of tokens inside a call does not look like a call to execute."""
     row = told(ToolCall(call_id="c1", name="f", arguments='{"a":1}'), ToolCall(call_id="c2", name="f", arguments='{"a'))
     row[-2] = Finished(0, Finish(reason=FinishReason.LENGTH))
@@ -426,7 +426,7 @@ def test_89_a_call_that_was_cut_off_is_incomplete() -> None:
     assert found[-1].response.incomplete_details.reason == "max_output_tokens"
 
 
-def test_94_a_failure_midway_is_a_failed_answer_with_what_there_was() -> None:
+def test_a_failure_midway_is_a_failed_answer_with_what_there_was() -> None:
     """`response.failed` carries the same id, a code of the closed list, and the output so far."""
     row: list[StreamEvent] = [
         STARTED,
@@ -450,7 +450,7 @@ def test_94_a_failure_midway_is_a_failed_answer_with_what_there_was() -> None:
     assert (called.status, called.arguments) == ("incomplete", '{"a')
 
 
-def test_94_a_failure_of_which_nothing_is_known_makes_the_client_raise() -> None:
+def test_a_failure_of_which_nothing_is_known_makes_the_client_raise() -> None:
     """The error event of an encoder that began nothing raises in the official client, helper or not."""
     content = written([Failed(UpstreamFailed("It broke."))])
     with pytest.raises(openai.APIError, match="It broke"):
@@ -502,7 +502,7 @@ def test_service_tier_is_told_in_the_vendors_word() -> None:
     assert accumulated(written(row)).service_tier == "default"
 
 
-def test_59_a_namespace_that_an_upstream_lost_is_found_again() -> None:
+def test_a_namespace_that_an_upstream_lost_is_found_again() -> None:
     """A call of a tool that just one namespace holds names that namespace."""
     space = {
         "type": "namespace",
