@@ -1,4 +1,4 @@
-"""What a model takes, as data.
+"""What a model supports, as data.
 
 The catalog fills one `Capabilities` per target (built-in knowledge, then the configuration's overrides) and the
 outbound translators obey it. Nothing here is code that decides; unknown models are taken to be able to do everything.
@@ -9,11 +9,11 @@ from typing import Literal
 import msgspec
 
 ANY = "*"
-"""Among patterns: whatever there is."""
+"""The pattern that matches everything."""
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
-"""The one ladder, from least to most."""
+"""All reasoning efforts, from least to most."""
 
 Sampling = Literal["any", "unless_thinking", "default", "none"]
 ThinkingControl = Literal["effort", "budget", "both"]
@@ -25,19 +25,19 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     tools: bool = True
     parallel_tools: bool = True
     tool_result_media: bool = True
-    """Whether pictures and the like may stand within a tool's result, where the protocol has a place for them."""
+    """Whether a tool's result may hold images and other media, where the protocol has a place for them."""
     images: bool = True
     documents: bool = True
     audio: bool = True
     structured_output: bool = True
-    """A JSON schema by the upstream's own means."""
+    """Whether the upstream itself supports JSON schemas for its answers."""
     json_mode: bool = True
     format_with_tools: bool = True
-    """Whether an answer in JSON may be asked for by the upstream's own means where tools are offered."""
+    """Whether the upstream itself supports answers in JSON while tools are offered."""
     custom_tools: bool = True
     """Free-text tools (OpenAI's `custom`)."""
     max_output_tokens: int | None = None
-    """The model's ceiling; None: not known."""
+    """The model's maximum; None: unknown."""
     default_max_output_tokens: int | None = None
     """Sent where the protocol demands a number and the caller gave none; None: the protocol's own default."""
     sampling: Sampling = "any"
@@ -47,28 +47,28 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     stops: bool = True
     """Whether stop sequences are taken, where the protocol has a field for them."""
     verbosity: bool = True
-    """Whether the answer's length can be asked for in a word, where the protocol has a field for it."""
+    """Whether the answer's verbosity can be set, where the protocol has a field for it."""
     efforts: tuple[Effort, ...] = EFFORTS
-    """The levels that the model takes, in the ladder's order; empty: no effort control at all."""
+    """The efforts that the model accepts, from least to most; empty: no effort control."""
     thinking: ThinkingControl = "effort"
-    """How thinking is asked for where the protocol knows both."""
+    """How thinking is requested where the protocol supports both."""
     thinking_off: bool = True
     """Whether thinking can be switched off."""
     max_thinking_budget: int | None = None
     min_thinking_budget: int | None = None
-    """The least that thinking takes, in tokens, where it is not off; None: no floor."""
+    """The minimum of thinking tokens while thinking is on; None: no minimum."""
     mixed_tools: bool = True
     """Whether functions and tools that the upstream runs may be offered together."""
     allowed_tools: bool = True
-    """Whether a choice among some of the tools is understood, where the protocol has a word for it."""
+    """Whether a choice among some of the tools is supported, where the protocol has a field for it."""
     forced_tool_choice: bool = True
     forced_tool_choice_with_thinking: bool = True
     prefill: bool = True
     """Whether a trailing assistant message is continued."""
     system_midway: bool = True
-    """Whether a system message may stand in the middle of the conversation."""
+    """Whether a system message may follow other messages."""
     several_system: bool = True
-    """Whether several system messages may lead the conversation, and one may stand without any other turn."""
+    """Whether several system messages may begin the conversation, and one may be its only message."""
     text_parts: bool = True
     """Whether text may be sent as parts (Chat); if not, text without media beside it is sent as one string."""
     developer_role: bool = True
@@ -84,13 +84,14 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     needs_reasoning_content: bool = False
     """Whether a model's turn with tool calls is refused without its `reasoning_content`."""
     stored: bool = False
-    """Whether the vendor may keep answers and be asked for what it keeps (earlier answers, files): only where its
-    credential is one principal's alone, or its operator says that all who share it may read each other's."""
+    """Whether the vendor may store answers, and requests may refer to stored answers and files: only where one
+    principal owns the credential, or its operator allows all who share it to read each other's
+    data."""
 
     server_tools: tuple[str, ...] = (ANY,)
-    """Which tools the vendor may be asked to run, as patterns: `web_search`, `mcp/https://mcp.example.com/*`."""
+    """The hosted tools that requests may use, as patterns: `web_search`, `mcp/https://mcp.example.com/*`."""
     service_tiers: tuple[str, ...] = (ANY,)
-    """Which tiers may be asked for beside the ordinary one."""
+    """The service tiers that requests may use beside the standard one."""
 
 
 DEFAULT = Capabilities()

@@ -1,17 +1,17 @@
-"""The one vocabulary that every protocol is read into and written from.
+"""The protocol-neutral form: every protocol is decoded into it and encoded from it.
 
-A `Request` asks, a `Response` answers, and a stream is a row of `StreamEvent`s that folds into a `Response`.
-Everything is an ordered list of parts, because order is meaning: thinking before a call, text between calls.
+A `Request` is answered by a `Response`; a stream is a sequence of `StreamEvent`s that folds into a `Response`.
+Messages and answers are ordered lists of parts, because order has meaning: thinking before a call, text between calls.
 
 Decisions that hold everywhere:
 
 - Four roles. A tool message holds only `ToolResult` parts: all results of one step. A protocol that mixes results and
   text in one user message is read as a tool message followed by a user message.
-- A system message can stand anywhere and knows its authority. Encoders place it; decoders never glue.
+- A system message may appear anywhere and has an authority. Encoders place it; decoders never merge it.
 - Arguments of calls stay the raw JSON text they came as.
 - Reasoning state is sealed: a blob and its issuer. Only an encoder for that issuer opens it.
 - Usage counts totals: cache reads and writes are inside `input`, reasoning is inside `output`.
-- What has no word here becomes an `Opaque` part or an entry in `extras[protocol]`, at its place.
+- What has no counterpart here becomes an `Opaque` part or an entry in `extras[protocol]`, at its place.
 
 No logic, no vendor's field names and no I/O live here.
 """
@@ -31,7 +31,7 @@ from llmproxy_asgi.reprs import assembled, short
 
 JSONObject: TypeAlias = dict[str, Any]
 Extras: TypeAlias = Mapping[str, JSONObject]
-"""Protocol id to the fields of that protocol which have no word here."""
+"""By protocol: its fields that have no counterpart here."""
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
@@ -46,7 +46,7 @@ Visibility = Literal["hidden", "summary", "updates", "full"]
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is made per call. Subclasses are keyword-only, which msgspec does not inherit."""
+    """A record made per call. Subclasses are keyword-only, which msgspec does not inherit."""
 
     @override
     def __repr__(self) -> str:
@@ -54,10 +54,10 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Small(msgspec.Struct, frozen=True, gc=False):
-    """What is made per event; positional, because it is small.
+    """A record made per event; positional, because it is small.
 
-    The garbage collector does not look into it, so it never holds what could lead back to it, such as an error: one
-    that was raised holds the frames that it passed, and they hold the event.
+    The garbage collector skips it, so it must not hold an object that refers back to it, such as an error: a raised
+    error holds its stack frames, and they hold the event.
     """
 
     @override
@@ -69,7 +69,7 @@ class Small(msgspec.Struct, frozen=True, gc=False):
 
 
 class Seal(Record, frozen=True, kw_only=True):
-    """A vendor's opaque state and who can open it."""
+    """A vendor's opaque reasoning state, and the issuer that can open it."""
 
     issuer: str
     """The route that made it and alone can read it: `anthropic`, `openai`, `gemini`, or one provider's own name."""
@@ -78,11 +78,11 @@ class Seal(Record, frozen=True, kw_only=True):
     model: str | None = None
     item_id: str | None = None
     format: str | None = None
-    """The issuer's own word for the form of its state, which it wants back (routers name the vendor behind them)."""
+    """The issuer's name for the format of its state, sent back with it (routers name the vendor behind them)."""
 
 
 class Citation(Record, frozen=True, kw_only=True):
-    """Where a stretch of text comes from. `start` and `end` are code points within their text part."""
+    """The source of a span of text. `start` and `end` are code points within their text part."""
 
     kind: Literal["url", "document", "file", "place"] = "url"
     url: str | None = None
@@ -95,7 +95,7 @@ class Citation(Record, frozen=True, kw_only=True):
 
 
 class CacheMark(Record, frozen=True, kw_only=True):
-    """The end of a prefix that the caller wants cached."""
+    """The end of a prefix to be cached."""
 
     lifetime: CacheLifetime | None = None
 
@@ -104,7 +104,7 @@ class CacheMark(Record, frozen=True, kw_only=True):
 
 
 class PartBase(Record, tag_field="part", frozen=True, kw_only=True):
-    """What every part may carry beside its own content."""
+    """The fields that every part has beside its content."""
 
     cache_mark: CacheMark | None = None
     seals: tuple[Seal, ...] = ()
@@ -113,7 +113,7 @@ class PartBase(Record, tag_field="part", frozen=True, kw_only=True):
 
 
 class Text(PartBase, tag="text", frozen=True, kw_only=True):
-    """Words."""
+    """Text."""
 
     text: str
     citations: tuple[Citation, ...] = ()
@@ -132,7 +132,7 @@ class Link(Record, tag_field="source", tag="link", frozen=True, kw_only=True):
 
 
 class StoredFile(Record, tag_field="source", tag="file", frozen=True, kw_only=True):
-    """A file that one vendor keeps; the id means nothing to another."""
+    """A file stored by one vendor; its id is meaningless to others."""
 
     protocol: str
     id: str
@@ -148,7 +148,7 @@ Source: TypeAlias = InlineData | Link | StoredFile | PlainText
 
 
 class Media(PartBase, tag="media", frozen=True, kw_only=True):
-    """An image, a sound, a film or a document."""
+    """An image, audio, a video or a document."""
 
     kind: MediaKind
     source: Source
@@ -162,24 +162,24 @@ class Media(PartBase, tag="media", frozen=True, kw_only=True):
 
 
 class Reasoning(PartBase, tag="reasoning", frozen=True, kw_only=True):
-    """What the model thought: readable text (maybe empty), its state in `seals`."""
+    """Reasoning: readable text (maybe empty), with its state in `seals`."""
 
     text: str = ""
     style: Literal["full", "summary"] = "full"
     redacted: bool = False
     raw: bool = False
-    """Whether the text is the model's reasoning word for word, as open models give it."""
+    """Whether the text is the verbatim reasoning, as open models return it."""
 
 
 class Refusal(PartBase, tag="refusal", frozen=True, kw_only=True):
-    """The model's words for declining."""
+    """The text of a model's refusal."""
 
     text: str
     category: str | None = None
 
 
 class ToolCall(PartBase, tag="tool_call", frozen=True, kw_only=True):
-    """The model asks the caller to run a tool. `arguments` is JSON text for functions, free text for custom tools."""
+    """A call of one of the client's tools. `arguments` is JSON text for functions, free text for custom tools."""
 
     call_id: str
     name: str
@@ -190,7 +190,7 @@ class ToolCall(PartBase, tag="tool_call", frozen=True, kw_only=True):
 
 
 class Opaque(PartBase, tag="opaque", frozen=True, kw_only=True):
-    """Something that only `protocol` has a word for, untouched and at its place."""
+    """A part that only `protocol` can express, unchanged and in its place."""
 
     protocol: str
     kind: str
@@ -198,7 +198,7 @@ class Opaque(PartBase, tag="opaque", frozen=True, kw_only=True):
 
 
 class ToolResult(PartBase, tag="tool_result", frozen=True, kw_only=True):
-    """What a tool gave back."""
+    """The result of a tool call."""
 
     call_id: str
     content: tuple[Text | Media | Opaque, ...] = ()
@@ -208,7 +208,7 @@ class ToolResult(PartBase, tag="tool_result", frozen=True, kw_only=True):
 
 
 class ServerToolCall(PartBase, tag="server_tool_call", frozen=True, kw_only=True):
-    """A tool that the upstream runs by itself (`web_search`, `url_fetch`...)."""
+    """A call of a hosted tool, which the upstream runs (`web_search`, `url_fetch`...)."""
 
     call_id: str
     tool: str
@@ -217,7 +217,7 @@ class ServerToolCall(PartBase, tag="server_tool_call", frozen=True, kw_only=True
 
 
 class SearchHit(Record, frozen=True, kw_only=True):
-    """One result of an upstream's own search."""
+    """One result of a hosted search."""
 
     url: str
     title: str | None = None
@@ -226,7 +226,7 @@ class SearchHit(Record, frozen=True, kw_only=True):
 
 
 class ServerToolResult(PartBase, tag="server_tool_result", frozen=True, kw_only=True):
-    """What an upstream's own tool found."""
+    """The result of a hosted tool."""
 
     call_id: str
     tool: str
@@ -241,12 +241,12 @@ Part: TypeAlias = (
 
 
 class Message(Record, frozen=True, kw_only=True):
-    """One turn, or an instruction."""
+    """A message: a turn or an instruction."""
 
     role: Role
     parts: tuple[Part, ...]
     authority: Authority | None = None
-    """For role system: which of the two words the caller used."""
+    """For the role `system`: which of the two role names the client used."""
     name: str | None = None
     phase: Phase | None = None
     expires: str | None = None
@@ -258,7 +258,7 @@ class Message(Record, frozen=True, kw_only=True):
 
 
 class Grammar(Record, frozen=True, kw_only=True):
-    """What a custom tool's input must look like."""
+    """The grammar of a custom tool's input."""
 
     syntax: str
     definition: str
@@ -272,32 +272,32 @@ class Tool(Record, frozen=True, kw_only=True):
     parameters: JSONObject | None = None
     kind: Literal["function", "custom", "server"] = "function"
     strict: bool | None = None
-    """None: the caller did not say."""
+    """None: not set by the client."""
     grammar: Grammar | None = None
     namespace: str | None = None
     deferred: bool = False
     shows_images: bool = False
-    """Whether its results are images, which a model that sees none could do nothing with."""
+    """Whether its results are images, which a model without image input cannot use."""
     settings: JSONObject | None = None
     cache_mark: CacheMark | None = None
     extras: Extras = EMPTY
 
 
 class ToolChoice(Record, frozen=True, kw_only=True):
-    """Whether the model must call; a named choice is `required` with one name, an allowed list names several."""
+    """Whether the model must call a tool; a named choice is `required` with one name, an allowed list has several."""
 
     mode: Literal["auto", "none", "required"] = "auto"
     only: tuple[str, ...] = ()
     parallel: bool | None = None
     given: bool = False
-    """Whether the caller named a mode at all."""
+    """Whether the client set a mode."""
 
 
 # ── the request ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Sampling(Record, frozen=True, kw_only=True):
-    """How the next token is drawn; None: the caller did not say."""
+    """How the next token is sampled; None: not set by the client."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -311,7 +311,7 @@ class Sampling(Record, frozen=True, kw_only=True):
 
 
 class ReasoningOptions(Record, frozen=True, kw_only=True):
-    """How much to think, and how much of it to show."""
+    """How much reasoning to do, and how much of it to return."""
 
     effort: Effort | None = None
     budget_tokens: int | None = None
@@ -320,7 +320,7 @@ class ReasoningOptions(Record, frozen=True, kw_only=True):
 
 
 class OutputFormat(Record, frozen=True, kw_only=True):
-    """What the answer's text must look like."""
+    """The format of the answer."""
 
     kind: Literal["text", "json", "json_schema"] = "text"
     name: str | None = None
@@ -340,7 +340,7 @@ class CacheOptions(Record, frozen=True, kw_only=True):
 
 
 class ServiceTier(StrEnum):
-    """How urgently, and at what price, the upstream is asked to serve."""
+    """The service tier: the upstream's priority and price class."""
 
     AUTO = "auto"
     STANDARD = "standard"
@@ -352,7 +352,7 @@ class ServiceTier(StrEnum):
 
 
 class Request(Record, frozen=True, kw_only=True):
-    """What the caller wants, in nobody's dialect."""
+    """The protocol-neutral request."""
 
     protocol: str
     model: str
@@ -374,7 +374,7 @@ class Request(Record, frozen=True, kw_only=True):
     continues: str | None = None
     store: bool | None = None
     version: str | None = None
-    """The protocol's version that the caller named (`anthropic-version`)."""
+    """The protocol's version that the client sent (`anthropic-version`)."""
     betas: tuple[str, ...] = ()
     extras: Extras = EMPTY
 
@@ -400,7 +400,7 @@ class FinishReason(StrEnum):
 
 
 class Finish(Record, frozen=True, kw_only=True):
-    """The reason, and the vendor's own word beside it."""
+    """The finish reason, with the vendor's own value in `native`."""
 
     reason: FinishReason
     native: str | None = None
@@ -408,31 +408,31 @@ class Finish(Record, frozen=True, kw_only=True):
     message: str | None = None
     category: str | None = None
     resume: JSONObject | None = None
-    """Of a pause: what the upstream wants beside the very same request to go on; None: it wants the turn back."""
+    """For a pause: the fields that continue the same request; None: it continues when the turn is sent back."""
     continue_once: bool = False
-    """Of a pause: whether a second continuation would only be billed, because the upstream stops at the same place."""
+    """For a pause: whether a second continuation is futile, because the upstream pauses at the same point."""
 
 
 MOST_CANDIDATES = 1_024
-"""Of one answer, or of one event of a stream: what an upstream sends beyond breaks its protocol."""
+"""The maximum in one answer or one event of a stream; more is a protocol error."""
 MOST_CALLS = 1_024
-"""Likewise, calls in one message or event."""
+"""The maximum of tool calls in one message or event."""
 MOST_PARTS = 10_000
-"""Likewise, texts, calls and other parts of one answer."""
+"""The maximum of parts in one answer."""
 MOST_TOKENS = 10**9
-"""A larger number is no count of one answer's tokens, whoever says so; limits and metrics are reckoned with counts."""
+"""A larger number is no plausible token count of one answer; limits and metrics compute with counts."""
 
 
 class Usage(Record, frozen=True, kw_only=True):
-    """Tokens, as the upstream counted them. Cache reads and writes are inside `input`, reasoning inside `output`."""
+    """Token counts as the upstream reported them. Cache reads and writes are part of `input`, reasoning of `output`."""
 
     input: int = 0
     output: int = 0
     cache_read: int = 0
     cache_write: int = 0
-    """Everything written, whatever its lifetime."""
+    """All tokens written to the cache, of every lifetime."""
     cache_write_long: int = 0
-    """The share of `cache_write` that lives an hour or longer."""
+    """The part of `cache_write` with a lifetime of an hour or longer."""
     reasoning: int = 0
     audio_input: int = 0
     audio_output: int = 0
@@ -449,7 +449,7 @@ class Usage(Record, frozen=True, kw_only=True):
 
 
 class TokenLogprob(Record, frozen=True, kw_only=True):
-    """How likely a token was, and what else might have stood there."""
+    """A token's log probability, and the most likely alternatives."""
 
     token: str
     logprob: float
@@ -459,7 +459,7 @@ class TokenLogprob(Record, frozen=True, kw_only=True):
 
 
 class Candidate(Record, frozen=True, kw_only=True):
-    """One of the answers (there is more than one only where the caller asked for it)."""
+    """One candidate of an answer (there are several only if the client requested them)."""
 
     index: int = 0
     parts: tuple[Part, ...] = ()
@@ -472,8 +472,8 @@ class Candidate(Record, frozen=True, kw_only=True):
 class Response(Record, frozen=True, kw_only=True):
     """A whole answer.
 
-    `provider`, `request_id`, `attempts` and `warnings` are what HTTP tells in headers; a `Gateway` fills them in, and
-    sets `model` to the upstream's own name of the model that answered.
+    `provider`, `request_id`, `attempts` and `warnings` are headers in HTTP; a `Gateway` sets them, and sets `model` to
+    the upstream's name of the model that answered.
     """
 
     id: str
@@ -485,24 +485,24 @@ class Response(Record, frozen=True, kw_only=True):
     provider: str = ""
     """The configuration's name of the provider that answered."""
     request_id: str = ""
-    """Names the call in logs and facts."""
+    """Identifies the call in logs and facts."""
     attempts: int = 0
-    """How many requests went to upstreams for it."""
+    """The number of requests sent to upstreams for it."""
     warnings: tuple[str, ...] = ()
-    """What of the request, or of its answer, was lost or approximated, such as `dropped:seed`."""
+    """What was dropped or approximated in the request or the answer, such as `dropped:seed`."""
     extras: Extras = EMPTY
     nonce: str = ""
-    """Random text of this answer alone, part of every id that is made up for it (see `UpstreamRequest.nonce`)."""
+    """Random text unique to this answer, part of every id generated for it (see `UpstreamRequest.nonce`)."""
 
     @override
     def __repr__(self) -> str:
-        told = {name: getattr(self, name) for name in ("text", "tool_calls", "model", "provider", "request_id")}
-        told |= {"finish_reason": self.finish_reason, "warnings": self.warnings}
-        return assembled(self, {**{name: value for name, value in told.items() if value}, "usage": self.usage})
+        shown = {name: getattr(self, name) for name in ("text", "tool_calls", "model", "provider", "request_id")}
+        shown |= {"finish_reason": self.finish_reason, "warnings": self.warnings}
+        return assembled(self, {**{name: value for name, value in shown.items() if value}, "usage": self.usage})
 
     @property
     def text(self) -> str:
-        """The words of the first candidate."""
+        """The text of the first candidate."""
         parts = self.candidates[0].parts if self.candidates else ()
         return "".join(part.text for part in parts if isinstance(part, Text))
 
@@ -528,7 +528,7 @@ class Response(Record, frozen=True, kw_only=True):
 
 
 class TextDelta(Small, frozen=True):
-    """More words of a text part."""
+    """More text of a text part."""
 
     type: ClassVar[Literal["text"]] = "text"
 
@@ -544,7 +544,7 @@ class ReasoningDelta(Small, frozen=True):
 
 
 class RefusalDelta(Small, frozen=True):
-    """More words of a refusal."""
+    """More text of a refusal."""
 
     type: ClassVar[Literal["refusal"]] = "refusal"
 
@@ -560,7 +560,7 @@ class ArgumentsDelta(Small, frozen=True):
 
 
 class MediaDelta(Small, frozen=True):
-    """More of a sound or image: base64 text, and what is said in it."""
+    """More of audio or an image: base64 text, and its transcript."""
 
     type: ClassVar[Literal["media"]] = "media"
 
@@ -577,7 +577,7 @@ class CitationDelta(Small, frozen=True):
 
 
 class SealDelta(Small, frozen=True):
-    """A part's sealed state, always whole."""
+    """A part's sealed state, always complete."""
 
     type: ClassVar[Literal["seal"]] = "seal"
 
@@ -585,7 +585,7 @@ class SealDelta(Small, frozen=True):
 
 
 class LogprobsDelta(Small, frozen=True):
-    """Probabilities of the tokens that came since the last such delta."""
+    """Log probabilities of the tokens since the last such delta."""
 
     type: ClassVar[Literal["logprobs"]] = "logprobs"
 
@@ -598,11 +598,11 @@ Delta: TypeAlias = (
 
 
 UNDATED = datetime.fromtimestamp(0, UTC)
-"""When an answer began whose upstream does not say; whoever reads it from the wire dates it."""
+"""The time of an answer whose upstream gives none; the reader of the wire replaces it."""
 
 
 class Started(Small, frozen=True):
-    """The answer has begun. `usage` is what the upstream said of it so far, if it said anything."""
+    """The answer starts. `usage` holds the counts that the upstream has reported so far, if any."""
 
     type: ClassVar[Literal["started"]] = "started"
 
@@ -617,7 +617,7 @@ class Started(Small, frozen=True):
 
 
 class PartStarted(Small, frozen=True):
-    """A part has begun: ids and names are known; its content is empty, or already whole."""
+    """A part starts: ids and names are known; its content is empty, or already whole."""
 
     type: ClassVar[Literal["part_started"]] = "part_started"
 
@@ -627,7 +627,7 @@ class PartStarted(Small, frozen=True):
 
 
 class PartDelta(Small, frozen=True):
-    """A part goes on."""
+    """More of an open part."""
 
     type: ClassVar[Literal["part_delta"]] = "part_delta"
 
@@ -664,7 +664,7 @@ class UsageReported(Small, frozen=True):
 
 
 class Failed(Small, frozen=True, gc=True):
-    """The stream broke. The last event of its stream."""
+    """The stream failed. The last event of its stream."""
 
     type: ClassVar[Literal["failed"]] = "failed"
 
@@ -672,9 +672,9 @@ class Failed(Small, frozen=True, gc=True):
 
 
 class Ended(Small, frozen=True):
-    """The stream is over and all went well. The last event of its stream.
+    """The stream ended successfully. The last event of its stream.
 
-    A `Gateway` fills in what `Response` holds likewise.
+    A `Gateway` sets the fields that it sets in `Response`.
     """
 
     type: ClassVar[Literal["ended"]] = "ended"
@@ -688,7 +688,7 @@ class Ended(Small, frozen=True):
 
 
 class Passed(Small, frozen=True):
-    """A frame with no canonical meaning, for callers who speak the same protocol."""
+    """A frame without a protocol-neutral form, for clients of the same protocol."""
 
     type: ClassVar[Literal["passed"]] = "passed"
 

@@ -1,6 +1,6 @@
 """Cases that are answers of upstreams, through the translators alone: decoder to encoder, or relay, as an attempt does.
 
-What the decoder makes of it must be legal by the grammar of events, what the encoder writes must be legal in the
+What the decoder makes of it must be legal for `StreamValidator`, what the encoder writes must be legal in the
 caller's protocol, and neither may raise. Reads come cut anywhere.
 """
 
@@ -23,8 +23,8 @@ from llmproxy_asgi.conversation import Batch, Ended, Failed, Finished, FinishRea
 from llmproxy_asgi.conversation_state.reasoning import ReasoningTap, extract_reasoning
 from llmproxy_asgi.errors import BadRequest, GatewayError, UpstreamError, UpstreamTimeout
 from llmproxy_asgi.translators.base import InboundRequest, StreamDecoder, Upstream, UpstreamRequest
-from llmproxy_asgi.translators.grammar import Grammar, GrammarError, Rule
 from llmproxy_asgi.translators.registry import translator
+from llmproxy_asgi.translators.stream_validator import Rule, StreamRuleError, StreamValidator
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 _LAST = (Failed, Ended)
@@ -154,13 +154,13 @@ def _stream(case: StreamCase) -> None:
         outbound.passthrough_stream(inbound_request, to) if case.relays else outbound.decoder(upstream_request, to)
     )
     encoder = inbound.encoder(inbound_request)
-    grammar, tap = Grammar(), ReasoningTap()
+    validator, tap = StreamValidator(), ReasoningTap()
     out: list[bytes] = []
     began, paused = False, False
     for batch in _batches(case, decoder):
         tap.feed(batch.events)
         if not case.relays:
-            _check_order(grammar, batch.events)
+            _check_order(validator, batch.events)
         if not began and batch.events and isinstance(last := batch.events[-1], Failed):
             _check_problem(case.caller, last.error)
             return
@@ -193,11 +193,11 @@ def _batches(case: StreamCase, decoder: StreamDecoder) -> list[Batch]:
     return found
 
 
-def _check_order(grammar: Grammar, events: Sequence[StreamEvent]) -> None:
+def _check_order(validator: StreamValidator, events: Sequence[StreamEvent]) -> None:
     for event in events:
         try:
-            grammar.check(event)
-        except GrammarError as error:
+            validator.check(event)
+        except StreamRuleError as error:
             if (
                 error.rule is Rule.CALLS_ARE_SAID
                 and isinstance(event, Finished)

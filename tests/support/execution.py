@@ -19,8 +19,8 @@ from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
 from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.providers.registry import provider_class
 from llmproxy_asgi.providers.target import Target
-from llmproxy_asgi.translators.grammar import Grammar
 from llmproxy_asgi.translators.registry import translator
+from llmproxy_asgi.translators.stream_validator import StreamValidator
 from llmproxy_asgi.transport import Pool, UpstreamResponse
 from support.answers import FakeAnswer
 from support.clock import FakeClock
@@ -195,12 +195,12 @@ async def read(attempt: Opened) -> AsyncIterator[Batch]:
 
 async def events_of(attempt: Opened) -> list[StreamEvent]:
     """All events of a stream, held to the grammar; the attempt is closed."""
-    grammar, events = Grammar(), []
+    validator, events = StreamValidator(), []
     async for batch in read(attempt):
         assert batch.events, "a batch tells something"
         for event in batch.events:
-            grammar.check(event)
+            validator.check(event)
             events.append(event)
-    assert grammar.complete
+    assert validator.complete
     await attempt.close()
     return events

@@ -1,4 +1,4 @@
-"""How many JSON values a whole answer may hold, counted on its bytes before an object is made of any.
+"""Bound the JSON values of a complete answer, counted on its bytes before any is decoded.
 
 Texts and media are long and hold few values. Only log probabilities and vectors are legitimately made of millions, and
 each protocol has one place for them, whose entries are read one by one. So that place is left out of the count: its
@@ -16,13 +16,13 @@ from llmproxy_asgi.translators.raw_json import split_object
 from llmproxy_asgi.wire.json_body import Bounds, OverBounds, count_separators, count_values, elements
 
 SMALL = 2**20
-"""Bytes of an answer that is not counted: however many values it holds, they are read in a moment."""
+"""Maximum bytes of an answer that is not counted: it decodes quickly, however many values it holds."""
 MOST_VALUES = 400_000
-"""Of one answer, beside the entries of its place for many; no model writes as many tokens at once."""
+"""Maximum values of one answer beside those entries; no model writes as many tokens at once."""
 MOST_ENTRIES = 600_000
-"""Vectors, or tokens with their log probabilities, of one answer."""
+"""Maximum of vectors, or of tokens with log probabilities, in one answer."""
 MOST_IN_ENTRY = 100_000
-"""Values of one of these."""
+"""Maximum values of one such entry."""
 
 _ALL = Bounds(values=MOST_VALUES, json_depth=MOST_VALUES)
 _ENTRY = Bounds(values=MOST_IN_ENTRY, json_depth=MOST_IN_ENTRY)
@@ -30,14 +30,14 @@ _EACH = "*"
 _ARRAY, _OBJECT = b"[{"
 _LEAST_MEMBER = len(b'"":,')
 _BYTES_OF_HIDDEN = 8
-"""White space is counted as if each so many bytes of it were a value."""
+"""Bytes of white space that count as one value."""
 
 
 def refuse_crowded(body: bytes, many: Sequence[str]) -> None:
     """Refuse an answer that holds too many values.
 
     Args:
-        body: The whole answer, JSON or not.
+        body: The complete answer, JSON or not.
         many: The path to the entries that may be many: names of members, `*` for every member or element.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Streams and answers are one thing: events fold into a `Response`, a `Response` unfolds into legal events.
+"""Fold events into a `Response`, and unfold a `Response` into legal events.
 
-What no event carries does not come through a stream: `Candidate.phase`, `Candidate.extras`, and the log probabilities
-of a candidate without any part. Folding trusts the order that `grammar.py` describes; a stream that breaks it in a
-way that leaves no answer is its upstream's error, never a crash.
+Fields that no event carries are lost in a stream: `Candidate.phase`, `Candidate.extras`, and the log probabilities
+of a candidate without any part. Folding relies on the order that `stream_validator.py` describes; a stream that breaks
+it so that no answer is left is an error of the upstream, never a crash.
 """
 
 from collections.abc import Iterable, Iterator
@@ -47,16 +47,16 @@ from llmproxy_asgi.conversation import (
     UsageReported,
 )
 from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
-from llmproxy_asgi.translators.grammar import FITS
 from llmproxy_asgi.translators.media import joined_base64
+from llmproxy_asgi.translators.stream_validator import FITS
 
 
 def fold(events: Iterable[StreamEvent]) -> Response:
-    """The answer that a whole stream told.
+    """Fold the events of a complete stream into its answer.
 
     Raises:
         GatewayError: The error of the stream's `Failed`.
-        UpstreamProtocolError: The stream has no ending, or breaks the grammar so that there is no answer.
+        UpstreamProtocolError: The stream has no ending, or breaks its rules so that it has no answer.
     """
     folder = Folder()
     folder.feed(events)
@@ -64,7 +64,7 @@ def fold(events: Iterable[StreamEvent]) -> Response:
 
 
 class Folder:
-    """Folds a stream as it comes, in time linear in its size."""
+    """Folds a stream incrementally, in time linear in its size."""
 
     def __init__(self) -> None:
         self._started: Started | None = None
@@ -74,7 +74,7 @@ class Folder:
         self._candidates: dict[int, _OpenCandidate] = {}
 
     def feed(self, events: Iterable[StreamEvent]) -> None:
-        """Take the next events. What comes after the ending, or after a broken rule, is not looked at."""
+        """Add the next events. Events after the ending, or after a broken rule, are ignored."""
         try:
             for event in events:
                 if self._error is not None or self._ended is not None:
@@ -84,11 +84,11 @@ class Folder:
             self._error = UpstreamProtocolError(f"The upstream's stream is out of order: {broken}.")
 
     def result(self) -> Response:
-        """The whole answer.
+        """Return the complete answer.
 
         Raises:
             GatewayError: The error of the stream's `Failed`.
-            UpstreamProtocolError: The stream is not over, or breaks the grammar so that there is no answer.
+            UpstreamProtocolError: The stream is not over, or breaks its rules so that it has no answer.
         """
         if self._error is not None:
             raise self._error
@@ -167,17 +167,17 @@ def _with_reasoning_first(candidate: Candidate) -> Candidate:
 
 
 def unfold(response: Response) -> Iterator[StreamEvent]:
-    """A legal stream that tells this answer; every `PartEnded` carries its part whole.
+    """Yield a legal stream of this answer; every `PartEnded` carries its complete part.
 
-    Texts, reasoning, refusals and calls start empty and come in one delta; other parts start whole. Seals always come
-    as deltas. An answer without any candidate is none: it unfolds into `Started` and `Failed`.
+    Texts, reasoning, refusals and calls start empty and come in one delta; other parts start complete. Seals always
+    come as deltas. An answer without any candidate is none: it unfolds into `Started` and `Failed`.
     """
-    told = None if response.usage == Usage() else response.usage
+    usage = None if response.usage == Usage() else response.usage
     yield Started(
         response.id,
         response.model,
         response.created_at,
-        told,
+        usage,
         response.service_tier,
         response.extras,
         response.nonce,
@@ -195,13 +195,13 @@ def unfold(response: Response) -> Iterator[StreamEvent]:
             yield PartEnded(candidate.index, index, part)
     for candidate in response.candidates:
         yield Finished(candidate.index, candidate.finish)
-    if told is not None:
-        yield UsageReported(told)
+    if usage is not None:
+        yield UsageReported(usage)
     yield Ended(response.service_tier)
 
 
 def _header(part: Part) -> Part:
-    """A part as it is when it starts."""
+    """Return a part as it is when it starts."""
     match part:
         case Text():
             return msgspec.structs.replace(part, text="", citations=(), seals=())
@@ -214,7 +214,7 @@ def _header(part: Part) -> Part:
 
 
 def _deltas(part: Part) -> Iterator[Delta]:
-    """What makes the whole part of its header."""
+    """Yield the deltas that complete a part from its header."""
     match part:
         case Text(text=text, citations=citations):
             if text:
@@ -232,11 +232,11 @@ def _deltas(part: Part) -> Iterator[Delta]:
 
 
 class _Broken(Exception):
-    """A stream out of which no answer can be made."""
+    """A stream that does not fold into an answer."""
 
 
 class _OpenPart:
-    """A part that goes on: its header and what has come since, in pieces that are joined once."""
+    """An open part: its header and its deltas, joined once at the end."""
 
     __slots__ = ("_citations", "_data", "_header", "_seals", "_texts")
 
@@ -266,7 +266,7 @@ class _OpenPart:
                 assert_never(delta)
 
     def whole(self) -> Part:
-        """The header with everything that came."""
+        """Return the header with all deltas."""
         part = self._header
         added = "".join(self._texts)
         seals = (*part.seals, *self._seals)
@@ -296,7 +296,7 @@ class _OpenPart:
 
 
 class _OpenCandidate:
-    """A candidate that goes on."""
+    """An open candidate."""
 
     __slots__ = ("_logprobs", "_open", "_parts", "finish")
 
@@ -331,5 +331,5 @@ class _OpenCandidate:
         self._parts[index] = part.whole() if restated is None else restated
 
     def closed(self, index: int) -> Candidate:
-        assert self.finish is not None  # `Ended` was not taken before
+        assert self.finish is not None  # checked before `Ended`
         return Candidate(index=index, parts=tuple(self._parts), finish=self.finish, logprobs=tuple(self._logprobs))

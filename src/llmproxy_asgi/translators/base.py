@@ -1,6 +1,6 @@
-"""What a translator is: two halves that share one vocabulary.
+"""A translator: two codec halves around the protocol-neutral form.
 
-The *inbound* half serves a protocol to our callers, the *outbound* half calls an upstream that speaks it::
+The *inbound* half serves a protocol to clients, the *outbound* half calls upstreams of that protocol::
 
     client ──bytes──▶ Inbound.open ─▶ InboundRequest
         same protocol:  Outbound.passthrough_request ──────────────▶ UpstreamRequest ──bytes──▶ upstream
@@ -36,7 +36,7 @@ HEAVY_VALUES = 5_000
 """A body of more than these is read and written off the event loop."""
 
 Family = Literal["conversation", "embedding"]
-"""What a protocol is for. Only protocols of one family can stand for each other."""
+"""What a protocol is for. Translation is possible only within one family."""
 
 # A protocol that is no conversation names its own two records: `class Half(Inbound[EmbeddingRequest, Embeddings])`.
 RequestT = TypeVar("RequestT", default=Request)
@@ -45,107 +45,107 @@ ResponseT = TypeVar("ResponseT", default=Response)
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request says of answers that are kept: earlier ones that it goes on from, and its own (Responses')."""
+    """A request's fields about stored responses: the one it continues, and its own (Responses API)."""
 
     store: bool = False
-    """Whether its answer is to be kept."""
+    """Whether its answer is to be stored."""
     previous_id: str | None = None
-    """The answer that it goes on from."""
+    """The id of the response that it continues."""
     background: bool = False
-    """Whether it goes on without its caller."""
+    """Whether it runs in the background, without its client."""
     shows_state: bool = False
-    """Whether its caller wants to read the state of its reasoning."""
+    """Whether the client wants the encrypted state of its reasoning."""
     needs_state: bool = False
-    """Whether whoever goes on from its answer needs that state, so that the upstream is asked for it."""
+    """Whether a later request that continues it needs that state, so that it is requested from the upstream."""
     answer_id: str | None = None
-    """What its answer is to be called, where the upstream's protocol has no such ids; None: the translator's choice."""
+    """The id of its answer, where the upstream's protocol has none; None: the translator generates one."""
 
 
 class InboundRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A request as it came in: read just far enough to know where it must go."""
+    """A client's request, read just far enough to route it."""
 
     media_type: ClassVar[bytes] = b"text/event-stream; charset=utf-8"
-    """Of a streamed answer."""
+    """The media type of a streamed answer."""
 
     protocol: str
     model: str
-    """As the caller said it; empty where the caller named none."""
+    """As the client sent it; empty if the client sent none."""
     stream: bool = False
     include_usage: bool = True
-    """Whether the caller wants usage in the stream (Chat: only if asked)."""
+    """Whether the client wants usage in the stream (Chat: only on request)."""
     raw: Mapping[str, msgspec.Raw]
     """The body's top-level values, unparsed, in their order."""
     size: int = 0
-    """Bytes of the body; what an estimate of its tokens is made from."""
+    """Bytes of the body; the basis for estimating its tokens."""
     values: int = 0
-    """JSON values of the body, never too low; what the work of reading it is estimated from."""
+    """JSON values of the body, never too low; the basis for estimating the work of decoding it."""
     version: str | None = None
     betas: tuple[str, ...] = ()
     path: Mapping[str, str] = EMPTY
-    """What the path itself said (Gemini names the model there)."""
+    """Parameters from the path (Gemini has the model there)."""
     is_batch: bool = False
-    """Whether it asks several things at once, so that `Inbound.decode_each` reads it (legacy completions do)."""
+    """Whether it holds several prompts, so that `Inbound.decode_each` decodes it (legacy completions)."""
     state: State | None = None
-    """None: it has nothing to do with what is kept."""
+    """None: it has no part in stored responses."""
     warnings: tuple[str, ...] = ()
-    """What a body lost that came in another protocol than its path's; as `UpstreamRequest.warnings`."""
+    """The losses of a body that came in another protocol than its path's; as `UpstreamRequest.warnings`."""
 
     @property
     def heavy(self) -> bool:
-        """Whether to read or write it whole is more work than one step of an event loop should do."""
+        """Whether decoding or encoding it is too much work for one step of the event loop."""
         return self.values > HEAVY_VALUES or self.size > HEAVY_BYTES
 
 
 class Upstream(msgspec.Struct, frozen=True, kw_only=True):
-    """What an outbound translator must know of where a request goes."""
+    """What an outbound codec needs to know about the destination of a request."""
 
     provider: str
     model: str
-    """The upstream's own name of the model."""
+    """The upstream's name of the model."""
     client_model: str
-    """The name that the caller used, and reads in the answer."""
+    """The model's name as the client sent it, and as its answer returns it."""
     issuer: str
     """Whose reasoning state this route can open (see `Seal.issuer`)."""
     capabilities: Capabilities = DEFAULT
     max_event: int = DEFAULT_MAX_EVENT
-    """Bytes that one event of its streams may have."""
+    """Maximum bytes of one event of its streams."""
     resuming: bool = False
-    """Whether the conversation ends with a turn of the upstream's own that it paused."""
+    """Whether the conversation ends with a turn that the upstream paused."""
     private_media: bool = False
-    """Whether it may be given addresses of private networks to fetch media from."""
+    """Whether it may receive media URLs in private networks."""
     google_storage: bool = False
-    """Whether it reads `gs:` addresses."""
+    """Whether it accepts `gs:` URLs."""
     any_names: bool = False
-    """Whether tools keep the caller's names: the request is rewritten only to be read, and no answer restores them."""
+    """Whether tools keep the client's names: the request is encoded only to be read, and no answer restores them."""
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A request ready for the wire, and what its answer's decoder must remember."""
+    """A request ready for the wire, and what the decoder of its answer needs."""
 
     body: bytes
     stream: bool
     headers: tuple[tuple[str, str], ...] = ()
-    """Headers that the protocol itself wants (`anthropic-version`); never a credential."""
+    """Headers that the protocol requires (`anthropic-version`); never a credential."""
     warnings: tuple[str, ...] = ()
     """`dropped:FIELD`, `clamped:FIELD`, `downgraded:FIELD`, `emulated:FIELD`, `moved:WHAT`, `estimated:WHAT`."""
     names: Mapping[str, str] = EMPTY
-    """Tool names as they went upstream, to the names the caller knows; only those that differ."""
+    """Tool names as sent upstream, mapped to the client's names; only those that differ."""
     call_ids: Mapping[str, str] = EMPTY
-    """Call ids as they went upstream, to the ids the caller knows; only those that differ."""
+    """Call ids as sent upstream, mapped to the client's ids; only those that differ."""
     namespaces: Mapping[str, str] = EMPTY
-    """Tool names as they went upstream, to the namespace that was flattened into them."""
+    """Tool names as sent upstream, mapped to the namespace flattened into them."""
     emulated: frozenset[str] = frozenset()
-    """Upstream names of custom tools that went as functions with one string property `input`."""
+    """Upstream names of custom tools that were sent as functions with one string property `input`."""
     shows_searches: bool = False
-    """Whether the caller reads the upstream's searches as parts of the answer, though it tells them beside it."""
+    """Whether the client expects searches as parts of the answer, although the upstream reports them beside it."""
     stop: tuple[str, ...] = ()
-    """What stops the answer's text beside the stop sequences that went upstream."""
+    """Stop sequences that the gateway emulates, beside those sent upstream."""
     nonce: str = ""
-    """Random text of this attempt alone: part of every id that a decoder makes up, because upstreams repeat theirs."""
+    """Random text unique to this attempt: part of every id that a decoder generates (upstreams repeat theirs)."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """An error as one protocol says it."""
+    """An error in the form of one protocol."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
@@ -153,54 +153,54 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StreamEncoder(ABC):
-    """Writes one stream to a caller."""
+    """Encodes one stream for a client."""
 
     @abstractmethod
     def feed(self, events: Sequence[StreamEvent]) -> bytes:
-        """The bytes of these events, maybe none yet.
+        """Return the bytes of these events, maybe none yet.
 
         `Failed` is written as the protocol's own error event, also when it is the very first event and also when an
         instance made only for it continues a passed-through stream. `Ended` writes the protocol's end sign.
         """
 
     def withheld(self) -> Sequence[tuple[str, Sequence[Seal]]]:
-        """Reasoning state for which the stream that has ended had no place any more, by the id of what it hangs on."""
+        """Return the reasoning state that came too late for the stream, by the id of the part or call it belongs to."""
         return ()
 
 
 class StreamDecoder(ABC):
-    """Reads one upstream stream. Never raises for what came; the last event is `Failed` or `Ended`, exactly once."""
+    """Decodes one upstream stream. Never raises for its content; it ends with one `Failed` or `Ended`."""
 
     @abstractmethod
     def feed(self, data: bytes) -> Batch:
-        """What this read completed."""
+        """Return what this read completed."""
 
     @abstractmethod
     def close(self) -> Batch:
-        """The upstream's body ended. A stream without its protocol's own end sign yields `Failed` here."""
+        """End the upstream's body. A stream without its protocol's own end sign yields `Failed` here."""
 
     def broke(self, error: ErrorT) -> ErrorT:
-        """The error that ends a stream which something else than its bytes broke off.
+        """Return the error that ends a stream which was broken off from outside.
 
-        A passthrough notes in it how far the stream had come, where its protocol's error event has to say so.
+        A passthrough adds how far the stream had come, where its protocol's error event includes that.
         """
         return error
 
 
 class Inbound(ABC, Generic[RequestT, ResponseT]):
-    """The half that serves callers."""
+    """The half that serves clients."""
 
     protocol: ClassVar[str]
     spelling: ClassVar[Mapping[str, str]] = EMPTY
-    """This protocol's places of the fields that all translators speak of by one name, where it has another name."""
+    """This protocol's names for the fields that all translators refer to by one name, where they differ."""
     keepalive: ClassVar[bytes]
-    """What may be sent at any frame border, also before the first frame, without any official SDK noticing."""
+    """Bytes that may be sent between frames, also before the first one; official SDKs ignore them."""
     request_id_header: ClassVar[bytes | None] = None
-    """The header that tells callers the request's id, if it is another than `x-request-id`, which all are sent."""
+    """The response header for the request's id beside `x-request-id`, which every response has."""
     output_limits: ClassVar[tuple[str, ...]] = ()
-    """The body's fields that say how many tokens an answer may have."""
+    """The body's fields for the maximum of output tokens."""
     fields: ClassVar[frozenset[str]] = frozenset()
-    """The fields of its requests, where callers in Python may name them as keywords."""
+    """The fields of its requests that Python callers may pass as keywords."""
 
     @abstractmethod
     def open(
@@ -209,10 +209,10 @@ class Inbound(ABC, Generic[RequestT, ResponseT]):
         """Read a request just far enough to route it.
 
         Args:
-            body: Whole.
-            headers: Of the request.
-            path: What the path itself says.
-            bounds: What the body may hold.
+            body: The complete body.
+            headers: The request's headers.
+            path: Parameters from the path.
+            bounds: The limits of the body.
 
         Raises:
             BadRequest: Not JSON, not an object, more than the bounds allow, a known name in a second spelling, or one
@@ -221,16 +221,16 @@ class Inbound(ABC, Generic[RequestT, ResponseT]):
 
     @abstractmethod
     def decode(self, inbound_request: InboundRequest) -> RequestT:
-        """Read a request whole.
+        """Decode a request.
 
         Raises:
             BadRequest: A field is wrong; `param` names it by its path (``messages[2].content[0].text``).
         """
 
     def decode_each(self, inbound_request: InboundRequest) -> Sequence[RequestT]:
-        """Read a request that asks several things at once (`InboundRequest.is_batch`), as one request each.
+        """Decode a request that holds several prompts (`InboundRequest.is_batch`) into one request each.
 
-        The candidates of their answers, one answer after the other, are those of the one answer that the caller reads.
+        The candidates of their answers, in order, are the candidates of the client's one answer.
 
         Raises:
             BadRequest: As `decode`.
@@ -238,7 +238,7 @@ class Inbound(ABC, Generic[RequestT, ResponseT]):
         return (self.decode(inbound_request),)
 
     def max_output_tokens(self, inbound_request: InboundRequest) -> int | None:
-        """How many tokens an answer may have by the request's own word; None: it does not say (in a way to be read)."""
+        """Return the request's maximum of output tokens; None: absent or unreadable."""
         for field in self.output_limits:
             if field in inbound_request.raw and (limit := _count(inbound_request.raw[field])) is not None:
                 return limit
@@ -246,31 +246,31 @@ class Inbound(ABC, Generic[RequestT, ResponseT]):
 
     @abstractmethod
     def encode(self, response: ResponseT, inbound_request: InboundRequest) -> bytes:
-        """A whole answer. Its `model` is the name that the caller asked for."""
+        """Encode a complete answer. Its `model` is the name that the client sent."""
 
     @abstractmethod
     def encoder(self, inbound_request: InboundRequest) -> StreamEncoder:
-        """A writer for one streamed answer."""
+        """Return an encoder for one streamed answer."""
 
     @abstractmethod
     def problem(self, error: GatewayError, *, request_id: str | None = None) -> Problem:
-        """An error as this protocol says it, with its status and headers (`retry-after`)."""
+        """Encode an error for this protocol, with its status and headers (`retry-after`)."""
 
     def encode_count(self, tokens: int) -> bytes:
-        """How many tokens a request is.
+        """Encode a count of a request's tokens.
 
         Raises:
-            NotFound: This protocol's callers have no way to ask.
+            NotFound: This protocol has no token counting.
         """
         raise NotFound("This protocol does not support counting tokens.")
 
     @abstractmethod
     def list_models(self, names: Sequence[str]) -> bytes:
-        """The models that a caller may use, as this vendor's SDK lists them."""
+        """Encode the list of models, as this vendor's SDK reads it."""
 
     @abstractmethod
     def show_model(self, name: str) -> bytes:
-        """One of them."""
+        """Encode one model of the list."""
 
 
 def _count(value: msgspec.Raw) -> int | None:
@@ -286,24 +286,24 @@ class Outbound(ABC, Generic[RequestT, ResponseT]):
     protocol: ClassVar[str]
     family: ClassVar[Family] = "conversation"
     carries_others: ClassVar[bool] = True
-    """Whether it can say what came in another protocol of its family; if not, only its own requests go this way."""
+    """Whether it can encode requests of other protocols of its family; if not, it is used for passthrough only."""
     pauses: ClassVar[bool] = False
-    """Whether an answer may end with `pause`, so that whoever asked sends it back for the rest."""
+    """Whether an answer may end with `pause`, to be sent back for the rest."""
 
     many: ClassVar[tuple[str, ...]] = ()
     """The path to those entries of a whole answer that may be very many: see `answer_bounds`."""
     stream_beginnings: ClassVar[tuple[bytes, ...]] = (b"data:", b"event:", b"id:", b"retry:", b":", b"\xef\xbb\xbf")
-    """What the body of a stream begins with. Content types are not believed, because many servers send wrong ones."""
+    """The first bytes of a stream's body. Content types are ignored, because many servers send wrong ones."""
 
     def begins_stream(self, begin: bytes) -> bool:
-        """Whether a body that begins with these bytes, however few, is a stream."""
+        """Return whether a body that begins with these bytes, however few, is a stream."""
         return bool(begin) and any(
             begin.startswith(beginning) or beginning.startswith(begin) for beginning in self.stream_beginnings
         )
 
     @abstractmethod
     def encode(self, request: RequestT, upstream: Upstream) -> UpstreamRequest:
-        """A request that came in another protocol. Deterministic: no random ids, no clock.
+        """Encode a request of another protocol. Deterministic: no random ids, no clock.
 
         Raises:
             Unsupported: This upstream cannot express it and the answer would be wrong without it.
@@ -312,29 +312,29 @@ class Outbound(ABC, Generic[RequestT, ResponseT]):
 
     @abstractmethod
     def passthrough_request(self, inbound_request: InboundRequest, upstream: Upstream) -> UpstreamRequest:
-        """A request in this very protocol: every value's bytes kept, but the model name and what we must set."""
+        """Return a request of this protocol, its bytes kept except the model and the fields that the gateway sets."""
 
     def lacks_reasoning(self, inbound_request: InboundRequest, upstream: Upstream) -> bool:
-        """Whether this upstream may refuse a request in this very protocol for reasoning that its calls lack."""
+        """Return whether this upstream may refuse a request of this protocol because its calls lack reasoning."""
         return False
 
     def with_reasoning(self, inbound_request: InboundRequest, request: Request) -> InboundRequest:
-        """A request in this very protocol, with the reasoning that its decoded form has and its bytes lack."""
+        """Return a request of this protocol with the reasoning that its decoded form has and its bytes lack."""
         return inbound_request
 
     @abstractmethod
     def decoder(self, upstream_request: UpstreamRequest, upstream: Upstream) -> StreamDecoder:
-        """The full codec, for callers of another protocol and for whoever needs events."""
+        """Return the decoder for translation, and for callers that need events."""
 
     @abstractmethod
     def passthrough_stream(self, inbound_request: InboundRequest, upstream: Upstream) -> StreamDecoder:
-        """The passthrough codec, for callers of this protocol: `Batch.raw` is what they get."""
+        """Return the decoder for passthrough: clients of this protocol get `Batch.raw`."""
 
     @abstractmethod
     def decode(
         self, body: bytes, upstream_request: UpstreamRequest, upstream: Upstream, *, received_at: datetime
     ) -> ResponseT:
-        """A whole answer.
+        """Decode a complete answer.
 
         Raises:
             UpstreamError: The body is not this protocol's answer, or carries an error (`UpstreamProtocolError`...).
@@ -342,38 +342,38 @@ class Outbound(ABC, Generic[RequestT, ResponseT]):
 
     @abstractmethod
     def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> Batch:
-        """A whole answer for a caller of this protocol: checked, its bytes kept but the model name.
+        """Check a complete answer for a client of this protocol, and keep its bytes except the model.
 
-        `raw` is the answer; `events` holds a `UsageReported` if it told its usage.
+        `raw` is the answer; `events` holds a `UsageReported` if the answer has usage.
 
         Raises:
             UpstreamError: As `decode`.
         """
 
     def encode_count(self, upstream_request: UpstreamRequest, upstream: Upstream) -> UpstreamRequest:
-        """A request as this protocol's counter of tokens takes it, made from the request as it would be sent.
+        """Return the request to this protocol's token counter, made from the request as it would be sent.
 
         Called only where a provider names the counter's address (`Provider.counting_address`).
         """
         raise NotImplementedError
 
     def decode_count(self, body: bytes) -> int:
-        """What the counter says.
+        """Decode the token counter's answer.
 
         Raises:
-            UpstreamProtocolError: The body tells no count.
+            UpstreamProtocolError: The body has no count.
         """
         raise NotImplementedError
 
     def replays_reasoning(self, body: bytes) -> bool:
-        """Whether a request's body carries reasoning of earlier turns, which its upstream may refuse to take back."""
+        """Return whether a request's body carries reasoning of earlier turns, which its upstream may refuse."""
         return False
 
     @abstractmethod
     def decode_error(self, status: int, headers: Headers, body: bytes) -> UpstreamError:
-        """What an answer with a status of 400 and more means.
+        """Decode an answer with a status of 400 or more.
 
-        Decided by status and the vendor's code, never by the message's text.
+        The error is chosen by status and the vendor's code, never by the message's text.
         """
 
 

@@ -1,6 +1,6 @@
 """Free-text tools for upstreams that have none: a function with one string property, unwrapped in the answer.
 
-The grammar of such a tool is told, not enforced.
+The grammar of such a tool is described to the model, not enforced.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from llmproxy_asgi.translators.pairing import arguments_object
 
 
 def emulated_description(tool: Tool) -> str | None:
-    """What the function says of itself: the tool's own words, and its grammar."""
+    """Return the function's description: the tool's description and its grammar."""
     words = [tool.description] if tool.description else []
     if tool.grammar is not None:
         words.append(f"The input must follow this {tool.grammar.syntax} grammar:\n{tool.grammar.definition}")
@@ -20,7 +20,7 @@ def emulated_description(tool: Tool) -> str | None:
 
 
 def emulated_parameters() -> dict[str, Any]:
-    """The function's parameters."""
+    """Return the function's parameters."""
     return {
         "type": "object",
         "properties": {"input": {"type": "string"}},
@@ -30,7 +30,7 @@ def emulated_parameters() -> dict[str, Any]:
 
 
 def unwrapped_input(arguments: str) -> str:
-    """The free text in the function's arguments."""
+    """Return the free text in the function's arguments."""
     found = arguments_object(arguments)
     text = found.get("input")
     if type(text) is str and len(found) == 1:
@@ -39,5 +39,5 @@ def unwrapped_input(arguments: str) -> str:
 
 
 def wrapped_input(text: str) -> str:
-    """Free text as the function's arguments."""
+    """Return free text as the function's arguments."""
     return msgspec.json.encode({"input": text}).decode()

@@ -12,7 +12,7 @@ _BUDGETS: tuple[tuple[int, Effort], ...] = (
 
 
 def effort_of_budget(tokens: int) -> Effort | None:
-    """The level that a thinking budget stands for; None where the model decides."""
+    """Return the effort that a thinking budget corresponds to; None where the model decides."""
     if tokens < 0:
         return None
     return next((effort for limit, effort in _BUDGETS if tokens < limit), "xhigh")

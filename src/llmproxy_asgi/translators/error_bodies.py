@@ -21,7 +21,7 @@ _LONGEST = 1000
 _READ = 64 * 1024
 """Bytes of text or markup that are looked at."""
 _MOST = 3
-"""Entries of a list of errors that are told."""
+"""The maximum of list entries that an error message includes."""
 _DEEPEST = 4
 _KEYS = (
     *("message", "msg", "Message", "faultstring", "error_description", "error_message", "errorMessage", "error_msg"),
@@ -109,7 +109,7 @@ def _words(found: Any, depth: int) -> tuple[str, str | None]:
     if not depth:
         return "", None
     if isinstance(found, list):
-        return _told(found, depth)
+        return _list_message(found, depth)
     if not isinstance(found, dict):
         return "", None
     if isinstance(found.get("loc"), list):
@@ -119,12 +119,12 @@ def _words(found: Any, depth: int) -> tuple[str, str | None]:
         if words:
             return words, param
     # A map of fields to what is wrong with each, as ASP.NET and Rails have it.
-    told = [(key, _words(value, depth - 1)[0]) for key, value in found.items() if isinstance(value, list)]
-    named = [(key, words) for key, words in told if words]
+    messages = [(key, _words(value, depth - 1)[0]) for key, value in found.items() if isinstance(value, list)]
+    named = [(key, words) for key, words in messages if words]
     return "; ".join(f"{key}: {words}" for key, words in named[:_MOST]), named[0][0] if named else None
 
 
-def _told(entries: list[Any], depth: int) -> tuple[str, str | None]:
+def _list_message(entries: list[Any], depth: int) -> tuple[str, str | None]:
     """The words of the first entries, and the field of the first."""
     found = [(words, param) for words, param in (_words(entry, depth - 1) for entry in entries[:_MOST]) if words]
     return "; ".join(words for words, _ in found), found[0][1] if found else None

@@ -1,10 +1,10 @@
-"""How many tokens a request is, where nobody can be asked: a rule of thumb, rounded up, never a tokenizer.
+"""Estimate a request's tokens where no upstream counts them: a rule of thumb, rounded up, not a tokenizer.
 
 Everything that a model would read is counted: instructions, turns, calls and results, tools, the wanted form of the
-answer, pictures, sounds, films and documents. State that only its vendor can open is not: it is not read as tokens.
+answer, images, audio, video and documents. State that only its vendor can open is not: it is not read as tokens.
 
 Text is weighed by its UTF-8 bytes: letters and blanks 0.23 tokens each, digits 0.4, other ASCII 0.55; characters of
-two bytes 0.5, of three bytes (Chinese, Japanese, Korean, Thai...) 1, of four bytes (emoji) 2. A picture's size is read
+two bytes 0.5, of three bytes (Chinese, Japanese, Korean, Thai...) 1, of four bytes (emoji) 2. An image's size is read
 from its first bytes and weighed by the upstream's vendor's published rule; what is given by address alone is taken for
 a large one. The same request always gives the same number, in time that grows with its length alone.
 """
@@ -35,7 +35,7 @@ from llmproxy_asgi.conversation import (
     ToolCall,
     ToolResult,
 )
-from llmproxy_asgi.translators.pictures import size_of
+from llmproxy_asgi.translators.images import image_size
 
 _PER_REQUEST = 3
 _PER_MESSAGE = 4
@@ -69,18 +69,18 @@ def weigh(data: bytes) -> int:
     return weight
 
 
-# ── pictures and the like ────────────────────────────────────────────────────────────────────────────────────────────
+# ── images, audio, video and documents ────────────────────────────────────────────────────────────────────────────────
 
-_LARGE_PICTURE = (1600, 1200)
+_LARGE_IMAGE = (1600, 1200)
 
 
-def _anthropic_picture(width: int, height: int, _detail: str | None) -> int:
+def _anthropic_image(width: int, height: int, _detail: str | None) -> int:
     """Pixels by 750, after the long edge is brought down to 1568."""
     scale = min(1.0, 1568 / max(width, height))
     return min(1600, ceil(width * scale * height * scale / 750))
 
 
-def _openai_picture(width: int, height: int, detail: str | None) -> int:
+def _openai_image(width: int, height: int, detail: str | None) -> int:
     """85, and 170 for each tile of 512, after it is brought within 2048 and its short edge down to 768."""
     if detail == "low":
         return 85
@@ -89,7 +89,7 @@ def _openai_picture(width: int, height: int, detail: str | None) -> int:
     return 85 + 170 * ceil(width * scale / 512) * ceil(height * scale / 512)
 
 
-def _google_picture(width: int, height: int, _detail: str | None) -> int:
+def _google_image(width: int, height: int, _detail: str | None) -> int:
     """258 where it is small, else 258 for each tile, whose edge is two thirds of the short edge, from 256 to 768."""
     if max(width, height) <= 384:
         return 258
@@ -98,26 +98,26 @@ def _google_picture(width: int, height: int, _detail: str | None) -> int:
 
 
 class _Vendor(msgspec.Struct, frozen=True, kw_only=True):
-    picture: Callable[[int, int, str | None], int]
+    image: Callable[[int, int, str | None], int]
     page: int
-    """Tokens of one page of a document, its picture included where the vendor looks at it."""
-    second: int
-    """Tokens of one second of sound."""
+    """Tokens of one page of a document, including its image where the vendor reads it."""
+    audio_second: int
+    """Tokens of one second of audio."""
 
 
-_OPENAI = _Vendor(picture=_openai_picture, page=1500, second=10)
+_OPENAI = _Vendor(image=_openai_image, page=1500, audio_second=10)
 _VENDORS: Mapping[str, _Vendor] = {
-    "anthropic-messages": _Vendor(picture=_anthropic_picture, page=3000, second=10),
-    "gemini": _Vendor(picture=_google_picture, page=258, second=32),
+    "anthropic-messages": _Vendor(image=_anthropic_image, page=3000, audio_second=10),
+    "gemini": _Vendor(image=_google_image, page=258, audio_second=32),
 }
-_SECOND_OF_FILM = 300
-_FILM_RATE = 250_000
-"""Bytes that a second of film is taken to have."""
-_SOUND_RATE = 16_000
-"""Likewise of sound, where it does not say it itself."""
+_VIDEO_SECOND = 300
+_VIDEO_BYTE_RATE = 250_000
+"""Bytes assumed for one second of video."""
+_AUDIO_BYTE_RATE = 16_000
+"""Bytes assumed for one second of audio whose header gives no byte rate."""
 _PAGE = re.compile(rb"/Type\s*/Page(?!s)")
 _PAGE_SIZE = 60_000
-"""Bytes that a page is taken to have, where pages cannot be counted."""
+"""Bytes assumed for one page of a document whose pages cannot be counted."""
 _PAGES_BY_LINK = 10
 _SECONDS_BY_LINK = 60
 
@@ -127,7 +127,7 @@ def estimate(request: Request, protocol: str) -> int:
 
     Args:
         request: Read whole.
-        protocol: What its upstream speaks; it tells whose rule for pictures holds.
+        protocol: The upstream's protocol, whose vendor's rule for images applies.
     """
     tally = _Tally(_VENDORS.get(protocol, _OPENAI))
     tally.add(_PER_REQUEST)
@@ -203,13 +203,13 @@ class _Tally:
         data = source.data if isinstance(source, InlineData) else None
         match media.kind:
             case "image":
-                width, height = (size_of(data) if data is not None else None) or _LARGE_PICTURE
-                self.add(self._vendor.picture(width, height, media.detail))
+                width, height = (image_size(data) if data is not None else None) or _LARGE_IMAGE
+                self.add(self._vendor.image(width, height, media.detail))
             case "audio":
-                self.add(ceil(self._vendor.second * _seconds(data)))
+                self.add(ceil(self._vendor.audio_second * _seconds(data)))
             case "video":
-                seconds = _SECONDS_BY_LINK if data is None else len(data) * 3 / 4 / _FILM_RATE
-                self.add(ceil(_SECOND_OF_FILM * seconds))
+                seconds = _SECONDS_BY_LINK if data is None else len(data) * 3 / 4 / _VIDEO_BYTE_RATE
+                self.add(ceil(_VIDEO_SECOND * seconds))
             case "document":
                 self._document(data, media.media_type or "application/pdf")
 
@@ -229,8 +229,8 @@ def _seconds(data: str | None) -> float:
     if data is None:
         return _SECONDS_BY_LINK
     head = _decoded(data[:64])
-    told = int.from_bytes(head[28:32], "little") if head[:4] == b"RIFF" and head[8:12] == b"WAVE" else 0
-    return len(data) * 3 / 4 / (told or _SOUND_RATE)
+    byte_rate = int.from_bytes(head[28:32], "little") if head[:4] == b"RIFF" and head[8:12] == b"WAVE" else 0
+    return len(data) * 3 / 4 / (byte_rate or _AUDIO_BYTE_RATE)
 
 
 def _decoded(data: str) -> bytes:

@@ -1,7 +1,7 @@
-"""Reading somebody's JSON with the path at hand, so that every complaint names the field.
+"""Read a client's JSON with its path, so that every error names the field.
 
-A `Node` is a value and where it stands. Asking it for a type answers or raises `BadRequest` with the path in `param`,
-in the caller's own spelling. It reads; it knows no protocol.
+A `Node` is a value and its path. Each accessor returns a value of its type or raises `BadRequest` with the path in
+`param`, spelled as the client sent it. It knows no protocol.
 """
 
 import math
@@ -27,7 +27,7 @@ class Node:
 
     @classmethod
     def of(cls, raw: Mapping[str, msgspec.Raw], key: str) -> "Node | None":
-        """A top-level value, parsed; None where it is absent or null.
+        """Return a top-level value, decoded; None where it is absent or null.
 
         Raises:
             BadRequest: The value cannot be read (a number out of range, text that is no UTF-8).
@@ -44,7 +44,7 @@ class Node:
         return None if value is None else cls(value, key)
 
     def get(self, key: str) -> "Node | None":
-        """The value of a key; None where it is absent or null.
+        """Return the value of a key; None where it is absent or null.
 
         Raises:
             BadRequest: This is no object.
@@ -53,7 +53,7 @@ class Node:
         return None if value is None else Node(value, f"{self.path}.{key}")
 
     def need(self, key: str) -> "Node":
-        """The value of a key that must be there.
+        """Return the value of a required key.
 
         Raises:
             BadRequest: It is absent or null, or this is no object.
@@ -64,37 +64,37 @@ class Node:
         return found
 
     def object(self) -> dict[str, Any]:
-        """This, an object."""
+        """Return this object."""
         if type(self.value) is not dict:
             self.refuse("an object")
         return self.value
 
     def array(self) -> list["Node"]:
-        """This, an array, as nodes."""
+        """Return this array as nodes."""
         if type(self.value) is not list:
             self.refuse("an array")
         path = self.path
         return [Node(value, f"{path}[{index}]") for index, value in enumerate(self.value)]
 
     def items(self) -> Iterator[tuple[str, "Node"]]:
-        """This, an object, as pairs."""
+        """Return this object as pairs."""
         for key, value in self.object().items():
             yield key, Node(value, f"{self.path}.{key}")
 
     def text(self) -> str:
-        """This, a string."""
+        """Return this string."""
         if type(self.value) is not str:
             self.refuse("a string")
         return self.value
 
     def boolean(self) -> bool:
-        """This, a boolean."""
+        """Return this boolean."""
         if type(self.value) is not bool:
             self.refuse("a boolean")
         return self.value
 
     def integer(self, low: int | None = None, high: int | None = None) -> int:
-        """This, a whole number within bounds (both included)."""
+        """Return this integer, within bounds (both inclusive)."""
         value = self.value
         if type(value) is float and value.is_integer() and abs(value) < 2**53:
             value = int(value)
@@ -104,7 +104,7 @@ class Node:
         return value
 
     def number(self, low: float | None = None, high: float | None = None) -> float:
-        """This, a finite number within bounds (both included)."""
+        """Return this finite number, within bounds (both inclusive)."""
         value = self.value
         if type(value) is int and abs(value) < 2**1023:
             value = float(value)
@@ -114,7 +114,7 @@ class Node:
         return value
 
     def choice(self, options: tuple[str, ...]) -> str:
-        """This, one of some words."""
+        """Return this string, one of the given values."""
         word = self.text()
         if word not in options:
             shown = ", ".join(repr(option) for option in options)
@@ -124,12 +124,12 @@ class Node:
         return word
 
     def refuse(self, wanted: str) -> NoReturn:
-        """Complain about this value's type."""
+        """Raise for this value's type."""
         got = _NAMES.get(type(self.value)) or ("an array" if type(self.value) is list else "an object")
         raise BadRequest(f"{self.path}: expected {wanted}, got {got}.", param=self.path, code="invalid_type")
 
     def fail(self, why: str, *, code: str = "invalid_value") -> NoReturn:
-        """Complain about this value."""
+        """Raise for this value."""
         raise BadRequest(f"{self.path}: {why}", param=self.path, code=code)
 
     def _bound(self, value: float, low: float | None, high: float | None) -> None:
@@ -140,7 +140,7 @@ class Node:
 
 
 def missing(path: str) -> BadRequest:
-    """The complaint about a field that is not there."""
+    """Return the error for a missing field."""
     return BadRequest(f"{path} is required.", param=path, code="missing_required_parameter")
 
 

@@ -1,8 +1,9 @@
-"""Which tools of a vendor's own, and which service tiers, a request may use at an upstream: the operator decides.
+"""Check hosted tools and service tiers of a request against what the upstream's operator allows.
 
-A tool that the vendor runs costs extra, and some reach further than the model: a connector or an MCP server is called
-by the vendor with a caller's address and token, an image generator may name a model of its own. Each protocol says what
-its requests ask for (`Asked`); here it is held against `Capabilities.server_tools` and `Capabilities.service_tiers`.
+A tool that the vendor runs costs extra, and some reach beyond the model: the vendor calls a connector or an MCP server
+with a client's address and token, an image generator may name a different model. Each protocol extracts what its
+requests ask for (`HostedToolRequest`); this module checks it against `Capabilities.server_tools` and
+`Capabilities.service_tiers`.
 """
 
 import re
@@ -36,51 +37,51 @@ _KINDS: Mapping[str, str] = {
     "mcp_servers": "mcp",
     "mcp_toolset": "mcp",
 }
-"""The vendors' names of one kind of tool, to the one that configurations use."""
+"""By vendor's tool name: the name that configurations use."""
 _CALLER_RUN = frozenset(
     {"function", "custom", "namespace", "local_shell", "apply_patch", "bash", "text_editor", "memory", "computer_use"}
 )
-"""What the caller runs, even where a vendor defined it."""
+"""Tools that the client runs, even if a vendor defined them."""
 _VERSION = re.compile(r"_(?:\d{8}|preview_\d{4}_\d{2}_\d{2}|preview)$")
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _PLAIN_TIERS = frozenset({"auto", "default", "standard", "standard_only", "unspecified"})
-"""What is served where no tier is asked for."""
+"""The tiers of a request that asks for none."""
 
 
-class Asked(msgspec.Struct, frozen=True):
-    """A tool that a request asks its vendor to run."""
+class HostedToolRequest(msgspec.Struct, frozen=True):
+    """A hosted tool in a request."""
 
     path: str
-    """Where the request does so."""
+    """The path of the field in the request."""
     kind: str
-    """The vendor's own name of the tool."""
+    """The vendor's name of the tool."""
     target: str | None = None
-    """What the caller lets it reach: an address, a connector, a model; None: what the vendor made it for."""
+    """What the client points it at: a URL, a connector, a model; None: nothing of the client's."""
 
     @property
     def name(self) -> str:
-        """What a configuration calls it."""
+        """Return its name in configurations."""
         kind = tool_kind(self.kind)
         return kind if self.target is None else f"{kind}/{self.target}"
 
 
-Reader = Callable[[Mapping[str, Any]], Iterable[Asked]]
-"""Finds the tools that a body of one protocol asks its vendor to run."""
+Reader = Callable[[Mapping[str, Any]], Iterable[HostedToolRequest]]
+"""Finds the hosted tools in a body of one protocol."""
 
 
 def tool_kind(name: str) -> str:
-    """The kind of a vendor's tool: its name without version, in the words that configurations use."""
+    """Return a vendor's tool kind: its name without version, as configurations spell it."""
     plain = _VERSION.sub("", _HUMP.sub("_", name).lower())
     return _KINDS.get(plain, plain)
 
 
 class Hosted:
-    """How the requests of one protocol ask their vendor to run tools.
+    """Where requests of one protocol name hosted tools and tiers.
 
     Args:
-        members: Where at the top level tools may be asked for.
-        tiers: Where a tier is named.
-        names: Every member within those that `read` looks at, for servers that match names loosely.
+        members: The top-level fields that may name tools.
+        tiers: The fields that name a tier.
+        names: Every nested member that `read` inspects, for servers that match names loosely.
         read: See `Reader`.
     """
 
@@ -91,17 +92,17 @@ class Hosted:
         self.loose = ReferencePattern("type", names, lambda _: None)
 
 
-def refuse_spliced(values: Mapping[str, msgspec.Raw], can: Capabilities, hosted: Hosted) -> None:
-    """Refuse a request that is passed on as it is where it asks for what its upstream's operator has not allowed.
+def refuse_in_passthrough(values: Mapping[str, msgspec.Raw], can: Capabilities, hosted: Hosted) -> None:
+    """Refuse a passthrough request that asks for what its upstream's operator does not allow.
 
     Args:
-        values: Its top level.
-        can: The upstream's.
-        hosted: Of its protocol.
+        values: The request's top level.
+        can: The upstream's capabilities.
+        hosted: The protocol's fields.
 
     Raises:
-        Unsupported: Names what is not allowed, and where it stands, in whatever spelling.
-        BadRequest: A member that matters cannot be read here, but maybe there.
+        Unsupported: Names what is not allowed, and its path, in any spelling.
+        BadRequest: A relevant member cannot be read here, but perhaps by the upstream.
     """
     if ANY not in can.server_tools:
         found = {key: _decoded(values, key) for key in hosted.members if key in values}
@@ -116,14 +117,14 @@ def refuse_spliced(values: Mapping[str, msgspec.Raw], can: Capabilities, hosted:
             _refuse_tier(word, key, can.service_tiers)
 
 
-def refuse_encoded(request: Request, can: Capabilities, hosted: Hosted, *, protocol: str) -> None:
-    """Refuse a request that is translated where it asks for what its upstream's operator has not allowed.
+def refuse_in_translation(request: Request, can: Capabilities, hosted: Hosted, *, protocol: str) -> None:
+    """Refuse a translated request that asks for what its upstream's operator does not allow.
 
     Args:
-        request: Read from whichever protocol.
-        can: The upstream's.
-        hosted: Of the upstream's protocol.
-        protocol: Which that is.
+        request: The decoded request.
+        can: The upstream's capabilities.
+        hosted: The fields of the upstream's protocol.
+        protocol: The upstream's protocol.
 
     Raises:
         Unsupported: Names what is not allowed.
@@ -133,14 +134,16 @@ def refuse_encoded(request: Request, can: Capabilities, hosted: Hosted, *, proto
         natives = [tool.extras[protocol] for tool in served if protocol in tool.extras]
         _refuse(hosted.read({**request.extras.get(protocol, EMPTY), "tools": natives}), can.server_tools)
         others = (tool.name for tool in served if protocol not in tool.extras)
-        _refuse((Asked("tools", name) for name in others), can.server_tools)
+        _refuse((HostedToolRequest("tools", name) for name in others), can.server_tools)
     tier = request.service_tier
     if ANY not in can.service_tiers and tier not in {None, ServiceTier.AUTO, ServiceTier.STANDARD}:
         _refuse_tier(str(tier), "service_tier", can.service_tiers)
 
 
-def read_typed(tools: Any, path: str, targets: Callable[[Mapping[str, Any]], Iterable[str | None]]) -> Iterable[Asked]:
-    """The tools of a list in which each names its type, as OpenAI's and Anthropic's do."""
+def read_typed(
+    tools: Any, path: str, targets: Callable[[Mapping[str, Any]], Iterable[str | None]]
+) -> Iterable[HostedToolRequest]:
+    """Yield the tools of a list in which each has a type, as OpenAI's and Anthropic's do."""
     for number, tool in enumerate(tools if isinstance(tools, list) else ()):
         if not isinstance(tool, dict):
             continue
@@ -148,11 +151,11 @@ def read_typed(tools: Any, path: str, targets: Callable[[Mapping[str, Any]], Ite
         if kind == "namespace":
             yield from read_typed(tool.get("tools"), f"{path}[{number}].tools", targets)
         if kind is not None and tool_kind(str(kind)) not in _CALLER_RUN:
-            yield from (Asked(f"{path}[{number}]", str(kind), target) for target in targets(tool))
+            yield from (HostedToolRequest(f"{path}[{number}]", str(kind), target) for target in targets(tool))
 
 
-def _refuse(asked: Iterable[Asked], allowed: Collection[str]) -> None:
-    for each in asked:
+def _refuse(requested: Iterable[HostedToolRequest], allowed: Collection[str]) -> None:
+    for each in requested:
         if not any(fnmatchcase(each.name, pattern) for pattern in allowed):
             shown = each.name[:200]
             raise refusals.not_allowed(f"server tool {shown!r}", each.path, "server_tools")

@@ -1,4 +1,4 @@
-"""Where instructions may stand, for models that do not take a system message everywhere.
+"""Place system messages for models that do not accept them everywhere.
 
 Chat templates of open models (Qwen 3.5 and later, Gemma 3) refuse a second system message, one that is not first, and a
 conversation without a user turn. Encoders call this after `pairing.pair`, where a model's capabilities say so.
@@ -13,16 +13,16 @@ from llmproxy_asgi.conversation import Message, Part, Text
 from llmproxy_asgi.translators.losses import Losses
 
 FIRST_TURN = "."
-"""What the user says where a conversation must begin with a user turn and has none."""
+"""The user's text where a conversation must begin with a user turn and has none."""
 BETWEEN_TEXTS = "\n\n"
-"""What keeps texts apart that were separate and become one."""
+"""The separator of joined texts."""
 
 
 def place_instructions(messages: Sequence[Message], can: Capabilities, losses: Losses) -> Sequence[Message]:
-    """Return the conversation with its system messages where the model takes them.
+    """Return the conversation with its system messages where the model accepts them.
 
-    Leading ones become one message unless the model takes several. Later ones become words of the user unless the model
-    takes them midway: in front of the next user turn if it follows directly, else behind the user turn before them.
+    Leading ones become one message unless the model accepts several. Later ones become text of the user unless the
+    model accepts them midway: before the next user turn if it follows directly, else after the user turn before them.
     """
     if can.several_system and can.system_midway:
         return messages
@@ -69,7 +69,7 @@ def _said_by_user(messages: Sequence[Message]) -> Sequence[Message]:
 
 
 def _settle(kept: list[Message], waiting: Sequence[Part]) -> None:
-    """Let the user say what waits: at the end of the turn before it, else in a turn of its own."""
+    """Add held texts to the user turn before them, else as a separate user turn."""
     if not waiting:
         return
     if kept and kept[-1].role == "user":

@@ -1,4 +1,4 @@
-"""What a request lost or had changed on its way to an upstream that cannot take it as it is."""
+"""Warnings about request fields that were dropped or changed for the upstream."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from llmproxy_asgi.conversation import Opaque, Request
 from llmproxy_asgi.translators import refusals
 
 _VITAL = ("conversation", "prompt", "cachedContent", "continuationToken", "thread")
-"""Fields that stand for a part of the conversation that only their vendor holds."""
+"""Fields that refer to a part of the conversation stored by their vendor."""
 _OF_ITEMS = "openai-responses"
 """The protocol whose conversations hold items of many kinds that no other knows."""
 _ESTIMATED = "estimated:"
@@ -15,7 +15,7 @@ _LONGEST = 100
 _OTHERS = "dropped:others"
 """Instead of more than so many warnings. Names in them are callers' text, and all of them stand in one header."""
 _UNMISSED = frozenset({"safetySettings"})
-"""What others have no word for, and nobody misses."""
+"""Fields that other protocols do not have, dropped without a warning."""
 
 
 def refuse_missing_part(request: Request, protocol: str) -> None:
@@ -38,7 +38,7 @@ def refuse_missing_part(request: Request, protocol: str) -> None:
 
 
 def refuse_held_elsewhere(request: Request) -> None:
-    """Refuse a request of which its vendor holds a part, where nobody can be asked who could read that.
+    """Refuse a request of which its vendor holds a part, where no upstream can read that part.
 
     Raises:
         Unsupported: Names the field.

@@ -1,4 +1,4 @@
-"""Base64 as protocols carry it: alphabets, data addresses, and what a picture is by its first bytes."""
+"""Base64 in its protocol forms: alphabets, data URLs, and the type of an image by its first bytes."""
 
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
@@ -11,23 +11,23 @@ IMAGE_MARKS: tuple[tuple[str, str], ...] = (
     ("R0lGOD", "image/gif"),
     ("UklGR", "image/webp"),
 )
-"""How the base64 text of a picture begins."""
+"""The first base64 characters of an image, and its media type."""
 
 
-def picture_type(data: str, declared: str | None) -> str:
-    """What a picture is by its first bytes, else what it is said to be."""
+def image_type(data: str, declared: str | None) -> str:
+    """Return an image's media type by its first bytes, else the declared one."""
     return next((media for mark, media in IMAGE_MARKS if data.startswith(mark)), declared or "image/png")
 
 
 def standard_base64(data: str) -> str:
-    """Base64 text in the standard alphabet, padded; what is so already is given back as it is."""
+    """Return base64 in the standard alphabet, padded; such text is returned unchanged."""
     if "-" in data or "_" in data:
         data = data.replace("-", "+").replace("_", "/")
     return data if len(data) % 4 == 0 else data.rstrip("=") + "=" * (-len(data.rstrip("=")) % 4)
 
 
 def data_url(node: Node) -> tuple[str | None, str | None]:
-    """Type and base64 text of a data address; (None, None) for any other address."""
+    """Return media type and base64 text of a data URL; (None, None) for any other URL."""
     text = node.text()
     if text[:5].lower() != "data:":
         return None, None
@@ -39,7 +39,7 @@ def data_url(node: Node) -> tuple[str | None, str | None]:
 
 
 def decoded_text(data: str) -> str | None:
-    """The text that is meant by base64; None where it is not base64."""
+    """Return the text encoded as base64; None where it is not base64."""
     try:
         return b64decode(data).decode("utf-8", errors="replace")
     except ValueError:
@@ -47,7 +47,7 @@ def decoded_text(data: str) -> str | None:
 
 
 def joined_base64(pieces: Sequence[str]) -> str:
-    """Base64 text out of pieces that were cut anywhere, or encoded (and padded) one by one.
+    """Join base64 pieces that were cut anywhere, or encoded (and padded) one by one.
 
     Raises:
         ValueError: A padded piece is not base64.

@@ -1,10 +1,10 @@
-"""Tool names and call ids, rewritten for one call where the upstream would refuse them, and found again in its answer.
+"""Rewrite tool names and call ids that the upstream would refuse, and restore them in its answer.
 
-What is legal stays as it is. The rest is derived from the original alone, by hash, so that history reads the same in
-every turn. A rewriting lives as long as one call; nothing is remembered between calls.
+Legal ones are unchanged. Others are derived from the original alone, by hash, so that the history is the same in every
+turn. A table lives for one call and is then dropped.
 
-Two originals never share a name: if a derived name is taken, the later comer is derived anew. That takes a caller who
-sends both an illegal name and the very name that is derived from it; only then does the order of asking matter.
+Two originals never share a name: if a derived name is taken, the later one is derived again. This takes a client that
+sends both an illegal name and the name derived from it; only then does the order of calls matter.
 """
 
 import re
@@ -14,7 +14,7 @@ from itertools import count
 from string import ascii_letters, digits
 
 CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-"""The form of call ids that every large vendor takes."""
+"""The form of call ids that every large vendor accepts."""
 _ANY = re.compile(r"(?s:.)+")
 _NO_LIMIT = 1 << 30
 
@@ -28,9 +28,9 @@ class Renamer:
     """Tool names for one call.
 
     Args:
-        pattern: What the upstream takes; a name must match it as a whole. ASCII letters, digits and underscores in
+        pattern: What the upstream accepts; a name must match it completely. ASCII letters, digits and underscores in
             any order must be legal, but for the first character, where letters and underscores must be.
-        limit: The longest name it takes, in characters; at least 16.
+        limit: The maximum length of a name, in characters; at least 16.
     """
 
     def __init__(self, pattern: re.Pattern[str], limit: int) -> None:
@@ -41,17 +41,17 @@ class Renamer:
         self._given: dict[tuple[str | None, str], str] = {}
         self._taken: set[str] = set()
         self.table: dict[str, str] = {}
-        """Upstream name to the caller's; only those that differ."""
+        """By upstream name: the client's name; only those that differ."""
         self.namespaces: dict[str, str] = {}
-        """Upstream name to the namespace that was flattened into it."""
+        """By upstream name: the namespace flattened into it."""
 
     @classmethod
     def unchanged(cls) -> "Renamer":
-        """One that keeps all names; a namespace is flattened all the same."""
+        """Return a renamer that keeps all names, but flattens namespaces."""
         return cls(_ANY, _NO_LIMIT)
 
     def outward(self, name: str, namespace: str | None = None) -> str:
-        """The name for the upstream, the same each time it is asked for; never one given to another name.
+        """Return the name for the upstream: stable, and distinct from that of every other name.
 
         A namespace is flattened: `namespace__name`.
         """
@@ -68,7 +68,7 @@ class Renamer:
         return given
 
     def inward(self, name: str) -> str:
-        """The caller's name for an upstream name."""
+        """Return the client's name for an upstream name."""
         return self.table.get(name, name)
 
     def _choices(self, key: tuple[str | None, str]) -> Iterator[str]:
@@ -86,9 +86,9 @@ class CallIds:
     """Call ids for one call.
 
     Args:
-        pattern: What the upstream takes; an id must match it as a whole.
-        prefix: What a derived id begins with.
-        size: How many letters and digits follow the prefix.
+        pattern: What the upstream accepts; an id must match it completely.
+        prefix: The prefix of derived ids.
+        size: The number of letters and digits after the prefix.
     """
 
     def __init__(self, pattern: re.Pattern[str] = CALL_ID, *, prefix: str = "call_", size: int = 24) -> None:
@@ -98,10 +98,10 @@ class CallIds:
         self._given: dict[str, str] = {}
         self._taken: set[str] = set()
         self.table: dict[str, str] = {}
-        """Upstream id to the caller's; only those that differ."""
+        """By upstream id: the client's id; only those that differ."""
 
     def outward(self, call_id: str) -> str:
-        """The id for the upstream, the same each time it is asked for; never one given to another id."""
+        """Return the id for the upstream: stable, and distinct from that of every other id."""
         given = self._given.get(call_id)
         if given is None:
             given = next(made for made in self._choices(call_id) if made not in self._taken)
@@ -112,7 +112,7 @@ class CallIds:
         return given
 
     def inward(self, call_id: str) -> str:
-        """The caller's id for an upstream id."""
+        """Return the client's id for an upstream id."""
         return self.table.get(call_id, call_id)
 
     def _choices(self, call_id: str) -> Iterator[str]:
@@ -123,13 +123,13 @@ class CallIds:
 
 
 class DistinctIds:
-    """Call ids of one answer, each given once, because a result must find its call by its id alone.
+    """Distinct call ids of one answer, because only its id links a result to its call.
 
-    Some upstreams repeat an id for parallel calls, or give none. What was given before, or is empty, is made up from
-    what is known of the call, so that the same answer has the same ids.
+    Some upstreams repeat an id for parallel calls, or send none. A repeated or empty id is replaced by one derived from
+    the call, so that the same answer has the same ids.
 
     Args:
-        nonce: What the answer has alone (see `UpstreamRequest.nonce`), so that no other answer has them.
+        nonce: Text unique to the answer (see `UpstreamRequest.nonce`), so that no other answer has these ids.
     """
 
     __slots__ = ("_given", "_nonce")
@@ -139,7 +139,7 @@ class DistinctIds:
         self._given: set[str] = set()
 
     def of(self, call_id: str, *seeds: str) -> str:
-        """The id of the next call: the upstream's own if it is new, else one made from it and `seeds`."""
+        """Return the id of the next call: the upstream's if it is new, else one derived from it and `seeds`."""
         if not call_id or call_id in self._given:
             number = len(self._given)
             call_id = derived("call_", *seeds, call_id, str(number), self._nonce)
@@ -148,12 +148,12 @@ class DistinctIds:
 
 
 def derived(prefix: str, *seeds: str, size: int = 24) -> str:
-    """An id made from what is known, the same each time: the prefix and `size` hexadecimal digits, at most 64."""
+    """Return a deterministic id: the prefix and `size` hexadecimal digits, at most 64."""
     return prefix + sha256("\0".join(seeds).encode("utf-8", "surrogatepass")).hexdigest()[:size]
 
 
 def is_unique(call_id: str, name: str) -> bool:
-    """Whether a call's id tells it from the calls of other conversations, by its form.
+    """Return whether a call's id, by its form, is unique among conversations.
 
     Some servers count (`call_0`, `functions.weather:0`), some repeat the tool's name. Random ids have eight letters and
     digits or more beside all that.
@@ -163,7 +163,7 @@ def is_unique(call_id: str, name: str) -> bool:
 
 
 def _digest(namespace: str | None, name: str, attempt: int, *, size: int) -> str:
-    """Letters and digits that depend on the arguments alone."""
+    """Return letters and digits that depend on the arguments alone."""
     # Lengths first, so that no two originals read alike; half surrogate pairs are hashed as they are.
     text = f"{-1 if namespace is None else len(namespace)} {attempt} {namespace or ''}{name}"
     number = int.from_bytes(sha256(text.encode("utf-8", "surrogatepass")).digest())

@@ -1,7 +1,7 @@
 """The outline of a protocol's requests: the names at the top level of a body, and the lists there that are counted.
 
 A name that differs from a known one only in case, or in letters that fold to the same (`Model`, `\u017ftore`, full
-width), is refused: servers that match names loosely would take it for the known one, after this gateway has decided by
+width), is refused: servers that match names loosely would read it as the known one, after this gateway has decided by
 another.
 """
 
@@ -23,23 +23,23 @@ _LONGEST = 64
 
 
 class Counted(msgspec.Struct, frozen=True):
-    """A list at the top level that may have so many elements."""
+    """A list at the top level and the maximum of its elements."""
 
     field: str
     bound: Bound
     within: tuple[str, ...] = ()
     """Members of each element whose own elements count in its place, where it has one."""
     least: int = 0
-    """What is taken in any case, however low the bound is."""
+    """The number that is always accepted, however low the bound is."""
 
 
 class Outline:
-    """What the top level of one protocol's requests looks like.
+    """The top level of one protocol's requests.
 
     Args:
-        names: Every name that means something there.
+        names: Every known name.
         counted: The lists whose elements are counted.
-        values: JSON values that are taken in any case, however low the bound is.
+        values: The number of JSON values that is always accepted, however low the bound is.
     """
 
     __slots__ = ("_counted", "_folded", "_names", "_values")
@@ -51,7 +51,7 @@ class Outline:
         self._values = values
 
     def open(self, body: bytes, bounds: Bounds = DEFAULT_BOUNDS) -> Opened:
-        """The top-level values of a request's body, unparsed.
+        """Return the top-level values of a request's body, unparsed.
 
         Raises:
             BadRequest: Not a JSON object, not UTF-8, more than the bounds allow, or a name in a second spelling.
@@ -99,7 +99,7 @@ class Outline:
 
 
 def fold(name: str) -> str:
-    """A name as the loosest of servers compare it: without regard to case, width and ligatures."""
+    """Return a name as the most lenient servers compare it: without regard to case, width and ligatures."""
     if name.isascii():
         return name.lower()
     # In some languages' standard libraries letters are first made large, and then the dotless i is an i.
@@ -121,7 +121,7 @@ def check_count(field: str, came: int, most: int, bound: Bound) -> None:
 
 
 def _count(given: msgspec.Raw, within: tuple[str, ...], most: int) -> int:
-    """How many elements; 0 where it is no list, which is said in other words elsewhere, or one of numbers alone."""
+    """Return the number of elements; 0 for a value that is no list (refused elsewhere) or a list of numbers alone."""
     data = bytes(given)
     if data.count(b",") < most:  # no list has more elements than commas and one
         return 0

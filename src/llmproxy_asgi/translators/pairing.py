@@ -1,9 +1,9 @@
-"""A conversation put into the order that strict upstreams demand.
+"""Put a conversation into the order that strict upstreams require.
 
-Callers trim histories, interrupt tools, answer parallel calls one by one and in any order. Upstreams want every call
-answered exactly once, directly after the step that made it. Encoders call `drop_empty`, `pair` and `merge`, in this
-order, as far as their protocol needs them. Nothing here invents words of the user or of the model; the one thing made
-up is the result of a call that was never answered, and it says so.
+Clients trim histories, interrupt tools, and answer parallel calls one by one in any order. Upstreams require exactly
+one result for every call, directly after the step that made it. Encoders call `drop_empty`, `pair` and `merge`, in this
+order, as far as their protocol needs them. Nothing invents text of the user or the model; only a missing result is
+added, with a text that says so.
 """
 
 from collections import deque
@@ -25,24 +25,23 @@ _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _SPACE = " \t\r\n"
 
 MISSING_RESULT = "[no result]"
-"""What stands in for the result of a call that was never answered."""
+"""The result of a call that has none."""
 
 
 class Paired(msgspec.Struct, frozen=True):
-    """A conversation in order, and what had to be made up or left out for it."""
+    """An ordered conversation, and what was added to it or dropped from it."""
 
     messages: tuple[Message, ...]
     warnings: tuple[str, ...] = ()
 
 
 def pair(messages: Sequence[Message]) -> Paired:
-    """Calls and results of each step put together: one tool message right after the assistant message.
+    """Put the results of each step into one tool message right after its assistant message.
 
-    Neighbouring assistant messages are one step from the first that holds calls on, and become one message. Results
-    stand in the order of their calls and take name and kind from them. A call without a result gets an error result
-    that says so, unless the conversation ends with its step. Where one call has several results the last one wins: it
-    is what the caller knows by now. Call ids may be used again in later steps; a result answers the nearest open call
-    before it.
+    Consecutive assistant messages are one step from the first with calls on, and become one message. Results are in the
+    order of their calls and take name and kind from them. A call without a result gets an error result that says so,
+    unless the conversation ends with its step. Of several results of one call the last one is used, because it is the
+    client's newest. Call ids may recur in later steps; a result answers the nearest open call before it.
 
     Raises:
         BadRequest: A result names a call that is not in the conversation.
@@ -58,7 +57,7 @@ def pair(messages: Sequence[Message]) -> Paired:
 
 
 class _Slot:
-    """A call, and what answers it."""
+    """A call and its result."""
 
     __slots__ = ("call", "result", "source")
 
@@ -68,7 +67,7 @@ class _Slot:
         self.source: Message | None = None
 
     def answer(self, result: ToolResult, source: Message) -> bool:
-        """Take a result; whether another, different one had to go for it."""
+        """Set the result; return whether it replaced a different one."""
         before = self.result
         # A result knows its call by id alone; what else it says of it may be a guess of the caller's library.
         self.result = msgspec.structs.replace(result, name=self.call.name, kind=self.call.kind)
@@ -76,7 +75,7 @@ class _Slot:
         return before is not None and before != self.result
 
     def filled(self) -> ToolResult:
-        """The result, made up where there is none."""
+        """Return the result; an error result where there is none."""
         return self.result or ToolResult(
             call_id=self.call.call_id,
             name=self.call.name,
@@ -96,7 +95,7 @@ class _SameId:
         self.answered: _Slot | None = None
 
     def take(self, *, nearest: bool) -> _Slot | None:
-        """The open call that a result answers."""
+        """Return the open call that a result answers."""
         if not self.open:
             return None
         group = self.open[-1 if nearest else 0]
@@ -108,7 +107,7 @@ class _SameId:
 
 
 def _answered(rows: Sequence[Message]) -> tuple[dict[int, list[_Slot]], bool]:
-    """Each step's calls with their results, by the position of its message, and whether a result had to go."""
+    """Return each step's calls and results, by the position of its message, and whether a result was dropped."""
     ids: dict[str, _SameId] = {}
     steps: dict[int, list[_Slot]] = {}
     early: list[tuple[ToolResult, Message]] = []
@@ -145,7 +144,7 @@ def _answered(rows: Sequence[Message]) -> tuple[dict[int, list[_Slot]], bool]:
 
 
 def _in_order(rows: Sequence[Message], steps: dict[int, list[_Slot]]) -> tuple[list[Message], bool]:
-    """The messages, each step's results right behind it, and whether a result was made up."""
+    """Return the messages, each step followed by its results, and whether a result was added."""
     rest = [message if _is_words(message) else _without_results(message) for message in rows]
     last = max((position for position, message in enumerate(rest) if message is not None), default=-1)
     ordered: list[Message] = []
@@ -165,7 +164,7 @@ def _in_order(rows: Sequence[Message], steps: dict[int, list[_Slot]]) -> tuple[l
 
 
 def _without_results(message: Message) -> Message | None:
-    """What is left of a message when its results are taken out; None: nothing."""
+    """Return a message without its results; None: nothing is left."""
     parts = tuple(part for part in message.parts if not isinstance(part, ToolResult))
     if len(parts) == len(message.parts):
         return message
@@ -181,7 +180,7 @@ def _tool_message(slots: Sequence[_Slot]) -> Message:
 
 
 def _join_steps(messages: Sequence[Message]) -> list[Message]:
-    """Neighbouring assistant messages made one from the first with calls on: its results must stand behind them all."""
+    """Join consecutive assistant messages from the first with calls on: its results have to follow all of them."""
     joined: list[Message] = []
     for role, group in groupby(messages, key=lambda message: message.role):
         run = tuple(group)
@@ -195,7 +194,7 @@ def _join_steps(messages: Sequence[Message]) -> list[Message]:
 
 
 def _is_words(message: Message) -> bool:
-    """Whether a message is one text, as most are: neither a call nor a result."""
+    """Return whether a message is a single text, as most are."""
     return len(message.parts) == 1 and type(message.parts[0]) is Text
 
 
@@ -204,9 +203,9 @@ def _calls(message: Message) -> list[ToolCall]:
 
 
 def merge(messages: Sequence[Message], roles: Collection[Role] = ("user", "assistant")) -> tuple[Message, ...]:
-    """Neighbouring messages of one role made one; parts are appended as they are, never glued.
+    """Join consecutive messages of one role; their parts are appended, not merged.
 
-    A message's own fields stay where all agree on them; system messages of different authority stay apart.
+    A field is kept where all messages agree on it; system messages of different authority are not joined.
     """
     merged: list[Message] = []
     for (role, _), group in groupby(messages, key=lambda message: (message.role, message.authority)):
@@ -219,7 +218,7 @@ def merge(messages: Sequence[Message], roles: Collection[Role] = ("user", "assis
 
 
 def _one(messages: Sequence[Message], parts: tuple[Part, ...] | None = None) -> Message:
-    """One message made of several of one role; `parts` in the place of theirs, if given."""
+    """Join messages of one role; `parts`, if given, replace theirs."""
     first = messages[0]
     if parts is None:
         parts = tuple(part for message in messages for part in message.parts)
@@ -251,13 +250,13 @@ def _united(all_extras: Iterable[Extras]) -> Extras:
 
 
 def drop_empty(messages: Sequence[Message], *, blank: bool = False, keep_sealed: bool = False) -> tuple[Message, ...]:
-    """Empty texts left out, also inside tool results, and messages that hold nothing then. Nothing is filled in.
+    """Drop empty texts, also inside tool results, and messages that are empty then. Nothing is added.
 
-    The cache mark of a text that goes moves to the part before it in the same message.
+    The cache mark of a dropped text moves to the part before it in the same message.
 
     Args:
         messages: The conversation.
-        blank: Leave out texts of white space alone as well (Anthropic refuses them).
+        blank: Also drop texts of white space alone (Anthropic refuses them).
         keep_sealed: Keep an empty text that carries seals (Gemini seals them).
     """
 
@@ -289,7 +288,7 @@ def _filled_parts(parts: Sequence[Part], is_empty: Callable[[object], bool]) -> 
 
 
 def arguments_object(text: str) -> dict[str, Any]:
-    """A call's arguments as an object, whatever the model wrote.
+    """Return a call's arguments as an object, whatever the model wrote.
 
     Nothing or `null` is `{}`, another JSON value is `{"value": ...}`, anything else is `{"_raw": text}`.
     """
@@ -305,12 +304,12 @@ def arguments_object(text: str) -> dict[str, Any]:
 
 
 def is_object(text: str) -> bool:
-    """Whether arguments are one JSON object, whole."""
+    """Return whether arguments are one complete JSON object."""
     return _object_text(text) is not None
 
 
 def arguments_raw(text: str) -> msgspec.Raw:
-    """`arguments_object` as JSON, keeping the very text (number spelling, key order) where it is an object already."""
+    """Return `arguments_object` as JSON; an object keeps its text (number spelling, key order)."""
     written = _object_text(text)
     return msgspec.Raw(msgspec.json.encode(arguments_object(text)) if written is None else written)
 

@@ -1,12 +1,12 @@
-"""The passthrough codec: where caller and upstream speak one protocol, frames pass as the bytes they came as.
+"""The passthrough codec: client and upstream share one protocol, so frames pass as their bytes.
 
-Each read costs one search for the end of the last whole frame and a few for literals in its bytes. Only from where one
-of these hits are frames taken apart and looked at: usage, a finish, an error, the end sign. What a protocol
-must tell is a `Scan`; this module knows none.
+Each read costs one search for the end of the last whole frame and a few for literals in its bytes. Frames are split
+and inspected only from the first hit on: usage, a finish, an error, the end sign. A `Scan` holds what is specific to a
+protocol; this module knows none.
 
-It does not check content, does not repair frames and does not re-encode them. The one thing that it changes is the
-model's name, as bytes: the spelling of the member (``"model": "x-2026-01-01"``) is learned from the first frame that
-tells it. Within JSON strings quotes are escaped, so what a model says can never be taken for that member.
+It neither checks content nor repairs or re-encodes frames. It changes only the model's name, as bytes: the spelling
+of the member (``"model": "x-2026-01-01"``) is learned from the first frame that has it. Within JSON strings
+quotes are escaped, so text of a model cannot match that member.
 """
 
 import re
@@ -40,13 +40,13 @@ _COMMENT = re.compile(rb"(?<![^\r\n])(?::|retry:|id:)[^\r\n]*(?:\r\n|\r|\n)")
 _COMMENT_STARTS = b":ri"
 _BLANK = b"\n\n"
 _LOOKS_FOR_MODEL = 16
-"""Frames of a stream that has begun which are searched for the model's name. Some servers send a few without it first,
-some never tell it."""
+"""Frames of a started stream that are searched for the model's name. Some servers send a few without it first, some
+never send it."""
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Inspection(msgspec.Struct, frozen=True):
-    """What a frame means: its events, whether the caller shall not see it, and what is passed on in its place."""
+    """The meaning of a frame: its events, whether it is withheld from the client, and its replacement."""
 
     events: Sequence[StreamEvent] = ()
     drop: bool = False
@@ -54,73 +54,74 @@ class Inspection(msgspec.Struct, frozen=True):
 
 
 class Scan(ABC):
-    """What a passthrough must know of one protocol; one instance a stream.
+    """What a passthrough needs to know about one protocol; one instance per stream.
 
-    `first` and `inspect` may raise an `UpstreamError` or let a `msgspec.MsgspecError` fly: the stream then ends with
+    `first` and `inspect` may raise an `UpstreamError` or a `msgspec.MsgspecError`: the stream then ends with
     `Failed`.
     """
 
     pattern: ClassVar[re.Pattern[bytes] | tuple[re.Pattern[bytes], ...]]
-    """Hits, or one of them does, in every run of whole frames that holds usage, a finish, an error or the end sign.
+    """Matches (at least one of several) in every run of complete frames with usage, a finish, an error or the end sign.
 
-    Linear. Hitting too often costs time, too seldom costs truth; what is null in every frame should not hit. A search
+    Must be linear. A needless match costs time, a missed one an event; members that are null in every frame should
+    not match. A search
     for an expression that starts with a literal of some letters costs a third of a microsecond in a usual frame, an
     alternation at the start ten times that: so rather several expressions than one of several branches.
     """
     model_path: ClassVar[tuple[str, ...]] = ("model",)
-    """The keys that lead to the model's name in the first frame that tells it."""
+    """The path to the model's name in the first frame that has it."""
     model_repeats: ClassVar[bool] = True
     """Whether later frames name the model again."""
     watching: bool = False
-    """Whether every frame from now on is given to `inspect`."""
+    """Whether `inspect` is called with every further frame."""
 
     @abstractmethod
     def first(self, frame: Frame) -> Sequence[StreamEvent]:
         """Called with each frame until it gives events: `Started`, or `Failed`.
 
-        The same frame is given to `inspect` afterwards, if the pattern hits.
+        `inspect` is called with the same frame afterwards, if the pattern matches.
         """
 
     @abstractmethod
     def inspect(self, frame: Frame) -> Inspection:
-        """What a frame in which the pattern hits means: `UsageReported`, `Finished`, `Failed`, `Ended`, or nothing.
+        """Inspect a frame that the pattern matches: `UsageReported`, `Finished`, `Failed`, `Ended`, or nothing.
 
         A frame that means `Failed` is never passed through. `Ended` counts only if `ended` agrees.
         """
 
     @abstractmethod
     def ended(self) -> bool:
-        """Whether the stream is whole, or would be if it stopped now, by what `inspect` has seen."""
+        """Return whether the stream is complete, or would be if it stopped now, by the inspected frames."""
 
     def end_sign(self) -> bytes:
-        """What is written at the close of a stream that is whole but left its end sign out."""
+        """Return the bytes that close a complete stream without an end sign."""
         return b""
 
     def late_usage(self, last: bytes) -> Sequence[StreamEvent]:
-        """`UsageReported`, where the stream is whole, `inspect` has seen no usage, and the frames before tell it.
+        """Return `UsageReported` where the stream is complete, no inspected frame had usage, and an earlier one has it.
 
         Args:
-            last: The frames that were passed on last before those that were looked at.
+            last: The last frames passed on before the inspected ones.
         """
         return ()
 
     def stray_error(self, data: bytes) -> GatewayError | None:
-        """The error that a frame's data is, in whatever shape; None where it is none.
+        """Return the error in a frame's data, in any known shape; None where there is none.
 
-        Asked of frames that cannot be read, and of the last one of a stream that is not whole.
+        Called for frames that cannot be decoded, and for the last frame of an incomplete stream.
         """
         return None
 
     def close_error(self) -> GatewayError:
-        """Why a stream that just stopped has failed."""
+        """Return the error of a stream that stopped early."""
         return UpstreamProtocolError("The upstream's stream ended without its end sign.")
 
     def broke(self, error: ErrorT, last: bytes) -> ErrorT:
-        """The error that ends a stream which has begun; what its event must say of the stream is noted in it.
+        """Return the error that ends a started stream, with what its event has to include about the stream.
 
         Args:
-            error: Why it ended.
-            last: The frames that were passed on last.
+            error: The cause.
+            last: The last frames passed on.
         """
         return error
 
@@ -128,16 +129,16 @@ class Scan(ABC):
 class PassthroughDecoder(StreamDecoder):
     """Passes one stream through.
 
-    `Batch.raw` always ends where a frame ends, and is empty until the stream has begun. It is what came, but for
-    comments and what concerns reconnecting (`retry:`, `id:`), frames that the scan drops, the model's name, an error
-    frame (the caller's encoder writes its `Failed`) and whatever follows the end.
+    `Batch.raw` always ends at the end of a frame, and is empty until the stream has started. It holds the received
+    bytes without comments, reconnection fields (`retry:`, `id:`), frames that the scan drops, the error frame (the
+    client's encoder writes its `Failed`) and everything after the end; the model's name is replaced.
 
     Args:
-        scan: The protocol's eyes; made for this stream.
-        client_model: The model's name as the caller said it, put in the place of the upstream's.
-        strip_comments: Leave out such lines (comments are other gateways' keep-alives), but within streams that end
-            their lines with CR alone.
-        max_event: Bytes of the longest frame that is taken.
+        scan: The protocol's scan; made for this stream.
+        client_model: The model's name as the client sent it, which replaces the upstream's.
+        strip_comments: Remove such lines (comments are other gateways' keep-alives), except in streams that end their
+            lines with CR alone.
+        max_event: Maximum bytes of a frame.
     """
 
     __slots__ = (
@@ -228,12 +229,12 @@ class PassthroughDecoder(StreamDecoder):
         return self._scan.broke(error, self._last) if self._started else error
 
     def _stray(self, before: bytes) -> GatewayError | None:
-        """The error that the last of these frames is, in whatever shape."""
+        """Return the error in the last of these frames, in any known shape."""
         last = decode(before.rstrip(b"\r\n") + _BLANK)
         return self._scan.stray_error(last[-1].data) if last else None
 
     def _look(self, whole: bytes) -> Batch:
-        """Take frames one by one: the first of a stream, then those from where the pattern hits."""
+        """Inspect frames one by one: the first of a stream, then those from the first match on."""
         events: list[StreamEvent] = []
         pieces: list[bytes] = []
         taken = 0
@@ -259,7 +260,7 @@ class PassthroughDecoder(StreamDecoder):
         return Batch(events, raw)
 
     def _before(self, raw: bytes, events: list[StreamEvent]) -> Batch:
-        """Frames before the first that counts wait for it: until then another upstream may still be asked."""
+        """Hold frames until the first one with an event: until then the call may still fail over."""
         self._held += raw
         if not events and len(self._held) > self._max_event:
             events.append(Failed(UpstreamProtocolError("The upstream's stream does not begin.")))
@@ -267,13 +268,13 @@ class PassthroughDecoder(StreamDecoder):
         return Batch(events, b"")
 
     def _first_hit(self, whole: bytes, start: int) -> int:
-        """Where the first frame begins, from `start` on, in which the pattern hits; the end if it hits in none."""
+        """Return where the first matching frame at or after `start` begins; the end if none matches."""
         run = whole[start:] if start else whole
         hits = [hit.start() for pattern in _listed(self._scan.pattern) if (hit := pattern.search(run))]
         return start + frame_start(run, min(hits)) if hits else len(whole)
 
     def _take_frames(self, run: bytes, events: list[StreamEvent], pieces: list[bytes]) -> None:
-        """Add what these frames tell and what of them is passed on."""
+        """Add the events and the passed bytes of these frames."""
         taken = 0
         for frame in decode(run):
             begin = run.index(frame.raw, taken)
@@ -299,7 +300,7 @@ class PassthroughDecoder(StreamDecoder):
         self._plain = self._started and not (self._looks or self._finishing or self._scan.watching)
 
     def _look_for_finish(self, told: Sequence[StreamEvent], before: Sequence[bytes]) -> None:
-        """Look at every frame from the one on that finishes the answer: they are few, and usage may be in any."""
+        """Inspect every frame from the finish on: they are few, and any of them may have usage."""
         if self._scan.ended() and any(type(event) is Finished for event in told):
             self._finishing, self._preceding = True, b"".join(before)
 
@@ -327,7 +328,7 @@ class PassthroughDecoder(StreamDecoder):
         return Inspection(events, drop, instead)
 
     def _take(self, told: Sequence[StreamEvent], events: list[StreamEvent]) -> Ended | Failed | None:
-        """Add what a frame told, up to the stream's ending; the ending if it is there."""
+        """Add a frame's events up to the stream's ending; return the ending if there is one."""
         for event in told:
             taken = event
             if not isinstance(event, Failed):
@@ -343,7 +344,7 @@ class PassthroughDecoder(StreamDecoder):
         return None
 
     def _look_for_model(self, frame: Frame) -> None:
-        """Learn how the upstream spells the model's name and what to write instead."""
+        """Learn the upstream's bytes of the model's name and their replacement."""
         self._looks -= self._started  # before that nothing was said that could name it
         value = _member(frame.data, self._scan.model_path)
         if not value.startswith(b'"') or value == b'""':
@@ -395,7 +396,7 @@ def _key(name: str) -> re.Pattern[bytes]:
 
 
 def _member(data: bytes, path: Sequence[str]) -> bytes:
-    """The JSON text of the member at this path; empty if there is none."""
+    """Return the JSON text of the member at this path; empty if there is none."""
     value = data
     for key in path:
         try:

@@ -1,11 +1,11 @@
 """Reasoning state of one vendor, carried through the protocol of another.
 
-A vendor's reasoning state is a blob that only its issuer can open. A caller who speaks another protocol gets it
+A vendor's reasoning state is a blob that only its issuer can open. A client of another protocol gets it
 wrapped: base64 text that is legal as an Anthropic signature, as OpenAI's encrypted content and as protobuf bytes.
-Callers echo such blobs untouched, so any caller keeps any upstream's state between turns.
+Clients return such blobs unchanged, so any client keeps any upstream's state between turns.
 
-A wrapped seal is not signed. A forged one can only reach the issuer that it names, who checks its own state; so
-nothing here trusts the content, and nothing here opens it. No seal is ever turned into visible text.
+A wrapped seal is not signed. A forged one can only reach the issuer that it names, which checks its own state; so
+this module neither trusts nor opens the content. No seal ever becomes visible text.
 """
 
 import zlib
@@ -18,26 +18,28 @@ from llmproxy_asgi.conversation import Seal
 from llmproxy_asgi.translators.base import Upstream
 
 _MARK = b"llmproxy1"
-_SIGN = b64encode(_MARK).decode()  # nine bytes are twelve letters without padding, so they start every wrapped text
+_SIGN = b64encode(
+    _MARK
+).decode()  # nine bytes encode to twelve characters without padding, so they begin every wrapped text
 WRAPPED = _SIGN.encode()
-"""How every wrapped seal begins, for a search in bytes."""
+"""The first bytes of every wrapped seal, for searches in bodies."""
 _URL_SAFE = str.maketrans("-_", "+/")
 _LEVEL = 6
 
 MAX_SIZE = 4 * 1024 * 1024
-"""Bytes of a wrapped seal's JSON; nothing larger is unwrapped. A bomb stops here."""
+"""Maximum bytes of a wrapped seal's JSON: the bound on decompression."""
 
 
 def wrap(seal: Seal) -> str:
-    """The seal as standard base64. Deterministic: the same seal gives the same text in every turn."""
+    """Return the seal as standard base64. Deterministic: equal seals give equal texts in every turn."""
     content = msgspec.json.encode(seal, order="sorted")
     return b64encode(_MARK + zlib.compress(content, _LEVEL)).decode()
 
 
 def unwrap(text: str) -> Seal | None:
-    """The seal that `wrap` wrapped, or None where `text` is not one of ours. Never raises, whatever the text.
+    """Return the seal in a text made by `wrap`; None for any other text. Never raises.
 
-    Callers who keep blobs as bytes may write them back in the URL-safe alphabet or without padding; both are read.
+    Clients that store blobs as bytes may return them in the URL-safe alphabet or without padding; both are accepted.
     """
     if not text.startswith(_SIGN) or len(text) > 2 * MAX_SIZE:
         return None
@@ -54,7 +56,7 @@ def unwrap(text: str) -> Seal | None:
 
 
 def usable(seal: Seal, upstream: Upstream) -> bool:
-    """Whether this upstream can open the seal.
+    """Return whether this upstream can open the seal.
 
     The issuer decides. Signatures are bound to their model as well, where both models are known; encrypted and
     redacted state moves between the models of one issuer.
@@ -65,7 +67,7 @@ def usable(seal: Seal, upstream: Upstream) -> bool:
 
 
 def keep(seals: Iterable[Seal], upstream: Upstream) -> tuple[tuple[Seal, ...], int]:
-    """The seals that this upstream can open, and how many others there were."""
+    """Return the seals that this upstream can open, and the number of others."""
     offered = tuple(seals)
     kept = tuple(seal for seal in offered if usable(seal, upstream))
     return kept, len(offered) - len(kept)

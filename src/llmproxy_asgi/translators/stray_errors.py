@@ -1,6 +1,6 @@
-"""Errors where an answer was due: in a stream, or in a body with status 200, in whatever shape a server gave them.
+"""Errors in the place of an answer: in a stream, or in a body with status 200, in any shape that servers use.
 
-Found by their shape and judged by each protocol's own words; nothing here knows a vendor.
+They are found by their shape; each protocol classifies them. This module knows no vendor.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from llmproxy_asgi.wire.surrogates import replace_halves
 STATUS_KEYS = ("code", "status", "status_code", "statusCode")
 """Where servers put the status of an error that comes with status 200."""
 BESIDE = ("code", "param", "status", "status_code", "statusCode")
-"""What some servers put beside the error and not into it."""
+"""Members that some servers put beside the error object instead of into it."""
 _LONG = 2**20
 """Bytes."""
 _MARKS = frozenset({"code", "status", "status_code", "statusCode", "type", "object"})
@@ -38,16 +38,16 @@ _WORDS = {
     "ServiceUnavailableException": 503,
     "ModelTimeoutException": 504,
 }
-"""Codes of AWS and Apigee that stand for a status, where none is told."""
+"""The status for codes of AWS and Apigee, where an error has no status."""
 _ANSWERS = (
     *("choices", "output", "response", "item", "delta"),
     *("candidates", "usageMetadata", "promptFeedback", "content", "content_block"),
 )
-"""Members that an object has which is no error, whatever else it holds."""
+"""Members that only an answer has, whatever else the object holds."""
 
 
 def read_loosely(data: bytes) -> Any:
-    """An error's data, whatever it is; None where it cannot be read."""
+    """Return the decoded data; None where it is not JSON."""
     try:
         return msgspec.json.decode(replace_halves(data) or data)
     except (ValueError, RecursionError):
@@ -55,9 +55,9 @@ def read_loosely(data: bytes) -> Any:
 
 
 def find_error(data: bytes) -> Mapping[str, Any] | None:
-    """The object, if it is or holds an error: ``{"error": ...}``, or a message beside a code; None for an answer.
+    """Return the object if it is or holds an error: ``{"error": ...}``, or a message beside a code; None for an answer.
 
-    Of a very long one only the short members are read: what is long is no error's.
+    Of a very long object only the short members are read: an error's members are short.
     """
     found = read_loosely(data) if len(data) <= _LONG else _read_short_members(data)
     if type(found) is list and found:
@@ -72,12 +72,12 @@ def find_error(data: bytes) -> Mapping[str, Any] | None:
 
 
 def names_problem(kind: Any) -> bool:
-    """Whether the type of an object is that of a problem by RFC 9457, which is an address, and of no event."""
+    """Return whether an object's type is an RFC 9457 problem type (a URI) and not an event's."""
     return type(kind) is str and ":" in kind
 
 
 def _is_foreign_error(found: Mapping[str, Any]) -> bool:
-    """Whether an object has the members of an error as other services write them, and none of an answer."""
+    """Return whether an object has members of an error as other services write them, and none of an answer."""
     if not found.keys().isdisjoint(_ANSWERS):
         return False
     if not found.keys().isdisjoint(_OF_ERRORS):
@@ -96,7 +96,7 @@ def _read_short_members(data: bytes) -> dict[str, Any] | None:
 
 
 def flattened(found: Any) -> Mapping[str, Any]:
-    """The error itself: an object whose `message`, code and the like are its members; empty where it says nothing."""
+    """Return the error as one object with `message`, code and the like; empty where it has none."""
     error = error_of(found) or {}
     if type(found) is not dict or not (found.get("error") or found.get("fault")):
         return error
@@ -104,7 +104,7 @@ def flattened(found: Any) -> Mapping[str, Any]:
 
 
 def stated_status(error: Mapping[str, Any]) -> int | None:
-    """The status that an error names by its number."""
+    """Return the numeric status in an error."""
     for key in STATUS_KEYS:
         value = error.get(key)
         if type(value) is str and value.isascii() and value.isdigit() and len(value) == 3:

@@ -107,7 +107,7 @@ class Strict(msgspec.Struct, frozen=True):
     """A schema in a vendor's strict form."""
 
     schema: JSONObject
-    told: tuple[str, ...]
+    described: tuple[str, ...]
     """The keywords that the description tells of because nothing enforces them, in alphabetical order."""
 
 
@@ -129,7 +129,7 @@ class _Form:
         self._demands = demands
         definitions = self._root.get("$defs")
         self._definitions: Mapping[str, Any] = definitions if isinstance(definitions, dict) else {}
-        self._told: set[str] = set()
+        self._described_keywords: set[str] = set()
         self._room = _ROOM
         self._used: dict[str, JSONObject] = {}
         self._open: list[str] = []  # definitions that are being written, for those who take no circle
@@ -142,7 +142,7 @@ class _Form:
             raise NotStrict("its root is no object")
         if self._used:
             made["$defs"] = self._used
-        return Strict(made, tuple(sorted(self._told)))
+        return Strict(made, tuple(sorted(self._described_keywords)))
 
     # ── references and conjunctions ──────────────────────────────────────────────────────────────────────────────────
 
@@ -244,7 +244,7 @@ class _Form:
             made[key] = value
         else:
             notes.append(f"{key}: {_text(value)}")
-            self._told.add(key)
+            self._described_keywords.add(key)
 
     def _literals(self, node: JSONObject, made: JSONObject) -> None:
         for key, values in (("enum", node.get("enum")), ("const", [node.get("const")])):
@@ -261,7 +261,7 @@ class _Form:
         if (isinstance(more, dict) and more) or (not properties and more is not False and not without):
             raise NotStrict("an object may have any keys")
         if more is True or more == {}:
-            self._told.add("additionalProperties")
+            self._described_keywords.add("additionalProperties")
         required = [name for name in _strings(node.get("required")) if name in properties]
         made["properties"] = {name: self._schema(inner) for name, inner in properties.items()}
         if self._demands.all_required:
@@ -284,11 +284,11 @@ class _Form:
         if node.get("default") is not None:
             notes = [*notes, f"default: {_text(node['default'])}"]
         words = node.get("description")
-        told = [words] if isinstance(words, str) and words else []
+        described = [words] if isinstance(words, str) and words else []
         if notes:
-            told.append("{" + ", ".join(notes) + "}")
-        if told:
-            made["description"] = "\n\n".join(told)
+            described.append("{" + ", ".join(notes) + "}")
+        if described:
+            made["description"] = "\n\n".join(described)
         if isinstance(node.get("title"), str):
             made["title"] = node["title"]
         return made
@@ -317,7 +317,7 @@ def _is_bare_reference(node: Any) -> bool:
 
 
 def _kinds(node: Mapping[str, Any]) -> list[str]:
-    """The types of the values; said, or seen from what else is said."""
+    """Return the types of the values: declared, or inferred from the other keywords."""
     said = node.get("type")
     kinds = [said] if isinstance(said, str) else list(dict.fromkeys(_strings(said)))
     if not kinds:

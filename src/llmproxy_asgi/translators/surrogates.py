@@ -1,7 +1,7 @@
-"""Characters that an upstream cut in two halves of a surrogate pair, joined across the deltas of their part.
+"""Join surrogate pairs that an upstream split across the deltas of a part.
 
-A decoder reads strictly until a piece of JSON cannot be read because of a lone half. From then on its events pass
-through here: a half at the end of a delta waits for the next delta of the same part; one that stays alone is U+FFFD.
+A decoder reads strictly until JSON is invalid because of a lone surrogate. From then on its events pass through
+`SurrogateJoiner`: a surrogate at the end of a delta is held for the next delta of the part; a lone one becomes U+FFFD.
 """
 
 import re
@@ -38,10 +38,10 @@ _T = TypeVar("_T")
 
 
 def decode_marked(decoder: "msgspec.json.Decoder[_T]", data: bytes) -> _T:
-    """JSON that could not be read as it is, read with marks in the place of lone halves.
+    """Decode JSON that strict decoding refused, with marks in the place of lone surrogates.
 
     Raises:
-        msgspec.MsgspecError: Lone halves are not what is wrong with it.
+        msgspec.MsgspecError: It is invalid for another reason.
         UnicodeDecodeError: Likewise.
         RecursionError: Likewise.
     """
@@ -49,7 +49,7 @@ def decode_marked(decoder: "msgspec.json.Decoder[_T]", data: bytes) -> _T:
 
 
 def decode_replaced(decoder: "msgspec.json.Decoder[_T]", data: bytes | msgspec.Raw) -> _T:
-    """JSON with U+FFFD in the place of lone halves, if it has any. The cost of strict reading where it has none.
+    """Decode JSON with U+FFFD in the place of lone surrogates. Without any, it costs no more than strict decoding.
 
     Raises:
         msgspec.MsgspecError: It cannot be read.
@@ -66,7 +66,7 @@ def decode_replaced(decoder: "msgspec.json.Decoder[_T]", data: bytes | msgspec.R
 
 
 def each_entry(array: msgspec.Raw) -> Iterator[Any]:
-    """The entries of a list that may be very long, each read for itself; None where one cannot be read."""
+    """Decode the entries of a list that may be very long, one by one; None for an invalid one."""
     try:
         entries = elements(array)
     except msgspec.MsgspecError:
@@ -87,23 +87,23 @@ class SurrogateJoiner:
         self._held: dict[tuple[int, int], _Piece] = {}
 
     def join(self, events: Iterable[StreamEvent]) -> list[StreamEvent]:
-        """The events without marks. A delta of which nothing is known yet is left out."""
-        told: list[StreamEvent] = []
+        """Return the events without marks. A delta that is held completely is left out."""
+        out: list[StreamEvent] = []
         for event in events:
             if isinstance(event, PartDelta) and isinstance(event.delta, _TEXTS):
-                self._delta(event, event.delta, told)
+                self._delta(event, event.delta, out)
             elif isinstance(event, PartEnded):
                 held = self._held.pop((event.candidate, event.index), None)
                 if held is not None:
-                    told.append(PartDelta(event.candidate, event.index, type(held)(REPLACEMENT)))
-                told.append(event if event.part is None else msgspec.structs.replace(event, part=_clean(event.part)))
+                    out.append(PartDelta(event.candidate, event.index, type(held)(REPLACEMENT)))
+                out.append(event if event.part is None else msgspec.structs.replace(event, part=_clean(event.part)))
             elif isinstance(event, PartStarted):
-                told.append(msgspec.structs.replace(event, part=_clean(event.part)))
+                out.append(msgspec.structs.replace(event, part=_clean(event.part)))
             else:
-                told.append(event)
-        return told
+                out.append(event)
+        return out
 
-    def _delta(self, event: PartDelta, delta: _Piece, told: list[StreamEvent]) -> None:
+    def _delta(self, event: PartDelta, delta: _Piece, out: list[StreamEvent]) -> None:
         place = (event.candidate, event.index)
         held = self._held.pop(place, None)
         text = delta.text if held is None else held.text + delta.text
@@ -111,7 +111,7 @@ class SurrogateJoiner:
             self._held[place] = type(delta)(text[-1])
             text = text[:-1]
         if text:
-            told.append(PartDelta(event.candidate, event.index, type(delta)(_unmarked(text))))
+            out.append(PartDelta(event.candidate, event.index, type(delta)(_unmarked(text))))
 
 
 def _unmarked(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The choice among tools, without what says nothing: an allowed list that names every tool is no list."""
+"""Simplify tool choices: an allowed list that names every tool restricts nothing."""
 
 from collections.abc import Iterable
 
@@ -6,11 +6,11 @@ from llmproxy_asgi.conversation import Request, Tool, ToolChoice
 from llmproxy_asgi.translators import refusals
 
 _NAMES_FUNCTIONS_ONLY = frozenset({"gemini"})
-"""Protocols whose lists can name functions alone, so that such a list says nothing of tools that the vendor runs."""
+"""Protocols whose lists can name only functions, so that such a list does not restrict hosted tools."""
 
 
 def plain_choice(request: Request) -> ToolChoice:
-    """A request's choice; one among all tools is its bare mode, which every upstream knows."""
+    """Return a request's choice; a choice among all tools becomes its mode alone, which every upstream supports."""
     choice = request.tool_choice
     if not choice.only or (len(choice.only) == 1 and choice.mode == "required"):
         return choice
@@ -23,7 +23,7 @@ def plain_choice(request: Request) -> ToolChoice:
 
 
 def chosen(request: Request, names: Iterable[str]) -> list[Tool]:
-    """The declared tools that a choice names, each once.
+    """Return the declared tools that a choice names, each once.
 
     Raises:
         Unsupported: One of them is not declared.

@@ -156,7 +156,7 @@ class _Root:
 
 
 def _either(base: JSONObject, forms: Sequence[JSONObject]) -> JSONObject:
-    """One object that takes what any of the forms takes; which go together is told in its description."""
+    """Return one object schema that accepts every variant; its description lists which members belong together."""
     made = dict(base)
     offered: dict[str, list[Any]] = {name: [inner] for name, inner in _properties(base).items()}
     for form in forms:

@@ -23,7 +23,7 @@ from llmproxy_asgi.errors import (
 )
 from llmproxy_asgi.providers.simulated import names
 from llmproxy_asgi.translators.assemble import fold
-from llmproxy_asgi.translators.grammar import Grammar
+from llmproxy_asgi.translators.stream_validator import StreamValidator
 
 pytestmark = pytest.mark.anyio
 HANG = 30.0  # seconds after which a wait is a failure
@@ -62,10 +62,10 @@ async def ask(opened: Gateway, model: str, *, stream: bool, text: str = "hello t
         if not stream:
             return await opened.complete(model=model, messages=messages, **options)
         events = [event async for event in opened.stream(model=model, messages=messages, **options)]
-    grammar = Grammar()
+    validator = StreamValidator()
     for event in events:
-        grammar.check(event)
-    assert grammar.complete
+        validator.check(event)
+    assert validator.complete
     return fold(events)
 
 

@@ -25,8 +25,8 @@ from llmproxy_asgi.conversation import (
     StreamEvent,
 )
 from llmproxy_asgi.translators.base import InboundRequest, StreamDecoder, Upstream, UpstreamRequest
-from llmproxy_asgi.translators.grammar import Grammar
 from llmproxy_asgi.translators.openai_responses import TRANSLATOR
+from llmproxy_asgi.translators.stream_validator import StreamValidator
 
 WIRES = Path(__file__).parents[2] / "wires" / "openai_responses"
 INBOUND = TRANSLATOR.inbound
@@ -131,9 +131,9 @@ def batched(decoder: StreamDecoder, *pieces: bytes) -> Batch:
 def events(*pieces: bytes, **options: Any) -> list[StreamEvent]:
     """The events of a stream, in their legal order."""
     found = read(OUTBOUND.decoder(upstream_request(), upstream(**options)), b"".join(pieces))
-    grammar = Grammar()
+    validator = StreamValidator()
     for each in found:
-        grammar.check(each)
+        validator.check(each)
     return found
 
 

@@ -39,7 +39,7 @@ from llmproxy_asgi.providers.base import Credential
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import UpstreamRequest
-from llmproxy_asgi.translators.grammar import Grammar
+from llmproxy_asgi.translators.stream_validator import StreamValidator
 
 pytestmark = pytest.mark.anyio
 
@@ -168,10 +168,10 @@ async def test_streams_are_one_legal_stream(prompts: list[str]) -> None:
     await together.begin()
     events = await read(together)
     await together.close()
-    grammar = Grammar()
+    validator = StreamValidator()
     for event in events:
-        grammar.check(event)
-    assert grammar.complete
+        validator.check(event)
+    assert validator.complete
     answer = fold(events)
     texts = ["".join(part.text for part in each.parts if isinstance(part, Text)) for each in answer.candidates]
     assert texts == [prompt for prompt in prompts for _ in range(2)]

@@ -21,7 +21,7 @@ def every(table: dict[str, dict[str, Made]]) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("protocol", "name"), every(HOSTILE))
 def test_too_many_values_are_refused_before_they_are_read(protocol: str, name: str) -> None:
-    """Wherever they stand: entries of the answer itself, log probabilities that are none, members nobody reads."""
+    """Wherever they stand: entries of the answer itself, log probabilities that are none, unknown members."""
     body = HOSTILE[protocol][name](14 * MIB)
     with pytest.raises(UpstreamProtocolError, match=f"too many JSON values: at most {MOST_VALUES}"):
         refuse_crowded(body, translator(protocol).outbound.many)

@@ -112,13 +112,13 @@ def test_a_stream_out_of_order_is_its_upstreams_error(case: str) -> None:
 
 
 def test_an_answer_without_candidates_unfolds_into_a_failure() -> None:
-    """Nothing is told as if it were an answer."""
+    """A broken stream yields no answer."""
     events = list(unfold(Response(id="r", model="m", created_at=STARTED.created_at, candidates=())))
     assert [type(event) for event in events] == [Started, Failed]
 
 
 def test_the_vendors_restatement_wins() -> None:
-    """What a part is said to be at its end counts, not what its pieces add up to."""
+    """The part given at its end counts, not the sum of its deltas."""
     said = ToolCall(call_id="c", name="f", arguments='{"a":1}')
     delta = PartDelta(0, 0, ArgumentsDelta('{"a":'))
     assert only_part(delta, header=ToolCall(call_id="c", name="f"), restated=said) == said
@@ -183,7 +183,7 @@ def test_the_last_usage_counts() -> None:
 
 
 def test_the_tier_said_last_counts() -> None:
-    """The tier that served is told at the end by some, at the start by others."""
+    """The service tier is read from the start or the end of a stream."""
     started = Started("r", "m", STARTED.created_at, None, ServiceTier.AUTO)
     assert fold([started, STOP, Ended(ServiceTier.FLEX)]).service_tier is ServiceTier.FLEX
     assert fold([started, STOP, Ended()]).service_tier is ServiceTier.AUTO

@@ -74,7 +74,7 @@ def test_english_is_about_four_letters_a_token() -> None:
     """A paragraph of prose lies between 3.5 and 5 characters a token, as vendors tell people to reckon."""
     prose = (
         "The gateway counts what a model would read, and says so where it could only guess. "
-        "Nobody should pay for a surprise; a rule of thumb that is a little high does no harm."
+        "A low estimate surprises clients with costs; a slightly high one is harmless."
     )
     assert 3.5 < len(prose) / (weigh(prose.encode()) / 100) < 5
 
@@ -124,7 +124,7 @@ def test_the_wanted_form_counts() -> None:
     ids=lambda value: type(value).__name__,
 )
 def test_every_kind_of_part_counts(part: Any, tokens: int) -> None:
-    """What a model reads of it; state that nobody but its vendor opens is not read."""
+    """What a model reads of it; state that only its vendor can open is not counted."""
     assert parts_cost(part) == tokens
 
 

@@ -36,7 +36,7 @@ def test_losses_fit_into_a_header() -> None:
         ("openai-responses", "prompt"),
         ("gemini", "cachedContent"),
         ("gemini", "continuationToken"),
-        ("somebody", "thread"),
+        ("other", "thread"),
     ],
 )
 def test_a_part_of_the_conversation_that_another_vendor_holds_is_refused(protocol: str, field: str, to: str) -> None:

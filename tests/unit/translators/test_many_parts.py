@@ -1,7 +1,7 @@
 """Conversations of very many small parts are read and written in time that grows with their length alone.
 
 Measured is the processor time of this thread. Each case takes well under a second; where every part were compared with
-every other it would take a minute, in which nobody else is served.
+every other it would take a minute, and it blocks the event loop.
 """
 
 import time
@@ -19,7 +19,7 @@ from llmproxy_asgi.wire.json_body import Bounds
 
 LIMIT = 10.0
 WIDE = Bounds(values=10**7, messages=10**6, tools=10**6)  # what is slow shows only beyond the usual bounds
-FOREIGN = Seal(issuer="somebody", kind="signature", data="state")
+FOREIGN = Seal(issuer="other", kind="signature", data="state")
 
 
 def quickly(work: Callable[[], Any]) -> Any:

@@ -84,7 +84,7 @@ def test_a_name_that_is_taken_is_not_given_again(*, legal_first: bool) -> None:
 
 
 def test_a_limit_without_room_is_refused() -> None:
-    """Names too short to tell apart are a mistake of ours, found at once."""
+    """Names too short to be distinct are a bug and raise at once."""
     with pytest.raises(ValueError, match="16"):
         Renamer(OPENAI, 8)
 

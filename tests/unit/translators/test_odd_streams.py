@@ -23,8 +23,8 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.errors import GatewayError
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import InboundRequest, Upstream, UpstreamRequest
-from llmproxy_asgi.translators.grammar import Grammar
 from llmproxy_asgi.translators.registry import translator
+from llmproxy_asgi.translators.stream_validator import StreamValidator
 
 CHAT, RESPONSES, MESSAGES, GEMINI = "openai-chat", "openai-responses", "anthropic-messages", "gemini"
 UPSTREAM = Upstream(provider="p", model="m", client_model="asked", issuer="p")
@@ -59,9 +59,9 @@ def told(protocol: str, *frames: Frame) -> Response:
     """The answer that a stream told, which is the same wherever it is cut and never breaks the grammar."""
     content = wire(protocol, *frames)
     events = read(protocol, content)
-    grammar = Grammar()
+    validator = StreamValidator()
     for event in events:
-        grammar.check(event)
+        validator.check(event)
     whole = fold(events)
     for cut in range(1, len(content)):
         assert fold(read(protocol, content, cut)) == whole, cut
@@ -307,7 +307,7 @@ RESTATED: dict[str, tuple[str, Sequence[Frame], str]] = {
 
 @pytest.mark.parametrize(("protocol", "frames", "text"), RESTATED.values(), ids=RESTATED)
 def test_what_was_not_streamed_of_a_restated_whole_is_sent(protocol: str, frames: Sequence[Frame], text: str) -> None:
-    """A whole that goes on behind what was streamed is completed, once; one that was written anew changes nothing."""
+    """A restated text that continues the streamed one completes it once; a rewritten one changes nothing."""
     assert streamed(protocol, *frames) == text
     parts = told(protocol, *frames).candidates[0].parts
     whole = [part.text if isinstance(part, Text) else getattr(part, "arguments", "") for part in parts]
@@ -316,7 +316,7 @@ def test_what_was_not_streamed_of_a_restated_whole_is_sent(protocol: str, frames
 
 @pytest.mark.parametrize("plain", [True, False], ids=["plain", "summary"])
 def test_reasoning_is_completed_as_texts_are(plain: bool) -> None:
-    """By the text that is told as done, and by the item."""
+    """By the text's done event, and by the item."""
     kind = "reasoning_text" if plain else "reasoning_summary_text"
     whole = {"content": [{"type": "reasoning_text", "text": "abcd"}]}
     if not plain:

@@ -125,7 +125,7 @@ DRAWN = {"temperature", "top_p", "frequency_penalty", "logit_bias", "logprobs"}
 
 
 def test_chat_gets_what_the_model_takes() -> None:
-    """gpt-4.1 draws as it is told and knows no efforts; o3 thinks and takes nothing of it; gpt-5.2 once it does not."""
+    """gpt-4.1 accepts sampling and no efforts; o3 reasons and accepts none; gpt-5.2 does without reasoning."""
     effort = ReasoningOptions(effort="max")
     body, lost = encoded("gpt-4.1", "openai-chat", reasoning=effort, **EVERYTHING)
     assert set(body) >= DRAWN

@@ -184,7 +184,7 @@ ROWS: dict[str, tuple[list[Message], list[tuple[str, ...]], tuple[str, ...]]] = 
         [("assistant", "hm", "?a", "?b"), ("tool", "!a:ok", "!b:ok")],
         (),
     ),
-    "unanswered, and talk goes on": (
+    "unanswered, and more messages": (
         [said("assistant", call("a")), said("user", "never mind")],
         [("assistant", "?a"), ("tool", f"!a:{MISSING_RESULT}"), ("user", "never mind")],
         ("emulated:tool_result",),
@@ -363,7 +363,7 @@ def test_blank_texts_go_on_demand() -> None:
 
 
 def test_sealed_texts_stay_on_demand() -> None:
-    """An empty text that carries state stays for whoever can write it."""
+    """An empty text that carries state is kept for encoders that can write it."""
     sealed = Text(text="", seals=(Seal(issuer="gemini", kind="signature", data="x"),))
     history = [said("assistant", "hi", sealed)]
     assert shape(drop_empty(history)) == [("assistant", "hi")]

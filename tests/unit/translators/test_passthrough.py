@@ -23,8 +23,8 @@ from llmproxy_asgi.conversation import (
     UsageReported,
 )
 from llmproxy_asgi.errors import UpstreamFailed, UpstreamOverloaded, UpstreamProtocolError
-from llmproxy_asgi.translators.grammar import Grammar
 from llmproxy_asgi.translators.passthrough import Inspection, PassthroughDecoder, Scan
+from llmproxy_asgi.translators.stream_validator import StreamValidator
 from llmproxy_asgi.wire.sse import Decoder, Frame, encode
 from support.conversations import texts
 
@@ -111,10 +111,10 @@ def run(codec: PassthroughDecoder, reads: Sequence[bytes]) -> tuple[bytes, list[
         raw += batch.raw
         events.extend(batch.events)
         assert not raw or raw.endswith((b"\n\n", b"\r\n\r\n", b"\r\r", b"\r\n\r"))
-    grammar = Grammar()
+    validator = StreamValidator()
     for event in events:
-        grammar.check(event)
-    assert grammar.complete
+        validator.check(event)
+    assert validator.complete
     return raw, events
 
 
@@ -313,7 +313,7 @@ def test_what_follows_the_end_is_ignored() -> None:
 
 
 def test_a_stream_that_just_stops_has_failed() -> None:
-    """Whatever was cut off, the caller is told; a half frame is not passed on."""
+    """A cut stream fails, and its incomplete frame is not passed on."""
     stream = b"".join([*HELLO, FINISH])
     whole = [len(b"".join(HELLO[:count])) for count in range(1, 4)]
     for cut in range(len(stream) - 2):

@@ -38,7 +38,7 @@ def test_openai_gets_what_its_own_sdk_would_send(model: type[BaseModel]) -> None
     sdk = _without_defaults(to_strict_json_schema(model))
     ours = strict_form(model.model_json_schema(), OPENAI)
     assert _shape(ours.schema) == _shape(sdk)
-    assert ours.told == ()
+    assert ours.described == ()
 
 
 def test_anthropic_gets_what_its_own_sdk_would_send() -> None:
@@ -61,7 +61,7 @@ def _shape(schema: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("schema", "demands", "made", "told"),
+    ("schema", "demands", "made", "described"),
     [
         ({**WHOLE, "minimum": 1}, OPENAI, {**WHOLE, "minimum": 1}, ()),
         ({**WHOLE, "minimum": 1}, ANTHROPIC, {**WHOLE, "description": "{minimum: 1}"}, ("minimum",)),
@@ -83,11 +83,11 @@ def _shape(schema: Any) -> Any:
     ],
 )
 def test_each_keyword_has_its_form(
-    schema: dict[str, Any], demands: Demands, made: dict[str, Any], told: tuple[str, ...]
+    schema: dict[str, Any], demands: Demands, made: dict[str, Any], described: tuple[str, ...]
 ) -> None:
-    """What the vendor enforces stays, what it does not is told in the description and named."""
+    """Enforced keywords stay; others move into the description and are named."""
     ours = strict_form(closed(p=schema), demands)
-    assert (ours.schema["properties"]["p"], ours.told) == (made, told)
+    assert (ours.schema["properties"]["p"], ours.described) == (made, described)
 
 
 @pytest.mark.parametrize("demands", [OPENAI, ANTHROPIC])
@@ -155,9 +155,9 @@ def test_a_root_that_is_no_object() -> None:
 
 
 def test_an_object_that_says_it_is_open_is_closed_and_named() -> None:
-    """What is said of further properties is the one thing that closing an object loses."""
+    """Closing an object loses only its schema of further properties."""
     made = strict_form({**closed(a=TEXT), "additionalProperties": True}, OPENAI)
-    assert (made.schema, made.told) == (closed(a=TEXT), ("additionalProperties",))
+    assert (made.schema, made.described) == (closed(a=TEXT), ("additionalProperties",))
 
 
 def test_very_deep_schemas_are_refused() -> None:

@@ -50,7 +50,7 @@ def test_a_root_that_is_no_object_is_refused_by_name(schema: dict[str, Any]) -> 
 
 
 def test_a_reference_at_the_root_is_written_out() -> None:
-    """As generators write recursive models; what refers to the definition goes on doing so."""
+    """As generators write recursive models; references to the definition are kept."""
     node = {"type": "object", "properties": {"next": {"$ref": "#/definitions/Node"}}}
     made, words = rooted({"$ref": "#/definitions/Node", "definitions": {"Node": node}})
     node = {"type": "object", "properties": {"next": {"$ref": "#/$defs/Node"}}}

@@ -141,7 +141,7 @@ def sent_as(
     ],
 )
 def test_what_the_vendor_keeps_is_refused(protocol: str, body: dict[str, Any], param: str) -> None:
-    """Behind a credential that several share, by its path; and goes on as it is where the operator says so."""
+    """Behind a credential that several share, by its path; and passes unchanged where the operator allows it."""
     with pytest.raises(Unsupported) as refused:
         passthrough_request(protocol, body)
     assert (refused.value.status, refused.value.param) == (400, param)
@@ -215,7 +215,7 @@ def test_what_the_vendor_keeps_is_refused(protocol: str, body: dict[str, Any], p
     ],
 )
 def test_nothing_else_is(protocol: str, body: dict[str, Any]) -> None:
-    """Words about files, what is sent whole, public addresses and arguments of calls are nobody's state."""
+    """Words about files, what is sent whole, public addresses and arguments of calls are no stored state."""
     assert msgspec.json.decode(passthrough_request(protocol, body).body).items() >= body.items()
 
 
@@ -260,7 +260,7 @@ def test_a_name_at_the_bottom_of_a_well_is_refused() -> None:
 
 
 def test_a_file_with_unknown_fields_is_a_file() -> None:
-    """What else is said of a file does not matter."""
+    """Other members of a file do not matter."""
     with pytest.raises(Unsupported):
         passthrough_request(
             "openai-chat", {"messages": said({"type": "file", "file": {"file_id": "file_1", "more": 1}})}
@@ -291,7 +291,7 @@ def test_every_spelling_of_googles_names_is_seen(body: dict[str, Any]) -> None:
 
 
 def test_chat_keeps_nothing() -> None:
-    """Who asks Chat to store is told that it is not; behind a credential of one's own it is."""
+    """Chat's `store` is dropped with a warning, unless one principal owns the credential."""
     body = {"messages": said(), "store": True}
     shared = passthrough_request("openai-chat", body)
     assert msgspec.json.decode(shared.body)["store"] is False

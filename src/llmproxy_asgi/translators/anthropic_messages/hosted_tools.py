@@ -3,19 +3,19 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llmproxy_asgi.translators.hosted_tools import Asked, Hosted, read_typed
+from llmproxy_asgi.translators.hosted_tools import Hosted, HostedToolRequest, read_typed
 
 
-def _read(values: Mapping[str, Any]) -> Iterable[Asked]:
+def _read(values: Mapping[str, Any]) -> Iterable[HostedToolRequest]:
     """Yield tools by type, MCP servers with their addresses, and a container's skills."""
     yield from read_typed(values.get("tools"), "tools", _targets)
     servers = values.get("mcp_servers")
     for number, server in enumerate(servers if isinstance(servers, list) else ()):
         if isinstance(server, dict):
-            yield Asked(f"mcp_servers[{number}]", "mcp", str(server.get("url") or ""))
+            yield HostedToolRequest(f"mcp_servers[{number}]", "mcp", str(server.get("url") or ""))
     container = values.get("container")
     if isinstance(container, dict) and container.get("skills"):
-        yield Asked("container.skills", "skills")
+        yield HostedToolRequest("container.skills", "skills")
 
 
 def _targets(tool: Mapping[str, Any]) -> tuple[str | None, ...]:

@@ -36,13 +36,13 @@ from llmproxy_asgi.translators.anthropic_messages import server_tools
 from llmproxy_asgi.translators.anthropic_messages.citations import encode_citation, is_foreign
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.base import Upstream
+from llmproxy_asgi.translators.foreign_parts import describe_foreign_parts
 from llmproxy_asgi.translators.hosted_tools import tool_kind
 from llmproxy_asgi.translators.instructions import FIRST_TURN
 from llmproxy_asgi.translators.losses import Losses, unread
 from llmproxy_asgi.translators.names import CallIds, Renamer
 from llmproxy_asgi.translators.pairing import MISSING_RESULT, arguments_object, arguments_raw, drop_empty, pair
 from llmproxy_asgi.translators.seals import usable
-from llmproxy_asgi.translators.told_parts import told_result
 
 _IMAGE_SIGNATURES = {
     b"\xff\xd8\xff": "image/jpeg",
@@ -258,7 +258,7 @@ class MessagesMessageEncoder:
         return self._ids.outward(key)
 
     def _tool_result(self, part: ToolResult) -> JSONObject:
-        content = self._blocks(told_result(part, PROTOCOL, self._losses).content)
+        content = self._blocks(describe_foreign_parts(part, PROTOCOL, self._losses).content)
         if part.is_error and not content:
             content = [{"type": "text", "text": MISSING_RESULT}]  # an error without content is refused
         return {

@@ -231,7 +231,7 @@ class OutputOptions:
                 pass
             else:
                 self.format = {"type": "json_schema", "schema": form.schema}
-                losses.add(*(f"dropped:response_format.{key}" for key in form.told))
+                losses.add(*(f"dropped:response_format.{key}" for key in form.described))
                 return
         self.instruction = _schema_instruction(schema)
         losses.add("emulated:response_format")

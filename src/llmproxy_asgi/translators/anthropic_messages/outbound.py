@@ -29,13 +29,13 @@ from llmproxy_asgi.translators.anthropic_messages.stream_decoder import Messages
 from llmproxy_asgi.translators.anthropic_messages.usage import decode_usage
 from llmproxy_asgi.translators.assemble import fold, unfold
 from llmproxy_asgi.translators.base import Headers, InboundRequest, Outbound, StreamDecoder, Upstream, UpstreamRequest
-from llmproxy_asgi.translators.counts import read_count, without
 from llmproxy_asgi.translators.fields import Node
-from llmproxy_asgi.translators.hosted_tools import refuse_encoded, refuse_spliced
+from llmproxy_asgi.translators.hosted_tools import refuse_in_passthrough, refuse_in_translation
 from llmproxy_asgi.translators.passthrough import PassthroughDecoder
 from llmproxy_asgi.translators.raw_json import join_object, replace_model
 from llmproxy_asgi.translators.seals import WRAPPED, unwrap, usable
-from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
+from llmproxy_asgi.translators.stop_sequences import StopSequenceDecoder, StopSequenceFilter
+from llmproxy_asgi.translators.token_counts import read_count, without
 from llmproxy_asgi.translators.vendor_references import ReferencePattern, reject_vendor_ids
 from llmproxy_asgi.wire.json_body import decode
 
@@ -67,13 +67,13 @@ class MessagesOutbound(Outbound):
 
     @override
     def encode(self, request: Request, upstream: Upstream) -> UpstreamRequest:
-        refuse_encoded(request, upstream.capabilities, MESSAGES, protocol=PROTOCOL)
+        refuse_in_translation(request, upstream.capabilities, MESSAGES, protocol=PROTOCOL)
         return encode_request(request, upstream)
 
     @override
     def passthrough_request(self, inbound_request: InboundRequest, upstream: Upstream) -> UpstreamRequest:
         raw = dict(inbound_request.raw)
-        refuse_spliced(raw, upstream.capabilities, MESSAGES)
+        refuse_in_passthrough(raw, upstream.capabilities, MESSAGES)
         if not upstream.capabilities.stored:
             _reject_vendor_ids(raw)
         raw["model"] = Raw(msgspec.json.encode(upstream.model))
@@ -92,7 +92,7 @@ class MessagesOutbound(Outbound):
     @override
     def decoder(self, upstream_request: UpstreamRequest, upstream: Upstream) -> StreamDecoder:
         decoder = MessagesStreamDecoder(upstream_request, upstream)
-        return StoppingDecoder(decoder, upstream_request.stop) if upstream_request.stop else decoder
+        return StopSequenceDecoder(decoder, upstream_request.stop) if upstream_request.stop else decoder
 
     @override
     def passthrough_stream(self, inbound_request: InboundRequest, upstream: Upstream) -> StreamDecoder:
@@ -105,7 +105,11 @@ class MessagesOutbound(Outbound):
         self, body: bytes, upstream_request: UpstreamRequest, upstream: Upstream, *, received_at: datetime
     ) -> Response:
         response = decode_response(body, upstream_request, upstream, received_at)
-        return fold(Stops(upstream_request.stop).feed(tuple(unfold(response)))) if upstream_request.stop else response
+        return (
+            fold(StopSequenceFilter(upstream_request.stop).feed(tuple(unfold(response))))
+            if upstream_request.stop
+            else response
+        )
 
     @override
     def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> Batch:

@@ -19,7 +19,7 @@ from llmproxy_asgi.translators.base import Upstream, UpstreamRequest
 from llmproxy_asgi.translators.extras import merge_extras
 from llmproxy_asgi.translators.losses import Losses, unsaid_extras
 from llmproxy_asgi.translators.names import CallIds, Renamer
-from llmproxy_asgi.translators.stops import emulated
+from llmproxy_asgi.translators.stop_sequences import emulate_stops
 
 _MAX_CACHE_MARKS = 4
 _THINKING = frozenset({"thinking", "redacted_thinking"})
@@ -57,7 +57,7 @@ def encode_request(request: Request, upstream: Upstream) -> UpstreamRequest:
     native_stops, emulated_stops = split_stop_sequences(request, capabilities)
     if native_stops:
         body["stop_sequences"] = native_stops
-    stop = emulated(emulated_stops, losses)
+    stop = emulate_stops(emulated_stops, losses)
     body |= service_tier(request, losses)
     if request.end_user:
         body["metadata"] = {"user_id": request.end_user}

@@ -139,7 +139,7 @@ class MessagesToolEncoder:
                 strict = False
             else:
                 schema = form.schema
-                self._losses.add(*(f"dropped:schema.{key}" for key in form.told))
+                self._losses.add(*(f"dropped:schema.{key}" for key in form.described))
         if tool.strict and not strict:
             self._losses.add("dropped:strict")
         return schema, strict

@@ -18,7 +18,7 @@ from llmproxy_asgi.conversation import EMPTY, MOST_TOKENS, Batch, JSONObject, Us
 from llmproxy_asgi.errors import BadRequest, GatewayError, UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Headers, InboundRequest, Problem, Translator, Upstream, UpstreamRequest
-from llmproxy_asgi.translators.embeddings.halves import (
+from llmproxy_asgi.translators.embeddings.base import (
     MOST_INPUTS,
     MOST_TOKENS_AT_ONCE,
     EmbeddingInbound,

@@ -20,7 +20,7 @@ from typing_extensions import override
 from llmproxy_asgi.conversation import EMPTY, MOST_TOKENS, Batch, Usage, UsageReported
 from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import Headers, InboundRequest, Translator, Upstream, UpstreamRequest
-from llmproxy_asgi.translators.embeddings.halves import (
+from llmproxy_asgi.translators.embeddings.base import (
     MOST_INPUTS,
     MOST_TOKENS_AT_ONCE,
     EmbeddingInbound,
@@ -255,7 +255,7 @@ def _vector(found: list[float] | str) -> tuple[float, ...]:
 
 
 def _usage(found: Any) -> Usage:
-    """The tokens counted; where the upstream counts none there is nothing to go by, and that is said."""
+    """Return the token count; an upstream without a count yields an estimated usage of zero."""
     tokens = found.get("prompt_tokens") if isinstance(found, dict) else None
     if type(tokens) is not int or not 0 <= tokens <= MOST_TOKENS:
         return Usage(estimated=True)

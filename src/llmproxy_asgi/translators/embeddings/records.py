@@ -1,4 +1,4 @@
-"""The vocabulary of embeddings, which is no conversation: what is asked, and what comes back.
+"""The protocol-neutral request and answer of embeddings.
 
 No logic, no vendor's field names and no I/O live here.
 """
@@ -9,16 +9,16 @@ from llmproxy_asgi.conversation import EMPTY, Extras, Record, Usage
 
 
 class EmbeddingInput(Record, frozen=True, kw_only=True):
-    """One thing to embed: a text, or the ids of its tokens."""
+    """One input: a text, or its token ids."""
 
     text: str = ""
     tokens: tuple[int, ...] = ()
-    """Ids of one vendor's tokens; if there are any, there is no text."""
+    """Token ids of one vendor; `text` is then empty."""
     extras: Extras = EMPTY
 
 
 class EmbeddingRequest(Record, frozen=True, kw_only=True):
-    """What the caller wants embedded, in nobody's dialect."""
+    """The protocol-neutral embedding request."""
 
     stream: ClassVar[bool] = False
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from llmproxy_asgi.translators.gemini.outline import both_spellings
 from llmproxy_asgi.translators.gemini.proto import camel, find_items
-from llmproxy_asgi.translators.hosted_tools import Asked, Hosted
+from llmproxy_asgi.translators.hosted_tools import Hosted, HostedToolRequest
 
 
-def _read(values: Mapping[str, Any]) -> Iterable[Asked]:
+def _read(values: Mapping[str, Any]) -> Iterable[HostedToolRequest]:
     """Yield the tools other than functions; MCP servers with their addresses."""
     tools = values.get("tools")
     for number, entry in enumerate(tools if isinstance(tools, list) else [tools]):
@@ -17,9 +17,9 @@ def _read(values: Mapping[str, Any]) -> Iterable[Asked]:
                 continue
             path = f"tools[{number}].{key}"
             if camel(key) == "mcpServers":
-                yield from (Asked(path, "mcp", address) for address in _addresses(value))
+                yield from (HostedToolRequest(path, "mcp", address) for address in _addresses(value))
             else:
-                yield Asked(path, camel(key))
+                yield HostedToolRequest(path, camel(key))
 
 
 def _addresses(servers: Any) -> Iterable[str]:

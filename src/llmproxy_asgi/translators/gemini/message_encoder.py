@@ -33,6 +33,7 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.custom_tools import wrapped_input
+from llmproxy_asgi.translators.foreign_parts import describe_foreign_parts
 from llmproxy_asgi.translators.gemini.mappings import RESOLUTIONS_OUT
 from llmproxy_asgi.translators.gemini.message_decoder import is_google_file
 from llmproxy_asgi.translators.gemini.reasoning import is_base64
@@ -41,11 +42,10 @@ from llmproxy_asgi.translators.gemini.schema import PLACEHOLDER_SIGNATURE, PROTO
 from llmproxy_asgi.translators.hosted_tools import tool_kind
 from llmproxy_asgi.translators.instructions import FIRST_TURN
 from llmproxy_asgi.translators.losses import Losses, unread
-from llmproxy_asgi.translators.media import picture_type
+from llmproxy_asgi.translators.media import image_type
 from llmproxy_asgi.translators.names import Renamer
 from llmproxy_asgi.translators.pairing import arguments_raw, drop_empty, pair
 from llmproxy_asgi.translators.seals import usable
-from llmproxy_asgi.translators.told_parts import told_result
 
 _FETCHABLE = ("gs://", "https://generativelanguage.googleapis.com/", "https://www.youtube.com/", "https://youtu.be/")
 """Addresses that Google fetches."""
@@ -218,7 +218,7 @@ class GeminiMessageEncoder:
         for result in results:
             texts: list[str] = []
             media: list[JSONObject] = []
-            for inner in told_result(result, PROTOCOL, self._losses).content:
+            for inner in describe_foreign_parts(result, PROTOCOL, self._losses).content:
                 if isinstance(inner, Text):
                     texts.append(inner.text)
                 elif (wire := self._part(inner)) is not None:
@@ -278,7 +278,7 @@ def _file_data(address: str, part: Media) -> JSONObject:
 
 def _media_type(part: Media, data: str) -> str:
     if part.kind == "image":
-        return picture_type(data, part.media_type)
+        return image_type(data, part.media_type)
     return part.media_type or ("audio/wav" if part.kind == "audio" else "application/pdf")
 
 

@@ -18,7 +18,6 @@ from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Headers, InboundRequest, Outbound, StreamDecoder, Upstream, UpstreamRequest
-from llmproxy_asgi.translators.counts import read_count
 from llmproxy_asgi.translators.gemini.errors import decode_error, error_in
 from llmproxy_asgi.translators.gemini.grounding import count_searches
 from llmproxy_asgi.translators.gemini.hosted_tools import GEMINI
@@ -30,11 +29,12 @@ from llmproxy_asgi.translators.gemini.proto import find_items, find_key
 from llmproxy_asgi.translators.gemini.request_encoder import encode_request
 from llmproxy_asgi.translators.gemini.schema import CHUNK, PLACEHOLDER_SIGNATURE, PROTOCOL, Chunk, usage_object
 from llmproxy_asgi.translators.gemini.stream_decoder import GeminiStreamDecoder
-from llmproxy_asgi.translators.hosted_tools import refuse_encoded, refuse_spliced
+from llmproxy_asgi.translators.hosted_tools import refuse_in_passthrough, refuse_in_translation
 from llmproxy_asgi.translators.raw_json import join_object, raw, split_object
 from llmproxy_asgi.translators.seals import unwrap, usable
-from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
+from llmproxy_asgi.translators.stop_sequences import StopSequenceDecoder, StopSequenceFilter
 from llmproxy_asgi.translators.surrogates import decode_replaced
+from llmproxy_asgi.translators.token_counts import read_count
 from llmproxy_asgi.translators.vendor_references import ReferencePattern, reject_vendor_ids
 from llmproxy_asgi.wire.json_body import decode
 
@@ -58,13 +58,13 @@ class GeminiOutbound(Outbound):
 
     @override
     def encode(self, request: Request, upstream: Upstream) -> UpstreamRequest:
-        refuse_encoded(request, upstream.capabilities, GEMINI, protocol=PROTOCOL)
+        refuse_in_translation(request, upstream.capabilities, GEMINI, protocol=PROTOCOL)
         return encode_request(request, upstream)
 
     @override
     def passthrough_request(self, inbound_request: InboundRequest, upstream: Upstream) -> UpstreamRequest:
         values = dict(inbound_request.raw)
-        refuse_spliced(values, upstream.capabilities, GEMINI)
+        refuse_in_passthrough(values, upstream.capabilities, GEMINI)
         if not upstream.capabilities.stored:
             _reject_vendor_ids(values)
         warnings: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ class GeminiOutbound(Outbound):
     @override
     def decoder(self, upstream_request: UpstreamRequest, upstream: Upstream) -> StreamDecoder:
         decoder = GeminiStreamDecoder(upstream_request, upstream)
-        return StoppingDecoder(decoder, upstream_request.stop) if upstream_request.stop else decoder
+        return StopSequenceDecoder(decoder, upstream_request.stop) if upstream_request.stop else decoder
 
     @override
     def passthrough_stream(self, inbound_request: InboundRequest, upstream: Upstream) -> StreamDecoder:
@@ -92,7 +92,7 @@ class GeminiOutbound(Outbound):
             events = GeminiStreamDecoder(upstream_request, upstream).decode_response(body, received_at)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise error_in(body) or UpstreamProtocolError(_UNREADABLE) from None
-        return fold(Stops(upstream_request.stop).feed(events) if upstream_request.stop else events)
+        return fold(StopSequenceFilter(upstream_request.stop).feed(events) if upstream_request.stop else events)
 
     @override
     def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> Batch:

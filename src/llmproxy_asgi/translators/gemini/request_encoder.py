@@ -13,7 +13,7 @@ from llmproxy_asgi.translators.gemini.schema import PROTOCOL
 from llmproxy_asgi.translators.gemini.tool_encoder import TOOL_NAME, TOOL_NAME_LIMIT, GeminiToolEncoder
 from llmproxy_asgi.translators.losses import Losses, refuse_missing_part, unsaid_extras
 from llmproxy_asgi.translators.names import Renamer
-from llmproxy_asgi.translators.stops import emulated
+from llmproxy_asgi.translators.stop_sequences import emulate_stops
 
 _SHOWS_SEARCHES = frozenset({"anthropic-messages"})
 """Protocols in which a search is a part of the response."""
@@ -45,7 +45,7 @@ def encode_request(request: Request, upstream: Upstream) -> UpstreamRequest:
     body |= tool_encoder.write()
     config = generation_config(request, upstream, losses)
     _, emulated_stops = split_stop_sequences(request, upstream.capabilities)
-    stop = emulated(emulated_stops, losses)
+    stop = emulate_stops(emulated_stops, losses)
     if config:
         body["generationConfig"] = config
     body |= _tier(request, losses)

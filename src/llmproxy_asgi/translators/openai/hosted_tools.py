@@ -3,24 +3,24 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llmproxy_asgi.translators.hosted_tools import Asked, Hosted, read_typed
+from llmproxy_asgi.translators.hosted_tools import Hosted, HostedToolRequest, read_typed
 
 _NAMES = frozenset({"type", "id", "tools", "server_url", "connector_id", "tunnel_id", "model"})
 _TIERS = ("service_tier",)
 
 
-def _read_chat(values: Mapping[str, Any]) -> Iterable[Asked]:
+def _read_chat(values: Mapping[str, Any]) -> Iterable[HostedToolRequest]:
     """Find server tools in Chat: search options, plugins of routers, and tools that are neither function nor custom."""
     yield from read_typed(values.get("tools"), "tools", _targets)
     if values.get("web_search_options") is not None:
-        yield Asked("web_search_options", "web_search")
+        yield HostedToolRequest("web_search_options", "web_search")
     plugins = values.get("plugins")
     for number, plugin in enumerate(plugins if isinstance(plugins, list) else ()):
         if isinstance(plugin, dict):
-            yield Asked(f"plugins[{number}]", str(plugin.get("id")))
+            yield HostedToolRequest(f"plugins[{number}]", str(plugin.get("id")))
 
 
-def _read_responses(values: Mapping[str, Any]) -> Iterable[Asked]:
+def _read_responses(values: Mapping[str, Any]) -> Iterable[HostedToolRequest]:
     """Find server tools in Responses: in `tools`, and in input items that add tools."""
     yield from read_typed(values.get("tools"), "tools", _targets)
     items = values.get("input")

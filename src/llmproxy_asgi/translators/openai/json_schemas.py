@@ -42,7 +42,7 @@ def function_parameters(
     except NotStrict:
         losses.add("dropped:strict")
         return parameters, False
-    losses.add(*(f"dropped:schema.{key}" for key in form.told))
+    losses.add(*(f"dropped:schema.{key}" for key in form.described))
     return form.schema, True
 
 
@@ -67,8 +67,8 @@ def answer_schema(output: OutputFormat, request: Request, can: Capabilities, los
         except NotStrict:
             pass
         else:
-            if output.strict or not form.told:
-                losses.add(*(f"dropped:response_format.{key}" for key in form.told))
+            if output.strict or not form.described:
+                losses.add(*(f"dropped:response_format.{key}" for key in form.described))
                 return AnswerSchema(form.schema, strict=True)
     if output.strict:
         losses.add("dropped:strict")

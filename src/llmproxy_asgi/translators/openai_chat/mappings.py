@@ -19,7 +19,7 @@ from llmproxy_asgi.conversation import (
     TokenLogprob,
     Usage,
 )
-from llmproxy_asgi.translators.media import picture_type
+from llmproxy_asgi.translators.media import image_type
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.logprobs import decode_entries, encode_logprob
 from llmproxy_asgi.translators.raw_json import split_object
@@ -261,7 +261,7 @@ def encode_image(media: Media, source: Source, index: int) -> dict[str, Any]:
     """Encode an image for the `images` list, which other gateways send and their clients read."""
     match source:
         case InlineData(data=data):
-            url = f"data:{picture_type(data, media.media_type)};base64,{data}"
+            url = f"data:{image_type(data, media.media_type)};base64,{data}"
         case Link(url=url):
             pass
         case _:

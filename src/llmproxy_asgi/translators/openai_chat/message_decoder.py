@@ -19,7 +19,7 @@ from llmproxy_asgi.conversation import (
     ToolResult,
 )
 from llmproxy_asgi.translators.fields import Node, missing
-from llmproxy_asgi.translators.media import data_url, picture_type, standard_base64
+from llmproxy_asgi.translators.media import data_url, image_type, standard_base64
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.mappings import NATIVE_ISSUER, cache_mark, decode_audio
 from llmproxy_asgi.translators.openai_chat.mappings import PROTOCOL
@@ -203,7 +203,7 @@ def _image(node: Node) -> Media:
     return Media(
         kind="image",
         source=InlineData(data=data) if data is not None else Link(url=address.text()),
-        media_type=picture_type(data, media_type) if data is not None else None,
+        media_type=image_type(data, media_type) if data is not None else None,
         detail=cast("Detail", detail.choice(("auto", "low", "high", "original"))) if detail else None,
         cache_mark=cache_mark(node),
     )

@@ -34,9 +34,10 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Upstream
+from llmproxy_asgi.translators.foreign_parts import describe_foreign_parts
 from llmproxy_asgi.translators.instructions import BETWEEN_TEXTS, place_instructions
 from llmproxy_asgi.translators.losses import Losses, unread
-from llmproxy_asgi.translators.media import picture_type
+from llmproxy_asgi.translators.media import image_type
 from llmproxy_asgi.translators.names import CallIds, Renamer
 from llmproxy_asgi.translators.openai.encoding import MARK, flag_error, keep_last_marks, refuse_prefill
 from llmproxy_asgi.translators.openai.mappings import NATIVE_ISSUER, encode_mark, kind_of
@@ -44,7 +45,6 @@ from llmproxy_asgi.translators.openai_chat.mappings import AUDIO_FORMATS, PROTOC
 from llmproxy_asgi.translators.openai_chat.reasoning import GOOGLE_ISSUER
 from llmproxy_asgi.translators.pairing import pair
 from llmproxy_asgi.translators.seals import usable
-from llmproxy_asgi.translators.told_parts import told_result
 
 _LOST_REASONING = " "
 """Replaces lost reasoning for upstreams that require it; they refuse an empty string as well."""
@@ -147,7 +147,7 @@ class ChatMessageEncoder:
         for part in message.parts:
             if not isinstance(part, ToolResult):
                 continue
-            part = told_result(part, PROTOCOL, self._losses)  # noqa: PLW2901  the same result
+            part = describe_foreign_parts(part, PROTOCOL, self._losses)  # noqa: PLW2901  the same result
             call_id = self.call_ids.outward(part.call_id)
             entries: list[JSONObject] = []
             media: list[JSONObject] = []
@@ -212,7 +212,7 @@ class ChatMessageEncoder:
             raise refusals.unsupported_input(self._request.model, "image")
         match part.source:
             case InlineData(data=data):
-                url = f"data:{picture_type(data, part.media_type)};base64,{data}"
+                url = f"data:{image_type(data, part.media_type)};base64,{data}"
             case Link(url=url):
                 pass
             case StoredFile():

@@ -12,7 +12,7 @@ from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Headers, InboundRequest, Outbound, StreamDecoder, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.fields import Node
-from llmproxy_asgi.translators.hosted_tools import refuse_encoded, refuse_spliced
+from llmproxy_asgi.translators.hosted_tools import refuse_in_passthrough, refuse_in_translation
 from llmproxy_asgi.translators.openai.errors import decode_error, error_in
 from llmproxy_asgi.translators.openai.hosted_tools import CHAT
 from llmproxy_asgi.translators.openai_chat.distinct_calls import repair_response
@@ -25,7 +25,7 @@ from llmproxy_asgi.translators.openai_chat.schema import ANSWER, Answer, Chunk, 
 from llmproxy_asgi.translators.openai_chat.stream_decoder import ChatStreamDecoder
 from llmproxy_asgi.translators.passthrough import PassthroughDecoder
 from llmproxy_asgi.translators.raw_json import join_object, raw, replace_model, split_object
-from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
+from llmproxy_asgi.translators.stop_sequences import StopSequenceDecoder, StopSequenceFilter
 from llmproxy_asgi.translators.surrogates import decode_replaced
 from llmproxy_asgi.translators.vendor_references import ReferencePattern, reject_vendor_ids
 
@@ -42,14 +42,14 @@ class ChatOutbound(Outbound):
 
     @override
     def encode(self, request: Request, upstream: Upstream) -> UpstreamRequest:
-        refuse_encoded(request, upstream.capabilities, CHAT, protocol=PROTOCOL)
+        refuse_in_translation(request, upstream.capabilities, CHAT, protocol=PROTOCOL)
         return encode_request(request, upstream)
 
     @override
     def passthrough_request(self, inbound_request: InboundRequest, upstream: Upstream) -> UpstreamRequest:
         values = dict(inbound_request.raw)
         warnings: tuple[str, ...] = ()
-        refuse_spliced(values, upstream.capabilities, CHAT)
+        refuse_in_passthrough(values, upstream.capabilities, CHAT)
         nest_flat_tools(values)
         if not upstream.capabilities.stored:
             warnings = _disable_storage(values)
@@ -70,7 +70,7 @@ class ChatOutbound(Outbound):
     @override
     def decoder(self, upstream_request: UpstreamRequest, upstream: Upstream) -> StreamDecoder:
         decoder = ChatStreamDecoder(upstream_request, upstream)
-        return StoppingDecoder(decoder, upstream_request.stop) if upstream_request.stop else decoder
+        return StopSequenceDecoder(decoder, upstream_request.stop) if upstream_request.stop else decoder
 
     @override
     def passthrough_stream(self, inbound_request: InboundRequest, upstream: Upstream) -> StreamDecoder:
@@ -106,7 +106,7 @@ class ChatOutbound(Outbound):
             service_tier=answer.service_tier,
         )
         events = ChatStreamDecoder(upstream_request, upstream).decode_whole(chunk)
-        return fold(Stops(upstream_request.stop).feed(events) if upstream_request.stop else events)
+        return fold(StopSequenceFilter(upstream_request.stop).feed(events) if upstream_request.stop else events)
 
     @override
     def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> Batch:

@@ -20,7 +20,7 @@ from llmproxy_asgi.translators.openai.json_schemas import answer_schema, functio
 from llmproxy_asgi.translators.openai.mappings import JSON_LINE, SCHEMA_LINE, TIER_OUT, mentions_json
 from llmproxy_asgi.translators.openai_chat.mappings import PROTOCOL
 from llmproxy_asgi.translators.openai_chat.message_encoder import ChatMessageEncoder, JSONObject
-from llmproxy_asgi.translators.stops import emulated
+from llmproxy_asgi.translators.stop_sequences import emulate_stops
 from llmproxy_asgi.translators.tool_choices import chosen, plain_choice
 
 _MOST_STOPS = 4
@@ -341,7 +341,7 @@ class ChatRequestEncoder:
         taken = stops[:_MOST_STOPS] if self._can.stops else []
         if taken:
             self._body["stop"] = taken
-        self._stop = emulated(stops[len(taken) :], self._losses)
+        self._stop = emulate_stops(stops[len(taken) :], self._losses)
 
     # ── service options ──────────────────────────────────────────────────────────────────────────────────────────────
 

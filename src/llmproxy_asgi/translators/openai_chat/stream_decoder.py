@@ -76,7 +76,7 @@ from llmproxy_asgi.translators.openai_chat.schema import (
     Delta,
     NextChunk,
 )
-from llmproxy_asgi.translators.restated import missing_rest
+from llmproxy_asgi.translators.restated_text import unstreamed_suffix
 from llmproxy_asgi.translators.stray_errors import read_loosely
 from llmproxy_asgi.translators.surrogates import SurrogateJoiner, decode_marked, decode_replaced
 from llmproxy_asgi.wire.sse import EventTooLarge, Frame, FrameSplitter, decode, only_data
@@ -272,7 +272,7 @@ class ChatStreamDecoder(StreamDecoder):
             self._delta(candidate, whole, out)
             return
         content = whole.content
-        if type(content) is str and (rest := missing_rest(content, candidate.length, candidate.last)):
+        if type(content) is str and (rest := unstreamed_suffix(content, candidate.length, candidate.last)):
             self._delta(candidate, Delta(content=rest), out)
         for position, call in enumerate(whole.tool_calls or ()):
             known = candidate.restated_call(call, position)
@@ -281,7 +281,7 @@ class ChatStreamDecoder(StreamDecoder):
             elif call.function is not None and type(call.function.arguments) is str:
                 streamed = known.arguments or known.pending
                 last = streamed[-1] if streamed else ""
-                rest = missing_rest(call.function.arguments, sum(map(len, streamed)), last)
+                rest = unstreamed_suffix(call.function.arguments, sum(map(len, streamed)), last)
                 if rest:
                     self._add_arguments(candidate, known, rest, out)
 

@@ -1,8 +1,8 @@
 """OpenAI's legacy Completions: a prompt in, its continuation out.
 
-Served over any upstream that holds conversations, where a prompt becomes a user's message; several prompts are as many
-calls. What only a model that continues text can do (token ids, `echo`, `suffix`, `best_of`, `logprobs`) is refused
-there. An upstream that speaks this protocol gets a request as it came, and nobody else's: a conversation is no prompt.
+Served over any upstream with a conversation protocol, where a prompt becomes a user message; each prompt is a call of
+its own. What only a text completion model supports (token ids, `echo`, `suffix`, `best_of`, `logprobs`) is refused
+there. An upstream of this protocol gets only requests of this protocol, unchanged: a conversation is not a prompt.
 
 Source: the types of the openai Python SDK 3.52.0 (read 2026-11-21).
 """

@@ -90,7 +90,7 @@ class CompletionsStreamEncoder(StreamEncoder):
         self._asked_usage = inbound_request.include_usage
         self._tail = b',"usage":null}\n\n' if inbound_request.include_usage else b"}\n\n"
         self._head = b""
-        self._spoken: set[tuple[int, int]] = set()
+        self._written: set[tuple[int, int]] = set()
         """Parts of which anything was told, by candidate and index."""
         self._usage: Usage | None = None
         self._over = False
@@ -103,9 +103,9 @@ class CompletionsStreamEncoder(StreamEncoder):
                 break
             match event:
                 case PartDelta(candidate=candidate, index=index, delta=TextDelta() | RefusalDelta() as delta):
-                    self._speak(candidate, index, delta.text, out)
+                    self._write_text(candidate, index, delta.text, out)
                 case PartStarted(candidate=candidate, index=index, part=Text() | Refusal() as part):
-                    self._speak(candidate, index, part.text, out)
+                    self._write_text(candidate, index, part.text, out)
                 case PartEnded(candidate=candidate, index=index, part=part):
                     self._restate(candidate, index, part, out)
                 case Started(id=answer, created_at=created_at, model=model, usage=usage, nonce=nonce):
@@ -118,23 +118,23 @@ class CompletionsStreamEncoder(StreamEncoder):
                     self._usage = usage
                 case Failed() | Ended():
                     self._end(event, out)
-                case _:  # thoughts, calls and media have no word here
+                case _:  # this protocol has no reasoning, calls or media
                     pass
         return b"".join(out)
 
-    def _speak(self, candidate: int, index: int, text: str, out: list[bytes]) -> None:
+    def _write_text(self, candidate: int, index: int, text: str, out: list[bytes]) -> None:
         if text:
-            self._spoken.add((candidate, index))
+            self._written.add((candidate, index))
             self._write(candidate, text, b"null", out)
 
     def _restate(self, candidate: int, index: int, part: Part | None, out: list[bytes]) -> None:
-        """A part that was told only when it was whole."""
-        if isinstance(part, Text | Refusal) and (candidate, index) not in self._spoken:
-            self._speak(candidate, index, part.text, out)
+        """Write a part whose text was not streamed."""
+        if isinstance(part, Text | Refusal) and (candidate, index) not in self._written:
+            self._write_text(candidate, index, part.text, out)
 
     def _finish(self, candidate: int, finish: Finish, out: list[bytes]) -> None:
-        spoken = any(each == candidate for each, _ in self._spoken)
-        self._write(candidate, "" if spoken else _declined(finish), _json(_word(finish)), out)
+        has_text = any(each == candidate for each, _ in self._written)
+        self._write(candidate, "" if has_text else _declined(finish), _json(_word(finish)), out)
 
     def _end(self, event: Failed | Ended, out: list[bytes]) -> None:
         self._over = True

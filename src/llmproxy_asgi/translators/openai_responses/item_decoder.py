@@ -31,7 +31,7 @@ from llmproxy_asgi.conversation import (
     ToolResult,
 )
 from llmproxy_asgi.translators.fields import Node, missing
-from llmproxy_asgi.translators.media import data_url, picture_type, standard_base64
+from llmproxy_asgi.translators.media import data_url, image_type, standard_base64
 from llmproxy_asgi.translators.openai.mappings import NATIVE_ISSUER, cache_mark, decode_audio
 from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL
 from llmproxy_asgi.translators.openai_responses.response_decoder import (
@@ -331,7 +331,7 @@ def _image(node: Node) -> Media:
     media_type, data = data_url(address)
     if data is None:
         return Media(source=Link(url=address.text()), **known)
-    return Media(source=InlineData(data=data), media_type=picture_type(data, media_type), **known)
+    return Media(source=InlineData(data=data), media_type=image_type(data, media_type), **known)
 
 
 def _file(node: Node) -> Media:

@@ -33,9 +33,10 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Upstream
+from llmproxy_asgi.translators.foreign_parts import describe_foreign_parts
 from llmproxy_asgi.translators.instructions import BETWEEN_TEXTS, FIRST_TURN, place_instructions
 from llmproxy_asgi.translators.losses import Losses
-from llmproxy_asgi.translators.media import decoded_text, picture_type
+from llmproxy_asgi.translators.media import decoded_text, image_type
 from llmproxy_asgi.translators.names import CallIds, Renamer, derived
 from llmproxy_asgi.translators.openai.encoding import MARK, flag_error, keep_last_marks, refuse_prefill
 from llmproxy_asgi.translators.openai.mappings import encode_mark, kind_of
@@ -43,7 +44,6 @@ from llmproxy_asgi.translators.openai_responses.mappings import BETWEEN_SUMMARIE
 from llmproxy_asgi.translators.openai_responses.response_encoder import annotation, phase_of
 from llmproxy_asgi.translators.pairing import drop_empty, pair
 from llmproxy_asgi.translators.seals import usable
-from llmproxy_asgi.translators.told_parts import told_result
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -241,7 +241,7 @@ class ResponsesItemEncoder:
         return item
 
     def _result(self, part: ToolResult) -> JSONObject:
-        part = told_result(part, PROTOCOL, self._losses)
+        part = describe_foreign_parts(part, PROTOCOL, self._losses)
         entries = [entry for inner in part.content if (entry := self._content(inner)) is not None]
         if part.is_error:
             entries = flag_error(entries, "input_text")
@@ -282,7 +282,7 @@ class ResponsesItemEncoder:
             raise refusals.unsupported_input(self._request.model, "image")
         match part.source:
             case InlineData(data=data):
-                where = {"image_url": f"data:{picture_type(data, part.media_type)};base64,{data}"}
+                where = {"image_url": f"data:{image_type(data, part.media_type)};base64,{data}"}
             case Link(url=url):
                 where = {"image_url": url}
             case StoredFile():

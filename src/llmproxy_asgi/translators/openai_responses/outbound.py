@@ -15,8 +15,7 @@ from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.answer_bounds import SMALL
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Headers, InboundRequest, Outbound, StreamDecoder, Upstream, UpstreamRequest
-from llmproxy_asgi.translators.counts import read_count, without
-from llmproxy_asgi.translators.hosted_tools import refuse_encoded
+from llmproxy_asgi.translators.hosted_tools import refuse_in_translation
 from llmproxy_asgi.translators.openai.errors import decode_error, decode_error_object, error_in
 from llmproxy_asgi.translators.openai.hosted_tools import RESPONSES
 from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, decode_usage
@@ -34,8 +33,9 @@ from llmproxy_asgi.translators.openai_responses.schema import (
 from llmproxy_asgi.translators.openai_responses.stream_decoder import ResponsesStreamDecoder, answer_extras
 from llmproxy_asgi.translators.passthrough import PassthroughDecoder
 from llmproxy_asgi.translators.raw_json import replace_model
-from llmproxy_asgi.translators.stops import StoppingDecoder, Stops
+from llmproxy_asgi.translators.stop_sequences import StopSequenceDecoder, StopSequenceFilter
 from llmproxy_asgi.translators.surrogates import decode_replaced
+from llmproxy_asgi.translators.token_counts import read_count, without
 from llmproxy_asgi.wire.json_body import decode
 from llmproxy_asgi.wire.surrogates import replace_halves
 
@@ -76,7 +76,7 @@ class ResponsesOutbound(Outbound):
 
     @override
     def encode(self, request: Request, upstream: Upstream) -> UpstreamRequest:
-        refuse_encoded(request, upstream.capabilities, RESPONSES, protocol=PROTOCOL)
+        refuse_in_translation(request, upstream.capabilities, RESPONSES, protocol=PROTOCOL)
         return encode_request(request, upstream)
 
     @override
@@ -86,7 +86,7 @@ class ResponsesOutbound(Outbound):
     @override
     def decoder(self, upstream_request: UpstreamRequest, upstream: Upstream) -> StreamDecoder:
         decoder = ResponsesStreamDecoder(upstream_request, upstream)
-        return StoppingDecoder(decoder, upstream_request.stop) if upstream_request.stop else decoder
+        return StopSequenceDecoder(decoder, upstream_request.stop) if upstream_request.stop else decoder
 
     @override
     def passthrough_stream(self, inbound_request: InboundRequest, upstream: Upstream) -> StreamDecoder:
@@ -102,7 +102,7 @@ class ResponsesOutbound(Outbound):
         if answer.created_at is None:
             answer.created_at = received_at.timestamp()
         events = ResponsesStreamDecoder(upstream_request, upstream).decode_whole(answer)
-        response = fold(Stops(upstream_request.stop).feed(events) if upstream_request.stop else events)
+        response = fold(StopSequenceFilter(upstream_request.stop).feed(events) if upstream_request.stop else events)
         return msgspec.structs.replace(response, extras=answer_extras(body))
 
     @override

@@ -46,7 +46,7 @@ from llmproxy_asgi.translators.openai_responses.response_decoder import (
     text_of,
 )
 from llmproxy_asgi.translators.openai_responses.schema import DeltaEvent, Event
-from llmproxy_asgi.translators.restated import missing_rest
+from llmproxy_asgi.translators.restated_text import unstreamed_suffix
 
 
 class BrokenStream(Exception):
@@ -419,7 +419,7 @@ class _TextReader:
         text = text_of(content, "refusal" if self._refusal else "text")
         if self._ended:
             return
-        if rest := missing_rest(text, self._length, self._last):
+        if rest := unstreamed_suffix(text, self._length, self._last):
             self.add_text(rest, events)
         for entry in entries_of(content, "annotations")[self._cited :]:
             self.add_citation(entry, events)
@@ -500,7 +500,7 @@ class _ReasoningReader(_OpenItem):
         """Emit the parts of a restated text that were not streamed."""
         if self._pieces and summary == self._summary:
             streamed = "".join(self._pieces[self._begin :]).removeprefix(BETWEEN_SUMMARIES)
-            text = missing_rest(text, len(streamed), streamed)
+            text = unstreamed_suffix(text, len(streamed), streamed)
         elif summary < self._summary:
             return
         self.add_text(text, summary, events, plain=plain)
@@ -538,7 +538,7 @@ class _ReasoningReader(_OpenItem):
         if not streamed:
             self.add_text(text, self._summary, events, plain=plain)
         elif plain is self._plain:
-            self.add_text(missing_rest(text, len(streamed), streamed), self._summary, events, plain=plain)
+            self.add_text(unstreamed_suffix(text, len(streamed), streamed), self._summary, events, plain=plain)
         # Only a done item has its complete state; the one in `added` may be truncated.
         seals = self._reader.items.seals(item)
         if self._index < 0:
@@ -579,7 +579,7 @@ class _ToolCallReader(_OpenItem):
         self._restated = arguments
         if self._pieces:
             streamed = "".join(self._pieces)
-            self.add_arguments(missing_rest(arguments, len(streamed), streamed), events)
+            self.add_arguments(unstreamed_suffix(arguments, len(streamed), streamed), events)
 
     def _start(self, item: JSONObject, events: list[StreamEvent], *, late: bool = False) -> None:
         """Start the call when its name and id are known; `late` accepts a missing id."""

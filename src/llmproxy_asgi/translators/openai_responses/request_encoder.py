@@ -22,7 +22,7 @@ from llmproxy_asgi.translators.openai.mappings import JSON_LINE, SCHEMA_LINE, me
 from llmproxy_asgi.translators.openai_responses.item_encoder import ResponsesItemEncoder
 from llmproxy_asgi.translators.openai_responses.mappings import LOGPROBS, PROTOCOL, SOURCES, STATE, TIER_OUT
 from llmproxy_asgi.translators.openai_responses.tool_encoder import ResponsesToolEncoder
-from llmproxy_asgi.translators.stops import emulated
+from llmproxy_asgi.translators.stop_sequences import emulate_stops
 
 LEAST_OUTPUT = 16
 """The vendor's smallest limit, in tokens."""
@@ -78,7 +78,7 @@ class ResponsesRequestEncoder:
             body["include"] = list(dict.fromkeys(self._include))
         if request.stream:
             body["stream"] = True
-        stop = emulated(request.stop, self._losses)
+        stop = emulate_stops(request.stop, self._losses)
         return UpstreamRequest(
             body=msgspec.json.encode(body),
             stream=request.stream,

@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import InboundRequest, Upstream, UpstreamRequest
-from llmproxy_asgi.translators.hosted_tools import refuse_spliced
+from llmproxy_asgi.translators.hosted_tools import refuse_in_passthrough
 from llmproxy_asgi.translators.openai.hosted_tools import RESPONSES
 from llmproxy_asgi.translators.openai_responses.mappings import STATE, legal_item_id
 from llmproxy_asgi.translators.openai_responses.nested_tools import flatten_nested_tools
@@ -53,7 +53,7 @@ def passthrough_request(inbound_request: InboundRequest, upstream: Upstream) -> 
     if inbound_request.model != upstream.model or "model" not in values:
         values["model"] = raw(upstream.model)
     warnings: list[str] = []
-    refuse_spliced(values, upstream.capabilities, RESPONSES)
+    refuse_in_passthrough(values, upstream.capabilities, RESPONSES)
     flatten_nested_tools(values)
     if not upstream.capabilities.stored:
         _refuse_stored(values)

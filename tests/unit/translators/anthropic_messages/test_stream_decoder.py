@@ -42,7 +42,7 @@ from llmproxy_asgi.errors import (
 )
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import StreamDecoder, UpstreamRequest
-from llmproxy_asgi.translators.grammar import Grammar
+from llmproxy_asgi.translators.stream_validator import StreamValidator
 from support.wires.messages import (
     INBOUND,
     OUTBOUND,
@@ -152,10 +152,10 @@ def test_any_line_end(name: str, line_end: str) -> None:
 @pytest.mark.parametrize("name", STREAMS)
 def test_every_stream_satisfies_the_grammar(name: str) -> None:
     """Emit events in a valid order with exactly one ending for any stream."""
-    grammar = Grammar()
+    validator = StreamValidator()
     for event in events_of(name):
-        grammar.check(event)
-    assert grammar.complete
+        validator.check(event)
+    assert validator.complete
 
 
 def test_text_arrives_intact() -> None:

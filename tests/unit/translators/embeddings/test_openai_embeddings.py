@@ -69,7 +69,7 @@ def test_inputs_come_in_four_forms(given_: Any, expected: list[EmbeddingInput]) 
 
 
 def test_options_come_along() -> None:
-    """What has no word of ours is kept aside."""
+    """Unknown fields are kept as extras."""
     request = decoded(dimensions=64, user="ann", encoding_format="base64", truncate="END")
     assert (request.dimensions, request.end_user) == (64, "ann")
     assert request.extras == {"openai-embeddings": {"truncate": "END"}}
@@ -141,7 +141,7 @@ def test_base64_is_little_endian_float32() -> None:
 
 
 def test_embeddings_never_stream() -> None:
-    """Whoever asks for it has a bug, which says so."""
+    """Asking for a stream codec is a bug and raises."""
     assert not inbound_request(stream=True).stream
     for asking in (
         lambda: INBOUND.encoder(inbound_request()),

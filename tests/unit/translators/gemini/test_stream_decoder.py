@@ -31,8 +31,8 @@ from llmproxy_asgi.errors import (
     UpstreamRefused,
 )
 from llmproxy_asgi.translators.assemble import fold
-from llmproxy_asgi.translators.grammar import Grammar
 from llmproxy_asgi.translators.pairing import arguments_object
+from llmproxy_asgi.translators.stream_validator import StreamValidator
 from support.wires.gemini import (
     OUTBOUND,
     RECEIVED_AT,
@@ -51,9 +51,9 @@ GOOD = [name for name in STREAMS if name not in {"cut.sse", "error_midway.sse"}]
 
 
 def checked(events: list[StreamEvent]) -> list[StreamEvent]:
-    grammar = Grammar()
+    validator = StreamValidator()
     for event in events:
-        grammar.check(event)
+        validator.check(event)
     return events
 
 

@@ -36,7 +36,7 @@ from llmproxy_asgi.errors import (
     UpstreamRefused,
 )
 from llmproxy_asgi.translators.assemble import fold
-from llmproxy_asgi.translators.grammar import Grammar
+from llmproxy_asgi.translators.stream_validator import StreamValidator
 from support.wires.openai_chat import (
     DONE,
     OUTBOUND,
@@ -91,10 +91,10 @@ def test_line_ends_do_not_matter(name: str, end: bytes) -> None:
 @pytest.mark.parametrize("name", STREAMS)
 def test_events_are_in_legal_order(name: str) -> None:
     """Whatever came, the events satisfy the grammar and have exactly one ending, the last."""
-    grammar = Grammar()
+    validator = StreamValidator()
     for event in events(wire(name)):
-        grammar.check(event)
-    assert grammar.complete
+        validator.check(event)
+    assert validator.complete
 
 
 def test_comments_and_fields_of_no_meaning_say_nothing() -> None:
@@ -419,10 +419,10 @@ def test_rubbish_is_a_protocol_error(content: bytes) -> None:
 )
 def test_no_bytes_raise(pieces: list[bytes]) -> None:
     """Whatever is fed, the events have one ending and are in legal order."""
-    grammar = Grammar()
+    validator = StreamValidator()
     for event in read(OUTBOUND.decoder(upstream_request(), upstream()), *pieces):
-        grammar.check(event)
-    assert grammar.complete
+        validator.check(event)
+    assert validator.complete
 
 
 KEYS = (
@@ -444,10 +444,10 @@ DELTAS = st.lists(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=3), max_
 def test_no_shape_raises(deltas: list[dict[str, object]], logprobs: object, usage: object) -> None:
     """Whatever the JSON within a chunk, the decoder answers with events in legal order."""
     row = [delta(each, logprobs=logprobs) for each in deltas]
-    grammar = Grammar()
+    validator = StreamValidator()
     for event in events(*row, delta(finish="stop"), chunk(usage=usage), DONE):
-        grammar.check(event)
-    assert grammar.complete
+        validator.check(event)
+    assert validator.complete
 
 
 # ── the passthrough ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -123,7 +123,7 @@ def test_several_prompts_are_known_from_outside(prompt: Any, count: int) -> None
 
 
 def test_several_prompts_are_several_requests_of_one_message() -> None:
-    """Whoever wants them as one request is refused."""
+    """Decoding them as one request is refused."""
     batch = inbound_request(prompt=["a", "b"], n=2)
     requests = INBOUND.decode_each(batch)
     assert [request.messages[0].parts[0].text for request in requests] == ["a", "b"]

@@ -37,8 +37,8 @@ from llmproxy_asgi.errors import (
     UpstreamRateLimited,
 )
 from llmproxy_asgi.translators.assemble import fold
-from llmproxy_asgi.translators.grammar import Grammar
 from llmproxy_asgi.translators.seals import wrap
+from llmproxy_asgi.translators.stream_validator import StreamValidator
 from support.wires.openai_responses import (
     COMPLETED,
     CREATED,
@@ -437,10 +437,10 @@ def test_no_bytes_make_the_decoder_raise(pieces: list[bytes], data: st.DataObjec
     """Whatever comes, it ends in exactly one ending and keeps to the order."""
     content = b"".join(pieces)
     cut = data.draw(st.integers(0, len(content)))
-    grammar = Grammar()
+    validator = StreamValidator()
     row = read(OUTBOUND.decoder(upstream_request(), upstream()), content[:cut], content[cut:])
     for each in row:
-        grammar.check(each)
+        validator.check(each)
     assert sum(isinstance(each, Failed | Ended) for each in row) == 1
 
 

@@ -28,7 +28,7 @@ from llmproxy_asgi.conversation import (
 )
 from llmproxy_asgi.errors import UpstreamFailed
 from llmproxy_asgi.translators.assemble import unfold
-from llmproxy_asgi.translators.grammar import Grammar, GrammarError, Rule
+from llmproxy_asgi.translators.stream_validator import Rule, StreamRuleError, StreamValidator
 from support.conversations import broken_rows, event_rows, responses
 
 STARTED = Started("r", "m", datetime(2026, 1, 1, tzinfo=UTC))
@@ -77,7 +77,7 @@ ILLEGAL: dict[str, tuple[Rule, list[StreamEvent]]] = {
 }
 
 
-def check(grammar: Grammar, row: list[StreamEvent]) -> bool:
+def check(grammar: StreamValidator, row: list[StreamEvent]) -> bool:
     for event in row:
         grammar.check(event)
     return grammar.complete
@@ -87,9 +87,9 @@ def check(grammar: Grammar, row: list[StreamEvent]) -> bool:
 def test_each_rule_is_named_when_it_is_broken(case: str) -> None:
     """The last event of each row, and none before it, breaks the rule that the row is about."""
     rule, row = ILLEGAL[case]
-    grammar = Grammar()
+    grammar = StreamValidator()
     assert not check(grammar, row[:-1]) or rule is Rule.NOTHING_AFTER_THE_ENDING
-    with pytest.raises(GrammarError) as caught:
+    with pytest.raises(StreamRuleError) as caught:
         grammar.check(row[-1])
     assert caught.value.rule is rule
     assert isinstance(caught.value, ValueError)
@@ -103,7 +103,7 @@ def test_every_rule_has_a_case() -> None:
 @given(event_rows())
 def test_legal_rows_pass(row: list[StreamEvent]) -> None:
     """A row of any pieces and any overlap is legal, and complete at its last event only."""
-    grammar = Grammar()
+    grammar = StreamValidator()
     assert not check(grammar, row[:-1])
     assert check(grammar, row[-1:])
 
@@ -111,13 +111,13 @@ def test_legal_rows_pass(row: list[StreamEvent]) -> None:
 @given(broken_rows())
 def test_a_row_may_fail_anywhere(row: list[StreamEvent]) -> None:
     """`Failed` may stand after any legal beginning, and completes the row."""
-    assert check(Grammar(), row)
+    assert check(StreamValidator(), row)
 
 
 @given(responses())
 def test_unfolded_answers_are_legal(response: Response) -> None:
     """What `unfold` makes satisfies the grammar."""
-    assert check(Grammar(), list(unfold(response)))
+    assert check(StreamValidator(), list(unfold(response)))
 
 
 def test_seals_and_logprobs_fit_every_part() -> None:
@@ -131,9 +131,9 @@ def test_seals_and_logprobs_fit_every_part() -> None:
         CALLS,
         Ended(),
     ]
-    assert check(Grammar(), row)
+    assert check(StreamValidator(), row)
 
 
 def test_whoever_was_cut_off_may_hold_calls() -> None:
     """A call and a finish by length go together."""
-    assert check(Grammar(), [STARTED, CALL, DONE, Finished(0, Finish(reason=FinishReason.LENGTH)), Ended()])
+    assert check(StreamValidator(), [STARTED, CALL, DONE, Finished(0, Finish(reason=FinishReason.LENGTH)), Ended()])

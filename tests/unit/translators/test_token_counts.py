@@ -20,7 +20,7 @@ def upstream(model: str = "m-1") -> Upstream:
 
 @pytest.mark.parametrize(("protocol", "key"), KEYS.items(), ids=KEYS)
 def test_100_a_count_is_read_and_told(protocol: str, key: str) -> None:
-    """Each vendor's word for it; whatever else is said is no hindrance."""
+    """Each vendor's field is read; other members are ignored."""
     halves = translator(protocol)
     body = halves.inbound.encode_count(42)
     assert msgspec.json.decode(body)[key] == 42

@@ -1,4 +1,4 @@
-"""How large a picture is, read from its first bytes: PNG, JPEG, GIF and WebP. Nothing is decompressed.
+"""Read an image's size from its first bytes: PNG, JPEG, GIF and WebP. Nothing is decompressed.
 
 Sources: PNG (W3C, section 11.2.2, IHDR), JPEG (ITU T.81, annex B.2.2, frame headers), GIF89a (section 18, logical
 screen), WebP container and bitstreams (RFC 9649), read 2026-11-21.
@@ -11,19 +11,19 @@ from typing import TypeAlias
 Size: TypeAlias = tuple[int, int]
 
 _READ = 128 * 1024
-"""Characters of base64 that are looked at; a JPEG may hold that much of notes before it tells its size."""
+"""Characters of base64 that are decoded; a JPEG may hold that much metadata before its frame header."""
 _NO_FRAME = frozenset({0xC4, 0xC8, 0xCC})
-"""Markers that stand among those of frames and are none."""
+"""Markers within the range of frame headers that are not frame headers."""
 
 
-def size_of(data: str) -> Size | None:
-    """Width and height in pixels.
+def image_size(data: str) -> Size | None:
+    """Return width and height in pixels.
 
     Args:
         data: Base64 in the standard alphabet.
 
     Returns:
-        None where it is no picture of a known kind, or one without any extent.
+        None for anything but an image of a known format with a width and a height above 0.
     """
     try:
         head = b64decode(data[:_READ])
@@ -42,15 +42,15 @@ def _gif(head: bytes) -> Size | None:
 
 
 def _jpeg(head: bytes) -> Size | None:
-    place = 2
-    while place + 9 <= len(head) and head[place] == 0xFF:
-        marker = head[place + 1]
+    offset = 2
+    while offset + 9 <= len(head) and head[offset] == 0xFF:
+        marker = head[offset + 1]
         if 0xC0 <= marker <= 0xCF and marker not in _NO_FRAME:
-            return _big(head, place + 7, 2), _big(head, place + 5, 2)
+            return _big(head, offset + 7, 2), _big(head, offset + 5, 2)
         if marker == 0xFF:  # a fill byte
-            place += 1
+            offset += 1
         else:
-            place += 2 + max(2, _big(head, place + 2, 2))
+            offset += 2 + max(2, _big(head, offset + 2, 2))
     return None
 
 

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from llmproxy_asgi.translators.pictures import size_of
+from llmproxy_asgi.translators.images import image_size
 
 PNG = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 640, 480)
 GIF = b"GIF89a" + struct.pack("<HH", 640, 480)
@@ -39,14 +39,14 @@ KINDS = {
 @pytest.mark.parametrize("content", KINDS.values(), ids=KINDS)
 def test_each_format_tells_its_size(content: bytes) -> None:
     """Width and height, in this order."""
-    assert size_of(base64.b64encode(content).decode()) == (640, 480)
+    assert image_size(base64.b64encode(content).decode()) == (640, 480)
 
 
 @pytest.mark.parametrize("content", KINDS.values(), ids=KINDS)
 def test_a_picture_cut_anywhere_has_its_size_or_none(content: bytes) -> None:
     """A half header is no size at all, and no exception."""
     for end in range(min(len(content), 200)):
-        assert size_of(base64.b64encode(content[:end]).decode()) in {None, (640, 480)}
+        assert image_size(base64.b64encode(content[:end]).decode()) in {None, (640, 480)}
 
 
 @pytest.mark.parametrize(
@@ -56,16 +56,16 @@ def test_a_picture_cut_anywhere_has_its_size_or_none(content: bytes) -> None:
 )
 def test_what_is_no_picture_has_no_size(data: str) -> None:
     """Nothing is guessed."""
-    assert size_of(data) is None
+    assert image_size(data) is None
 
 
 def test_a_picture_without_extent_has_no_size() -> None:
     """A width of nothing would be divided by."""
     flat = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 0, 480)
-    assert size_of(base64.b64encode(flat).decode()) is None
+    assert image_size(base64.b64encode(flat).decode()) is None
 
 
 def test_segments_that_lie_about_their_length_end() -> None:
     """A length of nothing does not hold the reader up."""
     lying = b"\xff\xd8" + struct.pack(">BBH", 0xFF, 0xE0, 0) * 1000
-    assert size_of(base64.b64encode(lying).decode()) is None
+    assert image_size(base64.b64encode(lying).decode()) is None

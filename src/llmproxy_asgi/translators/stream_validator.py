@@ -7,10 +7,9 @@
     part   := PartStarted PartDelta* PartEnded      per (candidate, index); parts of one candidate may overlap
     ending := Ended | Failed                        Ended: every part ended, every candidate finished, one at the least
 
-`Passed` may stand anywhere before the ending, even before `Started`; `Failed` may be the only event there is.
-`Grammar` checks all of it, for tests of whoever makes events; `FITS` is for those who read them, too. It repairs and
-reorders nothing. What a restated part holds is its vendor's affair: only its kind and its call are compared with the
-header.
+`Passed` may occur anywhere before the ending, even before `Started`; `Failed` may be the only event.
+`StreamValidator` checks all of it, for tests of decoders; `FITS` is also used by readers of events. Nothing is repaired
+or reordered. The content of a restated part is not compared: only its kind and its call must equal the header's.
 """
 
 from enum import Enum, StrEnum, auto
@@ -48,7 +47,7 @@ from llmproxy_asgi.conversation import (
 
 
 class Rule(StrEnum):
-    """What an event can break."""
+    """A rule that an event can break."""
 
     BEGINS_WITH_STARTED = "a stream begins with Started"
     STARTS_ONCE = "a stream has one Started"
@@ -64,8 +63,8 @@ class Rule(StrEnum):
     ENDED_IS_WHOLE = "Ended comes when every candidate has finished, and there is one"
 
 
-class GrammarError(ValueError):
-    """An event that may not stand where it stands."""
+class StreamRuleError(ValueError):
+    """An event that is illegal at its position."""
 
     def __init__(self, rule: Rule, event: StreamEvent) -> None:
         super().__init__(f"{rule}: {type(event).__name__}")
@@ -82,7 +81,7 @@ FITS: dict[type[Delta], tuple[type[PartBase], ...]] = {
     SealDelta: (PartBase,),
     LogprobsDelta: (PartBase,),
 }
-"""Each delta, and the parts in which it may stand."""
+"""Each delta, and the parts that accept it."""
 
 
 class _State(Enum):
@@ -119,11 +118,11 @@ _ORDER: dict[_State, dict[type[StreamEvent], _State | Rule]] = {
         Rule.NOTHING_AFTER_THE_ENDING,
     ),
 }
-"""What may come when, for the stream as a whole; a rule in the place of a state says which one would be broken."""
+"""The events allowed in each state of the stream, with the next state or the rule that the event breaks."""
 
 
-class _Candidate:
-    """What has been seen of one candidate."""
+class _CandidateState:
+    """The state of one candidate."""
 
     __slots__ = ("calls", "finished", "open", "parts")
 
@@ -134,34 +133,34 @@ class _Candidate:
         self.finished = False
 
 
-class Grammar:
-    """Checks a row of events one by one."""
+class StreamValidator:
+    """Checks a sequence of events one by one."""
 
     def __init__(self) -> None:
         self._state = _State.NEW
-        self._candidates: dict[int, _Candidate] = {}
+        self._candidates: dict[int, _CandidateState] = {}
 
     @property
     def complete(self) -> bool:
-        """Whether the row has had its ending."""
+        """Whether the stream has ended."""
         return self._state is _State.OVER
 
     def check(self, event: StreamEvent) -> None:
-        """Take the next event.
+        """Check the next event.
 
         Raises:
-            GrammarError: It may not stand here.
+            StreamRuleError: The event is illegal here.
         """
         follows = _ORDER[self._state][type(event)]
         if isinstance(follows, Rule):
-            raise GrammarError(follows, event)
+            raise StreamRuleError(follows, event)
         broken = self._broken(event)
         if broken is not None:
-            raise GrammarError(broken, event)
+            raise StreamRuleError(broken, event)
         self._state = follows
 
     def _broken(self, event: StreamEvent) -> Rule | None:
-        """The rule that this event breaks within its candidate; else it is taken note of."""
+        """Return the rule that this event breaks within its candidate; record a legal event."""
         match event:
             case PartDelta():
                 return self._delta(event)
@@ -178,7 +177,7 @@ class Grammar:
                 return None
 
     def _start(self, event: PartStarted) -> Rule | None:
-        candidate = self._candidates.setdefault(event.candidate, _Candidate())
+        candidate = self._candidates.setdefault(event.candidate, _CandidateState())
         part = event.part
         if candidate.finished:
             return Rule.FINISHED_IS_LAST
@@ -202,16 +201,16 @@ class Grammar:
         return None
 
     def _finish(self, event: Finished) -> Rule | None:
-        candidate = self._candidates.setdefault(event.candidate, _Candidate())
+        candidate = self._candidates.setdefault(event.candidate, _CandidateState())
         if candidate.finished:
             return Rule.FINISHED_IS_LAST
         if candidate.open:
             return Rule.PARTS_END_FIRST
         candidate.finished = True
         reason = event.finish.reason
-        # Whoever ran out of tokens or was cut off may leave a call behind without asking for it.
-        unsaid = reason is FinishReason.STOP if candidate.calls else reason is FinishReason.TOOL_CALLS
-        return Rule.CALLS_ARE_SAID if unsaid else None
+        # An answer that reached its limit or was cut off may hold a call without finishing with tool_calls.
+        inconsistent = reason is FinishReason.STOP if candidate.calls else reason is FinishReason.TOOL_CALLS
+        return Rule.CALLS_ARE_SAID if inconsistent else None
 
     def _delta(self, event: PartDelta) -> Rule | None:
         candidate = self._candidates.get(event.candidate)

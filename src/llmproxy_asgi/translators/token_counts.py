@@ -1,4 +1,4 @@
-"""Counts of tokens as upstreams tell them, and requests cut down to what their counters take."""
+"""Token counts from upstreams' counters, and requests reduced to what the counters accept."""
 
 from collections.abc import Container
 
@@ -10,16 +10,16 @@ from llmproxy_asgi.translators.raw_json import join_object, split_object
 
 
 def without(upstream_request: UpstreamRequest, fields: Container[str]) -> UpstreamRequest:
-    """A request without some of its top-level fields; all other bytes stay as they are."""
+    """Return a request without some of its top-level fields; all other bytes are unchanged."""
     kept = {key: value for key, value in split_object(upstream_request.body).items() if key not in fields}
     return msgspec.structs.replace(upstream_request, body=join_object(kept), stream=False)
 
 
 def read_count(body: bytes, key: str) -> int:
-    """The count that an answer holds under a key.
+    """Return the count under a key of an answer.
 
     Raises:
-        UpstreamProtocolError: It holds none.
+        UpstreamProtocolError: There is none.
     """
     try:
         found = msgspec.json.decode(split_object(body)[key], type=int | str)

@@ -1,4 +1,4 @@
-"""Parts of tool results that an upstream has no counterpart for, said in words: a result never arrives emptied."""
+"""Tool result parts of another protocol, described as text: a result never arrives empty."""
 
 import msgspec
 
@@ -6,30 +6,33 @@ from llmproxy_asgi.conversation import Opaque, Text, ToolResult
 from llmproxy_asgi.translators.losses import Losses
 
 _NAMES = ("tool_name", "name", "title", "text", "url")
-"""Members that say by themselves what a part is about."""
+"""Members that describe a part on their own."""
 _UNREADABLE = frozenset({"type", "data", "encrypted_content", "signature", "cache_control"})
-_LONGEST = 4_000
-"""Characters of a part whose members are told as they are."""
+_MAX_LENGTH = 4_000
+"""Maximum characters of the JSON that describes a part."""
 
 
-def told_result(part: ToolResult, protocol: str, losses: Losses) -> ToolResult:
-    """The result with every part of another protocol's own as words, each named as a loss; mostly itself."""
+def describe_foreign_parts(part: ToolResult, protocol: str, losses: Losses) -> ToolResult:
+    """Replace every part that only another protocol can express by text, and record each as a loss.
+
+    A result without such parts is returned unchanged.
+    """
     for inner in part.content:
         if isinstance(inner, Opaque) and inner.protocol != protocol:
             break
     else:
         return part
     content = tuple(
-        _told(inner, losses) if isinstance(inner, Opaque) and inner.protocol != protocol else inner
+        _described(inner, losses) if isinstance(inner, Opaque) and inner.protocol != protocol else inner
         for inner in part.content
     )
     return msgspec.structs.replace(part, content=content)
 
 
-def _told(part: Opaque, losses: Losses) -> Text:
+def _described(part: Opaque, losses: Losses) -> Text:
     losses.add(f"downgraded:{part.kind}")
     known = {key: value for key, value in part.data.items() if key not in _UNREADABLE and value is not None}
     words = [value for key in _NAMES if isinstance(value := known.get(key), str) and value]
     if not words or len(words) < len(known):
-        words = [msgspec.json.encode(known).decode()[:_LONGEST]] if known else []
+        words = [msgspec.json.encode(known).decode()[:_MAX_LENGTH]] if known else []
     return Text(text=f"[{part.kind}: {' '.join(words)}]" if words else f"[{part.kind}]", cache_mark=part.cache_mark)

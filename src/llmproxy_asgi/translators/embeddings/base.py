@@ -1,4 +1,4 @@
-"""What the two halves of every embedding protocol have in common: they never stream."""
+"""The base of both codec halves of every embedding protocol: embeddings are never streamed."""
 
 from typing import Any, ClassVar, NoReturn
 
@@ -19,13 +19,13 @@ from llmproxy_asgi.translators.base import (
 from llmproxy_asgi.translators.embeddings.records import EmbeddingRequest, Embeddings
 
 MOST_INPUTS = 2_048
-"""Inputs of one request that are taken in any case: as many as OpenAI takes."""
+"""Inputs of one request that are always accepted: as many as OpenAI accepts."""
 MOST_TOKENS_AT_ONCE = 350_000
-"""JSON values of one request that are taken in any case: OpenAI takes 300 000 ids of tokens."""
+"""JSON values of one request that are always accepted: OpenAI accepts 300,000 token ids."""
 
 
 class EmbeddingInbound(Inbound[EmbeddingRequest, Embeddings]):
-    """The half that serves callers. Its `InboundRequest.stream` is always false."""
+    """The half that serves clients. Its `InboundRequest.stream` is always false."""
 
     keepalive: ClassVar[bytes] = b""
 
@@ -50,7 +50,7 @@ class EmbeddingOutbound(Outbound[EmbeddingRequest, Embeddings]):
 
 
 def check_count(vectors: int, asked: int) -> None:
-    """Hold an upstream to one vector for each input.
+    """Require one vector for each input.
 
     Raises:
         UpstreamProtocolError: There are more or fewer.
