@@ -6,7 +6,6 @@ reach a caller.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 import msgspec
 from typing_extensions import override
 
+from llmproxy_asgi.clock import SYSTEM
 from llmproxy_asgi.conversation import (
     MOST_PARTS,
     Batch,
@@ -209,7 +209,7 @@ class Call:
             line.outbound.decode,
             upstream_request=UpstreamRequest(body=b"", stream=False),
             upstream=line.upstream,
-            received_at=datetime.now(UTC),
+            received_at=SYSTEM.now(),
         )
         found: Answered = await self.worker.run(read, whole.raw) if self.heavy else read(whole.raw)
         return found

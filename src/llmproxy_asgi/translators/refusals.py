@@ -211,7 +211,7 @@ def vendor_reference(path: str) -> Unsupported:
 
 def foreign_reference(param: str = "messages") -> Unsupported:
     """A reference to an object that another vendor stores."""
-    return refusal("This upstream cannot read what another vendor stores", param, "send the content itself")
+    return refusal("This upstream cannot read files or objects of another vendor", param, "send the content itself")
 
 
 def native_name(tool: Tool) -> str:

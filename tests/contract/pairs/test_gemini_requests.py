@@ -195,7 +195,7 @@ def test_a_file_that_google_keeps_is_refused_elsewhere(harness: PairHarness, ups
     """Nobody else can read it: a 400 that says why."""
     address = "https://generativelanguage.googleapis.com/v1beta/files/abc"
     part = types.Part.from_uri(file_uri=address, mime_type="application/pdf")
-    with pytest.raises(errors.ClientError, match=r"what another vendor stores \(contents\): send") as refused:
+    with pytest.raises(errors.ClientError, match=r"objects of another vendor \(contents\): send") as refused:
         harness.ask(ProtocolPair(client=GEMINI, upstream=upstream), contents=[types.Content(role="user", parts=[part])])
     assert refused.value.code == 400
     assert harness.upstream.requests == []

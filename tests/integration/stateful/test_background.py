@@ -369,8 +369,8 @@ async def begun(gateway: Gateway, model: str = "story") -> Run:
 
 
 @pytest.mark.anyio
-async def test_who_reads_too_slowly_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What they missed is not held any more: their stream ends with an error event, and with its end."""
+async def test_a_reader_that_is_too_slow_gets_an_error_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow reader whose missed events are no longer stored gets an error event and the end of the stream."""
     monkeypatch.setattr(Run, "largest", 6_000)
     async with Gateway({"providers": {"simulated": {}}}) as gateway:
         run = await begun(gateway)
@@ -383,7 +383,7 @@ async def test_who_reads_too_slowly_is_told_so(monkeypatch: pytest.MonkeyPatch) 
         await reading
     assert [message["status"] for message in caller.sent if message["type"] == "http.response.start"] == [200]
     assert caller.sent[-2]["body"].startswith(b"event: error\n")
-    assert b"not held any more" in caller.sent[-2]["body"]
+    assert b"no longer stored" in caller.sent[-2]["body"]
     assert caller.sent[-1]["more_body"] is False
 
 

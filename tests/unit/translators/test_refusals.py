@@ -74,17 +74,17 @@ REFUSALS: Mapping[str, Refused] = {
         (CHAT, GEMINI),
     ),
     "stored image": Refused(
-        "This upstream cannot read what another vendor stores (messages): send the content itself.",
+        "This upstream cannot read files or objects of another vendor (messages): send the content itself.",
         media("image", FOREIGN),
         {},
     ),
     "stored document": Refused(
-        "This upstream cannot read what another vendor stores (messages): send the content itself.",
+        "This upstream cannot read files or objects of another vendor (messages): send the content itself.",
         media("document", FOREIGN),
         {},
     ),
     "stored conversation": Refused(
-        "This upstream cannot read what another vendor stores (conversation): send the content itself.",
+        "This upstream cannot read files or objects of another vendor (conversation): send the content itself.",
         {"extras": {"elsewhere": {"conversation": "conv_1"}}},
         {},
     ),
