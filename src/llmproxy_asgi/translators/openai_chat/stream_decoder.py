@@ -81,7 +81,6 @@ from llmproxy_asgi.translators.stray_errors import read_loosely
 from llmproxy_asgi.translators.surrogates import SurrogateJoiner, decode_marked, decode_replaced
 from llmproxy_asgi.wire.sse import EventTooLarge, Frame, FrameSplitter, decode, only_data
 
-_Flowing = Literal["text", "reasoning", "refusal", "audio"]
 _NO_EVENTS = Batch(())
 _BLANK = b"\n\n"
 _AUDIO_FIELDS = ("data", "transcript", "id")
