@@ -41,7 +41,7 @@ from llmproxy_asgi.execution.allowance import Allowance
 from llmproxy_asgi.execution.attempt import Answered, Asked, Attempt, Job
 from llmproxy_asgi.execution.executor import Opened
 from llmproxy_asgi.execution.tokens import size_of
-from llmproxy_asgi.facts import Course
+from llmproxy_asgi.facts import CallContext
 from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.routing.affinity import Conversation, Place
@@ -127,7 +127,7 @@ class Call:
         self.recorder = CallRecorder(
             runtime.observers,
             runtime.clock,
-            job.course,
+            job.context,
             recorded_caller(owner, choice, job),
         )
         """Records it for observers, and holds what is known of its usage."""
@@ -235,9 +235,9 @@ class Call:
         return isinstance(self._attempt, Attempt) and self._attempt.heavy
 
     @property
-    def course(self) -> Course:
+    def context(self) -> CallContext:
         """How it goes, or went."""
-        return self._job.course
+        return self._job.context
 
     @property
     def responses(self) -> ResponseStore:
@@ -327,12 +327,12 @@ class Call:
     @property
     def told(self) -> dict[str, Any]:
         """What HTTP tells of it in headers, as the fields of `Response` and `Ended`."""
-        course = self.course
+        context = self.context
         return {
             "model": self.upstream_model,
             "provider": self._attempt.target.provider.name,
-            "request_id": course.request_id,
-            "attempts": course.attempts,
+            "request_id": context.request_id,
+            "attempts": context.attempts,
             "warnings": self.warnings,
         }
 

@@ -22,7 +22,7 @@ from llmproxy_asgi.execution.attempt import Asked, Job
 from llmproxy_asgi.execution.bodies import HeldBody
 from llmproxy_asgi.execution.counting import Counted
 from llmproxy_asgi.execution.open_calls import going_down
-from llmproxy_asgi.facts import Course
+from llmproxy_asgi.facts import CallContext
 from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.routing.affinity import conversation_in, conversation_of
 from llmproxy_asgi.routing.catalog import Allowed, allow, everything
@@ -116,12 +116,12 @@ class Engine:
         Raises:
             ModelNotFound: There is no such model for this caller.
         """
-        course = self._course(request_id)
+        context = self._new_context(request_id)
 
         inbound_request = self._keepable(inbound_request, strict=strict)
 
         def remade(asked: InboundRequest) -> Made:
-            return _job(asked, inbound, course, strict=strict), lambda: conversation_in(asked, headers)
+            return _job(asked, inbound, context, strict=strict), lambda: conversation_in(asked, headers)
 
         call = self._call(inbound_request.model, grant, *remade(inbound_request), allowance)
         return call if inbound_request.state is None else call.going_on(self._turn(inbound_request, grant), remade)
@@ -166,7 +166,7 @@ class Engine:
         inbound_request = self._keepable(inbound_request, strict=strict)
         if inbound_request.state is not None:
             inbound_request = await self._turn(inbound_request, grant).open(may_pass_on=False)
-        job = _job(inbound_request, inbound, self._course(request_id), strict=strict)
+        job = _job(inbound_request, inbound, self._new_context(request_id), strict=strict)
         return await self._count(inbound_request.model, grant, job, allowance)
 
     async def count_request(self, request: Request, grant: Grant) -> Counted:
@@ -175,11 +175,11 @@ class Engine:
         Raises:
             GatewayError: As `count`.
         """
-        return await self._count(request.model, grant, _asked(request, self._course()))
+        return await self._count(request.model, grant, _asked(request, self._new_context()))
 
     def refused(self, error: GatewayError, *, protocol: str) -> None:
         """Record that a request made in Python became no call, unless its end has been recorded."""
-        record_refusal(self.runtime.observers, error, request_id=self._course().request_id, protocol=protocol)
+        record_refusal(self.runtime.observers, error, request_id=self._new_context().request_id, protocol=protocol)
 
     def not_ready(self) -> str | None:
         """Why this process takes no calls; None: it does.
@@ -228,11 +228,11 @@ class Engine:
             ModelNotFound: There is no such model for this caller.
         """
         begins = (lambda: conversation_of(request)) if isinstance(request, Request) else (lambda: None)
-        return self._call(request.model, grant, _asked(request, self._course()), begins)
+        return self._call(request.model, grant, _asked(request, self._new_context()), begins)
 
-    def _course(self, request_id: str = "") -> Course:
+    def _new_context(self, request_id: str = "") -> CallContext:
         number = next(self._calls)
-        return Course(call=number, request_id=request_id or f"call_{number:x}")
+        return CallContext(call=number, request_id=request_id or f"call_{number:x}")
 
     def _call(
         self, model: str, grant: Grant, job: Job, conversation: Belongs, allowance: Allowance | None = None
@@ -252,7 +252,7 @@ class Engine:
             allowance = _allowance(runtime, owner, grant, spends=False)
         if allowance is not None:
             job = await allowance.take(job)
-        recorder = CountRecorder(runtime.observers, runtime.clock, job.course, recorded_caller(owner, choice, job))
+        recorder = CountRecorder(runtime.observers, runtime.clock, job.context, recorded_caller(owner, choice, job))
         try:
             found = await runtime.counting.count(job, choice.targets)
         except BaseException as error:
@@ -288,7 +288,7 @@ def _allowance(runtime: Runtime, owner: Owner, grant: Grant, *, spends: bool = T
     )
 
 
-def _job(inbound_request: InboundRequest, inbound: AnyInbound, course: Course, *, strict: bool) -> Job:
+def _job(inbound_request: InboundRequest, inbound: AnyInbound, context: CallContext, *, strict: bool) -> Job:
     """What a request that came as bytes asks for; it is read whole once, and only if it must be."""
     decoded: list[Asked] = []
 
@@ -305,12 +305,12 @@ def _job(inbound_request: InboundRequest, inbound: AnyInbound, course: Course, *
         each=(lambda: inbound.decode_each(inbound_request)) if inbound_request.is_batch else None,
         strict=strict,
         heavy=inbound_request.heavy,
-        course=course,
+        context=context,
     )
 
 
-def _asked(request: Asked, course: Course) -> Job:
-    return Job(protocol=request.protocol, stream=request.stream, request=lambda: request, course=course)
+def _asked(request: Asked, context: CallContext) -> Job:
+    return Job(protocol=request.protocol, stream=request.stream, request=lambda: request, context=context)
 
 
 def granted(grant: Grant) -> Allowed:

@@ -1,14 +1,14 @@
-"""What happened, as frozen records, and those who want to know: metrics, traces, logs, a host's own code.
+"""Frozen records of what happens to calls, and their observers: metrics, traces, logs, a host's own code.
 
-A fact is told once, where it happens, and by nobody else::
+Each fact is reported once, where it happens::
 
     CallStarted ─ (QueueLeft) ─ AttemptBegan ─ AttemptFailed ─ AttemptBegan ─ ... ─ CallFinished     one call
-    CallRefused                                                                       it never became one
-    TokensCounted                                                                     a count of tokens is no call
-    CredentialCooled, CredentialRecovered, TargetStateChanged                         of no call in particular
+    CallRefused                                                                       a request that became no call
+    TokensCounted                                                                     a count of tokens, not a call
+    CredentialCooled, CredentialRecovered, TargetStateChanged                         not part of a call
 
-Facts hold no prompt, no answer and no secret. What callers chose freely (the model's name, ids) stands in them as it
-came: whoever makes labels of it must bound it. Nothing here decides anything, and an observer cannot break a call.
+Facts hold no prompt, no response and no secret. Text that clients choose freely (model names, ids) is unchanged: labels
+made of it must be bounded. This module decides nothing, and an observer cannot break a call.
 """
 
 import logging
@@ -24,36 +24,36 @@ from llmproxy_asgi.principal import OwnerKind
 Outcome = Literal["ok", "error", "cancelled", "interrupted"]
 """How a call ended.
 
-- `ok`: its caller had all of it.
-- `error`: it failed before anything of the answer was shown; `status` and `kind` say how.
-- `interrupted`: the stream broke after some of it was shown; `kind` says why.
-- `cancelled`: its caller left, or stopped reading, before the end; or the host shut down and could not wait.
+- `ok`: the client received the whole response.
+- `error`: it failed before any of the response was sent; `status` and `kind` describe the failure.
+- `interrupted`: the stream failed after some of it was sent; `kind` describes the failure.
+- `cancelled`: the client disconnected or stopped reading before the end, or the host shut down before it.
 """
 
 Exactness = Literal["exact", "estimated", "none"]
-"""Whose count of tokens it is: the upstream's, ours (or the upstream's up to a point), or there is none."""
+"""Where a token count comes from: the upstream, the gateway's estimate (at least in part), or there is none."""
 
 CountOutcome = Literal["exact", "estimated", "error", "cancelled"]
-"""How a count of tokens ended: by an upstream's word or by ours, not at all, or when its caller had left."""
+"""How a count of tokens ended: counted upstream, estimated here, failed, or with its client disconnected."""
 
 NextAction = Literal["retry", "failover", "give_up"]
 """What follows a failed attempt: another on the same target, one on the next target, or none."""
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that happened."""
+    """A record of something that happened."""
 
 
 class CallStarted(Fact, frozen=True, kw_only=True):
-    """A call was let in and is about to ask its first upstream. Told in the task, and the context, of its caller."""
+    """A call was admitted and is about to try its first target. Reported in the task and context of its request."""
 
     call: int
-    """Numbers the calls of one gateway in one process; every later fact of the call carries it."""
+    """The number of the call in this gateway and process; all facts of one call carry it."""
     request_id: str
     protocol: str
-    """The caller's. Calls from Python say the protocol whose shape they took."""
+    """The client's protocol. Calls from Python name the protocol whose request shape they use."""
     model: str
-    """As the caller named it: unbounded text."""
+    """The model as the client named it: unbounded text."""
     stream: bool
     principal: str
     principal_kind: OwnerKind
@@ -62,7 +62,7 @@ class CallStarted(Fact, frozen=True, kw_only=True):
 
 
 class CallRefused(Fact, frozen=True, kw_only=True):
-    """A request became neither call nor count: nobody known, not readable, no such model, over a limit."""
+    """A request became neither call nor count: unauthenticated, unreadable, an unknown model, over a limit."""
 
     request_id: str
     protocol: str
@@ -74,34 +74,34 @@ class CallRefused(Fact, frozen=True, kw_only=True):
 
 
 class QueueLeft(Fact, frozen=True, kw_only=True):
-    """A call waited for its turn, and does not any more."""
+    """A call left the admission queue."""
 
     call: int
     provider: str
-    """Whose limit it waited for; empty: the caller's own limit."""
+    """The provider whose limit it waited for; empty: the caller's own limit."""
     seconds: float
     admitted: bool
-    """False: it was turned away, or its caller left."""
+    """False: it was refused, or its client disconnected."""
 
 
 class AttemptBegan(Fact, frozen=True, kw_only=True):
-    """A request is about to go to an upstream."""
+    """A request is about to be sent to an upstream."""
 
     call: int
     request_id: str = ""
     attempt: int
-    """Counts the attempts of one call, from 1. Some may be under way at once."""
+    """The number of the attempt in its call, from 1. Attempts of one call may overlap."""
     provider: str
     model: str
-    """The upstream's own name of it."""
+    """The upstream's name of the model."""
     protocol: str
-    """The one that is spoken to the upstream."""
+    """The protocol that the upstream receives."""
     credential: str
-    """The fingerprint; it tells nothing of the secret."""
+    """The credential's fingerprint; it reveals nothing of the secret."""
 
 
 class AttemptFailed(Fact, frozen=True, kw_only=True):
-    """An attempt failed before anything of its answer was shown to anybody."""
+    """An attempt failed before any of its response was passed on."""
 
     call: int
     request_id: str = ""
@@ -112,21 +112,21 @@ class AttemptFailed(Fact, frozen=True, kw_only=True):
     kind: str
     """An `ErrorKind`."""
     status: int | None
-    """What the upstream answered; None: it answered nothing."""
+    """The upstream's HTTP status; None: it sent no response."""
     reason: str = ""
-    """Why, in one short line: `ECONNREFUSED host:port`, `gaierror ...`, a status with the vendor's code and words. No
-    secret and no text of the caller's stands in it."""
+    """The cause in one short line: `ECONNREFUSED host:port`, `gaierror ...`, a status with the vendor's code and
+    message. It contains no secret and no text of the client's."""
     upstream_request_id: str = ""
-    """The upstream's own id of the request, where it told one."""
+    """The upstream's id of the request, if it sent one."""
     seconds: float
     """How long the attempt took."""
     next_action: NextAction
     wait: float = 0.0
-    """Seconds until the next attempt, where one follows on the same target."""
+    """Seconds until the next attempt on the same target, if there is one."""
 
 
 class CallFinished(Fact, frozen=True, kw_only=True):
-    """A call is over: told exactly once for each `CallStarted`, however it ended."""
+    """A call ended: reported exactly once for each `CallStarted`, however it ended."""
 
     call: int
     request_id: str
@@ -134,41 +134,41 @@ class CallFinished(Fact, frozen=True, kw_only=True):
     principal_kind: OwnerKind
     tenant: str
     protocol: str
-    """The caller's."""
+    """The client's protocol."""
     model: str
-    """As the caller named it: unbounded text."""
+    """The model as the client named it: unbounded text."""
     provider: str
-    """Who answered; empty: nobody did. After a failure the one that failed last, where it is known."""
+    """The provider that responded; empty: none did. After a failure the last one that failed, if known."""
     upstream_model: str
     upstream_protocol: str
     outcome: Outcome
     status: int
-    """The HTTP status that stands for the end: 200 where an answer began, 499 where its caller left before that."""
+    """The HTTP status of the outcome: 200 if a response began, 499 if the client disconnected before that."""
     kind: str
-    """An `ErrorKind`; empty where nothing failed."""
+    """An `ErrorKind`; empty if nothing failed."""
     error: str
-    """The class of the error, which is finer than its kind; empty where nothing failed."""
+    """The class of the error, which is finer than its kind; empty if nothing failed."""
     reason: str = ""
-    """Why the attempt that decided it failed, as `AttemptFailed.reason`; empty where no upstream did."""
+    """The `AttemptFailed.reason` of the attempt that decided the outcome; empty if no upstream failed."""
     stream: bool
     attempts: int
     usage: Usage | None
     exactness: Exactness
     first_seconds: float | None
-    """From the start to the answer's first event (or, unstreamed, to the whole of it); None: there was none."""
+    """Seconds from the start to the first event (or, unstreamed, to the whole response); None: there was none."""
     seconds: float
-    """From the start to the end, in which the caller's own slowness counts."""
+    """Seconds from the start to the end, including the time that a slow client takes."""
     queue_seconds: float
-    """Of these, waited for a turn."""
+    """Seconds of these in admission queues."""
     warnings: tuple[str, ...]
-    """What was lost or approximated on the way, as the caller is told."""
+    """What was lost or approximated in translation, as the client receives it."""
 
 
 class TokensCounted(Fact, frozen=True, kw_only=True):
-    """A count of a request's tokens is over: told exactly once for each that was let in, however it ended.
+    """A count of a request's tokens ended: reported exactly once for each that was admitted, however it ended.
 
-    A count is no call. No attempt is told of it, because a counter that fails says nothing of its model; if it waited
-    for its turn, a `QueueLeft` stands alone.
+    A count is no call. Its attempts are not reported, because a counter's failure says nothing about the model; if it
+    was queued, there is a `QueueLeft` without other facts.
     """
 
     request_id: str
@@ -176,49 +176,49 @@ class TokensCounted(Fact, frozen=True, kw_only=True):
     principal_kind: OwnerKind
     tenant: str
     protocol: str
-    """The caller's."""
+    """The client's protocol."""
     model: str
-    """As the caller named it: unbounded text."""
+    """The model as the client named it: unbounded text."""
     provider: str
-    """Whose model it was counted for; after a failure the one that failed last, where it is known."""
+    """The provider of the model; after a failure the last one that failed, if known."""
     upstream_model: str
     outcome: CountOutcome
     status: int
-    """The HTTP status that stands for the end."""
+    """The HTTP status of the outcome."""
     kind: str
-    """An `ErrorKind`; empty where nothing failed."""
+    """An `ErrorKind`; empty if nothing failed."""
     error: str
-    """The class of the error; empty where nothing failed."""
+    """The class of the error; empty if nothing failed."""
     reason: str = ""
-    """Why, as `AttemptFailed.reason`; empty where no upstream failed."""
+    """See `AttemptFailed.reason`; empty if no upstream failed."""
     tokens: int | None
-    """How many they are; None: nobody knows."""
+    """The number of tokens; None: it is unknown."""
     requests: int
-    """How many were sent to counters of upstreams."""
+    """The number of requests to upstreams' counters."""
     seconds: float
-    """From the start to the end."""
+    """Seconds from the start to the end."""
 
 
 class CredentialCooled(Fact, frozen=True, kw_only=True):
-    """Something begins to cool down: it is left alone while another can serve."""
+    """A cooldown began: calls avoid its subject while another target can serve."""
 
     provider: str
     credential: str
     """A fingerprint; empty: the whole upstream, because it can't be reached or fails its health check."""
     model: str = ""
-    """The upstream's name of the model that the credential is left alone for; empty: every model."""
+    """The upstream's name of the model that the cooldown is limited to; empty: every model."""
     seconds: float
-    """How long."""
+    """The duration in seconds."""
     asked: bool
-    """Whether the upstream itself asked for the wait."""
+    """Whether the upstream asked for the wait (`retry-after`)."""
     kind: str
     """The `ErrorKind` of the failure that began it."""
     reason: str = ""
-    """Why, as `AttemptFailed.reason`; empty where a health check began it."""
+    """See `AttemptFailed.reason`; empty if a health check began it."""
 
 
 class CredentialRecovered(Fact, frozen=True, kw_only=True):
-    """What cooled down, or was failing, has served a call."""
+    """The subject of a cooldown, or of a failure before one, has served a call."""
 
     provider: str
     credential: str
@@ -227,12 +227,12 @@ class CredentialRecovered(Fact, frozen=True, kw_only=True):
 
 
 class TargetStateChanged(Fact, frozen=True, kw_only=True):
-    """A probe of an upstream's health came to another verdict than the one before."""
+    """A health check of an upstream had another result than the one before."""
 
     provider: str
     healthy: bool
     reason: str
-    """The status or the failed connection, in one line without secrets; empty where it is healthy."""
+    """The status or the failed connection, in one line without secrets; empty if it is healthy."""
 
 
 AnyFact: TypeAlias = (
@@ -250,113 +250,113 @@ AnyFact: TypeAlias = (
 
 
 class Observer(Protocol):
-    """Whoever wants to know. It is called where things happen, so it returns at once and does no I/O."""
+    """Receives facts. It is called on the event loop where they happen, so it must return at once and do no I/O."""
 
     def notice(self, fact: AnyFact, /) -> None:
-        """Something happened. What is raised here is logged once and changes nothing."""
+        """Receive a fact. An exception raised here is logged once and has no other effect."""
 
 
 class EndObserver(ABC):
-    """One that wants to know neither what begins nor, at times, what ended well; no fact is made for it alone then."""
+    """An observer that needs no facts of starts and, at times, none of successes; they are not made for it alone."""
 
     @abstractmethod
-    def hears_good_ends(self) -> bool:
-        """Whether it wants to know now of calls that ended well."""
+    def wants_successes(self) -> bool:
+        """Whether it currently needs `CallFinished` of successful calls."""
 
     @abstractmethod
     def notice(self, fact: AnyFact, /) -> None:
-        """As `Observer`."""
+        """See `Observer`."""
 
 
 class Observers:
-    """All observers of one gateway, told in order.
+    """All observers of one gateway, notified in order.
 
-    Making a fact costs more than telling it to nobody, so ask first: `if observers.listening: observers.notice(...)`.
+    Making a fact is expensive, so check first: `if observers.listening: observers.notice(...)`.
 
     Args:
-        observers: Whoever wants to know.
+        observers: The first observers.
 
     Attributes:
-        listening: Whether there is anybody.
-        hears_beginnings: Whether anybody wants to know what begins (`CallStarted`, `AttemptBegan`).
+        listening: Whether there are observers.
+        wants_starts: Whether an observer needs facts of starts (`CallStarted`, `AttemptBegan`).
     """
 
-    __slots__ = ("_broken", "_hear_good_ends", "_observers", "hears_beginnings", "listening")
+    __slots__ = ("_broken", "_observers", "_wants_successes", "listening", "wants_starts")
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
         self._observers: tuple[Observer, ...] = ()
         self._broken: set[int] = set()
-        self._hear_good_ends: list[Callable[[], bool]] = []
-        self.listening = self.hears_beginnings = False
+        self._wants_successes: list[Callable[[], bool]] = []
+        self.listening = self.wants_starts = False
         for observer in observers:
             self.add(observer)
 
     def add(self, observer: Observer) -> None:
-        """One more, told of what happens from now on."""
+        """Add an observer; it receives facts from now on."""
         self._observers = (*self._observers, observer)
         self.listening = True
         if isinstance(observer, EndObserver):
-            self._hear_good_ends.append(observer.hears_good_ends)
+            self._wants_successes.append(observer.wants_successes)
         else:
-            self.hears_beginnings = True
+            self.wants_starts = True
 
-    def hears_good_ends(self) -> bool:
-        """Whether anybody wants to know of calls that ended well."""
-        if self.hears_beginnings:
+    def wants_successes(self) -> bool:
+        """Whether an observer currently needs `CallFinished` of successful calls."""
+        if self.wants_starts:
             return True
-        for hears in self._hear_good_ends:  # noqa: SIM110  once per call: a generator would cost as much as all of it
-            if hears():
+        for wants in self._wants_successes:  # noqa: SIM110  once per call: a generator would cost as much as all of it
+            if wants():
                 return True
         return False
 
     def notice(self, fact: AnyFact) -> None:
-        """Tell everybody."""
+        """Pass a fact to every observer."""
         for observer in self._observers:
             try:
                 observer.notice(fact)
-            except Exception:  # noqa: BLE001  somebody else's code: it must not end a call
-                self._complain(observer, fact)
+            except Exception:  # noqa: BLE001  foreign code: it must not end a call
+                self._log_failure(observer, fact)
 
-    def _complain(self, observer: Observer, fact: AnyFact) -> None:
-        """Once for each observer: one that always fails would fill the log."""
+    def _log_failure(self, observer: Observer, fact: AnyFact) -> None:
+        """Log an observer's failure, once for each observer: one that always fails would fill the log."""
         if id(observer) in self._broken:
             return
         self._broken.add(id(observer))
         _log.exception("an observer failed on %s; its further failures are not logged", type(fact).__name__)
 
 
-NOBODY = Observers()
-"""No observer at all."""
+NO_OBSERVERS = Observers()
+"""No observers."""
 
 _log = logging.getLogger("llmproxy_asgi.observers")
 
 
 class Step(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One target's turn in a call, as its caller may be told; but for `reason`, which only administrators are."""
+    """What a call did with one target, for its client (`x-llmproxy-explain`); `reason` is for administrators only."""
 
     target: str
     """`provider/model`, as configured."""
     outcome: Literal["served", "failed", "skipped"]
     why: str = ""
-    """A word for what went wrong: an `ErrorKind`, `resting`, `full`, `unfit`."""
+    """The cause in one word: an `ErrorKind`, `resting`, `full`, `unfit`."""
     status: int | None = None
-    """What the upstream answered, where it answered."""
+    """The upstream's HTTP status, if it responded."""
     seconds: float | None = None
-    """How long the try took; of one that is skipped because it rests: how long it still will."""
+    """Seconds that the attempt took; for a target skipped during its cooldown, seconds until that ends."""
     param: str | None = None
-    """The request's field that makes a target unfit."""
+    """The request's field that the target does not support."""
     reason: str = ""
-    """Why a try failed, as `AttemptFailed.reason`: it may name an address and quote the upstream."""
+    """See `AttemptFailed.reason`: it may name an address and quote the upstream."""
 
     def without_reason(self) -> "Step":
-        """The same, for callers who are no administrators."""
+        """Return this step without its reason, for clients who are no administrators."""
         return msgspec.structs.replace(self, reason="") if self.reason else self
 
 
-class Course(msgspec.Struct, kw_only=True):
-    """What is noted while one call goes on; the one record here that changes. It travels with the call's job.
+class CallContext(msgspec.Struct, kw_only=True):
+    """The running counts of one call; the only mutable record here. It belongs to the call's job.
 
-    Whoever begins an attempt takes its number from `next_attempt()`; whoever waits for a turn adds to `queue_seconds`.
+    Every attempt takes its number from `next_attempt()`, and every wait in a queue is added to `queue_seconds`.
     """
 
     call: int = 0
@@ -364,11 +364,11 @@ class Course(msgspec.Struct, kw_only=True):
     attempts: int = 0
     queue_seconds: float = 0.0
     steps: list[Step] = msgspec.field(default_factory=list)
-    """What was tried and passed over, in order."""
-    untold: list[AttemptFailed] = msgspec.field(default_factory=list)
-    """Failures of which it is not decided yet what follows."""
+    """Targets that were tried or skipped, in order."""
+    pending_failures: list[AttemptFailed] = msgspec.field(default_factory=list)
+    """Failures whose `next_action` is not decided yet."""
 
     def next_attempt(self) -> int:
-        """One more attempt; its number."""
+        """Count one more attempt, and return its number."""
         self.attempts += 1
         return self.attempts

@@ -1,10 +1,10 @@
-"""Facts are told to everybody who listens, and no listener can break a call."""
+"""Facts reach every observer, and no observer can break a call."""
 
 import logging
 
 import pytest
 
-from llmproxy_asgi.facts import AnyFact, Course, CredentialRecovered, Observers
+from llmproxy_asgi.facts import AnyFact, CallContext, CredentialRecovered, Observers
 from llmproxy_asgi.telemetry.logs import CallLog
 from support.telemetry import RecordingObserver
 
@@ -12,14 +12,14 @@ FACT = CredentialRecovered(provider="one", credential="one:00")
 
 
 class Breaking:
-    """Fails at everything."""
+    """An observer that always raises."""
 
     def notice(self, fact: AnyFact) -> None:
-        raise RuntimeError("an observer's own trouble")
+        raise RuntimeError("a failing observer")
 
 
-def test_everybody_is_told_in_order() -> None:
-    """Each observer is told each fact once, and the flag says that somebody listens."""
+def test_every_observer_receives_facts() -> None:
+    """Each observer receives each fact once, and `listening` is set."""
     first, second = RecordingObserver(), RecordingObserver()
     observers = Observers([first, second])
     observers.notice(FACT)
@@ -27,34 +27,34 @@ def test_everybody_is_told_in_order() -> None:
     assert first.facts == second.facts == [FACT]
 
 
-def test_nobody_listens() -> None:
-    """Without observers the flag is down, so that no fact need be made."""
+def test_without_observers_nothing_listens() -> None:
+    """Without observers `listening` is not set, so that no fact need be made."""
     assert not Observers().listening
 
 
-def test_facts_are_made_for_those_who_want_them() -> None:
-    """A log that is not read needs neither what begins nor what ended well, unless another observer is there."""
-    assert not Observers().hears_beginnings
+def test_facts_are_made_only_for_observers_that_want_them() -> None:
+    """A disabled log needs facts of neither starts nor successes, unless there is another observer."""
+    assert not Observers().wants_starts
     observers = Observers([CallLog()])
     assert observers.listening
-    assert not observers.hears_beginnings
+    assert not observers.wants_starts
     observers.add(RecordingObserver())
-    assert observers.hears_beginnings
-    assert observers.hears_good_ends()
+    assert observers.wants_starts
+    assert observers.wants_successes()
     observers.add(CallLog())
-    assert observers.hears_beginnings
+    assert observers.wants_starts
 
 
-@pytest.mark.parametrize(("level", "hears"), [(logging.INFO, True), (logging.WARNING, False)])
-def test_a_log_hears_good_ends_while_it_is_read(caplog: pytest.LogCaptureFixture, level: int, *, hears: bool) -> None:
-    """The level counts when a call ends, not when the log was made."""
+@pytest.mark.parametrize(("level", "wants"), [(logging.INFO, True), (logging.WARNING, False)])
+def test_an_enabled_log_wants_successes(caplog: pytest.LogCaptureFixture, level: int, *, wants: bool) -> None:
+    """The log level counts when a call ends, not when the log was created."""
     observers = Observers([CallLog(), CallLog()])
     with caplog.at_level(level, "llmproxy_asgi.calls"):
-        assert observers.hears_good_ends() is hears
+        assert observers.wants_successes() is wants
 
 
 def test_a_broken_observer_breaks_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """One that raises is logged once, with its traceback, and the others are told all the same."""
+    """An observer that raises is logged once, with its traceback, and the others receive all facts."""
     observer = RecordingObserver()
     observers = Observers([Breaking(), observer, Breaking()])
     with caplog.at_level(logging.ERROR, "llmproxy_asgi.observers"):
@@ -65,7 +65,7 @@ def test_a_broken_observer_breaks_nothing(caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_attempts_are_numbered_from_one() -> None:
-    """A call's attempts have numbers of their own, counted where the call is."""
-    course = Course()
-    assert [course.next_attempt(), course.next_attempt()] == [1, 2]
-    assert course.attempts == 2
+    """The attempts of a call are numbered from 1."""
+    context = CallContext()
+    assert [context.next_attempt(), context.next_attempt()] == [1, 2]
+    assert context.attempts == 2

@@ -241,7 +241,7 @@ def _take(
         strict=_strict(exchange),
         request_id=exchange.request_id,
     )
-    exchange.course = call.course
+    exchange.context = call.context
     exchange.explains = engine.runtime.config.endpoints.explain and _switched(exchange, _EXPLAIN)
     exchange.shows_reasons = exchange.explains and engine.runtime.admins.names(entry.grant)
     return call
@@ -249,13 +249,13 @@ def _take(
 
 def _tried(exchange: Exchange) -> list[tuple[bytes, bytes]]:
     """How many requests went out for it and, where that is asked for, what was tried and why."""
-    course = exchange.course
-    if course is None:
+    context = exchange.context
+    if context is None:
         return []
     if not exchange.explains:
-        return attempt_headers(course.attempts, None)
-    steps = course.steps if exchange.shows_reasons else [step.without_reason() for step in course.steps]
-    return attempt_headers(course.attempts, steps)
+        return attempt_headers(context.attempts, None)
+    steps = context.steps if exchange.shows_reasons else [step.without_reason() for step in context.steps]
+    return attempt_headers(context.attempts, steps)
 
 
 def _strict(exchange: Exchange) -> bool:

@@ -19,7 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 from llmproxy_asgi.disconnect import ClientDisconnected
 from llmproxy_asgi.errors import BadRequest, BodyTimeout, BodyTooLarge, WrongMediaType
 from llmproxy_asgi.execution.bodies import HeldBody
-from llmproxy_asgi.facts import NOBODY, Course, Observers
+from llmproxy_asgi.facts import NO_OBSERVERS, CallContext, Observers
 from llmproxy_asgi.wire.compression import CompressionError, Inflater, encodings, inflater
 
 HeaderPairs = Iterable[tuple[bytes, bytes]]
@@ -67,13 +67,13 @@ class Exchange:
         host_error: What the host's own `receive` or `send` raised; the host's to answer.
         received: Bytes of the body that have arrived.
         headers: Of the request, names in lower case; repeated ones joined by a comma.
-        course: How the call that it makes goes, once there is one.
+        context: How the call that it makes goes, once there is one.
         explains: Whether the caller is told of it step by step.
         shows_reasons: Whether these steps say why an upstream failed, which is for administrators.
     """
 
     __slots__ = (
-        "course",
+        "context",
         "explains",
         "gone",
         "headers",
@@ -95,7 +95,7 @@ class Exchange:
         receive: Receive,
         send: Send,
         *,
-        observers: Observers = NOBODY,
+        observers: Observers = NO_OBSERVERS,
         write_timeout: float = 60.0,
     ) -> None:
         self.observers = observers
@@ -103,7 +103,7 @@ class Exchange:
         self.gone = False
         self.host_error: Exception | None = None
         self.received = 0
-        self.course: Course | None = None
+        self.context: CallContext | None = None
         self.explains = False
         self.shows_reasons = False
         self.scope = scope

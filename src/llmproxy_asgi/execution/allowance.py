@@ -146,8 +146,8 @@ class Allowance:
             admitted = True
         finally:
             seconds = self._clock.monotonic() - since
-            job.course.queue_seconds += seconds
+            job.context.queue_seconds += seconds
             if seconds > 0 and self._observers.listening:
-                left = QueueLeft(call=job.course.call, provider="", seconds=seconds, admitted=admitted)
+                left = QueueLeft(call=job.context.call, provider="", seconds=seconds, admitted=admitted)
                 self._observers.notice(left)
         return permit

@@ -17,7 +17,7 @@ from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamProtocolEr
 from llmproxy_asgi.execution.clocks import Clocks
 from llmproxy_asgi.execution.gate import UNLIMITED
 from llmproxy_asgi.execution.reasons import answered, disclosed
-from llmproxy_asgi.facts import Course
+from llmproxy_asgi.facts import CallContext
 from llmproxy_asgi.providers.base import Credential, HeaderList
 from llmproxy_asgi.providers.target import Line, Target
 from llmproxy_asgi.translators.addresses import refuse_addresses
@@ -61,7 +61,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         recall: Puts back what an upstream needs and the caller lost; None: nothing is missing.
         strict: Whether a target that cannot take the request as it is said is unfit for it.
         heavy: Whether the request is read and written off the event loop.
-        course: Where it is noted how the call goes.
+        context: Where it is noted how the call goes.
         tokens: How many it is estimated to be, in and out; 0 where nobody counts them.
     """
 
@@ -73,7 +73,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     recall: Callable[[Request, Upstream], Request] | None = None
     strict: bool = False
     heavy: bool = False
-    course: Course = msgspec.field(default_factory=Course)
+    context: CallContext = msgspec.field(default_factory=CallContext)
     tokens: int = 0
 
     def asked(self, upstream: Upstream) -> Asked:

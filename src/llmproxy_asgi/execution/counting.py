@@ -118,7 +118,7 @@ class Counting:
             if job.heavy
             else _Question(job, target, line, credential)
         )
-        job.course.next_attempt()
+        job.context.next_attempt()
         try:
             tokens = await question.ask(self._pools(target.provider), largest_answer=self._largest_answer)
         except UpstreamError as error:

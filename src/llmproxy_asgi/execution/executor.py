@@ -38,7 +38,16 @@ from llmproxy_asgi.execution.retry import CREDENTIAL_BOUND, wait_before_retry
 from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
 from llmproxy_asgi.execution.together import Together
 from llmproxy_asgi.execution.tokens import size_of
-from llmproxy_asgi.facts import NOBODY, AttemptBegan, AttemptFailed, Course, NextAction, Observers, QueueLeft, Step
+from llmproxy_asgi.facts import (
+    NO_OBSERVERS,
+    AttemptBegan,
+    AttemptFailed,
+    CallContext,
+    NextAction,
+    Observers,
+    QueueLeft,
+    Step,
+)
 from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.providers.target import Target, fitting
 from llmproxy_asgi.translators.base import UpstreamRequest
@@ -95,7 +104,7 @@ class Executor:
         largest_stream: int,
         budgets: RetryBudgets | None = None,
         admission: TargetAdmission | None = None,
-        observers: Observers = NOBODY,
+        observers: Observers = NO_OBSERVERS,
         heard: Callable[[str, float], None] | None = None,
         clock: Clock = SYSTEM,
         worker: Worker | None = None,
@@ -134,8 +143,8 @@ class Executor:
         # One that cannot be spoken to for this caller must not stand in for a fit one that rests.
         fit = fitting(targets, job.protocol)
         try:
-            for candidate in self._candidates(fit, prefer, job.course):
-                self._tell(job.course, "failover")
+            for candidate in self._candidates(fit, prefer, job.context):
+                self._tell(job.context, "failover")
                 try:
                     try:
                         return await self._on_target(job, candidate, full)
@@ -146,7 +155,7 @@ class Executor:
                 except Unsupported as error:
                     unfit = unfit or in_callers_terms(error, translator(job.protocol).inbound.spelling)
                     step = Step(candidate.target.name, "skipped", "unfit", param=error.param)
-                    job.course.steps.append(step)
+                    job.context.steps.append(step)
                 except UpstreamError as error:
                     failures.append(error)
                     if not error.failover:
@@ -155,7 +164,7 @@ class Executor:
                 if full:
                     return await self._in_line(job, full, failures, unfit)
         finally:
-            self._tell(job.course, "give_up")
+            self._tell(job.context, "give_up")
         raise _verdict(failures) or unfit or _nobody()
 
     @property
@@ -178,7 +187,7 @@ class Executor:
             if (rest := self._cooldowns.resting(target, credential)) is not None:
                 permit.refund()  # others were sent away from there meanwhile
                 rests.append(rest)
-                job.course.steps.append(Step(target.name, "skipped", "resting"))
+                job.context.steps.append(Step(target.name, "skipped", "resting"))
                 continue
             candidate = Candidate(target, [credential, *(each[1] for each in full if each[0] is target)])
             elsewhere = [each for each in full if each[0] is not target]
@@ -211,11 +220,11 @@ class Executor:
             raise _verdict(failures) or error from None
         finally:
             seconds = self._clock.monotonic() - since
-            job.course.queue_seconds += seconds
+            job.context.queue_seconds += seconds
             if self._observers.listening:
-                left = QueueLeft(call=job.course.call, provider=provider, seconds=seconds, admitted=admitted)
+                left = QueueLeft(call=job.context.call, provider=provider, seconds=seconds, admitted=admitted)
                 self._observers.notice(left)
-        self._tell(job.course, "failover")
+        self._tell(job.context, "failover")
         return target, credential, permit
 
     async def _another_way(self, job: Job, candidate: Candidate, full: list[Seat], unfit: Unsupported) -> Opened:
@@ -264,7 +273,7 @@ class Executor:
                     wait = wait_before_retry(error, retry, tried=tried, draw=self._draw)
                 if wait is None or candidate.forced or not self._is_awake(candidate, wait) or not budget.may_retry():
                     raise
-            self._tell(job.course, "retry", wait)
+            self._tell(job.context, "retry", wait)
             if wait:
                 await self._clock.sleep(wait)
         raise failure or _PassedOver
@@ -276,7 +285,7 @@ class Executor:
 
     def _places(self, candidate: Candidate, job: Job, full: list[Seat]) -> Iterator[tuple[Credential, Permit]]:
         """In turn, for ever, as long as one of them neither rests nor is full. Those that are full are noted down."""
-        target, course = candidate.target, job.course
+        target, context = candidate.target, job.context
         while True:
             why = "resting"
             found = False
@@ -294,7 +303,7 @@ class Executor:
                 found = True
                 yield credential, permit
             if not found:
-                course.steps.append(Step(target.name, "skipped", why))
+                context.steps.append(Step(target.name, "skipped", why))
                 return
 
     async def _with_permit(self, job: Job, target: Target, credential: Credential, permit: Permit) -> Opened:
@@ -327,7 +336,7 @@ class Executor:
             bare = await run(without_reasoning, attempt, refusal) if job.heavy else without_reasoning(attempt, refusal)
             if bare is None:
                 raise
-            self._tell(job.course, "retry")
+            self._tell(job.context, "retry")
             attempt = await self._begun(bare)
         return await self._in_rounds(attempt) if may_need(attempt) else attempt
 
@@ -369,9 +378,9 @@ class Executor:
 
     async def _begun(self, attempt: Attempt) -> Attempt:
         """Begin it, and take note of how that went; closed where it failed."""
-        target, credential, course = attempt.target, attempt.credential, attempt.job.course
-        number = course.next_attempt()
-        if self._observers.hears_beginnings:
+        target, credential, context = attempt.target, attempt.credential, attempt.job.context
+        number = context.next_attempt()
+        if self._observers.wants_starts:
             self._observers.notice(_began(attempt, number))
         self._cooldowns.trying(target, credential)
         largest = self._largest_stream if attempt.job.stream else self._largest_answer
@@ -386,7 +395,7 @@ class Executor:
             await attempt.close()
             raise
         seconds = self._clock.monotonic() - since
-        course.steps.append(Step(target.name, "served", seconds=round(seconds, 3)))
+        context.steps.append(Step(target.name, "served", seconds=round(seconds, 3)))
         if self._heard is not None:
             self._heard(target.name, seconds)
         if attempt.ended:
@@ -420,11 +429,11 @@ class Executor:
             round(seconds, 3),
             reason=error.reason,
         )
-        attempt.job.course.steps.append(step)
+        attempt.job.context.steps.append(step)
         if self._observers.listening:
             failed = AttemptFailed(
-                call=attempt.job.course.call,
-                request_id=attempt.job.course.request_id,
+                call=attempt.job.context.call,
+                request_id=attempt.job.context.request_id,
                 attempt=number,
                 provider=provider.name,
                 model=attempt.target.model,
@@ -436,7 +445,7 @@ class Executor:
                 seconds=seconds,
                 next_action="give_up",
             )
-            attempt.job.course.untold.append(failed)
+            attempt.job.context.pending_failures.append(failed)
 
     def _count(self, target: Target, credential: Credential, error: UpstreamError) -> None:
         """Count a failure against what it is about, unless it says nothing of the upstream."""
@@ -445,14 +454,14 @@ class Executor:
         else:
             self._cooldowns.gave_up(target, credential)
 
-    def _tell(self, course: Course, next_action: NextAction, wait: float = 0.0) -> None:
+    def _tell(self, context: CallContext, next_action: NextAction, wait: float = 0.0) -> None:
         """Tell of the failures of which it is decided now what follows."""
-        if course.untold:
-            untold, course.untold = course.untold, []
-            for failed in untold:
+        if context.pending_failures:
+            pending_failures, context.pending_failures = context.pending_failures, []
+            for failed in pending_failures:
                 self._observers.notice(msgspec.structs.replace(failed, next_action=next_action, wait=wait))
 
-    def _candidates(self, targets: Sequence[Target], prefer: str | None, course: Course) -> Sequence[Candidate]:
+    def _candidates(self, targets: Sequence[Target], prefer: str | None, context: CallContext) -> Sequence[Candidate]:
         """Targets with the credentials that do not rest; if all rest, the one that the contract says may be tried.
 
         Raises:
@@ -476,7 +485,7 @@ class Executor:
                 ready.append(Candidate(target, awake))
             else:
                 seconds = min(self._cooldowns.seconds_left(rest) for rest, _, _ in rests)
-                course.steps.append(Step(target.name, "skipped", "resting", seconds=round(seconds, 3)))
+                context.steps.append(Step(target.name, "skipped", "resting", seconds=round(seconds, 3)))
             resting += rests
         return ready or [self._nearest(resting)]
 
@@ -525,8 +534,8 @@ def _nobody() -> Unavailable:
 def _began(attempt: Attempt, number: int) -> AttemptBegan:
     target = attempt.target
     return AttemptBegan(
-        call=attempt.job.course.call,
-        request_id=attempt.job.course.request_id,
+        call=attempt.job.context.call,
+        request_id=attempt.job.context.request_id,
         attempt=number,
         provider=target.provider.name,
         model=target.model,

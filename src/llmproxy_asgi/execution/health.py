@@ -18,7 +18,7 @@ from llmproxy_asgi.clock import SYSTEM, Clock
 from llmproxy_asgi.errors import UpstreamError
 from llmproxy_asgi.execution.reasons import LONGEST_REASON, answered, disclosed
 from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
-from llmproxy_asgi.facts import NOBODY, Observers, TargetStateChanged
+from llmproxy_asgi.facts import NO_OBSERVERS, Observers, TargetStateChanged
 from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.transport import Pool, ResponseTimeout
 from llmproxy_asgi.transport.failures import shortened
@@ -62,7 +62,7 @@ class HealthChecks:
         pools: Callable[[Provider], Pool],
         cooldowns: TargetCooldowns,
         *,
-        observers: Observers = NOBODY,
+        observers: Observers = NO_OBSERVERS,
         clock: Clock = SYSTEM,
         draw: random.Random | None = None,
     ) -> None:

@@ -15,11 +15,11 @@ from llmproxy_asgi.conversation import Batch, Ended, Failed, Response, Started, 
 from llmproxy_asgi.disconnect import ClientDisconnected
 from llmproxy_asgi.errors import ErrorKind, GatewayError, UpstreamError
 from llmproxy_asgi.facts import (
+    CallContext,
     CallFinished,
     CallRefused,
     CallStarted,
     CountOutcome,
-    Course,
     Observers,
     Outcome,
     TokensCounted,
@@ -53,16 +53,16 @@ class _Recorder:
     Args:
         observers: Receive the facts.
         clock: Measures times.
-        course: The call's own counts.
+        context: The call's own counts.
         caller: Who asked for what.
     """
 
-    __slots__ = ("_caller", "_clock", "_course", "_observers", "_started_at")
+    __slots__ = ("_caller", "_clock", "_context", "_observers", "_started_at")
 
-    def __init__(self, observers: Observers, clock: Clock, course: Course, caller: Caller) -> None:
+    def __init__(self, observers: Observers, clock: Clock, context: CallContext, caller: Caller) -> None:
         self._observers = observers
         self._clock = clock
-        self._course = course
+        self._context = context
         self._caller = caller
         self._started_at = clock.monotonic()
 
@@ -79,8 +79,8 @@ class CallRecorder(_Recorder):
     __slots__ = ("_first_at", "_reported", "ended", "failure", "usage")
 
     @override
-    def __init__(self, observers: Observers, clock: Clock, course: Course, caller: Caller) -> None:
-        super().__init__(observers, clock, course, caller)
+    def __init__(self, observers: Observers, clock: Clock, context: CallContext, caller: Caller) -> None:
+        super().__init__(observers, clock, context, caller)
         self._first_at: float | None = None
         self._reported = False
         self.usage: Usage | None = None
@@ -89,12 +89,12 @@ class CallRecorder(_Recorder):
 
     def start(self) -> None:
         """Record that the call is about to ask its first upstream."""
-        if self._observers.hears_beginnings:
-            caller, course = self._caller, self._course
+        if self._observers.wants_starts:
+            caller, context = self._caller, self._context
             self._observers.notice(
                 CallStarted(
-                    call=course.call,
-                    request_id=course.request_id,
+                    call=context.call,
+                    request_id=context.request_id,
                     protocol=caller.protocol,
                     model=caller.model,
                     stream=caller.stream,
@@ -147,10 +147,10 @@ class CallRecorder(_Recorder):
             return
         self._reported = True
         outcome, status, kind = self._outcome(error)
-        if error is None and outcome == "ok" and not self._observers.hears_good_ends():
+        if error is None and outcome == "ok" and not self._observers.wants_successes():
             return
         now = self._clock.monotonic()
-        caller, course, first_at = self._caller, self._course, self._first_at
+        caller, context, first_at = self._caller, self._context, self._first_at
         failure = self.failure or error
         usage = self.usage
         # What was reported before a stream broke off is no more than it had cost until then.
@@ -161,8 +161,8 @@ class CallRecorder(_Recorder):
             error.reported = True  # type: ignore[attr-defined]  # a GatewayError declares it, others accept it
         self._observers.notice(
             CallFinished(
-                call=course.call,
-                request_id=course.request_id,
+                call=context.call,
+                request_id=context.request_id,
                 principal=caller.principal,
                 principal_kind=caller.principal_kind,
                 tenant=caller.tenant,
@@ -177,12 +177,12 @@ class CallRecorder(_Recorder):
                 error=type(failure).__name__ if kind else "",
                 reason=_reason(failure) if kind else "",
                 stream=caller.stream,
-                attempts=course.attempts,
+                attempts=context.attempts,
                 usage=usage,
                 exactness="none" if usage is None else "estimated" if broken or usage.estimated else "exact",
                 first_seconds=None if first_at is None else first_at - self._started_at,
                 seconds=now - self._started_at,
-                queue_seconds=course.queue_seconds,
+                queue_seconds=context.queue_seconds,
                 warnings=warnings,
             )
         )
@@ -232,10 +232,10 @@ class CountRecorder(_Recorder):
             status, kind = _cause(error)
         if error is not None:
             error.reported = True  # type: ignore[attr-defined]  # as above
-        caller, course = self._caller, self._course
+        caller, context = self._caller, self._context
         self._observers.notice(
             TokensCounted(
-                request_id=course.request_id,
+                request_id=context.request_id,
                 principal=caller.principal,
                 principal_kind=caller.principal_kind,
                 tenant=caller.tenant,
@@ -249,7 +249,7 @@ class CountRecorder(_Recorder):
                 error=type(error).__name__ if kind else "",
                 reason=_reason(error) if kind else "",
                 tokens=tokens,
-                requests=course.attempts,
+                requests=context.attempts,
                 seconds=self._clock.monotonic() - self._started_at,
             )
         )

@@ -39,7 +39,7 @@ class CallLog(EndObserver):
     """
 
     @override
-    def hears_good_ends(self) -> bool:
+    def wants_successes(self) -> bool:
         """Whether records of successful calls are enabled."""
         return _calls.isEnabledFor(logging.INFO)
 

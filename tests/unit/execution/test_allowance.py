@@ -92,8 +92,8 @@ async def test_what_is_set_aside_is_told_to_whoever_asks_targets(clock: FakeCloc
         ({"asked": False}, 0),
     ],
     ids=[
-        "told", "told-whole", "cut-after-more", "cut-after-less", "cut-untold", "never-told", "whole-untold",
-        "passthrough-untold", "nobody-was-asked",
+        "reported", "reported-whole", "cut-after-more", "cut-after-less", "cut-unreported", "never-reported",
+        "whole-unreported", "passthrough-unreported", "not-sent",
     ],
 )  # fmt: skip
 async def test_what_a_call_pays(clock: FakeClock, end: dict[str, object], paid: int) -> None:
@@ -159,7 +159,7 @@ async def test_the_wait_in_a_queue_is_observed(clock: FakeClock) -> None:
     clock.turn(5.0)
     first.settle(0)
     await task
-    assert asked.course.queue_seconds == 5.0
+    assert asked.context.queue_seconds == 5.0
     impatient = asyncio.create_task(allowance(one, clock, observer).take(job()))
     await asyncio.sleep(0)
     clock.turn(0.5)

@@ -47,7 +47,7 @@ async def test_a_full_target_is_passed_over_and_waited_for_if_nothing_else_serve
     holding = await harness.executor.begin(job(stream=True), [full])
     asked = job()
     assert await words_of(await harness.executor.begin(asked, [full, harness.target("b", fine("b"))])) == "b"
-    assert [(step.outcome, step.why) for step in asked.course.steps] == [("skipped", "full"), ("served", "")]
+    assert [(step.outcome, step.why) for step in asked.context.steps] == [("skipped", "full"), ("served", "")]
     harness.answers["full"] = [fine("room")]
     waiting = asyncio.create_task(harness.executor.begin(job(), [full]))
     for _ in range(3):
@@ -72,7 +72,7 @@ async def test_a_call_that_waited_continues_with_the_next_full_target(harness: E
         assert not waiting.done()
         await held.close()
     assert await words_of(await waiting) == "second"
-    assert [step.outcome for step in asked.course.steps] == ["skipped", "skipped", "failed", "served"]
+    assert [step.outcome for step in asked.context.steps] == ["skipped", "skipped", "failed", "served"]
 
 
 async def in_line(harness: ExecutorHarness, target: Target) -> tuple[Job, asyncio.Task[Opened]]:
@@ -94,7 +94,7 @@ async def test_a_call_that_waited_is_retried_like_any_other(harness: ExecutorHar
     harness.answers["a"] = [UpstreamUnreachable("gone"), fine("mended")]
     await held.close()
     assert await words_of(await waiting) == "mended"
-    assert [step.outcome for step in asked.course.steps] == ["skipped", "failed", "served"]
+    assert [step.outcome for step in asked.context.steps] == ["skipped", "failed", "served"]
 
 
 @pytest.mark.parametrize("others", [0, 1])
@@ -131,7 +131,7 @@ async def test_capacity_of_a_key_in_cooldown_is_not_used(harness: ExecutorHarnes
     assert told.value.retry_after == 20.0
     assert told.value.message.endswith("Try again in 20 s.")
     assert not harness.asked
-    assert [(step.outcome, step.why) for step in asked.course.steps] == [("skipped", "full"), ("skipped", "resting")]
+    assert [(step.outcome, step.why) for step in asked.context.steps] == [("skipped", "full"), ("skipped", "resting")]
     harness.clock.at += 21
     harness.answers["a"] = [fine("again")]
     assert await words_of(await harness.executor.begin(job(), [target])) == "again"

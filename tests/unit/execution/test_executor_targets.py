@@ -162,7 +162,7 @@ async def test_a_target_that_begins_to_rest_meanwhile_is_passed_over(harness: Ex
         await words_of(await harness.executor.begin(asked, [first, resting, harness.target("last", fine())])) == "fine"
     )
     assert harness.names == ["first", "last"]
-    assert [(step.target, step.outcome, step.why) for step in asked.course.steps] == [
+    assert [(step.target, step.outcome, step.why) for step in asked.context.steps] == [
         ("first/upstream-model", "failed", "upstream"),
         ("resting/upstream-model", "skipped", "resting"),
         ("last/upstream-model", "served", ""),

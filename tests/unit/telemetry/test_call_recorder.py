@@ -8,7 +8,7 @@ import pytest
 from llmproxy_asgi.conversation import Batch, Ended, Failed, Usage, UsageReported
 from llmproxy_asgi.disconnect import ClientDisconnected
 from llmproxy_asgi.errors import BadRequest, InternalError, UpstreamOverloaded, UpstreamUnreachable
-from llmproxy_asgi.facts import CallFinished, CallStarted, Course, Observers
+from llmproxy_asgi.facts import CallContext, CallFinished, CallStarted, Observers
 from llmproxy_asgi.telemetry.call_recorder import Caller, CallRecorder
 from support.clock import FakeClock
 from support.telemetry import RecordingObserver
@@ -25,8 +25,8 @@ class RecordedCall:
         caller = Caller(
             principal="ada", principal_kind="user", tenant="t", protocol="openai-chat", model="m", stream=stream
         )
-        course = Course(call=7, request_id="req", attempts=2, queue_seconds=1.5)
-        self.recorder = CallRecorder(Observers([self.observer]), self.clock, course, caller)
+        context = CallContext(call=7, request_id="req", attempts=2, queue_seconds=1.5)
+        self.recorder = CallRecorder(Observers([self.observer]), self.clock, context, caller)
         self.recorder.start()
 
     def end(self, error: BaseException | None) -> CallFinished:
@@ -92,7 +92,7 @@ def test_it_is_recorded_once() -> None:
 
 
 def test_times_and_counts() -> None:
-    """Times are from the call's making to its first event and its end; attempts and waits are the course's."""
+    """Times are from the call's making to its first event and its end; attempts and waits are the context's."""
     call = RecordedCall(stream=False)
     call.clock.turn(2)
     call.recorder.begin(Batch((UsageReported(Usage(input=4, output=5)),), b"{}"))
@@ -109,7 +109,7 @@ def test_times_and_counts() -> None:
 def test_without_observers_nothing_is_recorded() -> None:
     """Without observers nothing is recorded, and the error is not marked as reported."""
     caller = Caller(principal="ada", principal_kind="user", tenant="", protocol="openai-chat", model="m", stream=False)
-    recorder = CallRecorder(Observers(), FakeClock(), Course(), caller)
+    recorder = CallRecorder(Observers(), FakeClock(), CallContext(), caller)
     error = BadRequest("x")
     recorder.start()
     recorder.finish(error, None)
