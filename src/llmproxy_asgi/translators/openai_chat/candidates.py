@@ -1,5 +1,6 @@
 """The state of a stream's candidates and calls, for `stream_decoder`."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -8,6 +9,55 @@ from llmproxy_asgi.conversation import FinishReason, Seal
 from llmproxy_asgi.translators.names import DistinctIds
 from llmproxy_asgi.translators.openai_chat.mappings import decode_finish
 from llmproxy_asgi.translators.openai_chat.schema import CallDelta, CustomDelta, FunctionDelta
+
+_SPACE = " \t\r\n"
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class ObjectScanner:
+    """Tells whether text that arrives in pieces is a complete JSON object. Each piece is searched once."""
+
+    __slots__ = ("_depth", "_in_string", "_is_blank", "_is_whole", "_read", "_tail")
+
+    def __init__(self) -> None:
+        self._read = 0
+        self._depth = 0
+        self._in_string = False
+        self._tail = ""
+        """A backslash whose escaped character has not arrived."""
+        self._is_blank = True
+        self._is_whole: bool | None = None
+        """Whether the text up to its first balanced end is an object; None: it has no such end yet."""
+
+    def is_whole(self, pieces: Sequence[str]) -> bool:
+        """Return whether these pieces together are an object; further ones may be appended between two calls."""
+        for piece in pieces[self._read :]:
+            self._search(piece)
+        self._read = len(pieces)
+        if self._is_whole is None and not (self._is_blank or self._in_string or self._depth):
+            # No text after a balanced one makes an object of it if it is none: it is decoded at most once.
+            try:
+                _OBJECT.decode("".join(pieces))
+                self._is_whole = True
+            except (ValueError, RecursionError):
+                self._is_whole = False
+        return self._is_whole is True
+
+    def _search(self, piece: str) -> None:
+        if piece.strip(_SPACE):
+            self._is_blank = False
+            self._is_whole = None if self._is_whole is None else False
+        if self._is_whole is not None:
+            return
+        text = self._tail + piece
+        self._tail = "\\" if (len(text) - len(text.rstrip("\\"))) % 2 else ""
+        text = text[: len(text) - len(self._tail)]
+        if "\\" in text:
+            text = text.replace("\\\\", "").replace('\\"', "")
+        parts = text.split('"')
+        outside = "".join(parts[self._in_string :: 2])
+        self._in_string ^= not len(parts) % 2
+        self._depth += outside.count("{") + outside.count("[") - outside.count("}") - outside.count("]")
 
 
 class OpenCall:
@@ -21,6 +71,7 @@ class OpenCall:
         "name",
         "named_again",
         "pending",
+        "scanner",
         "seals",
         "started",
         "unwrap",
@@ -38,15 +89,14 @@ class OpenCall:
         self.index = -1
         self.arguments: list[str] = []
         self.pending: list[str] = []
+        """The arguments that came before the call started; there are none in `arguments` then."""
+        self.scanner = ObjectScanner()
         self.seals: list[Seal] = []
 
     @property
     def is_whole(self) -> bool:
         """Whether the arguments are a complete JSON object."""
-        try:
-            return type(msgspec.json.decode("".join([*self.arguments, *self.pending]))) is dict
-        except (ValueError, RecursionError):
-            return False
+        return self.scanner.is_whole(self.arguments or self.pending)
 
 
 class OpenCandidate:
