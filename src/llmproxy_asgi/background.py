@@ -1,13 +1,13 @@
-"""Responses that go on after their caller has left: each a task of its own, read by whoever attaches.
+"""Background responses: runs that continue without their client, each in its own task, read by any number of readers.
 
 ::
 
-    begin ─▶ kept as queued ─▶ task: engine ─ events ─▶ Run ─▶ readers, each from the event it wants on
-                                                        └────▶ kept, with its events, before the last of them is told
+    begin ─▶ stored as queued ─▶ task: engine ─ events ─▶ Run ─▶ readers, each from the event that it asks for
+                                                          └────▶ stored, with its events, before the last one is sent
 
-A run makes its events itself one by one, numbered from 0, so that every reader sees the same. How many there may be,
-and how much of their events is held, is bounded. Runs end by themselves, by `cancel`, or when the gateway closes; they
-live in this process alone. Nothing runs here that was not asked for.
+A run numbers its own events from 0, so that all readers see the same stream. The number of runs and the bytes of their
+events are bounded. A run ends with its response, by `cancel`, or when the gateway closes; it belongs to this process.
+Only requests with `background: true` run here.
 """
 
 import asyncio
@@ -18,7 +18,6 @@ from collections.abc import Sequence
 import msgspec
 
 from llmproxy_asgi.access.keys import Grant
-from llmproxy_asgi.answers import stream_of
 from llmproxy_asgi.call import Call
 from llmproxy_asgi.conversation import EMPTY
 from llmproxy_asgi.conversation_state.responses import ResponseStore, Status, WireEvent
@@ -35,25 +34,26 @@ from llmproxy_asgi.errors import (
 )
 from llmproxy_asgi.execution.allowance import Allowance
 from llmproxy_asgi.principal import Owner
+from llmproxy_asgi.rendering import open_stream
 from llmproxy_asgi.stores.base import MIB
 from llmproxy_asgi.translators.base import AnyInbound, Headers, InboundRequest
 from llmproxy_asgi.translators.openai_responses import state
 from llmproxy_asgi.wire import sse
 
-MOST = 64
-"""Runs at once, of everybody."""
-MOST_OF_ONE = 8
-"""Runs at once, of one owner."""
-LARGEST = 16 * MIB
-"""Bytes of a run's events that are held; of a longer answer the first ones cannot be told again."""
-_WAIT = 5.0
-"""Seconds to wait, told to who has too many runs."""
+MAX_RUNS = 64
+"""Concurrent runs."""
+MAX_RUNS_PER_OWNER = 8
+"""Concurrent runs of one owner."""
+MAX_EVENT_BYTES = 16 * MIB
+"""Bytes of a run's events that are kept; of a longer response the first events cannot be read again."""
+_RETRY_AFTER = 5.0
+"""Seconds until a client with too many runs should retry."""
 
 _log = logging.getLogger("llmproxy_asgi.background")
 
 
 class Run:
-    """One response at work, and its events.
+    """A response in progress, and its events.
 
     Args:
         turn: Its stored state; already enqueued.
@@ -61,84 +61,83 @@ class Run:
         responses: Stores the response and its events.
     """
 
-    largest = LARGEST
+    max_bytes = MAX_EVENT_BYTES
 
     def __init__(self, turn: ConversationTurn, owner: Owner, responses: ResponseStore) -> None:
         self.turn = turn
         self.responses = responses
         self.owner = owner
-        self.over = False
+        self.ended = False
         self.task: asyncio.Task[None] | None = None
-        self.ends_as: tuple[Status, GatewayError | None] = ("cancelled", None)
-        """What it comes to if its task is cancelled."""
-        self.served = False
-        """Whether somebody sees to its end: its task, or who cancelled that before its first step."""
-        self.ending = False
-        """Whether its task is past being cancelled, or was cancelled already."""
+        self.cancelled_as: tuple[Status, GatewayError | None] = ("cancelled", None)
+        """The outcome if its task is cancelled."""
+        self.is_handled = False
+        """Whether its end is being handled: by its task, or by the caller that cancelled it before its first step."""
+        self.is_ending = False
+        """Whether its task was cancelled already, or may no longer be."""
         self._events: list[WireEvent] = []
-        self._first = 0  # the number of the first event that is held
+        self._first = 0  # the number of the first event that is kept
         self._size = 0
         self._readers: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     @property
     def id(self) -> str:
-        """The response's."""
+        """The id of the response."""
         return self.turn.id
 
     @property
     def events(self) -> Sequence[WireEvent]:
-        """Those that are held."""
+        """The events that are kept."""
         return self._events
 
-    def end(self) -> None:
-        """Cancel what is left of its task, once: what the task keeps of its end must not be broken off."""
-        if not self.ending and self.task is not None:
-            self.ending = True
+    def cancel(self) -> None:
+        """Cancel its task, once: a second cancellation would interrupt the storing of its outcome."""
+        if not self.is_ending and self.task is not None:
+            self.is_ending = True
             self.task.cancel()
 
     def read(self, *, after: int = -1) -> "Reader":
-        """Its events from behind number `after` on, also those that are still to come."""
+        """Return a reader of its events after number `after`, present and future."""
         return Reader(self, after + 1)
 
-    def tell(self, name: str, data: bytes) -> None:
-        """One more event; it gets its number here."""
+    def add(self, name: str, data: bytes) -> None:
+        """Add an event; it is numbered here."""
         number = self._first + len(self._events)
-        told = state.with_sequence_number(data, number)
-        self._events.append(WireEvent(number=number, name=name, data=msgspec.Raw(told)))
-        self._size += len(told)
-        if self._size > self.largest:
-            self._forget()
+        numbered = state.with_sequence_number(data, number)
+        self._events.append(WireEvent(number=number, name=name, data=msgspec.Raw(numbered)))
+        self._size += len(numbered)
+        if self._size > self.max_bytes:
+            self._drop_older_half()
 
-    def publish(self, *, over: bool = False) -> None:
-        """Let readers see what was told."""
-        self.over = over
+    def publish(self, *, ended: bool = False) -> None:
+        """Wake the readers of the events added so far."""
+        self.ended = ended
         readers, self._readers = self._readers, []
         here = asyncio.get_running_loop()
-        for loop, more in readers:
+        for loop, published in readers:
             if loop is here:
-                more.set()
+                published.set()
             else:
                 with contextlib.suppress(RuntimeError):  # that loop is closed, and its readers with it
-                    loop.call_soon_threadsafe(more.set)
+                    loop.call_soon_threadsafe(published.set)
 
-    def more(self) -> asyncio.Event:
-        """What is set when there are events behind those of now; for the running loop, whichever one serves the run."""
-        more = asyncio.Event()
-        self._readers.append((asyncio.get_running_loop(), more))
-        return more
+    def next_publication(self) -> asyncio.Event:
+        """Return an event of the running loop that is set at the next `publish`, whichever loop the run is on."""
+        published = asyncio.Event()
+        self._readers.append((asyncio.get_running_loop(), published))
+        return published
 
-    def _forget(self) -> None:
-        """Let go of the older half."""
+    def _drop_older_half(self) -> None:
         dropped = len(self._events) // 2
         self._size -= sum(len(bytes(event.data)) for event in self._events[:dropped])
         del self._events[:dropped]
         self._first += dropped
 
     def since(self, number: int) -> Sequence[WireEvent]:
-        """The events held from a number on.
+        """Return the kept events from a number on.
 
         Raises:
-            BadRequest: It is not held any more.
+            BadRequest: They are no longer kept.
         """
         if number < self._first:
             raise BadRequest(
@@ -149,7 +148,7 @@ class Run:
 
 
 class Reader:
-    """One reader's way through a run's events."""
+    """One reader's position in a run's events."""
 
     def __init__(self, run: Run, number: int) -> None:
         self._run = run
@@ -157,37 +156,37 @@ class Reader:
         run.since(number)
 
     async def next(self) -> Sequence[WireEvent] | None:
-        """The events that came since; None after the last.
+        """Return the events since the last call; None after the last.
 
         Raises:
-            BadRequest: The reader was so slow that they are not held any more.
+            BadRequest: The reader was so slow that they are no longer kept.
         """
         while True:
-            more = self._run.more()  # before looking: what is published in between must not be missed
+            published = self._run.next_publication()  # first: a publication in between must not be missed
             events = self._run.since(self._next)
             if events:
                 self._next += len(events)
                 return events
-            if self._run.over:
+            if self._run.ended:
                 return None
-            await more.wait()
+            await published.wait()
 
 
 class Background:
-    """The runs of one gateway.
+    """All runs of one gateway.
 
     Args:
-        engine: What serves them.
-        most: Runs at once.
-        most_of_one: Runs at once of one owner.
+        engine: Creates their calls.
+        max_runs: Concurrent runs.
+        max_per_owner: Concurrent runs of one owner.
     """
 
-    def __init__(self, engine: Engine, *, most: int = MOST, most_of_one: int = MOST_OF_ONE) -> None:
+    def __init__(self, engine: Engine, *, max_runs: int = MAX_RUNS, max_per_owner: int = MAX_RUNS_PER_OWNER) -> None:
         self._engine = engine
-        self._most = most
-        self._most_of_one = most_of_one
+        self._max_runs = max_runs
+        self._max_per_owner = max_per_owner
         self._runs: dict[tuple[Owner, str], Run] = {}
-        self._beginning: list[Owner] = []
+        self._starting: list[Owner] = []
 
     async def begin(
         self,
@@ -200,15 +199,15 @@ class Background:
         strict: bool = False,
         request_id: str = "",
     ) -> Run:
-        """A run for a request that says so; its caller may leave at once. The arguments are those of `Engine.take`.
+        """Start a run for a background request; it does not need its client. See `Engine.take` for the arguments.
 
         Raises:
-            CallerError: The request is wrong, there is no such model, this owner has too many runs, or is over a limit.
-            Unavailable: There are too many runs, or nothing can be kept.
+            CallerError: The request is wrong, there is no such model, this owner has too many runs or is over a limit.
+            Unavailable: There are too many runs, or the response cannot be stored.
         """
         owner = grant.owner
         self._admit(owner)
-        self._beginning.append(owner)
+        self._starting.append(owner)
         call: Call | None = None
         try:
             with self._engine.runtime.open_calls.call():
@@ -222,147 +221,149 @@ class Background:
                     request_id=request_id,
                 )
                 turn = call.turn
-                assert turn is not None, "what goes on in the background is kept"
+                assert turn is not None, "background responses are stored"
                 await call.prepare()
                 await call.check()
                 await call.admit()
-                told = await turn.enqueue()
+                response = await turn.enqueue()
             run = self._runs[owner, turn.id] = Run(turn, owner, call.responses)
         except BaseException:
             if call is not None:
-                call.give_up()
+                call.release()
             raise
         finally:
-            self._beginning.remove(owner)
-        run.tell("response.created", state.lifecycle_event("response.created", told, 0))
-        run.tell("response.queued", state.lifecycle_event("response.queued", told, 0))
+            self._starting.remove(owner)
+        run.add("response.created", state.lifecycle_event("response.created", response, 0))
+        run.add("response.queued", state.lifecycle_event("response.queued", response, 0))
         run.task = asyncio.create_task(self._serve(run, call, inbound), name=f"background response {turn.id}")
         # Cancelled before its first step, it never enters the call.
-        run.task.add_done_callback(lambda _: call.give_up())
+        run.task.add_done_callback(lambda _: call.release())
         return run
 
     def find(self, owner: Owner, response_id: str) -> Run | None:
-        """The run of a response that is at work."""
+        """Return the run of a response in progress."""
         return self._runs.get((owner, response_id))
 
     async def cancel(self, owner: Owner, response_id: str) -> bool:
-        """End a run as cancelled, its upstream let go of; whether it was at work."""
+        """Cancel a run and its upstream call; return whether it was in progress."""
         run = self._runs.get((owner, response_id))
         if run is None or run.task is None:
             return False
-        run.end()
-        await self._ended(run, run.task)
+        run.cancel()
+        await self._wait_until_ended(run, run.task)
         return True
 
     async def forget(self, owner: Owner) -> int:
-        """End all runs of an owner as cancelled, whichever event loop they are on; how many were at work."""
+        """Cancel all runs of an owner, on every event loop; return how many were in progress."""
         found = 0
-        for whose, response_id in list(self._runs):
-            run = self._runs.get((whose, response_id))
-            if whose != owner or run is None or run.task is None:
+        for run_owner, response_id in list(self._runs):
+            run = self._runs.get((run_owner, response_id))
+            if run_owner != owner or run is None or run.task is None:
                 continue
-            ending = self.cancel(owner, response_id)
+            cancelling = self.cancel(owner, response_id)
             loop = run.task.get_loop()
             if loop is asyncio.get_running_loop():
-                found += await ending
+                found += await cancelling
             else:
-                found += await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(ending, loop))
+                found += await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(cancelling, loop))
         return found
 
     async def aclose(self) -> None:
-        """End all runs as failed. Those of another event loop are told to end and not waited for."""
+        """End all runs as failed. Those on another event loop are cancelled, but not waited for."""
         here = asyncio.get_running_loop()
-        waited: list[tuple[Run, asyncio.Task[None]]] = []
+        cancelled: list[tuple[Run, asyncio.Task[None]]] = []
         for run in list(self._runs.values()):
-            run.ends_as = ("failed", Unavailable("The gateway was shut down before this response was complete."))
+            run.cancelled_as = ("failed", Unavailable("The gateway was shut down before this response was complete."))
             task = run.task
             if task is None:
                 continue
             if task.get_loop() is here:
-                run.end()
-                waited.append((run, task))
+                run.cancel()
+                cancelled.append((run, task))
             else:
                 with contextlib.suppress(RuntimeError):  # that loop is closed, and its tasks with it
-                    task.get_loop().call_soon_threadsafe(run.end)
-        for run, task in waited:
-            await self._ended(run, task)
+                    task.get_loop().call_soon_threadsafe(run.cancel)
+        for run, task in cancelled:
+            await self._wait_until_ended(run, task)
 
-    async def _ended(self, run: Run, task: asyncio.Task[None]) -> None:
-        """Wait for a task that was cancelled; if that was before its first step, it has cleared nothing away."""
+    async def _wait_until_ended(self, run: Run, task: asyncio.Task[None]) -> None:
+        """Wait for a cancelled task; if it never began to run, do its cleanup."""
         await asyncio.wait([task])
-        if not run.served:
-            run.served = True
-            await self._end(run, *run.ends_as)
-            await self._leave(run)
+        if not run.is_handled:
+            run.is_handled = True
+            await self._store_outcome(run, *run.cancelled_as)
+            await self._close(run)
 
     def _admit(self, owner: Owner) -> None:
-        owners = [*self._beginning, *(whose for whose, _ in self._runs)]
-        if owners.count(owner) >= self._most_of_one:
+        owners = [*self._starting, *(run_owner for run_owner, _ in self._runs)]
+        if owners.count(owner) >= self._max_per_owner:
             raise CallerError(
-                f"Too many background responses of yours are in progress (background): at most {self._most_of_one}.",
+                f"Too many background responses of yours are in progress (background): at most {self._max_per_owner}.",
                 param="background",
                 code="rate_limit_exceeded",
-                retry_after=_WAIT,
+                retry_after=_RETRY_AFTER,
                 status=429,
                 kind=ErrorKind.RATE_LIMIT,
             )
-        if len(owners) >= self._most:
+        if len(owners) >= self._max_runs:
             raise Unavailable(
-                "Too many background responses are in progress: try again in a moment.", retry_after=_WAIT
+                "Too many background responses are in progress: try again in a moment.", retry_after=_RETRY_AFTER
             )
 
     # ── the task ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _serve(self, run: Run, call: Call, inbound: AnyInbound) -> None:
-        """A run from its beginning to its end, whatever that is; never raises."""
-        run.served = True
+        """Run to the end, whatever the outcome; never raise."""
+        run.is_handled = True
         try:
-            await self._answer(run, call, inbound)
+            await self._serve_call(run, call, inbound)
         except asyncio.CancelledError:
-            await self._end(run, *run.ends_as)
+            await self._store_outcome(run, *run.cancelled_as)
         except GatewayError as error:
-            await self._end(run, "failed", error)
-        except Exception as error:  # noqa: BLE001  the last stop: a bug of ours ends the run, and is logged
+            await self._store_outcome(run, "failed", error)
+        except Exception as error:  # noqa: BLE001  a bug ends the run, and is logged
             _log.error("a background response failed unexpectedly", exc_info=error, extra={"response_id": run.id})
-            await self._end(run, "failed", InternalError("The gateway failed unexpectedly: its log holds the cause."))
+            await self._store_outcome(
+                run, "failed", InternalError("The gateway failed unexpectedly: its log holds the cause.")
+            )
         finally:
-            await self._leave(run)
+            await self._close(run)
 
-    async def _answer(self, run: Run, call: Call, inbound: AnyInbound) -> None:
+    async def _serve_call(self, run: Run, call: Call, inbound: AnyInbound) -> None:
         try:
-            with self._engine.runtime.open_calls.call():  # so that draining gives it time, and ends it then
-                await self._copy(run, call, inbound)
+            with self._engine.runtime.open_calls.call():  # so that draining waits for it, and then ends it
+                await self._copy_events(run, call, inbound)
         finally:
-            run.ending = True
+            run.is_ending = True
         if not run.turn.ended:
             raise UpstreamProtocolError("The upstream's stream ended without its end sign.")
 
-    async def _copy(self, run: Run, call: Call, inbound: AnyInbound) -> None:
+    async def _copy_events(self, run: Run, call: Call, inbound: AnyInbound) -> None:
         turn = run.turn
         async with call:
             await turn.progress()
-            stream = stream_of(call, inbound, turn.said)
+            stream = open_stream(call, inbound, turn.request)
             while (data := await stream.next()) is not None:
                 for frame in sse.decode(data):
                     kind = state.event_type(frame)
-                    if kind not in _NOT_TOLD:
-                        run.tell(kind, frame.data)
+                    if kind not in _REPLACED:
+                        run.add(kind, frame.data)
                 run.publish()
 
-    async def _end(self, run: Run, status: Status, error: GatewayError | None) -> None:
-        """The end of a run that has none of its own."""
-        if run.turn.ended:  # and kept: only its last events may not have been told
+    async def _store_outcome(self, run: Run, status: Status, error: GatewayError | None) -> None:
+        """Store and publish the outcome of a run without a final response."""
+        if run.turn.ended:  # its final response is stored; only its last events may be missing
             return
-        told = await run.turn.give_up(status, error)
+        response = await run.turn.abort(status, error)
         kind = "response.failed" if status == "failed" else "response.incomplete"
-        run.tell(kind, state.lifecycle_event(kind, told, 0))
+        run.add(kind, state.lifecycle_event(kind, response, 0))
 
-    async def _leave(self, run: Run) -> None:
-        """Its events are kept, and then found where they are kept."""
-        run.publish(over=True)
+    async def _close(self, run: Run) -> None:
+        """Store the events of an ended run; from now on they are read from the store."""
+        run.publish(ended=True)
         responses = run.responses
         try:
-            if run.events[0].number == 0 and await responses.is_kept(run.owner, run.id):
+            if run.events[0].number == 0 and await responses.is_stored(run.owner, run.id):
                 await responses.save_events(run.owner, run.turn.record, run.events)
         except Unavailable as error:
             _log.warning("The events of a response could not be stored: %s", error)
@@ -370,5 +371,5 @@ class Background:
             del self._runs[run.owner, run.id]
 
 
-_NOT_TOLD = frozenset({"", "response.created", "error"})
-"""Events of an upstream that a run has its own for."""
+_REPLACED = frozenset({"", "response.created", "error"})
+"""Upstream events that a run replaces by its own."""

@@ -137,7 +137,7 @@ class Call:
         self.turn: ConversationTurn | None = None
         """Its dealings with kept answers, if it has any."""
 
-    def going_on(self, turn: "ConversationTurn", remade: Callable[[InboundRequest], Made]) -> Self:
+    def attach_state(self, turn: "ConversationTurn", remade: Callable[[InboundRequest], Made]) -> Self:
         """The same call, which has dealings with kept answers; `remade`: what it does if its request is another."""
         self.turn, self._remade = turn, remade
         return self
@@ -158,7 +158,7 @@ class Call:
     async def admit(self) -> None:
         """Take what its caller's limits must let it have. Entering it does so too, where nobody has.
 
-        Whoever admits a call and never enters it gives that back: see `give_up`.
+        Whoever admits a call and never enters it gives that back: see `release`.
 
         Raises:
             CallerError: It is over them, or there is nothing that it could go on from.
@@ -168,7 +168,7 @@ class Call:
             self._job = await self._allowance.take(self._job)
             self._admitted = True
 
-    def give_up(self) -> None:
+    def release(self) -> None:
         """Give back what was taken for a call that is not entered; of one that was, nothing is left to give back."""
         if self._allowance is not None and self._admitted and not self._entered:
             self._allowance.end(asked=False)
@@ -325,7 +325,7 @@ class Call:
         return self._attempt.target.model
 
     @property
-    def told(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What HTTP tells of it in headers, as the fields of `Response` and `Ended`."""
         context = self.context
         return {
@@ -341,7 +341,7 @@ class Call:
         """Whether `Batch.raw` is already in the caller's protocol."""
         return self._attempt.passthrough is not None
 
-    def broke(self, error: GatewayError) -> GatewayError:
+    def stream_error(self, error: GatewayError) -> GatewayError:
         """The error that ends a passed-through stream, with what its event must say of how far the stream had come."""
         return self._attempt.broke(error) if isinstance(self._attempt, Attempt) else error
 
@@ -370,7 +370,7 @@ class Call:
                     raise event.error
                 yield event
 
-    def answer(self) -> Batch | Answered:
+    def response(self) -> Batch | Answered:
         """The whole answer, where no stream was wanted: a `Batch` whose `raw` is it if the call passes through."""
         whole = self._attempt.whole
         if whole is None:

@@ -124,7 +124,7 @@ class Engine:
             return _job(asked, inbound, context, strict=strict), lambda: conversation_in(asked, headers)
 
         call = self._call(inbound_request.model, grant, *remade(inbound_request), allowance)
-        return call if inbound_request.state is None else call.going_on(self._turn(inbound_request, grant), remade)
+        return call if inbound_request.state is None else call.attach_state(self._turn(inbound_request, grant), remade)
 
     def _keepable(self, inbound_request: InboundRequest, *, strict: bool) -> InboundRequest:
         """The request as it may be served, where nothing may be kept of callers.

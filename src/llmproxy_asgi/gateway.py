@@ -224,7 +224,7 @@ class Gateway:
         with self._recording_refusals(CHAT):
             request = chat_request(model, messages, options, stream=False, bounds=self._engine.runtime.bounds)
             async with self._engine.ask(request, self._grant(principal)) as call:
-                answer, told = call.answer(), call.told
+                answer, told = call.response(), call.metadata
         assert isinstance(answer, Response), "a call made in Python passes no bytes through"
         return msgspec.structs.replace(answer, **told)
 
@@ -243,7 +243,7 @@ class Gateway:
             request = chat_request(model, messages, options, stream=True, bounds=self._engine.runtime.bounds)
             async with self._engine.ask(request, self._grant(principal)) as call, aclosing(call.events()) as events:
                 async for event in events:
-                    yield msgspec.structs.replace(event, **call.told) if type(event) is Ended else event
+                    yield msgspec.structs.replace(event, **call.metadata) if type(event) is Ended else event
 
     async def embed(
         self,
@@ -268,7 +268,7 @@ class Gateway:
         with self._recording_refusals(EMBEDDINGS):
             request = embedding_request(model, input, options, bounds=self._engine.runtime.bounds)
             async with self._engine.ask(request, self._grant(principal)) as call:
-                answer, told = call.answer(), call.told
+                answer, told = call.response(), call.metadata
         assert isinstance(answer, Embeddings), "a call made in Python passes no bytes through"
         return msgspec.structs.replace(answer, **told)
 

@@ -36,7 +36,7 @@ _LARGE = 256 * 1024
 
 Status: TypeAlias = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 _T = TypeVar("_T")
-NEVER_TOLD = msgspec.Raw(b"null")
+NO_RESPONSE = msgspec.Raw(b"null")
 
 _ID = re.compile(r"resp_[A-Za-z0-9_-]{1,128}", re.ASCII)
 _ITEM_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -80,15 +80,15 @@ class StoredResponse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """Whether it runs in the background."""
     shows_state: bool = False
     """Whether its caller asked to read the state of its reasoning."""
-    told: msgspec.Raw = NEVER_TOLD
+    response: msgspec.Raw = NO_RESPONSE
     """The response in the caller's protocol, as JSON without the items of `output`; `null` until it ends."""
 
     def ended(
-        self, status: Status, output: Sequence[Item] | None = None, *, told: bytes | msgspec.Raw = NEVER_TOLD
+        self, status: Status, output: Sequence[Item] | None = None, *, response: bytes | msgspec.Raw = NO_RESPONSE
     ) -> "StoredResponse":
         """Return this record with its response, as far as there is one."""
-        kept = None if output is None else tuple(output)
-        return msgspec.structs.replace(self, status=status, output=kept, told=msgspec.Raw(told))
+        items = None if output is None else tuple(output)
+        return msgspec.structs.replace(self, status=status, output=items, response=msgspec.Raw(response))
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,7 +115,7 @@ class _Events(msgspec.Struct, frozen=True, kw_only=True, tag_field="version", ta
 _ENCODER = msgspec.json.Encoder()
 _RECORD = msgspec.json.Decoder(StoredResponse)
 _LINK = msgspec.json.Decoder(_Link)
-_TOLD = msgspec.json.Decoder(_Events)
+_EVENTS_DECODER = msgspec.json.Decoder(_Events)
 
 
 def new_id() -> str:
@@ -212,7 +212,7 @@ class ResponseStore:
             await self._store.put(owner, key, record.id.encode(), ttl=left)
         return True
 
-    async def is_kept(self, owner: Owner, response_id: str) -> bool:
+    async def is_stored(self, owner: Owner, response_id: str) -> bool:
         """Whether a response with this id is stored."""
         return await self._value(owner, response_id) is not None
 
@@ -342,10 +342,10 @@ class ResponseStore:
         value = await self._value(owner, response_id, _EVENTS)
         if value is None:
             return None
-        kept = await self._read(_TOLD, value)
-        if kept is None or kept.owner != owner:
+        record = await self._read(_EVENTS_DECODER, value)
+        if record is None or record.owner != owner:
             return None
-        return tuple(event for event in kept.events if event.number > after)
+        return tuple(event for event in record.events if event.number > after)
 
     def _seconds_left(self, owner: Owner, record: StoredResponse) -> float:
         if record.owner != owner:

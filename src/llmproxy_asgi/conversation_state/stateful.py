@@ -3,7 +3,7 @@
 ::
 
     request  ─ ConversationTurn.open ─▶ the same request with its whole conversation ─▶ any upstream
-    response ─ ConversationTurn.tell ─▶ what the caller reads; stored before its last event is passed on
+    response ─ ConversationTurn.rewrite ─▶ what the caller reads; stored before its last event is passed on
 
 A response whose caller disconnects before its end is not stored. Running calls in the background is `background`.
 """
@@ -42,42 +42,42 @@ class ConversationTurn:
         inbound_request: The request as it came; it has a `state`.
 
     Attributes:
-        said: The request, as the response's encoder must see it.
+        request: The request, as the response's encoder must see it.
         passes_on: Whether it continues a response that only an upstream may have stored (see `open`).
     """
 
     __slots__ = (
         "_heavy",
-        "_own",
+        "_input_items",
         "_owner",
         "_record",
         "_responses",
+        "_rewriter",
         "_saved",
         "_state",
-        "_telling",
         "passes_on",
-        "said",
+        "request",
     )
 
     def __init__(self, responses: ResponseStore, owner: Owner, inbound_request: InboundRequest) -> None:
         call_state = inbound_request.state or State()
         if call_state.store:
             call_state = msgspec.structs.replace(call_state, answer_id=new_id())
-        self.said = msgspec.structs.replace(inbound_request, state=call_state)
+        self.request = msgspec.structs.replace(inbound_request, state=call_state)
         self.passes_on = False
         self._state = call_state
         self._responses = responses
         self._owner = owner
-        self._own: list[msgspec.Raw] | None = None
+        self._input_items: list[msgspec.Raw] | None = None
         self._record: StoredResponse | None = None
-        self._telling: state.ResponseRewriter | None = None
+        self._rewriter: state.ResponseRewriter | None = None
         self._saved = False
         self._heavy = inbound_request.heavy
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """A warning if the caller asked to store the response and it is not stored."""
-        return ("dropped:store",) if state.requires_storage(self.said) and not self._state.store else ()
+        return ("dropped:store",) if state.requires_storage(self.request) and not self._state.store else ()
 
     async def open(self, *, may_pass_on: bool) -> InboundRequest:
         """Return the request with the whole conversation that it continues.
@@ -101,10 +101,10 @@ class ConversationTurn:
                     raise
                 self.passes_on = True
         own: list[msgspec.Raw] | None = None
-        if state.has_references(self.said):
-            own = await self._run(state.input_items, self.said)
+        if state.has_references(self.request):
+            own = await self._run(state.input_items, self.request)
             known = await self._responses.items(self._owner, await self._run(state.references, own))
-            own = self._own = await self._run(state.resolve_references, own, known) if known else own
+            own = self._input_items = await self._run(state.resolve_references, own, known) if known else own
         if before or own is not None:
             size = sum(len(memoryview(each)) for each in (*before, *(own or ())))
             self._heavy = self._heavy or size > HEAVY_BYTES
@@ -112,7 +112,12 @@ class ConversationTurn:
             # References to one stored item, repeated, could unfold to any size.
             check_unfolded(len(before) + len(own or ()), size, responses.bounds, responses.largest, param=param)
         return await self._run(
-            state.expand_request, self.said, before, own, keeps_previous=self.passes_on, bounds=self._responses.bounds
+            state.expand_request,
+            self.request,
+            before,
+            own,
+            keeps_previous=self.passes_on,
+            bounds=self._responses.bounds,
         )
 
     async def _run(self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -127,66 +132,66 @@ class ConversationTurn:
         Args:
             passed_through: Whether it passes through in the caller's protocol.
         """
-        self._telling = (
-            state.ResponseRewriter(self.said, passed_through=passed_through)
+        self._rewriter = (
+            state.ResponseRewriter(self.request, passed_through=passed_through)
             if passed_through or self._state.store
             else None
         )
-        if self._telling is not None and self._record is not None:
-            self._telling.id = self._record.id
+        if self._rewriter is not None and self._record is not None:
+            self._rewriter.id = self._record.id
 
-    def concerns(self, data: bytes) -> bool:
-        """Whether this part of a stream (whole events) must go through `tell`: rarely. Runs once per read."""
-        return self._telling is not None and self._telling.concerns(data)
+    def needs_rewrite(self, data: bytes) -> bool:
+        """Whether this part of a stream (whole events) must go through `rewrite`: rarely. Runs once per read."""
+        return self._rewriter is not None and self._rewriter.concerns(data)
 
-    async def tell(self, data: bytes) -> bytes:
+    async def rewrite(self, data: bytes) -> bytes:
         """Return this part of a stream (whole events) as the caller reads it."""
-        telling = self._telling
-        if telling is None:
+        rewriter = self._rewriter
+        if rewriter is None:
             return data
-        if telling.id is None and self._state.store:
-            found = telling.first_id(data)
-            if found is not None:
-                telling.id = await self._free(found)
-        told = telling.feed(data)
-        if telling.final is not None:
-            await self._keep(telling)
-        return told
+        if rewriter.id is None and self._state.store:
+            upstream_id = rewriter.first_id(data)
+            if upstream_id is not None:
+                rewriter.id = await self._response_id(upstream_id)
+        response = rewriter.feed(data)
+        if rewriter.final is not None:
+            await self._store(rewriter)
+        return response
 
-    async def tell_whole(self, body: bytes) -> bytes:
+    async def rewrite_whole(self, body: bytes) -> bytes:
         """Return a whole response as the caller reads it."""
-        telling = self._telling
-        if telling is None:
+        rewriter = self._rewriter
+        if rewriter is None:
             return body
-        if telling.id is None and self._state.store:
-            telling.id = await self._free(telling.id_of(body))
+        if rewriter.id is None and self._state.store:
+            rewriter.id = await self._response_id(rewriter.id_of(body))
         self._heavy = self._heavy or len(body) > HEAVY_BYTES
-        told = await self._run(telling.whole, body)
-        await self._keep(telling)
-        return told
+        response = await self._run(rewriter.whole, body)
+        await self._store(rewriter)
+        return response
 
-    async def _free(self, found: str) -> str:
+    async def _response_id(self, upstream_id: str) -> str:
         """Return the upstream's response id, or a new one if there is none or it is taken."""
-        taken = not found or await self._is_kept(found)
-        return new_id() if taken else found
+        taken = not upstream_id or await self._is_stored(upstream_id)
+        return new_id() if taken else upstream_id
 
-    async def _is_kept(self, found: str) -> bool:
+    async def _is_stored(self, response_id: str) -> bool:
         try:
-            return await self._responses.is_kept(self._owner, found)
+            return await self._responses.is_stored(self._owner, response_id)
         except Unavailable:
             return False  # then it will not be stored either
 
-    async def _keep(self, telling: state.ResponseRewriter) -> None:
-        final = telling.final
-        if final is None or self._saved or not self._state.store or telling.id is None:
+    async def _store(self, rewriter: state.ResponseRewriter) -> None:
+        final = rewriter.final
+        if final is None or self._saved or not self._state.store or rewriter.id is None:
             return
-        output = None if final.output is None else [Item(id=found, item=item) for found, item in final.output]
+        output = None if final.output is None else [Item(id=item_id, item=item) for item_id, item in final.output]
         record = self._record
         if record is None:
-            record = await self._run(self._begun, telling.id, "completed")
-        if not telling.hides:
+            record = await self._run(self._new_record, rewriter.id, "completed")
+        if not rewriter.hides:
             record = msgspec.structs.replace(record, shows_state=True)
-        await self._save(record.ended(state.status_of(final.status), output, told=final.response))
+        await self._save(record.ended(state.status_of(final.status), output, response=final.response))
         self._saved = True  # not before: a cancelled save stores nothing
 
     # ── in the background ───────────────────────────────────────────────────────────────────────────────────────────
@@ -209,26 +214,26 @@ class ConversationTurn:
             Unavailable: It cannot be stored.
         """
         assert self._state.answer_id is not None, "background responses are stored"
-        self._record = record = await self._run(self._begun, self._state.answer_id, "queued")
-        told = self._without_output("queued")
-        self._record = record = record.ended("queued", told=told)
+        self._record = record = await self._run(self._new_record, self._state.answer_id, "queued")
+        response = self._without_output("queued")
+        self._record = record = record.ended("queued", response=response)
         if not await self._responses.save(self._owner, record):
             raise Unavailable("The request is too large to be stored, so its response could not be retrieved.")
-        return told
+        return response
 
     async def progress(self) -> None:
         """Store the response as in progress."""
         assert self._record is not None, "stored by `enqueue`"
-        self._record = self._record.ended("in_progress", told=self._without_output("in_progress"))
+        self._record = self._record.ended("in_progress", response=self._without_output("in_progress"))
         await self._save(self._record)
 
-    async def give_up(self, status: Status, error: GatewayError | None = None) -> bytes:
+    async def abort(self, status: Status, error: GatewayError | None = None) -> bytes:
         """Store that there will be no response, and return its object."""
         assert self._record is not None, "stored by `enqueue`"
         self._saved = True
-        told = self._without_output(status, error)
-        await self._save(self._record.ended(status, told=told))
-        return told
+        response = self._without_output(status, error)
+        await self._save(self._record.ended(status, response=response))
+        return response
 
     @property
     def record(self) -> StoredResponse:
@@ -240,17 +245,17 @@ class ConversationTurn:
         assert self._record is not None, "stored by `enqueue`"
         created_at: datetime = self._record.created_at
         return state.encode_without_output(
-            self.said, status, answer=self._record.id, created_at=created_at, error=error
+            self.request, status, answer=self._record.id, created_at=created_at, error=error
         )
 
-    def _begun(self, response_id: str, status: Status) -> StoredResponse:
-        own = self._own if self._own is not None else state.input_items(self.said)
+    def _new_record(self, response_id: str, status: Status) -> StoredResponse:
+        own = self._input_items if self._input_items is not None else state.input_items(self.request)
         return self._responses.begin(
             self._owner,
             response_id=response_id,
             status=status,
             previous_id=self._state.previous_id,
-            input_items=[Item(id=found, item=item) for found, item in state.assign_ids(own, response_id)],
+            input_items=[Item(id=item_id, item=item) for item_id, item in state.assign_ids(own, response_id)],
             background=self._state.background,
             shows_state=self._state.shows_state,
         )
@@ -258,9 +263,9 @@ class ConversationTurn:
     async def _save(self, record: StoredResponse) -> None:
         """Store a record; a store that fails does not fail the call."""
         try:
-            kept = await self._responses.save(self._owner, record, replacing=self._record is not None)
+            stored = await self._responses.save(self._owner, record, replacing=self._record is not None)
         except Unavailable as error:
             _log.warning("A response could not be stored: %s", error)
             return
-        if not kept and self._record is None:
+        if not stored and self._record is None:
             _log.warning("A response is too large to be stored.", extra={"response_id": record.id})

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Awaitable, Mapping
 from typing import Protocol
 
-from llmproxy_asgi.answers import CallerStream, failure, stream_of, whole_of
 from llmproxy_asgi.call import Call
 from llmproxy_asgi.conversation import EMPTY
 from llmproxy_asgi.disconnect import ClientDisconnected
@@ -18,6 +17,7 @@ from llmproxy_asgi.endpoints.headers import attempt_headers, model_headers
 from llmproxy_asgi.engine import Engine, Entry
 from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError
 from llmproxy_asgi.execution.open_calls import SHUTTING_DOWN, going_down
+from llmproxy_asgi.rendering import ResponseStream, error_event, open_stream, render
 from llmproxy_asgi.telemetry.call_recorder import record_refusal
 from llmproxy_asgi.translators.base import HEAVY_BYTES, AnyInbound, InboundRequest
 
@@ -143,7 +143,7 @@ async def _serve_whole(
     taken = _take(engine, exchange, inbound, inbound_request, entry)
     with engine.runtime.open_calls.call():
         async with taken as call:
-            body = await whole_of(call, inbound, inbound_request)
+            body = await render(call, inbound, inbound_request)
             headers = [*_ids(exchange, inbound), *model_headers(call.upstream_model, call.warnings), *_tried(exchange)]
     await exchange.answer(200, [_JSON, *headers], body)
 
@@ -175,7 +175,7 @@ async def _serve_stream(
         headers=ids,
         media_type=inbound_request.media_type,
     )
-    stream: CallerStream | None = None
+    stream: ResponseStream | None = None
     try:
         try:
             taken = _take(engine, exchange, inbound, inbound_request, entry)
@@ -185,7 +185,7 @@ async def _serve_stream(
                     if not exchange.started:
                         headers = [*ids, *model_headers(call.upstream_model, call.warnings), *_tried(exchange)]
                         await exchange.begin_stream(headers, media_type=inbound_request.media_type)
-                    stream = stream_of(call, inbound, inbound_request)
+                    stream = open_stream(call, inbound, inbound_request)
                     await _copy(stream, keepalive)
         except asyncio.CancelledError:
             if exchange.started and not exchange.gone:
@@ -207,10 +207,10 @@ async def _serve_stream(
 
 
 async def _broken(
-    stream: CallerStream | None, inbound: AnyInbound, inbound_request: InboundRequest, error: GatewayError
+    stream: ResponseStream | None, inbound: AnyInbound, inbound_request: InboundRequest, error: GatewayError
 ) -> bytes:
     """The end of a stream that broke off here; there is none yet where nothing but keep-alives was sent."""
-    return failure(inbound, inbound_request, error) if stream is None else await stream.broke(error)
+    return error_event(inbound, inbound_request, error) if stream is None else await stream.fail(error)
 
 
 async def _last_word(exchange: Exchange, word: Awaitable[bytes]) -> None:
@@ -221,7 +221,7 @@ async def _last_word(exchange: Exchange, word: Awaitable[bytes]) -> None:
             await exchange.end()
 
 
-async def _copy(stream: CallerStream, keepalive: KeepAlive) -> None:
+async def _copy(stream: ResponseStream, keepalive: KeepAlive) -> None:
     """Every batch as one write, as it comes."""
     while (data := await stream.next()) is not None:
         if data:

@@ -230,7 +230,7 @@ class _Query:
 
 def _shown(record: StoredResponse, *, with_state: bool) -> bytes:
     output = [each.item for each in record.output or ()]
-    return state.encode_stored(record.told, output, with_state=with_state)
+    return state.encode_stored(record.response, output, with_state=with_state)
 
 
 def _not_found(response_id: str) -> NotFound:

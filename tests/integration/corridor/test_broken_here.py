@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from llmproxy_asgi import LLMProxy
-from llmproxy_asgi.answers import CallerStream
 from llmproxy_asgi.errors import GatewayError
+from llmproxy_asgi.rendering import ResponseStream
 from llmproxy_asgi.testing import Gate, Hold, ThreadedUpstream, Upstream, sse_answer
 from support.pairs import CHAT, RESPONSES, Reply
 from support.pairs.harness import MODELS, PROVIDERS, gateway_config
@@ -101,18 +101,18 @@ async def test_a_stream_that_we_break_off_ends_as_its_own_failure(
 ) -> None:
     """Its last event is `response.failed` with the stream's id and the next number, whoever answered."""
     if way is failed:
-        told = CallerStream.next
+        told = ResponseStream.next
 
-        async def next_(self: CallerStream) -> bytes | None:
+        async def next_(self: ResponseStream) -> bytes | None:
             data = await told(self)
             if data and b"Half" in data:
-                monkeypatch.setattr(CallerStream, "next", broken)
+                monkeypatch.setattr(ResponseStream, "next", broken)
             return data
 
-        async def broken(_: CallerStream) -> bytes | None:
+        async def broken(_: ResponseStream) -> bytes | None:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(CallerStream, "next", next_)
+        monkeypatch.setattr(ResponseStream, "next", next_)
     upstream.default = sse_answer(halfway(protocol))
     config = {**gateway_config(upstream), "access": {"mode": "open"}}
     proxy = LLMProxy(config)
@@ -136,17 +136,17 @@ async def test_a_stream_that_has_ended_gets_no_second_end(
 ) -> None:
     """What fails behind the last event is nothing to the caller."""
     upstream.default = sse_answer(Reply(texts=("Half",)).frames(RESPONSES))
-    streams: list[CallerStream] = []
-    told = CallerStream.next
+    streams: list[ResponseStream] = []
+    told = ResponseStream.next
 
-    async def next_(self: CallerStream) -> bytes | None:
+    async def next_(self: ResponseStream) -> bytes | None:
         streams.append(self)
         return await told(self)
 
-    monkeypatch.setattr(CallerStream, "next", next_)
+    monkeypatch.setattr(ResponseStream, "next", next_)
     proxy = LLMProxy({**gateway_config(upstream), "access": {"mode": "open"}})
     async with proxy.gateway:
         caller = Caller(proxy, {**BODY, "model": f"{PROVIDERS[RESPONSES]}/{MODELS[RESPONSES]}", "store": False})
         await caller.task
     assert caller.events[-1]["type"] == "response.completed"
-    assert await streams[-1].broke(GatewayError("too late")) == b""
+    assert await streams[-1].fail(GatewayError("too late")) == b""

@@ -12,7 +12,7 @@ import pytest
 from typing_extensions import override
 
 from llmproxy_asgi import Gateway, LLMProxy
-from llmproxy_asgi.background import MOST_OF_ONE, Background, Run
+from llmproxy_asgi.background import MAX_RUNS_PER_OWNER, Background, Run
 from llmproxy_asgi.conversation_state.stateful import ConversationTurn
 from llmproxy_asgi.errors import Unavailable
 from llmproxy_asgi.facts import CallFinished, CallStarted
@@ -298,12 +298,12 @@ async def test_runs_are_bounded(upstream: Upstream) -> None:
     request: Any = {"model": "openai/house-1", "input": "x", "background": True}
     async with gateway, gateway.openai(principal="alice", max_retries=0) as alice:
         first = await alice.responses.create(**request)
-        for _ in range(MOST_OF_ONE - 1):
+        for _ in range(MAX_RUNS_PER_OWNER - 1):
             await alice.responses.create(**request)
         with pytest.raises(openai.RateLimitError) as refused:
             await alice.responses.create(**request)
         assert int(refused.value.response.headers["retry-after"]) > 0
-        background_of(gateway)._most = MOST_OF_ONE
+        background_of(gateway)._max_runs = MAX_RUNS_PER_OWNER
         async with gateway.openai(principal="bob", max_retries=0) as bob:
             with pytest.raises(openai.InternalServerError) as full:
                 await bob.responses.create(**request)
@@ -315,7 +315,7 @@ async def test_runs_are_bounded(upstream: Upstream) -> None:
 @pytest.mark.anyio
 async def test_a_long_answer_forgets_its_first_events(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hold events up to a bound; refuse a request for earlier ones, and still return the answer."""
-    monkeypatch.setattr("llmproxy_asgi.background.Run.largest", 6_000)
+    monkeypatch.setattr("llmproxy_asgi.background.Run.max_bytes", 6_000)
     reply = Reply(texts=tuple(f"word{number} " for number in range(60)))
     upstream.default = sse(reply.frames(CHAT))
     gateway = gateway_of(upstream)
@@ -371,7 +371,7 @@ async def begun(gateway: Gateway, model: str = "story") -> Run:
 @pytest.mark.anyio
 async def test_a_reader_that_is_too_slow_gets_an_error_event(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow reader whose missed events are no longer stored gets an error event and the end of the stream."""
-    monkeypatch.setattr(Run, "largest", 6_000)
+    monkeypatch.setattr(Run, "max_bytes", 6_000)
     async with Gateway({"providers": {"simulated": {}}}) as gateway:
         run = await begun(gateway)
         caller = Slow(run.id)
@@ -409,12 +409,12 @@ async def test_who_takes_nothing_of_kept_events_is_let_go() -> None:
 )
 async def test_what_is_held_stays_within_its_bound(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     """However the upstream spelled its events: their numbers are the run's, and so are the bytes that are held."""
-    monkeypatch.setattr(Run, "largest", 2_000)
+    monkeypatch.setattr(Run, "max_bytes", 2_000)
     async with Gateway({"providers": {"simulated": {}}}) as gateway:
         run = await begun(gateway, "stall")
         sizes = []
         for _ in range(2_000):
-            run.tell("x", data)
+            run.add("x", data)
             sizes.append(sum(len(bytes(event.data)) for event in run.events))
         assert all(900 < size <= 2_000 for size in sizes[200:])
         await background_of(gateway).cancel(run.owner, run.id)
@@ -465,7 +465,7 @@ class Stuck(MemoryStore):
 
 
 @pytest.mark.anyio
-async def test_what_is_cancelled_before_it_is_kept_was_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_cancelled_before_it_is_stored_was_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that was whole but is not kept is no answer: nothing stays at work for ever."""
     async with Gateway({"providers": {"simulated": {}}}) as gateway:
         store = Stuck()

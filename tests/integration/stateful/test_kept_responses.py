@@ -138,7 +138,7 @@ def test_a_chain_of_three_is_one_conversation(harness: OwnersHarness, upstream: 
     assert b"Rome" not in harness.upstream.requests[-1].body
 
 
-def test_nothing_is_kept_upstream(harness: OwnersHarness) -> None:
+def test_nothing_is_stored_upstream(harness: OwnersHarness) -> None:
     """An upstream of the same protocol is told to keep nothing, and is named nothing that it could have kept."""
     harness.play(Reply(texts=("a",)))
     first = harness.alice.responses.create(model=harness.model(RESPONSES), input="x", store=True)
@@ -150,7 +150,7 @@ def test_nothing_is_kept_upstream(harness: OwnersHarness) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_the_upstreams_own_id_is_kept_while_it_is_free(harness: OwnersHarness, stream: bool) -> None:
+def test_the_upstreams_own_id_is_stored_while_it_is_free(harness: OwnersHarness, stream: bool) -> None:
     """A passthrough answer keeps its upstream's id, unless another answer of this caller has that id."""
     harness.play(Reply(texts=("a",)))
     request: Any = {"model": harness.model(RESPONSES), "input": "x", "stream": stream}
@@ -184,7 +184,7 @@ def test_what_a_text_was_meant_as_survives_a_round(harness: OwnersHarness, upstr
 
 @pytest.mark.fidelity(26)
 @pytest.mark.parametrize("stream", [False, True], ids=["responses-to-chat-whole", "responses-to-chat-stream"])
-def test_a_phase_that_the_caller_told_is_kept_behind_a_chat_upstream(harness: OwnersHarness, stream: bool) -> None:
+def test_a_phase_that_the_caller_told_is_stored_behind_a_chat_upstream(harness: OwnersHarness, stream: bool) -> None:
     """Chat has no word for it, and takes the turn without; what is kept of the round has it for who knows it."""
     turns: Any = [
         {"role": "user", "content": "x"},
@@ -288,7 +288,7 @@ def test_deleted_is_gone(harness: OwnersHarness) -> None:
 
 @pytest.mark.fidelity(88)
 @pytest.mark.parametrize("upstream", UPSTREAMS)
-def test_a_stream_is_kept_before_its_end_is_told(harness: OwnersHarness, upstream: str) -> None:
+def test_a_stream_is_stored_before_its_end_is_told(harness: OwnersHarness, upstream: str) -> None:
     """One id in every event; who reads the last event finds the same answer at once, its output what was done."""
     harness.play(Reply(texts=("Look", "ing."), calls=(WEATHER,)))
     ids, done, kept = set(), [], None
@@ -343,7 +343,7 @@ def test_a_passed_through_stream_keeps_its_bytes(harness: OwnersHarness) -> None
     ]
 
 
-def test_a_broken_stream_is_kept_as_failed(harness: OwnersHarness) -> None:
+def test_a_broken_stream_is_stored_as_failed(harness: OwnersHarness) -> None:
     """Keep the response as failed with the stream's error, and refuse to continue from it."""
     frames = messages_events({"type": "text", "text": "Once upon"})[:4]
     harness.play(sse(frames))

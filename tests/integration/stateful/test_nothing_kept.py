@@ -126,7 +126,7 @@ async def test_only_a_principal_can_be_forgotten() -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-async def test_nothing_is_kept_whatever_is_asked_for(model: str) -> None:
+async def test_nothing_is_stored_whatever_is_asked_for(model: str) -> None:
     """The answer says `store: false`, and a caller who asked for more is told so; nothing can be read back."""
     async with Gateway(NEVER) as gateway, gateway.openai(principal="ada") as client:
         for store, warned in ((openai.omit, False), (True, True), (False, False)):

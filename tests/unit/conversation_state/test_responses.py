@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llmproxy_asgi.conversation_state.responses import (
     LIFETIME,
-    NEVER_TOLD,
+    NO_RESPONSE,
     Item,
     ResponseStore,
     StoredResponse,
@@ -96,16 +96,16 @@ async def test_a_response_is_found_as_it_was_kept(responses: ResponseStore, cloc
     assert found is not None
     assert (found.status, found.output, found.previous_id) == ("queued", None, "resp_x")
     assert (found.background, found.shows_state) == (True, False)
-    assert bytes(found.told) == bytes(NEVER_TOLD) == b"null"
+    assert bytes(found.response) == bytes(NO_RESPONSE) == b"null"
     assert [bytes(each.item) for each in found.input_items] == [bytes(given.item)]
-    assert await responses.is_kept(ALICE, record.id)
-    ended = record.ended("completed", items(THOUGHT, said("hello")), told=b'{"id": 1.10}')
+    assert await responses.is_stored(ALICE, record.id)
+    ended = record.ended("completed", items(THOUGHT, said("hello")), response=b'{"id": 1.10}')
     assert await responses.save(ALICE, ended, replacing=True)
     found = await responses.find(ALICE, record.id)
     assert found is not None
     assert found.status == "completed"
     assert [bytes(each.item).decode() for each in found.output or ()] == [THOUGHT, said("hello")]
-    assert bytes(found.told) == b'{"id": 1.10}'
+    assert bytes(found.response) == b'{"id": 1.10}'
 
 
 async def test_others_find_nothing(responses: ResponseStore, store: MemoryStore) -> None:
@@ -121,7 +121,7 @@ async def test_others_find_nothing(responses: ResponseStore, store: MemoryStore)
     for other in (BOB, OTHER_ALICE):
         assert await responses.find(other, record.id) is None
         assert await responses.input_items(other, record.id) is None
-        assert not await responses.is_kept(BOB, record.id)
+        assert not await responses.is_stored(BOB, record.id)
         assert not await responses.items(BOB, ["item_0"])
         assert await responses.events(other, record.id) is None
         with pytest.raises(NotFound):
@@ -145,7 +145,7 @@ async def test_what_is_no_id_is_not_found(
     await responses.save_events(ALICE, record, [])
     assert await responses.find(ALICE, wrong) is None
     assert await responses.events(ALICE, wrong) is None
-    assert not await responses.is_kept(ALICE, wrong)
+    assert not await responses.is_stored(ALICE, wrong)
     assert not await responses.save(ALICE, msgspec.structs.replace(record, id=wrong))
     assert not await responses.delete(ALICE, wrong)
     with pytest.raises(NotFound):
@@ -201,7 +201,7 @@ async def test_what_cannot_be_read_is_not_there(
     assert len(caplog.records) == 2
 
 
-async def test_what_is_kept_says_its_version(responses: ResponseStore, store: MemoryStore) -> None:
+async def test_what_is_stored_says_its_version(responses: ResponseStore, store: MemoryStore) -> None:
     """From the first day."""
     record = await kept(responses, user("hi"))
     await responses.save_events(ALICE, record, [])
