@@ -22,8 +22,8 @@ from typing import Any, ClassVar, Generic, Literal, TypeAlias
 import msgspec
 from typing_extensions import TypeVar
 
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.capabilities import DEFAULT, Capabilities
-from llmproxy_asgi.conversation import EMPTY, Batch, Request, Response, Seal, StreamEvent
 from llmproxy_asgi.errors import GatewayError, NotFound, UpstreamError
 from llmproxy_asgi.wire.json_body import DEFAULT_BOUNDS, Bounds
 from llmproxy_asgi.wire.sse import DEFAULT_MAX_EVENT
@@ -39,9 +39,9 @@ Family = Literal["conversation", "embedding"]
 """What a protocol is for. Translation is possible only within one family."""
 
 # A protocol that is no conversation names its own two records: `class Half(Inbound[EmbeddingRequest, Embeddings])`.
-RequestT = TypeVar("RequestT", default=Request)
+RequestT = TypeVar("RequestT", default=ir.Request)
 ErrorT = TypeVar("ErrorT", bound=GatewayError)
-ResponseT = TypeVar("ResponseT", default=Response)
+ResponseT = TypeVar("ResponseT", default=ir.Response)
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,7 +81,7 @@ class InboundRequest(msgspec.Struct, frozen=True, kw_only=True):
     """JSON values of the body, never too low; the basis for estimating the work of decoding it."""
     version: str | None = None
     betas: tuple[str, ...] = ()
-    path: Mapping[str, str] = EMPTY
+    path: Mapping[str, str] = ir.EMPTY
     """Parameters from the path (Gemini has the model there)."""
     is_batch: bool = False
     """Whether it holds several prompts, so that `Inbound.decode_each` decodes it (legacy completions)."""
@@ -128,11 +128,11 @@ class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Headers that the protocol requires (`anthropic-version`); never a credential."""
     warnings: tuple[str, ...] = ()
     """`dropped:FIELD`, `clamped:FIELD`, `downgraded:FIELD`, `emulated:FIELD`, `moved:WHAT`, `estimated:WHAT`."""
-    names: Mapping[str, str] = EMPTY
+    names: Mapping[str, str] = ir.EMPTY
     """Tool names as sent upstream, mapped to the client's names; only those that differ."""
-    call_ids: Mapping[str, str] = EMPTY
+    call_ids: Mapping[str, str] = ir.EMPTY
     """Call ids as sent upstream, mapped to the client's ids; only those that differ."""
-    namespaces: Mapping[str, str] = EMPTY
+    namespaces: Mapping[str, str] = ir.EMPTY
     """Tool names as sent upstream, mapped to the namespace flattened into them."""
     emulated: frozenset[str] = frozenset()
     """Upstream names of custom tools that were sent as functions with one string property `input`."""
@@ -156,14 +156,14 @@ class StreamEncoder(ABC):
     """Encodes one stream for a client."""
 
     @abstractmethod
-    def feed(self, events: Sequence[StreamEvent]) -> bytes:
+    def feed(self, events: Sequence[ir.StreamEvent]) -> bytes:
         """Return the bytes of these events, maybe none yet.
 
         `Failed` is written as the protocol's own error event, also when it is the very first event and also when an
         instance made only for it continues a passed-through stream. `Ended` writes the protocol's end sign.
         """
 
-    def withheld(self) -> Sequence[tuple[str, Sequence[Seal]]]:
+    def withheld(self) -> Sequence[tuple[str, Sequence[ir.Seal]]]:
         """Return the reasoning state that came too late for the stream, by the id of the part or call it belongs to."""
         return ()
 
@@ -172,11 +172,11 @@ class StreamDecoder(ABC):
     """Decodes one upstream stream. Never raises for its content; it ends with one `Failed` or `Ended`."""
 
     @abstractmethod
-    def feed(self, data: bytes) -> Batch:
+    def feed(self, data: bytes) -> ir.Batch:
         """Return what this read completed."""
 
     @abstractmethod
-    def close(self) -> Batch:
+    def close(self) -> ir.Batch:
         """End the upstream's body. A stream without its protocol's own end sign yields `Failed` here."""
 
     def broke(self, error: ErrorT) -> ErrorT:
@@ -191,7 +191,7 @@ class Inbound(ABC, Generic[RequestT, ResponseT]):
     """The half that serves clients."""
 
     protocol: ClassVar[str]
-    spelling: ClassVar[Mapping[str, str]] = EMPTY
+    spelling: ClassVar[Mapping[str, str]] = ir.EMPTY
     """This protocol's names for the fields that all translators refer to by one name, where they differ."""
     keepalive: ClassVar[bytes]
     """Bytes that may be sent between frames, also before the first one; official SDKs ignore them."""
@@ -204,7 +204,7 @@ class Inbound(ABC, Generic[RequestT, ResponseT]):
 
     @abstractmethod
     def open(
-        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, bounds: Bounds = DEFAULT_BOUNDS
+        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = ir.EMPTY, bounds: Bounds = DEFAULT_BOUNDS
     ) -> InboundRequest:
         """Read a request just far enough to route it.
 
@@ -318,7 +318,7 @@ class Outbound(ABC, Generic[RequestT, ResponseT]):
         """Return whether this upstream may refuse a request of this protocol because its calls lack reasoning."""
         return False
 
-    def with_reasoning(self, inbound_request: InboundRequest, request: Request) -> InboundRequest:
+    def with_reasoning(self, inbound_request: InboundRequest, request: ir.Request) -> InboundRequest:
         """Return a request of this protocol with the reasoning that its decoded form has and its bytes lack."""
         return inbound_request
 
@@ -341,7 +341,7 @@ class Outbound(ABC, Generic[RequestT, ResponseT]):
         """
 
     @abstractmethod
-    def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> Batch:
+    def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> ir.Batch:
         """Check a complete answer for a client of this protocol, and keep its bytes except the model.
 
         `raw` is the answer; `events` holds a `UsageReported` if the answer has usage.

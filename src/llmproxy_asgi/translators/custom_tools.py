@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
-from llmproxy_asgi.conversation import Tool
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators.pairing import arguments_object
 
 
-def emulated_description(tool: Tool) -> str | None:
+def emulated_description(tool: ir.Tool) -> str | None:
     """Return the function's description: the tool's description and its grammar."""
     words = [tool.description] if tool.description else []
     if tool.grammar is not None:

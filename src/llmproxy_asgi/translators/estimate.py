@@ -18,23 +18,7 @@ from typing import Any
 
 import msgspec
 
-from llmproxy_asgi.conversation import (
-    InlineData,
-    Media,
-    Message,
-    Opaque,
-    Part,
-    PlainText,
-    Reasoning,
-    Refusal,
-    Request,
-    ServerToolCall,
-    ServerToolResult,
-    Text,
-    Tool,
-    ToolCall,
-    ToolResult,
-)
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators.images import image_size
 
 _PER_REQUEST = 3
@@ -122,7 +106,7 @@ _PAGES_BY_LINK = 10
 _SECONDS_BY_LINK = 60
 
 
-def estimate(request: Request, protocol: str) -> int:
+def estimate(request: ir.Request, protocol: str) -> int:
     """The tokens of a request's input.
 
     Args:
@@ -160,12 +144,12 @@ class _Tally:
     def json(self, value: Any) -> None:
         self._hundredths += weigh(msgspec.json.encode(value))
 
-    def message(self, message: Message) -> None:
+    def message(self, message: ir.Message) -> None:
         self.add(_PER_MESSAGE)
         self.text(message.name)
         self._parts(message.parts)
 
-    def tool(self, tool: Tool) -> None:
+    def tool(self, tool: ir.Tool) -> None:
         self.add(_PER_TOOL)
         self.text(tool.name, tool.description, tool.namespace)
         for described in (tool.parameters, tool.settings):
@@ -174,33 +158,33 @@ class _Tally:
         if tool.grammar is not None:
             self.text(tool.grammar.definition)
 
-    def _parts(self, parts: Iterable[Part]) -> None:
+    def _parts(self, parts: Iterable[ir.Part]) -> None:
         for part in parts:
             match part:
-                case Text(text=text) | Reasoning(text=text) | Refusal(text=text):
+                case ir.Text(text=text) | ir.Reasoning(text=text) | ir.Refusal(text=text):
                     self.text(text)
-                case ToolCall(name=name, arguments=arguments) | ServerToolCall(tool=name, arguments=arguments):
+                case ir.ToolCall(name=name, arguments=arguments) | ir.ServerToolCall(tool=name, arguments=arguments):
                     self.add(_PER_CALL)
                     self.text(name, arguments)
-                case ToolResult(content=content):
+                case ir.ToolResult(content=content):
                     self.add(_PER_CALL)
                     self._parts(content)
-                case ServerToolResult(hits=hits, content=opaque):
+                case ir.ServerToolResult(hits=hits, content=opaque):
                     for hit in hits:
                         self.text(hit.url, hit.title, hit.text)
                     self._parts(opaque)
-                case Media():
+                case ir.Media():
                     self._media(part)
-                case Opaque(data=data):
+                case ir.Opaque(data=data):
                     self.json(data)
 
-    def _media(self, media: Media) -> None:
+    def _media(self, media: ir.Media) -> None:
         source = media.source
         self.text(media.name, media.title, media.context)
-        if isinstance(source, PlainText):
+        if isinstance(source, ir.PlainText):
             self.text(source.text)
             return
-        data = source.data if isinstance(source, InlineData) else None
+        data = source.data if isinstance(source, ir.InlineData) else None
         match media.kind:
             case "image":
                 width, height = (image_size(data) if data is not None else None) or _LARGE_IMAGE

@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.capabilities import ANY, Capabilities
-from llmproxy_asgi.conversation import EMPTY, Request, ServiceTier
 from llmproxy_asgi.errors import BadRequest
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.vendor_references import ReferencePattern
@@ -117,7 +117,7 @@ def refuse_in_passthrough(values: Mapping[str, msgspec.Raw], can: Capabilities, 
             _refuse_tier(word, key, can.service_tiers)
 
 
-def refuse_in_translation(request: Request, can: Capabilities, hosted: Hosted, *, protocol: str) -> None:
+def refuse_in_translation(request: ir.Request, can: Capabilities, hosted: Hosted, *, protocol: str) -> None:
     """Refuse a translated request that asks for what its upstream's operator does not allow.
 
     Args:
@@ -132,11 +132,11 @@ def refuse_in_translation(request: Request, can: Capabilities, hosted: Hosted, *
     if ANY not in can.server_tools:
         served = [tool for tool in request.tools if tool.kind == "server"]
         natives = [tool.extras[protocol] for tool in served if protocol in tool.extras]
-        _refuse(hosted.read({**request.extras.get(protocol, EMPTY), "tools": natives}), can.server_tools)
+        _refuse(hosted.read({**request.extras.get(protocol, ir.EMPTY), "tools": natives}), can.server_tools)
         others = (tool.name for tool in served if protocol not in tool.extras)
         _refuse((HostedToolRequest("tools", name) for name in others), can.server_tools)
     tier = request.service_tier
-    if ANY not in can.service_tiers and tier not in {None, ServiceTier.AUTO, ServiceTier.STANDARD}:
+    if ANY not in can.service_tiers and tier not in {None, ir.ServiceTier.AUTO, ir.ServiceTier.STANDARD}:
         _refuse_tier(str(tier), "service_tier", can.service_tiers)
 
 

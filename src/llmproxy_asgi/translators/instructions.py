@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.capabilities import Capabilities
-from llmproxy_asgi.conversation import Message, Part, Text
 from llmproxy_asgi.translators.losses import Losses
 
 FIRST_TURN = "."
@@ -18,7 +18,7 @@ BETWEEN_TEXTS = "\n\n"
 """The separator of joined texts."""
 
 
-def place_instructions(messages: Sequence[Message], can: Capabilities, losses: Losses) -> Sequence[Message]:
+def place_instructions(messages: Sequence[ir.Message], can: Capabilities, losses: Losses) -> Sequence[ir.Message]:
     """Return the conversation with its system messages where the model accepts them.
 
     Leading ones become one message unless the model accepts several. Later ones become text of the user unless the
@@ -34,26 +34,26 @@ def place_instructions(messages: Sequence[Message], can: Capabilities, losses: L
             head = (_joined(head, can, losses),)
         if head and not rest:
             losses.add("emulated:first_user_turn")
-            rest = (Message(role="user", parts=(Text(text=FIRST_TURN),)),)
+            rest = (ir.Message(role="user", parts=(ir.Text(text=FIRST_TURN),)),)
     if not can.system_midway and any(message.role == "system" for message in rest):
         losses.add("downgraded:system_message")
         rest = _said_by_user(rest)
     return (*head, *rest)
 
 
-def _joined(messages: Sequence[Message], can: Capabilities, losses: Losses) -> Message:
+def _joined(messages: Sequence[ir.Message], can: Capabilities, losses: Losses) -> ir.Message:
     if any(message.name for message in messages):
         losses.add("dropped:name")
     parts = [part for message in messages for part in message.parts]
-    texts = [part.text for part in parts if isinstance(part, Text) and not (part.cache_mark and can.cache_marks)]
+    texts = [part.text for part in parts if isinstance(part, ir.Text) and not (part.cache_mark and can.cache_marks)]
     if len(texts) == len(parts):
-        parts = [Text(text=BETWEEN_TEXTS.join(filter(None, texts)))]
+        parts = [ir.Text(text=BETWEEN_TEXTS.join(filter(None, texts)))]
     return msgspec.structs.replace(messages[0], parts=tuple(parts), name=None)
 
 
-def _said_by_user(messages: Sequence[Message]) -> Sequence[Message]:
-    kept: list[Message] = []
-    waiting: list[Part] = []
+def _said_by_user(messages: Sequence[ir.Message]) -> Sequence[ir.Message]:
+    kept: list[ir.Message] = []
+    waiting: list[ir.Part] = []
     for message in messages:
         if message.role == "system":
             waiting += message.parts
@@ -68,11 +68,11 @@ def _said_by_user(messages: Sequence[Message]) -> Sequence[Message]:
     return kept
 
 
-def _settle(kept: list[Message], waiting: Sequence[Part]) -> None:
+def _settle(kept: list[ir.Message], waiting: Sequence[ir.Part]) -> None:
     """Add held texts to the user turn before them, else as a separate user turn."""
     if not waiting:
         return
     if kept and kept[-1].role == "user":
         kept[-1] = msgspec.structs.replace(kept[-1], parts=(*kept[-1].parts, *waiting))
     else:
-        kept.append(Message(role="user", parts=tuple(waiting)))
+        kept.append(ir.Message(role="user", parts=tuple(waiting)))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from llmproxy_asgi.conversation import Opaque, Request
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators import refusals
 
 _VITAL = ("conversation", "prompt", "cachedContent", "continuationToken", "thread")
@@ -18,7 +18,7 @@ _UNMISSED = frozenset({"safetySettings"})
 """Fields that other protocols do not have, dropped without a warning."""
 
 
-def refuse_missing_part(request: Request, protocol: str) -> None:
+def refuse_missing_part(request: ir.Request, protocol: str) -> None:
     """Refuse a request of which another vendor holds a part: without that, the answer would be wrong.
 
     So it would be with a tool that only programs of that vendor's may call.
@@ -37,7 +37,7 @@ def refuse_missing_part(request: Request, protocol: str) -> None:
                 raise refusals.foreign_reference(key)
 
 
-def refuse_held_elsewhere(request: Request) -> None:
+def refuse_held_elsewhere(request: ir.Request) -> None:
     """Refuse a request of which its vendor holds a part, where no upstream can read that part.
 
     Raises:
@@ -49,7 +49,7 @@ def refuse_held_elsewhere(request: Request) -> None:
                 raise refusals.foreign_reference(key)
 
 
-def unread(part: Opaque, role: str) -> str:
+def unread(part: ir.Opaque, role: str) -> str:
     """The warning of a part that another protocol has a word for alone.
 
     Raises:
@@ -64,7 +64,7 @@ def unread(part: Opaque, role: str) -> str:
     return f"dropped:{part.kind}"
 
 
-def unsaid_extras(request: Request, protocol: str) -> list[str]:
+def unsaid_extras(request: ir.Request, protocol: str) -> list[str]:
     """The warnings of a request's fields that another protocol than this one has a word for alone."""
     others = (fields for other, fields in request.extras.items() if other != protocol)
     return [f"dropped:{key}" for fields in others for key in fields if key not in _UNMISSED]

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from llmproxy_asgi.conversation import EMPTY, Extras, Message, Part, Role, Text, ToolCall, ToolResult
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import BadRequest
 from llmproxy_asgi.wire.json_body import Bounds, count_values, decode
 from llmproxy_asgi.wire.surrogates import replace_halves
@@ -31,11 +31,11 @@ MISSING_RESULT = "[no result]"
 class Paired(msgspec.Struct, frozen=True):
     """An ordered conversation, and what was added to it or dropped from it."""
 
-    messages: tuple[Message, ...]
+    messages: tuple[ir.Message, ...]
     warnings: tuple[str, ...] = ()
 
 
-def pair(messages: Sequence[Message]) -> Paired:
+def pair(messages: Sequence[ir.Message]) -> Paired:
     """Put the results of each step into one tool message right after its assistant message.
 
     Consecutive assistant messages are one step from the first with calls on, and become one message. Results are in the
@@ -47,7 +47,7 @@ def pair(messages: Sequence[Message]) -> Paired:
         BadRequest: A result names a call that is not in the conversation.
     """
     kinds = {type(part) for message in messages for part in message.parts}
-    if kinds.isdisjoint((ToolCall, ToolResult)):
+    if kinds.isdisjoint((ir.ToolCall, ir.ToolResult)):
         return Paired(tuple(messages))
     rows = _join_steps(messages)
     steps, duplicates = _answered(rows)
@@ -61,12 +61,12 @@ class _Slot:
 
     __slots__ = ("call", "result", "source")
 
-    def __init__(self, call: ToolCall) -> None:
+    def __init__(self, call: ir.ToolCall) -> None:
         self.call = call
-        self.result: ToolResult | None = None
-        self.source: Message | None = None
+        self.result: ir.ToolResult | None = None
+        self.source: ir.Message | None = None
 
-    def answer(self, result: ToolResult, source: Message) -> bool:
+    def answer(self, result: ir.ToolResult, source: ir.Message) -> bool:
         """Set the result; return whether it replaced a different one."""
         before = self.result
         # A result knows its call by id alone; what else it says of it may be a guess of the caller's library.
@@ -74,14 +74,14 @@ class _Slot:
         self.source = source
         return before is not None and before != self.result
 
-    def filled(self) -> ToolResult:
+    def filled(self) -> ir.ToolResult:
         """Return the result; an error result where there is none."""
-        return self.result or ToolResult(
+        return self.result or ir.ToolResult(
             call_id=self.call.call_id,
             name=self.call.name,
             kind=self.call.kind,
             is_error=True,
-            content=(Text(text=MISSING_RESULT),),
+            content=(ir.Text(text=MISSING_RESULT),),
         )
 
 
@@ -106,11 +106,11 @@ class _SameId:
         return slot
 
 
-def _answered(rows: Sequence[Message]) -> tuple[dict[int, list[_Slot]], bool]:
+def _answered(rows: Sequence[ir.Message]) -> tuple[dict[int, list[_Slot]], bool]:
     """Return each step's calls and results, by the position of its message, and whether a result was dropped."""
     ids: dict[str, _SameId] = {}
     steps: dict[int, list[_Slot]] = {}
-    early: list[tuple[ToolResult, Message]] = []
+    early: list[tuple[ir.ToolResult, ir.Message]] = []
     duplicates = False
     for position, message in ((at, message) for at, message in enumerate(rows) if not _is_words(message)):
         slots = [_Slot(call) for call in _calls(message)]
@@ -121,7 +121,7 @@ def _answered(rows: Sequence[Message]) -> tuple[dict[int, list[_Slot]], bool]:
             groups.setdefault(slot.call.call_id, deque()).append(slot)
         for call_id, group in groups.items():
             ids.setdefault(call_id, _SameId()).open.append(group)
-        for result in (part for part in message.parts if isinstance(part, ToolResult)):
+        for result in (part for part in message.parts if isinstance(part, ir.ToolResult)):
             same = ids.get(result.call_id)
             slot_found = (same.take(nearest=True) or same.answered) if same else None
             if slot_found is None:
@@ -143,11 +143,11 @@ def _answered(rows: Sequence[Message]) -> tuple[dict[int, list[_Slot]], bool]:
     return steps, duplicates
 
 
-def _in_order(rows: Sequence[Message], steps: dict[int, list[_Slot]]) -> tuple[list[Message], bool]:
+def _in_order(rows: Sequence[ir.Message], steps: dict[int, list[_Slot]]) -> tuple[list[ir.Message], bool]:
     """Return the messages, each step followed by its results, and whether a result was added."""
     rest = [message if _is_words(message) else _without_results(message) for message in rows]
     last = max((position for position, message in enumerate(rest) if message is not None), default=-1)
-    ordered: list[Message] = []
+    ordered: list[ir.Message] = []
     emulated = False
     for position, message in enumerate(rest):
         if message is not None:
@@ -163,9 +163,9 @@ def _in_order(rows: Sequence[Message], steps: dict[int, list[_Slot]]) -> tuple[l
     return ordered, emulated
 
 
-def _without_results(message: Message) -> Message | None:
+def _without_results(message: ir.Message) -> ir.Message | None:
     """Return a message without its results; None: nothing is left."""
-    parts = tuple(part for part in message.parts if not isinstance(part, ToolResult))
+    parts = tuple(part for part in message.parts if not isinstance(part, ir.ToolResult))
     if len(parts) == len(message.parts):
         return message
     if not parts:
@@ -173,15 +173,15 @@ def _without_results(message: Message) -> Message | None:
     return msgspec.structs.replace(message, role="user" if message.role == "tool" else message.role, parts=parts)
 
 
-def _tool_message(slots: Sequence[_Slot]) -> Message:
+def _tool_message(slots: Sequence[_Slot]) -> ir.Message:
     sources = {id(slot.source): slot.source for slot in slots if slot.source is not None and slot.source.role == "tool"}
     parts = tuple(slot.filled() for slot in slots)
-    return _one(tuple(sources.values()), parts) if sources else Message(role="tool", parts=parts)
+    return _one(tuple(sources.values()), parts) if sources else ir.Message(role="tool", parts=parts)
 
 
-def _join_steps(messages: Sequence[Message]) -> list[Message]:
+def _join_steps(messages: Sequence[ir.Message]) -> list[ir.Message]:
     """Join consecutive assistant messages from the first with calls on: its results have to follow all of them."""
-    joined: list[Message] = []
+    joined: list[ir.Message] = []
     for role, group in groupby(messages, key=lambda message: message.role):
         run = tuple(group)
         step = len(run)
@@ -193,21 +193,21 @@ def _join_steps(messages: Sequence[Message]) -> list[Message]:
     return joined
 
 
-def _is_words(message: Message) -> bool:
+def _is_words(message: ir.Message) -> bool:
     """Return whether a message is a single text, as most are."""
-    return len(message.parts) == 1 and type(message.parts[0]) is Text
+    return len(message.parts) == 1 and type(message.parts[0]) is ir.Text
 
 
-def _calls(message: Message) -> list[ToolCall]:
-    return [part for part in message.parts if isinstance(part, ToolCall)]
+def _calls(message: ir.Message) -> list[ir.ToolCall]:
+    return [part for part in message.parts if isinstance(part, ir.ToolCall)]
 
 
-def merge(messages: Sequence[Message], roles: Collection[Role] = ("user", "assistant")) -> tuple[Message, ...]:
+def merge(messages: Sequence[ir.Message], roles: Collection[ir.Role] = ("user", "assistant")) -> tuple[ir.Message, ...]:
     """Join consecutive messages of one role; their parts are appended, not merged.
 
     A field is kept where all messages agree on it; system messages of different authority are not joined.
     """
-    merged: list[Message] = []
+    merged: list[ir.Message] = []
     for (role, _), group in groupby(messages, key=lambda message: (message.role, message.authority)):
         run = tuple(group)
         if role in roles:
@@ -217,14 +217,14 @@ def merge(messages: Sequence[Message], roles: Collection[Role] = ("user", "assis
     return tuple(merged)
 
 
-def _one(messages: Sequence[Message], parts: tuple[Part, ...] | None = None) -> Message:
+def _one(messages: Sequence[ir.Message], parts: tuple[ir.Part, ...] | None = None) -> ir.Message:
     """Join messages of one role; `parts`, if given, replace theirs."""
     first = messages[0]
     if parts is None:
         parts = tuple(part for message in messages for part in message.parts)
     if len(messages) == 1:
         return first if parts == first.parts else msgspec.structs.replace(first, parts=parts)
-    return Message(
+    return ir.Message(
         role=first.role,
         parts=parts,
         authority=_agreed(messages, lambda message: message.authority),
@@ -236,20 +236,22 @@ def _one(messages: Sequence[Message], parts: tuple[Part, ...] | None = None) -> 
     )
 
 
-def _agreed(messages: Sequence[Message], field: Callable[[Message], _T | None]) -> _T | None:
+def _agreed(messages: Sequence[ir.Message], field: Callable[[ir.Message], _T | None]) -> _T | None:
     first = field(messages[0])
     return first if all(field(message) == first for message in messages) else None
 
 
-def _united(all_extras: Iterable[Extras]) -> Extras:
+def _united(all_extras: Iterable[ir.Extras]) -> ir.Extras:
     united: dict[str, dict[str, Any]] = {}
     for extras in all_extras:
         for protocol, fields in extras.items():
             united.setdefault(protocol, {}).update(fields)
-    return united or EMPTY
+    return united or ir.EMPTY
 
 
-def drop_empty(messages: Sequence[Message], *, blank: bool = False, keep_sealed: bool = False) -> tuple[Message, ...]:
+def drop_empty(
+    messages: Sequence[ir.Message], *, blank: bool = False, keep_sealed: bool = False
+) -> tuple[ir.Message, ...]:
     """Drop empty texts, also inside tool results, and messages that are empty then. Nothing is added.
 
     The cache mark of a dropped text moves to the part before it in the same message.
@@ -261,11 +263,11 @@ def drop_empty(messages: Sequence[Message], *, blank: bool = False, keep_sealed:
     """
 
     def is_empty(part: object) -> bool:
-        if not isinstance(part, Text) or (keep_sealed and part.seals):
+        if not isinstance(part, ir.Text) or (keep_sealed and part.seals):
             return False
         return not (part.text.strip() if blank else part.text)
 
-    kept: list[Message] = []
+    kept: list[ir.Message] = []
     for message in messages:
         parts = _filled_parts(message.parts, is_empty)
         if parts:
@@ -273,13 +275,13 @@ def drop_empty(messages: Sequence[Message], *, blank: bool = False, keep_sealed:
     return tuple(kept)
 
 
-def _filled_parts(parts: Sequence[Part], is_empty: Callable[[object], bool]) -> tuple[Part, ...]:
-    kept: list[Part] = []
+def _filled_parts(parts: Sequence[ir.Part], is_empty: Callable[[object], bool]) -> tuple[ir.Part, ...]:
+    kept: list[ir.Part] = []
     for part in parts:
         if is_empty(part):
             if part.cache_mark and kept and kept[-1].cache_mark is None:
                 kept[-1] = msgspec.structs.replace(kept[-1], cache_mark=part.cache_mark)
-        elif isinstance(part, ToolResult) and any(map(is_empty, part.content)):
+        elif isinstance(part, ir.ToolResult) and any(map(is_empty, part.content)):
             content = tuple(inner for inner in part.content if not is_empty(inner))
             kept.append(msgspec.structs.replace(part, content=content))
         else:

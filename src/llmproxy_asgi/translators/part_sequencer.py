@@ -8,9 +8,9 @@ servers send it after the call. A call that is partly written stays where it is.
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from llmproxy_asgi.conversation import Part, PartDelta, PartEnded, PartStarted, Reasoning, ToolCall
+import llmproxy_asgi.conversation as ir
 
-PartEvent: TypeAlias = PartStarted | PartDelta | PartEnded
+PartEvent: TypeAlias = ir.PartStarted | ir.PartDelta | ir.PartEnded
 
 _NONE = -1
 
@@ -29,8 +29,8 @@ class PartSequencer:
         """Return the events that can be sent now, after this one."""
         index = event.index
         if index == self.open:
-            return self._after(event) if type(event) is PartEnded else (event,)
-        if type(event) is PartStarted:
+            return self._after(event) if type(event) is ir.PartEnded else (event,)
+        if type(event) is ir.PartStarted:
             if self.open == _NONE:
                 self.open = index
                 return (event,)
@@ -39,14 +39,14 @@ class PartSequencer:
             self._held[index].append(event)
         return ()
 
-    def _after(self, ended: PartEnded) -> Sequence[PartEvent]:
+    def _after(self, ended: ir.PartEnded) -> Sequence[PartEvent]:
         released: list[PartEvent] = [ended]
         self.open = _NONE
         while self._held and self.open == _NONE:
             index = next_held(self._held)
             held = self._held.pop(index)
             released += held
-            if type(held[-1]) is not PartEnded:
+            if type(held[-1]) is not ir.PartEnded:
                 self.open = index
         return released
 
@@ -54,12 +54,12 @@ class PartSequencer:
 def next_held(held: Mapping[int, Sequence[PartEvent]]) -> int:
     """Return the index of the part to send next: the first one, or the first reasoning if that one is a tool call."""
     first = next(iter(held))
-    if len(held) > 1 and type(_part(held[first])) is ToolCall:
-        return next((index for index in held if type(_part(held[index])) is Reasoning), first)
+    if len(held) > 1 and type(_part(held[first])) is ir.ToolCall:
+        return next((index for index in held if type(_part(held[index])) is ir.Reasoning), first)
     return first
 
 
-def _part(events: Sequence[PartEvent]) -> Part | None:
+def _part(events: Sequence[PartEvent]) -> ir.Part | None:
     """Return the part that these events start, if its start is among them."""
     begin = events[0]
-    return begin.part if isinstance(begin, PartStarted) else None
+    return begin.part if isinstance(begin, ir.PartStarted) else None

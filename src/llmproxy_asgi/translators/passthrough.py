@@ -18,7 +18,7 @@ from typing import ClassVar
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import Batch, Ended, Failed, Finished, Started, StreamEvent
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamFailed, UpstreamProtocolError
 from llmproxy_asgi.translators.base import ErrorT, StreamDecoder
 from llmproxy_asgi.wire.sse import (
@@ -31,7 +31,7 @@ from llmproxy_asgi.wire.sse import (
     frame_start,
 )
 
-_NOTHING = Batch((), b"")
+_NOTHING = ir.Batch((), b"")
 _FAILED = "The upstream's stream ended with an error."
 _SHOWN = 400
 # Comments, and two fields that tell a browser how to connect again: OpenAI's client breaks at an event without data.
@@ -48,7 +48,7 @@ _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 class Inspection(msgspec.Struct, frozen=True):
     """The meaning of a frame: its events, whether it is withheld from the client, and its replacement."""
 
-    events: Sequence[StreamEvent] = ()
+    events: Sequence[ir.StreamEvent] = ()
     drop: bool = False
     instead: bytes | None = None
 
@@ -76,7 +76,7 @@ class Scan(ABC):
     """Whether `inspect` is called with every further frame."""
 
     @abstractmethod
-    def first(self, frame: Frame) -> Sequence[StreamEvent]:
+    def first(self, frame: Frame) -> Sequence[ir.StreamEvent]:
         """Called with each frame until it gives events: `Started`, or `Failed`.
 
         `inspect` is called with the same frame afterwards, if the pattern matches.
@@ -97,7 +97,7 @@ class Scan(ABC):
         """Return the bytes that close a complete stream without an end sign."""
         return b""
 
-    def late_usage(self, last: bytes) -> Sequence[StreamEvent]:
+    def late_usage(self, last: bytes) -> Sequence[ir.StreamEvent]:
         """Return `UsageReported` where the stream is complete, no inspected frame had usage, and an earlier one has it.
 
         Args:
@@ -183,14 +183,14 @@ class PassthroughDecoder(StreamDecoder):
         self._replacement = b""
 
     @override
-    def feed(self, data: bytes) -> Batch:
+    def feed(self, data: bytes) -> ir.Batch:
         if self._over:
             return _NOTHING
         try:
             whole = self._complete(data)
         except EventTooLarge as error:
             self._over = True
-            return Batch((Failed(self.broke(UpstreamProtocolError(f"The upstream sent {error}."))),), b"")
+            return ir.Batch((ir.Failed(self.broke(UpstreamProtocolError(f"The upstream sent {error}."))),), b"")
         if not whole:
             return _NOTHING
         # Mostly a read is one frame of one line: its first line end is its last, and no comment can follow it.
@@ -202,11 +202,11 @@ class PassthroughDecoder(StreamDecoder):
                 return _NOTHING
         if self._plain and not self._search(whole):
             self._last = whole
-            return Batch((), whole.replace(self._literal, self._replacement) if self._literal else whole)
+            return ir.Batch((), whole.replace(self._literal, self._replacement) if self._literal else whole)
         return self._look(whole)
 
     @override
-    def close(self) -> Batch:
+    def close(self) -> ir.Batch:
         if self._over:
             return _NOTHING
         tail = self._splitter.tail
@@ -220,9 +220,9 @@ class PassthroughDecoder(StreamDecoder):
         self._over = True
         if self._started and self._scan.ended():
             usage = self._scan.late_usage(self._preceding)
-            return Batch((*seen.events, *usage, Ended()), (seen.raw or b"") + self._scan.end_sign())
+            return ir.Batch((*seen.events, *usage, ir.Ended()), (seen.raw or b"") + self._scan.end_sign())
         error = self._stray(tail or self._last)
-        return Batch((*seen.events, Failed(self.broke(error or self._scan.close_error()))), seen.raw)
+        return ir.Batch((*seen.events, ir.Failed(self.broke(error or self._scan.close_error()))), seen.raw)
 
     @override
     def broke(self, error: ErrorT) -> ErrorT:
@@ -233,9 +233,9 @@ class PassthroughDecoder(StreamDecoder):
         last = decode(before.rstrip(b"\r\n") + _BLANK)
         return self._scan.stray_error(last[-1].data) if last else None
 
-    def _look(self, whole: bytes) -> Batch:
+    def _look(self, whole: bytes) -> ir.Batch:
         """Inspect frames one by one: the first of a stream, then those from the first match on."""
-        events: list[StreamEvent] = []
+        events: list[ir.StreamEvent] = []
         pieces: list[bytes] = []
         taken = 0
         while taken < len(whole) and not self._over:
@@ -255,17 +255,17 @@ class PassthroughDecoder(StreamDecoder):
         if self._over and raw.endswith(b"\r\n\r"):
             raw += b"\n"  # the second half of the last line end comes in a read that is not looked at any more
         self._last = raw or self._last
-        if events and isinstance(last := events[-1], Failed):
-            events[-1] = Failed(self.broke(last.error))
-        return Batch(events, raw)
+        if events and isinstance(last := events[-1], ir.Failed):
+            events[-1] = ir.Failed(self.broke(last.error))
+        return ir.Batch(events, raw)
 
-    def _before(self, raw: bytes, events: list[StreamEvent]) -> Batch:
+    def _before(self, raw: bytes, events: list[ir.StreamEvent]) -> ir.Batch:
         """Hold frames until the first one with an event: until then the call may still fail over."""
         self._held += raw
         if not events and len(self._held) > self._max_event:
-            events.append(Failed(UpstreamProtocolError("The upstream's stream does not begin.")))
+            events.append(ir.Failed(UpstreamProtocolError("The upstream's stream does not begin.")))
             self._over = True
-        return Batch(events, b"")
+        return ir.Batch(events, b"")
 
     def _first_hit(self, whole: bytes, start: int) -> int:
         """Return where the first matching frame at or after `start` begins; the end if none matches."""
@@ -273,7 +273,7 @@ class PassthroughDecoder(StreamDecoder):
         hits = [hit.start() for pattern in _listed(self._scan.pattern) if (hit := pattern.search(run))]
         return start + frame_start(run, min(hits)) if hits else len(whole)
 
-    def _take_frames(self, run: bytes, events: list[StreamEvent], pieces: list[bytes]) -> None:
+    def _take_frames(self, run: bytes, events: list[ir.StreamEvent], pieces: list[bytes]) -> None:
         """Add the events and the passed bytes of these frames."""
         taken = 0
         for frame in decode(run):
@@ -284,13 +284,15 @@ class PassthroughDecoder(StreamDecoder):
                 self._look_for_finish(meaning.events, (self._last, *pieces, run[taken:begin]))
             ending = self._take(meaning.events, events)
             if (
-                isinstance(ending, Failed)
+                isinstance(ending, ir.Failed)
                 and all(ending is not event for event in meaning.events)
                 and (stray := self._stray(run[:begin] or b"".join(pieces) or self._last)) is not None
             ):
-                ending = events[-1] = Failed(stray)
-            pieces.append(run[taken : begin if meaning.drop or isinstance(ending, Failed) or meaning.instead else end])
-            if meaning.instead and not isinstance(ending, Failed):
+                ending = events[-1] = ir.Failed(stray)
+            pieces.append(
+                run[taken : begin if meaning.drop or isinstance(ending, ir.Failed) or meaning.instead else end]
+            )
+            if meaning.instead and not isinstance(ending, ir.Failed):
                 pieces.append(meaning.instead)
             taken = end
             if ending is not None:
@@ -299,47 +301,49 @@ class PassthroughDecoder(StreamDecoder):
         pieces.append(run[taken:])
         self._plain = self._started and not (self._looks or self._finishing or self._scan.watching)
 
-    def _look_for_finish(self, told: Sequence[StreamEvent], before: Sequence[bytes]) -> None:
+    def _look_for_finish(self, told: Sequence[ir.StreamEvent], before: Sequence[bytes]) -> None:
         """Inspect every frame from the finish on: they are few, and any of them may have usage."""
-        if self._scan.ended() and any(type(event) is Finished for event in told):
+        if self._scan.ended() and any(type(event) is ir.Finished for event in told):
             self._finishing, self._preceding = True, b"".join(before)
 
     def _meaning(self, frame: Frame) -> Inspection:
-        events: list[StreamEvent] = []
+        events: list[ir.StreamEvent] = []
         drop = False
         instead: bytes | None = None
         try:
             if not self._started:
                 events.extend(self._scan.first(frame))
-                self._started = any(isinstance(event, Started) for event in events)
+                self._started = any(isinstance(event, ir.Started) for event in events)
             if self._looks:
                 self._look_for_model(frame)
             if self._finishing or self._scan.watching or self._search(frame.raw):
                 inspection = self._scan.inspect(frame)
                 events.extend(inspection.events)
                 drop, instead = inspection.drop, inspection.instead
-                if frame.event == "error" and not any(isinstance(event, Failed) for event in events):
-                    events.append(Failed(UpstreamFailed(_FAILED, reason=f"error event: {_shown(frame.data)}")))
+                if frame.event == "error" and not any(isinstance(event, ir.Failed) for event in events):
+                    events.append(ir.Failed(UpstreamFailed(_FAILED, reason=f"error event: {_shown(frame.data)}")))
         except UpstreamError as error:
-            events.append(Failed(error))
+            events.append(ir.Failed(error))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             stray = self._scan.stray_error(frame.data)
-            events.append(Failed(stray or UpstreamProtocolError("The upstream sent an event that cannot be read.")))
+            events.append(ir.Failed(stray or UpstreamProtocolError("The upstream sent an event that cannot be read.")))
         return Inspection(events, drop, instead)
 
-    def _take(self, told: Sequence[StreamEvent], events: list[StreamEvent]) -> Ended | Failed | None:
+    def _take(self, told: Sequence[ir.StreamEvent], events: list[ir.StreamEvent]) -> ir.Ended | ir.Failed | None:
         """Add a frame's events up to the stream's ending; return the ending if there is one."""
         for event in told:
             taken = event
-            if not isinstance(event, Failed):
+            if not isinstance(event, ir.Failed):
                 if not self._started:
-                    taken = Failed(UpstreamProtocolError("The upstream's stream did not begin with its first event."))
-                elif isinstance(event, Ended) and not self._scan.ended():
-                    taken = Failed(self._scan.close_error())
-            if isinstance(taken, Ended):
+                    taken = ir.Failed(
+                        UpstreamProtocolError("The upstream's stream did not begin with its first event.")
+                    )
+                elif isinstance(event, ir.Ended) and not self._scan.ended():
+                    taken = ir.Failed(self._scan.close_error())
+            if isinstance(taken, ir.Ended):
                 events.extend(self._scan.late_usage(self._preceding))
             events.append(taken)
-            if isinstance(taken, Ended | Failed):
+            if isinstance(taken, ir.Ended | ir.Failed):
                 return taken
         return None
 

@@ -6,7 +6,7 @@ Every message has the form `<what is wrong> (<field>): <what would be right>.` E
 
 from collections.abc import Mapping
 
-from llmproxy_asgi.conversation import Tool
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import Unsupported
 
 _MOST = 64
@@ -157,17 +157,17 @@ def mixed_tools(model: str) -> Unsupported:
     )
 
 
-def server_tool_unavailable(tool: Tool) -> Unsupported:
+def server_tool_unavailable(tool: ir.Tool) -> Unsupported:
     """A server tool that this upstream does not have."""
     return refusal(f"This upstream does not have the server tool {native_name(tool)!r}", "tools", "leave it out")
 
 
-def tool_schema(tool: Tool, why: str) -> Unsupported:
+def tool_schema(tool: ir.Tool, why: str) -> Unsupported:
     """A tool's parameters that the vendor's format cannot express."""
     return refusal(f"This upstream does not support the schema of the tool {native_name(tool)!r}", "tools", why)
 
 
-def image_results(model: str, tool: Tool) -> Unsupported:
+def image_results(model: str, tool: ir.Tool) -> Unsupported:
     """A tool whose results are images, for a model that takes none."""
     return refusal(
         f"{_the(model)} does not support image input, and the tool {tool.name[:100]!r} returns images",
@@ -176,7 +176,7 @@ def image_results(model: str, tool: Tool) -> Unsupported:
     )
 
 
-def programmatic_tool(tool: Tool) -> Unsupported:
+def programmatic_tool(tool: ir.Tool) -> Unsupported:
     """A tool that only code run by another vendor may call."""
     return refusal(
         f"This upstream does not support programmatic calls, and the tool {tool.name[:_MOST]!r} allows no others",
@@ -214,7 +214,7 @@ def foreign_reference(param: str = "messages") -> Unsupported:
     return refusal("This upstream cannot read files or objects of another vendor", param, "send the content itself")
 
 
-def native_name(tool: Tool) -> str:
+def native_name(tool: ir.Tool) -> str:
     """What the caller calls a server tool: its own name or kind, not the common one."""
     for native in tool.extras.values():
         if not isinstance(native, dict):

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from llmproxy_asgi.conversation import Seal
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators.base import Upstream
 
 _MARK = b"llmproxy1"
@@ -30,13 +30,13 @@ MAX_SIZE = 4 * 1024 * 1024
 """Maximum bytes of a wrapped seal's JSON: the bound on decompression."""
 
 
-def wrap(seal: Seal) -> str:
+def wrap(seal: ir.Seal) -> str:
     """Return the seal as standard base64. Deterministic: equal seals give equal texts in every turn."""
     content = msgspec.json.encode(seal, order="sorted")
     return b64encode(_MARK + zlib.compress(content, _LEVEL)).decode()
 
 
-def unwrap(text: str) -> Seal | None:
+def unwrap(text: str) -> ir.Seal | None:
     """Return the seal in a text made by `wrap`; None for any other text. Never raises.
 
     Clients that store blobs as bytes may return them in the URL-safe alphabet or without padding; both are accepted.
@@ -50,12 +50,12 @@ def unwrap(text: str) -> Seal | None:
         content = inflate.decompress(packed, MAX_SIZE + 1)
         if len(content) > MAX_SIZE or not inflate.eof or inflate.unused_data:
             return None
-        return msgspec.json.decode(content, type=Seal)
+        return msgspec.json.decode(content, type=ir.Seal)
     except (ValueError, zlib.error, RecursionError):
         return None
 
 
-def usable(seal: Seal, upstream: Upstream) -> bool:
+def usable(seal: ir.Seal, upstream: Upstream) -> bool:
     """Return whether this upstream can open the seal.
 
     The issuer decides. Signatures are bound to their model as well, where both models are known; encrypted and
@@ -66,7 +66,7 @@ def usable(seal: Seal, upstream: Upstream) -> bool:
     return not (seal.kind == "signature" and seal.model and upstream.model and seal.model != upstream.model)
 
 
-def keep(seals: Iterable[Seal], upstream: Upstream) -> tuple[tuple[Seal, ...], int]:
+def keep(seals: Iterable[ir.Seal], upstream: Upstream) -> tuple[tuple[ir.Seal, ...], int]:
     """Return the seals that this upstream can open, and the number of others."""
     offered = tuple(seals)
     kept = tuple(seal for seal in offered if usable(seal, upstream))

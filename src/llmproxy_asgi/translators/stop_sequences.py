@@ -9,19 +9,7 @@ from collections.abc import Sequence
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import (
-    Batch,
-    Failed,
-    Finished,
-    FinishReason,
-    PartDelta,
-    PartEnded,
-    PartStarted,
-    StreamEvent,
-    Text,
-    TextDelta,
-    ToolCall,
-)
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators.base import ErrorT, StreamDecoder
 from llmproxy_asgi.translators.losses import Losses
 
@@ -62,17 +50,17 @@ class StopSequenceFilter:
         self._sequences = tuple(sequences)
         self._candidates: dict[int, _CandidateFilter] = {}
 
-    def feed(self, events: Sequence[StreamEvent]) -> list[StreamEvent]:
+    def feed(self, events: Sequence[ir.StreamEvent]) -> list[ir.StreamEvent]:
         """Return the events to send."""
-        out: list[StreamEvent] = []
+        out: list[ir.StreamEvent] = []
         for event in events:
             match event:
-                case PartStarted() | PartDelta() | PartEnded() | Finished():
+                case ir.PartStarted() | ir.PartDelta() | ir.PartEnded() | ir.Finished():
                     known = self._candidates.get(event.candidate)
                     if known is None:
                         known = self._candidates[event.candidate] = _CandidateFilter(self._sequences, event.candidate)
                     known.process(event, out)
-                case Failed():
+                case ir.Failed():
                     for known in self._candidates.values():
                         known.release(out)
                     out.append(event)
@@ -94,47 +82,49 @@ class _CandidateFilter:
         self._stopped: str | None = None
         self._called = False  # a call before the cut, so the finish reason stays tool_calls
 
-    def process(self, event: PartStarted | PartDelta | PartEnded | Finished, out: list[StreamEvent]) -> None:
+    def process(
+        self, event: ir.PartStarted | ir.PartDelta | ir.PartEnded | ir.Finished, out: list[ir.StreamEvent]
+    ) -> None:
         """Process one event."""
         match event:
-            case Finished(finish=finish):
+            case ir.Finished(finish=finish):
                 if self._stopped is not None and not self._called:
                     finish = msgspec.structs.replace(
-                        finish, reason=FinishReason.STOP_SEQUENCE, stop_sequence=self._stopped
+                        finish, reason=ir.FinishReason.STOP_SEQUENCE, stop_sequence=self._stopped
                     )
-                out.append(Finished(self._index, finish))
-            case PartEnded(index=index):
+                out.append(ir.Finished(self._index, finish))
+            case ir.PartEnded(index=index):
                 if index in self._open:
                     self._open.remove(index)
                     self._release(index, out)
-                    out.append(event if self._stopped is None else PartEnded(self._index, index))
+                    out.append(event if self._stopped is None else ir.PartEnded(self._index, index))
             case _ if self._stopped is not None:
                 pass
-            case PartStarted(index=index, part=part):
+            case ir.PartStarted(index=index, part=part):
                 self._open.add(index)
-                if isinstance(part, Text):
+                if isinstance(part, ir.Text):
                     self._held[index] = ""
-                    out.append(PartStarted(self._index, index, msgspec.structs.replace(part, text="")))
+                    out.append(ir.PartStarted(self._index, index, msgspec.structs.replace(part, text="")))
                     self._send(index, part.text, out)
                 else:
-                    self._called = self._called or isinstance(part, ToolCall)
+                    self._called = self._called or isinstance(part, ir.ToolCall)
                     out.append(event)
-            case PartDelta(index=index, delta=TextDelta(text=text)) if index in self._held:
+            case ir.PartDelta(index=index, delta=ir.TextDelta(text=text)) if index in self._held:
                 self._send(index, text, out)
             case _:
                 out.append(event)
 
-    def release(self, out: list[StreamEvent]) -> None:
+    def release(self, out: list[ir.StreamEvent]) -> None:
         """Send the held text: the stream is over."""
         for index in list(self._held):
             self._release(index, out)
 
-    def _release(self, index: int, out: list[StreamEvent]) -> None:
+    def _release(self, index: int, out: list[ir.StreamEvent]) -> None:
         held = self._held.pop(index, "")
         if held:
-            out.append(PartDelta(self._index, index, TextDelta(held)))
+            out.append(ir.PartDelta(self._index, index, ir.TextDelta(held)))
 
-    def _send(self, index: int, text: str, out: list[StreamEvent]) -> None:
+    def _send(self, index: int, text: str, out: list[ir.StreamEvent]) -> None:
         text = self._held[index] + text
         found = _find_first(text, self._sequences)
         if found is not None:
@@ -142,14 +132,14 @@ class _CandidateFilter:
             self._held.clear()
             self._open.discard(index)
             if end:
-                out.append(PartDelta(self._index, index, TextDelta(text[:end])))
-            out.append(PartEnded(self._index, index))
+                out.append(ir.PartDelta(self._index, index, ir.TextDelta(text[:end])))
+            out.append(ir.PartEnded(self._index, index))
             return
         kept = _partial_length(text, self._sequences)
         sent = text[: len(text) - kept]
         self._held[index] = text[len(sent) :]
         if sent:
-            out.append(PartDelta(self._index, index, TextDelta(sent)))
+            out.append(ir.PartDelta(self._index, index, ir.TextDelta(sent)))
 
 
 class StopSequenceDecoder(StreamDecoder):
@@ -165,12 +155,12 @@ class StopSequenceDecoder(StreamDecoder):
         self._stops = StopSequenceFilter(sequences)
 
     @override
-    def feed(self, data: bytes) -> Batch:
-        return Batch(self._stops.feed(self._decoder.feed(data).events))
+    def feed(self, data: bytes) -> ir.Batch:
+        return ir.Batch(self._stops.feed(self._decoder.feed(data).events))
 
     @override
-    def close(self) -> Batch:
-        return Batch(self._stops.feed(self._decoder.close().events))
+    def close(self) -> ir.Batch:
+        return ir.Batch(self._stops.feed(self._decoder.close().events))
 
     @override
     def broke(self, error: ErrorT) -> ErrorT:

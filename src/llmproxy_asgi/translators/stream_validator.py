@@ -14,36 +14,7 @@ or reordered. The content of a restated part is not compared: only its kind and 
 
 from enum import Enum, StrEnum, auto
 
-from llmproxy_asgi.conversation import (
-    ArgumentsDelta,
-    CitationDelta,
-    Delta,
-    Ended,
-    Failed,
-    Finished,
-    FinishReason,
-    LogprobsDelta,
-    Media,
-    MediaDelta,
-    Part,
-    PartBase,
-    PartDelta,
-    PartEnded,
-    PartStarted,
-    Passed,
-    Reasoning,
-    ReasoningDelta,
-    Refusal,
-    RefusalDelta,
-    SealDelta,
-    ServerToolCall,
-    Started,
-    StreamEvent,
-    Text,
-    TextDelta,
-    ToolCall,
-    UsageReported,
-)
+import llmproxy_asgi.conversation as ir
 
 
 class Rule(StrEnum):
@@ -66,20 +37,20 @@ class Rule(StrEnum):
 class StreamRuleError(ValueError):
     """An event that is illegal at its position."""
 
-    def __init__(self, rule: Rule, event: StreamEvent) -> None:
+    def __init__(self, rule: Rule, event: ir.StreamEvent) -> None:
         super().__init__(f"{rule}: {type(event).__name__}")
         self.rule = rule
 
 
-FITS: dict[type[Delta], tuple[type[PartBase], ...]] = {
-    TextDelta: (Text,),
-    ReasoningDelta: (Reasoning,),
-    RefusalDelta: (Refusal,),
-    ArgumentsDelta: (ToolCall, ServerToolCall),
-    MediaDelta: (Media,),
-    CitationDelta: (Text,),
-    SealDelta: (PartBase,),
-    LogprobsDelta: (PartBase,),
+FITS: dict[type[ir.Delta], tuple[type[ir.PartBase], ...]] = {
+    ir.TextDelta: (ir.Text,),
+    ir.ReasoningDelta: (ir.Reasoning,),
+    ir.RefusalDelta: (ir.Refusal,),
+    ir.ArgumentsDelta: (ir.ToolCall, ir.ServerToolCall),
+    ir.MediaDelta: (ir.Media,),
+    ir.CitationDelta: (ir.Text,),
+    ir.SealDelta: (ir.PartBase,),
+    ir.LogprobsDelta: (ir.PartBase,),
 }
 """Each delta, and the parts that accept it."""
 
@@ -90,31 +61,41 @@ class _State(Enum):
     OVER = auto()
 
 
-_ORDER: dict[_State, dict[type[StreamEvent], _State | Rule]] = {
+_ORDER: dict[_State, dict[type[ir.StreamEvent], _State | Rule]] = {
     _State.NEW: {
-        Passed: _State.NEW,
-        Started: _State.OPEN,
-        Failed: _State.OVER,
-        PartStarted: Rule.BEGINS_WITH_STARTED,
-        PartDelta: Rule.BEGINS_WITH_STARTED,
-        PartEnded: Rule.BEGINS_WITH_STARTED,
-        Finished: Rule.BEGINS_WITH_STARTED,
-        UsageReported: Rule.BEGINS_WITH_STARTED,
-        Ended: Rule.BEGINS_WITH_STARTED,
+        ir.Passed: _State.NEW,
+        ir.Started: _State.OPEN,
+        ir.Failed: _State.OVER,
+        ir.PartStarted: Rule.BEGINS_WITH_STARTED,
+        ir.PartDelta: Rule.BEGINS_WITH_STARTED,
+        ir.PartEnded: Rule.BEGINS_WITH_STARTED,
+        ir.Finished: Rule.BEGINS_WITH_STARTED,
+        ir.UsageReported: Rule.BEGINS_WITH_STARTED,
+        ir.Ended: Rule.BEGINS_WITH_STARTED,
     },
     _State.OPEN: {
-        Passed: _State.OPEN,
-        Started: Rule.STARTS_ONCE,
-        PartStarted: _State.OPEN,
-        PartDelta: _State.OPEN,
-        PartEnded: _State.OPEN,
-        Finished: _State.OPEN,
-        UsageReported: _State.OPEN,
-        Failed: _State.OVER,
-        Ended: _State.OVER,
+        ir.Passed: _State.OPEN,
+        ir.Started: Rule.STARTS_ONCE,
+        ir.PartStarted: _State.OPEN,
+        ir.PartDelta: _State.OPEN,
+        ir.PartEnded: _State.OPEN,
+        ir.Finished: _State.OPEN,
+        ir.UsageReported: _State.OPEN,
+        ir.Failed: _State.OVER,
+        ir.Ended: _State.OVER,
     },
     _State.OVER: dict.fromkeys(
-        (Passed, Started, PartStarted, PartDelta, PartEnded, Finished, UsageReported, Failed, Ended),
+        (
+            ir.Passed,
+            ir.Started,
+            ir.PartStarted,
+            ir.PartDelta,
+            ir.PartEnded,
+            ir.Finished,
+            ir.UsageReported,
+            ir.Failed,
+            ir.Ended,
+        ),
         Rule.NOTHING_AFTER_THE_ENDING,
     ),
 }
@@ -128,7 +109,7 @@ class _CandidateState:
 
     def __init__(self) -> None:
         self.parts = 0
-        self.open: dict[int, Part] = {}
+        self.open: dict[int, ir.Part] = {}
         self.calls = False
         self.finished = False
 
@@ -145,7 +126,7 @@ class StreamValidator:
         """Whether the stream has ended."""
         return self._state is _State.OVER
 
-    def check(self, event: StreamEvent) -> None:
+    def check(self, event: ir.StreamEvent) -> None:
         """Check the next event.
 
         Raises:
@@ -159,31 +140,31 @@ class StreamValidator:
             raise StreamRuleError(broken, event)
         self._state = follows
 
-    def _broken(self, event: StreamEvent) -> Rule | None:
+    def _broken(self, event: ir.StreamEvent) -> Rule | None:
         """Return the rule that this event breaks within its candidate; record a legal event."""
         match event:
-            case PartDelta():
+            case ir.PartDelta():
                 return self._delta(event)
-            case PartStarted():
+            case ir.PartStarted():
                 return self._start(event)
-            case PartEnded():
+            case ir.PartEnded():
                 return self._end(event)
-            case Finished():
+            case ir.Finished():
                 return self._finish(event)
-            case Ended():
+            case ir.Ended():
                 whole = self._candidates and all(known.finished for known in self._candidates.values())
                 return None if whole else Rule.ENDED_IS_WHOLE
             case _:
                 return None
 
-    def _start(self, event: PartStarted) -> Rule | None:
+    def _start(self, event: ir.PartStarted) -> Rule | None:
         candidate = self._candidates.setdefault(event.candidate, _CandidateState())
         part = event.part
         if candidate.finished:
             return Rule.FINISHED_IS_LAST
         if event.index != candidate.parts:
             return Rule.PARTS_ARE_DENSE
-        if isinstance(part, ToolCall):
+        if isinstance(part, ir.ToolCall):
             if not (part.call_id and part.name):
                 return Rule.CALL_IS_NAMED
             candidate.calls = True
@@ -191,7 +172,7 @@ class StreamValidator:
         candidate.open[event.index] = part
         return None
 
-    def _end(self, event: PartEnded) -> Rule | None:
+    def _end(self, event: ir.PartEnded) -> Rule | None:
         candidate = self._candidates.get(event.candidate)
         header = candidate.open.pop(event.index, None) if candidate else None
         if header is None:
@@ -200,7 +181,7 @@ class StreamValidator:
             return Rule.SAME_PART
         return None
 
-    def _finish(self, event: Finished) -> Rule | None:
+    def _finish(self, event: ir.Finished) -> Rule | None:
         candidate = self._candidates.setdefault(event.candidate, _CandidateState())
         if candidate.finished:
             return Rule.FINISHED_IS_LAST
@@ -209,10 +190,10 @@ class StreamValidator:
         candidate.finished = True
         reason = event.finish.reason
         # An answer that reached its limit or was cut off may hold a call without finishing with tool_calls.
-        inconsistent = reason is FinishReason.STOP if candidate.calls else reason is FinishReason.TOOL_CALLS
+        inconsistent = reason is ir.FinishReason.STOP if candidate.calls else reason is ir.FinishReason.TOOL_CALLS
         return Rule.CALLS_ARE_SAID if inconsistent else None
 
-    def _delta(self, event: PartDelta) -> Rule | None:
+    def _delta(self, event: ir.PartDelta) -> Rule | None:
         candidate = self._candidates.get(event.candidate)
         part = candidate.open.get(event.index) if candidate else None
         if part is None:
@@ -220,7 +201,7 @@ class StreamValidator:
         return None if isinstance(part, FITS[type(event.delta)]) else Rule.DELTA_FITS
 
 
-def _identity(part: Part) -> tuple[type[PartBase], str | None, str | None]:
-    if isinstance(part, ToolCall):
+def _identity(part: ir.Part) -> tuple[type[ir.PartBase], str | None, str | None]:
+    if isinstance(part, ir.ToolCall):
         return type(part), part.call_id, part.name
     return type(part), None, None

@@ -10,30 +10,16 @@ from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
-from llmproxy_asgi.conversation import (
-    ArgumentsDelta,
-    Part,
-    PartDelta,
-    PartEnded,
-    PartStarted,
-    Reasoning,
-    ReasoningDelta,
-    Refusal,
-    RefusalDelta,
-    StreamEvent,
-    Text,
-    TextDelta,
-    ToolCall,
-)
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.wire.json_body import elements
 from llmproxy_asgi.wire.surrogates import HIGH, LOW, REPLACEMENT, joined, mark_halves, replace_halves
 
 _MARKS = re.compile(f"([{HIGH}])([{LOW}])|[{HIGH}{LOW}]")
 _ENDS_WITH_HIGH = re.compile(f"[{HIGH}]\\Z")
 _ANYTHING = msgspec.json.Decoder(Any)
-_TEXTS = (TextDelta, ReasoningDelta, RefusalDelta, ArgumentsDelta)
+_TEXTS = (ir.TextDelta, ir.ReasoningDelta, ir.RefusalDelta, ir.ArgumentsDelta)
 
-_Piece: TypeAlias = TextDelta | ReasoningDelta | RefusalDelta | ArgumentsDelta
+_Piece: TypeAlias = ir.TextDelta | ir.ReasoningDelta | ir.RefusalDelta | ir.ArgumentsDelta
 _T = TypeVar("_T")
 
 
@@ -86,24 +72,24 @@ class SurrogateJoiner:
     def __init__(self) -> None:
         self._held: dict[tuple[int, int], _Piece] = {}
 
-    def join(self, events: Iterable[StreamEvent]) -> list[StreamEvent]:
+    def join(self, events: Iterable[ir.StreamEvent]) -> list[ir.StreamEvent]:
         """Return the events without marks. A delta that is held completely is left out."""
-        out: list[StreamEvent] = []
+        out: list[ir.StreamEvent] = []
         for event in events:
-            if isinstance(event, PartDelta) and isinstance(event.delta, _TEXTS):
+            if isinstance(event, ir.PartDelta) and isinstance(event.delta, _TEXTS):
                 self._delta(event, event.delta, out)
-            elif isinstance(event, PartEnded):
+            elif isinstance(event, ir.PartEnded):
                 held = self._held.pop((event.candidate, event.index), None)
                 if held is not None:
-                    out.append(PartDelta(event.candidate, event.index, type(held)(REPLACEMENT)))
+                    out.append(ir.PartDelta(event.candidate, event.index, type(held)(REPLACEMENT)))
                 out.append(event if event.part is None else msgspec.structs.replace(event, part=_clean(event.part)))
-            elif isinstance(event, PartStarted):
+            elif isinstance(event, ir.PartStarted):
                 out.append(msgspec.structs.replace(event, part=_clean(event.part)))
             else:
                 out.append(event)
         return out
 
-    def _delta(self, event: PartDelta, delta: _Piece, out: list[StreamEvent]) -> None:
+    def _delta(self, event: ir.PartDelta, delta: _Piece, out: list[ir.StreamEvent]) -> None:
         place = (event.candidate, event.index)
         held = self._held.pop(place, None)
         text = delta.text if held is None else held.text + delta.text
@@ -111,16 +97,16 @@ class SurrogateJoiner:
             self._held[place] = type(delta)(text[-1])
             text = text[:-1]
         if text:
-            out.append(PartDelta(event.candidate, event.index, type(delta)(_unmarked(text))))
+            out.append(ir.PartDelta(event.candidate, event.index, type(delta)(_unmarked(text))))
 
 
 def _unmarked(text: str) -> str:
     return _MARKS.sub(lambda found: joined(found[1], found[2]) if found[2] else REPLACEMENT, text)
 
 
-def _clean(part: Part) -> Part:
-    if isinstance(part, Text | Reasoning | Refusal):
+def _clean(part: ir.Part) -> ir.Part:
+    if isinstance(part, ir.Text | ir.Reasoning | ir.Refusal):
         return msgspec.structs.replace(part, text=_unmarked(part.text)) if part.text else part
-    if isinstance(part, ToolCall):
+    if isinstance(part, ir.ToolCall):
         return msgspec.structs.replace(part, arguments=_unmarked(part.arguments)) if part.arguments else part
     return part

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable
 
-from llmproxy_asgi.conversation import Request, Tool, ToolChoice
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators import refusals
 
 _NAMES_FUNCTIONS_ONLY = frozenset({"gemini"})
 """Protocols whose lists can name only functions, so that such a list does not restrict hosted tools."""
 
 
-def plain_choice(request: Request) -> ToolChoice:
+def plain_choice(request: ir.Request) -> ir.ToolChoice:
     """Return a request's choice; a choice among all tools becomes its mode alone, which every upstream supports."""
     choice = request.tool_choice
     if not choice.only or (len(choice.only) == 1 and choice.mode == "required"):
@@ -19,19 +19,19 @@ def plain_choice(request: Request) -> ToolChoice:
     counted = [tool for tool in request.tools if not (functions_only and tool.kind == "server")]
     if any(tool.name not in named for tool in counted) or not named <= {tool.name for tool in request.tools}:
         return choice
-    return ToolChoice(mode=choice.mode, parallel=choice.parallel, given=True)
+    return ir.ToolChoice(mode=choice.mode, parallel=choice.parallel, given=True)
 
 
-def chosen(request: Request, names: Iterable[str]) -> list[Tool]:
+def chosen(request: ir.Request, names: Iterable[str]) -> list[ir.Tool]:
     """Return the declared tools that a choice names, each once.
 
     Raises:
         Unsupported: One of them is not declared.
     """
-    declared: dict[str, Tool] = {}
+    declared: dict[str, ir.Tool] = {}
     for tool in request.tools:
         declared.setdefault(tool.name, tool)
-    found: list[Tool] = []
+    found: list[ir.Tool] = []
     for name in dict.fromkeys(names):
         if name not in declared:
             raise refusals.undeclared_choice(name)

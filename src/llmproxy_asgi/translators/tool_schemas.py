@@ -7,8 +7,9 @@ conjunction (`allOf`) or a reference. Servers of the Model Context Protocol send
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.capabilities import Capabilities
-from llmproxy_asgi.conversation import JSONObject, Tool
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.errors import BadRequest, Unsupported
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.losses import Losses
@@ -20,7 +21,7 @@ _REFUSED = frozenset({"$ref", "allOf", "enum", "not", *_CHOICES})
 _MOST_STEPS = 64
 
 
-def distinct(tools: Sequence[Tool]) -> tuple[Tool, ...]:
+def distinct(tools: Sequence[ir.Tool]) -> tuple[ir.Tool, ...]:
     """The tools, each once: the same declaration given twice is one.
 
     Raises:
@@ -28,8 +29,8 @@ def distinct(tools: Sequence[Tool]) -> tuple[Tool, ...]:
     """
     if len(tools) < 2:
         return tuple(tools)
-    known: dict[tuple[str | None, str], Tool] = {}
-    kept: list[Tool] = []
+    known: dict[tuple[str | None, str], ir.Tool] = {}
+    kept: list[ir.Tool] = []
     for tool in tools:
         if tool.kind == "server":
             if tool not in kept:
@@ -48,7 +49,7 @@ def distinct(tools: Sequence[Tool]) -> tuple[Tool, ...]:
     return tuple(kept)
 
 
-def refuse_unseen(tool: Tool, model: str, can: Capabilities) -> None:
+def refuse_unseen(tool: ir.Tool, model: str, can: Capabilities) -> None:
     """Refuse a tool whose results are images for a model that takes none.
 
     Raises:
@@ -58,7 +59,7 @@ def refuse_unseen(tool: Tool, model: str, can: Capabilities) -> None:
         raise refusals.image_results(model, tool)
 
 
-def object_root(tool: Tool, losses: Losses, *, plain: bool = True) -> JSONObject:
+def object_root(tool: ir.Tool, losses: Losses, *, plain: bool = True) -> JSONObject:
     """The parameters with `type` and `properties` at the root; what is right already is returned as it is.
 
     Args:
@@ -86,7 +87,7 @@ def object_root(tool: Tool, losses: Losses, *, plain: bool = True) -> JSONObject
     return _with_type(tool, schema)
 
 
-def _with_type(tool: Tool, schema: JSONObject) -> JSONObject:
+def _with_type(tool: ir.Tool, schema: JSONObject) -> JSONObject:
     kind = schema.get("type", "object")
     if kind != "object" and not (isinstance(kind, list) and "object" in kind):
         raise _no_object(tool, f"of type {str(kind)[:40]!r}")
@@ -97,14 +98,14 @@ def _with_type(tool: Tool, schema: JSONObject) -> JSONObject:
     return made
 
 
-def _no_object(tool: Tool, what: str) -> Unsupported:
+def _no_object(tool: ir.Tool, what: str) -> Unsupported:
     return refusals.refusal(f"The parameters of the tool {tool.name[:100]!r} are {what}", "tools", "send an object")
 
 
 class _Root:
     """Makes one object of a root that is several."""
 
-    def __init__(self, tool: Tool, losses: Losses) -> None:
+    def __init__(self, tool: ir.Tool, losses: Losses) -> None:
         self._tool = tool
         self._losses = losses
         self._definitions: Mapping[str, Any] = {}

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from llmproxy_asgi.conversation import EMPTY, Citation, JSONObject
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.anthropic_messages.server_tools import FOREIGN_MARK
 
@@ -16,14 +17,14 @@ _TITLES = {
 }
 
 
-def decode_citation(native: Mapping[str, Any], length: int | None = None) -> Citation:
+def decode_citation(native: Mapping[str, Any], length: int | None = None) -> ir.Citation:
     """Decode one citation; `length` is the length of its text, in code points."""
     kind = _text(native, "type") or ""
     url = _text(native, "url")
     source = _text(native, "source")
     if url is None and source is not None and source.startswith(("http://", "https://")):
         url = source
-    return Citation(
+    return ir.Citation(
         kind="url" if url else "document",
         url=url,
         title=_text(native, _TITLES.get(kind, "title")),
@@ -31,11 +32,11 @@ def decode_citation(native: Mapping[str, Any], length: int | None = None) -> Cit
         start=None if length is None else 0,
         end=length,
         source=source,
-        extras={PROTOCOL: dict(native)} if native else EMPTY,
+        extras={PROTOCOL: dict(native)} if native else ir.EMPTY,
     )
 
 
-def encode_citation(citation: Citation) -> JSONObject | None:
+def encode_citation(citation: ir.Citation) -> JSONObject | None:
     """Encode one citation; None where Anthropic's format can't express it."""
     native = citation.extras.get(PROTOCOL)
     if native:

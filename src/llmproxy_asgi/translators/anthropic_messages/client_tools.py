@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from llmproxy_asgi.conversation import JSONObject, Tool
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 
 _TYPE = re.compile(r"(bash|text_editor|memory|computer)_(\d{8})")
@@ -20,7 +21,7 @@ _MOUSE_ADDED = "20250124"
 _ZOOM_ADDED = "20251124"
 
 
-def decode_tool(native: JSONObject) -> Tool | None:
+def decode_tool(native: JSONObject) -> ir.Tool | None:
     """Decode a declaration into a function with its schema; None for a tool of any other type."""
     match = _TYPE.fullmatch(str(native.get("type") or ""))
     if match is None:
@@ -33,7 +34,7 @@ def decode_tool(native: JSONObject) -> Tool | None:
     return msgspec.structs.replace(tool, extras={PROTOCOL: native})
 
 
-def native_declaration(tool: Tool) -> JSONObject | None:
+def native_declaration(tool: ir.Tool) -> JSONObject | None:
     """Return the caller's original declaration; None for an ordinary function."""
     own = tool.extras.get(PROTOCOL)
     return own if own is not None and _TYPE.fullmatch(str(own.get("type") or "")) else None
@@ -56,8 +57,8 @@ def _object(properties: Mapping[str, JSONObject], required: Sequence[str]) -> JS
     return {"type": "object", "properties": dict(properties), "required": list(required)}
 
 
-def _bash(_version: str, _native: JSONObject) -> Tool:
-    return Tool(
+def _bash(_version: str, _native: JSONObject) -> ir.Tool:
+    return ir.Tool(
         name="bash",
         description=(
             "Run commands in a bash shell that keeps its state between calls: working directory, variables, files. "
@@ -73,7 +74,7 @@ def _bash(_version: str, _native: JSONObject) -> Tool:
     )
 
 
-def _text_editor(version: str, _native: JSONObject) -> Tool:
+def _text_editor(version: str, _native: JSONObject) -> ir.Tool:
     renamed = version >= _EDITOR_RENAMED
     commands = ("view", "create", "str_replace", "insert", *(() if renamed else ("undo_edit",)))
     inserted = "insert_text" if renamed else "new_str"
@@ -91,16 +92,16 @@ def _text_editor(version: str, _native: JSONObject) -> Tool:
     }
     if renamed:
         properties["insert_text"] = _text("For `insert`: the text to insert.")
-    return Tool(
+    return ir.Tool(
         name="str_replace_based_edit_tool" if renamed else "str_replace_editor",
         description=f"View, create and edit text files. `insert` takes its text as `{inserted}`.",
         parameters=_object(properties, ("command", "path")),
     )
 
 
-def _memory(_version: str, _native: JSONObject) -> Tool:
+def _memory(_version: str, _native: JSONObject) -> ir.Tool:
     commands = ("view", "create", "str_replace", "insert", "delete", "rename")
-    return Tool(
+    return ir.Tool(
         name="memory",
         description=(
             "Keep notes in files under the directory `/memories`, which lasts beyond this conversation. Look there "
@@ -139,7 +140,7 @@ _ACTIONS = (
 _ACTIONS_ADDED = ("left_mouse_down", "left_mouse_up", "scroll", "hold_key", "wait", "triple_click")
 
 
-def _computer(version: str, native: JSONObject) -> Tool:
+def _computer(version: str, native: JSONObject) -> ir.Tool:
     extended = version >= _MOUSE_ADDED
     zoom = version >= _ZOOM_ADDED and native.get("enable_zoom") is True
     actions = (*_ACTIONS, *(_ACTIONS_ADDED if extended else ()), *(("zoom",) if zoom else ()))
@@ -160,7 +161,7 @@ def _computer(version: str, native: JSONObject) -> Tool:
     if zoom:
         properties["region"] = _integers("For `zoom`: (x0, y0, x1, y1) of the part of the screen to show larger.", 4)
     size = f"{native.get('display_width_px', '?')} x {native.get('display_height_px', '?')}"
-    return Tool(
+    return ir.Tool(
         name="computer",
         description=f"Use a computer by its mouse, keyboard and screen of {size} pixels. The results are screenshots.",
         parameters=_object(properties, ("action",)),
@@ -168,7 +169,7 @@ def _computer(version: str, native: JSONObject) -> Tool:
     )
 
 
-_FAMILIES: Mapping[str, Callable[[str, JSONObject], Tool]] = {
+_FAMILIES: Mapping[str, Callable[[str, JSONObject], ir.Tool]] = {
     "bash": _bash,
     "text_editor": _text_editor,
     "memory": _memory,

@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from llmproxy_asgi.conversation import EMPTY, JSONObject
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.errors import (
     ErrorKind,
     GatewayError,
@@ -149,7 +150,7 @@ def error_in(data: bytes) -> UpstreamError | None:
 
 
 def _upstream_error(
-    status: int, native: Mapping[str, Any] | None, *, headers: Headers = EMPTY, request_id: str | None = None
+    status: int, native: Mapping[str, Any] | None, *, headers: Headers = ir.EMPTY, request_id: str | None = None
 ) -> UpstreamError:
     wait = parse_retry_after(headers)
     details = native.get("details") if native else None

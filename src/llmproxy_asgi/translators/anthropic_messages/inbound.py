@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import EMPTY, Request, Response
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import BadRequest, GatewayError
 from llmproxy_asgi.translators.anthropic_messages import listing
 from llmproxy_asgi.translators.anthropic_messages.errors import encode_problem
@@ -71,7 +71,7 @@ class MessagesInbound(Inbound):
 
     @override
     def open(
-        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, bounds: Bounds = DEFAULT_BOUNDS
+        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = ir.EMPTY, bounds: Bounds = DEFAULT_BOUNDS
     ) -> InboundRequest:
         raw, values = OUTLINE.open(body, bounds)
         _check_types(raw)
@@ -92,11 +92,11 @@ class MessagesInbound(Inbound):
         )
 
     @override
-    def decode(self, inbound_request: InboundRequest) -> Request:
+    def decode(self, inbound_request: InboundRequest) -> ir.Request:
         return decode_request(inbound_request)
 
     @override
-    def encode(self, response: Response, inbound_request: InboundRequest) -> bytes:
+    def encode(self, response: ir.Response, inbound_request: InboundRequest) -> bytes:
         return encode_response(response, inbound_request.model or response.model, inbound_request.size)
 
     @override

@@ -3,28 +3,29 @@
 from collections.abc import Mapping
 from typing import Any
 
-from llmproxy_asgi.conversation import Finish, FinishReason, JSONObject, Refusal
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 
-FINISH_IN: Mapping[str, FinishReason] = {
-    "end_turn": FinishReason.STOP,
-    "stop_sequence": FinishReason.STOP_SEQUENCE,
-    "tool_use": FinishReason.TOOL_CALLS,
-    "max_tokens": FinishReason.LENGTH,
-    "model_context_window_exceeded": FinishReason.CONTEXT_LENGTH,
-    "refusal": FinishReason.REFUSAL,
-    "pause_turn": FinishReason.PAUSE,
-    "compaction": FinishReason.COMPACTION,
+FINISH_IN: Mapping[str, ir.FinishReason] = {
+    "end_turn": ir.FinishReason.STOP,
+    "stop_sequence": ir.FinishReason.STOP_SEQUENCE,
+    "tool_use": ir.FinishReason.TOOL_CALLS,
+    "max_tokens": ir.FinishReason.LENGTH,
+    "model_context_window_exceeded": ir.FinishReason.CONTEXT_LENGTH,
+    "refusal": ir.FinishReason.REFUSAL,
+    "pause_turn": ir.FinishReason.PAUSE,
+    "compaction": ir.FinishReason.COMPACTION,
 }
-FINISH_OUT: Mapping[FinishReason, str] = {
-    FinishReason.STOP: "end_turn",
-    FinishReason.STOP_SEQUENCE: "stop_sequence",
-    FinishReason.TOOL_CALLS: "tool_use",
-    FinishReason.LENGTH: "max_tokens",
-    FinishReason.CONTEXT_LENGTH: "model_context_window_exceeded",
-    FinishReason.CONTENT_FILTER: "refusal",
-    FinishReason.REFUSAL: "refusal",
-    FinishReason.PAUSE: "pause_turn",
-    FinishReason.COMPACTION: "compaction",
+FINISH_OUT: Mapping[ir.FinishReason, str] = {
+    ir.FinishReason.STOP: "end_turn",
+    ir.FinishReason.STOP_SEQUENCE: "stop_sequence",
+    ir.FinishReason.TOOL_CALLS: "tool_use",
+    ir.FinishReason.LENGTH: "max_tokens",
+    ir.FinishReason.CONTEXT_LENGTH: "model_context_window_exceeded",
+    ir.FinishReason.CONTENT_FILTER: "refusal",
+    ir.FinishReason.REFUSAL: "refusal",
+    ir.FinishReason.PAUSE: "pause_turn",
+    ir.FinishReason.COMPACTION: "compaction",
 }
 _CATEGORIES = frozenset({"cyber", "bio", "frontier_llm", "reasoning_extraction", "general_harms"})
 
@@ -41,7 +42,7 @@ def decode_finish(
     *,
     has_calls: bool | None = None,
     complete: bool = False,
-) -> Finish:
+) -> ir.Finish:
     """Decode why a response ended; an unknown stop reason becomes `UNKNOWN` and is kept in `native`.
 
     Args:
@@ -52,14 +53,14 @@ def decode_finish(
             `tool_use` without any.
         complete: Whether those calls are complete, so that an unknown stop reason means tool calls.
     """
-    finish_reason = FINISH_IN.get(reason or "", FinishReason.UNKNOWN)
-    if has_calls and (finish_reason is FinishReason.STOP or (complete and finish_reason is FinishReason.UNKNOWN)):
-        finish_reason = FinishReason.TOOL_CALLS
-    elif has_calls is False and finish_reason is FinishReason.TOOL_CALLS:
-        finish_reason = FinishReason.STOP
+    finish_reason = FINISH_IN.get(reason or "", ir.FinishReason.UNKNOWN)
+    if has_calls and (finish_reason is ir.FinishReason.STOP or (complete and finish_reason is ir.FinishReason.UNKNOWN)):
+        finish_reason = ir.FinishReason.TOOL_CALLS
+    elif has_calls is False and finish_reason is ir.FinishReason.TOOL_CALLS:
+        finish_reason = ir.FinishReason.STOP
     explanation = details.get("explanation") if details else None
     category = details.get("category") if details else None
-    return Finish(
+    return ir.Finish(
         reason=finish_reason,
         native=reason,
         stop_sequence=sequence,
@@ -68,11 +69,11 @@ def decode_finish(
     )
 
 
-def encode_stop_reason(finish: Finish, refusal: Refusal | None) -> JSONObject:
+def encode_stop_reason(finish: ir.Finish, refusal: ir.Refusal | None) -> JSONObject:
     """Encode why the response ended; `refusal` is the model's refusal, if any."""
     reason = finish.reason
-    if refusal is not None and reason in {FinishReason.STOP, FinishReason.UNKNOWN}:
-        reason = FinishReason.REFUSAL
+    if refusal is not None and reason in {ir.FinishReason.STOP, ir.FinishReason.UNKNOWN}:
+        reason = ir.FinishReason.REFUSAL
     stop_reason = FINISH_OUT.get(reason, "end_turn")
     fields: JSONObject = {"stop_reason": stop_reason, "stop_sequence": finish.stop_sequence}
     if stop_reason == "refusal":

@@ -9,53 +9,34 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from llmproxy_asgi.conversation import (
-    EMPTY,
-    CacheLifetime,
-    CacheMark,
-    Extras,
-    InlineData,
-    JSONObject,
-    Link,
-    Media,
-    Message,
-    Opaque,
-    Part,
-    PlainText,
-    Reasoning,
-    ServerToolCall,
-    Source,
-    StoredFile,
-    Text,
-    ToolCall,
-    ToolResult,
-)
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators.anthropic_messages import server_tools
 from llmproxy_asgi.translators.anthropic_messages.citations import decode_citation
 from llmproxy_asgi.translators.anthropic_messages.reasoning import decode_redacted, decode_thinking
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.fields import Node
 
-_LIFETIMES: dict[str, CacheLifetime] = {"5m": "5m", "1h": "1h"}
+_LIFETIMES: dict[str, ir.CacheLifetime] = {"5m": "5m", "1h": "1h"}
 
 
-def decode_system(system: Node) -> Message | None:
+def decode_system(system: Node) -> ir.Message | None:
     """Decode the system prompt; its text blocks stay separate parts, each with its cache mark."""
     if type(system.value) is str:
-        parts: tuple[Part, ...] = (Text(text=system.value),) if system.value else ()
+        parts: tuple[ir.Part, ...] = (ir.Text(text=system.value),) if system.value else ()
     else:
         parts = tuple(_system_part(block) for block in system.array())
-    return Message(role="system", authority="system", parts=parts) if parts else None
+    return ir.Message(role="system", authority="system", parts=parts) if parts else None
 
 
-def _system_part(block: Node) -> Part:
+def _system_part(block: Node) -> ir.Part:
     kind = block.need("type").text()
     if kind != "text":
         return _opaque(block, kind)
     return _text(block)
 
 
-def decode_messages(messages: Node) -> Iterable[Message]:
+def decode_messages(messages: Node) -> Iterable[ir.Message]:
     """Decode all messages in order."""
     entries = messages.array()
     if not entries:
@@ -69,37 +50,37 @@ def decode_messages(messages: Node) -> Iterable[Message]:
         if role == "user":
             yield from _user(message, parts)
         elif role == "assistant":
-            yield Message(role="assistant", parts=_attach_call_seals(parts), extras=_extras(message, _MESSAGE_KEYS))
+            yield ir.Message(role="assistant", parts=_attach_call_seals(parts), extras=_extras(message, _MESSAGE_KEYS))
         else:
             yield _system(message, parts)
 
 
-def _plain_message(message: object) -> Message | None:
+def _plain_message(message: object) -> ir.Message | None:
     """Decode a message with string content, the most common kind; None for any other."""
     if type(message) is not dict or len(message) != 2:
         return None
     role, content = message.get("role"), message.get("content")
     if type(content) is not str or role not in ("user", "assistant"):
         return None
-    return Message(role=role, parts=(Text(text=content),))
+    return ir.Message(role=role, parts=(ir.Text(text=content),))
 
 
 _MESSAGE_KEYS = frozenset({"role", "content"})
 _SYSTEM_KEYS = _MESSAGE_KEYS | {"clear_at"}
 
 
-def _user(message: Node, parts: list[Part]) -> Iterable[Message]:
-    results = tuple(part for part in parts if isinstance(part, ToolResult))
-    rest = tuple(part for part in parts if not isinstance(part, ToolResult))
+def _user(message: Node, parts: list[ir.Part]) -> Iterable[ir.Message]:
+    results = tuple(part for part in parts if isinstance(part, ir.ToolResult))
+    rest = tuple(part for part in parts if not isinstance(part, ir.ToolResult))
     if results:
-        yield Message(role="tool", parts=results)
+        yield ir.Message(role="tool", parts=results)
     if rest or not results:
-        yield Message(role="user", parts=rest, extras=_extras(message, _MESSAGE_KEYS))
+        yield ir.Message(role="user", parts=rest, extras=_extras(message, _MESSAGE_KEYS))
 
 
-def _system(message: Node, parts: list[Part]) -> Message:
+def _system(message: Node, parts: list[ir.Part]) -> ir.Message:
     expires = message.get("clear_at")
-    return Message(
+    return ir.Message(
         role="system",
         authority="system",
         parts=tuple(parts),
@@ -108,18 +89,18 @@ def _system(message: Node, parts: list[Part]) -> Message:
     )
 
 
-def _attach_call_seals(parts: Sequence[Part]) -> tuple[Part, ...]:
+def _attach_call_seals(parts: Sequence[ir.Part]) -> tuple[ir.Part, ...]:
     """Move state that was encoded before its call back to the call; Anthropic's calls can't carry state."""
-    calls = {part.call_id for part in parts if isinstance(part, ToolCall)}
+    calls = {part.call_id for part in parts if isinstance(part, ir.ToolCall)}
     bare_seals = [part for part in parts if _is_bare_seal(part)]
     seals_by_call = {part.seals[0].item_id: part.seals for part in bare_seals if part.seals[0].item_id in calls}
     if not seals_by_call:
         return tuple(parts)
-    kept: list[Part] = []
+    kept: list[ir.Part] = []
     for part in parts:
         if _is_bare_seal(part) and part.seals[0].item_id in seals_by_call:
             continue
-        if isinstance(part, ToolCall) and part.call_id in seals_by_call:
+        if isinstance(part, ir.ToolCall) and part.call_id in seals_by_call:
             seals = tuple(msgspec.structs.replace(seal, item_id=None) for seal in seals_by_call[part.call_id])
             kept.append(msgspec.structs.replace(part, seals=seals))
         else:
@@ -127,25 +108,25 @@ def _attach_call_seals(parts: Sequence[Part]) -> tuple[Part, ...]:
     return tuple(kept)
 
 
-def _is_bare_seal(part: Part) -> bool:
-    return isinstance(part, Reasoning) and not part.text and bool(part.seals)
+def _is_bare_seal(part: ir.Part) -> bool:
+    return isinstance(part, ir.Reasoning) and not part.text and bool(part.seals)
 
 
-def _parts(content: Node, role: str) -> Iterable[Part]:
+def _parts(content: Node, role: str) -> Iterable[ir.Part]:
     if type(content.value) is str:
-        yield Text(text=content.value)
+        yield ir.Text(text=content.value)
         return
     if type(content.value) is not list:
         content.refuse("a string or an array")
     for block in content.array():
         value = block.value
         if type(value) is dict and len(value) == 2 and value.get("type") == "text" and type(value.get("text")) is str:
-            yield Text(text=value["text"])  # the most common block; same result as `_part`
+            yield ir.Text(text=value["text"])  # the most common block; same result as `_part`
         else:
             yield _part(block, role)
 
 
-def _part(block: Node, role: str) -> Part:
+def _part(block: Node, role: str) -> ir.Part:
     kind = block.need("type").text()
     match kind:
         case "text":
@@ -162,7 +143,7 @@ def _part(block: Node, role: str) -> Part:
             return _content_part(block, kind)
 
 
-def _content_part(block: Node, kind: str) -> Part:
+def _content_part(block: Node, kind: str) -> ir.Part:
     match kind:
         case "image":
             return _image(block)
@@ -176,7 +157,7 @@ def _content_part(block: Node, kind: str) -> Part:
             return _opaque(block, kind)
 
 
-def _assistant_part(block: Node, kind: str) -> Part:
+def _assistant_part(block: Node, kind: str) -> ir.Part:
     match kind:
         case "thinking":
             signature = block.get("signature")
@@ -184,7 +165,7 @@ def _assistant_part(block: Node, kind: str) -> Part:
         case "redacted_thinking":
             return decode_redacted(block.need("data").text())
         case "server_tool_use":
-            return ServerToolCall(
+            return ir.ServerToolCall(
                 call_id=block.need("id").text(),
                 tool=server_tools.canonical_name(block.need("name").text()),
                 arguments=_arguments(block),
@@ -193,7 +174,7 @@ def _assistant_part(block: Node, kind: str) -> Part:
             )
         case _:
             caller = block.get("caller")
-            return ToolCall(
+            return ir.ToolCall(
                 call_id=block.need("id").text(),
                 name=block.need("name").text(),
                 arguments=_arguments(block),
@@ -211,11 +192,11 @@ def _arguments(block: Node) -> str:
     return msgspec.json.encode(arguments.object() if arguments else {}).decode()
 
 
-def _text(block: Node) -> Text:
+def _text(block: Node) -> ir.Text:
     text = block.need("text").text()
     citations = block.get("citations")
     found = citations.array() if citations else []
-    return Text(
+    return ir.Text(
         text=text,
         citations=tuple(decode_citation(citation.object(), len(text)) for citation in found),
         cache_mark=_mark(block),
@@ -223,9 +204,9 @@ def _text(block: Node) -> Text:
     )
 
 
-def _image(block: Node) -> Media:
+def _image(block: Node) -> ir.Media:
     source, media_type = _source(block.need("source"))
-    return Media(
+    return ir.Media(
         kind="image",
         source=source,
         media_type=media_type,
@@ -234,14 +215,14 @@ def _image(block: Node) -> Media:
     )
 
 
-def _document(block: Node) -> Media | Opaque:
+def _document(block: Node) -> ir.Media | ir.Opaque:
     source_node = block.need("source")
     native_source: JSONObject = {}
     if source_node.need("type").text() == "content":
         text = _joined_text(source_node.need("content"))
         if text is None:
             return _opaque(block, "document")
-        source: Source = PlainText(text=text)
+        source: ir.Source = ir.PlainText(text=text)
         media_type: str | None = "text/plain"
         native_source = {"source": source_node.object()}
     else:
@@ -250,7 +231,7 @@ def _document(block: Node) -> Media | Opaque:
     extras = _extras(block, frozenset({"type", "source", "title", "context", "cache_control"}))
     if native_source:
         extras = {PROTOCOL: {**extras.get(PROTOCOL, {}), **native_source}}
-    return Media(
+    return ir.Media(
         kind="document",
         source=source,
         media_type=media_type,
@@ -261,12 +242,12 @@ def _document(block: Node) -> Media | Opaque:
     )
 
 
-def _search_result(block: Node) -> Media:
+def _search_result(block: Node) -> ir.Media:
     texts = [_text(part).text for part in block.need("content").array() if part.need("type").choice(("text",))]
     native = {key: value for key, value in block.object().items() if key != "cache_control"}
-    return Media(
+    return ir.Media(
         kind="document",
-        source=PlainText(text="\n".join(texts)),
+        source=ir.PlainText(text="\n".join(texts)),
         media_type="text/plain",
         title=block.need("title").text(),
         context=block.need("source").text(),
@@ -285,23 +266,23 @@ def _joined_text(content: Node) -> str | None:
     return "\n".join(block.need("text").text() for block in blocks)
 
 
-def _source(source: Node) -> tuple[Source, str | None]:
+def _source(source: Node) -> tuple[ir.Source, str | None]:
     kind = source.need("type").choice(("base64", "url", "file", "text"))
     if kind == "url":
-        return Link(url=source.need("url").text()), None
+        return ir.Link(url=source.need("url").text()), None
     if kind == "file":
-        return StoredFile(protocol=PROTOCOL, id=source.need("file_id").text()), None
+        return ir.StoredFile(protocol=PROTOCOL, id=source.need("file_id").text()), None
     media_type = source.get("media_type")
     if kind == "text":
-        return PlainText(text=source.need("data").text()), media_type.text() if media_type else "text/plain"
-    return InlineData(data=source.need("data").text()), source.need("media_type").text()
+        return ir.PlainText(text=source.need("data").text()), media_type.text() if media_type else "text/plain"
+    return ir.InlineData(data=source.need("data").text()), source.need("media_type").text()
 
 
-def _tool_result(block: Node) -> ToolResult:
+def _tool_result(block: Node) -> ir.ToolResult:
     content = block.get("content")
     failed = block.get("is_error")
     parts = tuple(_parts(content, "user")) if content else ()
-    return ToolResult(
+    return ir.ToolResult(
         call_id=block.need("tool_use_id").text(),
         content=tuple(_result_part(part) for part in parts if part != _EMPTY_TEXT),
         is_error=failed.boolean() if failed else False,
@@ -310,36 +291,38 @@ def _tool_result(block: Node) -> ToolResult:
     )
 
 
-_EMPTY_TEXT = Text(text="")
+_EMPTY_TEXT = ir.Text(text="")
 
 
-def _result_part(part: Part) -> Text | Media | Opaque:
+def _result_part(part: ir.Part) -> ir.Text | ir.Media | ir.Opaque:
     """Return a part as content of a tool result; parts that can't be one become `Opaque`."""
-    if isinstance(part, Text | Media | Opaque):
+    if isinstance(part, ir.Text | ir.Media | ir.Opaque):
         return part
     data = part.extras.get(PROTOCOL, {})
-    return Opaque(protocol=PROTOCOL, kind=str(data.get("type") or "part"), data=dict(data), cache_mark=part.cache_mark)
+    return ir.Opaque(
+        protocol=PROTOCOL, kind=str(data.get("type") or "part"), data=dict(data), cache_mark=part.cache_mark
+    )
 
 
-def _opaque(block: Node, kind: str) -> Opaque:
-    return Opaque(protocol=PROTOCOL, kind=kind, data=block.object())
+def _opaque(block: Node, kind: str) -> ir.Opaque:
+    return ir.Opaque(protocol=PROTOCOL, kind=kind, data=block.object())
 
 
-def decode_mark(control: Node) -> CacheMark:
+def decode_mark(control: Node) -> ir.CacheMark:
     """Decode a `cache_control` object."""
     control.need("type").choice(("ephemeral",))
     lifetime = control.get("ttl")
-    return CacheMark(lifetime=_LIFETIMES[lifetime.choice(tuple(_LIFETIMES))] if lifetime else None)
+    return ir.CacheMark(lifetime=_LIFETIMES[lifetime.choice(tuple(_LIFETIMES))] if lifetime else None)
 
 
-def _mark(block: Node) -> CacheMark | None:
+def _mark(block: Node) -> ir.CacheMark | None:
     control = block.get("cache_control")
     return decode_mark(control) if control else None
 
 
-def _extras(block: Node, known: frozenset[str]) -> Extras:
+def _extras(block: Node, known: frozenset[str]) -> ir.Extras:
     native = block.object()
     if native.keys() <= known:
-        return EMPTY
+        return ir.EMPTY
     rest = {key: value for key, value in native.items() if key not in known}
     return {PROTOCOL: rest}

@@ -10,27 +10,8 @@ from binascii import Error as NotBase64
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from llmproxy_asgi.conversation import (
-    CacheMark,
-    InlineData,
-    JSONObject,
-    Link,
-    Media,
-    Message,
-    Opaque,
-    Part,
-    PlainText,
-    Reasoning,
-    Refusal,
-    Request,
-    Seal,
-    ServerToolCall,
-    ServerToolResult,
-    StoredFile,
-    Text,
-    ToolCall,
-    ToolResult,
-)
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.anthropic_messages import server_tools
 from llmproxy_asgi.translators.anthropic_messages.citations import encode_citation, is_foreign
@@ -61,7 +42,7 @@ class MessagesMessageEncoder:
     in which the upstream reads them.
     """
 
-    def __init__(self, request: Request, upstream: Upstream, names: Renamer, ids: CallIds, losses: Losses) -> None:
+    def __init__(self, request: ir.Request, upstream: Upstream, names: Renamer, ids: CallIds, losses: Losses) -> None:
         self._request = request
         self._upstream = upstream
         self._capabilities = upstream.capabilities
@@ -102,14 +83,14 @@ class MessagesMessageEncoder:
 
     # ── messages ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _without_leading_system(self, messages: Sequence[Message]) -> Sequence[Message]:
+    def _without_leading_system(self, messages: Sequence[ir.Message]) -> Sequence[ir.Message]:
         count = next((index for index, message in enumerate(messages) if message.role != "system"), len(messages))
         for message in messages[:count]:
             self._warn_about_name(message)
             self.system += self._blocks(message.parts)
         return messages[count:]
 
-    def _message(self, message: Message) -> None:
+    def _message(self, message: ir.Message) -> None:
         self._warn_about_name(message)
         self._role = message.role
         if message.role == "system":
@@ -140,7 +121,7 @@ class MessagesMessageEncoder:
         self.messages.append({"role": "user", "content": [{"type": "text", "text": FIRST_TURN}]})
         self._losses.add("emulated:first_user_turn")
 
-    def _midway_system(self, message: Message) -> None:
+    def _midway_system(self, message: ir.Message) -> None:
         """Encode an instruction within the conversation.
 
         It stays a system message if the model supports that and a user message precedes it; otherwise it becomes
@@ -173,13 +154,13 @@ class MessagesMessageEncoder:
         if not self._capabilities.prefill:
             raise refusals.prefill(self._request.model)
 
-    def _warn_about_name(self, message: Message) -> None:
+    def _warn_about_name(self, message: ir.Message) -> None:
         if message.name:
             self._losses.add("dropped:name")
 
     # ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _blocks(self, parts: Iterable[Part]) -> list[JSONObject]:
+    def _blocks(self, parts: Iterable[ir.Part]) -> list[JSONObject]:
         blocks: list[JSONObject] = []
         for part in parts:
             block = self._block(part)
@@ -190,40 +171,40 @@ class MessagesMessageEncoder:
             blocks.append(block)
         return blocks
 
-    def _mark(self, block: JSONObject, mark: CacheMark) -> None:
+    def _mark(self, block: JSONObject, mark: ir.CacheMark) -> None:
         if self._capabilities.cache_marks:
             block["cache_control"] = cache_control(mark)
             self.marked.append(block)
 
-    def _block(self, part: Part) -> JSONObject | None:
-        if part.seals and not isinstance(part, Reasoning):
+    def _block(self, part: ir.Part) -> JSONObject | None:
+        if part.seals and not isinstance(part, ir.Reasoning):
             self._losses.add("dropped:reasoning")  # Anthropic accepts state on thinking blocks only
         match part:
-            case Text():
+            case ir.Text():
                 return self._text(part)
-            case Refusal(text=text):
+            case ir.Refusal(text=text):
                 return {"type": "text", "text": text} if text.strip() else None
-            case Reasoning():
+            case ir.Reasoning():
                 return self._reasoning(part)
-            case ToolCall():
+            case ir.ToolCall():
                 return self._tool_use(part)
-            case ToolResult():
+            case ir.ToolResult():
                 return self._tool_result(part)
-            case Media():
+            case ir.Media():
                 return self._media(part)
-            case ServerToolCall() | ServerToolResult():
+            case ir.ServerToolCall() | ir.ServerToolResult():
                 return self._server_tool(part)
-            case Opaque():
+            case ir.Opaque():
                 return self._opaque(part)
 
-    def _text(self, part: Text) -> JSONObject:
+    def _text(self, part: ir.Text) -> JSONObject:
         own = [citation for citation in part.citations if PROTOCOL in citation.extras]
         citations = [native for native in map(encode_citation, own) if native and not is_foreign(native)]
         # Only Anthropic's own citations are sent: others lack the index that it checks.
         rest = {"citations": citations} if citations else {}
         return {"type": "text", "text": part.text, **rest, **part.extras.get(PROTOCOL, {})}
 
-    def _reasoning(self, part: Reasoning) -> JSONObject | None:
+    def _reasoning(self, part: ir.Reasoning) -> JSONObject | None:
         seal = next((seal for seal in part.seals if usable(seal, self._upstream)), None)
         if seal is None or seal.kind == "encrypted":
             if part.text or part.seals:
@@ -231,7 +212,7 @@ class MessagesMessageEncoder:
             return None
         return thinking_block(part.text, seal)
 
-    def _tool_use(self, part: ToolCall) -> JSONObject:
+    def _tool_use(self, part: ir.ToolCall) -> JSONObject:
         custom = part.kind == "custom"
         return {
             "type": "tool_use",
@@ -257,7 +238,7 @@ class MessagesMessageEncoder:
         self._repeated_ids[key] = call_id
         return self._ids.outward(key)
 
-    def _tool_result(self, part: ToolResult) -> JSONObject:
+    def _tool_result(self, part: ir.ToolResult) -> JSONObject:
         content = self._blocks(describe_foreign_parts(part, PROTOCOL, self._losses).content)
         if part.is_error and not content:
             content = [{"type": "text", "text": MISSING_RESULT}]  # an error without content is refused
@@ -269,11 +250,11 @@ class MessagesMessageEncoder:
             **part.extras.get(PROTOCOL, {}),
         }
 
-    def _server_tool(self, part: ServerToolCall | ServerToolResult) -> JSONObject | None:
+    def _server_tool(self, part: ir.ServerToolCall | ir.ServerToolResult) -> JSONObject | None:
         block = None
         if server_tools.is_foreign_id(part.call_id):
             pass  # Anthropic refuses search results of another vendor
-        elif isinstance(part, ServerToolResult):
+        elif isinstance(part, ir.ServerToolResult):
             block = server_tools.encode_result(part)
         elif self._request.protocol == PROTOCOL or PROTOCOL in part.extras:
             block = server_tools.encode_call(part, arguments_object(part.arguments))
@@ -281,7 +262,7 @@ class MessagesMessageEncoder:
             self._losses.add(f"dropped:{tool_kind(part.tool)}")
         return block
 
-    def _opaque(self, part: Opaque) -> JSONObject | None:
+    def _opaque(self, part: ir.Opaque) -> JSONObject | None:
         if part.protocol == PROTOCOL:
             return dict(part.data)
         warning = unread(part, self._role)
@@ -292,7 +273,7 @@ class MessagesMessageEncoder:
 
     # ── media ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _media(self, part: Media) -> JSONObject:
+    def _media(self, part: ir.Media) -> JSONObject:
         if part.kind == "image":
             if not self._capabilities.images:
                 raise refusals.unsupported_input(self._request.model, "image")
@@ -318,46 +299,46 @@ class MessagesMessageEncoder:
         }
 
 
-def thinking_block(text: str, seal: Seal) -> JSONObject:
+def thinking_block(text: str, seal: ir.Seal) -> JSONObject:
     """Return the thinking block for a seal of this upstream."""
     if seal.kind == "redacted":
         return {"type": "redacted_thinking", "data": seal.data}
     return {"type": "thinking", "thinking": text, "signature": seal.data}
 
 
-def cache_control(mark: CacheMark) -> JSONObject:
+def cache_control(mark: ir.CacheMark) -> JSONObject:
     """Encode a cache mark."""
     if mark.lifetime is None:
         return {"type": "ephemeral"}
     return {"type": "ephemeral", "ttl": "1h" if mark.lifetime in _LONG_LIFETIMES else "5m"}
 
 
-def _reference_source(source: Link | StoredFile) -> JSONObject:
-    if isinstance(source, Link):
+def _reference_source(source: ir.Link | ir.StoredFile) -> JSONObject:
+    if isinstance(source, ir.Link):
         return {"type": "url", "url": source.url}
     if source.protocol != PROTOCOL:
         raise refusals.foreign_reference()
     return {"type": "file", "file_id": source.id}
 
 
-def _image_source(part: Media, model: str) -> JSONObject:
+def _image_source(part: ir.Media, model: str) -> JSONObject:
     match part.source:
-        case InlineData(data=data):
+        case ir.InlineData(data=data):
             media_type = _detect_image_type(data) or part.media_type
             if media_type not in _IMAGE_TYPES:
                 raise refusals.unsupported_format(model, "image", "JPEG, PNG, GIF or WebP")
             return {"type": "base64", "media_type": media_type, "data": data}
-        case PlainText():
+        case ir.PlainText():
             raise refusals.unsupported_format(model, "image", "its data")
         case source:
             return _reference_source(source)
 
 
-def _document_source(part: Media, model: str) -> JSONObject:
+def _document_source(part: ir.Media, model: str) -> JSONObject:
     match part.source:
-        case PlainText(text=text):
+        case ir.PlainText(text=text):
             return {"type": "text", "media_type": "text/plain", "data": text}
-        case InlineData(data=data):
+        case ir.InlineData(data=data):
             if data.startswith("JVBER") or part.media_type == "application/pdf":  # %PDF
                 return {"type": "base64", "media_type": "application/pdf", "data": data}
             return {"type": "text", "media_type": "text/plain", "data": _document_text(part, data, model)}
@@ -365,7 +346,7 @@ def _document_source(part: Media, model: str) -> JSONObject:
             return _reference_source(source)
 
 
-def _document_text(part: Media, data: str, model: str) -> str:
+def _document_text(part: ir.Media, data: str, model: str) -> str:
     kind = part.media_type or ""
     if kind.startswith("text/") or kind in {"application/json", "application/xml"}:
         try:

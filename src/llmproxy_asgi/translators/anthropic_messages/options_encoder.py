@@ -2,8 +2,9 @@
 
 import msgspec
 
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.capabilities import Capabilities, Effort
-from llmproxy_asgi.conversation import EMPTY, JSONObject, ReasoningOptions, Request, ServiceTier
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
@@ -30,7 +31,7 @@ _SHOWS_REASONING = frozenset({"openai-chat"})
 _JSON_ONLY = "Answer with one JSON object and nothing else."
 
 
-def max_tokens(request: Request, capabilities: Capabilities, losses: Losses) -> int:
+def max_tokens(request: ir.Request, capabilities: Capabilities, losses: Losses) -> int:
     """Return the limit that Anthropic requires: the caller's, else the model's."""
     ceiling = capabilities.max_output_tokens
     requested = request.max_output_tokens
@@ -46,7 +47,7 @@ def max_tokens(request: Request, capabilities: Capabilities, losses: Losses) -> 
 class ThinkingOptions:
     """The encoded reasoning options of a request: an effort or a budget, never both."""
 
-    def __init__(self, request: Request, capabilities: Capabilities, limit: int, losses: Losses) -> None:
+    def __init__(self, request: ir.Request, capabilities: Capabilities, limit: int, losses: Losses) -> None:
         self._options = request.reasoning
         self._capabilities = capabilities
         self._limit = limit
@@ -122,11 +123,11 @@ class ThinkingOptions:
         return {"display": _DISPLAYS[visible]}
 
 
-def _has_budget(options: ReasoningOptions) -> bool:
+def _has_budget(options: ir.ReasoningOptions) -> bool:
     return options.budget_tokens is not None and options.budget_tokens > 0 and options.effort is None
 
 
-def _requested_effort(options: ReasoningOptions) -> Effort | None:
+def _requested_effort(options: ir.ReasoningOptions) -> Effort | None:
     """Return the requested effort; None if the model decides, or if nothing is requested."""
     if options.effort is not None:
         return options.effort
@@ -139,7 +140,7 @@ def _nearest(effort: Effort, capabilities: Capabilities) -> str:
     return nearest_effort(effort, offered or _EFFORTS) or effort
 
 
-def sampling(request: Request, capabilities: Capabilities, losses: Losses, *, thinking: bool) -> JSONObject:
+def sampling(request: ir.Request, capabilities: Capabilities, losses: Losses, *, thinking: bool) -> JSONObject:
     """Encode temperature, top_p and top_k, as far as the model supports them."""
     requested = request.sampling
     for field in ("seed", "frequency_penalty", "presence_penalty", "logit_bias", "logprobs"):
@@ -167,7 +168,7 @@ def sampling(request: Request, capabilities: Capabilities, losses: Losses, *, th
     return fields
 
 
-def split_stop_sequences(request: Request, capabilities: Capabilities) -> tuple[list[str], list[str]]:
+def split_stop_sequences(request: ir.Request, capabilities: Capabilities) -> tuple[list[str], list[str]]:
     """Return the stop sequences that the upstream applies, and those that the gateway must apply."""
     if not capabilities.stops:
         return [], list(request.stop)
@@ -175,15 +176,15 @@ def split_stop_sequences(request: Request, capabilities: Capabilities) -> tuple[
     return [text for text in request.stop if text.strip()], [text for text in request.stop if not text.strip()]
 
 
-_TIERS: dict[ServiceTier, JSONObject] = {
-    ServiceTier.AUTO: {},
-    ServiceTier.STANDARD: {"service_tier": "standard_only"},
-    ServiceTier.PRIORITY: {"speed": "fast"},
-    ServiceTier.FAST: {"speed": "fast"},
+_TIERS: dict[ir.ServiceTier, JSONObject] = {
+    ir.ServiceTier.AUTO: {},
+    ir.ServiceTier.STANDARD: {"service_tier": "standard_only"},
+    ir.ServiceTier.PRIORITY: {"speed": "fast"},
+    ir.ServiceTier.FAST: {"speed": "fast"},
 }
 
 
-def service_tier(request: Request, losses: Losses) -> JSONObject:
+def service_tier(request: ir.Request, losses: Losses) -> JSONObject:
     """Encode the service tier, in one of two fields."""
     if request.service_tier is None:
         return {}
@@ -192,7 +193,7 @@ def service_tier(request: Request, losses: Losses) -> JSONObject:
     return _TIERS.get(request.service_tier, {})
 
 
-def refuse_unsupported(request: Request) -> None:
+def refuse_unsupported(request: ir.Request) -> None:
     """Refuse options that can't be dropped without changing the response.
 
     Raises:
@@ -211,7 +212,7 @@ def refuse_unsupported(request: Request) -> None:
 class OutputOptions:
     """The encoded response format: a schema in its own field, or an instruction in the system prompt."""
 
-    def __init__(self, request: Request, capabilities: Capabilities, losses: Losses) -> None:
+    def __init__(self, request: ir.Request, capabilities: Capabilities, losses: Losses) -> None:
         self.format: JSONObject | None = None
         self.instruction: str | None = None
         requested = request.output
@@ -221,7 +222,7 @@ class OutputOptions:
             self.instruction = _JSON_ONLY
             losses.add("emulated:response_format")
         elif requested.kind == "json_schema":
-            self._schema(dict(requested.schema or EMPTY), capabilities, losses, tools=bool(request.tools))
+            self._schema(dict(requested.schema or ir.EMPTY), capabilities, losses, tools=bool(request.tools))
 
     def _schema(self, schema: JSONObject, capabilities: Capabilities, losses: Losses, *, tools: bool) -> None:
         if capabilities.structured_output and (capabilities.format_with_tools or not tools):

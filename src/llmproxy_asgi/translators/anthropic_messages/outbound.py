@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Raw
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import Batch, JSONObject, Request, Response, UsageReported
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.errors import UpstreamError
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.anthropic_messages import server_tools
@@ -66,7 +67,7 @@ class MessagesOutbound(Outbound):
     pauses: ClassVar[bool] = True
 
     @override
-    def encode(self, request: Request, upstream: Upstream) -> UpstreamRequest:
+    def encode(self, request: ir.Request, upstream: Upstream) -> UpstreamRequest:
         refuse_in_translation(request, upstream.capabilities, MESSAGES, protocol=PROTOCOL)
         return encode_request(request, upstream)
 
@@ -103,7 +104,7 @@ class MessagesOutbound(Outbound):
     @override
     def decode(
         self, body: bytes, upstream_request: UpstreamRequest, upstream: Upstream, *, received_at: datetime
-    ) -> Response:
+    ) -> ir.Response:
         response = decode_response(body, upstream_request, upstream, received_at)
         return (
             fold(StopSequenceFilter(upstream_request.stop).feed(tuple(unfold(response))))
@@ -112,10 +113,10 @@ class MessagesOutbound(Outbound):
         )
 
     @override
-    def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> Batch:
+    def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> ir.Batch:
         response = decode_response_body(body)
-        events = (UsageReported(decode_usage(response.usage)),) if response.usage else ()
-        return Batch(
+        events = (ir.UsageReported(decode_usage(response.usage)),) if response.usage else ()
+        return ir.Batch(
             events, body if response.model == upstream.client_model else replace_model(body, upstream.client_model)
         )
 

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import UNDATED, Ended, Failed, Finished, JSONObject, Started, StreamEvent, UsageReported
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.errors import GatewayError, UpstreamError
 from llmproxy_asgi.translators.anthropic_messages.errors import error_in, stream_error
 from llmproxy_asgi.translators.anthropic_messages.mappings import decode_finish
@@ -36,25 +37,25 @@ class MessagesScan(Scan):
         self._stopped = False
 
     @override
-    def first(self, frame: Frame) -> Sequence[StreamEvent]:
+    def first(self, frame: Frame) -> Sequence[ir.StreamEvent]:
         if frame.event == "error":
-            return (Failed(stream_error(read_loosely(frame.data))),)
+            return (ir.Failed(stream_error(read_loosely(frame.data))),)
         event = decode_replaced(EVENT, frame.data)
         if event.type != "message_start":
             error = _error(event, frame.data)
-            return (Failed(error),) if error is not None else ()
+            return (ir.Failed(error),) if error is not None else ()
         message = event.message or Message()
         self._usage = merge_usage({}, message.usage)
         usage = decode_usage(self._usage) if self._usage else None
-        return (Started(message.id or "", self._client_model, UNDATED, usage, decode_tier(self._usage)),)
+        return (ir.Started(message.id or "", self._client_model, ir.UNDATED, usage, decode_tier(self._usage)),)
 
     @override
     def inspect(self, frame: Frame) -> Inspection:
         if frame.event == "error":
-            return Inspection((Failed(stream_error(read_loosely(frame.data))),))
+            return Inspection((ir.Failed(stream_error(read_loosely(frame.data))),))
         event = decode_replaced(EVENT, frame.data)
         if (error := _error(event, frame.data)) is not None:
-            return Inspection((Failed(error),))
+            return Inspection((ir.Failed(error),))
         match event.type:
             case "message_delta":
                 return Inspection(self._delta(event))
@@ -62,20 +63,20 @@ class MessagesScan(Scan):
                 self._stopped = True
                 usage = event.usage or bedrock_usage(event.metrics)
                 self._usage = merge_usage(self._usage, usage)
-                usage_events = (UsageReported(decode_usage(self._usage)),) if usage else ()
-                return Inspection((*usage_events, Ended(decode_tier(self._usage))))
+                usage_events = (ir.UsageReported(decode_usage(self._usage)),) if usage else ()
+                return Inspection((*usage_events, ir.Ended(decode_tier(self._usage))))
             case _:
                 return _NOTHING
 
-    def _delta(self, event: Event) -> Sequence[StreamEvent]:
-        events: list[StreamEvent] = []
+    def _delta(self, event: Event) -> Sequence[ir.StreamEvent]:
+        events: list[ir.StreamEvent] = []
         delta = event.delta
         if delta is not None and delta.stop_reason and not self._finished:
             self._finished = True
-            events.append(Finished(0, decode_finish(delta.stop_reason, delta.stop_sequence, delta.stop_details)))
+            events.append(ir.Finished(0, decode_finish(delta.stop_reason, delta.stop_sequence, delta.stop_details)))
         if event.usage:
             self._usage = merge_usage(self._usage, event.usage)
-            events.append(UsageReported(decode_usage(self._usage)))
+            events.append(ir.UsageReported(decode_usage(self._usage)))
         return events
 
     @override

@@ -6,22 +6,9 @@ from typing import cast
 import msgspec
 from msgspec import Raw
 
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.capabilities import Effort
-from llmproxy_asgi.conversation import (
-    EMPTY,
-    CacheOptions,
-    Extras,
-    JSONObject,
-    Message,
-    OutputFormat,
-    ReasoningOptions,
-    Request,
-    Sampling,
-    ServiceTier,
-    Tool,
-    ToolChoice,
-    Visibility,
-)
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.anthropic_messages import client_tools, server_tools
 from llmproxy_asgi.translators.anthropic_messages.message_decoder import decode_mark, decode_messages, decode_system
@@ -31,7 +18,7 @@ from llmproxy_asgi.translators.fields import Node, missing
 from llmproxy_asgi.translators.tool_schemas import distinct
 
 _EFFORTS = ("low", "medium", "high", "xhigh", "max")
-_VISIBILITIES: dict[str, Visibility] = {"summarized": "summary", "omitted": "hidden", "updates": "updates"}
+_VISIBILITIES: dict[str, ir.Visibility] = {"summarized": "summary", "omitted": "hidden", "updates": "updates"}
 _KNOWN_FIELDS = frozenset(
     [
         "model",
@@ -55,7 +42,7 @@ _KNOWN_FIELDS = frozenset(
 )
 
 
-def decode_request(inbound_request: InboundRequest) -> Request:
+def decode_request(inbound_request: InboundRequest) -> ir.Request:
     """Decode a request.
 
     Raises:
@@ -64,7 +51,7 @@ def decode_request(inbound_request: InboundRequest) -> Request:
     """
     raw = inbound_request.raw
     options = _OptionsDecoder(raw)
-    return Request(
+    return ir.Request(
         protocol=PROTOCOL,
         model=inbound_request.model,
         messages=_messages(raw),
@@ -92,61 +79,65 @@ class _OptionsDecoder:
         self._raw = raw
         self._extras: JSONObject = {}
 
-    def sampling(self) -> Sampling:
+    def sampling(self) -> ir.Sampling:
         raw = self._raw
         temperature, top_p, top_k = Node.of(raw, "temperature"), Node.of(raw, "top_p"), Node.of(raw, "top_k")
-        return Sampling(
+        return ir.Sampling(
             temperature=temperature.number(0, 1) if temperature else None,
             top_p=top_p.number(0, 1) if top_p else None,
             top_k=top_k.integer(0) if top_k else None,
         )
 
-    def reasoning(self) -> ReasoningOptions:
+    def reasoning(self) -> ir.ReasoningOptions:
         config = Node.of(self._raw, "output_config")
         effort_node = config.get("effort") if config else None
         effort = cast("Effort | None", effort_node.choice(_EFFORTS) if effort_node else None)
         thinking = Node.of(self._raw, "thinking")
         if thinking is None:
-            return ReasoningOptions(effort=effort)
+            return ir.ReasoningOptions(effort=effort)
         kind = thinking.need("type").choice(("adaptive", "enabled", "disabled", "between_tools"))
         if kind == "disabled":
-            return ReasoningOptions(effort="none")
+            return ir.ReasoningOptions(effort="none")
         display = thinking.get("display")
         budget = thinking.need("budget_tokens").integer(1024) if kind == "enabled" else -1
         known = {"type", "budget_tokens", "display"}
         if kind == "between_tools" or not thinking.object().keys() <= known:
             self._extras["thinking"] = thinking.object()
-        return ReasoningOptions(
+        return ir.ReasoningOptions(
             effort=effort,
             budget_tokens=budget,
             visible=_VISIBILITIES[display.choice(tuple(_VISIBILITIES))] if display else None,
         )
 
-    def output(self) -> OutputFormat:
+    def output(self) -> ir.OutputFormat:
         config = Node.of(self._raw, "output_config")
         if config is None:
-            return OutputFormat()
+            return ir.OutputFormat()
         rest = {key: value for key, value in config.object().items() if key not in {"effort", "format"}}
         if rest:
             self._extras["output_config"] = rest
         output_format = config.get("format")
         if output_format is None:
-            return OutputFormat()
+            return ir.OutputFormat()
         output_format.need("type").choice(("json_schema",))
-        return OutputFormat(kind="json_schema", schema=output_format.need("schema").object())
+        return ir.OutputFormat(kind="json_schema", schema=output_format.need("schema").object())
 
-    def cache(self) -> CacheOptions:
+    def cache(self) -> ir.CacheOptions:
         control = Node.of(self._raw, "cache_control")
-        return CacheOptions(automatic=True, lifetime=decode_mark(control).lifetime) if control else CacheOptions()
+        return ir.CacheOptions(automatic=True, lifetime=decode_mark(control).lifetime) if control else ir.CacheOptions()
 
-    def service_tier(self) -> ServiceTier | None:
+    def service_tier(self) -> ir.ServiceTier | None:
         speed = Node.of(self._raw, "speed")
         if speed and speed.choice(("standard", "fast")) == "fast":
-            return ServiceTier.FAST
+            return ir.ServiceTier.FAST
         tier = Node.of(self._raw, "service_tier")
         if tier is None:
             return None
-        return ServiceTier.STANDARD if tier.choice(("auto", "standard_only")) == "standard_only" else ServiceTier.AUTO
+        return (
+            ir.ServiceTier.STANDARD
+            if tier.choice(("auto", "standard_only")) == "standard_only"
+            else ir.ServiceTier.AUTO
+        )
 
     def end_user(self) -> str | None:
         metadata = Node.of(self._raw, "metadata")
@@ -158,14 +149,14 @@ class _OptionsDecoder:
         user = metadata.get("user_id")
         return user.text() if user else None
 
-    def extras(self) -> Extras:
+    def extras(self) -> ir.Extras:
         for key in self._raw:
             if key not in _KNOWN_FIELDS and (node := Node.of(self._raw, key)) is not None:
                 self._extras[key] = node.value
-        return {PROTOCOL: self._extras} if self._extras else EMPTY
+        return {PROTOCOL: self._extras} if self._extras else ir.EMPTY
 
 
-def _messages(raw: Mapping[str, Raw]) -> tuple[Message, ...]:
+def _messages(raw: Mapping[str, Raw]) -> tuple[ir.Message, ...]:
     messages = Node.of(raw, "messages")
     if messages is None:
         raise missing("messages")
@@ -190,14 +181,14 @@ def _stop(node: Node | None) -> tuple[str, ...]:
     return tuple(entry.text() for entry in node.array()) if node else ()
 
 
-def _tools(node: Node | None) -> tuple[Tool, ...]:
+def _tools(node: Node | None) -> tuple[ir.Tool, ...]:
     return tuple(_tool(tool) for tool in node.array()) if node else ()
 
 
 _TOOL_KEYS = frozenset({"type", "name", "description", "input_schema", "strict", "cache_control", "defer_loading"})
 
 
-def _tool(node: Node) -> Tool:
+def _tool(node: Node) -> ir.Tool:
     native = node.object()
     kind, control = node.get("type"), node.get("cache_control")
     mark = decode_mark(control) if control else None
@@ -207,34 +198,34 @@ def _tool(node: Node) -> Tool:
         return msgspec.structs.replace(client_tool, cache_mark=mark)
     if not is_function or (node.get("name") is None and node.get("input_schema") is None):
         tool = server_tools.decode_tool({key: value for key, value in native.items() if key != "cache_control"})
-        return Tool(name=tool.name, kind="server", settings=tool.settings, extras=tool.extras, cache_mark=mark)
+        return ir.Tool(name=tool.name, kind="server", settings=tool.settings, extras=tool.extras, cache_mark=mark)
     description, schema = node.get("description"), node.need("input_schema")
     strict, deferred = node.get("strict"), node.get("defer_loading")
     rest = {key: value for key, value in native.items() if key not in _TOOL_KEYS}
-    return Tool(
+    return ir.Tool(
         name=node.need("name").text(),
         description=description.text() if description else None,
         parameters=schema.object(),
         strict=strict.boolean() if strict else None,
         deferred=deferred.boolean() if deferred else False,
         cache_mark=mark,
-        extras={PROTOCOL: rest} if rest else EMPTY,
+        extras={PROTOCOL: rest} if rest else ir.EMPTY,
     )
 
 
-def _tool_choice(node: Node | None) -> ToolChoice:
+def _tool_choice(node: Node | None) -> ir.ToolChoice:
     if node is None:
-        return ToolChoice()
+        return ir.ToolChoice()
     kind = node.need("type").choice(("auto", "any", "none", "tool"))
     disable_parallel = node.get("disable_parallel_tool_use")
     parallel = None if disable_parallel is None else not disable_parallel.boolean()
     match kind:
         case "tool":
             name = node.need("name").text()
-            return ToolChoice(mode="required", only=(name,), parallel=parallel, given=True)
+            return ir.ToolChoice(mode="required", only=(name,), parallel=parallel, given=True)
         case "any":
-            return ToolChoice(mode="required", parallel=parallel, given=True)
+            return ir.ToolChoice(mode="required", parallel=parallel, given=True)
         case "none":
-            return ToolChoice(mode="none", parallel=parallel, given=True)
+            return ir.ToolChoice(mode="none", parallel=parallel, given=True)
         case _:
-            return ToolChoice(mode="auto", parallel=parallel, given=True)
+            return ir.ToolChoice(mode="auto", parallel=parallel, given=True)

@@ -2,7 +2,8 @@
 
 import msgspec
 
-from llmproxy_asgi.conversation import CacheMark, JSONObject, Request
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators.anthropic_messages.message_encoder import MessagesMessageEncoder, cache_control
 from llmproxy_asgi.translators.anthropic_messages.options_encoder import (
     OutputOptions,
@@ -25,7 +26,7 @@ _MAX_CACHE_MARKS = 4
 _THINKING = frozenset({"thinking", "redacted_thinking"})
 
 
-def encode_request(request: Request, upstream: Upstream) -> UpstreamRequest:
+def encode_request(request: ir.Request, upstream: Upstream) -> UpstreamRequest:
     """Encode a request; each loss becomes a warning.
 
     Raises:
@@ -95,7 +96,7 @@ def _options(thinking: ThinkingOptions, output: OutputOptions) -> JSONObject:
     return fields
 
 
-def _headers(request: Request, *, first_version: bool) -> tuple[tuple[str, str], ...]:
+def _headers(request: ir.Request, *, first_version: bool) -> tuple[tuple[str, str], ...]:
     """Return the headers; the version is the caller's, else the latest, or the first if sampling values are sent."""
     version = FIRST_VERSION if first_version else VERSION
     if request.protocol == PROTOCOL:
@@ -105,12 +106,12 @@ def _headers(request: Request, *, first_version: bool) -> tuple[tuple[str, str],
 
 
 def _limit_marks(
-    request: Request, body: JSONObject, marked: list[JSONObject], losses: Losses, *, enabled: bool
+    request: ir.Request, body: JSONObject, marked: list[JSONObject], losses: Losses, *, enabled: bool
 ) -> None:
     """Keep the last cache marks, at most four with the request's own: they cover the longest prefixes."""
     limit = _MAX_CACHE_MARKS
     if request.cache.automatic and enabled:
-        body["cache_control"] = cache_control(CacheMark(lifetime=request.cache.lifetime))
+        body["cache_control"] = cache_control(ir.CacheMark(lifetime=request.cache.lifetime))
         limit -= 1
     if len(marked) <= limit:
         return

@@ -5,19 +5,8 @@ from typing import Any
 
 import msgspec
 
-from llmproxy_asgi.conversation import (
-    EMPTY,
-    Candidate,
-    JSONObject,
-    Opaque,
-    Part,
-    Reasoning,
-    Response,
-    Seal,
-    ServerToolCall,
-    Text,
-    ToolCall,
-)
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.errors import UpstreamProtocolError
 from llmproxy_asgi.translators.anthropic_messages import server_tools
 from llmproxy_asgi.translators.anthropic_messages.citations import decode_citation
@@ -54,9 +43,9 @@ class MessagesBlockDecoder:
         """Return whether the response has a tool call."""
         return self._calls > 0
 
-    def seal(self, data: str, *, redacted: bool = False) -> Seal:
+    def seal(self, data: str, *, redacted: bool = False) -> ir.Seal:
         """Create a seal for state of this upstream."""
-        return Seal(
+        return ir.Seal(
             issuer=self._upstream.issuer,
             model=self._upstream.model,
             kind="redacted" if redacted else "signature",
@@ -67,7 +56,7 @@ class MessagesBlockDecoder:
         """Return whether the tool of this upstream name emulates a free-text tool."""
         return name in self._upstream_request.emulated
 
-    def call(self, block: Block, arguments: str) -> ToolCall:
+    def call(self, block: Block, arguments: str) -> ir.ToolCall:
         """Decode a tool call with its arguments as JSON text.
 
         Raises:
@@ -79,7 +68,7 @@ class MessagesBlockDecoder:
         self._calls += 1
         emulated = self.is_emulated(name)
         call_id = self._ids.of(block.id or "", name, str(self._calls))
-        return ToolCall(
+        return ir.ToolCall(
             call_id=self._upstream_request.call_ids.get(call_id, call_id),
             name=self._upstream_request.names.get(name, name),
             namespace=self._upstream_request.namespaces.get(name),
@@ -88,7 +77,7 @@ class MessagesBlockDecoder:
             caller=block.caller,
         )
 
-    def part(self, raw: msgspec.Raw) -> Part:
+    def part(self, raw: msgspec.Raw) -> ir.Part:
         """Decode a complete block."""
         block = BLOCK.decode(raw)
         match block.type:
@@ -98,16 +87,16 @@ class MessagesBlockDecoder:
                 return self.call(block, arguments_text(block))
             case "thinking":
                 seals = (self.seal(block.signature),) if block.signature else ()
-                return Reasoning(text=block.thinking or "", seals=seals)
+                return ir.Reasoning(text=block.thinking or "", seals=seals)
             case "redacted_thinking":
-                return Reasoning(redacted=True, seals=(self.seal(block.data or "", redacted=True),))
+                return ir.Reasoning(redacted=True, seals=(self.seal(block.data or "", redacted=True),))
             case "server_tool_use":
                 return server_call(block, arguments_text(block))
             case kind:
                 native = native_block(raw)
                 if server_tools.is_result(kind):
                     return server_tools.decode_result(native)
-                return Opaque(protocol=PROTOCOL, kind=kind, data=native)
+                return ir.Opaque(protocol=PROTOCOL, kind=kind, data=native)
 
 
 def native_block(raw: msgspec.Raw) -> JSONObject:
@@ -122,16 +111,16 @@ def arguments_text(block: Block) -> str:
     return "{}" if text in {"", "null"} else text
 
 
-def text_part(block: Block) -> Text:
+def text_part(block: Block) -> ir.Text:
     """Decode a text block and its citations."""
     text = block.text or ""
-    return Text(text=text, citations=tuple(decode_citation(entry, len(text)) for entry in block.citations or ()))
+    return ir.Text(text=text, citations=tuple(decode_citation(entry, len(text)) for entry in block.citations or ()))
 
 
-def server_call(block: Block, arguments: str) -> ServerToolCall:
+def server_call(block: Block, arguments: str) -> ir.ServerToolCall:
     """Decode a tool call that the upstream made and ran."""
     native = {"caller": block.caller} if block.caller else {"name": block.name or ""}
-    return ServerToolCall(
+    return ir.ServerToolCall(
         call_id=block.id or "",
         tool=server_tools.canonical_name(block.name or ""),
         arguments=arguments,
@@ -141,7 +130,7 @@ def server_call(block: Block, arguments: str) -> ServerToolCall:
 
 def decode_response(
     body: bytes, upstream_request: UpstreamRequest, upstream: Upstream, received_at: datetime
-) -> Response:
+) -> ir.Response:
     """Decode a complete response.
 
     Raises:
@@ -154,12 +143,12 @@ def decode_response(
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise UpstreamProtocolError("The upstream's answer holds a block that cannot be read.") from None
     usage = response.usage or {}
-    return Response(
+    return ir.Response(
         id=response.id or "",
         model=upstream.client_model,
         created_at=received_at,
         candidates=(
-            Candidate(
+            ir.Candidate(
                 parts=parts,
                 finish=decode_finish(
                     response.stop_reason,
@@ -172,7 +161,7 @@ def decode_response(
         ),
         usage=decode_usage(usage),
         service_tier=decode_tier(usage),
-        extras={PROTOCOL: {"container": response.container}} if response.container else EMPTY,
+        extras={PROTOCOL: {"container": response.container}} if response.container else ir.EMPTY,
         nonce=upstream_request.nonce,
     )
 

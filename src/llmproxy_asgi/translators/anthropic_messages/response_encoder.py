@@ -4,22 +4,8 @@ import re
 
 import msgspec
 
-from llmproxy_asgi.conversation import (
-    Candidate,
-    Finish,
-    FinishReason,
-    JSONObject,
-    Opaque,
-    Part,
-    Reasoning,
-    Refusal,
-    Response,
-    ServerToolCall,
-    ServerToolResult,
-    Text,
-    ToolCall,
-    Usage,
-)
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators.anthropic_messages import server_tools
 from llmproxy_asgi.translators.anthropic_messages.citations import encode_citation
 from llmproxy_asgi.translators.anthropic_messages.mappings import encode_stop_reason
@@ -42,38 +28,38 @@ def encode_call_id(call_id: str) -> str:
     return CallIds(prefix="toolu_").outward(call_id)
 
 
-def encode_blocks(part: Part) -> list[JSONObject]:
+def encode_blocks(part: ir.Part) -> list[JSONObject]:
     """Encode one part into blocks; none if Anthropic's format can't express it."""
     match part:
-        case Text(text=text):
+        case ir.Text(text=text):
             return [_text_block(part)] if text or part.citations else []
-        case Refusal(text=text):
+        case ir.Refusal(text=text):
             return [{"type": "text", "text": text}] if text else []
-        case Reasoning():
+        case ir.Reasoning():
             return encode_reasoning(part)
-        case ToolCall():
+        case ir.ToolCall():
             return [
                 *(redacted_block_for_call(seal, encode_call_id(part.call_id)) for seal in part.seals),
                 _tool_use(part),
             ]
-        case ServerToolCall():
+        case ir.ServerToolCall():
             call = server_tools.encode_call_for_client(part, arguments_object(part.arguments))
             return [call] if call else []
-        case ServerToolResult():
+        case ir.ServerToolResult():
             block = server_tools.encode_result_for_client(part)
             return [block] if block else []
-        case Opaque(protocol=protocol, data=data):
+        case ir.Opaque(protocol=protocol, data=data):
             return [data] if protocol == PROTOCOL else []
         case _:
             return []
 
 
-def _text_block(part: Text) -> JSONObject:
+def _text_block(part: ir.Text) -> JSONObject:
     citations = [native for native in map(encode_citation, part.citations) if native]
     return {"type": "text", "text": part.text, **({"citations": citations} if citations else {})}
 
 
-def _tool_use(part: ToolCall) -> JSONObject:
+def _tool_use(part: ir.ToolCall) -> JSONObject:
     custom = part.kind == "custom"
     arguments = {"input": part.arguments} if custom else arguments_raw(part.arguments)
     return {
@@ -85,7 +71,7 @@ def _tool_use(part: ToolCall) -> JSONObject:
     }
 
 
-def encode_response(response: Response, model: str, size: int) -> bytes:
+def encode_response(response: ir.Response, model: str, size: int) -> bytes:
     """Encode a complete response with its first candidate: Anthropic's format has only one.
 
     Args:
@@ -93,9 +79,9 @@ def encode_response(response: Response, model: str, size: int) -> bytes:
         model: The model name of the caller's request.
         size: Bytes of the request, for an estimate if the upstream reported no usage.
     """
-    empty = Candidate(finish=Finish(reason=FinishReason.UNKNOWN))
+    empty = ir.Candidate(finish=ir.Finish(reason=ir.FinishReason.UNKNOWN))
     candidate = response.candidates[0] if response.candidates else empty
-    refusal = next((part for part in candidate.parts if isinstance(part, Refusal)), None)
+    refusal = next((part for part in candidate.parts if isinstance(part, ir.Refusal)), None)
     body: JSONObject = {
         "id": encode_message_id(response.id, response.nonce),
         "type": "message",
@@ -109,26 +95,26 @@ def encode_response(response: Response, model: str, size: int) -> bytes:
     return msgspec.json.encode({**body, **response.extras.get(PROTOCOL, {})})
 
 
-def _usage(response: Response, candidate: Candidate, size: int) -> Usage:
+def _usage(response: ir.Response, candidate: ir.Candidate, size: int) -> ir.Usage:
     if response.usage.total:
         return with_searches(response.usage, sum(is_web_search(part) for part in candidate.parts))
-    written = sum(len(part.text) for part in candidate.parts if isinstance(part, Text | Reasoning | Refusal))
+    written = sum(len(part.text) for part in candidate.parts if isinstance(part, ir.Text | ir.Reasoning | ir.Refusal))
     return msgspec.structs.replace(estimated_input(size), output=max(1, -(-written // 4)))
 
 
-def is_web_search(part: Part) -> bool:
+def is_web_search(part: ir.Part) -> bool:
     """Return whether a part is a web search that the upstream ran."""
-    return isinstance(part, ServerToolCall) and part.tool == "web_search"
+    return isinstance(part, ir.ServerToolCall) and part.tool == "web_search"
 
 
-def with_searches(usage: Usage, searches: int) -> Usage:
+def with_searches(usage: ir.Usage, searches: int) -> ir.Usage:
     """Add web searches to the usage, unless the upstream counted them."""
     if not searches or usage.server_tool_calls.get("web_search"):
         return usage
     return msgspec.structs.replace(usage, server_tool_calls={**usage.server_tool_calls, "web_search": searches})
 
 
-def message_start(given_id: str, nonce: str, model: str, usage: Usage) -> bytes:
+def message_start(given_id: str, nonce: str, model: str, usage: ir.Usage) -> bytes:
     """Encode the data of a stream's first event."""
     message: JSONObject = {
         "id": encode_message_id(given_id, nonce),

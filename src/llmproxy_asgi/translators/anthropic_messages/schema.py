@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from llmproxy_asgi.conversation import MOST_PARTS
+import llmproxy_asgi.conversation as ir
 
 PROTOCOL = "anthropic-messages"
 ISSUER = "anthropic"
@@ -60,7 +60,7 @@ class Message(msgspec.Struct):
     type: str | None = None
     id: str | None = None
     model: str | None = None
-    content: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=MOST_PARTS)] | None = None
+    content: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=ir.MOST_PARTS)] | None = None
     stop_reason: str | None = None
     stop_sequence: str | None = None
     stop_details: dict[str, Any] | None = None

@@ -8,15 +8,8 @@ with ids that mark them as foreign: those are never sent to Anthropic.
 from collections.abc import Mapping
 from typing import Any
 
-from llmproxy_asgi.conversation import (
-    EMPTY,
-    JSONObject,
-    Opaque,
-    SearchHit,
-    ServerToolCall,
-    ServerToolResult,
-    Tool,
-)
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators.anthropic_messages.schema import PROTOCOL
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.seals import WRAPPED
@@ -38,13 +31,13 @@ def canonical_name(name: str) -> str:
     return _CANONICAL.get(name, name)
 
 
-def decode_tool(native: JSONObject) -> Tool:
+def decode_tool(native: JSONObject) -> ir.Tool:
     """Decode a tool that is declared by its type only, or is unknown."""
     kind = str(native.get("type") or "")
     name = native.get("name")
     family = next((canonical for vendor, canonical in _CANONICAL.items() if kind.startswith(vendor + "_")), None)
     settings = {key: native[key] for key in _SETTINGS if native.get(key) is not None}
-    return Tool(
+    return ir.Tool(
         name=family or (name if isinstance(name, str) and name else kind or "tool"),
         kind="server",
         settings=settings if family else None,
@@ -52,21 +45,21 @@ def decode_tool(native: JSONObject) -> Tool:
     )
 
 
-def encode_tool(tool: Tool) -> JSONObject | None:
+def encode_tool(tool: ir.Tool) -> JSONObject | None:
     """Encode a declaration for Anthropic; None if Anthropic has no such tool."""
     native = tool.extras.get(PROTOCOL)
     if native:
         return dict(native)
     if tool.name not in _TYPES:
         return None
-    settings = tool.settings or EMPTY
+    settings = tool.settings or ir.EMPTY
     known = {key: settings[key] for key in _SETTINGS if settings.get(key)}
     return {"type": _TYPES[tool.name], "name": _VENDOR[tool.name], **known}
 
 
-def unsupported_settings(tool: Tool) -> list[str]:
+def unsupported_settings(tool: ir.Tool) -> list[str]:
     """Return the settings of a tool that Anthropic doesn't support."""
-    return [key for key, value in (tool.settings or EMPTY).items() if value and key not in _SETTINGS]
+    return [key for key, value in (tool.settings or ir.EMPTY).items() if value and key not in _SETTINGS]
 
 
 def is_result(kind: str) -> bool:
@@ -74,14 +67,14 @@ def is_result(kind: str) -> bool:
     return kind.endswith(_RESULT) and kind not in {"tool_result", "mcp_tool_result"}
 
 
-def decode_result(native: Mapping[str, Any]) -> ServerToolResult:
+def decode_result(native: Mapping[str, Any]) -> ir.ServerToolResult:
     """Decode a server tool's result."""
     kind = str(native.get("type"))
     content = native.get("content")
     hits = tuple(_hit(entry) for entry in content if _is_hit(entry)) if isinstance(content, list) else ()
     failed = isinstance(content, dict) and str(content.get("type")).endswith("_error")
-    rest = (Opaque(protocol=PROTOCOL, kind=kind, data=dict(content)),) if isinstance(content, dict) else ()
-    return ServerToolResult(
+    rest = (ir.Opaque(protocol=PROTOCOL, kind=kind, data=dict(content)),) if isinstance(content, dict) else ()
+    return ir.ServerToolResult(
         call_id=str(native.get("tool_use_id") or ""),
         tool=canonical_name(kind.removesuffix(_RESULT)),
         hits=hits,
@@ -91,7 +84,7 @@ def decode_result(native: Mapping[str, Any]) -> ServerToolResult:
     )
 
 
-def encode_call_for_client(part: ServerToolCall, arguments: JSONObject) -> JSONObject | None:
+def encode_call_for_client(part: ir.ServerToolCall, arguments: JSONObject) -> JSONObject | None:
     """Encode a call for a client, in Anthropic's format; None if that can't express it."""
     if PROTOCOL in part.extras:
         return encode_call(part, arguments)
@@ -100,7 +93,7 @@ def encode_call_for_client(part: ServerToolCall, arguments: JSONObject) -> JSONO
     return {"type": "server_tool_use", "id": _foreign_id(part.call_id), "name": _VENDOR[part.tool], "input": arguments}
 
 
-def encode_result_for_client(part: ServerToolResult) -> JSONObject | None:
+def encode_result_for_client(part: ir.ServerToolResult) -> JSONObject | None:
     """Encode a result for a client, in Anthropic's format; None if that can't express it."""
     if PROTOCOL in part.extras or part.tool not in _FOREIGN_TOOLS:
         return encode_result(part)
@@ -134,14 +127,14 @@ def _foreign_id(call_id: str) -> str:
     return derived(_FOREIGN_ID_PREFIX, call_id)
 
 
-def encode_call(part: ServerToolCall, arguments: JSONObject) -> JSONObject:
+def encode_call(part: ir.ServerToolCall, arguments: JSONObject) -> JSONObject:
     """Encode a call for Anthropic."""
-    native = part.extras.get(PROTOCOL, EMPTY)
+    native = part.extras.get(PROTOCOL, ir.EMPTY)
     name = _VENDOR.get(part.tool, part.tool)
     return {"type": "server_tool_use", "id": part.call_id, "name": name, "input": arguments, **native}
 
 
-def encode_result(part: ServerToolResult) -> JSONObject | None:
+def encode_result(part: ir.ServerToolResult) -> JSONObject | None:
     """Encode a result for Anthropic, unchanged; None if it is not Anthropic's."""
     native = part.extras.get(PROTOCOL)
     return dict(native) if native else None
@@ -151,6 +144,6 @@ def _is_hit(entry: object) -> bool:
     return isinstance(entry, dict) and isinstance(entry.get("url"), str)
 
 
-def _hit(entry: Mapping[str, Any]) -> SearchHit:
+def _hit(entry: Mapping[str, Any]) -> ir.SearchHit:
     title = entry.get("title")
-    return SearchHit(url=entry["url"], title=title if isinstance(title, str) else None)
+    return ir.SearchHit(url=entry["url"], title=title if isinstance(title, str) else None)

@@ -10,32 +10,8 @@ from typing import TypeVar
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import (
-    EMPTY,
-    UNDATED,
-    ArgumentsDelta,
-    Batch,
-    CitationDelta,
-    Ended,
-    Failed,
-    Finished,
-    JSONObject,
-    Part,
-    PartDelta,
-    PartEnded,
-    PartStarted,
-    Passed,
-    Reasoning,
-    ReasoningDelta,
-    SealDelta,
-    ServerToolCall,
-    Started,
-    StreamEvent,
-    Text,
-    TextDelta,
-    ToolCall,
-    UsageReported,
-)
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.anthropic_messages.citations import decode_citation
 from llmproxy_asgi.translators.anthropic_messages.errors import error_in, stream_error
@@ -64,7 +40,7 @@ from llmproxy_asgi.translators.stray_errors import names_problem, read_loosely
 from llmproxy_asgi.translators.surrogates import SurrogateJoiner, decode_marked
 from llmproxy_asgi.wire import sse
 
-_NOTHING = Batch(events=())
+_NOTHING = ir.Batch(events=())
 _FILLERS = (b"", b"[DONE]")
 """Data that some compatible servers send between or after events."""
 _MIN_DATA = 10
@@ -100,7 +76,7 @@ class MessagesStreamDecoder(StreamDecoder):
         self._joiner: SurrogateJoiner | None = None
 
     @override
-    def feed(self, data: bytes) -> Batch:
+    def feed(self, data: bytes) -> ir.Batch:
         if self._finished:
             return _NOTHING
         try:
@@ -113,7 +89,7 @@ class MessagesStreamDecoder(StreamDecoder):
         return self._read(sse.decode(block)) if lines is None else self._read_deltas(lines)
 
     @override
-    def close(self) -> Batch:
+    def close(self) -> ir.Batch:
         if self._finished:
             return _NOTHING
         tail = self._splitter.tail
@@ -123,17 +99,17 @@ class MessagesStreamDecoder(StreamDecoder):
         events = list(batch.events)
         if self._started and self._ending.stop_reason:
             self._end(events)
-            return Batch(events)
+            return ir.Batch(events)
         return self._failed(events, UpstreamProtocolError("The upstream's stream ended without its end sign."))
 
-    def _failed(self, events: list[StreamEvent], error: GatewayError) -> Batch:
+    def _failed(self, events: list[ir.StreamEvent], error: GatewayError) -> ir.Batch:
         self._finished = True
-        events.append(Failed(error))
-        return Batch(events)
+        events.append(ir.Failed(error))
+        return ir.Batch(events)
 
-    def _read_deltas(self, lines: Sequence[bytes]) -> Batch:
+    def _read_deltas(self, lines: Sequence[bytes]) -> ir.Batch:
         """Decode a read that holds only `content_block_delta` events, the most common case."""
-        events: list[StreamEvent] = []
+        events: list[ir.StreamEvent] = []
         try:
             for data in lines:
                 try:
@@ -146,10 +122,10 @@ class MessagesStreamDecoder(StreamDecoder):
                     if self._finished:
                         break
                 elif not part.delta(delta, events):
-                    events.append(Passed(PROTOCOL, _DELTA, data))
+                    events.append(ir.Passed(PROTOCOL, _DELTA, data))
         except _INVALID as error:
             return self._fail_invalid(error, events)
-        return Batch(events if self._joiner is None else self._joiner.join(events))
+        return ir.Batch(events if self._joiner is None else self._joiner.join(events))
 
     def _decode_marked(self, decoder: "msgspec.json.Decoder[_T]", data: bytes) -> _T:
         """Decode an event, also one that has half of a surrogate pair."""
@@ -162,8 +138,8 @@ class MessagesStreamDecoder(StreamDecoder):
         self._joiner = self._joiner or SurrogateJoiner()
         return event
 
-    def _read(self, frames: Sequence[sse.Frame]) -> Batch:
-        events: list[StreamEvent] = []
+    def _read(self, frames: Sequence[sse.Frame]) -> ir.Batch:
+        events: list[ir.StreamEvent] = []
         try:
             for frame in frames:
                 data = frame.data
@@ -171,23 +147,23 @@ class MessagesStreamDecoder(StreamDecoder):
                     continue
                 if frame.event == "error":
                     self._finished = True
-                    events.append(Failed(stream_error(read_loosely(data))))
+                    events.append(ir.Failed(stream_error(read_loosely(data))))
                     break
                 self._event(self._decode_marked(EVENT, data), frame.event, data, events)
                 if self._finished:
                     break
         except _INVALID as error:
             return self._fail_invalid(error, events)
-        return Batch(events if self._joiner is None else self._joiner.join(events))
+        return ir.Batch(events if self._joiner is None else self._joiner.join(events))
 
-    def _fail_invalid(self, error: Exception, events: list[StreamEvent]) -> Batch:
+    def _fail_invalid(self, error: Exception, events: list[ir.StreamEvent]) -> ir.Batch:
         if isinstance(error, UpstreamError):
             return self._failed(events, error)
         unreadable = "The upstream sent an event that cannot be read."
         message = str(error) if isinstance(error, _InvalidStream) else unreadable
         return self._failed(events, UpstreamProtocolError(message))
 
-    def _event(self, event: Event, name: str | None, data: bytes, events: list[StreamEvent]) -> None:
+    def _event(self, event: Event, name: str | None, data: bytes, events: list[ir.StreamEvent]) -> None:
         if event.type != _DELTA:
             self._other_event(event, name, data, events)
             return
@@ -195,9 +171,9 @@ class MessagesStreamDecoder(StreamDecoder):
         if part is None:
             raise _InvalidStream("The upstream continued a content block that is not open.")
         if event.delta is not None and not part.delta(event.delta, events):
-            events.append(Passed(PROTOCOL, _DELTA, data))
+            events.append(ir.Passed(PROTOCOL, _DELTA, data))
 
-    def _other_event(self, event: Event, name: str | None, data: bytes, events: list[StreamEvent]) -> None:
+    def _other_event(self, event: Event, name: str | None, data: bytes, events: list[ir.StreamEvent]) -> None:
         match event.type:
             case "message_start":
                 self._start(event.message or Message(), events)
@@ -216,27 +192,27 @@ class MessagesStreamDecoder(StreamDecoder):
                 pass
             case "error" | None if (error := _error(event, data)) is not None:
                 self._finished = True
-                events.append(Failed(error))
+                events.append(ir.Failed(error))
             case kind if names_problem(kind) and (error := error_in(data)) is not None:
                 self._finished = True
-                events.append(Failed(error))
+                events.append(ir.Failed(error))
             case _:
-                events.append(Passed(PROTOCOL, event.type or name, data))
+                events.append(ir.Passed(PROTOCOL, event.type or name, data))
 
-    def _start(self, message: Message, events: list[StreamEvent]) -> None:
+    def _start(self, message: Message, events: list[ir.StreamEvent]) -> None:
         if self._started:
             return
         self._started = True
         self._usage = merge_usage({}, message.usage)
         usage = decode_usage(self._usage) if self._usage else None
         tier = decode_tier(self._usage)
-        events.append(Started(message.id or "", self._client_model, UNDATED, usage, tier, EMPTY, self._nonce))
+        events.append(ir.Started(message.id or "", self._client_model, ir.UNDATED, usage, tier, ir.EMPTY, self._nonce))
         for raw in message.content or ():  # a complete response, framed as a stream
             block = _open_block(self._parts, raw, self._block_decoder, events)
             self._parts += 1
             block.end(events)
 
-    def _start_block(self, event: Event, events: list[StreamEvent]) -> None:
+    def _start_block(self, event: Event, events: list[ir.StreamEvent]) -> None:
         if not self._started:
             raise _InvalidStream("The upstream's stream did not begin with message_start.")
         index = event.index or 0
@@ -257,7 +233,7 @@ class MessagesStreamDecoder(StreamDecoder):
         if is_known_stop_reason(delta.stop_reason) or not is_known_stop_reason(self._ending.stop_reason):
             self._ending = delta
 
-    def _end(self, events: list[StreamEvent]) -> None:
+    def _end(self, events: list[ir.StreamEvent]) -> None:
         if not self._started:
             raise _InvalidStream("The upstream's stream did not begin with message_start.")
         for part in self._open_blocks.values():
@@ -270,10 +246,10 @@ class MessagesStreamDecoder(StreamDecoder):
             has_calls=self._block_decoder.has_calls,
             complete=self._block_decoder.complete,
         )
-        events.append(Finished(0, finish))
+        events.append(ir.Finished(0, finish))
         if self._usage:
-            events.append(UsageReported(decode_usage(self._usage)))
-        events.append(Ended(decode_tier(self._usage)))
+            events.append(ir.UsageReported(decode_usage(self._usage)))
+        events.append(ir.Ended(decode_tier(self._usage)))
         self._finished = True
 
 
@@ -282,18 +258,18 @@ class _BlockDecoder:
 
     __slots__ = ("_part", "index")
 
-    def __init__(self, index: int, part: Part, events: list[StreamEvent]) -> None:
+    def __init__(self, index: int, part: ir.Part, events: list[ir.StreamEvent]) -> None:
         self.index = index
         self._part = part
-        events.append(PartStarted(0, index, part))
+        events.append(ir.PartStarted(0, index, part))
 
-    def delta(self, delta: BlockDelta | Delta, events: list[StreamEvent]) -> bool:
+    def delta(self, delta: BlockDelta | Delta, events: list[ir.StreamEvent]) -> bool:
         """Decode a delta; False if this kind of block has no such delta."""
         return False
 
-    def end(self, events: list[StreamEvent]) -> None:
+    def end(self, events: list[ir.StreamEvent]) -> None:
         """End the block."""
-        events.append(PartEnded(0, self.index, self._part))
+        events.append(ir.PartEnded(0, self.index, self._part))
 
 
 class _TextDecoder(_BlockDecoder):
@@ -301,19 +277,19 @@ class _TextDecoder(_BlockDecoder):
 
     __slots__ = ("_citations", "_length")
 
-    def __init__(self, index: int, block: Block, events: list[StreamEvent]) -> None:
-        super().__init__(index, Text(text=""), events)
+    def __init__(self, index: int, block: Block, events: list[ir.StreamEvent]) -> None:
+        super().__init__(index, ir.Text(text=""), events)
         self._length = 0
         self._citations: list[JSONObject] = list(block.citations or ())
         if block.text:
             self.delta(BlockDelta(text=block.text), events)
 
     @override
-    def delta(self, delta: BlockDelta | Delta, events: list[StreamEvent]) -> bool:
+    def delta(self, delta: BlockDelta | Delta, events: list[ir.StreamEvent]) -> bool:
         text = delta.text
         if text:
             self._length += len(text)
-            events.append(PartDelta(0, self.index, TextDelta(text)))
+            events.append(ir.PartDelta(0, self.index, ir.TextDelta(text)))
             return True
         if delta.citation is not None:
             self._citations.append(delta.citation)
@@ -321,10 +297,10 @@ class _TextDecoder(_BlockDecoder):
         return text is not None
 
     @override
-    def end(self, events: list[StreamEvent]) -> None:
-        deltas = (CitationDelta(decode_citation(native, self._length)) for native in self._citations)
-        events.extend(PartDelta(0, self.index, delta) for delta in deltas)
-        events.append(PartEnded(0, self.index))
+    def end(self, events: list[ir.StreamEvent]) -> None:
+        deltas = (ir.CitationDelta(decode_citation(native, self._length)) for native in self._citations)
+        events.extend(ir.PartDelta(0, self.index, delta) for delta in deltas)
+        events.append(ir.PartEnded(0, self.index))
 
 
 class _ThinkingDecoder(_BlockDecoder):
@@ -333,9 +309,9 @@ class _ThinkingDecoder(_BlockDecoder):
     __slots__ = ("_block_decoder", "_pieces", "_signature")
 
     def __init__(
-        self, index: int, block: Block, block_decoder: MessagesBlockDecoder, events: list[StreamEvent]
+        self, index: int, block: Block, block_decoder: MessagesBlockDecoder, events: list[ir.StreamEvent]
     ) -> None:
-        super().__init__(index, Reasoning(), events)
+        super().__init__(index, ir.Reasoning(), events)
         self._block_decoder = block_decoder
         self._pieces: list[str] = []
         self._signature = block.signature or ""
@@ -343,19 +319,19 @@ class _ThinkingDecoder(_BlockDecoder):
             self.delta(BlockDelta(thinking=block.thinking), events)
 
     @override
-    def delta(self, delta: BlockDelta | Delta, events: list[StreamEvent]) -> bool:
+    def delta(self, delta: BlockDelta | Delta, events: list[ir.StreamEvent]) -> bool:
         if delta.thinking:
             self._pieces.append(delta.thinking)
-            events.append(PartDelta(0, self.index, ReasoningDelta(delta.thinking)))
+            events.append(ir.PartDelta(0, self.index, ir.ReasoningDelta(delta.thinking)))
         if delta.signature:
             self._signature = delta.signature
         return delta.thinking is not None or delta.signature is not None
 
     @override
-    def end(self, events: list[StreamEvent]) -> None:
+    def end(self, events: list[ir.StreamEvent]) -> None:
         seals = (self._block_decoder.seal(self._signature),) if self._signature else ()
-        events.extend(PartDelta(0, self.index, SealDelta(seal)) for seal in seals)
-        events.append(PartEnded(0, self.index, Reasoning(text="".join(self._pieces), seals=seals)))
+        events.extend(ir.PartDelta(0, self.index, ir.SealDelta(seal)) for seal in seals)
+        events.append(ir.PartEnded(0, self.index, ir.Reasoning(text="".join(self._pieces), seals=seals)))
 
 
 class _ToolUseDecoder(_BlockDecoder):
@@ -366,8 +342,8 @@ class _ToolUseDecoder(_BlockDecoder):
     def __init__(
         self,
         index: int,
-        part: ToolCall | ServerToolCall,
-        events: list[StreamEvent],
+        part: ir.ToolCall | ir.ServerToolCall,
+        events: list[ir.StreamEvent],
         *,
         initial: str,
         emulated: bool = False,
@@ -380,17 +356,17 @@ class _ToolUseDecoder(_BlockDecoder):
         self._emulated = emulated
 
     @override
-    def delta(self, delta: BlockDelta | Delta, events: list[StreamEvent]) -> bool:
+    def delta(self, delta: BlockDelta | Delta, events: list[ir.StreamEvent]) -> bool:
         piece = delta.partial_json
         if piece:
             self._pieces.append(piece)
             if not self._emulated:
-                events.append(PartDelta(0, self.index, ArgumentsDelta(piece)))
+                events.append(ir.PartDelta(0, self.index, ir.ArgumentsDelta(piece)))
         return piece is not None
 
     @override
-    def end(self, events: list[StreamEvent]) -> None:
-        assert isinstance(self._part, ToolCall | ServerToolCall)
+    def end(self, events: list[ir.StreamEvent]) -> None:
+        assert isinstance(self._part, ir.ToolCall | ir.ServerToolCall)
         text = "".join(self._pieces)
         if not text.strip():
             text, already_sent = self._initial, False
@@ -399,10 +375,10 @@ class _ToolUseDecoder(_BlockDecoder):
         if self._emulated:
             text = unwrapped_input(text)
         if text and not already_sent:
-            events.append(PartDelta(0, self.index, ArgumentsDelta(text)))
+            events.append(ir.PartDelta(0, self.index, ir.ArgumentsDelta(text)))
         if self._arguments is not None:
             self._arguments.append(text)
-        events.append(PartEnded(0, self.index, msgspec.structs.replace(self._part, arguments=text)))
+        events.append(ir.PartEnded(0, self.index, msgspec.structs.replace(self._part, arguments=text)))
 
 
 def _error(event: Event, data: bytes) -> GatewayError | None:
@@ -413,7 +389,7 @@ def _error(event: Event, data: bytes) -> GatewayError | None:
 
 
 def _open_block(
-    index: int, raw: msgspec.Raw, block_decoder: MessagesBlockDecoder, events: list[StreamEvent]
+    index: int, raw: msgspec.Raw, block_decoder: MessagesBlockDecoder, events: list[ir.StreamEvent]
 ) -> _BlockDecoder:
     block = BLOCK.decode(raw)
     match block.type:

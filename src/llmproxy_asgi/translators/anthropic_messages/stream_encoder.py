@@ -15,37 +15,8 @@ from collections.abc import Sequence
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import (
-    ArgumentsDelta,
-    Citation,
-    CitationDelta,
-    Ended,
-    Failed,
-    Finish,
-    Finished,
-    FinishReason,
-    JSONObject,
-    Part,
-    PartDelta,
-    PartEnded,
-    PartStarted,
-    Passed,
-    Reasoning,
-    ReasoningDelta,
-    Refusal,
-    RefusalDelta,
-    Seal,
-    SealDelta,
-    ServerToolCall,
-    ServiceTier,
-    Started,
-    StreamEvent,
-    Text,
-    TextDelta,
-    ToolCall,
-    Usage,
-    UsageReported,
-)
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators.anthropic_messages import server_tools
 from llmproxy_asgi.translators.anthropic_messages.citations import encode_citation
 from llmproxy_asgi.translators.anthropic_messages.errors import error_body
@@ -76,7 +47,7 @@ _END = b"}}\n\n"
 _STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 _DELTA = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":{"type":%b,%b:'
 
-_PartEvent = PartStarted | PartDelta | PartEnded
+_PartEvent = ir.PartStarted | ir.PartDelta | ir.PartEnded
 
 
 def _frame(name: str, fields: JSONObject) -> bytes:
@@ -89,10 +60,10 @@ class MessagesStreamEncoder(StreamEncoder):
     def __init__(self, inbound_request: InboundRequest) -> None:
         self._model = inbound_request.model
         self._size = inbound_request.size
-        self._usage: Usage | None = None
+        self._usage: ir.Usage | None = None
         self._usage_reported = False
-        self._tier: ServiceTier | None = None
-        self._finish: Finish | None = None
+        self._tier: ir.ServiceTier | None = None
+        self._finish: ir.Finish | None = None
         self._blocks = _BlockWriter()
         self._open: _PartEncoder | None = None
         self._open_index = -1
@@ -100,55 +71,55 @@ class MessagesStreamEncoder(StreamEncoder):
         self._finished = False
 
     @override
-    def feed(self, events: Sequence[StreamEvent]) -> bytes:
+    def feed(self, events: Sequence[ir.StreamEvent]) -> bytes:
         out: list[bytes] = []
         for event in events:
-            if type(event) is PartDelta and event.index == self._open_index and not event.candidate:
+            if type(event) is ir.PartDelta and event.index == self._open_index and not event.candidate:
                 assert self._open is not None
                 self._open.delta(event.delta, out)
             elif not self._finished:
                 self._other_event(event, out)
         return out[0] if len(out) == 1 else b"".join(out)
 
-    def _other_event(self, event: StreamEvent, out: list[bytes]) -> None:
+    def _other_event(self, event: ir.StreamEvent, out: list[bytes]) -> None:
         match event:
-            case PartStarted(candidate=0) | PartDelta(candidate=0) | PartEnded(candidate=0):
+            case ir.PartStarted(candidate=0) | ir.PartDelta(candidate=0) | ir.PartEnded(candidate=0):
                 self._part(event, out)
-            case Finished(candidate=0, finish=finish):
+            case ir.Finished(candidate=0, finish=finish):
                 self._finish = finish
-            case UsageReported(usage=usage):
+            case ir.UsageReported(usage=usage):
                 self._usage, self._usage_reported = usage, True
-            case Started():
+            case ir.Started():
                 self._start(event, out)
-            case Ended(service_tier=tier):
+            case ir.Ended(service_tier=tier):
                 self._end(tier, out)
-            case Failed(error=error):
+            case ir.Failed(error=error):
                 self._finished = True
                 self._open, self._open_index = None, -1  # stays open: an incomplete block must not look complete
                 out.append(sse.encode(error_body(error), "error"))
-            case Passed(protocol=protocol, name=name, data=data):
+            case ir.Passed(protocol=protocol, name=name, data=data):
                 if protocol == PROTOCOL and name is not None and _NAME.fullmatch(name):
                     out.append(sse.encode(data, name))
             case _:  # another candidate: Anthropic's responses have one
                 pass
 
-    def _start(self, event: Started, out: list[bytes]) -> None:
+    def _start(self, event: ir.Started, out: list[bytes]) -> None:
         self._usage = event.usage
         self._tier = event.service_tier
         usage = event.usage if event.usage and event.usage.input else estimated_input(self._size)
         message = message_start(event.id, event.nonce, self._model or event.model, usage)
         out.append(b"event: message_start\ndata: %b\n\n" % message)
 
-    def _end(self, tier: ServiceTier | None, out: list[bytes]) -> None:
+    def _end(self, tier: ir.ServiceTier | None, out: list[bytes]) -> None:
         self._finished = True
         while self._open is not None:
             self._close(None, out)
         blocks = self._blocks
-        finish = self._finish or Finish(reason=FinishReason.UNKNOWN)
+        finish = self._finish or ir.Finish(reason=ir.FinishReason.UNKNOWN)
         usage = self._usage or estimated_input(self._size)
         if not self._usage_reported:
             usage = msgspec.structs.replace(usage, output=max(usage.output, -(-blocks.characters // 4)))
-        delta = encode_stop_reason(finish, Refusal(text=blocks.refusal) if blocks.refusal is not None else None)
+        delta = encode_stop_reason(finish, ir.Refusal(text=blocks.refusal) if blocks.refusal is not None else None)
         usage = with_searches(usage, blocks.web_searches)
         out.append(_frame("message_delta", {"delta": delta, "usage": encode_usage(usage, tier or self._tier)}))
         out.append(_STOP)
@@ -156,17 +127,17 @@ class MessagesStreamEncoder(StreamEncoder):
     def _part(self, event: _PartEvent, out: list[bytes]) -> None:
         """Write a part's event if the part is open, else queue it."""
         index = event.index
-        if index == self._open_index and type(event) is PartEnded:
+        if index == self._open_index and type(event) is ir.PartEnded:
             self._close(event.part, out)
-        elif self._open is None and type(event) is PartStarted:
+        elif self._open is None and type(event) is ir.PartStarted:
             self._open_index = index
             self._open = _part_encoder(event.part, self._blocks, out)
-        elif type(event) is PartStarted:
+        elif type(event) is ir.PartStarted:
             self._queued[index] = [event]
         elif index in self._queued:
             self._queued[index].append(event)
 
-    def _close(self, part: Part | None, out: list[bytes]) -> None:
+    def _close(self, part: ir.Part | None, out: list[bytes]) -> None:
         """End the open part, then write queued parts up to the first that is still open."""
         assert self._open is not None
         self._open.end(part, out)
@@ -178,13 +149,13 @@ class MessagesStreamEncoder(StreamEncoder):
     def _replay(self, events: list[_PartEvent], out: list[bytes]) -> None:
         for event in events:
             match event:
-                case PartStarted(index=index, part=part):
+                case ir.PartStarted(index=index, part=part):
                     self._open_index = index
                     self._open = _part_encoder(part, self._blocks, out)
-                case PartDelta(delta=delta):
+                case ir.PartDelta(delta=delta):
                     assert self._open is not None
                     self._open.delta(delta, out)
-                case PartEnded(part=part):
+                case ir.PartEnded(part=part):
                     assert self._open is not None
                     self._open.end(part, out)
                     self._open, self._open_index = None, -1
@@ -225,14 +196,14 @@ class _PartEncoder:
 
     __slots__ = ("_blocks", "_part")
 
-    def __init__(self, part: Part, blocks: _BlockWriter) -> None:
+    def __init__(self, part: ir.Part, blocks: _BlockWriter) -> None:
         self._part = part
         self._blocks = blocks
 
     def delta(self, delta: object, out: list[bytes]) -> None:
         """Encode a delta of the part."""
 
-    def end(self, part: Part | None, out: list[bytes]) -> None:
+    def end(self, part: ir.Part | None, out: list[bytes]) -> None:
         """End the part; `part` is the upstream's restatement of it, if any."""
         for block in encode_blocks(part or self._part):
             self._blocks.write_block(block, out)
@@ -243,14 +214,14 @@ class _TextEncoder(_PartEncoder):
 
     __slots__ = ("_index", "_prefix")
 
-    def __init__(self, part: Text | Refusal, blocks: _BlockWriter, out: list[bytes]) -> None:
+    def __init__(self, part: ir.Text | ir.Refusal, blocks: _BlockWriter, out: list[bytes]) -> None:
         super().__init__(part, blocks)
         self._index = -1
         self._prefix = b""
-        if isinstance(part, Refusal):
+        if isinstance(part, ir.Refusal):
             blocks.refusal = part.text
         self._write_text(part.text, out)
-        if isinstance(part, Text):
+        if isinstance(part, ir.Text):
             for citation in part.citations:
                 self._write_citation(citation, out)
 
@@ -266,7 +237,7 @@ class _TextEncoder(_PartEncoder):
         self._blocks.characters += len(text)
         out.append(self._prefix + _json(text) + _END)
 
-    def _write_citation(self, citation: Citation, out: list[bytes]) -> None:
+    def _write_citation(self, citation: ir.Citation, out: list[bytes]) -> None:
         native = encode_citation(citation)
         if native is None:
             return
@@ -277,17 +248,17 @@ class _TextEncoder(_PartEncoder):
 
     @override
     def delta(self, delta: object, out: list[bytes]) -> None:
-        if type(delta) is TextDelta:
+        if type(delta) is ir.TextDelta:
             self._write_text(delta.text, out)
-        elif type(delta) is RefusalDelta:
+        elif type(delta) is ir.RefusalDelta:
             self._blocks.refusal = (self._blocks.refusal or "") + delta.text
             self._write_text(delta.text, out)
-        elif type(delta) is CitationDelta:
+        elif type(delta) is ir.CitationDelta:
             self._write_citation(delta.citation, out)
 
     @override
-    def end(self, part: Part | None, out: list[bytes]) -> None:
-        if self._index < 0 and isinstance(part, Text | Refusal):
+    def end(self, part: ir.Part | None, out: list[bytes]) -> None:
+        if self._index < 0 and isinstance(part, ir.Text | ir.Refusal):
             self._write_text(part.text, out)
         if self._index >= 0:
             self._blocks.stop(self._index, out)
@@ -298,11 +269,11 @@ class _ThinkingEncoder(_PartEncoder):
 
     __slots__ = ("_index", "_prefix", "_seals", "_text")
 
-    def __init__(self, part: Reasoning, blocks: _BlockWriter, out: list[bytes]) -> None:
+    def __init__(self, part: ir.Reasoning, blocks: _BlockWriter, out: list[bytes]) -> None:
         super().__init__(part, blocks)
         self._index = -1
         self._prefix = b""
-        self._seals: list[Seal] = list(part.seals)
+        self._seals: list[ir.Seal] = list(part.seals)
         self._write_text(part.text, out)
 
     def _start_block(self, out: list[bytes]) -> None:
@@ -319,15 +290,15 @@ class _ThinkingEncoder(_PartEncoder):
 
     @override
     def delta(self, delta: object, out: list[bytes]) -> None:
-        if type(delta) is ReasoningDelta:
+        if type(delta) is ir.ReasoningDelta:
             self._write_text(delta.text, out)
-        elif type(delta) is SealDelta:
+        elif type(delta) is ir.SealDelta:
             self._seals.append(delta.seal)
 
     @override
-    def end(self, part: Part | None, out: list[bytes]) -> None:
-        seals = tuple(part.seals) if isinstance(part, Reasoning) and part.seals else tuple(self._seals)
-        if self._index < 0 and isinstance(part, Reasoning) and not part.redacted:
+    def end(self, part: ir.Part | None, out: list[bytes]) -> None:
+        seals = tuple(part.seals) if isinstance(part, ir.Reasoning) and part.seals else tuple(self._seals)
+        if self._index < 0 and isinstance(part, ir.Reasoning) and not part.redacted:
             self._write_text(part.text, out)
         if self._index < 0 and needs_thinking_block("", seals):
             self._start_block(out)
@@ -346,7 +317,7 @@ class _ToolUseEncoder(_PartEncoder):
 
     __slots__ = ("_held_arguments", "_index", "_initial_seals", "_late_seals", "_prefix", "_started")
 
-    def __init__(self, part: ToolCall, blocks: _BlockWriter, out: list[bytes]) -> None:
+    def __init__(self, part: ir.ToolCall, blocks: _BlockWriter, out: list[bytes]) -> None:
         super().__init__(part, blocks)
         call_id = encode_call_id(part.call_id)
         for seal in part.seals:
@@ -358,7 +329,7 @@ class _ToolUseEncoder(_PartEncoder):
         self._prefix = _DELTA % (self._index, b'"input_json_delta"', b'"partial_json"')
         self._held_arguments = ""
         self._initial_seals = part.seals
-        self._late_seals: list[Seal] = []
+        self._late_seals: list[ir.Seal] = []
         self._started = False
         if part.arguments:
             self._write_arguments(part.arguments, out)
@@ -375,30 +346,30 @@ class _ToolUseEncoder(_PartEncoder):
 
     @property
     def _part_kind(self) -> str:
-        assert isinstance(self._part, ToolCall)
+        assert isinstance(self._part, ir.ToolCall)
         return self._part.kind
 
     @override
     def delta(self, delta: object, out: list[bytes]) -> None:
-        if type(delta) is ArgumentsDelta:
+        if type(delta) is ir.ArgumentsDelta:
             if self._started:
                 text = delta.text
                 self._blocks.characters += len(text)
                 out.append(self._prefix + _json(text) + _END)
             else:
                 self._write_arguments(delta.text, out)
-        elif type(delta) is SealDelta:
+        elif type(delta) is ir.SealDelta:
             self._late_seals.append(delta.seal)
 
     @override
-    def end(self, part: Part | None, out: list[bytes]) -> None:
+    def end(self, part: ir.Part | None, out: list[bytes]) -> None:
         if not self._started:
-            text = part.arguments if isinstance(part, ToolCall) else self._held_arguments
+            text = part.arguments if isinstance(part, ir.ToolCall) else self._held_arguments
             arguments = _json({"input": text}) if self._part_kind == "custom" else bytes(arguments_raw(text))
             out.append(self._prefix + _json(arguments.decode()) + _END)
         self._blocks.stop(self._index, out)
-        assert isinstance(self._part, ToolCall)
-        restated = part.seals if isinstance(part, ToolCall) else ()
+        assert isinstance(self._part, ir.ToolCall)
+        restated = part.seals if isinstance(part, ir.ToolCall) else ()
         for seal in restated or self._late_seals:
             if seal not in self._initial_seals:
                 self._blocks.write_block(redacted_block_for_call(seal, encode_call_id(self._part.call_id)), out)
@@ -409,19 +380,19 @@ class _ServerToolUseEncoder(_PartEncoder):
 
     __slots__ = ("_arguments",)
 
-    def __init__(self, part: ServerToolCall, blocks: _BlockWriter) -> None:
+    def __init__(self, part: ir.ServerToolCall, blocks: _BlockWriter) -> None:
         super().__init__(part, blocks)
         self._arguments = part.arguments
 
     @override
     def delta(self, delta: object, out: list[bytes]) -> None:
-        if type(delta) is ArgumentsDelta:
+        if type(delta) is ir.ArgumentsDelta:
             self._arguments += delta.text
 
     @override
-    def end(self, part: Part | None, out: list[bytes]) -> None:
-        call = part if isinstance(part, ServerToolCall) else self._part
-        assert isinstance(call, ServerToolCall)
+    def end(self, part: ir.Part | None, out: list[bytes]) -> None:
+        call = part if isinstance(part, ir.ServerToolCall) else self._part
+        assert isinstance(call, ir.ServerToolCall)
         block = server_tools.encode_call_for_client(call, {})
         if block is None:
             return
@@ -432,15 +403,15 @@ class _ServerToolUseEncoder(_PartEncoder):
         self._blocks.stop(index, out)
 
 
-def _part_encoder(part: Part, blocks: _BlockWriter, out: list[bytes]) -> _PartEncoder:
+def _part_encoder(part: ir.Part, blocks: _BlockWriter, out: list[bytes]) -> _PartEncoder:
     match part:
-        case Text() | Refusal():
+        case ir.Text() | ir.Refusal():
             return _TextEncoder(part, blocks, out)
-        case ToolCall():
+        case ir.ToolCall():
             return _ToolUseEncoder(part, blocks, out)
-        case Reasoning():
+        case ir.Reasoning():
             return _ThinkingEncoder(part, blocks, out)
-        case ServerToolCall():
+        case ir.ServerToolCall():
             return _ServerToolUseEncoder(part, blocks)
         case _:
             return _PartEncoder(part, blocks)

@@ -7,8 +7,9 @@ and calls of them are unwrapped in the response. A set of allowed tools is expre
 import re
 from collections.abc import Sequence
 
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.capabilities import Capabilities
-from llmproxy_asgi.conversation import EMPTY, JSONObject, Request, Tool, ToolChoice
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.anthropic_messages import client_tools, server_tools
 from llmproxy_asgi.translators.anthropic_messages.message_encoder import cache_control
@@ -27,7 +28,7 @@ TOOL_NAME_LIMIT = 128
 class MessagesToolEncoder:
     """The tool encoder of one request."""
 
-    def __init__(self, request: Request, capabilities: Capabilities, names: Renamer, losses: Losses) -> None:
+    def __init__(self, request: ir.Request, capabilities: Capabilities, names: Renamer, losses: Losses) -> None:
         self._request = request
         self._capabilities = capabilities
         self._names = names
@@ -60,14 +61,14 @@ class MessagesToolEncoder:
             fields["tool_choice"] = native
         return fields
 
-    def _can_force(self, choice: ToolChoice, *, thinking: bool) -> bool:
+    def _can_force(self, choice: ir.ToolChoice, *, thinking: bool) -> bool:
         capabilities = self._capabilities
         forced = capabilities.forced_tool_choice and (capabilities.forced_tool_choice_with_thinking or not thinking)
         if choice.mode == "required" and not forced:
             self._losses.add("downgraded:tool_choice")
         return forced
 
-    def _offered(self, choice: ToolChoice, *, forced: bool) -> Sequence[Tool]:
+    def _offered(self, choice: ir.ToolChoice, *, forced: bool) -> Sequence[ir.Tool]:
         """Return the tools to declare: only the allowed ones if nothing else limits the choice."""
         tools = self._request.tools
         if not choice.only or (choice.mode == "required" and len(choice.only) == 1 and forced):
@@ -78,7 +79,7 @@ class MessagesToolEncoder:
             self._losses.add("downgraded:tool_choice")
         return allowed
 
-    def _choice(self, choice: ToolChoice, *, forced: bool) -> JSONObject | None:
+    def _choice(self, choice: ir.ToolChoice, *, forced: bool) -> JSONObject | None:
         single = choice.parallel is False
         if choice.mode == "none":
             return {"type": "none"}
@@ -96,11 +97,11 @@ class MessagesToolEncoder:
     def _tool_name(self, name: str) -> str:
         [tool] = chosen(self._request, [name])
         if tool.kind == "server":
-            native = server_tools.encode_tool(tool) or EMPTY
+            native = server_tools.encode_tool(tool) or ir.EMPTY
             return str(native.get("name", name))
         return self._names.outward(tool.name, tool.namespace)
 
-    def _tool(self, tool: Tool) -> JSONObject:
+    def _tool(self, tool: ir.Tool) -> JSONObject:
         if tool.kind == "server":
             native = self._server_tool(tool)
         else:
@@ -110,7 +111,7 @@ class MessagesToolEncoder:
             self.marked.append(native)
         return native
 
-    def _function(self, tool: Tool) -> JSONObject:
+    def _function(self, tool: ir.Tool) -> JSONObject:
         native = client_tools.native_declaration(tool)
         if native is not None:
             return dict(native)
@@ -126,7 +127,7 @@ class MessagesToolEncoder:
             **extras,
         }
 
-    def _schema(self, tool: Tool) -> tuple[JSONObject, bool]:
+    def _schema(self, tool: ir.Tool) -> tuple[JSONObject, bool]:
         """Return the parameters, and whether to send `strict`."""
         native = self._request.protocol == PROTOCOL  # already in this vendor's form, which the vendor validates
         schema = (tool.parameters if native else None) or object_root(tool, self._losses)
@@ -144,7 +145,7 @@ class MessagesToolEncoder:
             self._losses.add("dropped:strict")
         return schema, strict
 
-    def _custom(self, tool: Tool) -> JSONObject:
+    def _custom(self, tool: ir.Tool) -> JSONObject:
         self._losses.add("emulated:custom_tool")
         name = self._names.outward(tool.name, tool.namespace)
         self.emulated.add(name)
@@ -155,7 +156,7 @@ class MessagesToolEncoder:
             "input_schema": emulated_parameters(),
         }
 
-    def _server_tool(self, tool: Tool) -> JSONObject:
+    def _server_tool(self, tool: ir.Tool) -> JSONObject:
         native = server_tools.encode_tool(tool)
         if native is None:
             raise refusals.server_tool_unavailable(tool)

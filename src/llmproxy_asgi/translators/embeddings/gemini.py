@@ -14,7 +14,8 @@ from typing import Any, Final
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import EMPTY, MOST_TOKENS, Batch, JSONObject, Usage, UsageReported
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.errors import BadRequest, GatewayError, UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Headers, InboundRequest, Problem, Translator, Upstream, UpstreamRequest
@@ -63,7 +64,7 @@ class GeminiEmbeddingInbound(EmbeddingInbound):
 
     @override
     def open(
-        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, bounds: Bounds = DEFAULT_BOUNDS
+        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = ir.EMPTY, bounds: Bounds = DEFAULT_BOUNDS
     ) -> InboundRequest:
         opened, values = _OUTLINE.open(body, bounds)
         refuse_both_spellings(opened)
@@ -167,7 +168,7 @@ def _input(asked: ProtoNode) -> EmbeddingInput:
     if not any(texts):
         raise BadRequest(f"{content.path}: must hold a text.", param=content.path, code="invalid_value")
     tuning = {key: node.text() for key in _TUNING if (node := asked.get(key)) is not None}
-    return EmbeddingInput(text="\n".join(texts), extras={PROTOCOL: tuning} if tuning else EMPTY)
+    return EmbeddingInput(text="\n".join(texts), extras={PROTOCOL: tuning} if tuning else ir.EMPTY)
 
 
 # ── to upstreams ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -231,7 +232,7 @@ class GeminiEmbeddingOutbound(EmbeddingOutbound):
         )
 
     @override
-    def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> Batch:
+    def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> ir.Batch:
         answer = _read(body)
         usage = _usage(answer.usage_metadata)
         if inbound_request.path.get("method") == ONE:
@@ -239,7 +240,7 @@ class GeminiEmbeddingOutbound(EmbeddingOutbound):
             values = split_object(body)
             del values["embeddings"]
             body = join_object({"embedding": answer.embeddings[0], **values})
-        return Batch(() if usage.estimated else (UsageReported(usage),), body)
+        return ir.Batch(() if usage.estimated else (ir.UsageReported(usage),), body)
 
     @override
     def decode_error(self, status: int, headers: Headers, body: bytes) -> UpstreamError:
@@ -264,10 +265,10 @@ class _Sent(msgspec.Struct, gc=False):
     requests: list[_SentOne]
 
 
-def _estimated(sent: Sequence[_SentOne]) -> Usage:
+def _estimated(sent: Sequence[_SentOne]) -> ir.Usage:
     """How many tokens the texts are by the common rule of thumb; the classic models count none."""
     texts = (part.text for one in sent for part in one.content.parts)
-    return Usage(input=sum(-(-weigh(text.encode()) // 100) for text in texts), estimated=True)
+    return ir.Usage(input=sum(-(-weigh(text.encode()) // 100) for text in texts), estimated=True)
 
 
 def _request(each: EmbeddingInput, model: str, dimensions: int | None) -> JSONObject:
@@ -298,11 +299,11 @@ def _read(body: bytes) -> Any:
     return answer
 
 
-def _usage(found: Any) -> Usage:
+def _usage(found: Any) -> ir.Usage:
     tokens = found.get("promptTokenCount") if isinstance(found, dict) else None
-    if type(tokens) is not int or not 0 <= tokens <= MOST_TOKENS:
-        return Usage(estimated=True)
-    return Usage(input=tokens, extras={PROTOCOL: found})
+    if type(tokens) is not int or not 0 <= tokens <= ir.MOST_TOKENS:
+        return ir.Usage(estimated=True)
+    return ir.Usage(input=tokens, extras={PROTOCOL: found})
 
 
 TRANSLATOR = Translator(PROTOCOL, GeminiEmbeddingInbound(), GeminiEmbeddingOutbound())

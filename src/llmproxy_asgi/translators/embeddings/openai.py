@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import EMPTY, MOST_TOKENS, Batch, Usage, UsageReported
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import Headers, InboundRequest, Translator, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.embeddings.base import (
@@ -60,7 +60,7 @@ class OpenAIEmbeddingInbound(OpenAIInbound[EmbeddingRequest, Embeddings], Embedd
 
     @override
     def open(
-        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, bounds: Bounds = DEFAULT_BOUNDS
+        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = ir.EMPTY, bounds: Bounds = DEFAULT_BOUNDS
     ) -> InboundRequest:
         opened, values = _OUTLINE.open(body, bounds)
         given = opened.get("input")
@@ -92,7 +92,7 @@ class OpenAIEmbeddingInbound(OpenAIInbound[EmbeddingRequest, Embeddings], Embedd
             inputs=_inputs(given),
             dimensions=integer(inbound_request.raw, "dimensions", low=1),
             end_user=string(inbound_request.raw, "user"),
-            extras={PROTOCOL: unknown} if unknown else EMPTY,
+            extras={PROTOCOL: unknown} if unknown else ir.EMPTY,
         )
 
     @override
@@ -214,12 +214,12 @@ class OpenAIEmbeddingOutbound(EmbeddingOutbound):
         return Embeddings(model=upstream.client_model, vectors=vectors, usage=_usage(answer.usage))
 
     @override
-    def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> Batch:
+    def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> ir.Batch:
         answer = _read(body)
         if answer.model != upstream.client_model:
             body = replace_model(body, upstream.client_model)
         usage = _usage(answer.usage)
-        return Batch(() if usage.estimated else (UsageReported(usage),), body)
+        return ir.Batch(() if usage.estimated else (ir.UsageReported(usage),), body)
 
     @override
     def decode_error(self, status: int, headers: Headers, body: bytes) -> UpstreamError:
@@ -254,12 +254,12 @@ def _vector(found: list[float] | str) -> tuple[float, ...]:
     return tuple(unpacked)
 
 
-def _usage(found: Any) -> Usage:
+def _usage(found: Any) -> ir.Usage:
     """Return the token count; an upstream without a count yields an estimated usage of zero."""
     tokens = found.get("prompt_tokens") if isinstance(found, dict) else None
-    if type(tokens) is not int or not 0 <= tokens <= MOST_TOKENS:
-        return Usage(estimated=True)
-    return Usage(input=tokens, extras={PROTOCOL: found})
+    if type(tokens) is not int or not 0 <= tokens <= ir.MOST_TOKENS:
+        return ir.Usage(estimated=True)
+    return ir.Usage(input=tokens, extras={PROTOCOL: found})
 
 
 TRANSLATOR = Translator(PROTOCOL, OpenAIEmbeddingInbound(), OpenAIEmbeddingOutbound())

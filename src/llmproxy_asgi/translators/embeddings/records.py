@@ -5,19 +5,19 @@ No logic, no vendor's field names and no I/O live here.
 
 from typing import ClassVar
 
-from llmproxy_asgi.conversation import EMPTY, Extras, Record, Usage
+import llmproxy_asgi.conversation as ir
 
 
-class EmbeddingInput(Record, frozen=True, kw_only=True):
+class EmbeddingInput(ir.Record, frozen=True, kw_only=True):
     """One input: a text, or its token ids."""
 
     text: str = ""
     tokens: tuple[int, ...] = ()
     """Token ids of one vendor; `text` is then empty."""
-    extras: Extras = EMPTY
+    extras: ir.Extras = ir.EMPTY
 
 
-class EmbeddingRequest(Record, frozen=True, kw_only=True):
+class EmbeddingRequest(ir.Record, frozen=True, kw_only=True):
     """The protocol-neutral embedding request."""
 
     stream: ClassVar[bool] = False
@@ -27,18 +27,18 @@ class EmbeddingRequest(Record, frozen=True, kw_only=True):
     inputs: tuple[EmbeddingInput, ...]
     dimensions: int | None = None
     end_user: str | None = None
-    extras: Extras = EMPTY
+    extras: ir.Extras = ir.EMPTY
 
 
-class Embeddings(Record, frozen=True, kw_only=True):
+class Embeddings(ir.Record, frozen=True, kw_only=True):
     """The answer: one vector for each input, in their order."""
 
     model: str
     vectors: tuple[tuple[float, ...], ...]
-    usage: Usage = Usage()
+    usage: ir.Usage = ir.Usage()
     provider: str = ""
     """This and the next three as in `Response`."""
     request_id: str = ""
     attempts: int = 0
     warnings: tuple[str, ...] = ()
-    extras: Extras = EMPTY
+    extras: ir.Extras = ir.EMPTY

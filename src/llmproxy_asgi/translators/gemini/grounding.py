@@ -5,15 +5,8 @@ from typing import Any
 
 import msgspec
 
-from llmproxy_asgi.conversation import (
-    EMPTY,
-    Citation,
-    JSONObject,
-    Part,
-    SearchHit,
-    ServerToolCall,
-    ServerToolResult,
-)
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
 
 _SOURCES: Mapping[str, str] = {"web": "url", "retrievedContext": "document", "maps": "place", "image": "url"}
@@ -24,7 +17,7 @@ class LocatedCitation(msgspec.Struct, frozen=True):
 
     start: int
     end: int
-    citation: Citation
+    citation: ir.Citation
 
 
 def decode_grounding(
@@ -57,10 +50,10 @@ def decode_grounding(
         address = entry.get("uri")
         if isinstance(address, str) and address:
             title, licence = entry.get("title"), entry.get("license")
-            citation = Citation(
+            citation = ir.Citation(
                 url=address,
                 title=title if isinstance(title, str) and title else None,
-                extras={PROTOCOL: {"license": licence}} if licence else EMPTY,
+                extras={PROTOCOL: {"license": licence}} if licence else ir.EMPTY,
             )
             yield LocatedCitation(_count(entry, "startIndex"), _count(entry, "endIndex"), citation)
 
@@ -71,7 +64,7 @@ def count_searches(grounding: JSONObject | None) -> int:
     return len(queries) if isinstance(queries, list) else 0
 
 
-def search_parts(grounding: JSONObject | None, call_id: str) -> list[Part]:
+def search_parts(grounding: JSONObject | None, call_id: str) -> list[ir.Part]:
     """Return the upstream's searches as calls with results; the first has all hits, as Google doesn't assign them.
 
     Args:
@@ -80,20 +73,20 @@ def search_parts(grounding: JSONObject | None, call_id: str) -> list[Part]:
     """
     queries = grounding.get("webSearchQueries") if grounding else None
     hits = tuple(
-        SearchHit(url=source.url, title=source.title)
+        ir.SearchHit(url=source.url, title=source.title)
         for chunk in _rows(grounding, "groundingChunks")
         if (source := _source(chunk, None)) is not None and source.kind == "url" and source.url
     )
-    parts: list[Part] = []
+    parts: list[ir.Part] = []
     for number, query in enumerate(queries if isinstance(queries, list) else ()):
         arguments = msgspec.json.encode({"query": str(query)}).decode()
         search_id = f"{call_id}_{number}"
-        parts.append(ServerToolCall(call_id=search_id, tool="web_search", arguments=arguments))
-        parts.append(ServerToolResult(call_id=search_id, tool="web_search", hits=() if number else hits))
+        parts.append(ir.ServerToolCall(call_id=search_id, tool="web_search", arguments=arguments))
+        parts.append(ir.ServerToolResult(call_id=search_id, tool="web_search", hits=() if number else hits))
     return parts
 
 
-def citations_in_text(found: Iterable[LocatedCitation], text: str, base: int) -> Iterator[Citation]:
+def citations_in_text(found: Iterable[LocatedCitation], text: str, base: int) -> Iterator[ir.Citation]:
     """Return the citations within one text, with spans in its code points.
 
     Args:
@@ -116,7 +109,7 @@ class GroundingEncoder:
         self._chunks: dict[tuple[str, str | None], int] = {}  # (URL, title) to index
         self._supports: dict[tuple[int, int, int], JSONObject] = {}
 
-    def add(self, citations: Sequence[Citation], text: str, *, base: int = 0, part: int = 0) -> None:
+    def add(self, citations: Sequence[ir.Citation], text: str, *, base: int = 0, part: int = 0) -> None:
         """Add the citations of one text.
 
         Args:
@@ -148,13 +141,13 @@ class GroundingEncoder:
         return {"groundingMetadata": {"groundingChunks": chunks, "groundingSupports": supports}}
 
 
-def _source(chunk: JSONObject, text: str | None) -> Citation | None:
+def _source(chunk: JSONObject, text: str | None) -> ir.Citation | None:
     for key, kind in _SOURCES.items():
         source = chunk.get(key)
         if isinstance(source, dict):
             address = next((source[key] for key in ("uri", "sourceUri") if isinstance(source.get(key), str)), None)
             title = source.get("title")
-            return Citation(
+            return ir.Citation(
                 kind=kind,  # type: ignore[arg-type]  # the table holds nothing else
                 url=address or None,
                 title=title if isinstance(title, str) and title else None,

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import EMPTY, Request, Response
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import BadRequest, GatewayError
 from llmproxy_asgi.translators.base import Headers, Inbound, InboundRequest, Problem, StreamEncoder
 from llmproxy_asgi.translators.fields import missing
@@ -83,7 +83,7 @@ class GeminiInbound(Inbound):
 
     @override
     def open(
-        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, bounds: Bounds = DEFAULT_BOUNDS
+        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = ir.EMPTY, bounds: Bounds = DEFAULT_BOUNDS
     ) -> InboundRequest:
         raw, values = OUTLINE.open(body, bounds)
         if path.get("method") == _COUNT:
@@ -111,7 +111,7 @@ class GeminiInbound(Inbound):
         )
 
     @override
-    def decode(self, inbound_request: InboundRequest) -> Request:
+    def decode(self, inbound_request: InboundRequest) -> ir.Request:
         return decode_request(inbound_request)
 
     @override
@@ -124,7 +124,7 @@ class GeminiInbound(Inbound):
             return None
 
     @override
-    def encode(self, response: Response, inbound_request: InboundRequest) -> bytes:
+    def encode(self, response: ir.Response, inbound_request: InboundRequest) -> bytes:
         return encode_response(response, inbound_request.model or response.model)
 
     @override

@@ -5,18 +5,8 @@ from typing import Any
 
 import msgspec
 
-from llmproxy_asgi.conversation import (
-    EMPTY,
-    MOST_TOKENS,
-    Detail,
-    Finish,
-    FinishReason,
-    JSONObject,
-    MediaKind,
-    ServiceTier,
-    TokenLogprob,
-    Usage,
-)
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators.gemini.schema import ABSENT, PROTOCOL
 from llmproxy_asgi.translators.raw_json import split_object
 from llmproxy_asgi.translators.surrogates import each_entry
@@ -39,27 +29,27 @@ _FILTERED = (
 )
 _MALFORMED = ("MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "MALFORMED_RESPONSE")
 
-FINISH_IN: Mapping[str, FinishReason] = {
-    "STOP": FinishReason.STOP,
-    "MAX_TOKENS": FinishReason.LENGTH,
-    **dict.fromkeys(_FILTERED, FinishReason.CONTENT_FILTER),
-    **dict.fromkeys(_MALFORMED, FinishReason.MALFORMED_CALL),
-    "TOO_MANY_TOOL_CALLS": FinishReason.PAUSE,
-    "CONTINUATION": FinishReason.PAUSE,
+FINISH_IN: Mapping[str, ir.FinishReason] = {
+    "STOP": ir.FinishReason.STOP,
+    "MAX_TOKENS": ir.FinishReason.LENGTH,
+    **dict.fromkeys(_FILTERED, ir.FinishReason.CONTENT_FILTER),
+    **dict.fromkeys(_MALFORMED, ir.FinishReason.MALFORMED_CALL),
+    "TOO_MANY_TOOL_CALLS": ir.FinishReason.PAUSE,
+    "CONTINUATION": ir.FinishReason.PAUSE,
 }
-FINISH_OUT: Mapping[FinishReason, str] = {
-    FinishReason.STOP: "STOP",
-    FinishReason.STOP_SEQUENCE: "STOP",
-    FinishReason.TOOL_CALLS: "STOP",
-    FinishReason.LENGTH: "MAX_TOKENS",
-    FinishReason.CONTEXT_LENGTH: "MAX_TOKENS",
-    FinishReason.CONTENT_FILTER: "SAFETY",
-    FinishReason.REFUSAL: "SAFETY",
-    FinishReason.PAUSE: "CONTINUATION",
-    FinishReason.MALFORMED_CALL: "MALFORMED_FUNCTION_CALL",
-    FinishReason.COMPACTION: "OTHER",
-    FinishReason.CANCELLED: "OTHER",
-    FinishReason.UNKNOWN: "OTHER",
+FINISH_OUT: Mapping[ir.FinishReason, str] = {
+    ir.FinishReason.STOP: "STOP",
+    ir.FinishReason.STOP_SEQUENCE: "STOP",
+    ir.FinishReason.TOOL_CALLS: "STOP",
+    ir.FinishReason.LENGTH: "MAX_TOKENS",
+    ir.FinishReason.CONTEXT_LENGTH: "MAX_TOKENS",
+    ir.FinishReason.CONTENT_FILTER: "SAFETY",
+    ir.FinishReason.REFUSAL: "SAFETY",
+    ir.FinishReason.PAUSE: "CONTINUATION",
+    ir.FinishReason.MALFORMED_CALL: "MALFORMED_FUNCTION_CALL",
+    ir.FinishReason.COMPACTION: "OTHER",
+    ir.FinishReason.CANCELLED: "OTHER",
+    ir.FinishReason.UNKNOWN: "OTHER",
 }
 BLOCK_REASONS = frozenset(
     {"SAFETY", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT", "IMAGE_SAFETY", "MODEL_ARMOR", "JAILBREAK"}
@@ -69,24 +59,24 @@ UNSPECIFIED = "FINISH_REASON_UNSPECIFIED"
 MISSING_SIGNATURE = "MISSING_THOUGHT_SIGNATURE"
 """A refusal: a call was sent back without its signature."""
 
-TIERS_IN: Mapping[str, ServiceTier] = {
-    "flex": ServiceTier.FLEX,
-    "standard": ServiceTier.STANDARD,
-    "priority": ServiceTier.PRIORITY,
+TIERS_IN: Mapping[str, ir.ServiceTier] = {
+    "flex": ir.ServiceTier.FLEX,
+    "standard": ir.ServiceTier.STANDARD,
+    "priority": ir.ServiceTier.PRIORITY,
 }
-TIERS_OUT: Mapping[ServiceTier, str | None] = {
-    ServiceTier.AUTO: None,
-    ServiceTier.STANDARD: "standard",
-    ServiceTier.FLEX: "flex",
-    ServiceTier.PRIORITY: "priority",
-    ServiceTier.FAST: "priority",
+TIERS_OUT: Mapping[ir.ServiceTier, str | None] = {
+    ir.ServiceTier.AUTO: None,
+    ir.ServiceTier.STANDARD: "standard",
+    ir.ServiceTier.FLEX: "flex",
+    ir.ServiceTier.PRIORITY: "priority",
+    ir.ServiceTier.FAST: "priority",
 }
-RESOLUTIONS_IN: Mapping[str, Detail] = {
+RESOLUTIONS_IN: Mapping[str, ir.Detail] = {
     "MEDIA_RESOLUTION_LOW": "low",
     "MEDIA_RESOLUTION_HIGH": "high",
     "MEDIA_RESOLUTION_ULTRA_HIGH": "original",
 }
-RESOLUTIONS_OUT: Mapping[Detail, str] = {detail: level for level, detail in RESOLUTIONS_IN.items()}
+RESOLUTIONS_OUT: Mapping[ir.Detail, str] = {detail: level for level, detail in RESOLUTIONS_IN.items()}
 
 SERVER_TOOLS: Mapping[str, str] = {"googleSearch": "web_search", "urlContext": "url_fetch"}
 """Tools that Google runs and other vendors also have."""
@@ -97,7 +87,7 @@ _CONTINUE_ONCE = frozenset({"TOO_MANY_TOOL_CALLS"})
 """Pauses that would recur: the model called tools until the upstream stopped it."""
 
 
-def decode_finish(native: str, message: str | None, *, called: bool, token: str | None = None) -> Finish:
+def decode_finish(native: str, message: str | None, *, called: bool, token: str | None = None) -> ir.Finish:
     """Decode a finish reason. A stop or an unknown value after a call becomes `TOOL_CALLS`.
 
     Args:
@@ -106,15 +96,15 @@ def decode_finish(native: str, message: str | None, *, called: bool, token: str 
         called: Whether a function was called.
         token: The token that continues a paused response with the same request.
     """
-    reason = FINISH_IN.get(native, FinishReason.UNKNOWN)
-    if called and reason in {FinishReason.STOP, FinishReason.UNKNOWN}:
-        reason = FinishReason.TOOL_CALLS
-    resume = {"continuationToken": token} if token and reason is FinishReason.PAUSE else None
+    reason = FINISH_IN.get(native, ir.FinishReason.UNKNOWN)
+    if called and reason in {ir.FinishReason.STOP, ir.FinishReason.UNKNOWN}:
+        reason = ir.FinishReason.TOOL_CALLS
+    resume = {"continuationToken": token} if token and reason is ir.FinishReason.PAUSE else None
     continue_once = native in _CONTINUE_ONCE
-    return Finish(reason=reason, native=native, message=message, resume=resume, continue_once=continue_once)
+    return ir.Finish(reason=reason, native=native, message=message, resume=resume, continue_once=continue_once)
 
 
-def encode_finish(finish: Finish) -> str:
+def encode_finish(finish: ir.Finish) -> str:
     """Encode a finish reason: Google's own if there is one, else the nearest."""
     native = finish.native
     if native is not None and FINISH_IN.get(native) is finish.reason:
@@ -122,16 +112,16 @@ def encode_finish(finish: Finish) -> str:
     return FINISH_OUT[finish.reason]
 
 
-def media_kind(media_type: str | None) -> MediaKind:
+def media_kind(media_type: str | None) -> ir.MediaKind:
     """Return the kind of a media type."""
     family = (media_type or "").partition("/")[0].lower()
     return family if family in {"image", "audio", "video"} else "document"  # type: ignore[return-value]  # narrowed by the set
 
 
-def decode_usage(native: Mapping[str, Any], searches: int = 0) -> Usage:
+def decode_usage(native: Mapping[str, Any], searches: int = 0) -> ir.Usage:
     """Decode the token counts; missing values and non-numbers are 0. Google excludes reasoning from the output."""
     thoughts = _count(native, "thoughtsTokenCount")
-    return Usage(
+    return ir.Usage(
         input=_count(native, "promptTokenCount") + _count(native, "toolUsePromptTokenCount"),
         output=_count(native, "candidatesTokenCount") + thoughts,
         cache_read=_count(native, "cachedContentTokenCount"),
@@ -140,14 +130,14 @@ def decode_usage(native: Mapping[str, Any], searches: int = 0) -> Usage:
         audio_output=_modality(native, "candidatesTokensDetails", "AUDIO"),
         image_input=_modality(native, "promptTokensDetails", "IMAGE"),
         image_output=_modality(native, "candidatesTokensDetails", "IMAGE"),
-        server_tool_calls={"web_search": searches} if searches else EMPTY,
-        extras={PROTOCOL: dict(native)} if native else EMPTY,
+        server_tool_calls={"web_search": searches} if searches else ir.EMPTY,
+        extras={PROTOCOL: dict(native)} if native else ir.EMPTY,
     )
 
 
-def encode_usage(usage: Usage) -> JSONObject:
+def encode_usage(usage: ir.Usage) -> JSONObject:
     """Encode the token counts."""
-    native = usage.extras.get(PROTOCOL, EMPTY)
+    native = usage.extras.get(PROTOCOL, ir.EMPTY)
     tool_prompt = min(_count(native, "toolUsePromptTokenCount"), usage.input)
     prompt, output = usage.input - tool_prompt, max(0, usage.output - usage.reasoning)
     fields: JSONObject = {"promptTokenCount": prompt, "candidatesTokenCount": output, "totalTokenCount": usage.total}
@@ -164,14 +154,14 @@ def encode_usage(usage: Usage) -> JSONObject:
     return {**native, **fields}
 
 
-def decode_logprobs(native: msgspec.Raw) -> tuple[TokenLogprob, ...]:
+def decode_logprobs(native: msgspec.Raw) -> tuple[ir.TokenLogprob, ...]:
     """Decode the chosen tokens of `logprobsResult` with their alternatives; skip unreadable entries."""
     try:
         lists = split_object(native)
     except msgspec.MsgspecError:
         return ()
     rows = each_entry(lists.get("topCandidates", ABSENT))
-    tokens: list[TokenLogprob] = []
+    tokens: list[ir.TokenLogprob] = []
     for entry in each_entry(lists.get("chosenCandidates", ABSENT)):
         row = next(rows, None)
         others = row.get("candidates") if isinstance(row, dict) else None
@@ -184,7 +174,7 @@ def decode_logprobs(native: msgspec.Raw) -> tuple[TokenLogprob, ...]:
     return tuple(tokens)
 
 
-def encode_logprobs(tokens: tuple[TokenLogprob, ...]) -> JSONObject:
+def encode_logprobs(tokens: tuple[ir.TokenLogprob, ...]) -> JSONObject:
     """Encode `logprobsResult`."""
     return {
         "chosenCandidates": [_encode_logprob(token) for token in tokens],
@@ -192,17 +182,17 @@ def encode_logprobs(tokens: tuple[TokenLogprob, ...]) -> JSONObject:
     }
 
 
-def _encode_logprob(token: TokenLogprob) -> JSONObject:
+def _encode_logprob(token: ir.TokenLogprob) -> JSONObject:
     return {"token": token.token, "logProbability": token.logprob}
 
 
-def _logprob(entry: Any, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob | None:
+def _logprob(entry: Any, top: tuple[ir.TokenLogprob, ...] = ()) -> ir.TokenLogprob | None:
     if not isinstance(entry, dict) or not isinstance(entry.get("token"), str):
         return None
     value = entry.get("logProbability", 0)  # proto3 leaves a zero out
     if type(value) not in {int, float} or not abs(value) < 1e300:
         return None
-    return TokenLogprob(token=entry["token"], logprob=float(value), top=top)
+    return ir.TokenLogprob(token=entry["token"], logprob=float(value), top=top)
 
 
 def _details(total: int, audio: int, image: int) -> list[JSONObject]:
@@ -221,4 +211,4 @@ def _count(native: Mapping[str, Any], key: str) -> int:
     value = native.get(key)
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
         value = int(value)
-    return value if type(value) is int and 0 < value <= MOST_TOKENS else 0
+    return value if type(value) is int and 0 < value <= ir.MOST_TOKENS else 0

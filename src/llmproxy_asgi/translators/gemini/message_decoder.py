@@ -12,21 +12,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from llmproxy_asgi.conversation import (
-    InlineData,
-    JSONObject,
-    Link,
-    Media,
-    Message,
-    Opaque,
-    Part,
-    Reasoning,
-    Seal,
-    StoredFile,
-    Text,
-    ToolCall,
-    ToolResult,
-)
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators.fields import missing
 from llmproxy_asgi.translators.gemini.mappings import RESOLUTIONS_IN, media_kind
 from llmproxy_asgi.translators.gemini.proto import ProtoNode
@@ -50,24 +37,24 @@ _COMMON_FIELDS = ("thought", "thoughtSignature")
 _OWN_HOST = "generativelanguage.googleapis.com"
 
 
-def decode_system(instruction: ProtoNode) -> Message | None:
+def decode_system(instruction: ProtoNode) -> ir.Message | None:
     """Decode the system instruction; its texts stay separate parts."""
     if type(instruction.value) is str:
-        parts: tuple[Part, ...] = (Text(text=instruction.value),)
+        parts: tuple[ir.Part, ...] = (ir.Text(text=instruction.value),)
     else:
         given = instruction.get("parts")
         parts = tuple(_PartDecoder().parts(given, "user")) if given else ()
-    return Message(role="system", authority="system", parts=parts) if parts else None
+    return ir.Message(role="system", authority="system", parts=parts) if parts else None
 
 
-def decode_contents(contents: ProtoNode) -> list[Message]:
+def decode_contents(contents: ProtoNode) -> list[ir.Message]:
     """Decode all contents in order."""
     entries = contents.entries()
     if not entries:
         contents.fail("at least one content is required.")
     decoder = _PartDecoder()
-    messages: list[Message] = []
-    model_parts: list[Part] = []  # of adjacent contents of the model
+    messages: list[ir.Message] = []
+    model_parts: list[ir.Part] = []  # of adjacent contents of the model
     in_model_content = False
     for entry in entries:
         role = entry.get("role")
@@ -81,24 +68,24 @@ def decode_contents(contents: ProtoNode) -> list[Message]:
             model_parts += parts
             continue
         if in_model_content:
-            messages.append(Message(role="assistant", parts=_merged(model_parts)))
+            messages.append(ir.Message(role="assistant", parts=_merged(model_parts)))
             model_parts, in_model_content = [], False
         messages += _user(parts)
     if in_model_content:
-        messages.append(Message(role="assistant", parts=_merged(model_parts)))
+        messages.append(ir.Message(role="assistant", parts=_merged(model_parts)))
     return messages
 
 
-def _user(parts: Sequence[Part]) -> Iterable[Message]:
-    results = tuple(part for part in parts if isinstance(part, ToolResult))
-    rest = tuple(part for part in parts if not isinstance(part, ToolResult))
+def _user(parts: Sequence[ir.Part]) -> Iterable[ir.Message]:
+    results = tuple(part for part in parts if isinstance(part, ir.ToolResult))
+    rest = tuple(part for part in parts if not isinstance(part, ir.ToolResult))
     if results:
-        yield Message(role="tool", parts=results)
+        yield ir.Message(role="tool", parts=results)
     if rest or not results:
-        yield Message(role="user", parts=rest)
+        yield ir.Message(role="user", parts=rest)
 
 
-def _merged(parts: Sequence[Part]) -> tuple[Part, ...]:
+def _merged(parts: Sequence[ir.Part]) -> tuple[ir.Part, ...]:
     """Merge the model's parts: join pieces of a text, and move other issuers' seals to the reasoning they belong to."""
     merged = _PartMerger()
     for part in parts:
@@ -106,7 +93,7 @@ def _merged(parts: Sequence[Part]) -> tuple[Part, ...]:
         for seal in reasoning_seals:
             merged.attach(seal)
         part_seals = tuple(seal for seal in part.seals if is_part_seal(seal))
-        if not part_seals and part == Text(text="", seals=part.seals):
+        if not part_seals and part == ir.Text(text="", seals=part.seals):
             continue  # it only carried the signature, or the finish
         merged.add(msgspec.structs.replace(part, seals=part_seals) if reasoning_seals else part)
     return tuple(merged.parts)
@@ -116,33 +103,33 @@ class _PartMerger:
     """Parts with adjacent pieces of a text merged; pieces are joined once, in linear time."""
 
     def __init__(self) -> None:
-        self._parts: list[Part] = []
+        self._parts: list[ir.Part] = []
         self._pieces: list[str] = []  # of the last part, after its own text
 
     @property
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[ir.Part]:
         """Return all parts, merged."""
         last = self._parts[-1] if self._parts else None
-        if self._pieces and isinstance(last, Text | Reasoning):
+        if self._pieces and isinstance(last, ir.Text | ir.Reasoning):
             self._parts[-1] = msgspec.structs.replace(last, text=last.text + "".join(self._pieces))
             self._pieces = []
         return self._parts
 
-    def add(self, part: Part) -> None:
+    def add(self, part: ir.Part) -> None:
         """Add a part or a piece."""
         last = self._parts[-1] if self._parts else None
-        if isinstance(part, Text) and isinstance(last, Text):
+        if isinstance(part, ir.Text) and isinstance(last, ir.Text):
             continues = not (last.seals or last.extras or part.extras) and bool(part.text or not part.seals)
         else:
-            continues = isinstance(part, Reasoning) and isinstance(last, Reasoning) and not last.seals
-        if not continues or not isinstance(part, Text | Reasoning) or last is None:
+            continues = isinstance(part, ir.Reasoning) and isinstance(last, ir.Reasoning) and not last.seals
+        if not continues or not isinstance(part, ir.Text | ir.Reasoning) or last is None:
             self.parts.append(part)
             return
         self._pieces.append(part.text)
         if part.seals:
             self._parts[-1] = msgspec.structs.replace(last, seals=part.seals)
 
-    def attach(self, seal: Seal) -> None:
+    def attach(self, seal: ir.Seal) -> None:
         """Attach a seal to the reasoning before it, or to a new one."""
         attach_to_reasoning(self.parts, seal)
 
@@ -155,18 +142,18 @@ class _PartDecoder:
         self._names: dict[str, set[str]] = {}  # call id to tool names
         self._calls = 0
 
-    def parts(self, given: ProtoNode, role: str) -> list[Part]:
+    def parts(self, given: ProtoNode, role: str) -> list[ir.Part]:
         """Decode the parts of one content."""
-        decoded: list[Part] = []
+        decoded: list[ir.Part] = []
         for node in given.entries():
             value = node.value
             if type(value) is dict and len(value) == 1 and type(value.get("text")) is str:
-                decoded.append(Text(text=value["text"]))  # the most common part; same result as `_part`
+                decoded.append(ir.Text(text=value["text"]))  # the most common part; same result as `_part`
             else:
                 decoded.append(self._part(node, role))
         return decoded
 
-    def _part(self, node: ProtoNode, role: str) -> Part:
+    def _part(self, node: ProtoNode, role: str) -> ir.Part:
         present = [key for key in _PAYLOAD_FIELDS if node.get(key) is not None]
         kind = present[0] if present else None
         if len(present) > 1:
@@ -185,26 +172,26 @@ class _PartDecoder:
             case None:
                 return self._unknown(node)
             case _:
-                return Opaque(protocol=PROTOCOL, kind=kind, data=node.rest())
+                return ir.Opaque(protocol=PROTOCOL, kind=kind, data=node.rest())
 
-    def _unknown(self, node: ProtoNode) -> Part:
+    def _unknown(self, node: ProtoNode) -> ir.Part:
         fields = node.rest()
         kind = next((key for key in fields if key not in _COMMON_FIELDS), None)
         if kind is None and node.get("thoughtSignature") is None:
             node.fail("is empty; a part needs one of its payloads.")
         if kind is None:
-            return Text(text="", seals=_seals(node))
-        return Opaque(protocol=PROTOCOL, kind=kind, data=fields)
+            return ir.Text(text="", seals=_seals(node))
+        return ir.Opaque(protocol=PROTOCOL, kind=kind, data=fields)
 
-    def _text(self, node: ProtoNode) -> Part:
+    def _text(self, node: ProtoNode) -> ir.Part:
         text = node.need("text").text()
         thought = node.get("thought")
         seals = _seals(node)
         if thought and thought.boolean():
-            return Reasoning(text=text, style="summary", seals=seals)
-        return Text(text=text, seals=seals, extras=node.extras("text", *_COMMON_FIELDS))
+            return ir.Reasoning(text=text, style="summary", seals=seals)
+        return ir.Text(text=text, seals=seals, extras=node.extras("text", *_COMMON_FIELDS))
 
-    def _call(self, node: ProtoNode) -> ToolCall:
+    def _call(self, node: ProtoNode) -> ir.ToolCall:
         call = node.need("functionCall")
         name = call.need("name").text()
         arguments, given = call.get("args"), call.get("id")
@@ -216,9 +203,9 @@ class _PartDecoder:
         unanswered = self._unanswered.setdefault(name, OrderedDict())
         unanswered[call_id] = unanswered.get(call_id, 0) + 1
         self._names.setdefault(call_id, set()).add(name)
-        return ToolCall(call_id=call_id, name=name, arguments=text, seals=_seals(node))
+        return ir.ToolCall(call_id=call_id, name=name, arguments=text, seals=_seals(node))
 
-    def _result(self, node: ProtoNode) -> ToolResult:
+    def _result(self, node: ProtoNode) -> ir.ToolResult:
         name = node.need("name").text()
         given = node.get("id")
         response = node.get("response")
@@ -226,10 +213,10 @@ class _PartDecoder:
         parts = node.get("parts")
         media = [_result_media(part) for part in parts.entries()] if parts else []
         text, failed = _result_text(fields)
-        return ToolResult(
+        return ir.ToolResult(
             call_id=self._matching_call(node, given.text() if given else "", name),
             name=name,
-            content=(*([Text(text=text)] if text or not media else []), *media),
+            content=(*([ir.Text(text=text)] if text or not media else []), *media),
             is_error=failed,
             extras=node.extras("name", "id", "response", "parts"),
         )
@@ -260,15 +247,15 @@ def _result_text(fields: JSONObject) -> tuple[str, bool]:
     return msgspec.json.encode(fields).decode(), "error" in fields and "output" not in fields
 
 
-def _result_media(node: ProtoNode) -> Media | Opaque:
+def _result_media(node: ProtoNode) -> ir.Media | ir.Opaque:
     for kind in ("inlineData", "fileData"):
         if node.get(kind) is not None:
             return _media(node, kind)
     fields = node.rest()
-    return Opaque(protocol=PROTOCOL, kind=next(iter(fields), "part"), data=fields)
+    return ir.Opaque(protocol=PROTOCOL, kind=next(iter(fields), "part"), data=fields)
 
 
-def _media(node: ProtoNode, kind: str) -> Media:
+def _media(node: ProtoNode, kind: str) -> ir.Media:
     given = node.need(kind)
     name = given.get("displayName")
     declared = given.get("mimeType")
@@ -276,15 +263,15 @@ def _media(node: ProtoNode, kind: str) -> Media:
     if kind == "inlineData":
         if media_type is None:
             raise missing(f"{given.path}.mimeType")
-        source: InlineData | StoredFile | Link = InlineData(data=given.need("data").base64())
+        source: ir.InlineData | ir.StoredFile | ir.Link = ir.InlineData(data=given.need("data").base64())
     else:
         address = given.need("fileUri").text()
-        source = StoredFile(protocol=PROTOCOL, id=address) if is_google_file(address) else Link(url=address)
+        source = ir.StoredFile(protocol=PROTOCOL, id=address) if is_google_file(address) else ir.Link(url=address)
     level = node.get("mediaResolution")
     level_name = level.get("level") if level else None
     detail = RESOLUTIONS_IN.get(level_name.enum_value()) if level_name else None
     known = (kind, *_COMMON_FIELDS, *(("mediaResolution",) if detail else ()))
-    return Media(
+    return ir.Media(
         kind=media_kind(media_type),
         source=source,
         media_type=media_type,
@@ -307,7 +294,7 @@ def is_google_file(address: str) -> bool:
     return host.rstrip(".").endswith(_OWN_HOST)
 
 
-def _seals(node: ProtoNode) -> tuple[Seal, ...]:
+def _seals(node: ProtoNode) -> tuple[ir.Seal, ...]:
     given = node.get("thoughtSignature")
     seal = decode_signature(given.text()) if given else None
     return (seal,) if seal else ()

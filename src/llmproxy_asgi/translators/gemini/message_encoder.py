@@ -10,26 +10,8 @@ from collections.abc import Sequence
 from msgspec import Raw
 from msgspec import json as json_of
 
-from llmproxy_asgi.conversation import (
-    InlineData,
-    JSONObject,
-    Link,
-    Media,
-    Message,
-    Opaque,
-    Part,
-    PlainText,
-    Reasoning,
-    Refusal,
-    Request,
-    Seal,
-    ServerToolCall,
-    ServerToolResult,
-    StoredFile,
-    Text,
-    ToolCall,
-    ToolResult,
-)
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.custom_tools import wrapped_input
@@ -56,7 +38,7 @@ _PREFILL_PROTOCOLS = frozenset({PROTOCOL, "openai-chat"})
 class GeminiMessageEncoder:
     """The message encoder of one request; `system` and `contents` hold the encoded fields."""
 
-    def __init__(self, request: Request, upstream: Upstream, names: Renamer, losses: Losses) -> None:
+    def __init__(self, request: ir.Request, upstream: Upstream, names: Renamer, losses: Losses) -> None:
         self._request = request
         self._upstream = upstream
         self._capabilities = upstream.capabilities
@@ -93,13 +75,13 @@ class GeminiMessageEncoder:
 
     # ── messages ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _message(self, message: Message) -> None:
+    def _message(self, message: ir.Message) -> None:
         self._role = message.role
         match message.role:
             case "assistant":
                 self._append("model", self._model_parts(message.parts))
             case "tool":
-                self._results([part for part in message.parts if isinstance(part, ToolResult)])
+                self._results([part for part in message.parts if isinstance(part, ir.ToolResult)])
             case "system":
                 self._losses.add("downgraded:system_message")
                 self._append("user", self._plain(message.parts))
@@ -114,45 +96,45 @@ class GeminiMessageEncoder:
         else:
             self.contents.append({"role": role, "parts": parts})
 
-    def _check_end(self, messages: Sequence[Message]) -> None:
+    def _check_end(self, messages: Sequence[ir.Message]) -> None:
         if not messages or messages[-1].role != "assistant":
             return
         continues = self._upstream.resuming or self._request.protocol in _PREFILL_PROTOCOLS
         if not (continues and self._capabilities.prefill):
             raise refusals.prefill(self._request.model)
 
-    def _warn_about_name(self, message: Message) -> None:
+    def _warn_about_name(self, message: ir.Message) -> None:
         if message.name:
             self._losses.add("dropped:name")
 
-    def _plain(self, parts: Sequence[Part]) -> list[JSONObject]:
+    def _plain(self, parts: Sequence[ir.Part]) -> list[JSONObject]:
         return [wire for part in parts if (wire := self._part(part)) is not None]
 
-    def _model_parts(self, parts: Sequence[Part]) -> list[JSONObject]:
+    def _model_parts(self, parts: Sequence[ir.Part]) -> list[JSONObject]:
         """Encode the model's parts; a signature without a part goes to the first call, else to the next text."""
-        if len(parts) == 1 and type(parts[0]) is Text and not parts[0].seals:
+        if len(parts) == 1 and type(parts[0]) is ir.Text and not parts[0].seals:
             return self._plain(parts)
         wire_parts: list[JSONObject] = []
         bare_signatures: deque[str] = deque()
-        has_calls = any(isinstance(part, ToolCall) for part in parts)
+        has_calls = any(isinstance(part, ir.ToolCall) for part in parts)
         call_seen = False
         stateful = any(self._is_usable(seal) for part in parts for seal in part.seals)
         for part in parts:
             signatures = self._signatures(part)
-            if isinstance(part, Reasoning):
+            if isinstance(part, ir.Reasoning):
                 bare_signatures += signatures
                 wire_parts += self._reasoning(part, is_sealed=bool(signatures), in_state=stateful and not part.seals)
                 continue
             wire = self._part(part)
             if wire is None:
                 continue
-            deferred = has_calls and not isinstance(part, ToolCall)
+            deferred = has_calls and not isinstance(part, ir.ToolCall)
             signature = (
                 signatures[0]
                 if signatures
                 else (bare_signatures.popleft() if bare_signatures and not deferred else None)
             )
-            if isinstance(part, ToolCall):
+            if isinstance(part, ir.ToolCall):
                 # Newer models refuse a message whose first call has no signature; older ones need none.
                 if signature is None and not call_seen and self._capabilities.thinking != "budget":
                     signature = PLACEHOLDER_SIGNATURE
@@ -162,17 +144,17 @@ class GeminiMessageEncoder:
             wire_parts.append(wire)
         return [*wire_parts, *map(bare_signature, bare_signatures)]
 
-    def _signatures(self, part: Part) -> list[str]:
+    def _signatures(self, part: ir.Part) -> list[str]:
         """Return the state on a part that this upstream can use."""
         signatures = [seal.data for seal in part.seals if self._is_usable(seal)]
-        if len(signatures) < len(part.seals) and not isinstance(part, Reasoning):
+        if len(signatures) < len(part.seals) and not isinstance(part, ir.Reasoning):
             self._losses.add("dropped:reasoning")
         return signatures
 
-    def _is_usable(self, seal: Seal) -> bool:
+    def _is_usable(self, seal: ir.Seal) -> bool:
         return seal.kind in {"signature", "encrypted"} and is_base64(seal.data) and usable(seal, self._upstream)
 
-    def _reasoning(self, part: Reasoning, *, is_sealed: bool, in_state: bool) -> list[JSONObject]:
+    def _reasoning(self, part: ir.Reasoning, *, is_sealed: bool, in_state: bool) -> list[JSONObject]:
         """Encode reasoning; `in_state` means that the state on another part includes it."""
         if self._request.protocol == PROTOCOL and (is_sealed or not part.seals):
             return [{"text": part.text, "thought": True}] if part.text else []
@@ -182,27 +164,27 @@ class GeminiMessageEncoder:
 
     # ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _part(self, part: Part) -> JSONObject | None:
+    def _part(self, part: ir.Part) -> JSONObject | None:
         match part:
-            case Text(text=text) | Refusal(text=text):
+            case ir.Text(text=text) | ir.Refusal(text=text):
                 return {"text": text, **part.extras.get(PROTOCOL, {})} if text or part.seals else None
-            case Media():
+            case ir.Media():
                 return self._media(part)
-            case ToolCall():
+            case ir.ToolCall():
                 return {"functionCall": self._call(part)}
-            case Opaque(protocol="gemini", data=data):
+            case ir.Opaque(protocol="gemini", data=data):
                 return dict(data)
-            case Opaque():
+            case ir.Opaque():
                 self._losses.add(unread(part, self._role))
                 return None
-            case ServerToolCall(tool=tool) | ServerToolResult(tool=tool):
+            case ir.ServerToolCall(tool=tool) | ir.ServerToolResult(tool=tool):
                 self._losses.add(f"dropped:{tool_kind(tool)}")
                 return None
-            case Reasoning() | ToolResult():
+            case ir.Reasoning() | ir.ToolResult():
                 self._losses.add("dropped:reasoning")
                 return None
 
-    def _call(self, part: ToolCall) -> JSONObject:
+    def _call(self, part: ir.ToolCall) -> JSONObject:
         name = self._call_names[part.call_id] = self._names.outward(part.name, part.namespace)
         arguments = part.arguments
         if part.kind == "custom":
@@ -212,14 +194,14 @@ class GeminiMessageEncoder:
 
     # ── results ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _results(self, results: Sequence[ToolResult]) -> None:
+    def _results(self, results: Sequence[ir.ToolResult]) -> None:
         moved_parts: list[JSONObject] = []
         parts: list[JSONObject] = []
         for result in results:
             texts: list[str] = []
             media: list[JSONObject] = []
             for inner in describe_foreign_parts(result, PROTOCOL, self._losses).content:
-                if isinstance(inner, Text):
+                if isinstance(inner, ir.Text):
                     texts.append(inner.text)
                 elif (wire := self._part(inner)) is not None:
                     if set(wire) == {"text"}:
@@ -244,7 +226,7 @@ class GeminiMessageEncoder:
 
     # ── media ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _media(self, part: Media) -> JSONObject:
+    def _media(self, part: ir.Media) -> JSONObject:
         capabilities = self._capabilities
         if not {"image": capabilities.images, "document": capabilities.documents, "audio": capabilities.audio}.get(
             part.kind, True
@@ -255,28 +237,28 @@ class GeminiMessageEncoder:
         if part.detail is not None and part.detail in RESOLUTIONS_OUT:
             detail = {"mediaResolution": {"level": RESOLUTIONS_OUT[part.detail]}}
         match part.source:
-            case InlineData(data=data):
+            case ir.InlineData(data=data):
                 return {"inlineData": {"mimeType": _media_type(part, data), "data": data}, **detail, **native}
-            case PlainText(text=text):
+            case ir.PlainText(text=text):
                 self._losses.add("downgraded:document")
                 return {"text": "\n\n".join([*filter(None, (part.title or part.name, part.context)), text])}
-            case StoredFile(protocol="gemini", id=address):
+            case ir.StoredFile(protocol="gemini", id=address):
                 return {"fileData": _file_data(address, part), **detail, **native}
-            case Link(url=address) if is_google_file(address) and not capabilities.stored:
+            case ir.Link(url=address) if is_google_file(address) and not capabilities.stored:
                 raise refusals.vendor_reference("messages")
-            case Link(url=address) if address.startswith(_FETCHABLE) or self._request.protocol == PROTOCOL:
+            case ir.Link(url=address) if address.startswith(_FETCHABLE) or self._request.protocol == PROTOCOL:
                 return {"fileData": _file_data(address, part), **detail, **native}
-            case Link():
+            case ir.Link():
                 raise refusals.unsupported_url(self._request.model, part.kind)
-            case StoredFile():
+            case ir.StoredFile():
                 raise refusals.foreign_reference()
 
 
-def _file_data(address: str, part: Media) -> JSONObject:
+def _file_data(address: str, part: ir.Media) -> JSONObject:
     return {"fileUri": address, **({"mimeType": part.media_type} if part.media_type else {})}
 
 
-def _media_type(part: Media, data: str) -> str:
+def _media_type(part: ir.Media, data: str) -> str:
     if part.kind == "image":
         return image_type(data, part.media_type)
     return part.media_type or ("audio/wav" if part.kind == "audio" else "application/pdf")

@@ -1,7 +1,8 @@
 """Encode `generationConfig`: sampling, limits, response format and thinking."""
 
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.capabilities import Capabilities, Effort
-from llmproxy_asgi.conversation import JSONObject, Request
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
@@ -25,7 +26,7 @@ _SHOWS_REASONING = frozenset({"openai-chat", "openai-responses", "anthropic-mess
 """Other protocols whose clients get readable reasoning if they request thinking."""
 
 
-def generation_config(request: Request, upstream: Upstream, losses: Losses) -> JSONObject:
+def generation_config(request: ir.Request, upstream: Upstream, losses: Losses) -> JSONObject:
     """Encode all options; empty without any.
 
     Raises:
@@ -35,20 +36,20 @@ def generation_config(request: Request, upstream: Upstream, losses: Losses) -> J
     return {**options.sampling(), **options.limits(), **options.output(), **options.thinking()}
 
 
-def split_stop_sequences(request: Request, capabilities: Capabilities) -> tuple[list[str], list[str]]:
+def split_stop_sequences(request: ir.Request, capabilities: Capabilities) -> tuple[list[str], list[str]]:
     """Return the stop sequences that the upstream applies, and those that the gateway must apply."""
     sequences = list(dict.fromkeys(stop for stop in request.stop if stop))
     limit = _MAX_STOP_SEQUENCES if capabilities.stops else 0
     return sequences[:limit], sequences[limit:]
 
 
-def supports_format(request: Request, capabilities: Capabilities) -> bool:
+def supports_format(request: ir.Request, capabilities: Capabilities) -> bool:
     """Return whether the options may request JSON: some models refuse that with tools."""
     return capabilities.format_with_tools or not request.tools
 
 
 class _OptionsEncoder:
-    def __init__(self, request: Request, upstream: Upstream, losses: Losses) -> None:
+    def __init__(self, request: ir.Request, upstream: Upstream, losses: Losses) -> None:
         self._request = request
         self._capabilities = upstream.capabilities
         self._losses = losses

@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Raw
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import Batch, JSONObject, Request, Response, UsageReported
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.assemble import fold
@@ -57,7 +58,7 @@ class GeminiOutbound(Outbound):
     stream_beginnings: ClassVar[tuple[bytes, ...]] = (*Outbound.stream_beginnings, b"[")
 
     @override
-    def encode(self, request: Request, upstream: Upstream) -> UpstreamRequest:
+    def encode(self, request: ir.Request, upstream: Upstream) -> UpstreamRequest:
         refuse_in_translation(request, upstream.capabilities, GEMINI, protocol=PROTOCOL)
         return encode_request(request, upstream)
 
@@ -87,7 +88,7 @@ class GeminiOutbound(Outbound):
     @override
     def decode(
         self, body: bytes, upstream_request: UpstreamRequest, upstream: Upstream, *, received_at: datetime
-    ) -> Response:
+    ) -> ir.Response:
         try:
             events = GeminiStreamDecoder(upstream_request, upstream).decode_response(body, received_at)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -95,12 +96,12 @@ class GeminiOutbound(Outbound):
         return fold(StopSequenceFilter(upstream_request.stop).feed(events) if upstream_request.stop else events)
 
     @override
-    def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> Batch:
+    def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> ir.Batch:
         chunk = _read(body)
         search_count = max((count_searches(each.grounding_metadata) for each in chunk.candidates or ()), default=0)
         usage = usage_object(chunk.usage_metadata)
-        events = (UsageReported(decode_usage(usage, search_count)),) if usage else ()
-        return Batch(events, with_client_model(body, upstream.client_model))
+        events = (ir.UsageReported(decode_usage(usage, search_count)),) if usage else ()
+        return ir.Batch(events, with_client_model(body, upstream.client_model))
 
     @override
     def encode_count(self, upstream_request: UpstreamRequest, upstream: Upstream) -> UpstreamRequest:

@@ -13,17 +13,7 @@ from typing import ClassVar
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import (
-    Batch,
-    Ended,
-    Failed,
-    Finish,
-    Finished,
-    FinishReason,
-    Started,
-    StreamEvent,
-    UsageReported,
-)
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import InboundRequest, StreamDecoder, Upstream
 from llmproxy_asgi.translators.gemini.errors import error_in
@@ -46,7 +36,7 @@ from llmproxy_asgi.wire.json_stream import ArrayEncoder
 from llmproxy_asgi.wire.sse import Frame, decode
 from llmproxy_asgi.wire.surrogates import replace_halves
 
-_NOTHING = Batch((), b"")
+_NOTHING = ir.Batch((), b"")
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _DATA_LINE = b"data: "
 _COMMENTS = re.compile(rb"\A(?:[\r\n]|:[^\r\n]*[\r\n])*")
@@ -78,16 +68,18 @@ class GeminiScan(Scan):
         self._counted = False
 
     @override
-    def first(self, frame: Frame) -> Sequence[StreamEvent]:
+    def first(self, frame: Frame) -> Sequence[ir.StreamEvent]:
         if is_filler(frame.data):
             return ()
         chunk = decode_replaced(CHUNK, frame.data)
         if (chunk.error is not None or not chunk.candidates) and (error := error_in(frame.data)) is not None:
-            return (Failed(error),)
+            return (ir.Failed(error),)
         native_usage = usage_object(chunk.usage_metadata)
         usage = decode_usage(native_usage) if native_usage else None
         return (
-            Started(chunk.response_id or "", self._upstream.client_model, decode_timestamp(chunk.create_time), usage),
+            ir.Started(
+                chunk.response_id or "", self._upstream.client_model, decode_timestamp(chunk.create_time), usage
+            ),
         )
 
     @override
@@ -96,29 +88,31 @@ class GeminiScan(Scan):
             return Inspection(drop=True)  # Google has no such end marker, and its client fails on it
         chunk = decode_replaced(CHUNK, frame.data)
         if (chunk.error is not None or not chunk.candidates) and (error := error_in(frame.data)) is not None:
-            return Inspection((Failed(error),))
+            return Inspection((ir.Failed(error),))
         events = self._finishes(chunk)
         native_usage = usage_object(chunk.usage_metadata)
         if native_usage:
             self._counted = True
             searches_run = max((count_searches(each.grounding_metadata) for each in chunk.candidates or ()), default=0)
-            events.append(UsageReported(decode_usage(native_usage, searches_run)))
+            events.append(ir.UsageReported(decode_usage(native_usage, searches_run)))
         return Inspection(events)
 
-    def _finishes(self, chunk: Chunk) -> list[StreamEvent]:
-        events: list[StreamEvent] = []
+    def _finishes(self, chunk: Chunk) -> list[ir.StreamEvent]:
+        events: list[ir.StreamEvent] = []
         for candidate in chunk.candidates or ():
             number, native = candidate.index or 0, candidate.finish_reason
             if native == MISSING_SIGNATURE:
                 raise missing_signature_error()
             if native and native.strip() and native != UNSPECIFIED and number not in self._finished:
                 self._finished.add(number)
-                reason = FINISH_IN.get(native, FinishReason.UNKNOWN)
-                events.append(Finished(number, Finish(reason=reason, native=native, message=candidate.finish_message)))
+                reason = FINISH_IN.get(native, ir.FinishReason.UNKNOWN)
+                events.append(
+                    ir.Finished(number, ir.Finish(reason=reason, native=native, message=candidate.finish_message))
+                )
         native = (chunk.prompt_feedback or {}).get("blockReason")
         if native and not chunk.candidates and not self._blocked:
             self._blocked = True
-            events.append(Finished(0, Finish(reason=FinishReason.CONTENT_FILTER, native=str(native))))
+            events.append(ir.Finished(0, ir.Finish(reason=ir.FinishReason.CONTENT_FILTER, native=str(native))))
         return events
 
     @override
@@ -126,7 +120,7 @@ class GeminiScan(Scan):
         return self._blocked or len(self._finished) >= self._candidates
 
     @override
-    def late_usage(self, last: bytes) -> Sequence[StreamEvent]:
+    def late_usage(self, last: bytes) -> Sequence[ir.StreamEvent]:
         if self._counted:
             return ()
         for frame in reversed(decode(last)):
@@ -135,7 +129,7 @@ class GeminiScan(Scan):
             except _UNREADABLE:
                 continue
             if native_usage:
-                return (UsageReported(decode_usage(native_usage)),)
+                return (ir.UsageReported(decode_usage(native_usage)),)
         return ()
 
     @override
@@ -159,7 +153,7 @@ class GeminiPassthrough(StreamDecoder):
             self._inner = self._reframing()
 
     @override
-    def feed(self, data: bytes) -> Batch:
+    def feed(self, data: bytes) -> ir.Batch:
         if self._inner is None:
             self._held += data
             head = _COMMENTS.sub(b"", self._held)
@@ -174,12 +168,12 @@ class GeminiPassthrough(StreamDecoder):
         return self._inner.feed(data)
 
     @override
-    def close(self) -> Batch:
+    def close(self) -> ir.Batch:
         if self._inner is None:
             self._inner = self._scanning()
             first_batch = self._inner.feed(self._held)
             ended = self._inner.close()
-            return Batch((*first_batch.events, *ended.events), (first_batch.raw or b"") + (ended.raw or b""))
+            return ir.Batch((*first_batch.events, *ended.events), (first_batch.raw or b"") + (ended.raw or b""))
         return self._inner.close()
 
     def _scan(self) -> GeminiScan:
@@ -211,18 +205,18 @@ class _ReframingPassthrough(StreamDecoder):
             )  # discards an earlier attempt's array
 
     @override
-    def feed(self, data: bytes) -> Batch:
+    def feed(self, data: bytes) -> ir.Batch:
         return self._read(data)
 
     @override
-    def close(self) -> Batch:
+    def close(self) -> ir.Batch:
         return self._read(None)
 
-    def _read(self, data: bytes | None) -> Batch:
+    def _read(self, data: bytes | None) -> ir.Batch:
         """Decode a read; None ends the stream."""
         if self._finished:
             return _NOTHING
-        events: list[StreamEvent] = []
+        events: list[ir.StreamEvent] = []
         chunks: list[bytes] = []
         try:
             for chunk in self._frames.close() if data is None else self._frames.feed(data):
@@ -231,33 +225,33 @@ class _ReframingPassthrough(StreamDecoder):
             if data is None:
                 if not (self._started and self._scan.ended()):
                     raise self._scan.close_error()
-                events.append(Ended())
+                events.append(ir.Ended())
         except GatewayError as error:
-            events.append(Failed(error))
+            events.append(ir.Failed(error))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            events.append(Failed(UpstreamProtocolError("The upstream sent a chunk that cannot be read.")))
-        self._finished = bool(events) and isinstance(events[-1], Failed | Ended)
-        if self._finished and isinstance(events[-1], Failed) and not self._written:
-            return Batch(events, b"")  # an attempt that fails at its start writes nothing
+            events.append(ir.Failed(UpstreamProtocolError("The upstream sent a chunk that cannot be read.")))
+        self._finished = bool(events) and isinstance(events[-1], ir.Failed | ir.Ended)
+        if self._finished and isinstance(events[-1], ir.Failed) and not self._written:
+            return ir.Batch(events, b"")  # an attempt that fails at its start writes nothing
         pieces = [encode_frame(chunk, self._inbound_request) for chunk in chunks]
         self._written |= bool(pieces)
-        if data is None and isinstance(events[-1], Ended):
+        if data is None and isinstance(events[-1], ir.Ended):
             pieces.append(encode_end(self._inbound_request))
-        return Batch(events, b"".join(pieces))
+        return ir.Batch(events, b"".join(pieces))
 
-    def _scan_chunk(self, chunk: bytes, events: list[StreamEvent]) -> None:
+    def _scan_chunk(self, chunk: bytes, events: list[ir.StreamEvent]) -> None:
         frame = Frame(None, chunk, chunk)
         if isinstance(self._inbound_request, ArrayInboundRequest):
             # One invalid chunk would make the array invalid.
             split_object(replace_halves(chunk) or chunk.decode().encode())
-        found_events: list[StreamEvent] = []
+        found_events: list[ir.StreamEvent] = []
         if not self._started:
             found_events += self._scan.first(frame)
-            self._started = any(isinstance(event, Started) for event in found_events)
+            self._started = any(isinstance(event, ir.Started) for event in found_events)
         if any(pattern.search(chunk) for pattern in self._scan.pattern):
             found_events += self._scan.inspect(frame).events
         for event in found_events:
-            if isinstance(event, Failed):
+            if isinstance(event, ir.Failed):
                 raise event.error
             events.append(event)
 

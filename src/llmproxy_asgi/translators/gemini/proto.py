@@ -14,7 +14,8 @@ from typing import Any
 from msgspec import Raw
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import EMPTY, Extras, JSONObject
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators.fields import Node, missing
 from llmproxy_asgi.translators.gemini.schema import PROTOCOL
 from llmproxy_asgi.translators.media import standard_base64
@@ -118,10 +119,10 @@ class ProtoNode(Node):
         names = frozenset(known)
         return {name: fields[key] for key in fields if (name := camel(key)) not in names and fields[key] is not None}
 
-    def extras(self, *known: str) -> Extras:
+    def extras(self, *known: str) -> ir.Extras:
         """Return `rest` as extras."""
         rest = self.rest(*known)
-        return {PROTOCOL: rest} if rest else EMPTY
+        return {PROTOCOL: rest} if rest else ir.EMPTY
 
 
 def _number(value: Any) -> Any:

@@ -8,7 +8,7 @@ wrapped because its route belongs to another provider stays on its part.
 
 import re
 
-from llmproxy_asgi.conversation import Part, Reasoning, Seal
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators.gemini.schema import ISSUER, PLACEHOLDER_SIGNATURE
 from llmproxy_asgi.translators.media import standard_base64
 from llmproxy_asgi.translators.seals import unwrap, wrap
@@ -17,7 +17,7 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 _PLACEHOLDERS = frozenset({PLACEHOLDER_SIGNATURE, "context_engineering_is_the_way_to_go"})
 
 
-def encode_signature(seal: Seal) -> str:
+def encode_signature(seal: ir.Seal) -> str:
     """Encode a seal as a client's `thoughtSignature`: always base64, because clients fail on anything else."""
     native = seal.issuer == ISSUER and seal.kind == "signature" and is_base64(seal.data)
     return seal.data if native else wrap(seal)
@@ -28,22 +28,22 @@ def is_base64(data: str) -> bool:
     return _BASE64.fullmatch(data) is not None and len(data) % 4 == 0
 
 
-def decode_signature(text: str) -> Seal | None:
+def decode_signature(text: str) -> ir.Seal | None:
     """Decode a client's signature; None for a placeholder. Clients may change the base64 alphabet."""
     if not text or text.rstrip("=").replace("/", "_").replace("+", "-") in _PLACEHOLDERS:
         return None
-    return unwrap(text) or Seal(issuer=ISSUER, kind="signature", data=standard_base64(text))
+    return unwrap(text) or ir.Seal(issuer=ISSUER, kind="signature", data=standard_base64(text))
 
 
-def is_part_seal(seal: Seal) -> bool:
+def is_part_seal(seal: ir.Seal) -> bool:
     """Return whether a seal belongs to its own part, as Google's do, not to the thought before it."""
     return seal.issuer.startswith(ISSUER)
 
 
-def attach_to_reasoning(parts: list[Part], seal: Seal) -> None:
+def attach_to_reasoning(parts: list[ir.Part], seal: ir.Seal) -> None:
     """Attach a seal to the reasoning at the end of these parts if that has none, else to a new one after them."""
     last = parts[-1] if parts else None
-    if isinstance(last, Reasoning) and not last.seals and seal.kind != "redacted":
-        parts[-1] = Reasoning(text=last.text, style=last.style, seals=(seal,))
+    if isinstance(last, ir.Reasoning) and not last.seals and seal.kind != "redacted":
+        parts[-1] = ir.Reasoning(text=last.text, style=last.style, seals=(seal,))
     else:
-        parts.append(Reasoning(redacted=seal.kind == "redacted", seals=(seal,)))
+        parts.append(ir.Reasoning(redacted=seal.kind == "redacted", seals=(seal,)))

@@ -5,21 +5,9 @@ from typing import cast
 
 from msgspec import Raw
 
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.capabilities import Effort
-from llmproxy_asgi.conversation import (
-    EMPTY,
-    Extras,
-    JSONObject,
-    Message,
-    OutputFormat,
-    ReasoningOptions,
-    Request,
-    Sampling,
-    ServiceTier,
-    Tool,
-    ToolChoice,
-    Visibility,
-)
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators.base import InboundRequest
 from llmproxy_asgi.translators.fields import missing
 from llmproxy_asgi.translators.gemini.json_schemas import from_gemini_schema
@@ -53,7 +41,7 @@ _CONFIG_FIELDS = (
 _LEVELS = ("MINIMAL", "LOW", "MEDIUM", "HIGH", "XHIGH")
 
 
-def decode_request(inbound_request: InboundRequest) -> Request:
+def decode_request(inbound_request: InboundRequest) -> ir.Request:
     """Decode a request.
 
     Raises:
@@ -62,7 +50,7 @@ def decode_request(inbound_request: InboundRequest) -> Request:
     raw = inbound_request.raw
     decoder = _OptionsDecoder(raw)
     options = ProtoNode.of_body(raw, "generationConfig") or ProtoNode({}, "generationConfig")
-    return Request(
+    return ir.Request(
         protocol=PROTOCOL,
         model=inbound_request.model,
         messages=_messages(raw),
@@ -87,13 +75,13 @@ class _OptionsDecoder:
         self._raw = raw
         self._rest: JSONObject = {}
 
-    def tool_choice(self) -> ToolChoice:
+    def tool_choice(self) -> ir.ToolChoice:
         config = ProtoNode.of_body(self._raw, "toolConfig")
         if config is None:
-            return ToolChoice()
+            return ir.ToolChoice()
         calling = config.get("functionCallingConfig")
         rest = config.rest("functionCallingConfig")
-        choice = ToolChoice()
+        choice = ir.ToolChoice()
         if calling is not None:
             mode_node = calling.get("mode")
             mode = (
@@ -106,16 +94,16 @@ class _OptionsDecoder:
             if mode == "VALIDATED" and not only:
                 rest["functionCallingConfig"] = {"mode": mode}  # only validates calls; no choice
             if mode == "NONE":
-                choice = ToolChoice(mode="none", given=True)
+                choice = ir.ToolChoice(mode="none", given=True)
             elif mode == "ANY":
-                choice = ToolChoice(mode="required", only=only, given=True)
+                choice = ir.ToolChoice(mode="required", only=only, given=True)
             elif mode != "MODE_UNSPECIFIED" or only:
-                choice = ToolChoice(mode="auto", only=only, given=True)
+                choice = ir.ToolChoice(mode="auto", only=only, given=True)
         if rest:
             self._rest["toolConfig"] = rest
         return choice
 
-    def extras(self, options: ProtoNode) -> Extras:
+    def extras(self, options: ProtoNode) -> ir.Extras:
         rest = options.rest(*_CONFIG_FIELDS)
         mime = options.get("responseMimeType")
         if mime and mime.text() == "text/x.enum":
@@ -125,10 +113,10 @@ class _OptionsDecoder:
         for key in self._raw:
             if camel(key) not in _KNOWN_FIELDS and (node := ProtoNode.of_body(self._raw, key)) is not None:
                 self._rest[camel(key)] = node.value
-        return {PROTOCOL: self._rest} if self._rest else EMPTY
+        return {PROTOCOL: self._rest} if self._rest else ir.EMPTY
 
 
-def _messages(raw: Mapping[str, Raw]) -> tuple[Message, ...]:
+def _messages(raw: Mapping[str, Raw]) -> tuple[ir.Message, ...]:
     contents = ProtoNode.of_body(raw, "contents")
     if contents is None:
         raise missing("contents")
@@ -137,13 +125,13 @@ def _messages(raw: Mapping[str, Raw]) -> tuple[Message, ...]:
     return (*([system] if system else []), *decode_contents(contents))
 
 
-def _sampling(options: ProtoNode) -> Sampling:
+def _sampling(options: ProtoNode) -> ir.Sampling:
     temperature, top_p, top_k, seed, presence, frequency = map(options.get, _CONFIG_FIELDS[:6])
     with_logprobs, count = options.get("responseLogprobs"), options.get("logprobs")
     logprobs = None
     if with_logprobs and with_logprobs.boolean():
         logprobs = count.integer(0, 20) if count else 0
-    return Sampling(
+    return ir.Sampling(
         temperature=temperature.number(0, 2) if temperature else None,
         top_p=top_p.number(0, 1) if top_p else None,
         top_k=int(top_k.number(0)) if top_k else None,
@@ -154,27 +142,27 @@ def _sampling(options: ProtoNode) -> Sampling:
     )
 
 
-def _reasoning(options: ProtoNode) -> ReasoningOptions:
+def _reasoning(options: ProtoNode) -> ir.ReasoningOptions:
     config = options.get("thinkingConfig")
     if config is None:
-        return ReasoningOptions()
+        return ir.ReasoningOptions()
     level, budget, include_thoughts = (
         config.get(key) for key in ("thinkingLevel", "thinkingBudget", "includeThoughts")
     )
     if level and budget:
         config.fail("takes thinkingLevel or thinkingBudget, not both.")
     value = level.enum_value("THINKING_LEVEL_UNSPECIFIED", *_LEVELS).lower() if level else ""
-    visible: Visibility | None = None
+    visible: ir.Visibility | None = None
     if include_thoughts:
         visible = "summary" if include_thoughts.boolean() else "hidden"
-    return ReasoningOptions(
+    return ir.ReasoningOptions(
         effort=cast("Effort", value) if value.upper() in _LEVELS else None,
         budget_tokens=budget.integer(-1) if budget else None,
         visible=visible,
     )
 
 
-def _output(options: ProtoNode) -> OutputFormat:
+def _output(options: ProtoNode) -> ir.OutputFormat:
     mime = options.get("responseMimeType")
     value = mime.text().lower() if mime else "text/plain"
     given = options.get("responseModalities")
@@ -185,34 +173,34 @@ def _output(options: ProtoNode) -> OutputFormat:
     else:
         schema = from_gemini_schema(gemini_schema.object()) if gemini_schema else None
     if schema is not None:
-        return OutputFormat(kind="json_schema", schema=schema, modalities=modalities)
-    return OutputFormat(kind="json" if value == "application/json" else "text", modalities=modalities)
+        return ir.OutputFormat(kind="json_schema", schema=schema, modalities=modalities)
+    return ir.OutputFormat(kind="json" if value == "application/json" else "text", modalities=modalities)
 
 
-def _service_tier(node: ProtoNode | None) -> ServiceTier | None:
+def _service_tier(node: ProtoNode | None) -> ir.ServiceTier | None:
     if node is None:
         return None
     value = node.text().lower().removeprefix("service_tier_")
     return TIERS_IN[ProtoNode(value, node.path).choice(tuple(TIERS_IN))] if value != "unspecified" else None
 
 
-def _tools(node: ProtoNode | None) -> tuple[Tool, ...]:
+def _tools(node: ProtoNode | None) -> tuple[ir.Tool, ...]:
     return tuple(tool for entry in node.entries() for tool in _tool_entry(entry)) if node else ()
 
 
-def _tool_entry(entry: ProtoNode) -> list[Tool]:
-    tools: list[Tool] = []
+def _tool_entry(entry: ProtoNode) -> list[ir.Tool]:
+    tools: list[ir.Tool] = []
     declared = entry.get("functionDeclarations")
     if declared:
         tools += [_function(function) for function in declared.entries()]
     for key, value in entry.rest("functionDeclarations").items():
         name = SERVER_TOOLS.get(key, key)
         settings: JSONObject | None = {} if key in SERVER_TOOLS else None
-        tools.append(Tool(name=name, kind="server", settings=settings, extras={PROTOCOL: {key: value}}))
+        tools.append(ir.Tool(name=name, kind="server", settings=settings, extras={PROTOCOL: {key: value}}))
     return tools
 
 
-def _function(node: ProtoNode) -> Tool:
+def _function(node: ProtoNode) -> ir.Tool:
     description, gemini_schema, schema = (
         node.get(key) for key in ("description", "parameters", "parametersJsonSchema")
     )
@@ -221,7 +209,7 @@ def _function(node: ProtoNode) -> Tool:
         parameters = schema.object()
     elif gemini_schema:
         parameters = from_gemini_schema(gemini_schema.object())
-    return Tool(
+    return ir.Tool(
         name=node.need("name").text(),
         description=description.text() if description else None,
         parameters=parameters,

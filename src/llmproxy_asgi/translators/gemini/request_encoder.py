@@ -2,7 +2,8 @@
 
 import msgspec
 
-from llmproxy_asgi.conversation import JSONObject, Request
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Upstream, UpstreamRequest
 from llmproxy_asgi.translators.extras import merge_extras
@@ -21,7 +22,7 @@ _JSON_LINE = "Answer with one JSON object and nothing else."
 _SCHEMA_LINE = "Answer with one JSON value and nothing else. It must satisfy this JSON Schema:\n"
 
 
-def encode_request(request: Request, upstream: Upstream) -> UpstreamRequest:
+def encode_request(request: ir.Request, upstream: Upstream) -> UpstreamRequest:
     """Encode a request; each loss becomes a warning.
 
     Raises:
@@ -63,7 +64,7 @@ def encode_request(request: Request, upstream: Upstream) -> UpstreamRequest:
     )
 
 
-def _instruction(request: Request, upstream: Upstream, losses: Losses) -> list[JSONObject]:
+def _instruction(request: ir.Request, upstream: Upstream, losses: Losses) -> list[JSONObject]:
     """Describe the response format in the system instruction, for models that don't support it, or not with tools."""
     output, capabilities = request.output, upstream.capabilities
     native = supports_format(request, capabilities)
@@ -75,7 +76,7 @@ def _instruction(request: Request, upstream: Upstream, losses: Losses) -> list[J
     return [{"text": _SCHEMA_LINE + msgspec.json.encode(output.schema or {}).decode()}]
 
 
-def _tier(request: Request, losses: Losses) -> JSONObject:
+def _tier(request: ir.Request, losses: Losses) -> JSONObject:
     tier = request.service_tier
     if tier is None:
         return {}

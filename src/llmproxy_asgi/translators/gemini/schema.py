@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from llmproxy_asgi.conversation import MOST_CANDIDATES, MOST_PARTS, JSONObject
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 
 PROTOCOL = "gemini"
 ISSUER = "gemini"
@@ -50,7 +51,7 @@ class Part(msgspec.Struct, rename="camel", gc=False):
 
 
 class Content(msgspec.Struct, gc=False):
-    parts: Annotated[list[Part], msgspec.Meta(max_length=MOST_PARTS)] | None = None
+    parts: Annotated[list[Part], msgspec.Meta(max_length=ir.MOST_PARTS)] | None = None
 
 
 class Candidate(msgspec.Struct, rename="camel", gc=False):
@@ -68,7 +69,7 @@ class Candidate(msgspec.Struct, rename="camel", gc=False):
 class Chunk(msgspec.Struct, rename="camel", gc=False):
     """A complete response, or a chunk of a streamed one."""
 
-    candidates: Annotated[list[Candidate], msgspec.Meta(max_length=MOST_CANDIDATES)] | None = None
+    candidates: Annotated[list[Candidate], msgspec.Meta(max_length=ir.MOST_CANDIDATES)] | None = None
     prompt_feedback: JSONObject | None = None
     usage_metadata: msgspec.Raw = ABSENT
     response_id: str | None = None

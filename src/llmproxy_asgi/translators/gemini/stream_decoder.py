@@ -11,42 +11,8 @@ from datetime import UTC, datetime
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import (
-    EMPTY,
-    UNDATED,
-    ArgumentsDelta,
-    Batch,
-    Citation,
-    CitationDelta,
-    Ended,
-    Failed,
-    Finish,
-    Finished,
-    FinishReason,
-    InlineData,
-    JSONObject,
-    LogprobsDelta,
-    Media,
-    MediaDelta,
-    Opaque,
-    Part,
-    PartDelta,
-    PartEnded,
-    PartStarted,
-    Reasoning,
-    ReasoningDelta,
-    Seal,
-    SealDelta,
-    Source,
-    Started,
-    StoredFile,
-    StreamEvent,
-    Text,
-    TextDelta,
-    TokenLogprob,
-    ToolCall,
-    UsageReported,
-)
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamFailed, UpstreamProtocolError, UpstreamRefused
 from llmproxy_asgi.translators.base import StreamDecoder, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
@@ -85,7 +51,7 @@ from llmproxy_asgi.translators.names import DistinctIds, derived
 from llmproxy_asgi.translators.surrogates import SurrogateJoiner
 from llmproxy_asgi.wire.surrogates import mark_halves, replace_halves
 
-_NOTHING = Batch(())
+_NOTHING = ir.Batch(())
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 NO_FINISH_REASON = "The upstream's stream ended without a finish reason."
 
@@ -104,14 +70,14 @@ class GeminiStreamDecoder(StreamDecoder):
         self._usage: JSONObject = {}
         self._last_usage = ABSENT
         self._searches = 0
-        self._blocked: Finish | None = None
+        self._blocked: ir.Finish | None = None
         self._joiner: SurrogateJoiner | None = None
 
     @override
-    def feed(self, data: bytes) -> Batch:
+    def feed(self, data: bytes) -> ir.Batch:
         if self._finished:
             return _NOTHING
-        events: list[StreamEvent] = []
+        events: list[ir.StreamEvent] = []
         try:
             for frame in self._frames.feed(data):
                 try:
@@ -121,7 +87,7 @@ class GeminiStreamDecoder(StreamDecoder):
                 self._chunk(chunk, frame, events)
         except (UpstreamError, *_UNREADABLE) as error:
             return self._failed(events, error)
-        return Batch(events if self._joiner is None else self._joiner.join(events))
+        return ir.Batch(events if self._joiner is None else self._joiner.join(events))
 
     def _decode_marked(self, frame: bytes) -> tuple[Chunk, bytes]:
         """Decode an invalid chunk: raise its error if it has one, else replace halves of surrogate pairs."""
@@ -133,10 +99,10 @@ class GeminiStreamDecoder(StreamDecoder):
         return chunk, marked
 
     @override
-    def close(self) -> Batch:
+    def close(self) -> ir.Batch:
         if self._finished:
             return _NOTHING
-        events: list[StreamEvent] = []
+        events: list[ir.StreamEvent] = []
         try:
             for frame in self._frames.close():
                 self._chunk(*self._decode_marked(frame), events)
@@ -144,9 +110,9 @@ class GeminiStreamDecoder(StreamDecoder):
         except (UpstreamError, *_UNREADABLE) as error:
             return self._failed(events, error)
         self._finished = True
-        return Batch(events if self._joiner is None else self._joiner.join(events))
+        return ir.Batch(events if self._joiner is None else self._joiner.join(events))
 
-    def decode_response(self, body: bytes, received_at: datetime) -> list[StreamEvent]:
+    def decode_response(self, body: bytes, received_at: datetime) -> list[ir.StreamEvent]:
         """Decode a complete response into events.
 
         Raises:
@@ -155,21 +121,21 @@ class GeminiStreamDecoder(StreamDecoder):
         """
         body = replace_halves(body) or body
         chunk = CHUNK.decode(body)
-        events: list[StreamEvent] = []
+        events: list[ir.StreamEvent] = []
         for candidate in chunk.candidates or ():
             self._candidate(candidate.index or 0).locate_parts(candidate)
         self._chunk(chunk, body, events, received_at)
         self._end(events)
         return events
 
-    def _failed(self, events: list[StreamEvent], error: Exception) -> Batch:
+    def _failed(self, events: list[ir.StreamEvent], error: Exception) -> ir.Batch:
         self._finished = True
         if not isinstance(error, GatewayError):
             error = UpstreamProtocolError("The upstream sent a chunk that cannot be read.")
-        events.append(Failed(error))
-        return Batch(events)
+        events.append(ir.Failed(error))
+        return ir.Batch(events)
 
-    def _chunk(self, chunk: Chunk, raw: bytes, events: list[StreamEvent], date: datetime = UNDATED) -> None:
+    def _chunk(self, chunk: Chunk, raw: bytes, events: list[ir.StreamEvent], date: datetime = ir.UNDATED) -> None:
         if chunk.error is not None or not chunk.candidates:
             self._chunk_without_candidates(chunk, raw)
         if chunk.usage_metadata is not ABSENT:
@@ -190,7 +156,7 @@ class GeminiStreamDecoder(StreamDecoder):
             if candidate.finish_reason or candidate.grounding_metadata or candidate.citation_metadata:
                 self._update_candidate(decoder, candidate, events)
 
-    def _start(self, chunk: Chunk, events: list[StreamEvent], date: datetime) -> None:
+    def _start(self, chunk: Chunk, events: list[ir.StreamEvent], date: datetime) -> None:
         self._refuse_malformed_call(chunk)
         self._started = True
         self._id = chunk.response_id or ""
@@ -198,14 +164,16 @@ class GeminiStreamDecoder(StreamDecoder):
         usage = decode_usage(self._usage) if self._usage else None
         created_at = decode_timestamp(chunk.create_time, date)
         events.append(
-            Started(self._id, self._upstream.client_model, created_at, usage, None, EMPTY, self._upstream_request.nonce)
+            ir.Started(
+                self._id, self._upstream.client_model, created_at, usage, None, ir.EMPTY, self._upstream_request.nonce
+            )
         )
 
     def _refuse_malformed_call(self, chunk: Chunk) -> None:
         """Raise a failure, which may be retried, if the response is only a malformed call."""
         for candidate in chunk.candidates or ():
             reason = FINISH_IN.get(candidate.finish_reason or "")
-            if reason is FinishReason.MALFORMED_CALL and not (candidate.content and candidate.content.parts):
+            if reason is ir.FinishReason.MALFORMED_CALL and not (candidate.content and candidate.content.parts):
                 raise UpstreamFailed("The upstream's model made a call that cannot be read.", code="malformed_call")
 
     def _candidate(self, number: int) -> "_CandidateDecoder":
@@ -214,7 +182,9 @@ class GeminiStreamDecoder(StreamDecoder):
             decoder = self._candidates[number] = _CandidateDecoder(number, self._upstream, self._upstream_request.nonce)
         return decoder
 
-    def _update_candidate(self, decoder: "_CandidateDecoder", candidate: Candidate, events: list[StreamEvent]) -> None:
+    def _update_candidate(
+        self, decoder: "_CandidateDecoder", candidate: Candidate, events: list[ir.StreamEvent]
+    ) -> None:
         """Update a candidate from fields other than its content."""
         if candidate.grounding_metadata or candidate.citation_metadata:
             decoder.add_citations(candidate)
@@ -241,8 +211,8 @@ class GeminiStreamDecoder(StreamDecoder):
         native = feedback.get("blockReason")
         if isinstance(native, str) and native:
             message = feedback.get("blockReasonMessage")
-            self._blocked = Finish(
-                reason=FinishReason.CONTENT_FILTER,
+            self._blocked = ir.Finish(
+                reason=ir.FinishReason.CONTENT_FILTER,
                 native=native,
                 message=message if isinstance(message, str) and message else None,
             )
@@ -252,25 +222,25 @@ class GeminiStreamDecoder(StreamDecoder):
         decoder: "_CandidateDecoder",
         part: WirePart,
         location: tuple[bytes, int, int],
-        events: list[StreamEvent],
+        events: list[ir.StreamEvent],
     ) -> None:
         if part.function_call is not None:
             self._call(decoder, part.function_call, part, events)
         elif part.inline_data is not None:
             decoder.media(part.inline_data, part, events)
         elif part.file_data is not None and part.file_data.file_uri:
-            stored = StoredFile(protocol=PROTOCOL, id=part.file_data.file_uri)
+            stored = ir.StoredFile(protocol=PROTOCOL, id=part.file_data.file_uri)
             decoder.add_part(_media(part.file_data.mime_type, stored), part, events)
         else:
             native = _native_part(*location)
             kind = next((key for key in native if key not in {"thought", "thoughtSignature"}), "")
             if kind:
-                decoder.add_part(Opaque(protocol=PROTOCOL, kind=kind, data=native), None, events)
+                decoder.add_part(ir.Opaque(protocol=PROTOCOL, kind=kind, data=native), None, events)
             elif part.thought_signature:
                 decoder.text("", part, events)
 
     def _call(
-        self, decoder: "_CandidateDecoder", call: FunctionCall, part: WirePart, events: list[StreamEvent]
+        self, decoder: "_CandidateDecoder", call: FunctionCall, part: WirePart, events: list[ir.StreamEvent]
     ) -> None:
         arguments = bytes(call.args).decode().strip() if call.args is not ABSENT else ""
         if call.partial_args or call.will_continue or decoder.partial is not None:
@@ -292,7 +262,7 @@ class GeminiStreamDecoder(StreamDecoder):
         arguments = "{}" if arguments in {"", "null"} else arguments
         decoder.calls += 1
         decoder.call(
-            ToolCall(
+            ir.ToolCall(
                 call_id=self._upstream_request.call_ids.get(call_id, call_id),
                 name=self._upstream_request.names.get(call.name, call.name),
                 namespace=self._upstream_request.namespaces.get(call.name),
@@ -303,16 +273,16 @@ class GeminiStreamDecoder(StreamDecoder):
             events,
         )
 
-    def _end(self, events: list[StreamEvent]) -> None:
+    def _end(self, events: list[ir.StreamEvent]) -> None:
         if not self._started:
             raise UpstreamProtocolError("The upstream sent an empty response.")
-        finishes = [Finished(0, self._blocked)] if self._blocked and not self._candidates else []
+        finishes = [ir.Finished(0, self._blocked)] if self._blocked and not self._candidates else []
         for number, candidate in sorted(self._candidates.items()):
             if candidate.reason is None or candidate.partial is not None:
                 raise UpstreamProtocolError(NO_FINISH_REASON)
             called = bool(candidate.calls)
             finish = decode_finish(candidate.reason, candidate.message, called=called, token=candidate.token)
-            finishes.append(Finished(number, finish))
+            finishes.append(ir.Finished(number, finish))
         if not finishes:
             raise UpstreamProtocolError(NO_FINISH_REASON)
         for candidate in self._candidates.values():
@@ -326,8 +296,8 @@ class GeminiStreamDecoder(StreamDecoder):
         events += finishes
         usage = {**self._usage, **usage_object(self._last_usage)}
         if usage:
-            events.append(UsageReported(decode_usage(usage, self._searches)))
-        events.append(Ended())
+            events.append(ir.UsageReported(decode_usage(usage, self._searches)))
+        events.append(ir.Ended())
 
 
 class _CandidateDecoder:
@@ -369,12 +339,12 @@ class _CandidateDecoder:
         self._kind = ""
         self._index = -1
         self._pieces: list[str] = []
-        self._seals: list[Seal] = []
-        self._media: Media | None = None
+        self._seals: list[ir.Seal] = []
+        self._media: ir.Media | None = None
         self._base = 0
         self._part_offsets: dict[int, int] = {}
         self._citations: dict[tuple[object, ...], LocatedCitation] = {}
-        self._tokens: tuple[TokenLogprob, ...] = ()
+        self._tokens: tuple[ir.TokenLogprob, ...] = ()
 
     def locate_parts(self, candidate: Candidate) -> None:
         """Record the offsets of a complete response's parts, then its citations, whose offsets start at their part."""
@@ -393,7 +363,7 @@ class _CandidateDecoder:
             key = (found.start, found.end, citation.kind, citation.url, citation.title, citation.cited_text)
             self._citations.setdefault(key, found)  # chunks may repeat citations
 
-    def text(self, text: str, part: WirePart, events: list[StreamEvent]) -> None:
+    def text(self, text: str, part: WirePart, events: list[ir.StreamEvent]) -> None:
         """Decode a piece of text or of a thought."""
         kind = "thought" if part.thought else "text"
         signature = part.thought_signature
@@ -401,109 +371,109 @@ class _CandidateDecoder:
             if not text and not signature:
                 return
             self.close(events)
-            self._open(kind, Reasoning(style="summary") if part.thought else Text(text=""), events)
+            self._open(kind, ir.Reasoning(style="summary") if part.thought else ir.Text(text=""), events)
         if text:
             self._pieces.append(text)
-            delta = ReasoningDelta(text) if part.thought else TextDelta(text)
-            events.append(PartDelta(self.number, self._index, delta))
+            delta = ir.ReasoningDelta(text) if part.thought else ir.TextDelta(text)
+            events.append(ir.PartDelta(self.number, self._index, delta))
         if signature:
             self._seal(signature, events)
             self.close(events)
 
-    def call(self, call: ToolCall, part: WirePart, events: list[StreamEvent]) -> None:
+    def call(self, call: ir.ToolCall, part: WirePart, events: list[ir.StreamEvent]) -> None:
         """Decode a call, which is always complete."""
         self.close(events)
         if part.thought_signature:  # set at the start, for protocols that put state before a call
             call = msgspec.structs.replace(call, seals=(self._new_seal(part.thought_signature),))
         self._open("call", msgspec.structs.replace(call, arguments=""), events)
-        events.append(PartDelta(self.number, self._index, ArgumentsDelta(call.arguments)))
-        events.append(PartEnded(self.number, self._index, call))
+        events.append(ir.PartDelta(self.number, self._index, ir.ArgumentsDelta(call.arguments)))
+        events.append(ir.PartEnded(self.number, self._index, call))
         self._kind = ""
 
-    def media(self, blob: Blob, part: WirePart, events: list[StreamEvent]) -> None:
+    def media(self, blob: Blob, part: WirePart, events: list[ir.StreamEvent]) -> None:
         """Decode a complete image or file, or a piece of audio."""
         data = standard_base64(blob.data or "")
         kind = media_kind(blob.mime_type)
         if kind != "audio":
-            self.add_part(_media(blob.mime_type, InlineData(data=data)), part, events)
+            self.add_part(_media(blob.mime_type, ir.InlineData(data=data)), part, events)
             return
         if self._kind != "audio" or self._media is None or self._media.media_type != blob.mime_type:
             self.close(events)
-            self._media = _media(blob.mime_type, InlineData(data=""))
+            self._media = _media(blob.mime_type, ir.InlineData(data=""))
             self._open("audio", self._media, events)
         self._pieces.append(data)
-        events.append(PartDelta(self.number, self._index, MediaDelta(data)))
+        events.append(ir.PartDelta(self.number, self._index, ir.MediaDelta(data)))
         if part.thought_signature:
             self._seal(part.thought_signature, events)
 
-    def add_part(self, decoded: Part, part: WirePart | None, events: list[StreamEvent]) -> None:
+    def add_part(self, decoded: ir.Part, part: WirePart | None, events: list[ir.StreamEvent]) -> None:
         """Add a complete part."""
         self.close(events)
         self._open("complete", decoded, events)
         if part is not None and part.thought_signature:
             self._seal(part.thought_signature, events)
             decoded = msgspec.structs.replace(decoded, seals=tuple(self._seals))
-        events.append(PartEnded(self.number, self._index, decoded))
+        events.append(ir.PartEnded(self.number, self._index, decoded))
         self._kind = ""
 
-    def logprobs(self, native: msgspec.Raw, events: list[StreamEvent]) -> None:
+    def logprobs(self, native: msgspec.Raw, events: list[ir.StreamEvent]) -> None:
         """Emit this chunk's log probabilities with the open part, or else with the next."""
         self._tokens += decode_logprobs(native)
         if self._kind:
             self._emit_logprobs(events)
 
-    def close(self, events: list[StreamEvent]) -> None:
+    def close(self, events: list[ir.StreamEvent]) -> None:
         """End the open part."""
         kind, self._kind = self._kind, ""
         if not kind:
             return
-        part: Part | None = None
+        part: ir.Part | None = None
         text = "".join(self._pieces)
         seals = tuple(self._seals)
-        citations: tuple[Citation, ...] = ()
+        citations: tuple[ir.Citation, ...] = ()
         if kind == "text":
             citations = tuple(citations_in_text(self._citations.values(), text, self._base)) if self._citations else ()
             self._base += len(text.encode("utf-8", "surrogatepass"))
-            events += [PartDelta(self.number, self._index, CitationDelta(citation)) for citation in citations]
-            part = Text(text=text, citations=citations, seals=seals) if seals else None
+            events += [ir.PartDelta(self.number, self._index, ir.CitationDelta(citation)) for citation in citations]
+            part = ir.Text(text=text, citations=citations, seals=seals) if seals else None
         elif kind == "thought":
-            part = Reasoning(text=text, style="summary", seals=seals) if seals else None
+            part = ir.Reasoning(text=text, style="summary", seals=seals) if seals else None
         elif kind == "audio" and self._media is not None:
             part = msgspec.structs.replace(self._media, source=_joined_audio(self._pieces), seals=seals)
-        events.append(PartEnded(self.number, self._index, part))
+        events.append(ir.PartEnded(self.number, self._index, part))
 
-    def _open(self, kind: str, header: Part, events: list[StreamEvent]) -> None:
+    def _open(self, kind: str, header: ir.Part, events: list[ir.StreamEvent]) -> None:
         self._kind = kind
         self._index = self._parts
         self._parts += 1
         self._pieces = []
         self._seals = []
-        events.append(PartStarted(self.number, self._index, header))
+        events.append(ir.PartStarted(self.number, self._index, header))
         self._emit_logprobs(events)
 
-    def _emit_logprobs(self, events: list[StreamEvent]) -> None:
+    def _emit_logprobs(self, events: list[ir.StreamEvent]) -> None:
         tokens, self._tokens = self._tokens, ()
         if tokens:
-            events.append(PartDelta(self.number, self._index, LogprobsDelta(tokens)))
+            events.append(ir.PartDelta(self.number, self._index, ir.LogprobsDelta(tokens)))
 
-    def _seal(self, signature: str, events: list[StreamEvent]) -> None:
+    def _seal(self, signature: str, events: list[ir.StreamEvent]) -> None:
         seal = self._new_seal(signature)
         self._seals.append(seal)
-        events.append(PartDelta(self.number, self._index, SealDelta(seal)))
+        events.append(ir.PartDelta(self.number, self._index, ir.SealDelta(seal)))
 
-    def _new_seal(self, signature: str) -> Seal:
+    def _new_seal(self, signature: str) -> ir.Seal:
         upstream = self._upstream
         data = standard_base64(signature)
-        return Seal(issuer=upstream.issuer, model=upstream.model, kind="signature", data=data)
+        return ir.Seal(issuer=upstream.issuer, model=upstream.model, kind="signature", data=data)
 
 
-def _media(media_type: str | None, source: Source) -> Media:
-    return Media(kind=media_kind(media_type), source=source, media_type=media_type)
+def _media(media_type: str | None, source: ir.Source) -> ir.Media:
+    return ir.Media(kind=media_kind(media_type), source=source, media_type=media_type)
 
 
-def _joined_audio(pieces: Sequence[str]) -> InlineData:
+def _joined_audio(pieces: Sequence[str]) -> ir.InlineData:
     try:
-        return InlineData(data=joined_base64(pieces))
+        return ir.InlineData(data=joined_base64(pieces))
     except ValueError:
         raise UpstreamProtocolError("The upstream sent audio that cannot be decoded.") from None
 
@@ -519,7 +489,7 @@ def missing_signature_error() -> UpstreamRefused:
     return UpstreamRefused("The upstream requires the signature of an earlier call.", code="missing_thought_signature")
 
 
-def decode_timestamp(text: str | None, otherwise: datetime = UNDATED) -> datetime:
+def decode_timestamp(text: str | None, otherwise: datetime = ir.UNDATED) -> datetime:
     """Decode the time when the upstream started."""
     try:
         found = datetime.fromisoformat(text) if text else otherwise

@@ -13,40 +13,8 @@ from collections.abc import Sequence
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import (
-    ArgumentsDelta,
-    Citation,
-    CitationDelta,
-    Ended,
-    Failed,
-    Finish,
-    Finished,
-    FinishReason,
-    InlineData,
-    JSONObject,
-    LogprobsDelta,
-    Media,
-    MediaDelta,
-    Part,
-    PartDelta,
-    PartEnded,
-    PartStarted,
-    Passed,
-    Reasoning,
-    ReasoningDelta,
-    Refusal,
-    RefusalDelta,
-    Seal,
-    SealDelta,
-    Started,
-    StreamEvent,
-    Text,
-    TextDelta,
-    TokenLogprob,
-    ToolCall,
-    Usage,
-    UsageReported,
-)
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import InboundRequest, StreamEncoder
 from llmproxy_asgi.translators.gemini.errors import error_body
@@ -67,7 +35,7 @@ from llmproxy_asgi.translators.media import joined_base64
 from llmproxy_asgi.translators.part_sequencer import PartEvent, PartSequencer
 
 _json = msgspec.json.Encoder().encode
-_TEXT_PARTS = (Text, Reasoning, Refusal)
+_TEXT_PARTS = (ir.Text, ir.Reasoning, ir.Refusal)
 
 
 class GeminiStreamEncoder(StreamEncoder):
@@ -78,14 +46,14 @@ class GeminiStreamEncoder(StreamEncoder):
         self._events = not isinstance(inbound_request, ArrayInboundRequest)
         self._head = head(inbound_request.model, "")
         self._candidates: dict[int, _CandidateEncoder] = {}
-        self._usage: Usage | None = None
+        self._usage: ir.Usage | None = None
         self._finished = False
 
     @override
-    def feed(self, events: Sequence[StreamEvent]) -> bytes:
+    def feed(self, events: Sequence[ir.StreamEvent]) -> bytes:
         out: list[bytes] = []
         for event in events:
-            if type(event) is PartDelta:
+            if type(event) is ir.PartDelta:
                 candidate = self._candidates.get(event.candidate)
                 if candidate is None or self._finished:
                     continue
@@ -93,13 +61,15 @@ class GeminiStreamEncoder(StreamEncoder):
                     candidate.sequencer.feed(event)
                     continue
                 delta = event.delta
-                if (type(delta) is TextDelta or type(delta) is ReasoningDelta) and not candidate.pending_signatures:
+                if (
+                    type(delta) is ir.TextDelta or type(delta) is ir.ReasoningDelta
+                ) and not candidate.pending_signatures:
                     text = delta.text
                     if text:
                         candidate.pieces.append(text)
                         chunk = candidate.prefix + _json(text) + candidate.suffix
                         out.append(chunk if self._events else encode_frame(chunk, self._inbound_request))
-                elif type(delta) is ArgumentsDelta:
+                elif type(delta) is ir.ArgumentsDelta:
                     candidate.pieces.append(delta.text)
                 else:
                     self._write(candidate, candidate.delta(delta), out)
@@ -107,27 +77,27 @@ class GeminiStreamEncoder(StreamEncoder):
                 self._other(event, out)
         return out[0] if len(out) == 1 else b"".join(out)
 
-    def _other(self, event: StreamEvent, out: list[bytes]) -> None:
+    def _other(self, event: ir.StreamEvent, out: list[bytes]) -> None:
         match event:
-            case PartStarted() | PartEnded():
+            case ir.PartStarted() | ir.PartEnded():
                 candidate = self._candidate(event.candidate)
                 try:
                     for part_event in candidate.sequencer.feed(event):
                         self._write(candidate, self._part(candidate, part_event), out)
                 except UpstreamProtocolError as error:
                     self._fail(error, out)
-            case Finished(candidate=number, finish=finish):
+            case ir.Finished(candidate=number, finish=finish):
                 self._candidate(number).finish = finish
-            case UsageReported(usage=usage):
+            case ir.UsageReported(usage=usage):
                 self._usage = usage
-            case Started():
+            case ir.Started():
                 self._head = head(self._inbound_request.model or event.model, event.id)
                 self._usage = event.usage
-            case Ended():
+            case ir.Ended():
                 self._end(out)
-            case Failed(error=error):
+            case ir.Failed(error=error):
                 self._fail(error, out)
-            case Passed(protocol="gemini", data=data):
+            case ir.Passed(protocol="gemini", data=data):
                 out.append(encode_frame(data, self._inbound_request))
             case _:  # of another protocol, or already handled
                 pass
@@ -144,11 +114,11 @@ class GeminiStreamEncoder(StreamEncoder):
 
     def _part(self, candidate: "_CandidateEncoder", event: PartEvent) -> list[JSONObject]:
         match event:
-            case PartStarted(part=part):
+            case ir.PartStarted(part=part):
                 return candidate.start(part)
-            case PartDelta(delta=delta):
+            case ir.PartDelta(delta=delta):
                 return candidate.delta(delta)
-            case PartEnded(part=part):
+            case ir.PartEnded(part=part):
                 return candidate.end(part)
 
     def _write(self, candidate: "_CandidateEncoder", parts: list[JSONObject], out: list[bytes]) -> None:
@@ -196,7 +166,7 @@ class _CandidateEncoder:
     def __init__(self, number: int, head_fields: JSONObject, *, events: bool) -> None:
         self.number = number
         self.sequencer = PartSequencer()
-        self.finish = Finish(reason=FinishReason.UNKNOWN)
+        self.finish = ir.Finish(reason=ir.FinishReason.UNKNOWN)
         self.has_parts = False
         self.pieces: list[str] = []
         """The pieces of the open part's text, reasoning or arguments."""
@@ -205,15 +175,15 @@ class _CandidateEncoder:
         self.prefix = self.suffix = b""
         self._head = head_fields
         self._sse = events
-        self._part: Part = Text(text="")
-        self._seals: list[Seal] = []
-        self._citations: list[Citation] = []
+        self._part: ir.Part = ir.Text(text="")
+        self._seals: list[ir.Seal] = []
+        self._citations: list[ir.Citation] = []
         self._data: list[str] = []
         self._grounding = GroundingEncoder()
         self._bytes = 0
-        self._logprobs: list[TokenLogprob] = []
+        self._logprobs: list[ir.TokenLogprob] = []
 
-    def start(self, part: Part) -> list[JSONObject]:
+    def start(self, part: ir.Part) -> list[JSONObject]:
         """Start a part."""
         self.has_parts = True
         self._part = part
@@ -222,13 +192,13 @@ class _CandidateEncoder:
         self._seals = list(part.seals)
         self._citations = []
         wire: list[JSONObject] = []
-        thought = isinstance(part, Reasoning)
+        thought = isinstance(part, ir.Reasoning)
         if thought and self.pending_signatures:
             wire = [bare_signature(signature) for signature in self.pending_signatures]
             self.pending_signatures = []
         if isinstance(part, _TEXT_PARTS):
             self._set_affixes(thought=thought)
-            if isinstance(part, Text):
+            if isinstance(part, ir.Text):
                 self._citations = list(part.citations)
             wire += self._write_text(part.text)
         return wire
@@ -236,23 +206,23 @@ class _CandidateEncoder:
     def delta(self, delta: object) -> list[JSONObject]:
         """Encode a delta of the open part."""
         match delta:
-            case TextDelta(text=text) | ReasoningDelta(text=text) | RefusalDelta(text=text):
+            case ir.TextDelta(text=text) | ir.ReasoningDelta(text=text) | ir.RefusalDelta(text=text):
                 return self._write_text(text)
-            case SealDelta(seal=seal):
+            case ir.SealDelta(seal=seal):
                 self._seals.append(seal)
-            case CitationDelta(citation=citation):
+            case ir.CitationDelta(citation=citation):
                 self._citations.append(citation)
-            case MediaDelta(data=data):
+            case ir.MediaDelta(data=data):
                 self._data.append(data)
-            case LogprobsDelta(tokens=tokens):
+            case ir.LogprobsDelta(tokens=tokens):
                 self._logprobs += tokens
-            case ArgumentsDelta(text=text):
+            case ir.ArgumentsDelta(text=text):
                 self.pieces.append(text)
             case _:
                 pass
         return []
 
-    def end(self, restated: Part | None) -> list[JSONObject]:
+    def end(self, restated: ir.Part | None) -> list[JSONObject]:
         """End the open part.
 
         Raises:
@@ -264,7 +234,7 @@ class _CandidateEncoder:
         if isinstance(part, _TEXT_PARTS):
             wire = self._write_text(part.text) if not self.pieces else []
             text = "".join(self.pieces)
-            if isinstance(part, Reasoning):
+            if isinstance(part, ir.Reasoning):
                 self.pending_signatures = signatures
                 return wire
             self._grounding.add(self._citations or getattr(part, "citations", ()), text, base=self._bytes)
@@ -292,22 +262,22 @@ class _CandidateEncoder:
         if not text:
             return []
         self.pieces.append(text)
-        if isinstance(self._part, Reasoning):
+        if isinstance(self._part, ir.Reasoning):
             return [{"text": text, "thought": True}]
         signatures, self.pending_signatures = self.pending_signatures, []
         return signed({"text": text}, signatures)
 
-    def _assembled(self, part: Part) -> Part:
+    def _assembled(self, part: ir.Part) -> ir.Part:
         """Build a part from its header and deltas, if the upstream didn't restate it."""
-        if isinstance(part, ToolCall):
+        if isinstance(part, ir.ToolCall):
             return msgspec.structs.replace(part, arguments=part.arguments + "".join(self.pieces))
-        if isinstance(part, Media) and any(self._data):
-            earlier = [part.source.data] if isinstance(part.source, InlineData) else []
+        if isinstance(part, ir.Media) and any(self._data):
+            earlier = [part.source.data] if isinstance(part.source, ir.InlineData) else []
             try:
                 data = joined_base64([*earlier, *self._data])
             except ValueError:
                 raise UpstreamProtocolError("The upstream sent audio that cannot be decoded.") from None
-            return msgspec.structs.replace(part, source=InlineData(data=data))
+            return msgspec.structs.replace(part, source=ir.InlineData(data=data))
         return part
 
     def _set_affixes(self, *, thought: bool) -> None:

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from llmproxy_asgi.conversation import EMPTY, JSONObject, Request, Tool, ToolChoice
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
@@ -22,13 +23,13 @@ TOOL_NAME_LIMIT = 128
 class GeminiToolEncoder:
     """The tool encoder of one request."""
 
-    def __init__(self, request: Request, upstream: Upstream, names: Renamer, losses: Losses) -> None:
+    def __init__(self, request: ir.Request, upstream: Upstream, names: Renamer, losses: Losses) -> None:
         self._request = request
         self._upstream = upstream
         self._capabilities = upstream.capabilities
         self._names = names
         self._losses = losses
-        self._tool_choice: ToolChoice = plain_choice(request)
+        self._tool_choice: ir.ToolChoice = plain_choice(request)
         self.emulated: set[str] = set()
 
     def name_all(self) -> None:
@@ -62,7 +63,7 @@ class GeminiToolEncoder:
             fields["toolConfig"] = config
         return fields
 
-    def _offered_tools(self) -> Sequence[Tool]:
+    def _offered_tools(self) -> Sequence[ir.Tool]:
         """Return the tools to declare: only the allowed ones if `allowedFunctionNames` can't name them."""
         tools, choice = self._request.tools, self._tool_choice
         if not choice.only or choice.mode == "none":
@@ -95,7 +96,7 @@ class GeminiToolEncoder:
             self._losses.add("downgraded:tool_choice")
         return [self._names.outward(tool.name, tool.namespace) for tool in found]
 
-    def _function(self, tool: Tool) -> JSONObject:
+    def _function(self, tool: ir.Tool) -> JSONObject:
         refuse_unseen(tool, self._request.model, self._capabilities)
         name = self._names.outward(tool.name, tool.namespace)
         description, schema = tool.description, tool.parameters
@@ -114,12 +115,12 @@ class GeminiToolEncoder:
             **tool.extras.get(PROTOCOL, {}),
         }
 
-    def _server_tool(self, tool: Tool) -> JSONObject:
+    def _server_tool(self, tool: ir.Tool) -> JSONObject:
         native = tool.extras.get(PROTOCOL)
         if native:
             return dict(native)
         key = SERVER_TOOLS_OUT.get(tool.name)
         if key is None:
             raise refusals.server_tool_unavailable(tool)
-        self._losses.add(*(f"dropped:{setting}" for setting, value in (tool.settings or EMPTY).items() if value))
+        self._losses.add(*(f"dropped:{setting}" for setting, value in (tool.settings or ir.EMPTY).items() if value))
         return {key: {}}

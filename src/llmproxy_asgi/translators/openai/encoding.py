@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from llmproxy_asgi.conversation import JSONObject, Message, Request
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.losses import Losses
@@ -11,7 +12,7 @@ from llmproxy_asgi.translators.openai.mappings import ERROR_PREFIX, MOST_MARKS
 MARK = "prompt_cache_breakpoint"
 
 
-def refuse_prefill(messages: Sequence[Message], request: Request, upstream: Upstream, protocol: str) -> None:
+def refuse_prefill(messages: Sequence[ir.Message], request: ir.Request, upstream: Upstream, protocol: str) -> None:
     """Refuse a trailing assistant message of another protocol: OpenAI's models respond to it and do not continue it.
 
     Args:

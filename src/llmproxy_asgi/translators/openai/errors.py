@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from llmproxy_asgi.conversation import EMPTY
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import (
     ErrorKind,
     GatewayError,
@@ -255,7 +255,7 @@ def decode_error_object(found: Any, *, protocol: str) -> UpstreamError:
             status = 429
         elif any(word in _MODEL_CODES for word in words):
             status = 404
-    return _judge(status, error, protocol=protocol, headers=EMPTY, request_id=None)
+    return _judge(status, error, protocol=protocol, headers=ir.EMPTY, request_id=None)
 
 
 def error_in(data: bytes, *, protocol: str) -> UpstreamError | None:

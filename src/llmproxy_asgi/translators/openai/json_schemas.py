@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.capabilities import Capabilities
-from llmproxy_asgi.conversation import JSONObject, OutputFormat, Request, Tool
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators.losses import Losses
 from llmproxy_asgi.translators.openai.mappings import qualifies_as_strict
 from llmproxy_asgi.translators.schema_references import definition_name, with_definitions
@@ -21,7 +22,7 @@ _MOST_STEPS = 64
 
 
 def function_parameters(
-    tool: Tool, request: Request, can: Capabilities, losses: Losses
+    tool: ir.Tool, request: ir.Request, can: Capabilities, losses: Losses
 ) -> tuple[JSONObject, bool | None]:
     """Encode a function's parameters, and whether they are strict (None if the caller did not specify it).
 
@@ -53,7 +54,9 @@ class AnswerSchema(msgspec.Struct, frozen=True):
     strict: bool | None
 
 
-def answer_schema(output: OutputFormat, request: Request, can: Capabilities, losses: Losses) -> AnswerSchema | None:
+def answer_schema(
+    output: ir.OutputFormat, request: ir.Request, can: Capabilities, losses: Losses
+) -> AnswerSchema | None:
     """Encode the output schema; return None if the prompt must contain it instead."""
     schema = output.schema or {}
     if not can.structured_output or (request.tools and not can.format_with_tools):

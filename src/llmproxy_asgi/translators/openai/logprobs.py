@@ -5,21 +5,21 @@ from typing import Any
 
 import msgspec
 
-from llmproxy_asgi.conversation import TokenLogprob
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators.surrogates import each_entry
 
 
-def encode_logprob(token: TokenLogprob) -> dict[str, Any]:
+def encode_logprob(token: ir.TokenLogprob) -> dict[str, Any]:
     """Encode a token with its alternatives."""
     return {**_encode_alternative(token), "top_logprobs": [_encode_alternative(other) for other in token.top]}
 
 
-def _encode_alternative(token: TokenLogprob) -> dict[str, Any]:
+def _encode_alternative(token: ir.TokenLogprob) -> dict[str, Any]:
     spelled = token.token_bytes if token.token_bytes is not None else token.token.encode(errors="replace")
     return {"token": token.token, "bytes": list(spelled), "logprob": token.logprob}
 
 
-def decode_entries(found: Any, *, refusal: bool = False) -> tuple[TokenLogprob, ...]:
+def decode_entries(found: Any, *, refusal: bool = False) -> tuple[ir.TokenLogprob, ...]:
     """Decode the tokens of a list or of its bytes; skip unreadable entries."""
     if type(found) is msgspec.Raw:
         found = each_entry(found)
@@ -28,7 +28,7 @@ def decode_entries(found: Any, *, refusal: bool = False) -> tuple[TokenLogprob, 
     return tuple(token for entry in found if (token := _decode_logprob(entry, refusal=refusal)))
 
 
-def _decode_logprob(found: Any, *, refusal: bool = False) -> TokenLogprob | None:
+def _decode_logprob(found: Any, *, refusal: bool = False) -> ir.TokenLogprob | None:
     if type(found) is not dict or type(found.get("token")) is not str:
         return None
     value = _number(found, "logprob")
@@ -36,7 +36,7 @@ def _decode_logprob(found: Any, *, refusal: bool = False) -> TokenLogprob | None
         return None
     spelled = found.get("bytes")
     plain = type(spelled) is list and all(type(byte) is int and 0 <= byte < 256 for byte in spelled)
-    return TokenLogprob(
+    return ir.TokenLogprob(
         token=found["token"],
         logprob=value,
         token_bytes=tuple(spelled) if plain and spelled is not None else None,

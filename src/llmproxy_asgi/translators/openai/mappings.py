@@ -7,41 +7,25 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from llmproxy_asgi.conversation import (
-    UNDATED,
-    CacheLifetime,
-    CacheMark,
-    InlineData,
-    Media,
-    Opaque,
-    Part,
-    Reasoning,
-    Request,
-    ServerToolCall,
-    ServerToolResult,
-    ServiceTier,
-    Text,
-    ToolCall,
-    ToolResult,
-)
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.media import standard_base64
 
 NATIVE_ISSUER = "openai"
 """The assumed issuer of unwrapped reasoning state in a caller's history."""
 
-TIER_IN: Mapping[str, ServiceTier] = {
-    "auto": ServiceTier.AUTO,
-    "default": ServiceTier.STANDARD,
-    "flex": ServiceTier.FLEX,
-    "priority": ServiceTier.PRIORITY,
-    "fast": ServiceTier.FAST,
-    "scale": ServiceTier.SCALE,
+TIER_IN: Mapping[str, ir.ServiceTier] = {
+    "auto": ir.ServiceTier.AUTO,
+    "default": ir.ServiceTier.STANDARD,
+    "flex": ir.ServiceTier.FLEX,
+    "priority": ir.ServiceTier.PRIORITY,
+    "fast": ir.ServiceTier.FAST,
+    "scale": ir.ServiceTier.SCALE,
 }
 """The tiers of both protocols; Responses has one more."""
-TIER_OUT: Mapping[ServiceTier, str] = {tier: word for word, tier in TIER_IN.items()}
+TIER_OUT: Mapping[ir.ServiceTier, str] = {tier: word for word, tier in TIER_IN.items()}
 
-MARK_LIFETIMES: Mapping[CacheLifetime | None, str | None] = {
+MARK_LIFETIMES: Mapping[ir.CacheLifetime | None, str | None] = {
     None: None,
     "5m": "30m",
     "30m": "30m",
@@ -68,28 +52,28 @@ AUDIO_TYPES: Mapping[str, str] = {
 }
 
 _KINDS: Mapping[type, str] = {
-    ServerToolCall: "server_tool_call",
-    ServerToolResult: "server_tool_result",
-    Media: "media",
-    Reasoning: "reasoning",
-    ToolCall: "tool_call",
-    ToolResult: "tool_result",
+    ir.ServerToolCall: "server_tool_call",
+    ir.ServerToolResult: "server_tool_result",
+    ir.Media: "media",
+    ir.Reasoning: "reasoning",
+    ir.ToolCall: "tool_call",
+    ir.ToolResult: "tool_result",
 }
 _LATEST = 253_402_300_799
 """The last Unix time that a `datetime` can hold."""
 _LIFETIMES = ("5m", "30m", "1h", "12h", "24h")
 
 
-def cache_mark(node: Node) -> CacheMark | None:
+def cache_mark(node: Node) -> ir.CacheMark | None:
     """Decode the mark at the end of a cacheable prefix, in the vendor's spelling or in the one of other gateways."""
     found = node.get("prompt_cache_breakpoint") or node.get("cache_control")
     if found is None:
         return None
     ttl = found.get("ttl")
-    return CacheMark(lifetime=cast("CacheLifetime", ttl.choice(_LIFETIMES)) if ttl else None)
+    return ir.CacheMark(lifetime=cast("ir.CacheLifetime", ttl.choice(_LIFETIMES)) if ttl else None)
 
 
-def encode_mark(mark: CacheMark) -> dict[str, Any]:
+def encode_mark(mark: ir.CacheMark) -> dict[str, Any]:
     """Encode a mark as a part's `prompt_cache_breakpoint`."""
     lifetime = MARK_LIFETIMES[mark.lifetime]
     return {"mode": "explicit", **({"ttl": lifetime} if lifetime else {})}
@@ -116,31 +100,31 @@ def qualifies_as_strict(schema: Any) -> bool:
     )
 
 
-def decode_audio(node: Node) -> Media:
+def decode_audio(node: Node) -> ir.Media:
     """Decode audio of the caller, an `input_audio` part."""
     audio = node.need("input_audio")
     word = audio.need("format").text()
-    return Media(
+    return ir.Media(
         kind="audio",
-        source=InlineData(data=standard_base64(audio.need("data").text())),
+        source=ir.InlineData(data=standard_base64(audio.need("data").text())),
         media_type=AUDIO_TYPES.get(word, f"audio/{word}"),
         cache_mark=cache_mark(node),
     )
 
 
-def kind_of(part: Part) -> str:
+def kind_of(part: ir.Part) -> str:
     """Return a part's name for warnings."""
-    return part.kind if isinstance(part, Opaque) else _KINDS.get(type(part), "part")
+    return part.kind if isinstance(part, ir.Opaque) else _KINDS.get(type(part), "part")
 
 
-def mentions_json(request: Request) -> bool:
+def mentions_json(request: ir.Request) -> bool:
     """Whether a message mentions JSON; the vendor refuses JSON mode otherwise."""
-    texts = (part.text for message in request.messages for part in message.parts if isinstance(part, Text))
+    texts = (part.text for message in request.messages for part in message.parts if isinstance(part, ir.Text))
     return any("json" in text.lower() for text in texts)
 
 
 def dated(seconds: float | None) -> datetime:
     """Decode an upstream's creation time; return `UNDATED` if there is none."""
     if seconds is None or not 0 <= seconds <= _LATEST:
-        return UNDATED
+        return ir.UNDATED
     return datetime.fromtimestamp(seconds, UTC)

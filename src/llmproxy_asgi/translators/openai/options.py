@@ -5,7 +5,7 @@ from typing import Any, TypeAlias, cast
 
 import msgspec
 
-from llmproxy_asgi.conversation import CacheLifetime, CacheOptions
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators.fields import Node
 
 Raw = Mapping[str, msgspec.Raw]
@@ -37,7 +37,7 @@ def number(raw: Raw, key: str, low: float, high: float) -> float | None:
     return node.number(low, high) if node else None
 
 
-def cache_options(raw: Raw) -> CacheOptions:
+def cache_options(raw: Raw) -> ir.CacheOptions:
     """Decode the request's prompt cache options."""
     options = Node.of(raw, "prompt_cache_options")
     mode = options.get("mode") if options else None
@@ -46,10 +46,10 @@ def cache_options(raw: Raw) -> CacheOptions:
     lifetime: str | None = ttl.choice(("5m", "30m", "1h", "12h", "24h")) if ttl else None
     if lifetime is None and retention is not None and retention.text() == "24h":
         lifetime = "24h"
-    return CacheOptions(
+    return ir.CacheOptions(
         key=string(raw, "prompt_cache_key"),
         automatic=mode.choice(("implicit", "explicit")) == "implicit" if mode else None,
-        lifetime=cast("CacheLifetime | None", lifetime),
+        lifetime=cast("ir.CacheLifetime | None", lifetime),
     )
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from llmproxy_asgi.conversation import FinishReason, Seal
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators.names import DistinctIds
 from llmproxy_asgi.translators.openai_chat.mappings import decode_finish
 from llmproxy_asgi.translators.openai_chat.schema import CallDelta, CustomDelta, FunctionDelta
@@ -91,7 +91,7 @@ class OpenCall:
         self.pending: list[str] = []
         """The arguments that came before the call started; there are none in `arguments` then."""
         self.scanner = ObjectScanner()
-        self.seals: list[Seal] = []
+        self.seals: list[ir.Seal] = []
 
     @property
     def is_whole(self) -> bool:
@@ -137,7 +137,7 @@ class OpenCandidate:
         """The offset of each text part in the message, and its index."""
         self.texts: list[str] = []
         """The deltas of the open reasoning part."""
-        self.seals: list[Seal] = []
+        self.seals: list[ir.Seal] = []
         self.style: Literal["full", "summary"] = "full"
         self.raw = False
         self.detail: int | None = None
@@ -155,7 +155,7 @@ class OpenCandidate:
         if reason is None:
             return
         before = decode_finish(self.finish) if self.finish else None
-        if reason is not FinishReason.UNKNOWN or before in (None, FinishReason.UNKNOWN):
+        if reason is not ir.FinishReason.UNKNOWN or before in (None, ir.FinishReason.UNKNOWN):
             self.finish = word
 
     def restated_call(self, call: CallDelta, position: int) -> OpenCall | None:

@@ -10,7 +10,7 @@ from secrets import token_hex
 
 import msgspec
 
-from llmproxy_asgi.conversation import MOST_CALLS
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import UpstreamProtocolError
 from llmproxy_asgi.translators.names import DistinctIds
 from llmproxy_asgi.translators.openai_chat.candidates import OpenCall, OpenCandidate, find_call
@@ -141,8 +141,8 @@ class DistinctCalls:
         return CallDelta(index=call.index, id=call.call_id if first else None, type=name)
 
     def _number(self, candidate: OpenCandidate, call: OpenCall, piece: CallDelta) -> None:
-        if candidate.parts >= MOST_CALLS:
-            raise UpstreamProtocolError(f"The upstream's answer has more than {MOST_CALLS} tool calls.")
+        if candidate.parts >= ir.MOST_CALLS:
+            raise UpstreamProtocolError(f"The upstream's answer has more than {ir.MOST_CALLS} tool calls.")
         call.index = candidate.part()
         self._nonce = self._nonce or token_hex(8)
         call.call_id = candidate.call_ids.of(piece.id or "", self._nonce, str(candidate.number))

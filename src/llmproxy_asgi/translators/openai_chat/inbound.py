@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import EMPTY, Request, Response
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import BadRequest
 from llmproxy_asgi.translators.base import Headers, InboundRequest, StreamEncoder
 from llmproxy_asgi.translators.fields import Node, missing
@@ -64,7 +64,7 @@ class ChatInbound(OpenAIInbound):
 
     @override
     def open(
-        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, bounds: Bounds = DEFAULT_BOUNDS
+        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = ir.EMPTY, bounds: Bounds = DEFAULT_BOUNDS
     ) -> InboundRequest:
         raw, values = OUTLINE.open(body, bounds)
         check_outsides(raw, _OUTSIDES)
@@ -96,11 +96,11 @@ class ChatInbound(OpenAIInbound):
         )
 
     @override
-    def decode(self, inbound_request: InboundRequest) -> Request:
+    def decode(self, inbound_request: InboundRequest) -> ir.Request:
         return decode_request(inbound_request)
 
     @override
-    def encode(self, response: Response, inbound_request: InboundRequest) -> bytes:
+    def encode(self, response: ir.Response, inbound_request: InboundRequest) -> bytes:
         return encode_answer(response, inbound_request)
 
     @override

@@ -8,18 +8,7 @@ from collections.abc import Sequence
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import (
-    Batch,
-    Ended,
-    Finished,
-    Part,
-    PartEnded,
-    PartStarted,
-    Reasoning,
-    Request,
-    StreamEvent,
-    ToolCall,
-)
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators.base import ErrorT, InboundRequest, StreamDecoder
 from llmproxy_asgi.translators.raw_json import join_object, raw, split_object
 from llmproxy_asgi.wire.json_body import elements
@@ -34,7 +23,7 @@ def has_calls(inbound_request: InboundRequest) -> bool:
     return "messages" in inbound_request.raw and _CALLS in bytes(inbound_request.raw["messages"])
 
 
-def with_reasoning(inbound_request: InboundRequest, request: Request) -> InboundRequest:
+def with_reasoning(inbound_request: InboundRequest, request: ir.Request) -> InboundRequest:
     """Add the reasoning that the decoded request has before calls and the original bytes lack.
 
     All other bytes stay unchanged; return the same object if nothing is missing.
@@ -60,10 +49,10 @@ def with_reasoning(inbound_request: InboundRequest, request: Request) -> Inbound
     return msgspec.structs.replace(inbound_request, raw={**inbound_request.raw, "messages": messages})
 
 
-def _calls_and_reasoning(parts: Sequence[Part]) -> tuple[list[object], str] | None:
+def _calls_and_reasoning(parts: Sequence[ir.Part]) -> tuple[list[object], str] | None:
     """Return the ids of a message's calls and its reasoning; None without calls."""
-    ids: list[object] = [part.call_id for part in parts if isinstance(part, ToolCall)]
-    text = "".join(part.text for part in parts if isinstance(part, Reasoning))
+    ids: list[object] = [part.call_id for part in parts if isinstance(part, ir.ToolCall)]
+    text = "".join(part.text for part in parts if isinstance(part, ir.Reasoning))
     return (ids, text) if ids else None
 
 
@@ -83,30 +72,30 @@ class WatchedPassthroughDecoder(StreamDecoder):
     def __init__(self, passthrough: StreamDecoder, decoder: StreamDecoder) -> None:
         self._passthrough = passthrough
         self._decoder = decoder
-        self._parts: list[StreamEvent] = []
-        self._finished: list[StreamEvent] = []
+        self._parts: list[ir.StreamEvent] = []
+        self._finished: list[ir.StreamEvent] = []
 
     @override
-    def feed(self, data: bytes) -> Batch:
+    def feed(self, data: bytes) -> ir.Batch:
         return self._with_parts(self._passthrough.feed(data))
 
     @override
-    def close(self) -> Batch:
+    def close(self) -> ir.Batch:
         return self._with_parts(self._passthrough.close())
 
     @override
     def broke(self, error: ErrorT) -> ErrorT:
         return self._passthrough.broke(error)
 
-    def _with_parts(self, batch: Batch) -> Batch:
+    def _with_parts(self, batch: ir.Batch) -> ir.Batch:
         if batch.raw:
             read = self._decoder.feed(batch.raw).events
-            self._parts += [event for event in read if isinstance(event, PartStarted | PartEnded)]
+            self._parts += [event for event in read if isinstance(event, ir.PartStarted | ir.PartEnded)]
         if not batch.events:
             return batch
         # A finish must follow the parts of its candidate.
-        self._finished += [event for event in batch.events if isinstance(event, Finished)]
-        events: list[StreamEvent] = [event for event in batch.events if not isinstance(event, Finished)]
-        if events and isinstance(events[-1], Ended):
+        self._finished += [event for event in batch.events if isinstance(event, ir.Finished)]
+        events: list[ir.StreamEvent] = [event for event in batch.events if not isinstance(event, ir.Finished)]
+        if events and isinstance(events[-1], ir.Ended):
             events[-1:] = [*self._parts, *self._finished, events[-1]]
-        return Batch(events, batch.raw)
+        return ir.Batch(events, batch.raw)

@@ -8,17 +8,7 @@ from typing import Any
 
 from msgspec import MsgspecError, Raw
 
-from llmproxy_asgi.conversation import (
-    MOST_TOKENS,
-    Citation,
-    FinishReason,
-    InlineData,
-    Link,
-    Media,
-    Source,
-    TokenLogprob,
-    Usage,
-)
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators.media import image_type
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai.logprobs import decode_entries, encode_logprob
@@ -34,30 +24,30 @@ _CACHED = ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens"
 """Fields for tokens read from a cache: of Moonshot, DeepSeek, and gateways that keep Anthropic's names."""
 _WRITTEN = ("cache_creation_input_tokens",)
 
-FINISH_IN: Mapping[str, FinishReason] = {
-    "stop": FinishReason.STOP,
-    "length": FinishReason.LENGTH,
-    "tool_calls": FinishReason.TOOL_CALLS,
-    "function_call": FinishReason.TOOL_CALLS,
-    "content_filter": FinishReason.CONTENT_FILTER,
+FINISH_IN: Mapping[str, ir.FinishReason] = {
+    "stop": ir.FinishReason.STOP,
+    "length": ir.FinishReason.LENGTH,
+    "tool_calls": ir.FinishReason.TOOL_CALLS,
+    "function_call": ir.FinishReason.TOOL_CALLS,
+    "content_filter": ir.FinishReason.CONTENT_FILTER,
     # Compatible servers pass other vendors' reasons through.
-    "eos": FinishReason.STOP,
-    "end_turn": FinishReason.STOP,
-    "stop_sequence": FinishReason.STOP_SEQUENCE,
-    "max_tokens": FinishReason.LENGTH,
-    "max_output_tokens": FinishReason.LENGTH,
-    "model_length": FinishReason.CONTEXT_LENGTH,
-    "model_context_window_exceeded": FinishReason.CONTEXT_LENGTH,
-    "tool_use": FinishReason.TOOL_CALLS,
-    "refusal": FinishReason.REFUSAL,
-    "safety": FinishReason.CONTENT_FILTER,
-    "recitation": FinishReason.CONTENT_FILTER,
-    "prohibited_content": FinishReason.CONTENT_FILTER,
-    "sensitive": FinishReason.CONTENT_FILTER,  # Zhipu's
-    "malformed_function_call": FinishReason.MALFORMED_CALL,
-    "function_call_filter": FinishReason.MALFORMED_CALL,  # Google's, with its own reason behind a colon
-    "abort": FinishReason.CANCELLED,  # vLLM's and SGLang's
-    "cancelled": FinishReason.CANCELLED,
+    "eos": ir.FinishReason.STOP,
+    "end_turn": ir.FinishReason.STOP,
+    "stop_sequence": ir.FinishReason.STOP_SEQUENCE,
+    "max_tokens": ir.FinishReason.LENGTH,
+    "max_output_tokens": ir.FinishReason.LENGTH,
+    "model_length": ir.FinishReason.CONTEXT_LENGTH,
+    "model_context_window_exceeded": ir.FinishReason.CONTEXT_LENGTH,
+    "tool_use": ir.FinishReason.TOOL_CALLS,
+    "refusal": ir.FinishReason.REFUSAL,
+    "safety": ir.FinishReason.CONTENT_FILTER,
+    "recitation": ir.FinishReason.CONTENT_FILTER,
+    "prohibited_content": ir.FinishReason.CONTENT_FILTER,
+    "sensitive": ir.FinishReason.CONTENT_FILTER,  # Zhipu's
+    "malformed_function_call": ir.FinishReason.MALFORMED_CALL,
+    "function_call_filter": ir.FinishReason.MALFORMED_CALL,  # Google's, with its own reason behind a colon
+    "abort": ir.FinishReason.CANCELLED,  # vLLM's and SGLang's
+    "cancelled": ir.FinishReason.CANCELLED,
 }
 _OVERLOADED: Mapping[str, Any] = {"message": "The upstream is overloaded.", "code": "overloaded"}
 FAILED: Mapping[str, Mapping[str, Any]] = {
@@ -69,28 +59,28 @@ FAILED: Mapping[str, Mapping[str, Any]] = {
 _BLANK = frozenset({"", "null", "none"})
 
 
-def decode_finish(word: str) -> FinishReason | None:
+def decode_finish(word: str) -> ir.FinishReason | None:
     """Decode a finish reason in any spelling; return None for an empty one."""
     known = FINISH_IN.get(word)
     if known is None:
         word = word.partition(":")[0].strip().lower()
-        known = None if word in _BLANK else FINISH_IN.get(word, FinishReason.UNKNOWN)
+        known = None if word in _BLANK else FINISH_IN.get(word, ir.FinishReason.UNKNOWN)
     return known
 
 
-FINISH_OUT: Mapping[FinishReason, str] = {
-    FinishReason.STOP: "stop",
-    FinishReason.STOP_SEQUENCE: "stop",
-    FinishReason.TOOL_CALLS: "tool_calls",
-    FinishReason.LENGTH: "length",
-    FinishReason.CONTEXT_LENGTH: "length",
-    FinishReason.CONTENT_FILTER: "content_filter",
-    FinishReason.REFUSAL: "stop",
-    FinishReason.PAUSE: "stop",
-    FinishReason.MALFORMED_CALL: "stop",
-    FinishReason.COMPACTION: "stop",
-    FinishReason.CANCELLED: "stop",
-    FinishReason.UNKNOWN: "stop",
+FINISH_OUT: Mapping[ir.FinishReason, str] = {
+    ir.FinishReason.STOP: "stop",
+    ir.FinishReason.STOP_SEQUENCE: "stop",
+    ir.FinishReason.TOOL_CALLS: "tool_calls",
+    ir.FinishReason.LENGTH: "length",
+    ir.FinishReason.CONTEXT_LENGTH: "length",
+    ir.FinishReason.CONTENT_FILTER: "content_filter",
+    ir.FinishReason.REFUSAL: "stop",
+    ir.FinishReason.PAUSE: "stop",
+    ir.FinishReason.MALFORMED_CALL: "stop",
+    ir.FinishReason.COMPACTION: "stop",
+    ir.FinishReason.CANCELLED: "stop",
+    ir.FinishReason.UNKNOWN: "stop",
 }
 
 AUDIO_FORMATS: Mapping[str, str] = {
@@ -127,7 +117,7 @@ def _timed(timings: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def decode_usage(found: Any) -> Usage | None:
+def decode_usage(found: Any) -> ir.Usage | None:
     """Decode the token counts; None if there are none. Values that cannot be counts are read as 0."""
     if type(found) is not dict:
         return None
@@ -140,7 +130,7 @@ def decode_usage(found: Any) -> Usage | None:
     reasoning = reasoning or _count(found, "reasoning_tokens")  # Perplexity's
     if reasoning and total == input_tokens + output_tokens + reasoning:
         output_tokens += reasoning  # xAI counts reasoning beside the completion
-    return Usage(
+    return ir.Usage(
         input=max(input_tokens, cached + written),
         output=max(output_tokens, reasoning),
         cache_read=cached,
@@ -154,7 +144,7 @@ def decode_usage(found: Any) -> Usage | None:
     )
 
 
-def encode_usage(usage: Usage) -> dict[str, Any]:
+def encode_usage(usage: ir.Usage) -> dict[str, Any]:
     """Encode the token counts."""
     ins: dict[str, Any] = {
         "cached_tokens": usage.cache_read,
@@ -197,7 +187,7 @@ def _count(found: Mapping[str, Any], key: str) -> int:
         return 0
     if type(value) is float and value.is_integer():
         value = int(value)
-    return value if type(value) is int and 0 < value <= MOST_TOKENS else 0
+    return value if type(value) is int and 0 < value <= ir.MOST_TOKENS else 0
 
 
 # ── parts of responses ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -212,16 +202,16 @@ def answer_id(found: str, nonce: str = "") -> str:
     return derived(_ANSWER_PREFIX, found, nonce)
 
 
-def encode_finish(reason: FinishReason, *, refused: bool, legacy: bool) -> str:
+def encode_finish(reason: ir.FinishReason, *, refused: bool, legacy: bool) -> str:
     """Encode a finish reason; callers that declared `functions` expect another one for a call."""
-    if legacy and reason is FinishReason.TOOL_CALLS:
+    if legacy and reason is ir.FinishReason.TOOL_CALLS:
         return "function_call"
-    if reason is FinishReason.REFUSAL and not refused:
+    if reason is ir.FinishReason.REFUSAL and not refused:
         return "content_filter"  # without a refusal text, "stop" would look like a normal end
     return FINISH_OUT[reason]
 
 
-def encode_annotation(citation: Citation, offset: int, end: int) -> dict[str, Any] | None:
+def encode_annotation(citation: ir.Citation, offset: int, end: int) -> dict[str, Any] | None:
     """Encode a citation as `url_citation`, counted from the message's start; None if it has no address.
 
     Args:
@@ -238,7 +228,7 @@ def encode_annotation(citation: Citation, offset: int, end: int) -> dict[str, An
     return {"type": "url_citation", "url_citation": inner}
 
 
-def decode_annotation(found: Any) -> Citation | None:
+def decode_annotation(found: Any) -> ir.Citation | None:
     """Decode a `url_citation` with its span in the message; None for other annotations."""
     if type(found) is not dict or type(inner := found.get("url_citation")) is not dict:
         return None
@@ -248,7 +238,7 @@ def decode_annotation(found: Any) -> Citation | None:
     extras = {k: v for k, v in inner.items() if k not in {"url", "title", "start_index", "end_index"}}
     if type(url) is not str:
         return None
-    return Citation(
+    return ir.Citation(
         url=url,
         title=title if type(title) is str and title else None,
         start=start if spanned else None,
@@ -257,26 +247,26 @@ def decode_annotation(found: Any) -> Citation | None:
     )
 
 
-def encode_image(media: Media, source: Source, index: int) -> dict[str, Any]:
+def encode_image(media: ir.Media, source: ir.Source, index: int) -> dict[str, Any]:
     """Encode an image for the `images` list, which other gateways send and their clients read."""
     match source:
-        case InlineData(data=data):
+        case ir.InlineData(data=data):
             url = f"data:{image_type(data, media.media_type)};base64,{data}"
-        case Link(url=url):
+        case ir.Link(url=url):
             pass
         case _:
             url = ""
     return {"index": index, "type": "image_url", "image_url": {"url": url}}
 
 
-def encode_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+def encode_logprobs(tokens: Sequence[ir.TokenLogprob]) -> dict[str, Any]:
     """Encode log probabilities, separately for content and refusal."""
     refusal = [encode_logprob(token) for token in tokens if token.refusal]
     content = [encode_logprob(token) for token in tokens if not token.refusal]
     return {"content": content or (None if refusal else []), "refusal": refusal or None}
 
 
-def decode_logprobs(found: Any) -> tuple[TokenLogprob, ...]:
+def decode_logprobs(found: Any) -> tuple[ir.TokenLogprob, ...]:
     """Decode the log probabilities of a choice; skip unreadable entries."""
     if type(found) is Raw:
         try:

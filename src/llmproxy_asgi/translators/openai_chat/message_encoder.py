@@ -11,27 +11,8 @@ from typing import Any, TypeGuard, assert_never
 
 import msgspec
 
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.capabilities import Capabilities
-from llmproxy_asgi.conversation import (
-    CacheMark,
-    InlineData,
-    Link,
-    Media,
-    Message,
-    Opaque,
-    Part,
-    PlainText,
-    Reasoning,
-    Refusal,
-    Request,
-    Seal,
-    ServerToolCall,
-    ServerToolResult,
-    StoredFile,
-    Text,
-    ToolCall,
-    ToolResult,
-)
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.foreign_parts import describe_foreign_parts
@@ -59,7 +40,7 @@ JSONObject = dict[str, Any]
 class ChatMessageEncoder:
     """The encoder of one request's messages."""
 
-    def __init__(self, request: Request, upstream: Upstream, losses: Losses) -> None:
+    def __init__(self, request: ir.Request, upstream: Upstream, losses: Losses) -> None:
         self._request = request
         self._upstream = upstream
         self._can: Capabilities = upstream.capabilities
@@ -94,14 +75,14 @@ class ChatMessageEncoder:
 
     # ── roles ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _system(self, message: Message) -> list[JSONObject]:
+    def _system(self, message: ir.Message) -> list[JSONObject]:
         role = (message.authority or "developer") if self._can.developer_role else "system"
         return self._plain(role, message)
 
-    def _user(self, message: Message) -> list[JSONObject]:
+    def _user(self, message: ir.Message) -> list[JSONObject]:
         return self._plain("user", message)
 
-    def _plain(self, role: str, message: Message) -> list[JSONObject]:
+    def _plain(self, role: str, message: ir.Message) -> list[JSONObject]:
         if (text := _only_text(message)) is not None:
             return [self._named({"role": role, "content": text}, message)]
         entries = [entry for part in message.parts if (entry := self._part(part)) is not None]
@@ -110,24 +91,28 @@ class ChatMessageEncoder:
         encoded: JSONObject = {"role": role, "content": self._content(entries)}
         return [self._named(encoded, message)]
 
-    def _named(self, encoded: JSONObject, message: Message) -> JSONObject:
+    def _named(self, encoded: JSONObject, message: ir.Message) -> JSONObject:
         if message.name:
             encoded["name"] = message.name
         return encoded
 
-    def _assistant(self, message: Message) -> list[JSONObject]:
+    def _assistant(self, message: ir.Message) -> list[JSONObject]:
         if (text := _only_text(message)) is not None:
             return [self._named({"role": "assistant", "content": text}, message)]
         parts = message.parts
-        texts = [entry for part in parts if isinstance(part, Text) and (entry := self._part(part)) is not None]
-        refusals = [part.text for part in parts if isinstance(part, Refusal)]
-        calls = [self._call(part) for part in parts if isinstance(part, ToolCall)]
+        texts = [entry for part in parts if isinstance(part, ir.Text) and (entry := self._part(part)) is not None]
+        refusals = [part.text for part in parts if isinstance(part, ir.Refusal)]
+        calls = [self._call(part) for part in parts if isinstance(part, ir.ToolCall)]
         audio = next((part.data for part in parts if _is_own_audio(part)), None)
         for part in parts:
-            if isinstance(part, Media | ServerToolCall | ServerToolResult | Opaque) and not _is_own_audio(part):
-                self._losses.add(unread(part, "assistant") if isinstance(part, Opaque) else f"dropped:{kind_of(part)}")
+            if isinstance(part, ir.Media | ir.ServerToolCall | ir.ServerToolResult | ir.Opaque) and not _is_own_audio(
+                part
+            ):
+                self._losses.add(
+                    unread(part, "assistant") if isinstance(part, ir.Opaque) else f"dropped:{kind_of(part)}"
+                )
         encoded: JSONObject = {"role": "assistant"}
-        self._add_reasoning(encoded, [part for part in parts if isinstance(part, Reasoning)])
+        self._add_reasoning(encoded, [part for part in parts if isinstance(part, ir.Reasoning)])
         if not (texts or refusals or calls or audio or len(encoded) > 1):
             return []
         encoded["content"] = _text_content(texts)
@@ -141,11 +126,11 @@ class ChatMessageEncoder:
                 encoded.setdefault("reasoning_content", _LOST_REASONING)
         return [self._named(encoded, message)]
 
-    def _tool(self, message: Message) -> list[JSONObject]:
+    def _tool(self, message: ir.Message) -> list[JSONObject]:
         out: list[JSONObject] = []
         moved: list[JSONObject] = []
         for part in message.parts:
-            if not isinstance(part, ToolResult):
+            if not isinstance(part, ir.ToolResult):
                 continue
             part = describe_foreign_parts(part, PROTOCOL, self._losses)  # noqa: PLW2901  the same result
             call_id = self.call_ids.outward(part.call_id)
@@ -177,24 +162,24 @@ class ChatMessageEncoder:
 
     # ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _part(self, part: Part) -> JSONObject | None:
+    def _part(self, part: ir.Part) -> JSONObject | None:
         match part:
-            case Text():
+            case ir.Text():
                 return self._marked_entry({"type": "text", "text": part.text}, part.cache_mark) if part.text else None
-            case Media():
+            case ir.Media():
                 return self._marked_entry(self._media(part), part.cache_mark)
-            case Refusal():
+            case ir.Refusal():
                 return {"type": "text", "text": part.text}
-            case Opaque(protocol="openai-chat"):
+            case ir.Opaque(protocol="openai-chat"):
                 return part.data
-            case Opaque():
+            case ir.Opaque():
                 self._losses.add(unread(part, "user"))
                 return None
             case _:
                 self._losses.add(f"dropped:{kind_of(part)}")
                 return None
 
-    def _media(self, part: Media) -> JSONObject:
+    def _media(self, part: ir.Media) -> JSONObject:
         match part.kind:
             case "image":
                 return self._image(part)
@@ -207,17 +192,17 @@ class ChatMessageEncoder:
             case _:
                 assert_never(part.kind)
 
-    def _image(self, part: Media) -> JSONObject:
+    def _image(self, part: ir.Media) -> JSONObject:
         if not self._can.images:
             raise refusals.unsupported_input(self._request.model, "image")
         match part.source:
-            case InlineData(data=data):
+            case ir.InlineData(data=data):
                 url = f"data:{image_type(data, part.media_type)};base64,{data}"
-            case Link(url=url):
+            case ir.Link(url=url):
                 pass
-            case StoredFile():
+            case ir.StoredFile():
                 raise refusals.foreign_reference()
-            case PlainText():
+            case ir.PlainText():
                 raise refusals.unsupported_format(self._request.model, "image", "its data")
             case _:
                 assert_never(part.source)
@@ -226,35 +211,35 @@ class ChatMessageEncoder:
             image["detail"] = part.detail
         return {"type": "image_url", "image_url": image}
 
-    def _audio(self, part: Media) -> JSONObject:
+    def _audio(self, part: ir.Media) -> JSONObject:
         word = AUDIO_FORMATS.get((part.media_type or "").partition(";")[0].lower())
         if not self._can.audio:
             raise refusals.unsupported_input(self._request.model, "audio")
-        if word is None or not isinstance(part.source, InlineData):
+        if word is None or not isinstance(part.source, ir.InlineData):
             raise refusals.unsupported_format(self._request.model, "audio", "inline WAV or MP3")
         return {"type": "input_audio", "input_audio": {"data": part.source.data, "format": word}}
 
-    def _document(self, part: Media) -> JSONObject:
+    def _document(self, part: ir.Media) -> JSONObject:
         media_type = (part.media_type or "application/pdf").lower()
         match part.source:
-            case PlainText(text=text):
+            case ir.PlainText(text=text):
                 return self._document_text(part, text)
-            case InlineData(data=data) if media_type.startswith("text/"):
+            case ir.InlineData(data=data) if media_type.startswith("text/"):
                 return self._document_text(part, _text_of(data))
-            case InlineData(data=data) if self._can.documents:
+            case ir.InlineData(data=data) if self._can.documents:
                 name = part.name or part.title or "document.pdf"
                 url = f"data:{media_type};base64,{data}"
                 return {"type": "file", "file": {"filename": name, "file_data": url}}
-            case StoredFile(protocol="openai-chat", id=stored):
+            case ir.StoredFile(protocol="openai-chat", id=stored):
                 return {"type": "file", "file": {"file_id": stored}}
-            case Link():
+            case ir.Link():
                 raise refusals.unsupported_url(self._request.model, "document")
-            case StoredFile():
+            case ir.StoredFile():
                 raise refusals.foreign_reference()
             case _:
                 raise refusals.unsupported_input(self._request.model, "document")
 
-    def _document_text(self, part: Media, text: str) -> JSONObject:
+    def _document_text(self, part: ir.Media, text: str) -> JSONObject:
         """Encode a document as text after its title."""
         self._losses.add("downgraded:document")
         heads = [head for head in (part.title or part.name, part.context) if head]
@@ -262,7 +247,7 @@ class ChatMessageEncoder:
 
     # ── reasoning and calls ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def _add_reasoning(self, encoded: JSONObject, reasoning: Iterable[Reasoning]) -> None:
+    def _add_reasoning(self, encoded: JSONObject, reasoning: Iterable[ir.Reasoning]) -> None:
         """Add earlier reasoning if the upstream can read it; it never becomes visible text."""
         readable: list[str] = []
         details: list[JSONObject] = []
@@ -280,15 +265,15 @@ class ChatMessageEncoder:
         if details:
             encoded["reasoning_details"] = details
 
-    def _kept(self, part: Reasoning | ToolCall) -> list[Any]:
+    def _kept(self, part: ir.Reasoning | ir.ToolCall) -> list[Any]:
         if self._upstream.issuer == NATIVE_ISSUER:  # the vendor has no field for state
             return []
         kept = [seal for seal in part.seals if usable(seal, self._upstream)]
-        if self._upstream.issuer == GOOGLE_ISSUER and isinstance(part, Reasoning):
+        if self._upstream.issuer == GOOGLE_ISSUER and isinstance(part, ir.Reasoning):
             return []  # its calls contain the state
         return kept
 
-    def _call(self, part: ToolCall) -> JSONObject:
+    def _call(self, part: ir.ToolCall) -> JSONObject:
         name = self.names.outward(part.name, part.namespace)
         call_id = self.call_ids.outward(part.call_id)
         if part.kind == "custom" and self._can.custom_tools:
@@ -305,7 +290,7 @@ class ChatMessageEncoder:
 
     # ── cache marks ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _marked_entry(self, entry: JSONObject, mark: CacheMark | None) -> JSONObject:
+    def _marked_entry(self, entry: JSONObject, mark: ir.CacheMark | None) -> JSONObject:
         if mark is None or not self._can.cache_marks:
             return entry
         entry[MARK] = encode_mark(mark)
@@ -313,12 +298,12 @@ class ChatMessageEncoder:
         return entry
 
 
-def _only_text(message: Message) -> str | None:
+def _only_text(message: ir.Message) -> str | None:
     """Return the text of a message that is one plain text, as most are; None for others."""
     if len(message.parts) != 1:
         return None
     part = message.parts[0]
-    return part.text or None if isinstance(part, Text) and part.cache_mark is None else None
+    return part.text or None if isinstance(part, ir.Text) and part.cache_mark is None else None
 
 
 def _text_content(texts: list[JSONObject]) -> str | list[JSONObject] | None:
@@ -330,7 +315,7 @@ def _text_content(texts: list[JSONObject]) -> str | list[JSONObject] | None:
     return texts
 
 
-def _details(part: Reasoning, kept: Sequence[Any], start: int) -> list[JSONObject]:
+def _details(part: ir.Reasoning, kept: Sequence[Any], start: int) -> list[JSONObject]:
     """Encode reasoning in its issuer's form, with unwrapped data."""
     field = "summary" if part.style == "summary" else "text"
     entries: list[JSONObject] = []
@@ -347,13 +332,13 @@ def _details(part: Reasoning, kept: Sequence[Any], start: int) -> list[JSONObjec
     return [{"index": start + number, **entry} for number, entry in enumerate(entries)]
 
 
-def _form(seal: Seal) -> JSONObject:
+def _form(seal: ir.Seal) -> JSONObject:
     return {"format": seal.format} if seal.format else {}
 
 
-def _is_own_audio(part: Part) -> TypeGuard[Opaque]:
+def _is_own_audio(part: ir.Part) -> TypeGuard[ir.Opaque]:
     """Return whether this is audio that the upstream generated and references by id."""
-    return isinstance(part, Opaque) and part.protocol == PROTOCOL and part.kind == "audio"
+    return isinstance(part, ir.Opaque) and part.protocol == PROTOCOL and part.kind == "audio"
 
 
 def _text_of(data: str) -> str:

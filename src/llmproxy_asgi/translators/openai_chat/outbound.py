@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import Batch, Request, Response, UsageReported
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Headers, InboundRequest, Outbound, StreamDecoder, Upstream, UpstreamRequest
@@ -41,7 +41,7 @@ class ChatOutbound(Outbound):
     many = ("choices", "*", "logprobs", "*", "*")
 
     @override
-    def encode(self, request: Request, upstream: Upstream) -> UpstreamRequest:
+    def encode(self, request: ir.Request, upstream: Upstream) -> UpstreamRequest:
         refuse_in_translation(request, upstream.capabilities, CHAT, protocol=PROTOCOL)
         return encode_request(request, upstream)
 
@@ -64,7 +64,7 @@ class ChatOutbound(Outbound):
         return upstream.capabilities.needs_reasoning_content and has_calls(inbound_request)
 
     @override
-    def with_reasoning(self, inbound_request: InboundRequest, request: Request) -> InboundRequest:
+    def with_reasoning(self, inbound_request: InboundRequest, request: ir.Request) -> InboundRequest:
         return with_reasoning(inbound_request, request)
 
     @override
@@ -86,7 +86,7 @@ class ChatOutbound(Outbound):
     @override
     def decode(
         self, body: bytes, upstream_request: UpstreamRequest, upstream: Upstream, *, received_at: datetime
-    ) -> Response:
+    ) -> ir.Response:
         answer = _read(body)
         choices = [
             ChunkChoice(
@@ -109,13 +109,13 @@ class ChatOutbound(Outbound):
         return fold(StopSequenceFilter(upstream_request.stop).feed(events) if upstream_request.stop else events)
 
     @override
-    def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> Batch:
+    def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> ir.Batch:
         answer = _read(body)
         body = repair_response(body, answer.choices or ())
         if answer.model != upstream.client_model:
             body = replace_model(body, upstream.client_model)
         usage = decode_usage(usage_of(answer))
-        return Batch(() if usage is None else (UsageReported(usage),), body)
+        return ir.Batch(() if usage is None else (ir.UsageReported(usage),), body)
 
     @override
     def decode_error(self, status: int, headers: Headers, body: bytes) -> UpstreamError:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import Ended, Failed, Finish, Finished, StreamEvent, UsageReported
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import GatewayError
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.openai.errors import decode_error_object, error_in
@@ -52,13 +52,13 @@ class ChatScan(Scan):
         self._calls = DistinctCalls(upstream.client_model)
 
     @override
-    def first(self, frame: Frame) -> Sequence[StreamEvent]:
+    def first(self, frame: Frame) -> Sequence[ir.StreamEvent]:
         data = frame.data.strip()
         if not data or data == _DONE:
             return ()
         chunk = decode_replaced(PASSTHROUGH, data)
         if (chunk.error or not chunk.choices) and (error := error_in(data, protocol=PROTOCOL)) is not None:
-            return (Failed(error),)
+            return (ir.Failed(error),)
         return (started(chunk, self._upstream),)
 
     @override
@@ -66,14 +66,14 @@ class ChatScan(Scan):
         data = frame.data.strip()
         if data == _DONE:
             self._done = True
-            return Inspection((Ended(),))
+            return Inspection((ir.Ended(),))
         if not data:
             return Inspection()
         if frame.event == "error":
-            return Inspection((Failed(decode_error_object(read_loosely(data), protocol=PROTOCOL)),))
+            return Inspection((ir.Failed(decode_error_object(read_loosely(data), protocol=PROTOCOL)),))
         chunk = decode_replaced(PASSTHROUGH, data)
         if (chunk.error or not chunk.choices) and (error := error_in(data, protocol=PROTOCOL)) is not None:
-            return Inspection((Failed(error),))
+            return Inspection((ir.Failed(error),))
         events = self._finishes(chunk)
         repaired = self._calls.take(data) if b'"tool_calls"' in data else None
         self.watching = self._calls.watching
@@ -82,19 +82,19 @@ class ChatScan(Scan):
         if usage is None:
             return Inspection(events, instead=instead)
         drop = not self._keep_usage and not chunk.choices
-        return Inspection((*events, UsageReported(usage)), drop, instead)
+        return Inspection((*events, ir.UsageReported(usage)), drop, instead)
 
-    def _finishes(self, chunk: PassthroughChunk) -> Sequence[StreamEvent]:
-        events: list[StreamEvent] = []
+    def _finishes(self, chunk: PassthroughChunk) -> Sequence[ir.StreamEvent]:
+        events: list[ir.StreamEvent] = []
         for choice in chunk.choices or ():
             index, word = choice.index or 0, choice.finish_reason
             if choice.error or word in FAILED:
                 failure = choice.error or FAILED.get(word or "", {})
-                return (Failed(decode_error_object(failure, protocol=PROTOCOL)),)
+                return (ir.Failed(decode_error_object(failure, protocol=PROTOCOL)),)
             reason = decode_finish(word) if word else None
             if reason is not None and index not in self._finished:
                 self._finished.add(index)
-                events.append(Finished(index, Finish(reason=reason, native=word)))
+                events.append(ir.Finished(index, ir.Finish(reason=reason, native=word)))
         return events
 
     @override

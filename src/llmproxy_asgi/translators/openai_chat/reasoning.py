@@ -11,7 +11,7 @@ issuer that the decoder names.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from llmproxy_asgi.conversation import Reasoning, Seal
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators.openai.mappings import NATIVE_ISSUER
 from llmproxy_asgi.translators.seals import unwrap, wrap
 
@@ -20,12 +20,12 @@ _FORMS_OF_OPEN_MODELS = (None, "unknown")
 """Formats of unsealed reasoning; other formats name the issuer of the state."""
 
 
-def encode_seal(seal: Seal) -> str:
+def encode_seal(seal: ir.Seal) -> str:
     """Encode a seal's data for callers."""
     return seal.data if seal.issuer == NATIVE_ISSUER else wrap(seal)
 
 
-def call_extras(seals: Iterable[Seal]) -> dict[str, Any] | None:
+def call_extras(seals: Iterable[ir.Seal]) -> dict[str, Any] | None:
     """Encode the `extra_content` of a call with a seal of Google."""
     for seal in seals:
         if seal.issuer == GOOGLE_ISSUER:
@@ -35,7 +35,9 @@ def call_extras(seals: Iterable[Seal]) -> dict[str, Any] | None:
     return None
 
 
-def seal_entry(seal: Seal, number: int, *, continues: str | None = None, call_id: str | None = None) -> dict[str, Any]:
+def seal_entry(
+    seal: ir.Seal, number: int, *, continues: str | None = None, call_id: str | None = None
+) -> dict[str, Any]:
     """Encode an entry of `reasoning_details` for a seal.
 
     Args:
@@ -55,7 +57,9 @@ def seal_entry(seal: Seal, number: int, *, continues: str | None = None, call_id
     return entry
 
 
-def encode_details(parts: Sequence[Reasoning], calls: Iterable[tuple[str, Sequence[Seal]]]) -> list[dict[str, Any]]:
+def encode_details(
+    parts: Sequence[ir.Reasoning], calls: Iterable[tuple[str, Sequence[ir.Seal]]]
+) -> list[dict[str, Any]]:
     """Encode the `reasoning_details` of a complete message: its reasoning, then the seals of its calls."""
     entries: list[dict[str, Any]] = []
     for part in parts:
@@ -82,12 +86,12 @@ def decode_seal(
     item_id: str | None = None,
     model: str | None = None,
     form: str | None = None,
-) -> Seal:
+) -> ir.Seal:
     """Decode a seal: unwrap it, or assign unwrapped data to the issuer."""
     found = unwrap(blob)
     if found is not None:
         return found
-    return Seal(
+    return ir.Seal(
         issuer=issuer,
         kind="encrypted" if kind == "encrypted" else "signature",
         data=blob,
@@ -121,13 +125,13 @@ def read_details(found: Any) -> list[Detail]:
 
 def decode_details(
     found: Any, *, issuer: str, call_ids: Iterable[str] = ()
-) -> tuple[list[Reasoning], dict[str, list[Seal]]]:
+) -> tuple[list[ir.Reasoning], dict[str, list[ir.Seal]]]:
     """Decode the reasoning of a complete message, and the seals of its calls by call id."""
     known = frozenset(call_ids)
-    parts: list[Reasoning] = []
-    sealed: dict[str, list[Seal]] = {}
+    parts: list[ir.Reasoning] = []
+    sealed: dict[str, list[ir.Seal]] = {}
     for detail in read_details(found):
-        seals: list[Seal] = []
+        seals: list[ir.Seal] = []
         if detail.signature:
             seals.append(decode_seal(detail.signature, issuer=issuer, kind="signature", form=detail.form))
         if detail.data:
@@ -136,10 +140,10 @@ def decode_details(
         if detail.id in known and detail.id is not None and not detail.text:
             sealed.setdefault(detail.id, []).extend(seals)
         elif detail.data and not detail.text and parts and not parts[-1].seals and seals[0].kind == "encrypted":
-            parts[-1] = Reasoning(text=parts[-1].text, style=parts[-1].style, seals=tuple(seals))
+            parts[-1] = ir.Reasoning(text=parts[-1].text, style=parts[-1].style, seals=tuple(seals))
         elif detail.text or seals:
             parts.append(
-                Reasoning(
+                ir.Reasoning(
                     text=detail.text,
                     style="summary" if detail.style == "summary" else "full",
                     redacted=not detail.text and any(seal.kind == "redacted" for seal in seals),

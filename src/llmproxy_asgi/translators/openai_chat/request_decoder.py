@@ -7,18 +7,8 @@ clients (unknown types of tools, another vendor's cache marks). Unknown top-leve
 from collections.abc import Mapping
 from typing import Any, cast
 
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.capabilities import EFFORTS, Effort
-from llmproxy_asgi.conversation import (
-    CacheMark,
-    Grammar,
-    OutputFormat,
-    ReasoningOptions,
-    Request,
-    Sampling,
-    ServiceTier,
-    Tool,
-    ToolChoice,
-)
 from llmproxy_asgi.errors import BadRequest
 from llmproxy_asgi.translators.base import InboundRequest
 from llmproxy_asgi.translators.fields import Node
@@ -81,7 +71,7 @@ KNOWN = frozenset(
 )
 
 
-def decode_request(inbound_request: InboundRequest) -> Request:
+def decode_request(inbound_request: InboundRequest) -> ir.Request:
     """Decode into the protocol-neutral request."""
     raw = inbound_request.raw
     messages = Node.of(raw, "messages")
@@ -89,7 +79,7 @@ def decode_request(inbound_request: InboundRequest) -> Request:
         raise BadRequest("messages is required.", param="messages", code="missing_required_parameter")
     search = Node.of(raw, "web_search_options")
     tools = distinct(_tools(raw)) + ((_web_search(search),) if search else ())
-    return Request(
+    return ir.Request(
         protocol=PROTOCOL,
         model=inbound_request.model,
         messages=decode_messages(messages),
@@ -115,7 +105,7 @@ def decode_request(inbound_request: InboundRequest) -> Request:
 # ── tools ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _tools(raw: Raw) -> tuple[Tool, ...]:
+def _tools(raw: Raw) -> tuple[ir.Tool, ...]:
     tools = Node.of(raw, "tools")
     if tools is not None:
         return tuple(_tool(node) for node in tools.array())
@@ -125,7 +115,7 @@ def _tools(raw: Raw) -> tuple[Tool, ...]:
     return ()
 
 
-def _tool(node: Node) -> Tool:
+def _tool(node: Node) -> ir.Tool:
     kind = node.need("type").text()
     if kind == "function":
         # Some clients send flat functions, as in Responses.
@@ -133,14 +123,14 @@ def _tool(node: Node) -> Tool:
     if kind == "custom":
         return _custom(node.get("custom") or node, mark=cache_mark(node))
     name = node.get("name")
-    return Tool(
+    return ir.Tool(
         name=name.text() if name else kind, kind="server", settings=None, extras={PROTOCOL: dict(node.object())}
     )
 
 
-def _function(node: Node, *, mark: CacheMark | None = None) -> Tool:
+def _function(node: Node, *, mark: ir.CacheMark | None = None) -> ir.Tool:
     description, parameters, strict = node.get("description"), node.get("parameters"), node.get("strict")
-    return Tool(
+    return ir.Tool(
         name=_tool_name(node),
         description=description.text() if description else None,
         parameters=parameters.object() if parameters else None,
@@ -149,13 +139,13 @@ def _function(node: Node, *, mark: CacheMark | None = None) -> Tool:
     )
 
 
-def _custom(node: Node, *, mark: CacheMark | None) -> Tool:
+def _custom(node: Node, *, mark: ir.CacheMark | None) -> ir.Tool:
     description, form = node.get("description"), node.get("format")
     grammar = None
     if form is not None and form.need("type").choice(("text", "grammar")) == "grammar":
         rules = form.get("grammar") or form
-        grammar = Grammar(syntax=rules.need("syntax").text(), definition=rules.need("definition").text())
-    return Tool(
+        grammar = ir.Grammar(syntax=rules.need("syntax").text(), definition=rules.need("definition").text())
+    return ir.Tool(
         name=_tool_name(node),
         kind="custom",
         description=description.text() if description else None,
@@ -171,7 +161,7 @@ def _tool_name(node: Node) -> str:
     return name.text()
 
 
-def _web_search(node: Node) -> Tool:
+def _web_search(node: Node) -> ir.Tool:
     """Decode the search options of models that always search as a web search tool."""
     settings: dict[str, Any] = {}
     size = node.get("search_context_size")
@@ -180,27 +170,27 @@ def _web_search(node: Node) -> Tool:
     place = node.get("user_location")
     if place is not None:
         settings["user_location"] = {"type": "approximate", **(place.get("approximate") or place).object()}
-    return Tool(name="web_search", kind="server", settings=settings or None)
+    return ir.Tool(name="web_search", kind="server", settings=settings or None)
 
 
-def _tool_choice(raw: Raw) -> ToolChoice:
+def _tool_choice(raw: Raw) -> ir.ToolChoice:
     parallel = boolean(raw, "parallel_tool_calls")
     if "functions" in raw and "tools" not in raw:
         parallel = False
     node = Node.of(raw, "tool_choice") or Node.of(raw, "function_call")
     if node is None:
-        return ToolChoice(parallel=parallel)
+        return ir.ToolChoice(parallel=parallel)
     if type(node.value) is str:
-        return ToolChoice(mode=_mode(node, ("none", "auto", "required")), parallel=parallel, given=True)
+        return ir.ToolChoice(mode=_mode(node, ("none", "auto", "required")), parallel=parallel, given=True)
     node.object()
     kind = node.get("type")
     if kind is not None and kind.text() == "allowed_tools":
         allowed = node.get("allowed_tools") or node
         names = tuple(_chosen(entry) for entry in allowed.need("tools").array())
-        return ToolChoice(
+        return ir.ToolChoice(
             mode=_mode(allowed.need("mode"), ("auto", "required")), only=names, parallel=parallel, given=True
         )
-    return ToolChoice(mode="required", only=(_chosen(node),), parallel=parallel, given=True)
+    return ir.ToolChoice(mode="required", only=(_chosen(node),), parallel=parallel, given=True)
 
 
 def _mode(node: Node, options: tuple[str, ...]) -> Any:
@@ -221,7 +211,7 @@ def _chosen(node: Node) -> str:
 # ── options ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _output(raw: Raw) -> OutputFormat:
+def _output(raw: Raw) -> ir.OutputFormat:
     verbosity = Node.of(raw, "verbosity")
     modalities = Node.of(raw, "modalities")
     shown = {
@@ -230,15 +220,15 @@ def _output(raw: Raw) -> OutputFormat:
     }
     node = Node.of(raw, "response_format")
     if node is None:
-        return OutputFormat(**cast("dict[str, Any]", shown))
+        return ir.OutputFormat(**cast("dict[str, Any]", shown))
     kind = node.need("type").choice(("text", "json_object", "json_schema"))
     if kind == "json_object":
-        return OutputFormat(kind="json", **cast("dict[str, Any]", shown))
+        return ir.OutputFormat(kind="json", **cast("dict[str, Any]", shown))
     if kind == "text":
-        return OutputFormat(**cast("dict[str, Any]", shown))
+        return ir.OutputFormat(**cast("dict[str, Any]", shown))
     form = node.need("json_schema")
     description, schema, strict = form.get("description"), form.get("schema"), form.get("strict")
-    return OutputFormat(
+    return ir.OutputFormat(
         kind="json_schema",
         name=form.need("name").text(),
         description=description.text() if description else None,
@@ -248,30 +238,30 @@ def _output(raw: Raw) -> OutputFormat:
     )
 
 
-def _reasoning(raw: Raw) -> ReasoningOptions:
+def _reasoning(raw: Raw) -> ir.ReasoningOptions:
     """Decode the effort, OpenRouter's `reasoning` or Anthropic's `thinking`."""
     node = Node.of(raw, "reasoning_effort")
     if node is not None:
-        return ReasoningOptions(effort=cast("Effort", node.choice(EFFORTS)))
+        return ir.ReasoningOptions(effort=cast("Effort", node.choice(EFFORTS)))
     thinking = Node.of(raw, "thinking")
     if thinking is not None:
         budget = thinking.get("budget_tokens")
         off = thinking.need("type").choice(("enabled", "disabled", "adaptive")) == "disabled"
-        return ReasoningOptions(
+        return ir.ReasoningOptions(
             effort="none" if off else None, budget_tokens=budget.integer(1) if budget and not off else None
         )
     options = Node.of(raw, "reasoning")
     if options is None:
-        return ReasoningOptions()
+        return ir.ReasoningOptions()
     effort, tokens, exclude = options.get("effort"), options.get("max_tokens"), options.get("exclude")
-    return ReasoningOptions(
+    return ir.ReasoningOptions(
         effort=cast("Effort", effort.choice(EFFORTS)) if effort else None,
         budget_tokens=tokens.integer(0) if tokens and not effort else None,
         visible="hidden" if exclude and exclude.boolean() else None,
     )
 
 
-def _sampling(raw: Raw) -> Sampling:
+def _sampling(raw: Raw) -> ir.Sampling:
     bias = Node.of(raw, "logit_bias")
     logprobs = None
     top = integer(raw, "top_logprobs", low=0, high=20)
@@ -279,7 +269,7 @@ def _sampling(raw: Raw) -> Sampling:
         logprobs = top or 0
     elif top is not None:
         raise BadRequest("top_logprobs: needs logprobs to be true.", param="top_logprobs", code="invalid_value")
-    return Sampling(
+    return ir.Sampling(
         temperature=number(raw, "temperature", 0, 2),
         top_p=number(raw, "top_p", 0, 1),
         top_k=_top_k(raw),
@@ -303,7 +293,7 @@ def _max_tokens(raw: Raw) -> int | None:
     return new if new is not None else old
 
 
-def _service_tier(raw: Raw) -> ServiceTier | None:
+def _service_tier(raw: Raw) -> ir.ServiceTier | None:
     node = Node.of(raw, "service_tier")
     return TIER_IN[node.choice(tuple(TIER_IN))] if node else None
 

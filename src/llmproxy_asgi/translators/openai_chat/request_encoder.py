@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from llmproxy_asgi.conversation import Request, Tool
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Upstream, UpstreamRequest
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
@@ -28,7 +28,7 @@ _MOST_LOGPROBS = 20
 _LONGEST_END_USER = 128
 
 
-def encode_request(request: Request, upstream: Upstream) -> UpstreamRequest:
+def encode_request(request: ir.Request, upstream: Upstream) -> UpstreamRequest:
     """Encode the request, with the renamed tools and ids that decoding its response needs."""
     return ChatRequestEncoder(request, upstream).encode()
 
@@ -36,7 +36,7 @@ def encode_request(request: Request, upstream: Upstream) -> UpstreamRequest:
 class ChatRequestEncoder:
     """The encoder of one request."""
 
-    def __init__(self, request: Request, upstream: Upstream) -> None:
+    def __init__(self, request: ir.Request, upstream: Upstream) -> None:
         self._request = request
         self._upstream = upstream
         self._can = upstream.capabilities
@@ -93,7 +93,7 @@ class ChatRequestEncoder:
                 tools.append(self._custom(tool) if tool.kind == "custom" else self._function(tool))
         return tools
 
-    def _function(self, tool: Tool) -> JSONObject:
+    def _function(self, tool: ir.Tool) -> JSONObject:
         function: JSONObject = {"name": self._names.outward(tool.name, tool.namespace)}
         if tool.description is not None:
             function["description"] = tool.description
@@ -103,7 +103,7 @@ class ChatRequestEncoder:
             function["strict"] = strict
         return {"type": "function", "function": function}
 
-    def _custom(self, tool: Tool) -> JSONObject:
+    def _custom(self, tool: ir.Tool) -> JSONObject:
         name = self._names.outward(tool.name, tool.namespace)
         if not self._can.custom_tools:
             return self._emulated(tool, name)
@@ -115,7 +115,7 @@ class ChatRequestEncoder:
             custom["format"] = {"type": "grammar", "grammar": rules}
         return {"type": "custom", "custom": custom}
 
-    def _emulated(self, tool: Tool, name: str) -> JSONObject:
+    def _emulated(self, tool: ir.Tool, name: str) -> JSONObject:
         """Emulate a custom tool by a function with one string; the description contains the grammar, unenforced."""
         self._losses.add("emulated:custom_tool")
         self._messages.emulated.add(name)
@@ -127,7 +127,7 @@ class ChatRequestEncoder:
         }
         return {"type": "function", "function": function}
 
-    def _server_tool(self, tool: Tool, tools: list[JSONObject]) -> None:
+    def _server_tool(self, tool: ir.Tool, tools: list[JSONObject]) -> None:
         native = tool.extras.get(PROTOCOL)
         if native:
             tools.append(native)
@@ -168,7 +168,7 @@ class ChatRequestEncoder:
             return
         self._choose_among(chosen(self._request, choice.only), tools)
 
-    def _choose_among(self, allowed: Sequence[Tool], tools: list[JSONObject]) -> None:
+    def _choose_among(self, allowed: Sequence[ir.Tool], tools: list[JSONObject]) -> None:
         """Encode a choice among some tools: by name, by a list, or by declaring only these."""
         mode = self._request.tool_choice.mode
         named = [word for tool in allowed if (word := self._named(tool, tools)) is not None]
@@ -186,10 +186,10 @@ class ChatRequestEncoder:
             self._body["tools"] = [tool for tool in tools if _declared(tool) in names]
             self._body["tool_choice"] = mode
 
-    def _outward(self, tool: Tool) -> str:
+    def _outward(self, tool: ir.Tool) -> str:
         return self._names.outward(tool.name, tool.namespace)
 
-    def _named(self, tool: Tool, tools: Sequence[JSONObject]) -> JSONObject | None:
+    def _named(self, tool: ir.Tool, tools: Sequence[JSONObject]) -> JSONObject | None:
         """Return a tool's entry in a tool choice; None if it is not declared in `tools`."""
         if tool.kind == "server":
             native = tool.extras.get(PROTOCOL)

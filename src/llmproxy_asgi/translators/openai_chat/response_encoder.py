@@ -4,17 +4,7 @@ from typing import Any
 
 import msgspec
 
-from llmproxy_asgi.conversation import (
-    Candidate,
-    FinishReason,
-    InlineData,
-    Media,
-    Reasoning,
-    Refusal,
-    Response,
-    Text,
-    ToolCall,
-)
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators.base import InboundRequest
 from llmproxy_asgi.translators.openai.mappings import TIER_OUT
 from llmproxy_asgi.translators.openai_chat.mappings import (
@@ -29,7 +19,7 @@ from llmproxy_asgi.translators.openai_chat.mappings import (
 from llmproxy_asgi.translators.openai_chat.reasoning import call_extras, encode_details
 
 
-def encode_answer(response: Response, inbound_request: InboundRequest) -> bytes:
+def encode_answer(response: ir.Response, inbound_request: InboundRequest) -> bytes:
     """Encode the response with the requested model's name."""
     legacy = "functions" in inbound_request.raw and "tools" not in inbound_request.raw
     answer: dict[str, Any] = {
@@ -46,7 +36,7 @@ def encode_answer(response: Response, inbound_request: InboundRequest) -> bytes:
     return msgspec.json.encode(answer)
 
 
-def _choice(candidate: Candidate, *, legacy: bool) -> dict[str, Any]:
+def _choice(candidate: ir.Candidate, *, legacy: bool) -> dict[str, Any]:
     message = _message(candidate, legacy=legacy)
     refused = message["refusal"] is not None
     return {
@@ -57,35 +47,35 @@ def _choice(candidate: Candidate, *, legacy: bool) -> dict[str, Any]:
     }
 
 
-def _message(candidate: Candidate, *, legacy: bool) -> dict[str, Any]:
+def _message(candidate: ir.Candidate, *, legacy: bool) -> dict[str, Any]:
     texts: list[str] = []
     annotations: list[dict[str, Any]] = []
     refusals: list[str] = []
-    reasoning: list[Reasoning] = []
-    calls: list[ToolCall] = []
-    media: list[Media] = []
+    reasoning: list[ir.Reasoning] = []
+    calls: list[ir.ToolCall] = []
+    media: list[ir.Media] = []
     length = 0
     for part in candidate.parts:
         match part:
-            case Text():
+            case ir.Text():
                 end = length + len(part.text)
                 annotations += [found for cited in part.citations if (found := encode_annotation(cited, length, end))]
                 texts.append(part.text)
                 length = end
                 if part.seals:
-                    reasoning.append(Reasoning(seals=part.seals))
-            case Refusal():
+                    reasoning.append(ir.Reasoning(seals=part.seals))
+            case ir.Refusal():
                 refusals.append(part.text)
-            case Reasoning():
+            case ir.Reasoning():
                 reasoning.append(part)
-            case ToolCall():
+            case ir.ToolCall():
                 calls.append(part)
-            case Media():
+            case ir.Media():
                 media.append(part)
             case _:  # this protocol can't express server tools
                 pass
     finish = candidate.finish
-    if finish.reason is FinishReason.REFUSAL and finish.message and not (length or refusals):
+    if finish.reason is ir.FinishReason.REFUSAL and finish.message and not (length or refusals):
         refusals.append(finish.message)
     message: dict[str, Any] = {
         "role": "assistant",
@@ -99,7 +89,7 @@ def _message(candidate: Candidate, *, legacy: bool) -> dict[str, Any]:
     return message
 
 
-def _add_reasoning(message: dict[str, Any], reasoning: list[Reasoning], calls: list[ToolCall]) -> None:
+def _add_reasoning(message: dict[str, Any], reasoning: list[ir.Reasoning], calls: list[ir.ToolCall]) -> None:
     readable = "".join(part.text for part in reasoning)
     if readable:
         message["reasoning_content"] = message["reasoning"] = readable
@@ -108,14 +98,14 @@ def _add_reasoning(message: dict[str, Any], reasoning: list[Reasoning], calls: l
         message["reasoning_details"] = details
 
 
-def _add_calls(message: dict[str, Any], calls: list[ToolCall], *, legacy: bool) -> None:
+def _add_calls(message: dict[str, Any], calls: list[ir.ToolCall], *, legacy: bool) -> None:
     if legacy and calls:
         message["function_call"] = {"name": calls[0].name, "arguments": calls[0].arguments or "{}"}
     elif calls:
         message["tool_calls"] = [encode_call(call) for call in calls]
 
 
-def encode_call(call: ToolCall) -> dict[str, Any]:
+def encode_call(call: ir.ToolCall) -> dict[str, Any]:
     """Encode a call of a complete message."""
     if call.kind == "custom":
         encoded: dict[str, Any] = {"name": call.name, "input": call.arguments}
@@ -126,12 +116,12 @@ def encode_call(call: ToolCall) -> dict[str, Any]:
     return {**entry, "extra_content": extra} if extra else entry
 
 
-def _add_media(message: dict[str, Any], media: list[Media]) -> None:
+def _add_media(message: dict[str, Any], media: list[ir.Media]) -> None:
     images = [part for part in media if part.kind == "image"]
     if images:
         message["images"] = [encode_image(part, part.source, number) for number, part in enumerate(images)]
-    audio = next((part for part in media if part.kind == "audio" and isinstance(part.source, InlineData)), None)
-    if audio is not None and isinstance(audio.source, InlineData):
+    audio = next((part for part in media if part.kind == "audio" and isinstance(part.source, ir.InlineData)), None)
+    if audio is not None and isinstance(audio.source, ir.InlineData):
         expires = audio.extras.get(PROTOCOL, {}).get("expires_at", 0)
         message["audio"] = {
             "id": audio.id or "",

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from llmproxy_asgi.conversation import MOST_CALLS, MOST_CANDIDATES
+import llmproxy_asgi.conversation as ir
 
 Loose = Any
 """A value of any type, which the codec checks itself."""
@@ -44,7 +44,7 @@ class Delta(msgspec.Struct, gc=False):
     """A delta of a message, or a complete message."""
 
     content: str | list[Any] | None = None
-    tool_calls: Annotated[list[CallDelta], msgspec.Meta(max_length=MOST_CALLS)] | None = None
+    tool_calls: Annotated[list[CallDelta], msgspec.Meta(max_length=ir.MOST_CALLS)] | None = None
     reasoning_content: str | None = None
     reasoning: str | Loose = None
     reasoning_details: list[Any] | None = None
@@ -72,7 +72,7 @@ class NextChunk(msgspec.Struct, gc=False):
     """
 
     service_tier: str | None = None
-    choices: Annotated[list[ChunkChoice], msgspec.Meta(max_length=MOST_CANDIDATES)] | None = None
+    choices: Annotated[list[ChunkChoice], msgspec.Meta(max_length=ir.MOST_CANDIDATES)] | None = None
     usage: Loose = None
     error: Loose = None
 
@@ -110,7 +110,7 @@ class Choice(msgspec.Struct, gc=False):
 class Answer(msgspec.Struct, gc=False):
     """A complete response."""
 
-    choices: Annotated[list[Choice], msgspec.Meta(max_length=MOST_CANDIDATES)] | None = None
+    choices: Annotated[list[Choice], msgspec.Meta(max_length=ir.MOST_CANDIDATES)] | None = None
     id: str | None = None
     model: str | None = None
     created: int | float | None = None
@@ -131,7 +131,7 @@ class PassthroughChoice(msgspec.Struct, gc=False):
 class PassthroughChunk(msgspec.Struct, gc=False):
     """The fields of a chunk that passthrough reads."""
 
-    choices: Annotated[list[PassthroughChoice], msgspec.Meta(max_length=MOST_CANDIDATES)] | None = None
+    choices: Annotated[list[PassthroughChoice], msgspec.Meta(max_length=ir.MOST_CANDIDATES)] | None = None
     id: str | None = None
     model: str | None = None
     created: int | float | None = None

@@ -13,39 +13,7 @@ from typing import Any, Literal
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import (
-    EMPTY,
-    ArgumentsDelta,
-    Batch,
-    CitationDelta,
-    Ended,
-    Failed,
-    Finish,
-    Finished,
-    FinishReason,
-    InlineData,
-    Link,
-    LogprobsDelta,
-    Media,
-    MediaDelta,
-    Part,
-    PartDelta,
-    PartEnded,
-    PartStarted,
-    Reasoning,
-    ReasoningDelta,
-    Refusal,
-    RefusalDelta,
-    Seal,
-    SealDelta,
-    ServiceTier,
-    Started,
-    StreamEvent,
-    Text,
-    TextDelta,
-    ToolCall,
-    UsageReported,
-)
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import StreamDecoder, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
@@ -81,21 +49,21 @@ from llmproxy_asgi.translators.stray_errors import read_loosely
 from llmproxy_asgi.translators.surrogates import SurrogateJoiner, decode_marked, decode_replaced
 from llmproxy_asgi.wire.sse import EventTooLarge, Frame, FrameSplitter, decode, only_data
 
-_NO_EVENTS = Batch(())
+_NO_EVENTS = ir.Batch(())
 _BLANK = b"\n\n"
 _AUDIO_FIELDS = ("data", "transcript", "id")
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
-def started(chunk: Any, upstream: Upstream, nonce: str = "") -> Started:
+def started(chunk: Any, upstream: Upstream, nonce: str = "") -> ir.Started:
     """Return the first event, from the first chunk with content (or the fields that passthrough reads of it)."""
-    return Started(
+    return ir.Started(
         chunk.id or derived("chatcmpl-", upstream.model, str(chunk.created), nonce),
         upstream.client_model,
         dated(chunk.created),
         None,
         TIER_IN.get(chunk.service_tier) if type(chunk.service_tier) is str else None,
-        EMPTY,
+        ir.EMPTY,
         nonce,
     )
 
@@ -117,21 +85,21 @@ class ChatStreamDecoder(StreamDecoder):
         self._candidates: dict[int, OpenCandidate] = {}
         self._whole = False
         self._usage: Any = None
-        self._tier: ServiceTier | None = None
+        self._tier: ir.ServiceTier | None = None
         self._finishing = False  # after a finish reason, usage is read from all fields that may contain it
         self._joiner: SurrogateJoiner | None = None
         self._over = False
 
     @override
-    def feed(self, data: bytes) -> Batch:
+    def feed(self, data: bytes) -> ir.Batch:
         if self._over:
             return _NO_EVENTS
-        out: list[StreamEvent] = []
+        out: list[ir.StreamEvent] = []
         try:
             block = self._complete(data)
         except EventTooLarge:
             self._fail(UpstreamProtocolError("The upstream sent an event that is too large."), out)
-            return Batch(out)
+            return ir.Batch(out)
         if not block:
             return _NO_EVENTS
         lines = only_data(block)
@@ -142,26 +110,26 @@ class ChatStreamDecoder(StreamDecoder):
                 self._read_data(line, out)
                 if self._over:
                     break
-        return Batch(out if self._joiner is None else self._joiner.join(out))
+        return ir.Batch(out if self._joiner is None else self._joiner.join(out))
 
     @override
-    def close(self) -> Batch:
+    def close(self) -> ir.Batch:
         if self._over:
             return _NO_EVENTS
-        out: list[StreamEvent] = []
+        out: list[ir.StreamEvent] = []
         tail = self._splitter.tail
         if tail:
             self._read(decode(tail + _BLANK), out)
         if not self._over:
             self._end(out)
-        return Batch(out if self._joiner is None else self._joiner.join(out))
+        return ir.Batch(out if self._joiner is None else self._joiner.join(out))
 
-    def decode_whole(self, chunk: Chunk) -> list[StreamEvent]:
+    def decode_whole(self, chunk: Chunk) -> list[ir.StreamEvent]:
         """Decode a complete response as a stream of one chunk.
 
         A complete body needs no finish reason: if a server omits it, none is reported.
         """
-        out: list[StreamEvent] = []
+        out: list[ir.StreamEvent] = []
         self._whole = True
         self._chunk(chunk, None, out)
         for candidate in self._candidates.values():
@@ -170,7 +138,7 @@ class ChatStreamDecoder(StreamDecoder):
             self._end(out)
         return out
 
-    def _read(self, frames: list[Frame], out: list[StreamEvent]) -> None:
+    def _read(self, frames: list[Frame], out: list[ir.StreamEvent]) -> None:
         for frame in frames:
             if frame.event == "error":
                 self._fail(decode_error_object(read_loosely(frame.data), protocol=PROTOCOL), out)
@@ -179,7 +147,7 @@ class ChatStreamDecoder(StreamDecoder):
             if self._over:
                 return
 
-    def _read_data(self, data: bytes, out: list[StreamEvent]) -> None:
+    def _read_data(self, data: bytes, out: list[ir.StreamEvent]) -> None:
         if data[:1] != b"{":
             data = data.strip()
             if data == b"[DONE]":
@@ -204,7 +172,7 @@ class ChatStreamDecoder(StreamDecoder):
 
     # ── lifecycle ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _chunk(self, chunk: NextChunk, data: bytes | None, out: list[StreamEvent]) -> None:
+    def _chunk(self, chunk: NextChunk, data: bytes | None, out: list[ir.StreamEvent]) -> None:
         """Decode a chunk; `data` is None if its usage was read before."""
         choices = chunk.choices
         if not self._id:
@@ -224,21 +192,21 @@ class ChatStreamDecoder(StreamDecoder):
             if not choices:
                 self._report(out)
 
-    def _start(self, chunk: NextChunk, out: list[StreamEvent]) -> None:
+    def _start(self, chunk: NextChunk, out: list[ir.StreamEvent]) -> None:
         if isinstance(chunk, Chunk) and (chunk.choices or chunk.id):
             event = started(chunk, self._upstream, self._nonce)
             self._id = event.id
             self._decoder = NEXT_CHUNK
             out.append(event)
 
-    def _report(self, out: list[StreamEvent]) -> None:
+    def _report(self, out: list[ir.StreamEvent]) -> None:
         """Emit usage at once, so that it is known if the caller disconnects now."""
         usage = decode_usage(self._usage)
         self._usage = None
         if usage is not None and self._id:
-            out.append(UsageReported(usage))
+            out.append(ir.UsageReported(usage))
 
-    def _choice(self, choice: ChunkChoice, out: list[StreamEvent]) -> None:
+    def _choice(self, choice: ChunkChoice, out: list[ir.StreamEvent]) -> None:
         number = choice.index or 0
         candidate = self._candidates.get(number)
         if candidate is None:
@@ -253,7 +221,7 @@ class ChatStreamDecoder(StreamDecoder):
         if choice.finish_reason is not None or choice.error is not None:
             self._end_choice(candidate, choice, out)
 
-    def _end_choice(self, candidate: OpenCandidate, choice: ChunkChoice, out: list[StreamEvent]) -> None:
+    def _end_choice(self, candidate: OpenCandidate, choice: ChunkChoice, out: list[ir.StreamEvent]) -> None:
         if choice.error is not None or choice.finish_reason in FAILED:
             error = choice.error or FAILED.get(choice.finish_reason or "", {})
             self._fail(decode_error_object(error, protocol=PROTOCOL), out)
@@ -261,7 +229,7 @@ class ChatStreamDecoder(StreamDecoder):
             self._finishing = True
             candidate.take_finish(choice.finish_reason)
 
-    def _restate(self, candidate: OpenCandidate, message: msgspec.Raw, out: list[StreamEvent]) -> None:
+    def _restate(self, candidate: OpenCandidate, message: msgspec.Raw, out: list[ir.StreamEvent]) -> None:
         """Emit the parts of a message, sent besides or instead of deltas, that were not streamed."""
         try:
             whole = decode_replaced(MESSAGE, bytes(message))
@@ -284,7 +252,7 @@ class ChatStreamDecoder(StreamDecoder):
                 if rest:
                     self._add_arguments(candidate, known, rest, out)
 
-    def _end(self, out: list[StreamEvent]) -> None:
+    def _end(self, out: list[ir.StreamEvent]) -> None:
         if not self._candidates or any(each.finish is None for each in self._candidates.values()):
             self._fail(UpstreamProtocolError("The upstream's stream ended without its end sign."), out)
             return
@@ -293,33 +261,33 @@ class ChatStreamDecoder(StreamDecoder):
             self._close_part(candidate, out)
             for call in candidate.calls:
                 self._end_call(candidate, call, out)
-            out.append(Finished(number, self._finish(candidate)))
+            out.append(ir.Finished(number, self._finish(candidate)))
         if self._usage is not None:
             self._report(out)
-        out.append(Ended(self._tier))
+        out.append(ir.Ended(self._tier))
         self._over = True
 
-    def _finish(self, candidate: OpenCandidate) -> Finish:
+    def _finish(self, candidate: OpenCandidate) -> ir.Finish:
         native = candidate.finish or ""
-        reason = decode_finish(native) or FinishReason.UNKNOWN
+        reason = decode_finish(native) or ir.FinishReason.UNKNOWN
         called = any(call.started for call in candidate.calls)
         if called and (
-            reason is FinishReason.STOP or not native or (reason is FinishReason.UNKNOWN and candidate.whole)
+            reason is ir.FinishReason.STOP or not native or (reason is ir.FinishReason.UNKNOWN and candidate.whole)
         ):
-            reason = FinishReason.TOOL_CALLS
-        elif reason is FinishReason.TOOL_CALLS and not called:
-            reason = FinishReason.STOP
-        elif reason is FinishReason.STOP and candidate.refused:
-            reason = FinishReason.REFUSAL
-        return Finish(reason=reason, native=native or None)
+            reason = ir.FinishReason.TOOL_CALLS
+        elif reason is ir.FinishReason.TOOL_CALLS and not called:
+            reason = ir.FinishReason.STOP
+        elif reason is ir.FinishReason.STOP and candidate.refused:
+            reason = ir.FinishReason.REFUSAL
+        return ir.Finish(reason=reason, native=native or None)
 
-    def _fail(self, error: GatewayError, out: list[StreamEvent]) -> None:
-        out.append(Failed(error))
+    def _fail(self, error: GatewayError, out: list[ir.StreamEvent]) -> None:
+        out.append(ir.Failed(error))
         self._over = True
 
     # ── text, reasoning, refusals, audio ─────────────────────────────────────────────────────────────────────────────
 
-    def _delta(self, candidate: OpenCandidate, delta: Delta, out: list[StreamEvent]) -> None:
+    def _delta(self, candidate: OpenCandidate, delta: Delta, out: list[ir.StreamEvent]) -> None:
         if delta.reasoning_content is not None or delta.reasoning_details is not None or delta.reasoning is not None:
             self._reasoning(candidate, delta, out)
         content = delta.content
@@ -329,7 +297,7 @@ class ChatStreamDecoder(StreamDecoder):
                     self._open_text(candidate, out)
                 candidate.length += len(content)
                 candidate.last = content
-                out.append(PartDelta(candidate.number, candidate.open_index, TextDelta(content)))
+                out.append(ir.PartDelta(candidate.number, candidate.open_index, ir.TextDelta(content)))
             else:
                 self._content_parts(candidate, content, out)
         if (
@@ -346,15 +314,15 @@ class ChatStreamDecoder(StreamDecoder):
             for call in delta.tool_calls:
                 self._call(candidate, call, out)
 
-    def _other_fields(self, candidate: OpenCandidate, delta: Delta, out: list[StreamEvent]) -> None:
+    def _other_fields(self, candidate: OpenCandidate, delta: Delta, out: list[ir.StreamEvent]) -> None:
         """Decode rare fields; after the text and before the calls, as in a complete message."""
         for entry in delta.annotations or ():
             self._add_citation(candidate, entry, out)
         if delta.refusal:
             if candidate.kind != "refusal":
-                self._open_part(candidate, "refusal", Refusal(text=""), out)
+                self._open_part(candidate, "refusal", ir.Refusal(text=""), out)
             candidate.refused = True
-            out.append(PartDelta(candidate.number, candidate.open_index, RefusalDelta(delta.refusal)))
+            out.append(ir.PartDelta(candidate.number, candidate.open_index, ir.RefusalDelta(delta.refusal)))
         for entry in delta.images or ():
             self._add_image(candidate, entry, out)
         if type(delta.audio) is dict:
@@ -367,36 +335,36 @@ class ChatStreamDecoder(StreamDecoder):
         self,
         candidate: OpenCandidate,
         kind: Literal["text", "reasoning", "refusal", "audio"],
-        part: Part,
+        part: ir.Part,
         out: list[Any],
     ) -> None:
         self._close_part(candidate, out)
         candidate.kind = kind
         candidate.open_index = candidate.part()
-        out.append(PartStarted(candidate.number, candidate.open_index, part))
+        out.append(ir.PartStarted(candidate.number, candidate.open_index, part))
 
-    def _open_text(self, candidate: OpenCandidate, out: list[StreamEvent]) -> None:
-        self._open_part(candidate, "text", Text(text=""), out)
+    def _open_text(self, candidate: OpenCandidate, out: list[ir.StreamEvent]) -> None:
+        self._open_part(candidate, "text", ir.Text(text=""), out)
         candidate.starts.append((candidate.length, candidate.open_index))
 
-    def _close_part(self, candidate: OpenCandidate, out: list[StreamEvent]) -> None:
+    def _close_part(self, candidate: OpenCandidate, out: list[ir.StreamEvent]) -> None:
         if not candidate.kind:
             return
-        part: Part | None = None
+        part: ir.Part | None = None
         if candidate.kind == "reasoning" and (candidate.seals or self._upstream.capabilities.needs_reasoning_content):
             text = "".join(candidate.texts)
-            part = Reasoning(
+            part = ir.Reasoning(
                 text=text,
                 style=candidate.style,
                 raw=candidate.raw,
                 redacted=_redacted(text, candidate.seals),
                 seals=tuple(candidate.seals),
             )
-        out.append(PartEnded(candidate.number, candidate.open_index, part))
+        out.append(ir.PartEnded(candidate.number, candidate.open_index, part))
         candidate.kind = ""
         candidate.open_index = -1
 
-    def _logprobs(self, candidate: OpenCandidate, found: Any, out: list[StreamEvent]) -> None:
+    def _logprobs(self, candidate: OpenCandidate, found: Any, out: list[ir.StreamEvent]) -> None:
         tokens = decode_logprobs(found)
         if not tokens:
             return
@@ -404,9 +372,9 @@ class ChatStreamDecoder(StreamDecoder):
             self._open_text(candidate, out)
         index = candidate.open_index if candidate.kind else candidate.parts - 1
         if candidate.kind or any(call.index == index for call in candidate.calls):
-            out.append(PartDelta(candidate.number, index, LogprobsDelta(tokens)))
+            out.append(ir.PartDelta(candidate.number, index, ir.LogprobsDelta(tokens)))
 
-    def _content_parts(self, candidate: OpenCandidate, content: list[Any], out: list[StreamEvent]) -> None:
+    def _content_parts(self, candidate: OpenCandidate, content: list[Any], out: list[ir.StreamEvent]) -> None:
         """Decode content as a list of typed parts, which Mistral's reasoning models send."""
         for entry in content:
             if type(entry) is not dict:
@@ -421,7 +389,7 @@ class ChatStreamDecoder(StreamDecoder):
 
     # ── reasoning ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _reasoning(self, candidate: OpenCandidate, delta: Delta, out: list[StreamEvent]) -> None:
+    def _reasoning(self, candidate: OpenCandidate, delta: Delta, out: list[ir.StreamEvent]) -> None:
         details = read_details(delta.reasoning_details) if delta.reasoning_details is not None else ()
         if not details or not any(detail.text for detail in details):  # else both fields have the same text
             readable = delta.reasoning_content or (delta.reasoning if type(delta.reasoning) is str else None)
@@ -434,7 +402,7 @@ class ChatStreamDecoder(StreamDecoder):
         self,
         candidate: OpenCandidate,
         text: str,
-        out: list[StreamEvent],
+        out: list[ir.StreamEvent],
         *,
         style: Literal["full", "summary"] = "full",
         detail: int | None = None,
@@ -447,26 +415,26 @@ class ChatStreamDecoder(StreamDecoder):
             candidate.detail = detail
         if text:
             candidate.texts.append(text)
-            out.append(PartDelta(candidate.number, candidate.open_index, ReasoningDelta(text)))
+            out.append(ir.PartDelta(candidate.number, candidate.open_index, ir.ReasoningDelta(text)))
 
     def _open_reasoning(
         self,
         candidate: OpenCandidate,
-        out: list[StreamEvent],
+        out: list[ir.StreamEvent],
         *,
         style: Literal["full", "summary"] = "full",
         detail: int | None = None,
         redacted: bool = False,
         raw: bool = False,
     ) -> None:
-        self._open_part(candidate, "reasoning", Reasoning(style=style, redacted=redacted, raw=raw), out)
+        self._open_part(candidate, "reasoning", ir.Reasoning(style=style, redacted=redacted, raw=raw), out)
         candidate.raw = raw
         candidate.texts = []
         candidate.seals = []
         candidate.style = style
         candidate.detail = detail
 
-    def _detail(self, candidate: OpenCandidate, detail: Detail, out: list[StreamEvent]) -> None:
+    def _detail(self, candidate: OpenCandidate, detail: Detail, out: list[ir.StreamEvent]) -> None:
         if detail.text:
             style: Literal["full", "summary"] = "summary" if detail.style == "summary" else "full"
             self._add_reasoning(candidate, detail.text, out, style=style, detail=detail.index, raw=detail.raw)
@@ -485,7 +453,7 @@ class ChatStreamDecoder(StreamDecoder):
             )
             self._seal(candidate, seal, detail, out)
 
-    def _seal(self, candidate: OpenCandidate, seal: Seal, detail: Detail, out: list[StreamEvent]) -> None:
+    def _seal(self, candidate: OpenCandidate, seal: ir.Seal, detail: Detail, out: list[ir.StreamEvent]) -> None:
         call = candidate.by_id.get(detail.id) if detail.id else None
         if call is not None:
             self._seal_call(candidate, call, seal, out)
@@ -493,11 +461,11 @@ class ChatStreamDecoder(StreamDecoder):
         if candidate.kind != "reasoning" or candidate.seals:
             self._open_reasoning(candidate, out, detail=detail.index, redacted=seal.kind == "redacted")
         candidate.seals.append(seal)
-        out.append(PartDelta(candidate.number, candidate.open_index, SealDelta(seal)))
+        out.append(ir.PartDelta(candidate.number, candidate.open_index, ir.SealDelta(seal)))
 
     # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _call(self, candidate: OpenCandidate, delta: CallDelta, out: list[StreamEvent]) -> None:
+    def _call(self, candidate: OpenCandidate, delta: CallDelta, out: list[ir.StreamEvent]) -> None:
         name: str | None = None
         text: str | None = None
         if delta.function is not None:
@@ -527,29 +495,29 @@ class ChatStreamDecoder(StreamDecoder):
             issuer, model = self._upstream.issuer, self._upstream.model
             self._seal_call(candidate, call, decode_seal(blob, issuer=issuer, kind="signature", model=model), out)
 
-    def _add_arguments(self, candidate: OpenCandidate, call: OpenCall, text: str, out: list[StreamEvent]) -> None:
+    def _add_arguments(self, candidate: OpenCandidate, call: OpenCall, text: str, out: list[ir.StreamEvent]) -> None:
         if not call.started:
             call.pending.append(text)
             return
         call.arguments.append(text)
         if not call.unwrap:
-            out.append(PartDelta(candidate.number, call.index, ArgumentsDelta(text)))
+            out.append(ir.PartDelta(candidate.number, call.index, ir.ArgumentsDelta(text)))
 
-    def _start_call(self, candidate: OpenCandidate, call: OpenCall, out: list[StreamEvent]) -> None:
+    def _start_call(self, candidate: OpenCandidate, call: OpenCall, out: list[ir.StreamEvent]) -> None:
         if not call.call_id:
             seeds = (self._id, str(candidate.number), str(candidate.calls.index(call)))
             call.call_id = candidate.call_ids.of("", *seeds)
         call.started = True
         call.index = candidate.part()
         call.unwrap = call.name in self._emulated
-        out.append(PartStarted(candidate.number, call.index, self._part(call, "", ())))
-        out.extend(PartDelta(candidate.number, call.index, SealDelta(seal)) for seal in call.seals)
+        out.append(ir.PartStarted(candidate.number, call.index, self._part(call, "", ())))
+        out.extend(ir.PartDelta(candidate.number, call.index, ir.SealDelta(seal)) for seal in call.seals)
         call.arguments, call.pending = call.pending, []
         if not call.unwrap:
-            out.extend(PartDelta(candidate.number, call.index, ArgumentsDelta(text)) for text in call.arguments)
+            out.extend(ir.PartDelta(candidate.number, call.index, ir.ArgumentsDelta(text)) for text in call.arguments)
 
-    def _part(self, call: OpenCall, arguments: str, seals: tuple[Seal, ...]) -> ToolCall:
-        return ToolCall(
+    def _part(self, call: OpenCall, arguments: str, seals: tuple[ir.Seal, ...]) -> ir.ToolCall:
+        return ir.ToolCall(
             call_id=self._call_ids.get(call.call_id, call.call_id),
             name=self._names.get(call.name, call.name),
             namespace=self._namespaces.get(call.name),
@@ -558,7 +526,7 @@ class ChatStreamDecoder(StreamDecoder):
             seals=seals,
         )
 
-    def _end_call(self, candidate: OpenCandidate, call: OpenCall, out: list[StreamEvent]) -> None:
+    def _end_call(self, candidate: OpenCandidate, call: OpenCall, out: list[ir.StreamEvent]) -> None:
         if not call.started:
             if not call.name:
                 return  # a call without a name is unusable
@@ -567,40 +535,40 @@ class ChatStreamDecoder(StreamDecoder):
         if call.unwrap:
             arguments = unwrapped_input(arguments)
             if arguments:
-                out.append(PartDelta(candidate.number, call.index, ArgumentsDelta(arguments)))
+                out.append(ir.PartDelta(candidate.number, call.index, ir.ArgumentsDelta(arguments)))
         elif not arguments and not call.custom:
             arguments = "{}"
-            out.append(PartDelta(candidate.number, call.index, ArgumentsDelta(arguments)))
-        out.append(PartEnded(candidate.number, call.index, self._part(call, arguments, tuple(call.seals))))
+            out.append(ir.PartDelta(candidate.number, call.index, ir.ArgumentsDelta(arguments)))
+        out.append(ir.PartEnded(candidate.number, call.index, self._part(call, arguments, tuple(call.seals))))
 
-    def _seal_call(self, candidate: OpenCandidate, call: OpenCall, seal: Seal, out: list[StreamEvent]) -> None:
+    def _seal_call(self, candidate: OpenCandidate, call: OpenCall, seal: ir.Seal, out: list[ir.StreamEvent]) -> None:
         if any(known.data == seal.data for known in call.seals):
             return
         call.seals.append(seal)
         if call.started:
-            out.append(PartDelta(candidate.number, call.index, SealDelta(seal)))
+            out.append(ir.PartDelta(candidate.number, call.index, ir.SealDelta(seal)))
 
     # ── images, audio, citations ─────────────────────────────────────────────────────────────────────────────────────
 
-    def _add_image(self, candidate: OpenCandidate, entry: Any, out: list[StreamEvent]) -> None:
+    def _add_image(self, candidate: OpenCandidate, entry: Any, out: list[ir.StreamEvent]) -> None:
         image = _image(entry)
         if image is not None:
             self._close_part(candidate, out)
             index = candidate.part()
-            out.append(PartStarted(candidate.number, index, image))
-            out.append(PartEnded(candidate.number, index, image))
+            out.append(ir.PartStarted(candidate.number, index, image))
+            out.append(ir.PartEnded(candidate.number, index, image))
 
-    def _add_audio(self, candidate: OpenCandidate, audio: dict[str, Any], out: list[StreamEvent]) -> None:
+    def _add_audio(self, candidate: OpenCandidate, audio: dict[str, Any], out: list[ir.StreamEvent]) -> None:
         data, transcript, known = (found if type(found := audio.get(key)) is str else "" for key in _AUDIO_FIELDS)
         if candidate.kind != "audio":
             if not (data or transcript or known):
                 return
-            head = Media(kind="audio", source=InlineData(data=""), id=known or None)
+            head = ir.Media(kind="audio", source=ir.InlineData(data=""), id=known or None)
             self._open_part(candidate, "audio", head, out)
         if data or transcript:
-            out.append(PartDelta(candidate.number, candidate.open_index, MediaDelta(data, transcript)))
+            out.append(ir.PartDelta(candidate.number, candidate.open_index, ir.MediaDelta(data, transcript)))
 
-    def _add_citation(self, candidate: OpenCandidate, entry: Any, out: list[StreamEvent]) -> None:
+    def _add_citation(self, candidate: OpenCandidate, entry: Any, out: list[ir.StreamEvent]) -> None:
         """Decode a citation; convert its span from the message's start to its text part's."""
         citation = decode_annotation(entry)
         if citation is None:
@@ -614,19 +582,21 @@ class ChatStreamDecoder(StreamDecoder):
             citation = msgspec.structs.replace(
                 citation, start=max(0, citation.start - offset), end=max(0, citation.end - offset)
             )
-        out.append(PartDelta(candidate.number, candidate.open_index, CitationDelta(citation)))
+        out.append(ir.PartDelta(candidate.number, candidate.open_index, ir.CitationDelta(citation)))
 
 
-def _redacted(text: str, seals: list[Seal]) -> bool:
+def _redacted(text: str, seals: list[ir.Seal]) -> bool:
     return not text and any(seal.kind == "redacted" for seal in seals)
 
 
-def _image(entry: Any) -> Media | None:
+def _image(entry: Any) -> ir.Media | None:
     inner = entry.get("image_url") if type(entry) is dict else None
     url = inner.get("url") if type(inner) is dict else None
     if type(url) is not str or not url:
         return None
     if not url.startswith("data:"):
-        return Media(kind="image", source=Link(url=url))
+        return ir.Media(kind="image", source=ir.Link(url=url))
     head, _, data = url[5:].partition(",")
-    return Media(kind="image", source=InlineData(data=standard_base64(data)), media_type=head.split(";")[0] or None)
+    return ir.Media(
+        kind="image", source=ir.InlineData(data=standard_base64(data)), media_type=head.split(";")[0] or None
+    )

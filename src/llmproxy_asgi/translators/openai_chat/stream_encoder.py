@@ -13,43 +13,7 @@ from typing import Any, assert_never
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import (
-    ArgumentsDelta,
-    Citation,
-    CitationDelta,
-    Delta,
-    Ended,
-    Failed,
-    Finish,
-    Finished,
-    FinishReason,
-    InlineData,
-    LogprobsDelta,
-    Media,
-    MediaDelta,
-    Opaque,
-    Part,
-    PartDelta,
-    PartEnded,
-    PartStarted,
-    Passed,
-    Reasoning,
-    ReasoningDelta,
-    Refusal,
-    RefusalDelta,
-    Seal,
-    SealDelta,
-    ServerToolCall,
-    ServerToolResult,
-    Started,
-    StreamEvent,
-    Text,
-    TextDelta,
-    ToolCall,
-    ToolResult,
-    Usage,
-    UsageReported,
-)
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators.base import InboundRequest, StreamEncoder
 from llmproxy_asgi.translators.openai.errors import encode_error_object
 from llmproxy_asgi.translators.openai.mappings import TIER_OUT
@@ -72,7 +36,7 @@ class _Call:
 
     __slots__ = ("call_id", "custom", "number", "written")
 
-    def __init__(self, number: int, part: ToolCall) -> None:
+    def __init__(self, number: int, part: ir.ToolCall) -> None:
         self.number = number
         self.call_id = part.call_id
         self.custom = part.kind == "custom"
@@ -109,7 +73,7 @@ class _Choice:
         self.refused = False
         self.open_text = -1
         """The index of the open text part; others are held until it ends, because clients see one text."""
-        self.held: dict[int, list[PartStarted | PartDelta | PartEnded]] = {}
+        self.held: dict[int, list[ir.PartStarted | ir.PartDelta | ir.PartEnded]] = {}
         self.length = 0
         """The text's length so far, in code points: annotations count from the message's start."""
         self.offsets: dict[int, int] = {}
@@ -121,7 +85,7 @@ class _Choice:
         """The indexes and prefixes of unsealed reasoning entries, by part."""
         self.summaries: set[int] = set()
         self.sealed: set[int] = set()
-        self.media: dict[int, tuple[Media, list[str]]] = {}
+        self.media: dict[int, tuple[ir.Media, list[str]]] = {}
         self.images = 0
 
     def entry(self) -> int:
@@ -143,25 +107,25 @@ class ChatStreamEncoder(StreamEncoder):
         self._call_end = (b"}" if self._legacy else b"}}]") + self._delta_end
         self._head = b""
         self._choices: dict[int, _Choice] = {}
-        self._usage: Usage | None = None
+        self._usage: ir.Usage | None = None
         self._over = False
 
     @override
-    def feed(self, events: Sequence[StreamEvent]) -> bytes:
+    def feed(self, events: Sequence[ir.StreamEvent]) -> bytes:
         out: list[bytes] = []
         choices = self._choices
         for event in events:
-            if type(event) is PartDelta:
+            if type(event) is ir.PartDelta:
                 delta = event.delta
-                if type(delta) is TextDelta:
+                if type(delta) is ir.TextDelta:
                     choice = choices[event.candidate]
                     if choice.open_text == event.index:
                         self._write_text(choice, delta.text, out)
                         continue
-                elif type(delta) is ArgumentsDelta:
+                elif type(delta) is ir.ArgumentsDelta:
                     self._write_arguments(choices[event.candidate], event.index, delta.text, out)
                     continue
-                elif type(delta) is ReasoningDelta:
+                elif type(delta) is ir.ReasoningDelta:
                     self._write_reasoning(choices[event.candidate], event.index, delta.text, out)
                     continue
             if self._over:
@@ -169,40 +133,40 @@ class ChatStreamEncoder(StreamEncoder):
             self._event(event, out)
         return out[0] if len(out) == 1 else b"".join(out)
 
-    def _event(self, event: StreamEvent, out: list[bytes]) -> None:
+    def _event(self, event: ir.StreamEvent, out: list[bytes]) -> None:
         match event:
-            case PartDelta() | PartStarted() | PartEnded():
+            case ir.PartDelta() | ir.PartStarted() | ir.PartEnded():
                 choice = self._choice(event.candidate, out)
                 if event.index in choice.held:
                     choice.held[event.index].append(event)
-                elif isinstance(event, PartStarted) and isinstance(event.part, Text) and choice.open_text >= 0:
+                elif isinstance(event, ir.PartStarted) and isinstance(event.part, ir.Text) and choice.open_text >= 0:
                     choice.held[event.index] = [event]
                 else:
                     self._part(choice, event, out)
-            case Started():
+            case ir.Started():
                 self._start(event, out)
-            case UsageReported():
+            case ir.UsageReported():
                 self._usage = event.usage
-            case Finished():
+            case ir.Finished():
                 self._finish(event.candidate, event.finish, out)
-            case Failed():
+            case ir.Failed():
                 out.append(b"data: " + encode_error_object(event.error) + b"\n\n")
                 self._over = True
-            case Ended():
+            case ir.Ended():
                 self._end(event, out)
-            case Passed():
+            case ir.Passed():
                 pass
             case _:
                 assert_never(event)
 
     # ── lifecycle ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _start(self, event: Started, out: list[bytes]) -> None:
+    def _start(self, event: ir.Started, out: list[bytes]) -> None:
         self._usage = event.usage
         self._head = self._open(event.id, event.created_at, event)
         self._choice(0, out)
 
-    def _open(self, answer: str, created_at: datetime, event: Started | None = None) -> bytes:
+    def _open(self, answer: str, created_at: datetime, event: ir.Started | None = None) -> bytes:
         head: dict[str, Any] = {
             "id": answer_id(answer, event.nonce if event else ""),
             "object": "chat.completion.chunk",
@@ -226,9 +190,9 @@ class ChatStreamEncoder(StreamEncoder):
         out.append(choice.opened + b'"role":"assistant","content":""' + self._delta_end)
         return choice
 
-    def _finish(self, candidate: int, finish: Finish, out: list[bytes]) -> None:
+    def _finish(self, candidate: int, finish: ir.Finish, out: list[bytes]) -> None:
         choice = self._choice(candidate, out)
-        if finish.reason is FinishReason.REFUSAL and finish.message and not (choice.length or choice.refused):
+        if finish.reason is ir.FinishReason.REFUSAL and finish.message and not (choice.length or choice.refused):
             self._write(choice, b'"refusal":' + _json(finish.message), out)
             choice.refused = True
         if choice.annotations:
@@ -236,7 +200,7 @@ class ChatStreamEncoder(StreamEncoder):
         word = encode_finish(finish.reason, refused=choice.refused, legacy=self._legacy)
         out.append(choice.opened + b'},"logprobs":null,"finish_reason":"' + word.encode() + b'"}]' + self._tail)
 
-    def _end(self, event: Ended, out: list[bytes]) -> None:
+    def _end(self, event: ir.Ended, out: list[bytes]) -> None:
         self._over = True
         if self._include_usage and self._usage is not None:
             tier = b""
@@ -254,13 +218,13 @@ class ChatStreamEncoder(StreamEncoder):
 
     # ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _part(self, choice: _Choice, event: PartStarted | PartDelta | PartEnded, out: list[bytes]) -> None:
+    def _part(self, choice: _Choice, event: ir.PartStarted | ir.PartDelta | ir.PartEnded, out: list[bytes]) -> None:
         match event:
-            case PartStarted():
+            case ir.PartStarted():
                 self._start_part(choice, event.index, event.part, out)
-            case PartDelta():
+            case ir.PartDelta():
                 self._write_delta(choice, event.index, event.delta, out)
-            case PartEnded():
+            case ir.PartEnded():
                 self._end_part(choice, event.index, event.part, out)
                 if event.index == choice.open_text:
                     choice.open_text = -1
@@ -275,60 +239,60 @@ class ChatStreamEncoder(StreamEncoder):
             for event in choice.held.pop(waiting):
                 self._part(choice, event, out)
 
-    def _start_part(self, choice: _Choice, index: int, part: Part, out: list[bytes]) -> None:
+    def _start_part(self, choice: _Choice, index: int, part: ir.Part, out: list[bytes]) -> None:
         match part:
-            case Text():
+            case ir.Text():
                 choice.open_text = index
                 choice.offsets[index] = choice.length
                 self._write_text(choice, part.text, out)
                 self._add_citations(choice, index, part.citations)
-            case Reasoning():
+            case ir.Reasoning():
                 if part.style == "summary":
                     choice.summaries.add(index)
                 self._write_reasoning(choice, index, part.text, out)
-            case Refusal():
+            case ir.Refusal():
                 self._write_refusal(choice, part.text, out)
-            case ToolCall():
+            case ir.ToolCall():
                 self._start_call(choice, index, part, out)
                 return
-            case Media():
+            case ir.Media():
                 choice.media[index] = (part, [])
-            case ServerToolCall() | ServerToolResult() | ToolResult() | Opaque():
+            case ir.ServerToolCall() | ir.ServerToolResult() | ir.ToolResult() | ir.Opaque():
                 return
             case _:
                 assert_never(part)
         self._write_seals(choice, index, part.seals, out)
 
-    def _write_delta(self, choice: _Choice, index: int, delta: Delta, out: list[bytes]) -> None:
+    def _write_delta(self, choice: _Choice, index: int, delta: ir.Delta, out: list[bytes]) -> None:
         match delta:
-            case ReasoningDelta():
+            case ir.ReasoningDelta():
                 self._write_reasoning(choice, index, delta.text, out)
-            case RefusalDelta():
+            case ir.RefusalDelta():
                 self._write_refusal(choice, delta.text, out)
-            case SealDelta():
+            case ir.SealDelta():
                 self._write_late_seal(choice, index, delta.seal, out)
-            case CitationDelta():
+            case ir.CitationDelta():
                 self._add_citations(choice, index, (delta.citation,))
-            case LogprobsDelta():
+            case ir.LogprobsDelta():
                 fields = b'},"logprobs":' + _json(encode_logprobs(delta.tokens)) + b',"finish_reason":null}]'
                 out.append(choice.opened + fields + self._tail)
-            case MediaDelta():
+            case ir.MediaDelta():
                 self._write_media(choice, index, delta, out)
-            case TextDelta():
+            case ir.TextDelta():
                 self._write_text(choice, delta.text, out)
-            case ArgumentsDelta():
+            case ir.ArgumentsDelta():
                 self._write_arguments(choice, index, delta.text, out)
             case _:
                 assert_never(delta)
 
-    def _end_part(self, choice: _Choice, index: int, part: Part | None, out: list[bytes]) -> None:
+    def _end_part(self, choice: _Choice, index: int, part: ir.Part | None, out: list[bytes]) -> None:
         if index in choice.calls:
             self._end_call(choice, index, part, out)
         elif index in choice.media:
             self._end_media(choice, index, part, out)
-        elif isinstance(part, Text) and choice.length == choice.offsets.get(index):
+        elif isinstance(part, ir.Text) and choice.length == choice.offsets.get(index):
             self._write_text(choice, part.text, out)
-        elif isinstance(part, Reasoning) and index not in choice.details and index not in choice.sealed:
+        elif isinstance(part, ir.Reasoning) and index not in choice.details and index not in choice.sealed:
             self._write_reasoning(choice, index, part.text, out)
         if part is not None and part.seals and index not in choice.sealed:
             for seal in part.seals:
@@ -344,7 +308,7 @@ class ChatStreamEncoder(StreamEncoder):
         if text:
             self._write(choice, b'"refusal":' + _json(text), out)
 
-    def _add_citations(self, choice: _Choice, index: int, citations: Sequence[Citation]) -> None:
+    def _add_citations(self, choice: _Choice, index: int, citations: Sequence[ir.Citation]) -> None:
         for citation in citations:
             entry = encode_annotation(citation, choice.offsets.get(index, 0), choice.length)
             if entry is not None:
@@ -352,7 +316,7 @@ class ChatStreamEncoder(StreamEncoder):
 
     # ── images and audio ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _write_media(self, choice: _Choice, index: int, delta: MediaDelta, out: list[bytes]) -> None:
+    def _write_media(self, choice: _Choice, index: int, delta: ir.MediaDelta, out: list[bytes]) -> None:
         """Write a delta of audio; collect those of an image, which clients need complete."""
         head, pieces = choice.media[index]
         pieces.append(delta.data)
@@ -362,17 +326,17 @@ class ChatStreamEncoder(StreamEncoder):
                 del audio["id"]  # once: the client appends strings
             self._write(choice, b'"audio":' + _json({key: value for key, value in audio.items() if value}), out)
 
-    def _end_media(self, choice: _Choice, index: int, part: Part | None, out: list[bytes]) -> None:
+    def _end_media(self, choice: _Choice, index: int, part: ir.Part | None, out: list[bytes]) -> None:
         head, pieces = choice.media[index]
-        media = part if isinstance(part, Media) else head
+        media = part if isinstance(part, ir.Media) else head
         source = media.source
-        if pieces and not (isinstance(source, InlineData) and source.data):
-            source = InlineData(data="".join(pieces))
+        if pieces and not (isinstance(source, ir.InlineData) and source.data):
+            source = ir.InlineData(data="".join(pieces))
         if media.kind == "image":
             choice.images += 1
             entry = encode_image(media, source, choice.images - 1)
             self._write(choice, b'"images":[' + _json(entry) + b"]", out)
-        elif media.kind == "audio" and not pieces and isinstance(source, InlineData):
+        elif media.kind == "audio" and not pieces and isinstance(source, ir.InlineData):
             audio = {"id": media.id, "data": source.data, "transcript": media.transcript}
             self._write(choice, b'"audio":' + _json({key: value for key, value in audio.items() if value}), out)
 
@@ -392,7 +356,7 @@ class ChatStreamEncoder(StreamEncoder):
         encoded = _json(text)
         out += (choice.reasoning, encoded, b',"reasoning":', encoded, entry[1], encoded, b"}]", self._delta_end)
 
-    def _write_seals(self, choice: _Choice, index: int, seals: Sequence[Seal], out: list[bytes]) -> None:
+    def _write_seals(self, choice: _Choice, index: int, seals: Sequence[ir.Seal], out: list[bytes]) -> None:
         call = choice.calls.get(index)
         for seal in seals:
             choice.sealed.add(index)
@@ -402,7 +366,7 @@ class ChatStreamEncoder(StreamEncoder):
             entry = seal_entry(seal, number, continues=field, call_id=call.call_id if call else None)
             self._write(choice, b'"reasoning_details":[' + _json(entry) + b"]", out)
 
-    def _write_late_seal(self, choice: _Choice, index: int, seal: Seal, out: list[bytes]) -> None:
+    def _write_late_seal(self, choice: _Choice, index: int, seal: ir.Seal, out: list[bytes]) -> None:
         """Write a seal that arrived after its part's start."""
         call = choice.calls.get(index)
         extra = call_extras((seal,)) if call is not None and not call.custom and not self._legacy else None
@@ -414,7 +378,7 @@ class ChatStreamEncoder(StreamEncoder):
 
     # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _start_call(self, choice: _Choice, index: int, part: ToolCall, out: list[bytes]) -> None:
+    def _start_call(self, choice: _Choice, index: int, part: ir.ToolCall, out: list[bytes]) -> None:
         call = choice.calls[index] = _Call(len(choice.calls), part)
         if self._legacy:
             self._write(choice, b'"function_call":' + _json({"name": part.name, "arguments": ""}), out)
@@ -443,9 +407,9 @@ class ChatStreamEncoder(StreamEncoder):
             call.written = True
             out.append(choice.arguments[index] + _json(text) + self._call_end)
 
-    def _end_call(self, choice: _Choice, index: int, part: Part | None, out: list[bytes]) -> None:
+    def _end_call(self, choice: _Choice, index: int, part: ir.Part | None, out: list[bytes]) -> None:
         call = choice.calls[index]
-        if not call.written and isinstance(part, ToolCall):
+        if not call.written and isinstance(part, ir.ToolCall):
             self._write_arguments(choice, index, part.arguments, out)
         if not call.written and not call.custom:
             self._write_arguments(choice, index, "{}", out)

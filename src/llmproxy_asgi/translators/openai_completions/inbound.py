@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import EMPTY, Request, Response
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Headers, InboundRequest, StreamEncoder
 from llmproxy_asgi.translators.fields import Node
@@ -29,7 +29,7 @@ class CompletionsInbound(OpenAIInbound):
 
     @override
     def open(
-        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = EMPTY, bounds: Bounds = DEFAULT_BOUNDS
+        self, body: bytes, *, headers: Headers, path: Mapping[str, str] = ir.EMPTY, bounds: Bounds = DEFAULT_BOUNDS
     ) -> InboundRequest:
         raw, values = OUTLINE.open(body, bounds)
         prompts = prompts_of(raw)
@@ -51,18 +51,18 @@ class CompletionsInbound(OpenAIInbound):
         )
 
     @override
-    def decode(self, inbound_request: InboundRequest) -> Request:
+    def decode(self, inbound_request: InboundRequest) -> ir.Request:
         first, *others = decode_each(inbound_request)
         if others:
             raise refusals.single_prompt()
         return first
 
     @override
-    def decode_each(self, inbound_request: InboundRequest) -> Sequence[Request]:
+    def decode_each(self, inbound_request: InboundRequest) -> Sequence[ir.Request]:
         return decode_each(inbound_request)
 
     @override
-    def encode(self, response: Response, inbound_request: InboundRequest) -> bytes:
+    def encode(self, response: ir.Response, inbound_request: InboundRequest) -> bytes:
         return encode_answer(response, inbound_request)
 
     @override

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import Request
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import UpstreamError
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Headers, InboundRequest, StreamDecoder, Upstream, UpstreamRequest
@@ -27,7 +27,7 @@ class CompletionsOutbound(ChatOutbound):
     carries_others: ClassVar[bool] = False
 
     @override
-    def encode(self, request: Request, upstream: Upstream) -> UpstreamRequest:
+    def encode(self, request: ir.Request, upstream: Upstream) -> UpstreamRequest:
         raise refusals.refusal("This upstream supports legacy completions only", "messages", "send a prompt")
 
     @override

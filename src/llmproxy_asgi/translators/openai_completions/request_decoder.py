@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from llmproxy_asgi.conversation import EMPTY, Message, Request, Sampling, Text
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import InboundRequest
 from llmproxy_asgi.translators.fields import Node, missing
@@ -71,14 +71,14 @@ def prompts_of(raw: Raw) -> list[Node]:
     return entries
 
 
-def decode_each(inbound_request: InboundRequest) -> tuple[Request, ...]:
+def decode_each(inbound_request: InboundRequest) -> tuple[ir.Request, ...]:
     """A request for each prompt."""
     raw = inbound_request.raw
     unknown = others(raw, _KNOWN)
     texts = [_text(prompt) for prompt in prompts_of(raw)]
     candidates = integer(raw, "n", low=1, high=_MOST_CANDIDATES) or 1
     _refuse_what_only_completions_have(raw, candidates)
-    shared = Request(
+    shared = ir.Request(
         protocol=PROTOCOL,
         model=inbound_request.model,
         messages=(),
@@ -89,9 +89,9 @@ def decode_each(inbound_request: InboundRequest) -> tuple[Request, ...]:
         stream=inbound_request.stream,
         include_usage=inbound_request.include_usage,
         end_user=string(raw, "user"),
-        extras={PROTOCOL: unknown} if unknown else EMPTY,
+        extras={PROTOCOL: unknown} if unknown else ir.EMPTY,
     )
-    turns = (Message(role="user", parts=(Text(text=text),)) for text in texts)
+    turns = (ir.Message(role="user", parts=(ir.Text(text=text),)) for text in texts)
     return tuple(msgspec.structs.replace(shared, messages=(turn,)) for turn in turns)
 
 
@@ -121,9 +121,9 @@ def _refuse_what_only_completions_have(raw: Raw, candidates: int) -> None:
             raise refusals.completions_only(param)
 
 
-def _sampling(raw: Raw) -> Sampling:
+def _sampling(raw: Raw) -> ir.Sampling:
     bias = Node.of(raw, "logit_bias")
-    return Sampling(
+    return ir.Sampling(
         temperature=number(raw, "temperature", 0, 2),
         top_p=number(raw, "top_p", 0, 1),
         seed=integer(raw, "seed"),

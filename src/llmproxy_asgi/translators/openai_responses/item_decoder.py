@@ -10,26 +10,7 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from llmproxy_asgi.conversation import (
-    EMPTY,
-    Detail,
-    Extras,
-    InlineData,
-    Link,
-    Media,
-    Message,
-    Opaque,
-    Part,
-    Phase,
-    Reasoning,
-    Refusal,
-    Role,
-    Seal,
-    StoredFile,
-    Text,
-    ToolCall,
-    ToolResult,
-)
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators.fields import Node, missing
 from llmproxy_asgi.translators.media import data_url, image_type, standard_base64
 from llmproxy_asgi.translators.openai.mappings import NATIVE_ISSUER, cache_mark, decode_audio
@@ -64,15 +45,15 @@ _MADE_BY_MODEL = frozenset(
     }
 )
 """Types of items that the model creates; other unknown items belong to the caller."""
-WITHIN: Extras = {PROTOCOL: {"within": "message"}}
+WITHIN: ir.Extras = {PROTOCOL: {"within": "message"}}
 """Marks an opaque part as a content part of its message; without it, it is an item."""
 _DOCUMENT_TYPES = {"txt": "text/plain", "md": "text/markdown", "csv": "text/csv", "json": "application/json"}
 
 
-def decode_items(node: Node) -> tuple[Message, ...]:
+def decode_items(node: Node) -> tuple[ir.Message, ...]:
     """Decode an input, which is a string or a list of items, into messages."""
     if type(node.value) is str:
-        return (Message(role="user", parts=(Text(text=node.value),)),)
+        return (ir.Message(role="user", parts=(ir.Text(text=node.value),)),)
     builder = _MessageBuilder()
     for item in node.array():
         _item(item, builder)
@@ -83,13 +64,13 @@ class _MessageBuilder:
     """The messages so far; adjacent parts of one side become one message."""
 
     def __init__(self) -> None:
-        self._messages: list[Message] = []
-        self._side: Role | None = None
-        self._parts: list[Part] = []
+        self._messages: list[ir.Message] = []
+        self._side: ir.Role | None = None
+        self._parts: list[ir.Part] = []
         self._phases: set[str | None] = set()
 
     def add(
-        self, side: Literal["assistant", "tool"], *parts: Part, phase: str | None = None, is_message: bool = False
+        self, side: Literal["assistant", "tool"], *parts: ir.Part, phase: str | None = None, is_message: bool = False
     ) -> None:
         """Add parts to the message of the model or of tool results."""
         if self._side != side:
@@ -99,12 +80,12 @@ class _MessageBuilder:
         if is_message:
             self._phases.add(phase)
 
-    def add_message(self, message: Message) -> None:
+    def add_message(self, message: ir.Message) -> None:
         """Add a separate message."""
         self._close()
         self._messages.append(message)
 
-    def messages(self) -> tuple[Message, ...]:
+    def messages(self) -> tuple[ir.Message, ...]:
         """Return all messages, with detached seals on their owners."""
         self._close()
         return _with_state(self._messages)
@@ -112,7 +93,9 @@ class _MessageBuilder:
     def _close(self) -> None:
         if self._side is not None and self._parts:
             phase = next(iter(self._phases)) if len(self._phases) == 1 else None
-            self._messages.append(Message(role=self._side, parts=tuple(self._parts), phase=cast("Phase | None", phase)))
+            self._messages.append(
+                ir.Message(role=self._side, parts=tuple(self._parts), phase=cast("ir.Phase | None", phase))
+            )
         self._side = None
         self._parts = []
         self._phases = set()
@@ -141,11 +124,11 @@ def _item(item: Node, builder: _MessageBuilder) -> None:
     elif word == "web_search_call":
         builder.add("assistant", *decode_web_search(item.object()))
     else:
-        part = Opaque(protocol=PROTOCOL, kind=word, data=dict(item.object()), id=_id(item))
+        part = ir.Opaque(protocol=PROTOCOL, kind=word, data=dict(item.object()), id=_id(item))
         if word in _MADE_BY_MODEL:
             builder.add("assistant", part)
         else:
-            builder.add_message(Message(role="user", parts=(part,)))
+            builder.add_message(ir.Message(role="user", parts=(part,)))
 
 
 def _message(item: Node, builder: _MessageBuilder) -> None:
@@ -153,7 +136,7 @@ def _message(item: Node, builder: _MessageBuilder) -> None:
     content = item.need("content")
     if role != "assistant":
         builder.add_message(
-            Message(
+            ir.Message(
                 role="user" if role == "user" else "system",
                 authority=None if role == "user" else "developer" if role == "developer" else "system",
                 parts=_parts(content),
@@ -163,35 +146,37 @@ def _message(item: Node, builder: _MessageBuilder) -> None:
         return
     phase = item.get("phase")
     word = phase.choice(_PHASES) if phase else None
-    known: Extras = {PROTOCOL: {"phase": word}} if word else EMPTY
+    known: ir.Extras = {PROTOCOL: {"phase": word}} if word else ir.EMPTY
     own = _id(item)
     parts = tuple(
-        msgspec.structs.replace(part, id=own, extras=known or part.extras) if isinstance(part, Text | Refusal) else part
+        msgspec.structs.replace(part, id=own, extras=known or part.extras)
+        if isinstance(part, ir.Text | ir.Refusal)
+        else part
         for part in _parts(content)
     )
     builder.add("assistant", *parts, phase=word, is_message=True)
 
 
-def _reasoning(item: Node) -> Reasoning | None:
+def _reasoning(item: Node) -> ir.Reasoning | None:
     """Decode a reasoning item; return None without text and state."""
     blob = item.get("encrypted_content")
     found = item.object()
     text, plain = reasoning_text(found)
     own = _id(item)
-    seals: tuple[Seal, ...] = ()
+    seals: tuple[ir.Seal, ...] = ()
     if blob is not None and blob.text():
-        native = Seal(issuer=NATIVE_ISSUER, kind="encrypted", data=blob.value, item_id=own)
+        native = ir.Seal(issuer=NATIVE_ISSUER, kind="encrypted", data=blob.value, item_id=own)
         seals = (unwrap(blob.value) or native,)
     if not (text or seals):
         return None
     return reasoning_of(found, text, plain=plain, seals=seals)
 
 
-def _call(item: Node, word: str) -> ToolCall:
+def _call(item: Node, word: str) -> ir.ToolCall:
     custom = word == "custom_tool_call"
     given = item.get("input" if custom else "arguments")
     namespace, caller = item.get("namespace"), item.get("caller")
-    return ToolCall(
+    return ir.ToolCall(
         call_id=_filled(item.need("call_id")),
         name=_filled(item.need("name")),
         arguments=given.text() if given else "",
@@ -199,17 +184,17 @@ def _call(item: Node, word: str) -> ToolCall:
         namespace=namespace.text() if namespace else None,
         caller=caller.object() if caller else None,
         id=_id(item),
-        extras={PROTOCOL: {}} if caller else EMPTY,
+        extras={PROTOCOL: {}} if caller else ir.EMPTY,
     )
 
 
-def _result(item: Node, word: str) -> ToolResult:
+def _result(item: Node, word: str) -> ir.ToolResult:
     output = item.get("output")
     name = item.get("name")
     parts = _parts(output) if output else ()
-    return ToolResult(
+    return ir.ToolResult(
         call_id=_filled(item.need("call_id")),
-        content=tuple(part for part in parts if isinstance(part, Text | Media | Opaque)),
+        content=tuple(part for part in parts if isinstance(part, ir.Text | ir.Media | ir.Opaque)),
         name=name.text() if name else None,
         kind="custom" if word == "custom_tool_call_output" else "function",
     )
@@ -229,7 +214,7 @@ def _filled(node: Node) -> str:
 # ── detached seals ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _with_state(messages: Sequence[Message]) -> tuple[Message, ...]:
+def _with_state(messages: Sequence[ir.Message]) -> tuple[ir.Message, ...]:
     """Move seals in separate reasoning items back to their calls and texts, which have no field for them."""
     owners = _owners(messages)
     detached = {
@@ -240,13 +225,13 @@ def _with_state(messages: Sequence[Message]) -> tuple[Message, ...]:
     }
     if not detached:
         return tuple(messages)
-    state: dict[str, list[Seal]] = {}
+    state: dict[str, list[ir.Seal]] = {}
     for message in messages:
         for part in message.parts:
             if id(part) in detached:
                 bare = (msgspec.structs.replace(seal, item_id=None) for seal in part.seals)
                 state.setdefault(detached[id(part)], []).extend(bare)
-    kept: list[Message] = []
+    kept: list[ir.Message] = []
     for message in messages:
         parts = tuple(_sealed(part, state) for part in message.parts if id(part) not in detached)
         if parts:
@@ -254,28 +239,28 @@ def _with_state(messages: Sequence[Message]) -> tuple[Message, ...]:
     return tuple(kept)
 
 
-def _owner(part: Part) -> str | None:
+def _owner(part: ir.Part) -> str | None:
     """Return the id of the owner of a reasoning item that only contains a detached seal."""
-    if not isinstance(part, Reasoning) or part.text or not part.seals:
+    if not isinstance(part, ir.Reasoning) or part.text or not part.seals:
         return None
     owner = part.seals[0].item_id
     return owner if owner and owner != part.id and not owner.startswith("rs_") else None
 
 
-def _owners(messages: Sequence[Message]) -> set[str]:
+def _owners(messages: Sequence[ir.Message]) -> set[str]:
     found: set[str] = set()
     for message in messages:
         for part in message.parts:
-            if isinstance(part, ToolCall):
+            if isinstance(part, ir.ToolCall):
                 found.add(part.call_id)
-            elif isinstance(part, Text) and part.id and message.role == "assistant":
+            elif isinstance(part, ir.Text) and part.id and message.role == "assistant":
                 found.add(part.id)
     return found
 
 
-def _sealed(part: Part, state: dict[str, list[Seal]]) -> Part:
+def _sealed(part: ir.Part, state: dict[str, list[ir.Seal]]) -> ir.Part:
     """Add a part's seals; of several texts of one message, the first one gets them."""
-    key = part.call_id if isinstance(part, ToolCall) else part.id if isinstance(part, Text) else None
+    key = part.call_id if isinstance(part, ir.ToolCall) else part.id if isinstance(part, ir.Text) else None
     seals = state.pop(key, None) if key else None
     return msgspec.structs.replace(part, seals=(*part.seals, *seals)) if seals else part
 
@@ -283,58 +268,58 @@ def _sealed(part: Part, state: dict[str, list[Seal]]) -> Part:
 # ── contents ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _parts(content: Node) -> tuple[Part, ...]:
+def _parts(content: Node) -> tuple[ir.Part, ...]:
     if type(content.value) is str:
-        return (Text(text=content.value),)
+        return (ir.Text(text=content.value),)
     if type(content.value) is not list:
         content.refuse("a string or an array of parts")
     return tuple(_part(node) for node in content.array())
 
 
-def _part(node: Node) -> Part:
+def _part(node: Node) -> ir.Part:
     if type(node.value) is str:  # some clients mix bare strings in
-        return Text(text=node.value)
+        return ir.Text(text=node.value)
     kind = node.need("type").text()
     read = _READERS.get(kind)
     if read is None:
-        return Opaque(
+        return ir.Opaque(
             protocol=PROTOCOL, kind=kind, data=dict(node.object()), cache_mark=cache_mark(node), extras=WITHIN
         )
     return read(node)
 
 
-def _text(node: Node) -> Text:
+def _text(node: Node) -> ir.Text:
     text = node.need("text").text()
     found = node.get("annotations")
     entries = found.array() if found else ()
     citations = tuple(each for entry in entries if (each := decode_annotation(entry.value)) is not None)
-    return Text(text=text, citations=citations, cache_mark=cache_mark(node))
+    return ir.Text(text=text, citations=citations, cache_mark=cache_mark(node))
 
 
-def _refusal(node: Node) -> Refusal:
-    return Refusal(text=node.need("refusal").text(), cache_mark=cache_mark(node))
+def _refusal(node: Node) -> ir.Refusal:
+    return ir.Refusal(text=node.need("refusal").text(), cache_mark=cache_mark(node))
 
 
-def _image(node: Node) -> Media:
+def _image(node: Node) -> ir.Media:
     detail = node.get("detail")
     known: dict[str, Any] = {
         "kind": "image",
-        "detail": cast("Detail", detail.choice(("auto", "low", "high", "original"))) if detail else None,
+        "detail": cast("ir.Detail", detail.choice(("auto", "low", "high", "original"))) if detail else None,
         "cache_mark": cache_mark(node),
     }
     stored = node.get("file_id")
     if stored is not None:
-        return Media(source=StoredFile(protocol=PROTOCOL, id=stored.text()), **known)
+        return ir.Media(source=ir.StoredFile(protocol=PROTOCOL, id=stored.text()), **known)
     address = node.need("image_url")
     if type(address.value) is dict:  # as in Chat
         address = address.need("url")
     media_type, data = data_url(address)
     if data is None:
-        return Media(source=Link(url=address.text()), **known)
-    return Media(source=InlineData(data=data), media_type=image_type(data, media_type), **known)
+        return ir.Media(source=ir.Link(url=address.text()), **known)
+    return ir.Media(source=ir.InlineData(data=data), media_type=image_type(data, media_type), **known)
 
 
-def _file(node: Node) -> Media:
+def _file(node: Node) -> ir.Media:
     name = node.get("filename")
     known: dict[str, Any] = {
         "kind": "document",
@@ -343,21 +328,23 @@ def _file(node: Node) -> Media:
     }
     stored, address = node.get("file_id"), node.get("file_url")
     if stored is not None:
-        return Media(source=StoredFile(protocol=PROTOCOL, id=stored.text()), **known)
+        return ir.Media(source=ir.StoredFile(protocol=PROTOCOL, id=stored.text()), **known)
     if address is not None:
-        return Media(source=Link(url=address.text()), media_type=_document_type(address.text()), **known)
+        return ir.Media(source=ir.Link(url=address.text()), media_type=_document_type(address.text()), **known)
     inline = node.need("file_data")
     media_type, data = data_url(inline)
     if data is None:
         data = standard_base64(inline.text())
-    return Media(source=InlineData(data=data), media_type=media_type or _document_type(known["name"] or ""), **known)
+    return ir.Media(
+        source=ir.InlineData(data=data), media_type=media_type or _document_type(known["name"] or ""), **known
+    )
 
 
 def _document_type(name: str) -> str:
     return _DOCUMENT_TYPES.get(name.rpartition(".")[2].lower(), "application/pdf")
 
 
-_READERS: Mapping[str, Callable[[Node], Part]] = {
+_READERS: Mapping[str, Callable[[Node], ir.Part]] = {
     "input_text": _text,
     "output_text": _text,
     "text": _text,

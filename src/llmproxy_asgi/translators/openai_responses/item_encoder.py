@@ -10,27 +10,8 @@ from typing import assert_never
 
 import msgspec
 
-from llmproxy_asgi.conversation import (
-    EMPTY,
-    CacheMark,
-    InlineData,
-    JSONObject,
-    Link,
-    Media,
-    Message,
-    Opaque,
-    Part,
-    PlainText,
-    Reasoning,
-    Refusal,
-    Request,
-    ServerToolCall,
-    ServerToolResult,
-    StoredFile,
-    Text,
-    ToolCall,
-    ToolResult,
-)
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.foreign_parts import describe_foreign_parts
@@ -54,7 +35,7 @@ _SAME_FILES = frozenset({"openai-responses", "openai-chat"})
 class ResponsesItemEncoder:
     """The encoder of one request's input; `instructions` is the leading system text if it fits into one string."""
 
-    def __init__(self, request: Request, upstream: Upstream, losses: Losses) -> None:
+    def __init__(self, request: ir.Request, upstream: Upstream, losses: Losses) -> None:
         self._request = request
         self._upstream = upstream
         self._can = upstream.capabilities
@@ -76,7 +57,7 @@ class ResponsesItemEncoder:
         refuse_prefill(messages, self._request, self._upstream, PROTOCOL)
         leading = next((n for n, message in enumerate(messages) if message.role != "system"), len(messages))
         if leading and self._fits_instructions(messages[0], alone=leading == 1):
-            self.instructions = BETWEEN_TEXTS.join(part.text for part in messages[0].parts if isinstance(part, Text))
+            self.instructions = BETWEEN_TEXTS.join(part.text for part in messages[0].parts if isinstance(part, ir.Text))
         out: list[JSONObject] = []
         for message in messages[1:] if self.instructions is not None else messages:
             if message.name:
@@ -89,35 +70,35 @@ class ResponsesItemEncoder:
                 case "assistant":
                     out += self._assistant(message)
                 case "tool":
-                    out += [self._result(part) for part in message.parts if isinstance(part, ToolResult)]
+                    out += [self._result(part) for part in message.parts if isinstance(part, ir.ToolResult)]
                 case _:
                     assert_never(message.role)
         if not out and self.instructions is not None:  # the vendor refuses an empty input
             self._losses.add("emulated:first_user_turn")
-            out = self._plain("user", Message(role="user", parts=(Text(text=FIRST_TURN),)))
+            out = self._plain("user", ir.Message(role="user", parts=(ir.Text(text=FIRST_TURN),)))
         keep_last_marks(self._marked, self._losses)
         return out
 
-    def _fits_instructions(self, message: Message, *, alone: bool) -> bool:
+    def _fits_instructions(self, message: ir.Message, *, alone: bool) -> bool:
         """Return whether the first system message can be the instructions string without a loss."""
         if message.authority is None and self._request.protocol == PROTOCOL:
             return True
         if not self._can.several_system:
-            return all(isinstance(part, Text) for part in message.parts)
-        plain = len(message.parts) == 1 and isinstance(message.parts[0], Text) and not message.parts[0].cache_mark
+            return all(isinstance(part, ir.Text) for part in message.parts)
+        plain = len(message.parts) == 1 and isinstance(message.parts[0], ir.Text) and not message.parts[0].cache_mark
         return alone and plain and self._request.protocol in {"anthropic-messages", "gemini"}
 
     # ── instructions and user messages ───────────────────────────────────────────────────────────────────────────────
 
-    def _system(self, message: Message) -> list[JSONObject]:
+    def _system(self, message: ir.Message) -> list[JSONObject]:
         role = (message.authority or "developer") if self._can.developer_role else "system"
         return self._plain(role, message)
 
-    def _plain(self, role: str, message: Message) -> list[JSONObject]:
+    def _plain(self, role: str, message: ir.Message) -> list[JSONObject]:
         items: list[JSONObject] = []
         content: list[JSONObject] = []
         for part in message.parts:
-            if isinstance(part, Opaque) and part.protocol == PROTOCOL and PROTOCOL not in part.extras:
+            if isinstance(part, ir.Opaque) and part.protocol == PROTOCOL and PROTOCOL not in part.extras:
                 items.append(part.data)
             elif (entry := self._content(part)) is not None:
                 content.append(entry)
@@ -129,41 +110,45 @@ class ResponsesItemEncoder:
 
     # ── assistant messages ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def _assistant(self, message: Message) -> list[JSONObject]:
+    def _assistant(self, message: ir.Message) -> list[JSONObject]:
         parts = message.parts
-        reasoning = [part for part in parts if isinstance(part, Reasoning)]
+        reasoning = [part for part in parts if isinstance(part, ir.Reasoning)]
         kept = {id(part): item for part in reasoning if (item := self._reasoning(part)) is not None}
-        followed = max((n for n, part in enumerate(parts) if isinstance(part, Text | Refusal | ToolCall)), default=-1)
+        followed = max(
+            (n for n, part in enumerate(parts) if isinstance(part, ir.Text | ir.Refusal | ir.ToolCall)), default=-1
+        )
         last = [part for part in parts[followed + 1 :] if id(part) in kept]
         for part in last:  # trailing reasoning without a following item is refused
             del kept[id(part)]
-        if len(kept) < len(reasoning) or any(part.seals for part in parts if not isinstance(part, Reasoning)):
+        if len(kept) < len(reasoning) or any(part.seals for part in parts if not isinstance(part, ir.Reasoning)):
             self._losses.add("dropped:reasoning")
         self.replays |= bool(kept)
         with_ids = len(kept) == len(reasoning)
         items: list[JSONObject] = []
-        texts: list[Text | Refusal] = []
+        texts: list[ir.Text | ir.Refusal] = []
         for part in parts:
-            if isinstance(part, Text | Refusal) and (not texts or _share_message(texts[-1], part)):
+            if isinstance(part, ir.Text | ir.Refusal) and (not texts or _share_message(texts[-1], part)):
                 texts.append(part)
                 continue
             self._flush(texts, message, items, with_ids=with_ids)
-            if isinstance(part, Text | Refusal):
+            if isinstance(part, ir.Text | ir.Refusal):
                 texts.append(part)
-            elif isinstance(part, Reasoning):
+            elif isinstance(part, ir.Reasoning):
                 items += [kept[id(part)]] if id(part) in kept else []
             else:
                 items += self._other_items(part, with_ids=with_ids)
         self._flush(texts, message, items, with_ids=with_ids)
         return items
 
-    def _flush(self, texts: list[Text | Refusal], message: Message, items: list[JSONObject], *, with_ids: bool) -> None:
+    def _flush(
+        self, texts: list[ir.Text | ir.Refusal], message: ir.Message, items: list[JSONObject], *, with_ids: bool
+    ) -> None:
         """Encode the collected texts as one message item."""
         if not texts:
             return
         content: list[JSONObject] = []
         for part in texts:
-            if isinstance(part, Refusal):
+            if isinstance(part, ir.Refusal):
                 content.append({"type": "refusal", "refusal": part.text})
             else:
                 cited = [entry for each in part.citations if (entry := annotation(each, len(part.text)))]
@@ -178,7 +163,7 @@ class ResponsesItemEncoder:
         items.append(item)
         texts.clear()
 
-    def _reasoning(self, part: Reasoning) -> JSONObject | None:
+    def _reasoning(self, part: ir.Reasoning) -> JSONObject | None:
         """Encode earlier reasoning if the upstream can read it; it never becomes visible text."""
         found = next((seal for seal in part.seals if seal.kind == "encrypted" and usable(seal, self._upstream)), None)
         plain = part.style == "full" and PROTOCOL in part.extras
@@ -197,32 +182,32 @@ class ResponsesItemEncoder:
             item["encrypted_content"] = found.data
         return item
 
-    def _other_items(self, part: Part, *, with_ids: bool) -> list[JSONObject]:
+    def _other_items(self, part: ir.Part, *, with_ids: bool) -> list[JSONObject]:
         match part:
-            case ToolCall():
+            case ir.ToolCall():
                 return [self._call(part, with_ids=with_ids)]
-            case ServerToolCall() if PROTOCOL in part.extras:
+            case ir.ServerToolCall() if PROTOCOL in part.extras:
                 return [part.extras[PROTOCOL]]
-            case ServerToolResult() if any(PROTOCOL in each.extras for each in self._calls_of(part)):
+            case ir.ServerToolResult() if any(PROTOCOL in each.extras for each in self._calls_of(part)):
                 return []  # contained in its call
-            case Media(kind="image", source=InlineData(data=data)) if PROTOCOL in part.extras and part.id:
+            case ir.Media(kind="image", source=ir.InlineData(data=data)) if PROTOCOL in part.extras and part.id:
                 made = {**part.extras[PROTOCOL], "id": part.id, "status": "completed", "result": data}
                 return [{"type": "image_generation_call", **made}]
-            case Opaque(protocol=protocol) if protocol == PROTOCOL:
+            case ir.Opaque(protocol=protocol) if protocol == PROTOCOL:
                 return [part.data]
             case _:
                 self._losses.add(f"dropped:{kind_of(part)}")
                 return []
 
-    def _calls_of(self, result: ServerToolResult) -> Iterable[ServerToolCall]:
+    def _calls_of(self, result: ir.ServerToolResult) -> Iterable[ir.ServerToolCall]:
         return (
             part
             for message in self._request.messages
             for part in message.parts
-            if isinstance(part, ServerToolCall) and part.call_id == result.call_id
+            if isinstance(part, ir.ServerToolCall) and part.call_id == result.call_id
         )
 
-    def _call(self, part: ToolCall, *, with_ids: bool) -> JSONObject:
+    def _call(self, part: ir.ToolCall, *, with_ids: bool) -> JSONObject:
         call_id, name = self.call_ids.outward(part.call_id), self.names.outward(part.name)
         own = legal_item_id(part.id, "ctc_" if part.kind == "custom" else "fc_") if with_ids else None
         item: JSONObject = {"id": own} if own else {}
@@ -240,7 +225,7 @@ class ResponsesItemEncoder:
             item["caller"] = part.caller
         return item
 
-    def _result(self, part: ToolResult) -> JSONObject:
+    def _result(self, part: ir.ToolResult) -> JSONObject:
         part = describe_foreign_parts(part, PROTOCOL, self._losses)
         entries = [entry for inner in part.content if (entry := self._content(inner)) is not None]
         if part.is_error:
@@ -256,48 +241,48 @@ class ResponsesItemEncoder:
 
     # ── contents ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _content(self, part: Part) -> JSONObject | None:
+    def _content(self, part: ir.Part) -> JSONObject | None:
         match part:
-            case Text():
+            case ir.Text():
                 return self._marked_entry({"type": "input_text", "text": part.text}, part.cache_mark)
-            case Media():
+            case ir.Media():
                 return self._marked_entry(self._media(part), part.cache_mark)
-            case Refusal():
+            case ir.Refusal():
                 return {"type": "input_text", "text": part.text}
-            case Opaque(protocol=protocol) if protocol == PROTOCOL:
+            case ir.Opaque(protocol=protocol) if protocol == PROTOCOL:
                 return part.data
             case _:
                 self._losses.add(f"dropped:{kind_of(part)}")
                 return None
 
-    def _media(self, part: Media) -> JSONObject:
+    def _media(self, part: ir.Media) -> JSONObject:
         if part.kind == "image":
             return self._image(part)
         if part.kind == "document":
             return self._document(part)
         raise refusals.unsupported_input(self._request.model, part.kind)
 
-    def _image(self, part: Media) -> JSONObject:
+    def _image(self, part: ir.Media) -> JSONObject:
         if not self._can.images:
             raise refusals.unsupported_input(self._request.model, "image")
         match part.source:
-            case InlineData(data=data):
+            case ir.InlineData(data=data):
                 where = {"image_url": f"data:{image_type(data, part.media_type)};base64,{data}"}
-            case Link(url=url):
+            case ir.Link(url=url):
                 where = {"image_url": url}
-            case StoredFile():
+            case ir.StoredFile():
                 where = self._stored(part.source)
             case _:
                 raise refusals.unsupported_format(self._request.model, "image", "its data")
         return {"type": "input_image", **where, "detail": part.detail or "auto"}
 
-    def _document(self, part: Media) -> JSONObject:
+    def _document(self, part: ir.Media) -> JSONObject:
         media_type = (part.media_type or "application/pdf").lower()
         name = part.name or part.title
         source = part.source
-        if isinstance(source, PlainText):
+        if isinstance(source, ir.PlainText):
             return self._document_text(part, source.text)
-        if isinstance(source, InlineData) and media_type.startswith("text/") and self._request.protocol != PROTOCOL:
+        if isinstance(source, ir.InlineData) and media_type.startswith("text/") and self._request.protocol != PROTOCOL:
             words = decoded_text(source.data)
             if words is None:
                 raise refusals.undecodable_document()
@@ -305,24 +290,24 @@ class ResponsesItemEncoder:
         if not self._can.documents:
             raise refusals.unsupported_input(self._request.model, "document")
         match source:
-            case InlineData(data=data):
+            case ir.InlineData(data=data):
                 where = {"filename": name or "document.pdf", "file_data": f"data:{media_type};base64,{data}"}
-            case Link(url=url):
+            case ir.Link(url=url):
                 where = {"file_url": url}
-            case StoredFile():
+            case ir.StoredFile():
                 where = self._stored(source)
             case _:
                 assert_never(source)
         return {"type": "input_file", **where}
 
-    def _stored(self, source: StoredFile) -> dict[str, str]:
+    def _stored(self, source: ir.StoredFile) -> dict[str, str]:
         if source.protocol not in _SAME_FILES:
             raise refusals.foreign_reference()
         if not self._can.stored:
             raise refusals.vendor_reference("messages")
         return {"file_id": source.id}
 
-    def _document_text(self, part: Media, text: str) -> JSONObject:
+    def _document_text(self, part: ir.Media, text: str) -> JSONObject:
         """Encode a document as text after its title."""
         self._losses.add("downgraded:document")
         heads = [head for head in (part.title or part.name, part.context) if head]
@@ -330,25 +315,25 @@ class ResponsesItemEncoder:
 
     # ── cache marks ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _marked_entry(self, entry: JSONObject, mark: CacheMark | None) -> JSONObject:
+    def _marked_entry(self, entry: JSONObject, mark: ir.CacheMark | None) -> JSONObject:
         if mark is not None:
             self._mark(entry, mark)
         return entry
 
-    def _mark(self, entry: JSONObject, mark: CacheMark) -> None:
+    def _mark(self, entry: JSONObject, mark: ir.CacheMark) -> None:
         if self._can.cache_marks:
             entry[MARK] = encode_mark(mark)
             self._marked.append(entry)
 
 
-def _share_message(before: Text | Refusal, after: Text | Refusal) -> bool:
+def _share_message(before: ir.Text | ir.Refusal, after: ir.Text | ir.Refusal) -> bool:
     """Return whether two texts are content parts of one message: equal ids and phases."""
     return before.id == after.id and phase_of(before) == phase_of(after)
 
 
-def _summary(part: Reasoning) -> list[JSONObject]:
+def _summary(part: ir.Reasoning) -> list[JSONObject]:
     """Encode the summary in its original parts, if they are known and unchanged."""
-    divided = part.extras.get(PROTOCOL, EMPTY).get("summary")
+    divided = part.extras.get(PROTOCOL, ir.EMPTY).get("summary")
     texts = divided if isinstance(divided, list) and BETWEEN_SUMMARIES.join(divided) == part.text else [part.text]
     return [{"type": "summary_text", "text": text} for text in texts]
 

@@ -7,14 +7,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from llmproxy_asgi.conversation import EMPTY, MOST_TOKENS, Finish, FinishReason, ServiceTier, Usage
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.translators.names import derived
 from llmproxy_asgi.translators.openai import mappings as shared
 
 PROTOCOL = "openai-responses"
 
-TIER_IN: Mapping[str, ServiceTier] = {**shared.TIER_IN, "ultrafast": ServiceTier.ULTRAFAST}
-TIER_OUT: Mapping[ServiceTier, str] = {tier: word for word, tier in TIER_IN.items()}
+TIER_IN: Mapping[str, ir.ServiceTier] = {**shared.TIER_IN, "ultrafast": ir.ServiceTier.ULTRAFAST}
+TIER_OUT: Mapping[ir.ServiceTier, str] = {tier: word for word, tier in TIER_IN.items()}
 
 WEB_SEARCH = "web_search"
 """The prefix of the web search tool's types, and its name in the conversation."""
@@ -56,39 +56,39 @@ def item_id(prefix: str, answer: str, position: int) -> str:
 
 # ── finish reasons ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-_INCOMPLETE_IN: Mapping[str | None, FinishReason] = {
-    "max_output_tokens": FinishReason.LENGTH,
-    "max_tokens": FinishReason.LENGTH,  # some compatible servers
-    "max_messages": FinishReason.LENGTH,
-    "content_filter": FinishReason.CONTENT_FILTER,
+_INCOMPLETE_IN: Mapping[str | None, ir.FinishReason] = {
+    "max_output_tokens": ir.FinishReason.LENGTH,
+    "max_tokens": ir.FinishReason.LENGTH,  # some compatible servers
+    "max_messages": ir.FinishReason.LENGTH,
+    "content_filter": ir.FinishReason.CONTENT_FILTER,
 }
-_INCOMPLETE_OUT: Mapping[FinishReason, str] = {
-    FinishReason.LENGTH: "max_output_tokens",
-    FinishReason.CONTEXT_LENGTH: "max_output_tokens",
-    FinishReason.PAUSE: "max_output_tokens",
-    FinishReason.CONTENT_FILTER: "content_filter",
+_INCOMPLETE_OUT: Mapping[ir.FinishReason, str] = {
+    ir.FinishReason.LENGTH: "max_output_tokens",
+    ir.FinishReason.CONTEXT_LENGTH: "max_output_tokens",
+    ir.FinishReason.PAUSE: "max_output_tokens",
+    ir.FinishReason.CONTENT_FILTER: "content_filter",
 }
 
 
-def decode_finish(status: str | None, reason: str | None, *, called: bool, refused: bool) -> Finish:
+def decode_finish(status: str | None, reason: str | None, *, called: bool, refused: bool) -> ir.Finish:
     """Decode a finish reason from the status and the content. An incomplete response counts as cut off."""
     if status == "incomplete":
-        return Finish(reason=_INCOMPLETE_IN.get(reason, FinishReason.LENGTH), native=reason or status)
+        return ir.Finish(reason=_INCOMPLETE_IN.get(reason, ir.FinishReason.LENGTH), native=reason or status)
     if status == "cancelled":
-        return Finish(reason=FinishReason.CANCELLED, native=status)
+        return ir.Finish(reason=ir.FinishReason.CANCELLED, native=status)
     if called:
-        return Finish(reason=FinishReason.TOOL_CALLS, native=status)
-    return Finish(reason=FinishReason.REFUSAL if refused else FinishReason.STOP, native=status)
+        return ir.Finish(reason=ir.FinishReason.TOOL_CALLS, native=status)
+    return ir.Finish(reason=ir.FinishReason.REFUSAL if refused else ir.FinishReason.STOP, native=status)
 
 
-def encode_finish(finish: Finish, *, refused: bool) -> tuple[str, str | None]:
+def encode_finish(finish: ir.Finish, *, refused: bool) -> tuple[str, str | None]:
     """Encode a status and the reason of an incomplete response; `refused`: whether it has a refusal text."""
     reason = finish.reason
-    if reason is FinishReason.REFUSAL and not refused:
+    if reason is ir.FinishReason.REFUSAL and not refused:
         return "incomplete", "content_filter"  # without a refusal text it would look like a normal end
-    if reason is FinishReason.MALFORMED_CALL:
+    if reason is ir.FinishReason.MALFORMED_CALL:
         return "failed", None
-    if reason is FinishReason.CANCELLED:
+    if reason is ir.FinishReason.CANCELLED:
         return "cancelled", None
     word = _INCOMPLETE_OUT.get(reason)
     return ("incomplete", word) if word else ("completed", None)
@@ -97,7 +97,7 @@ def encode_finish(finish: Finish, *, refused: bool) -> tuple[str, str | None]:
 # ── usage ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def decode_usage(found: Any, tools: Any = None) -> Usage | None:
+def decode_usage(found: Any, tools: Any = None) -> ir.Usage | None:
     """Decode the token counts; None if there are none. Values that cannot be counts are read as 0.
 
     Args:
@@ -110,19 +110,19 @@ def decode_usage(found: Any, tools: Any = None) -> Usage | None:
     cached, written = _count(ins, "cached_tokens"), _count(ins, "cache_write_tokens")
     reasoning = _count(outs, "reasoning_tokens")
     searches = _count(_details(tools, "web_search"), "num_requests")
-    return Usage(
+    return ir.Usage(
         input=max(_count(found, "input_tokens"), cached + written),
         output=max(_count(found, "output_tokens"), reasoning),
         cache_read=cached,
         cache_write=written,
         cache_write_long=min(written, _count(_details(ins, "cache_write_tokens_details"), "ttl_12h_tokens")),
         reasoning=reasoning,
-        server_tool_calls={"web_search": searches} if searches else EMPTY,
+        server_tool_calls={"web_search": searches} if searches else ir.EMPTY,
         extras={PROTOCOL: found},
     )
 
 
-def encode_usage(usage: Usage) -> dict[str, Any]:
+def encode_usage(usage: ir.Usage) -> dict[str, Any]:
     """Encode the token counts."""
     ins: dict[str, Any] = {"cached_tokens": usage.cache_read, "cache_write_tokens": usage.cache_write}
     if usage.cache_write_long:
@@ -139,11 +139,11 @@ def encode_usage(usage: Usage) -> dict[str, Any]:
 
 def _details(found: Any, key: str) -> Mapping[str, Any]:
     value = found.get(key) if type(found) is dict else None
-    return value if type(value) is dict else EMPTY
+    return value if type(value) is dict else ir.EMPTY
 
 
 def _count(found: Mapping[str, Any], key: str) -> int:
     value = found.get(key)
     if type(value) is float and value.is_integer():
         value = int(value)
-    return value if type(value) is int and 0 < value <= MOST_TOKENS else 0
+    return value if type(value) is int and 0 < value <= ir.MOST_TOKENS else 0

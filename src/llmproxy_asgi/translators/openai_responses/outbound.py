@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import Batch, Request, Response, UsageReported
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.translators.answer_bounds import SMALL
 from llmproxy_asgi.translators.assemble import fold
@@ -75,7 +75,7 @@ class ResponsesOutbound(Outbound):
     many = ("output", "*", "content", "*", "logprobs", "*")
 
     @override
-    def encode(self, request: Request, upstream: Upstream) -> UpstreamRequest:
+    def encode(self, request: ir.Request, upstream: Upstream) -> UpstreamRequest:
         refuse_in_translation(request, upstream.capabilities, RESPONSES, protocol=PROTOCOL)
         return encode_request(request, upstream)
 
@@ -97,7 +97,7 @@ class ResponsesOutbound(Outbound):
     @override
     def decode(
         self, body: bytes, upstream_request: UpstreamRequest, upstream: Upstream, *, received_at: datetime
-    ) -> Response:
+    ) -> ir.Response:
         answer = _read(body, ANSWER) if len(body) <= SMALL else _read_large(body)
         if answer.created_at is None:
             answer.created_at = received_at.timestamp()
@@ -106,12 +106,12 @@ class ResponsesOutbound(Outbound):
         return msgspec.structs.replace(response, extras=answer_extras(body))
 
     @override
-    def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> Batch:
+    def passthrough_response(self, body: bytes, inbound_request: InboundRequest, upstream: Upstream) -> ir.Batch:
         answer = _read(body, PASSTHROUGH_ANSWER)
         if answer.model != upstream.client_model:
             body = replace_model(body, upstream.client_model)
         usage = decode_usage(answer.usage, answer.tool_usage)
-        return Batch(() if usage is None else (UsageReported(usage),), body)
+        return ir.Batch(() if usage is None else (ir.UsageReported(usage),), body)
 
     @override
     def encode_count(self, upstream_request: UpstreamRequest, upstream: Upstream) -> UpstreamRequest:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import Ended, Failed, Finished, JSONObject, StreamEvent, UsageReported
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamRateLimited, UpstreamRefused
 from llmproxy_asgi.translators.base import ErrorT, Upstream
 from llmproxy_asgi.translators.openai.errors import FAILED_EVENT, decode_error_object, error_in
@@ -50,7 +51,7 @@ class ResponsesScan(Scan):
         self._bytes_left = upstream.max_event
 
     @override
-    def first(self, frame: Frame) -> Sequence[StreamEvent]:
+    def first(self, frame: Frame) -> Sequence[ir.StreamEvent]:
         data = frame.data.strip()
         if not data or data == _DONE:
             return ()
@@ -58,7 +59,7 @@ class ResponsesScan(Scan):
         if event.response is None:
             unknown_type = not event.type or names_problem(event.type)
             error = error_in(data, protocol=PROTOCOL) if unknown_type else None
-            return (Failed(error),) if error is not None else ()
+            return (ir.Failed(error),) if error is not None else ()
         self._first = data
         return (started(event.response, self._upstream),)
 
@@ -68,7 +69,7 @@ class ResponsesScan(Scan):
         if not data or data == _DONE:
             return Inspection(drop=bool(data))
         if frame.event == "error":
-            return Inspection((Failed(decode_error_object(read_loosely(data), protocol=PROTOCOL)),))
+            return Inspection((ir.Failed(decode_error_object(read_loosely(data), protocol=PROTOCOL)),))
         event = decode_replaced(PASSTHROUGH, data)
         kind = event.type or frame.event
         if kind == "response.output_item.done":
@@ -78,15 +79,15 @@ class ResponsesScan(Scan):
                 self._items[len(self._items) if done.output_index is None else done.output_index] = done.item
             return _NOTHING
         if kind == "error" or (kind is None and event.error):
-            return Inspection((Failed(decode_error_object(read_loosely(data), protocol=PROTOCOL)),))
+            return Inspection((ir.Failed(decode_error_object(read_loosely(data), protocol=PROTOCOL)),))
         if kind not in ENDINGS:
             return _NOTHING
         answer = event.response or PassthroughAnswer()
         status = status_of(kind, answer)
         if status == "failed":
             usage = decode_usage(answer.usage, answer.tool_usage)
-            reported = () if usage is None else (UsageReported(usage),)
-            return Inspection((*reported, Failed(_failure(answer, data))))
+            reported = () if usage is None else (ir.UsageReported(usage),)
+            return Inspection((*reported, ir.Failed(_failure(answer, data))))
         self._ended = True
         return Inspection(tuple(_ending(answer, status)))
 
@@ -122,14 +123,14 @@ def _read(found: bytes | msgspec.Raw) -> JSONObject:
         return {}
 
 
-def _ending(answer: PassthroughAnswer, status: str) -> list[StreamEvent]:
+def _ending(answer: PassthroughAnswer, status: str) -> list[ir.StreamEvent]:
     called = any(item.type in CALLS for item in answer.output or ())
     why = answer.incomplete_details.reason if answer.incomplete_details else None
-    events: list[StreamEvent] = [Finished(0, decode_finish(status, why, called=called, refused=False))]
+    events: list[ir.StreamEvent] = [ir.Finished(0, decode_finish(status, why, called=called, refused=False))]
     usage = decode_usage(answer.usage, answer.tool_usage)
     if usage is not None:
-        events.append(UsageReported(usage))
-    events.append(Ended(TIER_IN.get(answer.service_tier) if answer.service_tier else None))
+        events.append(ir.UsageReported(usage))
+    events.append(ir.Ended(TIER_IN.get(answer.service_tier) if answer.service_tier else None))
     return events
 
 

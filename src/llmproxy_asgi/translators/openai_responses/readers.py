@@ -11,27 +11,8 @@ from typing import Any, ClassVar
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import (
-    EMPTY,
-    ArgumentsDelta,
-    CitationDelta,
-    Extras,
-    JSONObject,
-    LogprobsDelta,
-    PartDelta,
-    PartEnded,
-    PartStarted,
-    Reasoning,
-    ReasoningDelta,
-    Refusal,
-    RefusalDelta,
-    SealDelta,
-    ServerToolCall,
-    StreamEvent,
-    Text,
-    TextDelta,
-    ToolCall,
-)
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators.names import DistinctIds
 from llmproxy_asgi.translators.openai.logprobs import decode_entries
 from llmproxy_asgi.translators.openai_responses.mappings import BETWEEN_SUMMARIES, PROTOCOL
@@ -96,7 +77,7 @@ class OutputReader:
         self.parts += 1
         return self.parts - 1
 
-    def feed(self, kind: str, event: Event, events: list[StreamEvent]) -> bool:
+    def feed(self, kind: str, event: Event, events: list[ir.StreamEvent]) -> bool:
         """Handle an event; return False for unknown ones."""
         handler = DELTA_HANDLERS.get(kind)
         if handler is not None:
@@ -112,7 +93,7 @@ class OutputReader:
             return handle is not None or kind in _REDUNDANT
         return True
 
-    def handle_text(self, event: Event | DeltaEvent, events: list[StreamEvent]) -> None:
+    def handle_text(self, event: Event | DeltaEvent, events: list[ir.StreamEvent]) -> None:
         """Handle a delta of a text."""
         at = event.output_index
         index = (self._index_of(event) if at is None else at, event.content_index)
@@ -124,22 +105,22 @@ class OutputReader:
         if event.logprobs:
             text_reader.add_logprobs(event.logprobs, events)
 
-    def handle_arguments(self, event: Event | DeltaEvent, events: list[StreamEvent]) -> None:
+    def handle_arguments(self, event: Event | DeltaEvent, events: list[ir.StreamEvent]) -> None:
         """Handle a delta of a call's arguments."""
         text = event.delta if type(event.delta) is str else _checked(event.delta)
         self._call(event).add_arguments(text, events)
 
-    def handle_summary(self, event: Event | DeltaEvent, events: list[StreamEvent]) -> None:
+    def handle_summary(self, event: Event | DeltaEvent, events: list[ir.StreamEvent]) -> None:
         """Handle a delta of a reasoning summary."""
         text = event.delta if type(event.delta) is str else _checked(event.delta)
         self._reasoning(event).add_text(text, event.summary_index or 0, events, plain=False)
 
-    def handle_reasoning(self, event: Event | DeltaEvent, events: list[StreamEvent]) -> None:
+    def handle_reasoning(self, event: Event | DeltaEvent, events: list[ir.StreamEvent]) -> None:
         """Handle a delta of raw reasoning."""
         text = event.delta if type(event.delta) is str else _checked(event.delta)
         self._reasoning(event).add_text(text, 0, events, plain=True)
 
-    def finish(self, output: Sequence[Any], events: list[StreamEvent]) -> None:
+    def finish(self, output: Sequence[Any], events: list[ir.StreamEvent]) -> None:
         """End open items and read items that were never streamed."""
         items = [item for item in output if type(item) is dict]
         restated, unseen = _matched(self._seen, items)
@@ -157,7 +138,7 @@ class OutputReader:
             return event.output_index
         return self._indexes.get(event.item_id or "", self._last)
 
-    def _add(self, event: Event, events: list[StreamEvent]) -> None:
+    def _add(self, event: Event, events: list[ir.StreamEvent]) -> None:
         item = event.item
         if type(item) is not dict:
             return
@@ -176,7 +157,7 @@ class OutputReader:
         if text_of(item, "id"):
             self._indexes[item["id"]] = index
 
-    def _done(self, event: Event, events: list[StreamEvent]) -> None:
+    def _done(self, event: Event, events: list[ir.StreamEvent]) -> None:
         item = event.item if type(event.item) is dict else {}
         index = event.output_index
         if index is None:
@@ -198,7 +179,7 @@ class OutputReader:
         known = text_of(item, "id")
         return bool(known) and any(seen.id == known for seen in self._seen)
 
-    def _open_item(self, item: JSONObject, events: list[StreamEvent]) -> "_OpenItem":
+    def _open_item(self, item: JSONObject, events: list[ir.StreamEvent]) -> "_OpenItem":
         reader: _OpenItem
         match item.get("type"):
             case "message":
@@ -238,36 +219,36 @@ class OutputReader:
 
     # ── item content ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _restate_call(self, event: Event, events: list[StreamEvent]) -> None:
+    def _restate_call(self, event: Event, events: list[ir.StreamEvent]) -> None:
         self._call(event).restate(event.arguments or event.input, events)
 
-    def _restate_summary(self, event: Event, events: list[StreamEvent]) -> None:
+    def _restate_summary(self, event: Event, events: list[ir.StreamEvent]) -> None:
         self._reasoning(event).restate(event.text or "", event.summary_index or 0, events, plain=False)
 
-    def _restate_reasoning(self, event: Event, events: list[StreamEvent]) -> None:
+    def _restate_reasoning(self, event: Event, events: list[ir.StreamEvent]) -> None:
         self._reasoning(event).restate(event.text or "", 0, events, plain=True)
 
-    def _refuse(self, event: Event, events: list[StreamEvent]) -> None:
+    def _refuse(self, event: Event, events: list[ir.StreamEvent]) -> None:
         if event.delta:
             self._message(event).text(event, events, refusal=True).add_text(event.delta, events)
 
-    def _add_citation(self, event: Event, events: list[StreamEvent]) -> None:
+    def _add_citation(self, event: Event, events: list[ir.StreamEvent]) -> None:
         self._message(event).text(event, events, refusal=False).add_citation(event.annotation, events)
 
-    def _restate_text(self, event: Event, events: list[StreamEvent]) -> None:
+    def _restate_text(self, event: Event, events: list[ir.StreamEvent]) -> None:
         restated: JSONObject = {"text": event.text, "logprobs": event.logprobs}
         self._message(event).text(event, events, refusal=False).restate(restated, events)
 
-    def _restate_refusal(self, event: Event, events: list[StreamEvent]) -> None:
+    def _restate_refusal(self, event: Event, events: list[ir.StreamEvent]) -> None:
         self._message(event).text(event, events, refusal=True).restate({"refusal": event.refusal}, events)
 
-    def _begin_content(self, event: Event, events: list[StreamEvent]) -> None:
+    def _begin_content(self, event: Event, events: list[ir.StreamEvent]) -> None:
         part = event.part if type(event.part) is dict else {}
         if text_of(part, "type") in _MESSAGE_CONTENTS:
             text_reader = self._message(event).text(event, events, refusal=part["type"] == "refusal")
             text_reader.restate(part, events)
 
-    def _end_content(self, event: Event, events: list[StreamEvent]) -> None:
+    def _end_content(self, event: Event, events: list[ir.StreamEvent]) -> None:
         part = event.part if type(event.part) is dict else {}
         if text_of(part, "type") in _MESSAGE_CONTENTS:
             text_reader = self._message(event).text(event, events, refusal=part["type"] == "refusal")
@@ -280,7 +261,7 @@ class OutputReader:
             raise BrokenStream("The upstream continued a call that is not open.")
         return found
 
-    _HANDLERS: ClassVar[Mapping[str, Callable[["OutputReader", Event, list[StreamEvent]], None]]] = {
+    _HANDLERS: ClassVar[Mapping[str, Callable[["OutputReader", Event, list[ir.StreamEvent]], None]]] = {
         "response.function_call_arguments.done": _restate_call,
         "response.custom_tool_call_input.done": _restate_call,
         "response.reasoning_summary_text.done": _restate_summary,
@@ -325,7 +306,7 @@ def _matched(
     return restated, unseen
 
 
-DeltaHandler = Callable[[OutputReader, Event | DeltaEvent, list[StreamEvent]], None]
+DeltaHandler = Callable[[OutputReader, Event | DeltaEvent, list[ir.StreamEvent]], None]
 DELTA_HANDLERS: Mapping[str, DeltaHandler] = {
     "response.output_text.delta": OutputReader.handle_text,
     "response.function_call_arguments.delta": OutputReader.handle_arguments,
@@ -360,19 +341,19 @@ class _OpenItem:
         """The call id of an item that is a call, or an empty string."""
         return text_of(self._item, "call_id")
 
-    def begin(self, events: list[StreamEvent]) -> None:
+    def begin(self, events: list[ir.StreamEvent]) -> None:
         """Start the item's part if it can start empty, so that the parts of later items follow it."""
 
-    def end(self, item: JSONObject, events: list[StreamEvent]) -> None:
+    def end(self, item: JSONObject, events: list[ir.StreamEvent]) -> None:
         """End the item; `item` is the upstream's final version of it, which may be empty."""
         for part in self._reader.items.parts(item or self._item):
             index = self._reader.part()
-            if isinstance(part, ServerToolCall):
-                events.append(PartStarted(0, index, msgspec.structs.replace(part, arguments="")))
-                events.append(PartDelta(0, index, ArgumentsDelta(part.arguments)))
+            if isinstance(part, ir.ServerToolCall):
+                events.append(ir.PartStarted(0, index, msgspec.structs.replace(part, arguments="")))
+                events.append(ir.PartDelta(0, index, ir.ArgumentsDelta(part.arguments)))
             else:
-                events.append(PartStarted(0, index, part))
-            events.append(PartEnded(0, index, part))
+                events.append(ir.PartStarted(0, index, part))
+            events.append(ir.PartEnded(0, index, part))
 
 
 class _TextReader:
@@ -380,41 +361,43 @@ class _TextReader:
 
     __slots__ = ("_cited", "_ended", "_has_logprobs", "_last", "_length", "_reader", "_refusal", "index")
 
-    def __init__(self, reader: OutputReader, part: Text | Refusal, events: list[StreamEvent]) -> None:
+    def __init__(self, reader: OutputReader, part: ir.Text | ir.Refusal, events: list[ir.StreamEvent]) -> None:
         self._reader = reader
-        self._refusal = isinstance(part, Refusal)
+        self._refusal = isinstance(part, ir.Refusal)
         self.index = reader.part()
         self._length = 0
         self._last = ""
         self._cited = 0
         self._has_logprobs = False
         self._ended = False
-        events.append(PartStarted(0, self.index, part))
+        events.append(ir.PartStarted(0, self.index, part))
 
-    def add_text(self, text: Any, events: list[StreamEvent]) -> None:
+    def add_text(self, text: Any, events: list[ir.StreamEvent]) -> None:
         """Add a delta of the text."""
         if self._ended:
             raise BrokenStream("The upstream continued a text that had ended.")
         text_reader = text if type(text) is str else _checked(text)
         self._length += len(text_reader)
         self._last = text_reader
-        events.append(PartDelta(0, self.index, RefusalDelta(text_reader) if self._refusal else TextDelta(text_reader)))
+        events.append(
+            ir.PartDelta(0, self.index, ir.RefusalDelta(text_reader) if self._refusal else ir.TextDelta(text_reader))
+        )
 
-    def add_logprobs(self, found: Any, events: list[StreamEvent]) -> None:
+    def add_logprobs(self, found: Any, events: list[ir.StreamEvent]) -> None:
         """Add log probabilities of tokens."""
         tokens = decode_entries(found)
         if tokens and not self._ended:
             self._has_logprobs = True
-            events.append(PartDelta(0, self.index, LogprobsDelta(tokens)))
+            events.append(ir.PartDelta(0, self.index, ir.LogprobsDelta(tokens)))
 
-    def add_citation(self, found: Any, events: list[StreamEvent]) -> None:
+    def add_citation(self, found: Any, events: list[ir.StreamEvent]) -> None:
         """Add an annotation."""
         citation = decode_annotation(found)
         self._cited += 1
         if citation is not None and not self._refusal and not self._ended:
-            events.append(PartDelta(0, self.index, CitationDelta(citation)))
+            events.append(ir.PartDelta(0, self.index, ir.CitationDelta(citation)))
 
-    def restate(self, content: JSONObject, events: list[StreamEvent]) -> None:
+    def restate(self, content: JSONObject, events: list[ir.StreamEvent]) -> None:
         """Emit the parts of a restated content part that were not streamed."""
         text = text_of(content, "refusal" if self._refusal else "text")
         if self._ended:
@@ -426,11 +409,11 @@ class _TextReader:
         if not self._has_logprobs and content.get("logprobs"):
             self.add_logprobs(content["logprobs"], events)
 
-    def end(self, events: list[StreamEvent]) -> None:
+    def end(self, events: list[ir.StreamEvent]) -> None:
         """End the content part."""
         if not self._ended:
             self._ended = True
-            events.append(PartEnded(0, self.index))
+            events.append(ir.PartEnded(0, self.index))
 
 
 class _MessageReader(_OpenItem):
@@ -442,31 +425,31 @@ class _MessageReader(_OpenItem):
         super().__init__(reader, item)
         self._contents: dict[int, _TextReader] = {}
 
-    def text(self, event: Event | DeltaEvent, events: list[StreamEvent], *, refusal: bool) -> _TextReader:
+    def text(self, event: Event | DeltaEvent, events: list[ir.StreamEvent], *, refusal: bool) -> _TextReader:
         """Return the reader of an event's content part; start the part with its first event."""
         return self._content(event.content_index or 0, events, refusal=refusal)
 
     @override
-    def begin(self, events: list[StreamEvent]) -> None:
+    def begin(self, events: list[ir.StreamEvent]) -> None:
         if not self._contents:
             self._content(0, events, refusal=False)
 
-    def _content(self, index: int, events: list[StreamEvent], *, refusal: bool) -> _TextReader:
+    def _content(self, index: int, events: list[ir.StreamEvent], *, refusal: bool) -> _TextReader:
         found = self._contents.get(index)
         if found is None:
             item = self._item
             phase = text_of(item, "phase")
-            extras: Extras = {PROTOCOL: {"phase": phase}} if phase else EMPTY
+            extras: ir.Extras = {PROTOCOL: {"phase": phase}} if phase else ir.EMPTY
             known = text_of(item, "id") or None
-            part: Text | Refusal = Text(text="", id=known, extras=extras)
+            part: ir.Text | ir.Refusal = ir.Text(text="", id=known, extras=extras)
             if refusal:
-                part = Refusal(text="", id=known, extras=extras)
+                part = ir.Refusal(text="", id=known, extras=extras)
                 self._reader.refused = True
             found = self._contents[index] = _TextReader(self._reader, part, events)
         return found
 
     @override
-    def end(self, item: JSONObject, events: list[StreamEvent]) -> None:
+    def end(self, item: JSONObject, events: list[ir.StreamEvent]) -> None:
         self._item = {**item, **self._item}
         for index, content in enumerate(entries_of(item, "content")):
             kind = text_of(content, "type")
@@ -492,11 +475,11 @@ class _ReasoningReader(_OpenItem):
         self._begin = 0  # index in `_pieces` of the last summary part
 
     @override
-    def begin(self, events: list[StreamEvent]) -> None:
+    def begin(self, events: list[ir.StreamEvent]) -> None:
         if self._index < 0:
             self._start(events)
 
-    def restate(self, text: str, summary: int, events: list[StreamEvent], *, plain: bool) -> None:
+    def restate(self, text: str, summary: int, events: list[ir.StreamEvent], *, plain: bool) -> None:
         """Emit the parts of a restated text that were not streamed."""
         if self._pieces and summary == self._summary:
             streamed = "".join(self._pieces[self._begin :]).removeprefix(BETWEEN_SUMMARIES)
@@ -505,7 +488,7 @@ class _ReasoningReader(_OpenItem):
             return
         self.add_text(text, summary, events, plain=plain)
 
-    def add_text(self, text: str, summary: int, events: list[StreamEvent], *, plain: bool) -> None:
+    def add_text(self, text: str, summary: int, events: list[ir.StreamEvent], *, plain: bool) -> None:
         """Add a delta of the reasoning; separate the parts of a summary."""
         if not text or (self._pieces and plain is not self._plain):
             return  # both raw text and a summary: the first one wins
@@ -518,20 +501,20 @@ class _ReasoningReader(_OpenItem):
             self._begin = len(self._pieces)
         self._summary = summary
         self._pieces.append(text)
-        events.append(PartDelta(0, self._index, ReasoningDelta(text)))
+        events.append(ir.PartDelta(0, self._index, ir.ReasoningDelta(text)))
 
-    def _start(self, events: list[StreamEvent]) -> None:
+    def _start(self, events: list[ir.StreamEvent]) -> None:
         self._index = self._reader.part()
-        header = Reasoning(
+        header = ir.Reasoning(
             style="full" if self._plain else "summary",
             raw=self._plain,
             id=text_of(self._item, "id") or None,
             extras=reasoning_extras({}, plain=self._plain),
         )
-        events.append(PartStarted(0, self._index, header))
+        events.append(ir.PartStarted(0, self._index, header))
 
     @override
-    def end(self, item: JSONObject, events: list[StreamEvent]) -> None:
+    def end(self, item: JSONObject, events: list[ir.StreamEvent]) -> None:
         whole = {**self._item, **item}
         text, plain = reasoning_text(whole)
         streamed = "".join(self._pieces)
@@ -545,9 +528,9 @@ class _ReasoningReader(_OpenItem):
             if not seals:
                 return
             self._start(events)
-        events.extend(PartDelta(0, self._index, SealDelta(seal)) for seal in seals)
+        events.extend(ir.PartDelta(0, self._index, ir.SealDelta(seal)) for seal in seals)
         part = reasoning_of(whole, "".join(self._pieces), plain=self._plain, seals=seals)
-        events.append(PartEnded(0, self._index, part))
+        events.append(ir.PartEnded(0, self._index, part))
 
 
 class _ToolCallReader(_OpenItem):
@@ -555,24 +538,24 @@ class _ToolCallReader(_OpenItem):
 
     __slots__ = ("_begun", "_emulated", "_index", "_pieces", "_restated")
 
-    def __init__(self, reader: OutputReader, item: JSONObject, events: list[StreamEvent]) -> None:
+    def __init__(self, reader: OutputReader, item: JSONObject, events: list[ir.StreamEvent]) -> None:
         super().__init__(reader, item)
-        self._begun: ToolCall
+        self._begun: ir.ToolCall
         self._index = -1
         self._pieces: list[str] = []
         self._restated = ""
         self._emulated = reader.items.is_emulated(item)
         self._start(item, events)
 
-    def add_arguments(self, text: str, events: list[StreamEvent]) -> None:
+    def add_arguments(self, text: str, events: list[ir.StreamEvent]) -> None:
         """Add a delta of the arguments."""
         if not text:
             return
         self._pieces.append(text)
         if self._index >= 0 and not self._emulated:
-            events.append(PartDelta(0, self._index, ArgumentsDelta(text)))
+            events.append(ir.PartDelta(0, self._index, ir.ArgumentsDelta(text)))
 
-    def restate(self, arguments: str | None, events: list[StreamEvent]) -> None:
+    def restate(self, arguments: str | None, events: list[ir.StreamEvent]) -> None:
         """Emit the parts of the complete arguments that were not streamed."""
         if not arguments:
             return
@@ -581,7 +564,7 @@ class _ToolCallReader(_OpenItem):
             streamed = "".join(self._pieces)
             self.add_arguments(unstreamed_suffix(arguments, len(streamed), streamed), events)
 
-    def _start(self, item: JSONObject, events: list[StreamEvent], *, late: bool = False) -> None:
+    def _start(self, item: JSONObject, events: list[ir.StreamEvent], *, late: bool = False) -> None:
         """Start the call when its name and id are known; `late` accepts a missing id."""
         part = self._reader.items.call(item)
         if part is None or self._index >= 0 or not (part.call_id or late):
@@ -590,10 +573,10 @@ class _ToolCallReader(_OpenItem):
         call_id = self._reader.call_ids.of(part.call_id, part.name, str(self._index))
         self._begun = part = msgspec.structs.replace(part, call_id=call_id)
         self._reader.called = True
-        events.append(PartStarted(0, self._index, part))
+        events.append(ir.PartStarted(0, self._index, part))
 
     @override
-    def end(self, item: JSONObject, events: list[StreamEvent]) -> None:
+    def end(self, item: JSONObject, events: list[ir.StreamEvent]) -> None:
         items = self._reader.items
         late = self._index < 0
         whole = {**item, **{key: value for key, value in self._item.items() if value}}
@@ -605,8 +588,8 @@ class _ToolCallReader(_OpenItem):
         streamed = "".join(self._pieces)
         arguments = items.arguments({**whole, "arguments": item.get("arguments")}, streamed or self._restated)
         if arguments and (not streamed or late or items.is_emulated(whole)):
-            events.append(PartDelta(0, self._index, ArgumentsDelta(arguments)))
+            events.append(ir.PartDelta(0, self._index, ir.ArgumentsDelta(arguments)))
         part = items.call(whole, arguments) or msgspec.structs.replace(self._begun, arguments=arguments)
         # The name and the id of the start remain, even if the end has others.
         part = msgspec.structs.replace(part, call_id=self._begun.call_id, name=self._begun.name)
-        events.append(PartEnded(0, self._index, part))
+        events.append(ir.PartEnded(0, self._index, part))

@@ -7,16 +7,8 @@ clients. Fields that only this protocol has are kept in `extras`, except default
 from collections.abc import Mapping
 from typing import Any, cast
 
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.capabilities import EFFORTS, Effort
-from llmproxy_asgi.conversation import (
-    Message,
-    OutputFormat,
-    ReasoningOptions,
-    Request,
-    Sampling,
-    ServiceTier,
-    Text,
-)
 from llmproxy_asgi.translators.base import InboundRequest
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.openai.options import (
@@ -66,12 +58,12 @@ _KNOWN = frozenset(
 _SUMMARIES = ("auto", "concise", "detailed")
 
 
-def decode_request(inbound_request: InboundRequest) -> Request:
+def decode_request(inbound_request: InboundRequest) -> ir.Request:
     """Decode into the protocol-neutral request."""
     raw = inbound_request.raw
     instructions, given = string(raw, "instructions"), Node.of(raw, "input")
-    leading = (Message(role="system", parts=(Text(text=instructions),)),) if instructions else ()
-    return Request(
+    leading = (ir.Message(role="system", parts=(ir.Text(text=instructions),)),) if instructions else ()
+    return ir.Request(
         protocol=PROTOCOL,
         model=inbound_request.model,
         messages=leading + (decode_items(given) if given else ()),
@@ -92,20 +84,20 @@ def decode_request(inbound_request: InboundRequest) -> Request:
     )
 
 
-def _output(raw: Raw) -> OutputFormat:
+def _output(raw: Raw) -> ir.OutputFormat:
     text = Node.of(raw, "text")
     if text is None:
-        return OutputFormat()
+        return ir.OutputFormat()
     verbosity, form = text.get("verbosity"), text.get("format")
     word = verbosity.choice(("low", "medium", "high")) if verbosity else None
     kind = form.need("type").choice(("text", "json_object", "json_schema")) if form else "text"
     if form is None or kind == "text":
-        return OutputFormat(verbosity=word)
+        return ir.OutputFormat(verbosity=word)
     if kind == "json_object":
-        return OutputFormat(kind="json", verbosity=word)
+        return ir.OutputFormat(kind="json", verbosity=word)
     form = form.get("json_schema") or form  # some clients nest it, as in Chat
     description, schema, strict = form.get("description"), form.get("schema"), form.get("strict")
-    return OutputFormat(
+    return ir.OutputFormat(
         kind="json_schema",
         name=form.need("name").text(),
         description=description.text() if description else None,
@@ -115,21 +107,21 @@ def _output(raw: Raw) -> OutputFormat:
     )
 
 
-def _reasoning(raw: Raw) -> ReasoningOptions:
+def _reasoning(raw: Raw) -> ir.ReasoningOptions:
     node = Node.of(raw, "reasoning")
     if node is None:
-        return ReasoningOptions()
+        return ir.ReasoningOptions()
     effort, summary = node.get("effort"), node.get("summary") or node.get("generate_summary")
     shown = summary is not None and summary.choice((*_SUMMARIES, "none")) != "none"
-    return ReasoningOptions(
+    return ir.ReasoningOptions(
         effort=cast("Effort", effort.choice(EFFORTS)) if effort else None,
         visible="summary" if shown else None,
     )
 
 
-def _sampling(raw: Raw) -> Sampling:
+def _sampling(raw: Raw) -> ir.Sampling:
     top = integer(raw, "top_logprobs", low=0, high=20)
-    return Sampling(
+    return ir.Sampling(
         temperature=number(raw, "temperature", 0, 2),
         top_p=number(raw, "top_p", 0, 1),
         logprobs=top or 0 if LOGPROBS in _include(raw) or top else None,
@@ -141,7 +133,7 @@ def _include(raw: Raw) -> list[str]:
     return [entry.text() for entry in node.array()] if node else []
 
 
-def _service_tier(raw: Raw) -> ServiceTier | None:
+def _service_tier(raw: Raw) -> ir.ServiceTier | None:
     node = Node.of(raw, "service_tier")
     return TIER_IN[node.choice(tuple(TIER_IN))] if node else None
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from llmproxy_asgi.conversation import JSONObject, Request
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Upstream, UpstreamRequest
 from llmproxy_asgi.translators.efforts import effort_of_budget, nearest_effort
@@ -35,7 +36,7 @@ _MERGED = frozenset({"tool_choice", "reasoning", "include"})
 """Native fields that are merged into encoded fields instead of added."""
 
 
-def encode_request(request: Request, upstream: Upstream) -> UpstreamRequest:
+def encode_request(request: ir.Request, upstream: Upstream) -> UpstreamRequest:
     """Encode the request, with the renamed tools and ids that decoding its response needs."""
     return ResponsesRequestEncoder(request, upstream).encode()
 
@@ -43,7 +44,7 @@ def encode_request(request: Request, upstream: Upstream) -> UpstreamRequest:
 class ResponsesRequestEncoder:
     """The encoder of one request."""
 
-    def __init__(self, request: Request, upstream: Upstream) -> None:
+    def __init__(self, request: ir.Request, upstream: Upstream) -> None:
         self._request = request
         self._upstream = upstream
         self._can = upstream.capabilities

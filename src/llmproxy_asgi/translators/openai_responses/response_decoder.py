@@ -8,22 +8,8 @@ from typing import Any
 
 import msgspec
 
-from llmproxy_asgi.conversation import (
-    EMPTY,
-    Citation,
-    Extras,
-    InlineData,
-    JSONObject,
-    Media,
-    Opaque,
-    Part,
-    Reasoning,
-    Seal,
-    SearchHit,
-    ServerToolCall,
-    ServerToolResult,
-    ToolCall,
-)
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators.base import Upstream, UpstreamRequest
 from llmproxy_asgi.translators.custom_tools import unwrapped_input
 from llmproxy_asgi.translators.media import standard_base64
@@ -65,14 +51,14 @@ class ItemDecoder:
         """See `UpstreamRequest.nonce`."""
         return self._upstream_request.nonce
 
-    def call(self, item: JSONObject, arguments: str = "") -> ToolCall | None:
+    def call(self, item: JSONObject, arguments: str = "") -> ir.ToolCall | None:
         """Decode a call with these arguments; return None without a name. A missing call id is empty."""
         name, call_id = text_of(item, "name"), text_of(item, "call_id") or text_of(item, "id")
         if not name:
             return None
         custom = item.get("type") == "custom_tool_call" or self.is_emulated(item)
         caller = item.get("caller")
-        return ToolCall(
+        return ir.ToolCall(
             call_id=self._upstream_request.call_ids.get(call_id, call_id),
             name=self._upstream_request.names.get(name, name),
             arguments=arguments,
@@ -80,7 +66,7 @@ class ItemDecoder:
             namespace=text_of(item, "namespace") or None,
             caller=caller if type(caller) is dict else None,
             id=text_of(item, "id") or None,
-            extras={PROTOCOL: {}} if type(caller) is dict else EMPTY,
+            extras={PROTOCOL: {}} if type(caller) is dict else ir.EMPTY,
         )
 
     def is_emulated(self, item: JSONObject) -> bool:
@@ -96,12 +82,12 @@ class ItemDecoder:
             return unwrapped_input(arguments)
         return arguments if arguments.strip() else "{}"
 
-    def seals(self, item: JSONObject) -> tuple[Seal, ...]:
+    def seals(self, item: JSONObject) -> tuple[ir.Seal, ...]:
         """Decode the seal of a reasoning item."""
         blob = text_of(item, "encrypted_content")
         if not blob:
             return ()
-        own = Seal(
+        own = ir.Seal(
             issuer=self._upstream.issuer,
             kind="encrypted",
             data=blob,
@@ -110,14 +96,14 @@ class ItemDecoder:
         )
         return (unwrap(blob) or own,)
 
-    def parts(self, item: JSONObject) -> tuple[Part, ...]:
+    def parts(self, item: JSONObject) -> tuple[ir.Part, ...]:
         """Decode a complete item that is not a message, reasoning or a call."""
         kind = text_of(item, "type")
         if kind == "web_search_call":
             return decode_web_search_output(item)
         if kind == "image_generation_call" and text_of(item, "result"):
             return (_image(item),)
-        return (Opaque(protocol=PROTOCOL, kind=kind or "item", data=item, id=text_of(item, "id") or None),)
+        return (ir.Opaque(protocol=PROTOCOL, kind=kind or "item", data=item, id=text_of(item, "id") or None),)
 
 
 def reasoning_text(item: JSONObject) -> tuple[str, bool]:
@@ -128,9 +114,9 @@ def reasoning_text(item: JSONObject) -> tuple[str, bool]:
     return BETWEEN_SUMMARIES.join(text_of(entry, "text") for entry in entries_of(item, "summary")), False
 
 
-def reasoning_of(item: JSONObject, text: str, *, plain: bool, seals: tuple[Seal, ...]) -> Reasoning:
+def reasoning_of(item: JSONObject, text: str, *, plain: bool, seals: tuple[ir.Seal, ...]) -> ir.Reasoning:
     """Build the part of a reasoning item with this text."""
-    return Reasoning(
+    return ir.Reasoning(
         text=text,
         style="full" if plain else "summary",
         raw=plain,
@@ -141,15 +127,15 @@ def reasoning_of(item: JSONObject, text: str, *, plain: bool, seals: tuple[Seal,
     )
 
 
-def reasoning_extras(item: JSONObject, *, plain: bool) -> Extras:
+def reasoning_extras(item: JSONObject, *, plain: bool) -> ir.Extras:
     """Return the details of reasoning that only this protocol has: raw text, or the parts of a summary."""
     if plain:
         return {PROTOCOL: {"content": True}}
     summary = [text_of(entry, "text") for entry in entries_of(item, "summary")]
-    return {PROTOCOL: {"summary": summary}} if len(summary) > 1 else EMPTY
+    return {PROTOCOL: {"summary": summary}} if len(summary) > 1 else ir.EMPTY
 
 
-def decode_annotation(found: Any) -> Citation | None:
+def decode_annotation(found: Any) -> ir.Citation | None:
     """Decode an annotation; return None if it is unreadable."""
     if type(found) is not dict or not text_of(found, "type"):
         return None
@@ -158,23 +144,23 @@ def decode_annotation(found: Any) -> Citation | None:
     known: dict[str, Any] = {"start": start if spanned else None, "end": end if spanned else None}
     url = text_of(found, "url")
     if found["type"] != "url_citation" or not url:
-        return Citation(kind="file", title=text_of(found, "filename") or None, extras={PROTOCOL: found}, **known)
+        return ir.Citation(kind="file", title=text_of(found, "filename") or None, extras={PROTOCOL: found}, **known)
     extras = {key: value for key, value in found.items() if key not in _URL_CITATION}
-    return Citation(
-        url=url, title=text_of(found, "title") or None, extras={PROTOCOL: extras} if extras else EMPTY, **known
+    return ir.Citation(
+        url=url, title=text_of(found, "title") or None, extras={PROTOCOL: extras} if extras else ir.EMPTY, **known
     )
 
 
 _URL_CITATION = frozenset({"type", "url", "title", "start_index", "end_index"})
 
 
-def decode_web_search(item: JSONObject) -> tuple[Part, ...]:
+def decode_web_search(item: JSONObject) -> tuple[ir.Part, ...]:
     """Decode a web search, and its result if the item has sources."""
     action = item.get("action")
     known: JSONObject = action if type(action) is dict else {}
     asked = {key: known[key] for key in ("query", "url", "pattern") if type(known.get(key)) is str}
     call_id = text_of(item, "id") or "ws_0"
-    call = ServerToolCall(
+    call = ir.ServerToolCall(
         call_id=call_id,
         tool="web_search",
         arguments=msgspec.json.encode(asked).decode(),
@@ -183,29 +169,31 @@ def decode_web_search(item: JSONObject) -> tuple[Part, ...]:
         extras={PROTOCOL: item},
     )
     hits = tuple(
-        SearchHit(url=url, title=text_of(source, "title") or None)
+        ir.SearchHit(url=url, title=text_of(source, "title") or None)
         for source in entries_of(known, "sources")
         if (url := text_of(source, "url"))
     )
-    return (call, ServerToolResult(call_id=call_id, tool="web_search", hits=hits)) if hits else (call,)
+    return (call, ir.ServerToolResult(call_id=call_id, tool="web_search", hits=hits)) if hits else (call,)
 
 
-def decode_web_search_output(item: JSONObject) -> tuple[Part, ...]:
+def decode_web_search_output(item: JSONObject) -> tuple[ir.Part, ...]:
     """Decode a web search of a response, in which each search has a result, even if it is empty."""
     call, *found = decode_web_search(item)
     action = item.get("action")
     kind = action.get("type", "search") if type(action) is dict else "search"
-    if found or kind != "search" or not isinstance(call, ServerToolCall):  # other actions open a page or search in one
+    if (
+        found or kind != "search" or not isinstance(call, ir.ServerToolCall)
+    ):  # other actions open a page or search in one
         return (call, *found)
-    return (call, ServerToolResult(call_id=call.call_id, tool=call.tool))
+    return (call, ir.ServerToolResult(call_id=call.call_id, tool=call.tool))
 
 
-def _image(item: JSONObject) -> Media:
+def _image(item: JSONObject) -> ir.Media:
     form = text_of(item, "output_format") or "png"
     rest = {key: value for key, value in item.items() if key not in {"result", "id", "type", "status"}}
-    return Media(
+    return ir.Media(
         kind="image",
-        source=InlineData(data=standard_base64(text_of(item, "result"))),
+        source=ir.InlineData(data=standard_base64(text_of(item, "result"))),
         media_type=f"image/{form}",
         id=text_of(item, "id") or None,
         extras={PROTOCOL: rest},

@@ -11,19 +11,8 @@ from typing import Any, cast
 
 import msgspec
 
-from llmproxy_asgi.conversation import (
-    EMPTY,
-    Citation,
-    JSONObject,
-    Media,
-    Refusal,
-    Seal,
-    ServerToolCall,
-    ServiceTier,
-    Text,
-    ToolCall,
-    Usage,
-)
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.errors import ErrorKind, GatewayError, UpstreamAuthFailed
 from llmproxy_asgi.translators.base import InboundRequest
 from llmproxy_asgi.translators.openai.errors import ABOUT_THE_INPUT, FAILED_EVENT, error_object
@@ -97,21 +86,21 @@ class ResponseObject:
         answer: str,
         model: str,
         created_at: datetime,
-        extras: Mapping[str, Any] = EMPTY,
+        extras: Mapping[str, Any] = ir.EMPTY,
     ) -> None:
         self._base: dict[str, Any] = {"id": answer, "object": "response", "created_at": int(created_at.timestamp())}
         self._created = {"model": inbound_request.model or model}
         self._echo = _echo(inbound_request)
         self._requested_tier = _requested_tier(inbound_request)
         self._extras = extras
-        self.service_tier: ServiceTier | None = None
+        self.service_tier: ir.ServiceTier | None = None
 
     def encode(
         self,
         status: str,
         output: Sequence[JSONObject],
         *,
-        usage: Usage | None = None,
+        usage: ir.Usage | None = None,
         error: JSONObject | None = None,
         incomplete: str | None = None,
     ) -> bytes:
@@ -138,7 +127,7 @@ class ResponseObject:
         """Return the tier that served the response; until it is known, the requested one."""
         if self.service_tier is not None:
             return TIER_OUT[self.service_tier]
-        return self._requested_tier if status in _UNFINISHED else TIER_OUT[ServiceTier.STANDARD]
+        return self._requested_tier if status in _UNFINISHED else TIER_OUT[ir.ServiceTier.STANDARD]
 
 
 def _requested_tier(inbound_request: InboundRequest) -> str:
@@ -237,13 +226,13 @@ def message_item(found: str, content: Sequence[JSONObject], *, status: str, phas
     return {**item, "phase": phase} if phase else item
 
 
-def phase_of(part: Text | Refusal) -> str | None:
+def phase_of(part: ir.Text | ir.Refusal) -> str | None:
     """Return a text's phase: commentary or final answer."""
-    phase = part.extras.get(PROTOCOL, EMPTY).get("phase")
+    phase = part.extras.get(PROTOCOL, ir.EMPTY).get("phase")
     return phase if isinstance(phase, str) else None
 
 
-def reasoning_item(found: str, text: str, seal: Seal | None, *, as_content: bool, status: str) -> JSONObject:
+def reasoning_item(found: str, text: str, seal: ir.Seal | None, *, as_content: bool, status: str) -> JSONObject:
     """Encode a reasoning item with its seal."""
     item: JSONObject = {"id": found, "type": "reasoning", "summary": []}
     if text and as_content:
@@ -255,12 +244,12 @@ def reasoning_item(found: str, text: str, seal: Seal | None, *, as_content: bool
     return {**item, "status": status}
 
 
-def encode_seal(seal: Seal) -> str:
+def encode_seal(seal: ir.Seal) -> str:
     """Encode a seal's data: unchanged for the vendor's own, wrapped for others."""
     return seal.data if seal.issuer == NATIVE_ISSUER and seal.kind == "encrypted" else wrap(seal)
 
 
-def call_item(found: str, call: ToolCall, *, namespace: str | None, status: str) -> JSONObject:
+def call_item(found: str, call: ir.ToolCall, *, namespace: str | None, status: str) -> JSONObject:
     """Encode a call to one of the caller's tools."""
     item: JSONObject = {"id": found, "type": f"{call.kind}_call", "status": status}
     if call.kind == "custom":
@@ -274,7 +263,7 @@ def call_item(found: str, call: ToolCall, *, namespace: str | None, status: str)
     return item
 
 
-def search_item(found: str, call: ServerToolCall, *, status: str) -> JSONObject | None:
+def search_item(found: str, call: ir.ServerToolCall, *, status: str) -> JSONObject | None:
     """Encode a web search; return None for other server tools, unless they are native."""
     native = call.extras.get(PROTOCOL)
     if native:
@@ -289,22 +278,22 @@ def search_item(found: str, call: ServerToolCall, *, status: str) -> JSONObject 
     return {"id": found, "type": "web_search_call", "status": status, "action": action}
 
 
-def image_item(found: str, media: Media, data: str) -> JSONObject:
+def image_item(found: str, media: ir.Media, data: str) -> JSONObject:
     """Encode a generated image."""
-    native = media.extras.get(PROTOCOL, EMPTY)
+    native = media.extras.get(PROTOCOL, ir.EMPTY)
     form = (media.media_type or "").removeprefix("image/")
     fields: JSONObject = {"output_format": form} if form else {}
     return {**fields, **native, "id": found, "type": "image_generation_call", "status": "completed", "result": data}
 
 
-def annotation(citation: Citation, length: int) -> JSONObject | None:
+def annotation(citation: ir.Citation, length: int) -> JSONObject | None:
     """Encode a citation; return None if this protocol can't express it.
 
     Args:
         citation: With its span within its text part.
         length: Code points of that part so far, for a citation without a span.
     """
-    native = citation.extras.get(PROTOCOL, EMPTY)
+    native = citation.extras.get(PROTOCOL, ir.EMPTY)
     if citation.url is None:
         return cast("JSONObject", dict(native)) if native.get("type") else None
     return {

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from llmproxy_asgi.conversation import MOST_PARTS
+import llmproxy_asgi.conversation as ir
 
 Loose = Any
 """A value of any type, which the codec checks itself."""
@@ -65,7 +65,7 @@ class Answer(msgspec.Struct, gc=False):
     model: str | None = None
     created_at: int | float | None = None
     status: str | None = None
-    output: Annotated[list[Any], msgspec.Meta(max_length=MOST_PARTS)] | None = None
+    output: Annotated[list[Any], msgspec.Meta(max_length=ir.MOST_PARTS)] | None = None
     usage: Loose = None
     tool_usage: Loose = None
     error: Loose = None
@@ -78,7 +78,7 @@ class Answer(msgspec.Struct, gc=False):
 class LargeAnswer(Answer, gc=False):
     """A large complete response, whose items are decoded one by one."""
 
-    output: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=MOST_PARTS)] | None = None
+    output: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=ir.MOST_PARTS)] | None = None
 
 
 class PassthroughItem(msgspec.Struct, gc=False):
@@ -92,7 +92,7 @@ class PassthroughAnswer(msgspec.Struct, gc=False):
     model: str | None = None
     created_at: int | float | None = None
     status: str | None = None
-    output: Annotated[list[PassthroughItem], msgspec.Meta(max_length=MOST_PARTS)] | None = None
+    output: Annotated[list[PassthroughItem], msgspec.Meta(max_length=ir.MOST_PARTS)] | None = None
     usage: Loose = None
     tool_usage: Loose = None
     error: Loose = None

@@ -13,18 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import (
-    EMPTY,
-    Batch,
-    Ended,
-    Extras,
-    Failed,
-    Finished,
-    Passed,
-    Started,
-    StreamEvent,
-    UsageReported,
-)
+import llmproxy_asgi.conversation as ir
 from llmproxy_asgi.errors import GatewayError, UpstreamProtocolError
 from llmproxy_asgi.translators.base import StreamDecoder, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.names import derived
@@ -45,7 +34,7 @@ from llmproxy_asgi.translators.surrogates import SurrogateJoiner, decode_marked
 from llmproxy_asgi.wire.sse import EventTooLarge, Frame, FrameSplitter, decode, only_named
 
 _T = TypeVar("_T")
-_NOTHING = Batch(())
+_NOTHING = ir.Batch(())
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _BLANK = b"\n\n"
 _DELTAS = {
@@ -70,15 +59,15 @@ def status_of(kind: str, answer: Any) -> str:
     return answer.status if answer.status in _ENDED else ENDINGS[kind]
 
 
-def started(answer: Any, upstream: Upstream, nonce: str = "") -> Started:
+def started(answer: Any, upstream: Upstream, nonce: str = "") -> ir.Started:
     """Return the first event, from the first response object (or the fields that passthrough reads of it)."""
-    return Started(
+    return ir.Started(
         answer.id or derived("resp_", upstream.model, str(answer.created_at), nonce),
         upstream.client_model,
         dated(answer.created_at),
         None,
         TIER_IN.get(answer.service_tier) if answer.service_tier else None,
-        EMPTY,
+        ir.EMPTY,
         nonce,
     )
 
@@ -97,7 +86,7 @@ class ResponsesStreamDecoder(StreamDecoder):
         self._over = False
 
     @override
-    def feed(self, data: bytes) -> Batch:
+    def feed(self, data: bytes) -> ir.Batch:
         if self._over:
             return _NOTHING
         try:
@@ -115,7 +104,7 @@ class ResponsesStreamDecoder(StreamDecoder):
         return self._read(decode(block))
 
     @override
-    def close(self) -> Batch:
+    def close(self) -> ir.Batch:
         if self._over:
             return _NOTHING
         tail = self._splitter.tail
@@ -126,16 +115,16 @@ class ResponsesStreamDecoder(StreamDecoder):
             list(batch.events), UpstreamProtocolError("The upstream's stream ended without its end sign.")
         )
 
-    def decode_whole(self, answer: Answer) -> list[StreamEvent]:
+    def decode_whole(self, answer: Answer) -> list[ir.StreamEvent]:
         """Decode a complete response into events."""
-        events: list[StreamEvent] = []
+        events: list[ir.StreamEvent] = []
         self._start(answer, events)
         self._end(answer, answer.status or "completed", events)
         return events
 
-    def _deltas(self, lines: Sequence[bytes], handler: DeltaHandler) -> Batch:
+    def _deltas(self, lines: Sequence[bytes], handler: DeltaHandler) -> ir.Batch:
         """Decode the usual read: deltas of one type, each on one line after its event name."""
-        events: list[StreamEvent] = []
+        events: list[ir.StreamEvent] = []
         reader = self._reader
         try:
             for line in lines:
@@ -148,7 +137,7 @@ class ResponsesStreamDecoder(StreamDecoder):
             return self._failed(events, UpstreamProtocolError("The upstream sent an event that cannot be read."))
         except BrokenStream as broken:
             return self._failed(events, UpstreamProtocolError(str(broken)))
-        return Batch(events if self._joiner is None else self._joiner.join(events))
+        return ir.Batch(events if self._joiner is None else self._joiner.join(events))
 
     def _marked(self, decoder: "msgspec.json.Decoder[_T]", data: bytes) -> _T:
         """Decode an event that contains half of a surrogate pair."""
@@ -156,8 +145,8 @@ class ResponsesStreamDecoder(StreamDecoder):
         self._joiner = self._joiner or SurrogateJoiner()
         return event
 
-    def _read(self, frames: Sequence[Frame]) -> Batch:
-        events: list[StreamEvent] = []
+    def _read(self, frames: Sequence[Frame]) -> ir.Batch:
+        events: list[ir.StreamEvent] = []
         try:
             for frame in frames:
                 if frame.event == "error":
@@ -174,7 +163,7 @@ class ResponsesStreamDecoder(StreamDecoder):
             return self._failed(events, UpstreamProtocolError("The upstream sent an event that cannot be read."))
         except BrokenStream as broken:
             return self._failed(events, UpstreamProtocolError(str(broken)))
-        return Batch(events if self._joiner is None else self._joiner.join(events))
+        return ir.Batch(events if self._joiner is None else self._joiner.join(events))
 
     def _decoded(self, frame: Frame) -> Event | None:
         """Decode a frame; return None for padding and for `[DONE]`."""
@@ -186,12 +175,12 @@ class ResponsesStreamDecoder(StreamDecoder):
         except _UNREADABLE:
             return self._marked(EVENT, data)
 
-    def _failed(self, events: list[StreamEvent], error: GatewayError) -> Batch:
+    def _failed(self, events: list[ir.StreamEvent], error: GatewayError) -> ir.Batch:
         self._over = True
-        events.append(Failed(error))
-        return Batch(events)
+        events.append(ir.Failed(error))
+        return ir.Batch(events)
 
-    def _event(self, event: Event, frame: Frame, events: list[StreamEvent]) -> None:
+    def _event(self, event: Event, frame: Frame, events: list[ir.StreamEvent]) -> None:
         kind = event.type or frame.event
         if kind in _BEGINNINGS:
             self._start(_answer(event), events)
@@ -206,39 +195,39 @@ class ResponsesStreamDecoder(StreamDecoder):
             if not self._started:
                 self._start(Answer(), events)
             if not self._reader.feed(kind, event, events):
-                events.append(Passed(PROTOCOL, kind, frame.data))
+                events.append(ir.Passed(PROTOCOL, kind, frame.data))
 
-    def _start(self, answer: Answer, events: list[StreamEvent]) -> None:
+    def _start(self, answer: Answer, events: list[ir.StreamEvent]) -> None:
         if not self._started:
             self._started = True
             events.append(started(answer, self._upstream, self._nonce))
 
-    def _end(self, answer: Answer, status: str, events: list[StreamEvent]) -> None:
+    def _end(self, answer: Answer, status: str, events: list[ir.StreamEvent]) -> None:
         self._start(answer, events)
         reader = self._reader
         usage = decode_usage(answer.usage, answer.tool_usage)
         if status == "failed" or (answer.error and status != "completed"):
             if usage is not None:
-                events.append(UsageReported(usage))
+                events.append(ir.UsageReported(usage))
             self._failed(events, decode_error_object(answer.error or {}, protocol=PROTOCOL))
             return
         reader.finish(answer.output or (), events)
         why = answer.incomplete_details.reason if answer.incomplete_details else None
-        events.append(Finished(0, decode_finish(status, why, called=reader.called, refused=reader.refused)))
+        events.append(ir.Finished(0, decode_finish(status, why, called=reader.called, refused=reader.refused)))
         if usage is not None:
-            events.append(UsageReported(usage))
-        events.append(Ended(TIER_IN.get(answer.service_tier) if answer.service_tier else None))
+            events.append(ir.UsageReported(usage))
+        events.append(ir.Ended(TIER_IN.get(answer.service_tier) if answer.service_tier else None))
         self._over = True
 
 
-def answer_extras(body: bytes) -> Extras:
+def answer_extras(body: bytes) -> ir.Extras:
     """Return the fields of a complete response that only this protocol has."""
     try:
         found = split_object(body)
         kept = {key: value for key in _EXTRA_FIELDS if key in found and (value := msgspec.json.decode(found[key]))}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # a number out of range
-        return EMPTY
-    return {PROTOCOL: kept} if kept else EMPTY
+        return ir.EMPTY
+    return {PROTOCOL: kept} if kept else ir.EMPTY
 
 
 def _answer(event: Event) -> Answer:

@@ -15,35 +15,8 @@ from typing import Any, assert_never
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import (
-    Ended,
-    Failed,
-    Finish,
-    Finished,
-    FinishReason,
-    JSONObject,
-    Media,
-    Opaque,
-    Part,
-    PartDelta,
-    PartEnded,
-    PartStarted,
-    Passed,
-    Reasoning,
-    Refusal,
-    Response,
-    Seal,
-    SealDelta,
-    ServerToolCall,
-    ServerToolResult,
-    Started,
-    StreamEvent,
-    Text,
-    ToolCall,
-    ToolResult,
-    Usage,
-    UsageReported,
-)
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.errors import GatewayError, UpstreamFailed
 from llmproxy_asgi.translators.assemble import unfold
 from llmproxy_asgi.translators.base import InboundRequest, StreamEncoder
@@ -81,8 +54,8 @@ class ResponsesStreamEncoder(StreamEncoder):
         self._open: dict[int, Writer] = {}
         self._message: MessageWriter | None = None
         self._call: ToolCallWriter | None = None
-        self._usage: Usage | None = None
-        self._finish: Finish | None = None
+        self._usage: ir.Usage | None = None
+        self._finish: ir.Finish | None = None
         self._namespaces: dict[str, str] | None = None
         self._refused = False
         self._has_text = False
@@ -91,14 +64,14 @@ class ResponsesStreamEncoder(StreamEncoder):
         """The final response object."""
 
     @override
-    def withheld(self) -> Sequence[tuple[str, Sequence[Seal]]]:
+    def withheld(self) -> Sequence[tuple[str, Sequence[ir.Seal]]]:
         return tuple(self._output.withheld.items())
 
     @override
-    def feed(self, events: Sequence[StreamEvent]) -> bytes:
+    def feed(self, events: Sequence[ir.StreamEvent]) -> bytes:
         out: list[bytes] = []
         for event in events:
-            if type(event) is PartDelta:
+            if type(event) is ir.PartDelta:
                 writer = self._open.get(event.index)
                 if writer is not None and not event.candidate:
                     writer.delta(event.delta, out)
@@ -106,32 +79,32 @@ class ResponsesStreamEncoder(StreamEncoder):
                 self._encode_event(event, out)
         return out[0] if len(out) == 1 else b"".join(out)
 
-    def _encode_event(self, event: StreamEvent, out: list[bytes]) -> None:
+    def _encode_event(self, event: ir.StreamEvent, out: list[bytes]) -> None:
         match event:
-            case PartStarted(candidate=0, index=index, part=part):
+            case ir.PartStarted(candidate=0, index=index, part=part):
                 self._open[index] = self._start_part(part, out)
-            case PartEnded(candidate=0, index=index, part=part):
+            case ir.PartEnded(candidate=0, index=index, part=part):
                 self._end_part(index, part, out)
-            case Finished(candidate=0, finish=finish):
+            case ir.Finished(candidate=0, finish=finish):
                 self._finished(finish, out)
-            case UsageReported(usage=usage):
+            case ir.UsageReported(usage=usage):
                 self._usage = usage
-            case Started():
+            case ir.Started():
                 self._start(event, out)
-            case Ended(service_tier=tier):
+            case ir.Ended(service_tier=tier):
                 if self._object is not None:
                     self._object.service_tier = tier or self._object.service_tier
                 self._end(out)
-            case Failed(error=error):
+            case ir.Failed(error=error):
                 self._fail(error, out)
-            case PartStarted() | PartDelta() | PartEnded() | Finished() | Passed():
+            case ir.PartStarted() | ir.PartDelta() | ir.PartEnded() | ir.Finished() | ir.Passed():
                 pass  # another candidate, as this protocol has one; or an event with the numbering of another upstream
             case _:
                 assert_never(event)
 
     # ── lifecycle events ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _start(self, event: Started, out: list[bytes]) -> None:
+    def _start(self, event: ir.Started, out: list[bytes]) -> None:
         state = self._inbound_request.state
         found = (state.answer_id if state is not None else None) or answer_id(event.id, event.nonce)
         self._usage = event.usage
@@ -148,16 +121,16 @@ class ResponsesStreamEncoder(StreamEncoder):
         self._output.event("response.created", {"response": snapshot}, out)
         self._output.event("response.in_progress", {"response": snapshot}, out)
 
-    def _finished(self, finish: Finish, out: list[bytes]) -> None:
+    def _finished(self, finish: ir.Finish, out: list[bytes]) -> None:
         self._finish = finish
-        if finish.reason is FinishReason.REFUSAL and finish.message and not (self._has_text or self._refused):
-            refusal = Refusal(text=finish.message)
+        if finish.reason is ir.FinishReason.REFUSAL and finish.message and not (self._has_text or self._refused):
+            refusal = ir.Refusal(text=finish.message)
             self._start_part(refusal, out).end(refusal, out)
         status, _ = encode_finish(finish, refused=self._refused)
         self._complete_pending(out, status="incomplete" if status == "incomplete" else "completed")
 
     def _end(self, out: list[bytes]) -> None:
-        finish = self._finish or Finish(reason=FinishReason.UNKNOWN)
+        finish = self._finish or ir.Finish(reason=ir.FinishReason.UNKNOWN)
         status, why = encode_finish(finish, refused=self._refused)
         error: JSONObject | None = None
         if status == "failed":
@@ -197,34 +170,34 @@ class ResponsesStreamEncoder(StreamEncoder):
 
     # ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _start_part(self, part: Part, out: list[bytes]) -> Writer:
+    def _start_part(self, part: ir.Part, out: list[bytes]) -> Writer:
         match part:
-            case Text() | Refusal():
+            case ir.Text() | ir.Refusal():
                 return self._start_text(part, out)
-            case Reasoning():
+            case ir.Reasoning():
                 self._complete_pending(out)
                 return ReasoningWriter(self._output, part, out)
-            case ToolCall():
+            case ir.ToolCall():
                 self._complete_pending(out)
                 self._call = ToolCallWriter(self._output, part, self._namespace(part), out)
                 return self._call
-            case ServerToolCall():
+            case ir.ServerToolCall():
                 self._complete_pending(out)
                 return WebSearchWriter(self._output, part, out)
-            case Media():
+            case ir.Media():
                 self._complete_pending(out)
                 return ImageWriter(self._output, part)
-            case Opaque(protocol=protocol) if protocol == PROTOCOL:
+            case ir.Opaque(protocol=protocol) if protocol == PROTOCOL:
                 self._complete_pending(out)
                 return PassthroughItem(self._output, part.data)
-            case Opaque() | ServerToolResult() | ToolResult():
+            case ir.Opaque() | ir.ServerToolResult() | ir.ToolResult():
                 return NullWriter()
             case _:
                 assert_never(part)
 
-    def _start_text(self, part: Text | Refusal, out: list[bytes]) -> Writer:
+    def _start_text(self, part: ir.Text | ir.Refusal, out: list[bytes]) -> Writer:
         """Start a text; continue the previous message if it is adjacent and has the same phase and id."""
-        if isinstance(part, Refusal):
+        if isinstance(part, ir.Refusal):
             self._refused = True
         else:
             self._has_text = True
@@ -233,11 +206,11 @@ class ResponsesStreamEncoder(StreamEncoder):
             self._message = MessageWriter(self._output, part, out)
         elif part.seals:
             self._message.seal(part.seals)
-        if isinstance(part, Text) and not (part.text or part.citations) and self._message.has_content:
+        if isinstance(part, ir.Text) and not (part.text or part.citations) and self._message.has_content:
             return LateTextWriter(self._message, part)
         return TextWriter(self._message, part, out)
 
-    def _end_part(self, index: int, part: Part | None, out: list[bytes]) -> None:
+    def _end_part(self, index: int, part: ir.Part | None, out: list[bytes]) -> None:
         writer = self._open.pop(index, None)
         if writer is not None:
             writer.end(part, out)
@@ -251,7 +224,7 @@ class ResponsesStreamEncoder(StreamEncoder):
             self._call.complete(status, out)
             self._call = None
 
-    def _namespace(self, call: ToolCall) -> str | None:
+    def _namespace(self, call: ir.ToolCall) -> str | None:
         """Return a call's namespace; restore it for upstreams without namespaces."""
         if call.namespace is not None:
             return call.namespace
@@ -260,14 +233,14 @@ class ResponsesStreamEncoder(StreamEncoder):
         return self._namespaces.get(call.name)
 
 
-def encode_answer(response: Response, inbound_request: InboundRequest) -> bytes:
+def encode_answer(response: ir.Response, inbound_request: InboundRequest) -> bytes:
     """Encode a complete response: the final object of its stream."""
     encoder = ResponsesStreamEncoder(inbound_request)
     encoder.feed(tuple(_with_leading_seals(_with_phase(response))))
     return encoder.last
 
 
-def _with_leading_seals(response: Response) -> Iterator[StreamEvent]:
+def _with_leading_seals(response: ir.Response) -> Iterator[ir.StreamEvent]:
     """Split a complete response into events; texts and calls start with their seals, which are written before them."""
     candidates = tuple(
         msgspec.structs.replace(candidate, parts=_merge_text_seals(candidate.parts))
@@ -276,21 +249,21 @@ def _with_leading_seals(response: Response) -> Iterator[StreamEvent]:
     response = msgspec.structs.replace(response, candidates=candidates)
     parts = {candidate.index: candidate.parts for candidate in candidates}
     for event in unfold(response):
-        part = parts[event.candidate][event.index] if isinstance(event, PartStarted | PartDelta) else None
-        if part is None or not part.seals or not isinstance(part, Text | ToolCall):
+        part = parts[event.candidate][event.index] if isinstance(event, ir.PartStarted | ir.PartDelta) else None
+        if part is None or not part.seals or not isinstance(part, ir.Text | ir.ToolCall):
             yield event
-        elif isinstance(event, PartStarted):
+        elif isinstance(event, ir.PartStarted):
             yield msgspec.structs.replace(event, part=msgspec.structs.replace(event.part, seals=part.seals))
-        elif isinstance(event, PartDelta) and not isinstance(event.delta, SealDelta):
+        elif isinstance(event, ir.PartDelta) and not isinstance(event.delta, ir.SealDelta):
             yield event
 
 
-def _merge_text_seals(parts: Sequence[Part]) -> tuple[Part, ...]:
+def _merge_text_seals(parts: Sequence[ir.Part]) -> tuple[ir.Part, ...]:
     """Move the seals of adjacent texts to the first one: they are one message."""
-    kept: list[Part] = []
+    kept: list[ir.Part] = []
     for part in parts:
         first = kept[-1] if kept else None
-        if not part.seals or not isinstance(part, Text) or not isinstance(first, Text):
+        if not part.seals or not isinstance(part, ir.Text) or not isinstance(first, ir.Text):
             kept.append(part)
             continue
         kept[-1] = msgspec.structs.replace(first, seals=(*first.seals, *part.seals))
@@ -299,7 +272,7 @@ def _merge_text_seals(parts: Sequence[Part]) -> tuple[Part, ...]:
     return tuple(kept)
 
 
-def _with_phase(response: Response) -> Response:
+def _with_phase(response: ir.Response) -> ir.Response:
     """Copy each candidate's phase to its texts, as streams have it."""
     if not any(candidate.phase for candidate in response.candidates):
         return response
@@ -307,7 +280,9 @@ def _with_phase(response: Response) -> Response:
     for candidate in response.candidates:
         own = {PROTOCOL: {"phase": candidate.phase}}
         parts = tuple(
-            msgspec.structs.replace(part, extras={**own, **part.extras}) if isinstance(part, Text | Refusal) else part
+            msgspec.structs.replace(part, extras={**own, **part.extras})
+            if isinstance(part, ir.Text | ir.Refusal)
+            else part
             for part in candidate.parts
         )
         candidates.append(msgspec.structs.replace(candidate, parts=parts))

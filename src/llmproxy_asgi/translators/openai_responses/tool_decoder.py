@@ -6,7 +6,8 @@ at other vendors.
 
 from typing import Any, cast
 
-from llmproxy_asgi.conversation import EMPTY, Extras, Grammar, JSONObject, Tool, ToolChoice
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators.fields import Node
 from llmproxy_asgi.translators.openai.mappings import cache_mark
 from llmproxy_asgi.translators.openai.options import Raw, boolean
@@ -31,7 +32,7 @@ _DECLARING = frozenset({"additional_tools", "tool_search_output"})
 _OWN_CHOICES = frozenset({"function", "custom", "allowed_tools"})
 
 
-def decode_tools(raw: Raw) -> tuple[Tool, ...]:
+def decode_tools(raw: Raw) -> tuple[ir.Tool, ...]:
     """Decode all tools in order."""
     node = Node.of(raw, "tools")
     if node is None:
@@ -39,7 +40,7 @@ def decode_tools(raw: Raw) -> tuple[Tool, ...]:
     return distinct([tool for entry in node.array() for tool in _tools(entry)])
 
 
-def offered(tools: tuple[Tool, ...], given: Node | None) -> tuple[Tool, ...]:
+def offered(tools: tuple[ir.Tool, ...], given: Node | None) -> tuple[ir.Tool, ...]:
     """Add the tools that input items declare or found; equal ones once.
 
     Raises:
@@ -57,14 +58,14 @@ def offered(tools: tuple[Tool, ...], given: Node | None) -> tuple[Tool, ...]:
     return distinct(known)
 
 
-def _is_known(tool: Tool, known: list[Tool], *, found: bool) -> bool:
+def _is_known(tool: ir.Tool, known: list[ir.Tool], *, found: bool) -> bool:
     """Return whether a tool is declared already; tools that a search found may repeat declared ones."""
     return tool in known or (
         found and any((each.name, each.namespace) == (tool.name, tool.namespace) for each in known)
     )
 
 
-def _tools(node: Node) -> tuple[Tool, ...]:
+def _tools(node: Node) -> tuple[ir.Tool, ...]:
     kind = node.need("type").text()
     if kind == "namespace":
         place, description = node.need("name").text(), node.get("description")
@@ -73,7 +74,7 @@ def _tools(node: Node) -> tuple[Tool, ...]:
     return (_tool(node),)
 
 
-def _tool(node: Node, *, namespace: str | None = None, about: JSONObject | None = None) -> Tool:
+def _tool(node: Node, *, namespace: str | None = None, about: JSONObject | None = None) -> ir.Tool:
     kind = node.need("type").text()
     if kind == "function":
         return _function(node.get("function") or node, namespace, about or {})  # nested, as in Chat
@@ -82,9 +83,9 @@ def _tool(node: Node, *, namespace: str | None = None, about: JSONObject | None 
     return _server(node, kind)
 
 
-def _function(node: Node, namespace: str | None, about: JSONObject) -> Tool:
+def _function(node: Node, namespace: str | None, about: JSONObject) -> ir.Tool:
     parameters, strict = node.get("parameters"), node.get("strict")
-    return Tool(
+    return ir.Tool(
         name=_name(node),
         description=_description(node),
         parameters=parameters.object() if parameters else None,
@@ -96,13 +97,13 @@ def _function(node: Node, namespace: str | None, about: JSONObject) -> Tool:
     )
 
 
-def _custom(node: Node, namespace: str | None, about: JSONObject) -> Tool:
+def _custom(node: Node, namespace: str | None, about: JSONObject) -> ir.Tool:
     form = node.get("format")
     grammar = None
     if form is not None and form.need("type").choice(("text", "grammar")) == "grammar":
         rules = form.get("grammar") or form
-        grammar = Grammar(syntax=rules.need("syntax").text(), definition=rules.need("definition").text())
-    return Tool(
+        grammar = ir.Grammar(syntax=rules.need("syntax").text(), definition=rules.need("definition").text())
+    return ir.Tool(
         name=_name(node),
         kind="custom",
         description=_description(node),
@@ -114,11 +115,11 @@ def _custom(node: Node, namespace: str | None, about: JSONObject) -> Tool:
     )
 
 
-def _server(node: Node, kind: str) -> Tool:
+def _server(node: Node, kind: str) -> ir.Tool:
     native = dict(node.object())
     if not kind.startswith(WEB_SEARCH):
         name = node.get("name")
-        return Tool(name=name.text() if name else kind, kind="server", extras={PROTOCOL: native})
+        return ir.Tool(name=name.text() if name else kind, kind="server", extras={PROTOCOL: native})
     filters = node.get("filters")
     asked = {**(filters.object() if filters else {}), **native}
     settings = {
@@ -126,7 +127,7 @@ def _server(node: Node, kind: str) -> Tool:
         for key in ("allowed_domains", "blocked_domains", "search_context_size", "user_location")
         if asked.get(key)
     }
-    return Tool(name=WEB_SEARCH, kind="server", settings=settings or None, extras={PROTOCOL: native})
+    return ir.Tool(name=WEB_SEARCH, kind="server", settings=settings or None, extras={PROTOCOL: native})
 
 
 def _name(node: Node) -> str:
@@ -146,30 +147,30 @@ def _deferred(node: Node) -> bool:
     return found.boolean() if found else False
 
 
-def _extras(node: Node, about: JSONObject) -> Extras:
+def _extras(node: Node, about: JSONObject) -> ir.Extras:
     rest = {key: value for key, value in node.object().items() if key not in _TOOL_FIELDS and value is not None}
     kept = {**rest, **about}
-    return {PROTOCOL: kept} if kept else EMPTY
+    return {PROTOCOL: kept} if kept else ir.EMPTY
 
 
 # ── the choice ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def decode_choice(raw: Raw) -> ToolChoice:
+def decode_choice(raw: Raw) -> ir.ToolChoice:
     """Decode the tool choice."""
     parallel = boolean(raw, "parallel_tool_calls")
     node = Node.of(raw, "tool_choice")
     if node is None:
-        return ToolChoice(parallel=parallel)
+        return ir.ToolChoice(parallel=parallel)
     if type(node.value) is str:
         mode = cast("Any", node.choice(("none", "auto", "required")))
-        return ToolChoice(mode=mode, parallel=parallel, given=True)
+        return ir.ToolChoice(mode=mode, parallel=parallel, given=True)
     if node.need("type").text() == "allowed_tools":
         allowed = node.get("allowed_tools") or node
         mode = cast("Any", allowed.need("mode").choice(("auto", "required")))
         names = tuple(_chosen(entry) for entry in allowed.need("tools").array())
-        return ToolChoice(mode=mode, only=names, parallel=parallel, given=True)
-    return ToolChoice(mode="required", only=(_chosen(node),), parallel=parallel, given=True)
+        return ir.ToolChoice(mode=mode, only=names, parallel=parallel, given=True)
+    return ir.ToolChoice(mode="required", only=(_chosen(node),), parallel=parallel, given=True)
 
 
 def native_choice(raw: Raw) -> Any:

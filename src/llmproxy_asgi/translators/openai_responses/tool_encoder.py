@@ -6,7 +6,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from llmproxy_asgi.conversation import EMPTY, JSONObject, Request, Tool
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators import refusals
 from llmproxy_asgi.translators.base import Upstream
 from llmproxy_asgi.translators.custom_tools import emulated_description, emulated_parameters
@@ -24,7 +25,7 @@ _ABOUT_NAMESPACE = "namespace_description"
 class ResponsesToolEncoder:
     """The encoder of one request's tools."""
 
-    def __init__(self, request: Request, upstream: Upstream, items: ResponsesItemEncoder, losses: Losses) -> None:
+    def __init__(self, request: ir.Request, upstream: Upstream, items: ResponsesItemEncoder, losses: Losses) -> None:
         self._request = request
         self._can = upstream.capabilities
         self._names = items.names
@@ -50,22 +51,22 @@ class ResponsesToolEncoder:
                 spaces[tool.namespace].append(entry)
             else:
                 inner = spaces[tool.namespace] = [entry]
-                about = tool.extras.get(PROTOCOL, EMPTY).get(_ABOUT_NAMESPACE, tool.namespace)
+                about = tool.extras.get(PROTOCOL, ir.EMPTY).get(_ABOUT_NAMESPACE, tool.namespace)
                 declared.append({"type": "namespace", "name": tool.namespace, "description": about, "tools": inner})
         return declared
 
-    def _tool(self, tool: Tool) -> JSONObject:
+    def _tool(self, tool: ir.Tool) -> JSONObject:
         if tool.kind == "server":
             return self._server(tool)
         if not self._can.tools:
             raise refusals.no_tools(self._request.model)
-        own = {key: value for key, value in tool.extras.get(PROTOCOL, EMPTY).items() if key != _ABOUT_NAMESPACE}
+        own = {key: value for key, value in tool.extras.get(PROTOCOL, ir.EMPTY).items() if key != _ABOUT_NAMESPACE}
         declared = self._custom(tool) if tool.kind == "custom" else self._function(tool)
         if tool.deferred and self._request.protocol == PROTOCOL:
             declared["defer_loading"] = True
         return {**declared, **own}
 
-    def _function(self, tool: Tool) -> JSONObject:
+    def _function(self, tool: ir.Tool) -> JSONObject:
         declared: JSONObject = {"type": "function", "name": self._names.outward(tool.name)}
         if tool.description is not None:
             declared["description"] = tool.description
@@ -75,7 +76,7 @@ class ResponsesToolEncoder:
             declared["strict"] = bool(strict)
         return declared
 
-    def _custom(self, tool: Tool) -> JSONObject:
+    def _custom(self, tool: ir.Tool) -> JSONObject:
         name = self._names.outward(tool.name)
         if not self._can.custom_tools:
             self._losses.add("emulated:custom_tool")
@@ -97,7 +98,7 @@ class ResponsesToolEncoder:
             declared["format"] = {"type": "grammar", **rules}
         return declared
 
-    def _server(self, tool: Tool) -> JSONObject:
+    def _server(self, tool: ir.Tool) -> JSONObject:
         native = tool.extras.get(PROTOCOL)
         if native:
             return native
@@ -105,7 +106,7 @@ class ResponsesToolEncoder:
             raise refusals.server_tool_unavailable(tool)
         declared: JSONObject = {"type": WEB_SEARCH}
         self.shows_sources |= self._request.protocol in _SHOWS_SOURCES
-        for key, value in (tool.settings or EMPTY).items():
+        for key, value in (tool.settings or ir.EMPTY).items():
             if key == "allowed_domains" and value:
                 declared["filters"] = {"allowed_domains": value}
             elif key == "search_context_size":
@@ -142,7 +143,7 @@ class ResponsesToolEncoder:
 
     def _choice_field(self) -> Any:
         choice = self._choice
-        native = self._request.extras.get(PROTOCOL, EMPTY).get("tool_choice")
+        native = self._request.extras.get(PROTOCOL, ir.EMPTY).get("tool_choice")
         if native is not None:
             return native
         if not choice.given and not choice.only and choice.mode == "auto":
@@ -154,9 +155,9 @@ class ResponsesToolEncoder:
             return named[0]
         return {"type": "allowed_tools", "mode": choice.mode, "tools": named}
 
-    def _named(self, tool: Tool) -> JSONObject:
+    def _named(self, tool: ir.Tool) -> JSONObject:
         if tool.kind == "server":
-            return {"type": tool.extras.get(PROTOCOL, EMPTY).get("type", WEB_SEARCH)}
+            return {"type": tool.extras.get(PROTOCOL, ir.EMPTY).get("type", WEB_SEARCH)}
         custom = tool.kind == "custom" and self._can.custom_tools
         space = {"namespace": tool.namespace} if tool.namespace is not None else {}
         return {"type": "custom" if custom else "function", "name": self._names.outward(tool.name), **space}

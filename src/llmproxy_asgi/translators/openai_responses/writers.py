@@ -8,29 +8,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 from typing_extensions import override
 
-from llmproxy_asgi.conversation import (
-    ArgumentsDelta,
-    Citation,
-    CitationDelta,
-    Delta,
-    InlineData,
-    JSONObject,
-    LogprobsDelta,
-    Media,
-    MediaDelta,
-    Part,
-    Reasoning,
-    ReasoningDelta,
-    Refusal,
-    RefusalDelta,
-    Seal,
-    SealDelta,
-    ServerToolCall,
-    Text,
-    TextDelta,
-    TokenLogprob,
-    ToolCall,
-)
+import llmproxy_asgi.conversation as ir
+from llmproxy_asgi.conversation import JSONObject
 from llmproxy_asgi.translators.openai.logprobs import encode_logprob
 from llmproxy_asgi.translators.openai_responses.mappings import PROTOCOL, item_id, legal_item_id
 from llmproxy_asgi.translators.openai_responses.response_encoder import (
@@ -58,7 +37,7 @@ class OutputItems:
         self._ids: set[str] = set()
         self.sequence = 0
         """The next event's sequence number."""
-        self.withheld: dict[str, list[Seal]] = {}
+        self.withheld: dict[str, list[ir.Seal]] = {}
         """Seals that no item contains, by the id of the item that they belong to."""
 
     def event(self, name: str, fields: JSONObject, out: list[bytes], *, numbered: bool = True) -> None:
@@ -104,7 +83,7 @@ class OutputItems:
         found = legal_item_id(wanted, prefix)
         return found if found and found not in self._ids else item_id(prefix, self._answer, len(self._items) + behind)
 
-    def withhold(self, owner: str, seals: Sequence[Seal]) -> None:
+    def withhold(self, owner: str, seals: Sequence[ir.Seal]) -> None:
         """Withhold seals that arrive late: clients would take an item after the message for the response."""
         self.withheld.setdefault(owner, []).extend(seals)
 
@@ -120,10 +99,10 @@ class Writer:
 
     __slots__ = ()
 
-    def delta(self, delta: Delta, out: list[bytes]) -> None:
+    def delta(self, delta: ir.Delta, out: list[bytes]) -> None:
         """Write a delta of the part."""
 
-    def end(self, part: Part | None, out: list[bytes]) -> None:
+    def end(self, part: ir.Part | None, out: list[bytes]) -> None:
         """Write the end of the part; `part` is the upstream's final version of it."""
 
 
@@ -141,7 +120,7 @@ class MessageWriter:
 
     __slots__ = ("_contents", "_open", "_source", "_status", "id", "index", "output", "phase")
 
-    def __init__(self, output: OutputItems, part: Text | Refusal, out: list[bytes]) -> None:
+    def __init__(self, output: OutputItems, part: ir.Text | ir.Refusal, out: list[bytes]) -> None:
         self.output = output
         self.phase = phase_of(part)
         self._source = part.id
@@ -155,7 +134,7 @@ class MessageWriter:
         self._status: str | None = None
         output.add(self.index, self._item("in_progress"), out, snapshot=self._item)
 
-    def accepts(self, part: Text | Refusal) -> bool:
+    def accepts(self, part: ir.Text | ir.Refusal) -> bool:
         """Return whether a text belongs to this message."""
         return phase_of(part) == self.phase and (part.id is None or part.id == self._source)
 
@@ -179,7 +158,7 @@ class MessageWriter:
         self._open -= 1
         self._finish(out)
 
-    def seal(self, seals: Sequence[Seal]) -> None:
+    def seal(self, seals: Sequence[ir.Seal]) -> None:
         """Withhold seals of a text that arrive after the message started."""
         self.output.withhold(self.id, seals)
 
@@ -213,10 +192,10 @@ class TextWriter(Writer):
         "_text",
     )
 
-    def __init__(self, message: MessageWriter, part: Text | Refusal, out: list[bytes]) -> None:
+    def __init__(self, message: MessageWriter, part: ir.Text | ir.Refusal, out: list[bytes]) -> None:
         self._message = message
         self._output = message.output
-        self._text = isinstance(part, Text)
+        self._text = isinstance(part, ir.Text)
         self._pieces: list[str] = []
         self._length = 0
         self._annotations: list[JSONObject] = []
@@ -230,14 +209,14 @@ class TextWriter(Writer):
         self._prefix = self._output.prefix(name, self._location)
         self._middle = b',"logprobs":[],"sequence_number":' if self._text else b',"sequence_number":'
         self._output.event("response.content_part.added", {**self._location, "part": self.content()}, out)
-        self.delta(TextDelta(part.text), out)
-        if isinstance(part, Text):
+        self.delta(ir.TextDelta(part.text), out)
+        if isinstance(part, ir.Text):
             for citation in part.citations:
                 self._add_citation(citation, out)
 
     @override
-    def delta(self, delta: Delta, out: list[bytes]) -> None:
-        if type(delta) is TextDelta or type(delta) is RefusalDelta:
+    def delta(self, delta: ir.Delta, out: list[bytes]) -> None:
+        if type(delta) is ir.TextDelta or type(delta) is ir.RefusalDelta:
             text = delta.text
             if text:
                 self._pieces.append(text)
@@ -245,17 +224,17 @@ class TextWriter(Writer):
                 output = self._output
                 out.append(b"%b%b%b%d}\n\n" % (self._prefix, _json(text), self._middle, output.sequence))
                 output.sequence += 1
-        elif type(delta) is CitationDelta:
+        elif type(delta) is ir.CitationDelta:
             self._add_citation(delta.citation, out)
-        elif type(delta) is LogprobsDelta and self._text:
+        elif type(delta) is ir.LogprobsDelta and self._text:
             self._add_logprobs(delta.tokens, out)
-        elif type(delta) is SealDelta:
+        elif type(delta) is ir.SealDelta:
             self._message.seal((delta.seal,))
 
     @override
-    def end(self, part: Part | None, out: list[bytes]) -> None:
-        if isinstance(part, Text | Refusal) and not self._pieces:
-            self.delta(TextDelta(part.text), out)
+    def end(self, part: ir.Part | None, out: list[bytes]) -> None:
+        if isinstance(part, ir.Text | ir.Refusal) and not self._pieces:
+            self.delta(ir.TextDelta(part.text), out)
         content = self.content()
         if self._text:
             fields: JSONObject = {"text": content["text"], "logprobs": self._logprobs}
@@ -277,14 +256,14 @@ class TextWriter(Writer):
             "logprobs": list(self._logprobs),
         }
 
-    def _add_logprobs(self, tokens: Sequence[TokenLogprob], out: list[bytes]) -> None:
+    def _add_logprobs(self, tokens: Sequence[ir.TokenLogprob], out: list[bytes]) -> None:
         """Write the log probabilities of the previous delta's text with an empty delta."""
         entries = [encode_logprob(token) for token in tokens]
         self._logprobs += entries
         fields: JSONObject = {**self._location, "delta": "", "logprobs": entries}
         self._output.event("response.output_text.delta", fields, out)
 
-    def _add_citation(self, citation: Citation, out: list[bytes]) -> None:
+    def _add_citation(self, citation: ir.Citation, out: list[bytes]) -> None:
         entry = annotation(citation, self._length)
         if entry is None or not self._text:
             return
@@ -301,15 +280,15 @@ class LateTextWriter(Writer):
 
     __slots__ = ("_message", "_part", "_writer")
 
-    def __init__(self, message: MessageWriter, part: Text) -> None:
+    def __init__(self, message: MessageWriter, part: ir.Text) -> None:
         self._message = message
         self._part = part
         self._writer: TextWriter | None = None
         message.expect()  # a part that starts meanwhile must not complete the message
 
     @override
-    def delta(self, delta: Delta, out: list[bytes]) -> None:
-        if type(delta) is SealDelta:
+    def delta(self, delta: ir.Delta, out: list[bytes]) -> None:
+        if type(delta) is ir.SealDelta:
             self._message.seal((delta.seal,))
             return
         if self._writer is None:
@@ -317,8 +296,8 @@ class LateTextWriter(Writer):
         self._writer.delta(delta, out)
 
     @override
-    def end(self, part: Part | None, out: list[bytes]) -> None:
-        if self._writer is None and isinstance(part, Text) and part.text:
+    def end(self, part: ir.Part | None, out: list[bytes]) -> None:
+        if self._writer is None and isinstance(part, ir.Text) and part.text:
             self._writer = TextWriter(self._message, self._part, out)
         if self._writer is not None:
             self._writer.end(part, out)
@@ -333,7 +312,7 @@ class ReasoningWriter(Writer):
 
     __slots__ = ("_as_content", "_id", "_index", "_location", "_output", "_pieces", "_prefix", "_seals")
 
-    def __init__(self, output: OutputItems, part: Reasoning, out: list[bytes]) -> None:
+    def __init__(self, output: OutputItems, part: ir.Reasoning, out: list[bytes]) -> None:
         self._output = output
         self._as_content = part.raw
         self._seals = list(part.seals)
@@ -347,16 +326,16 @@ class ReasoningWriter(Writer):
         self._write_text(part.text, out)
 
     @override
-    def delta(self, delta: Delta, out: list[bytes]) -> None:
-        if type(delta) is ReasoningDelta:
+    def delta(self, delta: ir.Delta, out: list[bytes]) -> None:
+        if type(delta) is ir.ReasoningDelta:
             self._write_text(delta.text, out)
-        elif type(delta) is SealDelta:
+        elif type(delta) is ir.SealDelta:
             self._seals.append(delta.seal)
 
     @override
-    def end(self, part: Part | None, out: list[bytes]) -> None:
+    def end(self, part: ir.Part | None, out: list[bytes]) -> None:
         seals = self._seals
-        if isinstance(part, Reasoning):
+        if isinstance(part, ir.Reasoning):
             seals = list(part.seals) or seals
             if not self._pieces:
                 self._write_text(part.text, out)
@@ -387,12 +366,12 @@ class ReasoningWriter(Writer):
             name, kind = f"response.reasoning_summary_part.{what}", "summary_text"
         self._output.event(name, {**self._location, "part": {"type": kind, "text": text}}, out)
 
-    def _item(self, status: str, seal: Seal | None = None) -> JSONObject:
+    def _item(self, status: str, seal: ir.Seal | None = None) -> JSONObject:
         text = "".join(self._pieces)
         return reasoning_item(self._id, text, seal, as_content=self._as_content, status=status)
 
 
-def _write_seal(output: OutputItems, seal: Seal, owner: str | None, out: list[bytes]) -> None:
+def _write_seal(output: OutputItems, seal: ir.Seal, owner: str | None, out: list[bytes]) -> None:
     """Write a seal as a separate reasoning item that contains the id of its owner."""
     if owner is not None and seal.item_id is None:
         seal = msgspec.structs.replace(seal, item_id=owner)
@@ -422,7 +401,7 @@ class ToolCallWriter(Writer):
         "_status",
     )
 
-    def __init__(self, output: OutputItems, part: ToolCall, namespace: str | None, out: list[bytes]) -> None:
+    def __init__(self, output: OutputItems, part: ir.ToolCall, namespace: str | None, out: list[bytes]) -> None:
         for seal in part.seals:
             _write_seal(output, seal, part.call_id, out)
         self._output = output
@@ -440,14 +419,14 @@ class ToolCallWriter(Writer):
         self._write_arguments(part.arguments, out)
 
     @override
-    def delta(self, delta: Delta, out: list[bytes]) -> None:
-        if type(delta) is ArgumentsDelta:
+    def delta(self, delta: ir.Delta, out: list[bytes]) -> None:
+        if type(delta) is ir.ArgumentsDelta:
             self._write_arguments(delta.text, out)
         # Late seals are stored under the call's id, as those of all calls are.
 
     @override
-    def end(self, part: Part | None, out: list[bytes]) -> None:
-        if not self._pieces and isinstance(part, ToolCall):
+    def end(self, part: ir.Part | None, out: list[bytes]) -> None:
+        if not self._pieces and isinstance(part, ir.ToolCall):
             self._write_arguments(part.arguments, out)
         if not self._pieces and not self._custom:
             self._write_arguments("{}", out)
@@ -486,7 +465,7 @@ class WebSearchWriter(Writer):
 
     __slots__ = ("_has_item", "_header", "_id", "_index", "_output", "_pieces")
 
-    def __init__(self, output: OutputItems, part: ServerToolCall, out: list[bytes]) -> None:
+    def __init__(self, output: OutputItems, part: ir.ServerToolCall, out: list[bytes]) -> None:
         self._output = output
         self._header = part
         self._pieces = [part.arguments] if part.arguments else []
@@ -504,15 +483,15 @@ class WebSearchWriter(Writer):
             self._write_step(step, out)
 
     @override
-    def delta(self, delta: Delta, out: list[bytes]) -> None:
-        if type(delta) is ArgumentsDelta:
+    def delta(self, delta: ir.Delta, out: list[bytes]) -> None:
+        if type(delta) is ir.ArgumentsDelta:
             self._pieces.append(delta.text)
 
     @override
-    def end(self, part: Part | None, out: list[bytes]) -> None:
+    def end(self, part: ir.Part | None, out: list[bytes]) -> None:
         if not self._has_item:
             return
-        call = part if isinstance(part, ServerToolCall) else self._header
+        call = part if isinstance(part, ir.ServerToolCall) else self._header
         if not call.arguments and self._pieces:
             call = msgspec.structs.replace(call, arguments="".join(self._pieces))
         item = search_item(self._id, call, status="completed") or {}
@@ -534,20 +513,20 @@ class ImageWriter(Writer):
 
     __slots__ = ("_header", "_output", "_pieces")
 
-    def __init__(self, output: OutputItems, part: Media) -> None:
+    def __init__(self, output: OutputItems, part: ir.Media) -> None:
         self._output = output
         self._header = part
         self._pieces: list[str] = []
 
     @override
-    def delta(self, delta: Delta, out: list[bytes]) -> None:
-        if type(delta) is MediaDelta:
+    def delta(self, delta: ir.Delta, out: list[bytes]) -> None:
+        if type(delta) is ir.MediaDelta:
             self._pieces.append(delta.data)
 
     @override
-    def end(self, part: Part | None, out: list[bytes]) -> None:
-        media = part if isinstance(part, Media) else self._header
-        data = media.source.data if isinstance(media.source, InlineData) else ""
+    def end(self, part: ir.Part | None, out: list[bytes]) -> None:
+        media = part if isinstance(part, ir.Media) else self._header
+        data = media.source.data if isinstance(media.source, ir.InlineData) else ""
         data = data or "".join(self._pieces)
         if media.kind != "image" or not data:
             return  # audio, or an image by URL: this protocol has no item for it
@@ -567,7 +546,7 @@ class PassthroughItem(Writer):
         self._item = item
 
     @override
-    def end(self, part: Part | None, out: list[bytes]) -> None:
+    def end(self, part: ir.Part | None, out: list[bytes]) -> None:
         index, _ = self._output.allocate("", self._item.get("id"))
         self._output.add(index, self._item, out)
         self._output.done(index, self._item, out)
