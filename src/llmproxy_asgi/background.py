@@ -32,7 +32,7 @@ from llmproxy_asgi.errors import (
     Unavailable,
     UpstreamProtocolError,
 )
-from llmproxy_asgi.execution.allowance import Allowance
+from llmproxy_asgi.execution.reservation import Reservation
 from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.rendering import open_stream
 from llmproxy_asgi.stores.base import MIB
@@ -194,7 +194,7 @@ class Background:
         inbound: AnyInbound,
         grant: Grant,
         *,
-        allowance: Allowance | None = None,
+        reservation: Reservation | None = None,
         headers: Headers = EMPTY,
         strict: bool = False,
         request_id: str = "",
@@ -215,7 +215,7 @@ class Background:
                     inbound_request,
                     inbound,
                     grant,
-                    allowance=allowance,
+                    reservation=reservation,
                     headers=headers,
                     strict=strict,
                     request_id=request_id,

@@ -37,9 +37,9 @@ from llmproxy_asgi.conversation_state.reasoning import (
 )
 from llmproxy_asgi.conversation_state.responses import ResponseStore
 from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError, UpstreamProtocolError
-from llmproxy_asgi.execution.allowance import Allowance
 from llmproxy_asgi.execution.attempt import Answered, Asked, Attempt, Job
 from llmproxy_asgi.execution.executor import Opened
+from llmproxy_asgi.execution.reservation import Reservation
 from llmproxy_asgi.execution.tokens import size_of
 from llmproxy_asgi.facts import CallContext
 from llmproxy_asgi.principal import Owner
@@ -92,7 +92,6 @@ class Call:
 
     __slots__ = (
         "_admitted",
-        "_allowance",
         "_attempt",
         "_choice",
         "_conversation",
@@ -101,6 +100,7 @@ class Call:
         "_owner",
         "_pin",
         "_remade",
+        "_reservation",
         "_runtime",
         "recorder",
         "tap",
@@ -115,11 +115,11 @@ class Call:
         owner: Owner,
         conversation: Belongs,
         *,
-        allowance: Allowance | None = None,
+        reservation: Reservation | None = None,
     ) -> None:
         self._runtime = runtime
         self._owner = owner
-        self._allowance = allowance
+        self._reservation = reservation
         self._admitted = self._entered = False
         self._choice = choice
         self._job = job
@@ -163,15 +163,15 @@ class Call:
         Raises:
             CallerError: It is over them, or there is nothing that it could go on from.
         """
-        if self._allowance is not None and not self._admitted:
+        if self._reservation is not None and not self._admitted:
             await self.prepare()
-            self._job = await self._allowance.take(self._job)
+            self._job = await self._reservation.reserve(self._job)
             self._admitted = True
 
     def release(self) -> None:
         """Give back what was taken for a call that is not entered; of one that was, nothing is left to give back."""
-        if self._allowance is not None and self._admitted and not self._entered:
-            self._allowance.end(asked=False)
+        if self._reservation is not None and self._admitted and not self._entered:
+            self._reservation.settle(sent=False)
 
     async def __aenter__(self) -> Self:
         await self.admit()
@@ -296,16 +296,18 @@ class Call:
     ) -> None:
         if not hasattr(self, "_attempt"):
             self.recorder.finish(error, None)
-            if self._allowance is not None:
-                self._allowance.end(asked=not isinstance(error, Exception))
+            if self._reservation is not None:
+                self._reservation.settle(sent=not isinstance(error, Exception))
             return
         self.recorder.finish(error, self._attempt.target, self.warnings, guess=self._least)
         try:
             await self._attempt.close()
         finally:
-            if self._allowance is not None:
+            if self._reservation is not None:
                 attempt, recorder = self._attempt, self.recorder
-                self._allowance.end(attempt.permit, usage=recorder.usage, answer=attempt.whole, complete=recorder.ended)
+                self._reservation.settle(
+                    attempt.permit, usage=recorder.usage, answer=attempt.whole, complete=recorder.ended
+                )
 
     def _least(self) -> Usage:
         return Usage(input=size_of(self._job).input, estimated=True)
@@ -349,7 +351,7 @@ class Call:
     def next(self) -> Callable[[], Awaitable[Batch | None]]:
         """The next batch of a stream; None after the last. A failure is a batch that ends with `Failed`."""
         read = self._attempt.next  # handed on as it is: a layer here would cost every read of every stream
-        return read if self._allowance is None else self._allowance.counting(read)
+        return read if self._reservation is None else self._reservation.counting(read)
 
     async def events(self) -> AsyncGenerator[StreamEvent, None]:
         """A stream, event by event; each may be asked for by another task, as `asyncio.wait_for` does it.

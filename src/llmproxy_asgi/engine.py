@@ -17,11 +17,11 @@ from llmproxy_asgi.access.keys import Grant
 from llmproxy_asgi.call import Belongs, Call, Made, recorded_caller
 from llmproxy_asgi.conversation import EMPTY, Request
 from llmproxy_asgi.errors import GatewayError, ModelNotFound
-from llmproxy_asgi.execution.allowance import Allowance
 from llmproxy_asgi.execution.attempt import Asked, Job
 from llmproxy_asgi.execution.bodies import HeldBody
 from llmproxy_asgi.execution.counting import Counted
 from llmproxy_asgi.execution.open_calls import going_down
+from llmproxy_asgi.execution.reservation import Reservation
 from llmproxy_asgi.facts import CallContext
 from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.routing.affinity import conversation_in, conversation_of
@@ -39,15 +39,15 @@ class Entry:
 
     Args:
         grant: Who asks, and for what they may.
-        allowance: What it has taken of its caller's limits; None: they have nothing to do with it.
+        reservation: Of its caller's limits; None: nothing is limited.
         body: What is held of its body.
     """
 
-    __slots__ = ("_kept", "allowance", "body", "grant")
+    __slots__ = ("_kept", "body", "grant", "reservation")
 
-    def __init__(self, grant: Grant, allowance: Allowance | None, body: HeldBody) -> None:
+    def __init__(self, grant: Grant, reservation: Reservation | None, body: HeldBody) -> None:
         self.grant = grant
-        self.allowance = allowance
+        self.reservation = reservation
         self.body = body
         self._kept = False
 
@@ -60,8 +60,8 @@ class Entry:
         """Give back what no call has, when the request is over."""
         if not self._kept:
             self.body.release()
-        if self.allowance is not None and not self.allowance.taken:
-            self.allowance.end(asked=False)
+        if self.reservation is not None and not self.reservation.is_reserved:
+            self.reservation.settle(sent=False)
 
 
 class Engine:
@@ -86,10 +86,10 @@ class Engine:
         runtime = self.runtime
         if runtime.open_calls.draining:
             raise going_down()
-        allowance = _allowance(runtime, grant.owner, grant, spends=spends)
-        if allowance is not None:
-            allowance.enter()
-        return Entry(grant, allowance, HeldBody(runtime.bodies, grant.owner, runtime.config.limits.bodies))
+        reservation = _reservation(runtime, grant.owner, grant, spends=spends)
+        if reservation is not None:
+            reservation.reserve_early()
+        return Entry(grant, reservation, HeldBody(runtime.bodies, grant.owner, runtime.config.limits.bodies))
 
     def take(
         self,
@@ -97,7 +97,7 @@ class Engine:
         inbound: AnyInbound,
         grant: Grant,
         *,
-        allowance: Allowance | None = None,
+        reservation: Reservation | None = None,
         headers: Headers = EMPTY,
         strict: bool = False,
         request_id: str = "",
@@ -108,7 +108,7 @@ class Engine:
             inbound_request: The request.
             inbound: Reads it, where it must be read.
             grant: Who asks, and for what they may.
-            allowance: What it has been let in with; without one it has yet to be let in.
+            reservation: The one made at `enter`; None: it is made here.
             headers: Of the request; one of them may name the conversation.
             strict: Whether it goes only where it can be taken as it is.
             request_id: Names it in what observers are told; without one, it gets a name.
@@ -123,7 +123,7 @@ class Engine:
         def remade(asked: InboundRequest) -> Made:
             return _job(asked, inbound, context, strict=strict), lambda: conversation_in(asked, headers)
 
-        call = self._call(inbound_request.model, grant, *remade(inbound_request), allowance)
+        call = self._call(inbound_request.model, grant, *remade(inbound_request), reservation)
         return call if inbound_request.state is None else call.attach_state(self._turn(inbound_request, grant), remade)
 
     def _keepable(self, inbound_request: InboundRequest, *, strict: bool) -> InboundRequest:
@@ -151,7 +151,7 @@ class Engine:
         inbound: AnyInbound,
         grant: Grant,
         *,
-        allowance: Allowance | None = None,
+        reservation: Reservation | None = None,
         strict: bool = False,
         request_id: str = "",
     ) -> Counted:
@@ -167,7 +167,7 @@ class Engine:
         if inbound_request.state is not None:
             inbound_request = await self._turn(inbound_request, grant).open(may_pass_on=False)
         job = _job(inbound_request, inbound, self._new_context(request_id), strict=strict)
-        return await self._count(inbound_request.model, grant, job, allowance)
+        return await self._count(inbound_request.model, grant, job, reservation)
 
     async def count_request(self, request: Request, grant: Grant) -> Counted:
         """How many tokens a request made in Python is.
@@ -235,23 +235,23 @@ class Engine:
         return CallContext(call=number, request_id=request_id or f"call_{number:x}")
 
     def _call(
-        self, model: str, grant: Grant, job: Job, conversation: Belongs, allowance: Allowance | None = None
+        self, model: str, grant: Grant, job: Job, conversation: Belongs, reservation: Reservation | None = None
     ) -> Call:
         runtime = self.runtime  # one plan for the whole call: a reload never splits it
         choice = runtime.catalog.resolve(model, granted(grant))
         owner = grant.owner
-        if allowance is None:
-            allowance = _allowance(runtime, owner, grant)
-        return Call(runtime, choice, job, owner, conversation, allowance=allowance)
+        if reservation is None:
+            reservation = _reservation(runtime, owner, grant)
+        return Call(runtime, choice, job, owner, conversation, reservation=reservation)
 
-    async def _count(self, model: str, grant: Grant, job: Job, allowance: Allowance | None = None) -> Counted:
+    async def _count(self, model: str, grant: Grant, job: Job, reservation: Reservation | None = None) -> Counted:
         runtime = self.runtime
         choice = runtime.catalog.resolve(model, granted(grant))
         owner = grant.owner
-        if allowance is None:
-            allowance = _allowance(runtime, owner, grant, spends=False)
-        if allowance is not None:
-            job = await allowance.take(job)
+        if reservation is None:
+            reservation = _reservation(runtime, owner, grant, spends=False)
+        if reservation is not None:
+            job = await reservation.reserve(job)
         recorder = CountRecorder(runtime.observers, runtime.clock, job.context, recorded_caller(owner, choice, job))
         try:
             found = await runtime.counting.count(job, choice.targets)
@@ -259,13 +259,13 @@ class Engine:
             recorder.finish(error)
             raise
         finally:
-            if allowance is not None:
-                allowance.end()
+            if reservation is not None:
+                reservation.settle()
         recorder.finish(None, found.target, tokens=found.tokens, estimated=found.estimated)
         return found
 
 
-def _allowance(runtime: Runtime, owner: Owner, grant: Grant, *, spends: bool = True) -> Allowance | None:
+def _reservation(runtime: Runtime, owner: Owner, grant: Grant, *, spends: bool = True) -> Reservation | None:
     """What a call may take of limits; None: nothing is limited that it has to do with.
 
     Args:
@@ -277,14 +277,14 @@ def _allowance(runtime: Runtime, owner: Owner, grant: Grant, *, spends: bool = T
     counts_tokens = runtime.executor.counts_tokens
     if grant.limits is None and not (spends and counts_tokens):
         return None
-    gate = None if grant.limits is None else runtime.callers.gate(owner, grant.limits)
-    return Allowance(
-        gate,
+    queue = None if grant.limits is None else runtime.callers.queue(owner, grant.limits)
+    return Reservation(
+        queue,
         counts_tokens=counts_tokens,
         clock=runtime.clock,
         observers=runtime.observers,
         worker=runtime.worker,
-        spends=spends,
+        uses_tokens=spends,
     )
 
 

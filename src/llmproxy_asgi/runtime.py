@@ -17,7 +17,7 @@ from llmproxy_asgi.config.schema import Config
 from llmproxy_asgi.conversation_state import reasoning, responses
 from llmproxy_asgi.conversation_state.reasoning import ReasoningCache
 from llmproxy_asgi.conversation_state.responses import ResponseStore
-from llmproxy_asgi.execution.admission import CallerGates, LiveGates
+from llmproxy_asgi.execution.admission import AdmissionQueues, CallerQueues
 from llmproxy_asgi.execution.bodies import Bodies
 from llmproxy_asgi.execution.budget import RetryBudgets
 from llmproxy_asgi.execution.cooldown import Rest, Subject
@@ -70,7 +70,7 @@ class SharedState:
         self.catalog: Catalog | None = None
         """Of the current runtime."""
         self.budgets = RetryBudgets(clock)
-        self.gates = LiveGates(clock)
+        self.admission_queues = AdmissionQueues(clock)
         self.failed_attempts = FailedAttempts(clock)
         self.open_calls = OpenCalls()
         self.worker = Worker()
@@ -159,7 +159,7 @@ class SharedState:
             responses=sum([await ResponseStore(each.responses).forget(owner) for each in stores]),
             reasoning=sum([await each.reasoning.erase(owner) for each in stores]),
             conversations=self.affinities.forget(owner),
-            limits=self.gates.callers.forget(owner),
+            limits=self.admission_queues.callers.forget(owner),
         )
 
     async def drop_stores(self) -> None:
@@ -223,7 +223,7 @@ class Runtime(msgspec.Struct, frozen=True):
     catalog: Catalog
     authenticator: Authenticator
     executor: Executor
-    callers: CallerGates
+    callers: CallerQueues
     open_calls: OpenCalls
     health: HealthChecks
     listings: Listings
@@ -280,7 +280,7 @@ class Runtime(msgspec.Struct, frozen=True):
         # Last, when nothing can fail any more: a runtime that cannot be built must not change the current one.
         shared.health.watch(providers.values())
         shared.catalog = catalog
-        admission = shared.gates.targets(providers.values())
+        admission = shared.admission_queues.targets(providers.values())
         return cls(
             config=config,
             providers=providers,
@@ -298,7 +298,7 @@ class Runtime(msgspec.Struct, frozen=True):
                 clock=shared.clock,
                 worker=shared.worker,
             ),
-            callers=shared.gates.callers,
+            callers=shared.admission_queues.callers,
             open_calls=shared.open_calls,
             health=shared.health,
             listings=shared.listings,

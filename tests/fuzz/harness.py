@@ -292,8 +292,8 @@ class FuzzHarness:
             "open answers": self.upstream.open,
             "open calls": len(shared.open_calls),
             "calls that nobody was told the end of": len(self._books.open),
-            "places": sum(slots.used for slots in shared.gates._slots.values()),
-            "in line": sum(gate.waiting for gate in shared.gates._targets.values()),
+            "places": sum(slots.used for slots in shared.admission_queues._slots.values()),
+            "in line": sum(queue.waiting for queue in shared.admission_queues._targets.values()),
             "logged": self._complaints.texts,
             "books": self._books.wrong,
         }

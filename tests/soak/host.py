@@ -27,7 +27,7 @@ from typing_extensions import override
 
 from bench.processes import allow_many_files, resident_bytes
 from llmproxy_asgi import LLMProxy, Principal, Tracing
-from llmproxy_asgi.execution.gate import Gate
+from llmproxy_asgi.execution.admission_queue import AdmissionQueue
 from llmproxy_asgi.facts import AnyFact, CallFinished, CallRefused, CallStarted
 from soak.plan import AWAY, KEYS, WIRES
 from soak.records import OPS, Fact, State
@@ -181,7 +181,7 @@ class Host:
         types = Counter(f"{type(each).__module__}.{type(each).__qualname__}" for each in objects)
         descriptors = [_what(each) for each in Path("/proc/self/fd").iterdir()]
         shared = self._proxy.gateway._shared
-        gates = [*shared.gates._targets.values(), *shared.gates.callers._gates.values()]
+        queues = [*shared.admission_queues._targets.values(), *shared.admission_queues.callers._queues.values()]
         return State(
             tasks=len(tasks),
             waiting=sorted(repr(each)[:120] for each in tasks)[:20],
@@ -191,9 +191,9 @@ class Host:
             objects=len(objects),
             types=dict(types.most_common(_TYPES)),
             memory=resident_bytes(os.getpid()),
-            places=_places(gates),
-            queued=sum(gate.waiting for gate in gates),
-            unsettled=sum(gate._unsettled for gate in gates),
+            places=_slots_used(queues),
+            queued=sum(queue.waiting for queue in queues),
+            unsettled=sum(queue._unsettled for queue in queues),
             open_calls=len(shared.open_calls),
             spans=self._spans.ended,
             spans_open=self._spans.started - self._spans.ended,
@@ -203,8 +203,10 @@ class Host:
         )
 
 
-def _places(gates: list[Gate]) -> int:
-    return sum(slots.used for slots in {id(gate._slots): gate._slots for gate in gates}.values() if slots is not None)
+def _slots_used(queues: list[AdmissionQueue]) -> int:
+    return sum(
+        slots.used for slots in {id(queue._slots): queue._slots for queue in queues}.values() if slots is not None
+    )
 
 
 def _what(descriptor: Path) -> str:

@@ -30,15 +30,15 @@ def test_a_plan_that_cannot_be_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
     made = plan(shared, **limits)
     target = made.catalog.resolve("m").targets[0]
     credential = target.provider.credentials[0]
-    admission = shared.gates.targets(made.providers.values())
+    admission = shared.admission_queues.targets(made.providers.values())
     assert admission is not None
-    assert admission.try_take(target, credential, 0) is not None
+    assert admission.try_admit(target, credential, 0) is not None
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(ConfigError, match="prometheus"):
         plan(shared, {"metrics": True})
-    again = shared.gates.targets(plan(shared, **limits).providers.values())
+    again = shared.admission_queues.targets(plan(shared, **limits).providers.values())
     assert again is not None
-    assert again.try_take(target, credential, 0) is None
+    assert again.try_admit(target, credential, 0) is None
 
 
 @pytest.mark.anyio

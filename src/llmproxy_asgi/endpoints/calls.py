@@ -156,7 +156,7 @@ async def _serve_count(
             inbound_request,
             inbound,
             entry.grant,
-            allowance=entry.allowance,
+            reservation=entry.reservation,
             strict=_strict(exchange),
             request_id=exchange.request_id,
         )
@@ -236,7 +236,7 @@ def _take(
         inbound_request,
         inbound,
         entry.grant,
-        allowance=entry.allowance,
+        reservation=entry.reservation,
         headers=exchange.headers,
         strict=_strict(exchange),
         request_id=exchange.request_id,

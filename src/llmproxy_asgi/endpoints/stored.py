@@ -52,7 +52,7 @@ class Stored:
             inbound_request,
             inbound,
             entry.grant,
-            allowance=entry.allowance,
+            reservation=entry.reservation,
             headers=exchange.headers,
             strict=strict,
             request_id=exchange.request_id,

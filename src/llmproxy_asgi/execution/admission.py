@@ -1,13 +1,13 @@
-"""What a call takes before it may run: from its caller's own limits, and from those of the provider that serves it.
+"""Admission: the limits of callers, and those of the providers that serve them.
 
 ::
 
-    caller ─ CallerGates.gate(owner, limits) ─ admit ─▶ Permit      else RateLimited, before any upstream is asked
-    target ─ TargetAdmission.try_take ─▶ Permit | None (it is full: the next target)
-                             all full ─ wait ─▶ (target, credential, Permit)      else RateLimited or Unavailable
+    caller ─ CallerQueues.queue(owner, limits) ─ admit ─▶ Permit    else RateLimited, before any upstream is called
+    target ─ TargetAdmission.try_admit ─▶ Permit | None (at its limit: the next target)
+                          all at their limits ─ wait ─▶ (target, credential, Permit)   else RateLimited or Unavailable
 
-The gates outlive the plan (`LiveGates`), so that a reload gives nobody a second allowance; where limits changed, they
-begin anew. Nothing here knows who may call, or which target is the better one.
+The queues outlive the plan (`AdmissionQueues`), so that a reload gives no caller a second quota; where limits changed,
+they start anew. This module decides neither who may call nor which target is better.
 """
 
 import math
@@ -17,165 +17,165 @@ from typing import TypeAlias
 
 from llmproxy_asgi.clock import SYSTEM, AlarmClock
 from llmproxy_asgi.errors import RateLimited, Unavailable
+from llmproxy_asgi.execution.admission_queue import UNLIMITED, AdmissionQueue, NotAdmitted, Permit, admit_first
 from llmproxy_asgi.execution.concurrency import Slots
-from llmproxy_asgi.execution.gate import UNLIMITED, Full, Gate, Permit, pass_first
 from llmproxy_asgi.execution.rate_limit import Limiter, TokenBucket, plural
 from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.settings import CallLimits
 
-_LOOKED_AT = 4
-"""Callers that are looked at whenever a new one comes, whether they can be forgotten."""
+_EVICTION_SCAN = 4
+"""Queues of callers that are checked for eviction whenever a new one is added."""
 
-Place: TypeAlias = tuple[str, str, CallLimits]
-"""A provider, the fingerprint of a credential (or nothing: all of them together), and the limits."""
+_QueueKey: TypeAlias = tuple[str, str, CallLimits]
+"""A provider, the fingerprint of a credential (empty: all of them together), and the limits."""
 
 
-class CallerGates:
-    """The gates of callers, each made when it is first needed and forgotten when it is as if nobody had come.
+class CallerQueues:
+    """The queues of callers, created on first use and evicted once they are idle.
 
     Args:
-        clock: Of every limit.
-        lock: Of every gate.
+        clock: Times every limit.
+        lock: Guards every queue.
     """
 
     def __init__(self, clock: AlarmClock = SYSTEM, *, lock: "threading.RLock | None" = None) -> None:
         self._clock = clock
         self._lock = lock or threading.RLock()
-        self._gates: dict[tuple[Owner, CallLimits], Gate] = {}
+        self._queues: dict[tuple[Owner, CallLimits], AdmissionQueue] = {}
 
     def __len__(self) -> int:
-        return len(self._gates)
+        return len(self._queues)
 
-    def gate(self, owner: Owner, limits: CallLimits) -> Gate:
-        """Where an owner's calls must pass."""
+    def queue(self, owner: Owner, limits: CallLimits) -> AdmissionQueue:
+        """Return the queue of an owner's calls."""
         key = (owner, limits)
         with self._lock:
-            gate = self._gates.get(key)
-            if gate is None:
-                self._forget_some()
-                gate = self._gates[key] = _gate(limits, _slots(limits), self._clock, self._lock)
-            return gate
+            queue = self._queues.get(key)
+            if queue is None:
+                self._evict_idle()
+                queue = self._queues[key] = _queue(limits, _slots(limits), self._clock, self._lock)
+            return queue
 
     def forget(self, owner: Owner) -> int:
-        """Forget what has been counted for an owner; how many limits that were. Calls under way end as they began."""
-        found = [key for key in self._gates if key[0] == owner]
-        return sum(not self._gates.pop(key).is_idle for key in found)
+        """Forget the counts of an owner, and return how many limits that were. Running calls end as they began."""
+        found = [key for key in self._queues if key[0] == owner]
+        return sum(not self._queues.pop(key).is_idle for key in found)
 
-    def _forget_some(self) -> None:
-        """Those who have not called for long; who still counts goes to the end, to be looked at again later."""
-        for _ in range(min(_LOOKED_AT, len(self._gates))):
-            key = next(iter(self._gates))
-            gate = self._gates.pop(key)
-            if not gate.is_idle:
-                self._gates[key] = gate
+    def _evict_idle(self) -> None:
+        """Evict some idle queues; the others move to the end, to be checked again later."""
+        for _ in range(min(_EVICTION_SCAN, len(self._queues))):
+            key = next(iter(self._queues))
+            queue = self._queues.pop(key)
+            if not queue.is_idle:
+                self._queues[key] = queue
 
 
-async def admit(gate: Gate, tokens: int) -> Permit:
-    """Let a call in, when its caller's limits allow.
+async def admit(queue: AdmissionQueue, tokens: int) -> Permit:
+    """Admit a call within its caller's limits.
 
     Args:
-        gate: The caller's.
-        tokens: How many the call is estimated to be.
+        queue: The caller's.
+        tokens: The estimated size of the call.
 
     Raises:
-        RateLimited: They do not, nor did they in the time that a call may wait.
+        RateLimited: The limits are reached, and the call could not be admitted in the time that it may wait.
     """
-    permit = gate.try_pass(tokens)
+    permit = queue.try_admit(tokens)
     if permit is not None:
         return permit
     try:
-        return (await pass_first((gate,), tokens))[1]
-    except Full as full:
-        raise _over(full) from None
+        return (await admit_first((queue,), tokens))[1]
+    except NotAdmitted as error:
+        raise _rate_limited(error) from None
 
 
-def refused(gate: Gate) -> RateLimited:
-    """The refusal of a request that its caller's limits keep out now, whatever its size."""
-    return _over(Full(gate.forecast(0), limit=gate.lacking(0), timed=not gate.lacks_slot))
+def rejection(queue: AdmissionQueue) -> RateLimited:
+    """Return the error of a request that its caller's limits reject now, whatever its size."""
+    return _rate_limited(NotAdmitted(queue.forecast(0), limit=queue.limit_reached(0), timed=not queue.lacks_slot))
 
 
-def _over(full: Full) -> RateLimited:
-    when = f"in {shown_wait(full.wait)}" if full.timed else "when one of them has ended"
-    return RateLimited(f"You have reached your limit of {full.limit}. Try again {when}.", retry_after=full.wait)
+def _rate_limited(error: NotAdmitted) -> RateLimited:
+    when = f"in {format_wait(error.wait)}" if error.timed else "when one of them has ended"
+    return RateLimited(f"You have reached your limit of {error.limit}. Try again {when}.", retry_after=error.wait)
 
 
 class TargetAdmission:
-    """What targets still take, by provider or by credential, as their providers are configured.
+    """The capacity of targets, by provider or by credential, as their providers are configured.
 
     Args:
-        gates: By the fingerprint of the credential; a credential that is not there is not limited.
+        queues: By the fingerprint of the credential; a credential without a queue is not limited.
     """
 
-    def __init__(self, gates: Mapping[str, Gate]) -> None:
-        self._gates = gates
-        self.counts_tokens = any(gate.counts_tokens for gate in gates.values())
-        """Whether it matters how many tokens a call is."""
+    def __init__(self, queues: Mapping[str, AdmissionQueue]) -> None:
+        self._queues = queues
+        self.counts_tokens = any(queue.counts_tokens for queue in queues.values())
+        """Whether the tokens of a call are limited."""
 
-    def try_take(self, target: Target, credential: Credential, tokens: int) -> Permit | None:
-        """A permit for one call, at once; None: the target is full, or others are waiting for it already.
+    def try_admit(self, target: Target, credential: Credential, tokens: int) -> Permit | None:
+        """Admit a call immediately; None: the target is at its limit, or other calls wait for it already.
 
-        Whoever gets one must `settle` it once it is known how many tokens were spent, and `release` it when the call is
-        over (its answer closed), or `refund` it if nothing was sent.
+        The owner of the permit must `settle` it when the tokens of the call are known, and `release` it when the call
+        ended (its response is closed), or `cancel` it if nothing was sent.
 
         Args:
             target: Where the call would go.
-            credential: What would sign it.
-            tokens: How many it is estimated to be, in and out.
+            credential: What would authenticate it.
+            tokens: Its estimated size, input and output.
         """
-        gate = self._gates.get(credential.fingerprint)
-        return UNLIMITED if gate is None else gate.try_pass(tokens)
+        queue = self._queues.get(credential.fingerprint)
+        return UNLIMITED if queue is None else queue.try_admit(tokens)
 
     async def wait(
         self, candidates: Sequence[tuple[Target, Credential]], tokens: int
     ) -> tuple[Target, Credential, Permit]:
-        """A permit from the first of these to have room, however long each lets a call wait. Cancel it at any time.
+        """Wait for the first of these to admit a call, as long as each lets a call wait. May be cancelled at any time.
 
         Args:
             candidates: Best first; not empty.
-            tokens: As for `try_take`.
+            tokens: As in `try_admit`.
 
         Raises:
-            RateLimited: None had room in time; `retry_after` says when the first one will.
-            Unavailable: Likewise, and only the end of other calls makes room.
+            RateLimited: None had capacity in time; `retry_after` says when the first one will.
+            Unavailable: Likewise, and only the end of other calls adds capacity.
         """
-        gates: dict[Gate, tuple[Target, Credential]] = {}
+        queues: dict[AdmissionQueue, tuple[Target, Credential]] = {}
         for target, credential in candidates:
-            gate = self._gates.get(credential.fingerprint)
-            if gate is None:
+            queue = self._queues.get(credential.fingerprint)
+            if queue is None:
                 return target, credential, UNLIMITED
-            gates.setdefault(gate, (target, credential))
+            queues.setdefault(queue, (target, credential))
         try:
-            index, permit = await pass_first(tuple(gates), tokens)
-        except Full as full:
-            reached = f"This gateway has reached its limit for every upstream of this model ({full.limit}). Try again"
-            if full.timed:
-                raise RateLimited(f"{reached} in {shown_wait(full.wait)}.", retry_after=full.wait) from None
-            raise Unavailable(f"{reached} when a call has ended.", retry_after=full.wait) from None
-        target, credential = tuple(gates.values())[index]
+            index, permit = await admit_first(tuple(queues), tokens)
+        except NotAdmitted as error:
+            reached = f"This gateway has reached its limit for every upstream of this model ({error.limit}). Try again"
+            if error.timed:
+                raise RateLimited(f"{reached} in {format_wait(error.wait)}.", retry_after=error.wait) from None
+            raise Unavailable(f"{reached} when a call has ended.", retry_after=error.wait) from None
+        target, credential = tuple(queues.values())[index]
         return target, credential, permit
 
 
-class LiveGates:
-    """Every gate, of callers and of targets, for as long as the process lives.
+class AdmissionQueues:
+    """The queues of callers and of targets, for the lifetime of the process.
 
     Args:
-        clock: Of every limit.
+        clock: Times every limit.
     """
 
     def __init__(self, clock: AlarmClock = SYSTEM) -> None:
         self._clock = clock
-        self._lock = threading.RLock()  # one for all: a call may wait at several gates together
-        self.callers = CallerGates(clock, lock=self._lock)
-        self._targets: dict[Place, Gate] = {}
+        self._lock = threading.RLock()  # one for all: a call may wait in several queues together
+        self.callers = CallerQueues(clock, lock=self._lock)
+        self._targets: dict[_QueueKey, AdmissionQueue] = {}
         self._slots: dict[tuple[str, CallLimits], Slots] = {}
 
     def targets(self, providers: Iterable[Provider]) -> TargetAdmission | None:
-        """The gates of a plan's targets: those of the plan before, where nothing changed. None: nothing is limited."""
-        kept: dict[Place, Gate] = {}
+        """Return the queues of a plan's targets, unchanged ones from the plan before; None: nothing is limited."""
+        kept: dict[_QueueKey, AdmissionQueue] = {}
         shared: dict[tuple[str, CallLimits], Slots] = {}
-        gates: dict[str, Gate] = {}
+        queues: dict[str, AdmissionQueue] = {}
         for provider in providers:
             limits = provider.config.call_limits
             if limits is None:
@@ -184,38 +184,40 @@ class LiveGates:
             if slots is not None:
                 shared[provider.name, limits] = slots
             for credential in provider.credentials:
-                place = (provider.name, credential.fingerprint if limits.per_credential else "", limits)
-                gate = kept.get(place) or self._targets.get(place)
-                if gate is None:
-                    gate = _gate(limits, slots, self._clock, self._lock)
-                kept[place] = gates[credential.fingerprint] = gate
+                key = (provider.name, credential.fingerprint if limits.per_credential else "", limits)
+                queue = kept.get(key) or self._targets.get(key)
+                if queue is None:
+                    queue = _queue(limits, slots, self._clock, self._lock)
+                kept[key] = queues[credential.fingerprint] = queue
         self._targets, self._slots = kept, shared
-        return TargetAdmission(gates) if gates else None
+        return TargetAdmission(queues) if queues else None
 
 
 def _slots(limits: CallLimits) -> Slots | None:
     return Slots(limits.max_concurrency) if limits.max_concurrency is not None else None
 
 
-def _gate(limits: CallLimits, slots: Slots | None, clock: AlarmClock, lock: "threading.RLock") -> Gate:
-    calls = [TokenBucket(rate, capacity, clock, limit=_per(rate, capacity)) for rate, capacity in limits.calls]
+def _queue(limits: CallLimits, slots: Slots | None, clock: AlarmClock, lock: "threading.RLock") -> AdmissionQueue:
+    calls = [TokenBucket(rate, capacity, clock, limit=_rate(rate, capacity)) for rate, capacity in limits.calls]
     tokens = limits.tokens_per_minute
     bucket = None
     if tokens is not None:
         bucket = TokenBucket(tokens / 60, tokens, clock, limit=f"{plural(tokens, 'token')} per minute")
     limiter = Limiter(calls, bucket) if calls or bucket is not None else None
-    return Gate(limiter, slots, queue_timeout=limits.queue_timeout, max_queue=limits.max_queue, clock=clock, lock=lock)
+    return AdmissionQueue(
+        limiter, slots, queue_timeout=limits.queue_timeout, max_queue=limits.max_queue, clock=clock, lock=lock
+    )
 
 
-def _per(rate: float, capacity: float) -> str:
-    """A limit of calls in words: one that lets a minute's worth come at once was configured by the minute."""
+def _rate(rate: float, capacity: float) -> str:
+    """Describe a limit of calls: one that allows a burst of a minute's calls was configured by the minute."""
     if math.isclose(rate * 60, capacity):
         return f"{plural(capacity, 'request')} per minute"
     return f"{plural(rate, 'request')} per second"
 
 
-def shown_wait(seconds: float) -> str:
-    """A wait for people, never shorter than it is."""
+def format_wait(seconds: float) -> str:
+    """Return a wait for people to read, never shorter than it is."""
     if seconds < 10:
         return f"{max(0.1, math.ceil(seconds * 10) / 10):g} s"
     return f"{math.ceil(seconds)} s" if seconds < 120 else f"{math.ceil(seconds / 60)} min"

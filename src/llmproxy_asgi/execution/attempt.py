@@ -14,8 +14,8 @@ import msgspec
 
 from llmproxy_asgi.conversation import UNDATED, Batch, Ended, Failed, Request, Response, Started, StreamEvent
 from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamProtocolError
+from llmproxy_asgi.execution.admission_queue import UNLIMITED
 from llmproxy_asgi.execution.clocks import Clocks
-from llmproxy_asgi.execution.gate import UNLIMITED
 from llmproxy_asgi.execution.reasons import answered, disclosed
 from llmproxy_asgi.facts import CallContext
 from llmproxy_asgi.providers.base import Credential, HeaderList

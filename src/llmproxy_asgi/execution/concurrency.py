@@ -1,65 +1,65 @@
-"""Slots: how many calls may be under way at once.
+"""Slots: how many calls may run at once.
 
-Nothing here waits; the gates (`gate.py`) that lead to the same slots are told when one becomes free, whoever has waited
-longest first.
+Nothing here waits. The admission queues that share the slots are advanced when one becomes free, in the order of their
+longest waiting calls.
 """
 
 import itertools
 from typing import Protocol
 
 
-class Waiting(Protocol):
-    """A line of callers in front of slots."""
+class WaitingQueue(Protocol):
+    """A queue of calls that wait for slots."""
 
     @property
     def oldest(self) -> int | None:
-        """The number of whoever has waited longest; None: nobody waits."""
+        """The number of the call that has waited longest; None: none waits."""
 
     def advance(self) -> None:
-        """Let in who may come in now."""
+        """Admit the waiting calls for which capacity is available."""
 
 
 class Slots:
-    """So many at once.
+    """A bound on the number of concurrent calls.
 
     Args:
         limit: How many; at least 1.
 
     Attributes:
-        used: How many are under way.
-        lines: Who is told when one becomes free.
+        used: How many are in use.
+        queues: Advanced when a slot becomes free.
     """
 
-    __slots__ = ("_numbers", "limit", "lines", "used")
+    __slots__ = ("_numbers", "limit", "queues", "used")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
-        self.lines: list[Waiting] = []
+        self.queues: list[WaitingQueue] = []
         self._numbers = itertools.count()
 
     @property
     def free(self) -> bool:
-        """Whether there is one to be had."""
+        """Whether a slot is available."""
         return self.used < self.limit
 
-    def number(self) -> int:
-        """For somebody who begins to wait: later ones are higher."""
+    def next_number(self) -> int:
+        """Return a number for a call that begins to wait, higher than any before."""
         return next(self._numbers)
 
     def take(self) -> None:
-        """Take one; there must be one."""
+        """Take a slot; one must be available."""
         assert self.used < self.limit, "no slot is free"
         self.used += 1
 
     def release(self) -> None:
-        """Give one back: it goes to whoever has waited longest and lacks nothing else."""
-        assert self.used > 0, "no slot is taken"
+        """Return a slot. It goes to the call that has waited longest among those that lack nothing else."""
+        assert self.used > 0, "no slot is in use"
         self.used -= 1
-        if len(self.lines) == 1:
-            self.lines[0].advance()
+        if len(self.queues) == 1:
+            self.queues[0].advance()
             return
-        for _, line in sorted(
-            ((line.oldest, line) for line in self.lines if line.oldest is not None), key=lambda each: each[0]
+        for _, queue in sorted(
+            ((queue.oldest, queue) for queue in self.queues if queue.oldest is not None), key=lambda each: each[0]
         ):
-            line.advance()
+            queue.advance()

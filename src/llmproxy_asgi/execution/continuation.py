@@ -41,8 +41,8 @@ from llmproxy_asgi.conversation import (
     UsageReported,
 )
 from llmproxy_asgi.errors import GatewayError
+from llmproxy_asgi.execution.admission_queue import UNLIMITED
 from llmproxy_asgi.execution.attempt import Attempt
-from llmproxy_asgi.execution.gate import UNLIMITED
 from llmproxy_asgi.execution.spent import total
 from llmproxy_asgi.translators.assemble import fold
 from llmproxy_asgi.translators.base import Upstream, UpstreamRequest

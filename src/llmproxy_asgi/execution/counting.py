@@ -13,9 +13,9 @@ import msgspec
 from llmproxy_asgi.conversation import Request
 from llmproxy_asgi.errors import GatewayError, Unavailable, Unsupported, UpstreamError
 from llmproxy_asgi.execution.admission import TargetAdmission
+from llmproxy_asgi.execution.admission_queue import UNLIMITED
 from llmproxy_asgi.execution.attempt import Attempt, Job
 from llmproxy_asgi.execution.clocks import Clocks
-from llmproxy_asgi.execution.gate import UNLIMITED
 from llmproxy_asgi.execution.retry import CREDENTIAL_BOUND
 from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
 from llmproxy_asgi.providers.base import Credential, Provider
@@ -99,7 +99,7 @@ class Counting:
             return await self._estimated(job, target)
         failure: UpstreamError | None = None
         for credential in self._credentials(target):
-            permit = UNLIMITED if self._admission is None else self._admission.try_take(target, credential, 0)
+            permit = UNLIMITED if self._admission is None else self._admission.try_admit(target, credential, 0)
             if permit is None:
                 continue
             try:

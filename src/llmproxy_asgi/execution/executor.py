@@ -27,12 +27,12 @@ from llmproxy_asgi.errors import (
     UpstreamRateLimited,
     UpstreamRefused,
 )
-from llmproxy_asgi.execution.admission import TargetAdmission, shown_wait
+from llmproxy_asgi.execution.admission import TargetAdmission, format_wait
+from llmproxy_asgi.execution.admission_queue import UNLIMITED, Permit
 from llmproxy_asgi.execution.attempt import Attempt, Job
 from llmproxy_asgi.execution.budget import RetryBudgets
 from llmproxy_asgi.execution.continuation import Continuation, may_need
 from llmproxy_asgi.execution.cooldown import Rest
-from llmproxy_asgi.execution.gate import UNLIMITED, Permit
 from llmproxy_asgi.execution.reasoning import without_reasoning
 from llmproxy_asgi.execution.retry import CREDENTIAL_BOUND, wait_before_retry
 from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
@@ -185,7 +185,7 @@ class Executor:
             target, credential, permit = await self._when_there_is_room(job, full, failures)
             full = [each for each in full if each != (target, credential)]  # one fewer each time: this ends
             if (rest := self._cooldowns.resting(target, credential)) is not None:
-                permit.refund()  # others were sent away from there meanwhile
+                permit.cancel()  # others were sent away from there meanwhile
                 rests.append(rest)
                 job.context.steps.append(Step(target.name, "skipped", "resting"))
                 continue
@@ -294,7 +294,7 @@ class Executor:
                     continue
                 permit = UNLIMITED
                 if self._admission is not None:
-                    room = self._admission.try_take(target, credential, job.tokens)
+                    room = self._admission.try_admit(target, credential, job.tokens)
                     if room is None:
                         why = "full"
                         full.append((target, credential))
@@ -317,7 +317,7 @@ class Executor:
             permit.release()
             raise
         except GatewayError:
-            permit.refund()  # nothing was sent
+            permit.cancel()  # nothing was sent
             raise
         except BaseException:
             if permit.counts_tokens:
@@ -350,7 +350,7 @@ class Executor:
             credential,
             begin=lambda one: self._once(one, target, credential),
             # Tokens were set aside for all of them together.
-            one_more=lambda: UNLIMITED if admission is None else admission.try_take(target, credential, 0),
+            one_more=lambda: UNLIMITED if admission is None else admission.try_admit(target, credential, 0),
         )
         together = await self._worker.run(made) if job.heavy else made()
         try:
@@ -502,7 +502,7 @@ class Executor:
             return _nobody()
         wait = min(map(self._cooldowns.seconds_left, rests))
         if all(rest.asked for rest in rests):
-            asked = f"Every upstream of this model has asked for a pause. Try again in {shown_wait(wait)}."
+            asked = f"Every upstream of this model has asked for a pause. Try again in {format_wait(wait)}."
             return UpstreamRateLimited(asked, retry_after=wait)
         return Unavailable("No upstream can serve this model now: try again later.", retry_after=wait)
 

@@ -1,8 +1,8 @@
-"""Token buckets: how much may pass at once, how fast it comes back, and when exactly there is enough.
+"""Token buckets: bursts, refill rates, and the exact time until an amount is available.
 
-Plain arithmetic on a monotonic clock, in constant time for each call; nothing here waits (`gate.py` does). What is
-taken is known before it is spent, so a bucket can be *in debt*: whoever spent more than was set aside makes those wait
-who come later, and over time no more passes than the rate says.
+Plain arithmetic on a monotonic clock, in constant time per call; nothing here waits (`admission_queue` does). Tokens
+are reserved before they are used, so a bucket can be in debt: a call that used more than its reservation delays later
+calls, and over time no more is used than the rate allows.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,17 +10,17 @@ from collections.abc import Iterable, Sequence
 from llmproxy_asgi.clock import Clock
 
 SLACK = 1e-6
-"""Seconds. What is due within so little is due: no timer is finer, and it is taken off what comes later."""
+"""Seconds. A wait this short counts as none: no timer is finer, and later calls wait for it."""
 
 
 class TokenBucket:
-    """So many at once, and so many more each second.
+    """Allow bursts of `capacity`, refilled at `rate` per second.
 
     Args:
-        rate: Of refilling, in a second; more than 0.
-        capacity: What it holds when it is full, as it is in the beginning.
-        clock: What seconds are measured with.
-        limit: What it stands for, in words (`60 requests per minute`).
+        rate: Refill per second; more than 0.
+        capacity: The content when full, as at the beginning.
+        clock: Measures the time of refilling.
+        limit: The limit in words (`60 requests per minute`).
     """
 
     __slots__ = ("_at", "_clock", "_level", "capacity", "limit", "rate")
@@ -35,7 +35,7 @@ class TokenBucket:
 
     @property
     def level(self) -> float:
-        """What is in it now; below 0 it is in debt."""
+        """The present content; below 0 the bucket is in debt."""
         now = self._clock.monotonic()
         if now > self._at:
             self._level = min(self.capacity, self._level + (now - self._at) * self.rate)
@@ -43,25 +43,25 @@ class TokenBucket:
         return self._level
 
     def wait(self, amount: float) -> float:
-        """Seconds until it holds so much, exactly; 0: it does now. More than it can hold is as much as it can hold."""
+        """Return the exact seconds until `amount` is available; 0: it is now. More than `capacity` counts as that."""
         missing = min(amount, self.capacity) - self.level
         return missing / self.rate if missing > self.rate * SLACK else 0.0
 
     def take(self, amount: float) -> None:
-        """Take so much, there or not."""
+        """Take an amount, available or not."""
         self._level = self.level - amount
 
     def give(self, amount: float) -> None:
-        """Put back what was taken and not spent; less than nothing takes more."""
+        """Return an amount that was taken and not used; negative: take more."""
         self._level = min(self.capacity, self.level + amount)
 
 
 class Limiter:
-    """Several buckets that a call must pass together: those that count calls, and one that counts tokens.
+    """Several buckets that a call needs together: those that count calls, and one that counts tokens.
 
     Args:
         calls: Each gives one for a call.
-        tokens: Gives as many as a call is estimated to be; put right when it is known how many it was.
+        tokens: Gives the estimated tokens of a call; adjusted when they are known.
     """
 
     __slots__ = ("_buckets", "_calls", "_tokens")
@@ -73,53 +73,53 @@ class Limiter:
 
     @property
     def counts_tokens(self) -> bool:
-        """Whether it matters how many tokens a call is."""
+        """Whether the tokens of a call are limited."""
         return self._tokens is not None
 
     @property
     def is_full(self) -> bool:
-        """Whether it is as if nobody had ever come."""
+        """Whether every bucket is full, as at the beginning."""
         return all(bucket.level >= bucket.capacity for bucket in self._buckets)
 
     def wait(self, tokens: int) -> float:
-        """Seconds until a call of so many tokens may pass; 0: it may now."""
+        """Return the seconds until a call of `tokens` may be admitted; 0: it may now."""
         longest = 0.0
         for bucket in self._buckets:
             wait = bucket.wait(tokens if bucket is self._tokens else 1)
             longest = max(longest, wait)
         return longest
 
-    def lacking(self, tokens: int) -> str:
-        """Which limit a call of so many tokens has to wait for longest, in words."""
+    def limit_reached(self, tokens: int) -> str:
+        """Return the limit that a call of `tokens` waits for longest, in words."""
         return max(self._buckets, key=lambda bucket: bucket.wait(tokens if bucket is self._tokens else 1)).limit
 
-    def take(self, tokens: int) -> float:
-        """Let a call pass.
+    def reserve(self, tokens: int) -> float:
+        """Take what a call needs.
 
         Returns:
-            The tokens that are set aside for it: at most what the bucket holds, or a call that is larger never came.
+            The reserved tokens: at most the capacity, or a larger call could never be admitted.
         """
         for bucket in self._calls:
             bucket.take(1)
         if self._tokens is None:
             return 0.0
-        aside = float(min(tokens, self._tokens.capacity))  # in this order: a caller's number may be too large for one
-        self._tokens.take(aside)
-        return aside
+        reserved = float(min(tokens, self._tokens.capacity))  # in this order: an int may be too large for a float
+        self._tokens.take(reserved)
+        return reserved
 
-    def correct(self, tokens: float) -> None:
-        """Put back tokens that were set aside and not spent; less than nothing takes what was spent beyond."""
+    def adjust(self, unused: float) -> None:
+        """Return reserved tokens that were not used; negative: take those used beyond the reservation."""
         if self._tokens is not None:
-            self._tokens.give(tokens)
+            self._tokens.give(unused)
 
-    def forget(self, aside: float) -> None:
-        """A call that was let pass never went anywhere: as if it had not come."""
+    def cancel(self, reserved: float) -> None:
+        """Return everything that was taken for a call that was never sent."""
         for bucket in self._calls:
             bucket.give(1)
-        self.correct(aside)
+        self.adjust(reserved)
 
     def forecast(self, calls: Iterable[int]) -> float:
-        """Seconds until the last of these calls has passed, one after the other, if nothing is given back meanwhile.
+        """Return the seconds until the last of these calls is admitted, in their order, if nothing is returned before.
 
         Args:
             calls: The tokens of each.

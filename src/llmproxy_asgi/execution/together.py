@@ -32,9 +32,9 @@ from llmproxy_asgi.conversation import (
     UsageReported,
 )
 from llmproxy_asgi.errors import GatewayError
+from llmproxy_asgi.execution.admission_queue import UNLIMITED, Permit
 from llmproxy_asgi.execution.attempt import Attempt, Job
 from llmproxy_asgi.execution.continuation import Continuation
-from llmproxy_asgi.execution.gate import UNLIMITED, Permit
 from llmproxy_asgi.execution.spent import total
 from llmproxy_asgi.providers.base import Credential
 from llmproxy_asgi.providers.target import Target

@@ -18,7 +18,7 @@ from starlette.requests import HTTPConnection
 
 from llmproxy_asgi import Gateway, LLMProxy, Principal
 from llmproxy_asgi.errors import RateLimited
-from llmproxy_asgi.execution.gate import Gate as LimitGate
+from llmproxy_asgi.execution.admission_queue import AdmissionQueue
 from llmproxy_asgi.runtime import SharedState
 from llmproxy_asgi.testing import (
     Gate,
@@ -107,10 +107,10 @@ def post(base: str, path: str = CHAT, body: dict[str, Any] | None = None, *, key
     return CLIENT[0].post(base + path, json=body or chat_body(), headers={"authorization": f"Bearer {key}"})
 
 
-def gate_of(proxy: LLMProxy, name: str = "limited") -> LimitGate:
-    """The gate that a caller's calls must pass."""
-    gates = proxy.gateway._shared.gates.callers._gates
-    return next(gate for (owner, _), gate in gates.items() if (owner.tenant, owner.id) == ("", name))
+def queue_of(proxy: LLMProxy, name: str = "limited") -> AdmissionQueue:
+    """Return the queue that a caller's calls must pass."""
+    queues = proxy.gateway._shared.admission_queues.callers._queues
+    return next(queue for (owner, _), queue in queues.items() if (owner.tenant, owner.id) == ("", name))
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -232,7 +232,7 @@ def test_who_waits_is_served_in_turn_and_who_leaves_is_not(upstream: ThreadedUps
     proxy = LLMProxy(config(upstream, **limits))
     with served(proxy) as base, callers() as calls:
         with under_way(base):
-            line = gate_of(proxy)
+            line = queue_of(proxy)
             leaver = hanging(base, chat_body(model="gone", max_tokens=4_000))
             until(lambda: line.waiting == 1)
             last = calls(base, CHAT, chat_body(stream=True, model="last", max_tokens=3_000))
@@ -299,7 +299,7 @@ def test_one_users_flood_never_delays_another(upstream: ThreadedUpstream) -> Non
     with served(proxy) as base, ThreadPoolExecutor(16) as pool:
         flood = [pool.submit(ask, "ann", "flood") for _ in range(16)]
         until(lambda: len(upstream.requests) == 2)
-        until(lambda: gate_of(proxy, "ann").waiting == 14)
+        until(lambda: queue_of(proxy, "ann").waiting == 14)
         assert [ask("bob", "m").status_code for _ in range(10)] == [200] * 10
         assert len(upstream.requests) == 12
         gate.set()
@@ -398,7 +398,7 @@ def test_a_stream_that_is_left_pays_for_what_had_come(upstream: ThreadedUpstream
                 text += piece
                 if text.count("word ") == 160:
                     break
-        line = gate_of(proxy)
+        line = queue_of(proxy)
         until(lambda: line.forecast(9_000) == 0)
         spent = line.forecast(10_000) * 10_000 / 60
     assert 10 < spent < 500
@@ -414,9 +414,9 @@ def test_who_leaves_before_anything_came_pays_for_the_question(upstream: Threade
     with served(proxy) as base:
         with hanging(base, chat_body(max_tokens=900)):
             upstream.wait_for_requests(1)
-        until(lambda: not gate_of(proxy).lacks_slot)
+        until(lambda: not queue_of(proxy).lacks_slot)
         assert post(base, body=chat_body(max_tokens=900)).status_code == 200
-        assert 8 < gate_of(proxy).forecast(1_000) * 1_000 / 60 < 50
+        assert 8 < queue_of(proxy).forecast(1_000) * 1_000 / 60 < 50
 
 
 @pytest.mark.usefixtures("clock")

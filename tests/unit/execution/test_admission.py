@@ -1,4 +1,4 @@
-"""Gates by caller and by target: whose they are, what a reload finds again, and what is forgotten."""
+"""Queues by caller and by target: whose they are, what a reload finds again, and what is forgotten."""
 
 import asyncio
 from typing import Any
@@ -7,8 +7,8 @@ import pytest
 
 from llmproxy_asgi.config.loader import load_config
 from llmproxy_asgi.errors import RateLimited, Unavailable
-from llmproxy_asgi.execution.admission import CallerGates, LiveGates, TargetAdmission, admit
-from llmproxy_asgi.execution.gate import UNLIMITED
+from llmproxy_asgi.execution.admission import AdmissionQueues, CallerQueues, TargetAdmission, admit
+from llmproxy_asgi.execution.admission_queue import UNLIMITED
 from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.providers.base import Credential, Provider
 from llmproxy_asgi.providers.registry import provider_class
@@ -39,96 +39,96 @@ def places(*made: Provider) -> list[tuple[Target, Credential]]:
     return [(Target(one, "m"), credential) for one in made for credential in one.credentials]
 
 
-def admission(gates: LiveGates, made: list[Provider]) -> TargetAdmission:
-    found = gates.targets(made)
+def admission(queues: AdmissionQueues, made: list[Provider]) -> TargetAdmission:
+    found = queues.targets(made)
     assert found is not None
     return found
 
 
 async def test_each_owner_has_limits_of_its_own(clock: FakeClock) -> None:
     """The same limits of two owners are two limits, and so are those of one name in two tenants."""
-    gates = CallerGates(clock)
+    queues = CallerQueues(clock)
     for owner in (ANN, BOB, Owner("user", "acme", "ann")):
-        await admit(gates.gate(owner, ONE_A_MINUTE), 0)
+        await admit(queues.queue(owner, ONE_A_MINUTE), 0)
         with pytest.raises(RateLimited) as caught:
-            await admit(gates.gate(owner, ONE_A_MINUTE), 0)
+            await admit(queues.queue(owner, ONE_A_MINUTE), 0)
         assert caught.value.retry_after == pytest.approx(60.0)
 
 
 async def test_idle_callers_are_forgotten(clock: FakeClock) -> None:
     """Whatever number of callers ever came, only those are remembered whom it matters for."""
-    gates = CallerGates(clock)
-    gates.gate(ANN, ONE_A_MINUTE).try_pass(0)
+    queues = CallerQueues(clock)
+    queues.queue(ANN, ONE_A_MINUTE).try_admit(0)
     for number in range(5_000):
-        gates.gate(Owner("user", "", f"user-{number}"), ONE_A_MINUTE).try_pass(0)
+        queues.queue(Owner("user", "", f"user-{number}"), ONE_A_MINUTE).try_admit(0)
         clock.at += 1
         if number % 30 == 0:
-            assert gates.gate(BOB, ONE_A_MINUTE).try_pass(0) is not None or number == 0
-            assert gates.gate(BOB, ONE_A_MINUTE).try_pass(0) is None, "was forgotten too early"
+            assert queues.queue(BOB, ONE_A_MINUTE).try_admit(0) is not None or number == 0
+            assert queues.queue(BOB, ONE_A_MINUTE).try_admit(0) is None, "was forgotten too early"
             clock.at += 60
-    assert len(gates) < 200
+    assert len(queues) < 200
 
 
 async def test_a_caller_with_an_open_call_is_not_forgotten(clock: FakeClock) -> None:
     """Keep a caller's slot while its call runs, however long it takes and however many others call meanwhile."""
-    gates = CallerGates(clock)
+    queues = CallerQueues(clock)
     limits = CallLimits(max_concurrency=1)
-    permit = gates.gate(ANN, limits).try_pass(0)
+    permit = queues.queue(ANN, limits).try_admit(0)
     assert permit is not None
     for number in range(1_000):
-        gates.gate(Owner("user", "", f"user-{number}"), limits)
-    assert gates.gate(ANN, limits).try_pass(0) is None
+        queues.queue(Owner("user", "", f"user-{number}"), limits)
+    assert queues.queue(ANN, limits).try_admit(0) is None
     permit.release()
-    assert gates.gate(ANN, limits).try_pass(0) is not None
+    assert queues.queue(ANN, limits).try_admit(0) is not None
 
 
 async def test_nothing_is_made_where_nothing_is_limited(clock: FakeClock) -> None:
     """A plan without limits costs its calls one comparison with None."""
-    assert LiveGates(clock).targets(providers(a={}, b={"retry": {"attempts": 1}})) is None
+    assert AdmissionQueues(clock).targets(providers(a={}, b={"retry": {"attempts": 1}})) is None
     assert CallerLimits().call_limits is None
 
 
 async def test_a_provider_without_limits_takes_everything(clock: FakeClock) -> None:
     """Beside one that has some, it hands out permits that mean nothing."""
     made = providers(free={}, bound={"max_concurrency": 1})
-    one = admission(LiveGates(clock), made)
+    one = admission(AdmissionQueues(clock), made)
     (free, _), (bound, credential) = places(*made)[0], places(*made)[2]
-    assert one.try_take(free, made[0].credentials[0], 0) is UNLIMITED
-    assert one.try_take(bound, credential, 0) is not None
-    assert one.try_take(bound, credential, 0) is None
+    assert one.try_admit(free, made[0].credentials[0], 0) is UNLIMITED
+    assert one.try_admit(bound, credential, 0) is not None
+    assert one.try_admit(bound, credential, 0) is None
     target, _, permit = await one.wait([(bound, credential), (free, made[0].credentials[0])], 0)
     assert (target.provider.name, permit) == ("free", UNLIMITED)
 
 
 async def test_a_reload_keeps_the_state_of_unchanged_limits(clock: FakeClock) -> None:
     """Keep the used allowance across a reload with a new provider object; start anew where limits changed."""
-    gates = LiveGates(clock)
+    queues = AdmissionQueues(clock)
     limits = {"rate_limit": {"requests_per_second": 0.1, "burst": 1}}
     before = providers(a=limits)
-    assert admission(gates, before).try_take(*places(*before)[0], 0) is not None
+    assert admission(queues, before).try_admit(*places(*before)[0], 0) is not None
     same = providers(a={**limits, "priority": 5})
-    assert admission(gates, same).try_take(*places(*same)[0], 0) is None
+    assert admission(queues, same).try_admit(*places(*same)[0], 0) is None
     other = providers(a={"rate_limit": {"requests_per_second": 0.2, "burst": 1}})
-    assert admission(gates, other).try_take(*places(*other)[0], 0) is not None
+    assert admission(queues, other).try_admit(*places(*other)[0], 0) is not None
 
 
 async def test_the_slots_of_a_provider_are_one_number_whatever_keys_it_has(clock: FakeClock) -> None:
     """With a rate for each key the slots are still shared, also with a key that a reload brings."""
-    gates = LiveGates(clock)
+    queues = AdmissionQueues(clock)
     limits = {"max_concurrency": 2, "rate_limit": {"requests_per_second": 100, "scope": "credential"}}
     before = providers(a=limits)
     for place in places(*before):
-        assert admission(gates, before).try_take(*place, 0) is not None
+        assert admission(queues, before).try_admit(*place, 0) is not None
     after = providers(a={**limits, "api_key": ["sk-0123456789-a", "sk-0123456789-b", "sk-0123456789-c"]})
-    one = admission(gates, after)
-    assert [one.try_take(*place, 0) for place in places(*after)] == [None, None, None]
+    one = admission(queues, after)
+    assert [one.try_admit(*place, 0) for place in places(*after)] == [None, None, None]
 
 
 async def test_a_key_that_two_providers_use_has_each_ones_limits(clock: FakeClock) -> None:
     """Limits are a provider's: another one with the same secret has its own."""
     made = providers(a={"max_concurrency": 1}, b={"max_concurrency": 1})
-    one = admission(LiveGates(clock), made)
-    taken = [one.try_take(*place, 0) is not None for place in places(*made)]
+    one = admission(AdmissionQueues(clock), made)
+    taken = [one.try_admit(*place, 0) is not None for place in places(*made)]
     assert taken == [True, False, True, False]
 
 
@@ -139,9 +139,9 @@ async def test_what_is_told_where_all_are_full(clock: FakeClock) -> None:
         quick={"rate_limit": {"requests_per_second": 0.1, "burst": 1}},
         busy={"max_concurrency": 1},
     )
-    one = admission(LiveGates(clock), made)
+    one = admission(AdmissionQueues(clock), made)
     for place in places(*made)[::2]:
-        assert one.try_take(*place, 0) is not None
+        assert one.try_admit(*place, 0) is not None
     slow, quick, busy = (places(provider) for provider in made)
     with pytest.raises(RateLimited) as limited:
         await one.wait([*slow, *quick], 0)
@@ -155,11 +155,11 @@ async def test_waiting_for_the_first_to_have_room(clock: FakeClock) -> None:
     """Whichever target is free first serves; the wait ends with its credential and a permit."""
     wait = {"rate_limit": {"requests_per_second": 1, "burst": 1, "queue_timeout": "10s"}}
     made = providers(a={"max_concurrency": 1, "rate_limit": {"queue_timeout": "10s"}}, b=wait)
-    one = admission(LiveGates(clock), made)
+    one = admission(AdmissionQueues(clock), made)
     first, other = places(*made)[0], places(*made)[2]
-    holder = one.try_take(*first, 0)
+    holder = one.try_admit(*first, 0)
     assert holder is not None
-    assert one.try_take(*other, 0) is not None
+    assert one.try_admit(*other, 0) is not None
     waits = [asyncio.create_task(one.wait([first, other], 0)) for _ in range(2)]
     await asyncio.sleep(0)
     holder.release()
@@ -198,11 +198,11 @@ async def test_a_refusal_names_the_limit_and_the_wait(
     """Of several limits the one that has to be waited for longest."""
     called = CallerLimits(**limits).call_limits
     assert called is not None
-    gate = CallerGates(clock).gate(ANN, called)
-    while gate.try_pass(tokens):
+    queue = CallerQueues(clock).queue(ANN, called)
+    while queue.try_admit(tokens):
         pass
     with pytest.raises(RateLimited) as caught:
-        await admit(gate, tokens)
+        await admit(queue, tokens)
     assert caught.value.message == message
 
 
@@ -213,8 +213,8 @@ async def test_a_full_provider_names_its_limit(clock: FakeClock) -> None:
         ({"max_concurrency": 1}, "(1 call at once). Try again when a call has ended."),
     ):
         made = providers(one=block)
-        admitted = admission(LiveGates(clock), made)
-        assert admitted.try_take(*places(*made)[0], 0)
+        admitted = admission(AdmissionQueues(clock), made)
+        assert admitted.try_admit(*places(*made)[0], 0)
         with pytest.raises((RateLimited, Unavailable)) as caught:
             await admitted.wait(places(*made), 0)
         assert caught.value.message == f"This gateway has reached its limit for every upstream of this model {message}"

@@ -13,7 +13,7 @@ from llmproxy_asgi.errors import (
     UpstreamRateLimited,
     UpstreamUnreachable,
 )
-from llmproxy_asgi.execution.admission import LiveGates
+from llmproxy_asgi.execution.admission import AdmissionQueues
 from llmproxy_asgi.execution.attempt import Job
 from llmproxy_asgi.execution.executor import Executor, Opened
 from llmproxy_asgi.providers.target import Target
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 def with_limits(harness: ExecutorHarness, *targets: Target) -> None:
     """From here on the providers' limits hold."""
-    harness.admission = LiveGates(SYSTEM).targets([target.provider for target in targets])
+    harness.admission = AdmissionQueues(SYSTEM).targets([target.provider for target in targets])
     harness.executor = Executor(
         harness.pool,
         harness.cooldowns,
@@ -193,4 +193,4 @@ async def test_a_request_that_cannot_be_said_takes_no_room(harness: ExecutorHarn
         with pytest.raises(Unsupported):
             await harness.executor.begin(job(messages=[{"role": "user", "content": [PICTURE]}]), [blind])
     assert harness.admission is not None
-    assert harness.admission.try_take(blind, blind.provider.credentials[0], 1) is not None
+    assert harness.admission.try_admit(blind, blind.provider.credentials[0], 1) is not None

@@ -47,20 +47,20 @@ def test_more_than_it_can_hold_waits_for_a_full_one() -> None:
     """A call that is larger than the bucket passes when the bucket is full, and takes all of it."""
     clock = FakeClock()
     one = limiter(clock, tokens=(10, 100))
-    assert one.take(30) == 30
+    assert one.reserve(30) == 30
     assert one.wait(1_000) == pytest.approx(3.0)
     clock.at += 3
     assert one.wait(1_000) == 0
-    assert one.take(1_000) == 100
+    assert one.reserve(1_000) == 100
     assert one.wait(1) == pytest.approx(0.1)
 
 
 def test_a_debt_is_paid_before_anybody_passes() -> None:
-    """What was spent beyond what was set aside is waited for by those who come later."""
+    """What was spent beyond what was set reserved is waited for by those who come later."""
     clock = FakeClock()
     one = limiter(clock, tokens=(10, 100))
-    aside = one.take(50)
-    one.correct(aside - 150)  # 150 it was
+    reserved = one.reserve(50)
+    one.adjust(reserved - 150)  # 150 it was
     assert one.wait(1) == pytest.approx(5.1)
 
 
@@ -68,9 +68,9 @@ def test_what_was_set_aside_and_not_spent_comes_back_at_once() -> None:
     """A call that turns out small makes room for the next."""
     clock = FakeClock()
     one = limiter(clock, tokens=(10, 100))
-    aside = one.take(100)
+    reserved = one.reserve(100)
     assert one.wait(50) == pytest.approx(5.0)
-    one.correct(aside - 20)
+    one.adjust(reserved - 20)
     assert one.wait(50) == 0
 
 
@@ -78,10 +78,10 @@ def test_a_correction_never_fills_a_bucket_beyond_its_capacity() -> None:
     """What comes back late, when time has filled the bucket already, is lost."""
     clock = FakeClock()
     one = limiter(clock, tokens=(10, 100))
-    aside = one.take(100)
+    reserved = one.reserve(100)
     clock.at += 60
-    one.correct(aside)
-    one.take(100)
+    one.adjust(reserved)
+    one.reserve(100)
     assert one.wait(1) == pytest.approx(0.1)
 
 
@@ -89,9 +89,9 @@ def test_a_forgotten_call_leaves_no_trace() -> None:
     """Calls and tokens are back as they were."""
     clock = FakeClock()
     one = limiter(clock, calls=((1, 1),), tokens=(10, 100))
-    aside = one.take(100)
+    reserved = one.reserve(100)
     assert not one.is_full
-    one.forget(aside)
+    one.cancel(reserved)
     assert one.is_full
     assert one.wait(100) == 0
 
@@ -146,11 +146,11 @@ def test_a_forecast_comes_true(
     clock = FakeClock(at=0.0)
     one = limiter(clock, calls=tuple(calls), tokens=tokens)
     for _ in range(spent):
-        one.take(70)
+        one.reserve(70)
     told = one.forecast(line)
     for each in line:
         while (wait := one.wait(each)) > 0:
             clock.at += wait
-        one.take(each)
+        one.reserve(each)
     assert clock.at == pytest.approx(told, rel=1e-6, abs=1e-3 if told > 1 else 1e-4)
     assert math.isfinite(told)

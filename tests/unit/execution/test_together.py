@@ -31,9 +31,9 @@ from llmproxy_asgi.conversation import (
     UsageReported,
 )
 from llmproxy_asgi.errors import GatewayError, Unsupported, UpstreamFailed, UpstreamOverloaded
+from llmproxy_asgi.execution.admission_queue import UNLIMITED, AdmissionQueue
 from llmproxy_asgi.execution.attempt import Attempt, Job
 from llmproxy_asgi.execution.concurrency import Slots
-from llmproxy_asgi.execution.gate import UNLIMITED, Gate
 from llmproxy_asgi.execution.together import AT_ONCE, MOST, OneMore, Together
 from llmproxy_asgi.providers.base import Credential
 from llmproxy_asgi.providers.target import Target
@@ -192,10 +192,10 @@ async def test_few_are_under_way_at_a_time() -> None:
 async def test_no_more_are_under_way_than_their_provider_takes(places: int, *, stream: bool) -> None:
     """Beside the call's own place each takes one; without any they go one after another, and all are given back."""
     slots = Slots(places)
-    gate = Gate(None, slots, queue_timeout=0, max_queue=0, clock=SYSTEM)
-    assert gate.try_pass(0) is not None  # the call's own
+    queue = AdmissionQueue(None, slots, queue_timeout=0, max_queue=0, clock=SYSTEM)
+    assert queue.try_admit(0) is not None  # the call's own
     executor = FakeExecutor()
-    executor.one_more = lambda: gate.try_pass(0)
+    executor.one_more = lambda: queue.try_admit(0)
     together = executor.together(*map(str, range(12)), stream=stream)
     await together.begin()
     assert await read(together) if stream else together.whole
@@ -207,9 +207,9 @@ async def test_no_more_are_under_way_than_their_provider_takes(places: int, *, s
 async def test_a_call_that_is_let_go_of_gives_every_place_back() -> None:
     """Also while some of its requests wait for one."""
     slots = Slots(3)
-    gate = Gate(None, slots, queue_timeout=0, max_queue=0, clock=SYSTEM)
+    queue = AdmissionQueue(None, slots, queue_timeout=0, max_queue=0, clock=SYSTEM)
     executor = FakeExecutor()
-    executor.one_more = lambda: gate.try_pass(0)
+    executor.one_more = lambda: queue.try_admit(0)
     executor.gate = asyncio.Event()
     together = executor.together(*map(str, range(12)))
     beginning = asyncio.create_task(together.begin())
@@ -232,7 +232,7 @@ async def test_closing_that_is_cut_short_gives_the_place_back(monkeypatch: pytes
     slots = Slots(1)
     together = FakeExecutor().together("x" * 1000, stream=True)
     await together.begin()
-    permit = Gate(None, slots, queue_timeout=0, max_queue=0, clock=SYSTEM).try_pass(0)
+    permit = AdmissionQueue(None, slots, queue_timeout=0, max_queue=0, clock=SYSTEM).try_admit(0)
     assert permit is not None
     together.permit = permit
     monkeypatch.setattr(FakeAttempt, "close", close)

@@ -1,4 +1,4 @@
-"""A gate under any order of coming, leaving, settling, releasing and waiting, beside what it promises."""
+"""A queue under any order of coming, leaving, settling, releasing and waiting, beside what it promises."""
 
 import asyncio
 from typing import Any
@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from typing_extensions import override
 
+from llmproxy_asgi.execution.admission_queue import AdmissionQueue, NotAdmitted, Permit, admit_first
 from llmproxy_asgi.execution.concurrency import Slots
-from llmproxy_asgi.execution.gate import Full, Gate, Permit, pass_first
 from llmproxy_asgi.execution.rate_limit import SLACK, Limiter, TokenBucket
 from support.clock import FakeClock
 
@@ -36,8 +36,8 @@ class Caller:
         return not self.task.done()
 
 
-class GateMachine(RuleBasedStateMachine):
-    """One gate with slots, a limit of calls and one of tokens."""
+class AdmissionQueueMachine(RuleBasedStateMachine):
+    """One queue with slots, a limit of calls and one of tokens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,13 +50,14 @@ class GateMachine(RuleBasedStateMachine):
         calls=st.tuples(st.floats(0.1, 50), st.integers(1, 5)),
         tokens=st.integers(1, 200),
         slots=st.integers(1, 4),
-        line=st.tuples(st.sampled_from([0.0, 0.5, 5.0]), st.integers(1, 6)),
+        bounds=st.tuples(st.sampled_from([0.0, 0.5, 5.0]), st.integers(1, 6)),
     )
-    def open(self, calls: tuple[float, int], tokens: int, slots: int, line: tuple[float, int]) -> None:
+    def open(self, calls: tuple[float, int], tokens: int, slots: int, bounds: tuple[float, int]) -> None:
         (self.rate, self.burst), self.capacity = calls, tokens
         self.slots = Slots(slots)
         self.limiter = Limiter([TokenBucket(*calls, self.clock)], TokenBucket(tokens / 60, tokens, self.clock))
-        self.gate = Gate(self.limiter, self.slots, queue_timeout=line[0], max_queue=line[1], clock=self.clock)
+        timeout, size = bounds
+        self.queue = AdmissionQueue(self.limiter, self.slots, queue_timeout=timeout, max_queue=size, clock=self.clock)
 
     def run(self) -> None:
         """Let everybody run who can, and note who was let in, in order."""
@@ -65,7 +66,7 @@ class GateMachine(RuleBasedStateMachine):
             self.loop.run_forever()
         for caller in self.callers:
             if caller.task.done() and not caller.task.cancelled() and caller not in self.let_in:
-                if isinstance(caller.task.exception(), Full):
+                if isinstance(caller.task.exception(), NotAdmitted):
                     continue
                 caller.task.result()
                 caller.held = True
@@ -82,7 +83,7 @@ class GateMachine(RuleBasedStateMachine):
 
     @rule(tokens=st.integers(0, 250))
     def come(self, tokens: int) -> None:
-        task = self.loop.create_task(pass_first((self.gate,), tokens))
+        task = self.loop.create_task(admit_first((self.queue,), tokens))
         self.callers.append(Caller(len(self.callers), min(tokens, self.capacity), task, self.clock.at))
         self.run()
 
@@ -131,20 +132,20 @@ class GateMachine(RuleBasedStateMachine):
     def refund(self, which: int) -> None:
         caller = self.pick(which, self.permits())
         caller.held, caller.refunded = False, True
-        caller.task.result()[1].refund()
+        caller.task.result()[1].cancel()
         self.run()
 
     @precondition(lambda self: not self.waiting() and self.slots.free)
     @rule(tokens=st.integers(0, 250))
     def the_wait_that_is_told_is_exact(self, tokens: int) -> None:
-        told = self.gate.forecast(tokens)
+        told = self.queue.forecast(tokens)
         if told > 100 * SLACK:
             self.clock.turn(told * 0.99)
-            assert self.gate.try_pass(tokens) is None
+            assert self.queue.try_admit(tokens) is None
             self.clock.turn(told * 0.01)
-        permit = self.gate.try_pass(tokens)
+        permit = self.queue.try_admit(tokens)
         assert permit is not None
-        permit.refund()
+        permit.cancel()
         self.run()
 
     @invariant()
@@ -162,19 +163,19 @@ class GateMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_for_what_is_there(self) -> None:
-        if self.waiting() and not self.gate.lacks_slot:
+        if self.waiting() and not self.queue.lacks_slot:
             assert self.limiter.wait(self.waiting()[0].tokens) > 0
             assert self.clock.alarms > len(self.waiting()) - 1, "and somebody will look again"
 
     @invariant()
     def the_line_is_bounded_in_length_and_time(self) -> None:
-        if hasattr(self, "gate"):
-            assert self.gate.waiting == len(self.waiting()) <= self.gate.max_queue
-            assert all(self.clock.at - caller.came <= self.gate.queue_timeout + SLACK for caller in self.waiting())
+        if hasattr(self, "queue"):
+            assert self.queue.waiting == len(self.waiting()) <= self.queue.max_queue
+            assert all(self.clock.at - caller.came <= self.queue.queue_timeout + SLACK for caller in self.waiting())
 
     @invariant()
     def never_more_than_was_promised(self) -> None:
-        if not hasattr(self, "gate"):
+        if not hasattr(self, "queue"):
             return
         passed = [caller for caller in self.let_in if not caller.refunded]
         elapsed = self.clock.at + len(self.callers) * SLACK
@@ -186,7 +187,7 @@ class GateMachine(RuleBasedStateMachine):
     @override
     def teardown(self) -> None:
         """When everybody has gone it is, after a while, as if nobody had ever come."""
-        if hasattr(self, "gate"):
+        if hasattr(self, "queue"):
             for caller in self.waiting():
                 caller.task.cancel()
             self.run()
@@ -195,9 +196,9 @@ class GateMachine(RuleBasedStateMachine):
                 caller.task.result()[1].release()
             assert self.clock.alarms == 0
             self.clock.turn(10 * 86400)
-            assert self.gate.is_idle
+            assert self.queue.is_idle
         self.loop.close()
 
 
-GateMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-TestGate: Any = GateMachine.TestCase
+AdmissionQueueMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestAdmissionQueue: Any = AdmissionQueueMachine.TestCase

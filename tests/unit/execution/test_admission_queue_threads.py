@@ -1,4 +1,4 @@
-"""Threads, each with an event loop of its own, may share gates: nobody waits for nothing, and counts are right."""
+"""Threads, each with an event loop of its own, may share queues: nobody waits for nothing, and counts are right."""
 
 import asyncio
 import contextlib
@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmproxy_asgi.clock import SYSTEM
+from llmproxy_asgi.execution.admission_queue import AdmissionQueue, NotAdmitted, Permit, admit_first
 from llmproxy_asgi.execution.concurrency import Slots
-from llmproxy_asgi.execution.gate import Full, Gate, Permit, pass_first
 from llmproxy_asgi.execution.rate_limit import Limiter, TokenBucket
 
 HANG_GUARD = 30.0
@@ -46,13 +46,13 @@ class Threads:
             raise failure
 
 
-def gate(
+def queue(
     slots: Slots | None = None,
     limiter: Limiter | None = None,
     lock: "threading.RLock | None" = None,
     queue_timeout: float = PATIENT,
-) -> Gate:
-    return Gate(limiter, slots, queue_timeout=queue_timeout, max_queue=1000, clock=SYSTEM, lock=lock)
+) -> AdmissionQueue:
+    return AdmissionQueue(limiter, slots, queue_timeout=queue_timeout, max_queue=1000, clock=SYSTEM, lock=lock)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -67,18 +67,18 @@ def until(condition: Callable[[], bool]) -> None:
 
 def test_a_waiter_on_another_loop_is_let_in_when_a_call_ends() -> None:
     """A place that comes free on one loop goes to who waits on another, at once and not when patience ends."""
-    one = gate(Slots(1))
+    one = queue(Slots(1))
     threads, held = Threads(), threading.Event()
 
     async def hold() -> None:
-        _, permit = await pass_first((one,), 0)
+        _, permit = await admit_first((one,), 0)
         held.set()
         await asyncio.to_thread(until, lambda: one.waiting == 1)
         permit.release()
 
     async def wait() -> None:
         await asyncio.to_thread(held.wait, HANG_GUARD)
-        _, permit = await pass_first((one,), 0)
+        _, permit = await admit_first((one,), 0)
         permit.release()
 
     threads.run(hold())
@@ -90,11 +90,11 @@ def test_a_waiter_on_another_loop_is_let_in_when_a_call_ends() -> None:
 def test_who_waits_for_time_is_let_in_though_the_loop_before_is_closed() -> None:
     """The first in line left with its loop; the next one's timer is on its own."""
     limiter = Limiter([TokenBucket(20.0, 1.0, SYSTEM)], None)
-    one = gate(limiter=limiter)
+    one = queue(limiter=limiter)
     threads = Threads()
 
     async def call() -> None:
-        await pass_first((one,), 0)
+        await admit_first((one,), 0)
 
     for _ in range(8):
         threads.run(call())
@@ -105,9 +105,9 @@ def test_who_waits_for_time_is_let_in_though_the_loop_before_is_closed() -> None
 @pytest.mark.parametrize("closed", [False, True], ids=["cancelled", "loop closed"])
 def test_who_leaves_on_one_loop_makes_room_on_another(*, closed: bool) -> None:
     """A waiter that is cancelled, or whose loop is closed over it, takes no place along."""
-    one = gate(Slots(1))
+    one = queue(Slots(1))
     threads = Threads()
-    permit = one.try_pass(0)
+    permit = one.try_admit(0)
     assert permit is not None
     loop = asyncio.new_event_loop()
     leaving = loop.create_task(_pass(one))
@@ -115,7 +115,7 @@ def test_who_leaves_on_one_loop_makes_room_on_another(*, closed: bool) -> None:
     assert one.waiting == 1
 
     async def stay() -> None:
-        _, mine = await pass_first((one,), 0)
+        _, mine = await admit_first((one,), 0)
         mine.release()
 
     threads.run(stay())
@@ -134,8 +134,8 @@ def test_who_leaves_on_one_loop_makes_room_on_another(*, closed: bool) -> None:
     assert one.is_idle
 
 
-async def _pass(one: Gate) -> Permit:
-    return (await pass_first((one,), 0))[1]
+async def _pass(one: AdmissionQueue) -> Permit:
+    return (await admit_first((one,), 0))[1]
 
 
 @settings(max_examples=12)
@@ -153,13 +153,13 @@ def test_never_more_than_allowed_and_nothing_is_left_over(
     lock = threading.RLock()
     slots = Slots(limit)
     bucket = TokenBucket(1e9, 1e9, SYSTEM)
-    gates = [gate(slots, Limiter([], bucket), lock=lock) for _ in range(1 + two)]
+    queues = [queue(slots, Limiter([], bucket), lock=lock) for _ in range(1 + two)]
     threads, counting = Threads(), threading.Lock()
     under_way, most, served = 0, 0, 0
 
     async def one_call(number: int) -> None:
         nonlocal under_way, most, served
-        _, permit = await pass_first(gates, 10)
+        _, permit = await admit_first(queues, 10)
         with counting:
             under_way += 1
             most = max(most, under_way)
@@ -186,18 +186,18 @@ def test_never_more_than_allowed_and_nothing_is_left_over(
     assert most <= limit
     assert callers * calls - min(leaving, calls) <= served <= callers * calls
     assert slots.used == 0
-    assert all(each.waiting == 0 for each in gates)
+    assert all(each.waiting == 0 for each in queues)
 
 
 def test_a_queue_timeout_ends_on_its_own_loop() -> None:
     """Refuse a call whose wait is over while another loop holds the place."""
-    one = gate(Slots(1), queue_timeout=0.05)
-    assert one.try_pass(0) is not None
+    one = queue(Slots(1), queue_timeout=0.05)
+    assert one.try_admit(0) is not None
     threads = Threads()
 
     async def in_vain() -> None:
-        with pytest.raises(Full) as told:
-            await pass_first((one,), 0)
+        with pytest.raises(NotAdmitted) as told:
+            await admit_first((one,), 0)
         assert told.value.limit == "1 call at once"
 
     for _ in range(4):

@@ -9,11 +9,11 @@ import pytest
 
 from llmproxy_asgi.conversation import Batch, Candidate, Finish, FinishReason, Response, Text, Usage
 from llmproxy_asgi.errors import RateLimited
-from llmproxy_asgi.execution.allowance import Allowance
+from llmproxy_asgi.execution.admission_queue import AdmissionQueue
 from llmproxy_asgi.execution.attempt import Job
 from llmproxy_asgi.execution.concurrency import Slots
-from llmproxy_asgi.execution.gate import Gate
 from llmproxy_asgi.execution.rate_limit import Limiter, TokenBucket
+from llmproxy_asgi.execution.reservation import Reservation
 from llmproxy_asgi.facts import Observers, QueueLeft
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.worker import Worker
@@ -32,9 +32,9 @@ def clock() -> FakeClock:
     return FakeClock(at=0.0)
 
 
-def gate(clock: FakeClock, *, queue_timeout: float = 0.0) -> Gate:
+def queue(clock: FakeClock, *, queue_timeout: float = 0.0) -> AdmissionQueue:
     limiter = Limiter([], TokenBucket(CAPACITY / 60, CAPACITY, clock))
-    return Gate(limiter, None, queue_timeout=queue_timeout, max_queue=10, clock=clock)
+    return AdmissionQueue(limiter, None, queue_timeout=queue_timeout, max_queue=10, clock=clock)
 
 
 def job() -> Job:
@@ -48,14 +48,18 @@ def job() -> Job:
     )
 
 
-def allowance(
-    at: Gate | None, clock: FakeClock, observer: RecordingObserver | None = None, *, counts_tokens: bool = False
-) -> Allowance:
+def reservation(
+    at: AdmissionQueue | None,
+    clock: FakeClock,
+    observer: RecordingObserver | None = None,
+    *,
+    counts_tokens: bool = False,
+) -> Reservation:
     observers = Observers([observer] if observer else [])
-    return Allowance(at, counts_tokens=counts_tokens, clock=clock, observers=observers, worker=Worker())
+    return Reservation(at, counts_tokens=counts_tokens, clock=clock, observers=observers, worker=Worker())
 
 
-def spent(at: Gate) -> float:
+def spent(at: AdmissionQueue) -> float:
     """Tokens that are missing from the bucket."""
     return round(at.forecast(CAPACITY) * CAPACITY / 60, 6)
 
@@ -73,8 +77,8 @@ async def reads(*raws: bytes) -> AsyncIterator[Batch]:
 
 async def test_what_is_set_aside_is_told_to_whoever_asks_targets(clock: FakeClock) -> None:
     """The job carries its estimate from there on."""
-    one = gate(clock)
-    taken = await allowance(one, clock).take(job())
+    one = queue(clock)
+    taken = await reservation(one, clock).reserve(job())
     assert taken.tokens == spent(one) == INPUT + 500
 
 
@@ -89,7 +93,7 @@ async def test_what_is_set_aside_is_told_to_whoever_asks_targets(clock: FakeCloc
         ({"complete": True}, INPUT + 5),
         ({"answer": answer("x" * 40, "y" * 40)}, INPUT + 20),
         ({"answer": Batch((), b"x" * 400)}, INPUT + 100),
-        ({"asked": False}, 0),
+        ({"sent": False}, 0),
     ],
     ids=[
         "reported", "reported-whole", "cut-after-more", "cut-after-less", "cut-unreported", "never-reported",
@@ -98,9 +102,9 @@ async def test_what_is_set_aside_is_told_to_whoever_asks_targets(clock: FakeCloc
 )  # fmt: skip
 async def test_what_a_call_pays(clock: FakeClock, end: dict[str, object], paid: int) -> None:
     """The upstream's word where all of it came; of what was cut what is known, and an estimate of what had passed."""
-    one = gate(clock)
-    its = allowance(one, clock)
-    await its.take(job())
+    one = queue(clock)
+    its = reservation(one, clock)
+    await its.reserve(job())
     batches = reads(b"x" * 300, b"y" * 200)
 
     async def read() -> Batch | None:
@@ -109,72 +113,74 @@ async def test_what_a_call_pays(clock: FakeClock, end: dict[str, object], paid: 
     counted = its.counting(read)
     while await counted() is not None:
         pass
-    its.end(**end)  # type: ignore[arg-type]
+    its.settle(**end)  # type: ignore[arg-type]
     assert spent(one) == paid
 
 
 async def test_a_target_that_counts_tokens_is_told_them_for_callers_without_limits(clock: FakeClock) -> None:
     """The caller's own limits are none; the provider's permit is settled all the same."""
-    one = gate(clock)
-    its = allowance(None, clock, counts_tokens=True)
-    taken = await its.take(job())
-    permit = one.try_pass(taken.tokens)
+    one = queue(clock)
+    its = reservation(None, clock, counts_tokens=True)
+    taken = await its.reserve(job())
+    permit = one.try_admit(taken.tokens)
     assert permit is not None
-    its.end(permit, usage=Usage(input=3, output=4), complete=True)
+    its.settle(permit, usage=Usage(input=3, output=4), complete=True)
     assert spent(one) == 7
 
 
 async def test_nothing_is_counted_where_only_calls_are(clock: FakeClock) -> None:
     """Reads are handed on as they are, and no request is weighed."""
-    slots_only = Gate(Limiter([TokenBucket(1, 1, clock)], None), None, queue_timeout=0, max_queue=1, clock=clock)
-    its = allowance(slots_only, clock)
-    assert (await its.take(job())).tokens == 0
+    slots_only = AdmissionQueue(
+        Limiter([TokenBucket(1, 1, clock)], None), None, queue_timeout=0, max_queue=1, clock=clock
+    )
+    its = reservation(slots_only, clock)
+    assert (await its.reserve(job())).tokens == 0
 
     async def read() -> Batch | None:
         return None
 
     assert its.counting(read) is read
-    its.end()
+    its.settle()
 
 
 async def test_the_slot_is_free_when_the_call_is_over(clock: FakeClock) -> None:
     """However it ended."""
-    one = Gate(None, Slots(1), queue_timeout=0, max_queue=1, clock=clock)
-    for asked in (True, False):
-        its = allowance(one, clock)
-        await its.take(job())
+    one = AdmissionQueue(None, Slots(1), queue_timeout=0, max_queue=1, clock=clock)
+    for sent in (True, False):
+        its = reservation(one, clock)
+        await its.reserve(job())
         assert one.lacks_slot
-        its.end(asked=asked)
+        its.settle(sent=sent)
         assert not one.lacks_slot
 
 
 async def test_the_wait_in_a_queue_is_observed(clock: FakeClock) -> None:
     """Report to observers how long a call waited for its caller's limit, and whether it was admitted."""
-    one, observer = gate(clock, queue_timeout=30.0), RecordingObserver()
-    first = one.try_pass(CAPACITY)
+    one, observer = queue(clock, queue_timeout=30.0), RecordingObserver()
+    first = one.try_admit(CAPACITY)
     assert first is not None
-    waiting, asked = allowance(one, clock, observer), job()
-    task = asyncio.create_task(waiting.take(asked))
+    waiting, asked = reservation(one, clock, observer), job()
+    task = asyncio.create_task(waiting.reserve(asked))
     await asyncio.sleep(0)
     clock.turn(5.0)
     first.settle(0)
     await task
     assert asked.context.queue_seconds == 5.0
-    impatient = asyncio.create_task(allowance(one, clock, observer).take(job()))
+    impatient = asyncio.create_task(reservation(one, clock, observer).reserve(job()))
     await asyncio.sleep(0)
     clock.turn(0.5)
     impatient.cancel()
     with pytest.raises(asyncio.CancelledError):
         await impatient
     with pytest.raises(RateLimited):
-        await allowance(gate_that_is_empty(clock), clock, observer).take(job())
+        await reservation(exhausted_queue(clock), clock, observer).reserve(job())
     assert [(fact.seconds, fact.admitted) for fact in observer.facts if isinstance(fact, QueueLeft)] == [
         (5.0, True),
         (0.5, False),
     ]
 
 
-def gate_that_is_empty(clock: FakeClock) -> Gate:
-    made = gate(clock)
-    assert made.try_pass(CAPACITY) is not None
+def exhausted_queue(clock: FakeClock) -> AdmissionQueue:
+    made = queue(clock)
+    assert made.try_admit(CAPACITY) is not None
     return made
