@@ -104,7 +104,11 @@ class AdmissionQueueMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.001, 0.02, 0.3, 1.0, 7.0, 100.0]))
     def wait(self, seconds: float) -> None:
-        self.clock.turn(seconds)
+        async def turn() -> None:
+            self.clock.turn(seconds)
+
+        # On the callers' event loop, so that a timer is set at the time at which its predecessor rang.
+        self.loop.run_until_complete(turn())
         self.run()
 
     @precondition(lambda self: self.permits())
