@@ -7,6 +7,9 @@ what an application raises after that, or after its complete response, can only 
 import asyncio
 import logging
 
+UNWATCHED = "llmproxy.unwatched"
+"""An extension in the scope of requests whose disconnects are noticed only by failing writes."""
+
 
 class ClientDisconnected(ConnectionError):
     """The client has disconnected, or reads no more of the response. It never leaves the endpoints.

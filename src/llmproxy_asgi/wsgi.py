@@ -70,7 +70,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 from starlette.types import ASGIApp, Message, Scope
 
-from llmproxy_asgi.disconnect import ClientDisconnected, report
+from llmproxy_asgi.disconnect import UNWATCHED, ClientDisconnected, report
 from llmproxy_asgi.wsgi_environ import (
     Head,
     RequestBody,
@@ -94,9 +94,6 @@ _CLIENT_LEFT = 499  # no status of HTTP's: what servers write into their logs
 
 _CLOSED = "the WSGI bridge is closed"
 _BROKEN_OFF = "the application did not finish its answer"
-
-UNWATCHED = "llmproxy.unwatched"
-"""An extension in the scope of calls whose client's leaving is noticed by writes alone."""
 
 logger = logging.getLogger(__name__)
 

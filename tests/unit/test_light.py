@@ -18,9 +18,6 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from llmproxy_asgi import wsgi
-from llmproxy_asgi.endpoints import exchange
-
 ROOT = Path(__file__).parents[2]
 PROBE = Path(__file__).with_name("import_probe.py")
 MOST_DISTRIBUTIONS = 15
@@ -233,11 +230,6 @@ def test_first_call_waits_for_no_client_where_a_lifespan_has_begun(start: dict[s
     brought = start["started"] & LATER
     assert {"aiohttp", "llmproxy_asgi.transport.aiohttp_channel", "llmproxy_asgi.translators.openai_chat"} <= brought
     assert not brought & {"llmproxy_asgi.translators.anthropic_messages", "httpx2", "llmproxy_asgi.endpoints.stored"}
-
-
-def test_wsgi_bridge_and_endpoints_mean_the_same_extension() -> None:
-    """What a WSGI bridge says of a caller who cannot be watched is what the endpoints look for."""
-    assert wsgi.UNWATCHED == exchange.UNWATCHED
 
 
 def test_import_reads_no_environment(core: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import override
 
 from llmproxy_asgi import wsgi
-from llmproxy_asgi.disconnect import ClientDisconnected
+from llmproxy_asgi.disconnect import UNWATCHED, ClientDisconnected
 from llmproxy_asgi.wsgi import WSGIBridge
 
 HANG = 20.0  # seconds after which a wait is a failure; nothing here depends on how long it takes
@@ -889,7 +889,7 @@ def test_client_that_leaves_before_the_head_is_noticed(connection: Connection) -
 
 def test_calls_whose_connection_is_not_shown_say_so(connection: Connection) -> None:
     """The application then knows that it must write to find out."""
-    assert wsgi.UNWATCHED in scope_of()["extensions"]
+    assert UNWATCHED in scope_of()["extensions"]
     assert "extensions" not in scope_of(**{"gunicorn.socket": connection})
 
 

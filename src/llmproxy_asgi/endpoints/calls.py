@@ -12,7 +12,7 @@ from typing import Protocol
 from llmproxy_asgi.call import Call
 from llmproxy_asgi.conversation import EMPTY
 from llmproxy_asgi.disconnect import ClientDisconnected
-from llmproxy_asgi.endpoints.exchange import CallerWatch, Exchange, KeepAlive
+from llmproxy_asgi.endpoints.connection import DisconnectWatch, HTTPConnection, KeepAlive
 from llmproxy_asgi.endpoints.headers import attempt_headers, model_headers
 from llmproxy_asgi.engine import Engine, Entry
 from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError
@@ -35,17 +35,23 @@ class Detached(Protocol):
     """Serves a request that goes on without its caller."""
 
     async def __call__(
-        self, exchange: Exchange, inbound: AnyInbound, inbound_request: InboundRequest, entry: Entry, *, strict: bool
+        self,
+        connection: HTTPConnection,
+        inbound: AnyInbound,
+        inbound_request: InboundRequest,
+        entry: Entry,
+        *,
+        strict: bool,
     ) -> None:
         """Begin it, and tell its caller so."""
 
 
 async def serve_call(
     engine: Engine,
-    exchange: Exchange,
+    connection: HTTPConnection,
     inbound: AnyInbound,
     *,
-    said: Mapping[str, str] = EMPTY,
+    path_parameters: Mapping[str, str] = EMPTY,
     key_in_query: bool = False,
     counts: bool = False,
     background: Detached | None = None,
@@ -54,46 +60,48 @@ async def serve_call(
 
     Args:
         engine: What serves it.
-        exchange: The request, and where its answer goes.
+        connection: The request, and where its answer goes.
         inbound: Reads the one and writes the other.
-        said: What the path itself says, where a protocol names the model there.
+        path_parameters: Parameters in the path, where a protocol names the model there.
         key_in_query: Whether `?key=` counts.
         counts: Whether only the request's tokens are asked for.
         background: Serves requests that go on without their caller.
     """
     try:
-        grant = await engine.runtime.authenticator.authenticate(exchange.scope, key_in_query=key_in_query)
+        grant = await engine.runtime.authenticator.authenticate(connection.scope, key_in_query=key_in_query)
         entry = engine.enter(grant, spends=not counts)
         try:
             runtime = engine.runtime
             limits = runtime.config.limits
-            async with CallerWatch(exchange) as watch:
+            async with DisconnectWatch(connection) as watch:
                 body = await watch.json_body(limit=limits.body, seconds=limits.body_timeout, held=entry.body)
                 if len(body) <= HEAVY_BYTES:
-                    inbound_request = inbound.open(body, headers=exchange.headers, path=said, bounds=runtime.bounds)
+                    inbound_request = inbound.open(
+                        body, headers=connection.headers, path=path_parameters, bounds=runtime.bounds
+                    )
                 else:
                     inbound_request = await runtime.worker.run(
-                        inbound.open, body, headers=exchange.headers, path=said, bounds=runtime.bounds
+                        inbound.open, body, headers=connection.headers, path=path_parameters, bounds=runtime.bounds
                     )
                 if counts:
-                    await _serve_count(engine, exchange, inbound, inbound_request, entry)
+                    await _serve_count(engine, connection, inbound, inbound_request, entry)
                 elif background is not None and inbound_request.state is not None and inbound_request.state.background:
-                    await background(exchange, inbound, inbound_request, entry, strict=_strict(exchange))
+                    await background(connection, inbound, inbound_request, entry, strict=_strict(connection))
                 elif inbound_request.stream:
-                    await _serve_stream(engine, exchange, inbound, inbound_request, entry)
+                    await _serve_stream(engine, connection, inbound, inbound_request, entry)
                 else:
-                    await _serve_whole(engine, exchange, inbound, inbound_request, entry)
+                    await _serve_whole(engine, connection, inbound, inbound_request, entry)
         finally:
             entry.leave()
     except Exception as error:  # noqa: BLE001  the last stop
-        await fail(exchange, inbound, error)
+        await fail(connection, inbound, error)
 
 
-async def fail(exchange: Exchange, inbound: AnyInbound, error: Exception) -> None:
+async def fail(connection: HTTPConnection, inbound: AnyInbound, error: Exception) -> None:
     """What a request comes to that ended with an error: an answer, if there is anybody to read one.
 
     Args:
-        exchange: The request.
+        connection: The request.
         inbound: Writes the answer.
         error: A `GatewayError`; that the caller left; or a bug of ours, which is a 500 and is logged.
 
@@ -103,53 +111,57 @@ async def fail(exchange: Exchange, inbound: AnyInbound, error: Exception) -> Non
     """
     if isinstance(error, ClientDisconnected):
         return
-    if error is exchange.host_error:
+    if error is connection.host_error:
         raise error
-    known = error if isinstance(error, GatewayError) else unexpected(error, exchange)
-    if exchange.started:
+    known = error if isinstance(error, GatewayError) else unexpected(error, connection)
+    if connection.started:
         raise known  # the server breaks the connection off, so that half an answer does not look like a whole one
     with contextlib.suppress(ClientDisconnected):
-        await refuse(exchange, inbound, known)
+        await refuse(connection, inbound, known)
 
 
-async def refuse(exchange: Exchange, inbound: AnyInbound, error: GatewayError) -> None:
+async def refuse(connection: HTTPConnection, inbound: AnyInbound, error: GatewayError) -> None:
     """An error as an answer of its own."""
-    problem = inbound.problem(error, request_id=exchange.request_id)
+    problem = inbound.problem(error, request_id=connection.request_id)
     record_refusal(
-        exchange.observers,
+        connection.observers,
         error,
-        request_id=exchange.request_id,
+        request_id=connection.request_id,
         protocol=inbound.protocol,
         status=problem.status,
     )
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in problem.headers]
-    headers += _tried(exchange)
-    if error.code == SHUTTING_DOWN and exchange.scope.get("http_version", "1.1").startswith("1"):
+    headers += _tried(connection)
+    if error.code == SHUTTING_DOWN and connection.scope.get("http_version", "1.1").startswith("1"):
         headers.append((b"connection", b"close"))
-    await exchange.answer(problem.status, headers, problem.body)
+    await connection.answer(problem.status, headers, problem.body)
 
 
-def unexpected(error: Exception, exchange: Exchange) -> InternalError:
+def unexpected(error: Exception, connection: HTTPConnection) -> InternalError:
     """A bug of ours, logged; the caller reads nothing of it but the request's id."""
-    _log.error("a call failed unexpectedly", exc_info=error, extra={"request_id": exchange.request_id})
+    _log.error("a call failed unexpectedly", exc_info=error, extra={"request_id": connection.request_id})
     internal = InternalError("The gateway failed unexpectedly: its log holds the cause under the request id.")
     internal.reported = getattr(error, "reported", False)
     return internal
 
 
 async def _serve_whole(
-    engine: Engine, exchange: Exchange, inbound: AnyInbound, inbound_request: InboundRequest, entry: Entry
+    engine: Engine, connection: HTTPConnection, inbound: AnyInbound, inbound_request: InboundRequest, entry: Entry
 ) -> None:
-    taken = _take(engine, exchange, inbound, inbound_request, entry)
+    taken = _take(engine, connection, inbound, inbound_request, entry)
     with engine.runtime.open_calls.call():
         async with taken as call:
             body = await render(call, inbound, inbound_request)
-            headers = [*_ids(exchange, inbound), *model_headers(call.upstream_model, call.warnings), *_tried(exchange)]
-    await exchange.answer(200, [_JSON, *headers], body)
+            headers = [
+                *_ids(connection, inbound),
+                *model_headers(call.upstream_model, call.warnings),
+                *_tried(connection),
+            ]
+    await connection.answer(200, [_JSON, *headers], body)
 
 
 async def _serve_count(
-    engine: Engine, exchange: Exchange, inbound: AnyInbound, inbound_request: InboundRequest, entry: Entry
+    engine: Engine, connection: HTTPConnection, inbound: AnyInbound, inbound_request: InboundRequest, entry: Entry
 ) -> None:
     with engine.runtime.open_calls.call():
         counted = await engine.count(
@@ -157,19 +169,19 @@ async def _serve_count(
             inbound,
             entry.grant,
             reservation=entry.reservation,
-            strict=_strict(exchange),
-            request_id=exchange.request_id,
+            strict=_strict(connection),
+            request_id=connection.request_id,
         )
-    headers = [*_ids(exchange, inbound), *model_headers(counted.target.model, counted.warnings)]
-    await exchange.answer(200, [_JSON, *headers], inbound.encode_count(counted.tokens))
+    headers = [*_ids(connection, inbound), *model_headers(counted.target.model, counted.warnings)]
+    await connection.answer(200, [_JSON, *headers], inbound.encode_count(counted.tokens))
 
 
 async def _serve_stream(
-    engine: Engine, exchange: Exchange, inbound: AnyInbound, inbound_request: InboundRequest, entry: Entry
+    engine: Engine, connection: HTTPConnection, inbound: AnyInbound, inbound_request: InboundRequest, entry: Entry
 ) -> None:
-    ids = _ids(exchange, inbound)
+    ids = _ids(connection, inbound)
     keepalive = KeepAlive(
-        exchange,
+        connection,
         inbound.keepalive,
         every=engine.runtime.config.keepalive,
         headers=ids,
@@ -178,28 +190,28 @@ async def _serve_stream(
     stream: ResponseStream | None = None
     try:
         try:
-            taken = _take(engine, exchange, inbound, inbound_request, entry)
+            taken = _take(engine, connection, inbound, inbound_request, entry)
             with engine.runtime.open_calls.call():
                 async with taken as call:
-                    await keepalive.settle()
-                    if not exchange.started:
-                        headers = [*ids, *model_headers(call.upstream_model, call.warnings), *_tried(exchange)]
-                        await exchange.begin_stream(headers, media_type=inbound_request.media_type)
+                    await keepalive.flush()
+                    if not connection.started:
+                        headers = [*ids, *model_headers(call.upstream_model, call.warnings), *_tried(connection)]
+                        await connection.begin_stream(headers, media_type=inbound_request.media_type)
                     stream = open_stream(call, inbound, inbound_request)
                     await _copy(stream, keepalive)
         except asyncio.CancelledError:
-            if exchange.started and not exchange.gone:
-                await _last_word(exchange, _broken(stream, inbound, inbound_request, going_down()))
+            if connection.started and not connection.disconnected:
+                await _last_word(connection, _broken(stream, inbound, inbound_request, going_down()))
             raise
         except ClientDisconnected:
             raise
         except Exception as error:
-            if error is exchange.host_error:
+            if error is connection.host_error:
                 raise
-            await keepalive.settle()
-            if not exchange.started:
+            await keepalive.flush()
+            if not connection.started:
                 raise
-            known = error if isinstance(error, GatewayError) else unexpected(error, exchange)
+            known = error if isinstance(error, GatewayError) else unexpected(error, connection)
             await keepalive.write(await _broken(stream, inbound, inbound_request, known))
         await keepalive.end()
     finally:
@@ -213,12 +225,12 @@ async def _broken(
     return error_event(inbound, inbound_request, error) if stream is None else await stream.fail(error)
 
 
-async def _last_word(exchange: Exchange, word: Awaitable[bytes]) -> None:
+async def _last_word(connection: HTTPConnection, word: Awaitable[bytes]) -> None:
     """What a caller reads whose call is ended by the server: it shuts down, and has not asked us to drain before."""
     with contextlib.suppress(TimeoutError, OSError):
         async with asyncio.timeout(_LAST_WORD):
-            await exchange.write(await word)
-            await exchange.end()
+            await connection.write(await word)
+            await connection.end()
 
 
 async def _copy(stream: ResponseStream, keepalive: KeepAlive) -> None:
@@ -229,42 +241,42 @@ async def _copy(stream: ResponseStream, keepalive: KeepAlive) -> None:
 
 
 def _take(
-    engine: Engine, exchange: Exchange, inbound: AnyInbound, inbound_request: InboundRequest, entry: Entry
+    engine: Engine, connection: HTTPConnection, inbound: AnyInbound, inbound_request: InboundRequest, entry: Entry
 ) -> Call:
-    """The call; the exchange knows from now on how it goes."""
+    """The call; the connection knows from now on how it goes."""
     call = engine.take(
         inbound_request,
         inbound,
         entry.grant,
         reservation=entry.reservation,
-        headers=exchange.headers,
-        strict=_strict(exchange),
-        request_id=exchange.request_id,
+        headers=connection.headers,
+        strict=_strict(connection),
+        request_id=connection.request_id,
     )
-    exchange.context = call.context
-    exchange.explains = engine.runtime.config.endpoints.explain and _switched(exchange, _EXPLAIN)
-    exchange.shows_reasons = exchange.explains and engine.runtime.admins.names(entry.grant)
+    connection.context = call.context
+    connection.explains = engine.runtime.config.endpoints.explain and _switched(connection, _EXPLAIN)
+    connection.shows_reasons = connection.explains and engine.runtime.admins.names(entry.grant)
     return call
 
 
-def _tried(exchange: Exchange) -> list[tuple[bytes, bytes]]:
+def _tried(connection: HTTPConnection) -> list[tuple[bytes, bytes]]:
     """How many requests went out for it and, where that is asked for, what was tried and why."""
-    context = exchange.context
+    context = connection.context
     if context is None:
         return []
-    if not exchange.explains:
+    if not connection.explains:
         return attempt_headers(context.attempts, None)
-    steps = context.steps if exchange.shows_reasons else [step.without_reason() for step in context.steps]
+    steps = context.steps if connection.shows_reasons else [step.without_reason() for step in context.steps]
     return attempt_headers(context.attempts, steps)
 
 
-def _strict(exchange: Exchange) -> bool:
+def _strict(connection: HTTPConnection) -> bool:
     """Whether the caller wants the request taken as it is, or not at all."""
-    return _switched(exchange, _STRICT)
+    return _switched(connection, _STRICT)
 
 
-def _switched(exchange: Exchange, name: str) -> bool:
-    value = exchange.headers.get(name)
+def _switched(connection: HTTPConnection, name: str) -> bool:
+    value = connection.headers.get(name)
     if value is None:
         return False
     if value not in _SWITCH:
@@ -272,7 +284,7 @@ def _switched(exchange: Exchange, name: str) -> bool:
     return _SWITCH[value]
 
 
-def _ids(exchange: Exchange, inbound: AnyInbound) -> tuple[tuple[bytes, bytes], ...]:
+def _ids(connection: HTTPConnection, inbound: AnyInbound) -> tuple[tuple[bytes, bytes], ...]:
     """The request's id under the name that the protocol has for it, if that is one of its own."""
     name = inbound.request_id_header
-    return ((name, exchange.request_id.encode()),) if name else ()
+    return ((name, connection.request_id.encode()),) if name else ()

@@ -1,7 +1,7 @@
-"""The headers that an answer carries about its call, each within a bound.
+"""Response headers about a call, each with a bound.
 
-Common proxies take 4 or 8 KiB of headers in sum, the host's own cookies included. All of ours, with the longest request
-id, stay below 2 KiB. Names in them can be callers' text: what a header cannot carry is shown as a question mark.
+Common proxies accept 4 or 8 KiB of headers in total, including the host's cookies. The gateway's headers stay below 2
+KiB with the longest request id. They can contain clients' text: characters that a header cannot contain become `?`.
 """
 
 from collections.abc import Sequence
@@ -18,49 +18,49 @@ MAX_WARNINGS = 700
 MAX_EXPLAIN = 600
 """Bytes of `x-llmproxy-explain`."""
 OTHERS = "dropped:others"
-"""The last warning, where not all of them fit."""
+"""The last warning, if not all of them fit."""
 
-_REMEMBERED = 256
-"""Headers of each kind that are made once: most calls have one of a few."""
+_CACHED = 256
+"""Cached headers of each kind: most calls have one of a few."""
 _JSON = msgspec.json.Encoder()
 
 Headers = list[tuple[bytes, bytes]]
 
 
 def model_headers(model: str, warnings: Sequence[str]) -> Headers:
-    """Return the upstream's name of the model, and what was lost or approximated."""
+    """Return the headers for the upstream's model name and for warnings."""
     headers = [_model_header(model)]
     if warnings:
-        headers.append((b"x-llmproxy-warnings", header_text(_joined(warnings))))
+        headers.append((b"x-llmproxy-warnings", header_text(_join_warnings(warnings))))
     return headers
 
 
 def attempt_headers(attempts: int, steps: Sequence[Step] | None) -> Headers:
-    """Return how many requests went to upstreams and, unless `steps` is None, what was tried and why."""
+    """Return the headers for the number of attempts and, unless `steps` is None, for the steps of the call."""
     headers = [_attempts_header(attempts)]
     if steps is not None:
-        headers.append((b"x-llmproxy-explain", header_text(_explained(steps))))
+        headers.append((b"x-llmproxy-explain", header_text(_steps_json(steps))))
     return headers
 
 
 def header_text(text: str) -> bytes:
-    """Return the text as a header's value."""
+    """Encode text as a header's value."""
     if text.isascii() and text.isprintable():
         return text.encode("ascii")
     return "".join(char if " " <= char <= "~" else "?" for char in text).encode("ascii")
 
 
-@lru_cache(_REMEMBERED)
+@lru_cache(_CACHED)
 def _model_header(model: str) -> tuple[bytes, bytes]:
     return b"x-llmproxy-model", header_text(model)[:MAX_MODEL]
 
 
-@lru_cache(_REMEMBERED)
+@lru_cache(_CACHED)
 def _attempts_header(attempts: int) -> tuple[bytes, bytes]:
     return b"x-llmproxy-attempts", str(attempts).encode()
 
 
-def _joined(warnings: Sequence[str]) -> str:
+def _join_warnings(warnings: Sequence[str]) -> str:
     text = ", ".join(warnings)
     if len(text) <= MAX_WARNINGS:
         return text
@@ -68,8 +68,8 @@ def _joined(warnings: Sequence[str]) -> str:
     return f"{kept}, {OTHERS}" if kept else OTHERS
 
 
-def _explained(steps: Sequence[Step]) -> str:
-    """Return the steps as JSON: the first ones and the last, with the number of those that did not fit in between."""
+def _steps_json(steps: Sequence[Step]) -> str:
+    """Return the steps as JSON: the first ones, the number of those that did not fit, and the last one."""
     texts = [_JSON.encode(step).decode() for step in steps]
     text = f"[{','.join(texts)}]"
     if len(text) <= MAX_EXPLAIN:

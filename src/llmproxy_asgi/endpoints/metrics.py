@@ -1,21 +1,21 @@
-"""`GET /metrics`: what happens, in numbers, for Prometheus. Off unless switched on, and for administrators."""
+"""`GET /metrics`: metrics for Prometheus. Off by default, and for administrators only."""
 
-from llmproxy_asgi.endpoints.exchange import Exchange
+from llmproxy_asgi.endpoints.connection import HTTPConnection
 from llmproxy_asgi.engine import Engine
 
 PATH = "/metrics"
 
 
-async def serve_metrics(engine: Engine, exchange: Exchange) -> None:
-    """The page.
+async def serve_metrics(engine: Engine, connection: HTTPConnection) -> None:
+    """Respond with the metrics page.
 
     Raises:
-        Unauthenticated: Nobody is known to be asking.
-        Forbidden: Whoever asks is no administrator.
+        Unauthenticated: The request has no valid credential.
+        Forbidden: The principal is no administrator.
     """
     runtime = engine.runtime
-    assert runtime.metrics is not None, "nothing leads here where it is off"
-    grant = await runtime.authenticator.authenticate(exchange.scope)
+    assert runtime.metrics is not None, "the path does not exist if metrics are off"
+    grant = await runtime.authenticator.authenticate(connection.scope)
     runtime.admins.check(grant)
     media_type, text = runtime.metrics.page()
-    await exchange.answer(200, [(b"content-type", media_type)], text)
+    await connection.answer(200, [(b"content-type", media_type)], text)

@@ -1,15 +1,15 @@
-"""The path below the mount, the endpoint that is meant by it, and what to say where none is.
+"""The path below the mount, its canonical form, and a hint for unknown paths.
 
 SDKs append fixed paths to the base URL that a user typed. A base URL with one version too many or too few, or with a
-slash at its end, makes a path that still means one endpoint. Every such path is judged like the endpoint it means:
-identity and grants are checked by the endpoint, never by its spelling. Dot segments and other cases are other paths.
+trailing slash, results in a path that still identifies one endpoint. Such a path is treated as that endpoint: identity
+and grants are checked by the endpoint, never by its spelling. Dot segments and other letter cases are other paths.
 """
 
 from starlette.types import Scope
 
 _VERSIONS = frozenset({"v1", "v1beta"})
 _VERSIONED = frozenset({"chat", "completions", "embeddings", "messages", "models", "responses"})
-"""What endpoints with a version begin with, behind it."""
+"""The first segment after the version."""
 _UNVERSIONED = frozenset({"health", "metrics", "ready"})
 _SPELLED_OUT = ("/v1beta/models", *(f"/v1/{name}" for name in sorted(_VERSIONED)))
 _DOTS = frozenset({".", ".."})
@@ -18,8 +18,8 @@ _DOTS = frozenset({".", ".."})
 def routed_path(scope: Scope) -> str:
     """Return the path below the mount.
 
-    Servers and frameworks differ in whether `path` holds `root_path`. Behind a proxy that strips its prefix it holds
-    only what a mount of Starlette's has added to the server's own `app_root_path`.
+    Servers and frameworks differ in whether `path` contains `root_path`. Behind a proxy that strips its prefix, it
+    contains only what Starlette's mount has added to the server's own `app_root_path`.
     """
     path: str = scope["path"]
     root: str = scope.get("root_path", "").rstrip("/")
@@ -38,10 +38,10 @@ def routed_path(scope: Scope) -> str:
 
 
 def canonical_path(path: str) -> str:
-    """Return the spelling of the endpoint that a path means; the path itself where that is not beyond doubt.
+    """Return the canonical path of the endpoint that a path identifies; the path itself if that is ambiguous.
 
-    Doubled slashes, a slash at the end, and a repeated or missing version are undone: `/v1/v1/messages`,
-    `/chat/completions` and `//v1/models/` mean what they look like.
+    Doubled and trailing slashes, and repeated or missing versions, are corrected: `/v1/v1/messages`,
+    `/chat/completions`, `//v1/models/`.
     """
     if path.startswith(_SPELLED_OUT) and "//" not in path and not path.endswith("/"):
         return path
@@ -63,7 +63,7 @@ def canonical_path(path: str) -> str:
 
 
 def base_url_hint(protocol: str, scope: Scope) -> str:
-    """Return which base URL the SDK that speaks this protocol needs, below the mount that was asked."""
+    """Return a hint: the base URL that the SDK of this protocol needs, with the mount of this request."""
     mount: str = scope.get("root_path", "").rstrip("/")
     if protocol == "anthropic-messages":
         return f"the Anthropic SDK takes base_url=<this server>{mount}"

@@ -1,4 +1,4 @@
-"""Which path is answered by what. Decided on the routed path alone: never on a host name, a rebuilt URL or a header."""
+"""Route paths to endpoints. Only the path below the mount decides: no host name, no rebuilt URL, no header."""
 
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeAlias
@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 from starlette.types import Receive, Scope, Send
 
 from llmproxy_asgi.endpoints.calls import fail, serve_call
-from llmproxy_asgi.endpoints.exchange import Exchange
+from llmproxy_asgi.endpoints.connection import HTTPConnection
 from llmproxy_asgi.endpoints.metrics import PATH as METRICS
 from llmproxy_asgi.endpoints.metrics import serve_metrics
 from llmproxy_asgi.endpoints.models import list_models, show_model
@@ -21,7 +21,7 @@ from llmproxy_asgi.translators.base import AnyInbound
 from llmproxy_asgi.translators.registry import translator
 
 if TYPE_CHECKING:
-    from llmproxy_asgi.endpoints.stored import Stored
+    from llmproxy_asgi.endpoints.stored import StoredResponses
 
 CHAT = "openai-chat"
 COMPLETIONS = "openai-completions"
@@ -37,17 +37,17 @@ CALLS = {
     "/v1/messages": MESSAGES,
     "/v1/responses": RESPONSES,
 }
-"""Paths that reach a model, and the protocol they speak."""
+"""Paths of model calls, and their protocols."""
 
 COUNTS = {
     "/v1/messages/count_tokens": (MESSAGES, {"operation": "count_tokens"}),
     "/v1/responses/input_tokens": (RESPONSES, {"operation": "input_tokens"}),
 }
-"""Paths that tell how many tokens a request is: the protocol they speak, and what they say to whoever reads it."""
+"""Paths that count tokens: their protocols and path parameters."""
 STORED = "/v1/responses/"
-"""What the paths of kept answers begin with."""
+"""The prefix of the paths of stored responses."""
 COUNT = "countTokens"
-"""Likewise, behind the colon of Gemini's paths."""
+"""The method of Gemini's paths that counts tokens."""
 
 GEMINI_METHODS = {
     "generateContent": GEMINI,
@@ -56,9 +56,9 @@ GEMINI_METHODS = {
     "batchEmbedContents": "gemini-embeddings",
     COUNT: GEMINI,
 }
-"""What may stand behind the colon of `/v1beta/models/{model}:{method}`, and the protocol it speaks."""
+"""The methods of `/v1beta/models/{model}:{method}`, and their protocols."""
 
-Handler: TypeAlias = Callable[[Engine, Exchange], Awaitable[None]]
+Handler: TypeAlias = Callable[[Engine, HTTPConnection], Awaitable[None]]
 
 _GOOGLE = ("x-goog-api-key", "x-goog-api-client")
 
@@ -68,38 +68,38 @@ _GEMINI_ONLY = _MODELS[1:]
 
 
 class Endpoints:
-    """Every path of one gateway, as one ASGI `http` application.
+    """All paths of one gateway, as an ASGI `http` application.
 
     Args:
-        engine: What serves the calls.
+        engine: Creates calls.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._stored: Stored | None = None
+        self._stored: StoredResponses | None = None
 
     @property
-    def stored(self) -> "Stored":
-        """What serves kept answers, and those that are made in the background; made for the first call of Responses."""
+    def stored(self) -> "StoredResponses":
+        """The endpoints of stored and background responses; created with the first call of the Responses API."""
         if self._stored is None:
-            from llmproxy_asgi.endpoints.stored import Stored
+            from llmproxy_asgi.endpoints.stored import StoredResponses
 
-            self._stored = Stored(self.engine)
+            self._stored = StoredResponses(self.engine)
         return self._stored
 
     async def forget(self, owner: Owner) -> int:
-        """End what goes on for an owner without its caller; how many responses were at work."""
+        """Cancel the background responses of an owner; return how many were in progress."""
         return 0 if self._stored is None else await self._stored.forget(owner)
 
     async def aclose(self) -> None:
-        """End what goes on without its caller."""
+        """End all background responses."""
         if self._stored is not None:
             await self._stored.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Serve one request."""
         runtime = self.engine.runtime
-        exchange = Exchange(
+        connection = HTTPConnection(
             scope, receive, send, observers=runtime.observers, write_timeout=runtime.config.limits.write_timeout
         )
         path = routed_path(scope)
@@ -108,49 +108,58 @@ class Endpoints:
         protocol = CALLS.get(path)
         if protocol is not None and scope["method"] == "POST":
             background = self.stored.begin if protocol == RESPONSES else None
-            await serve_call(self.engine, exchange, translator(protocol).inbound, background=background)
+            await serve_call(self.engine, connection, translator(protocol).inbound, background=background)
         elif scope["method"] == "POST" and path in COUNTS:
-            protocol, said = COUNTS[path]
-            await serve_call(self.engine, exchange, translator(protocol).inbound, said=said, counts=True)
-        elif scope["method"] == "POST" and (named := model_in(path)) is not None:
-            method = named["method"]
+            protocol, parameters = COUNTS[path]
+            await serve_call(
+                self.engine, connection, translator(protocol).inbound, path_parameters=parameters, counts=True
+            )
+        elif scope["method"] == "POST" and (operation := model_in(path)) is not None:
+            method = operation["method"]
             inbound = translator(GEMINI_METHODS[method]).inbound
-            said = {**named, "alt": _asked_for(scope, "alt") or "json"}
-            await serve_call(self.engine, exchange, inbound, said=said, key_in_query=True, counts=method == COUNT)
+            parameters = {**operation, "alt": _query_value(scope, "alt") or "json"}
+            await serve_call(
+                self.engine,
+                connection,
+                inbound,
+                path_parameters=parameters,
+                key_in_query=True,
+                counts=method == COUNT,
+            )
         else:
-            await self._other(exchange, path, protocol)
-        if exchange.gone:
-            await exchange.finish_disconnected()
+            await self._other(connection, path, protocol)
+        if connection.disconnected:
+            await connection.finish_disconnected()
 
-    async def _other(self, exchange: Exchange, path: str, protocol: str | None) -> None:
-        inbound = translator(protocol or _shape(exchange, path)).inbound
+    async def _other(self, connection: HTTPConnection, path: str, protocol: str | None) -> None:
+        inbound = translator(protocol or _shape(connection, path)).inbound
         try:
-            await self._route(exchange, path, inbound)
-        except Exception as error:  # noqa: BLE001  the last stop
-            await fail(exchange, inbound, error)
+            await self._route(connection, path, inbound)
+        except Exception as error:  # noqa: BLE001  every error becomes a response
+            await fail(connection, inbound, error)
 
-    async def _route(self, exchange: Exchange, path: str, inbound: AnyInbound) -> None:
+    async def _route(self, connection: HTTPConnection, path: str, inbound: AnyInbound) -> None:
         if path in CALLS or path in COUNTS or model_in(path) is not None:
             raise MethodNotAllowed("This path takes POST.", allow="POST")
         if path.startswith(STORED):
-            await self.stored.serve(exchange, path.removeprefix(STORED))
+            await self.stored.serve(connection, path.removeprefix(STORED))
             return
         models = next((root for root in _MODELS if path == root or path.startswith(root + "/")), None)
         if path not in STATUS and models is None and not self._is_page(path) and not self._is_metrics(path):
-            raise NotFound(f"The path does not exist: {base_url_hint(inbound.protocol, exchange.scope)}.")
-        if exchange.scope["method"] not in ("GET", "HEAD"):
+            raise NotFound(f"The path does not exist: {base_url_hint(inbound.protocol, connection.scope)}.")
+        if connection.scope["method"] not in ("GET", "HEAD"):
             raise MethodNotAllowed("This path takes GET.", allow="GET, HEAD")
         if path in STATUS:
-            await STATUS[path](self.engine, exchange)
+            await STATUS[path](self.engine, connection)
         elif self._is_metrics(path):
-            await serve_metrics(self.engine, exchange)
+            await serve_metrics(self.engine, connection)
         elif models is None:
-            await serve_page(self.engine, exchange, path)
+            await serve_page(self.engine, connection, path)
         elif path == models:
-            await list_models(self.engine, exchange, inbound, key_in_query=models in _GEMINI_ONLY)
+            await list_models(self.engine, connection, inbound, key_in_query=models in _GEMINI_ONLY)
         else:
             name = path.removeprefix(models + "/")
-            await show_model(self.engine, exchange, inbound, name, key_in_query=models in _GEMINI_ONLY)
+            await show_model(self.engine, connection, inbound, name, key_in_query=models in _GEMINI_ONLY)
 
     def _is_metrics(self, path: str) -> bool:
         return path == METRICS and self.engine.runtime.metrics is not None
@@ -160,7 +169,7 @@ class Endpoints:
 
 
 def model_in(path: str) -> dict[str, str] | None:
-    """The model and the method that one of Gemini's paths names; None: it is none of them."""
+    """Return the model and method in a path of Gemini's; None for other paths."""
     for root in _MODELS:
         if path.startswith(root + "/"):
             model, _, method = path.removeprefix(root + "/").rpartition(":")
@@ -169,24 +178,24 @@ def model_in(path: str) -> dict[str, str] | None:
     return None
 
 
-def _asked_for(scope: Scope, name: str) -> str | None:
+def _query_value(scope: Scope, name: str) -> str | None:
     query: bytes = scope.get("query_string", b"")
     if name.encode() not in query:
         return None
     try:
         return parse_qs(query.decode("latin-1"), max_num_fields=64).get(name, [None])[0]
-    except ValueError:  # so many fields are no question
+    except ValueError:  # too many fields
         return None
 
 
-def _shape(exchange: Exchange, path: str) -> str:
-    """Whose words an answer that belongs to no protocol is written in."""
+def _shape(connection: HTTPConnection, path: str) -> str:
+    """Return the protocol of an error response outside the paths of calls."""
     if path.startswith("/v1beta/") or model_in(path) is not None:
         return GEMINI
     if path.startswith(STORED):
         return RESPONSES
-    if path.startswith("/v1/messages") or exchange.header("anthropic-version") is not None:
+    if path.startswith("/v1/messages") or connection.header("anthropic-version") is not None:
         return MESSAGES
-    if path.startswith(_MODELS[0]) and any(exchange.header(name) for name in _GOOGLE):
+    if path.startswith(_MODELS[0]) and any(connection.header(name) for name in _GOOGLE):
         return GEMINI
     return CHAT

@@ -1,6 +1,6 @@
-"""The paths of answers that are kept: asked for again, cancelled, let go of; their owner's alone.
+"""The paths of stored responses: retrieve, cancel, delete, and list input items; for their owner only.
 
-For everybody else, and for what is not there, the answer is the same 404.
+For other principals a stored response is a 404, like one that does not exist.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 
 from llmproxy_asgi.background import Background, Reader
 from llmproxy_asgi.conversation_state.responses import StoredResponse, WireEvent
-from llmproxy_asgi.endpoints.exchange import CallerWatch, Exchange, KeepAlive
+from llmproxy_asgi.endpoints.connection import DisconnectWatch, HTTPConnection, KeepAlive
 from llmproxy_asgi.engine import Engine, Entry
 from llmproxy_asgi.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
 from llmproxy_asgi.principal import Owner
@@ -20,16 +20,16 @@ from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.wire import sse
 
 _JSON = (b"content-type", b"application/json")
-_MOST_ITEMS = 100
-_ITEMS = 20
-_AT_WORK = frozenset({"queued", "in_progress"})
+_MAX_ITEMS = 100
+_DEFAULT_ITEMS = 20
+_IN_PROGRESS = frozenset({"queued", "in_progress"})
 
 
-class Stored:
-    """Everything below `/v1/responses/`, and the beginning of what goes on without its caller.
+class StoredResponses:
+    """All paths below `/v1/responses/`, and the start of background responses.
 
     Args:
-        engine: What serves the calls.
+        engine: Creates calls.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -37,79 +37,87 @@ class Stored:
         self._background = Background(engine)
 
     async def aclose(self) -> None:
-        """End what goes on without its caller."""
+        """End all background responses."""
         await self._background.aclose()
 
     async def forget(self, owner: Owner) -> int:
-        """End what goes on for an owner; how many responses were at work."""
+        """Cancel the background responses of an owner; return how many were in progress."""
         return await self._background.forget(owner)
 
     async def begin(
-        self, exchange: Exchange, inbound: AnyInbound, inbound_request: InboundRequest, entry: Entry, *, strict: bool
+        self,
+        connection: HTTPConnection,
+        inbound: AnyInbound,
+        inbound_request: InboundRequest,
+        entry: Entry,
+        *,
+        strict: bool,
     ) -> None:
-        """Begin an answer that goes on without its caller; who wants its stream is its first reader."""
+        """Start a background response; a client that requested a stream is its first reader."""
         run = await self._background.begin(
             inbound_request,
             inbound,
             entry.grant,
             reservation=entry.reservation,
-            headers=exchange.headers,
+            headers=connection.headers,
             strict=strict,
-            request_id=exchange.request_id,
+            request_id=connection.request_id,
         )
         if run.task is not None:
-            released = entry.keep()
-            run.task.add_done_callback(lambda _: released())
+            release_body = entry.keep()
+            run.task.add_done_callback(lambda _: release_body())
         if inbound_request.stream:
-            await self._tell(exchange, run.read())
+            await self._stream(connection, run.read())
         else:
-            await exchange.answer(200, [_JSON], _shown(run.turn.record, with_state=False))
+            await connection.answer(200, [_JSON], _encode(run.turn.record, with_state=False))
 
-    async def serve(self, exchange: Exchange, path: str) -> None:
-        """Answer one request.
+    async def serve(self, connection: HTTPConnection, path: str) -> None:
+        """Serve one request.
 
         Args:
-            exchange: The request.
-            path: What stands behind `/v1/responses/`.
+            connection: The request.
+            path: The path after `/v1/responses/`.
 
         Raises:
-            GatewayError: It is refused.
+            GatewayError: The request is refused.
         """
         response_id, _, rest = path.partition("/")
-        method = exchange.scope["method"]
+        method = connection.scope["method"]
         if not response_id or rest not in _METHODS:
             raise NotFound("The path does not exist.")
         if method not in _METHODS[rest]:
             allowed = _METHODS[rest]
             raise MethodNotAllowed(f"This path takes {' or '.join(allowed)}.", allow=", ".join(allowed))
-        grant = await self._engine.runtime.authenticator.authenticate(exchange.scope)
+        grant = await self._engine.runtime.authenticator.authenticate(connection.scope)
         owner = grant.owner
         if rest == "input_items":
-            await self._items(exchange, owner, response_id)
+            await self._items(connection, owner, response_id)
         elif rest == "cancel":
-            await self._cancel(exchange, owner, response_id)
+            await self._cancel(connection, owner, response_id)
         elif method == "DELETE":
-            await self._delete(exchange, owner, response_id)
+            await self._delete(connection, owner, response_id)
         else:
-            await self._get(exchange, owner, response_id)
+            await self._get(connection, owner, response_id)
 
-    # ── one path each ───────────────────────────────────────────────────────────────────────────────────────────────
+    # ── paths ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _get(self, exchange: Exchange, owner: Owner, response_id: str) -> None:
-        query = _Query(exchange)
+    async def _get(self, connection: HTTPConnection, owner: Owner, response_id: str) -> None:
+        query = _Query(connection)
         record = await self._find(owner, response_id)
         if not query.boolean("stream"):
-            with_state = record.shows_state or STATE in query.listed("include")
-            await exchange.answer(200, [_JSON], _shown(record, with_state=with_state))
+            with_state = record.shows_state or STATE in query.values("include")
+            await connection.answer(200, [_JSON], _encode(record, with_state=with_state))
             return
         after = query.number("starting_after", low=0)
         after = -1 if after is None else after
         run = self._background.find(owner, response_id)
-        reader = run.read(after=after) if run is not None else await self._kept(owner, response_id, after=after)
-        async with CallerWatch(exchange):
-            await self._tell(exchange, reader)
+        reader = (
+            run.read(after=after) if run is not None else await self._stored_events(owner, response_id, after=after)
+        )
+        async with DisconnectWatch(connection):
+            await self._stream(connection, reader)
 
-    async def _kept(self, owner: Owner, response_id: str, *, after: int) -> "_Kept":
+    async def _stored_events(self, owner: Owner, response_id: str, *, after: int) -> "_StoredReader":
         events = await self._engine.runtime.responses.events(owner, response_id, after=after)
         if events is None:
             raise BadRequest(
@@ -117,28 +125,28 @@ class Stored:
                 "too many.",
                 param="stream",
             )
-        return _Kept(events)
+        return _StoredReader(events)
 
-    async def _delete(self, exchange: Exchange, owner: Owner, response_id: str) -> None:
+    async def _delete(self, connection: HTTPConnection, owner: Owner, response_id: str) -> None:
         await self._background.cancel(owner, response_id)
         if not await self._engine.runtime.responses.delete(owner, response_id):
             raise _not_found(response_id)
-        await exchange.answer(200, [_JSON], state.encode_deleted(response_id))
+        await connection.answer(200, [_JSON], state.encode_deleted(response_id))
 
-    async def _cancel(self, exchange: Exchange, owner: Owner, response_id: str) -> None:
+    async def _cancel(self, connection: HTTPConnection, owner: Owner, response_id: str) -> None:
         record = await self._find(owner, response_id)
         if not record.background:
             raise BadRequest(
                 "Only background responses can be cancelled (background): wait for the response.",
                 param="background",
             )
-        if record.status in _AT_WORK and await self._background.cancel(owner, response_id):
+        if record.status in _IN_PROGRESS and await self._background.cancel(owner, response_id):
             record = await self._find(owner, response_id)
-        await exchange.answer(200, [_JSON], _shown(record, with_state=record.shows_state))
+        await connection.answer(200, [_JSON], _encode(record, with_state=record.shows_state))
 
-    async def _items(self, exchange: Exchange, owner: Owner, response_id: str) -> None:
-        query = _Query(exchange)
-        limit = query.number("limit", low=1, high=_MOST_ITEMS) or _ITEMS
+    async def _items(self, connection: HTTPConnection, owner: Owner, response_id: str) -> None:
+        query = _Query(connection)
+        limit = query.number("limit", low=1, high=_MAX_ITEMS) or _DEFAULT_ITEMS
         order: Literal["asc", "desc"] = "asc" if query.word("order", ("asc", "desc")) == "asc" else "desc"
         after = query.text("after")
         page = await self._engine.runtime.responses.input_items(
@@ -146,11 +154,11 @@ class Stored:
         )
         if page is None:
             raise _not_found(response_id)
-        with_state = STATE in query.listed("include")
+        with_state = STATE in query.values("include")
         items = [state.encode_input_item(each.id, each.item, with_state=with_state) for each in page.items]
         first, last = (page.items[0].id, page.items[-1].id) if page.items else (None, None)
         body = state.encode_page(items, first=first, last=last, has_more=page.has_more)
-        await exchange.answer(200, [_JSON], body)
+        await connection.answer(200, [_JSON], body)
 
     async def _find(self, owner: Owner, response_id: str) -> StoredResponse:
         record = await self._engine.runtime.responses.find(owner, response_id)
@@ -158,24 +166,26 @@ class Stored:
             raise _not_found(response_id)
         return record
 
-    async def _tell(self, exchange: Exchange, reader: "Reader | _Kept") -> None:
-        """Events to one reader, until there are no more."""
+    async def _stream(self, connection: HTTPConnection, reader: "Reader | _StoredReader") -> None:
+        """Send events to one reader until the last one."""
         config, inbound = self._engine.runtime.config, translator(PROTOCOL).inbound
-        keepalive = KeepAlive(exchange, inbound.keepalive, every=config.keepalive, media_type=InboundRequest.media_type)
+        keepalive = KeepAlive(
+            connection, inbound.keepalive, every=config.keepalive, media_type=InboundRequest.media_type
+        )
         try:
-            await exchange.begin_stream((), media_type=InboundRequest.media_type)
+            await connection.begin_stream((), media_type=InboundRequest.media_type)
             try:
                 while (events := await reader.next()) is not None:
                     await keepalive.write(b"".join(sse.encode(bytes(each.data), event=each.name) for each in events))
-            except GatewayError as error:  # the reader fell behind; the response itself goes on
+            except GatewayError as error:  # the reader is too slow; the response itself continues
                 await keepalive.write(state.encode_error_event(error))
             await keepalive.end()
         finally:
             keepalive.cancel()
 
 
-class _Kept:
-    """Events that are all there."""
+class _StoredReader:
+    """A reader of stored events."""
 
     def __init__(self, events: Sequence[WireEvent]) -> None:
         self._events = events
@@ -186,14 +196,14 @@ class _Kept:
 
 
 _METHODS = {"": ("GET", "DELETE"), "cancel": ("POST",), "input_items": ("GET",)}
-"""What may stand behind the id, and how it is asked for."""
+"""Paths after the id, and their methods."""
 
 
 class _Query:
-    """What stands behind the question mark."""
+    """The query string."""
 
-    def __init__(self, exchange: Exchange) -> None:
-        query: bytes = exchange.scope.get("query_string", b"")
+    def __init__(self, connection: HTTPConnection) -> None:
+        query: bytes = connection.scope.get("query_string", b"")
         try:
             self._values = parse_qs(query.decode("latin-1"), max_num_fields=64)
         except ValueError:
@@ -202,8 +212,8 @@ class _Query:
     def text(self, name: str) -> str | None:
         return self._values.get(name, [None])[-1]
 
-    def listed(self, name: str) -> list[str]:
-        """A list, however its client spells it."""
+    def values(self, name: str) -> list[str]:
+        """Return a list, as `name=a&name=b`, `name[]=a` or `name=a,b`."""
         found = [*self._values.get(name, ()), *self._values.get(f"{name}[]", ())]
         return [word for each in found for word in each.split(",")]
 
@@ -228,7 +238,7 @@ class _Query:
         return int(value)
 
 
-def _shown(record: StoredResponse, *, with_state: bool) -> bytes:
+def _encode(record: StoredResponse, *, with_state: bool) -> bytes:
     output = [each.item for each in record.output or ()]
     return state.encode_stored(record.response, output, with_state=with_state)
 

@@ -1,13 +1,13 @@
-"""A small page to try models: static files under a strict content policy, and nothing that asks another host.
+"""A small page to try models: static files under a strict content policy, without requests to other hosts.
 
-The files beside this module are served as they are. They hold no data: what the page shows it asks for through the same
-paths, as the same caller.
+The files beside this module are served unchanged. They contain no data: the page requests it from the same paths, with
+the same credentials.
 """
 
 from functools import cache
 from importlib.resources import files
 
-from llmproxy_asgi.endpoints.exchange import Exchange
+from llmproxy_asgi.endpoints.connection import HTTPConnection
 from llmproxy_asgi.engine import Engine
 from llmproxy_asgi.errors import NotFound
 
@@ -28,24 +28,24 @@ _HEADERS = (
 )
 
 
-async def serve_page(engine: Engine, exchange: Exchange, path: str) -> None:
-    """Answer with one of the page's files.
+async def serve_page(engine: Engine, connection: HTTPConnection, path: str) -> None:
+    """Respond with one of the page's files.
 
     Raises:
         NotFound: There is no such file.
-        Unauthenticated: Nobody is known to be calling.
+        Unauthenticated: The request has no valid credential.
     """
     if engine.runtime.config.access.mode != "keys":
-        # With keys alone a browser has nothing to show before the page is there to ask for one; the files are public.
-        await engine.runtime.authenticator.authenticate(exchange.scope)
+        # With keys only, a browser has no credential until the page asks for one; so the files are public.
+        await engine.runtime.authenticator.authenticate(connection.scope)
     if path == "/ui":
-        await exchange.answer(307, [(b"location", b"ui/"), (b"content-type", b"text/plain")], b"")
+        await connection.answer(307, [(b"location", b"ui/"), (b"content-type", b"text/plain")], b"")
         return
     found = PAGE.get(path)
     if found is None:
         raise NotFound("The path does not exist.")
     name, media_type = found
-    await exchange.answer(200, [(b"content-type", media_type), *_HEADERS], _read(name))
+    await connection.answer(200, [(b"content-type", media_type), *_HEADERS], _read(name))
 
 
 @cache

@@ -13,8 +13,8 @@ from starlette.types import Message, Scope
 
 from llmproxy_asgi import LLMProxy
 from llmproxy_asgi.disconnect import ClientDisconnected
-from llmproxy_asgi.endpoints import exchange as exchanges
-from llmproxy_asgi.endpoints.exchange import CallerWatch, Exchange, KeepAlive
+from llmproxy_asgi.endpoints import connection as connections
+from llmproxy_asgi.endpoints.connection import DisconnectWatch, HTTPConnection, KeepAlive
 from llmproxy_asgi.errors import BodyTimeout
 from llmproxy_asgi.execution.bodies import Bodies
 from llmproxy_asgi.facts import CallFinished
@@ -119,7 +119,7 @@ async def test_an_oserror_while_sending_is_a_disconnect(
 
 
 @pytest.mark.parametrize("body", [{**CHAT, "model": "slow"}, {**CHAT, "model": "slow", "stream": True}, None])
-async def test_a_client_that_disconnects_before_the_first_byte_completes_the_exchange(body: Any) -> None:
+async def test_a_client_that_disconnects_before_the_first_byte_completes_the_request(body: Any) -> None:
     """With a 499 and no body, so that a middleware above does not report an application that answered nothing."""
     proxy = LLMProxy({"providers": {"simulated": {}}, **OPEN})
     caller = Caller("POST", "/v1/chat/completions", body)
@@ -183,7 +183,7 @@ async def test_a_receive_that_fails_during_the_call_does_not_end_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The disconnect watch stops with a warning, and the call is answered."""
-    monkeypatch.setattr(exchanges, "_WATCH_AFTER", 0.0)
+    monkeypatch.setattr(connections, "_WATCH_DELAY", 0.0)
     caller = Caller("POST", "/v1/chat/completions", CHAT)
     receive, failed = caller.receive, asyncio.Event()
 
@@ -219,7 +219,7 @@ async def test_a_large_answer_that_nobody_takes_is_given_up_once(caplog: pytest.
 
 async def test_the_end_of_a_stream_has_a_write_clock_too() -> None:
     """A caller who takes everything but the end does not hold the request for ever."""
-    exchange, caller = exchange_of(write_timeout=0.001)
+    connection, caller = connection_of(write_timeout=0.001)
     written = asyncio.Event()
 
     async def stalling(message: Message) -> None:
@@ -227,57 +227,57 @@ async def test_the_end_of_a_stream_has_a_write_clock_too() -> None:
             written.set()
             await asyncio.Event().wait()
 
-    exchange.send = stalling
+    connection.send = stalling
 
     async def stream() -> None:
-        async with CallerWatch(exchange):
-            keepalive = KeepAlive(exchange, b":\n\n", every=0.001, media_type=b"text/event-stream")
+        async with DisconnectWatch(connection):
+            keepalive = KeepAlive(connection, b":\n\n", every=0.001, media_type=b"text/event-stream")
             try:
-                await exchange.begin_stream((), media_type=b"text/event-stream")
+                await connection.begin_stream((), media_type=b"text/event-stream")
                 await keepalive.end()
             finally:
                 keepalive.cancel()
 
     await within(stream())
     assert written.is_set()
-    assert exchange.gone
+    assert connection.disconnected
     assert not caller.left.is_set()
 
 
 async def test_a_keep_alive_that_cannot_be_written_ends_the_call() -> None:
     """Notice a disconnect while the upstream is silent, also where `receive` reports nothing, and lose no exception."""
-    exchange, caller = exchange_of(leaves_at=0)
+    connection, caller = connection_of(leaves_at=0)
     unheard: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, told: unheard.append(told))
 
     async def silent() -> None:
-        async with CallerWatch(exchange):
-            keepalive = KeepAlive(exchange, b":\n\n", every=0.001, media_type=b"text/event-stream")
+        async with DisconnectWatch(connection):
+            keepalive = KeepAlive(connection, b":\n\n", every=0.001, media_type=b"text/event-stream")
             try:
                 await asyncio.Event().wait()
             finally:
                 keepalive.cancel()
 
     await within(silent())
-    assert exchange.gone
+    assert connection.disconnected
     assert len(caller.sent) == 1
     assert unheard == []
 
 
 async def test_a_caller_who_is_given_up_and_leaves_cancels_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not interrupt the cleanup of the first cancellation by a second one, and end the request quietly."""
-    monkeypatch.setattr(exchanges, "_WATCH_AFTER", 0.0)
-    exchange, caller = exchange_of()
+    monkeypatch.setattr(connections, "_WATCH_DELAY", 0.0)
+    connection, caller = connection_of()
     cleared = False
 
     async def call() -> None:
         nonlocal cleared
         task = asyncio.current_task()
         assert task is not None
-        async with CallerWatch(exchange):
+        async with DisconnectWatch(connection):
             for _ in range(10):
                 await asyncio.sleep(0)
-            exchange.abandon(task)
+            connection.cancel(task)
             try:
                 await asyncio.Event().wait()
             finally:
@@ -308,9 +308,9 @@ class Posting:
 
 async def posted(caller: Posting, *, seconds: float) -> None:
     """Read this caller's body under a watch, and wait for ever."""
-    exchange, _ = exchange_of()
-    exchange.receive = caller.receive
-    async with CallerWatch(exchange) as watch:
+    connection, _ = connection_of()
+    connection.receive = caller.receive
+    async with DisconnectWatch(connection) as watch:
         assert await watch.json_body(limit=100, seconds=seconds, held=Bodies().hold("", 10**9)) == b"{}"
         assert watch._handle.cancelled()  # the body's clock: what its caller waits for may take longer
         await asyncio.Event().wait()
@@ -318,7 +318,7 @@ async def posted(caller: Posting, *, seconds: float) -> None:
 
 async def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Raise the timeout of the body, and leave the task uncancelled."""
-    monkeypatch.setattr(exchanges, "_WATCH_AFTER", 0.0)
+    monkeypatch.setattr(connections, "_WATCH_DELAY", 0.0)
 
     async def call() -> None:
         with pytest.raises(BodyTimeout):
@@ -328,21 +328,23 @@ async def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyP
     await within(call())
 
 
-@pytest.mark.parametrize(("arrived", "late"), [(exchanges._STEADY, False), (exchanges._STEADY - 1, True)])
+@pytest.mark.parametrize(
+    ("arrived", "late"), [(connections._MIN_PROGRESS, False), (connections._MIN_PROGRESS - 1, True)]
+)
 async def test_the_bodys_clock_counts_pauses(arrived: int, *, late: bool) -> None:
     """A steady upload may take many times `limits.body_timeout`; one that drips may not."""
-    exchange, _ = exchange_of()
-    exchange.receive = Posting().receive
+    connection, _ = connection_of()
+    connection.receive = Posting().receive
 
     async def upload() -> None:
-        async with CallerWatch(exchange) as watch:
+        async with DisconnectWatch(connection) as watch:
             reading = asyncio.ensure_future(
                 watch.json_body(limit=2**40, seconds=10 * HANG, held=Bodies().hold("", 10**9))
             )
             await asyncio.sleep(0)
             for _ in range(5):
-                exchange.received += arrived
-                watch._give_up()  # the clock has run out once
+                connection.received += arrived
+                watch._check_progress()  # the clock has run out once
                 await asyncio.sleep(0)
             reading.cancel()
 
@@ -355,7 +357,7 @@ async def test_the_bodys_clock_counts_pauses(arrived: int, *, late: bool) -> Non
 
 async def test_a_disconnect_after_a_late_body_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep watching for a disconnect after the body's timeout was stopped, and end the request quietly."""
-    monkeypatch.setattr(exchanges, "_WATCH_AFTER", 0.0)
+    monkeypatch.setattr(connections, "_WATCH_DELAY", 0.0)
     loop, caller = asyncio.get_running_loop(), Posting()
     loop.call_later(0.01, caller.body.set)
     loop.call_later(0.05, caller.left.set)
@@ -364,7 +366,7 @@ async def test_a_disconnect_after_a_late_body_is_noticed(monkeypatch: pytest.Mon
 
 async def test_a_leaver_is_told_from_a_cancellation_that_the_task_had_outlived() -> None:
     """The request ends quietly also in a task that has caught a cancellation before."""
-    exchange, _ = exchange_of()
+    connection, _ = connection_of()
 
     async def call() -> None:
         task = asyncio.current_task()
@@ -372,8 +374,8 @@ async def test_a_leaver_is_told_from_a_cancellation_that_the_task_had_outlived()
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(0)
-        async with CallerWatch(exchange):
-            exchange.abandon(task)
+        async with DisconnectWatch(connection):
+            connection.cancel(task)
             await asyncio.Event().wait()
 
     await within(call())
@@ -382,25 +384,25 @@ async def test_a_leaver_is_told_from_a_cancellation_that_the_task_had_outlived()
 @pytest.mark.parametrize(
     "writing",
     [
-        lambda exchange: exchange.answer(200, (), b"x"),
-        lambda exchange: exchange.begin_stream((), media_type=b"text/event-stream"),
-        lambda exchange: exchange.write(b"x"),
-        lambda exchange: exchange.end(),
-        lambda exchange: KeepAlive(exchange, b":", every=60.0, media_type=b"x").write(b"x"),
+        lambda connection: connection.answer(200, (), b"x"),
+        lambda connection: connection.begin_stream((), media_type=b"text/event-stream"),
+        lambda connection: connection.write(b"x"),
+        lambda connection: connection.end(),
+        lambda connection: KeepAlive(connection, b":", every=60.0, media_type=b"x").write(b"x"),
     ],
     ids=["answer", "begin", "write", "end", "event"],
 )
-async def test_every_way_of_writing_raises_the_same_error(writing: Callable[[Exchange], Awaitable[None]]) -> None:
+async def test_every_way_of_writing_raises_the_same_error(writing: Callable[[HTTPConnection], Awaitable[None]]) -> None:
     """Raise one error for a disconnect, whatever the server raises."""
-    exchange, _ = exchange_of(leaves_at=0)
+    connection, _ = connection_of(leaves_at=0)
     with pytest.raises(ClientDisconnected):
-        await writing(exchange)
+        await writing(connection)
 
 
-def exchange_of(*, write_timeout: float = 60.0, leaves_at: int | None = None) -> tuple[Exchange, Caller]:
+def connection_of(*, write_timeout: float = 60.0, leaves_at: int | None = None) -> tuple[HTTPConnection, Caller]:
     caller = Caller(leaves_at=leaves_at)
     caller._body = None
-    return Exchange(caller.scope, caller.receive, caller.send, write_timeout=write_timeout), caller
+    return HTTPConnection(caller.scope, caller.receive, caller.send, write_timeout=write_timeout), caller
 
 
 async def within(work: Awaitable[None]) -> None:

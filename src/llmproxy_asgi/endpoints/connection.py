@@ -1,6 +1,6 @@
-"""One HTTP request and its answer, on bare ASGI.
+"""One HTTP request and its response on plain ASGI.
 
-It bounds what is read, watches whether the caller is still there, and writes; it knows no protocol and no call.
+It bounds the request body, watches for a disconnect, and writes the response. It knows no protocol.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from starlette.types import Message, Receive, Scope, Send
 
-from llmproxy_asgi.disconnect import ClientDisconnected
+from llmproxy_asgi.disconnect import UNWATCHED, ClientDisconnected
 from llmproxy_asgi.errors import BadRequest, BodyTimeout, BodyTooLarge, WrongMediaType
 from llmproxy_asgi.execution.bodies import HeldBody
 from llmproxy_asgi.facts import NO_OBSERVERS, CallContext, Observers
@@ -28,54 +28,53 @@ _log = logging.getLogger("llmproxy_asgi.calls")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _JSON = "application/json"
-_AT_ONCE = 64 * 1024
-"""Bytes that any server takes off our hands without the caller's doing."""
-_LONGEST_LENGTH = 18
-"""Digits of a content-length; with more it is larger than any limit."""
+_BUFFERED = 64 * 1024
+"""Bytes that every server buffers without waiting for the client."""
+_MAX_LENGTH_DIGITS = 18
+"""Digits of a content-length; a longer one is above every limit."""
 _VARY = (b"vary", b"Authorization, Cookie")
 _PRIVATE = ((b"cache-control", b"no-store"), _VARY)
-# Compressing intermediaries hold a stream back unless it forbids them to change it (RFC 9111, 5.2.2.6).
+# Compressing intermediaries buffer a stream unless it forbids transformation (RFC 9111, 5.2.2.6).
 _PRIVATE_STREAM = ((b"cache-control", b"no-store, no-transform"), _VARY)
 _CLIENT_CLOSED_REQUEST = 499
-"""The status, made up by nginx, of an answer that has no reader any more."""
+"""The status that nginx logs for a client that disconnected before the response."""
 _INFLATE_STEP = 1024 * 1024
 """Bytes that are decompressed at a time."""
-_STEADY = 16 * 1024
-"""Bytes that must arrive within each `limits.body_timeout`: a slow upload passes, one that drips does not."""
-UNWATCHED = "llmproxy.unwatched"
-"""As `wsgi.UNWATCHED`, which is not needed for more: a scope's extension where only writes tell that a caller left."""
-_ECHOES = 2
-_ECHO_AFTER = 0.25
-"""Seconds after which a keep-alive is repeated where writes alone tell that a caller has left: the first to somebody
-who left succeeds, and with some servers so does the second."""
-_WATCH_AFTER = 0.02
-"""Seconds a call may take before it is worth a task to notice that its caller has left."""
+_MIN_PROGRESS = 16 * 1024
+"""Bytes that must arrive within each `limits.body_timeout`: slow uploads pass, nearly stalled ones do not."""
+_PROBES = 2
+_PROBE_DELAY = 0.25
+"""Seconds until a keep-alive is repeated where only a failed write shows a disconnect: the first write after a
+disconnect succeeds, and with some servers the second, too."""
+_WATCH_DELAY = 0.02
+"""Seconds until a call is worth a task that watches for a disconnect."""
 
 
-class Exchange:
-    """A request, read once, and its answer, begun once.
+class HTTPConnection:
+    """The ASGI connection of one request: its body is read once, and its response is started once.
 
     Args:
         scope: An ASGI `http` scope.
-        receive: Of the same request.
-        send: Of the same request.
-        observers: Who is told of a refusal.
-        write_timeout: Seconds that the caller may take none of a large answer.
+        receive: The request's `receive`.
+        send: The request's `send`.
+        observers: Receive refusals.
+        write_timeout: Seconds that the client may accept nothing of a large response.
 
     Attributes:
-        gone: Whether the caller has left, or is treated as if.
-        host_error: What the host's own `receive` or `send` raised; the host's to answer.
-        received: Bytes of the body that have arrived.
-        headers: Of the request, names in lower case; repeated ones joined by a comma.
-        context: How the call that it makes goes, once there is one.
-        explains: Whether the caller is told of it step by step.
-        shows_reasons: Whether these steps say why an upstream failed, which is for administrators.
+        disconnected: Whether the client has disconnected, or is treated so.
+        host_error: The exception of the host's own `receive` or `send`; the host handles it.
+        received: Bytes of the body received so far.
+        headers: The request's headers: names in lower case, repeated ones joined by a comma.
+        context: The context of the request's call, once there is one.
+        explains: Whether the response describes the call step by step.
+        shows_reasons: Whether these steps include failure reasons, which only administrators may see.
+        started: Whether the response has started.
     """
 
     __slots__ = (
         "context",
+        "disconnected",
         "explains",
-        "gone",
         "headers",
         "host_error",
         "observers",
@@ -100,7 +99,7 @@ class Exchange:
     ) -> None:
         self.observers = observers
         self.write_timeout = write_timeout
-        self.gone = False
+        self.disconnected = False
         self.host_error: Exception | None = None
         self.received = 0
         self.context: CallContext | None = None
@@ -115,36 +114,36 @@ class Exchange:
         self.request_id = sent if sent and _REQUEST_ID.fullmatch(sent) else "req_" + os.urandom(12).hex()
 
     def header(self, name: str) -> str | None:
-        """One header's value."""
+        """Return a header's value."""
         return self.headers.get(name)
 
     async def json_body(self, *, limit: int, held: HeldBody) -> bytes:
-        """The body, whole.
+        """Return the complete body.
 
         Args:
-            limit: Bytes it may have; it is never read beyond.
-            held: Counts what has arrived.
+            limit: Bytes of the body at most; nothing is read beyond.
+            held: Counts the bytes that have arrived.
 
         Raises:
-            Unavailable: There is no room for it among the bodies that are held.
-            BodyTooLarge: It is longer, or says that it is.
-            WrongMediaType: It is not JSON, or is compressed in a way that cannot be read.
-            BadRequest: It is not compressed as it says.
+            Unavailable: The limit on the bytes of all bodies is reached.
+            BodyTooLarge: It is longer, or declared to be.
+            WrongMediaType: It is not JSON, or its compression is not supported.
+            BadRequest: It is not compressed as declared.
             ClientDisconnected: The client has disconnected.
         """
         self._check_type()
         coding = self.headers.get("content-encoding")
         decompressor = None if coding is None else _decompressor(coding)
         declared = self.headers.get("content-length", "")
-        if declared.isdecimal() and (len(declared) > _LONGEST_LENGTH or int(declared) > limit):
+        if declared.isdecimal() and (len(declared) > _MAX_LENGTH_DIGITS or int(declared) > limit):
             raise _too_large(limit)
-        body = await self._read(limit, held)
+        body = await self._receive_body(limit, held)
         if decompressor is not None:
             body = await _inflated(decompressor, body, limit, held)
         return body.removeprefix(BOM_UTF8)
 
     async def answer(self, status: int, headers: HeaderPairs, body: bytes) -> None:
-        """A whole answer.
+        """Send a complete response.
 
         Raises:
             ClientDisconnected: The client has disconnected.
@@ -156,21 +155,21 @@ class Exchange:
             (b"x-request-id", self.request_id.encode()),
             *_PRIVATE,
         ]
-        await self._put({"type": "http.response.start", "status": status, "headers": sent, "trailers": False})
-        # An answer to HEAD says how long the body would be, and has none.
-        shown = b"" if self.scope["method"] == "HEAD" else body
-        message = {"type": "http.response.body", "body": shown, "more_body": False}
-        if len(shown) <= _AT_ONCE:
-            await self._put(message)
+        await self._send({"type": "http.response.start", "status": status, "headers": sent, "trailers": False})
+        # A response to HEAD declares the length of the body, but has none.
+        content = b"" if self.scope["method"] == "HEAD" else body
+        message = {"type": "http.response.body", "body": content, "more_body": False}
+        if len(content) <= _BUFFERED:
+            await self._send(message)
             return
         try:
             async with asyncio.timeout(self.write_timeout):
-                await self._put(message)
+                await self._send(message)
         except TimeoutError:
             raise ClientDisconnected from None
 
     async def begin_stream(self, headers: HeaderPairs, *, media_type: bytes) -> None:
-        """The head of a streamed answer."""
+        """Send the head of a streamed response."""
         self.started = True
         sent = [
             *headers,
@@ -179,45 +178,45 @@ class Exchange:
             (b"x-request-id", self.request_id.encode()),
             *_PRIVATE_STREAM,
         ]
-        await self._put({"type": "http.response.start", "status": 200, "headers": sent, "trailers": False})
+        await self._send({"type": "http.response.start", "status": 200, "headers": sent, "trailers": False})
 
     async def write(self, data: bytes) -> None:
-        """More of a streamed answer. Returns when the server takes more: a slow caller slows us."""
-        await self._put({"type": "http.response.body", "body": data, "more_body": True})
+        """Send a piece of a streamed response; return when the server accepts more."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self) -> None:
-        """The end of a streamed answer."""
-        await self._put({"type": "http.response.body", "body": b"", "more_body": False})
+        """End a streamed response."""
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def finish_disconnected(self) -> None:
-        """Complete the exchange of a disconnected client that was sent nothing.
+        """Complete the request of a disconnected client that was sent nothing.
 
-        Middlewares (Starlette's `BaseHTTPMiddleware`) take an application that returns without an answer for broken.
+        Middlewares (Starlette's `BaseHTTPMiddleware`) treat an application that returns without a response as broken.
         """
         if not self.started:
             with contextlib.suppress(ClientDisconnected):
                 await self.answer(_CLIENT_CLOSED_REQUEST, (), b"")
 
-    def abandon(self, task: "asyncio.Task[Any]") -> None:
-        """Nobody waits for the answer any more: end the task that makes it. Whoever notices it later changes nothing.
+    def cancel(self, task: "asyncio.Task[Any]") -> None:
+        """Mark the client as disconnected, and cancel the task that serves it; later calls do nothing.
 
-        A second cancellation would break into what the first one lets go of.
+        A second cancellation would interrupt the cleanup of the first one.
         """
-        if not self.gone:
-            self.gone = True
+        if not self.disconnected:
+            self.disconnected = True
             task.cancel()
 
-    async def _put(self, message: Message) -> None:
+    async def _send(self, message: Message) -> None:
         try:
             await self.send(message)
-        except OSError as left:
-            self.gone = True
-            raise ClientDisconnected from left
+        except OSError as error:
+            self.disconnected = True
+            raise ClientDisconnected from error
         except Exception as error:
             self.host_error = error
             raise
 
-    async def _read(self, limit: int, held: HeldBody) -> bytes:
+    async def _receive_body(self, limit: int, held: HeldBody) -> bytes:
         pieces: list[bytes] = []
         while True:
             try:
@@ -226,7 +225,7 @@ class Exchange:
                 self.host_error = error
                 raise
             if message["type"] != "http.request":
-                self.gone = True
+                self.disconnected = True
                 raise ClientDisconnected
             piece = message.get("body", b"")
             self.received += len(piece)
@@ -246,20 +245,30 @@ class Exchange:
             raise WrongMediaType("The media type is not supported (content-type): send JSON as application/json.")
 
 
-class CallerWatch:
-    """Cancels the work inside `async with` when the caller leaves, and ends quietly then.
+class DisconnectWatch:
+    """Cancels the work inside `async with` when the client disconnects, and suppresses that cancellation.
 
-    It also keeps the clock of the body that is read through it. One timer does both, because nearly every body is there
-    at once; and a task is made only for calls that take longer than a moment, as most short ones never need it.
+    It also enforces the timeout of the body that is read through it. One timer does both, because nearly every body
+    arrives at once; and only calls that take longer than a moment get a task, as short ones rarely need it.
 
     Raises:
         BodyTimeout: The body did not arrive in time.
     """
 
-    __slots__ = ("_body_timeout", "_cancelling", "_exchange", "_handle", "_late", "_loop", "_mark", "_task", "_watcher")
+    __slots__ = (
+        "_body_timeout",
+        "_cancelling",
+        "_connection",
+        "_handle",
+        "_late",
+        "_loop",
+        "_mark",
+        "_task",
+        "_watcher",
+    )
 
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
+    def __init__(self, connection: HTTPConnection) -> None:
+        self._connection = connection
         self._mark = 0
         self._body_timeout: float | None = None
         self._late = False
@@ -268,27 +277,27 @@ class CallerWatch:
         task = asyncio.current_task()
         assert task is not None, "a request runs in a task"
         self._task = task
-        self._cancelling = task.cancelling()  # a server's task may have outlived a cancellation before
+        self._cancelling = task.cancelling()  # the task may have survived a cancellation before
         self._watcher: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
-        self._handle = self._loop.call_later(_WATCH_AFTER, self._look)
+        self._handle = self._loop.call_later(_WATCH_DELAY, self._start)
         return self
 
     async def json_body(self, *, limit: int, seconds: float, held: HeldBody) -> bytes:
-        """The body, whole; for the rest see `Exchange.json_body`.
+        """Return the complete body; see `HTTPConnection.json_body`.
 
         Args:
-            limit: Bytes it may have.
-            held: Counts what has arrived.
-            seconds: How long it may pause: within each such time it must end, or 16 KiB of it arrive.
+            limit: Bytes of the body at most.
+            held: Counts the bytes that have arrived.
+            seconds: The timeout: within each such period the body must end, or 16 KiB of it must arrive.
         """
         self._body_timeout = seconds
         first = self._handle
-        body = await self._exchange.json_body(limit=limit, held=held)
+        body = await self._connection.json_body(limit=limit, held=held)
         self._body_timeout = None
         if self._handle is not first:
             self._handle.cancel()
-            self._look()
+            self._start()
         return body
 
     async def __aexit__(
@@ -297,7 +306,7 @@ class CallerWatch:
         self._handle.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
-        if not (self._exchange.gone or self._late):
+        if not (self._connection.disconnected or self._late):
             return False
         ours = self._task.uncancel() <= self._cancelling and isinstance(error, asyncio.CancelledError)
         if ours and self._late:
@@ -306,107 +315,118 @@ class CallerWatch:
             ) from None
         return ours
 
-    def _look(self) -> None:
-        """The call takes longer than a moment: for its body, or for its answer."""
+    def _start(self) -> None:
+        """Start the body's timeout or, once the body is there, the task that watches for a disconnect."""
         if self._body_timeout is None:
-            self._watcher = self._loop.create_task(self._listen())
+            self._watcher = self._loop.create_task(self._wait_for_disconnect())
         else:
-            self._handle = self._loop.call_later(max(0, self._body_timeout - _WATCH_AFTER), self._give_up)
+            self._handle = self._loop.call_later(max(0, self._body_timeout - _WATCH_DELAY), self._check_progress)
 
-    def _give_up(self) -> None:
-        received = self._exchange.received
-        if self._body_timeout is not None and received - self._mark >= _STEADY:
+    def _check_progress(self) -> None:
+        received = self._connection.received
+        if self._body_timeout is not None and received - self._mark >= _MIN_PROGRESS:
             self._mark = received
-            self._handle = self._loop.call_later(self._body_timeout, self._give_up)
+            self._handle = self._loop.call_later(self._body_timeout, self._check_progress)
             return
         self._late = True
         self._task.cancel()
 
-    async def _listen(self) -> None:
+    async def _wait_for_disconnect(self) -> None:
         try:
-            while (await self._exchange.receive())["type"] != "http.disconnect":
+            while (await self._connection.receive())["type"] != "http.disconnect":
                 pass
-        except Exception:  # noqa: BLE001  the host's own; writes will show whether the client is still there
+        except Exception:  # noqa: BLE001  the host's own error; writes will show a disconnect
             _log.warning("the host's receive() failed while the gateway watched for a disconnect", exc_info=True)
         else:
-            self._exchange.abandon(self._task)
+            self._connection.cancel(self._task)
 
 
 class KeepAlive:
-    """Writes a protocol's keep-alive into a stream that has been silent for a while, the head first if need be.
+    """Writes a protocol's keep-alive into a stream after a period of silence, starting the response if necessary.
 
-    It also keeps the write clock: a caller who takes nothing for too long is treated as one who has left.
+    It also enforces the write timeout: a client that accepts nothing for too long is treated as disconnected.
 
     Args:
-        exchange: Where the stream goes.
-        data: What is written; harmless at any frame border.
-        every: Seconds of silence.
-        headers: Of the stream, if a keep-alive comes before anything else.
-        media_type: Likewise.
+        connection: The connection of the stream.
+        data: The keep-alive; it may be written between any two frames.
+        every: Seconds of silence before a keep-alive.
+        headers: Headers of the stream, if a keep-alive starts it.
+        media_type: Media type of the stream, if a keep-alive starts it.
     """
 
     __slots__ = (
-        "_busy", "_data", "_echo", "_every", "_exchange", "_handle", "_headers", "_last", "_loop", "_media_type",
-        "_sending", "_task", "_unwatched",
+        "_busy",
+        "_connection",
+        "_data",
+        "_every",
+        "_handle",
+        "_headers",
+        "_last",
+        "_loop",
+        "_media_type",
+        "_probe",
+        "_sending",
+        "_task",
+        "_unwatched",
     )  # fmt: skip
 
     def __init__(
-        self, exchange: Exchange, data: bytes, *, every: float, headers: HeaderPairs = (), media_type: bytes
+        self, connection: HTTPConnection, data: bytes, *, every: float, headers: HeaderPairs = (), media_type: bytes
     ) -> None:
         self._headers = headers
         self._media_type = media_type
-        self._exchange = exchange
+        self._connection = connection
         self._data = data
         self._every = every
         self._busy = False
         self._sending: asyncio.Task[None] | None = None
-        self._unwatched = UNWATCHED in exchange.scope.get("extensions", ())
-        self._echo: asyncio.TimerHandle | None = None
+        self._unwatched = UNWATCHED in connection.scope.get("extensions", ())
+        self._probe: asyncio.TimerHandle | None = None
         self._task = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
         self._last = self._loop.time()
         self._handle = self._loop.call_at(self._last + every, self._tick)
 
     async def write(self, data: bytes) -> None:
-        """Write what is really there; never into the middle of a keep-alive.
+        """Write a piece of the stream, after a keep-alive in progress.
 
         Raises:
             ClientDisconnected: The client has disconnected.
         """
         if self._sending is not None:
-            await self.settle()
+            await self.flush()
         self._busy = True
         try:
-            await self._exchange.send({"type": "http.response.body", "body": data, "more_body": True})
-        except OSError as left:
-            self._exchange.gone = True
-            raise ClientDisconnected from left
+            await self._connection.send({"type": "http.response.body", "body": data, "more_body": True})
+        except OSError as error:
+            self._connection.disconnected = True
+            raise ClientDisconnected from error
         except Exception as error:
-            self._exchange.host_error = error
+            self._connection.host_error = error
             raise
         self._busy = False
         self._last = self._loop.time()
 
     async def end(self) -> None:
-        """End the stream. There are no more keep-alives, but the write clock runs on until this is taken, too.
+        """End the stream. There are no more keep-alives, but the write timeout applies to the end, too.
 
         Raises:
             ClientDisconnected: The client has disconnected.
         """
         self._busy = True
-        await self.settle()
-        await self._exchange.end()
+        await self.flush()
+        await self._connection.end()
 
     def cancel(self) -> None:
-        """No more keep-alives; one that is under way is given up."""
+        """Stop keep-alives, and cancel one in progress."""
         self._handle.cancel()
-        if self._echo is not None:
-            self._echo.cancel()
+        if self._probe is not None:
+            self._probe.cancel()
         if self._sending is not None:
             self._sending.cancel()
 
-    async def settle(self) -> None:
-        """Wait for a keep-alive that is under way."""
+    async def flush(self) -> None:
+        """Wait for a keep-alive in progress."""
         sending, self._sending = self._sending, None
         if sending is not None:
             await sending
@@ -418,48 +438,48 @@ class KeepAlive:
             if not self._busy and self._sending is None:
                 self._sending = self._loop.create_task(self._send())
                 if self._unwatched:
-                    self._echo = self._loop.call_later(_ECHO_AFTER, self._repeat, _ECHOES)
-            elif self._give_up(now):
+                    self._probe = self._loop.call_later(_PROBE_DELAY, self._send_probe, _PROBES)
+            elif self._is_timed_out(now):
                 return
-            due = now + min(self._every, self._exchange.write_timeout)
+            due = now + min(self._every, self._connection.write_timeout)
         self._handle = self._loop.call_at(due, self._tick)
 
-    def _repeat(self, times: int) -> None:
+    def _send_probe(self, times: int) -> None:
         if self._busy or self._sending is not None:
             return
         self._sending = self._loop.create_task(self._send())
-        self._echo = self._loop.call_later(_ECHO_AFTER, self._repeat, times - 1) if times > 1 else None
+        self._probe = self._loop.call_later(_PROBE_DELAY, self._send_probe, times - 1) if times > 1 else None
 
-    def _give_up(self, now: float) -> bool:
-        """Whether the caller takes nothing any more; its call ends then.
+    def _is_timed_out(self, now: float) -> bool:
+        """Return whether the write timeout has expired, and cancel the request then.
 
-        A write begins at the latest `every` after the one before it, so nothing need be noted for each write.
+        Writes are at most `every` apart, so the start of each write need not be recorded.
         """
-        if now - self._last < self._exchange.write_timeout + self._every or self._task is None:
+        if now - self._last < self._connection.write_timeout + self._every or self._task is None:
             return False
-        self._exchange.abandon(self._task)
+        self._connection.cancel(self._task)
         return True
 
     async def _send(self) -> None:
         try:
-            if not self._exchange.started:
-                await self._exchange.begin_stream(self._headers, media_type=self._media_type)
-            await self._exchange.write(self._data)
+            if not self._connection.started:
+                await self._connection.begin_stream(self._headers, media_type=self._media_type)
+            await self._connection.write(self._data)
         except ClientDisconnected:
             if self._task is not None:
-                self._exchange.abandon(self._task)
+                self._connection.cancel(self._task)
             return
         self._last = self._loop.time()
         self._sending = None
 
 
 async def _inflated(decompressor: Inflater, body: bytes, limit: int, held: HeldBody) -> bytes:
-    """Return the decompressed body; other tasks run between two steps.
+    """Return the decompressed body; yield to other tasks between steps.
 
     Raises:
         BodyTooLarge: It becomes larger than `limit`.
-        BadRequest: It is not compressed as it says.
-        Unavailable: There is no room for it among the bodies that are held.
+        BadRequest: It is not compressed as declared.
+        Unavailable: The limit on the bytes of all bodies is reached.
     """
     pieces: list[bytes] = []
     size = 0
@@ -480,7 +500,7 @@ async def _inflated(decompressor: Inflater, body: bytes, limit: int, held: HeldB
 
 def _read_headers(pairs: Collection[tuple[bytes, bytes]]) -> dict[str, str]:
     """Return a request's headers as text, repeated ones joined by a comma."""
-    # All of them are decoded at once: a line break stands in none that a server has read.
+    # They are decoded together: no header that a server accepted contains a line break.
     texts = b"\n".join(chain.from_iterable(pairs)).decode("latin-1").split("\n")
     headers = dict(zip(texts[::2], texts[1::2], strict=False))
     if len(texts) != 2 * len(pairs) or len(headers) != len(pairs):
@@ -492,7 +512,7 @@ def _read_headers(pairs: Collection[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 def _decompressor(coding: str) -> Inflater | None:
-    """Return what undoes a content coding; None: nothing need be undone.
+    """Return the decompressor of a content coding; None: the body is not compressed.
 
     Raises:
         WrongMediaType: It is not supported.
