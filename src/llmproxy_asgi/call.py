@@ -190,7 +190,7 @@ class Call:
         job = await self._recalling(self._job)
         attempt = self._attempt = await self._placed(job)
         self.recorder.begin(attempt.whole)
-        words = attempt.target.line(job.protocol).upstream.capabilities.needs_reasoning_content
+        words = attempt.target.route(job.protocol).upstream.capabilities.needs_reasoning_content
         before = partial(_messages, job)
         self.tap = _Tap(self.recorder, words=words, before=before)
         if self.turn is not None:
@@ -204,11 +204,11 @@ class Call:
         whole = self._attempt.whole
         if not isinstance(whole, Batch) or not whole.raw or b'"tool_calls"' not in whole.raw:
             return None
-        line = self._attempt.target.line(self._job.protocol)
+        route = self._attempt.target.route(self._job.protocol)
         read = partial(
-            line.outbound.decode,
+            route.outbound.decode,
             upstream_request=UpstreamRequest(body=b"", stream=False),
-            upstream=line.upstream,
+            upstream=route.upstream,
             received_at=SYSTEM.now(),
         )
         found: Answered = await self.worker.run(read, whole.raw) if self.heavy else read(whole.raw)
@@ -281,8 +281,8 @@ class Call:
         protocol = self._job.protocol
 
         def far(target: Target) -> tuple[int, bool]:
-            known = self._pin is not None and target.takes(protocol)
-            away = distance(self._pin, target.line(protocol).upstream) if known else 0
+            known = self._pin is not None and target.supports(protocol)
+            away = distance(self._pin, target.route(protocol).upstream) if known else 0
             return away, place is not None and target.name != place.target
 
         return sorted(targets, key=far)
@@ -398,16 +398,16 @@ def _recalls(target: Target, job: Job) -> bool:
         return True
     if job.inbound_request is None or not target.passes_through(job.protocol):
         return False
-    line = target.line(job.protocol)
-    return line.outbound.lacks_reasoning(job.inbound_request, line.upstream)
+    route = target.route(job.protocol)
+    return route.outbound.lacks_reasoning(job.inbound_request, route.upstream)
 
 
 def _keeps(target: Target, job: Job) -> bool:
     """Whether a target's upstream keeps answers that callers of this protocol may go on from."""
-    if not target.takes(job.protocol):
+    if not target.supports(job.protocol):
         return False
-    line = target.line(job.protocol)
-    return line.upstream.capabilities.stored and line.outbound.protocol == job.protocol
+    route = target.route(job.protocol)
+    return route.upstream.capabilities.stored and route.outbound.protocol == job.protocol
 
 
 def recorded_caller(owner: Owner, choice: Choice, job: Job) -> Caller:

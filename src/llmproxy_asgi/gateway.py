@@ -182,7 +182,7 @@ class Gateway:
             pool = self._shared.pool(provider)
             if provider.root.startswith("https:"):
                 pool.read_trusted()
-            translator(provider.protocols[0])
+            translator(provider.enabled_protocols[0])
 
     async def health(self) -> Mapping[str, Health]:
         """Ask every provider now whether it answers, at once; by the providers' names."""

@@ -86,7 +86,7 @@ class SharedState:
 
     def pool(self, provider: Provider) -> Pool:
         """Return a provider's connection pool; the first use creates it."""
-        key = provider.connections
+        key = provider.connection_key
         pool = self._pools.get(key)
         if pool is None:
             given = self._transports.get(provider.name, self._transports.get("*"))
@@ -171,7 +171,7 @@ class SharedState:
 
     async def close_removed(self, providers: Iterable[Provider]) -> None:
         """Close the connections of all providers but these, after their open responses have ended."""
-        kept = {each.connections for each in providers}
+        kept = {each.connection_key for each in providers}
         for key in [key for key in self._pools if key not in kept]:
             await self._pools.pop(key).aclose()
 

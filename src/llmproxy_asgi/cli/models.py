@@ -35,7 +35,9 @@ def show(config: ConfigOption = None) -> None:
 def _named(runtime: "Runtime") -> Iterator[Row]:
     for name in runtime.catalog.names():
         choice = runtime.catalog.resolve(name)
-        protocols = dict.fromkeys(protocol for target in choice.targets for protocol in target.provider.protocols)
+        protocols = dict.fromkeys(
+            protocol for target in choice.targets for protocol in target.provider.enabled_protocols
+        )
         strategy = runtime.config.models[name].strategy if name in runtime.config.models else ""
         yield name, ", ".join(map(_shown, choice.ranks)), ", ".join(protocols), strategy
 
@@ -43,7 +45,7 @@ def _named(runtime: "Runtime") -> Iterator[Row]:
 def _open_ended(providers: "Iterable[Provider]") -> Iterator[Row]:
     """Yield rows for patterns, and for providers without a list of models."""
     for provider in providers:
-        protocols = ", ".join(provider.protocols)
+        protocols = ", ".join(provider.enabled_protocols)
         for entry in provider.config.models or ():
             if entry.enabled and entry.is_pattern:
                 yield entry.name, f"{provider.name}/{entry.upstream or entry.name}", protocols, ""

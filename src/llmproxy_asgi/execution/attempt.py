@@ -19,7 +19,7 @@ from llmproxy_asgi.execution.clocks import Clocks
 from llmproxy_asgi.execution.reasons import answered, disclosed
 from llmproxy_asgi.facts import CallContext
 from llmproxy_asgi.providers.base import Credential, HeaderList
-from llmproxy_asgi.providers.target import Line, Target
+from llmproxy_asgi.providers.target import Route, Target
 from llmproxy_asgi.translators.addresses import refuse_addresses
 from llmproxy_asgi.translators.answer_bounds import refuse_crowded
 from llmproxy_asgi.translators.assemble import fold, reasoning_first, unfold
@@ -81,12 +81,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         asked = self.request()
         return self.recall(asked, upstream) if self.recall is not None and isinstance(asked, Request) else asked
 
-    def passed_on(self, inbound_request: InboundRequest, line: Line) -> InboundRequest:
+    def passed_on(self, inbound_request: InboundRequest, route: Route) -> InboundRequest:
         """The request whose bytes are passed on, with what we keep for it put back where the upstream refuses less."""
-        if self.recall is None or not line.outbound.lacks_reasoning(inbound_request, line.upstream):
+        if self.recall is None or not route.outbound.lacks_reasoning(inbound_request, route.upstream):
             return inbound_request
-        asked = self.asked(line.upstream)
-        return line.outbound.with_reasoning(inbound_request, asked) if isinstance(asked, Request) else inbound_request
+        asked = self.asked(route.upstream)
+        return route.outbound.with_reasoning(inbound_request, asked) if isinstance(asked, Request) else inbound_request
 
 
 class Attempt:
@@ -106,7 +106,7 @@ class Attempt:
     Attributes:
         first: The first batch of a stream, read when it began.
         heavy: Whether the whole answer is read and written off the event loop.
-        line: How the target is spoken to.
+        route: How the target is spoken to.
         permit: What it has taken of its provider's limits; given back when it is closed.
         over: Told once how a stream ended: None, well; or the upstream's failure. Set when it has begun.
         passthrough: The request whose bytes were passed on, so that the answer's are, too; None where both are
@@ -125,10 +125,10 @@ class Attempt:
         "first",
         "heavy",
         "job",
-        "line",
         "over",
         "passthrough",
         "permit",
+        "route",
         "target",
         "upstream_request",
         "whole",
@@ -149,17 +149,17 @@ class Attempt:
         self.heavy = False
         self.permit = UNLIMITED
         self.over: Callable[[UpstreamError | None], None] | None = None
-        line = self.line = target.line(job.protocol)
+        route = self.route = target.route(job.protocol)
         self.passthrough: InboundRequest | None = (
-            job.inbound_request if line.outbound.protocol == job.protocol else None
+            job.inbound_request if route.outbound.protocol == job.protocol else None
         )
         if job.inbound_request is not None:
-            refuse_addresses(job.inbound_request, line.upstream)
+            refuse_addresses(job.inbound_request, route.upstream)
         if upstream_request is None:
             upstream_request = (
-                line.outbound.encode(job.asked(line.upstream), line.upstream)
+                route.outbound.encode(job.asked(route.upstream), route.upstream)
                 if self.passthrough is None
-                else line.outbound.passthrough_request(job.passed_on(self.passthrough, line), line.upstream)
+                else route.outbound.passthrough_request(job.passed_on(self.passthrough, route), route.upstream)
             )
             if job.inbound_request is not None and job.inbound_request.warnings:
                 every = tuple(dict.fromkeys((*job.inbound_request.warnings, *upstream_request.warnings)))
@@ -184,21 +184,21 @@ class Attempt:
         timeouts, stream = self.target.provider.config.timeout, self.job.stream
         self._clocks = Clocks(timeouts)
         self._left = largest
-        line = self.line
-        url = line.stream if stream else line.whole
+        route = self.route
+        url = route.stream_address if stream else route.address
         try:
             answer = self._answer = await self._upstreams_turn(
                 pool.open(
                     "POST",
                     url,
-                    self._headers(line),
+                    self._headers(route),
                     self.upstream_request.body,
                     connect=timeouts.connect,
                     progress=self._clocks,
                 )
             )
             if answer.status >= 300:
-                raise await self._refusal(answer, line, url)
+                raise await self._refusal(answer, route, url)
             if stream:
                 await self._begin_stream(answer, worker)
             else:
@@ -275,8 +275,8 @@ class Attempt:
         finally:
             self.permit.release()  # not before: the upstream still has it under way
 
-    def _headers(self, line: Line) -> HeaderList:
-        headers = self.target.provider.headers(line.outbound.protocol, self.credential)
+    def _headers(self, route: Route) -> HeaderList:
+        headers = self.target.provider.headers(route.outbound.protocol, self.credential)
         if not self.upstream_request.headers:
             return headers
         own = tuple((name.encode("ascii"), value.encode("latin-1")) for name, value in self.upstream_request.headers)
@@ -284,8 +284,8 @@ class Attempt:
 
     async def _begin_stream(self, answer: UpstreamResponse, worker: Worker) -> None:
         begin = await self._first_bytes(answer)
-        line = self.line
-        begins = line.outbound.begins_stream(begin)
+        route = self.route
+        begins = route.outbound.begins_stream(begin)
         if not begins and begin[:1] in (b"{", b"["):  # a whole answer, or an error, whatever its content type says
             await self._read_whole_as_stream(answer, begin, worker)
             return
@@ -297,9 +297,9 @@ class Attempt:
                 reason=f"{answer.status} with {media_type[:60]} where a stream was asked for",
             )
         if self.passthrough is not None:
-            self._decoder = line.outbound.passthrough_stream(self.passthrough, line.upstream)
+            self._decoder = route.outbound.passthrough_stream(self.passthrough, route.upstream)
         else:
-            self._decoder = line.outbound.decoder(self.upstream_request, line.upstream)
+            self._decoder = route.outbound.decoder(self.upstream_request, route.upstream)
         begin, self._ahead = begin[:_STEP], begin[_STEP:]
         decoder = self._decoder
         read: Batch = decoder.feed(begin) if begin else decoder.close()
@@ -326,9 +326,9 @@ class Attempt:
     async def _read_whole_as_stream(self, answer: UpstreamResponse, begin: bytes, worker: Worker) -> None:
         """Read a whole answer where a stream was asked for; its caller reads the events that would have told it."""
         body = begin + await self._body(answer, self._left)
-        line = self.line
+        route = self.route
         self._translate()
-        self._decoder = line.outbound.decoder(self.upstream_request, line.upstream)  # nothing is left for it to read
+        self._decoder = route.outbound.decoder(self.upstream_request, route.upstream)  # nothing is left for it to read
         large = len(body) > _LARGE_ANSWER or self.job.heavy
         response = await worker.run(self._decoded, body) if large else self._decoded(body)
         assert isinstance(response, Response), "only conversations are streamed"
@@ -377,28 +377,28 @@ class Attempt:
             else:
                 self.whole = self._decoded(body)
         except UpstreamProtocolError as error:
-            error.reason = f"{error.message} {answered(answer, self.line.whole, body)}"
+            error.reason = f"{error.message} {answered(answer, self.route.address, body)}"
             raise
 
     def _decoded(self, body: bytes) -> Batch | Answered:
         if not body.isascii() and not _is_text(body):
             raise UpstreamProtocolError("The upstream's answer is not valid UTF-8.")
-        line = self.line
-        if body[:1] != b"{" and line.outbound.begins_stream(body[:_LOOK].lstrip(_SPACE)):
+        route = self.route
+        if body[:1] != b"{" and route.outbound.begins_stream(body[:_LOOK].lstrip(_SPACE)):
             self._translate()
-            return self._folded(line, body)
-        refuse_crowded(body, line.outbound.many)
+            return self._folded(route, body)
+        refuse_crowded(body, route.outbound.many)
         if self.passthrough is not None:
-            return line.outbound.passthrough_response(body, self.passthrough, line.upstream)
-        decoded: Answered = line.outbound.decode(
-            body, self.upstream_request, line.upstream, received_at=datetime.now(UTC)
+            return route.outbound.passthrough_response(body, self.passthrough, route.upstream)
+        decoded: Answered = route.outbound.decode(
+            body, self.upstream_request, route.upstream, received_at=datetime.now(UTC)
         )
         return decoded
 
-    async def _refusal(self, answer: UpstreamResponse, line: Line, url: Address) -> UpstreamError:
+    async def _refusal(self, answer: UpstreamResponse, route: Route, url: Address) -> UpstreamError:
         """What an answer other than a good one means."""
         body = await self._error_body(answer)
-        error = line.outbound.decode_error(answer.status, answer.headers, body)
+        error = route.outbound.decode_error(answer.status, answer.headers, body)
         error.reason = answered(answer, url, body)
         return error
 
@@ -407,9 +407,9 @@ class Attempt:
         mask = self.target.provider.mask(self.credential)
         return disclosed(error, mask, sent=self.upstream_request.body, model=self.target.model)
 
-    def _folded(self, line: Line, body: bytes) -> Response:
+    def _folded(self, route: Route, body: bytes) -> Response:
         """The whole answer in a stream that came without being asked for."""
-        decoder = line.outbound.decoder(self.upstream_request, line.upstream)
+        decoder = route.outbound.decoder(self.upstream_request, route.upstream)
         events = (*decoder.feed(body).events, *decoder.close().events)
         return reasoning_first(fold(_dated(events)))
 

@@ -67,7 +67,7 @@ def may_need(attempt: Attempt) -> bool:
     job = attempt.job
     if attempt.passthrough is not None or job.inbound_request is None:
         return False
-    outbound = attempt.target.line(job.protocol).outbound
+    outbound = attempt.target.route(job.protocol).outbound
     return outbound.pauses and outbound.protocol != job.protocol
 
 
@@ -184,16 +184,16 @@ class Continuation:
         self._warn(*self._attempt.upstream_request.warnings)
 
     def _resumed(self) -> UpstreamRequest:
-        line = self.target.line(self._job.protocol)
-        request = self._job.asked(line.upstream)
+        route = self.target.route(self._job.protocol)
+        request = self._job.asked(route.upstream)
         assert isinstance(request, Request), "only conversations are paused"
         if self._resume is not None:  # the upstream has kept its turn itself
-            protocol = line.outbound.protocol
+            protocol = route.outbound.protocol
             extras = {**request.extras, protocol: {**request.extras.get(protocol, {}), **self._resume}}
-            return line.outbound.encode(msgspec.structs.replace(request, extras=extras), line.upstream)
+            return route.outbound.encode(msgspec.structs.replace(request, extras=extras), route.upstream)
         turn = Message(role="assistant", parts=self._said)
         longer = msgspec.structs.replace(request, messages=(*request.messages, turn))
-        return line.outbound.encode(longer, _resuming(line.upstream))
+        return route.outbound.encode(longer, _resuming(route.upstream))
 
     def _take(self, round_: Response) -> bool:
         """Take note of a round that is over; whether another one follows."""

@@ -19,7 +19,7 @@ from llmproxy_asgi.execution.clocks import Clocks
 from llmproxy_asgi.execution.retry import CREDENTIAL_BOUND
 from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
 from llmproxy_asgi.providers.base import Credential, Provider
-from llmproxy_asgi.providers.target import Line, Target, fitting
+from llmproxy_asgi.providers.target import Route, Target, supporting
 from llmproxy_asgi.translators.base import UpstreamRequest
 from llmproxy_asgi.translators.estimate import estimate
 from llmproxy_asgi.translators.losses import refuse_held_elsewhere
@@ -82,7 +82,7 @@ class Counting:
             BadRequest: No target can express the request, or the request itself is broken.
         """
         failure: GatewayError | None = None
-        for target in fitting(targets, job.protocol):
+        for target in supporting(targets, job.protocol):
             try:
                 return await self._on_target(job, target)
             except Unsupported as error:
@@ -94,8 +94,8 @@ class Counting:
         raise failure or Unavailable("No upstream can count tokens for this model now: try again later.")
 
     async def _on_target(self, job: Job, target: Target) -> Counted:
-        line = target.counting_line(job.protocol)
-        if line is None:
+        route = target.counting_route(job.protocol)
+        if route is None:
             return await self._estimated(job, target)
         failure: UpstreamError | None = None
         for credential in self._credentials(target):
@@ -103,7 +103,7 @@ class Counting:
             if permit is None:
                 continue
             try:
-                return await self._once(job, target, line, credential)
+                return await self._once(job, target, route, credential)
             except CREDENTIAL_BOUND as error:
                 failure = error
             finally:
@@ -112,11 +112,11 @@ class Counting:
             return await self._estimated(job, target)
         raise failure
 
-    async def _once(self, job: Job, target: Target, line: Line, credential: Credential) -> Counted:
+    async def _once(self, job: Job, target: Target, route: Route, credential: Credential) -> Counted:
         question = (
-            await self._worker.run(_Question, job, target, line, credential)
+            await self._worker.run(_Question, job, target, route, credential)
             if job.heavy
-            else _Question(job, target, line, credential)
+            else _Question(job, target, route, credential)
         )
         job.context.next_attempt()
         try:
@@ -141,11 +141,11 @@ class Counting:
 class _Question(Attempt):
     """One request to a counter, on the clocks of its provider."""
 
-    __slots__ = ("_line",)
+    __slots__ = ("_route",)
 
-    def __init__(self, job: Job, target: Target, line: Line, credential: Credential) -> None:
-        super().__init__(job, target, credential, upstream_request=_upstream_request(job, line))
-        self._line = line
+    def __init__(self, job: Job, target: Target, route: Route, credential: Credential) -> None:
+        super().__init__(job, target, credential, upstream_request=_upstream_request(job, route))
+        self._route = route
 
     async def ask(self, pool: Pool, *, largest_answer: int) -> int | None:
         """The count; None: there is no counter after all.
@@ -162,25 +162,30 @@ class _Question(Attempt):
             raise found from error
 
     async def _asked(self, pool: Pool, largest_answer: int) -> int | None:
-        line, timeout = self._line, self.target.provider.config.timeout
-        assert line.count is not None
+        route, timeout = self._route, self.target.provider.config.timeout
+        assert route.counting_address is not None
         first_byte, idle = min(timeout.first_byte, _LONGEST_COUNT), min(timeout.idle, _LONGEST_COUNT)
         self._clocks = Clocks(timeout.model_copy(update={"first_byte": first_byte, "idle": idle}))
-        headers = self._headers(line)
+        headers = self._headers(route)
         answer = self._answer = await self._upstreams_turn(
             pool.open(
-                "POST", line.count, headers, self.upstream_request.body, connect=timeout.connect, progress=self._clocks
+                "POST",
+                route.counting_address,
+                headers,
+                self.upstream_request.body,
+                connect=timeout.connect,
+                progress=self._clocks,
             )
         )
         if answer.status in _NO_COUNTER:
             return None
         if answer.status >= 300:
-            raise await self._refusal(answer, line, line.count)
-        return line.outbound.decode_count(await self._body(answer, largest_answer))
+            raise await self._refusal(answer, route, route.counting_address)
+        return route.outbound.decode_count(await self._body(answer, largest_answer))
 
 
-def _upstream_request(job: Job, line: Line) -> UpstreamRequest:
-    outbound, upstream = line.outbound, line.upstream
+def _upstream_request(job: Job, route: Route) -> UpstreamRequest:
+    outbound, upstream = route.outbound, route.upstream
     if job.inbound_request is not None and outbound.protocol == job.protocol:
         upstream_request = outbound.passthrough_request(job.inbound_request, upstream)
     else:
@@ -189,9 +194,9 @@ def _upstream_request(job: Job, line: Line) -> UpstreamRequest:
 
 
 def _estimated(job: Job, target: Target) -> Counted:
-    line = target.line(job.protocol)
+    route = target.route(job.protocol)
     request = job.request()
     assert isinstance(request, Request), "only conversations are counted"
     refuse_held_elsewhere(request)
-    tokens = estimate(request, line.outbound.protocol)
+    tokens = estimate(request, route.outbound.protocol)
     return Counted(tokens=tokens, estimated=True, target=target, warnings=(_ESTIMATED,))

@@ -84,26 +84,28 @@ async def diagnose(pool: Pool, provider: Provider, credential: Credential) -> Di
 
 
 async def _asked(pool: Pool, provider: Provider, credential: Credential) -> Diagnosis:
-    listing = provider.health_question()
+    listing = provider.health_request()
     if listing is None:
         return Diagnosis(ok=True, state="ok", reason="answers within the process")
     model = _model_of(provider)
     protocol = provider.protocols_of(model)[0]
     model = model or _ANY_MODEL.get(protocol, "")
     target = Target(provider, model)
-    line = target.line(protocol)
+    route = target.route(protocol)
     headers = provider.headers(protocol, credential)
     listed = await _ask(
-        pool, provider, "GET", listing.address, headers=(*headers, *listing.headers), outbound=line.outbound
+        pool, provider, "GET", listing.address, headers=(*headers, *listing.headers), outbound=route.outbound
     )
     if listed.status in (401, 403):
         return _refused_key(_masked(listed, provider, credential))
     asked = _masked(
-        await _ask(pool, provider, "POST", line.whole, headers=headers, outbound=line.outbound), provider, credential
+        await _ask(pool, provider, "POST", route.address, headers=headers, outbound=route.outbound),
+        provider,
+        credential,
     )
     if asked.error is None:
         return _served(asked, target, protocol)
-    return _judged(asked, asked.error, provider, line.whole, listed=listed.status)
+    return _judged(asked, asked.error, provider, route.address, listed=listed.status)
 
 
 async def _ask(
@@ -143,10 +145,10 @@ def _masked(answer: _Answer, provider: Provider, credential: Credential) -> _Ans
 
 def _served(answer: _Answer, target: Target, protocol: str) -> Diagnosis:
     """What a good answer to an empty request means: an upstream that takes one, or a page that answers everything."""
-    line = target.line(protocol)
+    route = target.route(protocol)
     try:
         upstream_request = UpstreamRequest(body=_EMPTY, stream=False)
-        line.outbound.decode(answer.body, upstream_request, line.upstream, received_at=SYSTEM.now())
+        route.outbound.decode(answer.body, upstream_request, route.upstream, received_at=SYSTEM.now())
     except UpstreamError:
         return Diagnosis(
             ok=False, state="does not use its protocol", reason=answer.reason, advice=_base_url(target.provider)

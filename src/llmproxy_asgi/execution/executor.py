@@ -49,7 +49,7 @@ from llmproxy_asgi.facts import (
     Step,
 )
 from llmproxy_asgi.providers.base import Credential, Provider
-from llmproxy_asgi.providers.target import Target, fitting
+from llmproxy_asgi.providers.target import Target, supporting
 from llmproxy_asgi.translators.base import UpstreamRequest
 from llmproxy_asgi.translators.refusals import in_callers_terms
 from llmproxy_asgi.translators.registry import translator
@@ -141,7 +141,7 @@ class Executor:
         unfit: Unsupported | None = None
         full: list[Seat] = []
         # One that cannot be spoken to for this caller must not stand in for a fit one that rests.
-        fit = fitting(targets, job.protocol)
+        fit = supporting(targets, job.protocol)
         try:
             for candidate in self._candidates(fit, prefer, job.context):
                 self._tell(job.context, "failover")
@@ -196,7 +196,7 @@ class Executor:
             except Unsupported as error:
                 full = elsewhere
                 unfit = unfit or in_callers_terms(error, translator(job.protocol).inbound.spelling)
-                if (other := target.another_way(job.protocol)) is not None:
+                if (other := target.next_protocol(job.protocol)) is not None:
                     full.append((other, credential))
             except UpstreamError as error:
                 failures.append(error)
@@ -236,12 +236,12 @@ class Executor:
             full: As in `_on_target`.
             unfit: Why it could not be expressed before; raised where it cannot be in any other, either.
         """
-        other = candidate.target.another_way(job.protocol)
+        other = candidate.target.next_protocol(job.protocol)
         while other is not None:
             try:
                 return await self._on_target(job, msgspec.structs.replace(candidate, target=other), full)
             except Unsupported:
-                other = other.another_way(job.protocol)
+                other = other.next_protocol(job.protocol)
         raise unfit
 
     async def _on_target(
@@ -308,7 +308,7 @@ class Executor:
 
     async def _with_permit(self, job: Job, target: Target, credential: Credential, permit: Permit) -> Opened:
         try:
-            if job.each is not None and target.line(job.protocol).outbound.protocol != job.protocol:
+            if job.each is not None and target.route(job.protocol).outbound.protocol != job.protocol:
                 opened: Opened = await self._together(job, target, credential)
             else:
                 opened = await self._once(job, target, credential)
@@ -539,6 +539,6 @@ def _began(attempt: Attempt, number: int) -> AttemptBegan:
         attempt=number,
         provider=target.provider.name,
         model=target.model,
-        protocol=attempt.line.outbound.protocol,
+        protocol=attempt.route.outbound.protocol,
         credential=attempt.credential.fingerprint,
     )

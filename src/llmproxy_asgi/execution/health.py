@@ -144,11 +144,11 @@ class HealthChecks:
 
     async def _ask(self, provider: Provider, credential: Credential) -> str:
         """Return why the check failed, in one line without secrets; empty if it succeeded."""
-        question = provider.health_question()
+        question = provider.health_request()
         if question is None:
             return ""
         timeout = provider.config.timeout
-        headers = (*provider.headers(provider.protocols[0], credential), *question.headers)
+        headers = (*provider.headers(provider.enabled_protocols[0], credential), *question.headers)
         try:
             async with ResponseTimeout(timeout.connect, min(timeout.first_byte, LONGEST_CHECK)) as progress:
                 answer = await self._pools(provider).open(

@@ -73,7 +73,7 @@ class Listings:
     async def refresh(self, providers: Iterable[Provider]) -> None:
         """Ask those that have not been asked lately, and wait for their answers; failures change nothing."""
         now = self._clock.monotonic()
-        listing = [each for each in providers if each.models_question("") is not None]
+        listing = [each for each in providers if each.models_request("") is not None]
         due = [each for each in listing if (kept := self._kept.get(_key(each))) is None or kept.until <= now]
         if due:
             # Waiting so cancels nothing: what one caller no longer waits for, others may.
@@ -145,9 +145,9 @@ class Listings:
         return tuple(names)[:MOST], False
 
     async def _page(self, provider: Provider, credential: Credential, after: str) -> bytes:
-        question = provider.models_question(after)
+        question = provider.models_request(after)
         assert question is not None, "only those are asked that can be"
-        headers = (*provider.headers(provider.protocols[0], credential), *question.headers)
+        headers = (*provider.headers(provider.enabled_protocols[0], credential), *question.headers)
         answer = await self._pools(provider).open(
             "GET", question.address, headers, b"", connect=provider.config.timeout.connect
         )

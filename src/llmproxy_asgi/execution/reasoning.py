@@ -21,14 +21,14 @@ def without_reasoning(attempt: Attempt, refusal: UpstreamRefused) -> Attempt | N
         None where there is none, nothing else can be said, or nothing may be lost.
     """
     job, target = attempt.job, attempt.target
-    line = target.line(job.protocol)
-    if refusal.status != 400 or job.strict or not line.outbound.replays_reasoning(attempt.upstream_request.body):
+    route = target.route(job.protocol)
+    if refusal.status != 400 or job.strict or not route.outbound.replays_reasoning(attempt.upstream_request.body):
         return None
     try:
         asked = job.request()
         assert isinstance(asked, Request), "only conversations hold reasoning"
         request = _stripped(asked)
-        upstream_request = line.outbound.encode(request, line.upstream)
+        upstream_request = route.outbound.encode(request, route.upstream)
     except BadRequest:
         return None  # bytes that were passed on need not be such as we can read; the refusal stands
     upstream_request = msgspec.structs.replace(

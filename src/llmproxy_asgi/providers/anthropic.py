@@ -7,7 +7,7 @@ from urllib.parse import quote
 from typing_extensions import override
 
 from llmproxy_asgi.capabilities import Capabilities
-from llmproxy_asgi.providers.base import Credential, HealthQuestion, Provider, join, provider
+from llmproxy_asgi.providers.base import Credential, ProbeRequest, Provider, join, provider
 from llmproxy_asgi.translators.anthropic_messages.families import capabilities_of
 from llmproxy_asgi.transport import Address
 
@@ -16,7 +16,7 @@ from llmproxy_asgi.transport import Address
 class Anthropic(Provider):
     """api.anthropic.com, or an address that stands for it (without a version, as the vendor's SDK has it)."""
 
-    speaks: ClassVar[tuple[str, ...]] = ("anthropic-messages",)
+    protocols: ClassVar[tuple[str, ...]] = ("anthropic-messages",)
     base_url: ClassVar[str | None] = "https://api.anthropic.com"
 
     @override
@@ -35,15 +35,13 @@ class Anthropic(Provider):
         return {"x-api-key": credential.secret.reveal()}
 
     @override
-    def health_question(self) -> HealthQuestion:
-        return HealthQuestion(
-            join(self.root, "/models?limit=1", version="v1"), ((b"anthropic-version", b"2023-06-01"),)
-        )
+    def health_request(self) -> ProbeRequest:
+        return ProbeRequest(join(self.root, "/models?limit=1", version="v1"), ((b"anthropic-version", b"2023-06-01"),))
 
     @override
-    def models_question(self, after: str) -> HealthQuestion:
+    def models_request(self, after: str) -> ProbeRequest:
         page = f"/models?limit=1000&after_id={quote(after, safe='')}" if after else "/models?limit=1000"
-        return HealthQuestion(join(self.root, page, version="v1"), ((b"anthropic-version", b"2023-06-01"),))
+        return ProbeRequest(join(self.root, page, version="v1"), ((b"anthropic-version", b"2023-06-01"),))
 
     @override
     def capabilities(self, model: str, protocol: str) -> Capabilities:

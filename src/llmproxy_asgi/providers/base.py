@@ -242,7 +242,7 @@ class Credential(msgspec.Struct, frozen=True):
         return cls(provider, secret, f"{provider}:{digest}")
 
 
-class HealthQuestion(msgspec.Struct, frozen=True):
+class ProbeRequest(msgspec.Struct, frozen=True):
     """The cheapest request that tells whether an upstream answers: a GET that costs nothing."""
 
     address: Address
@@ -260,9 +260,9 @@ class Provider:
 
     Config: ClassVar[type[ProviderConfig]] = ProviderConfig
     type: ClassVar[str] = ""
-    speaks: ClassVar[tuple[str, ...]] = ()
+    protocols: ClassVar[tuple[str, ...]] = ()
     """Protocol ids; the caller's own is chosen if it is among them, else the first that can carry its requests."""
-    if_told: ClassVar[frozenset[str]] = frozenset()
+    opt_in_protocols: ClassVar[frozenset[str]] = frozenset()
     """Those of them that are spoken only where the configuration's `protocol` names them."""
     base_url: ClassVar[str | None] = None
     """Where it is unless the configuration says otherwise; None: the configuration must say."""
@@ -272,7 +272,9 @@ class Provider:
     def __init__(self, name: str, config: ProviderConfig) -> None:
         self.name = name
         self.config = config
-        self.protocols = config.protocol or tuple(each for each in self.speaks if each not in self.if_told)
+        self.enabled_protocols = config.protocol or tuple(
+            each for each in self.protocols if each not in self.opt_in_protocols
+        )
         self.root = config.base_url or self.base_url or ""
         self.credentials = tuple(Credential.of(name, key) for key in config.api_key or ()) or (Credential.of(name),)
         self.proxies = None if config.proxy is None else config.proxy.proxies
@@ -292,9 +294,9 @@ class Provider:
             variable = key_variable(cls.type)
             findings.append(f"api_key: is required for this type: write `api_key: ${{{variable}}}` and set {variable}")
         findings.extend(
-            f"protocol: {protocol!r} is not supported by this provider; choose from {', '.join(cls.speaks)}"
+            f"protocol: {protocol!r} is not supported by this provider; choose from {', '.join(cls.protocols)}"
             for protocol in config.protocol or ()
-            if protocol not in cls.speaks
+            if protocol not in cls.protocols
         )
         return findings
 
@@ -325,11 +327,11 @@ class Provider:
             self._headers[key] = built
         return built
 
-    def health_question(self) -> HealthQuestion | None:
+    def health_request(self) -> ProbeRequest | None:
         """What to ask to see whether it answers; None: nothing, it always does."""
         return None
 
-    def models_question(self, after: str) -> HealthQuestion | None:
+    def models_request(self, after: str) -> ProbeRequest | None:
         """What to ask for a page of the models that the upstream serves; None: it has no list.
 
         Args:
@@ -343,18 +345,18 @@ class Provider:
 
     def protocols_of(self, model: str) -> tuple[str, ...]:
         """What is spoken where one of the upstream's models is asked for."""
-        return self.protocols
+        return self.enabled_protocols
 
     def issuer(self, model: str, protocol: str) -> str:
         """Whose reasoning state this route can open (see `Seal.issuer`)."""
         return f"provider:{self.name}"  # people call providers `openai` that are not OpenAI
 
-    def offers(self) -> tuple[str, ...]:
+    def known_models(self) -> tuple[str, ...]:
         """Models worth listing that the configuration need not name (an embedded provider knows its own)."""
         return ()
 
     @property
-    def connections(self) -> tuple[object, ...]:
+    def connection_key(self) -> tuple[object, ...]:
         """Names its connections: a reload that leaves the name as it is keeps them.
 
         One of another type may bring a transport of its own; one behind another proxy must not keep the old one.

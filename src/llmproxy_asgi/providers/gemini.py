@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from llmproxy_asgi.capabilities import Capabilities
 from llmproxy_asgi.errors import ModelNotFound
-from llmproxy_asgi.providers.base import Credential, HealthQuestion, Provider, join, provider
+from llmproxy_asgi.providers.base import Credential, ProbeRequest, Provider, join, provider
 from llmproxy_asgi.translators.gemini.families import capabilities_of
 from llmproxy_asgi.transport import Address
 
@@ -22,7 +22,7 @@ _NOWHERE = frozenset({"", ".", ".."})
 class Gemini(Provider):
     """generativelanguage.googleapis.com, or an address that stands for it (no version, as the vendor's SDK has it)."""
 
-    speaks: ClassVar[tuple[str, ...]] = tuple(_WHOLE)
+    protocols: ClassVar[tuple[str, ...]] = tuple(_WHOLE)
     base_url: ClassVar[str | None] = "https://generativelanguage.googleapis.com"
 
     @override
@@ -34,13 +34,13 @@ class Gemini(Provider):
         return self._method(model, "countTokens") if protocol == "gemini" else None
 
     @override
-    def health_question(self) -> HealthQuestion:
-        return HealthQuestion(join(self.root, "/models?pageSize=1", version=self._version))
+    def health_request(self) -> ProbeRequest:
+        return ProbeRequest(join(self.root, "/models?pageSize=1", version=self._version))
 
     @override
-    def models_question(self, after: str) -> HealthQuestion:
+    def models_request(self, after: str) -> ProbeRequest:
         page = f"/models?pageSize=1000&pageToken={quote(after, safe='')}" if after else "/models?pageSize=1000"
-        return HealthQuestion(join(self.root, page, version=self._version))
+        return ProbeRequest(join(self.root, page, version=self._version))
 
     @property
     def _version(self) -> str:

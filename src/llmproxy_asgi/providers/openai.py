@@ -7,7 +7,7 @@ from typing import ClassVar
 from typing_extensions import override
 
 from llmproxy_asgi.capabilities import Capabilities
-from llmproxy_asgi.providers.base import Credential, HealthQuestion, Provider, join, provider
+from llmproxy_asgi.providers.base import Credential, ProbeRequest, Provider, join, provider
 from llmproxy_asgi.translators.openai.families import known
 from llmproxy_asgi.transport import Address
 
@@ -27,8 +27,8 @@ _COMPLETES_ONLY = re.compile(r"(?:ft:)?(?:gpt-3\.5-turbo-instruct|davinci-002|ba
 class OpenAIShaped(Provider):
     """Any upstream whose paths and key header are OpenAI's."""
 
-    speaks: ClassVar[tuple[str, ...]] = tuple(PATHS)
-    if_told: ClassVar[frozenset[str]] = frozenset({"openai-completions"})
+    protocols: ClassVar[tuple[str, ...]] = tuple(PATHS)
+    opt_in_protocols: ClassVar[frozenset[str]] = frozenset({"openai-completions"})
 
     @override
     def address(self, protocol: str, model: str, *, stream: bool) -> Address:
@@ -41,12 +41,12 @@ class OpenAIShaped(Provider):
         return {"authorization": f"Bearer {credential.secret.reveal()}"}
 
     @override
-    def health_question(self) -> HealthQuestion:
-        return HealthQuestion(self._below("/models"))
+    def health_request(self) -> ProbeRequest:
+        return ProbeRequest(self._below("/models"))
 
     @override
-    def models_question(self, after: str) -> HealthQuestion:
-        return HealthQuestion(self._below("/models"))  # in one page
+    def models_request(self, after: str) -> ProbeRequest:
+        return ProbeRequest(self._below("/models"))  # in one page
 
     def _below(self, path: str) -> Address:
         # OpenAI's SDK wants the version in base_url; an address without any path is taken to have left it out.
@@ -67,11 +67,11 @@ class OpenAI(OpenAIShaped):
     @override
     def protocols_of(self, model: str) -> tuple[str, ...]:
         if self.config.protocol is not None:
-            return self.protocols
+            return self.enabled_protocols
         if _COMPLETES_ONLY.fullmatch(model):
             return ("openai-completions",)
         only = known(model).only
-        return self.protocols if only is None else (only,)
+        return self.enabled_protocols if only is None else (only,)
 
     @override
     def capabilities(self, model: str, protocol: str) -> Capabilities:

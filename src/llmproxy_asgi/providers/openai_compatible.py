@@ -49,7 +49,7 @@ class OpenAICompatibleConfig(ProviderConfig):
 class OpenAICompatible(OpenAIShaped):
     """An address that speaks Chat Completions and Embeddings; most local servers want no key."""
 
-    if_told: ClassVar[frozenset[str]] = frozenset({"openai-completions", "openai-responses"})
+    opt_in_protocols: ClassVar[frozenset[str]] = frozenset({"openai-completions", "openai-responses"})
     needs_key: ClassVar[bool] = False
 
     @override

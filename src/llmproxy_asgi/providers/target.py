@@ -1,4 +1,4 @@
-"""A target: a provider, and the name it gives a model. What routing yields and execution tries."""
+"""A target: a provider and one of its models. Routing orders targets, execution tries them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,35 +13,35 @@ from llmproxy_asgi.translators.refusals import refusal
 from llmproxy_asgi.translators.registry import translator
 from llmproxy_asgi.transport import Address
 
-_GOOGLES = frozenset({"gemini", "gemini-embeddings"})
+_GOOGLE_STORAGE = frozenset({"gemini", "gemini-embeddings"})
 """Protocols of upstreams that read Google's storage; `vendor_references` rejects ids of others."""
 _NEAREST = {"openai-completions": "openai-chat"}
-"""Protocols that another says more fully than the first that a provider offers: several candidates, where to stop."""
+"""The protocol that expresses another one best (several candidates, stop sequences), however they are ordered."""
 
 
-class Line(msgspec.Struct, frozen=True):
-    """How a target is spoken to in one protocol; worked out once."""
+class Route(msgspec.Struct, frozen=True):
+    """A target with the protocol in which it is called; resolved once per protocol of callers."""
 
     outbound: AnyOutbound
     upstream: Upstream
-    whole: Address
-    """Where a request for one whole answer goes."""
-    stream: Address
-    count: Address | None = None
-    """Where the tokens of a request are counted; None: nowhere."""
+    address: Address
+    """Of requests for a whole response."""
+    stream_address: Address
+    counting_address: Address | None = None
+    """Of requests that count tokens; None: the upstream has no counter."""
 
 
 class Target:
-    """Where a call may go.
+    """A provider and one of its models.
 
     Args:
-        provider: Whose.
-        model: The upstream's own name of it.
+        provider: The provider.
+        model: The upstream's name of the model.
         client_model: The name that callers use.
-        overrides: What the configuration says of the model's capabilities.
+        overrides: The configured capabilities of the model.
     """
 
-    __slots__ = ("_lines", "_others", "_unsuited", "client_model", "model", "name", "overrides", "provider")
+    __slots__ = ("_alternatives", "_excluded", "_routes", "client_model", "model", "name", "overrides", "provider")
 
     def __init__(
         self,
@@ -56,69 +56,71 @@ class Target:
         self.client_model = client_model or model
         self.overrides = overrides or {}
         self.name = f"{provider.name}/{model}"
-        self._lines: dict[str, Line] = {}
-        self._unsuited: frozenset[str] = frozenset()
-        self._others: dict[str, Target] = {}
+        self._routes: dict[str, Route] = {}
+        self._excluded: frozenset[str] = frozenset()
+        self._alternatives: dict[str, Target] = {}
 
-    def line(self, protocol: str) -> Line:
-        """How to speak to it for a caller of `protocol`: in that very one if the upstream can, else in one that fits.
+    def route(self, protocol: str) -> Route:
+        """Return the route for callers of `protocol`: in the same protocol if the upstream has it.
 
         Raises:
-            Unsupported: It speaks none that could stand for the caller's.
+            Unsupported: The upstream has no protocol that can carry the requests of such callers.
         """
-        line = self._lines.get(protocol)
-        if line is None:
-            spoken = self._spoken(protocol)
-            if spoken is None:
-                raise _unfit(self, protocol)
-            line = self._lines[protocol] = self._line(spoken)
-        return line
+        route = self._routes.get(protocol)
+        if route is None:
+            selected = self._select_protocol(protocol)
+            if selected is None:
+                raise _unsupported(self, protocol)
+            route = self._routes[protocol] = self._route(selected)
+        return route
 
-    def another_way(self, protocol: str) -> "Target | None":
-        """The same target, spoken to in the next of its upstream's protocols; None: there is no other.
+    def next_protocol(self, protocol: str) -> "Target | None":
+        """Return the same target with the next of its upstream's protocols; None: there is no other.
 
-        For a request that the protocol of `line(protocol)` cannot express.
+        For a request that the protocol of `route(protocol)` can't express.
         """
-        spoken = self._spoken(protocol)
-        if spoken is None:
+        selected = self._select_protocol(protocol)
+        if selected is None:
             return None
-        other = self._others.get(spoken)
+        other = self._alternatives.get(selected)
         if other is None:
             other = Target(self.provider, self.model, client_model=self.client_model, overrides=self.overrides)
-            other._unsuited = self._unsuited | {spoken}
-            self._others[spoken] = other
-        return other if other.takes(protocol) else None
+            other._excluded = self._excluded | {selected}
+            self._alternatives[selected] = other
+        return other if other.supports(protocol) else None
 
-    def takes(self, protocol: str) -> bool:
-        """Whether it can be spoken to at all for a caller of `protocol`."""
-        return protocol in self._lines or self._spoken(protocol) is not None
+    def supports(self, protocol: str) -> bool:
+        """Return whether there is a route for callers of `protocol`."""
+        return protocol in self._routes or self._select_protocol(protocol) is not None
 
     def passes_through(self, protocol: str) -> bool:
-        """Whether it is spoken to in a caller's own protocol, so that bytes can stay as they are."""
-        return self.takes(protocol) and self.line(protocol).outbound.protocol == protocol
+        """Return whether callers of `protocol` are served in the same protocol, so that bytes can stay unchanged."""
+        return self.supports(protocol) and self.route(protocol).outbound.protocol == protocol
 
     def translates(self, protocol: str) -> bool:
-        """Whether it is spoken to for a caller of `protocol`, but in another one."""
-        return self.takes(protocol) and self.line(protocol).outbound.protocol != protocol
+        """Return whether callers of `protocol` are served in another one."""
+        return self.supports(protocol) and self.route(protocol).outbound.protocol != protocol
 
-    def counting_line(self, protocol: str) -> Line | None:
-        """How to have tokens counted for a caller of `protocol`: as it is spoken to, else as it counts at all.
+    def counting_route(self, protocol: str) -> Route | None:
+        """Return the route on which tokens are counted for callers of `protocol`: the usual one if it has a counter.
 
         Returns:
-            None: It has no counter.
+            None: The upstream has no counter.
 
         Raises:
-            Unsupported: As `line`.
+            Unsupported: As `route`.
         """
-        line = self.line(protocol)
-        if line.count is not None:
-            return line
+        route = self.route(protocol)
+        if route.counting_address is not None:
+            return route
         offered = self.provider.protocols_of(self.model)
-        others = (self.line(other) for other in offered if translator(other).outbound.family == line.outbound.family)
-        return next((other for other in others if other.count is not None and other.outbound.carries_others), None)
+        others = (self.route(other) for other in offered if translator(other).outbound.family == route.outbound.family)
+        return next(
+            (each for each in others if each.counting_address is not None and each.outbound.carries_others), None
+        )
 
     def capabilities(self, protocol: str) -> Capabilities:
-        """What the model takes: what is known of it, with the configuration's word over it."""
+        """Return what the model supports: the provider's knowledge, overridden by the configuration."""
         known = self.provider.capabilities(self.model, protocol)
         if self.provider.config.allow_stored:
             known = msgspec.structs.replace(known, stored=True)
@@ -129,9 +131,9 @@ class Target:
             return known
         return msgspec.convert({**msgspec.to_builtins(known), **self.overrides}, Capabilities)
 
-    def _spoken(self, protocol: str) -> str | None:
-        """The protocol that a caller's requests go out in: of the same family, and able to carry them."""
-        offered = [each for each in self.provider.protocols_of(self.model) if each not in self._unsuited]
+    def _select_protocol(self, protocol: str) -> str | None:
+        """Select the upstream protocol for callers of `protocol`: of the same family, able to carry their requests."""
+        offered = [each for each in self.provider.protocols_of(self.model) if each not in self._excluded]
         if protocol in offered:
             return protocol
         if _NEAREST.get(protocol) in offered:
@@ -140,9 +142,9 @@ class Target:
         outbounds = (translator(other).outbound for other in offered)
         return next((each.protocol for each in outbounds if each.family == family and each.carries_others), None)
 
-    def _line(self, protocol: str) -> Line:
+    def _route(self, protocol: str) -> Route:
         provider = self.provider
-        return Line(
+        return Route(
             outbound=translator(protocol).outbound,
             upstream=Upstream(
                 provider=provider.name,
@@ -152,20 +154,20 @@ class Target:
                 capabilities=self.capabilities(protocol),
                 max_event=provider.max_event,
                 private_media=provider.config.allow_private_media,
-                google_storage=protocol in _GOOGLES,
+                google_storage=protocol in _GOOGLE_STORAGE,
             ),
-            whole=provider.address(protocol, self.model, stream=False),
-            stream=provider.address(protocol, self.model, stream=True),
-            count=provider.counting_address(protocol, self.model),
+            address=provider.address(protocol, self.model, stream=False),
+            stream_address=provider.address(protocol, self.model, stream=True),
+            counting_address=provider.counting_address(protocol, self.model),
         )
 
 
-def fitting(targets: Sequence[Target], protocol: str) -> Sequence[Target]:
-    """Those that can be spoken to for callers of a protocol; all of them where none can, so that each says why."""
-    return [target for target in targets if target.takes(protocol)] or targets
+def supporting(targets: Sequence[Target], protocol: str) -> Sequence[Target]:
+    """Return the targets with a route for callers of `protocol`; if none has one, all, so that each raises why."""
+    return [target for target in targets if target.supports(protocol)] or targets
 
 
-def _unfit(target: Target, protocol: str) -> Unsupported:
+def _unsupported(target: Target, protocol: str) -> Unsupported:
     provider = target.provider.name
     if translator(protocol).outbound.family == "embedding":
         return refusal(f"The provider {provider!r} does not support embeddings", "model", "choose an embedding model")

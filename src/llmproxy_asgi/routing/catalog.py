@@ -24,8 +24,8 @@ MAX_NAME = 512
 _REMEMBERED = 1024
 
 
-class RouteTarget(Protocol):
-    """One of the targets of a `Route`."""
+class WeightedTarget(Protocol):
+    """One of the targets of a `ConfiguredModel`."""
 
     @property
     def target(self) -> str:
@@ -36,11 +36,11 @@ class RouteTarget(Protocol):
         """Its share; None: its provider's weight."""
 
 
-class Route(Protocol):
+class ConfiguredModel(Protocol):
     """A name that stands for several targets (`models:` in the configuration)."""
 
     @property
-    def targets(self) -> Sequence[RouteTarget]:
+    def targets(self) -> Sequence[WeightedTarget]:
         """Best first."""
 
     @property
@@ -99,12 +99,16 @@ class Catalog:
 
     Args:
         providers: The enabled ones, by name.
-        routes: Names that stand for several targets.
+        configured: Names that stand for several targets.
         default_provider: Serves requests that name no model, and goes first among those that list nothing.
     """
 
     def __init__(
-        self, providers: Mapping[str, Provider], routes: Mapping[str, Route], *, default_provider: str | None = None
+        self,
+        providers: Mapping[str, Provider],
+        configured: Mapping[str, ConfiguredModel],
+        *,
+        default_provider: str | None = None,
     ) -> None:
         ranked = sorted(
             providers.values(), key=lambda provider: (-provider.config.priority, provider.name != default_provider)
@@ -112,7 +116,7 @@ class Catalog:
         self._providers = providers
         self._ranked = ranked
         self._default = providers.get(default_provider) if default_provider else None
-        self._routes = {name: self._expand(name, route) for name, route in routes.items()}
+        self._configured = {name: self._expand(name, each) for name, each in configured.items()}
         self._patterns = [
             (provider, entry, allow([entry.name]))
             for provider in ranked
@@ -145,9 +149,9 @@ class Catalog:
                 self._found[name] = choice
         return choice
 
-    def routes(self) -> Iterator[Choice]:
+    def configured(self) -> Iterator[Choice]:
         """What the names under `models` stand for, without those of which every target is switched off."""
-        return (choice for choice in self._routes.values() if choice is not None)
+        return (choice for choice in self._configured.values() if choice is not None)
 
     def watched(self) -> Iterator[tuple[str, Sequence[Target]]]:
         """What may be told to be degraded: every name of the configuration, with its targets.
@@ -176,7 +180,7 @@ class Catalog:
 
         Empty where the configuration names the model of one of them.
         """
-        if choice.name in self._routes or any(map(_is_named, choice.targets)):
+        if choice.name in self._configured or any(map(_is_named, choice.targets)):
             return ()
         return choice.targets
 
@@ -189,12 +193,12 @@ class Catalog:
             allowed: What this caller may use.
             upstream: What the upstreams of open-ended providers serve, by the providers' names.
         """
-        listed: dict[str, None] = dict.fromkeys(choice.name for choice in self.routes())
+        listed: dict[str, None] = dict.fromkeys(choice.name for choice in self.configured())
         for provider in self._providers.values():
             listed.update(dict.fromkeys(entry.name for entry in _enabled(provider) if not entry.is_pattern))
             if provider.config.models is None and provider.config.default_model:
                 listed[provider.config.default_model] = None
-            listed.update(dict.fromkeys(f"{provider.name}/{model}" for model in provider.offers()))
+            listed.update(dict.fromkeys(f"{provider.name}/{model}" for model in provider.known_models()))
         found = {name: None for name in listed if allowed(name)}
         for provider in self.open_ended():
             found.update(self._offered(provider, upstream.get(provider.name, ()), allowed))
@@ -223,11 +227,11 @@ class Catalog:
     def _leads_to(self, name: str, provider: Provider) -> bool:
         """Whether a name is served by this provider first: a listed name must mean the model that was listed."""
         choice = self._found.get(name) or self._find(name)
-        return choice is not None and choice.targets[0].provider is provider and name not in self._routes
+        return choice is not None and choice.targets[0].provider is provider and name not in self._configured
 
     def _find(self, name: str) -> Choice | None:
-        if name in self._routes:
-            return self._routes[name]
+        if name in self._configured:
+            return self._configured[name]
         provider_name, slash, model = name.partition("/")
         if slash and provider_name in self._providers and model:
             return _choice(name, self._ranks([_direct(self._providers[provider_name], model, client_model=name)]))
@@ -260,16 +264,16 @@ class Catalog:
             weights = tuple(config.weight for config in configs)
             yield Rank(rank, weights, "weighted" if shared else "failover")
 
-    def _expand(self, name: str, route: Route) -> Choice | None:
+    def _expand(self, name: str, configured: ConfiguredModel) -> Choice | None:
         targets, weights = [], []
-        for entry in route.targets:
+        for entry in configured.targets:
             provider_name, _, model = entry.target.partition("/")
             provider = self._providers.get(provider_name)
             target = _direct(provider, model, client_model=name) if provider is not None else None
             if provider is not None and target is not None:
                 targets.append(target)
                 weights.append(provider.config.weight if entry.weight is None else entry.weight)
-        return _choice(name, [Rank(tuple(targets), tuple(weights), route.strategy)], affinity=route.affinity)
+        return _choice(name, [Rank(tuple(targets), tuple(weights), configured.strategy)], affinity=configured.affinity)
 
     def _unnamed(self) -> str:
         for provider in [self._default] if self._default else self._ranked:
@@ -294,7 +298,7 @@ def _is_named(target: Target) -> bool:
     """Whether the configuration, or an embedded provider, names a target's model."""
     provider, model = target.provider, target.model
     named = {entry.upstream or entry.name for entry in _enabled(provider) if entry.upstream or not entry.is_pattern}
-    return model in named or model == provider.config.default_model or model in provider.offers()
+    return model in named or model == provider.config.default_model or model in provider.known_models()
 
 
 def _direct(provider: Provider, model: str, *, client_model: str) -> Target | None:

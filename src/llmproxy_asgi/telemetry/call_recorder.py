@@ -170,7 +170,7 @@ class CallRecorder(_Recorder):
                 model=caller.model,
                 provider=target.provider.name if target is not None else _failed_provider(failure),
                 upstream_model=target.model if target is not None else "",
-                upstream_protocol=target.line(caller.protocol).outbound.protocol if target is not None else "",
+                upstream_protocol=target.route(caller.protocol).outbound.protocol if target is not None else "",
                 outcome=outcome,
                 status=status,
                 kind=kind,

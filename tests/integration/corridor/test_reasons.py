@@ -196,7 +196,7 @@ def test_another_proxy_makes_other_connections() -> None:
     def connections(proxy: str | None) -> tuple[object, ...]:
         block = {"type": "openai-compatible", "base_url": "http://localhost/v1", "proxy": proxy}
         config = load_config({"providers": {"p": block}})
-        return OpenAICompatible("p", config.providers["p"]).connections
+        return OpenAICompatible("p", config.providers["p"]).connection_key
 
     found = [
         connections(each) for each in (None, "http://one:1", "http://two:1", "http://u:p@one:1", "http://u:q@one:1")

@@ -531,7 +531,7 @@ def test_openais_last_completion_models_are_asked_in_their_own_protocol(upstream
 class Google(Provider):
     """An upstream that makes embeddings in Google's way, and nothing else."""
 
-    speaks: ClassVar[tuple[str, ...]] = ("gemini-embeddings",)
+    protocols: ClassVar[tuple[str, ...]] = ("gemini-embeddings",)
 
     @override
     def address(self, protocol: str, model: str, *, stream: bool) -> Address:

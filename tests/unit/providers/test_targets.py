@@ -24,14 +24,14 @@ def target(kind: str, *protocol: str, model: str = "any-1") -> Target:
 
 
 def spoken(to: Target, caller: str) -> str | None:
-    """The protocol of its line; None where there is no line."""
-    if not to.takes(caller):
+    """The protocol of its route; None where there is no route."""
+    if not to.supports(caller):
         with pytest.raises(Unsupported) as refused:
-            to.line(caller)
+            to.route(caller)
         assert refused.value.param == "model"
         return None
-    assert to.line(caller) is to.line(caller)
-    return to.line(caller).outbound.protocol
+    assert to.route(caller) is to.route(caller)
+    return to.route(caller).outbound.protocol
 
 
 @pytest.mark.parametrize(
@@ -121,14 +121,14 @@ def test_models_of_one_protocol_are_asked_in_it(model: str, caller: str, expecte
 )
 def test_counters_have_their_path(kind: str, protocol: str, path: bytes | None) -> None:
     """A provider counts in whichever of its protocols can; some do not count."""
-    line = target(kind).counting_line(protocol)
-    assert (line.count.raw_path if line and line.count else None) == path
+    route = target(kind).counting_route(protocol)
+    assert (route.counting_address.raw_path if route and route.counting_address else None) == path
 
 
 def test_each_protocol_has_its_path() -> None:
     """Below the version, which stands in the address once."""
     found = target("openai-compatible", CHAT, COMPLETIONS, EMBEDDINGS)
-    paths = {caller: found.line(caller).whole.raw_path for caller in (CHAT, COMPLETIONS, EMBEDDINGS)}
+    paths = {caller: found.route(caller).address.raw_path for caller in (CHAT, COMPLETIONS, EMBEDDINGS)}
     expected = {CHAT: b"/v1/chat/completions", COMPLETIONS: b"/v1/completions", EMBEDDINGS: b"/v1/embeddings"}
     assert paths == expected
 
@@ -141,15 +141,15 @@ def test_a_name_leads_to_a_model_or_nowhere(model: str) -> None:
     """A caller's name that stands in an address cannot lead out of where models are: there is no such model."""
     to = Target(provider("gemini"), model)
     with pytest.raises(ModelNotFound):
-        to.line("gemini")
+        to.route("gemini")
     with pytest.raises(ModelNotFound):
-        to.line(CHAT)
+        to.route(CHAT)
 
 
 def test_names_in_addresses_are_quoted() -> None:
     """What means something in an address is the name's own there; slashes stay."""
-    line = Target(provider("gemini", base_url="https://a.example"), "tunedModels/x?y#z:w é").line("gemini")
-    assert line.whole.raw_path == b"/v1beta/tunedModels/x%3Fy%23z%3Aw%20%C3%A9:generateContent"
+    route = Target(provider("gemini", base_url="https://a.example"), "tunedModels/x?y#z:w é").route("gemini")
+    assert route.address.raw_path == b"/v1beta/tunedModels/x%3Fy%23z%3Aw%20%C3%A9:generateContent"
 
 
 def test_a_refusal_says_what_is_missing() -> None:
@@ -161,4 +161,4 @@ def test_a_refusal_says_what_is_missing() -> None:
     }
     for reason, (unfit, caller) in reasons.items():
         with pytest.raises(Unsupported, match=reason):
-            unfit.line(caller)
+            unfit.route(caller)

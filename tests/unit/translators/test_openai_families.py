@@ -109,10 +109,10 @@ def encoded(model: str, protocol: str, *, overrides: Any = None, **fields: Any) 
     """What one of OpenAI's models is sent of a request from elsewhere, and what was lost."""
     kind = provider_class("openai")
     config = kind.Config(type="openai", api_key=["k"], protocol=[protocol])
-    line = Target(kind("up", config), model, overrides=overrides).line("anthropic-messages")
+    route = Target(kind("up", config), model, overrides=overrides).route("anthropic-messages")
     message = Message(role="user", parts=(Text(text="hi"),))
     request = Request(protocol="anthropic-messages", model="m", messages=(message,), **fields)
-    upstream_request = line.outbound.encode(request, line.upstream)
+    upstream_request = route.outbound.encode(request, route.upstream)
     return msgspec.json.decode(upstream_request.body), set(upstream_request.warnings)
 
 

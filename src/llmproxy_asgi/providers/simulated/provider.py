@@ -27,7 +27,7 @@ class SimulatedConfig(ProviderConfig):
 class Simulated(Provider):
     """An upstream within this process; the model's name selects its behaviour."""
 
-    speaks: ClassVar[tuple[str, ...]] = tuple(TRANSLATORS)
+    protocols: ClassVar[tuple[str, ...]] = tuple(TRANSLATORS)
     base_url: ClassVar[str | None] = "https://simulated.invalid"  # a name that never resolves (RFC 6761)
     needs_key: ClassVar[bool] = False
     takes_key: ClassVar[bool] = False
@@ -56,14 +56,14 @@ class Simulated(Provider):
         return _CAPABLE
 
     @override
-    def offers(self) -> tuple[str, ...]:
+    def known_models(self) -> tuple[str, ...]:
         return names()
 
     @property
     @override
-    def connections(self) -> tuple[object, ...]:
+    def connection_key(self) -> tuple[object, ...]:
         assert isinstance(self.config, SimulatedConfig)
-        return (*super().connections, self.config.delay)
+        return (*super().connection_key, self.config.delay)
 
     @override
     def transport(self) -> AsyncTransport:

@@ -299,9 +299,9 @@ def test_its_address_names_the_protocol_and_nothing_else_is_needed() -> None:
     """It speaks every protocol there is, wants no key, and refuses an address, because it has none."""
     config = SimulatedConfig.model_validate({"type": "simulated", "delay": "20ms"})
     upstream = Simulated("sim", config)
-    assert upstream.protocols == tuple(TRANSLATORS)
+    assert upstream.enabled_protocols == tuple(TRANSLATORS)
     assert str(upstream.address("openai-chat", "echo", stream=True)) == "https://simulated.invalid/openai-chat"
     assert Simulated.check(config) == []
-    assert upstream.offers() == names()
+    assert upstream.known_models() == names()
     with_address = SimulatedConfig.model_validate({"type": "simulated", "base_url": "https://example.com"})
     assert Simulated.check(with_address) == ["base_url: this type answers within the process and has no address"]
