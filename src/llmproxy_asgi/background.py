@@ -199,7 +199,7 @@ class Background:
         strict: bool = False,
         request_id: str = "",
     ) -> Run:
-        """Start a run for a background request; it does not need its client. See `Engine.take` for the arguments.
+        """Start a run for a background request; it does not need its client. See `Engine.call` for the arguments.
 
         Raises:
             CallerError: The request is wrong, there is no such model, this owner has too many runs or is over a limit.
@@ -211,7 +211,7 @@ class Background:
         call: Call | None = None
         try:
             with self._engine.runtime.open_calls.call():
-                call = self._engine.take(
+                call = self._engine.call(
                     inbound_request,
                     inbound,
                     grant,

@@ -1,20 +1,20 @@
-"""One call: what it goes on from, where it belongs, what it may spend, and what is told of it.
+"""One call: the conversation that it continues, its limits, its attempt, and what is recorded of it.
 
-A call is entered up to its commit point and left when its answer has been read, or is not wanted any more; whatever it
-has taken is given back then. Which targets there are and how they are tried is decided elsewhere, and so is how bytes
-reach a caller.
+Entering a call runs it up to the commit point; leaving it closes the upstream and releases everything that it holds.
+`execution` selects and tries targets, and `endpoints` write to clients.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 from typing_extensions import override
 
 from llmproxy_asgi.clock import SYSTEM
 from llmproxy_asgi.conversation import (
+    EMPTY,
     MOST_PARTS,
     Batch,
     Failed,
@@ -29,6 +29,7 @@ from llmproxy_asgi.conversation_state.affinity import IssuerPin, distance, pin
 from llmproxy_asgi.conversation_state.reasoning import (
     NO_REASONING,
     Before,
+    CachedReasoningByKey,
     ReasoningEntries,
     ReasoningTap,
     extract_reasoning,
@@ -37,33 +38,28 @@ from llmproxy_asgi.conversation_state.reasoning import (
 )
 from llmproxy_asgi.conversation_state.responses import ResponseStore
 from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError, UpstreamProtocolError
-from llmproxy_asgi.execution.attempt import Answered, Asked, Attempt, Job
+from llmproxy_asgi.execution.attempt import Answered, Attempt, Job
 from llmproxy_asgi.execution.executor import Opened
+from llmproxy_asgi.execution.lazy_request import AnyRequest, DecodedRequest
 from llmproxy_asgi.execution.reservation import Reservation
 from llmproxy_asgi.execution.tokens import size_of
 from llmproxy_asgi.facts import CallContext
 from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.providers.target import Target
-from llmproxy_asgi.routing.affinity import Conversation, Place
+from llmproxy_asgi.routing.affinity import Conversation, Place, conversation_in, conversation_of
 from llmproxy_asgi.routing.catalog import Choice
 from llmproxy_asgi.runtime import Runtime
 from llmproxy_asgi.telemetry.call_recorder import Caller, CallRecorder
-from llmproxy_asgi.translators.base import InboundRequest, UpstreamRequest
+from llmproxy_asgi.translators.base import Headers, Upstream, UpstreamRequest
 from llmproxy_asgi.translators.embeddings.records import Embeddings
 from llmproxy_asgi.worker import Worker
 
 if TYPE_CHECKING:
     from llmproxy_asgi.conversation_state.stateful import ConversationTurn
 
-Belongs: TypeAlias = Callable[[], Conversation | None]
-"""Finds out which conversation a request belongs to; None: one that nobody will go on with."""
-
-Made: TypeAlias = tuple[Job, Belongs]
-"""What a request comes to."""
-
 
 class _Tap(ReasoningTap):
-    """See every event but deltas: find what is worth keeping, and record what observers receive at the end."""
+    """See all events but deltas: collect reasoning to cache, and record the call's end for observers."""
 
     __slots__ = ("_parts", "_recorder")
 
@@ -82,24 +78,54 @@ class _Tap(ReasoningTap):
         return super().border(event)
 
 
-class Call:
-    """One call. Entering it runs up to the commit point; leaving it lets go of the upstream, at once.
+class _RestoredRequest(DecodedRequest):
+    """A request whose client lost reasoning that was cached for it."""
 
-    Raises (on entering):
-        CallerError: Refused before any upstream was asked.
-        UpstreamError: Every target failed before its first event.
+    __slots__ = ("_cached",)
+
+    restores_reasoning = True
+
+    def __init__(self, request: AnyRequest, cached: CachedReasoningByKey) -> None:
+        super().__init__(request)
+        self._cached = cached
+
+    @override
+    def for_upstream(self, upstream: Upstream) -> AnyRequest:
+        request = self.decode()
+        return restore(request, self._cached, upstream) if isinstance(request, Request) else request
+
+
+class Call:
+    """One call. Entering it runs it up to the commit point; leaving it closes the upstream immediately.
+
+    Args:
+        runtime: The runtime of the whole call: a reload never splits it.
+        choice: The targets of its model.
+        job: The request.
+        owner: The owner of all its records.
+        headers: The request's headers; one of them may name the conversation.
+        reservation: Of the caller's limits; None: nothing is limited.
+
+    Raises:
+        CallerError: On entering: it was refused before an upstream was tried.
+        UpstreamError: On entering: every target failed before its first event.
+
+    Attributes:
+        recorder: Reports it to observers, and knows its usage so far.
+        tap: Sees the events of its response.
+        turn: Its use of stored responses, if there is any.
     """
 
     __slots__ = (
         "_admitted",
         "_attempt",
         "_choice",
-        "_conversation",
         "_entered",
+        "_headers",
         "_job",
         "_owner",
         "_pin",
-        "_remade",
+        "_prepared",
         "_reservation",
         "_runtime",
         "recorder",
@@ -113,16 +139,18 @@ class Call:
         choice: Choice,
         job: Job,
         owner: Owner,
-        conversation: Belongs,
         *,
+        headers: Headers = EMPTY,
         reservation: Reservation | None = None,
     ) -> None:
         self._runtime = runtime
         self._owner = owner
         self._reservation = reservation
         self._admitted = self._entered = False
+        self._prepared = True
         self._choice = choice
         self._job = job
+        self._headers = headers
         self._attempt: Opened
         self.recorder = CallRecorder(
             runtime.observers,
@@ -130,38 +158,33 @@ class Call:
             job.context,
             recorded_caller(owner, choice, job),
         )
-        """Records it for observers, and holds what is known of its usage."""
-        self._conversation = conversation
         self._pin: IssuerPin | None = None
-        self._remade: Callable[[InboundRequest], Made] | None = None
         self.turn: ConversationTurn | None = None
-        """Its dealings with kept answers, if it has any."""
 
-    def attach_state(self, turn: "ConversationTurn", remade: Callable[[InboundRequest], Made]) -> Self:
-        """The same call, which has dealings with kept answers; `remade`: what it does if its request is another."""
-        self.turn, self._remade = turn, remade
+    def attach_state(self, turn: "ConversationTurn") -> Self:
+        """Let the call use stored responses; return it."""
+        self.turn, self._prepared = turn, False
         return self
 
     async def prepare(self) -> None:
-        """Look up what the request goes on from. Entering does so too, where nobody has.
+        """Expand the request by the stored conversation that it continues. Entering does it, too, if necessary.
 
         Raises:
-            CallerError: There is nothing that it could go on from.
+            CallerError: The conversation does not exist, or cannot be continued.
         """
-        remade, self._remade = self._remade, None
-        if self.turn is not None and remade is not None:
-            inbound_request = await self.turn.open(
-                may_pass_on=any(_keeps(target, self._job) for target in self._choice.targets)
-            )
-            self._job, self._conversation = remade(inbound_request)
+        if self._prepared or self.turn is None:
+            return
+        self._prepared = True
+        stored_upstream = any(_stores_responses(target, self._job) for target in self._choice.targets)
+        self._job = self._job.with_inbound_request(await self.turn.open(may_pass_on=stored_upstream))
 
     async def admit(self) -> None:
-        """Take what its caller's limits must let it have. Entering it does so too, where nobody has.
+        """Reserve what the caller's limits require. Entering does it, too, if necessary.
 
-        Whoever admits a call and never enters it gives that back: see `release`.
+        A call that is admitted but never entered must be released: see `release`.
 
         Raises:
-            CallerError: It is over them, or there is nothing that it could go on from.
+            CallerError: A limit is reached, or the request cannot be prepared.
         """
         if self._reservation is not None and not self._admitted:
             await self.prepare()
@@ -169,7 +192,7 @@ class Call:
             self._admitted = True
 
     def release(self) -> None:
-        """Give back what was taken for a call that is not entered; of one that was, nothing is left to give back."""
+        """Release the reservation of a call that was not entered; leaving an entered call releases it."""
         if self._reservation is not None and self._admitted and not self._entered:
             self._reservation.settle(sent=False)
 
@@ -187,56 +210,56 @@ class Call:
     async def _begin(self) -> None:
         self._runtime.health.keep_running()
         await self.prepare()
-        job = await self._recalling(self._job)
-        attempt = self._attempt = await self._placed(job)
+        job = await self._with_reasoning(self._job)
+        attempt = self._attempt = await self._begin_attempt(job)
         self.recorder.begin(attempt.whole)
         words = attempt.target.route(job.protocol).upstream.capabilities.needs_reasoning_content
         before = partial(_messages, job)
         self.tap = _Tap(self.recorder, words=words, before=before)
         if self.turn is not None:
             self.turn.begin(passed_through=self.is_passthrough)
-        whole = await self._reread() if words and self.is_passthrough else attempt.whole
-        if isinstance(whole, Response) and (kept := extract_reasoning(whole, words=words, before=before)):
-            await self.keep(kept)
+        whole = await self._decode_passthrough() if words and self.is_passthrough else attempt.whole
+        if isinstance(whole, Response) and (entries := extract_reasoning(whole, words=words, before=before)):
+            await self.keep(entries)
 
-    async def _reread(self) -> Answered | None:
-        """The whole answer whose bytes are passed on, read for what its caller may lose of it; None: there is none."""
+    async def _decode_passthrough(self) -> Answered | None:
+        """Decode a complete response that passes through, for reasoning to cache; None if it has no tool calls."""
         whole = self._attempt.whole
         if not isinstance(whole, Batch) or not whole.raw or b'"tool_calls"' not in whole.raw:
             return None
         route = self._attempt.target.route(self._job.protocol)
-        read = partial(
+        decode = partial(
             route.outbound.decode,
             upstream_request=UpstreamRequest(body=b"", stream=False),
             upstream=route.upstream,
             received_at=SYSTEM.now(),
         )
-        found: Answered = await self.worker.run(read, whole.raw) if self.heavy else read(whole.raw)
-        return found
+        decoded: Answered = await self.worker.run(decode, whole.raw) if self.heavy else decode(whole.raw)
+        return decoded
 
     async def check(self) -> None:
-        """Read the request whole at once, where no target could take its bytes as they are.
+        """Decode the request now if no target could take its bytes unchanged.
 
         Raises:
-            BadRequest: It is wrong.
+            BadRequest: The request is invalid.
         """
-        protocol = self._job.protocol
-        if not any(target.passes_through(protocol) for target in self._choice.targets):
-            await self._runtime.worker.run(self._job.request) if self._job.heavy else self._job.request()
+        job = self._job
+        if not any(target.passes_through(job.protocol) for target in self._choice.targets):
+            await self._runtime.worker.run(job.request.decode) if job.heavy else job.request.decode()
 
     @property
     def worker(self) -> Worker:
-        """Where what is too large for a step of the event loop is read and written."""
+        """The thread for work that is too large for one step of the event loop."""
         return self._runtime.worker
 
     @property
     def heavy(self) -> bool:
-        """Whether its whole answer is written off the event loop."""
+        """Whether its complete response is encoded in the worker thread."""
         return isinstance(self._attempt, Attempt) and self._attempt.heavy
 
     @property
     def context(self) -> CallContext:
-        """How it goes, or went."""
+        """The running counts of the call."""
         return self._job.context
 
     @property
@@ -244,23 +267,21 @@ class Call:
         """The store of its response, if it is stored."""
         return self._runtime.responses
 
-    async def _recalling(self, job: Job) -> Job:
-        """The job, with the reasoning that its caller lost; looked for only where a target takes it."""
-        if job.each is not None or not any(_recalls(target, job) for target in self._choice.targets):
+    async def _with_reasoning(self, job: Job) -> Job:
+        """Return the job with the reasoning that its client lost, if a target can use it."""
+        if job.request.is_batch or not any(_takes_reasoning(target, job) for target in self._choice.targets):
             return job
         try:
-            asked, ids = await self._runtime.worker.run(_read, job) if job.heavy else _read(job)
+            request, keys = await self._runtime.worker.run(_lost_reasoning, job) if job.heavy else _lost_reasoning(job)
         except BadRequest:
-            return job  # a target that takes the bytes as they are may serve it all the same
-        thoughts = await self._runtime.reasoning.find(self._owner, ids) if ids else NO_REASONING
-        if isinstance(asked, Request) and self._choice.several:
-            self._pin = pin(asked, thoughts)
-        if not thoughts:
-            return job
-        return msgspec.structs.replace(job, recall=lambda request, upstream: restore(request, thoughts, upstream))
+            return job  # a target that takes the bytes unchanged may still serve it
+        cached = await self._runtime.reasoning.find(self._owner, keys) if keys else NO_REASONING
+        if isinstance(request, Request) and self._choice.several:
+            self._pin = pin(request, cached)
+        return msgspec.structs.replace(job, request=_RestoredRequest(request, cached)) if cached else job
 
-    async def _placed(self, job: Job) -> Opened:
-        """Begun where the conversation belongs, if that can serve: where its state can be opened, its cache is warm."""
+    async def _begin_attempt(self, job: Job) -> Opened:
+        """Begin an attempt, at the conversation's target if possible: its state can be used, its cache is warm."""
         runtime, choice = self._runtime, self._choice
         targets = runtime.strategies.order(choice)
         conversation = None
@@ -277,19 +298,26 @@ class Call:
             runtime.affinities.keep(self._owner, choice.name, conversation, served)
         return attempt
 
+    def _conversation(self) -> Conversation | None:
+        """Return the conversation of the request; None if it cannot be identified."""
+        if self._job.inbound_request is not None:
+            return conversation_in(self._job.inbound_request, self._headers)
+        request = self._job.request.decode()
+        return conversation_of(request) if isinstance(request, Request) else None
+
     def _nearest_first(self, targets: Sequence[Target], place: Place | None) -> Sequence[Target]:
         protocol = self._job.protocol
 
-        def far(target: Target) -> tuple[int, bool]:
-            known = self._pin is not None and target.supports(protocol)
-            away = distance(self._pin, target.route(protocol).upstream) if known else 0
+        def key(target: Target) -> tuple[int, bool]:
+            is_pinned = self._pin is not None and target.supports(protocol)
+            away = distance(self._pin, target.route(protocol).upstream) if is_pinned else 0
             return away, place is not None and target.name != place.target
 
-        return sorted(targets, key=far)
+        return sorted(targets, key=key)
 
-    async def keep(self, kept: ReasoningEntries) -> None:
-        """Keep what the tap told, before the caller reads on."""
-        await self._runtime.reasoning.keep(self._owner, kept)
+    async def keep(self, entries: ReasoningEntries) -> None:
+        """Cache reasoning before the client reads on."""
+        await self._runtime.reasoning.keep(self._owner, entries)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -299,7 +327,7 @@ class Call:
             if self._reservation is not None:
                 self._reservation.settle(sent=not isinstance(error, Exception))
             return
-        self.recorder.finish(error, self._attempt.target, self.warnings, guess=self._least)
+        self.recorder.finish(error, self._attempt.target, self.warnings, guess=self._estimated_usage)
         try:
             await self._attempt.close()
         finally:
@@ -309,12 +337,12 @@ class Call:
                     attempt.permit, usage=recorder.usage, answer=attempt.whole, complete=recorder.ended
                 )
 
-    def _least(self) -> Usage:
+    def _estimated_usage(self) -> Usage:
         return Usage(input=size_of(self._job).input, estimated=True)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What of the request, or of its answer, was lost or approximated on its way."""
+        """What was lost or approximated of the request or its response."""
         warnings = self._attempt.upstream_request.warnings
         if self.turn is not None:
             warnings = (*self.turn.warnings, *warnings)
@@ -323,12 +351,12 @@ class Call:
 
     @property
     def upstream_model(self) -> str:
-        """The upstream's own name of the model that answers."""
+        """The upstream's name of the model that responds."""
         return self._attempt.target.model
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What HTTP tells of it in headers, as the fields of `Response` and `Ended`."""
+        """The fields of `Response` and `Ended` that HTTP clients receive as headers."""
         context = self.context
         return {
             "model": self.upstream_model,
@@ -340,24 +368,24 @@ class Call:
 
     @property
     def is_passthrough(self) -> bool:
-        """Whether `Batch.raw` is already in the caller's protocol."""
+        """Whether `Batch.raw` is in the client's protocol already."""
         return self._attempt.passthrough is not None
 
     def stream_error(self, error: GatewayError) -> GatewayError:
-        """The error that ends a passed-through stream, with what its event must say of how far the stream had come."""
+        """Return the error that ends a stream passed through, with the stream's position where its event needs it."""
         return self._attempt.broke(error) if isinstance(self._attempt, Attempt) else error
 
     @property
     def next(self) -> Callable[[], Awaitable[Batch | None]]:
-        """The next batch of a stream; None after the last. A failure is a batch that ends with `Failed`."""
-        read = self._attempt.next  # handed on as it is: a layer here would cost every read of every stream
+        """Reads the next batch of a stream; None after the last. A failure is a batch that ends with `Failed`."""
+        read = self._attempt.next  # unwrapped: a wrapper would cost every read of every stream
         return read if self._reservation is None else self._reservation.counting(read)
 
     async def events(self) -> AsyncGenerator[StreamEvent, None]:
-        """A stream, event by event; each may be asked for by another task, as `asyncio.wait_for` does it.
+        """Stream the events; each may be requested by another task, as `asyncio.wait_for` does.
 
         Raises:
-            GatewayError: It broke.
+            GatewayError: The stream failed.
         """
         read, attempt = self.next, self._attempt
         while True:
@@ -365,35 +393,35 @@ class Call:
                 attempt.move_here()
             if (batch := await read()) is None:
                 return
-            if kept := self.tap.feed(batch.events):
-                await self.keep(kept)
+            if entries := self.tap.feed(batch.events):
+                await self.keep(entries)
             for event in batch.events:
                 if isinstance(event, Failed):
                     raise event.error
                 yield event
 
     def response(self) -> Batch | Answered:
-        """The whole answer, where no stream was wanted: a `Batch` whose `raw` is it if the call passes through."""
+        """Return the complete response of an unstreamed call: if it passes through, a `Batch` with it as `raw`."""
         whole = self._attempt.whole
         if whole is None:
             raise InternalError("A streamed call has no whole response.")
         return whole
 
 
-def _read(job: Job) -> tuple[Asked, Sequence[str]]:
-    """The request, read whole, and the ids of calls in it whose reasoning it lacks."""
-    asked = job.request()
-    return asked, missing(asked) if isinstance(asked, Request) else ()
+def _lost_reasoning(job: Job) -> tuple[AnyRequest, Sequence[str]]:
+    """Return the decoded request, and the keys of its calls that lack their reasoning."""
+    request = job.request.decode()
+    return request, missing(request) if isinstance(request, Request) else ()
 
 
 def _messages(job: Job) -> Sequence[Message]:
-    """The conversation that an answer goes on from, as `missing` will see it."""
-    asked = job.request() if job.each is None else None
-    return asked.messages if isinstance(asked, Request) else ()
+    """Return the conversation before the response, as `missing` will see it."""
+    request = None if job.request.is_batch else job.request.decode()
+    return request.messages if isinstance(request, Request) else ()
 
 
-def _recalls(target: Target, job: Job) -> bool:
-    """Whether a target takes reasoning that a caller has lost: where it translates, or refuses a turn without it."""
+def _takes_reasoning(target: Target, job: Job) -> bool:
+    """Whether a target can use reasoning that a client lost: it translates, or its upstream requires reasoning."""
     if target.translates(job.protocol):
         return True
     if job.inbound_request is None or not target.passes_through(job.protocol):
@@ -402,8 +430,8 @@ def _recalls(target: Target, job: Job) -> bool:
     return route.outbound.lacks_reasoning(job.inbound_request, route.upstream)
 
 
-def _keeps(target: Target, job: Job) -> bool:
-    """Whether a target's upstream keeps answers that callers of this protocol may go on from."""
+def _stores_responses(target: Target, job: Job) -> bool:
+    """Whether a target's upstream stores responses that clients of this protocol may continue."""
     if not target.supports(job.protocol):
         return False
     route = target.route(job.protocol)
@@ -411,7 +439,7 @@ def _keeps(target: Target, job: Job) -> bool:
 
 
 def recorded_caller(owner: Owner, choice: Choice, job: Job) -> Caller:
-    """Return who asks for what, as facts name it."""
+    """Return the caller and its request, as facts describe them."""
     return Caller(
         principal=owner.id,
         principal_kind=owner.kind,

@@ -223,7 +223,7 @@ class Gateway:
         """
         with self._recording_refusals(CHAT):
             request = chat_request(model, messages, options, stream=False, bounds=self._engine.runtime.bounds)
-            async with self._engine.ask(request, self._grant(principal)) as call:
+            async with self._engine.call_request(request, self._grant(principal)) as call:
                 answer, told = call.response(), call.metadata
         assert isinstance(answer, Response), "a call made in Python passes no bytes through"
         return msgspec.structs.replace(answer, **told)
@@ -241,7 +241,10 @@ class Gateway:
         """
         with self._recording_refusals(CHAT):
             request = chat_request(model, messages, options, stream=True, bounds=self._engine.runtime.bounds)
-            async with self._engine.ask(request, self._grant(principal)) as call, aclosing(call.events()) as events:
+            async with (
+                self._engine.call_request(request, self._grant(principal)) as call,
+                aclosing(call.events()) as events,
+            ):
                 async for event in events:
                     yield msgspec.structs.replace(event, **call.metadata) if type(event) is Ended else event
 
@@ -267,7 +270,7 @@ class Gateway:
         """
         with self._recording_refusals(EMBEDDINGS):
             request = embedding_request(model, input, options, bounds=self._engine.runtime.bounds)
-            async with self._engine.ask(request, self._grant(principal)) as call:
+            async with self._engine.call_request(request, self._grant(principal)) as call:
                 answer, told = call.response(), call.metadata
         assert isinstance(answer, Embeddings), "a call made in Python passes no bytes through"
         return msgspec.structs.replace(answer, **told)
@@ -296,7 +299,7 @@ class Gateway:
         except MisuseError:
             raise
         except GatewayError as error:
-            self._engine.refused(error, protocol=protocol)
+            self._engine.record_refusal(error, protocol=protocol)
             raise
 
     def _grant(self, principal: Principal | str | None) -> Grant:

@@ -15,6 +15,7 @@ from llmproxy_asgi.conversation import (
 from llmproxy_asgi.execution.admission import TargetAdmission
 from llmproxy_asgi.execution.attempt import Job
 from llmproxy_asgi.execution.executor import Executor, Opened
+from llmproxy_asgi.execution.lazy_request import DecodedRequest
 from llmproxy_asgi.execution.target_cooldowns import TargetCooldowns
 from llmproxy_asgi.providers.base import Provider
 from llmproxy_asgi.providers.registry import provider_class
@@ -113,7 +114,10 @@ def job(protocol: str = CHAT, *, stream: bool = False, python: bool = False, **f
     inbound_request = inbound.open(json.dumps(body).encode(), headers={})
     request = inbound.decode(inbound_request)
     return Job(
-        protocol=protocol, stream=stream, request=lambda: request, inbound_request=None if python else inbound_request
+        protocol=protocol,
+        stream=stream,
+        request=DecodedRequest(request),
+        inbound_request=None if python else inbound_request,
     )
 
 

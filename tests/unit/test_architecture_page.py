@@ -62,7 +62,7 @@ def test_the_places_it_names_exist() -> None:
 
 def test_a_place_that_is_gone_is_found() -> None:
     """A renamed file, class or method is reported."""
-    text = "`engine.py:Engine.take` `engine.py:Engine.gone` `engine.py:Gone` `gone.py` `gone/` `translators/`"
+    text = "`engine.py:Engine.call` `engine.py:Engine.gone` `engine.py:Gone` `gone.py` `gone/` `translators/`"
     assert missing(places(text)) == [
         "engine.py: no Engine.gone",
         "engine.py: no Gone",

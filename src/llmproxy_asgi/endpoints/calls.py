@@ -14,7 +14,7 @@ from llmproxy_asgi.conversation import EMPTY
 from llmproxy_asgi.disconnect import ClientDisconnected
 from llmproxy_asgi.endpoints.connection import DisconnectWatch, HTTPConnection, KeepAlive
 from llmproxy_asgi.endpoints.headers import attempt_headers, model_headers
-from llmproxy_asgi.engine import Engine, Entry
+from llmproxy_asgi.engine import AdmittedRequest, Engine
 from llmproxy_asgi.errors import BadRequest, GatewayError, InternalError
 from llmproxy_asgi.execution.open_calls import SHUTTING_DOWN, going_down
 from llmproxy_asgi.rendering import ResponseStream, error_event, open_stream, render
@@ -39,7 +39,7 @@ class Detached(Protocol):
         connection: HTTPConnection,
         inbound: AnyInbound,
         inbound_request: InboundRequest,
-        entry: Entry,
+        entry: AdmittedRequest,
         *,
         strict: bool,
     ) -> None:
@@ -69,7 +69,7 @@ async def serve_call(
     """
     try:
         grant = await engine.runtime.authenticator.authenticate(connection.scope, key_in_query=key_in_query)
-        entry = engine.enter(grant, spends=not counts)
+        entry = engine.admit(grant, spends=not counts)
         try:
             runtime = engine.runtime
             limits = runtime.config.limits
@@ -92,7 +92,7 @@ async def serve_call(
                 else:
                     await _serve_whole(engine, connection, inbound, inbound_request, entry)
         finally:
-            entry.leave()
+            entry.release()
     except Exception as error:  # noqa: BLE001  the last stop
         await fail(connection, inbound, error)
 
@@ -146,7 +146,11 @@ def unexpected(error: Exception, connection: HTTPConnection) -> InternalError:
 
 
 async def _serve_whole(
-    engine: Engine, connection: HTTPConnection, inbound: AnyInbound, inbound_request: InboundRequest, entry: Entry
+    engine: Engine,
+    connection: HTTPConnection,
+    inbound: AnyInbound,
+    inbound_request: InboundRequest,
+    entry: AdmittedRequest,
 ) -> None:
     taken = _take(engine, connection, inbound, inbound_request, entry)
     with engine.runtime.open_calls.call():
@@ -161,7 +165,11 @@ async def _serve_whole(
 
 
 async def _serve_count(
-    engine: Engine, connection: HTTPConnection, inbound: AnyInbound, inbound_request: InboundRequest, entry: Entry
+    engine: Engine,
+    connection: HTTPConnection,
+    inbound: AnyInbound,
+    inbound_request: InboundRequest,
+    entry: AdmittedRequest,
 ) -> None:
     with engine.runtime.open_calls.call():
         counted = await engine.count(
@@ -177,7 +185,11 @@ async def _serve_count(
 
 
 async def _serve_stream(
-    engine: Engine, connection: HTTPConnection, inbound: AnyInbound, inbound_request: InboundRequest, entry: Entry
+    engine: Engine,
+    connection: HTTPConnection,
+    inbound: AnyInbound,
+    inbound_request: InboundRequest,
+    entry: AdmittedRequest,
 ) -> None:
     ids = _ids(connection, inbound)
     keepalive = KeepAlive(
@@ -241,10 +253,14 @@ async def _copy(stream: ResponseStream, keepalive: KeepAlive) -> None:
 
 
 def _take(
-    engine: Engine, connection: HTTPConnection, inbound: AnyInbound, inbound_request: InboundRequest, entry: Entry
+    engine: Engine,
+    connection: HTTPConnection,
+    inbound: AnyInbound,
+    inbound_request: InboundRequest,
+    entry: AdmittedRequest,
 ) -> Call:
     """The call; the connection knows from now on how it goes."""
-    call = engine.take(
+    call = engine.call(
         inbound_request,
         inbound,
         entry.grant,

@@ -20,7 +20,7 @@ async def health(_engine: Engine, connection: HTTPConnection) -> None:
 
 async def ready(engine: Engine, connection: HTTPConnection) -> None:
     """Respond whether the process accepts calls, and whether some models cannot be served now."""
-    problem = engine.not_ready()
+    problem = engine.unready_reason()
     if problem is not None:
         await connection.answer(503, [_JSON], msgspec.json.encode({"status": problem}))
         return

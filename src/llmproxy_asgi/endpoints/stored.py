@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 from llmproxy_asgi.background import Background, Reader
 from llmproxy_asgi.conversation_state.responses import StoredResponse, WireEvent
 from llmproxy_asgi.endpoints.connection import DisconnectWatch, HTTPConnection, KeepAlive
-from llmproxy_asgi.engine import Engine, Entry
+from llmproxy_asgi.engine import AdmittedRequest, Engine
 from llmproxy_asgi.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
 from llmproxy_asgi.principal import Owner
 from llmproxy_asgi.translators.base import AnyInbound, InboundRequest
@@ -49,7 +49,7 @@ class StoredResponses:
         connection: HTTPConnection,
         inbound: AnyInbound,
         inbound_request: InboundRequest,
-        entry: Entry,
+        entry: AdmittedRequest,
         *,
         strict: bool,
     ) -> None:
@@ -64,7 +64,7 @@ class StoredResponses:
             request_id=connection.request_id,
         )
         if run.task is not None:
-            release_body = entry.keep()
+            release_body = entry.detach_body()
             run.task.add_done_callback(lambda _: release_body())
         if inbound_request.stream:
             await self._stream(connection, run.read())

@@ -16,6 +16,7 @@ from llmproxy_asgi.conversation import UNDATED, Batch, Ended, Failed, Request, R
 from llmproxy_asgi.errors import GatewayError, UpstreamError, UpstreamProtocolError
 from llmproxy_asgi.execution.admission_queue import UNLIMITED
 from llmproxy_asgi.execution.clocks import Clocks
+from llmproxy_asgi.execution.lazy_request import LazyRequest
 from llmproxy_asgi.execution.reasons import answered, disclosed
 from llmproxy_asgi.facts import CallContext
 from llmproxy_asgi.providers.base import Credential, HeaderList
@@ -23,8 +24,8 @@ from llmproxy_asgi.providers.target import Route, Target
 from llmproxy_asgi.translators.addresses import refuse_addresses
 from llmproxy_asgi.translators.answer_bounds import refuse_crowded
 from llmproxy_asgi.translators.assemble import fold, reasoning_first, unfold
-from llmproxy_asgi.translators.base import ErrorT, InboundRequest, StreamDecoder, Upstream, UpstreamRequest
-from llmproxy_asgi.translators.embeddings.records import EmbeddingRequest, Embeddings
+from llmproxy_asgi.translators.base import ErrorT, InboundRequest, StreamDecoder, UpstreamRequest
+from llmproxy_asgi.translators.embeddings.records import Embeddings
 from llmproxy_asgi.translators.losses import refuse_losses
 from llmproxy_asgi.transport import Address, Pool, UpstreamResponse
 from llmproxy_asgi.worker import Worker
@@ -43,7 +44,6 @@ _LOOK = 1024
 
 _T = TypeVar("_T")
 
-Asked: TypeAlias = Request | EmbeddingRequest
 Answered: TypeAlias = Response | Embeddings
 
 
@@ -53,12 +53,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         protocol: The caller's.
         stream: Whether the answer is wanted as it comes.
-        request: The request, read whole; called where its bytes cannot be passed on.
+        request: The request, decoded where its bytes cannot be passed on.
         inbound_request: The request as it came. None: it was made in Python and its caller reads events, so nothing
             passes through.
-        each: Where the caller asked several things at once: one request for each, for an upstream that takes them only
-            one by one. `request` then refuses.
-        recall: Puts back what an upstream needs and the caller lost; None: nothing is missing.
         strict: Whether a target that cannot take the request as it is said is unfit for it.
         heavy: Whether the request is read and written off the event loop.
         context: Where it is noted how the call goes.
@@ -67,26 +64,31 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     protocol: str
     stream: bool
-    request: Callable[[], Asked]
+    request: LazyRequest
     inbound_request: InboundRequest | None = None
-    each: Callable[[], Sequence[Request]] | None = None
-    recall: Callable[[Request, Upstream], Request] | None = None
     strict: bool = False
     heavy: bool = False
     context: CallContext = msgspec.field(default_factory=CallContext)
     tokens: int = 0
 
-    def asked(self, upstream: Upstream) -> Asked:
-        """The request for this upstream, with what we keep for it put back."""
-        asked = self.request()
-        return self.recall(asked, upstream) if self.recall is not None and isinstance(asked, Request) else asked
+    def with_inbound_request(self, inbound_request: InboundRequest) -> "Job":
+        """Return the job of another received request of the same protocol."""
+        return msgspec.structs.replace(
+            self,
+            stream=inbound_request.stream,
+            request=self.request.replaced_by(inbound_request),
+            inbound_request=inbound_request,
+            heavy=inbound_request.heavy,
+        )
 
     def passed_on(self, inbound_request: InboundRequest, route: Route) -> InboundRequest:
-        """The request whose bytes are passed on, with what we keep for it put back where the upstream refuses less."""
-        if self.recall is None or not route.outbound.lacks_reasoning(inbound_request, route.upstream):
+        """Return the request to pass through, with cached reasoning restored if the upstream requires it."""
+        if not self.request.restores_reasoning or not route.outbound.lacks_reasoning(inbound_request, route.upstream):
             return inbound_request
-        asked = self.asked(route.upstream)
-        return route.outbound.with_reasoning(inbound_request, asked) if isinstance(asked, Request) else inbound_request
+        request = self.request.for_upstream(route.upstream)
+        return (
+            route.outbound.with_reasoning(inbound_request, request) if isinstance(request, Request) else inbound_request
+        )
 
 
 class Attempt:
@@ -157,7 +159,7 @@ class Attempt:
             refuse_addresses(job.inbound_request, route.upstream)
         if upstream_request is None:
             upstream_request = (
-                route.outbound.encode(job.asked(route.upstream), route.upstream)
+                route.outbound.encode(job.request.for_upstream(route.upstream), route.upstream)
                 if self.passthrough is None
                 else route.outbound.passthrough_request(job.passed_on(self.passthrough, route), route.upstream)
             )

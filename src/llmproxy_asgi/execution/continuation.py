@@ -185,7 +185,7 @@ class Continuation:
 
     def _resumed(self) -> UpstreamRequest:
         route = self.target.route(self._job.protocol)
-        request = self._job.asked(route.upstream)
+        request = self._job.request.for_upstream(route.upstream)
         assert isinstance(request, Request), "only conversations are paused"
         if self._resume is not None:  # the upstream has kept its turn itself
             protocol = route.outbound.protocol

@@ -189,13 +189,13 @@ def _upstream_request(job: Job, route: Route) -> UpstreamRequest:
     if job.inbound_request is not None and outbound.protocol == job.protocol:
         upstream_request = outbound.passthrough_request(job.inbound_request, upstream)
     else:
-        upstream_request = outbound.encode(job.asked(upstream), upstream)
+        upstream_request = outbound.encode(job.request.for_upstream(upstream), upstream)
     return outbound.encode_count(upstream_request, upstream)
 
 
 def _estimated(job: Job, target: Target) -> Counted:
     route = target.route(job.protocol)
-    request = job.request()
+    request = job.request.decode()
     assert isinstance(request, Request), "only conversations are counted"
     refuse_held_elsewhere(request)
     tokens = estimate(request, route.outbound.protocol)

@@ -308,7 +308,7 @@ class Executor:
 
     async def _with_permit(self, job: Job, target: Target, credential: Credential, permit: Permit) -> Opened:
         try:
-            if job.each is not None and target.route(job.protocol).outbound.protocol != job.protocol:
+            if job.request.is_batch and target.route(job.protocol).outbound.protocol != job.protocol:
                 opened: Opened = await self._together(job, target, credential)
             else:
                 opened = await self._once(job, target, credential)

@@ -10,6 +10,7 @@ import msgspec
 from llmproxy_asgi.conversation import Message, Part, Reasoning, Request
 from llmproxy_asgi.errors import BadRequest, UpstreamRefused
 from llmproxy_asgi.execution.attempt import Attempt
+from llmproxy_asgi.execution.lazy_request import DecodedRequest
 
 _WARNING = "dropped:reasoning"
 
@@ -25,7 +26,7 @@ def without_reasoning(attempt: Attempt, refusal: UpstreamRefused) -> Attempt | N
     if refusal.status != 400 or job.strict or not route.outbound.replays_reasoning(attempt.upstream_request.body):
         return None
     try:
-        asked = job.request()
+        asked = job.request.decode()
         assert isinstance(asked, Request), "only conversations hold reasoning"
         request = _stripped(asked)
         upstream_request = route.outbound.encode(request, route.upstream)
@@ -37,7 +38,7 @@ def without_reasoning(attempt: Attempt, refusal: UpstreamRefused) -> Attempt | N
     # An answer that speaks of tools by other names cannot be passed on as it comes.
     renamed = attempt.passthrough is not None and bool(upstream_request.names or upstream_request.emulated)
     bare = msgspec.structs.replace(
-        job, request=lambda: request, recall=None, inbound_request=None if renamed else job.inbound_request
+        job, request=DecodedRequest(request), inbound_request=None if renamed else job.inbound_request
     )
     return Attempt(bare, target, attempt.credential, upstream_request=upstream_request)
 

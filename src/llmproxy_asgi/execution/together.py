@@ -35,6 +35,7 @@ from llmproxy_asgi.errors import GatewayError
 from llmproxy_asgi.execution.admission_queue import UNLIMITED, Permit
 from llmproxy_asgi.execution.attempt import Attempt, Job
 from llmproxy_asgi.execution.continuation import Continuation
+from llmproxy_asgi.execution.lazy_request import DecodedRequest
 from llmproxy_asgi.execution.spent import total
 from llmproxy_asgi.providers.base import Credential
 from llmproxy_asgi.providers.target import Target
@@ -59,7 +60,7 @@ class Together:
     """Several attempts; read, and closed, like one.
 
     Args:
-        job: What the caller asked for; its `each` says which requests that is.
+        job: What the caller asked for; a batch.
         target: Where they go.
         credential: What signs them.
         begin: Begins one of them.
@@ -94,13 +95,10 @@ class Together:
     def __init__(
         self, job: Job, target: Target, credential: Credential, begin: Begin, one_more: OneMore = lambda: UNLIMITED
     ) -> None:
-        assert job.each is not None, "made for jobs that are several"
-        requests = job.each()
+        requests = job.request.decode_each()
         if len(requests) > MOST:
             raise refusal("Too many prompts in one call", "prompt", f"send at most {MOST} to this upstream")
-        self._jobs = [
-            msgspec.structs.replace(job, request=lambda request=request: request, each=None) for request in requests
-        ]
+        self._jobs = [msgspec.structs.replace(job, request=DecodedRequest(request)) for request in requests]
         # Candidates are numbered before they come: each request has as many as it asks for.
         self._parts = [requests[0].candidates * number for number in range(len(requests))]
         self._begin = begin

@@ -48,7 +48,7 @@ def size_of(job: Job) -> Size:
     if job.inbound_request is not None:
         told, limit = _told(job.inbound_request), speaks.inbound.max_output_tokens(job.inbound_request)
     else:
-        request = job.request()
+        request = job.request.decode()
         told = len(msgspec.json.encode(request, enc_hook=str)) // _BYTES
         limit = request.max_output_tokens if isinstance(request, Request) else None
     if speaks.outbound.family == "embedding":

@@ -16,6 +16,7 @@ from llmproxy_asgi.errors import (
 from llmproxy_asgi.execution.admission import AdmissionQueues
 from llmproxy_asgi.execution.attempt import Job
 from llmproxy_asgi.execution.executor import Executor, Opened
+from llmproxy_asgi.execution.lazy_request import LazyRequest
 from llmproxy_asgi.providers.target import Target
 from llmproxy_asgi.translators.registry import translator
 from support.execution import PICTURE, ExecutorHarness, fine, first_frame, job, refused, streamed, words_of
@@ -172,7 +173,7 @@ async def test_what_was_waited_for_is_said_in_another_protocol_where_the_first_c
     asked = Job(
         protocol="gemini",
         stream=False,
-        request=lambda: inbound.decode(inbound_request),
+        request=LazyRequest(inbound, inbound_request),
         inbound_request=inbound_request,
     )
     waiting = asyncio.create_task(harness.executor.begin(asked, [both]))

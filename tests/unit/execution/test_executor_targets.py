@@ -20,6 +20,7 @@ from llmproxy_asgi.errors import (
 )
 from llmproxy_asgi.execution.attempt import Job
 from llmproxy_asgi.execution.cooldown import FAILURES_BEFORE_REST
+from llmproxy_asgi.execution.lazy_request import LazyRequest
 from llmproxy_asgi.translators.registry import translator
 from support.answers import FakeAnswer
 from support.execution import (
@@ -96,7 +97,7 @@ async def test_what_one_of_an_upstreams_protocols_cannot_say_another_may(harness
     asked = Job(
         protocol="gemini",
         stream=False,
-        request=lambda: inbound.decode(inbound_request),
+        request=LazyRequest(inbound, inbound_request),
         inbound_request=inbound_request,
     )
     attempt = await harness.executor.begin(asked, [both])

@@ -12,6 +12,7 @@ from llmproxy_asgi.errors import RateLimited
 from llmproxy_asgi.execution.admission_queue import AdmissionQueue
 from llmproxy_asgi.execution.attempt import Job
 from llmproxy_asgi.execution.concurrency import Slots
+from llmproxy_asgi.execution.lazy_request import LazyRequest
 from llmproxy_asgi.execution.rate_limit import Limiter, TokenBucket
 from llmproxy_asgi.execution.reservation import Reservation
 from llmproxy_asgi.facts import Observers, QueueLeft
@@ -43,7 +44,7 @@ def job() -> Job:
     return Job(
         protocol="openai-chat",
         stream=True,
-        request=lambda: inbound.decode(inbound_request),
+        request=LazyRequest(inbound, inbound_request),
         inbound_request=inbound_request,
     )
 

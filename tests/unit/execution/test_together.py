@@ -1,11 +1,12 @@
 """Several requests read as one answer: numbered, summed up, bounded, and let go of together."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import cast
 
 import pytest
+from typing_extensions import override
 
 from llmproxy_asgi.clock import SYSTEM
 from llmproxy_asgi.conversation import (
@@ -34,6 +35,7 @@ from llmproxy_asgi.errors import GatewayError, Unsupported, UpstreamFailed, Upst
 from llmproxy_asgi.execution.admission_queue import UNLIMITED, AdmissionQueue
 from llmproxy_asgi.execution.attempt import Attempt, Job
 from llmproxy_asgi.execution.concurrency import Slots
+from llmproxy_asgi.execution.lazy_request import AnyRequest, LazyRequest
 from llmproxy_asgi.execution.together import AT_ONCE, MOST, OneMore, Together
 from llmproxy_asgi.providers.base import Credential
 from llmproxy_asgi.providers.target import Target
@@ -53,7 +55,7 @@ class FakeAttempt:
     """An attempt that answers with what was asked, in as many pieces as are given."""
 
     def __init__(self, executor: "FakeExecutor", job: Job) -> None:
-        asked = job.request()
+        asked = job.request.decode()
         assert isinstance(asked, Request)
         part = asked.messages[0].parts[0]
         assert isinstance(part, Text)
@@ -87,6 +89,22 @@ class FakeAttempt:
 
     async def close(self) -> None:
         self._executor.open.discard(self.words)
+
+
+class Prompts(LazyRequest):
+    """A batch that may only be decoded prompt by prompt."""
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self.is_batch = True
+        self._requests = requests
+
+    @override
+    def decode(self) -> AnyRequest:
+        pytest.fail("a batch must be decoded prompt by prompt")
+
+    @override
+    def decode_each(self) -> Sequence[Request]:
+        return self._requests
 
 
 class FakeExecutor:
@@ -132,8 +150,7 @@ class FakeExecutor:
             )
             for prompt in prompts
         ]
-        asked: Callable[[], Any] = lambda: pytest.fail("it was to be asked one by one")  # noqa: E731
-        job = Job(protocol="openai-completions", stream=stream, request=asked, each=lambda: requests)
+        job = Job(protocol="openai-completions", stream=stream, request=Prompts(requests))
         return Together(job, NOWHERE, NOBODY, self.begin, self.one_more)
 
 

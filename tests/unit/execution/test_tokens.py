@@ -8,6 +8,7 @@ import pytest
 
 from llmproxy_asgi.conversation import Batch, PartDelta, TextDelta
 from llmproxy_asgi.execution.attempt import Job
+from llmproxy_asgi.execution.lazy_request import LazyRequest
 from llmproxy_asgi.execution.tokens import INLINED, USUAL_ANSWER, passed, size_of
 from llmproxy_asgi.translators.registry import translator
 
@@ -20,7 +21,7 @@ def job(protocol: str, body: dict[str, Any], path: dict[str, str] | None = None)
     return Job(
         protocol=protocol,
         stream=False,
-        request=lambda: inbound.decode(inbound_request),
+        request=LazyRequest(inbound, inbound_request),
         inbound_request=inbound_request,
     )
 
