@@ -458,7 +458,8 @@ class ChatStreamDecoder(StreamDecoder):
         if call is not None:
             self._seal_call(candidate, call, seal, out)
             return
-        if candidate.kind != "reasoning" or candidate.seals:
+        other = seal.kind == "signature" and None not in (detail.index, candidate.detail)
+        if candidate.kind != "reasoning" or candidate.seals or (other and detail.index != candidate.detail):
             self._open_reasoning(candidate, out, detail=detail.index, redacted=seal.kind == "redacted")
         candidate.seals.append(seal)
         out.append(ir.PartDelta(candidate.number, candidate.open_index, ir.SealDelta(seal)))

@@ -58,7 +58,7 @@ def _candidate(candidate: Candidate) -> object:
         for part in parts
         if isinstance(part, ToolCall)
     )
-    thoughts = sorted((part.text, _seals(part.seals)) for part in parts if isinstance(part, Reasoning))
+    thoughts = _thoughts([part for part in parts if isinstance(part, Reasoning)])
     thoughts += [("", _seals(part.seals)) for part in parts if isinstance(part, Text) and part.seals]
     return (
         text,
@@ -78,6 +78,17 @@ def _spelled(tokens: tuple[TokenLogprob, ...]) -> list[tuple[str, float, tuple[i
 
 def _said(thoughts: Sequence[tuple[str, object]]) -> object:
     return sorted((text, str(seals)) for text, seals in thoughts if text or seals)
+
+
+def _thoughts(parts: Sequence[Reasoning]) -> list[tuple[str, tuple[tuple[str, str], ...]]]:
+    """Encrypted state without text joins the unsealed text before it: an entry has no other tie to its text."""
+    joined: list[Reasoning] = []
+    for part in parts:
+        encrypted = bool(part.seals) and part.seals[0].kind != "signature"
+        if encrypted and not part.text and joined and joined[-1].text and not joined[-1].seals:
+            part = Reasoning(text=joined.pop().text, seals=part.seals)  # noqa: PLW2901 - one part on the wire
+        joined.append(part)
+    return sorted((part.text, _seals(part.seals)) for part in joined)
 
 
 def _seals(seals: tuple[Seal, ...]) -> tuple[tuple[str, str], ...]:

@@ -610,6 +610,19 @@ def test_a_detail_without_words_is_a_part_of_its_own() -> None:
     assert [len(part.seals) for part in found.candidates[0].parts] == [1, 1]
 
 
+@pytest.mark.parametrize(("index", "parts"), [(0, [("hm", 1)]), (1, [("hm", 0), ("", 1)])])
+def test_a_signature_belongs_to_the_entry_with_its_index(index: int, parts: list[tuple[str, int]]) -> None:
+    """A signature in an entry of its own seals the text with the same index, and is a part of its own otherwise."""
+    text = {"index": 0, "type": "reasoning.text", "text": "hm"}
+    signature = {"index": index, "type": "reasoning.text", "text": "", "signature": "AA=="}
+    rows = [[delta({"reasoning_details": [text, signature]})]]
+    rows += [[delta({"reasoning_details": [text]}), delta({"reasoning_details": [signature]})]]
+    for row in rows:
+        found = fold(events(*row, delta(finish="stop"), DONE, issuer="route")).candidates[0].parts
+        reasoning = [part for part in found if isinstance(part, Reasoning)]
+        assert [(part.text, len(part.seals)) for part in reasoning] == parts
+
+
 def test_calls_that_are_named_but_never_go_on() -> None:
     """A name without id and arguments is a call when the stream ends; a call without a name is none."""
     row = [delta({"tool_calls": [{"index": 0, "function": {"name": "f"}}, {"index": 1, "id": "x"}]})]
